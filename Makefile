@@ -1,0 +1,94 @@
+# Needs make and Python 3.11 or newer with pip and venv; everything else goes into .venv.
+# Another interpreter: make setup PYTHON=python3.13
+
+PYTHON ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+LOCK   := requirements/all.txt
+CODE   := queue_engine worker_agent tests deploy
+# A directory may be missing in a packaged source tree.
+PRESENT = $(wildcard $(CODE))
+
+# Prints the interpreter to use, or says what is missing.
+define find_python
+is_fit() { "$$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }; \
+found=; \
+for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14); do \
+	if is_fit "$$candidate"; then found=$$candidate; break; fi; \
+done; \
+if [ -z "$$found" ]; then \
+	echo "No Python 3.11 or newer found (tried: $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14))." >&2; \
+	echo "Install one, or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12" >&2; \
+	exit 1; \
+fi
+endef
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test check format bench faults lock clean
+
+help: ## list the targets
+	@echo "Targets:"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS='|' read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
+
+setup: $(VENV)/.installed ## make .venv from the lock and install this project into it
+
+demo: setup ## run the demo on this machine, with an embedded store
+	$(BIN)/python deploy/demo/run.py
+
+test: setup ## run all tests but the benchmarks
+	$(BIN)/python -m pytest tests --ignore=tests/bench
+
+check: setup ## lint, formatting, types, layers
+	@echo "== ruff check"
+	$(BIN)/ruff check $(PRESENT)
+	@echo "== ruff format"
+	$(BIN)/ruff format --check $(PRESENT)
+	@echo "== mypy"
+	$(BIN)/mypy $(PRESENT)
+	@echo "== layers"
+	$(BIN)/python -m pytest tests/unit/test_layers.py
+
+format: setup ## format the code and apply the safe fixes of the linter
+	$(BIN)/ruff check --fix $(PRESENT)
+	$(BIN)/ruff format $(PRESENT)
+
+bench: setup ## run the benchmarks
+	$(BIN)/python -m tests.bench
+
+faults: setup ## run the fault-injection tests only
+	$(BIN)/python -m pytest tests/faults
+
+lock: ## resolve the dependencies anew and write requirements/*.txt
+	@$(find_python); scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+		echo "== uv, in a venv that is thrown away" && \
+		"$$found" -m venv "$$scratch/venv" && \
+		"$$scratch/venv/bin/python" -m pip install --disable-pip-version-check uv && \
+		compile() { \
+			echo "== $$1"; \
+			"$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+				--no-config --no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade \
+				pyproject.toml --output-file "$$@"; \
+		} && \
+		compile requirements/all.txt --all-extras && \
+		compile requirements/base.txt --constraints requirements/all.txt
+
+clean: ## remove .venv, caches and build results
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	find $(PRESENT) -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# A changed lock makes the environment anew, so that nothing of the old one stays behind.
+$(VENV)/.locked: $(LOCK)
+	@$(find_python); \
+		echo "== $(VENV) with $$("$$found" --version)" && \
+		{ "$$found" -m venv --clear $(VENV) || { \
+			echo "venv failed. On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; }
+	@echo "== locked dependencies"
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r $(LOCK)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.locked pyproject.toml
+	@echo "== this project, editable"
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@

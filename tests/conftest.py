@@ -1,0 +1,52 @@
+"""Fixtures for all tests: real stores, each of them empty when a test begins.
+
+`store_url` runs a test on every supported kind of store; `valkey_url` on the embedded one only.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+from tests.servers import StoreServer, redis_binary, valkey_binary
+
+# The machine's other work must not fail a property; the examples that fail are printed for a repeat.
+settings.register_profile("tests", deadline=None, print_blob=True)
+settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    with StoreServer(valkey_binary(), tmp_path_factory.mktemp("valkey")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis7_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    binary = redis_binary()
+    if binary is None:
+        pytest.skip("no redis-server of version 7.0 or newer: apt-get install redis-server")
+    with StoreServer(binary, tmp_path_factory.mktemp("redis7")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", params=["valkey", pytest.param("redis7", marks=pytest.mark.redis7)])
+def store_server(request: pytest.FixtureRequest) -> StoreServer:
+    server: StoreServer = request.getfixturevalue(f"{request.param}_server")
+    return server
+
+
+@pytest.fixture(scope="session")
+def store_url(store_server: StoreServer) -> str:
+    return store_server.url
+
+
+@pytest.fixture(scope="session")
+def valkey_url(valkey_server: StoreServer) -> str:
+    return valkey_server.url
+
+
+@pytest.fixture(autouse=True)
+def _empty_stores(request: pytest.FixtureRequest) -> None:
+    for server in {"store_server", "valkey_server"} & set(request.fixturenames):
+        request.getfixturevalue(server).empty()

