@@ -1,0 +1,47 @@
+"""What the process backend and the agent agree on: environment variables, and how the agent says why it ended.
+
+Everything goes through the environment, because command lines can be read by every user of the machine.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+ENDPOINT = "WORKER_AGENT_ENDPOINT"
+WORKER_ID = "WORKER_AGENT_WORKER_ID"
+CONCURRENCY = "WORKER_AGENT_CONCURRENCY"
+CONTAINER_URL = "WORKER_AGENT_CONTAINER_URL"
+"""Where the container listens, as the agent reaches it: `http://127.0.0.1:<port>`."""
+EXPOSED_PORT = "WORKER_AGENT_EXPOSED_PORT"
+"""The port that the endpoint exposes; absent when it exposes none."""
+CONTAINER_COMMAND = "WORKER_AGENT_CONTAINER_COMMAND"
+"""The command that the agent runs as its child, in its own process group, by `/bin/sh -c`."""
+CONTAINER_ENVIRONMENT = "WORKER_AGENT_CONTAINER_ENVIRONMENT"
+"""A JSON object of strings: the complete environment of that child; nothing else is passed on to it."""
+LIFELINE_FD = "WORKER_AGENT_LIFELINE_FD"
+"""A pipe's reading end. At the end of the file the agent drains and ends, then kills its process group."""
+
+INSTANCE = "QUEUE_ENGINE_INSTANCE"
+CONTROLLER_PID = "QUEUE_ENGINE_CONTROLLER_PID"
+CONTROLLER_STARTED = "QUEUE_ENGINE_CONTROLLER_STARTED"
+"""With INSTANCE and CONTROLLER_PID it tells whose worker a process is; agent and container both carry the three."""
+
+CONTAINER_PORT = "PORT"
+"""In the container's environment: the port that it must listen on."""
+
+STATUS_CONTAINER_ENDED = 70
+"""The agent's exit status when it ends because the container has ended."""
+
+_CONTAINER_END = re.compile(r"container (?:exited with status|killed by signal) \d{1,5}")
+
+
+def container_end(status: int) -> str:
+    """What the agent writes to its log, as its last line, when the container has ended. A signal is negative."""
+    return f"container exited with status {status}" if status >= 0 else f"container killed by signal {-status}"
+
+
+def find_container_end(lines: Iterable[str]) -> str:
+    """The newest such text in the agent's last lines, wherever in a line; without one: `container exited`."""
+    texts = [match[0] for line in lines for match in _CONTAINER_END.finditer(line)]
+    return texts[-1] if texts else "container exited"

@@ -1,0 +1,138 @@
+"""Deliveries: one event to send to a webhook, what is sent, and what the receiver's answer means."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from queue_engine.domain.retry import Schedule
+
+MAX_RESULT_BYTES = 256 * 1024
+"""A larger output is not sent; the body says `result_truncated` and the receiver asks the API for it."""
+
+MAX_RETRY_AFTER_SECONDS = 6 * 3600.0
+"""A receiver cannot put a delivery off for longer than this."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a task's webhook is told. Taken from the task as it ended."""
+
+    task_number: int
+    task_id: str
+    endpoint_id: str
+    succeeded: bool
+    finished_at_ms: int
+    output: bytes | None = field(default=None, repr=False)
+    """JSON text; None when the task failed or the output is larger than MAX_RESULT_BYTES."""
+    truncated: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event on its way to a webhook. Given out to one delivery process at a time."""
+
+    delivery_id: str
+    entry_id: str
+    """The outbox entry that fences: only its holder may settle."""
+    message_id: str
+    """The `webhook-id`: the same on every attempt of one event."""
+    attempts: int
+    """Attempts already made."""
+    created_at_ms: int
+    url: str
+    auth_key: str | None = field(repr=False)
+    signing_secret: str | None = field(repr=False)
+    body: bytes = field(repr=False)
+    unreadable: str | None = None
+    """Why this process cannot send it: it has not the key that the webhook's secrets were sealed with."""
+
+
+def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
+    """The JSON body for attempt number `retry_count` (1 for the first). The output goes in as the bytes recorded."""
+    body: dict[str, object] = {
+        "task_id": result.task_number,
+        "user_task_id": result.task_id,
+        "endpoint_id": result.endpoint_id,
+        "status": "Success" if result.succeeded else "Failed",
+        "success": result.succeeded,
+        "timestamp": webhook_time(result.finished_at_ms),
+        "retry_count": retry_count,
+    }
+    if result.truncated:
+        body["result_truncated"] = True
+    if result.error is not None:
+        body["failed_reason"] = result.error
+    text = json.dumps(body, ensure_ascii=False).encode()
+    if result.output is None:
+        return text
+    return text[:-1] + b', "result": ' + result.output + b"}"
+
+
+def webhook_time(epoch_ms: int) -> str:
+    """`YYYY-MM-DD HH:mm:ss.SSS` in UTC."""
+    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{epoch_ms % 1000:03d}"
+
+
+@dataclass(frozen=True)
+class AttemptAnswer:
+    """What came of one delivery attempt."""
+
+    status: int | None
+    """HTTP status; None when none came."""
+    fault: str | None
+    """None when delivered, else a word of the closed set in docs/metrics.md."""
+    excerpt: str = ""
+    """The first 2 KiB of the answer, or what went wrong."""
+    retry_after_seconds: float | None = None
+    duration_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """The receiver answered 2xx."""
+
+
+@dataclass(frozen=True)
+class DeliverAgain:
+    """The attempt failed and another is due after `delay_seconds`."""
+
+    delay_seconds: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """The last attempt failed, or the receiver wants no more."""
+
+    reason: str
+
+
+Verdict = Delivered | DeliverAgain | GivenUp
+
+
+def judge(answer: AttemptAnswer, schedule: Schedule, *, attempt: int, luck: float) -> Verdict:
+    """What the answer to attempt number `attempt` (1 for the first) means. `luck` in [0, 1) spreads the wait.
+
+    410 ends it; `Retry-After` can lengthen the wait up to 6 hours, never shorten it.
+    """
+    if answer.fault is None:
+        return Delivered()
+    reason = reason_of(answer)
+    if answer.fault == "gone":
+        return GivenUp(f"{reason}; the receiver wants no more")
+    delay_seconds = schedule.delay_after(attempt, luck=luck)
+    if delay_seconds is None:
+        return GivenUp(f"{reason}; attempt {attempt} of {schedule.max_attempts} was the last")
+    if answer.retry_after_seconds is not None:
+        delay_seconds = max(delay_seconds, min(answer.retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
+    return DeliverAgain(delay_seconds, reason)
+
+
+def reason_of(answer: AttemptAnswer) -> str:
+    """A short sentence on a failed attempt."""
+    what = answer.fault if answer.status is None else f"{answer.fault} (status {answer.status})"
+    return f"{what}: {answer.excerpt[:200]}" if answer.excerpt else str(what)

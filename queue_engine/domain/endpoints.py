@@ -1,0 +1,142 @@
+"""Endpoints: what a user wants to run, and how the API sums up what runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from queue_engine.domain.workers import WorkerStatus
+
+DEFAULT_CONCURRENCY = 1
+DEFAULT_EXECUTION_TIMEOUT_SECONDS = 3600
+DEFAULT_MAX_ATTEMPTS = 5
+DEFAULT_MAX_QUEUED_TASKS = 1_000_000
+DEFAULT_RESULT_RETENTION_SECONDS = 86_400
+
+
+class ServiceMode(StrEnum):
+    ALB = "ALB"
+    QUEUE = "QUEUE"
+    CUSTOM = "CUSTOM"
+
+
+class EndpointStatus(StrEnum):
+    """What the API says of an endpoint."""
+
+    INITIALIZING = "INITIALIZING"
+    """Workers are wanted and none runs yet."""
+    RUNNING = "RUNNING"
+    """At least one worker runs."""
+    STOPPING = "STOPPING"
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+    """All its workers crash on start."""
+
+
+class Wanted(StrEnum):
+    """What the user asked of an endpoint; the controller makes it so."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True)
+class Resource:
+    """One place where workers may run."""
+
+    region: str
+    gpu_type: str
+    gpu_count: int
+
+
+@dataclass(frozen=True)
+class Expose:
+    """The port on which the container listens."""
+
+    port: int
+    protocol: str
+    """`HTTP` or `TCP`."""
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """What the user configured. Sizes in GB, times in seconds."""
+
+    name: str
+    image: str
+    service_mode: ServiceMode
+    resources: tuple[Resource, ...]
+    workers: int
+    container_volume_in_gb: int
+    image_registry: str | None = None
+    credential_id: int | None = None
+    min_single_card_vram_in_gb: int | None = None
+    min_single_card_vcpu: int | None = None
+    min_single_card_ram_in_gb: int | None = None
+    initialization_command: str | None = None
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
+    """Empty in an endpoint that was read: the values are sealed, and only who starts workers opens them."""
+    expose: Expose | None = None
+    webhook: str | None = None
+    concurrency: int = DEFAULT_CONCURRENCY
+    execution_timeout_seconds: int = DEFAULT_EXECUTION_TIMEOUT_SECONDS
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
+    max_queued_tasks: int = DEFAULT_MAX_QUEUED_TASKS
+    result_retention_seconds: int = DEFAULT_RESULT_RETENTION_SECONDS
+
+
+@dataclass(frozen=True)
+class TaskCounts:
+    """Tasks of one endpoint by where they are; the finished ones as far as they are retained."""
+
+    queued: int = 0
+    running: int = 0
+    scheduled: int = 0
+    success: int = 0
+    delivered: int = 0
+    failed: int = 0
+
+    @property
+    def processing(self) -> int:
+        return self.queued + self.running + self.scheduled
+
+    @property
+    def total(self) -> int:
+        return self.processing + self.success + self.delivered + self.failed
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One endpoint as recorded in the store. Times are epoch milliseconds of the store's clock."""
+
+    endpoint_id: str
+    tenant: str
+    config: EndpointConfig
+    wanted: Wanted
+    failed: bool
+    """All its workers crash on start; set and cleared by the controller."""
+    created_at_ms: int
+    updated_at_ms: int
+    environment_names: tuple[str, ...] = ()
+    worker_statuses: tuple[WorkerStatus, ...] = ()
+    counts: TaskCounts = TaskCounts()
+
+    @property
+    def running_workers(self) -> int:
+        return sum(status is WorkerStatus.RUNNING for status in self.worker_statuses)
+
+    @property
+    def status(self) -> EndpointStatus:
+        return endpoint_status(self.wanted, self.failed, self.worker_statuses)
+
+
+def endpoint_status(wanted: Wanted, failed: bool, workers: Iterable[WorkerStatus]) -> EndpointStatus:
+    """Sum up what the user wants and what the workers do."""
+    statuses = set(workers)
+    if wanted is Wanted.STOPPED:
+        alive = statuses - {WorkerStatus.STOPPED, WorkerStatus.FAILED}
+        return EndpointStatus.STOPPING if alive else EndpointStatus.STOPPED
+    if WorkerStatus.RUNNING in statuses:
+        return EndpointStatus.RUNNING
+    return EndpointStatus.FAILED if failed else EndpointStatus.INITIALIZING

@@ -1,0 +1,36 @@
+"""Identifiers: their form, and how they are made."""
+
+from __future__ import annotations
+
+import re
+from uuid import UUID
+
+MAX_ENDPOINT_ID = 2**53 - 1
+"""Endpoint ids stay below 2^53 so that every JSON reader keeps them exact."""
+
+TASKS_PER_PARTITION_STEP = 1024
+"""A task number is `counter * 1024 + partition`: unique over all partitions without a shared counter."""
+
+_ENDPOINT_ID = re.compile(r"[1-9][0-9]{0,15}")
+_TASK_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+_WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+
+def is_endpoint_id(text: str) -> bool:
+    """Whether `text` is a positive decimal integer below 2^53 without leading zeros."""
+    return _ENDPOINT_ID.fullmatch(text) is not None and int(text) <= MAX_ENDPOINT_ID
+
+
+def is_task_id(text: str) -> bool:
+    """Whether the whole of `text` is 1–255 of `[A-Za-z0-9_]`."""
+    return _TASK_ID.fullmatch(text) is not None
+
+
+def is_worker_id(text: str) -> bool:
+    """Whether `text` is 1–63 of letters, digits, `_` and `-`, first a letter or digit."""
+    return _WORKER_ID.fullmatch(text) is not None
+
+
+def task_id_from(uuid: UUID) -> str:
+    """The id of a task whose submitter gave none: a UUID without hyphens."""
+    return uuid.hex

@@ -1,0 +1,33 @@
+"""The path on a container to which a task is posted.
+
+Narrower than RFC 3986: nothing that a server, a proxy or a framework might decode, cut off or resolve to another path.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_PROCESS_URI_CHARACTERS = 255
+
+_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
+
+
+def normalize_process_uri(text: str) -> str:
+    """`text` with a leading slash. Raises ValueError whose text is the rule that it breaks.
+
+    A segment may carry `;parameters`, which some servers cut off before they look at the path, so `..;x` is `..`.
+    """
+    if not 1 <= len(text) <= MAX_PROCESS_URI_CHARACTERS:
+        raise ValueError(f"must be 1–{MAX_PROCESS_URI_CHARACTERS} characters")
+    if _PATH.fullmatch(text) is None:
+        raise ValueError("must be a path of letters, digits and any of -._~!$&'()*+,;=:@/")
+    path = text if text.startswith("/") else "/" + text
+    if path == "/":
+        return path
+    for segment in path[1:].split("/"):
+        name = segment.partition(";")[0]
+        if not name:
+            raise ValueError("must not have an empty segment")
+        if name in (".", ".."):
+            raise ValueError("must not have a segment . or ..")
+    return path

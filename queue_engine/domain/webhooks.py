@@ -1,0 +1,294 @@
+"""Webhook targets: which URLs are accepted, and which addresses may be connected to.
+
+A URL is taken apart by a grammar of our own, narrower than RFC 3986, so that no two parsers can disagree about its
+host: what is judged here is what is connected to later. Where a webhook may point is an explicit table of refused
+networks, from the IANA special-purpose address registries (RFC 6890): `ipaddress.is_global` gives wrong answers for
+several IPv6 forms on Python 3.11.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from ipaddress import (
+    AddressValueError,
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+
+MAX_URL_CHARACTERS = 512
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+_NOT_VISIBLE = re.compile(r"[^\x21-\x7e]")
+_URL = re.compile(r"(?i:(?P<scheme>https?)://)(?P<authority>[^/?]*)(?P<rest>[/?].*)?")
+_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^:\[\]]*)(?P<port>:.*)?")
+_PORT = re.compile(r":[1-9][0-9]{0,4}")
+_BAD_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_NOT_IN_PATH = re.compile(r"[\"<>`]")
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_DOTTED_IPV4 = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})")
+
+
+class InvalidWebhook(ValueError):
+    """The URL breaks a rule; the text is the rule, to be put after the field's name."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A target that a request may be sent to, as far as its spelling goes."""
+
+    url: str
+    """As given, with the scheme and the host in their one canonical spelling."""
+    scheme: str
+    host: str
+    """Lower case, no trailing dot, no brackets."""
+    port: int
+
+    @property
+    def destination(self) -> str:
+        """`scheme://host:port`: what shares one receiver's fate."""
+        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+
+    @property
+    def literal(self) -> Address | None:
+        """The host as an address, when it is one and not a name."""
+        return _address(self.host)
+
+
+def parse_webhook(text: str) -> Webhook:
+    """Take `text` apart. Raises InvalidWebhook. Says nothing of where it points: that is `judge_destination`."""
+    if not 1 <= len(text) <= MAX_URL_CHARACTERS:
+        raise InvalidWebhook(f"must be 1–{MAX_URL_CHARACTERS} characters")
+    if _NOT_VISIBLE.search(text) is not None or "\\" in text:
+        raise InvalidWebhook("must be visible ASCII characters without spaces and backslashes")
+    if "#" in text:
+        raise InvalidWebhook("must not have a fragment")
+    parts = _URL.fullmatch(text)
+    if parts is None:
+        raise InvalidWebhook("must be an absolute http or https URL")
+    scheme, rest = parts["scheme"].lower(), parts["rest"] or ""
+    if _NOT_IN_PATH.search(rest) is not None or _BAD_PERCENT.search(rest) is not None:
+        raise InvalidWebhook('must percent-encode ", <, >, ` and % in the path and the query')
+    host, port = _parse_authority(parts["authority"])
+    url = f"{scheme}://{_bracketed(host)}{'' if port is None else f':{port}'}{rest}"
+    return Webhook(url, scheme, host, port or DEFAULT_PORTS[scheme])
+
+
+def _parse_authority(authority: str) -> tuple[str, int | None]:
+    if "@" in authority:
+        raise InvalidWebhook("must not have user info")
+    if "%" in authority:
+        raise InvalidWebhook("must not have a % in the host")
+    parts = _AUTHORITY.fullmatch(authority)
+    if parts is None:
+        raise InvalidWebhook("must have a host name, an IPv4 address or an IPv6 address in brackets")
+    port = None if parts["port"] is None else _parse_port(parts["port"])
+    return _parse_host(parts["host"].lower()), port
+
+
+def _parse_port(text: str) -> int:
+    if _PORT.fullmatch(text) is None or int(text[1:]) > 65535:
+        raise InvalidWebhook("must have a port of 1–65535, without leading zeros")
+    return int(text[1:])
+
+
+def _parse_host(host: str) -> str:
+    if host.startswith("["):
+        return _parse_ipv6(host[1:-1])
+    name = host.removesuffix(".")
+    labels = name.split(".")
+    if _NUMERIC_LABEL.fullmatch(labels[-1]) is not None:
+        # What inet_aton and browsers take for an address: 127.1, 2130706433, 0x7f000001, 127.0.0.1. and the like.
+        return _parse_ipv4(host)
+    if len(name) > 253 or any(_LABEL.fullmatch(label) is None for label in labels):
+        raise InvalidWebhook(
+            "must have a host of letters, digits, hyphens and dots (an international name in its xn-- form)"
+        )
+    return name
+
+
+def _parse_ipv4(host: str) -> str:
+    if _DOTTED_IPV4.fullmatch(host) is None or _address(host) is None:
+        raise InvalidWebhook("must write an IPv4 address as four decimal numbers of 0–255")
+    return host
+
+
+def _parse_ipv6(text: str) -> str:
+    try:
+        return str(IPv6Address(text))
+    except AddressValueError:
+        raise InvalidWebhook("must have a valid IPv6 address in the brackets") from None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+# Rows of the IANA IPv4 and IPv6 special-purpose address registries that a webhook must not reach, and what stands in
+# for them on the clouds. The word is told to the person who gave the address.
+_REFUSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
+    (ip_network(network), reason)
+    for network, reason in (
+        ("0.0.0.0/8", "this network"),
+        ("10.0.0.0/8", "private"),
+        ("100.64.0.0/10", "shared by a carrier's network address translation"),
+        ("127.0.0.0/8", "loopback"),
+        ("168.63.129.16/32", "a cloud platform's own service"),
+        ("169.254.0.0/16", "link-local"),
+        ("172.16.0.0/12", "private"),
+        ("192.0.0.0/24", "IETF protocol assignment"),
+        ("192.0.2.0/24", "documentation"),
+        ("192.88.99.0/24", "6to4 relay"),
+        ("192.168.0.0/16", "private"),
+        ("198.18.0.0/15", "benchmarking"),
+        ("198.51.100.0/24", "documentation"),
+        ("203.0.113.0/24", "documentation"),
+        ("224.0.0.0/4", "multicast"),
+        ("255.255.255.255/32", "broadcast"),
+        ("240.0.0.0/4", "reserved"),
+        ("::/128", "unspecified"),
+        ("::1/128", "loopback"),
+        ("::/96", "an IPv4 address inside an IPv6 one (IPv4-compatible)"),
+        ("::ffff:0:0/96", "an IPv4 address inside an IPv6 one (IPv4-mapped)"),
+        ("::ffff:0:0:0/96", "an IPv4 address inside an IPv6 one (IPv4-translated)"),
+        ("64:ff9b::/96", "an IPv4 address inside an IPv6 one (NAT64)"),
+        ("64:ff9b:1::/48", "an IPv4 address inside an IPv6 one (local NAT64)"),
+        ("100::/64", "discard-only"),
+        ("100:0:0:1::/64", "dummy prefix"),
+        ("2001::/32", "an IPv4 address inside an IPv6 one (Teredo)"),
+        ("2001:2::/48", "benchmarking"),
+        ("2001:10::/28", "ORCHID"),
+        ("2001:20::/28", "ORCHIDv2"),
+        ("2001::/23", "IETF protocol assignment"),
+        ("2001:db8::/32", "documentation"),
+        ("2002::/16", "an IPv4 address inside an IPv6 one (6to4)"),
+        ("3fff::/20", "documentation"),
+        ("5f00::/16", "segment routing"),
+        ("fc00::/7", "private (unique local)"),
+        ("fe80::/10", "link-local"),
+        ("fec0::/10", "site-local"),
+        ("ff00::/8", "multicast"),
+    )
+)
+_GLOBAL_UNICAST_IPV6 = IPv6Network("2000::/3")
+"""All that IANA has given out for the public internet."""
+_ISATAP_MARKS = frozenset({0x0000_5EFE, 0x0200_5EFE})
+"""The upper half of an interface identifier that ends in an IPv4 address (RFC 5214, section 6.1)."""
+
+
+@dataclass(frozen=True)
+class AddressPolicy:
+    """Which addresses may be connected to: the public internet and what the operator allows.
+
+    Strict about forms: an allowed IPv4 network does not allow the IPv6 forms that carry its addresses.
+    """
+
+    allowed: tuple[Network, ...] = ()
+
+    @classmethod
+    def allowing(cls, networks: Iterable[str]) -> AddressPolicy:
+        """The policy of an operator's list such as `10.0.0.0/8`. Raises ValueError that names the bad entry."""
+        return cls(tuple(ip_network(network.strip()) for network in networks))
+
+    def allows_explicitly(self, address: str | Address) -> bool:
+        """Whether the operator's list has the address. False for what is not an address."""
+        parsed = _address(address)
+        return parsed is not None and any(parsed in network for network in self.allowed)
+
+    def refusal(self, address: str | Address) -> str | None:
+        """Why the address may not be connected to; None when it may."""
+        parsed = _address(address)
+        if parsed is None:
+            return "is not an IP address"
+        if self.allows_explicitly(parsed):
+            return None
+        reason = _special_use(parsed)
+        return None if reason is None else f"is not on the public internet ({reason})"
+
+
+def _address(text: str | Address) -> Address | None:
+    try:
+        return ip_address(text)
+    except ValueError:
+        return None
+
+
+def _special_use(address: Address) -> str | None:
+    for network, reason in _REFUSED_NETWORKS:
+        if address in network:
+            return reason
+    if isinstance(address, IPv4Address):
+        return None
+    if address not in _GLOBAL_UNICAST_IPV6:
+        return "not global unicast"
+    if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP_MARKS:
+        return "an IPv4 address inside an IPv6 one (ISATAP)"
+    return None
+
+
+_INSIDE_SUFFIXES = (
+    "localhost", "localdomain", "local", "internal", "intranet", "private", "corp", "home", "lan", "svc",
+    "arpa", "onion", "alt",
+)  # fmt: skip
+"""Names that are never on the public internet: RFC 6761, 6762, 7686, 8375, 9476, ICANN's `internal`, and habit."""
+
+
+def name_refusal(host: str) -> str | None:
+    """Why a host name is refused before anybody looks it up; None when it may be public. For names, not addresses."""
+    labels = host.split(".")
+    if labels[-1] in _INSIDE_SUFFIXES:
+        return f"names under .{labels[-1]} are not on the public internet"
+    if len(labels) == 1:
+        return "a name without a dot is not on the public internet"
+    return None
+
+
+def judge_destination(
+    webhook: Webhook,
+    addresses: Sequence[str] | None,
+    policy: AddressPolicy,
+    own_ports: frozenset[int] = frozenset(),
+) -> str | None:
+    """Why nothing may be sent to this webhook; None when it may be. To be put after the field's name.
+
+    `addresses` is all that the host resolves to, None when that is not known: a name that looks public then passes,
+    since the guard judges the address of every connection again. `own_ports` are the ports that our API listens on.
+    """
+    if webhook.literal is not None:
+        addresses = (webhook.host,)
+    if any(points_back(address, webhook.port, own_ports) for address in addresses or ()):
+        return "must not point back at this API"
+    return judge_addresses(webhook.host, addresses, policy)
+
+
+def judge_addresses(host: str, addresses: Sequence[str] | None, policy: AddressPolicy) -> str | None:
+    """As `judge_destination`, for a host without its port. One refused address among many refuses them all."""
+    if _address(host) is not None:
+        reason = policy.refusal(host)
+        return None if reason is None else f"must not point at this address: it {reason}"
+    reason = name_refusal(host)
+    if reason is not None:
+        named = bool(addresses) and all(policy.allows_explicitly(address) for address in addresses or ())
+        return None if named else f"must not point at this host: {reason}"
+    if any(policy.refusal(address) is not None for address in addresses or ()):
+        # Which address it is stays untold: a tenant must not learn the private network's names from us.
+        return "must not point at this host: it resolves to an address that is not on the public internet"
+    return None
+
+
+def points_back(address: str, port: int, own_ports: frozenset[int]) -> bool:
+    """Whether a connection to the address and port reaches one of our own listeners on this machine."""
+    parsed = _address(address)
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return parsed is not None and port in own_ports and (parsed.is_loopback or parsed.is_unspecified)

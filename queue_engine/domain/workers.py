@@ -1,0 +1,40 @@
+"""Workers: one replica of an endpoint, that is a container and the agent beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class WorkerStatus(StrEnum):
+    """What the API says of a worker."""
+
+    INITIALIZING = "INITIALIZING"
+    """Started; its exposed port does not accept connections yet."""
+    RUNNING = "RUNNING"
+    """Its exposed port accepts connections."""
+    STOPPING = "STOPPING"
+    """Finishes its tasks, or hands them back, and ends."""
+    STOPPED = "STOPPED"
+    FAILED = "FAILED"
+
+
+LIVE_WORKER_STATUSES = frozenset({WorkerStatus.INITIALIZING, WorkerStatus.RUNNING})
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One worker as recorded in the store. Times are epoch milliseconds of the store's clock."""
+
+    worker_id: str
+    endpoint_id: str
+    status: WorkerStatus
+    created_at_ms: int
+    managed: bool
+    """Whether a controller started it; False for an agent that was started by hand."""
+    last_heartbeat_at_ms: int | None = None
+    running_tasks: int = 0
+    restarts: int = 0
+    error: str | None = None
+    address: str | None = None
+    """`host:port` of the container as its agent reaches it."""

@@ -1,0 +1,84 @@
+"""A log file that child processes write to directly, kept under a limit.
+
+The child gets the file itself, not a pipe: it never waits for a reader, and it can go on writing while its parent
+hangs or is dead. The file is opened for appending, so it can be cut while the child writes: the next line goes to the
+new end.
+Lines that are written in the middle of a cut may be lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+LIMIT_BYTES = 1024 * 1024
+LAST_LINES = 20
+_TAIL_BYTES = 16 * 1024
+_LINE_CHARACTERS = 1000
+
+logger = logging.getLogger(__name__)
+
+
+class BoundedLog:
+    """At most two files: `path`, and `path` + `.1` with what was there before.
+
+    `.1` is never above `limit_bytes`; `path` is above it only by what is written between two calls of `trim`.
+    """
+
+    def __init__(self, path: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.path = path
+        self._older = path.with_name(f"{path.name}.1")
+        self._limit_bytes = limit_bytes
+
+    def open(self) -> int:
+        """A new descriptor to write to; the caller closes it. Makes the directory. Raises OSError."""
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+        return os.open(self.path, flags, 0o600)
+
+    def trim(self) -> None:
+        """Cut the file if it is above the limit. Never raises: a full disk must not end what writes the log."""
+        try:
+            if self.path.stat().st_size > self._limit_bytes:
+                self._cut()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            logger.warning("log %s cannot be kept under its limit: %s", self.path, error)
+
+    def last_lines(self, count: int = LAST_LINES) -> tuple[str, ...]:
+        """The newest complete or last lines, of the last 16 KiB and 1000 characters each; none when unreadable."""
+        text = (_tail(self._older) + _tail(self.path))[-_TAIL_BYTES:].decode("utf-8", "replace")
+        lines = [line.rstrip("\r")[:_LINE_CHARACTERS] for line in text.split("\n")]
+        return tuple(line for line in lines if line)[-count:]
+
+    def remove(self) -> None:
+        """Delete both files. Safe to call twice."""
+        self.path.unlink(missing_ok=True)
+        self._older.unlink(missing_ok=True)
+
+    def _cut(self) -> None:
+        with self.path.open("r+b") as log:
+            try:
+                log.seek(-self._limit_bytes, os.SEEK_END)
+                self._keep(log.read(self._limit_bytes))
+            finally:
+                # Also when the copy failed: the disk may be full because of this very file.
+                log.truncate(0)
+
+    def _keep(self, end: bytes) -> None:
+        self._older.unlink(missing_ok=True)
+        fd = os.open(self._older, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, "wb") as older:
+            older.write(end)
+
+
+def _tail(path: Path) -> bytes:
+    try:
+        with path.open("rb") as log:
+            log.seek(0, os.SEEK_END)
+            log.seek(max(0, log.tell() - _TAIL_BYTES))
+            return log.read(_TAIL_BYTES)
+    except OSError:
+        return b""

@@ -1,0 +1,14 @@
+"""`/metrics` for processes that have no web server of their own."""
+
+from __future__ import annotations
+
+from prometheus_client import start_http_server
+
+
+def serve_metrics(host: str, port: int) -> int:
+    """Serve the metrics of this process from a thread; returns the port (a free one for 0).
+
+    Raises OSError when the port is taken. The thread ends with the process.
+    """
+    server, _ = start_http_server(port, addr=host)
+    return int(server.server_port)

@@ -1,0 +1,82 @@
+"""Small asyncio tools: a loop that drives a step, and patience with a service that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Waits that double from `first_seconds` to `most_seconds`, each shortened by up to half at random."""
+
+    first_seconds: float = 0.05
+    most_seconds: float = 2.0
+
+    def wait_seconds(self, failures: int) -> float:
+        """How long to wait after the `failures`-th failure in a row (1 for the first)."""
+        full = min(self.most_seconds, self.first_seconds * 2.0 ** min(failures - 1, 30))
+        return full * random.uniform(0.5, 1.0)
+
+
+DEFAULT_BACKOFF = Backoff()
+
+
+async def persist(
+    call: Callable[[], Awaitable[T]],
+    *,
+    passing: Callable[[BaseException], str | None],
+    backoff: Backoff = DEFAULT_BACKOFF,
+    what: str = "",
+) -> T:
+    """Call until it succeeds, for as long as the errors pass by themselves.
+
+    `passing` gives the reason when an error is of that kind, None otherwise; any other error is raised. Ends early only
+    by cancellation.
+    """
+    failures = 0
+    while True:
+        try:
+            return await call()
+        except Exception as error:
+            reason = passing(error)
+            if reason is None:
+                raise
+            failures += 1
+            if failures in (1, 10) or failures % 100 == 0:
+                log.warning("waiting: %s", reason, extra={"what": what, "failures": failures})
+        await asyncio.sleep(backoff.wait_seconds(failures))
+
+
+async def drive(
+    step: Callable[[], Awaitable[int]],
+    *,
+    idle_seconds: float,
+    name: str,
+    backoff: Backoff = DEFAULT_BACKOFF,
+) -> None:
+    """Run `step` for ever. It says how much it did: after 0 comes a pause of `idle_seconds`, after more none.
+
+    A step that raises is logged with its traceback and tried again with backoff: one bad round must not end a process.
+    """
+    failures = 0
+    while True:
+        try:
+            did = await step()
+            failures = 0
+        except Exception:
+            failures += 1
+            log.warning("a round failed", exc_info=True, extra={"loop": name, "failures": failures})
+            await asyncio.sleep(backoff.wait_seconds(failures))
+            continue
+        if did == 0:
+            await asyncio.sleep(idle_seconds)
+        else:
+            await asyncio.sleep(0)

@@ -1,0 +1,56 @@
+"""Free TCP ports on the loopback interface."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Container
+from pathlib import Path
+
+LOOPBACK = "127.0.0.1"
+_LOWEST_PORT = 20_000
+_HIGHEST_PORT = 29_999
+_TRIES = 200
+_USUAL_EPHEMERAL_START = 32_768
+_EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def free_port(taken: Container[int] = ()) -> int:
+    """A port that was free a moment ago and is not in `taken`. Raises OSError when none is found.
+
+    It lies below the ports that the system gives to outgoing connections. A client that keeps trying to connect to such
+    a port on loopback while nothing listens there can be given the very same port, connect to itself and so keep the
+    server from ever listening; and any other program's connection could take it while a server restarts.
+    """
+    highest = min(_HIGHEST_PORT, _ephemeral_start() - 1)
+    for _ in range(_TRIES):
+        # Where outgoing connections may use all ports, let the system choose.
+        wanted = random.randint(_LOWEST_PORT, highest) if highest > _LOWEST_PORT else 0
+        port = _bound_port(wanted)
+        if port is not None and port not in taken:
+            return port
+    raise OSError("no free TCP port found on the loopback interface")
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now."""
+    return _bound_port(port) is not None
+
+
+def _bound_port(wanted: int) -> int | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: the waiting connections of a server that has just ended do not count.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, wanted))
+        except OSError:
+            return None
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _ephemeral_start() -> int:
+    try:
+        return int(_EPHEMERAL_RANGE.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return _USUAL_EPHEMERAL_START

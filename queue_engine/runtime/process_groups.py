@@ -1,0 +1,258 @@
+"""Child processes that lead a session and process group of their own, so that they end with all they have started."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import psutil
+
+from queue_engine.runtime.bounded_log import BoundedLog
+
+PASSED_ON = (
+    *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE"),
+    *("VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
+)
+"""The variables that children get from this process's environment: where things are, and nothing secret."""
+
+_HAS_PROC: bool = sys.platform == "linux"
+_TRIM_SECONDS = 1.0
+_POLL_SECONDS = 0.01
+_GIVE_UP_SECONDS = 10.0
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessGroup:
+    """One child process, the leader, and all that it starts without leaving its group.
+
+    When the leader ends, for whatever reason, the rest of the group is killed. The group has no terminal, so a
+    terminal's Ctrl-C does not reach it. Use it from the event loop that it was started in.
+    """
+
+    def __init__(self, leader: subprocess.Popen[bytes], log: BoundedLog | None) -> None:
+        self._leader = leader
+        self._end = asyncio.create_task(self._see_the_end(log), name=f"process-group-{leader.pid}")
+
+    @classmethod
+    def start(
+        cls,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        log: BoundedLog | None = None,
+        inherited_fds: Collection[int] = (),
+        umask: int = -1,
+    ) -> Self:
+        """Start `command` with exactly `environment`, and with no open file but `inherited_fds` and its output.
+
+        Its output goes to `log`, which is kept under its limit, or to this process's own. Raises OSError when it cannot
+        be executed, ValueError when an argument or a variable holds what the system cannot pass on.
+        """
+        output = log.open() if log is not None else None
+        try:
+            leader = subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=tuple(inherited_fds),
+                start_new_session=True,
+                umask=umask,
+            )
+        finally:
+            if output is not None:
+                os.close(output)
+        return cls(leader, log)
+
+    @property
+    def pid(self) -> int:
+        """The leader's process id, and the group's."""
+        return self._leader.pid
+
+    def terminate(self) -> None:
+        """Ask the leader, and only it, to end (SIGTERM). Does nothing once it has ended."""
+        if self._leader.returncode is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the whole group at once (SIGKILL). Does nothing once the leader has ended."""
+        if self._leader.returncode is None:
+            _signal_group(self.pid, signal.SIGKILL)
+
+    async def wait(self) -> int:
+        """Wait until nothing of the group is left. The leader's exit status; a signal that ended it is negative."""
+        return await asyncio.shield(self._end)
+
+    async def ended_within(self, seconds: float) -> bool:
+        """Whether nothing of the group is left after at most that time."""
+        done, _ = await asyncio.wait({self._end}, timeout=seconds)
+        return bool(done)
+
+    async def _see_the_end(self, log: BoundedLog | None) -> int:
+        exited = _exit_of(self._leader)
+        while not (await asyncio.wait({exited}, timeout=_TRIM_SECONDS))[0]:
+            if log is not None:
+                log.trim()
+        # The leader is not reaped yet, so no other group can have got its number. One signal is enough: the kernel
+        # lets no member fork past it.
+        _signal_group(self.pid, signal.SIGKILL)
+        status = self._leader.wait()
+        await wait_for_group(self.pid)
+        if log is not None:
+            log.trim()
+        return status
+
+
+def describe_exit(what: str, status: int) -> str:
+    """`agent exited with status 3`, or `agent killed by signal 9` for a negative status."""
+    return f"{what} exited with status {status}" if status >= 0 else f"{what} killed by signal {-status}"
+
+
+def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
+    """What of `environment` children get: the variables in PASSED_ON."""
+    return {name: environment[name] for name in PASSED_ON if name in environment}
+
+
+def birth_of(pid: int) -> str | None:
+    """What tells the process from every other one that has had or will get its number, on this boot of the machine.
+
+    None when there is no such process; a zombie is none.
+    """
+    if _HAS_PROC:
+        # Ticks since boot: unlike a time of day it does not move when the clock is set. See proc_pid_stat(5).
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in (b"Z", b"X") else fields[19].decode()
+    try:
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else repr(process.create_time())
+    except psutil.Error:
+        return None
+
+
+def own_processes() -> Iterator[psutil.Process]:
+    """The processes of this user, without this one."""
+    for pid in psutil.pids():
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            if pid != os.getpid() and process.uids().real == os.getuid():
+                yield process
+
+
+def processes_with(marks: Mapping[str, str]) -> list[tuple[psutil.Process, Mapping[str, str]]]:
+    """This user's processes that were started with all of `marks` in their environment, and that environment."""
+    found: list[tuple[psutil.Process, Mapping[str, str]]] = []
+    for process in own_processes():
+        with suppress(psutil.Error, OSError):
+            environment = process.environ()
+            if marks.items() <= environment.items():
+                found.append((process, environment))
+    return found
+
+
+async def kill_processes_with(marks: Mapping[str, str]) -> None:
+    """SIGKILL this user's processes with `marks`, those that have left their group too, until none is found."""
+    deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
+    while found := await asyncio.to_thread(processes_with, marks):
+        for process, _ in found:
+            with suppress(psutil.Error):
+                process.kill()
+        if asyncio.get_running_loop().time() > deadline:
+            logger.error("processes do not end: %s", [process.pid for process, _ in found])
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def kill_group_of(process: psutil.Process) -> int | None:
+    """SIGKILL the group that `process`, a stranger's child, is in; returns its number.
+
+    Does nothing and returns None when the process has ended or is in this process's own group.
+    """
+    try:
+        group = os.getpgid(process.pid)
+    except OSError:
+        return None
+    if group == os.getpgrp() or not process.is_running():
+        return None
+    _signal_group(group, signal.SIGKILL)
+    return group
+
+
+async def wait_for_group(group: int) -> None:
+    """Wait until a killed group has no member left; logs an error and returns when that takes too long."""
+    deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
+    while _group_exists(group):
+        _reap_adopted(group)
+        if asyncio.get_running_loop().time() > deadline:
+            logger.error("process group %d does not end", group)
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+
+
+def end_own_group() -> None:
+    """The last act of a group's leader: SIGKILL to all of the group, itself too.
+
+    Does nothing in a process that does not lead its group: what else is in there is not its own.
+    """
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+
+
+def _exit_of(leader: subprocess.Popen[bytes]) -> asyncio.Future[None]:
+    """Resolved when the leader has exited; where the system can, before it is reaped."""
+    loop = asyncio.get_running_loop()
+    exited: asyncio.Future[None] = loop.create_future()
+
+    def resolve() -> None:
+        if not exited.done():
+            exited.set_result(None)
+
+    def wait() -> None:
+        _wait_without_reaping(leader)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(resolve)
+
+    threading.Thread(target=wait, name=f"wait-{leader.pid}", daemon=True).start()
+    return exited
+
+
+def _wait_without_reaping(leader: subprocess.Popen[bytes]) -> None:
+    if sys.platform == "linux":
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PID, leader.pid, os.WEXITED | os.WNOWAIT)
+    else:
+        leader.wait()
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    # macOS says "not permitted" when there are only zombies.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
+
+
+def _group_exists(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+def _reap_adopted(group: int) -> None:
+    """Reap members that became our children, as they do when this process is the container's process 1."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-group, os.WNOHANG)[0]:
+            pass

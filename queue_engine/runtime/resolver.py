@@ -1,0 +1,175 @@
+"""Names to addresses, without threads and without waiting for a slow name server more than once.
+
+DNS is a queue that everybody shares: the event loop's own resolver runs in a handful of threads, so that a few names
+whose servers do not answer would hold up every other name. `CachingResolver` fits aiohttp's connector; it remembers
+answers for a short time, asks once for many waiters, and gives up after a bounded time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Protocol
+
+import aiodns
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+LOCALHOST_ADDRESSES = ("127.0.0.1", "::1")
+
+
+class NameNotResolved(OSError):
+    """The name has no address, or no server told one in time."""
+
+
+class Lookup(Protocol):
+    """Asks the network, one name at a time. `DnsLookup` does it; tests script the answers."""
+
+    async def addresses(self, name: str) -> Sequence[str]:
+        """All addresses of the name. Raises OSError when there is none."""
+
+    async def close(self) -> None:
+        """Give up what is under way. Safe to call twice."""
+
+
+@dataclass(frozen=True)
+class ResolverLimits:
+    """How long a look-up may take, and how long and how many answers are remembered."""
+
+    lookup_seconds: float = 2.0
+    positive_seconds: float = 30.0
+    negative_seconds: float = 5.0
+    names: int = 10_000
+
+
+@dataclass(frozen=True)
+class _Answer:
+    addresses: tuple[str, ...]
+    """Empty: the name was not resolved."""
+    expires_at: float
+
+
+class CachingResolver(AbstractResolver):
+    """Resolves through `lookup`. Use it on one event loop; `close` it once."""
+
+    def __init__(
+        self,
+        lookup: Lookup,
+        limits: ResolverLimits | None = None,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lookup = lookup
+        self._limits = limits or ResolverLimits()
+        self._monotonic = monotonic
+        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._under_way: dict[str, asyncio.Task[tuple[str, ...]]] = {}
+
+    async def addresses(self, host: str) -> tuple[str, ...]:
+        """All addresses of a host, which may be an address itself. Raises NameNotResolved."""
+        name = host.lower().removesuffix(".")
+        found = _known_without_asking(name) or self._remembered(name)
+        if found is None:
+            found = await asyncio.shield(self._ask_once(name))
+        if not found:
+            raise NameNotResolved(f"{name[:253]} could not be resolved")
+        return found
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """What aiohttp's connector asks for. Raises NameNotResolved."""
+        results = [_result(host, address, port) for address in await self.addresses(host)]
+        wanted = [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
+        if not wanted:
+            raise NameNotResolved(f"{host[:253]} has no address of the wanted family")
+        return wanted
+
+    async def close(self) -> None:
+        """Stop all look-ups. Safe to call twice."""
+        under_way = list(self._under_way.values())
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        await self._lookup.close()
+
+    def _remembered(self, name: str) -> tuple[str, ...] | None:
+        answer = self._answers.get(name)
+        if answer is None or self._monotonic() >= answer.expires_at:
+            return None
+        return answer.addresses
+
+    def _ask_once(self, name: str) -> asyncio.Task[tuple[str, ...]]:
+        """The look-up of the name that is under way, or a new one: a waiter that leaves does not end it."""
+        task = self._under_way.get(name)
+        if task is None:
+            task = asyncio.create_task(self._ask(name), name=f"resolve {name[:64]}")
+            self._under_way[name] = task
+            task.add_done_callback(lambda _: self._under_way.pop(name, None))
+        return task
+
+    async def _ask(self, name: str) -> tuple[str, ...]:
+        try:
+            async with asyncio.timeout(self._limits.lookup_seconds):
+                addresses = tuple(await self._lookup.addresses(name))
+        except OSError:  # TimeoutError is one
+            addresses = ()
+        self._remember(name, addresses)
+        return addresses
+
+    def _remember(self, name: str, addresses: tuple[str, ...]) -> None:
+        seconds = self._limits.positive_seconds if addresses else self._limits.negative_seconds
+        self._answers.pop(name, None)
+        while len(self._answers) >= self._limits.names:
+            self._answers.popitem(last=False)
+        self._answers[name] = _Answer(addresses, self._monotonic() + seconds)
+
+
+class DnsLookup:
+    """Asks /etc/hosts and the name servers of /etc/resolv.conf (or those given) through c-ares."""
+
+    def __init__(self, *, name_servers: Sequence[str] | None = None, try_seconds: float = 1.0) -> None:
+        """Needs a running event loop. `try_seconds` is for one question to one server; there are two tries."""
+        self._resolver = aiodns.DNSResolver(nameservers=name_servers, timeout=try_seconds, tries=2)
+
+    async def addresses(self, name: str) -> list[str]:
+        """All IPv4 and IPv6 addresses. Raises NameNotResolved."""
+        try:
+            answer = await self._resolver.getaddrinfo(name, type=socket.SOCK_STREAM)
+        except aiodns.error.DNSError as error:
+            raise NameNotResolved(str(error)) from error
+        return [_text_of(node.addr) for node in answer.nodes]
+
+    async def close(self) -> None:
+        """Give up what is under way. Safe to call twice."""
+        await self._resolver.close()
+
+
+def _text_of(sockaddr: tuple[bytes, int] | tuple[bytes, int, int, int]) -> str:
+    """The address in a sockaddr of c-ares, with the interface's number when it is link-local."""
+    host = sockaddr[0].decode("ascii")
+    return f"{host}%{sockaddr[3]}" if len(sockaddr) == 4 and sockaddr[3] else host
+
+
+def _known_without_asking(name: str) -> tuple[str, ...] | None:
+    if name == "localhost" or name.endswith(".localhost"):
+        return LOCALHOST_ADDRESSES  # RFC 6761, section 6.3
+    try:
+        return (str(ip_address(name)),)
+    except ValueError:
+        return None
+
+
+def _result(host: str, address: str, port: int) -> ResolveResult:
+    return ResolveResult(
+        hostname=host,
+        host=address,
+        port=port,
+        family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+        proto=0,
+        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+    )

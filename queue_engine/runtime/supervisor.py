@@ -1,0 +1,206 @@
+"""Keeps named child processes running: one that dies is started again, and all are stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, Lifeline
+from queue_engine.runtime.process_groups import ProcessGroup, describe_exit
+
+_PRIVATE_UMASK = 0o077
+
+logger = logging.getLogger(__name__)
+
+
+class ProgramError(Exception):
+    """A program cannot be started: the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """One child process.
+
+    `environment` is all that it gets, besides the lifeline's variable. Its output goes to `log`, or to our own.
+    On stop it has `grace_seconds` between SIGTERM and SIGKILL.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(repr=False)
+    log: BoundedLog | None = None
+    grace_seconds: float = 10.0
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long to wait before a program that has died is started again; doubles with each death in a row."""
+
+    first_seconds: float = 0.2
+    highest_seconds: float = 10.0
+    calm_seconds: float = 30.0
+    """A program that has run this long has recovered: its next death counts as the first."""
+
+    def delay_seconds(self, deaths: int) -> float:
+        """The wait after that many deaths in a row (at least 1)."""
+        doublings = min(deaths - 1, 32)
+        return float(min(self.highest_seconds, self.first_seconds * 2**doublings))
+
+
+@dataclass(frozen=True)
+class ProgramState:
+    """What a program does now. `last_exit` says how it last died by itself; None when it never did."""
+
+    pid: int | None
+    restarts: int
+    last_exit: str | None
+
+
+@dataclass(frozen=True)
+class ProgramExit:
+    """A program has died by itself, or could not be started again."""
+
+    name: str
+    reason: str
+    restart_in_seconds: float
+
+
+def log_exit(end: ProgramExit) -> None:
+    """Say it in the log: the default of `Supervisor`."""
+    logger.warning("%s; starting it again in %g s", end.reason, end.restart_in_seconds)
+
+
+class Supervisor:
+    """Runs programs, each in a process group of its own, which a terminal's Ctrl-C does not reach.
+
+    A program's group ends with it. Every program inherits a lifeline (descriptor number in QUEUE_ENGINE_LIFELINE_FD):
+    one that watches it notices when this process has been killed. `on_exit` must not raise.
+    """
+
+    def __init__(self, *, backoff: Backoff | None = None, on_exit: Callable[[ProgramExit], None] = log_exit) -> None:
+        self._backoff = backoff or Backoff()
+        self._on_exit = on_exit
+        self._lifeline = Lifeline()
+        self._kept: dict[str, _Kept] = {}
+
+    def start(self, program: Program) -> None:
+        """Start a program and keep it running. Raises ProgramError when it cannot be executed at all.
+
+        Its name must not be in use by a program that runs. Needs a running event loop.
+        """
+        if program.name in self._kept:
+            raise ProgramError(f"{program.name} is running")
+        try:
+            group = self._spawn(program)
+        except (OSError, ValueError) as error:
+            raise ProgramError(f"{program.name} cannot be started: {error}") from error
+        kept = _Kept(program, group)
+        kept.task = asyncio.create_task(self._keep(kept), name=f"keep-{program.name}")
+        self._kept[program.name] = kept
+
+    def states(self) -> dict[str, ProgramState]:
+        """The programs that were started and not stopped, in order of their start."""
+        return {name: kept.state() for name, kept in self._kept.items()}
+
+    async def stop(self, names: Iterable[str] | None = None) -> None:
+        """Stop these programs one after the other, in this order; without names all, the last started first.
+
+        Each gets SIGTERM, its grace, then SIGKILL. Returns when nothing of them is left. Names that do not run are
+        passed over. Safe to call twice.
+        """
+        for name in list(reversed(self._kept) if names is None else names):
+            kept = self._kept.get(name)
+            if kept is not None:
+                await kept.stop()
+                self._kept.pop(name, None)
+
+    def kill(self) -> None:
+        """End everything at once, for the second Ctrl-C: a `stop` under way, or to come, returns without any grace."""
+        for kept in self._kept.values():
+            kept.kill()
+
+    async def aclose(self) -> None:
+        """Stop everything and cut the lifeline. Safe to call twice."""
+        await self.stop()
+        self._lifeline.close()
+
+    def _spawn(self, program: Program) -> ProcessGroup:
+        return ProcessGroup.start(
+            program.command,
+            environment={**program.environment, LIFELINE_VARIABLE: str(self._lifeline.fd)},
+            log=program.log,
+            inherited_fds=(self._lifeline.fd,),
+            umask=_PRIVATE_UMASK,
+        )
+
+    async def _keep(self, kept: _Kept) -> None:
+        clock = asyncio.get_running_loop().time
+        deaths = 0
+        while True:
+            began = clock()
+            reason = await kept.run_out()
+            if kept.stopping.is_set():
+                return
+            deaths = 1 if clock() - began >= self._backoff.calm_seconds else deaths + 1
+            delay = self._backoff.delay_seconds(deaths)
+            kept.last_exit = reason
+            self._on_exit(ProgramExit(kept.program.name, reason, delay))
+            if await kept.is_stopped_within(delay):
+                return
+            self._start_again(kept)
+
+    def _start_again(self, kept: _Kept) -> None:
+        kept.restarts += 1
+        try:
+            kept.group = self._spawn(kept.program)
+        except (OSError, ValueError) as error:
+            kept.spawn_error = f"{kept.program.name} cannot be started: {error}"
+
+
+class _Kept:
+    """One program that is kept running."""
+
+    def __init__(self, program: Program, group: ProcessGroup) -> None:
+        self.program = program
+        self.group: ProcessGroup | None = group
+        self.stopping = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.restarts = 0
+        self.last_exit: str | None = None
+        self.spawn_error = ""
+
+    def state(self) -> ProgramState:
+        return ProgramState(self.group.pid if self.group else None, self.restarts, self.last_exit)
+
+    async def run_out(self) -> str:
+        """Wait for the end of the program, when it could be started; why it does not run."""
+        if self.group is None:
+            return self.spawn_error
+        status = await self.group.wait()
+        self.group = None
+        return describe_exit(self.program.name, status)
+
+    async def is_stopped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                return await self.stopping.wait()
+        except TimeoutError:
+            return False
+
+    async def stop(self) -> None:
+        self.stopping.set()
+        if self.group is not None:
+            self.group.terminate()
+            if not await self.group.ended_within(self.program.grace_seconds):
+                logger.warning("%s does not end: killing it", self.program.name)
+                self.kill()
+        if self.task is not None:
+            await asyncio.wait({self.task})
+
+    def kill(self) -> None:
+        self.stopping.set()
+        if self.group is not None:
+            self.group.kill()

@@ -1,0 +1,54 @@
+"""Runs a program that cannot watch a lifeline itself, and ends it some time after this process's parent has died.
+
+    python -m queue_engine.runtime.tether LINGER_SECONDS PROGRAM [ARGUMENT ...]
+
+SIGTERM is handed on to the program. Exits with the program's status, or 128 + the signal that ended it. When the
+lifeline is cut, the program may go on for LINGER_SECONDS, so that those who still use it can put their things in order.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+
+from queue_engine.runtime.lifeline import LIFELINE_VARIABLE
+
+_STOP_SECONDS = 30.0
+
+
+def tether_command(linger_seconds: float, command: Sequence[str]) -> tuple[str, ...]:
+    """The command line that runs `command` at a tether."""
+    return (sys.executable, "-m", "queue_engine.runtime.tether", str(linger_seconds), *command)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the program to its end."""
+    linger_seconds, command = float(arguments[0]), arguments[1:]
+    lifeline = int(os.environ.pop(LIFELINE_VARIABLE))
+    program = subprocess.Popen(command)
+    signal.signal(signal.SIGTERM, lambda *_: program.terminate())
+    threading.Thread(target=_end_when_cut, args=(lifeline, linger_seconds, program), daemon=True).start()
+    status = program.wait()
+    return status if status >= 0 else 128 - status
+
+
+def _end_when_cut(lifeline: int, linger_seconds: float, program: subprocess.Popen[bytes]) -> None:
+    # Nothing is ever written: readable means the end of the file. Not `read`, which another reader of the same pipe
+    # may have made non-blocking.
+    select.select([lifeline], [], [])
+    for end, patience in ((program.terminate, linger_seconds), (program.kill, _STOP_SECONDS)):
+        try:
+            program.wait(patience)
+        except subprocess.TimeoutExpired:
+            end()
+        else:
+            return
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,280 @@
+"""The agent's side of the queue: claim, renew, settle."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from queue_engine.domain.tasks import ClaimedTask, Failed, Lease, Outcome, Succeeded, TaskSpec, TaskStatus, TryAgain
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.client import word_of
+from queue_engine.store.keys import Partitions, member, task_delivery_id
+from queue_engine.store.scripts import ScriptRunner
+from queue_engine.store.tasks import EXPIRY_SLACK_MS, TaskSpecs
+
+GROUP = "agents"
+
+
+class Renewal(StrEnum):
+    """What a heartbeat says of one task."""
+
+    OK = "OK"
+    READOPTED = "READOPTED"
+    """The lease had run out, nobody had started the task again, and it is held again."""
+    FENCED = "FENCED"
+    GONE = "GONE"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A task's id as a queue handed it out. Nothing has begun yet."""
+
+    stream: str
+    entry_id: str
+    task_id: str
+    token: str = field(default_factory=lambda: secrets.token_hex(16), compare=False, repr=False)
+    """Of the attempt that this entry begins: a start that is repeated after a lost reply is the same attempt."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """An attempt that has begun. `ClaimStore.open` opens its spec; that may fail while the attempt stands."""
+
+    lease: Lease
+    attempt: int
+    lost: int
+    max_attempts: int
+    timeout_seconds: float
+    created_at_ms: int
+    started_at_ms: int
+    number: int
+    sealed_spec: bytes
+    input: bytes
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What the store made of an outcome. `word` is OK, ALREADY, FENCED or GONE; times only with OK of an ended task."""
+
+    word: str
+    created_at_ms: int = 0
+    started_at_ms: int = 0
+    now_ms: int = 0
+
+
+class ClaimStore:
+    """One endpoint's queue for one agent.
+
+    `commands` and `blocking` are separate clients: a read that waits must not hold up results and heartbeats. Every
+    method may be called again after a lost reply. `lease_ms` is how long a task is held without a heartbeat.
+    """
+
+    def __init__(
+        self,
+        scripts: ScriptRunner,
+        beats: ScriptRunner,
+        blocking: Redis,
+        partitions: Partitions,
+        sealer: Sealer,
+        *,
+        endpoint_id: str,
+        worker_id: str,
+        lease_ms: int,
+    ) -> None:
+        self._scripts = scripts
+        self._beats = beats
+        self._blocking = blocking
+        self._keys = partitions.of(endpoint_id)
+        self._specs = TaskSpecs(sealer)
+        self._worker_id = worker_id
+        self._lease_ms = lease_ms
+        self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
+
+    async def read(self, most: int, *, block_ms: int) -> list[Entry]:
+        """Up to `most` entries of each queue, the retry queue's first; waits up to `block_ms` for one to come."""
+        streams: dict[Any, Any] = {self._keys.retry_queue: ">", self._keys.queue: ">"}
+        try:
+            reply = await self._blocking.xreadgroup(GROUP, self._worker_id, streams, count=most, block=block_ms)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self._make_groups()
+            return []
+        return _entries(reply)
+
+    async def take_over(self, most: int, *, idle_ms: int) -> list[Entry]:
+        """Entries that another agent has read and not started for `idle_ms`: it has died in between.
+
+        The cursor is kept from call to call, so that entries behind live ones are reached too.
+        """
+        entries: list[Entry] = []
+        for stream, cursor in self._cursors.items():
+            try:
+                reply = await self._blocking.xautoclaim(
+                    stream, GROUP, self._worker_id, min_idle_time=idle_ms, start_id=cursor, count=most
+                )
+            except ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                await self._make_groups()
+                continue
+            self._cursors[stream] = reply[0].decode()
+            entries += _entries([(stream.encode(), reply[1])])
+        return entries
+
+    async def read_own(self) -> list[Entry]:
+        """Entries that were handed to this worker and that it has not started: a read of them was cut off."""
+        streams: dict[Any, Any] = {self._keys.retry_queue: "0", self._keys.queue: "0"}
+        try:
+            reply = await self._blocking.xreadgroup(GROUP, self._worker_id, streams, count=1000)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            return []
+        return _entries(reply)
+
+    async def start(self, entry: Entry, *, address: str) -> Started | None:
+        """Begin an attempt: None when the task no longer waits with this entry. `address` is the container's."""
+        keys, task_id = self._keys, entry.task_id
+        reply = await self._scripts.run(
+            "start",
+            [
+                keys.task(task_id), keys.input(task_id), entry.stream, keys.partition.leases, keys.counts,
+                keys.partition.counts,
+            ],
+            [entry.entry_id, member(keys.endpoint_id, task_id), entry.token, self._lease_ms, self._worker_id, address],
+        )  # fmt: skip
+        if word_of(reply) != "OK":
+            return None
+        attempt, max_attempts, timeout, created, started, number, length = (int(value) for value in reply[1:8])
+        return Started(
+            lease=Lease(keys.endpoint_id, task_id, entry.token),
+            attempt=attempt,
+            lost=int(reply[9]),
+            max_attempts=max_attempts,
+            timeout_seconds=float(timeout),
+            created_at_ms=created,
+            started_at_ms=started,
+            number=number,
+            sealed_spec=reply[8][:length],
+            input=reply[8][length:],
+        )
+
+    def open(self, started: Started) -> ClaimedTask:
+        """The attempt with its spec's secrets opened. Raises SecretKeyMissing or SealBroken."""
+        spec = self._specs.decode(started.sealed_spec, started.lease.endpoint_id, started.lease.task_id)
+        return ClaimedTask(
+            lease=started.lease,
+            number=started.number,
+            attempt=started.attempt,
+            lost=started.lost,
+            max_attempts=started.max_attempts,
+            timeout_seconds=started.timeout_seconds,
+            created_at_ms=started.created_at_ms,
+            started_at_ms=started.started_at_ms,
+            spec=spec,
+            input=started.input,
+        )
+
+    def public_spec(self, started: Started) -> TaskSpec:
+        """The spec without its secrets; always readable."""
+        return self._specs.decode_public(started.sealed_spec)
+
+    async def renew(self, leases: Sequence[Lease]) -> list[Renewal]:
+        """Renew all these leases in one call; one answer for each."""
+        keys = self._keys
+        arguments: list[str | int] = [self._lease_ms]
+        for lease in leases:
+            arguments += [member(lease.endpoint_id, lease.task_id), lease.token]
+        reply = await self._beats.run(
+            "beat",
+            [
+                keys.partition.leases, keys.retry_queue, keys.counts, keys.partition.counts,
+                *(keys.task(lease.task_id) for lease in leases),
+            ],
+            arguments,
+        )  # fmt: skip
+        return [Renewal(word.decode()) for word in reply]
+
+    async def settle(self, lease: Lease, outcome: Outcome, *, destination: str | None) -> Settled:
+        """Record what came of the attempt. `destination` is that of the task's webhook, None without one."""
+        if isinstance(outcome, TryAgain):
+            return await self._put_off(lease, outcome)
+        return await self._finish(lease, outcome, destination)
+
+    async def release(self, lease: Lease) -> str:
+        """Hand a running task back at no cost to its budgets. Returns OK, ALREADY, FENCED or GONE."""
+        keys = self._keys
+        reply = await self._scripts.run(
+            "release",
+            [keys.task(lease.task_id), keys.partition.leases, keys.retry_queue, keys.counts, keys.partition.counts],
+            [member(lease.endpoint_id, lease.task_id), lease.token, lease.task_id],
+        )
+        return word_of(reply)
+
+    async def put_back(self, entry: Entry) -> None:
+        """Give an entry back that was read and cannot be started."""
+        keys = self._keys
+        await self._scripts.run(
+            "unread",
+            [keys.task(entry.task_id), entry.stream, keys.retry_queue],
+            [entry.entry_id, entry.task_id],
+        )
+
+    async def _finish(self, lease: Lease, outcome: Succeeded | Failed, destination: str | None) -> Settled:
+        keys = self._keys
+        if isinstance(outcome, Succeeded):
+            state, status, result = "succeeded", TaskStatus.SUCCESS, outcome.output
+        else:
+            state, status, result = outcome.state.value, TaskStatus.FAILED, outcome.error.encode("utf-8", "replace")
+        reply = await self._scripts.run(
+            "finish",
+            [*keys.ending(lease.task_id, status), keys.retry_queue, keys.endpoint],
+            [
+                member(lease.endpoint_id, lease.task_id), lease.token, lease.task_id, state, status.lower(), result,
+                task_delivery_id(lease.endpoint_id, lease.task_id), destination or "", EXPIRY_SLACK_MS,
+            ],
+        )  # fmt: skip
+        return Settled(word_of(reply), *(int(value) for value in reply[1:]))
+
+    async def _put_off(self, lease: Lease, outcome: TryAgain) -> Settled:
+        keys = self._keys
+        reply = await self._scripts.run(
+            "retry",
+            [
+                keys.task(lease.task_id), keys.partition.leases, keys.partition.due, keys.counts, keys.partition.counts,
+                keys.retry_queue,
+            ],
+            [member(lease.endpoint_id, lease.task_id), lease.token, int(outcome.delay_seconds * 1000)],
+        )  # fmt: skip
+        return Settled(word_of(reply))
+
+    async def _make_groups(self) -> None:
+        """The groups are gone after the store came back empty; they are made again from the start of the streams."""
+        for stream in (self._keys.retry_queue, self._keys.queue):
+            await make_group(self._blocking, stream, GROUP)
+
+
+def _entries(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> list[Entry]:
+    """The entries of an XREADGROUP reply. Garbage in a queue is an entry without a task: its start is stale, and it goes."""
+    return [
+        Entry(stream.decode(), entry_id.decode(), fields.get(b"t", b"").decode("utf-8", "replace"))
+        for stream, entries in reply
+        for entry_id, fields in entries
+        if fields
+    ]
+
+
+async def make_group(redis: Redis, stream: str, group: str) -> None:
+    """Make a consumer group that reads `stream` from its start; does nothing when it is there."""
+    try:
+        await redis.xgroup_create(stream, group, id="0", mkstream=True)
+    except ResponseError as error:
+        if "BUSYGROUP" not in str(error):
+            raise

@@ -1,0 +1,253 @@
+"""The webhook outbox: what a delivery process reads, sends and settles."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+
+from queue_engine.domain.deliveries import (
+    MAX_RESULT_BYTES,
+    AttemptAnswer,
+    Delivered,
+    Delivery,
+    GivenUp,
+    TaskResult,
+    Verdict,
+    task_result_body,
+)
+from queue_engine.domain.tasks import Task, TaskState, TaskStatus
+from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.store.claims import make_group
+from queue_engine.store.client import pairs, word_of
+from queue_engine.store.endpoints import open_signing_secret
+from queue_engine.store.keys import EndpointKeys, Partition, Partitions
+from queue_engine.store.scripts import ScriptRunner
+from queue_engine.store.tasks import EXPIRY_SLACK_MS, TaskSpecs, task_from
+
+GROUP = "delivery"
+MAX_LOG_RECORDS = 20
+
+
+@dataclass(frozen=True)
+class OutboxEntry:
+    """A delivery that is due, as the outbox handed it out to this process."""
+
+    partition: Partition
+    entry_id: str
+    delivery_id: str
+    destination: str
+    """`scheme://host:port`: deliveries are served in turn by it."""
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What the store made of a verdict. Not accepted: another process has the delivery, or it was settled before."""
+
+    accepted: bool
+    latency_seconds: float = 0.0
+
+
+class Outbox:
+    """Deliveries for one delivery process. What it has read and not settled is taken over by others when it dies.
+
+    `process_id` must be new for each start of a process. Every method may be called again after a lost reply.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        scripts: ScriptRunner,
+        blocking: Redis,
+        partitions: Partitions,
+        sealer: Sealer,
+        process_id: str,
+    ) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._blocking = blocking
+        self._partitions = partitions
+        self._sealer = sealer
+        self._specs = TaskSpecs(sealer)
+        self._process_id = process_id
+
+    async def read(self, most: int, *, block_ms: int) -> list[OutboxEntry]:
+        """Up to `most` due deliveries of each partition; waits up to `block_ms` for one to come."""
+        partitions = {partition.outbox: partition for partition in self._partitions.all()}
+        streams: dict[Any, Any] = dict.fromkeys(partitions, ">")
+        try:
+            reply = await self._blocking.xreadgroup(GROUP, self._process_id, streams, count=most, block=block_ms)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self.make_groups()
+            return []
+        return [entry for stream, entries in reply for entry in _outbox_entries(partitions[stream.decode()], entries)]
+
+    async def adopt(self, *, tick_ms: int, lease_ms: int, most: int = 256) -> list[OutboxEntry]:
+        """Say that this process lives (call it at least every `lease_ms` / 3), and take over from dead ones."""
+
+        async def adopt(partition: Partition) -> list[OutboxEntry]:
+            reply = await self._scripts.run(
+                "adopt_deliveries",
+                [partition.outbox, partition.senders, partition.ticks],
+                [self._process_id, tick_ms, lease_ms, most],
+            )
+            return _outbox_entries(partition, ((entry_id, _fields(flat)) for entry_id, flat in reply if flat))
+
+        adopted = await asyncio.gather(*(adopt(partition) for partition in self._partitions.all()))
+        return [entry for entries in adopted for entry in entries]
+
+    async def promote(self, most: int = 1000) -> int:
+        """Move deliveries whose wait is over into the outbox; returns how many."""
+
+        waits = [
+            (partition, waiting)
+            for partition in self._partitions.all()
+            for waiting in (partition.outbox_due, partition.outbox_parked)
+        ]
+        return sum(await asyncio.gather(*(self._promote(partition, waiting, most) for partition, waiting in waits)))
+
+    async def open(self, entry: OutboxEntry) -> Delivery | None:
+        """All that an attempt needs; None when the delivery is not due by this entry any more."""
+        endpoint_id, task_id = _task_of(entry.delivery_id)
+        keys = EndpointKeys(entry.partition, endpoint_id)
+        reply = await self._scripts.run(
+            "open_delivery",
+            [
+                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, keys.task(task_id),
+                keys.input(task_id), keys.result(task_id), keys.endpoint,
+            ],
+            [entry.entry_id, self._process_id, MAX_RESULT_BYTES],
+        )  # fmt: skip
+        if word_of(reply) != "OK":
+            return None
+        attempts, created, flat, spec_text, result, truncated, signing = reply[1:8]
+        unreadable, signing_secret = None, None
+        try:
+            spec = self._specs.decode(spec_text, endpoint_id, task_id)
+            signing_secret = open_signing_secret(self._sealer, endpoint_id, signing.decode()) if signing else None
+        except (SecretKeyMissing, SealBroken) as error:
+            spec, unreadable = self._specs.decode_public(spec_text), str(error)
+        task = task_from(endpoint_id, task_id, pairs(flat), spec, None, result)
+        return Delivery(
+            delivery_id=entry.delivery_id,
+            entry_id=entry.entry_id,
+            message_id=f"msg_{task.number}_{task.attempts}",
+            attempts=int(attempts),
+            created_at_ms=int(created),
+            url=spec.webhook or "",
+            auth_key=spec.webhook_auth_key,
+            signing_secret=signing_secret,
+            body=task_result_body(_task_result(task, truncated == b"1"), retry_count=int(attempts) + 1),
+            unreadable=unreadable,
+        )
+
+    async def settle(self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, *, at_ms: int) -> Settlement:
+        """Record what came of one attempt. `at_ms` is when it was sent, for the log of attempts only."""
+        endpoint_id, task_id = _task_of(entry.delivery_id)
+        keys = EndpointKeys(entry.partition, endpoint_id)
+        word, delay_ms, reason = _verdict_words(verdict)
+        record = {
+            "at": at_ms,
+            "status": answer.status,
+            "error": answer.fault,
+            "durationMs": round(answer.duration_seconds * 1000),
+            "response": answer.excerpt,
+        }
+        reply = await self._scripts.run(
+            "settle_delivery",
+            [
+                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_due,
+                keys.task(task_id), keys.input(task_id), keys.result(task_id),
+                entry.partition.attempts_log(endpoint_id, task_id), keys.finished(TaskStatus.SUCCESS),
+                keys.finished(TaskStatus.DELIVERED), keys.counts,
+            ],
+            [
+                entry.entry_id, self._process_id, word, delay_ms, reason, entry.delivery_id, json.dumps(record),
+                MAX_LOG_RECORDS, EXPIRY_SLACK_MS,
+            ],
+        )  # fmt: skip
+        if word_of(reply) != "OK":
+            return Settlement(accepted=False)
+        return Settlement(accepted=True, latency_seconds=(int(reply[2]) - int(reply[1])) / 1000)
+
+    async def defer(self, entry: OutboxEntry, *, delay_ms: int) -> None:
+        """Put a delivery off without using up an attempt."""
+        await self._scripts.run(
+            "defer_delivery",
+            [entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_parked],
+            [entry.entry_id, entry.delivery_id, delay_ms],
+        )
+
+    async def pending(self) -> dict[str, int]:
+        """Deliveries of all processes that have not ended: due now (fresh), waiting for a retry, parked."""
+        counts = {"fresh": 0, "retry": 0, "parked": 0}
+        for partition in self._partitions.all():
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.xlen(partition.outbox)
+            pipeline.zcard(partition.outbox_due)
+            pipeline.zcard(partition.outbox_parked)
+            for lane, count in zip(counts, await pipeline.execute(), strict=True):
+                counts[lane] += count
+        return counts
+
+    async def _promote(self, partition: Partition, waiting: str, most: int) -> int:
+        ids = await self._scripts.run("due_deliveries", [waiting], [most])
+        replies = await asyncio.gather(
+            *(
+                self._scripts.run(
+                    "promote_delivery", [partition.delivery(name.decode()), partition.outbox, waiting], [name]
+                )
+                for name in ids
+            )
+        )
+        return sum(word_of(reply) == "OK" for reply in replies)
+
+    async def make_groups(self) -> None:
+        """Make the outbox's groups where they are missing."""
+        for partition in self._partitions.all():
+            await make_group(self._redis, partition.outbox, GROUP)
+
+
+def _outbox_entries(partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
+    return [
+        OutboxEntry(partition, entry_id.decode(), fields[b"d"].decode(), fields.get(b"h", b"").decode())
+        for entry_id, fields in entries
+        if fields and b"d" in fields
+    ]
+
+
+def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
+    return {flat[index]: flat[index + 1] for index in range(0, len(flat), 2)}
+
+
+def _task_of(delivery_id: str) -> tuple[str, str]:
+    _, endpoint_id, task_id = delivery_id.split(":")
+    return endpoint_id, task_id
+
+
+def _task_result(task: Task, truncated: bool) -> TaskResult:
+    return TaskResult(
+        task_number=task.number,
+        task_id=task.task_id,
+        endpoint_id=task.endpoint_id,
+        succeeded=task.state is TaskState.SUCCEEDED,
+        finished_at_ms=task.finished_at_ms or task.updated_at_ms,
+        output=task.output,
+        truncated=truncated,
+        error=task.error,
+    )
+
+
+def _verdict_words(verdict: Verdict) -> tuple[str, int, str]:
+    if isinstance(verdict, Delivered):
+        return "delivered", 0, ""
+    if isinstance(verdict, GivenUp):
+        return "given_up", 0, verdict.reason
+    return "again", int(verdict.delay_seconds * 1000), verdict.reason

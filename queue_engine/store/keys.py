@@ -1,0 +1,205 @@
+"""Every key in Redis, as a function. `docs/data_model.md` describes what is in them.
+
+The tag `{pNN}` puts all keys of one endpoint, and the outbox that its results go to, into one Cluster slot, so that one
+script can write them together. Endpoints are spread over a fixed number of partitions by a hash of their id.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from zlib import crc32
+
+META = "{qe}:meta"
+"""Hash: data format version, number of partitions, instance id, fingerprint of the secret key."""
+ENDPOINT_IDS = "{qe}:endpoint-ids"
+"""Counter that numbers the endpoints."""
+LEADER = "{qe}:leader"
+"""The controller that runs the backend; expires."""
+
+
+def api_key(key_hash: str) -> str:
+    """Hash: tenant, name and creation time of one API key, by the SHA-256 of the key."""
+    return f"{{qe}}:key:{key_hash}"
+
+
+API_KEYS = "{qe}:keys"
+"""Set of the hashes of all API keys."""
+
+
+def member(endpoint_id: str, task_id: str) -> str:
+    """A task as a member of a partition's sorted sets."""
+    return f"{endpoint_id}:{task_id}"
+
+
+def parse_member(text: str) -> tuple[str, str]:
+    """The endpoint id and the task id in a member."""
+    endpoint_id, _, task_id = text.partition(":")
+    return endpoint_id, task_id
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The keys of one partition that do not belong to a single endpoint."""
+
+    index: int
+
+    @property
+    def tag(self) -> str:
+        return f"{{p{self.index:02d}}}"
+
+    @property
+    def endpoints(self) -> str:
+        """Sorted set: endpoint id by creation time."""
+        return f"{self.tag}:endpoints"
+
+    @property
+    def counts(self) -> str:
+        """Hash: `seq` numbers the tasks; queued, running and scheduled count them."""
+        return f"{self.tag}:cnt"
+
+    @property
+    def leases(self) -> str:
+        """Sorted set: running task by the end of its lease."""
+        return f"{self.tag}:lease"
+
+    @property
+    def due(self) -> str:
+        """Sorted set: scheduled task by the time of its next attempt."""
+        return f"{self.tag}:due"
+
+    @property
+    def ticks(self) -> str:
+        """Hash: when each periodic check last ran, and until when it grants grace after a gap."""
+        return f"{self.tag}:ticks"
+
+    @property
+    def outbox(self) -> str:
+        """Stream, group `delivery`: deliveries that are due now."""
+        return f"{self.tag}:out"
+
+    @property
+    def outbox_due(self) -> str:
+        """Sorted set: delivery by the time of its next attempt."""
+        return f"{self.tag}:out:due"
+
+    @property
+    def outbox_parked(self) -> str:
+        """Sorted set: delivery whose receiver is not served now, by the time when it is looked at again."""
+        return f"{self.tag}:out:parked"
+
+    @property
+    def senders(self) -> str:
+        """Sorted set: delivery process by the end of its lease."""
+        return f"{self.tag}:senders"
+
+    def delivery(self, delivery_id: str) -> str:
+        """Hash: one delivery, until it has ended."""
+        return f"{self.tag}:w:{delivery_id}"
+
+    def task(self, endpoint_id: str, task_id: str) -> str:
+        """Hash with values of at most 64 bytes, so that Redis keeps it compact."""
+        return f"{self.tag}:t:{endpoint_id}:{task_id}"
+
+    def input(self, endpoint_id: str, task_id: str) -> str:
+        """String: the task's spec and its input, as the bytes that came in."""
+        return f"{self.tag}:i:{endpoint_id}:{task_id}"
+
+    def result(self, endpoint_id: str, task_id: str) -> str:
+        """String: the output as JSON text, or the error."""
+        return f"{self.tag}:r:{endpoint_id}:{task_id}"
+
+    def attempts_log(self, endpoint_id: str, task_id: str) -> str:
+        """List: one JSON object for each delivery attempt of the task's result."""
+        return f"{self.tag}:wl:{endpoint_id}:{task_id}"
+
+
+@dataclass(frozen=True)
+class EndpointKeys:
+    """The keys of one endpoint."""
+
+    partition: Partition
+    endpoint_id: str
+
+    def _key(self, kind: str) -> str:
+        return f"{self.partition.tag}:{kind}:{self.endpoint_id}"
+
+    @property
+    def endpoint(self) -> str:
+        """Hash: the endpoint itself."""
+        return self._key("e")
+
+    @property
+    def queue(self) -> str:
+        """Stream, group `agents`: ids of the tasks that wait for their first attempt."""
+        return self._key("q")
+
+    @property
+    def retry_queue(self) -> str:
+        """Stream, group `agents`: ids of the tasks that come back; read before the other."""
+        return self._key("q") + ":retry"
+
+    @property
+    def counts(self) -> str:
+        """Hash: `seq` numbers the endpoint's tasks; the other fields count them by status."""
+        return self._key("cnt")
+
+    @property
+    def created(self) -> str:
+        """Stream: task ids by creation; the entry id is the task's place in that order."""
+        return self._key("all")
+
+    @property
+    def live(self) -> str:
+        """Sorted set: tasks that have not ended, by creation."""
+        return self._key("live")
+
+    def finished(self, status: str) -> str:
+        """Stream: ids of ended tasks with this API status, by the time they reached it."""
+        return self._key("fin") + f":{status}"
+
+    @property
+    def workers(self) -> str:
+        """Hash: status by worker id."""
+        return self._key("workers")
+
+    def worker(self, worker_id: str) -> str:
+        """Hash: one worker."""
+        return self._key("wk") + f":{worker_id}"
+
+    def task(self, task_id: str) -> str:
+        return self.partition.task(self.endpoint_id, task_id)
+
+    def input(self, task_id: str) -> str:
+        return self.partition.input(self.endpoint_id, task_id)
+
+    def result(self, task_id: str) -> str:
+        return self.partition.result(self.endpoint_id, task_id)
+
+    def delivery(self, task_id: str) -> str:
+        return self.partition.delivery(task_delivery_id(self.endpoint_id, task_id))
+
+    def ending(self, task_id: str, status: str) -> list[str]:
+        """The keys that a script writes when it ends a task, in the order of `end_task` in lib.lua."""
+        return [
+            self.task(task_id), self.input(task_id), self.result(task_id), self.partition.leases, self.live,
+            self.counts, self.partition.counts, self.finished(status), self.partition.outbox, self.delivery(task_id),
+        ]  # fmt: skip
+
+
+def task_delivery_id(endpoint_id: str, task_id: str) -> str:
+    """The delivery of a task's result; there is at most one at a time."""
+    return f"t:{endpoint_id}:{task_id}"
+
+
+@dataclass(frozen=True)
+class Partitions:
+    """The mapping of endpoints to partitions. Fixed for the life of a store."""
+
+    count: int = 16
+
+    def of(self, endpoint_id: str) -> EndpointKeys:
+        """The keys of this endpoint."""
+        return EndpointKeys(Partition(crc32(endpoint_id.encode()) % self.count), endpoint_id)
+
+    def all(self) -> tuple[Partition, ...]:
+        return tuple(Partition(index) for index in range(self.count))

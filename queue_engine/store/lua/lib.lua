@@ -1,0 +1,81 @@
+-- Shared by all scripts: the loader puts it after each script's first line.
+
+local TERMINAL = { succeeded = true, failed = true, cancelled = true, expired = true, timed_out = true, dead = true }
+
+-- The store's clock in epoch milliseconds: the only clock that decides about leases, waits and retention.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A whole number as text without an exponent.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- Move `by` tasks from one waiting or running state to another, in the counts of the endpoint and of its partition.
+local function count_move(endpoint_counts, partition_counts, from, to)
+  for _, key in ipairs({ endpoint_counts, partition_counts }) do
+    if from then redis.call('HINCRBY', key, from, -1) end
+    if to then redis.call('HINCRBY', key, to, 1) end
+  end
+end
+
+-- Take an entry out of a queue for good.
+local function drop(stream, group, entry)
+  redis.call('XACK', stream, group, entry)
+  redis.call('XDEL', stream, entry)
+end
+
+-- A check that runs every `tick` ms must not judge anybody by time in which it did not run, or in which the clock jumped:
+-- an outage of the store or a step of its clock would make healthy leases look lost. True while grace is granted.
+local function in_grace(ticks, name, now, tick, lease)
+  local last = tonumber(redis.call('HGET', ticks, name) or '')
+  redis.call('HSET', ticks, name, text(now))
+  if last == nil or now < last or now - last > 3 * tick then
+    redis.call('HSET', ticks, name .. ':grace', text(now + lease))
+    return true
+  end
+  local grace = tonumber(redis.call('HGET', ticks, name .. ':grace') or '0')
+  return now < grace and grace <= now + lease
+end
+
+-- Give a task back to the attempt whose lease ran out, when nobody has started it again since: hours of work are kept.
+-- True when `token` holds the lease afterwards.
+local function readopt(task, retry_queue, leases, endpoint_counts, partition_counts, member, token, lease_end)
+  local state, lost_token, entry = unpack(redis.call('HMGET', task, 'state', 'lost_token', 'entry'))
+  if state ~= 'queued' or lost_token ~= token then return false end
+  drop(retry_queue, 'agents', entry)
+  redis.call('HSET', task, 'state', 'running', 'token', token)
+  redis.call('HDEL', task, 'lost_token', 'entry')
+  redis.call('HINCRBY', task, 'lost', -1)
+  redis.call('ZADD', leases, text(lease_end), member)
+  count_move(endpoint_counts, partition_counts, 'queued', 'running')
+  return true
+end
+
+-- End a task for good. `task_end`: now, from (the state it is counted in), member, task_id, state, status, result,
+-- delivery_id, destination ('' without a webhook), slack (ms that the data may outlive its retention).
+local function end_task(task, input, result, leases, live, endpoint_counts, partition_counts, finished, outbox, delivery,
+    endpoint, task_end)
+  local now = text(task_end.now)
+  redis.call('SET', result, task_end.result)
+  local entry = redis.call('XADD', finished, '*', 't', task_end.task_id, 'n', redis.call('HGET', task, 'seq'))
+  redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', entry)
+  redis.call('HDEL', task, 'entry', 'lost_token')
+  redis.call('ZREM', leases, task_end.member)
+  redis.call('ZREM', live, task_end.task_id)
+  redis.call('HINCRBY', endpoint_counts, task_end.from, -1)
+  redis.call('HINCRBY', partition_counts, task_end.from, -1)
+  redis.call('HINCRBY', endpoint_counts, task_end.status, 1)
+  if redis.call('HEXISTS', task, 'webhook') == 1 then
+    local out = redis.call('XADD', outbox, '*', 'd', task_end.delivery_id, 'h', task_end.destination)
+    redis.call('HSET', delivery, 'entry', out, 'attempts', 0, 'created', now, 'destination', task_end.destination)
+    redis.call('HSET', task, 'delivery', 'INIT')
+  end
+  -- A net under the retention job: the data cannot stay for ever even if that job never runs again.
+  local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
+  for _, key in ipairs({ task, input, result }) do
+    redis.call('PEXPIRE', key, text(retention + task_end.slack))
+  end
+end

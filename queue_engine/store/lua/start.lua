@@ -1,0 +1,24 @@
+#!lua flags=allow-oom
+-- Begin an attempt: the entry leaves the queue, the task gets a token and a lease.
+-- KEYS 1 task 2 input 3 stream that the entry came from 4 leases 5 endpoint counts 6 partition counts
+-- ARGV 1 entry id 2 member 3 token 4 lease in ms 5 worker id 6 address of the container
+-- Reply {'OK', attempt, max attempts, timeout s, created ms, now ms, number, length of the spec, spec and input, lost}
+--       {'STALE'} the task is not waiting with this entry (a second delivery of it, or the task is gone)
+local state, entry, token = unpack(redis.call('HMGET', KEYS[1], 'state', 'entry', 'token'))
+local repeated = state == 'running' and token == ARGV[3]
+if not repeated and (state ~= 'queued' or entry ~= ARGV[1]) then
+  drop(KEYS[3], 'agents', ARGV[1])
+  return { 'STALE' }
+end
+local now = now_ms()
+if not repeated then
+  drop(KEYS[3], 'agents', ARGV[1])
+  redis.call('HSET', KEYS[1], 'state', 'running', 'token', ARGV[3], 'worker', ARGV[5], 'address', ARGV[6],
+    'started', text(now), 'updated', text(now))
+  redis.call('HDEL', KEYS[1], 'entry', 'lost_token')
+  redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+  redis.call('ZADD', KEYS[4], text(now + tonumber(ARGV[4])), ARGV[2])
+  count_move(KEYS[5], KEYS[6], 'queued', 'running')
+end
+local task = redis.call('HMGET', KEYS[1], 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec', 'lost')
+return { 'OK', task[1], task[2], task[3], task[4], task[5], task[6], task[7], redis.call('GET', KEYS[2]) or '', task[8] }

@@ -1,0 +1,17 @@
+#!lua flags=allow-oom
+-- What is due in one partition: lost leases, unless grace is granted, and waits that are over.
+-- KEYS 1 leases 2 due 3 ticks
+-- ARGV 1 tick in ms 2 lease in ms 3 most members of each kind
+-- Reply {members with a lost lease, members that are due}
+local now = now_ms()
+local tick, lease, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local lost = {}
+if in_grace(KEYS[3], 'sweep', now, tick, lease) then
+  -- After a step back of the clock leases end too far in the future: nobody would notice a dead agent for that long.
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. text(now + lease), '+inf', 'LIMIT', 0, most)) do
+    redis.call('ZADD', KEYS[1], text(now + lease), member)
+  end
+else
+  lost = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(now), 'LIMIT', 0, most)
+end
+return { lost, redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', text(now), 'LIMIT', 0, most) }

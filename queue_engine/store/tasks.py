@@ -1,0 +1,380 @@
+"""Tasks in the store: submit, read, list, count; and for the controller: sweep and retention."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from redis.asyncio import Redis
+
+from queue_engine.domain.endpoints import TaskCounts
+from queue_engine.domain.ids import TASKS_PER_PARTITION_STEP
+from queue_engine.domain.tasks import DeliveryStatus, Task, TaskSpec, TaskState, TaskStatus
+from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.store.client import optional_int, pairs, word_of
+from queue_engine.store.keys import EndpointKeys, Partition, Partitions, member, parse_member, task_delivery_id
+from queue_engine.store.scripts import ScriptRunner
+
+EXPIRY_SLACK_MS = 2 * 86_400_000
+"""How much longer than its retention a task's data may stay when the retention job does not run."""
+
+SKIP_CHUNK = 1000
+"""Entries that one command passes over on the way to a deep page of a filtered list."""
+
+
+class Submission(StrEnum):
+    """What became of a submitted task."""
+
+    ACCEPTED = "OK"
+    DUPLICATE = "EXISTS"
+    """The same request was accepted before."""
+    CONFLICT = "CONFLICT"
+    """The id is taken by another request."""
+    NOT_FOUND = "NOT_FOUND"
+    NOT_QUEUE = "NOT_QUEUE"
+    CLOSED = "CLOSED"
+    FULL = "FULL"
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A validated submission. `input` is the JSON text as it came in."""
+
+    task_id: str
+    endpoint_id: str
+    tenant: str
+    spec: TaskSpec
+    input: bytes
+    fingerprint: str
+    """Hash of everything in the request that makes it this request; at most 64 characters."""
+
+
+@dataclass(frozen=True)
+class TaskPage:
+    """One page of a list. `total` counts all pages' items."""
+
+    items: tuple[Task, ...]
+    total: int
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What one sweep of a partition did."""
+
+    requeued: int = 0
+    dead: int = 0
+    promoted: int = 0
+
+    @property
+    def work(self) -> int:
+        return self.requeued + self.dead + self.promoted
+
+
+class TaskSpecs:
+    """Specs as text in the store. Headers and the webhook's key are sealed, bound to their task."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def encode(self, spec: TaskSpec, endpoint_id: str, task_id: str) -> bytes:
+        """Raises SecretKeyMissing when there is a secret and no key to seal it with."""
+        record: dict[str, object] = {"port": spec.worker_port, "uri": spec.process_uri}
+        if spec.webhook is not None:
+            record |= {"webhook": spec.webhook, "destination": spec.webhook_destination}
+        if spec.traceparent is not None:
+            record["traceparent"] = spec.traceparent
+        secrets: dict[str, object] = {}
+        if spec.headers:
+            secrets["headers"] = spec.headers
+        if spec.webhook_auth_key is not None:
+            secrets["auth_key"] = spec.webhook_auth_key
+        if secrets:
+            record["sealed"] = self._sealer.seal(json.dumps(secrets).encode(), _seal_context(endpoint_id, task_id))
+        return json.dumps(record, separators=(",", ":")).encode()
+
+    def decode(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
+        """Raises SecretKeyMissing or SealBroken when there is a secret that this process cannot open."""
+        record = json.loads(text)
+        secrets: dict[str, Any] = {}
+        if "sealed" in record:
+            secrets = json.loads(self._sealer.open(record["sealed"], _seal_context(endpoint_id, task_id)))
+        return TaskSpec(
+            worker_port=record["port"],
+            process_uri=record["uri"],
+            headers=secrets.get("headers", {}),
+            webhook=record.get("webhook"),
+            webhook_destination=record.get("destination"),
+            webhook_auth_key=secrets.get("auth_key"),
+            traceparent=record.get("traceparent"),
+        )
+
+    def decode_public(self, text: bytes) -> TaskSpec:
+        """The spec without its secrets, for a process that needs none of them."""
+        record = json.loads(text)
+        record.pop("sealed", None)
+        return self.decode(json.dumps(record).encode(), "", "")
+
+
+def _seal_context(endpoint_id: str, task_id: str) -> str:
+    return f"task:{endpoint_id}:{task_id}"
+
+
+class TaskStore:
+    """Tasks as the API and the controller need them. Every method may be called again after a lost reply."""
+
+    def __init__(self, redis: Redis, scripts: ScriptRunner, partitions: Partitions, sealer: Sealer) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._partitions = partitions
+        self._specs = TaskSpecs(sealer)
+
+    async def enqueue(self, task: NewTask) -> Submission:
+        """Accept `task` unless its endpoint forbids it. The same task twice is accepted once."""
+        keys = self._partitions.of(task.endpoint_id)
+        spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
+        reply = await self._scripts.run(
+            "enqueue",
+            [
+                keys.endpoint, keys.task(task.task_id), keys.input(task.task_id), keys.queue, keys.created, keys.live,
+                keys.counts, keys.partition.counts,
+            ],
+            [
+                task.task_id, task.fingerprint, task.tenant, spec + task.input, len(spec),
+                "1" if task.spec.webhook is not None else "", keys.partition.index, TASKS_PER_PARTITION_STEP,
+            ],
+        )  # fmt: skip
+        return Submission(word_of(reply))
+
+    async def get(self, endpoint_id: str, task_id: str) -> Task | None:
+        """The task with its input and output, or None."""
+        keys = self._partitions.of(endpoint_id)
+        return self._task(endpoint_id, task_id, await self._read(keys, task_id, "all"), detail=True)
+
+    async def page(self, endpoint_id: str, status: TaskStatus | None, *, page: int, size: int) -> TaskPage:
+        """Page number `page` (1 for the first) of the endpoint's tasks, newest first.
+
+        Costs the same for every page of the unfiltered list and of the tasks that are being processed; a page of ended
+        tasks costs more the further it is from both ends.
+        """
+        keys = self._partitions.of(endpoint_id)
+        ids, total = await self._page_ids(keys, status, (page - 1) * size, size)
+        replies = await asyncio.gather(*(self._read(keys, task_id, "brief") for task_id in ids))
+        tasks = (
+            self._task(endpoint_id, task_id, reply, detail=False) for task_id, reply in zip(ids, replies, strict=True)
+        )
+        return TaskPage(tuple(task for task in tasks if task is not None), total)
+
+    async def counts(self, endpoint_id: str) -> TaskCounts:
+        """How many tasks the endpoint has, by where they are: a constant-time read."""
+        fields = ["queued", "running", "scheduled", "success", "delivered", "failed"]
+        values = await self._redis.hmget(self._partitions.of(endpoint_id).counts, fields)  # type: ignore[misc]
+        return TaskCounts(**{name: max(0, int(value or 0)) for name, value in zip(fields, values, strict=True)})
+
+    async def delivery_log(self, endpoint_id: str, task_id: str) -> list[dict[str, Any]]:
+        """The attempts made to deliver the task's result, oldest first; at most the latest 20."""
+        key = self._partitions.of(endpoint_id).partition.attempts_log(endpoint_id, task_id)
+        return [json.loads(record) for record in await self._redis.lrange(key, 0, -1)]  # type: ignore[misc]
+
+    async def sweep(
+        self, partition: Partition, *, tick_ms: int, lease_ms: int, max_lost: int, most: int = 1000
+    ) -> Swept:
+        """One round over what is due in `partition`: lost leases go back to the queue, waits that are over end.
+
+        Safe to run from several controllers at once. `most` bounds the work of one round.
+        """
+        lost, due = await self._scripts.run(
+            "sweep", [partition.leases, partition.due, partition.ticks], [tick_ms, lease_ms, most]
+        )
+        reclaimed = await asyncio.gather(*(self._reclaim(partition, name, max_lost) for name in lost))
+        promoted = await asyncio.gather(*(self._promote(partition, name) for name in due))
+        return Swept(reclaimed.count("QUEUED"), reclaimed.count("DEAD"), promoted.count("QUEUED"))
+
+    async def _reclaim(self, partition: Partition, name: bytes, max_lost: int) -> str:
+        endpoint_id, task_id = parse_member(name.decode())
+        keys = EndpointKeys(partition, endpoint_id)
+        destination = await self._destination(keys, task_id)
+        reply = await self._scripts.run(
+            "reclaim",
+            [*keys.ending(task_id, TaskStatus.FAILED), keys.retry_queue, keys.endpoint],
+            [
+                member(endpoint_id, task_id), task_id, max_lost,
+                f"the task's worker was lost {max_lost + 1} times; it is not tried again",
+                task_delivery_id(endpoint_id, task_id), destination, EXPIRY_SLACK_MS,
+            ],
+        )  # fmt: skip
+        return word_of(reply)
+
+    async def _destination(self, keys: EndpointKeys, task_id: str) -> str:
+        length = await self._redis.hget(keys.task(task_id), "spec")  # type: ignore[misc]
+        if length is None:
+            return ""
+        text = await self._redis.getrange(keys.input(task_id), 0, int(length) - 1)
+        return self._specs.decode_public(text).webhook_destination or "" if text else ""
+
+    async def _promote(self, partition: Partition, name: bytes) -> str:
+        endpoint_id, task_id = parse_member(name.decode())
+        keys = EndpointKeys(partition, endpoint_id)
+        reply = await self._scripts.run(
+            "promote",
+            [keys.task(task_id), partition.due, keys.retry_queue, keys.counts, partition.counts],
+            [member(endpoint_id, task_id), task_id],
+        )
+        return word_of(reply)
+
+    async def purge(self, endpoint_id: str, *, before_ms: int, most: int = 1000) -> int:
+        """Remove ended tasks that reached their status before `before_ms` (store's clock); at most `most` a status.
+
+        A task whose delivery still goes on is kept for another retention time. Returns how many were removed.
+        """
+        keys = self._partitions.of(endpoint_id)
+        removed = 0
+        for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
+            entries = await self._redis.xrange(keys.finished(status), "-", f"({before_ms}", count=most)
+            words = await asyncio.gather(*(self._purge(keys, status, entry, fields) for entry, fields in entries))
+            removed += words.count("PURGED")
+        return removed
+
+    async def _purge(self, keys: EndpointKeys, status: TaskStatus, entry: bytes, fields: dict[bytes, bytes]) -> str:
+        task_id = fields[b"t"].decode()
+        reply = await self._scripts.run(
+            "purge",
+            [
+                keys.task(task_id), keys.input(task_id), keys.result(task_id),
+                keys.partition.attempts_log(keys.endpoint_id, task_id), keys.finished(status), keys.created,
+                keys.counts, keys.delivery(task_id),
+            ],
+            [entry, task_id, status.lower(), fields[b"n"]],
+        )  # fmt: skip
+        return word_of(reply)
+
+    async def waiting_and_running(self) -> dict[str, int]:
+        """Tasks of all endpoints that are queued, running and scheduled."""
+        totals = {"queued": 0, "running": 0, "scheduled": 0}
+        for partition in self._partitions.all():
+            values = await self._redis.hmget(partition.counts, list(totals))  # type: ignore[misc]
+            for state, value in zip(totals, values, strict=True):
+                totals[state] += max(0, int(value or 0))
+        return totals
+
+    async def oldest_waiting_ms(self, endpoint_id: str) -> int | None:
+        """When the task that waits longest in the endpoint's queues got there; epoch milliseconds of the store."""
+        keys = self._partitions.of(endpoint_id)
+        heads = [await self._redis.xrange(stream, count=1) for stream in (keys.queue, keys.retry_queue)]
+        times = [int(head[0][0].partition(b"-")[0]) for head in heads if head]
+        return min(times, default=None)
+
+    async def _read(self, keys: EndpointKeys, task_id: str, how: str) -> list[Any]:
+        reply: list[Any] = await self._scripts.run(
+            "read", [keys.task(task_id), keys.input(task_id), keys.result(task_id)], [how]
+        )
+        return reply
+
+    async def _page_ids(
+        self, keys: EndpointKeys, status: TaskStatus | None, offset: int, size: int
+    ) -> tuple[list[str], int]:
+        if status is None:
+            return await self._created_ids(keys, offset, size)
+        if status is TaskStatus.PROCESSING:
+            total = await self._redis.zcard(keys.live)
+            ids = await self._redis.zrevrange(keys.live, offset, offset + size - 1) if offset < total else []
+            return [name.decode() for name in ids], total
+        return await self._finished_ids(keys.finished(status), offset, size)
+
+    async def _created_ids(self, keys: EndpointKeys, offset: int, size: int) -> tuple[list[str], int]:
+        """The stream's entry ids count 1, 2, 3 …: while none is missing in the middle, a page is a range of ids."""
+        total = await self._redis.xlen(keys.created)
+        if offset >= total:
+            return [], total
+        oldest = _place((await self._redis.xrange(keys.created, count=1))[0][0])
+        newest = _place((await self._redis.xrevrange(keys.created, count=1))[0][0])
+        if newest - oldest + 1 != total:
+            return await self._walk_nearest(keys.created, total, offset, size), total
+        upper = newest - offset
+        entries = await self._redis.xrevrange(keys.created, f"{upper}-1", f"{max(oldest, upper - size + 1)}-1")
+        return [fields[b"t"].decode() for _, fields in entries], total
+
+    async def _finished_ids(self, stream: str, offset: int, size: int) -> tuple[list[str], int]:
+        total = await self._redis.xlen(stream)
+        if offset >= total:
+            return [], total
+        return await self._walk_nearest(stream, total, offset, size), total
+
+    async def _walk_nearest(self, stream: str, total: int, offset: int, size: int) -> list[str]:
+        """The ids of a page, walking from the end of the stream that is nearer to it."""
+        if offset <= total // 2:
+            return await self._walk(stream, offset, size, newest_first=True)
+        size = min(size, total - offset)
+        ids = await self._walk(stream, total - offset - size, size, newest_first=False)
+        return ids[::-1]
+
+    async def _walk(self, stream: str, skip: int, size: int, *, newest_first: bool) -> list[str]:
+        """`size` task ids after the first `skip`, passed over in chunks: no single command holds up the store."""
+        ids: list[str] = []
+        bound = "+" if newest_first else "-"
+        while len(ids) < size:
+            count = min(SKIP_CHUNK, skip + size - len(ids))
+            read = self._redis.xrevrange if newest_first else self._redis.xrange
+            entries: Sequence[tuple[bytes, dict[bytes, bytes]]] = await read(stream, bound, count=count)
+            if not entries:
+                break
+            ids += [fields[b"t"].decode() for _, fields in entries[skip:]]
+            skip = max(0, skip - len(entries))
+            bound = "(" + entries[-1][0].decode()
+        return ids
+
+    def _task(self, endpoint_id: str, task_id: str, reply: list[Any], *, detail: bool) -> Task | None:
+        if not reply:
+            return None
+        fields = pairs(reply[0])
+        length = int(fields["spec"])
+        text, result = reply[1], reply[2]
+        spec = self._readable_spec(text[:length], endpoint_id, task_id, detail=detail)
+        return task_from(endpoint_id, task_id, fields, spec, text[length:] if detail else None, result)
+
+    def _readable_spec(self, text: bytes, endpoint_id: str, task_id: str, *, detail: bool) -> TaskSpec:
+        """A page needs no secrets; a detail shows header names, unless this process cannot open them."""
+        if detail:
+            try:
+                return self._specs.decode(text, endpoint_id, task_id)
+            except (SecretKeyMissing, SealBroken):
+                pass
+        return self._specs.decode_public(text)
+
+
+def task_from(
+    endpoint_id: str, task_id: str, fields: dict[str, str], spec: TaskSpec, input_: bytes | None, result: bytes
+) -> Task:
+    """A task from its hash and texts. `result` is the output or, in a state that is no success, the error."""
+    state = TaskState(fields["state"])
+    succeeded = state is TaskState.SUCCEEDED
+    return Task(
+        task_id=task_id,
+        endpoint_id=endpoint_id,
+        number=int(fields["number"]),
+        state=state,
+        spec=spec,
+        attempts=int(fields["attempts"]),
+        lost=int(fields["lost"]),
+        created_at_ms=int(fields["created"]),
+        updated_at_ms=int(fields["updated"]),
+        started_at_ms=optional_int(fields.get("started")),
+        finished_at_ms=optional_int(fields.get("finished")),
+        worker_id=fields.get("worker"),
+        worker_address=fields.get("address"),
+        error=result.decode("utf-8", "replace") if result and not succeeded else None,
+        delivery_status=DeliveryStatus(fields.get("delivery", "INIT")),
+        delivery_attempts=int(fields.get("delivery_attempts", 0)),
+        delivery_error=fields.get("delivery_error"),
+        delivered_at_ms=optional_int(fields.get("delivered")),
+        next_delivery_at_ms=optional_int(fields.get("next_delivery")),
+        input=input_,
+        output=result if result and succeeded else None,
+    )
+
+
+def _place(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[0])

@@ -1,0 +1,158 @@
+"""The caching resolver, on scripted look-ups and a clock of its own."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from queue_engine.runtime.resolver import CachingResolver, NameNotResolved, ResolverLimits
+from tests.waiting import wait_until_async
+
+
+class ScriptedLookup:
+    """Answers with the next entry of the name's script; the last one repeats. An empty entry is a failure."""
+
+    def __init__(self, scripts: dict[str, list[list[str]]]) -> None:
+        self.scripts = scripts
+        self.asked: list[str] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.closed = 0
+
+    async def addresses(self, name: str) -> Sequence[str]:
+        self.asked.append(name)
+        await self.gate.wait()
+        script = self.scripts.get(name, [[]])
+        answer = script.pop(0) if len(script) > 1 else script[0]
+        if not answer:
+            raise OSError("no such name")
+        return answer
+
+    async def close(self) -> None:
+        self.closed += 1
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Bench:
+    def __init__(self, lookup_seconds: float = 30.0) -> None:
+        self.clock = Clock()
+        self.lookup = ScriptedLookup(
+            {"a.example": [["192.0.2.1"], ["192.0.2.2"]], "both.example": [["192.0.2.1", "2001:db8::1"]]}
+        )
+        self.resolver = CachingResolver(
+            self.lookup, ResolverLimits(lookup_seconds=lookup_seconds, names=3), monotonic=self.clock
+        )
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    yield made
+    await made.resolver.close()
+
+
+async def test_an_answer_is_remembered_for_thirty_seconds(bench: Bench) -> None:
+    assert await bench.resolver.addresses("a.example") == ("192.0.2.1",)
+    bench.clock.now += 29.9
+    assert await bench.resolver.addresses("A.Example.") == ("192.0.2.1",)
+    bench.clock.now += 0.1
+    assert await bench.resolver.addresses("a.example") == ("192.0.2.2",)
+    assert bench.lookup.asked == ["a.example", "a.example"]
+
+
+async def test_a_failure_is_remembered_for_five_seconds(bench: Bench) -> None:
+    for pause in (0, 4.9, 0.1):
+        bench.clock.now += pause
+        with pytest.raises(NameNotResolved):
+            await bench.resolver.addresses("nowhere.example")
+    assert len(bench.lookup.asked) == 2
+
+
+async def test_a_look_up_that_takes_too_long_is_a_failure() -> None:
+    bench = Bench(lookup_seconds=0.02)
+    bench.lookup.gate.clear()
+    with pytest.raises(NameNotResolved):
+        await bench.resolver.addresses("a.example")
+
+
+async def test_many_waiters_ask_once(bench: Bench) -> None:
+    answers = await asyncio.gather(*(bench.resolver.addresses("a.example") for _ in range(50)))
+    assert set(answers) == {("192.0.2.1",)}
+    assert bench.lookup.asked == ["a.example"]
+
+
+async def test_a_waiter_that_leaves_does_not_end_the_look_up_of_the_others(bench: Bench) -> None:
+    bench.lookup.gate.clear()
+    first, second = (asyncio.create_task(bench.resolver.addresses("a.example")) for _ in range(2))
+    await wait_until_async(lambda: bench.lookup.asked)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    bench.lookup.gate.set()
+    assert await second == ("192.0.2.1",)
+
+
+async def test_one_slow_name_does_not_delay_another(bench: Bench) -> None:
+    bench.lookup.gate.clear()
+    slow = asyncio.create_task(bench.resolver.addresses("a.example"))
+    await wait_until_async(lambda: bench.lookup.asked)
+    bench.lookup.gate = asyncio.Event()
+    bench.lookup.gate.set()
+    assert await bench.resolver.addresses("both.example")
+    assert not slow.done()
+    slow.cancel()
+
+
+async def test_no_more_names_are_remembered_than_allowed(bench: Bench) -> None:
+    for name in ("a.example", "b.example", "c.example", "d.example"):
+        await asyncio.gather(bench.resolver.addresses(name), return_exceptions=True)
+    await bench.resolver.addresses("a.example")
+    assert bench.lookup.asked.count("a.example") == 2, "the oldest was forgotten"
+    with pytest.raises(NameNotResolved):
+        await bench.resolver.addresses("d.example")
+    assert bench.lookup.asked.count("d.example") == 1
+
+
+@pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "a.localhost"])
+async def test_localhost_is_not_looked_up(bench: Bench, name: str) -> None:
+    assert await bench.resolver.addresses(name) == ("127.0.0.1", "::1")
+    assert bench.lookup.asked == []
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "2001:db8::7"])
+async def test_an_address_is_not_looked_up(bench: Bench, address: str) -> None:
+    assert await bench.resolver.addresses(address) == (address,)
+    assert bench.lookup.asked == []
+
+
+async def test_the_connector_gets_each_address_with_its_family_and_port(bench: Bench) -> None:
+    results = await bench.resolver.resolve("both.example", 8080)
+    assert [(r["host"], r["port"], r["family"]) for r in results] == [
+        ("192.0.2.1", 8080, socket.AF_INET),
+        ("2001:db8::1", 8080, socket.AF_INET6),
+    ]
+
+
+async def test_a_family_can_be_asked_for(bench: Bench) -> None:
+    results = await bench.resolver.resolve("both.example", 80, socket.AF_INET6)
+    assert [r["host"] for r in results] == ["2001:db8::1"]
+    with pytest.raises(NameNotResolved):
+        await bench.resolver.resolve("a.example", 80, socket.AF_INET6)
+
+
+async def test_closing_stops_what_is_under_way(bench: Bench) -> None:
+    bench.lookup.gate.clear()
+    waiter = asyncio.create_task(bench.resolver.addresses("a.example"))
+    await wait_until_async(lambda: bench.lookup.asked)
+    await bench.resolver.close()
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert bench.lookup.closed == 1
