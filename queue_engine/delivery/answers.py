@@ -1,0 +1,95 @@
+"""Reading a receiver's answer: what its status means, when to come back, and what of it is kept for people to read.
+
+All of it comes from strangers: nothing here trusts a length, a character or a number.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
+from queue_engine.runtime import http_faults
+
+EXCERPT_BYTES = 2048
+
+REDIRECT = "redirect"
+GONE = "gone"
+RATE_LIMITED = "rate_limited"
+HTTP_4XX = "http_4xx"
+HTTP_5XX = "http_5xx"
+
+FAULTS = http_faults.FAULTS | {REDIRECT, GONE, RATE_LIMITED, HTTP_4XX, HTTP_5XX}
+"""Every word that the `fault` of an answer can be."""
+
+WHAT_WENT_WRONG = {
+    http_faults.DNS_ERROR: "the host name could not be resolved",
+    http_faults.CONNECT_REFUSED: "the connection was refused or there is no route to the host",
+    http_faults.CONNECT_TIMEOUT: "no connection within the time limit",
+    http_faults.TLS_ERROR: "the TLS handshake failed",
+    http_faults.READ_TIMEOUT: "no answer within the time limit",
+    http_faults.RESET: "the connection broke, or what came is not an HTTP answer",
+    http_faults.BLOCKED_ADDRESS: "the destination is not allowed",
+    http_faults.INVALID_REQUEST: "the URL or a header cannot be sent",
+    http_faults.INTERNAL: "an error in the delivery process; see its log",
+}
+"""What is kept in place of an answer. Never the exception's own text: it may hold an address of the private network."""
+
+_DELTA_SECONDS = re.compile(r"[0-9]{1,12}")
+_HTTP_DATE = re.compile(r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? [0-9A-Za-z :-]{12,30}")
+
+
+def fault_of_status(status: int) -> str | None:
+    """The word for a status; None for 2xx.
+
+    A 101 is nothing that we asked for: the connection is useless and is dropped, so it is called a reset.
+    """
+    if 200 <= status < 300:
+        return None
+    if status < 200:
+        return http_faults.RESET
+    if status < 400:
+        return REDIRECT
+    if status >= 500:
+        return HTTP_5XX
+    return {410: GONE, 429: RATE_LIMITED}.get(status, HTTP_4XX)
+
+
+def retry_after_seconds(value: str | None, now_epoch_seconds: float) -> float | None:
+    """Seconds to wait by a `Retry-After` (RFC 9110, section 10.2.3), not clamped; None for none and for nonsense."""
+    if value is None:
+        return None
+    if _DELTA_SECONDS.fullmatch(value) is not None:
+        return float(value)
+    moment = _http_date(value)
+    return None if moment is None else max(0.0, moment.timestamp() - now_epoch_seconds)
+
+
+def _http_date(value: str) -> datetime | None:
+    if _HTTP_DATE.fullmatch(value) is None:
+        return None
+    try:
+        moment = parsedate_to_datetime(value)
+        return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def excerpt_of(body: bytes, secrets: Iterable[str] = ()) -> str:
+    """At most 2 KiB of `body` as one line of plain text: bad bytes replaced, whatever does not print escaped.
+
+    `secrets` that the receiver sent back are masked, as they are and as JSON writes them. Markup stays: whoever shows
+    this on a page escapes it there.
+    """
+    text = body.decode("utf-8", "replace")
+    for secret in secrets:
+        for written in {secret, json.dumps(secret)[1:-1]} - {""}:
+            text = text.replace(written, "***")
+    shown = "".join(char if char.isprintable() else _escaped(char) for char in text[:EXCERPT_BYTES])
+    return shown.encode()[:EXCERPT_BYTES].decode("utf-8", "ignore")
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")

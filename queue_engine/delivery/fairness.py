@@ -1,0 +1,382 @@
+"""Which delivery is sent next: a slow or dead receiver must not delay another receiver's deliveries.
+
+Deliveries wait in one lane per destination (scheme, host and port). Lanes are served in turn, one item a turn, within
+limits that depend on how the destination has behaved:
+
+    FRESH ──success──► TRUSTED          nothing is known yet; a few slots
+      │                  │ ▲
+      │ timeout, connection error, an attempt in flight for long
+      ▼                  ▼ │ a row of HTTP answers
+     SUSPECT ◄─────────────┘            a few slots, and few for all suspects together
+      │     ▲
+      │     │ any HTTP answer to the probe, or to an attempt still in flight
+      ▼     │
+     PARKED ┘                           after a row of faults: one probe at a time, further and further apart
+
+Slots are shared so that no kind can lock another out: a part of them is kept for trusted destinations and a part for
+fresh ones, and one trusted destination never takes more than are left for the others. A destination with an attempt
+that has been in flight for long is suspect: fresh ones that hang stop blocking the next fresh ones after that time.
+
+Pure: times are monotonic seconds passed in as `now`, which never goes back. Not for use from several threads.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Generic, TypeVar
+
+from queue_engine.runtime import http_faults
+
+Item = TypeVar("Item")
+
+DESTINATION_FAULTS = frozenset(
+    {
+        http_faults.DNS_ERROR,
+        http_faults.CONNECT_REFUSED,
+        http_faults.CONNECT_TIMEOUT,
+        http_faults.TLS_ERROR,
+        http_faults.READ_TIMEOUT,
+        http_faults.RESET,
+    }
+)
+"""Timeouts and connection errors: what makes a destination suspect and opens its breaker."""
+
+NEUTRAL_FAULTS = frozenset({http_faults.BLOCKED_ADDRESS, http_faults.INVALID_REQUEST, http_faults.INTERNAL})
+"""Faults that say nothing of the destination: nothing was sent to it. All the others are HTTP answers."""
+
+
+@dataclass(frozen=True)
+class LaneLimits:
+    """The figures of `Lanes`."""
+
+    slots: int = 256
+    """Attempts in flight, in all."""
+    suspect_slots: int = 64
+    """No attempt of a suspect is started while all suspects together hold this many. What one held beyond
+    `unproven_slots_each` when it became suspect does not count: it must not stop the others."""
+    fresh_slots: int = 64
+    """The same for fresh destinations."""
+    unproven_slots_each: int = 8
+    """For one destination that is fresh or suspect."""
+    trusted_slots_each: int = 128
+    slow_after_seconds: float = 2.0
+    """An attempt in flight for longer makes its destination suspect until it ends."""
+    answers_to_trust: int = 8
+    """HTTP answers in a row after a timeout or a connection error, until a destination is trusted again."""
+    breaker_after: int = 5
+    """Timeouts and connection errors in a row that open the breaker."""
+    parking_seconds: float = 10.0
+    """Until the first probe; doubles with every probe that fails."""
+    max_parking_seconds: float = 300.0
+    items_each: int = 1000
+    """Items held for one destination; more are given back."""
+    full_lane_seconds: float = 5.0
+    """How long an item that found its lane full should wait."""
+    history_seconds: float = 900.0
+    """A destination of which nothing was heard for this long is forgotten."""
+    histories: int = 10_000
+    """Destinations remembered without an item or an attempt; the longest idle are forgotten first."""
+
+    @property
+    def kept_slots(self) -> int:
+        """Left free for fresh destinations by the trusted ones, and the other way round; suspects leave both."""
+        return self.slots // 8
+
+
+class Kind(Enum):
+    """How a destination is treated."""
+
+    TRUSTED = "trusted"
+    FRESH = "fresh"
+    SUSPECT = "suspect"
+    PARKED = "parked"
+
+
+@dataclass(frozen=True)
+class Turn(Generic[Item]):
+    """One item that may be sent now. Holds a slot until it is given to `finished`."""
+
+    number: int
+    destination: str
+    item: Item
+    started_at: float
+    probe: bool
+
+
+@dataclass(frozen=True)
+class GivenBack(Generic[Item]):
+    """One item that should wait in the store; it has used up no attempt."""
+
+    destination: str
+    item: Item
+    delay_seconds: float
+
+
+@dataclass
+class _Lane(Generic[Item]):
+    destination: str
+    items: deque[Item] = field(default_factory=deque)
+    in_flight: int = 0
+    slow: int = 0
+    """Of those in flight, the ones that have taken long."""
+    succeeded: bool = False
+    distrust: int = 0
+    """HTTP answers that are still wanted before it is trusted."""
+    faults: int = 0
+    """Timeouts and connection errors in a row."""
+    probe_at: float | None = None
+    """When the next probe may start; None while the breaker is closed."""
+    probing: bool = False
+    parking_seconds: float = 0.0
+    heard_at: float = 0.0
+
+    @property
+    def kind(self) -> Kind:
+        if self.probe_at is not None:
+            return Kind.PARKED
+        if self.slow or self.distrust:
+            return Kind.SUSPECT
+        return Kind.TRUSTED if self.succeeded else Kind.FRESH
+
+    @property
+    def idle(self) -> bool:
+        return not self.items and not self.in_flight
+
+    @property
+    def worth_remembering(self) -> bool:
+        return self.succeeded or self.distrust > 0
+
+
+class Lanes(Generic[Item]):
+    """The lanes of one delivery process. `next` takes a slot, `finished` gives it back.
+
+    Call `parked` after every `add` and `finished`: the items that it hands out are no longer held here.
+    """
+
+    def __init__(self, limits: LaneLimits | None = None) -> None:
+        self._limits = limits or LaneLimits()
+        self._lanes: dict[str, _Lane[Item]] = {}
+        self._rings: dict[Kind, OrderedDict[str, _Lane[Item]]] = {kind: OrderedDict() for kind in Kind}
+        """Lanes that have items, in the order of their turns."""
+        self._filed: dict[str, tuple[Kind, int]] = {}
+        """Under which kind, and with how many slots, a lane is counted."""
+        self._held: dict[Kind, int] = dict.fromkeys(Kind, 0)
+        self._young: OrderedDict[int, Turn[Item]] = OrderedDict()
+        """Attempts in flight that have not taken long yet, the oldest first."""
+        self._slow: set[int] = set()
+        self._idle: OrderedDict[str, _Lane[Item]] = OrderedDict()
+        """Destinations without an item or an attempt, the longest idle first."""
+        self._overflow: list[GivenBack[Item]] = []
+        self._kinds_in_turn = deque(Kind)
+        self._turns = 0
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Items held that are not in flight."""
+        return self._waiting
+
+    @property
+    def in_flight(self) -> int:
+        """Slots taken."""
+        return len(self._young) + len(self._slow)
+
+    @property
+    def destinations(self) -> int:
+        """Destinations known: bounded by the items held, the slots and `histories`."""
+        return len(self._lanes)
+
+    def kind_of(self, destination: str) -> Kind:
+        """How a destination is treated now."""
+        lane = self._lanes.get(destination)
+        return Kind.FRESH if lane is None else lane.kind
+
+    def add(self, destination: str, item: Item) -> None:
+        """Put an item at the end of its destination's lane; `parked` gives it back when the lane is full."""
+        lane = self._lanes.get(destination)
+        if lane is None:
+            lane = self._lanes[destination] = _Lane(destination)
+        if len(lane.items) >= self._limits.items_each:
+            self._overflow.append(GivenBack(destination, item, self._limits.full_lane_seconds))
+            return
+        lane.items.append(item)
+        self._waiting += 1
+        self._file(lane)
+
+    def next(self, now: float) -> Turn[Item] | None:
+        """The item whose turn it is, which now holds a slot; None while nothing may be started."""
+        self._note_slow_ones(now)
+        for _ in range(len(self._kinds_in_turn)):
+            kind = self._kinds_in_turn[0]
+            self._kinds_in_turn.rotate(-1)
+            lane = self._admissible(kind, now)
+            if lane is not None:
+                return self._start(lane, now)
+        return None
+
+    def finished(self, turn: Turn[Item], now: float, fault: str | None) -> None:
+        """Free the slot of a turn. `fault` is the word of its answer, None when it was delivered."""
+        lane = self._lanes[turn.destination]
+        lane.in_flight -= 1
+        if self._young.pop(turn.number, None) is None:
+            self._slow.remove(turn.number)
+            lane.slow -= 1
+        if turn.probe:
+            lane.probing = False
+        if fault in DESTINATION_FAULTS:
+            self._note_fault(lane, turn, now)
+        elif fault not in NEUTRAL_FAULTS:
+            _note_answer(lane, delivered=fault is None)
+        lane.heard_at = now
+        self._file(lane)
+        self._forget_old_ones(now)
+
+    def parked(self, now: float) -> list[GivenBack[Item]]:
+        """Take out the items that should wait in the store: those of parked destinations and of full lanes."""
+        given_back, self._overflow = self._overflow, []
+        for lane in list(self._rings[Kind.PARKED].values()):
+            if lane.probe_at is not None and lane.probe_at > now:
+                given_back.extend(
+                    GivenBack(lane.destination, item, lane.probe_at - now) for item in self._emptied(lane)
+                )
+        self._forget_old_ones(now)
+        return given_back
+
+    def drain(self) -> list[Item]:
+        """Take out every item that is not in flight, as when the process ends."""
+        items = [given_back.item for given_back in self._overflow]
+        self._overflow = []
+        for lane in list(self._lanes.values()):
+            items.extend(self._emptied(lane))
+        return items
+
+    def changes_at(self) -> float | None:
+        """When `next` may answer otherwise with nothing added or finished before; None when it will not."""
+        if not self._waiting:
+            return None
+        times = [lane.probe_at for lane in self._rings[Kind.PARKED].values() if not lane.probing and lane.probe_at]
+        if self._young:
+            oldest = next(iter(self._young.values()))
+            times.append(oldest.started_at + self._limits.slow_after_seconds)
+        return min(times, default=None)
+
+    # Choosing
+
+    def _admissible(self, kind: Kind, now: float) -> _Lane[Item] | None:
+        """The lane of this kind whose turn it is. Lanes that must wait keep their place at the front."""
+        spare = self._spare(kind)
+        if spare <= 0:
+            return None
+        return next((lane for lane in self._rings[kind].values() if self._may_start(lane, kind, spare, now)), None)
+
+    def _spare(self, kind: Kind) -> int:
+        """Slots that lanes of this kind may still take."""
+        limits, held = self._limits, self._held
+        free = limits.slots - self.in_flight
+        kept_for_trusted = max(0, limits.kept_slots - held[Kind.TRUSTED])
+        kept_for_fresh = max(0, limits.kept_slots - held[Kind.FRESH])
+        match kind:
+            case Kind.TRUSTED:
+                return free - kept_for_fresh
+            case Kind.FRESH:
+                return min(free - kept_for_trusted, limits.fresh_slots - held[Kind.FRESH])
+            case Kind.SUSPECT | Kind.PARKED:
+                suspects = held[Kind.SUSPECT] + held[Kind.PARKED]
+                return min(free - kept_for_trusted - kept_for_fresh, limits.suspect_slots - suspects)
+
+    def _may_start(self, lane: _Lane[Item], kind: Kind, spare: int, now: float) -> bool:
+        match kind:
+            case Kind.TRUSTED:
+                return lane.in_flight < min(self._limits.trusted_slots_each, spare)
+            case Kind.PARKED:
+                return lane.probe_at is not None and lane.probe_at <= now and not lane.probing
+            case Kind.FRESH | Kind.SUSPECT:
+                return lane.in_flight < self._limits.unproven_slots_each
+
+    def _start(self, lane: _Lane[Item], now: float) -> Turn[Item]:
+        self._turns += 1
+        probe = lane.kind is Kind.PARKED
+        turn = Turn(self._turns, lane.destination, lane.items.popleft(), now, probe)
+        self._waiting -= 1
+        self._young[turn.number] = turn
+        lane.in_flight += 1
+        lane.probing = lane.probing or probe
+        self._rings[lane.kind].move_to_end(lane.destination)
+        self._file(lane)
+        return turn
+
+    # What is known of a destination
+
+    def _note_slow_ones(self, now: float) -> None:
+        while self._young:
+            oldest = next(iter(self._young.values()))
+            if now - oldest.started_at < self._limits.slow_after_seconds:
+                return
+            del self._young[oldest.number]
+            self._slow.add(oldest.number)
+            lane = self._lanes[oldest.destination]
+            lane.slow += 1
+            self._file(lane)
+
+    def _note_fault(self, lane: _Lane[Item], turn: Turn[Item], now: float) -> None:
+        lane.faults += 1
+        lane.distrust = self._limits.answers_to_trust
+        if lane.probe_at is None and lane.faults < self._limits.breaker_after:
+            return
+        if lane.probe_at is None:
+            lane.parking_seconds = self._limits.parking_seconds
+        elif turn.probe:
+            lane.parking_seconds = min(2 * lane.parking_seconds, self._limits.max_parking_seconds)
+        else:
+            return  # started before the breaker opened: says nothing new
+        lane.probe_at = now + lane.parking_seconds
+
+    # Book-keeping
+
+    def _file(self, lane: _Lane[Item]) -> None:
+        """Put the lane where its state wants it: ring, counts, idle or forgotten."""
+        kind = lane.kind
+        held = lane.in_flight if kind is Kind.TRUSTED else min(lane.in_flight, self._limits.unproven_slots_each)
+        was, held_before = self._filed.get(lane.destination, (kind, 0))
+        self._held[was] -= held_before
+        self._held[kind] += held
+        self._filed[lane.destination] = (kind, held)
+        if was is not kind or not lane.items:
+            self._rings[was].pop(lane.destination, None)
+        if lane.items:
+            self._rings[kind].setdefault(lane.destination, lane)
+        self._idle.pop(lane.destination, None)
+        if lane.idle:
+            self._idle[lane.destination] = lane
+            if not lane.worth_remembering:
+                self._forget(lane)
+
+    def _emptied(self, lane: _Lane[Item]) -> Iterator[Item]:
+        items, lane.items = lane.items, deque()
+        self._waiting -= len(items)
+        self._file(lane)
+        return iter(items)
+
+    def _forget_old_ones(self, now: float) -> None:
+        while self._idle:
+            longest_idle = next(iter(self._idle.values()))
+            heard_of = now - longest_idle.heard_at < self._limits.history_seconds
+            if heard_of and len(self._idle) <= self._limits.histories:
+                return
+            self._forget(longest_idle)
+
+    def _forget(self, lane: _Lane[Item]) -> None:
+        del self._lanes[lane.destination], self._filed[lane.destination]
+        self._idle.pop(lane.destination, None)
+
+
+def _note_answer(lane: _Lane[Item], *, delivered: bool) -> None:
+    """The destination is alive: its breaker closes. Trust comes back answer by answer."""
+    lane.faults = 0
+    lane.probe_at = None
+    lane.parking_seconds = 0.0
+    lane.succeeded = lane.succeeded or delivered
+    lane.distrust = max(0, lane.distrust - 1)

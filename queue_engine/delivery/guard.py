@@ -1,0 +1,129 @@
+"""The guard: no connection is made to an address that the policy refuses, whatever a URL or a name server says.
+
+It looks twice. The resolver's answer is judged as a whole, so that a name with one refused address is refused; and the
+address of every connection is judged where its socket is made, which also covers address literals and a name that
+resolves to something else than it did at submit.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from queue_engine import __version__
+from queue_engine.domain.webhooks import AddressPolicy, judge_addresses, points_back
+from queue_engine.runtime.http_faults import BlockedAddress
+
+USER_AGENT = f"queue-engine/{__version__}"
+
+MAX_ANSWER_HEADERS = 128
+MAX_ANSWER_HEADER_BYTES = 8190
+READ_BUFFER_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Who may be connected to: `policy` by address, and none of our API's own ports on this machine."""
+
+    policy: AddressPolicy = field(default_factory=AddressPolicy)
+    own_ports: frozenset[int] = frozenset()
+
+    def check_answer(self, host: str, addresses: list[str]) -> None:
+        """Judge all that a host name resolves to. Raises BlockedAddress."""
+        refusal = judge_addresses(host, addresses, self.policy)
+        if refusal is not None:
+            raise BlockedAddress(refusal)
+
+    def check_connect(self, address: str, port: int) -> None:
+        """Judge the end of one connection, before it is made. Raises BlockedAddress."""
+        refusal = self.policy.refusal(address)
+        if refusal is not None:
+            raise BlockedAddress(f"the address {refusal}")
+        if points_back(address, port, self.own_ports):
+            raise BlockedAddress("the address is this API's own")
+
+
+class ConnectionUse:
+    """What a request learns of its connection: give one as `trace_request_ctx`."""
+
+    def __init__(self) -> None:
+        self.reused = False
+        """The connection had served another request before."""
+
+
+def guarded_session(
+    guard: Guard, resolver: AbstractResolver, *, connections: int = 256, keep_alive_seconds: float | None = 5.0
+) -> aiohttp.ClientSession:
+    """A session whose every connection passes the guard. Needs a running event loop; close it, then the resolver.
+
+    At most `connections` are in use at once. An idle one is kept for `keep_alive_seconds`; with None, every request
+    has a connection of its own. No proxies, no cookies, no netrc; TLS is verified against the system's authorities.
+    """
+    kept: dict[str, Any] = (
+        {"force_close": True} if keep_alive_seconds is None else {"keepalive_timeout": keep_alive_seconds}
+    )
+    connector = aiohttp.TCPConnector(
+        resolver=_GuardedResolver(guard, resolver),
+        use_dns_cache=False,
+        socket_factory=_socket_factory(guard),
+        ssl=ssl.create_default_context(),
+        limit=connections,
+        **kept,
+    )
+    return aiohttp.ClientSession(
+        connector=connector,
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+        skip_auto_headers=("Accept", "Content-Type"),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        trust_env=False,
+        auto_decompress=False,
+        read_bufsize=READ_BUFFER_BYTES,
+        max_line_size=MAX_ANSWER_HEADER_BYTES,
+        max_field_size=MAX_ANSWER_HEADER_BYTES,
+        max_headers=MAX_ANSWER_HEADERS,
+        trace_configs=[_reuse_trace()],
+    )
+
+
+class _GuardedResolver(AbstractResolver):
+    """Another resolver's answers, if all of their addresses are allowed. Does not close the other."""
+
+    def __init__(self, guard: Guard, inner: AbstractResolver) -> None:
+        self._guard = guard
+        self._inner = inner
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        self._guard.check_answer(host, [result["host"] for result in found])
+        return found
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def _socket_factory(guard: Guard) -> aiohttp.SocketFactoryType:
+    def guarded_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, sockaddr = info
+        guard.check_connect(str(sockaddr[0]), int(sockaddr[1]))
+        return socket.socket(family, kind, protocol)
+
+    return guarded_socket
+
+
+def _reuse_trace() -> aiohttp.TraceConfig:
+    async def note_reuse(
+        _session: aiohttp.ClientSession, context: Any, _params: aiohttp.TraceConnectionReuseconnParams
+    ) -> None:
+        if isinstance(context.trace_request_ctx, ConnectionUse):
+            context.trace_request_ctx.reused = True
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_reuseconn.append(note_reuse)
+    return trace

@@ -1,0 +1,177 @@
+"""One delivery attempt over HTTP: send it, read what little of the answer matters, say what it was in one word."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from aiohttp.http_exceptions import HttpProcessingError
+from yarl import URL
+
+from queue_engine.delivery.answers import WHAT_WENT_WRONG, excerpt_of, fault_of_status, retry_after_seconds
+from queue_engine.delivery.guard import ConnectionUse, Guard, guarded_session
+from queue_engine.domain.deliveries import AttemptAnswer
+from queue_engine.domain.headers import is_secret_name
+from queue_engine.domain.webhooks import parse_webhook
+from queue_engine.runtime.http_faults import INTERNAL, RESET, TLS_ERROR, fault_of
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class OutgoingRequest:
+    """A POST to a webhook. `headers` hold the content type, the signature and the receiver's key."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class SenderLimits:
+    """How long one attempt may take and how much of the answer is read."""
+
+    total_seconds: float = 15.0
+    """From the name's look-up to the last byte read."""
+    connect_seconds: float = 5.0
+    """Look-up, connection and TLS handshake."""
+    body_seconds: float = 2.0
+    """For the answer's body once its headers are in: only the excerpt depends on it."""
+    body_bytes: int = 16 * 1024
+
+
+class Sender:
+    """Sends attempts on `session`. Safe to use from many tasks of one event loop.
+
+    `unshared` is a session that keeps no connection alive, for the one repeat on a fresh connection.
+    """
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        unshared: aiohttp.ClientSession,
+        limits: SenderLimits | None = None,
+        *,
+        epoch_seconds: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._session = session
+        self._unshared = unshared
+        self._limits = limits or SenderLimits()
+        self._epoch_seconds = epoch_seconds
+        self._monotonic = monotonic
+
+    async def send(self, request: OutgoingRequest) -> AttemptAnswer:
+        """Make one attempt. Raises nothing but CancelledError: every fault is in the answer.
+
+        The status decides: a 2xx is delivered however its body goes on. A redirect is not followed. When a kept
+        connection breaks before anything came back, the attempt is repeated once on a fresh one; the receiver may
+        then get it twice, with the same `webhook-id`.
+        """
+        started = self._monotonic()
+        try:
+            answer = await self._attempt(request)
+        except Exception as error:
+            answer = _failed(error)
+            if answer.fault == INTERNAL:
+                logger.exception("a delivery attempt broke inside the sender")
+        return replace(answer, duration_seconds=self._monotonic() - started)
+
+    async def _attempt(self, request: OutgoingRequest) -> AttemptAnswer:
+        # The bytes that were accepted are the bytes sent: without `encoded`, yarl would rewrite the query.
+        url = URL(parse_webhook(request.url).url, encoded=True)
+        if not all(value.isascii() and value.isprintable() for value in request.headers.values()):
+            raise ValueError("a header's value must be visible ASCII")
+        deadline = asyncio.get_running_loop().time() + self._limits.total_seconds
+        async with asyncio.timeout_at(deadline):
+            response = await self._response(url, request)
+        try:
+            return await self._answer(response, request, deadline)
+        finally:
+            response.close()
+
+    async def _response(self, url: URL, request: OutgoingRequest) -> aiohttp.ClientResponse:
+        use = ConnectionUse()
+        try:
+            return await self._post(self._session, url, request, use)
+        except aiohttp.ClientConnectionError as error:
+            if not (use.reused and _nothing_came(error)):
+                raise
+        return await self._post(self._unshared, url, request, ConnectionUse())
+
+    async def _post(
+        self, session: aiohttp.ClientSession, url: URL, request: OutgoingRequest, use: ConnectionUse
+    ) -> aiohttp.ClientResponse:
+        return await session.post(
+            url,
+            data=request.body,
+            headers=request.headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect_seconds),
+            trace_request_ctx=use,
+        )
+
+    async def _answer(
+        self, response: aiohttp.ClientResponse, request: OutgoingRequest, deadline: float
+    ) -> AttemptAnswer:
+        body = b"" if response.status < 200 else await self._body(response, deadline)
+        secrets = [value for name, value in request.headers.items() if is_secret_name(name)]
+        return AttemptAnswer(
+            status=response.status,
+            fault=fault_of_status(response.status),
+            excerpt=excerpt_of(body, secrets),
+            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), self._epoch_seconds()),
+        )
+
+    async def _body(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
+        """What comes of the body within the limits; whatever breaks it off, the rest is done without."""
+        body = bytearray()
+        until = min(deadline, asyncio.get_running_loop().time() + self._limits.body_seconds)
+        with suppress(TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError):
+            async with asyncio.timeout_at(until):
+                while len(body) < self._limits.body_bytes:
+                    chunk = await response.content.read(self._limits.body_bytes - len(body))
+                    if not chunk:
+                        break
+                    body += chunk
+        return bytes(body)
+
+
+@asynccontextmanager
+async def open_sender(
+    guard: Guard, resolver: AbstractResolver, limits: SenderLimits | None = None, *, connections: int = 256
+) -> AsyncIterator[Sender]:
+    """A sender with its sessions, closed at the end. The resolver stays open: it is the caller's."""
+    async with (
+        guarded_session(guard, resolver, connections=connections) as session,
+        guarded_session(guard, resolver, connections=connections, keep_alive_seconds=None) as unshared,
+    ):
+        yield Sender(session, unshared, limits)
+
+
+def _nothing_came(error: aiohttp.ClientConnectionError) -> bool:
+    """Whether the connection broke without a byte of an answer, as far as can be known: a reset discards what came."""
+    if isinstance(error, aiohttp.ServerDisconnectedError):
+        return isinstance(error.message, str)  # otherwise it is the part of an answer that came
+    return fault_of(error) == RESET
+
+
+def _failed(error: Exception) -> AttemptAnswer:
+    fault = fault_of(error)
+    text = WHAT_WENT_WRONG[fault]
+    if fault == TLS_ERROR:
+        text = f"{text}{_certificate_problem(error)}"
+    return AttemptAnswer(status=None, fault=fault, excerpt=text)
+
+
+def _certificate_problem(error: BaseException) -> str:
+    """What OpenSSL says of the receiver's certificate: the receiver's owner needs it."""
+    cause = error.__cause__
+    return f": {cause.verify_message}" if isinstance(cause, ssl.SSLCertVerificationError) else ""

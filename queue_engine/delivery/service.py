@@ -1,0 +1,234 @@
+"""The delivery process: takes due deliveries from the outbox, sends each in its turn, records what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+from typing import Protocol
+
+from queue_engine import metrics
+from queue_engine.delivery.fairness import LaneLimits, Lanes, Turn
+from queue_engine.delivery.sender import OutgoingRequest
+from queue_engine.domain.deliveries import AttemptAnswer, Delivered, Delivery, GivenUp, Verdict, judge
+from queue_engine.domain.retry import Schedule
+from queue_engine.domain.signing import signature_headers
+from queue_engine.runtime.http_faults import INTERNAL
+from queue_engine.runtime.loops import drive, persist
+from queue_engine.store.client import unavailability
+from queue_engine.store.deliveries import Outbox, OutboxEntry
+
+log = logging.getLogger(__name__)
+
+READ_MOST = 32
+"""Entries read from one partition at once."""
+BLOCK_MS = 2000
+MAX_HELD = 20_000
+"""Deliveries waiting in this process; beyond it nothing is read. Lanes give back what they cannot hold, so a dead
+receiver's deliveries do not fill this up."""
+PROMOTE_SECONDS = 0.25
+GAUGES_SECONDS = 5.0
+FIRST_PARKING_SECONDS = 2.0
+
+
+class Sends(Protocol):
+    """Makes one HTTP attempt."""
+
+    async def send(self, request: OutgoingRequest) -> AttemptAnswer: ...
+
+
+@dataclass(frozen=True)
+class DeliveryConfig:
+    """Times in seconds."""
+
+    schedule: Schedule
+    slots: int
+    lease_seconds: float
+    """A delivery process that is silent for this long is taken for dead."""
+    attempt_seconds: float
+    """Wall clock of one attempt: how long a drain may take."""
+
+
+class DeliveryService:
+    """Runs until `drain`. What it has read and not settled comes back when it dies.
+
+    At least once: a delivery whose answer could not be recorded is sent again, with the same `webhook-id`.
+    """
+
+    def __init__(self, config: DeliveryConfig, outbox: Outbox, sender: Sends) -> None:
+        self._config = config
+        self._outbox = outbox
+        self._sender = sender
+        limits = LaneLimits(slots=config.slots, parking_seconds=FIRST_PARKING_SECONDS)
+        self._lanes: Lanes[OutboxEntry] = Lanes(limits)
+        self._wake = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._attempts: set[asyncio.Task[None]] = set()
+
+    def drain(self) -> None:
+        """Send nothing more and end. Safe to call from a signal handler and more than once."""
+        self._draining.set()
+
+    async def run(self) -> None:
+        """Work until drained: attempts in flight end and are recorded, the rest goes back to the outbox."""
+        tick_seconds = self._config.lease_seconds / 4
+        await persist(self._adopt, passing=unavailability, what="the outbox")
+        background = [
+            asyncio.create_task(drive(self._adopt, idle_seconds=tick_seconds, name="adopt")),
+            asyncio.create_task(drive(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges")),
+        ]
+        feeding = [
+            asyncio.create_task(drive(self._read, idle_seconds=0, name="read")),
+            asyncio.create_task(drive(self._outbox.promote, idle_seconds=PROMOTE_SECONDS, name="promote")),
+            asyncio.create_task(drive(self._dispatch, idle_seconds=0, name="dispatch")),
+        ]
+        try:
+            await self._draining.wait()
+            await _end(*feeding)
+            await self._finish()
+        finally:
+            await _end(*feeding, *background, *self._attempts)
+
+    # Feeding the lanes
+
+    async def _read(self) -> int:
+        while self._lanes.waiting >= MAX_HELD:
+            self._wake.set()
+            await asyncio.sleep(PROMOTE_SECONDS)
+        entries = await self._outbox.read(READ_MOST, block_ms=BLOCK_MS)
+        self._add(entries)
+        return len(entries)
+
+    async def _adopt(self) -> int:
+        """Say that this process lives, and take over what a dead one had read. Answers 0: next time after the tick."""
+        lease_ms = int(self._config.lease_seconds * 1000)
+        adopted = await self._outbox.adopt(tick_ms=lease_ms // 4, lease_ms=lease_ms)
+        if adopted:
+            log.warning("deliveries of a dead process are taken over", extra={"count": len(adopted)})
+        self._add(adopted)
+        return 0
+
+    def _add(self, entries: list[OutboxEntry]) -> None:
+        for entry in entries:
+            self._lanes.add(entry.destination, entry)
+        if entries:
+            self._wake.set()
+
+    # Sending
+
+    async def _dispatch(self) -> int:
+        """Start every attempt that may start now, give back what should wait, then wait for a change."""
+        self._wake.clear()
+        while (turn := self._lanes.next(time.monotonic())) is not None:
+            attempt = asyncio.create_task(self._attempt(turn))
+            self._attempts.add(attempt)
+            attempt.add_done_callback(self._attempts.discard)
+        for back in self._lanes.parked(time.monotonic()):
+            await self._persist_defer(back.item, back.delay_seconds)
+        await self._wait_for_change()
+        return 1
+
+    async def _wait_for_change(self) -> None:
+        changes_at = self._lanes.changes_at()
+        timeout = None if changes_at is None else max(0.01, changes_at - time.monotonic())
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        except TimeoutError:
+            return
+
+    async def _attempt(self, turn: Turn[OutboxEntry]) -> None:
+        fault: str | None = INTERNAL
+        try:
+            fault = await self._deliver(turn.item)
+        except Exception:
+            log.exception("a delivery attempt failed inside", extra={"delivery": turn.item.delivery_id})
+        finally:
+            self._lanes.finished(turn, time.monotonic(), fault)
+            self._wake.set()
+
+    async def _deliver(self, entry: OutboxEntry) -> str | None:
+        """Open, send, judge, settle. Returns the fault of the answer; INTERNAL when there was nothing to send."""
+        sent_at_ms = int(time.time() * 1000)
+        delivery = await persist(lambda: self._outbox.open(entry), passing=unavailability, what="open")
+        if delivery is None:
+            return INTERNAL
+        if delivery.unreadable is not None:
+            answer = AttemptAnswer(None, INTERNAL, delivery.unreadable)
+        else:
+            answer = await self._sender.send(_request(delivery, sent_at_ms // 1000))
+        return await self._settle(entry, delivery, answer, sent_at_ms)
+
+    async def _settle(
+        self, entry: OutboxEntry, delivery: Delivery, answer: AttemptAnswer, sent_at_ms: int
+    ) -> str | None:
+        attempt = delivery.attempts + 1
+        verdict = judge(answer, self._config.schedule, attempt=attempt, luck=random.random())
+        settlement = await persist(
+            lambda: self._outbox.settle(entry, answer, verdict, at_ms=sent_at_ms), passing=unavailability, what="settle"
+        )
+        _count(answer, verdict, settlement.latency_seconds if settlement.accepted else None)
+        log.log(
+            logging.INFO if answer.fault is None else logging.WARNING,
+            "delivery attempt",
+            extra={
+                "delivery": entry.delivery_id,
+                "destination": entry.destination,
+                "attempt": attempt,
+                "status": answer.status,
+                "fault": answer.fault,
+                "verdict": type(verdict).__name__,
+                "seconds": round(answer.duration_seconds, 4),
+                "recorded": settlement.accepted,
+            },
+        )
+        return answer.fault
+
+    # The end
+
+    async def _finish(self) -> None:
+        for entry in self._lanes.drain():
+            await self._persist_defer(entry, 0)
+        if self._attempts:
+            await asyncio.wait(set(self._attempts), timeout=self._config.attempt_seconds + 5)
+
+    async def _persist_defer(self, entry: OutboxEntry, delay_seconds: float) -> None:
+        delay_ms = int(delay_seconds * 1000)
+        await persist(lambda: self._outbox.defer(entry, delay_ms=delay_ms), passing=unavailability, what="defer")
+
+    async def _gauges(self) -> int:
+        for lane, count in (await self._outbox.pending()).items():
+            metrics.deliveries_pending.labels(lane=lane).set(count)
+        return 0
+
+
+def _request(delivery: Delivery, timestamp_seconds: int) -> OutgoingRequest:
+    headers = {"Content-Type": "application/json"}
+    if delivery.auth_key is not None:
+        headers["X-API-Key"] = delivery.auth_key
+    if delivery.signing_secret is not None:
+        headers |= signature_headers(delivery.signing_secret, delivery.message_id, timestamp_seconds, delivery.body)
+    else:
+        headers |= {"webhook-id": delivery.message_id, "webhook-timestamp": str(timestamp_seconds)}
+    return OutgoingRequest(delivery.url, headers, delivery.body)
+
+
+def _count(answer: AttemptAnswer, verdict: Verdict, latency_seconds: float | None) -> None:
+    outcome = "success" if answer.fault is None else "failure"
+    metrics.delivery_attempts.labels(outcome, answer.fault or "none").inc()
+    metrics.delivery_attempt_duration.observe(answer.duration_seconds)
+    if latency_seconds is None:
+        return
+    if isinstance(verdict, Delivered):
+        metrics.deliveries.labels(status="success").inc()
+        metrics.delivery_latency.observe(latency_seconds)
+    elif isinstance(verdict, GivenUp):
+        metrics.deliveries.labels(status="max_retries_exceeded").inc()
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

@@ -1,0 +1,177 @@
+"""Settings of the engine's processes, from environment variables `QUEUE_ENGINE_…`. README.md has them as a table.
+
+Nothing reads the environment at import: a composition root makes the settings of its process and passes them on.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
+from queue_engine.runtime.sealing import Sealer, parse_secret_key
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
+
+
+class EngineSettings(BaseSettings):
+    """Where the settings of all processes of the engine come from."""
+
+    model_config = SettingsConfigDict(env_prefix="QUEUE_ENGINE_", env_ignore_empty=True, extra="ignore")
+
+
+class StoreSettings(EngineSettings):
+    """What every process of the engine needs to use the store."""
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis 7.0+ or Valkey 7.2+: `redis://[:password@]host:port/db` or `rediss://…`",
+    )
+    secret_key: SecretStr | None = Field(
+        None, description="32 random bytes as base64: encrypts headers, webhook keys and environment variables at rest"
+    )
+    secret_key_file: Path | None = Field(
+        None, description="File that holds the secret key, when it is not given itself"
+    )
+    partitions: int = Field(16, ge=1, le=100, description="Into how many parts the keys are split; fixed for a store")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged")
+
+    @model_validator(mode="after")
+    def _read_secret_key(self) -> StoreSettings:
+        if self.secret_key is None and self.secret_key_file is not None:
+            self.secret_key = SecretStr(read_secret_file(self.secret_key_file))
+        if self.secret_key is not None:
+            parse_secret_key(self.secret_key.get_secret_value())
+        return self
+
+    def sealer(self) -> Sealer:
+        """What seals and opens secrets; without a key it refuses."""
+        return Sealer(parse_secret_key(self.secret_key.get_secret_value()) if self.secret_key else None)
+
+
+class MetricsSettings(EngineSettings):
+    """Where a process without an API of its own serves `/metrics`."""
+
+    metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
+
+
+class WebhookSettings(EngineSettings):
+    """Which destinations a webhook may have."""
+
+    webhook_allow: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="Networks inside which webhooks are allowed although they are not public, comma-separated CIDRs"
+    )
+
+    own_ports: Annotated[tuple[int, ...], NoDecode] = Field(
+        (), description="Ports of the API on this machine, comma-separated: no webhook may point back at them"
+    )
+
+    @field_validator("own_ports", mode="before")
+    @classmethod
+    def _split_ports(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(int(part) for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("webhook_allow", mode="before")
+    @classmethod
+    def _split_networks(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(ipaddress.ip_network(part.strip(), strict=True) for part in value.split(",") if part.strip())
+        return value
+
+
+class ApiSettings(StoreSettings, WebhookSettings):
+    """`queue-engine api`."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
+    api_key: SecretStr | None = Field(None, description="A first API key: made valid for the tenant `default` at start")
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body, in bytes")
+    read_timeout_seconds: float = Field(
+        10.0, gt=0, description="How long a client may take to send headers, or be silent in a body"
+    )
+    rate_limit_per_second: float = Field(
+        0.0, ge=0, description="Requests a second that one tenant may send to one API process; 0: no limit"
+    )
+    catalogue_file: Path | None = Field(None, description="TOML file with further GPU types")
+
+    @field_validator("api_key")
+    @classmethod
+    def _check_api_key(cls, value: SecretStr | None) -> SecretStr | None:
+        text = value.get_secret_value() if value else None
+        if text is not None and not (8 <= len(text) <= 255 and all("!" <= one <= "~" for one in text)):
+            raise ValueError("must be 8–255 visible ASCII characters without spaces")
+        return value
+
+
+class DeliverySettings(StoreSettings, WebhookSettings, MetricsSettings):
+    """`queue-engine delivery`."""
+
+    delivery_profile: Literal["default", "upstream"] = Field(
+        "default", description="A named schedule: `default`, or `upstream` (60, 300, 900 s)"
+    )
+    delivery_schedule: Annotated[tuple[float, ...] | None, NoDecode] = Field(
+        None, description="Seconds to wait after each failed attempt, comma-separated; overrides the profile"
+    )
+    delivery_timeout_seconds: float = Field(15.0, gt=0, le=300, description="Wall clock of one delivery attempt")
+    delivery_connect_timeout_seconds: float = Field(5.0, gt=0, le=60, description="Of that, for the connection")
+    delivery_slots: int = Field(256, ge=1, le=10_000, description="Delivery attempts in flight at once in one process")
+    delivery_lease_seconds: float = Field(
+        10.0, ge=1, description="A delivery process silent for this long is taken for dead"
+    )
+
+    @field_validator("delivery_schedule", mode="before")
+    @classmethod
+    def _split_schedule(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(float(part) for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("delivery_schedule")
+    @classmethod
+    def _check_schedule(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if value is not None and any(not 0 <= delay <= 30 * 86400 for delay in value):
+            raise ValueError("each wait must be between 0 seconds and 30 days")
+        return value
+
+    @property
+    def delays_seconds(self) -> tuple[float, ...]:
+        """The waits in force."""
+        if self.delivery_schedule is not None:
+            return self.delivery_schedule
+        return (60.0, 300.0, 900.0) if self.delivery_profile == "upstream" else DELIVERY_DELAYS_SECONDS
+
+
+class ControllerSettings(StoreSettings, MetricsSettings):
+    """`queue-engine controller`."""
+
+    backend: Literal["process"] = Field("process", description="Where workers run: `process`: as local processes")
+    work_dir: Path = Field(
+        Path("queue-engine-data/workers"), description="Folder for the workers' files (process backend)"
+    )
+    control_redis_url: SecretStr | None = Field(
+        None, description="A plain Redis for the background jobs' own queue; the store by default"
+    )
+    lease_seconds: float = Field(
+        30.0, ge=0.5, le=3600, description="A task whose agent is silent for this long is given to another"
+    )
+    max_lost: int = Field(3, ge=0, description="How often a task may lose its worker before it ends as failed")
+    leader_lease_seconds: float = Field(10.0, ge=1, description="A leading controller silent for this long is replaced")
+    worker_grace_seconds: float = Field(
+        30.0, ge=0, description="How long a worker that is stopped may finish its tasks"
+    )
+
+
+def read_secret_file(path: Path) -> str:
+    """The first line of a file that holds a secret. Raises ValueError that names the file."""
+    try:
+        return path.read_text().strip()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None

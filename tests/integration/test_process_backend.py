@@ -1,0 +1,378 @@
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from queue_engine.controller.backends.base import BackendError, WorkerSpec
+from queue_engine.controller.backends.process import ProcessBackend
+from queue_engine.domain import agent_protocol as protocol
+from queue_engine.domain.endpoints import Resource
+from queue_engine.runtime.process_groups import birth_of, processes_with
+from tests.integration.backend_contract import FOREVER, BackendContract, MakeSpec, ended
+from tests.waiting import wait_until, wait_until_async
+
+ROOT = Path(__file__).resolve().parents[2]
+STUB_AGENT = (sys.executable, "-m", "tests.integration.stub_agent")
+INHERITED = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
+SECRET = "canary-7d2c"
+SIGKILLED = "agent killed by signal 9"
+
+
+def spec_for(worker_id: str, command: str | None, *, drain: str = "quick", **environment: str) -> WorkerSpec:
+    return WorkerSpec(
+        endpoint_id="7",
+        worker_id=worker_id,
+        image="demo/image:1",
+        command=command,
+        environment=environment,
+        exposed_port=8000,
+        protocol="HTTP",
+        resource=Resource("local", "NONE", 1),
+        volume_gb=20,
+        concurrency=4,
+        agent_environment={"WORKER_AGENT_REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1/0", "STUB_DRAIN": drain},
+    )
+
+
+def backend_in(directory: Path, instance_id: str, environment: dict[str, str] | None = None) -> ProcessBackend:
+    return ProcessBackend(
+        directory, instance_id=instance_id, environment=environment or INHERITED, agent_command=STUB_AGENT
+    )
+
+
+@pytest.fixture
+def instance_id(tmp_path: Path) -> str:
+    return f"test-{os.getpid()}-{tmp_path}"
+
+
+@pytest.fixture
+async def backend(tmp_path: Path, instance_id: str) -> AsyncIterator[ProcessBackend]:
+    backend = backend_in(tmp_path / "work", instance_id)
+    yield backend
+    await backend.aclose(0)
+    assert pids_of(instance_id) == []
+
+
+@pytest.fixture
+def make_spec() -> MakeSpec:
+    return spec_for
+
+
+def pids_of(instance_id: str, worker_id: str | None = None) -> list[int]:
+    marks = {protocol.INSTANCE: instance_id} | ({protocol.WORKER_ID: worker_id} if worker_id else {})
+    return [process.pid for process, _ in processes_with(marks)]
+
+
+async def agent_of(instance_id: str, worker_id: str) -> int:
+    """The agent's process id, as soon as there is one."""
+
+    def agent() -> int | None:
+        found = processes_with({protocol.INSTANCE: instance_id, protocol.WORKER_ID: worker_id})
+        return next((process.pid for process, marks in found if protocol.CONTAINER_COMMAND in marks), None)
+
+    pid = await wait_until_async(agent)
+    assert pid is not None
+    return pid
+
+
+async def pid_in(path: Path) -> int:
+    return int(await wait_until_async(lambda: path.exists() and path.read_text().strip(), message=f"no {path}"))
+
+
+class TestContract(BackendContract):
+    """The promises of every backend."""
+
+
+class TestAgreement:
+    async def test_the_agent_gets_the_agreed_variables_and_its_secrets(
+        self, backend: ProcessBackend, instance_id: str
+    ) -> None:
+        await backend.start(spec_for("w1", FOREVER, MODEL="tiny"))
+        found = psutil.Process(await agent_of(instance_id, "w1")).environ()
+        container = json.loads(found.pop(protocol.CONTAINER_ENVIRONMENT))
+        port = container["PORT"]
+        lifeline = found.pop(protocol.LIFELINE_FD)
+        marks = {
+            "QUEUE_ENGINE_INSTANCE": instance_id,
+            "QUEUE_ENGINE_CONTROLLER_PID": str(os.getpid()),
+            "QUEUE_ENGINE_CONTROLLER_STARTED": birth_of(os.getpid()),
+            "WORKER_AGENT_WORKER_ID": "w1",
+        }
+        assert lifeline.isdigit()
+        assert 1024 < int(port) < 65536
+        assert container == {"PATH": INHERITED["PATH"], "MODEL": "tiny", "PORT": port} | marks
+        assert found == INHERITED | marks | {
+            "WORKER_AGENT_REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1/0",
+            "WORKER_AGENT_ENDPOINT": "7",
+            "WORKER_AGENT_CONCURRENCY": "4",
+            "WORKER_AGENT_CONTAINER_URL": f"http://127.0.0.1:{port}",
+            "WORKER_AGENT_EXPOSED_PORT": "8000",
+            "WORKER_AGENT_CONTAINER_COMMAND": FOREVER,
+            "STUB_DRAIN": "quick",
+        }
+
+    async def test_secrets_are_on_no_command_line_and_not_in_the_container(
+        self, backend: ProcessBackend, instance_id: str, tmp_path: Path
+    ) -> None:
+        seen = tmp_path / "seen"
+        await backend.start(spec_for("w1", f"env > {seen}.tmp; mv {seen}.tmp {seen}; {FOREVER}"))
+        await wait_until_async(seen.exists)
+        assert SECRET not in seen.read_text()
+        for pid in pids_of(instance_id):
+            assert SECRET not in " ".join(psutil.Process(pid).cmdline())
+
+    async def test_the_controllers_own_secrets_are_not_passed_on(
+        self, tmp_path: Path, instance_id: str, backend: ProcessBackend
+    ) -> None:
+        leaky = backend_in(
+            tmp_path / "work", instance_id, INHERITED | {"QUEUE_ENGINE_SECRET_KEY": SECRET, "HTTP_PROXY": "http://x"}
+        )
+        await leaky.start(spec_for("w1", FOREVER))
+        found = psutil.Process(await agent_of(instance_id, "w1")).environ()
+        await leaky.aclose(0)
+        assert "QUEUE_ENGINE_SECRET_KEY" not in found
+        assert "HTTP_PROXY" not in found
+
+    async def test_an_endpoint_cannot_take_its_marks_off(
+        self, backend: ProcessBackend, instance_id: str, tmp_path: Path
+    ) -> None:
+        seen = tmp_path / "seen"
+        spec = spec_for("w1", f"echo $PORT > {seen}; {FOREVER}", PORT="1", QUEUE_ENGINE_INSTANCE="other")
+        await backend.start(spec)
+        assert await pid_in(seen) != 1
+        await wait_until_async(lambda: len(pids_of(instance_id, "w1")) == 2, message="the container is not marked")
+
+    async def test_workers_get_ports_of_their_own_that_are_free(self, backend: ProcessBackend, tmp_path: Path) -> None:
+        for index in range(8):
+            await backend.start(spec_for(f"w{index}", f"echo $PORT > {tmp_path}/port{index}; {FOREVER}"))
+        ports = {await pid_in(tmp_path / f"port{index}") for index in range(8)}
+        assert len(ports) == 8
+        for port in ports:
+            with socket.socket() as listener:
+                listener.bind(("127.0.0.1", port))
+
+    async def test_without_an_exposed_port_the_agent_is_told_none(
+        self, backend: ProcessBackend, instance_id: str
+    ) -> None:
+        await backend.start(WorkerSpec("7", "w1", "image", command=FOREVER))
+        assert protocol.EXPOSED_PORT not in psutil.Process(await agent_of(instance_id, "w1")).environ()
+
+
+class TestRefusal:
+    @pytest.mark.parametrize("command", [None, "", "  \n"])
+    async def test_without_a_command_there_is_nothing_to_run(
+        self, backend: ProcessBackend, command: str | None
+    ) -> None:
+        spec = spec_for("w1", command)
+        assert "initializationCommand" in (backend.refusal(spec) or "")
+        with pytest.raises(BackendError, match="initializationCommand"):
+            await backend.start(spec)
+
+    @pytest.mark.parametrize(
+        "environment", [{"A": "x\0y"}, {"": "x"}, {"A=B": "x"}, {"A\0": "x"}, {"A": "\ud800"}], ids=repr
+    )
+    async def test_variables_that_no_process_can_get_are_refused(
+        self, backend: ProcessBackend, environment: dict[str, str]
+    ) -> None:
+        with pytest.raises(BackendError, match="environmentVars"):
+            await backend.start(spec_for("w1", FOREVER, **environment))
+
+    async def test_what_the_system_refuses_leaves_nothing_behind(
+        self, backend: ProcessBackend, instance_id: str
+    ) -> None:
+        with pytest.raises(BackendError, match="Argument list too long"):
+            await backend.start(spec_for("w1", FOREVER, BIG="x" * 3_000_000))
+        assert await backend.observe() == {}
+        assert pids_of(instance_id) == []
+
+    async def test_an_agent_that_cannot_be_executed_is_an_error(self, tmp_path: Path) -> None:
+        backend = ProcessBackend(tmp_path, instance_id="i", environment=INHERITED, agent_command=["/no/such/agent"])
+        with pytest.raises(BackendError, match="No such file"):
+            await backend.start(spec_for("w1", FOREVER))
+        await backend.aclose(0)
+
+    async def test_a_work_directory_that_cannot_be_made_is_an_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        backend = backend_in(tmp_path / "file" / "work", "i")
+        with pytest.raises(BackendError, match="Not a directory"):
+            await backend.start(spec_for("w1", FOREVER))
+        await backend.aclose(0)
+
+
+class TestEnd:
+    async def test_when_the_agent_is_killed_the_container_and_its_children_go_too(
+        self, backend: ProcessBackend, instance_id: str, tmp_path: Path
+    ) -> None:
+        child = tmp_path / "child"
+        await backend.start(spec_for("w1", f"sleep 600 & echo $! > {child}; wait"))
+        pid = await pid_in(child)
+        os.kill(await agent_of(instance_id, "w1"), signal.SIGKILL)
+        assert (await ended(backend, "w1")).exit_reason == SIGKILLED
+        assert not psutil.pid_exists(pid)
+        assert pids_of(instance_id) == []
+
+    async def test_a_container_that_has_left_the_group_goes_too(
+        self, backend: ProcessBackend, instance_id: str, tmp_path: Path
+    ) -> None:
+        daemon = tmp_path / "daemon"
+        await backend.start(spec_for("w1", f"setsid sh -c 'echo $$ > {daemon}; exec sleep 600' & wait"))
+        pid = await pid_in(daemon)
+        assert os.getpgid(pid) != os.getpgid(await agent_of(instance_id, "w1"))
+        await backend.stop("w1", 10)
+        assert not psutil.pid_exists(pid)
+
+    async def test_a_killed_container_is_told_from_a_killed_agent(
+        self, backend: ProcessBackend, tmp_path: Path
+    ) -> None:
+        container = tmp_path / "container"
+        await backend.start(spec_for("w1", f"echo $$ > {container}; {FOREVER}"))
+        os.kill(await pid_in(container), signal.SIGKILL)
+        assert (await ended(backend, "w1")).exit_reason == "container killed by signal 9"
+
+    async def test_an_agent_that_fails_is_named(self, tmp_path: Path) -> None:
+        command = ("/bin/sh", "-c", "echo broken settings >&2; exit 2")
+        backend = ProcessBackend(tmp_path, instance_id="i", environment=INHERITED, agent_command=command)
+        await backend.start(spec_for("w1", FOREVER))
+        observed = await ended(backend, "w1")
+        assert observed.exit_reason == "agent exited with status 2"
+        assert observed.last_lines == ("broken settings",)
+        await backend.aclose(0)
+
+    async def test_a_drain_lets_the_container_finish(self, backend: ProcessBackend, tmp_path: Path) -> None:
+        ready, go, done = tmp_path / "ready", tmp_path / "go", tmp_path / "done"
+        command = f"touch {ready}; until [ -e {go} ]; do sleep 0.02; done; touch {done}"
+        await backend.start(spec_for("w1", command, drain="container"))
+        await wait_until_async(ready.exists)
+        stopping = asyncio.create_task(backend.stop("w1", 60))
+        assert not (await asyncio.wait({stopping}, timeout=0.3))[0]
+        assert (await backend.observe())["w1"].alive
+        go.touch()
+        await stopping
+        assert done.exists()
+
+    async def test_an_agent_that_does_not_drain_is_killed_after_the_grace(
+        self, backend: ProcessBackend, instance_id: str, tmp_path: Path
+    ) -> None:
+        ready = tmp_path / "ready"
+        await backend.start(spec_for("w1", f"touch {ready}; {FOREVER}", drain="never"))
+        await wait_until_async(ready.exists)
+        await backend.stop("w1", 0.2)
+        assert pids_of(instance_id) == []
+
+    async def test_the_shortest_grace_counts(self, backend: ProcessBackend, instance_id: str, tmp_path: Path) -> None:
+        ready = tmp_path / "ready"
+        await backend.start(spec_for("w1", f"touch {ready}; {FOREVER}", drain="never"))
+        await wait_until_async(ready.exists)
+        async with asyncio.timeout(30):
+            await asyncio.gather(backend.stop("w1", 600), backend.stop("w1", 0))
+        assert pids_of(instance_id) == []
+
+    async def test_a_stopped_agent_process_is_no_obstacle(self, backend: ProcessBackend, instance_id: str) -> None:
+        await backend.start(spec_for("w1", FOREVER))
+        os.kill(await agent_of(instance_id, "w1"), signal.SIGSTOP)
+        await backend.stop("w1", 0.1)
+        assert pids_of(instance_id) == []
+
+
+class TestLog:
+    async def test_output_is_kept_in_private_files_under_the_limit(
+        self, backend: ProcessBackend, tmp_path: Path
+    ) -> None:
+        await backend.start(spec_for("w1", "yes 0123456789012345678901234567890 | head -c 5000000; echo the end"))
+        observed = await ended(backend, "w1")
+        assert observed.last_lines[-2] == "the end"
+        assert len(observed.last_lines) == 20
+        logs = sorted((tmp_path / "work").iterdir())
+        assert [path.name for path in logs] == ["w1.log", "w1.log.1"]
+        assert all(path.stat().st_size <= 1024 * 1024 for path in logs)
+        assert all(path.stat().st_mode & 0o077 == 0 for path in [*logs, tmp_path / "work"])
+
+    async def test_the_logs_of_old_workers_are_forgotten_in_the_end(
+        self, backend: ProcessBackend, tmp_path: Path
+    ) -> None:
+        work = tmp_path / "work"
+        work.mkdir(mode=0o700)
+        for index in range(60):
+            (work / f"old{index}.log").write_text("x")
+            os.utime(work / f"old{index}.log", (index, index))
+        await backend.start(spec_for("w1", FOREVER))
+        kept = {path.name for path in work.iterdir()}
+        assert kept == {"w1.log"} | {f"old{index}.log" for index in range(10, 60)}
+
+
+CONTROLLER = """
+import asyncio, os, sys
+from pathlib import Path
+from tests.integration.test_process_backend import backend_in, spec_for
+
+async def main(directory, instance_id, drain):
+    backend = backend_in(Path(directory) / "work", instance_id)
+    await backend.start(spec_for("w1", f"touch {directory}/up; exec sleep 600", drain=drain))
+    await asyncio.Event().wait()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+class TestDeadController:
+    @pytest.fixture
+    def controller(self, tmp_path: Path, instance_id: str, drain: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Another controller with a worker that is up."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", CONTROLLER, str(tmp_path), instance_id, drain], env=INHERITED, cwd=ROOT
+        )
+        wait_until((tmp_path / "up").exists, timeout=30)
+        yield process
+        process.kill()
+        process.wait()
+
+    @pytest.mark.parametrize("drain", ["quick"])
+    async def test_workers_do_not_outlive_a_killed_controller(
+        self, controller: subprocess.Popen[bytes], instance_id: str
+    ) -> None:
+        assert len(pids_of(instance_id)) == 2
+        controller.kill()
+        await wait_until_async(lambda: pids_of(instance_id) == [], message="a worker lives on")
+
+    @pytest.mark.parametrize("drain", ["never"])
+    async def test_what_is_left_of_a_dead_controller_is_ended_at_start(
+        self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str
+    ) -> None:
+        controller.kill()
+        controller.wait()
+        assert await backend.reap_orphans(grace_seconds=0.2) == {"w1"}
+        assert pids_of(instance_id) == []
+        assert await backend.reap_orphans() == frozenset()
+
+    @pytest.mark.parametrize("drain", ["never"])
+    async def test_a_container_without_its_agent_is_ended_without_waiting(
+        self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str
+    ) -> None:
+        controller.kill()
+        os.kill(await agent_of(instance_id, "w1"), signal.SIGKILL)
+        # Not reaped yet: a zombie is no controller that lives.
+        async with asyncio.timeout(30):
+            assert await backend.reap_orphans(grace_seconds=600) == {"w1"}
+        assert pids_of(instance_id) == []
+
+    @pytest.mark.parametrize("drain", ["never"])
+    async def test_the_workers_of_a_controller_that_lives_are_left_alone(
+        self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str
+    ) -> None:
+        await backend.start(spec_for("w2", FOREVER))
+        before = {await agent_of(instance_id, "w1"), await agent_of(instance_id, "w2")}
+        assert await backend.reap_orphans(grace_seconds=0) == frozenset()
+        assert before <= set(pids_of(instance_id))
+        assert await backend_in(Path("/nowhere"), "another").reap_orphans(grace_seconds=0) == frozenset()
+        assert before <= set(pids_of(instance_id))
+        controller.kill()
+        controller.wait()
+        await backend.reap_orphans(grace_seconds=0)

@@ -1,0 +1,3 @@
+from worker_agent.cli import main
+
+main()

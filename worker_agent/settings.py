@@ -1,0 +1,99 @@
+"""Settings of the agent: command line options, or environment variables `WORKER_AGENT_…`."""
+
+from __future__ import annotations
+
+import json
+import socket
+import uuid
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from queue_engine.domain.ids import is_endpoint_id, is_worker_id
+from queue_engine.runtime.sealing import Sealer, parse_secret_key
+
+
+class AgentSettings(BaseSettings):
+    """`worker-agent`."""
+
+    model_config = SettingsConfigDict(env_prefix="WORKER_AGENT_", env_ignore_empty=True, extra="ignore")
+
+    redis_url: SecretStr = Field(description="The engine's Redis or Valkey")
+    endpoint: str = Field(description="Id of the endpoint whose tasks are claimed")
+    container_url: str = Field(
+        "http://127.0.0.1",
+        description="Where the container listens. With a port, every task goes there; else each to its own workerPort",
+    )
+    exposed_port: int | None = Field(
+        None, ge=1, le=65535, description="The only workerPort that tasks may name; it stands for the container's port"
+    )
+    worker_id: str = Field(
+        default_factory=lambda: f"{_hostname()}-{uuid.uuid4().hex[:12]}",
+        description="Name of the worker; made from the host's name when not given",
+    )
+    managed: bool = Field(False, description="A controller started this worker and removes its record")
+    concurrency: int | None = Field(None, ge=1, le=1000, description="Tasks at once; the endpoint's setting by default")
+    lease_seconds: float = Field(
+        30.0, ge=0.2, le=3600, description="The engine's lease: how long a task is held unheard"
+    )
+    grace_seconds: float = Field(30.0, ge=0, description="How long running tasks may go on after SIGTERM")
+    max_answer_bytes: int = Field(8 * 1024 * 1024, ge=1, description="Largest answer of the container, in bytes")
+    container_command: str | None = Field(None, description="A command that the agent runs as its container")
+    container_environment: Annotated[dict[str, str], NoDecode] = Field(
+        default_factory=dict, description="The complete environment of that command, as a JSON object"
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
+    lifeline_fd: int | None = Field(
+        None, description="A pipe whose end means that the process that started us has died"
+    )
+    partitions: int = Field(16, ge=1, le=100, description="As in the engine")
+    secret_key: SecretStr | None = Field(None, description="As in the engine: opens the headers of tasks")
+    log_level: str = Field("INFO", description="Least level that is logged")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_endpoint(cls, value: str) -> str:
+        if not is_endpoint_id(value):
+            raise ValueError("must be the id of an endpoint: a positive whole number")
+        return value
+
+    @field_validator("worker_id")
+    @classmethod
+    def _check_worker_id(cls, value: str) -> str:
+        if not is_worker_id(value):
+            raise ValueError("must be 1–63 letters, digits, `_` and `-`")
+        return value
+
+    @field_validator("container_url")
+    @classmethod
+    def _check_container_url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        plain = parts.path in ("", "/") and not parts.query and not parts.fragment and parts.username is None
+        if parts.scheme != "http" or not parts.hostname or not plain:
+            raise ValueError("must be http://<host> or http://<host>:<port>, without a path")
+        _ = parts.port  # raises ValueError when it is not a port
+        return value
+
+    @field_validator("container_environment", mode="before")
+    @classmethod
+    def _parse_environment(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _check_secret_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_secret_key(value.get_secret_value())
+        return value
+
+    def sealer(self) -> Sealer:
+        """What opens the headers of tasks; without a key it refuses."""
+        return Sealer(parse_secret_key(self.secret_key.get_secret_value()) if self.secret_key else None)
+
+
+def _hostname() -> str:
+    name = "".join(one if one.isalnum() and one.isascii() else "-" for one in socket.gethostname().split(".")[0])
+    return name[:40].strip("-") or "agent"
