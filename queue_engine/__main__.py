@@ -1,0 +1,3 @@
+from queue_engine.cli import main
+
+main()

@@ -1,0 +1,337 @@
+"""Command line of the engine: the composition roots of its processes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from queue_engine import __version__
+from queue_engine.domain.errors import EngineError
+from queue_engine.runtime.exporter import serve_metrics
+from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
+from queue_engine.runtime.logs import configure_logging
+from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.settings import (
+    ApiSettings,
+    ControllerSettings,
+    DeliverySettings,
+    MetricsSettings,
+    StoreSettings,
+)
+from queue_engine.store.api_keys import new_api_key
+from queue_engine.store.store import Store
+
+log = logging.getLogger("queue_engine")
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+EXIT_USAGE = 2
+DEFAULT_TENANT = "default"
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A self-hosted engine for QUEUE-mode serverless endpoints. Start with `queue-engine up`.",
+)
+keys_app = typer.Typer(no_args_is_help=True, help="API keys: make, list and revoke them.")
+app.add_typer(keys_app, name="keys")
+
+
+def main() -> None:
+    """The console script `queue-engine`."""
+    app()
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API")] = 8000,
+    host: Annotated[str, typer.Option(help="Address of the API")] = "127.0.0.1",
+    data_dir: Annotated[Path, typer.Option(help="Folder for the data; kept and used again")] = Path(
+        "queue-engine-data"
+    ),
+    redis_url: Annotated[
+        str | None, typer.Option(help="An external Redis or Valkey instead of the embedded one")
+    ] = None,
+) -> None:
+    """Everything on this machine: store, API, controller, delivery. Ctrl-C drains and stops it."""
+    from queue_engine.up import UpOptions, run_up
+
+    for kind in (ApiSettings, DeliverySettings, ControllerSettings):
+        _settings(kind)  # a bad value is named before anything starts
+    options = UpOptions(host=host, port=port, data_dir=data_dir, redis_url=redis_url, environment=dict(os.environ))
+    sys.exit(_run(run_up(options)))
+
+
+@app.command()
+def api(
+    host: Annotated[str | None, typer.Option(help="Address to listen on (QUEUE_ENGINE_HOST)")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on (QUEUE_ENGINE_PORT)")] = None,
+    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+) -> None:
+    """The HTTP API. Any number of replicas."""
+    settings = _settings(ApiSettings, host=host, port=port, redis_url=redis_url)
+    _start("api", settings)
+    sys.exit(_run(_serve_api(settings)))
+
+
+@app.command()
+def delivery(
+    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for /metrics (QUEUE_ENGINE_METRICS_PORT)")] = None,
+) -> None:
+    """Sends webhooks. Any number of replicas."""
+    settings = _settings(DeliverySettings, redis_url=redis_url, metrics_port=metrics_port)
+    _start("delivery", settings)
+    sys.exit(_run(_serve_delivery(settings)))
+
+
+@app.command()
+def controller(
+    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Port for /metrics (QUEUE_ENGINE_METRICS_PORT)")] = None,
+) -> None:
+    """Starts and stops workers, and runs the background jobs. Safe to run twice."""
+    settings = _settings(ControllerSettings, redis_url=redis_url, metrics_port=metrics_port)
+    _start("controller", settings)
+    sys.exit(_run(_serve_controller(settings)))
+
+
+@app.command("secret-key")
+def secret_key() -> None:
+    """Print a new random key for QUEUE_ENGINE_SECRET_KEY."""
+    typer.echo(new_secret_key())
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+@keys_app.command("create")
+def create_key(
+    name: Annotated[str, typer.Option(help="What the key is for")] = "",
+    tenant: Annotated[str, typer.Option(help="Whose it is")] = DEFAULT_TENANT,
+    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+) -> None:
+    """Make an API key and print it. It is shown this once; only its hash is stored."""
+    key = new_api_key()
+    _run(_with_store(redis_url, lambda store: store.api_keys.put(key, tenant=tenant, name=name)))
+    typer.echo(key)
+
+
+@keys_app.command("list")
+def list_keys(
+    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+) -> None:
+    """List the API keys by the start of their hash."""
+    for key in _run(_with_store(redis_url, lambda store: store.api_keys.all())):
+        created = datetime.fromtimestamp(key.created_at_ms / 1000, UTC)
+        typer.echo(f"{key.key_hash[:12]}  {key.tenant:<20} {created:%Y-%m-%d %H:%M}  {key.name}")
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key_hash: Annotated[str, typer.Argument(help="At least 8 characters of the key's hash, as `keys list` shows it")],
+    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+) -> None:
+    """Revoke an API key. It stops working within a second."""
+    if len(key_hash) < 8:
+        _fail("give at least 8 characters of the hash")
+    revoked = _run(_with_store(redis_url, lambda store: store.api_keys.revoke(key_hash)))
+    typer.echo(f"{len(revoked)} revoked")
+    if not revoked:
+        sys.exit(1)
+
+
+# The processes
+
+
+async def _serve_api(settings: ApiSettings) -> int:
+    from queue_engine.api.app import create_app
+    from queue_engine.api.server import serve
+    from queue_engine.runtime.resolver import CachingResolver, DnsLookup
+
+    async with _opened(settings) as store:
+        await store.wait_until_ready()
+        if settings.api_key is not None:
+            await store.api_keys.put(settings.api_key.get_secret_value(), tenant=DEFAULT_TENANT, name="first key")
+        if not store.sealer.has_key:
+            log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
+        resolver = CachingResolver(DnsLookup())
+        try:
+            stop = asyncio.Event()
+            _on_end(stop.set)
+            await serve(create_app(settings, store, resolver), settings, stop)
+        finally:
+            await resolver.close()
+    return 0
+
+
+async def _serve_delivery(settings: DeliverySettings) -> int:
+    from queue_engine.delivery.guard import Guard
+    from queue_engine.delivery.sender import SenderLimits, open_sender
+    from queue_engine.delivery.service import DeliveryConfig, DeliveryService
+    from queue_engine.domain.retry import Schedule
+    from queue_engine.domain.webhooks import AddressPolicy
+    from queue_engine.runtime.resolver import CachingResolver, DnsLookup
+
+    _serve_metrics(settings)
+    config = DeliveryConfig(
+        schedule=Schedule(settings.delays_seconds),
+        slots=settings.delivery_slots,
+        lease_seconds=settings.delivery_lease_seconds,
+        attempt_seconds=settings.delivery_timeout_seconds,
+    )
+    limits = SenderLimits(settings.delivery_timeout_seconds, settings.delivery_connect_timeout_seconds)
+    guard = Guard(AddressPolicy(settings.webhook_allow), frozenset(settings.own_ports))
+    resolver = CachingResolver(DnsLookup())
+    async with _opened(settings) as store:
+        await store.wait_until_ready()
+        async with open_sender(guard, resolver, limits, connections=config.slots) as sender:
+            service = DeliveryService(config, store.outbox(), sender)
+            _on_end(service.drain)
+            log.info("started", extra={"max_attempts": config.schedule.max_attempts, "slots": config.slots})
+            await service.run()
+        await resolver.close()
+    return 0
+
+
+async def _serve_controller(settings: ControllerSettings) -> int:
+    from queue_engine.controller.backends.process import ProcessBackend
+    from queue_engine.controller.controller import Controller, ControllerConfig
+    from queue_engine.controller.reconcile import Reconciler
+
+    _serve_metrics(settings)
+    async with _opened(settings) as store:
+        info = await store.wait_until_ready()
+        instance_id = await store.instance_id()
+        backend = ProcessBackend(settings.work_dir, instance_id=instance_id, environment=os.environ)
+        await backend.reap_orphans()
+        config = ControllerConfig(
+            controller_id=f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}",
+            jobs_redis_url=(settings.control_redis_url or settings.redis_url).get_secret_value(),
+            lease_seconds=settings.lease_seconds,
+            max_lost=settings.max_lost,
+            leader_lease_seconds=settings.leader_lease_seconds,
+            grace_seconds=settings.worker_grace_seconds,
+        )
+
+        def make_reconciler() -> Reconciler:
+            return Reconciler(
+                store.endpoints,
+                store.workers,
+                backend,
+                agent_environment=_agent_environment(settings),
+                grace_seconds=settings.worker_grace_seconds,
+            )
+
+        running = Controller(config, store, backend, make_reconciler)
+        _on_end(running.stop)
+        log.info("started", extra={"backend": settings.backend, "server": str(info)})
+        await running.run()
+    return 0
+
+
+def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
+    """What the agents of this controller's workers need to reach the store."""
+    environment = {
+        "WORKER_AGENT_REDIS_URL": settings.redis_url.get_secret_value(),
+        "WORKER_AGENT_LEASE_SECONDS": str(settings.lease_seconds),
+        "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
+        "WORKER_AGENT_PARTITIONS": str(settings.partitions),
+        "WORKER_AGENT_LOG_LEVEL": settings.log_level,
+        "WORKER_AGENT_MANAGED": "true",
+    }
+    if settings.secret_key is not None:
+        environment["WORKER_AGENT_SECRET_KEY"] = settings.secret_key.get_secret_value()
+    return environment
+
+
+# Common to all
+
+
+def _settings(kind: type[Settings], **options: Any) -> Settings:
+    """The settings from the environment, options first. Ends the program with a message that names what is wrong."""
+    try:
+        return kind(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        _fail("\n".join(_setting_faults(error)))
+
+
+def _setting_faults(error: ValidationError) -> Iterable[str]:
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        name = str(fault["loc"][0]).upper() if fault["loc"] else "SECRET_KEY"
+        yield f"QUEUE_ENGINE_{name}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def _fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        typer.echo(f"queue-engine: {line}", err=True)
+    sys.exit(EXIT_USAGE)
+
+
+def _start(role: str, settings: StoreSettings) -> None:
+    configure_logging(role, settings.log_level)
+
+
+def _serve_metrics(settings: MetricsSettings) -> None:
+    try:
+        port = serve_metrics(settings.metrics_host, settings.metrics_port)
+    except OSError as error:
+        address = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise EngineError(f"QUEUE_ENGINE_METRICS_PORT: cannot listen on {address}: {error.strerror}") from None
+    log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
+
+
+@asynccontextmanager
+async def _opened(settings: StoreSettings) -> AsyncIterator[Store]:
+    store = Store(settings.redis_url.get_secret_value(), settings.sealer(), partitions=settings.partitions)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def _with_store(redis_url: str | None, call: Callable[[Store], Coroutine[Any, Any, Any]]) -> Any:
+    async with _opened(_settings(StoreSettings, redis_url=redis_url)) as store:
+        await store.prepare()
+        return await call(store)
+
+
+def _on_end(callback: Callable[[], None]) -> None:
+    """Call `callback` on SIGTERM, on SIGINT, and when the process that started this one has died."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, callback)
+    lifeline = os.environ.get(LIFELINE_VARIABLE)
+    if lifeline is not None:
+        watch_lifeline(int(lifeline), callback)
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end on uvloop. What the caller can mend is said in a line, without a traceback."""
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        return run(work)
+    except EngineError as error:
+        _fail(str(error))

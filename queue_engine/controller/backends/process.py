@@ -1,0 +1,273 @@
+"""Workers as processes of this machine: for a laptop and for tests.
+
+A worker is one process group. Its leader, the agent, is the controller's only child; the agent starts the endpoint's
+command beside itself in the same group (see domain/agent_protocol.py). Whenever the agent ends, the group is killed.
+There is no isolation: an endpoint's command runs as the controller's user and can do what that user can. It is handed
+none of the agent's secrets, but as the same user it could read them from the agent's own environment.
+
+No worker outlives its controller: agents watch a lifeline and end by themselves, and what is left when controller and
+agents were killed together is found by its environment at the next start (`reap_orphans`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.domain import agent_protocol as protocol
+from queue_engine.domain.ids import is_worker_id
+from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.runtime.lifeline import Lifeline
+from queue_engine.runtime.ports import LOOPBACK, free_port
+from queue_engine.runtime.process_groups import (
+    ProcessGroup,
+    birth_of,
+    describe_exit,
+    kill_group_of,
+    kill_processes_with,
+    passed_on,
+    processes_with,
+    wait_for_group,
+)
+
+AGENT_COMMAND = (sys.executable, "-m", "worker_agent")
+_KEPT_LOGS = 50
+_SEARCHED_LINES = 200
+"""How far back the agent's word on the container's end may be: it may have handed back tasks since."""
+_ORPHAN_POLL_SECONDS = 0.1
+_PYTHON_VARIABLES = ("PYTHONPATH",)
+"""What else the agent needs to find its own code; the container does not get it."""
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessBackend:
+    """Runs workers as processes. See `Backend` for what each method promises.
+
+    `instance_id` names the installation and is the same after a restart of the controller. Of `environment`, which is
+    the controller's own, workers get the few variables in PASSED_ON. `work_dir` gets each worker's output in
+    `<worker id>.log`. `epoch_seconds` is the clock of `Observed.started_at_ms`.
+    """
+
+    def __init__(
+        self,
+        work_dir: Path,
+        *,
+        instance_id: str,
+        environment: Mapping[str, str],
+        agent_command: Sequence[str] = AGENT_COMMAND,
+        epoch_seconds: Callable[[], float] = time.time,
+    ) -> None:
+        self._work_dir = work_dir
+        self._environment = dict(environment)
+        self._agent_command = tuple(agent_command)
+        self._epoch_seconds = epoch_seconds
+        self._lifeline: Lifeline | None = None
+        self._workers: dict[str, _Worker] = {}
+        self._marks = {
+            protocol.INSTANCE: instance_id,
+            protocol.CONTROLLER_PID: str(os.getpid()),
+            protocol.CONTROLLER_STARTED: birth_of(os.getpid()) or "",
+        }
+
+    def refusal(self, spec: WorkerSpec) -> str | None:
+        if not (spec.command and spec.command.strip()):
+            return "initializationCommand: required, because workers run as processes here and no image is started"
+        if not _can_be_passed(spec.command):
+            return "initializationCommand: must be text without NUL"
+        for name, value in spec.environment.items():
+            if not name or "=" in name or not _can_be_passed(name) or not _can_be_passed(value):
+                return "environmentVars: names must not be empty or contain '='; no NUL in names and values"
+        return None
+
+    async def start(self, spec: WorkerSpec) -> None:
+        known = self._workers.get(spec.worker_id)
+        if known is not None and known.alive:
+            return
+        self._check_can_start(spec)
+        # Nothing is awaited from here on: a second call cannot come in between.
+        try:
+            self._workers[spec.worker_id] = self._started(spec)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else None
+            raise BackendError(f"the worker cannot be started: {reason or error}") from error
+        self._forget_old_logs()
+
+    async def stop(self, worker_id: str, grace_seconds: float) -> None:
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return
+        worker.ask_to_end()
+        if not await worker.group.ended_within(grace_seconds):
+            logger.warning("worker %s does not end within %g s: killing it", worker_id, grace_seconds)
+            worker.group.kill()
+        await asyncio.wait({worker.end})
+        if self._workers.get(worker_id) is worker:
+            del self._workers[worker_id]
+
+    async def observe(self) -> Mapping[str, Observed]:
+        return {worker_id: worker.observed() for worker_id, worker in self._workers.items()}
+
+    async def aclose(self, grace_seconds: float) -> None:
+        while self._workers:
+            await asyncio.gather(*(self.stop(worker_id, grace_seconds) for worker_id in list(self._workers)))
+        if self._lifeline is not None:
+            self._lifeline.close()
+            self._lifeline = None
+
+    async def reap_orphans(self, grace_seconds: float = 5.0) -> frozenset[str]:
+        """End the workers of this instance whose controller lives no more; their ids. Call it at start.
+
+        An agent that still runs has noticed and is draining: it gets that much time. The workers of a controller that
+        lives are left alone.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + grace_seconds
+        worker_ids: set[str] = set()
+        while orphans := await asyncio.to_thread(self._orphans):
+            worker_ids.update(environment[protocol.WORKER_ID] for _, environment in orphans)
+            if clock() < deadline and any(protocol.CONTAINER_COMMAND in found for _, found in orphans):
+                await asyncio.sleep(_ORPHAN_POLL_SECONDS)
+                continue
+            groups = {kill_group_of(process) for process, _ in orphans}
+            await asyncio.gather(*(wait_for_group(group) for group in groups if group is not None))
+        return frozenset(worker_ids)
+
+    def _check_can_start(self, spec: WorkerSpec) -> None:
+        if not is_worker_id(spec.worker_id):
+            raise BackendError("the worker id is not valid")
+        refusal = self.refusal(spec)
+        if refusal is not None:
+            raise BackendError(refusal)
+
+    def _started(self, spec: WorkerSpec) -> _Worker:
+        if self._lifeline is None:
+            self._lifeline = Lifeline()
+        lifeline = self._lifeline.fd
+        port = free_port({worker.port for worker in self._workers.values() if worker.alive})
+        log = BoundedLog(self._work_dir / f"{spec.worker_id}.log")
+        group = ProcessGroup.start(
+            self._agent_command,
+            environment=self._agent_environment(spec, port, lifeline),
+            log=log,
+            inherited_fds=(lifeline,),
+        )
+        marks = {**self._marks, protocol.WORKER_ID: spec.worker_id}
+        return _Worker(spec.worker_id, port, group, log, marks, int(self._epoch_seconds() * 1000))
+
+    def _agent_environment(self, spec: WorkerSpec, port: int, lifeline: int) -> dict[str, str]:
+        exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
+        code = {name: self._environment[name] for name in _PYTHON_VARIABLES if name in self._environment}
+        return {
+            **passed_on(self._environment),
+            **code,
+            **spec.agent_environment,
+            **self._marks,
+            **exposed,
+            protocol.ENDPOINT: spec.endpoint_id,
+            protocol.WORKER_ID: spec.worker_id,
+            protocol.CONCURRENCY: str(spec.concurrency),
+            protocol.CONTAINER_URL: f"http://{LOOPBACK}:{port}",
+            protocol.CONTAINER_COMMAND: spec.command or "",
+            protocol.CONTAINER_ENVIRONMENT: json.dumps(self._container_environment(spec, port)),
+            protocol.LIFELINE_FD: str(lifeline),
+        }
+
+    def _container_environment(self, spec: WorkerSpec, port: int) -> dict[str, str]:
+        # The marks by which orphans are found come last: an endpoint cannot take them off.
+        return {
+            **passed_on(self._environment),
+            **spec.environment,
+            protocol.CONTAINER_PORT: str(port),
+            **self._marks,
+            protocol.WORKER_ID: spec.worker_id,
+        }
+
+    def _orphans(self) -> list[tuple[psutil.Process, Mapping[str, str]]]:
+        ours = {protocol.INSTANCE: self._marks[protocol.INSTANCE]}
+        return [(process, found) for process, found in processes_with(ours) if _is_orphan(found)]
+
+    def _forget_old_logs(self) -> None:
+        """Keep the logs of living workers and the newest of the others: ids are never used again."""
+        names = {f"{worker_id}.log" for worker_id in self._workers}
+        old = [path for path in self._work_dir.glob("*.log") if path.name not in names]
+        old.sort(key=_modified_at, reverse=True)
+        for path in old[_KEPT_LOGS:]:
+            BoundedLog(path).remove()
+
+
+@dataclass(eq=False)
+class _Worker:
+    """One worker from its start until it is forgotten."""
+
+    worker_id: str
+    port: int
+    group: ProcessGroup
+    log: BoundedLog
+    marks: Mapping[str, str]
+    started_at_ms: int
+    exit_reason: str | None = None
+    last_lines: tuple[str, ...] = ()
+    asked_to_end: bool = False
+
+    def __post_init__(self) -> None:
+        self.end = asyncio.create_task(self._see_the_end(), name=f"worker-{self.worker_id}")
+
+    @property
+    def alive(self) -> bool:
+        return not self.end.done()
+
+    def observed(self) -> Observed:
+        return Observed(self.alive, self.started_at_ms, self.exit_reason, self.last_lines)
+
+    def ask_to_end(self) -> None:
+        """Once only: a second SIGTERM could mean to an agent that it shall not drain."""
+        if not self.asked_to_end:
+            self.asked_to_end = True
+            self.group.terminate()
+
+    async def _see_the_end(self) -> None:
+        status = await self.group.wait()
+        # What has left the group, such as a daemon, is known by the environment that it got.
+        await kill_processes_with(self.marks)
+        self.last_lines = self.log.last_lines()
+        self.exit_reason = _exit_reason(status, self.log.last_lines(_SEARCHED_LINES))
+
+
+def _exit_reason(status: int, last_lines: Sequence[str]) -> str:
+    if status == protocol.STATUS_CONTAINER_ENDED:
+        return protocol.find_container_end(last_lines)
+    return describe_exit("agent", status)
+
+
+def _is_orphan(environment: Mapping[str, str]) -> bool:
+    if protocol.WORKER_ID not in environment:
+        return False
+    pid = environment.get(protocol.CONTROLLER_PID, "")
+    started = environment.get(protocol.CONTROLLER_STARTED)
+    return not (pid.isascii() and pid.isdigit()) or birth_of(int(pid)) != started
+
+
+def _can_be_passed(text: str) -> bool:
+    """Whether it can be an argument or a variable of a process: no NUL, no lone surrogates."""
+    try:
+        return b"\0" not in text.encode()
+    except UnicodeEncodeError:
+        return False
+
+
+def _modified_at(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

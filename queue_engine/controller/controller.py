@@ -1,0 +1,181 @@
+"""The controller: background jobs on every replica, the backend on the leading one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from queue_engine import metrics
+from queue_engine.controller.backends.base import Backend
+from queue_engine.controller.jobs import SHARED_QUEUE, Periodic, run_jobs
+from queue_engine.controller.reconcile import Reconciler
+from queue_engine.domain.workers import WorkerStatus
+from queue_engine.runtime.loops import drive
+from queue_engine.store.store import Store
+
+log = logging.getLogger(__name__)
+
+SWEEP_SECONDS = 1
+RECONCILE_SECONDS = 1
+PURGE_SECONDS = 10
+GAUGES_SECONDS = 5.0
+MAX_ROUNDS = 50
+"""Rounds of one sweep, of 1,000 tasks each: a million that are due at once take minutes, the store stays usable."""
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """Times in seconds."""
+
+    controller_id: str
+    jobs_redis_url: str
+    lease_seconds: float
+    max_lost: int
+    leader_lease_seconds: float
+    grace_seconds: float
+
+
+class Controller:
+    """Runs until `stop`. Several may run at once: jobs are shared, and one of them leads.
+
+    `make_reconciler` gives the leader's reconciler; `backend` is what it works on.
+    """
+
+    def __init__(
+        self, config: ControllerConfig, store: Store, backend: Backend, make_reconciler: Callable[[], Reconciler]
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._backend = backend
+        self._make_reconciler = make_reconciler
+        self._stopping = asyncio.Event()
+        self._leading: asyncio.Task[None] | None = None
+
+    def stop(self) -> None:
+        """End: workers are drained, leadership is given up. Safe to call from a signal handler and more than once."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until stopped. Afterwards no worker of this controller runs."""
+        background = [
+            asyncio.create_task(self._shared_jobs(), name="jobs"),
+            asyncio.create_task(drive(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges")),
+            asyncio.create_task(
+                drive(self._lead, idle_seconds=self._config.leader_lease_seconds / 3, name="leadership")
+            ),
+        ]
+        try:
+            await self._stopping.wait()
+        finally:
+            await _end(background[2])
+            await self._stop_leading()
+            await self._backend.aclose(self._config.grace_seconds)
+            with suppress(Exception):  # the lease runs out by itself when the store is away
+                await self._forget_workers()
+                await self._store.leadership.give_up(self._config.controller_id)
+            await _end(*background)
+
+    # Leadership
+
+    async def _lead(self) -> int:
+        """Take or renew the leadership. While the store does not answer nothing changes: workers go on."""
+        lease_ms = int(self._config.leader_lease_seconds * 1000)
+        held = await self._store.leadership.hold(self._config.controller_id, lease_ms=lease_ms)
+        if held and self._leading is None:
+            log.info("leading", extra={"controller": self._config.controller_id})
+            self._leading = asyncio.create_task(self._leaders_jobs())
+        elif not held and self._leading is not None:
+            log.warning("another controller leads now", extra={"controller": self._config.controller_id})
+            await self._stop_leading()
+            await self._stop_workers()
+        return 0
+
+    async def _leaders_jobs(self) -> None:
+        reconciler = self._make_reconciler()
+        await run_jobs(
+            self._config.jobs_redis_url,
+            f"{SHARED_QUEUE}:{self._config.controller_id}",
+            [Periodic("reconcile", reconciler.step, RECONCILE_SECONDS)],
+        )
+
+    async def _stop_leading(self) -> None:
+        if self._leading is not None:
+            await _end(self._leading)
+            self._leading = None
+
+    async def _stop_workers(self) -> None:
+        grace_seconds = self._config.grace_seconds
+        worker_ids = list(await self._backend.observe())
+        await asyncio.gather(*(self._backend.stop(worker_id, grace_seconds) for worker_id in worker_ids))
+
+    async def _forget_workers(self) -> None:
+        observed = await self._backend.observe()
+        for endpoint_id in await self._store.endpoints.ids():
+            for worker in await self._store.workers.of_endpoint(endpoint_id):
+                seen = observed.get(worker.worker_id)
+                if worker.managed and (seen is None or not seen.alive):
+                    await self._store.workers.remove(endpoint_id, worker.worker_id)
+
+    # Jobs that any controller may run
+
+    async def _shared_jobs(self) -> None:
+        jobs = [
+            Periodic("sweep", self.sweep, SWEEP_SECONDS),
+            Periodic("purge", self.purge, PURGE_SECONDS, timeout_seconds=300),
+        ]
+        await run_jobs(self._config.jobs_redis_url, SHARED_QUEUE, jobs)
+
+    async def sweep(self) -> int:
+        """Everything that is due in every partition; returns how much was done."""
+        done = 0
+        for partition in self._store.partitions.all():
+            for _ in range(MAX_ROUNDS):
+                swept = await self._store.tasks.sweep(
+                    partition,
+                    tick_ms=SWEEP_SECONDS * 1000,
+                    lease_ms=int(self._config.lease_seconds * 1000),
+                    max_lost=self._config.max_lost,
+                )
+                metrics.leases_reclaimed.inc(swept.requeued + swept.dead)
+                metrics.task_attempts.labels(outcome="lost").inc(swept.requeued + swept.dead)
+                metrics.tasks_finished.labels(state="dead").inc(swept.dead)
+                done += swept.work
+                if swept.work == 0:
+                    break
+        return done
+
+    async def purge(self) -> int:
+        """Remove ended tasks whose retention is over; returns how many."""
+        now_ms = await self._store.now_ms()
+        removed = 0
+        for endpoint in await self._store.endpoints.of_tenant(None):
+            before_ms = now_ms - endpoint.config.result_retention_seconds * 1000
+            while count := await self._store.tasks.purge(endpoint.endpoint_id, before_ms=before_ms):
+                removed += count
+        return removed
+
+    async def _gauges(self) -> int:
+        for state, count in (await self._store.tasks.waiting_and_running()).items():
+            metrics.queue_tasks.labels(state=state).set(count)
+        statuses = dict.fromkeys(WorkerStatus, 0)
+        oldest: list[int] = []
+        for endpoint in await self._store.endpoints.of_tenant(None):
+            for status in endpoint.worker_statuses:
+                statuses[status] += 1
+            waiting_since = await self._store.tasks.oldest_waiting_ms(endpoint.endpoint_id)
+            if waiting_since is not None:
+                oldest.append(waiting_since)
+        for status, count in statuses.items():
+            metrics.workers.labels(status=status.value).set(count)
+        metrics.queue_oldest_task_timestamp.set(min(oldest) / 1000 if oldest else 0)
+        return 0
+
+
+async def _end(*tasks: asyncio.Task[None]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

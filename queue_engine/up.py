@@ -1,0 +1,275 @@
+"""`queue-engine up`: the whole engine on one machine, in processes of its own, stopped together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from queue_engine.domain.errors import EngineError
+from queue_engine.embedded import EmbeddedStore, EmbeddedStoreError
+from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.runtime.ports import free_port, is_free
+from queue_engine.runtime.process_groups import passed_on
+from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.runtime.supervisor import Program, ProgramError, ProgramExit, Supervisor
+from queue_engine.settings import LOOPBACK_NETWORKS, read_secret_file
+from queue_engine.store.api_keys import new_api_key
+
+READY_SECONDS = 60.0
+POLL_SECONDS = 0.1
+WORKER_GRACE_SECONDS = 10.0
+"""How long tasks may go on after Ctrl-C, unless QUEUE_ENGINE_WORKER_GRACE_SECONDS says otherwise."""
+ROLES = ("api", "controller", "delivery")
+
+
+@dataclass(frozen=True)
+class UpOptions:
+    """What the command line said. `environment` is this process's own."""
+
+    host: str
+    port: int
+    data_dir: Path
+    redis_url: str | None = field(repr=False)
+    environment: Mapping[str, str] = field(repr=False)
+
+
+async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -> int:
+    """Run everything until SIGINT or SIGTERM; returns the exit status.
+
+    Whatever happens, nothing that was started is left running. A second signal ends everything at once. Raises
+    EngineError when something cannot start.
+    """
+    stack = _Stack(options, say or _say)
+    ended = _Ended(stack)
+    try:
+        await ended.unless_first(stack.start())
+        await ended.wait()
+        stack.say("\nstopping: running tasks may finish, the others go back to the queue (Ctrl-C again: at once)")
+    except (EmbeddedStoreError, ProgramError) as error:
+        raise EngineError(str(error)) from error
+    finally:
+        await stack.stop()
+    stack.say("stopped")
+    return 0
+
+
+class _Ended:
+    """SIGINT and SIGTERM: the first asks for the end, the second for the end at once."""
+
+    def __init__(self, stack: _Stack) -> None:
+        self._stack = stack
+        self._asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+
+    async def wait(self) -> None:
+        await self._asked.wait()
+
+    async def unless_first(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work`, or break it off when the end is asked for before it is done."""
+        doing = asyncio.create_task(work)
+        asked = asyncio.create_task(self._asked.wait())
+        await asyncio.wait((doing, asked), return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        if not doing.done():
+            doing.cancel()
+        with suppress(asyncio.CancelledError):
+            await doing
+
+    def _on_signal(self) -> None:
+        if self._asked.is_set():
+            self._stack.kill()
+        self._asked.set()
+
+
+class _Stack:
+    def __init__(self, options: UpOptions, say: Callable[[str], None]) -> None:
+        self._options = options
+        self.say = say
+        self._data_dir = options.data_dir.absolute()
+        self._store: EmbeddedStore | None = None
+        self._supervisor: Supervisor | None = None
+
+    async def start(self) -> None:
+        if not is_free(self._options.port):
+            raise EngineError(f"port {self._options.port} is in use: choose another with --port")
+        self._make_data_dir()
+        secret_key, api_key = self._secret_key(), self._api_key()
+        redis_url = self._options.redis_url or await self._embedded_store()
+        metrics_ports = self._metrics_ports()
+        self._supervisor = Supervisor(on_exit=self._on_exit)
+        for role in ROLES:
+            environment = self._environment(role, redis_url, secret_key, api_key, metrics_ports.get(role))
+            log = BoundedLog(self._data_dir / "logs" / f"{role}.log")
+            command = (sys.executable, "-m", "queue_engine", role)
+            self._supervisor.start(Program(role, command, environment, log, grace_seconds=self._grace_seconds() + 10))
+        self.say("starting: " + ", ".join(ROLES))
+        await self._wait_until_ready()
+        self._greet(api_key, metrics_ports)
+
+    async def stop(self) -> None:
+        if self._supervisor is not None:
+            await self._supervisor.stop(ROLES)
+            await self._supervisor.aclose()
+        if self._store is not None:
+            await self._store.stop()
+
+    def kill(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.kill()
+        if self._store is not None:
+            self._store.kill()
+
+    @property
+    def base_url(self) -> str:
+        host = self._options.host
+        if host in ("0.0.0.0", "::"):  # noqa: S104 - shown to a person on this machine
+            host = "127.0.0.1"
+        return f"http://{f'[{host}]' if ':' in host else host}:{self._options.port}"
+
+    # What the processes get
+
+    def _environment(
+        self, role: str, redis_url: str, secret_key: str, api_key: str, metrics_port: int | None
+    ) -> dict[str, str]:
+        given = self._options.environment
+        environment = {
+            "QUEUE_ENGINE_WEBHOOK_ALLOW": LOOPBACK_NETWORKS,
+            "QUEUE_ENGINE_OWN_PORTS": str(self._options.port),
+            "QUEUE_ENGINE_WORKER_GRACE_SECONDS": str(WORKER_GRACE_SECONDS),
+            "QUEUE_ENGINE_WORK_DIR": str(self._data_dir / "workers"),
+            **passed_on(given),
+            **{name: given[name] for name in ("PYTHONPATH",) if name in given},
+            **{name: value for name, value in given.items() if name.startswith("QUEUE_ENGINE_") and value},
+            "QUEUE_ENGINE_REDIS_URL": redis_url,
+            "QUEUE_ENGINE_SECRET_KEY": secret_key,
+            "QUEUE_ENGINE_HOST": self._options.host,
+            "QUEUE_ENGINE_PORT": str(self._options.port),
+        }
+        environment.pop("QUEUE_ENGINE_API_KEY", None)
+        if role == "api":
+            environment["QUEUE_ENGINE_API_KEY"] = api_key
+        if metrics_port is not None:
+            environment["QUEUE_ENGINE_METRICS_PORT"] = str(metrics_port)
+        return environment
+
+    def _grace_seconds(self) -> float:
+        given = self._options.environment.get("QUEUE_ENGINE_WORKER_GRACE_SECONDS")
+        return float(given) if given else WORKER_GRACE_SECONDS
+
+    def _metrics_ports(self) -> dict[str, int]:
+        """The ports after the API's, where they are free: an operator finds them again after a restart."""
+        ports: dict[str, int] = {}
+        for offset, role in enumerate(("controller", "delivery"), start=1):
+            wanted = self._options.port + offset
+            taken = {self._options.port, *ports.values()}
+            ports[role] = wanted if wanted <= 65535 and is_free(wanted) else free_port(taken)
+        return ports
+
+    async def _embedded_store(self) -> str:
+        self.say(f"starting: embedded store in {self._data_dir / 'store'}")
+        self._store = EmbeddedStore(
+            self._data_dir / "store",
+            environment=self._options.environment,
+            on_loading=lambda percent: self.say(f"loading the data: {percent:.0f} %"),
+            on_exit=self._on_exit,
+        )
+        return await self._store.start()
+
+    # What is kept between runs
+
+    def _make_data_dir(self) -> None:
+        try:
+            self._data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self._data_dir / ".probe").touch()
+            (self._data_dir / ".probe").unlink()
+        except OSError as error:
+            raise EngineError(f"--data-dir {self._data_dir}: {error.strerror}") from error
+
+    def _secret_key(self) -> str:
+        given = self._options.environment
+        if given.get("QUEUE_ENGINE_SECRET_KEY"):
+            return given["QUEUE_ENGINE_SECRET_KEY"]
+        if given.get("QUEUE_ENGINE_SECRET_KEY_FILE"):
+            return read_secret_file(Path(given["QUEUE_ENGINE_SECRET_KEY_FILE"]))
+        return self._kept("secret-key", new_secret_key)
+
+    def _api_key(self) -> str:
+        return self._options.environment.get("QUEUE_ENGINE_API_KEY") or self._kept("api-key", new_api_key)
+
+    def _kept(self, name: str, make: Callable[[], str]) -> str:
+        """The text in a file of the data directory that only this user can read; made at the first start."""
+        path = self._data_dir / name
+        with suppress(FileNotFoundError):
+            if kept := path.read_text().strip():
+                return kept
+        text = make()
+        draft = path.with_name(f".{name}-{secrets.token_hex(4)}")
+        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(fd, "w") as file:
+            file.write(f"{text}\n")
+        draft.replace(path)
+        return text
+
+    # Watching
+
+    async def _wait_until_ready(self) -> None:
+        async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client, asyncio.timeout(READY_SECONDS):
+            while not await self._is_ready(client):
+                self._check_none_failed()
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _is_ready(self, client: httpx.AsyncClient) -> bool:
+        try:
+            return (await client.get(f"{self.base_url}/readyz")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _check_none_failed(self) -> None:
+        """A program that ends while we start has a reason that waiting does not mend."""
+        states = self._supervisor.states() if self._supervisor is not None else {}
+        for name, state in states.items():
+            if state.last_exit is not None:
+                lines = BoundedLog(self._data_dir / "logs" / f"{name}.log").last_lines(5)
+                raise EngineError("\n".join([f"{state.last_exit}:", *lines]))
+
+    def _on_exit(self, end: ProgramExit) -> None:
+        logs = self._data_dir / "logs"
+        self.say(f"{end.reason}; starting it again in {end.restart_in_seconds:g} s (logs: {logs})")
+
+    def _greet(self, api_key: str, metrics_ports: Mapping[str, int]) -> None:
+        allowed = self._options.environment.get("QUEUE_ENGINE_WEBHOOK_ALLOW") or LOOPBACK_NETWORKS
+        metrics = [f"{self.base_url}/metrics", *(f"http://127.0.0.1:{port}/metrics" for port in metrics_ports.values())]
+        self.say(
+            f"""
+queue-engine is up
+
+  Base URL   {self.base_url}
+  API key    {api_key}
+  Data       {self._data_dir}
+  API docs   {self.base_url}/docs
+  Metrics    {"  ".join(metrics)}
+  Webhooks   to public addresses, and to {allowed} because this is `up`
+
+Try it:
+
+  curl -s {self.base_url}/v2/serverless -H 'X-Api-Key: {api_key}'
+
+Ctrl-C stops everything."""
+        )
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
