@@ -11,7 +11,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from queue_engine.domain.tasks import ClaimedTask, ContainerAnswer
+from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ClaimedTask, ContainerAnswer
 from queue_engine.runtime.http_faults import fault_of
 from worker_agent.container import ContainerAddress
 
@@ -100,14 +100,18 @@ class HttpForwarder:
             await response.aclose()
 
     async def _read(self, response: httpx.Response) -> ContainerAnswer:
+        """The whole body of a success; of any other answer only what an error repeats."""
+        succeeded = 200 <= response.status_code < 300
         content_type = response.headers.get("content-type", "")
         chunks: list[bytes] = []
         size = 0
         async for chunk in response.aiter_bytes():
             size += len(chunk)
-            if size > self._max_answer_bytes:
+            if succeeded and size > self._max_answer_bytes:
                 return self._too_large(response)
             chunks.append(chunk)
+            if not succeeded and size >= ERROR_EXCERPT_BYTES:
+                break
         return ContainerAnswer(status=response.status_code, content_type=content_type, body=b"".join(chunks))
 
     def _too_large(self, response: httpx.Response) -> ContainerAnswer:
@@ -118,7 +122,9 @@ class HttpForwarder:
 
     def _connected(self) -> AiohttpTransport:
         if self._transport is None:
-            connector = aiohttp.TCPConnector(limit=self._max_connections, keepalive_timeout=KEEPALIVE_SECONDS)
+            connector = aiohttp.TCPConnector(
+                limit=self._max_connections, keepalive_timeout=KEEPALIVE_SECONDS, resolver=aiohttp.ThreadedResolver()
+            )
             session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),

@@ -1,0 +1,403 @@
+"""The agent as a process: what the container gets, and what becomes of every kind of answer and fault."""
+
+import json
+import signal
+import socket
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from queue_engine.domain.tasks import Task, TaskState, TaskStatus
+from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.store import Store
+from tests.integration.parts import HttpServer, Programs, Reply, new_endpoint, replies, submit
+from tests.servers import StoreServer, free_port
+from tests.waiting import wait_until, wait_until_async
+
+
+async def ended(store: Store, endpoint_id: str, task_id: str = "task", timeout: float = 20) -> Task:
+    async def terminal() -> Task | None:
+        task = await store.tasks.get(endpoint_id, task_id)
+        return task if task is not None and task.status is not TaskStatus.PROCESSING else None
+
+    task = await wait_until_async(terminal, timeout, f"{task_id} has not ended")
+    assert task is not None
+    return task
+
+
+async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    given = b'{"big": 123456789012345678901234567890, "twice": 1, "twice": 2, "far": 1e999}'
+    headers = {"Authorization": "Bearer user", "X-Model": "small"}
+    await submit(store, endpoint_id, input=given, headers=headers, uri="/v1/run;mode=a")
+    programs.agent(endpoint_id, container.url)
+
+    request = container.next()
+    assert request.path == "/v1/run;mode=a"
+    assert request.body == given
+    assert request.headers["authorization"] == "Bearer user"
+    assert request.headers["x-model"] == "small"
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["x-task-id"] == "task"
+    assert request.headers["x-endpoint-id"] == endpoint_id
+    assert request.headers["x-task-attempt"] == "1"
+    task = await ended(store, endpoint_id)
+    assert task.output == given
+    assert task.worker_url == f"{container.url}/v1/run;mode=a"
+    assert (task.state, task.attempts, task.error) == (TaskState.SUCCEEDED, 1, None)
+
+
+@pytest.mark.parametrize(
+    ("reply", "output"),
+    [
+        (Reply(body=b'{"x": 1.50}'), b'{"x": 1.50}'),
+        (Reply(body="grüße".encode(), headers={"Content-Type": "text/plain"}), '"grüße"'.encode()),
+        (Reply(body=b'{"a": NaN}'), b'"{\\"a\\": NaN}"'),
+        (Reply(body=b"", status=204, headers={}), b"null"),
+        (Reply(body=b"[" * 5000 + b"]" * 5000), b'"' + b"[" * 5000 + b"]" * 5000 + b'"'),
+        (
+            Reply(body=b"\x00\xff", headers={"Content-Type": "image/png"}),
+            b'{"contentType": "image/png", "base64": "AP8="}',
+        ),
+        (
+            Reply(body=b'"\xff"'),
+            b'{"contentType": "application/json", "base64": "Iv8i"}',
+        ),
+    ],
+    ids=["json", "text", "not quite json", "empty", "deep", "binary", "broken utf-8"],
+)
+async def test_a_2xx_answer_becomes_the_output(
+    store: Store, programs: Programs, container: HttpServer, reply: Reply, output: bytes
+) -> None:
+    container.answer = replies(reply)
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    programs.agent(endpoint_id, container.url)
+    task = await ended(store, endpoint_id)
+    assert task.state is TaskState.SUCCEEDED
+    assert task.output == output
+    json.loads(output)
+
+
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        (Reply(500, b"no such model " + b"x" * 5000), ["answered 500", "no such model"]),
+        (Reply(404, b"<html>not here</html>"), ["answered 404", "<html>not here"]),
+        (Reply(302, b"", {"Location": "http://127.0.0.1:1/"}), ["answered 302"]),
+        (Reply(200, b"y" * 5000), ["5000 bytes", "limit is 4096"]),
+    ],
+    ids=["500", "404", "redirect", "too large"],
+)
+async def test_any_other_answer_ends_the_task_with_the_reason(
+    store: Store, programs: Programs, container: HttpServer, reply: Reply, words: list[str]
+) -> None:
+    container.answer = replies(reply)
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    programs.agent(endpoint_id, container.url, WORKER_AGENT_MAX_ANSWER_BYTES="4096")
+    task = await ended(store, endpoint_id)
+    assert task.state is TaskState.FAILED
+    assert task.error is not None
+    assert all(word in task.error for word in words), task.error
+    assert len(task.error) < 2300
+    assert len(container.requests) == 1
+
+
+async def test_a_busy_worker_is_asked_again_until_it_is_free(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    container.answer = replies(Reply(503), Reply(429), Reply(body=b'"done"'))
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    programs.agent(endpoint_id, container.url)
+    programs.controller()
+    task = await ended(store, endpoint_id)
+    assert (task.state, task.attempts, task.output) == (TaskState.SUCCEEDED, 3, b'"done"')
+    assert [request.headers["x-task-attempt"] for request in container.requests] == ["1", "2", "3"]
+
+
+async def test_a_worker_that_stays_busy_uses_up_the_attempts(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    container.answer = replies(Reply(503, b"loading"))
+    endpoint_id = await new_endpoint(store, max_attempts=2)
+    await submit(store, endpoint_id)
+    programs.agent(endpoint_id, container.url)
+    programs.controller()
+    task = await ended(store, endpoint_id)
+    assert (task.state, task.attempts) == (TaskState.FAILED, 2)
+    assert "answered 503: loading" in (task.error or "")
+    assert "attempt 2 of 2" in (task.error or "")
+
+
+async def test_no_answer_within_the_execution_timeout_ends_the_task_and_the_call(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    release = threading.Event()
+    container.answer = replies(Reply(hold=release), Reply())
+    endpoint_id = await new_endpoint(store, execution_timeout_seconds=1)
+    await submit(store, endpoint_id)
+    programs.agent(endpoint_id, container.url)
+    task = await ended(store, endpoint_id)
+    release.set()
+    assert task.state is TaskState.TIMED_OUT
+    assert "execution timeout: 1 s" in (task.error or "")
+
+
+def raw_container(talk: Callable[[socket.socket], None]) -> tuple[socket.socket, int]:
+    """A server that answers with bytes of its own choice."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                if connection.recv(65536):
+                    talk(connection)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener, listener.getsockname()[1]
+
+
+def _endless(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+    try:
+        while True:
+            connection.sendall(b" " * 65536)
+    except OSError:
+        return
+
+
+@pytest.mark.parametrize(
+    ("talk", "words"),
+    [
+        (_endless, "more than 100000 bytes"),
+        (lambda c: c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nshort"), "connection"),
+        (lambda c: c.sendall(b"this is not HTTP\r\n\r\n"), "connection"),
+        (lambda c: None, "connection"),
+    ],
+    ids=["endless", "a length that lies", "not http", "no answer and closed"],
+)
+async def test_a_container_that_breaks_the_protocol_fails_its_task_and_nothing_else(
+    store: Store, programs: Programs, container: HttpServer, talk: Callable[[socket.socket], None], words: str
+) -> None:
+    listener, port = raw_container(talk)
+    with listener:
+        endpoint_id = await new_endpoint(store, max_attempts=1)
+        await submit(store, endpoint_id)
+        agent = programs.agent(endpoint_id, f"http://127.0.0.1:{port}", WORKER_AGENT_MAX_ANSWER_BYTES="100000")
+        task = await ended(store, endpoint_id)
+        assert task.state is TaskState.FAILED
+        assert words in (task.error or "")
+        assert agent.running
+
+
+async def test_nothing_is_claimed_before_the_container_listens(store: Store, programs: Programs) -> None:
+    port = free_port()
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    programs.agent(endpoint_id, f"http://127.0.0.1:{port}")
+
+    async def statuses() -> list[WorkerStatus]:
+        return [worker.status for worker in await store.workers.of_endpoint(endpoint_id)]
+
+    async def initializing() -> bool:
+        return await statuses() == [WorkerStatus.INITIALIZING]
+
+    await wait_until_async(initializing, 20)
+    waiting = await store.tasks.get(endpoint_id, "task")
+    assert waiting is not None
+    assert (waiting.state, waiting.attempts) == (TaskState.QUEUED, 0)
+    with HttpServer(port=port):
+        task = await ended(store, endpoint_id)
+        assert (task.state, task.attempts) == (TaskState.SUCCEEDED, 1)
+        assert await statuses() == [WorkerStatus.RUNNING]
+
+
+async def test_concurrency_is_kept(store: Store, programs: Programs, container: HttpServer) -> None:
+    release = threading.Event()
+    container.answer = lambda _: Reply(hold=release)
+    endpoint_id = await new_endpoint(store, concurrency=3)
+    for number in range(5):
+        await submit(store, endpoint_id, f"t{number}")
+    programs.agent(endpoint_id, container.url)
+    wait_until(lambda: len(container.requests) == 3, 20)
+
+    async def counts() -> tuple[int, int]:
+        found = await store.tasks.counts(endpoint_id)
+        return found.running, found.queued
+
+    assert await counts() == (3, 2)
+    release.set()
+    for number in range(5):
+        assert (await ended(store, endpoint_id, f"t{number}")).state is TaskState.SUCCEEDED
+    assert len(container.requests) == 5
+
+
+async def test_a_task_whose_agent_is_killed_runs_again_elsewhere_and_ends_once(
+    store: Store, programs: Programs, container: HttpServer, receiver: HttpServer
+) -> None:
+    never = threading.Event()
+    container.answer = replies(Reply(hold=never), Reply(body=b'"second"'))
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    programs.controller()
+    programs.delivery()
+    first = programs.agent(endpoint_id, container.url)
+    container.next()
+    first.kill()
+    programs.agent(endpoint_id, container.url)
+
+    assert container.next(20).headers["x-task-attempt"] == "2"
+    task = await ended(store, endpoint_id)
+    never.set()
+    assert (task.state, task.attempts, task.lost, task.output) == (TaskState.SUCCEEDED, 2, 1, b'"second"')
+    receiver.next()
+
+    async def delivered() -> bool:
+        return (await store.tasks.counts(endpoint_id)).delivered == 1
+
+    await wait_until_async(delivered)
+    assert len(receiver.requests) == 1
+    assert len(container.requests) == 2
+
+
+async def test_a_paused_agent_whose_task_ran_elsewhere_is_fenced(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    stuck = threading.Event()
+    container.answer = replies(Reply(hold=stuck, body=b'"late"'), Reply(body=b'"second"'))
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    programs.controller()
+    first = programs.agent(endpoint_id, container.url)
+    container.next()
+    first.signal(signal.SIGSTOP)
+    programs.agent(endpoint_id, container.url)
+    assert (await ended(store, endpoint_id)).output == b'"second"'
+    stuck.set()
+    first.signal(signal.SIGCONT)
+    wait_until(lambda: "fenced" in first.output() or '"store": "FENCED"' in first.output(), 20, first.output())
+    task = await store.tasks.get(endpoint_id, "task")
+    assert task is not None
+    assert task.output == b'"second"'
+
+
+async def test_a_paused_agent_whose_task_nobody_took_keeps_its_work(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    stuck = threading.Event()
+    container.answer = replies(Reply(hold=stuck, body=b'"hours of work"'))
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    programs.controller()
+    agent = programs.agent(endpoint_id, container.url)
+    container.next()
+    agent.signal(signal.SIGSTOP)
+
+    async def taken_back() -> bool:
+        task = await store.tasks.get(endpoint_id, "task")
+        return task is not None and task.state is TaskState.QUEUED
+
+    await wait_until_async(taken_back, 20)
+    agent.signal(signal.SIGCONT)
+
+    async def held_again() -> bool:
+        task = await store.tasks.get(endpoint_id, "task")
+        return task is not None and task.state is TaskState.RUNNING and task.lost == 0
+
+    await wait_until_async(held_again, 20)
+    stuck.set()
+    task = await ended(store, endpoint_id)
+    assert (task.output, task.attempts, len(container.requests)) == (b'"hours of work"', 1, 1)
+
+
+async def test_sigterm_lets_a_running_task_finish(store: Store, programs: Programs, container: HttpServer) -> None:
+    release = threading.Event()
+    container.answer = replies(Reply(hold=release))
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id, "running")
+    agent = programs.agent(endpoint_id, container.url)
+    container.next()
+    await submit(store, endpoint_id, "waiting")
+    agent.signal(signal.SIGTERM)
+    wait_until(lambda: "draining" in agent.output(), 10)
+    release.set()
+    assert agent.wait() == 0
+    assert (await ended(store, endpoint_id, "running")).state is TaskState.SUCCEEDED
+    waiting = await store.tasks.get(endpoint_id, "waiting")
+    assert waiting is not None
+    assert (waiting.state, waiting.attempts) == (TaskState.QUEUED, 0)
+    assert await store.workers.of_endpoint(endpoint_id) == []
+
+
+async def test_a_task_that_outlasts_the_grace_is_handed_back_at_no_cost(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    never = threading.Event()
+    container.answer = replies(Reply(hold=never), Reply())
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    first = programs.agent(endpoint_id, container.url, lease=30, WORKER_AGENT_GRACE_SECONDS="0.2")
+    container.next()
+    assert first.stop() == 0
+    task = await store.tasks.get(endpoint_id, "task")
+    assert task is not None
+    assert (task.state, task.attempts, task.lost) == (TaskState.QUEUED, 0, 0)
+    programs.agent(endpoint_id, container.url)
+    assert (await ended(store, endpoint_id)).attempts == 1
+    never.set()
+
+
+async def test_a_result_is_kept_while_the_store_is_away(
+    store: Store, programs: Programs, container: HttpServer, valkey_server: StoreServer
+) -> None:
+    release = threading.Event()
+    container.answer = replies(Reply(hold=release, body=b'"kept"'))
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    agent = programs.agent(endpoint_id, container.url, lease=30)
+    container.next()
+    valkey_server.pause()
+    release.set()
+    wait_until(lambda: "waiting" in agent.output(), 30, "the agent does not notice that the store is away")
+    valkey_server.resume()
+    assert (await ended(store, endpoint_id)).output == b'"kept"'
+
+
+async def test_headers_that_cannot_be_opened_fail_the_task_visibly(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id, headers={"X-Any": "1"})
+    programs.agent(endpoint_id, container.url, QUEUE_ENGINE_SECRET_KEY="")
+    task = await ended(store, endpoint_id)
+    assert task.state is TaskState.FAILED
+    assert "QUEUE_ENGINE_SECRET_KEY" in (task.error or "")
+    assert container.requests == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "named"),
+    [
+        (("--endpoint", "x"), {}, "--endpoint"),
+        (("--endpoint", "999"), {}, "endpoint 999 does not exist"),
+        (("--endpoint", "1", "--container-url", "https://x/y"), {}, "--container-url"),
+        (("--endpoint", "1"), {"WORKER_AGENT_LEASE_SECONDS": "soon"}, "WORKER_AGENT_LEASE_SECONDS"),
+        (("--endpoint", "1"), {"QUEUE_ENGINE_SECRET_KEY": "short"}, "WORKER_AGENT_SECRET_KEY"),
+    ],
+)
+async def test_a_mistake_is_named_at_start(
+    store: Store, programs: Programs, arguments: tuple[str, ...], environment: dict[str, str], named: str
+) -> None:
+    agent = programs.start("agent", "worker_agent", *arguments, **environment)
+    assert agent.wait() == 2
+    assert named in agent.output()
+    assert "Traceback" not in agent.output()
