@@ -7,7 +7,6 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -25,7 +24,7 @@ from queue_engine.domain.tasks import (
     judge,
 )
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.loops import drive, persist
+from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
 from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Started
 from queue_engine.store.client import unavailability
@@ -115,10 +114,10 @@ class Agent:
         claiming = (background[3], background[4])
         try:
             await self._draining.wait()
-            await _cancel(*claiming)
+            await end_tasks(*claiming)
             await self._finish_or_release()
         finally:
-            await _cancel(*background)
+            await end_tasks(*background)
             await self._leave()
 
     # Claiming
@@ -286,8 +285,7 @@ class Agent:
                 self.drain("the worker is not wanted any more")
             else:
                 await self._register()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._watch.changed.wait(), interval)
+        await occurs_within(self._watch.changed, interval)
         return 0
 
     async def _report_status(self) -> bool:
@@ -321,7 +319,7 @@ class Agent:
             await asyncio.wait(set(self._runners), timeout=self._config.lease_seconds)
         for held in unfinished:
             await self._give_back(partial(self._claims.release, held.started.lease))
-        await _cancel(*self._runners)
+        await end_tasks(*self._runners)
         for entry in await self._unstarted():
             await self._give_back(partial(self._claims.put_back, entry))
 
@@ -376,11 +374,3 @@ def _this_task() -> asyncio.Task[None]:
     if task is None:
         raise RuntimeError("must be called inside a task")
     return task
-
-
-async def _cancel(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)

@@ -7,11 +7,13 @@ import logging
 import os
 import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from queue_engine import metrics
 from queue_engine.domain.agent_protocol import container_end
+from queue_engine.runtime.loops import occurs_within
 
 log = logging.getLogger(__name__)
 
@@ -84,11 +86,8 @@ class ContainerWatch:
         """Probe once, and wait until it is time for the next probe."""
         self._note(await self._probe())
         pause = RECHECK_SECONDS if self.is_up else PROBE_INTERVAL_SECONDS
-        try:
-            await asyncio.wait_for(self._suspect.wait(), pause)
-        except TimeoutError:
-            return
-        self._suspect.clear()
+        if await occurs_within(self._suspect, pause):
+            self._suspect.clear()
 
     def _note(self, up: bool) -> None:
         if up == self.is_up:
@@ -135,7 +134,6 @@ class ContainerProcess:
             if self._process.returncode is not None:
                 return
             os.kill(self._process.pid, number)
-            try:
-                await asyncio.wait_for(self._process.wait(), grace_seconds)
-            except TimeoutError:
-                continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace_seconds):
+                    await self._process.wait()

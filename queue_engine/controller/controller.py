@@ -13,7 +13,7 @@ from queue_engine.controller.backends.base import Backend
 from queue_engine.controller.jobs import SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.loops import drive
+from queue_engine.runtime.loops import drive, end_tasks
 from queue_engine.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -70,13 +70,13 @@ class Controller:
         try:
             await self._stopping.wait()
         finally:
-            await _end(background[2])
+            await end_tasks(background[2])
             await self._stop_leading()
             await self._backend.aclose(self._config.grace_seconds)
             with suppress(Exception):  # the lease runs out by itself when the store is away
                 await self._forget_workers()
                 await self._store.leadership.give_up(self._config.controller_id)
-            await _end(*background)
+            await end_tasks(*background)
 
     # Leadership
 
@@ -103,7 +103,7 @@ class Controller:
 
     async def _stop_leading(self) -> None:
         if self._leading is not None:
-            await _end(self._leading)
+            await end_tasks(self._leading)
             self._leading = None
 
     async def _stop_workers(self) -> None:
@@ -172,10 +172,3 @@ class Controller:
             metrics.workers.labels(status=status.value).set(count)
         metrics.queue_oldest_task_timestamp.set(min(oldest) / 1000 if oldest else 0)
         return 0
-
-
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)

@@ -22,7 +22,7 @@ Pure: times are monotonic seconds passed in as `now`, which never goes back. Not
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
@@ -71,10 +71,15 @@ class LaneLimits:
     parking_seconds: float = 10.0
     """Until the first probe; doubles with every probe that fails."""
     max_parking_seconds: float = 300.0
-    items_each: int = 1000
-    """Items held for one destination; more are given back."""
-    full_lane_seconds: float = 5.0
-    """How long an item that found its lane full should wait."""
+    items: int = 20_000
+    """Items held in all. When they are this many, the longest lanes make room for the others."""
+    unproven_items_each: int = 1000
+    """Items held for a destination that is not trusted."""
+    full_lane_seconds: float = 1.0
+    """How long an item that found no room should wait."""
+    spread_seconds: float = 0.001
+    """How much longer than the one before it an item of an unproven destination waits when it is given back: a great
+    many must not all come again at once."""
     history_seconds: float = 900.0
     """A destination of which nothing was heard for this long is forgotten."""
     histories: int = 10_000
@@ -82,7 +87,7 @@ class LaneLimits:
 
     @property
     def kept_slots(self) -> int:
-        """Left free for fresh destinations by the trusted ones, and the other way round; suspects leave both."""
+        """Attempts that fresh destinations can always have in flight, whatever the others hold; trusted ones too."""
         return self.slots // 8
 
 
@@ -103,7 +108,8 @@ class Turn(Generic[Item]):
     destination: str
     item: Item
     started_at: float
-    probe: bool
+    kind: Kind
+    """How the destination was treated when the turn began; PARKED for a probe."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +137,10 @@ class _Lane(Generic[Item]):
     """When the next probe may start; None while the breaker is closed."""
     probing: bool = False
     parking_seconds: float = 0.0
+    given_back: int = 0
+    """Items given back since the destination was last heard of."""
+    filed_length: int = 0
+    """Under how many items the lane is found."""
     heard_at: float = 0.0
 
     @property
@@ -164,15 +174,24 @@ class Lanes(Generic[Item]):
         self._filed: dict[str, tuple[Kind, int]] = {}
         """Under which kind, and with how many slots, a lane is counted."""
         self._held: dict[Kind, int] = dict.fromkeys(Kind, 0)
+        """Slots of the lanes of a kind, as they are treated now."""
+        self._began: dict[Kind, int] = dict.fromkeys(Kind, 0)
+        """Attempts in flight by how their destinations were treated when they began."""
         self._young: OrderedDict[int, Turn[Item]] = OrderedDict()
         """Attempts in flight that have not taken long yet, the oldest first."""
         self._slow: set[int] = set()
         self._idle: OrderedDict[str, _Lane[Item]] = OrderedDict()
         """Destinations without an item or an attempt, the longest idle first."""
+        self._by_length: defaultdict[int, OrderedDict[str, _Lane[Item]]] = defaultdict(OrderedDict)
+        """Lanes by how many items they hold."""
+        self._longest = 0
+        """No lane holds more items than this."""
         self._overflow: list[GivenBack[Item]] = []
         self._kinds_in_turn = deque(Kind)
         self._turns = 0
         self._waiting = 0
+        self._now = float("-inf")
+        """The latest time at which `next` was asked."""
 
     @property
     def waiting(self) -> int:
@@ -195,19 +214,21 @@ class Lanes(Generic[Item]):
         return Kind.FRESH if lane is None else lane.kind
 
     def add(self, destination: str, item: Item) -> None:
-        """Put an item at the end of its destination's lane; `parked` gives it back when the lane is full."""
+        """Put an item at the end of its destination's lane. Where there is no room, `parked` gives one back."""
         lane = self._lanes.get(destination)
         if lane is None:
             lane = self._lanes[destination] = _Lane(destination)
-        if len(lane.items) >= self._limits.items_each:
-            self._overflow.append(GivenBack(destination, item, self._limits.full_lane_seconds))
-            return
         lane.items.append(item)
         self._waiting += 1
         self._file(lane)
+        if lane.kind is not Kind.TRUSTED and len(lane.items) > self._limits.unproven_items_each:
+            self._shorten(lane)
+        elif self._waiting > self._limits.items:
+            self._shorten(self._longest_lane())
 
     def next(self, now: float) -> Turn[Item] | None:
         """The item whose turn it is, which now holds a slot; None while nothing may be started."""
+        self._now = now
         self._note_slow_ones(now)
         for _ in range(len(self._kinds_in_turn)):
             kind = self._kinds_in_turn[0]
@@ -224,7 +245,8 @@ class Lanes(Generic[Item]):
         if self._young.pop(turn.number, None) is None:
             self._slow.remove(turn.number)
             lane.slow -= 1
-        if turn.probe:
+        self._began[turn.kind] -= 1
+        if turn.kind is Kind.PARKED:
             lane.probing = False
         if fault in DESTINATION_FAULTS:
             self._note_fault(lane, turn, now)
@@ -239,9 +261,8 @@ class Lanes(Generic[Item]):
         given_back, self._overflow = self._overflow, []
         for lane in list(self._rings[Kind.PARKED].values()):
             if lane.probe_at is not None and lane.probe_at > now:
-                given_back.extend(
-                    GivenBack(lane.destination, item, lane.probe_at - now) for item in self._emptied(lane)
-                )
+                delay_seconds = lane.probe_at - now
+                given_back.extend(self._given_back(lane, item, delay_seconds) for item in self._emptied(lane))
         self._forget_old_ones(now)
         return given_back
 
@@ -257,7 +278,8 @@ class Lanes(Generic[Item]):
         """When `next` may answer otherwise with nothing added or finished before; None when it will not."""
         if not self._waiting:
             return None
-        times = [lane.probe_at for lane in self._rings[Kind.PARKED].values() if not lane.probing and lane.probe_at]
+        probes = (lane.probe_at for lane in self._rings[Kind.PARKED].values() if not lane.probing)
+        times = [at for at in probes if at is not None and at > self._now]
         if self._young:
             oldest = next(iter(self._young.values()))
             times.append(oldest.started_at + self._limits.slow_after_seconds)
@@ -276,8 +298,8 @@ class Lanes(Generic[Item]):
         """Slots that lanes of this kind may still take."""
         limits, held = self._limits, self._held
         free = limits.slots - self.in_flight
-        kept_for_trusted = max(0, limits.kept_slots - held[Kind.TRUSTED])
-        kept_for_fresh = max(0, limits.kept_slots - held[Kind.FRESH])
+        kept_for_trusted = max(0, limits.kept_slots - self._began[Kind.TRUSTED])
+        kept_for_fresh = max(0, limits.kept_slots - self._began[Kind.FRESH])
         match kind:
             case Kind.TRUSTED:
                 return free - kept_for_fresh
@@ -298,15 +320,35 @@ class Lanes(Generic[Item]):
 
     def _start(self, lane: _Lane[Item], now: float) -> Turn[Item]:
         self._turns += 1
-        probe = lane.kind is Kind.PARKED
-        turn = Turn(self._turns, lane.destination, lane.items.popleft(), now, probe)
+        turn = Turn(self._turns, lane.destination, lane.items.popleft(), now, lane.kind)
         self._waiting -= 1
         self._young[turn.number] = turn
+        self._began[turn.kind] += 1
         lane.in_flight += 1
-        lane.probing = lane.probing or probe
-        self._rings[lane.kind].move_to_end(lane.destination)
+        lane.probing = lane.probing or turn.kind is Kind.PARKED
+        self._rings[turn.kind].move_to_end(lane.destination)
         self._file(lane)
         return turn
+
+    # Holding items
+
+    def _shorten(self, lane: _Lane[Item]) -> None:
+        """Give back the newest item of a lane."""
+        item = lane.items.pop()
+        self._waiting -= 1
+        self._overflow.append(self._given_back(lane, item, self._limits.full_lane_seconds))
+        self._file(lane)
+
+    def _longest_lane(self) -> _Lane[Item]:
+        while not self._by_length[self._longest]:
+            del self._by_length[self._longest]
+            self._longest -= 1
+        return next(reversed(self._by_length[self._longest].values()))
+
+    def _given_back(self, lane: _Lane[Item], item: Item, delay_seconds: float) -> GivenBack[Item]:
+        spread = 0.0 if lane.kind is Kind.TRUSTED else lane.given_back * self._limits.spread_seconds
+        lane.given_back += 1
+        return GivenBack(lane.destination, item, delay_seconds + spread)
 
     # What is known of a destination
 
@@ -328,11 +370,12 @@ class Lanes(Generic[Item]):
             return
         if lane.probe_at is None:
             lane.parking_seconds = self._limits.parking_seconds
-        elif turn.probe:
+        elif turn.kind is Kind.PARKED:
             lane.parking_seconds = min(2 * lane.parking_seconds, self._limits.max_parking_seconds)
         else:
             return  # started before the breaker opened: says nothing new
         lane.probe_at = now + lane.parking_seconds
+        lane.given_back = 0
 
     # Book-keeping
 
@@ -348,11 +391,21 @@ class Lanes(Generic[Item]):
             self._rings[was].pop(lane.destination, None)
         if lane.items:
             self._rings[kind].setdefault(lane.destination, lane)
+        self._file_by_length(lane)
         self._idle.pop(lane.destination, None)
         if lane.idle:
             self._idle[lane.destination] = lane
             if not lane.worth_remembering:
                 self._forget(lane)
+
+    def _file_by_length(self, lane: _Lane[Item]) -> None:
+        length = len(lane.items)
+        if length != lane.filed_length:
+            self._by_length[lane.filed_length].pop(lane.destination, None)
+            lane.filed_length = length
+        if length:
+            self._by_length[length].setdefault(lane.destination, lane)
+            self._longest = max(self._longest, length)
 
     def _emptied(self, lane: _Lane[Item]) -> Iterator[Item]:
         items, lane.items = lane.items, deque()
@@ -378,5 +431,6 @@ def _note_answer(lane: _Lane[Item], *, delivered: bool) -> None:
     lane.faults = 0
     lane.probe_at = None
     lane.parking_seconds = 0.0
+    lane.given_back = 0
     lane.succeeded = lane.succeeded or delivered
     lane.distrust = max(0, lane.distrust - 1)

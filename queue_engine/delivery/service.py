@@ -16,7 +16,7 @@ from queue_engine.domain.deliveries import AttemptAnswer, Delivered, Delivery, G
 from queue_engine.domain.retry import Schedule
 from queue_engine.domain.signing import signature_headers
 from queue_engine.runtime.http_faults import INTERNAL
-from queue_engine.runtime.loops import drive, persist
+from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
 from queue_engine.store.deliveries import Outbox, OutboxEntry
 
@@ -86,10 +86,10 @@ class DeliveryService:
         ]
         try:
             await self._draining.wait()
-            await _end(*feeding)
+            await end_tasks(*feeding)
             await self._finish()
         finally:
-            await _end(*feeding, *background, *self._attempts)
+            await end_tasks(*feeding, *background, *self._attempts)
 
     # Feeding the lanes
 
@@ -133,10 +133,7 @@ class DeliveryService:
     async def _wait_for_change(self) -> None:
         changes_at = self._lanes.changes_at()
         timeout = None if changes_at is None else max(0.01, changes_at - time.monotonic())
-        try:
-            await asyncio.wait_for(self._wake.wait(), timeout)
-        except TimeoutError:
-            return
+        await occurs_within(self._wake, timeout)
 
     async def _attempt(self, turn: Turn[OutboxEntry]) -> None:
         fault: str | None = INTERNAL
@@ -225,10 +222,3 @@ def _count(answer: AttemptAnswer, verdict: Verdict, latency_seconds: float | Non
         metrics.delivery_latency.observe(latency_seconds)
     elif isinstance(verdict, GivenUp):
         metrics.deliveries.labels(status="max_retries_exceeded").inc()
-
-
-async def _end(*tasks: asyncio.Task[None]) -> None:
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)

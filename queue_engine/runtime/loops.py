@@ -55,6 +55,27 @@ async def persist(
         await asyncio.sleep(backoff.wait_seconds(failures))
 
 
+async def occurs_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Whether `event` is set within that time; None waits for ever.
+
+    Not asyncio.wait_for: before Python 3.12 it can lose a cancellation that comes at the same moment as the event.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
+
+
+async def end_tasks(*tasks: asyncio.Task[None]) -> None:
+    """Cancel tasks and return when all have ended. A cancellation that a library has swallowed is sent again."""
+    running = {task for task in tasks if not task.done()}
+    while running:
+        for task in running:
+            task.cancel()
+        _, running = await asyncio.wait(running, timeout=1.0)
+
+
 async def drive(
     step: Callable[[], Awaitable[int]],
     *,

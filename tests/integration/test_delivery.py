@@ -1,0 +1,307 @@
+"""The delivery process: what a receiver gets, the schedule, and what survives the process's own death."""
+
+import json
+import signal
+import threading
+from typing import Any
+
+import pytest
+from standardwebhooks import Webhook
+
+from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, Task, TaskStatus
+from queue_engine.store.store import Store
+from tests.integration.parts import HttpServer, Programs, Reply, Request, new_endpoint, replies, submit
+from tests.servers import StoreServer, free_port
+from tests.waiting import wait_until, wait_until_async
+
+OUTPUT = b'{"label": "cat", "score": 0.123456789012345678901}'
+
+
+async def end_task(
+    store: Store, endpoint_id: str, task_id: str = "task", outcome: Outcome | None = None, **given: Any
+) -> None:
+    """Submit a task and end it as an agent would, without one."""
+    await submit(store, endpoint_id, task_id, **given)
+    claims = store.claims(endpoint_id=endpoint_id, worker_id="w", lease_ms=30_000)
+    [entry] = await claims.read(1, block_ms=1000)
+    started = await claims.start(entry, address="127.0.0.1:1")
+    assert started is not None
+    destination = claims.public_spec(started).webhook_destination
+    await claims.settle(started.lease, outcome or Succeeded(OUTPUT), destination=destination)
+
+
+async def delivery_at(store: Store, endpoint_id: str, status: DeliveryStatus, task_id: str = "task") -> Task:
+    async def reached() -> Task | None:
+        task = await store.tasks.get(endpoint_id, task_id)
+        return task if task is not None and task.delivery_status is status else None
+
+    task = await wait_until_async(reached, 20, f"the delivery is never {status}")
+    assert task is not None
+    return task
+
+
+async def test_a_result_is_delivered_with_key_and_signature(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook", auth_key="top secret key")
+    programs.delivery()
+    request = receiver.next()
+    assert request.path == "/hook"
+    assert request.headers["x-api-key"] == "top secret key"
+    assert request.headers["content-type"] == "application/json"
+    secret = await store.endpoints.signing_secret(endpoint_id)
+    assert secret is not None
+    Webhook(secret).verify(request.body, request.headers)
+    assert OUTPUT in request.body
+    body = json.loads(request.body)
+    assert isinstance(body.pop("task_id"), int)
+    assert len(body.pop("timestamp")) == len("2026-01-01 00:00:00.000")
+    assert body == {
+        "user_task_id": "task",
+        "endpoint_id": endpoint_id,
+        "status": "Success",
+        "success": True,
+        "retry_count": 1,
+        "result": json.loads(OUTPUT),
+    }
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+    assert task.status is TaskStatus.DELIVERED
+    assert task.delivery_attempts == 1
+    assert task.delivered_at_ms is not None
+
+
+async def test_a_failure_is_told_and_stays_failed(store: Store, programs: Programs, receiver: HttpServer) -> None:
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, outcome=Failed("out of memory"), webhook=f"{receiver.url}/hook")
+    programs.delivery()
+    request = receiver.next()
+    body = json.loads(request.body)
+    assert (body["status"], body["success"], body["failed_reason"]) == ("Failed", False, "out of memory")
+    assert "result" not in body
+    assert "x-api-key" not in request.headers
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+    assert task.status is TaskStatus.FAILED
+
+
+async def test_a_large_output_is_left_out_and_said_so(store: Store, programs: Programs, receiver: HttpServer) -> None:
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, outcome=Succeeded(b'"' + b"x" * 300_000 + b'"'), webhook=f"{receiver.url}/hook")
+    programs.delivery()
+    body = json.loads(receiver.next().body)
+    assert body["result_truncated"] is True
+    assert "result" not in body
+
+
+async def test_a_receiver_that_fails_twice_gets_it_a_third_time_under_the_same_id(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    receiver.answer = replies(Reply(500), Reply(503), Reply(204, b""))
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    programs.delivery()
+    requests = [receiver.next() for _ in range(3)]
+    assert [json.loads(request.body)["retry_count"] for request in requests] == [1, 2, 3]
+    assert len({request.headers["webhook-id"] for request in requests}) == 1
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+    assert task.delivery_attempts == 3
+    log = await store.tasks.delivery_log(endpoint_id, "task")
+    assert [record["status"] for record in log] == [500, 503, 204]
+
+
+async def test_the_schedule_ends_with_max_retries_exceeded(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    receiver.answer = replies(Reply(500, b"I am broken"))
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    programs.delivery(schedule="0.1,0.2")
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+    assert (task.status, task.delivery_attempts, len(receiver.requests)) == (TaskStatus.SUCCESS, 3, 3)
+    assert "status 500" in (task.delivery_error or "")
+    assert "I am broken" in (task.delivery_error or "")
+
+
+async def test_between_attempts_the_status_is_failed_and_the_next_time_is_known(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    receiver.answer = replies(Reply(500))
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    programs.delivery(schedule="3600")
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.FAILED)
+    assert task.next_delivery_at_ms is not None
+    wait_seconds = (task.next_delivery_at_ms - task.updated_at_ms) / 1000
+    assert 3600 * 0.8 <= wait_seconds <= 3600 * 1.2
+
+
+@pytest.mark.parametrize(
+    ("reply", "fault"),
+    [
+        (Reply(302, b"", {"Location": "http://127.0.0.1:1/"}), "redirect"),
+        (Reply(410, b""), "gone"),
+        (Reply(429, b"", {"Retry-After": "0"}), "rate_limited"),
+        (Reply(404, b""), "http_4xx"),
+    ],
+    ids=["redirect", "gone", "rate limited", "not found"],
+)
+async def test_what_is_not_2xx_is_a_failure_with_its_class(
+    store: Store, programs: Programs, receiver: HttpServer, reply: Reply, fault: str
+) -> None:
+    receiver.answer = replies(reply)
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    programs.delivery(schedule="0.1")
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+    assert task.delivery_attempts == (1 if fault == "gone" else 2)
+    assert {record["error"] for record in await store.tasks.delivery_log(endpoint_id, "task")} == {fault}
+
+
+async def test_nobody_listening_is_a_failure_like_any_other(store: Store, programs: Programs) -> None:
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"http://127.0.0.1:{free_port()}/hook")
+    programs.delivery(schedule="0.1")
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+    assert "connect_refused" in (task.delivery_error or "")
+
+
+async def test_no_connection_is_made_to_a_refused_address(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    programs.delivery(schedule="0.1", QUEUE_ENGINE_WEBHOOK_ALLOW="10.0.0.0/8")
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+    assert "blocked_address" in (task.delivery_error or "")
+    assert receiver.requests == []
+
+
+async def test_an_answer_that_never_comes_is_given_up(store: Store, programs: Programs, receiver: HttpServer) -> None:
+    never = threading.Event()
+    receiver.answer = lambda _: Reply(hold=never)
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    programs.delivery(schedule="0.1", QUEUE_ENGINE_DELIVERY_TIMEOUT_SECONDS="0.5")
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+    never.set()
+    assert "read_timeout" in (task.delivery_error or "")
+
+
+async def test_a_process_killed_between_post_and_record_has_the_delivery_sent_again_under_the_same_id(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    never = threading.Event()
+    receiver.answer = replies(Reply(hold=never), Reply())
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    first = programs.delivery()
+    before = receiver.next()
+    first.kill()
+    programs.delivery()
+    again = receiver.next(20)
+    never.set()
+    assert again.headers["webhook-id"] == before.headers["webhook-id"]
+    assert json.loads(again.body)["task_id"] == json.loads(before.body)["task_id"]
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+    assert task.delivery_attempts == 1
+
+
+async def test_a_retry_that_was_due_while_no_process_ran_is_sent_when_one_runs(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    receiver.answer = replies(Reply(500), Reply())
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    first = programs.delivery(schedule="0.1")
+    receiver.next()
+    await delivery_at(store, endpoint_id, DeliveryStatus.FAILED)
+    first.kill()
+    programs.delivery(schedule="0.1")
+    await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+
+
+async def test_sigterm_records_what_is_in_flight(store: Store, programs: Programs, receiver: HttpServer) -> None:
+    release = threading.Event()
+    receiver.answer = lambda _: Reply(hold=release)
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    process = programs.delivery()
+    receiver.next()
+    process.signal(signal.SIGTERM)
+    release.set()
+    assert process.wait() == 0
+    await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+    assert len(receiver.requests) == 1
+
+
+async def test_two_processes_send_each_delivery_once(store: Store, programs: Programs, receiver: HttpServer) -> None:
+    endpoint_id = await new_endpoint(store)
+    programs.delivery()
+    programs.delivery()
+    for number in range(60):
+        await end_task(store, endpoint_id, f"t{number}", webhook=f"{receiver.url}/hook")
+    for number in range(60):
+        await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, f"t{number}")
+    assert len(receiver.requests) == 60
+
+
+async def test_a_receiver_that_hangs_does_not_delay_another(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    never = threading.Event()
+    with HttpServer(lambda _: Reply(hold=never)) as hanging:
+        endpoint_id = await new_endpoint(store)
+        for number in range(100):
+            await end_task(store, endpoint_id, f"slow{number}", webhook=f"{hanging.url}/hook")
+        await end_task(store, endpoint_id, "quick", webhook=f"{receiver.url}/hook")
+        programs.delivery(QUEUE_ENGINE_DELIVERY_SLOTS="16")
+        wait_until(lambda: len(hanging.requests) > 0, 20)
+        receiver.next(5)
+        await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "quick")
+        assert len(hanging.requests) < 16
+        never.set()
+
+
+async def test_deliveries_go_on_after_the_store_was_away(
+    store: Store, programs: Programs, receiver: HttpServer, valkey_server: StoreServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    process = programs.delivery()
+    await end_task(store, endpoint_id, "before", webhook=f"{receiver.url}/hook")
+    await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "before")
+    valkey_server.pause()
+    wait_until(lambda: "a round failed" in process.output(), 30)
+    valkey_server.resume()
+    await end_task(store, endpoint_id, "after", webhook=f"{receiver.url}/hook")
+    await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "after")
+
+
+async def test_secrets_are_in_no_log(store: Store, programs: Programs, receiver: HttpServer) -> None:
+    def answer(request: Request) -> Reply:
+        return Reply(500, f"you sent {request.headers['x-api-key']}".encode())
+
+    receiver.answer = answer
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook", auth_key="canary-4711")
+    process = programs.delivery(schedule="0.1")
+    task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+    assert "canary-4711" not in process.output()
+    assert "canary-4711" not in (task.delivery_error or "")
+    assert "canary-4711" not in json.dumps(await store.tasks.delivery_log(endpoint_id, "task"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("QUEUE_ENGINE_DELIVERY_SCHEDULE", "5,soon"),
+        ("QUEUE_ENGINE_DELIVERY_SCHEDULE", "5,-1"),
+        ("QUEUE_ENGINE_WEBHOOK_ALLOW", "10.0.0.1/8"),
+        ("QUEUE_ENGINE_SECRET_KEY", "not-a-key"),
+        ("QUEUE_ENGINE_DELIVERY_SLOTS", "0"),
+    ],
+)
+def test_a_bad_setting_is_named_at_start(programs: Programs, variable: str, value: str) -> None:
+    process = programs.start("delivery", "queue_engine", "delivery", **{variable: value})
+    assert process.wait() == 2
+    assert variable in process.output()
+    assert "Traceback" not in process.output()
