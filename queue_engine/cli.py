@@ -37,6 +37,7 @@ from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
 Settings = TypeVar("Settings", bound=BaseSettings)
+Made = TypeVar("Made")
 
 EXIT_USAGE = 2
 DEFAULT_TENANT = "default"
@@ -163,7 +164,7 @@ def revoke_key(
 
 async def _serve_api(settings: ApiSettings) -> int:
     from queue_engine.api.app import create_app
-    from queue_engine.api.server import serve
+    from queue_engine.api.server import listen, serve
     from queue_engine.runtime.resolver import CachingResolver, DnsLookup
 
     async with _opened(settings) as store:
@@ -174,9 +175,15 @@ async def _serve_api(settings: ApiSettings) -> int:
             log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
         resolver = CachingResolver(DnsLookup())
         try:
-            stop = asyncio.Event()
-            _on_end(stop.set)
-            await serve(create_app(settings, store, resolver), settings, stop)
+            listener = _or_fail("QUEUE_ENGINE_PORT", lambda: listen(settings))
+            own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
+            app = _or_fail(
+                "QUEUE_ENGINE_CATALOGUE_FILE", lambda: create_app(settings, store, resolver, own_ports=own_ports)
+            )
+            stopping = asyncio.Event()
+            _on_end(stopping.set)
+            log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
+            await serve(app, settings, listener, stopping)
         finally:
             await resolver.close()
     return 0
@@ -247,6 +254,15 @@ async def _serve_controller(settings: ControllerSettings) -> int:
     return 0
 
 
+def _or_fail(variable: str, make: Callable[[], Made]) -> Made:
+    """What `make` gives; a fault that the operator can mend becomes an EngineError that names the setting."""
+    try:
+        return make()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise EngineError(f"{variable}: {reason}") from None
+
+
 def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
     """What the agents of this controller's workers need to reach the store."""
     environment = {
@@ -290,11 +306,7 @@ def _start(role: str, settings: StoreSettings) -> None:
 
 
 def _serve_metrics(settings: MetricsSettings) -> None:
-    try:
-        port = serve_metrics(settings.metrics_host, settings.metrics_port)
-    except OSError as error:
-        address = f"{settings.metrics_host}:{settings.metrics_port}"
-        raise EngineError(f"QUEUE_ENGINE_METRICS_PORT: cannot listen on {address}: {error.strerror}") from None
+    port = _or_fail("QUEUE_ENGINE_METRICS_PORT", lambda: serve_metrics(settings.metrics_host, settings.metrics_port))
     log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
 
 

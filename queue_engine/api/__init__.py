@@ -1,0 +1,1 @@
+"""The HTTP API: what docs/api.md and `/openapi.json` describe."""

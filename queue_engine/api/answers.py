@@ -1,0 +1,47 @@
+"""What goes back to the client: one envelope for every answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.types import Send
+
+SUCCESS = 10000
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One HTTP response."""
+
+    status: int
+    body: bytes
+    content_type: bytes = b"application/json"
+    headers: Headers = ()
+
+    async def send(self, send: Send) -> None:
+        """Send it through ASGI."""
+        headers = [
+            (b"content-type", self.content_type),
+            (b"content-length", b"%d" % len(self.body)),
+            *_COMMON_HEADERS,
+            *self.headers,
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def success(data: Any) -> Answer:
+    """`data` in the envelope. JSON text inside it goes in as `orjson.Fragment`."""
+    return Answer(200, orjson.dumps({"message": "success", "code": SUCCESS, "data": data}))
+
+
+def failure(status: int, code: int, message: str, headers: Headers = ()) -> Answer:
+    """An error in the envelope. `message` may repeat what the client sent: what UTF-8 cannot hold is replaced."""
+    text = message.encode("utf-8", "backslashreplace").decode()
+    return Answer(status, orjson.dumps({"message": text, "code": code, "data": None}), headers=headers)

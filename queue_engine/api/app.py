@@ -1,0 +1,81 @@
+"""The API as an ASGI application. Everything that it works with is passed in."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from queue_engine import __version__
+from queue_engine.api.auth import Authenticator
+from queue_engine.api.bodies import BodyReader
+from queue_engine.api.catalogue import load_catalogue
+from queue_engine.api.destinations import AddressLookup, DestinationGuard
+from queue_engine.api.edge import Edge
+from queue_engine.api.openapi import TITLE, describe
+from queue_engine.api.operations import Operation
+from queue_engine.api.rate_limit import RateLimiter
+from queue_engine.api.routes_endpoints import EndpointRoutes
+from queue_engine.api.routes_operations import OperationsRoutes
+from queue_engine.api.routes_tasks import TaskRoutes
+from queue_engine.api.services import Services
+from queue_engine.domain.webhooks import AddressPolicy
+from queue_engine.runtime.sealing import parse_secret_key
+from queue_engine.settings import ApiSettings
+from queue_engine.store.store import Store
+
+
+class Api(FastAPI):
+    """FastAPI with our own outermost layer in place of its middleware, none of which our routes need."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        return Edge(self.router)
+
+
+def create_app(
+    settings: ApiSettings,
+    store: Store,
+    lookup: AddressLookup,
+    *,
+    own_ports: frozenset[int] = frozenset(),
+    monotonic: Callable[[], float] = time.monotonic,
+) -> FastAPI:
+    """The application. `own_ports` are those that it is served on: no webhook may point back at them.
+
+    Opens no connection and reads one file at most, the operator's catalogue. Raises InvalidCatalogue.
+    """
+    services = Services(
+        store=store,
+        authenticator=Authenticator(store.api_keys, monotonic=monotonic),
+        limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
+        bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds),
+        destinations=DestinationGuard(lookup, AddressPolicy(settings.webhook_allow), own_ports=own_ports),
+        catalogue=load_catalogue(settings.catalogue_file),
+        fingerprint_key=_fingerprint_key(settings),
+    )
+    operations: list[Operation] = []
+    document = functools.cache(lambda: describe(operations))
+    # Routes are tried in this order: the one that is used most comes first.
+    operations += TaskRoutes(services).operations()
+    operations += EndpointRoutes(services).operations()
+    operations += OperationsRoutes(store, document).operations()
+    return _with_routes(operations)
+
+
+def _with_routes(operations: list[Operation]) -> FastAPI:
+    off: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None, "redirect_slashes": False}
+    app = Api(title=TITLE, version=__version__, telemetry={"tracing": False, "metrics": False, "logs": False}, **off)
+    app.router.routes.extend(operations)
+    return app
+
+
+def _fingerprint_key(settings: ApiSettings) -> bytes:
+    if settings.secret_key is None:
+        return b""
+    key = parse_secret_key(settings.secret_key.get_secret_value())
+    return blake2b(b"queue-engine submission fingerprints", key=key, digest_size=32).digest()

@@ -1,0 +1,98 @@
+"""Reading a request's JSON body within limits of size and time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from starlette.requests import Request
+from starlette.types import Message, Scope
+
+from queue_engine.api.errors import BodyStalled, BodyTooLarge, ClientGone, NotJson
+from queue_engine.domain.errors import InvalidRequest
+from queue_engine.runtime.strict_json import InvalidJson, JsonObject, split_object
+
+LEAST_BYTES_PER_SECOND = 500
+"""A body that drips may take longer than the allowed silence only by arriving at this rate at least."""
+
+
+@dataclass(frozen=True)
+class BodyReader:
+    """Reads bodies of at most `max_bytes`, from clients that are silent for at most `silence_seconds`."""
+
+    max_bytes: int
+    silence_seconds: float
+
+    async def read_object(self, request: Request, keep_raw: AbstractSet[str] = frozenset()) -> JsonObject:
+        """The body as a JSON object. Raises NotJson, BodyTooLarge, BodyStalled, InvalidRequest, ClientGone."""
+        check_content_type(request.scope)
+        body = await self.read(request)
+        try:
+            return split_object(body, keep_raw)
+        except InvalidJson as error:
+            raise InvalidRequest(_field_name(error.member), error.rule) from None
+
+    async def read(self, request: Request) -> bytes:
+        """The body as it is. Raises BodyTooLarge, before anything is read when its length is declared."""
+        if _declared_length(request.scope) > self.max_bytes:
+            raise BodyTooLarge(self.max_bytes)
+        body = bytearray()
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self.silence_seconds) as limit:
+                while True:
+                    message = await request.receive()
+                    body += _chunk(message)
+                    if len(body) > self.max_bytes:
+                        raise BodyTooLarge(self.max_bytes)
+                    if not message.get("more_body", False):
+                        return bytes(body)
+                    limit.reschedule(self._patience_ends(started, len(body)))
+        except TimeoutError:
+            raise BodyStalled from None
+
+    def _patience_ends(self, started: float, received: int) -> float:
+        """When the next chunk must be there, on the event loop's clock."""
+        left = started + self.silence_seconds + received / LEAST_BYTES_PER_SECOND - time.monotonic()
+        return asyncio.get_running_loop().time() + min(self.silence_seconds, left)
+
+
+def check_content_type(scope: Scope) -> None:
+    """Raises NotJson unless the body is declared as plain `application/json`, in UTF-8 if it says in what."""
+    types = [value for name, value in scope["headers"] if name == b"content-type"]
+    if len(types) != 1:
+        raise NotJson("needs one Content-Type header: application/json")
+    if types[0] != b"application/json":
+        _check_media_type(types[0].decode("latin-1"))
+    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in scope["headers"]):
+        raise NotJson("must not be compressed (Content-Encoding)")
+
+
+def _check_media_type(text: str) -> None:
+    media_type, *parameters = (part.strip().lower() for part in text.split(";"))
+    if media_type != "application/json":
+        raise NotJson("must be application/json (Content-Type)")
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "charset" and value.strip().strip('"') not in ("utf-8", "utf8"):
+            raise NotJson("must be in UTF-8 (Content-Type)")
+
+
+def _declared_length(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value)  # the HTTP parser lets digits through only
+    return 0
+
+
+def _chunk(message: Message) -> bytes:
+    if message["type"] == "http.disconnect":
+        raise ClientGone
+    chunk: bytes = message.get("body", b"")
+    return chunk
+
+
+def _field_name(member: str | None) -> str:
+    return "body" if member is None else ascii(member[:64])[1:-1]

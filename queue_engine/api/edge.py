@@ -1,0 +1,72 @@
+"""The outermost layer: turns exceptions into answers, and measures."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from queue_engine import metrics
+from queue_engine.api.errors import ClientGone, answer_to
+from queue_engine.domain.errors import TooManyRequests
+
+CLIENT_GONE = 499
+"""The status in the metrics for a request whose client left before it could be answered."""
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Edge:
+    """Wraps the routes. Nothing that a handler raises gets past it, except after its answer has begun."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._requests: dict[tuple[str, str, int], Counter] = {}
+        self._durations: dict[tuple[str, str], Histogram] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = perf_counter()
+        status = 0
+
+        async def note_status(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, note_status)
+        except ClientGone:
+            status = status or CLIENT_GONE
+        except Exception as error:
+            if status:
+                raise
+            if isinstance(error, TooManyRequests):
+                metrics.rate_limited.labels(scope=error.scope).inc()
+            await answer_to(error, scope).send(note_status)
+        finally:
+            self._measure(scope, status, perf_counter() - started)
+
+    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        self._counter(route, method, status).inc()
+        self._duration(route, method).observe(seconds)
+
+    # `labels()` costs more than the counting itself, so its answers are kept. Both are bounded: routes, methods and
+    # statuses are closed sets.
+    def _counter(self, route: str, method: str, status: int) -> Counter:
+        key = (route, method, status)
+        if key not in self._requests:
+            self._requests[key] = metrics.http_requests.labels(route=route, method=method, code=str(status))
+        return self._requests[key]
+
+    def _duration(self, route: str, method: str) -> Histogram:
+        key = (route, method)
+        if key not in self._durations:
+            self._durations[key] = metrics.http_request_duration.labels(route=route, method=method)
+        return self._durations[key]

@@ -1,0 +1,110 @@
+"""The one table from exceptions to HTTP, and the exceptions that only HTTP has."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from queue_engine.api.answers import Answer, Headers, failure
+from queue_engine.domain.errors import (
+    EndpointClosed,
+    EngineError,
+    InvalidRequest,
+    NotFound,
+    Resource,
+    StateConflict,
+    StoreUnavailable,
+    TooManyRequests,
+    Unauthorized,
+)
+
+log = logging.getLogger(__name__)
+
+INVALID_REQUEST = 10001
+INTERNAL = 10002
+ENDPOINT_NOT_FOUND = 14000
+
+CLOSE: Headers = ((b"connection", b"close"),)
+
+
+class BodyTooLarge(EngineError):
+    """The body is larger than the limit."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"body: must be at most {limit} bytes")
+
+
+class NotJson(EngineError):
+    """The body is not declared as JSON in UTF-8."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"body: {rule}")
+
+
+class BodyStalled(EngineError):
+    """The client stopped sending in the middle of the body."""
+
+    def __init__(self) -> None:
+        super().__init__("body: did not arrive in time")
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its body was complete: nobody is there to answer to."""
+
+
+_NOT_FOUND_CODES = {
+    Resource.ENDPOINT: ENDPOINT_NOT_FOUND,
+    Resource.TASK: 24011,
+    Resource.WORKER: 10007,
+    Resource.CREDENTIAL: 10007,
+}
+
+_STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
+    (InvalidRequest, 400, INVALID_REQUEST),
+    (BodyStalled, 400, INVALID_REQUEST),
+    (Unauthorized, 401, 40101),
+    (StateConflict, 409, 12001),
+    (EndpointClosed, 409, 24000),
+    (BodyTooLarge, 413, INVALID_REQUEST),
+    (NotJson, 415, INVALID_REQUEST),
+    (TooManyRequests, 429, 429),
+    (StoreUnavailable, 503, INTERNAL),
+)
+
+
+def answer_to(error: Exception, scope: Scope) -> Answer:
+    """What the client is told about `error`. Our own faults are logged, under an id that the answer has."""
+    if isinstance(error, NotFound):
+        return failure(404, _NOT_FOUND_CODES[error.resource], str(error))
+    for kind, status, code in _STATUS_AND_CODE:
+        if isinstance(error, kind):
+            return failure(status, code, str(error), _headers_for(error))
+    if isinstance(error, HTTPException):
+        return _routing_failure(error, scope)
+    return _internal_failure(error, scope)
+
+
+def _headers_for(error: EngineError) -> Headers:
+    if isinstance(error, (TooManyRequests, StoreUnavailable)):
+        return ((b"retry-after", b"%d" % error.retry_after_seconds),)
+    if isinstance(error, Unauthorized):
+        return ((b"www-authenticate", b"ApiKey"),)
+    return CLOSE if isinstance(error, BodyStalled) else ()
+
+
+def _routing_failure(error: HTTPException, scope: Scope) -> Answer:
+    """There is no such path, or not with this method."""
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        return failure(405, INVALID_REQUEST, f"method: must be {allowed}", ((b"allow", allowed.encode()),))
+    code = ENDPOINT_NOT_FOUND if scope["path"].startswith("/v2/serverless") else INVALID_REQUEST
+    return failure(404, code, "no such path")
+
+
+def _internal_failure(error: Exception, scope: Scope) -> Answer:
+    error_id = uuid.uuid4().hex[:16]
+    log.error("internal error", exc_info=error, extra={"error_id": error_id, "method": scope["method"]})
+    return failure(500, INTERNAL, f"internal error, id {error_id}")

@@ -1,0 +1,111 @@
+"""Field types that requests share, and what their errors say."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetPydanticSchema,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import ErrorDetails, core_schema
+
+from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.webhooks import MAX_URL_CHARACTERS, Webhook, parse_webhook
+
+M = TypeVar("M", bound="RequestModel")
+
+
+class RequestModel(BaseModel):  # type: ignore[pydantic-alias]
+    """A JSON object from a client: nothing is coerced, unknown members are ignored, errors repeat no value."""
+
+    # Made by `model_validate` only, so no call can miss an alias.
+    model_config = ConfigDict(  # type: ignore[pydantic-alias]
+        strict=True, frozen=True, extra="ignore", alias_generator=to_camel, hide_input_in_errors=True
+    )
+
+
+def validated(model: type[M], values: dict[str, Any]) -> M:
+    """`values` as a `model`. Raises InvalidRequest, which names the first field that breaks a rule.
+
+    An optional field that is null counts as absent; a webhook does not, so that a client that lost its URL is told.
+    """
+    if values.get("webhook", "") is None:
+        raise InvalidRequest("webhook", "must be a string")
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidRequest(_path_of(first["loc"]), _rule_of(first)) from None
+
+
+def matching(pattern: str, rule: str) -> Any:
+    """The whole text must match; `rule` says so in words."""
+    compiled = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if compiled.fullmatch(text) is None:
+            raise ValueError(rule)
+        return text
+
+    return AfterValidator(check)
+
+
+_WEBHOOK_SCHEMA = core_schema.no_info_after_validator_function(parse_webhook, core_schema.str_schema(strict=True))
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+WebhookUrl = Annotated[Webhook, GetPydanticSchema(lambda _source, _handler: _WEBHOOK_SCHEMA)]
+
+OptionalWebhook = Annotated[
+    WebhookUrl | None,
+    WithJsonSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": MAX_URL_CHARACTERS}),
+]
+"""Absent or a URL, never null: see `validated`."""
+
+# What UTF-8 cannot hold comes in as escapes: \ud800 to \udfff.
+VISIBLE = matching(r"[!-~]*", "must be visible ASCII characters without spaces")
+LINE = matching(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*", "must not have control characters or lone surrogates")
+NO_NUL = matching(r"[^\x00\ud800-\udfff]*", "must not have a NUL character or lone surrogates")
+
+_RULES = {
+    "missing": "is required",
+    "int_type": "must be an integer",
+    "string_type": "must be a string",
+    "string_unicode": "must be text without lone surrogates",
+    "list_type": "must be an array",
+    "dict_type": "must be an object",
+    "model_type": "must be an object",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+    "string_too_short": "must be at least {min_length} characters long",
+    "string_too_long": "must be at most {max_length} characters long",
+    "too_short": "must have {min_length} items or more",
+    "too_long": "must have {max_length} items or fewer",
+    "enum": "must be {expected}",
+    "value_error": "{error}",
+}
+
+
+def _rule_of(error: ErrorDetails) -> str:
+    template = _RULES.get(error["type"])
+    return error["msg"] if template is None else template.format(**error.get("ctx", {}))
+
+
+def _path_of(location: tuple[int | str, ...]) -> str:
+    """`resources[0].gpuCount`. Names that the client made up are cut and escaped."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif part != "[key]":
+            path += f".{ascii(part[:64])[1:-1]}"
+    return path.removeprefix(".") or "body"

@@ -1,0 +1,112 @@
+"""One operation of the API: a route whose handler runs as it is, described in full for OpenAPI.
+
+FastAPI's own way to call a handler (dependency injection, response validation, exit stacks) takes 40 µs of a request,
+ours 10 µs, measured with a handler that does nothing. So FastAPI routes and describes; handlers read the request and
+answer it themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from queue_engine.api.answers import Answer
+from queue_engine.api.views import Failure
+
+Handler = Callable[[Request], Awaitable[Answer]]
+
+_FAILURES = {
+    400: "A field or a query parameter breaks its rule",
+    401: "The API key is missing, malformed, unknown, revoked or sent twice",
+    404: "Not found, or another tenant's",
+    409: "The state of the thing forbids it",
+    413: "The body is too large",
+    415: "The body is not declared as JSON",
+    429: "A rate limit or a full queue; `Retry-After` says when to come back",
+    500: "Our fault; the message has the id under which it is logged",
+    503: "The store is unreachable or refuses writes; `Retry-After` says when to come back",
+}
+_RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type": "integer", "minimum": 1}}}
+
+
+class Operation(APIRoute):
+    """`handler` at `method path`.
+
+    `answer` is the schema of a successful answer, or `media_type` the type of one that is not JSON; `failures` are the
+    HTTP statuses that it may have besides 500; `takes` is the schema of its body; `parameters` are those of its path
+    and its query. The handler's docstring is for the reader of the API's description.
+    """
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        handler: Handler,
+        *,
+        summary: str,
+        tag: str,
+        answer: Any = None,
+        media_type: str | None = None,
+        failures: Sequence[int] = (),
+        takes: type[BaseModel] | None = None,
+        parameters: Sequence[dict[str, Any]] = (),
+        public: bool = False,
+    ) -> None:
+        self.takes = takes
+        super().__init__(
+            path,
+            handler,
+            methods=[method],
+            name=handler.__name__,
+            operation_id=handler.__name__,
+            summary=summary,
+            tags=[tag],
+            response_model=answer,
+            responses={status: _failure(status) for status in (*failures, 500)},
+            response_class=Response if media_type else JSONResponse,
+            openapi_extra=_extra(takes, parameters, public, media_type),
+        )
+        self.app = _answering(handler)
+
+
+def _answering(handler: Handler) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = await handler(Request(scope, receive))
+        await answer.send(send)
+
+    return app
+
+
+def _failure(status: int) -> dict[str, Any]:
+    response: dict[str, Any] = {"model": Failure, "description": _FAILURES[status]}
+    return response | {"headers": _RETRY_AFTER} if status in (429, 503) else response
+
+
+def _extra(
+    takes: type[BaseModel] | None, parameters: Sequence[dict[str, Any]], public: bool, media_type: str | None
+) -> dict[str, Any]:
+    extra: dict[str, Any] = {"security": [] if public else [{"ApiKey": []}]}
+    if parameters:
+        extra["parameters"] = list(parameters)
+    if takes is not None:
+        schema = {"$ref": f"#/components/schemas/{takes.__name__}"}
+        extra["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if media_type is not None:
+        extra["responses"] = {"200": {"content": {media_type: {"schema": {"type": "string"}}}}}
+    return extra
+
+
+def in_path(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    """A parameter of the path, for OpenAPI."""
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+
+
+def in_query(name: str, description: str, schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """An optional parameter of the query, for OpenAPI."""
+    return {"name": name, "in": "query", "required": False, "description": description, "schema": schema, **more}

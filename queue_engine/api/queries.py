@@ -1,0 +1,62 @@
+"""Query parameters, read strictly: what is given must be right. Names that we do not know are ignored."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+from queue_engine.domain.errors import InvalidRequest
+
+MAX_PARAMETERS = 100
+
+_INTEGER = re.compile(r"[0-9]{1,18}")
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class Query:
+    """The query parameters of one request."""
+
+    def __init__(self, request: Request) -> None:
+        text = request.scope["query_string"].decode("latin-1")
+        try:
+            self._pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_PARAMETERS)
+        except ValueError:
+            raise InvalidRequest("query", f"must have at most {MAX_PARAMETERS} parameters") from None
+
+    def one(self, name: str) -> str | None:
+        """The parameter's value; None when it is not given. Raises InvalidRequest when it is given twice."""
+        values = [value for key, value in self._pairs if key == name]
+        if len(values) > 1:
+            raise InvalidRequest(name, "must be given once")
+        return values[0] if values else None
+
+    def integer(self, name: str, *, default: int, most: int, least: int = 1) -> int:
+        """A decimal integer from `least` to `most`."""
+        text = self.one(name)
+        if text is None:
+            return default
+        if _INTEGER.fullmatch(text) is None or not least <= int(text) <= most:
+            raise InvalidRequest(name, f"must be an integer from {least} to {most}")
+        return int(text)
+
+    def choice(self, name: str, kind: type[E]) -> E | None:
+        """One of the words of `kind`, in any case."""
+        text = self.one(name)
+        return None if text is None else _choice(name, text, kind)
+
+    def choices(self, name: str, kind: type[E]) -> frozenset[E]:
+        """Words of `kind`, in any case, repeated or separated by commas. Empty when the parameter is not given."""
+        words = [word for key, value in self._pairs if key == name for word in value.split(",")]
+        return frozenset(_choice(name, word, kind) for word in words)
+
+
+def _choice(name: str, text: str, kind: type[E]) -> E:
+    try:
+        return kind(text.strip(" ").upper())
+    except ValueError:
+        raise InvalidRequest(name, f"must be one of {', '.join(kind)}") from None

@@ -1,0 +1,68 @@
+"""For those who run the server: health, metrics, documentation. No API key is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+
+from queue_engine.api.answers import Answer, success
+from queue_engine.api.docs_page import CONTENT_SECURITY_POLICY, render
+from queue_engine.api.operations import Operation
+from queue_engine.api.patience import from_store
+from queue_engine.api.views import HealthView, Success
+from queue_engine.store.store import Store
+
+TAG = "operations"
+
+
+class OperationsRoutes:
+    """`document` gives the OpenAPI document of all operations, these included."""
+
+    def __init__(self, store: Store, document: Callable[[], dict[str, Any]]) -> None:
+        self._store = store
+        self._document = document
+
+    def operations(self) -> list[Operation]:
+        return [
+            Operation(
+                "GET", "/healthz", self.is_alive, summary="Whether this process is alive", tag=TAG, public=True,
+                answer=Success[HealthView],
+            ),
+            Operation(
+                "GET", "/readyz", self.is_ready, summary="Whether the store is reachable and writable", tag=TAG,
+                public=True, answer=Success[HealthView], failures=(503,),
+            ),
+            Operation(
+                "GET", "/metrics", self.show_metrics, summary="Metrics in the Prometheus text format", tag=TAG,
+                public=True, media_type="text/plain",
+            ),
+            Operation(
+                "GET", "/openapi.json", self.show_openapi, summary="This description", tag=TAG, public=True,
+                answer=dict[str, Any],
+            ),
+            Operation(
+                "GET", "/docs", self.show_docs, summary="This description as a page", tag=TAG, public=True,
+                media_type="text/html",
+            ),
+        ]  # fmt: skip
+
+    async def is_alive(self, _request: Request) -> Answer:
+        return success({"status": "ok"})
+
+    async def is_ready(self, _request: Request) -> Answer:
+        await from_store(self._store.check_writable())
+        return success({"status": "ok"})
+
+    async def show_metrics(self, _request: Request) -> Answer:
+        return Answer(200, generate_latest(), CONTENT_TYPE_LATEST.encode())
+
+    async def show_openapi(self, _request: Request) -> Answer:
+        return Answer(200, orjson.dumps(self._document()))
+
+    async def show_docs(self, _request: Request) -> Answer:
+        policy = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
+        return Answer(200, render(self._document()).encode(), b"text/html; charset=utf-8", (policy,))

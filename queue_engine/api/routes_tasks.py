@@ -1,0 +1,189 @@
+"""`/v2/serverless/{id}/tasks`: tasks of QUEUE endpoints."""
+
+from __future__ import annotations
+
+from uuid import uuid4
+
+from starlette.requests import Request
+
+from queue_engine import metrics
+from queue_engine.api.answers import Answer, success
+from queue_engine.api.operations import Operation, in_path, in_query
+from queue_engine.api.patience import from_store
+from queue_engine.api.queries import Query
+from queue_engine.api.routes_endpoints import ENDPOINT_ID
+from queue_engine.api.services import Services, endpoint_id_in, task_id_in
+from queue_engine.api.submissions import RAW_FIELDS, SubmitTask, traceparent_of
+from queue_engine.api.views import (
+    DeliveryAttemptView,
+    SubmittedView,
+    Success,
+    TaskCountsView,
+    TaskDetailView,
+    TaskPageView,
+    delivery_log_view,
+    task_counts_view,
+    task_detail_view,
+    task_page_view,
+)
+from queue_engine.domain.errors import (
+    EndpointClosed,
+    EngineError,
+    InvalidRequest,
+    NotFound,
+    Resource,
+    StateConflict,
+    StoreUnavailable,
+    TooManyRequests,
+)
+from queue_engine.domain.ids import task_id_from
+from queue_engine.domain.tasks import Task, TaskStatus
+from queue_engine.store.tasks import NewTask, Submission
+
+TAG = "tasks"
+MAX_PAGE_NUMBER = 10**9
+MAX_PAGE_SIZE = 1000
+DEFAULT_PAGE_SIZE = 10
+FULL_RETRY_SECONDS = 5
+"""A full queue is not worth asking about sooner."""
+
+TASK_ID = in_path("taskId", "Id of a task", {"type": "string", "pattern": "^[A-Za-z0-9_]{1,255}$"})
+
+
+class TaskRoutes:
+    """Submit and read tasks."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._tasks = services.store.tasks
+
+    def operations(self) -> list[Operation]:
+        tasks, task = "/v2/serverless/{id}/tasks", "/v2/serverless/{id}/tasks/{taskId}"
+        return [
+            Operation(
+                "POST", tasks, self.submit_task, summary="Submit a task", tag=TAG, answer=Success[SubmittedView],
+                takes=SubmitTask, parameters=[ENDPOINT_ID], failures=(400, 401, 404, 409, 413, 415, 429, 503),
+            ),
+            Operation(
+                "GET", tasks, self.list_tasks, summary="List tasks, newest first", tag=TAG,
+                answer=Success[TaskPageView], parameters=[ENDPOINT_ID, *_page_parameters()],
+                failures=(400, 401, 404, 429, 503),
+            ),
+            Operation(
+                "GET", f"{tasks}/count", self.count_tasks, summary="Count tasks", tag=TAG,
+                answer=Success[TaskCountsView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "GET", task, self.get_task, summary="Read a task with its input and output", tag=TAG,
+                answer=Success[TaskDetailView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "GET", f"{task}/deliveries", self.list_deliveries,
+                summary="List the latest attempts to deliver a task's result, oldest first", tag=TAG,
+                answer=Success[list[DeliveryAttemptView]], parameters=[ENDPOINT_ID, TASK_ID],
+                failures=(401, 404, 429, 503),
+            ),
+        ]  # fmt: skip
+
+    async def submit_task(self, request: Request) -> Answer:
+        """Accepted once for each task id: the same request again answers as the first time and runs nothing twice."""
+        # The hot path: one script call for a request, and no more work than its checks need.
+        tenant = await self._services.admit(request)
+        try:
+            task = await self._new_task(request, tenant)
+            submission = await from_store(self._tasks.enqueue(task))
+            _check_accepted(submission)
+        except EngineError as error:
+            if not isinstance(error, StoreUnavailable):
+                _REJECTED.inc()
+            raise
+        (_DUPLICATE if submission is Submission.DUPLICATE else _ACCEPTED).inc()
+        return success({"taskId": task.task_id})
+
+    async def _new_task(self, request: Request, tenant: str) -> NewTask:
+        endpoint_id = endpoint_id_in(request)
+        body = await self._services.bodies.read_object(request, RAW_FIELDS)
+        wanted = SubmitTask.parse(body)
+        if wanted.first_secret is not None:
+            self._services.must_keep_secret(wanted.first_secret)
+        if wanted.webhook is not None:
+            await self._services.destinations.check(wanted.webhook)
+        return NewTask(
+            task_id=wanted.task_id or task_id_from(uuid4()),
+            endpoint_id=endpoint_id,
+            tenant=tenant,
+            spec=wanted.spec(traceparent_of(request.scope["headers"])),
+            input=wanted.input,
+            fingerprint=wanted.fingerprint(self._services.fingerprint_key),
+        )
+
+    async def list_tasks(self, request: Request) -> Answer:
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        query = Query(request)
+        status = query.choice("status", TaskStatus)
+        page = query.integer("pageNumber", default=1, most=MAX_PAGE_NUMBER)
+        size = query.integer("pageSize", default=DEFAULT_PAGE_SIZE, most=MAX_PAGE_SIZE)
+        tasks = await from_store(self._tasks.page(endpoint.endpoint_id, status, page=page, size=size))
+        return success(task_page_view(tasks, endpoint, page=page, size=size))
+
+    async def count_tasks(self, request: Request) -> Answer:
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        return success(task_counts_view(endpoint.counts))
+
+    async def get_task(self, request: Request) -> Answer:
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        return success(task_detail_view(await self._task(request, endpoint.endpoint_id), endpoint))
+
+    async def list_deliveries(self, request: Request) -> Answer:
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        task = await self._task(request, endpoint.endpoint_id)
+        log = await from_store(self._tasks.delivery_log(endpoint.endpoint_id, task.task_id))
+        return success(delivery_log_view(log))
+
+    async def _task(self, request: Request, endpoint_id: str) -> Task:
+        task = await from_store(self._tasks.get(endpoint_id, task_id_in(request)))
+        if task is None:
+            raise NotFound(Resource.TASK)
+        return task
+
+
+_ACCEPTED = metrics.tasks_submitted.labels(result="accepted")
+_DUPLICATE = metrics.tasks_submitted.labels(result="duplicate")
+_REJECTED = metrics.tasks_submitted.labels(result="rejected")
+
+
+def _check_accepted(submission: Submission) -> None:
+    match submission:
+        case Submission.ACCEPTED | Submission.DUPLICATE:
+            return
+        case Submission.CONFLICT:
+            raise StateConflict("taskId: is taken by a task with another body")
+        case Submission.NOT_FOUND:
+            raise NotFound(Resource.ENDPOINT)
+        case Submission.NOT_QUEUE:
+            raise InvalidRequest("serviceMode", "only endpoints with service mode QUEUE take tasks")
+        case Submission.CLOSED:
+            raise EndpointClosed("the endpoint is stopped, stopping or failed and takes no tasks")
+        case Submission.FULL:
+            raise TooManyRequests("the endpoint's queue is full", scope="queue", retry_after_seconds=FULL_RETRY_SECONDS)
+
+
+def _page_parameters() -> list[dict[str, object]]:
+    statuses = [status.value for status in TaskStatus]
+    return [
+        in_query("status", "Only tasks with this status, in any case", {"type": "string", "enum": statuses}),
+        in_query(
+            "pageNumber",
+            "Which page, from 1",
+            {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_NUMBER, "default": 1},
+        ),
+        in_query(
+            "pageSize",
+            "Tasks on a page",
+            {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": DEFAULT_PAGE_SIZE},
+        ),
+    ]

@@ -1,0 +1,72 @@
+"""Serving the application on a port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from queue_engine.api.protocol import limited_protocol
+from queue_engine.settings import ApiSettings
+
+KEEP_ALIVE_SECONDS = 75
+"""Above the 60 s after which common load balancers close an idle connection themselves."""
+SHUTDOWN_SECONDS = 30
+"""How long requests under way may take to end."""
+BACKLOG = 2048
+
+
+def listen(settings: ApiSettings) -> socket.socket:
+    """A socket that listens as configured; port 0 takes a free one. Raises OSError that names address and port."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(app: ASGIApp, settings: ApiSettings, listener: socket.socket, stopping: asyncio.Event) -> None:
+    """Serve on `listener` until `stopping` is set; then requests under way end, and the listener is closed.
+
+    Signals are the caller's business.
+    """
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http=limited_protocol(settings.read_timeout_seconds),
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+    )
+    watcher = asyncio.create_task(_stop_when(stopping, server))
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        watcher.cancel()
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _stop_when(stopping: asyncio.Event, server: uvicorn.Server) -> None:
+    await stopping.wait()
+    server.should_exit = True

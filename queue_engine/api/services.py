@@ -1,0 +1,66 @@
+"""What the routes work with, put together once for each process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from queue_engine.api.auth import Authenticator
+from queue_engine.api.bodies import BodyReader
+from queue_engine.api.destinations import DestinationGuard
+from queue_engine.api.patience import from_store
+from queue_engine.api.rate_limit import RateLimiter
+from queue_engine.domain.catalogue import GpuCatalogue
+from queue_engine.domain.endpoints import Endpoint
+from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
+from queue_engine.domain.ids import is_endpoint_id, is_task_id
+from queue_engine.store.store import Store
+
+
+@dataclass(frozen=True)
+class Services:
+    """Passed to every group of routes."""
+
+    store: Store
+    authenticator: Authenticator
+    limiter: RateLimiter
+    bodies: BodyReader
+    destinations: DestinationGuard
+    catalogue: GpuCatalogue
+    fingerprint_key: bytes
+    """Keys the fingerprints of submissions; empty without a secret key."""
+
+    async def admit(self, request: Request) -> str:
+        """The tenant that sends the request. Raises Unauthorized, TooManyRequests, StoreUnavailable."""
+        tenant = await self.authenticator.tenant_of(request.scope["headers"])
+        self.limiter.take(tenant)
+        return tenant
+
+    async def endpoint(self, request: Request, tenant: str) -> Endpoint:
+        """The endpoint in the path. Raises NotFound when the tenant has none such."""
+        endpoint = await from_store(self.store.endpoints.get(endpoint_id_in(request), tenant))
+        if endpoint is None:
+            raise NotFound(Resource.ENDPOINT)
+        return endpoint
+
+    def must_keep_secret(self, field: str) -> None:
+        """Raises InvalidRequest when this server cannot encrypt what is in `field`."""
+        if not self.store.sealer.has_key:
+            raise InvalidRequest(field, "the server has no QUEUE_ENGINE_SECRET_KEY, so it cannot keep it")
+
+
+def endpoint_id_in(request: Request) -> str:
+    """The endpoint id in the path. What cannot be one is not found."""
+    endpoint_id: str = request.scope["path_params"]["id"]
+    if not is_endpoint_id(endpoint_id):
+        raise NotFound(Resource.ENDPOINT)
+    return endpoint_id
+
+
+def task_id_in(request: Request) -> str:
+    """The task id in the path. What cannot be one is not found."""
+    task_id: str = request.scope["path_params"]["taskId"]
+    if not is_task_id(task_id):
+        raise NotFound(Resource.TASK)
+    return task_id

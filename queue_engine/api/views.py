@@ -1,0 +1,334 @@
+"""What the API shows of endpoints, workers and tasks: the schemas, and the functions that fill them.
+
+The functions make plain dictionaries, since a task's input and output go out as the JSON text that was recorded; a test
+holds them against the schemas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from queue_engine.domain.endpoints import Endpoint, EndpointStatus, Resource, ServiceMode, TaskCounts
+from queue_engine.domain.headers import masked
+from queue_engine.domain.tasks import DeliveryStatus, Task, TaskState, TaskStatus
+from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.store.tasks import TaskPage
+
+T = TypeVar("T")
+
+
+class View(BaseModel):
+    """Something that the API answers. Times are epoch milliseconds."""
+
+    model_config = ConfigDict(alias_generator=to_camel)  # type: ignore[pydantic-alias]
+
+
+class Success(View, Generic[T]):
+    """The envelope of every successful answer."""
+
+    message: Literal["success"]
+    code: Literal[10000]
+    data: T = Field(description="The answer itself")
+
+
+class Failure(View):
+    """The envelope of every error."""
+
+    message: str = Field(description="What is wrong; for a field `<field>: <rule>`", examples=["input: is required"])
+    code: int = Field(description="Finer than the HTTP status", examples=[10001])
+    data: None = Field(description="Always null")
+
+
+class ResourceView(View):
+    """A place where workers may run."""
+
+    region: str = Field(description="Region")
+    gpu_type: str = Field(description="GPU type as the catalogue spells it")
+    gpu_count: int = Field(description="GPUs for each worker")
+
+
+class VariableView(View):
+    """An environment variable, without its value."""
+
+    key: str = Field(description="Name")
+
+
+class ExposeView(View):
+    """The port on which the container listens."""
+
+    port: int = Field(description="1–65535")
+    protocol: Literal["HTTP", "TCP"] = Field(description="What it speaks")
+
+
+class EndpointView(View):
+    """One endpoint."""
+
+    id: str = Field(description="A positive integer below 2^53", examples=["7"])
+    name: str = Field(description="Name")
+    image: str = Field(description="Container image")
+    status: EndpointStatus = Field(
+        description="INITIALIZING: no worker runs yet; RUNNING: at least one; FAILED: all crash on start"
+    )
+    total_workers: int = Field(description="Workers wanted")
+    running_workers: int = Field(description="Workers that run")
+    cost: float = Field(description="Price per hour of the wanted workers; 0 without a price list")
+    service_mode: ServiceMode = Field(description="Only QUEUE endpoints take tasks")
+    webhook: str | None = Field(description="Told about every change of a worker's status")
+    image_registry: str | None = Field(description="Registry of the image; null: Docker Hub")
+    container_registry_auth_id: int | None = Field(description="Id of the credential for the registry")
+    resources: list[ResourceView] = Field(description="Where workers may run")
+    min_single_card_vram_in_gb: int | None = Field(description="Least video memory of one GPU, in GB")
+    min_single_card_vcpu: int | None = Field(description="Least virtual CPUs for one GPU")
+    min_single_card_ram_in_gb: int | None = Field(description="Least memory for one GPU, in GB")
+    container_volume_in_gb: int = Field(description="Storage of one worker, in GB")
+    initialization_command: str | None = Field(description="The command that runs in the container")
+    environment_vars: list[VariableView] = Field(description="Environment variables, without their values")
+    expose: ExposeView | None = Field(description="The port on which the container listens")
+    concurrency: int = Field(description="Tasks that one worker runs at once")
+    execution_timeout_seconds: int = Field(description="How long one attempt of a task may take")
+    max_attempts: int = Field(description="Attempts of a task whose worker is busy or not up")
+    max_queued_tasks: int = Field(description="Tasks that may wait; more are refused with 429")
+    result_retention_seconds: int = Field(description="How long an ended task is kept")
+    created_at: int = Field(description="When it was created")
+    updated_at: int = Field(description="When it was last changed")
+    queued_tasks: int = Field(description="Tasks that wait, for a worker or for their next attempt")
+    running_tasks: int = Field(description="Tasks that are being executed")
+
+
+class WebhookSecretView(View):
+    """The signing secret of an endpoint's webhooks."""
+
+    secret: str = Field(
+        description="`whsec_` and base64, as Standard Webhooks has it", examples=["whsec_MfKQ9r8GKYqrTwjU"]
+    )
+
+
+class WorkerView(View):
+    """One worker: a container and the agent beside it."""
+
+    worker_id: str = Field(description="Id")
+    status: WorkerStatus = Field(description="RUNNING: its exposed port accepts connections")
+    created_at: int = Field(description="When it was started")
+    region: str | None = Field(description="Where it runs; null when that is not known")
+    gpu_type: str | None = Field(description="What it runs on; null when that is not known")
+    restarts: int = Field(description="How often a worker in this place was replaced because it died")
+    last_heartbeat_at: int | None = Field(description="When its agent last reported")
+    running_tasks: int = Field(description="Tasks that it runs now")
+    error: str | None = Field(description="Why it failed")
+
+
+class TaskView(View):
+    """One task, as lists show it."""
+
+    task_id: str = Field(description="The submitter's id, or the one that it was given")
+    endpoint_id: int = Field(description="Id of its endpoint")
+    endpoint_name: str = Field(description="Name of its endpoint")
+    status: TaskStatus = Field(
+        description="PROCESSING: waits or runs; SUCCESS: executed; DELIVERED: executed and the webhook told; FAILED"
+    )
+    state: TaskState = Field(description="Where it is exactly")
+    worker_url: str | None = Field(description="Where the latest attempt was posted to")
+    webhook: str | None = Field(description="Where the result is POSTed to")
+    delivery_status: DeliveryStatus = Field(
+        description="INIT: not yet sent, or no webhook; FAILED: the last attempt failed and another is due"
+    )
+    delivery_attempts: int = Field(description="Attempts made to deliver the result")
+    delivery_error: str | None = Field(description="Why the last delivery attempt failed")
+    next_delivery_at: int | None = Field(description="When the next delivery attempt is due")
+    error: str | None = Field(description="Why it failed")
+    attempts: int = Field(description="Attempts begun")
+    created_at: int = Field(description="When it was accepted")
+    updated_at: int = Field(description="When it last changed")
+    started_at: int | None = Field(description="When its latest attempt began")
+    finished_at: int | None = Field(description="When it ended")
+    duration_ms: int | None = Field(description="How long its last attempt took")
+    delivered_at: int | None = Field(description="When the webhook took the result")
+
+
+class TaskDetailView(TaskView):
+    """One task with what went in and what came out."""
+
+    input: Any = Field(description="As it was submitted")
+    output: Any = Field(description="The container's answer; null before it, and when the task failed")
+    headers: dict[str, str] = Field(description="Headers for the container; values that may be secrets are `***`")
+
+
+class TaskPageView(View):
+    """One page of tasks, newest first."""
+
+    items: list[TaskView] = Field(description="The tasks of this page")
+    page: int = Field(description="Number of this page, from 1")
+    size: int = Field(description="Most tasks on a page")
+    total: int = Field(description="Tasks on all pages")
+    pages: int = Field(description="Number of pages")
+
+
+class TaskCountsView(View):
+    """How many tasks the endpoint has; ended ones as long as they are kept."""
+
+    processing: int = Field(description="Accepted and not ended: queued, running and scheduled")
+    queued: int = Field(description="Wait for a worker")
+    running: int = Field(description="Are being executed")
+    scheduled: int = Field(description="Wait for the time of their next attempt")
+    delivered: int = Field(description="Executed, and the webhook told")
+    success: int = Field(description="Executed; no webhook, or not told yet")
+    failed: int = Field(description="Ended without success")
+    total: int = Field(description="All of them")
+
+
+class SubmittedView(View):
+    """An accepted task."""
+
+    task_id: str = Field(description="The submitter's id, or the one that it was given")
+
+
+class DeliveryAttemptView(View):
+    """One attempt to deliver a task's result."""
+
+    at: int = Field(description="When it was sent")
+    status: int | None = Field(description="HTTP status of the receiver's answer; null when none came")
+    error: str | None = Field(description="Null when delivered, else what went wrong", examples=["http_5xx"])
+    duration_ms: int = Field(description="How long it took")
+    response: str = Field(description="The beginning of the receiver's answer")
+
+
+class HealthView(View):
+    """The process, or the store, is well."""
+
+    status: Literal["ok"] = Field(description="Always `ok`")
+
+
+def endpoint_view(endpoint: Endpoint) -> dict[str, Any]:
+    """An EndpointView."""
+    config = endpoint.config
+    return {
+        "id": endpoint.endpoint_id,
+        "name": config.name,
+        "image": config.image,
+        "status": endpoint.status,
+        "totalWorkers": config.workers,
+        "runningWorkers": endpoint.running_workers,
+        "cost": 0,
+        "serviceMode": config.service_mode,
+        "webhook": config.webhook,
+        "imageRegistry": config.image_registry,
+        "containerRegistryAuthId": config.credential_id,
+        "resources": [_resource_view(resource) for resource in config.resources],
+        "minSingleCardVramInGb": config.min_single_card_vram_in_gb,
+        "minSingleCardVcpu": config.min_single_card_vcpu,
+        "minSingleCardRamInGb": config.min_single_card_ram_in_gb,
+        "containerVolumeInGb": config.container_volume_in_gb,
+        "initializationCommand": config.initialization_command,
+        "environmentVars": [{"key": name} for name in sorted(config.environment)],
+        "expose": {"port": config.expose.port, "protocol": config.expose.protocol} if config.expose else None,
+        "concurrency": config.concurrency,
+        "executionTimeoutSeconds": config.execution_timeout_seconds,
+        "maxAttempts": config.max_attempts,
+        "maxQueuedTasks": config.max_queued_tasks,
+        "resultRetentionSeconds": config.result_retention_seconds,
+        "createdAt": endpoint.created_at_ms,
+        "updatedAt": endpoint.updated_at_ms,
+        "queuedTasks": endpoint.counts.queued + endpoint.counts.scheduled,
+        "runningTasks": endpoint.counts.running,
+    }
+
+
+def _resource_view(resource: Resource) -> dict[str, Any]:
+    return {"region": resource.region, "gpuType": resource.gpu_type, "gpuCount": resource.gpu_count}
+
+
+def worker_view(worker: Worker, endpoint: Endpoint) -> dict[str, Any]:
+    """A WorkerView. With several resources nobody has recorded which of them the worker got."""
+    resources = endpoint.config.resources
+    place = resources[0] if len(resources) == 1 else None
+    return {
+        "workerId": worker.worker_id,
+        "status": worker.status,
+        "createdAt": worker.created_at_ms,
+        "region": place.region if place else None,
+        "gpuType": place.gpu_type if place else None,
+        "restarts": worker.restarts,
+        "lastHeartbeatAt": worker.last_heartbeat_at_ms,
+        "runningTasks": worker.running_tasks,
+        "error": worker.error,
+    }
+
+
+def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
+    """A TaskView."""
+    return {
+        "taskId": task.task_id,
+        "endpointId": int(task.endpoint_id),
+        "endpointName": endpoint.config.name,
+        "status": task.status,
+        "state": task.state,
+        "workerUrl": task.worker_url,
+        "webhook": task.spec.webhook,
+        "deliveryStatus": task.delivery_status,
+        "deliveryAttempts": task.delivery_attempts,
+        "deliveryError": task.delivery_error,
+        "nextDeliveryAt": task.next_delivery_at_ms,
+        "error": task.error,
+        "attempts": task.attempts,
+        "createdAt": task.created_at_ms,
+        "updatedAt": task.updated_at_ms,
+        "startedAt": task.started_at_ms,
+        "finishedAt": task.finished_at_ms,
+        "durationMs": _duration_ms(task),
+        "deliveredAt": task.delivered_at_ms,
+    }
+
+
+def _duration_ms(task: Task) -> int | None:
+    if task.started_at_ms is None or task.finished_at_ms is None:
+        return None
+    return max(0, task.finished_at_ms - task.started_at_ms)
+
+
+def task_detail_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
+    """A TaskDetailView; input and output are the JSON text that was recorded."""
+    return task_view(task, endpoint) | {
+        "input": _json_text(task.input),
+        "output": _json_text(task.output),
+        "headers": masked(task.spec.headers),
+    }
+
+
+def _json_text(text: bytes | None) -> orjson.Fragment | None:
+    return orjson.Fragment(text) if text else None
+
+
+def task_page_view(tasks: TaskPage, endpoint: Endpoint, *, page: int, size: int) -> dict[str, Any]:
+    """A TaskPageView."""
+    return {
+        "items": [task_view(task, endpoint) for task in tasks.items],
+        "page": page,
+        "size": size,
+        "total": tasks.total,
+        "pages": -(-tasks.total // size),
+    }
+
+
+def task_counts_view(counts: TaskCounts) -> dict[str, int]:
+    """A TaskCountsView."""
+    return {
+        "processing": counts.processing,
+        "queued": counts.queued,
+        "running": counts.running,
+        "scheduled": counts.scheduled,
+        "delivered": counts.delivered,
+        "success": counts.success,
+        "failed": counts.failed,
+        "total": counts.total,
+    }
+
+
+def delivery_log_view(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A list of DeliveryAttemptViews."""
+    names = ("at", "status", "error", "durationMs", "response")
+    return [{name: record.get(name) for name in names} for record in log]

@@ -1,0 +1,106 @@
+"""The real API on a real port, over a real store, for tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+from pydantic import SecretStr
+
+from queue_engine.api.app import create_app
+from queue_engine.api.server import listen, serve
+from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.settings import ApiSettings
+from queue_engine.store.api_keys import new_api_key
+from queue_engine.store.store import Store
+
+SECRET_KEY = new_secret_key()
+
+ENDPOINT: dict[str, Any] = {
+    "name": "echo",
+    "image": "registry.example/echo:1",
+    "resources": [{"region": "us-east-3", "gpuType": "NVIDIA_RTX_4090_24G", "gpuCount": 1}],
+    "workers": 1,
+    "containerVolumeInGb": 20,
+    "serviceMode": "QUEUE",
+}
+TASK: dict[str, Any] = {"input": {"n": 1}, "workerPort": 8000, "processUri": "/run"}
+
+
+class ScriptedLookup:
+    """Answers for names from a table; a name that is not in it cannot be resolved."""
+
+    def __init__(self, addresses: Mapping[str, Sequence[str]] | None = None) -> None:
+        self.by_host = dict(addresses or {})
+        self.asked: list[str] = []
+
+    async def addresses(self, host: str) -> Sequence[str]:
+        self.asked.append(host)
+        if host not in self.by_host:
+            raise OSError(f"{host} could not be resolved")
+        return self.by_host[host]
+
+
+@dataclass
+class RunningApi:
+    """An API that is being served. `client` sends the key of the tenant `default`."""
+
+    settings: ApiSettings
+    store: Store
+    lookup: ScriptedLookup
+    port: int
+    key: str
+    client: httpx.AsyncClient
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def new_key(self, tenant: str) -> str:
+        key = new_api_key()
+        await self.store.api_keys.put(key, tenant=tenant, name="test")
+        return key
+
+    async def create_endpoint(self, **changes: Any) -> str:
+        answer = await self.client.post("/v2/serverless", json=ENDPOINT | changes)
+        assert answer.status_code == 200, answer.text
+        endpoint_id: str = answer.json()["data"]["id"]
+        return endpoint_id
+
+    async def submit(self, endpoint_id: str, **changes: Any) -> httpx.Response:
+        return await self.client.post(f"/v2/serverless/{endpoint_id}/tasks", json=TASK | changes)
+
+    async def keys_stored(self) -> int:
+        """All keys in the store but the one that the readiness check writes."""
+        return int(await self.store.redis.dbsize()) - int(await self.store.redis.exists("{qe}:probe"))
+
+
+@asynccontextmanager
+async def running_api(
+    store_url: str, *, lookup: ScriptedLookup | None = None, with_secret_key: bool = True, **values: Any
+) -> AsyncIterator[RunningApi]:
+    """Serve the API until the block ends. `values` are settings."""
+    values.setdefault("port", 0)
+    secret = SecretStr(SECRET_KEY) if with_secret_key else None
+    settings = ApiSettings(redis_url=SecretStr(store_url), secret_key=secret, **values)
+    store = Store(store_url, settings.sealer())
+    lookup = lookup or ScriptedLookup()
+    with listen(settings) as listener:
+        port: int = listener.getsockname()[1]
+        app = create_app(settings, store, lookup, own_ports=frozenset({port}))
+        key = new_api_key()
+        await store.api_keys.put(key, tenant="default", name="test")
+        url = f"http://127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=url, headers={"X-Api-Key": key}, timeout=30) as client:
+            api = RunningApi(settings, store, lookup, port, key, client)
+            serving = asyncio.create_task(serve(app, settings, listener, api.stopping))
+            try:
+                yield api
+            finally:
+                await client.aclose()
+                api.stopping.set()
+                await serving
+                await store.close()

@@ -1,0 +1,188 @@
+"""Requests are read strictly, and what is handed on stays as it came in."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from queue_engine.runtime.strict_json import InvalidJson, split_object
+
+INPUT = frozenset({"input"})
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+def _raw(value: str) -> bytes:
+    return split_object(b'{"a": 1, "input": ' + value.encode() + b' , "b": [2]}', INPUT).raw["input"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "12345678901234567890123456789",
+        "9" * 5000,
+        "-" + "1" * 5000,
+        "1e999",
+        "0.1000000000000000055511151231257827021181583404541015625",
+        '{"a":1,"a":2,"b":{"x":1,"x":1}}',
+        '{ "a" :\t[ 1 ,\n2 ] }',
+        r'"\ud800 \u0000 \/ \u00e9"',
+        '"é𝄞"',
+        "null",
+        "true",
+        '""',
+        "{}",
+        "[]",
+        "-0",
+        "-0.0E-0",
+    ],
+)
+def test_a_raw_member_keeps_its_bytes(value: str) -> None:
+    assert _raw(value) == value.encode()
+
+
+def test_space_around_a_raw_member_is_left_out() -> None:
+    assert split_object(b' { "input" \n:\r\t [ 1 ]  \n}\n', INPUT).raw == {"input": b"[ 1 ]"}
+
+
+def test_other_members_are_parsed() -> None:
+    found = split_object(b'{"a": 1, "b": 8000.0, "c": "x", "d": {"e": [null, true]}, "input": 5}', INPUT)
+    assert found.values == {"a": 1, "b": 8000.0, "c": "x", "d": {"e": [None, True]}}
+    assert isinstance(found.values["b"], float)
+
+
+def test_an_empty_object_has_no_members() -> None:
+    assert split_object(b" {\n} ") == split_object(b"{}")
+    assert split_object(b"{}").values == {}
+
+
+@given(st.dictionaries(st.text(), JSON), st.booleans())
+def test_what_json_writes_is_read_back(members: dict[str, object], ascii_only: bool) -> None:
+    body = json.dumps(members, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+    found = split_object(body, frozenset(members))
+    assert {name: json.loads(text) for name, text in found.raw.items()} == members
+    assert split_object(body).values == members
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(body: bytes) -> None:
+    try:
+        found = split_object(body, INPUT)
+    except InvalidJson:
+        return
+    assert found.values.keys() | found.raw.keys() == json.loads(body).keys()
+
+
+@given(st.text(alphabet='{}[]",:\\ 012eE.+-nulltrue\n\x00\ud800é', max_size=40))
+def test_what_is_accepted_is_what_json_accepts(text: str) -> None:
+    body = text.encode("utf-8", "surrogatepass")
+    try:
+        expected = json.loads(body.decode())
+    except ValueError:
+        expected = None
+    try:
+        found = split_object(body).values
+    except InvalidJson as error:
+        refused_by_us_alone = "twice" in error.rule or "is not JSON" in error.rule
+        if isinstance(expected, dict) and not refused_by_us_alone:
+            raise
+        return
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("body", "rule"),
+    [
+        (b"", "must be a JSON object"),
+        (b"  ", "must be a JSON object"),
+        (b"5", "must be a JSON object"),
+        (b"null", "must be a JSON object"),
+        (b'"{}"', "must be a JSON object"),
+        (b"[{}]", "must be a JSON object"),
+        (b"\xef\xbb\xbf{}", "byte order mark"),
+        ('{"a": 1}'.encode("utf-16"), "UTF-8"),
+        (b"\xff\xfe", "UTF-8"),
+        ("{}".encode("utf-16-le"), "not valid JSON"),
+        (b'{"a": "\xff"}', "UTF-8"),
+        (b'{"a": "\xed\xa0\x80"}', "UTF-8"),
+        (b'{"a": "\xc0\x80"}', "UTF-8"),
+        (b"{", "not valid JSON"),
+        (b'{"a"', "not valid JSON"),
+        (b'{"a":', "not valid JSON"),
+        (b'{"a": 1', "not valid JSON"),
+        (b'{"a": 1,', "not valid JSON"),
+        (b'{"a": 1,}', "not valid JSON"),
+        (b'{,"a": 1}', "not valid JSON"),
+        (b'{"a" 1}', "not valid JSON"),
+        (b'{"a": 1 "b": 2}', "not valid JSON"),
+        (b"{a: 1}", "not valid JSON"),
+        (b"{'a': 1}", "not valid JSON"),
+        (b'{"a": 01}', "not valid JSON"),
+        (b'{"a": 1.}', "not valid JSON"),
+        (b'{"a": .5}', "not valid JSON"),
+        (b'{"a": +1}', "not valid JSON"),
+        (b'{"a": 0x10}', "not valid JSON"),
+        ('{"a": ٣}'.encode(), "not valid JSON"),
+        (b'{"a": tru}', "not valid JSON"),
+        (b'{"a": "\n"}', "not valid JSON"),
+        (b'{"a\x00": 1}', "not valid JSON"),
+        (b'{"a": "\\x41"}', "not valid JSON"),
+        (b'{"a": 1} // why', "must end after the object"),
+        (b'{"a": 1}{}', "must end after the object"),
+        (b'{"a": 1}\x00', "must end after the object"),
+        ('{"a":\u00a01}'.encode(), "not valid JSON"),
+    ],
+)
+def test_what_is_no_json_object_is_refused(body: bytes, rule: str) -> None:
+    with pytest.raises(InvalidJson, match=rule) as caught:
+        split_object(body, INPUT)
+    assert caught.value.member is None
+
+
+@pytest.mark.parametrize("name", ["input", "a"])
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("NaN", "NaN"),
+        ("[1, -Infinity]", "-Infinity"),
+        ('{"x": Infinity}', "Infinity"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"x":' * 100_000, "nested too deeply"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+    ],
+)
+def test_a_member_that_python_alone_would_read_is_refused_by_name(name: str, value: str, rule: str) -> None:
+    with pytest.raises(InvalidJson, match=rule) as caught:
+        split_object(f'{{"{name}": {value}}}'.encode(), INPUT)
+    assert caught.value.member == name
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"taskId": "a", "taskId": "b"}',
+        b'{"input": 1, "input": 1}',
+        b'{"taskId": 1, "task\\u0049d": 2}',
+    ],
+)
+def test_a_name_given_twice_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidJson, match="is given twice") as caught:
+        split_object(body, INPUT)
+    assert caught.value.member in {"taskId", "input"}
+
+
+def test_a_name_given_twice_inside_a_parsed_member_is_refused() -> None:
+    with pytest.raises(InvalidJson, match="must not give a name twice") as caught:
+        split_object(b'{"headers": {"A": "1", "A": "2"}}')
+    assert caught.value.member == "headers"
+
+
+def test_a_huge_integer_stays_huge_and_costs_nothing() -> None:
+    found = split_object(b'{"a": ' + b"9" * 5000 + b', "b": -' + b"9" * 5000 + b', "c": 1e999}')
+    assert found.values["a"] > 10**300
+    assert found.values["b"] < -(10**300)
+    assert math.isinf(found.values["c"])
