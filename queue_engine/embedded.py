@@ -13,7 +13,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
@@ -25,7 +25,7 @@ import psutil
 
 from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.ports import LOOPBACK, free_port, is_free
-from queue_engine.runtime.process_groups import own_processes, passed_on
+from queue_engine.runtime.process_groups import end_processes, own_processes, passed_on
 from queue_engine.runtime.supervisor import Backoff, Program, ProgramError, ProgramExit, Supervisor, log_exit
 from queue_engine.runtime.tether import tether_command
 
@@ -35,6 +35,7 @@ LINGER_SECONDS = 15.0
 """How long the server goes on when the process that started it was killed: agents hand back their tasks meanwhile."""
 
 _NAME = "store"
+_SERVER = "valkey-server"
 _PROBE_SECONDS = 2.0
 _PROBE_PAUSE_SECONDS = 0.02
 _PASSWORD = re.compile(r"[A-Za-z0-9_-]{43}")
@@ -81,7 +82,7 @@ class EmbeddedStore:
 
     def server_pid(self) -> int | None:
         """The server's process id; None when it does not run."""
-        return next((process.pid for process in self._files.servers()), None)
+        return self._files.server_pid()
 
     async def start(self, timeout_seconds: float = START_SECONDS) -> str:
         """Start it, wait until it answers and return its URL. Loading data does not count against the timeout.
@@ -140,15 +141,9 @@ class EmbeddedStore:
         return url
 
     async def _end_left_over_servers(self) -> None:
-        left = await asyncio.to_thread(self._files.servers)
-        for process in left:
-            with suppress(psutil.Error):
-                process.terminate()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, left, STOP_SECONDS)
-        for process in alive:
-            with suppress(psutil.Error):
-                process.kill()
-        await asyncio.to_thread(psutil.wait_procs, alive, STOP_SECONDS)
+        # Again until there is none: a tether that was about to start its server may have done so meanwhile.
+        while left := await asyncio.to_thread(self._files.processes):
+            await end_processes(left, STOP_SECONDS)
 
     def _choose_port(self) -> int:
         if self._wanted_port is None:
@@ -244,7 +239,8 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passw
     length = int((await reader.readline()).removeprefix(b"$"))
     facts = (await reader.readexactly(length)).decode(errors="replace")
     percent = re.search(r"^loading_loaded_perc:([0-9.]+)", facts, re.MULTILINE)
-    return StoreAnswer(StoreState.LOADING, float(percent[1]) if percent else 0.0)
+    # Without the fact it has come to the end since it was asked.
+    return StoreAnswer(StoreState.LOADING, float(percent[1]) if percent else 100.0)
 
 
 class _Files:
@@ -274,14 +270,21 @@ class _Files:
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         return lock
 
-    def servers(self) -> list[psutil.Process]:
-        """The servers that run with this directory's configuration, their forked children among them."""
-        found = []
+    def processes(self) -> list[psutil.Process]:
+        """The servers that run with this directory's configuration, their forked children and their tethers."""
+        return [process for process, _ in self._commands()]
+
+    def server_pid(self) -> int | None:
+        """The server that runs with this directory's configuration."""
+        return next((process.pid for process, command in self._commands() if len(command) == 2), None)
+
+    def _commands(self) -> Iterator[tuple[psutil.Process, list[str]]]:
         for process in own_processes():
             with suppress(psutil.Error):
-                if process.cmdline()[1:] == [str(self.configuration)]:
-                    found.append(process)
-        return found
+                command = process.cmdline()
+                # A tether's command line ends as its server's does. An editor's has another program before the file.
+                if command[-1:] == [str(self.configuration)] and Path(command[-2:][0]).name == _SERVER:
+                    yield process, command
 
     def password(self) -> str:
         """The server's password: made once, then kept."""

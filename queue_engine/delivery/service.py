@@ -25,9 +25,6 @@ log = logging.getLogger(__name__)
 READ_MOST = 32
 """Entries read from one partition at once."""
 BLOCK_MS = 2000
-MAX_HELD = 20_000
-"""Deliveries waiting in this process; beyond it nothing is read. Lanes give back what they cannot hold, so a dead
-receiver's deliveries do not fill this up."""
 PROMOTE_SECONDS = 0.25
 GAUGES_SECONDS = 5.0
 FIRST_PARKING_SECONDS = 2.0
@@ -94,9 +91,7 @@ class DeliveryService:
     # Feeding the lanes
 
     async def _read(self) -> int:
-        while self._lanes.waiting >= MAX_HELD:
-            self._wake.set()
-            await asyncio.sleep(PROMOTE_SECONDS)
+        """Read on however much waits here: lanes give back what they cannot hold."""
         entries = await self._outbox.read(READ_MOST, block_ms=BLOCK_MS)
         self._add(entries)
         return len(entries)
@@ -125,8 +120,8 @@ class DeliveryService:
             attempt = asyncio.create_task(self._attempt(turn))
             self._attempts.add(attempt)
             attempt.add_done_callback(self._attempts.discard)
-        for back in self._lanes.parked(time.monotonic()):
-            await self._persist_defer(back.item, back.delay_seconds)
+        given_back = self._lanes.parked(time.monotonic())
+        await asyncio.gather(*(self._persist_defer(back.item, back.delay_seconds) for back in given_back))
         await self._wait_for_change()
         return 1
 
@@ -185,8 +180,7 @@ class DeliveryService:
     # The end
 
     async def _finish(self) -> None:
-        for entry in self._lanes.drain():
-            await self._persist_defer(entry, 0)
+        await asyncio.gather(*(self._persist_defer(entry, 0) for entry in self._lanes.drain()))
         if self._attempts:
             await asyncio.wait(set(self._attempts), timeout=self._config.attempt_seconds + 5)
 

@@ -1,4 +1,4 @@
-"""Child processes that lead a session and process group of their own, so that they end with all they have started."""
+"""Child processes that lead a process group of their own, so that they end with all they have started."""
 
 from __future__ import annotations
 
@@ -164,16 +164,36 @@ def processes_with(marks: Mapping[str, str]) -> list[tuple[psutil.Process, Mappi
 
 
 async def kill_processes_with(marks: Mapping[str, str]) -> None:
-    """SIGKILL this user's processes with `marks`, those that have left their group too, until none is found."""
+    """SIGKILL this user's processes with `marks`, those that have left their group too; wait until they have ended.
+
+    They must be orphans, not children that we have started. Logs an error and returns when it takes too long.
+    """
     deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
-    while found := await asyncio.to_thread(processes_with, marks):
+    # What is ending loses its environment before its open files.
+    killed: dict[int, str | None] = {}
+    while (found := await asyncio.to_thread(processes_with, marks)) or _any_lives(killed):
         for process, _ in found:
+            killed[process.pid] = birth_of(process.pid)
             with suppress(psutil.Error):
                 process.kill()
         if asyncio.get_running_loop().time() > deadline:
-            logger.error("processes do not end: %s", [process.pid for process, _ in found])
+            logger.error("processes do not end: %s", sorted(killed))
             return
         await asyncio.sleep(_POLL_SECONDS)
+    for pid in killed:
+        _reap_adopted(pid)
+
+
+async def end_processes(processes: Collection[psutil.Process], grace_seconds: float) -> None:
+    """SIGTERM to processes that others have started, SIGKILL after the grace; wait until they have ended."""
+    births = {process.pid: birth_of(process.pid) for process in processes}
+    for end, patience in ((psutil.Process.terminate, grace_seconds), (psutil.Process.kill, _GIVE_UP_SECONDS)):
+        for process in processes:
+            with suppress(psutil.Error):
+                end(process)
+        deadline = asyncio.get_running_loop().time() + patience
+        while _any_lives(births) and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - no child of ours
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 def kill_group_of(process: psutil.Process) -> int | None:
@@ -181,25 +201,22 @@ def kill_group_of(process: psutil.Process) -> int | None:
 
     Does nothing and returns None when the process has ended or is in this process's own group.
     """
-    try:
-        group = os.getpgid(process.pid)
-    except OSError:
-        return None
-    if group == os.getpgrp() or not process.is_running():
+    group = _group_of(process.pid)
+    if group is None or group == os.getpgrp() or not process.is_running():
         return None
     _signal_group(group, signal.SIGKILL)
     return group
 
 
 async def wait_for_group(group: int) -> None:
-    """Wait until a killed group has no member left; logs an error and returns when that takes too long."""
+    """Wait until a killed group has no member left but zombies; logs an error and returns when that takes too long."""
     deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
-    while _group_exists(group):
-        _reap_adopted(group)
+    while _group_lives(group):
         if asyncio.get_running_loop().time() > deadline:
             logger.error("process group %d does not end", group)
             return
         await asyncio.sleep(_POLL_SECONDS)
+    _reap_adopted(-group)
 
 
 def end_own_group() -> None:
@@ -209,6 +226,10 @@ def end_own_group() -> None:
     """
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
+
+
+def _any_lives(births: Mapping[int, str | None]) -> bool:
+    return any(birth is not None and birth_of(pid) == birth for pid, birth in births.items())
 
 
 def _exit_of(leader: subprocess.Popen[bytes]) -> asyncio.Future[None]:
@@ -243,16 +264,27 @@ def _signal_group(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def _group_exists(group: int) -> bool:
+def _group_lives(group: int) -> bool:
     try:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    return True
+    # It may be zombies only: orphans are reaped by the system's process 1, and that may take its time.
+    return any(_group_of(pid) == group and birth_of(pid) is not None for pid in psutil.pids())
 
 
-def _reap_adopted(group: int) -> None:
-    """Reap members that became our children, as they do when this process is the container's process 1."""
+def _group_of(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except OSError:
+        return None
+
+
+def _reap_adopted(pid_or_group: int) -> None:
+    """Reap orphans that became our children, as they do when this process is the system's process 1.
+
+    A negative number means a group, as in waitpid(2). They must not be children that we have started.
+    """
     with suppress(ChildProcessError):
-        while os.waitpid(-group, os.WNOHANG)[0]:
+        while os.waitpid(pid_or_group, os.WNOHANG)[0]:
             pass

@@ -30,11 +30,28 @@ def main(arguments: Sequence[str]) -> int:
     """Run the program to its end."""
     linger_seconds, command = float(arguments[0]), arguments[1:]
     lifeline = int(os.environ.pop(LIFELINE_VARIABLE))
-    program = subprocess.Popen(command)
-    signal.signal(signal.SIGTERM, lambda *_: program.terminate())
+    program = _start_with_sigterm_handed_on(command)
     threading.Thread(target=_end_when_cut, args=(lifeline, linger_seconds, program), daemon=True).start()
     status = program.wait()
     return status if status >= 0 else 128 - status
+
+
+def _start_with_sigterm_handed_on(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    program: subprocess.Popen[bytes] | None = None
+    is_told = False
+
+    def hand_on(*_: object) -> None:
+        nonlocal is_told
+        is_told = True
+        if program is not None:
+            program.terminate()
+
+    # Before the program runs: a tether that SIGTERM ends would leave it alone.
+    signal.signal(signal.SIGTERM, hand_on)
+    program = subprocess.Popen(command)
+    if is_told:
+        program.terminate()
+    return program
 
 
 def _end_when_cut(lifeline: int, linger_seconds: float, program: subprocess.Popen[bytes]) -> None:

@@ -262,7 +262,7 @@ class ClaimStore:
 
 
 def _entries(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> list[Entry]:
-    """The entries of an XREADGROUP reply. Garbage in a queue is an entry without a task: its start is stale, and it goes."""
+    """The entries of an XREADGROUP reply. Garbage is an entry without a task: its start is stale, and takes it away."""
     return [
         Entry(stream.decode(), entry_id.decode(), fields.get(b"t", b"").decode("utf-8", "replace"))
         for stream, entries in reply

@@ -26,7 +26,7 @@ from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.claims import make_group
 from queue_engine.store.client import pairs, word_of
 from queue_engine.store.endpoints import open_signing_secret
-from queue_engine.store.keys import EndpointKeys, Partition, Partitions
+from queue_engine.store.keys import EndpointKeys, Partition, Partitions, parse_member
 from queue_engine.store.scripts import ScriptRunner
 from queue_engine.store.tasks import EXPIRY_SLACK_MS, TaskSpecs, task_from
 
@@ -216,11 +216,16 @@ class Outbox:
 
 
 def _outbox_entries(partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
+    """Garbage in the outbox is an entry without a delivery: opening it says so, and it goes."""
     return [
-        OutboxEntry(partition, entry_id.decode(), fields[b"d"].decode(), fields.get(b"h", b"").decode())
+        OutboxEntry(partition, entry_id.decode(), _text_in(fields, b"d"), _text_in(fields, b"h"))
         for entry_id, fields in entries
-        if fields and b"d" in fields
+        if fields
     ]
+
+
+def _text_in(fields: dict[bytes, bytes], name: bytes) -> str:
+    return fields.get(name, b"").decode("utf-8", "replace")
 
 
 def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -228,8 +233,7 @@ def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
 
 
 def _task_of(delivery_id: str) -> tuple[str, str]:
-    _, endpoint_id, task_id = delivery_id.split(":")
-    return endpoint_id, task_id
+    return parse_member(delivery_id.partition(":")[2])
 
 
 def _task_result(task: Task, truncated: bool) -> TaskResult:

@@ -233,7 +233,7 @@ class TaskStore:
         keys = self._partitions.of(endpoint_id)
         removed = 0
         for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
-            entries = await self._redis.xrange(keys.finished(status), "-", f"({before_ms}", count=most)
+            entries = await self._redis.xrange(keys.finished(status), "-", f"({before_ms}-0", count=most)
             words = await asyncio.gather(*(self._purge(keys, status, entry, fields) for entry, fields in entries))
             removed += words.count("PURGED")
         return removed
@@ -289,8 +289,11 @@ class TaskStore:
         total = await self._redis.xlen(keys.created)
         if offset >= total:
             return [], total
-        oldest = _place((await self._redis.xrange(keys.created, count=1))[0][0])
-        newest = _place((await self._redis.xrevrange(keys.created, count=1))[0][0])
+        first = await self._redis.xrange(keys.created, count=1)
+        last = await self._redis.xrevrange(keys.created, count=1)
+        if not first or not last:  # the last ones were removed in between
+            return [], 0
+        oldest, newest = _place(first[0][0]), _place(last[0][0])
         if newest - oldest + 1 != total:
             return await self._walk_nearest(keys.created, total, offset, size), total
         upper = newest - offset

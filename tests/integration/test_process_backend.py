@@ -216,7 +216,7 @@ class TestEnd:
         pid = await pid_in(child)
         os.kill(await agent_of(instance_id, "w1"), signal.SIGKILL)
         assert (await ended(backend, "w1")).exit_reason == SIGKILLED
-        assert not psutil.pid_exists(pid)
+        assert birth_of(pid) is None
         assert pids_of(instance_id) == []
 
     async def test_a_container_that_has_left_the_group_goes_too(
@@ -227,7 +227,7 @@ class TestEnd:
         pid = await pid_in(daemon)
         assert os.getpgid(pid) != os.getpgid(await agent_of(instance_id, "w1"))
         await backend.stop("w1", 10)
-        assert not psutil.pid_exists(pid)
+        assert birth_of(pid) is None
 
     async def test_a_killed_container_is_told_from_a_killed_agent(
         self, backend: ProcessBackend, tmp_path: Path

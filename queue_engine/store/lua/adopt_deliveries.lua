@@ -3,9 +3,12 @@
 -- KEYS 1 outbox 2 senders 3 ticks
 -- ARGV 1 delivery process 2 tick in ms 3 lease in ms 4 most entries
 -- Reply entries as XREADGROUP gives them: {{entry id, {field, value, …}}, …}
-local now = now_ms()
-redis.call('ZADD', KEYS[2], text(now + tonumber(ARGV[3])), ARGV[1])
-if in_grace(KEYS[3], 'adopt', now, tonumber(ARGV[2]), tonumber(ARGV[3])) then return {} end
+local now, lease = now_ms(), tonumber(ARGV[3])
+redis.call('ZADD', KEYS[2], text(now + lease), ARGV[1])
+if in_grace(KEYS[3], 'adopt', now, tonumber(ARGV[2]), lease) then
+  shorten_leases(KEYS[2], now + lease, 1000)
+  return {}
+end
 local adopted = {}
 local groups = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], 'delivery')
 if groups.err then return adopted end

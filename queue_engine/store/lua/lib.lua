@@ -21,10 +21,10 @@ local function count_move(endpoint_counts, partition_counts, from, to)
   end
 end
 
--- Take an entry out of a queue for good.
+-- Take an entry out of a queue for good. True when it was there.
 local function drop(stream, group, entry)
   redis.call('XACK', stream, group, entry)
-  redis.call('XDEL', stream, entry)
+  return redis.call('XDEL', stream, entry) == 1
 end
 
 -- A check that runs every `tick` ms must not judge anybody by time in which it did not run, or in which the clock jumped:
@@ -38,6 +38,14 @@ local function in_grace(ticks, name, now, tick, lease)
   end
   local grace = tonumber(redis.call('HGET', ticks, name .. ':grace') or '0')
   return now < grace and grace <= now + lease
+end
+
+-- Bring leases that end later than `latest` back to it. After a step back of the clock they would hold for as long as the
+-- step, and nobody would notice that their holder is dead.
+local function shorten_leases(leases, latest, most)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', leases, '(' .. text(latest), '+inf', 'LIMIT', 0, most)) do
+    redis.call('ZADD', leases, text(latest), member)
+  end
 end
 
 -- Give a task back to the attempt whose lease ran out, when nobody has started it again since: hours of work are kept.

@@ -6,13 +6,11 @@
 --       {'STALE'} the task is not waiting with this entry (a second delivery of it, or the task is gone)
 local state, entry, token = unpack(redis.call('HMGET', KEYS[1], 'state', 'entry', 'token'))
 local repeated = state == 'running' and token == ARGV[3]
-if not repeated and (state ~= 'queued' or entry ~= ARGV[1]) then
-  drop(KEYS[3], 'agents', ARGV[1])
-  return { 'STALE' }
-end
+-- The entry's id alone does not tell where the task waits: both queues may use it in one millisecond.
+local was_there = drop(KEYS[3], 'agents', ARGV[1])
+if not repeated and (not was_there or state ~= 'queued' or entry ~= ARGV[1]) then return { 'STALE' } end
 local now = now_ms()
 if not repeated then
-  drop(KEYS[3], 'agents', ARGV[1])
   redis.call('HSET', KEYS[1], 'state', 'running', 'token', ARGV[3], 'worker', ARGV[5], 'address', ARGV[6],
     'started', text(now), 'updated', text(now))
   redis.call('HDEL', KEYS[1], 'entry', 'lost_token')

@@ -7,10 +7,7 @@ local now = now_ms()
 local tick, lease, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local lost = {}
 if in_grace(KEYS[3], 'sweep', now, tick, lease) then
-  -- After a step back of the clock leases end too far in the future: nobody would notice a dead agent for that long.
-  for _, member in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. text(now + lease), '+inf', 'LIMIT', 0, most)) do
-    redis.call('ZADD', KEYS[1], text(now + lease), member)
-  end
+  shorten_leases(KEYS[1], now + lease, most)
 else
   lost = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(now), 'LIMIT', 0, most)
 end

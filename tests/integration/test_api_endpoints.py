@@ -1,0 +1,224 @@
+"""Endpoints and their workers over HTTP."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.client import connect
+from tests.api_server import ENDPOINT, RunningApi, ScriptedLookup, running_api
+
+RESOURCE = ENDPOINT["resources"][0]
+
+
+@pytest.fixture
+async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
+    async with running_api(valkey_url) as running:
+        yield running
+
+
+async def test_an_endpoint_is_created_and_read_back(api: RunningApi) -> None:
+    body = ENDPOINT | {
+        "name": "a@b.c-d_1",
+        "imageRegistry": "registry.example",
+        "minSingleCardVramInGb": 24,
+        "minSingleCardVcpu": 4,
+        "minSingleCardRamInGb": 64,
+        "workers": 3,
+        "containerVolumeInGb": 50,
+        "initializationCommand": "python serve.py",
+        "environmentVars": [{"key": "B", "value": "canary"}, {"name": "A", "value": ""}],
+        "expose": {"port": 8000, "protocol": "Tcp"},
+        "webhook": "https://hooks.example.com/x",
+        "concurrency": 4,
+        "executionTimeoutSeconds": 60,
+        "maxAttempts": 7,
+        "maxQueuedTasks": 100,
+        "resultRetentionSeconds": 3600,
+    }
+    answer = await api.client.post("/v2/serverless", json=body)
+    assert answer.status_code == 200
+    created = answer.json()["data"]
+    expected = body | {
+        "status": "INITIALIZING",
+        "totalWorkers": 3,
+        "runningWorkers": 0,
+        "cost": 0,
+        "containerRegistryAuthId": None,
+        "environmentVars": [{"key": "A"}, {"key": "B"}],
+        "expose": {"port": 8000, "protocol": "TCP"},
+        "queuedTasks": 0,
+        "runningTasks": 0,
+    }
+    del expected["workers"]
+    assert {name: created[name] for name in expected} == expected
+    assert created["id"].isdigit()
+    assert created["createdAt"] == created["updatedAt"] > 1_700_000_000_000
+    assert "canary" not in answer.text
+    read = await api.client.get(f"/v2/serverless/{created['id']}")
+    assert read.json() == {"message": "success", "code": 10000, "data": created}
+
+
+@pytest.mark.parametrize("mode", ["ALB", "QUEUE", "CUSTOM"])
+async def test_every_service_mode_is_kept(api: RunningApi, mode: str) -> None:
+    endpoint_id = await api.create_endpoint(serviceMode=mode, workers=0)
+    data = (await api.client.get(f"/v2/serverless/{endpoint_id}")).json()["data"]
+    assert (data["serviceMode"], data["totalWorkers"]) == (mode, 0)
+
+
+async def test_extra_fields_are_neither_refused_nor_stored(api: RunningApi) -> None:
+    answer = await api.client.post(
+        "/v2/serverless",
+        json=ENDPOINT | {"status": "RUNNING", "tenantId": "other", "id": "99", "cost": 5, "canary": "canary"},
+    )
+    data = answer.json()["data"]
+    assert data["status"] == "INITIALIZING"
+    assert data["id"] != "99"
+    for key in await api.store.redis.keys("*"):
+        if await api.store.redis.type(key) == b"hash":
+            assert b"canary" not in b"".join((await api.store.redis.hgetall(key)).values())  # type: ignore[misc]
+
+
+async def test_optional_fields_may_be_null(api: RunningApi) -> None:
+    optional = ("imageRegistry", "minSingleCardVcpu", "initializationCommand", "environmentVars", "expose", "maxAttempts")
+    answer = await api.client.post("/v2/serverless", json=ENDPOINT | dict.fromkeys(optional))
+    assert answer.status_code == 200
+    assert answer.json()["data"]["maxAttempts"] == 5
+
+
+BAD_FIELDS: list[tuple[str, Any]] = [
+    *(("name", one) for one in ("", "1a", "-a", "a" * 21, "a b", "a\n", "é", "a/b", 5, None, [], "a\x00", "\ud800")),
+    *(("image", one) for one in ("", "i" * 256, "a b", "a\n", "\x00", 5, None, {}, "é")),
+    *(("imageRegistry", one) for one in ("r" * 256, "a\nb", 5)),
+    *(("containerRegistryAuthId", one) for one in (1, 0, -1, "1", 1.0, True, 10**30)),
+    *(("resources", one) for one in ([], {}, None, "x", [5], [None], [{}], [RESOURCE] * 101)),
+    *(("resources", [RESOURCE | {"region": one}]) for one in ("", None, 5, "r" * 65, "a\nb", "\ud800")),
+    *(("resources", [RESOURCE | {"gpuType": one}]) for one in ("", "ABACUS", None, 5, "NVIDIA_H100_80G\n", "\ud800")),
+    *(("resources", [RESOURCE | {"gpuCount": one}]) for one in (0, -1, True, "1", 1.0, 1.5, None, 10**30)),
+    *(("minSingleCardVramInGb", one) for one in (-1, 1537, "1", 1.0, True, 10**30)),
+    *(("minSingleCardVcpu", one) for one in (-1, "1", 1.5, False)),
+    *(("minSingleCardRamInGb", one) for one in (-1, 1537, "1", 1.5)),
+    *(("workers", one) for one in (-1, 1.0, "1", True, None, 10**9, 10**30)),
+    *(("containerVolumeInGb", one) for one in (19, 0, -20, 20.0, "20", None, 10**30)),
+    *(("initializationCommand", one) for one in (5, ["a"], "a\x00b", "\ud800", "x" * 40_000)),
+    *(("environmentVars", one) for one in ({}, "A=b", [5], [{}], [{"key": "A"}], [{"value": "b"}])),
+    *(("environmentVars", [{"key": one, "value": "v"}]) for one in ("", "1A", "A B", "A=B", "A\n", "é", None, 5)),
+    *(("environmentVars", [{"name": "A", "value": one}]) for one in (None, 5, "a\x00", "\ud800", "x" * 40_000)),
+    ("environmentVars", [{"key": "A", "value": "1"}, {"name": "A", "value": "2"}]),
+    ("environmentVars", [{"key": f"A{index}", "value": ""} for index in range(501)]),
+    ("environmentVars", [{"key": f"A{index}", "value": "x" * 30_000} for index in range(5)]),
+    *(("expose", one) for one in ([], "8000", 8000, {}, {"port": 8000}, {"protocol": "http"})),
+    *(("expose", {"port": one, "protocol": "http"}) for one in (0, 65536, -1, "80", 80.0, True, None)),
+    *(("expose", {"port": 80, "protocol": one}) for one in ("udp", "", "HTTPS", None, 5, "http ")),
+    *(("serviceMode", one) for one in ("queue", "", "OTHER", None, 5, "QUEUE\n", ["QUEUE"])),
+    *(("webhook", one) for one in (None, 5, {}, "", "x", "ftp://a.example/", "http://127.0.0.1/", "http://10.0.0.5/")),
+    *(("concurrency", one) for one in (0, -1, 1001, 1.0, "1", True)),
+    *(("executionTimeoutSeconds", one) for one in (0, -1, 10**9, 1.0, "1")),
+    *(("maxAttempts", one) for one in (0, 101, 1.0, "1")),
+    *(("maxQueuedTasks", one) for one in (0, 10**9, 1.0, "1")),
+    *(("resultRetentionSeconds", one) for one in (0, 10**9, 1.0, "1")),
+]  # fmt: skip
+
+
+async def test_every_bad_field_is_named_and_nothing_is_stored(api: RunningApi) -> None:
+    before = await api.keys_stored()
+    for name, value in BAD_FIELDS:
+        answer = await api.client.post("/v2/serverless", json=ENDPOINT | {name: value})
+        told = answer.json()
+        assert (answer.status_code, told["code"], told["data"]) == (400, 10001, None), (name, value, answer.text)
+        assert told["message"].startswith(name), (name, value, answer.text)
+    assert await api.keys_stored() == before
+
+
+@pytest.mark.parametrize("name", ["name", "image", "resources", "workers", "containerVolumeInGb", "serviceMode"])
+async def test_a_required_field_is_missed_by_name(api: RunningApi, name: str) -> None:
+    answer = await api.client.post("/v2/serverless", json={key: one for key, one in ENDPOINT.items() if key != name})
+    assert (answer.status_code, answer.json()["message"]) == (400, f"{name}: is required")
+
+
+async def test_without_a_secret_key_environment_variables_are_refused(valkey_url: str) -> None:
+    async with running_api(valkey_url, with_secret_key=False) as api:
+        variables = [{"key": "A", "value": "canary"}]
+        answer = await api.client.post("/v2/serverless", json=ENDPOINT | {"environmentVars": variables})
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith("environmentVars: ")
+        assert "QUEUE_ENGINE_SECRET_KEY" in answer.text
+        assert await api.create_endpoint(environmentVars=[])
+
+
+async def test_environment_variables_are_nowhere_in_clear(api: RunningApi, valkey_url: str) -> None:
+    await api.create_endpoint(environmentVars=[{"key": "A", "value": "canary-7f3a"}])
+    redis = connect(valkey_url)
+    for key in await redis.keys("*"):
+        assert b"canary-7f3a" not in (await redis.dump(key) or b"")
+    await redis.aclose()
+
+
+async def test_endpoints_are_listed_newest_first_and_by_status(api: RunningApi) -> None:
+    first, second, third = [await api.create_endpoint(name=name) for name in ("a", "b", "c")]
+    await _add_worker(api, second, "w1", WorkerStatus.RUNNING)
+    await api.store.endpoints.set_failed(third, True)
+
+    async def listed(query: str) -> list[str]:
+        answer = await api.client.get(f"/v2/serverless{query}")
+        assert answer.status_code == 200, answer.text
+        return [one["id"] for one in answer.json()["data"]]
+
+    assert await listed("") == [third, second, first]
+    assert await listed("?statusList=RUNNING") == [second]
+    assert await listed("?statusList=running,Failed") == [third, second]
+    assert await listed("?statusList=running&statusList=INITIALIZING") == [second, first]
+    assert await listed("?statusList=STOPPED") == []
+    assert await listed("?other=1&statusList=FAILED,%20RUNNING") == [third, second]
+
+
+@pytest.mark.parametrize("query", ["XYZ", "RUNNING,XYZ", "", ",", "RUNNING,", "RUNNING;FAILED", "R%C3%9CNNING", "%00"])
+@pytest.mark.parametrize("path", ["/v2/serverless", "/v2/serverless/{id}/workers"])
+async def test_an_unknown_status_is_refused(api: RunningApi, path: str, query: str) -> None:
+    endpoint_id = await api.create_endpoint()
+    answer = await api.client.get(f"{path.format(id=endpoint_id)}?statusList={query}")
+    assert (answer.status_code, answer.json()["code"]) == (400, 10001)
+    assert answer.json()["message"].startswith("statusList: must be one of ")
+
+
+async def test_workers_are_listed_oldest_first_and_by_status(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    await _add_worker(api, endpoint_id, "w1", WorkerStatus.RUNNING, running_tasks=2)
+    await _add_worker(api, endpoint_id, "w2", WorkerStatus.FAILED, error="container exited with status 3")
+    path = f"/v2/serverless/{endpoint_id}/workers"
+    first, second = (await api.client.get(path)).json()["data"]
+    assert {name: first[name] for name in ("workerId", "status", "region", "gpuType", "restarts", "runningTasks")} == {
+        "workerId": "w1",
+        "status": "RUNNING",
+        "region": "us-east-3",
+        "gpuType": "NVIDIA_RTX_4090_24G",
+        "restarts": 0,
+        "runningTasks": 2,
+    }
+    assert first["lastHeartbeatAt"] >= first["createdAt"] > 1_700_000_000_000
+    assert (second["status"], second["error"]) == ("FAILED", "container exited with status 3")
+    only = (await api.client.get(f"{path}?statusList=failed")).json()["data"]
+    assert [one["workerId"] for one in only] == ["w2"]
+    assert (await api.client.get(f"/v2/serverless/{endpoint_id}")).json()["data"]["runningWorkers"] == 1
+
+
+async def test_a_webhook_is_judged_by_where_its_name_leads(valkey_url: str) -> None:
+    lookup = ScriptedLookup({"inside.example": ["10.1.2.3"], "outside.example": ["93.184.216.34"]})
+    async with running_api(valkey_url, lookup=lookup) as api:
+        assert (await _with_webhook(api, "http://outside.example/")) == 200
+        assert (await _with_webhook(api, "http://unknown.example/")) == 200
+        assert (await _with_webhook(api, "http://inside.example/")) == 400
+
+
+async def _with_webhook(api: RunningApi, url: str) -> int:
+    return (await api.client.post("/v2/serverless", json=ENDPOINT | {"webhook": url})).status_code
+
+
+async def _add_worker(
+    api: RunningApi, endpoint_id: str, worker_id: str, status: WorkerStatus, *, running_tasks: int = 0, error: str = ""
+) -> None:
+    await api.store.workers.put(endpoint_id, worker_id, managed=True)
+    await api.store.workers.report(
+        endpoint_id, worker_id, status, running_tasks=running_tasks, address="127.0.0.1:1", error=error
+    )

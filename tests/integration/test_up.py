@@ -1,0 +1,290 @@
+"""`queue-engine up` as a user runs it: the whole path of a task, and that nothing is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from standardwebhooks import Webhook
+from yottaml.elastic import ElasticApi
+from yottaml.skywalker import SkywalkerTaskApi
+
+from tests.integration.parts import HttpServer, Program, Reply, replies
+from tests.servers import free_port
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+ECHO = f"{sys.executable} {ROOT / 'deploy/examples/echo_server.py'}"
+SLOW = f"{sys.executable} {ROOT / 'tests/integration/slow_server.py'}"
+API_KEY = "test-api-key-4711"
+
+
+class Up:
+    """A running `up`."""
+
+    def __init__(self, directory: Path, *options: str, **environment: str) -> None:
+        self.port = free_port()
+        self.data_dir = directory / "data"
+        self._directory = directory
+        self._options = options
+        self._environment = {
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            "TMPDIR": str(directory),
+            "PYTHONPATH": str(ROOT),
+            "QUEUE_ENGINE_API_KEY": API_KEY,
+            "QUEUE_ENGINE_DELIVERY_SCHEDULE": "0.2,0.2",
+            "QUEUE_ENGINE_LEASE_SECONDS": "2",
+            "QUEUE_ENGINE_WORKER_GRACE_SECONDS": "2",
+            **environment,
+        }
+        self.program = self.start()
+
+    def start(self) -> Program:
+        arguments = ("queue_engine", "up", "--port", str(self.port), "--data-dir", str(self.data_dir), *self._options)
+        self.program = Program("up", arguments, self._environment, self._directory)
+        return self.program
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def wait_until_up(self) -> None:
+        wait_until(
+            lambda: "queue-engine is up" in self.program.output() or not self.program.running, 60, self.program.output()
+        )
+        assert self.program.running, self.program.output()
+
+    def get(self, path: str) -> Any:
+        response = httpx.get(f"{self.url}{path}", headers={"X-Api-Key": API_KEY})
+        response.raise_for_status()
+        return response.json()["data"]
+
+    def processes(self) -> list[psutil.Process]:
+        """Everything that this `up` has started, directly or not, found by a variable that all of it inherits."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                ours = process.environ().get("TMPDIR") == str(self._directory)
+                if ours and process.pid != self.program.pid and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def workers(self) -> list[psutil.Process]:
+        """The agents that run."""
+        return [process for process in self.processes() if "-m worker_agent" in command_of(process)]
+
+    def role(self, name: str) -> psutil.Process:
+        """The process of one role of the engine."""
+        found = [one for one in self.processes() if command_of(one).endswith(f"-m queue_engine {name}")]
+        assert len(found) == 1
+        return found[0]
+
+    def end(self) -> None:
+        if self.program.running:
+            self.program.signal(signal.SIGINT)
+            try:
+                self.program.wait(30)
+            except subprocess.TimeoutExpired:
+                self.program.kill()
+        for process in self.processes():
+            process.kill()
+
+
+def command_of(process: psutil.Process) -> str:
+    """Its command line; nothing when it has just ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    running = Up(tmp_path)
+    try:
+        running.wait_until_up()
+        yield running
+    finally:
+        running.end()
+
+
+def create(up: Up, workers: int = 1, command: str = ECHO, **given: Any) -> int:
+    """An endpoint, by the published client."""
+    answer = ElasticApi(api_key=API_KEY, base_url=up.url).create_deployment(
+        name="echo",
+        image="python:3.11",
+        resources=[{"region": "here", "gpuType": "NVIDIA_RTX_4090_24G", "gpuCount": 1}],
+        workers=workers,
+        service_mode="QUEUE",
+        container_volume_in_gb=20,
+        initialization_command=command,
+        expose={"port": 8000, "protocol": "http"},
+        **given,
+    )
+    return int(answer["data"]["id"])
+
+
+def wait_for_workers(up: Up, endpoint_id: int, count: int) -> None:
+    def running() -> bool:
+        workers = up.get(f"/v2/serverless/{endpoint_id}/workers")
+        return [worker["status"] for worker in workers].count("RUNNING") == count
+
+    wait_until(running, 40, "the workers do not run")
+
+
+def test_the_published_client_gets_a_task_through_the_whole_engine(up: Up) -> None:
+    with HttpServer() as receiver:
+        endpoint_id = create(up, workers=2, environment_vars=[{"name": "MODE", "value": "fast"}])
+        wait_for_workers(up, endpoint_id, 2)
+        tasks = SkywalkerTaskApi(api_key=API_KEY, base_url=up.url)
+        given = {"prompt": "grüße", "n": [1, 2.5, None]}
+        answer = tasks.create_task(
+            endpoint_id=endpoint_id,
+            task_id="first_1",
+            worker_port=8000,
+            process_uri="v1/run",
+            input=given,
+            webhook=f"{receiver.url}/hook",
+            webhook_auth_key="the key",
+            headers={"X-Model": "small"},
+        )
+        assert answer == {"message": "success", "code": 10000, "data": {"taskId": "first_1"}}
+
+        request = receiver.next(40)
+        assert request.headers["x-api-key"] == "the key"
+        body = json.loads(request.body)
+        SkywalkerTaskApi.validate_notify_payload(body)
+        assert body["result"]["input"] == given
+        assert body["result"]["path"] == "/v1/run"
+        secret = up.get(f"/v2/serverless/{endpoint_id}/webhook-secret")["secret"]
+        Webhook(secret).verify(request.body, request.headers)
+
+        def detail() -> dict[str, Any]:
+            found: dict[str, Any] = tasks.get_task(endpoint_id=endpoint_id, task_id="first_1")["data"]
+            return found
+
+        wait_until(lambda: detail()["status"] == "DELIVERED", 10)
+        task = detail()
+        assert task["deliveryStatus"] == "SUCCESS"
+        assert task["input"] == given
+        assert task["endpointId"] == endpoint_id
+        assert task["headers"] == {"X-Model": "small"}
+        listed = tasks.list_tasks(endpoint_id=endpoint_id, status="DELIVERED")["data"]
+        assert [item["taskId"] for item in listed["items"]] == ["first_1"]
+        assert tasks.get_processing_count(endpoint_id=endpoint_id)["data"]["processing"] == 0
+        endpoints = ElasticApi(api_key=API_KEY, base_url=up.url)
+        assert [one["id"] for one in endpoints.get_deployments(status_list=["RUNNING"])["data"]] == [str(endpoint_id)]
+        assert endpoints.get_deployment_detail(endpoint_id)["data"]["runningWorkers"] == 2
+
+
+def test_ctrl_c_stops_everything(up: Up) -> None:
+    endpoint_id = create(up, workers=2)
+    wait_for_workers(up, endpoint_id, 2)
+    assert len(up.processes()) >= 10
+    up.program.signal(signal.SIGINT)
+    assert up.program.wait(30) == 0
+    assert up.processes() == []
+    assert "stopped" in up.program.output()
+
+
+def test_the_data_outlive_a_kill_of_everything_and_no_worker_does(up: Up) -> None:
+    endpoint_id = create(up, workers=1)
+    wait_for_workers(up, endpoint_id, 1)
+    tasks = SkywalkerTaskApi(api_key=API_KEY, base_url=up.url)
+    tasks.create_task(endpoint_id=endpoint_id, task_id="before", worker_port=8000, process_uri="/", input=1)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/before")["status"] == "SUCCESS", 20)
+    old = {process.pid for process in up.workers()}
+    up.program.kill()
+    up.start()
+    up.wait_until_up()
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/before")["status"] == "SUCCESS", 20)
+    tasks.create_task(endpoint_id=endpoint_id, task_id="after", worker_port=8000, process_uri="/", input=2)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/after")["status"] == "SUCCESS", 40)
+    wait_until(lambda: not old & {process.pid for process in up.workers()}, 20)
+    assert len(up.workers()) == 1
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_task_ends(up: Up) -> None:
+    endpoint_id = create(up, workers=1, command=SLOW)
+    wait_for_workers(up, endpoint_id, 1)
+    tasks = SkywalkerTaskApi(api_key=API_KEY, base_url=up.url)
+    tasks.create_task(endpoint_id=endpoint_id, task_id="hit", worker_port=8000, process_uri="/", input=1)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/hit")["state"] == "running", 20)
+    [agent] = up.workers()
+    agent.kill()
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/hit")["status"] == "SUCCESS", 40)
+    assert up.get(f"/v2/serverless/{endpoint_id}/tasks/hit")["attempts"] == 2
+    wait_for_workers(up, endpoint_id, 1)
+    assert len(up.workers()) == 1
+
+
+def test_parts_that_are_killed_come_back_by_themselves(up: Up) -> None:
+    with HttpServer(replies(Reply())) as receiver:
+        endpoint_id = create(up, workers=1)
+        wait_for_workers(up, endpoint_id, 1)
+        for role in ("delivery", "controller", "api"):
+            up.role(role).kill()
+
+        def answers() -> bool:
+            try:
+                return httpx.get(f"{up.url}/readyz").status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        wait_until(answers, 30)
+        SkywalkerTaskApi(api_key=API_KEY, base_url=up.url).create_task(
+            endpoint_id=endpoint_id, worker_port=8000, process_uri="/", input=1, webhook=f"{receiver.url}/hook"
+        )
+        receiver.next(40)
+
+
+def test_every_process_serves_its_metrics(up: Up) -> None:
+    create(up, workers=1)
+    urls = [word for line in up.program.output().splitlines() if "Metrics" in line for word in line.split()[1:]]
+    assert len(urls) == 3
+    for url in urls:
+        families = {family.name for family in text_string_to_metric_families(httpx.get(url).text)}
+        assert {"queue_engine_build_info", "queue_engine_tasks_submitted", "queue_engine_queue_tasks"} <= families
+
+
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    with HttpServer() as taken:
+        arguments = ("queue_engine", "up", "--port", str(taken.port), "--data-dir", str(tmp_path / "data"))
+        program = Program("up", arguments, dict(os.environ), tmp_path)
+        assert program.wait(30) == 2
+        assert f"port {taken.port} is in use" in program.output()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("QUEUE_ENGINE_LEASE_SECONDS", "never"), ("QUEUE_ENGINE_API_KEY", "a b"), ("QUEUE_ENGINE_MAX_BODY_BYTES", "1")],
+)
+def test_a_bad_setting_is_named_before_anything_starts(tmp_path: Path, variable: str, value: str) -> None:
+    data_dir = tmp_path / "data"
+    arguments = ("queue_engine", "up", "--port", str(free_port()), "--data-dir", str(data_dir))
+    program = Program("up", arguments, {**os.environ, variable: value}, tmp_path)
+    assert program.wait(30) == 2
+    assert variable in program.output()
+    assert "Traceback" not in program.output()
+    assert not data_dir.exists()
+
+
+def test_an_external_store_is_used_when_given(tmp_path: Path, valkey_url: str) -> None:
+    up = Up(tmp_path, "--redis-url", valkey_url)
+    try:
+        up.wait_until_up()
+        endpoint_id = create(up, workers=1)
+        wait_for_workers(up, endpoint_id, 1)
+        assert not (up.data_dir / "store").exists()
+    finally:
+        up.end()
