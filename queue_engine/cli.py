@@ -221,7 +221,7 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
 async def _serve_controller(settings: ControllerSettings) -> int:
     from queue_engine.controller.backends.process import ProcessBackend
     from queue_engine.controller.controller import Controller, ControllerConfig
-    from queue_engine.controller.reconcile import Reconciler
+    from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 
     _serve_metrics(settings)
     async with _opened(settings) as store:
@@ -239,13 +239,12 @@ async def _serve_controller(settings: ControllerSettings) -> int:
         )
 
         def make_reconciler() -> Reconciler:
-            return Reconciler(
-                store.endpoints,
-                store.workers,
-                backend,
+            rules = ReconcilerConfig(
                 agent_environment=_agent_environment(settings),
                 grace_seconds=settings.worker_grace_seconds,
+                silence_seconds=settings.worker_silence_seconds,
             )
+            return Reconciler(rules, store.endpoints, store.workers, backend, store.now_ms)
 
         running = Controller(config, store, backend, make_reconciler)
         _on_end(running.stop)

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from queue_engine import metrics
+from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import (
     NOT_CONNECTED_FAULTS,
     ClaimedTask,
@@ -41,7 +42,7 @@ MAX_READ = 64
 """Entries asked for in one read."""
 UNSTARTED_IDLE_MS = 10_000
 """An entry that an agent has read and not started for this long is taken over: starting follows reading at once."""
-MAX_REPORT_INTERVAL_SECONDS = 5.0
+MAX_REPORT_INTERVAL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ class Agent:
         self._runners: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
         self._draining = asyncio.Event()
+        self._open = asyncio.Event()
+        """Set while the endpoint is wanted to run."""
+        self._open.set()
         self._drain_reason = ""
 
     def drain(self, reason: str) -> None:
@@ -127,6 +131,7 @@ class Agent:
 
     async def _claim(self) -> int:
         """One round: wait for the container and a free slot, read, begin what was read."""
+        await self._open.wait()
         await self._watch.wait_until_up()
         free = await self._free_slots()
         entries = await self._claims.read(min(free, MAX_READ), block_ms=BLOCK_MS)
@@ -136,7 +141,7 @@ class Agent:
     async def _take_over(self) -> int:
         """One round over entries that an agent read before it died."""
         free = self._config.concurrency - len(self._runners)
-        if free <= 0 or not self._watch.is_up:
+        if free <= 0 or not self._watch.is_up or not self._open.is_set():
             return 0
         entries = await self._claims.take_over(min(free, MAX_READ), idle_ms=UNSTARTED_IDLE_MS)
         await self._begin(entries)
@@ -270,36 +275,54 @@ class Agent:
     # The worker's own record
 
     async def _register(self) -> None:
+        """Make the record of a worker that no controller manages; it may have been removed while we were silent."""
         if not self._config.managed:
             await self._workers.put(self._config.endpoint_id, self._config.worker_id, managed=False)
-        await self._report_status()
+        self._heed_wanted(await self._report_status())
 
     async def _reports(self) -> None:
         interval = min(self._config.lease_seconds / 4, MAX_REPORT_INTERVAL_SECONDS)
         await drive(lambda: self._report_and_wait(interval), idle_seconds=0, name="reports")
 
     async def _report_and_wait(self, interval: float) -> int:
+        if self._draining.is_set() and self._config.managed:
+            # Why it ends is the controller's to tell: stopped by it, or a container that has crashed.
+            await asyncio.sleep(interval)
+            return 0
         self._watch.changed.clear()
-        if not await self._report_status():
-            if self._config.managed:
-                self.drain("the worker is not wanted any more")
-            else:
-                await self._register()
+        wanted = await self._report_status()
+        if wanted is None and not self._config.managed:
+            await self._register()
+        else:
+            self._heed_wanted(wanted)
         await occurs_within(self._watch.changed, interval)
         return 0
 
-    async def _report_status(self) -> bool:
-        if self._draining.is_set():
-            status = WorkerStatus.STOPPING
+    def _heed_wanted(self, wanted: Wanted | None) -> None:
+        """Pause while the endpoint is stopped; a controller drains the workers that it manages."""
+        if wanted is None:
+            self.drain("the worker or its endpoint is not there any more")
+        elif wanted is Wanted.RUNNING:
+            self._open.set()
         else:
-            status = WorkerStatus.RUNNING if self._watch.is_up else WorkerStatus.INITIALIZING
+            self._open.clear()
+
+    async def _report_status(self) -> Wanted | None:
         return await self._workers.report(
             self._config.endpoint_id,
             self._config.worker_id,
-            status,
+            self._status(),
             running_tasks=len(self._held),
             address=str(self._address),
+            reason="the container accepts connections" if self._watch.is_up else "the container does not answer yet",
         )
+
+    def _status(self) -> WorkerStatus:
+        if self._draining.is_set():
+            return WorkerStatus.STOPPING
+        if not self._open.is_set():
+            return WorkerStatus.STOPPING if self._held else WorkerStatus.STOPPED
+        return WorkerStatus.RUNNING if self._watch.is_up else WorkerStatus.INITIALIZING
 
     async def _watch_container(self) -> None:
         while True:
@@ -342,12 +365,7 @@ class Agent:
 
     async def _leave(self) -> None:
         try:
-            if self._config.managed:
-                await self._workers.report(
-                    self._config.endpoint_id, self._config.worker_id, WorkerStatus.STOPPED,
-                    running_tasks=0, address=str(self._address),
-                )  # fmt: skip
-            else:
+            if not self._config.managed:
                 await self._workers.remove(self._config.endpoint_id, self._config.worker_id)
         except Exception as error:
             if unavailability(error) is None:

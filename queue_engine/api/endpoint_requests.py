@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import LINE, NO_NUL, VISIBLE, OptionalWebhook, Port, RequestModel, matching
+from queue_engine.api.fields import LINE, NO_NUL, VISIBLE, OptionalWebhook, Port, RequestModel, WebhookUrl, matching
 from queue_engine.domain.catalogue import GpuCatalogue
 from queue_engine.domain.endpoints import (
     DEFAULT_CONCURRENCY,
@@ -23,6 +24,7 @@ from queue_engine.domain.endpoints import (
 )
 from queue_engine.domain.errors import InvalidRequest
 
+MAX_WORKERS = 1000
 MAX_ENVIRONMENT_BYTES = 128 * 1024
 """All names and values: what a process can be started with is limited too."""
 MAX_RETENTION_SECONDS = 31_536_000
@@ -51,6 +53,15 @@ _EXAMPLE: JsonDict = {
     "expose": {"port": 8000, "protocol": "http"},
     "serviceMode": "QUEUE",
 }
+LeastVram = Annotated[int, Field(ge=0, le=1536)]
+LeastVcpu = Annotated[int, Field(ge=0, le=1024)]
+LeastRam = Annotated[int, Field(ge=0, le=1536)]
+Command = Annotated[str, Field(max_length=32 * 1024), NO_NUL]
+Concurrency = Annotated[int, Field(ge=1, le=1000)]
+ExecutionTimeout = Annotated[int, Field(ge=1, le=MAX_EXECUTION_SECONDS)]
+MaxAttempts = Annotated[int, Field(ge=1, le=100)]
+MaxQueued = Annotated[int, Field(ge=1, le=100_000_000)]
+Retention = Annotated[int, Field(ge=1, le=MAX_RETENTION_SECONDS)]
 
 
 def _protocol(text: str) -> str:
@@ -86,6 +97,9 @@ class VariableRequest(RequestModel):
     value: Annotated[str, Field(max_length=32 * 1024), NO_NUL] = Field(description="Value; never shown again")
 
 
+Variables = Annotated[list[VariableRequest], Field(max_length=500)]
+
+
 class ExposeRequest(RequestModel):
     """The port on which the container listens."""
 
@@ -107,39 +121,27 @@ class CreateEndpoint(RequestModel):
     resources: Annotated[list[ResourceRequest], Field(min_length=1, max_length=100)] = Field(
         description="Where workers may run"
     )
-    min_single_card_vram_in_gb: Annotated[int, Field(ge=0, le=1536)] | None = Field(
-        None, description="Least video memory of one GPU, in GB"
-    )
-    min_single_card_vcpu: Annotated[int, Field(ge=0, le=1024)] | None = Field(
-        None, description="Least virtual CPUs for one GPU"
-    )
-    min_single_card_ram_in_gb: Annotated[int, Field(ge=0, le=1536)] | None = Field(
-        None, description="Least memory for one GPU, in GB"
-    )
-    workers: Annotated[int, Field(ge=0, le=1000)] = Field(description="Workers wanted")
+    min_single_card_vram_in_gb: LeastVram | None = Field(None, description="Least video memory of one GPU, in GB")
+    min_single_card_vcpu: LeastVcpu | None = Field(None, description="Least virtual CPUs for one GPU")
+    min_single_card_ram_in_gb: LeastRam | None = Field(None, description="Least memory for one GPU, in GB")
+    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = Field(description="Workers wanted")
     container_volume_in_gb: Annotated[int, Field(ge=20, le=1_000_000)] = Field(description="Storage of one worker")
-    initialization_command: Annotated[str, Field(max_length=32 * 1024), NO_NUL] | None = Field(
-        None, description="The command to run in the container"
-    )
-    environment_vars: Annotated[list[VariableRequest], Field(max_length=500)] = Field(
-        [], description="Environment variables of the container; encrypted at rest"
-    )
+    initialization_command: Command | None = Field(None, description="The command to run in the container")
+    environment_vars: Variables = Field([], description="Environment variables of the container; encrypted at rest")
     expose: ExposeRequest | None = Field(None, description="The port on which the container listens")
     service_mode: Annotated[ServiceMode, Field(strict=False)] = Field(description="Only QUEUE endpoints take tasks")
     webhook: OptionalWebhook = Field(None, description="Told about every change of a worker's status")
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = Field(
-        DEFAULT_CONCURRENCY, description="Tasks that one worker runs at once"
-    )
-    execution_timeout_seconds: Annotated[int, Field(ge=1, le=MAX_EXECUTION_SECONDS)] = Field(
+    concurrency: Concurrency = Field(DEFAULT_CONCURRENCY, description="Tasks that one worker runs at once")
+    execution_timeout_seconds: ExecutionTimeout = Field(
         DEFAULT_EXECUTION_TIMEOUT_SECONDS, description="How long one attempt of a task may take"
     )
-    max_attempts: Annotated[int, Field(ge=1, le=100)] = Field(
+    max_attempts: MaxAttempts = Field(
         DEFAULT_MAX_ATTEMPTS, description="Attempts of a task whose worker is busy or not up"
     )
-    max_queued_tasks: Annotated[int, Field(ge=1, le=100_000_000)] = Field(
+    max_queued_tasks: MaxQueued = Field(
         DEFAULT_MAX_QUEUED_TASKS, description="Tasks that may wait; more are refused with 429"
     )
-    result_retention_seconds: Annotated[int, Field(ge=1, le=MAX_RETENTION_SECONDS)] = Field(
+    result_retention_seconds: Retention = Field(
         DEFAULT_RESULT_RETENTION_SECONDS, description="How long an ended task is kept"
     )
 
@@ -168,6 +170,84 @@ class CreateEndpoint(RequestModel):
             max_queued_tasks=self.max_queued_tasks,
             result_retention_seconds=self.result_retention_seconds,
         )
+
+
+class UpdateEndpoint(RequestModel):
+    """Changes of an endpoint. A member left out keeps its value; an explicit null clears it."""
+
+    name: Name = Field(description="1–20 of `[A-Za-z0-9@._-]`, first a letter")
+    resources: Annotated[list[ResourceRequest], Field(min_length=1, max_length=100)] = Field(
+        description="Where workers may run"
+    )
+    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = Field(description="Workers wanted")
+    container_volume_in_gb: Annotated[int, Field(ge=20, le=1_000_000)] = Field(description="Storage of one worker")
+    container_registry_auth_id: int | None = Field(  # type: ignore[pydantic-alias]
+        None,
+        validation_alias=AliasChoices("containerRegistryAuthId", "credentialId"),
+        description="Id of a stored credential for the registry; also taken as `credentialId`",
+    )
+    min_single_card_vram_in_gb: LeastVram | None = Field(None, description="Least video memory of one GPU, in GB")
+    min_single_card_vcpu: LeastVcpu | None = Field(None, description="Least virtual CPUs for one GPU")
+    min_single_card_ram_in_gb: LeastRam | None = Field(None, description="Least memory for one GPU, in GB")
+    initialization_command: Command | None = Field(None, description="The command to run in the container")
+    environment_vars: Variables | None = Field(  # type: ignore[pydantic-alias]
+        None,
+        validation_alias=AliasChoices("environmentVars", "envVars"),
+        description="Environment variables of the container, all of them; also taken as `envVars`",
+    )
+    expose: ExposeRequest | None = Field(None, description="The port on which the container listens")
+    webhook: WebhookUrl | None = Field(None, description="Told about every change of a worker's status")
+    concurrency: Concurrency | None = Field(None, description="Tasks that one worker runs at once")
+    execution_timeout_seconds: ExecutionTimeout | None = Field(
+        None, description="How long one attempt of a task may take"
+    )
+    max_attempts: MaxAttempts | None = Field(None, description="Attempts of a task whose worker is busy or not up")
+    max_queued_tasks: MaxQueued | None = Field(None, description="Tasks that may wait; more are refused with 429")
+    result_retention_seconds: Retention | None = Field(None, description="How long an ended task is kept")
+
+    def environment(self) -> dict[str, str] | None:
+        """The new environment; None when it stays. Raises InvalidRequest as `environment_of` does."""
+        if "environment_vars" not in self.model_fields_set:
+            return None
+        return environment_of(self.environment_vars or [])
+
+    def edited(self, before: EndpointConfig, catalogue: GpuCatalogue) -> EndpointConfig:
+        """`before` with these changes. Raises InvalidRequest for an unknown GPU type."""
+        changes: dict[str, Any] = {
+            "name": self.name,
+            "resources": known_resources(self.resources, catalogue),
+            "workers": self.workers,
+            "container_volume_in_gb": self.container_volume_in_gb,
+        }
+        for name, (field, value_of) in _OPTIONAL_CHANGES.items():
+            if name in self.model_fields_set:
+                changes[field] = value_of(getattr(self, name))
+        return replace(before, **changes)
+
+
+def _or_default(default: int) -> Callable[[int | None], int]:
+    return lambda value: default if value is None else value
+
+
+def _as_given(value: Any) -> Any:
+    return value
+
+
+# The member of a request, the field of the configuration, and how the one becomes the other; null clears.
+_OPTIONAL_CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "container_registry_auth_id": ("credential_id", _as_given),
+    "min_single_card_vram_in_gb": ("min_single_card_vram_in_gb", _as_given),
+    "min_single_card_vcpu": ("min_single_card_vcpu", _as_given),
+    "min_single_card_ram_in_gb": ("min_single_card_ram_in_gb", _as_given),
+    "initialization_command": ("initialization_command", lambda command: command or None),
+    "expose": ("expose", lambda expose: Expose(expose.port, expose.protocol) if expose else None),
+    "webhook": ("webhook", lambda webhook: webhook.url if webhook else None),
+    "concurrency": ("concurrency", _or_default(DEFAULT_CONCURRENCY)),
+    "execution_timeout_seconds": ("execution_timeout_seconds", _or_default(DEFAULT_EXECUTION_TIMEOUT_SECONDS)),
+    "max_attempts": ("max_attempts", _or_default(DEFAULT_MAX_ATTEMPTS)),
+    "max_queued_tasks": ("max_queued_tasks", _or_default(DEFAULT_MAX_QUEUED_TASKS)),
+    "result_retention_seconds": ("result_retention_seconds", _or_default(DEFAULT_RESULT_RETENTION_SECONDS)),
+}
 
 
 def environment_of(variables: Sequence[VariableRequest]) -> dict[str, str]:

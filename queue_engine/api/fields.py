@@ -33,15 +33,19 @@ class RequestModel(BaseModel):  # type: ignore[pydantic-alias]
 
 
 def validated(model: type[M], values: dict[str, Any]) -> M:
-    """`values` as a `model`. Raises InvalidRequest, which names the first field that breaks a rule.
+    """`values` as a new `model`. Raises InvalidRequest, which names the first field that breaks a rule.
 
     An optional field that is null counts as absent; a webhook does not, so that a client that lost its URL is told.
     """
     if values.get("webhook", "") is None:
         raise InvalidRequest("webhook", "must be a string")
-    given = {name: value for name, value in values.items() if value is not None}
+    return validated_changes(model, {name: value for name, value in values.items() if value is not None})
+
+
+def validated_changes(model: type[M], values: dict[str, Any]) -> M:
+    """`values` as changes of something that is there: null means null. Raises InvalidRequest as `validated` does."""
     try:
-        return model.model_validate(given)
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise InvalidRequest(_path_of(first["loc"]), _rule_of(first)) from None

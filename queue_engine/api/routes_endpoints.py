@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 from starlette.requests import Request
 
 from queue_engine.api.answers import Answer, success
-from queue_engine.api.endpoint_requests import CreateEndpoint
-from queue_engine.api.fields import validated
+from queue_engine.api.endpoint_requests import MAX_WORKERS, CreateEndpoint, UpdateEndpoint
+from queue_engine.api.fields import validated, validated_changes
 from queue_engine.api.operations import Operation, in_path, in_query
 from queue_engine.api.patience import from_store
 from queue_engine.api.queries import Query
-from queue_engine.api.services import Services
+from queue_engine.api.services import Services, endpoint_id_in
 from queue_engine.api.views import EndpointView, Success, WebhookSecretView, WorkerView, endpoint_view, worker_view
-from queue_engine.domain.endpoints import EndpointStatus
-from queue_engine.domain.errors import NotFound, Resource
+from queue_engine.domain.endpoints import EndpointStatus, Wanted
+from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.workers import WorkerStatus
 
 TAG = "endpoints"
+_COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": MAX_WORKERS}
 ENDPOINT_ID = in_path("id", "Id of an endpoint", {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"})
 
 
@@ -40,6 +44,34 @@ class EndpointRoutes:
             Operation(
                 "GET", "/v2/serverless/{id}", self.get_endpoint, summary="Read an endpoint", tag=TAG,
                 answer=Success[EndpointView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "PATCH", "/v2/serverless/{id}", self.update_endpoint, summary="Change an endpoint", tag=TAG,
+                answer=Success[EndpointView], takes=UpdateEndpoint, parameters=[ENDPOINT_ID],
+                failures=(400, 401, 404, 413, 415, 429, 503),
+            ),
+            Operation(
+                "DELETE", "/v2/serverless/{id}", self.delete_endpoint, summary="Delete an endpoint and its tasks",
+                tag=TAG, answer=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "POST", "/v2/serverless/{id}/start", self.start_endpoint, summary="Start an endpoint", tag=TAG,
+                answer=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "POST", "/v2/serverless/{id}/stop", self.stop_endpoint, summary="Stop an endpoint", tag=TAG,
+                answer=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "PUT", "/v2/serverless/{id}/workers", self.scale_endpoint, summary="Set the number of workers",
+                tag=TAG, answer=Success[bool], parameters=[ENDPOINT_ID, in_query("count", "Workers wanted", _COUNT)],
+                failures=(400, 401, 404, 429, 503),
+            ),
+            Operation(
+                "PUT", "/v2/serverless/{id}/workers/{count}", self.scale_endpoint_by_path,
+                summary="Set the number of workers", tag=TAG, answer=Success[bool],
+                parameters=[ENDPOINT_ID, in_path("count", "Workers wanted", _COUNT)],
+                failures=(400, 401, 404, 429, 503),
             ),
             Operation(
                 "GET", "/v2/serverless/{id}/workers", self.list_workers, summary="List workers, oldest first", tag=TAG,
@@ -74,6 +106,70 @@ class EndpointRoutes:
     async def get_endpoint(self, request: Request) -> Answer:
         tenant = await self._services.admit(request)
         return success(endpoint_view(await self._services.endpoint(request, tenant)))
+
+    async def update_endpoint(self, request: Request) -> Answer:
+        """Workers are replaced one at a time when they would be other ones under the new configuration."""
+        tenant = await self._services.admit(request)
+        before = await self._services.endpoint(request, tenant)
+        body = await self._services.bodies.read_object(request)
+        changes = validated_changes(UpdateEndpoint, body.values)
+        environment = changes.environment()
+        if environment:
+            self._services.must_keep_secret("environmentVars")
+        if changes.webhook is not None:
+            await self._services.destinations.check(changes.webhook)
+        catalogue = self._services.catalogue
+        endpoint = await from_store(
+            self._services.store.endpoints.update(
+                before.endpoint_id, tenant, lambda config: changes.edited(config, catalogue), environment
+            )
+        )
+        if endpoint is None:
+            raise NotFound(Resource.ENDPOINT)
+        return success(endpoint_view(endpoint))
+
+    async def start_endpoint(self, request: Request) -> Answer:
+        """Brings the workers back. Starting one that runs changes nothing."""
+        return await self._want(request, Wanted.RUNNING)
+
+    async def stop_endpoint(self, request: Request) -> Answer:
+        """Running tasks finish within a grace time or are handed back; queued tasks stay. Safe to repeat."""
+        return await self._want(request, Wanted.STOPPED)
+
+    async def delete_endpoint(self, request: Request) -> Answer:
+        """Stops it, ends what is queued as FAILED, sends the webhooks, then removes it and its data."""
+        return await self._want(request, Wanted.DELETED)
+
+    async def _want(self, request: Request, wanted: Wanted) -> Answer:
+        tenant = await self._services.admit(request)
+        endpoint_id = endpoint_id_in(request)
+        if not await from_store(self._services.store.endpoints.want(endpoint_id, tenant, wanted)):
+            raise NotFound(Resource.ENDPOINT)
+        return success(True)
+
+    async def scale_endpoint(self, request: Request) -> Answer:
+        """Idle workers go first; a busy one finishes its tasks within the grace time, or hands them back."""
+        tenant = await self._services.admit(request)
+        query = Query(request)
+        if query.one("count") is None:
+            raise InvalidRequest("count", "is required")
+        return await self._scale(request, tenant, query.integer("count", default=0, least=0, most=MAX_WORKERS))
+
+    async def scale_endpoint_by_path(self, request: Request) -> Answer:
+        """As by the query."""
+        tenant = await self._services.admit(request)
+        text: str = request.scope["path_params"]["count"]
+        if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) <= MAX_WORKERS):
+            raise InvalidRequest("count", f"must be an integer from 0 to {MAX_WORKERS}")
+        return await self._scale(request, tenant, int(text))
+
+    async def _scale(self, request: Request, tenant: str, count: int) -> Answer:
+        endpoints = self._services.store.endpoints
+        endpoint_id = endpoint_id_in(request)
+        scaled = await from_store(endpoints.update(endpoint_id, tenant, lambda config: replace(config, workers=count)))
+        if scaled is None:
+            raise NotFound(Resource.ENDPOINT)
+        return success(True)
 
     async def list_workers(self, request: Request) -> Answer:
         tenant = await self._services.admit(request)

@@ -12,6 +12,7 @@ from queue_engine import metrics
 from queue_engine.controller.backends.base import Backend
 from queue_engine.controller.jobs import SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
+from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.loops import drive, end_tasks
 from queue_engine.store.store import Store
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 SWEEP_SECONDS = 1
 RECONCILE_SECONDS = 1
 PURGE_SECONDS = 10
+DELETE_SECONDS = 2
 GAUGES_SECONDS = 5.0
 MAX_ROUNDS = 50
 """Rounds of one sweep, of 1,000 tasks each: a million that are due at once take minutes, the store stays usable."""
@@ -95,11 +97,14 @@ class Controller:
 
     async def _leaders_jobs(self) -> None:
         reconciler = self._make_reconciler()
-        await run_jobs(
-            self._config.jobs_redis_url,
-            f"{SHARED_QUEUE}:{self._config.controller_id}",
-            [Periodic("reconcile", reconciler.step, RECONCILE_SECONDS)],
-        )
+        try:
+            await run_jobs(
+                self._config.jobs_redis_url,
+                f"{SHARED_QUEUE}:{self._config.controller_id}",
+                [Periodic("reconcile", reconciler.step, RECONCILE_SECONDS)],
+            )
+        finally:
+            await reconciler.aclose()
 
     async def _stop_leading(self) -> None:
         if self._leading is not None:
@@ -117,7 +122,7 @@ class Controller:
             for worker in await self._store.workers.of_endpoint(endpoint_id):
                 seen = observed.get(worker.worker_id)
                 if worker.managed and (seen is None or not seen.alive):
-                    await self._store.workers.remove(endpoint_id, worker.worker_id)
+                    await self._store.workers.remove(endpoint_id, worker.worker_id, reason="the engine is stopped")
 
     # Jobs that any controller may run
 
@@ -125,6 +130,7 @@ class Controller:
         jobs = [
             Periodic("sweep", self.sweep, SWEEP_SECONDS),
             Periodic("purge", self.purge, PURGE_SECONDS, timeout_seconds=300),
+            Periodic("delete", self.delete, DELETE_SECONDS, timeout_seconds=300),
         ]
         await run_jobs(self._config.jobs_redis_url, SHARED_QUEUE, jobs)
 
@@ -156,6 +162,27 @@ class Controller:
             while count := await self._store.tasks.purge(endpoint.endpoint_id, before_ms=before_ms):
                 removed += count
         return removed
+
+    async def delete(self) -> int:
+        """Bring deleted endpoints nearer to their end: workers gone, tasks ended, deliveries made, data removed.
+
+        Returns how many were removed for good. Each round takes up where the one before ended, whoever ran it.
+        """
+        removed = 0
+        for endpoint in await self._store.endpoints.of_tenant(None):
+            if endpoint.wanted is Wanted.DELETED and not any(
+                worker.managed for worker in await self._store.workers.of_endpoint(endpoint.endpoint_id)
+            ):
+                removed += await self._delete(endpoint.endpoint_id)
+        return removed
+
+    async def _delete(self, endpoint_id: str) -> bool:
+        while count := await self._store.tasks.end_waiting(endpoint_id, "endpoint deleted"):
+            metrics.tasks_finished.labels(state="failed").inc(count)
+        now_ms = await self._store.now_ms()
+        while await self._store.tasks.purge(endpoint_id, before_ms=now_ms + 1):
+            continue
+        return await self._store.endpoints.remove(endpoint_id)
 
     async def _gauges(self) -> int:
         for state, count in (await self._store.tasks.waiting_and_running()).items():

@@ -7,74 +7,175 @@ from dataclasses import dataclass
 
 from queue_engine.controller.backends.base import Observed
 from queue_engine.domain.endpoints import Endpoint, Wanted
-from queue_engine.domain.workers import LIVE_WORKER_STATUSES, Worker, WorkerStatus
+from queue_engine.domain.workers import Worker, WorkerStatus
 
-FAILED_AFTER_CRASHES = 5
-"""Workers of an endpoint that ended in a row without having run: then it is FAILED, and still tried."""
+FAILED_AFTER_CRASHES = 3
+"""A worker that ends so often in a row without having run is FAILED. It is still tried, ever more rarely."""
 MAX_RESTART_WAIT_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
-class Lost:
-    """A worker has ended by itself: take it off the books."""
+class Record:
+    """How one worker fared since this controller leads."""
+
+    started: bool = False
+    """This controller has started it."""
+    crashes: int = 0
+    """Times in a row that it ended without having run."""
+    not_before: float = 0.0
+    """Monotonic seconds: it is not started again before."""
+
+
+FRESH = Record()
+
+
+@dataclass(frozen=True)
+class Create:
+    """`count` workers are missing."""
+
+    count: int
+
+
+@dataclass(frozen=True)
+class Restart:
+    """A worker that ended by itself is due to be started again."""
+
+    worker: Worker
+
+
+@dataclass(frozen=True)
+class NoteEnd:
+    """A worker has ended by itself: say so, and wait before it is started again."""
 
     worker: Worker
     reason: str
 
 
 @dataclass(frozen=True)
-class Stop:
-    """A worker is not wanted any more: drain it."""
+class Kill:
+    """A worker gives no sign of life: end it by force, to be started again."""
 
     worker: Worker
 
 
 @dataclass(frozen=True)
-class Start:
-    """`count` workers are missing."""
+class Drain:
+    """A worker is not wanted any more: let it finish, then end it."""
 
-    count: int
-
-
-Action = Lost | Stop | Start
+    worker: Worker
+    reason: str
 
 
-def plan(endpoint: Endpoint | None, workers: Sequence[Worker], observed: Mapping[str, Observed]) -> list[Action]:
-    """Bring the workers that a controller manages to the number that is wanted. None: the endpoint is gone."""
-    managed = [worker for worker in workers if worker.managed]
-    lost = [worker for worker in managed if not _alive(worker, observed)]
-    alive = [worker for worker in managed if _alive(worker, observed) and worker.status in LIVE_WORKER_STATUSES]
-    actions: list[Action] = [Lost(worker, _reason(worker, observed)) for worker in lost]
-    surplus = len(alive) - wanted_workers(endpoint)
-    if surplus > 0:
-        return actions + [Stop(worker) for worker in sorted(alive, key=_first_to_go)[:surplus]]
-    if surplus < 0:
-        actions.append(Start(-surplus))
-    return actions
+@dataclass(frozen=True)
+class Forget:
+    """A worker that was drained, or that nobody manages and nobody hears of, is gone."""
+
+    worker: Worker
+    status: WorkerStatus
+    reason: str
 
 
-def wanted_workers(endpoint: Endpoint | None) -> int:
+Action = Create | Restart | NoteEnd | Kill | Drain | Forget
+
+
+@dataclass(frozen=True)
+class Situation:
+    """All that a plan is made of. Monotonic seconds in `now`, the store's epoch milliseconds in `store_now_ms`."""
+
+    endpoint: Endpoint
+    workers: Sequence[Worker]
+    observed: Mapping[str, Observed]
+    records: Mapping[str, Record]
+    now: float
+    store_now_ms: int
+    silence_seconds: float
+    """A worker that was not heard of for longer gives no sign of life."""
+
+
+def plan(situation: Situation) -> list[Action]:
+    """Bring the managed workers to the number and the revision that are wanted, one step at a time."""
+    managed = [worker for worker in situation.workers if worker.managed]
+    actions: list[Action] = [
+        Forget(worker, WorkerStatus.FAILED, "no sign of life")
+        for worker in situation.workers
+        if not worker.managed and _is_silent(worker, situation)
+    ]
+    ended = [worker for worker in managed if not _is_alive(worker, situation)]
+    kept = [worker for worker in managed if worker.status is not WorkerStatus.STOPPING]
+    surplus = _surplus(kept, wanted_workers(situation.endpoint))
+    actions += _of_ended(ended, surplus, situation)
+    actions += _of_alive([worker for worker in kept if worker not in ended], surplus, situation)
+    missing = wanted_workers(situation.endpoint) - len(managed)
+    return [*actions, Create(missing)] if missing > 0 else actions
+
+
+def wanted_workers(endpoint: Endpoint) -> int:
     """How many workers an endpoint should have now."""
-    if endpoint is None or endpoint.wanted is not Wanted.RUNNING:
-        return 0
-    return endpoint.config.workers
+    return endpoint.config.workers if endpoint.wanted is Wanted.RUNNING else 0
+
+
+def after_end(record: Record, *, had_run: bool, now: float) -> Record:
+    """The record of a worker that has just ended by itself. One that had run starts again at once."""
+    crashes = 0 if had_run else record.crashes + 1
+    return Record(record.started, crashes, now + restart_wait_seconds(crashes))
 
 
 def restart_wait_seconds(crashes: int) -> float:
-    """How long to wait before workers are started again after `crashes` in a row that never ran."""
+    """How long to wait before a worker is started again that has crashed so often in a row."""
     return 0.0 if crashes == 0 else min(MAX_RESTART_WAIT_SECONDS, 0.5 * 2.0 ** (crashes - 1))
 
 
-def _alive(worker: Worker, observed: Mapping[str, Observed]) -> bool:
-    seen = observed.get(worker.worker_id)
+def _surplus(kept: Sequence[Worker], wanted: int) -> set[str]:
+    """The workers that are one too many: those that do not run first, then outdated, idle and young ones."""
+    first_to_go = sorted(kept, key=_worth)
+    return {worker.worker_id for worker in first_to_go[: max(0, len(kept) - wanted)]}
+
+
+def _worth(worker: Worker) -> tuple[bool, int, int, int]:
+    return (worker.status is WorkerStatus.RUNNING, worker.running_tasks, worker.revision, -worker.created_at_ms)
+
+
+def _of_ended(ended: Sequence[Worker], surplus: set[str], situation: Situation) -> list[Action]:
+    actions: list[Action] = []
+    for worker in ended:
+        record = situation.records.get(worker.worker_id, FRESH)
+        unwanted = worker.worker_id in surplus or worker.revision != situation.endpoint.revision
+        if worker.status is WorkerStatus.STOPPING or unwanted:
+            actions.append(Forget(worker, WorkerStatus.STOPPED, "stopped"))
+        elif worker.worker_id in situation.observed:
+            actions.append(NoteEnd(worker, situation.observed[worker.worker_id].exit_reason or "ended"))
+        elif situation.now >= record.not_before:
+            actions.append(Restart(worker))
+    return actions
+
+
+def _of_alive(alive: Sequence[Worker], surplus: set[str], situation: Situation) -> list[Action]:
+    actions: list[Action] = [Drain(worker, "not wanted") for worker in alive if worker.worker_id in surplus]
+    stay = [worker for worker in alive if worker.worker_id not in surplus]
+    silent = [worker for worker in stay if _is_silent(worker, situation)]
+    actions += [Kill(worker) for worker in silent]
+    outdated = [worker for worker in stay if worker.revision != situation.endpoint.revision and worker not in silent]
+    # Their replacements count: the next one goes when the one before has been replaced by one that runs.
+    idle_first = sorted(outdated, key=_worth)
+    broken = [worker for worker in idle_first if worker.status is not WorkerStatus.RUNNING]
+    if broken:
+        actions += [Drain(worker, "replaced by a new configuration") for worker in broken]
+    elif idle_first and _all_others_run(situation):
+        actions.append(Drain(idle_first[0], "replaced by a new configuration"))
+    return actions
+
+
+def _all_others_run(situation: Situation) -> bool:
+    managed = [worker for worker in situation.workers if worker.managed]
+    complete = len(managed) == wanted_workers(situation.endpoint)
+    return complete and all(worker.status is WorkerStatus.RUNNING for worker in managed)
+
+
+def _is_alive(worker: Worker, situation: Situation) -> bool:
+    seen = situation.observed.get(worker.worker_id)
     return seen is not None and seen.alive
 
 
-def _reason(worker: Worker, observed: Mapping[str, Observed]) -> str:
-    seen = observed.get(worker.worker_id)
-    return (seen.exit_reason if seen else None) or "the worker is gone"
-
-
-def _first_to_go(worker: Worker) -> tuple[bool, int, int]:
-    """Those that do not run yet, then idle ones, then the youngest."""
-    return (worker.status is WorkerStatus.RUNNING, worker.running_tasks, -worker.created_at_ms)
+def _is_silent(worker: Worker, situation: Situation) -> bool:
+    heard_ms = worker.last_heartbeat_at_ms or worker.created_at_ms
+    return situation.store_now_ms - heard_ms > situation.silence_seconds * 1000

@@ -6,23 +6,34 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from queue_engine.controller.backends.base import Backend, BackendError, Observed, WorkerSpec
 from queue_engine.controller.plan import (
     FAILED_AFTER_CRASHES,
-    Lost,
-    Start,
-    Stop,
+    FRESH,
+    Action,
+    Create,
+    Drain,
+    Forget,
+    Kill,
+    NoteEnd,
+    Record,
+    Restart,
+    Situation,
+    after_end,
     plan,
-    restart_wait_seconds,
+    wanted_workers,
 )
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.workers import Worker, WorkerStatus
 
 log = logging.getLogger(__name__)
+
+GAP_SECONDS = 5.0
+"""After a longer pause between rounds nobody is judged by silence: the store was away for everybody."""
 
 
 class Endpoints(Protocol):
@@ -37,136 +48,231 @@ class Workers(Protocol):
     """What reconciling needs of the workers in the store."""
 
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]: ...
-    async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, restarts: int = 0) -> None: ...
-    async def mark(self, endpoint_id: str, worker_id: str, status: WorkerStatus, *, error: str = "") -> None: ...
-    async def remove(self, endpoint_id: str, worker_id: str) -> None: ...
+    async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
+    async def mark(
+        self,
+        endpoint_id: str,
+        worker_id: str,
+        status: WorkerStatus,
+        *,
+        reason: str,
+        error: str = "",
+        restarted: bool = False,
+    ) -> None: ...
+    async def remove(
+        self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = ..., reason: str = ...
+    ) -> None: ...
 
 
-@dataclass
-class _History:
-    """How an endpoint's workers fared lately. Kept in memory: a new controller gives every endpoint a fresh chance."""
+@dataclass(frozen=True)
+class ReconcilerConfig:
+    """Times in seconds."""
 
-    crashes: int = 0
-    """Workers in a row that ended without having run."""
-    restarts: int = 0
-    not_before: float = 0.0
-    stopping: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    agent_environment: Mapping[str, str]
+    grace_seconds: float
+    """How long a worker that is drained may finish its tasks."""
+    silence_seconds: float
+    """A worker that was not heard of for longer is replaced."""
 
 
 class Reconciler:
     """One controller's rounds over all endpoints.
 
     Only the leading controller may run it. Each round is safe to repeat and to break off at any line: it starts from
-    what the store and the backend say now.
+    what the store and the backend say now. What it remembers between rounds only spaces restarts out.
     """
 
     def __init__(
         self,
+        config: ReconcilerConfig,
         endpoints: Endpoints,
         workers: Workers,
         backend: Backend,
+        store_now_ms: Callable[[], Awaitable[int]],
         *,
-        agent_environment: Mapping[str, str],
-        grace_seconds: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._config = config
         self._endpoints = endpoints
         self._workers = workers
         self._backend = backend
-        self._agent_environment = agent_environment
-        self._grace_seconds = grace_seconds
+        self._store_now_ms = store_now_ms
         self._clock = clock
-        self._histories: dict[str, _History] = {}
+        self._records: dict[str, Record] = {}
+        self._draining: dict[str, asyncio.Task[None]] = {}
+        self._last_round: float | None = None
+        self._silence_counts_from = 0.0
 
     async def step(self) -> int:
-        """One round; returns how many workers it started, stopped or found dead."""
+        """One round; returns how many things it did."""
+        store_now_ms = await self._store_now_ms()
+        now = self._clock()
+        self._note_round(now)
         observed = await self._backend.observe()
-        endpoints = await self._endpoints.of_tenant(None)
-        changes = 0
-        for endpoint in endpoints:
-            changes += await self._reconcile(endpoint, observed)
-        for endpoint_id in self._histories.keys() - {endpoint.endpoint_id for endpoint in endpoints}:
-            del self._histories[endpoint_id]
-        return changes
+        known: set[str] = set()
+        done = 0
+        for endpoint in await self._endpoints.of_tenant(None):
+            workers = await self._workers.of_endpoint(endpoint.endpoint_id)
+            known |= {worker.worker_id for worker in workers}
+            done += await self._reconcile(self._situation(endpoint, workers, observed, now, store_now_ms))
+        done += await self._end_strangers(observed, known)
+        self._records = {worker_id: record for worker_id, record in self._records.items() if worker_id in known}
+        return done
 
-    async def _reconcile(self, endpoint: Endpoint, observed: Mapping[str, Observed]) -> int:
-        history = self._histories.setdefault(endpoint.endpoint_id, _History())
-        workers = await self._workers.of_endpoint(endpoint.endpoint_id)
-        await self._note_running(endpoint, workers, history)
-        changes = 0
-        for action in plan(endpoint, workers, observed):
-            match action:
-                case Lost(worker, reason):
-                    await self._take_off(endpoint, worker, reason, observed.get(worker.worker_id), history)
-                    changes += 1
-                case Stop(worker):
-                    changes += await self._stop(worker, history)
-                case Start(count):
-                    changes += await self._start(endpoint, count, history)
-        return changes
+    async def aclose(self) -> None:
+        """Stop waiting for workers that drain; they are not stopped by this. Safe to call twice."""
+        draining = list(self._draining.values())
+        for task in draining:
+            task.cancel()
+        await asyncio.gather(*draining, return_exceptions=True)
 
-    async def _note_running(self, endpoint: Endpoint, workers: Sequence[Worker], history: _History) -> None:
-        if any(worker.status is WorkerStatus.RUNNING for worker in workers):
-            history.crashes = 0
-            if endpoint.failed:
-                await self._endpoints.set_failed(endpoint.endpoint_id, False)
+    def _note_round(self, now: float) -> None:
+        if self._last_round is None or now - self._last_round > GAP_SECONDS:
+            self._silence_counts_from = now + self._config.silence_seconds
+        self._last_round = now
 
-    async def _take_off(
-        self, endpoint: Endpoint, worker: Worker, reason: str, seen: Observed | None, history: _History
-    ) -> None:
-        wanted_end = worker.worker_id in history.stopping or worker.status is WorkerStatus.STOPPED
-        if not wanted_end:
-            history.restarts += 1
-            if worker.status is not WorkerStatus.RUNNING:
-                history.crashes += 1
-            history.not_before = self._clock() + restart_wait_seconds(history.crashes)
-            last_lines = "\n".join(seen.last_lines) if seen else ""
-            log.warning(
-                "a worker ended by itself",
-                extra={
-                    "endpoint": endpoint.endpoint_id,
-                    "worker": worker.worker_id,
-                    "reason": reason,
-                    "output": last_lines,
-                },
+    def _situation(
+        self,
+        endpoint: Endpoint,
+        workers: list[Worker],
+        observed: Mapping[str, Observed],
+        now: float,
+        store_now_ms: int,
+    ) -> Situation:
+        judged = now >= self._silence_counts_from
+        silence_seconds = self._config.silence_seconds if judged else float("inf")
+        return Situation(endpoint, workers, observed, self._records, now, store_now_ms, silence_seconds)
+
+    async def _reconcile(self, situation: Situation) -> int:
+        await self._note_running(situation)
+        actions = plan(situation)
+        for action in actions:
+            await self._carry_out(situation, action)
+        await self._judge_endpoint(situation)
+        return len(actions)
+
+    async def _carry_out(self, situation: Situation, action: Action) -> None:
+        endpoint = situation.endpoint
+        match action:
+            case Create(count):
+                for _ in range(count):
+                    await self._create(endpoint)
+            case Restart(worker):
+                await self._restart(endpoint, worker)
+            case NoteEnd(worker, reason):
+                await self._note_end(worker, reason, situation)
+            case Kill(worker):
+                await self._kill(worker)
+            case Drain(worker, reason):
+                await self._drain(worker, reason)
+            case Forget(worker, status, reason):
+                await self._backend.stop(worker.worker_id, 0)
+                await self._workers.remove(endpoint.endpoint_id, worker.worker_id, status=status, reason=reason)
+
+    async def _create(self, endpoint: Endpoint) -> None:
+        worker_id = f"{endpoint.endpoint_id}-{secrets.token_hex(5)}"
+        await self._workers.put(endpoint.endpoint_id, worker_id, managed=True, revision=endpoint.revision)
+        await self._start(endpoint, worker_id)
+
+    async def _restart(self, endpoint: Endpoint, worker: Worker) -> None:
+        """A worker that this controller has not started yet was another one's: that is no crash of it."""
+        if not self._records.get(worker.worker_id, FRESH).started and worker.status is not WorkerStatus.INITIALIZING:
+            await self._workers.mark(
+                endpoint.endpoint_id,
+                worker.worker_id,
+                WorkerStatus.INITIALIZING,
+                reason="started again",
+                restarted=True,
             )
+        await self._start(endpoint, worker.worker_id)
+
+    async def _start(self, endpoint: Endpoint, worker_id: str) -> None:
+        record = replace(self._records.get(worker_id, FRESH), started=True)
+        self._records[worker_id] = record
+        try:
+            environment = await self._endpoints.environment(endpoint.endpoint_id)
+            await self._backend.start(self._spec(endpoint, worker_id, environment))
+        except BackendError as error:
+            log.warning("a worker cannot be started: %s", error, extra=_ids(endpoint.endpoint_id, worker_id))
+            self._records[worker_id] = after_end(record, had_run=False, now=self._clock())
+            await self._workers.mark(
+                endpoint.endpoint_id,
+                worker_id,
+                self._status_after(worker_id),
+                reason="cannot be started",
+                error=str(error),
+            )
+
+    async def _note_end(self, worker: Worker, reason: str, situation: Situation) -> None:
+        """What it said last is kept with the worker, so that its owner sees why."""
+        had_run = worker.status is WorkerStatus.RUNNING
+        record = self._records.get(worker.worker_id, Record(started=True))
+        self._records[worker.worker_id] = after_end(record, had_run=had_run, now=situation.now)
+        last_lines = situation.observed[worker.worker_id].last_lines
+        log.warning("a worker ended by itself: %s", reason, extra=_ids(worker.endpoint_id, worker.worker_id))
         await self._backend.stop(worker.worker_id, 0)
-        await self._workers.remove(endpoint.endpoint_id, worker.worker_id)
-        if history.crashes >= FAILED_AFTER_CRASHES and not endpoint.failed:
-            await self._endpoints.set_failed(endpoint.endpoint_id, True)
+        await self._workers.mark(
+            worker.endpoint_id,
+            worker.worker_id,
+            self._status_after(worker.worker_id),
+            reason=reason,
+            error="\n".join([reason, *last_lines]),
+            restarted=True,
+        )
 
-    async def _start(self, endpoint: Endpoint, count: int, history: _History) -> int:
-        if self._clock() < history.not_before:
-            return 0
-        environment = await self._endpoints.environment(endpoint.endpoint_id)
-        for _ in range(count):
-            worker_id = f"{endpoint.endpoint_id}-{secrets.token_hex(5)}"
-            await self._workers.put(endpoint.endpoint_id, worker_id, managed=True, restarts=history.restarts)
-            try:
-                await self._backend.start(self._spec(endpoint, worker_id, environment))
-            except BackendError as error:
-                history.crashes += 1
-                history.not_before = self._clock() + restart_wait_seconds(history.crashes)
-                log.warning(
-                    "a worker cannot be started: %s",
-                    error,
-                    extra={"endpoint": endpoint.endpoint_id, "worker": worker_id},
-                )
-                await self._workers.remove(endpoint.endpoint_id, worker_id)
-                if history.crashes >= FAILED_AFTER_CRASHES:
-                    await self._endpoints.set_failed(endpoint.endpoint_id, True)
-                return 0
-        return count
+    async def _kill(self, worker: Worker) -> None:
+        log.warning("a worker gives no sign of life", extra=_ids(worker.endpoint_id, worker.worker_id))
+        await self._backend.stop(worker.worker_id, 0)
+        await self._workers.mark(
+            worker.endpoint_id,
+            worker.worker_id,
+            WorkerStatus.INITIALIZING,
+            reason="no sign of life",
+            error="the worker gave no sign of life and is started again",
+            restarted=True,
+        )
 
-    async def _stop(self, worker: Worker, history: _History) -> int:
-        """Drain in the background: a busy worker must not hold up the other endpoints."""
-        if worker.worker_id in history.stopping:
-            return 0
-        await self._workers.mark(worker.endpoint_id, worker.worker_id, WorkerStatus.STOPPING)
-        drain = asyncio.create_task(self._backend.stop(worker.worker_id, self._grace_seconds))
-        history.stopping[worker.worker_id] = drain
-        drain.add_done_callback(lambda _: history.stopping.pop(worker.worker_id, None))
-        return 1
+    async def _drain(self, worker: Worker, reason: str) -> None:
+        """In the background: a worker that takes its time must not hold up the other endpoints."""
+        if worker.worker_id in self._draining:
+            return
+        await self._workers.mark(worker.endpoint_id, worker.worker_id, WorkerStatus.STOPPING, reason=reason)
+        self._drain_in_background(worker.worker_id)
+
+    def _drain_in_background(self, worker_id: str) -> None:
+        drain = asyncio.create_task(self._backend.stop(worker_id, self._config.grace_seconds))
+        self._draining[worker_id] = drain
+        drain.add_done_callback(lambda _: self._draining.pop(worker_id, None))
+
+    async def _end_strangers(self, observed: Mapping[str, Observed], known: set[str]) -> int:
+        """Workers that the backend runs and the store knows nothing of: their endpoint is gone, or the store's data."""
+        strangers = [worker_id for worker_id in observed if worker_id not in known and worker_id not in self._draining]
+        for worker_id in strangers:
+            self._drain_in_background(worker_id)
+        return len(strangers)
+
+    async def _note_running(self, situation: Situation) -> None:
+        for worker in situation.workers:
+            record = self._records.get(worker.worker_id)
+            if worker.status is WorkerStatus.RUNNING and record is not None and record.crashes:
+                self._records[worker.worker_id] = replace(record, crashes=0)
+
+    async def _judge_endpoint(self, situation: Situation) -> None:
+        """An endpoint is FAILED while all the workers that it should have keep crashing."""
+        endpoint = situation.endpoint
+        wanted = wanted_workers(endpoint)
+        failing = [
+            worker
+            for worker in situation.workers
+            if self._records.get(worker.worker_id, FRESH).crashes >= FAILED_AFTER_CRASHES
+        ]
+        failed = 0 < wanted <= len(failing)
+        if failed != endpoint.failed:
+            await self._endpoints.set_failed(endpoint.endpoint_id, failed)
+
+    def _status_after(self, worker_id: str) -> WorkerStatus:
+        crashes = self._records[worker_id].crashes
+        return WorkerStatus.FAILED if crashes >= FAILED_AFTER_CRASHES else WorkerStatus.INITIALIZING
 
     def _spec(self, endpoint: Endpoint, worker_id: str, environment: Mapping[str, str]) -> WorkerSpec:
         config = endpoint.config
@@ -178,6 +284,13 @@ class Reconciler:
             command=config.initialization_command,
             environment=environment,
             exposed_port=config.expose.port if config.expose else None,
+            protocol=config.expose.protocol if config.expose else None,
+            resource=config.resources[0] if config.resources else None,
+            volume_gb=config.container_volume_in_gb,
             concurrency=config.concurrency,
-            agent_environment=self._agent_environment,
+            agent_environment=self._config.agent_environment,
         )
+
+
+def _ids(endpoint_id: str, worker_id: str) -> dict[str, str]:
+    return {"endpoint": endpoint_id, "worker": worker_id}

@@ -50,6 +50,33 @@ class Delivery:
     """Why this process cannot send it: it has not the key that the webhook's secrets were sealed with."""
 
 
+@dataclass(frozen=True)
+class WorkerEvent:
+    """A change of a worker's status, as its endpoint's webhook is told."""
+
+    endpoint_id: str
+    worker_id: str
+    status: str
+    previous_status: str | None
+    """None for a new worker."""
+    reason: str
+    at_ms: int
+
+
+def worker_event_body(event: WorkerEvent) -> bytes:
+    """The JSON body. The same on every attempt."""
+    body = {
+        "type": "worker.status",
+        "endpointId": event.endpoint_id,
+        "workerId": event.worker_id,
+        "status": event.status,
+        "previousStatus": event.previous_status,
+        "reason": event.reason,
+        "timestamp": webhook_time(event.at_ms),
+    }
+    return json.dumps(body, ensure_ascii=False).encode()
+
+
 def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
     """The JSON body for attempt number `retry_count` (1 for the first). The output goes in as the bytes recorded."""
     body: dict[str, object] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from queue_engine.domain.workers import WorkerStatus
@@ -39,6 +39,8 @@ class Wanted(StrEnum):
 
     RUNNING = "running"
     STOPPED = "stopped"
+    DELETED = "deleted"
+    """Final: what is left of it is ended and removed."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,10 @@ class Endpoint:
     """All its workers crash on start; set and cleared by the controller."""
     created_at_ms: int
     updated_at_ms: int
+    version: int = 1
+    """Grows with every change."""
+    revision: int = 1
+    """Grows with every change that its workers must be replaced for."""
     environment_names: tuple[str, ...] = ()
     worker_statuses: tuple[WorkerStatus, ...] = ()
     counts: TaskCounts = TaskCounts()
@@ -131,10 +137,26 @@ class Endpoint:
         return endpoint_status(self.wanted, self.failed, self.worker_statuses)
 
 
+def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
+    """Whether running workers would be other ones under `after`. The environment is compared by who changes it."""
+    unaffected = replace(
+        after,
+        name=before.name,
+        workers=before.workers,
+        webhook=before.webhook,
+        environment=before.environment,
+        execution_timeout_seconds=before.execution_timeout_seconds,
+        max_attempts=before.max_attempts,
+        max_queued_tasks=before.max_queued_tasks,
+        result_retention_seconds=before.result_retention_seconds,
+    )
+    return unaffected != before
+
+
 def endpoint_status(wanted: Wanted, failed: bool, workers: Iterable[WorkerStatus]) -> EndpointStatus:
     """Sum up what the user wants and what the workers do."""
     statuses = set(workers)
-    if wanted is Wanted.STOPPED:
+    if wanted is not Wanted.RUNNING:
         alive = statuses - {WorkerStatus.STOPPED, WorkerStatus.FAILED}
         return EndpointStatus.STOPPING if alive else EndpointStatus.STOPPED
     if WorkerStatus.RUNNING in statuses:

@@ -36,5 +36,7 @@ class Worker:
     running_tasks: int = 0
     restarts: int = 0
     error: str | None = None
+    revision: int = 1
+    """The endpoint's revision that it was started with."""
     address: str | None = None
     """`host:port` of the container as its agent reaches it."""

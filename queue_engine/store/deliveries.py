@@ -19,7 +19,9 @@ from queue_engine.domain.deliveries import (
     GivenUp,
     TaskResult,
     Verdict,
+    WorkerEvent,
     task_result_body,
+    worker_event_body,
 )
 from queue_engine.domain.tasks import Task, TaskState, TaskStatus
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
@@ -115,7 +117,52 @@ class Outbox:
 
     async def open(self, entry: OutboxEntry) -> Delivery | None:
         """All that an attempt needs; None when the delivery is not due by this entry any more."""
-        endpoint_id, task_id = _task_of(entry.delivery_id)
+        return await (self._open_event(entry) if _is_event(entry) else self._open_result(entry))
+
+    async def settle(self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, *, at_ms: int) -> Settlement:
+        """Record what came of one attempt. `at_ms` is when it was sent, for the log of attempts only."""
+        if _is_event(entry):
+            reply = await self._settle_event(entry, verdict)
+        else:
+            reply = await self._settle_result(entry, answer, verdict, at_ms)
+        if word_of(reply) != "OK":
+            return Settlement(accepted=False)
+        return Settlement(accepted=True, latency_seconds=(int(reply[2]) - int(reply[1])) / 1000)
+
+    async def _open_event(self, entry: OutboxEntry) -> Delivery | None:
+        endpoint_id, worker_id = _owner_of(entry.delivery_id)
+        keys = EndpointKeys(entry.partition, endpoint_id)
+        reply = await self._scripts.run(
+            "open_event",
+            [
+                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, keys.worker_events(worker_id),
+                keys.endpoint,
+            ],
+            [entry.entry_id, self._process_id],
+        )  # fmt: skip
+        if word_of(reply) != "OK":
+            return None
+        attempts, created, text, signing = reply[1:5]
+        event = json.loads(text)
+        signing_secret, unreadable = self._signing_secret(endpoint_id, signing)
+        told = WorkerEvent(
+            endpoint_id, worker_id, event["status"], event["previous"] or None, event["reason"], int(event["at"])
+        )
+        return Delivery(
+            delivery_id=entry.delivery_id,
+            entry_id=entry.entry_id,
+            message_id=f"msg_{endpoint_id}_{worker_id}_{event['created']}_{event['number']}",
+            attempts=int(attempts),
+            created_at_ms=int(created),
+            url=event["url"],
+            auth_key=None,
+            signing_secret=signing_secret,
+            body=worker_event_body(told),
+            unreadable=unreadable,
+        )
+
+    async def _open_result(self, entry: OutboxEntry) -> Delivery | None:
+        endpoint_id, task_id = _owner_of(entry.delivery_id)
         keys = EndpointKeys(entry.partition, endpoint_id)
         reply = await self._scripts.run(
             "open_delivery",
@@ -128,10 +175,9 @@ class Outbox:
         if word_of(reply) != "OK":
             return None
         attempts, created, flat, spec_text, result, truncated, signing = reply[1:8]
-        unreadable, signing_secret = None, None
+        signing_secret, unreadable = self._signing_secret(endpoint_id, signing)
         try:
             spec = self._specs.decode(spec_text, endpoint_id, task_id)
-            signing_secret = open_signing_secret(self._sealer, endpoint_id, signing.decode()) if signing else None
         except (SecretKeyMissing, SealBroken) as error:
             spec, unreadable = self._specs.decode_public(spec_text), str(error)
         task = task_from(endpoint_id, task_id, pairs(flat), spec, None, result)
@@ -148,9 +194,31 @@ class Outbox:
             unreadable=unreadable,
         )
 
-    async def settle(self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, *, at_ms: int) -> Settlement:
-        """Record what came of one attempt. `at_ms` is when it was sent, for the log of attempts only."""
-        endpoint_id, task_id = _task_of(entry.delivery_id)
+    def _signing_secret(self, endpoint_id: str, stored: bytes) -> tuple[str | None, str | None]:
+        """The secret, and why it cannot be read."""
+        try:
+            return (open_signing_secret(self._sealer, endpoint_id, stored.decode()) if stored else None), None
+        except (SecretKeyMissing, SealBroken) as error:
+            return None, str(error)
+
+    async def _settle_event(self, entry: OutboxEntry, verdict: Verdict) -> list[Any]:
+        endpoint_id, worker_id = _owner_of(entry.delivery_id)
+        keys = EndpointKeys(entry.partition, endpoint_id)
+        word, delay_ms, _ = _verdict_words(verdict)
+        reply: list[Any] = await self._scripts.run(
+            "settle_event",
+            [
+                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_due,
+                keys.worker_events(worker_id), keys.counts,
+            ],
+            [entry.entry_id, self._process_id, word, delay_ms, entry.delivery_id],
+        )  # fmt: skip
+        return reply
+
+    async def _settle_result(
+        self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, at_ms: int
+    ) -> list[Any]:
+        endpoint_id, task_id = _owner_of(entry.delivery_id)
         keys = EndpointKeys(entry.partition, endpoint_id)
         word, delay_ms, reason = _verdict_words(verdict)
         record = {
@@ -160,7 +228,7 @@ class Outbox:
             "durationMs": round(answer.duration_seconds * 1000),
             "response": answer.excerpt,
         }
-        reply = await self._scripts.run(
+        reply: list[Any] = await self._scripts.run(
             "settle_delivery",
             [
                 entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_due,
@@ -173,9 +241,7 @@ class Outbox:
                 MAX_LOG_RECORDS, EXPIRY_SLACK_MS,
             ],
         )  # fmt: skip
-        if word_of(reply) != "OK":
-            return Settlement(accepted=False)
-        return Settlement(accepted=True, latency_seconds=(int(reply[2]) - int(reply[1])) / 1000)
+        return reply
 
     async def defer(self, entry: OutboxEntry, *, delay_ms: int) -> None:
         """Put a delivery off without using up an attempt."""
@@ -232,7 +298,13 @@ def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
     return {flat[index]: flat[index + 1] for index in range(0, len(flat), 2)}
 
 
-def _task_of(delivery_id: str) -> tuple[str, str]:
+def _is_event(entry: OutboxEntry) -> bool:
+    """Whether it is a worker's status change; the other kind is a task's result."""
+    return entry.delivery_id.startswith("s:")
+
+
+def _owner_of(delivery_id: str) -> tuple[str, str]:
+    """The endpoint, and the task or worker."""
     return parse_member(delivery_id.partition(":")[2])
 
 

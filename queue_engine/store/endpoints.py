@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from redis.asyncio import Redis
@@ -17,10 +18,14 @@ from queue_engine.domain.endpoints import (
     ServiceMode,
     TaskCounts,
     Wanted,
+    needs_new_workers,
 )
 from queue_engine.domain.signing import new_secret
+from queue_engine.domain.tasks import TaskStatus
+from queue_engine.domain.webhooks import parse_webhook
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.client import word_of
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
 from queue_engine.store.scripts import ScriptRunner
 
@@ -47,27 +52,70 @@ class EndpointStore:
             "tenant": tenant,
             "mode": config.service_mode.value,
             "wanted": Wanted.RUNNING.value,
-            "workers": config.workers,
-            "max_queued": config.max_queued_tasks,
-            "max_attempts": config.max_attempts,
-            "timeout": config.execution_timeout_seconds,
-            "retention": config.result_retention_seconds,
-            "config": json.dumps(self._encode(endpoint_id, config)),
             "signing": self._new_signing_secret(endpoint_id),
+            **_fields(config, self._sealed(endpoint_id, config.environment), sorted(config.environment)),
         }
-        flat = [item for pair in fields.items() for item in pair]
         await self._scripts.run(
             "create_endpoint",
             [keys.endpoint, keys.partition.endpoints, keys.queue, keys.retry_queue, keys.partition.outbox],
-            [endpoint_id, *flat],
+            [endpoint_id, *_flat(fields)],
         )
         endpoint = await self.get(endpoint_id, tenant)
         if endpoint is None:
             raise LookupError(f"endpoint {endpoint_id} is gone right after it was created")
         return endpoint
 
+    async def update(
+        self,
+        endpoint_id: str,
+        tenant: str,
+        edit: Callable[[EndpointConfig], EndpointConfig],
+        environment: Mapping[str, str] | None = None,
+    ) -> Endpoint | None:
+        """Replace the configuration by what `edit` makes of it, and the environment unless it is None.
+
+        Its workers are replaced when they would be other ones under the new configuration. None when the tenant has no
+        such endpoint. `edit` is called again when somebody else changed the endpoint in between. Raises what `edit`
+        raises, and SecretKeyMissing as `create` does.
+        """
+        keys = self._partitions.of(endpoint_id)
+        while (endpoint := await self.get(endpoint_id, tenant)) is not None:
+            config = edit(endpoint.config)
+            before = await self.environment(endpoint_id) if environment is not None else None
+            renew = needs_new_workers(endpoint.config, config) or environment != before
+            if environment is None:
+                sealed, names = await self._sealed_environment(endpoint_id), list(endpoint.environment_names)
+            else:
+                sealed, names = self._sealed(endpoint_id, environment), sorted(environment)
+            fields = _flat(_fields(config, sealed, names))
+            reply = await self._scripts.run(
+                "update_endpoint", [keys.endpoint], [tenant, endpoint.version, "1" if renew else "0", *fields]
+            )
+            if word_of(reply) == "OK":
+                return await self.get(endpoint_id, tenant)
+        return None
+
+    async def want(self, endpoint_id: str, tenant: str, wanted: Wanted) -> bool:
+        """Say what the endpoint is wanted to be; the controller makes it so. False when the tenant has no such one."""
+        keys = self._partitions.of(endpoint_id)
+        return word_of(await self._scripts.run("want_endpoint", [keys.endpoint], [tenant, wanted.value])) == "OK"
+
+    async def remove(self, endpoint_id: str) -> bool:
+        """Remove a deleted endpoint for good; False while it has workers, tasks or deliveries."""
+        keys = self._partitions.of(endpoint_id)
+        statuses = (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED)
+        reply = await self._scripts.run(
+            "remove_endpoint",
+            [
+                keys.endpoint, keys.partition.endpoints, keys.counts, keys.live, keys.workers, keys.queue,
+                keys.retry_queue, keys.created, *(keys.finished(status) for status in statuses),
+            ],
+            [endpoint_id],
+        )  # fmt: skip
+        return word_of(reply) == "OK"
+
     async def get(self, endpoint_id: str, tenant: str | None) -> Endpoint | None:
-        """The endpoint when it exists and is this tenant's; any tenant's with None."""
+        """The endpoint when it exists, is this tenant's and not deleted; with None any tenant's, deleted or not."""
         keys = self._partitions.of(endpoint_id)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.hgetall(keys.endpoint)
@@ -91,16 +139,16 @@ class EndpointStore:
 
     async def environment(self, endpoint_id: str) -> dict[str, str]:
         """The endpoint's environment variables in clear. Raises SecretKeyMissing or SealBroken."""
-        stored = await self._redis.hget(self._partitions.of(endpoint_id).endpoint, "config")  # type: ignore[misc]
-        sealed = json.loads(stored)["environment"] if stored else ""
+        sealed = await self._sealed_environment(endpoint_id)
         if not sealed:
             return {}
         environment: dict[str, str] = json.loads(self._sealer.open(sealed, _environment_context(endpoint_id)))
         return environment
 
     async def set_failed(self, endpoint_id: str, failed: bool) -> None:
-        """Say whether all workers of the endpoint crash on start."""
-        await self._redis.hset(self._partitions.of(endpoint_id).endpoint, "failed", "1" if failed else "0")  # type: ignore[misc]
+        """Say whether all workers of the endpoint crash on start; does nothing when it is gone."""
+        keys = self._partitions.of(endpoint_id)
+        await self._scripts.run("mark_endpoint", [keys.endpoint], ["1" if failed else "0"])
 
     async def signing_secret(self, endpoint_id: str) -> str | None:
         """The `whsec_…` that the endpoint's webhooks are signed with."""
@@ -113,38 +161,27 @@ class EndpointStore:
             return secret
         return self._sealer.seal(secret.encode(), _signing_context(endpoint_id))
 
-    def _encode(self, endpoint_id: str, config: EndpointConfig) -> dict[str, Any]:
-        environment = ""
-        if config.environment:
-            environment = self._sealer.seal(json.dumps(config.environment).encode(), _environment_context(endpoint_id))
-        return {
-            "name": config.name,
-            "image": config.image,
-            "image_registry": config.image_registry,
-            "credential_id": config.credential_id,
-            "resources": [[one.region, one.gpu_type, one.gpu_count] for one in config.resources],
-            "min_single_card_vram_in_gb": config.min_single_card_vram_in_gb,
-            "min_single_card_vcpu": config.min_single_card_vcpu,
-            "min_single_card_ram_in_gb": config.min_single_card_ram_in_gb,
-            "container_volume_in_gb": config.container_volume_in_gb,
-            "initialization_command": config.initialization_command,
-            "environment": environment,
-            "environment_names": sorted(config.environment),
-            "expose": [config.expose.port, config.expose.protocol] if config.expose else None,
-            "webhook": config.webhook,
-            "concurrency": config.concurrency,
-        }
+    def _sealed(self, endpoint_id: str, environment: Mapping[str, str]) -> str:
+        if not environment:
+            return ""
+        return self._sealer.seal(json.dumps(dict(environment)).encode(), _environment_context(endpoint_id))
+
+    async def _sealed_environment(self, endpoint_id: str) -> str:
+        stored = await self._redis.hget(self._partitions.of(endpoint_id).endpoint, "config")  # type: ignore[misc]
+        return str(json.loads(stored)["environment"]) if stored else ""
 
     def _endpoint(
         self, endpoint_id: str, tenant: str | None, record: dict[bytes, bytes], statuses: list[bytes], counts: list[Any]
     ) -> Endpoint | None:
         fields = {name.decode(): value.decode() for name, value in record.items()}
-        if not fields or (tenant is not None and fields.get("tenant") != tenant):
+        if not fields or (tenant is not None and not _is_visible(fields, tenant)):
             return None
         return Endpoint(
             endpoint_id=endpoint_id,
             tenant=fields["tenant"],
             config=_config(fields),
+            version=int(fields["version"]),
+            revision=int(fields["revision"]),
             environment_names=tuple(json.loads(fields["config"])["environment_names"]),
             wanted=Wanted(fields["wanted"]),
             failed=fields.get("failed") == "1",
@@ -153,6 +190,44 @@ class EndpointStore:
             worker_statuses=tuple(WorkerStatus(status.decode()) for status in statuses),
             counts=TaskCounts(**{name: max(0, int(value or 0)) for name, value in zip(_COUNTS, counts, strict=True)}),
         )
+
+
+def _is_visible(fields: dict[str, str], tenant: str) -> bool:
+    return fields["tenant"] == tenant and fields["wanted"] != Wanted.DELETED
+
+
+def _flat(fields: Mapping[str, str | int]) -> list[str | int]:
+    return [item for pair in fields.items() for item in pair]
+
+
+def _fields(config: EndpointConfig, sealed_environment: str, environment_names: list[str]) -> dict[str, str | int]:
+    """The configuration as fields of the endpoint's hash: what scripts look at by itself, the rest as JSON."""
+    stored = {
+        "name": config.name,
+        "image": config.image,
+        "image_registry": config.image_registry,
+        "credential_id": config.credential_id,
+        "resources": [[one.region, one.gpu_type, one.gpu_count] for one in config.resources],
+        "min_single_card_vram_in_gb": config.min_single_card_vram_in_gb,
+        "min_single_card_vcpu": config.min_single_card_vcpu,
+        "min_single_card_ram_in_gb": config.min_single_card_ram_in_gb,
+        "container_volume_in_gb": config.container_volume_in_gb,
+        "initialization_command": config.initialization_command,
+        "environment": sealed_environment,
+        "environment_names": environment_names,
+        "expose": [config.expose.port, config.expose.protocol] if config.expose else None,
+        "concurrency": config.concurrency,
+    }
+    return {
+        "workers": config.workers,
+        "max_queued": config.max_queued_tasks,
+        "max_attempts": config.max_attempts,
+        "timeout": config.execution_timeout_seconds,
+        "retention": config.result_retention_seconds,
+        "webhook": config.webhook or "",
+        "webhook_destination": parse_webhook(config.webhook).destination if config.webhook else "",
+        "config": json.dumps(stored),
+    }
 
 
 def _config(fields: dict[str, str]) -> EndpointConfig:
@@ -171,7 +246,7 @@ def _config(fields: dict[str, str]) -> EndpointConfig:
         min_single_card_ram_in_gb=stored["min_single_card_ram_in_gb"],
         initialization_command=stored["initialization_command"],
         expose=Expose(*stored["expose"]) if stored["expose"] else None,
-        webhook=stored["webhook"],
+        webhook=fields["webhook"] or None,
         concurrency=stored["concurrency"],
         execution_timeout_seconds=int(fields["timeout"]),
         max_attempts=int(fields["max_attempts"]),

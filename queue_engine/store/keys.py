@@ -166,6 +166,31 @@ class EndpointKeys:
         """Hash: one worker."""
         return self._key("wk") + f":{worker_id}"
 
+    @property
+    def logs(self) -> str:
+        """Sorted set: worker that has a log, by the time when it last wrote to it."""
+        return self._key("logs")
+
+    def log(self, worker_id: str) -> str:
+        """Stream: the lines that the worker's container wrote."""
+        return self._key("log") + f":{worker_id}"
+
+    def worker_events(self, worker_id: str) -> str:
+        """List: the worker's status changes that its endpoint's webhook has not been told yet, oldest first."""
+        return self._key("ev") + f":{worker_id}"
+
+    def status_change(self, worker_id: str) -> list[str]:
+        """The keys that a script writes when a worker's status changes, in the order of `change_status` in lib.lua."""
+        return [
+            self.worker(worker_id),
+            self.workers,
+            self.endpoint,
+            self.worker_events(worker_id),
+            self.partition.delivery(worker_delivery_id(self.endpoint_id, worker_id)),
+            self.partition.outbox,
+            self.counts,
+        ]
+
     def task(self, task_id: str) -> str:
         return self.partition.task(self.endpoint_id, task_id)
 
@@ -184,6 +209,11 @@ class EndpointKeys:
             self.task(task_id), self.input(task_id), self.result(task_id), self.partition.leases, self.live,
             self.counts, self.partition.counts, self.finished(status), self.partition.outbox, self.delivery(task_id),
         ]  # fmt: skip
+
+
+def worker_delivery_id(endpoint_id: str, worker_id: str) -> str:
+    """The delivery of a worker's status changes: one at a time, in order."""
+    return f"s:{endpoint_id}:{worker_id}"
 
 
 def task_delivery_id(endpoint_id: str, task_id: str) -> str:

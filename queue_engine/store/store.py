@@ -19,6 +19,7 @@ from queue_engine.store.client import connect, store_errors, unavailability
 from queue_engine.store.deliveries import Outbox
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leader import Leadership
+from queue_engine.store.logs import LogStore
 from queue_engine.store.scripts import ScriptRunner
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
@@ -49,8 +50,8 @@ class ServerInfo:
 class Store:
     """One process's way to Redis or Valkey. `close` it at the end.
 
-    No connection is made before the first call. `max_connections` bounds those for commands; blocking reads and
-    heartbeats have their own, so that neither waits for the other.
+    No connection is made before the first call. `max_connections` bounds those for commands; blocking reads,
+    heartbeats and logs have their own, so that none waits for another.
     """
 
     def __init__(self, url: str, sealer: Sealer, *, partitions: int = 16, max_connections: int = 32) -> None:
@@ -60,13 +61,15 @@ class Store:
         self.redis = connect(url, max_connections=max_connections)
         self._blocking = connect(url, max_connections=4, blocking=True)
         self._beats = connect(url, max_connections=2)
-        self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._beats)
+        self._logs = connect(url, max_connections=max_connections)
+        self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._beats, self._logs)
         self.scripts = ScriptRunner(self.redis)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
         self.workers = WorkerStore(self.redis, self.scripts, self.partitions)
         self.api_keys = ApiKeyStore(self.redis)
         self.leadership = Leadership(self.scripts)
+        self.logs = LogStore(self._logs, ScriptRunner(self._logs), self.partitions)
 
     def claims(self, *, endpoint_id: str, worker_id: str, lease_ms: int) -> ClaimStore:
         """The queue of one endpoint for one agent."""

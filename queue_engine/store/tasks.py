@@ -251,6 +251,30 @@ class TaskStore:
         )  # fmt: skip
         return word_of(reply)
 
+    async def end_waiting(self, endpoint_id: str, error: str, *, most: int = 1000) -> int:
+        """End tasks of an endpoint that is being deleted as failed; at most `most`. Returns how many had not ended.
+
+        Its workers must be gone: a task that one still runs is fenced.
+        """
+        keys = self._partitions.of(endpoint_id)
+        ids = [name.decode() for name in await self._redis.zrange(keys.live, 0, most - 1)]
+        return len(await asyncio.gather(*(self._end_waiting(keys, task_id, error) for task_id in ids)))
+
+    async def _end_waiting(self, keys: EndpointKeys, task_id: str, error: str) -> str:
+        destination = await self._destination(keys, task_id)
+        reply = await self._scripts.run(
+            "end_waiting",
+            [
+                *keys.ending(task_id, TaskStatus.FAILED), keys.queue, keys.retry_queue, keys.partition.due,
+                keys.endpoint,
+            ],
+            [
+                member(keys.endpoint_id, task_id), task_id, error, task_delivery_id(keys.endpoint_id, task_id),
+                destination, EXPIRY_SLACK_MS,
+            ],
+        )  # fmt: skip
+        return word_of(reply)
+
     async def waiting_and_running(self) -> dict[str, int]:
         """Tasks of all endpoints that are queued, running and scheduled."""
         totals = {"queued": 0, "running": 0, "scheduled": 0}

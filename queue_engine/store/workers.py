@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 
+from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.client import optional_int, word_of
-from queue_engine.store.keys import Partitions
-from queue_engine.store.scripts import ScriptRunner
+from queue_engine.store.keys import Partitions, worker_delivery_id
+from queue_engine.store.scripts import Argument, ScriptRunner
 
 
 class WorkerStore:
@@ -20,14 +23,9 @@ class WorkerStore:
         self._scripts = scripts
         self._partitions = partitions
 
-    async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, restarts: int = 0) -> None:
-        """Record a worker that is about to start; does nothing when it is recorded."""
-        keys = self._partitions.of(endpoint_id)
-        await self._scripts.run(
-            "put_worker",
-            [keys.worker(worker_id), keys.workers],
-            [worker_id, "1" if managed else "0", restarts],
-        )
+    async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None:
+        """Record a worker that is about to start; does nothing when it is recorded or its endpoint is gone."""
+        await self._change("put_worker", endpoint_id, worker_id, [worker_id, "1" if managed else "0", revision])
 
     async def report(
         self,
@@ -37,28 +35,50 @@ class WorkerStore:
         *,
         running_tasks: int,
         address: str,
+        reason: str = "",
+    ) -> Wanted | None:
+        """An agent's word on its worker; returns what the endpoint is wanted to be.
+
+        None when the worker or its endpoint is not there any more, and the agent must end.
+        """
+        arguments: list[Argument] = [worker_id, status.value, running_tasks, address, reason]
+        reply = await self._change("report_worker", endpoint_id, worker_id, arguments)
+        return Wanted(reply[1].decode()) if word_of(reply) == "OK" else None
+
+    async def mark(
+        self,
+        endpoint_id: str,
+        worker_id: str,
+        status: WorkerStatus,
+        *,
+        reason: str,
         error: str = "",
-    ) -> bool:
-        """An agent's word on its worker. False when the worker is not wanted any more and the agent must end."""
-        keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.run(
-            "report_worker",
-            [keys.worker(worker_id), keys.workers],
-            [worker_id, status.value, running_tasks, address, error],
-        )
-        return word_of(reply) == "OK"
-
-    async def mark(self, endpoint_id: str, worker_id: str, status: WorkerStatus, *, error: str = "") -> None:
+        restarted: bool = False,
+    ) -> None:
         """A controller's word on a worker; does nothing when there is no such worker."""
-        keys = self._partitions.of(endpoint_id)
-        await self._scripts.run("mark_worker", [keys.worker(worker_id), keys.workers], [worker_id, status.value, error])
+        arguments: list[Argument] = [worker_id, status.value, reason, error, int(restarted)]
+        await self._change("mark_worker", endpoint_id, worker_id, arguments)
 
-    async def remove(self, endpoint_id: str, worker_id: str) -> None:
-        """Forget a worker."""
+    async def remove(
+        self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = WorkerStatus.STOPPED, reason: str = "stopped"
+    ) -> None:
+        """Forget a worker that has ended with `status` (STOPPED or FAILED). Safe to call twice."""
         keys = self._partitions.of(endpoint_id)
-        await self._scripts.run(
-            "remove_worker", [keys.worker(worker_id), keys.workers, keys.queue, keys.retry_queue], [worker_id]
-        )
+        arguments: list[Argument] = [worker_id, status.value, reason]
+        await self._change("remove_worker", endpoint_id, worker_id, arguments, more_keys=[keys.queue, keys.retry_queue])
+
+    async def _change(
+        self,
+        script: str,
+        endpoint_id: str,
+        worker_id: str,
+        arguments: Sequence[Argument],
+        more_keys: Sequence[str] = (),
+    ) -> Any:
+        """A script that may change the worker's status, and so write an event for the endpoint's webhook."""
+        keys = self._partitions.of(endpoint_id)
+        delivery_id = worker_delivery_id(endpoint_id, worker_id)
+        return await self._scripts.run(script, [*keys.status_change(worker_id), *more_keys], [*arguments, delivery_id])
 
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
         """The endpoint's workers, oldest first."""
@@ -83,5 +103,6 @@ class WorkerStore:
             running_tasks=int(fields.get("running", 0)),
             restarts=int(fields.get("restarts", 0)),
             error=fields.get("error"),
+            revision=int(fields.get("revision", 1)),
             address=fields.get("address"),
         )

@@ -5,7 +5,7 @@
 -- Reply {'OK', now ms} | {'EXISTS'}
 if redis.call('EXISTS', KEYS[1]) == 1 then return { 'EXISTS' } end
 local now = text(now_ms())
-redis.call('HSET', KEYS[1], 'created', now, 'updated', now, unpack(ARGV, 2))
+redis.call('HSET', KEYS[1], 'created', now, 'updated', now, 'version', 1, 'revision', 1, unpack(ARGV, 2))
 redis.call('ZADD', KEYS[2], now, ARGV[1])
 for _, stream in ipairs({ KEYS[3], KEYS[4] }) do
   redis.pcall('XGROUP', 'CREATE', stream, 'agents', '0', 'MKSTREAM')

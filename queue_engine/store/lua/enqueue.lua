@@ -7,7 +7,7 @@
 --       {'NOT_QUEUE'} | {'CLOSED'} stopped or failed | {'FULL', limit}
 local tenant, mode, wanted, failed, max_queued, max_attempts, timeout =
   unpack(redis.call('HMGET', KEYS[1], 'tenant', 'mode', 'wanted', 'failed', 'max_queued', 'max_attempts', 'timeout'))
-if tenant ~= ARGV[3] then return { 'NOT_FOUND' } end
+if tenant ~= ARGV[3] or wanted == 'deleted' then return { 'NOT_FOUND' } end
 if mode ~= 'QUEUE' then return { 'NOT_QUEUE' } end
 local before = redis.call('HGET', KEYS[2], 'print')
 if before then

@@ -87,3 +87,25 @@ local function end_task(task, input, result, leases, live, endpoint_counts, part
     redis.call('PEXPIRE', key, text(retention + task_end.slack))
   end
 end
+
+-- Change a worker's status. Every change is an event for the endpoint's webhook; the events of one worker are sent one
+-- after the other, so that they arrive in order.
+-- `change`: worker_id, status, reason, delivery_id. True when it was a change.
+local function change_status(worker, workers, endpoint, events, delivery, outbox, endpoint_counts, change)
+  local before = redis.call('HGET', worker, 'status')
+  if before == change.status then return false end
+  local now = text(now_ms())
+  redis.call('HSET', worker, 'status', change.status, 'updated', now)
+  redis.call('HSET', workers, change.worker_id, change.status)
+  local webhook, destination = unpack(redis.call('HMGET', endpoint, 'webhook', 'webhook_destination'))
+  if not webhook or webhook == '' then return true end
+  local event = { number = redis.call('HINCRBY', worker, 'events', 1), status = change.status, at = now, url = webhook,
+    reason = change.reason, previous = before or '', created = redis.call('HGET', worker, 'created') }
+  redis.call('RPUSH', events, cjson.encode(event))
+  redis.call('HINCRBY', endpoint_counts, 'events', 1)
+  if redis.call('LLEN', events) == 1 then
+    local entry = redis.call('XADD', outbox, '*', 'd', change.delivery_id, 'h', destination)
+    redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', now, 'destination', destination)
+  end
+  return true
+end

@@ -1,13 +1,18 @@
 #!lua flags=allow-oom
 -- A worker's agent says how it is.
--- KEYS 1 worker 2 workers
--- ARGV 1 worker id 2 status 3 running tasks 4 address of the container 5 error, or ''
--- Reply {'OK'} | {'GONE'} no such worker: its agent must end
+-- KEYS 1 worker 2 workers 3 endpoint 4 events 5 delivery 6 outbox 7 endpoint counts
+-- ARGV 1 worker id 2 status 3 running tasks 4 address of the container 5 reason 6 delivery id
+-- Reply {'OK', what the endpoint is wanted to be} | {'GONE'} no such worker or endpoint: its agent must end
+local wanted = redis.call('HGET', KEYS[3], 'wanted')
 local before = redis.call('HGET', KEYS[1], 'status')
-if not before then return { 'GONE' } end
+if not before or not wanted then return { 'GONE' } end
+redis.call('HSET', KEYS[1], 'running', ARGV[3], 'address', ARGV[4], 'beat', text(now_ms()))
 local status = ARGV[2]
-if before == 'STOPPING' and (status == 'INITIALIZING' or status == 'RUNNING') then status = before end
-redis.call('HSET', KEYS[1], 'status', status, 'running', ARGV[3], 'address', ARGV[4], 'beat', text(now_ms()))
-if ARGV[5] ~= '' then redis.call('HSET', KEYS[1], 'error', ARGV[5]) end
-redis.call('HSET', KEYS[2], ARGV[1], status)
-return { 'OK' }
+-- What a controller decided stands: a worker that is being stopped is not running again, one that keeps crashing is
+-- failed until it runs.
+if before == 'STOPPING' and status ~= 'STOPPED' then status = before end
+if before == 'FAILED' and status == 'INITIALIZING' then status = before end
+if status == 'RUNNING' then redis.call('HDEL', KEYS[1], 'error') end
+change_status(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7],
+  { worker_id = ARGV[1], status = status, reason = ARGV[5], delivery_id = ARGV[6] })
+return { 'OK', wanted }

@@ -1,0 +1,174 @@
+"""Logs of workers: what their containers wrote, one stream for each worker.
+
+A line's place is its entry's id: milliseconds of the store's clock when it came in, and an offset among those of one
+millisecond. Places only grow, also when the clock goes back, so a reader that goes on after the last place it has seen
+gets every line once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+
+from queue_engine.store.client import word_of
+from queue_engine.store.keys import Partitions
+from queue_engine.store.scripts import ScriptRunner
+
+MAX_LINES = 10_000
+"""Kept of one worker; the oldest go first. A little more, because the stream is cut in whole nodes."""
+MAX_NODES = 2048
+"""Kept of one worker, too: about 8 MiB with the servers' default of 4 KiB a node."""
+MAX_ENDED_LOGS = 100
+"""Logs of ended workers kept for one endpoint; those that were silent longest go first."""
+MAX_BATCH_LINES = 500
+"""Lines in one script call: the store answers nobody else meanwhile."""
+_CHUNK_LINES = 500
+"""Lines that are read at once."""
+_MAX_CHUNKS = 30
+"""Chunks that one page may look through for its keyword: more than a whole log."""
+_DROPPED_AT_ONCE = 100
+
+
+class Place(NamedTuple):
+    """Where a line is in its log. Places are compared as pairs."""
+
+    time_ms: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line that a container wrote."""
+
+    place: Place
+    text: str
+
+
+@dataclass(frozen=True)
+class LogQuery:
+    """Which lines. Times are epoch milliseconds and belong to the range; they may lie before 1970."""
+
+    size: int
+    keyword: str = ""
+    """Only lines that have it somewhere, in any case."""
+    start_ms: int | None = None
+    end_ms: int | None = None
+    after: Place | None = None
+    """Only lines beyond this one, in the direction of reading."""
+    backward: bool = False
+
+    def wants(self, text: str) -> bool:
+        """Whether the keyword, if there is one, is in `text`."""
+        return not self.keyword or self.keyword.casefold() in text.casefold()
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """Some lines, in the direction of reading."""
+
+    lines: tuple[LogLine, ...]
+    has_more: bool
+    """There may be more now. False: there was nothing more when this was read; lines may come."""
+    next: Place | None
+    """Where the next page begins: after this. None when nothing has been looked at yet."""
+
+
+class LogStore:
+    """The logs of all workers."""
+
+    def __init__(self, redis: Redis, scripts: ScriptRunner, partitions: Partitions) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._partitions = partitions
+
+    async def append(
+        self, endpoint_id: str, worker_id: str, batch_id: str, lines: Sequence[str], *, retention_ms: int
+    ) -> bool:
+        """Append at most MAX_BATCH_LINES; with none, say that the worker lives and its log must stay.
+
+        Every batch of a worker has an id of its own. Sending a batch again right after it, with the same id, appends
+        nothing, so it is safe when a reply was lost. The log is kept until `retention_ms` after the last call. False
+        when there is no such endpoint: nothing is kept.
+        """
+        keys = self._partitions.of(endpoint_id)
+        reply = await self._scripts.run(
+            "append_logs",
+            [keys.log(worker_id), keys.logs, keys.endpoint, keys.workers],
+            [worker_id, batch_id, retention_ms, MAX_LINES, MAX_NODES, MAX_ENDED_LOGS, *lines],
+        )
+        await self._drop(endpoint_id, [name.decode() for name in reply[1:]])
+        return word_of(reply) != "GONE"
+
+    async def page(self, endpoint_id: str, worker_id: str, query: LogQuery) -> LogPage | None:
+        """The next lines that the query asks for; None when nothing is known of such a worker.
+
+        A page may be short, or empty, although there is more: one call looks through a bounded number of lines.
+        """
+        found: list[LogLine] = []
+        last = query.after
+        for _ in range(_MAX_CHUNKS):
+            count = _CHUNK_LINES if query.keyword else min(_CHUNK_LINES, query.size + 1 - len(found))
+            lines = await self._read(endpoint_id, worker_id, query, last, count)
+            for line in lines:
+                if query.wants(line.text):
+                    if len(found) == query.size:
+                        return LogPage(tuple(found), True, found[-1].place)
+                    found.append(line)
+                last = line.place
+            if len(lines) < count:
+                break
+        else:
+            return LogPage(tuple(found), True, last)
+        if last == query.after and not await self._is_known(endpoint_id, worker_id):
+            return None
+        return LogPage(tuple(found), False, last)
+
+    async def delete_endpoint(self, endpoint_id: str) -> None:
+        """Forget the logs of all workers of an endpoint. Safe to call again."""
+        key = self._partitions.of(endpoint_id).logs
+        while names := await self._redis.zrange(key, 0, _DROPPED_AT_ONCE - 1):
+            await self._drop(endpoint_id, [name.decode() for name in names])
+
+    async def _drop(self, endpoint_id: str, worker_ids: Sequence[str]) -> None:
+        if not worker_ids:
+            return
+        keys = self._partitions.of(endpoint_id)
+        await self._scripts.run("drop_logs", [keys.logs, *(keys.log(one) for one in worker_ids)], worker_ids)
+
+    async def _read(
+        self, endpoint_id: str, worker_id: str, query: LogQuery, last: Place | None, count: int
+    ) -> list[LogLine]:
+        """At most `count` lines after `last` within the times of the query."""
+        if (query.end_ms is not None and query.end_ms < 0) or (query.backward and last == (0, 0)):
+            return []  # the store knows no place before the first
+        key = self._partitions.of(endpoint_id).log(worker_id)
+        low, high = _bounds(query, last)
+        if query.backward:
+            entries = await self._redis.xrevrange(key, max=high, min=low, count=count)
+        else:
+            entries = await self._redis.xrange(key, min=low, max=high, count=count)
+        return [_line(entry_id, fields) for entry_id, fields in entries]
+
+    async def _is_known(self, endpoint_id: str, worker_id: str) -> bool:
+        keys = self._partitions.of(endpoint_id)
+        return bool(await self._redis.exists(keys.log(worker_id), keys.worker(worker_id)))
+
+
+def _bounds(query: LogQuery, last: Place | None) -> tuple[str, str]:
+    """The range in the store's words; `(` leaves out the place itself."""
+    low = "-" if query.start_ms is None else str(max(0, query.start_ms))
+    high = "+" if query.end_ms is None else str(query.end_ms)
+    if last is None:
+        return low, high
+    beyond = f"({last.time_ms}-{last.offset}"
+    if query.backward:
+        return low, beyond if query.end_ms is None or last.time_ms <= query.end_ms else high
+    return beyond if query.start_ms is None or last.time_ms >= query.start_ms else low, high
+
+
+def _line(entry_id: bytes, fields: dict[bytes, Any]) -> LogLine:
+    time_ms, _, offset = entry_id.partition(b"-")
+    return LogLine(Place(int(time_ms), int(offset)), fields[b"l"].decode("utf-8", "replace"))

@@ -1,0 +1,27 @@
+#!lua flags=allow-oom
+-- Record what came of one attempt to send a worker's status event; when it is done with, the worker's next one is due.
+-- KEYS 1 delivery 2 outbox 3 outbox due 4 events 5 endpoint counts
+-- ARGV 1 entry id 2 delivery process 3 verdict: delivered | again | given_up 4 wait in ms (again) 5 delivery id
+-- Reply {'OK', created ms, now ms} | {'FENCED'} another process has it, or it was settled before
+local entry, owner, created, destination =
+  unpack(redis.call('HMGET', KEYS[1], 'entry', 'owner', 'created', 'destination'))
+if entry ~= ARGV[1] or owner ~= ARGV[2] then return { 'FENCED' } end
+local now = now_ms()
+drop(KEYS[2], 'delivery', entry)
+redis.call('HDEL', KEYS[1], 'entry', 'owner')
+if ARGV[3] == 'again' then
+  redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+  redis.call('ZADD', KEYS[3], text(now + tonumber(ARGV[4])), ARGV[5])
+  return { 'OK', created, text(now) }
+end
+redis.call('LPOP', KEYS[4])
+redis.call('HINCRBY', KEYS[5], 'events', -1)
+local following = redis.call('LINDEX', KEYS[4], 0)
+if following then
+  local event = cjson.decode(following)
+  local next_entry = redis.call('XADD', KEYS[2], '*', 'd', ARGV[5], 'h', destination)
+  redis.call('HSET', KEYS[1], 'entry', next_entry, 'attempts', 0, 'created', event.at)
+else
+  redis.call('DEL', KEYS[1])
+end
+return { 'OK', created, text(now) }
