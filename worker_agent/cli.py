@@ -20,6 +20,7 @@ from queue_engine.runtime.exporter import serve_metrics
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.loops import persist
+from queue_engine.runtime.process_groups import end_own_group
 from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
 from worker_agent.agent import Agent, AgentConfig
@@ -164,18 +165,12 @@ def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
 
     def orphaned() -> None:
         agent.drain("the process that started this agent has died")
-        atexit.register(_kill_own_group)
+        atexit.register(end_own_group)  # nobody else is left to end what the command has started
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.drain, f"signal {signal.Signals(number).name}")
     if settings.lifeline_fd is not None:
         watch_lifeline(settings.lifeline_fd, orphaned)
-
-
-def _kill_own_group() -> None:
-    """Nobody else is left to end what the container's command has started."""
-    if os.getpgid(0) == os.getpid():
-        os.killpg(0, signal.SIGKILL)
 
 
 async def _endpoint_concurrency(settings: AgentSettings, store: Store) -> int:

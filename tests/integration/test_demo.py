@@ -1,0 +1,308 @@
+"""The demo as a user runs it, and its receivers as anybody may call them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from standardwebhooks import Webhook
+
+from deploy.demo.receiver import ALWAYS, Inbox, Receiver, Untrusted, listening
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+SECRET = "whsec_" + "QUJD" * 8
+EVENT = {"user_task_id": "demo_1", "status": "Success"}
+
+
+class Demo:
+    """One run with few files, all of whose temporary files are in one folder."""
+
+    def __init__(self, folder: Path, *arguments: str, **environment: str) -> None:
+        self._folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "deploy" / "demo" / "run.py"), "--files", "12", *arguments],
+            env={**os.environ, "TMPDIR": str(folder), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._lines: list[str] = []
+
+    def wait_for_line(self, beginning: str) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.append(line)
+            if line.startswith(beginning):
+                return
+        pytest.fail(f"no line {beginning!r} in:\n{''.join(self._lines)}\n{self.finish()[2]}")
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def finish(self) -> tuple[int, str, str]:
+        """Exit status, output, errors."""
+        output, errors = self._process.communicate(timeout=100)
+        return self._process.returncode, "".join(self._lines) + output, errors
+
+    def engine(self) -> psutil.Process:
+        """The process of `queue-engine up`."""
+        children = psutil.Process(self._process.pid).children()
+        return next(child for child in children if "queue_engine" in child.cmdline())
+
+    def log_of_up(self) -> str:
+        """What `queue-engine up` has said so far."""
+        return "".join(path.read_text() for path in self._folder.glob("queue-engine-demo-*/up.log"))
+
+    def hang_up(self) -> None:
+        """Read no more of its output."""
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def remains(self) -> list[str]:
+        """Files that it left, and processes that still run."""
+        left = [str(path) for path in self._folder.iterdir()]
+        for process in psutil.process_iter():
+            with suppress(psutil.Error, OSError):
+                if process.environ().get("TMPDIR", "").startswith(str(self._folder)):
+                    left.append(" ".join(process.cmdline()))
+        return left
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._process.communicate()
+
+
+Start = Callable[..., Demo]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    demos: list[Demo] = []
+
+    def started(*arguments: str, **environment: str) -> Demo:
+        demos.append(Demo(tmp_path, *arguments, **environment))
+        return demos[-1]
+
+    yield started
+    for demo in demos:
+        demo.close()
+
+
+def test_the_demo_delivers_and_checks_everything_and_leaves_nothing(start: Start) -> None:
+    demo = start(
+        # What is set for another engine, or for the way to the internet, must not matter.
+        QUEUE_ENGINE_REDIS_URL="redis://127.0.0.1:1/0",
+        QUEUE_ENGINE_API_KEY="not-this-one",
+        HTTP_PROXY="http://127.0.0.1:1",
+        ALL_PROXY="http://127.0.0.1:1",
+        FORCE_COLOR="1",
+    )
+    status, output, errors = demo.finish()
+    assert (status, errors) == (0, ""), output
+    assert demo.remains() == []
+    assert not CONTROL.search(output)
+    assert "workers that run: 2/2" in output
+    assert "results delivered: 13/13" in output
+    assert re.search(r"fails twice +\| 500, 500, 200 +\| DELIVERED +\| SUCCESS ", output)
+    assert re.search(r"always fails +\| 500, 500, 500, 500 +\| SUCCESS +\| MAX_RETRIES_EXCEEDED ", output)
+    assert "The first 12 of 12 files" in output
+    assert re.search(r"99th percentile +\| +\d+ ms", output)
+
+
+def test_a_command_that_does_not_run_is_named_with_what_it_said(start: Start) -> None:
+    demo = start("--command", "echo there is no such model; exit 7")
+    status, _, errors = demo.finish()
+    assert status == 1
+    assert "FAILED: wait for 2 workers that run the model: " in errors
+    assert "\nthere is no such model\n" in errors
+    assert "container exited with status 7" in errors
+    assert demo.remains() == []
+
+
+def test_a_model_that_answers_nonsense_is_found_out(start: Start) -> None:
+    echo = ROOT / "deploy" / "examples" / "echo_server.py"
+    demo = start("--command", f"exec {sys.executable} {echo}")
+    status, _, errors = demo.finish()
+    assert status == 1
+    assert "FAILED: check every task against the API: 14 faults: demo_" in errors
+    assert "its output is not that of its file" in errors
+    assert demo.remains() == []
+
+
+def test_an_engine_that_ends_by_itself_is_named(start: Start) -> None:
+    demo = start()
+    demo.wait_for_line("wait for the webhooks")
+    engine = demo.engine()
+    engine.terminate()
+    status, _, errors = demo.finish()
+    assert status == 1
+    assert "FAILED: wait for the webhooks: queue-engine up ended with status 0" in errors
+    assert "the end of up.log:" in errors
+    assert demo.remains() == []
+
+
+def test_what_a_killed_engine_leaves_is_ended(start: Start) -> None:
+    demo = start()
+    demo.wait_for_line("wait for the webhooks")
+    demo.engine().kill()
+    status, _, errors = demo.finish()
+    assert status == 1
+    assert "queue-engine up ended with status -9" in errors
+    assert demo.remains() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "number", "status"),
+    [
+        ("collect files", signal.SIGINT, 130),
+        ("start the engine", signal.SIGINT, 130),
+        ("wait for 2 workers", signal.SIGINT, 130),
+        ("  waiting until", signal.SIGINT, 130),
+        ("submit 14 tasks", signal.SIGTERM, 143),
+    ],
+)
+def test_a_signal_in_the_middle_leaves_nothing(start: Start, line: str, number: signal.Signals, status: int) -> None:
+    demo = start()
+    demo.wait_for_line(line)
+    demo.send(number)
+    ended, output, errors = demo.finish()
+    assert ended == status, errors
+    assert errors == f"\n{number.name}: stopped\n"
+    assert "Traceback" not in output
+    assert demo.remains() == []
+
+
+def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
+    demo = start("--command", "trap '' TERM; while :; do sleep 0.1; done")
+    demo.wait_for_line("wait for 2 workers")
+    wait_until(lambda: any(one.name() == "sleep" for one in demo.engine().children(recursive=True)), 30)
+    demo.send(signal.SIGINT)
+    # The engine waits for these workers now, which take their whole grace.
+    wait_until(lambda: "stopping: " in demo.log_of_up(), 30)
+    demo.send(signal.SIGINT)
+    assert demo.finish()[0] == 130
+    assert demo.remains() == []
+
+
+def test_a_reader_that_leaves_ends_the_demo_in_order(start: Start) -> None:
+    demo = start()
+    demo.wait_for_line("start the engine")
+    demo.hang_up()
+    assert demo.finish()[0] == 1
+    assert demo.remains() == []
+
+
+# The receivers
+
+
+@pytest.fixture
+def inbox() -> Inbox:
+    return Inbox()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(trust_env=False) as client:
+        yield client
+
+
+def signed(body: bytes, receiver: Receiver, *, secret: str = SECRET, age: timedelta = timedelta()) -> dict[str, str]:
+    sent_at = datetime.now(UTC) - age
+    return {
+        "X-API-Key": receiver.auth_key,
+        "webhook-id": "msg_1",
+        "webhook-timestamp": str(int(sent_at.timestamp())),
+        "webhook-signature": Webhook(secret).sign("msg_1", sent_at, body.decode()),
+    }
+
+
+async def test_a_signed_webhook_with_the_key_is_taken(inbox: Inbox, client: httpx.AsyncClient) -> None:
+    body = json.dumps(EVENT).encode()
+    async with listening(Receiver("accepts", SECRET, inbox)) as receiver:
+        answer = await client.post(receiver.url, content=body, headers=signed(body, receiver))
+    assert answer.status_code == 200
+    assert inbox.accepted_ids == {"demo_1"}
+    assert [(one.webhook_id, one.event, one.status) for one in inbox.by_task()["demo_1"]] == [("msg_1", EVENT, 200)]
+    await inbox.wait_for_news(1.0)
+
+
+async def test_a_receiver_refuses_as_often_as_it_should(inbox: Inbox, client: httpx.AsyncClient) -> None:
+    body = json.dumps(EVENT).encode()
+    async with (
+        listening(Receiver("fails twice", SECRET, inbox, refusals=2)) as twice,
+        listening(Receiver("always fails", SECRET, inbox, refusals=ALWAYS)) as always,
+    ):
+        for receiver in (twice, always):
+            for _ in range(4):
+                await client.post(receiver.url, content=body, headers=signed(body, receiver))
+    assert [one.status for one in inbox.received] == [500, 500, 200, 200, 500, 500, 500, 500]
+
+
+OTHER_SECRET = "whsec_" + "WFla" * 8
+BODY = json.dumps(EVENT).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "changes", "fault"),
+    [
+        (BODY, {"X-API-Key": None}, "without the right X-API-Key"),
+        (BODY, {"X-API-Key": "another"}, "without the right X-API-Key"),
+        (BODY, {"webhook-signature": None}, "signature is wrong"),
+        (BODY, {"webhook-signature": "v1,"}, "signature is wrong"),
+        (BODY, {"webhook-signature": "nonsense"}, "signature is wrong"),
+        (BODY, {"webhook-signature": "v1,%%%"}, "signature is wrong"),
+        (BODY, {"webhook-id": "msg_2"}, "signature is wrong"),
+        (BODY, {"webhook-timestamp": "1"}, "signature is wrong"),
+        (BODY, {"webhook-timestamp": "x"}, "signature is wrong"),
+        (b"[]", {}, "not the result of a task"),
+        (b"{}", {}, "not the result of a task"),
+        (b"{", {}, "signature is wrong"),
+    ],
+)
+async def test_what_is_not_genuine_is_refused_and_reported(
+    inbox: Inbox, client: httpx.AsyncClient, body: bytes, changes: dict[str, Any], fault: str
+) -> None:
+    async with listening(Receiver("accepts", SECRET, inbox)) as receiver:
+        headers = {name: value for name, value in (signed(body, receiver) | changes).items() if value is not None}
+        answer = await client.post(receiver.url, content=body, headers=headers)
+    assert answer.status_code == 401
+    assert inbox.received == []
+    with pytest.raises(Untrusted, match=f"accepts: a webhook.*{fault}"):
+        await inbox.wait_for_news(1.0)
+
+
+@pytest.mark.parametrize(
+    "forged", [{"secret": OTHER_SECRET}, {"age": timedelta(minutes=10)}, {"age": -timedelta(minutes=10)}]
+)
+async def test_another_secret_and_old_messages_are_refused(
+    inbox: Inbox, client: httpx.AsyncClient, forged: dict[str, Any]
+) -> None:
+    async with listening(Receiver("accepts", SECRET, inbox)) as receiver:
+        answer = await client.post(receiver.url, content=BODY, headers=signed(BODY, receiver, **forged))
+    assert answer.status_code == 401
+    assert len(inbox.faults) == 1
+
+
+async def test_a_changed_body_and_two_keys_are_refused(inbox: Inbox, client: httpx.AsyncClient) -> None:
+    async with listening(Receiver("accepts", SECRET, inbox)) as receiver:
+        headers = signed(BODY, receiver)
+        changed = await client.post(receiver.url, content=BODY + b" ", headers=headers)
+        twice = await client.post(
+            receiver.url, content=BODY, headers=[*headers.items(), ("X-API-Key", receiver.auth_key)]
+        )
+    assert (changed.status_code, twice.status_code) == (401, 401)
+    assert inbox.accepted_ids == set()
