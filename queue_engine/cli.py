@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from queue_engine import __version__
+from queue_engine.console.app import commands as console_commands
 from queue_engine.domain.errors import EngineError
 from queue_engine.runtime.exporter import serve_metrics
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
@@ -33,6 +35,8 @@ from queue_engine.settings import (
     StoreSettings,
 )
 from queue_engine.store.api_keys import new_api_key
+from queue_engine.store.client import store_errors
+from queue_engine.store.rotation import Progress, Rotated
 from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
@@ -50,6 +54,9 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: make, list and revoke them.")
 app.add_typer(keys_app, name="keys")
+secret_key_app = typer.Typer(help="The secret key: make one, and change it for another. By itself prints a new one.")
+app.add_typer(secret_key_app, name="secret-key")
+app.add_typer(console_commands)
 
 
 def main() -> None:
@@ -111,12 +118,6 @@ def controller(
     sys.exit(_run(_serve_controller(settings)))
 
 
-@app.command("secret-key")
-def secret_key() -> None:
-    """Print a new random key for QUEUE_ENGINE_SECRET_KEY."""
-    typer.echo(new_secret_key())
-
-
 @app.command()
 def version() -> None:
     """Print the version."""
@@ -157,6 +158,70 @@ def revoke_key(
     typer.echo(f"{len(revoked)} revoked")
     if not revoked:
         sys.exit(1)
+
+
+@secret_key_app.callback(invoke_without_command=True)
+def secret_key(context: typer.Context) -> None:
+    """`queue-engine secret-key` alone is `queue-engine secret-key new`."""
+    if context.invoked_subcommand is None:
+        new_key()
+
+
+@secret_key_app.command("new")
+def new_key() -> None:
+    """Print a new random key for QUEUE_ENGINE_SECRET_KEY."""
+    typer.echo(new_secret_key())
+
+
+@secret_key_app.command("rotate")
+def rotate_key(
+    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+) -> None:
+    """Seal every stored secret anew with QUEUE_ENGINE_SECRET_KEY.
+
+    Opens what QUEUE_ENGINE_SECRET_KEY_PREVIOUS sealed. Safe while everything runs, and safe to repeat. docs/secrets.md
+    has the steps before and after.
+    """
+    settings = _settings(StoreSettings, redis_url=redis_url)
+    if settings.secret_key is None:
+        _fail("QUEUE_ENGINE_SECRET_KEY: is required, the new key")
+    shown = _Progress()
+    rotated: Rotated = _run(_with_store(redis_url, lambda store: store.rotation.run(shown)))
+    for line in _summary(rotated):
+        typer.echo(line)
+    if not rotated.complete or rotated.progress.unreadable:
+        sys.exit(1)
+
+
+class _Progress:
+    """Says at most once a second how far a rotation is."""
+
+    def __init__(self) -> None:
+        self._said_at = time.monotonic()
+
+    def __call__(self, progress: Progress) -> None:
+        if time.monotonic() - self._said_at < 1.0:
+            return
+        self._said_at = time.monotonic()
+        checked = ", ".join(f"{count} {kind}" for kind, count in progress.checked.items())
+        typer.echo(f"round {progress.round}: {checked} checked; {progress.total_resealed} sealed anew", err=True)
+
+
+def _summary(rotated: Rotated) -> Iterable[str]:
+    progress = rotated.progress
+    for kind, checked in progress.checked.items():
+        yield f"{kind + ':':<13} {checked} checked, {progress.resealed.get(kind, 0)} sealed anew"
+    if progress.unreadable:
+        yield f"{progress.unreadable} cannot be opened with any of the configured keys and stay as they are:"
+        yield from (f"  {name}" for name in progress.unreadable_names)
+        if progress.unreadable > len(progress.unreadable_names):
+            yield "  and others"
+    if not rotated.complete:
+        yield "not complete: some process still seals with an older key. Restart it with the new one, then repeat this"
+    elif progress.unreadable:
+        yield "all others are sealed with the current key"
+    else:
+        yield "complete: every secret is sealed with the current key"
 
 
 # The processes
@@ -244,7 +309,7 @@ async def _serve_controller(settings: ControllerSettings) -> int:
                 grace_seconds=settings.worker_grace_seconds,
                 silence_seconds=settings.worker_silence_seconds,
             )
-            return Reconciler(rules, store.endpoints, store.workers, backend, store.now_ms)
+            return Reconciler(rules, store.endpoints, store.workers, store.credentials, backend, store.now_ms)
 
         running = Controller(config, store, backend, make_reconciler)
         _on_end(running.stop)
@@ -269,11 +334,14 @@ def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
         "WORKER_AGENT_LEASE_SECONDS": str(settings.lease_seconds),
         "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
         "WORKER_AGENT_PARTITIONS": str(settings.partitions),
+        "WORKER_AGENT_LOG_RETENTION_SECONDS": str(settings.log_retention_seconds),
         "WORKER_AGENT_LOG_LEVEL": settings.log_level,
         "WORKER_AGENT_MANAGED": "true",
     }
     if settings.secret_key is not None:
         environment["WORKER_AGENT_SECRET_KEY"] = settings.secret_key.get_secret_value()
+    if settings.secret_key_previous is not None:
+        environment["WORKER_AGENT_SECRET_KEY_PREVIOUS"] = settings.secret_key_previous.get_secret_value()
     return environment
 
 
@@ -301,6 +369,8 @@ def _fail(message: str) -> NoReturn:
 
 
 def _start(role: str, settings: StoreSettings) -> None:
+    if settings.secret_key is None and settings.secret_key_previous is not None:
+        _fail("QUEUE_ENGINE_SECRET_KEY: is required with QUEUE_ENGINE_SECRET_KEY_PREVIOUS")
     configure_logging(role, settings.log_level)
 
 
@@ -321,7 +391,8 @@ async def _opened(settings: StoreSettings) -> AsyncIterator[Store]:
 async def _with_store(redis_url: str | None, call: Callable[[Store], Coroutine[Any, Any, Any]]) -> Any:
     async with _opened(_settings(StoreSettings, redis_url=redis_url)) as store:
         await store.prepare()
-        return await call(store)
+        async with store_errors():
+            return await call(store)
 
 
 def _on_end(callback: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
-from queue_engine.runtime.sealing import Sealer, parse_secret_key
+from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
@@ -38,6 +38,9 @@ class StoreSettings(EngineSettings):
     secret_key_file: Path | None = Field(
         None, description="File that holds the secret key, when it is not given itself"
     )
+    secret_key_previous: SecretStr | None = Field(
+        None, description="Further keys, comma-separated, that open what was sealed with them; none of them seals"
+    )
     partitions: int = Field(16, ge=1, le=100, description="Into how many parts the keys are split; fixed for a store")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged")
 
@@ -49,9 +52,24 @@ class StoreSettings(EngineSettings):
             parse_secret_key(self.secret_key.get_secret_value())
         return self
 
+    @field_validator("secret_key_previous")
+    @classmethod
+    def _check_previous_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_secret_keys(value.get_secret_value())
+        return value
+
+    @property
+    def secret_keys(self) -> tuple[bytes, ...]:
+        """The current key first, then the previous ones; empty without a current one."""
+        if self.secret_key is None:
+            return ()
+        previous = self.secret_key_previous.get_secret_value() if self.secret_key_previous else ""
+        return parse_secret_key(self.secret_key.get_secret_value()), *parse_secret_keys(previous)
+
     def sealer(self) -> Sealer:
         """What seals and opens secrets; without a key it refuses."""
-        return Sealer(parse_secret_key(self.secret_key.get_secret_value()) if self.secret_key else None)
+        return Sealer.of(self.secret_keys)
 
 
 class MetricsSettings(EngineSettings):
@@ -95,12 +113,12 @@ class ApiSettings(StoreSettings, WebhookSettings):
     api_key: SecretStr | None = Field(None, description="A first API key: made valid for the tenant `default` at start")
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body, in bytes")
     read_timeout_seconds: float = Field(
-        10.0, gt=0, description="How long a client may take to send headers, or be silent in a body"
+        9.0, gt=0, description="How long a client may take to send headers, or be silent in a body"
     )
     rate_limit_per_second: float = Field(
         0.0, ge=0, description="Requests a second that one tenant may send to one API process; 0: no limit"
     )
-    catalogue_file: Path | None = Field(None, description="TOML file with further GPU types")
+    catalogue_file: Path | None = Field(None, description="TOML file with further GPU types, regions and prices")
 
     @field_validator("api_key")
     @classmethod
@@ -167,6 +185,9 @@ class ControllerSettings(StoreSettings, MetricsSettings):
     )
     max_lost: int = Field(3, ge=0, description="How often a task may lose its worker before it ends as failed")
     leader_lease_seconds: float = Field(10.0, ge=1, description="A leading controller silent for this long is replaced")
+    log_retention_seconds: float = Field(
+        86_400, ge=1, le=365 * 86_400, description="How long a worker's log is kept after its end"
+    )
     worker_grace_seconds: float = Field(
         30.0, ge=0, description="How long a worker that is stopped may finish its tasks"
     )

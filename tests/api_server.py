@@ -1,12 +1,14 @@
 """The real API on a real port, over a real store, for tests."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from pydantic import SecretStr
 
 from queue_engine.api.app import create_app
@@ -48,6 +50,7 @@ class RunningApi:
     """An API that is being served. `client` sends the key of the tenant `default`."""
 
     settings: ApiSettings
+    app: FastAPI
     store: Store
     lookup: ScriptedLookup
     port: int
@@ -64,14 +67,19 @@ class RunningApi:
         await self.store.api_keys.put(key, tenant=tenant, name="test")
         return key
 
+    async def post(self, path: str, body: object) -> httpx.Response:
+        """POST `body` as JSON in ASCII, so that lone surrogates can be sent too."""
+        headers = {"Content-Type": "application/json"}
+        return await self.client.post(path, content=json.dumps(body), headers=headers)
+
     async def create_endpoint(self, **changes: Any) -> str:
-        answer = await self.client.post("/v2/serverless", json=ENDPOINT | changes)
+        answer = await self.post("/v2/serverless", ENDPOINT | changes)
         assert answer.status_code == 200, answer.text
         endpoint_id: str = answer.json()["data"]["id"]
         return endpoint_id
 
     async def submit(self, endpoint_id: str, **changes: Any) -> httpx.Response:
-        return await self.client.post(f"/v2/serverless/{endpoint_id}/tasks", json=TASK | changes)
+        return await self.post(f"/v2/serverless/{endpoint_id}/tasks", TASK | changes)
 
     async def keys_stored(self) -> int:
         """All keys in the store but the one that the readiness check writes."""
@@ -95,7 +103,7 @@ async def running_api(
         await store.api_keys.put(key, tenant="default", name="test")
         url = f"http://127.0.0.1:{port}"
         async with httpx.AsyncClient(base_url=url, headers={"X-Api-Key": key}, timeout=30) as client:
-            api = RunningApi(settings, store, lookup, port, key, client)
+            api = RunningApi(settings, app, store, lookup, port, key, client)
             serving = asyncio.create_task(serve(app, settings, listener, api.stopping))
             try:
                 yield api

@@ -8,13 +8,14 @@ import logging
 import os
 import signal
 import sys
+from contextlib import closing
 from typing import Annotated, Any
 
 import typer
 from pydantic import ValidationError
 
 from queue_engine.domain.agent_protocol import STATUS_CONTAINER_ENDED
-from queue_engine.domain.endpoints import ServiceMode
+from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, ServiceMode
 from queue_engine.domain.errors import EngineError
 from queue_engine.runtime.exporter import serve_metrics
 from queue_engine.runtime.lifeline import watch_lifeline
@@ -24,19 +25,31 @@ from queue_engine.runtime.process_groups import end_own_group
 from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
 from worker_agent.agent import Agent, AgentConfig
+from worker_agent.capture import Capture
 from worker_agent.container import ContainerAddress, ContainerProcess, ContainerWatch
 from worker_agent.forward import HttpForwarder
+from worker_agent.log_lines import Secrets
+from worker_agent.logs import LogShipper
+from worker_agent.service_work import ServiceWork
 from worker_agent.settings import AgentSettings
+from worker_agent.task_work import TaskWork
 
 log = logging.getLogger("worker_agent")
 
 EXIT_USAGE = 2
+UNPROBED_SETTLE_SECONDS = 3.0
+"""A container without a port to tell by that has lived for so long is taken to run: one that crashes at once is not."""
+_SHARED_SETTINGS = (
+    *("redis_url", "secret_key", "secret_key_previous", "lease_seconds", "partitions"),
+    "log_retention_seconds",
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.command(
     help="Stand beside a container: claim the tasks of an endpoint, forward each to the container, record the result. "
+    "For an ALB or CUSTOM endpoint, only say where the container is and how it is. "
     "Every option is also an environment variable WORKER_AGENT_…; the store's password and the secret key are better "
     "given that way."
 )
@@ -69,7 +82,7 @@ def main() -> None:
 
 def _settings(given: dict[str, Any]) -> AgentSettings:
     """The settings, with what every process of the engine has in common taken from its variables too."""
-    for name in ("redis_url", "secret_key", "lease_seconds", "partitions"):
+    for name in _SHARED_SETTINGS:
         shared = os.environ.get(f"QUEUE_ENGINE_{name.upper()}")
         if shared and name not in given and not os.environ.get(f"WORKER_AGENT_{name.upper()}"):
             given[name] = shared
@@ -102,7 +115,7 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
     info = await store.wait_until_ready()
     if not store.sealer.has_key:
         log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers will fail")
-    concurrency = settings.concurrency or await _endpoint_concurrency(settings, store)
+    settings = await _completed(settings, store)
     port = serve_metrics(settings.metrics_host, settings.metrics_port)
     address = ContainerAddress.parse(
         settings.container_url, exposed_port=settings.exposed_port, refused_ports=frozenset({port})
@@ -113,51 +126,95 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
             "endpoint": settings.endpoint,
             "worker": settings.worker_id,
             "container": str(address),
-            "concurrency": concurrency,
+            "mode": settings.service_mode,
+            "concurrency": settings.concurrency,
             "metrics": f"http://{settings.metrics_host}:{port}/metrics",
             "server": str(info),
         },
     )
-    forwarder = HttpForwarder(max_answer_bytes=settings.max_answer_bytes, max_connections=concurrency)
+    if settings.service_mode is not ServiceMode.QUEUE:
+        return await _serve_requests(settings, store, address)
+    return await _run_tasks(settings, store, address)
+
+
+async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
+    """An agent of a QUEUE endpoint."""
+    config = _config(settings)
+    claims = store.claims(
+        endpoint_id=config.endpoint_id, worker_id=config.worker_id, lease_ms=int(config.lease_seconds * 1000)
+    )
+    forwarder = HttpForwarder(max_answer_bytes=settings.max_answer_bytes, max_connections=config.concurrency)
+    watch = ContainerWatch(address)
+    work = TaskWork(config, claims, forwarder, address, watch)
     try:
-        return await _work(settings, store, address, forwarder, concurrency)
+        return await _work(settings, store, Agent(config, store.workers, address, watch, work))
     finally:
         await forwarder.aclose()
 
 
-async def _work(
-    settings: AgentSettings, store: Store, address: ContainerAddress, forwarder: HttpForwarder, concurrency: int
-) -> int:
-    config = AgentConfig(
+async def _serve_requests(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
+    """An agent of an ALB or CUSTOM endpoint: whoever sends requests to the container does so past the agent."""
+    config = _config(settings)
+    watch = ContainerWatch(address, settle_seconds=UNPROBED_SETTLE_SECONDS)
+    work = ServiceWork(address, grace_seconds=config.grace_seconds)
+    return await _work(settings, store, Agent(config, store.workers, address, watch, work))
+
+
+def _config(settings: AgentSettings) -> AgentConfig:
+    return AgentConfig(
         endpoint_id=settings.endpoint,
         worker_id=settings.worker_id,
-        concurrency=concurrency,
+        concurrency=settings.concurrency or DEFAULT_CONCURRENCY,
         lease_seconds=settings.lease_seconds,
         grace_seconds=settings.grace_seconds,
         managed=settings.managed,
     )
-    claims = store.claims(
-        endpoint_id=config.endpoint_id, worker_id=config.worker_id, lease_ms=int(config.lease_seconds * 1000)
-    )
-    agent = Agent(config, claims, store.workers, forwarder, address, ContainerWatch(address))
+
+
+async def _work(settings: AgentSettings, store: Store, agent: Agent) -> int:
     _drain_on_signals(agent, settings)
     if settings.container_command is None:
         await agent.run()
         return 0
-    return await _run_with_container(agent, settings.container_command, settings)
+    return await _run_with_container(agent, settings.container_command, settings, store)
 
 
-async def _run_with_container(agent: Agent, command: str, settings: AgentSettings) -> int:
-    """Run the command as the container, and the agent for as long as it lives."""
-    container = await ContainerProcess.start(command, settings.container_environment)
-    ended = asyncio.create_task(container.wait())
-    ended.add_done_callback(lambda task: agent.drain(task.result() if not task.cancelled() else "stopped"))
-    try:
-        await agent.run()
-        return STATUS_CONTAINER_ENDED if ended.done() else 0
-    finally:
-        ended.cancel()
-        await container.stop(grace_seconds=min(5.0, settings.grace_seconds))
+async def _run_with_container(agent: Agent, command: str, settings: AgentSettings, store: Store) -> int:
+    """Run the command as the container, and the agent for as long as it lives; keep what the container writes."""
+    with closing(Capture()) as output:
+        container = await ContainerProcess.start(command, settings.container_environment, output.fd)
+        logs = _container_log(output, settings, store)
+        logs.start()
+        ended = asyncio.create_task(container.wait())
+        ended.add_done_callback(lambda task: _note_end(agent, task))
+        try:
+            await agent.run()
+            how = ended.result() if ended.done() else None
+        finally:
+            ended.cancel()
+            await container.stop(grace_seconds=min(5.0, settings.grace_seconds))
+            await logs.finish()
+        if how is None:
+            return 0
+        for line in (*logs.tail(), how):
+            typer.echo(line, err=True)
+        return STATUS_CONTAINER_ENDED
+
+
+def _note_end(agent: Agent, ended: asyncio.Task[str]) -> None:
+    if not ended.cancelled():
+        agent.note_container_end(ended.result())
+
+
+def _container_log(output: Capture, settings: AgentSettings, store: Store) -> LogShipper:
+    return LogShipper(
+        output,
+        store.logs,
+        Secrets(settings.masked_values()),
+        endpoint_id=settings.endpoint,
+        worker_id=settings.worker_id,
+        retention_seconds=settings.log_retention_seconds,
+    )
 
 
 def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
@@ -173,12 +230,17 @@ def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
         watch_lifeline(settings.lifeline_fd, orphaned)
 
 
-async def _endpoint_concurrency(settings: AgentSettings, store: Store) -> int:
+async def _completed(settings: AgentSettings, store: Store) -> AgentSettings:
+    """The settings, with what was not given taken from the endpoint in the store."""
+    if settings.service_mode is not None and settings.concurrency is not None:
+        return settings
     endpoint = await persist(
         lambda: store.endpoints.get(settings.endpoint, None), passing=unavailability, what="the endpoint"
     )
     if endpoint is None:
         raise EngineError(f"endpoint {settings.endpoint} does not exist in this store")
-    if endpoint.config.service_mode is not ServiceMode.QUEUE:
-        raise EngineError(f"endpoint {settings.endpoint} is not a QUEUE endpoint and has no tasks")
-    return endpoint.config.concurrency
+    found = {
+        "service_mode": settings.service_mode or endpoint.config.service_mode,
+        "concurrency": settings.concurrency or endpoint.config.concurrency,
+    }
+    return settings.model_copy(update=found)

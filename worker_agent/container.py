@@ -62,10 +62,15 @@ class ContainerAddress:
 
 
 class ContainerWatch:
-    """Knows whether the container's port accepts connections."""
+    """Knows whether the container's port accepts connections, whatever is spoken over them.
 
-    def __init__(self, address: ContainerAddress) -> None:
+    Without a port to tell by, the container is up when it has been watched for `settle_seconds`.
+    """
+
+    def __init__(self, address: ContainerAddress, *, settle_seconds: float = 0.0) -> None:
         self._address = address
+        self._settle_seconds = settle_seconds
+        self._watched_since: float | None = None
         self._up = asyncio.Event()
         self._suspect = asyncio.Event()
         self.changed = asyncio.Event()
@@ -73,6 +78,13 @@ class ContainerWatch:
     @property
     def is_up(self) -> bool:
         return self._up.is_set()
+
+    @property
+    def reason(self) -> str:
+        """Why it is taken to be up, or not, for the endpoint's owner."""
+        if self._address.probed_port is None:
+            return "the container runs" if self.is_up else "the container has just started"
+        return "the container accepts connections" if self.is_up else "the container does not answer yet"
 
     async def wait_until_up(self) -> None:
         """Return when the container accepts connections."""
@@ -100,7 +112,7 @@ class ContainerWatch:
     async def _probe(self) -> bool:
         port = self._address.probed_port
         if port is None:
-            return True
+            return self._has_settled()
         try:
             async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
                 _, writer = await asyncio.open_connection(self._address.host, port)
@@ -109,18 +121,32 @@ class ContainerWatch:
         writer.close()
         return True
 
+    def _has_settled(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        if self._watched_since is None:
+            self._watched_since = now
+        return now - self._watched_since >= self._settle_seconds
+
 
 class ContainerProcess:
-    """A command that runs as the container, in the agent's process group, with its standard output and error."""
+    """A command that runs as the container, in the agent's process group."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
     @classmethod
-    async def start(cls, command: str, environment: Mapping[str, str]) -> ContainerProcess:
-        """Start `command` with a shell and exactly this environment. Raises OSError."""
+    async def start(cls, command: str, environment: Mapping[str, str], output_fd: int) -> ContainerProcess:
+        """Start `command` with a shell and exactly this environment; its standard output and error go to a file.
+
+        Raises OSError.
+        """
         process = await asyncio.create_subprocess_shell(
-            command, env=dict(environment), stdin=asyncio.subprocess.DEVNULL, start_new_session=False
+            command,
+            env=dict(environment),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output_fd,
+            stderr=output_fd,
+            start_new_session=False,
         )
         return cls(process)
 

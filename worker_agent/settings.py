@@ -6,13 +6,14 @@ import json
 import socket
 import uuid
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
-from queue_engine.runtime.sealing import Sealer, parse_secret_key
+from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
 
 
 class AgentSettings(BaseSettings):
@@ -33,6 +34,9 @@ class AgentSettings(BaseSettings):
         default_factory=lambda: f"{_hostname()}-{uuid.uuid4().hex[:12]}",
         description="Name of the worker; made from the host's name when not given",
     )
+    service_mode: ServiceMode | None = Field(
+        None, description="The endpoint's mode, QUEUE, ALB or CUSTOM; read from the store when not given"
+    )
     managed: bool = Field(False, description="A controller started this worker and removes its record")
     concurrency: int | None = Field(None, ge=1, le=1000, description="Tasks at once; the endpoint's setting by default")
     lease_seconds: float = Field(
@@ -44,6 +48,12 @@ class AgentSettings(BaseSettings):
     container_environment: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, description="The complete environment of that command, as a JSON object"
     )
+    secret_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Variables in that environment whose values are masked in the container's log, as a JSON array"
+    )
+    log_retention_seconds: float = Field(
+        86_400, ge=1, le=365 * 86_400, description="How long the container's log is kept after its end"
+    )
     metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
     lifeline_fd: int | None = Field(
@@ -51,6 +61,9 @@ class AgentSettings(BaseSettings):
     )
     partitions: int = Field(16, ge=1, le=100, description="As in the engine")
     secret_key: SecretStr | None = Field(None, description="As in the engine: opens the headers of tasks")
+    secret_key_previous: SecretStr | None = Field(
+        None, description="As in the engine: further keys, comma-separated, that open what was sealed with them"
+    )
     log_level: str = Field("INFO", description="Least level that is logged")
 
     @field_validator("endpoint")
@@ -77,9 +90,9 @@ class AgentSettings(BaseSettings):
         _ = parts.port  # raises ValueError when it is not a port
         return value
 
-    @field_validator("container_environment", mode="before")
+    @field_validator("container_environment", "secret_names", mode="before")
     @classmethod
-    def _parse_environment(cls, value: Any) -> Any:
+    def _parse_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("secret_key")
@@ -89,9 +102,26 @@ class AgentSettings(BaseSettings):
             parse_secret_key(value.get_secret_value())
         return value
 
+    @field_validator("secret_key_previous")
+    @classmethod
+    def _check_previous_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_secret_keys(value.get_secret_value())
+        return value
+
+    def masked_values(self) -> tuple[str, ...]:
+        """What the container's log must not show: the endpoint's variables, and what the agent itself keeps secret."""
+        environment = (self.container_environment.get(name, "") for name in self.secret_names)
+        own = [secret.get_secret_value() for secret in (self.secret_key, self.secret_key_previous) if secret]
+        password = urlsplit(self.redis_url.get_secret_value()).password or ""
+        return (*environment, password, unquote(password), *(key.strip() for text in own for key in text.split(",")))
+
     def sealer(self) -> Sealer:
         """What opens the headers of tasks; without a key it refuses."""
-        return Sealer(parse_secret_key(self.secret_key.get_secret_value()) if self.secret_key else None)
+        if self.secret_key is None:
+            return Sealer(None)
+        previous = self.secret_key_previous.get_secret_value() if self.secret_key_previous else ""
+        return Sealer(parse_secret_key(self.secret_key.get_secret_value()), parse_secret_keys(previous))
 
 
 def _hostname() -> str:

@@ -1,1 +1,1 @@
-"""The HTTP API: what docs/api.md and `/openapi.json` describe."""
+"""The HTTP API: what `/openapi.json` describes."""

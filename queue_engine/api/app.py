@@ -20,12 +20,13 @@ from queue_engine.api.edge import Edge
 from queue_engine.api.openapi import TITLE, describe
 from queue_engine.api.operations import Operation
 from queue_engine.api.rate_limit import RateLimiter
+from queue_engine.api.routes_credentials import CredentialRoutes
 from queue_engine.api.routes_endpoints import EndpointRoutes
+from queue_engine.api.routes_logs import LogRoutes
 from queue_engine.api.routes_operations import OperationsRoutes
 from queue_engine.api.routes_tasks import TaskRoutes
 from queue_engine.api.services import Services
 from queue_engine.domain.webhooks import AddressPolicy
-from queue_engine.runtime.sealing import parse_secret_key
 from queue_engine.settings import ApiSettings
 from queue_engine.store.store import Store
 
@@ -56,13 +57,15 @@ def create_app(
         bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds),
         destinations=DestinationGuard(lookup, AddressPolicy(settings.webhook_allow), own_ports=own_ports),
         catalogue=load_catalogue(settings.catalogue_file),
-        fingerprint_key=_fingerprint_key(settings),
+        fingerprint_keys=tuple(_fingerprint_key(key) for key in settings.secret_keys) or (b"",),
     )
     operations: list[Operation] = []
     document = functools.cache(lambda: describe(operations))
     # Routes are tried in this order: the one that is used most comes first.
     operations += TaskRoutes(services).operations()
     operations += EndpointRoutes(services).operations()
+    operations += LogRoutes(services).operations()
+    operations += CredentialRoutes(services).operations()
     operations += OperationsRoutes(store, document).operations()
     return _with_routes(operations)
 
@@ -74,8 +77,5 @@ def _with_routes(operations: list[Operation]) -> FastAPI:
     return app
 
 
-def _fingerprint_key(settings: ApiSettings) -> bytes:
-    if settings.secret_key is None:
-        return b""
-    key = parse_secret_key(settings.secret_key.get_secret_value())
+def _fingerprint_key(key: bytes) -> bytes:
     return blake2b(b"queue-engine submission fingerprints", key=key, digest_size=32).digest()

@@ -1,22 +1,22 @@
-"""The GPU catalogue that this process works with."""
+"""The catalogue that this process works with."""
 
 from __future__ import annotations
 
 from importlib.resources import files
 from pathlib import Path
 
-from queue_engine.domain.catalogue import GpuCatalogue, InvalidCatalogue
+from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
 
 
-def load_catalogue(extra: Path | None) -> GpuCatalogue:
+def load_catalogue(extra: Path | None) -> Catalogue:
     """The built-in list, with the operator's file when there is one. Raises InvalidCatalogue that names the file."""
-    builtin = GpuCatalogue.parse((files("queue_engine.domain") / "catalogue.toml").read_text("utf-8"))
+    builtin = Catalogue.parse((files("queue_engine.domain") / "catalogue.toml").read_text("utf-8"))
     return builtin if extra is None else builtin.extended_by(_read(extra))
 
 
-def _read(path: Path) -> GpuCatalogue:
+def _read(path: Path) -> Catalogue:
     try:
-        return GpuCatalogue.parse(path.read_text("utf-8"))
+        return Catalogue.parse(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidCatalogue(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:  # no UTF-8, or no catalogue

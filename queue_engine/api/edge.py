@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from time import perf_counter
 
 from prometheus_client import Counter, Histogram
@@ -9,7 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from queue_engine import metrics
 from queue_engine.api.errors import ClientGone, answer_to
-from queue_engine.domain.errors import TooManyRequests
+from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
+
+log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """The status in the metrics for a request whose client left before it could be answered."""
@@ -22,6 +25,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._outage_logged_at = -1.0
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._durations: dict[tuple[str, str], Histogram] = {}
 
@@ -45,11 +49,18 @@ class Edge:
         except Exception as error:
             if status:
                 raise
-            if isinstance(error, TooManyRequests):
-                metrics.rate_limited.labels(scope=error.scope).inc()
+            self._note(error)
             await answer_to(error, scope).send(note_status)
         finally:
             self._measure(scope, status, perf_counter() - started)
+
+    def _note(self, error: Exception) -> None:
+        """Count and log what the operator wants to know of. An outage is logged once a second, not once a request."""
+        if isinstance(error, TooManyRequests):
+            metrics.rate_limited.labels(scope=error.scope).inc()
+        elif isinstance(error, StoreUnavailable) and perf_counter() - self._outage_logged_at >= 1:
+            self._outage_logged_at = perf_counter()
+            log.warning("requests are refused: %s", error)
 
     def _measure(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 from pydantic.config import JsonDict
 
 from queue_engine.api.fields import LINE, NO_NUL, VISIBLE, OptionalWebhook, Port, RequestModel, WebhookUrl, matching
-from queue_engine.domain.catalogue import GpuCatalogue
+from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import (
     DEFAULT_CONCURRENCY,
     DEFAULT_EXECUTION_TIMEOUT_SECONDS,
@@ -145,10 +145,8 @@ class CreateEndpoint(RequestModel):
         DEFAULT_RESULT_RETENTION_SECONDS, description="How long an ended task is kept"
     )
 
-    def config(self, catalogue: GpuCatalogue) -> EndpointConfig:
+    def config(self, catalogue: Catalogue) -> EndpointConfig:
         """What is stored. Raises InvalidRequest for what breaks a rule across fields, and for unknown names."""
-        if self.container_registry_auth_id is not None:
-            raise InvalidRequest("containerRegistryAuthId", "unknown credential")
         return EndpointConfig(
             name=self.name,
             image=self.image,
@@ -157,6 +155,7 @@ class CreateEndpoint(RequestModel):
             workers=self.workers,
             container_volume_in_gb=self.container_volume_in_gb,
             image_registry=self.image_registry or None,
+            credential_id=self.container_registry_auth_id,
             min_single_card_vram_in_gb=self.min_single_card_vram_in_gb,
             min_single_card_vcpu=self.min_single_card_vcpu,
             min_single_card_ram_in_gb=self.min_single_card_ram_in_gb,
@@ -211,8 +210,8 @@ class UpdateEndpoint(RequestModel):
             return None
         return environment_of(self.environment_vars or [])
 
-    def edited(self, before: EndpointConfig, catalogue: GpuCatalogue) -> EndpointConfig:
-        """`before` with these changes. Raises InvalidRequest for an unknown GPU type."""
+    def edited(self, before: EndpointConfig, catalogue: Catalogue) -> EndpointConfig:
+        """`before` with these changes. Raises InvalidRequest for an unknown GPU type or region."""
         changes: dict[str, Any] = {
             "name": self.name,
             "resources": known_resources(self.resources, catalogue),
@@ -262,12 +261,15 @@ def environment_of(variables: Sequence[VariableRequest]) -> dict[str, str]:
     return environment
 
 
-def known_resources(resources: Sequence[ResourceRequest], catalogue: GpuCatalogue) -> tuple[Resource, ...]:
-    """The resources with GPU types as the catalogue spells them. Raises InvalidRequest for an unknown one."""
+def known_resources(resources: Sequence[ResourceRequest], catalogue: Catalogue) -> tuple[Resource, ...]:
+    """The resources as the catalogue spells them. Raises InvalidRequest for an unknown GPU type or region."""
     known = []
     for index, resource in enumerate(resources):
         gpu_type = catalogue.canonical(resource.gpu_type)
         if gpu_type is None:
             raise InvalidRequest(f"resources[{index}].gpuType", f"must be one of {', '.join(catalogue.names)}")
-        known.append(Resource(resource.region, gpu_type, resource.gpu_count))
+        region = catalogue.canonical_region(resource.region)
+        if region is None:
+            raise InvalidRequest(f"resources[{index}].region", f"must be one of {', '.join(catalogue.regions)}")
+        known.append(Resource(region, gpu_type, resource.gpu_count))
     return tuple(known)

@@ -6,6 +6,7 @@ import logging
 import uuid
 
 from starlette.exceptions import HTTPException
+from starlette.routing import Route
 from starlette.types import Scope
 
 from queue_engine.api.answers import Answer, Headers, failure
@@ -98,10 +99,16 @@ def _headers_for(error: EngineError) -> Headers:
 def _routing_failure(error: HTTPException, scope: Scope) -> Answer:
     """There is no such path, or not with this method."""
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "")
-        return failure(405, INVALID_REQUEST, f"method: must be {allowed}", ((b"allow", allowed.encode()),))
+        allowed = ", ".join(_methods_of(scope))
+        return failure(405, INVALID_REQUEST, f"method: must be one of {allowed}", ((b"allow", allowed.encode()),))
     code = ENDPOINT_NOT_FOUND if scope["path"].startswith("/v2/serverless") else INVALID_REQUEST
     return failure(404, code, "no such path")
+
+
+def _methods_of(scope: Scope) -> list[str]:
+    """What the path in `scope` can be asked with."""
+    routes = [one for one in scope["router"].routes if isinstance(one, Route)]
+    return sorted({method for one in routes if one.path_regex.match(scope["path"]) for method in one.methods or ()})
 
 
 def _internal_failure(error: Exception, scope: Scope) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -10,17 +11,21 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    GetJsonSchemaHandler,
     GetPydanticSchema,
     ValidationError,
     WithJsonSchema,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import ErrorDetails, core_schema
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.webhooks import MAX_URL_CHARACTERS, Webhook, parse_webhook
 
 M = TypeVar("M", bound="RequestModel")
+
+_SURROGATES = r"\ud800-\udfff"
+"""What UTF-8 cannot hold, and comes in as escapes."""
 
 
 class RequestModel(BaseModel):  # type: ignore[pydantic-alias]
@@ -51,6 +56,16 @@ def validated_changes(model: type[M], values: dict[str, Any]) -> M:
         raise InvalidRequest(_path_of(first["loc"]), _rule_of(first)) from None
 
 
+@dataclass(frozen=True, slots=True)
+class _Matching(AfterValidator):
+    """A check that the schema tells too."""
+
+    pattern: str = ""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"pattern": self.pattern} | handler(schema)
+
+
 def matching(pattern: str, rule: str) -> Any:
     """The whole text must match; `rule` says so in words."""
     compiled = re.compile(pattern)
@@ -60,7 +75,8 @@ def matching(pattern: str, rule: str) -> Any:
             raise ValueError(rule)
         return text
 
-    return AfterValidator(check)
+    # Readers of the schema may refuse surrogates in a pattern, and no decoded text has them.
+    return _Matching(check, f"^(?:{pattern.replace(_SURROGATES, '')})$")
 
 
 _WEBHOOK_SCHEMA = core_schema.no_info_after_validator_function(parse_webhook, core_schema.str_schema(strict=True))
@@ -75,10 +91,9 @@ OptionalWebhook = Annotated[
 ]
 """Absent or a URL, never null: see `validated`."""
 
-# What UTF-8 cannot hold comes in as escapes: \ud800 to \udfff.
 VISIBLE = matching(r"[!-~]*", "must be visible ASCII characters without spaces")
-LINE = matching(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]*", "must not have control characters or lone surrogates")
-NO_NUL = matching(r"[^\x00\ud800-\udfff]*", "must not have a NUL character or lone surrogates")
+LINE = matching(rf"[^\x00-\x1f\x7f-\x9f{_SURROGATES}]*", "must not have control characters or lone surrogates")
+NO_NUL = matching(rf"[^\x00{_SURROGATES}]*", "must not have a NUL character or lone surrogates")
 
 _RULES = {
     "missing": "is required",

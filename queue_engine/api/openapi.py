@@ -20,6 +20,7 @@ _DESCRIPTION = (
 _TAGS = [
     {"name": "endpoints", "description": "What runs: an image, and how many workers of it"},
     {"name": "tasks", "description": "Work for the workers of a QUEUE endpoint"},
+    {"name": "credentials", "description": "Access to the registries that images come from"},
     {"name": "operations", "description": "For those who run this server; no API key is needed"},
 ]
 

@@ -8,6 +8,7 @@ understood, and the connection is closed.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any, ClassVar
 
 from uvicorn.config import Config
@@ -26,6 +27,9 @@ BODY_OVERHEAD = 16
 MAX_IGNORED_BYTES = 8 * 1024 * 1024
 """How much of a body is read after its answer. A client that sends all before it listens then still sees the answer:
 closing at once would reset the connection and could take the answer away."""
+
+
+_H2C = re.compile(rb"\n(upgrade):(?=[ \t]*h2c[ \t]*(?:\r?\n|$))", re.IGNORECASE)
 
 
 class _Refused(Exception):
@@ -69,7 +73,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._began = False
-        super().data_received(data)
+        super().data_received(data if self._in_message else _without_h2c(data))
         if self.transport.is_closing():
             return
         if not self._in_message:
@@ -212,6 +216,17 @@ class LimitedProtocol(HttpToolsProtocol):
             + body
         )
         self.transport.close()
+
+
+def _without_h2c(data: bytes) -> bytes:
+    """`data` with an offer of HTTP/2 in its head made harmless: Java's client makes one with every first request.
+
+    It may be ignored (RFC 9110, section 7.8), but the parser would take the body for the bytes of the other protocol.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    if not end or b"h2c" not in head:
+        return data
+    return _H2C.sub(rb"\n\1-Ignored:", head) + end + rest
 
 
 def limited_protocol(patience_seconds: float) -> type[LimitedProtocol]:

@@ -15,7 +15,7 @@ from queue_engine.api.patience import from_store
 from queue_engine.api.queries import Query
 from queue_engine.api.services import Services, endpoint_id_in
 from queue_engine.api.views import EndpointView, Success, WebhookSecretView, WorkerView, endpoint_view, worker_view
-from queue_engine.domain.endpoints import EndpointStatus, Wanted
+from queue_engine.domain.endpoints import Endpoint, EndpointConfig, EndpointStatus, Wanted
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.workers import WorkerStatus
 
@@ -64,7 +64,8 @@ class EndpointRoutes:
             ),
             Operation(
                 "PUT", "/v2/serverless/{id}/workers", self.scale_endpoint, summary="Set the number of workers",
-                tag=TAG, answer=Success[bool], parameters=[ENDPOINT_ID, in_query("count", "Workers wanted", _COUNT)],
+                tag=TAG, answer=Success[bool],
+                parameters=[ENDPOINT_ID, in_query("count", "Workers wanted", _COUNT, required=True)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
@@ -94,18 +95,36 @@ class EndpointRoutes:
             self._services.must_keep_secret("environmentVars")
         if wanted.webhook is not None:
             await self._services.destinations.check(wanted.webhook)
-        endpoint = await from_store(self._services.store.endpoints.create(tenant, config))
-        return success(endpoint_view(endpoint))
+        endpoint = await from_store(self._create(tenant, config))
+        return success(endpoint_view(endpoint, self._services.catalogue))
+
+    async def _create(self, tenant: str, config: EndpointConfig) -> Endpoint:
+        """The credential is noted as used before the endpoint is there, so that nobody deletes it in between."""
+        endpoints, credentials = self._services.store.endpoints, self._services.store.credentials
+        credential_id = config.credential_id
+        if credential_id is None:
+            return await endpoints.create(tenant, config)
+        if await credentials.get(tenant, credential_id) is None:
+            raise _unknown_credential()
+        endpoint_id = await endpoints.new_id()
+        if not await credentials.use(tenant, credential_id, endpoint_id):
+            raise _unknown_credential()
+        try:
+            return await endpoints.create(tenant, config, endpoint_id)
+        except Exception:
+            await credentials.release(credential_id, endpoint_id)
+            raise
 
     async def list_endpoints(self, request: Request) -> Answer:
         tenant = await self._services.admit(request)
         statuses = Query(request).choices("statusList", EndpointStatus)
         endpoints = await from_store(self._services.store.endpoints.of_tenant(tenant))
-        return success([endpoint_view(one) for one in endpoints if not statuses or one.status in statuses])
+        catalogue = self._services.catalogue
+        return success([endpoint_view(one, catalogue) for one in endpoints if not statuses or one.status in statuses])
 
     async def get_endpoint(self, request: Request) -> Answer:
         tenant = await self._services.admit(request)
-        return success(endpoint_view(await self._services.endpoint(request, tenant)))
+        return success(endpoint_view(await self._services.endpoint(request, tenant), self._services.catalogue))
 
     async def update_endpoint(self, request: Request) -> Answer:
         """Workers are replaced one at a time when they would be other ones under the new configuration."""
@@ -118,7 +137,11 @@ class EndpointRoutes:
             self._services.must_keep_secret("environmentVars")
         if changes.webhook is not None:
             await self._services.destinations.check(changes.webhook)
-        catalogue = self._services.catalogue
+        catalogue, credentials = self._services.catalogue, self._services.store.credentials
+        changes.edited(before.config, catalogue)  # raises what is wrong before anything is noted
+        wanted = changes.container_registry_auth_id
+        if wanted is not None and not await from_store(credentials.use(tenant, wanted, before.endpoint_id)):
+            raise _unknown_credential()
         endpoint = await from_store(
             self._services.store.endpoints.update(
                 before.endpoint_id, tenant, lambda config: changes.edited(config, catalogue), environment
@@ -126,22 +149,32 @@ class EndpointRoutes:
         )
         if endpoint is None:
             raise NotFound(Resource.ENDPOINT)
-        return success(endpoint_view(endpoint))
+        if endpoint.config.credential_id != before.config.credential_id:
+            await self._release_credential(before)
+        return success(endpoint_view(endpoint, self._services.catalogue))
 
     async def start_endpoint(self, request: Request) -> Answer:
         """Brings the workers back. Starting one that runs changes nothing."""
-        return await self._want(request, Wanted.RUNNING)
+        return await self._want(request, await self._services.admit(request), Wanted.RUNNING)
 
     async def stop_endpoint(self, request: Request) -> Answer:
         """Running tasks finish within a grace time or are handed back; queued tasks stay. Safe to repeat."""
-        return await self._want(request, Wanted.STOPPED)
+        return await self._want(request, await self._services.admit(request), Wanted.STOPPED)
 
     async def delete_endpoint(self, request: Request) -> Answer:
         """Stops it, ends what is queued as FAILED, sends the webhooks, then removes it and its data."""
-        return await self._want(request, Wanted.DELETED)
-
-    async def _want(self, request: Request, wanted: Wanted) -> Answer:
         tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        answer = await self._want(request, tenant, Wanted.DELETED)
+        await self._release_credential(endpoint)
+        return answer
+
+    async def _release_credential(self, endpoint: Endpoint) -> None:
+        credential_id = endpoint.config.credential_id
+        if credential_id is not None:
+            await from_store(self._services.store.credentials.release(credential_id, endpoint.endpoint_id))
+
+    async def _want(self, request: Request, tenant: str, wanted: Wanted) -> Answer:
         endpoint_id = endpoint_id_in(request)
         if not await from_store(self._services.store.endpoints.want(endpoint_id, tenant, wanted)):
             raise NotFound(Resource.ENDPOINT)
@@ -188,11 +221,15 @@ class EndpointRoutes:
         return success({"secret": secret})
 
 
+def _unknown_credential() -> InvalidRequest:
+    return InvalidRequest("containerRegistryAuthId", "unknown credential")
+
+
 def _status_list(kind: type[EndpointStatus] | type[WorkerStatus]) -> dict[str, object]:
     return in_query(
         "statusList",
         "Only those with one of these statuses; repeated or separated by commas, in any case",
-        {"type": "array", "items": {"type": "string", "enum": [status.value for status in kind]}},
+        {"type": "array", "minItems": 1, "items": {"type": "string", "enum": [status.value for status in kind]}},
         style="form",
         explode=False,
     )

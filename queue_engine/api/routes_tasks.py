@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from uuid import uuid4
 
 from starlette.requests import Request
@@ -90,8 +91,11 @@ class TaskRoutes:
         # The hot path: one script call for a request, and no more work than its checks need.
         tenant = await self._services.admit(request)
         try:
-            task = await self._new_task(request, tenant)
+            wanted = await self._wanted(request)
+            task = self._new_task(request, tenant, wanted)
             submission = await from_store(self._tasks.enqueue(task))
+            if submission is Submission.CONFLICT:
+                submission = await self._compare_with_previous_keys(task, wanted)
             _check_accepted(submission)
         except EngineError as error:
             if not isinstance(error, StoreUnavailable):
@@ -100,21 +104,33 @@ class TaskRoutes:
         (_DUPLICATE if submission is Submission.DUPLICATE else _ACCEPTED).inc()
         return success({"taskId": task.task_id})
 
-    async def _new_task(self, request: Request, tenant: str) -> NewTask:
-        endpoint_id = endpoint_id_in(request)
+    async def _compare_with_previous_keys(self, task: NewTask, wanted: SubmitTask) -> Submission:
+        """Whether it is the request of a task that was accepted before the secret key was changed."""
+        for key in self._services.fingerprint_keys[1:]:
+            older = replace(task, fingerprint=wanted.fingerprint(key))
+            submission = await from_store(self._tasks.enqueue(older))
+            if submission is not Submission.CONFLICT:
+                return submission
+        return Submission.CONFLICT
+
+    async def _wanted(self, request: Request) -> SubmitTask:
+        endpoint_id_in(request)  # a path that cannot be one is not found, whatever the body
         body = await self._services.bodies.read_object(request, RAW_FIELDS)
         wanted = SubmitTask.parse(body)
         if wanted.first_secret is not None:
             self._services.must_keep_secret(wanted.first_secret)
         if wanted.webhook is not None:
             await self._services.destinations.check(wanted.webhook)
+        return wanted
+
+    def _new_task(self, request: Request, tenant: str, wanted: SubmitTask) -> NewTask:
         return NewTask(
             task_id=wanted.task_id or task_id_from(uuid4()),
-            endpoint_id=endpoint_id,
+            endpoint_id=endpoint_id_in(request),
             tenant=tenant,
             spec=wanted.spec(traceparent_of(request.scope["headers"])),
             input=wanted.input,
-            fingerprint=wanted.fingerprint(self._services.fingerprint_key),
+            fingerprint=wanted.fingerprint(self._services.fingerprint_keys[0]),
         )
 
     async def list_tasks(self, request: Request) -> Answer:

@@ -11,7 +11,7 @@ from queue_engine.api.bodies import BodyReader
 from queue_engine.api.destinations import DestinationGuard
 from queue_engine.api.patience import from_store
 from queue_engine.api.rate_limit import RateLimiter
-from queue_engine.domain.catalogue import GpuCatalogue
+from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id, is_task_id
@@ -27,9 +27,10 @@ class Services:
     limiter: RateLimiter
     bodies: BodyReader
     destinations: DestinationGuard
-    catalogue: GpuCatalogue
-    fingerprint_key: bytes
-    """Keys the fingerprints of submissions; empty without a secret key."""
+    catalogue: Catalogue
+    fingerprint_keys: tuple[bytes, ...]
+    """Key the fingerprints of submissions: the first one new ones, the others those made before the secret key was
+    changed. One that is empty without a secret key."""
 
     async def admit(self, request: Request) -> str:
         """The tenant that sends the request. Raises Unauthorized, TooManyRequests, StoreUnavailable."""

@@ -13,10 +13,13 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from queue_engine.api.times import iso_utc
+from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import Endpoint, EndpointStatus, Resource, ServiceMode, TaskCounts
 from queue_engine.domain.headers import masked
 from queue_engine.domain.tasks import DeliveryStatus, Task, TaskState, TaskStatus
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.store.logs import LogPage
 from queue_engine.store.tasks import TaskPage
 
 T = TypeVar("T")
@@ -122,6 +125,23 @@ class WorkerView(View):
     error: str | None = Field(description="Why it failed")
 
 
+class LogLineView(View):
+    """One line that a container wrote."""
+
+    timestamp: str = Field(description="When it came in, ISO 8601 in UTC", examples=["2026-01-31T12:00:00.007Z"])
+    log: str = Field(description="The line, without control sequences; the endpoint's environment values are `***`")
+    offset: int = Field(description="Tells the lines of one millisecond apart")
+
+
+class LogPageView(View):
+    """Some lines of a log, in the direction of reading."""
+
+    logs: list[LogLineView] = Field(description="The lines")
+    has_more: bool = Field(description="Whether there may be more now. A page can be short although there is more")
+    next_search_after_time: str | None = Field(description="`searchAfterTime` of the next page; null: begin again")
+    next_search_after_offset: str | None = Field(description="`searchAfterOffset` of the next page; null: begin again")
+
+
 class TaskView(View):
     """One task, as lists show it."""
 
@@ -138,7 +158,7 @@ class TaskView(View):
         description="INIT: not yet sent, or no webhook; FAILED: the last attempt failed and another is due"
     )
     delivery_attempts: int = Field(description="Attempts made to deliver the result")
-    delivery_error: str | None = Field(description="Why the last delivery attempt failed")
+    delivery_error: str | None = Field(description="Why the delivery was given up")
     next_delivery_at: int | None = Field(description="When the next delivery attempt is due")
     error: str | None = Field(description="Why it failed")
     attempts: int = Field(description="Attempts begun")
@@ -203,7 +223,7 @@ class HealthView(View):
     status: Literal["ok"] = Field(description="Always `ok`")
 
 
-def endpoint_view(endpoint: Endpoint) -> dict[str, Any]:
+def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
     """An EndpointView."""
     config = endpoint.config
     return {
@@ -213,7 +233,7 @@ def endpoint_view(endpoint: Endpoint) -> dict[str, Any]:
         "status": endpoint.status,
         "totalWorkers": config.workers,
         "runningWorkers": endpoint.running_workers,
-        "cost": 0,
+        "cost": catalogue.cost_per_hour(config),
         "serviceMode": config.service_mode,
         "webhook": config.webhook,
         "imageRegistry": config.image_registry,
@@ -224,7 +244,7 @@ def endpoint_view(endpoint: Endpoint) -> dict[str, Any]:
         "minSingleCardRamInGb": config.min_single_card_ram_in_gb,
         "containerVolumeInGb": config.container_volume_in_gb,
         "initializationCommand": config.initialization_command,
-        "environmentVars": [{"key": name} for name in sorted(config.environment)],
+        "environmentVars": [{"key": name} for name in endpoint.environment_names],
         "expose": {"port": config.expose.port, "protocol": config.expose.protocol} if config.expose else None,
         "concurrency": config.concurrency,
         "executionTimeoutSeconds": config.execution_timeout_seconds,
@@ -256,6 +276,19 @@ def worker_view(worker: Worker, endpoint: Endpoint) -> dict[str, Any]:
         "lastHeartbeatAt": worker.last_heartbeat_at_ms,
         "runningTasks": worker.running_tasks,
         "error": worker.error,
+    }
+
+
+def log_page_view(page: LogPage) -> dict[str, Any]:
+    """A LogPageView."""
+    return {
+        "logs": [
+            {"timestamp": iso_utc(line.place.time_ms), "log": line.text, "offset": line.place.offset}
+            for line in page.lines
+        ],
+        "hasMore": page.has_more,
+        "nextSearchAfterTime": str(page.next.time_ms) if page.next else None,
+        "nextSearchAfterOffset": str(page.next.offset) if page.next else None,
     }
 
 

@@ -72,21 +72,21 @@ class Controller:
         try:
             await self._stopping.wait()
         finally:
-            await end_tasks(background[2])
+            self._stopping.set()
             await self._stop_leading()
+            # Leadership is renewed meanwhile: another leader would start the workers that are drained here.
             await self._backend.aclose(self._config.grace_seconds)
+            await end_tasks(background[2])
             with suppress(Exception):  # the lease runs out by itself when the store is away
-                await self._forget_workers()
-                await self._store.leadership.give_up(self._config.controller_id)
+                await self._resign()
             await end_tasks(*background)
 
     # Leadership
 
     async def _lead(self) -> int:
         """Take or renew the leadership. While the store does not answer nothing changes: workers go on."""
-        lease_ms = int(self._config.leader_lease_seconds * 1000)
-        held = await self._store.leadership.hold(self._config.controller_id, lease_ms=lease_ms)
-        if held and self._leading is None:
+        held = await self._hold_leadership()
+        if held and self._leading is None and not self._stopping.is_set():
             log.info("leading", extra={"controller": self._config.controller_id})
             self._leading = asyncio.create_task(self._leaders_jobs())
         elif not held and self._leading is not None:
@@ -115,6 +115,16 @@ class Controller:
         grace_seconds = self._config.grace_seconds
         worker_ids = list(await self._backend.observe())
         await asyncio.gather(*(self._backend.stop(worker_id, grace_seconds) for worker_id in worker_ids))
+
+    async def _resign(self) -> None:
+        """The workers of another controller that leads are left alone."""
+        if await self._hold_leadership():
+            await self._forget_workers()
+            await self._store.leadership.give_up(self._config.controller_id)
+
+    async def _hold_leadership(self) -> bool:
+        lease_ms = int(self._config.leader_lease_seconds * 1000)
+        return await self._store.leadership.hold(self._config.controller_id, lease_ms=lease_ms)
 
     async def _forget_workers(self) -> None:
         observed = await self._backend.observe()
@@ -170,9 +180,7 @@ class Controller:
         """
         removed = 0
         for endpoint in await self._store.endpoints.of_tenant(None):
-            if endpoint.wanted is Wanted.DELETED and not any(
-                worker.managed for worker in await self._store.workers.of_endpoint(endpoint.endpoint_id)
-            ):
+            if endpoint.wanted is Wanted.DELETED and not await self._store.workers.of_endpoint(endpoint.endpoint_id):
                 removed += await self._delete(endpoint.endpoint_id)
         return removed
 
@@ -182,7 +190,10 @@ class Controller:
         now_ms = await self._store.now_ms()
         while await self._store.tasks.purge(endpoint_id, before_ms=now_ms + 1):
             continue
-        return await self._store.endpoints.remove(endpoint_id)
+        if not await self._store.endpoints.remove(endpoint_id):
+            return False
+        await self._store.logs.delete_endpoint(endpoint_id)
+        return True
 
     async def _gauges(self) -> int:
         for state, count in (await self._store.tasks.waiting_and_running()).items():

@@ -28,7 +28,10 @@ SHARED_QUEUE = "{qe}:jobs"
 
 @dataclass(frozen=True)
 class Periodic:
-    """A job that runs every `every_seconds` (a divisor of 60), at most once over all controllers at a time."""
+    """A job that is begun every `every_seconds` (a divisor of 60), once over all controllers.
+
+    In one process a run is never overtaken by the next: that one is left out while the one before goes on.
+    """
 
     name: str
     run: Callable[[], Awaitable[object]]
@@ -71,9 +74,14 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
 
 
 def _cron(job: Periodic) -> CronJob:
+    under_way = asyncio.Lock()
+
     async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:  # noqa: ARG001 - arq's signature
+        if under_way.locked():
+            return
         try:
-            await job.run()
+            async with under_way:
+                await job.run()
         except Exception:
             log.warning("a background job failed", exc_info=True, extra={"job": job.name})
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from queue_engine.controller.backends.base import Backend, BackendError, Observed, WorkerSpec
+from queue_engine.controller.backends.base import Backend, BackendError, Observed, RegistryCredential, WorkerSpec
 from queue_engine.controller.plan import (
     FAILED_AFTER_CRASHES,
     FRESH,
@@ -24,11 +24,13 @@ from queue_engine.controller.plan import (
     Restart,
     Situation,
     after_end,
+    is_failing,
     plan,
-    wanted_workers,
 )
+from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,12 @@ class Workers(Protocol):
     ) -> None: ...
 
 
+class Credentials(Protocol):
+    """What reconciling needs of the registry credentials in the store."""
+
+    async def open(self, tenant: str, credential_id: int) -> RegistryAuth | None: ...
+
+
 @dataclass(frozen=True)
 class ReconcilerConfig:
     """Times in seconds."""
@@ -87,6 +95,7 @@ class Reconciler:
         config: ReconcilerConfig,
         endpoints: Endpoints,
         workers: Workers,
+        credentials: Credentials,
         backend: Backend,
         store_now_ms: Callable[[], Awaitable[int]],
         *,
@@ -95,6 +104,7 @@ class Reconciler:
         self._config = config
         self._endpoints = endpoints
         self._workers = workers
+        self._credentials = credentials
         self._backend = backend
         self._store_now_ms = store_now_ms
         self._clock = clock
@@ -147,7 +157,10 @@ class Reconciler:
         await self._note_running(situation)
         actions = plan(situation)
         for action in actions:
-            await self._carry_out(situation, action)
+            try:
+                await self._carry_out(situation, action)
+            except BackendError as error:  # the next round tries again; the other workers do not wait for it
+                log.warning("the backend failed: %s", error, extra={"endpoint": situation.endpoint.endpoint_id})
         await self._judge_endpoint(situation)
         return len(actions)
 
@@ -175,8 +188,12 @@ class Reconciler:
         await self._start(endpoint, worker_id)
 
     async def _restart(self, endpoint: Endpoint, worker: Worker) -> None:
-        """A worker that this controller has not started yet was another one's: that is no crash of it."""
-        if not self._records.get(worker.worker_id, FRESH).started and worker.status is not WorkerStatus.INITIALIZING:
+        """A worker that this controller has not started yet was another one's: that is no crash of it.
+
+        One that is still recorded as RUNNING has ended without its end being recorded: a round was broken off.
+        """
+        taken_over = self._records.get(worker.worker_id, FRESH).started_at is None
+        if worker.status is WorkerStatus.RUNNING or (taken_over and worker.status is not WorkerStatus.INITIALIZING):
             await self._workers.mark(
                 endpoint.endpoint_id,
                 worker.worker_id,
@@ -187,12 +204,11 @@ class Reconciler:
         await self._start(endpoint, worker.worker_id)
 
     async def _start(self, endpoint: Endpoint, worker_id: str) -> None:
-        record = replace(self._records.get(worker_id, FRESH), started=True)
+        record = replace(self._records.get(worker_id, FRESH), started_at=self._clock())
         self._records[worker_id] = record
         try:
-            environment = await self._endpoints.environment(endpoint.endpoint_id)
-            await self._backend.start(self._spec(endpoint, worker_id, environment))
-        except BackendError as error:
+            await self._backend.start(await self._spec(endpoint, worker_id))
+        except (BackendError, SealBroken, SecretKeyMissing) as error:
             log.warning("a worker cannot be started: %s", error, extra=_ids(endpoint.endpoint_id, worker_id))
             self._records[worker_id] = after_end(record, had_run=False, now=self._clock())
             await self._workers.mark(
@@ -205,20 +221,23 @@ class Reconciler:
 
     async def _note_end(self, worker: Worker, reason: str, situation: Situation) -> None:
         """What it said last is kept with the worker, so that its owner sees why."""
-        had_run = worker.status is WorkerStatus.RUNNING
-        record = self._records.get(worker.worker_id, Record(started=True))
-        self._records[worker.worker_id] = after_end(record, had_run=had_run, now=situation.now)
-        last_lines = situation.observed[worker.worker_id].last_lines
-        log.warning("a worker ended by itself: %s", reason, extra=_ids(worker.endpoint_id, worker.worker_id))
-        await self._backend.stop(worker.worker_id, 0)
+        seen = situation.observed[worker.worker_id]
+        record = self._records.get(worker.worker_id, FRESH)
+        is_new = record.noted_end != seen.started_at_ms
+        if is_new:
+            log.warning("a worker ended by itself: %s", reason, extra=_ids(worker.endpoint_id, worker.worker_id))
+            record = after_end(record, had_run=worker.status is WorkerStatus.RUNNING, now=situation.now)
+            self._records[worker.worker_id] = replace(record, noted_end=seen.started_at_ms)
         await self._workers.mark(
             worker.endpoint_id,
             worker.worker_id,
             self._status_after(worker.worker_id),
             reason=reason,
-            error="\n".join([reason, *last_lines]),
-            restarted=True,
+            error="\n".join([reason, *seen.last_lines]),
+            restarted=is_new,
         )
+        # Only now does the backend forget it: when the round is broken off before, the next one notes its end again.
+        await self._backend.stop(worker.worker_id, 0)
 
     async def _kill(self, worker: Worker) -> None:
         log.warning("a worker gives no sign of life", extra=_ids(worker.endpoint_id, worker.worker_id))
@@ -236,13 +255,20 @@ class Reconciler:
         """In the background: a worker that takes its time must not hold up the other endpoints."""
         if worker.worker_id in self._draining:
             return
-        await self._workers.mark(worker.endpoint_id, worker.worker_id, WorkerStatus.STOPPING, reason=reason)
+        if worker.status is not WorkerStatus.STOPPING:
+            await self._workers.mark(worker.endpoint_id, worker.worker_id, WorkerStatus.STOPPING, reason=reason)
         self._drain_in_background(worker.worker_id)
 
     def _drain_in_background(self, worker_id: str) -> None:
-        drain = asyncio.create_task(self._backend.stop(worker_id, self._config.grace_seconds))
+        drain = asyncio.create_task(self._stop_gently(worker_id))
         self._draining[worker_id] = drain
         drain.add_done_callback(lambda _: self._draining.pop(worker_id, None))
+
+    async def _stop_gently(self, worker_id: str) -> None:
+        try:
+            await self._backend.stop(worker_id, self._config.grace_seconds)
+        except BackendError as error:  # it is still there in the next round, and drained again
+            log.warning("a worker cannot be stopped: %s", error, extra={"worker": worker_id})
 
     async def _end_strangers(self, observed: Mapping[str, Observed], known: set[str]) -> int:
         """Workers that the backend runs and the store knows nothing of: their endpoint is gone, or the store's data."""
@@ -259,14 +285,7 @@ class Reconciler:
 
     async def _judge_endpoint(self, situation: Situation) -> None:
         """An endpoint is FAILED while all the workers that it should have keep crashing."""
-        endpoint = situation.endpoint
-        wanted = wanted_workers(endpoint)
-        failing = [
-            worker
-            for worker in situation.workers
-            if self._records.get(worker.worker_id, FRESH).crashes >= FAILED_AFTER_CRASHES
-        ]
-        failed = 0 < wanted <= len(failing)
+        endpoint, failed = situation.endpoint, is_failing(situation)
         if failed != endpoint.failed:
             await self._endpoints.set_failed(endpoint.endpoint_id, failed)
 
@@ -274,22 +293,34 @@ class Reconciler:
         crashes = self._records[worker_id].crashes
         return WorkerStatus.FAILED if crashes >= FAILED_AFTER_CRASHES else WorkerStatus.INITIALIZING
 
-    def _spec(self, endpoint: Endpoint, worker_id: str, environment: Mapping[str, str]) -> WorkerSpec:
+    async def _spec(self, endpoint: Endpoint, worker_id: str) -> WorkerSpec:
+        """Raises BackendError, SealBroken, SecretKeyMissing when the worker's secrets cannot be had."""
         config = endpoint.config
         return WorkerSpec(
             endpoint_id=endpoint.endpoint_id,
             worker_id=worker_id,
             image=config.image,
             image_registry=config.image_registry,
+            registry_credential=await self._registry_credential(endpoint),
             command=config.initialization_command,
-            environment=environment,
+            environment=await self._endpoints.environment(endpoint.endpoint_id),
             exposed_port=config.expose.port if config.expose else None,
             protocol=config.expose.protocol if config.expose else None,
             resource=config.resources[0] if config.resources else None,
             volume_gb=config.container_volume_in_gb,
+            service_mode=config.service_mode,
             concurrency=config.concurrency,
             agent_environment=self._config.agent_environment,
         )
+
+    async def _registry_credential(self, endpoint: Endpoint) -> RegistryCredential | None:
+        credential_id = endpoint.config.credential_id
+        if credential_id is None:
+            return None
+        auth = await self._credentials.open(endpoint.tenant, credential_id)
+        if auth is None:
+            raise BackendError(f"the registry credential {credential_id} is gone")
+        return RegistryCredential(auth.username, auth.password)
 
 
 def _ids(endpoint_id: str, worker_id: str) -> dict[str, str]:

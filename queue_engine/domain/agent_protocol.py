@@ -11,14 +11,18 @@ from collections.abc import Iterable
 ENDPOINT = "WORKER_AGENT_ENDPOINT"
 WORKER_ID = "WORKER_AGENT_WORKER_ID"
 CONCURRENCY = "WORKER_AGENT_CONCURRENCY"
+SERVICE_MODE = "WORKER_AGENT_SERVICE_MODE"
+"""The endpoint's mode: only the agents of QUEUE endpoints claim tasks."""
 CONTAINER_URL = "WORKER_AGENT_CONTAINER_URL"
-"""Where the container listens, as the agent reaches it: `http://127.0.0.1:<port>`."""
+"""Where the container listens, as the agent reaches it: `http://127.0.0.1:<port>`; without a port when it need not."""
 EXPOSED_PORT = "WORKER_AGENT_EXPOSED_PORT"
 """The port that the endpoint exposes; absent when it exposes none."""
 CONTAINER_COMMAND = "WORKER_AGENT_CONTAINER_COMMAND"
 """The command that the agent runs as its child, in its own process group, by `/bin/sh -c`."""
 CONTAINER_ENVIRONMENT = "WORKER_AGENT_CONTAINER_ENVIRONMENT"
 """A JSON object of strings: the complete environment of that child; nothing else is passed on to it."""
+SECRET_NAMES = "WORKER_AGENT_SECRET_NAMES"  # noqa: S105 - the name of a variable
+"""A JSON array: the variables in that environment whose values are masked in the container's log."""
 LIFELINE_FD = "WORKER_AGENT_LIFELINE_FD"
 """A pipe's reading end. At the end of the file the agent drains and ends, then kills its process group."""
 
@@ -37,7 +41,8 @@ _CONTAINER_END = re.compile(r"container (?:exited with status|killed by signal) 
 
 
 def container_end(status: int) -> str:
-    """What the agent writes to its log, as its last line, when the container has ended. A signal is negative."""
+    """What the agent writes to its log as its last line when the container has ended, after the container's own last
+    lines. A signal is negative."""
     return f"container exited with status {status}" if status >= 0 else f"container killed by signal {-status}"
 
 

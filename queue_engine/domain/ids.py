@@ -6,7 +6,7 @@ import re
 from uuid import UUID
 
 MAX_ENDPOINT_ID = 2**53 - 1
-"""Endpoint ids stay below 2^53 so that every JSON reader keeps them exact."""
+"""Ids of endpoints and credentials stay below 2^53 so that every JSON reader keeps them exact."""
 
 TASKS_PER_PARTITION_STEP = 1024
 """A task number is `counter * 1024 + partition`: unique over all partitions without a shared counter."""
@@ -19,6 +19,11 @@ _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 def is_endpoint_id(text: str) -> bool:
     """Whether `text` is a positive decimal integer below 2^53 without leading zeros."""
     return _ENDPOINT_ID.fullmatch(text) is not None and int(text) <= MAX_ENDPOINT_ID
+
+
+def is_credential_id(number: int) -> bool:
+    """Whether a credential can have this number: positive and below 2^53."""
+    return 0 < number <= MAX_ENDPOINT_ID
 
 
 def is_task_id(text: str) -> bool:

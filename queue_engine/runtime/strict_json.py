@@ -44,7 +44,7 @@ def split_object(body: bytes, keep_raw: AbstractSet[str] = frozenset()) -> JsonO
 
     Raises InvalidJson for anything but one object in UTF-8 without a byte order mark, for a name that is given twice in
     the object or at any depth of a parsed member, for NaN and Infinity, and for nesting that the interpreter cannot
-    follow (about 1,000 levels). Lone surrogates, written as escapes, pass.
+    follow (about 1,000 levels on Python 3.11). Lone surrogates, written as escapes, pass.
     """
     text = _text_of(body)
     found = JsonObject()
@@ -107,6 +107,8 @@ def _scan(text: str, start: int, name: str | None, decoder: json.JSONDecoder) ->
 
 
 def _after_space(text: str, at: int) -> int:
+    if text[at : at + 1] > " ":  # mostly there is none
+        return at
     match = _space(text, at)
     return match.end() if match else at
 

@@ -34,6 +34,8 @@ from queue_engine.store.tasks import EXPIRY_SLACK_MS, TaskSpecs, task_from
 
 GROUP = "delivery"
 MAX_LOG_RECORDS = 20
+MISSED_CHUNK = 1000
+"""Entries that one command looks through for those that never reached their process."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Outbox:
         self._sealer = sealer
         self._specs = TaskSpecs(sealer)
         self._process_id = process_id
+        self._held: dict[str, set[str]] = {partition.outbox: set() for partition in partitions.all()}
+        """Ids of the entries that were given out and not settled or put off since, by outbox."""
 
     async def read(self, most: int, *, block_ms: int) -> list[OutboxEntry]:
         """Up to `most` due deliveries of each partition; waits up to `block_ms` for one to come."""
@@ -89,20 +93,16 @@ class Outbox:
                 raise
             await self.make_groups()
             return []
-        return [entry for stream, entries in reply for entry in _outbox_entries(partitions[stream.decode()], entries)]
+        return [entry for stream, entries in reply for entry in self._given(partitions[stream.decode()], entries)]
 
     async def adopt(self, *, tick_ms: int, lease_ms: int, most: int = 256) -> list[OutboxEntry]:
-        """Say that this process lives (call it at least every `lease_ms` / 3), and take over from dead ones."""
+        """Say that this process lives (call it at least every `lease_ms` / 3), and take over from dead ones.
 
-        async def adopt(partition: Partition) -> list[OutboxEntry]:
-            reply = await self._scripts.run(
-                "adopt_deliveries",
-                [partition.outbox, partition.senders, partition.ticks],
-                [self._process_id, tick_ms, lease_ms, most],
-            )
-            return _outbox_entries(partition, ((entry_id, _fields(flat)) for entry_id, flat in reply if flat))
-
-        adopted = await asyncio.gather(*(adopt(partition) for partition in self._partitions.all()))
+        Gives out again what was read for this process at least `lease_ms` ago and never reached it.
+        """
+        adopted = await asyncio.gather(
+            *(self._adopt(partition, tick_ms, lease_ms, most) for partition in self._partitions.all())
+        )
         return [entry for entries in adopted for entry in entries]
 
     async def promote(self, most: int = 1000) -> int:
@@ -117,7 +117,10 @@ class Outbox:
 
     async def open(self, entry: OutboxEntry) -> Delivery | None:
         """All that an attempt needs; None when the delivery is not due by this entry any more."""
-        return await (self._open_event(entry) if _is_event(entry) else self._open_result(entry))
+        delivery = await (self._open_event(entry) if _is_event(entry) else self._open_result(entry))
+        if delivery is None:
+            self._let_go(entry)
+        return delivery
 
     async def settle(self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, *, at_ms: int) -> Settlement:
         """Record what came of one attempt. `at_ms` is when it was sent, for the log of attempts only."""
@@ -125,9 +128,44 @@ class Outbox:
             reply = await self._settle_event(entry, verdict)
         else:
             reply = await self._settle_result(entry, answer, verdict, at_ms)
+        self._let_go(entry)
         if word_of(reply) != "OK":
             return Settlement(accepted=False)
         return Settlement(accepted=True, latency_seconds=(int(reply[2]) - int(reply[1])) / 1000)
+
+    async def _adopt(self, partition: Partition, tick_ms: int, lease_ms: int, most: int) -> list[OutboxEntry]:
+        unsettled, adopted = await self._scripts.run(
+            "adopt_deliveries",
+            [partition.outbox, partition.senders, partition.ticks],
+            [self._process_id, tick_ms, lease_ms, most],
+        )
+        missed = await self._missed(partition, lease_ms) if unsettled > len(self._held[partition.outbox]) else []
+        return self._given(partition, [*((entry_id, _fields(flat)) for entry_id, flat in adopted if flat), *missed])
+
+    async def _missed(self, partition: Partition, idle_ms: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
+        """Entries that the store gave out to this process in replies that were lost."""
+        missed: list[tuple[bytes, dict[bytes, bytes]]] = []
+        after = "-"
+        while True:
+            pending = await self._redis.xpending_range(
+                partition.outbox, GROUP, min=after, max="+", count=MISSED_CHUNK, consumername=self._process_id,
+                idle=idle_ms,
+            )  # fmt: skip
+            ids = [one["message_id"] for one in pending]
+            for entry_id in ids:
+                if entry_id.decode() not in self._held[partition.outbox]:
+                    missed += await self._redis.xrange(partition.outbox, entry_id, entry_id)
+            if len(ids) < MISSED_CHUNK:
+                return missed
+            after = "(" + ids[-1].decode()
+
+    def _given(self, partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
+        given = _outbox_entries(partition, entries)
+        self._held[partition.outbox].update(entry.entry_id for entry in given)
+        return given
+
+    def _let_go(self, entry: OutboxEntry) -> None:
+        self._held[entry.partition.outbox].discard(entry.entry_id)
 
     async def _open_event(self, entry: OutboxEntry) -> Delivery | None:
         endpoint_id, worker_id = _owner_of(entry.delivery_id)
@@ -250,6 +288,7 @@ class Outbox:
             [entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_parked],
             [entry.entry_id, entry.delivery_id, delay_ms],
         )
+        self._let_go(entry)
 
     async def pending(self) -> dict[str, int]:
         """Deliveries of all processes that have not ended: due now (fresh), waiting for a retry, parked."""

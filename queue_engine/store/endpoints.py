@@ -24,9 +24,10 @@ from queue_engine.domain.signing import new_secret
 from queue_engine.domain.tasks import TaskStatus
 from queue_engine.domain.webhooks import parse_webhook
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.sealing import Sealer
+from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.client import word_of
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
+from queue_engine.store.resealing import Resealed, worst
 from queue_engine.store.scripts import ScriptRunner
 
 _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
@@ -41,12 +42,16 @@ class EndpointStore:
         self._partitions = partitions
         self._sealer = sealer
 
-    async def create(self, tenant: str, config: EndpointConfig) -> Endpoint:
-        """Store a new endpoint under a new id, with a new signing secret for its webhooks.
+    async def new_id(self) -> str:
+        """An id that no endpoint has had."""
+        return str(await self._redis.incr(ENDPOINT_IDS))
+
+    async def create(self, tenant: str, config: EndpointConfig, endpoint_id: str | None = None) -> Endpoint:
+        """Store a new endpoint under a new id, or under one from `new_id`, with a new signing secret for its webhooks.
 
         Raises SecretKeyMissing when it has environment variables and there is no key to seal them with.
         """
-        endpoint_id = str(await self._redis.incr(ENDPOINT_IDS))
+        endpoint_id = endpoint_id or await self.new_id()
         keys = self._partitions.of(endpoint_id)
         fields: dict[str, str | int] = {
             "tenant": tenant,
@@ -81,7 +86,7 @@ class EndpointStore:
         keys = self._partitions.of(endpoint_id)
         while (endpoint := await self.get(endpoint_id, tenant)) is not None:
             config = edit(endpoint.config)
-            before = await self.environment(endpoint_id) if environment is not None else None
+            before = await self._environment_if_readable(endpoint_id) if environment is not None else None
             renew = needs_new_workers(endpoint.config, config) or environment != before
             if environment is None:
                 sealed, names = await self._sealed_environment(endpoint_id), list(endpoint.environment_names)
@@ -145,6 +150,13 @@ class EndpointStore:
         environment: dict[str, str] = json.loads(self._sealer.open(sealed, _environment_context(endpoint_id)))
         return environment
 
+    async def _environment_if_readable(self, endpoint_id: str) -> dict[str, str] | None:
+        """None when it cannot be opened: a new one takes its place."""
+        try:
+            return await self.environment(endpoint_id)
+        except (SealBroken, SecretKeyMissing):
+            return None
+
     async def set_failed(self, endpoint_id: str, failed: bool) -> None:
         """Say whether all workers of the endpoint crash on start; does nothing when it is gone."""
         keys = self._partitions.of(endpoint_id)
@@ -154,6 +166,44 @@ class EndpointStore:
         """The `whsec_…` that the endpoint's webhooks are signed with."""
         sealed: bytes | None = await self._redis.hget(self._partitions.of(endpoint_id).endpoint, "signing")  # type: ignore[misc]
         return open_signing_secret(self._sealer, endpoint_id, sealed.decode()) if sealed else None
+
+    async def reseal(self, endpoint_id: str) -> Resealed:
+        """Seal environment and signing secret with the current key, unless they are.
+
+        Safe while others change the endpoint: whoever comes second looks again.
+        """
+        return worst(
+            [
+                await self._reseal(endpoint_id, "config", self._resealed_config),
+                await self._reseal(endpoint_id, "signing", self._resealed_signing_secret),
+            ]
+        )
+
+    async def _reseal(self, endpoint_id: str, field: str, resealed: Callable[[str, str], str]) -> Resealed:
+        key = self._partitions.of(endpoint_id).endpoint
+        while (stored := await self._redis.hget(key, field)) is not None:  # type: ignore[misc]
+            try:
+                renewed = resealed(endpoint_id, stored.decode())
+            except SealBroken:
+                return Resealed.UNREADABLE
+            if renewed == stored.decode():
+                return Resealed.CURRENT
+            if word_of(await self._scripts.run("reseal_field", [key], [field, stored, renewed, "1"])) == "OK":
+                return Resealed.RESEALED
+        return Resealed.CURRENT
+
+    def _resealed_config(self, endpoint_id: str, stored: str) -> str:
+        config = json.loads(stored)
+        sealed = config["environment"]
+        renewed = self._sealer.resealed(sealed, _environment_context(endpoint_id)) if sealed else sealed
+        return stored if renewed == sealed else json.dumps(config | {"environment": renewed})
+
+    def _resealed_signing_secret(self, endpoint_id: str, stored: str) -> str:
+        """One that was made while there was no key is sealed now."""
+        context = _signing_context(endpoint_id)
+        if _is_in_clear(stored):
+            return self._sealer.seal(stored.encode(), context)
+        return self._sealer.resealed(stored, context)
 
     def _new_signing_secret(self, endpoint_id: str) -> str:
         secret = new_secret(secrets.token_bytes(32))
@@ -257,9 +307,13 @@ def _config(fields: dict[str, str]) -> EndpointConfig:
 
 def open_signing_secret(sealer: Sealer, endpoint_id: str, stored: str) -> str:
     """The secret as it was made. Raises SecretKeyMissing or SealBroken when this process cannot open it."""
-    if stored.startswith("whsec_"):
+    if _is_in_clear(stored):
         return stored
     return sealer.open(stored, _signing_context(endpoint_id)).decode()
+
+
+def _is_in_clear(signing_secret: str) -> bool:
+    return signing_secret.startswith("whsec_")
 
 
 def _signing_context(endpoint_id: str) -> str:

@@ -13,6 +13,8 @@ META = "{qe}:meta"
 """Hash: data format version, number of partitions, instance id, fingerprint of the secret key."""
 ENDPOINT_IDS = "{qe}:endpoint-ids"
 """Counter that numbers the endpoints."""
+CREDENTIAL_IDS = "{qe}:credential-ids"
+"""Counter that numbers the registry credentials."""
 LEADER = "{qe}:leader"
 """The controller that runs the backend; expires."""
 
@@ -24,6 +26,21 @@ def api_key(key_hash: str) -> str:
 
 API_KEYS = "{qe}:keys"
 """Set of the hashes of all API keys."""
+
+
+def credential(credential_id: int) -> str:
+    """Hash: tenant, name, type and creation time of a registry credential; user name and password sealed."""
+    return f"{{qe}}:credential:{credential_id}"
+
+
+def credential_users(credential_id: int) -> str:
+    """Sorted set: endpoints that use the credential, by when that was noted."""
+    return f"{{qe}}:credential:{credential_id}:users"
+
+
+def credentials_of(tenant: str) -> str:
+    """Sorted set: the tenant's credentials, by their id."""
+    return f"{{qe}}:credentials:{tenant}"
 
 
 def member(endpoint_id: str, task_id: str) -> str:

@@ -25,7 +25,7 @@ MAX_ENDED_LOGS = 100
 """Logs of ended workers kept for one endpoint; those that were silent longest go first."""
 MAX_BATCH_LINES = 500
 """Lines in one script call: the store answers nobody else meanwhile."""
-_CHUNK_LINES = 500
+CHUNK_LINES = 500
 """Lines that are read at once."""
 _MAX_CHUNKS = 30
 """Chunks that one page may look through for its keyword: more than a whole log."""
@@ -79,10 +79,13 @@ class LogPage:
 class LogStore:
     """The logs of all workers."""
 
-    def __init__(self, redis: Redis, scripts: ScriptRunner, partitions: Partitions) -> None:
+    def __init__(
+        self, redis: Redis, scripts: ScriptRunner, partitions: Partitions, *, chunk_lines: int = CHUNK_LINES
+    ) -> None:
         self._redis = redis
         self._scripts = scripts
         self._partitions = partitions
+        self._chunk_lines = chunk_lines
 
     async def append(
         self, endpoint_id: str, worker_id: str, batch_id: str, lines: Sequence[str], *, retention_ms: int
@@ -110,7 +113,7 @@ class LogStore:
         found: list[LogLine] = []
         last = query.after
         for _ in range(_MAX_CHUNKS):
-            count = _CHUNK_LINES if query.keyword else min(_CHUNK_LINES, query.size + 1 - len(found))
+            count = self._chunk_lines if query.keyword else min(self._chunk_lines, query.size + 1 - len(found))
             lines = await self._read(endpoint_id, worker_id, query, last, count)
             for line in lines:
                 if query.wants(line.text):

@@ -16,10 +16,12 @@ from queue_engine.store import keys
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.claims import ClaimStore
 from queue_engine.store.client import connect, store_errors, unavailability
+from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deliveries import Outbox
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leader import Leadership
 from queue_engine.store.logs import LogStore
+from queue_engine.store.rotation import Rotation
 from queue_engine.store.scripts import ScriptRunner
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
@@ -67,6 +69,8 @@ class Store:
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
         self.workers = WorkerStore(self.redis, self.scripts, self.partitions)
+        self.credentials = CredentialStore(self.redis, self.scripts, sealer, self.endpoints)
+        self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)
         self.api_keys = ApiKeyStore(self.redis)
         self.leadership = Leadership(self.scripts)
         self.logs = LogStore(self._logs, ScriptRunner(self._logs), self.partitions)
@@ -151,17 +155,22 @@ class Store:
         await self._must_stay(
             "partitions", str(self.partitions.count), "it was set up with {found} partitions, not {wanted}"
         )
-        if self.sealer.has_key:
-            await self._must_stay(
-                "secret_key", self.sealer.fingerprint,
-                "its secrets were sealed with another secret key: set QUEUE_ENGINE_SECRET_KEY to the one used before",
-            )  # fmt: skip
+        if self.sealer.has_key and not self.sealer.knows(await self._noted("secret_key", self.sealer.fingerprint)):
+            raise UnfitStore(
+                "the store does not fit: its secrets were sealed with another secret key: set QUEUE_ENGINE_SECRET_KEY, "
+                "or QUEUE_ENGINE_SECRET_KEY_PREVIOUS, to the one used before"
+            )
 
     async def _must_stay(self, field: str, wanted: str, message: str) -> None:
-        await self.redis.hsetnx(keys.META, field, wanted)  # type: ignore[misc]
-        found = (await self.redis.hget(keys.META, field)).decode()  # type: ignore[misc]
+        found = await self._noted(field, wanted)
         if found != wanted:
             raise UnfitStore("the store does not fit: " + message.format(found=found, wanted=wanted))
+
+    async def _noted(self, field: str, first: str) -> str:
+        """What the store has in this field of its meta data; `first` when nothing was there."""
+        await self.redis.hsetnx(keys.META, field, first)  # type: ignore[misc]
+        found: bytes = await self.redis.hget(keys.META, field)  # type: ignore[misc]
+        return found.decode()
 
 
 def _reason(error: BaseException) -> str | None:

@@ -17,6 +17,7 @@ from queue_engine.domain.tasks import DeliveryStatus, Task, TaskSpec, TaskState,
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.client import optional_int, pairs, word_of
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, member, parse_member, task_delivery_id
+from queue_engine.store.resealing import Resealed
 from queue_engine.store.scripts import ScriptRunner
 
 EXPIRY_SLACK_MS = 2 * 86_400_000
@@ -94,7 +95,7 @@ class TaskSpecs:
             secrets["auth_key"] = spec.webhook_auth_key
         if secrets:
             record["sealed"] = self._sealer.seal(json.dumps(secrets).encode(), _seal_context(endpoint_id, task_id))
-        return json.dumps(record, separators=(",", ":")).encode()
+        return _spec_text(record)
 
     def decode(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
         """Raises SecretKeyMissing or SealBroken when there is a secret that this process cannot open."""
@@ -112,11 +113,22 @@ class TaskSpecs:
             traceparent=record.get("traceparent"),
         )
 
+    def resealed(self, text: bytes, endpoint_id: str, task_id: str) -> bytes:
+        """The spec with its secrets sealed with the current key; `text` itself when they are. Raises SealBroken."""
+        record = json.loads(text)
+        sealed = record.get("sealed", "")
+        renewed = self._sealer.resealed(sealed, _seal_context(endpoint_id, task_id)) if sealed else sealed
+        return text if renewed == sealed else _spec_text(record | {"sealed": renewed})
+
     def decode_public(self, text: bytes) -> TaskSpec:
         """The spec without its secrets, for a process that needs none of them."""
         record = json.loads(text)
         record.pop("sealed", None)
         return self.decode(json.dumps(record).encode(), "", "")
+
+
+def _spec_text(record: dict[str, object]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode()
 
 
 def _seal_context(endpoint_id: str, task_id: str) -> str:
@@ -274,6 +286,25 @@ class TaskStore:
             ],
         )  # fmt: skip
         return word_of(reply)
+
+    async def reseal(self, endpoint_id: str, task_ids: Sequence[str]) -> list[Resealed]:
+        """Seal the secrets of these tasks with the current key, where they are not."""
+        keys = self._partitions.of(endpoint_id)
+        return await asyncio.gather(*(self._reseal(keys, task_id) for task_id in task_ids))
+
+    async def _reseal(self, keys: EndpointKeys, task_id: str) -> Resealed:
+        while reply := await self._read(keys, task_id, "brief"):
+            text = reply[1]
+            try:
+                renewed = self._specs.resealed(text, keys.endpoint_id, task_id)
+            except SealBroken:
+                return Resealed.UNREADABLE
+            if renewed == text:
+                return Resealed.CURRENT
+            reply = await self._scripts.run("reseal_spec", [keys.task(task_id), keys.input(task_id)], [text, renewed])
+            if word_of(reply) == "OK":
+                return Resealed.RESEALED
+        return Resealed.CURRENT
 
     async def waiting_and_running(self) -> dict[str, int]:
         """Tasks of all endpoints that are queued, running and scheduled."""

@@ -24,7 +24,7 @@ class WorkerStore:
         self._partitions = partitions
 
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None:
-        """Record a worker that is about to start; does nothing when it is recorded or its endpoint is gone."""
+        """Record a worker that is about to start; does nothing when it is recorded, or its endpoint gone or deleted."""
         await self._change("put_worker", endpoint_id, worker_id, [worker_id, "1" if managed else "0", revision])
 
     async def report(

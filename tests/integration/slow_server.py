@@ -1,10 +1,11 @@
-"""A container that takes a while over every task. Listens on $PORT."""
+"""A container that takes a while over every task: 1.5 seconds, or as its argument says. Listens on $PORT."""
 
 import os
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-WORK_SECONDS = 1.5
+WORK_SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 1.5
 
 
 class SlowHandler(BaseHTTPRequestHandler):

@@ -116,6 +116,7 @@ class TestAgreement:
             "WORKER_AGENT_CONTAINER_URL": f"http://127.0.0.1:{port}",
             "WORKER_AGENT_EXPOSED_PORT": "8000",
             "WORKER_AGENT_CONTAINER_COMMAND": FOREVER,
+            "WORKER_AGENT_SECRET_NAMES": '["MODEL"]',
             "STUB_DRAIN": "quick",
         }
 

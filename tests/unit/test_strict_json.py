@@ -12,7 +12,8 @@ from queue_engine.runtime.strict_json import InvalidJson, split_object
 INPUT = frozenset({"input"})
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=8,
 )
 
 
@@ -60,7 +61,7 @@ def test_an_empty_object_has_no_members() -> None:
     assert split_object(b"{}").values == {}
 
 
-@given(st.dictionaries(st.text(), JSON), st.booleans())
+@given(st.dictionaries(st.text(max_size=8), JSON, max_size=4), st.booleans())
 def test_what_json_writes_is_read_back(members: dict[str, object], ascii_only: bool) -> None:
     body = json.dumps(members, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     found = split_object(body, frozenset(members))

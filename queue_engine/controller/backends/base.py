@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from queue_engine.domain.endpoints import Resource
+from queue_engine.domain.endpoints import Resource, ServiceMode
 
 
 class BackendError(Exception):
@@ -40,6 +40,7 @@ class WorkerSpec:
     """`HTTP` or `TCP`, with `exposed_port`."""
     resource: Resource | None = None
     volume_gb: int = 0
+    service_mode: ServiceMode = ServiceMode.QUEUE
     concurrency: int = 1
     agent_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What the agent needs: the store's URL, the secret key and the like. SECRET: never in a log, on a command line or

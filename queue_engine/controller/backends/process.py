@@ -25,6 +25,7 @@ import psutil
 
 from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
 from queue_engine.domain import agent_protocol as protocol
+from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.ids import is_worker_id
 from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.lifeline import Lifeline
@@ -168,6 +169,8 @@ class ProcessBackend:
     def _agent_environment(self, spec: WorkerSpec, port: int, lifeline: int) -> dict[str, str]:
         exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
         code = {name: self._environment[name] for name in _PYTHON_VARIABLES if name in self._environment}
+        container = self._container_environment(spec, port)
+        secret = [name for name, value in spec.environment.items() if container[name] == value]
         return {
             **passed_on(self._environment),
             **code,
@@ -176,10 +179,12 @@ class ProcessBackend:
             **exposed,
             protocol.ENDPOINT: spec.endpoint_id,
             protocol.WORKER_ID: spec.worker_id,
+            protocol.SERVICE_MODE: spec.service_mode.value,
             protocol.CONCURRENCY: str(spec.concurrency),
-            protocol.CONTAINER_URL: f"http://{LOOPBACK}:{port}",
+            protocol.CONTAINER_URL: _container_url(spec, port),
             protocol.CONTAINER_COMMAND: spec.command or "",
-            protocol.CONTAINER_ENVIRONMENT: json.dumps(self._container_environment(spec, port)),
+            protocol.CONTAINER_ENVIRONMENT: json.dumps(container),
+            protocol.SECRET_NAMES: json.dumps(secret),
             protocol.LIFELINE_FD: str(lifeline),
         }
 
@@ -242,6 +247,12 @@ class _Worker:
         await kill_processes_with(self.marks)
         self.last_lines = self.log.last_lines()
         self.exit_reason = _exit_reason(status, self.log.last_lines(_SEARCHED_LINES))
+
+
+def _container_url(spec: WorkerSpec, port: int) -> str:
+    """A CUSTOM container that exposes nothing need not listen: it runs when it lives."""
+    silent = spec.service_mode is ServiceMode.CUSTOM and spec.exposed_port is None
+    return f"http://{LOOPBACK}" if silent else f"http://{LOOPBACK}:{port}"
 
 
 def _exit_reason(status: int, last_lines: Sequence[str]) -> str:

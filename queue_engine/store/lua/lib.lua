@@ -100,7 +100,8 @@ local function change_status(worker, workers, endpoint, events, delivery, outbox
   local webhook, destination = unpack(redis.call('HMGET', endpoint, 'webhook', 'webhook_destination'))
   if not webhook or webhook == '' then return true end
   local event = { number = redis.call('HINCRBY', worker, 'events', 1), status = change.status, at = now, url = webhook,
-    reason = change.reason, previous = before or '', created = redis.call('HGET', worker, 'created') }
+    destination = destination, reason = change.reason, previous = before or '',
+    created = redis.call('HGET', worker, 'created') }
   redis.call('RPUSH', events, cjson.encode(event))
   redis.call('HINCRBY', endpoint_counts, 'events', 1)
   if redis.call('LLEN', events) == 1 then

@@ -2,8 +2,9 @@
 -- Record a worker that is about to start.
 -- KEYS 1 worker 2 workers 3 endpoint 4 events 5 delivery 6 outbox 7 endpoint counts
 -- ARGV 1 worker id 2 '1' when a controller manages it 3 revision of the endpoint 4 delivery id
--- Reply {'OK'} | {'EXISTS'} | {'GONE'} there is no such endpoint
-if redis.call('EXISTS', KEYS[3]) == 0 then return { 'GONE' } end
+-- Reply {'OK'} | {'EXISTS'} | {'GONE'} there is no such endpoint, or it is being deleted
+local wanted = redis.call('HGET', KEYS[3], 'wanted')
+if not wanted or wanted == 'deleted' then return { 'GONE' } end
 if redis.call('EXISTS', KEYS[1]) == 1 then return { 'EXISTS' } end
 local now = text(now_ms())
 redis.call('HSET', KEYS[1], 'created', now, 'managed', ARGV[2], 'revision', ARGV[3], 'restarts', 0, 'beat', now)

@@ -4,13 +4,13 @@
 -- ARGV 1 worker id 2 status 3 running tasks 4 address of the container 5 reason 6 delivery id
 -- Reply {'OK', what the endpoint is wanted to be} | {'GONE'} no such worker or endpoint: its agent must end
 local wanted = redis.call('HGET', KEYS[3], 'wanted')
-local before = redis.call('HGET', KEYS[1], 'status')
+local before, managed = unpack(redis.call('HMGET', KEYS[1], 'status', 'managed'))
 if not before or not wanted then return { 'GONE' } end
 redis.call('HSET', KEYS[1], 'running', ARGV[3], 'address', ARGV[4], 'beat', text(now_ms()))
 local status = ARGV[2]
 -- What a controller decided stands: a worker that is being stopped is not running again, one that keeps crashing is
 -- failed until it runs.
-if before == 'STOPPING' and status ~= 'STOPPED' then status = before end
+if before == 'STOPPING' and managed == '1' and status ~= 'STOPPED' then status = before end
 if before == 'FAILED' and status == 'INITIALIZING' then status = before end
 if status == 'RUNNING' then redis.call('HDEL', KEYS[1], 'error') end
 change_status(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7],

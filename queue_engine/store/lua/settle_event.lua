@@ -3,8 +3,7 @@
 -- KEYS 1 delivery 2 outbox 3 outbox due 4 events 5 endpoint counts
 -- ARGV 1 entry id 2 delivery process 3 verdict: delivered | again | given_up 4 wait in ms (again) 5 delivery id
 -- Reply {'OK', created ms, now ms} | {'FENCED'} another process has it, or it was settled before
-local entry, owner, created, destination =
-  unpack(redis.call('HMGET', KEYS[1], 'entry', 'owner', 'created', 'destination'))
+local entry, owner, created = unpack(redis.call('HMGET', KEYS[1], 'entry', 'owner', 'created'))
 if entry ~= ARGV[1] or owner ~= ARGV[2] then return { 'FENCED' } end
 local now = now_ms()
 drop(KEYS[2], 'delivery', entry)
@@ -19,8 +18,9 @@ redis.call('HINCRBY', KEYS[5], 'events', -1)
 local following = redis.call('LINDEX', KEYS[4], 0)
 if following then
   local event = cjson.decode(following)
-  local next_entry = redis.call('XADD', KEYS[2], '*', 'd', ARGV[5], 'h', destination)
-  redis.call('HSET', KEYS[1], 'entry', next_entry, 'attempts', 0, 'created', event.at)
+  local next_entry = redis.call('XADD', KEYS[2], '*', 'd', ARGV[5], 'h', event.destination)
+  redis.call('HSET', KEYS[1], 'entry', next_entry, 'attempts', 0, 'created', event.at,
+    'destination', event.destination)
 else
   redis.call('DEL', KEYS[1])
 end

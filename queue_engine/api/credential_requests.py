@@ -1,0 +1,62 @@
+"""What a client sends to keep or change a registry credential."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from queue_engine.api.fields import LINE, NO_NUL, RequestModel, matching, validated
+from queue_engine.domain.credentials import RegistryType
+from queue_engine.domain.errors import InvalidRequest
+
+Name = Annotated[str, Field(min_length=1, max_length=255), LINE]
+Username = Annotated[
+    str,
+    Field(min_length=1, max_length=1024),
+    LINE,
+    matching(r"[^:]*", "must not have a colon"),  # it ends the user name in RFC 7617
+]
+# Some registries take a whole key file of several lines as the password.
+Password = Annotated[str, Field(min_length=1, max_length=16 * 1024), NO_NUL]
+
+_EXAMPLE: JsonDict = {"name": "our images", "type": "DOCKER_HUB", "username": "robot", "password": "a token"}
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+class CreateCredential(RequestModel):
+    """Access to a container registry."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+    name: Name = Field(description="What you call it")
+    type: Annotated[RegistryType, Field(strict=False), BeforeValidator(_upper)] = Field(
+        description="Kind of registry, in any case"
+    )
+    username: Username = Field(description="User name; encrypted at rest and never shown again")
+    password: Password = Field(description="Password, token or key file; encrypted at rest and never shown again")
+
+
+class UpdateCredential(RequestModel):
+    """Changes of a credential. A member left out keeps its value."""
+
+    name: Name | None = Field(None, description="What you call it")
+    username: Username | None = Field(None, description="User name; encrypted at rest and never shown again")
+    password: Password | None = Field(None, description="Password, token or key file; never shown again")
+
+    @classmethod
+    def parse(cls, values: dict[str, Any]) -> UpdateCredential:
+        """Raises InvalidRequest, for null too: none of them can be cleared."""
+        for name in cls.model_fields:
+            if values.get(name, "") is None:
+                raise InvalidRequest(name, "must be a string")
+        return validated(cls, values)
+
+    @property
+    def first_secret(self) -> str | None:
+        """The name of a field that must be encrypted at rest; None when there is none."""
+        return "username" if self.username is not None else "password" if self.password is not None else None

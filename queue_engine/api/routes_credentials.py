@@ -1,0 +1,135 @@
+"""`/v2/container-registry-auths`: access to the registries that images come from."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from pydantic import Field
+from starlette.requests import Request
+
+from queue_engine.api.answers import Answer, success
+from queue_engine.api.credential_requests import CreateCredential, UpdateCredential
+from queue_engine.api.fields import validated
+from queue_engine.api.operations import Operation, in_path
+from queue_engine.api.patience import from_store
+from queue_engine.api.services import Services
+from queue_engine.api.views import Success, View
+from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
+from queue_engine.domain.errors import NotFound, Resource, StateConflict
+from queue_engine.domain.ids import is_endpoint_id
+from queue_engine.store.credentials import Deletion
+
+TAG = "credentials"
+PATH = "/v2/container-registry-auths"
+CREDENTIAL_ID = in_path("id", "Id of a credential", {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"})
+
+
+class CredentialView(View):
+    """One credential, without its user name and password."""
+
+    id: int = Field(description="A positive integer below 2^53", examples=[7])
+    name: str = Field(description="What you call it")
+    type: RegistryType = Field(description="Kind of registry")
+    created_at: str = Field(description="When it was created, ISO 8601 in UTC", examples=["2026-01-31T09:30:00.000Z"])
+
+
+class CredentialRoutes:
+    """Keep, read, change and delete credentials."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._credentials = services.store.credentials
+
+    def operations(self) -> list[Operation]:
+        return [
+            Operation(
+                "POST", PATH, self.create_credential, summary="Keep a credential", tag=TAG,
+                answer=Success[CredentialView], takes=CreateCredential, failures=(400, 401, 413, 415, 429, 503),
+            ),
+            Operation(
+                "GET", PATH, self.list_credentials, summary="List credentials, newest first", tag=TAG,
+                answer=Success[list[CredentialView]], failures=(401, 429, 503),
+            ),
+            Operation(
+                "GET", f"{PATH}/{{id}}", self.get_credential, summary="Read a credential", tag=TAG,
+                answer=Success[CredentialView], parameters=[CREDENTIAL_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "PATCH", f"{PATH}/{{id}}", self.update_credential, summary="Change a credential", tag=TAG,
+                answer=Success[CredentialView], takes=UpdateCredential, parameters=[CREDENTIAL_ID],
+                failures=(400, 401, 404, 413, 415, 429, 503),
+            ),
+            Operation(
+                "DELETE", f"{PATH}/{{id}}", self.delete_credential, summary="Delete a credential", tag=TAG,
+                answer=Success[bool], parameters=[CREDENTIAL_ID], failures=(401, 404, 409, 429, 503),
+            ),
+        ]  # fmt: skip
+
+    async def create_credential(self, request: Request) -> Answer:
+        """Endpoints name it as `containerRegistryAuthId`."""
+        tenant = await self._services.admit(request)
+        body = await self._services.bodies.read_object(request)
+        wanted = validated(CreateCredential, body.values)
+        self._services.must_keep_secret("password")
+        auth = RegistryAuth(wanted.username, wanted.password)
+        created = await from_store(self._credentials.create(tenant, wanted.name, wanted.type, auth))
+        return success(credential_view(created))
+
+    async def list_credentials(self, request: Request) -> Answer:
+        tenant = await self._services.admit(request)
+        credentials = await from_store(self._credentials.of_tenant(tenant))
+        return success([credential_view(one) for one in credentials])
+
+    async def get_credential(self, request: Request) -> Answer:
+        tenant = await self._services.admit(request)
+        return _found(await from_store(self._credentials.get(tenant, _id_in(request))))
+
+    async def update_credential(self, request: Request) -> Answer:
+        """Workers that are started from now on use the new values."""
+        tenant = await self._services.admit(request)
+        credential_id = _id_in(request)
+        body = await self._services.bodies.read_object(request)
+        changes = UpdateCredential.parse(body.values)
+        if changes.first_secret is not None:
+            self._services.must_keep_secret(changes.first_secret)
+        changed = self._credentials.update(
+            tenant, credential_id, name=changes.name, username=changes.username, password=changes.password
+        )
+        return _found(await from_store(changed))
+
+    async def delete_credential(self, request: Request) -> Answer:
+        """Refused while an endpoint uses it."""
+        tenant = await self._services.admit(request)
+        match await from_store(self._credentials.delete(tenant, _id_in(request))):
+            case Deletion.NOT_FOUND:
+                raise NotFound(Resource.CREDENTIAL)
+            case Deletion.IN_USE:
+                raise StateConflict("the credential is used by an endpoint")
+            case Deletion.OK:
+                return success(True)
+
+
+def _id_in(request: Request) -> int:
+    """The credential id in the path. What cannot be one is not found."""
+    text: str = request.scope["path_params"]["id"]
+    if not is_endpoint_id(text):
+        raise NotFound(Resource.CREDENTIAL)
+    return int(text)
+
+
+def _found(credential: Credential | None) -> Answer:
+    if credential is None:
+        raise NotFound(Resource.CREDENTIAL)
+    return success(credential_view(credential))
+
+
+def credential_view(credential: Credential) -> dict[str, Any]:
+    """A CredentialView."""
+    created = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=credential.created_at_ms)
+    return {
+        "id": credential.credential_id,
+        "name": credential.name,
+        "type": credential.type,
+        "createdAt": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+    }

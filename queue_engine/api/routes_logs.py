@@ -1,0 +1,142 @@
+"""`/v2/serverless/{id}/workers/{workerId}/logs`: what a worker's container wrote."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Any
+
+from starlette.requests import Request
+
+from queue_engine.api.answers import Answer, success
+from queue_engine.api.operations import Operation, in_path, in_query
+from queue_engine.api.patience import from_store
+from queue_engine.api.queries import Query
+from queue_engine.api.routes_endpoints import ENDPOINT_ID
+from queue_engine.api.services import Services
+from queue_engine.api.times import epoch_ms
+from queue_engine.api.views import LogPageView, Success, log_page_view
+from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
+from queue_engine.domain.ids import is_worker_id
+from queue_engine.store.logs import LogQuery, Place
+
+TAG = "endpoints"
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+MAX_KEYWORD_CHARACTERS = 255
+MAX_TOKEN = 2**63 - 1
+
+_TOKEN = re.compile(r"[0-9]{1,19}")
+
+WORKER_ID = in_path("workerId", "Id of a worker", {"type": "string", "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$"})
+
+
+class Direction(StrEnum):
+    """The way in which a log is read."""
+
+    FORWARD = "FORWARD"
+    """Older to newer."""
+    BACKWARD = "BACKWARD"
+
+
+class LogRoutes:
+    """Read the logs of workers."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def operations(self) -> list[Operation]:
+        return [
+            Operation(
+                "GET", "/v2/serverless/{id}/workers/{workerId}/logs", self.get_logs,
+                summary="Read what a worker's container wrote", tag=TAG, answer=Success[LogPageView],
+                parameters=[ENDPOINT_ID, WORKER_ID, *_log_parameters()], failures=(400, 401, 404, 429, 503),
+            ),
+        ]  # fmt: skip
+
+    async def get_logs(self, request: Request) -> Answer:
+        """Page after page with the two tokens of the page before gives every line once, also while lines are added.
+
+        With `hasMore` false the same tokens ask for what has come since. Logs stay readable for a time after their
+        worker has ended; of each worker the latest lines are kept.
+        """
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        worker_id: str = request.scope["path_params"]["workerId"]
+        query = log_query(Query(request))
+        if not is_worker_id(worker_id):
+            raise NotFound(Resource.WORKER)
+        page = await from_store(self._services.store.logs.page(endpoint.endpoint_id, worker_id, query))
+        if page is None:
+            raise NotFound(Resource.WORKER)
+        return success(log_page_view(page))
+
+
+def log_query(given: Query) -> LogQuery:
+    """What the parameters ask for. Raises InvalidRequest that names the parameter."""
+    query = LogQuery(
+        size=given.integer("pageSize", default=DEFAULT_PAGE_SIZE, most=MAX_PAGE_SIZE),
+        keyword=_keyword(given),
+        start_ms=_time(given, "startTime"),
+        end_ms=_time(given, "endTime"),
+        after=_search_after(given),
+        backward=given.choice("direction", Direction) is Direction.BACKWARD,
+    )
+    if query.start_ms is not None and query.end_ms is not None and query.start_ms > query.end_ms:
+        raise InvalidRequest("startTime", "must not be after endTime")
+    return query
+
+
+def _keyword(given: Query) -> str:
+    keyword = given.one("keyword") or ""
+    if len(keyword) > MAX_KEYWORD_CHARACTERS:
+        raise InvalidRequest("keyword", f"must be at most {MAX_KEYWORD_CHARACTERS} characters long")
+    return keyword
+
+
+def _time(given: Query, name: str) -> int | None:
+    text = given.one(name)
+    return None if text is None else epoch_ms(name, text)
+
+
+def _search_after(given: Query) -> Place | None:
+    time_ms, offset = _token(given, "searchAfterTime"), _token(given, "searchAfterOffset")
+    if time_ms is None and offset is None:
+        return None
+    if time_ms is None:
+        raise InvalidRequest("searchAfterTime", "is required with searchAfterOffset")
+    if offset is None:
+        raise InvalidRequest("searchAfterOffset", "is required with searchAfterTime")
+    return Place(time_ms, offset)
+
+
+def _token(given: Query, name: str) -> int | None:
+    text = given.one(name)
+    if text is None:
+        return None
+    if _TOKEN.fullmatch(text) is None or int(text) > MAX_TOKEN:
+        raise InvalidRequest(name, "must be the one that the previous page gave")
+    return int(text)
+
+
+def _log_parameters() -> list[dict[str, Any]]:
+    time: dict[str, Any] = {"type": "string", "examples": ["2026-01-31T12:00:00Z", "1769860800000"]}
+    token: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,19}$"}
+    return [
+        in_query(
+            "pageSize", "Most lines in the answer",
+            {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": DEFAULT_PAGE_SIZE},
+        ),
+        in_query(
+            "keyword", "Only lines that contain it, in any case",
+            {"type": "string", "maxLength": MAX_KEYWORD_CHARACTERS},
+        ),
+        in_query("startTime", "Only lines from then on: epoch milliseconds, or ISO 8601 (UTC without an offset)", time),
+        in_query("endTime", "Only lines up to then: epoch milliseconds, or ISO 8601 (UTC without an offset)", time),
+        in_query("searchAfterTime", "`nextSearchAfterTime` of the previous page; with searchAfterOffset", token),
+        in_query("searchAfterOffset", "`nextSearchAfterOffset` of the previous page; with searchAfterTime", token),
+        in_query(
+            "direction", "Forward: older to newer; in any case",
+            {"type": "string", "enum": ["Forward", "Backward"], "default": "Forward"},
+        ),
+    ]  # fmt: skip

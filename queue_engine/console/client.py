@@ -1,0 +1,189 @@
+"""A thin client of the HTTP API: paths in, the envelope's `data` out, and two ways in which that may fail."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from queue_engine.domain.ids import is_endpoint_id
+from queue_engine.runtime.strict_json import InvalidJson, JsonObject, split_object
+
+if TYPE_CHECKING:  # it takes 0.3 s to import, and every process of the engine starts by importing this module
+    import httpx
+
+ENDPOINTS = "v2/serverless"
+TIMEOUT_SECONDS = 30.0
+BUSY_STATUSES = frozenset({429, 503})
+
+Query = Mapping[str, str | int | None]
+
+
+class ConsoleFault(Exception):
+    """A command cannot go on; the text says why."""
+
+
+class WrongUse(ConsoleFault):
+    """The options do not make sense."""
+
+
+class Refused(ConsoleFault):
+    """The API answered with an error."""
+
+    def __init__(self, message: str, *, status: int, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_seconds = retry_after_seconds
+
+    @property
+    def passes(self) -> bool:
+        """Whether the same request may be accepted a little later."""
+        return self.status in BUSY_STATUSES
+
+
+class NotInTime(ConsoleFault):
+    """What was waited for has not happened."""
+
+
+class Unreachable(ConsoleFault):
+    """No answer came, or one that is not the API's."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """The `data` of an answer, as the JSON text that came: no number has lost a digit."""
+
+    text: bytes
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A list of objects. Raises Unreachable when it is something else."""
+        value = self._parsed()
+        if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
+            raise Unreachable("the answer is not the list that was expected")
+        return value
+
+    def members(self) -> dict[str, Any]:
+        """An object. Raises Unreachable when it is something else."""
+        value = self._parsed()
+        if not isinstance(value, dict):
+            raise Unreachable("the answer is not the object that was expected")
+        return value
+
+    def split(self, *keep_raw: str) -> JsonObject:
+        """An object of which some members stay JSON text. Raises Unreachable when it is something else."""
+        try:
+            return split_object(self.text, frozenset(keep_raw))
+        except InvalidJson as error:
+            raise Unreachable(f"the answer cannot be read: it {error.rule}") from None
+
+    def _parsed(self) -> Any:
+        try:
+            return json.loads(self.text)
+        except (ValueError, RecursionError) as error:
+            raise Unreachable(f"the answer cannot be read: {error}") from None
+
+
+class Api:
+    """Calls the API. Every call raises Refused or Unreachable."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    def get(self, *path: str, query: Query | None = None) -> Data:
+        return self.send("GET", *path, query=query)
+
+    def send(self, method: str, *path: str, query: Query | None = None, body: bytes | None = None) -> Data:
+        """`body` is JSON text. The parts of `path` after the first are escaped."""
+        import httpx
+
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        try:
+            response = self._http.request(method, _joined(path), params=given, content=body, headers=headers)
+        except httpx.TransportError as error:
+            raise Unreachable(f"{self._http.base_url}: {str(error) or type(error).__name__}") from None
+        except httpx.HTTPError as error:
+            raise Unreachable(f"{self._http.base_url}: the answer cannot be read: {error}") from None
+        return self._data_of(response)
+
+    def endpoint_id(self, id_or_name: str) -> str:
+        """The id of the endpoint that is meant. A name begins with a letter, so it is never taken for an id."""
+        if is_endpoint_id(id_or_name):
+            return id_or_name
+        named = [row for row in self.get(ENDPOINTS).rows() if row.get("name") == id_or_name]
+        if not named:
+            raise Refused(f"no endpoint is named {id_or_name}", status=404)
+        if len(named) > 1:
+            raise WrongUse(f"{len(named)} endpoints are named {id_or_name}; give the id: {_ids_of(named)}")
+        return str(named[0].get("id"))
+
+    def _data_of(self, response: httpx.Response) -> Data:
+        try:
+            envelope = split_object(response.content, frozenset({"data"}))
+        except InvalidJson as error:
+            raise self._foreign(response, f"body {error.rule}") from None
+        message, data = envelope.values.get("message"), envelope.raw.get("data")
+        if not isinstance(message, str) or data is None:
+            raise self._foreign(response, "no envelope")
+        if response.status_code != 200:
+            raise Refused(message, status=response.status_code, retry_after_seconds=_retry_after(response))
+        return Data(data)
+
+    def _foreign(self, response: httpx.Response, why: str) -> Unreachable:
+        return Unreachable(f"{self._http.base_url} answers, but not as the API: HTTP {response.status_code}, {why}")
+
+
+@contextmanager
+def opened(url: str, api_key: str, transport: httpx.BaseTransport | None) -> Iterator[Api]:
+    """A client of the API at `url`. Raises WrongUse when the URL or the key cannot be one."""
+    import httpx
+
+    host = _host_of(url)
+    if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
+        raise WrongUse("the API key must be visible ASCII characters")
+    # A proxy named by the environment is for other machines.
+    with httpx.Client(
+        base_url=url,
+        headers={"X-Api-Key": api_key},
+        timeout=TIMEOUT_SECONDS,
+        transport=transport,
+        trust_env=not _is_this_machine(host),
+    ) as http:
+        yield Api(http)
+
+
+def _host_of(url: str) -> str:
+    """Raises WrongUse when the URL cannot be the API's."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise WrongUse(f"--url: {error}") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not url.isprintable():
+        raise WrongUse("--url: must be http://host:port or https://…")
+    return parts.hostname
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _joined(path: tuple[str, ...]) -> str:
+    first, *rest = path
+    return "/".join([f"/{first}", *(quote(part, safe="") for part in rest)])
+
+
+def _ids_of(rows: list[dict[str, Any]]) -> str:
+    return ", ".join(str(row.get("id")) for row in rows)
+
+
+def _retry_after(response: httpx.Response) -> int | None:
+    text = response.headers.get("Retry-After", "")
+    return min(int(text), 3600) if text.isascii() and text.isdigit() and len(text) < 10 else None

@@ -1,0 +1,195 @@
+"""How a command runs: with a client of the API, a screen, the options that all commands share, and an exit status."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
+
+import typer
+
+from queue_engine.console.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
+from queue_engine.console.tables import Screen, safe
+
+if TYPE_CHECKING:
+    import httpx
+
+EXIT_REFUSED = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_TASK_FAILED = 4
+EXIT_NOT_IN_TIME = 124
+"""As timeout(1) has it."""
+EXIT_INTERRUPTED = 130
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+PANEL = "Use a running API"
+PATIENCE_SECONDS = 30.0
+"""How long a command that watches something bears an API that is away or busy."""
+POLL_SECONDS = 1.0
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+Endpoint = Annotated[
+    str, typer.Argument(metavar="ENDPOINT", help="Id of an endpoint, or its name when no other has it")
+]
+_UrlOption = Annotated[str, typer.Option(envvar="QUEUE_ENGINE_URL", help="Where the API is")]
+_KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        envvar="QUEUE_ENGINE_API_KEY", help="API key; better given by the variable, where others cannot see it"
+    ),
+]
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's data as JSON")]
+
+
+def _pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a command finds around it; whoever calls it otherwise passes it as the context's `obj`."""
+
+    transport: httpx.BaseTransport | None = None
+    """None: the network."""
+    now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
+    pause: Callable[[float], None] = _pause
+    zone: tzinfo | None = None
+    """None: the machine's."""
+    terminal: bool | None = None
+    """Whether standard output is a terminal; None: look."""
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command works with."""
+
+    api: Api
+    screen: Screen
+    as_json: bool
+    around: Surroundings
+
+    def pause(self, seconds: float) -> None:
+        self.around.pause(seconds)
+
+    def monotonic(self) -> float:
+        return self.around.monotonic()
+
+    def show(self, data: Data, render: Callable[[], None]) -> None:
+        """As JSON when that is wanted, else by `render`."""
+        if self.as_json:
+            self.screen.json(data.text)
+        else:
+            render()
+
+    def patiently(self, ask: Callable[[], Data]) -> Data:
+        """What `ask` gives, tried again for a while when the API is away or busy."""
+        began = self.monotonic()
+        while True:
+            try:
+                return ask()
+            except (Refused, Unreachable) as fault:
+                if isinstance(fault, Refused) and not fault.passes:
+                    raise
+                if self.monotonic() - began >= PATIENCE_SECONDS:
+                    raise
+                self.pause((isinstance(fault, Refused) and fault.retry_after_seconds) or POLL_SECONDS)
+
+
+def command(group: typer.Typer, name: str, *, panel: str | None = None) -> Callable[[Command], Command]:
+    """Register `run(session, …)` as a command of `group`, with the options that all commands share.
+
+    A last parameter `**options: Unpack[SomeTypedDict]` becomes an option for each member of the typed dictionary; those
+    that are not given do not arrive. `panel` is where the help lists the command.
+    """
+
+    def register(run: Command) -> Command:
+        parameters, optional = _parameters_of(run)
+
+        def call(ctx: typer.Context, url: str, api_key: str | None, as_json: bool, **given: Any) -> None:
+            arguments = {key: value for key, value in given.items() if key not in optional or value not in (None, [])}
+            with _exit_status(), _session(ctx.find_object(Surroundings), url, api_key, as_json) as session:
+                run(session, **arguments)
+
+        _pose_as(call, run, parameters)
+        group.command(name, rich_help_panel=panel)(call)
+        return run
+
+    return register
+
+
+@contextmanager
+def _session(around: Surroundings | None, url: str, api_key: str | None, as_json: bool) -> Iterator[Session]:
+    around = around or Surroundings()
+    if not api_key:
+        raise WrongUse("no API key: set QUEUE_ENGINE_API_KEY or give --api-key")
+    screen = Screen(around.now, zone=around.zone, terminal=around.terminal, width=around.width)
+    with opened(url, api_key, around.transport) as api:
+        yield Session(api, screen, as_json, around)
+
+
+@contextmanager
+def _exit_status() -> Iterator[None]:
+    """Say on standard error what went wrong, and end with the status for it."""
+    try:
+        yield
+    except WrongUse as fault:
+        _fail(str(fault), EXIT_USAGE)
+    except Refused as fault:
+        again = f" (try again in {fault.retry_after_seconds} s)" if fault.retry_after_seconds else ""
+        _fail(f"{fault}{again}", EXIT_REFUSED)
+    except Unreachable as fault:
+        _fail(str(fault), EXIT_UNREACHABLE)
+    except NotInTime as fault:
+        _fail(str(fault), EXIT_NOT_IN_TIME)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+
+
+def _fail(message: str, status: int) -> None:
+    sys.stdout.flush()
+    typer.echo(f"error: {safe(message)}", err=True)
+    raise typer.Exit(status)
+
+
+def _parameters_of(run: Callable[..., None]) -> tuple[list[inspect.Parameter], frozenset[str]]:
+    """The parameters of the command line, and the names of those that come from a typed dictionary."""
+    hints = get_type_hints(run, include_extras=True)
+    parameters: list[inspect.Parameter] = []
+    optional: dict[str, Any] = {}
+    for parameter in list(inspect.signature(run).parameters.values())[1:]:
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            (members,) = get_args(hints[parameter.name])
+            optional = get_type_hints(members, include_extras=True)
+        else:
+            keyword = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+            parameters.append(keyword)
+    parameters += [_option(name, annotation, None) for name, annotation in optional.items()]
+    return parameters, frozenset(optional)
+
+
+def _pose_as(call: Callable[..., None], run: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
+    """Let typer see the parameters that `call` takes for `run`, and the help of `run`."""
+    shared = [
+        _option("url", _UrlOption, DEFAULT_URL),
+        _option("api_key", _KeyOption, None),
+        _option("as_json", _JsonOption, False),
+    ]
+    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    every = [context, *parameters, *shared]
+    call.__doc__ = run.__doc__
+    call.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in every}
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

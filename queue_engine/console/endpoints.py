@@ -1,0 +1,236 @@
+"""`queue-engine endpoints …`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, Unpack
+
+import typer
+
+from queue_engine.console.client import ENDPOINTS, Data, Query, WrongUse
+from queue_engine.console.command import Endpoint, Session, command
+from queue_engine.console.tables import Column
+from queue_engine.domain.endpoints import ServiceMode
+
+group = typer.Typer(no_args_is_help=True, help="Create, look at and change endpoints.")
+
+_COLUMNS = (
+    Column("ID", "id", "number"),
+    Column("NAME", "name", "id"),
+    Column("STATUS", "status"),
+    Column("WORKERS", "runningWorkers", "number"),
+    Column("WANTED", "totalWorkers", "number"),
+    Column("QUEUED", "queuedTasks", "number"),
+    Column("RUNNING", "runningTasks", "number"),
+    Column("MODE", "serviceMode"),
+    Column("CREATED", "createdAt", "time", on_terminal=False),
+)
+
+_REQUIRED_ON_UPDATE = ("name", "resources", "workers", "containerVolumeInGb")
+_CREATE_DEFAULTS: dict[str, Any] = {"serviceMode": ServiceMode.QUEUE.value, "workers": 1, "containerVolumeInGb": 20}
+
+File = Annotated[Path | None, typer.Option("--file", help="JSON object with the API's fields; options go before it")]
+
+
+class Fields(TypedDict, total=False):
+    """What create and update both take. Each member is the API's field of the same name, or is made into one below."""
+
+    name: Annotated[str, typer.Option(help="1–20 of letters, digits and @._-, first a letter")]
+    resource: Annotated[
+        list[str], typer.Option(metavar="REGION:GPU[:COUNT]", help="Where workers may run; may be given again")
+    ]
+    workers: Annotated[int, typer.Option(help="Workers wanted")]
+    container_volume_in_gb: Annotated[int, typer.Option("--volume-gb", help="Storage of one worker")]
+    initialization_command: Annotated[str, typer.Option("--command", help="What to run in the container")]
+    env: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME[=VALUE]",
+            help="Variable of the container; without a value it is taken from yours. May be given again",
+        ),
+    ]
+    port: Annotated[int, typer.Option(help="Port on which the container listens")]
+    protocol: Annotated[str, typer.Option(help="What it speaks: http (default) or tcp")]
+    webhook: Annotated[str, typer.Option(help="URL that is told about every change of a worker's status")]
+    concurrency: Annotated[int, typer.Option(help="Tasks that one worker runs at once")]
+    execution_timeout_seconds: Annotated[int, typer.Option(help="How long one attempt of a task may take")]
+    max_attempts: Annotated[int, typer.Option(help="Attempts of a task whose worker is busy or not up")]
+    max_queued_tasks: Annotated[int, typer.Option(help="Tasks that may wait")]
+    result_retention_seconds: Annotated[int, typer.Option(help="How long an ended task is kept")]
+    container_registry_auth_id: Annotated[int, typer.Option("--credential", help="Id of a credential for the registry")]
+    min_single_card_vram_in_gb: Annotated[int, typer.Option("--min-vram-gb", help="Least video memory of one GPU")]
+    min_single_card_vcpu: Annotated[int, typer.Option("--min-vcpu", help="Least virtual CPUs for one GPU")]
+    min_single_card_ram_in_gb: Annotated[int, typer.Option("--min-ram-gb", help="Least memory for one GPU")]
+
+
+class CreateFields(Fields, total=False):
+    """What only create takes."""
+
+    image: Annotated[str, typer.Option(help="Container image")]
+    image_registry: Annotated[str, typer.Option(help="Registry of the image; Docker Hub when absent")]
+    service_mode: Annotated[str, typer.Option("--mode", help="QUEUE (default), ALB or CUSTOM")]
+
+
+@command(group, "list")
+def list_endpoints(
+    session: Session,
+    status: Annotated[list[str] | None, typer.Option(help="Only these statuses; may be given again")] = None,
+) -> None:
+    """List endpoints, newest first."""
+    found = session.api.get(ENDPOINTS, query={"statusList": ",".join(status) if status else None})
+    session.show(found, lambda: session.screen.table(_COLUMNS, found.rows()))
+
+
+@command(group, "get")
+def get_endpoint(session: Session, endpoint: Endpoint) -> None:
+    """Show an endpoint with its configuration."""
+    _show(session, session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint)))
+
+
+@command(group, "create")
+def create_endpoint(session: Session, file: File = None, **fields: Unpack[CreateFields]) -> None:
+    """Create an endpoint from options, a file or both.
+
+    queue-engine endpoints create --name echo --image python:3.11 --resource here:CPU --port 8000
+    --command "python3 deploy/examples/echo_server.py"
+    """
+    body = _CREATE_DEFAULTS | _read_object(file)
+    _show(session, _send(session, "POST", body | _wanted(fields, body)))
+
+
+@command(group, "update")
+def update_endpoint(
+    session: Session,
+    endpoint: Endpoint,
+    file: File = None,
+    clear: Annotated[
+        list[str] | None, typer.Option(metavar="FIELD", help="Set this field of the API to null; may be given again")
+    ] = None,
+    **fields: Unpack[Fields],
+) -> None:
+    """Change an endpoint. What is not given keeps its value; --env replaces all variables."""
+    endpoint_id = session.api.endpoint_id(endpoint)
+    current = session.api.get(ENDPOINTS, endpoint_id).members()
+    kept = {name: current.get(name) for name in _REQUIRED_ON_UPDATE} | {"workers": current.get("totalWorkers")}
+    cleared = dict.fromkeys(clear or ())
+    body = kept | _read_object(file)
+    body |= cleared | _wanted(fields, {"expose": current.get("expose")} | body)
+    _show(session, _send(session, "PATCH", body, endpoint_id))
+
+
+@command(group, "start")
+def start_endpoint(session: Session, endpoint: Endpoint) -> None:
+    """Bring an endpoint's workers back."""
+    _order(session, endpoint, "POST", "start", says="starting")
+
+
+@command(group, "stop")
+def stop_endpoint(session: Session, endpoint: Endpoint) -> None:
+    """Stop an endpoint's workers. Its queued tasks wait."""
+    _order(session, endpoint, "POST", "stop", says="stopping")
+
+
+@command(group, "delete")
+def delete_endpoint(
+    session: Session,
+    endpoint: Endpoint,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Delete an endpoint. Its queued tasks fail, and its data go."""
+    endpoint_id = session.api.endpoint_id(endpoint)
+    if not yes:
+        typer.confirm(f"Delete endpoint {_described(session, endpoint_id)}?", abort=True, err=True)
+    _order(session, endpoint_id, "DELETE", says="deleting")
+
+
+@command(group, "scale")
+def scale_endpoint(
+    session: Session,
+    endpoint: Endpoint,
+    workers: Annotated[int, typer.Argument(min=0, help="Workers wanted")],
+) -> None:
+    """Change how many workers an endpoint wants."""
+    says = f"{workers} worker{'' if workers == 1 else 's'} wanted"
+    _order(session, endpoint, "PUT", "workers", query={"count": workers}, says=says)
+
+
+def _show(session: Session, found: Data) -> None:
+    session.show(found, lambda: session.screen.detail(found.members()))
+
+
+def _send(session: Session, method: str, body: Mapping[str, Any], *path: str) -> Data:
+    return session.api.send(method, ENDPOINTS, *path, body=json.dumps(body).encode())
+
+
+def _order(session: Session, endpoint: str, method: str, *path: str, says: str, query: Query | None = None) -> None:
+    """A call that begins something; what becomes of it shows in the endpoint's status."""
+    endpoint_id = session.api.endpoint_id(endpoint)
+    done = session.api.send(method, ENDPOINTS, endpoint_id, *path, query=query)
+    session.show(done, lambda: session.screen.line(f"endpoint {endpoint_id}: {says}"))
+
+
+def _described(session: Session, endpoint_id: str) -> str:
+    endpoint = session.api.get(ENDPOINTS, endpoint_id).members()
+    waiting = endpoint.get("queuedTasks")
+    return f"{endpoint_id} ({endpoint.get('name')}, {waiting} tasks queued)"
+
+
+def _read_object(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        value = json.loads(file.read_bytes())
+    except OSError as error:
+        raise WrongUse(f"--file: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise WrongUse(f"--file: is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise WrongUse("--file: must be a JSON object")
+    return value
+
+
+def _wanted(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """The API's fields for the options. `base` has what the other options are put on."""
+    given = dict(fields)
+    resources, variables = given.pop("resource", ()), given.pop("env", ())
+    port, protocol = given.pop("port", None), given.pop("protocol", None)
+    body = {_camel(name): value for name, value in given.items()}
+    if resources:
+        body["resources"] = [_resource(text) for text in resources]
+    if variables:
+        body["environmentVars"] = _variables(variables)
+    if port is not None or protocol is not None:
+        body["expose"] = _expose(base.get("expose"), port, protocol)
+    return body
+
+
+def _expose(base: Any, port: int | None, protocol: str | None) -> dict[str, Any]:
+    known: dict[str, Any] = {"protocol": "http"} | (base if isinstance(base, dict) else {})
+    given = {"port": port, "protocol": protocol}
+    return known | {name: value for name, value in given.items() if value is not None}
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _resource(text: str) -> dict[str, Any]:
+    region, _, rest = text.partition(":")
+    gpu_type, _, count = rest.partition(":")
+    if not region or not gpu_type or not (count or "1").isdecimal():
+        raise WrongUse(f"--resource {text}: must be REGION:GPU or REGION:GPU:COUNT")
+    return {"region": region, "gpuType": gpu_type, "gpuCount": int(count or 1)}
+
+
+def _variables(texts: Sequence[str]) -> list[dict[str, str]]:
+    variables = []
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals and name not in os.environ:
+            raise WrongUse(f"--env {name}: has no value, and there is no such variable here")
+        variables.append({"key": name, "value": value if equals else os.environ[name]})
+    return variables

@@ -1,0 +1,123 @@
+"""`queue-engine logs`: the lines that a worker has printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from queue_engine.console.client import ENDPOINTS, Data, Unreachable, WrongUse
+from queue_engine.console.command import PANEL, POLL_SECONDS, Endpoint, Session, command
+
+group = typer.Typer()
+
+PAGE_SIZE = 1000
+
+Line = dict[str, Any]
+Page = dict[str, Any]
+
+
+@command(group, "logs", panel=PANEL)
+def show_logs(
+    session: Session,
+    endpoint: Endpoint,
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Id of a worker, as `workers list` shows it")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C")] = False,
+    last: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last so many lines")] = None,
+    since: Annotated[str | None, typer.Option(help="Not before: 10m, 2h, an ISO time or epoch milliseconds")] = None,
+    until: Annotated[str | None, typer.Option(help="Not after; as --since")] = None,
+    grep: Annotated[str | None, typer.Option(help="Only lines that contain this, in any case")] = None,
+    times: Annotated[bool, typer.Option(help="Put each line's time before it")] = True,
+) -> None:
+    """Print a worker's lines, oldest first. With --json: one JSON object a line."""
+    if follow and until:
+        raise WrongUse("--follow and --until cannot be combined")
+    log = _Log(session, session.api.endpoint_id(endpoint), worker, grep)
+    begin, end = _moment(session, "--since", since), _moment(session, "--until", until)
+    for line in _chosen(log, begin, end, last, follow):
+        _print(session, line, times)
+
+
+def _chosen(log: _Log, begin: int | None, end: int | None, last: int | None, follow: bool) -> Iterator[Line]:
+    if last is None:
+        yield from log.walk("Forward", begin, end, follow=follow)
+        return
+    # The newest line is looked up even when none is wanted: following goes on after it.
+    recent = list(islice(log.walk("Backward", begin, end), max(last, 1)))[::-1]
+    yield from recent[len(recent) - min(last, len(recent)) :]
+    if not follow:
+        return
+    newest = recent[-1] if recent else None
+    for line in log.walk("Forward", newest["timestamp"] if newest else begin, None, follow=True):
+        if newest is None or _place(line) > _place(newest):
+            yield line
+
+
+class _Log:
+    """The lines of one worker, page by page."""
+
+    def __init__(self, session: Session, endpoint_id: str, worker: str, keyword: str | None) -> None:
+        self._session = session
+        self._path = (ENDPOINTS, endpoint_id, "workers", worker, "logs")
+        self._keyword = keyword
+
+    def walk(self, direction: str, begin: str | int | None, end: int | None, *, follow: bool = False) -> Iterator[Line]:
+        """Every line once in this direction. With `follow` it never ends, and bears an API that is away."""
+        query: Page = {"pageSize": PAGE_SIZE, "direction": direction, "keyword": self._keyword}
+        query |= {"startTime": begin, "endTime": end}
+        page = _read(self._ask(query))
+        while True:
+            yield from page["logs"]
+            moved = _move_on(query, page)
+            if not (page.get("hasMore") and moved):
+                if not follow:
+                    return
+                self._session.pause(POLL_SECONDS)
+            page = _read(self._session.patiently(lambda: self._ask(query)) if follow else self._ask(query))
+
+    def _ask(self, query: Page) -> Data:
+        return self._session.api.get(*self._path, query=query)
+
+
+def _read(data: Data) -> Page:
+    page = data.members()
+    lines = page.get("logs")
+    if not isinstance(lines, list) or not all(isinstance(line, dict) and "timestamp" in line for line in lines):
+        raise Unreachable("the answer is not the page of lines that was expected")
+    return page
+
+
+def _move_on(query: Page, page: Page) -> bool:
+    """Let `query` ask for what comes after `page`; False when that is where it was already."""
+    tokens = {
+        "searchAfterTime": page.get("nextSearchAfterTime"),
+        "searchAfterOffset": page.get("nextSearchAfterOffset"),
+    }
+    if None in tokens.values() or tokens.items() <= query.items():
+        return False
+    query.update(tokens)
+    return True
+
+
+def _place(line: Line) -> tuple[str, int]:
+    """Where a line is among those of its worker: its time, and its number within the millisecond."""
+    return str(line["timestamp"]), int(line.get("offset") or 0)
+
+
+def _moment(session: Session, option: str, text: str | None) -> int | None:
+    try:
+        return None if text is None else session.screen.moment_ms(text)
+    except ValueError as error:
+        raise WrongUse(f"{option}: {error}") from None
+
+
+def _print(session: Session, line: Line, times: bool) -> None:
+    if session.as_json:
+        session.screen.json(json.dumps(line).encode())
+    elif times:
+        session.screen.line(f"{session.screen.iso_time(str(line['timestamp']))}  {line.get('log')}")
+    else:
+        session.screen.line(str(line.get("log")))

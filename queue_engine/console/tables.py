@@ -1,0 +1,242 @@
+"""What is printed: tables by rich on a terminal, plain and stable text for a pipe, JSON as it came.
+
+For a pipe a table has every column, whole values, one line a row, two spaces at least between columns and no tab,
+whatever the width. On a terminal it fits the width: times are ages, and columns that are empty or unimportant are left
+out.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import tzinfo
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from queue_engine.console import times
+
+if TYPE_CHECKING:
+    from rich.console import Console, JustifyMethod
+    from rich.text import Text
+
+Row = Mapping[str, Any]
+
+NOTHING = "-"
+MOST_IN_CELL = 120
+"""Characters of a message on a terminal; all of it is one command away."""
+
+# Control characters move cursors, those for direction turn text around, and half a surrogate pair cannot be printed.
+_UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+_STYLES = {
+    **dict.fromkeys(("RUNNING", "SUCCESS", "DELIVERED", "succeeded"), "green"),
+    **dict.fromkeys(("FAILED", "MAX_RETRIES_EXCEEDED", "failed", "timed_out", "dead"), "red"),
+    **dict.fromkeys(("PROCESSING", "INITIALIZING", "STOPPING", "queued", "running", "scheduled"), "yellow"),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its title, and where its values are in a row."""
+
+    title: str
+    member: str
+    kind: str = "text"
+    """`text`, `id` (never cut), `number`, `time` and `length` (milliseconds), or `message` (on a terminal cut, and below
+    the table).
+    """
+    on_terminal: bool = True
+    """False for what there is no room for at 80 columns."""
+
+
+class Screen:
+    """Prints to standard output. `width` and `terminal` are looked up when they are None."""
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        *,
+        zone: tzinfo | None = None,
+        terminal: bool | None = None,
+        width: int | None = None,
+    ) -> None:
+        self.terminal = sys.stdout.isatty() if terminal is None else terminal
+        self._width = width
+        self._now = now
+        self._zone = zone
+
+    @property
+    def now_ms(self) -> int:
+        return int(self._now() * 1000)
+
+    def line(self, text: str) -> None:
+        """One line of text as it is, tabs too, but with control characters escaped."""
+        typer.echo("\t".join(safe(part) for part in text.split("\t")))
+
+    def json(self, text: bytes) -> None:
+        """JSON text as it came, in UTF-8 and on a terminal just as harmless."""
+        typer.echo(_UNSAFE_IN_JSON.sub(_json_escape, text.decode()).encode())
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        """The rows under the columns' titles."""
+        if self.terminal:
+            self._rich_table(columns, rows)
+            return
+        cells = [[self._cell(column, row) for column in columns] for row in rows]
+        for line in _aligned([[column.title for column in columns], *cells]):
+            typer.echo(line)
+
+    def detail(self, members: Mapping[str, Any]) -> None:
+        """A line for each member, under the API's own names."""
+        lines = _aligned([[name, self._value(name, value)] for name, value in members.items()])
+        if not self.terminal:
+            for line in lines:
+                typer.echo(line)
+            return
+        from rich.text import Text
+
+        width = max((len(name) for name in members), default=0)
+        console = self._console()
+        for line, value in zip(lines, members.values(), strict=True):
+            text = Text(line, style=_STYLES.get(str(value), ""))
+            text.stylize("default dim", 0, width)
+            console.print(text, soft_wrap=True)
+
+    @contextmanager
+    def waiting(self, text: str) -> Iterator[Callable[[str], None]]:
+        """A spinner on standard error while the block runs, when that is a terminal; gives what changes its text."""
+        terminal = sys.stderr.isatty()
+        if not (terminal and self.terminal):
+            yield lambda _text: None
+            return
+        from rich.console import Console
+
+        with Console(stderr=True).status(_plain(text)) as status:
+            yield lambda text: status.update(_plain(text))
+
+    def time(self, epoch_ms: int) -> str:
+        """A moment as local ISO time."""
+        return times.local_time(epoch_ms, self._zone)
+
+    def iso_time(self, text: str) -> str:
+        """An ISO time of the API as a local one; what is none stays as it is."""
+        try:
+            return self.time(self.moment_ms(text))
+        except ValueError:
+            return text
+
+    def moment_ms(self, text: str) -> int:
+        """What a user means by `text`. Raises ValueError."""
+        return times.moment_ms(text, self.now_ms, self._zone)
+
+    def _rich_table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
+        from rich.table import Table
+        from rich.text import Text
+
+        console = self._console()
+        cells = {column: [self._cell(column, row) for row in rows] for column in columns}
+        key = next((column for column in columns if column.kind == "id"), None)
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        shown = [column for column in columns if _has_room(column, key) and _says_something(cells[column])]
+        for column in shown:
+            bends = column.kind in ("id", "message")
+            justify: JustifyMethod = "right" if column.kind in ("number", "length") else "left"
+            table.add_column(column.title, justify=justify, no_wrap=not bends, overflow="fold")
+        for index in range(len(rows)):
+            texts = [cells[column][index] for column in shown]
+            table.add_row(*(Text(text, style=_STYLES.get(text, "")) for text in texts))
+        console.print(table)
+        for message in (column for column in columns if column.kind == "message" and column not in shown):
+            self._notes(cells[key] if key else [], cells[message])
+
+    def _notes(self, keys: Sequence[str], messages: Sequence[str]) -> None:
+        """Below a table, the messages that would have made its columns narrow."""
+        for key, message in zip(keys, messages, strict=True):
+            if message != NOTHING:
+                typer.echo(f"{key}: {message}")
+
+    def _console(self) -> Console:
+        from rich.console import Console
+
+        # rich itself honours NO_COLOR; that variables like FORCE_COLOR make a pipe a terminal is not wanted.
+        return Console(
+            file=sys.stdout,
+            width=self._width,
+            force_terminal=self.terminal,
+            highlight=False,
+            markup=False,
+            emoji=False,
+        )
+
+    def _cell(self, column: Column, row: Row) -> str:
+        value = row.get(column.member)
+        if value is None or value == "":
+            return NOTHING
+        if column.kind == "time" and isinstance(value, int):
+            return times.age(value, self.now_ms) if self.terminal else self.time(value)
+        if column.kind == "length" and isinstance(value, int):
+            return times.length(value) if self.terminal else str(value)
+        text = safe(str(value))
+        return _cut(text) if column.kind == "message" and self.terminal else text
+
+    def _value(self, name: str, value: Any) -> str:
+        if value is None or value == "":
+            return NOTHING
+        if name.endswith("At") and isinstance(value, int):
+            return self.time(value)
+        if isinstance(value, bool):
+            return str(value).lower()
+        return safe(
+            value if isinstance(value, str) else compact(value) if isinstance(value, dict | list) else str(value)
+        )
+
+
+def safe(text: str) -> str:
+    """`text` with control characters and their like shown as escapes, so that it can do nothing to a terminal."""
+    return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def compact(value: Any) -> str:
+    """A parsed JSON value on one line."""
+    import json
+
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _json_escape(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
+
+
+def _has_room(column: Column, key: Column | None) -> bool:
+    """Whether the column is part of the table on a terminal. Beside an id, messages would leave room for neither."""
+    return column.on_terminal and (column.kind != "message" or key is None)
+
+
+def _says_something(cells: Sequence[str]) -> bool:
+    return not cells or any(cell != NOTHING for cell in cells)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_IN_CELL else f"{text[: MOST_IN_CELL - 1]}…"
+
+
+def _plain(text: str) -> Text:
+    from rich.text import Text
+
+    return Text(safe(text))
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines whose columns begin at the same place, without space at their end."""
+    from rich.cells import cell_len
+
+    widths = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,234 @@
+"""`queue-engine tasks …`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypedDict, Unpack
+
+import typer
+
+from queue_engine.console.client import ENDPOINTS, Data, NotInTime, WrongUse
+from queue_engine.console.command import EXIT_TASK_FAILED, Endpoint, Session, command
+from queue_engine.console.tables import Column
+from queue_engine.console.times import length
+from queue_engine.domain.tasks import TaskStatus
+
+group = typer.Typer(no_args_is_help=True, help="Submit tasks and look at them.")
+
+_COLUMNS = (
+    Column("TASK", "taskId", "id"),
+    Column("STATUS", "status"),
+    Column("STATE", "state"),
+    Column("TRIES", "attempts", "number", on_terminal=False),
+    Column("CREATED", "createdAt", "time"),
+    Column("TOOK", "durationMs", "length"),
+    Column("DELIVERY", "deliveryStatus", "id"),
+    Column("ERROR", "error", "message"),
+)
+_DELIVERY_COLUMNS = (
+    Column("AT", "at", "time"),
+    Column("STATUS", "status", "number"),
+    Column("ERROR", "error"),
+    Column("TOOK", "durationMs", "length"),
+    Column("RESPONSE", "response", "message"),
+)
+
+FIRST_POLL_SECONDS = 0.1
+LAST_POLL_SECONDS = 2.0
+MOST_SHOWN = 4000
+"""Characters of an input or output; `--json` prints all of it."""
+
+Task = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task")]
+Timeout = Annotated[
+    float | None, typer.Option(min=0, help="Seconds to wait for the end; then exit with 124, and the task goes on")
+]
+
+
+class SubmitFields(TypedDict, total=False):
+    """Each member is the API's field of the same name, or is made into one below."""
+
+    task_id: Annotated[str, typer.Option(help="Your id for it, which makes it safe to submit again")]
+    worker_port: Annotated[
+        int, typer.Option("--port", help="Port of the container; by default the one that is exposed")
+    ]
+    webhook: Annotated[str, typer.Option(help="URL that the result is POSTed to")]
+    webhook_auth_key: Annotated[
+        str,
+        typer.Option(envvar="QUEUE_ENGINE_WEBHOOK_AUTH_KEY", help="Sent to the webhook; better given by the variable"),
+    ]
+    header: Annotated[list[str], typer.Option(metavar="NAME:VALUE", help="For the container; may be given again")]
+
+
+@command(group, "submit")
+def submit_task(
+    session: Session,
+    endpoint: Endpoint,
+    text: Annotated[str | None, typer.Option("--input", metavar="JSON", help="The task's input")] = None,
+    file: Annotated[Path | None, typer.Option("--input-file", help="File with the input; - is standard input")] = None,
+    process_uri: Annotated[str, typer.Option("--path", help="Path of the container that the task is posted to")] = "/",
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended, and show it")] = False,
+    timeout: Timeout = None,
+    **fields: Unpack[SubmitFields],
+) -> None:
+    """Submit a task and print its id.
+
+    queue-engine tasks submit echo --path /run --input '{"prompt": "hello"}' --wait
+    """
+    given = _input(text, file)
+    endpoint_id = session.api.endpoint_id(endpoint)
+    body = _body(fields) | {"processUri": process_uri}
+    if "workerPort" not in body:
+        body["workerPort"] = _exposed_port(session, endpoint_id)
+    done = session.api.send("POST", ENDPOINTS, endpoint_id, "tasks", body=_with_input(body, given))
+    task_id = str(done.members().get("taskId"))
+    if wait:
+        _wait(session, endpoint_id, task_id, timeout)
+    else:
+        session.show(done, lambda: session.screen.line(task_id))
+
+
+@command(group, "wait")
+def wait_for_task(session: Session, endpoint: Endpoint, task: Task, timeout: Timeout = None) -> None:
+    """Wait until a task has ended, and show it. Exits with 4 when it has failed."""
+    _wait(session, session.api.endpoint_id(endpoint), task, timeout)
+
+
+@command(group, "get")
+def get_task(session: Session, endpoint: Endpoint, task: Task) -> None:
+    """Show a task with its input and output."""
+    _show(session, session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task))
+
+
+@command(group, "list")
+def list_tasks(
+    session: Session,
+    endpoint: Endpoint,
+    status: Annotated[str | None, typer.Option(help="PROCESSING, SUCCESS, DELIVERED or FAILED")] = None,
+    page: Annotated[int, typer.Option(min=1, help="Which page")] = 1,
+    size: Annotated[int, typer.Option(min=1, help="Tasks on a page")] = 20,
+) -> None:
+    """List the tasks of an endpoint, newest first."""
+    query = {"status": status, "pageNumber": page, "pageSize": size}
+    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", query=query)
+    session.show(found, lambda: _show_page(session, found.members()))
+
+
+@command(group, "count")
+def count_tasks(session: Session, endpoint: Endpoint) -> None:
+    """Count the tasks of an endpoint."""
+    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", "count")
+    session.show(found, lambda: session.screen.detail(found.members()))
+
+
+@command(group, "deliveries")
+def list_deliveries(session: Session, endpoint: Endpoint, task: Task) -> None:
+    """List the attempts to deliver a task's result, oldest first."""
+    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, "deliveries")
+    session.show(found, lambda: session.screen.table(_DELIVERY_COLUMNS, found.rows()))
+
+
+def _wait(session: Session, endpoint_id: str, task_id: str, timeout: float | None) -> None:
+    """Wait for the end of the task and show it; ends the program when it has failed or not ended in time."""
+
+    def ask() -> Data:
+        return session.api.get(ENDPOINTS, endpoint_id, "tasks", task_id)
+
+    began, pause = session.monotonic(), FIRST_POLL_SECONDS
+    found = ask()
+    with session.screen.waiting(f"task {task_id}") as tell:
+        while (task := _members(found)).get("status") == TaskStatus.PROCESSING:
+            waited = session.monotonic() - began
+            if timeout is not None and waited >= timeout:
+                raise NotInTime(f"task {task_id} has not ended after {timeout:g} s; it is {task.get('state')}")
+            tell(f"task {task_id}: {task.get('state')}, {length(int(waited * 1000))}")
+            session.pause(pause if timeout is None else min(pause, timeout - waited))
+            pause = min(pause * 1.5, LAST_POLL_SECONDS)
+            found = session.patiently(ask)
+    _show(session, found)
+    if task.get("status") == TaskStatus.FAILED:
+        raise typer.Exit(EXIT_TASK_FAILED)
+
+
+def _members(task: Data) -> dict[str, Any]:
+    """A task without its input and output, which may be large and are nobody's to interpret."""
+    return task.split("input", "output", "headers").values
+
+
+def _show(session: Session, found: Data) -> None:
+    session.show(found, lambda: session.screen.detail(_readable(found)))
+
+
+def _readable(found: Data) -> dict[str, Any]:
+    task = found.split("input", "output")
+    return task.values | {name: _shortened(text.decode()) for name, text in task.raw.items() if text != b"null"}
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= MOST_SHOWN:
+        return text
+    return f"{text[:MOST_SHOWN]}… ({len(text) - MOST_SHOWN} more characters; --json prints all)"
+
+
+def _show_page(session: Session, page: dict[str, Any]) -> None:
+    items = page.get("items")
+    session.screen.table(_COLUMNS, items if isinstance(items, list) else [])
+    if session.screen.terminal:
+        session.screen.line(f"page {page.get('page')} of {page.get('pages')}, {page.get('total')} tasks")
+
+
+def _input(text: str | None, file: Path | None) -> bytes:
+    """The JSON text of the input, as it was given. Raises WrongUse."""
+    if (text is None) == (file is None):
+        raise WrongUse("give either --input or --input-file")
+    given = text.encode("utf-8", "surrogateescape") if text is not None else _read(file)
+    try:
+        json.loads(given, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError) as error:
+        raise WrongUse(f"the input is not JSON: {error}") from None
+    return given
+
+
+def _read(file: Path | None) -> bytes:
+    try:
+        return sys.stdin.buffer.read() if str(file) == "-" else Path(str(file)).read_bytes()
+    except OSError as error:
+        raise WrongUse(f"--input-file: {error.strerror}") from None
+
+
+def _body(fields: SubmitFields) -> dict[str, Any]:
+    names = {
+        "task_id": "taskId",
+        "worker_port": "workerPort",
+        "webhook": "webhook",
+        "webhook_auth_key": "webhookAuthKey",
+    }
+    body: dict[str, Any] = {names[name]: value for name, value in fields.items() if name in names}
+    headers = fields.get("header")
+    return body | ({"headers": _headers(headers)} if headers else {})
+
+
+def _headers(texts: Sequence[str]) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for text in texts:
+        name, colon, value = text.partition(":")
+        if not colon:
+            raise WrongUse("--header: must be NAME:VALUE")
+        if name in headers:
+            raise WrongUse(f"--header: {name} is given twice")
+        headers[name] = value.strip(" ")
+    return headers
+
+
+def _exposed_port(session: Session, endpoint_id: str) -> Any:
+    expose = session.api.get(ENDPOINTS, endpoint_id).members().get("expose")
+    if not isinstance(expose, dict):
+        raise WrongUse("give --port: the endpoint exposes none")
+    return expose.get("port")
+
+
+def _with_input(body: dict[str, Any], given: bytes) -> bytes:
+    """The body as JSON text. The input goes in as it is, so that no number of it loses digits."""
+    return json.dumps(body).encode()[:-1] + b', "input": ' + given + b"}"

@@ -1,0 +1,54 @@
+"""Times as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, tzinfo
+
+_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(s|m|h|d|w)", re.ASCII)
+_EPOCH_MS = re.compile(r"\d{1,15}", re.ASCII)
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def local_time(epoch_ms: int, zone: tzinfo | None) -> str:
+    """ISO 8601 with the offset; `zone` None is this machine's."""
+    try:
+        moment = datetime.fromtimestamp(epoch_ms / 1000, UTC).astimezone(zone)
+    except (ValueError, OverflowError, OSError):  # years that no calendar here has
+        return str(epoch_ms)
+    return moment.isoformat(timespec="milliseconds")
+
+
+def age(epoch_ms: int, now_ms: int) -> str:
+    """How long ago, in the largest fitting unit: `5s`, `12m`, `3h`, `40d`; 0s for what is yet to come."""
+    return length(max(0, now_ms - epoch_ms) // 1000 * 1000)
+
+
+def length(milliseconds: int) -> str:
+    """`0.42s`, `8s`, `12m`, `3h`, `40d`: two digits say enough."""
+    seconds = milliseconds / 1000
+    if 0 < seconds < 1:
+        return f"{seconds:.2g}s"
+    for unit, size, most in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
+        if seconds < size * most:
+            return f"{int(seconds // size)}{unit}"
+    return f"{int(seconds // 86_400)}d"
+
+
+def moment_ms(text: str, now_ms: int, zone: tzinfo | None) -> int:
+    """Epoch milliseconds for `10m` (that long ago), ISO 8601 (local unless it has an offset) or epoch milliseconds.
+
+    Raises ValueError.
+    """
+    duration = _DURATION.fullmatch(text)
+    if duration is not None:
+        return max(0, now_ms - int(float(duration[1]) * _SECONDS[duration[2]] * 1000))
+    if _EPOCH_MS.fullmatch(text) is not None:
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=zone) if zone else moment.astimezone()
+        return max(0, int(moment.timestamp() * 1000))
+    except (ValueError, OverflowError, OSError):
+        raise ValueError("must be like 10m, 2h or 3d, an ISO 8601 time, or epoch milliseconds") from None

@@ -1,0 +1,190 @@
+"""Credentials for container registries in the store: user name and password are sealed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
+
+from redis.asyncio import Redis
+
+from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
+from queue_engine.domain.endpoints import Endpoint
+from queue_engine.domain.ids import is_credential_id
+from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.store import keys
+from queue_engine.store.client import word_of
+from queue_engine.store.resealing import Resealed, worst
+from queue_engine.store.scripts import ScriptRunner
+
+USE_GRACE_MS = 60_000
+"""How long a note that an endpoint uses a credential counts by itself: the endpoint is stored right after it. Later
+only an endpoint that does use it counts, so that a note that was left behind blocks nothing for ever."""
+SECRETS = ("username", "password")
+"""The fields that are sealed, each for itself."""
+_PUBLIC = ["tenant", "name", "type", "created"]
+
+
+class Deletion(StrEnum):
+    """What became of a wish to delete a credential."""
+
+    OK = "OK"
+    NOT_FOUND = "NOT_FOUND"
+    IN_USE = "IN_USE"
+
+
+class Endpoints(Protocol):
+    """What is asked of the endpoints: who uses which credential."""
+
+    async def of_tenant(self, tenant: str | None) -> list[Endpoint]: ...
+
+
+class CredentialStore:
+    """Access to registries, of each tenant for itself. Every method may be called again after a lost reply."""
+
+    def __init__(self, redis: Redis, scripts: ScriptRunner, sealer: Sealer, endpoints: Endpoints) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._sealer = sealer
+        self._endpoints = endpoints
+
+    async def create(self, tenant: str, name: str, kind: RegistryType, auth: RegistryAuth) -> Credential:
+        """Store a new credential under a new id. Raises SecretKeyMissing when there is no key to seal it with."""
+        if not self._sealer.has_key:
+            raise SecretKeyMissing
+        credential_id: int = await self._redis.incr(keys.CREDENTIAL_IDS)
+        fields = {"tenant": tenant, "name": name, "type": kind.value}
+        secrets = self._sealed(tenant, credential_id, {"username": auth.username, "password": auth.password})
+        _, created = await self._scripts.run(
+            "create_credential",
+            [keys.credential(credential_id), keys.credentials_of(tenant)],
+            [credential_id, *_flat(fields | secrets)],
+        )
+        return Credential(credential_id, tenant, name, kind, int(created))
+
+    async def update(
+        self,
+        tenant: str,
+        credential_id: int,
+        *,
+        name: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+    ) -> Credential | None:
+        """Change what is not None. None when the tenant has no such credential. Raises SecretKeyMissing.
+
+        Workers that run keep what their image was pulled with; the next ones use the new values.
+        """
+        if not is_credential_id(credential_id):
+            return None
+        given = {"username": username, "password": password}
+        fields = self._sealed(tenant, credential_id, {key: value for key, value in given.items() if value is not None})
+        if name is not None:
+            fields["name"] = name
+        reply = await self._scripts.run("update_credential", [keys.credential(credential_id)], [tenant, *_flat(fields)])
+        return await self.get(tenant, credential_id) if word_of(reply) == "OK" else None
+
+    async def get(self, tenant: str, credential_id: int) -> Credential | None:
+        """The credential when it exists and is this tenant's."""
+        if not is_credential_id(credential_id):
+            return None
+        record = await self._redis.hmget(keys.credential(credential_id), _PUBLIC)  # type: ignore[misc]
+        owner, name, kind, created = (value.decode() if value is not None else "" for value in record)
+        if owner != tenant or not created:
+            return None
+        return Credential(credential_id, tenant, name, RegistryType(kind), int(created))
+
+    async def of_tenant(self, tenant: str) -> list[Credential]:
+        """The tenant's credentials, newest first."""
+        ids = await self._redis.zrevrange(keys.credentials_of(tenant), 0, -1)
+        found = await asyncio.gather(*(self.get(tenant, int(credential_id)) for credential_id in ids))
+        return [credential for credential in found if credential is not None]
+
+    async def open(self, tenant: str, credential_id: int) -> RegistryAuth | None:
+        """The user name and the password in clear; None when the tenant has no such credential.
+
+        Raises SecretKeyMissing or SealBroken.
+        """
+        record = await self._redis.hmget(keys.credential(credential_id), ["tenant", *SECRETS])  # type: ignore[misc]
+        owner, *sealed = (value.decode() if value is not None else "" for value in record)
+        if owner != tenant:
+            return None
+        username, password = (
+            self._sealer.open(text, seal_context(tenant, credential_id, secret)).decode()
+            for secret, text in zip(SECRETS, sealed, strict=True)
+        )
+        return RegistryAuth(username, password)
+
+    async def use(self, tenant: str, credential_id: int, endpoint_id: str) -> bool:
+        """Note that the endpoint uses the credential, before it is stored so. False when the tenant has no such one.
+
+        From here to USE_GRACE_MS later the credential cannot be deleted; after that, for as long as it is used.
+        """
+        if not is_credential_id(credential_id):
+            return False
+        reply = await self._scripts.run(
+            "use_credential",
+            [keys.credential(credential_id), keys.credential_users(credential_id)],
+            [tenant, endpoint_id],
+        )
+        return word_of(reply) == "OK"
+
+    async def release(self, credential_id: int, endpoint_id: str) -> None:
+        """Note that the endpoint does not use the credential, or no more."""
+        await self._scripts.run("release_credential", [keys.credential_users(credential_id)], [endpoint_id])
+
+    async def delete(self, tenant: str, credential_id: int) -> Deletion:
+        """Remove the credential, unless an endpoint of the tenant uses it or is about to."""
+        if await self.get(tenant, credential_id) is None:
+            return Deletion.NOT_FOUND
+        # What an endpoint says itself decides. The notes cover the time in which one is about to be stored: a `use`
+        # that comes after this look is noted lately when the script runs.
+        if any(one.config.credential_id == credential_id for one in await self._endpoints.of_tenant(tenant)):
+            return Deletion.IN_USE
+        reply = await self._scripts.run(
+            "delete_credential",
+            [keys.credential(credential_id), keys.credential_users(credential_id), keys.credentials_of(tenant)],
+            [tenant, credential_id, USE_GRACE_MS],
+        )
+        return Deletion(word_of(reply))
+
+    async def last_id(self) -> int:
+        """The highest id that was given out; 0 before the first."""
+        return int(await self._redis.get(keys.CREDENTIAL_IDS) or 0)
+
+    async def reseal(self, credential_id: int) -> Resealed | None:
+        """Seal user name and password with the current key, unless they are; None when there is no such credential."""
+        results = [await self._reseal(credential_id, secret) for secret in SECRETS]
+        return None if None in results else worst(result for result in results if result)
+
+    async def _reseal(self, credential_id: int, secret: str) -> Resealed | None:
+        key = keys.credential(credential_id)
+        while True:
+            tenant, sealed = await self._redis.hmget(key, ["tenant", secret])  # type: ignore[misc]
+            if tenant is None or sealed is None:
+                return None
+            context = seal_context(tenant.decode(), credential_id, secret)
+            try:
+                renewed = self._sealer.resealed(sealed.decode(), context)
+            except SealBroken:
+                return Resealed.UNREADABLE
+            if renewed == sealed.decode():
+                return Resealed.CURRENT
+            if word_of(await self._scripts.run("reseal_field", [key], [secret, sealed, renewed, ""])) == "OK":
+                return Resealed.RESEALED
+
+    def _sealed(self, tenant: str, credential_id: int, secrets: Mapping[str, str]) -> dict[str, str]:
+        return {
+            name: self._sealer.seal(secret.encode(), seal_context(tenant, credential_id, name))
+            for name, secret in secrets.items()
+        }
+
+
+def seal_context(tenant: str, credential_id: int, secret: str) -> str:
+    """Where a user name or a password is kept: none of them can take the other's place."""
+    return f"credential:{tenant}:{credential_id}:{secret}"
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [item for pair in fields.items() for item in pair]

@@ -1,0 +1,54 @@
+"""The API as a process of its own, whose resolver asks nobody, with one of everything in the store.
+
+Prints one line of JSON when it serves: its `url`, its `key`, and `known`, values of path parameters that exist.
+"""
+
+import asyncio
+import json
+import os
+import signal
+
+from queue_engine.domain.tasks import Succeeded
+from queue_engine.domain.workers import WorkerStatus
+from tests.api_server import TASK, RunningApi, running_api
+
+CREDENTIALS = "/v2/container-registry-auths"
+
+
+async def main() -> None:
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    async with running_api(os.environ["QUEUE_ENGINE_REDIS_URL"]) as api:
+        known = {"id": await _new_endpoint(api), "workerId": "w1", "taskId": "known"}
+        known["credential"] = await _new_credential(api)
+        print(json.dumps({"url": api.url, "key": api.key, "known": known}), flush=True)  # noqa: T201 - its one line
+        await stopping.wait()
+
+
+async def _new_endpoint(api: RunningApi) -> str:
+    """An endpoint with a worker that has printed something and executed a task whose webhook is due."""
+    endpoint_id = await api.create_endpoint(
+        environmentVars=[{"key": "A", "value": "b"}], expose={"port": 80, "protocol": "http"}
+    )
+    await api.store.workers.put(endpoint_id, "w1", managed=True)
+    await api.store.workers.report(endpoint_id, "w1", WorkerStatus.RUNNING, running_tasks=0, address="127.0.0.1:9")
+    lines = [f"line {number}" for number in range(30)]
+    await api.store.logs.append(endpoint_id, "w1", "1", lines, retention_ms=3_600_000)
+    await api.submit(endpoint_id, **TASK | {"taskId": "known", "headers": {"X-Key": "x"}, "webhook": "http://a.example/"})
+    claims = api.store.claims(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
+    (entry,) = await claims.read(1, block_ms=1000)
+    started = await claims.start(entry, address="127.0.0.1:8000")
+    assert started is not None
+    await claims.settle(started.lease, Succeeded(b'{"a": [1.5, null]}'), destination="http://a.example:80")
+    return endpoint_id
+
+
+async def _new_credential(api: RunningApi) -> str:
+    body = {"name": "mine", "type": "PRIVATE", "username": "me", "password": "a password"}
+    answer = await api.post(CREDENTIALS, body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["data"]["id"])
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,217 @@
+"""The description of the API is valid, and the API does what it says."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.openapi.models import OpenAPI
+from pydantic import TypeAdapter
+
+from queue_engine.api.docs_page import render
+from queue_engine.api.endpoint_requests import CreateEndpoint
+from queue_engine.api.fields import validated
+from queue_engine.api.openapi import describe
+from queue_engine.api.operations import Operation
+from queue_engine.api.submissions import RAW_FIELDS, SubmitTask
+from queue_engine.api.views import Failure
+from queue_engine.domain.tasks import Succeeded
+from queue_engine.domain.workers import WorkerStatus
+from queue_engine.runtime.strict_json import split_object
+from tests.api_server import ENDPOINT, RunningApi, running_api
+
+
+@pytest.fixture
+async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
+    async with running_api(valkey_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def document(api: RunningApi) -> dict[str, Any]:
+    described: dict[str, Any] = (await api.client.get("/openapi.json")).json()
+    return described
+
+
+async def test_the_document_is_valid_and_complete(document: dict[str, Any]) -> None:
+    OpenAPI.model_validate(document)
+    assert document["openapi"].startswith("3.1.")
+    schemas = document["components"]["schemas"]
+    for reference in _references(document):
+        assert reference.removeprefix("#/components/schemas/") in schemas
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            assert operation["security"] == ([{"ApiKey": []}] if path.startswith("/v2") else [])
+            assert operation["summary"]
+            named = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
+            assert named == set(re.findall(r"{(\w+)}", path))
+    for name, schema in schemas.items():
+        for member, described in schema.get("properties", {}).items():
+            told = "description" in described or "const" in described or "title" in described
+            assert told, f"{name}.{member} is not described"
+
+
+async def test_its_examples_are_accepted(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    validated(CreateEndpoint, schemas["CreateEndpoint"]["examples"][0])
+    example = json.dumps(schemas["SubmitTask"]["examples"][0]).encode()
+    SubmitTask.parse(split_object(example, RAW_FIELDS))
+
+
+async def test_every_answer_is_as_described(api: RunningApi) -> None:
+    """A scenario in which every operation answers, well and badly."""
+    operations = _operations(api)
+    seen: set[tuple[str, int]] = set()
+
+    def check(answer: httpx.Response) -> None:
+        operation = _operation_of(operations, answer.request)
+        seen.add((operation.name, answer.status_code))
+        schema = operation.response_model if answer.status_code == 200 else Failure
+        assert answer.status_code == 200 or answer.status_code in operation.responses
+        if operation.response_model is None and answer.status_code == 200:
+            return
+        adapter = TypeAdapter(schema)
+        parsed = adapter.validate_json(answer.content)
+        # Printing it again shows members that the schema does not have.
+        assert adapter.dump_python(parsed, mode="json", by_alias=True) == answer.json()
+
+    api.client.event_hooks["response"] = [_checking(check)]
+    await _scenario(api)
+    every = {operation.name for operation in operations}
+    assert {name for name, status in seen if status == 200} == every
+    assert {status for _, status in seen} >= {200, 400, 401, 404, 409, 413, 415, 429}
+
+
+async def _scenario(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint(
+        environmentVars=[{"key": "A", "value": "b"}], expose={"port": 80, "protocol": "http"}, maxQueuedTasks=2
+    )
+    await api.store.workers.put(endpoint_id, "w1", managed=True)
+    await api.store.workers.report(endpoint_id, "w1", WorkerStatus.RUNNING, running_tasks=0, address="127.0.0.1:1")
+    await api.submit(endpoint_id, taskId="a", headers={"X-Key": "x"}, webhook="http://a.example/")
+    await api.submit(endpoint_id, taskId="a", input=2)
+    await _succeed(api, endpoint_id)
+    await api.submit(endpoint_id, taskId="b")
+    await api.submit(endpoint_id, taskId="c")
+    await api.submit(endpoint_id, taskId="d")
+    base = f"/v2/serverless/{endpoint_id}"
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/v2/serverless", base):
+        await api.client.get(path)
+    for path in (
+        "workers",
+        "webhook-secret",
+        "tasks",
+        "tasks/count",
+        "tasks/a",
+        "tasks/b",
+        "tasks/a/deliveries",
+        "tasks/none",
+    ):
+        await api.client.get(f"{base}/{path}")
+        await api.client.get(f"{base}/{path}", headers={"X-Api-Key": "nobody"})
+    await api.client.get(f"{base}/tasks?pageSize=0")
+    await api.client.get("/v2/serverless/77/workers")
+    await api.client.post(f"{base}/tasks", content=b"{}")
+    await api.client.post(f"{base}/tasks", json={"input": "x" * 1024 * 1024})
+    await api.post("/v2/serverless", {})
+    await api.client.get(f"{base}/workers/w1/logs")
+    await api.client.get(f"{base}/workers/nobody/logs")
+    await _life_cycle_scenario(api)
+    await _credentials_scenario(api)
+
+
+async def _life_cycle_scenario(api: RunningApi) -> None:
+    base = f"/v2/serverless/{await api.create_endpoint()}"
+    changes = {name: ENDPOINT[name] for name in ("name", "resources", "workers", "containerVolumeInGb")}
+    await api.client.patch(base, json=changes)
+    await api.client.patch(base, json={})
+    for method, path in (
+        *(("PUT", "/workers?count=2"), ("PUT", "/workers/3"), ("PUT", "/workers?count=x")),
+        *(("POST", "/stop"), ("POST", "/start"), ("DELETE", ""), ("DELETE", ""), ("POST", "/start")),
+    ):
+        await api.client.request(method, base + path)
+
+
+async def _credentials_scenario(api: RunningApi) -> None:
+    path = "/v2/container-registry-auths"
+    credential = {"name": "ours", "type": "GCR", "username": "robot", "password": "a password"}
+    used, free = [(await api.post(path, credential)).json()["data"]["id"] for _ in range(2)]
+    await api.create_endpoint(containerRegistryAuthId=used)
+    await api.post(path, credential | {"type": "other"})
+    await api.client.get(path)
+    for one in (used, 77):
+        await api.client.get(f"{path}/{one}")
+        await api.client.patch(f"{path}/{one}", json={"name": "theirs"})
+        await api.client.patch(f"{path}/{one}", json={"name": None})
+    for one in (used, free, 77):
+        await api.client.delete(f"{path}/{one}")
+
+
+async def _succeed(api: RunningApi, endpoint_id: str) -> None:
+    claims = api.store.claims(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
+    (entry,) = await claims.read(1, block_ms=1000)
+    started = await claims.start(entry, address="127.0.0.1:8000")
+    assert started is not None
+    await claims.settle(started.lease, Succeeded(b'{"a": [1.5, null]}'), destination="http://a.example:80")
+
+
+def _operations(api: RunningApi) -> list[Operation]:
+    return [route for route in api.app.routes if isinstance(route, Operation)]
+
+
+def _operation_of(operations: list[Operation], request: httpx.Request) -> Operation:
+    for operation in operations:
+        if operation.path_regex.match(request.url.path) and request.method in (operation.methods or ()):
+            return operation
+    raise AssertionError(f"{request.method} {request.url} is not described")
+
+
+def _checking(check: Any) -> Any:
+    async def hook(answer: httpx.Response) -> None:
+        await answer.aread()
+        check(answer)
+
+    return hook
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from _references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _references(value)
+
+
+async def test_the_page_needs_nothing_from_elsewhere_and_runs_nothing(api: RunningApi) -> None:
+    answer = await api.client.get("/docs")
+    policy = answer.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none';")
+    assert "script-src" not in policy
+    style = re.search(r"<style>(.*?)</style>", answer.text, re.DOTALL)
+    assert style is not None
+    assert base64.b64encode(hashlib.sha256(style[1].encode()).digest()).decode() in policy
+    assert not re.search(r"<script|<link|<img|\bon\w+=|https?://(?!hooks\.example)|javascript:", answer.text)
+    for operation in _operations(api):
+        assert operation.path in answer.text
+
+
+def test_the_page_escapes_what_it_shows(api_operations: list[Operation]) -> None:
+    document = describe(api_operations)
+    document["info"]["title"] = "<b>"
+    document["tags"][0]["description"] = '`<script>` & "quotes"'
+    page = render(document)
+    assert "<script>" not in page
+    assert "<b>" not in page
+    assert "<code>&lt;script&gt;</code> &amp; &quot;quotes&quot;" in page
+
+
+@pytest.fixture
+async def api_operations(api: RunningApi) -> list[Operation]:
+    return _operations(api)

@@ -1,0 +1,123 @@
+"""What clients see while the store is away, and afterwards."""
+
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from queue_engine.api.patience import STORE_SECONDS
+from tests.api_server import RunningApi, running_api
+from tests.servers import StoreServer, valkey_binary
+from tests.waiting import wait_until_async
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[StoreServer]:
+    options = ("--appendonly", "yes", "--appendfsync", "always")
+    with StoreServer(valkey_binary(), tmp_path, options=options) as server:
+        yield server
+
+
+@pytest.fixture
+async def api(own_server: StoreServer) -> AsyncIterator[RunningApi]:
+    async with running_api(own_server.url) as running:
+        yield running
+
+
+async def _all_calls(api: RunningApi, endpoint_id: str) -> list[httpx.Response]:
+    base = f"/v2/serverless/{endpoint_id}"
+    paths = ("/readyz", "/v2/serverless", base, f"{base}/workers", f"{base}/tasks", f"{base}/tasks/count")
+    answers = [await api.client.get(path) for path in (*paths, f"{base}/tasks/a", f"{base}/tasks/a/deliveries")]
+    return [*answers, await api.submit(endpoint_id, taskId="b")]
+
+
+def _is_unavailable(answer: httpx.Response) -> bool:
+    told = answer.json()
+    assert (answer.status_code, told["code"], told["data"]) == (503, 10002, None), answer.text
+    assert int(answer.headers["Retry-After"]) >= 1
+    return True
+
+
+async def test_while_the_store_is_down_every_call_says_when_to_come_back(
+    api: RunningApi, own_server: StoreServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint_id = await api.create_endpoint()
+    await api.submit(endpoint_id, taskId="a")
+    own_server.kill()
+    began = time.monotonic()
+    assert all(_is_unavailable(answer) for answer in await _all_calls(api, endpoint_id))
+    assert time.monotonic() - began < 5
+    assert 1 <= caplog.text.count("requests are refused: the store is unavailable") <= 5
+    assert (await api.client.get("/healthz")).status_code == 200
+    own_server.start()
+
+    async def serves() -> bool:
+        return (await api.submit(endpoint_id, taskId="b")).status_code == 200
+
+    await wait_until_async(serves, message="the API does not serve again")
+    assert all(answer.status_code == 200 for answer in await _all_calls(api, endpoint_id))
+
+
+async def test_a_store_that_hangs_is_not_waited_for_long(api: RunningApi, own_server: StoreServer) -> None:
+    endpoint_id = await api.create_endpoint()
+    own_server.pause()
+    began = time.monotonic()
+    _is_unavailable(await api.submit(endpoint_id, taskId="a"))
+    assert time.monotonic() - began < STORE_SECONDS + 1
+    own_server.resume()
+    assert (await api.submit(endpoint_id, taskId="a")).status_code == 200
+    assert (await api.client.get(f"/v2/serverless/{endpoint_id}/tasks/count")).json()["data"]["total"] == 1
+
+
+async def test_a_store_that_refuses_writes_is_still_read(api: RunningApi, own_server: StoreServer) -> None:
+    endpoint_id = await api.create_endpoint()
+    await api.submit(endpoint_id, taskId="a")
+    before = await api.keys_stored()
+    own_server.command("CONFIG", "SET", "maxmemory", "1")
+    _is_unavailable(await api.submit(endpoint_id, taskId="b"))
+    _is_unavailable(await api.client.get("/readyz"))
+    assert (await api.client.get(f"/v2/serverless/{endpoint_id}/tasks/a")).status_code == 200
+    assert await api.keys_stored() == before
+    own_server.command("CONFIG", "SET", "maxmemory", "0")
+    assert (await api.submit(endpoint_id, taskId="b")).status_code == 200
+
+
+async def test_a_read_only_replica_is_not_written_to(api: RunningApi, own_server: StoreServer) -> None:
+    endpoint_id = await api.create_endpoint()
+    own_server.command("CONFIG", "SET", "replica-serve-stale-data", "yes")
+    own_server.command("REPLICAOF", "127.0.0.1", "1")
+    _is_unavailable(await api.submit(endpoint_id))
+    _is_unavailable(await api.client.get("/readyz"))
+    own_server.command("REPLICAOF", "NO", "ONE")
+    assert (await api.submit(endpoint_id)).status_code == 200
+
+
+async def test_a_store_that_comes_back_empty_makes_no_error_of_ours(api: RunningApi, own_server: StoreServer) -> None:
+    endpoint_id = await api.create_endpoint()
+    own_server.command("FLUSHALL")
+    await api.store.api_keys.put(api.key, tenant="default", name="again")
+    assert (await api.submit(endpoint_id)).status_code == 404
+    assert (await api.client.get("/v2/serverless")).json()["data"] == []
+    again = await api.create_endpoint()
+    assert (await api.submit(again)).status_code == 200
+
+
+async def test_a_fault_of_ours_is_logged_under_the_id_that_is_told(
+    api: RunningApi, own_server: StoreServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    endpoint_id = await api.create_endpoint()
+    (key,) = [key for key in await api.store.redis.keys("*:e:*") if key.endswith(f":e:{endpoint_id}".encode())]
+    await api.store.redis.hset(key, "config", "canary garbage")  # type: ignore[misc]
+    with caplog.at_level(logging.ERROR):
+        answer = await api.client.get(f"/v2/serverless/{endpoint_id}")
+    assert (answer.status_code, answer.json()["code"], answer.json()["data"]) == (500, 10002, None)
+    told = answer.json()["message"]
+    assert told.startswith("internal error, id ")
+    assert "canary" not in answer.text
+    assert "Traceback" not in answer.text
+    (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert vars(record)["error_id"] == told.removeprefix("internal error, id ")
+    assert record.exc_info

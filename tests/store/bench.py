@@ -1,0 +1,186 @@
+"""One endpoint in a real store, with short ways to do what the tests are about."""
+
+from dataclasses import dataclass, field
+
+from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivered, GivenUp, Verdict
+from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
+from queue_engine.domain.tasks import Outcome, Succeeded, Task, TaskSpec
+from queue_engine.store.claims import ClaimStore, Settled, Started
+from queue_engine.store.deliveries import Outbox, OutboxEntry
+from queue_engine.store.keys import EndpointKeys, Partition, member
+from queue_engine.store.store import Store
+from queue_engine.store.tasks import NewTask, Submission, Swept
+from tests.store.consistency import faults_of
+from tests.store.probe import Probe
+
+TENANT = "acme"
+WEBHOOK = "https://hooks.example/done"
+DESTINATION = "https://hooks.example:443"
+LONG_LEASE_MS = 60_000
+TICK_MS = 1_000
+SECRET_KEY = bytes(range(32))
+
+
+def config(**changes: object) -> EndpointConfig:
+    """A QUEUE endpoint's configuration."""
+    fields: dict[str, object] = {
+        "name": "sums",
+        "image": "python:3.11",
+        "service_mode": ServiceMode.QUEUE,
+        "resources": (Resource("local", "CPU", 1),),
+        "workers": 1,
+        "container_volume_in_gb": 20,
+    }
+    return EndpointConfig(**(fields | changes))  # type: ignore[arg-type]
+
+
+def spec(*, webhook: bool = False, headers: dict[str, str] | None = None, auth_key: str | None = None) -> TaskSpec:
+    """What a submitter asks for."""
+    return TaskSpec(
+        worker_port=8000,
+        process_uri="/run",
+        headers=headers or {},
+        webhook=WEBHOOK if webhook else None,
+        webhook_destination=DESTINATION if webhook else None,
+        webhook_auth_key=auth_key,
+    )
+
+
+def answer(status: int | None = 200, fault: str | None = None, excerpt: str = "") -> AttemptAnswer:
+    """What came of a delivery attempt."""
+    return AttemptAnswer(status, fault, excerpt=excerpt, duration_seconds=0.012)
+
+
+def again(delay_seconds: float = 0.0) -> DeliverAgain:
+    return DeliverAgain(delay_seconds, "http_5xx (status 500): out of order")
+
+
+DELIVERED = Delivered()
+GIVEN_UP = GivenUp("gone (status 410); the receiver wants no more")
+
+
+@dataclass
+class Bench:
+    """A store with one endpoint. `check` says what is inconsistent in it."""
+
+    store: Store
+    endpoint_id: str
+    probe: Probe
+    endpoint_ids: list[str] = field(default_factory=list)
+
+    @property
+    def keys(self) -> EndpointKeys:
+        return self.store.partitions.of(self.endpoint_id)
+
+    @property
+    def partition(self) -> Partition:
+        return self.keys.partition
+
+    def member(self, task_id: str) -> str:
+        return member(self.endpoint_id, task_id)
+
+    def agent(self, worker_id: str = "a1", *, lease_ms: int = LONG_LEASE_MS) -> ClaimStore:
+        return self.store.claims(endpoint_id=self.endpoint_id, worker_id=worker_id, lease_ms=lease_ms)
+
+    async def outbox(self, process_id: str = "d1") -> Outbox:
+        """A delivery process that has said that it lives; nothing is adopted."""
+        outbox = self.store.outbox(process_id)
+        await outbox.make_groups()
+        await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, most=0)
+        return outbox
+
+    async def submit(self, task_id: str, **changes: object) -> Submission:
+        """Enqueue; `changes` are fields of the NewTask."""
+        return await self.store.tasks.enqueue(self.new_task(task_id, **changes))
+
+    def new_task(self, task_id: str, **changes: object) -> NewTask:
+        fields: dict[str, object] = {
+            "task_id": task_id,
+            "endpoint_id": self.endpoint_id,
+            "tenant": TENANT,
+            "spec": spec(),
+            "input": b'{"n": 1}',
+            "fingerprint": "0" * 32,
+        }
+        return NewTask(**(fields | changes))  # type: ignore[arg-type]
+
+    async def start(self, agent: ClaimStore, *, address: str = "127.0.0.1:9000") -> Started:
+        """Read one entry and begin its attempt."""
+        entries = await agent.read(1, block_ms=1)
+        started = await agent.start(entries[0], address=address)
+        assert started is not None
+        for entry in entries[1:]:  # a read covers two queues
+            await agent.put_back(entry)
+        return started
+
+    async def submit_and_start(self, task_id: str, agent: ClaimStore | None = None, **changes: object) -> Started:
+        await self.submit(task_id, **changes)
+        return await self.start(agent or self.agent())
+
+    async def settle(self, agent: ClaimStore, started: Started, outcome: Outcome) -> Settled:
+        destination = agent.public_spec(started).webhook_destination
+        return await agent.settle(started.lease, outcome, destination=destination)
+
+    async def finish(self, task_id: str, *, outcome: Outcome | None = None, webhook: bool = False) -> Task:
+        """Submit a task and run it to its end."""
+        agent = self.agent()
+        started = await self.submit_and_start(task_id, agent, spec=spec(webhook=webhook))
+        assert started.lease.task_id == task_id
+        assert (await self.settle(agent, started, outcome or Succeeded(b"42"))).word == "OK"
+        return await self.task(task_id)
+
+    async def task(self, task_id: str) -> Task:
+        task = await self.store.tasks.get(self.endpoint_id, task_id)
+        assert task is not None
+        return task
+
+    async def run_out(self, task_id: str) -> None:
+        """Let the task's lease end in the past."""
+        assert await self.probe.ask("ZADD", self.partition.leases, "XX", "CH", 1, self.member(task_id)) == 1
+
+    async def steady(self) -> None:
+        """As if the periodic checks had run all the time: no grace is granted."""
+        now = await self.probe.now_ms()
+        await self.probe.ask("DEL", self.partition.ticks)
+        await self.probe.ask("HSET", self.partition.ticks, "sweep", now, "adopt", now)
+
+    async def sweep(self, *, max_lost: int = 3, lease_ms: int = LONG_LEASE_MS, most: int = 1000) -> Swept:
+        """One sweep after steady operation."""
+        await self.steady()
+        return await self.sweep_as_it_is(max_lost=max_lost, lease_ms=lease_ms, most=most)
+
+    async def sweep_as_it_is(self, *, max_lost: int = 3, lease_ms: int = LONG_LEASE_MS, most: int = 1000) -> Swept:
+        return await self.store.tasks.sweep(
+            self.partition, tick_ms=TICK_MS, lease_ms=lease_ms, max_lost=max_lost, most=most
+        )
+
+    async def lose(self, task_id: str, *, max_lost: int = 3) -> Swept:
+        """The task's worker is lost, and the sweep notices."""
+        await self.run_out(task_id)
+        return await self.sweep(max_lost=max_lost)
+
+    async def make_due(self, task_id: str) -> None:
+        """Let the wait of a scheduled task be over."""
+        assert await self.probe.ask("ZADD", self.partition.due, "XX", "CH", 1, self.member(task_id)) == 1
+
+    async def deliver(self, outbox: Outbox, verdict: Verdict = DELIVERED) -> OutboxEntry:
+        """One delivery attempt, from reading to settling."""
+        (entry,) = await outbox.read(10, block_ms=1)
+        assert await outbox.open(entry) is not None
+        status = 200 if verdict is DELIVERED else 500
+        settled = await outbox.settle(entry, answer(status), verdict, at_ms=1)
+        assert settled.accepted
+        return entry
+
+    async def purge(self, endpoint_id: str | None = None) -> int:
+        """Remove all that has ended, however fresh."""
+        before = await self.probe.now_ms() + 1000
+        return await self.store.tasks.purge(endpoint_id or self.endpoint_id, before_ms=before)
+
+    async def check(self) -> list[str]:
+        """What is inconsistent in the whole store."""
+        faults = []
+        for partition in self.store.partitions.all():
+            ids = [one for one in self.endpoint_ids if self.store.partitions.of(one).partition == partition]
+            faults += await faults_of(self.probe, partition, ids)
+        return faults

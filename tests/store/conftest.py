@@ -1,0 +1,44 @@
+"""A store on every kind of server, and one with an endpoint whose consistency is checked when the test has ended."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.store import Store
+from tests.servers import StoreServer
+from tests.store.bench import SECRET_KEY, TENANT, Bench, config
+from tests.store.probe import Probe
+
+PARTITIONS = 4
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_timers(store_server: StoreServer) -> None:
+    """A read that waits for one millisecond waits for the server's next timer round: 100 ms by default."""
+    store_server.command("CONFIG", "SET", "hz", "500")
+
+
+@pytest.fixture
+def sealer() -> Sealer:
+    return Sealer(SECRET_KEY)
+
+
+@pytest.fixture
+async def store(store_server: StoreServer, sealer: Sealer) -> AsyncIterator[Store]:
+    opened = Store(store_server.url, sealer, partitions=PARTITIONS)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def probe(store: Store) -> Probe:
+    return Probe(store.redis)
+
+
+@pytest.fixture
+async def bench(store: Store, probe: Probe) -> AsyncIterator[Bench]:
+    endpoint = await store.endpoints.create(TENANT, config())
+    made = Bench(store, endpoint.endpoint_id, probe, [endpoint.endpoint_id])
+    yield made
+    assert await made.check() == []

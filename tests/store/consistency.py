@@ -1,0 +1,220 @@
+"""Whether what the store holds agrees with itself: every task in exactly one place, every count equal to reality.
+
+The rules are those of docs/data_model.md, checked by reading every key of a partition. No task may be in flight while
+they are checked.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+from queue_engine.store.keys import EndpointKeys, Partition, member, task_delivery_id
+from tests.store.probe import Fields, Probe, Snapshot
+
+WAITING_AND_RUNNING = ("queued", "running", "scheduled")
+Place = tuple[str, str]
+"""A stream and an entry in it."""
+ENDED = {"SUCCESS": "success", "DELIVERED": "delivered", "FAILED": "failed"}
+
+
+async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str]) -> list[str]:
+    """Sentences about what is wrong in one partition with exactly these endpoints; empty when nothing is."""
+    contents = _read(await probe.snapshot(partition.tag), partition, endpoint_ids)
+    faults: list[str] = []
+    for one in contents.endpoints:
+        faults += _faults_of_tasks(contents, one)
+        faults += _faults_of_indexes(one)
+    return faults + _faults_of_partition(contents)
+
+
+@dataclass(frozen=True)
+class _EndpointContent:
+    keys: EndpointKeys
+    tasks: dict[str, Fields]
+    queued: dict[Place, str]
+    """Task id by where it waits, of both queues."""
+    pending: set[Place]
+    """What was read and not acknowledged."""
+    created: dict[str, Fields]
+    live: dict[str, float]
+    finished: dict[str, dict[str, Fields]]
+    counts: Fields
+
+
+@dataclass(frozen=True)
+class _Content:
+    partition: Partition
+    names: set[str]
+    endpoints: list[_EndpointContent]
+    leases: dict[str, float]
+    due: dict[str, float]
+    counts: Fields
+    outbox: dict[str, Fields]
+    outbox_pending: Fields
+    outbox_due: dict[str, float]
+    outbox_parked: dict[str, float]
+    deliveries: dict[str, Fields]
+
+
+def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> _Content:
+    names = set(snapshot.contents)
+    prefix = partition.delivery("")
+    return _Content(
+        partition=partition,
+        names=names,
+        endpoints=[_read_endpoint(snapshot, EndpointKeys(partition, one)) for one in endpoint_ids],
+        leases=snapshot.scores(partition.leases),
+        due=snapshot.scores(partition.due),
+        counts=snapshot.hash(partition.counts),
+        outbox=snapshot.stream(partition.outbox),
+        outbox_pending=snapshot.pending(partition.outbox),
+        outbox_due=snapshot.scores(partition.outbox_due),
+        outbox_parked=snapshot.scores(partition.outbox_parked),
+        deliveries={name.removeprefix(prefix): snapshot.hash(name) for name in names if name.startswith(prefix)},
+    )
+
+
+def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
+    queues = (keys.queue, keys.retry_queue)
+    prefix = keys.task("")
+    return _EndpointContent(
+        keys=keys,
+        tasks={name.removeprefix(prefix): snapshot.hash(name) for name in snapshot.contents if name.startswith(prefix)},
+        queued={
+            (stream, entry_id): entry["t"] for stream in queues for entry_id, entry in snapshot.stream(stream).items()
+        },
+        pending={(stream, entry_id) for stream in queues for entry_id in snapshot.pending(stream)},
+        created=snapshot.stream(keys.created),
+        live=snapshot.scores(keys.live),
+        finished={status: snapshot.stream(keys.finished(status)) for status in ENDED},
+        counts=snapshot.hash(keys.counts),
+    )
+
+
+def _faults_of_tasks(contents: _Content, one: _EndpointContent) -> list[str]:
+    faults = []
+    for task_id, fields in one.tasks.items():
+        places = _places(contents, one, task_id, fields)
+        expected = _expected_places(contents, one, task_id, fields)
+        if places != expected:
+            faults.append(f"task {task_id} ({fields['state']}) is in {sorted(places)}, expected {sorted(expected)}")
+    return faults
+
+
+def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fields) -> Counter[str]:
+    """Everywhere where something says that this task is."""
+    name = member(one.keys.endpoint_id, task_id)
+    delivery_id = task_delivery_id(one.keys.endpoint_id, task_id)
+    places: Counter[str] = Counter()
+    for (_, entry_id), queued in one.queued.items():
+        if queued == task_id:
+            places["queue" if entry_id == fields.get("entry") else "stale queue entry"] += 1
+    places["lease"] += name in contents.leases
+    places["due"] += name in contents.due
+    places["live"] += task_id in one.live
+    for status, entries in one.finished.items():
+        for entry_id, entry in entries.items():
+            if entry["t"] == task_id:
+                places[status if entry_id == fields.get("fin") else f"stale {status}"] += 1
+    delivery = contents.deliveries.get(delivery_id)
+    places["delivery"] += delivery is not None
+    for entry_id, entry in contents.outbox.items():
+        if entry["d"] == delivery_id:
+            places["to deliver" if delivery and entry_id == delivery.get("entry") else "stale outbox entry"] += 1
+    places["to deliver"] += (delivery_id in contents.outbox_due) + (delivery_id in contents.outbox_parked)
+    places["input"] += one.keys.input(task_id) in contents.names
+    places["result"] += one.keys.result(task_id) in contents.names
+    places["token"] += "token" in fields
+    places["entry's id"] += "entry" in fields
+    return +places
+
+
+def _expected_places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fields) -> Counter[str]:
+    """Where a task in this state is."""
+    state = fields["state"]
+    if state == "queued":
+        return Counter(["queue", "entry's id", "live", "input"])
+    if state == "running":
+        return Counter(["lease", "live", "input", "token"])
+    if state == "scheduled":
+        return Counter(["due", "live", "input"])
+    delivery = fields.get("delivery", "INIT")
+    places = Counter([_status(state, delivery), "input", "result"])
+    if "token" in fields:  # stays, so that a repeat is recognised
+        places["token"] += 1
+    if fields.get("webhook") == "1" and delivery in ("INIT", "FAILED"):
+        places += Counter(["delivery", "to deliver"])
+    return places
+
+
+def _status(state: str, delivery: str) -> str:
+    if state != "succeeded":
+        return "FAILED"
+    return "DELIVERED" if delivery == "SUCCESS" else "SUCCESS"
+
+
+def _faults_of_indexes(one: _EndpointContent) -> list[str]:
+    faults = []
+    states = Counter(fields["state"] for fields in one.tasks.values())
+    sequence = {f"{fields['seq']}-1": task_id for task_id, fields in one.tasks.items()}
+    created = {entry_id: fields["t"] for entry_id, fields in one.created.items()}
+    if created != sequence:
+        faults.append(f"the order of creation is {created}, the tasks say {sequence}")
+    faults += [
+        f"{status} lists {entry}, which is no task"
+        for status, entries in one.finished.items()
+        for entry in entries.values()
+        if one.tasks.get(entry["t"], {}).get("seq") != entry["n"]
+    ]
+    faults += [
+        f"{task_id} is live at {place}, which is no task"
+        for task_id, place in one.live.items()
+        if one.tasks.get(task_id, {}).get("seq") != f"{place:.0f}"
+    ]
+    real = {name: states[name] for name in WAITING_AND_RUNNING} | {
+        field_name: len(one.finished[status]) for status, field_name in ENDED.items()
+    }
+    counted = {name: int(one.counts.get(name, 0)) for name in real}
+    if counted != real:
+        faults.append(f"endpoint {one.keys.endpoint_id} counts {counted}, really {real}")
+    strangers = set(one.queued.values()) - set(one.tasks)
+    if strangers:
+        faults.append(f"queued without a task: {strangers}")
+    if strange := one.pending - set(one.queued):
+        faults.append(f"read, not acknowledged and gone from the queue: {strange}")
+    return faults
+
+
+def _faults_of_partition(contents: _Content) -> list[str]:
+    faults = []
+    members = {
+        member(one.keys.endpoint_id, task_id): fields["state"]
+        for one in contents.endpoints
+        for task_id, fields in one.tasks.items()
+    }
+    states = Counter(members.values())
+    counted = {name: int(contents.counts.get(name, 0)) for name in WAITING_AND_RUNNING}
+    if counted != {name: states[name] for name in WAITING_AND_RUNNING}:
+        faults.append(f"the partition counts {counted}, really {dict(states)}")
+    for kind, names in (("leases", contents.leases), ("due", contents.due)):
+        if strangers := set(names) - set(members):
+            faults.append(f"{kind} holds {strangers}, which are no tasks")
+    if strangers := {entry["d"] for entry in contents.outbox.values()} - set(contents.deliveries):
+        faults.append(f"the outbox holds {strangers}, which are no deliveries")
+    if strangers := {*contents.outbox_due, *contents.outbox_parked} - set(contents.deliveries):
+        faults.append(f"waiting in the outbox without a delivery: {strangers}")
+    if strangers := set(contents.outbox_pending) - set(contents.outbox):
+        faults.append(f"read, not acknowledged and gone from the outbox: {strangers}")
+    return faults + _keys_without_a_task(contents)
+
+
+def _keys_without_a_task(contents: _Content) -> list[str]:
+    left: set[str] = set()
+    for one in contents.endpoints:
+        endpoint_id = one.keys.endpoint_id
+        belonging = {contents.partition.delivery(task_delivery_id(endpoint_id, task_id)) for task_id in one.tasks}
+        prefixes = [contents.partition.delivery(task_delivery_id(endpoint_id, ""))]
+        for key_of in (contents.partition.input, contents.partition.result, contents.partition.attempts_log):
+            belonging |= {key_of(endpoint_id, task_id) for task_id in one.tasks}
+            prefixes.append(key_of(endpoint_id, ""))
+        left |= {name for name in contents.names if name.startswith(tuple(prefixes))} - belonging
+    return [f"left without a task: {sorted(left)}"] if left else []

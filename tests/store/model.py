@@ -1,0 +1,178 @@
+"""What the store promises about tasks and their deliveries, as plain Python."""
+
+from dataclasses import dataclass, field
+
+from queue_engine.domain.deliveries import DeliverAgain, Delivered, Verdict
+from queue_engine.domain.endpoints import TaskCounts
+from queue_engine.domain.tasks import Outcome, Succeeded, TryAgain
+
+MAX_LOST = 1
+ENDED = ("succeeded", "failed", "dead")
+
+
+@dataclass
+class ModelDelivery:
+    """One event on its way. `turn` counts how often it came into the outbox: an entry of an older turn is stale."""
+
+    place: str = "ready"
+    """ready, read, retry or parked."""
+    turn: int = 1
+    reader: str = ""
+    owner: str = ""
+
+
+@dataclass
+class ModelTask:
+    """One task. `turn` counts how often it came into a queue: an entry of an older turn is stale."""
+
+    webhook: bool
+    state: str = "queued"
+    turn: int = 1
+    place: str = "new"
+    """Where a queued task is: new or retry (its queue), or read."""
+    attempts: int = 0
+    lost: int = 0
+    token: str = ""
+    lost_token: str = ""
+    left_token: str = ""
+    """Of the latest attempt that put the task off or handed it back."""
+    lease_is_over: bool = False
+    wait_is_over: bool = False
+    output: bytes | None = None
+    delivery: ModelDelivery | None = None
+    delivery_status: str = "INIT"
+    delivery_attempts: int = 0
+
+    def queue(self, place: str) -> None:
+        self.state, self.place, self.turn = "queued", place, self.turn + 1
+
+    def start(self, token: str) -> None:
+        self.state, self.token, self.lost_token = "running", token, ""
+        self.attempts += 1
+        self.lease_is_over = False
+
+    def beat(self, token: str) -> str:
+        if self.state == "running" and self.token == token:
+            self.lease_is_over = False
+            return "OK"
+        return "READOPTED" if self._readopt(token) else "FENCED"
+
+    def settle(self, token: str, outcome: Outcome) -> str:
+        if self.state != "running" or self.token != token:
+            if self._is_repeat(token, outcome):
+                return "ALREADY"
+            if not self._readopt(token):
+                return "FENCED"
+        if isinstance(outcome, TryAgain):
+            self.state, self.token, self.left_token, self.wait_is_over = "scheduled", "", token, False
+        else:
+            self._end("succeeded" if isinstance(outcome, Succeeded) else "failed")
+            self.output = outcome.output if isinstance(outcome, Succeeded) else None
+        return "OK"
+
+    def release(self, token: str) -> str:
+        if self.state != "running" or self.token != token:
+            return "ALREADY" if self.left_token == token else "FENCED"
+        self.token, self.left_token = "", token
+        self.attempts -= 1
+        self.queue("retry")
+        return "OK"
+
+    def sweep(self) -> str:
+        if self.state == "running" and self.lease_is_over:
+            self.lost += 1
+            if self.lost > MAX_LOST:
+                self.token = ""
+                self._end("dead")
+                return "dead"
+            self.lost_token, self.token = self.token, ""
+            self.queue("retry")
+            return "requeued"
+        if self.state == "scheduled" and self.wait_is_over:
+            self.queue("retry")
+            return "promoted"
+        return ""
+
+    def _is_repeat(self, token: str, outcome: Outcome) -> bool:
+        if isinstance(outcome, TryAgain):
+            return self.left_token == token
+        return self.state in ENDED and self.token == token
+
+    def _readopt(self, token: str) -> bool:
+        if self.state != "queued" or self.lost_token != token:
+            return False
+        self.state, self.token, self.lost_token = "running", token, ""
+        self.lost -= 1
+        self.lease_is_over = False
+        return True
+
+    def _end(self, state: str) -> None:
+        self.state = state
+        self.delivery = ModelDelivery() if self.webhook else None
+
+    # Delivery
+
+    def deliver(self, turn: int, process: str, verdict: Verdict) -> bool:
+        """Settle; False when this process does not have the delivery."""
+        delivery = self.delivery
+        if delivery is None or delivery.turn != turn or delivery.place != "read" or delivery.owner != process:
+            return False
+        self.delivery_attempts += 1
+        if isinstance(verdict, DeliverAgain):
+            delivery.place, delivery.owner = "retry", ""
+            self.delivery_status = "FAILED"
+        else:
+            self.delivery = None
+            self.delivery_status = "SUCCESS" if isinstance(verdict, Delivered) else "MAX_RETRIES_EXCEEDED"
+        return True
+
+
+@dataclass
+class Model:
+    """All tasks of one endpoint."""
+
+    tasks: dict[str, ModelTask] = field(default_factory=dict)
+    alive: set[str] = field(default_factory=set)
+    """Delivery processes that are within their lease."""
+
+    def submit(self, task_id: str, *, webhook: bool) -> bool:
+        if task_id in self.tasks:
+            return False
+        self.tasks[task_id] = ModelTask(webhook)
+        return True
+
+    def waiting(self, *places: str) -> list[str]:
+        """Queued tasks there."""
+        return [name for name, task in self.tasks.items() if task.state == "queued" and task.place in places]
+
+    def deliveries(self, *places: str) -> dict[str, ModelDelivery]:
+        return {
+            task_id: task.delivery
+            for task_id, task in self.tasks.items()
+            if task.delivery is not None and task.delivery.place in places
+        }
+
+    def removable(self) -> list[str]:
+        return [name for name, task in self.tasks.items() if task.state in ENDED and task.delivery is None]
+
+    def purge(self) -> int:
+        gone = self.removable()
+        for task_id in gone:
+            del self.tasks[task_id]
+        return len(gone)
+
+    def counts(self) -> TaskCounts:
+        def count(*states: str, status: bool | None = None) -> int:
+            return sum(
+                task.state in states and (status is None or (task.delivery_status == "SUCCESS") is status)
+                for task in self.tasks.values()
+            )
+
+        return TaskCounts(
+            queued=count("queued"),
+            running=count("running"),
+            scheduled=count("scheduled"),
+            success=count("succeeded", status=False),
+            delivered=count("succeeded", status=True),
+            failed=count("failed", "dead"),
+        )

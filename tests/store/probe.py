@@ -1,0 +1,126 @@
+"""A look into the store past the code under test: what is really there, as text."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from redis.asyncio import Redis
+
+Fields = dict[str, str]
+
+READS: dict[str, tuple[str | int, ...]] = {
+    "string": ("GET",),
+    "hash": ("HGETALL",),
+    "list": ("LRANGE", 0, -1),
+    "set": ("SMEMBERS",),
+    "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
+    "stream": ("XRANGE", "-", "+"),
+}
+"""The command that reads a key of each type whole."""
+
+
+class Probe:
+    """Plain reads and writes of keys. Replies are decoded; what is no UTF-8 is replaced."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+
+    async def ask(self, *words: str | bytes | int | float) -> Any:
+        """One command, replied to as redis-py does."""
+        return await self.redis.execute_command(*words)  # type: ignore[no-untyped-call]
+
+    async def now_ms(self) -> int:
+        """The store's clock."""
+        seconds, micros = await self.redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    async def keys(self) -> set[str]:
+        """The names of all keys."""
+        return {_text(name) for name in await self.ask("KEYS", "*")}
+
+    async def hash(self, key: str) -> Fields:
+        return _fields(await self.ask("HGETALL", key))
+
+    async def scores(self, key: str) -> dict[str, float]:
+        """A sorted set."""
+        return _scores(await self.ask("ZRANGE", key, 0, -1, "WITHSCORES"))
+
+    async def stream(self, key: str) -> dict[str, Fields]:
+        """All entries by id, oldest first."""
+        return {_text(entry_id): _fields(fields) for entry_id, fields in await self.ask("XRANGE", key, "-", "+")}
+
+    async def pending(self, key: str, group: str) -> dict[str, str]:
+        """Entries that were read and not acknowledged: consumer by entry id."""
+        if not await self.ask("EXISTS", key):
+            return {}
+        records = await self.redis.xpending_range(key, group, min="-", max="+", count=100_000)
+        return {_text(one["message_id"]): _text(one["consumer"]) for one in records}
+
+    async def dump(self) -> dict[str, bytes]:
+        """Every key with all of its content, in one piece of bytes for each."""
+        return {name: _flat(content) for name, content in (await self.snapshot()).contents.items()}
+
+    async def snapshot(self, prefix: str = "") -> "Snapshot":
+        """All keys that begin with `prefix`, in three round trips."""
+        names = sorted(name for name in await self.keys() if name.startswith(prefix))
+        kinds = await self._all([("TYPE", name) for name in names])
+        streams = [name for name, kind in zip(names, kinds, strict=True) if kind == b"stream"]
+        reads = [(*READS[_text(kind)], name) for name, kind in zip(names, kinds, strict=True)]
+        contents = await self._all([(command, name, *rest) for command, *rest, name in reads])
+        groups = await self._all([("XINFO GROUPS", name) for name in streams])
+        pending = {}
+        for name, found in zip(streams, groups, strict=True):
+            for group in found:
+                pending[name] = await self.pending(name, _text(group["name"])) if group["pending"] else {}
+        return Snapshot(dict(zip(names, contents, strict=True)), pending)
+
+    async def _all(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        pipeline = self.redis.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        return await pipeline.execute()
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a set of keys held at one time."""
+
+    contents: dict[str, Any]
+    unacknowledged: dict[str, Fields]
+
+    def hash(self, key: str) -> Fields:
+        return _fields(self.contents.get(key))
+
+    def scores(self, key: str) -> dict[str, float]:
+        """A sorted set."""
+        return _scores(self.contents.get(key, []))
+
+    def stream(self, key: str) -> dict[str, Fields]:
+        """All entries by id, oldest first."""
+        return {_text(entry_id): _fields(fields) for entry_id, fields in self.contents.get(key, [])}
+
+    def pending(self, key: str) -> Fields:
+        """Entries that were read and not acknowledged: consumer by entry id."""
+        return self.unacknowledged.get(key, {})
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _fields(record: dict[bytes, bytes] | None) -> Fields:
+    return {_text(name): _text(value) for name, value in (record or {}).items()}
+
+
+def _scores(flat: list[bytes]) -> dict[str, float]:
+    return {_text(flat[index]): float(flat[index + 1]) for index in range(0, len(flat), 2)}
+
+
+def _flat(value: Any) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, dict):
+        return b"\n".join(_flat(item) for pair in value.items() for item in pair)
+    if isinstance(value, (list, tuple, set)):
+        return b"\n".join(_flat(item) for item in value)
+    return str(value).encode()

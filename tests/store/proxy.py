@@ -1,0 +1,64 @@
+"""A connection to the store that loses replies: the command was carried out, and nobody was told."""
+
+import asyncio
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+
+class LossyProxy:
+    """Passes bytes between clients and the store at `store_url`. Use as an async context manager."""
+
+    def __init__(self, store_url: str) -> None:
+        target = urlsplit(store_url)
+        self._target = (target.hostname or "", target.port or 0)
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[None]] = set()
+        self.replies_to_lose = 0
+        """So many replies still are dropped, each together with its connection."""
+        self.lost = 0
+
+    @property
+    def url(self) -> str:
+        assert self._server is not None
+        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._serving):
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        reader, writer = await asyncio.open_connection(*self._target)
+        requests = asyncio.create_task(_pass(client_reader, writer))
+        try:
+            while data := await reader.read(65536):
+                if self.replies_to_lose:
+                    self.replies_to_lose -= 1
+                    self.lost += 1
+                    break
+                client_writer.write(data)
+        except OSError:
+            pass  # the client has gone
+        finally:
+            requests.cancel()
+            writer.close()
+            client_writer.close()
+            self._serving.discard(task)
+
+
+async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()

@@ -1,0 +1,537 @@
+"""The agent's side: an attempt begins once, is kept by heartbeats, and ends once."""
+
+import asyncio
+
+import pytest
+
+from queue_engine.domain.tasks import DeliveryStatus, Failed, Lease, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
+from queue_engine.store.claims import ClaimStore, Entry, Renewal
+from tests.store.bench import LONG_LEASE_MS, Bench, spec
+from tests.waiting import wait_until_async
+
+
+async def test_a_start_gives_the_attempt_all_it_needs(bench: Bench) -> None:
+    await bench.submit("t1", input=b"[1]")
+    started = await bench.start(bench.agent("a1"), address="10.1.2.3:9000")
+
+    task = bench.agent().open(started)
+    assert (task.lease.endpoint_id, task.lease.task_id) == (bench.endpoint_id, "t1")
+    assert (task.attempt, task.lost, task.max_attempts, task.timeout_seconds) == (1, 0, 5, 3600.0)
+    assert (task.input, task.number) == (b"[1]", (await bench.task("t1")).number)
+    assert task.created_at_ms <= task.started_at_ms
+    recorded = await bench.task("t1")
+    assert (recorded.state, recorded.attempts) == (TaskState.RUNNING, 1)
+    assert (recorded.worker_id, recorded.worker_url) == ("a1", "http://10.1.2.3:9000/run")
+    assert recorded.started_at_ms == task.started_at_ms
+
+
+async def test_a_start_holds_the_task_for_one_lease(bench: Bench) -> None:
+    started = await bench.submit_and_start("t1", bench.agent(lease_ms=7_000))
+    leases = await bench.probe.scores(bench.partition.leases)
+    assert leases == {bench.member("t1"): started.started_at_ms + 7_000}
+
+
+async def test_a_second_start_of_the_same_entry_is_stale(bench: Bench) -> None:
+    first, second = bench.agent("a1"), bench.agent("a2")
+    await bench.submit("t1")
+    (entry,) = await first.read(1, block_ms=1)
+    (same,) = await second.take_over(10, idle_ms=0)
+    assert await first.start(entry, address="x:1") is not None
+    assert await second.start(same, address="y:1") is None
+    task = await bench.task("t1")
+    assert (task.worker_id, task.attempts) == ("a1", 1)
+
+
+async def test_of_many_starts_at_once_one_begins(bench: Bench) -> None:
+    await bench.submit("t1")
+    (entry,) = await bench.agent().read(1, block_ms=1)
+    copies = [Entry(entry.stream, entry.entry_id, entry.task_id) for _ in range(20)]
+    agents = [bench.agent(f"a{number}") for number in range(20)]
+    starts = await asyncio.gather(*(one.start(copy, address="x:1") for one, copy in zip(agents, copies, strict=True)))
+    assert sum(start is not None for start in starts) == 1
+    assert (await bench.task("t1")).attempts == 1
+
+
+async def test_an_entry_of_an_attempt_before_starts_nothing(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t1")
+    (entry,) = await agent.read(1, block_ms=1)
+    assert await agent.start(entry, address="x:1") is not None
+    await bench.lose("t1")
+    copy = Entry(entry.stream, entry.entry_id, entry.task_id)
+    assert await agent.start(copy, address="x:1") is None
+    assert (await bench.task("t1")).state is TaskState.QUEUED
+
+
+async def test_a_start_repeated_after_a_lost_reply_is_the_same_attempt(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t1")
+    (entry,) = await agent.read(1, block_ms=1)
+    first = await agent.start(entry, address="x:1")
+    assert first is not None
+    assert await agent.start(entry, address="x:1") == first
+    assert (await bench.task("t1")).attempts == 1
+
+
+async def test_an_entry_without_a_task_starts_nothing_and_goes(bench: Bench) -> None:
+    await bench.probe.ask("XADD", bench.keys.queue, "*", "t", "nobody")
+    (entry,) = await bench.agent().read(10, block_ms=1)
+    assert await bench.agent().start(entry, address="x:1") is None
+    assert await bench.probe.stream(bench.keys.queue) == {}
+
+
+@pytest.mark.parametrize("garbage", [("x", "y"), ("t", b"\xff\xfe"), ("t", "a:b"), ("t", "")])
+async def test_garbage_in_a_queue_stops_nobody_and_goes(bench: Bench, garbage: tuple[str, str | bytes]) -> None:
+    agent = bench.agent()
+    await bench.probe.ask("XADD", bench.keys.queue, "*", *garbage)
+    await bench.submit("t1")
+    entries = await agent.read(10, block_ms=1)
+    starts = [await agent.start(entry, address="x:1") for entry in entries]
+    assert [one.lease.task_id for one in starts if one] == ["t1"]
+    assert await bench.probe.stream(bench.keys.queue) == {}
+
+
+@pytest.mark.parametrize("garbage", [("x", "y"), ("t", b"\xff\xfe")])
+async def test_garbage_that_a_dead_agent_read_stops_no_heir(bench: Bench, garbage: tuple[str, str | bytes]) -> None:
+    await bench.probe.ask("XADD", bench.keys.queue, "*", *garbage)
+    await bench.submit("t1")
+    await bench.agent("dead").read(10, block_ms=1)
+    heir = bench.agent("heir")
+    starts = [await heir.start(entry, address="x:1") for entry in await heir.take_over(10, idle_ms=0)]
+    assert [one.lease.task_id for one in starts if one] == ["t1"]
+    assert await bench.probe.pending(bench.keys.queue, "agents") == {}
+
+
+# Heartbeats
+
+
+async def test_a_heartbeat_renews_every_lease(bench: Bench) -> None:
+    agent = bench.agent()
+    leases = [(await bench.submit_and_start(task_id, agent)).lease for task_id in ("t1", "t2", "t3")]
+    for task_id in ("t1", "t2"):
+        await bench.run_out(task_id)
+
+    assert await agent.renew(leases) == [Renewal.OK] * 3
+
+    now = await bench.probe.now_ms()
+    ends = (await bench.probe.scores(bench.partition.leases)).values()
+    assert all(now < end <= now + LONG_LEASE_MS for end in ends)
+    assert (await bench.sweep()).requeued == 0
+
+
+async def test_no_leases_are_renewed_by_an_empty_heartbeat(bench: Bench) -> None:
+    assert await bench.agent().renew([]) == []
+
+
+async def test_an_attempt_whose_task_another_has_started_is_fenced(bench: Bench) -> None:
+    first, second = bench.agent("a1"), bench.agent("a2")
+    lost = await bench.submit_and_start("t1", first)
+    await bench.lose("t1")
+    held = await bench.start(second)
+
+    assert await first.renew([lost.lease]) == [Renewal.FENCED]
+    assert await second.renew([held.lease]) == [Renewal.OK]
+
+
+async def test_the_task_of_an_unknown_lease_is_gone(bench: Bench) -> None:
+    lease = Lease(bench.endpoint_id, "nobody", "0" * 32)
+    assert await bench.agent().renew([lease]) == [Renewal.GONE]
+    assert await bench.probe.scores(bench.partition.leases) == {}
+
+
+async def test_one_heartbeat_answers_each_task_by_itself(bench: Bench) -> None:
+    agent, other = bench.agent("a1"), bench.agent("a2")
+    fine = await bench.submit_and_start("t1", agent)
+    fenced = await bench.submit_and_start("t2", agent)
+    await bench.lose("t2")
+    await bench.start(other)
+    back = await bench.submit_and_start("t3", agent)
+    await bench.lose("t3")
+    gone = Lease(bench.endpoint_id, "nobody", "0" * 32)
+
+    words = await agent.renew([fine.lease, fenced.lease, gone, back.lease])
+
+    assert words == [Renewal.OK, Renewal.FENCED, Renewal.GONE, Renewal.READOPTED]
+
+
+async def test_a_lost_task_that_nobody_has_started_again_is_readopted(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.lose("t1")
+    assert (await bench.task("t1")).lost == 1
+
+    assert await agent.renew([started.lease]) == [Renewal.READOPTED]
+
+    task = await bench.task("t1")
+    assert (task.state, task.attempts, task.lost) == (TaskState.RUNNING, 1, 0)
+    assert await bench.probe.stream(bench.keys.retry_queue) == {}
+    assert await agent.renew([started.lease]) == [Renewal.OK]
+
+
+async def test_an_entry_that_was_read_before_a_readoption_starts_nothing(bench: Bench) -> None:
+    agent, other = bench.agent("a1"), bench.agent("a2")
+    started = await bench.submit_and_start("t1", agent)
+    await bench.lose("t1")
+    (entry,) = await other.read(1, block_ms=1)
+    assert await agent.renew([started.lease]) == [Renewal.READOPTED]
+    assert await other.start(entry, address="x:1") is None
+    assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
+
+
+async def test_a_readoption_reaches_an_entry_that_was_put_back(bench: Bench) -> None:
+    agent, other = bench.agent("a1"), bench.agent("a2")
+    started = await bench.submit_and_start("t1", agent)
+    await bench.lose("t1")
+    (entry,) = await other.read(1, block_ms=1)
+    await other.put_back(entry)
+    assert await agent.renew([started.lease]) == [Renewal.READOPTED]
+    assert await other.read(1, block_ms=1) == []
+
+
+async def test_only_the_attempt_that_lost_the_task_readopts_it(bench: Bench) -> None:
+    agent, other = bench.agent("a1"), bench.agent("a2")
+    first = await bench.submit_and_start("t1", agent)
+    await bench.lose("t1")
+    second = await bench.start(other)
+    await bench.lose("t1")
+    assert await agent.renew([first.lease]) == [Renewal.FENCED]
+    assert await other.renew([second.lease]) == [Renewal.READOPTED]
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), TryAgain("busy", 60.0)])
+async def test_a_heartbeat_after_the_end_of_an_attempt_is_fenced(bench: Bench, outcome: Outcome) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.settle(agent, started, outcome)
+    before = await bench.task("t1")
+    assert await agent.renew([started.lease]) == [Renewal.FENCED]
+    assert await bench.task("t1") == before
+
+
+# Ends
+
+
+async def test_a_success_records_the_output_to_the_byte(bench: Bench) -> None:
+    task = await bench.finish("t1", outcome=Succeeded(b'{"x": 1e999,  "x":0.10}'))
+    assert (task.state, task.status) == (TaskState.SUCCEEDED, TaskStatus.SUCCESS)
+    assert (task.output, task.error) == (b'{"x": 1e999,  "x":0.10}', None)
+    assert (task.delivery_status, task.delivery_attempts) == (DeliveryStatus.INIT, 0)
+    assert task.finished_at_ms == task.updated_at_ms
+    assert task.finished_at_ms is not None
+    assert task.started_at_ms is not None
+    assert task.finished_at_ms >= task.started_at_ms
+
+
+@pytest.mark.parametrize("state", [TaskState.FAILED, TaskState.TIMED_OUT])
+async def test_a_failure_records_its_reason(bench: Bench, state: TaskState) -> None:
+    task = await bench.finish("t1", outcome=Failed("the container answered 500: \ufffd", state))
+    assert (task.state, task.status) == (state, TaskStatus.FAILED)
+    assert (task.output, task.error) == (None, "the container answered 500: \ufffd")
+
+
+async def test_an_error_that_is_no_text_is_recorded_all_the_same(bench: Bench) -> None:
+    assert (await bench.finish("t1", outcome=Failed("bad \ud800 text"))).error == "bad ? text"
+
+
+async def test_the_end_tells_the_times_of_the_task(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    settled = await bench.settle(agent, started, Succeeded(b"1"))
+    task = await bench.task("t1")
+    assert (settled.created_at_ms, settled.started_at_ms) == (started.created_at_ms, started.started_at_ms)
+    assert settled.now_ms == task.finished_at_ms
+
+
+async def test_an_end_that_is_repeated_changes_nothing(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent, spec=spec(webhook=True))
+    assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
+    before = await bench.probe.dump()
+
+    assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "ALREADY"
+    assert (await bench.settle(agent, started, Failed("too late"))).word == "ALREADY"
+
+    assert await bench.probe.dump() == before
+
+
+async def test_the_result_of_an_attempt_is_refused_once_another_has_begun(bench: Bench) -> None:
+    first, second = bench.agent("a1"), bench.agent("a2")
+    lost = await bench.submit_and_start("t1", first)
+    await bench.lose("t1")
+    held = await bench.start(second)
+    assert held.attempt == 2
+    assert held.lost == 1
+    for outcome in (Succeeded(b'"old"'), Failed("old"), TryAgain("old", 1.0)):
+        assert (await bench.settle(first, lost, outcome)).word == "FENCED"
+    assert await first.release(lost.lease) == "FENCED"
+
+    assert (await bench.settle(second, held, Succeeded(b'"new"'))).word == "OK"
+
+    assert (await bench.settle(first, lost, Succeeded(b'"old"'))).word == "FENCED"
+    assert (await bench.task("t1")).output == b'"new"'
+
+
+async def test_a_result_is_taken_when_the_lease_has_run_out_and_nobody_noticed(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.run_out("t1")
+    assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
+    assert (await bench.sweep()).work == 0
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [(Succeeded(b"1"), "succeeded"), (Failed("no"), "failed"), (TryAgain("busy", 60), "scheduled")],
+)
+async def test_a_result_is_taken_when_the_task_is_back_in_the_queue_and_nobody_has_started_it(
+    bench: Bench, outcome: Outcome, state: str
+) -> None:
+    agent, other = bench.agent("a1"), bench.agent("a2")
+    started = await bench.submit_and_start("t1", agent, spec=spec(webhook=True))
+    await bench.lose("t1")
+    (entry,) = await other.read(1, block_ms=1)
+
+    assert (await bench.settle(agent, started, outcome)).word == "OK"
+
+    assert await other.start(entry, address="x:1") is None
+    task = await bench.task("t1")
+    assert (task.state, task.attempts, task.lost) == (state, 1, 0)
+    assert (await bench.settle(agent, started, outcome)).word == "ALREADY"
+
+
+async def test_the_result_for_a_task_that_is_gone_is_refused(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.settle(agent, started, Succeeded(b"1"))
+    await bench.purge()
+    keys = await bench.probe.keys()
+    for outcome in (Succeeded(b"1"), TryAgain("busy", 1.0)):
+        assert (await bench.settle(agent, started, outcome)).word == "GONE"
+    assert await agent.release(started.lease) == "GONE"
+    assert await bench.probe.keys() == keys
+
+
+async def test_an_end_with_a_webhook_puts_one_delivery_into_the_outbox(bench: Bench) -> None:
+    await bench.finish("t1", webhook=True)
+    await bench.finish("t2", webhook=False)
+    entries = await bench.probe.stream(bench.partition.outbox)
+    assert [fields["d"] for fields in entries.values()] == [f"t:{bench.endpoint_id}:t1"]
+    assert [fields["h"] for fields in entries.values()] == ["https://hooks.example:443"]
+
+
+# Retries, and tasks that are handed back
+
+
+async def test_a_task_that_is_put_off_waits_for_its_time(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    assert (await bench.settle(agent, started, TryAgain("busy", 60.0))).word == "OK"
+
+    task = await bench.task("t1")
+    assert (task.state, task.status, task.attempts) == (TaskState.SCHEDULED, TaskStatus.PROCESSING, 1)
+    assert await bench.probe.scores(bench.partition.due) == {bench.member("t1"): task.updated_at_ms + 60_000}
+    assert (await bench.sweep()).work == 0
+    assert await agent.read(1, block_ms=1) == []
+
+
+async def test_a_task_whose_wait_is_over_is_started_again(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.settle(agent, started, TryAgain("busy", 60.0))
+    await bench.make_due("t1")
+    assert (await bench.sweep()).promoted == 1
+    assert (await bench.sweep()).promoted == 0
+
+    second = await bench.start(agent)
+
+    assert (second.attempt, second.lost) == (2, 0)
+    assert second.lease.token != started.lease.token
+    assert (await bench.settle(agent, started, Succeeded(b'"old"'))).word == "FENCED"
+
+
+async def test_a_putting_off_that_is_repeated_changes_nothing(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.settle(agent, started, TryAgain("busy", 60.0))
+    before = await bench.probe.dump()
+    assert (await bench.settle(agent, started, TryAgain("busy", 60.0))).word == "ALREADY"
+    assert await bench.probe.dump() == before
+
+    await bench.make_due("t1")
+    await bench.sweep()
+    assert (await bench.settle(agent, started, TryAgain("busy", 60.0))).word == "ALREADY"
+    assert (await bench.task("t1")).state is TaskState.QUEUED
+
+
+async def test_tasks_that_come_back_are_read_before_new_ones(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("old", agent)
+    await bench.submit("new")
+    await agent.release(started.lease)
+    assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["old", "new"]
+
+
+async def test_a_release_costs_no_budget(bench: Bench) -> None:
+    agent = bench.agent()
+    for _ in range(3):
+        await bench.submit("t1")
+        started = await bench.start(agent)
+        assert (started.attempt, started.lost) == (1, 0)
+        assert await agent.release(started.lease) == "OK"
+    task = await bench.task("t1")
+    assert (task.state, task.attempts, task.lost) == (TaskState.QUEUED, 0, 0)
+
+
+async def test_a_release_that_is_repeated_changes_nothing(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await agent.release(started.lease)
+    before = await bench.probe.dump()
+    assert await agent.release(started.lease) == "ALREADY"
+    assert await bench.probe.dump() == before
+
+
+async def test_a_released_task_cannot_be_ended_or_readopted_by_who_released_it(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await agent.release(started.lease)
+    assert await agent.renew([started.lease]) == [Renewal.FENCED]
+    assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "FENCED"
+    assert (await bench.task("t1")).state is TaskState.QUEUED
+
+
+async def test_an_attempt_that_was_fenced_once_stays_fenced_when_its_successor_hands_the_task_back(
+    bench: Bench,
+) -> None:
+    first, second = bench.agent("a1"), bench.agent("a2")
+    lost = await bench.submit_and_start("t1", first)
+    await bench.lose("t1")
+    held = await bench.start(second)
+    await second.release(held.lease)
+    assert await first.renew([lost.lease]) == [Renewal.FENCED]
+    assert (await bench.settle(first, lost, Succeeded(b"1"))).word == "FENCED"
+    assert (await bench.task("t1")).state is TaskState.QUEUED
+
+
+async def test_a_release_after_the_lease_was_lost_leaves_the_task_in_the_queue(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.lose("t1")
+    assert await agent.release(started.lease) == "FENCED"
+    assert (await bench.start(agent)).attempt == 2
+
+
+async def test_an_entry_that_is_put_back_is_read_by_another(bench: Bench) -> None:
+    first, second = bench.agent("a1"), bench.agent("a2")
+    await bench.submit("t1")
+    (entry,) = await first.read(1, block_ms=1)
+    await first.put_back(entry)
+    await first.put_back(entry)  # as after a lost reply
+    (back,) = await second.read(10, block_ms=1)
+    assert back.task_id == "t1"
+    started = await second.start(back, address="x:1")
+    assert started is not None
+    assert started.attempt == 1
+
+
+async def test_putting_back_an_entry_of_a_task_that_has_started_does_nothing(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t1")
+    (entry,) = await agent.read(1, block_ms=1)
+    await agent.start(entry, address="x:1")
+    await agent.put_back(entry)
+    assert (await bench.task("t1")).state is TaskState.RUNNING
+    assert await agent.read(1, block_ms=1) == []
+
+
+# Reading, and taking over from the dead
+
+
+async def test_each_entry_is_read_by_one_agent(bench: Bench) -> None:
+    for number in range(10):
+        await bench.submit(f"t{number}")
+    agents = [bench.agent(f"a{number}") for number in range(5)]
+    reads = await asyncio.gather(*(agent.read(2, block_ms=1) for agent in agents))
+    assert sorted(entry.task_id for entries in reads for entry in entries) == [f"t{number}" for number in range(10)]
+
+
+async def test_a_blocked_read_ends_when_a_task_comes(bench: Bench) -> None:
+    async def is_blocked() -> bool:
+        return int((await bench.probe.redis.info("clients"))["blocked_clients"]) == 1
+
+    reading = asyncio.create_task(bench.agent().read(1, block_ms=5_000))
+    await wait_until_async(is_blocked)
+    await bench.submit("t1")
+    assert [entry.task_id for entry in await asyncio.wait_for(reading, 4)] == ["t1"]
+
+
+async def test_what_a_dead_agent_read_is_taken_over(bench: Bench) -> None:
+    await bench.submit("t1")
+    await bench.agent("dead").read(1, block_ms=1)
+    heir = bench.agent("heir")
+    assert await heir.read(1, block_ms=1) == []
+    (entry,) = await heir.take_over(10, idle_ms=0)
+    assert await heir.start(entry, address="x:1") is not None
+
+
+async def test_what_a_living_agent_has_just_read_is_left_to_it(bench: Bench) -> None:
+    await bench.submit("t1")
+    await bench.agent("living").read(1, block_ms=1)
+    assert await bench.agent("heir").take_over(10, idle_ms=60_000) == []
+
+
+async def test_take_over_reaches_entries_behind_those_of_living_agents(bench: Bench) -> None:
+    for number in range(60):
+        await bench.submit(f"t{number}")
+    living, dead, heir = bench.agent("living"), bench.agent("dead"), bench.agent("heir")
+    await living.read(50, block_ms=1)
+    left_behind = await dead.read(10, block_ms=1)
+    await _age(bench, "dead", [entry.entry_id for entry in left_behind])
+
+    taken: list[Entry] = []
+    for _ in range(20):
+        taken += await heir.take_over(1, idle_ms=60_000)
+
+    assert {entry.task_id for entry in taken} == {entry.task_id for entry in left_behind}
+
+
+async def test_an_agent_finds_again_what_it_has_read_and_not_started(bench: Bench) -> None:
+    agent = bench.agent("a1")
+    for task_id in ("t1", "t2"):
+        await bench.submit(task_id)
+    entries = await agent.read(2, block_ms=1)
+    await agent.start(entries[0], address="x:1")
+    assert [(entry.task_id, entry.entry_id) for entry in await agent.read_own()] == [("t2", entries[1].entry_id)]
+    assert await bench.agent("a2").read_own() == []
+
+
+@pytest.mark.parametrize("call", ["read", "take_over"])
+async def test_an_agent_makes_its_groups_when_the_store_came_back_empty(bench: Bench, call: str) -> None:
+    agent = bench.agent()
+    await bench.probe.ask("FLUSHALL")
+    assert await agent.read_own() == []
+    assert await _call(agent, call) == []
+
+    await bench.probe.ask("XADD", bench.keys.queue, "*", "t", "t1")
+    assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["t1"]
+    await bench.probe.ask("FLUSHALL")
+
+
+async def test_entries_from_before_the_groups_were_made_again_are_read(bench: Bench) -> None:
+    for stream in (bench.keys.queue, bench.keys.retry_queue):
+        await bench.probe.ask("XGROUP", "DESTROY", stream, "agents")
+    await bench.submit("t1")
+    agent = bench.agent()
+    assert await agent.read(1, block_ms=1) == []
+    assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["t1"]
+
+
+async def _call(agent: ClaimStore, name: str) -> list[Entry]:
+    if name == "read":
+        return await agent.read(1, block_ms=1)
+    return await agent.take_over(1, idle_ms=0)
+
+
+async def _age(bench: Bench, consumer: str, entry_ids: list[str]) -> None:
+    """As if `consumer` had read these entries an hour ago."""
+    await bench.probe.ask("XCLAIM", bench.keys.queue, "agents", consumer, 0, *entry_ids, "IDLE", 3_600_000)

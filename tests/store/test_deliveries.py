@@ -1,0 +1,551 @@
+"""The outbox: every ended task with a webhook is delivered or given up, once, whichever process dies."""
+
+import asyncio
+import json
+
+import pytest
+
+from queue_engine.domain.deliveries import MAX_RESULT_BYTES, Delivery, GivenUp, Verdict
+from queue_engine.domain.endpoints import TaskCounts
+from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.deliveries import MAX_LOG_RECORDS, Outbox, OutboxEntry
+from queue_engine.store.store import Store
+from tests.store.bench import (
+    DELIVERED,
+    DESTINATION,
+    GIVEN_UP,
+    LONG_LEASE_MS,
+    TENANT,
+    TICK_MS,
+    WEBHOOK,
+    Bench,
+    again,
+    answer,
+    config,
+    spec,
+)
+from tests.waiting import wait_until_async
+
+HOUR_MS = 3_600_000
+
+
+async def test_an_ended_task_with_a_webhook_is_read_from_the_outbox(bench: Bench) -> None:
+    await bench.finish("t1", webhook=True)
+    (entry,) = await (await bench.outbox()).read(10, block_ms=1)
+    assert (entry.delivery_id, entry.destination) == (f"t:{bench.endpoint_id}:t1", DESTINATION)
+    assert entry.partition == bench.partition
+
+
+async def test_an_open_delivery_has_all_that_an_attempt_needs(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent, spec=spec(webhook=True, auth_key="let me in"))
+    await bench.settle(agent, started, Succeeded(b'{"big": 12345678901234567890,  "x":1}'))
+    outbox = await bench.outbox()
+
+    delivery = await _open(outbox, await _read_one(outbox))
+
+    task = await bench.task("t1")
+    assert (delivery.url, delivery.auth_key, delivery.attempts) == (WEBHOOK, "let me in", 0)
+    assert delivery.signing_secret == await bench.store.endpoints.signing_secret(bench.endpoint_id)
+    assert delivery.created_at_ms == task.finished_at_ms
+    assert delivery.body.endswith(b'"result": {"big": 12345678901234567890,  "x":1}}')
+    body = json.loads(delivery.body)
+    assert body["task_id"] == task.number
+    assert (body["user_task_id"], body["endpoint_id"]) == ("t1", bench.endpoint_id)
+    assert (body["status"], body["success"], body["retry_count"]) == ("Success", True, 1)
+
+
+async def test_a_failed_tasks_webhook_is_told_why(bench: Bench) -> None:
+    await bench.finish("t1", outcome=Failed("no answer", TaskState.TIMED_OUT), webhook=True)
+    body = await _body(bench)
+    assert (body["status"], body["success"], body["failed_reason"]) == ("Failed", False, "no answer")
+    assert "result" not in body
+
+
+async def test_a_dead_tasks_webhook_is_told_why(bench: Bench) -> None:
+    await bench.submit_and_start("t1", spec=spec(webhook=True))
+    await bench.lose("t1", max_lost=0)
+    assert str((await _body(bench))["failed_reason"]).startswith("the task's worker was lost 1 times")
+
+
+@pytest.mark.parametrize(("size", "truncated"), [(MAX_RESULT_BYTES, False), (MAX_RESULT_BYTES + 1, True)])
+async def test_an_output_above_the_limit_is_not_sent(bench: Bench, size: int, truncated: bool) -> None:
+    output = b'"' + b"x" * (size - 2) + b'"'
+    await bench.finish("t1", outcome=Succeeded(output), webhook=True)
+    body = await _body(bench)
+    assert body["success"] is True
+    assert body.get("result_truncated", False) is truncated
+    assert ("result" in body) is not truncated
+
+
+async def test_a_delivered_success_moves_to_delivered(bench: Bench) -> None:
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(await bench.outbox())
+    task = await bench.task("t1")
+    assert (task.status, task.state) == (TaskStatus.DELIVERED, TaskState.SUCCEEDED)
+    assert (task.delivery_status, task.delivery_attempts) == (DeliveryStatus.SUCCESS, 1)
+    assert task.delivered_at_ms == task.updated_at_ms
+    assert (task.next_delivery_at_ms, task.delivery_error) == (None, None)
+    assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts(delivered=1)
+
+
+async def test_a_failed_task_stays_failed_when_its_webhook_has_been_told(bench: Bench) -> None:
+    await bench.finish("t1", outcome=Failed("no"), webhook=True)
+    await bench.deliver(await bench.outbox())
+    task = await bench.task("t1")
+    assert (task.status, task.delivery_status) == (TaskStatus.FAILED, DeliveryStatus.SUCCESS)
+    assert task.delivered_at_ms is not None
+    assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts(failed=1)
+
+
+async def test_a_failed_attempt_waits_for_its_next_time(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again(60))
+
+    task = await bench.task("t1")
+    assert (task.status, task.delivery_status) == (TaskStatus.SUCCESS, DeliveryStatus.FAILED)
+    assert task.next_delivery_at_ms == task.updated_at_ms + 60_000
+    assert await outbox.pending() == {"fresh": 0, "retry": 1, "parked": 0}
+    assert await outbox.promote() == 0
+    assert await outbox.read(10, block_ms=1) == []
+
+
+async def test_a_delivery_whose_wait_is_over_is_read_again(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again(60))
+    await bench.probe.ask("ZADD", bench.partition.outbox_due, 1, f"t:{bench.endpoint_id}:t1")
+    assert await outbox.promote() == 1
+    assert await outbox.promote() == 0
+    assert await outbox.pending() == {"fresh": 1, "retry": 0, "parked": 0}
+
+    delivery = await _open(outbox, await _read_one(outbox))
+
+    assert (delivery.attempts, json.loads(delivery.body)["retry_count"]) == (1, 2)
+
+
+async def test_a_wait_ends_by_itself(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again(0.05))
+    due = (await bench.task("t1")).next_delivery_at_ms
+    assert due is not None
+
+    async def is_promoted() -> bool:
+        return await outbox.promote() == 1
+
+    await wait_until_async(is_promoted, timeout=2)
+    assert await bench.probe.now_ms() >= due
+
+
+async def test_the_webhook_id_is_the_same_on_all_attempts_and_processes(bench: Bench) -> None:
+    await bench.finish("t1", webhook=True)
+    ids, counts = set(), []
+    for number in range(4):
+        outbox = await bench.outbox(f"d{number}")
+        entry = await _read_one(outbox)
+        delivery = await _open(outbox, entry)
+        ids.add(delivery.message_id)
+        counts.append(json.loads(delivery.body)["retry_count"])
+        await outbox.settle(entry, answer(500), again(), at_ms=1)
+        await outbox.promote()
+    assert len(ids) == 1
+    assert counts == [1, 2, 3, 4]
+
+
+async def test_webhook_ids_of_different_results_differ(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    ids = []
+    for _ in range(2):  # the same task id twice, with retention in between
+        await bench.finish("t1", webhook=True)
+        entry = await _read_one(outbox)
+        ids.append((await _open(outbox, entry)).message_id)
+        await outbox.settle(entry, answer(), DELIVERED, at_ms=1)
+        await bench.purge()
+    assert ids[0] != ids[1]
+
+
+async def test_a_delivery_that_is_given_up_says_why(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again())
+    await outbox.promote()
+    await bench.deliver(outbox, GivenUp("http_5xx (status 500); attempt 2 of 2 was the last"))
+
+    task = await bench.task("t1")
+    assert (task.status, task.delivery_status) == (TaskStatus.SUCCESS, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+    assert (task.delivery_attempts, task.next_delivery_at_ms, task.delivered_at_ms) == (2, None, None)
+    assert task.delivery_error == "http_5xx (status 500); attempt 2 of 2 was the last"
+    assert await outbox.promote() == 0
+    assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts(success=1)
+
+
+@pytest.mark.parametrize("verdict", [DELIVERED, again(), GIVEN_UP])
+async def test_a_second_settlement_is_refused_and_changes_nothing(bench: Bench, verdict: Verdict) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await bench.deliver(outbox, verdict)
+    before = await bench.probe.dump()
+    for second in (DELIVERED, again(), GIVEN_UP):
+        assert not (await outbox.settle(entry, answer(), second, at_ms=1)).accepted
+    assert await outbox.open(entry) is None
+    assert await bench.probe.dump() == before
+
+
+async def test_a_settlement_tells_the_time_since_the_task_ended(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.probe.ask("HSET", bench.keys.delivery("t1"), "created", await bench.probe.now_ms() - 90_000)
+    entry = await _read_one(outbox)
+    await _open(outbox, entry)
+    settled = await outbox.settle(entry, answer(), DELIVERED, at_ms=1)
+    assert 90 <= settled.latency_seconds < 95
+
+
+async def test_of_settlements_at_once_one_is_accepted(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(outbox)
+    await _open(outbox, entry)
+    settled = await asyncio.gather(*(outbox.settle(entry, answer(), DELIVERED, at_ms=1) for _ in range(10)))
+    assert sum(one.accepted for one in settled) == 1
+    assert (await bench.task("t1")).delivery_attempts == 1
+
+
+async def test_a_delivery_can_be_opened_again_by_who_has_it(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(outbox)
+    assert await _open(outbox, entry) == await _open(outbox, entry)
+    assert (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+
+
+# The log of attempts
+
+
+async def test_every_attempt_is_logged(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    assert await bench.store.tasks.delivery_log(bench.endpoint_id, "t1") == []
+    entry = await _read_one(outbox)
+    await _open(outbox, entry)
+    await outbox.settle(entry, answer(None, "dns_error", "no such näme \ud800"), again(), at_ms=1_700_000_000_000)
+    await outbox.promote()
+    await bench.deliver(outbox)
+
+    first, second = await bench.store.tasks.delivery_log(bench.endpoint_id, "t1")
+
+    assert (first["at"], first["status"], first["error"]) == (1_700_000_000_000, None, "dns_error")
+    assert (first["durationMs"], first["response"]) == (12, "no such näme \ud800")
+    assert (second["status"], second["error"]) == (200, None)
+
+
+async def test_the_log_keeps_the_latest_attempts(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    for number in range(MAX_LOG_RECORDS + 3):
+        entry = await _read_one(outbox)
+        await _open(outbox, entry)
+        await outbox.settle(entry, answer(500, "http_5xx"), again(), at_ms=number)
+        await outbox.promote()
+    log = await bench.store.tasks.delivery_log(bench.endpoint_id, "t1")
+    assert [record["at"] for record in log] == list(range(3, MAX_LOG_RECORDS + 3))
+    assert (await bench.task("t1")).delivery_attempts == MAX_LOG_RECORDS + 3
+
+
+async def test_the_data_outlives_the_wait_for_the_next_attempt(bench: Bench) -> None:
+    endpoint = await bench.store.endpoints.create(TENANT, config(result_retention_seconds=1))
+    brief = Bench(bench.store, endpoint.endpoint_id, bench.probe)
+    bench.endpoint_ids.append(endpoint.endpoint_id)
+    await brief.finish("t1", webhook=True)
+    await brief.deliver(await bench.outbox(), again(10 * 86_400))
+    for key in (brief.keys.task("t1"), brief.keys.input("t1"), brief.keys.result("t1")):
+        assert await bench.probe.ask("PTTL", key) > 11 * 86_400_000
+    assert await bench.probe.ask("PTTL", brief.partition.attempts_log(endpoint.endpoint_id, "t1")) > 11 * 86_400_000
+
+
+# Deferring
+
+
+async def test_a_deferred_delivery_uses_up_no_attempt(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(outbox)
+    await outbox.defer(entry, delay_ms=0)
+    await outbox.defer(entry, delay_ms=HOUR_MS)  # as after a lost reply: the first one counts
+    assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 1}
+    assert await outbox.promote() == 1
+
+    delivery = await _open(outbox, await _read_one(outbox))
+
+    assert (delivery.attempts, json.loads(delivery.body)["retry_count"]) == (0, 1)
+    task = await bench.task("t1")
+    assert (task.delivery_status, task.delivery_attempts, task.next_delivery_at_ms) == (DeliveryStatus.INIT, 0, None)
+    assert await bench.store.tasks.delivery_log(bench.endpoint_id, "t1") == []
+
+
+async def test_a_deferred_delivery_waits_for_its_time(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await outbox.defer(await _read_one(outbox), delay_ms=60_000)
+    assert await outbox.promote() == 0
+    assert await outbox.read(10, block_ms=1) == []
+
+
+async def test_an_opened_delivery_can_be_deferred_and_not_settled_then(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(outbox)
+    await _open(outbox, entry)
+    await outbox.defer(entry, delay_ms=60_000)
+    assert not (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+    assert (await bench.task("t1")).status is TaskStatus.SUCCESS
+
+
+async def test_a_settled_delivery_is_not_deferred(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await bench.deliver(outbox)
+    await outbox.defer(entry, delay_ms=0)
+    assert await outbox.promote() == 0
+
+
+# Taking over from the dead
+
+
+async def test_what_a_dead_process_has_read_is_adopted(bench: Bench) -> None:
+    dead, heir = await bench.outbox("dead"), await bench.outbox("heir")
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(dead)
+    before = await _open(dead, entry)
+    await _die(bench, "dead")
+
+    (adopted,) = await _adopt(bench, heir)
+
+    assert adopted == entry
+    delivery = await _open(heir, adopted)
+    assert (delivery.message_id, delivery.attempts) == (before.message_id, 0)
+    assert not (await dead.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+    assert (await heir.settle(adopted, answer(), DELIVERED, at_ms=1)).accepted
+    assert await _adopt(bench, heir) == []
+
+
+async def test_what_a_living_process_has_read_is_left_to_it(bench: Bench) -> None:
+    living, other = await bench.outbox("living"), await bench.outbox("other")
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(living)
+    assert await _adopt(bench, other) == []
+    assert await _adopt(bench, living) == []
+    await _open(living, entry)
+    assert (await living.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+
+
+async def test_what_a_process_holds_is_not_given_out_to_it_again(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    for number in range(3):
+        await bench.finish(f"t{number}", webhook=True)
+    first, second, third = await outbox.read(10, block_ms=1)
+    await outbox.defer(second, delay_ms=HOUR_MS)
+    await _open(outbox, third)
+    await outbox.settle(third, answer(), DELIVERED, at_ms=1)
+    assert await outbox.adopt(tick_ms=TICK_MS, lease_ms=0) == []
+    await _open(outbox, first)
+    assert (await outbox.settle(first, answer(), DELIVERED, at_ms=1)).accepted
+
+
+async def test_of_several_heirs_one_adopts(bench: Bench) -> None:
+    dead = await bench.outbox("dead")
+    heirs = [await bench.outbox(f"heir{number}") for number in range(4)]
+    for number in range(5):
+        await bench.finish(f"t{number}", webhook=True)
+    assert len(await dead.read(10, block_ms=1)) == 5
+    await _die(bench, "dead")
+    await bench.steady()
+    adopted = await asyncio.gather(*(one.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS) for one in heirs))
+    assert sorted(len(one) for one in adopted) == [0, 0, 0, 5]
+
+
+async def test_many_deliveries_of_the_dead_are_adopted_round_by_round(bench: Bench) -> None:
+    dead, heir = await bench.outbox("dead"), await bench.outbox("heir")
+    for number in range(5):
+        await bench.finish(f"t{number}", webhook=True)
+    await dead.read(10, block_ms=1)
+    await _die(bench, "dead")
+    rounds = [await _adopt(bench, heir, most=2) for _ in range(4)]
+    assert [len(entries) for entries in rounds] == [2, 2, 1, 0]
+    assert len({entry.delivery_id for entries in rounds for entry in entries}) == 5
+
+
+async def test_an_heir_that_dies_too_is_inherited_from(bench: Bench) -> None:
+    first, second, third = [await bench.outbox(name) for name in ("first", "second", "third")]
+    await bench.finish("t1", webhook=True)
+    await _read_one(first)
+    await _die(bench, "first")
+    assert len(await _adopt(bench, second)) == 1
+    await _die(bench, "second")
+    (entry,) = await _adopt(bench, third)
+    await _open(third, entry)
+    assert (await third.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+
+
+async def test_a_dead_process_is_forgotten_when_nothing_of_it_is_left(bench: Bench) -> None:
+    dead, heir = await bench.outbox("dead"), await bench.outbox("heir")
+    await bench.finish("t1", webhook=True)
+    await _read_one(dead)
+    await _die(bench, "dead")
+    await _adopt(bench, heir)
+    await _adopt(bench, heir)
+    consumers = await bench.probe.ask("XINFO", "CONSUMERS", bench.partition.outbox, "delivery")
+    assert "dead" not in str(consumers)
+    assert set(await bench.probe.scores(bench.partition.senders)) == {"heir"}
+
+
+@pytest.mark.parametrize("last_check_ms_ago", [4 * TICK_MS, HOUR_MS, -HOUR_MS])
+async def test_after_a_gap_nothing_is_adopted_for_one_lease(bench: Bench, last_check_ms_ago: int) -> None:
+    silent, heir = await bench.outbox("silent"), await bench.outbox("heir")
+    await bench.finish("t1", webhook=True)
+    await _read_one(silent)
+    await _die(bench, "silent")
+    await bench.probe.ask("DEL", bench.partition.ticks)
+    await bench.probe.ask("HSET", bench.partition.ticks, "adopt", await bench.probe.now_ms() - last_check_ms_ago)
+
+    for _ in range(3):
+        assert await heir.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS) == []
+
+    assert len(await _adopt(bench, heir)) == 1
+
+
+async def test_a_process_that_died_before_the_clock_went_back_is_noticed_within_a_lease(bench: Bench) -> None:
+    dead, heir = await bench.outbox("dead"), await bench.outbox("heir")
+    await bench.finish("t1", webhook=True)
+    await _read_one(dead)
+    now = await bench.probe.now_ms()
+    await bench.probe.ask("ZADD", bench.partition.senders, now + HOUR_MS, "dead")
+    await bench.probe.ask("HSET", bench.partition.ticks, "adopt", now + HOUR_MS)
+
+    async def is_adopted() -> bool:
+        return len(await heir.adopt(tick_ms=TICK_MS, lease_ms=50)) == 1
+
+    await wait_until_async(is_adopted, timeout=2)
+
+
+# What goes wrong
+
+
+async def test_an_entry_whose_task_is_gone_is_dropped_with_its_delivery(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1")):
+        await bench.probe.ask("DEL", key)
+    assert await outbox.open(await _read_one(outbox)) is None
+    assert await bench.probe.stream(bench.partition.outbox) == {}
+    assert not await bench.probe.ask("EXISTS", bench.keys.delivery("t1"))
+    await bench.purge()
+
+
+async def test_a_settlement_after_the_task_is_gone_ends_the_delivery(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(outbox)
+    await _open(outbox, entry)
+    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1")):
+        await bench.probe.ask("DEL", key)
+    assert (await outbox.settle(entry, answer(500), again(), at_ms=1)).accepted
+    await outbox.promote()
+    assert await outbox.open(await _read_one(outbox)) is None
+    await bench.purge()
+
+
+async def test_a_wait_without_its_delivery_ends(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.probe.ask("ZADD", bench.partition.outbox_due, 1, "t:1:nobody")
+    assert await outbox.promote() == 0
+    assert await bench.probe.scores(bench.partition.outbox_due) == {}
+
+
+@pytest.mark.parametrize(
+    "garbage", [("x", "y"), ("d", b"\xff\xfe"), ("d", "no colons"), ("d", "a:b:c:d:e"), ("d", ""), ("h", b"\xff")]
+)
+async def test_garbage_in_the_outbox_stops_nobody_and_goes(bench: Bench, garbage: tuple[str, str | bytes]) -> None:
+    await bench.probe.ask("XADD", bench.partition.outbox, "*", *garbage)
+    await bench.finish("t1", webhook=True)
+    outbox = await bench.outbox()
+    entries = await outbox.read(10, block_ms=1)
+    opened = [delivery for entry in entries if (delivery := await outbox.open(entry)) is not None]
+    assert [delivery.delivery_id for delivery in opened] == [f"t:{bench.endpoint_id}:t1"]
+    assert len(await bench.probe.stream(bench.partition.outbox)) == 1
+
+
+async def test_a_process_makes_its_groups_when_the_store_came_back_empty(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.probe.ask("FLUSHALL")
+    bench.endpoint_ids.clear()
+    assert await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS) == []
+    assert await outbox.read(10, block_ms=1) == []
+    await bench.probe.ask("XADD", bench.partition.outbox, "*", "d", "t:1:t1", "h", DESTINATION)
+    entry = await _read_one(outbox)
+    assert entry.delivery_id == "t:1:t1"
+    assert await outbox.open(entry) is None
+
+
+@pytest.mark.parametrize("key", [None, bytes(32)], ids=["no key", "another key"])
+async def test_a_process_that_cannot_open_the_secrets_is_told_so(bench: Bench, key: bytes | None) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent, spec=spec(webhook=True, auth_key="let me in"))
+    await bench.settle(agent, started, Succeeded(b"1"))
+    stranger = Store(bench.store.url, Sealer(key), partitions=bench.store.partitions.count)
+    try:
+        outbox = stranger.outbox("stranger")
+        await outbox.make_groups()
+        delivery = await _open(outbox, await _read_one(outbox))
+    finally:
+        await stranger.close()
+    assert delivery.unreadable is not None
+    assert "QUEUE_ENGINE_SECRET_KEY" in delivery.unreadable
+    assert (delivery.auth_key, delivery.signing_secret) == (None, None)
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), Failed("no")])
+async def test_deliveries_of_many_endpoints_come_to_one_process(bench: Bench, outcome: Outcome) -> None:
+    for _ in range(6):
+        endpoint = await bench.store.endpoints.create(TENANT, config())
+        bench.endpoint_ids.append(endpoint.endpoint_id)
+        other = Bench(bench.store, endpoint.endpoint_id, bench.probe)
+        await other.finish("t1", outcome=outcome, webhook=True)
+    outbox = await bench.outbox()
+    entries = await outbox.read(10, block_ms=1)
+    assert {entry.delivery_id for entry in entries} == {f"t:{one}:t1" for one in bench.endpoint_ids[1:]}
+    for entry in entries:
+        await _open(outbox, entry)
+        assert (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+    assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
+
+
+async def _read_one(outbox: Outbox) -> OutboxEntry:
+    (entry,) = await outbox.read(10, block_ms=1)
+    return entry
+
+
+async def _open(outbox: Outbox, entry: OutboxEntry) -> Delivery:
+    delivery = await outbox.open(entry)
+    assert delivery is not None
+    return delivery
+
+
+async def _body(bench: Bench) -> dict[str, object]:
+    outbox = await bench.outbox()
+    body: dict[str, object] = json.loads((await _open(outbox, await _read_one(outbox))).body)
+    return body
+
+
+async def _die(bench: Bench, process_id: str) -> None:
+    """As if the process had been silent for longer than its lease."""
+    assert await bench.probe.ask("ZADD", bench.partition.senders, "XX", "CH", 1, process_id) == 1
+
+
+async def _adopt(bench: Bench, outbox: Outbox, *, most: int = 256) -> list[OutboxEntry]:
+    """Adopt after steady operation."""
+    await bench.steady()
+    return await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, most=most)

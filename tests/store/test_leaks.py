@@ -1,0 +1,77 @@
+"""When all is done and removed, nothing is left but what belongs to the endpoint and its partition."""
+
+from queue_engine.domain.tasks import Failed, Succeeded, TryAgain
+from tests.store.bench import GIVEN_UP, Bench, again, spec
+
+
+async def test_only_the_keys_of_the_endpoint_are_left_when_all_tasks_are_gone(bench: Bench) -> None:
+    await _live_through_everything(bench)
+    assert await bench.purge() == 6
+
+    keys, partition = bench.keys, bench.partition
+    assert {name for name in await bench.probe.keys() if name.startswith(partition.tag)} == {
+        partition.endpoints,
+        partition.counts,
+        partition.ticks,
+        partition.outbox,
+        partition.senders,
+        keys.endpoint,
+        keys.queue,
+        keys.retry_queue,
+        keys.counts,
+        keys.created,
+        keys.finished("SUCCESS"),
+        keys.finished("DELIVERED"),
+        keys.finished("FAILED"),
+    }
+    for stream in (keys.queue, keys.retry_queue, keys.created, partition.outbox):
+        assert await bench.probe.stream(stream) == {}
+    others = {name for name in await bench.probe.keys() if not name.startswith(partition.tag)}
+    per_partition = {
+        key for other in bench.store.partitions.all() for key in (other.outbox, other.senders, other.ticks)
+    }
+    assert others - per_partition == {"{qe}:endpoint-ids"}
+
+
+async def test_the_counts_are_zero_when_all_tasks_are_gone(bench: Bench) -> None:
+    await _live_through_everything(bench)
+    await bench.purge()
+    counts = await bench.probe.hash(bench.keys.counts)
+    assert {name: number for name, number in counts.items() if number != "0"} == {"seq": "6"}
+    totals = await bench.probe.hash(bench.partition.counts)
+    assert {name: number for name, number in totals.items() if number != "0"} == {"seq": "6"}
+
+
+async def _live_through_everything(bench: Bench) -> None:
+    """Tasks that end in every way, after every detour."""
+    agent, outbox = bench.agent(), await bench.outbox()
+    await bench.finish("plain")
+    await bench.finish("failed", outcome=Failed("no"))
+
+    started = await bench.submit_and_start("detours", agent, spec=spec(webhook=True))
+    await agent.release(started.lease)
+    started = await bench.start(agent)
+    await bench.settle(agent, started, TryAgain("busy", 60))
+    await bench.make_due("detours")
+    await bench.sweep()
+    started = await bench.start(agent)
+    await bench.lose("detours")
+    await agent.renew([started.lease])
+    await bench.lose("detours")
+    started = await bench.start(agent)
+    await bench.settle(agent, started, Succeeded(b"1"))
+    await bench.deliver(outbox, again())
+    await outbox.promote()
+    (entry,) = await outbox.read(1, block_ms=1)
+    await outbox.defer(entry, delay_ms=0)
+    await outbox.promote()
+    await bench.deliver(outbox)
+
+    await bench.finish("given_up", webhook=True)
+    await bench.deliver(outbox, GIVEN_UP)
+    await bench.finish("told_of_failure", outcome=Failed("no"), webhook=True)
+    await bench.deliver(outbox)
+
+    await bench.submit_and_start("dead", agent, spec=spec(webhook=True))
+    await bench.lose("dead", max_lost=0)
+    await bench.deliver(outbox)

@@ -1,0 +1,405 @@
+"""Random lives of tasks, among several agents and delivery processes, held against a model after every step."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from queue_engine.domain.deliveries import Verdict
+from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TryAgain
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.claims import ClaimStore, Entry, Started
+from queue_engine.store.deliveries import Outbox, OutboxEntry
+from queue_engine.store.store import Store
+from queue_engine.store.tasks import Submission
+from tests.store.bench import (
+    DELIVERED,
+    GIVEN_UP,
+    LONG_LEASE_MS,
+    SECRET_KEY,
+    TENANT,
+    TICK_MS,
+    Bench,
+    again,
+    answer,
+    config,
+    spec,
+)
+from tests.store.model import MAX_LOST, Model, ModelDelivery, ModelTask
+from tests.store.probe import Probe
+
+T = TypeVar("T")
+
+TASKS = ["t1", "t2", "t3", "t4"]
+AGENTS = ["a1", "a2", "a3"]
+PROCESSES = ["d1", "d2"]
+OUTCOMES: list[Outcome] = [Succeeded(b"1"), Failed("no"), TryAgain("busy", 3600)]
+VERDICTS: list[Verdict] = [DELIVERED, GIVEN_UP, again()]
+
+Read = tuple[str, Entry, int]
+"""An agent, an entry that it has read, and the turn of the task that the entry was for."""
+ReadDelivery = tuple[str, OutboxEntry, int]
+
+LIVES = settings(
+    max_examples=50,
+    stateful_step_count=40,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining traces every line: far too slow
+    suppress_health_check=list(HealthCheck),
+)
+
+tasks = st.sampled_from(TASKS)
+agents = st.sampled_from(AGENTS)
+processes = st.sampled_from(PROCESSES)
+luck = st.integers(min_value=0, max_value=1_000)
+"""Chooses among what there is."""
+
+
+def test_every_life_of_a_task_follows_the_model(store_url: str) -> None:
+    with asyncio.Runner() as runner:
+        store = Store(store_url, Sealer(SECRET_KEY), partitions=1)
+        try:
+            run_state_machine_as_test(lambda: Lives(runner.run, store), settings=LIVES)  # type: ignore[arg-type]
+        finally:
+            runner.run(store.close())
+
+
+class Lives(RuleBasedStateMachine):
+    """Each rule does one thing to the store and to the model, and compares the answers."""
+
+    def __init__(self, run: Callable[[Coroutine[Any, Any, Any]], Any], store: Store) -> None:
+        super().__init__()
+        self.run = run
+        self.store = store
+        self.model = Model()
+        self.entries: list[Read] = []
+        self.attempts: list[tuple[str, Started]] = []
+        self.deliveries: list[ReadDelivery] = []
+
+    @initialize()
+    def begin(self) -> None:
+        self.run(self._begin())
+
+    async def _begin(self) -> None:
+        probe = Probe(self.store.redis)
+        await probe.ask("FLUSHALL")
+        endpoint = await self.store.endpoints.create(TENANT, config())
+        self.bench = Bench(self.store, endpoint.endpoint_id, probe, [endpoint.endpoint_id])
+        self.agents: dict[str, ClaimStore] = {name: self.bench.agent(name) for name in AGENTS}
+        self.outboxes: dict[str, Outbox] = {name: await self.bench.outbox(name) for name in PROCESSES}
+        self.model.alive = set(PROCESSES)
+        for task_id in TASKS[:3]:
+            await self._submit(task_id)
+
+    # Tasks
+
+    @rule(task_id=tasks)
+    def submit(self, task_id: str) -> None:
+        self.run(self._submit(task_id))
+
+    async def _submit(self, task_id: str) -> None:
+        webhook = task_id != "t1"
+        accepted = self.model.submit(task_id, webhook=webhook)
+        submission = await self.bench.submit(task_id, spec=spec(webhook=webhook))
+        assert submission is (Submission.ACCEPTED if accepted else Submission.DUPLICATE)
+
+    @precondition(lambda self: self.model.waiting("new", "retry"))
+    @rule(agent=agents)
+    def read(self, agent: str) -> None:
+        self._read(agent)
+
+    @precondition(lambda self: self.model.waiting("new", "retry"))
+    @rule(agent=agents, outcome=st.sampled_from([None, *OUTCOMES]))
+    def read_start_and_settle(self, agent: str, outcome: Outcome | None) -> None:
+        for one in self._read(agent):
+            self._start(one)
+            if outcome is not None:
+                self._settle(self.attempts[-1], outcome)
+
+    def _read(self, agent: str) -> list[Read]:
+        entries: list[Entry] = self.run(self.agents[agent].read(100, block_ms=1))
+        places = {self.bench.keys.queue: "new", self.bench.keys.retry_queue: "retry"}
+        assert {entry.task_id for entry in entries} == set(self.model.waiting("new", "retry"))
+        assert all(self.model.tasks[entry.task_id].place == places[entry.stream] for entry in entries)
+        return self._note(agent, entries)
+
+    @precondition(lambda self: self.model.waiting("read"))
+    @rule(agent=agents)
+    def take_over(self, agent: str) -> None:
+        entries: list[Entry] = self.run(self.agents[agent].take_over(100, idle_ms=0))
+        assert {entry.task_id for entry in entries} == set(self.model.waiting("read"))
+        self._note(agent, entries)
+
+    def _note(self, agent: str, entries: list[Entry]) -> list[Read]:
+        entries.sort(key=lambda entry: entry.task_id)  # a sweep queues what it finds in no certain order
+        for entry in entries:
+            self.model.tasks[entry.task_id].place = "read"
+        noted = [(agent, entry, self.model.tasks[entry.task_id].turn) for entry in entries]
+        self.entries += noted
+        return noted
+
+    @precondition(lambda self: self.entries)
+    @rule(which=luck)
+    def start(self, which: int) -> None:
+        self._start(_pick(self.entries, which))
+
+    def _start(self, one: Read) -> None:
+        agent, entry, turn = one
+        task = self.model.tasks.get(entry.task_id)
+        started = self.run(self.agents[agent].start(entry, address="x:1"))
+        if task is not None and task.state == "running" and task.token == entry.token:
+            assert started is not None  # a repeat of its own
+        elif self._is_current(entry, turn):
+            assert started is not None
+            assert task is not None
+            task.start(entry.token)
+            self.attempts.append((agent, started))
+        else:
+            assert started is None
+        if started is not None and task is not None:
+            assert (started.lease.token, started.attempt, started.lost) == (entry.token, task.attempts, task.lost)
+
+    @precondition(lambda self: self.entries)
+    @rule(which=luck)
+    def put_back(self, which: int) -> None:
+        agent, entry, turn = _pick(self.entries, which)
+        self.run(self.agents[agent].put_back(entry))
+        if self._is_current(entry, turn):
+            self.model.tasks[entry.task_id].queue("retry")
+
+    def _is_current(self, entry: Entry, turn: int) -> bool:
+        task = self.model.tasks.get(entry.task_id)
+        return task is not None and task.state == "queued" and task.place == "read" and task.turn == turn
+
+    @precondition(lambda self: self.attempts)
+    @rule(which=luck)
+    def beat(self, which: int) -> None:
+        agent, started = _pick(self.attempts, which)
+        task = self._task_of(started)
+        word = task.beat(started.lease.token) if task else "GONE"
+        assert self.run(self.agents[agent].renew([started.lease])) == [word]
+
+    @precondition(lambda self: self.attempts)
+    @rule(which=luck, outcome=st.sampled_from(OUTCOMES))
+    def settle(self, which: int, outcome: Outcome) -> None:
+        self._settle(_pick(self.attempts, which), outcome)
+
+    def _settle(self, one: tuple[str, Started], outcome: Outcome) -> None:
+        agent, started = one
+        task = self._task_of(started)
+        word = task.settle(started.lease.token, outcome) if task else "GONE"
+        assert self.run(self.bench.settle(self.agents[agent], started, outcome)).word == word
+
+    @precondition(lambda self: self.attempts)
+    @rule(which=luck)
+    def release(self, which: int) -> None:
+        agent, started = _pick(self.attempts, which)
+        task = self._task_of(started)
+        word = task.release(started.lease.token) if task else "GONE"
+        assert self.run(self.agents[agent].release(started.lease)) == word
+
+    def _task_of(self, started: Started) -> ModelTask | None:
+        return self.model.tasks.get(started.lease.task_id)
+
+    @precondition(lambda self: self._held())
+    @rule(which=luck)
+    def run_out(self, which: int) -> None:
+        self._run_out(_pick(self._held(), which))
+
+    def _run_out(self, task_id: str) -> None:
+        self.run(self.bench.run_out(task_id))
+        self.model.tasks[task_id].lease_is_over = True
+
+    @precondition(lambda self: self._put_off())
+    @rule(which=luck)
+    def make_due(self, which: int) -> None:
+        self._make_due(_pick(self._put_off(), which))
+
+    def _make_due(self, task_id: str) -> None:
+        self.run(self.bench.make_due(task_id))
+        self.model.tasks[task_id].wait_is_over = True
+
+    @precondition(lambda self: self._held() or self._put_off())
+    @rule()
+    def let_everything_run_out_and_sweep(self) -> None:
+        for task_id in self._held():
+            self._run_out(task_id)
+        for task_id in self._put_off():
+            self._make_due(task_id)
+        self._sweep()
+
+    @rule()
+    def sweep(self) -> None:
+        self._sweep()
+
+    def _sweep(self) -> None:
+        expected = [task.sweep() for task in self.model.tasks.values()]
+        swept = self.run(self.bench.sweep(max_lost=MAX_LOST))
+        assert swept.requeued == expected.count("requeued")
+        assert swept.dead == expected.count("dead")
+        assert swept.promoted == expected.count("promoted")
+
+    @precondition(lambda self: self.model.removable())
+    @rule()
+    def purge(self) -> None:
+        expected = self.model.purge()
+        assert self.run(self.bench.purge()) == expected
+        # Entries of tasks that are gone may not be taken for those of new tasks with the same id.
+        self.entries = [one for one in self.entries if one[1].task_id in self.model.tasks]
+        self.attempts = [one for one in self.attempts if one[1].lease.task_id in self.model.tasks]
+        self.deliveries = [one for one in self.deliveries if _task_id(one[1]) in self.model.tasks]
+
+    def _held(self) -> list[str]:
+        return [name for name, task in self.model.tasks.items() if task.state == "running" and not task.lease_is_over]
+
+    def _put_off(self) -> list[str]:
+        return [name for name, task in self.model.tasks.items() if task.state == "scheduled" and not task.wait_is_over]
+
+    # Deliveries
+
+    @precondition(lambda self: self.model.deliveries("ready"))
+    @rule(process=processes)
+    def read_outbox(self, process: str) -> None:
+        self._read_outbox(process)
+
+    @precondition(lambda self: self.model.deliveries("ready"))
+    @rule(process=processes, verdict=st.sampled_from([None, *VERDICTS]))
+    def read_open_and_settle_deliveries(self, process: str, verdict: Verdict | None) -> None:
+        for one in self._read_outbox(process):
+            self._open(one)
+            if verdict is not None:
+                self._settle_delivery(one, verdict)
+
+    def _read_outbox(self, process: str) -> list[ReadDelivery]:
+        entries: list[OutboxEntry] = self.run(self.outboxes[process].read(100, block_ms=1))
+        assert {_task_id(entry) for entry in entries} == set(self.model.deliveries("ready"))
+        return self._note_deliveries(process, entries)
+
+    @rule(process=processes, others_are_dead=st.booleans())
+    def adopt(self, process: str, others_are_dead: bool) -> None:
+        if others_are_dead:
+            self.run(self._let_die([name for name in PROCESSES if name != process]))
+            self.model.alive.clear()
+        self.model.alive.add(process)
+        expected = {
+            task_id
+            for task_id, delivery in self.model.deliveries("read").items()
+            if delivery.reader not in self.model.alive
+        }
+        entries = self.run(self._adopt(process))
+        assert {_task_id(entry) for entry in entries} == expected
+        self._note_deliveries(process, entries)
+
+    async def _let_die(self, names: list[str]) -> None:
+        for name in names:
+            await self.bench.probe.ask("ZADD", self.bench.partition.senders, 1, name)
+
+    async def _adopt(self, process: str) -> list[OutboxEntry]:
+        await self.bench.steady()
+        return await self.outboxes[process].adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS)
+
+    def _note_deliveries(self, process: str, entries: list[OutboxEntry]) -> list[ReadDelivery]:
+        noted = []
+        for entry in sorted(entries, key=_task_id):
+            delivery = self._delivery_of(entry)
+            assert delivery is not None
+            delivery.place, delivery.reader = "read", process
+            noted.append((process, entry, delivery.turn))
+        self.deliveries += noted
+        return noted
+
+    def _delivery_of(self, entry: OutboxEntry) -> ModelDelivery | None:
+        return self.model.tasks[_task_id(entry)].delivery
+
+    @precondition(lambda self: self.deliveries)
+    @rule(which=luck)
+    def open(self, which: int) -> None:
+        self._open(_pick(self.deliveries, which))
+
+    def _open(self, one: ReadDelivery) -> None:
+        process, entry, turn = one
+        opened = self.run(self.outboxes[process].open(entry))
+        delivery = self._delivery_of(entry)
+        if delivery is not None and delivery.turn == turn and delivery.place == "read":
+            assert opened is not None
+            assert opened.attempts == self.model.tasks[_task_id(entry)].delivery_attempts
+            delivery.owner = process
+        else:
+            assert opened is None
+
+    @precondition(lambda self: self.deliveries)
+    @rule(which=luck, verdict=st.sampled_from(VERDICTS))
+    def settle_delivery(self, which: int, verdict: Verdict) -> None:
+        self._settle_delivery(_pick(self.deliveries, which), verdict)
+
+    def _settle_delivery(self, one: ReadDelivery, verdict: Verdict) -> None:
+        process, entry, turn = one
+        expected = self.model.tasks[_task_id(entry)].deliver(turn, process, verdict)
+        settled = self.run(self.outboxes[process].settle(entry, answer(), verdict, at_ms=1))
+        assert settled.accepted is expected
+
+    @precondition(lambda self: self.deliveries)
+    @rule(which=luck)
+    def defer(self, which: int) -> None:
+        process, entry, turn = _pick(self.deliveries, which)
+        self.run(self.outboxes[process].defer(entry, delay_ms=0))
+        delivery = self._delivery_of(entry)
+        if delivery is not None and delivery.turn == turn and delivery.place == "read":
+            delivery.place, delivery.owner = "parked", ""
+
+    @precondition(lambda self: self.model.deliveries("retry", "parked"))
+    @rule()
+    def promote(self) -> None:
+        waiting = self.model.deliveries("retry", "parked")
+        for delivery in waiting.values():
+            delivery.place, delivery.turn = "ready", delivery.turn + 1
+        assert self.run(self.outboxes["d1"].promote()) == len(waiting)
+
+    # What must hold after every step
+
+    @invariant()
+    def the_store_agrees_with_itself(self) -> None:
+        assert self.run(self.bench.check()) == []
+
+    @invariant()
+    def the_store_agrees_with_the_model(self) -> None:
+        self.run(self._compare())
+
+    async def _compare(self) -> None:
+        found = await asyncio.gather(*(self.store.tasks.get(self.bench.endpoint_id, one) for one in TASKS))
+        real = {
+            task.task_id: (
+                task.state.value, task.attempts, task.lost, task.output, task.delivery_status.value,
+                task.delivery_attempts,
+            )
+            for task in found
+            if task is not None
+        }  # fmt: skip
+        modelled = {
+            task_id: (
+                task.state, task.attempts, task.lost, task.output, task.delivery_status,
+                task.delivery_attempts,
+            )
+            for task_id, task in self.model.tasks.items()
+        }  # fmt: skip
+        assert real == modelled
+        assert await self.store.tasks.counts(self.bench.endpoint_id) == self.model.counts()
+
+
+def _pick(items: list[T], which: int) -> T:
+    """The newer ones more often: what is old is mostly stale."""
+    return items[-1 - (which % len(items)) * (which % 3 == 0)]
+
+
+def _task_id(entry: OutboxEntry) -> str:
+    return entry.delivery_id.rpartition(":")[2]

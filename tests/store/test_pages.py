@@ -1,0 +1,196 @@
+"""Lists are whole and in order, wherever a page begins, and counts are what is really there."""
+
+import asyncio
+
+import pytest
+
+from queue_engine.domain.endpoints import TaskCounts
+from queue_engine.domain.tasks import Failed, Succeeded, TaskState, TaskStatus, TryAgain
+from queue_engine.store.tasks import SKIP_CHUNK
+from tests.store.bench import Bench, spec
+
+ALL_KINDS = [None, *TaskStatus]
+
+
+async def test_the_lists_of_an_endpoint_without_tasks_are_empty(bench: Bench) -> None:
+    for status in ALL_KINDS:
+        page = await bench.store.tasks.page(bench.endpoint_id, status, page=1, size=10)
+        assert (page.items, page.total) == ((), 0)
+    assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts()
+
+
+async def test_every_kind_of_list_shows_its_tasks_newest_first(bench: Bench) -> None:
+    expected = await _one_of_each(bench)
+    for status in ALL_KINDS:
+        page = await bench.store.tasks.page(bench.endpoint_id, status, page=1, size=100)
+        assert [task.task_id for task in page.items] == expected[status], status
+        assert page.total == len(expected[status])
+        assert status is None or {task.status for task in page.items} == {status}
+
+
+async def test_the_counts_say_where_the_tasks_are(bench: Bench) -> None:
+    await _one_of_each(bench)
+    counts = await bench.store.tasks.counts(bench.endpoint_id)
+    assert counts == TaskCounts(queued=1, running=1, scheduled=1, success=2, delivered=1, failed=2)
+    assert (counts.processing, counts.total) == (3, 8)
+    assert await bench.store.tasks.waiting_and_running() == {"queued": 1, "running": 1, "scheduled": 1}
+
+
+async def test_pages_put_together_are_the_whole_list(bench: Bench) -> None:
+    for number in range(7):
+        await bench.finish(f"t{number}")
+    for status in (None, TaskStatus.SUCCESS):
+        for size in (1, 2, 3, 7, 8):
+            assert await _walk(bench, status, size) == [f"t{number}" for number in reversed(range(7))]
+
+
+async def test_pages_of_tasks_under_way_put_together_are_the_whole_list(bench: Bench) -> None:
+    for number in range(7):
+        await bench.submit(f"t{number}")
+    assert await _walk(bench, TaskStatus.PROCESSING, 3) == [f"t{number}" for number in reversed(range(7))]
+
+
+@pytest.mark.parametrize("status", ALL_KINDS)
+async def test_a_page_beyond_the_end_is_empty_and_knows_the_total(bench: Bench, status: TaskStatus | None) -> None:
+    expected = await _one_of_each(bench)
+    for number in (100, 10**9):
+        page = await bench.store.tasks.page(bench.endpoint_id, status, page=number, size=10)
+        assert (page.items, page.total) == ((), len(expected[status]))
+
+
+async def test_a_brief_task_shows_its_state_and_error_and_hides_the_rest(bench: Bench) -> None:
+    await bench.submit("t1", spec=spec(webhook=True, headers={"X-Token": "hidden"}, auth_key="hidden"))
+    agent = bench.agent()
+    await bench.settle(agent, await bench.start(agent), Failed("it broke"))
+    page = await bench.store.tasks.page(bench.endpoint_id, None, page=1, size=10)
+    (task,) = page.items
+    assert (task.state, task.error, task.input, task.output) == (TaskState.FAILED, "it broke", None, None)
+    assert task.spec == spec(webhook=True)
+
+
+async def test_an_output_is_only_in_the_detail(bench: Bench) -> None:
+    await bench.finish("t1")
+    page = await bench.store.tasks.page(bench.endpoint_id, TaskStatus.SUCCESS, page=1, size=10)
+    assert page.items[0].output is None
+    assert (await bench.task("t1")).output == b"42"
+
+
+@pytest.mark.parametrize("gone", [{0}, {9}, {4, 5}, {0, 3, 9}, set(range(9)), set(range(1, 10))])
+async def test_gaps_that_retention_leaves_do_not_show(bench: Bench, gone: set[int]) -> None:
+    """Tasks end in another order than they were submitted in, so retention takes some out of the middle."""
+    agent = bench.agent()
+    attempts = [await bench.submit_and_start(f"t{number}", agent) for number in range(10)]
+    for number in gone:
+        await bench.settle(agent, attempts[number], Succeeded(b"1"))
+    assert await bench.purge() == len(gone)
+    left = [f"t{number}" for number in reversed(range(10)) if number not in gone]
+    for size in (1, 3, 10):
+        assert await _walk(bench, None, size) == left
+        assert await _walk(bench, TaskStatus.PROCESSING, size) == left
+
+
+async def test_tasks_submitted_after_a_gap_are_listed_first(bench: Bench) -> None:
+    agent = bench.agent()
+    attempts = [await bench.submit_and_start(f"t{number}", agent) for number in range(3)]
+    await bench.settle(agent, attempts[1], Succeeded(b"1"))
+    await bench.purge()
+    await bench.submit("t3")
+    assert await _walk(bench, None, 2) == ["t3", "t2", "t0"]
+
+
+@pytest.mark.parametrize("with_gap", [False, True])
+async def test_deep_pages_are_right_from_both_ends(bench: Bench, with_gap: bool) -> None:
+    """More tasks than one command passes over."""
+    total = 2 * SKIP_CHUNK + 300
+    agent = bench.agent()
+    await asyncio.gather(*(bench.submit(f"t{number:05}") for number in range(total)))
+    entries = [entry for _ in range(total // 1000 + 1) for entry in await agent.read(1000, block_ms=1)]
+    starts = await asyncio.gather(*(agent.start(entry, address="x:1") for entry in entries))
+    await asyncio.gather(*(bench.settle(agent, one, Succeeded(b"1")) for one in starts if one))
+    newest_first = [f"t{number:05}" for number in reversed(range(total))]
+    if with_gap:
+        middle = newest_first[total // 2]
+        await _take_out(bench, middle)
+        newest_first.remove(middle)
+    for status in (None, TaskStatus.SUCCESS):
+        for page, size in [(1, 10), (150, 10), (len(newest_first) // 10, 10), (3, 1000), (2, 1500), (12, 100)]:
+            found = await bench.store.tasks.page(bench.endpoint_id, status, page=page, size=size)
+            expected = newest_first[(page - 1) * size : page * size]
+            assert [task.task_id for task in found.items] == expected, (status, page, size)
+            assert found.total == len(newest_first)
+
+
+async def test_pages_stay_right_while_tasks_come_and_go(bench: Bench) -> None:
+    """No page repeats a task or breaks; what was there all the time is there in the end."""
+
+    async def churn() -> None:
+        for number in range(60):
+            await bench.finish(f"c{number}")
+            if number % 5 == 0:
+                await bench.purge()
+
+    async def look() -> None:
+        for _ in range(60):
+            for status in ALL_KINDS:
+                page = await bench.store.tasks.page(bench.endpoint_id, status, page=1, size=5)
+                ids = [task.task_id for task in page.items]
+                assert len(ids) == len(set(ids)) <= 5
+
+    await asyncio.gather(churn(), look())
+
+
+async def test_the_oldest_waiting_task_is_known(bench: Bench) -> None:
+    assert await bench.store.tasks.oldest_waiting_ms(bench.endpoint_id) is None
+    await bench.submit("t1")
+    await bench.submit("t2")
+    first = (await bench.task("t1")).created_at_ms
+    assert await bench.store.tasks.oldest_waiting_ms(bench.endpoint_id) == first
+
+    await bench.start(bench.agent())
+    oldest = await bench.store.tasks.oldest_waiting_ms(bench.endpoint_id)
+    assert oldest is not None
+    assert oldest >= first
+
+
+async def _one_of_each(bench: Bench) -> dict[TaskStatus | None, list[str]]:
+    """Tasks in every place; returns what each list should show."""
+    agent = bench.agent()
+    await bench.finish("success1")
+    await bench.finish("delivered", webhook=True)
+    await bench.deliver(await bench.outbox())
+    await bench.finish("failed1", outcome=Failed("no"))
+    await bench.finish("success2")
+    await bench.finish("failed2", outcome=Failed("no", TaskState.TIMED_OUT))
+    started = await bench.submit_and_start("scheduled", agent)
+    await bench.settle(agent, started, TryAgain("busy", 60.0))
+    await bench.submit_and_start("running", agent)
+    await bench.submit("queued")
+    return {
+        None: ["queued", "running", "scheduled", "failed2", "success2", "failed1", "delivered", "success1"],
+        TaskStatus.PROCESSING: ["queued", "running", "scheduled"],
+        TaskStatus.SUCCESS: ["success2", "success1"],
+        TaskStatus.DELIVERED: ["delivered"],
+        TaskStatus.FAILED: ["failed2", "failed1"],
+    }
+
+
+async def _walk(bench: Bench, status: TaskStatus | None, size: int) -> list[str]:
+    """The ids on all pages."""
+    ids: list[str] = []
+    page = 1
+    while (found := await bench.store.tasks.page(bench.endpoint_id, status, page=page, size=size)).items:
+        assert len(found.items) <= size
+        ids += [task.task_id for task in found.items]
+        page += 1
+    assert found.total == len(ids)
+    return ids
+
+
+async def _take_out(bench: Bench, task_id: str) -> None:
+    """Let retention remove this one task, as if it had ended first."""
+    fields = await bench.probe.hash(bench.keys.task(task_id))
+    stream = bench.keys.finished(TaskStatus.SUCCESS)
+    await bench.probe.ask("XDEL", stream, fields["fin"])
+    await bench.probe.ask("XDEL", bench.keys.created, f"{fields['seq']}-1")
+    await bench.probe.ask("HINCRBY", bench.keys.counts, "success", -1)
+    await bench.probe.ask("DEL", bench.keys.task(task_id), bench.keys.input(task_id), bench.keys.result(task_id))

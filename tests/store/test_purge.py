@@ -1,0 +1,149 @@
+"""Retention: what has ended goes when its time is over, all of it, and nothing else does."""
+
+import asyncio
+
+import pytest
+
+from queue_engine.domain.endpoints import TaskCounts
+from queue_engine.domain.tasks import Failed, Succeeded, TaskState, TaskStatus
+from queue_engine.store.tasks import EXPIRY_SLACK_MS, Submission
+from tests.store.bench import DELIVERED, GIVEN_UP, Bench, again
+from tests.waiting import wait_until_async
+
+
+async def test_what_ended_before_the_time_goes_and_the_rest_stays(bench: Bench) -> None:
+    for task_id in ("t1", "t2"):
+        await bench.finish(task_id)
+    ended = (await bench.task("t2")).finished_at_ms
+    assert ended is not None
+    await _until_later_than(bench, ended)
+    await bench.finish("t3")
+    await bench.submit_and_start("running")
+    await bench.submit("queued")
+
+    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=ended + 1) == 2
+
+    page = await bench.store.tasks.page(bench.endpoint_id, None, page=1, size=10)
+    assert [task.task_id for task in page.items] == ["queued", "running", "t3"]
+    assert await bench.store.tasks.get(bench.endpoint_id, "t1") is None
+    assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts(queued=1, running=1, success=1)
+
+
+async def test_nothing_is_purged_before_its_time(bench: Bench) -> None:
+    await bench.finish("t1")
+    ended = (await bench.task("t1")).finished_at_ms
+    assert ended is not None
+    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=ended) == 0
+    assert (await bench.task("t1")).output == b"42"
+
+
+async def test_nothing_is_left_of_a_purged_task(bench: Bench) -> None:
+    await bench.finish("marked_task_1", webhook=True)
+    await bench.deliver(await bench.outbox())
+    await bench.finish("marked_task_2", outcome=Failed("no"))
+    assert await bench.purge() == 2
+    dump = await bench.probe.dump()
+    assert [name for name, content in dump.items() if "marked_task" in name or b"marked_task" in content] == []
+
+
+async def test_one_call_removes_no_more_than_it_may(bench: Bench) -> None:
+    for number in range(5):
+        await bench.finish(f"t{number}")
+    before = await bench.probe.now_ms() + 1000
+    removed = [await bench.store.tasks.purge(bench.endpoint_id, before_ms=before, most=2) for _ in range(4)]
+    assert removed == [2, 2, 1, 0]
+
+
+async def test_a_task_is_kept_while_its_delivery_goes_on(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    assert await bench.purge() == 0
+    await bench.deliver(outbox, again())
+    assert await bench.purge() == 0
+    assert (await bench.store.tasks.counts(bench.endpoint_id)).success == 1
+    assert await outbox.promote() == 1
+    await bench.deliver(outbox)
+    assert (await bench.task("t1")).status is TaskStatus.DELIVERED
+    assert await bench.purge() == 1
+
+
+@pytest.mark.parametrize("verdict", [DELIVERED, GIVEN_UP])
+async def test_a_failed_task_goes_when_its_delivery_has_ended(bench: Bench, verdict: object) -> None:
+    await bench.finish("t1", outcome=Failed("no"), webhook=True)
+    assert await bench.purge() == 0
+    await bench.deliver(await bench.outbox(), verdict)  # type: ignore[arg-type]
+    assert await bench.purge() == 1
+    assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts()
+
+
+async def test_the_retention_of_a_delivered_task_begins_with_the_delivery(bench: Bench) -> None:
+    await bench.finish("t1", webhook=True)
+    ended = (await bench.task("t1")).finished_at_ms
+    assert ended is not None
+    await _until_later_than(bench, ended)
+    await bench.deliver(await bench.outbox())
+    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=ended + 1) == 0
+    assert (await bench.task("t1")).status is TaskStatus.DELIVERED
+
+
+async def test_purges_at_once_count_each_task_once(bench: Bench) -> None:
+    for number in range(10):
+        await bench.finish(f"t{number}")
+    assert sum(await asyncio.gather(*(bench.purge() for _ in range(4)))) == 10
+    assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts()
+
+
+async def test_a_purged_id_can_be_submitted_again(bench: Bench) -> None:
+    first = await bench.finish("t1")
+    await bench.purge()
+    assert await bench.submit("t1", fingerprint="f" * 32) is Submission.ACCEPTED
+    assert (await bench.task("t1")).number > first.number
+
+
+async def test_a_task_submitted_again_survives_the_purge_of_the_one_before(bench: Bench) -> None:
+    """Its data had expired by themselves; only the entries in the lists were left."""
+    await bench.finish("t1")
+    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1")):
+        await bench.probe.ask("DEL", key)
+    await bench.submit("t1", input=b'"new"')
+
+    assert await bench.purge() == 1
+
+    assert (await bench.task("t1")).input == b'"new"'
+    assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts(queued=1)
+    assert (await bench.start(bench.agent())).lease.task_id == "t1"
+
+
+async def test_a_purge_that_is_repeated_does_not_touch_a_task_submitted_meanwhile(bench: Bench) -> None:
+    await bench.finish("t1")
+    stream = bench.keys.finished(TaskStatus.SUCCESS)
+    (entry,) = await bench.probe.ask("XRANGE", stream, "-", "+")
+    await bench.purge()
+    await bench.submit("t1", input=b'"new"')
+
+    assert await bench.store.tasks._purge(bench.keys, TaskStatus.SUCCESS, *entry) == "OK"
+
+    task = await bench.task("t1")
+    assert (task.state, task.input) == (TaskState.QUEUED, b'"new"')
+
+
+async def test_data_expires_by_itself_when_no_purge_ever_runs(bench: Bench) -> None:
+    await bench.finish("t1")
+    retention_ms = 86_400_000
+    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1")):
+        assert 0 <= retention_ms + EXPIRY_SLACK_MS - await bench.probe.ask("PTTL", key) < 5_000
+
+
+async def test_a_task_that_has_not_ended_never_expires(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    for key in (bench.keys.task("t1"), bench.keys.input("t1")):
+        assert await bench.probe.ask("PTTL", key) == -1
+    await bench.settle(agent, started, Succeeded(b"1"))
+
+
+async def _until_later_than(bench: Bench, at_ms: int) -> None:
+    async def is_later() -> bool:
+        return await bench.probe.now_ms() > at_ms
+
+    await wait_until_async(is_later)

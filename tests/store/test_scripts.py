@@ -1,0 +1,248 @@
+"""Script calls that come at once share a round trip, and each gets its own reply, whatever happens to the others."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+
+from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.client import store_errors
+from queue_engine.store.deliveries import OutboxEntry
+from queue_engine.store.scripts import MAX_BATCH, load_scripts
+from queue_engine.store.store import Store
+from queue_engine.store.tasks import Submission
+from tests.store.bench import DELIVERED, LONG_LEASE_MS, TICK_MS, Bench, answer, spec
+from tests.store.proxy import LossyProxy
+from tests.waiting import wait_until_async
+
+EVERYTHING = 1_000_000
+
+
+NEW_WORK = {
+    *("enqueue", "create_endpoint", "update_endpoint", "append_logs"),
+    *("create_credential", "update_credential", "use_credential"),
+}
+"""What brings new data; everything else helps what is there to its end."""
+
+
+def test_every_script_names_its_keys_arguments_and_replies() -> None:
+    for name, script in load_scripts().items():
+        assert script.text.startswith("#!lua"), name
+        for heading in ("-- KEYS", "-- ARGV", "-- Reply"):
+            assert heading in script.text, (name, heading)
+
+
+def test_only_what_brings_new_data_is_refused_at_maxmemory() -> None:
+    refused = {name for name, script in load_scripts().items() if "allow-oom" not in script.text.partition("\n")[0]}
+    assert refused == NEW_WORK
+
+
+async def test_calls_that_come_at_once_get_their_own_replies(bench: Bench) -> None:
+    count = 3 * MAX_BATCH + 7
+    submitted = await asyncio.gather(*(bench.submit(f"t{number}", input=b"%d" % number) for number in range(count)))
+    assert set(submitted) == {Submission.ACCEPTED}
+    tasks = await asyncio.gather(*(bench.task(f"t{number}") for number in range(count)))
+    assert [task.input for task in tasks] == [b"%d" % number for number in range(count)]
+
+
+async def test_calls_that_come_at_once_share_round_trips(bench: Bench) -> None:
+    await bench.submit("t0")
+    before = await _socket_reads(bench)
+    await asyncio.gather(*(bench.submit(f"t{number}") for number in range(MAX_BATCH)))
+    assert await _socket_reads(bench) - before < MAX_BATCH / 4
+
+
+async def test_calls_are_carried_out_in_the_order_they_came(bench: Bench) -> None:
+    await asyncio.gather(*(bench.submit(f"t{number}") for number in range(300)))
+    queue = await bench.probe.stream(bench.keys.queue)
+    assert [fields["t"] for fields in queue.values()] == [f"t{number}" for number in range(300)]
+
+
+async def test_an_error_in_one_call_disturbs_no_other(bench: Bench) -> None:
+    await bench.probe.ask("LPUSH", bench.keys.input("broken"), "no string")
+    await bench.probe.ask("HSET", bench.keys.task("broken"), "state", "queued", "spec", 1)
+    await bench.submit("fine")
+    calls = [bench.store.tasks.get(bench.endpoint_id, name) for name in ("fine", "broken", "nobody", "fine")]
+    first, broken, nobody, last = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(broken, ResponseError)
+    assert "WRONGTYPE" in str(broken)
+    assert nobody is None
+    assert first == last == await bench.task("fine")
+    await bench.probe.ask("DEL", bench.keys.input("broken"), bench.keys.task("broken"))
+
+
+async def test_a_call_alone_raises_its_own_error(bench: Bench) -> None:
+    await bench.probe.ask("SET", bench.keys.task("broken"), "no hash")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        await bench.store.tasks.get(bench.endpoint_id, "broken")
+    await bench.probe.ask("DEL", bench.keys.task("broken"))
+
+
+async def test_a_caller_that_gives_up_disturbs_no_other(bench: Bench) -> None:
+    calls = [asyncio.create_task(bench.submit(f"t{number}")) for number in range(10)]
+    await asyncio.sleep(0)
+    calls[3].cancel()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results.pop(3), asyncio.CancelledError)
+    assert set(results) == {Submission.ACCEPTED}
+
+
+async def test_scripts_that_the_store_has_forgotten_are_loaded_again(bench: Bench) -> None:
+    for task_id in ("t1", "t2", "t3"):
+        await bench.probe.ask("SCRIPT", "FLUSH")
+        assert (await bench.finish(task_id)).state is TaskState.SUCCEEDED
+
+
+async def test_scripts_forgotten_in_the_middle_of_a_batch_are_loaded_again(bench: Bench) -> None:
+    await bench.finish("t0")
+    await bench.probe.ask("SCRIPT", "FLUSH")
+    await bench.store.tasks.get(bench.endpoint_id, "t0")  # one of them is known again
+
+    submits = [bench.submit(f"t{number}") for number in range(20)]
+    reads = [bench.store.tasks.get(bench.endpoint_id, "t0") for _ in range(20)]
+    results = await asyncio.gather(*submits, *reads)
+
+    assert results[:20] == [Submission.DUPLICATE, *[Submission.ACCEPTED] * 19]
+    assert results[20:] == [await bench.task("t0")] * 20
+
+
+# Lost replies
+
+
+@pytest.fixture
+async def proxy(store: Store) -> AsyncIterator[LossyProxy]:
+    async with LossyProxy(store.url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def far(proxy: LossyProxy, sealer: Sealer, bench: Bench) -> AsyncIterator[Bench]:
+    """The same endpoint, over a connection that loses replies when it is told to."""
+    store = Store(proxy.url, sealer, partitions=bench.store.partitions.count)
+    yield Bench(store, bench.endpoint_id, bench.probe, bench.endpoint_ids)
+    proxy.replies_to_lose = 0
+    await store.close()
+
+
+async def test_a_task_goes_its_whole_way_although_every_first_reply_is_lost(far: Bench, proxy: LossyProxy) -> None:
+    agent, outbox = far.agent(), await far.outbox()
+    assert await far.store.tasks.counts(far.endpoint_id) is not None  # connected
+
+    proxy.replies_to_lose = 1
+    assert await far.submit("t1", spec=spec(webhook=True)) in (Submission.ACCEPTED, Submission.DUPLICATE)
+    (entry,) = await agent.read(1, block_ms=1)
+
+    proxy.replies_to_lose = 1
+    started = await agent.start(entry, address="x:1")
+    assert started is not None
+    assert started.attempt == 1
+
+    proxy.replies_to_lose = 1
+    assert (await far.settle(agent, started, TryAgain("busy", 60.0))).word in ("OK", "ALREADY")
+    await far.make_due("t1")
+    await far.steady()
+    proxy.replies_to_lose = 1
+    await far.sweep_as_it_is()
+    started = await far.start(agent)
+    assert started.attempt == 2
+
+    proxy.replies_to_lose = 1
+    assert await agent.release(started.lease) in ("OK", "ALREADY")
+    started = await far.start(agent)
+    assert started.attempt == 2
+
+    proxy.replies_to_lose = 1
+    assert (await far.settle(agent, started, Succeeded(b"1"))).word in ("OK", "ALREADY")
+
+    (delivery,) = await outbox.read(10, block_ms=1)
+    proxy.replies_to_lose = 1
+    assert await outbox.open(delivery) is not None
+    proxy.replies_to_lose = 1
+    await outbox.settle(delivery, answer(), DELIVERED, at_ms=1)
+    task = await far.task("t1")
+    assert (task.status, task.delivery_attempts) == ("DELIVERED", 1)
+
+    proxy.replies_to_lose = 1
+    await far.purge()
+    assert proxy.lost == 9
+    assert (await far.store.tasks.counts(far.endpoint_id)).total == 0
+
+
+async def test_a_batch_whose_replies_are_lost_is_carried_out_once(far: Bench, proxy: LossyProxy) -> None:
+    await far.submit("t0")
+    proxy.replies_to_lose = 1
+    submissions = await asyncio.gather(*(far.submit(f"t{number}") for number in range(50)))
+    assert set(submissions) <= {Submission.ACCEPTED, Submission.DUPLICATE}
+    assert (await far.store.tasks.counts(far.endpoint_id)).queued == 50
+
+
+async def test_when_every_reply_is_lost_the_store_is_unavailable_and_the_call_may_be_repeated(
+    far: Bench, proxy: LossyProxy
+) -> None:
+    agent = far.agent()
+    await far.submit("t1")
+    (entry,) = await agent.read(1, block_ms=1)
+    proxy.replies_to_lose = EVERYTHING
+    with pytest.raises(RedisConnectionError):
+        await agent.start(entry, address="x:1")
+    with pytest.raises(StoreUnavailable, match="cannot be reached"):
+        async with store_errors():
+            await far.submit("t2")
+
+    proxy.replies_to_lose = 0
+
+    started = await agent.start(entry, address="x:1")
+    assert started is not None
+    assert (started.attempt, started.lease.task_id) == (1, "t1")
+    assert await far.submit("t2") in (Submission.ACCEPTED, Submission.DUPLICATE)
+
+
+async def test_entries_whose_reply_was_lost_come_back_to_the_agent(far: Bench, proxy: LossyProxy) -> None:
+    agent = far.agent()
+    assert await agent.read(1, block_ms=1) == []
+    await far.submit("t1")
+    proxy.replies_to_lose = 1
+    assert await agent.read(1, block_ms=1) == []
+    assert [entry.task_id for entry in await agent.read_own()] == ["t1"]
+    (entry,) = await agent.take_over(1, idle_ms=0)
+    assert await agent.start(entry, address="x:1") is not None
+
+
+async def test_deliveries_whose_reply_was_lost_come_back_to_the_living_process(far: Bench, proxy: LossyProxy) -> None:
+    outbox = await far.outbox()
+    assert await outbox.read(10, block_ms=1) == []
+    for task_id in ("t1", "t2"):
+        await far.finish(task_id, webhook=True)
+    proxy.replies_to_lose = 1
+    assert await outbox.read(1, block_ms=1) != await outbox.read(1, block_ms=1)  # one of the two never came
+
+    async def is_back() -> list[OutboxEntry]:
+        return await outbox.adopt(tick_ms=TICK_MS, lease_ms=50)
+
+    (entry,) = await wait_until_async(is_back)
+    assert await outbox.adopt(tick_ms=TICK_MS, lease_ms=0) == []
+    assert await outbox.open(entry) is not None
+    assert (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+
+
+async def test_deliveries_that_were_adopted_in_a_lost_reply_are_adopted_again(far: Bench, proxy: LossyProxy) -> None:
+    dead, heir = await far.outbox("dead"), await far.outbox("heir")
+    await far.finish("t1", webhook=True)
+    assert len(await dead.read(10, block_ms=1)) == 1
+    await far.probe.ask("ZADD", far.partition.senders, 1, "dead")
+    await far.steady()
+    proxy.replies_to_lose = 1
+    assert await heir.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS) == []
+
+    async def is_back() -> list[OutboxEntry]:
+        return await heir.adopt(tick_ms=TICK_MS, lease_ms=50)
+
+    assert len(await wait_until_async(is_back)) == 1
+
+
+async def _socket_reads(bench: Bench) -> int:
+    return int((await bench.probe.redis.info("stats"))["total_reads_processed"])

@@ -1,0 +1,129 @@
+"""Workers as their agents and the controller say."""
+
+from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.workers import WorkerStatus
+from tests.store.bench import TENANT, Bench
+
+
+async def test_a_new_worker_is_initializing(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True, revision=2)
+    worker = await bench.store.workers.get(bench.endpoint_id, "w1")
+    assert worker is not None
+    assert (worker.worker_id, worker.endpoint_id) == ("w1", bench.endpoint_id)
+    assert (worker.status, worker.managed, worker.revision) == (WorkerStatus.INITIALIZING, True, 2)
+    assert (worker.restarts, worker.running_tasks, worker.error, worker.address) == (0, 0, None, None)
+
+
+async def test_recording_a_worker_again_changes_nothing(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
+    await _report(bench, "w1", WorkerStatus.RUNNING)
+    before = await bench.store.workers.get(bench.endpoint_id, "w1")
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=False, revision=9)
+    assert await bench.store.workers.get(bench.endpoint_id, "w1") == before
+
+
+async def test_an_agents_report_is_recorded(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=False)
+    assert await _report(bench, "w1", WorkerStatus.RUNNING, running_tasks=3) is Wanted.RUNNING
+    worker = await bench.store.workers.get(bench.endpoint_id, "w1")
+    assert worker is not None
+    assert (worker.status, worker.running_tasks, worker.address) == (WorkerStatus.RUNNING, 3, "127.0.0.1:9000")
+    assert not worker.managed
+    assert worker.last_heartbeat_at_ms is not None
+    assert abs(await bench.probe.now_ms() - worker.last_heartbeat_at_ms) < 5_000
+
+
+async def test_the_report_of_a_worker_that_is_not_there_is_refused(bench: Bench) -> None:
+    assert await _report(bench, "w1", WorkerStatus.RUNNING) is None
+    assert await bench.store.workers.get(bench.endpoint_id, "w1") is None
+    assert await bench.store.workers.of_endpoint(bench.endpoint_id) == []
+
+
+async def test_no_worker_is_recorded_for_an_endpoint_that_is_not_there(bench: Bench) -> None:
+    before = await bench.probe.keys()
+    await bench.store.workers.put("999", "w1", managed=True)
+    assert await bench.probe.keys() == before
+
+
+async def test_a_report_is_answered_with_what_the_endpoint_is_wanted_to_be(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
+    for wanted in (Wanted.STOPPED, Wanted.RUNNING, Wanted.DELETED):
+        await bench.store.endpoints.want(bench.endpoint_id, TENANT, wanted)
+        assert await _report(bench, "w1", WorkerStatus.RUNNING) is wanted
+
+
+async def test_a_managed_worker_that_is_being_stopped_does_not_say_that_it_runs(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
+    await _mark(bench, "w1", WorkerStatus.STOPPING)
+    for status in (WorkerStatus.INITIALIZING, WorkerStatus.RUNNING):
+        assert await _report(bench, "w1", status)
+        assert await _status(bench, "w1") is WorkerStatus.STOPPING
+    assert await _report(bench, "w1", WorkerStatus.STOPPED)
+    assert await _status(bench, "w1") is WorkerStatus.STOPPED
+
+
+async def test_a_failed_worker_is_failed_until_it_runs(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
+    await _mark(bench, "w1", WorkerStatus.FAILED, error="exited with status 3", restarted=True)
+    await _report(bench, "w1", WorkerStatus.INITIALIZING)
+    worker = await bench.store.workers.get(bench.endpoint_id, "w1")
+    assert worker is not None
+    assert (worker.status, worker.error, worker.restarts) == (WorkerStatus.FAILED, "exited with status 3", 1)
+
+    await _report(bench, "w1", WorkerStatus.RUNNING)
+
+    worker = await bench.store.workers.get(bench.endpoint_id, "w1")
+    assert worker is not None
+    assert (worker.status, worker.error, worker.restarts) == (WorkerStatus.RUNNING, None, 1)
+
+
+async def test_a_word_on_an_unknown_worker_records_nothing(bench: Bench) -> None:
+    await _mark(bench, "w1", WorkerStatus.FAILED)
+    assert await bench.store.workers.of_endpoint(bench.endpoint_id) == []
+
+
+async def test_workers_are_listed_oldest_first_by_endpoint(bench: Bench) -> None:
+    for name in ("w1", "w2", "w3"):
+        await bench.store.workers.put(bench.endpoint_id, name, managed=True)
+    await bench.probe.ask("HSET", bench.keys.worker("w3"), "created", 1)
+    found = await bench.store.workers.of_endpoint(bench.endpoint_id)
+    assert [worker.worker_id for worker in found] == ["w3", "w1", "w2"]
+
+
+async def test_a_removed_worker_is_forgotten(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
+    await bench.agent("w1").read(1, block_ms=1)
+    await bench.store.workers.remove(bench.endpoint_id, "w1")
+    await bench.store.workers.remove(bench.endpoint_id, "w1")
+    assert await bench.store.workers.get(bench.endpoint_id, "w1") is None
+    assert not [name for name in await bench.probe.keys() if "w1" in name]
+    assert await bench.probe.ask("XINFO", "CONSUMERS", bench.keys.queue, "agents") == []
+
+
+async def test_what_a_removed_worker_had_read_is_not_lost(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
+    await bench.submit("t1")
+    await bench.agent("w1").read(1, block_ms=1)
+    await bench.store.workers.remove(bench.endpoint_id, "w1")
+    heir = bench.agent("w2")
+    (entry,) = await heir.take_over(10, idle_ms=0)
+    assert await heir.start(entry, address="x:1") is not None
+
+
+async def _report(bench: Bench, worker_id: str, status: WorkerStatus, *, running_tasks: int = 0) -> Wanted | None:
+    return await bench.store.workers.report(
+        bench.endpoint_id, worker_id, status, running_tasks=running_tasks, address="127.0.0.1:9000"
+    )
+
+
+async def _mark(
+    bench: Bench, worker_id: str, status: WorkerStatus, *, error: str = "", restarted: bool = False
+) -> None:
+    await bench.store.workers.mark(
+        bench.endpoint_id, worker_id, status, reason="a test", error=error, restarted=restarted
+    )
+
+
+async def _status(bench: Bench, worker_id: str) -> WorkerStatus | None:
+    worker = await bench.store.workers.get(bench.endpoint_id, worker_id)
+    return worker.status if worker else None

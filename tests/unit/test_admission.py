@@ -1,0 +1,136 @@
+"""Who gets in, and how often."""
+
+import pytest
+
+from queue_engine.api.auth import CACHE_SECONDS, MAX_CACHED_KEYS, Authenticator
+from queue_engine.api.rate_limit import RateLimiter
+from queue_engine.domain.errors import TooManyRequests, Unauthorized
+from queue_engine.store.api_keys import hash_of
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Keys:
+    def __init__(self, **tenants: str) -> None:
+        self.tenants = {hash_of(key): tenant for key, tenant in tenants.items()}
+        self.asked = 0
+
+    async def tenant_of(self, key_hash: str) -> str | None:
+        self.asked += 1
+        return self.tenants.get(key_hash)
+
+
+def _headers(*keys: bytes) -> list[tuple[bytes, bytes]]:
+    return [(b"host", b"x"), *((b"x-api-key", key) for key in keys)]
+
+
+async def test_a_key_opens_for_its_tenant() -> None:
+    authenticator = Authenticator(Keys(alice="a", bob="b"))
+    assert await authenticator.tenant_of(_headers(b"alice")) == "a"
+    assert await authenticator.tenant_of(_headers(b"bob")) == "b"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        (),
+        (b"",),
+        (b"nobody",),
+        (b"alice", b"alice"),
+        (b"alice", b"other"),
+        (b"alice ",),
+        (b"al\tice",),
+        ("alicé".encode(),),
+        (b"x" * 256,),
+        (b"x" * 10_240,),
+        (b"ALICE",),
+    ],
+)
+async def test_every_other_key_is_refused_in_the_same_words(keys: tuple[bytes, ...]) -> None:
+    with pytest.raises(Unauthorized) as caught:
+        await Authenticator(Keys(alice="a")).tenant_of(_headers(*keys))
+    assert str(caught.value) == str(Unauthorized())
+
+
+async def test_a_key_that_cannot_be_one_is_not_looked_up() -> None:
+    keys = Keys()
+    for bad in (b"", b"x" * 256, b"a b"):
+        with pytest.raises(Unauthorized):
+            await Authenticator(keys).tenant_of(_headers(bad))
+    assert keys.asked == 0
+
+
+async def test_a_revoked_key_stops_working_within_a_second() -> None:
+    keys, clock = Keys(alice="a"), Clock()
+    authenticator = Authenticator(keys, monotonic=clock)
+    await authenticator.tenant_of(_headers(b"alice"))
+    keys.tenants.clear()
+    clock.now += CACHE_SECONDS - 0.01
+    assert await authenticator.tenant_of(_headers(b"alice")) == "a"
+    assert keys.asked == 1
+    clock.now += 0.01
+    with pytest.raises(Unauthorized):
+        await authenticator.tenant_of(_headers(b"alice"))
+
+
+async def test_a_key_works_as_soon_as_it_is_made() -> None:
+    keys = Keys()
+    authenticator = Authenticator(keys)
+    with pytest.raises(Unauthorized):
+        await authenticator.tenant_of(_headers(b"alice"))
+    keys.tenants[hash_of("alice")] = "a"
+    assert await authenticator.tenant_of(_headers(b"alice")) == "a"
+
+
+async def test_what_is_remembered_is_bounded() -> None:
+    keys, clock = Keys(**{f"k{index}": "t" for index in range(MAX_CACHED_KEYS + 5)}), Clock()
+    authenticator = Authenticator(keys, monotonic=clock)
+    for index in range(MAX_CACHED_KEYS + 5):
+        await authenticator.tenant_of(_headers(b"k%d" % index))
+    assert len(authenticator._valid) <= MAX_CACHED_KEYS
+
+
+def test_a_tenant_gets_its_rate_and_no_more() -> None:
+    clock = Clock()
+    limiter = RateLimiter(10, monotonic=clock)
+    for _ in range(10):
+        limiter.take("a")
+    with pytest.raises(TooManyRequests) as caught:
+        limiter.take("a")
+    assert (caught.value.scope, caught.value.retry_after_seconds) == ("tenant", 1)
+    clock.now += 0.5
+    for _ in range(5):
+        limiter.take("a")
+    with pytest.raises(TooManyRequests):
+        limiter.take("a")
+
+
+def test_one_tenant_does_not_use_up_anothers_rate() -> None:
+    limiter = RateLimiter(1, monotonic=Clock())
+    limiter.take("a")
+    limiter.take("b")
+    with pytest.raises(TooManyRequests):
+        limiter.take("a")
+
+
+def test_a_slow_rate_says_how_long_to_wait() -> None:
+    clock = Clock()
+    limiter = RateLimiter(0.1, monotonic=clock)
+    limiter.take("a")
+    with pytest.raises(TooManyRequests) as caught:
+        limiter.take("a")
+    assert caught.value.retry_after_seconds == 10
+    clock.now += 10
+    limiter.take("a")
+
+
+def test_without_a_rate_nothing_is_counted() -> None:
+    limiter = RateLimiter(0, monotonic=Clock())
+    for _ in range(1000):
+        limiter.take("a")

@@ -1,0 +1,401 @@
+"""The command line for people: what each command asks of the API, and what it prints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.unit.console_api import NOW_MS, FakeApi, Script, endpoint, failure, raw, task
+
+ONE = "/v2/serverless/7"
+TASKS = f"{ONE}/tasks"
+TASK = f"GET {TASKS}/t1"
+LOGS = f"GET {ONE}/workers/w1/logs"
+RUNNING = task(status="PROCESSING", state="running", durationMs=None, finishedAt=None)
+
+
+# Endpoints
+
+
+def test_create_sends_what_the_options_say() -> None:
+    api = FakeApi({"POST /v2/serverless": endpoint()})
+    result = api.run(
+        "endpoints", "create", "--name", "echo", "--image", "python:3.11", "--command", "python serve.py",
+        "--resource", "here:CPU", "--resource", "us-1:NVIDIA_H100_80G:4", "--port", "8000", "--env", "A=b=c",
+        "--env", "MINE", "--workers", "3", "--volume-gb", "50", "--concurrency", "2", "--credential", "9",
+        "--min-vram-gb", "24", "--execution-timeout-seconds", "60", "--webhook", "http://w.example/",
+        env={"MINE": "from here"},
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert api.body() == {
+        "name": "echo",
+        "image": "python:3.11",
+        "initializationCommand": "python serve.py",
+        "resources": [
+            {"region": "here", "gpuType": "CPU", "gpuCount": 1},
+            {"region": "us-1", "gpuType": "NVIDIA_H100_80G", "gpuCount": 4},
+        ],
+        "expose": {"protocol": "http", "port": 8000},
+        "environmentVars": [{"key": "A", "value": "b=c"}, {"key": "MINE", "value": "from here"}],
+        "workers": 3,
+        "containerVolumeInGb": 50,
+        "concurrency": 2,
+        "containerRegistryAuthId": 9,
+        "minSingleCardVramInGb": 24,
+        "executionTimeoutSeconds": 60,
+        "webhook": "http://w.example/",
+        "serviceMode": "QUEUE",
+    }
+    assert "id                   7\n" in result.stdout
+
+
+def test_create_takes_a_file_and_options_go_before_it(tmp_path: Path) -> None:
+    file = tmp_path / "endpoint.json"
+    file.write_text(json.dumps({"name": "a", "image": "i", "workers": 5, "serviceMode": "ALB", "ours": None}))
+    api = FakeApi({"POST /v2/serverless": endpoint()})
+    api.run("endpoints", "create", "--file", str(file), "--name", "b")
+    assert api.body() == {
+        "name": "b", "image": "i", "workers": 5, "serviceMode": "ALB", "containerVolumeInGb": 20, "ours": None
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--resource", "here"), "--resource here: must be REGION:GPU"),
+        (("--resource", "here:CPU:many"), "--resource here:CPU:many: must be"),
+        (("--env", "NOT_SET_ANYWHERE"), "--env NOT_SET_ANYWHERE: has no value"),
+        (("--file", "/nowhere/at.all"), "--file: No such file"),
+        (("--file", "pyproject.toml"), "--file: is not JSON"),
+    ],
+)
+def test_create_names_a_wrong_option(options: tuple[str, ...], message: str) -> None:
+    api = FakeApi({})
+    result = api.run("endpoints", "create", *options)
+    assert (result.exit_code, api.requests) == (2, [])
+    assert message in result.stderr
+
+
+def test_update_keeps_what_is_not_given() -> None:
+    api = FakeApi({f"GET {ONE}": endpoint(totalWorkers=2), f"PATCH {ONE}": endpoint()})
+    api.run("endpoints", "update", "7", "--concurrency", "4", "--clear", "webhook", "--port", "81")
+    assert api.body() == {
+        "name": "echo",
+        "resources": endpoint()["resources"],
+        "workers": 2,
+        "containerVolumeInGb": 20,
+        "concurrency": 4,
+        "webhook": None,
+        "expose": {"protocol": "HTTP", "port": 81},
+    }
+
+
+def test_update_cannot_change_what_the_api_does_not() -> None:
+    assert FakeApi({}).run("endpoints", "update", "7", "--image", "other").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "call", "says"),
+    [
+        (("start", "7"), f"POST {ONE}/start", "endpoint 7: starting\n"),
+        (("stop", "7"), f"POST {ONE}/stop", "endpoint 7: stopping\n"),
+        (("scale", "7", "4"), f"PUT {ONE}/workers?count=4", "endpoint 7: 4 workers wanted\n"),
+        (("scale", "7", "1"), f"PUT {ONE}/workers?count=1", "endpoint 7: 1 worker wanted\n"),
+        (("delete", "7", "--yes"), f"DELETE {ONE}", "endpoint 7: deleting\n"),
+    ],
+)
+def test_orders_are_passed_on(arguments: tuple[str, ...], call: str, says: str) -> None:
+    api = FakeApi({call.partition("?")[0]: True})
+    result = api.run("endpoints", *arguments)
+    assert (result.exit_code, result.stdout, api.calls) == (0, says, [call])
+    assert api.run("endpoints", *arguments, "--json").stdout == "true\n"
+
+
+@pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
+def test_delete_asks_first(typed: str, deleted: bool) -> None:
+    api = FakeApi({f"GET {ONE}": endpoint(), f"DELETE {ONE}": True})
+    result = api.run("endpoints", "delete", "7", input=typed)
+    assert "Delete endpoint 7 (echo, 3 tasks queued)? [y/N]" in result.stderr
+    assert (f"DELETE {ONE}" in api.calls) is deleted
+    assert result.exit_code == (0 if deleted else 1)
+
+
+@pytest.mark.parametrize(("group", "path"), [(("endpoints", "list"), ""), (("workers", "list", "7"), "/7/workers")])
+def test_lists_can_be_narrowed_by_status(group: tuple[str, ...], path: str) -> None:
+    api = FakeApi({f"GET /v2/serverless{path}": []})
+    api.run(*group, "--status", "running", "--status", "FAILED")
+    assert api.calls == [f"GET /v2/serverless{path}?statusList=running%2CFAILED"]
+
+
+# Tasks
+
+
+def test_submit_prints_the_id_alone() -> None:
+    api = FakeApi({f"GET {ONE}": endpoint(), f"POST {TASKS}": {"taskId": "t1"}})
+    result = api.run("tasks", "submit", "7", "--path", "/run", "--input", '{"a": 1}')
+    assert result.stdout == "t1\n"
+    assert api.body() == {"processUri": "/run", "workerPort": 8000, "input": {"a": 1}}
+
+
+def test_submit_sends_everything_and_the_input_as_it_is() -> None:
+    api = FakeApi({f"POST {TASKS}": {"taskId": "mine"}})
+    given = '{"n": 1.00000000000000000001,  "n": [123456789012345678901234567890]}'
+    api.run(
+        "tasks", "submit", "7", "--input", given, "--port", "9", "--task-id", "mine", "--header", "X-A: b:c",
+        "--header", "X-B:", "--webhook", "http://h.example/",
+        env={"QUEUE_ENGINE_WEBHOOK_AUTH_KEY": "a key"},
+    )  # fmt: skip
+    assert given.encode() in api.requests[-1].content
+    body = api.body()
+    del body["input"]
+    assert body == {
+        "taskId": "mine", "workerPort": 9, "processUri": "/", "webhook": "http://h.example/",
+        "webhookAuthKey": "a key", "headers": {"X-A": "b:c", "X-B": ""},
+    }  # fmt: skip
+
+
+def test_submit_reads_its_input_from_a_file_or_a_pipe(tmp_path: Path) -> None:
+    file = tmp_path / "input.json"
+    file.write_text('"grüße"')
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    api.run("tasks", "submit", "7", "--port", "1", "--input-file", str(file))
+    api.run("tasks", "submit", "7", "--port", "1", "--input-file", "-", input="[1]\n")
+    assert [api.body(index)["input"] for index in (0, 1)] == ["grüße", [1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "give either --input or --input-file"),
+        (("--input", "1", "--input-file", "-"), "give either --input or --input-file"),
+        (("--input", "{"), "the input is not JSON"),
+        (("--input", '1, "taskId": "x"'), "the input is not JSON"),
+        (("--input", "[" * 100_000), "the input is not JSON"),
+        (("--input-file", "/nowhere/at.all"), "--input-file: No such file"),
+        (("--input", "1", "--header", "none"), "--header: must be NAME:VALUE"),
+        (("--input", "1", "--header", "A:1", "--header", "A:2"), "--header: A is given twice"),
+    ],
+)
+def test_submit_names_a_wrong_option(options: tuple[str, ...], message: str) -> None:
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    result = api.run("tasks", "submit", "7", "--port", "1", *options)
+    assert (result.exit_code, api.requests) == (2, [])
+    assert message in result.stderr
+
+
+def test_submit_needs_a_port_when_none_is_exposed() -> None:
+    result = FakeApi({f"GET {ONE}": endpoint(expose=None)}).run("tasks", "submit", "7", "--input", "1")
+    assert (result.exit_code, result.stderr) == (2, "error: give --port: the endpoint exposes none\n")
+
+
+def test_waiting_looks_again_until_the_task_has_ended() -> None:
+    api = FakeApi({TASK: Script(RUNNING, RUNNING, RUNNING, task(output={"ok": 1}))})
+    result = api.run("tasks", "wait", "7", "t1")
+    assert result.exit_code == 0
+    assert "status            SUCCESS" in result.stdout
+    assert 'output            {"ok": 1}' in result.stdout
+    assert api.pauses == sorted(api.pauses)
+    assert len(api.pauses) == 3
+
+
+def test_looking_again_gets_rarer_but_not_too_rare() -> None:
+    api = FakeApi({TASK: Script(*[RUNNING] * 20, task())})
+    api.run("tasks", "wait", "7", "t1")
+    assert (api.pauses[0], api.pauses[-1]) == (0.1, 2.0)
+
+
+def test_submit_and_wait_shows_the_ended_task() -> None:
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}, TASK: Script(RUNNING, task(output=5))})
+    result = api.run("tasks", "submit", "7", "--port", "1", "--input", "1", "--wait", "--json")
+    assert json.loads(result.stdout)["output"] == 5
+
+
+def test_a_task_that_failed_has_an_exit_status_of_its_own() -> None:
+    result = FakeApi({TASK: task(status="FAILED", state="failed", error="HTTP 500")}).run("tasks", "wait", "7", "t1")
+    assert result.exit_code == 4
+    assert "error             HTTP 500" in result.stdout
+
+
+def test_waiting_ends_at_the_time_limit() -> None:
+    api = FakeApi({TASK: RUNNING})
+    result = api.run("tasks", "wait", "7", "t1", "--timeout", "5")
+    assert result.exit_code == 124
+    assert result.stderr == "error: task t1 has not ended after 5 s; it is running\n"
+    assert sum(api.pauses) == pytest.approx(5)
+
+
+def test_waiting_bears_an_api_that_is_away_for_a_while() -> None:
+    away = httpx.ConnectError("refused")
+    api = FakeApi({TASK: Script(RUNNING, away, failure(503, "store", retry_after="3"), away, task())})
+    assert api.run("tasks", "wait", "7", "t1").exit_code == 0
+    assert 3 in api.pauses
+
+
+def test_waiting_does_not_bear_it_for_ever() -> None:
+    api = FakeApi({TASK: Script(RUNNING, httpx.ConnectError("refused"))})
+    assert api.run("tasks", "wait", "7", "t1").exit_code == 3
+    assert 30 <= sum(api.pauses) < 40
+
+
+def test_waiting_for_a_task_that_is_gone_ends_at_once() -> None:
+    api = FakeApi({TASK: Script(RUNNING, failure(404, "task not found"))})
+    assert api.run("tasks", "wait", "7", "t1").exit_code == 1
+
+
+def test_ctrl_c_ends_waiting_quietly() -> None:
+    api = FakeApi({TASK: Script(RUNNING, KeyboardInterrupt())})
+    result = api.run("tasks", "wait", "7", "t1")
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_a_task_is_shown_with_its_input_and_output_as_they_are() -> None:
+    given = (
+        b'{"taskId": "t1", "status": "SUCCESS", "input": {"n": 1e999, "a": 1, "a": 2}, "output": null, "headers": {}}'
+    )
+    shown = FakeApi({TASK: raw(given)}).run("tasks", "get", "7", "t1").stdout
+    assert shown.splitlines() == [
+        "taskId   t1",
+        "status   SUCCESS",
+        "headers  {}",
+        'input    {"n": 1e999, "a": 1, "a": 2}',
+    ]
+
+
+def test_a_large_output_is_cut() -> None:
+    shown = FakeApi({TASK: task(output="x" * 10_000)}).run("tasks", "get", "7", "t1").stdout
+    assert "x… (6002 more characters; --json prints all)" in shown
+
+
+def test_a_page_of_tasks_is_asked_for_by_number() -> None:
+    page = {"items": [task()], "page": 3, "size": 5, "total": 11, "pages": 3}
+    api = FakeApi({f"GET {TASKS}": page})
+    shown = api.run("tasks", "list", "7", "--status", "success", "--page", "3", "--size", "5")
+    assert api.calls == [f"GET {TASKS}?status=success&pageNumber=3&pageSize=5"]
+    assert shown.stdout.splitlines()[1].split() == [
+        "t1", "SUCCESS", "succeeded", "1", "2025-11-24T16:58:30.000+01:00", "80000", "INIT", "-"
+    ]  # fmt: skip
+    assert "page 3 of 3, 11 tasks" in api.run("tasks", "list", "7", terminal=True).stdout
+
+
+def test_counts_are_listed() -> None:
+    shown = FakeApi({f"GET {TASKS}/count": {"processing": 3, "total": 12}}).run("tasks", "count", "7").stdout
+    assert shown == "processing  3\ntotal       12\n"
+
+
+def test_delivery_attempts_are_listed() -> None:
+    attempt = {"at": NOW_MS, "status": 500, "error": "http_5xx", "durationMs": 31, "response": "no\nway"}
+    shown = FakeApi({f"{TASK}/deliveries": [attempt]}).run("tasks", "deliveries", "7", "t1").stdout
+    assert shown.splitlines()[1].split() == ["2025-11-24T17:00:00.000+01:00", "500", "http_5xx", "31", "no\\nway"]
+
+
+# Logs
+
+
+def line(number: int, *, ms: int = 0, offset: int = 0) -> dict[str, Any]:
+    return {"timestamp": f"2025-11-24T16:00:{number:02d}.{ms:03d}Z", "log": f"line {number}", "offset": offset}
+
+
+def page(*lines: dict[str, Any], more: bool = False, token: str | None = None) -> dict[str, Any]:
+    """One page of logs; `token` stands for both tokens."""
+    return {"logs": list(lines), "hasMore": more, "nextSearchAfterTime": token, "nextSearchAfterOffset": token}
+
+
+def test_logs_are_walked_page_by_page() -> None:
+    api = FakeApi({LOGS: Script(page(line(1), line(2), more=True, token="2"), page(line(3), token="3"))})
+    result = api.run("logs", "7", "w1")
+    assert result.stdout.splitlines() == [
+        "2025-11-24T17:00:01.000+01:00  line 1",
+        "2025-11-24T17:00:02.000+01:00  line 2",
+        "2025-11-24T17:00:03.000+01:00  line 3",
+    ]
+    first, second = (request.url.params for request in api.requests)
+    assert dict(first) == {"pageSize": "1000", "direction": "Forward"}
+    assert dict(second) == dict(first) | {"searchAfterTime": "2", "searchAfterOffset": "2"}
+
+
+def test_the_last_lines_are_looked_up_from_the_end() -> None:
+    api = FakeApi({LOGS: Script(page(line(5), line(4), more=True, token="4"), page(line(3), line(2), more=True))})
+    assert api.run("logs", "7", "w1", "-n", "3", "--no-times").stdout == "line 3\nline 4\nline 5\n"
+    assert [request.url.params["direction"] for request in api.requests] == ["Backward", "Backward"]
+
+
+def test_lines_are_chosen_by_time_and_word() -> None:
+    api = FakeApi({LOGS: page()})
+    api.run("logs", "7", "w1", "--since", "10m", "--until", "2025-11-24T16:59:00", "--grep", "Fehler & 1")
+    assert dict(api.requests[0].url.params) == {
+        "pageSize": "1000",
+        "direction": "Forward",
+        "keyword": "Fehler & 1",
+        "startTime": str(NOW_MS - 600_000),
+        "endTime": str(NOW_MS - 60_000),
+    }
+
+
+def follow(api: FakeApi, *options: str, pauses: int = 3) -> list[str]:
+    """The lines of `logs --follow` that is interrupted in its last pause."""
+
+    def interrupt() -> None:
+        if len(api.pauses) == pauses - 1:
+            raise KeyboardInterrupt
+
+    api.before_pause = interrupt
+    result = api.run("logs", "7", "w1", "-f", "--no-times", *options)
+    assert (result.exit_code, result.stderr) == (130, "")
+    return result.stdout.splitlines()
+
+
+def test_following_goes_on_with_the_new_lines() -> None:
+    api = FakeApi({LOGS: Script(page(line(1), token="1"), page(token="1"), page(line(2), token="2"))})
+    assert follow(api) == ["line 1", "line 2"]
+    assert [request.url.params.get("searchAfterTime") for request in api.requests] == [None, "1", "1"]
+
+
+def test_following_from_an_empty_log_waits_for_the_first_line() -> None:
+    api = FakeApi({LOGS: Script(page(), page(), page(line(1), token="1"))})
+    assert follow(api) == ["line 1"]
+
+
+@pytest.mark.parametrize(("last", "expected"), [("2", ["line 4", "line 5", "line 6"]), ("0", ["line 6"])])
+def test_following_after_the_last_lines_shows_each_once(last: str, expected: list[str]) -> None:
+    backward = page(line(5, offset=1), line(4), line(3), token="3")
+    forward = page(line(5, offset=0), line(5, offset=1), line(6), token="6")
+    api = FakeApi({LOGS: Script(backward, forward, page(token="6"))})
+    assert follow(api, "-n", last, pauses=2) == expected
+    assert api.requests[1].url.params["startTime"] == "2025-11-24T16:00:05.000Z"
+
+
+def test_following_bears_an_api_that_is_away() -> None:
+    api = FakeApi({LOGS: Script(page(line(1), token="1"), httpx.ConnectError("x"), page(line(2), token="2"))})
+    assert follow(api) == ["line 1", "line 2"]
+
+
+def test_a_page_that_says_more_but_moves_nowhere_ends_the_walk() -> None:
+    api = FakeApi({LOGS: Script(page(line(1), more=True, token="1"), page(more=True, token="1"))})
+    assert api.run("logs", "7", "w1").exit_code == 0
+    assert len(api.requests) == 2
+
+
+def test_lines_as_json_are_one_object_a_line() -> None:
+    given = line(1) | {"log": "\x1b[31m grüße \ud800"}
+    shown = FakeApi({LOGS: page(given, line(2))}).run("logs", "7", "w1", "--json").stdout.splitlines()
+    assert [json.loads(one) for one in shown] == [given, line(2)]
+    assert shown[0].isascii()
+
+
+def test_lines_can_do_nothing_to_a_terminal() -> None:
+    api = FakeApi({LOGS: page(line(1) | {"log": "a\tb \x1b]0;title\x07\r"})})
+    assert api.run("logs", "7", "w1", "--no-times").stdout == "a\tb \\x1b]0;title\\x07\\r\n"
+
+
+@pytest.mark.parametrize("options", [("--since", "soon"), ("--until", "-1"), ("-f", "--until", "1m"), ("-n", "-1")])
+def test_wrong_times_and_combinations_are_refused(options: tuple[str, ...]) -> None:
+    api = FakeApi({LOGS: page()})
+    assert api.run("logs", "7", "w1", *options).exit_code == 2
+    assert api.requests == []
+
+
+@pytest.mark.parametrize("data", [{}, {"logs": None}, {"logs": [1]}, {"logs": [{}]}])
+def test_a_page_that_is_none_is_no_traceback(data: Any) -> None:
+    assert FakeApi({LOGS: data}).run("logs", "7", "w1").exit_code == 3

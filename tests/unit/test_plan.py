@@ -1,0 +1,499 @@
+"""What the controller does next about an endpoint's workers: values in, actions out. Times are plain numbers."""
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from queue_engine.controller.backends.base import Observed
+from queue_engine.controller.plan import (
+    FAILED_AFTER_CRASHES,
+    FRESH,
+    MAX_RESTART_WAIT_SECONDS,
+    STEADY_SECONDS,
+    Action,
+    Create,
+    Drain,
+    Forget,
+    Kill,
+    NoteEnd,
+    Record,
+    Restart,
+    Situation,
+    after_end,
+    is_failing,
+    plan,
+    restart_wait_seconds,
+)
+from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
+from queue_engine.domain.workers import Worker, WorkerStatus
+
+NOW = 1_000.0
+STORE_NOW_MS = 5_000_000
+SILENCE = 30.0
+REVISION = 3
+INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
+ALIVE = Observed(alive=True, started_at_ms=1)
+DEAD = Observed(alive=False, started_at_ms=1, exit_reason="container exited with status 3")
+
+
+def endpoint(workers: int = 1, wanted: Wanted = Wanted.RUNNING, revision: int = REVISION) -> Endpoint:
+    config = EndpointConfig("e", "none", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), workers, 20)
+    return Endpoint("7", "t", config, wanted, failed=False, created_at_ms=0, updated_at_ms=0, revision=revision)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One worker as the store, the backend and this controller know it."""
+
+    status: WorkerStatus = RUNNING
+    observed: Observed | None = ALIVE
+    managed: bool = True
+    running_tasks: int = 0
+    revision: int = REVISION
+    age_ms: int = 1000
+    heard_ms_ago: int = 500
+    record: Record = FRESH
+
+    def worker(self, worker_id: str) -> Worker:
+        return Worker(
+            worker_id,
+            "7",
+            self.status,
+            STORE_NOW_MS - self.age_ms,
+            self.managed,
+            last_heartbeat_at_ms=STORE_NOW_MS - self.heard_ms_ago,
+            running_tasks=self.running_tasks,
+            revision=self.revision,
+        )
+
+
+def situation(of: Endpoint, *workers: Seen) -> Situation:
+    """The workers are called w0, w1, …"""
+    named = {f"w{number}": seen for number, seen in enumerate(workers)}
+    return Situation(
+        of,
+        [seen.worker(name) for name, seen in named.items()],
+        {name: seen.observed for name, seen in named.items() if seen.observed is not None},
+        {name: seen.record for name, seen in named.items() if seen.record != FRESH},
+        NOW,
+        STORE_NOW_MS,
+        SILENCE,
+    )
+
+
+def told(actions: Sequence[Action]) -> list[str]:
+    """The actions in short: `create 2`, `drain w0`, …"""
+    texts = []
+    for action in actions:
+        name = type(action).__name__.lower()
+        texts.append(f"{name} {action.count}" if isinstance(action, Create) else f"{name} {action.worker.worker_id}")
+    return sorted(texts)
+
+
+def steps(of: Endpoint, *workers: Seen) -> list[str]:
+    return told(plan(situation(of, *workers)))
+
+
+# The number of workers
+
+
+@pytest.mark.parametrize(("wanted", "there", "expected"), [(2, 0, ["create 2"]), (3, 2, ["create 1"]), (2, 2, [])])
+def test_what_is_missing_is_created(wanted: int, there: int, expected: list[str]) -> None:
+    assert steps(endpoint(wanted), *[Seen()] * there) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "workers"),
+    [
+        ("one that does not run yet", [Seen(), Seen(INITIALIZING)]),
+        ("one that has died as RUNNING", [Seen(running_tasks=0), Seen(running_tasks=1, observed=DEAD)]),
+        ("one that is silent", [Seen(), Seen(running_tasks=1, heard_ms_ago=31_000)]),
+        ("an idle one", [Seen(running_tasks=1), Seen()]),
+        ("an idle one before an outdated one", [Seen(running_tasks=1, revision=2), Seen()]),
+        ("an outdated one", [Seen(), Seen(revision=2)]),
+        ("a young one", [Seen(age_ms=9000), Seen(age_ms=1000)]),
+        ("a failed one", [Seen(), Seen(WorkerStatus.FAILED, observed=None, record=Record(0.0, 3, 3, NOW + 9))]),
+    ],
+)
+def test_of_two_workers_where_one_is_wanted_the_lesser_goes(name: str, workers: list[Seen]) -> None:
+    gone = [action for action in steps(endpoint(1), *workers) if action in ("drain w1", "forget w1")]
+    assert len(gone) == 1, name
+    assert not {"drain w0", "kill w0", "forget w0"} & set(steps(endpoint(1), *workers))
+
+
+@pytest.mark.parametrize("wanted", [Wanted.STOPPED, Wanted.DELETED])
+def test_a_stopped_or_deleted_endpoint_has_all_its_workers_drained(wanted: Wanted) -> None:
+    workers = [Seen(), Seen(INITIALIZING), Seen(running_tasks=2)]
+    assert steps(endpoint(3, wanted), *workers) == ["drain w0", "drain w1", "drain w2"]
+
+
+@pytest.mark.parametrize("wanted", [Wanted.STOPPED, Wanted.DELETED])
+@pytest.mark.parametrize("observed", [DEAD, None])
+def test_what_has_ended_of_a_stopped_endpoint_is_forgotten(wanted: Wanted, observed: Observed | None) -> None:
+    waiting = Record(0.0, 5, 5, NOW + 60)
+    assert steps(endpoint(1, wanted), Seen(observed=observed, record=waiting)) == ["forget w0"]
+
+
+def test_a_draining_worker_still_counts_and_is_replaced_once_it_has_gone() -> None:
+    assert steps(endpoint(1), Seen(STOPPING, observed=None)) == ["forget w0"]
+    assert steps(endpoint(1)) == ["create 1"]
+    assert "create 1" not in steps(endpoint(1), Seen(STOPPING))
+
+
+def test_a_worker_whose_drain_was_left_alone_is_drained_again() -> None:
+    assert steps(endpoint(1), Seen(STOPPING)) == ["drain w0"]
+    assert steps(endpoint(1), Seen(STOPPING, heard_ms_ago=90_000)) == ["drain w0"]
+
+
+# Workers that end by themselves
+
+
+def test_the_end_of_a_worker_is_noted_with_its_reason_and_it_starts_again_when_its_wait_is_over() -> None:
+    assert plan(situation(endpoint(1), Seen(observed=DEAD))) == [
+        NoteEnd(Seen(observed=DEAD).worker("w0"), "container exited with status 3")
+    ]
+    assert steps(endpoint(1), Seen(INITIALIZING, None, record=Record(0.0, 1, 1, NOW + 0.1))) == []
+    assert steps(endpoint(1), Seen(INITIALIZING, None, record=Record(0.0, 1, 1, NOW))) == ["restart w0"]
+
+
+def test_a_worker_of_another_controller_is_started_again_here() -> None:
+    assert steps(endpoint(1), Seen(RUNNING, observed=None)) == ["restart w0"]
+
+
+def test_an_ended_worker_of_an_older_revision_makes_room_for_a_new_one() -> None:
+    assert steps(endpoint(1), Seen(INITIALIZING, None, revision=2)) == ["forget w0"]
+    assert steps(endpoint(1), Seen(RUNNING, DEAD, revision=2)) == ["forget w0"]
+
+
+def test_waits_double_up_to_a_minute() -> None:
+    waits = [restart_wait_seconds(count) for count in range(12)]
+    assert waits == [0, 0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
+    assert restart_wait_seconds(10**6) == MAX_RESTART_WAIT_SECONDS
+
+
+def test_a_worker_that_ran_for_a_while_starts_again_at_once() -> None:
+    record = after_end(Record(started_at=NOW - STEADY_SECONDS, crashes=2, short_lives=4), had_run=True, now=NOW)
+    assert (record.crashes, record.short_lives, record.not_before) == (0, 0, NOW)
+
+
+def test_a_worker_that_runs_and_soon_dies_again_and_again_waits_ever_longer_and_is_not_failed() -> None:
+    record, now, waits = FRESH, NOW, []
+    for _ in range(5):
+        record = after_end(replace(record, started_at=now), had_run=True, now=now + 1)
+        waits.append(record.not_before - (now + 1))
+        now = record.not_before
+    assert waits == [0.5, 1, 2, 4, 8]
+    assert record.crashes == 0
+
+
+def test_ends_without_having_run_are_crashes() -> None:
+    record = FRESH
+    for _ in range(3):
+        record = after_end(record, had_run=False, now=NOW)
+    assert (record.crashes, record.not_before) == (3, NOW + 2)
+    assert after_end(record, had_run=True, now=NOW).crashes == 0
+
+
+# Failing endpoints
+
+CRASHED = Seen(WorkerStatus.FAILED, None, record=Record(0.0, FAILED_AFTER_CRASHES, 3, NOW + 9))
+
+
+@pytest.mark.parametrize(
+    ("of", "workers", "expected"),
+    [
+        (endpoint(2), [CRASHED, CRASHED], True),
+        (endpoint(2), [CRASHED, replace(CRASHED, record=Record(0.0, FAILED_AFTER_CRASHES - 1))], False),
+        (endpoint(2), [CRASHED], False),
+        (endpoint(1), [CRASHED, Seen(RUNNING)], False),
+        (endpoint(1), [CRASHED, Seen(RUNNING, None, managed=False)], False),
+        (endpoint(1), [replace(CRASHED, revision=2)], False),
+        (endpoint(0), [CRASHED], False),
+        (endpoint(0), [], False),
+        (endpoint(1, Wanted.STOPPED), [CRASHED], False),
+    ],
+)
+def test_an_endpoint_fails_while_all_that_it_should_have_crashes(
+    of: Endpoint, workers: list[Seen], expected: bool
+) -> None:
+    assert is_failing(situation(of, *workers)) is expected
+
+
+# Silence
+
+
+def test_a_silent_worker_is_killed_to_be_started_again() -> None:
+    assert steps(endpoint(1), Seen(heard_ms_ago=30_000)) == []
+    assert steps(endpoint(1), Seen(heard_ms_ago=30_001)) == ["kill w0"]
+    assert steps(endpoint(1), Seen(INITIALIZING, heard_ms_ago=30_001)) == ["kill w0"]
+
+
+def test_a_worker_that_was_just_started_after_a_long_wait_is_not_taken_for_silent() -> None:
+    waited = Seen(WorkerStatus.FAILED, heard_ms_ago=60_000, record=Record(NOW - 1, 8, 8, NOW - 1))
+    assert steps(endpoint(1), waited) == []
+    assert steps(endpoint(1), replace(waited, record=replace(waited.record, started_at=NOW - 31))) == ["kill w0"]
+
+
+def test_an_unmanaged_worker_is_left_alone_until_it_is_silent() -> None:
+    assert steps(endpoint(0), Seen(managed=False, observed=None)) == []
+    assert steps(endpoint(0, Wanted.STOPPED), Seen(managed=False, observed=None)) == []
+    [action] = plan(situation(endpoint(0), Seen(managed=False, observed=None, heard_ms_ago=30_001)))
+    assert action == Forget(
+        Seen(managed=False, heard_ms_ago=30_001).worker("w0"), WorkerStatus.FAILED, "no sign of life"
+    )
+
+
+def test_an_unmanaged_worker_counts_for_none_that_is_wanted() -> None:
+    assert steps(endpoint(1), Seen(managed=False, observed=None)) == ["create 1"]
+
+
+# Replacing workers
+
+OLD = Seen(revision=2)
+
+
+def test_outdated_workers_are_drained_one_at_a_time_idle_ones_first() -> None:
+    assert steps(endpoint(3), replace(OLD, running_tasks=2), replace(OLD, running_tasks=1), OLD) == ["drain w2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [
+        ("is being drained", replace(OLD, status=STOPPING)),
+        ("does not run yet", Seen(INITIALIZING)),
+        ("has died and is still recorded as RUNNING", Seen(observed=DEAD)),
+        ("is started again, and still recorded as RUNNING", Seen(observed=None)),
+        ("is silent", Seen(heard_ms_ago=31_000)),
+        ("crashes", CRASHED),
+    ],
+)
+def test_no_outdated_worker_is_drained_while_another_one(name: str, other: Seen) -> None:
+    assert "drain w0" not in steps(endpoint(2), OLD, other), name
+
+
+def test_outdated_workers_that_do_not_run_are_replaced_at_once() -> None:
+    old = replace(OLD, status=INITIALIZING)
+    assert steps(endpoint(3), OLD, old, old) == ["drain w1", "drain w2"]
+
+
+def test_the_only_worker_is_replaced_too() -> None:
+    assert steps(endpoint(1), OLD) == ["drain w0"]
+
+
+# From any situation
+
+statuses = st.sampled_from(WorkerStatus)
+records = st.one_of(
+    st.just(FRESH),
+    st.builds(
+        Record,
+        started_at=st.sampled_from([None, NOW - 100, NOW - 5]),
+        crashes=st.integers(0, 12),
+        short_lives=st.integers(0, 12),
+        not_before=st.sampled_from([0.0, NOW, NOW + 3, NOW + 60]),
+    ),
+)
+managed_workers = st.builds(
+    Seen,
+    status=statuses,
+    observed=st.sampled_from([ALIVE, DEAD, None]),
+    running_tasks=st.integers(0, 1),
+    revision=st.sampled_from([REVISION, 2]),
+    age_ms=st.sampled_from([1_000, 9_000]),
+    heard_ms_ago=st.sampled_from([0, 31_000]),
+    record=records,
+)
+unmanaged_workers = st.builds(
+    Seen,
+    status=statuses,
+    observed=st.none(),
+    managed=st.just(False),
+    heard_ms_ago=st.sampled_from([0, 31_000]),
+)
+endpoints = st.builds(endpoint, st.integers(0, 4), st.sampled_from(Wanted))
+crowds = st.builds(operator.add, st.lists(managed_workers, max_size=5), st.lists(unmanaged_workers, max_size=1))
+
+
+def really_runs(seen: Seen) -> bool:
+    return seen.managed and seen.status is RUNNING and seen.observed == ALIVE and seen.heard_ms_ago <= SILENCE * 1000
+
+
+@given(endpoints, crowds)
+def test_no_worker_gets_two_actions(of: Endpoint, workers: list[Seen]) -> None:
+    targets = [one.worker.worker_id for one in plan(situation(of, *workers)) if not isinstance(one, Create)]
+    assert len(targets) == len(set(targets))
+
+
+@given(endpoints, crowds)
+def test_a_worker_that_runs_stays_when_two_or_more_are_wanted(of: Endpoint, workers: list[Seen]) -> None:
+    if of.wanted is not Wanted.RUNNING or of.config.workers < 2:
+        return
+    before = {f"w{number}" for number, seen in enumerate(workers) if really_runs(seen)}
+    ended = {
+        action.worker.worker_id
+        for action in plan(situation(of, *workers))
+        if isinstance(action, Drain | Kill | NoteEnd | Forget)
+    }
+    assert bool(before - ended) is bool(before)
+    if len(before) <= of.config.workers:
+        assert len(before & ended) <= 1
+
+
+@given(endpoints, crowds)
+def test_as_many_are_created_as_are_missing_and_never_besides_a_surplus(of: Endpoint, workers: list[Seen]) -> None:
+    wanted = of.config.workers if of.wanted is Wanted.RUNNING else 0
+    there = sum(seen.managed for seen in workers)
+    created = [action.count for action in plan(situation(of, *workers)) if isinstance(action, Create)]
+    assert created == ([wanted - there] if wanted > there else [])
+
+
+@dataclass
+class World:
+    """The simplest backend, agents and store that carry actions out; one round is a second.
+
+    Containers take `start_rounds` until they run, a drain takes `drain_rounds`.
+    """
+
+    of: Endpoint
+    workers: dict[str, Worker]
+    observed: dict[str, Observed]
+    records: dict[str, Record]
+    start_rounds: int
+    drain_rounds: int
+    now: float = NOW
+    store_now_ms: int = STORE_NOW_MS
+    created: int = 0
+    draining: dict[str, int] = field(default_factory=dict)
+    starting: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_crowd(cls, of: Endpoint, workers: list[Seen], start_rounds: int, drain_rounds: int) -> "World":
+        at_first = situation(of, *workers)
+        named = {worker.worker_id: worker for worker in at_first.workers}
+        return cls(of, named, dict(at_first.observed), dict(at_first.records), start_rounds, drain_rounds)
+
+    def round(self) -> list[Action]:
+        of = situation(self.of)
+        actions = plan(
+            replace(
+                of,
+                workers=list(self.workers.values()),
+                observed=dict(self.observed),
+                records=dict(self.records),
+                now=self.now,
+                store_now_ms=self.store_now_ms,
+            )
+        )
+        for action in actions:
+            self._carry_out(action)
+        self._pass_a_second()
+        return actions
+
+    def running(self) -> int:
+        return sum(
+            worker.managed and worker.status is RUNNING and self._alive(worker.worker_id)
+            for worker in self.workers.values()
+        )
+
+    def is_as_wanted(self) -> bool:
+        wanted = self.of.config.workers if self.of.wanted is Wanted.RUNNING else 0
+        managed = [worker for worker in self.workers.values() if worker.managed]
+        fit = [worker for worker in managed if worker.revision == self.of.revision and worker.status is RUNNING]
+        alive = {worker_id for worker_id in self.observed if self._alive(worker_id)}
+        return len(managed) == len(fit) == wanted and alive == {worker.worker_id for worker in fit}
+
+    def _alive(self, worker_id: str) -> bool:
+        return worker_id in self.observed and self.observed[worker_id].alive
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Create(count):
+                for _ in range(count):
+                    self.created += 1
+                    worker_id = f"new{self.created}"
+                    self.workers[worker_id] = Worker(
+                        worker_id, "7", INITIALIZING, self.store_now_ms, True, revision=self.of.revision
+                    )
+                    self._start(worker_id)
+            case Restart(worker):
+                self._start(worker.worker_id)
+            case NoteEnd(worker, _):
+                record = self.records.get(worker.worker_id, FRESH)
+                self.records[worker.worker_id] = after_end(record, had_run=worker.status is RUNNING, now=self.now)
+                self.observed.pop(worker.worker_id)
+                self._mark(worker.worker_id, INITIALIZING)
+            case Kill(worker):
+                self.observed.pop(worker.worker_id, None)
+                self._mark(worker.worker_id, INITIALIZING)
+            case Drain(worker, _):
+                self._mark(worker.worker_id, STOPPING)
+                self.draining.setdefault(worker.worker_id, self.drain_rounds)
+            case Forget(worker, _, _):
+                self.observed.pop(worker.worker_id, None)
+                del self.workers[worker.worker_id]
+
+    def _start(self, worker_id: str) -> None:
+        self.records[worker_id] = replace(self.records.get(worker_id, FRESH), started_at=self.now)
+        self.observed[worker_id] = ALIVE
+        self.starting[worker_id] = self.start_rounds
+
+    def _mark(self, worker_id: str, status: WorkerStatus) -> None:
+        self.workers[worker_id] = replace(
+            self.workers[worker_id], status=status, last_heartbeat_at_ms=self.store_now_ms
+        )
+
+    def _pass_a_second(self) -> None:
+        self.now += 1
+        self.store_now_ms += 1000
+        for worker_id in list(self.draining):
+            self.draining[worker_id] -= 1
+            if self.draining[worker_id] <= 0:
+                del self.draining[worker_id]
+                self.observed.pop(worker_id, None)
+        for worker_id, worker in list(self.workers.items()):
+            was_silent = self.store_now_ms - (worker.last_heartbeat_at_ms or 0) > SILENCE * 1000
+            if self._alive(worker_id) and (worker_id in self.starting or not was_silent):
+                self._report(worker_id)
+
+    def _report(self, worker_id: str) -> None:
+        """Its agent says how it is. What a controller has decided stands."""
+        self.starting[worker_id] = self.starting.get(worker_id, 0) - 1
+        status = RUNNING if self.starting[worker_id] <= 0 else INITIALIZING
+        self._mark(worker_id, STOPPING if self.workers[worker_id].status is STOPPING else status)
+
+
+@settings(max_examples=500)
+@given(endpoints, crowds, st.integers(1, 4), st.integers(1, 6))
+def test_the_wanted_number_is_reached_from_any_situation_and_kept(
+    of: Endpoint, workers: list[Seen], start_rounds: int, drain_rounds: int
+) -> None:
+    world = World.of_crowd(of, workers, start_rounds, drain_rounds)
+    for _ in range(200):
+        world.round()
+        # Agents that were started by hand are silent in this world: all of them are forgotten.
+        if world.is_as_wanted() and not [one for one in world.workers.values() if not one.managed]:
+            break
+    assert world.is_as_wanted(), world.workers
+    assert all(worker.managed for worker in world.workers.values())
+    assert world.round() == []
+
+
+@given(st.integers(2, 5), st.integers(2, 5), st.integers(1, 4), st.integers(1, 6))
+def test_a_rolling_replacement_takes_one_worker_away_at_a_time(
+    count: int, wanted: int, start_rounds: int, drain_rounds: int
+) -> None:
+    world = World.of_crowd(endpoint(wanted), [OLD] * count, start_rounds, drain_rounds)
+    for number in range(150):
+        replaced = [
+            action
+            for action in world.round()
+            if isinstance(action, Drain) and action.worker.status is RUNNING and "replaced" in action.reason
+        ]
+        assert len(replaced) <= 1
+        assert world.running() >= min(count, wanted - 1), number
+    assert world.is_as_wanted()
+    assert not {f"w{number}" for number in range(count)} & set(world.workers)

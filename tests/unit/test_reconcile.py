@@ -1,0 +1,700 @@
+"""The rounds that make the workers that run be the workers that are wanted. Store and backend are in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+
+import pytest
+
+from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.controller.reconcile import GAP_SECONDS, Reconciler, ReconcilerConfig
+from queue_engine.domain.credentials import RegistryAuth
+from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
+from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.runtime.sealing import SealBroken
+
+SILENCE = 30.0
+ROUNDS = 40
+INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
+FAILED = WorkerStatus.FAILED
+
+
+class Broken(Exception):
+    """The store is away, or the round is cut off."""
+
+
+@dataclass
+class Faults:
+    """Lets the call with this number fail, before it does anything or after it has done it."""
+
+    at: int | None = None
+    after_effect: bool = False
+    calls: int = 0
+
+    def before(self) -> None:
+        self.calls += 1
+        if self.calls == self.at and not self.after_effect:
+            raise Broken
+
+    def after(self) -> None:
+        if self.calls == self.at and self.after_effect:
+            raise Broken
+
+
+@dataclass
+class Store:
+    """Endpoints, workers and credentials as the reconciler sees them."""
+
+    faults: Faults
+    now_ms: int = 1_000_000
+    endpoints: dict[str, Endpoint] = field(default_factory=dict)
+    recorded: dict[str, Worker] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
+    failed_said: list[bool] = field(default_factory=list)
+    credentials: dict[int, RegistryAuth] = field(default_factory=dict)
+
+    async def time_ms(self) -> int:
+        self.faults.before()
+        self.faults.after()
+        return self.now_ms
+
+    async def of_tenant(self, tenant: str | None) -> list[Endpoint]:
+        assert tenant is None
+        self.faults.before()
+        self.faults.after()
+        return list(self.endpoints.values())
+
+    async def environment(self, endpoint_id: str) -> dict[str, str]:
+        self.faults.before()
+        if endpoint_id in self.unreadable:
+            raise SealBroken
+        self.faults.after()
+        return {"A": "1"}
+
+    async def set_failed(self, endpoint_id: str, failed: bool) -> None:
+        self.faults.before()
+        self.failed_said.append(failed)
+        self.endpoints[endpoint_id] = replace(self.endpoints[endpoint_id], failed=failed)
+        self.faults.after()
+
+    async def open(self, tenant: str, credential_id: int) -> RegistryAuth | None:
+        self.faults.before()
+        self.faults.after()
+        return self.credentials.get(credential_id)
+
+    async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
+        self.faults.before()
+        self.faults.after()
+        return [worker for worker in self.recorded.values() if worker.endpoint_id == endpoint_id]
+
+    async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None:
+        self.faults.before()
+        if endpoint_id in self.endpoints and worker_id not in self.recorded:
+            self.recorded[worker_id] = Worker(
+                worker_id, endpoint_id, INITIALIZING, self.now_ms, managed, self.now_ms, revision=revision
+            )
+        self.faults.after()
+
+    async def mark(
+        self,
+        endpoint_id: str,
+        worker_id: str,
+        status: WorkerStatus,
+        *,
+        reason: str,
+        error: str = "",
+        restarted: bool = False,
+    ) -> None:
+        self.faults.before()
+        if worker_id in self.recorded:
+            worker = self.recorded[worker_id]
+            self.recorded[worker_id] = replace(
+                worker,
+                status=status,
+                error=error or worker.error,
+                restarts=worker.restarts + restarted,
+                last_heartbeat_at_ms=self.now_ms,
+            )
+        self.faults.after()
+
+    async def remove(
+        self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = WorkerStatus.STOPPED, reason: str = ""
+    ) -> None:
+        self.faults.before()
+        self.recorded.pop(worker_id, None)
+        self.faults.after()
+
+
+@dataclass
+class FakeBackend:
+    """Workers that run, hang, end by themselves or cannot be started, as a test says."""
+
+    faults: Faults
+    running: dict[str, WorkerSpec] = field(default_factory=dict)
+    ended: dict[str, Observed] = field(default_factory=dict)
+    starts: list[str] = field(default_factory=list)
+    stopping: dict[str, float] = field(default_factory=dict)
+    """What is being stopped, and the shortest grace that it was given."""
+    slow: bool = False
+    """A worker that is drained goes on until `finish_drains`."""
+    refuses_start: str | None = None
+    refuses_stop: str | None = None
+    _drained: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def refusal(self, spec: WorkerSpec) -> str | None:
+        return None
+
+    async def start(self, spec: WorkerSpec) -> None:
+        self.faults.before()
+        if self.refuses_start:
+            raise BackendError(self.refuses_start)
+        if spec.worker_id not in self.running:
+            self.ended.pop(spec.worker_id, None)
+            self.running[spec.worker_id] = spec
+            self.starts.append(spec.worker_id)
+        self.faults.after()
+
+    async def stop(self, worker_id: str, grace_seconds: float) -> None:
+        self.faults.before()
+        if self.refuses_stop:
+            raise BackendError(self.refuses_stop)
+        self.stopping[worker_id] = min(grace_seconds, self.stopping.get(worker_id, grace_seconds))
+        if self.slow and grace_seconds and worker_id in self.running:
+            await self._drained.wait()
+        self.running.pop(worker_id, None)
+        self.ended.pop(worker_id, None)
+        self.faults.after()
+
+    async def observe(self) -> Mapping[str, Observed]:
+        self.faults.before()
+        self.faults.after()
+        return self.ended | dict.fromkeys(self.running, Observed(alive=True, started_at_ms=1))
+
+    async def aclose(self, grace_seconds: float) -> None:
+        """Nothing is held."""
+
+    def finish_drains(self) -> None:
+        self._drained.set()
+
+    def end(self, worker_id: str, reason: str, *last_lines: str) -> None:
+        """The worker ends by itself."""
+        del self.running[worker_id]
+        self.ended[worker_id] = Observed(False, len(self.starts), reason, last_lines)
+
+
+class World:
+    """One installation, and the controller that leads."""
+
+    def __init__(self) -> None:
+        self.faults = Faults()
+        self.store = Store(self.faults)
+        self.backend = FakeBackend(self.faults)
+        self.now = 100.0
+        self.beating = True
+        """Agents say how they are; a worker is RUNNING one second after its start."""
+        self.leaders: list[Reconciler] = []
+        self.lead()
+
+    def lead(self) -> None:
+        """A new controller leads; it knows nothing of what the one before did."""
+        config = ReconcilerConfig({"SECRET": "x"}, grace_seconds=5.0, silence_seconds=SILENCE)
+        self.leaders.append(
+            Reconciler(
+                config, self.store, self.store, self.store, self.backend, self.store.time_ms, clock=lambda: self.now
+            )
+        )
+
+    def endpoint(self, workers: int = 1, endpoint_id: str = "7", wanted: Wanted = Wanted.RUNNING) -> None:
+        config = EndpointConfig("e", "image", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), workers, 20)
+        self.store.endpoints[endpoint_id] = Endpoint(
+            endpoint_id, "t", config, wanted, failed=False, created_at_ms=0, updated_at_ms=0
+        )
+
+    def change(self, endpoint_id: str = "7", *, revision: int | None = None, workers: int | None = None) -> None:
+        before = self.store.endpoints[endpoint_id]
+        config = before.config if workers is None else replace(before.config, workers=workers)
+        new_revision = before.revision if revision is None else revision
+        self.store.endpoints[endpoint_id] = replace(before, config=config, revision=new_revision, failed=False)
+
+    def want(self, wanted: Wanted, endpoint_id: str = "7") -> None:
+        self.store.endpoints[endpoint_id] = replace(self.store.endpoints[endpoint_id], wanted=wanted)
+
+    async def round(self) -> int:
+        """One round of the controller, then a second passes; how many things it did."""
+        did = await self.leaders[-1].step()
+        await self.pass_seconds(1)
+        return did
+
+    async def rounds(self, count: int) -> None:
+        for _ in range(count):
+            await self.round()
+
+    async def pass_seconds(self, seconds: float) -> None:
+        for _ in range(5):
+            await asyncio.sleep(0)  # drains go on in the background
+        self.now += seconds
+        self.store.now_ms += int(seconds * 1000)
+        for worker_id in self.backend.running if self.beating else ():
+            self.report(worker_id)
+
+    def report(self, worker_id: str, status: WorkerStatus = RUNNING) -> None:
+        worker = self.store.recorded.get(worker_id)
+        if worker is not None:
+            said = STOPPING if worker.status is STOPPING else status
+            self.store.recorded[worker_id] = replace(worker, status=said, last_heartbeat_at_ms=self.store.now_ms)
+
+    def worker(self) -> Worker:
+        [worker] = self.store.recorded.values()
+        return worker
+
+    def is_as_wanted(self) -> bool:
+        """Whether exactly the wanted workers are recorded and run."""
+        for endpoint_id, endpoint in self.store.endpoints.items():
+            wanted = endpoint.config.workers if endpoint.wanted is Wanted.RUNNING else 0
+            workers = [one for one in self.store.recorded.values() if one.endpoint_id == endpoint_id]
+            fit = [one for one in workers if one.status is RUNNING and one.revision == endpoint.revision]
+            if not len(workers) == len(fit) == wanted:
+                return False
+        return set(self.store.recorded) == set(self.backend.running) and not self.backend.ended
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    made = World()
+    yield made
+    made.backend.finish_drains()
+    for leader in made.leaders:
+        await leader.aclose()
+        await leader.aclose()
+
+
+# The number and kind of workers
+
+
+async def test_the_workers_that_are_wanted_are_recorded_and_started(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.round()
+    assert world.is_as_wanted()
+    [spec, _] = world.backend.running.values()
+    assert (spec.endpoint_id, spec.image, spec.environment) == ("7", "image", {"A": "1"})
+    assert spec.agent_environment == {"SECRET": "x"}
+    await world.rounds(5)
+    assert len(world.backend.starts) == 2
+
+
+async def test_a_worker_that_is_not_wanted_may_finish_and_is_then_forgotten(world: World) -> None:
+    world.endpoint()
+    await world.round()
+    world.backend.slow = True
+    world.want(Wanted.STOPPED)
+    await world.rounds(10)
+    assert world.worker().status is STOPPING
+    assert list(world.backend.stopping.values()) == [5.0]
+    world.backend.finish_drains()
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+async def test_a_worker_that_drains_for_long_holds_up_no_other_endpoint(world: World) -> None:
+    world.endpoint()
+    await world.round()
+    world.backend.slow = True
+    world.want(Wanted.STOPPED)
+    await world.round()
+    world.endpoint(endpoint_id="8")
+    await world.round()
+    assert [spec.endpoint_id for spec in world.backend.running.values()] == ["7", "8"]
+
+
+async def test_a_new_revision_replaces_the_workers_one_at_a_time(world: World) -> None:
+    world.endpoint(workers=3)
+    await world.round()
+    before = set(world.backend.running)
+    world.change(revision=2)
+    for _ in range(20):
+        await world.round()
+        assert sum(worker.status is RUNNING for worker in world.store.recorded.values()) >= 2
+    assert world.is_as_wanted()
+    assert not before & set(world.backend.running)
+
+
+@pytest.mark.parametrize("wanted", [Wanted.STOPPED, Wanted.DELETED])
+async def test_a_stopped_or_deleted_endpoint_ends_with_no_worker(world: World, wanted: Wanted) -> None:
+    world.endpoint(workers=3)
+    await world.round()
+    world.want(wanted)
+    await world.rounds(3)
+    assert world.store.recorded == {}
+    assert world.backend.running == {}
+
+
+async def test_the_registry_credential_of_the_endpoint_is_handed_to_the_backend(world: World) -> None:
+    world.endpoint()
+    world.store.credentials[4] = RegistryAuth("me", "secret")
+    world.store.endpoints["7"] = replace(
+        world.store.endpoints["7"], config=replace(world.store.endpoints["7"].config, credential_id=4)
+    )
+    await world.round()
+    [spec] = world.backend.running.values()
+    assert spec.registry_credential is not None
+    assert (spec.registry_credential.username, spec.registry_credential.password) == ("me", "secret")
+
+
+# Workers that end by themselves
+
+
+async def test_a_worker_that_dies_is_started_again_under_its_id_with_its_last_words_kept(world: World) -> None:
+    world.endpoint()
+    await world.rounds(20)
+    worker_id = world.worker().worker_id
+    world.backend.end(worker_id, "agent killed by signal 9", "one", "two")
+    await world.leaders[-1].step()
+    assert world.worker().status is INITIALIZING
+    assert world.worker().error == "agent killed by signal 9\none\ntwo"
+    await world.rounds(2)
+    assert world.is_as_wanted()
+    assert (world.worker().worker_id, world.worker().restarts) == (worker_id, 1)
+
+
+async def test_a_command_that_does_not_work_is_tried_ever_more_rarely_and_its_worker_and_endpoint_fail(
+    world: World,
+) -> None:
+    world.endpoint()
+    world.beating = False
+    started_at: list[float] = []
+    for _ in range(150):
+        known = len(world.backend.starts)
+        await world.round()
+        if len(world.backend.starts) > known:
+            started_at.append(world.now)
+        for worker_id in list(world.backend.running):
+            world.backend.end(worker_id, "container exited with status 3")
+        crashes = len(world.backend.starts) - len(world.backend.ended)
+        assert (world.worker().status is FAILED) is (crashes >= 3)
+        assert world.store.endpoints["7"].failed is (crashes >= 3)
+    # A round a second: half a second becomes one, and one more passes between the note of the end and the new start.
+    gaps = [later - earlier for earlier, later in pairwise(started_at)]
+    assert gaps == sorted(gaps)
+    assert gaps[:6] == [2, 2, 3, 5, 9, 17]
+    assert gaps[-1] == 61
+    assert world.store.failed_said == [True]
+    assert world.worker().restarts == len(world.backend.starts) - len(world.backend.ended)
+
+
+async def test_a_failed_endpoint_is_not_failed_any_more_when_its_worker_runs(world: World) -> None:
+    await fail(world)
+    world.beating = True
+    while not world.backend.running:
+        await world.round()
+    await world.round()
+    assert world.is_as_wanted()
+    assert world.store.failed_said == [True, False]
+
+
+async def test_a_failed_endpoint_that_is_changed_is_not_called_failed_again_for_its_old_workers(world: World) -> None:
+    await fail(world)
+    world.beating = True
+    world.change(revision=2)
+    await world.rounds(3)
+    assert world.is_as_wanted()
+    assert world.store.failed_said == [True]
+
+
+async def test_an_endpoint_with_one_worker_that_runs_does_not_fail(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.round()
+    broken = world.backend.starts[0]
+    for _ in range(100):
+        if broken in world.backend.running:
+            world.backend.end(broken, "container exited with status 3")
+            world.report(broken, INITIALIZING)
+        await world.round()
+    assert world.store.failed_said == []
+    world.change(workers=1)
+    await world.rounds(3)
+    assert world.store.failed_said == []
+    assert world.is_as_wanted()
+    assert broken not in world.backend.running
+
+
+async def test_a_worker_that_runs_and_soon_dies_again_and_again_waits_ever_longer(world: World) -> None:
+    world.endpoint()
+    for _ in range(120):
+        await world.round()
+        for worker_id in list(world.backend.running):
+            world.backend.end(worker_id, "container exited with status 0")
+    assert 6 <= len(world.backend.starts) <= 9
+    assert world.store.failed_said == []
+
+
+async def test_a_worker_whose_end_cannot_be_recorded_counts_once(world: World) -> None:
+    world.endpoint()
+    await world.rounds(2)
+    world.backend.end(world.worker().worker_id, "agent killed by signal 9")
+    world.backend.refuses_stop = "the daemon is away"
+    await world.rounds(5)
+    assert (world.worker().restarts, world.worker().status) == (1, INITIALIZING)
+    world.backend.refuses_stop = None
+    await world.rounds(3)
+    assert world.is_as_wanted()
+    assert world.worker().restarts == 1
+
+
+# Silence
+
+
+async def test_a_silent_worker_is_ended_by_force_and_started_again(world: World) -> None:
+    world.endpoint()
+    await world.rounds(2)
+    world.beating = False
+    await world.rounds(int(2 * SILENCE) + 3)
+    assert world.worker().restarts == 1
+    assert list(world.backend.stopping.values()) == [0]
+    assert "no sign of life" in str(world.worker().error)
+    world.beating = True
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+async def test_after_a_gap_nobody_is_judged_by_silence(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(40)
+    world.beating = False
+    await world.pass_seconds(GAP_SECONDS + SILENCE)
+    await world.rounds(int(SILENCE) - 1)
+    assert world.backend.stopping == {}
+    world.beating = True
+    await world.rounds(60)
+    assert world.backend.stopping == {}
+
+
+async def test_a_worker_that_starts_after_a_long_wait_has_the_time_to_report(world: World) -> None:
+    await fail(world)
+    while not world.backend.running:  # its wait is a minute: longer than silence
+        await world.round()
+    await world.rounds(10)
+    assert world.backend.running
+    world.beating = True
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+async def test_a_worker_that_nobody_manages_is_forgotten_when_it_is_silent(world: World) -> None:
+    world.endpoint(workers=0)
+    await world.store.put("7", "by-hand", managed=False)
+    await world.rounds(int(SILENCE))
+    assert "by-hand" in world.store.recorded
+    await world.rounds(3)
+    assert world.store.recorded == {}
+
+
+async def test_a_worker_whose_end_was_not_recorded_is_not_left_as_running(world: World) -> None:
+    world.endpoint()
+    await world.rounds(2)
+    world.backend.running.clear()  # it was ended by force, and then the round was broken off
+    await world.leaders[-1].step()
+    assert (world.worker().status, world.worker().restarts) == (INITIALIZING, 1)
+
+
+# A backend that fails
+
+
+async def test_a_worker_that_cannot_be_started_says_why_and_is_tried_again_with_backoff(world: World) -> None:
+    world.endpoint()
+    world.backend.refuses_start = "no such image"
+    await world.rounds(10)
+    assert (world.worker().status, world.worker().error) == (FAILED, "no such image")
+    assert world.store.endpoints["7"].failed
+    world.backend.refuses_start = None
+    await world.rounds(20)
+    assert world.is_as_wanted()
+    assert not world.store.endpoints["7"].failed
+
+
+async def test_an_environment_that_cannot_be_read_holds_up_no_other_endpoint(world: World) -> None:
+    world.endpoint(endpoint_id="9")
+    world.endpoint(endpoint_id="8")
+    world.store.unreadable.add("9")
+    await world.rounds(10)
+    assert [spec.endpoint_id for spec in world.backend.running.values()] == ["8"]
+    assert world.store.endpoints["9"].failed
+
+
+async def test_a_credential_that_is_gone_fails_the_worker_and_no_other(world: World) -> None:
+    world.endpoint(endpoint_id="9")
+    world.endpoint(endpoint_id="8")
+    gone = world.store.endpoints["9"]
+    world.store.endpoints["9"] = replace(gone, config=replace(gone.config, credential_id=4))
+    await world.rounds(10)
+    assert [spec.endpoint_id for spec in world.backend.running.values()] == ["8"]
+    assert world.store.endpoints["9"].failed
+
+
+async def test_a_worker_that_cannot_be_stopped_is_tried_again_and_holds_up_no_other(world: World) -> None:
+    world.endpoint(endpoint_id="9")
+    await world.round()
+    world.want(Wanted.STOPPED, "9")
+    world.endpoint(endpoint_id="8")
+    world.backend.refuses_stop = "the daemon is away"
+    await world.rounds(3)
+    assert {spec.endpoint_id for spec in world.backend.running.values()} == {"9", "8"}
+    world.backend.refuses_stop = None
+    await world.rounds(3)
+    assert world.is_as_wanted()
+
+
+# Workers that nobody knows, and other controllers
+
+
+async def test_workers_that_the_store_does_not_know_are_ended(world: World) -> None:
+    world.endpoint()
+    await world.round()
+    world.store.recorded.clear()
+    await world.rounds(3)
+    assert world.is_as_wanted()
+    assert len(world.backend.starts) == 2
+
+
+async def test_the_workers_of_a_removed_endpoint_are_ended(world: World) -> None:
+    world.endpoint()
+    await world.round()
+    world.store.endpoints.clear()
+    world.store.recorded.clear()
+    await world.round()
+    assert world.backend.running == {}
+
+
+async def test_a_new_leader_with_a_backend_of_its_own_starts_the_same_workers_again(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(2)
+    before = set(world.backend.running)
+    world.backend = FakeBackend(world.faults)  # the workers of the controller that died end by themselves
+    world.lead()
+    await world.rounds(2)
+    assert world.is_as_wanted()
+    assert set(world.backend.running) == before
+    assert [worker.restarts for worker in world.store.recorded.values()] == [1, 1]
+
+
+async def test_a_drain_that_died_with_its_controller_goes_on_under_the_next(world: World) -> None:
+    world.endpoint()
+    await world.round()
+    world.backend.slow = True
+    world.want(Wanted.STOPPED)
+    await world.round()
+    await world.leaders[-1].aclose()
+    assert world.backend.running
+    world.backend.slow = False
+    world.lead()
+    await world.rounds(3)
+    assert world.is_as_wanted()
+
+
+# A round that is broken off
+
+Change = Callable[[World], None]
+
+
+def nothing(_: World) -> None:
+    """The endpoint is new."""
+
+
+def scale_down(world: World) -> None:
+    world.change(workers=1)
+
+
+def scale_up(world: World) -> None:
+    world.change(workers=3)
+
+
+def renew(world: World) -> None:
+    world.change(revision=2)
+
+
+def stop(world: World) -> None:
+    world.want(Wanted.STOPPED)
+
+
+def delete(world: World) -> None:
+    world.want(Wanted.DELETED)
+
+
+def crash(world: World) -> None:
+    world.backend.end(world.backend.starts[0], "agent killed by signal 9")
+
+
+def crash_on_start(world: World) -> None:
+    crash(world)
+    world.report(world.backend.starts[0], INITIALIZING)
+
+
+def fall_silent(world: World) -> None:
+    worker = world.store.recorded[world.backend.starts[0]]
+    world.store.recorded[worker.worker_id] = replace(worker, last_heartbeat_at_ms=1)
+
+
+def lose_the_data(world: World) -> None:
+    world.store.recorded.clear()
+
+
+@pytest.mark.parametrize("after_effect", [False, True], ids=["not done", "done, reply lost"])
+@pytest.mark.parametrize(
+    ("workers", "change"),
+    [
+        (2, nothing), (3, scale_down), (2, scale_up), (2, renew), (2, stop), (2, delete), (2, crash),
+        (1, crash_on_start), (2, fall_silent), (2, lose_the_data),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("new_leader", [False, True], ids=["same controller", "next controller"])
+async def test_a_round_broken_off_at_any_call_loses_and_doubles_no_worker(
+    workers: int, change: Change, after_effect: bool, new_leader: bool
+) -> None:
+    calls = await broken_at(workers, change, None, after_effect, new_leader)
+    for number in range(1, calls + 1):
+        await broken_at(workers, change, number, after_effect, new_leader)
+
+
+async def broken_at(workers: int, change: Change, number: int | None, after_effect: bool, new_leader: bool) -> int:
+    """The calls that were made until all was as wanted, with this one failing."""
+    world = World()
+    world.endpoint(workers)
+    if change is not nothing:
+        await world.rounds(int(SILENCE) + 2)  # from here on silence counts
+        assert world.is_as_wanted()
+    change(world)
+    most = max(workers, world.store.endpoints["7"].config.workers)
+    if change is lose_the_data:
+        most += workers  # the old ones, which nobody knows any more, may finish
+    world.faults.calls, world.faults.at, world.faults.after_effect = 0, number, after_effect
+    for _ in range(ROUNDS):
+        did = 1
+        try:
+            did = await world.round()
+        except Broken:
+            if new_leader:
+                await world.leaders[-1].aclose()
+                world.lead()
+        assert len(world.backend.running) <= most, f"too many workers after call {number} broke"
+        if did == 0 and world.is_as_wanted():
+            break
+    assert world.is_as_wanted(), f"not as wanted after call {number} broke: {world.store.recorded}"
+    calls = world.faults.calls
+    starts = len(world.backend.starts)
+    await world.rounds(3)
+    assert world.is_as_wanted()
+    assert len(world.backend.starts) == starts
+    await world.leaders[-1].aclose()
+    return calls
+
+
+async def fail(world: World) -> None:
+    """An endpoint whose one worker has crashed so often that its wait is a minute."""
+    world.endpoint()
+    world.beating = False
+    while len(world.backend.starts) < 9:
+        await world.round()
+        for worker_id in list(world.backend.running):
+            world.backend.end(worker_id, "container exited with status 3")
+    await world.round()
+    assert world.worker().status is FAILED

@@ -1,0 +1,287 @@
+"""What requests may hold: the rules that need no store."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from queue_engine.api.catalogue import load_catalogue
+from queue_engine.api.endpoint_requests import CreateEndpoint
+from queue_engine.api.fields import validated
+from queue_engine.api.submissions import RAW_FIELDS, SubmitTask, traceparent_of
+from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
+from queue_engine.domain.endpoints import Expose, Resource, ServiceMode
+from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.process_uri import normalize_process_uri
+from queue_engine.runtime.strict_json import split_object
+from tests.api_server import ENDPOINT, TASK
+
+CATALOGUE = load_catalogue(None)
+KEY = b"k" * 32
+
+
+def submission(**changes: Any) -> SubmitTask:
+    return SubmitTask.parse(split_object(json.dumps(TASK | changes).encode(), RAW_FIELDS))
+
+
+def creation(**changes: Any) -> CreateEndpoint:
+    return validated(CreateEndpoint, ENDPOINT | changes)
+
+
+# processUri
+
+
+@pytest.mark.parametrize(
+    ("given_uri", "stored"),
+    [
+        ("run", "/run"),
+        ("/run", "/run"),
+        ("/", "/"),
+        ("/v1/models/a:predict", "/v1/models/a:predict"),
+        ("/a;v=1/b.c/~d/$e&f'(g)*h+i,j=k@l!", "/a;v=1/b.c/~d/$e&f'(g)*h+i,j=k@l!"),
+        ("/...", "/..."),
+        ("/.well-known", "/.well-known"),
+        ("a" * 255, "/" + "a" * 255),
+    ],
+)
+def test_a_path_is_kept_with_a_leading_slash(given_uri: str, stored: str) -> None:
+    assert normalize_process_uri(given_uri) == stored
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "//",
+        "//evil.example/x",
+        "/a//b",
+        "/a/",
+        "a/",
+        "/.",
+        "/..",
+        "..",
+        "./a",
+        "/../admin",
+        "/a/./b",
+        "/a/..",
+        "/..;/x",
+        "/.;a/x",
+        "/..;a=b/x",
+        "/;/x",
+        "/;a=b",
+        "/%2e%2e/admin",
+        "/%",
+        "/a\\b",
+        "/a\n",
+        "/a\r",
+        "/a\t",
+        "/a\x00",
+        "/a b",
+        " /a",
+        "/a?x",
+        "/a#x",
+        "http://evil/x",
+        "https://evil",
+        "/é",
+        "/a\u2215b",
+        "/\uff0e\uff0e/a",
+        "/[a]",
+        '/"a"',
+        "/{a}",
+        "/a|b",
+        "/a^b",
+        "/`a`",
+        "/<a>",
+        "a" * 256,
+    ],
+)
+def test_what_might_become_another_path_is_refused(uri: str) -> None:
+    with pytest.raises(ValueError, match="must"):
+        normalize_process_uri(uri)
+
+
+@given(st.text(alphabet="/.;a%?#\\ \n~é", max_size=12))
+def test_a_path_that_passes_has_only_plain_segments(uri: str) -> None:
+    try:
+        path = normalize_process_uri(uri)
+    except ValueError:
+        return
+    assert path == "/" or all(one.split(";")[0] not in ("", ".", "..") for one in path[1:].split("/"))
+    assert not set(path) & set("%?#\\ \né")
+
+
+# Submissions
+
+
+def test_a_submission_is_read() -> None:
+    task = submission(
+        taskId="a_1",
+        webhook="https://Hooks.Example.com/x",
+        webhookAuthKey="a b",
+        headers={"X-A": "1"},
+        status="SUCCESS",
+        tenantId="other",
+    )
+    spec = task.spec("00-trace")
+    assert (spec.worker_port, spec.process_uri, spec.headers) == (8000, "/run", {"X-A": "1"})
+    assert (spec.webhook, spec.webhook_auth_key) == ("https://hooks.example.com/x", "a b")
+    assert (spec.webhook_destination, spec.traceparent) == ("https://hooks.example.com:443", "00-trace")
+    assert (task.task_id, task.input) == ("a_1", b'{"n": 1}')
+
+
+@pytest.mark.parametrize("name", ["taskId", "webhookAuthKey", "headers"])
+def test_null_counts_as_absent(name: str) -> None:
+    assert submission(**{name: None}) == submission()
+
+
+@pytest.mark.parametrize("value", ["", {}, [], 0, False])
+def test_an_empty_input_is_an_input(value: object) -> None:
+    assert json.loads(submission(input=value).input) == value
+
+
+def test_the_first_secret_is_named() -> None:
+    assert submission().first_secret is None
+    assert submission(headers={"A": "b"}).first_secret == "headers"
+    assert submission(webhookAuthKey="k").first_secret == "webhookAuthKey"
+
+
+def test_the_fingerprint_is_that_of_the_request_and_not_of_its_spelling() -> None:
+    first = submission(headers={"A": "1", "B": "2"}, taskId="x")
+    same = submission(headers={"B": "2", "A": "1"}, processUri="run", taskId="y")
+    assert first.fingerprint(KEY) == same.fingerprint(KEY)
+    assert len(first.fingerprint(KEY)) == 32
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"input": {"n": 2}},
+        {"workerPort": 8001},
+        {"processUri": "/other"},
+        {"webhook": "http://a.example/"},
+        {"webhookAuthKey": "k"},
+        {"headers": {"A": "1"}},
+    ],
+)
+def test_every_part_of_the_request_is_in_the_fingerprint(change: dict[str, Any]) -> None:
+    assert submission(**change).fingerprint(KEY) != submission().fingerprint(KEY)
+
+
+def test_the_fingerprint_tells_nothing_without_its_key() -> None:
+    assert submission().fingerprint(KEY) != submission().fingerprint(b"")
+
+
+@pytest.mark.parametrize(
+    ("headers", "expected"),
+    [
+        ([b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"], True),
+        ([], False),
+        ([b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"] * 2, False),
+        ([b"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"], False),
+        ([b"00-00000000000000000000000000000000-b7ad6b7169203331-01"], False),
+        ([b"00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01"], False),
+        ([b"00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01"], False),
+        ([b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n"], False),
+        ([b"nonsense"], False),
+    ],
+)
+def test_only_a_wellformed_traceparent_is_taken(headers: list[bytes], expected: bool) -> None:
+    found = traceparent_of([(b"host", b"x"), *((b"traceparent", one) for one in headers)])
+    assert found == (headers[0].decode() if expected else None)
+
+
+# Endpoints
+
+
+def test_an_endpoint_is_read() -> None:
+    config = creation(
+        imageRegistry="",
+        minSingleCardVramInGb=24,
+        initializationCommand="run\nme",
+        environmentVars=[{"key": "A", "value": "1"}, {"name": "B", "value": ""}],
+        expose={"port": 8000, "protocol": "Http"},
+        webhook="http://hooks.example.com",
+        concurrency=4,
+        resources=[{"region": "r", "gpuType": "nvidia_a100_pcie_80g", "gpuCount": 2}],
+    ).config(CATALOGUE)
+    assert config.service_mode is ServiceMode.QUEUE
+    assert config.environment == {"A": "1", "B": ""}
+    assert config.expose == Expose(8000, "HTTP")
+    assert config.resources == (Resource("r", "NVIDIA_A100_PCIe_80G", 2),)
+    assert (config.image_registry, config.webhook, config.concurrency) == (None, "http://hooks.example.com", 4)
+
+
+def test_errors_name_the_place_in_the_body() -> None:
+    resource = ENDPOINT["resources"][0]
+    with pytest.raises(InvalidRequest, match=r"^resources\[1\]\.gpuCount: must be at least 1$"):
+        creation(resources=[resource, resource | {"gpuCount": 0}])
+    with pytest.raises(InvalidRequest, match=r"^resources\[1\]\.gpuType: must be one of CPU, "):
+        creation(resources=[resource, resource | {"gpuType": "ABACUS"}]).config(CATALOGUE)
+    with pytest.raises(InvalidRequest, match=r"^environmentVars\[1\]\.key: A is given twice$"):
+        creation(environmentVars=[{"key": "A", "value": "1"}, {"name": "A", "value": "2"}]).config(CATALOGUE)
+
+
+def test_errors_repeat_no_value() -> None:
+    canary = "canary-5d1c"
+    for change in ({"environmentVars": [{"key": canary + "!", "value": canary}]}, {"image": canary + " "}):
+        with pytest.raises(InvalidRequest) as caught:
+            creation(**change)
+        assert canary not in str(caught.value)
+    with pytest.raises(InvalidRequest) as caught:
+        submission(webhookAuthKey=canary + "\n")
+    assert canary not in str(caught.value)
+
+
+# The catalogue
+
+
+def test_gpu_types_of_the_published_client_are_known_in_any_case() -> None:
+    from yottaml.lib.enums import GPUType
+
+    for gpu_type in GPUType:
+        assert CATALOGUE.canonical(gpu_type.value) == gpu_type.value
+        assert CATALOGUE.canonical(gpu_type.value.lower()) == gpu_type.value
+    assert CATALOGUE.canonical("NVIDIA_RTX_A6000") == "NVIDIA_RTX_A6000"
+    assert CATALOGUE.canonical("cpu") == "CPU"
+    assert CATALOGUE.canonical("") is None
+
+
+def test_an_operator_extends_the_catalogue() -> None:
+    extra = Catalogue.parse('[[gpu]]\nname = "MY_GPU"\naliases = ["MINE"]\n')
+    both = CATALOGUE.extended_by(extra)
+    assert both.canonical("mine") == "MY_GPU"
+    assert both.canonical("CPU") == "CPU"
+    assert both.names == (*CATALOGUE.names, "MY_GPU")
+
+
+def test_a_broken_file_of_the_operator_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "gpus.toml"
+    with pytest.raises(InvalidCatalogue, match=f"cannot read {path}: No such file"):
+        load_catalogue(path)
+    for content in (b"[[gpu", b'[[gpu]]\nname = ""', b"\xff"):
+        path.write_bytes(content)
+        with pytest.raises(InvalidCatalogue, match=f"^{path}: "):
+            load_catalogue(path)
+    path.write_text('[[gpu]]\nname = "MY_GPU"\n')
+    assert load_catalogue(path).canonical("my_gpu") == "MY_GPU"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("gpu = [", "TOML"),
+        ("gpu = 5", "gpu"),
+        ("[[gpu]]", "name"),
+        ("[[gpu]]\nname = 5", "name"),
+        ('[[gpu]]\nname = "A B"', "A B"),
+        ('[[gpu]]\nname = "A"\n[[gpu]]\nname = "a"', "twice"),
+        ('[[gpu]]\nname = "A"\nprice = 1', "price"),
+        ('[[gpus]]\nname = "A"', "gpus"),
+    ],
+)
+def test_a_broken_catalogue_is_explained(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        Catalogue.parse(text)

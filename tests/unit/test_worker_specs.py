@@ -1,0 +1,134 @@
+"""What a backend is told to start: with the secrets of the endpoint, or not at all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from queue_engine.controller.backends.base import Observed, RegistryCredential, WorkerSpec
+from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+from queue_engine.domain.credentials import RegistryAuth
+from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
+from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
+
+AUTH = RegistryAuth("robot", "a password")
+
+
+class Backend:
+    """Remembers what it was told to start."""
+
+    def __init__(self) -> None:
+        self.started: list[WorkerSpec] = []
+
+    def refusal(self, spec: WorkerSpec) -> str | None:
+        return None
+
+    async def start(self, spec: WorkerSpec) -> None:
+        self.started.append(spec)
+
+    async def stop(self, worker_id: str, grace_seconds: float) -> None: ...
+
+    async def observe(self) -> Mapping[str, Observed]:
+        return {}
+
+    async def aclose(self, grace_seconds: float) -> None: ...
+
+
+class Endpoints:
+    """Two endpoints, the first of them with a credential."""
+
+    def __init__(self, unreadable: Exception | None = None) -> None:
+        self._unreadable = unreadable
+
+    async def of_tenant(self, tenant: str | None) -> list[Endpoint]:
+        return [_endpoint("1", credential_id=7), _endpoint("2", credential_id=None)]
+
+    async def environment(self, endpoint_id: str) -> dict[str, str]:
+        if self._unreadable is not None and endpoint_id == "1":
+            raise self._unreadable
+        return {"A": endpoint_id}
+
+    async def set_failed(self, endpoint_id: str, failed: bool) -> None: ...
+
+
+class Credentials:
+    """One credential, or none, or one that cannot be opened."""
+
+    def __init__(self, kept: RegistryAuth | Exception | None) -> None:
+        self._kept = kept
+        self.asked: list[tuple[str, int]] = []
+
+    async def open(self, tenant: str, credential_id: int) -> RegistryAuth | None:
+        self.asked.append((tenant, credential_id))
+        if isinstance(self._kept, Exception):
+            raise self._kept
+        return self._kept
+
+
+class Workers:
+    """Remembers why workers failed."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, str] = {}
+
+    async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
+        return []
+
+    async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
+
+    async def mark(
+        self, endpoint_id: str, worker_id: str, status: WorkerStatus, *, reason: str, error: str = "", **_: Any
+    ) -> None:
+        self.errors[endpoint_id] = error
+
+    async def remove(self, endpoint_id: str, worker_id: str, **_: Any) -> None: ...
+
+
+async def _step(credentials: Credentials, endpoints: Endpoints) -> tuple[Backend, Workers]:
+    async def now_ms() -> int:
+        return 1
+
+    backend, workers = Backend(), Workers()
+    config = ReconcilerConfig(agent_environment={}, grace_seconds=1, silence_seconds=1)
+    reconciler = Reconciler(config, endpoints, workers, credentials, backend, now_ms, clock=lambda: 0.0)
+    await reconciler.step()
+    await reconciler.aclose()
+    return backend, workers
+
+
+async def test_a_backend_gets_the_endpoints_environment_and_credential() -> None:
+    credentials = Credentials(AUTH)
+    backend, workers = await _step(credentials, Endpoints())
+    first, second = backend.started
+    assert (first.registry_credential, first.environment) == (RegistryCredential("robot", "a password"), {"A": "1"})
+    assert (second.registry_credential, second.environment) == (None, {"A": "2"})
+    assert credentials.asked == [("acme", 7)]
+    assert workers.errors == {}
+    assert "a password" not in repr(first)
+
+
+@pytest.mark.parametrize(
+    ("kept", "environment", "told"),
+    [
+        (None, None, "the registry credential 7 is gone"),
+        (SealBroken(), None, "cannot be opened"),
+        (SecretKeyMissing(), None, "QUEUE_ENGINE_SECRET_KEY"),
+        (AUTH, SealBroken(), "cannot be opened"),
+        (AUTH, SecretKeyMissing(), "QUEUE_ENGINE_SECRET_KEY"),
+    ],
+)
+async def test_an_endpoint_whose_secrets_cannot_be_had_says_so_and_disturbs_no_other(
+    kept: RegistryAuth | Exception | None, environment: Exception | None, told: str
+) -> None:
+    backend, workers = await _step(Credentials(kept), Endpoints(environment))
+    assert [spec.endpoint_id for spec in backend.started] == ["2"]
+    assert list(workers.errors) == ["1"]
+    assert told in workers.errors["1"]
+
+
+def _endpoint(endpoint_id: str, *, credential_id: int | None) -> Endpoint:
+    config = EndpointConfig(
+        "a", "b", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 1, 20, credential_id=credential_id
+    )
+    return Endpoint(endpoint_id, "acme", config, Wanted.RUNNING, False, 1, 1)

@@ -1,0 +1,175 @@
+"""Ships what a container writes to the store, without ever holding up the container or its tasks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from queue_engine import metrics
+from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
+from queue_engine.store.client import unavailability
+from queue_engine.store.logs import MAX_BATCH_LINES
+from worker_agent.capture import READ_BYTES, Capture
+from worker_agent.log_lines import LineBudget, LineReader, Secrets
+
+log = logging.getLogger(__name__)
+
+READ_INTERVAL_SECONDS = 0.2
+MAX_ROUND_BYTES = 8 * 1024 * 1024
+"""Read without a pause: a container that writes without end must not take the agent's time from its tasks."""
+MAX_WAITING_LINES = 5000
+"""Lines that wait for the store; beyond that they are dropped."""
+MAX_BATCH_CHARACTERS = 256 * 1024
+FLUSH_SECONDS = 3.0
+"""How long the last lines are offered to a store that is away."""
+MAX_SIGN_INTERVAL_SECONDS = 3600.0
+
+
+class LogSink(Protocol):
+    """Where the lines go."""
+
+    async def append(
+        self, endpoint_id: str, worker_id: str, batch_id: str, lines: Sequence[str], *, retention_ms: int
+    ) -> bool: ...
+
+
+class LogShipper:
+    """The log of one worker, from `start` to `finish`.
+
+    Lines keep their order. A line that is not kept is counted, and the log says so in its place. While the store is
+    away lines wait, as many as fit.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        sink: LogSink,
+        masked: Secrets,
+        *,
+        endpoint_id: str,
+        worker_id: str,
+        retention_seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._capture = capture
+        self._sink = sink
+        self._endpoint_id = endpoint_id
+        self._worker_id = worker_id
+        self._retention_seconds = retention_seconds
+        self._monotonic = monotonic
+        self._reader = LineReader(masked, LineBudget(monotonic()))
+        self._round_bytes = 0
+        self._waiting: deque[str] = deque()
+        self._batch: list[str] = []
+        self._filled = asyncio.Event()
+        self._nonce = secrets.token_hex(4)
+        self._batches = 0
+        self._counted = 0
+        self._loops: tuple[asyncio.Task[None], ...] = ()
+
+    def start(self) -> None:
+        """Read and ship in the background until `finish`."""
+        self._loops = (
+            asyncio.create_task(drive(self.read_step, idle_seconds=READ_INTERVAL_SECONDS, name="read output")),
+            asyncio.create_task(drive(self.ship_step, idle_seconds=0, name="ship logs")),
+        )
+
+    async def finish(self, within_seconds: float = FLUSH_SECONDS) -> None:
+        """Ship what is left, within that time. Call it when the container has ended. Never raises."""
+        await end_tasks(*self._loops)
+        try:
+            async with asyncio.timeout(within_seconds):
+                while True:
+                    if self._read() < READ_BYTES:
+                        break
+                    await asyncio.sleep(0)
+                self._keep(self._reader.end(self._capture.tail()))
+                while self._batch or self._waiting:
+                    await self._ship()
+        except TimeoutError:
+            self._give_up("the store is away: the last log lines are lost")
+        except Exception:
+            log.exception("the log cannot be shipped to its end")
+            self._give_up("the last log lines are lost")
+
+    def tail(self) -> list[str]:
+        """The last lines that the container wrote, as they would be in the log."""
+        return self._reader.last_lines(self._capture.tail())
+
+    async def read_step(self) -> int:
+        """Read one piece of the output; 0 when it is time for a pause."""
+        count = self._read()
+        self._round_bytes += count
+        if count == READ_BYTES and self._round_bytes < MAX_ROUND_BYTES:
+            return 1
+        self._round_bytes = 0
+        return 0
+
+    async def ship_step(self) -> int:
+        """Ship one batch, waiting for it and for the store; with nothing to ship say from time to time that we live."""
+        interval = min(self._retention_seconds / 4, MAX_SIGN_INTERVAL_SECONDS)
+        if await occurs_within(self._filled, interval):
+            await self._ship()
+            return 1
+        await self._append("", [])
+        return 0
+
+    def _read(self) -> int:
+        """Take in one piece of the output; its size in bytes."""
+        skipped = self._capture.skip()
+        if skipped:
+            self._reader.skip(skipped)
+        data = self._capture.read()
+        room = MAX_WAITING_LINES - len(self._waiting)
+        if data:
+            self._keep(self._reader.feed(data, now=self._monotonic(), room=room))
+        elif room > 0:
+            self._keep(self._reader.pause(self._capture.tail()))
+        return len(data)
+
+    def _give_up(self, why: str) -> None:
+        lost = len(self._batch) + len(self._waiting)
+        metrics.agent_log_lines_dropped.inc(lost)
+        log.warning(why, extra={"lines": lost})
+
+    def _keep(self, lines: Sequence[str]) -> None:
+        if lines:
+            self._waiting.extend(lines)
+            self._filled.set()
+        metrics.agent_log_lines_dropped.inc(self._reader.dropped - self._counted)
+        self._counted = self._reader.dropped
+
+    async def _ship(self) -> None:
+        """Send the oldest lines; they are let go when the store has them, or wants no more of this endpoint.
+
+        A batch stays as it is until then: it may have been stored although its reply was lost.
+        """
+        if not self._batch:
+            self._batch = self._next_batch()
+            self._batches += 1
+        if self._batch:
+            await self._append(f"{self._nonce}-{self._batches}", self._batch)
+        self._batch = []
+        if not self._waiting:
+            self._filled.clear()
+
+    def _next_batch(self) -> list[str]:
+        batch: list[str] = []
+        characters = 0
+        while self._waiting and len(batch) < MAX_BATCH_LINES and characters < MAX_BATCH_CHARACTERS:
+            batch.append(self._waiting.popleft())
+            characters += len(batch[-1])
+        return batch
+
+    async def _append(self, batch_id: str, lines: Sequence[str]) -> None:
+        retention_ms = int(self._retention_seconds * 1000)
+        await persist(
+            lambda: self._sink.append(self._endpoint_id, self._worker_id, batch_id, lines, retention_ms=retention_ms),
+            passing=unavailability,
+            what="the log",
+        )

@@ -1,0 +1,58 @@
+"""The work of an agent of an ALB or CUSTOM endpoint: none, until the end, which waits for the requests under way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import psutil
+
+from queue_engine.runtime.loops import occurs_within
+from worker_agent.agent import Duty
+from worker_agent.container import ContainerAddress
+
+log = logging.getLogger(__name__)
+
+UNLISTED_SECONDS = 1.5
+"""So long after a worker was marked as STOPPING nobody sends it requests any more: the API remembers for one second."""
+POLL_SECONDS = 0.1
+
+
+class ServiceWork:
+    """Claims nothing. When the agent drains, requests under way may end within the grace.
+
+    They go to the container past the agent, so it looks for connections to the container's port on this machine; those
+    to a container elsewhere are not seen and not waited for.
+    """
+
+    def __init__(self, address: ContainerAddress, *, grace_seconds: float) -> None:
+        self._address = address
+        self._grace_seconds = grace_seconds
+
+    @property
+    def running_tasks(self) -> int:
+        return 0
+
+    async def run(self, duty: Duty) -> None:
+        await duty.draining.wait()
+        try:
+            async with asyncio.timeout(self._grace_seconds):
+                await self._requests_end(duty)
+        except TimeoutError:
+            log.warning("requests are cut off: the grace is over")
+
+    async def _requests_end(self, duty: Duty) -> None:
+        if self._address.probed_port is None or await occurs_within(duty.container_ended, UNLISTED_SECONDS):
+            return
+        while await asyncio.to_thread(has_connections, self._address.probed_port):
+            if await occurs_within(duty.container_ended, POLL_SECONDS):
+                return
+
+
+def has_connections(port: int) -> bool:
+    """Whether somebody is connected to this port of this machine; False where the system does not tell."""
+    try:
+        found = psutil.net_connections("tcp")
+    except (psutil.Error, OSError):
+        return False
+    return any(one.laddr and one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in found)

@@ -1,0 +1,297 @@
+"""The work of an agent of a QUEUE endpoint: claim tasks, have the container run them, record what comes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from queue_engine import metrics
+from queue_engine.domain.tasks import (
+    NOT_CONNECTED_FAULTS,
+    ClaimedTask,
+    ContainerAnswer,
+    Failed,
+    Outcome,
+    Succeeded,
+    TaskState,
+    TryAgain,
+    judge,
+)
+from queue_engine.runtime.loops import drive, end_tasks, persist
+from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
+from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Started
+from queue_engine.store.client import unavailability
+from worker_agent.agent import AgentConfig, Duty
+from worker_agent.container import ContainerAddress, ContainerWatch
+from worker_agent.forward import Forwarder, request_for
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+BLOCK_MS = 5000
+"""How long one read waits for a task."""
+MAX_READ = 64
+"""Entries asked for in one read."""
+UNSTARTED_IDLE_MS = 10_000
+"""An entry that an agent has read and not started for this long is taken over: starting follows reading at once."""
+
+
+@dataclass
+class _Held:
+    """An attempt under way."""
+
+    started: Started
+    runner: asyncio.Task[None]
+    fenced: bool = False
+    settling: bool = False
+
+
+class TaskWork:
+    """Runs tasks until the agent drains; then running tasks finish within the grace, or are handed back.
+
+    Guarantees: a task is executed only while this agent holds its lease, as far as it can know; an outcome is kept and
+    offered to the store until the store has taken or refused it.
+    """
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        claims: ClaimStore,
+        forwarder: Forwarder,
+        address: ContainerAddress,
+        watch: ContainerWatch,
+    ) -> None:
+        self._config = config
+        self._claims = claims
+        self._forwarder = forwarder
+        self._address = address
+        self._watch = watch
+        self._held: dict[str, _Held] = {}
+        self._runners: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
+
+    @property
+    def running_tasks(self) -> int:
+        return len(self._held)
+
+    async def run(self, duty: Duty) -> None:
+        heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
+        claiming = (
+            asyncio.create_task(drive(partial(self._claim, duty), idle_seconds=0, name="claim"), name="claim"),
+            asyncio.create_task(
+                drive(partial(self._take_over, duty), idle_seconds=UNSTARTED_IDLE_MS / 2000, name="take over"),
+                name="take over",
+            ),
+        )
+        try:
+            await duty.draining.wait()
+            await end_tasks(*claiming)
+            await self._finish_or_release()
+        finally:
+            await end_tasks(heartbeats, *claiming)
+
+    # Claiming
+
+    async def _claim(self, duty: Duty) -> int:
+        """One round: wait for the container and a free slot, read, begin what was read."""
+        await duty.open.wait()
+        await self._watch.wait_until_up()
+        free = await self._free_slots()
+        entries = await self._claims.read(min(free, MAX_READ), block_ms=BLOCK_MS)
+        await self._begin(entries, duty)
+        return len(entries)
+
+    async def _take_over(self, duty: Duty) -> int:
+        """One round over entries that an agent read before it died."""
+        free = self._config.concurrency - len(self._runners)
+        if free <= 0 or not self._watch.is_up or not duty.open.is_set():
+            return 0
+        entries = await self._claims.take_over(min(free, MAX_READ), idle_ms=UNSTARTED_IDLE_MS)
+        await self._begin(entries, duty)
+        return len(entries)
+
+    async def _free_slots(self) -> int:
+        while (free := self._config.concurrency - len(self._runners)) <= 0:
+            self._freed.clear()
+            await self._freed.wait()
+        return free
+
+    async def _begin(self, entries: list[Entry], duty: Duty) -> None:
+        """Start what fits; a read gives up to twice what was asked for, as it covers two queues."""
+        for entry in entries:
+            if len(self._runners) < self._config.concurrency and not duty.draining.is_set():
+                runner = asyncio.create_task(self._run_entry(entry))
+                self._runners.add(runner)
+                runner.add_done_callback(self._ended)
+            else:
+                await self._persist(partial(self._claims.put_back, entry), "put back")
+
+    def _ended(self, runner: asyncio.Task[None]) -> None:
+        self._runners.discard(runner)
+        self._freed.set()
+        if not runner.cancelled() and (error := runner.exception()) is not None:
+            log.error("a task's runner failed; its lease will run out", exc_info=error)
+
+    # One attempt: start, execute, settle
+
+    async def _run_entry(self, entry: Entry) -> None:
+        started = await self._persist(lambda: self._claims.start(entry, address=str(self._address)), "start")
+        if started is None:
+            return
+        held = self._held[started.lease.token] = _Held(started, runner=_this_task())
+        metrics.agent_running_tasks.inc()
+        began = time.monotonic()
+        try:
+            outcome = await self._execute(held)
+            if outcome is not None:
+                held.settling = True
+                await self._settle(held, outcome, time.monotonic() - began)
+        finally:
+            metrics.agent_running_tasks.dec()
+            self._held.pop(started.lease.token, None)
+
+    async def _execute(self, held: _Held) -> Outcome | None:
+        """The outcome of the attempt, or None when it was fenced meanwhile."""
+        started = held.started
+        try:
+            task = self._claims.open(started)
+        except (SecretKeyMissing, SealBroken) as error:
+            return Failed(f"the worker's agent cannot read the task's headers: {error}")
+        if started.attempt == 1:
+            metrics.task_queue_wait.observe((started.started_at_ms - started.created_at_ms) / 1000)
+        try:
+            answer = await self._call(task)
+        except asyncio.CancelledError:
+            if not held.fenced:
+                raise
+            held.runner.uncancel()
+            return None
+        if answer.fault in NOT_CONNECTED_FAULTS:
+            self._watch.suspect()
+        budget_attempt = started.attempt - started.lost
+        return judge(answer, attempt=budget_attempt, max_attempts=started.max_attempts, luck=random.random())
+
+    async def _call(self, task: ClaimedTask) -> ContainerAnswer:
+        request = request_for(task, self._address)
+        if request is None:
+            detail = f"workerPort {task.spec.worker_port} is not exposed by the worker"
+            if self._address.exposed_port is not None:
+                detail += f" (the endpoint exposes {self._address.exposed_port})"
+            return ContainerAnswer(fault="not_exposed", detail=detail)
+        return await self._forwarder.forward(request)
+
+    async def _settle(self, held: _Held, outcome: Outcome, run_seconds: float) -> None:
+        lease = held.started.lease
+        destination = self._claims.public_spec(held.started).webhook_destination
+        settled = await self._persist(lambda: self._claims.settle(lease, outcome, destination=destination), "settle")
+        self._count(held.started, outcome, settled, run_seconds)
+
+    def _count(self, started: Started, outcome: Outcome, settled: Settled, run_seconds: float) -> None:
+        refused = settled.word in ("FENCED", "GONE")
+        metrics.task_attempts.labels(outcome="fenced" if refused else _outcome_label(outcome)).inc()
+        metrics.task_run.observe(run_seconds)
+        if refused:
+            metrics.stale_results_rejected.inc()
+        elif not isinstance(outcome, TryAgain):
+            metrics.tasks_finished.labels(state=_state_of(outcome).value).inc()
+            if settled.now_ms:
+                metrics.task_end_to_end.observe((settled.now_ms - settled.created_at_ms) / 1000)
+        if log.isEnabledFor(logging.INFO):
+            log.info(
+                "attempt ended",
+                extra={
+                    "endpoint": started.lease.endpoint_id,
+                    "task": started.lease.task_id,
+                    "attempt": started.attempt,
+                    "outcome": _outcome_label(outcome),
+                    "store": settled.word,
+                    "seconds": round(run_seconds, 4),
+                },
+            )
+
+    # Leases
+
+    async def _heartbeats(self) -> None:
+        await drive(self._renew, idle_seconds=self._config.lease_seconds / 4, name="heartbeats")
+
+    async def _renew(self) -> int:
+        """One heartbeat for all tasks that are held. Always answers 0: the next is due after the interval."""
+        held = list(self._held.values())
+        for first in range(0, len(held), 500):
+            batch = held[first : first + 500]
+            words = await self._claims.renew([one.started.lease for one in batch])
+            for one, word in zip(batch, words, strict=True):
+                self._heed(one, word)
+        metrics.agent_last_heartbeat_timestamp.set_to_current_time()
+        return 0
+
+    def _heed(self, held: _Held, word: Renewal) -> None:
+        if word is Renewal.READOPTED:
+            log.warning("a lease had run out and is held again", extra={"task": held.started.lease.task_id})
+        if word in (Renewal.OK, Renewal.READOPTED) or held.settling or held.started.lease.token not in self._held:
+            return
+        log.warning("the attempt is fenced: its call is stopped", extra={"task": held.started.lease.task_id})
+        metrics.task_attempts.labels(outcome="lost").inc()
+        held.fenced = True
+        held.runner.cancel()
+
+    # The end
+
+    async def _finish_or_release(self) -> None:
+        """Let running tasks finish within the grace; hand back those that have not, at no cost to their attempts."""
+        if self._runners:
+            await asyncio.wait(set(self._runners), timeout=self._config.grace_seconds)
+        unfinished = [held for held in self._held.values() if not held.settling]
+        for held in unfinished:
+            held.fenced = True
+            held.runner.cancel()
+        if self._runners:
+            await asyncio.wait(set(self._runners), timeout=self._config.lease_seconds)
+        for held in unfinished:
+            await self._give_back(partial(self._claims.release, held.started.lease))
+        await end_tasks(*self._runners)
+        for entry in await self._unstarted():
+            await self._give_back(partial(self._claims.put_back, entry))
+
+    async def _unstarted(self) -> list[Entry]:
+        """Entries that a read was handing to us when it was cut off."""
+        try:
+            return await self._claims.read_own()
+        except Exception as error:
+            if unavailability(error) is None:
+                raise
+            return []
+
+    async def _give_back(self, call: Callable[[], Awaitable[object]]) -> None:
+        """Try for a while; when the store stays away the lease runs out and the task comes back by itself."""
+        try:
+            async with asyncio.timeout(self._config.lease_seconds):
+                await self._persist(call, "give back")
+        except TimeoutError:
+            log.warning("the store is away: a task comes back when its lease has run out")
+
+    async def _persist(self, call: Callable[[], Awaitable[T]], what: str) -> T:
+        return await persist(call, passing=unavailability, what=what)
+
+
+def _outcome_label(outcome: Outcome) -> str:
+    if isinstance(outcome, Succeeded):
+        return "ok"
+    return "timeout" if isinstance(outcome, Failed) and outcome.state is TaskState.TIMED_OUT else "error"
+
+
+def _state_of(outcome: Succeeded | Failed) -> TaskState:
+    return TaskState.SUCCEEDED if isinstance(outcome, Succeeded) else outcome.state
+
+
+def _this_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("must be called inside a task")
+    return task
