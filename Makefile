@@ -5,6 +5,8 @@ PYTHON ?=
 VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements/all.txt
+# Most tests wait for processes of their own rather than compute.
+TEST_PROCESSES ?= 3
 CODE   := queue_engine worker_agent tests deploy
 # A directory may be missing in a packaged source tree.
 PRESENT = $(wildcard $(CODE))
@@ -38,7 +40,7 @@ demo: setup ## run the demo on this machine, with an embedded store
 	$(BIN)/python deploy/demo/run.py
 
 test: setup ## run all tests but the benchmarks
-	$(BIN)/python -m pytest tests --ignore=tests/bench
+	$(BIN)/python -m pytest tests --ignore=tests/bench -n $(TEST_PROCESSES) --dist loadfile
 
 check: setup ## lint, formatting, types, layers
 	@echo "== ruff check"

@@ -228,6 +228,7 @@ def _summary(rotated: Rotated) -> Iterable[str]:
 
 
 async def _serve_api(settings: ApiSettings) -> int:
+    from queue_engine.api.alb_exchange import WorkerClient
     from queue_engine.api.app import create_app
     from queue_engine.api.server import listen, serve
     from queue_engine.runtime.resolver import CachingResolver, DnsLookup
@@ -239,17 +240,20 @@ async def _serve_api(settings: ApiSettings) -> int:
         if not store.sealer.has_key:
             log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
         resolver = CachingResolver(DnsLookup())
+        worker_client = WorkerClient()
         try:
             listener = _or_fail("QUEUE_ENGINE_PORT", lambda: listen(settings))
             own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
             app = _or_fail(
-                "QUEUE_ENGINE_CATALOGUE_FILE", lambda: create_app(settings, store, resolver, own_ports=own_ports)
+                "QUEUE_ENGINE_CATALOGUE_FILE",
+                lambda: create_app(settings, store, resolver, worker_client, own_ports=own_ports),
             )
             stopping = asyncio.Event()
             _on_end(stopping.set)
             log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
             await serve(app, settings, listener, stopping)
         finally:
+            await worker_client.aclose()
             await resolver.close()
     return 0
 

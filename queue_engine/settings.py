@@ -115,6 +115,12 @@ class ApiSettings(StoreSettings, WebhookSettings):
     read_timeout_seconds: float = Field(
         9.0, gt=0, description="How long a client may take to send headers, or be silent in a body"
     )
+    alb_max_body_bytes: int = Field(
+        1024**3, ge=1, description="Largest body of a request to the workers of an ALB endpoint, in bytes"
+    )
+    alb_timeout_seconds: float = Field(
+        300.0, gt=0, description="How long such a request may wait while nothing moves in either direction"
+    )
     rate_limit_per_second: float = Field(
         0.0, ge=0, description="Requests a second that one tenant may send to one API process; 0: no limit"
     )

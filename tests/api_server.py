@@ -11,6 +11,7 @@ import httpx
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from queue_engine.api.alb_exchange import WorkerClient
 from queue_engine.api.app import create_app
 from queue_engine.api.server import listen, serve
 from queue_engine.runtime.sealing import new_secret_key
@@ -98,7 +99,8 @@ async def running_api(
     lookup = lookup or ScriptedLookup()
     with listen(settings) as listener:
         port: int = listener.getsockname()[1]
-        app = create_app(settings, store, lookup, own_ports=frozenset({port}))
+        worker_client = WorkerClient()
+        app = create_app(settings, store, lookup, worker_client, own_ports=frozenset({port}))
         key = new_api_key()
         await store.api_keys.put(key, tenant="default", name="test")
         url = f"http://127.0.0.1:{port}"
@@ -111,4 +113,5 @@ async def running_api(
                 await client.aclose()
                 api.stopping.set()
                 await serving
+                await worker_client.aclose()
                 await store.close()

@@ -9,16 +9,18 @@ from hashlib import blake2b
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.types import ASGIApp
 
 from queue_engine import __version__
+from queue_engine.api.alb_exchange import Limits, WorkerClient
+from queue_engine.api.alb_routes import AlbRoutes
 from queue_engine.api.auth import Authenticator
 from queue_engine.api.bodies import BodyReader
 from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.destinations import AddressLookup, DestinationGuard
 from queue_engine.api.edge import Edge
 from queue_engine.api.openapi import TITLE, describe
-from queue_engine.api.operations import Operation
 from queue_engine.api.rate_limit import RateLimiter
 from queue_engine.api.routes_credentials import CredentialRoutes
 from queue_engine.api.routes_endpoints import EndpointRoutes
@@ -42,11 +44,13 @@ def create_app(
     settings: ApiSettings,
     store: Store,
     lookup: AddressLookup,
+    worker_client: WorkerClient,
     *,
     own_ports: frozenset[int] = frozenset(),
     monotonic: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
-    """The application. `own_ports` are those that it is served on: no webhook may point back at them.
+    """The application. `own_ports` are those that it is served on: no webhook may point back at them. Who passes
+    `worker_client` in closes it.
 
     Opens no connection and reads one file at most, the operator's catalogue. Raises InvalidCatalogue.
     """
@@ -59,18 +63,20 @@ def create_app(
         catalogue=load_catalogue(settings.catalogue_file),
         fingerprint_keys=tuple(_fingerprint_key(key) for key in settings.secret_keys) or (b"",),
     )
-    operations: list[Operation] = []
+    limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds)
+    operations: list[APIRoute] = []
     document = functools.cache(lambda: describe(operations))
     # Routes are tried in this order: the one that is used most comes first.
     operations += TaskRoutes(services).operations()
     operations += EndpointRoutes(services).operations()
     operations += LogRoutes(services).operations()
     operations += CredentialRoutes(services).operations()
+    operations += AlbRoutes(services, worker_client, limits).routes()
     operations += OperationsRoutes(store, document).operations()
     return _with_routes(operations)
 
 
-def _with_routes(operations: list[Operation]) -> FastAPI:
+def _with_routes(operations: list[APIRoute]) -> FastAPI:
     off: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None, "redirect_slashes": False}
     app = Api(title=TITLE, version=__version__, telemetry={"tracing": False, "metrics": False, "logs": False}, **off)
     app.router.routes.extend(operations)

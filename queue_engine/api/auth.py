@@ -16,6 +16,7 @@ CACHE_SECONDS = 1.0
 """How long a key may still open the API after it was revoked."""
 MAX_CACHED_KEYS = 10_000
 
+_BEARER = re.compile(rb"bearer +", re.IGNORECASE)
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 
@@ -35,7 +36,14 @@ class Authenticator:
 
     async def tenant_of(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
         """The tenant whose key is in `headers` (names in lower case). Raises Unauthorized, StoreUnavailable."""
-        key_hash = hash_of(_only_key(headers))
+        return await self._tenant_of(_only_key(headers))
+
+    async def tenant_of_caller(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The same for requests that go on to a worker: the one key may also be an `Authorization: Bearer`."""
+        return await self._tenant_of(_only_key(list(map(_without_bearer, headers))))
+
+    async def _tenant_of(self, key: str) -> str:
+        key_hash = hash_of(key)
         tenant, expires_at = self._valid.get(key_hash, ("", 0.0))
         now = self._monotonic()
         return tenant if now < expires_at else await self._ask(key_hash, now)
@@ -60,6 +68,15 @@ def _only_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
     if _KEY.fullmatch(given[0]) is None:
         raise _refused("malformed")
     return given[0].decode("ascii")
+
+
+def _without_bearer(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """An `Authorization` as the `X-Api-Key` that it stands for; one of another scheme is a malformed key."""
+    name, value = header
+    if name != b"authorization":
+        return header
+    scheme = _BEARER.match(value)
+    return b"x-api-key", value[scheme.end() :] if scheme else b""
 
 
 def _refused(reason: str) -> Unauthorized:

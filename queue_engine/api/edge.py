@@ -9,7 +9,7 @@ from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from queue_engine import metrics
-from queue_engine.api.errors import ClientGone, answer_to
+from queue_engine.api.errors import AnswerCutOff, ClientGone, answer_to
 from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Edge:
 
         try:
             await self._app(scope, receive, note_status)
-        except ClientGone:
+        except (ClientGone, AnswerCutOff):  # the server closes the connection, as the answer is not complete
             status = status or CLIENT_GONE
         except Exception as error:
             if status:
@@ -63,7 +63,7 @@ class Edge:
             log.warning("requests are refused: %s", error)
 
     def _measure(self, scope: Scope, status: int, seconds: float) -> None:
-        route = getattr(scope.get("route"), "path", "unmatched")
+        route = getattr(scope.get("route"), "path_format", "unmatched")
         method = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self._counter(route, method, status).inc()
         self._duration(route, method).observe(seconds)

@@ -52,6 +52,16 @@ class BodyStalled(EngineError):
         super().__init__("body: did not arrive in time")
 
 
+class WorkerUnavailable(EngineError):
+    """No worker runs that takes a request, or the one that took it gave no answer."""
+
+    retry_after_seconds = 1
+
+
+class AnswerCutOff(Exception):
+    """A worker's answer ended half-way, after it had begun to be sent on: the connection to the client must end too."""
+
+
 class ClientGone(Exception):
     """The client closed the connection before its body was complete: nobody is there to answer to."""
 
@@ -73,6 +83,7 @@ _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
     (NotJson, 415, INVALID_REQUEST),
     (TooManyRequests, 429, 429),
     (StoreUnavailable, 503, INTERNAL),
+    (WorkerUnavailable, 503, INTERNAL),
 )
 
 
@@ -89,7 +100,7 @@ def answer_to(error: Exception, scope: Scope) -> Answer:
 
 
 def _headers_for(error: EngineError) -> Headers:
-    if isinstance(error, (TooManyRequests, StoreUnavailable)):
+    if isinstance(error, (TooManyRequests, StoreUnavailable, WorkerUnavailable)):
         return ((b"retry-after", b"%d" % error.retry_after_seconds),)
     if isinstance(error, Unauthorized):
         return ((b"www-authenticate", b"ApiKey"),)

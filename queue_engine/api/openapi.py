@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
@@ -20,25 +21,30 @@ _DESCRIPTION = (
 _TAGS = [
     {"name": "endpoints", "description": "What runs: an image, and how many workers of it"},
     {"name": "tasks", "description": "Work for the workers of a QUEUE endpoint"},
+    {"name": "requests", "description": "Requests to the workers of an ALB endpoint: each goes to the least busy one"},
     {"name": "credentials", "description": "Access to the registries that images come from"},
     {"name": "operations", "description": "For those who run this server; no API key is needed"},
 ]
 
 
-def describe(operations: Iterable[Operation]) -> dict[str, Any]:
-    """The OpenAPI document of these operations."""
-    operations = list(operations)
+def describe(routes: Iterable[APIRoute]) -> dict[str, Any]:
+    """The OpenAPI document of these routes."""
+    routes = list(routes)
     document = get_openapi(
         title=TITLE,
         version=__version__,
         openapi_version="3.1.0",
         description=_DESCRIPTION,
-        routes=operations,
+        routes=routes,
         tags=_TAGS,
     )
     components = document.setdefault("components", {})
-    components["securitySchemes"] = {"ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"}}
+    components["securitySchemes"] = {
+        "ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+        "Bearer": {"type": "http", "scheme": "bearer", "description": "The API key"},
+    }
     schemas = components.setdefault("schemas", {})
+    operations = [route for route in routes if isinstance(route, Operation)]
     schemas |= _request_schemas({operation.takes for operation in operations if operation.takes is not None})
     for schema in schemas.values():
         _tidy(schema)

@@ -68,7 +68,7 @@ class Operation(APIRoute):
             summary=summary,
             tags=[tag],
             response_model=answer,
-            responses={status: _failure(status) for status in (*failures, 500)},
+            responses={status: described_failure(status) for status in (*failures, 500)},
             response_class=Response if media_type else JSONResponse,
             openapi_extra=_extra(takes, parameters, public, media_type),
         )
@@ -83,7 +83,8 @@ def _answering(handler: Handler) -> ASGIApp:
     return app
 
 
-def _failure(status: int) -> dict[str, Any]:
+def described_failure(status: int) -> dict[str, Any]:
+    """An error answer, for OpenAPI."""
     response: dict[str, Any] = {"model": Failure, "description": _FAILURES[status]}
     return response | {"headers": _RETRY_AFTER} if status in (429, 503) else response
 

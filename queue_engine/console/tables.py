@@ -47,9 +47,7 @@ class Column:
     title: str
     member: str
     kind: str = "text"
-    """`text`, `id` (never cut), `number`, `time` and `length` (milliseconds), or `message` (on a terminal cut, and below
-    the table).
-    """
+    """`text`, `id` (never cut), `number`, `time`, `length` (ms), or `message` (on a terminal cut, below the table)."""
     on_terminal: bool = True
     """False for what there is no room for at 80 columns."""
 

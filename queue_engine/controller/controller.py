@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from queue_engine import metrics
 from queue_engine.controller.backends.base import Backend
-from queue_engine.controller.jobs import SHARED_QUEUE, Periodic, run_jobs
+from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
@@ -100,7 +100,7 @@ class Controller:
         try:
             await run_jobs(
                 self._config.jobs_redis_url,
-                f"{SHARED_QUEUE}:{self._config.controller_id}",
+                LEADERS_QUEUE,
                 [Periodic("reconcile", reconciler.step, RECONCILE_SECONDS)],
             )
         finally:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 SHARED_QUEUE = "{qe}:jobs"
 """The queue of the jobs that any controller may run."""
+LEADERS_QUEUE = "{qe}:jobs:leader"
+"""The queue of the jobs that only the leading controller runs. It has one name for all, so that none is left behind."""
 
 
 @dataclass(frozen=True)

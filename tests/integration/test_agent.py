@@ -5,13 +5,15 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
+from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import Task, TaskState, TaskStatus
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.store import Store
-from tests.integration.parts import HttpServer, Programs, Reply, new_endpoint, replies, submit
+from tests.integration.parts import TENANT, HttpServer, Programs, Reply, new_endpoint, replies, submit
 from tests.servers import StoreServer, free_port
 from tests.waiting import wait_until, wait_until_async
 
@@ -354,6 +356,61 @@ async def test_a_task_that_outlasts_the_grace_is_handed_back_at_no_cost(
     programs.agent(endpoint_id, container.url)
     assert (await ended(store, endpoint_id)).attempts == 1
     never.set()
+
+
+async def test_an_agent_that_nobody_manages_pauses_while_its_endpoint_is_stopped(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    release = threading.Event()
+    container.answer = replies(Reply(hold=release), Reply())
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id, "running")
+    agent = programs.agent(endpoint_id, container.url)
+    container.next()
+    for wanted, status in (
+        (Wanted.STOPPED, WorkerStatus.STOPPING),
+        (Wanted.RUNNING, WorkerStatus.RUNNING),
+        (Wanted.STOPPED, WorkerStatus.STOPPING),
+    ):
+        assert await store.endpoints.want(endpoint_id, TENANT, wanted)
+        await wait_until_async(partial(has_worker, store, endpoint_id, status), 10, f"is not {status}")
+    release.set()
+    assert (await ended(store, endpoint_id, "running")).state is TaskState.SUCCEEDED
+    await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.STOPPED), 10)
+    await store.endpoints.want(endpoint_id, TENANT, Wanted.RUNNING)
+    await submit(store, endpoint_id, "next")
+    assert (await ended(store, endpoint_id, "next")).state is TaskState.SUCCEEDED
+    await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.RUNNING), 10)
+    assert agent.running
+
+
+async def test_an_agent_that_nobody_manages_finishes_its_task_and_ends_when_its_endpoint_is_deleted(
+    store: Store, programs: Programs, container: HttpServer, receiver: HttpServer
+) -> None:
+    release = threading.Event()
+    container.answer = replies(Reply(hold=release))
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    agent = programs.agent(endpoint_id, container.url)
+    container.next()
+    programs.controller()
+    assert await store.endpoints.want(endpoint_id, TENANT, Wanted.DELETED)
+    wait_until(lambda: "the endpoint is deleted" in agent.output(), 10)
+    late = programs.agent(endpoint_id, container.url)
+    assert late.wait() == 0
+    release.set()
+    assert agent.wait() == 0
+    programs.delivery()
+    assert json.loads(receiver.next(20).body)["success"] is True
+
+    async def removed() -> bool:
+        return await store.endpoints.ids() == []
+
+    await wait_until_async(removed, 30, "the endpoint is not removed")
+
+
+async def has_worker(store: Store, endpoint_id: str, status: WorkerStatus) -> bool:
+    return [worker.status for worker in await store.workers.of_endpoint(endpoint_id)] == [status]
 
 
 async def test_a_result_is_kept_while_the_store_is_away(

@@ -208,9 +208,7 @@ async def test_an_endpoint_that_is_refused_holds_no_credential(api: RunningApi) 
 async def test_creating_and_deleting_at_once_leaves_no_endpoint_without_its_credential(api: RunningApi) -> None:
     for _ in range(10):
         created = await _create(api)
-        creating = [
-            api.post("/v2/serverless", ENDPOINT | {"containerRegistryAuthId": created["id"]}) for _ in range(3)
-        ]
+        creating = [api.post("/v2/serverless", ENDPOINT | {"containerRegistryAuthId": created["id"]}) for _ in range(3)]
         *made, deleted = await asyncio.gather(*creating, api.client.delete(f"{PATH}/{created['id']}"))
         assert deleted.status_code in (200, 409)
         expected = 400 if deleted.status_code == 200 else 200

@@ -24,6 +24,9 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.strict_json import split_object
 from tests.api_server import ENDPOINT, RunningApi, running_api
 
+SECURITY = {"v2": [{"ApiKey": []}], "e": [{"Bearer": []}, {"ApiKey": []}]}
+"""By the first segment of the path; none elsewhere."""
+
 
 @pytest.fixture
 async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
@@ -45,7 +48,7 @@ async def test_the_document_is_valid_and_complete(document: dict[str, Any]) -> N
         assert reference.removeprefix("#/components/schemas/") in schemas
     for path, methods in document["paths"].items():
         for operation in methods.values():
-            assert operation["security"] == ([{"ApiKey": []}] if path.startswith("/v2") else [])
+            assert operation["security"] == SECURITY.get(path.split("/")[1], [])
             assert operation["summary"]
             named = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
             assert named == set(re.findall(r"{(\w+)}", path))

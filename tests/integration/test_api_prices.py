@@ -41,9 +41,7 @@ async def test_an_unknown_region_is_refused_by_name(valkey_url: str) -> None:
 def test_a_broken_price_list_ends_the_api_at_start(programs: Programs, tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "prices.toml"
     path.write_text(text)
-    api = programs.start(
-        "api", "queue_engine", "api", QUEUE_ENGINE_CATALOGUE_FILE=str(path), QUEUE_ENGINE_PORT="0"
-    )
+    api = programs.start("api", "queue_engine", "api", QUEUE_ENGINE_CATALOGUE_FILE=str(path), QUEUE_ENGINE_PORT="0")
     assert api.wait() == 2
     last_line = api.output().strip().splitlines()[-1]
     assert last_line.startswith(f"queue-engine: QUEUE_ENGINE_CATALOGUE_FILE: {path}: ")

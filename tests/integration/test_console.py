@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.api_server import RunningApi, running_api
@@ -218,16 +219,10 @@ def test_ctrl_c_while_waiting_ends_quietly(up: Up, tmp_path: Path) -> None:
     console.run("tasks", "submit", "idle", "--input", "1", "--task-id", "waits")
     assert "is queued" in console.run("tasks", "wait", "idle", "waits", "--timeout", "0.3", status=124).stderr
 
-    script = "import sys; from queue_engine.console import tasks; from queue_engine.cli import app; print('on', flush=True); app()"
-    waiting = subprocess.Popen(
-        [sys.executable, "-c", script, "tasks", "wait", "idle", "waits"],
-        env=console.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    with waiting:
-        assert waiting.stdout is not None
-        assert waiting.stderr is not None
-        assert waiting.stdout.readline() == b"on\n"
-        waiting.send_signal(signal.SIGINT)
-        assert (waiting.wait(20), waiting.stdout.read(), waiting.stderr.read()) == (130, b"", b"")
+    waiting = Program("wait", ("queue_engine", "tasks", "wait", "idle", "waits"), console.environment, tmp_path)
+    try:
+        wait_until(lambda: psutil.Process(waiting.pid).net_connections(), 20, "it does not ask the API")
+        waiting.signal(signal.SIGINT)
+        assert (waiting.wait(), waiting.output()) == (130, "")
+    finally:
+        waiting.stop()

@@ -27,17 +27,26 @@ from tests.waiting import wait_until
 Case = schemathesis.Case[Any]
 Operation = schemathesis.APIOperation[Any, Any, Any, Any]
 
-EXAMPLES = 25
+EXAMPLES = 15
 """Good and as many bad requests for each operation."""
+REAL_OF_TEN = 8
+"""How many of ten requests are about things that exist."""
+
+
+def no_server_error(context: schemathesis.CheckContext, response: schemathesis.Response, case: Case) -> bool | None:
+    """No 5xx, but for what the contract says of an ALB endpoint without workers: a made-up id may be that of one."""
+    if case.path.startswith("/e/") and response.status_code == 503 and response.json()["message"] == "no worker runs":
+        return None
+    return not_a_server_error(context, response, case)
+
+
 CHECKS = [
-    not_a_server_error,
+    no_server_error,
     status_code_conformance,
     content_type_conformance,
     response_headers_conformance,
     response_schema_conformance,
 ]
-REAL_OF_TEN = 8
-"""How many of ten requests are about things that exist."""
 
 
 class Target:
@@ -61,11 +70,13 @@ class Target:
 
     def _existing(self, case: Case, name: str) -> str | None:
         """A value for this parameter of the path; one of its own for a call that ends it."""
+        if case.path.startswith("/e/"):
+            return self._known["alb"] if name == "id" else None
         if case.path.startswith("/v2/container-registry-auths"):
             return self._new_credential() if case.method == "DELETE" else self._known["credential"]
-        if name in ("id", "endpointId") and (case.path.endswith("/stop") or case.method == "DELETE"):
+        if name == "id" and (case.path.endswith("/stop") or case.method == "DELETE"):
             return self._new_endpoint()
-        return self._known.get({"endpointId": "id"}.get(name, name))
+        return self._known.get(name)
 
     def _new_endpoint(self) -> str:
         answer = httpx.post(f"{self.url}/v2/serverless", json=ENDPOINT, headers=self.headers)
@@ -113,6 +124,7 @@ def operations(target: Target) -> list[Operation]:
     return operations
 
 
+@pytest.mark.timeout(300)  # some 20 s of computing, more where others compute too
 def test_every_answer_is_described_and_none_is_a_5xx(
     target: Target, operations: list[Operation], subtests: pytest.Subtests
 ) -> None:

@@ -1,4 +1,4 @@
-"""Users, crashes and two controllers at once, in random order; afterwards all is as it was asked for and nothing is lost.
+"""Users, crashes and two controllers at once, in random order: afterwards all is as it was asked for, nothing is lost.
 
 What happens is drawn from a seed, which is printed; RANDOM_LIFE_CYCLE_SEED repeats it. Real time and real processes are
 part of it, so a repeat is alike and not the same.
@@ -13,6 +13,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,11 @@ from tests.integration.test_up import API_KEY, ECHO, ROOT
 from tests.servers import StoreServer, free_port
 from tests.waiting import wait_until
 
-OPERATION_SECONDS = 28.0
+OPERATION_SECONDS = 26.0
 SETTLE_SECONDS = 40.0
 MOST_ENDPOINTS = 3
 MOST_WORKERS = 2
-QUICK = f"{sys.executable} {ROOT / 'tests/integration/slow_server.py'} 0.4"
+QUICK = f"{sys.executable} {ROOT / 'tests/integration/slow_server.py'} 0.3"
 RESOURCES = [{"region": "here", "gpuType": "CPU", "gpuCount": 1}]
 CONTROLLER_SETTINGS = {
     "QUEUE_ENGINE_LEASE_SECONDS": "2",
@@ -45,6 +46,8 @@ FAILURES = re.compile(
     r".* \(attempt \d+ of \d+, no more are left\)"
 )
 """Why a task may fail when workers are killed and endpoints deleted."""
+NEXT = {"STOPPING": {"STOPPED"}, "STOPPED": set[str]()}
+"""What may follow the statuses that a worker does not leave again."""
 
 
 @dataclass
@@ -104,30 +107,31 @@ class Stack:
         port = free_port()
         self._started = [
             programs.start(
-                "api", "queue_engine", "api", QUEUE_ENGINE_PORT=str(port), QUEUE_ENGINE_API_KEY=API_KEY, **self._marks()
+                "api",
+                "queue_engine",
+                "api",
+                QUEUE_ENGINE_PORT=str(port),
+                QUEUE_ENGINE_API_KEY=API_KEY,
+                TMPDIR=str(directory),
             ),
-            programs.delivery(schedule=",".join(["0.2"] * 20), **self._marks()),
+            programs.delivery(schedule=",".join(["0.2"] * 20), TMPDIR=str(directory)),
         ]
         self.controllers = [self._controller(), self._controller()]
-        self.client = httpx.Client(
-            base_url=f"http://127.0.0.1:{port}/v2/serverless", headers={"X-Api-Key": API_KEY}, timeout=10
-        )
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-Api-Key": API_KEY}, timeout=10)
         wait_until(self._answers, 40, "the API does not answer")
 
-    def _marks(self) -> dict[str, str]:
-        return {"TMPDIR": self._marker}
-
     def _controller(self) -> Program:
-        return self._programs.start("controller", "queue_engine", "controller", **CONTROLLER_SETTINGS, **self._marks())
+        settings = {**CONTROLLER_SETTINGS, "TMPDIR": self._marker}
+        return self._programs.start("controller", "queue_engine", "controller", **settings)
 
     def _answers(self) -> bool:
         try:
-            return self.client.get("").status_code == 200
+            return self.client.get("/readyz").status_code == 200
         except httpx.HTTPError:
             return False
 
     def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
-        response = self.client.request(method, path, json=body)
+        response = self.client.request(method, f"/v2/serverless{path}", json=body)
         assert response.status_code < 500, response.text
         return response.status_code, response.json()["data"]
 
@@ -175,15 +179,16 @@ class Story:
         self.deleted: dict[str, Wish] = {}
         self.told: list[str] = []
         self._operations: list[tuple[Callable[[], str | None], int]] = [
-            (self._create, 4),
+            (self._create, 8),
             (self._renew, 2),
-            (self._scale, 4),
+            (self._scale, 3),
             (self._stop, 2),
             (self._start, 4),
-            (self._delete, 2),
-            (self._submit, 40),
-            (self._kill_agent, 3),
-            (self._kill_container, 3),
+            (self._stop_and_start, 3),
+            (self._delete, 1),
+            (self._submit, 100),
+            (self._kill_agent, 4),
+            (self._kill_container, 4),
             (self._kill_controller, 2),
         ]
 
@@ -201,8 +206,7 @@ class Story:
         what = operation()
         if what is not None:
             self._tell(what)
-        pause_until = time.monotonic() + self._chance.uniform(0, 0.2)
-        wait_until(lambda: time.monotonic() >= pause_until)
+        self.wait(self._chance.uniform(0, 0.2))
         return now - self._started_at < OPERATION_SECONDS
 
     def end(self) -> None:
@@ -211,6 +215,10 @@ class Story:
         while not self.wishes:
             self._tell(self._create() or "")
         self._tell("end")
+
+    def wait(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        wait_until(lambda: time.monotonic() >= until)
 
     def _tell(self, what: str) -> None:
         self.told.append(f"{time.monotonic() - self._started_at:6.2f} {what}")
@@ -271,6 +279,19 @@ class Story:
 
     def _start(self) -> str | None:
         return self._switch("start", True)
+
+    def _stop_and_start(self) -> str | None:
+        """At once: the controller may see nothing of it, and the agents may."""
+        endpoint_id = self._any_endpoint()
+        if endpoint_id is None:
+            return None
+        for word in ("stop", "start"):
+            status, _ = self._stack.call("POST", f"/{endpoint_id}/{word}")
+            assert status == 200
+            pause = self._chance.uniform(0.2, 0.8)
+            self.wait(pause if word == "stop" else 0)
+        self.wishes[endpoint_id].running = True
+        return f"stop and start {endpoint_id}"
 
     def _switch(self, word: str, running: bool) -> str | None:
         endpoint_id = self._any_endpoint()
@@ -341,6 +362,7 @@ class Story:
         for endpoint_id, wish in self.wishes.items():
             faults += self._wrong_workers(endpoint_id, wish)
             faults += self._waiting_tasks(endpoint_id, wish)
+        faults += self._wrong_events()
         results = self._receiver.results()
         for endpoint_id, wish in self.deleted.items():
             faults += [
@@ -385,6 +407,24 @@ class Story:
         items: list[dict[str, Any]] = page["items"]
         return items
 
+    def _wrong_events(self) -> list[str]:
+        """Of every worker each change must have been told, in order; the last one is what the worker is."""
+        workers = {
+            worker["workerId"]: worker["status"]
+            for endpoint_id in self.wishes
+            for worker in self._stack.get(f"/{endpoint_id}/workers")
+        }
+        faults = []
+        events = self._receiver.events()
+        for worker_id in {*workers, *events}:
+            before = [event["previousStatus"] for event in events[worker_id]]
+            after = [event["status"] for event in events[worker_id]]
+            is_chain = before == [None, *after][:-1]
+            may_follow = all(one not in NEXT or next_one in NEXT[one] for one, next_one in pairwise(after))
+            if not (is_chain and may_follow and after[-1:] == [workers.get(worker_id, "STOPPED")]):
+                faults.append(f"events of worker {worker_id} ({workers.get(worker_id, 'gone')}): {after}")
+        return faults
+
     def check_tasks(self) -> None:
         """No task is lost, counts are what is there, and tasks failed for no other reason than they may."""
         for endpoint_id, wish in self.wishes.items():
@@ -417,21 +457,6 @@ class Story:
             return True
         return bool(self._stack.get(f"/{endpoint_id}/tasks/{task_id}")["status"] != "PROCESSING")
 
-    def check_events(self) -> None:
-        """Of every worker each change was told, in order; the last one is what the worker is."""
-        workers = {
-            worker["workerId"]: worker["status"]
-            for endpoint_id in self.wishes
-            for worker in self._stack.get(f"/{endpoint_id}/workers")
-        }
-        events = self._receiver.events()
-        assert set(workers) <= set(events)
-        for worker_id, told in events.items():
-            assert told[0]["previousStatus"] is None
-            for before, after in zip(told, told[1:], strict=False):
-                assert after["previousStatus"] == before["status"], (worker_id, told)
-            assert told[-1]["status"] in ([workers[worker_id]] if worker_id in workers else ["STOPPED", "FAILED"])
-
 
 def _group(process: psutil.Process) -> int | None:
     try:
@@ -463,7 +488,7 @@ def test_after_a_random_life_all_is_as_wanted_and_no_task_is_lost(
     valkey_server: StoreServer, tmp_path: Path, receiver: Receiver
 ) -> None:
     seed = int(os.environ.get("RANDOM_LIFE_CYCLE_SEED") or random.SystemRandom().randrange(10**6))
-    print(f"RANDOM_LIFE_CYCLE_SEED={seed}")
+    print(f"RANDOM_LIFE_CYCLE_SEED={seed}")  # noqa: T201 - shown when the test fails
     with programs_on(valkey_server.url, tmp_path) as programs:
         stack = Stack(programs, tmp_path, receiver)
         story = Story(stack, receiver, random.Random(seed))
@@ -474,11 +499,10 @@ def test_after_a_random_life_all_is_as_wanted_and_no_task_is_lost(
             _wait_until_settled(story)
             story.check_tasks()
             story.check_webhooks()
-            story.check_events()
             gone = set(story.deleted)
             wait_until(lambda: not _keys_of(valkey_server.url, gone), 10, "data of deleted endpoints are left")
         except BaseException:
-            print("\n".join([f"seed {seed}", *story.told, stack.log()]))
+            print("\n".join([f"seed {seed}", *story.told, stack.log()]))  # noqa: T201
             raise
     wait_until(lambda: stack.worker_processes() == [], 10, "workers outlive their controllers")
 
@@ -487,6 +511,7 @@ def _wait_until_settled(story: Story) -> None:
     faults: list[str] = []
 
     def settled() -> bool:
+        story.wait(0.3)  # looking at everything is dear, and the engine needs the processor
         faults[:] = story.unsettled()
         return not faults
 

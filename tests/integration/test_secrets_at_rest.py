@@ -188,9 +188,7 @@ async def test_a_rotation_that_cannot_open_everything_says_what(programs: Progra
     unknown = programs.start(*rotate, QUEUE_ENGINE_SECRET_KEY=new_key)
     assert unknown.wait() == 2
     assert "sealed with another secret key" in unknown.output()
-    partly = programs.start(
-        *rotate, QUEUE_ENGINE_SECRET_KEY=new_key, QUEUE_ENGINE_SECRET_KEY_PREVIOUS=SECRET_KEY
-    )
+    partly = programs.start(*rotate, QUEUE_ENGINE_SECRET_KEY=new_key, QUEUE_ENGINE_SECRET_KEY_PREVIOUS=SECRET_KEY)
     assert partly.wait() == 1
     lines = partly.output().splitlines()
     assert "endpoints:    2 checked, 1 sealed anew" in lines

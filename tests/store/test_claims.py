@@ -400,7 +400,7 @@ async def test_a_released_task_cannot_be_ended_or_readopted_by_who_released_it(b
     assert (await bench.task("t1")).state is TaskState.QUEUED
 
 
-async def test_an_attempt_that_was_fenced_once_stays_fenced_when_its_successor_hands_the_task_back(
+async def test_a_fenced_attempt_stays_fenced_when_its_successor_hands_the_task_back(
     bench: Bench,
 ) -> None:
     first, second = bench.agent("a1"), bench.agent("a2")
@@ -442,6 +442,22 @@ async def test_putting_back_an_entry_of_a_task_that_has_started_does_nothing(ben
     await agent.put_back(entry)
     assert (await bench.task("t1")).state is TaskState.RUNNING
     assert await agent.read(1, block_ms=1) == []
+
+
+async def test_an_entry_is_not_taken_for_one_of_the_same_id_in_the_other_queue(bench: Bench) -> None:
+    """An entry that is put back in the millisecond of its task's submission gets the id that it had."""
+    agent = bench.agent()
+    await bench.submit("t1")
+    (entry,) = await agent.read(1, block_ms=1)
+    await bench.probe.ask("XACK", bench.keys.queue, "agents", entry.entry_id)
+    await bench.probe.ask("XDEL", bench.keys.queue, entry.entry_id)
+    await bench.probe.ask("XADD", bench.keys.retry_queue, entry.entry_id, "t", "t1")
+
+    await agent.put_back(entry)
+    assert await agent.start(entry, address="x:1") is None
+
+    assert len(await bench.probe.stream(bench.keys.retry_queue)) == 1
+    assert (await bench.start(agent)).attempt == 1
 
 
 # Reading, and taking over from the dead

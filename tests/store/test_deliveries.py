@@ -194,6 +194,27 @@ async def test_a_second_settlement_is_refused_and_changes_nothing(bench: Bench, 
     assert await bench.probe.dump() == before
 
 
+async def test_a_late_settlement_does_not_count_for_the_next_attempt(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    old = await bench.deliver(outbox, again())
+    await outbox.promote()
+    new = await _read_one(outbox)
+    await _open(outbox, new)
+    assert not (await outbox.settle(old, answer(), DELIVERED, at_ms=1)).accepted
+    assert (await bench.task("t1")).status is TaskStatus.SUCCESS
+    assert (await outbox.settle(new, answer(), DELIVERED, at_ms=1)).accepted
+
+
+async def test_a_delivery_that_was_put_off_again_meanwhile_is_not_promoted(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again(60))
+    keys = [bench.keys.delivery("t1"), bench.partition.outbox, bench.partition.outbox_due]
+    assert await bench.store.scripts.run("promote_delivery", keys, [f"t:{bench.endpoint_id}:t1"]) == [b"STALE"]
+    assert await outbox.pending() == {"fresh": 0, "retry": 1, "parked": 0}
+
+
 async def test_a_settlement_tells_the_time_since_the_task_ended(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
@@ -340,6 +361,16 @@ async def test_what_a_living_process_has_read_is_left_to_it(bench: Bench) -> Non
     assert await _adopt(bench, living) == []
     await _open(living, entry)
     assert (await living.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+
+
+async def test_a_living_process_that_holds_nothing_stays_known(bench: Bench) -> None:
+    living, other = await bench.outbox("living"), await bench.outbox("other")
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(living)
+    assert await _adopt(bench, other) == []
+    await bench.finish("t2", webhook=True)
+    await _read_one(living)
+    assert await _adopt(bench, other) == []
 
 
 async def test_what_a_process_holds_is_not_given_out_to_it_again(bench: Bench) -> None:

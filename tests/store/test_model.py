@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -51,7 +52,7 @@ Read = tuple[str, Entry, int]
 ReadDelivery = tuple[str, OutboxEntry, int]
 
 LIVES = settings(
-    max_examples=50,
+    max_examples=40,
     stateful_step_count=40,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining traces every line: far too slow
@@ -65,6 +66,7 @@ luck = st.integers(min_value=0, max_value=1_000)
 """Chooses among what there is."""
 
 
+@pytest.mark.timeout(300)
 def test_every_life_of_a_task_follows_the_model(store_url: str) -> None:
     with asyncio.Runner() as runner:
         store = Store(store_url, Sealer(SECRET_KEY), partitions=1)

@@ -128,47 +128,48 @@ async def far(proxy: LossyProxy, sealer: Sealer, bench: Bench) -> AsyncIterator[
     await store.close()
 
 
-async def test_a_task_goes_its_whole_way_although_every_first_reply_is_lost(far: Bench, proxy: LossyProxy) -> None:
+@pytest.mark.parametrize("losses", [1, 2])
+async def test_a_task_goes_its_whole_way_although_replies_are_lost(far: Bench, proxy: LossyProxy, losses: int) -> None:
     agent, outbox = far.agent(), await far.outbox()
     assert await far.store.tasks.counts(far.endpoint_id) is not None  # connected
 
-    proxy.replies_to_lose = 1
+    proxy.replies_to_lose = losses
     assert await far.submit("t1", spec=spec(webhook=True)) in (Submission.ACCEPTED, Submission.DUPLICATE)
     (entry,) = await agent.read(1, block_ms=1)
 
-    proxy.replies_to_lose = 1
+    proxy.replies_to_lose = losses
     started = await agent.start(entry, address="x:1")
     assert started is not None
     assert started.attempt == 1
 
-    proxy.replies_to_lose = 1
+    proxy.replies_to_lose = losses
     assert (await far.settle(agent, started, TryAgain("busy", 60.0))).word in ("OK", "ALREADY")
     await far.make_due("t1")
     await far.steady()
-    proxy.replies_to_lose = 1
+    proxy.replies_to_lose = losses
     await far.sweep_as_it_is()
     started = await far.start(agent)
     assert started.attempt == 2
 
-    proxy.replies_to_lose = 1
+    proxy.replies_to_lose = losses
     assert await agent.release(started.lease) in ("OK", "ALREADY")
     started = await far.start(agent)
     assert started.attempt == 2
 
-    proxy.replies_to_lose = 1
+    proxy.replies_to_lose = losses
     assert (await far.settle(agent, started, Succeeded(b"1"))).word in ("OK", "ALREADY")
 
     (delivery,) = await outbox.read(10, block_ms=1)
-    proxy.replies_to_lose = 1
+    proxy.replies_to_lose = losses
     assert await outbox.open(delivery) is not None
-    proxy.replies_to_lose = 1
+    proxy.replies_to_lose = losses
     await outbox.settle(delivery, answer(), DELIVERED, at_ms=1)
     task = await far.task("t1")
     assert (task.status, task.delivery_attempts) == ("DELIVERED", 1)
 
     proxy.replies_to_lose = 1
     await far.purge()
-    assert proxy.lost == 9
+    assert proxy.lost == 8 * losses + 1
     assert (await far.store.tasks.counts(far.endpoint_id)).total == 0
 
 

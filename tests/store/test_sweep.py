@@ -123,6 +123,14 @@ async def test_a_lease_that_is_renewed_while_the_sweep_runs_is_kept(bench: Bench
     assert (await bench.task("t1")).state is TaskState.RUNNING
 
 
+async def test_a_task_that_was_put_off_again_while_the_sweep_runs_is_not_queued(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.settle(agent, started, TryAgain("busy", 60.0))
+    assert await bench.store.tasks._promote(bench.partition, bench.member("t1").encode()) == "OK"
+    assert (await bench.task("t1")).state is TaskState.SCHEDULED
+
+
 async def test_one_round_takes_on_no_more_than_it_may(bench: Bench) -> None:
     agent = bench.agent()
     for number in range(5):

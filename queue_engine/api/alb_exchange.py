@@ -1,0 +1,233 @@
+"""One request on its way to a worker and back, streaming both ways."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from starlette.types import Message, Receive, Send
+from yarl import URL
+
+from queue_engine.api.alb_rules import headers_for_client
+from queue_engine.api.alb_workers import Upstream
+from queue_engine.api.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
+from queue_engine.runtime.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, fault_of
+from queue_engine.runtime.loops import end_tasks
+
+CONNECT_SECONDS = 3.0
+READ_BUFFER_BYTES = 64 * 1024
+MAX_ANSWER_HEADERS = 256
+MAX_ANSWER_LINE_BYTES = 64 * 1024
+
+_NOT_CONNECTED = frozenset({CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR})
+
+
+class NotConnected(Exception):
+    """No connection to the worker came about: nothing of the request was sent."""
+
+
+class _Broken(Exception):
+    """The worker broke the connection. Not an aiohttp error: those make aiohttp send some requests again by itself."""
+
+
+@dataclass(frozen=True)
+class Outgoing:
+    """What is sent to a worker, without the body."""
+
+    method: str
+    target: str
+    """Path and query, percent-encoded as they came."""
+    headers: list[tuple[str, str]] = field(repr=False)
+    request_id: str
+
+
+class WorkerClient:
+    """The HTTP client towards workers. Every request has a connection of its own.
+
+    Workers close idle connections when they like, and a request that is sent at that moment would fail without having
+    run; a connect costs less than having to guess whether it may be sent again. Opens nothing before its first request;
+    close it with `aclose`.
+    """
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(
+        self, upstream: Upstream, outgoing: Outgoing, body: AsyncIterator[bytes] | None
+    ) -> aiohttp.ClientResponse:
+        """The worker's answer, as far as its headers. Raises NotConnected, or what broke the connection."""
+        try:
+            return await self._opened().request(
+                outgoing.method,
+                URL(upstream.origin + outgoing.target, encoded=True),
+                headers=outgoing.headers,
+                data=body,
+                allow_redirects=False,
+            )
+        except aiohttp.ClientError as error:
+            if fault_of(error) in _NOT_CONNECTED:
+                raise NotConnected(str(error)) from error
+            raise
+
+    async def aclose(self) -> None:
+        """Close all connections. Safe to call twice."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True, resolver=aiohttp.ThreadedResolver())
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                middlewares=(_once,),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                auto_decompress=False,
+                read_bufsize=READ_BUFFER_BYTES,
+                max_line_size=MAX_ANSWER_LINE_BYTES,
+                max_field_size=MAX_ANSWER_LINE_BYTES,
+                max_headers=MAX_ANSWER_HEADERS,
+            )
+        return self._session
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _Broken(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an exchange may take."""
+
+    max_body_bytes: int
+    silence_seconds: float
+    """How long nothing may move in either direction."""
+
+
+class Exchange:
+    """One request of a client: a context in which it is sent to workers, until one has taken it.
+
+    The block ends early with ClientGone when the client has left, with BodyTooLarge or BodyStalled when its body is at
+    fault, with WorkerUnavailable when the worker is, and with AnswerCutOff when its answer had begun by then.
+    """
+
+    def __init__(self, receive: Receive, send: Send, limits: Limits, *, length: int | None) -> None:
+        self._receive = receive
+        self._send = send
+        self._limits = limits
+        self._length = length
+        self._limit = asyncio.timeout(limits.silence_seconds)
+        self._watch: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
+        self._over = False
+        self._started = False
+        self._awaits_client = False
+
+    async def __aenter__(self) -> Self:
+        await self._limit.__aenter__()
+        if self._length == 0:
+            self._watch_client()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._over = True
+        try:
+            await self._limit.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise self._judged("it was silent for too long") from None
+        finally:
+            if self._watch is not None:
+                await end_tasks(self._watch)
+        if isinstance(error, (aiohttp.ClientError, OSError, _Broken)):
+            raise self._judged("it broke the connection") from error
+
+    def body(self) -> AsyncIterator[bytes] | None:
+        """The request's body for one try; None when it has none."""
+        return None if self._length == 0 else self._chunks()
+
+    async def relay(self, answer: aiohttp.ClientResponse, request_id: str) -> None:
+        """Send the worker's answer to the client, as it comes."""
+        headers = headers_for_client(answer.status, answer.raw_headers, request_id)
+        if headers is None or not 200 <= answer.status <= 599:
+            raise WorkerUnavailable("the worker's answer is not valid HTTP")
+        self._move()
+        self._started = True
+        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        async for chunk in answer.content.iter_any():
+            self._move()
+            await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
+            self._move()
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        yield b""  # has the headers sent at once, however long the client takes over the body
+        received = 0
+        while True:
+            message = await self._next()
+            chunk: bytes = message.get("body", b"")
+            received += len(chunk)
+            if received > self._limits.max_body_bytes:
+                raise self._end(BodyTooLarge(self._limits.max_body_bytes))
+            if chunk:
+                yield chunk
+                self._move()
+            if not message.get("more_body", False):
+                break
+        self._watch_client()
+
+    async def _next(self) -> Message:
+        self._awaits_client = True
+        message = await self._receive()
+        self._awaits_client = False
+        if message["type"] == "http.disconnect":
+            raise self._end(ClientGone())
+        self._move()
+        return message
+
+    def _watch_client(self) -> None:
+        """Once its body is there, all that can still come from the client is its leaving."""
+        if not self._over:
+            self._watch = asyncio.create_task(self._see_client_off(), name="client")
+
+    async def _see_client_off(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            continue
+        self._end(ClientGone())
+
+    def _move(self) -> None:
+        """Something moved: the silence begins anew."""
+        self._reschedule(self._limits.silence_seconds)
+
+    def _end(self, error: Exception) -> Exception:
+        """End the block with `error`, from another task."""
+        if self._error is None and not self._over:
+            self._error = error
+            self._limit.reschedule(0)
+        return error
+
+    def _reschedule(self, seconds: float) -> None:
+        if self._error is None and not self._over and not self._limit.expired():
+            self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    def _judged(self, what: str) -> Exception:
+        """Whose fault the end was, as an error for the client or, when an answer has begun, for the log."""
+        if isinstance(self._error, ClientGone):
+            return self._error
+        if self._started:
+            return AnswerCutOff(str(self._error) if self._error else f"the worker's answer was cut off: {what}")
+        if self._error is not None:
+            return self._error
+        return BodyStalled() if self._awaits_client else WorkerUnavailable(f"the worker gave no answer: {what}")

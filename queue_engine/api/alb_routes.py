@@ -1,0 +1,167 @@
+"""`/e/{id}/…`: requests to the workers of ALB endpoints."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from contextlib import closing
+
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from queue_engine.api import alb_rules as rules
+from queue_engine.api.alb_exchange import Exchange, Limits, NotConnected, Outgoing, WorkerClient
+from queue_engine.api.alb_workers import Balancer, Listing, Listings
+from queue_engine.api.errors import AnswerCutOff, BodyTooLarge, WorkerUnavailable
+from queue_engine.api.operations import described_failure, in_path
+from queue_engine.api.services import Services
+from queue_engine.domain.endpoints import ServiceMode, Wanted
+from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
+from queue_engine.domain.ids import is_endpoint_id
+
+log = logging.getLogger(__name__)
+
+TAG = "requests"
+PATH = "/e/{id}/{path:path}"
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
+SECURITY: list[dict[str, list[str]]] = [{"Bearer": []}, {"ApiKey": []}]
+_PARAMETERS = [
+    in_path("id", "Id of an ALB endpoint", {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"}),
+    in_path("path", "The path on the worker; query, headers and body go with it", {"type": "string"}),
+]
+_ANSWER = {"description": "Whatever the worker answers"}
+
+
+class AlbRoutes:
+    """Sends each request to the least busy running worker of its endpoint."""
+
+    def __init__(self, services: Services, client: WorkerClient, limits: Limits) -> None:
+        self._services = services
+        self._client = client
+        self._limits = limits
+        self._listings = Listings(services.store.endpoints, services.store.workers)
+        self._balancer = Balancer()
+
+    def routes(self) -> list[APIRoute]:
+        """One for each method, so that each is described by itself."""
+        return [ForwardRoute(method, self.forward) for method in METHODS]
+
+    async def forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Streams both ways. The key goes no further; `X-Forwarded-For`, `-Proto`, `-Host`, `X-Request-Id` are added.
+
+        503 also stands for a worker that broke off or was silent for too long before it answered.
+        """
+        headers: rules.RawHeaders = scope["headers"]
+        tenant = await self._services.authenticator.tenant_of_caller(headers)
+        self._services.limiter.take(tenant)
+        endpoint_id, path = _target(scope)
+        length = rules.declared_length(headers)
+        if length is not None and length > self._limits.max_body_bytes:
+            raise BodyTooLarge(self._limits.max_body_bytes)
+        listing = await self._listing(endpoint_id, tenant)
+        caller = _caller(scope)
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        target = (path + query).decode("ascii")
+        outgoing = Outgoing(scope["method"], target, rules.headers_for_worker(headers, caller), caller.request_id)
+        exchange = Exchange(receive, send, self._limits, length=length)
+        try:
+            async with exchange:
+                await self._send_to_one(listing, outgoing, exchange)
+        except (WorkerUnavailable, AnswerCutOff) as error:
+            _log(error, listing, outgoing)
+            raise
+
+    async def _send_to_one(self, listing: Listing, outgoing: Outgoing, exchange: Exchange) -> None:
+        """Try the workers one after the other, until one takes the request. Raises WorkerUnavailable when none does."""
+        for upstream in self._balancer.candidates(listing):
+            with self._balancer.using(upstream):
+                try:
+                    answer = await self._client.send(upstream, outgoing, exchange.body())
+                except NotConnected as error:
+                    log.warning("a worker cannot be reached: %s", error, extra={"worker": upstream.worker_id})
+                    self._balancer.leave_out(upstream)
+                    continue
+                with closing(answer):
+                    await exchange.relay(answer, outgoing.request_id)
+                return
+        raise WorkerUnavailable(_why_none(listing))
+
+    async def _listing(self, endpoint_id: str, tenant: str) -> Listing:
+        listing = await self._listings.of(endpoint_id, tenant)
+        if listing is None or listing.endpoint.wanted is Wanted.DELETED:
+            raise NotFound(Resource.ENDPOINT)
+        mode = listing.endpoint.config.service_mode
+        if mode is not ServiceMode.ALB:
+            raise InvalidRequest("serviceMode", f"must be ALB; the endpoint's is {mode}")
+        return listing
+
+
+class ForwardRoute(APIRoute):
+    """One method of `/e/{id}/…`. It goes by the path as it came: a decoded one may look like another endpoint's."""
+
+    def __init__(self, method: str, forward: ASGIApp) -> None:
+        super().__init__(
+            PATH,
+            _described,
+            methods=[method],
+            name=f"forward_{method.lower()}",
+            operation_id=f"forward_{method.lower()}",
+            summary="Send a request to a worker",
+            description=forward.__doc__ or "",
+            tags=[TAG],
+            response_class=Response,
+            responses={
+                **{status: described_failure(status) for status in (400, 401, 404, 413, 429, 503)},
+                "default": _ANSWER,
+            },
+            response_description=_ANSWER["description"],
+            openapi_extra={"parameters": _PARAMETERS, "security": SECURITY},
+        )
+        self.app = forward
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if scope["type"] != "http" or not scope["raw_path"].startswith(b"/e/"):
+            return Match.NONE, {}
+        found = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
+        return found, {"endpoint": self.endpoint, "path_params": {}, "route": self}
+
+
+async def _described() -> None:
+    """Never called: FastAPI describes the function that it is given, and ours takes ASGI's three."""
+
+
+def _target(scope: Scope) -> tuple[str, bytes]:
+    """The endpoint id and the path on the worker. Raises NotFound and InvalidRequest."""
+    target = rules.split_target(scope["raw_path"])
+    if target is None or not is_endpoint_id(target[0]):
+        raise NotFound(Resource.ENDPOINT)
+    rules.check_path(target[1])
+    if rules.asks_for_websocket(scope["headers"]):
+        raise InvalidRequest("Upgrade", "WebSocket is not supported")
+    return target
+
+
+def _caller(scope: Scope) -> rules.Caller:
+    headers: rules.RawHeaders = scope["headers"]
+    client: tuple[str, int] | None = scope["client"]
+    return rules.Caller(
+        address=client[0] if client else "unknown",
+        scheme=scope["scheme"],
+        host=next((value for name, value in headers if name == b"host"), b""),
+        request_id=rules.request_id_of(headers) or uuid.uuid4().hex,
+    )
+
+
+def _log(error: WorkerUnavailable | AnswerCutOff, listing: Listing, outgoing: Outgoing) -> None:
+    """Who has no worker at all is told so by the endpoint's status; a broken answer nobody else tells."""
+    if listing.upstreams:
+        ids = {"endpoint": listing.endpoint.endpoint_id, "request": outgoing.request_id}
+        log.warning("a request failed: %s", error, extra={**ids, "cause": repr(error.__cause__)})
+
+
+def _why_none(listing: Listing) -> str:
+    if listing.endpoint.wanted is not Wanted.RUNNING:
+        return "the endpoint is stopped"
+    return "no worker can be reached" if listing.upstreams else "no worker runs"
