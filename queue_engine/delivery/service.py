@@ -28,6 +28,8 @@ BLOCK_MS = 2000
 PROMOTE_SECONDS = 0.25
 GAUGES_SECONDS = 5.0
 FIRST_PARKING_SECONDS = 2.0
+BROKEN_SECONDS = 30.0
+"""After a fault of our own a delivery is put off: it is neither lost nor tried without a pause."""
 
 
 class Sends(Protocol):
@@ -136,6 +138,7 @@ class DeliveryService:
             fault = await self._deliver(turn.item)
         except Exception:
             log.exception("a delivery attempt failed inside", extra={"delivery": turn.item.delivery_id})
+            await self._persist_defer(turn.item, BROKEN_SECONDS)
         finally:
             self._lanes.finished(turn, time.monotonic(), fault)
             self._wake.set()

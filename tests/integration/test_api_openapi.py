@@ -24,7 +24,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.strict_json import split_object
 from tests.api_server import ENDPOINT, RunningApi, running_api
 
-SECURITY = {"v2": [{"ApiKey": []}], "e": [{"Bearer": []}, {"ApiKey": []}]}
+SECURITY: dict[str, list[dict[str, list[str]]]] = {"v2": [{"ApiKey": []}], "e": [{"Bearer": []}, {"ApiKey": []}]}
 """By the first segment of the path; none elsewhere."""
 
 
