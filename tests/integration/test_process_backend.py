@@ -112,6 +112,7 @@ class TestAgreement:
         assert found == INHERITED | marks | {
             "WORKER_AGENT_REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1/0",
             "WORKER_AGENT_ENDPOINT": "7",
+            "WORKER_AGENT_SERVICE_MODE": "QUEUE",
             "WORKER_AGENT_CONCURRENCY": "4",
             "WORKER_AGENT_CONTAINER_URL": f"http://127.0.0.1:{port}",
             "WORKER_AGENT_EXPOSED_PORT": "8000",
