@@ -28,6 +28,7 @@ def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     try:
         running.wait_until_up()
         yield running
+        assert "Traceback" not in running.program.output()
     finally:
         running.end()
 
