@@ -243,7 +243,7 @@ def test_a_worker_without_life_signs_is_replaced(tmp_path: Path) -> None:
         [agent] = up.workers()
         agent.send_signal(signal.SIGSTOP)
         wait_until(lambda: not agent.is_running(), 40, "the silent worker still runs")
+        wait_until(lambda: workers(up, endpoint_id)[0]["restarts"] >= 1, 20, "its end is not counted")
         wait_for_workers(up, endpoint_id, 1)
-        assert workers(up, endpoint_id)[0]["restarts"] == 1
     finally:
         up.end()
