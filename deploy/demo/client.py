@@ -13,6 +13,10 @@ class ApiError(Exception):
     """The API did not answer as it should; the message says what it said."""
 
 
+class ApiUnreachable(ApiError):
+    """The API did not answer at all."""
+
+
 class Api:
     """Calls with one API key. Use as an async context manager."""
 
@@ -59,12 +63,12 @@ class Api:
         return dict(await self._call("GET", f"/v2/serverless/{endpoint_id}/tasks/count"))
 
     async def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer's `data`. Raises ApiError."""
+        """The answer's `data`. Raises ApiError, ApiUnreachable among them."""
         try:
             response = await self._client.request(method, path, json=body)
             answer = response.json()
         except httpx.TransportError as error:
-            raise ApiError(f"{method} {path}: {str(error) or type(error).__name__}") from error
+            raise ApiUnreachable(f"{method} {path}: {str(error) or type(error).__name__}") from error
         except ValueError:
             raise ApiError(f"{method} {path}: HTTP {response.status_code}, not JSON") from None
         if response.status_code != 200:

@@ -72,6 +72,16 @@ class Stack:
         if status is not None:
             raise StackEnded(f"queue-engine up ended with status {status}")
 
+    async def ends_within(self, seconds: float) -> bool:
+        """Whether it ends by itself within that time."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + seconds
+        while self._process is not None and self._process.poll() is None:
+            if clock() >= deadline:
+                return False
+            await asyncio.sleep(POLL_SECONDS)
+        return True
+
     async def stop(self) -> None:
         """End everything: in order, and by force what takes too long. Safe to call twice."""
         if self._process is None:
@@ -79,10 +89,10 @@ class Stack:
         # The second signal tells the engine to end everything at once.
         for seconds in (STOP_SECONDS, FORCE_SECONDS):
             self._signal(signal.SIGTERM)
-            if await self._ended_within(seconds):
+            if await self.ends_within(seconds):
                 return
         self._signal(signal.SIGKILL)
-        await self._ended_within(FORCE_SECONDS)
+        await self.ends_within(FORCE_SECONDS)
 
     def hurry(self) -> None:
         """End everything at once; `stop`, which may be under way, has little left to wait for then."""
@@ -137,16 +147,6 @@ class Stack:
         # Not to the process group: the engine ends its children itself, in their order.
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
-
-    async def _ended_within(self, seconds: float) -> bool:
-        """Whether `up` ends within that time."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + seconds
-        while self._process is not None and self._process.poll() is None:
-            if clock() >= deadline:
-                return False
-            await asyncio.sleep(POLL_SECONDS)
-        return True
 
     async def _survivors(self) -> Sequence[psutil.Process]:
         """The processes of this run that do not end by themselves within a moment. They are killed."""

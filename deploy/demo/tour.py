@@ -10,13 +10,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from deploy.demo.client import Api
+from deploy.demo.client import Api, ApiUnreachable
 from deploy.demo.files import PROJECT, SampleFile, collect
 from deploy.demo.jobs import WORKER_PORT, Done, Ending, Job, faults_of
 from deploy.demo.receiver import ALWAYS, Inbox, Receiver, listening
 from deploy.demo.report import Times, show_report
 from deploy.demo.screen import Screen
-from deploy.demo.stack import Stack, StackEnded
+from deploy.demo.stack import STOP_SECONDS, Stack, StackEnded
 
 T = TypeVar("T")
 
@@ -223,6 +223,9 @@ class Tour:
                 yield
         except Exception as error:
             reason = f"not done after {seconds:g} s" if limit.expired() else str(error) or type(error).__name__
+            if isinstance(error, ApiUnreachable):
+                # An engine that ends in order closes its API first: the end is the reason then.
+                await self._stack.ends_within(STOP_SECONDS)
             raise self._failed(name, reason, logs) from error
         self._screen.say(f"  {self._inbox.monotonic() - started:.1f} s")
 
