@@ -3,6 +3,7 @@
 `store_url` runs a test on every supported kind of store; `valkey_url` on the embedded one only.
 """
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,10 @@ from tests.servers import StoreServer, redis_binary, valkey_binary
 # The machine's other work must not fail a property; the examples that fail are printed for a repeat.
 settings.register_profile("tests", deadline=None, print_blob=True)
 settings.load_profile("tests")
+
+# A shell's background job ignores Ctrl-C, and so would all programs that the tests start and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
