@@ -157,12 +157,12 @@ class EndpointKeys:
 
     @property
     def counts(self) -> str:
-        """Hash: `seq` numbers the endpoint's tasks; the other fields count them by status."""
+        """Hash: counts of the tasks by status; of each index, the latest number and the sizes of its blocks."""
         return self._key("cnt")
 
     @property
     def created(self) -> str:
-        """Stream: task ids by creation; the entry id is the task's place in that order."""
+        """Index, a stream: task ids by creation; the entry's number is the task's place in that order."""
         return self._key("all")
 
     @property
@@ -171,7 +171,7 @@ class EndpointKeys:
         return self._key("live")
 
     def finished(self, status: str) -> str:
-        """Stream: ids of ended tasks with this API status, by the time they reached it."""
+        """Index, a stream: ids of ended tasks with this API status, in the order in which they reached it."""
         return self._key("fin") + f":{status}"
 
     @property

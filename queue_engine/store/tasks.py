@@ -23,9 +23,6 @@ from queue_engine.store.scripts import ScriptRunner
 EXPIRY_SLACK_MS = 2 * 86_400_000
 """How much longer than its retention a task's data may stay when the retention job does not run."""
 
-SKIP_CHUNK = 1000
-"""Entries that one command passes over on the way to a deep page of a filtered list."""
-
 
 class Submission(StrEnum):
     """What became of a submitted task."""
@@ -169,8 +166,7 @@ class TaskStore:
     async def page(self, endpoint_id: str, status: TaskStatus | None, *, page: int, size: int) -> TaskPage:
         """Page number `page` (1 for the first) of the endpoint's tasks, newest first.
 
-        Costs the same for every page of the unfiltered list and of the tasks that are being processed; a page of ended
-        tasks costs more the further it is from both ends.
+        Every page costs about the same, at any depth and however many tasks there are.
         """
         keys = self._partitions.of(endpoint_id)
         ids, total = await self._page_ids(keys, status, (page - 1) * size, size)
@@ -245,13 +241,15 @@ class TaskStore:
         keys = self._partitions.of(endpoint_id)
         removed = 0
         for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
-            entries = await self._redis.xrange(keys.finished(status), "-", f"({before_ms}-0", count=most)
-            words = await asyncio.gather(*(self._purge(keys, status, entry, fields) for entry, fields in entries))
+            overdue = await self._scripts.run(
+                "overdue", [keys.finished(status), keys.counts], [status.lower(), before_ms, most]
+            )
+            words = await asyncio.gather(*(self._purge(keys, status, *entry) for entry in overdue))
             removed += words.count("PURGED")
         return removed
 
-    async def _purge(self, keys: EndpointKeys, status: TaskStatus, entry: bytes, fields: dict[bytes, bytes]) -> str:
-        task_id = fields[b"t"].decode()
+    async def _purge(self, keys: EndpointKeys, status: TaskStatus, number: bytes, name: bytes, place: bytes) -> str:
+        task_id = name.decode()
         reply = await self._scripts.run(
             "purge",
             [
@@ -259,7 +257,7 @@ class TaskStore:
                 keys.partition.attempts_log(keys.endpoint_id, task_id), keys.finished(status), keys.created,
                 keys.counts, keys.delivery(task_id),
             ],
-            [entry, task_id, status.lower(), fields[b"n"]],
+            [number, task_id, status.lower(), place],
         )  # fmt: skip
         return word_of(reply)
 
@@ -331,58 +329,13 @@ class TaskStore:
     async def _page_ids(
         self, keys: EndpointKeys, status: TaskStatus | None, offset: int, size: int
     ) -> tuple[list[str], int]:
-        if status is None:
-            return await self._created_ids(keys, offset, size)
         if status is TaskStatus.PROCESSING:
             total = await self._redis.zcard(keys.live)
             ids = await self._redis.zrevrange(keys.live, offset, offset + size - 1) if offset < total else []
             return [name.decode() for name in ids], total
-        return await self._finished_ids(keys.finished(status), offset, size)
-
-    async def _created_ids(self, keys: EndpointKeys, offset: int, size: int) -> tuple[list[str], int]:
-        """The stream's entry ids count 1, 2, 3 …: while none is missing in the middle, a page is a range of ids."""
-        total = await self._redis.xlen(keys.created)
-        if offset >= total:
-            return [], total
-        first = await self._redis.xrange(keys.created, count=1)
-        last = await self._redis.xrevrange(keys.created, count=1)
-        if not first or not last:  # the last ones were removed in between
-            return [], 0
-        oldest, newest = _place(first[0][0]), _place(last[0][0])
-        if newest - oldest + 1 != total:
-            return await self._walk_nearest(keys.created, total, offset, size), total
-        upper = newest - offset
-        entries = await self._redis.xrevrange(keys.created, f"{upper}-1", f"{max(oldest, upper - size + 1)}-1")
-        return [fields[b"t"].decode() for _, fields in entries], total
-
-    async def _finished_ids(self, stream: str, offset: int, size: int) -> tuple[list[str], int]:
-        total = await self._redis.xlen(stream)
-        if offset >= total:
-            return [], total
-        return await self._walk_nearest(stream, total, offset, size), total
-
-    async def _walk_nearest(self, stream: str, total: int, offset: int, size: int) -> list[str]:
-        """The ids of a page, walking from the end of the stream that is nearer to it."""
-        if offset <= total // 2:
-            return await self._walk(stream, offset, size, newest_first=True)
-        size = min(size, total - offset)
-        ids = await self._walk(stream, total - offset - size, size, newest_first=False)
-        return ids[::-1]
-
-    async def _walk(self, stream: str, skip: int, size: int, *, newest_first: bool) -> list[str]:
-        """`size` task ids after the first `skip`, passed over in chunks: no single command holds up the store."""
-        ids: list[str] = []
-        bound = "+" if newest_first else "-"
-        while len(ids) < size:
-            count = min(SKIP_CHUNK, skip + size - len(ids))
-            read = self._redis.xrevrange if newest_first else self._redis.xrange
-            entries: Sequence[tuple[bytes, dict[bytes, bytes]]] = await read(stream, bound, count=count)
-            if not entries:
-                break
-            ids += [fields[b"t"].decode() for _, fields in entries[skip:]]
-            skip = max(0, skip - len(entries))
-            bound = "(" + entries[-1][0].decode()
-        return ids
+        stream, index = (keys.created, "all") if status is None else (keys.finished(status), status.lower())
+        total, ids = await self._scripts.run("page", [stream, keys.counts], [index, offset, size])
+        return [name.decode() for name in ids], total
 
     def _task(self, endpoint_id: str, task_id: str, reply: list[Any], *, detail: bool) -> Task | None:
         if not reply:
@@ -432,7 +385,3 @@ def task_from(
         input=input_,
         output=result if result and succeeded else None,
     )
-
-
-def _place(entry_id: bytes) -> int:
-    return int(entry_id.partition(b"-")[0])

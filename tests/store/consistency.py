@@ -14,6 +14,8 @@ WAITING_AND_RUNNING = ("queued", "running", "scheduled")
 Place = tuple[str, str]
 """A stream and an entry in it."""
 ENDED = {"SUCCESS": "success", "DELIVERED": "delivered", "FAILED": "failed"}
+BLOCK, LEVELS = 64, 4
+"""As in lib.lua."""
 
 
 async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str]) -> list[str]:
@@ -23,6 +25,7 @@ async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str])
     for one in contents.endpoints:
         faults += _faults_of_tasks(contents, one)
         faults += _faults_of_indexes(one)
+        faults += _faults_of_blocks(one)
     return faults + _faults_of_partition(contents)
 
 
@@ -114,7 +117,7 @@ def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fie
     for status, entries in one.finished.items():
         for entry_id, entry in entries.items():
             if entry["t"] == task_id:
-                places[status if entry_id == fields.get("fin") else f"stale {status}"] += 1
+                places[status if str(_number(entry_id)) == fields.get("fin") else f"stale {status}"] += 1
     delivery = contents.deliveries.get(delivery_id)
     places["delivery"] += delivery is not None
     for entry_id, entry in contents.outbox.items():
@@ -182,6 +185,35 @@ def _faults_of_indexes(one: _EndpointContent) -> list[str]:
     if strange := one.pending - set(one.queued):
         faults.append(f"read, not acknowledged and gone from the queue: {strange}")
     return faults
+
+
+def _faults_of_blocks(one: _EndpointContent) -> list[str]:
+    """The sizes of the indexes' blocks: every field that must be there, and no other."""
+    expected: dict[str, int] = {}
+    for index, entries in {"all": one.created, **{ENDED[status]: one.finished[status] for status in ENDED}}.items():
+        expected |= block_sizes(
+            index, [_number(entry_id) for entry_id in entries], int(one.counts.get(f"seq:{index}", 0))
+        )
+    counted = {name: int(value) for name, value in one.counts.items() if name.count(":") == 2}
+    wrong = {name for name in {*expected, *counted} if expected.get(name) != counted.get(name)}
+    return [f"block {name} counts {counted.get(name)}, really {expected.get(name)}" for name in sorted(wrong)]
+
+
+def block_sizes(index: str, numbers: list[int], latest: int) -> dict[str, int]:
+    """What an index with these entries says of its blocks. Numbers count from 1, those after the last full block are
+    not counted when they come, but when they go."""
+    sizes: Counter[str] = Counter()
+    for level in range(1, LEVELS + 1):
+        for number in numbers:
+            sizes[f"{index}:{level}:{(number - 1) // BLOCK**level}"] += 1
+        if latest:
+            sizes[f"{index}:{level}:{(latest - 1) // BLOCK**level}"] -= (latest - 1) % BLOCK + 1
+    return {name: size for name, size in sizes.items() if size}
+
+
+def _number(entry_id: str) -> int:
+    """The number of an entry of an index."""
+    return int(entry_id.partition("-")[0])
 
 
 def _faults_of_partition(contents: _Content) -> list[str]:

@@ -1,13 +1,14 @@
 """Lists are whole and in order, wherever a page begins, and counts are what is really there."""
 
 import asyncio
+from random import Random
 
 import pytest
 
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import Failed, Succeeded, TaskState, TaskStatus, TryAgain
-from queue_engine.store.tasks import SKIP_CHUNK
 from tests.store.bench import Bench, spec
+from tests.store.consistency import BLOCK, block_sizes
 
 ALL_KINDS = [None, *TaskStatus]
 
@@ -98,26 +99,51 @@ async def test_tasks_submitted_after_a_gap_are_listed_first(bench: Bench) -> Non
     assert await _walk(bench, None, 2) == ["t3", "t2", "t0"]
 
 
-@pytest.mark.parametrize("with_gap", [False, True])
-async def test_deep_pages_are_right_from_both_ends(bench: Bench, with_gap: bool) -> None:
-    """More tasks than one command passes over."""
-    total = 2 * SKIP_CHUNK + 300
+@pytest.mark.parametrize("before", [0, 30, BLOCK - 3, BLOCK**2 - 150, BLOCK**3 - 100, BLOCK**4 - 40])
+async def test_any_page_is_the_slice_of_a_list_whatever_came_and_went(bench: Bench, before: int) -> None:
+    """Tasks come, end and go in any order. `before`: as if so many tasks had come, ended and gone already."""
+    await _as_if_gone(bench, before)
+    created: list[str] = []
+    ended: dict[TaskStatus, list[str]] = {TaskStatus.SUCCESS: [], TaskStatus.FAILED: []}
+    for number in range(6):
+        created = await _come_and_go(bench, created, ended, Random(before + number), f"{number}_")
+        lists: list[tuple[TaskStatus | None, list[str]]] = [(None, created), *ended.items()]
+        for status, expected in lists:
+            for size in (1, 7, 100):
+                for page in {1, 2, len(expected) // size // 2, len(expected) // size + 1} - {0}:
+                    await _expect_page(bench, status, expected[::-1], page, size)
+        assert await bench.check() == []
+
+
+async def _come_and_go(
+    bench: Bench, created: list[str], ended: dict[TaskStatus, list[str]], random: Random, prefix: str
+) -> list[str]:
+    """Some tasks more, and some less; the lists have them oldest first. Returns the new order of creation."""
     agent = bench.agent()
-    await asyncio.gather(*(bench.submit(f"t{number:05}") for number in range(total)))
-    entries = [entry for _ in range(total // 1000 + 1) for entry in await agent.read(1000, block_ms=1)]
-    starts = await asyncio.gather(*(agent.start(entry, address="x:1") for entry in entries))
-    await asyncio.gather(*(bench.settle(agent, one, Succeeded(b"1")) for one in starts if one))
-    newest_first = [f"t{number:05}" for number in reversed(range(total))]
-    if with_gap:
-        middle = newest_first[total // 2]
-        await _take_out(bench, middle)
-        newest_first.remove(middle)
-    for status in (None, TaskStatus.SUCCESS):
-        for page, size in [(1, 10), (150, 10), (len(newest_first) // 10, 10), (3, 1000), (2, 1500), (12, 100)]:
-            found = await bench.store.tasks.page(bench.endpoint_id, status, page=page, size=size)
-            expected = newest_first[(page - 1) * size : page * size]
-            assert [task.task_id for task in found.items] == expected, (status, page, size)
-            assert found.total == len(newest_first)
+    names = [f"{prefix}{number}" for number in range(random.randint(1, 120))]
+    await asyncio.gather(*(bench.submit(name) for name in names))
+    starts = [await agent.start(entry, address="x:1") for entry in await agent.read(1000, block_ms=1)]
+    random.shuffle(starts)
+    for started in starts:
+        assert started is not None
+        status = random.choice([TaskStatus.SUCCESS, TaskStatus.FAILED])
+        outcome = Succeeded(b"1") if status is TaskStatus.SUCCESS else Failed("no")
+        assert (await bench.settle(agent, started, outcome)).word == "OK"
+        ended[status].append(started.lease.task_id)
+    gone: set[str] = set()
+    for status, share in ((TaskStatus.SUCCESS, random.random()), (TaskStatus.FAILED, random.choice([0, 1]))):
+        leaving = [name for name in ended[status] if random.random() < share]
+        await asyncio.gather(*(_take_out(bench, status, name) for name in leaving))
+        ended[status] = [name for name in ended[status] if name not in leaving]
+        gone.update(leaving)
+    return [name for name in [*created, *names] if name not in gone]
+
+
+async def _expect_page(bench: Bench, status: TaskStatus | None, newest_first: list[str], page: int, size: int) -> None:
+    found = await bench.store.tasks.page(bench.endpoint_id, status, page=page, size=size)
+    expected = newest_first[(page - 1) * size : page * size]
+    assert [task.task_id for task in found.items] == expected, (status, page, size)
+    assert found.total == len(newest_first)
 
 
 async def test_pages_stay_right_while_tasks_come_and_go(bench: Bench) -> None:
@@ -186,11 +212,16 @@ async def _walk(bench: Bench, status: TaskStatus | None, size: int) -> list[str]
     return ids
 
 
-async def _take_out(bench: Bench, task_id: str) -> None:
+async def _as_if_gone(bench: Bench, number: int) -> None:
+    """As if so many tasks had been submitted, had ended with every status and been removed."""
+    if number:
+        for index in ("all", "success", "failed"):
+            fields = {f"seq:{index}": number, **block_sizes(index, [], number)}
+            await bench.probe.ask("HSET", bench.keys.counts, *(word for pair in fields.items() for word in pair))
+
+
+async def _take_out(bench: Bench, status: TaskStatus, task_id: str) -> None:
     """Let retention remove this one task, as if it had ended first."""
     fields = await bench.probe.hash(bench.keys.task(task_id))
-    stream = bench.keys.finished(TaskStatus.SUCCESS)
-    await bench.probe.ask("XDEL", stream, fields["fin"])
-    await bench.probe.ask("XDEL", bench.keys.created, f"{fields['seq']}-1")
-    await bench.probe.ask("HINCRBY", bench.keys.counts, "success", -1)
-    await bench.probe.ask("DEL", bench.keys.task(task_id), bench.keys.input(task_id), bench.keys.result(task_id))
+    words = (fields["fin"].encode(), task_id.encode(), fields["seq"].encode())
+    assert await bench.store.tasks._purge(bench.keys, status, *words) == "PURGED"

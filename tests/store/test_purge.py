@@ -116,15 +116,42 @@ async def test_a_task_submitted_again_survives_the_purge_of_the_one_before(bench
 
 async def test_a_purge_that_is_repeated_does_not_touch_a_task_submitted_meanwhile(bench: Bench) -> None:
     await bench.finish("t1")
-    stream = bench.keys.finished(TaskStatus.SUCCESS)
-    (entry,) = await bench.probe.ask("XRANGE", stream, "-", "+")
     await bench.purge()
     await bench.submit("t1", input=b'"new"')
 
-    assert await bench.store.tasks._purge(bench.keys, TaskStatus.SUCCESS, *entry) == "OK"
+    assert await bench.store.tasks._purge(bench.keys, TaskStatus.SUCCESS, b"1", b"t1", b"1") == "OK"
 
     task = await bench.task("t1")
     assert (task.state, task.input) == (TaskState.QUEUED, b'"new"')
+
+
+async def test_after_a_step_back_of_the_clock_nothing_goes_too_early_or_is_stuck(bench: Bench) -> None:
+    """What is stamped with a time to come counts from when that is noticed; what ends later counts by itself."""
+    hour = 3_600_000
+    for number in range(3):
+        await bench.finish(f"t{number}")
+    await _restamp(bench, [await bench.probe.now_ms() + hour] * 3)
+    noticed = await bench.probe.now_ms()
+    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=noticed) == 0
+    after_noticing = await bench.probe.now_ms() + 1
+    await _until_later_than(bench, after_noticing)
+    await bench.finish("later")
+
+    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=noticed) == 0
+    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=after_noticing) == 3
+    assert (await bench.task("later")).output == b"42"
+    assert await bench.purge() == 1
+    assert await bench.purge() == 0
+    assert "stepped:success" not in await bench.probe.hash(bench.keys.counts)
+
+
+async def test_a_clock_that_steps_back_twice_does_not_keep_tasks_for_ever(bench: Bench) -> None:
+    await bench.finish("t1")
+    later = await bench.probe.now_ms() + 3_600_000
+    await _restamp(bench, [later + 1])
+    await bench.probe.ask("HSET", bench.keys.counts, "stepped:success", f"1 {later}")
+    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=1) == 0
+    assert await bench.purge() == 1
 
 
 async def test_data_expires_by_itself_when_no_purge_ever_runs(bench: Bench) -> None:
@@ -140,6 +167,16 @@ async def test_a_task_that_has_not_ended_never_expires(bench: Bench) -> None:
     for key in (bench.keys.task("t1"), bench.keys.input("t1")):
         assert await bench.probe.ask("PTTL", key) == -1
     await bench.settle(agent, started, Succeeded(b"1"))
+
+
+async def _restamp(bench: Bench, times_ms: list[int]) -> None:
+    """As if the successful tasks had ended at these times."""
+    stream = bench.keys.finished(TaskStatus.SUCCESS)
+    entries = await bench.probe.stream(stream)
+    await bench.probe.ask("DEL", stream)
+    for (entry_id, fields), time_ms in zip(entries.items(), times_ms, strict=True):
+        number, _, _ = entry_id.partition("-")
+        await bench.probe.ask("XADD", stream, f"{number}-{time_ms}", "t", fields["t"], "n", fields["n"])
 
 
 async def _until_later_than(bench: Bench, at_ms: int) -> None:

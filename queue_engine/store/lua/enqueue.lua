@@ -20,14 +20,13 @@ if (tonumber(waiting[1]) or 0) + (tonumber(waiting[2]) or 0) >= tonumber(max_que
 end
 
 local now = text(now_ms())
-local seq = redis.call('HINCRBY', KEYS[7], 'seq', 1)
+local seq = index_add(KEYS[7], 'all', KEYS[5], 1, 't', ARGV[1])
 local number = redis.call('HINCRBY', KEYS[8], 'seq', 1) * tonumber(ARGV[8]) + tonumber(ARGV[7])
 local entry = redis.call('XADD', KEYS[4], '*', 't', ARGV[1])
 redis.call('SET', KEYS[3], ARGV[4])
 redis.call('HSET', KEYS[2], 'state', 'queued', 'entry', entry, 'attempts', 0, 'lost', 0, 'created', now, 'updated', now,
   'number', text(number), 'seq', seq, 'print', ARGV[2], 'spec', ARGV[5], 'timeout', timeout, 'max', max_attempts)
 if ARGV[6] == '1' then redis.call('HSET', KEYS[2], 'webhook', 1) end
-redis.call('XADD', KEYS[5], text(seq) .. '-1', 't', ARGV[1])
 redis.call('ZADD', KEYS[6], seq, ARGV[1])
 count_move(KEYS[7], KEYS[8], nil, 'queued')
 return { 'OK', text(number) }

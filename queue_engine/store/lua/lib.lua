@@ -21,6 +21,40 @@ local function count_move(endpoint_counts, partition_counts, from, to)
   end
 end
 
+-- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … as they come. The endpoint's counts have the latest
+-- number and how many entries are left of each block of BLOCK numbers, of each BLOCK such blocks, and so on, so that page.lua
+-- finds an offset in a few steps however long the stream is. A block is counted when it is full and taken from at once: an
+-- entry that is added mostly costs nothing more. A size of 0 has no field.
+local BLOCK, LEVELS = 64, 4
+
+local function block_field(index, level, block)
+  return index .. ':' .. level .. ':' .. text(block)
+end
+
+local function count_blocks(counts, index, number, by)
+  for level = 1, LEVELS do
+    local field = block_field(index, level, math.floor((number - 1) / BLOCK ^ level))
+    if redis.call('HINCRBY', counts, field, by) == 0 then redis.call('HDEL', counts, field) end
+  end
+end
+
+-- Append an entry with these fields and values to an index: all | success | delivered | failed. Its number.
+local function index_add(counts, index, stream, time, ...)
+  local number = redis.call('HINCRBY', counts, 'seq:' .. index, 1)
+  redis.call('XADD', stream, text(number) .. '-' .. text(time), ...)
+  if number % BLOCK == 1 and number > 1 then count_blocks(counts, index, number - 1, BLOCK) end
+  return number
+end
+
+-- Take an entry out of an index by its number. True when it was there.
+local function index_remove(counts, index, stream, number)
+  local entry = redis.call('XRANGE', stream, number, number, 'COUNT', 1)[1]
+  if not entry then return false end
+  redis.call('XDEL', stream, entry[1])
+  count_blocks(counts, index, tonumber(number), -1)
+  return true
+end
+
 -- Take an entry out of a queue for good. True when it was there.
 local function drop(stream, group, entry)
   redis.call('XACK', stream, group, entry)
@@ -68,8 +102,9 @@ local function end_task(task, input, result, leases, live, endpoint_counts, part
     endpoint, task_end)
   local now = text(task_end.now)
   redis.call('SET', result, task_end.result)
-  local entry = redis.call('XADD', finished, '*', 't', task_end.task_id, 'n', redis.call('HGET', task, 'seq'))
-  redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', entry)
+  local number = index_add(endpoint_counts, task_end.status, finished, task_end.now,
+    't', task_end.task_id, 'n', redis.call('HGET', task, 'seq'))
+  redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', number)
   redis.call('HDEL', task, 'entry', 'lost_token')
   redis.call('ZREM', leases, task_end.member)
   redis.call('ZREM', live, task_end.task_id)

@@ -2,17 +2,16 @@
 -- Remove an ended task whose retention is over. A task whose delivery still goes on is moved to the end of its stream, to be
 -- looked at again after another retention time.
 -- KEYS 1 task 2 input 3 result 4 attempts log 5 finished stream 6 created 7 endpoint counts 8 delivery
--- ARGV 1 entry in the finished stream 2 task id 3 status, lower case 4 the task's place in the order of creation
+-- ARGV 1 number in the finished stream 2 task id 3 status, lower case 4 the task's place in the order of creation
 -- Reply {'PURGED'} | {'KEPT'} | {'OK'} the entry was stale
-local fin = redis.call('HGET', KEYS[1], 'fin')
-if fin == ARGV[1] and redis.call('EXISTS', KEYS[8]) == 1 then
-  redis.call('XDEL', KEYS[5], ARGV[1])
-  redis.call('HSET', KEYS[1], 'fin', redis.call('XADD', KEYS[5], '*', 't', ARGV[2], 'n', ARGV[4]))
+if not index_remove(KEYS[7], ARGV[3], KEYS[5], ARGV[1]) then return { 'OK' } end
+-- A task with this id that is not the one of the entry was submitted after that one's data had gone: it stays.
+local is_there = redis.call('HGET', KEYS[1], 'seq') == ARGV[4]
+if is_there and redis.call('EXISTS', KEYS[8]) == 1 then
+  redis.call('HSET', KEYS[1], 'fin', index_add(KEYS[7], ARGV[3], KEYS[5], now_ms(), 't', ARGV[2], 'n', ARGV[4]))
   return { 'KEPT' }
 end
-if redis.call('XDEL', KEYS[5], ARGV[1]) == 0 then return { 'OK' } end
 redis.call('HINCRBY', KEYS[7], ARGV[3], -1)
-redis.call('XDEL', KEYS[6], ARGV[4] .. '-1')
--- A task with this id that is not the one of the entry was submitted after that one's data had gone: it stays.
-if fin == ARGV[1] then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4]) end
+index_remove(KEYS[7], 'all', KEYS[6], ARGV[4])
+if is_there then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4]) end
 return { 'PURGED' }

@@ -41,9 +41,9 @@ else
     end
     if verdict == 'delivered' and state == 'succeeded' then
       local fin, seq = unpack(redis.call('HMGET', KEYS[4], 'fin', 'seq'))
-      redis.call('XDEL', KEYS[8], fin)
-      local moved = redis.call('XADD', KEYS[9], '*', 't', string.match(ARGV[6], '[^:]+$'), 'n', seq)
-      redis.call('HSET', KEYS[4], 'fin', moved)
+      index_remove(KEYS[10], 'success', KEYS[8], fin)
+      local task_id = string.match(ARGV[6], '[^:]+$')
+      redis.call('HSET', KEYS[4], 'fin', index_add(KEYS[10], 'delivered', KEYS[9], now, 't', task_id, 'n', seq))
       redis.call('HINCRBY', KEYS[10], 'success', -1)
       redis.call('HINCRBY', KEYS[10], 'delivered', 1)
     end
