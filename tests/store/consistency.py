@@ -14,7 +14,7 @@ WAITING_AND_RUNNING = ("queued", "running", "scheduled")
 Place = tuple[str, str]
 """A stream and an entry in it."""
 ENDED = {"SUCCESS": "success", "DELIVERED": "delivered", "FAILED": "failed"}
-BLOCK, LEVELS = 64, 4
+BLOCK, FAN, LEVELS = 64, 16, 6
 """As in lib.lua."""
 
 
@@ -204,10 +204,11 @@ def block_sizes(index: str, numbers: list[int], latest: int) -> dict[str, int]:
     not counted when they come, but when they go."""
     sizes: Counter[str] = Counter()
     for level in range(1, LEVELS + 1):
+        width = BLOCK * FAN ** (level - 1)
         for number in numbers:
-            sizes[f"{index}:{level}:{(number - 1) // BLOCK**level}"] += 1
+            sizes[f"{index}:{level}:{(number - 1) // width}"] += 1
         if latest:
-            sizes[f"{index}:{level}:{(latest - 1) // BLOCK**level}"] -= (latest - 1) % BLOCK + 1
+            sizes[f"{index}:{level}:{(latest - 1) // width}"] -= (latest - 1) % BLOCK + 1
     return {name: size for name, size in sizes.items() if size}
 
 

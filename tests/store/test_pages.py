@@ -8,7 +8,7 @@ import pytest
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import Failed, Succeeded, TaskState, TaskStatus, TryAgain
 from tests.store.bench import Bench, spec
-from tests.store.consistency import BLOCK, block_sizes
+from tests.store.consistency import BLOCK, FAN, LEVELS, block_sizes
 
 ALL_KINDS = [None, *TaskStatus]
 
@@ -99,7 +99,7 @@ async def test_tasks_submitted_after_a_gap_are_listed_first(bench: Bench) -> Non
     assert await _walk(bench, None, 2) == ["t3", "t2", "t0"]
 
 
-@pytest.mark.parametrize("before", [0, 30, BLOCK - 3, BLOCK**2 - 150, BLOCK**3 - 100, BLOCK**4 - 40])
+@pytest.mark.parametrize("before", [0, 30, BLOCK - 3, *(BLOCK * FAN**level - 60 * level for level in range(1, LEVELS))])
 async def test_any_page_is_the_slice_of_a_list_whatever_came_and_went(bench: Bench, before: int) -> None:
     """Tasks come, end and go in any order. `before`: as if so many tasks had come, ended and gone already."""
     await _as_if_gone(bench, before)

@@ -22,18 +22,19 @@ local function count_move(endpoint_counts, partition_counts, from, to)
 end
 
 -- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … as they come. The endpoint's counts have the latest
--- number and how many entries are left of each block of BLOCK numbers, of each BLOCK such blocks, and so on, so that page.lua
+-- number and how many entries are left of each block of BLOCK numbers, of each FAN such blocks, and so on, so that page.lua
 -- finds an offset in a few steps however long the stream is. A block is counted when it is full and taken from at once: an
 -- entry that is added mostly costs nothing more. A size of 0 has no field.
-local BLOCK, LEVELS = 64, 4
+local BLOCK, FAN, LEVELS = 64, 16, 6
 
-local function block_field(index, level, block)
-  return index .. ':' .. level .. ':' .. text(block)
+-- The block of a number, at level 1 and up.
+local function block_of(number, level)
+  return math.floor((number - 1) / (BLOCK * FAN ^ (level - 1)))
 end
 
 local function count_blocks(counts, index, number, by)
   for level = 1, LEVELS do
-    local field = block_field(index, level, math.floor((number - 1) / BLOCK ^ level))
+    local field = index .. ':' .. level .. ':' .. block_of(number, level)
     if redis.call('HINCRBY', counts, field, by) == 0 then redis.call('HDEL', counts, field) end
   end
 end

@@ -1,49 +1,55 @@
 #!lua flags=no-writes,allow-oom
--- One page of an index, newest first. Takes steps in the levels of blocks and in one block, not in the entries before it.
+-- One page of an index, newest first. Takes steps in the levels of blocks and in one block, not in all entries before it.
 -- KEYS 1 stream of the index 2 endpoint counts
 -- ARGV 1 index: all | success | delivered | failed 2 entries before the page 3 most entries
 -- Reply {entries in the index, {id of a task, …}}
-local CHUNK = 16
 local total = redis.call('XLEN', KEYS[1])
-local left, size = tonumber(ARGV[2]), tonumber(ARGV[3])
-if left >= total then return { total, {} } end
-local latest = tonumber(redis.call('HGET', KEYS[2], 'seq:' .. ARGV[1]))
-local oldest = tonumber(string.match(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1], '^%d+'))
+local offset = tonumber(ARGV[2])
+local size = math.min(tonumber(ARGV[3]), total - offset)
+if size <= 0 then return { total, {} } end
 
--- The entries of blocks `low` to `high` of one level.
-local function sizes(level, low, high)
-  local fields = {}
-  for block = low, high do fields[#fields + 1] = block_field(ARGV[1], level, block) end
-  local counted = redis.call('HMGET', KEYS[2], unpack(fields))
-  if high == math.floor((latest - 1) / BLOCK ^ level) then
-    counted[#fields] = (tonumber(counted[#fields]) or 0) + (latest - 1) % BLOCK + 1
-  end
-  return counted
-end
-
--- The block of one level that the page begins in, among `lowest` to `highest`; `left` entries of it come before the page.
-local function find(level, lowest, highest)
-  for high = highest, lowest, -CHUNK do
-    local low = math.max(lowest, high - CHUNK + 1)
-    local counted = sizes(level, low, high)
-    for block = high, low, -1 do
-      local held = tonumber(counted[block - low + 1]) or 0
-      if left < held then return block end
+-- The block among `low` to `high` of one level with the entry that `left` newer ones of them come before, and how many of
+-- those are in that block.
+local function find(level, low, high, latest, left)
+  local prefix = ARGV[1] .. ':' .. level .. ':'
+  while high > low do
+    local fields, first = {}, math.max(low, high - FAN + 1)
+    for block = first, high do fields[#fields + 1] = prefix .. block end
+    local counted = redis.call('HMGET', KEYS[2], unpack(fields))
+    for block = high, first, -1 do
+      local held = tonumber(counted[block - first + 1]) or 0
+      -- The numbers after the last full block are not counted yet.
+      if block == block_of(latest, level) then held = held + (latest - 1) % BLOCK + 1 end
+      if left < held then return block, left end
       left = left - held
     end
+    high = first - 1
   end
-  return lowest
+  return low, left
 end
 
-local block
-for level = LEVELS, 1, -1 do
-  local width = BLOCK ^ level
-  local lowest, highest = math.floor((oldest - 1) / width), math.floor((latest - 1) / width)
-  if block then lowest, highest = math.max(lowest, block * BLOCK), math.min(highest, block * BLOCK + BLOCK - 1) end
-  block = find(level, lowest, highest)
+-- The number that the page's block ends with, and the entries of that block before the page.
+local function go_down()
+  local latest = tonumber(redis.call('HGET', KEYS[2], 'seq:' .. ARGV[1]))
+  local oldest = tonumber(string.match(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1], '^%d+'))
+  local block, left = nil, offset
+  for level = LEVELS, 1, -1 do
+    local low, high = block_of(oldest, level), block_of(latest, level)
+    if block then low, high = math.max(low, block * FAN), math.min(high, block * FAN + FAN - 1) end
+    block, left = find(level, low, high, latest, left)
+  end
+  return (block + 1) * BLOCK, left
 end
+
 local ids = {}
-for place, entry in ipairs(redis.call('XREVRANGE', KEYS[1], text((block + 1) * BLOCK), '-', 'COUNT', left + size)) do
-  if place > left then ids[#ids + 1] = entry[2][2] end
+local before_end = total - offset - size
+if before_end < BLOCK and before_end < offset then
+  local entries = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', before_end + size)
+  for place = #entries, before_end + 1, -1 do ids[#ids + 1] = entries[place][2][2] end
+else
+  local last, left = '+', offset
+  if offset >= BLOCK then last, left = go_down() end
+  local entries = redis.call('XREVRANGE', KEYS[1], last, '-', 'COUNT', left + size)
+  for place = left + 1, #entries do ids[#ids + 1] = entries[place][2][2] end
 end
 return { total, ids }
