@@ -36,6 +36,7 @@ from queue_engine.settings import (
 )
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.client import store_errors
+from queue_engine.store.deliveries import PARKED_MS
 from queue_engine.store.rotation import Progress, Rotated
 from queue_engine.store.store import Store
 
@@ -279,7 +280,8 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
     async with _opened(settings) as store:
         await store.wait_until_ready()
         async with open_sender(guard, resolver, limits, connections=config.slots) as sender:
-            service = DeliveryService(config, store.outbox(), sender)
+            most_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS
+            service = DeliveryService(config, store.outbox(most_age_ms=most_age_ms), sender)
             _on_end(service.drain)
             log.info("started", extra={"max_attempts": config.schedule.max_attempts, "slots": config.slots})
             await service.run()

@@ -189,12 +189,21 @@ class DeliveryService:
 
     async def _persist_defer(self, entry: OutboxEntry, delay_seconds: float) -> None:
         delay_ms = int(delay_seconds * 1000)
-        await persist(lambda: self._outbox.defer(entry, delay_ms=delay_ms), passing=unavailability, what="defer")
+        deferred = await persist(
+            lambda: self._outbox.defer(entry, delay_ms=delay_ms), passing=unavailability, what="defer"
+        )
+        if not deferred:
+            log.warning("a delivery is given up: its receiver was not served for too long", extra=_ids(entry))
+            metrics.deliveries.labels(status="max_retries_exceeded").inc()
 
     async def _gauges(self) -> int:
         for lane, count in (await self._outbox.pending()).items():
             metrics.deliveries_pending.labels(lane=lane).set(count)
         return 0
+
+
+def _ids(entry: OutboxEntry) -> dict[str, str]:
+    return {"delivery": entry.delivery_id, "destination": entry.destination}
 
 
 def _request(delivery: Delivery, timestamp_seconds: int) -> OutgoingRequest:

@@ -29,6 +29,11 @@ class Schedule:
         """Attempts in all: the first one and one after each wait."""
         return len(self.delays_seconds) + 1
 
+    @property
+    def longest_seconds(self) -> float:
+        """All the waits together, each at its longest."""
+        return sum(self.delays_seconds) * (1 + self.jitter)
+
     def delay_after(self, attempt: int, *, luck: float) -> float | None:
         """Seconds to wait after the failed attempt number `attempt` (1 for the first); None when it was the last.
 

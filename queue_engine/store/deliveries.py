@@ -34,6 +34,9 @@ from queue_engine.store.tasks import EXPIRY_SLACK_MS, TaskSpecs, task_from
 
 GROUP = "delivery"
 MAX_LOG_RECORDS = 20
+PARKED_MS = 2 * 86_400_000
+"""How much longer than all its attempts a delivery may take because its receiver is not served."""
+DEFAULT_MOST_AGE_MS = 3 * 86_400_000
 MISSED_CHUNK = 1000
 """Entries that one command looks through for those that never reached their process."""
 
@@ -61,6 +64,7 @@ class Outbox:
     """Deliveries for one delivery process. What it has read and not settled is taken over by others when it dies.
 
     `process_id` must be new for each start of a process. Every method may be called again after a lost reply.
+    `most_age_ms`: a delivery that is older is put off no more but given up.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Outbox:
         partitions: Partitions,
         sealer: Sealer,
         process_id: str,
+        *,
+        most_age_ms: int = DEFAULT_MOST_AGE_MS,
     ) -> None:
         self._redis = redis
         self._scripts = scripts
@@ -79,6 +85,7 @@ class Outbox:
         self._sealer = sealer
         self._specs = TaskSpecs(sealer)
         self._process_id = process_id
+        self._most_age_ms = most_age_ms
         self._held: dict[str, set[str]] = {partition.outbox: set() for partition in partitions.all()}
         """Ids of the entries that were given out and not settled or put off since, by outbox."""
 
@@ -249,7 +256,7 @@ class Outbox:
                 entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_due,
                 keys.worker_events(worker_id), keys.counts,
             ],
-            [entry.entry_id, self._process_id, word, delay_ms, entry.delivery_id],
+            [entry.entry_id, self._process_id, word, delay_ms, entry.delivery_id, self._most_age_ms],
         )  # fmt: skip
         return reply
 
@@ -281,14 +288,43 @@ class Outbox:
         )  # fmt: skip
         return reply
 
-    async def defer(self, entry: OutboxEntry, *, delay_ms: int) -> None:
-        """Put a delivery off without using up an attempt."""
-        await self._scripts.run(
-            "defer_delivery",
-            [entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_parked],
-            [entry.entry_id, entry.delivery_id, delay_ms],
-        )
+    async def defer(self, entry: OutboxEntry, *, delay_ms: int) -> bool:
+        """Put a delivery off without using up an attempt. False when it has become too old and was given up instead."""
+        reply = await (self._defer_event if _is_event(entry) else self._defer_result)(entry, delay_ms)
         self._let_go(entry)
+        return word_of(reply) != "GIVEN_UP"
+
+    async def _defer_event(self, entry: OutboxEntry, delay_ms: int) -> list[Any]:
+        endpoint_id, worker_id = _owner_of(entry.delivery_id)
+        keys = EndpointKeys(entry.partition, endpoint_id)
+        reply: list[Any] = await self._scripts.run(
+            "defer_event",
+            [
+                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_parked,
+                keys.worker_events(worker_id), keys.counts,
+            ],
+            [entry.entry_id, entry.delivery_id, delay_ms, self._most_age_ms],
+        )  # fmt: skip
+        return reply
+
+    async def _defer_result(self, entry: OutboxEntry, delay_ms: int) -> list[Any]:
+        endpoint_id, task_id = _owner_of(entry.delivery_id)
+        partition = entry.partition
+        reply: list[Any] = await self._scripts.run(
+            "defer_delivery",
+            [
+                partition.delivery(entry.delivery_id), partition.outbox, partition.outbox_parked,
+                partition.task(endpoint_id, task_id), partition.input(endpoint_id, task_id),
+                partition.result(endpoint_id, task_id), partition.attempts_log(endpoint_id, task_id),
+            ],
+            [
+                entry.entry_id, entry.delivery_id, delay_ms, self._most_age_ms,
+                f"the receiver was not served for so long that the result is not sent any more: more than "
+                f"{self._most_age_ms // 3_600_000} hours",
+                EXPIRY_SLACK_MS,
+            ],
+        )  # fmt: skip
+        return reply
 
     async def pending(self) -> dict[str, int]:
         """Deliveries of all processes that have not ended: due now (fresh), waiting for a retry, parked."""

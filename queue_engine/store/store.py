@@ -17,7 +17,7 @@ from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.claims import ClaimStore
 from queue_engine.store.client import connect, store_errors, unavailability
 from queue_engine.store.credentials import CredentialStore
-from queue_engine.store.deliveries import Outbox
+from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leader import Leadership
 from queue_engine.store.logs import LogStore
@@ -88,10 +88,12 @@ class Store:
             lease_ms=lease_ms,
         )
 
-    def outbox(self, process_id: str | None = None) -> Outbox:
+    def outbox(self, process_id: str | None = None, *, most_age_ms: int = DEFAULT_MOST_AGE_MS) -> Outbox:
         """The webhook outbox for one delivery process."""
         name = process_id or uuid.uuid4().hex
-        return Outbox(self.redis, self.scripts, self._blocking, self.partitions, self.sealer, name)
+        return Outbox(
+            self.redis, self.scripts, self._blocking, self.partitions, self.sealer, name, most_age_ms=most_age_ms
+        )
 
     async def prepare(self) -> ServerInfo:
         """Check that this store can be used by this process, and note what must stay the same for its life.

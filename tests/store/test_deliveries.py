@@ -9,7 +9,7 @@ from queue_engine.domain.deliveries import MAX_RESULT_BYTES, Delivery, GivenUp, 
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus
 from queue_engine.runtime.sealing import Sealer
-from queue_engine.store.deliveries import MAX_LOG_RECORDS, Outbox, OutboxEntry
+from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, MAX_LOG_RECORDS, Outbox, OutboxEntry
 from queue_engine.store.store import Store
 from tests.store.bench import (
     DELIVERED,
@@ -333,7 +333,63 @@ async def test_a_settled_delivery_is_not_deferred(bench: Bench) -> None:
     assert await outbox.promote() == 0
 
 
+async def test_the_data_of_a_task_outlive_the_wait_of_its_deferred_delivery(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again())
+    assert await outbox.promote() == 1
+    await outbox.defer(await _read_one(outbox), delay_ms=10 * 24 * HOUR_MS)
+    keys = bench.keys
+    log = bench.partition.attempts_log(bench.endpoint_id, "t1")
+    for key in (keys.task("t1"), keys.input("t1"), keys.result("t1"), log):
+        assert await bench.probe.ask("PTTL", key) > 11 * 24 * HOUR_MS
+
+
+async def test_a_wait_never_shortens_the_life_of_a_task(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.probe.ask("PEXPIRE", bench.keys.task("t1"), 100 * 24 * HOUR_MS)
+    await outbox.defer(await _read_one(outbox), delay_ms=0)
+    assert await bench.probe.ask("PTTL", bench.keys.task("t1")) > 99 * 24 * HOUR_MS
+
+
+async def test_a_delivery_whose_receiver_is_not_served_for_too_long_is_given_up(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(outbox)
+    long_ago = await bench.probe.now_ms() - DEFAULT_MOST_AGE_MS - 1
+    await bench.probe.ask("HSET", bench.partition.delivery(entry.delivery_id), "created", long_ago)
+
+    assert await outbox.defer(entry, delay_ms=0) is False
+
+    task = await bench.task("t1")
+    assert task.delivery_status is DeliveryStatus.MAX_RETRIES_EXCEEDED
+    assert "not served" in (task.delivery_error or "")
+    assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
+    assert await bench.purge() == 1
+
+
+async def test_a_deferred_delivery_of_a_task_that_is_gone_goes_too(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(outbox)
+    await bench.probe.ask("DEL", bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1"))
+    await outbox.defer(entry, delay_ms=0)
+    assert not await bench.probe.ask("EXISTS", bench.partition.delivery(entry.delivery_id))
+    assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
+    assert await bench.purge() == 1
+
+
 # Taking over from the dead
+
+
+async def test_the_name_of_a_dead_process_that_read_nothing_goes(bench: Bench) -> None:
+    await bench.outbox("dead")
+    heir = await bench.outbox("heir")
+    await _die(bench, "dead")
+    await bench.steady()
+    await heir.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS)
+    assert set(await bench.probe.scores(bench.partition.senders)) == {"heir"}
 
 
 async def test_what_a_dead_process_has_read_is_adopted(bench: Bench) -> None:

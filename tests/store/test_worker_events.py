@@ -9,11 +9,13 @@ import pytest
 from queue_engine.domain.deliveries import Delivery, Verdict
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.deliveries import Outbox, OutboxEntry
+from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
 from tests.store.bench import DELIVERED, DESTINATION, GIVEN_UP, TENANT, WEBHOOK, Bench, again, answer, config
 
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
 STOPPED, FAILED = WorkerStatus.STOPPED, WorkerStatus.FAILED
+MOST_EVENTS = 100
+"""As in lib.lua."""
 OTHER_WEBHOOK, OTHER_DESTINATION = "https://other.example:8443/status", "https://other.example:8443"
 
 
@@ -281,3 +283,55 @@ async def test_a_deleted_endpoint_stays_until_its_events_are_told(told: Bench) -
         await outbox.settle(entry, answer(), DELIVERED, at_ms=1)
     assert await told.store.endpoints.remove(told.endpoint_id)
     told.endpoint_ids.remove(told.endpoint_id)
+
+
+async def test_of_a_worker_that_crashes_for_ever_so_many_events_wait(told: Bench) -> None:
+    """Its webhook takes none: the first one, which may be under way, and the latest ones stay."""
+    await put(told)
+    for _ in range(MOST_EVENTS):
+        await mark(told, RUNNING)
+        await mark(told, FAILED)
+    assert await events(told) == MOST_EVENTS
+    waiting = await told.probe.ask("LRANGE", told.keys.worker_events("w1"), 0, -1)
+    numbers = [json.loads(event)["number"] for event in waiting]
+    latest = 2 * MOST_EVENTS + 1
+    assert numbers == [1, *range(latest - MOST_EVENTS + 2, latest + 1)]
+    outbox = await told.outbox()
+    for _ in numbers:
+        await send_one(outbox)
+    assert await events(told) == 0
+
+
+async def test_an_event_that_has_waited_for_too_long_is_left_out(told: Bench) -> None:
+    outbox = await told.outbox()
+    await put(told)
+    await mark(told, RUNNING)
+    await mark(told, FAILED)
+    await _age(told, 1)
+    assert (await send_one(outbox, GIVEN_UP))["status"] == "INITIALIZING"
+    assert (await send_one(outbox))["status"] == "FAILED"
+    assert await events(told) == 0
+
+
+@pytest.mark.parametrize("following", [True, False])
+async def test_an_event_whose_receiver_is_not_served_for_too_long_is_given_up(told: Bench, following: bool) -> None:
+    outbox = await told.outbox()
+    await put(told)
+    if following:
+        await mark(told, RUNNING)
+    [entry] = await due(outbox)
+    long_ago = await told.probe.now_ms() - DEFAULT_MOST_AGE_MS - 1
+    await told.probe.ask("HSET", told.partition.delivery(entry.delivery_id), "created", long_ago)
+    assert await outbox.defer(entry, delay_ms=0) is False
+    assert await events(told) == following
+    if following:
+        assert (await send_one(outbox))["status"] == "RUNNING"
+    assert not await told.probe.ask("EXISTS", told.partition.delivery(entry.delivery_id))
+
+
+async def _age(bench: Bench, index: int) -> None:
+    """As if one of the worker's events had waited for too long."""
+    key = bench.keys.worker_events("w1")
+    event = json.loads(await bench.probe.ask("LINDEX", key, index))
+    event["at"] = str(int(event["at"]) - DEFAULT_MOST_AGE_MS - 1)
+    await bench.probe.ask("LSET", key, index, json.dumps(event))

@@ -9,6 +9,8 @@ redis.call('ZADD', KEYS[2], text(now + lease), ARGV[1])
 local grace = in_grace(KEYS[3], 'adopt', now, tonumber(ARGV[2]), lease)
 if grace then shorten_leases(KEYS[2], now + lease, 1000) end
 local unsettled, adopted = 0, {}
+-- Who is not listed counts as dead, just as one whose lease ran out: names of dead processes need not stay.
+if not grace then redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. text(now)) end
 local consumers = redis.pcall('XINFO', 'CONSUMERS', KEYS[1], 'delivery')
 if consumers.err then return { unsettled, adopted } end
 for _, consumer in ipairs(consumers) do
@@ -22,7 +24,6 @@ for _, consumer in ipairs(consumers) do
     unsettled = pending
   elseif dead and not grace and pending == 0 then
     redis.call('XGROUP', 'DELCONSUMER', KEYS[1], 'delivery', name)
-    redis.call('ZREM', KEYS[2], name)
   elseif dead and not grace and #adopted < tonumber(ARGV[4]) then
     local ids = {}
     for _, entry in ipairs(redis.call('XPENDING', KEYS[1], 'delivery', '-', '+', ARGV[4], name)) do ids[#ids + 1] = entry[1] end

@@ -1,10 +1,25 @@
 #!lua flags=allow-oom
--- Put a delivery off without an attempt: its receiver is not served now.
--- KEYS 1 delivery 2 outbox 3 outbox parked
--- ARGV 1 entry id 2 delivery id 3 wait in ms
--- Reply {'OK'} | {'STALE'}
+-- Put the delivery of a task's result off without an attempt: its receiver is not served now. The task stays at least as
+-- long. A delivery that has become too old meanwhile is given up.
+-- KEYS 1 delivery 2 outbox 3 outbox parked 4 task 5 input 6 result 7 attempts log
+-- ARGV 1 entry id 2 delivery id 3 wait in ms 4 most age in ms 5 reason for giving up 6 slack of the expiry in ms
+-- Reply {'OK'} | {'GIVEN_UP'} | {'STALE'}
 drop(KEYS[2], 'delivery', ARGV[1])
-if redis.call('HGET', KEYS[1], 'entry') ~= ARGV[1] then return { 'STALE' } end
+local entry, created = unpack(redis.call('HMGET', KEYS[1], 'entry', 'created'))
+if entry ~= ARGV[1] then return { 'STALE' } end
+local now = now_ms()
+if redis.call('EXISTS', KEYS[4]) == 0 then
+  redis.call('DEL', KEYS[1])
+  return { 'STALE' }
+end
+if now - tonumber(created) > tonumber(ARGV[4]) then
+  redis.call('DEL', KEYS[1])
+  redis.call('HDEL', KEYS[4], 'next_delivery')
+  redis.call('HSET', KEYS[4], 'delivery', 'MAX_RETRIES_EXCEEDED', 'delivery_error', ARGV[5], 'updated', text(now))
+  return { 'GIVEN_UP' }
+end
 redis.call('HDEL', KEYS[1], 'entry', 'owner')
-redis.call('ZADD', KEYS[3], text(now_ms() + tonumber(ARGV[3])), ARGV[2])
+redis.call('ZADD', KEYS[3], text(now + tonumber(ARGV[3])), ARGV[2])
+local ttl = math.max(redis.call('PTTL', KEYS[4]), tonumber(ARGV[3]) + tonumber(ARGV[6]))
+for index = 4, 7 do redis.call('PEXPIRE', KEYS[index], text(ttl)) end
 return { 'OK' }

@@ -124,6 +124,29 @@ local function end_task(task, input, result, leases, live, endpoint_counts, part
   end
 end
 
+-- The status event of a worker that was to be sent is done with: the next one is due. Those that are older than `most_age`
+-- are left out.
+local function next_event(delivery, outbox, events, endpoint_counts, delivery_id, most_age)
+  local now, event = now_ms(), nil
+  repeat
+    redis.call('LPOP', events)
+    redis.call('HINCRBY', endpoint_counts, 'events', -1)
+    local following = redis.call('LINDEX', events, 0)
+    event = following and cjson.decode(following)
+  until not event or now - tonumber(event.at) <= most_age
+  if not event then
+    redis.call('DEL', delivery)
+    return
+  end
+  local entry = redis.call('XADD', outbox, '*', 'd', delivery_id, 'h', event.destination)
+  redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', event.at, 'destination', event.destination)
+  redis.call('HDEL', delivery, 'owner')
+end
+
+-- Of one worker so many events wait at most: when it crashes again and again and its webhook is away, the oldest ones that are
+-- not being sent give way.
+local MOST_EVENTS = 100
+
 -- Change a worker's status. Every change is an event for the endpoint's webhook; the events of one worker are sent one
 -- after the other, so that they arrive in order.
 -- `change`: worker_id, status, reason, delivery_id. True when it was a change.
@@ -138,9 +161,14 @@ local function change_status(worker, workers, endpoint, events, delivery, outbox
   local event = { number = redis.call('HINCRBY', worker, 'events', 1), status = change.status, at = now, url = webhook,
     destination = destination, reason = change.reason, previous = before or '',
     created = redis.call('HGET', worker, 'created') }
-  redis.call('RPUSH', events, cjson.encode(event))
-  redis.call('HINCRBY', endpoint_counts, 'events', 1)
-  if redis.call('LLEN', events) == 1 then
+  local waiting = redis.call('RPUSH', events, cjson.encode(event))
+  if waiting > MOST_EVENTS then
+    local first = redis.call('LPOP', events, 2)[1]
+    redis.call('LPUSH', events, first)
+  else
+    redis.call('HINCRBY', endpoint_counts, 'events', 1)
+  end
+  if waiting == 1 then
     local entry = redis.call('XADD', outbox, '*', 'd', change.delivery_id, 'h', destination)
     redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', now, 'destination', destination)
   end
