@@ -241,11 +241,14 @@ class TaskStore:
         keys = self._partitions.of(endpoint_id)
         removed = 0
         for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
-            overdue = await self._scripts.run(
-                "overdue", [keys.finished(status), keys.counts], [status.lower(), before_ms, most]
-            )
-            words = await asyncio.gather(*(self._purge(keys, status, *entry) for entry in overdue))
-            removed += words.count("PURGED")
+            kept = most
+            while kept == most:  # behind those that are kept there may be others
+                overdue = await self._scripts.run(
+                    "overdue", [keys.finished(status), keys.counts], [status.lower(), before_ms, most]
+                )
+                words = await asyncio.gather(*(self._purge(keys, status, *entry) for entry in overdue))
+                removed += words.count("PURGED")
+                kept = words.count("KEPT")
         return removed
 
     async def _purge(self, keys: EndpointKeys, status: TaskStatus, number: bytes, name: bytes, place: bytes) -> str:
@@ -255,9 +258,9 @@ class TaskStore:
             [
                 keys.task(task_id), keys.input(task_id), keys.result(task_id),
                 keys.partition.attempts_log(keys.endpoint_id, task_id), keys.finished(status), keys.created,
-                keys.counts, keys.delivery(task_id),
+                keys.counts, keys.delivery(task_id), keys.endpoint,
             ],
-            [number, task_id, status.lower(), place],
+            [number, task_id, status.lower(), place, EXPIRY_SLACK_MS],
         )  # fmt: skip
         return word_of(reply)
 

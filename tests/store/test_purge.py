@@ -67,6 +67,25 @@ async def test_a_task_is_kept_while_its_delivery_goes_on(bench: Bench) -> None:
     assert await bench.purge() == 1
 
 
+async def test_a_task_that_is_kept_does_not_expire_meanwhile(bench: Bench) -> None:
+    await bench.finish("t1", webhook=True)
+    names = (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1"))
+    for key in names:
+        await bench.probe.ask("PEXPIRE", key, 60_000)
+    await bench.purge()
+    for key in names:
+        assert await bench.probe.ask("PTTL", key) > EXPIRY_SLACK_MS
+
+
+async def test_tasks_behind_many_that_are_kept_go_in_the_same_call(bench: Bench) -> None:
+    for number in range(4):
+        await bench.finish(f"kept{number}", webhook=True)
+    await bench.finish("t1")
+    before = await bench.probe.now_ms() + 1
+    await _until_later_than(bench, before)
+    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=before, most=2) == 1
+
+
 @pytest.mark.parametrize("verdict", [DELIVERED, GIVEN_UP])
 async def test_a_failed_task_goes_when_its_delivery_has_ended(bench: Bench, verdict: object) -> None:
     await bench.finish("t1", outcome=Failed("no"), webhook=True)

@@ -1,14 +1,18 @@
 #!lua flags=allow-oom
 -- Remove an ended task whose retention is over. A task whose delivery still goes on is moved to the end of its stream, to be
 -- looked at again after another retention time.
--- KEYS 1 task 2 input 3 result 4 attempts log 5 finished stream 6 created 7 endpoint counts 8 delivery
+-- KEYS 1 task 2 input 3 result 4 attempts log 5 finished stream 6 created 7 endpoint counts 8 delivery 9 endpoint
 -- ARGV 1 number in the finished stream 2 task id 3 status, lower case 4 the task's place in the order of creation
+--      5 slack of the expiry in ms
 -- Reply {'PURGED'} | {'KEPT'} | {'OK'} the entry was stale
 if not index_remove(KEYS[7], ARGV[3], KEYS[5], ARGV[1]) then return { 'OK' } end
 -- A task with this id that is not the one of the entry was submitted after that one's data had gone: it stays.
 local is_there = redis.call('HGET', KEYS[1], 'seq') == ARGV[4]
 if is_there and redis.call('EXISTS', KEYS[8]) == 1 then
   redis.call('HSET', KEYS[1], 'fin', index_add(KEYS[7], ARGV[3], KEYS[5], now_ms(), 't', ARGV[2], 'n', ARGV[4]))
+  local retention = tonumber(redis.call('HGET', KEYS[9], 'retention') or '0') * 1000
+  local ttl = math.max(redis.call('PTTL', KEYS[1]), retention + tonumber(ARGV[5]))
+  for index = 1, 4 do redis.call('PEXPIRE', KEYS[index], text(ttl)) end
   return { 'KEPT' }
 end
 redis.call('HINCRBY', KEYS[7], ARGV[3], -1)
