@@ -164,13 +164,14 @@ class Controller:
         return done
 
     async def purge(self) -> int:
-        """Remove ended tasks whose retention is over; returns how many."""
+        """Remove ended tasks whose retention is over, and what dead agents left; returns how many tasks."""
         now_ms = await self._store.now_ms()
         removed = 0
         for endpoint in await self._store.endpoints.of_tenant(None):
             before_ms = now_ms - endpoint.config.result_retention_seconds * 1000
             while count := await self._store.tasks.purge(endpoint.endpoint_id, before_ms=before_ms):
                 removed += count
+            await self._store.workers.tidy(endpoint.endpoint_id)
         return removed
 
     async def delete(self) -> int:

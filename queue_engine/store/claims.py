@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,7 +105,8 @@ class ClaimStore:
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
-            await self._make_groups()
+            if not await self._make_groups():
+                await asyncio.sleep(block_ms / 1000)
             return []
         return _entries(reply)
 
@@ -255,10 +257,13 @@ class ClaimStore:
         )  # fmt: skip
         return Settled(word_of(reply))
 
-    async def _make_groups(self) -> None:
-        """The groups are gone after the store came back empty; they are made again from the start of the streams."""
-        for stream in (self._keys.retry_queue, self._keys.queue):
-            await make_group(self._blocking, stream, GROUP)
+    async def _make_groups(self) -> bool:
+        """The store came back without the groups: they are made again from the start of the streams.
+
+        False when there is no such endpoint.
+        """
+        keys = self._keys
+        return word_of(await self._scripts.run("make_queues", [keys.endpoint, keys.queue, keys.retry_queue])) == "OK"
 
 
 def _entries(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> list[Entry]:

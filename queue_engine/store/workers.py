@@ -67,6 +67,11 @@ class WorkerStore:
         arguments: list[Argument] = [worker_id, status.value, reason]
         await self._change("remove_worker", endpoint_id, worker_id, arguments, more_keys=[keys.queue, keys.retry_queue])
 
+    async def tidy(self, endpoint_id: str) -> int:
+        """Forget names that agents which are gone have left in the groups of the queues; returns how many."""
+        keys = self._partitions.of(endpoint_id)
+        return int(await self._scripts.run("tidy_consumers", [keys.queue, keys.retry_queue, keys.workers]))
+
     async def _change(
         self,
         script: str,

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
+from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Lease, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
 from queue_engine.store.claims import ClaimStore, Entry, Renewal
-from tests.store.bench import LONG_LEASE_MS, Bench, spec
+from tests.store.bench import LONG_LEASE_MS, TENANT, Bench, spec
 from tests.waiting import wait_until_async
 
 
@@ -522,15 +523,24 @@ async def test_an_agent_finds_again_what_it_has_read_and_not_started(bench: Benc
 
 
 @pytest.mark.parametrize("call", ["read", "take_over"])
-async def test_an_agent_makes_its_groups_when_the_store_came_back_empty(bench: Bench, call: str) -> None:
+async def test_an_agent_makes_its_groups_when_the_store_came_back_without_them(bench: Bench, call: str) -> None:
     agent = bench.agent()
-    await bench.probe.ask("FLUSHALL")
+    await bench.probe.ask("DEL", bench.keys.queue, bench.keys.retry_queue)
     assert await agent.read_own() == []
     assert await _call(agent, call) == []
 
-    await bench.probe.ask("XADD", bench.keys.queue, "*", "t", "t1")
+    await bench.submit("t1")
     assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["t1"]
-    await bench.probe.ask("FLUSHALL")
+
+
+@pytest.mark.parametrize("call", ["read", "take_over"])
+async def test_an_agent_that_outlives_its_endpoint_leaves_no_queues(bench: Bench, call: str) -> None:
+    agent = bench.agent()
+    await bench.store.endpoints.want(bench.endpoint_id, TENANT, Wanted.DELETED)
+    assert await bench.store.endpoints.remove(bench.endpoint_id)
+    bench.endpoint_ids.clear()
+    assert await _call(agent, call) == []
+    assert [name for name in await bench.probe.keys() if name.startswith(f"{bench.partition.tag}:q:")] == []
 
 
 async def test_entries_from_before_the_groups_were_made_again_are_read(bench: Bench) -> None:

@@ -1,8 +1,11 @@
 """Workers as their agents and the controller say."""
 
+import asyncio
+
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
 from tests.store.bench import TENANT, Bench
+from tests.waiting import wait_until_async
 
 
 async def test_a_new_worker_is_initializing(bench: Bench) -> None:
@@ -127,3 +130,42 @@ async def _mark(
 async def _status(bench: Bench, worker_id: str) -> WorkerStatus | None:
     worker = await bench.store.workers.get(bench.endpoint_id, worker_id)
     return worker.status if worker else None
+
+
+async def test_the_name_of_an_agent_goes_when_others_have_taken_over_what_it_had_read(bench: Bench) -> None:
+    """It was removed while it still held an entry."""
+    await bench.store.workers.put(bench.endpoint_id, "dead", managed=False)
+    await bench.submit("t1")
+    assert await bench.agent("dead").read(1, block_ms=1)
+    await bench.store.workers.remove(bench.endpoint_id, "dead")
+    assert await bench.store.workers.tidy(bench.endpoint_id) == 0
+    heir = bench.agent("heir")
+    await bench.store.workers.put(bench.endpoint_id, "heir", managed=False)
+    [entry] = await heir.take_over(1, idle_ms=0)
+    await heir.start(entry, address="x:1")
+
+    assert await bench.store.workers.tidy(bench.endpoint_id) == 1
+
+    assert await _agents_of(bench, bench.keys.queue) == {"heir"}
+    assert await bench.store.workers.tidy(bench.endpoint_id) == 0
+
+
+async def test_an_agent_whose_name_was_forgotten_while_it_waits_gets_the_next_task(bench: Bench) -> None:
+    agent = bench.agent("unknown")
+    reading = asyncio.create_task(agent.read(1, block_ms=60_000))
+
+    async def waits() -> bool:
+        return int((await bench.store.redis.info("clients"))["blocked_clients"]) == 1
+
+    await wait_until_async(waits)
+    await bench.store.workers.tidy(bench.endpoint_id)
+    assert await _agents_of(bench, bench.keys.queue) == set()
+    await bench.submit("t1")
+    [entry] = await reading
+    started = await agent.start(entry, address="x:1")
+    assert started is not None
+    assert started.lease.task_id == "t1"
+
+
+async def _agents_of(bench: Bench, stream: str) -> set[str]:
+    return {one["name"].decode() for one in await bench.store.redis.xinfo_consumers(stream, "agents")}
