@@ -126,7 +126,7 @@ class CredentialStore:
         reply = await self._scripts.run(
             "use_credential",
             [keys.credential(credential_id), keys.credential_users(credential_id)],
-            [tenant, endpoint_id],
+            [tenant, endpoint_id, USE_GRACE_MS],
         )
         return word_of(reply) == "OK"
 

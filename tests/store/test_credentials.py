@@ -98,6 +98,15 @@ async def test_a_note_counts_for_its_grace_and_then_the_endpoint_does(store: Sto
     assert await store.credentials.delete("other", credential_id) is Deletion.NOT_FOUND
 
 
+async def test_notes_of_use_stay_for_their_grace_only(store: Store, probe: Probe) -> None:
+    credential_id = await _create(store)
+    users = keys.credential_users(credential_id)
+    await probe.ask("ZADD", users, await probe.now_ms() - USE_GRACE_MS - 1, "left behind")
+    await store.credentials.use(TENANT, credential_id, "1")
+    assert set(await probe.scores(users)) == {"1"}
+    assert 0 < await probe.ask("PTTL", users) <= USE_GRACE_MS
+
+
 @pytest.mark.parametrize("number", [0, -1, 2**53, 10**400])
 async def test_a_number_that_no_credential_has_is_not_found(store: Store, probe: Probe, number: int) -> None:
     assert await store.credentials.get(TENANT, number) is None
