@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Protocol
@@ -11,11 +12,14 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ClaimedTask, ContainerAnswer
 from queue_engine.runtime.http_faults import fault_of
 from worker_agent.container import ContainerAddress
 
 CONNECT_TIMEOUT_SECONDS = 5.0
+CANCEL_TIMEOUT_SECONDS = 5.0
+"""How long a container may take to answer that it has heard of a cancellation."""
 KEEPALIVE_SECONDS = 1.5
 """Idle connections are closed before common servers close them (gunicorn after 2 s, uvicorn after 5 s): a task sent on
 a connection that its container is closing at that moment would fail without having run."""
@@ -49,14 +53,30 @@ def request_for(task: ClaimedTask, address: ContainerAddress) -> ForwardRequest 
     headers = dict(task.spec.headers)
     if not any(name.lower() == "content-type" for name in headers):
         headers["Content-Type"] = "application/json"
-    headers["X-Task-Id"] = task.lease.task_id
-    headers["X-Endpoint-Id"] = task.lease.endpoint_id
-    headers["X-Task-Attempt"] = str(task.attempt)
+    headers |= _ids(task)
     if task.spec.traceparent is not None and not any(name.lower() == "traceparent" for name in headers):
         headers["traceparent"] = task.spec.traceparent
     return ForwardRequest(
         address.host, port, task.spec.process_uri, tuple(headers.items()), task.input, task.timeout_seconds
     )
+
+
+def cancel_request_for(task: ClaimedTask, path: str | None, address: ContainerAddress) -> ForwardRequest | None:
+    """The request that tells the container that this task is cancelled; None when there is no path for that."""
+    port = address.port_for(task.spec.worker_port)
+    if path is None or port is None:
+        return None
+    headers = {"Content-Type": "application/json"} | _ids(task)
+    body = json.dumps({"taskId": task.lease.task_id}).encode()
+    return ForwardRequest(address.host, port, path, tuple(headers.items()), body, CANCEL_TIMEOUT_SECONDS)
+
+
+def _ids(task: ClaimedTask) -> dict[str, str]:
+    return {
+        "X-Task-Id": task.lease.task_id,
+        "X-Endpoint-Id": task.lease.endpoint_id,
+        "X-Task-Attempt": str(task.attempt),
+    }
 
 
 class HttpForwarder:
@@ -112,7 +132,12 @@ class HttpForwarder:
             chunks.append(chunk)
             if not succeeded and size >= ERROR_EXCERPT_BYTES:
                 break
-        return ContainerAnswer(status=response.status_code, content_type=content_type, body=b"".join(chunks))
+        return ContainerAnswer(
+            status=response.status_code,
+            content_type=content_type,
+            body=b"".join(chunks),
+            retry_after_seconds=container_retry_after(response.headers.get("retry-after")),
+        )
 
     def _too_large(self, response: httpx.Response) -> ContainerAnswer:
         announced = response.headers.get("content-length", "")

@@ -23,13 +23,15 @@ from queue_engine.domain.tasks import (
     TryAgain,
     judge,
 )
+from queue_engine.runtime.gate import Gate
 from queue_engine.runtime.loops import drive, end_tasks, persist
 from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
 from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Started
 from queue_engine.store.client import unavailability
+from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING
 from worker_agent.agent import AgentConfig, Duty
 from worker_agent.container import ContainerAddress, ContainerWatch
-from worker_agent.forward import Forwarder, request_for
+from worker_agent.forward import Forwarder, cancel_request_for, request_for
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -49,6 +51,11 @@ class _Held:
     started: Started
     runner: asyncio.Task[None]
     fenced: bool = False
+    """Somebody else has the task: nothing of the attempt is recorded."""
+    cancelled: bool = False
+    """The task is to be stopped, and that is recorded."""
+    calling: bool = False
+    """The container may have the request."""
     settling: bool = False
 
 
@@ -75,6 +82,7 @@ class TaskWork:
         self._held: dict[str, _Held] = {}
         self._runners: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
+        self._gate = Gate()
 
     @property
     def running_tasks(self) -> int:
@@ -102,6 +110,7 @@ class TaskWork:
         """One round: wait for the container and a free slot, read, begin what was read."""
         await duty.open.wait()
         await self._watch.wait_until_up()
+        await self._gate.wait_until_open()
         free = await self._free_slots()
         entries = await self._claims.read(min(free, MAX_READ), block_ms=BLOCK_MS)
         await self._begin(entries, duty)
@@ -166,16 +175,31 @@ class TaskWork:
         if started.attempt == 1:
             metrics.task_queue_wait.observe((started.started_at_ms - started.created_at_ms) / 1000)
         try:
-            answer = await self._call(task)
+            # What may kill the worker is run alone: its neighbours must not pay for it again and again.
+            async with self._gate.passed(alone=started.is_suspect):
+                held.calling = True
+                answer = await self._call(task)
         except asyncio.CancelledError:
-            if not held.fenced:
+            if not held.fenced and not held.cancelled:
                 raise
             held.runner.uncancel()
-            return None
+            return await self._cancelled(held, task) if held.cancelled else None
         if answer.fault in NOT_CONNECTED_FAULTS:
             self._watch.suspect()
-        budget_attempt = started.attempt - started.lost
-        return judge(answer, attempt=budget_attempt, max_attempts=started.max_attempts, luck=random.random())
+        return judge(answer, started.retry_policy, started.budget, luck=random.random())
+
+    async def _cancelled(self, held: _Held, task: ClaimedTask) -> Outcome:
+        """The call has been broken off; the container is told, where the endpoint says how."""
+        request = cancel_request_for(task, held.started.cancel_uri, self._address) if held.calling else None
+        if request is not None:
+            answer = await self._forwarder.forward(request)
+            if answer.status is None or answer.status >= 300:
+                log.warning(
+                    "the container has not taken the cancellation: %s",
+                    answer.status or answer.detail or answer.fault,
+                    extra={"task": task.lease.task_id},
+                )
+        return Failed(CANCELLED_WHILE_RUNNING, TaskState.CANCELLED)
 
     async def _call(self, task: ClaimedTask) -> ContainerAnswer:
         request = request_for(task, self._address)
@@ -198,6 +222,8 @@ class TaskWork:
         metrics.task_run.observe(run_seconds)
         if refused:
             metrics.stale_results_rejected.inc()
+        elif settled.word == "CANCELLED":
+            metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
         elif not isinstance(outcome, TryAgain):
             metrics.tasks_finished.labels(state=_state_of(outcome).value).inc()
             if settled.now_ms:
@@ -236,6 +262,12 @@ class TaskWork:
             log.warning("a lease had run out and is held again", extra={"task": held.started.lease.task_id})
         if word in (Renewal.OK, Renewal.READOPTED) or held.settling or held.started.lease.token not in self._held:
             return
+        if word is Renewal.CANCEL:
+            if not held.cancelled:
+                log.info("the task is cancelled: its call is stopped", extra={"task": held.started.lease.task_id})
+                held.cancelled = True
+                held.runner.cancel()
+            return
         log.warning("the attempt is fenced: its call is stopped", extra={"task": held.started.lease.task_id})
         metrics.task_attempts.labels(outcome="lost").inc()
         held.fenced = True
@@ -247,17 +279,22 @@ class TaskWork:
         """Let running tasks finish within the grace; hand back those that have not, at no cost to their attempts."""
         if self._runners:
             await asyncio.wait(set(self._runners), timeout=self._config.grace_seconds)
-        unfinished = [held for held in self._held.values() if not held.settling]
+        unfinished = [held for held in self._held.values() if not held.settling and not held.cancelled]
         for held in unfinished:
             held.fenced = True
             held.runner.cancel()
         if self._runners:
             await asyncio.wait(set(self._runners), timeout=self._config.lease_seconds)
         for held in unfinished:
-            await self._give_back(partial(self._claims.release, held.started.lease))
+            await self._give_back(partial(self._release, held.started))
         await end_tasks(*self._runners)
         for entry in await self._unstarted():
             await self._give_back(partial(self._claims.put_back, entry))
+
+    async def _release(self, started: Started) -> None:
+        destination = self._claims.public_spec(started).webhook_destination
+        if await self._claims.release(started.lease, destination=destination) == "CANCELLED":
+            metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
 
     async def _unstarted(self) -> list[Entry]:
         """Entries that a read was handing to us when it was cut off."""
@@ -283,6 +320,8 @@ class TaskWork:
 def _outcome_label(outcome: Outcome) -> str:
     if isinstance(outcome, Succeeded):
         return "ok"
+    if isinstance(outcome, Failed) and outcome.state is TaskState.CANCELLED:
+        return "cancelled"
     return "timeout" if isinstance(outcome, Failed) and outcome.state is TaskState.TIMED_OUT else "error"
 
 

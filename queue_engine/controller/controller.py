@@ -155,9 +155,11 @@ class Controller:
                     lease_ms=int(self._config.lease_seconds * 1000),
                     max_lost=self._config.max_lost,
                 )
-                metrics.leases_reclaimed.inc(swept.requeued + swept.dead)
-                metrics.task_attempts.labels(outcome="lost").inc(swept.requeued + swept.dead)
-                metrics.tasks_finished.labels(state="dead").inc(swept.dead)
+                reclaimed = swept.requeued + swept.dead + swept.cancelled
+                metrics.leases_reclaimed.inc(reclaimed)
+                metrics.task_attempts.labels(outcome="lost").inc(reclaimed)
+                for state, count in (("dead", swept.dead), ("cancelled", swept.cancelled), ("expired", swept.expired)):
+                    metrics.tasks_finished.labels(state=state).inc(count)
                 done += swept.work
                 if swept.work == 0:
                     break

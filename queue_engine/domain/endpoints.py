@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.workers import WorkerStatus
 
 DEFAULT_CONCURRENCY = 1
@@ -86,6 +87,11 @@ class EndpointConfig:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     max_queued_tasks: int = DEFAULT_MAX_QUEUED_TASKS
     result_retention_seconds: int = DEFAULT_RESULT_RETENTION_SECONDS
+    queue_ttl_seconds: int | None = None
+    """How long a task may wait; None: for ever."""
+    retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
+    cancel_uri: str | None = None
+    """Path of the container that is told when a running task is cancelled."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +155,9 @@ def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
         max_attempts=before.max_attempts,
         max_queued_tasks=before.max_queued_tasks,
         result_retention_seconds=before.result_retention_seconds,
+        queue_ttl_seconds=before.queue_ttl_seconds,
+        retry_policy=before.retry_policy,
+        cancel_uri=before.cancel_uri,
     )
     return unaffected != before
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 TASK_RETRY_DELAYS_SECONDS: tuple[float, ...] = (1, 3, 9, 27, 60)
-"""Waits between the attempts of a task whose worker was busy or not up; the last one repeats."""
+"""Waits between the attempts of a task; the last one repeats."""
+
+MAX_CONTAINER_RETRY_AFTER_SECONDS = 300
+"""A container cannot put its task off for longer than this."""
 
 DELIVERY_DELAYS_SECONDS: tuple[float, ...] = (5, 15, 45, 135, 405, 1215, 3645, 10935, 21600, 21600, 21600)
 """Waits between the attempts of a delivery: 12 attempts over 22.5 hours."""
@@ -49,7 +53,42 @@ def spread(delay_seconds: float, jitter: float, luck: float) -> float:
     return delay_seconds * (1 + jitter * (2 * luck - 1))
 
 
-def task_retry_delay(attempt: int, *, luck: float) -> float:
-    """Seconds a task waits after its attempt number `attempt` (1 for the first) found the worker busy or down."""
-    delays = TASK_RETRY_DELAYS_SECONDS
-    return spread(delays[min(attempt, len(delays)) - 1], 0.2, luck)
+class RetryOn(StrEnum):
+    """What may come of an attempt that is worth another one."""
+
+    NO_CONNECTION = "no_connection"
+    """The worker's container is not up: the task has not begun."""
+    CONNECTION_LOST = "connection_lost"
+    """The connection broke before the whole answer came."""
+    TOO_MANY_REQUESTS = "429"
+    UNAVAILABLE = "503"
+    SERVER_ERROR = "500"
+    BAD_GATEWAY = "502"
+    GATEWAY_TIMEOUT = "504"
+    TIMEOUT = "timeout"
+    """No answer within the execution timeout."""
+
+
+DEFAULT_RETRY_ON = frozenset(
+    {RetryOn.NO_CONNECTION, RetryOn.CONNECTION_LOST, RetryOn.TOO_MANY_REQUESTS, RetryOn.UNAVAILABLE}
+)
+
+
+@dataclass(frozen=True)
+class TaskRetryPolicy:
+    """Which attempts of an endpoint's tasks are followed by another one, and after how many seconds."""
+
+    on: frozenset[RetryOn] = DEFAULT_RETRY_ON
+    delays_seconds: tuple[float, ...] = TASK_RETRY_DELAYS_SECONDS
+    """The wait after each attempt, spread by ± 20 %; the last one repeats."""
+
+    def delay_after(self, attempt: int, *, luck: float) -> float:
+        """Seconds to wait after attempt number `attempt` (1 for the first); `luck` in [0, 1) spreads them."""
+        return spread(self.delays_seconds[min(attempt, len(self.delays_seconds)) - 1], 0.2, luck)
+
+
+def container_retry_after(value: str | None) -> float | None:
+    """Seconds by a container's `Retry-After` in whole seconds, clamped; None for none, a date and nonsense."""
+    if value is None or not (value.isascii() and value.isdigit() and len(value) <= 12):
+        return None
+    return float(min(int(value), MAX_CONTAINER_RETRY_AFTER_SECONDS))

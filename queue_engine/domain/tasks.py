@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from queue_engine.domain.retry import task_retry_delay
+from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
 
 ERROR_EXCERPT_BYTES = 2048
 """How much of a container's answer is repeated in a task's `error`."""
@@ -48,6 +48,38 @@ class TaskStatus(StrEnum):
     SUCCESS = "SUCCESS"
     DELIVERED = "DELIVERED"
     FAILED = "FAILED"
+
+
+class AttemptOutcome(StrEnum):
+    """What came of one attempt of a task."""
+
+    RUNNING = "running"
+    OK = "ok"
+    ERROR = "error"
+    """The container's answer was an error, or none that can be recorded."""
+    TIMEOUT = "timeout"
+    BUSY = "busy"
+    """429 or 503."""
+    NO_CONNECTION = "no_connection"
+    CONNECTION_LOST = "connection_lost"
+    LOST = "lost"
+    """Its worker was lost."""
+    RELEASED = "released"
+    """Its agent drained and gave it back; it costs nothing."""
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One attempt of a task. Times are epoch milliseconds of the store's clock."""
+
+    number: int
+    """1 for the first. One that was released does not count: its number is given again."""
+    worker_id: str
+    outcome: AttemptOutcome
+    started_at_ms: int
+    ended_at_ms: int | None
+    error: str | None
 
 
 class DeliveryStatus(StrEnum):
@@ -105,6 +137,15 @@ class Task:
     delivery_error: str | None
     delivered_at_ms: int | None
     next_delivery_at_ms: int | None
+    timeout_seconds: float = 0.0
+    """How long one attempt may take."""
+    queue_ttl_seconds: float | None = None
+    """How long it may wait; None: for ever."""
+    cancel_requested: bool = False
+    runs: int = 1
+    """How often it was submitted or retried by hand."""
+    lost_lease: bool = False
+    """Its latest attempt lost its lease, and nobody has begun another one."""
     input: bytes | None = None
     """JSON text; None when it was not asked for."""
     output: bytes | None = None
@@ -140,12 +181,7 @@ class ClaimedTask:
     number: int
     attempt: int
     """1 for the first; the container sees it as `X-Task-Attempt`."""
-    lost: int
-    """Attempts that ended because their worker was lost; they do not count against `max_attempts`."""
-    max_attempts: int
     timeout_seconds: float
-    created_at_ms: int
-    started_at_ms: int
     spec: TaskSpec
     input: bytes = field(repr=False)
 
@@ -160,6 +196,8 @@ class ContainerAnswer:
     fault: str | None = None
     """None, or a word of runtime.http_faults, or `timeout`, `too_large`, `not_exposed`."""
     detail: str = ""
+    retry_after_seconds: float | None = None
+    """What a 429 or 503 asks for."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +209,7 @@ class Succeeded:
 
 @dataclass(frozen=True)
 class Failed:
-    """The task ends in `state` (failed or timed_out); `error` says why in a sentence."""
+    """The task ends in `state` (failed, timed_out or cancelled); `error` says why in a sentence."""
 
     error: str
     state: TaskState = TaskState.FAILED
@@ -179,37 +217,76 @@ class Failed:
 
 @dataclass(frozen=True)
 class TryAgain:
-    """The worker was busy or not up: the task waits `delay_seconds` and is tried again."""
+    """The attempt is worth another one: the task waits `delay_seconds` first."""
 
     error: str
     delay_seconds: float
+    attempt_outcome: AttemptOutcome = AttemptOutcome.BUSY
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How far the attempts of a task have used up what it is allowed."""
+
+    attempt: int
+    """Number of the attempt that ends now, without those whose worker was lost."""
+    max_attempts: int
+    connections_lost: int = 0
+    """Earlier attempts during which the connection to the container broke."""
 
 
 Outcome = Succeeded | Failed | TryAgain
 
 
-def judge(answer: ContainerAnswer, *, attempt: int, max_attempts: int, luck: float) -> Outcome:
-    """What the answer of attempt number `attempt` means for the task.
+def judge(answer: ContainerAnswer, policy: TaskRetryPolicy, budget: Budget, *, luck: float) -> Outcome:
+    """What the answer of an attempt means for the task.
 
-    2xx succeeds. 429, 503, no connection and a lost connection are tried again while attempts are left. Anything else,
-    and no answer in time, ends the task. `luck` in [0, 1) spreads the wait.
+    2xx succeeds. What `policy` names is tried again while attempts are left. Anything else ends the task. `luck` in
+    [0, 1) spreads the wait.
     """
-    if answer.status is not None and answer.fault is None and 200 <= answer.status < 300:
+    if answer.fault is None and answer.status is not None and 200 <= answer.status < 300:
         return Succeeded(output_of(answer.content_type, answer.body))
     error = error_of(answer)
+    state = TaskState.TIMED_OUT if answer.fault == "timeout" else TaskState.FAILED
+    if retry_reason(answer) not in policy.on:
+        return Failed(error, state)
+    if budget.attempt >= budget.max_attempts:
+        return Failed(f"{error} ({_budget_is_used_up(answer, budget)})", state)
+    wait = policy.delay_after(budget.attempt, luck=luck)
+    if answer.retry_after_seconds is not None and answer.status in (429, 503):
+        wait = answer.retry_after_seconds
+    return TryAgain(error, wait, _attempt_outcome(answer))
+
+
+def _budget_is_used_up(answer: ContainerAnswer, budget: Budget) -> str:
+    if answer.fault == "reset" and 1 < budget.attempt <= budget.connections_lost + 1:
+        return (
+            f"that happened in each of {budget.attempt} attempts: the task is taken for the cause and not tried again"
+        )
+    return f"attempt {budget.attempt} of {budget.max_attempts}, no more are left"
+
+
+def retry_reason(answer: ContainerAnswer) -> RetryOn | None:
+    """What a retry policy calls a failed answer; None for one that it cannot name."""
+    if answer.fault in NOT_CONNECTED_FAULTS:
+        return RetryOn.NO_CONNECTION
+    if answer.fault == "reset":
+        return RetryOn.CONNECTION_LOST
     if answer.fault == "timeout":
-        return Failed(error, TaskState.TIMED_OUT)
-    if not _worth_retrying(answer):
-        return Failed(error)
-    if attempt >= max_attempts:
-        return Failed(f"{error} (attempt {attempt} of {max_attempts}, no more are left)")
-    return TryAgain(error, task_retry_delay(attempt, luck=luck))
+        return RetryOn.TIMEOUT
+    if answer.fault is not None or str(answer.status) not in set(RetryOn):
+        return None
+    return RetryOn(str(answer.status))
 
 
-def _worth_retrying(answer: ContainerAnswer) -> bool:
-    if answer.fault is None:
-        return answer.status in (429, 503)
-    return answer.fault in NOT_CONNECTED_FAULTS or answer.fault == "reset"
+def _attempt_outcome(answer: ContainerAnswer) -> AttemptOutcome:
+    if answer.fault in NOT_CONNECTED_FAULTS:
+        return AttemptOutcome.NO_CONNECTION
+    if answer.fault == "reset":
+        return AttemptOutcome.CONNECTION_LOST
+    if answer.fault == "timeout":
+        return AttemptOutcome.TIMEOUT
+    return AttemptOutcome.BUSY if answer.status in (429, 503) else AttemptOutcome.ERROR
 
 
 def error_of(answer: ContainerAnswer) -> str:

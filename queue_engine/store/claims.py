@@ -12,14 +12,30 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
-from queue_engine.domain.tasks import ClaimedTask, Failed, Lease, Outcome, Succeeded, TaskSpec, TaskStatus, TryAgain
+from queue_engine.domain.retry import TaskRetryPolicy
+from queue_engine.domain.tasks import (
+    Budget,
+    ClaimedTask,
+    Failed,
+    Lease,
+    Outcome,
+    Succeeded,
+    TaskSpec,
+    TaskStatus,
+    TryAgain,
+)
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.client import word_of
 from queue_engine.store.keys import Partitions, member, task_delivery_id
+from queue_engine.store.policies import retry_policy_of
 from queue_engine.store.scripts import ScriptRunner
-from queue_engine.store.tasks import EXPIRY_SLACK_MS, TaskSpecs
+from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING, EXPIRY_SLACK_MS, TaskSpecs
 
 GROUP = "agents"
+MOST_WHY_BYTES = 512
+"""Of an error, in the history of a task's attempts."""
+SUSPECT_AFTER = 2
+"""Attempts of a task that ended with a dead worker or container; from then on it is run alone."""
 
 
 class Renewal(StrEnum):
@@ -28,6 +44,8 @@ class Renewal(StrEnum):
     OK = "OK"
     READOPTED = "READOPTED"
     """The lease had run out, nobody had started the task again, and it is held again."""
+    CANCEL = "CANCEL"
+    """It is held, and is to be stopped: somebody cancelled the task."""
     FENCED = "FENCED"
     GONE = "GONE"
 
@@ -57,11 +75,30 @@ class Started:
     number: int
     sealed_spec: bytes
     input: bytes
+    connections_lost: int = 0
+    """Earlier attempts during which the connection to the container broke."""
+    attempts_before: int = 0
+    """Attempts before the task was last retried by hand: they count against no budget."""
+    retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
+    cancel_uri: str | None = None
+    """Path of the container that is told when the attempt is cancelled."""
+
+    @property
+    def budget(self) -> Budget:
+        """What the task's attempts have used up when this one has ended."""
+        attempt = self.attempt - self.attempts_before - self.lost
+        return Budget(attempt, self.max_attempts, self.connections_lost)
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether earlier attempts ended so often with a dead worker or container that the task may be the cause."""
+        return self.lost + self.connections_lost >= SUSPECT_AFTER
 
 
 @dataclass(frozen=True)
 class Settled:
-    """What the store made of an outcome. `word` is OK, ALREADY, FENCED or GONE; times only with OK of an ended task."""
+    """What the store made of an outcome. `word` is OK, CANCELLED (it ended instead of waiting for another attempt),
+    ALREADY, FENCED or GONE; times only with OK of an ended task."""
 
     word: str
     created_at_ms: int = 0
@@ -148,24 +185,28 @@ class ClaimStore:
             "start",
             [
                 keys.task(task_id), keys.input(task_id), entry.stream, keys.partition.leases, keys.counts,
-                keys.partition.counts,
+                keys.partition.counts, keys.endpoint, keys.partition.deadlines, keys.history(task_id),
             ],
             [entry.entry_id, member(keys.endpoint_id, task_id), entry.token, self._lease_ms, self._worker_id, address],
         )  # fmt: skip
         if word_of(reply) != "OK":
             return None
-        attempt, max_attempts, timeout, created, started, number, length = (int(value) for value in reply[1:8])
+        attempt, max_attempts, created, started, number, length = (int(reply[place]) for place in (1, 2, 4, 5, 6, 7))
         return Started(
             lease=Lease(keys.endpoint_id, task_id, entry.token),
             attempt=attempt,
             lost=int(reply[9]),
             max_attempts=max_attempts,
-            timeout_seconds=float(timeout),
+            timeout_seconds=float(reply[3]),
             created_at_ms=created,
             started_at_ms=started,
             number=number,
             sealed_spec=reply[8][:length],
             input=reply[8][length:],
+            connections_lost=int(reply[10]),
+            attempts_before=int(reply[11]),
+            retry_policy=retry_policy_of(reply[12].decode(), reply[13].decode()),
+            cancel_uri=reply[14].decode() or None,
         )
 
     def open(self, started: Started) -> ClaimedTask:
@@ -175,11 +216,7 @@ class ClaimStore:
             lease=started.lease,
             number=started.number,
             attempt=started.attempt,
-            lost=started.lost,
-            max_attempts=started.max_attempts,
             timeout_seconds=started.timeout_seconds,
-            created_at_ms=started.created_at_ms,
-            started_at_ms=started.started_at_ms,
             spec=spec,
             input=started.input,
         )
@@ -207,17 +244,20 @@ class ClaimStore:
     async def settle(self, lease: Lease, outcome: Outcome, *, destination: str | None) -> Settled:
         """Record what came of the attempt. `destination` is that of the task's webhook, None without one."""
         if isinstance(outcome, TryAgain):
-            return await self._put_off(lease, outcome)
+            return await self._put_off(lease, outcome, destination)
         return await self._finish(lease, outcome, destination)
 
-    async def release(self, lease: Lease) -> str:
-        """Hand a running task back at no cost to its budgets. Returns OK, ALREADY, FENCED or GONE."""
+    async def release(self, lease: Lease, *, destination: str | None) -> str:
+        """Hand a running task back at no cost to its budgets. Returns OK, CANCELLED, ALREADY, FENCED or GONE."""
         keys = self._keys
         reply = await self._scripts.run(
             "release",
-            [keys.task(lease.task_id), keys.partition.leases, keys.retry_queue, keys.counts, keys.partition.counts],
-            [member(lease.endpoint_id, lease.task_id), lease.token, lease.task_id],
-        )
+            [*keys.ending(lease.task_id, TaskStatus.FAILED), keys.retry_queue],
+            [
+                member(lease.endpoint_id, lease.task_id), lease.token, lease.task_id, CANCELLED_WHILE_RUNNING,
+                task_delivery_id(lease.endpoint_id, lease.task_id), destination or "", EXPIRY_SLACK_MS,
+            ],
+        )  # fmt: skip
         return word_of(reply)
 
     async def put_back(self, entry: Entry) -> None:
@@ -237,7 +277,7 @@ class ClaimStore:
             state, status, result = outcome.state.value, TaskStatus.FAILED, outcome.error.encode("utf-8", "replace")
         reply = await self._scripts.run(
             "finish",
-            [*keys.ending(lease.task_id, status), keys.retry_queue, keys.endpoint],
+            [*keys.ending(lease.task_id, status), keys.retry_queue],
             [
                 member(lease.endpoint_id, lease.task_id), lease.token, lease.task_id, state, status.lower(), result,
                 task_delivery_id(lease.endpoint_id, lease.task_id), destination or "", EXPIRY_SLACK_MS,
@@ -245,15 +285,20 @@ class ClaimStore:
         )  # fmt: skip
         return Settled(word_of(reply), *(int(value) for value in reply[1:]))
 
-    async def _put_off(self, lease: Lease, outcome: TryAgain) -> Settled:
+    async def _put_off(self, lease: Lease, outcome: TryAgain, destination: str | None) -> Settled:
         keys = self._keys
         reply = await self._scripts.run(
             "retry",
             [
-                keys.task(lease.task_id), keys.partition.leases, keys.partition.due, keys.counts, keys.partition.counts,
-                keys.retry_queue,
+                *keys.ending(lease.task_id, TaskStatus.FAILED), keys.retry_queue, keys.partition.due,
+                keys.partition.deadlines,
             ],
-            [member(lease.endpoint_id, lease.task_id), lease.token, int(outcome.delay_seconds * 1000)],
+            [
+                member(lease.endpoint_id, lease.task_id), lease.token, int(outcome.delay_seconds * 1000),
+                lease.task_id, outcome.attempt_outcome, outcome.error.encode("utf-8", "replace")[:MOST_WHY_BYTES],
+                CANCELLED_WHILE_RUNNING, task_delivery_id(lease.endpoint_id, lease.task_id), destination or "",
+                EXPIRY_SLACK_MS,
+            ],
         )  # fmt: skip
         return Settled(word_of(reply))
 

@@ -229,7 +229,7 @@ class Outbox:
         return Delivery(
             delivery_id=entry.delivery_id,
             entry_id=entry.entry_id,
-            message_id=f"msg_{task.number}_{task.attempts}",
+            message_id=_message_id(task),
             attempts=int(attempts),
             created_at_ms=int(created),
             url=spec.webhook or "",
@@ -279,7 +279,7 @@ class Outbox:
                 entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_due,
                 keys.task(task_id), keys.input(task_id), keys.result(task_id),
                 entry.partition.attempts_log(endpoint_id, task_id), keys.finished(TaskStatus.SUCCESS),
-                keys.finished(TaskStatus.DELIVERED), keys.counts,
+                keys.finished(TaskStatus.DELIVERED), keys.counts, keys.history(task_id),
             ],
             [
                 entry.entry_id, self._process_id, word, delay_ms, reason, entry.delivery_id, json.dumps(record),
@@ -316,6 +316,7 @@ class Outbox:
                 partition.delivery(entry.delivery_id), partition.outbox, partition.outbox_parked,
                 partition.task(endpoint_id, task_id), partition.input(endpoint_id, task_id),
                 partition.result(endpoint_id, task_id), partition.attempts_log(endpoint_id, task_id),
+                partition.history(endpoint_id, task_id),
             ],
             [
                 entry.entry_id, entry.delivery_id, delay_ms, self._most_age_ms,
@@ -381,6 +382,12 @@ def _is_event(entry: OutboxEntry) -> bool:
 def _owner_of(delivery_id: str) -> tuple[str, str]:
     """The endpoint, and the task or worker."""
     return parse_member(delivery_id.partition(":")[2])
+
+
+def _message_id(task: Task) -> str:
+    """The `webhook-id`: one for each result, so another one after each retry by hand."""
+    run = f"_{task.runs}" if task.runs > 1 else ""
+    return f"msg_{task.number}_{task.attempts}{run}"
 
 
 def _task_result(task: Task, truncated: bool) -> TaskResult:

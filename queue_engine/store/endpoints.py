@@ -27,6 +27,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.client import word_of
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
+from queue_engine.store.policies import retry_delays_text, retry_on_text, retry_policy_of
 from queue_engine.store.resealing import Resealed, worst
 from queue_engine.store.scripts import ScriptRunner
 
@@ -276,6 +277,10 @@ def _fields(config: EndpointConfig, sealed_environment: str, environment_names: 
         "retention": config.result_retention_seconds,
         "webhook": config.webhook or "",
         "webhook_destination": parse_webhook(config.webhook).destination if config.webhook else "",
+        "queue_ttl": config.queue_ttl_seconds or "",
+        "retry_on": retry_on_text(config.retry_policy),
+        "retry_delays": retry_delays_text(config.retry_policy),
+        "cancel_uri": config.cancel_uri or "",
         "config": json.dumps(stored),
     }
 
@@ -302,6 +307,9 @@ def _config(fields: dict[str, str]) -> EndpointConfig:
         max_attempts=int(fields["max_attempts"]),
         max_queued_tasks=int(fields["max_queued"]),
         result_retention_seconds=int(fields["retention"]),
+        queue_ttl_seconds=int(fields["queue_ttl"]) if fields.get("queue_ttl") else None,
+        retry_policy=retry_policy_of(fields.get("retry_on", ""), fields.get("retry_delays", "")),
+        cancel_uri=fields.get("cancel_uri") or None,
     )
 
 

@@ -85,6 +85,11 @@ class Partition:
         return f"{self.tag}:due"
 
     @property
+    def deadlines(self) -> str:
+        """Sorted set: waiting task by the time until which it may wait."""
+        return f"{self.tag}:exp"
+
+    @property
     def ticks(self) -> str:
         """Hash: when each periodic check last ran, and until when it grants grace after a gap."""
         return f"{self.tag}:ticks"
@@ -124,6 +129,10 @@ class Partition:
     def result(self, endpoint_id: str, task_id: str) -> str:
         """String: the output as JSON text, or the error."""
         return f"{self.tag}:r:{endpoint_id}:{task_id}"
+
+    def history(self, endpoint_id: str, task_id: str) -> str:
+        """List: one JSON object for each attempt of the task but the latest, the latest 50."""
+        return f"{self.tag}:at:{endpoint_id}:{task_id}"
 
     def attempts_log(self, endpoint_id: str, task_id: str) -> str:
         """List: one JSON object for each delivery attempt of the task's result."""
@@ -220,11 +229,30 @@ class EndpointKeys:
     def delivery(self, task_id: str) -> str:
         return self.partition.delivery(task_delivery_id(self.endpoint_id, task_id))
 
+    def history(self, task_id: str) -> str:
+        return self.partition.history(self.endpoint_id, task_id)
+
     def ending(self, task_id: str, status: str) -> list[str]:
         """The keys that a script writes when it ends a task, in the order of `end_task` in lib.lua."""
         return [
-            self.task(task_id), self.input(task_id), self.result(task_id), self.partition.leases, self.live,
-            self.counts, self.partition.counts, self.finished(status), self.partition.outbox, self.delivery(task_id),
+            self.task(task_id), self.input(task_id), self.result(task_id), self.history(task_id),
+            self.partition.leases, self.live, self.counts, self.partition.counts, self.finished(status),
+            self.partition.outbox, self.delivery(task_id), self.endpoint,
+        ]  # fmt: skip
+
+    @property
+    def waiting(self) -> list[str]:
+        """The keys that say where a task waits, in the order of `stop_waiting` in lib.lua."""
+        return [self.queue, self.retry_queue, self.partition.due, self.partition.deadlines]
+
+    def ended(self, task_id: str) -> list[str]:
+        """The keys that a script writes when it undoes the end of a task, in the order of `undo_end` in lib.lua."""
+        partition = self.partition
+        return [
+            self.task(task_id), self.input(task_id), self.result(task_id), self.history(task_id),
+            partition.attempts_log(self.endpoint_id, task_id), self.counts, self.finished("SUCCESS"),
+            self.finished("DELIVERED"), self.finished("FAILED"), partition.outbox, partition.outbox_due,
+            partition.outbox_parked, self.delivery(task_id),
         ]  # fmt: skip
 
 

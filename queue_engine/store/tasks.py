@@ -13,7 +13,16 @@ from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.ids import TASKS_PER_PARTITION_STEP
-from queue_engine.domain.tasks import DeliveryStatus, Task, TaskSpec, TaskState, TaskStatus
+from queue_engine.domain.tasks import (
+    TERMINAL_STATES,
+    Attempt,
+    AttemptOutcome,
+    DeliveryStatus,
+    Task,
+    TaskSpec,
+    TaskState,
+    TaskStatus,
+)
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.client import optional_int, pairs, word_of
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, member, parse_member, task_delivery_id
@@ -22,6 +31,43 @@ from queue_engine.store.scripts import ScriptRunner
 
 EXPIRY_SLACK_MS = 2 * 86_400_000
 """How much longer than its retention a task's data may stay when the retention job does not run."""
+
+
+CANCELLED_BEFORE_IT_STARTED = "the task was cancelled before it was started"
+CANCELLED_WHILE_WAITING = "the task was cancelled while it waited for another attempt"
+CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
+
+
+class Cancellation(StrEnum):
+    """What became of a wish to cancel a task."""
+
+    CANCELLED = "CANCELLED"
+    """It waited, and has ended by this call."""
+    REQUESTED = "REQUESTED"
+    """It runs; its agent is told with the next heartbeat."""
+    ENDED = "ENDED"
+    """It had ended before."""
+    NOT_FOUND = "GONE"
+
+
+class RunAgain(StrEnum):
+    """What became of a wish to run an ended task once more."""
+
+    QUEUED = "OK"
+    DUPLICATE = "ALREADY"
+    """The same call queued it before."""
+    NOT_ENDED = "BUSY"
+    CLOSED = "CLOSED"
+    FULL = "FULL"
+    NOT_FOUND = "GONE"
+
+
+class Deletion(StrEnum):
+    """What became of a wish to delete a task."""
+
+    DELETED = "OK"
+    NOT_ENDED = "BUSY"
+    NOT_FOUND = "GONE"
 
 
 class Submission(StrEnum):
@@ -49,6 +95,10 @@ class NewTask:
     input: bytes
     fingerprint: str
     """Hash of everything in the request that makes it this request; at most 64 characters."""
+    timeout_seconds: float | None = None
+    """How long one attempt may take; None: as the endpoint says."""
+    queue_ttl_seconds: float | None = None
+    """How long it may wait; None: as the endpoint says."""
 
 
 @dataclass(frozen=True)
@@ -66,10 +116,13 @@ class Swept:
     requeued: int = 0
     dead: int = 0
     promoted: int = 0
+    cancelled: int = 0
+    """Lost by their workers after they were to be cancelled."""
+    expired: int = 0
 
     @property
     def work(self) -> int:
-        return self.requeued + self.dead + self.promoted
+        return self.requeued + self.dead + self.promoted + self.cancelled + self.expired
 
 
 class TaskSpecs:
@@ -149,11 +202,13 @@ class TaskStore:
             "enqueue",
             [
                 keys.endpoint, keys.task(task.task_id), keys.input(task.task_id), keys.queue, keys.created, keys.live,
-                keys.counts, keys.partition.counts,
+                keys.counts, keys.partition.counts, keys.partition.deadlines,
             ],
             [
                 task.task_id, task.fingerprint, task.tenant, spec + task.input, len(spec),
                 "1" if task.spec.webhook is not None else "", keys.partition.index, TASKS_PER_PARTITION_STEP,
+                member(task.endpoint_id, task.task_id), _optional_number(task.timeout_seconds),
+                _optional_number(task.queue_ttl_seconds),
             ],
         )  # fmt: skip
         return Submission(word_of(reply))
@@ -194,12 +249,21 @@ class TaskStore:
 
         Safe to run from several controllers at once. `most` bounds the work of one round.
         """
-        lost, due = await self._scripts.run(
-            "sweep", [partition.leases, partition.due, partition.ticks], [tick_ms, lease_ms, most]
+        lost, due, overdue = await self._scripts.run(
+            "sweep",
+            [partition.leases, partition.due, partition.ticks, partition.deadlines],
+            [tick_ms, lease_ms, most],
         )
+        expired = await asyncio.gather(*(self._expire(partition, name) for name in overdue))
         reclaimed = await asyncio.gather(*(self._reclaim(partition, name, max_lost) for name in lost))
         promoted = await asyncio.gather(*(self._promote(partition, name) for name in due))
-        return Swept(reclaimed.count("QUEUED"), reclaimed.count("DEAD"), promoted.count("QUEUED"))
+        return Swept(
+            requeued=reclaimed.count("QUEUED"),
+            dead=reclaimed.count("DEAD"),
+            promoted=promoted.count("QUEUED"),
+            cancelled=reclaimed.count("CANCELLED"),
+            expired=expired.count("EXPIRED"),
+        )
 
     async def _reclaim(self, partition: Partition, name: bytes, max_lost: int) -> str:
         endpoint_id, task_id = parse_member(name.decode())
@@ -207,14 +271,63 @@ class TaskStore:
         destination = await self._destination(keys, task_id)
         reply = await self._scripts.run(
             "reclaim",
-            [*keys.ending(task_id, TaskStatus.FAILED), keys.retry_queue, keys.endpoint],
+            [*keys.ending(task_id, TaskStatus.FAILED), keys.retry_queue],
             [
                 member(endpoint_id, task_id), task_id, max_lost,
-                f"the task's worker was lost {max_lost + 1} times; it is not tried again",
-                task_delivery_id(endpoint_id, task_id), destination, EXPIRY_SLACK_MS,
+                f"the task's worker was lost {max_lost + 1} times while it ran the task: the task is taken for the "
+                "cause and not tried again",
+                CANCELLED_WHILE_RUNNING, task_delivery_id(endpoint_id, task_id), destination, EXPIRY_SLACK_MS,
             ],
         )  # fmt: skip
         return word_of(reply)
+
+    async def _expire(self, partition: Partition, name: bytes) -> str:
+        endpoint_id, task_id = parse_member(name.decode())
+        keys = EndpointKeys(partition, endpoint_id)
+        ttl = await self._redis.hget(keys.task(task_id), "ttl")  # type: ignore[misc]
+        error = f"the task waited for longer than its queue TTL of {float(ttl or 0):g} s"
+        return await self._end("expire", keys, task_id, [error])
+
+    async def cancel(self, endpoint_id: str, task_id: str) -> Cancellation:
+        """Cancel a task: one that waits ends at once, one that runs when its agent hears of it. Safe to call again."""
+        keys = self._partitions.of(endpoint_id)
+        errors = [CANCELLED_BEFORE_IT_STARTED, CANCELLED_WHILE_WAITING]
+        return Cancellation(await self._end("cancel", keys, task_id, errors))
+
+    async def run_again(self, endpoint_id: str, task_id: str, call_id: str) -> RunAgain:
+        """Queue an ended task for a further attempt with fresh budgets. Its result and the delivery of that go.
+
+        `call_id` is the caller's own for this wish: with the same one nothing is done twice.
+        """
+        keys = self._partitions.of(endpoint_id)
+        reply = await self._scripts.run(
+            "run_again",
+            [*keys.ended(task_id), keys.endpoint, keys.partition.counts, keys.live, keys.queue],
+            [task_id, call_id, task_delivery_id(endpoint_id, task_id)],
+        )
+        return RunAgain(word_of(reply))
+
+    async def delete(self, endpoint_id: str, task_id: str) -> Deletion:
+        """Remove an ended task with all its data; a delivery of its result that goes on is dropped."""
+        keys = self._partitions.of(endpoint_id)
+        reply = await self._scripts.run(
+            "delete_task", [*keys.ended(task_id), keys.created], [task_delivery_id(endpoint_id, task_id)]
+        )
+        return Deletion(word_of(reply))
+
+    async def attempts(self, endpoint_id: str, task_id: str) -> list[Attempt] | None:
+        """The task's attempts, oldest first, with the one under way; at most the latest 51. None without the task."""
+        keys = self._partitions.of(endpoint_id)
+        reply = await self._read(keys, task_id, "brief")
+        task = self._task(endpoint_id, task_id, reply, detail=False)
+        if task is None:
+            return None
+        records = await self._redis.lrange(keys.history(task_id), 0, -1)  # type: ignore[misc]
+        history = [_attempt_from(record) for record in records]
+        latest = _latest_attempt(task)
+        if latest is not None and (not history or history[-1].started_at_ms != latest.started_at_ms):
+            history.append(latest)
+        return history
 
     async def _destination(self, keys: EndpointKeys, task_id: str) -> str:
         length = await self._redis.hget(keys.task(task_id), "spec")  # type: ignore[misc]
@@ -258,7 +371,7 @@ class TaskStore:
             [
                 keys.task(task_id), keys.input(task_id), keys.result(task_id),
                 keys.partition.attempts_log(keys.endpoint_id, task_id), keys.finished(status), keys.created,
-                keys.counts, keys.delivery(task_id), keys.endpoint,
+                keys.counts, keys.delivery(task_id), keys.endpoint, keys.history(task_id),
             ],
             [number, task_id, status.lower(), place, EXPIRY_SLACK_MS],
         )  # fmt: skip
@@ -271,18 +384,16 @@ class TaskStore:
         """
         keys = self._partitions.of(endpoint_id)
         ids = [name.decode() for name in await self._redis.zrange(keys.live, 0, most - 1)]
-        return len(await asyncio.gather(*(self._end_waiting(keys, task_id, error) for task_id in ids)))
+        return len(await asyncio.gather(*(self._end("end_waiting", keys, task_id, [error]) for task_id in ids)))
 
-    async def _end_waiting(self, keys: EndpointKeys, task_id: str, error: str) -> str:
+    async def _end(self, script: str, keys: EndpointKeys, task_id: str, errors: Sequence[str]) -> str:
+        """Run a script that ends a waiting task as failed with one of these errors."""
         destination = await self._destination(keys, task_id)
         reply = await self._scripts.run(
-            "end_waiting",
+            script,
+            [*keys.ending(task_id, TaskStatus.FAILED), *keys.waiting],
             [
-                *keys.ending(task_id, TaskStatus.FAILED), keys.queue, keys.retry_queue, keys.partition.due,
-                keys.endpoint,
-            ],
-            [
-                member(keys.endpoint_id, task_id), task_id, error, task_delivery_id(keys.endpoint_id, task_id),
+                member(keys.endpoint_id, task_id), task_id, *errors, task_delivery_id(keys.endpoint_id, task_id),
                 destination, EXPIRY_SLACK_MS,
             ],
         )  # fmt: skip
@@ -385,6 +496,53 @@ def task_from(
         delivery_error=fields.get("delivery_error"),
         delivered_at_ms=optional_int(fields.get("delivered")),
         next_delivery_at_ms=optional_int(fields.get("next_delivery")),
+        timeout_seconds=float(fields["timeout"]),
+        queue_ttl_seconds=float(fields["ttl"]) if "ttl" in fields else None,
+        cancel_requested="cancel" in fields,
+        runs=int(fields.get("runs", 0)) + 1,
+        lost_lease="lost_token" in fields,
         input=input_,
         output=result if result and succeeded else None,
+    )
+
+
+def _optional_number(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:.15g}"
+
+
+def _attempt_from(record: bytes) -> Attempt:
+    """A record of the history. An error was cut at some byte."""
+    fields = json.loads(record.decode("utf-8", "replace"))
+    return Attempt(
+        number=int(fields["attempt"]),
+        worker_id=fields["workerId"],
+        outcome=AttemptOutcome(fields["outcome"]),
+        started_at_ms=int(fields["startedAt"]),
+        ended_at_ms=int(fields["endedAt"]),
+        error=fields.get("error") or None,
+    )
+
+
+_OUTCOMES = {
+    TaskState.RUNNING: AttemptOutcome.RUNNING,
+    TaskState.SUCCEEDED: AttemptOutcome.OK,
+    TaskState.TIMED_OUT: AttemptOutcome.TIMEOUT,
+    TaskState.CANCELLED: AttemptOutcome.CANCELLED,
+    TaskState.DEAD: AttemptOutcome.LOST,
+}
+
+
+def _latest_attempt(task: Task) -> Attempt | None:
+    """The latest attempt as the task itself tells it; None before the first."""
+    if task.started_at_ms is None:
+        return None
+    outcome = AttemptOutcome.LOST if task.lost_lease else _OUTCOMES.get(task.state, AttemptOutcome.ERROR)
+    ended_at_ms = task.updated_at_ms if task.lost_lease else task.finished_at_ms
+    return Attempt(
+        number=task.attempts,
+        worker_id=task.worker_id or "",
+        outcome=outcome,
+        started_at_ms=task.started_at_ms,
+        ended_at_ms=ended_at_ms,
+        error=task.error if task.state in TERMINAL_STATES else None,
     )

@@ -50,6 +50,7 @@ class _Content:
     endpoints: list[_EndpointContent]
     leases: dict[str, float]
     due: dict[str, float]
+    deadlines: dict[str, float]
     counts: Fields
     outbox: dict[str, Fields]
     outbox_pending: Fields
@@ -67,6 +68,7 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
         endpoints=[_read_endpoint(snapshot, EndpointKeys(partition, one)) for one in endpoint_ids],
         leases=snapshot.scores(partition.leases),
         due=snapshot.scores(partition.due),
+        deadlines=snapshot.scores(partition.deadlines),
         counts=snapshot.hash(partition.counts),
         outbox=snapshot.stream(partition.outbox),
         outbox_pending=snapshot.pending(partition.outbox),
@@ -113,6 +115,7 @@ def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fie
             places["queue" if entry_id == fields.get("entry") else "stale queue entry"] += 1
     places["lease"] += name in contents.leases
     places["due"] += name in contents.due
+    places["deadline"] += name in contents.deadlines
     places["live"] += task_id in one.live
     for status, entries in one.finished.items():
         for entry_id, entry in entries.items():
@@ -134,12 +137,18 @@ def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fie
 def _expected_places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fields) -> Counter[str]:
     """Where a task in this state is."""
     state = fields["state"]
+    # Time that the engine itself took, by a lost worker or a drain, is not held against a task.
+    never_begun = fields.get("started") is None
+    deadline = ["deadline"] if "deadline" in fields and (state == "scheduled" or never_begun) else []
     if state == "queued":
-        return Counter(["queue", "entry's id", "live", "input"])
+        # Promoted from the wait for another attempt it keeps its deadline.
+        if "deadline" in fields and member(one.keys.endpoint_id, task_id) in contents.deadlines:
+            deadline = ["deadline"]
+        return Counter(["queue", "entry's id", "live", "input", *deadline])
     if state == "running":
         return Counter(["lease", "live", "input", "token"])
     if state == "scheduled":
-        return Counter(["due", "live", "input"])
+        return Counter(["due", "live", "input", *deadline])
     delivery = fields.get("delivery", "INIT")
     places = Counter([_status(state, delivery), "input", "result"])
     if "token" in fields:  # stays, so that a repeat is recognised
@@ -228,7 +237,7 @@ def _faults_of_partition(contents: _Content) -> list[str]:
     counted = {name: int(contents.counts.get(name, 0)) for name in WAITING_AND_RUNNING}
     if counted != {name: states[name] for name in WAITING_AND_RUNNING}:
         faults.append(f"the partition counts {counted}, really {dict(states)}")
-    for kind, names in (("leases", contents.leases), ("due", contents.due)):
+    for kind, names in (("leases", contents.leases), ("due", contents.due), ("deadlines", contents.deadlines)):
         if strangers := set(names) - set(members):
             faults.append(f"{kind} holds {strangers}, which are no tasks")
     if strangers := {entry["d"] for entry in contents.outbox.values()} - set(contents.deliveries):
@@ -246,7 +255,8 @@ def _keys_without_a_task(contents: _Content) -> list[str]:
         endpoint_id = one.keys.endpoint_id
         belonging = {contents.partition.delivery(task_delivery_id(endpoint_id, task_id)) for task_id in one.tasks}
         prefixes = [contents.partition.delivery(task_delivery_id(endpoint_id, ""))]
-        for key_of in (contents.partition.input, contents.partition.result, contents.partition.attempts_log):
+        partition = contents.partition
+        for key_of in (partition.input, partition.result, partition.attempts_log, partition.history):
             belonging |= {key_of(endpoint_id, task_id) for task_id in one.tasks}
             prefixes.append(key_of(endpoint_id, ""))
         left |= {name for name in contents.names if name.startswith(tuple(prefixes))} - belonging

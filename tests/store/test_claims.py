@@ -17,13 +17,14 @@ async def test_a_start_gives_the_attempt_all_it_needs(bench: Bench) -> None:
 
     task = bench.agent().open(started)
     assert (task.lease.endpoint_id, task.lease.task_id) == (bench.endpoint_id, "t1")
-    assert (task.attempt, task.lost, task.max_attempts, task.timeout_seconds) == (1, 0, 5, 3600.0)
+    assert (started.attempt, started.lost, started.max_attempts) == (1, 0, 5)
+    assert (task.attempt, task.timeout_seconds) == (1, 3600.0)
     assert (task.input, task.number) == (b"[1]", (await bench.task("t1")).number)
-    assert task.created_at_ms <= task.started_at_ms
+    assert started.created_at_ms <= started.started_at_ms
     recorded = await bench.task("t1")
     assert (recorded.state, recorded.attempts) == (TaskState.RUNNING, 1)
     assert (recorded.worker_id, recorded.worker_url) == ("a1", "http://10.1.2.3:9000/run")
-    assert recorded.started_at_ms == task.started_at_ms
+    assert recorded.started_at_ms == started.started_at_ms
 
 
 async def test_a_start_holds_the_task_for_one_lease(bench: Bench) -> None:
@@ -264,7 +265,7 @@ async def test_the_result_of_an_attempt_is_refused_once_another_has_begun(bench:
     assert held.lost == 1
     for outcome in (Succeeded(b'"old"'), Failed("old"), TryAgain("old", 1.0)):
         assert (await bench.settle(first, lost, outcome)).word == "FENCED"
-    assert await first.release(lost.lease) == "FENCED"
+    assert await first.release(lost.lease, destination=None) == "FENCED"
 
     assert (await bench.settle(second, held, Succeeded(b'"new"'))).word == "OK"
 
@@ -308,7 +309,7 @@ async def test_the_result_for_a_task_that_is_gone_is_refused(bench: Bench) -> No
     keys = await bench.probe.keys()
     for outcome in (Succeeded(b"1"), TryAgain("busy", 1.0)):
         assert (await bench.settle(agent, started, outcome)).word == "GONE"
-    assert await agent.release(started.lease) == "GONE"
+    assert await agent.release(started.lease, destination=None) == "GONE"
     assert await bench.probe.keys() == keys
 
 
@@ -368,7 +369,7 @@ async def test_tasks_that_come_back_are_read_before_new_ones(bench: Bench) -> No
     agent = bench.agent()
     started = await bench.submit_and_start("old", agent)
     await bench.submit("new")
-    await agent.release(started.lease)
+    await agent.release(started.lease, destination=None)
     assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["old", "new"]
 
 
@@ -378,7 +379,7 @@ async def test_a_release_costs_no_budget(bench: Bench) -> None:
         await bench.submit("t1")
         started = await bench.start(agent)
         assert (started.attempt, started.lost) == (1, 0)
-        assert await agent.release(started.lease) == "OK"
+        assert await agent.release(started.lease, destination=None) == "OK"
     task = await bench.task("t1")
     assert (task.state, task.attempts, task.lost) == (TaskState.QUEUED, 0, 0)
 
@@ -386,16 +387,16 @@ async def test_a_release_costs_no_budget(bench: Bench) -> None:
 async def test_a_release_that_is_repeated_changes_nothing(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
-    await agent.release(started.lease)
+    await agent.release(started.lease, destination=None)
     before = await bench.probe.dump()
-    assert await agent.release(started.lease) == "ALREADY"
+    assert await agent.release(started.lease, destination=None) == "ALREADY"
     assert await bench.probe.dump() == before
 
 
 async def test_a_released_task_cannot_be_ended_or_readopted_by_who_released_it(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
-    await agent.release(started.lease)
+    await agent.release(started.lease, destination=None)
     assert await agent.renew([started.lease]) == [Renewal.FENCED]
     assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "FENCED"
     assert (await bench.task("t1")).state is TaskState.QUEUED
@@ -408,7 +409,7 @@ async def test_a_fenced_attempt_stays_fenced_when_its_successor_hands_the_task_b
     lost = await bench.submit_and_start("t1", first)
     await bench.lose("t1")
     held = await bench.start(second)
-    await second.release(held.lease)
+    await second.release(held.lease, destination=None)
     assert await first.renew([lost.lease]) == [Renewal.FENCED]
     assert (await bench.settle(first, lost, Succeeded(b"1"))).word == "FENCED"
     assert (await bench.task("t1")).state is TaskState.QUEUED
@@ -418,7 +419,7 @@ async def test_a_release_after_the_lease_was_lost_leaves_the_task_in_the_queue(b
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.lose("t1")
-    assert await agent.release(started.lease) == "FENCED"
+    assert await agent.release(started.lease, destination=None) == "FENCED"
     assert (await bench.start(agent)).attempt == 2
 
 

@@ -1,5 +1,12 @@
 -- Shared by all scripts: the loader puts it after each script's first line.
 
+-- Attempts of one task that its history holds, and bytes of the reason in each.
+local MOST_ATTEMPTS, MOST_WHY = 50, 512
+
+-- What the history says of a task's latest attempt when the task ended in this state.
+local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', expired = 'expired', timed_out = 'timeout',
+  dead = 'lost' }
+
 local TERMINAL = { succeeded = true, failed = true, cancelled = true, expired = true, timed_out = true, dead = true }
 
 -- The store's clock in epoch milliseconds: the only clock that decides about leases, waits and retention.
@@ -97,31 +104,73 @@ local function readopt(task, retry_queue, leases, endpoint_counts, partition_cou
   return true
 end
 
--- End a task for good. `task_end`: now, from (the state it is counted in), member, task_id, state, status, result,
--- delivery_id, destination ('' without a webhook), slack (ms that the data may outlive its retention).
-local function end_task(task, input, result, leases, live, endpoint_counts, partition_counts, finished, outbox, delivery,
-    endpoint, task_end)
+-- Note in the task's history how its latest attempt ended. A task that ended by its only attempt has no history: what came of
+-- the latest attempt is in the task itself.
+local function note_attempt(history, task, ended, outcome, why)
+  local attempt, worker, started = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started'))
+  redis.call('RPUSH', history, cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
+    startedAt = tonumber(started), endedAt = tonumber(ended), error = why }))
+  redis.call('LTRIM', history, -MOST_ATTEMPTS, -1)
+end
+
+-- Take a waiting task out of wherever it waits.
+local function stop_waiting(task, queue, retry_queue, due, deadlines, member)
+  local entry = redis.call('HGET', task, 'entry')
+  if entry then
+    drop(queue, 'agents', entry)
+    drop(retry_queue, 'agents', entry)
+  end
+  redis.call('ZREM', due, member)
+  redis.call('ZREM', deadlines, member)
+end
+
+-- End a task for good. `keys` begin with those of EndpointKeys.ending: 1 task 2 input 3 result 4 history 5 leases 6 live
+-- 7 endpoint counts 8 partition counts 9 finished stream of the status 10 outbox 11 delivery 12 endpoint.
+-- `task_end`: now, from (the state it is counted in), member, task_id, state, status, result, delivery_id, destination
+-- ('' without a webhook), slack (ms that the data may outlive its retention).
+local function end_task(keys, task_end)
+  local task, result, history, counts, delivery = keys[1], keys[3], keys[4], keys[7], keys[11]
   local now = text(task_end.now)
+  if redis.call('HEXISTS', task, 'lost_token') == 1 then
+    note_attempt(history, task, redis.call('HGET', task, 'updated'), 'lost')
+  end
   redis.call('SET', result, task_end.result)
-  local number = index_add(endpoint_counts, task_end.status, finished, task_end.now,
+  local number = index_add(counts, task_end.status, keys[9], task_end.now,
     't', task_end.task_id, 'n', redis.call('HGET', task, 'seq'))
   redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', number)
   redis.call('HDEL', task, 'entry', 'lost_token')
-  redis.call('ZREM', leases, task_end.member)
-  redis.call('ZREM', live, task_end.task_id)
-  redis.call('HINCRBY', endpoint_counts, task_end.from, -1)
-  redis.call('HINCRBY', partition_counts, task_end.from, -1)
-  redis.call('HINCRBY', endpoint_counts, task_end.status, 1)
+  redis.call('ZREM', keys[5], task_end.member)
+  redis.call('ZREM', keys[6], task_end.task_id)
+  redis.call('HINCRBY', counts, task_end.from, -1)
+  redis.call('HINCRBY', keys[8], task_end.from, -1)
+  redis.call('HINCRBY', counts, task_end.status, 1)
   if redis.call('HEXISTS', task, 'webhook') == 1 then
-    local out = redis.call('XADD', outbox, '*', 'd', task_end.delivery_id, 'h', task_end.destination)
+    local out = redis.call('XADD', keys[10], '*', 'd', task_end.delivery_id, 'h', task_end.destination)
     redis.call('HSET', delivery, 'entry', out, 'attempts', 0, 'created', now, 'destination', task_end.destination)
     redis.call('HSET', task, 'delivery', 'INIT')
   end
   -- A net under the retention job: the data cannot stay for ever even if that job never runs again.
-  local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
-  for _, key in ipairs({ task, input, result }) do
-    redis.call('PEXPIRE', key, text(retention + task_end.slack))
+  local retention = tonumber(redis.call('HGET', keys[12], 'retention') or '0') * 1000
+  for index = 1, 4 do redis.call('PEXPIRE', keys[index], text(retention + task_end.slack)) end
+end
+
+-- Remove the index entry, the count and the delivery of an ended task: it is to run again, or to be forgotten.
+-- `keys` begin with those of EndpointKeys.ended: 1 task 2 input 3 result 4 history 5 attempts log 6 endpoint counts
+-- 7 finished stream of SUCCESS 8 of DELIVERED 9 of FAILED 10 outbox 11 outbox due 12 outbox parked 13 delivery.
+local function undo_end(keys, delivery_id)
+  local state, delivered, fin = unpack(redis.call('HMGET', keys[1], 'state', 'delivery', 'fin'))
+  local status, stream = 'failed', keys[9]
+  if state == 'succeeded' then
+    status, stream = 'success', keys[7]
+    if delivered == 'SUCCESS' then status, stream = 'delivered', keys[8] end
   end
+  index_remove(keys[6], status, stream, fin)
+  redis.call('HINCRBY', keys[6], status, -1)
+  local entry = redis.call('HGET', keys[13], 'entry')
+  if entry then drop(keys[10], 'delivery', entry) end
+  redis.call('ZREM', keys[11], delivery_id)
+  redis.call('ZREM', keys[12], delivery_id)
+  redis.call('DEL', keys[13])
 end
 
 -- The status event of a worker that was to be sent is done with: the next one is due. Those that are older than `most_age`

@@ -1,28 +1,31 @@
 #!lua flags=allow-oom
--- Take a task from an agent whose lease ran out: back to the queue, or the end when its workers are lost again and again.
--- KEYS 1 task 2 input 3 result 4 leases 5 live 6 endpoint counts 7 partition counts 8 finished stream of FAILED
---      9 outbox 10 delivery 11 retry queue 12 endpoint
--- ARGV 1 member 2 task id 3 most times a worker may be lost 4 error for the end 5 delivery id 6 webhook's destination
---      7 slack of the expiry in ms
--- Reply {'QUEUED'} | {'DEAD'} | {'OK'} nothing to do: the lease was renewed or the task ended
+-- Take a task from an agent whose lease ran out: back to the queue, or the end when its workers are lost again and again, or
+-- when it is to be cancelled.
+-- KEYS 1 task 2 input 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
+--      10 outbox 11 delivery 12 endpoint 13 retry queue
+-- ARGV 1 member 2 task id 3 most times a worker may be lost 4 error for the end 5 error when it is to be cancelled
+--      6 delivery id 7 webhook's destination or '' 8 slack of the expiry in ms
+-- Reply {'QUEUED'} | {'DEAD'} | {'CANCELLED'} | {'OK'} nothing to do: the lease was renewed or the task ended
 local now = now_ms()
-local lease_end = tonumber(redis.call('ZSCORE', KEYS[4], ARGV[1]) or '')
+local lease_end = tonumber(redis.call('ZSCORE', KEYS[5], ARGV[1]) or '')
 if lease_end == nil or lease_end > now then return { 'OK' } end
-local state, token = unpack(redis.call('HMGET', KEYS[1], 'state', 'token'))
+local state, token, cancel = unpack(redis.call('HMGET', KEYS[1], 'state', 'token', 'cancel'))
 if state ~= 'running' then
-  redis.call('ZREM', KEYS[4], ARGV[1])
+  redis.call('ZREM', KEYS[5], ARGV[1])
   return { 'OK' }
 end
-if redis.call('HINCRBY', KEYS[1], 'lost', 1) > tonumber(ARGV[3]) then
+local is_dead = redis.call('HINCRBY', KEYS[1], 'lost', 1) > tonumber(ARGV[3])
+if is_dead or cancel then
   redis.call('HDEL', KEYS[1], 'token')
-  end_task(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[12],
-    { now = now, from = 'running', member = ARGV[1], task_id = ARGV[2], state = 'dead', status = 'failed',
-      result = ARGV[4], delivery_id = ARGV[5], destination = ARGV[6], slack = tonumber(ARGV[7]) })
-  return { 'DEAD' }
+  note_attempt(KEYS[4], KEYS[1], now, 'lost')
+  end_task(KEYS, { now = now, from = 'running', member = ARGV[1], task_id = ARGV[2],
+    state = cancel and 'cancelled' or 'dead', status = 'failed', result = cancel and ARGV[5] or ARGV[4],
+    delivery_id = ARGV[6], destination = ARGV[7], slack = tonumber(ARGV[8]) })
+  return { cancel and 'CANCELLED' or 'DEAD' }
 end
-local entry = redis.call('XADD', KEYS[11], '*', 't', ARGV[2])
+local entry = redis.call('XADD', KEYS[13], '*', 't', ARGV[2])
 redis.call('HSET', KEYS[1], 'state', 'queued', 'entry', entry, 'lost_token', token, 'updated', text(now))
 redis.call('HDEL', KEYS[1], 'token')
-redis.call('ZREM', KEYS[4], ARGV[1])
-count_move(KEYS[6], KEYS[7], 'running', 'queued')
+redis.call('ZREM', KEYS[5], ARGV[1])
+count_move(KEYS[7], KEYS[8], 'running', 'queued')
 return { 'QUEUED' }

@@ -1,18 +1,30 @@
 #!lua flags=allow-oom
--- Put a running task off: it waits and is tried again.
--- KEYS 1 task 2 leases 3 due 4 endpoint counts 5 partition counts 6 retry queue
--- ARGV 1 member 2 token 3 wait in ms
--- Reply {'OK'} | {'ALREADY'} | {'FENCED'} | {'GONE'}
-local state, token, retried = unpack(redis.call('HMGET', KEYS[1], 'state', 'token', 'retry_token'))
+-- Put a running task off: it waits and is tried again. One that is to be cancelled ends instead.
+-- KEYS 1 task 2 input 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
+--      10 outbox 11 delivery 12 endpoint 13 retry queue 14 due 15 deadlines
+-- ARGV 1 member 2 token 3 wait in ms 4 task id 5 outcome of the attempt 6 why, shortened 7 error when it is to be cancelled
+--      8 delivery id 9 webhook's destination or '' 10 slack of the expiry in ms
+-- Reply {'OK'} | {'CANCELLED'} | {'ALREADY'} | {'FENCED'} | {'GONE'}
+local state, token, retried, deadline =
+  unpack(redis.call('HMGET', KEYS[1], 'state', 'token', 'retry_token', 'deadline'))
 if not state then return { 'GONE' } end
 local now = now_ms()
 if state ~= 'running' or token ~= ARGV[2] then
   if retried == ARGV[2] then return { 'ALREADY' } end
-  if not readopt(KEYS[1], KEYS[6], KEYS[2], KEYS[4], KEYS[5], ARGV[1], ARGV[2], now) then return { 'FENCED' } end
+  if not readopt(KEYS[1], KEYS[13], KEYS[5], KEYS[7], KEYS[8], ARGV[1], ARGV[2], now) then return { 'FENCED' } end
 end
-redis.call('HSET', KEYS[1], 'state', 'scheduled', 'updated', text(now), 'retry_token', ARGV[2])
+note_attempt(KEYS[4], KEYS[1], now, ARGV[5], ARGV[6])
+redis.call('HSET', KEYS[1], 'updated', text(now), 'retry_token', ARGV[2])
 redis.call('HDEL', KEYS[1], 'token')
-redis.call('ZREM', KEYS[2], ARGV[1])
-redis.call('ZADD', KEYS[3], text(now + tonumber(ARGV[3])), ARGV[1])
-count_move(KEYS[4], KEYS[5], 'running', 'scheduled')
+if ARGV[5] == 'connection_lost' then redis.call('HINCRBY', KEYS[1], 'resets', 1) end
+if redis.call('HEXISTS', KEYS[1], 'cancel') == 1 then
+  end_task(KEYS, { now = now, from = 'running', member = ARGV[1], task_id = ARGV[4], state = 'cancelled', status = 'failed',
+    result = ARGV[7], delivery_id = ARGV[8], destination = ARGV[9], slack = tonumber(ARGV[10]) })
+  return { 'CANCELLED' }
+end
+redis.call('HSET', KEYS[1], 'state', 'scheduled')
+redis.call('ZREM', KEYS[5], ARGV[1])
+redis.call('ZADD', KEYS[14], text(now + tonumber(ARGV[3])), ARGV[1])
+if deadline then redis.call('ZADD', KEYS[15], deadline, ARGV[1]) end
+count_move(KEYS[7], KEYS[8], 'running', 'scheduled')
 return { 'OK' }

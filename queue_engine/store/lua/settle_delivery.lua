@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Record what came of one delivery attempt.
 -- KEYS 1 delivery 2 outbox 3 outbox due 4 task 5 input 6 result 7 attempts log 8 finished stream of SUCCESS
---      9 finished stream of DELIVERED 10 endpoint counts
+--      9 finished stream of DELIVERED 10 endpoint counts 11 history
 -- ARGV 1 entry id 2 delivery process 3 verdict: delivered | again | given_up 4 wait in ms (again) 5 reason
 --      6 delivery id 7 log record (JSON) 8 most log records 9 slack of the expiry in ms
 -- Reply {'OK', created ms, now ms} | {'FENCED'} another process has it, or it was settled before
@@ -27,7 +27,7 @@ if verdict == 'again' then
   if state then
     redis.call('HSET', KEYS[4], 'delivery', 'FAILED', 'next_delivery', text(due))
     ttl = math.max(ttl, tonumber(ARGV[4]) + tonumber(ARGV[9]))
-    for _, key in ipairs({ KEYS[4], KEYS[5], KEYS[6] }) do redis.call('PEXPIRE', key, text(ttl)) end
+    for _, index in ipairs({ 4, 5, 6, 11 }) do redis.call('PEXPIRE', KEYS[index], text(ttl)) end
   end
 else
   redis.call('DEL', KEYS[1])

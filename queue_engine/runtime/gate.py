@@ -1,0 +1,64 @@
+"""A gate that many pass at once, or one alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Gate:
+    """Lets any number in together, or one alone, in the order in which they came.
+
+    Who wants to be alone waits until the others have left; whoever comes later waits behind him.
+    """
+
+    def __init__(self) -> None:
+        self._inside = 0
+        self._alone = False
+        self._waiting: deque[tuple[bool, asyncio.Future[None]]] = deque()
+        self._open = asyncio.Event()
+        self._open.set()
+
+    async def wait_until_open(self) -> None:
+        """Return when nobody is inside alone and nobody waits to be."""
+        await self._open.wait()
+
+    @asynccontextmanager
+    async def passed(self, *, alone: bool) -> AsyncIterator[None]:
+        """Be inside, with others or alone. Cancellation while waiting leaves the gate as if one had not come."""
+        await self._enter(alone)
+        try:
+            yield
+        finally:
+            self._inside -= 1
+            self._alone = False
+            self._let_in()
+
+    async def _enter(self, alone: bool) -> None:
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((alone, turn))
+        self._let_in()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._waiting.remove((alone, turn))
+            else:  # the turn had come at the same moment
+                self._inside -= 1
+                self._alone = False
+            self._let_in()
+            raise
+
+    def _let_in(self) -> None:
+        while self._waiting and not self._alone:
+            alone, turn = self._waiting[0]
+            if alone and self._inside:
+                break
+            self._waiting.popleft()
+            self._inside += 1
+            self._alone = alone
+            turn.set_result(None)
+        closed = self._alone or any(alone for alone, _ in self._waiting)
+        (self._open.clear if closed else self._open.set)()

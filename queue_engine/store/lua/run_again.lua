@@ -1,0 +1,36 @@
+#!lua
+-- Queue an ended task for a further attempt, with fresh budgets. Its result goes, and the delivery of that with it. Has no
+-- allow-oom: it is new work.
+-- KEYS 1 task 2 input 3 result 4 history 5 attempts log 6 endpoint counts 7 finished stream of SUCCESS 8 of DELIVERED
+--      9 of FAILED 10 outbox 11 outbox due 12 outbox parked 13 delivery 14 endpoint 15 partition counts 16 live 17 queue
+-- ARGV 1 task id 2 id of this call 3 delivery id
+-- Reply {'OK'} | {'ALREADY'} by the same call before | {'BUSY'} it has not ended | {'CLOSED'} stopped or failed
+--       {'FULL'} | {'GONE'}
+local state, call, attempts, started, seq =
+  unpack(redis.call('HMGET', KEYS[1], 'state', 'call', 'attempts', 'started', 'seq'))
+if not state then return { 'GONE' } end
+if call == ARGV[2] then return { 'ALREADY' } end
+if not TERMINAL[state] then return { 'BUSY' } end
+local wanted, failed, max_queued = unpack(redis.call('HMGET', KEYS[14], 'wanted', 'failed', 'max_queued'))
+if wanted == 'deleted' then return { 'GONE' } end
+if wanted ~= 'running' or failed == '1' then return { 'CLOSED' } end
+local waiting = redis.call('HMGET', KEYS[6], 'queued', 'scheduled')
+if (tonumber(waiting[1]) or 0) + (tonumber(waiting[2]) or 0) >= tonumber(max_queued) then return { 'FULL' } end
+
+local last = redis.call('LINDEX', KEYS[4], -1)
+if started and not (last and cjson.decode(last).startedAt == tonumber(started)) then
+  local why = nil
+  if state ~= 'succeeded' then why = redis.call('GETRANGE', KEYS[3], 0, MOST_WHY - 1) end
+  note_attempt(KEYS[4], KEYS[1], redis.call('HGET', KEYS[1], 'finished'), OUTCOME[state], why)
+end
+undo_end(KEYS, ARGV[3])
+redis.call('DEL', KEYS[3])
+for _, index in ipairs({ 1, 2, 4, 5 }) do redis.call('PERSIST', KEYS[index]) end
+redis.call('HDEL', KEYS[1], 'finished', 'fin', 'token', 'retry_token', 'cancel', 'resets', 'delivery', 'delivery_attempts',
+  'delivery_error', 'delivered', 'next_delivery')
+redis.call('HSET', KEYS[1], 'state', 'queued', 'entry', redis.call('XADD', KEYS[17], '*', 't', ARGV[1]),
+  'updated', text(now_ms()), 'lost', 0, 'base', attempts, 'call', ARGV[2])
+redis.call('HINCRBY', KEYS[1], 'runs', 1)
+redis.call('ZADD', KEYS[16], seq, ARGV[1])
+count_move(KEYS[6], KEYS[15], nil, 'queued')
+return { 'OK' }

@@ -1,0 +1,160 @@
+"""What a container's answer means for its task."""
+
+import pytest
+
+from queue_engine.domain.retry import RetryOn, TaskRetryPolicy, container_retry_after
+from queue_engine.domain.tasks import (
+    AttemptOutcome,
+    Budget,
+    ContainerAnswer,
+    Failed,
+    Outcome,
+    Succeeded,
+    TaskState,
+    TryAgain,
+    judge,
+)
+from queue_engine.store.policies import retry_delays_text, retry_on_text, retry_policy_of
+
+DEFAULT = TaskRetryPolicy()
+NEVER = TaskRetryPolicy(frozenset())
+EVERYTHING = TaskRetryPolicy(frozenset(RetryOn))
+FRESH = Budget(attempt=1, max_attempts=5)
+MIDDLE = 0.5
+"""The luck by which no wait is shortened or lengthened."""
+
+
+def judged(answer: ContainerAnswer, policy: TaskRetryPolicy = DEFAULT, budget: Budget = FRESH) -> Outcome:
+    return judge(answer, policy, budget, luck=MIDDLE)
+
+
+@pytest.mark.parametrize("status", [200, 201, 204, 299])
+def test_2xx_succeeds(status: int) -> None:
+    assert judged(ContainerAnswer(status, "application/json", b"[1]")) == Succeeded(b"[1]")
+
+
+@pytest.mark.parametrize(
+    ("answer", "outcome"),
+    [
+        (ContainerAnswer(429), AttemptOutcome.BUSY),
+        (ContainerAnswer(503), AttemptOutcome.BUSY),
+        (ContainerAnswer(fault="connect_refused"), AttemptOutcome.NO_CONNECTION),
+        (ContainerAnswer(fault="connect_timeout"), AttemptOutcome.NO_CONNECTION),
+        (ContainerAnswer(fault="dns_error"), AttemptOutcome.NO_CONNECTION),
+        (ContainerAnswer(fault="reset"), AttemptOutcome.CONNECTION_LOST),
+    ],
+)
+def test_what_is_worth_it_is_tried_again_until_the_budget_is_used_up(
+    answer: ContainerAnswer, outcome: AttemptOutcome
+) -> None:
+    again = judged(answer)
+    assert isinstance(again, TryAgain)
+    assert (again.attempt_outcome, again.delay_seconds) == (outcome, 1)
+    assert isinstance(judged(answer, budget=Budget(4, 5)), TryAgain)
+    ended = judged(answer, budget=Budget(5, 5))
+    assert isinstance(ended, Failed)
+    assert ended.error.endswith("(attempt 5 of 5, no more are left)")
+    assert isinstance(judged(answer, NEVER), Failed)
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        (ContainerAnswer(500), "500"),
+        (ContainerAnswer(502), "502"),
+        (ContainerAnswer(504), "504"),
+        (ContainerAnswer(fault="timeout"), "timeout"),
+    ],
+)
+def test_what_an_endpoint_asks_for_is_tried_again(answer: ContainerAnswer, word: str) -> None:
+    assert isinstance(judged(answer), Failed)
+    assert isinstance(judged(answer, TaskRetryPolicy(frozenset({RetryOn(word)}))), TryAgain)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ContainerAnswer(400),
+        ContainerAnswer(302),
+        ContainerAnswer(501),
+        ContainerAnswer(fault="too_large"),
+        ContainerAnswer(fault="not_exposed"),
+    ],
+)
+def test_what_would_fail_again_is_never_tried_again(answer: ContainerAnswer) -> None:
+    assert isinstance(judged(answer, EVERYTHING), Failed)
+
+
+def test_no_answer_in_time_is_a_state_of_its_own() -> None:
+    late = ContainerAnswer(fault="timeout", detail="3 s")
+    assert judged(late) == Failed(
+        "the worker's container gave no answer within the execution timeout: 3 s", TaskState.TIMED_OUT
+    )
+    last = judged(late, EVERYTHING, Budget(2, 2))
+    assert isinstance(last, Failed)
+    assert last.state is TaskState.TIMED_OUT
+
+
+def test_waits_grow_and_the_last_one_repeats() -> None:
+    policy = TaskRetryPolicy(delays_seconds=(2, 7))
+    waits = []
+    for attempt in (1, 2, 3, 9):
+        again = judged(ContainerAnswer(503), policy, Budget(attempt, 100))
+        assert isinstance(again, TryAgain)
+        waits.append(again.delay_seconds)
+    assert waits == [2, 7, 7, 7]
+
+
+@pytest.mark.parametrize(("luck", "seconds"), [(0.0, 0.8), (0.5, 1.0), (0.999, 1.2)])
+def test_waits_are_spread(luck: float, seconds: float) -> None:
+    again = judge(ContainerAnswer(503), DEFAULT, FRESH, luck=luck)
+    assert isinstance(again, TryAgain)
+    assert again.delay_seconds == pytest.approx(seconds, abs=0.001)
+
+
+def test_a_busy_container_may_say_when_to_come_back() -> None:
+    again = judged(ContainerAnswer(503, retry_after_seconds=30))
+    assert isinstance(again, TryAgain)
+    assert again.delay_seconds == 30
+    other = judged(ContainerAnswer(500, retry_after_seconds=30), EVERYTHING)
+    assert isinstance(other, TryAgain)
+    assert other.delay_seconds == 1
+
+
+def test_a_task_that_broke_every_connection_is_named_as_the_cause() -> None:
+    ended = judged(ContainerAnswer(fault="reset"), budget=Budget(5, 5, connections_lost=4))
+    assert isinstance(ended, Failed)
+    assert ended.error.endswith(
+        "(that happened in each of 5 attempts: the task is taken for the cause and not tried again)"
+    )
+    mixed = judged(ContainerAnswer(fault="reset"), budget=Budget(5, 5, connections_lost=3))
+    assert isinstance(mixed, Failed)
+    assert "the cause" not in mixed.error
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("7", 7),
+        ("999999999", 300),
+        ("9" * 100, None),
+        ("-1", None),
+        ("1.5", None),
+        ("nan", None),
+        ("٣", None),
+        ("", None),
+        (" 7", None),
+        ("Wed, 25 Nov 2026 12:00:00 GMT", None),
+        (None, None),
+    ],
+)
+def test_a_containers_retry_after(value: str | None, seconds: float | None) -> None:
+    assert container_retry_after(value) == seconds
+
+
+@pytest.mark.parametrize(
+    "policy", [DEFAULT, NEVER, EVERYTHING, TaskRetryPolicy(frozenset({RetryOn.TIMEOUT}), (0.5, 3600))]
+)
+def test_a_policy_is_stored_and_read(policy: TaskRetryPolicy) -> None:
+    assert retry_policy_of(retry_on_text(policy), retry_delays_text(policy)) == policy
