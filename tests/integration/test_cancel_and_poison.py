@@ -1,0 +1,179 @@
+"""The agent breaks off what is cancelled, and runs alone what may have killed its container."""
+
+import asyncio
+import shlex
+import sys
+import threading
+from pathlib import Path
+
+from queue_engine.domain.endpoints import Expose
+from queue_engine.domain.retry import TaskRetryPolicy
+from queue_engine.domain.tasks import AttemptOutcome, Task, TaskState, TaskStatus
+from queue_engine.store.store import Store
+from queue_engine.store.tasks import Cancellation
+from tests.integration.parts import HttpServer, Programs, Reply, Request, new_endpoint, submit
+from tests.waiting import wait_until_async
+
+FRAGILE_SERVER = Path(__file__).with_name("fragile_server.py")
+
+
+async def ended(store: Store, endpoint_id: str, task_id: str, timeout: float = 30) -> Task:
+    async def terminal() -> Task | None:
+        task = await store.tasks.get(endpoint_id, task_id)
+        return task if task is not None and task.status is not TaskStatus.PROCESSING else None
+
+    task = await wait_until_async(terminal, timeout, f"{task_id} has not ended")
+    assert task is not None
+    return task
+
+
+async def test_a_running_task_is_broken_off_and_its_container_told(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    never = threading.Event()
+    container.answer = lambda request: Reply() if request.path == "/stop" else Reply(hold=never)
+    try:
+        endpoint_id = await new_endpoint(store, cancel_uri="/stop")
+        await submit(store, endpoint_id, headers={"Authorization": "Bearer user"})
+        programs.agent(endpoint_id, container.url)
+        container.next()
+        assert await store.tasks.cancel(endpoint_id, "task") is Cancellation.REQUESTED
+
+        told = container.next()
+        assert (told.path, told.body) == ("/stop", b'{"taskId": "task"}')
+        assert (told.headers["x-task-id"], told.headers["x-task-attempt"]) == ("task", "1")
+        assert "authorization" not in told.headers
+        task = await ended(store, endpoint_id, "task")
+        assert (task.state, task.error) == (TaskState.CANCELLED, "the task was cancelled while it was running")
+    finally:
+        never.set()
+
+
+async def test_the_connection_of_a_cancelled_call_is_closed(store: Store, programs: Programs) -> None:
+    came, closed = asyncio.Event(), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not await reader.read(65536):  # a probe whether anybody listens
+            writer.close()
+            return
+        came.set()
+        while await reader.read(65536):
+            continue
+        closed.set()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        endpoint_id = await new_endpoint(store)
+        await submit(store, endpoint_id)
+        programs.agent(endpoint_id, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+        async with asyncio.timeout(20):
+            await came.wait()
+            await store.tasks.cancel(endpoint_id, "task")
+            await closed.wait()
+    assert (await ended(store, endpoint_id, "task")).state is TaskState.CANCELLED
+
+
+async def test_a_container_that_does_not_hear_of_it_holds_nothing_up(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    never = threading.Event()
+
+    def answer(request: Request) -> Reply:
+        if request.path == "/stop":
+            return Reply(500)
+        return Reply() if request.headers["x-task-id"] == "next" else Reply(hold=never)
+
+    container.answer = answer
+    try:
+        endpoint_id = await new_endpoint(store, cancel_uri="/stop")
+        await submit(store, endpoint_id)
+        await submit(store, endpoint_id, "next")
+        agent = programs.agent(endpoint_id, container.url)
+        container.next()
+        await store.tasks.cancel(endpoint_id, "task")
+        assert (await ended(store, endpoint_id, "task")).state is TaskState.CANCELLED
+        assert (await ended(store, endpoint_id, "next")).state is TaskState.SUCCEEDED
+        assert "the container has not taken the cancellation: 500" in agent.output()
+    finally:
+        never.set()
+
+
+async def test_a_task_is_tried_again_as_its_endpoint_says(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    container.answer = lambda request: Reply(500 if request.headers["x-task-attempt"] == "1" else 200)
+    policy = TaskRetryPolicy(frozenset({"500"}), (0.1,))  # type: ignore[arg-type]
+    endpoint_id = await new_endpoint(store, retry_policy=policy)
+    await submit(store, endpoint_id)
+    programs.agent(endpoint_id, container.url)
+    programs.controller()
+    task = await ended(store, endpoint_id, "task")
+    assert (task.state, task.attempts) == (TaskState.SUCCEEDED, 2)
+    attempts = await store.tasks.attempts(endpoint_id, "task")
+    assert attempts is not None
+    assert [one.outcome for one in attempts] == [AttemptOutcome.ERROR, AttemptOutcome.OK]
+    assert attempts[0].error is not None
+    assert attempts[0].error.startswith("the worker's container answered 500")
+
+
+async def test_suspects_run_alone(store: Store, programs: Programs, container: HttpServer) -> None:
+    """Two tasks of which two connections broke each, and others: nothing runs beside a suspect."""
+    lock, met = threading.Lock(), threading.Event()
+    running: set[str] = set()
+    beside: dict[str, set[str]] = {}
+
+    def answer(request: Request) -> Reply:
+        name = request.headers["x-task-id"]
+        with lock:
+            running.add(name)
+            for one in running:
+                beside.setdefault(one, set()).update(running)
+        met.wait(0.2)  # time for others to come
+        with lock:
+            running.discard(name)
+        return Reply()
+
+    container.answer = answer
+    endpoint_id = await new_endpoint(store, concurrency=4)
+    names = ["suspect_1", "fresh_1", "fresh_2", "suspect_2", "fresh_3"]
+    for name in names:
+        await submit(store, endpoint_id, name)
+    for name in names:
+        if name.startswith("suspect"):
+            await store.redis.hset(store.partitions.of(endpoint_id).task(name), "resets", "2")  # type: ignore[misc]
+    programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
+    for name in names:
+        assert (await ended(store, endpoint_id, name)).state is TaskState.SUCCEEDED
+    assert beside["suspect_1"] == {"suspect_1"}
+    assert beside["suspect_2"] == {"suspect_2"}
+    assert beside["fresh_1"] == {"fresh_1", "fresh_2"}
+
+
+async def test_a_task_that_kills_its_container_fails_and_its_neighbours_finish(
+    store: Store, programs: Programs, tmp_path: Path
+) -> None:
+    command = f"exec {shlex.join([sys.executable, str(FRAGILE_SERVER)])}"
+    endpoint_id = await new_endpoint(
+        store,
+        workers=1,
+        concurrency=4,
+        expose=Expose(8000, "HTTP"),
+        initialization_command=command,
+        retry_policy=TaskRetryPolicy(delays_seconds=(0.1,)),
+        max_attempts=4,
+    )
+    names = [f"good_{number}" for number in range(6)]
+    for name in ("poison", *names):
+        await submit(store, endpoint_id, name, input=b'{"poison": true}' if name == "poison" else b"{}")
+    programs.controller()
+    poison = await ended(store, endpoint_id, "poison", 100)
+    assert poison.state is TaskState.FAILED
+    assert poison.error is not None
+    assert poison.error.endswith(
+        "(that happened in each of 4 attempts: the task is taken for the cause and not tried again)"
+    )
+    for name in names:
+        task = await ended(store, endpoint_id, name, 60)
+        assert (name, task.state) == (name, TaskState.SUCCEEDED)
+        assert task.attempts <= 3
