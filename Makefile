@@ -27,12 +27,12 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format bench faults lock clean
+.PHONY: help setup demo test check format bench bench-growth faults lock clean
 
 help: ## list the targets
 	@echo "Targets:"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
-		while IFS='|' read -r target text; do printf '  make %-8s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
+		while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
 
 setup: $(VENV)/.installed ## make .venv from the lock and install this project into it
 
@@ -58,6 +58,9 @@ format: setup ## format the code and apply the safe fixes of the linter
 
 bench: setup ## run the benchmarks
 	$(BIN)/python -m tests.bench
+
+bench-growth: setup ## measure whether costs depend on how many tasks have ended
+	$(BIN)/python -m tests.bench growth
 
 faults: setup ## run the fault-injection tests only
 	$(BIN)/python -m pytest tests/faults

@@ -29,6 +29,8 @@ from queue_engine.runtime.sealing import Sealer, new_secret_key, parse_secret_ke
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import NewTask
+from tests.bench import growth
+from tests.servers import valkey_binary
 from tests.waiting import wait_until_async
 
 PAYLOAD = '{"prompt": "' + "x" * 50 + '", "n": %d}'
@@ -56,7 +58,15 @@ class Bench:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the full number of requests")
-    uvloop.run(_run(parser.parse_args().scale))
+    parser.add_argument("what", nargs="?", choices=["growth"], help="growth: whether costs depend on the history")
+    parser.add_argument("--sizes", default="", help="of growth: numbers of finished tasks, comma-separated")
+    parser.add_argument("--server", type=Path, default=valkey_binary(), help="of growth: valkey-server or redis-server")
+    given = parser.parse_args()
+    if given.what == "growth":
+        sizes = [int(size) for size in given.sizes.split(",")] if given.sizes else growth.SIZES
+        uvloop.run(growth.run(given.server, sizes))
+    else:
+        uvloop.run(_run(given.scale))
 
 
 async def _run(scale: float) -> None:

@@ -1,0 +1,277 @@
+"""Whether the cost of work, and the memory for each task, depend on how many tasks have ended.
+
+A store for each size of history is filled by the scripts of the transitions themselves, run inside the server. Then the
+same work is done on each of them in turn, many times over. What is measured is the server's own time, as INFO
+commandstats has it, so neither the client nor the network counts; of all rounds the median is taken, so that a noisy
+moment does not decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, cast
+
+from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
+from queue_engine.domain.tasks import Lease, Succeeded, TaskSpec, TaskStatus
+from queue_engine.embedded import SERVER_ENVIRONMENT
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.claims import ClaimStore, Entry, Started
+from queue_engine.store.scripts import ScriptRunner
+from queue_engine.store.store import Store
+from queue_engine.store.tasks import NewTask, TaskStore
+from tests.servers import StoreServer
+
+SIZES = (1_000, 100_000, 1_000_000)
+ROUNDS = 41
+CALLS = 100
+"""Calls of one operation in a round."""
+PAGES = 20
+"""Pages read in a round, of each kind."""
+PAGE_SIZE = 20
+FLAT_PERCENT = 10
+FILL_CHUNK = 500
+WARM_UP = 100
+INPUT = json.dumps({"prompt": "x" * 50, "n": 1}).encode()
+OUTPUT = json.dumps({"answer": "y" * 50}).encode()
+OPERATIONS = ("submit", "claim", "finish", "count", "first page", "middle page", "last page", "page of all", "purge")
+TOP_LEVEL = {"claim": ("evalsha", "xreadgroup"), "count": ("hmget",)}
+"""The commands that an operation sends, where these are not scripts only."""
+
+
+async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) -> None:
+    """Fill, measure, print the table. `binary` is the server's."""
+    started = time.monotonic()
+    os.environ.update(SERVER_ENVIRONMENT)
+    async with AsyncExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queue-engine-growth-")))
+        histories = [await _opened(stack, binary, folder / str(size), size) for size in sizes]
+        server = await histories[0].store.server()
+        allocator = (await histories[0].store.redis.info("memory"))["mem_allocator"]
+        _say(f"{server} with {allocator}, {os.cpu_count()} cores; nothing is written to disk\n")
+        for history in histories:
+            await history.fill()
+        found = await _measured(histories, rounds)
+        _print(histories, found)
+    _say(f"\n{rounds} rounds of {CALLS} calls, medians; {time.monotonic() - started:.0f} s in all")
+
+
+@dataclass
+class History:
+    """A store with one endpoint and `size` finished tasks."""
+
+    store: Store
+    endpoint_id: str
+    size: int
+    bytes_per_task: float = 0.0
+    number: int = 0
+    """Tasks that were submitted so far."""
+
+    def __post_init__(self) -> None:
+        self.agent = self.store.claims(endpoint_id=self.endpoint_id, worker_id="w1", lease_ms=3_600_000)
+        self._entries: list[Entry] = []
+        self._started: list[Started] = []
+
+    # Filling
+
+    async def fill(self) -> None:
+        """Submit, start and finish tasks inside the server, as the scripts do."""
+        redis = self.store.redis
+        text = _fill_script()
+        script = await redis.script_load(text)
+        templates = json.dumps(await _templates(self))
+        await redis.evalsha(script, 0, templates, "1", str(WARM_UP))  # type: ignore[misc]
+        await redis.script_flush("SYNC")
+        before = await self._used_memory()
+        await redis.script_load(text)
+        for first in range(WARM_UP + 1, self.size + 1, FILL_CHUNK):
+            last = min(self.size, first + FILL_CHUNK - 1)
+            await redis.evalsha(script, 0, templates, str(first), str(last))  # type: ignore[misc]
+            _progress(f"{self.size:,} finished tasks", last / self.size)
+        await redis.script_flush("SYNC")
+        self.bytes_per_task = (await self._used_memory() - before) / (self.size - WARM_UP)
+        self.number = self.size
+        counts = await self.store.tasks.counts(self.endpoint_id)
+        if counts.success != self.size or counts.total != self.size:
+            raise RuntimeError(f"the store was not filled as it should be: {counts}")
+
+    async def _used_memory(self) -> int:
+        return int((await self.store.redis.info("memory"))["used_memory"])
+
+    # The operations, CALLS of each
+
+    async def submit(self) -> None:
+        first = self.number + 1
+        self.number += CALLS
+        await asyncio.gather(
+            *(self.store.tasks.enqueue(_task(self.endpoint_id, f"task-{first + index:09}")) for index in range(CALLS))
+        )
+
+    async def claim(self) -> None:
+        entries = await self.agent.read(CALLS, block_ms=1)
+        started = await asyncio.gather(*(self.agent.start(entry, address="127.0.0.1:9000") for entry in entries))
+        self._started = [one for one in started if one is not None]
+
+    async def finish(self) -> None:
+        await asyncio.gather(
+            *(self.agent.settle(one.lease, Succeeded(OUTPUT), destination=None) for one in self._started)
+        )
+
+    async def purge(self) -> None:
+        later = await self.store.now_ms() + 1000
+        await self.store.tasks.purge(self.endpoint_id, before_ms=later, most=CALLS)
+
+    async def count(self) -> None:
+        await asyncio.gather(*(self.store.tasks.counts(self.endpoint_id) for _ in range(CALLS)))
+
+    async def page(self, place: float, status: TaskStatus | None = TaskStatus.SUCCESS) -> None:
+        """Pages near to this place, from 0, the newest end, to 1."""
+        pages = self.size // PAGE_SIZE
+        numbers = [min(pages, max(1, round(place * pages) + index % 5 - 2)) for index in range(PAGES)]
+        page = self.store.tasks.page
+        await asyncio.gather(*(page(self.endpoint_id, status, page=one, size=PAGE_SIZE) for one in numbers))
+
+    def operations(self) -> dict[str, Callable[[], Awaitable[None]]]:
+        """In an order in which each finds what it needs, and the number of tasks is in the end what it was."""
+        return {
+            "submit": self.submit,
+            "claim": self.claim,
+            "finish": self.finish,
+            "count": self.count,
+            "first page": lambda: self.page(0.0),
+            "middle page": lambda: self.page(0.5),
+            "last page": lambda: self.page(1.0),
+            "page of all": lambda: self.page(0.5, None),
+            "purge": self.purge,
+        }
+
+
+async def _opened(stack: AsyncExitStack, binary: Path, folder: Path, size: int) -> History:
+    folder.mkdir()
+    server = stack.enter_context(StoreServer(binary, folder))
+    store = Store(server.url, Sealer(None))
+    stack.push_async_callback(store.close)
+    await store.prepare()
+    config = EndpointConfig("growth", "none", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 0, 20)
+    return History(store, (await store.endpoints.create("default", config)).endpoint_id, size)
+
+
+def _task(endpoint_id: str, task_id: str) -> NewTask:
+    return NewTask(task_id, endpoint_id, "default", TaskSpec(8000, "/run", {}, None, None, None), INPUT, "f" * 32)
+
+
+async def _measured(histories: Sequence[History], rounds: int) -> dict[tuple[str, int], float]:
+    """Microseconds of the server for one call of each operation, by operation and size."""
+    found: dict[tuple[str, int], list[float]] = {}
+    for number in range(rounds + 1):
+        for name in OPERATIONS:
+            for history in histories:
+                spent = await _spent(history, name)
+                if number:  # the first round warms up
+                    found.setdefault((name, history.size), []).append(spent)
+        _progress(f"{rounds} rounds", number / rounds)
+    return {key: statistics.median(values) for key, values in found.items()}
+
+
+async def _spent(history: History, name: str) -> float:
+    redis = history.store.redis
+    await redis.config_resetstat()
+    await history.operations()[name]()
+    stats = cast("dict[str, dict[str, Any]]", await redis.info("commandstats"))
+    commands = TOP_LEVEL.get(name, ("evalsha",))
+    calls = PAGES if "page" in name else CALLS
+    return sum(float(stats.get(f"cmdstat_{one}", {"usec": 0})["usec"]) for one in commands) / calls
+
+
+def _print(histories: Sequence[History], found: dict[tuple[str, int], float]) -> None:
+    base = histories[0].size
+    sizes = [history.size for history in histories]
+    rows = [("bytes per finished task", [history.bytes_per_task for history in histories])]
+    rows += [(f"{name}, µs", [found[name, size] for size in sizes]) for name in OPERATIONS]
+    _say("finished tasks".ljust(26) + "".join(f"{size:>12,}" for size in sizes) + "     ratio   flat")
+    for name, values in rows:
+        ratio = values[-1] / values[0]
+        flat = "yes" if ratio <= 1 + FLAT_PERCENT / 100 else "no"
+        _say(name.ljust(26) + "".join(f"{value:>12.1f}" for value in values) + f"{ratio:>10.2f}   {flat}")
+    _say(f"\nratio: the last column to {base:,}; flat: at most {FLAT_PERCENT} % more")
+
+
+# Filling a store from the inside
+
+
+class _Recorder:
+    """Notes script calls in place of running them."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, list[str], list[str]]] = []
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()) -> list[bytes]:
+        texts = [one.decode() if isinstance(one, bytes) else str(one) for one in arguments]
+        self.calls.append((name, list(keys), texts))
+        return [b"GONE"] if name == "start" else [b"OK"]
+
+
+async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]:
+    """The calls that submit, start and finish a task, with `@id@`, `@entry@` and `@token@` to be filled in."""
+    store, recorder = history.store, _Recorder()
+    scripts = cast("ScriptRunner", recorder)
+    tasks = TaskStore(store.redis, scripts, store.partitions, store.sealer)
+    claims = ClaimStore(
+        scripts, scripts, store.redis, store.partitions, store.sealer,
+        endpoint_id=history.endpoint_id, worker_id="w1", lease_ms=3_600_000,
+    )  # fmt: skip
+    await tasks.enqueue(_task(history.endpoint_id, "@id@"))
+    queue = store.partitions.of(history.endpoint_id).queue
+    await claims.start(Entry(queue, "@entry@", "@id@", "@token@"), address="127.0.0.1:9000")
+    await claims.settle(Lease(history.endpoint_id, "@id@", "@token@"), Succeeded(OUTPUT), destination=None)
+    return recorder.calls
+
+
+def _fill_script() -> str:
+    """The scripts as functions of one script. ARGV 1 templates (JSON) 2 first number 3 last number."""
+    folder = files("queue_engine.store") / "lua"
+    parts = ["#!lua", (folder / "lib.lua").read_text(), "local scripts = {}"]
+    for name in ("enqueue", "start", "finish"):
+        body = (folder / f"{name}.lua").read_text().partition("\n")[2]
+        parts.append(f"scripts['{name}'] = function(KEYS, ARGV)\n{body}\nend")
+    return "\n".join([*parts, _FILL])
+
+
+_FILL = """
+local templates = cjson.decode(ARGV[1])
+for number = tonumber(ARGV[2]), tonumber(ARGV[3]) do
+  local values = { ['@id@'] = string.format('task-%09d', number), ['@token@'] = string.format('%032d', number) }
+  for _, template in ipairs(templates) do
+    local name, given = template[1], { {}, {} }
+    for kind = 1, 2 do
+      for index, word in ipairs(template[kind + 1]) do given[kind][index] = string.gsub(word, '@%l+@', values) end
+    end
+    local reply = scripts[name](given[1], given[2])
+    if reply[1] ~= 'OK' then return redis.error_reply('ERR ' .. name .. ' answered ' .. reply[1]) end
+    if name == 'enqueue' then values['@entry@'] = redis.call('HGET', given[1][2], 'entry') end
+  end
+end
+return 'OK'
+"""
+
+
+def _progress(what: str, share: float) -> None:
+    if sys.stderr.isatty() or share >= 1:
+        bar = "#" * round(30 * share)
+        sys.stderr.write(f"\r{what:<28} [{bar:<30}] {share:4.0%}" + ("\n" if share >= 1 else ""))
+        sys.stderr.flush()
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
