@@ -139,7 +139,7 @@ def wait_for_workers(up: Up, endpoint_id: int, count: int) -> None:
         workers = up.get(f"/v2/serverless/{endpoint_id}/workers")
         return [worker["status"] for worker in workers].count("RUNNING") == count
 
-    wait_until(running, 40, "the workers do not run")
+    wait_until(running, 90, "the workers do not run")
 
 
 def test_the_published_client_gets_a_task_through_the_whole_engine(up: Up) -> None:
