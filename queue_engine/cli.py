@@ -79,8 +79,11 @@ def up(
     """Everything on this machine: store, API, controller, delivery. Ctrl-C drains and stops it."""
     from queue_engine.up import UpOptions, run_up
 
-    for kind in (ApiSettings, DeliverySettings, ControllerSettings):
-        _settings(kind)  # a bad value is named before anything starts
+    for kind in (ApiSettings, DeliverySettings):
+        _settings(kind, redis_url=redis_url)  # a bad value is named before anything starts
+    controller_settings = _settings(ControllerSettings, redis_url=redis_url)
+    if redis_url is not None:
+        _check_jobs_place(controller_settings)
     options = UpOptions(host=host, port=port, data_dir=data_dir, redis_url=redis_url, environment=dict(os.environ))
     sys.exit(_run(run_up(options)))
 
@@ -115,6 +118,7 @@ def controller(
 ) -> None:
     """Starts and stops workers, and runs the background jobs. Safe to run twice."""
     settings = _settings(ControllerSettings, redis_url=redis_url, metrics_port=metrics_port)
+    _check_jobs_place(settings)
     _start("controller", settings)
     sys.exit(_run(_serve_controller(settings)))
 
@@ -302,7 +306,7 @@ async def _serve_controller(settings: ControllerSettings) -> int:
         await backend.reap_orphans()
         config = ControllerConfig(
             controller_id=f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}",
-            jobs_redis_url=(settings.control_redis_url or settings.redis_url).get_secret_value(),
+            jobs_redis_url=settings.jobs_redis_url,
             lease_seconds=settings.lease_seconds,
             max_lost=settings.max_lost,
             leader_lease_seconds=settings.leader_lease_seconds,
@@ -337,6 +341,8 @@ def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
     """What the agents of this controller's workers need to reach the store."""
     environment = {
         "WORKER_AGENT_REDIS_URL": settings.redis_url.get_secret_value(),
+        "WORKER_AGENT_DURABILITY": settings.durability,
+        "WORKER_AGENT_DURABILITY_TIMEOUT_SECONDS": str(settings.durability_timeout_seconds),
         "WORKER_AGENT_LEASE_SECONDS": str(settings.lease_seconds),
         "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
         "WORKER_AGENT_PARTITIONS": str(settings.partitions),
@@ -380,6 +386,14 @@ def _start(role: str, settings: StoreSettings) -> None:
     configure_logging(role, settings.log_level)
 
 
+def _check_jobs_place(settings: ControllerSettings) -> None:
+    if settings.needs_control_redis_url:
+        _fail(
+            "QUEUE_ENGINE_CONTROL_REDIS_URL: is required when the store is a cluster: the background jobs' own queue "
+            "needs one server, or a master that sentinels name"
+        )
+
+
 def _serve_metrics(settings: MetricsSettings) -> None:
     port = _or_fail("QUEUE_ENGINE_METRICS_PORT", lambda: serve_metrics(settings.metrics_host, settings.metrics_port))
     log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
@@ -387,7 +401,12 @@ def _serve_metrics(settings: MetricsSettings) -> None:
 
 @asynccontextmanager
 async def _opened(settings: StoreSettings) -> AsyncIterator[Store]:
-    store = Store(settings.redis_url.get_secret_value(), settings.sealer(), partitions=settings.partitions)
+    store = Store(
+        settings.redis_url.get_secret_value(),
+        settings.sealer(),
+        partitions=settings.partitions,
+        durability=settings.asked_durability(),
+    )
     try:
         yield store
     finally:

@@ -12,7 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from queue_engine.domain.durability import (
+    DEFAULT_TIMEOUT_SECONDS,
+    MAX_TIMEOUT_SECONDS,
+    Durability,
+    parse_durability,
+)
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
+from queue_engine.domain.store_url import Topology, parse_store_url
 from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -30,7 +37,14 @@ class StoreSettings(EngineSettings):
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="Redis 7.0+ or Valkey 7.2+: `redis://[:password@]host:port/db` or `rediss://…`",
+        description="Redis 7.0+ or Valkey 7.2+: `redis://[:password@]host:port/db`, `redis+sentinel://…/service` or "
+        "`redis+cluster://…`; with TLS `rediss…`",
+    )
+    durability: str = Field(
+        "store", description="What a write must have reached: store, replica, replicas:N, disk or disk+replica"
+    )
+    durability_timeout_seconds: float = Field(
+        DEFAULT_TIMEOUT_SECONDS, ge=0.01, le=MAX_TIMEOUT_SECONDS, description="How long one write waits for that"
     )
     secret_key: SecretStr | None = Field(
         None, description="32 random bytes as base64: encrypts headers, webhook keys and environment variables at rest"
@@ -43,6 +57,18 @@ class StoreSettings(EngineSettings):
     )
     partitions: int = Field(16, ge=1, le=100, description="Into how many parts the keys are split; fixed for a store")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+        parse_store_url(value.get_secret_value())
+        return value
+
+    @field_validator("durability")
+    @classmethod
+    def _check_durability(cls, value: str) -> str:
+        parse_durability(value)
+        return value
 
     @model_validator(mode="after")
     def _read_secret_key(self) -> StoreSettings:
@@ -66,6 +92,10 @@ class StoreSettings(EngineSettings):
             return ()
         previous = self.secret_key_previous.get_secret_value() if self.secret_key_previous else ""
         return parse_secret_key(self.secret_key.get_secret_value()), *parse_secret_keys(previous)
+
+    def asked_durability(self) -> Durability:
+        """How durable a write must be before it is acknowledged."""
+        return parse_durability(self.durability, self.durability_timeout_seconds)
 
     def sealer(self) -> Sealer:
         """What seals and opens secrets; without a key it refuses."""
@@ -184,7 +214,8 @@ class ControllerSettings(StoreSettings, MetricsSettings):
         Path("queue-engine-data/workers"), description="Folder for the workers' files (process backend)"
     )
     control_redis_url: SecretStr | None = Field(
-        None, description="A plain Redis for the background jobs' own queue; the store by default"
+        None,
+        description="A server, or a master behind sentinels, for the background jobs' own queue; the store by default",
     )
     lease_seconds: float = Field(
         30.0, ge=0.5, le=3600, description="A task whose agent is silent for this long is given to another"
@@ -197,6 +228,23 @@ class ControllerSettings(StoreSettings, MetricsSettings):
     worker_grace_seconds: float = Field(
         30.0, ge=0, description="How long a worker that is stopped may finish its tasks"
     )
+
+    @field_validator("control_redis_url")
+    @classmethod
+    def _check_control_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and parse_store_url(value.get_secret_value()).topology is Topology.CLUSTER:
+            raise ValueError("the background jobs' own queue cannot be in a cluster: use redis:// or redis+sentinel://")
+        return value
+
+    @property
+    def jobs_redis_url(self) -> str:
+        """Where the background jobs' own queue is."""
+        return (self.control_redis_url or self.redis_url).get_secret_value()
+
+    @property
+    def needs_control_redis_url(self) -> bool:
+        """Whether that must be given, and is not."""
+        return parse_store_url(self.jobs_redis_url).topology is Topology.CLUSTER
 
 
 def read_secret_file(path: Path) -> str:

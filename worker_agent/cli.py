@@ -41,7 +41,7 @@ UNPROBED_SETTLE_SECONDS = 3.0
 """A container without a port to tell by that has lived for so long is taken to run: one that crashes at once is not."""
 _SHARED_SETTINGS = (
     *("redis_url", "secret_key", "secret_key_previous", "lease_seconds", "partitions"),
-    "log_retention_seconds",
+    *("log_retention_seconds", "durability", "durability_timeout_seconds"),
 )
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -101,7 +101,12 @@ def _settings(given: dict[str, Any]) -> AgentSettings:
 
 async def serve(settings: AgentSettings) -> int:
     """Run one agent until it is told to end; returns the exit status."""
-    store = Store(settings.redis_url.get_secret_value(), settings.sealer(), partitions=settings.partitions)
+    store = Store(
+        settings.redis_url.get_secret_value(),
+        settings.sealer(),
+        partitions=settings.partitions,
+        durability=settings.asked_durability(),
+    )
     try:
         return await _serve(settings, store)
     except EngineError as error:

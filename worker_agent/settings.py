@@ -6,13 +6,20 @@ import json
 import socket
 import uuid
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from queue_engine.domain.durability import (
+    DEFAULT_TIMEOUT_SECONDS,
+    MAX_TIMEOUT_SECONDS,
+    Durability,
+    parse_durability,
+)
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
+from queue_engine.domain.store_url import parse_store_url
 from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
 
 
@@ -22,6 +29,10 @@ class AgentSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="WORKER_AGENT_", env_ignore_empty=True, extra="ignore")
 
     redis_url: SecretStr = Field(description="The engine's Redis or Valkey")
+    durability: str = Field("store", description="As in the engine: what the record of a result must have reached")
+    durability_timeout_seconds: float = Field(
+        DEFAULT_TIMEOUT_SECONDS, ge=0.01, le=MAX_TIMEOUT_SECONDS, description="As in the engine"
+    )
     endpoint: str = Field(description="Id of the endpoint whose tasks are claimed")
     container_url: str = Field(
         "http://127.0.0.1",
@@ -65,6 +76,18 @@ class AgentSettings(BaseSettings):
         None, description="As in the engine: further keys, comma-separated, that open what was sealed with them"
     )
     log_level: str = Field("INFO", description="Least level that is logged")
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+        parse_store_url(value.get_secret_value())
+        return value
+
+    @field_validator("durability")
+    @classmethod
+    def _check_durability(cls, value: str) -> str:
+        parse_durability(value)
+        return value
 
     @field_validator("endpoint")
     @classmethod
@@ -113,8 +136,12 @@ class AgentSettings(BaseSettings):
         """What the container's log must not show: the endpoint's variables, and what the agent itself keeps secret."""
         environment = (self.container_environment.get(name, "") for name in self.secret_names)
         own = [secret.get_secret_value() for secret in (self.secret_key, self.secret_key_previous) if secret]
-        password = urlsplit(self.redis_url.get_secret_value()).password or ""
-        return (*environment, password, unquote(password), *(key.strip() for text in own for key in text.split(",")))
+        passwords = parse_store_url(self.redis_url.get_secret_value()).secrets
+        return (*environment, *passwords, *(key.strip() for text in own for key in text.split(",")))
+
+    def asked_durability(self) -> Durability:
+        """How durable the record of a result must be before it counts."""
+        return parse_durability(self.durability, self.durability_timeout_seconds)
 
     def sealer(self) -> Sealer:
         """What opens the headers of tasks; without a key it refuses."""

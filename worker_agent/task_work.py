@@ -36,8 +36,8 @@ from worker_agent.forward import Forwarder, cancel_request_for, request_for
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-BLOCK_MS = 5000
-"""How long one read waits for a task."""
+BLOCK_MS = 2000
+"""How long one read waits for a task; a dead connection is noticed by its silence beyond that."""
 MAX_READ = 64
 """Entries asked for in one read."""
 UNSTARTED_IDLE_MS = 10_000

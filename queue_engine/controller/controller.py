@@ -167,9 +167,9 @@ class Controller:
 
     async def purge(self) -> int:
         """Remove ended tasks whose retention is over, and what dead agents left; returns how many tasks."""
-        now_ms = await self._store.now_ms()
         removed = 0
         for endpoint in await self._store.endpoints.of_tenant(None):
+            now_ms = await self._store.now_ms(endpoint.endpoint_id)
             before_ms = now_ms - endpoint.config.result_retention_seconds * 1000
             while count := await self._store.tasks.purge(endpoint.endpoint_id, before_ms=before_ms):
                 removed += count
@@ -190,7 +190,7 @@ class Controller:
     async def _delete(self, endpoint_id: str) -> bool:
         while count := await self._store.tasks.end_waiting(endpoint_id, "endpoint deleted"):
             metrics.tasks_finished.labels(state="failed").inc(count)
-        now_ms = await self._store.now_ms()
+        now_ms = await self._store.now_ms(endpoint_id)
         while await self._store.tasks.purge(endpoint_id, before_ms=now_ms + 1):
             continue
         if not await self._store.endpoints.remove(endpoint_id):

@@ -1,27 +1,35 @@
 """Background jobs on arq: the only module that knows it.
 
-arq gives cron jobs that run once over all replicas, however many controllers there are. Its own queue needs a plain
-Redis or Valkey; with a cluster as the store it can live elsewhere.
+arq gives cron jobs that run once over all replicas, however many controllers there are. Its own queue needs one server,
+or a master that sentinels name; with a cluster as the store it must live elsewhere. arq's own connections have no
+time-outs, so it is given ours.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from arq import Worker, cron
-from arq.connections import RedisSettings
+from arq.connections import ArqRedis
 from arq.cron import CronJob
 from redis.exceptions import RedisError
 
 from queue_engine.runtime.loops import DEFAULT_BACKOFF
+from queue_engine.store.client import close, connect
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
+MAX_CONNECTIONS = 32
+STEADY_SECONDS = 10.0
+"""A worker that has run for so long has recovered: the next failure is the first again."""
+CLOSE_SECONDS = 2.0
+"""How long the store may take to hear that a worker ends."""
 SHARED_QUEUE = "{qe}:jobs"
 """The queue of the jobs that any controller may run."""
 LEADERS_QUEUE = "{qe}:jobs:leader"
@@ -46,6 +54,7 @@ async def run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> None
     logging.getLogger("arq").setLevel(logging.WARNING)
     failures = 0
     while True:
+        began = time.monotonic()
         worker = _worker(redis_url, queue, jobs)
         try:
             await worker.async_run()
@@ -54,19 +63,18 @@ async def run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> None
             await asyncio.shield(_close(worker))
             raise
         except (RedisError, OSError) as error:
-            failures += 1
+            failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             log.warning("background jobs pause: %s", error, extra={"queue": queue, "failures": failures})
             await _close(worker)
-        await asyncio.sleep(DEFAULT_BACKOFF.wait_seconds(min(failures, 10)))
+        await asyncio.sleep(DEFAULT_BACKOFF.wait_seconds(failures))
 
 
 def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
-    settings = RedisSettings.from_dsn(redis_url)
-    settings.conn_retries = 0
+    client = connect(redis_url, max_connections=MAX_CONNECTIONS)
     return Worker(
         cron_jobs=[_cron(job) for job in jobs],
         queue_name=queue,
-        redis_settings=settings,
+        redis_pool=ArqRedis(client.connection_pool, default_queue_name=queue),
         health_check_key=f"{queue}:health",
         handle_signals=False,
         poll_delay=POLL_SECONDS,
@@ -94,7 +102,13 @@ def _cron(job: Periodic) -> CronJob:
 
 
 async def _close(worker: Worker) -> None:
-    try:
-        await worker.close()
-    except (RedisError, OSError) as error:  # the store may be away; the worker ends in any case
-        log.debug("closing the background jobs: %s", error)
+    """End a worker. The store may be away or frozen: it is given CLOSE_SECONDS."""
+    pool = worker.pool
+    closing = asyncio.create_task(worker.close())
+    await asyncio.wait({closing}, timeout=CLOSE_SECONDS)
+    for task in (closing, *worker.tasks.values()):
+        task.cancel()
+    await close(pool)
+    for ended in await asyncio.gather(closing, *worker.tasks.values(), return_exceptions=True):
+        if isinstance(ended, Exception):
+            log.debug("closing the background jobs: %s", ended)

@@ -18,7 +18,7 @@ class Backoff:
     """Waits that double from `first_seconds` to `most_seconds`, each shortened by up to half at random."""
 
     first_seconds: float = 0.05
-    most_seconds: float = 2.0
+    most_seconds: float = 1.0
 
     def wait_seconds(self, failures: int) -> float:
         """How long to wait after the `failures`-th failure in a row (1 for the first)."""

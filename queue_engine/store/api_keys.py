@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from queue_engine.store import keys
+from queue_engine.store.scripts import ScriptRunner
 
 KEY_PREFIX = "qe_"
 
@@ -36,8 +37,9 @@ def hash_of(api_key: str) -> str:
 class ApiKeyStore:
     """The keys that open the API."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, scripts: ScriptRunner) -> None:
         self._redis = redis
+        self._scripts = scripts
 
     async def put(self, api_key: str, *, tenant: str, name: str) -> ApiKey:
         """Make `api_key` valid for `tenant`. Doing it again changes nothing but the name."""
@@ -48,6 +50,7 @@ class ApiKeyStore:
         pipeline.hsetnx(keys.api_key(key_hash), "created", str(seconds * 1000 + micros // 1000))
         pipeline.sadd(keys.API_KEYS, key_hash)
         await pipeline.execute()
+        await self._scripts.confirm(keys.API_KEYS)
         found = await self._get(key_hash)
         if found is None:
             raise LookupError("the key is gone right after it was stored")
@@ -70,6 +73,7 @@ class ApiKeyStore:
         for key in revoked:
             await self._redis.delete(keys.api_key(key.key_hash))
             await self._redis.srem(keys.API_KEYS, key.key_hash)  # type: ignore[misc]
+        await self._scripts.confirm(keys.API_KEYS)
         return revoked
 
     async def _get(self, key_hash: str) -> ApiKey | None:

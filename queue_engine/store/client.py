@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import (
     BusyLoadingError,
@@ -20,46 +24,147 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.store_url import Address, StoreUrl, Topology, is_yes, parse_store_url
+from queue_engine.store.cluster import ClusterClient
+from queue_engine.store.sentinel import MasterFinder, MasterPool, managed_connection
 
-COMMAND_TIMEOUT_SECONDS = 5.0
+COMMAND_TIMEOUT_SECONDS = 3.0
 CONNECT_TIMEOUT_SECONDS = 2.0
-MAX_BLOCK_SECONDS = 5.0
-"""How long a blocking read may wait; its connection's timeout is above it."""
+SENTINEL_TIMEOUT_SECONDS = 1.0
+MAX_BLOCK_SECONDS = 2.0
+"""How long a blocking read may wait. A dead connection is noticed by its silence beyond that, so this is short: all
+work goes on within five seconds after a fail-over."""
+BLOCK_MARGIN_SECONDS = 1.5
 
 _PASSING = (
     "OOM", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "LOADING", "READONLY", "UNKILLABLE",
-    "BUSY",
+    "BUSY ", "UNBLOCKED", "MOVED", "ASK ",
 )  # fmt: skip
 """Error replies by which the store says that it cannot now, not that the command is wrong."""
 
 
-def connect(url: str, *, max_connections: int = 32, blocking: bool = False) -> Redis:
+class NotDurable(RedisError):
+    """A write was carried out, and too few servers have it yet: it is repeated until they have."""
+
+
+def connect(url: str | StoreUrl, *, max_connections: int = 32, blocking: bool = False) -> Redis:
     """A client that does not decode replies. Connections are made when they are first needed.
 
-    With `blocking` its timeout is above MAX_BLOCK_SECONDS, for reads that wait on the server.
+    With `blocking` its timeout is above MAX_BLOCK_SECONDS, for reads that wait on the server. `max_connections` is for
+    each server. Raises ValueError when the URL breaks a rule.
     """
-    timeout = MAX_BLOCK_SECONDS + COMMAND_TIMEOUT_SECONDS if blocking else COMMAND_TIMEOUT_SECONDS
-    pool = BlockingConnectionPool.from_url(
-        url,
+    parsed = parse_store_url(url) if isinstance(url, str) else url
+    options = _connection_options(parsed, blocking=blocking)
+    if parsed.topology is Topology.CLUSTER:
+        return ClusterClient(
+            parsed.addresses, lambda address: Redis.from_pool(_pool_of(address, parsed.tls, max_connections, options))
+        )
+    if parsed.topology is Topology.SENTINEL:
+        return Redis.from_pool(_master_pool(parsed, max_connections, options))
+    return Redis.from_pool(_pool_of(parsed.addresses[0], parsed.tls, max_connections, options))
+
+
+async def close(client: Redis) -> None:
+    """Close all connections of a client; the store may be away."""
+    with suppress(RedisError, OSError):
+        await client.aclose()
+    with suppress(RedisError, OSError):
+        await client.connection_pool.aclose()
+
+
+def check_tls_files(url: StoreUrl) -> None:
+    """Raises ValueError that names the option when the files of a TLS connection cannot be used."""
+    options = dict(url.tls_options)
+    context = ssl.create_default_context()
+    if path := options.get("ssl_ca_certs"):
+        _use("ssl_ca_certs", path, lambda: context.load_verify_locations(path))
+    if path := options.get("ssl_certfile"):
+        _use("ssl_certfile or ssl_keyfile", path, lambda: context.load_cert_chain(path, options.get("ssl_keyfile")))
+
+
+def _use(option: str, path: str, load: Any) -> None:
+    try:
+        load()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else "it is not in PEM format"
+        raise ValueError(f"{option}: cannot use {path}: {reason}") from None
+
+
+def _pool_of(address: Address, tls: bool, max_connections: int, options: Mapping[str, Any]) -> BlockingConnectionPool:
+    return BlockingConnectionPool(
+        connection_class=SSLConnection if tls else Connection,
+        max_connections=max_connections,
+        timeout=COMMAND_TIMEOUT_SECONDS,  # type: ignore[arg-type]
+        host=address.host,
+        port=address.port,
+        **options,
+    )
+
+
+def _master_pool(url: StoreUrl, max_connections: int, options: Mapping[str, Any]) -> MasterPool:
+    """A pool whose connections go to the master that the sentinels name when they are made."""
+    of_sentinels = {
+        **options,
+        "db": 0,
+        "username": url.sentinel_username,
+        "password": url.sentinel_password,
+        "socket_timeout": SENTINEL_TIMEOUT_SECONDS,
+        "socket_connect_timeout": SENTINEL_TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "retry_on_error": [],
+    }
+    finder = MasterFinder(
+        url.service, [Redis.from_pool(_pool_of(address, url.tls, 2, of_sentinels)) for address in url.addresses]
+    )
+    return MasterPool(
+        finder,
+        connection_class=managed_connection(tls=url.tls),
         max_connections=max_connections,
         timeout=COMMAND_TIMEOUT_SECONDS,
-        socket_timeout=timeout,
-        socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-        socket_keepalive=True,
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[RedisConnectionError],
+        **options,
     )
-    return Redis.from_pool(pool)
+
+
+def _connection_options(url: StoreUrl, *, blocking: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "db": url.db,
+        "username": url.username,
+        "password": url.password,
+        "socket_timeout": MAX_BLOCK_SECONDS + BLOCK_MARGIN_SECONDS if blocking else COMMAND_TIMEOUT_SECONDS,
+        "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "socket_keepalive": True,
+        "socket_keepalive_options": _keepalive(),
+        "retry": Retry(NoBackoff(), 1),
+        "retry_on_error": [RedisConnectionError],
+    }
+    if url.tls:
+        given = dict(url.tls_options)
+        verified = given.get("ssl_cert_reqs", "required") != "none"
+        check_hostname = is_yes(given.pop("ssl_check_hostname", "yes")) and verified
+        options |= {**given, "ssl_check_hostname": check_hostname}
+    return options
+
+
+def _keepalive() -> dict[int, int]:
+    """A peer that is gone without a word is noticed within seconds, also while nothing is sent."""
+    wanted = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 4000}
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def unavailability(error: BaseException) -> str | None:
     """Why the store cannot serve now, when that is what `error` says; None for any other error."""
+    if isinstance(error, StoreUnavailable):
+        return error.reason
+    if isinstance(error, NotDurable):
+        return str(error)
     if isinstance(error, BusyLoadingError):
         return "it is loading its data"
     if isinstance(error, ReadOnlyError):
         return "it is a read-only replica"
     if isinstance(error, OutOfMemoryError):
         return "it has reached maxmemory"
+    if isinstance(error, MasterNotFoundError):
+        return "the sentinels name no master"
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
         return "it cannot be reached"
     if isinstance(error, ResponseError) and str(error).startswith(_PASSING):

@@ -27,6 +27,7 @@ from queue_engine.domain.tasks import Task, TaskState, TaskStatus
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.claims import make_group
 from queue_engine.store.client import pairs, word_of
+from queue_engine.store.cluster import ClusterClient
 from queue_engine.store.endpoints import open_signing_secret
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, parse_member
 from queue_engine.store.scripts import ScriptRunner
@@ -88,9 +89,13 @@ class Outbox:
         self._most_age_ms = most_age_ms
         self._held: dict[str, set[str]] = {partition.outbox: set() for partition in partitions.all()}
         """Ids of the entries that were given out and not settled or put off since, by outbox."""
+        self._reads: dict[Partition, asyncio.Task[list[OutboxEntry]]] = {}
+        """Reads under way, when each partition is read by itself."""
 
     async def read(self, most: int, *, block_ms: int) -> list[OutboxEntry]:
         """Up to `most` due deliveries of each partition; waits up to `block_ms` for one to come."""
+        if isinstance(self._blocking, ClusterClient):
+            return await self._read_each(most, block_ms)
         partitions = {partition.outbox: partition for partition in self._partitions.all()}
         streams: dict[Any, Any] = dict.fromkeys(partitions, ">")
         try:
@@ -101,6 +106,42 @@ class Outbox:
             await self.make_groups()
             return []
         return [entry for stream, entries in reply for entry in self._given(partitions[stream.decode()], entries)]
+
+    async def _read_each(self, most: int, block_ms: int) -> list[OutboxEntry]:
+        """As `read`, in a cluster: one command reads one slot, so there is one for each partition.
+
+        A read that has found nothing when another has goes on, and the next call takes it up.
+        """
+        for partition in self._partitions.all():
+            if partition not in self._reads:
+                self._reads[partition] = asyncio.create_task(self._read_one(partition, most, block_ms))
+        try:
+            await asyncio.wait(self._reads.values(), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            for read in self._reads.values():  # what they may have read comes back by `adopt`
+                read.cancel()
+            self._reads.clear()
+            raise
+        ended = {partition: read for partition, read in self._reads.items() if read.done()}
+        for partition in ended:
+            del self._reads[partition]
+        entries = [entry for read in ended.values() if read.exception() is None for entry in read.result()]
+        faults = [fault for read in ended.values() if (fault := read.exception()) is not None]
+        if faults and not entries:
+            raise faults[0]
+        return entries
+
+    async def _read_one(self, partition: Partition, most: int, block_ms: int) -> list[OutboxEntry]:
+        try:
+            reply = await self._blocking.xreadgroup(
+                GROUP, self._process_id, {partition.outbox: ">"}, count=most, block=block_ms
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await make_group(self._redis, partition.outbox, GROUP)
+            return []
+        return [entry for _, entries in reply for entry in self._given(partition, entries)]
 
     async def adopt(self, *, tick_ms: int, lease_ms: int, most: int = 256) -> list[OutboxEntry]:
         """Say that this process lives (call it at least every `lease_ms` / 3), and take over from dead ones.

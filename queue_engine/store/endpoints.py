@@ -44,8 +44,14 @@ class EndpointStore:
         self._sealer = sealer
 
     async def new_id(self) -> str:
-        """An id that no endpoint has had."""
-        return str(await self._redis.incr(ENDPOINT_IDS))
+        """An id that no endpoint has.
+
+        The counter may have been set back by a fail-over that an endpoint on another server of a cluster has outlived.
+        """
+        while True:
+            endpoint_id = str(await self._redis.incr(ENDPOINT_IDS))
+            if not await self._redis.exists(self._partitions.of(endpoint_id).endpoint):
+                return endpoint_id
 
     async def create(self, tenant: str, config: EndpointConfig, endpoint_id: str | None = None) -> Endpoint:
         """Store a new endpoint under a new id, or under one from `new_id`, with a new signing secret for its webhooks.

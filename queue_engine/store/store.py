@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from queue_engine import metrics
+from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import EngineError, StoreUnavailable
+from queue_engine.domain.store_url import Topology, parse_store_url
 from queue_engine.runtime.loops import persist
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store import keys
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.claims import ClaimStore
-from queue_engine.store.client import connect, store_errors, unavailability
+from queue_engine.store.client import check_tls_files, close, connect, store_errors, unavailability
+from queue_engine.store.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leader import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.rotation import Rotation
-from queue_engine.store.scripts import ScriptRunner
+from queue_engine.store.scripts import STORE_DURABILITY, ScriptRunner
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
 
@@ -30,6 +33,9 @@ DATA_FORMAT = 1
 """Version of the data model. A store of another version is refused."""
 MIN_REDIS = (7, 0)
 MIN_VALKEY = (7, 2)
+MIN_WAITAOF = (7, 2)
+"""From here on both can say what is on their disks."""
+PROBE_KEY = "{qe}:probe"
 
 
 class UnfitStore(EngineError):
@@ -44,6 +50,10 @@ class ServerInfo:
     """`redis` or `valkey`."""
     version: str
     eviction_policy: str
+    mode: str = "standalone"
+    """`standalone`, `sentinel` or `cluster`."""
+    appends_to_file: bool = True
+    """Whether it has an append-only file."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -56,22 +66,33 @@ class Store:
     heartbeats and logs have their own, so that none waits for another.
     """
 
-    def __init__(self, url: str, sealer: Sealer, *, partitions: int = 16, max_connections: int = 32) -> None:
+    def __init__(
+        self,
+        url: str,
+        sealer: Sealer,
+        *,
+        partitions: int = 16,
+        max_connections: int = 32,
+        durability: Durability = STORE_DURABILITY,
+    ) -> None:
         self.url = url
         self.sealer = sealer
         self.partitions = keys.Partitions(partitions)
-        self.redis = connect(url, max_connections=max_connections)
-        self._blocking = connect(url, max_connections=4, blocking=True)
-        self._beats = connect(url, max_connections=2)
-        self._logs = connect(url, max_connections=max_connections)
+        self._address = parse_store_url(url)
+        self._durability = durability
+        self.redis = connect(self._address, max_connections=max_connections)
+        # In a cluster each partition is waited for by itself.
+        self._blocking = connect(self._address, max_connections=4 + partitions, blocking=True)
+        self._beats = connect(self._address, max_connections=2)
+        self._logs = connect(self._address, max_connections=max_connections)
         self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._beats, self._logs)
-        self.scripts = ScriptRunner(self.redis)
+        self.scripts = ScriptRunner(self.redis, durability)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
         self.workers = WorkerStore(self.redis, self.scripts, self.partitions)
         self.credentials = CredentialStore(self.redis, self.scripts, sealer, self.endpoints)
         self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)
-        self.api_keys = ApiKeyStore(self.redis)
+        self.api_keys = ApiKeyStore(self.redis, self.scripts)
         self.leadership = Leadership(self.scripts)
         self.logs = LogStore(self._logs, ScriptRunner(self._logs), self.partitions)
 
@@ -98,32 +119,40 @@ class Store:
     async def prepare(self) -> ServerInfo:
         """Check that this store can be used by this process, and note what must stay the same for its life.
 
-        Raises UnfitStore when its version, its eviction policy, its data or the secret key do not fit, StoreUnavailable
-        when it does not answer.
+        In a cluster every master is checked. Raises UnfitStore when a version, an eviction policy, the data or the
+        secret key do not fit, or a server cannot give the durability that is asked for; StoreUnavailable when one does
+        not answer.
         """
+        self._check_tls_files()
         async with store_errors():
-            info = await self.server()
-            _check_version(info)
-            if info.eviction_policy not in ("noeviction", ""):
-                raise UnfitStore(
-                    f"the store evicts keys (maxmemory-policy {info.eviction_policy}), so acknowledged tasks would "
-                    "vanish: set maxmemory-policy noeviction"
-                )
+            servers = await self.servers()
+            for where, info in servers.items():
+                self._check_server(info, f" ({where})" if len(servers) > 1 else "")
             await self._check_meta()
+            info = next(iter(servers.values()))
             metrics.note_build(str(info))
             return info
 
-    async def server(self) -> ServerInfo:
-        """Name, version and eviction policy of the server."""
-        info = await self.redis.info("server")
-        name = "valkey" if info.get("server_name") == "valkey" else "redis"
-        version = str(info.get("valkey_version") or info.get("redis_version") or "0")
-        memory = await self.redis.info("memory")
-        return ServerInfo(name, version, str(memory.get("maxmemory_policy", "")))
+    async def servers(self) -> dict[str, ServerInfo]:
+        """What the server is, or each master of the cluster, by its address."""
+        if not isinstance(self.redis, ClusterClient):
+            return {"": await _server_info(self.redis)}
+        try:
+            masters = await self.redis.masters()
+        except NotACluster as error:
+            raise UnfitStore(f"{error}: use redis:// or redis+sentinel:// instead of redis+cluster://") from None
+        return {str(address): await _server_info(client) for address, client in masters.items()}
 
-    async def now_ms(self) -> int:
-        """The store's clock, epoch milliseconds."""
-        seconds, micros = await self.redis.time()
+    async def server(self) -> ServerInfo:
+        """Name, version and eviction policy of the server; in a cluster, of one of them."""
+        return next(iter((await self.servers()).values()))
+
+    async def now_ms(self, endpoint_id: str | None = None) -> int:
+        """The store's clock, epoch milliseconds. In a cluster it is that of the server that has the endpoint."""
+        client = self.redis
+        if isinstance(client, ClusterClient) and endpoint_id is not None:
+            client = client.client_of(await client.owner(slot_of(self.partitions.of(endpoint_id).counts)))
+        seconds, micros = await client.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def wait_until_ready(self) -> ServerInfo:
@@ -131,9 +160,24 @@ class Store:
         return await persist(self.prepare, passing=_reason, what="the store")
 
     async def check_writable(self) -> None:
-        """Write and read back: raises StoreUnavailable when the store does not answer or refuses writes."""
+        """Write to every part of the store: raises StoreUnavailable when one does not answer or refuses writes.
+
+        One that does not give the durability that is asked for counts as refusing.
+        """
         async with store_errors():
-            await self.redis.set("{qe}:probe", "1", px=60_000)
+            await asyncio.gather(*(self._check_writable(key) for key in await self._probe_keys()))
+
+    async def _check_writable(self, key: str) -> None:
+        await self.redis.set(key, "1", px=60_000)
+        await self.scripts.confirm(key)
+
+    async def _probe_keys(self) -> list[str]:
+        """A key on every server that has data of ours."""
+        if not isinstance(self.redis, ClusterClient):
+            return [PROBE_KEY]
+        probes = [PROBE_KEY, *(f"{partition.tag}:probe" for partition in self.partitions.all())]
+        owners = [await self.redis.owner(slot_of(key)) for key in probes]
+        return list(dict(zip(reversed(owners), reversed(probes), strict=True)).values())
 
     async def instance_id(self) -> str:
         """A random id of this store's data, made once."""
@@ -144,11 +188,33 @@ class Store:
     async def close(self) -> None:
         """Close all connections. Safe to call twice."""
         for client in self._clients:
-            try:
-                await client.aclose()
-                await client.connection_pool.disconnect()
-            except (RedisError, OSError):  # it is going away in any case
-                continue
+            await close(client)
+
+    def _check_tls_files(self) -> None:
+        try:
+            check_tls_files(self._address)
+        except ValueError as error:
+            raise UnfitStore(f"the store's URL: {error}") from None
+
+    def _check_server(self, info: ServerInfo, where: str) -> None:
+        _check_mode(info, self._address.topology)
+        _check_version(info, where)
+        if info.eviction_policy not in ("noeviction", ""):
+            raise UnfitStore(
+                f"the store{where} evicts keys (maxmemory-policy {info.eviction_policy}), so acknowledged tasks would "
+                "vanish: set maxmemory-policy noeviction"
+            )
+        if not self._durability.disk:
+            return
+        if _version(info) < MIN_WAITAOF:
+            raise UnfitStore(
+                f"{info}{where} cannot tell what is on its disk, as QUEUE_ENGINE_DURABILITY asks for: Redis or Valkey "
+                f"{_dotted(MIN_WAITAOF)} or newer is needed"
+            )
+        if not info.appends_to_file:
+            raise UnfitStore(
+                f"the store{where} has no append-only file, as QUEUE_ENGINE_DURABILITY asks for: set appendonly yes"
+            )
 
     async def _check_meta(self) -> None:
         await self._must_stay(
@@ -179,8 +245,36 @@ def _reason(error: BaseException) -> str | None:
     return error.reason if isinstance(error, StoreUnavailable) else unavailability(error)
 
 
-def _check_version(info: ServerInfo) -> None:
+async def _server_info(client: Redis) -> ServerInfo:
+    info = await client.info("server")
+    name = "valkey" if info.get("server_name") == "valkey" else "redis"
+    version = str(info.get("valkey_version") or info.get("redis_version") or "0")
+    mode = str(info.get("server_mode") or info.get("redis_mode") or "standalone")
+    if mode == "sentinel":
+        return ServerInfo(name, version, "", mode)
+    memory, persistence = await client.info("memory"), await client.info("persistence")
+    return ServerInfo(
+        name, version, str(memory.get("maxmemory_policy", "")), mode, persistence.get("aof_enabled") in (1, "1")
+    )
+
+
+def _check_mode(info: ServerInfo, topology: Topology) -> None:
+    """Whether the URL's form is the right one for what answers."""
+    if info.mode == "sentinel":
+        raise UnfitStore("the server is a sentinel: use redis+sentinel://host:port,…/SERVICE as the store's URL")
+    if info.mode == "cluster" and topology is not Topology.CLUSTER:
+        raise UnfitStore("the server belongs to a cluster: use redis+cluster://host:port,… as the store's URL")
+
+
+def _check_version(info: ServerInfo, where: str = "") -> None:
     minimum = MIN_VALKEY if info.name == "valkey" else MIN_REDIS
-    parts = tuple(int(part) for part in info.version.split(".")[:2] if part.isdigit())
-    if parts < minimum:
-        raise UnfitStore(f"{info} is too old: {info.name} {'.'.join(map(str, minimum))} or newer is needed")
+    if _version(info) < minimum:
+        raise UnfitStore(f"{info}{where} is too old: {info.name} {_dotted(minimum)} or newer is needed")
+
+
+def _version(info: ServerInfo) -> tuple[int, ...]:
+    return tuple(int(part) for part in info.version.split(".")[:2] if part.isdigit())
+
+
+def _dotted(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))

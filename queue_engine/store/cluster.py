@@ -1,0 +1,303 @@
+"""A client of a cluster: every command goes to the node that has its key.
+
+Each node has a bounded pool of its own, as a single server would, so that one that is down holds up no other. What
+redis-py offers for clusters has neither bounds nor closes only what is broken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.client import Pipeline
+from redis.crc import key_slot
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from queue_engine.domain.store_url import Address
+
+T = TypeVar("T")
+Send = Callable[[Redis, bool], Awaitable[T]]
+"""Sends something to a node. When the second argument is true the node must be told ASKING first."""
+
+HOME_KEY = "{qe}:meta"
+"""Commands without a key go to the node that has this one."""
+MAX_REDIRECTIONS = 8
+PATIENCE_SECONDS = 1.0
+"""How long a command is repeated while its slot is being moved (TRYAGAIN)."""
+FIRST_WAIT_SECONDS = 0.02
+REFRESH_SECONDS = 1.0
+"""Wait for one node's word on who has which slot."""
+_SECOND_WORD = {"OBJECT", "MEMORY", "XGROUP", "XINFO"}
+"""Commands of two words, when these come as two: the key is the third."""
+_WITHOUT_KEY = {"TIME", "INFO", "PING"}
+
+
+class NotACluster(RedisError):
+    """The server answers and belongs to no cluster."""
+
+
+class ClusterClient(Redis):
+    """As a Redis client, for commands with keys of one slot. Pipelines may hold commands for several.
+
+    `make_client` gives a client of one node. Who has which slot is learnt from redirections, and asked for anew when a
+    node does not answer.
+    """
+
+    def __init__(self, seeds: Sequence[Address], make_client: Callable[[Address], Redis]) -> None:
+        super().__init__(connection_pool=BlockingConnectionPool())  # never connected; the nodes have their own
+        self._seeds = tuple(seeds)
+        self._make_client = make_client
+        self._nodes: dict[Address, Redis] = {}
+        self._owners: dict[int, Address] = {}
+        self._refreshing: asyncio.Task[None] | None = None
+
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Raises what a client of one server raises; redirections are followed."""
+
+        async def send(node: Redis, asking: bool) -> Any:
+            if asking:
+                return await _asking(node, args, options)
+            return await node.execute_command(*args, **options)  # type: ignore[no-untyped-call]
+
+        return await self.routed(_key_of(args), send)
+
+    def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Pipeline:
+        if transaction:
+            raise ValueError("a cluster's pipeline is no transaction")
+        return ClusterPipeline(self, self.connection_pool, self.response_callbacks, False, shard_hint)
+
+    async def routed(self, key: str | bytes, send: Send[T], *, after: Exception | None = None) -> T:
+        """What `send` gives at the node that has `key`, wherever that is; `after` is an answer that was had already.
+
+        A send whose connection fails is repeated once, at the node that has the key then.
+        """
+        slot = slot_of(key)
+        node, asking = None if after is None else self._owners.get(slot), False
+        failures, waits = 0, _Waits()
+        for _ in range(MAX_REDIRECTIONS + waits.most):
+            error = after
+            after = None
+            if error is None:
+                try:
+                    node = node or await self.owner(slot)
+                    return await send(self.client_of(node), asking)
+                except (RedisConnectionError, RedisTimeoutError):
+                    failures += 1
+                    await self.refresh(without=node)
+                    if failures > 1:
+                        raise
+                    node, asking = None, False
+                    continue
+                except ResponseError as answer:
+                    error = answer
+            word = str(error).split(" ", 1)[0]
+            if word in ("MOVED", "ASK"):
+                node, asking = self._redirection(str(error), node), word == "ASK"
+                if not asking:
+                    self._owners[slot] = node
+            elif word == "TRYAGAIN" and await waits.wait():
+                continue
+            else:
+                if word == "CLUSTERDOWN":
+                    await self.refresh()
+                raise error
+        raise ResponseError("TRYAGAIN too many redirections")
+
+    async def owner(self, slot: int) -> Address:
+        """The node that has the slot, as far as is known. Raises a RedisError when nobody is known to have it."""
+        if slot not in self._owners:
+            await self.refresh()
+        if slot not in self._owners:
+            raise ResponseError("CLUSTERDOWN the slot is not served")
+        return self._owners[slot]
+
+    def known_owner(self, key: str | bytes) -> Address | None:
+        """As `owner`, without asking."""
+        return self._owners.get(slot_of(key))
+
+    async def masters(self) -> dict[Address, Redis]:
+        """A client for each node that has slots."""
+        await self.refresh()
+        return {address: self.client_of(address) for address in dict.fromkeys(self._owners.values())}
+
+    async def refresh(self, *, without: Address | None = None) -> None:
+        """Ask who has which slot; calls that come meanwhile share the answer. `without` is not asked.
+
+        What is known is kept when nobody answers. Raises NotACluster, and a RedisError when nothing is known.
+        """
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._refresh(without))
+        await asyncio.shield(self._refreshing)
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: ARG002 - as redis-py has it
+        if self._refreshing is not None:
+            self._refreshing.cancel()
+        for address in list(self._nodes):
+            await self._forget(address)
+
+    async def _refresh(self, without: Address | None) -> None:
+        known = list(self._nodes)
+        random.shuffle(known)
+        for address in dict.fromkeys([*known, *self._seeds]):
+            if address == without:
+                continue
+            try:
+                async with asyncio.timeout(REFRESH_SECONDS):
+                    view = await self.client_of(address).execute_command(  # type: ignore[no-untyped-call]
+                        "CLUSTER SLOTS"
+                    )
+            except ResponseError as error:
+                if "cluster support disabled" in str(error):
+                    raise NotACluster(f"{address} belongs to no cluster") from None
+                continue
+            except (RedisError, OSError, TimeoutError):
+                continue
+            if view:
+                await self._learn(view, address)
+                return
+        if not self._owners:
+            raise RedisConnectionError("no node of the cluster answers")
+
+    async def _learn(self, view: Iterable[Any], asked: Address) -> None:
+        owners: dict[int, Address] = {}
+        nodes: set[Address] = set()
+        for first, last, *servers in view:
+            addresses = [Address(_text(one[0]) or asked.host, int(one[1])) for one in servers]
+            nodes.update(addresses)
+            owners |= dict.fromkeys(range(int(first), int(last) + 1), addresses[0])
+        self._owners = owners
+        for address in nodes:
+            self.client_of(address)
+        for address in [one for one in self._nodes if one not in nodes]:
+            await self._forget(address)
+
+    def client_of(self, address: Address) -> Redis:
+        """A client of one node."""
+        if address not in self._nodes:
+            self._nodes[address] = self._make_client(address)
+        return self._nodes[address]
+
+    async def _forget(self, address: Address) -> None:
+        client = self._nodes.pop(address)
+        await client.aclose()
+        await client.connection_pool.disconnect()
+
+    def _redirection(self, text: str, asked: Address | None) -> Address:
+        """`MOVED 3999 127.0.0.1:6381`; without a host it is the one that was asked."""
+        host, _, port = text.split(" ")[2].rpartition(":")
+        return Address(host or (asked.host if asked else ""), int(port))
+
+
+class ClusterPipeline(Pipeline):
+    """Commands that go to their nodes side by side, each node's in one round trip."""
+
+    def __init__(self, client: ClusterClient, *args: Any) -> None:
+        super().__init__(*args)
+        self._client = client
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        stack, self.command_stack = self.command_stack, []
+        replies: list[Any] = [None] * len(stack)
+        groups: dict[Address, list[int]] = {}
+        for index, (args, _) in enumerate(stack):
+            groups.setdefault(await self._client.owner(slot_of(_key_of(args))), []).append(index)
+        await asyncio.gather(*(self._execute_at(node, stack, indexes, replies) for node, indexes in groups.items()))
+        if raise_on_error:
+            for reply in replies:
+                if isinstance(reply, Exception):
+                    raise reply
+        return replies
+
+    async def _execute_at(self, node: Address, stack: Any, indexes: list[int], replies: list[Any]) -> None:
+        """What is redirected, or could not be asked, is asked by itself."""
+        pipeline = self._client.client_of(node).pipeline(transaction=False)
+        for index in indexes:
+            args, options = stack[index]
+            pipeline.execute_command(*args, **options)
+        try:
+            found = await pipeline.execute(raise_on_error=False)
+        except (RedisConnectionError, RedisTimeoutError):
+            await self._client.refresh(without=node)
+            found = [None] * len(indexes)
+            failed = True
+        else:
+            failed = False
+        for index, reply in zip(indexes, found, strict=True):
+            if failed or is_redirection(reply):
+                args, options = stack[index]
+                try:
+                    reply = await self._client.execute_command(*args, **options)
+                except ResponseError as error:
+                    reply = error
+            replies[index] = reply
+
+
+class _Waits:
+    """Short waits that double until PATIENCE_SECONDS are used up."""
+
+    most = 16
+
+    def __init__(self) -> None:
+        self._used = 0.0
+        self._next = FIRST_WAIT_SECONDS
+
+    async def wait(self) -> bool:
+        if self._used >= PATIENCE_SECONDS:
+            return False
+        await asyncio.sleep(self._next)
+        self._used += self._next
+        self._next = min(0.25, self._next * 2)
+        return True
+
+
+def is_redirection(reply: Any) -> bool:
+    """Whether an answer says that another node, or a later time, is right."""
+    return isinstance(reply, ResponseError) and str(reply).startswith(("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN"))
+
+
+def slot_of(key: str | bytes) -> int:
+    """The slot of a key. Ours all have a hash tag, and there are few of those."""
+    raw = key.encode() if isinstance(key, str) else key
+    start = raw.find(b"{")
+    end = raw.find(b"}", start + 1)
+    return _slot_of_tag(raw[start + 1 : end]) if 0 <= start < end - 1 else int(key_slot(raw))
+
+
+@lru_cache(maxsize=4096)
+def _slot_of_tag(tag: bytes) -> int:
+    return int(key_slot(tag))
+
+
+def _key_of(args: Sequence[Any]) -> str | bytes:
+    """The first key of a command, among those that the store's code uses."""
+    command = str(args[0]).upper()
+    if command in ("EVALSHA", "EVAL"):
+        return args[3]  # type: ignore[no-any-return]
+    if command in ("XREADGROUP", "XREAD"):
+        streams = next(index for index, word in enumerate(args) if word in (b"STREAMS", "STREAMS"))
+        return args[streams + 1]  # type: ignore[no-any-return]
+    if command in _SECOND_WORD:
+        return args[2]  # type: ignore[no-any-return]
+    if command in _WITHOUT_KEY:
+        return HOME_KEY
+    return args[1]  # type: ignore[no-any-return]
+
+
+async def _asking(node: Redis, args: Sequence[Any], options: dict[str, Any]) -> Any:
+    pipeline = node.pipeline(transaction=False)
+    pipeline.execute_command("ASKING")
+    pipeline.execute_command(*args, **options)
+    _, reply = await pipeline.execute(raise_on_error=False)
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value or "")

@@ -1,0 +1,103 @@
+"""The master that sentinels name, and a pool of connections to it."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.sentinel import MasterNotFoundError, SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.exceptions import RedisError
+
+from queue_engine.domain.store_url import Address
+
+
+class MasterFinder:
+    """Asks all sentinels at once. What most of them say counts: one that is cut off from the others may be behind."""
+
+    def __init__(self, service: str, sentinels: Sequence[Redis]) -> None:
+        self._service = service
+        self._sentinels = tuple(sentinels)
+        self._asking: asyncio.Task[Address] | None = None
+
+    async def find(self) -> Address:
+        """The master's address. Calls that come meanwhile share the answer. Raises MasterNotFoundError."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_all())
+        return await asyncio.shield(self._asking)
+
+    async def aclose(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+        for sentinel in self._sentinels:
+            await sentinel.aclose()
+            await sentinel.connection_pool.disconnect()
+
+    async def _ask_all(self) -> Address:
+        votes: Counter[Address] = Counter()
+        pending = {asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels}
+        try:
+            for answer in asyncio.as_completed(pending):
+                address = await answer
+                if address is None:
+                    continue
+                votes[address] += 1
+                if votes[address] * 2 > len(self._sentinels):
+                    return address
+        finally:
+            for task in pending:
+                task.cancel()
+        if not votes:
+            raise MasterNotFoundError(f"no sentinel names a master for {self._service!r}")
+        return votes.most_common(1)[0][0]
+
+    async def _ask(self, sentinel: Redis) -> Address | None:
+        try:
+            reply: Any = await sentinel.execute_command(  # type: ignore[no-untyped-call]
+                "SENTINEL GET-MASTER-ADDR-BY-NAME", self._service
+            )
+        except (RedisError, OSError):
+            return None
+        return Address(_text(reply[0]), int(reply[1])) if reply else None
+
+
+class MasterPool(BlockingConnectionPool):
+    """A bounded pool whose connections ask for the master when they connect.
+
+    A connection that meets a read-only server, or breaks, connects anew; when the master has changed, those that are
+    idle are dropped.
+    """
+
+    is_master = True
+    check_connection = False
+
+    def __init__(self, finder: MasterFinder, **options: Any) -> None:
+        super().__init__(**options)
+        self.connection_kwargs["connection_pool"] = weakref.proxy(self)
+        self._finder = finder
+        self._address: Address | None = None
+
+    async def get_master_address(self) -> Address:
+        """For SentinelManagedConnection."""
+        address = await self._finder.find()
+        if address != self._address:
+            self._address = address
+            await self.disconnect(inuse_connections=False)
+        return address
+
+    async def aclose(self) -> None:
+        await self.disconnect()
+        await self._finder.aclose()
+
+
+def managed_connection(*, tls: bool) -> type[AbstractConnection]:
+    """The class of such a pool's connections."""
+    return SentinelManagedSSLConnection if tls else SentinelManagedConnection
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
