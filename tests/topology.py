@@ -22,7 +22,7 @@ READY_SECONDS = 60.0
 FAIL_OVER_SECONDS = 60.0
 SLOTS = 16384
 HOST = "127.0.0.1"
-_QUICK_REPLICATION = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--hz", "100")
+_QUICK_REPLICATION = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--hz", "500")
 
 
 class SentinelServer(StoreServer):
@@ -139,7 +139,11 @@ class SentinelSetup:
             for number in range(1, replicas + 1):
                 replica = self._server(f"server-{number}", "--replicaof", f"{HOST} {master.port}")
                 self.servers.append(stack.enter_context(replica))
-            wait_until(lambda: _followers(master) == replicas, READY_SECONDS, "the replicas do not follow")
+            wait_until(
+                lambda: all(_follows(replica, master) for replica in self.servers[1:]),
+                READY_SECONDS,
+                "the replicas do not follow",
+            )
             for number in range(sentinels):
                 sentinel = SentinelServer(
                     self.binary,
@@ -199,7 +203,7 @@ class SentinelSetup:
                 ):  # it was one before it went down; the sentinels take ten seconds for this
                     with client_of(replica.port) as client:
                         client.replicaof(HOST, master.port)
-            return _followers(master) == len(self.servers) - 1
+            return all(_follows(replica, master) for replica in self.replicas)
         except (StoreServerError, RedisError):
             return False
 
@@ -376,7 +380,7 @@ class ClusterSetup:
             return (
                 all(_is_well(node) for node in self.nodes)
                 and len(masters) == self._masters
-                and sum(map(_followers, masters)) == len(self.nodes) - len(masters)
+                and all(any(_follows(node, master) for master in masters) for node in self.nodes if node not in masters)
                 and all(_flags_agree(_view(node), masters) for node in self.nodes)
             )
         except RedisError:
@@ -402,12 +406,16 @@ def _role(server: StoreServer) -> str:
         return ""
 
 
-def _followers(server: StoreServer) -> int:
-    """Replicas that are connected to this server and have its data."""
-    with client_of(server.port) as client:
-        facts = client.info("replication")
-    replicas = [value for name, value in facts.items() if name.startswith("slave") and isinstance(value, dict)]
-    return sum(one.get("state") == "online" for one in replicas) if facts["role"] == "master" else 0
+def _follows(server: StoreServer, master: StoreServer) -> bool:
+    """Whether a server is a replica of this master, and both say that it has the master's data."""
+    with client_of(server.port) as replica, client_of(master.port) as client:
+        own, facts = replica.info("replication"), client.info("replication")
+    listed = [value for name, value in facts.items() if name.startswith("slave") and isinstance(value, dict)]
+    return (
+        own.get("master_port") == master.port
+        and own.get("master_link_status") == "up"
+        and any(one["port"] == server.port and one["state"] == "online" for one in listed)
+    )
 
 
 def _id_of(node: StoreServer) -> str:

@@ -110,23 +110,27 @@ class Outbox:
     async def _read_each(self, most: int, block_ms: int) -> list[OutboxEntry]:
         """As `read`, in a cluster: one command reads one slot, so there is one for each partition.
 
-        A read that has found nothing when another has goes on, and the next call takes it up.
+        A read that waits when another has found something goes on, and the next call takes it up.
         """
         for partition in self._partitions.all():
             if partition not in self._reads:
                 self._reads[partition] = asyncio.create_task(self._read_one(partition, most, block_ms))
+        entries: list[OutboxEntry] = []
+        faults: list[BaseException] = []
         try:
-            await asyncio.wait(self._reads.values(), return_when=asyncio.FIRST_COMPLETED)
+            while self._reads and not entries:
+                await asyncio.wait(self._reads.values(), return_when=asyncio.FIRST_COMPLETED)
+                for partition in [one for one, read in self._reads.items() if read.done()]:
+                    read = self._reads.pop(partition)
+                    if (fault := read.exception()) is not None:
+                        faults.append(fault)
+                    else:
+                        entries += read.result()
         except asyncio.CancelledError:
             for read in self._reads.values():  # what they may have read comes back by `adopt`
                 read.cancel()
             self._reads.clear()
             raise
-        ended = {partition: read for partition, read in self._reads.items() if read.done()}
-        for partition in ended:
-            del self._reads[partition]
-        entries = [entry for read in ended.values() if read.exception() is None for entry in read.result()]
-        faults = [fault for read in ended.values() if (fault := read.exception()) is not None]
         if faults and not entries:
             raise faults[0]
         return entries

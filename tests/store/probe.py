@@ -6,6 +6,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from queue_engine.store.cluster import ClusterClient
+
 Fields = dict[str, str]
 
 READS: dict[str, tuple[str | int, ...]] = {
@@ -35,7 +37,10 @@ class Probe:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def keys(self) -> set[str]:
-        """The names of all keys."""
+        """The names of all keys; those of all masters of a cluster."""
+        if isinstance(self.redis, ClusterClient):
+            replies = [await Probe(master).keys() for master in (await self.redis.masters()).values()]
+            return {name for reply in replies for name in reply}
         return {_text(name) for name in await self.ask("KEYS", "*")}
 
     async def hash(self, key: str) -> Fields:
