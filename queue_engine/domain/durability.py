@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-DEFAULT_TIMEOUT_SECONDS = 1.0
-MAX_TIMEOUT_SECONDS = 2.0
+DEFAULT_TIMEOUT_SECONDS = 2.0
+MAX_TIMEOUT_SECONDS = 2.5
 """Below the time after which a connection that answers nothing is given up."""
 
 
