@@ -249,10 +249,13 @@ class ClusterSetup:
 
     def owner(self, slot: int) -> StoreServer:
         """The master of a slot, as the masters say themselves."""
-        for node in self.masters:
-            if slot in _slots(_view(node), _id_of(node)):
-                return node
-        raise StoreServerError(f"nobody has slot {slot}")
+
+        def found() -> StoreServer | None:
+            return next((node for node in self.masters if slot in _slots(_view(node), _id_of(node))), None)
+
+        node = wait_until(found, READY_SECONDS, f"nobody has slot {slot}")
+        assert node is not None
+        return node
 
     def slot_of(self, key: str) -> int:
         """The slot of a key."""
@@ -318,6 +321,15 @@ class ClusterSetup:
         target = to or next(node for node in self.masters if node is not source)
         with self.migrating(slot, target):
             pass
+        return target
+
+    def migrate_slot_whole(self, slot: int) -> StoreServer:
+        """Move a slot with its data to the next master in one piece: Valkey 9 can. Returns its new owner."""
+        source = self.owner(slot)
+        target = next(node for node in self.masters if node is not source)
+        with client_of(source.port) as client:
+            client.execute_command("CLUSTER MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", _id_of(target))
+        wait_until(lambda: self.owner(slot) is target, FAIL_OVER_SECONDS, "the slot does not move")
         return target
 
     def restore(self) -> None:

@@ -1,0 +1,170 @@
+"""A slot moves to another node of a cluster while its endpoint is at work: nothing is lost, nothing is done twice."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.tasks import Succeeded
+from queue_engine.runtime.loops import persist
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.client import store_errors, unavailability
+from queue_engine.store.deliveries import Outbox, OutboxEntry
+from queue_engine.store.keys import LEADER
+from queue_engine.store.store import Store
+from queue_engine.store.tasks import Submission
+from tests.servers import valkey_binary
+from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, Bench, answer, config, spec
+from tests.store.probe import Probe
+from tests.topology import ClusterSetup
+from tests.waiting import wait_until_async
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_timers() -> None:
+    """The servers here are quick by themselves."""
+
+
+@pytest.fixture(scope="module")
+def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSetup]:
+    with ClusterSetup(valkey_binary(), tmp_path_factory.mktemp("cluster"), replicas_each=0) as made:
+        yield made
+
+
+@pytest.fixture
+async def bench(setup: ClusterSetup) -> AsyncIterator[Bench]:
+    setup.empty()
+    store = Store(setup.url, Sealer(SECRET_KEY), partitions=4)
+    endpoint = await store.endpoints.create(TENANT, config())
+    made = Bench(store, endpoint.endpoint_id, Probe(store.redis), [endpoint.endpoint_id])
+    yield made
+    assert await made.check() == []
+    await store.close()
+
+
+@pytest.mark.parametrize("way", ["key by key", "whole"])
+async def test_nothing_is_lost_or_done_twice_while_a_slot_moves(setup: ClusterSetup, bench: Bench, way: str) -> None:
+    move: Callable[[int], object] = setup.migrate_slot if way == "key by key" else setup.migrate_slot_whole
+    slot = setup.slot_of(bench.keys.queue)
+    owners = {setup.owner(slot).port}
+    work = _Work(bench, await bench.outbox())
+    running = work.begin()
+    try:
+        for _ in range(3):
+            before = work.delivered.total()
+            await wait_until_async(lambda before=before: work.delivered.total() > before + 100, 30)  # type: ignore[misc]
+            await asyncio.to_thread(move, slot)
+            owners.add(setup.owner(slot).port)
+        work.submitting = False
+        await wait_until_async(lambda: work.submitted and set(work.delivered) >= work.submitted, 60)
+    finally:
+        work.stopping = True
+        await asyncio.gather(*running)
+    assert len(owners) >= 2
+    assert set(work.executed.values()) == {1}
+    assert set(work.delivered.values()) == {1}
+    counts = await bench.store.tasks.counts(bench.endpoint_id)
+    assert (counts.delivered, counts.total) == (len(work.submitted), len(work.submitted))
+
+
+async def test_what_a_moving_slot_cannot_serve_is_reported_as_passing(setup: ClusterSetup, bench: Bench) -> None:
+    """New keys belong to the new node already and old ones to the old: a script with both must wait."""
+    await bench.submit("t1")
+    slot = setup.slot_of(bench.keys.queue)
+    target = next(node for node in setup.masters if node is not setup.owner(slot))
+    with setup.migrating(slot, target) as move_some:
+        with pytest.raises(StoreUnavailable, match="TRYAGAIN"):
+            async with store_errors():
+                await bench.submit("t2")
+        while move_some():
+            continue
+        # All keys are there now, and the old node still is the owner: it redirects with ASK.
+        assert await bench.probe.ask("HGET", bench.keys.task("t1"), "state") == b"queued"
+        with pytest.raises(StoreUnavailable, match="TRYAGAIN"):
+            async with store_errors():
+                await bench.submit("t2")
+    assert await bench.submit("t2") is Submission.ACCEPTED
+
+
+async def test_a_script_follows_its_key_to_a_node_that_does_not_know_it(setup: ClusterSetup, bench: Bench) -> None:
+    leadership = bench.store.leadership
+    assert await leadership.hold("c1", lease_ms=60_000)
+    slot = setup.slot_of(LEADER)
+    target = next(node for node in setup.masters if node is not setup.owner(slot))
+    target.command("SCRIPT", "FLUSH")
+    with setup.migrating(slot, target) as move_some:
+        while move_some():
+            continue
+        assert await leadership.hold("c1", lease_ms=60_000)
+        assert not await leadership.hold("c2", lease_ms=60_000)
+    assert await leadership.hold("c1", lease_ms=60_000)
+
+
+async def test_a_read_that_waits_follows_its_queue(setup: ClusterSetup, bench: Bench) -> None:
+    agent = bench.agent()
+    assert await agent.read(1, block_ms=1) == []
+
+    async def read() -> list[str]:
+        return [entry.task_id for entry in await agent.read(1, block_ms=2000)]
+
+    waiting = asyncio.create_task(persist(read, passing=unavailability))
+    await asyncio.to_thread(setup.migrate_slot, setup.slot_of(bench.keys.queue))
+    await persist(lambda: bench.submit("t1"), passing=unavailability)
+    found = await waiting or await read()
+    assert found == ["t1"]
+
+
+class _Work:
+    """Tasks that are submitted, executed and delivered without an end, each as the processes do it."""
+
+    def __init__(self, bench: Bench, outbox: Outbox) -> None:
+        self.bench = bench
+        self.outbox = outbox
+        self.submitted: set[str] = set()
+        self.executed: Counter[str] = Counter()
+        self.delivered: Counter[str] = Counter()
+        self.submitting = True
+        self.stopping = False
+
+    def begin(self) -> list[asyncio.Task[None]]:
+        loops = [*(self._submit(number) for number in range(4)), self._execute("a1"), self._execute("a2"), self._send()]
+        return [asyncio.create_task(loop) for loop in loops]
+
+    async def _submit(self, number: int) -> None:
+        count = 0
+        while self.submitting and not self.stopping:
+            task = self.bench.new_task(f"t{number}-{count}", spec=spec(webhook=True))
+            await persist(lambda task=task: self.bench.store.tasks.enqueue(task), passing=unavailability)  # type: ignore[misc]
+            self.submitted.add(task.task_id)
+            count += 1
+
+    async def _execute(self, worker_id: str) -> None:
+        agent = self.bench.agent(worker_id)
+        while not self.stopping:
+            entries = await persist(lambda: agent.read(8, block_ms=20), passing=unavailability)
+            entries += await persist(lambda: agent.take_over(8, idle_ms=2000), passing=unavailability)
+            for entry in entries:
+                started = await persist(lambda entry=entry: agent.start(entry, address="x:1"), passing=unavailability)  # type: ignore[misc]
+                if started is None:
+                    continue
+                self.executed[entry.task_id] += 1
+                settled = await persist(
+                    lambda started=started: self.bench.settle(agent, started, Succeeded(b"1")),  # type: ignore[misc]
+                    passing=unavailability,
+                )
+                assert settled.word in ("OK", "ALREADY")
+
+    async def _send(self) -> None:
+        while not self.stopping:
+            entries = await persist(lambda: self.outbox.read(64, block_ms=20), passing=unavailability)
+            entries += await persist(lambda: self.outbox.adopt(tick_ms=500, lease_ms=2000), passing=unavailability)
+            await asyncio.gather(*(self._deliver(entry) for entry in entries))
+
+    async def _deliver(self, entry: OutboxEntry) -> None:
+        delivery = await persist(lambda: self.outbox.open(entry), passing=unavailability)
+        if delivery is None:
+            return
+        self.delivered[entry.delivery_id.rpartition(":")[2]] += 1
+        await persist(lambda: self.outbox.settle(entry, answer(), DELIVERED, at_ms=1), passing=unavailability)
