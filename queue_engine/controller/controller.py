@@ -55,6 +55,8 @@ class Controller:
         self._make_reconciler = make_reconciler
         self._stopping = asyncio.Event()
         self._leading: asyncio.Task[None] | None = None
+        self._deposed = False
+        """Another controller leads, and workers of this one may still run."""
 
     def stop(self) -> None:
         """End: workers are drained, leadership is given up. Safe to call from a signal handler and more than once."""
@@ -84,15 +86,24 @@ class Controller:
     # Leadership
 
     async def _lead(self) -> int:
-        """Take or renew the leadership. While the store does not answer nothing changes: workers go on."""
+        """Take or renew the leadership. While the store does not answer nothing changes: workers go on.
+
+        Who has lost it stops its workers, and tries again for as long as that fails.
+        """
         held = await self._hold_leadership()
-        if held and self._leading is None and not self._stopping.is_set():
-            log.info("leading", extra={"controller": self._config.controller_id})
-            self._leading = asyncio.create_task(self._leaders_jobs())
-        elif not held and self._leading is not None:
+        if held:
+            self._deposed = False
+            if self._leading is None and not self._stopping.is_set():
+                log.info("leading", extra={"controller": self._config.controller_id})
+                self._leading = asyncio.create_task(self._leaders_jobs())
+            return 0
+        if self._leading is not None:
             log.warning("another controller leads now", extra={"controller": self._config.controller_id})
+            self._deposed = True
             await self._stop_leading()
+        if self._deposed:
             await self._stop_workers()
+            self._deposed = False
         return 0
 
     async def _leaders_jobs(self) -> None:
@@ -112,9 +123,15 @@ class Controller:
             self._leading = None
 
     async def _stop_workers(self) -> None:
+        """All of them, though some cannot be stopped; the first error is raised then."""
         grace_seconds = self._config.grace_seconds
         worker_ids = list(await self._backend.observe())
-        await asyncio.gather(*(self._backend.stop(worker_id, grace_seconds) for worker_id in worker_ids))
+        stopped = await asyncio.gather(
+            *(self._backend.stop(worker_id, grace_seconds) for worker_id in worker_ids), return_exceptions=True
+        )
+        for error in stopped:
+            if isinstance(error, BaseException):
+                raise error
 
     async def _resign(self) -> None:
         """The workers of another controller that leads are left alone."""

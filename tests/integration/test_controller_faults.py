@@ -1,0 +1,213 @@
+"""The controller while its store is frozen, restarts or fails over, and while its backend fails."""
+
+import asyncio
+import signal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.controller.controller import Controller, ControllerConfig
+from queue_engine.controller.jobs import Periodic, run_jobs
+from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+from queue_engine.runtime.loops import end_tasks
+from queue_engine.store.store import Store
+from tests.integration.parts import Programs, programs_on
+from tests.servers import StoreServer, valkey_binary
+from tests.topology import SentinelSetup
+from tests.waiting import wait_until_async
+
+QUEUE = "{qe}:jobs:test"
+
+
+@pytest.fixture
+def programs(valkey_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
+    with programs_on(valkey_server.url, tmp_path) as started:
+        yield started
+
+
+class Counting:
+    """A job that counts its runs."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    async def run(self) -> None:
+        self.runs += 1
+
+    async def runs_again(self) -> None:
+        before = self.runs
+        await wait_until_async(lambda: self.runs > before, 30, "the jobs do not go on")
+
+
+async def test_a_controller_that_leads_ends_although_its_store_is_frozen(
+    store: Store, valkey_server: StoreServer, programs: Programs
+) -> None:
+    controller = programs.controller()
+    await wait_until_async(lambda: '"leading"' in controller.output(), 20, "nobody leads")
+    valkey_server.pause()
+    try:
+        controller.signal(signal.SIGTERM)
+        assert await asyncio.to_thread(controller.wait, 60) == 0
+    finally:
+        valkey_server.resume()
+
+
+async def test_background_jobs_end_although_the_store_is_frozen(valkey_server: StoreServer) -> None:
+    job = Counting()
+    running = asyncio.create_task(run_jobs(valkey_server.url, QUEUE, [Periodic("counting", job.run, 1)]))
+    await job.runs_again()
+    valkey_server.pause()
+    try:
+        async with asyncio.timeout(60):
+            await end_tasks(running)
+    finally:
+        valkey_server.resume()
+
+
+async def test_background_jobs_go_on_after_the_store_was_frozen_or_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with StoreServer(valkey_binary(), tmp_path) as server:
+        job = Counting()
+        running = asyncio.create_task(run_jobs(server.url, QUEUE, [Periodic("counting", job.run, 1)]))
+        try:
+            await job.runs_again()
+            server.pause()
+            await _paused(caplog)
+            server.resume()
+            await job.runs_again()
+            server.kill()
+            await _paused(caplog)
+            server.start()
+            await job.runs_again()
+        finally:
+            await end_tasks(running)
+
+
+async def test_background_jobs_follow_the_master(tmp_path: Path) -> None:
+    with SentinelSetup(valkey_binary(), tmp_path, replicas=1, sentinels=1) as setup:
+        job = Counting()
+        running = asyncio.create_task(run_jobs(setup.url, QUEUE, [Periodic("counting", job.run, 1)]))
+        try:
+            await job.runs_again()
+            await asyncio.to_thread(setup.kill_master)
+            await job.runs_again()
+        finally:
+            await end_tasks(running)
+
+
+class FailingBackend:
+    """Two workers run; the first tries to stop one of them fail."""
+
+    def __init__(self, failures: int) -> None:
+        self.workers = {"1-stubborn", "1-willing"}
+        self.failures = failures
+
+    def refusal(self, _: WorkerSpec) -> str | None:
+        return None
+
+    async def start(self, _: WorkerSpec) -> None:
+        raise BackendError("nothing is started here")
+
+    async def stop(self, worker_id: str, _: float) -> None:
+        if worker_id == "1-stubborn" and self.failures > 0:
+            self.failures -= 1
+            raise BackendError("the machine does not answer")
+        self.workers.discard(worker_id)
+
+    async def observe(self) -> Mapping[str, Observed]:
+        return {worker_id: Observed(alive=True, started_at_ms=0) for worker_id in self.workers}
+
+    async def aclose(self, _: float) -> None:
+        self.workers.clear()
+
+
+async def test_a_controller_that_has_lost_the_leadership_tries_until_its_workers_are_stopped(store: Store) -> None:
+    backend = FailingBackend(failures=2)
+    config = ControllerConfig(
+        controller_id="old",
+        jobs_redis_url=store.url,
+        lease_seconds=1.0,
+        max_lost=3,
+        leader_lease_seconds=0.3,
+        grace_seconds=0.0,
+    )
+    rules = ReconcilerConfig(agent_environment={}, grace_seconds=0.0, silence_seconds=60.0)
+    leading = asyncio.Event()
+
+    def make_reconciler() -> Reconciler:
+        leading.set()
+        return Reconciler(rules, store.endpoints, store.workers, store.credentials, backend, store.now_ms)
+
+    controller = Controller(config, store, backend, make_reconciler)
+    running = asyncio.create_task(controller.run())
+    keeping: asyncio.Task[None] | None = None
+    try:
+        async with asyncio.timeout(20):
+            await leading.wait()
+        backend.workers |= {"1-stubborn", "1-willing"}
+        await store.redis.delete("{qe}:leader")
+        keeping = asyncio.create_task(_keep_leading(store))
+        await wait_until_async(lambda: not backend.workers, 30, "workers go on under a controller that does not lead")
+        assert backend.failures == 0
+    finally:
+        controller.stop()
+        await running
+        if keeping is not None:
+            await end_tasks(keeping)
+
+
+@pytest.mark.parametrize("command", ["api", "controller", "delivery"])
+@pytest.mark.parametrize(
+    ("url", "rule"),
+    [
+        ("redis+sentinel://:canary@a:1,b:2", "must name the service"),
+        ("redis+cluster://:canary@a:1/3", "a cluster has database 0 only"),
+        ("http://:canary@a", "must begin with redis://"),
+    ],
+)
+def test_a_bad_url_ends_the_process_with_its_name_and_rule(
+    programs: Programs, command: str, url: str, rule: str
+) -> None:
+    program = programs.start(command, "queue_engine", command, QUEUE_ENGINE_REDIS_URL=url)
+    assert program.wait() == 2
+    assert f"QUEUE_ENGINE_REDIS_URL: {rule}" in program.output()
+    assert "canary" not in program.output()
+
+
+def test_an_agent_names_a_bad_url_too(programs: Programs) -> None:
+    agent = programs.agent("1", "http://127.0.0.1:1", QUEUE_ENGINE_REDIS_URL="redis+sentinel://:canary@a:1")
+    assert agent.wait() == 2
+    assert "WORKER_AGENT_REDIS_URL): must name the service" in agent.output()
+    assert "canary" not in agent.output()
+
+
+@pytest.mark.parametrize("control", ["", "redis+cluster://a:1"])
+def test_a_controller_on_a_cluster_needs_another_place_for_its_jobs(programs: Programs, control: str) -> None:
+    controller = programs.controller(
+        QUEUE_ENGINE_REDIS_URL="redis+cluster://127.0.0.1:1", QUEUE_ENGINE_CONTROL_REDIS_URL=control
+    )
+    assert controller.wait() == 2
+    assert "QUEUE_ENGINE_CONTROL_REDIS_URL: " in controller.output()
+
+
+def test_files_of_tls_that_cannot_be_read_are_named(programs: Programs, tmp_path: Path) -> None:
+    url = f"rediss://127.0.0.1:1?ssl_ca_certs={tmp_path}/missing.pem"
+    api = programs.start("api", "queue_engine", "api", QUEUE_ENGINE_REDIS_URL=url)
+    assert api.wait() == 2
+    assert "ssl_ca_certs: cannot use" in api.output()
+    assert "No such file" in api.output()
+
+
+async def _keep_leading(store: Store) -> None:
+    while True:
+        await store.leadership.hold("new", lease_ms=60_000)
+        await asyncio.sleep(0.01)
+
+
+async def _paused(caplog: pytest.LogCaptureFixture) -> None:
+    """The jobs have noticed that the store is away."""
+    caplog.clear()
+    await wait_until_async(lambda: "background jobs pause" in caplog.text, 30, "the jobs notice nothing")
