@@ -14,6 +14,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -140,6 +141,8 @@ def _connection_options(url: StoreUrl, *, blocking: bool) -> dict[str, Any]:
     if url.tls:
         given = dict(url.tls_options)
         verified = given.get("ssl_cert_reqs", "required") != "none"
+        if "ssl_certfile" in given:
+            given.setdefault("ssl_keyfile", given["ssl_certfile"])
         check_hostname = is_yes(given.pop("ssl_check_hostname", "yes")) and verified
         options |= {**given, "ssl_check_hostname": check_hostname}
     return options
@@ -165,10 +168,21 @@ def unavailability(error: BaseException) -> str | None:
         return "it has reached maxmemory"
     if isinstance(error, MasterNotFoundError):
         return "the sentinels name no master"
+    if isinstance(error, AuthenticationError):
+        return "it refuses the user name or the password"
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
-        return "it cannot be reached"
+        fault = _tls_fault(error)
+        return "it cannot be reached" + (f" (TLS: {fault})" if fault else "")
     if isinstance(error, ResponseError) and str(error).startswith(_PASSING):
         return f"it refuses writes ({str(error).split(' ', 1)[0]})"
+    return None
+
+
+def _tls_fault(error: BaseException | None) -> str | None:
+    while error is not None:
+        if isinstance(error, ssl.SSLError):
+            return (error.reason or "failed").lower().replace("_", " ")
+        error = error.__cause__ or error.__context__
     return None
 
 
