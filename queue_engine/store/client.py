@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
@@ -27,10 +26,16 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.store_url import Address, StoreUrl, Topology, is_yes, parse_store_url
 from queue_engine.store.cluster import ClusterClient
-from queue_engine.store.sentinel import MasterFinder, MasterPool, managed_connection
+from queue_engine.store.connections import (
+    CONNECT_TIMEOUT_SECONDS,
+    MasterConnection,
+    PlainConnection,
+    TlsConnection,
+    TlsMasterConnection,
+)
+from queue_engine.store.sentinel import MasterFinder, MasterPool
 
 COMMAND_TIMEOUT_SECONDS = 3.0
-CONNECT_TIMEOUT_SECONDS = 2.0
 SENTINEL_TIMEOUT_SECONDS = 1.0
 MAX_BLOCK_SECONDS = 2.0
 """How long a blocking read may wait. A dead connection is noticed by its silence beyond that, so this is short: all
@@ -93,7 +98,7 @@ def _use(option: str, path: str, load: Any) -> None:
 
 def _pool_of(address: Address, tls: bool, max_connections: int, options: Mapping[str, Any]) -> BlockingConnectionPool:
     return BlockingConnectionPool(
-        connection_class=SSLConnection if tls else Connection,
+        connection_class=TlsConnection if tls else PlainConnection,
         max_connections=max_connections,
         timeout=COMMAND_TIMEOUT_SECONDS,  # type: ignore[arg-type]
         host=address.host,
@@ -119,7 +124,7 @@ def _master_pool(url: StoreUrl, max_connections: int, options: Mapping[str, Any]
     )
     return MasterPool(
         finder,
-        connection_class=managed_connection(tls=url.tls),
+        connection_class=TlsMasterConnection if url.tls else MasterConnection,
         max_connections=max_connections,
         timeout=COMMAND_TIMEOUT_SECONDS,
         **options,

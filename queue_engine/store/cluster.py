@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline
 from redis.crc import key_slot
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from queue_engine.domain.store_url import Address
@@ -33,6 +33,8 @@ PATIENCE_SECONDS = 1.0
 FIRST_WAIT_SECONDS = 0.02
 REFRESH_SECONDS = 1.0
 """Wait for one node's word on who has which slot."""
+PROBE_SECONDS = 0.5
+"""Wait for a node that was silent before: whether it lives is asked first, so that a frozen one holds nothing up."""
 _SECOND_WORD = {"OBJECT", "MEMORY", "XGROUP", "XINFO"}
 """Commands of two words, when these come as two: the key is the third."""
 _WITHOUT_KEY = {"TIME", "INFO", "PING"}
@@ -56,6 +58,8 @@ class ClusterClient(Redis):
         self._nodes: dict[Address, Redis] = {}
         self._owners: dict[int, Address] = {}
         self._refreshing: asyncio.Task[None] | None = None
+        self._suspects: dict[Address, asyncio.Task[None] | None] = {}
+        """Nodes that did not answer, and the question whether they do."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Raises what a client of one server raises; redirections are followed."""
@@ -89,9 +93,9 @@ class ClusterClient(Redis):
                     return await send(self.client_of(node), asking)
                 except (RedisConnectionError, RedisTimeoutError):
                     failures += 1
-                    await self.refresh(without=node)
-                    if failures > 1:
+                    if failures > 1 or node is None:
                         raise
+                    await self.suspect(node)
                     node, asking = None, False
                     continue
                 except ResponseError as answer:
@@ -110,12 +114,42 @@ class ClusterClient(Redis):
         raise ResponseError("TRYAGAIN too many redirections")
 
     async def owner(self, slot: int) -> Address:
-        """The node that has the slot, as far as is known. Raises a RedisError when nobody is known to have it."""
+        """The node that has the slot, as far as is known; one that was silent has answered since.
+
+        Raises a RedisError when nobody is known to have it, or the node is silent still.
+        """
         if slot not in self._owners:
             await self.refresh()
+        if self._owners.get(slot) in self._suspects:
+            await self.refresh(without=self._owners[slot])
         if slot not in self._owners:
             raise ResponseError("CLUSTERDOWN the slot is not served")
-        return self._owners[slot]
+        node = self._owners[slot]
+        if node in self._suspects:
+            await self._clear(node)
+        return node
+
+    async def suspect(self, node: Address) -> None:
+        """Note that a node did not answer, and ask the others who has its slots now."""
+        self._suspects.setdefault(node, None)
+        await self.refresh(without=node)
+
+    async def _clear(self, node: Address) -> None:
+        """Ask a silent node whether it lives; calls that come meanwhile share the answer."""
+        asking = self._suspects.get(node)
+        if asking is None or asking.done():
+            asking = self._suspects[node] = asyncio.create_task(self._probe(node))
+        await asyncio.shield(asking)
+
+    async def _probe(self, node: Address) -> None:
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self.client_of(node).ping()
+        except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError):
+            raise RedisConnectionError(f"{node} does not answer") from None
+        except ResponseError:
+            pass  # it does, whatever it says
+        self._suspects.pop(node, None)
 
     def known_owner(self, key: str | bytes) -> Address | None:
         """As `owner`, without asking."""
@@ -136,15 +170,17 @@ class ClusterClient(Redis):
         await asyncio.shield(self._refreshing)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: ARG002 - as redis-py has it
-        if self._refreshing is not None:
-            self._refreshing.cancel()
+        for asking in (self._refreshing, *self._suspects.values()):
+            if asking is not None:
+                asking.cancel()
         for address in list(self._nodes):
             await self._forget(address)
 
     async def _refresh(self, without: Address | None) -> None:
         known = list(self._nodes)
         random.shuffle(known)
-        for address in dict.fromkeys([*known, *self._seeds]):
+        fault: Exception | None = None
+        for address in sorted(dict.fromkeys([*known, *self._seeds]), key=self._suspects.__contains__):
             if address == without:
                 continue
             try:
@@ -155,14 +191,18 @@ class ClusterClient(Redis):
             except ResponseError as error:
                 if "cluster support disabled" in str(error):
                     raise NotACluster(f"{address} belongs to no cluster") from None
+                fault = error
                 continue
-            except (RedisError, OSError, TimeoutError):
+            except (RedisError, OSError, TimeoutError) as error:
+                fault = error
                 continue
             if view:
                 await self._learn(view, address)
                 return
         if not self._owners:
-            raise RedisConnectionError("no node of the cluster answers")
+            if isinstance(fault, AuthenticationError):
+                raise fault
+            raise RedisConnectionError("no node of the cluster answers") from fault
 
     async def _learn(self, view: Iterable[Any], asked: Address) -> None:
         owners: dict[int, Address] = {}
@@ -171,9 +211,13 @@ class ClusterClient(Redis):
             addresses = [Address(_text(one[0]) or asked.host, int(one[1])) for one in servers]
             nodes.update(addresses)
             owners |= dict.fromkeys(range(int(first), int(last) + 1), addresses[0])
+        replaced = set(self._owners.values()) - set(owners.values())
         self._owners = owners
         for address in nodes:
             self.client_of(address)
+        for address in replaced & set(self._nodes):  # what waits for its answer need not wait any longer
+            self._suspects.pop(address, None)
+            await self._nodes[address].connection_pool.disconnect()
         for address in [one for one in self._nodes if one not in nodes]:
             await self._forget(address)
 
@@ -184,6 +228,7 @@ class ClusterClient(Redis):
         return self._nodes[address]
 
     async def _forget(self, address: Address) -> None:
+        self._suspects.pop(address, None)
         client = self._nodes.pop(address)
         await client.aclose()
         await client.connection_pool.disconnect()
@@ -223,7 +268,7 @@ class ClusterPipeline(Pipeline):
         try:
             found = await pipeline.execute(raise_on_error=False)
         except (RedisConnectionError, RedisTimeoutError):
-            await self._client.refresh(without=node)
+            await self._client.suspect(node)
             found = [None] * len(indexes)
             failed = True
         else:

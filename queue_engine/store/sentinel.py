@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection
-from redis.asyncio.sentinel import MasterNotFoundError, SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.asyncio.sentinel import MasterNotFoundError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from queue_engine.domain.store_url import Address
@@ -25,7 +25,10 @@ class MasterFinder:
         self._asking: asyncio.Task[Address] | None = None
 
     async def find(self) -> Address:
-        """The master's address. Calls that come meanwhile share the answer. Raises MasterNotFoundError."""
+        """The master's address. Calls that come meanwhile share the answer.
+
+        Raises MasterNotFoundError when no sentinel names one, another ConnectionError when none of them answers.
+        """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_all())
         return await asyncio.shield(self._asking)
@@ -39,10 +42,15 @@ class MasterFinder:
 
     async def _ask_all(self) -> Address:
         votes: Counter[Address] = Counter()
+        faults: list[Exception] = []
         pending = {asyncio.create_task(self._ask(sentinel)) for sentinel in self._sentinels}
         try:
             for answer in asyncio.as_completed(pending):
-                address = await answer
+                try:
+                    address = await answer
+                except (RedisError, OSError) as fault:
+                    faults.append(fault)
+                    continue
                 if address is None:
                     continue
                 votes[address] += 1
@@ -51,17 +59,16 @@ class MasterFinder:
         finally:
             for task in pending:
                 task.cancel()
+        if len(faults) == len(self._sentinels):
+            raise RedisConnectionError("no sentinel answers") from faults[0]
         if not votes:
             raise MasterNotFoundError(f"no sentinel names a master for {self._service!r}")
         return votes.most_common(1)[0][0]
 
     async def _ask(self, sentinel: Redis) -> Address | None:
-        try:
-            reply: Any = await sentinel.execute_command(  # type: ignore[no-untyped-call]
-                "SENTINEL GET-MASTER-ADDR-BY-NAME", self._service
-            )
-        except (RedisError, OSError):
-            return None
+        reply: Any = await sentinel.execute_command(  # type: ignore[no-untyped-call]
+            "SENTINEL GET-MASTER-ADDR-BY-NAME", self._service
+        )
         return Address(_text(reply[0]), int(reply[1])) if reply else None
 
 
@@ -92,11 +99,6 @@ class MasterPool(BlockingConnectionPool):
     async def aclose(self) -> None:
         await self.disconnect()
         await self._finder.aclose()
-
-
-def managed_connection(*, tls: bool) -> type[AbstractConnection]:
-    """The class of such a pool's connections."""
-    return SentinelManagedSSLConnection if tls else SentinelManagedConnection
 
 
 def _text(value: bytes | str) -> str:
