@@ -76,7 +76,7 @@ for _result in ("accepted", "duplicate", "rejected"):
     tasks_submitted.labels(result=_result)
 for _state in ("succeeded", "failed", "cancelled", "expired", "timed_out", "dead"):
     tasks_finished.labels(state=_state)
-for _outcome in ("ok", "error", "timeout", "lost", "fenced"):
+for _outcome in ("ok", "error", "timeout", "cancelled", "lost", "fenced"):
     task_attempts.labels(outcome=_outcome)
 for _status in ("success", "max_retries_exceeded"):
     deliveries.labels(status=_status)

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import LINE, NO_NUL, VISIBLE, OptionalWebhook, Port, RequestModel, WebhookUrl, matching
+from queue_engine.api.fields import (
+    LINE,
+    NO_NUL,
+    VISIBLE,
+    ContainerPath,
+    ExecutionTimeout,
+    OptionalWebhook,
+    Port,
+    QueueTtl,
+    RequestModel,
+    WebhookUrl,
+    matching,
+)
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import (
     DEFAULT_CONCURRENCY,
@@ -23,12 +35,12 @@ from queue_engine.domain.endpoints import (
     ServiceMode,
 )
 from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.retry import DEFAULT_RETRY_ON, TASK_RETRY_DELAYS_SECONDS, RetryOn, TaskRetryPolicy
 
 MAX_WORKERS = 1000
 MAX_ENVIRONMENT_BYTES = 128 * 1024
 """All names and values: what a process can be started with is limited too."""
 MAX_RETENTION_SECONDS = 31_536_000
-MAX_EXECUTION_SECONDS = 2_592_000
 
 Name = Annotated[
     str,
@@ -58,10 +70,18 @@ LeastVcpu = Annotated[int, Field(ge=0, le=1024)]
 LeastRam = Annotated[int, Field(ge=0, le=1536)]
 Command = Annotated[str, Field(max_length=32 * 1024), NO_NUL]
 Concurrency = Annotated[int, Field(ge=1, le=1000)]
-ExecutionTimeout = Annotated[int, Field(ge=1, le=MAX_EXECUTION_SECONDS)]
+RetryOnWords = Annotated[list[Annotated[RetryOn, Field(strict=False)]], Field(max_length=len(RetryOn))]
+RetryDelays = Annotated[
+    list[Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]], Field(min_length=1, max_length=20)
+]
 MaxAttempts = Annotated[int, Field(ge=1, le=100)]
 MaxQueued = Annotated[int, Field(ge=1, le=100_000_000)]
 Retention = Annotated[int, Field(ge=1, le=MAX_RETENTION_SECONDS)]
+
+_QUEUE_TTL = "How long a task may wait before it ends as expired; for ever when absent"
+_CANCEL_URI = "Path of the container that is told when a running task is cancelled; nobody is told when absent"
+_RETRY_ON = "What an attempt must come to for another one to follow; never when empty"
+_RETRY_DELAYS = "Seconds to wait after each attempt, ± 20 %; the last one repeats"
 
 
 def _protocol(text: str) -> str:
@@ -144,6 +164,10 @@ class CreateEndpoint(RequestModel):
     result_retention_seconds: Retention = Field(
         DEFAULT_RESULT_RETENTION_SECONDS, description="How long an ended task is kept"
     )
+    queue_ttl_seconds: QueueTtl | None = Field(None, description=_QUEUE_TTL)
+    cancel_uri: ContainerPath | None = Field(None, description=_CANCEL_URI)
+    retry_on: RetryOnWords | None = Field(None, description=_RETRY_ON)
+    retry_delays_seconds: RetryDelays | None = Field(None, description=_RETRY_DELAYS)
 
     def config(self, catalogue: Catalogue) -> EndpointConfig:
         """What is stored. Raises InvalidRequest for what breaks a rule across fields, and for unknown names."""
@@ -168,6 +192,12 @@ class CreateEndpoint(RequestModel):
             max_attempts=self.max_attempts,
             max_queued_tasks=self.max_queued_tasks,
             result_retention_seconds=self.result_retention_seconds,
+            queue_ttl_seconds=self.queue_ttl_seconds,
+            cancel_uri=self.cancel_uri,
+            retry_policy=TaskRetryPolicy(
+                DEFAULT_RETRY_ON if self.retry_on is None else frozenset(self.retry_on),
+                tuple(self.retry_delays_seconds or TASK_RETRY_DELAYS_SECONDS),
+            ),
         )
 
 
@@ -203,6 +233,10 @@ class UpdateEndpoint(RequestModel):
     max_attempts: MaxAttempts | None = Field(None, description="Attempts of a task whose worker is busy or not up")
     max_queued_tasks: MaxQueued | None = Field(None, description="Tasks that may wait; more are refused with 429")
     result_retention_seconds: Retention | None = Field(None, description="How long an ended task is kept")
+    queue_ttl_seconds: QueueTtl | None = Field(None, description=_QUEUE_TTL)
+    cancel_uri: ContainerPath | None = Field(None, description=_CANCEL_URI)
+    retry_on: RetryOnWords | None = Field(None, description=_RETRY_ON)
+    retry_delays_seconds: RetryDelays | None = Field(None, description=_RETRY_DELAYS)
 
     def environment(self) -> dict[str, str] | None:
         """The new environment; None when it stays. Raises InvalidRequest as `environment_of` does."""
@@ -221,7 +255,15 @@ class UpdateEndpoint(RequestModel):
         for name, (field, value_of) in _OPTIONAL_CHANGES.items():
             if name in self.model_fields_set:
                 changes[field] = value_of(getattr(self, name))
-        return replace(before, **changes)
+        return replace(before, retry_policy=self._retry_policy(before.retry_policy), **changes)
+
+    def _retry_policy(self, before: TaskRetryPolicy) -> TaskRetryPolicy:
+        on, delays = before.on, before.delays_seconds
+        if "retry_on" in self.model_fields_set:
+            on = DEFAULT_RETRY_ON if self.retry_on is None else frozenset(self.retry_on)
+        if "retry_delays_seconds" in self.model_fields_set:
+            delays = tuple(self.retry_delays_seconds or TASK_RETRY_DELAYS_SECONDS)
+        return TaskRetryPolicy(on, delays)
 
 
 def _or_default(default: int) -> Callable[[int | None], int]:
@@ -246,6 +288,8 @@ _OPTIONAL_CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "max_attempts": ("max_attempts", _or_default(DEFAULT_MAX_ATTEMPTS)),
     "max_queued_tasks": ("max_queued_tasks", _or_default(DEFAULT_MAX_QUEUED_TASKS)),
     "result_retention_seconds": ("result_retention_seconds", _or_default(DEFAULT_RESULT_RETENTION_SECONDS)),
+    "queue_ttl_seconds": ("queue_ttl_seconds", _as_given),
+    "cancel_uri": ("cancel_uri", _as_given),
 }
 
 

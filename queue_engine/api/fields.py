@@ -20,6 +20,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.process_uri import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 from queue_engine.domain.webhooks import MAX_URL_CHARACTERS, Webhook, parse_webhook
 
 M = TypeVar("M", bound="RequestModel")
@@ -83,6 +84,19 @@ _WEBHOOK_SCHEMA = core_schema.no_info_after_validator_function(parse_webhook, co
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 
+MAX_EXECUTION_SECONDS = 2_592_000
+MAX_QUEUE_TTL_SECONDS = 31_536_000
+
+ExecutionTimeout = Annotated[int, Field(ge=1, le=MAX_EXECUTION_SECONDS)]
+QueueTtl = Annotated[float, Field(ge=0.001, le=MAX_QUEUE_TTL_SECONDS, allow_inf_nan=False)]
+
+ContainerPath = Annotated[
+    str,
+    AfterValidator(normalize_process_uri),
+    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_PROCESS_URI_CHARACTERS}),
+]
+"""A path on a container; a leading slash is added."""
+
 WebhookUrl = Annotated[Webhook, GetPydanticSchema(lambda _source, _handler: _WEBHOOK_SCHEMA)]
 
 OptionalWebhook = Annotated[
@@ -98,6 +112,8 @@ NO_NUL = matching(rf"[^\x00{_SURROGATES}]*", "must not have a NUL character or l
 _RULES = {
     "missing": "is required",
     "int_type": "must be an integer",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
     "string_type": "must be a string",
     "string_unicode": "must be text without lone surrogates",
     "list_type": "must be an array",

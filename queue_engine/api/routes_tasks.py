@@ -16,16 +16,20 @@ from queue_engine.api.routes_endpoints import ENDPOINT_ID
 from queue_engine.api.services import Services, endpoint_id_in, task_id_in
 from queue_engine.api.submissions import RAW_FIELDS, SubmitTask, traceparent_of
 from queue_engine.api.views import (
+    AttemptView,
     DeliveryAttemptView,
     SubmittedView,
     Success,
     TaskCountsView,
     TaskDetailView,
     TaskPageView,
+    TaskStandingView,
+    attempts_view,
     delivery_log_view,
     task_counts_view,
     task_detail_view,
     task_page_view,
+    task_standing_view,
 )
 from queue_engine.domain.errors import (
     EndpointClosed,
@@ -38,8 +42,8 @@ from queue_engine.domain.errors import (
     TooManyRequests,
 )
 from queue_engine.domain.ids import task_id_from
-from queue_engine.domain.tasks import Task, TaskStatus
-from queue_engine.store.tasks import NewTask, Submission
+from queue_engine.domain.tasks import Task, TaskState, TaskStatus
+from queue_engine.store.tasks import Cancellation, Deletion, NewTask, RunAgain, Submission
 
 TAG = "tasks"
 MAX_PAGE_NUMBER = 10**9
@@ -52,7 +56,7 @@ TASK_ID = in_path("taskId", "Id of a task", {"type": "string", "pattern": "^[A-Z
 
 
 class TaskRoutes:
-    """Submit and read tasks."""
+    """Submit and read tasks, and decide about those that are there."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -83,6 +87,24 @@ class TaskRoutes:
                 summary="List the latest attempts to deliver a task's result, oldest first", tag=TAG,
                 answer=Success[list[DeliveryAttemptView]], parameters=[ENDPOINT_ID, TASK_ID],
                 failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "GET", f"{task}/attempts", self.list_attempts,
+                summary="List the latest attempts of a task, oldest first", tag=TAG,
+                answer=Success[list[AttemptView]], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "POST", f"{task}/cancel", self.cancel_task, summary="Cancel a task", tag=TAG,
+                answer=Success[TaskStandingView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "POST", f"{task}/retry", self.retry_task, summary="Run an ended task again", tag=TAG,
+                answer=Success[TaskStandingView], parameters=[ENDPOINT_ID, TASK_ID],
+                failures=(401, 404, 409, 429, 503),
+            ),
+            Operation(
+                "DELETE", task, self.delete_task, summary="Remove an ended task", tag=TAG, answer=Success[bool],
+                parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 409, 429, 503),
             ),
         ]  # fmt: skip
 
@@ -131,6 +153,8 @@ class TaskRoutes:
             spec=wanted.spec(traceparent_of(request.scope["headers"])),
             input=wanted.input,
             fingerprint=wanted.fingerprint(self._services.fingerprint_keys[0]),
+            timeout_seconds=wanted.execution_timeout_seconds,
+            queue_ttl_seconds=wanted.queue_ttl_seconds,
         )
 
     async def list_tasks(self, request: Request) -> Answer:
@@ -160,6 +184,50 @@ class TaskRoutes:
         log = await from_store(self._tasks.delivery_log(endpoint.endpoint_id, task.task_id))
         return success(delivery_log_view(log))
 
+    async def list_attempts(self, request: Request) -> Answer:
+        """Up to 50 attempts that are over and did not end the task, and the one that runs or ended it."""
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        attempts = await from_store(self._tasks.attempts(endpoint.endpoint_id, task_id_in(request)))
+        if attempts is None:
+            raise NotFound(Resource.TASK)
+        return success(attempts_view(attempts))
+
+    async def cancel_task(self, request: Request) -> Answer:
+        """One that waits ends at once. One that runs is stopped when its worker's agent hears of it, within a quarter
+        of a lease: `cancelRequested` is true until then. One that has ended stays as it is.
+        """
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        cancellation = await from_store(self._tasks.cancel(endpoint.endpoint_id, task_id_in(request)))
+        if cancellation is Cancellation.CANCELLED:
+            metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
+        return success(task_standing_view(await self._brief_task(request, endpoint.endpoint_id)))
+
+    async def retry_task(self, request: Request) -> Answer:
+        """The same task with its next attempt and new budgets. Its result goes; the new one is delivered anew."""
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        task_id = task_id_in(request)
+        _check_runs_again(await from_store(self._tasks.run_again(endpoint.endpoint_id, task_id, uuid4().hex)))
+        return success(task_standing_view(await self._brief_task(request, endpoint.endpoint_id)))
+
+    async def delete_task(self, request: Request) -> Answer:
+        """Its input, output, attempts and deliveries go at once; a delivery that was still to come is dropped."""
+        tenant = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, tenant)
+        task = await self._brief_task(request, endpoint.endpoint_id)
+        # It was there a moment ago: when it is gone now, this very call may have removed it and lost the reply.
+        if await from_store(self._tasks.delete(endpoint.endpoint_id, task.task_id)) is Deletion.NOT_ENDED:
+            raise StateConflict("taskId: the task has not ended; cancel it first")
+        return success(True)
+
+    async def _brief_task(self, request: Request, endpoint_id: str) -> Task:
+        task = await from_store(self._tasks.brief(endpoint_id, task_id_in(request)))
+        if task is None:
+            raise NotFound(Resource.TASK)
+        return task
+
     async def _task(self, request: Request, endpoint_id: str) -> Task:
         task = await from_store(self._tasks.get(endpoint_id, task_id_in(request)))
         if task is None:
@@ -185,6 +253,20 @@ def _check_accepted(submission: Submission) -> None:
         case Submission.CLOSED:
             raise EndpointClosed("the endpoint is stopped, stopping or failed and takes no tasks")
         case Submission.FULL:
+            raise TooManyRequests("the endpoint's queue is full", scope="queue", retry_after_seconds=FULL_RETRY_SECONDS)
+
+
+def _check_runs_again(result: RunAgain) -> None:
+    match result:
+        case RunAgain.QUEUED | RunAgain.DUPLICATE:
+            return
+        case RunAgain.NOT_FOUND:
+            raise NotFound(Resource.TASK)
+        case RunAgain.NOT_ENDED:
+            raise StateConflict("taskId: the task has not ended")
+        case RunAgain.CLOSED:
+            raise EndpointClosed("the endpoint is stopped, stopping or failed and takes no tasks")
+        case RunAgain.FULL:
             raise TooManyRequests("the endpoint's queue is full", scope="queue", retry_after_seconds=FULL_RETRY_SECONDS)
 
 

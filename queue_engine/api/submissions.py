@@ -11,9 +11,17 @@ import orjson
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import OptionalWebhook, Port, RequestModel, matching, validated
+from queue_engine.api.fields import (
+    ContainerPath,
+    ExecutionTimeout,
+    OptionalWebhook,
+    Port,
+    QueueTtl,
+    RequestModel,
+    matching,
+    validated,
+)
 from queue_engine.domain.headers import headers_fault
-from queue_engine.domain.process_uri import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 from queue_engine.domain.tasks import TaskSpec
 from queue_engine.runtime.strict_json import JsonObject
 
@@ -63,11 +71,7 @@ class SubmitTask(RequestModel):
         Field(description="Any JSON value but null; the container gets the same bytes")
     )
     worker_port: Port = Field(description="Port of the container that the task is posted to")
-    process_uri: Annotated[
-        str,
-        AfterValidator(normalize_process_uri),
-        Field(json_schema_extra={"minLength": 1, "maxLength": MAX_PROCESS_URI_CHARACTERS}),
-    ] = Field(description="Path that the task is posted to; a leading slash is added")
+    process_uri: ContainerPath = Field(description="Path that the task is posted to; a leading slash is added")
     webhook: OptionalWebhook = Field(None, description="Where the result is POSTed to")
     webhook_auth_key: (
         Annotated[
@@ -79,6 +83,12 @@ class SubmitTask(RequestModel):
     ) = Field(None, description="Sent to the webhook as `X-API-Key`; never shown again")
     headers: Annotated[dict[str, str], AfterValidator(_forwardable)] = Field(
         {}, description="Headers for the container; hop-by-hop, framing and routing headers are refused"
+    )
+    execution_timeout_seconds: ExecutionTimeout | None = Field(
+        None, description="How long one attempt may take; as the endpoint has it when absent"
+    )
+    queue_ttl_seconds: QueueTtl | None = Field(
+        None, description="How long it may wait before it ends as expired; as the endpoint has it when absent"
     )
 
     @classmethod
@@ -111,7 +121,12 @@ class SubmitTask(RequestModel):
         Keyed with `key` (at most 64 bytes), so that a guess at a secret cannot be checked against the store's data.
         """
         url = self.webhook.url if self.webhook else None
-        known = [self.worker_port, self.process_uri, url, self.webhook_auth_key, sorted(self.headers.items())]
+        known: list[object] = [
+            self.worker_port, self.process_uri, url, self.webhook_auth_key, sorted(self.headers.items())
+        ]  # fmt: skip
+        # Only when given, so that a request without them stays the same request as before there were these fields.
+        if self.execution_timeout_seconds is not None or self.queue_ttl_seconds is not None:
+            known += [self.execution_timeout_seconds, self.queue_ttl_seconds]
         return blake2b(orjson.dumps(known) + self.input, digest_size=FINGERPRINT_BYTES, key=key).hexdigest()
 
 

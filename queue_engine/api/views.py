@@ -17,7 +17,8 @@ from queue_engine.api.times import iso_utc
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import Endpoint, EndpointStatus, Resource, ServiceMode, TaskCounts
 from queue_engine.domain.headers import masked
-from queue_engine.domain.tasks import DeliveryStatus, Task, TaskState, TaskStatus
+from queue_engine.domain.retry import RetryOn
+from queue_engine.domain.tasks import Attempt, AttemptOutcome, DeliveryStatus, Task, TaskState, TaskStatus
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.logs import LogPage
 from queue_engine.store.tasks import TaskPage
@@ -97,6 +98,10 @@ class EndpointView(View):
     max_attempts: int = Field(description="Attempts of a task whose worker is busy or not up")
     max_queued_tasks: int = Field(description="Tasks that may wait; more are refused with 429")
     result_retention_seconds: int = Field(description="How long an ended task is kept")
+    queue_ttl_seconds: float | None = Field(description="How long a task may wait; null: for ever")
+    cancel_uri: str | None = Field(description="Path of the container that is told when a running task is cancelled")
+    retry_on: list[RetryOn] = Field(description="What an attempt must come to for another one to follow")
+    retry_delays_seconds: list[float] = Field(description="Waits after each attempt, in seconds; the last one repeats")
     created_at: int = Field(description="When it was created")
     updated_at: int = Field(description="When it was last changed")
     queued_tasks: int = Field(description="Tasks that wait, for a worker or for their next attempt")
@@ -161,7 +166,10 @@ class TaskView(View):
     delivery_error: str | None = Field(description="Why the delivery was given up")
     next_delivery_at: int | None = Field(description="When the next delivery attempt is due")
     error: str | None = Field(description="Why it failed")
+    cancel_requested: bool = Field(description="Whether its cancellation was asked for before it ended")
     attempts: int = Field(description="Attempts begun")
+    execution_timeout_seconds: float = Field(description="How long one attempt may take")
+    queue_ttl_seconds: float | None = Field(description="How long it may wait; null: for ever")
     created_at: int = Field(description="When it was accepted")
     updated_at: int = Field(description="When it last changed")
     started_at: int | None = Field(description="When its latest attempt began")
@@ -205,6 +213,26 @@ class SubmittedView(View):
     """An accepted task."""
 
     task_id: str = Field(description="The submitter's id, or the one that it was given")
+
+
+class TaskStandingView(View):
+    """How a task stands."""
+
+    task_id: str = Field(description="Id of the task")
+    status: TaskStatus = Field(description="As in the task itself")
+    state: TaskState = Field(description="Where it is exactly")
+    cancel_requested: bool = Field(description="Whether its cancellation was asked for before it ended")
+
+
+class AttemptView(View):
+    """One attempt of a task."""
+
+    attempt: int = Field(description="Its number. One that was released does not count: the next has the same number")
+    worker_id: str = Field(description="The worker that ran it")
+    started_at: int = Field(description="When it began")
+    ended_at: int | None = Field(description="When it ended; null while it runs")
+    outcome: AttemptOutcome = Field(description="What came of it")
+    error: str | None = Field(description="Why, in short; null when it runs, succeeded or was released")
 
 
 class DeliveryAttemptView(View):
@@ -251,11 +279,20 @@ def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
         "maxAttempts": config.max_attempts,
         "maxQueuedTasks": config.max_queued_tasks,
         "resultRetentionSeconds": config.result_retention_seconds,
+        "queueTtlSeconds": _plain(config.queue_ttl_seconds),
+        "cancelUri": config.cancel_uri,
+        "retryOn": [word for word in RetryOn if word in config.retry_policy.on],
+        "retryDelaysSeconds": [_plain(seconds) for seconds in config.retry_policy.delays_seconds],
         "createdAt": endpoint.created_at_ms,
         "updatedAt": endpoint.updated_at_ms,
         "queuedTasks": endpoint.counts.queued + endpoint.counts.scheduled,
         "runningTasks": endpoint.counts.running,
     }
+
+
+def _plain(number: float | None) -> float | None:
+    """A whole number without a fraction, as people write it."""
+    return int(number) if number is not None and number == int(number) else number
 
 
 def _resource_view(resource: Resource) -> dict[str, Any]:
@@ -307,7 +344,10 @@ def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
         "deliveryError": task.delivery_error,
         "nextDeliveryAt": task.next_delivery_at_ms,
         "error": task.error,
+        "cancelRequested": task.cancel_requested,
         "attempts": task.attempts,
+        "executionTimeoutSeconds": _plain(task.timeout_seconds),
+        "queueTtlSeconds": _plain(task.queue_ttl_seconds),
         "createdAt": task.created_at_ms,
         "updatedAt": task.updated_at_ms,
         "startedAt": task.started_at_ms,
@@ -359,6 +399,31 @@ def task_counts_view(counts: TaskCounts) -> dict[str, int]:
         "failed": counts.failed,
         "total": counts.total,
     }
+
+
+def task_standing_view(task: Task) -> dict[str, Any]:
+    """A TaskStandingView."""
+    return {
+        "taskId": task.task_id,
+        "status": task.status,
+        "state": task.state,
+        "cancelRequested": task.cancel_requested,
+    }
+
+
+def attempts_view(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """A list of AttemptViews."""
+    return [
+        {
+            "attempt": one.number,
+            "workerId": one.worker_id,
+            "startedAt": one.started_at_ms,
+            "endedAt": one.ended_at_ms,
+            "outcome": one.outcome,
+            "error": one.error,
+        }
+        for one in attempts
+    ]
 
 
 def delivery_log_view(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ class EndpointConfig:
     max_attempts: int = DEFAULT_MAX_ATTEMPTS
     max_queued_tasks: int = DEFAULT_MAX_QUEUED_TASKS
     result_retention_seconds: int = DEFAULT_RESULT_RETENTION_SECONDS
-    queue_ttl_seconds: int | None = None
+    queue_ttl_seconds: float | None = None
     """How long a task may wait; None: for ever."""
     retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
     cancel_uri: str | None = None

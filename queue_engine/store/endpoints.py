@@ -283,7 +283,7 @@ def _fields(config: EndpointConfig, sealed_environment: str, environment_names: 
         "retention": config.result_retention_seconds,
         "webhook": config.webhook or "",
         "webhook_destination": parse_webhook(config.webhook).destination if config.webhook else "",
-        "queue_ttl": config.queue_ttl_seconds or "",
+        "queue_ttl": "" if config.queue_ttl_seconds is None else repr(config.queue_ttl_seconds),
         "retry_on": retry_on_text(config.retry_policy),
         "retry_delays": retry_delays_text(config.retry_policy),
         "cancel_uri": config.cancel_uri or "",
@@ -313,7 +313,7 @@ def _config(fields: dict[str, str]) -> EndpointConfig:
         max_attempts=int(fields["max_attempts"]),
         max_queued_tasks=int(fields["max_queued"]),
         result_retention_seconds=int(fields["retention"]),
-        queue_ttl_seconds=int(fields["queue_ttl"]) if fields.get("queue_ttl") else None,
+        queue_ttl_seconds=float(fields["queue_ttl"]) if fields.get("queue_ttl") else None,
         retry_policy=retry_policy_of(fields.get("retry_on", ""), fields.get("retry_delays", "")),
         cancel_uri=fields.get("cancel_uri") or None,
     )

@@ -16,7 +16,7 @@ def retry_on_text(policy: TaskRetryPolicy) -> str:
 def retry_delays_text(policy: TaskRetryPolicy) -> str:
     if policy.delays_seconds == TASK_RETRY_DELAYS_SECONDS:
         return ""
-    return ",".join(f"{seconds:g}" for seconds in policy.delays_seconds)
+    return ",".join(repr(seconds) for seconds in policy.delays_seconds)
 
 
 def retry_policy_of(on: str, delays: str) -> TaskRetryPolicy:

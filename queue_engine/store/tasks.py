@@ -218,6 +218,11 @@ class TaskStore:
         keys = self._partitions.of(endpoint_id)
         return self._task(endpoint_id, task_id, await self._read(keys, task_id, "all"), detail=True)
 
+    async def brief(self, endpoint_id: str, task_id: str) -> Task | None:
+        """The task without its input, output and secrets, or None."""
+        keys = self._partitions.of(endpoint_id)
+        return self._task(endpoint_id, task_id, await self._read(keys, task_id, "brief"), detail=False)
+
     async def page(self, endpoint_id: str, status: TaskStatus | None, *, page: int, size: int) -> TaskPage:
         """Page number `page` (1 for the first) of the endpoint's tasks, newest first.
 

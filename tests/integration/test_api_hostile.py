@@ -62,6 +62,8 @@ BAD_VALUES: dict[str, list[Any]] = {
         *({"A": "x\r\ny"}, {"A": "\x00"}, {"A": "é"}, {"A": " x"}, {"A": "x "}, {"A": "\ud800"}, {"\ud800": "x"}),
         *({f"h{index}": "x" for index in range(51)}, {"A": "x" * 17 * 1024}),
     ],
+    "executionTimeoutSeconds": [0, -1, 1.5, 60.0, True, "60", 2_592_001, 10**30, [], {}],
+    "queueTtlSeconds": [0, -1, 0.0001, True, "60", 31_536_001, 10**399, -(10**399), 1e300, [], {}],
 }  # fmt: skip
 
 
@@ -190,7 +192,9 @@ ODD_IDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("path", ["", "/workers", "/tasks", "/tasks/count", "/tasks/a", "/tasks/a/deliveries"])
+@pytest.mark.parametrize(
+    "path", ["", "/workers", "/tasks", "/tasks/count", "/tasks/a", "/tasks/a/deliveries", "/tasks/a/attempts"]
+)
 async def test_an_id_that_cannot_be_is_not_found(api: RunningApi, endpoint_id: str, path: str) -> None:
     for odd_id in ODD_IDS:
         answer = await api.client.get(f"/v2/serverless/{odd_id}{path}")

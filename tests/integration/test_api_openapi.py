@@ -112,6 +112,7 @@ async def _scenario(api: RunningApi) -> None:
         "tasks/a",
         "tasks/b",
         "tasks/a/deliveries",
+        "tasks/a/attempts",
         "tasks/none",
     ):
         await api.client.get(f"{base}/{path}")
@@ -123,8 +124,18 @@ async def _scenario(api: RunningApi) -> None:
     await api.post("/v2/serverless", {})
     await api.client.get(f"{base}/workers/w1/logs")
     await api.client.get(f"{base}/workers/nobody/logs")
+    await _orders_scenario(api)
     await _life_cycle_scenario(api)
     await _credentials_scenario(api)
+
+
+async def _orders_scenario(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint(maxQueuedTasks=1)
+    task = f"/v2/serverless/{endpoint_id}/tasks/a"
+    await api.submit(endpoint_id, taskId="a")
+    orders = (("POST", "/retry"), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry"), ("POST", "/cancel"))
+    for method, path in (*orders, ("DELETE", ""), ("DELETE", ""), ("POST", "/retry"), ("POST", "/cancel")):
+        await api.client.request(method, task + path)
 
 
 async def _life_cycle_scenario(api: RunningApi) -> None:

@@ -9,13 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queue_engine.api.catalogue import load_catalogue
-from queue_engine.api.endpoint_requests import CreateEndpoint
-from queue_engine.api.fields import validated
+from queue_engine.api.endpoint_requests import CreateEndpoint, UpdateEndpoint
+from queue_engine.api.fields import validated, validated_changes
 from queue_engine.api.submissions import RAW_FIELDS, SubmitTask, traceparent_of
 from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
-from queue_engine.domain.endpoints import Expose, Resource, ServiceMode
+from queue_engine.domain.endpoints import EndpointConfig, Expose, Resource, ServiceMode, needs_new_workers
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.process_uri import normalize_process_uri
+from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
 from queue_engine.runtime.strict_json import split_object
 from tests.api_server import ENDPOINT, TASK
 
@@ -164,10 +165,21 @@ def test_the_fingerprint_is_that_of_the_request_and_not_of_its_spelling() -> Non
         {"webhook": "http://a.example/"},
         {"webhookAuthKey": "k"},
         {"headers": {"A": "1"}},
+        {"executionTimeoutSeconds": 60},
+        {"queueTtlSeconds": 60},
     ],
 )
 def test_every_part_of_the_request_is_in_the_fingerprint(change: dict[str, Any]) -> None:
     assert submission(**change).fingerprint(KEY) != submission().fingerprint(KEY)
+
+
+def test_the_fingerprint_of_a_request_without_limits_of_its_own_stays_as_it_was() -> None:
+    assert submission().fingerprint(KEY) == "252dcd92ee0a9987fee6f1c7a78d0802"
+    assert submission(executionTimeoutSeconds=None, queueTtlSeconds=None).fingerprint(KEY) == submission().fingerprint(
+        KEY
+    )
+    both = {submission(executionTimeoutSeconds=5).fingerprint(KEY), submission(queueTtlSeconds=5).fingerprint(KEY)}
+    assert len(both) == 2
 
 
 def test_the_fingerprint_tells_nothing_without_its_key() -> None:
@@ -212,6 +224,51 @@ def test_an_endpoint_is_read() -> None:
     assert config.expose == Expose(8000, "HTTP")
     assert config.resources == (Resource("r", "NVIDIA_A100_PCIe_80G", 2),)
     assert (config.image_registry, config.webhook, config.concurrency) == (None, "http://hooks.example.com", 4)
+
+
+def test_the_life_of_an_endpoints_tasks_is_read() -> None:
+    config = creation(queueTtlSeconds=1.5, cancelUri="stop", retryOn=["500", "timeout"], retryDelaysSeconds=[0, 2.5])
+    made = config.config(CATALOGUE)
+    assert (made.queue_ttl_seconds, made.cancel_uri) == (1.5, "/stop")
+    assert made.retry_policy == TaskRetryPolicy(frozenset({RetryOn.SERVER_ERROR, RetryOn.TIMEOUT}), (0.0, 2.5))
+    plain = creation().config(CATALOGUE)
+    assert (plain.queue_ttl_seconds, plain.cancel_uri, plain.retry_policy) == (None, None, TaskRetryPolicy())
+    assert creation(retryOn=[]).config(CATALOGUE).retry_policy.on == frozenset()
+
+
+def test_a_change_keeps_the_half_of_a_retry_policy_that_it_does_not_name() -> None:
+    before = creation(retryOn=["500"], retryDelaysSeconds=[7], cancelUri="/stop", queueTtlSeconds=9).config(CATALOGUE)
+    required = {name: ENDPOINT[name] for name in ("name", "resources", "workers", "containerVolumeInGb")}
+
+    def changed(**changes: Any) -> EndpointConfig:
+        return validated_changes(UpdateEndpoint, required | changes).edited(before, CATALOGUE)
+
+    assert changed().retry_policy == before.retry_policy
+    assert changed(retryOn=[]).retry_policy == TaskRetryPolicy(frozenset(), (7.0,))
+    assert changed(retryDelaysSeconds=[1]).retry_policy == TaskRetryPolicy(frozenset({RetryOn.SERVER_ERROR}), (1.0,))
+    assert changed(retryOn=None, retryDelaysSeconds=None).retry_policy == TaskRetryPolicy()
+    cleared = changed(cancelUri=None, queueTtlSeconds=None)
+    assert (cleared.cancel_uri, cleared.queue_ttl_seconds) == (None, None)
+    assert not needs_new_workers(before, changed(retryOn=[], retryDelaysSeconds=[1], cancelUri=None, queueTtlSeconds=1))
+
+
+BAD_LIVES: list[tuple[str, str, list[Any]]] = [
+    ("queueTtlSeconds", "queueTtlSeconds", [0, -1, True, "5", 1e9, 10**399, []]),
+    ("cancelUri", "cancelUri", ["", "/../a", "/a b", "http://evil/x", "//x", "/a?b", 5, []]),
+    ("retryOn", "retryOn", ["500", 5, {}, ["500"] * 9]),
+    ("retryOn", r"retryOn\[1\]", [["429", one] for one in ("501", "", 500, True, None, [], "no_connection ")]),
+    ("retryDelaysSeconds", "retryDelaysSeconds", [[], [1] * 21, 5, "1"]),
+    ("retryDelaysSeconds", r"retryDelaysSeconds\[1\]", [[1, one] for one in (-1, 3601, True, "1", None, 10**399)]),
+]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "place"),
+    [(name, value, place) for name, place, values in BAD_LIVES for value in values],
+)
+def test_what_breaks_a_rule_about_the_life_of_tasks_is_named(field: str, value: Any, place: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{place}: must "):
+        creation(**{field: value})
 
 
 def test_errors_name_the_place_in_the_body() -> None:
