@@ -358,7 +358,7 @@ def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _duration_ms(task: Task) -> int | None:
-    if task.started_at_ms is None or task.finished_at_ms is None:
+    if task.started_at_ms is None or task.finished_at_ms is None or task.latest_attempt_noted:
         return None
     return max(0, task.finished_at_ms - task.started_at_ms)
 

@@ -146,6 +146,8 @@ class Task:
     """How often it was submitted or retried by hand."""
     lost_lease: bool = False
     """Its latest attempt lost its lease, and nobody has begun another one."""
+    latest_attempt_noted: bool = False
+    """The history has its latest attempt: that one had ended before the task did, or the task has not."""
     input: bytes | None = None
     """JSON text; None when it was not asked for."""
     output: bytes | None = None

@@ -323,16 +323,15 @@ class TaskStore:
     async def attempts(self, endpoint_id: str, task_id: str) -> list[Attempt] | None:
         """The task's attempts, oldest first, with the one under way; at most the latest 51. None without the task."""
         keys = self._partitions.of(endpoint_id)
-        reply = await self._read(keys, task_id, "brief")
-        task = self._task(endpoint_id, task_id, reply, detail=False)
+        reply = await self._scripts.run(
+            "read_attempts", [keys.task(task_id), keys.input(task_id), keys.result(task_id), keys.history(task_id)]
+        )
+        task = self._task(endpoint_id, task_id, reply[:3], detail=False)
         if task is None:
             return None
-        records = await self._redis.lrange(keys.history(task_id), 0, -1)  # type: ignore[misc]
-        history = [_attempt_from(record) for record in records]
+        history = [_attempt_from(record) for record in reply[3]]
         latest = _latest_attempt(task)
-        if latest is not None and (not history or history[-1].started_at_ms != latest.started_at_ms):
-            history.append(latest)
-        return history
+        return history if latest is None else [*history, latest]
 
     async def _destination(self, keys: EndpointKeys, task_id: str) -> str:
         length = await self._redis.hget(keys.task(task_id), "spec")  # type: ignore[misc]
@@ -506,6 +505,7 @@ def task_from(
         cancel_requested="cancel" in fields,
         runs=int(fields.get("runs", 0)) + 1,
         lost_lease="lost_token" in fields,
+        latest_attempt_noted="noted" in fields,
         input=input_,
         output=result if result and succeeded else None,
     )
@@ -538,8 +538,8 @@ _OUTCOMES = {
 
 
 def _latest_attempt(task: Task) -> Attempt | None:
-    """The latest attempt as the task itself tells it; None before the first."""
-    if task.started_at_ms is None:
+    """The latest attempt as the task itself tells it; None before the first, and when the history has it."""
+    if task.started_at_ms is None or task.latest_attempt_noted:
         return None
     outcome = AttemptOutcome.LOST if task.lost_lease else _OUTCOMES.get(task.state, AttemptOutcome.ERROR)
     ended_at_ms = task.updated_at_ms if task.lost_lease else task.finished_at_ms

@@ -163,6 +163,11 @@ class Bench:
         """Let the wait of a scheduled task be over."""
         assert await self.probe.ask("ZADD", self.partition.due, "XX", "CH", 1, self.member(task_id)) == 1
 
+    async def pass_deadline(self, task_id: str) -> None:
+        """Let the time that the task may wait be over."""
+        assert await self.probe.ask("ZADD", self.partition.deadlines, "XX", "CH", 1, self.member(task_id)) == 1
+        await self.probe.ask("HSET", self.keys.task(task_id), "deadline", 1)
+
     async def deliver(self, outbox: Outbox, verdict: Verdict = DELIVERED) -> OutboxEntry:
         """One delivery attempt, from reading to settling."""
         (entry,) = await outbox.read(10, block_ms=1)

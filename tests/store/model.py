@@ -7,7 +7,9 @@ from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import Outcome, Succeeded, TryAgain
 
 MAX_LOST = 1
-ENDED = ("succeeded", "failed", "dead")
+ENDED = ("succeeded", "failed", "dead", "cancelled", "expired")
+OUTCOMES = {"succeeded": "ok", "failed": "error", "dead": "lost", "cancelled": "cancelled"}
+TURNS_OF_A_RUN = 1_000_000
 
 
 @dataclass
@@ -26,6 +28,7 @@ class ModelTask:
     """One task. `turn` counts how often it came into a queue: an entry of an older turn is stale."""
 
     webhook: bool
+    has_deadline: bool = False
     state: str = "queued"
     turn: int = 1
     place: str = "new"
@@ -38,6 +41,16 @@ class ModelTask:
     """Of the latest attempt that put the task off or handed it back."""
     lease_is_over: bool = False
     wait_is_over: bool = False
+    is_listed: bool = False
+    """Its deadline is looked at."""
+    deadline_is_over: bool = False
+    cancel: bool = False
+    base: int = 0
+    run: int = 1
+    history: list[tuple[int, str]] = field(default_factory=list)
+    """Attempts that are over and did not end the task: number and outcome."""
+    latest: str = ""
+    """Outcome of the latest attempt when it is not in the history."""
     output: bytes | None = None
     delivery: ModelDelivery | None = None
     delivery_status: str = "INIT"
@@ -47,14 +60,16 @@ class ModelTask:
         self.state, self.place, self.turn = "queued", place, self.turn + 1
 
     def start(self, token: str) -> None:
+        self._note_lost()
         self.state, self.token, self.lost_token = "running", token, ""
         self.attempts += 1
-        self.lease_is_over = False
+        self.lease_is_over = self.is_listed = False
+        self.latest = "running"
 
     def beat(self, token: str) -> str:
         if self.state == "running" and self.token == token:
             self.lease_is_over = False
-            return "OK"
+            return "CANCEL" if self.cancel else "OK"
         return "READOPTED" if self._readopt(token) else "FENCED"
 
     def settle(self, token: str, outcome: Outcome) -> str:
@@ -64,7 +79,12 @@ class ModelTask:
             if not self._readopt(token):
                 return "FENCED"
         if isinstance(outcome, TryAgain):
-            self.state, self.token, self.left_token, self.wait_is_over = "scheduled", "", token, False
+            self.token, self.left_token = "", token
+            self._note(outcome.attempt_outcome)
+            if self.cancel:
+                self._end("cancelled")
+                return "CANCELLED"
+            self.state, self.wait_is_over, self.is_listed = "scheduled", False, self.has_deadline
         else:
             self._end("succeeded" if isinstance(outcome, Succeeded) else "failed")
             self.output = outcome.output if isinstance(outcome, Succeeded) else None
@@ -74,6 +94,10 @@ class ModelTask:
         if self.state != "running" or self.token != token:
             return "ALREADY" if self.left_token == token else "FENCED"
         self.token, self.left_token = "", token
+        self._note("released")
+        if self.cancel:
+            self._end("cancelled")
+            return "CANCELLED"
         self.attempts -= 1
         self.queue("retry")
         return "OK"
@@ -81,17 +105,55 @@ class ModelTask:
     def sweep(self) -> str:
         if self.state == "running" and self.lease_is_over:
             self.lost += 1
-            if self.lost > MAX_LOST:
+            if self.cancel or self.lost > MAX_LOST:
                 self.token = ""
-                self._end("dead")
-                return "dead"
+                self._note("lost")
+                self._end("cancelled" if self.cancel else "dead")
+                return self.state
             self.lost_token, self.token = self.token, ""
+            self.latest = "lost"
             self.queue("retry")
             return "requeued"
+        if self.is_listed and self.deadline_is_over:
+            self._end("expired")
+            return "expired"
         if self.state == "scheduled" and self.wait_is_over:
             self.queue("retry")
             return "promoted"
         return ""
+
+    def ask_to_cancel(self) -> str:
+        if self.state in ENDED:
+            return "ENDED"
+        self.cancel = True
+        if self.state == "running":
+            return "REQUESTED"
+        self._end("cancelled")
+        return "CANCELLED"
+
+    def run_again(self) -> str:
+        if self.state not in ENDED:
+            return "BUSY"
+        if self.latest:
+            self._note(self.latest)
+        self.token = self.left_token = self.lost_token = ""
+        self.cancel = self.has_deadline = False
+        self.lost, self.base, self.output, self.delivery = 0, self.attempts, None, None
+        self.delivery_status, self.delivery_attempts = "INIT", 0
+        self.run += 1
+        self.queue("new")
+        return "OK"
+
+    def _note(self, outcome: str) -> None:
+        self.history.append((self.attempts, outcome))
+        self.latest = ""
+
+    def _note_lost(self) -> None:
+        if self.lost_token:
+            self._note("lost")
+
+    def all_attempts(self) -> list[tuple[int, str]]:
+        return self.history + ([(self.attempts, self.latest)] if self.latest else [])
 
     def _is_repeat(self, token: str, outcome: Outcome) -> bool:
         if isinstance(outcome, TryAgain):
@@ -104,11 +166,15 @@ class ModelTask:
         self.state, self.token, self.lost_token = "running", token, ""
         self.lost -= 1
         self.lease_is_over = False
+        self.latest = "running"
         return True
 
     def _end(self, state: str) -> None:
-        self.state = state
-        self.delivery = ModelDelivery() if self.webhook else None
+        self._note_lost()
+        if self.latest:
+            self.latest = OUTCOMES[state]
+        self.state, self.lost_token, self.is_listed = state, "", False
+        self.delivery = ModelDelivery(turn=self.run * TURNS_OF_A_RUN) if self.webhook else None
 
     # Delivery
 
@@ -135,10 +201,10 @@ class Model:
     alive: set[str] = field(default_factory=set)
     """Delivery processes that are within their lease."""
 
-    def submit(self, task_id: str, *, webhook: bool) -> bool:
+    def submit(self, task_id: str, *, webhook: bool, has_deadline: bool) -> bool:
         if task_id in self.tasks:
             return False
-        self.tasks[task_id] = ModelTask(webhook)
+        self.tasks[task_id] = ModelTask(webhook, has_deadline, is_listed=has_deadline)
         return True
 
     def waiting(self, *places: str) -> list[str]:
@@ -174,5 +240,5 @@ class Model:
             scheduled=count("scheduled"),
             success=count("succeeded", status=False),
             delivered=count("succeeded", status=True),
-            failed=count("failed", "dead"),
+            failed=count("failed", "dead", "cancelled", "expired"),
         )

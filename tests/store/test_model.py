@@ -36,7 +36,7 @@ from tests.store.bench import (
     config,
     spec,
 )
-from tests.store.model import MAX_LOST, Model, ModelDelivery, ModelTask
+from tests.store.model import ENDED, MAX_LOST, Model, ModelDelivery, ModelTask
 from tests.store.probe import Probe
 
 T = TypeVar("T")
@@ -87,6 +87,7 @@ class Lives(RuleBasedStateMachine):
         self.entries: list[Read] = []
         self.attempts: list[tuple[str, Started]] = []
         self.deliveries: list[ReadDelivery] = []
+        self.calls = 0
 
     @initialize()
     def begin(self) -> None:
@@ -110,9 +111,9 @@ class Lives(RuleBasedStateMachine):
         self.run(self._submit(task_id))
 
     async def _submit(self, task_id: str) -> None:
-        webhook = task_id != "t1"
-        accepted = self.model.submit(task_id, webhook=webhook)
-        submission = await self.bench.submit(task_id, spec=spec(webhook=webhook))
+        webhook, ttl = task_id != "t1", 3600 if task_id in ("t1", "t2") else None
+        accepted = self.model.submit(task_id, webhook=webhook, has_deadline=ttl is not None)
+        submission = await self.bench.submit(task_id, spec=spec(webhook=webhook), queue_ttl_seconds=ttl)
         assert submission is (Submission.ACCEPTED if accepted else Submission.DUPLICATE)
 
     @precondition(lambda self: self.model.waiting("new", "retry"))
@@ -250,12 +251,17 @@ class Lives(RuleBasedStateMachine):
         assert swept.requeued == expected.count("requeued")
         assert swept.dead == expected.count("dead")
         assert swept.promoted == expected.count("promoted")
+        assert swept.cancelled == expected.count("cancelled")
+        assert swept.expired == expected.count("expired")
 
     @precondition(lambda self: self.model.removable())
     @rule()
     def purge(self) -> None:
         expected = self.model.purge()
         assert self.run(self.bench.purge()) == expected
+        self._forget_what_is_gone()
+
+    def _forget_what_is_gone(self) -> None:
         # Entries of tasks that are gone may not be taken for those of new tasks with the same id.
         self.entries = [one for one in self.entries if one[1].task_id in self.model.tasks]
         self.attempts = [one for one in self.attempts if one[1].lease.task_id in self.model.tasks]
@@ -266,6 +272,62 @@ class Lives(RuleBasedStateMachine):
 
     def _put_off(self) -> list[str]:
         return [name for name, task in self.model.tasks.items() if task.state == "scheduled" and not task.wait_is_over]
+
+    # What a user orders
+
+    @rule(task_id=tasks)
+    def cancel(self, task_id: str) -> None:
+        self._cancel(task_id)
+
+    @precondition(lambda self: self._held())
+    @rule(which=luck)
+    def cancel_what_runs(self, which: int) -> None:
+        self._cancel(_pick(self._held(), which))
+
+    def _cancel(self, task_id: str) -> None:
+        for _ in range(2):  # twice is as good as once
+            task = self.model.tasks.get(task_id)
+            word = task.ask_to_cancel() if task else "GONE"
+            assert self.run(self.store.tasks.cancel(self.bench.endpoint_id, task_id)) == word
+
+    @rule(task_id=tasks)
+    def run_again(self, task_id: str) -> None:
+        self._run_again(task_id)
+
+    @precondition(lambda self: self._ended())
+    @rule(which=luck)
+    def run_again_what_has_ended(self, which: int) -> None:
+        self._run_again(_pick(self._ended(), which))
+
+    def _run_again(self, task_id: str) -> None:
+        task = self.model.tasks.get(task_id)
+        word = task.run_again() if task else "GONE"
+        self.calls += 1
+        for expected in (word, "ALREADY" if word == "OK" else word):
+            assert self.run(self.store.tasks.run_again(self.bench.endpoint_id, task_id, str(self.calls))) == expected
+
+    @rule(task_id=tasks)
+    def delete(self, task_id: str) -> None:
+        task = self.model.tasks.get(task_id)
+        word = "GONE" if task is None else "OK" if task.state in ENDED else "BUSY"
+        if word == "OK":
+            del self.model.tasks[task_id]
+        for expected in (word, "GONE" if word == "OK" else word):
+            assert self.run(self.store.tasks.delete(self.bench.endpoint_id, task_id)) == expected
+        self._forget_what_is_gone()
+
+    @precondition(lambda self: self._listed())
+    @rule(which=luck)
+    def pass_deadline(self, which: int) -> None:
+        task_id = _pick(self._listed(), which)
+        self.run(self.bench.pass_deadline(task_id))
+        self.model.tasks[task_id].deadline_is_over = True
+
+    def _ended(self) -> list[str]:
+        return [name for name, task in self.model.tasks.items() if task.state in ENDED]
+
+    def _listed(self) -> list[str]:
+        return [name for name, task in self.model.tasks.items() if task.is_listed and not task.deadline_is_over]
 
     # Deliveries
 
@@ -382,7 +444,7 @@ class Lives(RuleBasedStateMachine):
         real = {
             task.task_id: (
                 task.state.value, task.attempts, task.lost, task.output, task.delivery_status.value,
-                task.delivery_attempts,
+                task.delivery_attempts, task.runs, task.cancel_requested,
             )
             for task in found
             if task is not None
@@ -390,12 +452,18 @@ class Lives(RuleBasedStateMachine):
         modelled = {
             task_id: (
                 task.state, task.attempts, task.lost, task.output, task.delivery_status,
-                task.delivery_attempts,
+                task.delivery_attempts, task.run, task.cancel,
             )
             for task_id, task in self.model.tasks.items()
         }  # fmt: skip
         assert real == modelled
         assert await self.store.tasks.counts(self.bench.endpoint_id) == self.model.counts()
+        listed = await self.bench.probe.scores(self.bench.partition.deadlines)
+        assert set(listed) == {self.bench.member(name) for name, task in self.model.tasks.items() if task.is_listed}
+        for task_id, task in self.model.tasks.items():
+            attempts = await self.store.tasks.attempts(self.bench.endpoint_id, task_id)
+            assert attempts is not None
+            assert [(one.number, one.outcome) for one in attempts] == task.all_attempts()[-51:]
 
 
 def _pick(items: list[T], which: int) -> T:

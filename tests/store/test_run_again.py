@@ -183,3 +183,24 @@ async def test_the_history_holds_the_latest_attempts(bench: Bench) -> None:
         await bench.sweep()
     numbers = [number for number, _ in await outcomes(bench)]
     assert numbers == list(range(6, 56))
+
+
+async def test_the_deadline_of_the_first_run_does_not_end_the_next(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t1", queue_ttl_seconds=0.001)
+    started = await bench.start(agent)
+    await bench.settle(agent, started, Failed("no"))
+    assert await run_again(bench) is RunAgain.QUEUED
+    started = await bench.start(agent)
+    await bench.settle(agent, started, TryAgain("busy", 60))
+    assert (await bench.sweep()).expired == 0
+    assert (await bench.task("t1")).state is TaskState.SCHEDULED
+
+
+async def test_a_further_run_that_is_cancelled_before_it_starts_says_so(bench: Bench) -> None:
+    await bench.finish("t1")
+    await run_again(bench)
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    task = await bench.task("t1")
+    assert task.error == "the task was cancelled before it was started"
+    assert await outcomes(bench) == [(1, AttemptOutcome.OK)]

@@ -252,13 +252,15 @@ def test_a_change_keeps_the_half_of_a_retry_policy_that_it_does_not_name() -> No
     assert not needs_new_workers(before, changed(retryOn=[], retryDelaysSeconds=[1], cancelUri=None, queueTtlSeconds=1))
 
 
+_ODD_DELAYS: list[Any] = [-1, 3601, True, "1", None, 10**399]
+_ODD_WORDS: list[Any] = ["501", "", 500, True, None, [], "no_connection "]
 BAD_LIVES: list[tuple[str, str, list[Any]]] = [
     ("queueTtlSeconds", "queueTtlSeconds", [0, -1, True, "5", 1e9, 10**399, []]),
     ("cancelUri", "cancelUri", ["", "/../a", "/a b", "http://evil/x", "//x", "/a?b", 5, []]),
     ("retryOn", "retryOn", ["500", 5, {}, ["500"] * 9]),
-    ("retryOn", r"retryOn\[1\]", [["429", one] for one in ("501", "", 500, True, None, [], "no_connection ")]),
+    ("retryOn", r"retryOn\[1\]", [["429", one] for one in _ODD_WORDS]),
     ("retryDelaysSeconds", "retryDelaysSeconds", [[], [1] * 21, 5, "1"]),
-    ("retryDelaysSeconds", r"retryDelaysSeconds\[1\]", [[1, one] for one in (-1, 3601, True, "1", None, 10**399)]),
+    ("retryDelaysSeconds", r"retryDelaysSeconds\[1\]", [[1, one] for one in _ODD_DELAYS]),
 ]
 
 

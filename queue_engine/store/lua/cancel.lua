@@ -6,7 +6,7 @@
 --      6 webhook's destination or '' 7 slack of the expiry in ms
 -- Reply {'CANCELLED'} it has ended by this call | {'REQUESTED'} it runs and is to be stopped | {'ENDED'} it had ended before
 --       {'GONE'}
-local state, attempts = unpack(redis.call('HMGET', KEYS[1], 'state', 'attempts'))
+local state, attempts, base = unpack(redis.call('HMGET', KEYS[1], 'state', 'attempts', 'base'))
 if not state then return { 'GONE' } end
 if TERMINAL[state] then return { 'ENDED' } end
 if state == 'running' then
@@ -16,6 +16,6 @@ end
 stop_waiting(KEYS[1], KEYS[13], KEYS[14], KEYS[15], KEYS[16], ARGV[1])
 redis.call('HSET', KEYS[1], 'cancel', 1)
 end_task(KEYS, { now = now_ms(), from = state, member = ARGV[1], task_id = ARGV[2], state = 'cancelled', status = 'failed',
-  result = attempts == '0' and ARGV[3] or ARGV[4], delivery_id = ARGV[5], destination = ARGV[6],
+  result = tonumber(attempts) == tonumber(base or '0') and ARGV[3] or ARGV[4], delivery_id = ARGV[5], destination = ARGV[6],
   slack = tonumber(ARGV[7]) })
 return { 'CANCELLED' }

@@ -3,9 +3,8 @@
 -- Attempts of one task that its history holds, and bytes of the reason in each.
 local MOST_ATTEMPTS, MOST_WHY = 50, 512
 
--- What the history says of a task's latest attempt when the task ended in this state.
-local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', expired = 'expired', timed_out = 'timeout',
-  dead = 'lost' }
+-- What the history says of the attempt that ended a task in this state.
+local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', timed_out = 'timeout', dead = 'lost' }
 
 local TERMINAL = { succeeded = true, failed = true, cancelled = true, expired = true, timed_out = true, dead = true }
 
@@ -111,6 +110,7 @@ local function note_attempt(history, task, ended, outcome, why)
   redis.call('RPUSH', history, cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
     startedAt = tonumber(started), endedAt = tonumber(ended), error = why }))
   redis.call('LTRIM', history, -MOST_ATTEMPTS, -1)
+  redis.call('HSET', task, 'noted', 1)
 end
 
 -- Take a waiting task out of wherever it waits.
@@ -131,12 +131,11 @@ end
 local function end_task(keys, task_end)
   local task, result, history, counts, delivery = keys[1], keys[3], keys[4], keys[7], keys[11]
   local now = text(task_end.now)
-  if redis.call('HEXISTS', task, 'lost_token') == 1 then
-    note_attempt(history, task, redis.call('HGET', task, 'updated'), 'lost')
-  end
+  local seq, webhook, lost_token = unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token'))
+  if lost_token then note_attempt(history, task, redis.call('HGET', task, 'updated'), 'lost') end
   redis.call('SET', result, task_end.result)
   local number = index_add(counts, task_end.status, keys[9], task_end.now,
-    't', task_end.task_id, 'n', redis.call('HGET', task, 'seq'))
+    't', task_end.task_id, 'n', seq)
   redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', number)
   redis.call('HDEL', task, 'entry', 'lost_token')
   redis.call('ZREM', keys[5], task_end.member)
@@ -144,7 +143,7 @@ local function end_task(keys, task_end)
   redis.call('HINCRBY', counts, task_end.from, -1)
   redis.call('HINCRBY', keys[8], task_end.from, -1)
   redis.call('HINCRBY', counts, task_end.status, 1)
-  if redis.call('HEXISTS', task, 'webhook') == 1 then
+  if webhook then
     local out = redis.call('XADD', keys[10], '*', 'd', task_end.delivery_id, 'h', task_end.destination)
     redis.call('HSET', delivery, 'entry', out, 'attempts', 0, 'created', now, 'destination', task_end.destination)
     redis.call('HSET', task, 'delivery', 'INIT')

@@ -6,8 +6,8 @@
 -- ARGV 1 task id 2 id of this call 3 delivery id
 -- Reply {'OK'} | {'ALREADY'} by the same call before | {'BUSY'} it has not ended | {'CLOSED'} stopped or failed
 --       {'FULL'} | {'GONE'}
-local state, call, attempts, started, seq =
-  unpack(redis.call('HMGET', KEYS[1], 'state', 'call', 'attempts', 'started', 'seq'))
+local state, call, attempts, started, noted, seq =
+  unpack(redis.call('HMGET', KEYS[1], 'state', 'call', 'attempts', 'started', 'noted', 'seq'))
 if not state then return { 'GONE' } end
 if call == ARGV[2] then return { 'ALREADY' } end
 if not TERMINAL[state] then return { 'BUSY' } end
@@ -17,8 +17,7 @@ if wanted ~= 'running' or failed == '1' then return { 'CLOSED' } end
 local waiting = redis.call('HMGET', KEYS[6], 'queued', 'scheduled')
 if (tonumber(waiting[1]) or 0) + (tonumber(waiting[2]) or 0) >= tonumber(max_queued) then return { 'FULL' } end
 
-local last = redis.call('LINDEX', KEYS[4], -1)
-if started and not (last and cjson.decode(last).startedAt == tonumber(started)) then
+if started and not noted then
   local why = nil
   if state ~= 'succeeded' then why = redis.call('GETRANGE', KEYS[3], 0, MOST_WHY - 1) end
   note_attempt(KEYS[4], KEYS[1], redis.call('HGET', KEYS[1], 'finished'), OUTCOME[state], why)
@@ -26,8 +25,9 @@ end
 undo_end(KEYS, ARGV[3])
 redis.call('DEL', KEYS[3])
 for _, index in ipairs({ 1, 2, 4, 5 }) do redis.call('PERSIST', KEYS[index]) end
-redis.call('HDEL', KEYS[1], 'finished', 'fin', 'token', 'retry_token', 'cancel', 'resets', 'delivery', 'delivery_attempts',
-  'delivery_error', 'delivered', 'next_delivery')
+-- The deadline goes too: it counted from the first submission, and who runs a task again wants it to run.
+redis.call('HDEL', KEYS[1], 'deadline', 'ttl', 'finished', 'fin', 'token', 'retry_token', 'cancel', 'resets', 'delivery',
+  'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery')
 redis.call('HSET', KEYS[1], 'state', 'queued', 'entry', redis.call('XADD', KEYS[17], '*', 't', ARGV[1]),
   'updated', text(now_ms()), 'lost', 0, 'base', attempts, 'call', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'runs', 1)

@@ -20,7 +20,7 @@ if not repeated then
   if deadline then redis.call('ZREM', KEYS[8], ARGV[2]) end
   redis.call('HSET', KEYS[1], 'state', 'running', 'token', ARGV[3], 'worker', ARGV[5], 'address', ARGV[6],
     'started', text(now), 'updated', text(now))
-  redis.call('HDEL', KEYS[1], 'entry', 'lost_token')
+  redis.call('HDEL', KEYS[1], 'entry', 'lost_token', 'noted')
   redis.call('HINCRBY', KEYS[1], 'attempts', 1)
   redis.call('ZADD', KEYS[4], text(now + tonumber(ARGV[4])), ARGV[2])
   count_move(KEYS[5], KEYS[6], 'queued', 'running')
