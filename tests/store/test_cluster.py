@@ -1,10 +1,11 @@
-"""A slot moves to another node of a cluster while its endpoint is at work: nothing is lost, nothing is done twice."""
+"""What only a cluster has: slots that move while their endpoints are at work, and nodes that are silent."""
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
+from redis.exceptions import RedisError
 
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
@@ -114,6 +115,31 @@ async def test_a_read_that_waits_follows_its_queue(setup: ClusterSetup, bench: B
     await persist(lambda: bench.submit("t1"), passing=unavailability)
     found = await waiting or await read()
     assert found == ["t1"]
+
+
+async def test_a_node_that_is_frozen_holds_up_no_other(setup: ClusterSetup, bench: Bench) -> None:
+    ids = [(await bench.store.endpoints.create(TENANT, config(name=f"e{n}"))).endpoint_id for n in range(16)]
+    bench.endpoint_ids += ids
+    benches = [Bench(bench.store, one, bench.probe) for one in ids]
+    await asyncio.gather(*(one.submit("t1") for one in benches))
+    frozen = setup.owner_of(bench.keys.queue)
+    others = [one for one in benches if setup.owner_of(one.keys.queue) is not frozen]
+    assert others
+    frozen.pause()
+    try:
+        waiting = asyncio.create_task(bench.submit("t2"))
+        assert set(await asyncio.gather(*(one.submit("t2") for one in others))) == {Submission.ACCEPTED}
+        assert not waiting.done()
+        with pytest.raises(RedisError) as refused:
+            await waiting
+        assert unavailability(refused.value) == "it cannot be reached"
+        with pytest.raises(StoreUnavailable):
+            await bench.store.check_writable()
+        assert set(await asyncio.gather(*(one.submit("t3") for one in others))) == {Submission.ACCEPTED}
+    finally:
+        frozen.resume()
+    await bench.store.check_writable()
+    assert await bench.submit("t2") in (Submission.ACCEPTED, Submission.DUPLICATE)
 
 
 class _Work:
