@@ -119,7 +119,7 @@ class TaskWork:
     async def _take_over(self, duty: Duty) -> int:
         """One round over entries that an agent read before it died."""
         free = self._config.concurrency - len(self._runners)
-        if free <= 0 or not self._watch.is_up or not duty.open.is_set():
+        if free <= 0 or not self._watch.is_up or not duty.open.is_set() or not self._gate.is_open:
             return 0
         entries = await self._claims.take_over(min(free, MAX_READ), idle_ms=UNSTARTED_IDLE_MS)
         await self._begin(entries, duty)
@@ -134,7 +134,8 @@ class TaskWork:
     async def _begin(self, entries: list[Entry], duty: Duty) -> None:
         """Start what fits; a read gives up to twice what was asked for, as it covers two queues."""
         for entry in entries:
-            if len(self._runners) < self._config.concurrency and not duty.draining.is_set():
+            has_room = len(self._runners) < self._config.concurrency and self._gate.is_open
+            if has_room and not duty.draining.is_set():
                 runner = asyncio.create_task(self._run_entry(entry))
                 self._runners.add(runner)
                 runner.add_done_callback(self._ended)
@@ -152,6 +153,11 @@ class TaskWork:
     async def _run_entry(self, entry: Entry) -> None:
         started = await self._persist(lambda: self._claims.start(entry, address=str(self._address)), "start")
         if started is None:
+            return
+        if not self._gate.is_open:
+            # Were it to wait here with its lease, it would be lost together with the worker of the suspect that runs
+            # alone, and that would be held against it.
+            await self._persist(partial(self._release, started), "hand back")
             return
         held = self._held[started.lease.token] = _Held(started, runner=_this_task())
         metrics.agent_running_tasks.inc()
@@ -276,13 +282,17 @@ class TaskWork:
     # The end
 
     async def _finish_or_release(self) -> None:
-        """Let running tasks finish within the grace; hand back those that have not, at no cost to their attempts."""
+        """Let running tasks finish within the grace; hand back those that have not, at no cost to their attempts.
+
+        One that waits to be alone begins no more, and is handed back at once.
+        """
+        at_gate = self._stop([held for held in self._unfinished() if not held.calling])
+        await end_tasks(*(held.runner for held in at_gate))
+        for held in at_gate:
+            await self._give_back(partial(self._release, held.started))
         if self._runners:
             await asyncio.wait(set(self._runners), timeout=self._config.grace_seconds)
-        unfinished = [held for held in self._held.values() if not held.settling and not held.cancelled]
-        for held in unfinished:
-            held.fenced = True
-            held.runner.cancel()
+        unfinished = self._stop(self._unfinished())
         if self._runners:
             await asyncio.wait(set(self._runners), timeout=self._config.lease_seconds)
         for held in unfinished:
@@ -290,6 +300,16 @@ class TaskWork:
         await end_tasks(*self._runners)
         for entry in await self._unstarted():
             await self._give_back(partial(self._claims.put_back, entry))
+
+    def _unfinished(self) -> list[_Held]:
+        """Attempts whose outcome is not on its way to the store."""
+        return [held for held in self._held.values() if not held.settling and not held.cancelled]
+
+    def _stop(self, stopped: list[_Held]) -> list[_Held]:
+        for held in stopped:
+            held.fenced = True
+            held.runner.cancel()
+        return stopped
 
     async def _release(self, started: Started) -> None:
         destination = self._claims.public_spec(started).webhook_destination

@@ -21,6 +21,11 @@ class Gate:
         self._open = asyncio.Event()
         self._open.set()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody is inside alone and nobody waits to be."""
+        return self._open.is_set()
+
     async def wait_until_open(self) -> None:
         """Return when nobody is inside alone and nobody waits to be."""
         await self._open.wait()

@@ -2,6 +2,7 @@
 
 import asyncio
 import shlex
+import signal
 import sys
 import threading
 from pathlib import Path
@@ -148,6 +149,95 @@ async def test_suspects_run_alone(store: Store, programs: Programs, container: H
     assert beside["suspect_1"] == {"suspect_1"}
     assert beside["suspect_2"] == {"suspect_2"}
     assert beside["fresh_1"] == {"fresh_1", "fresh_2"}
+
+
+async def suspect(store: Store, endpoint_id: str, task_id: str) -> None:
+    """A task that waits and during two attempts of which the connection broke."""
+    await submit(store, endpoint_id, task_id)
+    await store.redis.hset(store.partitions.of(endpoint_id).task(task_id), "resets", "2")  # type: ignore[misc]
+
+
+async def test_nothing_else_is_held_while_a_suspect_runs(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    """Whoever waited with a lease would be lost together with the suspect's worker, again and again."""
+    release = threading.Event()
+    container.answer = lambda request: Reply(hold=release if request.headers["x-task-id"] == "suspect" else None)
+    endpoint_id = await new_endpoint(store, concurrency=4)
+    await suspect(store, endpoint_id, "suspect")
+    await suspect(store, endpoint_id, "other_suspect")
+    for name in ("fresh_1", "fresh_2"):
+        await submit(store, endpoint_id, name)
+    try:
+        programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
+        assert container.next().headers["x-task-id"] == "suspect"
+
+        async def alone() -> bool:
+            counts = await store.tasks.counts(endpoint_id)
+            return (counts.running, counts.queued) == (1, 3)
+
+        await wait_until_async(alone, 20)
+        for name in ("other_suspect", "fresh_1", "fresh_2"):
+            task = await store.tasks.get(endpoint_id, name)
+            assert task is not None
+            assert (task.state, task.attempts, task.lost) == (TaskState.QUEUED, 0, 0)
+        programs.agent(endpoint_id, container.url)
+        for name in ("fresh_1", "fresh_2", "other_suspect"):
+            assert (await ended(store, endpoint_id, name)).state is TaskState.SUCCEEDED
+        assert (await store.tasks.counts(endpoint_id)).running == 1
+    finally:
+        release.set()
+    assert (await ended(store, endpoint_id, "suspect")).state is TaskState.SUCCEEDED
+
+
+async def test_a_suspect_that_waits_for_its_turn_is_handed_back_when_the_agent_drains(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    release = threading.Event()
+    container.answer = lambda _: Reply(hold=release)
+    endpoint_id = await new_endpoint(store, concurrency=2)
+    await submit(store, endpoint_id, "fresh")
+    await suspect(store, endpoint_id, "suspect")
+    try:
+        agent = programs.agent(endpoint_id, container.url, lease=30, WORKER_AGENT_CONCURRENCY="2")
+        assert container.next().headers["x-task-id"] == "fresh"
+        await _in_state(store, endpoint_id, "suspect", TaskState.RUNNING)
+        agent.signal(signal.SIGTERM)
+        await _in_state(store, endpoint_id, "suspect", TaskState.QUEUED)
+        assert agent.running
+    finally:
+        release.set()
+    assert agent.wait() == 0
+    assert (await ended(store, endpoint_id, "fresh")).state is TaskState.SUCCEEDED
+    assert [request.headers["x-task-id"] for request in container.requests] == ["fresh"]
+
+
+async def test_a_suspect_that_is_cancelled_while_it_waits_for_its_turn_never_begins(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    release = threading.Event()
+    container.answer = lambda _: Reply(hold=release)
+    endpoint_id = await new_endpoint(store, concurrency=2, cancel_uri="/stop")
+    await submit(store, endpoint_id, "fresh")
+    await suspect(store, endpoint_id, "suspect")
+    try:
+        programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="2")
+        assert container.next().headers["x-task-id"] == "fresh"
+        await _in_state(store, endpoint_id, "suspect", TaskState.RUNNING)
+        assert await store.tasks.cancel(endpoint_id, "suspect") is Cancellation.REQUESTED
+        assert (await ended(store, endpoint_id, "suspect")).state is TaskState.CANCELLED
+    finally:
+        release.set()
+    assert (await ended(store, endpoint_id, "fresh")).state is TaskState.SUCCEEDED
+    assert [request.path for request in container.requests] == ["/run"]
+
+
+async def _in_state(store: Store, endpoint_id: str, task_id: str, state: TaskState) -> None:
+    async def is_there() -> bool:
+        task = await store.tasks.get(endpoint_id, task_id)
+        return task is not None and task.state is state
+
+    await wait_until_async(is_there, 20, f"{task_id} is not {state}")
 
 
 async def test_a_task_that_kills_its_container_fails_and_its_neighbours_finish(
