@@ -10,13 +10,17 @@ class LossyProxy:
     """Passes bytes between clients and the store at `store_url`. Use as an async context manager."""
 
     def __init__(self, store_url: str) -> None:
-        target = urlsplit(store_url)
-        self._target = (target.hostname or "", target.port or 0)
+        self.lead_to(store_url)
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self.replies_to_lose = 0
         """So many replies still are dropped, each together with its connection."""
         self.lost = 0
+
+    def lead_to(self, store_url: str) -> None:
+        """Where new connections go; those that are there stay."""
+        target = urlsplit(store_url)
+        self._target = (target.hostname or "", target.port or 0)
 
     @property
     def url(self) -> str:

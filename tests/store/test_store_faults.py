@@ -18,6 +18,7 @@ from queue_engine.store.tasks import Submission
 from tests.servers import StoreServer
 from tests.store.bench import DELIVERED, GIVEN_UP, LONG_LEASE_MS, TENANT, TICK_MS, Bench, again, config, spec
 from tests.store.probe import Probe
+from tests.store.proxy import LossyProxy
 from tests.waiting import wait_until_async
 
 
@@ -174,6 +175,37 @@ async def test_a_store_that_restarts_serves_again_with_its_data(
             assert await bench.check() == []
         finally:
             await store.close()
+
+
+async def test_a_name_that_leads_to_another_master_is_followed_although_the_old_one_lives(
+    store_server: StoreServer, tmp_path: Path, sealer: Sealer
+) -> None:
+    """As a load balancer or a change in DNS does it: open connections stay with the old master, a replica now."""
+    with StoreServer(store_server.binary, tmp_path) as other:
+        async with LossyProxy(store_server.url) as proxy:
+            store = Store(proxy.url, sealer, partitions=1)
+            try:
+                endpoint = await store.endpoints.create(TENANT, config())
+                bench = Bench(store, endpoint.endpoint_id, Probe(store.redis), [endpoint.endpoint_id])
+                agent = bench.agent()
+                started = await bench.submit_and_start("t1", agent)
+                assert await agent.renew([started.lease]) == [Renewal.OK]
+                other.command("REPLICAOF", "127.0.0.1", str(store_server.port))
+                await wait_until_async(lambda: "master_link_status:up" in other.command("INFO", "replication"))
+                await wait_until_async(lambda: other.command("EXISTS", bench.keys.task("t1")) == ":1")
+                other.command("REPLICAOF", "NO", "ONE")
+                store_server.command("REPLICAOF", "127.0.0.1", str(other.port))
+                proxy.lead_to(other.url)
+                for call in (bench.submit("t2"), agent.read(1, block_ms=1), agent.renew([started.lease])):
+                    with pytest.raises(StoreUnavailable, match="it is a read-only replica"):
+                        async with store_errors():
+                            await call
+                assert await agent.renew([started.lease]) == [Renewal.OK]
+                assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
+                assert (await bench.finish("t2")).state is TaskState.SUCCEEDED
+            finally:
+                store_server.command("REPLICAOF", "NO", "ONE")
+                await store.close()
 
 
 async def _is_ready(store: Store) -> bool:
