@@ -15,6 +15,7 @@ from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.loops import drive, end_tasks
+from queue_engine.store.keys import Partition
 from queue_engine.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ RECONCILE_SECONDS = 1
 PURGE_SECONDS = 10
 DELETE_SECONDS = 2
 GAUGES_SECONDS = 5.0
+SWEPT_AT_ONCE = 4
+"""Partitions: one whose server is silent must not make the others' sweeps late."""
 MAX_ROUNDS = 50
 """Rounds of one sweep, of 1,000 tasks each: a million that are due at once take minutes, the store stays usable."""
 
@@ -162,24 +165,39 @@ class Controller:
         await run_jobs(self._config.jobs_redis_url, SHARED_QUEUE, jobs)
 
     async def sweep(self) -> int:
-        """Everything that is due in every partition; returns how much was done."""
+        """Everything that is due in every partition; returns how much was done.
+
+        In a cluster one partition may be away while the others are not: these are swept, then the error is raised.
+        """
+        at_once = asyncio.Semaphore(SWEPT_AT_ONCE)
+
+        async def sweep(partition: Partition) -> int:
+            async with at_once:
+                return await self._sweep(partition)
+
+        swept = await asyncio.gather(*map(sweep, self._store.partitions.all()), return_exceptions=True)
+        for error in swept:
+            if isinstance(error, BaseException):
+                raise error
+        return sum(count for count in swept if isinstance(count, int))
+
+    async def _sweep(self, partition: Partition) -> int:
         done = 0
-        for partition in self._store.partitions.all():
-            for _ in range(MAX_ROUNDS):
-                swept = await self._store.tasks.sweep(
-                    partition,
-                    tick_ms=SWEEP_SECONDS * 1000,
-                    lease_ms=int(self._config.lease_seconds * 1000),
-                    max_lost=self._config.max_lost,
-                )
-                reclaimed = swept.requeued + swept.dead + swept.cancelled
-                metrics.leases_reclaimed.inc(reclaimed)
-                metrics.task_attempts.labels(outcome="lost").inc(reclaimed)
-                for state, count in (("dead", swept.dead), ("cancelled", swept.cancelled), ("expired", swept.expired)):
-                    metrics.tasks_finished.labels(state=state).inc(count)
-                done += swept.work
-                if swept.work == 0:
-                    break
+        for _ in range(MAX_ROUNDS):
+            swept = await self._store.tasks.sweep(
+                partition,
+                tick_ms=SWEEP_SECONDS * 1000,
+                lease_ms=int(self._config.lease_seconds * 1000),
+                max_lost=self._config.max_lost,
+            )
+            reclaimed = swept.requeued + swept.dead + swept.cancelled
+            metrics.leases_reclaimed.inc(reclaimed)
+            metrics.task_attempts.labels(outcome="lost").inc(reclaimed)
+            for state, count in (("dead", swept.dead), ("cancelled", swept.cancelled), ("expired", swept.expired)):
+                metrics.tasks_finished.labels(state=state).inc(count)
+            done += swept.work
+            if swept.work == 0:
+                break
         return done
 
     async def purge(self) -> int:

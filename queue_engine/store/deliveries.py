@@ -150,12 +150,18 @@ class Outbox:
     async def adopt(self, *, tick_ms: int, lease_ms: int, most: int = 256) -> list[OutboxEntry]:
         """Say that this process lives (call it at least every `lease_ms` / 3), and take over from dead ones.
 
-        Gives out again what was read for this process at least `lease_ms` ago and never reached it.
+        Gives out again what was read for this process at least `lease_ms` ago and never reached it. When a partition
+        fails, what was had from the others is given out, and the error is raised by a call that finds nothing.
         """
         adopted = await asyncio.gather(
-            *(self._adopt(partition, tick_ms, lease_ms, most) for partition in self._partitions.all())
+            *(self._adopt(partition, tick_ms, lease_ms, most) for partition in self._partitions.all()),
+            return_exceptions=True,
         )
-        return [entry for entries in adopted for entry in entries]
+        entries = [entry for found in adopted if not isinstance(found, BaseException) for entry in found]
+        faults = [found for found in adopted if isinstance(found, BaseException)]
+        if faults and not entries:
+            raise faults[0]
+        return entries
 
     async def promote(self, most: int = 1000) -> int:
         """Move deliveries whose wait is over into the outbox; returns how many."""

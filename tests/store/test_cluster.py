@@ -143,6 +143,52 @@ async def test_a_node_that_is_frozen_holds_up_no_other(setup: ClusterSetup, benc
     assert await bench.submit("t2") in (Submission.ACCEPTED, Submission.DUPLICATE)
 
 
+async def test_deliveries_are_adopted_from_the_nodes_that_answer(setup: ClusterSetup, bench: Bench) -> None:
+    ids = [(await bench.store.endpoints.create(TENANT, config(name=f"e{n}"))).endpoint_id for n in range(16)]
+    bench.endpoint_ids += ids
+    benches = [Bench(bench.store, one, bench.probe) for one in ids]
+    dead, heir = await bench.outbox("dead"), await bench.outbox("heir")
+    for one in benches:
+        await one.finish("t1", webhook=True)
+
+    async def all_read() -> bool:
+        read.extend(await dead.read(10, block_ms=10))
+        return len(read) == len(benches)
+
+    read: list[OutboxEntry] = []
+    await wait_until_async(all_read)
+    for partition in bench.store.partitions.all():
+        await bench.probe.ask("ZADD", partition.senders, 1, "dead")
+        await bench.probe.ask("DEL", partition.ticks)  # no grace any more
+        await bench.probe.ask("HSET", partition.ticks, "adopt", await bench.probe.now_ms())
+    frozen = setup.owner_of(bench.keys.queue)
+    others = {one.endpoint_id for one in benches if setup.owner_of(one.keys.queue) is not frozen}
+    frozen.pause()
+    try:
+        adopted = await heir.adopt(tick_ms=60_000, lease_ms=60_000)
+        assert {entry.delivery_id.split(":")[1] for entry in adopted} == others
+        with pytest.raises(RedisError):
+            await heir.adopt(tick_ms=60_000, lease_ms=60_000)
+    finally:
+        frozen.resume()
+    await persist(bench.store.check_writable, passing=unavailability)
+    await wait_until_async(lambda: _settled(heir, adopted, len(benches)), 30)
+
+
+async def _settled(outbox: Outbox, entries: list[OutboxEntry], count: int) -> bool:
+    """Adopt what is left, and settle everything when it is complete.
+
+    What the frozen node has read from its socket since was claimed in a reply that nobody waited for.
+    """
+    entries += await persist(lambda: outbox.adopt(tick_ms=60_000, lease_ms=500), passing=unavailability)
+    if len(entries) < count:
+        return False
+    for entry in entries:
+        assert await outbox.open(entry) is not None
+        assert (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+    return True
+
+
 class _Work:
     """Tasks that are submitted, executed and delivered without an end, each as the processes do it."""
 
