@@ -62,8 +62,8 @@ bench: setup ## run the benchmarks
 bench-growth: setup ## measure whether costs depend on how many tasks have ended
 	$(BIN)/python -m tests.bench growth
 
-faults: setup ## run the fault-injection tests only
-	$(BIN)/python -m pytest tests/faults
+faults: setup ## hurt a running engine in many ways, and look for what was lost
+	$(BIN)/python -m tests.faults $(FAULTS)
 
 lock: ## resolve the dependencies anew and write requirements/*.txt
 	@$(find_python); scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

@@ -1,0 +1,75 @@
+"""Hurt a real engine in many ways, and look for what was lost.
+
+    python -m tests.faults [--seed N] [--only NAME…] [--list]
+
+Exit status 0: nothing was lost; 1: something was, or is wrong in another way; its journals and logs are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.faults.all_scenarios import SCENARIOS
+from tests.faults.report import ended_line, summary, table
+from tests.faults.running import run_all
+from tests.faults.scenarios import Scenario
+
+
+def main() -> int:
+    options = _options()
+    if options.list:
+        _say("\n".join(f"{one.name:<28} {one.description.splitlines()[0]}" for one in SCENARIOS.values()))
+        return 0
+    seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
+    chosen = [one for name, one in SCENARIOS.items() if options.only is None or name in options.only]
+    # SIGTERM ends as Ctrl-C does: with every process that was started.
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    return _run(chosen, seed)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, help="of all random choices")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(SCENARIOS), help="run only these faults")
+    parser.add_argument("--list", action="store_true", help="list the faults")
+    return parser.parse_args()
+
+
+def _run(scenarios: Sequence[Scenario], seed: int) -> int:
+    directory = Path(tempfile.mkdtemp(prefix="queue-engine-faults-"))
+    _say(f"seed {seed}; {len(scenarios)} faults; journals and logs in {directory}")
+    outcomes = []
+    try:
+        for outcome in run_all(scenarios, directory, seed, _announce):
+            outcomes.append(outcome)
+            _say(ended_line(outcome))
+    except KeyboardInterrupt:
+        _say("interrupted; everything that was started has ended")
+        return 130
+    _say(f"\n{table(outcomes)}\n\n{summary(outcomes, seed)}")
+    if all(outcome.passed for outcome in outcomes):
+        shutil.rmtree(directory)
+        return 0
+    _say(f"journals and logs are kept in {directory}; again: python -m tests.faults --seed {seed}")
+    return 1
+
+
+def _announce(scenario: Scenario) -> None:
+    _say(f"  {scenario.name}: {scenario.description.splitlines()[0]}")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,11 @@
+"""All scenarios by name, in the order in which they are run."""
+
+from __future__ import annotations
+
+from tests.faults import kills
+from tests.faults.scenarios import SCENARIOS
+
+MODULES = (kills,)
+"""Importing them has entered their scenarios."""
+
+__all__ = ["SCENARIOS"]

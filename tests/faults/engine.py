@@ -1,0 +1,260 @@
+"""A whole engine of real processes, every one of them behind a link that can be broken."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from queue_engine.store.store import Store
+from tests.faults.proxy import Link, Network
+from tests.integration.parts import SECRET_KEY, Program, open_store, wait_for_port
+from tests.servers import StoreServer, free_port
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).parents[2]
+API_KEY = "fault-suite-key"
+LEASE_SECONDS = 4.0
+"""Of tasks: the shortest whose heartbeats outlast three ticks of the sweep."""
+DELIVERY_LEASE_SECONDS = 2.0
+LEADER_LEASE_SECONDS = 2.0
+MAX_LOST = 5
+CONCURRENCY = 4
+GRACE_SECONDS = 1.0
+DELIVERY_SCHEDULE = "0.2,0.5,1,1,2,2,2,2,2,2,2,2,2,2,2,2"
+ROLES = ("api-1", "api-2", "controller-1", "controller-2", "delivery-1", "delivery-2")
+READY_SECONDS = 90.0
+MARK = "FAULT_SUITE_ENGINE"
+"""The environment variable by which all processes of an engine are known, whoever started them."""
+
+
+class Engine:
+    """The engine against one store. Processes end when it is left, whatever happened before.
+
+    `code` is the directory whose packages run: a changed copy of them for a mutant.
+    """
+
+    def __init__(self, store: StoreServer, directory: Path, network: Network, *, code: Path = ROOT) -> None:
+        self.store_server = store
+        self.directory = directory
+        self.network = network
+        self._code = code
+        self._mark = secrets.token_hex(8)
+        self._programs: dict[str, Program] = {}
+        self._started: list[Program] = []
+        self._api_ports = {name: free_port() for name in ROLES if name.startswith("api")}
+        self._links = {name: network.link(f"{name} to store", store.port) for name in ROLES}
+
+    # Processes
+
+    def start(self) -> None:
+        """Start what does not run, and return when everything is ready."""
+        for name in ROLES:
+            self.start_role(name)
+        self.wait_until_ready()
+
+    def start_role(self, name: str) -> None:
+        """Start one process of the engine when it does not run."""
+        if name in self._programs and self._programs[name].running:
+            return
+        kind = name.split("-")[0]
+        arguments = ("--port", str(self._api_ports[name])) if kind == "api" else ()
+        self._programs[name] = self.run(name, self._links[name], "queue_engine", kind, *arguments)
+
+    def wait_until_ready(self) -> None:
+        """Return when every API can write to the store, and the other processes say that they have started."""
+        for name, port in self._api_ports.items():
+            wait_until(lambda port=port: _is_ready(port), READY_SECONDS, f"{name} is not ready")  # type: ignore[misc]
+        for name in ROLES:
+            program = self._programs[name]
+            wait_until(lambda program=program: '"started"' in program.output(), READY_SECONDS, f"{name} does not start")  # type: ignore[misc]
+
+    def run(self, name: str, link: Link | None, *arguments: str, **environment: str) -> Program:
+        """Run `python -m <arguments>` with `link` as its way to the store."""
+        port = link.port if link else self.store_server.port
+        own = {"QUEUE_ENGINE_REDIS_URL": f"redis://127.0.0.1:{port}/0", **environment}
+        program = Program(name, arguments, {**self._environment(), **own}, self.directory)
+        self._started.append(program)
+        return program
+
+    def program(self, name: str) -> Program:
+        return self._programs[name]
+
+    def link(self, name: str) -> Link:
+        """Between this process and the store."""
+        return self._links[name]
+
+    @property
+    def api_urls(self) -> list[str]:
+        return [f"http://127.0.0.1:{port}" for port in self._api_ports.values()]
+
+    def ended(self) -> list[str]:
+        """Processes of the engine that have ended by themselves, with the end of what they wrote."""
+        return [f"{name}: {program.output()[-300:]}" for name, program in self._programs.items() if not program.running]
+
+    def heal(self) -> None:
+        """Bring everything back: links, the store, processes that were killed or stopped."""
+        self.heal_for_the_end()
+        for program in self._programs.values():
+            if program.running:
+                program.signal(signal.SIGCONT)
+        self.start()
+
+    def heal_for_the_end(self) -> None:
+        """Bring back what the processes need to end in order."""
+        self.network.heal()
+        self.store_server.resume()
+        self.store_server.start()
+
+    def stop(self) -> list[str]:
+        """End all processes; returns sentences about those that did not end in order or were left."""
+        stubborn = []
+        running = [program for program in self._started if program.running]
+        for program in running:
+            program.signal(signal.SIGCONT)
+            program.signal(signal.SIGTERM)
+        for program in running:
+            try:
+                program.stop()
+            except AssertionError:
+                stubborn.append(f"{program.name} did not end")
+        return stubborn + [f"{command} was left" for command in self._left()]
+
+    def _left(self) -> list[str]:
+        left = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    left.append(" ".join(process.cmdline()))
+                    process.kill()
+        return left
+
+    # Over the API
+
+    def new_endpoint(self, **settings: Any) -> str:
+        """A QUEUE endpoint whose agents are started by hand."""
+        body = {
+            "name": "faults",
+            "image": "none",
+            "serviceMode": "QUEUE",
+            "resources": [{"region": "here", "gpuType": "CPU", "gpuCount": 1}],
+            "workers": 0,
+            "containerVolumeInGb": 20,
+            "concurrency": CONCURRENCY,
+            "maxAttempts": 10,
+            **settings,
+        }
+        answer = httpx.post(f"{self.api_urls[0]}/v2/serverless", json=body, headers=_KEY, timeout=20)
+        assert answer.status_code == 200, answer.text
+        endpoint_id: str = answer.json()["data"]["id"]
+        return endpoint_id
+
+    def get(self, path: str, *, timeout: float = 20.0) -> Any:
+        """The data of a GET below `/v2/serverless`, from the first API. Raises httpx.HTTPError or AssertionError."""
+        answer = httpx.get(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=timeout)
+        assert answer.status_code == 200, f"{path} was answered {answer.status_code}: {answer.text[:200]}"
+        return answer.json()["data"]
+
+    def open_store(self) -> Store:
+        """A client of the store itself, past all links."""
+        return open_store(self.store_server.url)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
+            MARK: self._mark,
+            "PYTHONPATH": f"{self._code}{os.pathsep}{ROOT}",
+            "PYTHONSAFEPATH": "1",  # else the working directory would come before a mutant's code
+            "QUEUE_ENGINE_SECRET_KEY": SECRET_KEY,
+            "QUEUE_ENGINE_API_KEY": API_KEY,
+            "QUEUE_ENGINE_WEBHOOK_ALLOW": "127.0.0.0/8",
+            "QUEUE_ENGINE_WORK_DIR": str(self.directory / "work"),
+            "QUEUE_ENGINE_LEASE_SECONDS": str(LEASE_SECONDS),
+            "QUEUE_ENGINE_MAX_LOST": str(MAX_LOST),
+            "QUEUE_ENGINE_LEADER_LEASE_SECONDS": str(LEADER_LEASE_SECONDS),
+            "QUEUE_ENGINE_DELIVERY_LEASE_SECONDS": str(DELIVERY_LEASE_SECONDS),
+            "QUEUE_ENGINE_DELIVERY_SCHEDULE": DELIVERY_SCHEDULE,
+            "QUEUE_ENGINE_DELIVERY_TIMEOUT_SECONDS": "3",
+            "QUEUE_ENGINE_DELIVERY_CONNECT_TIMEOUT_SECONDS": "2",
+            "WORKER_AGENT_GRACE_SECONDS": str(GRACE_SECONDS),
+        }
+
+
+class Worker:
+    """One agent beside one container: two processes, and a link for each connection that they have."""
+
+    def __init__(self, engine: Engine, name: str, endpoint_id: str, journal: Path, **environment: str) -> None:
+        self.name = name
+        self._engine = engine
+        self._endpoint_id = endpoint_id
+        self._journal = journal
+        self._environment = environment
+        self._port = free_port()
+        unique = secrets.token_hex(3)
+        self.to_store = engine.network.link(f"{name} to store {unique}", engine.store_server.port)
+        self.to_container = engine.network.link(f"{name} to container {unique}", self._port)
+        self.agents: list[str] = []
+        """Worker ids, one for each start of the agent."""
+        self.start_container()
+        self.start_agent()
+
+    def start_container(self) -> None:
+        """Returns when it accepts connections."""
+        self.container = self._engine.run(
+            f"container-{self.name}", None, "tests.faults.container",
+            "--port", str(self._port), "--journal", str(self._journal), "--worker", self.name,
+        )  # fmt: skip
+        wait_for_port(self._port)
+
+    def start_agent(self) -> None:
+        """Start a new agent; it has another worker id than the one before."""
+        worker_id = f"{self.name}-{secrets.token_hex(3)}"
+        self.agents.append(worker_id)
+        self.agent = self._engine.run(
+            f"agent-{worker_id}", self.to_store, "worker_agent", "--endpoint", self._endpoint_id,
+            "--container-url", f"http://127.0.0.1:{self.to_container.port}", "--worker-id", worker_id,
+            **self._environment,
+        )  # fmt: skip
+
+    def wait_until_up(self) -> None:
+        wait_until(lambda: "the container is up" in self.agent.output(), READY_SECONDS, f"{self.name} is not up")
+
+    def keep_container(self) -> None:
+        """Start the container again when it has ended."""
+        if not self.container.running:
+            self.start_container()
+
+    def heal(self) -> None:
+        """Both processes run, and go on when they were stopped."""
+        for program in (self.agent, self.container):
+            if program.running:
+                program.signal(signal.SIGCONT)
+        self.to_store.heal()
+        self.to_container.heal()
+        self.keep_container()
+        if not self.agent.running:
+            self.start_agent()
+
+    def stop(self) -> None:
+        for program in (self.agent, self.container):
+            if program.running:
+                program.signal(signal.SIGCONT)
+                program.signal(signal.SIGTERM)
+        self.agent.stop()
+        self.container.stop()
+
+
+def _is_ready(port: int) -> bool:
+    try:
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+_KEY = {"X-Api-Key": API_KEY}

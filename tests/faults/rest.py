@@ -1,0 +1,72 @@
+"""A look into the store when nothing is to be done any more: everything agrees, and nothing of the work is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from queue_engine.store.keys import EndpointKeys, Partition, task_delivery_id
+from queue_engine.store.store import Store
+from tests.store.consistency import faults_of
+from tests.store.probe import Probe
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What was found of one endpoint's partition."""
+
+    leftovers: list[str]
+    lost: dict[str, int]
+    """How often each task lost its worker."""
+
+
+async def look(store: Store, endpoint_id: str) -> Rest:
+    """Read every key of the endpoint's partition."""
+    keys = store.partitions.of(endpoint_id)
+    probe = Probe(store.redis)
+    endpoint_ids = list(await probe.scores(keys.partition.endpoints))
+    prefix = keys.task("")
+    lost = {
+        name.removeprefix(prefix): int((await probe.hash(name)).get("lost", 0))
+        for name in await probe.keys()
+        if name.startswith(prefix)
+    }
+    leftovers = await faults_of(probe, keys.partition, endpoint_ids)
+    return Rest(leftovers + await _waiting(probe, keys) + await _without_expiry(probe, keys), lost)
+
+
+async def is_at_rest(store: Store, endpoint_id: str) -> bool:
+    """Whether no task of the endpoint waits or runs and no delivery of its partition is due."""
+    return not await _waiting(Probe(store.redis), store.partitions.of(endpoint_id))
+
+
+async def _waiting(probe: Probe, keys: EndpointKeys) -> list[str]:
+    partition = keys.partition
+    sizes = {
+        "tasks that have not ended": await probe.ask("ZCARD", keys.live),
+        "waiting tasks": await probe.ask("XLEN", keys.queue) + await probe.ask("XLEN", keys.retry_queue),
+        "leases": await probe.ask("ZCARD", partition.leases),
+        "scheduled tasks": await probe.ask("ZCARD", partition.due),
+        "deliveries due": await probe.ask("XLEN", partition.outbox),
+        "deliveries waiting": await probe.ask("ZCARD", partition.outbox_due),
+        "deliveries parked": await probe.ask("ZCARD", partition.outbox_parked),
+    }
+    return [f"{size} {what} left" for what, size in sizes.items() if size] + await _pending(probe, keys)
+
+
+async def _pending(probe: Probe, keys: EndpointKeys) -> list[str]:
+    groups = ((keys.queue, "agents"), (keys.retry_queue, "agents"), (keys.partition.outbox, "delivery"))
+    return [f"pending in {stream}: {held}" for stream, group in groups if (held := await probe.pending(stream, group))]
+
+
+async def _without_expiry(probe: Probe, keys: EndpointKeys) -> list[str]:
+    """What belongs to an ended task goes away some day, even if the retention job never runs."""
+    partition = keys.partition
+    prefixes = _task_prefixes(partition, keys.endpoint_id)
+    names = sorted(name for name in await probe.keys() if name.startswith(prefixes))
+    return [f"{name} never expires" for name in names if await probe.ask("PTTL", name) < 0]
+
+
+def _task_prefixes(partition: Partition, endpoint_id: str) -> tuple[str, ...]:
+    kinds = (partition.task, partition.input, partition.result, partition.attempts_log)
+    delivery = partition.delivery(task_delivery_id(endpoint_id, ""))
+    return (*(key_of(endpoint_id, "") for key_of in kinds), delivery)

@@ -1,0 +1,48 @@
+"""The faults: each a scenario that puts load on an engine and hurts it in one way, on purpose or at random."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.faults.engine import LEASE_SECONDS
+from tests.faults.stage import Play
+
+AGENT_GOAL_SECONDS = LEASE_SECONDS + 2
+"""From an agent's death until its task runs again."""
+STORE_GOAL_SECONDS = 5.0
+"""From the store's first answer until every part has done useful work."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A named fault. Scenarios of one `flavour` may share an engine, one after the other."""
+
+    name: str
+    play: Play
+    flavour: str = "standard"
+    workers: int = 3
+    endpoint: Mapping[str, Any] = field(default_factory=dict)
+    worker_environment: Mapping[str, str] = field(default_factory=dict)
+    goal_seconds: float | None = None
+    rest_seconds: float = 120.0
+
+    @property
+    def description(self) -> str:
+        return inspect.getdoc(self.play) or ""
+
+
+SCENARIOS: dict[str, Scenario] = {}
+"""All of them by name, in the order in which they are run."""
+
+
+def scenario(name: str, **facts: Any) -> Callable[[Play], Play]:
+    """Enter the decorated function under this name."""
+
+    def enter(play: Play) -> Play:
+        SCENARIOS[name] = Scenario(name, play, **facts)
+        return play
+
+    return enter

@@ -1,0 +1,256 @@
+"""What a scenario works with: an engine with load on it, faults that are journaled, and the check at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from queue_engine.store.store import Store
+from tests.faults.checker import Evidence, Verdict, check
+from tests.faults.engine import API_KEY, Engine, Worker
+from tests.faults.journal import Journal, Record, read_journal
+from tests.faults.producer import Mix, Producer, TaskPlan
+from tests.faults.recovery import recoveries
+from tests.faults.rest import is_at_rest, look
+from tests.servers import free_port
+from tests.waiting import wait_until_async
+
+SAMPLE_SECONDS = 0.25
+REST_SECONDS = 120.0
+PAGE = 100
+LONG_MS = 800
+"""An execution that takes this long can be interrupted on purpose."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one scenario came to."""
+
+    name: str
+    rate: float
+    verdict: Verdict
+    recoveries: list[float]
+    goal_seconds: float | None
+    seconds: float
+    directory: Path
+    notes: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        return not self.verdict.violations
+
+
+class Stage:
+    """One scenario's view of the engine. All random choices come from `rng`."""
+
+    def __init__(self, engine: Engine, directory: Path, rng: random.Random, *, rest_seconds: float) -> None:
+        self.engine = engine
+        self.directory = directory
+        self.rng = rng
+        self.store: Store = engine.open_store()
+        self.journal = Journal(directory / "harness.jsonl")
+        self.workers: list[Worker] = []
+        self.notes: list[str] = []
+        self.rate = 0.0
+        self.rest_seconds = rest_seconds
+        self.processes: list[str] = []
+        self.wiped: set[str] = set()
+        """Tasks that the operator has removed with all the rest."""
+        self._receiver_port = free_port()
+        self.to_receiver = engine.network.link(f"delivery to receiver {directory.name}", self._receiver_port)
+        self.endpoint_id = ""
+        self.mix = Mix(rng, f"t{rng.randrange(10**6)}")
+        self._seed = rng.randrange(10**6)
+        self._sampling: asyncio.Task[None] | None = None
+
+    # Setting up
+
+    async def prepare(self, *, workers: int, worker_environment: dict[str, str], **endpoint: Any) -> None:
+        """Make the endpoint, its workers and the receiver, and begin to watch the counts."""
+        self.endpoint_id = await asyncio.to_thread(lambda: self.engine.new_endpoint(**endpoint))
+        self.receiver = self.engine.run(
+            "receiver", None, "tests.faults.receiver", "--port", str(self._receiver_port),
+            "--journal", str(self.directory / "receiver.jsonl"), "--seed", str(self._seed),
+        )  # fmt: skip
+        for number in range(1, workers + 1):
+            await self.add_worker(f"w{number}", **worker_environment)
+        await asyncio.gather(*(asyncio.to_thread(worker.wait_until_up) for worker in self.workers))
+        self.producer = Producer(
+            self.engine.api_urls,
+            API_KEY,
+            self.endpoint_id,
+            f"http://127.0.0.1:{self.to_receiver.port}/hook",
+            self.journal,
+            self.rng,
+        )
+        self._sampling = asyncio.create_task(self._sample())
+
+    async def add_worker(self, name: str, **environment: str) -> Worker:
+        journal = self.directory / "containers.jsonl"
+        worker = await asyncio.to_thread(lambda: Worker(self.engine, name, self.endpoint_id, journal, **environment))
+        self.workers.append(worker)
+        return worker
+
+    # Load
+
+    def load(self, plans: Iterable[TaskPlan], *, rate: float) -> asyncio.Task[None]:
+        """Submit these in the background, `rate` a second."""
+        self.rate = max(self.rate, rate)
+        return asyncio.create_task(self.producer.submit_all(list(plans), rate=rate))
+
+    async def until(self, condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> None:
+        """Wait for a condition, which may be async; AssertionError that says `what`."""
+        await wait_until_async(condition, seconds, what or "the scenario does not get on")
+
+    async def hold(self, least: float, most: float | None = None) -> None:
+        """Let a fault last, or the load go on, for a time chosen between the two."""
+        await asyncio.sleep(least if most is None else self.rng.uniform(least, most))
+
+    def seen(self, what: str, file: str = "containers.jsonl") -> list[Record]:
+        """Records of this kind so far."""
+        return [record for record in read_journal(self.directory / file) if record["what"] == what]
+
+    def interruptible(self, worker: Worker) -> list[Record]:
+        """Executions that its container has just begun and that will last for a while."""
+        ended = {record["execution"] for record in self.seen("end")}
+        latest = time.monotonic() - LONG_MS / 2000
+        return [
+            record
+            for record in self.seen("begin")
+            if record["worker"] == worker.name and record["execution"] not in ended
+            if record["ms"] >= LONG_MS and record["mono"] > latest
+        ]
+
+    async def until_busy(self, *workers: Worker) -> None:
+        """Return when each of them has begun something that lasts: a fault now hits it."""
+        await self.until(lambda: all(self.interruptible(worker) for worker in workers), what="a worker stays idle")
+
+    # Faults
+
+    @contextmanager
+    def fault(self, kind: str, *hits: Worker) -> Iterator[None]:
+        """Journal what is done in the block. `hits` are the workers whose tasks it may interrupt."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            names = [worker.name for worker in hits]
+            self.journal.write("fault", kind=kind, began=began, ended=time.monotonic(), hits=names)
+
+    def recovered(self, seconds: float) -> None:
+        """Note how long it took until work went on."""
+        self.journal.write("recovered", seconds=seconds)
+
+    # The end
+
+    async def finish(self, name: str, goal_seconds: float | None, began: float) -> Outcome:
+        """Heal everything, wait until nothing is to be done, and check."""
+        await self._heal()
+        with suppress(AssertionError):  # the check says what has not ended
+            await wait_until_async(lambda: is_at_rest(self.store, self.endpoint_id), self.rest_seconds)
+        evidence = await self._evidence()
+        journal = evidence.journal
+        return Outcome(
+            name=name,
+            rate=self.rate,
+            verdict=check(evidence),
+            recoveries=recoveries(journal),
+            goal_seconds=goal_seconds,
+            seconds=time.monotonic() - began,
+            directory=self.directory,
+            notes=tuple(self.notes),
+        )
+
+    async def close(self) -> None:
+        """End what belongs to this scenario alone."""
+        if self._sampling is not None:
+            self._sampling.cancel()
+            await asyncio.gather(self._sampling, return_exceptions=True)
+        await asyncio.to_thread(self._stop_programs)
+        await self.store.close()
+        self.journal.close()
+
+    async def _heal(self) -> None:
+        self.to_receiver.heal()
+        await asyncio.to_thread(self.engine.heal)
+        for worker in self.workers:
+            await asyncio.to_thread(worker.heal)
+
+    def _stop_programs(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+        self.receiver.stop()
+
+    async def _evidence(self) -> Evidence:
+        files = ("harness.jsonl", "containers.jsonl", "receiver.jsonl")
+        journal = sorted((one for file in files for one in read_journal(self.directory / file)), key=_mono)
+        rest = await look(self.store, self.endpoint_id)
+        tasks = {
+            task_id: task | {"lost": rest.lost.get(task_id, 0)}
+            for task_id, task in (await asyncio.to_thread(self._tasks)).items()
+        }
+        counts = await asyncio.to_thread(lambda: self.engine.get(f"/{self.endpoint_id}/tasks/count"))
+        processes = [*self.processes, *(f"ended by itself: {one}" for one in self.engine.ended())]
+        return Evidence(
+            journal=[record for record in journal if record.get("task") not in self.wiped],
+            tasks=tasks,
+            counts=counts,
+            leftovers=rest.leftovers,
+            processes=processes,
+        )
+
+    def _tasks(self) -> dict[str, dict[str, Any]]:
+        """Every task in detail: those that the lists have, and those that were submitted."""
+        names = {str(record["task"]) for record in read_journal(self.directory / "harness.jsonl") if "task" in record}
+        page = 1
+        base = f"{self.engine.api_urls[0]}/v2/serverless/{self.endpoint_id}/tasks"
+        tasks = {}
+        with httpx.Client(headers={"X-Api-Key": API_KEY}, timeout=30) as client:
+            while items := client.get(base, params={"pageNumber": page, "pageSize": PAGE}).json()["data"]["items"]:
+                names |= {item["taskId"] for item in items}
+                page += 1
+            for name in sorted(names - self.wiped):
+                answer = client.get(f"{base}/{name}")
+                if answer.status_code == 200:
+                    tasks[name] = answer.json()["data"]
+        return tasks
+
+    async def _sample(self) -> None:
+        url = f"/v2/serverless/{self.endpoint_id}/tasks/count"
+        number = 0
+        async with httpx.AsyncClient(headers={"X-Api-Key": API_KEY}, timeout=5) as client:
+            while True:
+                began = time.monotonic()
+                number += 1
+                base = self.engine.api_urls[number % len(self.engine.api_urls)]
+                with suppress(httpx.HTTPError):
+                    answer = await client.get(base + url)
+                    if answer.status_code == 200:
+                        self.journal.write("counts", began=began, **answer.json()["data"])
+                await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def kill(worker: Worker, *parts: str) -> None:
+    """SIGKILL the `agent`, the `container`, or both of a worker."""
+    for part in parts:
+        program = worker.agent if part == "agent" else worker.container
+        if program.running:
+            program.signal(signal.SIGKILL)
+    for part in parts:
+        (worker.agent if part == "agent" else worker.container).wait()
+
+
+Play = Callable[[Stage], Awaitable[None]]
+
+
+def _mono(record: Record) -> float:
+    return float(record["mono"])

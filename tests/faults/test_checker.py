@@ -1,0 +1,312 @@
+"""The checker notices each thing that must not be, in journals made by hand."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tests.faults.checker import Evidence, check
+from tests.faults.journal import Record
+from tests.faults.recovery import quantile, recoveries
+
+
+class Story:
+    """A run made by hand: one task a minute, each healthy unless a test says otherwise."""
+
+    def __init__(self) -> None:
+        self.journal: list[Record] = []
+        self.tasks: dict[str, dict[str, Any]] = {}
+        self.clock = 0.0
+
+    def note(self, what: str, **fields: Any) -> None:
+        self.clock += 0.001
+        self.journal.append({"what": what, "mono": self.clock, **fields})
+
+    def submit(self, task: str, do: str = "ok") -> None:
+        self.note("submit", task=task, do=do, webhook=True)
+        self.note("acknowledged", task=task)
+
+    def execute(self, task: str, attempt: int = 1, *, worker: str = "w1", how: str = "ok", name: str = "") -> str:
+        """Returns the name of the execution."""
+        execution = name or f"{task}-{attempt}"
+        facts = {"task": task, "attempt": attempt, "execution": execution, "worker": worker}
+        self.note("begin", do="ok", **facts)
+        self.clock += 1
+        if how:
+            self.note("end", how=how, **facts)
+        return execution
+
+    def tell(
+        self, task: str, attempt: int, execution: str, *, message_id: str = "msg_1_1", answered: int = 200
+    ) -> None:
+        result = {"task": task, "attempt": attempt, "execution": execution}
+        self.note(
+            "webhook", id=message_id, task=task, status="Success", result=result, truncated=False, failed_reason=None,
+            answered=answered,
+        )  # fmt: skip
+
+    def end(self, task: str, attempt: int, execution: str, **changes: Any) -> None:
+        output = {"task": task, "attempt": attempt, "execution": execution, "filling": "x"}
+        self.tasks[task] = {
+            "state": "succeeded",
+            "status": "DELIVERED",
+            "attempts": attempt,
+            "lost": 0,
+            "output": output,
+            "deliveryStatus": "SUCCESS",
+            "error": None,
+            **changes,
+        }
+
+    def healthy(self, task: str) -> None:
+        self.submit(task)
+        execution = self.execute(task)
+        self.tell(task, 1, execution)
+        self.end(task, 1, execution)
+        self.clock += 60
+
+    def fault(self, kind: str, *hits: str, began: float | None = None) -> None:
+        self.note("fault", kind=kind, began=self.clock if began is None else began, ended=self.clock, hits=list(hits))
+
+    def evidence(self) -> Evidence:
+        statuses = [task["status"].lower() for task in self.tasks.values()]
+        counts = {name: statuses.count(name) for name in ("processing", "success", "delivered", "failed")}
+        return Evidence(self.journal, self.tasks, counts)
+
+
+def violations(evidence: Evidence) -> list[str]:
+    return list(check(evidence).violations)
+
+
+@pytest.fixture
+def story() -> Story:
+    """Two healthy tasks."""
+    told = Story()
+    told.healthy("a")
+    told.healthy("b")
+    return told
+
+
+def test_a_healthy_run_has_no_violation(story: Story) -> None:
+    verdict = check(story.evidence())
+    assert verdict.violations == ()
+    assert (verdict.tasks, verdict.executions, verdict.lost, verdict.duplicated) == (2, 2, 0, 0)
+
+
+def test_a_task_that_ran_again_because_its_worker_was_killed_is_no_violation(story: Story) -> None:
+    story.submit("c")
+    story.execute("c", 1, how="")
+    story.fault("kill agent", "w1")
+    execution = story.execute("c", 2, worker="w2")
+    story.tell("c", 2, execution)
+    story.end("c", 2, execution, lost=1)
+    verdict = check(story.evidence())
+    assert verdict.violations == ()
+    assert verdict.duplicated == 1
+
+
+def test_executions_that_the_container_asked_for_are_no_violation(story: Story) -> None:
+    story.submit("c", do="busy")
+    story.execute("c", 1, how="busy")
+    execution = story.execute("c", 2)
+    story.tell("c", 2, execution)
+    story.end("c", 2, execution)
+    assert check(story.evidence()).violations == ()
+    assert check(story.evidence()).duplicated == 0
+
+
+def test_a_result_that_waited_for_the_store_may_still_be_hit(story: Story) -> None:
+    story.submit("c")
+    story.execute("c", 1)
+    began = story.clock
+    story.clock += 20
+    story.fault("kill store", began=began)
+    story.fault("kill agent", "w1")
+    execution = story.execute("c", 2, worker="w2")
+    story.tell("c", 2, execution)
+    story.end("c", 2, execution, lost=1)
+    assert violations(story.evidence()) == []
+
+
+def test_an_acknowledged_task_that_is_gone_is_lost(story: Story) -> None:
+    del story.tasks["a"]
+    assert "a was acknowledged and is gone" in violations(story.evidence())
+    assert check(story.evidence()).lost == 1
+
+
+def test_an_acknowledged_task_that_has_not_ended_is_lost(story: Story) -> None:
+    story.tasks["a"] |= {"state": "running", "status": "PROCESSING"}
+    assert "a was acknowledged and has not ended: it is running" in violations(story.evidence())
+
+
+def test_a_task_that_nobody_submitted_is_noticed(story: Story) -> None:
+    story.end("x", 1, "x-1")
+    assert "x was never submitted" in violations(story.evidence())
+
+
+def test_a_task_that_was_refused_and_is_there_is_noticed(story: Story) -> None:
+    story.note("refused", task="a", status=409)
+    assert "a was refused and is there" in violations(story.evidence())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"state": "failed", "status": "FAILED", "error": "no"}, "a (ok) ended as failed: no"),
+        ({"state": "failed", "status": "FAILED"}, "a ended as failed without a reason"),
+        ({"output": {"task": "b", "attempt": 1, "execution": "b-1"}}, "a has an output that is not its own"),
+        ({"output": {"task": "a", "attempt": 1, "execution": "z"}}, "the output of an execution that never was"),
+        ({"attempts": 2}, "a ended with attempt 2 and has the output of attempt 1: a fenced attempt left its trace"),
+        ({"deliveryStatus": "FAILED"}, "a was delivered and says FAILED"),
+        ({"lost": 1}, "a counts 1 lost workers, and only 0 were hit"),
+        ({"attempts": 2}, "a counts 2 attempts and was executed 1 times"),
+        ({"status": "SUCCESS"}, "the counts are"),
+    ],
+)
+def test_a_record_that_disagrees_with_the_journals_is_noticed(
+    story: Story, changes: dict[str, Any], words: str
+) -> None:
+    counts = story.evidence().counts
+    story.tasks["a"] |= changes
+    assert any(words in one for one in violations(replace(story.evidence(), counts=counts)))
+
+
+def _extra_execution(story: Story) -> None:
+    story.execute("a", 1, name="again")
+
+
+def _extra_execution_beside_a_fault_elsewhere(story: Story) -> None:
+    story.fault("kill agent", "w2")
+    story.execute("a", 1, name="again")
+
+
+def _extra_execution_long_before_a_fault(story: Story) -> None:
+    story.execute("a", 1, name="again")
+    story.clock += 60
+    story.fault("kill agent", "w1")
+
+
+def _extra_execution_through_an_outage(story: Story) -> None:
+    story.fault("kill store")
+    story.execute("a", 1, name="again")
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        _extra_execution,
+        _extra_execution_beside_a_fault_elsewhere,
+        _extra_execution_long_before_a_fault,
+        _extra_execution_through_an_outage,
+    ],
+)
+def test_an_execution_that_no_fault_explains_is_noticed(story: Story, happens: Callable[[Story], None]) -> None:
+    happens(story)
+    assert any("a was executed 2 times; at most 1" in one for one in violations(story.evidence()))
+
+
+def test_a_success_without_an_execution_is_noticed(story: Story) -> None:
+    story.journal = [one for one in story.journal if not (one["what"] in ("begin", "end") and one["task"] == "a")]
+    assert "a succeeded and was never executed" in violations(story.evidence())
+
+
+def _drop_webhooks(story: Story) -> None:
+    story.journal = [one for one in story.journal if one["what"] != "webhook" or one["task"] != "a"]
+
+
+@pytest.mark.parametrize(
+    ("happens", "words"),
+    [
+        (_drop_webhooks, "a has ended and its webhook was not told"),
+        (lambda story: story.tell("a", 1, "a-1", message_id="msg_1_2"), "a was delivered under several ids"),
+        (lambda story: story.tell("a", 2, "other"), "and its webhook was told {'task': 'a', 'attempt': 2"),
+        (lambda story: story.tell("x", 1, "x-1"), "x was told to the webhook and never submitted"),
+        (
+            lambda story: story.note(
+                "webhook", id="msg_1_1", task="a", status="Failed", result=None, truncated=False, failed_reason="no",
+                answered=200,
+            ),
+            "a ended as succeeded and its webhook was told Failed",
+        ),
+    ],
+    ids=["never told", "two ids", "another result", "unknown task", "another status"],
+)  # fmt: skip
+def test_a_webhook_that_is_missing_or_wrong_is_noticed(
+    story: Story, happens: Callable[[Story], None], words: str
+) -> None:
+    happens(story)
+    assert any(words in one for one in violations(story.evidence()))
+
+
+def test_a_webhook_that_was_only_refused_is_not_delivered(story: Story) -> None:
+    _drop_webhooks(story)
+    story.tell("a", 1, "a-1", answered=503)
+    assert any("its webhook was not told" in one for one in violations(story.evidence()))
+
+
+def test_a_webhook_for_a_task_that_named_none_is_noticed(story: Story) -> None:
+    story.journal = [one | {"webhook": False} if one["what"] == "submit" else one for one in story.journal]
+    assert "a has no webhook and 1 were sent" in violations(story.evidence())
+
+
+def sample(story: Story, **changes: int) -> None:
+    counts = {"processing": 0, "queued": 0, "running": 0, "scheduled": 0, "success": 0, "delivered": 2, "failed": 0}
+    story.clock += 1
+    story.note("counts", began=story.clock, **counts | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"delivered": 1}, "the counts add up to 1 when 2 to 2 tasks were in"),
+        ({"delivered": 3}, "the counts add up to 3 when 2 to 2 tasks were in"),
+        ({"delivered": 1, "processing": 1}, "do not add up"),
+        ({"delivered": 1, "processing": 1, "queued": 1}, "1 tasks had ended when 2 had before"),
+    ],
+)
+def test_counts_that_do_not_add_up_are_noticed(story: Story, changes: dict[str, int], words: str) -> None:
+    sample(story)
+    sample(story, **changes)
+    assert any(words in one for one in violations(story.evidence()))
+
+
+def test_samples_may_be_anywhere_between_what_was_acknowledged_and_what_was_submitted(story: Story) -> None:
+    sample(story)
+    story.note("submit", task="late", do="ok", webhook=False)
+    sample(story)
+    sample(story, queued=1, processing=1)
+    assert [one for one in violations(story.evidence()) if "add" in one] == []
+
+
+def test_what_the_store_and_the_processes_left_is_a_violation(story: Story) -> None:
+    evidence = replace(story.evidence(), leftovers=["1 leases left"], processes=["api-1 ended by itself"])
+    assert violations(evidence) == ["1 leases left", "api-1 ended by itself"]
+
+
+def test_recovery_is_from_the_kill_to_the_next_execution(story: Story) -> None:
+    story.submit("c")
+    story.execute("c", 1, how="")
+    story.fault("kill agent", "w1")
+    killed = story.clock
+    story.clock += 5
+    story.execute("c", 2, worker="w2")
+    assert recoveries(story.journal) == pytest.approx([story.journal[-2]["mono"] - killed], abs=0.01)
+
+
+def test_a_task_that_was_busy_has_not_recovered_from_anything(story: Story) -> None:
+    story.submit("c", do="busy")
+    story.execute("c", 1, how="busy")
+    story.fault("kill agent", "w1")
+    story.execute("c", 2, worker="w2")
+    assert recoveries(story.journal) == []
+
+
+def test_quantiles_are_of_the_values_themselves() -> None:
+    values = [float(number) for number in range(1, 101)]
+    assert (quantile(values, 0.5), quantile(values, 0.99), quantile([7.0], 0.99), quantile([], 0.5)) == (
+        50.0,
+        99.0,
+        7.0,
+        None,
+    )
