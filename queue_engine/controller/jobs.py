@@ -62,9 +62,12 @@ async def run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> None
             # A job under way is finished, so that none is cut in half.
             await asyncio.shield(_close(worker))
             raise
-        except (RedisError, OSError) as error:
+        except Exception as error:
             failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
-            log.warning("background jobs pause: %s", error, extra={"queue": queue, "failures": failures})
+            # Without them nothing is swept any more, so they go on whatever it was.
+            known = isinstance(error, (RedisError, OSError))
+            extra = {"queue": queue, "failures": failures}
+            log.warning("background jobs pause: %s", error, exc_info=not known, extra=extra)
             await _close(worker)
         await asyncio.sleep(DEFAULT_BACKOFF.wait_seconds(failures))
 

@@ -1,4 +1,8 @@
-"""Connections that are given up when they are not made in time, and when their server is the master no more."""
+"""Connections that are given up when they are not made in time, the server's first answers included, and when their
+server is the master no more.
+
+Whatever ends one is a ConnectionError or a TimeoutError, on every event loop.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,14 @@ class _Watchful(AbstractConnection):
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("the server does not answer a new connection") from None
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
+        """uvloop refuses to write to a transport that the peer has closed: one that accepts a connection and resets it
+        at once. redis-py passes its RuntimeError on, and nobody would take it for a store that is away for a moment."""
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise RedisConnectionError(f"the connection is closed: {error}") from error
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
