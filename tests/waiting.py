@@ -35,8 +35,12 @@ async def wait_until_async(
     """As `wait_until`, for a plain or an async condition; a condition that hangs is given up at the same time."""
     try:
         async with asyncio.timeout(timeout) as limit:
-            while not (answer := await _answer_of(condition)):  # noqa: ASYNC110 - nothing tells us when
+            deadline = asyncio.get_running_loop().time() + timeout
+            while not (answer := await _answer_of(condition)):
                 await asyncio.sleep(PAUSE_SECONDS)
+                # A library that swallows a cancellation (asyncio.wait_for may, before Python 3.12) loses the time-out.
+                if asyncio.get_running_loop().time() >= deadline + PAUSE_SECONDS:
+                    raise _not_met(message, timeout)
             return answer
     except TimeoutError:
         if not limit.expired():
