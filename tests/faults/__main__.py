@@ -8,10 +8,8 @@ Exit status 0: nothing was lost; 1: something was, or is wrong in another way; i
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +17,7 @@ from pathlib import Path
 
 from tests.faults.all_scenarios import SCENARIOS
 from tests.faults.report import ended_line, summary, table
-from tests.faults.running import run_all
+from tests.faults.running import end_like_ctrl_c, run_all
 from tests.faults.scenarios import Scenario
 
 
@@ -30,8 +28,7 @@ def main() -> int:
         return 0
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     chosen = [one for name, one in SCENARIOS.items() if options.only is None or name in options.only]
-    # SIGTERM ends as Ctrl-C does: with every process that was started.
-    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    end_like_ctrl_c()
     return _run(chosen, seed)
 
 

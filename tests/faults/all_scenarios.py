@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tests.faults import kills
+from tests.faults import kills, links, stores
 from tests.faults.scenarios import SCENARIOS
 
-MODULES = (kills,)
+MODULES = (kills, links, stores)
 """Importing them has entered their scenarios."""
 
 __all__ = ["SCENARIOS"]

@@ -35,10 +35,13 @@ ENDS: Mapping[str, frozenset[str]] = {
     "hang": frozenset({"timed_out"}),
     "drip": frozenset({"timed_out"}),
     "exit": frozenset({"failed", "dead"}),
+    "crash": frozenset({"succeeded"}),
 }
 """The states in which a task may end, by what its container does."""
-ASKS_AGAIN = frozenset({"busy", "reset", "exit"})
+ASKS_AGAIN = frozenset({"busy", "reset", "exit", "crash"})
 """Ends of executions after which the task is tried again by right."""
+ENDS_CONTAINER = frozenset({"exit", "crash"})
+"""Ends of executions that take all others in the same container with them."""
 TERMINAL = frozenset({"succeeded", "failed", "timed_out", "dead", "cancelled", "expired"})
 
 
@@ -148,12 +151,14 @@ def executions_of(journal: Iterable[Record]) -> dict[str, list[Execution]]:
 
 
 def faults_of(journal: Iterable[Record]) -> list[Fault]:
-    """All faults, in the order of the journal."""
-    return [
-        Fault(record["kind"], record["began"], record["ended"], tuple(record["hits"]))
-        for record in journal
-        if record["what"] == "fault"
-    ]
+    """All faults, in the order of the journal; tasks that ended their container are some too."""
+    found = []
+    for record in journal:
+        if record["what"] == "fault":
+            found.append(Fault(record["kind"], record["began"], record["ended"], tuple(record["hits"])))
+        elif record["what"] == "end" and record["how"] in ENDS_CONTAINER:
+            found.append(Fault("poison", record["mono"], record["mono"], (record["worker"],)))
+    return found
 
 
 class _Run:

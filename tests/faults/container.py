@@ -2,9 +2,9 @@
 
     python -m tests.faults.container --port PORT --journal FILE --worker NAME
 
-The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503) and `reset` while the attempt's number
-is at most `times`, then as `ok`; `fail` (500); `hang`; `drip`, a byte a second; `huge`, an answer of 1 GB; `exit`, the
-end of this process. The output names the task, the attempt and the execution that made it.
+The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503), `reset` and `crash` (the end of this
+process) while the attempt's number is at most `times`, then as `ok`; `exit`, its end in every attempt; `fail` (500);
+`hang`; `drip`, a byte a second; `huge`, an answer of 1 GB. The output names the task, the attempt and the execution.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Container:
             case "huge":
                 return await self._send_huge(exchange)
             case _:
-                self._journal.write("end", how="exit", worker=self._worker, pid=os.getpid(), **execution)
+                self._journal.write("end", how=given["do"], worker=self._worker, pid=os.getpid(), **execution)
                 os._exit(POISON_STATUS)
         return str(given["do"])
 

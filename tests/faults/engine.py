@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import secrets
 import signal
 from contextlib import suppress
@@ -30,6 +31,8 @@ GRACE_SECONDS = 1.0
 DELIVERY_SCHEDULE = "0.2,0.5,1,1,2,2,2,2,2,2,2,2,2,2,2,2"
 ROLES = ("api-1", "api-2", "controller-1", "controller-2", "delivery-1", "delivery-2")
 READY_SECONDS = 90.0
+SPACE_BYTES = 20_000
+"""What a full disk still takes."""
 MARK = "FAULT_SUITE_ENGINE"
 """The environment variable by which all processes of an engine are known, whoever started them."""
 
@@ -160,6 +163,16 @@ class Engine:
         answer = httpx.get(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=timeout)
         assert answer.status_code == 200, f"{path} was answered {answer.status_code}: {answer.text[:200]}"
         return answer.json()["data"]
+
+    def status_of(self, path: str) -> int:
+        """The HTTP status of a GET below `/v2/serverless`."""
+        return httpx.get(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=20).status_code
+
+    def limit_store_files(self, limited: bool) -> None:
+        """Let the store's files grow no further than a little, as on a full disk; or lift that again."""
+        used = sum(one.stat().st_size for one in self.store_server.directory.rglob("*") if one.is_file())
+        soft = used + SPACE_BYTES if limited else resource.RLIM_INFINITY
+        resource.prlimit(self.store_server.pid, resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
 
     def open_store(self) -> Store:
         """A client of the store itself, past all links."""

@@ -103,7 +103,7 @@ async def drain_agents(stage: Stage) -> None:
         with stage.fault("drain agent", worker):
             status = await asyncio.to_thread(worker.agent.stop)
         if status != 0:
-            stage.processes.append(f"an agent that drained ended with status {status}")
+            stage.violations.append(f"an agent that drained ended with status {status}")
         await asyncio.to_thread(worker.start_agent)
     await load
     await _no_worker_was_lost(stage)
@@ -118,7 +118,7 @@ async def _no_worker_was_lost(stage: Stage) -> None:
         values = [await stage.store.redis.hget(name, "lost") for name in names]  # type: ignore[misc]
         return [name for name, value in zip(names, values, strict=True) if value not in (None, b"0")]
 
-    stage.processes += [f"{name} lost its worker to a drain" for name in await any_lost()]
+    stage.violations += [f"{name} lost its worker to a drain" for name in await any_lost()]
 
 
 @scenario("pause agent")

@@ -67,8 +67,9 @@ def _recovery(outcome: Outcome) -> str:
     half, late = quantile(outcome.recoveries, 0.5), quantile(outcome.recoveries, 0.99)
     if half is None or late is None:
         return "–"
-    goal = {None: "", True: f" (goal {outcome.goal_seconds:g} met)", False: f" (goal {outcome.goal_seconds:g} MISSED)"}
-    return f"{half:.1f} / {late:.1f}{goal[met_goal(outcome)]}"
+    met = met_goal(outcome)
+    goal = "" if met is None else f" (goal {outcome.goal_seconds:g} {'met' if met else 'MISSED'})"
+    return f"{half:.1f} / {late:.1f}{goal}"
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
+import shlex
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +17,38 @@ from tests.faults.engine import ROOT, Engine
 from tests.faults.proxy import Network
 from tests.faults.scenarios import Scenario
 from tests.faults.stage import Outcome, Stage
-from tests.servers import StoreServer, valkey_binary
+from tests.servers import StoreServer, redis_binary, valkey_binary
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
+FLAVOURS = ("standard", "redis", "limited", "volatile")
+"""Kinds of stores: Valkey that writes to disk at once; Debian's Redis that does; one whose disk can be full; one that
+forgets everything when it ends."""
+
+
+class NotHere(Exception):
+    """This machine lacks what a flavour needs; the message says what."""
+
+
+def store_of(flavour: str, directory: Path) -> StoreServer:
+    """A server that is not started yet. Raises NotHere."""
+    if flavour == "redis":
+        binary = redis_binary()
+        if binary is None:
+            raise NotHere("no redis-server 7.0 or newer: apt-get install redis-server")
+        return StoreServer(binary, directory, options=DURABLE)
+    if flavour == "limited":
+        # At its limit a write fails and the server goes on, as on a full disk. With `always` it would end instead.
+        return StoreServer(_ignoring_limits(directory), directory, options=("--appendonly", "yes"))
+    return StoreServer(valkey_binary(), directory, options=() if flavour == "volatile" else DURABLE)
+
+
+def _ignoring_limits(directory: Path) -> Path:
+    """The server in a shell that ignores SIGXFSZ: a file that may not grow is an error of its write, not a signal."""
+    directory.mkdir(parents=True, exist_ok=True)
+    script = directory / "server.sh"
+    script.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {shlex.quote(str(valkey_binary()))} \"$@\"\n")
+    script.chmod(0o755)
+    return script
 
 
 class ProcessesLeft(Exception):
@@ -26,7 +58,7 @@ class ProcessesLeft(Exception):
 @contextmanager
 def running_engine(flavour: str, directory: Path, *, code: Path = ROOT) -> Iterator[Engine]:
     """An engine on a store of this flavour, up and ready."""
-    with StoreServer(valkey_binary(), directory / "store", options=DURABLE) as store, Network() as network:
+    with store_of(flavour, directory / "store") as store, Network() as network:
         engine = Engine(store, directory, network, code=code)
         try:
             engine.start()
@@ -73,6 +105,11 @@ def run_all(
                 yield outcome
                 if not outcome.passed:
                     break
+
+
+def end_like_ctrl_c() -> None:
+    """From now on SIGTERM ends this process as Ctrl-C does: with every process that was started."""
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
 
 
 def rng_for(name: str, seed: int) -> random.Random:

@@ -6,8 +6,8 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,10 @@ class Stage:
         self.notes: list[str] = []
         self.rate = 0.0
         self.rest_seconds = rest_seconds
-        self.processes: list[str] = []
-        self.wiped: set[str] = set()
-        """Tasks that the operator has removed with all the rest."""
+        self.violations: list[str] = []
+        """What the scenario itself found wrong, in sentences."""
+        self._valid_from = 0.0
+        """Records from before, and tasks that were submitted before, do not count."""
         self._receiver_port = free_port()
         self.to_receiver = engine.network.link(f"delivery to receiver {directory.name}", self._receiver_port)
         self.endpoint_id = ""
@@ -107,6 +108,23 @@ class Stage:
         self.rate = max(self.rate, rate)
         return asyncio.create_task(self.producer.submit_all(list(plans), rate=rate))
 
+    @asynccontextmanager
+    async def steady_load(self, *, rate: float, ms: int = 1200) -> AsyncIterator[None]:
+        """Submit for as long as the block runs; afterwards every task is acknowledged or refused."""
+        ended = False
+
+        def plans() -> Iterator[TaskPlan]:
+            while not ended:
+                yield from self.mix.quick_and_steady(3, 2, ms=ms)
+
+        self.rate = max(self.rate, rate)
+        submitting = asyncio.create_task(self.producer.submit_all(plans(), rate=rate))
+        try:
+            yield
+        finally:
+            ended = True
+            await submitting
+
     async def until(self, condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> None:
         """Wait for a condition, which may be async; AssertionError that says `what`."""
         await wait_until_async(condition, seconds, what or "the scenario does not get on")
@@ -146,9 +164,54 @@ class Stage:
             names = [worker.name for worker in hits]
             self.journal.write("fault", kind=kind, began=began, ended=time.monotonic(), hits=names)
 
+    def note_wiped(self) -> None:
+        """The operator has removed everything: what was before does not count any more."""
+        self._valid_from = time.monotonic()
+
+    async def renew_endpoint(self) -> None:
+        """After that: a new endpoint, with new agents beside the same containers."""
+        await asyncio.to_thread(self._stop_workers)
+        self.endpoint_id = await asyncio.to_thread(self.engine.new_endpoint)
+        self.producer.endpoint_id = self.endpoint_id
+        count, self.workers = len(self.workers), []
+        for number in range(1, count + 1):
+            await self.add_worker(f"n{number}")
+        await asyncio.gather(*(asyncio.to_thread(worker.wait_until_up) for worker in self.workers))
+
     def recovered(self, seconds: float) -> None:
         """Note how long it took until work went on."""
         self.journal.write("recovered", seconds=seconds)
+
+    async def until_all_work(self, since: float) -> float:
+        """Wait until every part has done useful work since that time (monotonic); returns how long that took.
+
+        Needs load: an API has done work when it acknowledged a task, a worker when it began one, delivery when the
+        receiver got a webhook, a controller when it swept.
+        """
+        swept = await self.store.now_ms()
+
+        async def all_work() -> bool:
+            acknowledged = {one["api"] for one in self.seen("acknowledged", "harness.jsonl") if one["mono"] > since}
+            begun = {one["worker"] for one in self.seen("begin") if one["mono"] > since}
+            told = any(one["mono"] > since for one in self.seen("webhook", "receiver.jsonl"))
+            ticks = self.store.partitions.of(self.endpoint_id).partition.ticks
+            tick = await self.store.redis.hget(ticks, "sweep")  # type: ignore[misc]
+            everybody = acknowledged == set(range(len(self.engine.api_urls))) and begun == self.names
+            return everybody and told and int(tick or 0) > swept
+
+        await self.until(all_work, 60, "a part does no work after the fault")
+        seconds = time.monotonic() - since
+        self.recovered(seconds)
+        return seconds
+
+    @property
+    def names(self) -> set[str]:
+        """Of the workers."""
+        return {worker.name for worker in self.workers}
+
+    def age(self, mono: float) -> float:
+        """Seconds since then."""
+        return time.monotonic() - mono
 
     # The end
 
@@ -185,32 +248,36 @@ class Stage:
         for worker in self.workers:
             await asyncio.to_thread(worker.heal)
 
-    def _stop_programs(self) -> None:
+    def _stop_workers(self) -> None:
         for worker in self.workers:
             worker.stop()
+
+    def _stop_programs(self) -> None:
+        self._stop_workers()
         self.receiver.stop()
 
     async def _evidence(self) -> Evidence:
         files = ("harness.jsonl", "containers.jsonl", "receiver.jsonl")
-        journal = sorted((one for file in files for one in read_journal(self.directory / file)), key=_mono)
+        everything = (one for file in files for one in read_journal(self.directory / file))
+        journal = sorted((one for one in everything if one["mono"] >= self._valid_from), key=_mono)
+        names = {str(record["task"]) for record in journal if record["what"] == "submit"}
         rest = await look(self.store, self.endpoint_id)
         tasks = {
             task_id: task | {"lost": rest.lost.get(task_id, 0)}
-            for task_id, task in (await asyncio.to_thread(self._tasks)).items()
+            for task_id, task in (await asyncio.to_thread(self._tasks, names)).items()
         }
         counts = await asyncio.to_thread(lambda: self.engine.get(f"/{self.endpoint_id}/tasks/count"))
-        processes = [*self.processes, *(f"ended by itself: {one}" for one in self.engine.ended())]
+        processes = [*self.violations, *(f"ended by itself: {one}" for one in self.engine.ended())]
         return Evidence(
-            journal=[record for record in journal if record.get("task") not in self.wiped],
+            journal=journal,
             tasks=tasks,
             counts=counts,
             leftovers=rest.leftovers,
             processes=processes,
         )
 
-    def _tasks(self) -> dict[str, dict[str, Any]]:
+    def _tasks(self, names: set[str]) -> dict[str, dict[str, Any]]:
         """Every task in detail: those that the lists have, and those that were submitted."""
-        names = {str(record["task"]) for record in read_journal(self.directory / "harness.jsonl") if "task" in record}
         page = 1
         base = f"{self.engine.api_urls[0]}/v2/serverless/{self.endpoint_id}/tasks"
         tasks = {}
@@ -218,7 +285,7 @@ class Stage:
             while items := client.get(base, params={"pageNumber": page, "pageSize": PAGE}).json()["data"]["items"]:
                 names |= {item["taskId"] for item in items}
                 page += 1
-            for name in sorted(names - self.wiped):
+            for name in sorted(names):
                 answer = client.get(f"{base}/{name}")
                 if answer.status_code == 200:
                     tasks[name] = answer.json()["data"]

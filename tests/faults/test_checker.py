@@ -302,6 +302,18 @@ def test_a_task_that_was_busy_has_not_recovered_from_anything(story: Story) -> N
     assert recoveries(story.journal) == []
 
 
+def test_a_container_that_a_poison_task_ended_has_hit_its_other_tasks(story: Story) -> None:
+    story.submit("p", do="exit")
+    story.end("p", 1, "", state="failed", status="FAILED", error="no")
+    story.submit("c")
+    story.execute("c", 1, how="")
+    story.note("end", how="exit", task="p", attempt=1, execution="p-1", worker="w1")
+    execution = story.execute("c", 2)
+    story.tell("c", 2, execution)
+    story.end("c", 2, execution)
+    assert [one for one in violations(story.evidence()) if one.startswith("c ")] == []
+
+
 def test_quantiles_are_of_the_values_themselves() -> None:
     values = [float(number) for number in range(1, 101)]
     assert (quantile(values, 0.5), quantile(values, 0.99), quantile([7.0], 0.99), quantile([], 0.5)) == (

@@ -1,0 +1,158 @@
+"""Connections between parts that are cut, swallow everything, or work in one direction only."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from tests.faults.engine import CONCURRENCY, LEASE_SECONDS, Worker
+from tests.faults.proxy import Link
+from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
+from tests.faults.stage import Stage, kill
+from tests.store.probe import Probe
+
+WAYS: Sequence[tuple[str, Callable[[Link], None]]] = (
+    ("cut", Link.cut),
+    ("blackhole", Link.blackhole),
+    ("lost requests", Link.lose_requests),
+    ("lost replies", Link.lose_replies),
+)
+
+
+@scenario("agent cut for half a lease")
+async def cut_agents_briefly(stage: Stage) -> None:
+    """An agent without the store for half a lease, in each way that a link can fail: nobody takes its tasks."""
+    async with stage.steady_load(rate=10, ms=2500):
+        for way, hurt in WAYS:
+            worker = stage.rng.choice(stage.workers)
+            await stage.until_busy(worker)
+            with stage.fault(f"{way}: agent and store, half a lease"):
+                hurt(worker.to_store)
+                await stage.hold(LEASE_SECONDS / 2)
+                worker.to_store.heal()
+            await stage.hold(1)
+
+
+@scenario("agent cut for two leases")
+async def cut_agents(stage: Stage) -> None:
+    """An agent without the store for two leases, in each way: its tasks run elsewhere, and what it did is fenced."""
+    async with stage.steady_load(rate=10, ms=2500):
+        for way, hurt in WAYS:
+            worker = stage.rng.choice(stage.workers)
+            await stage.until_busy(worker)
+            with stage.fault(f"{way}: agent and store", worker):
+                hurt(worker.to_store)
+                await stage.hold(2 * LEASE_SECONDS)
+                worker.to_store.heal()
+
+
+@scenario("late results")
+async def late_results(stage: Stage) -> None:
+    """Agents get their containers' answers while they are cut off; the answers come after others have run the tasks."""
+    load = stage.load(stage.mix.steady(60, ms=1500), rate=15)
+    for worker in stage.rng.sample(stage.workers, 2):
+        await stage.until_busy(worker)
+        with stage.fault("blackhole: agent and store", worker):
+            worker.to_store.blackhole()
+            await stage.hold(2.5 * LEASE_SECONDS)
+            worker.to_store.heal()
+    await load
+
+
+@scenario("engine cut from store")
+async def cut_engine(stage: Stage) -> None:
+    """One process of each kind without the store, in each way: the other one goes on, and so does this one after."""
+    async with stage.steady_load(rate=20):
+        for kind in ("api", "controller", "delivery"):
+            for way, hurt in WAYS:
+                link = stage.engine.link(f"{kind}-{stage.rng.choice((1, 2))}")
+                with stage.fault(f"{way}: {kind} and store"):
+                    hurt(link)
+                    await stage.hold(1, LEASE_SECONDS)
+                    link.heal()
+
+
+@scenario("delivery cut from receiver")
+async def cut_receiver(stage: Stage) -> None:
+    """The receiver cannot be reached, hangs, or answers into nothing: each result is told in the end."""
+    async with stage.steady_load(rate=20, ms=800):
+        for way, hurt in WAYS:
+            with stage.fault(f"{way}: delivery and receiver"):
+                hurt(stage.to_receiver)
+                await stage.hold(1, LEASE_SECONDS)
+                stage.to_receiver.heal()
+            await stage.hold(1)
+
+
+@scenario("agent cut from container")
+async def cut_containers(stage: Stage) -> None:
+    """An agent without its container: what was under way is tried again."""
+    async with stage.steady_load(rate=10, ms=1500):
+        for way, hurt in WAYS:
+            worker = stage.rng.choice(stage.workers)
+            await stage.until_busy(worker)
+            with stage.fault(f"{way}: agent and container", worker):
+                hurt(worker.to_container)
+                await stage.hold(0.5, 2)
+                worker.to_container.heal()
+
+
+@scenario("slow links", goal_seconds=AGENT_GOAL_SECONDS)
+async def slow_links(stage: Stage) -> None:
+    """Agents a tenth of a second away from the store, killed while they record results: no result is half recorded."""
+    for worker in stage.workers:
+        worker.to_store.delay(0.1)
+    load = stage.load(stage.mix.steady(120, ms=900), rate=12)
+    for _ in range(8):
+        worker = stage.rng.choice(stage.workers)
+        await stage.until(lambda worker=worker: _has_just_ended(stage, worker))  # type: ignore[misc]
+        await stage.hold(0.05, 0.2)
+        with stage.fault("kill agent", worker):
+            await asyncio.to_thread(kill, worker, "agent")
+        await asyncio.to_thread(worker.start_agent)
+    await load
+
+
+def _has_just_ended(stage: Stage, worker: Worker) -> bool:
+    latest = max((one["mono"] for one in stage.seen("end") if one["worker"] == worker.name), default=0.0)
+    return stage.age(latest) < 0.1
+
+
+@scenario("killed before start", workers=0)
+async def killed_before_start(stage: Stage) -> None:
+    """An agent dies with entries that it has read and not started, behind those of one that lives: all are reached."""
+    alive = stage.store.claims(endpoint_id=stage.endpoint_id, worker_id="slow", lease_ms=1000)
+    await stage.load(stage.mix.quick(HELD), rate=200)
+    held = await alive.read(HELD, block_ms=1000)
+    dying = await stage.add_worker("w1")
+    await asyncio.to_thread(dying.wait_until_up)
+    dying.to_store.lose_requests_with(b"EVALSHA")
+    stuck = stage.mix.steady(CONCURRENCY, ms=100)
+    await stage.load(stuck, rate=200)
+    await stage.until(lambda: _has_read(stage, dying.agents[-1], CONCURRENCY), what="the agent reads nothing")
+    with stage.fault("kill agent", dying):
+        await asyncio.to_thread(kill, dying, "agent")
+    dying.to_store.heal()
+    await stage.add_worker("w2")
+
+    async def reached() -> bool:
+        await alive.read_own()  # which says that it still has them
+        return {one.task_id for one in stuck} <= {one["task"] for one in stage.seen("end")}
+
+    try:
+        await stage.until(reached, REACHED_SECONDS)
+    except AssertionError:
+        stage.violations.append("entries behind those of an agent that lives are never reached")
+    for entry in held:
+        await alive.put_back(entry)
+
+
+HELD = 60
+"""More than one XAUTOCLAIM looks through: ten for each free slot."""
+REACHED_SECONDS = 40.0
+
+
+async def _has_read(stage: Stage, worker_id: str, count: int) -> bool:
+    keys = stage.store.partitions.of(stage.endpoint_id)
+    held = await Probe(stage.store.redis).pending(keys.queue, "agents")
+    return list(held.values()).count(worker_id) == count

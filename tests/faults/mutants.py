@@ -1,0 +1,197 @@
+"""The checker is checked: engines that are broken on purpose, each with a scenario that must not pass on it.
+
+    python -m tests.faults.mutants [--seed N] [--only NAME…]
+
+A mutant is a copy of the packages with a guarantee taken out, put first on the path of the engine's processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tests.faults.all_scenarios import SCENARIOS
+from tests.faults.engine import ROOT
+from tests.faults.report import ended_line
+from tests.faults.running import end_like_ctrl_c, run_all
+from tests.faults.stage import Outcome
+
+PACKAGES = ("queue_engine", "worker_agent")
+REST_SECONDS = 20.0
+"""A mutant may never come to rest."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A guarantee taken out. `edits` are old and new text by file; each old text is there exactly once."""
+
+    name: str
+    scenario: str
+    expected: str
+    """A part of the sentence by which the checker must notice."""
+    edits: Mapping[str, Sequence[tuple[str, str]]]
+    new_files: Mapping[str, str] = field(default_factory=dict)
+
+
+class Stale(Exception):
+    """The code is not what the mutant was made for; the message names the file."""
+
+
+FENCE = """\
+if state ~= 'running' or token ~= ARGV[2] then
+  if TERMINAL[state] and token == ARGV[2] then return { 'ALREADY' } end
+  if not readopt(KEYS[1], KEYS[11], KEYS[4], KEYS[6], KEYS[7], ARGV[1], ARGV[2], now) then return { 'FENCED' } end
+end
+"""
+SECOND_STEP = """\
+        if word_of(reply) == "OK":
+            await self._scripts.run(
+                "announce",
+                [keys.task(lease.task_id), keys.partition.outbox, keys.delivery(lease.task_id)],
+                [task_delivery_id(lease.endpoint_id, lease.task_id), destination or ""],
+            )
+"""
+ANNOUNCE = """\
+#!lua flags=allow-oom
+if redis.call('HEXISTS', KEYS[1], 'webhook') == 1 then
+  local out = redis.call('XADD', KEYS[2], '*', 'd', ARGV[1], 'h', ARGV[2])
+  redis.call('HSET', KEYS[3], 'entry', out, 'attempts', 0, 'created', text(now_ms()), 'destination', ARGV[2])
+  redis.call('HSET', KEYS[1], 'delivery', 'INIT')
+end
+return { 'OK' }
+"""
+_FINISH_REPLY = "        return Settled(word_of(reply), *(int(value) for value in reply[1:]))\n"
+
+MUTANTS = {
+    mutant.name: mutant
+    for mutant in (
+        Mutant(
+            "no fence before a result",
+            scenario="late results",
+            expected="a fenced attempt left its trace",
+            edits={"queue_engine/store/lua/finish.lua": [(FENCE, "")]},
+        ),
+        Mutant(
+            "take-over always from the start",
+            scenario="killed before start",
+            expected="never reached",
+            edits={
+                "queue_engine/store/claims.py": [("            self._cursors[stream] = reply[0].decode()\n", "")],
+            },
+        ),
+        Mutant(
+            "outbox entry in a second step",
+            scenario="slow links",
+            expected="its webhook was not told",
+            edits={
+                "queue_engine/store/lua/lib.lua": [
+                    (
+                        "if redis.call('HEXISTS', task, 'webhook') == 1 then",
+                        "if not task_end.announced_later and redis.call('HEXISTS', task, 'webhook') == 1 then",
+                    )
+                ],
+                "queue_engine/store/lua/finish.lua": [("{ now = now, ", "{ announced_later = true, now = now, ")],
+                "queue_engine/store/claims.py": [(_FINISH_REPLY, SECOND_STEP + _FINISH_REPLY)],
+            },
+            new_files={"queue_engine/store/lua/announce.lua": ANNOUNCE},
+        ),
+        Mutant(
+            "no grace after an outage",
+            scenario="store back before agents",
+            expected="and only 0 were hit",
+            edits={
+                "queue_engine/store/lua/lib.lua": [
+                    ("    return true\n  end\n  local grace", "    return false\n  end\n  local grace"),
+                    ("  return now < grace and grace <= now + lease\n", "  return false\n"),
+                ]
+            },
+        ),
+        Mutant(
+            "leases that never run out",
+            scenario="kill agent",
+            expected="was acknowledged and has not ended",
+            edits={"queue_engine/store/lua/reclaim.lua": [("lease_end > now then", "lease_end > 0 then")]},
+        ),
+        Mutant(
+            "a new id for each delivery attempt",
+            scenario="kill delivery",
+            expected="was delivered under several ids",
+            edits={
+                "queue_engine/store/deliveries.py": [
+                    ('f"msg_{task.number}_{task.attempts}"', 'f"msg_{task.number}_{task.attempts}_{attempts.decode()}"')
+                ]
+            },
+        ),
+    )
+}  # fmt: skip
+
+
+def make(mutant: Mutant, directory: Path) -> Path:
+    """The mutant's code, in a directory for PYTHONPATH. Raises Stale."""
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, edits in mutant.edits.items():
+        file = directory / name
+        text = file.read_text()
+        for old, new in edits:
+            if text.count(old) != 1:
+                raise Stale(f"{name} has {text.count(old)} times: {old}")
+            text = text.replace(old, new)
+        file.write_text(text)
+    for name, text in mutant.new_files.items():
+        (directory / name).write_text(text)
+    return directory
+
+
+def play(mutant: Mutant, directory: Path, seed: int) -> Outcome:
+    """Its scenario on the mutant."""
+    code = make(mutant, directory / "code")
+    scenario = replace(SCENARIOS[mutant.scenario], rest_seconds=REST_SECONDS)
+    (outcome,) = run_all([scenario], directory, seed, lambda _: None, code=code)
+    return outcome
+
+
+def is_noticed(mutant: Mutant, outcome: Outcome) -> bool:
+    """Whether the checker found what was taken out."""
+    return any(mutant.expected in violation for violation in outcome.verdict.violations)
+
+
+def play_all(names: Sequence[str], directory: Path, seed: int) -> list[str]:
+    """Play these mutants and say what came of each; returns the names of those that passed unnoticed."""
+    unnoticed = []
+    for name in names:
+        mutant = MUTANTS[name]
+        _say(f"  mutant: {name}, in “{mutant.scenario}”")
+        outcome = play(mutant, directory / name.replace(" ", "-"), seed)
+        if is_noticed(mutant, outcome):
+            count = len(outcome.verdict.violations)
+            first = next(one for one in outcome.verdict.violations if mutant.expected in one)
+            _say(f"    noticed after {outcome.seconds:.0f} s, {count} violations, for example: {first}")
+        else:
+            unnoticed.append(name)
+            _say(f"    NOT NOTICED\n{ended_line(outcome)}")
+    return unnoticed
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(MUTANTS), default=list(MUTANTS))
+    options = parser.parse_args()
+    end_like_ctrl_c()
+    with tempfile.TemporaryDirectory(prefix="queue-engine-mutants-") as folder:
+        return 1 if play_all(options.only, Path(folder), options.seed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
