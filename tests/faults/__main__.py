@@ -45,7 +45,7 @@ def _run(scenarios: Sequence[Scenario], seed: int) -> int:
     _say(f"seed {seed}; {len(scenarios)} faults; journals and logs in {directory}")
     outcomes = []
     try:
-        for outcome in run_all(scenarios, directory, seed, _announce):
+        for outcome in run_all(scenarios, directory, seed, _announce, _skip):
             outcomes.append(outcome)
             _say(ended_line(outcome))
     except KeyboardInterrupt:
@@ -61,6 +61,10 @@ def _run(scenarios: Sequence[Scenario], seed: int) -> int:
 
 def _announce(scenario: Scenario) -> None:
     _say(f"  {scenario.name}: {scenario.description.splitlines()[0]}")
+
+
+def _skip(scenario: Scenario, reason: str) -> None:
+    _say(f"  {scenario.name}: skipped, {reason}")
 
 
 def _say(text: str) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from tests.faults import kills, links, stores
-from tests.faults.scenarios import SCENARIOS
+from tests.faults import clocks_and_crowds, kills, links, misbehaving, mixture, stores
+from tests.faults.scenarios import ENTERED
 
-MODULES = (kills, links, stores)
-"""Importing them has entered their scenarios."""
+_MODULES = [module.__name__ for module in (kills, links, misbehaving, stores, mixture, clocks_and_crowds)]
 
-__all__ = ["SCENARIOS"]
+SCENARIOS = {one.name: one for one in sorted(ENTERED, key=lambda one: _MODULES.index(one.play.__module__))}

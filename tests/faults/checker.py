@@ -8,6 +8,7 @@ A journal record has `what`:
 | `begin`, `end` | container | `task`, `attempt`, `execution`, `worker`; `do` of a begin, `how` of an end |
 | `webhook` | receiver | `id`, `task`, `status`, `result`, `truncated`, `failed_reason`, `answered` |
 | `fault` | scenario | `kind`, `began` and `ended` (monotonic), `hits`: workers whose tasks it may interrupt |
+| `cancel` | scenario | `task`, `answer` of the store |
 | `counts` | sampler | `began` (monotonic), the counts of the API |
 | `recovered` | scenario | `seconds` |
 """
@@ -171,6 +172,7 @@ class _Run:
         self.submitted = {record["task"]: record for record in journal if record["what"] == "submit"}
         self.acknowledged = {record["task"]: record for record in journal if record["what"] == "acknowledged"}
         self.refused = {record["task"] for record in journal if record["what"] == "refused"}
+        self.cancelled = {record["task"]: record["answer"] for record in journal if record["what"] == "cancel"}
         self.samples = [record for record in journal if record["what"] == "counts"]
         self.executions = executions_of(journal)
         self.faults = faults_of(journal)
@@ -207,9 +209,16 @@ def _unexpected(run: _Run) -> Iterator[str]:
 
 def _wrong_ends(run: _Run) -> Iterator[str]:
     for task_id, task in run.ended():
-        do = run.submitted.get(task_id, {}).get("do", "ok")
-        if task["state"] not in ENDS[do]:
-            yield f"{task_id} ({do}) ended as {task['state']}: {str(task.get('error'))[:200]}"
+        do, state = run.submitted.get(task_id, {}).get("do", "ok"), task["state"]
+        if state not in _ends(do, run.cancelled.get(task_id)):
+            yield f"{task_id} ({do}) ended as {state}: {str(task.get('error'))[:200]}"
+
+
+def _ends(do: str, cancelled: str | None) -> frozenset[str]:
+    """Where such a task may end, with what was said to a client that has cancelled it."""
+    if cancelled == "CANCELLED":
+        return frozenset({"cancelled"})
+    return ENDS[do] | {"cancelled"} if cancelled == "REQUESTED" else ENDS[do]
 
 
 def _wrong_results(run: _Run) -> Iterator[str]:

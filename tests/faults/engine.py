@@ -31,6 +31,7 @@ GRACE_SECONDS = 1.0
 DELIVERY_SCHEDULE = "0.2,0.5,1,1,2,2,2,2,2,2,2,2,2,2,2,2"
 ROLES = ("api-1", "api-2", "controller-1", "controller-2", "delivery-1", "delivery-2")
 READY_SECONDS = 90.0
+CLOCK_FILE = "clock"
 SPACE_BYTES = 20_000
 """What a full disk still takes."""
 MARK = "FAULT_SUITE_ENGINE"
@@ -174,6 +175,10 @@ class Engine:
         soft = used + SPACE_BYTES if limited else resource.RLIM_INFINITY
         resource.prlimit(self.store_server.pid, resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
 
+    def move_store_clock(self, seconds: int) -> None:
+        """Let the store's clock jump to so far from the true time. For a store of the flavour `clock`."""
+        set_clock(self.store_server.directory, seconds)
+
     def open_store(self) -> Store:
         """A client of the store itself, past all links."""
         return open_store(self.store_server.url)
@@ -199,19 +204,29 @@ class Engine:
         }
 
 
+def set_clock(directory: Path, seconds: int) -> None:
+    """Write how far a store in this directory is from the true time; it looks with every call."""
+    directory.mkdir(parents=True, exist_ok=True)
+    draft = directory / f"{CLOCK_FILE}.new"
+    draft.write_text(f"{seconds:+d}\n")
+    draft.replace(directory / CLOCK_FILE)
+
+
 class Worker:
     """One agent beside one container: two processes, and a link for each connection that they have."""
 
-    def __init__(self, engine: Engine, name: str, endpoint_id: str, journal: Path, **environment: str) -> None:
+    def __init__(
+        self, engine: Engine, name: str, endpoint_id: str, journal: Path, *, container_link: bool = False
+    ) -> None:
         self.name = name
         self._engine = engine
         self._endpoint_id = endpoint_id
         self._journal = journal
-        self._environment = environment
         self._port = free_port()
         unique = secrets.token_hex(3)
         self.to_store = engine.network.link(f"{name} to store {unique}", engine.store_server.port)
         self.to_container = engine.network.link(f"{name} to container {unique}", self._port)
+        self._container_port = self.to_container.port if container_link else self._port
         self.agents: list[str] = []
         """Worker ids, one for each start of the agent."""
         self.start_container()
@@ -231,8 +246,7 @@ class Worker:
         self.agents.append(worker_id)
         self.agent = self._engine.run(
             f"agent-{worker_id}", self.to_store, "worker_agent", "--endpoint", self._endpoint_id,
-            "--container-url", f"http://127.0.0.1:{self.to_container.port}", "--worker-id", worker_id,
-            **self._environment,
+            "--container-url", f"http://127.0.0.1:{self._container_port}", "--worker-id", worker_id,
         )  # fmt: skip
 
     def wait_until_up(self) -> None:

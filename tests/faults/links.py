@@ -84,7 +84,7 @@ async def cut_receiver(stage: Stage) -> None:
             await stage.hold(1)
 
 
-@scenario("agent cut from container")
+@scenario("agent cut from container", container_links=True)
 async def cut_containers(stage: Stage) -> None:
     """An agent without its container: what was under way is tried again."""
     async with stage.steady_load(rate=10, ms=1500):

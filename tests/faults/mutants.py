@@ -19,6 +19,7 @@ from tests.faults.all_scenarios import SCENARIOS
 from tests.faults.engine import ROOT
 from tests.faults.report import ended_line
 from tests.faults.running import end_like_ctrl_c, run_all
+from tests.faults.scenarios import Scenario
 from tests.faults.stage import Outcome
 
 PACKAGES = ("queue_engine", "worker_agent")
@@ -45,7 +46,7 @@ class Stale(Exception):
 FENCE = """\
 if state ~= 'running' or token ~= ARGV[2] then
   if TERMINAL[state] and token == ARGV[2] then return { 'ALREADY' } end
-  if not readopt(KEYS[1], KEYS[11], KEYS[4], KEYS[6], KEYS[7], ARGV[1], ARGV[2], now) then return { 'FENCED' } end
+  if not readopt(KEYS[1], KEYS[13], KEYS[5], KEYS[7], KEYS[8], ARGV[1], ARGV[2], now) then return { 'FENCED' } end
 end
 """
 SECOND_STEP = """\
@@ -152,8 +153,12 @@ def play(mutant: Mutant, directory: Path, seed: int) -> Outcome:
     """Its scenario on the mutant."""
     code = make(mutant, directory / "code")
     scenario = replace(SCENARIOS[mutant.scenario], rest_seconds=REST_SECONDS)
-    (outcome,) = run_all([scenario], directory, seed, lambda _: None, code=code)
+    (outcome,) = run_all([scenario], directory, seed, lambda _: None, _not_skipped, code=code)
     return outcome
+
+
+def _not_skipped(scenario: Scenario, reason: str) -> None:
+    raise RuntimeError(f"{scenario.name} cannot be played here: {reason}")
 
 
 def is_noticed(mutant: Mutant, outcome: Outcome) -> bool:

@@ -11,18 +11,20 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
-from tests.faults.engine import ROOT, Engine
+from tests.faults.engine import CLOCK_FILE, ROOT, Engine, set_clock
 from tests.faults.proxy import Network
 from tests.faults.scenarios import Scenario
 from tests.faults.stage import Outcome, Stage
 from tests.servers import StoreServer, redis_binary, valkey_binary
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-FLAVOURS = ("standard", "redis", "limited", "volatile")
+FLAVOURS = ("standard", "redis", "limited", "volatile", "clock")
 """Kinds of stores: Valkey that writes to disk at once; Debian's Redis that does; one whose disk can be full; one that
-forgets everything when it ends."""
+forgets everything when it ends; Debian's Redis with a clock that can be moved."""
+FAKE_TIME = "/usr/lib/*/faketime/libfaketime.so.1"
 
 
 class NotHere(Exception):
@@ -39,14 +41,43 @@ def store_of(flavour: str, directory: Path) -> StoreServer:
     if flavour == "limited":
         # At its limit a write fails and the server goes on, as on a full disk. With `always` it would end instead.
         return StoreServer(_ignoring_limits(directory), directory, options=("--appendonly", "yes"))
+    if flavour == "clock":
+        return StoreServer(_with_own_clock(directory), directory, options=DURABLE)
     return StoreServer(valkey_binary(), directory, options=() if flavour == "volatile" else DURABLE)
 
 
 def _ignoring_limits(directory: Path) -> Path:
     """The server in a shell that ignores SIGXFSZ: a file that may not grow is an error of its write, not a signal."""
+    return _script(directory, "trap '' XFSZ", valkey_binary())
+
+
+def _with_own_clock(directory: Path) -> Path:
+    """Debian's server, which is linked dynamically, with libfaketime before it. Raises NotHere."""
+    binary, library = redis_binary(), next(iter(glob(FAKE_TIME)), None)
+    if binary is None or library is None:
+        raise NotHere("no redis-server or no libfaketime: apt-get install redis-server faketime")
+    set_clock(directory, 0)
+    environment = {
+        # Its jemalloc would ask for the time before libfaketime is ready: the C library's own allocator comes first.
+        "LD_PRELOAD": f"{library}:{_c_library(Path(library))}",
+        "FAKETIME_TIMESTAMP_FILE": str(directory / CLOCK_FILE),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items())
+    return _script(directory, exports, binary)
+
+
+def _c_library(beside: Path) -> Path:
+    """Of the same architecture."""
+    return beside.parents[1] / "libc.so.6"
+
+
+def _script(directory: Path, before: str, binary: Path) -> Path:
+    """A program that does something and becomes the server."""
     directory.mkdir(parents=True, exist_ok=True)
     script = directory / "server.sh"
-    script.write_text(f"#!/bin/sh\ntrap '' XFSZ\nexec {shlex.quote(str(valkey_binary()))} \"$@\"\n")
+    script.write_text(f'#!/bin/sh\n{before}\nexec {shlex.quote(str(binary))} "$@"\n')
     script.chmod(0o755)
     return script
 
@@ -76,9 +107,7 @@ async def run_scenario(scenario: Scenario, engine: Engine, directory: Path, seed
     stage = Stage(engine, directory, rng_for(scenario.name, seed), rest_seconds=scenario.rest_seconds)
     try:
         await stage.prepare(
-            workers=scenario.workers,
-            worker_environment=dict(scenario.worker_environment),
-            **dict(scenario.endpoint),
+            workers=scenario.workers, container_links=scenario.container_links, **dict(scenario.endpoint)
         )
         await scenario.play(stage)
         return await stage.finish(scenario.name, scenario.goal_seconds, began)
@@ -87,24 +116,45 @@ async def run_scenario(scenario: Scenario, engine: Engine, directory: Path, seed
 
 
 def run_all(
-    scenarios: Sequence[Scenario], directory: Path, seed: int, report: Callable[[Scenario], None], *, code: Path = ROOT
+    scenarios: Sequence[Scenario],
+    directory: Path,
+    seed: int,
+    announce: Callable[[Scenario], None],
+    skip: Callable[[Scenario, str], None],
+    *,
+    code: Path = ROOT,
 ) -> Iterator[Outcome]:
-    """Play these scenarios; those of one flavour one after the other on one engine, as long as none fails."""
+    """Play these scenarios; those of one flavour one after the other on one engine, as long as none fails.
+
+    `announce` hears of each before it is played, `skip` of those that cannot be played here, and why.
+    """
     waiting = list(scenarios)
     while waiting:
         flavour = waiting[0].flavour
         group = [one for one in waiting if one.flavour == flavour]
-        engine_directory = directory / f"engine-{flavour}-{len(waiting)}"
-        engine_directory.mkdir(parents=True)
-        with running_engine(flavour, engine_directory, code=code) as engine:
-            for scenario in group:
-                report(scenario)
-                waiting.remove(scenario)
-                place = engine_directory / scenario.name.replace(" ", "-")
-                outcome = asyncio.run(run_scenario(scenario, engine, place, seed))
+        place = directory / f"engine-{flavour}-{len(waiting)}"
+        try:
+            for outcome in _run_group(group, flavour, place, seed, announce, code):
+                waiting = [one for one in waiting if one.name != outcome.name]
                 yield outcome
-                if not outcome.passed:
-                    break
+        except NotHere as lack:
+            for scenario in group:
+                skip(scenario, str(lack))
+            waiting = [one for one in waiting if one not in group]
+
+
+def _run_group(
+    group: Sequence[Scenario], flavour: str, place: Path, seed: int, announce: Callable[[Scenario], None], code: Path
+) -> Iterator[Outcome]:
+    """One after the other on one engine; the first that fails is the last, so that it spoils nothing."""
+    place.mkdir(parents=True)
+    with running_engine(flavour, place, code=code) as engine:
+        for scenario in group:
+            announce(scenario)
+            outcome = asyncio.run(run_scenario(scenario, engine, place / scenario.name.replace(" ", "-"), seed))
+            yield outcome
+            if not outcome.passed:
+                return
 
 
 def end_like_ctrl_c() -> None:

@@ -25,7 +25,9 @@ class Scenario:
     flavour: str = "standard"
     workers: int = 3
     endpoint: Mapping[str, Any] = field(default_factory=dict)
-    worker_environment: Mapping[str, str] = field(default_factory=dict)
+    container_links: bool = False
+    """Whether agents reach their containers over links too. Behind one, a container that is down looks like one that
+    resets every connection."""
     goal_seconds: float | None = None
     rest_seconds: float = 120.0
 
@@ -34,15 +36,15 @@ class Scenario:
         return inspect.getdoc(self.play) or ""
 
 
-SCENARIOS: dict[str, Scenario] = {}
-"""All of them by name, in the order in which they are run."""
+ENTERED: list[Scenario] = []
+"""Those of the modules that have been imported."""
 
 
 def scenario(name: str, **facts: Any) -> Callable[[Play], Play]:
     """Enter the decorated function under this name."""
 
     def enter(play: Play) -> Play:
-        SCENARIOS[name] = Scenario(name, play, **facts)
+        ENTERED.append(Scenario(name, play, **facts))
         return play
 
     return enter

@@ -75,15 +75,16 @@ class Stage:
 
     # Setting up
 
-    async def prepare(self, *, workers: int, worker_environment: dict[str, str], **endpoint: Any) -> None:
+    async def prepare(self, *, workers: int, container_links: bool, **endpoint: Any) -> None:
         """Make the endpoint, its workers and the receiver, and begin to watch the counts."""
+        self._container_links = container_links
         self.endpoint_id = await asyncio.to_thread(lambda: self.engine.new_endpoint(**endpoint))
         self.receiver = self.engine.run(
             "receiver", None, "tests.faults.receiver", "--port", str(self._receiver_port),
             "--journal", str(self.directory / "receiver.jsonl"), "--seed", str(self._seed),
         )  # fmt: skip
         for number in range(1, workers + 1):
-            await self.add_worker(f"w{number}", **worker_environment)
+            await self.add_worker(f"w{number}")
         await asyncio.gather(*(asyncio.to_thread(worker.wait_until_up) for worker in self.workers))
         self.producer = Producer(
             self.engine.api_urls,
@@ -95,9 +96,12 @@ class Stage:
         )
         self._sampling = asyncio.create_task(self._sample())
 
-    async def add_worker(self, name: str, **environment: str) -> Worker:
+    async def add_worker(self, name: str) -> Worker:
         journal = self.directory / "containers.jsonl"
-        worker = await asyncio.to_thread(lambda: Worker(self.engine, name, self.endpoint_id, journal, **environment))
+        linked = self._container_links
+        worker = await asyncio.to_thread(
+            lambda: Worker(self.engine, name, self.endpoint_id, journal, container_link=linked)
+        )
         self.workers.append(worker)
         return worker
 
@@ -151,6 +155,24 @@ class Stage:
     async def until_busy(self, *workers: Worker) -> None:
         """Return when each of them has begun something that lasts: a fault now hits it."""
         await self.until(lambda: all(self.interruptible(worker) for worker in workers), what="a worker stays idle")
+
+    def submit_seconds(self) -> list[float]:
+        """How long each submit took until it was acknowledged, repeats included."""
+        began = {one["task"]: one["mono"] for one in self.seen("submit", "harness.jsonl")}
+        return [one["mono"] - began[one["task"]] for one in self.seen("acknowledged", "harness.jsonl")]
+
+    def is_acknowledged(self, task_id: str) -> bool:
+        return any(one["task"] == task_id for one in self.seen("acknowledged", "harness.jsonl"))
+
+    async def all_ended(self) -> bool:
+        """Whether no task of the endpoint waits or runs."""
+        counts = await self.store.tasks.counts(self.endpoint_id)
+        return counts.processing == 0
+
+    async def cancel(self, task_id: str) -> None:
+        """Withdraw a task, and journal the answer."""
+        answer = await self.store.tasks.cancel(self.endpoint_id, task_id)
+        self.journal.write("cancel", task=task_id, answer=answer.value)
 
     # Faults
 

@@ -172,6 +172,29 @@ def test_a_record_that_disagrees_with_the_journals_is_noticed(
     assert any(words in one for one in violations(replace(story.evidence(), counts=counts)))
 
 
+@pytest.mark.parametrize(
+    ("answer", "state", "is_right"),
+    [
+        ("CANCELLED", "cancelled", True),
+        ("CANCELLED", "succeeded", False),
+        ("REQUESTED", "cancelled", True),
+        ("REQUESTED", "succeeded", True),
+        ("REQUESTED", "failed", False),
+        ("ENDED", "succeeded", True),
+        ("ENDED", "cancelled", False),
+        (None, "cancelled", False),
+    ],
+)
+def test_a_task_is_cancelled_when_and_only_when_somebody_was_told_so(
+    story: Story, answer: str | None, state: str, is_right: bool
+) -> None:
+    if answer is not None:
+        story.note("cancel", task="a", answer=answer)
+    story.tasks["a"] |= {"state": state, "error": "why"}
+    ends = [one for one in violations(story.evidence()) if one.startswith("a (ok) ended as")]
+    assert ends == ([] if is_right else [f"a (ok) ended as {state}: why"])
+
+
 def _extra_execution(story: Story) -> None:
     story.execute("a", 1, name="again")
 
