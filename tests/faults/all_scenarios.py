@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tests.faults import clocks_and_crowds, kills, links, misbehaving, mixture, stores
+from tests.faults import clocks_and_crowds, fail_over, kills, links, misbehaving, mixture, stores
 from tests.faults.scenarios import ENTERED
 
-_MODULES = [module.__name__ for module in (kills, links, misbehaving, stores, mixture, clocks_and_crowds)]
+_MODULES = [module.__name__ for module in (kills, links, misbehaving, stores, mixture, fail_over, clocks_and_crowds)]
 
 SCENARIOS = {one.name: one for one in sorted(ENTERED, key=lambda one: _MODULES.index(one.play.__module__))}

@@ -6,9 +6,10 @@ import os
 import resource
 import secrets
 import signal
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import psutil
@@ -38,14 +39,38 @@ MARK = "FAULT_SUITE_ENGINE"
 """The environment variable by which all processes of an engine are known, whoever started them."""
 
 
+class Group(Protocol):
+    """A store of several servers."""
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Settings that the engine's processes need for it."""
+        ...
+
+    def url_of(self, key: str) -> str:
+        """Of the server that has this key now."""
+        ...
+
+    def start(self) -> None:
+        """Start every server that is down, and return when the group is whole."""
+        ...
+
+    def resume(self) -> None:
+        """Let every server go on that was paused."""
+        ...
+
+
 class Engine:
     """The engine against one store. Processes end when it is left, whatever happened before.
 
     `code` is the directory whose packages run: a changed copy of them for a mutant.
     """
 
-    def __init__(self, store: StoreServer, directory: Path, network: Network, *, code: Path = ROOT) -> None:
-        self.store_server = store
+    def __init__(self, store: StoreServer | Group, directory: Path, network: Network, *, code: Path = ROOT) -> None:
+        self.store = store
         self.directory = directory
         self.network = network
         self._code = code
@@ -53,7 +78,17 @@ class Engine:
         self._programs: dict[str, Program] = {}
         self._started: list[Program] = []
         self._api_ports = {name: free_port() for name in ROLES if name.startswith("api")}
-        self._links = {name: network.link(f"{name} to store", store.port) for name in ROLES}
+        self._links = {name: self.new_store_link(name) for name in ROLES}
+
+    @property
+    def store_server(self) -> StoreServer:
+        """The store, when it is a single server."""
+        assert isinstance(self.store, StoreServer)
+        return self.store
+
+    def new_store_link(self, name: str) -> Link:
+        """Between a process and the store. Servers that name each other cannot be behind one: it leads nowhere then."""
+        return self.network.link(f"{name} to store", self.store.port if isinstance(self.store, StoreServer) else 0)
 
     # Processes
 
@@ -79,10 +114,10 @@ class Engine:
             program = self._programs[name]
             wait_until(lambda program=program: '"started"' in program.output(), READY_SECONDS, f"{name} does not start")  # type: ignore[misc]
 
-    def run(self, name: str, link: Link | None, *arguments: str, **environment: str) -> Program:
+    def run(self, name: str, link: Link | None, *arguments: str) -> Program:
         """Run `python -m <arguments>` with `link` as its way to the store."""
-        port = link.port if link else self.store_server.port
-        own = {"QUEUE_ENGINE_REDIS_URL": f"redis://127.0.0.1:{port}/0", **environment}
+        linked = link is not None and isinstance(self.store, StoreServer)
+        own = {"QUEUE_ENGINE_REDIS_URL": f"redis://127.0.0.1:{link.port}/0" if linked and link else self.store.url}
         program = Program(name, arguments, {**self._environment(), **own}, self.directory)
         self._started.append(program)
         return program
@@ -113,8 +148,8 @@ class Engine:
     def heal_for_the_end(self) -> None:
         """Bring back what the processes need to end in order."""
         self.network.heal()
-        self.store_server.resume()
-        self.store_server.start()
+        self.store.resume()
+        self.store.start()
 
     def stop(self) -> list[str]:
         """End all processes; returns sentences about those that did not end in order or were left."""
@@ -181,7 +216,11 @@ class Engine:
 
     def open_store(self) -> Store:
         """A client of the store itself, past all links."""
-        return open_store(self.store_server.url)
+        return open_store(self.store.url)
+
+    def url_of(self, key: str) -> str:
+        """Of the server that has this key: the store itself, or a node of a cluster."""
+        return self.store.url if isinstance(self.store, StoreServer) else self.store.url_of(key)
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -201,6 +240,7 @@ class Engine:
             "QUEUE_ENGINE_DELIVERY_TIMEOUT_SECONDS": "3",
             "QUEUE_ENGINE_DELIVERY_CONNECT_TIMEOUT_SECONDS": "2",
             "WORKER_AGENT_GRACE_SECONDS": str(GRACE_SECONDS),
+            **({} if isinstance(self.store, StoreServer) else self.store.environment),
         }
 
 
@@ -224,7 +264,7 @@ class Worker:
         self._journal = journal
         self._port = free_port()
         unique = secrets.token_hex(3)
-        self.to_store = engine.network.link(f"{name} to store {unique}", engine.store_server.port)
+        self.to_store = engine.new_store_link(f"{name} {unique}")
         self.to_container = engine.network.link(f"{name} to container {unique}", self._port)
         self._container_port = self.to_container.port if container_link else self._port
         self.agents: list[str] = []

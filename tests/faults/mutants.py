@@ -90,13 +90,8 @@ MUTANTS = {
             scenario="slow links",
             expected="its webhook was not told",
             edits={
-                "queue_engine/store/lua/lib.lua": [
-                    (
-                        "if redis.call('HEXISTS', task, 'webhook') == 1 then",
-                        "if not task_end.announced_later and redis.call('HEXISTS', task, 'webhook') == 1 then",
-                    )
-                ],
-                "queue_engine/store/lua/finish.lua": [("{ now = now, ", "{ announced_later = true, now = now, ")],
+                "queue_engine/store/lua/lib.lua": [("if webhook then", "if webhook and not task_end.told_later then")],
+                "queue_engine/store/lua/finish.lua": [("{ now = now, ", "{ told_later = true, now = now, ")],
                 "queue_engine/store/claims.py": [(_FINISH_REPLY, SECOND_STEP + _FINISH_REPLY)],
             },
             new_files={"queue_engine/store/lua/announce.lua": ANNOUNCE},
@@ -124,7 +119,7 @@ MUTANTS = {
             expected="was delivered under several ids",
             edits={
                 "queue_engine/store/deliveries.py": [
-                    ('f"msg_{task.number}_{task.attempts}"', 'f"msg_{task.number}_{task.attempts}_{attempts.decode()}"')
+                    ("message_id=_message_id(task),", 'message_id=f"{_message_id(task)}_{attempts.decode()}",')
                 ]
             },
         ),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from redis.asyncio import Redis
+
 from queue_engine.store.keys import EndpointKeys, Partition, task_delivery_id
-from queue_engine.store.store import Store
 from tests.store.consistency import faults_of
 from tests.store.probe import Probe
 
@@ -19,10 +20,9 @@ class Rest:
     """How often each task lost its worker."""
 
 
-async def look(store: Store, endpoint_id: str) -> Rest:
-    """Read every key of the endpoint's partition."""
-    keys = store.partitions.of(endpoint_id)
-    probe = Probe(store.redis)
+async def look(redis: Redis, keys: EndpointKeys) -> Rest:
+    """Read every key of the endpoint's partition, from the server that has it."""
+    probe = Probe(redis)
     endpoint_ids = list(await probe.scores(keys.partition.endpoints))
     prefix = keys.task("")
     lost = {
@@ -34,9 +34,9 @@ async def look(store: Store, endpoint_id: str) -> Rest:
     return Rest(leftovers + await _waiting(probe, keys) + await _without_expiry(probe, keys), lost)
 
 
-async def is_at_rest(store: Store, endpoint_id: str) -> bool:
+async def is_at_rest(redis: Redis, keys: EndpointKeys) -> bool:
     """Whether no task of the endpoint waits or runs and no delivery of its partition is due."""
-    return not await _waiting(Probe(store.redis), store.partitions.of(endpoint_id))
+    return not await _waiting(Probe(redis), keys)
 
 
 async def _waiting(probe: Probe, keys: EndpointKeys) -> list[str]:

@@ -10,20 +10,22 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from glob import glob
 from pathlib import Path
 
-from tests.faults.engine import CLOCK_FILE, ROOT, Engine, set_clock
+from tests.faults.engine import CLOCK_FILE, ROOT, Engine, Group, set_clock
+from tests.faults.groups import cluster_group, sentinel_group
 from tests.faults.proxy import Network
 from tests.faults.scenarios import Scenario
 from tests.faults.stage import Outcome, Stage
 from tests.servers import StoreServer, redis_binary, valkey_binary
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-FLAVOURS = ("standard", "redis", "limited", "volatile", "clock")
+FLAVOURS = ("standard", "redis", "limited", "volatile", "clock", "sentinel", "cluster")
 """Kinds of stores: Valkey that writes to disk at once; Debian's Redis that does; one whose disk can be full; one that
-forgets everything when it ends; Debian's Redis with a clock that can be moved."""
+forgets everything when it ends; Debian's Redis with a clock that can be moved;
+a master with replicas and sentinels; a cluster of three masters with a replica each."""
 FAKE_TIME = "/usr/lib/*/faketime/libfaketime.so.1"
 
 
@@ -31,8 +33,12 @@ class NotHere(Exception):
     """This machine lacks what a flavour needs; the message says what."""
 
 
-def store_of(flavour: str, directory: Path) -> StoreServer:
-    """A server that is not started yet. Raises NotHere."""
+def store_of(flavour: str, directory: Path) -> AbstractContextManager[StoreServer | Group]:
+    """A store for as long as the context. Raises NotHere."""
+    if flavour == "sentinel":
+        return sentinel_group(directory)
+    if flavour == "cluster":
+        return cluster_group(directory)
     if flavour == "redis":
         binary = redis_binary()
         if binary is None:

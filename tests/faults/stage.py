@@ -14,13 +14,14 @@ from typing import Any
 
 import httpx
 
+from queue_engine.store.client import close, connect
 from queue_engine.store.store import Store
 from tests.faults.checker import Evidence, Verdict, check
 from tests.faults.engine import API_KEY, Engine, Worker
 from tests.faults.journal import Journal, Record, read_journal
 from tests.faults.producer import Mix, Producer, TaskPlan
 from tests.faults.recovery import recoveries
-from tests.faults.rest import is_at_rest, look
+from tests.faults.rest import Rest, is_at_rest, look
 from tests.servers import free_port
 from tests.waiting import wait_until_async
 
@@ -240,9 +241,14 @@ class Stage:
     async def finish(self, name: str, goal_seconds: float | None, began: float) -> Outcome:
         """Heal everything, wait until nothing is to be done, and check."""
         await self._heal()
-        with suppress(AssertionError):  # the check says what has not ended
-            await wait_until_async(lambda: is_at_rest(self.store, self.endpoint_id), self.rest_seconds)
-        evidence = await self._evidence()
+        keys = self.store.partitions.of(self.endpoint_id)
+        redis = connect(self.engine.url_of(keys.partition.tag))
+        try:
+            with suppress(AssertionError):  # the check says what has not ended
+                await wait_until_async(lambda: is_at_rest(redis, keys), self.rest_seconds)
+            evidence = await self._evidence(await look(redis, keys))
+        finally:
+            await close(redis)
         journal = evidence.journal
         return Outcome(
             name=name,
@@ -278,12 +284,11 @@ class Stage:
         self._stop_workers()
         self.receiver.stop()
 
-    async def _evidence(self) -> Evidence:
+    async def _evidence(self, rest: Rest) -> Evidence:
         files = ("harness.jsonl", "containers.jsonl", "receiver.jsonl")
         everything = (one for file in files for one in read_journal(self.directory / file))
         journal = sorted((one for one in everything if one["mono"] >= self._valid_from), key=_mono)
         names = {str(record["task"]) for record in journal if record["what"] == "submit"}
-        rest = await look(self.store, self.endpoint_id)
         tasks = {
             task_id: task | {"lost": rest.lost.get(task_id, 0)}
             for task_id, task in (await asyncio.to_thread(self._tasks, names)).items()
