@@ -6,16 +6,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from redis.exceptions import RedisError
 
 from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.controller.jobs import Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+from queue_engine.domain.tasks import TaskState
 from queue_engine.runtime.loops import end_tasks
 from queue_engine.store.store import Store
-from tests.integration.parts import Programs, programs_on
+from tests.integration.parts import Programs, open_store, programs_on
 from tests.servers import StoreServer, valkey_binary
-from tests.topology import SentinelSetup
+from tests.store.bench import TENANT, Bench, config
+from tests.store.probe import Probe
+from tests.topology import ClusterSetup, SentinelSetup
 from tests.waiting import wait_until_async
 
 QUEUE = "{qe}:jobs:test"
@@ -126,22 +130,8 @@ class FailingBackend:
 
 async def test_a_controller_that_has_lost_the_leadership_tries_until_its_workers_are_stopped(store: Store) -> None:
     backend = FailingBackend(failures=2)
-    config = ControllerConfig(
-        controller_id="old",
-        jobs_redis_url=store.url,
-        lease_seconds=1.0,
-        max_lost=3,
-        leader_lease_seconds=0.3,
-        grace_seconds=0.0,
-    )
-    rules = ReconcilerConfig(agent_environment={}, grace_seconds=0.0, silence_seconds=60.0)
     leading = asyncio.Event()
-
-    def make_reconciler() -> Reconciler:
-        leading.set()
-        return Reconciler(rules, store.endpoints, store.workers, store.credentials, backend, store.now_ms)
-
-    controller = Controller(config, store, backend, make_reconciler)
+    controller = _controller(store, backend, leading)
     running = asyncio.create_task(controller.run())
     keeping: asyncio.Task[None] | None = None
     try:
@@ -157,6 +147,28 @@ async def test_a_controller_that_has_lost_the_leadership_tries_until_its_workers
         await running
         if keeping is not None:
             await end_tasks(keeping)
+
+
+async def test_a_sweep_does_what_it_can_while_one_node_of_a_cluster_is_frozen(tmp_path: Path) -> None:
+    options = ("--cluster-require-full-coverage", "no")
+    with ClusterSetup(valkey_binary(), tmp_path, replicas_each=0, options=options) as setup:
+        store = open_store(setup.url)
+        try:
+            endpoints = [await store.endpoints.create(TENANT, config()) for _ in range(16)]
+            benches = [Bench(store, endpoint.endpoint_id, Probe(store.redis)) for endpoint in endpoints]
+            for one in benches:
+                await one.submit_and_start("t1")
+                await one.run_out("t1")
+                await one.steady()
+            frozen = setup.owner_of(store.partitions.all()[0].outbox)  # the first that is swept
+            others = [one for one in benches if setup.owner_of(one.keys.queue) is not frozen]
+            assert others
+            frozen.pause()
+            with pytest.raises(RedisError):
+                await _controller(store, FailingBackend(failures=0)).sweep()
+            assert {(await one.task("t1")).state for one in others} == {TaskState.QUEUED}
+        finally:
+            await store.close()
 
 
 @pytest.mark.parametrize("command", ["api", "controller", "delivery"])
@@ -199,6 +211,26 @@ def test_files_of_tls_that_cannot_be_read_are_named(programs: Programs, tmp_path
     assert api.wait() == 2
     assert "ssl_ca_certs: cannot use" in api.output()
     assert "No such file" in api.output()
+
+
+def _controller(store: Store, backend: FailingBackend, leading: asyncio.Event | None = None) -> Controller:
+    """One that sets `leading` when it begins to lead."""
+    config = ControllerConfig(
+        controller_id="old",
+        jobs_redis_url=store.url,
+        lease_seconds=1.0,
+        max_lost=3,
+        leader_lease_seconds=0.3,
+        grace_seconds=0.0,
+    )
+    rules = ReconcilerConfig(agent_environment={}, grace_seconds=0.0, silence_seconds=60.0)
+
+    def make_reconciler() -> Reconciler:
+        if leading is not None:
+            leading.set()
+        return Reconciler(rules, store.endpoints, store.workers, store.credentials, backend, store.now_ms)
+
+    return Controller(config, store, backend, make_reconciler)
 
 
 async def _keep_leading(store: Store) -> None:
