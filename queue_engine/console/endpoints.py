@@ -29,6 +29,7 @@ _COLUMNS = (
     Column("CREATED", "createdAt", "time", on_terminal=False),
 )
 
+_NEVER = "never"
 _REQUIRED_ON_UPDATE = ("name", "resources", "workers", "containerVolumeInGb")
 _CREATE_DEFAULTS: dict[str, Any] = {"serviceMode": ServiceMode.QUEUE.value, "workers": 1, "containerVolumeInGb": 20}
 
@@ -60,6 +61,15 @@ class Fields(TypedDict, total=False):
     max_attempts: Annotated[int, typer.Option(help="Attempts of a task whose worker is busy or not up")]
     max_queued_tasks: Annotated[int, typer.Option(help="Tasks that may wait")]
     result_retention_seconds: Annotated[int, typer.Option(help="How long an ended task is kept")]
+    queue_ttl_seconds: Annotated[float, typer.Option(help="How long a task may wait")]
+    cancel_uri: Annotated[str, typer.Option(help="Path of the container that is told of a cancellation")]
+    retry_on: Annotated[
+        list[str], typer.Option(metavar="WORD", help="What is tried again; may be given again. `never`: nothing is")
+    ]
+    retry_delay: Annotated[
+        list[float],
+        typer.Option(metavar="SECONDS", help="Wait after the first attempt, the second, … the last repeats"),
+    ]
     container_registry_auth_id: Annotated[int, typer.Option("--credential", help="Id of a credential for the registry")]
     min_single_card_vram_in_gb: Annotated[int, typer.Option("--min-vram-gb", help="Least video memory of one GPU")]
     min_single_card_vcpu: Annotated[int, typer.Option("--min-vcpu", help="Least virtual CPUs for one GPU")]
@@ -197,7 +207,12 @@ def _wanted(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any
     given = dict(fields)
     resources, variables = given.pop("resource", ()), given.pop("env", ())
     port, protocol = given.pop("port", None), given.pop("protocol", None)
+    retry_on, retry_delays = given.pop("retry_on", ()), given.pop("retry_delay", ())
     body = {_camel(name): value for name, value in given.items()}
+    if retry_on:
+        body["retryOn"] = [] if list(retry_on) == [_NEVER] else list(retry_on)
+    if retry_delays:
+        body["retryDelaysSeconds"] = list(retry_delays)
     if resources:
         body["resources"] = [_resource(text) for text in resources]
     if variables:

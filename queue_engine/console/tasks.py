@@ -16,7 +16,7 @@ from queue_engine.console.tables import Column
 from queue_engine.console.times import length
 from queue_engine.domain.tasks import TaskStatus
 
-group = typer.Typer(no_args_is_help=True, help="Submit tasks and look at them.")
+group = typer.Typer(no_args_is_help=True, help="Submit tasks, look at them, and cancel, retry or delete them.")
 
 _COLUMNS = (
     Column("TASK", "taskId", "id"),
@@ -34,6 +34,14 @@ _DELIVERY_COLUMNS = (
     Column("ERROR", "error"),
     Column("TOOK", "durationMs", "length"),
     Column("RESPONSE", "response", "message"),
+)
+_ATTEMPT_COLUMNS = (
+    Column("TRY", "attempt", "number"),
+    Column("OUTCOME", "outcome"),
+    Column("WORKER", "workerId", "id"),
+    Column("STARTED", "startedAt", "time"),
+    Column("ENDED", "endedAt", "time"),
+    Column("ERROR", "error", "message"),
 )
 
 FIRST_POLL_SECONDS = 0.1
@@ -59,6 +67,8 @@ class SubmitFields(TypedDict, total=False):
         str,
         typer.Option(envvar="QUEUE_ENGINE_WEBHOOK_AUTH_KEY", help="Sent to the webhook; better given by the variable"),
     ]
+    execution_timeout: Annotated[int, typer.Option(help="Seconds that one attempt may take")]
+    queue_ttl: Annotated[float, typer.Option(help="Seconds that it may wait; then it ends as expired")]
     header: Annotated[list[str], typer.Option(metavar="NAME:VALUE", help="For the container; may be given again")]
 
 
@@ -128,6 +138,50 @@ def list_deliveries(session: Session, endpoint: Endpoint, task: Task) -> None:
     """List the attempts to deliver a task's result, oldest first."""
     found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, "deliveries")
     session.show(found, lambda: session.screen.table(_DELIVERY_COLUMNS, found.rows()))
+
+
+@command(group, "attempts")
+def list_attempts(session: Session, endpoint: Endpoint, task: Task) -> None:
+    """List the attempts of a task, oldest first, with the one that runs."""
+    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, "attempts")
+    session.show(found, lambda: session.screen.table(_ATTEMPT_COLUMNS, found.rows()))
+
+
+@command(group, "cancel")
+def cancel_task(session: Session, endpoint: Endpoint, task: Task) -> None:
+    """Cancel a task. One that waits ends at once, one that runs when its worker hears of it."""
+    _order(session, session.api.endpoint_id(endpoint), task, "cancel")
+
+
+@command(group, "retry")
+def retry_task(session: Session, endpoint: Endpoint, task: Task) -> None:
+    """Run a task that has ended again, with its next attempt. Its result goes."""
+    _order(session, session.api.endpoint_id(endpoint), task, "retry")
+
+
+@command(group, "delete")
+def delete_task(
+    session: Session,
+    endpoint: Endpoint,
+    task: Task,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+) -> None:
+    """Remove a task that has ended, with its input and output."""
+    endpoint_id = session.api.endpoint_id(endpoint)
+    if not yes:
+        typer.confirm(f"Delete task {task} of endpoint {endpoint_id}?", abort=True, err=True)
+    done = session.api.send("DELETE", ENDPOINTS, endpoint_id, "tasks", task)
+    session.show(done, lambda: session.screen.line(f"task {task}: deleted"))
+
+
+def _order(session: Session, endpoint_id: str, task: str, order: str) -> None:
+    done = session.api.send("POST", ENDPOINTS, endpoint_id, "tasks", task, order)
+    session.show(done, lambda: session.screen.line(_standing(task, done.members())))
+
+
+def _standing(task: str, stands: dict[str, Any]) -> str:
+    asked = ", to be stopped" if stands.get("cancelRequested") and stands.get("state") == "running" else ""
+    return f"task {task}: {stands.get('state')}{asked}"
 
 
 def _wait(session: Session, endpoint_id: str, task_id: str, timeout: float | None) -> None:
@@ -204,6 +258,8 @@ def _body(fields: SubmitFields) -> dict[str, Any]:
         "worker_port": "workerPort",
         "webhook": "webhook",
         "webhook_auth_key": "webhookAuthKey",
+        "execution_timeout": "executionTimeoutSeconds",
+        "queue_ttl": "queueTtlSeconds",
     }
     body: dict[str, Any] = {names[name]: value for name, value in fields.items() if name in names}
     headers = fields.get("header")

@@ -77,7 +77,8 @@ async def test_the_api_understands_all_that_is_sent(api: RunningApi) -> None:
         "--command", "run it", "--env", "A=b", "--port", "8000", "--protocol", "tcp", "--concurrency", "3",
         "--webhook", "http://w.example/", "--execution-timeout-seconds", "9", "--max-attempts", "4",
         "--max-queued-tasks", "5", "--result-retention-seconds", "6", "--min-vram-gb", "1", "--min-vcpu", "2",
-        "--min-ram-gb", "3", "--mode", "QUEUE", "--json",
+        "--min-ram-gb", "3", "--mode", "QUEUE", "--queue-ttl-seconds", "60", "--cancel-uri", "stop",
+        "--retry-on", "500", "--retry-delay", "2.5", "--json",
     )  # fmt: skip
     endpoint = json.loads(created)
     given = {
@@ -85,7 +86,8 @@ async def test_the_api_understands_all_that_is_sent(api: RunningApi) -> None:
         "initializationCommand": "run it", "environmentVars": [{"key": "A"}], "concurrency": 3, "serviceMode": "QUEUE",
         "expose": {"port": 8000, "protocol": "TCP"}, "webhook": "http://w.example/", "executionTimeoutSeconds": 9,
         "maxAttempts": 4, "maxQueuedTasks": 5, "resultRetentionSeconds": 6, "minSingleCardVramInGb": 1,
-        "minSingleCardVcpu": 2, "minSingleCardRamInGb": 3,
+        "minSingleCardVcpu": 2, "minSingleCardRamInGb": 3, "queueTtlSeconds": 60, "cancelUri": "/stop",
+        "retryOn": ["500"], "retryDelaysSeconds": [2.5],
     }  # fmt: skip
     assert endpoint.items() >= given.items()
     assert [one["gpuCount"] for one in endpoint["resources"]] == [1, 2]
@@ -108,8 +110,25 @@ async def test_an_input_reaches_the_api_without_losing_a_digit(api: RunningApi) 
     )
     assert submitted == "exact\n"
     shown = await console.run_beside("tasks", "get", endpoint_id, "exact")
-    assert f"input             {given}\n" in shown
+    assert f"{'input':25}{given}\n" in shown
     assert f'"input":{given}' in await console.run_beside("tasks", "get", endpoint_id, "exact", "--json")
+
+
+async def test_a_task_is_cancelled_retried_and_deleted(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    console = Console(api.url, api.key)
+    limits = ("--execution-timeout", "9", "--queue-ttl", "60")
+    await console.run_beside(
+        "tasks", "submit", endpoint_id, "--port", "80", "--task-id", "t", "--input", "1", *limits
+    )  # fmt: skip
+    assert await console.run_beside("tasks", "cancel", endpoint_id, "t") == "task t: cancelled\n"
+    shown = json.loads(await console.run_beside("tasks", "get", endpoint_id, "t", "--json"))
+    assert (shown["executionTimeoutSeconds"], shown["queueTtlSeconds"], shown["cancelRequested"]) == (9, 60, True)
+    assert await console.run_beside("tasks", "retry", endpoint_id, "t") == "task t: queued\n"
+    await console.run_beside("tasks", "delete", endpoint_id, "t", "--yes", status=1)
+    await console.run_beside("tasks", "cancel", endpoint_id, "t")
+    assert json.loads(await console.run_beside("tasks", "attempts", endpoint_id, "t", "--json")) == []
+    assert await console.run_beside("tasks", "delete", endpoint_id, "t", "--yes") == "task t: deleted\n"
 
 
 async def test_deep_inputs_are_shown(api: RunningApi) -> None:

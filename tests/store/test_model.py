@@ -53,7 +53,7 @@ ReadDelivery = tuple[str, OutboxEntry, int]
 
 LIVES = settings(
     max_examples=40,
-    stateful_step_count=40,
+    stateful_step_count=60,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining traces every line: far too slow
     suppress_health_check=list(HealthCheck),

@@ -290,6 +290,72 @@ def test_delivery_attempts_are_listed() -> None:
     assert shown.splitlines()[1].split() == ["2025-11-24T17:00:00.000+01:00", "500", "http_5xx", "31", "no\\nway"]
 
 
+def test_attempts_are_listed() -> None:
+    first = {
+        "attempt": 1, "outcome": "busy", "workerId": "w1", "startedAt": NOW_MS, "endedAt": NOW_MS, "error": "full\nup"
+    }  # fmt: skip
+    now = first | {"attempt": 2, "outcome": "running", "endedAt": None, "error": None}
+    shown = FakeApi({f"{TASK}/attempts": [first, now]}).run("tasks", "attempts", "7", "t1").stdout
+    time = "2025-11-24T17:00:00.000+01:00"
+    rows = [line.split() for line in shown.splitlines()[1:]]
+    assert rows == [["1", "busy", "w1", time, time, "full\\nup"], ["2", "running", "w1", time, "-", "-"]]
+
+
+@pytest.mark.parametrize(
+    ("order", "stands", "says"),
+    [
+        ("cancel", {"state": "cancelled", "cancelRequested": True}, "task t1: cancelled\n"),
+        ("cancel", {"state": "running", "cancelRequested": True}, "task t1: running, to be stopped\n"),
+        ("cancel", {"state": "succeeded", "cancelRequested": False}, "task t1: succeeded\n"),
+        ("retry", {"state": "queued", "cancelRequested": False}, "task t1: queued\n"),
+    ],
+)
+def test_an_order_says_how_the_task_stands(order: str, stands: dict[str, Any], says: str) -> None:
+    api = FakeApi({f"POST {TASKS}/t1/{order}": stands})
+    result = api.run("tasks", order, "7", "t1")
+    assert (result.exit_code, result.stdout, api.calls) == (0, says, [f"POST {TASKS}/t1/{order}"])
+    assert json.loads(api.run("tasks", order, "7", "t1", "--json").stdout) == stands
+
+
+def test_an_order_that_is_refused_says_why() -> None:
+    api = FakeApi({f"POST {TASKS}/t1/retry": failure(409, "taskId: the task has not ended")})
+    result = api.run("tasks", "retry", "7", "t1")
+    assert (result.exit_code, result.stderr) == (1, "error: taskId: the task has not ended\n")
+
+
+@pytest.mark.parametrize(("typed", "options", "deleted"), [("y\n", (), True), ("\n", (), False), ("", ("-y",), True)])
+def test_a_task_is_deleted_when_that_is_meant(typed: str, options: tuple[str, ...], deleted: bool) -> None:
+    api = FakeApi({f"DELETE {TASKS}/t1": True})
+    result = api.run("tasks", "delete", "7", "t1", *options, input=typed)
+    assert api.calls == ([f"DELETE {TASKS}/t1"] if deleted else [])
+    assert (result.exit_code == 0) is deleted
+    assert ("task t1: deleted" in result.stdout) is deleted
+
+
+def test_a_task_is_submitted_with_limits_of_its_own() -> None:
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    api.run(
+        "tasks", "submit", "7", "--port", "1", "--input", "1", "--execution-timeout", "60", "--queue-ttl", "2.5"
+    )  # fmt: skip
+    assert api.body().items() >= {"executionTimeoutSeconds": 60, "queueTtlSeconds": 2.5}.items()
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        (("--retry-on", "500", "--retry-on", "timeout"), {"retryOn": ["500", "timeout"]}),
+        (("--retry-on", "never"), {"retryOn": []}),
+        (("--retry-delay", "0.5", "--retry-delay", "3"), {"retryDelaysSeconds": [0.5, 3]}),
+        (("--queue-ttl-seconds", "60", "--cancel-uri", "/stop"), {"queueTtlSeconds": 60, "cancelUri": "/stop"}),
+    ],
+)
+def test_how_tasks_are_tried_is_sent(options: tuple[str, ...], sent: dict[str, Any]) -> None:
+    api = FakeApi({f"GET {ONE}": endpoint(), f"PATCH {ONE}": endpoint(), "POST /v2/serverless": endpoint()})
+    for command in (("create",), ("update", "7")):
+        api.run("endpoints", *command, *options)
+        assert api.body().items() >= sent.items()
+
+
 # Logs
 
 
