@@ -121,6 +121,10 @@ class Bench:
         destination = agent.public_spec(started).webhook_destination
         return await agent.settle(started.lease, outcome, destination=destination)
 
+    async def release(self, agent: ClaimStore, started: Started) -> str:
+        destination = agent.public_spec(started).webhook_destination
+        return await agent.release(started.lease, destination=destination)
+
     async def finish(self, task_id: str, *, outcome: Outcome | None = None, webhook: bool = False) -> Task:
         """Submit a task and run it to its end."""
         agent = self.agent()

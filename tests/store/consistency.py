@@ -240,6 +240,8 @@ def _faults_of_partition(contents: _Content) -> list[str]:
     for kind, names in (("leases", contents.leases), ("due", contents.due), ("deadlines", contents.deadlines)):
         if strangers := set(names) - set(members):
             faults.append(f"{kind} holds {strangers}, which are no tasks")
+    if nowhere := [entry["d"] for entry in contents.outbox.values() if not entry["h"]]:
+        faults.append(f"the outbox does not say where {nowhere} go")
     if strangers := {entry["d"] for entry in contents.outbox.values()} - set(contents.deliveries):
         faults.append(f"the outbox holds {strangers}, which are no deliveries")
     if strangers := {*contents.outbox_due, *contents.outbox_parked} - set(contents.deliveries):

@@ -21,7 +21,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.claims import Renewal
 from queue_engine.store.store import Store
-from queue_engine.store.tasks import Submission
+from queue_engine.store.tasks import RunAgain, Submission
 from tests.store.bench import TENANT, Bench, config, spec
 from tests.store.probe import Probe
 
@@ -249,17 +249,20 @@ async def test_a_deleted_endpoint_is_not_found_and_cannot_come_back(bench: Bench
 async def test_the_tasks_of_a_deleted_endpoint_end_wherever_they_are(bench: Bench) -> None:
     agent = bench.agent()
     ended = await bench.finish("ended", webhook=True)
-    scheduled = await bench.submit_and_start("scheduled", agent, spec=spec(webhook=True))
+    scheduled = await bench.submit_and_start("scheduled", agent, spec=spec(webhook=True), queue_ttl_seconds=30)
     await bench.settle(agent, scheduled, TryAgain("busy", 60))
     running = await bench.submit_and_start("running", agent, spec=spec(webhook=True))
     await bench.submit_and_start("back", agent)
     await bench.lose("back")
     await bench.submit("read", spec=spec(webhook=True))
     await agent.read(1, block_ms=1)
-    await bench.submit("queued", spec=spec(webhook=True))
+    await bench.submit("queued", spec=spec(webhook=True), queue_ttl_seconds=30)
     await bench.store.endpoints.want(bench.endpoint_id, TENANT, Wanted.DELETED)
+    assert await bench.store.tasks.run_again(bench.endpoint_id, "ended", "call") is RunAgain.NOT_FOUND
+    assert len(await bench.probe.scores(bench.partition.deadlines)) == 2
 
     assert await bench.store.tasks.end_waiting(bench.endpoint_id, "endpoint deleted") == 5
+    assert await bench.probe.scores(bench.partition.deadlines) == {}
     assert await bench.store.tasks.end_waiting(bench.endpoint_id, "endpoint deleted") == 0
 
     for name in ("scheduled", "running", "back", "read", "queued"):

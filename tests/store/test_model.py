@@ -209,7 +209,7 @@ class Lives(RuleBasedStateMachine):
         agent, started = _pick(self.attempts, which)
         task = self._task_of(started)
         word = task.release(started.lease.token) if task else "GONE"
-        assert self.run(self.agents[agent].release(started.lease, destination=None)) == word
+        assert self.run(self.bench.release(self.agents[agent], started)) == word
 
     def _task_of(self, started: Started) -> ModelTask | None:
         return self.model.tasks.get(started.lease.task_id)

@@ -78,6 +78,28 @@ async def test_everything_is_sealed_anew_and_says_the_same(
     assert (await bench.settle(bench.agent(), running, Succeeded(b"1"))).word == "OK"
 
 
+async def test_what_is_cancelled_or_runs_again_is_sealed_anew_too(
+    store: Store, rotated: Store, later: Store, probe: Probe
+) -> None:
+    await store.prepare()
+    bench = await _secret_bench(store, probe)
+    agent = bench.agent()
+    await bench.submit("cancelled", spec=SECRETS)
+    await store.tasks.cancel(bench.endpoint_id, "cancelled")
+    started = await bench.submit_and_start("again", agent, spec=SECRETS)
+    await bench.settle(agent, started, Succeeded(b"1"))
+    await store.tasks.run_again(bench.endpoint_id, "again", "call")
+
+    assert (await rotated.rotation.run()).progress.resealed["tasks"] == 2
+
+    for task_id in ("cancelled", "again"):
+        task = await later.tasks.get(bench.endpoint_id, task_id)
+        assert task is not None
+        assert task.spec == SECRETS
+    assert await probe.ask("PTTL", bench.keys.input("again")) == -1
+    assert await probe.ask("PTTL", bench.keys.input("cancelled")) > 0
+
+
 async def test_the_store_knows_its_new_key_afterwards(store: Store, rotated: Store, later: Store, probe: Probe) -> None:
     await store.prepare()
     await rotated.prepare()

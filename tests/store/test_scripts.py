@@ -10,11 +10,12 @@ from redis.exceptions import ResponseError
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
 from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.claims import Renewal
 from queue_engine.store.client import store_errors
 from queue_engine.store.deliveries import OutboxEntry
 from queue_engine.store.scripts import MAX_BATCH, load_scripts
 from queue_engine.store.store import Store
-from queue_engine.store.tasks import Submission
+from queue_engine.store.tasks import Cancellation, Deletion, RunAgain, Submission
 from tests.store.bench import DELIVERED, LONG_LEASE_MS, TICK_MS, Bench, answer, spec
 from tests.store.proxy import LossyProxy
 from tests.waiting import wait_until_async
@@ -171,6 +172,43 @@ async def test_a_task_goes_its_whole_way_although_replies_are_lost(far: Bench, p
     await far.purge()
     assert proxy.lost == 8 * losses + 1
     assert (await far.store.tasks.counts(far.endpoint_id)).total == 0
+
+
+async def test_orders_for_a_task_are_carried_out_once_although_replies_are_lost(far: Bench, proxy: LossyProxy) -> None:
+    agent, tasks = far.agent(), far.store.tasks
+    for script in load_scripts().values():  # so that the lost reply is that of the script itself
+        await far.probe.ask("SCRIPT", "LOAD", script.text)
+    started = await far.submit_and_start("t1", agent, spec=spec(webhook=True), queue_ttl_seconds=30)
+
+    proxy.replies_to_lose = 1
+    assert await tasks.cancel(far.endpoint_id, "t1") is Cancellation.REQUESTED
+    proxy.replies_to_lose = 1
+    assert await agent.renew([started.lease]) == [Renewal.CANCEL]
+    proxy.replies_to_lose = 1
+    assert (await far.settle(agent, started, TryAgain("busy", 60))).word == "ALREADY"
+    assert (await far.task("t1")).state is TaskState.CANCELLED
+
+    proxy.replies_to_lose = 1
+    assert await tasks.run_again(far.endpoint_id, "t1", "call") is RunAgain.DUPLICATE
+    task = await far.task("t1")
+    assert (task.state, task.runs) == (TaskState.QUEUED, 2)
+    proxy.replies_to_lose = 1
+    # The reply that is lost may be that of a look before.
+    assert await tasks.cancel(far.endpoint_id, "t1") in (Cancellation.CANCELLED, Cancellation.ENDED)
+    assert (await far.task("t1")).state is TaskState.CANCELLED
+
+    await far.submit("t2", queue_ttl_seconds=30)
+    await far.pass_deadline("t2")
+    await far.steady()
+    proxy.replies_to_lose = 1
+    await far.sweep_as_it_is()
+    assert (await far.task("t2")).state is TaskState.EXPIRED
+
+    proxy.replies_to_lose = 1
+    assert await tasks.delete(far.endpoint_id, "t1") is Deletion.NOT_FOUND
+    assert proxy.lost == 7
+    counts = await tasks.counts(far.endpoint_id)
+    assert (counts.failed, counts.total) == (1, 1)
 
 
 async def test_a_batch_whose_replies_are_lost_is_carried_out_once(far: Bench, proxy: LossyProxy) -> None:
