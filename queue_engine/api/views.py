@@ -358,7 +358,9 @@ def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _duration_ms(task: Task) -> int | None:
-    if task.started_at_ms is None or task.finished_at_ms is None or task.latest_attempt_noted:
+    """None also for a task that ended while it waited: its last attempt had ended before."""
+    waited = task.latest_attempt_noted and task.state is not TaskState.DEAD
+    if task.started_at_ms is None or task.finished_at_ms is None or waited:
         return None
     return max(0, task.finished_at_ms - task.started_at_ms)
 

@@ -109,6 +109,15 @@ async def test_a_running_task_says_that_its_cancellation_was_asked_for(task: Ord
     assert await task.ordered("cancel") == stands | {"status": "SUCCESS", "state": "succeeded"}
 
 
+async def test_a_task_that_is_cancelled_between_attempts_has_no_duration(task: Orders) -> None:
+    await task.run(TryAgain("the worker is busy", 60, AttemptOutcome.BUSY))
+    assert (await task.ordered("cancel"))["state"] == "cancelled"
+    read = await task.read()
+    assert "while it waited for another attempt" in read["error"]
+    assert read["startedAt"] <= read["finishedAt"]
+    assert read["durationMs"] is None
+
+
 async def test_an_ended_task_is_not_cancelled(task: Orders) -> None:
     await task.run(Failed("no"), "http://a.example:80")
     stands = {"taskId": "a", "status": "FAILED", "state": "failed", "cancelRequested": False}
