@@ -2,6 +2,7 @@
 
     python -m tests.faults [--seed N] [--only NAME…] [--list]
 
+Without --only the checker is checked too: engines that are broken on purpose must not pass (tests/faults/mutants.py).
 Exit status 0: nothing was lost; 1: something was, or is wrong in another way; its journals and logs are kept.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.faults.all_scenarios import SCENARIOS
+from tests.faults.mutants import MUTANTS, play_all
 from tests.faults.report import ended_line, summary, table
 from tests.faults.running import end_like_ctrl_c, run_all
 from tests.faults.scenarios import Scenario
@@ -24,12 +26,12 @@ from tests.faults.scenarios import Scenario
 def main() -> int:
     options = _options()
     if options.list:
-        _say("\n".join(f"{one.name:<28} {one.description.splitlines()[0]}" for one in SCENARIOS.values()))
+        _say("\n".join(f"{one.name:<32} {one.description.splitlines()[0]}" for one in SCENARIOS.values()))
         return 0
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     chosen = [one for name, one in SCENARIOS.items() if options.only is None or name in options.only]
     end_like_ctrl_c()
-    return _run(chosen, seed)
+    return _run(chosen, seed, mutants=options.only is None)
 
 
 def _options() -> argparse.Namespace:
@@ -40,7 +42,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(scenarios: Sequence[Scenario], seed: int) -> int:
+def _run(scenarios: Sequence[Scenario], seed: int, *, mutants: bool) -> int:
     directory = Path(tempfile.mkdtemp(prefix="queue-engine-faults-"))
     _say(f"seed {seed}; {len(scenarios)} faults; journals and logs in {directory}")
     outcomes = []
@@ -48,11 +50,14 @@ def _run(scenarios: Sequence[Scenario], seed: int) -> int:
         for outcome in run_all(scenarios, directory, seed, _announce, _skip):
             outcomes.append(outcome)
             _say(ended_line(outcome))
+        unnoticed = play_all(list(MUTANTS), directory, seed) if mutants else []
     except KeyboardInterrupt:
         _say("interrupted; everything that was started has ended")
         return 130
     _say(f"\n{table(outcomes)}\n\n{summary(outcomes, seed)}")
-    if all(outcome.passed for outcome in outcomes):
+    if unnoticed:
+        _say(f"mutants that the suite did not notice: {', '.join(unnoticed)}")
+    if all(outcome.passed for outcome in outcomes) and not unnoticed:
         shutil.rmtree(directory)
         return 0
     _say(f"journals and logs are kept in {directory}; again: python -m tests.faults --seed {seed}")

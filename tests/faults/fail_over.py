@@ -33,6 +33,7 @@ async def cluster_fail_over(stage: Stage) -> None:
         with stage.fault("kill master"):
             owner = await asyncio.to_thread(group.setup.owner_of, tag)
             await asyncio.to_thread(group.setup.fail_over, owner, owner.kill)
+            await asyncio.to_thread(owner.start)  # as the new one's replica: with one alone no write is durable
         await stage.until_all_work(time.monotonic())
 
 

@@ -73,6 +73,7 @@ class Stage:
         self.mix = Mix(rng, f"t{rng.randrange(10**6)}")
         self._seed = rng.randrange(10**6)
         self._sampling: asyncio.Task[None] | None = None
+        self._loads: list[asyncio.Task[None]] = []
 
     # Setting up
 
@@ -111,7 +112,9 @@ class Stage:
     def load(self, plans: Iterable[TaskPlan], *, rate: float) -> asyncio.Task[None]:
         """Submit these in the background, `rate` a second."""
         self.rate = max(self.rate, rate)
-        return asyncio.create_task(self.producer.submit_all(list(plans), rate=rate))
+        loading = asyncio.create_task(self.producer.submit_all(plans, rate=rate))
+        self._loads.append(loading)
+        return loading
 
     @asynccontextmanager
     async def steady_load(self, *, rate: float, ms: int = 1200) -> AsyncIterator[None]:
@@ -122,13 +125,10 @@ class Stage:
             while not ended:
                 yield from self.mix.quick_and_steady(3, 2, ms=ms)
 
-        self.rate = max(self.rate, rate)
-        submitting = asyncio.create_task(self.producer.submit_all(plans(), rate=rate))
-        try:
-            yield
-        finally:
-            ended = True
-            await submitting
+        submitting = self.load(plans(), rate=rate)
+        yield
+        ended = True
+        await submitting
 
     async def until(self, condition: Callable[[], Any], seconds: float = 60.0, what: str = "") -> None:
         """Wait for a condition, which may be async; AssertionError that says `what`."""
@@ -240,6 +240,9 @@ class Stage:
 
     async def finish(self, name: str, goal_seconds: float | None, began: float) -> Outcome:
         """Heal everything, wait until nothing is to be done, and check."""
+        for loading in self._loads:  # of a scenario that was given up
+            loading.cancel()
+        await asyncio.gather(*self._loads, return_exceptions=True)
         await self._heal()
         keys = self.store.partitions.of(self.endpoint_id)
         redis = connect(self.engine.url_of(keys.partition.tag))
