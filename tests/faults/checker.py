@@ -8,7 +8,7 @@ A journal record has `what`:
 | `begin`, `end` | container | `task`, `attempt`, `execution`, `worker`; `do` of a begin, `how` of an end |
 | `webhook` | receiver | `id`, `task`, `status`, `result`, `truncated`, `failed_reason`, `answered` |
 | `fault` | scenario | `kind`, `began` and `ended` (monotonic), `hits`: workers whose tasks it may interrupt |
-| `cancel` | scenario | `task`, `answer` of the store |
+| `cancel` | scenario | `task`, `answer`: CANCELLED, REQUESTED while it runs, ENDED |
 | `counts` | sampler | `began` (monotonic), the counts of the API |
 | `recovered` | scenario | `seconds` |
 """

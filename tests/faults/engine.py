@@ -200,6 +200,12 @@ class Engine:
         assert answer.status_code == 200, f"{path} was answered {answer.status_code}: {answer.text[:200]}"
         return answer.json()["data"]
 
+    def post(self, path: str) -> Any:
+        """The data of a POST without a body below `/v2/serverless`. Raises as `get`."""
+        answer = httpx.post(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=20)
+        assert answer.status_code == 200, f"{path} was answered {answer.status_code}: {answer.text[:200]}"
+        return answer.json()["data"]
+
     def status_of(self, path: str) -> int:
         """The HTTP status of a GET below `/v2/serverless`."""
         return httpx.get(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=20).status_code

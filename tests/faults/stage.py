@@ -16,7 +16,7 @@ import httpx
 
 from queue_engine.store.client import close, connect
 from queue_engine.store.store import Store
-from tests.faults.checker import Evidence, Verdict, check
+from tests.faults.checker import TERMINAL, Evidence, Verdict, check
 from tests.faults.engine import API_KEY, Engine, Worker
 from tests.faults.journal import Journal, Record, read_journal
 from tests.faults.producer import Mix, Producer, TaskPlan
@@ -172,8 +172,11 @@ class Stage:
 
     async def cancel(self, task_id: str) -> None:
         """Withdraw a task, and journal the answer."""
-        answer = await self.store.tasks.cancel(self.endpoint_id, task_id)
-        self.journal.write("cancel", task=task_id, answer=answer.value)
+        standing = await asyncio.to_thread(self.engine.post, f"/{self.endpoint_id}/tasks/{task_id}/cancel")
+        answer = "CANCELLED" if standing["state"] == "cancelled" else "ENDED"
+        if standing["cancelRequested"] and standing["state"] not in TERMINAL:
+            answer = "REQUESTED"
+        self.journal.write("cancel", task=task_id, answer=answer)
 
     # Faults
 

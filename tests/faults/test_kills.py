@@ -1,24 +1,17 @@
-"""A part of the fault suite that fits into the ordinary tests: some of its scenarios, on one engine."""
+"""A part of the fault suite that fits into the ordinary tests: processes that are killed and paused."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.all_scenarios import SCENARIOS
 from tests.faults.engine import Engine
-from tests.faults.running import rng_for, run_scenario, running_engine
+from tests.faults.running import rng_for, run_scenario
 
 SEED = 20
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running_engine("standard", tmp_path_factory.mktemp("faults")) as running:
-        yield running
-
-
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["kill agent", "kill api", "kill delivery", "pause agent"])
 async def test_nothing_is_lost(engine: Engine, tmp_path: Path, name: str) -> None:
     outcome = await run_scenario(SCENARIOS[name], engine, tmp_path / "journals", SEED)

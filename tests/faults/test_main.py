@@ -1,0 +1,61 @@
+"""The fault suite as a command."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.all_scenarios import SCENARIOS
+from tests.faults.engine import ROOT
+from tests.waiting import wait_until
+
+COMMAND = (sys.executable, "-m", "tests.faults")
+
+
+def test_it_lists_its_faults_with_what_they_do() -> None:
+    shown = subprocess.run([*COMMAND, "--list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert len(shown.splitlines()) == len(SCENARIOS)
+    for scenario in SCENARIOS.values():
+        assert scenario.name in shown
+        assert scenario.description.splitlines()[0] in shown
+
+
+def test_every_fault_is_described_and_has_a_name_of_its_own() -> None:
+    assert all(scenario.description for scenario in SCENARIOS.values())
+    assert len({scenario.play for scenario in SCENARIOS.values()}) == len(SCENARIOS)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+    output = tmp_path / "output"
+    with output.open("wb") as file:
+        run = subprocess.Popen(
+            [*COMMAND, "--seed", "1", "--only", "kill agent"],
+            cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=file, stderr=file,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: len(_processes_of(tmp_path)) >= 12, 120, "it does not start")
+        run.send_signal(number)
+        assert run.wait(120) == 130, output.read_text()
+        assert "seed 1;" in output.read_text()
+        wait_until(lambda: not _processes_of(tmp_path), 10, "processes are left")
+    finally:
+        run.kill()
+        run.wait()
+
+
+def _processes_of(directory: Path) -> list[psutil.Process]:
+    """Those that were started with this directory for temporary files; the store's environment is not to be seen."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            of_run = process.environ().get("TMPDIR") == str(directory) or Path(process.cwd()).is_relative_to(directory)
+            if of_run and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
