@@ -82,9 +82,14 @@ class Engine:
         return (await wait_until_async(answered, 60, f"{method} {path} is not answered"))["data"]
 
     async def ready(self) -> list[int]:
-        """The status of `/readyz` of both APIs."""
-        urls = [f"http://127.0.0.1:{port}/readyz" for port in self.ports]
-        return [(await self._client.get(url)).status_code for url in urls]
+        """The status of `/readyz` of both APIs; 0 for one that does not listen yet."""
+        return [await self._ready(f"http://127.0.0.1:{port}/readyz") for port in self.ports]
+
+    async def _ready(self, url: str) -> int:
+        try:
+            return (await self._client.get(url)).status_code
+        except httpx.TransportError:
+            return 0
 
     async def post_once(self, path: str, body: object) -> httpx.Response:
         """The answer of one API, whatever it is."""
@@ -138,6 +143,7 @@ async def test_the_apis_are_not_ready_while_writes_cannot_be_kept(setup: Setup, 
         else [node for node in setup.nodes if node not in setup.masters]
     )
     task = {"taskId": "t1", "workerPort": 8000, "processUri": "/run", "input": {}}
+    await wait_until_async(lambda: _statuses_are(engine, 200), 60, "the APIs do not become ready")
     for server in followers:
         server.pause()
     try:
