@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
-from queue_engine.domain.tasks import TaskSpec
+from queue_engine.domain.tasks import Task, TaskSpec, TaskStatus
 from queue_engine.runtime.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import NewTask
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_async
 
 SECRET_KEY = new_secret_key()
 TENANT = "default"
@@ -259,6 +259,18 @@ async def submit(store: Store, endpoint_id: str, task_id: str = "task", **given:
         webhook_auth_key=given.get("auth_key"),
     )
     await store.tasks.enqueue(NewTask(task_id, endpoint_id, TENANT, spec, given.get("input", b'{"n": 1}'), "print"))
+
+
+async def ended(store: Store, endpoint_id: str, task_id: str = "task", timeout: float = 30) -> Task:
+    """The task when it has reached its end."""
+
+    async def terminal() -> Task | None:
+        task = await store.tasks.get(endpoint_id, task_id)
+        return task if task is not None and task.status is not TaskStatus.PROCESSING else None
+
+    task = await wait_until_async(terminal, timeout, f"{task_id} has not ended")
+    assert task is not None
+    return task
 
 
 @contextmanager

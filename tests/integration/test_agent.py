@@ -10,22 +10,12 @@ from functools import partial
 import pytest
 
 from queue_engine.domain.endpoints import Wanted
-from queue_engine.domain.tasks import Task, TaskState, TaskStatus
+from queue_engine.domain.tasks import TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.store import Store
-from tests.integration.parts import TENANT, HttpServer, Programs, Reply, new_endpoint, replies, submit
+from tests.integration.parts import TENANT, HttpServer, Programs, Reply, ended, new_endpoint, replies, submit
 from tests.servers import StoreServer, free_port
 from tests.waiting import wait_until, wait_until_async
-
-
-async def ended(store: Store, endpoint_id: str, task_id: str = "task", timeout: float = 20) -> Task:
-    async def terminal() -> Task | None:
-        task = await store.tasks.get(endpoint_id, task_id)
-        return task if task is not None and task.status is not TaskStatus.PROCESSING else None
-
-    task = await wait_until_async(terminal, timeout, f"{task_id} has not ended")
-    assert task is not None
-    return task
 
 
 async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(

@@ -9,23 +9,13 @@ from pathlib import Path
 
 from queue_engine.domain.endpoints import Expose
 from queue_engine.domain.retry import TaskRetryPolicy
-from queue_engine.domain.tasks import AttemptOutcome, Task, TaskState, TaskStatus
+from queue_engine.domain.tasks import AttemptOutcome, TaskState
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Cancellation
-from tests.integration.parts import HttpServer, Programs, Reply, Request, new_endpoint, submit
+from tests.integration.parts import HttpServer, Programs, Reply, Request, ended, new_endpoint, submit
 from tests.waiting import wait_until_async
 
 FRAGILE_SERVER = Path(__file__).with_name("fragile_server.py")
-
-
-async def ended(store: Store, endpoint_id: str, task_id: str, timeout: float = 30) -> Task:
-    async def terminal() -> Task | None:
-        task = await store.tasks.get(endpoint_id, task_id)
-        return task if task is not None and task.status is not TaskStatus.PROCESSING else None
-
-    task = await wait_until_async(terminal, timeout, f"{task_id} has not ended")
-    assert task is not None
-    return task
 
 
 async def test_a_running_task_is_broken_off_and_its_container_told(

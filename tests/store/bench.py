@@ -181,6 +181,20 @@ class Bench:
         assert settled.accepted
         return entry
 
+    async def bring_delivery_to(self, place: str, outbox: Outbox) -> OutboxEntry | None:
+        """Bring the only delivery to a place: ready, read, retry, parked or given up. Its entry when it was read."""
+        if place == "ready":
+            return None
+        (entry,) = await outbox.read(10, block_ms=1)
+        assert await outbox.open(entry) is not None
+        if place == "retry":
+            await outbox.settle(entry, answer(500), again(60), at_ms=1)
+        elif place == "parked":
+            await outbox.defer(entry, delay_ms=60_000)
+        elif place == "given up":
+            await outbox.settle(entry, answer(410), GIVEN_UP, at_ms=1)
+        return entry
+
     async def purge(self, endpoint_id: str | None = None) -> int:
         """Remove all that has ended, however fresh."""
         before = await self.probe.now_ms() + 1000

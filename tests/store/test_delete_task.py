@@ -4,7 +4,7 @@ import pytest
 
 from queue_engine.domain.tasks import Succeeded, TaskStatus, TryAgain
 from queue_engine.store.tasks import Deletion, Submission
-from tests.store.bench import DELIVERED, Bench, again, answer, spec
+from tests.store.bench import DELIVERED, Bench, answer, spec
 
 
 async def delete(bench: Bench, task_id: str = "t1") -> Deletion:
@@ -29,16 +29,11 @@ async def test_an_ended_task_is_gone_with_all_its_data(bench: Bench) -> None:
 async def test_its_delivery_is_dropped(bench: Bench, how: str) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
-    if how != "ready":
-        (entry,) = await outbox.read(10, block_ms=1)
-        await outbox.open(entry)
-        if how == "retry":
-            await outbox.settle(entry, answer(500), again(60), at_ms=1)
-        if how == "parked":
-            await outbox.defer(entry, delay_ms=60_000)
+    entry = await bench.bring_delivery_to(how, outbox)
     await delete(bench)
     assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
     if how == "read":
+        assert entry is not None
         assert not (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
     assert [key for key in await bench.probe.keys() if key.endswith(":t1")] == []
 

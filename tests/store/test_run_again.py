@@ -14,7 +14,7 @@ from queue_engine.domain.tasks import (
     TryAgain,
 )
 from queue_engine.store.tasks import RunAgain
-from tests.store.bench import DELIVERED, GIVEN_UP, TENANT, Bench, again, answer, spec
+from tests.store.bench import DELIVERED, TENANT, Bench, answer, spec
 
 
 async def run_again(bench: Bench, task_id: str = "t1", call_id: str = "call 1") -> RunAgain:
@@ -128,18 +128,11 @@ async def test_the_new_result_is_a_new_event_for_the_webhook(bench: Bench) -> No
 async def test_a_delivery_of_the_old_result_ends(bench: Bench, how: str) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
-    if how != "ready":
-        (entry,) = await outbox.read(10, block_ms=1)
-        await outbox.open(entry)
-        if how == "retry":
-            await outbox.settle(entry, answer(500), again(60), at_ms=1)
-        if how == "parked":
-            await outbox.defer(entry, delay_ms=60_000)
-        if how == "given up":
-            await outbox.settle(entry, answer(410), GIVEN_UP, at_ms=1)
+    entry = await bench.bring_delivery_to(how, outbox)
     await run_again(bench)
     assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
     if how == "read":
+        assert entry is not None
         assert not (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
     assert (await bench.task("t1")).delivery_status is DeliveryStatus.INIT
 
