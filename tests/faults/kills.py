@@ -13,34 +13,31 @@ from tests.faults.stage import Stage, kill
 @scenario("kill agent", goal_seconds=AGENT_GOAL_SECONDS)
 async def kill_agents(stage: Stage) -> None:
     """kill -9 of agents with tasks under way: each of their tasks runs again elsewhere, and ends once."""
-    load = stage.load(stage.mix.quick_and_steady(60, 40, ms=1500), rate=12)
-    for worker in stage.rng.sample(stage.workers, 2):
-        await _kill_when_busy(stage, worker, "agent")
-        await stage.hold(0.2, 1)
-        await asyncio.to_thread(worker.start_agent)
-    await load
+    async with stage.steady_load(rate=12, ms=1500):
+        for worker in stage.rng.sample(stage.workers, 2):
+            await _kill_when_busy(stage, worker, "agent")
+            await stage.hold(0.2, 1)
+            await asyncio.to_thread(worker.start_agent)
 
 
 @scenario("kill container", goal_seconds=AGENT_GOAL_SECONDS)
 async def kill_containers(stage: Stage) -> None:
     """kill -9 of containers with tasks under way: the connection breaks, and their tasks are tried again."""
-    load = stage.load(stage.mix.quick_and_steady(60, 40, ms=1000), rate=12)
-    for worker in stage.rng.sample(stage.workers, 2):
-        await _kill_when_busy(stage, worker, "container")
-        await stage.hold(0.2, 1)
-        await asyncio.to_thread(worker.keep_container)
-    await load
+    async with stage.steady_load(rate=12, ms=1000):
+        for worker in stage.rng.sample(stage.workers, 2):
+            await _kill_when_busy(stage, worker, "container")
+            await stage.hold(0.2, 1)
+            await asyncio.to_thread(worker.keep_container)
 
 
 @scenario("kill agent and container", goal_seconds=AGENT_GOAL_SECONDS)
 async def kill_whole_workers(stage: Stage) -> None:
     """kill -9 of whole workers: as if their machine had gone."""
-    load = stage.load(stage.mix.quick_and_steady(60, 40, ms=1500), rate=12)
-    for worker in stage.rng.sample(stage.workers, 2):
-        await _kill_when_busy(stage, worker, "agent", "container")
-        await stage.hold(0.2, 1)
-        await asyncio.to_thread(worker.heal)
-    await load
+    async with stage.steady_load(rate=12, ms=1500):
+        for worker in stage.rng.sample(stage.workers, 2):
+            await _kill_when_busy(stage, worker, "agent", "container")
+            await stage.hold(0.2, 1)
+            await asyncio.to_thread(worker.heal)
 
 
 async def _kill_when_busy(stage: Stage, worker: Worker, *parts: str) -> None:
@@ -75,16 +72,15 @@ async def kill_deliveries(stage: Stage) -> None:
 @scenario("kill controller", goal_seconds=AGENT_GOAL_SECONDS)
 async def kill_controllers(stage: Stage) -> None:
     """kill -9 of each controller, and of an agent while only the other one is left to notice."""
-    load = stage.load(stage.mix.quick_and_steady(60, 30, ms=1500), rate=12)
-    for name in ("controller-1", "controller-2"):
-        with stage.fault(f"kill {name}"):
-            await asyncio.to_thread(stage.engine.program(name).kill)
-        worker = stage.rng.choice(stage.workers)
-        await _kill_when_busy(stage, worker, "agent")
-        await stage.hold(0.5, 1)
-        await asyncio.to_thread(worker.start_agent)
-        await asyncio.to_thread(stage.engine.start_role, name)
-    await load
+    async with stage.steady_load(rate=12, ms=1500):
+        for name in ("controller-1", "controller-2"):
+            with stage.fault(f"kill {name}"):
+                await asyncio.to_thread(stage.engine.program(name).kill)
+            worker = stage.rng.choice(stage.workers)
+            await _kill_when_busy(stage, worker, "agent")
+            await stage.hold(0.5, 1)
+            await asyncio.to_thread(worker.start_agent)
+            await asyncio.to_thread(stage.engine.start_role, name)
 
 
 async def _kill_role(stage: Stage, name: str) -> None:
@@ -97,15 +93,15 @@ async def _kill_role(stage: Stage, name: str) -> None:
 @scenario("drain agent")
 async def drain_agents(stage: Stage) -> None:
     """SIGTERM of agents, a notice: what outlasts the grace goes back to the queue at no cost to its budgets."""
-    load = stage.load(stage.mix.quick_and_steady(30, 30, ms=3000), rate=10)
-    for worker in stage.rng.sample(stage.workers, 2):
-        await stage.until_busy(worker)
-        with stage.fault("drain agent", worker):
-            status = await asyncio.to_thread(worker.agent.stop)
-        if status != 0:
-            stage.violations.append(f"an agent that drained ended with status {status}")
-        await asyncio.to_thread(worker.start_agent)
-    await load
+    async with stage.steady_load(rate=6, ms=3000):
+        for worker in stage.rng.sample(stage.workers, 2):
+            await stage.until_busy(worker)
+            with stage.fault("drain agent", worker):
+                status = await asyncio.to_thread(worker.agent.stop)
+            if status != 0:
+                stage.violations.append(f"an agent that drained ended with status {status}")
+            await asyncio.to_thread(worker.start_agent)
+    await stage.until(stage.all_ended, what="tasks do not end")
     await _no_worker_was_lost(stage)
 
 
@@ -124,11 +120,10 @@ async def _no_worker_was_lost(stage: Stage) -> None:
 @scenario("pause agent")
 async def pause_agents(stage: Stage) -> None:
     """SIGSTOP of an agent for two leases and back: a zombie finds its tasks run by another, or keeps them."""
-    load = stage.load(stage.mix.quick_and_steady(40, 40, ms=1500), rate=12)
-    for worker in stage.rng.sample(stage.workers, 2):
-        await stage.until_busy(worker)
-        with stage.fault("pause agent", worker):
-            worker.agent.signal(signal.SIGSTOP)
-            await stage.hold(2 * LEASE_SECONDS)
-            worker.agent.signal(signal.SIGCONT)
-    await load
+    async with stage.steady_load(rate=12, ms=1500):
+        for worker in stage.rng.sample(stage.workers, 2):
+            await stage.until_busy(worker)
+            with stage.fault("pause agent", worker):
+                worker.agent.signal(signal.SIGSTOP)
+                await stage.hold(2 * LEASE_SECONDS)
+                worker.agent.signal(signal.SIGCONT)

@@ -49,14 +49,13 @@ async def cut_agents(stage: Stage) -> None:
 @scenario("late results")
 async def late_results(stage: Stage) -> None:
     """Agents get their containers' answers while they are cut off; the answers come after others have run the tasks."""
-    load = stage.load(stage.mix.steady(60, ms=1500), rate=15)
-    for worker in stage.rng.sample(stage.workers, 2):
-        await stage.until_busy(worker)
-        with stage.fault("blackhole: agent and store", worker):
-            worker.to_store.blackhole()
-            await stage.hold(2.5 * LEASE_SECONDS)
-            worker.to_store.heal()
-    await load
+    async with stage.steady_load(rate=10, ms=1500):
+        for worker in stage.rng.sample(stage.workers, 2):
+            await stage.until_busy(worker)
+            with stage.fault("blackhole: agent and store", worker):
+                worker.to_store.blackhole()
+                await stage.hold(2.5 * LEASE_SECONDS)
+                worker.to_store.heal()
 
 
 @scenario("engine cut from store")
@@ -105,15 +104,14 @@ async def slow_links(stage: Stage) -> None:
     """
     for worker in stage.workers:
         worker.to_store.delay(0.1)
-    load = stage.load(stage.mix.steady(120, ms=900), rate=12)
-    for _ in range(8):
-        worker = stage.rng.choice(stage.workers)
-        await stage.until(lambda worker=worker: _has_just_ended(stage, worker))  # type: ignore[misc]
-        await stage.hold(0.05, 0.2)
-        with stage.fault("kill agent", worker):
-            await asyncio.to_thread(kill, worker, "agent")
-        await asyncio.to_thread(worker.start_agent)
-    await load
+    async with stage.steady_load(rate=12, ms=900):
+        for _ in range(8):
+            worker = stage.rng.choice(stage.workers)
+            await stage.until(lambda worker=worker: _has_just_ended(stage, worker))  # type: ignore[misc]
+            await stage.hold(0.05, 0.2)
+            with stage.fault("kill agent", worker):
+                await asyncio.to_thread(kill, worker, "agent")
+            await asyncio.to_thread(worker.start_agent)
 
 
 def _has_just_ended(stage: Stage, worker: Worker) -> bool:

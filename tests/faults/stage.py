@@ -143,14 +143,13 @@ class Stage:
         return [record for record in read_journal(self.directory / file) if record["what"] == what]
 
     def interruptible(self, worker: Worker) -> list[Record]:
-        """Executions that its container has just begun and that will last for a while."""
+        """Long executions in its container of which at least half is still to come."""
         ended = {record["execution"] for record in self.seen("end")}
-        latest = time.monotonic() - LONG_MS / 2000
         return [
             record
             for record in self.seen("begin")
             if record["worker"] == worker.name and record["execution"] not in ended
-            if record["ms"] >= LONG_MS and record["mono"] > latest
+            if record["ms"] >= LONG_MS and self.age(record["mono"]) < record["ms"] / 2000
         ]
 
     async def until_busy(self, *workers: Worker) -> None:
