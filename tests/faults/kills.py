@@ -14,7 +14,7 @@ from tests.faults.stage import Stage, kill
 async def kill_agents(stage: Stage) -> None:
     """kill -9 of agents with tasks under way: each of their tasks runs again elsewhere, and ends once."""
     async with stage.steady_load(rate=12, ms=1500):
-        for worker in stage.rng.sample(stage.workers, 2):
+        for worker in _victims(stage):
             await _kill_when_busy(stage, worker, "agent")
             await stage.hold(0.2, 1)
             await asyncio.to_thread(worker.start_agent)
@@ -24,7 +24,7 @@ async def kill_agents(stage: Stage) -> None:
 async def kill_containers(stage: Stage) -> None:
     """kill -9 of containers with tasks under way: the connection breaks, and their tasks are tried again."""
     async with stage.steady_load(rate=12, ms=1000):
-        for worker in stage.rng.sample(stage.workers, 2):
+        for worker in _victims(stage):
             await _kill_when_busy(stage, worker, "container")
             await stage.hold(0.2, 1)
             await asyncio.to_thread(worker.keep_container)
@@ -34,10 +34,15 @@ async def kill_containers(stage: Stage) -> None:
 async def kill_whole_workers(stage: Stage) -> None:
     """kill -9 of whole workers: as if their machine had gone."""
     async with stage.steady_load(rate=12, ms=1500):
-        for worker in stage.rng.sample(stage.workers, 2):
+        for worker in _victims(stage):
             await _kill_when_busy(stage, worker, "agent", "container")
             await stage.hold(0.2, 1)
             await asyncio.to_thread(worker.heal)
+
+
+def _victims(stage: Stage) -> list[Worker]:
+    """Whom to hit, one after the other."""
+    return [worker for _ in range(3) for worker in stage.rng.sample(stage.workers, 2)]
 
 
 async def _kill_when_busy(stage: Stage, worker: Worker, *parts: str) -> None:
