@@ -41,9 +41,9 @@ CONTROLLER_SETTINGS = {
 }
 FAILURES = re.compile(
     r"endpoint deleted"
-    r"|the task's worker was lost \d+ times; it is not tried again"
+    r"|the task's worker was lost \d+ times while it ran the task: .*"
     r"|(no connection to the worker's container|the connection to the worker's container was lost)"
-    r".* \(attempt \d+ of \d+, no more are left\)"
+    r".* \((attempt \d+ of \d+, no more are left|that happened in each of \d+ attempts: .*)\)"
 )
 """Why a task may fail when workers are killed and endpoints deleted."""
 NEXT = {"STOPPING": {"STOPPED"}, "STOPPED": set[str]()}
