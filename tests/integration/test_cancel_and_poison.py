@@ -256,3 +256,6 @@ async def test_a_task_that_kills_its_container_fails_and_its_neighbours_finish(
     for name in names:
         task = await ended(store, endpoint_id, name, 60)
         assert (name, task.state) == (name, TaskState.SUCCEEDED)
+        attempts = await store.tasks.attempts(endpoint_id, name)
+        assert attempts is not None
+        assert [one.outcome for one in attempts].count(AttemptOutcome.CONNECTION_LOST) <= 2
