@@ -3,7 +3,8 @@
     python -m tests.faults [--seed N] [--only NAME…] [--list]
 
 Without --only the checker is checked too: engines that are broken on purpose must not pass (tests/faults/mutants.py).
-Exit status 0: nothing was lost; 1: something was, or is wrong in another way; its journals and logs are kept.
+Exit status 0: nothing was lost; 1: something was, or is wrong in another way; its journals and logs are kept. Faults
+for which this machine lacks something are skipped and named at the end; when that is all of them, the status is 1.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from tests.faults.mutants import MUTANTS, play_all
 from tests.faults.report import ended_line, summary, table
 from tests.faults.running import end_like_ctrl_c, run_all
 from tests.faults.scenarios import Scenario
+from tests.faults.stage import Outcome
 
 
 def main() -> int:
@@ -45,18 +47,30 @@ def _options() -> argparse.Namespace:
 def _run(scenarios: Sequence[Scenario], seed: int, *, mutants: bool) -> int:
     directory = Path(tempfile.mkdtemp(prefix="queue-engine-faults-"))
     _say(f"seed {seed}; {len(scenarios)} faults; journals and logs in {directory}")
-    outcomes = []
+    outcomes: list[Outcome] = []
+    skipped: list[str] = []
+
+    def skip(scenario: Scenario, reason: str) -> None:
+        skipped.append(scenario.name)
+        _say(f"  {scenario.name}: skipped, {reason}")
+
     try:
-        for outcome in run_all(scenarios, directory, seed, _announce, _skip):
+        for outcome in run_all(scenarios, directory, seed, _announce, skip):
             outcomes.append(outcome)
             _say(ended_line(outcome))
         unnoticed = play_all(list(MUTANTS), directory, seed) if mutants else []
     except KeyboardInterrupt:
         _say("interrupted; everything that was started has ended")
         return 130
-    _say(f"\n{table(outcomes)}\n\n{summary(outcomes, seed)}")
+    if outcomes:
+        _say(f"\n{table(outcomes)}\n\n{summary(outcomes, seed)}")
+    if skipped:
+        _say(f"skipped, so nothing is known of them: {', '.join(skipped)}")
     if unnoticed:
         _say(f"mutants that the suite did not notice: {', '.join(unnoticed)}")
+    if not outcomes:
+        shutil.rmtree(directory)
+        return 1
     if all(outcome.passed for outcome in outcomes) and not unnoticed:
         shutil.rmtree(directory)
         return 0
@@ -66,10 +80,6 @@ def _run(scenarios: Sequence[Scenario], seed: int, *, mutants: bool) -> int:
 
 def _announce(scenario: Scenario) -> None:
     _say(f"  {scenario.name}: {scenario.description.splitlines()[0]}")
-
-
-def _skip(scenario: Scenario, reason: str) -> None:
-    _say(f"  {scenario.name}: skipped, {reason}")
 
 
 def _say(text: str) -> None:

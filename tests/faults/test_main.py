@@ -30,6 +30,22 @@ def test_every_fault_is_described_and_has_a_name_of_its_own() -> None:
     assert len({scenario.play for scenario in SCENARIOS.values()}) == len(SCENARIOS)
 
 
+def test_a_run_in_which_everything_is_skipped_shows_nothing(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [*COMMAND, "--seed", "1", "--only", "store clock an hour ahead"],
+        cwd=ROOT,
+        env={**os.environ, "PATH": "/nonexistent", "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 1
+    assert "store clock an hour ahead: skipped, no redis-server" in run.stdout
+    assert "nothing is known of them: store clock an hour ahead" in run.stdout
+    assert "nothing was lost" not in run.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_interrupted_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
