@@ -24,7 +24,7 @@ from typing import Any, cast
 
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Lease, Succeeded, TaskSpec, TaskStatus
-from queue_engine.embedded import SERVER_ENVIRONMENT
+from queue_engine.embedded import server_environment
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.scripts import ScriptRunner
@@ -52,12 +52,14 @@ TOP_LEVEL = {"claim": ("evalsha", "xreadgroup"), "count": ("hmget",)}
 async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) -> None:
     """Fill, measure, print the table. `binary` is the server's."""
     started = time.monotonic()
-    os.environ.update(SERVER_ENVIRONMENT)
+    os.environ.update(server_environment())
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queue-engine-growth-")))
         histories = [await _opened(stack, binary, folder / str(size), size) for size in sizes]
         server = await histories[0].store.server()
         allocator = (await histories[0].store.redis.info("memory"))["mem_allocator"]
+        if allocator == "libc":
+            allocator = os.environ.get("LD_PRELOAD", "the C library's allocator")
         _say(f"{server} with {allocator}, {os.cpu_count()} cores; nothing is written to disk\n")
         for history in histories:
             await history.fill()

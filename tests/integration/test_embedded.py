@@ -13,13 +13,13 @@ from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
 from queue_engine.embedded import (
-    SERVER_ENVIRONMENT,
     EmbeddedStore,
     EmbeddedStoreError,
     StoreAnswer,
     StoreState,
     probe,
     read_store_url,
+    server_environment,
 )
 from queue_engine.runtime.ports import free_port
 from queue_engine.runtime.process_groups import birth_of, own_processes
@@ -152,8 +152,14 @@ async def test_options_are_added_to_its_configuration(data: Path) -> None:
 
 
 async def test_the_server_gets_the_settings_of_its_allocator(store: EmbeddedStore) -> None:
-    environment = psutil.Process(pid_of(store)).environ()
-    assert {name: environment.get(name) for name in SERVER_ENVIRONMENT} == SERVER_ENVIRONMENT
+    environment, wanted = psutil.Process(pid_of(store)).environ(), server_environment()
+    assert {name: environment.get(name) for name in wanted} == wanted
+
+
+async def test_the_server_takes_jemalloc_where_it_is_installed(store: EmbeddedStore) -> None:
+    if "LD_PRELOAD" not in server_environment():
+        pytest.skip("jemalloc is not installed here")
+    assert "/libjemalloc." in Path(f"/proc/{pid_of(store)}/maps").read_text()
 
 
 async def test_starting_and_stopping_twice_is_safe(data: Path) -> None:
