@@ -197,28 +197,30 @@ def _faults_of_indexes(one: _EndpointContent) -> list[str]:
 
 
 def _faults_of_blocks(one: _EndpointContent) -> list[str]:
-    """The sizes of the indexes' blocks: every field that must be there, and no other."""
+    """The gaps in the indexes' blocks: every field that must be there, and no other."""
     expected: dict[str, int] = {}
     for index, entries in {"all": one.created, **{ENDED[status]: one.finished[status] for status in ENDED}}.items():
-        expected |= block_sizes(
-            index, [_number(entry_id) for entry_id in entries], int(one.counts.get(f"seq:{index}", 0))
-        )
+        latest = int(one.counts.get(f"seq:{index}", 0))
+        expected |= block_gaps(index, {_number(entry_id) for entry_id in entries}, latest)
     counted = {name: int(value) for name, value in one.counts.items() if name.count(":") == 2}
     wrong = {name for name in {*expected, *counted} if expected.get(name) != counted.get(name)}
     return [f"block {name} counts {counted.get(name)}, really {expected.get(name)}" for name in sorted(wrong)]
 
 
-def block_sizes(index: str, numbers: list[int], latest: int) -> dict[str, int]:
-    """What an index with these entries says of its blocks. Numbers count from 1, those after the last full block are
-    not counted when they come, but when they go."""
-    sizes: Counter[str] = Counter()
-    for level in range(1, LEVELS + 1):
-        width = BLOCK * FAN ** (level - 1)
-        for number in numbers:
-            sizes[f"{index}:{level}:{(number - 1) // width}"] += 1
-        if latest:
-            sizes[f"{index}:{level}:{(latest - 1) // width}"] -= (latest - 1) % BLOCK + 1
-    return {name: size for name, size in sizes.items() if size}
+def block_gaps(index: str, numbers: set[int], latest: int) -> dict[str, int]:
+    """What an index with these entries says of its blocks: the gaps after the oldest entry, from the top down as far as
+    there is something to find."""
+    gaps = set(range(min(numbers, default=latest), latest + 1)) - numbers - {min(numbers, default=latest)}
+    sizes = {
+        level: Counter((number - 1) // (BLOCK * FAN ** (level - 1)) for number in gaps)
+        for level in range(1, LEVELS + 2)
+    }
+    return {
+        f"{index}:{level}:{block}": size
+        for level in range(1, LEVELS + 1)
+        for block, size in sizes[level].items()
+        if sizes[level + 1][block // FAN] < BLOCK * FAN**level
+    }
 
 
 def _number(entry_id: str) -> int:

@@ -27,21 +27,47 @@ local function count_move(endpoint_counts, partition_counts, from, to)
   end
 end
 
--- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … as they come. The endpoint's counts have the latest
--- number and how many entries are left of each block of BLOCK numbers, of each FAN such blocks, and so on, so that page.lua
--- finds an offset in a few steps however long the stream is. A block is counted when it is full and taken from at once: an
--- entry that is added mostly costs nothing more. A size of 0 has no field.
+-- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … as they come. Most go in the order in which they
+-- came. One that goes out of turn leaves a gap: the endpoint's counts say how many gaps, after the oldest entry, are in each
+-- block of BLOCK numbers, of each FAN such blocks, and so on, so that page.lua finds an offset in a few steps however long the
+-- stream is. Where nothing went out of turn there are no fields.
 local BLOCK, FAN, LEVELS = 64, 16, 6
 
--- The block of a number, at level 1 and up.
-local function block_of(number, level)
-  return math.floor((number - 1) / (BLOCK * FAN ^ (level - 1)))
+-- How many numbers a block of this level has, 1 and up.
+local function width(level)
+  return BLOCK * FAN ^ (level - 1)
 end
 
-local function count_blocks(counts, index, number, by)
+local function block_of(number, level)
+  return math.floor((number - 1) / width(level))
+end
+
+local function forget_gaps(counts, index, level, first, last)
+  local fields = {}
+  for block = first, last do fields[#fields + 1] = index .. ':' .. level .. ':' .. block end
+  if #fields > 0 then redis.call('HDEL', counts, unpack(fields)) end
+end
+
+local function count_gaps(counts, index, level, block, by)
+  local gaps = redis.call('HINCRBY', counts, index .. ':' .. level .. ':' .. block, by)
+  if gaps == 0 then forget_gaps(counts, index, level, block, block) end
+  -- Nobody looks into a block that is one gap.
+  if gaps == width(level) and level > 1 then forget_gaps(counts, index, level - 1, block * FAN, block * FAN + FAN - 1) end
+end
+
+-- The oldest entry was `gone` and is now `first`: the gaps between them are none any more. Blocks that lie between them with
+-- all their neighbours have no fields, as the block above was one gap.
+local function pass_gaps(counts, index, gone, first)
+  if first == gone + 1 then return end
   for level = 1, LEVELS do
-    local field = index .. ':' .. level .. ':' .. block_of(number, level)
-    if redis.call('HINCRBY', counts, field, by) == 0 then redis.call('HDEL', counts, field) end
+    local from, to = block_of(gone, level), block_of(first, level)
+    local passed = first - 1 - math.max(gone, to * width(level))
+    if passed > 0 then count_gaps(counts, index, level, to, -passed) end
+    if from < to then
+      local end_of_row, start_of_row = from - from % FAN + FAN - 1, to - to % FAN
+      forget_gaps(counts, index, level, from, math.min(to - 1, end_of_row))
+      if end_of_row < start_of_row then forget_gaps(counts, index, level, start_of_row, to - 1) end
+    end
   end
 end
 
@@ -49,8 +75,13 @@ end
 local function index_add(counts, index, stream, time, ...)
   local number = redis.call('HINCRBY', counts, 'seq:' .. index, 1)
   redis.call('XADD', stream, text(number) .. '-' .. text(time), ...)
-  if number % BLOCK == 1 and number > 1 then count_blocks(counts, index, number - 1, BLOCK) end
   return number
+end
+
+-- The number of the oldest entry of an index; nil when it is empty.
+local function index_oldest(stream)
+  local entry = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  return entry and tonumber(string.match(entry[1], '^%d+'))
 end
 
 -- Take an entry out of an index by its number. True when it was there.
@@ -58,7 +89,13 @@ local function index_remove(counts, index, stream, number)
   local entry = redis.call('XRANGE', stream, number, number, 'COUNT', 1)[1]
   if not entry then return false end
   redis.call('XDEL', stream, entry[1])
-  count_blocks(counts, index, tonumber(number), -1)
+  local gone = tonumber(number)
+  local oldest = index_oldest(stream) or redis.call('HGET', counts, 'seq:' .. index) + 1
+  if gone < oldest then
+    pass_gaps(counts, index, gone, oldest)
+  else
+    for level = 1, LEVELS do count_gaps(counts, index, level, block_of(gone, level), 1) end
+  end
   return true
 end
 

@@ -8,37 +8,40 @@ local offset = tonumber(ARGV[2])
 local size = math.min(tonumber(ARGV[3]), total - offset)
 if size <= 0 then return { total, {} } end
 
--- The block among `low` to `high` of one level with the entry that `left` newer ones of them come before, and how many of
--- those are in that block.
-local function find(level, low, high, latest, left)
-  local prefix = ARGV[1] .. ':' .. level .. ':'
-  while high > low do
-    local fields, first = {}, math.max(low, high - FAN + 1)
-    for block = first, high do fields[#fields + 1] = prefix .. block end
-    local counted = redis.call('HMGET', KEYS[2], unpack(fields))
-    for block = high, first, -1 do
-      local held = tonumber(counted[block - first + 1]) or 0
-      -- The numbers after the last full block are not counted yet.
-      if block == block_of(latest, level) then held = held + (latest - 1) % BLOCK + 1 end
-      if left < held then return block, left end
-      left = left - held
+-- Blocks whose gaps are read at once.
+local STRIDE = 4
+
+-- Of the numbers `low` to `high` with `held` entries, the block of a level that has the one that `left` newer ones come
+-- before, looked for from the nearer end. Reply its lowest and highest number, its entries, and how many of these are newer.
+local function find(level, low, high, held, left)
+  local first, last, step = block_of(high, level), block_of(low, level), -1
+  local is_nearer_to_the_oldest = left > held / 2
+  if is_nearer_to_the_oldest then first, last, step, left = last, first, 1, held - 1 - left end
+  local prefix, gaps, bottom, top, size = ARGV[1] .. ':' .. level .. ':', {}, low, high, held
+  for block = first, last, step do
+    local place = (block - first) * step % STRIDE
+    if place == 0 then
+      local fields = {}
+      for one = block, block + (STRIDE - 1) * step, step do fields[#fields + 1] = prefix .. one end
+      gaps = redis.call('HMGET', KEYS[2], unpack(fields))
     end
-    high = first - 1
+    bottom, top = math.max(low, block * width(level) + 1), math.min(high, (block + 1) * width(level))
+    size = top - bottom + 1 - (gaps[place + 1] or 0)
+    if left < size then break end
+    left = left - size
   end
-  return low, left
+  return bottom, top, size, is_nearer_to_the_oldest and size - 1 - left or left
 end
 
--- The number that the page's block ends with, and the entries of that block before the page.
+-- A number, and how many entries up to it come before the page.
 local function go_down()
-  local latest = tonumber(redis.call('HGET', KEYS[2], 'seq:' .. ARGV[1]))
-  local oldest = tonumber(string.match(redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', 1)[1][1], '^%d+'))
-  local block, left = nil, offset
+  local low, high = index_oldest(KEYS[1]), tonumber(redis.call('HGET', KEYS[2], 'seq:' .. ARGV[1]))
+  local held, left = total, offset
   for level = LEVELS, 1, -1 do
-    local low, high = block_of(oldest, level), block_of(latest, level)
-    if block then low, high = math.max(low, block * FAN), math.min(high, block * FAN + FAN - 1) end
-    block, left = find(level, low, high, latest, left)
+    if held == high - low + 1 then return high - left, 0 end
+    if block_of(low, level) < block_of(high, level) then low, high, held, left = find(level, low, high, held, left) end
   end
-  return (block + 1) * BLOCK, left
+  return high, left
 end
 
 local ids = {}
