@@ -141,13 +141,14 @@ local function readopt(task, retry_queue, leases, endpoint_counts, partition_cou
 end
 
 -- Note in the task's history how its latest attempt ended. A task that ended by its only attempt has no history: what came of
--- the latest attempt is in the task itself.
+-- the latest attempt is in the task itself. To look for a key that is not there costs more the more keys there are, so the
+-- task says whether it has one.
 local function note_attempt(history, task, ended, outcome, why)
   local attempt, worker, started = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started'))
   redis.call('RPUSH', history, cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
     startedAt = tonumber(started), endedAt = tonumber(ended), error = why }))
   redis.call('LTRIM', history, -MOST_ATTEMPTS, -1)
-  redis.call('HSET', task, 'noted', 1)
+  redis.call('HSET', task, 'noted', 1, 'history', 1)
 end
 
 -- Take a waiting task out of wherever it waits.
@@ -187,7 +188,8 @@ local function end_task(keys, task_end)
   end
   -- A net under the retention job: the data cannot stay for ever even if that job never runs again.
   local retention = tonumber(redis.call('HGET', keys[12], 'retention') or '0') * 1000
-  for index = 1, 4 do redis.call('PEXPIRE', keys[index], text(retention + task_end.slack)) end
+  local has_history = redis.call('HEXISTS', task, 'history') == 1
+  for index = 1, has_history and 4 or 3 do redis.call('PEXPIRE', keys[index], text(retention + task_end.slack)) end
 end
 
 -- Remove the index entry, the count and the delivery of an ended task: it is to run again, or to be forgotten.

@@ -7,8 +7,9 @@
 -- Reply {'PURGED'} | {'KEPT'} | {'OK'} the entry was stale
 if not index_remove(KEYS[7], ARGV[3], KEYS[5], ARGV[1]) then return { 'OK' } end
 -- A task with this id that is not the one of the entry was submitted after that one's data had gone: it stays.
-local is_there = redis.call('HGET', KEYS[1], 'seq') == ARGV[4]
-if is_there and redis.call('EXISTS', KEYS[8]) == 1 then
+local seq, webhook, history = unpack(redis.call('HMGET', KEYS[1], 'seq', 'webhook', 'history'))
+local is_there = seq == ARGV[4]
+if is_there and webhook and redis.call('EXISTS', KEYS[8]) == 1 then
   redis.call('HSET', KEYS[1], 'fin', index_add(KEYS[7], ARGV[3], KEYS[5], now_ms(), 't', ARGV[2], 'n', ARGV[4]))
   local retention = tonumber(redis.call('HGET', KEYS[9], 'retention') or '0') * 1000
   local ttl = math.max(redis.call('PTTL', KEYS[1]), retention + tonumber(ARGV[5]))
@@ -17,5 +18,10 @@ if is_there and redis.call('EXISTS', KEYS[8]) == 1 then
 end
 redis.call('HINCRBY', KEYS[7], ARGV[3], -1)
 index_remove(KEYS[7], 'all', KEYS[6], ARGV[4])
-if is_there then redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[10]) end
+if is_there then
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+  -- To look for keys that are not there costs as much as to remove them.
+  if webhook then redis.call('DEL', KEYS[4]) end
+  if history then redis.call('DEL', KEYS[10]) end
+end
 return { 'PURGED' }
