@@ -44,7 +44,10 @@ FILL_CHUNK = 500
 WARM_UP = 100
 INPUT = json.dumps({"prompt": "x" * 50, "n": 1}).encode()
 OUTPUT = json.dumps({"answer": "y" * 50}).encode()
+GAP_EVERY = 64
+"""Of so many tasks one is deleted by hand, before pages among gaps are read."""
 OPERATIONS = ("submit", "claim", "finish", "count", "first page", "middle page", "last page", "page of all", "purge")
+AMONG_GAPS = "page among gaps"
 TOP_LEVEL = {"claim": ("evalsha", "xreadgroup"), "count": ("hmget",)}
 """The commands that an operation sends, where these are not scripts only."""
 
@@ -63,7 +66,10 @@ async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) 
         _say(f"{server} with {allocator}, {os.cpu_count()} cores; nothing is written to disk\n")
         for history in histories:
             await history.fill()
-        found = await _measured(histories, rounds)
+        found = await _measured(histories, OPERATIONS, rounds)
+        for history in histories:
+            await history.make_gaps()
+        found |= await _measured(histories, (AMONG_GAPS,), rounds)
         _print(histories, found)
     _say(f"\n{rounds} rounds of {CALLS} calls, medians; {time.monotonic() - started:.0f} s in all")
 
@@ -110,6 +116,14 @@ class History:
     async def _used_memory(self) -> int:
         return int((await self.store.redis.info("memory"))["used_memory"])
 
+    async def make_gaps(self) -> None:
+        """Delete one task of GAP_EVERY, as a user may."""
+        numbers = range(self.number - self.size + GAP_EVERY, self.number, GAP_EVERY)
+        for first in range(0, len(numbers), FILL_CHUNK):
+            chunk = numbers[first : first + FILL_CHUNK]
+            await asyncio.gather(*(self.store.tasks.delete(self.endpoint_id, f"task-{one:09}") for one in chunk))
+            _progress("gaps", (first + len(chunk)) / len(numbers))
+
     # The operations, CALLS of each
 
     async def submit(self) -> None:
@@ -155,6 +169,7 @@ class History:
             "last page": lambda: self.page(1.0),
             "page of all": lambda: self.page(0.5, None),
             "purge": self.purge,
+            AMONG_GAPS: lambda: self.page(0.5),
         }
 
 
@@ -172,11 +187,13 @@ def _task(endpoint_id: str, task_id: str) -> NewTask:
     return NewTask(task_id, endpoint_id, "default", TaskSpec(8000, "/run", {}, None, None, None), INPUT, "f" * 32)
 
 
-async def _measured(histories: Sequence[History], rounds: int) -> dict[tuple[str, int], float]:
+async def _measured(
+    histories: Sequence[History], operations: Sequence[str], rounds: int
+) -> dict[tuple[str, int], float]:
     """Microseconds of the server for one call of each operation, by operation and size."""
     found: dict[tuple[str, int], list[float]] = {}
     for number in range(rounds + 1):
-        for name in OPERATIONS:
+        for name in operations:
             for history in histories:
                 spent = await _spent(history, name)
                 if number:  # the first round warms up
@@ -199,7 +216,7 @@ def _print(histories: Sequence[History], found: dict[tuple[str, int], float]) ->
     base = histories[0].size
     sizes = [history.size for history in histories]
     rows = [("bytes per finished task", [history.bytes_per_task for history in histories])]
-    rows += [(f"{name}, µs", [found[name, size] for size in sizes]) for name in OPERATIONS]
+    rows += [(f"{name}, µs", [found[name, size] for size in sizes]) for name in (*OPERATIONS, AMONG_GAPS)]
     _say("finished tasks".ljust(26) + "".join(f"{size:>12,}" for size in sizes) + "     ratio   flat")
     for name, values in rows:
         ratio = values[-1] / values[0]
