@@ -62,7 +62,7 @@ async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) 
         server = await histories[0].store.server()
         allocator = (await histories[0].store.redis.info("memory"))["mem_allocator"]
         if allocator == "libc":
-            allocator = os.environ.get("LD_PRELOAD", "the C library's allocator")
+            allocator = os.environ.get("LD_PRELOAD", "the C library's allocator (jemalloc is not installed)")
         _say(f"{server} with {allocator}, {os.cpu_count()} cores; nothing is written to disk\n")
         for history in histories:
             await history.fill()
