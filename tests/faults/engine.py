@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import secrets
 import signal
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ import httpx
 import psutil
 
 from queue_engine.store.store import Store
+from tests.faults.disks import FillableServer
 from tests.faults.proxy import Link, Network
 from tests.integration.parts import SECRET_KEY, Program, open_store, wait_for_port
 from tests.servers import StoreServer, free_port
@@ -33,8 +33,6 @@ DELIVERY_SCHEDULE = "0.2,0.5,1,1,2,2,2,2,2,2,2,2,2,2,2,2"
 ROLES = ("api-1", "api-2", "controller-1", "controller-2", "delivery-1", "delivery-2")
 READY_SECONDS = 90.0
 CLOCK_FILE = "clock"
-SPACE_BYTES = 20_000
-"""What a full disk still takes."""
 MARK = "FAULT_SUITE_ENGINE"
 """The environment variable by which all processes of an engine are known, whoever started them."""
 
@@ -84,6 +82,12 @@ class Engine:
     def store_server(self) -> StoreServer:
         """The store, when it is a single server."""
         assert isinstance(self.store, StoreServer)
+        return self.store
+
+    @property
+    def fillable_store(self) -> FillableServer:
+        """The store of the flavour `limited`."""
+        assert isinstance(self.store, FillableServer)
         return self.store
 
     def new_store_link(self, name: str) -> Link:
@@ -210,11 +214,9 @@ class Engine:
         """The HTTP status of a GET below `/v2/serverless`."""
         return httpx.get(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=20).status_code
 
-    def limit_store_files(self, limited: bool) -> None:
-        """Let the store's files grow no further than a little, as on a full disk; or lift that again."""
-        used = sum(one.stat().st_size for one in self.store_server.directory.rglob("*") if one.is_file())
-        soft = used + SPACE_BYTES if limited else resource.RLIM_INFINITY
-        resource.prlimit(self.store_server.pid, resource.RLIMIT_FSIZE, (soft, resource.RLIM_INFINITY))
+    def readiness(self) -> list[int]:
+        """The HTTP status of `GET /readyz` of each API; 0 when there was no answer."""
+        return [_readiness(port) for port in self._api_ports.values()]
 
     def move_store_clock(self, seconds: int) -> None:
         """Let the store's clock jump to so far from the true time. For a store of the flavour `clock`."""
@@ -324,10 +326,14 @@ class Worker:
 
 
 def _is_ready(port: int) -> bool:
+    return _readiness(port) == 200
+
+
+def _readiness(port: int) -> int:
     try:
-        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code == 200
+        return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).status_code
     except httpx.HTTPError:
-        return False
+        return 0
 
 
 _KEY = {"X-Api-Key": API_KEY}

@@ -13,7 +13,8 @@ HEAD = ("fault", "load/s", "tasks", "executions", "lost", "duplicated", "recover
 
 def ended_line(outcome: Outcome) -> str:
     """One scenario is over."""
-    lines = [f"    {_verdict(outcome)} after {outcome.seconds:.0f} s", *(f"    {note}" for note in outcome.notes)]
+    notes = (*outcome.notes, f"weaker than meant: {outcome.weaker}") if outcome.weaker else outcome.notes
+    lines = [f"    {_verdict(outcome)} after {outcome.seconds:.0f} s", *(f"    {note}" for note in notes)]
     shown = outcome.verdict.violations[:MOST_VIOLATIONS]
     lines += [f"      {violation}" for violation in shown]
     if more := len(outcome.verdict.violations) - len(shown):
@@ -39,6 +40,7 @@ def summary(outcomes: Sequence[Outcome], seed: int) -> str:
         f"{sum(one.duplicated for one in verdicts)} duplicated",
         f"recovery goals missed: {', '.join(late)}" if late else "recovery goals met",
         f"FAILED: {', '.join(failed)}" if failed else "ok: nothing was lost",
+        *(f"weaker than meant: {outcome.name}: {outcome.weaker}" for outcome in outcomes if outcome.weaker),
     ]
     return "\n".join(lines)
 
@@ -73,7 +75,9 @@ def _recovery(outcome: Outcome) -> str:
 
 
 def _verdict(outcome: Outcome) -> str:
-    return "ok" if outcome.passed else "FAILED"
+    if not outcome.passed:
+        return "FAILED"
+    return "ok, weaker than meant" if outcome.weaker else "ok"
 
 
 def _line(row: Sequence[str], widths: Sequence[int]) -> str:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from glob import glob
 from pathlib import Path
 
+from tests.faults.disks import fillable_server, script
 from tests.faults.engine import CLOCK_FILE, ROOT, Engine, Group, set_clock
 from tests.faults.groups import cluster_group, sentinel_group
 from tests.faults.proxy import Network
@@ -46,16 +47,10 @@ def store_of(flavour: str, directory: Path) -> AbstractContextManager[StoreServe
             raise NotHere("no redis-server 7.0 or newer: apt-get install redis-server")
         return StoreServer(binary, directory, options=DURABLE)
     if flavour == "limited":
-        # At its limit a write fails and the server goes on, as on a full disk. With `always` it would end instead.
-        return StoreServer(_ignoring_limits(directory), directory, options=("--appendonly", "yes"))
+        return fillable_server(valkey_binary(), directory)
     if flavour == "clock":
         return StoreServer(_with_own_clock(directory), directory, options=DURABLE)
     return StoreServer(valkey_binary(), directory, options=() if flavour == "volatile" else DURABLE)
-
-
-def _ignoring_limits(directory: Path) -> Path:
-    """The server in a shell that ignores SIGXFSZ: a file that may not grow is an error of its write, not a signal."""
-    return _script(directory, "trap '' XFSZ", valkey_binary())
 
 
 def _with_own_clock(directory: Path) -> Path:
@@ -72,21 +67,12 @@ def _with_own_clock(directory: Path) -> Path:
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
     }
     exports = "\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items())
-    return _script(directory, exports, binary)
+    return script(directory, f"{exports}\nexec {shlex.quote(str(binary))}")
 
 
 def _c_library(beside: Path) -> Path:
     """Of the same architecture."""
     return beside.parents[1] / "libc.so.6"
-
-
-def _script(directory: Path, before: str, binary: Path) -> Path:
-    """A program that does something and becomes the server."""
-    directory.mkdir(parents=True, exist_ok=True)
-    script = directory / "server.sh"
-    script.write_text(f'#!/bin/sh\n{before}\nexec {shlex.quote(str(binary))} "$@"\n')
-    script.chmod(0o755)
-    return script
 
 
 class ProcessesLeft(Exception):

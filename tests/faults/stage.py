@@ -44,6 +44,8 @@ class Outcome:
     seconds: float
     directory: Path
     notes: tuple[str, ...] = ()
+    weaker: str = ""
+    """Why this machine could not do all of it, in a sentence; empty when it could."""
 
     @property
     def passed(self) -> bool:
@@ -61,6 +63,8 @@ class Stage:
         self.journal = Journal(directory / "harness.jsonl")
         self.workers: list[Worker] = []
         self.notes: list[str] = []
+        self.weaker = ""
+        """As of an Outcome."""
         self.rate = 0.0
         self.rest_seconds = rest_seconds
         self.violations: list[str] = []
@@ -264,6 +268,7 @@ class Stage:
             seconds=time.monotonic() - began,
             directory=self.directory,
             notes=tuple(self.notes),
+            weaker=self.weaker,
         )
 
     async def close(self) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 
+from tests.faults.disks import MEBIBYTE
 from tests.faults.engine import API_KEY, LEASE_SECONDS
 from tests.faults.scenarios import STORE_GOAL_SECONDS, scenario
 from tests.faults.stage import Stage
 from tests.integration.parts import TENANT
+from tests.servers import StoreServer
 
-MEBIBYTE = 1024 * 1024
+FULL_SECONDS = 60.0
 
 
 @scenario("kill store", goal_seconds=STORE_GOAL_SECONDS)
@@ -91,17 +93,44 @@ async def memory_full(stage: Stage) -> None:
 
 @scenario("disk full", flavour="limited")
 async def disk_full(stage: Stage) -> None:
-    """No space for the append-only file, for a minute: writes are refused with 503, and go on when there is space."""
-    server = stage.engine.store_server
+    """The store's file system is full for a minute: writes are refused with 503, and go on when there is space."""
+    server = stage.engine.fillable_store
+    stage.weaker = server.lacking
     async with stage.steady_load(rate=15):
         await stage.until_busy(*stage.workers)
         with stage.fault("disk full"):
-            stage.engine.limit_store_files(True)
+            await asyncio.to_thread(server.fill)
+            await stage.until(lambda: _append_status(server) == "err", what="the store can write to a full disk")
+            await stage.until(lambda: _refuses(server), what="the store takes writes that it cannot keep")
             await stage.until(lambda: stage.producer.answers.get(503, 0) > 5, what="no submit was answered 503")
-            await stage.hold(60)
-            stage.engine.limit_store_files(False)
+            acknowledged = stage.producer.acknowledged
+            await stage.hold(FULL_SECONDS)
+            await _check_that_all_say_full(stage, acknowledged)
+            await asyncio.to_thread(server.free)
             await stage.until(lambda: server.command("SET", "{qe}:probe", "1") == "+OK", what="writes stay refused")
         await stage.until_all_work(time.monotonic())
+    if _append_status(server) != "ok":
+        stage.violations.append("the store could not write its append-only file although there was space again")
+
+
+async def _check_that_all_say_full(stage: Stage, acknowledged: int) -> None:
+    """Nobody has acknowledged what could not be kept, and every API says that it is not ready."""
+    if _append_status(stage.engine.fillable_store) != "err":
+        stage.violations.append("the disk was not full for as long as it should have been")
+    if stage.producer.acknowledged != acknowledged:
+        number = stage.producer.acknowledged - acknowledged
+        stage.violations.append(f"{number} tasks were acknowledged while the store could not write")
+    readiness = await asyncio.to_thread(stage.engine.readiness)
+    if set(readiness) != {503}:
+        stage.violations.append(f"readyz was answered {readiness} while the store could not write")
+
+
+def _append_status(server: StoreServer) -> str:
+    return _info(server.command("INFO", "persistence"), "aof_last_write_status")
+
+
+def _refuses(server: StoreServer) -> bool:
+    return server.command("SET", "{qe}:probe", "1").startswith("-MISCONF")
 
 
 @scenario("empty store", flavour="volatile")
