@@ -54,7 +54,7 @@ async def cancel(stage: Stage) -> None:
     load = stage.load(plans, rate=15)
     for plan in stage.rng.sample(plans, 40):
         await stage.until(lambda plan=plan: stage.is_acknowledged(plan.task_id))  # type: ignore[misc]
-        await stage.cancel(plan.task_id)
+        await stage.client.cancel(plan.task_id)
     await load
 
 

@@ -21,11 +21,13 @@ TRANSIENT = {429, 500, 502, 503, 504}
 
 @dataclass(frozen=True)
 class TaskPlan:
-    """One task to submit: what its container shall do, and whether its result goes to the webhook."""
+    """One task to submit: what its container shall do, whether its result goes to the webhook, how long it may wait."""
 
     task_id: str
     input: dict[str, Any]
     webhook: bool = True
+    ttl: float | None = None
+    """Seconds that it may wait."""
 
 
 @dataclass
@@ -42,6 +44,8 @@ class Producer:
     journal: Journal
     rng: random.Random
     acknowledged: int = 0
+    known: list[str] = field(default_factory=list)
+    """Ids of the tasks that were acknowledged, in that order."""
     refused: int = 0
     retried: int = 0
     answers: dict[int, int] = field(default_factory=dict)
@@ -64,8 +68,10 @@ class Producer:
         body = {"taskId": plan.task_id, "input": plan.input, "workerPort": 8000, "processUri": "/run"}
         if plan.webhook:
             body["webhook"] = self.webhook
+        if plan.ttl is not None:
+            body["queueTtlSeconds"] = plan.ttl
         text = json.dumps(body).encode()
-        self.journal.write("submit", task=plan.task_id, do=plan.input["do"], webhook=plan.webhook)
+        self.journal.write("submit", task=plan.task_id, do=plan.input["do"], webhook=plan.webhook, ttl=plan.ttl)
         tries = 0
         while True:
             api = self.rng.randrange(len(self.urls))
@@ -74,6 +80,7 @@ class Producer:
             tries += 1
             if status == 200:
                 self.acknowledged += 1
+                self.known.append(plan.task_id)
                 self.journal.write("acknowledged", task=plan.task_id, tries=tries, api=api)
                 return
             if status and status not in TRANSIENT:

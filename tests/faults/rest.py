@@ -18,6 +18,8 @@ class Rest:
     leftovers: list[str]
     lost: dict[str, int]
     """How often each task lost its worker."""
+    runs: dict[str, int]
+    """How often each task was queued by its submit or by a retry by hand."""
 
 
 async def look(redis: Redis, keys: EndpointKeys) -> Rest:
@@ -25,13 +27,15 @@ async def look(redis: Redis, keys: EndpointKeys) -> Rest:
     probe = Probe(redis)
     endpoint_ids = list(await probe.scores(keys.partition.endpoints))
     prefix = keys.task("")
-    lost = {
-        name.removeprefix(prefix): int((await probe.hash(name)).get("lost", 0))
-        for name in await probe.keys()
-        if name.startswith(prefix)
+    tasks = {
+        name.removeprefix(prefix): await probe.hash(name) for name in await probe.keys() if name.startswith(prefix)
     }
     leftovers = await faults_of(probe, keys.partition, endpoint_ids)
-    return Rest(leftovers + await _waiting(probe, keys) + await _without_expiry(probe, keys), lost)
+    return Rest(
+        leftovers + await _waiting(probe, keys) + await _without_expiry(probe, keys),
+        lost={task_id: int(fields.get("lost", 0)) for task_id, fields in tasks.items()},
+        runs={task_id: 1 + int(fields.get("runs", 0)) for task_id, fields in tasks.items()},
+    )
 
 
 async def is_at_rest(redis: Redis, keys: EndpointKeys) -> bool:

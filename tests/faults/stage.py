@@ -16,9 +16,10 @@ import httpx
 
 from queue_engine.store.client import close, connect
 from queue_engine.store.store import Store
-from tests.faults.checker import TERMINAL, Evidence, Verdict, check
+from tests.faults.checker import Evidence, Verdict, check
 from tests.faults.engine import API_KEY, Engine, Worker
 from tests.faults.journal import Journal, Record, read_journal
+from tests.faults.orders import Client
 from tests.faults.producer import Mix, Producer, TaskPlan
 from tests.faults.recovery import recoveries
 from tests.faults.rest import Rest, is_at_rest, look
@@ -100,6 +101,7 @@ class Stage:
             self.journal,
             self.rng,
         )
+        self.client = Client(self.engine.api_urls, API_KEY, self.endpoint_id, self.journal, self.rng)
         self._sampling = asyncio.create_task(self._sample())
 
     async def add_worker(self, name: str) -> Worker:
@@ -121,13 +123,19 @@ class Stage:
         return loading
 
     @asynccontextmanager
-    async def steady_load(self, *, rate: float, ms: int = 1200) -> AsyncIterator[None]:
-        """Submit for as long as the block runs; afterwards every task is acknowledged or refused."""
+    async def steady_load(
+        self, *, rate: float, ms: int = 1200, change: Callable[[TaskPlan], TaskPlan] | None = None
+    ) -> AsyncIterator[None]:
+        """Submit for as long as the block runs; afterwards every task is acknowledged or refused.
+
+        `change` may make another plan of each.
+        """
         ended = False
 
         def plans() -> Iterator[TaskPlan]:
             while not ended:
-                yield from self.mix.quick_and_steady(3, 2, ms=ms)
+                made = self.mix.quick_and_steady(3, 2, ms=ms)
+                yield from made if change is None else map(change, made)
 
         submitting = self.load(plans(), rate=rate)
         yield
@@ -173,14 +181,6 @@ class Stage:
         counts = await self.store.tasks.counts(self.endpoint_id)
         return counts.processing == 0
 
-    async def cancel(self, task_id: str) -> None:
-        """Withdraw a task, and journal the answer."""
-        standing = await asyncio.to_thread(self.engine.post, f"/{self.endpoint_id}/tasks/{task_id}/cancel")
-        answer = "CANCELLED" if standing["state"] == "cancelled" else "ENDED"
-        if standing["cancelRequested"] and standing["state"] not in TERMINAL:
-            answer = "REQUESTED"
-        self.journal.write("cancel", task=task_id, answer=answer)
-
     # Faults
 
     @contextmanager
@@ -201,7 +201,7 @@ class Stage:
         """After that: a new endpoint, with new agents beside the same containers."""
         await asyncio.to_thread(self._stop_workers)
         self.endpoint_id = await asyncio.to_thread(self.engine.new_endpoint)
-        self.producer.endpoint_id = self.endpoint_id
+        self.producer.endpoint_id = self.client.endpoint_id = self.endpoint_id
         count, self.workers = len(self.workers), []
         for number in range(1, count + 1):
             await self.add_worker(f"n{number}")
@@ -259,6 +259,8 @@ class Stage:
         finally:
             await close(redis)
         journal = evidence.journal
+        if expired := sum(task["state"] == "expired" for task in evidence.tasks.values()):
+            self.notes.append(f"{expired} tasks expired")
         return Outcome(
             name=name,
             rate=self.rate,
@@ -277,6 +279,7 @@ class Stage:
             self._sampling.cancel()
             await asyncio.gather(self._sampling, return_exceptions=True)
         await asyncio.to_thread(self._stop_programs)
+        await self.client.close()
         await self.store.close()
         self.journal.close()
 
@@ -299,9 +302,10 @@ class Stage:
         everything = (one for file in files for one in read_journal(self.directory / file))
         journal = sorted((one for one in everything if one["mono"] >= self._valid_from), key=_mono)
         names = {str(record["task"]) for record in journal if record["what"] == "submit"}
+        retried = {str(one["task"]) for one in journal if one["what"] == "asked" and one["order"] == "retry"}
         tasks = {
-            task_id: task | {"lost": rest.lost.get(task_id, 0)}
-            for task_id, task in (await asyncio.to_thread(self._tasks, names)).items()
+            task_id: task | {"lost": rest.lost.get(task_id, 0), "runs": rest.runs.get(task_id, 1)}
+            for task_id, task in (await asyncio.to_thread(self._tasks, names, retried)).items()
         }
         counts = await asyncio.to_thread(lambda: self.engine.get(f"/{self.endpoint_id}/tasks/count"))
         processes = [*self.violations, *(f"ended by itself: {one}" for one in self.engine.ended())]
@@ -313,8 +317,8 @@ class Stage:
             processes=processes,
         )
 
-    def _tasks(self, names: set[str]) -> dict[str, dict[str, Any]]:
-        """Every task in detail: those that the lists have, and those that were submitted."""
+    def _tasks(self, names: set[str], retried: set[str]) -> dict[str, dict[str, Any]]:
+        """Every task in detail: those that the lists have, and those that were submitted; with attempts where asked."""
         page = 1
         base = f"{self.engine.api_urls[0]}/v2/serverless/{self.endpoint_id}/tasks"
         tasks = {}
@@ -326,6 +330,9 @@ class Stage:
                 answer = client.get(f"{base}/{name}")
                 if answer.status_code == 200:
                     tasks[name] = answer.json()["data"]
+                    if name in retried:
+                        attempts = client.get(f"{base}/{name}/attempts").json()["data"]
+                        tasks[name]["history"] = [one["attempt"] for one in attempts]
         return tasks
 
     async def _sample(self) -> None:

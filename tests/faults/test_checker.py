@@ -195,6 +195,204 @@ def test_a_task_is_cancelled_when_and_only_when_somebody_was_told_so(
     assert ends == ([] if is_right else [f"a (ok) ended as {state}: why"])
 
 
+def order(story: Story, task: str, kind: str, answer: str | None, *, requests: int = 1) -> None:
+    for _ in range(requests):
+        story.note("asked", order=kind, task=task)
+    if answer is not None:
+        story.note(kind, task=task, answer=answer)
+
+
+def run_again(story: Story, task: str, answer: str | None = "QUEUED", **changes: Any) -> None:
+    """Ask for a second run of a task that has ended, and let it happen."""
+    order(story, task, "retry", answer)
+    execution = story.execute(task, 2)
+    story.tell(task, 2, execution, message_id="msg_1_2_2")
+    story.end(task, 2, execution, **{"runs": 2, "history": [1, 2], **changes})
+
+
+@pytest.mark.parametrize("answer", ["QUEUED", "NOT_ENDED", None])
+def test_a_task_that_was_run_again_as_somebody_asked_is_no_violation(story: Story, answer: str | None) -> None:
+    run_again(story, "a", answer)
+    verdict = check(story.evidence())
+    assert verdict.violations == ()
+    assert verdict.duplicated == 0
+
+
+def test_a_cancelled_task_that_was_run_again_may_succeed(story: Story) -> None:
+    order(story, "a", "cancel", "CANCELLED")
+    run_again(story, "a")
+    assert violations(story.evidence()) == []
+
+
+def test_a_task_that_was_run_again_and_cancelled_then_is_cancelled(story: Story) -> None:
+    run_again(story, "a")
+    order(story, "a", "cancel", "CANCELLED")
+    assert any("a (ok) ended as succeeded" in one for one in violations(story.evidence()))
+
+
+def _run_again_though_nobody_asked(story: Story) -> None:
+    run_again(story, "a")
+    story.journal = [one for one in story.journal if one["what"] not in ("asked", "retry")]
+
+
+def _run_again_and_delivered_under_the_old_id(story: Story) -> None:
+    run_again(story, "a")
+    story.journal = [one | {"id": "msg_1_1"} if one.get("id") == "msg_1_2_2" else one for one in story.journal]
+
+
+def _run_again_and_told_another_result_before(story: Story) -> None:
+    story.journal = [
+        one | {"result": {"task": "a", "attempt": 1, "execution": "z"}} if one["what"] == "webhook" else one
+        for one in story.journal
+    ]
+    run_again(story, "a")
+
+
+def _run_again_and_executed_once_more(story: Story) -> None:
+    run_again(story, "a")
+    story.execute("a", 2, name="again")
+
+
+@pytest.mark.parametrize(
+    ("happens", "words"),
+    [
+        (lambda story: order(story, "a", "retry", "QUEUED"), "a ran 1 times from the queue to an end; 2 to 2"),
+        (_run_again_though_nobody_asked, "a ran 2 times from the queue to an end; 1 to 1"),
+        (lambda story: run_again(story, "a", runs=3), "a ran 3 times from the queue to an end; 2 to 2"),
+        (lambda story: run_again(story, "a", history=[2]), "its history was not kept"),
+        (_run_again_and_delivered_under_the_old_id, "a has ended and its webhook was not told"),
+        (_run_again_and_told_another_result_before, "a was delivered with the result of an execution that never was"),
+        (_run_again_and_executed_once_more, "a was executed 3 times; at most 2"),
+        (lambda story: story.tell("a", 1, "a-1", message_id="msg_1_1_2"), "a was delivered as of run 2 and has made 1"),
+        (lambda story: order(story, "a", "retry", "404"), "the order to retry a was answered 404"),
+    ],
+    ids=[
+        "not done", "nobody asked", "too often", "history gone", "old id", "another result", "executed more",
+        "id of no run", "refused",
+    ],
+)  # fmt: skip
+def test_a_retry_by_hand_that_went_wrong_is_noticed(story: Story, happens: Callable[[Story], None], words: str) -> None:
+    happens(story)
+    assert any(words in one for one in violations(story.evidence()))
+
+
+def test_one_id_with_two_results_is_noticed_for_a_run_before_the_last(story: Story) -> None:
+    story.execute("a", 1, name="other")
+    story.fault("kill agent", "w1")
+    story.tell("a", 1, "other")
+    run_again(story, "a")
+    assert any(
+        "a was delivered under the id msg_1_1 with several results" in one for one in violations(story.evidence())
+    )
+
+
+@pytest.mark.parametrize("answer", ["DELETED", None])
+def test_a_task_that_was_deleted_is_not_lost(story: Story, answer: str | None) -> None:
+    sample(story)
+    order(story, "a", "delete", answer)
+    del story.tasks["a"]
+    sample(story, delivered=1)
+    assert violations(story.evidence()) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_there", "words"),
+    [
+        ("DELETED", True, "a was deleted and is there"),
+        ("NOT_ENDED", False, "a was acknowledged and is gone"),
+        ("404", False, "the order to delete a was answered 404"),
+    ],
+)
+def test_a_deletion_that_was_not_as_it_was_answered_is_noticed(
+    story: Story, answer: str, is_there: bool, words: str
+) -> None:
+    order(story, "a", "delete", answer)
+    if not is_there:
+        del story.tasks["a"]
+    assert any(words in one for one in violations(story.evidence()))
+
+
+def test_a_deleted_task_whose_webhook_never_came_is_no_violation(story: Story) -> None:
+    _drop_webhooks(story)
+    order(story, "a", "delete", "DELETED")
+    del story.tasks["a"]
+    assert violations(story.evidence()) == []
+
+
+def test_a_deleted_task_that_was_executed_too_often_is_noticed(story: Story) -> None:
+    order(story, "a", "delete", "DELETED")
+    del story.tasks["a"]
+    story.execute("a", 1, name="again")
+    assert any("a was executed 2 times; at most 1" in one for one in violations(story.evidence()))
+
+
+def test_counts_that_still_hold_a_deleted_task_are_noticed(story: Story) -> None:
+    order(story, "a", "delete", "DELETED")
+    del story.tasks["a"]
+    sample(story, delivered=2)
+    assert any("the counts add up to 2 when 1 to 1 tasks were in" in one for one in violations(story.evidence()))
+
+
+def test_ended_tasks_that_were_taken_back_long_before_explain_nothing(story: Story) -> None:
+    order(story, "b", "retry", "NOT_ENDED")
+    sample(story)
+    sample(story)
+    sample(story, delivered=1, processing=1, queued=1)
+    assert any("had ended when 2 had before and at most 0" in one for one in violations(story.evidence()))
+
+
+def expire(story: Story, *, ttl: float | None = 5, after_ms: int = 5000, **changes: Any) -> None:
+    """A third task, which expires without having been executed."""
+    story.note("submit", task="c", do="busy", webhook=False, ttl=ttl)
+    story.note("acknowledged", task="c")
+    times = {"createdAt": 1_000_000, "finishedAt": 1_000_000 + after_ms}
+    story.end("c", 0, "", state="expired", status="FAILED", error="expired", **{**times, **changes})
+
+
+def test_a_task_may_expire_when_it_has_waited_for_its_time(story: Story) -> None:
+    expire(story)
+    assert violations(story.evidence()) == []
+
+
+def test_a_task_may_expire_while_it_waits_for_another_attempt(story: Story) -> None:
+    expire(story, attempts=1)
+    story.execute("c", how="busy")
+    assert violations(story.evidence()) == []
+
+
+def _expired_with_a_result(story: Story) -> None:
+    expire(story, attempts=1)
+    story.execute("c", how="ok")
+
+
+def _expired_after_a_retry_by_hand(story: Story) -> None:
+    expire(story, runs=2)
+    order(story, "c", "retry", "QUEUED")
+
+
+def _expired_while_to_be_cancelled(story: Story) -> None:
+    expire(story)
+    order(story, "c", "cancel", "REQUESTED")
+
+
+@pytest.mark.parametrize(
+    ("happens", "words"),
+    [
+        (lambda story: expire(story, ttl=None), "c (busy) ended as expired"),
+        (lambda story: expire(story, after_ms=4999), "c expired after 4999 ms, before its 5000 ms"),
+        (_expired_with_a_result, "c expired although an execution that nothing hit ended as ok"),
+        (_expired_after_a_retry_by_hand, "c (busy) ended as expired"),
+        (_expired_while_to_be_cancelled, "c (busy) ended as expired"),
+    ],
+    ids=["no TTL", "too early", "with a result", "retried by hand", "to be cancelled"],
+)
+def test_a_task_that_expired_and_should_not_is_noticed(
+    story: Story, happens: Callable[[Story], None], words: str
+) -> None:
+    happens(story)
+    assert any(words in one for one in violations(story.evidence()))
+
+
 def _extra_execution(story: Story) -> None:
     story.execute("a", 1, name="again")
 

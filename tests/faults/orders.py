@@ -1,0 +1,98 @@
+"""The client that decides about tasks that are there: cancels them, runs them again, removes them."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from tests.faults.checker import TERMINAL
+from tests.faults.journal import Journal
+from tests.faults.producer import MOST_PAUSE_SECONDS, TRANSIENT, TRY_SECONDS
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The answer that ended an order."""
+
+    status: int
+    data: Any
+    tries: int
+
+
+class Client:
+    """Gives orders to any of `urls` (of APIs), repeating each until it is answered, and journals both.
+
+    No two orders for one task at the same time. An answer that no order may have is journaled as its status.
+    """
+
+    def __init__(
+        self, urls: Sequence[str], api_key: str, endpoint_id: str, journal: Journal, rng: random.Random
+    ) -> None:
+        self.endpoint_id = endpoint_id
+        self._urls = urls
+        self._journal = journal
+        self._rng = rng
+        self.answers: Counter[tuple[str, str]] = Counter()
+        """How often each order was answered with each word."""
+        self._session = aiohttp.ClientSession(headers={"X-Api-Key": api_key})
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    async def give(self, order: str, task_id: str) -> str:
+        """One of the orders below: cancel, retry or delete."""
+        give = {"cancel": self.cancel, "retry": self.run_again, "delete": self.delete}[order]
+        return await give(task_id)
+
+    async def cancel(self, task_id: str) -> str:
+        """CANCELLED, REQUESTED while it runs, or ENDED."""
+        answered = await self._until_answered("cancel", "POST", task_id, "/cancel")
+        if answered.status != 200:
+            return self._note("cancel", task_id, str(answered.status))
+        standing = answered.data
+        answer = "CANCELLED" if standing["state"] == "cancelled" else "ENDED"
+        if standing["cancelRequested"] and standing["state"] not in TERMINAL:
+            answer = "REQUESTED"
+        return self._note("cancel", task_id, answer)
+
+    async def run_again(self, task_id: str) -> str:
+        """QUEUED, or NOT_ENDED: perhaps because an earlier request, which was not answered, has queued it."""
+        status = (await self._until_answered("retry", "POST", task_id, "/retry")).status
+        return self._note("retry", task_id, {200: "QUEUED", 409: "NOT_ENDED"}.get(status, str(status)))
+
+    async def delete(self, task_id: str) -> str:
+        """DELETED, by this request or an earlier one that was not answered, or NOT_ENDED."""
+        answered = await self._until_answered("delete", "DELETE", task_id, "")
+        words = {200: "DELETED", 409: "NOT_ENDED"} | ({404: "DELETED"} if answered.tries > 1 else {})
+        return self._note("delete", task_id, words.get(answered.status, str(answered.status)))
+
+    def _note(self, order: str, task_id: str, answer: str) -> str:
+        self._journal.write(order, task=task_id, answer=answer)
+        self.answers[order, answer] += 1
+        return answer
+
+    async def _until_answered(self, order: str, method: str, task_id: str, path: str) -> Answer:
+        tries = 0
+        while True:
+            self._journal.write("asked", order=order, task=task_id)
+            url = self._rng.choice(self._urls)
+            status, data = await self._try(method, f"{url}/v2/serverless/{self.endpoint_id}/tasks/{task_id}{path}")
+            tries += 1
+            if status and status not in TRANSIENT:
+                return Answer(status, data, tries)
+            await asyncio.sleep(min(MOST_PAUSE_SECONDS, 0.05 * 2 ** min(tries, 8)) * self._rng.uniform(0.5, 1))
+
+    async def _try(self, method: str, url: str) -> tuple[int, Any]:
+        """Status and data; 0 and None when there was no whole answer."""
+        try:
+            async with asyncio.timeout(TRY_SECONDS), self._session.request(method, url) as answer:
+                body = await answer.json(content_type=None)
+                return answer.status, body.get("data") if isinstance(body, dict) else None
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+            return 0, None
