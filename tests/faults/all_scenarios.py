@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from tests.faults import clocks_and_crowds, fail_over, kills, links, misbehaving, mixture, stores
+from tests.faults import clocks_and_crowds, fail_over, kills, links, misbehaving, mixture, stores, waits_and_retries
 from tests.faults.scenarios import ENTERED
 
-_MODULES = [module.__name__ for module in (kills, links, misbehaving, stores, mixture, fail_over, clocks_and_crowds)]
+_IN_ORDER = (kills, links, misbehaving, stores, waits_and_retries, mixture, fail_over, clocks_and_crowds)
+_MODULES = [module.__name__ for module in _IN_ORDER]
 
 SCENARIOS = {one.name: one for one in sorted(ENTERED, key=lambda one: _MODULES.index(one.play.__module__))}

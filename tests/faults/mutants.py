@@ -114,6 +114,25 @@ MUTANTS = {
             edits={"queue_engine/store/lua/reclaim.lua": [("lease_end > now then", "lease_end > 0 then")]},
         ),
         Mutant(
+            "a deadline for what has begun",
+            scenario="queue TTL",
+            expected="expired because its worker was lost",
+            edits={
+                "queue_engine/store/lua/start.lua": [
+                    ("  if deadline then redis.call('ZREM', KEYS[8], ARGV[2]) end\n", "")
+                ],
+                "queue_engine/store/lua/expire.lua": [
+                    ("state ~= 'queued' and state ~= 'scheduled'", "not state or TERMINAL[state]")
+                ],
+            },
+        ),
+        Mutant(
+            "no history after a retry by hand",
+            scenario="retry by hand",
+            expected="its history was not kept",
+            edits={"queue_engine/store/lua/run_again.lua": [("if started and not noted then", "if false then")]},
+        ),
+        Mutant(
             "a new id for each delivery attempt",
             scenario="kill delivery",
             expected="was delivered under several ids",
