@@ -40,10 +40,7 @@ class Client:
         self._rng = rng
         self.answers: Counter[tuple[str, str]] = Counter()
         """How often each order was answered with each word."""
-        self._session = aiohttp.ClientSession(headers={"X-Api-Key": api_key})
-
-    async def close(self) -> None:
-        await self._session.close()
+        self._headers = {"X-Api-Key": api_key}
 
     async def give(self, order: str, task_id: str) -> str:
         """One of the orders below: cancel, retry or delete."""
@@ -79,20 +76,22 @@ class Client:
 
     async def _until_answered(self, order: str, method: str, task_id: str, path: str) -> Answer:
         tries = 0
-        while True:
-            self._journal.write("asked", order=order, task=task_id)
-            url = self._rng.choice(self._urls)
-            status, data = await self._try(method, f"{url}/v2/serverless/{self.endpoint_id}/tasks/{task_id}{path}")
-            tries += 1
-            if status and status not in TRANSIENT:
-                return Answer(status, data, tries)
-            await asyncio.sleep(min(MOST_PAUSE_SECONDS, 0.05 * 2 ** min(tries, 8)) * self._rng.uniform(0.5, 1))
+        path = f"/v2/serverless/{self.endpoint_id}/tasks/{task_id}{path}"
+        async with aiohttp.ClientSession(headers=self._headers) as session:
+            while True:
+                self._journal.write("asked", order=order, task=task_id)
+                status, data = await _try(session, method, self._rng.choice(self._urls) + path)
+                tries += 1
+                if status and status not in TRANSIENT:
+                    return Answer(status, data, tries)
+                await asyncio.sleep(min(MOST_PAUSE_SECONDS, 0.05 * 2 ** min(tries, 8)) * self._rng.uniform(0.5, 1))
 
-    async def _try(self, method: str, url: str) -> tuple[int, Any]:
-        """Status and data; 0 and None when there was no whole answer."""
-        try:
-            async with asyncio.timeout(TRY_SECONDS), self._session.request(method, url) as answer:
-                body = await answer.json(content_type=None)
-                return answer.status, body.get("data") if isinstance(body, dict) else None
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
-            return 0, None
+
+async def _try(session: aiohttp.ClientSession, method: str, url: str) -> tuple[int, Any]:
+    """Status and data; 0 and None when there was no whole answer."""
+    try:
+        async with asyncio.timeout(TRY_SECONDS), session.request(method, url) as answer:
+            body = await answer.json(content_type=None)
+            return answer.status, body.get("data") if isinstance(body, dict) else None
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return 0, None

@@ -279,7 +279,6 @@ class Stage:
             self._sampling.cancel()
             await asyncio.gather(self._sampling, return_exceptions=True)
         await asyncio.to_thread(self._stop_programs)
-        await self.client.close()
         await self.store.close()
         self.journal.close()
 
