@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
+from redis.asyncio import Redis
+
 from queue_engine.store.scripts import load_scripts
-from tests.faults.engine import LEASE_SECONDS
+from tests.faults.engine import LEASE_SECONDS, ROLES
 from tests.faults.recovery import quantile
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
 from tests.faults.stage import Stage, kill
@@ -50,6 +55,7 @@ async def _jump(stage: Stage, seconds: int) -> None:
 MILLION = 1_000_000
 CHUNK = 5000
 CROWD_SECONDS = 30.0
+MOST_NAMED = 5
 SLOWEST_SUBMIT_SECONDS = 5.0
 _SEED = """
 local first, count, now = tonumber(ARGV[1]), tonumber(ARGV[2]), text(now_ms())
@@ -69,28 +75,44 @@ redis.call('HINCRBY', KEYS[4], 'scheduled', count)
 return count
 """
 """As `enqueue`, `start` and `retry` leave tasks behind, whose waits are all over now."""
+_STATES = """
+local first, count, found = tonumber(ARGV[1]), tonumber(ARGV[2]), { queued = 0, scheduled = 0 }
+for number = first, first + count - 1 do
+  local state = redis.call('HGET', ARGV[4] .. 't:' .. ARGV[3] .. 'c' .. number, 'state')
+  if state then found[state] = (found[state] or 0) + 1 end
+end
+return { found.queued, found.scheduled }
+"""
 
 
 @scenario("a million due at once", flavour="volatile", rest_seconds=60.0)
 async def million_due(stage: Stage) -> None:
-    """A million tasks of another endpoint are due at once: the sweep takes them in bounded rounds, submits go on."""
+    """A million tasks of another endpoint are due at once: the sweep takes them in bounded rounds, submits go on.
+
+    The controllers are killed in the midst of it; afterwards each of the million is in just one place.
+    """
     crowd = await _new_endpoint_elsewhere(stage)
     with stage.fault("a million due"):
         await _seed(stage, crowd)
         began = time.monotonic()
         load = stage.load(stage.mix.quick_and_steady(400, 200, ms=300), rate=20)
-        waiting = await _until_calm(stage, crowd, began + CROWD_SECONDS)
+        for name in ("controller-1", "controller-2"):
+            await _until_calm(stage, crowd, time.monotonic() + stage.rng.uniform(2, 5))
+            with stage.fault(f"kill {name}"):
+                await asyncio.to_thread(stage.engine.program(name).kill)
+                await stage.hold(0, 1)
+                await asyncio.to_thread(stage.engine.start_role, name)
+        await _until_calm(stage, crowd, began + CROWD_SECONDS)
         await load
-    queued, due, counted = await _places(stage, crowd)
-    if counted != (queued, due) or queued + due != MILLION:
-        stage.violations.append(f"of a million {queued} are queued and {due} due; the counts say {counted}")
-    if waiting == MILLION:
+    seconds = time.monotonic() - began
+    due = await _check_the_million(stage, crowd)
+    if due == MILLION:
         stage.violations.append("the sweep took none of the million")
     slowest = quantile(sorted(stage.submit_seconds()), 1.0) or 0.0
     late = quantile(sorted(stage.submit_seconds()), 0.99) or 0.0
-    seconds = time.monotonic() - began
     stage.notes.append(
-        f"{MILLION - due} of a million in {seconds:.0f} s; submits took {late:.2f} s (p99), {slowest:.2f} s at most"
+        f"{MILLION - due} of a million taken in {seconds:.0f} s; "
+        f"submits took {late:.2f} s (p99), {slowest:.2f} s at most"
     )
     if slowest > SLOWEST_SUBMIT_SECONDS:
         stage.violations.append(f"a submit took {slowest:.1f} s while a million were due")
@@ -118,15 +140,106 @@ async def _seed(stage: Stage, endpoint_id: str) -> None:
         await script(keys=names, args=arguments)
 
 
-async def _places(stage: Stage, endpoint_id: str) -> tuple[int, int, tuple[int, int]]:
-    """How many of the crowd are queued and how many due, and what the counts say, all at one moment."""
+async def _check_the_million(stage: Stage, endpoint_id: str) -> int:
+    """Each of them is either queued once or due once, nobody else is, and states and counts agree with that.
+
+    Returns how many are due. The controllers stand still meanwhile.
+    """
+    controllers = [stage.engine.program(name) for name in ROLES if name.startswith("controller")]
+    for program in controllers:
+        program.signal(signal.SIGSTOP)
+    try:
+        await _until_still(stage, endpoint_id)
+        queued, due, astray = await _find_each(stage, endpoint_id)
+        said = {"states": await _states(stage, endpoint_id), **await _counts(stage, endpoint_id)}
+        places = await _places(stage, endpoint_id)
+    finally:
+        for program in controllers:
+            program.signal(signal.SIGCONT)
+    if astray:
+        named = ", ".join(astray[:MOST_NAMED])
+        stage.violations.append(f"of the million, {len(astray)} are in no place, or in several: {named}")
+    if places != (queued, due, 0, MILLION) or queued + due != MILLION:
+        stage.violations.append(f"of the million {queued} are queued and {due} due; the store's places hold {places}")
+    for what, numbers in said.items():
+        if numbers != (queued, due):
+            stage.violations.append(f"of the million {queued} are queued and {due} due; the {what} say {numbers}")
+    return due
+
+
+async def _until_still(stage: Stage, endpoint_id: str) -> None:
+    """Return when what the controllers had sent before they were stopped has been done."""
+    before = None
+    while (now := await _places(stage, endpoint_id)) != before:
+        before = now
+        await stage.hold(0.5)
+
+
+async def _find_each(stage: Stage, endpoint_id: str) -> tuple[int, int, list[str]]:
+    """How many names of the crowd the queues and the due have, and who is not there just once, or a stranger."""
+    keys = stage.store.partitions.of(endpoint_id)
+    places: Counter[str] = Counter()
+    queued = due = 0
+    async for task_id in _in_queues(stage.store.redis, (keys.queue, keys.retry_queue)):
+        places[task_id] += 1
+        queued += 1
+    async for name in _in_set(stage.store.redis, keys.partition.due):
+        places[name.removeprefix(f"{endpoint_id}:")] += 1
+        due += 1
+    everybody = {f"c{number}" for number in range(1, MILLION + 1)}
+    astray = [name for name, count in places.items() if count != 1 or name not in everybody]
+    return queued, due, sorted({*astray, *(everybody - places.keys())})
+
+
+async def _in_queues(redis: Redis, streams: Sequence[str]) -> AsyncIterator[str]:
+    """The task of each entry."""
+    for stream in streams:
+        after = "-"
+        while entries := await redis.xrange(stream, min=after, count=CHUNK):
+            for _, fields in entries:
+                yield fields[b"t"].decode()
+            after = f"({entries[-1][0].decode()}"
+
+
+async def _in_set(redis: Redis, name: str) -> AsyncIterator[str]:
+    """The members of a sorted set."""
+    first = 0
+    while members := await redis.zrange(name, first, first + CHUNK - 1):
+        for member in members:
+            yield member.decode()
+        first += CHUNK
+
+
+async def _states(stage: Stage, endpoint_id: str) -> tuple[int, int]:
+    """How many say of themselves that they are queued and scheduled."""
+    script = stage.store.redis.register_script(_STATES)
+    tag = stage.store.partitions.of(endpoint_id).partition.tag
+    queued = scheduled = 0
+    for first in range(1, MILLION, CHUNK):
+        found = await script(keys=[f"{tag}:"], args=[first, CHUNK, f"{endpoint_id}:", f"{tag}:"])
+        queued, scheduled = queued + found[0], scheduled + found[1]
+    return queued, scheduled
+
+
+async def _places(stage: Stage, endpoint_id: str) -> tuple[int, int, int, int]:
+    """How many the queues, the due, the leased and the live ones are, all at one moment."""
     keys = stage.store.partitions.of(endpoint_id)
     transaction = stage.store.redis.pipeline(transaction=True)
+    transaction.xlen(keys.queue)
     transaction.xlen(keys.retry_queue)
     transaction.zcard(keys.partition.due)
-    transaction.hmget(keys.counts, ["queued", "scheduled"])
-    queued, due, counts = await transaction.execute()
-    return queued, due, (int(counts[0] or 0), int(counts[1] or 0))
+    transaction.zcard(keys.partition.leases)
+    transaction.zcard(keys.live)
+    queue, retry_queue, due, leases, live = await transaction.execute()
+    return queue + retry_queue, due, leases, live
+
+
+async def _counts(stage: Stage, endpoint_id: str) -> dict[str, tuple[int, int]]:
+    """How many are queued and scheduled by the counts that the engine keeps."""
+    keys = stage.store.partitions.of(endpoint_id)
+    names = {"endpoint's counts": keys.counts, "partition's counts": keys.partition.counts}
+    found = {what: await stage.store.redis.hmget(name, ["queued", "scheduled"]) for what, name in names.items()}  # type: ignore[misc]
+    return {what: (int(queued or 0), int(scheduled or 0)) for what, (queued, scheduled) in found.items()}
 
 
 async def _until_calm(stage: Stage, endpoint_id: str, until: float) -> int:
