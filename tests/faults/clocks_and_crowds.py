@@ -12,7 +12,7 @@ from dataclasses import replace
 from redis.asyncio import Redis
 
 from queue_engine.store.scripts import load_scripts
-from tests.faults.engine import LEASE_SECONDS, ROLES
+from tests.faults.engine import CONTROLLERS, LEASE_SECONDS
 from tests.faults.recovery import quantile
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
 from tests.faults.stage import Stage, kill
@@ -96,7 +96,7 @@ async def million_due(stage: Stage) -> None:
         await _seed(stage, crowd)
         began = time.monotonic()
         load = stage.load(stage.mix.quick_and_steady(400, 200, ms=300), rate=20)
-        for name in ("controller-1", "controller-2"):
+        for name in CONTROLLERS:
             await _until_calm(stage, crowd, time.monotonic() + stage.rng.uniform(2, 5))
             with stage.fault(f"kill {name}"):
                 await asyncio.to_thread(stage.engine.program(name).kill)
@@ -145,7 +145,7 @@ async def _check_the_million(stage: Stage, endpoint_id: str) -> int:
 
     Returns how many are due. The controllers stand still meanwhile.
     """
-    controllers = [stage.engine.program(name) for name in ROLES if name.startswith("controller")]
+    controllers = [stage.engine.program(name) for name in CONTROLLERS]
     for program in controllers:
         program.signal(signal.SIGSTOP)
     try:

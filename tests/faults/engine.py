@@ -31,6 +31,7 @@ CONCURRENCY = 4
 GRACE_SECONDS = 1.0
 DELIVERY_SCHEDULE = "0.2,0.5,1,1,2,2,2,2,2,2,2,2,2,2,2,2"
 ROLES = ("api-1", "api-2", "controller-1", "controller-2", "delivery-1", "delivery-2")
+CONTROLLERS = tuple(name for name in ROLES if name.startswith("controller"))
 READY_SECONDS = 90.0
 CLOCK_FILE = "clock"
 MARK = "FAULT_SUITE_ENGINE"
@@ -182,31 +183,28 @@ class Engine:
 
     def new_endpoint(self, **settings: Any) -> str:
         """A QUEUE endpoint whose agents are started by hand."""
-        body = {
-            "name": "faults",
-            "image": "none",
-            "serviceMode": "QUEUE",
-            "resources": [{"region": "here", "gpuType": "CPU", "gpuCount": 1}],
-            "workers": 0,
-            "containerVolumeInGb": 20,
-            "concurrency": CONCURRENCY,
-            "maxAttempts": 10,
-            **settings,
-        }
+        body = {**_ENDPOINT, "image": "none", "serviceMode": "QUEUE", "concurrency": CONCURRENCY, "maxAttempts": 10}
+        body |= settings
         answer = httpx.post(f"{self.api_urls[0]}/v2/serverless", json=body, headers=_KEY, timeout=20)
         assert answer.status_code == 200, answer.text
         endpoint_id: str = answer.json()["data"]["id"]
         return endpoint_id
 
+    def change_endpoint(self, endpoint_id: str, **settings: Any) -> None:
+        """Change these, and let the controllers start workers."""
+        url = f"{self.api_urls[0]}/v2/serverless/{endpoint_id}"
+        answer = httpx.patch(url, json={**_ENDPOINT, **settings}, headers=_KEY, timeout=20)
+        assert answer.status_code == 200, answer.text
+
+    def scale(self, endpoint_id: str, workers: int) -> None:
+        """Let the controllers have so many."""
+        url = f"{self.api_urls[0]}/v2/serverless/{endpoint_id}/workers/{workers}"
+        answer = httpx.put(url, headers=_KEY, timeout=20)
+        assert answer.status_code == 200, answer.text
+
     def get(self, path: str, *, timeout: float = 20.0) -> Any:
         """The data of a GET below `/v2/serverless`, from the first API. Raises httpx.HTTPError or AssertionError."""
         answer = httpx.get(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=timeout)
-        assert answer.status_code == 200, f"{path} was answered {answer.status_code}: {answer.text[:200]}"
-        return answer.json()["data"]
-
-    def post(self, path: str) -> Any:
-        """The data of a POST without a body below `/v2/serverless`. Raises as `get`."""
-        answer = httpx.post(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=20)
         assert answer.status_code == 200, f"{path} was answered {answer.status_code}: {answer.text[:200]}"
         return answer.json()["data"]
 
@@ -337,3 +335,10 @@ def _readiness(port: int) -> int:
 
 
 _KEY = {"X-Api-Key": API_KEY}
+_ENDPOINT: Mapping[str, Any] = {
+    "name": "faults",
+    "resources": [{"region": "here", "gpuType": "CPU", "gpuCount": 1}],
+    "workers": 0,
+    "containerVolumeInGb": 20,
+}
+"""What an endpoint must have, new or changed."""

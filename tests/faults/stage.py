@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
@@ -31,6 +31,13 @@ REST_SECONDS = 120.0
 PAGE = 100
 LONG_MS = 800
 """An execution that takes this long can be interrupted on purpose."""
+
+
+class Named(Protocol):
+    """A worker, by the name that its container journals."""
+
+    @property
+    def name(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ class Stage:
         """Records of this kind so far."""
         return [record for record in read_journal(self.directory / file) if record["what"] == what]
 
-    def interruptible(self, worker: Worker) -> list[Record]:
+    def interruptible(self, worker: Named) -> list[Record]:
         """Long executions in its container of which at least half is still to come."""
         ended = {record["execution"] for record in self.seen("end")}
         return [
@@ -164,7 +171,7 @@ class Stage:
             if record["ms"] >= LONG_MS and self.age(record["mono"]) < record["ms"] / 2000
         ]
 
-    async def until_busy(self, *workers: Worker) -> None:
+    async def until_busy(self, *workers: Named) -> None:
         """Return when each of them has begun something that lasts: a fault now hits it."""
         await self.until(lambda: all(self.interruptible(worker) for worker in workers), what="a worker stays idle")
 
@@ -184,7 +191,7 @@ class Stage:
     # Faults
 
     @contextmanager
-    def fault(self, kind: str, *hits: Worker) -> Iterator[None]:
+    def fault(self, kind: str, *hits: Named) -> Iterator[None]:
         """Journal what is done in the block. `hits` are the workers whose tasks it may interrupt."""
         began = time.monotonic()
         try:
