@@ -18,6 +18,8 @@ DISK_BYTES = 48 * MEBIBYTE
 SPACE_BYTES = 20_000
 """What a limited server's files still take."""
 BALLAST = "ballast"
+APPEND_ONLY = "appendonlydir"
+"""The name that servers give to it by default."""
 # A write that fails is an error of that write, and the server goes on. With `always` it would end instead.
 OPTIONS = ("--appendonly", "yes")
 _APART = ("unshare", "--user", "--map-root-user", "--mount", "--", "sh", "-c")
@@ -37,6 +39,15 @@ class FillableServer(StoreServer):
     def free(self) -> None:
         """There is space again."""
         raise NotImplementedError
+
+    def copy_data(self, target: Path) -> None:
+        """Copy its append-only files as they are on its disk now, for a server that has `target` as its directory."""
+        shutil.copytree(self._disk / APPEND_ONLY, target / APPEND_ONLY)
+
+    @property
+    def _disk(self) -> Path:
+        """Its directory, as this process sees it."""
+        return self.directory
 
 
 class SmallDiskServer(FillableServer):

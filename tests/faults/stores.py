@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tests.faults.disks import MEBIBYTE
+from tests.faults.checker import TERMINAL
+from tests.faults.disks import MEBIBYTE, OPTIONS
 from tests.faults.engine import API_KEY, LEASE_SECONDS
 from tests.faults.scenarios import STORE_GOAL_SECONDS, scenario
 from tests.faults.stage import Stage
 from tests.integration.parts import TENANT
-from tests.servers import StoreServer
+from tests.servers import StoreServer, valkey_binary
 
 FULL_SECONDS = 60.0
 
@@ -111,6 +112,8 @@ async def disk_full(stage: Stage) -> None:
         await stage.until_all_work(time.monotonic())
     if _append_status(server) != "ok":
         stage.violations.append("the store could not write its append-only file although there was space again")
+    await stage.until(stage.all_ended, what="tasks do not end")
+    await asyncio.to_thread(_check_that_the_disk_has_all, stage)
 
 
 async def _check_that_all_say_full(stage: Stage, acknowledged: int) -> None:
@@ -123,6 +126,18 @@ async def _check_that_all_say_full(stage: Stage, acknowledged: int) -> None:
     readiness = await asyncio.to_thread(stage.engine.readiness)
     if set(readiness) != {503}:
         stage.violations.append(f"readyz was answered {readiness} while the store could not write")
+
+
+def _check_that_the_disk_has_all(stage: Stage) -> None:
+    """A store that begins with what the disk has knows every task that was acknowledged, and its end."""
+    keys = stage.store.partitions.of(stage.endpoint_id)
+    copy = StoreServer(valkey_binary(), stage.directory / "copy", options=OPTIONS)
+    stage.engine.fillable_store.copy_data(copy.directory)
+    with copy:
+        states = {task_id: copy.command("HGET", keys.task(task_id), "state") for task_id in stage.producer.known}
+    stage.violations += [
+        f"{task_id} has ended, and is {state} on the disk" for task_id, state in states.items() if state not in TERMINAL
+    ]
 
 
 def _append_status(server: StoreServer) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.disks import DISK_BYTES, LimitedServer, SmallDiskServer, can_mount, fillable_server
-from tests.servers import valkey_binary
+from tests.faults.disks import DISK_BYTES, OPTIONS, LimitedServer, SmallDiskServer, can_mount, fillable_server
+from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until
 
 
@@ -45,6 +45,21 @@ def test_its_disk_is_its_own_and_really_full(tmp_path: Path) -> None:
         assert server.space() == (DISK_BYTES, 0)
         assert not (tmp_path / "appendonlydir").exists()
     assert sorted(one.name for one in tmp_path.iterdir()) == ["server.log", "server.sh"]
+
+
+def test_what_is_on_its_disk_can_be_taken_over_by_another_server(
+    server: SmallDiskServer | LimitedServer, tmp_path: Path
+) -> None:
+    copy = StoreServer(valkey_binary(), tmp_path / "copy", options=OPTIONS)
+    with server:
+        server.command("SET", "before", "1")
+        server.fill()
+        wait_until(lambda: server.command("SET", "a", "x" * 50_000).startswith("-MISCONF"), message="it takes writes")
+        server.free()
+        wait_until(lambda: server.command("SET", "after", "1") == "+OK", message="it refuses writes")
+        server.copy_data(copy.directory)
+    with copy:
+        assert (copy.command("GET", "before"), copy.command("GET", "after")) == ("1", "1")
 
 
 def test_a_machine_that_cannot_mount_says_that_less_was_done(tmp_path: Path) -> None:
