@@ -13,7 +13,7 @@ if state == 'running' then
   redis.call('HSET', KEYS[1], 'cancel', 1)
   return { 'REQUESTED' }
 end
-stop_waiting(KEYS[1], KEYS[13], KEYS[14], KEYS[15], KEYS[16], ARGV[1])
+stop_waiting(KEYS[1], ARGV[2], KEYS[13], KEYS[14], KEYS[15], KEYS[16], ARGV[1])
 redis.call('HSET', KEYS[1], 'cancel', 1)
 end_task(KEYS, { now = now_ms(), from = state, member = ARGV[1], task_id = ARGV[2], state = 'cancelled', status = 'failed',
   result = tonumber(attempts) == tonumber(base or '0') and ARGV[3] or ARGV[4], delivery_id = ARGV[5], destination = ARGV[6],

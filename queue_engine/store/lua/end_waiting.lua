@@ -9,7 +9,7 @@ if not state or TERMINAL[state] then
   redis.call('ZREM', KEYS[6], ARGV[2])
   return { 'GONE' }
 end
-stop_waiting(KEYS[1], KEYS[13], KEYS[14], KEYS[15], KEYS[16], ARGV[1])
+stop_waiting(KEYS[1], ARGV[2], KEYS[13], KEYS[14], KEYS[15], KEYS[16], ARGV[1])
 redis.call('HDEL', KEYS[1], 'token')
 end_task(KEYS, { now = now_ms(), from = state, member = ARGV[1], task_id = ARGV[2], state = 'failed', status = 'failed',
   result = ARGV[3], delivery_id = ARGV[4], destination = ARGV[5], slack = tonumber(ARGV[6]) })

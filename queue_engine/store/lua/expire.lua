@@ -12,7 +12,7 @@ if state ~= 'queued' and state ~= 'scheduled' then
   redis.call('ZREM', KEYS[16], ARGV[1])
   return { 'OK' }
 end
-stop_waiting(KEYS[1], KEYS[13], KEYS[14], KEYS[15], KEYS[16], ARGV[1])
+stop_waiting(KEYS[1], ARGV[2], KEYS[13], KEYS[14], KEYS[15], KEYS[16], ARGV[1])
 end_task(KEYS, { now = now, from = state, member = ARGV[1], task_id = ARGV[2], state = 'expired', status = 'failed',
   result = ARGV[3], delivery_id = ARGV[4], destination = ARGV[5], slack = tonumber(ARGV[6]) })
 return { 'EXPIRED' }

@@ -151,12 +151,13 @@ local function note_attempt(history, task, ended, outcome, why)
   redis.call('HSET', task, 'noted', 1, 'history', 1)
 end
 
--- Take a waiting task out of wherever it waits.
-local function stop_waiting(task, queue, retry_queue, due, deadlines, member)
+-- Take a waiting task out of wherever it waits. Its entry's id alone does not tell where: both queues may use it in one
+-- millisecond, and then the other entry is another task's.
+local function stop_waiting(task, task_id, queue, retry_queue, due, deadlines, member)
   local entry = redis.call('HGET', task, 'entry')
-  if entry then
-    drop(queue, 'agents', entry)
-    drop(retry_queue, 'agents', entry)
+  for _, stream in ipairs(entry and { queue, retry_queue } or {}) do
+    local found = redis.call('XRANGE', stream, entry, entry)[1]
+    if found and found[2][2] == task_id then drop(stream, 'agents', entry) end
   end
   redis.call('ZREM', due, member)
   redis.call('ZREM', deadlines, member)
