@@ -377,15 +377,16 @@ def _wrong_ids(run: _Run, task_id: str, told: Sequence[Record]) -> Iterator[str]
     by_run: dict[int, list[Record]] = defaultdict(list)
     for record in told:
         by_run[_run_of(record["id"])].append(record)
+    all_ids = sorted({record["id"] for record in told})
+    most = run.most_runs(task_id)
+    if len(all_ids) > most or any(len({record["id"] for record in records}) > 1 for records in by_run.values()):
+        yield f"{task_id} was delivered under several ids for one result: {all_ids}"
     for number, records in by_run.items():
-        ids = sorted({record["id"] for record in records})
-        if len(ids) > 1:
-            yield f"{task_id} was delivered under several ids: {ids}"
-        if number > run.most_runs(task_id):
-            yield f"{task_id} was delivered as of run {number} and has made {run.most_runs(task_id)}"
+        if not 1 <= number <= most:
+            yield f"{task_id} was delivered as of run {number} and has made {most}"
         payloads = [(one["status"], one["result"], one["failed_reason"]) for one in records if not one["truncated"]]
         if any(payload != payloads[0] for payload in payloads):
-            yield f"{task_id} was delivered under the id {ids[0]} with several results: {payloads}"
+            yield f"{task_id} was delivered under the id {records[0]['id']} with several results: {payloads}"
         for status, result, _ in payloads[:1]:
             made = {(one.execution, one.attempt) for one in run.executions[task_id]}
             if status == "Success" and (result["execution"], result["attempt"]) not in made:
