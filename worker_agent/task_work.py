@@ -40,8 +40,9 @@ BLOCK_MS = 2000
 """How long one read waits for a task; a dead connection is noticed by its silence beyond that."""
 MAX_READ = 64
 """Entries asked for in one read."""
-UNSTARTED_IDLE_MS = 10_000
-"""An entry that an agent has read and not started for this long is taken over: starting follows reading at once."""
+MOST_UNSTARTED_SECONDS = 10.0
+"""An entry that an agent has read and not started for a lease, or for so long, is taken over: starting follows reading
+at once. When that agent lives all the same, the entry goes to whoever starts it first, and is stale for the other."""
 
 
 @dataclass
@@ -83,6 +84,7 @@ class TaskWork:
         self._runners: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
         self._gate = Gate()
+        self._unstarted_seconds = min(config.lease_seconds, MOST_UNSTARTED_SECONDS)
 
     @property
     def running_tasks(self) -> int:
@@ -93,7 +95,7 @@ class TaskWork:
         claiming = (
             asyncio.create_task(drive(partial(self._claim, duty), idle_seconds=0, name="claim"), name="claim"),
             asyncio.create_task(
-                drive(partial(self._take_over, duty), idle_seconds=UNSTARTED_IDLE_MS / 2000, name="take over"),
+                drive(partial(self._take_over, duty), idle_seconds=self._unstarted_seconds / 4, name="take over"),
                 name="take over",
             ),
         )
@@ -121,7 +123,7 @@ class TaskWork:
         free = self._config.concurrency - len(self._runners)
         if free <= 0 or not self._watch.is_up or not duty.open.is_set() or not self._gate.is_open:
             return 0
-        entries = await self._claims.take_over(min(free, MAX_READ), idle_ms=UNSTARTED_IDLE_MS)
+        entries = await self._claims.take_over(min(free, MAX_READ), idle_ms=int(self._unstarted_seconds * 1000))
         await self._begin(entries, duty)
         return len(entries)
 

@@ -36,6 +36,8 @@ MOST_WHY_BYTES = 512
 """Of an error, in the history of a task's attempts."""
 SUSPECT_AFTER = 2
 """Attempts of a task that ended with a dead worker or container; from then on it is run alone."""
+MOST_STEPS = 20
+"""Of one look for entries that nobody has started."""
 
 
 class Renewal(StrEnum):
@@ -150,22 +152,34 @@ class ClaimStore:
     async def take_over(self, most: int, *, idle_ms: int) -> list[Entry]:
         """Entries that another agent has read and not started for `idle_ms`: it has died in between.
 
-        The cursor is kept from call to call, so that entries behind live ones are reached too.
+        A call looks through each queue until it finds some, or to the end, in at most MOST_STEPS steps; the next call
+        goes on from there, so that entries behind those of living agents are reached.
         """
         entries: list[Entry] = []
-        for stream, cursor in self._cursors.items():
-            try:
-                reply = await self._blocking.xautoclaim(
-                    stream, GROUP, self._worker_id, min_idle_time=idle_ms, start_id=cursor, count=most
-                )
-            except ResponseError as error:
-                if "NOGROUP" not in str(error):
-                    raise
-                await self._make_groups()
-                continue
-            self._cursors[stream] = reply[0].decode()
-            entries += _entries([(stream.encode(), reply[1])])
+        for stream in self._cursors:
+            for _ in range(MOST_STEPS):
+                found, is_through = await self._take_over_step(stream, most, idle_ms)
+                entries += found
+                if found or is_through:
+                    break
         return entries
+
+    async def _take_over_step(self, stream: str, most: int, idle_ms: int) -> tuple[list[Entry], bool]:
+        """The store looks through ten entries for each one that is asked for: those behind are for the next step.
+
+        What was found, and whether the end was reached.
+        """
+        try:
+            reply = await self._blocking.xautoclaim(
+                stream, GROUP, self._worker_id, min_idle_time=idle_ms, start_id=self._cursors[stream], count=most
+            )
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self._make_groups()
+            return [], True
+        self._cursors[stream] = reply[0].decode()
+        return _entries([(stream.encode(), reply[1])]), self._cursors[stream] == "0-0"
 
     async def read_own(self) -> list[Entry]:
         """Entries that were handed to this worker and that it has not started: a read of them was cut off."""

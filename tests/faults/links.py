@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 from tests.faults.engine import CONCURRENCY, LEASE_SECONDS, Worker
 from tests.faults.proxy import Link
-from tests.faults.scenarios import scenario
+from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
 from tests.faults.stage import Stage, kill
 from tests.store.probe import Probe
 
@@ -119,7 +120,7 @@ def _has_just_ended(stage: Stage, worker: Worker) -> bool:
     return stage.age(latest) < 0.1
 
 
-@scenario("killed before start", workers=0)
+@scenario("killed before start", workers=0, goal_seconds=AGENT_GOAL_SECONDS)
 async def killed_before_start(stage: Stage) -> None:
     """An agent dies with entries that it has read and not started, behind those of one that lives: all are reached."""
     alive = stage.store.claims(endpoint_id=stage.endpoint_id, worker_id="slow", lease_ms=1000)
@@ -131,6 +132,7 @@ async def killed_before_start(stage: Stage) -> None:
     stuck = stage.mix.steady(CONCURRENCY, ms=100)
     await stage.load(stuck, rate=200)
     await stage.until(lambda: _has_read(stage, dying.agents[-1], CONCURRENCY), what="the agent reads nothing")
+    killed = time.monotonic()
     with stage.fault("kill agent", dying):
         await asyncio.to_thread(kill, dying, "agent")
     dying.to_store.heal()
@@ -144,6 +146,9 @@ async def killed_before_start(stage: Stage) -> None:
         await stage.until(reached, REACHED_SECONDS)
     except AssertionError:
         stage.violations.append("entries behind those of an agent that lives are never reached")
+    for one in stage.seen("begin"):
+        if one["task"] in {plan.task_id for plan in stuck}:
+            stage.recovered(one["mono"] - killed)
     for entry in held:
         await alive.put_back(entry)
 

@@ -82,7 +82,7 @@ MUTANTS = {
             scenario="killed before start",
             expected="never reached",
             edits={
-                "queue_engine/store/claims.py": [("            self._cursors[stream] = reply[0].decode()\n", "")],
+                "queue_engine/store/claims.py": [("        self._cursors[stream] = reply[0].decode()\n", "")],
             },
         ),
         Mutant(

@@ -16,6 +16,7 @@ from queue_engine.store.store import Store
 from tests.integration.parts import TENANT, HttpServer, Programs, Reply, ended, new_endpoint, replies, submit
 from tests.servers import StoreServer, free_port
 from tests.waiting import wait_until, wait_until_async
+from worker_agent.task_work import MOST_UNSTARTED_SECONDS
 
 
 async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(
@@ -448,3 +449,17 @@ async def test_a_mistake_is_named_at_start(
     assert agent.wait() == 2
     assert named in agent.output()
     assert "Traceback" not in agent.output()
+
+
+async def test_what_an_agent_had_read_when_it_died_begins_after_a_lease(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id)
+    dead = store.claims(endpoint_id=endpoint_id, worker_id="dead", lease_ms=1000)
+    assert len(await dead.read(1, block_ms=1000)) == 1
+    agent = programs.agent(endpoint_id, container.url, lease=0.5)
+    wait_until(lambda: "the container is up" in agent.output(), 30)
+    await dead.read_own()  # which says that it has it still
+    task = await ended(store, endpoint_id, timeout=MOST_UNSTARTED_SECONDS - 1)
+    assert (task.state, task.attempts, task.lost) == (TaskState.SUCCEEDED, 1, 0)

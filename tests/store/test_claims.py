@@ -513,6 +513,43 @@ async def test_take_over_reaches_entries_behind_those_of_living_agents(bench: Be
     assert {entry.task_id for entry in taken} == {entry.task_id for entry in left_behind}
 
 
+async def test_one_look_reaches_entries_behind_those_of_living_agents(bench: Bench) -> None:
+    for number in range(41):
+        await bench.submit(f"t{number}")
+    living, dead, heir = bench.agent("living"), bench.agent("dead"), bench.agent("heir")
+    await living.read(40, block_ms=1)
+    (left_behind,) = await dead.read(1, block_ms=1)
+    await _age(bench, "dead", [left_behind.entry_id])
+    assert await heir.take_over(1, idle_ms=60_000) == [left_behind]
+
+
+async def test_an_entry_taken_from_an_agent_that_lives_is_begun_once(bench: Bench) -> None:
+    """It was only slow: whoever starts first has it, and the other one's entry is stale."""
+    for task_id in ("t1", "t2"):
+        await bench.submit(task_id)
+    slow, heir = bench.agent("slow"), bench.agent("heir")
+    read = await slow.read(2, block_ms=1)
+    taken = await heir.take_over(2, idle_ms=0)
+    assert await slow.start(read[0], address="x:1") is not None
+    assert await heir.start(taken[0], address="x:1") is None
+    assert await heir.start(taken[1], address="x:1") is not None
+    assert await slow.start(read[1], address="x:1") is None
+    assert await slow.read_own() == await heir.read_own() == []
+    counts = await bench.store.tasks.counts(bench.endpoint_id)
+    assert (counts.queued, counts.running) == (0, 2)
+
+
+async def test_an_entry_put_back_after_it_was_taken_waits_once(bench: Bench) -> None:
+    await bench.submit("t1")
+    slow, heir = bench.agent("slow"), bench.agent("heir")
+    (read,) = await slow.read(1, block_ms=1)
+    (taken,) = await heir.take_over(1, idle_ms=0)
+    await slow.put_back(read)
+    assert await heir.start(taken, address="x:1") is None
+    (again,) = await heir.read(1, block_ms=1)
+    assert await heir.start(again, address="x:1") is not None
+
+
 async def test_an_agent_finds_again_what_it_has_read_and_not_started(bench: Bench) -> None:
     agent = bench.agent("a1")
     for task_id in ("t1", "t2"):
