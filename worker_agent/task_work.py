@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +44,9 @@ MAX_READ = 64
 MOST_UNSTARTED_SECONDS = 10.0
 """An entry that an agent has read and not started for a lease, or for so long, is taken over: starting follows reading
 at once. When that agent lives all the same, the entry goes to whoever starts it first, and is stale for the other."""
+
+MOST_PASSED_ON = 10_000
+"""Suspects that an agent remembers to have left to others."""
 
 
 @dataclass
@@ -84,6 +88,7 @@ class TaskWork:
         self._runners: set[asyncio.Task[None]] = set()
         self._freed = asyncio.Event()
         self._gate = Gate()
+        self._passed_on: OrderedDict[str, bool] = OrderedDict()
         self._unstarted_seconds = min(config.lease_seconds, MOST_UNSTARTED_SECONDS)
 
     @property
@@ -156,10 +161,10 @@ class TaskWork:
         started = await self._persist(lambda: self._claims.start(entry, address=str(self._address)), "start")
         if started is None:
             return
-        if not self._gate.is_open:
-            # Were it to wait here with its lease, it would be lost together with the worker of the suspect that runs
-            # alone, and that would be held against it.
-            await self._persist(partial(self._release, started), "hand back")
+        # Were it to wait here with its lease, it would be lost together with the worker of the suspect that runs alone,
+        # and that would be held against it.
+        if not self._gate.is_open or self._passes_on(started):
+            await self._persist(partial(self._release, started, called=False), "hand back")
             return
         held = self._held[started.lease.token] = _Held(started, runner=_this_task())
         metrics.agent_running_tasks.inc()
@@ -172,6 +177,20 @@ class TaskWork:
         finally:
             metrics.agent_running_tasks.dec()
             self._held.pop(started.lease.token, None)
+
+    def _passes_on(self, started: Started) -> bool:
+        """Whether a suspect, which would wait here until all calls have ended, is left to agents that may be idle.
+
+        The second time it stays: when all are busy somebody must wait for it, and take nothing else meanwhile.
+        """
+        task_id = started.lease.task_id
+        if not started.is_suspect or self._gate.is_empty or self._passed_on.pop(task_id, False):
+            return False
+        self._passed_on[task_id] = True
+        if len(self._passed_on) > MOST_PASSED_ON:
+            self._passed_on.popitem(last=False)
+        log.info("a suspect is left to an idle agent, if there is one", extra={"task": task_id})
+        return True
 
     async def _execute(self, held: _Held) -> Outcome | None:
         """The outcome of the attempt, or None when it was fenced meanwhile."""
@@ -291,7 +310,7 @@ class TaskWork:
         at_gate = self._stop([held for held in self._unfinished() if not held.calling])
         await end_tasks(*(held.runner for held in at_gate))
         for held in at_gate:
-            await self._give_back(partial(self._release, held.started))
+            await self._give_back(partial(self._release, held.started, called=False))
         if self._runners:
             await asyncio.wait(set(self._runners), timeout=self._config.grace_seconds)
         unfinished = self._stop(self._unfinished())
@@ -313,9 +332,10 @@ class TaskWork:
             held.runner.cancel()
         return stopped
 
-    async def _release(self, started: Started) -> None:
+    async def _release(self, started: Started, *, called: bool = True) -> None:
         destination = self._claims.public_spec(started).webhook_destination
-        if await self._claims.release(started.lease, destination=destination) == "CANCELLED":
+        word = await self._claims.release(started.lease, destination=destination, called=called)
+        if word == "CANCELLED":
             metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
 
     async def _unstarted(self) -> list[Entry]:

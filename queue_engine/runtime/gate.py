@@ -26,6 +26,11 @@ class Gate:
         """Whether nobody is inside alone and nobody waits to be."""
         return self._open.is_set()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody is inside."""
+        return self._inside == 0
+
     async def wait_until_open(self) -> None:
         """Return when nobody is inside alone and nobody waits to be."""
         await self._open.wait()

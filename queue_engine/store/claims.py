@@ -261,15 +261,18 @@ class ClaimStore:
             return await self._put_off(lease, outcome, destination)
         return await self._finish(lease, outcome, destination)
 
-    async def release(self, lease: Lease, *, destination: str | None) -> str:
-        """Hand a running task back at no cost to its budgets. Returns OK, CANCELLED, ALREADY, FENCED or GONE."""
+    async def release(self, lease: Lease, *, destination: str | None, called: bool = True) -> str:
+        """Hand a running task back at no cost to its budgets. Returns OK, CANCELLED, ALREADY, FENCED or GONE.
+
+        `called` is whether the container may have got it: if not, the attempt leaves no trace in the task's history.
+        """
         keys = self._keys
         reply = await self._scripts.run(
             "release",
             [*keys.ending(lease.task_id, TaskStatus.FAILED), keys.retry_queue],
             [
                 member(lease.endpoint_id, lease.task_id), lease.token, lease.task_id, CANCELLED_WHILE_RUNNING,
-                task_delivery_id(lease.endpoint_id, lease.task_id), destination or "", EXPIRY_SLACK_MS,
+                task_delivery_id(lease.endpoint_id, lease.task_id), destination or "", EXPIRY_SLACK_MS, int(called),
             ],
         )  # fmt: skip
         return word_of(reply)

@@ -5,7 +5,17 @@ import asyncio
 import pytest
 
 from queue_engine.domain.endpoints import Wanted
-from queue_engine.domain.tasks import DeliveryStatus, Failed, Lease, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
+from queue_engine.domain.tasks import (
+    AttemptOutcome,
+    DeliveryStatus,
+    Failed,
+    Lease,
+    Outcome,
+    Succeeded,
+    TaskState,
+    TaskStatus,
+    TryAgain,
+)
 from queue_engine.store.claims import ClaimStore, Entry, Renewal
 from tests.store.bench import LONG_LEASE_MS, TENANT, Bench, spec
 from tests.waiting import wait_until_async
@@ -382,6 +392,23 @@ async def test_a_release_costs_no_budget(bench: Bench) -> None:
         assert await agent.release(started.lease, destination=None) == "OK"
     task = await bench.task("t1")
     assert (task.state, task.attempts, task.lost) == (TaskState.QUEUED, 0, 0)
+
+
+async def test_a_release_before_the_call_leaves_no_trace_in_the_history(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit_and_start("t1", agent)
+    await bench.lose("t1")
+    started = await bench.start(agent)
+    assert await agent.release(started.lease, destination=None, called=False) == "OK"
+    assert await agent.release(started.lease, destination=None, called=False) == "ALREADY"
+    history = await bench.store.tasks.attempts(bench.endpoint_id, "t1")
+    assert history is not None
+    assert [(one.number, one.outcome) for one in history] == [(1, AttemptOutcome.LOST)]
+    again = await bench.start(agent)
+    assert (again.attempt, again.lost) == (2, 1)
+    history = await bench.store.tasks.attempts(bench.endpoint_id, "t1")
+    assert history is not None
+    assert [(one.number, one.outcome) for one in history] == [(1, AttemptOutcome.LOST), (2, AttemptOutcome.RUNNING)]
 
 
 async def test_a_release_that_is_repeated_changes_nothing(bench: Bench) -> None:
