@@ -124,11 +124,12 @@ class TaskWork:
         return len(entries)
 
     async def _take_over(self, duty: Duty) -> int:
-        """One round over entries that an agent read before it died."""
-        free = self._config.concurrency - len(self._runners)
-        if free <= 0 or not self._watch.is_up or not duty.open.is_set() or not self._gate.is_open:
-            return 0
-        entries = await self._claims.take_over(min(free, MAX_READ), idle_ms=int(self._unstarted_seconds * 1000))
+        """One round over entries that an agent read before it died.
+
+        Without a free slot too: what cannot begin here goes before all new tasks, to whoever has a slot first.
+        """
+        most = min(self._config.concurrency, MAX_READ)
+        entries = await self._claims.take_over(most, idle_ms=int(self._unstarted_seconds * 1000))
         await self._begin(entries, duty)
         return len(entries)
 
@@ -142,7 +143,7 @@ class TaskWork:
         """Start what fits; a read gives up to twice what was asked for, as it covers two queues."""
         for entry in entries:
             has_room = len(self._runners) < self._config.concurrency and self._gate.is_open
-            if has_room and not duty.draining.is_set():
+            if has_room and self._watch.is_up and duty.open.is_set() and not duty.draining.is_set():
                 runner = asyncio.create_task(self._run_entry(entry))
                 self._runners.add(runner)
                 runner.add_done_callback(self._ended)

@@ -154,7 +154,7 @@ async def killed_before_start(stage: Stage) -> None:
 
 
 HELD = 60
-"""More than one XAUTOCLAIM looks through: ten for each free slot."""
+"""More than one XAUTOCLAIM looks through: ten for each slot."""
 REACHED_SECONDS = 40.0
 
 

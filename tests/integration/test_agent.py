@@ -12,6 +12,7 @@ import pytest
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import TaskState
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.claims import Entry
 from queue_engine.store.store import Store
 from tests.integration.parts import TENANT, HttpServer, Programs, Reply, ended, new_endpoint, replies, submit
 from tests.servers import StoreServer, free_port
@@ -463,3 +464,29 @@ async def test_what_an_agent_had_read_when_it_died_begins_after_a_lease(
     await dead.read_own()  # which says that it has it still
     task = await ended(store, endpoint_id, timeout=MOST_UNSTARTED_SECONDS - 1)
     assert (task.state, task.attempts, task.lost) == (TaskState.SUCCEEDED, 1, 0)
+
+
+async def test_what_a_dead_agent_had_read_does_not_wait_for_a_free_slot_of_one_agent(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    """Else it would wait for as long as new tasks fill each slot at once."""
+    release = threading.Event()
+    container.answer = replies(Reply(hold=release), Reply())
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id, "first")
+    dead = store.claims(endpoint_id=endpoint_id, worker_id="dead", lease_ms=1000)
+    try:
+        programs.agent(endpoint_id, container.url, lease=0.5, WORKER_AGENT_CONCURRENCY="1")
+        container.next()
+        await submit(store, endpoint_id, "task")
+        assert len(await dead.read(1, block_ms=1000)) == 1
+
+        async def free() -> list[Entry]:
+            return await dead.read(1, block_ms=1)
+
+        (entry,) = await wait_until_async(free, 20, "the busy agent leaves the entry to the dead one")
+        assert entry.task_id == "task"
+        await dead.put_back(entry)
+    finally:
+        release.set()
+    assert (await ended(store, endpoint_id)).state is TaskState.SUCCEEDED
