@@ -15,6 +15,7 @@ most; what came of a request without an answer is not known. A journal record ha
 | `delete` | client | `task`, `answer`: DELETED, NOT_ENDED |
 | any of these | client | `answer`: an HTTP status, when it is one that no order should have |
 | `counts` | sampler | `began` (monotonic), the counts of the API |
+| `held` | scenario | `task` that a killed agent had, `worker`, `running` or only read, `began` of the kill |
 | `recovered` | scenario | `seconds` |
 """
 

@@ -15,8 +15,9 @@ async def kill_agents(stage: Stage) -> None:
     """kill -9 of agents with tasks under way: each of their tasks runs again elsewhere, and ends once."""
     async with stage.steady_load(rate=12, ms=1500):
         for worker in _victims(stage):
-            await _kill_when_busy(stage, worker, "agent")
+            killed = await _kill_when_busy(stage, worker, "agent")
             await stage.hold(0.2, 1)
+            await stage.note_held(worker, killed)
             await asyncio.to_thread(worker.start_agent)
 
 
@@ -30,13 +31,18 @@ async def kill_containers(stage: Stage) -> None:
             await asyncio.to_thread(worker.keep_container)
 
 
-@scenario("kill agent and container", goal_seconds=AGENT_GOAL_SECONDS)
+@scenario("kill agent and container", workers=5, endpoint={"concurrency": 10}, goal_seconds=AGENT_GOAL_SECONDS)
 async def kill_whole_workers(stage: Stage) -> None:
-    """kill -9 of whole workers: as if their machine had gone."""
-    async with stage.steady_load(rate=12, ms=1500):
+    """kill -9 of whole workers: as if their machine had gone.
+
+    Two or three are dead at once. The others have slots for the load: else a task would wait for one of these, which
+    says nothing of how soon its loss was noticed.
+    """
+    async with stage.steady_load(rate=28, ms=1500):
         for worker in _victims(stage):
-            await _kill_when_busy(stage, worker, "agent", "container")
+            killed = await _kill_when_busy(stage, worker, "agent", "container")
             await stage.hold(0.2, 1)
+            await stage.note_held(worker, killed)
             await asyncio.to_thread(worker.heal)
 
 
@@ -45,10 +51,12 @@ def _victims(stage: Stage) -> list[Worker]:
     return [worker for _ in range(3) for worker in stage.rng.sample(stage.workers, 2)]
 
 
-async def _kill_when_busy(stage: Stage, worker: Worker, *parts: str) -> None:
+async def _kill_when_busy(stage: Stage, worker: Worker, *parts: str) -> float:
+    """Returns when."""
     await stage.until_busy(worker)
-    with stage.fault(f"kill {' and '.join(parts)}", worker):
+    with stage.fault(f"kill {' and '.join(parts)}", worker) as began:
         await asyncio.to_thread(kill, worker, *parts)
+    return began
 
 
 @scenario("kill api")

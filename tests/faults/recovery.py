@@ -3,32 +3,66 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
-from tests.faults.checker import ASKS_AGAIN, executions_of, faults_of
+from queue_engine.store.claims import SUSPECT_AFTER
+from tests.faults.checker import ASKS_AGAIN, Execution, Fault, executions_of, faults_of
 from tests.faults.journal import Record
 
 
-def recoveries(journal: Sequence[Record]) -> list[float]:
-    """Seconds until work that a fault interrupted went on.
+@dataclass(frozen=True)
+class Recoveries:
+    """Seconds until work that a fault interrupted went on, sorted."""
 
-    For a killed part of a worker: from the kill until a task that it was executing begins again. Besides, whatever a
-    scenario has measured itself (`recovered`).
+    usual: tuple[float, ...] = ()
+    """From a kill of a part of a worker until a task that it was executing begins again, anywhere. Besides, whatever a
+    scenario has measured itself (`recovered`)."""
+    alone: tuple[float, ...] = ()
+    """The same of tasks that this made suspects: they begin when the calls beside them have ended."""
+
+
+def recoveries(journal: Sequence[Record]) -> Recoveries:
+    """From the journals of a run. Each interrupted execution counts once, from the first kill that may have hit it.
+
+    What an agent had (`held`) when it was killed was hit then, though it was not executing it: when it was to go on
+    after another kill, it counts from the later one; when it had never begun, until it does.
     """
-    measured = [float(record["seconds"]) for record in journal if record["what"] == "recovered"]
+    usual = [float(record["seconds"]) for record in journal if record["what"] == "recovered"]
+    alone: list[float] = []
     faults = faults_of(journal)
     outages = [fault for fault in faults if not fault.hits]
     kills = [fault for fault in faults if fault.kind.startswith("kill") and fault.hits]
-    for of_task in executions_of(journal).values():
-        for interrupted, again in pairwise(of_task):
-            if interrupted.how not in ASKS_AGAIN:
-                measured += [
-                    again.began - fault.began
-                    for fault in kills
-                    if fault.may_interrupt(interrupted, outages) and interrupted.began <= fault.began < again.began
-                ]
-    return sorted(measured)
+    held: dict[str, list[Record]] = defaultdict(list)
+    for record in journal:
+        if record["what"] == "held":
+            held[record["task"]].append(record)
+    for task_id, of_task in executions_of(journal).items():
+        lost = 0
+        for interrupted, again in pairwise((None, *of_task)):
+            assert again is not None
+            killed = interrupted and _killed(interrupted, again, kills, outages)
+            since = killed or (interrupted.began if interrupted else 0.0)
+            later = [record for record in held[task_id] if since < record["began"] < again.began]
+            lost += (interrupted is not None and interrupted.how != "busy") + sum(one["running"] for one in later)
+            hit = max([killed or 0.0, *(float(record["began"]) for record in later)])
+            if hit:
+                (alone if lost >= SUSPECT_AFTER else usual).append(again.began - hit)
+    return Recoveries(tuple(sorted(usual)), tuple(sorted(alone)))
+
+
+def _killed(interrupted: Execution, again: Execution, kills: Sequence[Fault], outages: Sequence[Fault]) -> float | None:
+    """When the execution before this one was first hit; None when it was not, or has asked for the next one itself."""
+    if interrupted.how in ASKS_AGAIN:
+        return None
+    hit = [
+        fault.began
+        for fault in kills
+        if fault.may_interrupt(interrupted, outages) and interrupted.began <= fault.began < again.began
+    ]
+    return min(hit, default=None)
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:

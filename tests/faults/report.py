@@ -8,7 +8,9 @@ from tests.faults.recovery import quantile
 from tests.faults.stage import Outcome
 
 MOST_VIOLATIONS = 20
-HEAD = ("fault", "load/s", "tasks", "executions", "lost", "duplicated", "recovery p50/p99 s", "verdict")
+HEAD = (
+    "fault", "load/s", "tasks", "executions", "lost", "duplicated", "recovery p50/p99 s", "alone p50/p99 s", "verdict",
+)  # fmt: skip
 
 
 def ended_line(outcome: Outcome) -> str:
@@ -47,7 +49,7 @@ def summary(outcomes: Sequence[Outcome], seed: int) -> str:
 
 def met_goal(outcome: Outcome) -> bool | None:
     """Whether recovery was as quick as it should be; None when there is no goal or nothing was measured."""
-    late = quantile(outcome.recoveries, 0.99)
+    late = quantile(outcome.recoveries.usual, 0.99)
     return None if late is None or outcome.goal_seconds is None else late <= outcome.goal_seconds
 
 
@@ -61,17 +63,26 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
         str(verdict.lost),
         str(verdict.duplicated),
         _recovery(outcome),
+        _recovery_alone(outcome),
         _verdict(outcome),
     )
 
 
 def _recovery(outcome: Outcome) -> str:
-    half, late = quantile(outcome.recoveries, 0.5), quantile(outcome.recoveries, 0.99)
-    if half is None or late is None:
-        return "–"
     met = met_goal(outcome)
     goal = "" if met is None else f" (goal {outcome.goal_seconds:g} {'met' if met else 'MISSED'})"
-    return f"{half:.1f} / {late:.1f}{goal}"
+    return _half_and_late(outcome.recoveries.usual) + goal
+
+
+def _recovery_alone(outcome: Outcome) -> str:
+    """There is no goal for them: how long the calls beside them take is not the engine's doing."""
+    alone = outcome.recoveries.alone
+    return f"{_half_and_late(alone)} of {len(alone)}" if alone else "–"
+
+
+def _half_and_late(seconds: Sequence[float]) -> str:
+    half, late = quantile(seconds, 0.5), quantile(seconds, 0.99)
+    return "–" if half is None or late is None else f"{half:.1f} / {late:.1f}"
 
 
 def _verdict(outcome: Outcome) -> str:
@@ -86,4 +97,4 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _aligned(cell: str, width: int, column: int) -> str:
-    return f"{cell:<{width}}" if column in (0, 6, 7) else f"{cell:>{width}}"
+    return f"{cell:<{width}}" if column in (0, 6, 7, 8) else f"{cell:>{width}}"

@@ -14,14 +14,16 @@ from typing import Any, Protocol
 
 import httpx
 
+from queue_engine.store.claims import GROUP
 from queue_engine.store.client import close, connect
+from queue_engine.store.keys import parse_member
 from queue_engine.store.store import Store
 from tests.faults.checker import Evidence, Verdict, check
 from tests.faults.engine import API_KEY, Engine, Worker
 from tests.faults.journal import Journal, Record, read_journal
 from tests.faults.orders import Client
 from tests.faults.producer import Mix, Producer, TaskPlan
-from tests.faults.recovery import recoveries
+from tests.faults.recovery import Recoveries, recoveries
 from tests.faults.rest import Rest, is_at_rest, look
 from tests.servers import free_port
 from tests.waiting import wait_until_async
@@ -47,7 +49,7 @@ class Outcome:
     name: str
     rate: float
     verdict: Verdict
-    recoveries: list[float]
+    recoveries: Recoveries
     goal_seconds: float | None
     seconds: float
     directory: Path
@@ -191,14 +193,31 @@ class Stage:
     # Faults
 
     @contextmanager
-    def fault(self, kind: str, *hits: Named) -> Iterator[None]:
-        """Journal what is done in the block. `hits` are the workers whose tasks it may interrupt."""
+    def fault(self, kind: str, *hits: Named) -> Iterator[float]:
+        """Journal what is done in the block, and give when it began. `hits`: workers whose tasks it may interrupt."""
         began = time.monotonic()
         try:
-            yield
+            yield began
         finally:
             names = [worker.name for worker in hits]
             self.journal.write("fault", kind=kind, began=began, ended=time.monotonic(), hits=names)
+
+    async def note_held(self, worker: Worker, killed: float) -> None:
+        """Journal the tasks that the store takes its dead agent to have: read and not started, or running."""
+        keys, redis, agent = self.store.partitions.of(self.endpoint_id), self.store.redis, worker.agents[-1]
+        held = {}
+        for stream in (keys.queue, keys.retry_queue):
+            for read in await redis.xpending_range(stream, GROUP, "-", "+", 1000, consumername=agent):
+                for _, fields in await redis.xrange(stream, read["message_id"], read["message_id"]):
+                    held[fields[b"t"].decode()] = False
+        for name in await redis.zrange(keys.partition.leases, 0, -1):
+            endpoint_id, task_id = parse_member(name.decode())
+            if endpoint_id == self.endpoint_id:
+                state, holder = await redis.hmget(keys.task(task_id), ["state", "worker"])  # type: ignore[misc]
+                if (state, holder) == (b"running", agent.encode()):
+                    held[task_id] = True
+        for task_id, running in sorted(held.items()):
+            self.journal.write("held", task=task_id, worker=worker.name, running=running, began=killed)
 
     def note_wiped(self) -> None:
         """The operator has removed everything: what was before does not count any more."""

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.checker import Evidence, check
 from tests.faults.journal import Record
-from tests.faults.recovery import quantile, recoveries
+from tests.faults.recovery import Recoveries, quantile, recoveries
 
 
 class Story:
@@ -512,7 +512,76 @@ def test_recovery_is_from_the_kill_to_the_next_execution(story: Story) -> None:
     killed = story.clock
     story.clock += 5
     story.execute("c", 2, worker="w2")
-    assert recoveries(story.journal) == pytest.approx([story.journal[-2]["mono"] - killed], abs=0.01)
+    found = recoveries(story.journal)
+    assert found.usual == pytest.approx([story.journal[-2]["mono"] - killed], abs=0.01)
+    assert found.alone == ()
+
+
+def test_each_interrupted_execution_counts_once_from_the_first_kill(story: Story) -> None:
+    """A second kill of the same worker, before the task begins again, would count a wait that is too short."""
+    story.submit("c")
+    story.execute("c", 1, how="")
+    story.fault("kill agent and container", "w1")
+    killed = story.clock
+    story.clock += 3
+    story.fault("kill agent and container", "w1")
+    story.clock += 3
+    story.execute("c", 2, worker="w2")
+    assert recoveries(story.journal).usual == pytest.approx([story.journal[-2]["mono"] - killed], abs=0.01)
+
+
+def test_a_task_that_lost_two_workers_counts_apart(story: Story) -> None:
+    """It runs alone, and so waits for others. One that was busy before has lost one worker."""
+    story.submit("c")
+    story.execute("c", 1, how="")
+    story.fault("kill agent", "w1")
+    story.clock += 5
+    story.execute("c", 2, worker="w2", how="")
+    story.fault("kill agent", "w2")
+    story.clock += 9
+    story.execute("c", 3, worker="w1")
+    story.submit("b", do="busy")
+    story.execute("b", 1, how="busy")
+    story.execute("b", 2, how="")
+    story.fault("kill agent", "w1")
+    story.clock += 4
+    story.execute("b", 3, worker="w2")
+    found = recoveries(story.journal)
+    assert found.usual == pytest.approx([4, 5], abs=0.1)
+    assert found.alone == pytest.approx([9], abs=0.1)
+
+
+def test_what_a_killed_agent_had_counts_from_its_kill(story: Story) -> None:
+    """Also what it had not begun: a new task, and one that had come back from another kill."""
+    story.submit("c")
+    story.execute("c", 1, how="")
+    first = story.clock
+    story.fault("kill agent", "w1", began=first)
+    story.note("held", task="c", worker="w1", running=True, began=first)
+    story.clock += 5
+    second = story.clock
+    story.fault("kill agent", "w2", began=second)
+    for name in ("c", "n"):
+        story.note("held", task=name, worker="w2", running=False, began=second)
+    story.clock += 4
+    story.submit("n")
+    story.execute("c", 2)
+    story.execute("n", 1)
+    begun = {one["task"]: one["mono"] for one in story.journal if one["what"] == "begin"}
+    assert recoveries(story.journal).usual == pytest.approx([begun["c"] - second, begun["n"] - second], abs=0.01)
+
+
+def test_a_worker_that_is_lost_before_the_task_began_makes_a_suspect_too(story: Story) -> None:
+    story.submit("c")
+    story.execute("c", 1, how="")
+    story.fault("kill agent", "w1")
+    story.clock += 5
+    story.fault("kill agent", "w2")
+    story.note("held", task="c", worker="w2", running=True, began=story.clock)
+    story.clock += 7
+    story.execute("c", 3)
+    assert recoveries(story.journal).usual == ()
+    assert recoveries(story.journal).alone == pytest.approx([7], abs=0.1)
 
 
 def test_a_task_that_was_busy_has_not_recovered_from_anything(story: Story) -> None:
@@ -520,7 +589,7 @@ def test_a_task_that_was_busy_has_not_recovered_from_anything(story: Story) -> N
     story.execute("c", 1, how="busy")
     story.fault("kill agent", "w1")
     story.execute("c", 2, worker="w2")
-    assert recoveries(story.journal) == []
+    assert recoveries(story.journal) == Recoveries()
 
 
 def test_a_container_that_a_poison_task_ended_has_hit_its_other_tasks(story: Story) -> None:

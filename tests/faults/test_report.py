@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from tests.faults.checker import Verdict
+from tests.faults.recovery import Recoveries
 from tests.faults.report import ended_line, summary, table
 from tests.faults.stage import Outcome
 
 
 def outcome(*violations: str, weaker: str = "") -> Outcome:
     verdict = Verdict(violations, tasks=2, executions=3, lost=len(violations), duplicated=1)
-    return Outcome("disk full", 15.0, verdict, [], None, 1.0, Path("/nowhere"), weaker=weaker)
+    return Outcome("disk full", 15.0, verdict, Recoveries(), None, 1.0, Path("/nowhere"), weaker=weaker)
 
 
 def test_a_fault_that_could_not_be_whole_is_not_shown_as_if_it_were() -> None:
