@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from queue_engine.runtime.ports import free_port
 from tests.waiting import wait_until
 
 START_SECONDS = 30.0
@@ -174,14 +175,6 @@ class StoreServer:
         if self._process is None:
             raise StoreServerError("not running")
         return self._process
-
-
-def free_port() -> int:
-    """A loopback TCP port that was free a moment ago."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def valkey_binary() -> Path:

@@ -15,7 +15,8 @@ from typing import Any, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.servers import StoreServer, StoreServerError, free_port
+from queue_engine.runtime.ports import free_port
+from tests.servers import StoreServer, StoreServerError
 from tests.waiting import wait_until
 
 READY_SECONDS = 60.0

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.runtime.ports import free_port
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.store import Store, UnfitStore
 from queue_engine.store.tasks import Submission
 from tests.integration.certificates import self_signed
-from tests.servers import StoreServer, free_port, redis_binary
+from tests.servers import StoreServer, redis_binary
 from tests.store.bench import SECRET_KEY, TENANT, Bench, config
 from tests.store.probe import Probe
 from tests.topology import SLOTS, SentinelServer
