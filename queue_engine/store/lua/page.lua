@@ -14,23 +14,23 @@ local STRIDE = 4
 -- Of the numbers `low` to `high` with `held` entries, the block of a level that has the one that `left` newer ones come
 -- before, looked for from the nearer end. Reply its lowest and highest number, its entries, and how many of these are newer.
 local function find(level, low, high, held, left)
-  local first, last, step = block_of(high, level), block_of(low, level), -1
+  local wide, prefix, fields = width(level), ARGV[1] .. ':' .. level .. ':', {}
+  local block, last, step, bottom, top = block_of(high, level), block_of(low, level), -1, low, high
   local is_nearer_to_the_oldest = left > held / 2
-  if is_nearer_to_the_oldest then first, last, step, left = last, first, 1, held - 1 - left end
-  local prefix, gaps, bottom, top, size = ARGV[1] .. ':' .. level .. ':', {}, low, high, held
-  for block = first, last, step do
-    local place = (block - first) * step % STRIDE
-    if place == 0 then
-      local fields = {}
-      for one = block, block + (STRIDE - 1) * step, step do fields[#fields + 1] = prefix .. one end
-      gaps = redis.call('HMGET', KEYS[2], unpack(fields))
+  if is_nearer_to_the_oldest then block, last, step, left = last, block, 1, held - 1 - left end
+  while true do
+    for place = 1, STRIDE do fields[place] = prefix .. block + (place - 1) * step end
+    for _, gaps in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
+      bottom, top = block * wide + 1, (block + 1) * wide
+      if bottom < low then bottom = low end
+      if top > high then top = high end
+      local size = top - bottom + 1 - (gaps or 0)
+      if left < size or block == last then
+        return bottom, top, size, is_nearer_to_the_oldest and size - 1 - left or left
+      end
+      left, block = left - size, block + step
     end
-    bottom, top = math.max(low, block * width(level) + 1), math.min(high, (block + 1) * width(level))
-    size = top - bottom + 1 - (gaps[place + 1] or 0)
-    if left < size then break end
-    left = left - size
   end
-  return bottom, top, size, is_nearer_to_the_oldest and size - 1 - left or left
 end
 
 -- A number, and how many entries up to it come before the page.
