@@ -170,9 +170,16 @@ end
 local function end_task(keys, task_end)
   local task, result, history, counts, delivery = keys[1], keys[3], keys[4], keys[7], keys[11]
   local now = text(task_end.now)
-  local seq, webhook, lost_token = unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token'))
+  local seq, webhook, lost_token, has_history =
+    unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history'))
   if lost_token then note_attempt(history, task, redis.call('HGET', task, 'updated'), 'lost') end
-  redis.call('SET', result, task_end.result)
+  -- A net under the retention job: the data cannot stay for ever even if that job never runs again.
+  local retention = tonumber(redis.call('HGET', keys[12], 'retention') or '0') * 1000
+  local expiry = text(retention + task_end.slack)
+  redis.call('SET', result, task_end.result, 'PX', expiry)
+  redis.call('PEXPIRE', task, expiry)
+  redis.call('PEXPIRE', keys[2], expiry)
+  if has_history or lost_token then redis.call('PEXPIRE', history, expiry) end
   local number = index_add(counts, task_end.status, keys[9], task_end.now,
     't', task_end.task_id, 'n', seq)
   redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', number)
@@ -187,10 +194,6 @@ local function end_task(keys, task_end)
     redis.call('HSET', delivery, 'entry', out, 'attempts', 0, 'created', now, 'destination', task_end.destination)
     redis.call('HSET', task, 'delivery', 'INIT')
   end
-  -- A net under the retention job: the data cannot stay for ever even if that job never runs again.
-  local retention = tonumber(redis.call('HGET', keys[12], 'retention') or '0') * 1000
-  local has_history = redis.call('HEXISTS', task, 'history') == 1
-  for index = 1, has_history and 4 or 3 do redis.call('PEXPIRE', keys[index], text(retention + task_end.slack)) end
 end
 
 -- Remove the index entry, the count and the delivery of an ended task: it is to run again, or to be forgotten.
