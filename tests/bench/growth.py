@@ -42,6 +42,7 @@ PAGE_SIZE = 20
 FLAT_PERCENT = 10
 FILL_CHUNK = 500
 WARM_UP = 100
+SETTLE_SECONDS, SETTLE_PAUSE_SECONDS, SETTLED_BYTES = 30.0, 0.5, 1000
 INPUT = json.dumps({"prompt": "x" * 50, "n": 1}).encode()
 OUTPUT = json.dumps({"answer": "y" * 50}).encode()
 GAP_EVERY = 64
@@ -114,7 +115,15 @@ class History:
             raise RuntimeError(f"the store was not filled as it should be: {counts}")
 
     async def _used_memory(self) -> int:
-        return int((await self.store.redis.info("memory"))["used_memory"])
+        """As soon as it stays the same: tables that have just grown are there twice for a moment."""
+        used, deadline = 0, time.monotonic() + SETTLE_SECONDS
+        while True:
+            before, used = used, int((await self.store.redis.info("memory"))["used_memory"])
+            if abs(used - before) <= SETTLED_BYTES:
+                return used
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the server's memory goes on changing: {used} bytes, {before} before")
+            await asyncio.sleep(SETTLE_PAUSE_SECONDS)
 
     async def make_gaps(self) -> None:
         """Delete one task of GAP_EVERY, as a user may."""
