@@ -5,13 +5,13 @@ import shlex
 import signal
 import sys
 import threading
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
 from queue_engine.domain.endpoints import Expose
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import AttemptOutcome, TaskState
-from queue_engine.store.claims import ClaimStore, Started
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Cancellation
 from tests.integration.parts import HttpServer, Programs, Reply, Request, ended, new_endpoint, submit
@@ -189,9 +189,7 @@ async def test_a_suspect_does_not_wait_for_a_busy_agent_beside_an_idle_one(
     release = threading.Event()
     container.answer = lambda request: Reply(hold=release if request.headers["x-task-id"] == "fresh" else None)
     endpoint_id = await new_endpoint(store, concurrency=4)
-    await submit(store, endpoint_id, "suspect")
-    started, before = await _started_elsewhere(store, endpoint_id)
-    await store.redis.hset(store.partitions.of(endpoint_id).task("suspect"), "resets", "2")  # type: ignore[misc]
+    hand_back = await _suspect_held_elsewhere(store, endpoint_id)
     await submit(store, endpoint_id, "fresh")
     try:
         busy = programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
@@ -199,7 +197,7 @@ async def test_a_suspect_does_not_wait_for_a_busy_agent_beside_an_idle_one(
         await _wait_for_readers(store, 1)
         programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
         await _wait_for_readers(store, 2)
-        await before.release(started.lease, destination=None)
+        await hand_back()
         assert (await ended(store, endpoint_id, "suspect")).state is TaskState.SUCCEEDED
         assert busy.output().count("left to an idle agent") <= 1
         assert (await store.tasks.counts(endpoint_id)).running == 1
@@ -214,14 +212,12 @@ async def test_a_suspect_that_only_busy_agents_could_take_is_kept_by_one_of_them
     release = threading.Event()
     container.answer = lambda request: Reply(hold=release if request.headers["x-task-id"] == "fresh" else None)
     endpoint_id = await new_endpoint(store, concurrency=4)
-    await submit(store, endpoint_id, "suspect")
-    started, before = await _started_elsewhere(store, endpoint_id)
-    await store.redis.hset(store.partitions.of(endpoint_id).task("suspect"), "resets", "2")  # type: ignore[misc]
+    hand_back = await _suspect_held_elsewhere(store, endpoint_id)
     await submit(store, endpoint_id, "fresh")
     try:
         busy = programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
         assert container.next().headers["x-task-id"] == "fresh"
-        await before.release(started.lease, destination=None)
+        await hand_back()
         await wait_until_async(partial(_running, store, endpoint_id, 2), 20, "nobody keeps the suspect")
         await submit(store, endpoint_id, "behind")
     finally:
@@ -235,12 +231,15 @@ async def test_a_suspect_that_only_busy_agents_could_take_is_kept_by_one_of_them
     assert [one.outcome for one in attempts] == [AttemptOutcome.RELEASED, AttemptOutcome.OK]
 
 
-async def _started_elsewhere(store: Store, endpoint_id: str) -> tuple[Started, ClaimStore]:
+async def _suspect_held_elsewhere(store: Store, endpoint_id: str) -> Callable[[], Awaitable[str]]:
+    """A suspect that another agent has begun; what makes that agent hand it back."""
+    await submit(store, endpoint_id, "suspect")
     claims = store.claims(endpoint_id=endpoint_id, worker_id="before", lease_ms=60_000)
     (entry,) = await claims.read(1, block_ms=1000)
     started = await claims.start(entry, address="x:1")
     assert started is not None
-    return started, claims
+    await store.redis.hset(store.partitions.of(endpoint_id).task("suspect"), "resets", "2")  # type: ignore[misc]
+    return partial(claims.release, started.lease, destination=None)
 
 
 async def _running(store: Store, endpoint_id: str, count: int) -> bool:
