@@ -12,7 +12,9 @@ SEED = 21
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["kill store", "store back before agents", "agent cut for half a lease", "cancel"])
+@pytest.mark.parametrize(
+    "name", ["kill store", "store back before agents", "agent cut for half a lease", "cancel", "retry by hand"]
+)
 async def test_nothing_is_lost(engine: Engine, tmp_path: Path, name: str) -> None:
     outcome = await run_scenario(SCENARIOS[name], engine, tmp_path / "journals", SEED)
     assert outcome.verdict.violations == (), f"journals and logs: {tmp_path}, {engine.directory}"
