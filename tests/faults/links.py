@@ -101,7 +101,7 @@ async def cut_containers(stage: Stage) -> None:
 async def slow_links(stage: Stage) -> None:
     """Agents a tenth of a second away from the store, killed while they record results: no result is half recorded.
 
-    Without a goal: an agent that dies between reading an entry and starting it is noticed after ten seconds or more.
+    Without a goal: so many kills come so soon that some tasks are with several dead agents, one after the other.
     """
     for worker in stage.workers:
         worker.to_store.delay(0.1)
