@@ -40,13 +40,20 @@ async def test_a_lease_that_is_renewed_outlives_many_leases(bench: Bench) -> Non
     started = await bench.submit_and_start("t1", agent)
     end = started.started_at_ms + 600
     await bench.steady()
+    judged = 0
 
     async def is_over() -> bool:
+        nonlocal judged
+        began = await bench.probe.now_ms()
         assert await agent.renew([started.lease]) == [Renewal.OK]
-        assert (await bench.sweep_as_it_is(lease_ms=200)).work == 0
-        return await bench.probe.now_ms() > end
+        swept = await bench.sweep_as_it_is(lease_ms=200)
+        now = await bench.probe.now_ms()
+        if now - began < 200:  # else a busy machine stood still for a lease, and the next round takes the task back
+            assert swept.work == 0
+            judged += 1
+        return now > end and judged >= 3
 
-    await wait_until_async(is_over, timeout=5)
+    await wait_until_async(is_over, timeout=20)
 
 
 async def test_a_running_task_with_a_lease_is_left_alone(bench: Bench) -> None:
