@@ -198,7 +198,7 @@ class ClaimStore:
         reply = await self._scripts.run(
             "start",
             [
-                keys.task(task_id), keys.input(task_id), entry.stream, keys.partition.leases, keys.counts,
+                keys.task(task_id), keys.body(task_id), entry.stream, keys.partition.leases, keys.counts,
                 keys.partition.counts, keys.endpoint, keys.partition.deadlines, keys.history(task_id),
             ],
             [entry.entry_id, member(keys.endpoint_id, task_id), entry.token, self._lease_ms, self._worker_id, address],

@@ -264,7 +264,7 @@ class Outbox:
             "open_delivery",
             [
                 entry.partition.delivery(entry.delivery_id), entry.partition.outbox, keys.task(task_id),
-                keys.input(task_id), keys.result(task_id), keys.endpoint,
+                keys.body(task_id), keys.result(task_id), keys.endpoint,
             ],
             [entry.entry_id, self._process_id, MAX_RESULT_BYTES],
         )  # fmt: skip
@@ -328,7 +328,7 @@ class Outbox:
             "settle_delivery",
             [
                 entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_due,
-                keys.task(task_id), keys.input(task_id), keys.result(task_id),
+                keys.task(task_id), keys.body(task_id), keys.result(task_id),
                 entry.partition.attempts_log(endpoint_id, task_id), keys.finished(TaskStatus.SUCCESS),
                 keys.finished(TaskStatus.DELIVERED), keys.counts, keys.history(task_id),
             ],
@@ -365,7 +365,7 @@ class Outbox:
             "defer_delivery",
             [
                 partition.delivery(entry.delivery_id), partition.outbox, partition.outbox_parked,
-                partition.task(endpoint_id, task_id), partition.input(endpoint_id, task_id),
+                partition.task(endpoint_id, task_id), partition.body(endpoint_id, task_id),
                 partition.result(endpoint_id, task_id), partition.attempts_log(endpoint_id, task_id),
                 partition.history(endpoint_id, task_id),
             ],

@@ -122,12 +122,12 @@ class Partition:
         """Hash with values of at most 64 bytes, so that Redis keeps it compact."""
         return f"{self.tag}:t:{endpoint_id}:{task_id}"
 
-    def input(self, endpoint_id: str, task_id: str) -> str:
-        """String: the task's spec and its input, as the bytes that came in."""
-        return f"{self.tag}:i:{endpoint_id}:{task_id}"
+    def body(self, endpoint_id: str, task_id: str) -> str:
+        """String: the task's spec, its input, as the bytes that came in, and, when all is small, its result."""
+        return f"{self.tag}:b:{endpoint_id}:{task_id}"
 
     def result(self, endpoint_id: str, task_id: str) -> str:
-        """String: the output as JSON text, or the error."""
+        """String: the output as JSON text, or the error, unless it is in the body."""
         return f"{self.tag}:r:{endpoint_id}:{task_id}"
 
     def history(self, endpoint_id: str, task_id: str) -> str:
@@ -220,8 +220,8 @@ class EndpointKeys:
     def task(self, task_id: str) -> str:
         return self.partition.task(self.endpoint_id, task_id)
 
-    def input(self, task_id: str) -> str:
-        return self.partition.input(self.endpoint_id, task_id)
+    def body(self, task_id: str) -> str:
+        return self.partition.body(self.endpoint_id, task_id)
 
     def result(self, task_id: str) -> str:
         return self.partition.result(self.endpoint_id, task_id)
@@ -235,7 +235,7 @@ class EndpointKeys:
     def ending(self, task_id: str, status: str) -> list[str]:
         """The keys that a script writes when it ends a task, in the order of `end_task` in lib.lua."""
         return [
-            self.task(task_id), self.input(task_id), self.result(task_id), self.history(task_id),
+            self.task(task_id), self.body(task_id), self.result(task_id), self.history(task_id),
             self.partition.leases, self.live, self.counts, self.partition.counts, self.finished(status),
             self.partition.outbox, self.delivery(task_id), self.endpoint,
         ]  # fmt: skip
@@ -249,7 +249,7 @@ class EndpointKeys:
         """The keys that a script writes when it undoes the end of a task, in the order of `undo_end` in lib.lua."""
         partition = self.partition
         return [
-            self.task(task_id), self.input(task_id), self.result(task_id), self.history(task_id),
+            self.task(task_id), self.body(task_id), self.result(task_id), self.history(task_id),
             partition.attempts_log(self.endpoint_id, task_id), self.counts, self.finished("SUCCESS"),
             self.finished("DELIVERED"), self.finished("FAILED"), partition.outbox, partition.outbox_due,
             partition.outbox_parked, self.delivery(task_id),

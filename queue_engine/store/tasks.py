@@ -201,7 +201,7 @@ class TaskStore:
         reply = await self._scripts.run(
             "enqueue",
             [
-                keys.endpoint, keys.task(task.task_id), keys.input(task.task_id), keys.queue, keys.created, keys.live,
+                keys.endpoint, keys.task(task.task_id), keys.body(task.task_id), keys.queue, keys.created, keys.live,
                 keys.counts, keys.partition.counts, keys.partition.deadlines,
             ],
             [
@@ -324,7 +324,7 @@ class TaskStore:
         """The task's attempts, oldest first, with the one under way; at most the latest 51. None without the task."""
         keys = self._partitions.of(endpoint_id)
         reply = await self._scripts.run(
-            "read_attempts", [keys.task(task_id), keys.input(task_id), keys.result(task_id), keys.history(task_id)]
+            "read_attempts", [keys.task(task_id), keys.body(task_id), keys.result(task_id), keys.history(task_id)]
         )
         task = self._task(endpoint_id, task_id, reply[:3], detail=False)
         if task is None:
@@ -337,7 +337,7 @@ class TaskStore:
         length = await self._redis.hget(keys.task(task_id), "spec")  # type: ignore[misc]
         if length is None:
             return ""
-        text = await self._redis.getrange(keys.input(task_id), 0, int(length) - 1)
+        text = await self._redis.getrange(keys.body(task_id), 0, int(length) - 1)
         return self._specs.decode_public(text).webhook_destination or "" if text else ""
 
     async def _promote(self, partition: Partition, name: bytes) -> str:
@@ -373,7 +373,7 @@ class TaskStore:
         reply = await self._scripts.run(
             "purge",
             [
-                keys.task(task_id), keys.input(task_id), keys.result(task_id),
+                keys.task(task_id), keys.body(task_id), keys.result(task_id),
                 keys.partition.attempts_log(keys.endpoint_id, task_id), keys.finished(status), keys.created,
                 keys.counts, keys.delivery(task_id), keys.endpoint, keys.history(task_id),
             ],
@@ -417,7 +417,7 @@ class TaskStore:
                 return Resealed.UNREADABLE
             if renewed == text:
                 return Resealed.CURRENT
-            reply = await self._scripts.run("reseal_spec", [keys.task(task_id), keys.input(task_id)], [text, renewed])
+            reply = await self._scripts.run("reseal_spec", [keys.task(task_id), keys.body(task_id)], [text, renewed])
             if word_of(reply) == "OK":
                 return Resealed.RESEALED
         return Resealed.CURRENT
@@ -440,7 +440,7 @@ class TaskStore:
 
     async def _read(self, keys: EndpointKeys, task_id: str, how: str) -> list[Any]:
         reply: list[Any] = await self._scripts.run(
-            "read", [keys.task(task_id), keys.input(task_id), keys.result(task_id)], [how]
+            "read", [keys.task(task_id), keys.body(task_id), keys.result(task_id)], [how]
         )
         return reply
 

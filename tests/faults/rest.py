@@ -71,6 +71,6 @@ async def _without_expiry(probe: Probe, keys: EndpointKeys) -> list[str]:
 
 
 def _task_prefixes(partition: Partition, endpoint_id: str) -> tuple[str, ...]:
-    kinds = (partition.task, partition.input, partition.result, partition.attempts_log)
+    kinds = (partition.task, partition.body, partition.result, partition.attempts_log, partition.history)
     delivery = partition.delivery(task_delivery_id(endpoint_id, ""))
     return (*(key_of(endpoint_id, "") for key_of in kinds), delivery)

@@ -55,6 +55,8 @@ def again(delay_seconds: float = 0.0) -> DeliverAgain:
     return DeliverAgain(delay_seconds, "http_5xx (status 500): out of order")
 
 
+TOO_LARGE_TO_JOIN = Succeeded(b'"' + b"x" * 2000 + b'"')
+"""An output that has a key of its own; a small one is in the task's body."""
 DELIVERED = Delivered()
 GIVEN_UP = GivenUp("gone (status 410); the receiver wants no more")
 
@@ -125,10 +127,12 @@ class Bench:
         destination = agent.public_spec(started).webhook_destination
         return await agent.release(started.lease, destination=destination)
 
-    async def finish(self, task_id: str, *, outcome: Outcome | None = None, webhook: bool = False) -> Task:
-        """Submit a task and run it to its end."""
+    async def finish(
+        self, task_id: str, *, outcome: Outcome | None = None, webhook: bool = False, **changes: object
+    ) -> Task:
+        """Submit a task and run it to its end; `changes` are fields of the NewTask."""
         agent = self.agent()
-        started = await self.submit_and_start(task_id, agent, spec=spec(webhook=webhook))
+        started = await self.submit_and_start(task_id, agent, **({"spec": spec(webhook=webhook)} | changes))
         assert started.lease.task_id == task_id
         assert (await self.settle(agent, started, outcome or Succeeded(b"42"))).word == "OK"
         return await self.task(task_id)
@@ -137,6 +141,12 @@ class Bench:
         task = await self.store.tasks.get(self.endpoint_id, task_id)
         assert task is not None
         return task
+
+    async def data_keys(self, task_id: str) -> list[str]:
+        """The keys of an ended task's data: with one for the result unless it is in the body."""
+        keys = [self.keys.task(task_id), self.keys.body(task_id)]
+        joined = await self.probe.ask("HEXISTS", self.keys.task(task_id), "result_at")
+        return keys if joined else [*keys, self.keys.result(task_id)]
 
     async def run_out(self, task_id: str) -> None:
         """Let the task's lease end in the past."""

@@ -127,8 +127,8 @@ def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fie
         if entry["d"] == delivery_id:
             places["to deliver" if delivery and entry_id == delivery.get("entry") else "stale outbox entry"] += 1
     places["to deliver"] += (delivery_id in contents.outbox_due) + (delivery_id in contents.outbox_parked)
-    places["input"] += one.keys.input(task_id) in contents.names
-    places["result"] += one.keys.result(task_id) in contents.names
+    places["body"] += one.keys.body(task_id) in contents.names
+    places["result"] += (one.keys.result(task_id) in contents.names) + ("result_at" in fields)
     places["token"] += "token" in fields
     places["entry's id"] += "entry" in fields
     return +places
@@ -144,13 +144,13 @@ def _expected_places(contents: _Content, one: _EndpointContent, task_id: str, fi
         # Promoted from the wait for another attempt it keeps its deadline.
         if "deadline" in fields and member(one.keys.endpoint_id, task_id) in contents.deadlines:
             deadline = ["deadline"]
-        return Counter(["queue", "entry's id", "live", "input", *deadline])
+        return Counter(["queue", "entry's id", "live", "body", *deadline])
     if state == "running":
-        return Counter(["lease", "live", "input", "token"])
+        return Counter(["lease", "live", "body", "token"])
     if state == "scheduled":
-        return Counter(["due", "live", "input", *deadline])
+        return Counter(["due", "live", "body", *deadline])
     delivery = fields.get("delivery", "INIT")
-    places = Counter([_status(state, delivery), "input", "result"])
+    places = Counter([_status(state, delivery), "body", "result"])
     if "token" in fields:  # stays, so that a repeat is recognised
         places["token"] += 1
     if fields.get("webhook") == "1" and delivery in ("INIT", "FAILED"):
@@ -260,7 +260,7 @@ def _keys_without_a_task(contents: _Content) -> list[str]:
         belonging = {contents.partition.delivery(task_delivery_id(endpoint_id, task_id)) for task_id in one.tasks}
         prefixes = [contents.partition.delivery(task_delivery_id(endpoint_id, ""))]
         partition = contents.partition
-        for key_of in (partition.input, partition.result, partition.attempts_log, partition.history):
+        for key_of in (partition.body, partition.result, partition.attempts_log, partition.history):
             belonging |= {key_of(endpoint_id, task_id) for task_id in one.tasks}
             prefixes.append(key_of(endpoint_id, ""))
         left |= {name for name in contents.names if name.startswith(tuple(prefixes))} - belonging

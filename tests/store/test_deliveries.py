@@ -18,6 +18,7 @@ from tests.store.bench import (
     LONG_LEASE_MS,
     TENANT,
     TICK_MS,
+    TOO_LARGE_TO_JOIN,
     WEBHOOK,
     Bench,
     again,
@@ -276,13 +277,14 @@ async def test_the_log_keeps_the_latest_attempts(bench: Bench) -> None:
     assert (await bench.task("t1")).delivery_attempts == MAX_LOG_RECORDS + 3
 
 
-async def test_the_data_outlives_the_wait_for_the_next_attempt(bench: Bench) -> None:
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), TOO_LARGE_TO_JOIN])
+async def test_the_data_outlives_the_wait_for_the_next_attempt(bench: Bench, outcome: Succeeded) -> None:
     endpoint = await bench.store.endpoints.create(TENANT, config(result_retention_seconds=1))
     brief = Bench(bench.store, endpoint.endpoint_id, bench.probe)
     bench.endpoint_ids.append(endpoint.endpoint_id)
-    await brief.finish("t1", webhook=True)
+    await brief.finish("t1", outcome=outcome, webhook=True)
     await brief.deliver(await bench.outbox(), again(10 * 86_400))
-    for key in (brief.keys.task("t1"), brief.keys.input("t1"), brief.keys.result("t1")):
+    for key in await brief.data_keys("t1"):
         assert await bench.probe.ask("PTTL", key) > 11 * 86_400_000
     assert await bench.probe.ask("PTTL", brief.partition.attempts_log(endpoint.endpoint_id, "t1")) > 11 * 86_400_000
 
@@ -333,15 +335,15 @@ async def test_a_settled_delivery_is_not_deferred(bench: Bench) -> None:
     assert await outbox.promote() == 0
 
 
-async def test_the_data_of_a_task_outlive_the_wait_of_its_deferred_delivery(bench: Bench) -> None:
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), TOO_LARGE_TO_JOIN])
+async def test_the_data_of_a_task_outlive_the_wait_of_its_deferred_delivery(bench: Bench, outcome: Succeeded) -> None:
     outbox = await bench.outbox()
-    await bench.finish("t1", webhook=True)
+    await bench.finish("t1", outcome=outcome, webhook=True)
     await bench.deliver(outbox, again())
     assert await outbox.promote() == 1
     await outbox.defer(await _read_one(outbox), delay_ms=10 * 24 * HOUR_MS)
-    keys = bench.keys
     log = bench.partition.attempts_log(bench.endpoint_id, "t1")
-    for key in (keys.task("t1"), keys.input("t1"), keys.result("t1"), log):
+    for key in (*await bench.data_keys("t1"), log):
         assert await bench.probe.ask("PTTL", key) > 11 * 24 * HOUR_MS
 
 
@@ -373,7 +375,7 @@ async def test_a_deferred_delivery_of_a_task_that_is_gone_goes_too(bench: Bench)
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     entry = await _read_one(outbox)
-    await bench.probe.ask("DEL", bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1"))
+    await bench.probe.ask("DEL", *await bench.data_keys("t1"))
     await outbox.defer(entry, delay_ms=0)
     assert not await bench.probe.ask("EXISTS", bench.partition.delivery(entry.delivery_id))
     assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
@@ -524,8 +526,7 @@ async def test_a_process_that_died_before_the_clock_went_back_is_noticed_within_
 async def test_an_entry_whose_task_is_gone_is_dropped_with_its_delivery(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
-    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1")):
-        await bench.probe.ask("DEL", key)
+    await bench.probe.ask("DEL", *await bench.data_keys("t1"))
     assert await outbox.open(await _read_one(outbox)) is None
     assert await bench.probe.stream(bench.partition.outbox) == {}
     assert not await bench.probe.ask("EXISTS", bench.keys.delivery("t1"))
@@ -537,8 +538,7 @@ async def test_a_settlement_after_the_task_is_gone_ends_the_delivery(bench: Benc
     await bench.finish("t1", webhook=True)
     entry = await _read_one(outbox)
     await _open(outbox, entry)
-    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1")):
-        await bench.probe.ask("DEL", key)
+    await bench.probe.ask("DEL", *await bench.data_keys("t1"))
     assert (await outbox.settle(entry, answer(500), again(), at_ms=1)).accepted
     await outbox.promote()
     assert await outbox.open(await _read_one(outbox)) is None

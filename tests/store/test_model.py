@@ -30,6 +30,7 @@ from tests.store.bench import (
     SECRET_KEY,
     TENANT,
     TICK_MS,
+    TOO_LARGE_TO_JOIN,
     Bench,
     again,
     answer,
@@ -44,7 +45,8 @@ T = TypeVar("T")
 TASKS = ["t1", "t2", "t3", "t4"]
 AGENTS = ["a1", "a2", "a3"]
 PROCESSES = ["d1", "d2"]
-OUTCOMES: list[Outcome] = [Succeeded(b"1"), Failed("no"), TryAgain("busy", 3600)]
+INPUTS = {"t1": b"1", "t2": b"2", "t3": b'"' + b"x" * 2000 + b'"', "t4": b"4"}
+OUTCOMES: list[Outcome] = [Succeeded(b"1"), TOO_LARGE_TO_JOIN, Failed("no"), TryAgain("busy", 3600)]
 VERDICTS: list[Verdict] = [DELIVERED, GIVEN_UP, again()]
 
 Read = tuple[str, Entry, int]
@@ -113,7 +115,9 @@ class Lives(RuleBasedStateMachine):
     async def _submit(self, task_id: str) -> None:
         webhook, ttl = task_id != "t1", 3600 if task_id in ("t1", "t2") else None
         accepted = self.model.submit(task_id, webhook=webhook, has_deadline=ttl is not None)
-        submission = await self.bench.submit(task_id, spec=spec(webhook=webhook), queue_ttl_seconds=ttl)
+        submission = await self.bench.submit(
+            task_id, spec=spec(webhook=webhook), input=INPUTS[task_id], queue_ttl_seconds=ttl
+        )
         assert submission is (Submission.ACCEPTED if accepted else Submission.DUPLICATE)
 
     @precondition(lambda self: self.model.waiting("new", "retry"))
@@ -443,7 +447,7 @@ class Lives(RuleBasedStateMachine):
         found = await asyncio.gather(*(self.store.tasks.get(self.bench.endpoint_id, one) for one in TASKS))
         real = {
             task.task_id: (
-                task.state.value, task.attempts, task.lost, task.output, task.delivery_status.value,
+                task.state.value, task.attempts, task.lost, task.input, task.output, task.delivery_status.value,
                 task.delivery_attempts, task.runs, task.cancel_requested,
             )
             for task in found
@@ -451,7 +455,7 @@ class Lives(RuleBasedStateMachine):
         }  # fmt: skip
         modelled = {
             task_id: (
-                task.state, task.attempts, task.lost, task.output, task.delivery_status,
+                task.state, task.attempts, task.lost, INPUTS[task_id], task.output, task.delivery_status,
                 task.delivery_attempts, task.run, task.cancel,
             )
             for task_id, task in self.model.tasks.items()

@@ -7,7 +7,7 @@ import pytest
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import Failed, Succeeded, TaskState, TaskStatus
 from queue_engine.store.tasks import EXPIRY_SLACK_MS, Submission
-from tests.store.bench import DELIVERED, GIVEN_UP, Bench, again
+from tests.store.bench import DELIVERED, GIVEN_UP, TOO_LARGE_TO_JOIN, Bench, again
 from tests.waiting import wait_until_async
 
 
@@ -67,9 +67,10 @@ async def test_a_task_is_kept_while_its_delivery_goes_on(bench: Bench) -> None:
     assert await bench.purge() == 1
 
 
-async def test_a_task_that_is_kept_does_not_expire_meanwhile(bench: Bench) -> None:
-    await bench.finish("t1", webhook=True)
-    names = (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1"))
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), TOO_LARGE_TO_JOIN])
+async def test_a_task_that_is_kept_does_not_expire_meanwhile(bench: Bench, outcome: Succeeded) -> None:
+    await bench.finish("t1", outcome=outcome, webhook=True)
+    names = await bench.data_keys("t1")
     for key in names:
         await bench.probe.ask("PEXPIRE", key, 60_000)
     await bench.purge()
@@ -122,8 +123,7 @@ async def test_a_purged_id_can_be_submitted_again(bench: Bench) -> None:
 async def test_a_task_submitted_again_survives_the_purge_of_the_one_before(bench: Bench) -> None:
     """Its data had expired by themselves; only the entries in the lists were left."""
     await bench.finish("t1")
-    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1")):
-        await bench.probe.ask("DEL", key)
+    await bench.probe.ask("DEL", *await bench.data_keys("t1"))
     await bench.submit("t1", input=b'"new"')
 
     assert await bench.purge() == 1
@@ -173,17 +173,18 @@ async def test_a_clock_that_steps_back_twice_does_not_keep_tasks_for_ever(bench:
     assert await bench.purge() == 1
 
 
-async def test_data_expires_by_itself_when_no_purge_ever_runs(bench: Bench) -> None:
-    await bench.finish("t1")
+@pytest.mark.parametrize("outcome", [Succeeded(b"1"), TOO_LARGE_TO_JOIN])
+async def test_data_expires_by_itself_when_no_purge_ever_runs(bench: Bench, outcome: Succeeded) -> None:
+    await bench.finish("t1", outcome=outcome)
     retention_ms = 86_400_000
-    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.result("t1")):
+    for key in await bench.data_keys("t1"):
         assert 0 <= retention_ms + EXPIRY_SLACK_MS - await bench.probe.ask("PTTL", key) < 5_000
 
 
 async def test_a_task_that_has_not_ended_never_expires(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
-    for key in (bench.keys.task("t1"), bench.keys.input("t1")):
+    for key in (bench.keys.task("t1"), bench.keys.body("t1")):
         assert await bench.probe.ask("PTTL", key) == -1
     await bench.settle(agent, started, Succeeded(b"1"))
 

@@ -70,8 +70,8 @@ async def test_everything_is_sealed_anew_and_says_the_same(
     old, after = fingerprint_of(SECRET_KEY).encode(), (await probe.snapshot()).contents
     assert [name for name, content in (await probe.dump()).items() if old in content] == []
     assert {name for name in before if before[name] != after[name]} == {
-        META, bench.keys.endpoint, credential(kept.credential_id), bench.keys.input("running"),
-        bench.keys.input("waiting"),
+        META, bench.keys.endpoint, credential(kept.credential_id), bench.keys.body("running"),
+        bench.keys.body("waiting"),
     }  # fmt: skip
     # The attempt that was under way ends as it would have.
     assert bench.agent().open(running).spec == SECRETS
@@ -96,8 +96,8 @@ async def test_what_is_cancelled_or_runs_again_is_sealed_anew_too(
         task = await later.tasks.get(bench.endpoint_id, task_id)
         assert task is not None
         assert task.spec == SECRETS
-    assert await probe.ask("PTTL", bench.keys.input("again")) == -1
-    assert await probe.ask("PTTL", bench.keys.input("cancelled")) > 0
+    assert await probe.ask("PTTL", bench.keys.body("again")) == -1
+    assert await probe.ask("PTTL", bench.keys.body("cancelled")) > 0
 
 
 async def test_the_store_knows_its_new_key_afterwards(store: Store, rotated: Store, later: Store, probe: Probe) -> None:
@@ -133,10 +133,10 @@ async def test_more_tasks_than_one_chunk_are_sealed_anew_with_their_retention(
     started = await bench.start(agent)
     await bench.settle(agent, started, Succeeded(b"1"))
     ended = started.lease.task_id
-    expiry = await probe.ask("PEXPIRETIME", bench.keys.input(ended))
+    expiry = await probe.ask("PEXPIRETIME", bench.keys.body(ended))
     result = await rotated.rotation.run()
     assert result.progress.resealed["tasks"] == count
-    assert await probe.ask("PEXPIRETIME", bench.keys.input(ended)) == expiry > 0
+    assert await probe.ask("PEXPIRETIME", bench.keys.body(ended)) == expiry > 0
     for number in (0, 1, CHUNK, count - 1):
         task = await later.tasks.get(bench.endpoint_id, f"t{number}")
         assert task is not None
@@ -149,7 +149,7 @@ async def test_a_secret_that_nobody_can_open_is_named_and_stays(store: Store, ro
     await lost.submit("t1", spec=SECRETS)
     kept = await stranger.credentials.create(TENANT, "ours", RegistryType.GCR, AUTH)
     bench = await _secret_bench(store, probe)
-    before = await probe.ask("GET", lost.keys.input("t1"))
+    before = await probe.ask("GET", lost.keys.body("t1"))
     try:
         result = await rotated.rotation.run()
         assert result.complete
@@ -157,7 +157,7 @@ async def test_a_secret_that_nobody_can_open_is_named_and_stays(store: Store, ro
             3, [f"credential {kept.credential_id}", "endpoint 1", "task t1 of endpoint 1"]
         )  # fmt: skip
         assert result.progress.resealed["endpoints"] == 1
-        assert await probe.ask("GET", lost.keys.input("t1")) == before
+        assert await probe.ask("GET", lost.keys.body("t1")) == before
         assert await stranger.endpoints.environment(lost.endpoint_id) == {"TOKEN": "value"}
         assert await rotated.endpoints.environment(bench.endpoint_id) == {"TOKEN": "value"}
     finally:
@@ -253,7 +253,7 @@ async def test_tasks_that_are_gone_are_passed_over(store: Store, rotated: Store,
     bench = await _secret_bench(store, probe)
     await bench.submit("t1", spec=SECRETS)
     await bench.submit("t2", spec=SECRETS)
-    await probe.ask("DEL", bench.keys.task("t1"), bench.keys.input("t1"))
+    await probe.ask("DEL", bench.keys.task("t1"), bench.keys.body("t1"))
     result = await rotated.rotation.run()
     assert result.complete
     assert (result.progress.checked["tasks"], result.progress.resealed["tasks"]) == (2, 1)

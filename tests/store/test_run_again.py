@@ -150,7 +150,7 @@ async def test_an_attempt_of_the_run_before_is_fenced(bench: Bench) -> None:
 async def test_its_data_stays_as_long_as_it_lives(bench: Bench) -> None:
     await bench.finish("t1")
     await run_again(bench)
-    for key in (bench.keys.task("t1"), bench.keys.input("t1"), bench.keys.history("t1")):
+    for key in (bench.keys.task("t1"), bench.keys.body("t1"), bench.keys.history("t1")):
         assert await bench.probe.ask("PTTL", key) == -1
     assert await bench.purge() == 0
 

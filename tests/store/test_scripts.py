@@ -64,7 +64,7 @@ async def test_calls_are_carried_out_in_the_order_they_came(bench: Bench) -> Non
 
 
 async def test_an_error_in_one_call_disturbs_no_other(bench: Bench) -> None:
-    await bench.probe.ask("LPUSH", bench.keys.input("broken"), "no string")
+    await bench.probe.ask("LPUSH", bench.keys.body("broken"), "no string")
     await bench.probe.ask("HSET", bench.keys.task("broken"), "state", "queued", "spec", 1)
     await bench.submit("fine")
     calls = [bench.store.tasks.get(bench.endpoint_id, name) for name in ("fine", "broken", "nobody", "fine")]
@@ -73,7 +73,7 @@ async def test_an_error_in_one_call_disturbs_no_other(bench: Bench) -> None:
     assert "WRONGTYPE" in str(broken)
     assert nobody is None
     assert first == last == await bench.task("fine")
-    await bench.probe.ask("DEL", bench.keys.input("broken"), bench.keys.task("broken"))
+    await bench.probe.ask("DEL", bench.keys.body("broken"), bench.keys.task("broken"))
 
 
 async def test_a_call_alone_raises_its_own_error(bench: Bench) -> None:

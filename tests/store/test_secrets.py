@@ -94,8 +94,8 @@ async def test_a_sealed_spec_cannot_be_moved_to_another_task(bench: Bench) -> No
     await bench.submit("t1", spec=spec(headers={"Authorization": CANARY}))
     await bench.submit("t2", spec=spec(headers={"Authorization": "other"}))
     fields = await bench.probe.hash(bench.keys.task("t1"))
-    stolen = await bench.probe.ask("GET", bench.keys.input("t1"))
-    await bench.probe.ask("SET", bench.keys.input("t2"), stolen)
+    stolen = await bench.probe.ask("GET", bench.keys.body("t1"))
+    await bench.probe.ask("SET", bench.keys.body("t2"), stolen)
     await bench.probe.ask("HSET", bench.keys.task("t2"), "spec", fields["spec"])
     assert (await bench.task("t2")).spec.headers == {}
     agent = bench.agent()

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Cancel a task: one that waits ends at once; of one that runs its agent is told with the next heartbeat.
--- KEYS 1 task 2 input 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
+-- KEYS 1 task 2 body 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
 --      10 outbox 11 delivery 12 endpoint 13 queue 14 retry queue 15 due 16 deadlines
 -- ARGV 1 member 2 task id 3 error of one that has not run yet 4 error of one that waits to run again 5 delivery id
 --      6 webhook's destination or '' 7 slack of the expiry in ms

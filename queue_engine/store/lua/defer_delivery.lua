@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Put the delivery of a task's result off without an attempt: its receiver is not served now. The task stays at least as
 -- long. A delivery that has become too old meanwhile is given up.
--- KEYS 1 delivery 2 outbox 3 outbox parked 4 task 5 input 6 result 7 attempts log 8 history
+-- KEYS 1 delivery 2 outbox 3 outbox parked 4 task 5 body 6 result 7 attempts log 8 history
 -- ARGV 1 entry id 2 delivery id 3 wait in ms 4 most age in ms 5 reason for giving up 6 slack of the expiry in ms
 -- Reply {'OK'} | {'GIVEN_UP'} | {'STALE'}
 drop(KEYS[2], 'delivery', ARGV[1])

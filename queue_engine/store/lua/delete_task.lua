@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Remove an ended task with everything of it, now. A delivery of its result that goes on is dropped.
--- KEYS 1 task 2 input 3 result 4 history 5 attempts log 6 endpoint counts 7 finished stream of SUCCESS 8 of DELIVERED
+-- KEYS 1 task 2 body 3 result 4 history 5 attempts log 6 endpoint counts 7 finished stream of SUCCESS 8 of DELIVERED
 --      9 of FAILED 10 outbox 11 outbox due 12 outbox parked 13 delivery 14 created
 -- ARGV 1 delivery id
 -- Reply {'OK'} | {'BUSY'} it has not ended | {'GONE'}

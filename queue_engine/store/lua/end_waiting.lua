@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- End a task of an endpoint that is being deleted, whether it waits or its worker has not given it back.
--- KEYS 1 task 2 input 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
+-- KEYS 1 task 2 body 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
 --      10 outbox 11 delivery 12 endpoint 13 queue 14 retry queue 15 due 16 deadlines
 -- ARGV 1 member 2 task id 3 error 4 delivery id 5 webhook's destination or '' 6 slack of the expiry in ms
 -- Reply {'OK'} | {'GONE'} it has ended or is not there

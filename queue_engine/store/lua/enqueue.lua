@@ -1,6 +1,6 @@
 #!lua
 -- Accept a task, once for each task id. Has no allow-oom: at maxmemory new work is refused while running work ends.
--- KEYS 1 endpoint 2 task 3 input 4 queue 5 created 6 live 7 endpoint counts 8 partition counts 9 deadlines
+-- KEYS 1 endpoint 2 task 3 body 4 queue 5 created 6 live 7 endpoint counts 8 partition counts 9 deadlines
 -- ARGV 1 task id 2 fingerprint of the request 3 tenant 4 spec and input 5 length of the spec 6 '1' with a webhook, else ''
 --      7 partition index 8 numbers per partition step 9 member
 --      10 execution timeout in s 11 queue TTL in s, each '' for the endpoint's

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- End a task: result, state, indexes, counts and the webhook's outbox entry, in one step and behind the fence.
--- KEYS 1 task 2 input 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of the status
+-- KEYS 1 task 2 body 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of the status
 --      10 outbox 11 delivery 12 endpoint 13 retry queue
 -- ARGV 1 member 2 token 3 task id 4 terminal state 5 status, lower case: success | failed 6 output or error
 --      7 delivery id 8 webhook's destination or '' 9 slack of the expiry in ms

@@ -3,6 +3,9 @@
 -- Attempts of one task that its history holds, and bytes of the reason in each.
 local MOST_ATTEMPTS, MOST_WHY = 50, 512
 
+-- Of a task's body and of its result, bytes up to which the two are kept together.
+local MOST_JOINED = 1024
+
 -- What the history says of the attempt that ended a task in this state.
 local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', timed_out = 'timeout', dead = 'lost' }
 
@@ -163,12 +166,32 @@ local function stop_waiting(task, task_id, queue, retry_queue, due, deadlines, m
   redis.call('ZREM', deadlines, member)
 end
 
--- End a task for good. `keys` begin with those of EndpointKeys.ending: 1 task 2 input 3 result 4 history 5 leases 6 live
+-- Keep the result of a task that ends. The body is the spec and the input: a small result is put behind a small body, which
+-- saves a key for each task. Returns the task's fields and values that tell of it.
+local function keep_result(body, result, value, expiry)
+  local front = #value <= MOST_JOINED and redis.call('GETRANGE', body, 0, MOST_JOINED) or ''
+  if front == '' or #front > MOST_JOINED then
+    redis.call('SET', result, value, 'PX', expiry)
+    redis.call('PEXPIRE', body, expiry)
+    return
+  end
+  redis.call('SET', body, front .. value, 'PX', expiry)
+  return 'result_at', #front
+end
+
+-- The result of an ended task, of which only the first `most` bytes when these are given.
+local function read_result(task, body, result, most)
+  local place = redis.call('HGET', task, 'result_at')
+  local first = place or 0
+  return redis.call('GETRANGE', place and body or result, first, most and first + most - 1 or -1)
+end
+
+-- End a task for good. `keys` begin with those of EndpointKeys.ending: 1 task 2 body 3 result 4 history 5 leases 6 live
 -- 7 endpoint counts 8 partition counts 9 finished stream of the status 10 outbox 11 delivery 12 endpoint.
 -- `task_end`: now, from (the state it is counted in), member, task_id, state, status, result, delivery_id, destination
 -- ('' without a webhook), slack (ms that the data may outlive its retention).
 local function end_task(keys, task_end)
-  local task, result, history, counts, delivery = keys[1], keys[3], keys[4], keys[7], keys[11]
+  local task, history, counts, delivery = keys[1], keys[4], keys[7], keys[11]
   local now = text(task_end.now)
   local seq, webhook, lost_token, has_history =
     unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history'))
@@ -176,13 +199,12 @@ local function end_task(keys, task_end)
   -- A net under the retention job: the data cannot stay for ever even if that job never runs again.
   local retention = tonumber(redis.call('HGET', keys[12], 'retention') or '0') * 1000
   local expiry = text(retention + task_end.slack)
-  redis.call('SET', result, task_end.result, 'PX', expiry)
   redis.call('PEXPIRE', task, expiry)
-  redis.call('PEXPIRE', keys[2], expiry)
   if has_history or lost_token then redis.call('PEXPIRE', history, expiry) end
   local number = index_add(counts, task_end.status, keys[9], task_end.now,
     't', task_end.task_id, 'n', seq)
-  redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', number)
+  redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', number,
+    keep_result(keys[2], keys[3], task_end.result, expiry))
   redis.call('HDEL', task, 'entry', 'lost_token')
   redis.call('ZREM', keys[5], task_end.member)
   redis.call('ZREM', keys[6], task_end.task_id)
@@ -197,7 +219,7 @@ local function end_task(keys, task_end)
 end
 
 -- Remove the index entry, the count and the delivery of an ended task: it is to run again, or to be forgotten.
--- `keys` begin with those of EndpointKeys.ended: 1 task 2 input 3 result 4 history 5 attempts log 6 endpoint counts
+-- `keys` begin with those of EndpointKeys.ended: 1 task 2 body 3 result 4 history 5 attempts log 6 endpoint counts
 -- 7 finished stream of SUCCESS 8 of DELIVERED 9 of FAILED 10 outbox 11 outbox due 12 outbox parked 13 delivery.
 local function undo_end(keys, delivery_id)
   local state, delivered, fin = unpack(redis.call('HMGET', keys[1], 'state', 'delivery', 'fin'))

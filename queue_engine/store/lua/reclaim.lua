@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take a task from an agent whose lease ran out: back to the queue, or the end when its workers are lost again and again, or
 -- when it is to be cancelled.
--- KEYS 1 task 2 input 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
+-- KEYS 1 task 2 body 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
 --      10 outbox 11 delivery 12 endpoint 13 retry queue
 -- ARGV 1 member 2 task id 3 most times a worker may be lost 4 error for the end 5 error when it is to be cancelled
 --      6 delivery id 7 webhook's destination or '' 8 slack of the expiry in ms

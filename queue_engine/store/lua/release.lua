@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Hand a running task back to the queue at no cost to its budgets: its agent drains, or leaves it to another. One that is to be
 -- cancelled ends instead.
--- KEYS 1 task 2 input 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
+-- KEYS 1 task 2 body 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
 --      10 outbox 11 delivery 12 endpoint 13 retry queue
 -- ARGV 1 member 2 token 3 task id 4 error when it is to be cancelled 5 delivery id 6 webhook's destination or ''
 --      7 slack of the expiry in ms 8 whether the container may have got it, 1 or 0: if not, the history does not tell of it

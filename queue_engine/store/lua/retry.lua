@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Put a running task off: it waits and is tried again. One that is to be cancelled ends instead.
--- KEYS 1 task 2 input 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
+-- KEYS 1 task 2 body 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
 --      10 outbox 11 delivery 12 endpoint 13 retry queue 14 due 15 deadlines
 -- ARGV 1 member 2 token 3 wait in ms 4 task id 5 outcome of the attempt 6 why, shortened 7 error when it is to be cancelled
 --      8 delivery id 9 webhook's destination or '' 10 slack of the expiry in ms

@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Record what came of one delivery attempt.
--- KEYS 1 delivery 2 outbox 3 outbox due 4 task 5 input 6 result 7 attempts log 8 finished stream of SUCCESS
+-- KEYS 1 delivery 2 outbox 3 outbox due 4 task 5 body 6 result 7 attempts log 8 finished stream of SUCCESS
 --      9 finished stream of DELIVERED 10 endpoint counts 11 history
 -- ARGV 1 entry id 2 delivery process 3 verdict: delivered | again | given_up 4 wait in ms (again) 5 reason
 --      6 delivery id 7 log record (JSON) 8 most log records 9 slack of the expiry in ms

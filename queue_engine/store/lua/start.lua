@@ -1,6 +1,6 @@
 #!lua flags=allow-oom
 -- Begin an attempt: the entry leaves the queue, the task gets a token and a lease.
--- KEYS 1 task 2 input 3 stream that the entry came from 4 leases 5 endpoint counts 6 partition counts 7 endpoint 8 deadlines
+-- KEYS 1 task 2 body 3 stream that the entry came from 4 leases 5 endpoint counts 6 partition counts 7 endpoint 8 deadlines
 --      9 history
 -- ARGV 1 entry id 2 member 3 token 4 lease in ms 5 worker id 6 address of the container
 -- Reply {'OK', attempt, max attempts, timeout s, created ms, now ms, number, length of the spec, spec and input, lost,
