@@ -152,3 +152,11 @@ async def test_a_result_does_not_stand_in_for_a_body_that_is_gone(bench: Bench) 
     assert await bench.probe.ask("GET", bench.keys.result("t1")) == b"no"
     assert await bench.probe.ask("DEL", bench.keys.task("t1"), bench.keys.result("t1")) == 2
     await bench.purge()
+
+
+async def test_a_body_that_was_left_behind_is_no_part_of_a_new_task(bench: Bench) -> None:
+    """Its expiry must not take the new one's."""
+    await bench.probe.ask("SET", bench.keys.body("t1"), b"old", "PX", 60_000)
+    await bench.submit("t1", input=b'"new"')
+    assert (await bench.task("t1")).input == b'"new"'
+    assert await bench.probe.ask("PTTL", bench.keys.body("t1")) == -1

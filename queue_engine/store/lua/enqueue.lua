@@ -26,7 +26,8 @@ local now = text(now_ms())
 local seq = index_add(KEYS[7], 'all', KEYS[5], 1, 't', ARGV[1])
 local number = redis.call('HINCRBY', KEYS[8], 'seq', 1) * tonumber(ARGV[8]) + tonumber(ARGV[7])
 local entry = redis.call('XADD', KEYS[4], '*', 't', ARGV[1])
-redis.call('SET', KEYS[3], ARGV[4])
+-- A plain SET would look for an expiry to remove, in a table of as many keys as tasks have ended.
+if not redis.call('SET', KEYS[3], ARGV[4], 'NX', 'KEEPTTL') then redis.call('SET', KEYS[3], ARGV[4]) end
 redis.call('HSET', KEYS[2], 'state', 'queued', 'entry', entry, 'attempts', 0, 'lost', 0, 'created', now, 'updated', now,
   'number', text(number), 'seq', seq, 'print', ARGV[2], 'spec', ARGV[5], 'timeout', timeout, 'max', max_attempts)
 if ttl and ttl ~= '' then
