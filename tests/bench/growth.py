@@ -1,9 +1,10 @@
 """Whether the cost of work, and the memory for each task, depend on how many tasks have ended.
 
 A store for each size of history is filled by the scripts of the transitions themselves, run inside the server. Then the
-same work is done on each of them in turn, many times over. What is measured is the server's own time, as INFO
-commandstats has it, so neither the client nor the network counts. Of all rounds the lower quartile is taken: what other
-programs do at the same time, to the caches above all, can only add.
+same work is done on each of them in turn, many times over. Measured
+are the processor's time that an operation takes as a whole, here in the process that asks for it and in the server, and
+of that the server's own time for the commands, as INFO commandstats has it. Of all rounds the lower quartile is taken:
+what other programs do at the same time, to the caches above all, can only add.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
+
+from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Lease, Succeeded, TaskSpec, TaskStatus
@@ -64,7 +67,7 @@ async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) 
         allocator = (await histories[0].store.redis.info("memory"))["mem_allocator"]
         if allocator == "libc":
             allocator = os.environ.get("LD_PRELOAD", "the C library's allocator (jemalloc is not installed)")
-        _say(f"{server} with {allocator}, {os.cpu_count()} cores; nothing is written to disk\n")
+        _say(f"{server} with {allocator}, {os.cpu_count()} cores; nothing is written to disk")
         for history in histories:
             await history.fill()
         found = await _measured(histories, OPERATIONS, rounds)
@@ -200,11 +203,21 @@ def _task(endpoint_id: str, task_id: str) -> NewTask:
     return NewTask(task_id, endpoint_id, "default", TaskSpec(8000, "/run", {}, None, None, None), INPUT, "f" * 32)
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Microseconds for one call of an operation."""
+
+    whole: float
+    """Of the processor, here and in the server."""
+    server: float
+    """Of the server, for the commands alone."""
+
+
 async def _measured(
     histories: Sequence[History], operations: Sequence[str], rounds: int
-) -> dict[tuple[str, int], float]:
-    """Microseconds of the server for one call of each operation, by operation and size."""
-    found: dict[tuple[str, int], list[float]] = {}
+) -> dict[tuple[str, int], Cost]:
+    """What one call of each operation costs, by operation and size."""
+    found: dict[tuple[str, int], list[Cost]] = {}
     for number in range(rounds + 1):
         # One store does its whole round before the next: a server's caches hold what it did itself, as in real life.
         for history in histories:
@@ -213,30 +226,53 @@ async def _measured(
                 if number:  # the first round warms up
                     found.setdefault((name, history.size), []).append(spent)
         _progress(f"{rounds} rounds", number / rounds)
-    return {key: statistics.quantiles(values, n=4)[0] for key, values in found.items()}
+    return {
+        key: Cost(_lower_quartile([one.whole for one in costs]), _lower_quartile([one.server for one in costs]))
+        for key, costs in found.items()
+    }
 
 
-async def _spent(history: History, name: str) -> float:
+def _lower_quartile(values: Sequence[float]) -> float:
+    return statistics.quantiles(values, n=4)[0]
+
+
+async def _spent(history: History, name: str) -> Cost:
     redis = history.store.redis
+    calls = PAGES if "page" in name else CALLS
     await redis.config_resetstat()
+    before = await _server_seconds(redis), time.process_time()
     await history.operations()[name]()
+    here = time.process_time() - before[1]
+    whole = here + await _server_seconds(redis) - before[0]
     stats = cast("dict[str, dict[str, Any]]", await redis.info("commandstats"))
     commands = TOP_LEVEL.get(name, ("evalsha",))
-    calls = PAGES if "page" in name else CALLS
-    return sum(float(stats.get(f"cmdstat_{one}", {"usec": 0})["usec"]) for one in commands) / calls
+    server = sum(float(stats.get(f"cmdstat_{one}", {"usec": 0})["usec"]) for one in commands)
+    return Cost(whole * 1e6 / calls, server / calls)
 
 
-def _print(histories: Sequence[History], found: dict[tuple[str, int], float]) -> None:
-    base = histories[0].size
+async def _server_seconds(redis: Redis) -> float:
+    """Of the processor, that the server has used so far."""
+    used = cast("dict[str, float]", await redis.info("cpu"))
+    return used["used_cpu_user"] + used["used_cpu_sys"]
+
+
+def _print(histories: Sequence[History], found: dict[tuple[str, int], Cost]) -> None:
     sizes = [history.size for history in histories]
-    rows = [("bytes per finished task", [history.bytes_per_task for history in histories])]
-    rows += [(f"{name}, µs", [found[name, size] for size in sizes]) for name in (*OPERATIONS, AMONG_GAPS)]
-    _say("finished tasks".ljust(26) + "".join(f"{size:>12,}" for size in sizes) + "     ratio   flat")
+    names = (*OPERATIONS, AMONG_GAPS)
+    memory = [("bytes per finished task", [history.bytes_per_task for history in histories])]
+    whole = [(f"{name}, µs", [found[name, size].whole for size in sizes]) for name in names]
+    _print_table("the whole", sizes, memory + whole)
+    server = [(f"{name}, µs", [found[name, size].server for size in sizes]) for name in names]
+    _print_table("of it the server's commands", sizes, server)
+    _say(f"\nratio: the last column to {sizes[0]:,}; flat: at most {FLAT_PERCENT} % more")
+
+
+def _print_table(title: str, sizes: Sequence[int], rows: Sequence[tuple[str, list[float]]]) -> None:
+    _say(f"\n{title}, by finished tasks".ljust(46) + "".join(f"{size:>12,}" for size in sizes) + "     ratio   flat")
     for name, values in rows:
         ratio = values[-1] / values[0]
         flat = "yes" if ratio <= 1 + FLAT_PERCENT / 100 else "no"
-        _say(name.ljust(26) + "".join(f"{value:>12.1f}" for value in values) + f"{ratio:>10.2f}   {flat}")
-    _say(f"\nratio: the last column to {base:,}; flat: at most {FLAT_PERCENT} % more")
+        _say(name.ljust(45) + "".join(f"{value:>12.1f}" for value in values) + f"{ratio:>10.2f}   {flat}")
 
 
 # Filling a store from the inside
