@@ -160,7 +160,11 @@ def _run_group(
 
 
 def end_like_ctrl_c() -> None:
-    """From now on SIGTERM ends this process as Ctrl-C does: with every process that was started."""
+    """From now on SIGTERM ends this process as Ctrl-C does, with every process that was started.
+
+    A shell's background job ignores Ctrl-C, and would ignore both.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
 
 

@@ -15,6 +15,8 @@ from tests.faults.engine import ROOT
 from tests.waiting import wait_until
 
 COMMAND = (sys.executable, "-m", "tests.faults")
+IN_THE_BACKGROUND = ("sh", "-c", 'trap "" INT; exec "$0" "$@"')
+"""A shell's background job ignores Ctrl-C."""
 
 
 def test_it_lists_its_faults_with_what_they_do() -> None:
@@ -47,12 +49,16 @@ def test_a_run_in_which_everything_is_skipped_shows_nothing(tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_that_is_interrupted_leaves_no_process(tmp_path: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "shell"), [(signal.SIGINT, ()), (signal.SIGTERM, IN_THE_BACKGROUND)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_run_that_is_interrupted_leaves_no_process(
+    tmp_path: Path, number: signal.Signals, shell: tuple[str, ...]
+) -> None:
     output = tmp_path / "output"
     with output.open("wb") as file:
         run = subprocess.Popen(
-            [*COMMAND, "--seed", "1", "--only", "kill agent"],
+            [*shell, *COMMAND, "--seed", "1", "--only", "kill agent"],
             cwd=ROOT, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=file, stderr=file,
         )  # fmt: skip
     try:
