@@ -63,8 +63,8 @@ for number = first, first + count - 1 do
   local task_id = 'c' .. number
   local seq = index_add(KEYS[1], 'all', KEYS[2], 1, 't', task_id)
   local place = redis.call('HINCRBY', KEYS[4], 'seq', 1) * tonumber(ARGV[5]) + tonumber(ARGV[6])
-  redis.call('SET', ARGV[4] .. 'i:' .. ARGV[3] .. task_id, '{"port":8000,"uri":"/run"}{"do":"ok"}')
-  redis.call('HSET', ARGV[4] .. 't:' .. ARGV[3] .. task_id, 'state', 'scheduled', 'attempts', 1, 'lost', 0,
+  redis.call('SET', ARGV[7] .. task_id, '{"port":8000,"uri":"/run"}{"do":"ok"}')
+  redis.call('HSET', ARGV[4] .. task_id, 'state', 'scheduled', 'attempts', 1, 'lost', 0,
     'created', now, 'updated', now, 'started', now, 'number', text(place), 'seq', seq, 'print', 'x', 'spec', 26,
     'timeout', 60, 'max', 5)
   redis.call('ZADD', KEYS[3], seq, task_id)
@@ -78,7 +78,7 @@ return count
 _STATES = """
 local first, count, found = tonumber(ARGV[1]), tonumber(ARGV[2]), { queued = 0, scheduled = 0 }
 for number = first, first + count - 1 do
-  local state = redis.call('HGET', ARGV[4] .. 't:' .. ARGV[3] .. 'c' .. number, 'state')
+  local state = redis.call('HGET', ARGV[3] .. 'c' .. number, 'state')
   if state then found[state] = (found[state] or 0) + 1 end
 end
 return { found.queued, found.scheduled }
@@ -136,7 +136,10 @@ async def _seed(stage: Stage, endpoint_id: str) -> None:
     script = stage.store.redis.register_script(library + _SEED)
     names = [keys.counts, keys.created, keys.live, partition.counts, partition.due]
     for first in range(1, MILLION, CHUNK):
-        arguments: list[str | int] = [first, CHUNK, f"{endpoint_id}:", f"{partition.tag}:", 16, partition.index]
+        arguments: list[str | int] = [
+            first, CHUNK, f"{endpoint_id}:", partition.task(endpoint_id, ""), 16, partition.index,
+            partition.body(endpoint_id, ""),
+        ]  # fmt: skip
         await script(keys=names, args=arguments)
 
 
@@ -213,10 +216,10 @@ async def _in_set(redis: Redis, name: str) -> AsyncIterator[str]:
 async def _states(stage: Stage, endpoint_id: str) -> tuple[int, int]:
     """How many say of themselves that they are queued and scheduled."""
     script = stage.store.redis.register_script(_STATES)
-    tag = stage.store.partitions.of(endpoint_id).partition.tag
+    tasks = stage.store.partitions.of(endpoint_id).task("")
     queued = scheduled = 0
     for first in range(1, MILLION, CHUNK):
-        found = await script(keys=[f"{tag}:"], args=[first, CHUNK, f"{endpoint_id}:", f"{tag}:"])
+        found = await script(keys=[tasks], args=[first, CHUNK, tasks])
         queued, scheduled = queued + found[0], scheduled + found[1]
     return queued, scheduled
 
