@@ -354,7 +354,11 @@ class Stage:
             for name in sorted(names):
                 answer = client.get(f"{base}/{name}")
                 if answer.status_code == 200:
-                    tasks[name] = answer.json()["data"]
+                    try:
+                        tasks[name] = answer.json()["data"]
+                    except ValueError:
+                        self.violations.append(f"{name} cannot be read: {answer.text[:300]}")
+                        continue
                     if name in retried:
                         attempts = client.get(f"{base}/{name}/attempts").json()["data"]
                         tasks[name]["history"] = [one["attempt"] for one in attempts]

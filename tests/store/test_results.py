@@ -160,3 +160,16 @@ async def test_a_body_that_was_left_behind_is_no_part_of_a_new_task(bench: Bench
     await bench.submit("t1", input=b'"new"')
     assert (await bench.task("t1")).input == b'"new"'
     assert await bench.probe.ask("PTTL", bench.keys.body("t1")) == -1
+
+
+@pytest.mark.parametrize("size", [3, MOST_JOINED + 1])
+async def test_an_end_that_nothing_forbids_replaces_the_result(bench: Bench, size: int) -> None:
+    """The fence forbids it. Should that ever fail, the result is one of the two, and the input is what it was."""
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    await bench.settle(agent, started, Succeeded(b"1"))
+    await bench.probe.ask("HSET", bench.keys.task("t1"), "state", "running")
+    await bench.settle(agent, started, Succeeded(json_of(size)))
+    task = await bench.task("t1")
+    assert (task.input, task.output) == (b'{"n": 1}', json_of(size))
+    await bench.probe.ask("FLUSHALL")

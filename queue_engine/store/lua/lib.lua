@@ -167,9 +167,11 @@ local function stop_waiting(task, task_id, queue, retry_queue, due, deadlines, m
 end
 
 -- Keep the result of a task that ends. The body is the spec and the input: a small result is put behind a small body, which
--- saves a key for each task. Returns the task's fields and values that tell of it.
-local function keep_result(body, result, value, expiry)
-  local front = #value <= MOST_JOINED and redis.call('GETRANGE', body, 0, MOST_JOINED) or ''
+-- saves a key for each task. A result that is there already, at `place`, is replaced. Returns the task's fields and values
+-- that tell of it.
+local function keep_result(body, result, value, expiry, place)
+  local may_join = place or #value <= MOST_JOINED
+  local front = may_join and redis.call('GETRANGE', body, 0, place and place - 1 or MOST_JOINED) or ''
   if front == '' or #front > MOST_JOINED then
     redis.call('SET', result, value, 'PX', expiry)
     redis.call('PEXPIRE', body, expiry)
@@ -193,8 +195,8 @@ end
 local function end_task(keys, task_end)
   local task, history, counts, delivery = keys[1], keys[4], keys[7], keys[11]
   local now = text(task_end.now)
-  local seq, webhook, lost_token, has_history =
-    unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history'))
+  local seq, webhook, lost_token, has_history, place =
+    unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history', 'result_at'))
   if lost_token then note_attempt(history, task, redis.call('HGET', task, 'updated'), 'lost') end
   -- A net under the retention job: the data cannot stay for ever even if that job never runs again.
   local retention = tonumber(redis.call('HGET', keys[12], 'retention') or '0') * 1000
@@ -204,7 +206,7 @@ local function end_task(keys, task_end)
   local number = index_add(counts, task_end.status, keys[9], task_end.now,
     't', task_end.task_id, 'n', seq)
   redis.call('HSET', task, 'state', task_end.state, 'finished', now, 'updated', now, 'fin', number,
-    keep_result(keys[2], keys[3], task_end.result, expiry))
+    keep_result(keys[2], keys[3], task_end.result, expiry, place))
   redis.call('HDEL', task, 'entry', 'lost_token')
   redis.call('ZREM', keys[5], task_end.member)
   redis.call('ZREM', keys[6], task_end.task_id)
