@@ -273,7 +273,7 @@ class TaskStore:
     async def _reclaim(self, partition: Partition, name: bytes, max_lost: int) -> str:
         endpoint_id, task_id = parse_member(name.decode())
         keys = EndpointKeys(partition, endpoint_id)
-        destination = await self._destination(keys, task_id)
+        destination, _ = await self._destination_and_ttl(keys, task_id)
         reply = await self._scripts.run(
             "reclaim",
             [*keys.ending(task_id, TaskStatus.FAILED), keys.retry_queue],
@@ -289,15 +289,16 @@ class TaskStore:
     async def _expire(self, partition: Partition, name: bytes) -> str:
         endpoint_id, task_id = parse_member(name.decode())
         keys = EndpointKeys(partition, endpoint_id)
-        ttl = await self._redis.hget(keys.task(task_id), "ttl")  # type: ignore[misc]
-        error = f"the task waited for longer than its queue TTL of {float(ttl or 0):g} s"
-        return await self._end("expire", keys, task_id, [error])
+        destination, ttl = await self._destination_and_ttl(keys, task_id)
+        error = f"the task waited for longer than its queue TTL of {ttl:g} s"
+        return await self._end("expire", keys, task_id, [error], destination)
 
     async def cancel(self, endpoint_id: str, task_id: str) -> Cancellation:
         """Cancel a task: one that waits ends at once, one that runs when its agent hears of it. Safe to call again."""
         keys = self._partitions.of(endpoint_id)
+        destination, _ = await self._destination_and_ttl(keys, task_id)
         errors = [CANCELLED_BEFORE_IT_STARTED, CANCELLED_WHILE_WAITING]
-        return Cancellation(await self._end("cancel", keys, task_id, errors))
+        return Cancellation(await self._end("cancel", keys, task_id, errors, destination))
 
     async def run_again(self, endpoint_id: str, task_id: str, call_id: str) -> RunAgain:
         """Queue an ended task for a further attempt with fresh budgets. Its result and the delivery of that go.
@@ -333,12 +334,10 @@ class TaskStore:
         latest = _latest_attempt(task)
         return history if latest is None else [*history, latest]
 
-    async def _destination(self, keys: EndpointKeys, task_id: str) -> str:
-        length = await self._redis.hget(keys.task(task_id), "spec")  # type: ignore[misc]
-        if length is None:
-            return ""
-        text = await self._redis.getrange(keys.body(task_id), 0, int(length) - 1)
-        return self._specs.decode_public(text).webhook_destination or "" if text else ""
+    async def _destination_and_ttl(self, keys: EndpointKeys, task_id: str) -> tuple[str, float]:
+        """Of a task that this process does not run: its webhook's destination, '' without one, and its queue TTL."""
+        spec, ttl = await self._scripts.run("read_spec", [keys.task(task_id), keys.body(task_id)])
+        return self._specs.decode_public(spec).webhook_destination or "" if spec else "", float(ttl or 0)
 
     async def _promote(self, partition: Partition, name: bytes) -> str:
         endpoint_id, task_id = parse_member(name.decode())
@@ -388,11 +387,14 @@ class TaskStore:
         """
         keys = self._partitions.of(endpoint_id)
         ids = [name.decode() for name in await self._redis.zrange(keys.live, 0, most - 1)]
-        return len(await asyncio.gather(*(self._end("end_waiting", keys, task_id, [error]) for task_id in ids)))
+        return len(await asyncio.gather(*(self._end_waiting(keys, task_id, error) for task_id in ids)))
 
-    async def _end(self, script: str, keys: EndpointKeys, task_id: str, errors: Sequence[str]) -> str:
+    async def _end_waiting(self, keys: EndpointKeys, task_id: str, error: str) -> str:
+        destination, _ = await self._destination_and_ttl(keys, task_id)
+        return await self._end("end_waiting", keys, task_id, [error], destination)
+
+    async def _end(self, script: str, keys: EndpointKeys, task_id: str, errors: Sequence[str], destination: str) -> str:
         """Run a script that ends a waiting task as failed with one of these errors."""
-        destination = await self._destination(keys, task_id)
         reply = await self._scripts.run(
             script,
             [*keys.ending(task_id, TaskStatus.FAILED), *keys.waiting],
