@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from redis.asyncio import Redis
 
+from queue_engine.domain.endpoints import TaskCounts
+from queue_engine.domain.tasks import TaskStatus
 from queue_engine.store.scripts import load_scripts
 from tests.faults.engine import CONTROLLERS, LEASE_SECONDS
 from tests.faults.recovery import quantile
@@ -55,6 +58,8 @@ async def _jump(stage: Stage, seconds: int) -> None:
 MILLION = 1_000_000
 CHUNK = 5000
 CROWD_SECONDS = 30.0
+STANDSTILL_SECONDS = 20.0
+"""In which some of a crowd must have ended."""
 MOST_NAMED = 5
 SLOWEST_SUBMIT_SECONDS = 5.0
 _SEED = """
@@ -66,52 +71,54 @@ for number = first, first + count - 1 do
   redis.call('SET', ARGV[7] .. task_id, '{"port":8000,"uri":"/run"}{"do":"ok"}')
   redis.call('HSET', ARGV[4] .. task_id, 'state', 'scheduled', 'attempts', 1, 'lost', 0,
     'created', now, 'updated', now, 'started', now, 'number', text(place), 'seq', seq, 'print', 'x', 'spec', 26,
-    'timeout', 60, 'max', 5)
+    'timeout', 60, 'max', 5, 'ttl', 3600, 'deadline', text(now + 3600000))
   redis.call('ZADD', KEYS[3], seq, task_id)
   redis.call('ZADD', KEYS[5], now, ARGV[3] .. task_id)
+  redis.call('ZADD', KEYS[6], text(now + 3600000), ARGV[3] .. task_id)
 end
 redis.call('HINCRBY', KEYS[1], 'scheduled', count)
 redis.call('HINCRBY', KEYS[4], 'scheduled', count)
 return count
 """
 """As `enqueue`, `start` and `retry` leave tasks behind, whose waits are all over now."""
+_PASS_DEADLINES = """
+local first, count, now = tonumber(ARGV[1]), tonumber(ARGV[2]), text(now_ms())
+for number = first, first + count - 1 do redis.call('ZADD', KEYS[1], 'XX', now, ARGV[3] .. 'c' .. number) end
+"""
 _STATES = """
-local first, count, found = tonumber(ARGV[1]), tonumber(ARGV[2]), { queued = 0, scheduled = 0 }
+local first, count, found = tonumber(ARGV[1]), tonumber(ARGV[2]), { queued = 0, scheduled = 0, expired = 0 }
 for number = first, first + count - 1 do
   local state = redis.call('HGET', ARGV[3] .. 'c' .. number, 'state')
   if state then found[state] = (found[state] or 0) + 1 end
 end
-return { found.queued, found.scheduled }
+return { found.queued, found.scheduled, found.expired }
 """
 
 
-@scenario("a million due at once", flavour="volatile", rest_seconds=60.0)
+@scenario("a million due at once", flavour="volatile", rest_seconds=60.0, play_seconds=1200.0)
 async def million_due(stage: Stage) -> None:
-    """A million tasks of another endpoint are due at once: the sweep takes them in bounded rounds, submits go on.
+    """A million tasks of another endpoint are due at once, and later past their TTL at once; submits go on.
 
-    The controllers are killed in the midst of it; afterwards each of the million is in just one place.
+    The sweep takes them in bounded rounds. The controllers are killed in the midst of both; in between each of the
+    million is in just one place, and in the end each has expired, once.
     """
     crowd = await _new_endpoint_elsewhere(stage)
     with stage.fault("a million due"):
         await _seed(stage, crowd)
         began = time.monotonic()
         load = stage.load(stage.mix.quick_and_steady(400, 200, ms=300), rate=20)
-        for name in CONTROLLERS:
-            await _until_calm(stage, crowd, time.monotonic() + stage.rng.uniform(2, 5))
-            with stage.fault(f"kill {name}"):
-                await asyncio.to_thread(stage.engine.program(name).kill)
-                await stage.hold(0, 1)
-                await asyncio.to_thread(stage.engine.start_role, name)
-        await _until_calm(stage, crowd, began + CROWD_SECONDS)
+        await _kill_controllers(stage, lambda: _due(stage, crowd))
+        await _until_none(stage, lambda: _due(stage, crowd), began + CROWD_SECONDS)
         await load
     seconds = time.monotonic() - began
     due = await _check_the_million(stage, crowd)
     if due == MILLION:
         stage.violations.append("the sweep took none of the million")
+    expiring = await _expire_the_million(stage, crowd)
     slowest = quantile(sorted(stage.submit_seconds()), 1.0) or 0.0
     late = quantile(sorted(stage.submit_seconds()), 0.99) or 0.0
     stage.notes.append(
-        f"{MILLION - due} of a million taken in {seconds:.0f} s; "
+        f"{MILLION - due} of a million taken in {seconds:.0f} s, all expired in {expiring:.0f} s; "
         f"submits took {late:.2f} s (p99), {slowest:.2f} s at most"
     )
     if slowest > SLOWEST_SUBMIT_SECONDS:
@@ -132,15 +139,70 @@ async def _new_endpoint_elsewhere(stage: Stage) -> str:
 async def _seed(stage: Stage, endpoint_id: str) -> None:
     keys = stage.store.partitions.of(endpoint_id)
     partition = keys.partition
-    library = load_scripts()["promote"].text.split("-- Queue a scheduled task")[0].partition("\n")[2]
-    script = stage.store.redis.register_script(library + _SEED)
-    names = [keys.counts, keys.created, keys.live, partition.counts, partition.due]
+    script = stage.store.redis.register_script(_library() + _SEED)
+    names = [keys.counts, keys.created, keys.live, partition.counts, partition.due, partition.deadlines]
     for first in range(1, MILLION, CHUNK):
         arguments: list[str | int] = [
             first, CHUNK, f"{endpoint_id}:", partition.task(endpoint_id, ""), 16, partition.index,
             partition.body(endpoint_id, ""),
         ]  # fmt: skip
         await script(keys=names, args=arguments)
+
+
+def _library() -> str:
+    """What all of the engine's scripts share."""
+    return load_scripts()["promote"].text.split("-- Queue a scheduled task")[0].partition("\n")[2]
+
+
+async def _kill_controllers(stage: Stage, left: Callable[[], Awaitable[int]]) -> None:
+    """One after the other, while something is left to do."""
+    for name in CONTROLLERS:
+        await _until_none(stage, left, time.monotonic() + stage.rng.uniform(2, 5))
+        with stage.fault(f"kill {name}"):
+            await asyncio.to_thread(stage.engine.program(name).kill)
+            await stage.hold(0, 1)
+            await asyncio.to_thread(stage.engine.start_role, name)
+
+
+async def _expire_the_million(stage: Stage, endpoint_id: str) -> float:
+    """Let the TTL of each be over, and wait until all have ended; returns how many seconds that took."""
+    keys = stage.store.partitions.of(endpoint_id)
+    pass_deadlines = stage.store.redis.register_script(_library() + _PASS_DEADLINES)
+
+    async def left() -> int:
+        return int(await stage.store.redis.zcard(keys.live))
+
+    began = time.monotonic()
+    with stage.fault("a million expire"):
+        load = stage.load(stage.mix.quick_and_steady(400, 200, ms=300), rate=20)
+        for first in range(1, MILLION, CHUNK):
+            await pass_deadlines(keys=[keys.partition.deadlines], args=[first, CHUNK, f"{endpoint_id}:"])
+        await _kill_controllers(stage, left)
+        before = MILLION + 1
+        while (now := await _until_none(stage, left, time.monotonic() + STANDSTILL_SECONDS)) and now < before:
+            before = now
+            _show_progress(MILLION - now)
+        await load
+    seconds = time.monotonic() - began
+    places = await _places(stage, endpoint_id)
+    if places != (0, 0, 0, 0):
+        stage.violations.append(f"after the TTL of the million, the store's places hold {places}")
+    states = await _states(stage, endpoint_id)
+    if states != (0, 0, MILLION):
+        stage.violations.append(f"of the million, so many are queued, scheduled and expired after their TTL: {states}")
+    ended = Counter([task_id async for task_id in _in_queues(stage.store.redis, [keys.finished(TaskStatus.FAILED)])])
+    if len(ended) != MILLION or ended.total() != MILLION:
+        stage.violations.append(f"of the million, {len(ended)} have ended, in {ended.total()} entries")
+    counts = await stage.store.tasks.counts(endpoint_id)
+    if counts != TaskCounts(failed=MILLION):
+        stage.violations.append(f"after the TTL of the million, the counts are {counts}")
+    return seconds
+
+
+def _show_progress(ended: int) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"    {ended:,} of a million have ended\n")
+        sys.stderr.flush()
 
 
 async def _check_the_million(stage: Stage, endpoint_id: str) -> int:
@@ -154,7 +216,7 @@ async def _check_the_million(stage: Stage, endpoint_id: str) -> int:
     try:
         await _until_still(stage, endpoint_id)
         queued, due, astray = await _find_each(stage, endpoint_id)
-        said = {"states": await _states(stage, endpoint_id), **await _counts(stage, endpoint_id)}
+        said = {"states": (await _states(stage, endpoint_id))[:2], **await _counts(stage, endpoint_id)}
         places = await _places(stage, endpoint_id)
     finally:
         for program in controllers:
@@ -213,15 +275,15 @@ async def _in_set(redis: Redis, name: str) -> AsyncIterator[str]:
         first += CHUNK
 
 
-async def _states(stage: Stage, endpoint_id: str) -> tuple[int, int]:
-    """How many say of themselves that they are queued and scheduled."""
+async def _states(stage: Stage, endpoint_id: str) -> tuple[int, int, int]:
+    """How many say of themselves that they are queued, scheduled and expired."""
     script = stage.store.redis.register_script(_STATES)
     tasks = stage.store.partitions.of(endpoint_id).task("")
-    queued = scheduled = 0
+    queued = scheduled = expired = 0
     for first in range(1, MILLION, CHUNK):
         found = await script(keys=[tasks], args=[first, CHUNK, tasks])
-        queued, scheduled = queued + found[0], scheduled + found[1]
-    return queued, scheduled
+        queued, scheduled, expired = queued + found[0], scheduled + found[1], expired + found[2]
+    return queued, scheduled, expired
 
 
 async def _places(stage: Stage, endpoint_id: str) -> tuple[int, int, int, int]:
@@ -245,9 +307,12 @@ async def _counts(stage: Stage, endpoint_id: str) -> dict[str, tuple[int, int]]:
     return {what: (int(queued or 0), int(scheduled or 0)) for what, (queued, scheduled) in found.items()}
 
 
-async def _until_calm(stage: Stage, endpoint_id: str, until: float) -> int:
-    """Wait until none of the crowd is due, or until that time; returns how many still are."""
-    due = stage.store.partitions.of(endpoint_id).partition.due
-    while (waiting := int(await stage.store.redis.zcard(due))) and time.monotonic() < until:
+async def _due(stage: Stage, endpoint_id: str) -> int:
+    return int(await stage.store.redis.zcard(stage.store.partitions.of(endpoint_id).partition.due))
+
+
+async def _until_none(stage: Stage, left: Callable[[], Awaitable[int]], until: float) -> int:
+    """Wait until none is left, or until that time; returns how many are."""
+    while (now := await left()) and time.monotonic() < until:
         await stage.hold(0.5)
-    return waiting
+    return now

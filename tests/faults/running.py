@@ -27,7 +27,6 @@ FLAVOURS = ("standard", "redis", "limited", "volatile", "clock", "sentinel", "cl
 """Kinds of stores: Valkey that writes to disk at once; Debian's Redis that does; one whose disk can be full; one that
 forgets everything when it ends; Debian's Redis with a clock that can be moved;
 a master with replicas and sentinels; a cluster of three masters with a replica each."""
-PLAY_SECONDS = 240.0
 FAKE_TIME = "/usr/lib/*/faketime/libfaketime.so.1"
 
 
@@ -111,7 +110,7 @@ async def run_scenario(scenario: Scenario, engine: Engine, directory: Path, seed
 async def _play(scenario: Scenario, stage: Stage) -> None:
     """A scenario that does not get on has found something too; what can be checked is checked all the same."""
     try:
-        async with asyncio.timeout(PLAY_SECONDS):
+        async with asyncio.timeout(scenario.play_seconds):
             await scenario.play(stage)
     except (AssertionError, TimeoutError, StoreServerError) as error:
         stage.violations.append(f"the scenario was given up: {type(error).__name__} {error}")

@@ -30,6 +30,8 @@ class Scenario:
     resets every connection."""
     goal_seconds: float | None = None
     rest_seconds: float = 120.0
+    play_seconds: float = 240.0
+    """After so long it does not get on."""
 
     @property
     def description(self) -> str:
