@@ -5,7 +5,8 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import AttemptOutcome, TaskState
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Cancellation
-from tests.integration.parts import HttpServer, Programs, Reply, Request, ended, new_endpoint, submit
+from tests.integration.parts import HttpServer, Program, Programs, Reply, Request, ended, new_endpoint, submit
 from tests.waiting import wait_until_async
 
 FRAGILE_SERVER = Path(__file__).with_name("fragile_server.py")
@@ -186,14 +187,7 @@ async def test_nothing_else_is_held_while_a_suspect_runs(
 async def test_a_suspect_does_not_wait_for_a_busy_agent_beside_an_idle_one(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
-    release = threading.Event()
-    container.answer = lambda request: Reply(hold=release if request.headers["x-task-id"] == "fresh" else None)
-    endpoint_id = await new_endpoint(store, concurrency=4)
-    hand_back = await _suspect_held_elsewhere(store, endpoint_id)
-    await submit(store, endpoint_id, "fresh")
-    try:
-        busy = programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
-        assert container.next().headers["x-task-id"] == "fresh"
+    async with _busy_beside_a_suspect(store, programs, container) as (endpoint_id, busy, hand_back):
         await _wait_for_readers(store, 1)
         programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
         await _wait_for_readers(store, 2)
@@ -201,14 +195,30 @@ async def test_a_suspect_does_not_wait_for_a_busy_agent_beside_an_idle_one(
         assert (await ended(store, endpoint_id, "suspect")).state is TaskState.SUCCEEDED
         assert busy.output().count("left to an idle agent") <= 1
         assert (await store.tasks.counts(endpoint_id)).running == 1
-    finally:
-        release.set()
     assert (await ended(store, endpoint_id, "fresh")).state is TaskState.SUCCEEDED
 
 
 async def test_a_suspect_that_only_busy_agents_could_take_is_kept_by_one_of_them(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
+    async with _busy_beside_a_suspect(store, programs, container) as (endpoint_id, busy, hand_back):
+        await hand_back()
+        await wait_until_async(partial(_running, store, endpoint_id, 2), 20, "nobody keeps the suspect")
+        await submit(store, endpoint_id, "behind")
+    assert (await ended(store, endpoint_id, "behind")).state is TaskState.SUCCEEDED
+    assert (await ended(store, endpoint_id, "suspect")).state is TaskState.SUCCEEDED
+    assert [request.headers["x-task-id"] for request in container.requests] == ["fresh", "suspect", "behind"]
+    assert busy.output().count("left to an idle agent") == 1
+    attempts = await store.tasks.attempts(endpoint_id, "suspect")
+    assert attempts is not None
+    assert [one.outcome for one in attempts] == [AttemptOutcome.RELEASED, AttemptOutcome.OK]
+
+
+@asynccontextmanager
+async def _busy_beside_a_suspect(
+    store: Store, programs: Programs, container: HttpServer
+) -> AsyncIterator[tuple[str, Program, Callable[[], Awaitable[str]]]]:
+    """An endpoint, an agent that runs `fresh` for as long as the block, and what hands a suspect back to the queue."""
     release = threading.Event()
     container.answer = lambda request: Reply(hold=release if request.headers["x-task-id"] == "fresh" else None)
     endpoint_id = await new_endpoint(store, concurrency=4)
@@ -217,18 +227,9 @@ async def test_a_suspect_that_only_busy_agents_could_take_is_kept_by_one_of_them
     try:
         busy = programs.agent(endpoint_id, container.url, WORKER_AGENT_CONCURRENCY="4")
         assert container.next().headers["x-task-id"] == "fresh"
-        await hand_back()
-        await wait_until_async(partial(_running, store, endpoint_id, 2), 20, "nobody keeps the suspect")
-        await submit(store, endpoint_id, "behind")
+        yield endpoint_id, busy, hand_back
     finally:
         release.set()
-    assert (await ended(store, endpoint_id, "behind")).state is TaskState.SUCCEEDED
-    assert (await ended(store, endpoint_id, "suspect")).state is TaskState.SUCCEEDED
-    assert [request.headers["x-task-id"] for request in container.requests] == ["fresh", "suspect", "behind"]
-    assert busy.output().count("left to an idle agent") == 1
-    attempts = await store.tasks.attempts(endpoint_id, "suspect")
-    assert attempts is not None
-    assert [one.outcome for one in attempts] == [AttemptOutcome.RELEASED, AttemptOutcome.OK]
 
 
 async def _suspect_held_elsewhere(store: Store, endpoint_id: str) -> Callable[[], Awaitable[str]]:
