@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from queue_engine.runtime.ports import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 START_SECONDS = 30.0

@@ -15,7 +15,7 @@ from typing import Any, Self
 from redis import Redis
 from redis.exceptions import RedisError
 
-from queue_engine.runtime.ports import free_port
+from tests.ports import free_port
 from tests.servers import StoreServer, StoreServerError
 from tests.waiting import wait_until
 

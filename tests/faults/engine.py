@@ -13,11 +13,11 @@ from typing import Any, Protocol
 import httpx
 import psutil
 
-from queue_engine.runtime.ports import free_port
 from queue_engine.store.store import Store
 from tests.faults.disks import FillableServer
 from tests.faults.proxy import Link, Network
 from tests.integration.parts import SECRET_KEY, Program, open_store, wait_for_port
+from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until
 

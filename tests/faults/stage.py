@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import httpx
 
-from queue_engine.runtime.ports import free_port
 from queue_engine.store.claims import GROUP
 from queue_engine.store.client import close, connect
 from queue_engine.store.keys import parse_member
@@ -26,6 +25,7 @@ from tests.faults.orders import Client
 from tests.faults.producer import Mix, Producer, TaskPlan
 from tests.faults.recovery import Recoveries, recoveries
 from tests.faults.rest import Rest, is_at_rest, look
+from tests.ports import free_port
 from tests.waiting import wait_until_async
 
 SAMPLE_SECONDS = 0.25

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from queue_engine.runtime.ports import free_port
 from tests.faults.container import POISON_STATUS
 from tests.faults.journal import read_journal
 from tests.faults.receiver import FAILING_SHARE, refusals
 from tests.integration.parts import wait_for_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 

@@ -12,10 +12,10 @@ import pytest
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import TaskState
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.ports import free_port
 from queue_engine.store.claims import Entry
 from queue_engine.store.store import Store
 from tests.integration.parts import TENANT, HttpServer, Programs, Reply, ended, new_endpoint, replies, submit
+from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until, wait_until_async
 from worker_agent.task_work import MOST_UNSTARTED_SECONDS

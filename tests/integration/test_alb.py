@@ -11,9 +11,9 @@ import pytest
 
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.ports import free_port
 from queue_engine.store.api_keys import hash_of
 from tests.api_server import ENDPOINT, RunningApi, running_api
+from tests.ports import free_port
 from tests.waiting import wait_until_async
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"

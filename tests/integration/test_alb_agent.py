@@ -7,9 +7,9 @@ import pytest
 
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.runtime.ports import free_port
 from queue_engine.store.store import Store
 from tests.integration.parts import HttpServer, Program, Programs, new_endpoint
+from tests.ports import free_port
 from tests.waiting import wait_until, wait_until_async
 
 

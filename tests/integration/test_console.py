@@ -13,10 +13,10 @@ from typing import Any
 import psutil
 import pytest
 
-from queue_engine.runtime.ports import free_port
 from tests.api_server import RunningApi, running_api
 from tests.integration.parts import Program
 from tests.integration.test_up import API_KEY, ECHO, Up
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

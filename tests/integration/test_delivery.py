@@ -9,9 +9,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, Task, TaskStatus
-from queue_engine.runtime.ports import free_port
 from queue_engine.store.store import Store
 from tests.integration.parts import HttpServer, Programs, Reply, Request, new_endpoint, replies, submit
+from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until, wait_until_async
 

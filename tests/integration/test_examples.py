@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from queue_engine.runtime.ports import free_port
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "examples"

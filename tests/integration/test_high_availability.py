@@ -9,10 +9,10 @@ from typing import Any
 import httpx
 import pytest
 
-from queue_engine.runtime.ports import free_port
 from queue_engine.store.keys import Partitions
 from tests.integration.parts import HttpServer, Program, Programs, programs_on
 from tests.integration.test_up import ECHO
+from tests.ports import free_port
 from tests.servers import StoreServer, valkey_binary
 from tests.topology import ClusterSetup, SentinelSetup
 from tests.waiting import wait_until_async

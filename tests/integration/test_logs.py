@@ -13,10 +13,10 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from queue_engine.domain.tasks import TaskStatus
-from queue_engine.runtime.ports import free_port
 from queue_engine.store.logs import MAX_LINES, LogQuery
 from queue_engine.store.store import Store
 from tests.integration.parts import Program, Programs, new_endpoint, submit
+from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until, wait_until_async
 

@@ -22,9 +22,9 @@ import psutil
 import pytest
 import redis
 
-from queue_engine.runtime.ports import free_port
 from tests.integration.parts import HttpServer, Program, Programs, Reply, Request, programs_on
 from tests.integration.test_up import API_KEY, ECHO, ROOT
+from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until
 

@@ -17,8 +17,8 @@ from standardwebhooks import Webhook
 from yottaml.elastic import ElasticApi
 from yottaml.skywalker import SkywalkerTaskApi
 
-from queue_engine.runtime.ports import free_port
 from tests.integration.parts import HttpServer, Program, Reply, replies
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]

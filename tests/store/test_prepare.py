@@ -3,10 +3,10 @@
 import pytest
 
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.runtime.ports import free_port
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.keys import META
 from queue_engine.store.store import ServerInfo, Store, UnfitStore, _check_version
+from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.store.bench import SECRET_KEY
 from tests.store.probe import Probe

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.runtime.ports import free_port
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.store import Store, UnfitStore
 from queue_engine.store.tasks import Submission
 from tests.integration.certificates import self_signed
+from tests.ports import free_port
 from tests.servers import StoreServer, redis_binary
 from tests.store.bench import SECRET_KEY, TENANT, Bench, config
 from tests.store.probe import Probe

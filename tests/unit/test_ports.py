@@ -1,6 +1,7 @@
 import socket
 
 from queue_engine.runtime.ports import free_port, is_free
+from tests import ports
 
 
 def test_a_free_port_can_be_listened_on() -> None:
@@ -37,3 +38,8 @@ def test_a_port_whose_server_has_just_ended_is_free() -> None:
             accepted, _ = server.accept()
             accepted.close()
     assert is_free(port)
+
+
+def test_tests_get_no_port_twice() -> None:
+    given = [ports.free_port() for _ in range(300)]
+    assert len(set(given)) == 300
