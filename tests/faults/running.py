@@ -87,8 +87,11 @@ def running_engine(flavour: str, directory: Path, *, code: Path = ROOT) -> Itera
             engine.start()
             yield engine
         finally:
-            engine.heal_for_the_end()
-            if faults := engine.stop():
+            try:
+                engine.heal_for_the_end()
+            finally:
+                faults = engine.stop()
+            if faults:
                 raise ProcessesLeft("; ".join(faults))
 
 

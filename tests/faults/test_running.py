@@ -1,0 +1,29 @@
+"""How the fault suite runs an engine."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.engine import ROLES, Engine
+from tests.faults.running import running_engine
+from tests.integration.parts import Program
+
+
+def test_nothing_is_left_of_an_engine_whose_store_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stays_away(_: Engine) -> None:
+        raise OSError("address already in use")
+
+    monkeypatch.setattr(Engine, "heal_for_the_end", stays_away)
+    programs: list[Program] = []
+    with pytest.raises(OSError, match="already in use"):
+        _run_an_engine(tmp_path, programs)
+    assert programs
+    assert not any(program.running for program in programs)
+
+
+def _run_an_engine(directory: Path, programs: list[Program]) -> None:
+    with running_engine("volatile", directory) as engine:
+        programs += [engine.program(name) for name in ROLES]
+        assert all(program.running for program in programs)
