@@ -166,7 +166,7 @@ class EndpointKeys:
 
     @property
     def counts(self) -> str:
-        """Hash: counts of the tasks by status; of each index, the latest number and the sizes of its blocks."""
+        """Hash: counts of the tasks by status; of each index, the latest number and the gaps in its blocks."""
         return self._key("cnt")
 
     @property

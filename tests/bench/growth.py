@@ -1,10 +1,10 @@
 """Whether the cost of work, and the memory for each task, depend on how many tasks have ended.
 
 A store for each size of history is filled by the scripts of the transitions themselves, run inside the server. Then the
-same work is done on each of them in turn, many times over. Measured
-are the processor's time that an operation takes as a whole, here in the process that asks for it and in the server, and
-of that the server's own time for the commands, as INFO commandstats has it. Of all rounds the lower quartile is taken:
-what other programs do at the same time, to the caches above all, can only add.
+same work is done on each of them in turn, many times over. Measured are the processor's time that an operation takes as
+a whole, here in the process that asks for it and in the server, and of that the server's own time for the commands, as
+INFO commandstats has it. Of all rounds the lower quartile is taken: what other programs do at the same time, to the
+caches above all, can only add.
 """
 
 from __future__ import annotations
