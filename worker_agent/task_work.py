@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from queue_engine import metrics
 from queue_engine.domain.tasks import (
@@ -23,6 +23,7 @@ from queue_engine.domain.tasks import (
     TaskState,
     TryAgain,
     judge,
+    loggable_error,
 )
 from queue_engine.runtime.gate import Gate
 from queue_engine.runtime.loops import drive, end_tasks, persist
@@ -190,7 +191,7 @@ class TaskWork:
         self._passed_on[task_id] = True
         if len(self._passed_on) > MOST_PASSED_ON:
             self._passed_on.popitem(last=False)
-        log.info("a suspect is left to an idle agent, if there is one", extra={"task": task_id})
+        log.info("a suspect is left to an idle agent, if there is one", extra=self._ids(started))
         return True
 
     async def _execute(self, held: _Held) -> Outcome | None:
@@ -225,7 +226,7 @@ class TaskWork:
                 log.warning(
                     "the container has not taken the cancellation: %s",
                     answer.status or answer.detail or answer.fault,
-                    extra={"task": task.lease.task_id},
+                    extra=self._ids(held.started),
                 )
         return Failed(CANCELLED_WHILE_RUNNING, TaskState.CANCELLED)
 
@@ -257,17 +258,19 @@ class TaskWork:
             if settled.now_ms:
                 metrics.task_end_to_end.observe((settled.now_ms - settled.created_at_ms) / 1000)
         if log.isEnabledFor(logging.INFO):
-            log.info(
-                "attempt ended",
-                extra={
-                    "endpoint": started.lease.endpoint_id,
-                    "task": started.lease.task_id,
-                    "attempt": started.attempt,
-                    "outcome": _outcome_label(outcome),
-                    "store": settled.word,
-                    "seconds": round(run_seconds, 4),
-                },
-            )
+            why = {} if isinstance(outcome, Succeeded) else {"error": loggable_error(outcome.error)}
+            facts = {"outcome": _outcome_label(outcome), "store": settled.word, "seconds": round(run_seconds, 4)}
+            log.info("attempt ended", extra={**self._ids(started), **facts, **why})
+
+    def _ids(self, started: Started) -> dict[str, Any]:
+        """Return the fields by which the log lines of an attempt are found."""
+        lease = started.lease
+        return {
+            "endpoint": lease.endpoint_id,
+            "task": lease.task_id,
+            "attempt": started.attempt,
+            "worker": self._config.worker_id,
+        }
 
     # Leases
 
@@ -287,16 +290,16 @@ class TaskWork:
 
     def _heed(self, held: _Held, word: Renewal) -> None:
         if word is Renewal.READOPTED:
-            log.warning("a lease had run out and is held again", extra={"task": held.started.lease.task_id})
+            log.warning("a lease had run out and is held again", extra=self._ids(held.started))
         if word in (Renewal.OK, Renewal.READOPTED) or held.settling or held.started.lease.token not in self._held:
             return
         if word is Renewal.CANCEL:
             if not held.cancelled:
-                log.info("the task is cancelled: its call is stopped", extra={"task": held.started.lease.task_id})
+                log.info("the task is cancelled: its call is stopped", extra=self._ids(held.started))
                 held.cancelled = True
                 held.runner.cancel()
             return
-        log.warning("the attempt is fenced: its call is stopped", extra={"task": held.started.lease.task_id})
+        log.warning("the attempt is fenced: its call is stopped", extra=self._ids(held.started))
         metrics.task_attempts.labels(outcome="lost").inc()
         held.fenced = True
         held.runner.cancel()
@@ -336,6 +339,7 @@ class TaskWork:
     async def _release(self, started: Started, *, called: bool = True) -> None:
         destination = self._claims.public_spec(started).webhook_destination
         word = await self._claims.release(started.lease, destination=destination, called=called)
+        log.info("attempt released", extra={**self._ids(started), "called": called, "store": word})
         if word == "CANCELLED":
             metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
 

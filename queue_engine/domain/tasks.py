@@ -309,6 +309,14 @@ def _reason(text: str) -> str:
     return f": {text}" if text else ""
 
 
+def loggable_error(error: str) -> str:
+    """Return the error up to its first colon, at most 200 characters.
+
+    What follows may be the container's own words, and these may repeat the task's input, which no log may hold.
+    """
+    return error.partition(": ")[0][:200]
+
+
 def output_of(content_type: str, body: bytes) -> bytes:
     """The JSON text that is recorded as a task's `output` for this body.
 
