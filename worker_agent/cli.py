@@ -120,7 +120,7 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
     info = await store.wait_until_ready()
     if not store.sealer.has_key:
         log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers will fail")
-    settings = await _completed(settings, store)
+    settings = await completed(settings, store)
     port = serve_metrics(settings.metrics_host, settings.metrics_port)
     address = ContainerAddress.parse(
         settings.container_url, exposed_port=settings.exposed_port, refused_ports=frozenset({port})
@@ -235,9 +235,12 @@ def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
         watch_lifeline(settings.lifeline_fd, orphaned)
 
 
-async def _completed(settings: AgentSettings, store: Store) -> AgentSettings:
-    """The settings, with what was not given taken from the endpoint in the store."""
-    if settings.service_mode is not None and settings.concurrency is not None:
+async def completed(settings: AgentSettings, store: Store) -> AgentSettings:
+    """Return the settings, with what was not given read from the endpoint in the store.
+
+    A backend gives all of them, and leaves the ready path out when there is none; then the store is not asked.
+    """
+    if None not in (settings.service_mode, settings.concurrency, settings.start_timeout_seconds):
         return settings
     endpoint = await persist(
         lambda: store.endpoints.get(settings.endpoint, None), passing=unavailability, what="the endpoint"
@@ -247,5 +250,7 @@ async def _completed(settings: AgentSettings, store: Store) -> AgentSettings:
     found = {
         "service_mode": settings.service_mode or endpoint.config.service_mode,
         "concurrency": settings.concurrency or endpoint.config.concurrency,
+        "ready_path": settings.ready_path or endpoint.config.ready_path,
+        "start_timeout_seconds": settings.start_timeout_seconds or endpoint.config.start_timeout_seconds,
     }
     return settings.model_copy(update=found)

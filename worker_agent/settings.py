@@ -17,8 +17,9 @@ from queue_engine.domain.durability import (
     Durability,
     parse_durability,
 )
-from queue_engine.domain.endpoints import ServiceMode
+from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
+from queue_engine.domain.process_uri import normalize_process_uri
 from queue_engine.domain.store_url import parse_store_url
 from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
 
@@ -47,6 +48,17 @@ class AgentSettings(BaseSettings):
     )
     service_mode: ServiceMode | None = Field(
         None, description="The endpoint's mode, QUEUE, ALB or CUSTOM; read from the store when not given"
+    )
+    ready_path: str | None = Field(
+        None,
+        description="Path that responds 2xx while the container is ready; the endpoint's setting by default. "
+        "Without one, an open port is enough",
+    )
+    start_timeout_seconds: float | None = Field(
+        None,
+        ge=MIN_START_TIMEOUT_SECONDS,
+        le=MAX_START_TIMEOUT_SECONDS,
+        description="Time limit for one start of the container; the endpoint's setting by default",
     )
     managed: bool = Field(False, description="A controller started this worker and removes its record")
     concurrency: int | None = Field(None, ge=1, le=1000, description="Tasks at once; the endpoint's setting by default")
@@ -95,6 +107,11 @@ class AgentSettings(BaseSettings):
         if not is_endpoint_id(value):
             raise ValueError("must be the id of an endpoint: a positive whole number")
         return value
+
+    @field_validator("ready_path")
+    @classmethod
+    def _check_ready_path(cls, value: str | None) -> str | None:
+        return None if value is None else normalize_process_uri(value)
 
     @field_validator("worker_id")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
 from pydantic.config import JsonDict
@@ -27,8 +27,12 @@ from queue_engine.domain.endpoints import (
     DEFAULT_CONCURRENCY,
     DEFAULT_EXECUTION_TIMEOUT_SECONDS,
     DEFAULT_MAX_ATTEMPTS,
+    DEFAULT_MAX_BUSY_SECONDS,
     DEFAULT_MAX_QUEUED_TASKS,
     DEFAULT_RESULT_RETENTION_SECONDS,
+    DEFAULT_START_TIMEOUT_SECONDS,
+    MAX_START_TIMEOUT_SECONDS,
+    MIN_START_TIMEOUT_SECONDS,
     EndpointConfig,
     Expose,
     Resource,
@@ -37,10 +41,13 @@ from queue_engine.domain.endpoints import (
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.retry import DEFAULT_RETRY_ON, TASK_RETRY_DELAYS_SECONDS, RetryOn, TaskRetryPolicy
 
+N = TypeVar("N", int, float)
+
 MAX_WORKERS = 1000
 MAX_ENVIRONMENT_BYTES = 128 * 1024
 """All names and values: what a process can be started with is limited too."""
 MAX_RETENTION_SECONDS = 31_536_000
+MAX_BUSY_SECONDS = 86_400
 
 Name = Annotated[
     str,
@@ -77,9 +84,17 @@ RetryDelays = Annotated[
 MaxAttempts = Annotated[int, Field(ge=1, le=100)]
 MaxQueued = Annotated[int, Field(ge=1, le=100_000_000)]
 Retention = Annotated[int, Field(ge=1, le=MAX_RETENTION_SECONDS)]
+StartTimeout = Annotated[float, Field(ge=MIN_START_TIMEOUT_SECONDS, le=MAX_START_TIMEOUT_SECONDS, allow_inf_nan=False)]
+MaxBusy = Annotated[float, Field(ge=0, le=MAX_BUSY_SECONDS, allow_inf_nan=False)]
 
 _QUEUE_TTL = "How long a task may wait before it ends as expired; for ever when absent"
 _CANCEL_URI = "Path of the container that is told when a running task is cancelled; nobody is told when absent"
+_READY_PATH = (
+    "Path on the exposed port; a worker is RUNNING while GET of it responds 2xx. "
+    "When absent: while the port accepts connections"
+)
+_START_TIMEOUT = "Time limit for one start of a worker until it is ready, in seconds"
+_MAX_BUSY = "Seconds for which a task may meet only 429, 503 and refused connections before that is an attempt"
 _RETRY_ON = "What an attempt must come to for another one to follow; never when empty"
 _RETRY_DELAYS = "Seconds to wait after each attempt, ± 20 %; the last one repeats"
 
@@ -166,12 +181,15 @@ class CreateEndpoint(RequestModel):
     )
     queue_ttl_seconds: QueueTtl | None = Field(None, description=_QUEUE_TTL)
     cancel_uri: ContainerPath | None = Field(None, description=_CANCEL_URI)
+    ready_path: ContainerPath | None = Field(None, description=_READY_PATH)
+    start_timeout_seconds: StartTimeout = Field(DEFAULT_START_TIMEOUT_SECONDS, description=_START_TIMEOUT)
+    max_busy_seconds: MaxBusy = Field(DEFAULT_MAX_BUSY_SECONDS, description=_MAX_BUSY)
     retry_on: RetryOnWords | None = Field(None, description=_RETRY_ON)
     retry_delays_seconds: RetryDelays | None = Field(None, description=_RETRY_DELAYS)
 
     def config(self, catalogue: Catalogue) -> EndpointConfig:
         """What is stored. Raises InvalidRequest for what breaks a rule across fields, and for unknown names."""
-        return EndpointConfig(
+        config = EndpointConfig(
             name=self.name,
             image=self.image,
             service_mode=self.service_mode,
@@ -194,11 +212,16 @@ class CreateEndpoint(RequestModel):
             result_retention_seconds=self.result_retention_seconds,
             queue_ttl_seconds=self.queue_ttl_seconds,
             cancel_uri=self.cancel_uri,
+            ready_path=self.ready_path,
+            start_timeout_seconds=self.start_timeout_seconds,
+            max_busy_seconds=self.max_busy_seconds,
             retry_policy=TaskRetryPolicy(
                 DEFAULT_RETRY_ON if self.retry_on is None else frozenset(self.retry_on),
                 tuple(self.retry_delays_seconds or TASK_RETRY_DELAYS_SECONDS),
             ),
         )
+        _check_fields_together(config)
+        return config
 
 
 class UpdateEndpoint(RequestModel):
@@ -235,6 +258,9 @@ class UpdateEndpoint(RequestModel):
     result_retention_seconds: Retention | None = Field(None, description="How long an ended task is kept")
     queue_ttl_seconds: QueueTtl | None = Field(None, description=_QUEUE_TTL)
     cancel_uri: ContainerPath | None = Field(None, description=_CANCEL_URI)
+    ready_path: ContainerPath | None = Field(None, description=_READY_PATH)
+    start_timeout_seconds: StartTimeout | None = Field(None, description=_START_TIMEOUT)
+    max_busy_seconds: MaxBusy | None = Field(None, description=_MAX_BUSY)
     retry_on: RetryOnWords | None = Field(None, description=_RETRY_ON)
     retry_delays_seconds: RetryDelays | None = Field(None, description=_RETRY_DELAYS)
 
@@ -245,7 +271,7 @@ class UpdateEndpoint(RequestModel):
         return environment_of(self.environment_vars or [])
 
     def edited(self, before: EndpointConfig, catalogue: Catalogue) -> EndpointConfig:
-        """`before` with these changes. Raises InvalidRequest for an unknown GPU type or region."""
+        """Return `before` with these changes. Raises InvalidRequest as `CreateEndpoint.config` does."""
         changes: dict[str, Any] = {
             "name": self.name,
             "resources": known_resources(self.resources, catalogue),
@@ -255,7 +281,9 @@ class UpdateEndpoint(RequestModel):
         for name, (field, value_of) in _OPTIONAL_CHANGES.items():
             if name in self.model_fields_set:
                 changes[field] = value_of(getattr(self, name))
-        return replace(before, retry_policy=self._retry_policy(before.retry_policy), **changes)
+        config = replace(before, retry_policy=self._retry_policy(before.retry_policy), **changes)
+        _check_fields_together(config)
+        return config
 
     def _retry_policy(self, before: TaskRetryPolicy) -> TaskRetryPolicy:
         on, delays = before.on, before.delays_seconds
@@ -266,7 +294,13 @@ class UpdateEndpoint(RequestModel):
         return TaskRetryPolicy(on, delays)
 
 
-def _or_default(default: int) -> Callable[[int | None], int]:
+def _check_fields_together(config: EndpointConfig) -> None:
+    """Raise InvalidRequest for fields that are valid one by one and not together."""
+    if config.ready_path is not None and config.expose is None:
+        raise InvalidRequest("readyPath", "needs expose, whose port it is requested on")
+
+
+def _or_default(default: N) -> Callable[[N | None], N]:
     return lambda value: default if value is None else value
 
 
@@ -290,6 +324,9 @@ _OPTIONAL_CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "result_retention_seconds": ("result_retention_seconds", _or_default(DEFAULT_RESULT_RETENTION_SECONDS)),
     "queue_ttl_seconds": ("queue_ttl_seconds", _as_given),
     "cancel_uri": ("cancel_uri", _as_given),
+    "ready_path": ("ready_path", _as_given),
+    "start_timeout_seconds": ("start_timeout_seconds", _or_default(DEFAULT_START_TIMEOUT_SECONDS)),
+    "max_busy_seconds": ("max_busy_seconds", _or_default(DEFAULT_MAX_BUSY_SECONDS)),
 }
 
 

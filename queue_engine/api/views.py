@@ -100,6 +100,11 @@ class EndpointView(View):
     result_retention_seconds: int = Field(description="How long an ended task is kept")
     queue_ttl_seconds: float | None = Field(description="How long a task may wait; null: for ever")
     cancel_uri: str | None = Field(description="Path of the container that is told when a running task is cancelled")
+    ready_path: str | None = Field(description="Path that responds 2xx while a worker is ready; null: the port decides")
+    start_timeout_seconds: float = Field(description="Time limit for one start of a worker until it is ready")
+    max_busy_seconds: float = Field(
+        description="How long a task may meet only 429, 503 and refused connections before that counts as an attempt"
+    )
     retry_on: list[RetryOn] = Field(description="What an attempt must come to for another one to follow")
     retry_delays_seconds: list[float] = Field(description="Waits after each attempt, in seconds; the last one repeats")
     created_at: int = Field(description="When it was created")
@@ -281,6 +286,9 @@ def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
         "resultRetentionSeconds": config.result_retention_seconds,
         "queueTtlSeconds": _plain(config.queue_ttl_seconds),
         "cancelUri": config.cancel_uri,
+        "readyPath": config.ready_path,
+        "startTimeoutSeconds": _plain(config.start_timeout_seconds),
+        "maxBusySeconds": _plain(config.max_busy_seconds),
         "retryOn": [word for word in RetryOn if word in config.retry_policy.on],
         "retryDelaysSeconds": [_plain(seconds) for seconds in config.retry_policy.delays_seconds],
         "createdAt": endpoint.created_at_ms,

@@ -63,6 +63,11 @@ class Fields(TypedDict, total=False):
     result_retention_seconds: Annotated[int, typer.Option(help="How long an ended task is kept")]
     queue_ttl_seconds: Annotated[float, typer.Option(help="How long a task may wait")]
     cancel_uri: Annotated[str, typer.Option(help="Path of the container that is told of a cancellation")]
+    ready_path: Annotated[str, typer.Option(help="Path that responds 2xx while a worker is ready")]
+    start_timeout_seconds: Annotated[float, typer.Option(help="Time limit for one start of a worker")]
+    max_busy_seconds: Annotated[
+        float, typer.Option(help="How long a task may find its workers busy before that counts as an attempt")
+    ]
     retry_on: Annotated[
         list[str], typer.Option(metavar="WORD", help="What is tried again; may be given again. `never`: nothing is")
     ]

@@ -310,6 +310,8 @@ class Reconciler:
             volume_gb=config.container_volume_in_gb,
             service_mode=config.service_mode,
             concurrency=config.concurrency,
+            ready_path=config.ready_path,
+            start_timeout_seconds=config.start_timeout_seconds,
             agent_environment=self._config.agent_environment,
         )
 

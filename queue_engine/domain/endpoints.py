@@ -14,6 +14,10 @@ DEFAULT_EXECUTION_TIMEOUT_SECONDS = 3600
 DEFAULT_MAX_ATTEMPTS = 5
 DEFAULT_MAX_QUEUED_TASKS = 1_000_000
 DEFAULT_RESULT_RETENTION_SECONDS = 86_400
+DEFAULT_START_TIMEOUT_SECONDS = 1800.0
+MIN_START_TIMEOUT_SECONDS = 10
+MAX_START_TIMEOUT_SECONDS = 86_400
+DEFAULT_MAX_BUSY_SECONDS = 900.0
 
 
 class ServiceMode(StrEnum):
@@ -92,6 +96,12 @@ class EndpointConfig:
     retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
     cancel_uri: str | None = None
     """Path of the container that is told when a running task is cancelled."""
+    ready_path: str | None = None
+    """Path on the exposed port that responds 2xx when a worker is ready; None: ready when the port is open."""
+    start_timeout_seconds: float = DEFAULT_START_TIMEOUT_SECONDS
+    """Time limit for one start of a worker, until it is ready."""
+    max_busy_seconds: float = DEFAULT_MAX_BUSY_SECONDS
+    """How long a task may meet only 429, 503 and refused connections in a row before that counts as an attempt."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +168,7 @@ def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
         queue_ttl_seconds=before.queue_ttl_seconds,
         retry_policy=before.retry_policy,
         cancel_uri=before.cancel_uri,
+        max_busy_seconds=before.max_busy_seconds,
     )
     return unaffected != before
 

@@ -11,6 +11,8 @@ from typing import Any
 from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import (
+    DEFAULT_MAX_BUSY_SECONDS,
+    DEFAULT_START_TIMEOUT_SECONDS,
     Endpoint,
     EndpointConfig,
     Expose,
@@ -274,6 +276,8 @@ def _fields(config: EndpointConfig, sealed_environment: str, environment_names: 
         "environment_names": environment_names,
         "expose": [config.expose.port, config.expose.protocol] if config.expose else None,
         "concurrency": config.concurrency,
+        "ready_path": config.ready_path,
+        "start_timeout": config.start_timeout_seconds,
     }
     return {
         "workers": config.workers,
@@ -287,6 +291,7 @@ def _fields(config: EndpointConfig, sealed_environment: str, environment_names: 
         "retry_on": retry_on_text(config.retry_policy),
         "retry_delays": retry_delays_text(config.retry_policy),
         "cancel_uri": config.cancel_uri or "",
+        "max_busy": repr(config.max_busy_seconds),
         "config": json.dumps(stored),
     }
 
@@ -316,6 +321,9 @@ def _config(fields: dict[str, str]) -> EndpointConfig:
         queue_ttl_seconds=float(fields["queue_ttl"]) if fields.get("queue_ttl") else None,
         retry_policy=retry_policy_of(fields.get("retry_on", ""), fields.get("retry_delays", "")),
         cancel_uri=fields.get("cancel_uri") or None,
+        ready_path=stored.get("ready_path"),
+        start_timeout_seconds=stored.get("start_timeout", DEFAULT_START_TIMEOUT_SECONDS),
+        max_busy_seconds=float(fields.get("max_busy", DEFAULT_MAX_BUSY_SECONDS)),
     )
 
 

@@ -168,6 +168,23 @@ async def test_a_task_that_waited_too_long_shows_as_expired(task: Orders, api: R
     assert [(one["taskId"], one["state"]) for one in listed] == [("b", "expired")]
 
 
+async def test_an_endpoint_shows_when_its_workers_are_ready(api: RunningApi) -> None:
+    given = {"readyPath": "/healthz", "startTimeoutSeconds": 60.5, "maxBusySeconds": 30}
+    expose = {"port": 8000, "protocol": "HTTP"}
+    endpoint_id = await api.create_endpoint(**given, expose=expose)
+    path = f"/v2/serverless/{endpoint_id}"
+    endpoint = (await api.client.get(path)).json()["data"]
+    assert given.items() <= endpoint.items()
+    required = {name: endpoint[name] for name in ("name", "resources", "containerVolumeInGb")} | {"workers": 1}
+    refused = await api.client.patch(path, json=required | {"expose": None})
+    assert (refused.status_code, refused.json()["code"]) == (400, 10001)
+    assert refused.json()["message"].startswith("readyPath: needs expose")
+    kept = (await api.client.patch(path, json=required)).json()["data"]
+    assert given.items() <= kept.items()
+    cleared = (await api.client.patch(path, json=required | {"expose": None, "readyPath": None})).json()["data"]
+    assert (cleared["readyPath"], cleared["expose"], cleared["startTimeoutSeconds"]) == (None, None, 60.5)
+
+
 async def test_an_endpoint_shows_how_its_tasks_are_tried(api: RunningApi) -> None:
     given = {"queueTtlSeconds": 60, "cancelUri": "/stop", "retryOn": ["503", "timeout"], "retryDelaysSeconds": [1, 2.5]}
     endpoint_id = await api.create_endpoint(**given)

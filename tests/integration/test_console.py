@@ -78,6 +78,7 @@ async def test_the_api_understands_all_that_is_sent(api: RunningApi) -> None:
         "--webhook", "http://w.example/", "--execution-timeout-seconds", "9", "--max-attempts", "4",
         "--max-queued-tasks", "5", "--result-retention-seconds", "6", "--min-vram-gb", "1", "--min-vcpu", "2",
         "--min-ram-gb", "3", "--mode", "QUEUE", "--queue-ttl-seconds", "60", "--cancel-uri", "stop",
+        "--ready-path", "healthz", "--start-timeout-seconds", "60", "--max-busy-seconds", "30",
         "--retry-on", "500", "--retry-delay", "2.5", "--json",
     )  # fmt: skip
     endpoint = json.loads(created)
@@ -87,6 +88,7 @@ async def test_the_api_understands_all_that_is_sent(api: RunningApi) -> None:
         "expose": {"port": 8000, "protocol": "TCP"}, "webhook": "http://w.example/", "executionTimeoutSeconds": 9,
         "maxAttempts": 4, "maxQueuedTasks": 5, "resultRetentionSeconds": 6, "minSingleCardVramInGb": 1,
         "minSingleCardVcpu": 2, "minSingleCardRamInGb": 3, "queueTtlSeconds": 60, "cancelUri": "/stop",
+        "readyPath": "/healthz", "startTimeoutSeconds": 60, "maxBusySeconds": 30,
         "retryOn": ["500"], "retryDelaysSeconds": [2.5],
     }  # fmt: skip
     assert endpoint.items() >= given.items()

@@ -38,6 +38,8 @@ def spec_for(worker_id: str, command: str | None, *, drain: str = "quick", **env
         resource=Resource("local", "NONE", 1),
         volume_gb=20,
         concurrency=4,
+        ready_path="/healthz",
+        start_timeout_seconds=60,
         agent_environment={"WORKER_AGENT_REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1/0", "STUB_DRAIN": drain},
     )
 
@@ -114,6 +116,8 @@ class TestAgreement:
             "WORKER_AGENT_ENDPOINT": "7",
             "WORKER_AGENT_SERVICE_MODE": "QUEUE",
             "WORKER_AGENT_CONCURRENCY": "4",
+            "WORKER_AGENT_READY_PATH": "/healthz",
+            "WORKER_AGENT_START_TIMEOUT_SECONDS": "60",
             "WORKER_AGENT_CONTAINER_URL": f"http://127.0.0.1:{port}",
             "WORKER_AGENT_EXPOSED_PORT": "8000",
             "WORKER_AGENT_CONTAINER_COMMAND": FOREVER,

@@ -1,6 +1,7 @@
 """Endpoints are kept as they were configured, each for its tenant, and their secrets only sealed."""
 
 import asyncio
+import json
 from dataclasses import replace
 
 import pytest
@@ -43,6 +44,9 @@ async def test_a_full_configuration_is_kept(store: Store) -> None:
         max_attempts=2,
         max_queued_tasks=5,
         result_retention_seconds=60,
+        ready_path="/healthz",
+        start_timeout_seconds=12.5,
+        max_busy_seconds=0.5,
     )
     created = await store.endpoints.create(TENANT, wanted)
     found = await store.endpoints.get(created.endpoint_id, TENANT)
@@ -56,6 +60,18 @@ async def test_optional_fields_may_be_absent(store: Store) -> None:
     created = await store.endpoints.create(TENANT, config(service_mode=ServiceMode.CUSTOM, workers=0))
     assert created.config == config(service_mode=ServiceMode.CUSTOM, workers=0)
     assert created.environment_names == ()
+
+
+async def test_an_endpoint_of_an_older_version_has_the_defaults(store: Store, probe: Probe) -> None:
+    created = await store.endpoints.create(TENANT, config(ready_path="/x", start_timeout_seconds=60))
+    key = store.partitions.of(created.endpoint_id).endpoint
+    stored = json.loads(await probe.ask("HGET", key, "config"))
+    older = {name: value for name, value in stored.items() if name not in ("ready_path", "start_timeout")}
+    await probe.ask("HSET", key, "config", json.dumps(older))
+    await probe.ask("HDEL", key, "max_busy")
+    found = await store.endpoints.get(created.endpoint_id, TENANT)
+    assert found is not None
+    assert found.config == config()
 
 
 async def test_an_endpoint_is_seen_by_its_tenant_only(store: Store) -> None:

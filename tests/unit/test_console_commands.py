@@ -346,6 +346,8 @@ def test_a_task_is_submitted_with_limits_of_its_own() -> None:
         (("--retry-on", "500", "--retry-on", "timeout"), {"retryOn": ["500", "timeout"]}),
         (("--retry-on", "never"), {"retryOn": []}),
         (("--retry-delay", "0.5", "--retry-delay", "3"), {"retryDelaysSeconds": [0.5, 3]}),
+        (("--ready-path", "/up", "--start-timeout-seconds", "60"), {"readyPath": "/up", "startTimeoutSeconds": 60}),
+        (("--max-busy-seconds", "0"), {"maxBusySeconds": 0}),
         (("--queue-ttl-seconds", "60", "--cancel-uri", "/stop"), {"queueTtlSeconds": 60, "cancelUri": "/stop"}),
     ],
 )

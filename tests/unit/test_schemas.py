@@ -32,6 +32,14 @@ def creation(**changes: Any) -> CreateEndpoint:
     return validated(CreateEndpoint, ENDPOINT | changes)
 
 
+EXPOSED = {"port": 8000, "protocol": "http"}
+REQUIRED_ON_CHANGE = {name: ENDPOINT[name] for name in ("name", "resources", "workers", "containerVolumeInGb")}
+
+
+def change(before: EndpointConfig, **changes: Any) -> EndpointConfig:
+    return validated_changes(UpdateEndpoint, REQUIRED_ON_CHANGE | changes).edited(before, CATALOGUE)
+
+
 # processUri
 
 
@@ -252,11 +260,51 @@ def test_a_change_keeps_the_half_of_a_retry_policy_that_it_does_not_name() -> No
     assert not needs_new_workers(before, changed(retryOn=[], retryDelaysSeconds=[1], cancelUri=None, queueTtlSeconds=1))
 
 
+def test_when_a_worker_is_ready_and_how_long_it_may_be_busy_is_read() -> None:
+    made = creation(expose=EXPOSED, readyPath="healthz", startTimeoutSeconds=12.5, maxBusySeconds=0).config(CATALOGUE)
+    assert (made.ready_path, made.start_timeout_seconds, made.max_busy_seconds) == ("/healthz", 12.5, 0)
+    plain = creation().config(CATALOGUE)
+    assert (plain.ready_path, plain.start_timeout_seconds, plain.max_busy_seconds) == (None, 1800, 900)
+
+
+def test_a_ready_path_needs_an_exposed_port_also_after_a_change() -> None:
+    rule = "^readyPath: needs expose"
+    with pytest.raises(InvalidRequest, match=rule):
+        creation(readyPath="/healthz").config(CATALOGUE)
+    exposed = creation(expose=EXPOSED, readyPath="/healthz").config(CATALOGUE)
+    with pytest.raises(InvalidRequest, match=rule):
+        change(exposed, expose=None)
+    with pytest.raises(InvalidRequest, match=rule):
+        change(creation().config(CATALOGUE), readyPath="/healthz")
+    assert change(exposed, expose=None, readyPath=None).expose is None
+    assert change(creation().config(CATALOGUE), expose=EXPOSED, readyPath="x").ready_path == "/x"
+
+
+def test_null_clears_what_says_when_a_worker_is_ready() -> None:
+    given = {"readyPath": "/healthz", "startTimeoutSeconds": 60, "maxBusySeconds": 5}
+    before = creation(expose=EXPOSED, **given).config(CATALOGUE)
+    assert change(before) == before
+    cleared = change(before, **dict.fromkeys(given))
+    assert (cleared.ready_path, cleared.start_timeout_seconds, cleared.max_busy_seconds) == (None, 1800, 900)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "new_workers"),
+    [("readyPath", "/other", True), ("startTimeoutSeconds", 61, True), ("maxBusySeconds", 6, False)],
+)
+def test_workers_are_replaced_for_what_they_are_started_with(field: str, value: Any, new_workers: bool) -> None:
+    before = creation(expose=EXPOSED, readyPath="/healthz").config(CATALOGUE)
+    assert needs_new_workers(before, change(before, **{field: value})) is new_workers
+
+
 _ODD_DELAYS: list[Any] = [-1, 3601, True, "1", None, 10**399]
 _ODD_WORDS: list[Any] = ["501", "", 500, True, None, [], "no_connection "]
 BAD_LIVES: list[tuple[str, str, list[Any]]] = [
     ("queueTtlSeconds", "queueTtlSeconds", [0, -1, True, "5", 1e9, 10**399, []]),
     ("cancelUri", "cancelUri", ["", "/../a", "/a b", "http://evil/x", "//x", "/a?b", 5, []]),
+    ("readyPath", "readyPath", ["", "/../a", "/a b", "http://evil/x", "//x", "/a?b", 5, []]),
+    ("startTimeoutSeconds", "startTimeoutSeconds", [0, 9.9, 86_401, True, "60", 10**399, []]),
+    ("maxBusySeconds", "maxBusySeconds", [-1, 86_401, True, "60", 10**399, []]),
     ("retryOn", "retryOn", ["500", 5, {}, ["500"] * 9]),
     ("retryOn", r"retryOn\[1\]", [["429", one] for one in _ODD_WORDS]),
     ("retryDelaysSeconds", "retryDelaysSeconds", [[], [1] * 21, 5, "1"]),

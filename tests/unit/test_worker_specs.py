@@ -108,6 +108,11 @@ async def test_a_backend_gets_the_endpoints_environment_and_credential() -> None
     assert "a password" not in repr(first)
 
 
+async def test_a_backend_is_told_when_a_worker_is_ready() -> None:
+    backend, _ = await _step(Credentials(AUTH), Endpoints())
+    assert {(spec.ready_path, spec.start_timeout_seconds) for spec in backend.started} == {("/healthz", 60)}
+
+
 @pytest.mark.parametrize(
     ("kept", "environment", "told"),
     [
@@ -129,6 +134,7 @@ async def test_an_endpoint_whose_secrets_cannot_be_had_says_so_and_disturbs_no_o
 
 def _endpoint(endpoint_id: str, *, credential_id: int | None) -> Endpoint:
     config = EndpointConfig(
-        "a", "b", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 1, 20, credential_id=credential_id
-    )
+        "a", "b", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 1, 20, credential_id=credential_id,
+        ready_path="/healthz", start_timeout_seconds=60,
+    )  # fmt: skip
     return Endpoint(endpoint_id, "acme", config, Wanted.RUNNING, False, 1, 1)

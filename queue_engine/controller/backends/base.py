@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from queue_engine.domain.endpoints import Resource, ServiceMode
+from queue_engine.domain.endpoints import DEFAULT_START_TIMEOUT_SECONDS, Resource, ServiceMode
 
 
 class BackendError(Exception):
@@ -42,6 +42,10 @@ class WorkerSpec:
     volume_gb: int = 0
     service_mode: ServiceMode = ServiceMode.QUEUE
     concurrency: int = 1
+    ready_path: str | None = None
+    """Path on the exposed port that responds 2xx when the container is ready; None: ready when the port is open."""
+    start_timeout_seconds: float = DEFAULT_START_TIMEOUT_SECONDS
+    """Time limit for one start, until the container is ready."""
     agent_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What the agent needs: the store's URL, the secret key and the like. SECRET: never in a log, on a command line or
     in the container's environment."""

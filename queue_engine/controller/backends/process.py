@@ -168,6 +168,7 @@ class ProcessBackend:
 
     def _agent_environment(self, spec: WorkerSpec, port: int, lifeline: int) -> dict[str, str]:
         exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
+        ready = {} if spec.ready_path is None else {protocol.READY_PATH: spec.ready_path}
         code = {name: self._environment[name] for name in _PYTHON_VARIABLES if name in self._environment}
         container = self._container_environment(spec, port)
         secret = [name for name, value in spec.environment.items() if container[name] == value]
@@ -177,10 +178,12 @@ class ProcessBackend:
             **spec.agent_environment,
             **self._marks,
             **exposed,
+            **ready,
             protocol.ENDPOINT: spec.endpoint_id,
             protocol.WORKER_ID: spec.worker_id,
             protocol.SERVICE_MODE: spec.service_mode.value,
             protocol.CONCURRENCY: str(spec.concurrency),
+            protocol.START_TIMEOUT_SECONDS: str(spec.start_timeout_seconds),
             protocol.CONTAINER_URL: _container_url(spec, port),
             protocol.CONTAINER_COMMAND: spec.command or "",
             protocol.CONTAINER_ENVIRONMENT: json.dumps(container),
