@@ -1,17 +1,20 @@
 """What of a request goes on to a worker, and what of the worker's answer goes back. Pure.
 
-Hop-by-hop fields by RFC 9110, section 7.6.1. Names are compared with `_` taken for `-`: many frameworks cannot tell the
-two apart, and would take `X_Forwarded_For` for what we say.
+`domain/headers.py` has the names by kind and compares look-alikes as one name. A request behind a CDN carries client
+addresses and `Via` that the client did not write, so these are dropped and not refused. A look-alike of a framing name
+has no such excuse: `Transfer_Encoding` is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.headers import HeaderKind, canonical, kind_of
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Names and values as they came; names of requests in lower case."""
@@ -19,19 +22,16 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 _TARGET = re.compile(rb"/e/([^/]+)(/.*)", re.DOTALL)
 _SEPARATORS = re.compile(rb"[/\\]")
 
-_HOP_BY_HOP = frozenset(
-    {b"connection", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"upgrade-ignored", b"keep-alive"}
-)
-_NOT_PASSED_ON = _HOP_BY_HOP | {
-    # the API's own keys: no business of the container
-    b"authorization", b"x-api-key",
-    # said anew for the next hop
-    b"host", b"content-length", b"expect", b"x-request-id", b"forwarded", b"x-real-ip",
-}  # fmt: skip
-_NOT_PASSED_BACK = _HOP_BY_HOP | {
-    b"content-length",  # said anew, when it is known to be right
-    b"date",  # our server says it
-}
+_FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
+_DROPPED_KINDS = frozenset({HeaderKind.HOP_BY_HOP, HeaderKind.FRAMING, HeaderKind.ROUTING, HeaderKind.OVERRIDE})
+_NOT_PASSED_ON = frozenset(
+    {
+        "authorization", "x-api-key",  # the API's own keys
+        "x-request-id",  # added again below
+    }
+)  # fmt: skip
+_DROPPED_KINDS_BACK = frozenset({HeaderKind.HOP_BY_HOP, HeaderKind.FRAMING})
+_NOT_PASSED_BACK = frozenset({"date"})
 _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -87,9 +87,12 @@ def declared_length(headers: RawHeaders) -> int | None:
 def headers_for_worker(headers: RawHeaders, caller: Caller) -> list[tuple[str, str]]:
     """What the worker gets: the client's headers without those of the hop, and who asked.
 
-    Raises InvalidRequest for a value that is not UTF-8, which the client library could not repeat as it is.
+    Raises InvalidRequest for a look-alike of a framing name, and for a value that is not UTF-8, which the client
+    library could not repeat as it is.
     """
-    kept = [(name.decode("ascii"), _text(name, value)) for name, value in _end_to_end(headers, _NOT_PASSED_ON)]
+    _check_framing_names(headers)
+    passed_on = _end_to_end(headers, _NOT_PASSED_ON, _DROPPED_KINDS)
+    kept = [(name.decode("ascii"), _text(name, value)) for name, value in passed_on]
     length = declared_length(headers)
     if length:
         kept.append(("content-length", str(length)))
@@ -102,11 +105,18 @@ def headers_for_worker(headers: RawHeaders, caller: Caller) -> list[tuple[str, s
     return kept
 
 
+def _check_framing_names(headers: RawHeaders) -> None:
+    for name, _ in headers:
+        text = name.decode("latin-1")
+        if name.lower() not in _FRAMING_NAMES and kind_of(text) is HeaderKind.FRAMING:
+            raise InvalidRequest("headers", f"{text!r} must not be sent: a server may read it as {canonical(text)!r}")
+
+
 def headers_for_client(status: int, headers: RawHeaders, request_id: str) -> list[tuple[bytes, bytes]] | None:
     """What the client gets of an answer's headers; None when one of them is not HTTP."""
     if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers):
         return None
-    kept = _end_to_end(headers, _NOT_PASSED_BACK)
+    kept = _end_to_end(headers, _NOT_PASSED_BACK, _DROPPED_KINDS_BACK)
     length = _length_of_answer(status, headers)
     if length is not None:
         kept.append((b"content-length", length))
@@ -115,17 +125,22 @@ def headers_for_client(status: int, headers: RawHeaders, request_id: str) -> lis
     return kept
 
 
-def _end_to_end(headers: RawHeaders, left_out: Iterable[bytes]) -> list[tuple[bytes, bytes]]:
-    """The headers without those in `left_out`, those that `Connection` names and those of proxies."""
+def _end_to_end(
+    headers: RawHeaders, left_out: AbstractSet[str], kinds: AbstractSet[HeaderKind]
+) -> list[tuple[bytes, bytes]]:
+    """Return the headers without those in `left_out`, those of these `kinds` and those that `Connection` names."""
     named = {
-        token.strip().lower() for name, value in headers if name.lower() == b"connection" for token in value.split(b",")
+        canonical(token.strip().decode("latin-1"))
+        for name, value in headers
+        if name.lower() == b"connection"
+        for token in value.split(b",")
     }
-    out = {*left_out, *named}
-    return [(name, value) for name, value in headers if not _is_out(name.lower().replace(b"_", b"-"), out)]
+    out = left_out | named
+    return [(name, value) for name, value in headers if not _is_out(name.decode("latin-1"), out, kinds)]
 
 
-def _is_out(name: bytes, out: set[bytes]) -> bool:
-    return name in out or name.startswith((b"proxy-", b"x-forwarded-"))
+def _is_out(name: str, out: AbstractSet[str], kinds: AbstractSet[HeaderKind]) -> bool:
+    return canonical(name) in out or kind_of(name) in kinds
 
 
 def _length_of_answer(status: int, headers: RawHeaders) -> bytes | None:

@@ -1,43 +1,102 @@
-"""Which headers of a task may be forwarded to its container.
+"""HTTP header names by kind: which headers of a task or of an ALB request may reach a container.
 
-Names and values follow RFC 9110 (section 5). Hop-by-hop, framing and routing headers, and those that the agent itself
-sets, are refused by name: a submitter must not be able to change how the request is framed
-or where it seems to come from.
+Names and values follow RFC 9110 (section 5). A client must not be able to change how a request is framed, where it
+seems to come from, or which URL and method it has. All users of the list compare names in one spelling (`canonical`):
+a CGI-style server puts `X-Task-Id` and `X_Task_Id` into the same variable `HTTP_X_TASK_ID`, so both are the same name.
+
+Identity and tracing headers are in no kind, because a client may make such claims to its own container:
+`Authorization`, `X-Amzn-Oidc-*`, `X-Amzn-Trace-Id`, `Cf-Access-Jwt-Assertion`, `CDN-Loop`.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from enum import Enum
 
 MAX_HEADERS = 50
 MAX_HEADERS_BYTES = 16 * 1024
 MASK = "***"
 
+
+class HeaderKind(Enum):
+    """Reason for which a header is not the client's to set."""
+
+    HOP_BY_HOP = "hop-by-hop"
+    """One connection only (RFC 9110, section 7.6.1), or the negotiation of it."""
+    FRAMING = "framing"
+    """Where the body ends."""
+    CONTENT = "describes a body that the agent writes"
+    """Applies to tasks only; an ALB request has a body of its own."""
+    ROUTING = "routing or client address"
+    """Where the request comes from and which host and scheme it was sent to, as a proxy reports it."""
+    OVERRIDE = "overrides the URL or the method"
+    """Another URL, method or file than the request names, for servers that trust a proxy in front of them."""
+    AGENT = "set by the agent"
+
+
+_NAMES = {
+    HeaderKind.HOP_BY_HOP: (
+        "connection", "keep-alive", "te", "trailer", "upgrade", "upgrade-ignored", "expect", "http2-settings",
+        "max-forwards",
+    ),
+    HeaderKind.FRAMING: ("content-length", "transfer-encoding"),
+    HeaderKind.CONTENT: ("content-encoding", "content-range"),
+    HeaderKind.ROUTING: (
+        "host", "forwarded", "forwarded-for", "x-forwarded", "via",
+        "x-host", "x-original-host", "x-host-override", "x-http-host-override",
+        "x-scheme", "x-url-scheme", "front-end-https", "x-arr-ssl", "cf-visitor", "cloudfront-forwarded-proto",
+        "client-ip", "remote-addr", "x-real-ip", "x-client-ip", "x-remote-ip", "x-remote-addr", "x-originating-ip",
+        "x-cluster-client-ip", "x-proxyuser-ip", "true-client-ip", "fastly-client-ip", "fly-client-ip",
+        "cf-connecting-ip", "cf-connecting-ipv6", "cf-pseudo-ipv4", "cloudfront-viewer-address",
+        "x-azure-clientip", "x-azure-socketip", "x-appengine-user-ip", "x-appengine-remote-addr",
+        "x-nf-client-connection-ip", "do-connecting-ip", "wl-proxy-client-ip",
+    ),
+    HeaderKind.OVERRIDE: (
+        "x-original-url", "x-original-uri", "x-original-method", "x-rewrite-url", "x-rewrite-uri", "x-override-url",
+        "x-http-path-override", "x-script-name", "script-name",
+        "x-http-method", "x-http-method-override", "x-method-override",
+        "x-sendfile-type", "x-accel-mapping",  # tell Rack::Sendfile which files to send
+    ),
+    HeaderKind.AGENT: ("x-task-id", "x-endpoint-id", "x-task-attempt"),
+}  # fmt: skip
+_KINDS = {name: kind for kind, names in _NAMES.items() for name in names}
+_PREFIXES = (
+    ("proxy-", HeaderKind.HOP_BY_HOP),
+    ("sec-websocket-", HeaderKind.HOP_BY_HOP),
+    ("x-forwarded-", HeaderKind.ROUTING),
+    ("x-envoy-", HeaderKind.ROUTING),  # Envoy's orders on retries, timeouts, paths and addresses
+)
+_CONTENT_TYPE = "content-type"
+
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")
-_REFUSED = frozenset(
-    {
-        # hop-by-hop (RFC 9110 section 7.6.1) and negotiation of the connection
-        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization",
-        "proxy-authentication-info", "te", "trailer", "upgrade", "expect", "http2-settings", "max-forwards",
-        # framing
-        "content-length", "content-encoding", "content-range", "transfer-encoding",
-        # routing
-        "host", "forwarded", "via", "x-real-ip", "x-original-url", "x-rewrite-url", "x-original-host", "x-host",
-        "x-http-method-override", "x-http-method", "x-method-override",
-        "x-client-ip", "true-client-ip", "cf-connecting-ip", "x-cluster-client-ip",
-        # set by the agent
-        "x-task-id", "x-endpoint-id", "x-task-attempt",
-    }
-)  # fmt: skip
-_REFUSED_PREFIXES = ("x-forwarded-", "proxy-", "sec-websocket-", ":")
-_SECRET_NAMES = frozenset({"authorization", "cookie", "set-cookie"})
-_SECRET_PARTS = ("key", "token", "secret", "password", "auth")
+_PUNCTUATION = re.compile(r"[^a-z0-9]")
+
+_SECRET_PARTS = re.compile(
+    "key|token|secret|auth|cookie|session|sessid|signature|signed|hmac|credential|passw|passphrase|passcode|bearer|jwt"
+    "|csrf|xsrf|assertion|saml|ticket|dpop"
+)
+_SECRET_WORDS = frozenset({"pass", "pwd", "psk", "pin", "otp", "totp", "sid", "sess", "sig", "sign", "cred", "creds"})
+
+
+def canonical(name: str) -> str:
+    """Return the spelling that all look-alikes of a name share: lower case, and `-` for `_` and other punctuation.
+
+    CGI-style servers replace `-` by `_`; some, lighttpd for one, replace every character that is no letter or digit.
+    """
+    return _PUNCTUATION.sub("-", name.lower())
+
+
+def kind_of(name: str) -> HeaderKind | None:
+    """Return why a header of this name is not the client's to set; None when it is."""
+    spelled = canonical(name)
+    kind = _KINDS.get(spelled)
+    return kind or next((kind for prefix, kind in _PREFIXES if spelled.startswith(prefix)), None)
 
 
 def headers_fault(headers: Mapping[str, str]) -> str | None:
-    """The rule that `headers` breaks, naming the header, or None. Never repeats a value."""
+    """Return the rule that a task's `headers` break, naming the header, or None. Never repeats a value."""
     if len(headers) > MAX_HEADERS:
         return f"must hold at most {MAX_HEADERS} headers"
     if sum(len(name) + len(value) for name, value in headers.items()) > MAX_HEADERS_BYTES:
@@ -47,29 +106,31 @@ def headers_fault(headers: Mapping[str, str]) -> str | None:
         fault = _header_fault(name, value)
         if fault is not None:
             return fault
-        if name.lower() in seen:
-            return f"{name!r} is given twice (names are case-insensitive)"
-        seen.add(name.lower())
+        if canonical(name) in seen:
+            return f"{name!r} is given twice (case does not count, and _ is the same as -)"
+        seen.add(canonical(name))
     return None
 
 
 def _header_fault(name: str, value: str) -> str | None:
     if _TOKEN.fullmatch(name) is None:
         return f"{name[:64]!r} is not a header name (RFC 9110 token)"
-    lowered = name.lower()
-    if lowered in _REFUSED or lowered.startswith(_REFUSED_PREFIXES):
-        return f"{name!r} must not be forwarded (hop-by-hop, framing, routing or set by the agent)"
+    kind = kind_of(name)
+    if kind is not None:
+        return f"{name!r} must not be forwarded ({kind.value})"
+    if canonical(name) == _CONTENT_TYPE != name.lower():
+        return f"{name!r} must be spelled Content-Type"  # or the container would get two, one of them from the agent
     if _VALUE.fullmatch(value) is None:
         return f"the value of {name!r} must be visible ASCII, with spaces and tabs inside only"
     return None
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether the value of this header must never be shown: it may carry a credential."""
-    lowered = name.lower()
-    return lowered in _SECRET_NAMES or any(part in lowered for part in _SECRET_PARTS)
+    """Return whether the value of this header must never be shown because it may carry a credential."""
+    spelled = canonical(name)
+    return _SECRET_PARTS.search(spelled) is not None or not _SECRET_WORDS.isdisjoint(spelled.split("-"))
 
 
 def masked(headers: Mapping[str, str]) -> dict[str, str]:
-    """`headers` with the values that may carry a credential replaced by `***`."""
+    """Return `headers` with the values that may carry a credential replaced by `***`."""
     return {name: MASK if is_secret_name(name) else value for name, value in headers.items()}

@@ -92,8 +92,44 @@ def test_headers_of_the_hop_and_of_who_asks_do_not_go_on() -> None:
         (b"x_forwarded_host", b"evil"),
         (b"forwarded", b"for=6.6.6.6"),
         (b"x-request-id", b"theirs"),
+        (b"x_request_id", b"theirs"),
+        (b"via", b"1.1 cdn"),
+        (b"cf-connecting-ip", b"6.6.6.6"),
+        (b"true_client_ip", b"6.6.6.6"),
+        (b"fastly-client-ip", b"6.6.6.6"),
+        (b"x-envoy-original-path", b"/admin"),
+        (b"x-original-url", b"/admin"),
+        (b"x_rewrite_url", b"/admin"),
+        (b"x-http-method-override", b"DELETE"),
+        (b"x_http_method", b"DELETE"),
+        (b"transfer-encoding", b"chunked"),
     ]
     assert dict(headers_for_worker(given_headers, CALLER)) == {"x-three": "3", **OURS}
+
+
+@pytest.mark.parametrize("name", [b"transfer_encoding", b"content_length", b"content.length"])
+def test_a_look_alike_of_a_framing_name_is_refused(name: bytes) -> None:
+    with pytest.raises(InvalidRequest, match=name.decode()):
+        headers_for_worker([(name, b"1")], CALLER)
+
+
+def test_what_connection_names_is_dropped_in_every_spelling() -> None:
+    given_headers = [(b"connection", b"x_one, X-Two"), (b"x_one", b"1"), (b"x-one", b"1"), (b"x_two", b"2")]
+    assert dict(headers_for_worker(given_headers, CALLER)) == OURS
+
+
+def test_headers_of_a_body_and_of_tracing_and_identity_go_on() -> None:
+    kept = {
+        b"content-type": b"text/plain",
+        b"content-encoding": b"gzip",
+        b"content-range": b"bytes 0-1/2",
+        b"x-amzn-trace-id": b"Root=1",
+        b"cf-access-jwt-assertion": b"x",
+        b"cdn-loop": b"cdn",
+        b"webhook-id": b"msg_1",
+    }
+    sent = dict(headers_for_worker(list(kept.items()), CALLER))
+    assert sent == {name.decode(): value.decode() for name, value in kept.items()} | OURS
 
 
 @pytest.mark.parametrize(
