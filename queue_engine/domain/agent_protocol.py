@@ -6,6 +6,7 @@ Everything goes through the environment, because command lines can be read by ev
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Iterable
 
 ENDPOINT = "WORKER_AGENT_ENDPOINT"
@@ -41,16 +42,40 @@ CONTAINER_PORT = "PORT"
 STATUS_CONTAINER_ENDED = 70
 """The agent's exit status when it ends because the container has ended."""
 
-_CONTAINER_END = re.compile(r"container (?:exited with status|killed by signal) \d{1,5}")
+_CONTAINER_END = re.compile(r"container (?:exited with status|killed by signal) \d{1,5}[^\n\"]*")
+_SHELL_SIGNAL_STATUS = 128
+"""A shell whose command was ended by a signal exits with this plus the signal's number."""
 
 
-def container_end(status: int) -> str:
-    """What the agent writes to its log as its last line when the container has ended, after the container's own last
-    lines. A signal is negative."""
-    return f"container exited with status {status}" if status >= 0 else f"container killed by signal {-status}"
+def container_end(status: int, *, out_of_memory: bool = False) -> str:
+    """Return how a container ended by itself, for its owner: `container killed by signal 11 (SIGSEGV)`.
+
+    A negative status is a signal, as in subprocess. `out_of_memory`: the kernel is known to have ended processes for
+    lack of memory during the container's life. SIGKILL without such evidence is perhaps that, because the engine does
+    not call this for containers that it ended.
+    """
+    if status < 0:
+        return f"container killed by signal {-status}{_signal_name(-status)}{_memory(-status, out_of_memory)}"
+    number = status - _SHELL_SIGNAL_STATUS
+    if _signal_name(number):
+        return f"container exited with status {status}{_signal_name(number)}{_memory(number, out_of_memory)}"
+    return f"container exited with status {status}"
 
 
 def find_container_end(lines: Iterable[str]) -> str:
     """The newest such text in the agent's last lines, wherever in a line; without one: `container exited`."""
     texts = [match[0] for line in lines for match in _CONTAINER_END.finditer(line)]
     return texts[-1] if texts else "container exited"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f" ({signal.Signals(number).name})"
+    except ValueError:
+        return ""
+
+
+def _memory(number: int, out_of_memory: bool) -> str:
+    if number != signal.SIGKILL:
+        return ""
+    return ": out of memory" if out_of_memory else ", perhaps out of memory"

@@ -14,6 +14,7 @@ import pytest
 from queue_engine.controller.backends.base import BackendError, WorkerSpec
 from queue_engine.controller.backends.process import ProcessBackend
 from queue_engine.domain import agent_protocol as protocol
+from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.endpoints import Resource
 from queue_engine.runtime.process_groups import birth_of, processes_with
 from tests.integration.backend_contract import FOREVER, BackendContract, MakeSpec, ended
@@ -241,7 +242,7 @@ class TestEnd:
         container = tmp_path / "container"
         await backend.start(spec_for("w1", f"echo $$ > {container}; {FOREVER}"))
         os.kill(await pid_in(container), signal.SIGKILL)
-        assert (await ended(backend, "w1")).exit_reason == "container killed by signal 9"
+        assert (await ended(backend, "w1")).exit_reason == container_end(-signal.SIGKILL)
 
     async def test_an_agent_that_fails_is_named(self, tmp_path: Path) -> None:
         command = ("/bin/sh", "-c", "echo broken settings >&2; exit 2")
