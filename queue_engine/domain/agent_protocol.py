@@ -6,7 +6,6 @@ Everything goes through the environment, because command lines can be read by ev
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Iterable
 
 ENDPOINT = "WORKER_AGENT_ENDPOINT"
@@ -43,6 +42,11 @@ STATUS_CONTAINER_ENDED = 70
 """The agent's exit status when it ends because the container has ended."""
 
 _CONTAINER_END = re.compile(r"container (?:exited with status|killed by signal) \d{1,5}[^\n\"]*")
+_SIGKILL = 9
+_SIGNAL_NAMES = {
+    **{1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE"},
+    **{9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"},
+}
 _SHELL_SIGNAL_STATUS = 128
 """A shell whose command was ended by a signal exits with this plus the signal's number."""
 
@@ -69,13 +73,10 @@ def find_container_end(lines: Iterable[str]) -> str:
 
 
 def _signal_name(number: int) -> str:
-    try:
-        return f" ({signal.Signals(number).name})"
-    except ValueError:
-        return ""
+    return f" ({_SIGNAL_NAMES[number]})" if number in _SIGNAL_NAMES else ""
 
 
 def _memory(number: int, out_of_memory: bool) -> str:
-    if number != signal.SIGKILL:
+    if number != _SIGKILL:
         return ""
     return ": out of memory" if out_of_memory else ", perhaps out of memory"
