@@ -44,8 +44,19 @@ STATUS_CONTAINER_ENDED = 70
 _CONTAINER_END = re.compile(r"container (?:exited with status|killed by signal) \d{1,5}[^\n\"]*")
 _SIGKILL = 9
 _SIGNAL_NAMES = {
-    **{1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 5: "SIGTRAP", 6: "SIGABRT", 7: "SIGBUS", 8: "SIGFPE"},
-    **{9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"},
+    1: "SIGHUP",
+    2: "SIGINT",
+    3: "SIGQUIT",
+    4: "SIGILL",
+    5: "SIGTRAP",
+    6: "SIGABRT",
+    7: "SIGBUS",
+    8: "SIGFPE",
+    9: "SIGKILL",
+    11: "SIGSEGV",
+    13: "SIGPIPE",
+    14: "SIGALRM",
+    15: "SIGTERM",
 }
 _SHELL_SIGNAL_STATUS = 128
 """A shell whose command was ended by a signal exits with this plus the signal's number."""
