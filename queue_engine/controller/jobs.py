@@ -3,24 +3,32 @@
 arq gives cron jobs that run once over all replicas, however many controllers there are. Its own queue needs one server,
 or a master that sentinels name; with a cluster as the store it must live elsewhere. arq's own connections have no
 time-outs, so it is given ours.
+
+The contents of the queue are not trusted: any program that can write to the store can write to it. Entries are JSON in
+one exact form, never pickles, because unpickling runs code that the entry names. An entry can only name one of our
+periodic jobs, without arguments. All entries are queued again by the clock, so a queue on which arq fails is deleted
+and nothing is lost: one bad entry would otherwise stop the sweeps of every controller.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from arq import Worker, cron
 from arq.connections import ArqRedis
+from arq.constants import abort_jobs_ss
 from arq.cron import CronJob
 from redis.exceptions import RedisError
 
 from queue_engine.runtime.loops import DEFAULT_BACKOFF
-from queue_engine.store.client import close, connect
+from queue_engine.store.client import close, connect, unavailability
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +38,14 @@ STEADY_SECONDS = 10.0
 """A worker that has run for so long has recovered: the next failure is the first again."""
 CLOSE_SECONDS = 2.0
 """How long the store may take to hear that a worker ends."""
-SHARED_QUEUE = "{qe}:jobs"
-"""The queue of the jobs that any controller may run."""
-LEADERS_QUEUE = "{qe}:jobs:leader"
+SHARED_QUEUE = "{qe}:periodic"
+"""The queue of the jobs that any controller may run. Up to 0.1 it was `{qe}:jobs`, with pickles in it: during a rolling
+upgrade older controllers use that one, so it is neither read nor changed."""
+LEADERS_QUEUE = "{qe}:periodic:leader"
 """The queue of the jobs that only the leading controller runs. It has one name for all, so that none is left behind."""
+STALE_SECONDS = 60.0
+"""An entry that is this late is dropped: its job has been queued many times since."""
+MAX_ENTRY_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -68,16 +80,24 @@ async def run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> None
             known = isinstance(error, (RedisError, OSError))
             extra = {"queue": queue, "failures": failures}
             log.warning("background jobs pause: %s", error, exc_info=not known, extra=extra)
+            if unavailability(error) is None:
+                await _delete_queue(worker.pool, queue)
             await _close(worker)
         await asyncio.sleep(DEFAULT_BACKOFF.wait_seconds(failures))
 
 
 def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
     client = connect(redis_url, max_connections=MAX_CONNECTIONS)
-    return Worker(
-        cron_jobs=[_cron(job) for job in jobs],
+    cron_jobs = [_cron(job, queue) for job in jobs]
+    read = _Reader({job.name for job in cron_jobs})
+    return _Worker(
+        cron_jobs=cron_jobs,
         queue_name=queue,
-        redis_pool=ArqRedis(client.connection_pool, default_queue_name=queue),
+        redis_pool=ArqRedis(
+            client.connection_pool, job_serializer=_write, job_deserializer=read, default_queue_name=queue
+        ),
+        job_serializer=_write,
+        job_deserializer=read,
         health_check_key=f"{queue}:health",
         handle_signals=False,
         poll_delay=POLL_SECONDS,
@@ -86,7 +106,78 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
     )
 
 
-def _cron(job: Periodic) -> CronJob:
+class _Worker(Worker):
+    """A worker that drops the entries that no controller has queued, and those that nobody has run in time.
+
+    arq leaves some of them in the queue (an entry with score 0, for one), and 100 at its head would hide all others.
+    """
+
+    async def start_jobs(self, job_ids: list[bytes]) -> None:
+        names = [job.name for job in self.cron_jobs]
+        dropped = [job_id for job_id in job_ids if not _is_due(job_id, names, time.time())]
+        if dropped:
+            extra = {"queue": self.queue_name, "count": len(dropped), "entry": repr(dropped[0][:80])}
+            log.warning("entries of the job queue are dropped: unknown or too late", extra=extra)
+            await self.pool.zrem(self.queue_name, *dropped)
+        await super().start_jobs([job_id for job_id in job_ids if job_id not in dropped])
+
+
+def _is_due(job_id: bytes, names: Collection[str], now: float) -> bool:
+    """Whether an entry is one of these jobs, queued for about now. arq calls it `<name>:<epoch milliseconds>`."""
+    name, _, time_ms = job_id.decode(errors="replace").rpartition(":")
+    digits = len(time_ms) <= 15 and time_ms.isascii() and time_ms.isdigit()
+    return name in names and digits and abs(now - int(time_ms) / 1000) <= STALE_SECONDS
+
+
+def _write(entry: dict[str, Any]) -> bytes:
+    """Write an entry, or the result of a job, as JSON. An exception becomes its text; results are not kept."""
+    return json.dumps(entry, default=str).encode()
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads entries: calls of these jobs without arguments."""
+
+    names: Collection[str]
+
+    def __call__(self, raw: bytes) -> dict[str, Any]:
+        """Return the entry; for any other content, after logging why, a call of no job, so that arq removes it."""
+        try:
+            return self._read(raw)
+        except (ValueError, RecursionError) as error:
+            log.warning("an entry of the job queue is refused: %s", error)
+            return _call("(refused)", 0)
+
+    def _read(self, raw: bytes) -> dict[str, Any]:
+        if len(raw) > MAX_ENTRY_BYTES or not raw.startswith(b"{"):
+            raise ValueError("it is not JSON of ours")
+        entry = json.loads(raw)
+        name, queued_at_ms = entry.get("f"), entry.get("et")
+        if not isinstance(name, str) or name not in self.names:
+            raise ValueError("it names no job of ours")
+        if type(queued_at_ms) is not int or not 0 <= queued_at_ms < 10**14:
+            raise ValueError("its time is not in epoch milliseconds")
+        if (entry.get("a"), entry.get("k"), entry.get("t")) != ([], {}, None):
+            raise ValueError("it has arguments, and our jobs take none")
+        return _call(name, queued_at_ms)
+
+
+def _call(name: str, queued_at_ms: int) -> dict[str, Any]:
+    """Return an entry in arq's form."""
+    return {"f": name, "a": [], "k": {}, "t": None, "et": queued_at_ms}
+
+
+async def _delete_queue(pool: ArqRedis, queue: str) -> None:
+    """Delete a queue on which arq fails, and arq's set of jobs to abort when it is no set: every job touches it."""
+    with suppress(RedisError, OSError):
+        await pool.delete(queue)
+        if await pool.type(abort_jobs_ss) not in (b"none", b"zset"):
+            await pool.delete(abort_jobs_ss)
+        log.warning("the queue of the background jobs is deleted: its contents are at fault", extra={"queue": queue})
+
+
+def _cron(job: Periodic, queue: str) -> CronJob:
+    """Return arq's form of a job. Its name holds the queue's: arq's other keys are named after the job alone."""
     under_way = asyncio.Lock()
 
     async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:  # noqa: ARG001 - arq's signature
@@ -100,7 +191,13 @@ def _cron(job: Periodic) -> CronJob:
 
     seconds = set(range(0, 60, job.every_seconds))
     return cron(
-        run, name=job.name, second=seconds, unique=True, timeout=job.timeout_seconds, keep_result=0, max_tries=1
+        run,
+        name=f"{queue}:{job.name}",
+        second=seconds,
+        unique=True,
+        timeout=job.timeout_seconds,
+        keep_result=0,
+        max_tries=1,
     )
 
 

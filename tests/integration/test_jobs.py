@@ -1,9 +1,21 @@
-"""Background jobs on a real store."""
+"""Background jobs on a real store, whatever is in their queue."""
+
+from __future__ import annotations
 
 import asyncio
+import json
+import os
+import pickle
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 
-from queue_engine.controller.jobs import Periodic, run_jobs
+import pytest
+from redis.asyncio import Redis
+
+from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.runtime.loops import end_tasks
+from queue_engine.store.client import connect
 from tests.servers import StoreServer
 from tests.waiting import wait_until_async
 
@@ -67,3 +79,175 @@ async def test_jobs_go_on_when_one_fails(valkey_server: StoreServer) -> None:
         await wait_until_async(lambda: failures >= 2, 20)
     finally:
         await end_tasks(running)
+
+
+class SideEffect:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def entry_now(name: str) -> str:
+    """An entry's id as arq would make it for a run that is due now."""
+    return f"{QUEUE}:{name}:{int(time.time() * 1000)}"
+
+
+async def runs_on(server: StoreServer, poison: Poison, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> str:
+    """Poison the queue, and wait until a periodic job has run twice after that; returns the log."""
+    rounds = 0
+
+    async def quick() -> None:
+        nonlocal rounds
+        rounds += 1
+
+    async with connect(server.url) as redis:
+        await poison(redis, tmp_path / "made")
+        running = asyncio.create_task(run_jobs(server.url, QUEUE, [Periodic("quick", quick, 1)]))
+        try:
+            await wait_until_async(lambda: rounds >= 2, 30)
+            assert not (tmp_path / "made").exists()
+            await wait_until_async(lambda: _no_poison_in(redis), 30, "poison stays in the queue")
+        finally:
+            await end_tasks(running)
+    return caplog.text
+
+
+async def _no_poison_in(redis: Redis) -> bool:
+    return not await redis.zcount(QUEUE, "-inf", 1)
+
+
+async def pickled_job(redis: Redis, folder: Path, name: str = "quick") -> None:
+    """A pickle in place of an entry of today."""
+    entry = entry_now(name)
+    await redis.set(f"arq:job:{entry}", pickle.dumps({"f": SideEffect(folder), "a": (), "k": {}, "t": None, "et": 1}))
+    await redis.zadd(QUEUE, {entry: 1})
+
+
+async def pickled_argument(redis: Redis, folder: Path) -> None:
+    entry = entry_now("quick")
+    whole: dict[str, object] = {"f": f"{QUEUE}:quick", "a": (SideEffect(folder),), "k": {}, "t": None, "et": 1_795_000_000_000}
+    await redis.set(f"arq:job:{entry}", pickle.dumps(whole))
+    await redis.zadd(QUEUE, {entry: 1})
+
+
+async def pickled_under_any_name(redis: Redis, folder: Path) -> None:
+    await redis.set("arq:job:anything", pickle.dumps({"f": SideEffect(folder), "a": (), "k": {}, "t": None, "et": 1}))
+    await redis.zadd(QUEUE, {"anything": 1})
+
+
+async def pickled_result(redis: Redis, folder: Path) -> None:
+    await pickled_job(redis, folder)
+    for name in await redis.keys("arq:job:*"):
+        await redis.set(name.replace(b"arq:job:", b"arq:result:"), pickle.dumps(SideEffect(folder)))
+    await redis.set("arq:abort", pickle.dumps(SideEffect(folder)))
+    await redis.set(f"{QUEUE}:health", pickle.dumps(SideEffect(folder)))
+
+
+async def name_that_is_no_text(redis: Redis, _folder: Path) -> None:
+    await redis.zadd(QUEUE, {b"\xff\xfe\x00": 1})
+
+
+async def queue_that_is_a_string(redis: Redis, _folder: Path) -> None:
+    await redis.set(QUEUE, "not a queue")
+
+
+async def entry_that_is_a_list(redis: Redis, _folder: Path) -> None:
+    entry = entry_now("quick")
+    await redis.rpush(f"arq:job:{entry}", "x")  # type: ignore[misc]
+    await redis.zadd(QUEUE, {entry: 1})
+
+
+async def tries_that_are_a_list(redis: Redis, _folder: Path) -> None:
+    entry = entry_now("quick")
+    await redis.set(f"arq:job:{entry}", "{}")
+    await redis.rpush(f"arq:retry:{entry}", "x")  # type: ignore[misc]
+    await redis.zadd(QUEUE, {entry: 1})
+
+
+async def aborts_that_are_a_string(redis: Redis, _folder: Path) -> None:
+    await redis.set("arq:abort", "x")
+
+
+async def score_without_a_number(redis: Redis, _folder: Path) -> None:
+    await redis.zadd(QUEUE, {entry_now("quick"): float("-inf")})
+
+
+async def crowd_that_never_runs(redis: Redis, _folder: Path) -> None:
+    await redis.zadd(QUEUE, {f"never-{number}": 0 for number in range(500)})
+
+
+Poison = Callable[[Redis, Path], Awaitable[None]]
+POISONS: list[Poison] = [
+    pickled_job, pickled_argument, pickled_under_any_name, pickled_result, name_that_is_no_text, queue_that_is_a_string,
+    entry_that_is_a_list, tries_that_are_a_list, aborts_that_are_a_string, score_without_a_number,
+    crowd_that_never_runs,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("poison", POISONS, ids=lambda poison: poison.__name__)
+async def test_a_poisoned_queue_runs_no_code_and_stops_no_job(
+    valkey_server: StoreServer, poison: Poison, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = await runs_on(valkey_server, poison, tmp_path, caplog)
+    if poison is not aborts_that_are_a_string or "pause" in log:
+        assert any(word in log for word in ("refused", "dropped", "deleted")), log
+
+
+GOOD: dict[str, object] = {"f": f"{QUEUE}:quick", "a": [], "k": {}, "t": None, "et": 1_795_000_000_000}
+WRONG: list[dict[str, object]] = [
+    {"f": "os.system"}, {"f": ["x"]}, {"f": {}}, {"f": None}, {"a": ["x"]}, {"a": 5}, {"k": {"x": 1}}, {"t": "x"},
+    {"t": 10**30}, {"et": "now"}, {"et": 10**30}, {"et": True}, {"et": -1}, {"et": 1e3},
+]  # fmt: skip
+REFUSED = [
+    "null", "[]", "1", "{", "{}", "[" * 100_000, '{"f": ' * 400, '{"f": ' * 100, "\x00", " " * 10_000, "x" * 5_000_000,
+    *(json.dumps(GOOD | wrong) for wrong in WRONG),
+]  # fmt: skip
+
+
+async def test_entries_that_are_no_call_of_ours_are_refused_and_removed(
+    valkey_server: StoreServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def poison(redis: Redis, _folder: Path) -> None:
+        now_ms = int(time.time() * 1000)
+        for number, entry in enumerate(REFUSED):
+            entry_id = f"{QUEUE}:quick:{now_ms - number}"
+            await redis.set(f"arq:job:{entry_id}", entry)
+            await redis.zadd(QUEUE, {entry_id: 1})
+
+    log = await runs_on(valkey_server, poison, tmp_path, caplog)
+    assert log.count("an entry of the job queue is refused: ") == len(REFUSED)
+    assert "Traceback" not in log
+    assert "background jobs pause" not in log
+
+
+async def test_the_queue_of_older_controllers_is_neither_read_nor_changed(
+    valkey_server: StoreServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Older controllers run beside newer ones while an upgrade rolls out; their jobs have the same names."""
+    old = f"sweep:{int(time.time() * 1000)}"
+    kept = pickle.dumps({"f": SideEffect(tmp_path / "made"), "a": (), "k": {}, "t": None, "et": 1})
+    ran = 0
+
+    async def sweep() -> None:
+        nonlocal ran
+        ran += 1
+
+    async with connect(valkey_server.url) as redis:
+        await redis.set(f"arq:job:{old}", kept)
+        for queue in ("{qe}:jobs", "{qe}:jobs:leader"):
+            await redis.zadd(queue, {old: 1})
+        jobs = [Periodic("sweep", sweep, 1)]
+        running = [asyncio.create_task(run_jobs(valkey_server.url, q, jobs)) for q in (SHARED_QUEUE, LEADERS_QUEUE)]
+        try:
+            await wait_until_async(lambda: ran >= 4, 20)
+        finally:
+            await end_tasks(*running)
+        assert await redis.get(f"arq:job:{old}") == kept
+        for queue in ("{qe}:jobs", "{qe}:jobs:leader"):
+            assert await redis.zrange(queue, 0, -1) == [old.encode()]
+    assert not (tmp_path / "made").exists()
+    assert "dropped" not in caplog.text

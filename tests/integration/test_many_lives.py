@@ -123,7 +123,7 @@ async def _keys_of(store: Store, endpoint_id: str) -> set[str]:
 async def _others(store: Store, endpoint_id: str) -> list[str]:
     """Keys that neither belong to the engine itself nor expire."""
     partition = store.partitions.of(endpoint_id).partition
-    fixed = {"{qe}:meta", "{qe}:endpoint-ids", "{qe}:jobs", "{qe}:jobs:leader"} | {
+    fixed = {"{qe}:meta", "{qe}:endpoint-ids", "{qe}:periodic", "{qe}:periodic:leader"} | {
         key
         for one in store.partitions.all()
         for key in (one.outbox, one.senders, one.ticks)
