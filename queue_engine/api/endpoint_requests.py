@@ -76,6 +76,8 @@ LeastVram = Annotated[int, Field(ge=0, le=1536)]
 LeastVcpu = Annotated[int, Field(ge=0, le=1024)]
 LeastRam = Annotated[int, Field(ge=0, le=1536)]
 Command = Annotated[str, Field(max_length=32 * 1024), NO_NUL]
+Workers = Annotated[int, Field(ge=0, le=MAX_WORKERS)]
+Volume = Annotated[int, Field(ge=20, le=1_000_000)]
 Concurrency = Annotated[int, Field(ge=1, le=1000)]
 RetryOnWords = Annotated[list[Annotated[RetryOn, Field(strict=False)]], Field(max_length=len(RetryOn))]
 RetryDelays = Annotated[
@@ -113,6 +115,19 @@ class ResourceRequest(RequestModel):
         description="A GPU type of the catalogue, in any case; `CPU` for workers without one"
     )
     gpu_count: Annotated[int, Field(ge=1, le=64)] = Field(description="GPUs for each worker")
+
+
+Resources = Annotated[list[ResourceRequest], Field(min_length=1, max_length=100)]
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    for name in ("name", "resources", "workers", "containerVolumeInGb"):
+        del schema["properties"][name]["default"]
+
+
+def _kept(description: str) -> Any:
+    """Declare a field of a change that may be left out and cannot be null."""
+    return Field(None, description=description)
 
 
 def _key_or_name(schema: dict[str, Any]) -> None:
@@ -153,14 +168,12 @@ class CreateEndpoint(RequestModel):
         None, description="Registry of the image; Docker Hub when absent"
     )
     container_registry_auth_id: int | None = Field(None, description="Id of a stored credential for the registry")
-    resources: Annotated[list[ResourceRequest], Field(min_length=1, max_length=100)] = Field(
-        description="Where workers may run"
-    )
+    resources: Resources = Field(description="Where workers may run")
     min_single_card_vram_in_gb: LeastVram | None = Field(None, description="Least video memory of one GPU, in GB")
     min_single_card_vcpu: LeastVcpu | None = Field(None, description="Least virtual CPUs for one GPU")
     min_single_card_ram_in_gb: LeastRam | None = Field(None, description="Least memory for one GPU, in GB")
-    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] = Field(description="Workers wanted")
-    container_volume_in_gb: Annotated[int, Field(ge=20, le=1_000_000)] = Field(description="Storage of one worker")
+    workers: Workers = Field(description="Workers wanted")
+    container_volume_in_gb: Volume = Field(description="Storage of one worker")
     initialization_command: Command | None = Field(None, description="The command to run in the container")
     environment_vars: Variables = Field([], description="Environment variables of the container; encrypted at rest")
     expose: ExposeRequest | None = Field(None, description="The port on which the container listens")
@@ -225,14 +238,17 @@ class CreateEndpoint(RequestModel):
 
 
 class UpdateEndpoint(RequestModel):
-    """Changes of an endpoint. A member left out keeps its value; an explicit null clears it."""
+    """Changes of an endpoint. A member left out keeps its value.
 
-    name: Name = Field(description="1–20 of `[A-Za-z0-9@._-]`, first a letter")
-    resources: Annotated[list[ResourceRequest], Field(min_length=1, max_length=100)] = Field(
-        description="Where workers may run"
-    )
-    workers: Annotated[int, Field(ge=1, le=MAX_WORKERS)] = Field(description="Workers wanted")
-    container_volume_in_gb: Annotated[int, Field(ge=20, le=1_000_000)] = Field(description="Storage of one worker")
+    An explicit null clears it, or brings back its default. The first four have neither: null breaks their rule.
+    """
+
+    model_config = ConfigDict(json_schema_extra=_without_default)
+
+    name: Name = _kept("1–20 of `[A-Za-z0-9@._-]`, first a letter")
+    resources: Resources = _kept("Where workers may run")
+    workers: Workers = _kept("Workers wanted")
+    container_volume_in_gb: Volume = _kept("Storage of one worker")
     container_registry_auth_id: int | None = Field(  # type: ignore[pydantic-alias]
         None,
         validation_alias=AliasChoices("containerRegistryAuthId", "credentialId"),
@@ -272,13 +288,10 @@ class UpdateEndpoint(RequestModel):
 
     def edited(self, before: EndpointConfig, catalogue: Catalogue) -> EndpointConfig:
         """Return `before` with these changes. Raises InvalidRequest as `CreateEndpoint.config` does."""
-        changes: dict[str, Any] = {
-            "name": self.name,
-            "resources": known_resources(self.resources, catalogue),
-            "workers": self.workers,
-            "container_volume_in_gb": self.container_volume_in_gb,
-        }
-        for name, (field, value_of) in _OPTIONAL_CHANGES.items():
+        changes: dict[str, Any] = {}
+        if "resources" in self.model_fields_set:
+            changes["resources"] = known_resources(self.resources, catalogue)
+        for name, (field, value_of) in _CHANGES.items():
             if name in self.model_fields_set:
                 changes[field] = value_of(getattr(self, name))
         config = replace(before, retry_policy=self._retry_policy(before.retry_policy), **changes)
@@ -309,7 +322,10 @@ def _as_given(value: Any) -> Any:
 
 
 # The member of a request, the field of the configuration, and how the one becomes the other; null clears.
-_OPTIONAL_CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+_CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "name": ("name", _as_given),
+    "workers": ("workers", _as_given),
+    "container_volume_in_gb": ("container_volume_in_gb", _as_given),
     "container_registry_auth_id": ("credential_id", _as_given),
     "min_single_card_vram_in_gb": ("min_single_card_vram_in_gb", _as_given),
     "min_single_card_vcpu": ("min_single_card_vcpu", _as_given),

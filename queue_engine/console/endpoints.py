@@ -30,7 +30,6 @@ _COLUMNS = (
 )
 
 _NEVER = "never"
-_REQUIRED_ON_UPDATE = ("name", "resources", "workers", "containerVolumeInGb")
 _CREATE_DEFAULTS: dict[str, Any] = {"serviceMode": ServiceMode.QUEUE.value, "workers": 1, "containerVolumeInGb": 20}
 
 File = Annotated[Path | None, typer.Option("--file", help="JSON object with the API's fields; options go before it")]
@@ -128,11 +127,8 @@ def update_endpoint(
 ) -> None:
     """Change an endpoint. What is not given keeps its value; --env replaces all variables."""
     endpoint_id = session.api.endpoint_id(endpoint)
-    current = session.api.get(ENDPOINTS, endpoint_id).members()
-    kept = {name: current.get(name) for name in _REQUIRED_ON_UPDATE} | {"workers": current.get("totalWorkers")}
-    cleared = dict.fromkeys(clear or ())
-    body = kept | _read_object(file)
-    body |= cleared | _wanted(fields, {"expose": current.get("expose")} | body)
+    body = _read_object(file) | dict.fromkeys(clear or ())
+    body |= _wanted(fields, _exposed(session, endpoint_id, fields) | body)
     _show(session, _send(session, "PATCH", body, endpoint_id))
 
 
@@ -225,6 +221,13 @@ def _wanted(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any
     if port is not None or protocol is not None:
         body["expose"] = _expose(base.get("expose"), port, protocol)
     return body
+
+
+def _exposed(session: Session, endpoint_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the endpoint exposes, when port or protocol are changed: the other one keeps its value."""
+    if "port" not in fields and "protocol" not in fields:
+        return {}
+    return {"expose": session.api.get(ENDPOINTS, endpoint_id).members().get("expose")}
 
 
 def _expose(base: Any, port: int | None, protocol: str | None) -> dict[str, Any]:

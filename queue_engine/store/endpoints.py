@@ -88,14 +88,16 @@ class EndpointStore:
     ) -> Endpoint | None:
         """Replace the configuration by what `edit` makes of it, and the environment unless it is None.
 
-        Its workers are replaced when they would be other ones under the new configuration. None when the tenant has no
-        such endpoint. `edit` is called again when somebody else changed the endpoint in between. Raises what `edit`
-        raises, and SecretKeyMissing as `create` does.
+        Its workers are replaced when they would be other ones under the new configuration. Without any change nothing
+        is written. None when the tenant has no such endpoint. `edit` is called again when the endpoint was
+        changed in between. Raises what `edit` raises, and SecretKeyMissing as `create` does.
         """
         keys = self._partitions.of(endpoint_id)
         while (endpoint := await self.get(endpoint_id, tenant)) is not None:
             config = edit(endpoint.config)
             before = await self._environment_if_readable(endpoint_id) if environment is not None else None
+            if config == endpoint.config and environment == before:
+                return endpoint
             renew = needs_new_workers(endpoint.config, config) or environment != before
             if environment is None:
                 sealed, names = await self._sealed_environment(endpoint_id), list(endpoint.environment_names)

@@ -240,3 +240,20 @@ async def _add_worker(
     await api.store.workers.report(endpoint_id, worker_id, status, running_tasks=running_tasks, address="127.0.0.1:1")
     if error:
         await api.store.workers.mark(endpoint_id, worker_id, status, reason="ended", error=error)
+
+
+async def test_an_endpoint_without_workers_is_changed_field_by_field(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint(workers=0)
+    path = f"/v2/serverless/{endpoint_id}"
+    before = (await api.client.get(path)).json()["data"]
+    same = await api.client.patch(path, json={})
+    assert (same.status_code, same.json()["data"]) == (200, before)
+    changed = (await api.client.patch(path, json={"concurrency": 3})).json()["data"]
+    assert changed == before | {"concurrency": 3, "updatedAt": changed["updatedAt"]}
+    all_four = {name: before[name] for name in ("name", "resources", "containerVolumeInGb")} | {"workers": 0}
+    assert (await api.client.patch(path, json=all_four)).json()["data"] == changed
+    for field in all_four:
+        refused = await api.client.patch(path, json={field: None, "concurrency": 9})
+        assert refused.status_code == 400
+        assert refused.json()["message"].startswith(f"{field}: must be ")
+    assert (await api.client.get(path)).json()["data"] == changed

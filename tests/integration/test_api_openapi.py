@@ -143,6 +143,7 @@ async def _life_cycle_scenario(api: RunningApi) -> None:
     changes = {name: ENDPOINT[name] for name in ("name", "resources", "workers", "containerVolumeInGb")}
     await api.client.patch(base, json=changes)
     await api.client.patch(base, json={})
+    await api.client.patch(base, json={"name": None})
     for method, path in (
         *(("PUT", "/workers?count=2"), ("PUT", "/workers/3"), ("PUT", "/workers?count=x")),
         *(("POST", "/stop"), ("POST", "/start"), ("DELETE", ""), ("DELETE", ""), ("POST", "/start")),

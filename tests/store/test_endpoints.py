@@ -62,6 +62,18 @@ async def test_optional_fields_may_be_absent(store: Store) -> None:
     assert created.environment_names == ()
 
 
+async def test_a_change_that_changes_nothing_is_not_written(store: Store, probe: Probe) -> None:
+    created = await store.endpoints.create(TENANT, config(environment={"A": "1"}))
+    before = (await probe.snapshot()).contents
+    for environment in (None, {"A": "1"}):
+        found = await store.endpoints.update(created.endpoint_id, TENANT, lambda same: same, environment)
+        assert found == created
+    assert (await probe.snapshot()).contents == before
+    changed = await store.endpoints.update(created.endpoint_id, TENANT, lambda same: same, {"A": "2"})
+    assert changed is not None
+    assert (changed.version, changed.revision) == (2, 2)
+
+
 async def test_an_endpoint_of_an_older_version_has_the_defaults(store: Store, probe: Probe) -> None:
     created = await store.endpoints.create(TENANT, config(ready_path="/x", start_timeout_seconds=60))
     key = store.partitions.of(created.endpoint_id).endpoint

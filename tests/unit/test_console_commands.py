@@ -82,14 +82,16 @@ def test_update_keeps_what_is_not_given() -> None:
     api = FakeApi({f"GET {ONE}": endpoint(totalWorkers=2), f"PATCH {ONE}": endpoint()})
     api.run("endpoints", "update", "7", "--concurrency", "4", "--clear", "webhook", "--port", "81")
     assert api.body() == {
-        "name": "echo",
-        "resources": endpoint()["resources"],
-        "workers": 2,
-        "containerVolumeInGb": 20,
         "concurrency": 4,
         "webhook": None,
         "expose": {"protocol": "HTTP", "port": 81},
     }
+
+
+def test_update_sends_only_what_is_given() -> None:
+    api = FakeApi({f"PATCH {ONE}": endpoint()})
+    api.run("endpoints", "update", "7", "--workers", "0")
+    assert (api.calls, api.body()) == ([f"PATCH {ONE}"], {"workers": 0})
 
 
 def test_update_cannot_change_what_the_api_does_not() -> None:

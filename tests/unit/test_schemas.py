@@ -1,12 +1,15 @@
 """What requests may hold: the rules that need no store."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic.alias_generators import to_camel
 
 from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.endpoint_requests import CreateEndpoint, UpdateEndpoint
@@ -33,11 +36,10 @@ def creation(**changes: Any) -> CreateEndpoint:
 
 
 EXPOSED = {"port": 8000, "protocol": "http"}
-REQUIRED_ON_CHANGE = {name: ENDPOINT[name] for name in ("name", "resources", "workers", "containerVolumeInGb")}
 
 
 def change(before: EndpointConfig, **changes: Any) -> EndpointConfig:
-    return validated_changes(UpdateEndpoint, REQUIRED_ON_CHANGE | changes).edited(before, CATALOGUE)
+    return validated_changes(UpdateEndpoint, changes).edited(before, CATALOGUE)
 
 
 # processUri
@@ -246,11 +248,7 @@ def test_the_life_of_an_endpoints_tasks_is_read() -> None:
 
 def test_a_change_keeps_the_half_of_a_retry_policy_that_it_does_not_name() -> None:
     before = creation(retryOn=["500"], retryDelaysSeconds=[7], cancelUri="/stop", queueTtlSeconds=9).config(CATALOGUE)
-    required = {name: ENDPOINT[name] for name in ("name", "resources", "workers", "containerVolumeInGb")}
-
-    def changed(**changes: Any) -> EndpointConfig:
-        return validated_changes(UpdateEndpoint, required | changes).edited(before, CATALOGUE)
-
+    changed = partial(change, before)
     assert changed().retry_policy == before.retry_policy
     assert changed(retryOn=[]).retry_policy == TaskRetryPolicy(frozenset(), (7.0,))
     assert changed(retryDelaysSeconds=[1]).retry_policy == TaskRetryPolicy(frozenset({RetryOn.SERVER_ERROR}), (1.0,))
@@ -265,6 +263,42 @@ def test_when_a_worker_is_ready_and_how_long_it_may_be_busy_is_read() -> None:
     assert (made.ready_path, made.start_timeout_seconds, made.max_busy_seconds) == ("/healthz", 12.5, 0)
     plain = creation().config(CATALOGUE)
     assert (plain.ready_path, plain.start_timeout_seconds, plain.max_busy_seconds) == (None, 1800, 900)
+
+
+def test_a_change_keeps_every_field_that_it_does_not_name() -> None:
+    before = creation(workers=0, concurrency=3, webhook="http://hooks.example.com").config(CATALOGUE)
+    assert change(before) == before
+    assert change(before, image="other", serviceMode="ALB") == before
+    assert change(before, name="b") == replace(before, name="b")
+    assert change(before, workers=0, containerVolumeInGb=21) == replace(before, container_volume_in_gb=21)
+
+
+@pytest.mark.parametrize(
+    ("field", "rule"),
+    [
+        ("name", "must be a string"),
+        ("resources", "must be an array"),
+        ("workers", "must be an integer"),
+        ("containerVolumeInGb", "must be an integer"),
+    ],
+)
+def test_a_change_cannot_clear_what_is_required(field: str, rule: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"^{field}: {rule}$"):
+        change(creation().config(CATALOGUE), **{field: None})
+
+
+def test_null_clears_or_brings_back_the_default() -> None:
+    given: dict[str, Any] = {
+        "containerRegistryAuthId": 1, "minSingleCardVramInGb": 1, "minSingleCardVcpu": 1, "minSingleCardRamInGb": 1,
+        "initializationCommand": "run", "expose": EXPOSED, "webhook": "http://hooks.example.com", "concurrency": 2,
+        "executionTimeoutSeconds": 9, "maxAttempts": 2, "maxQueuedTasks": 2, "resultRetentionSeconds": 2,
+        "queueTtlSeconds": 2, "cancelUri": "/c", "readyPath": "/r", "startTimeoutSeconds": 60, "maxBusySeconds": 2,
+        "retryOn": [], "retryDelaysSeconds": [9], "environmentVars": [],
+    }  # fmt: skip
+    before = creation(**given).config(CATALOGUE)
+    assert change(before, **dict.fromkeys(given)) == creation().config(CATALOGUE)
+    changeable = {to_camel(name) for name in UpdateEndpoint.model_fields}
+    assert changeable - given.keys() == {"name", "resources", "workers", "containerVolumeInGb"}
 
 
 def test_a_ready_path_needs_an_exposed_port_also_after_a_change() -> None:
