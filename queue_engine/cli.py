@@ -20,7 +20,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from queue_engine import __version__
+from queue_engine import __version__, metrics
 from queue_engine.console.app import commands as console_commands
 from queue_engine.domain.errors import EngineError
 from queue_engine.runtime.exporter import serve_metrics
@@ -271,7 +271,7 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
     from queue_engine.domain.webhooks import AddressPolicy
     from queue_engine.runtime.resolver import CachingResolver, DnsLookup
 
-    _serve_metrics(settings)
+    _serve_metrics(settings, metrics.Role.DELIVERY)
     config = DeliveryConfig(
         schedule=Schedule(settings.delays_seconds),
         slots=settings.delivery_slots,
@@ -298,7 +298,7 @@ async def _serve_controller(settings: ControllerSettings) -> int:
     from queue_engine.controller.controller import Controller, ControllerConfig
     from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 
-    _serve_metrics(settings)
+    _serve_metrics(settings, metrics.Role.CONTROLLER)
     async with _opened(settings) as store:
         info = await store.wait_until_ready()
         instance_id = await store.instance_id()
@@ -394,8 +394,11 @@ def _check_jobs_place(settings: ControllerSettings) -> None:
         )
 
 
-def _serve_metrics(settings: MetricsSettings) -> None:
-    port = _or_fail("QUEUE_ENGINE_METRICS_PORT", lambda: serve_metrics(settings.metrics_host, settings.metrics_port))
+def _serve_metrics(settings: MetricsSettings, role: metrics.Role) -> None:
+    registry = metrics.registry_of(role)
+    port = _or_fail(
+        "QUEUE_ENGINE_METRICS_PORT", lambda: serve_metrics(settings.metrics_host, settings.metrics_port, registry)
+    )
     log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
 
 

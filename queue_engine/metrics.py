@@ -1,84 +1,276 @@
-"""All Prometheus metrics of the engine and of the agent. docs/metrics.md lists them for the operator.
+"""All Prometheus metrics of the engine and of the agent, and which process exports which.
 
-Base units; `_total` only on counters; timestamps instead of ages; label values from closed sets, never an id, a URL or
-a tenant. Every process exports the whole list; what a process does not do stays at zero.
+docs/metrics.md lists them for the operator. Base units; `_total` only on counters; timestamps instead of ages; label
+values from closed sets, never an id, a URL or a tenant.
+
+A metric belongs to the roles that keep it, and `registry_of` gives a process the metrics of its role only: a gauge that
+a process does not keep would be exported as 0, and an alert on it would always fire. The label values that a role can
+count are declared with it, so that its counters begin at 0: Prometheus does not see the first increment of a series
+that begins with it.
 """
 
 from __future__ import annotations
 
 import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from queue_engine import __version__
 
+disable_created_metrics()  # type: ignore[no-untyped-call] # twice the series, and no documented query uses them
+
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
+FIGURES_SECONDS = 30.0
+"""Figures that could not be read for so long are not exported any longer."""
 
-tasks_submitted = Counter("queue_engine_tasks_submitted", "Task submissions by result", ["result"])
-tasks_finished = Counter("queue_engine_tasks_finished", "Tasks that reached a terminal state", ["state"])
-task_attempts = Counter("queue_engine_task_attempts", "Attempts that ended, by outcome", ["outcome"])
-task_queue_wait = Histogram(
-    "queue_engine_task_queue_wait_seconds", "From submission to the start of the first attempt", buckets=_LONG
-)
-task_run = Histogram("queue_engine_task_run_seconds", "From the start of an attempt to its outcome", buckets=_LONG)
-task_end_to_end = Histogram(
-    "queue_engine_task_end_to_end_seconds", "From submission to the terminal state", buckets=_LONG
-)
-queue_tasks = Gauge("queue_engine_queue_tasks", "Tasks that have not ended", ["state"])
-queue_oldest_task_timestamp = Gauge(
-    "queue_engine_queue_oldest_task_timestamp_seconds", "When the oldest waiting task was queued; 0 when none waits"
-)
-workers = Gauge("queue_engine_workers", "Workers by status", ["status"])
-leases_reclaimed = Counter("queue_engine_leases_reclaimed", "Tasks taken back from a worker whose lease ran out")
-stale_results_rejected = Counter("queue_engine_stale_results_rejected", "Results of fenced attempts that were refused")
 
-deliveries = Counter("queue_engine_deliveries", "Deliveries that ended", ["status"])
-delivery_attempts = Counter("queue_engine_delivery_attempts", "Delivery attempts", ["outcome", "class"])
-delivery_attempt_duration = Histogram(
-    "queue_engine_delivery_attempt_duration_seconds", "Wall clock of one delivery attempt", buckets=(*_FAST, 15)
-)
-delivery_latency = Histogram("queue_engine_delivery_latency_seconds", "From the event to its delivery", buckets=_LONG)
-deliveries_pending = Gauge("queue_engine_deliveries_pending", "Deliveries that wait", ["lane"])
+class Role(StrEnum):
+    """A kind of process."""
 
-http_requests = Counter("queue_engine_http_requests", "HTTP requests answered", ["route", "method", "code"])
-http_request_duration = Histogram(
-    "queue_engine_http_request_duration_seconds", "Time to answer", ["route", "method"], buckets=_FAST
-)
-rate_limited = Counter("queue_engine_rate_limited", "Requests refused with 429", ["scope"])
-auth_failures = Counter("queue_engine_auth_failures", "Requests refused with 401", ["reason"])
+    API = "api"
+    CONTROLLER = "controller"
+    DELIVERY = "delivery"
+    AGENT = "agent"
 
-redis_errors = Counter("queue_engine_redis_errors", "Failed store calls", ["op"])
-redis_command_duration = Histogram(
-    "queue_engine_redis_command_duration_seconds", "Time of a store call, waiting for its turn included", ["op"],
-    buckets=_FAST,
+
+class Figures(Collector):
+    """A gauge that is only exported when it has a value, and not when that is older than `good_seconds`.
+
+    A Gauge of prometheus_client exports 0 before it is set, and its last value forever. `label` is the name of its one
+    label, if it has one. `set` replaces all values. Safe to call from several threads.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        label: str | None = None,
+        *,
+        good_seconds: float = float("inf"),
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = [] if label is None else [label]
+        self._good_seconds = good_seconds
+        self._monotonic = monotonic
+        self._values: tuple[float, dict[str, float]] = (0.0, {})
+
+    def set(self, values: float | Mapping[str, float]) -> None:
+        """Replace the values: one, or one for each value of the label."""
+        found = dict(values) if isinstance(values, Mapping) else {"": values}
+        self._values = (self._monotonic(), found)
+
+    def set_to_current_time(self) -> None:
+        self.set(time.time())
+
+    def put(self, label_value: str, value: float) -> None:
+        """Set one value and keep the others."""
+        self.set(self._values[1] | {label_value: value})
+
+    def remove(self, label_value: str) -> None:
+        """Export this value no longer. Does nothing when there is none."""
+        self.set({name: value for name, value in self._values[1].items() if name != label_value})
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        set_at, values = self._values
+        if not values or self._monotonic() - set_at > self._good_seconds:
+            return
+        [family] = self.describe()
+        for label_value, value in values.items():
+            family.add_metric([label_value] if self._labels else [], value)
+        yield family
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        """Return the family without its values."""
+        return [GaugeMetricFamily(self._name, self._documentation, labels=self._labels)]
+
+
+_exports: dict[Role, dict[Collector, tuple[str, ...]]] = {role: {} for role in Role}
+_ALL: dict[Role, tuple[str, ...]] = dict.fromkeys(Role, ())
+
+
+def _export(metric: Collector, by: Mapping[Role, tuple[str, ...]]) -> None:
+    """Let these roles export `metric`, each with the values of its label that it begins with."""
+    for role, values in by.items():
+        _exports[role][metric] = values
+
+
+def registry_of(role: Role) -> CollectorRegistry:
+    """Return a registry with the metrics of this role, and with those of its process: memory, descriptors, start."""
+    registry = CollectorRegistry()
+    for metric, begin_with in _exports[role].items():
+        if isinstance(metric, Counter):
+            for value in begin_with:
+                metric.labels(value)
+        registry.register(metric)
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+def _counter(
+    name: str, documentation: str, labels: Iterable[str] = (), *, by: Mapping[Role, tuple[str, ...]]
+) -> Counter:
+    metric = Counter(name, documentation, tuple(labels), registry=None)
+    _export(metric, by)
+    return metric
+
+
+def _gauge(name: str, documentation: str, labels: Iterable[str] = (), *, by: Iterable[Role]) -> Gauge:
+    metric = Gauge(name, documentation, tuple(labels), registry=None)
+    _export(metric, dict.fromkeys(by, ()))
+    return metric
+
+
+def _histogram(
+    name: str, documentation: str, labels: Iterable[str] = (), *, buckets: tuple[float, ...], by: Iterable[Role]
+) -> Histogram:
+    metric = Histogram(name, documentation, tuple(labels), registry=None, buckets=buckets)
+    _export(metric, dict.fromkeys(by, ()))
+    return metric
+
+
+def _figures(
+    name: str, documentation: str, label: str | None = None, *, by: Role, good_seconds: float = float("inf")
+) -> Figures:
+    metric = Figures(name, documentation, label, good_seconds=good_seconds)
+    _export(metric, {by: ()})
+    return metric
+
+
+API, CONTROLLER, DELIVERY, AGENT = Role
+
+tasks_submitted = _counter(
+    "queue_engine_tasks_submitted", "Task submissions by result", ["result"],
+    by={API: ("accepted", "duplicate", "rejected")},
+)  # fmt: skip
+tasks_finished = _counter(
+    "queue_engine_tasks_finished", "Tasks that reached a terminal state", ["state"],
+    by={
+        API: ("cancelled",),
+        CONTROLLER: ("failed", "dead", "cancelled", "expired"),
+        AGENT: ("succeeded", "failed", "timed_out", "cancelled"),
+    },
+)  # fmt: skip
+task_attempts = _counter(
+    "queue_engine_task_attempts", "Attempts that ended, by outcome", ["outcome"],
+    by={CONTROLLER: ("lost",), AGENT: ("ok", "error", "timeout", "cancelled", "fenced")},
+)  # fmt: skip
+task_queue_wait = _histogram(
+    "queue_engine_task_queue_wait_seconds", "From submission to the start of the first attempt",
+    buckets=_LONG, by=[AGENT],
+)  # fmt: skip
+task_run = _histogram(
+    "queue_engine_task_run_seconds", "From the start of an attempt to its outcome", buckets=_LONG, by=[AGENT]
+)
+task_end_to_end = _histogram(
+    "queue_engine_task_end_to_end_seconds", "From submission to the terminal state", buckets=_LONG, by=[AGENT]
+)
+queue_tasks = _figures(
+    "queue_engine_queue_tasks", "Tasks that have not ended", "state", by=CONTROLLER, good_seconds=FIGURES_SECONDS
+)
+queue_oldest_task_timestamp = _figures(
+    "queue_engine_queue_oldest_task_timestamp_seconds",
+    "When the oldest waiting task of the endpoints that should work was queued; 0 when none waits",
+    by=CONTROLLER, good_seconds=FIGURES_SECONDS,
+)  # fmt: skip
+workers = _figures("queue_engine_workers", "Workers by status", "status", by=CONTROLLER, good_seconds=FIGURES_SECONDS)
+leases_reclaimed = _counter(
+    "queue_engine_leases_reclaimed", "Tasks taken back from a worker whose lease expired", by={CONTROLLER: ()}
+)
+controller_leading = _gauge("queue_engine_controller_leading", "1 while this controller leads, else 0", by=[CONTROLLER])
+background_job_last_success = _figures(
+    "queue_engine_background_job_last_success_timestamp_seconds",
+    "When this controller last completed a background job; before the first time, when it began to run jobs",
+    "name", by=CONTROLLER,
+)  # fmt: skip
+stale_results_rejected = _counter(
+    "queue_engine_stale_results_rejected", "Results of fenced attempts that were refused", by={AGENT: ()}
+)
+
+deliveries = _counter(
+    "queue_engine_deliveries", "Deliveries that ended", ["status"], by={DELIVERY: ("success", "max_retries_exceeded")}
+)
+delivery_attempts = _counter(
+    "queue_engine_delivery_attempts", "Delivery attempts", ["outcome", "class"], by={DELIVERY: ()}
+)
+delivery_attempt_duration = _histogram(
+    "queue_engine_delivery_attempt_duration_seconds", "Wall clock of one delivery attempt",
+    buckets=(*_FAST, 15), by=[DELIVERY],
+)  # fmt: skip
+delivery_latency = _histogram(
+    "queue_engine_delivery_latency_seconds", "From the event to its delivery", buckets=_LONG, by=[DELIVERY]
+)
+deliveries_pending = _figures(
+    "queue_engine_deliveries_pending", "Deliveries that wait", "lane", by=DELIVERY, good_seconds=FIGURES_SECONDS
+)
+
+http_requests = _counter(
+    "queue_engine_http_requests", "HTTP requests by status", ["route", "method", "code"], by={API: ()}
+)
+http_request_duration = _histogram(
+    "queue_engine_http_request_duration_seconds", "Time to respond", ["route", "method"], buckets=_FAST, by=[API]
+)
+rate_limited = _counter(
+    "queue_engine_rate_limited", "Requests refused with 429", ["scope"], by={API: ("tenant", "queue")}
+)
+auth_failures = _counter(
+    "queue_engine_auth_failures", "Requests refused with 401", ["reason"],
+    by={API: ("missing", "malformed", "unknown", "repeated")},
 )  # fmt: skip
 
-agent_running_tasks = Gauge("worker_agent_running_tasks", "Tasks that this agent runs")
-agent_last_heartbeat_timestamp = Gauge(
-    "worker_agent_last_heartbeat_timestamp_seconds", "When the store last took this agent's heartbeat"
-)
-agent_container_up = Gauge("worker_agent_container_up", "1 while the container's port accepts connections")
-agent_log_lines_dropped = Counter("worker_agent_log_lines_dropped", "Log lines of the container that were not kept")
+redis_errors = _counter("queue_engine_redis_errors", "Failed store calls", ["op"], by=_ALL)
+redis_command_duration = _histogram(
+    "queue_engine_redis_command_duration_seconds", "Time of a store call, waiting for its turn included", ["op"],
+    buckets=_FAST, by=Role,
+)  # fmt: skip
 
-build_info = Gauge("queue_engine_build_info", "Always 1; what runs", ["version", "python", "store"])
+agent_running_tasks = _gauge("worker_agent_running_tasks", "Tasks that this agent runs", by=[AGENT])
+agent_last_heartbeat_timestamp = _figures(
+    "worker_agent_last_heartbeat_timestamp_seconds", "When the store last took this agent's heartbeat", by=AGENT
+)
+agent_container_up = _gauge("worker_agent_container_up", "1 while the container's port accepts connections", by=[AGENT])
+agent_log_lines_dropped = _counter(
+    "worker_agent_log_lines_dropped", "Log lines of the container that were not kept", by={AGENT: ()}
+)
+
+build_info = _gauge("queue_engine_build_info", "Always 1; what runs", ["version", "python", "store"], by=Role)
+
+
+class StoreCalls:
+    """The metrics of the calls of one script. `labels()` costs more than the counting itself, so its results are kept.
+
+    The error counter of a script begins at 0 with its first call.
+    """
+
+    def __init__(self, op: str) -> None:
+        self._duration = redis_command_duration.labels(op=op)
+        self._errors = redis_errors.labels(op=op)
+
+    def count(self, seconds: float, *, failed: bool) -> None:
+        self._duration.observe(seconds)
+        if failed:
+            self._errors.inc()
 
 
 def note_build(store: str) -> None:
     """Say in the metrics what runs; `store` is the server's name and version, such as `valkey 9.1.2`."""
     build_info.clear()
     build_info.labels(version=__version__, python=platform.python_version(), store=store).set(1)
-
-
-for _state in ("queued", "running", "scheduled"):
-    queue_tasks.labels(state=_state)
-for _result in ("accepted", "duplicate", "rejected"):
-    tasks_submitted.labels(result=_result)
-for _state in ("succeeded", "failed", "cancelled", "expired", "timed_out", "dead"):
-    tasks_finished.labels(state=_state)
-for _outcome in ("ok", "error", "timeout", "cancelled", "lost", "fenced"):
-    task_attempts.labels(outcome=_outcome)
-for _status in ("success", "max_retries_exceeded"):
-    deliveries.labels(status=_status)
-for _lane in ("fresh", "retry", "parked"):
-    deliveries_pending.labels(lane=_lane)

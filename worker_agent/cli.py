@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from queue_engine.domain.agent_protocol import STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, ServiceMode
 from queue_engine.domain.errors import EngineError
+from queue_engine.metrics import Role, registry_of
 from queue_engine.runtime.exporter import serve_metrics
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
@@ -121,7 +122,7 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
     if not store.sealer.has_key:
         log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers will fail")
     settings = await completed(settings, store)
-    port = serve_metrics(settings.metrics_host, settings.metrics_port)
+    port = serve_metrics(settings.metrics_host, settings.metrics_port, registry_of(Role.AGENT))
     address = ContainerAddress.parse(
         settings.container_url, exposed_port=settings.exposed_port, refused_ports=frozenset({port})
     )

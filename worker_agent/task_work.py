@@ -300,7 +300,7 @@ class TaskWork:
                 held.runner.cancel()
             return
         log.warning("the attempt is fenced: its call is stopped", extra=self._ids(held.started))
-        metrics.task_attempts.labels(outcome="lost").inc()
+        metrics.task_attempts.labels(outcome="fenced").inc()
         held.fenced = True
         held.runner.cancel()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import orjson
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.requests import Request
 
 from queue_engine.api.answers import Answer, success
@@ -20,11 +20,12 @@ TAG = "operations"
 
 
 class OperationsRoutes:
-    """`document` gives the OpenAPI document of all operations, these included."""
+    """`document` gives the OpenAPI document of all operations, these included; `registry` has the metrics."""
 
-    def __init__(self, store: Store, document: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, store: Store, document: Callable[[], dict[str, Any]], registry: CollectorRegistry) -> None:
         self._store = store
         self._document = document
+        self._registry = registry
 
     def operations(self) -> list[Operation]:
         return [
@@ -58,7 +59,7 @@ class OperationsRoutes:
         return success({"status": "ok"})
 
     async def show_metrics(self, _request: Request) -> Answer:
-        return Answer(200, generate_latest(), CONTENT_TYPE_LATEST.encode())
+        return Answer(200, generate_latest(self._registry), CONTENT_TYPE_LATEST.encode())
 
     async def show_openapi(self, _request: Request) -> Answer:
         return Answer(200, orjson.dumps(self._document()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from queue_engine import metrics
 from queue_engine.controller.backends.base import Backend
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import Endpoint, Wanted
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.loops import drive, end_tasks
 from queue_engine.store.keys import Partition
@@ -59,6 +60,9 @@ class Controller:
         self._make_reconciler = make_reconciler
         self._stopping = asyncio.Event()
         self._leading: asyncio.Task[None] | None = None
+        self._leads_until = 0.0
+        """When the lease of the leadership runs out, by the monotonic clock, as far as this controller knows."""
+        metrics.controller_leading.set_function(lambda: float(time.monotonic() < self._leads_until))
         self._deposed = False
         """Another controller leads, and workers of this one may still run."""
 
@@ -142,10 +146,14 @@ class Controller:
         if await self._hold_leadership():
             await self._forget_workers()
             await self._store.leadership.give_up(self._config.controller_id)
+            self._leads_until = 0.0
 
     async def _hold_leadership(self) -> bool:
+        asked_at = time.monotonic()
         lease_ms = int(self._config.leader_lease_seconds * 1000)
-        return await self._store.leadership.hold(self._config.controller_id, lease_ms=lease_ms)
+        held = await self._store.leadership.hold(self._config.controller_id, lease_ms=lease_ms)
+        self._leads_until = asked_at + self._config.leader_lease_seconds if held else 0.0
+        return held
 
     async def _forget_workers(self) -> None:
         observed = await self._backend.observe()
@@ -236,17 +244,22 @@ class Controller:
         return True
 
     async def _gauges(self) -> int:
-        for state, count in (await self._store.tasks.waiting_and_running()).items():
-            metrics.queue_tasks.labels(state=state).set(count)
+        metrics.queue_tasks.set(await self._store.tasks.waiting_and_running())
         statuses = dict.fromkeys(WorkerStatus, 0)
         oldest: list[int] = []
         for endpoint in await self._store.endpoints.of_tenant(None):
             for status in endpoint.worker_statuses:
                 statuses[status] += 1
+            if not _should_work(endpoint):
+                continue
             waiting_since = await self._store.tasks.oldest_waiting_ms(endpoint.endpoint_id)
             if waiting_since is not None:
                 oldest.append(waiting_since)
-        for status, count in statuses.items():
-            metrics.workers.labels(status=status.value).set(count)
+        metrics.workers.set({status.value: count for status, count in statuses.items()})
         metrics.queue_oldest_task_timestamp.set(min(oldest) / 1000 if oldest else 0)
         return 0
+
+
+def _should_work(endpoint: Endpoint) -> bool:
+    """Return whether tasks that wait there are a delay: it is not stopped, nor scaled to zero without other agents."""
+    return endpoint.wanted is Wanted.RUNNING and (endpoint.config.workers > 0 or bool(endpoint.worker_statuses))

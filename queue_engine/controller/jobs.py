@@ -27,6 +27,7 @@ from arq.constants import abort_jobs_ss
 from arq.cron import CronJob
 from redis.exceptions import RedisError
 
+from queue_engine import metrics
 from queue_engine.runtime.loops import DEFAULT_BACKOFF
 from queue_engine.store.client import close, connect, unavailability
 
@@ -64,6 +65,16 @@ class Periodic:
 async def run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> None:
     """Run these jobs until cancelled. When the store is away they pause, and go on when it is back."""
     logging.getLogger("arq").setLevel(logging.WARNING)
+    for job in jobs:
+        metrics.background_job_last_success.put(job.name, time.time())
+    try:
+        await _run_jobs(redis_url, queue, jobs)
+    finally:  # another controller may run them, and this one's times would stay as they are
+        for job in jobs:
+            metrics.background_job_last_success.remove(job.name)
+
+
+async def _run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> None:
     failures = 0
     while True:
         began = time.monotonic()
@@ -186,6 +197,7 @@ def _cron(job: Periodic, queue: str) -> CronJob:
         try:
             async with under_way:
                 await job.run()
+            metrics.background_job_last_success.put(job.name, time.time())
         except Exception:
             log.warning("a background job failed", exc_info=True, extra={"job": job.name})
 

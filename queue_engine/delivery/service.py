@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_engine import metrics
+from queue_engine.delivery.answers import FAULTS
 from queue_engine.delivery.fairness import LaneLimits, Lanes, Turn
 from queue_engine.delivery.sender import OutgoingRequest
 from queue_engine.domain.deliveries import AttemptAnswer, Delivered, Delivery, GivenUp, Verdict, judge
@@ -197,9 +198,14 @@ class DeliveryService:
             metrics.deliveries.labels(status="max_retries_exceeded").inc()
 
     async def _gauges(self) -> int:
-        for lane, count in (await self._outbox.pending()).items():
-            metrics.deliveries_pending.labels(lane=lane).set(count)
+        metrics.deliveries_pending.set(await self._outbox.pending())
         return 0
+
+
+# An alert sees the first failure of a class only when its counter has begun before.
+metrics.delivery_attempts.labels("success", "none")
+for _fault in FAULTS:
+    metrics.delivery_attempts.labels("failure", _fault)
 
 
 def _ids(entry: OutboxEntry) -> dict[str, str]:

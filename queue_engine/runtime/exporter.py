@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from prometheus_client import start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
 
 
-def serve_metrics(host: str, port: int) -> int:
-    """Serve the metrics of this process from a thread; returns the port (a free one for 0).
+def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> int:
+    """Serve what `registry` has from a thread; return the port (a free one for 0).
 
     Raises OSError when the port is taken. The thread ends with the process.
     """
-    server, _ = start_http_server(port, addr=host)
+    server, _ = start_http_server(port, addr=host, registry=registry)
     return int(server.server_port)

@@ -301,6 +301,9 @@ class ScriptRunner:
         return None
 
 
+_calls_of = cache(metrics.StoreCalls)
+
+
 async def _alone(client: Redis, call: _Call) -> Any:
     """A single call, without a pipeline."""
     try:
@@ -319,9 +322,7 @@ def _mark_beside(key: str) -> str:
 
 
 def _settle(call: _Call, reply: Any) -> None:
-    metrics.redis_command_duration.labels(op=call.script.name).observe(perf_counter() - call.asked_at)
-    if isinstance(reply, Exception):
-        metrics.redis_errors.labels(op=call.script.name).inc()
+    _calls_of(call.script.name).count(perf_counter() - call.asked_at, failed=isinstance(reply, Exception))
     if call.done.done():
         return
     if isinstance(reply, Exception):
