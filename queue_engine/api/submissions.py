@@ -71,7 +71,9 @@ class SubmitTask(RequestModel):
         Field(description="Any JSON value but null; the container gets the same bytes")
     )
     worker_port: Port = Field(description="Port of the container that the task is posted to")
-    process_uri: ContainerPath = Field(description="Path that the task is posted to; a leading slash is added")
+    process_uri: ContainerPath = Field(
+        description="Path that the task is posted to; a leading slash is added, and one at the end is kept"
+    )
     webhook: OptionalWebhook = Field(None, description="Where the result is POSTed to")
     webhook_auth_key: (
         Annotated[

@@ -13,8 +13,9 @@ _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 
 
 def normalize_process_uri(text: str) -> str:
-    """`text` with a leading slash. Raises ValueError whose text is the rule that it breaks.
+    """Return `text` with a leading slash. Raises ValueError whose text is the rule that it breaks.
 
+    One slash at the end is kept: for many servers `/a/` and `/a` are two paths, and one of them only redirects.
     A segment may carry `;parameters`, which some servers cut off before they look at the path, so `..;x` is `..`.
     """
     if not 1 <= len(text) <= MAX_PROCESS_URI_CHARACTERS:
@@ -24,7 +25,7 @@ def normalize_process_uri(text: str) -> str:
     path = text if text.startswith("/") else "/" + text
     if path == "/":
         return path
-    for segment in path[1:].split("/"):
+    for segment in path[1:].removesuffix("/").split("/"):
         name = segment.partition(";")[0]
         if not name:
             raise ValueError("must not have an empty segment")

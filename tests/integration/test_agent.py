@@ -27,11 +27,11 @@ async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(
     endpoint_id = await new_endpoint(store)
     given = b'{"big": 123456789012345678901234567890, "twice": 1, "twice": 2, "far": 1e999}'
     headers = {"Authorization": "Bearer user", "X-Model": "small"}
-    await submit(store, endpoint_id, input=given, headers=headers, uri="/v1/run;mode=a")
+    await submit(store, endpoint_id, input=given, headers=headers, uri="/v1/run;mode=a/")
     programs.agent(endpoint_id, container.url)
 
     request = container.next()
-    assert request.path == "/v1/run;mode=a"
+    assert request.path == "/v1/run;mode=a/"
     assert request.body == given
     assert request.headers["authorization"] == "Bearer user"
     assert request.headers["x-model"] == "small"
@@ -41,7 +41,7 @@ async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(
     assert request.headers["x-task-attempt"] == "1"
     task = await ended(store, endpoint_id)
     assert task.output == given
-    assert task.worker_url == f"{container.url}/v1/run;mode=a"
+    assert task.worker_url == f"{container.url}/v1/run;mode=a/"
     assert (task.state, task.attempts, task.error) == (TaskState.SUCCEEDED, 1, None)
 
 

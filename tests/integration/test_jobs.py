@@ -129,7 +129,13 @@ async def pickled_job(redis: Redis, folder: Path, name: str = "quick") -> None:
 
 async def pickled_argument(redis: Redis, folder: Path) -> None:
     entry = entry_now("quick")
-    whole: dict[str, object] = {"f": f"{QUEUE}:quick", "a": (SideEffect(folder),), "k": {}, "t": None, "et": 1_795_000_000_000}
+    whole: dict[str, object] = {
+        "f": f"{QUEUE}:quick",
+        "a": (SideEffect(folder),),
+        "k": {},
+        "t": None,
+        "et": 1_795_000_000_000,
+    }
     await redis.set(f"arq:job:{entry}", pickle.dumps(whole))
     await redis.zadd(QUEUE, {entry: 1})
 

@@ -54,6 +54,10 @@ def change(before: EndpointConfig, **changes: Any) -> EndpointConfig:
         ("/v1/models/a:predict", "/v1/models/a:predict"),
         ("/a;v=1/b.c/~d/$e&f'(g)*h+i,j=k@l!", "/a;v=1/b.c/~d/$e&f'(g)*h+i,j=k@l!"),
         ("/...", "/..."),
+        ("/predict/", "/predict/"),
+        ("predict/", "/predict/"),
+        ("/a;v=1/b;/", "/a;v=1/b;/"),
+        (".../", "/.../"),
         ("/.well-known", "/.well-known"),
         ("a" * 255, "/" + "a" * 255),
     ],
@@ -69,8 +73,18 @@ def test_a_path_is_kept_with_a_leading_slash(given_uri: str, stored: str) -> Non
         "//",
         "//evil.example/x",
         "/a//b",
-        "/a/",
-        "a/",
+        "///",
+        "a//",
+        "/a//",
+        "/a///",
+        "/a/b//",
+        "./",
+        "/../",
+        "/a/./",
+        "/..;/",
+        "/a/.;x=1/",
+        "/a/;x/",
+        "/;/",
         "/.",
         "/..",
         "..",
@@ -114,13 +128,20 @@ def test_what_might_become_another_path_is_refused(uri: str) -> None:
         normalize_process_uri(uri)
 
 
+def text_with_slash(uri: str) -> str:
+    return uri if uri.startswith("/") else "/" + uri
+
+
 @given(st.text(alphabet="/.;a%?#\\ \n~é", max_size=12))
 def test_a_path_that_passes_has_only_plain_segments(uri: str) -> None:
     try:
         path = normalize_process_uri(uri)
     except ValueError:
         return
-    assert path == "/" or all(one.split(";")[0] not in ("", ".", "..") for one in path[1:].split("/"))
+    segments = path[1:].split("/")
+    inner = segments[:-1] if segments[-1] == "" else segments
+    assert all(one.split(";")[0] not in ("", ".", "..") for one in inner)
+    assert path == text_with_slash(uri)
     assert not set(path) & set("%?#\\ \né")
 
 
@@ -237,6 +258,7 @@ def test_an_endpoint_is_read() -> None:
 
 
 def test_the_life_of_an_endpoints_tasks_is_read() -> None:
+    assert creation(cancelUri="stop/").config(CATALOGUE).cancel_uri == "/stop/"
     config = creation(queueTtlSeconds=1.5, cancelUri="stop", retryOn=["500", "timeout"], retryDelaysSeconds=[0, 2.5])
     made = config.config(CATALOGUE)
     assert (made.queue_ttl_seconds, made.cancel_uri) == (1.5, "/stop")
