@@ -7,6 +7,8 @@ BIN    := $(VENV)/bin
 LOCK   := requirements/all.txt
 # Most tests wait for processes of their own rather than compute.
 TEST_PROCESSES ?= 3
+# Tested end to end by `make test-servers`.
+MODEL_SERVERS  := cog mlserver litserve bentoml
 CODE   := queue_engine worker_agent tests deploy
 # A directory may be missing in a packaged source tree.
 PRESENT = $(wildcard $(CODE))
@@ -27,7 +29,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format bench bench-growth faults lock clean
+.PHONY: help setup demo test test-servers check format bench bench-growth faults lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -39,8 +41,12 @@ setup: $(VENV)/.installed ## make .venv from the lock and install this project i
 demo: setup ## run the demo on this machine, with an embedded store
 	$(BIN)/python deploy/demo/run.py
 
-test: setup ## run all tests but the benchmarks
-	$(BIN)/python -m pytest tests --ignore=tests/bench -n $(TEST_PROCESSES) --dist loadfile
+test: setup ## run all tests but the benchmarks and the model servers
+	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers -n $(TEST_PROCESSES) --dist loadfile
+
+test-servers: setup ## run model servers from PyPI end to end, each in a virtual environment of its own
+	$(BIN)/python -m tests.model_servers.environments
+	$(BIN)/python -m pytest tests/model_servers
 
 check: setup ## lint, formatting, types, layers
 	@echo "== ruff check"
@@ -77,10 +83,16 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 				pyproject.toml --output-file "$$@"; \
 		} && \
 		compile requirements/all.txt --all-extras && \
-		compile requirements/base.txt --constraints requirements/all.txt
+		compile requirements/base.txt --constraints requirements/all.txt && \
+		for server in $(MODEL_SERVERS); do \
+			echo "== requirements/servers/$$server.txt"; \
+			echo "$$server" | "$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 \
+				--generate-hashes --no-config --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
+				--upgrade - --output-file "requirements/servers/$$server.txt" || exit 1; \
+		done
 
 clean: ## remove .venv, caches and build results
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-servers .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find $(PRESENT) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # A changed lock makes the environment anew, so that nothing of the old one stays behind.
