@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
 from uuid import uuid4
 
 from starlette.requests import Request
@@ -43,12 +43,15 @@ from queue_engine.domain.errors import (
 )
 from queue_engine.domain.ids import task_id_from
 from queue_engine.domain.tasks import Task, TaskState, TaskStatus
-from queue_engine.store.tasks import Cancellation, Deletion, NewTask, RunAgain, Submission
+from queue_engine.runtime.strict_json import same_value
+from queue_engine.store.tasks import AcceptedRequest, Cancellation, Deletion, NewTask, RunAgain, Submission
 
 TAG = "tasks"
 MAX_PAGE_NUMBER = 10**9
 MAX_PAGE_SIZE = 1000
 DEFAULT_PAGE_SIZE = 10
+MAX_COMPARED_BYTES = 64 * 1024
+"""Longest input that is compared by value with another one: some megabytes of Python objects."""
 FULL_RETRY_SECONDS = 5
 """A full queue is not worth asking about sooner."""
 
@@ -61,6 +64,7 @@ class TaskRoutes:
     def __init__(self, services: Services) -> None:
         self._services = services
         self._tasks = services.store.tasks
+        self._comparing = asyncio.Lock()
 
     def operations(self) -> list[Operation]:
         tasks, task = "/v2/serverless/{id}/tasks", "/v2/serverless/{id}/tasks/{taskId}"
@@ -117,7 +121,7 @@ class TaskRoutes:
             task = self._new_task(request, tenant, wanted)
             submission = await from_store(self._tasks.enqueue(task))
             if submission is Submission.CONFLICT:
-                submission = await self._compare_with_previous_keys(task, wanted)
+                submission = await self._compare_with_accepted(task, wanted)
             _check_accepted(submission)
         except EngineError as error:
             if not isinstance(error, StoreUnavailable):
@@ -126,14 +130,31 @@ class TaskRoutes:
         (_DUPLICATE if submission is Submission.DUPLICATE else _ACCEPTED).inc()
         return success({"taskId": task.task_id})
 
-    async def _compare_with_previous_keys(self, task: NewTask, wanted: SubmitTask) -> Submission:
-        """Whether it is the request of a task that was accepted before the secret key was changed."""
-        for key in self._services.fingerprint_keys[1:]:
-            older = replace(task, fingerprint=wanted.fingerprint(key))
-            submission = await from_store(self._tasks.enqueue(older))
-            if submission is not Submission.CONFLICT:
-                return submission
-        return Submission.CONFLICT
+    async def _compare_with_accepted(self, task: NewTask, wanted: SubmitTask) -> Submission:
+        """Return DUPLICATE for the request of the accepted task in another spelling or under a previous secret key."""
+        accepted = await from_store(
+            self._tasks.accepted_request(task.endpoint_id, task.task_id, max_input_bytes=MAX_COMPARED_BYTES)
+        )
+        if accepted is None:  # removed in between, so that the id is free again
+            return await from_store(self._tasks.enqueue(task))
+        same = self._is_request_of(wanted, accepted) or await self._is_respelled_request_of(wanted, accepted)
+        return Submission.DUPLICATE if same else Submission.CONFLICT
+
+    def _is_request_of(self, wanted: SubmitTask, accepted: AcceptedRequest) -> bool:
+        return any(wanted.fingerprint(key) == accepted.fingerprint for key in self._services.fingerprint_keys)
+
+    async def _is_respelled_request_of(self, wanted: SubmitTask, accepted: AcceptedRequest) -> bool:
+        """Compare the inputs by value, when all else is the same.
+
+        In a thread, because a hostile input takes some milliseconds; one comparison at a time, because it takes some
+        megabytes.
+        """
+        if accepted.input is None or len(wanted.input) > MAX_COMPARED_BYTES:
+            return False
+        if not self._is_request_of(wanted.model_copy(update={"input": accepted.input}), accepted):
+            return False
+        async with self._comparing:
+            return await asyncio.to_thread(same_value, accepted.input, wanted.input)
 
     async def _wanted(self, request: Request) -> SubmitTask:
         endpoint_id_in(request)  # a path that cannot be one is not found, whatever the body

@@ -64,6 +64,18 @@ def split_object(body: bytes, keep_raw: AbstractSet[str] = frozenset()) -> JsonO
     return found
 
 
+def same_value(first: bytes, second: bytes) -> bool:
+    """Return whether two checked JSON texts are one value. Order of names, white space and escapes do not count.
+
+    Numbers count as they are written, so that no digit is lost: `2.0` is not `2`. The result is False for a text in
+    which an object repeats a name, because readers differ in what it means, and for one nested too deeply to compare.
+    """
+    try:
+        return bool(_VALUES.decode(first.decode()) == _VALUES.decode(second.decode()))
+    except (_Refused, RecursionError):
+        return False
+
+
 def _text_of(body: bytes) -> str:
     try:
         text = body.decode("utf-8")
@@ -135,6 +147,11 @@ def _bounded_integer(digits: str) -> int:
     return int(digits[:MAX_DIGITS])
 
 
+def _as_written(number: str) -> tuple[str]:
+    """Return a number as its text, which equals no string of that text."""
+    return (number,)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -145,3 +162,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 # The checker builds as little as the scanner lets it: numbers stay text, so no digit is ever interpreted.
 _CHECKER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 _PARSER = json.JSONDecoder(parse_int=_bounded_integer, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+_VALUES = json.JSONDecoder(
+    parse_int=_as_written, parse_float=_as_written, parse_constant=_refuse_constant, object_pairs_hook=_unique
+)

@@ -41,7 +41,17 @@ PROMISES = frozenset(
 NO_PROMISE = frozenset(
     {
         *("start", "beat", "release", "unread", "sweep", "reclaim", "promote", "expire", "end_waiting"),
-        *("read", "read_attempts", "read_spec", "page", "overdue", "purge", "make_queues", "tidy_consumers"),
+        *(
+            "read",
+            "read_attempts",
+            "read_spec",
+            "read_request",
+            "page",
+            "overdue",
+            "purge",
+            "make_queues",
+            "tidy_consumers",
+        ),
         *("open_delivery", "open_event", "adopt_deliveries", "due_deliveries", "promote_delivery"),
         *("defer_delivery", "defer_event"),
         *("put_worker", "report_worker", "mark_worker", "remove_worker", "mark_endpoint", "remove_endpoint"),

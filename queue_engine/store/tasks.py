@@ -102,6 +102,15 @@ class NewTask:
 
 
 @dataclass(frozen=True)
+class AcceptedRequest:
+    """The request that a task was accepted with."""
+
+    fingerprint: str
+    input: bytes | None
+    """None when it is longer than was asked for."""
+
+
+@dataclass(frozen=True)
 class TaskPage:
     """One page of a list. `total` counts all pages' items."""
 
@@ -212,6 +221,12 @@ class TaskStore:
             ],
         )  # fmt: skip
         return Submission(word_of(reply))
+
+    async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
+        """Return the request of the task, with its input up to a length; None when there is no such task."""
+        keys = self._partitions.of(endpoint_id)
+        reply = await self._scripts.run("read_request", [keys.task(task_id), keys.body(task_id)], [max_input_bytes])
+        return AcceptedRequest(reply[0].decode(), reply[1] if len(reply) > 1 else None) if reply else None
 
     async def get(self, endpoint_id: str, task_id: str) -> Task | None:
         """The task with its input and output, or None."""

@@ -1,11 +1,13 @@
 """Tasks over HTTP: submit, read, list, count."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from queue_engine.api.routes_tasks import MAX_COMPARED_BYTES
 from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivered, Verdict
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TryAgain
 from tests.api_server import RunningApi, ScriptedLookup, running_api
@@ -95,6 +97,50 @@ async def test_the_same_request_again_answers_the_same_and_runs_once(api: Runnin
     assert [one.status_code for one in answers] == [200] * 3
     assert len({one.text for one in answers}) == 1
     assert (await _counts(api, endpoint_id))["total"] == 1
+
+
+RESPELLED = (
+    b'{"taskId": "a", "input": {"text": "caf\\u00e9", "n": [1, 2.50]}, "workerPort": 8000, "processUri": "/x"}',
+    b'{"processUri":"x","input" : {"n":[ 1,2.50 ],"text":"caf\xc3\xa9"},"workerPort":8000,"taskId":"a","headers":{}}',
+    b'{"processUri":"x","input":{"n":[1,2.50],"te\\u0078t":"caf\xc3\xa9"},"workerPort":8000,"taskId":"a",'
+    b'"webhookAuthKey":null}',
+)
+
+
+async def _post(api: RunningApi, endpoint_id: str, body: bytes) -> int:
+    path = f"/v2/serverless/{endpoint_id}/tasks"
+    return (await api.client.post(path, content=body, headers={"Content-Type": "application/json"})).status_code
+
+
+async def test_the_same_json_value_in_another_spelling_is_the_same_request(api: RunningApi, endpoint_id: str) -> None:
+    assert [await _post(api, endpoint_id, body) for body in RESPELLED] == [200, 200, 200]
+    for change in ((b"2.50", b"2.5"), (b"[ 1,", b"[ 1.0,"), (b"caf", b"Caf"), (b"8000", b"8001")):
+        assert await _post(api, endpoint_id, RESPELLED[1].replace(*change)) == 409
+    assert (await _counts(api, endpoint_id))["total"] == 1
+
+
+async def test_a_request_is_known_by_its_value_after_its_task_has_ended(api: RunningApi, endpoint_id: str) -> None:
+    assert await _post(api, endpoint_id, RESPELLED[0]) == 200
+    await _end(api, endpoint_id, Succeeded(b'"a small result that is kept with the body"'))
+    assert [await _post(api, endpoint_id, body) for body in RESPELLED] == [200, 200, 200]
+
+
+async def test_only_bytes_count_in_what_is_large_or_repeats_a_name(api: RunningApi, endpoint_id: str) -> None:
+    large = json.dumps(["x" * MAX_COMPARED_BYTES]).encode()
+    body = b'{"taskId":"t%d","input":%b,"workerPort":80,"processUri":"/"}'
+    for index, (first, second) in enumerate([(large, b"[ " + large[1:]), (b'{"a":1,"a":2}', b'{"a":1, "a":2}')]):
+        assert await _post(api, endpoint_id, body % (index, first)) == 200
+        assert await _post(api, endpoint_id, body % (index, first)) == 200
+        assert await _post(api, endpoint_id, body % (index, second)) == 409
+
+
+async def test_many_deeply_nested_respellings_at_once_are_compared(api: RunningApi, endpoint_id: str) -> None:
+    nested = b"[" * 500 + b"]" * 500
+    first = b"[" + b",".join([nested] * 60) + b"]"
+    body = b'{"taskId":"a","input":%b,"workerPort":80,"processUri":"/"}'
+    assert await _post(api, endpoint_id, body % first) == 200
+    statuses = await asyncio.gather(*(_post(api, endpoint_id, body % (b"[ " + first[1:])) for _ in range(20)))
+    assert set(statuses) == {200}
 
 
 async def test_an_id_that_is_taken_by_another_body_is_refused(api: RunningApi, endpoint_id: str) -> None:

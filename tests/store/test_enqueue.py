@@ -8,7 +8,7 @@ import pytest
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.tasks import Succeeded, TaskState, TaskStatus
 from queue_engine.store.store import Store
-from queue_engine.store.tasks import Submission
+from queue_engine.store.tasks import AcceptedRequest, Submission
 from tests.store.bench import TENANT, Bench, config, spec
 from tests.store.probe import Probe
 
@@ -160,3 +160,17 @@ async def test_the_tasks_hash_stays_compact(bench: Bench) -> None:
     await bench.settle(agent, started, Succeeded(b"1"))
     await bench.deliver(await bench.outbox())
     assert await bench.probe.ask("OBJECT", "ENCODING", bench.keys.task(longest)) == b"listpack"
+
+
+async def test_the_request_of_a_task_is_known_until_the_task_is_removed(bench: Bench) -> None:
+    async def read(limit: int = 100) -> AcceptedRequest | None:
+        return await bench.store.tasks.accepted_request(bench.endpoint_id, "t1", max_input_bytes=limit)
+
+    assert await read() is None
+    await bench.submit("t1", input=b'{"a":1}', fingerprint="f" * 32)
+    accepted = AcceptedRequest("f" * 32, b'{"a":1}')
+    assert await read() == accepted
+    assert (await read(7), await read(6)) == (accepted, AcceptedRequest("f" * 32, None))
+    agent = bench.agent()
+    await bench.settle(agent, await bench.start(agent), Succeeded(b'"small enough to be kept with the input"'))
+    assert await read() == accepted

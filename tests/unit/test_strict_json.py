@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.runtime.strict_json import InvalidJson, split_object
+from queue_engine.runtime.strict_json import InvalidJson, same_value, split_object
 
 INPUT = frozenset({"input"})
 JSON = st.recursive(
@@ -187,3 +187,58 @@ def test_a_huge_integer_stays_huge_and_costs_nothing() -> None:
     assert found.values["a"] > 10**300
     assert found.values["b"] < -(10**300)
     assert math.isinf(found.values["c"])
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ('{"a": 1, "b": [true, null]}', '{"b":[ true ,null ],\n"a":1}'),
+        ('{"a": {"x": 1, "y": 2}}', '{"a": {"y": 2, "x": 1}}'),
+        ('"é"', r'"\u00e9"'),
+        ('"😀/"', r'"\ud83d\ude00\/"'),
+        (r'{"\u0061": "\ud800"}', r'{"a": "\uD800"}'),
+        ("12345678901234567890123456789", " 12345678901234567890123456789"),
+        ("1e999", "1e999"),
+        ('""', '""'),
+    ],
+)
+def test_the_same_value_in_another_spelling_is_the_same(first: str, second: str) -> None:
+    assert same_value(first.encode(), second.encode())
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("2", "2.0"),
+        ("100", "1e2"),
+        ("1e2", "1E2"),
+        ("0", "-0"),
+        ("9007199254740993", "9007199254740992"),
+        ("1e999", "1e998"),
+        ("0.1", "0.1000000000000000055511151231257827"),
+        ("1", "true"),
+        ("0", "false"),
+        ("1", '"1"'),
+        ("[1]", '[["1"]]'),
+        ("[]", "{}"),
+        ("[1, 2]", "[2, 1]"),
+        ('{"a": 1}', '{"a": 1, "b": null}'),
+        ('"a"', '"A"'),
+        ('"é"', '"e\u0301"'),
+        ('{"a": 1, "a": 1}', '{"a": 1, "a": 1}'),
+        ('[{"a": 1, "a": 2}]', '[{"a": 2}]'),
+    ],
+)
+def test_another_value_is_another_one(first: str, second: str) -> None:
+    assert not same_value(first.encode(), second.encode())
+
+
+@given(JSON)
+def test_what_is_written_in_two_ways_is_the_same(value: object) -> None:
+    first = json.dumps(value, sort_keys=True)
+    second = json.dumps(value, ensure_ascii=False, indent=1)
+    assert same_value(first.encode(), second.encode("utf-8", "surrogatepass"))
+
+
+def test_what_is_nested_too_deeply_to_compare_is_not_the_same() -> None:
+    assert not same_value(b"[" * 30_000 + b"]" * 30_000, b" " + b"[" * 30_000 + b"]" * 30_000)
