@@ -303,7 +303,8 @@ async def _serve_controller(settings: ControllerSettings) -> int:
         info = await store.wait_until_ready()
         instance_id = await store.instance_id()
         backend = ProcessBackend(settings.work_dir, instance_id=instance_id, environment=os.environ)
-        await backend.reap_orphans()
+        # Beside the controller's work: the agents of a controller that was killed may drain for their whole grace.
+        reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))
         config = ControllerConfig(
             controller_id=f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}",
             jobs_redis_url=settings.jobs_redis_url,
@@ -324,7 +325,10 @@ async def _serve_controller(settings: ControllerSettings) -> int:
         running = Controller(config, store, backend, make_reconciler)
         _on_end(running.stop)
         log.info("started", extra={"backend": settings.backend, "server": str(info)})
-        await running.run()
+        try:
+            await running.run()
+        finally:
+            await reaping
     return 0
 
 

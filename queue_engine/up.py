@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from queue_engine.domain.agent_protocol import END_MARGIN_SECONDS
 from queue_engine.domain.errors import EngineError
 from queue_engine.embedded import EmbeddedStore, EmbeddedStoreError
 from queue_engine.runtime.bounded_log import BoundedLog
@@ -29,6 +30,8 @@ READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
 WORKER_GRACE_SECONDS = 10.0
 """How long tasks may go on after Ctrl-C, unless QUEUE_ENGINE_WORKER_GRACE_SECONDS says otherwise."""
+CONTROLLER_MARGIN_SECONDS = 10.0
+"""How long the controller may take to end after its last worker has ended."""
 ROLES = ("api", "controller", "delivery")
 
 
@@ -113,7 +116,9 @@ class _Stack:
             environment = self._environment(role, redis_url, secret_key, api_key, metrics_ports.get(role))
             log = BoundedLog(self._data_dir / "logs" / f"{role}.log")
             command = (sys.executable, "-m", "queue_engine", role)
-            self._supervisor.start(Program(role, command, environment, log, grace_seconds=self._grace_seconds() + 10))
+            # Longer than the controller gives its workers: it must outlive them.
+            grace_seconds = self._grace_seconds() + END_MARGIN_SECONDS + CONTROLLER_MARGIN_SECONDS
+            self._supervisor.start(Program(role, command, environment, log, grace_seconds))
         self.say("starting: " + ", ".join(ROLES))
         await self._wait_until_ready()
         self._greet(api_key, metrics_ports)

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from queue_engine.domain.agent_protocol import STATUS_CONTAINER_ENDED
+from queue_engine.domain.agent_protocol import CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, ServiceMode
 from queue_engine.domain.errors import EngineError
 from queue_engine.metrics import Role, registry_of
@@ -198,7 +198,7 @@ async def _run_with_container(agent: Agent, command: str, settings: AgentSetting
             how = ended.result() if ended.done() else None
         finally:
             ended.cancel()
-            await container.stop(grace_seconds=min(5.0, settings.grace_seconds))
+            await container.stop(CONTAINER_STOP_SECONDS)
             await logs.finish()
         if how is None:
             return 0

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from queue_engine import metrics
+from queue_engine.domain.agent_protocol import LOG_FLUSH_SECONDS
 from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
 from queue_engine.store.logs import MAX_BATCH_LINES
@@ -25,8 +26,6 @@ MAX_ROUND_BYTES = 8 * 1024 * 1024
 MAX_WAITING_LINES = 5000
 """Lines that wait for the store; beyond that they are dropped."""
 MAX_BATCH_CHARACTERS = 256 * 1024
-FLUSH_SECONDS = 3.0
-"""How long the last lines are offered to a store that is away."""
 MAX_SIGN_INTERVAL_SECONDS = 3600.0
 
 
@@ -79,7 +78,7 @@ class LogShipper:
             asyncio.create_task(drive(self.ship_step, idle_seconds=0, name="ship logs")),
         )
 
-    async def finish(self, within_seconds: float = FLUSH_SECONDS) -> None:
+    async def finish(self, within_seconds: float = LOG_FLUSH_SECONDS) -> None:
         """Ship what is left, within that time. Call it when the container has ended. Never raises."""
         await end_tasks(*self._loops)
         try:

@@ -179,7 +179,7 @@ class Reconciler:
             case Drain(worker, reason):
                 await self._drain(worker, reason)
             case Forget(worker, status, reason):
-                await self._backend.stop(worker.worker_id, 0)
+                await self._backend.kill(worker.worker_id)
                 await self._workers.remove(endpoint.endpoint_id, worker.worker_id, status=status, reason=reason)
 
     async def _create(self, endpoint: Endpoint) -> None:
@@ -237,11 +237,11 @@ class Reconciler:
             restarted=is_new,
         )
         # Only now does the backend forget it: when the round is broken off before, the next one notes its end again.
-        await self._backend.stop(worker.worker_id, 0)
+        await self._backend.kill(worker.worker_id)
 
     async def _kill(self, worker: Worker) -> None:
         log.warning("a worker gives no sign of life", extra=_ids(worker.endpoint_id, worker.worker_id))
-        await self._backend.stop(worker.worker_id, 0)
+        await self._backend.kill(worker.worker_id)
         await self._workers.mark(
             worker.endpoint_id,
             worker.worker_id,

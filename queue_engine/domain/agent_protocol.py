@@ -42,6 +42,17 @@ STATUS_CONTAINER_ENDED = 70
 """The agent's exit status when it ends because the container has ended."""
 
 _CONTAINER_END = re.compile(r"container (?:exited with status|killed by signal) \d{1,5}[^\n\"]*")
+# How a worker ends in order: SIGTERM to the agent; its attempts may finish for the grace, which is a setting; then the
+# agent has END_MARGIN_SECONDS for the rest, in this order, before the backend ends the whole worker by force.
+RELEASE_SECONDS = 2.0
+"""Of the margin: unfinished attempts go back to the store, all at once and before anything else."""
+CONTAINER_STOP_SECONDS = 5.0
+"""Of the margin: between SIGTERM and SIGKILL to the container."""
+LOG_FLUSH_SECONDS = 2.0
+"""Of the margin: the last lines of the container's log go to the store."""
+END_MARGIN_SECONDS = 10.0
+"""More than the three together, because a loaded machine runs the agent late."""
+
 _SIGKILL = 9
 _SIGNAL_NAMES = {
     1: "SIGHUP",

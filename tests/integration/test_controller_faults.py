@@ -121,6 +121,9 @@ class FailingBackend:
             raise BackendError("the machine does not answer")
         self.workers.discard(worker_id)
 
+    async def kill(self, worker_id: str) -> None:
+        await self.stop(worker_id, 0)
+
     async def observe(self) -> Mapping[str, Observed]:
         return {worker_id: Observed(alive=True, started_at_ms=0) for worker_id in self.workers}
 

@@ -45,9 +45,15 @@ def spec_for(worker_id: str, command: str | None, *, drain: str = "quick", **env
     )
 
 
-def backend_in(directory: Path, instance_id: str, environment: dict[str, str] | None = None) -> ProcessBackend:
+def backend_in(
+    directory: Path, instance_id: str, environment: dict[str, str] | None = None, *, end_margin_seconds: float = 1.0
+) -> ProcessBackend:
     return ProcessBackend(
-        directory, instance_id=instance_id, environment=environment or INHERITED, agent_command=STUB_AGENT
+        directory,
+        instance_id=instance_id,
+        environment=environment or INHERITED,
+        agent_command=STUB_AGENT,
+        end_margin_seconds=end_margin_seconds,
     )
 
 
@@ -265,6 +271,31 @@ class TestEnd:
         await stopping
         assert done.exists()
 
+    async def test_after_the_grace_the_agent_has_time_to_release_its_tasks(
+        self, tmp_path: Path, instance_id: str
+    ) -> None:
+        backend = backend_in(tmp_path / "work", instance_id, end_margin_seconds=60)
+        ready, go, done = tmp_path / "ready", tmp_path / "go", tmp_path / "done"
+        command = f"touch {ready}; until [ -e {go} ]; do sleep 0.02; done; touch {done}"
+        await backend.start(spec_for("w1", command, drain="container"))
+        await wait_until_async(ready.exists, 30)
+        stopping = asyncio.create_task(backend.stop("w1", 0))
+        assert not (await asyncio.wait({stopping}, timeout=0.3))[0]
+        go.touch()
+        await stopping
+        assert done.exists()
+
+    async def test_a_killed_worker_has_no_time_at_all(self, tmp_path: Path, instance_id: str) -> None:
+        backend = backend_in(tmp_path / "work", instance_id, end_margin_seconds=600)
+        ready = tmp_path / "ready"
+        await backend.start(spec_for("w1", f"touch {ready}; {FOREVER}", drain="never"))
+        await wait_until_async(ready.exists, 30)
+        async with asyncio.timeout(30):
+            await backend.kill("w1")
+        assert await backend.observe() == {}
+        assert pids_of(instance_id) == []
+        await backend.aclose(0)
+
     async def test_an_agent_that_does_not_drain_is_killed_after_the_grace(
         self, backend: ProcessBackend, instance_id: str, tmp_path: Path
     ) -> None:
@@ -357,7 +388,7 @@ class TestDeadController:
         controller.wait()
         assert await backend.reap_orphans(grace_seconds=0.2) == {"w1"}
         assert pids_of(instance_id) == []
-        assert await backend.reap_orphans() == frozenset()
+        assert await backend.reap_orphans(0) == frozenset()
 
     @pytest.mark.parametrize("drain", ["never"])
     async def test_a_container_without_its_agent_is_ended_without_waiting(

@@ -166,6 +166,9 @@ class FakeBackend:
         self.ended.pop(worker_id, None)
         self.faults.after()
 
+    async def kill(self, worker_id: str) -> None:
+        await self.stop(worker_id, 0)
+
     async def observe(self) -> Mapping[str, Observed]:
         self.faults.before()
         self.faults.after()

@@ -32,6 +32,8 @@ class Backend:
     async def observe(self) -> Mapping[str, Observed]:
         return {}
 
+    async def kill(self, worker_id: str) -> None: ...
+
     async def aclose(self, grace_seconds: float) -> None: ...
 
 

@@ -83,11 +83,16 @@ class Backend(Protocol):
         ...
 
     async def stop(self, worker_id: str, grace_seconds: float) -> None:
-        """Let the agent drain for that time, then end the whole worker by force, and forget it.
+        """Let the agent drain, then end the whole worker by force, and forget it.
 
-        Returns when nothing of the worker is left, neither agent nor container nor what they started. Idempotent: of
-        several calls at once the shortest grace counts, and an unknown worker is no error.
+        The agent has `grace_seconds` for its attempts and END_MARGIN_SECONDS more to release the others and to stop the
+        container. Returns when nothing of the worker is left, neither agent nor container nor what they started.
+        Idempotent: of several calls at once the shortest grace counts, and an unknown worker is no error.
         """
+        ...
+
+    async def kill(self, worker_id: str) -> None:
+        """End the whole worker by force, and forget it. Idempotent, and as complete as `stop`."""
         ...
 
     async def observe(self) -> Mapping[str, Observed]:

@@ -45,7 +45,7 @@ AGENT_COMMAND = (sys.executable, "-m", "worker_agent")
 _KEPT_LOGS = 50
 _SEARCHED_LINES = 200
 """How far back the agent's word on the container's end may be: it may have handed back tasks since."""
-_ORPHAN_POLL_SECONDS = 0.1
+_ORPHAN_POLL_SECONDS = 1.0
 _PYTHON_VARIABLES = ("PYTHONPATH",)
 """What else the agent needs to find its own code; the container does not get it."""
 
@@ -57,7 +57,8 @@ class ProcessBackend:
 
     `instance_id` names the installation and is the same after a restart of the controller. Of `environment`, which is
     the controller's own, workers get the few variables in PASSED_ON. `work_dir` gets each worker's output in
-    `<worker id>.log`. `epoch_seconds` is the clock of `Observed.started_at_ms`.
+    `<worker id>.log`. `epoch_seconds` is the clock of `Observed.started_at_ms`. A worker that drains is ended by force
+    `end_margin_seconds` after its grace.
     """
 
     def __init__(
@@ -68,7 +69,9 @@ class ProcessBackend:
         environment: Mapping[str, str],
         agent_command: Sequence[str] = AGENT_COMMAND,
         epoch_seconds: Callable[[], float] = time.time,
+        end_margin_seconds: float = protocol.END_MARGIN_SECONDS,
     ) -> None:
+        self._end_margin_seconds = end_margin_seconds
         self._work_dir = work_dir
         self._environment = dict(environment)
         self._agent_command = tuple(agent_command)
@@ -109,12 +112,17 @@ class ProcessBackend:
         if worker is None:
             return
         worker.ask_to_end()
-        if not await worker.group.ended_within(grace_seconds):
-            logger.warning("worker %s does not end within %g s: killing it", worker_id, grace_seconds)
+        limit_seconds = grace_seconds + self._end_margin_seconds
+        if not await worker.group.ended_within(limit_seconds):
+            logger.warning("worker %s does not end within %g s: killing it", worker_id, limit_seconds)
             worker.group.kill()
-        await asyncio.wait({worker.end})
-        if self._workers.get(worker_id) is worker:
-            del self._workers[worker_id]
+        await self._forget(worker)
+
+    async def kill(self, worker_id: str) -> None:
+        worker = self._workers.get(worker_id)
+        if worker is not None:
+            worker.group.kill()
+            await self._forget(worker)
 
     async def observe(self) -> Mapping[str, Observed]:
         return {worker_id: worker.observed() for worker_id, worker in self._workers.items()}
@@ -126,14 +134,14 @@ class ProcessBackend:
             self._lifeline.close()
             self._lifeline = None
 
-    async def reap_orphans(self, grace_seconds: float = 5.0) -> frozenset[str]:
-        """End the workers of this instance whose controller lives no more; their ids. Call it at start.
+    async def reap_orphans(self, grace_seconds: float) -> frozenset[str]:
+        """End the workers of this instance whose controller has died; return their ids. Call it at start.
 
-        An agent that still runs has noticed and is draining: it gets that much time. The workers of a controller that
-        lives are left alone.
+        An agent that still runs has noticed and is draining: it has the same time as in `stop`. The workers of a
+        controller that lives are left alone.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + grace_seconds
+        deadline = clock() + grace_seconds + self._end_margin_seconds
         worker_ids: set[str] = set()
         while orphans := await asyncio.to_thread(self._orphans):
             worker_ids.update(environment[protocol.WORKER_ID] for _, environment in orphans)
@@ -143,6 +151,11 @@ class ProcessBackend:
             groups = {kill_group_of(process) for process, _ in orphans}
             await asyncio.gather(*(wait_for_group(group) for group in groups if group is not None))
         return frozenset(worker_ids)
+
+    async def _forget(self, worker: _Worker) -> None:
+        await asyncio.wait({worker.end})
+        if self._workers.get(worker.worker_id) is worker:
+            del self._workers[worker.worker_id]
 
     def _check_can_start(self, spec: WorkerSpec) -> None:
         if not is_worker_id(spec.worker_id):

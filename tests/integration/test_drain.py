@@ -1,0 +1,125 @@
+"""Workers that are stopped while their tasks run: the tasks go back to the queue, and nothing is spent."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from queue_engine.domain.endpoints import Expose, Wanted
+from queue_engine.domain.tasks import Task, TaskState
+from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.store import Store
+from tests.integration.parts import TENANT, Program, Programs, new_endpoint, programs_on, submit
+from tests.integration.test_up import SLOW
+from tests.servers import StoreServer
+from tests.waiting import wait_until_async
+
+WORKERS = 3
+HOUR_LONG = f"{SLOW} 3600"
+SETTINGS = {
+    "QUEUE_ENGINE_LEASE_SECONDS": "30",
+    "QUEUE_ENGINE_LEADER_LEASE_SECONDS": "10",
+    "QUEUE_ENGINE_WORKER_GRACE_SECONDS": "1",
+}
+TASKS = [f"t{number}" for number in range(WORKERS)]
+
+
+@pytest.fixture
+def programs(valkey_server: StoreServer, tmp_path: Path) -> Iterator[Programs]:
+    with programs_on(valkey_server.url, tmp_path) as started:
+        yield started
+
+
+def start(programs: Programs) -> Program:
+    return programs.start("controller", "queue_engine", "controller", **SETTINGS)
+
+
+async def tasks_in(store: Store, endpoint_id: str, state: TaskState, timeout: float = 60) -> list[Task]:
+    """The tasks, as soon as all are in this state."""
+
+    async def all_there() -> list[Task] | None:
+        found = [await store.tasks.get(endpoint_id, task_id) for task_id in TASKS]
+        tasks = [task for task in found if task is not None and task.state is state]
+        return tasks if len(tasks) == len(TASKS) else None
+
+    tasks = await wait_until_async(all_there, timeout, f"not all tasks are {state}")
+    assert tasks is not None
+    return tasks
+
+
+async def busy_endpoint(store: Store, concurrency: int = 1) -> str:
+    """An endpoint whose workers each have a task that takes an hour."""
+    endpoint_id = await new_endpoint(
+        store,
+        workers=WORKERS,
+        concurrency=concurrency,
+        initialization_command=HOUR_LONG,
+        expose=Expose(8000, "HTTP"),
+    )
+    for task_id in TASKS:
+        await submit(store, endpoint_id, task_id)
+    return endpoint_id
+
+
+async def assert_released(store: Store, endpoint_id: str) -> None:
+    """All attempts were released, no budget was used, and the tasks wait."""
+    for task in await tasks_in(store, endpoint_id, TaskState.QUEUED):
+        attempts = await store.tasks.attempts(endpoint_id, task.task_id)
+        assert attempts is not None
+        assert {attempt.outcome for attempt in attempts} == {"released"}, task.task_id
+        assert task.lost == 0
+
+
+async def stop(store: Store, endpoint_id: str) -> None:
+    await store.endpoints.want(endpoint_id, TENANT, Wanted.STOPPED)
+
+
+async def test_the_tasks_of_a_stopped_endpoint_are_all_released(store: Store, programs: Programs) -> None:
+    start(programs)
+    endpoint_id = await busy_endpoint(store)
+    await tasks_in(store, endpoint_id, TaskState.RUNNING)
+    await stop(store, endpoint_id)
+    await assert_released(store, endpoint_id)
+
+
+async def test_the_tasks_of_a_controller_that_is_stopped_are_all_released(store: Store, programs: Programs) -> None:
+    controller = start(programs)
+    endpoint_id = await busy_endpoint(store)
+    await tasks_in(store, endpoint_id, TaskState.RUNNING)
+    controller.signal(signal.SIGTERM)
+    assert await asyncio.to_thread(controller.wait, 60) == 0
+    await assert_released(store, endpoint_id)
+
+
+async def test_the_tasks_of_a_controller_that_is_killed_are_all_released(store: Store, programs: Programs) -> None:
+    """The agents drain by themselves; the next controller gives them the time for it."""
+    controller = start(programs)
+    endpoint_id = await busy_endpoint(store)
+    await tasks_in(store, endpoint_id, TaskState.RUNNING)
+    controller.kill()
+    start(programs)
+
+    async def all_released() -> bool:
+        attempts = [await store.tasks.attempts(endpoint_id, task_id) or [] for task_id in TASKS]
+        return all("released" in {attempt.outcome for attempt in of_task} for of_task in attempts)
+
+    await wait_until_async(all_released, 60, "not all attempts were released")
+
+
+async def test_a_long_task_survives_more_stops_than_it_may_lose_workers(store: Store, programs: Programs) -> None:
+    start(programs)
+    endpoint_id = await busy_endpoint(store)
+    for _ in range(4):
+        await tasks_in(store, endpoint_id, TaskState.RUNNING)
+        await stop(store, endpoint_id)
+        await assert_released(store, endpoint_id)
+        await wait_until_async(lambda: _no_worker(store, endpoint_id), 60, "workers do not end")
+        await store.endpoints.want(endpoint_id, TENANT, Wanted.RUNNING)
+    await tasks_in(store, endpoint_id, TaskState.RUNNING)
+    assert all(worker.status is not WorkerStatus.FAILED for worker in await store.workers.of_endpoint(endpoint_id))
+
+
+async def _no_worker(store: Store, endpoint_id: str) -> bool:
+    return not await store.workers.of_endpoint(endpoint_id)
