@@ -15,7 +15,7 @@ from queue_engine.api import alb_rules as rules
 from queue_engine.api.alb_exchange import Exchange, Limits, NotConnected, Outgoing, WorkerClient
 from queue_engine.api.alb_workers import Balancer, Listing, Listings
 from queue_engine.api.errors import AnswerCutOff, BodyTooLarge, WorkerUnavailable
-from queue_engine.api.operations import described_failure, in_path
+from queue_engine.api.operations import SECURITY, described_failure, in_path
 from queue_engine.api.services import Services
 from queue_engine.domain.endpoints import ServiceMode, Wanted
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 TAG = "requests"
 PATH = "/e/{id}/{path:path}"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
-SECURITY: list[dict[str, list[str]]] = [{"Bearer": []}, {"ApiKey": []}]
 _PARAMETERS = [
     in_path("id", "Id of an ALB endpoint", {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"}),
     in_path("path", "The path on the worker; query, headers and body go with it", {"type": "string"}),
@@ -54,7 +53,7 @@ class AlbRoutes:
         503 also stands for a worker that broke off or was silent for too long before it answered.
         """
         headers: rules.RawHeaders = scope["headers"]
-        tenant = await self._services.authenticator.tenant_of_caller(headers)
+        tenant = await self._services.authenticator.tenant_of(headers)
         self._services.limiter.take(tenant)
         endpoint_id, path = _target(scope)
         length = rules.declared_length(headers)

@@ -1,4 +1,4 @@
-"""Who sends a request: exactly one `X-Api-Key` header with a key that the store knows."""
+"""Who sends a request: exactly one `X-Api-Key` or `Authorization: Bearer` header with a key that the store knows."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ CACHE_SECONDS = 1.0
 """How long a key may still open the API after it was revoked."""
 MAX_CACHED_KEYS = 10_000
 
+_KEY_HEADERS = frozenset({b"x-api-key", b"authorization"})
 _BEARER = re.compile(rb"bearer +", re.IGNORECASE)
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
@@ -35,15 +36,8 @@ class Authenticator:
         self._valid: dict[str, tuple[str, float]] = {}
 
     async def tenant_of(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """The tenant whose key is in `headers` (names in lower case). Raises Unauthorized, StoreUnavailable."""
-        return await self._tenant_of(_only_key(headers))
-
-    async def tenant_of_caller(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """The same for requests that go on to a worker: the one key may also be an `Authorization: Bearer`."""
-        return await self._tenant_of(_only_key(list(map(_without_bearer, headers))))
-
-    async def _tenant_of(self, key: str) -> str:
-        key_hash = hash_of(key)
+        """Return the tenant whose key is in `headers` (names in lower case). Raises Unauthorized, StoreUnavailable."""
+        key_hash = hash_of(_only_key(headers))
         tenant, expires_at = self._valid.get(key_hash, ("", 0.0))
         now = self._monotonic()
         return tenant if now < expires_at else await self._ask(key_hash, now)
@@ -60,7 +54,7 @@ class Authenticator:
 
 
 def _only_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    given = [value for name, value in headers if name == b"x-api-key"]
+    given = [_key_in(name, value) for name, value in headers if name in _KEY_HEADERS]
     if not given:
         raise _refused("missing")
     if len(given) > 1:
@@ -70,13 +64,12 @@ def _only_key(headers: Iterable[tuple[bytes, bytes]]) -> str:
     return given[0].decode("ascii")
 
 
-def _without_bearer(header: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    """An `Authorization` as the `X-Api-Key` that it stands for; one of another scheme is a malformed key."""
-    name, value = header
-    if name != b"authorization":
-        return header
+def _key_in(name: bytes, value: bytes) -> bytes:
+    """Return the key in a header. An `Authorization` of another scheme is a malformed key."""
+    if name == b"x-api-key":
+        return value
     scheme = _BEARER.match(value)
-    return b"x-api-key", value[scheme.end() :] if scheme else b""
+    return value[scheme.end() :] if scheme else b""
 
 
 def _refused(reason: str) -> Unauthorized:

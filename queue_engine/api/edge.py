@@ -34,6 +34,7 @@ class Edge:
             await self._app(scope, receive, send)
             return
         started = perf_counter()
+        method, scope = scope["method"], _routed(scope)
         status = 0
 
         async def note_status(message: Message) -> None:
@@ -52,7 +53,7 @@ class Edge:
             self._note(error)
             await answer_to(error, scope).send(note_status)
         finally:
-            self._measure(scope, status, perf_counter() - started)
+            self._measure(scope, method, status, perf_counter() - started)
 
     def _note(self, error: Exception) -> None:
         """Count and log what the operator wants to know of. An outage is logged once a second, not once a request."""
@@ -62,9 +63,9 @@ class Edge:
             self._outage_logged_at = perf_counter()
             log.warning("requests are refused: %s", error)
 
-    def _measure(self, scope: Scope, status: int, seconds: float) -> None:
+    def _measure(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        method = method if method in _METHODS else "OTHER"
         self._counter(route, method, status).inc()
         self._duration(route, method).observe(seconds)
 
@@ -81,3 +82,17 @@ class Edge:
         if key not in self._durations:
             self._durations[key] = metrics.http_request_duration.labels(route=route, method=method)
         return self._durations[key]
+
+
+def _routed(scope: Scope) -> Scope:
+    """Return the scope that routes are matched with: `HEAD` as `GET`, and a path of `/v2` without its trailing slash.
+
+    The server drops the body of a response to `HEAD`. Requests under `/e/` reach the worker as they are.
+    """
+    raw_path: bytes = scope["raw_path"]
+    changes: dict[str, str | bytes] = {}
+    if scope["method"] == "HEAD" and not raw_path.startswith(b"/e/"):
+        changes["method"] = "GET"
+    if raw_path.endswith(b"/") and raw_path.startswith(b"/v2/"):
+        changes |= {"path": scope["path"][:-1], "raw_path": raw_path[:-1]}
+    return {**scope, **changes} if changes else scope

@@ -119,7 +119,8 @@ def _routing_failure(error: HTTPException, scope: Scope) -> Answer:
 def _methods_of(scope: Scope) -> list[str]:
     """What the path in `scope` can be asked with."""
     routes = [one for one in scope["router"].routes if isinstance(one, Route)]
-    return sorted({method for one in routes if one.path_regex.match(scope["path"]) for method in one.methods or ()})
+    found = {method for one in routes if one.path_regex.match(scope["path"]) for method in one.methods or ()}
+    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 def _internal_failure(error: Exception, scope: Scope) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -23,6 +24,10 @@ from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.process_uri import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 from queue_engine.domain.webhooks import MAX_URL_CHARACTERS, Webhook, parse_webhook
 
+MAX_FAULTS_CHARACTERS = 2000
+"""Length of the message that names the faults of one body."""
+_NULL_WEBHOOK = ("webhook", "must be a string")
+
 M = TypeVar("M", bound="RequestModel")
 
 _SURROGATES = r"\ud800-\udfff"
@@ -39,13 +44,19 @@ class RequestModel(BaseModel):  # type: ignore[pydantic-alias]
 
 
 def validated(model: type[M], values: dict[str, Any]) -> M:
-    """`values` as a new `model`. Raises InvalidRequest, which names the first field that breaks a rule.
+    """`values` as a new `model`. Raises InvalidRequest, which names the fields that break a rule.
 
     An optional field that is null counts as absent; a webhook does not, so that a client that lost its URL is told.
     """
-    if values.get("webhook", "") is None:
-        raise InvalidRequest("webhook", "must be a string")
-    return validated_changes(model, {name: value for name, value in values.items() if value is not None})
+    webhook_is_null = values.get("webhook", "") is None
+    given = {name: value for name, value in values.items() if value is not None}
+    try:
+        made = model.model_validate(given)
+    except ValidationError as error:
+        raise _invalid(([_NULL_WEBHOOK] if webhook_is_null else []) + _faults_of(error)) from None
+    if webhook_is_null:
+        raise _invalid([_NULL_WEBHOOK])
+    return made
 
 
 def validated_changes(model: type[M], values: dict[str, Any]) -> M:
@@ -53,8 +64,23 @@ def validated_changes(model: type[M], values: dict[str, Any]) -> M:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise InvalidRequest(_path_of(first["loc"]), _rule_of(first)) from None
+        raise _invalid(_faults_of(error)) from None
+
+
+def _faults_of(error: ValidationError) -> list[tuple[str, str]]:
+    """Return field and rule of each fault."""
+    return [(_path_of(one["loc"]), _rule_of(one)) for one in error.errors(include_url=False, include_input=False)]
+
+
+def _invalid(faults: Sequence[tuple[str, str]]) -> InvalidRequest:
+    """Return one error for all faults. Those that would make the message too long are counted only."""
+    (field, text), *others = faults
+    for told, fault in enumerate(others):
+        more = f"; {fault[0]}: {fault[1]}"
+        if len(text) + len(more) > MAX_FAULTS_CHARACTERS:
+            return InvalidRequest(field, f"{text}; and {len(others) - told} more")
+        text += more
+    return InvalidRequest(field, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from queue_engine.api.answers import Answer
 from queue_engine.api.views import Failure
+from queue_engine.domain.errors import InvalidRequest
+
+SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 
 Handler = Callable[[Request], Awaitable[Answer]]
 
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FAILURES = {
-    400: "A field or a query parameter breaks its rule",
+    400: "A field or a query parameter breaks its rule, or a writing request carries a `webhook-id` header",
     401: "The API key is missing, malformed, unknown, revoked or sent twice",
     404: "Not found, or another tenant's",
     409: "The state of the thing forbids it",
@@ -41,6 +45,9 @@ class Operation(APIRoute):
     `answer` is the schema of a successful answer, or `media_type` the type of one that is not JSON; `failures` are the
     HTTP statuses that it may have besides 500; `takes` is the schema of its body; `parameters` are those of its path
     and its query. The handler's docstring is for the reader of the API's description.
+
+    A writing operation under `/v2` refuses webhook deliveries: a task whose webhook is this API, at an address that is
+    not known as its own, would otherwise submit or retry itself forever.
     """
 
     def __init__(
@@ -59,6 +66,8 @@ class Operation(APIRoute):
         public: bool = False,
     ) -> None:
         self.takes = takes
+        refuses_deliveries = method not in _SAFE_METHODS and path.startswith("/v2/")
+        statuses = sorted({*failures, 500, *((400,) if refuses_deliveries else ())})
         super().__init__(
             path,
             handler,
@@ -68,19 +77,29 @@ class Operation(APIRoute):
             summary=summary,
             tags=[tag],
             response_model=answer,
-            responses={status: described_failure(status) for status in (*failures, 500)},
+            responses={status: described_failure(status) for status in statuses},
             response_class=Response if media_type else JSONResponse,
             openapi_extra=_extra(takes, parameters, public, media_type),
         )
-        self.app = _answering(handler)
+        self.app = _answering(handler, refuses_deliveries=refuses_deliveries)
 
 
-def _answering(handler: Handler) -> ASGIApp:
+def _answering(handler: Handler, *, refuses_deliveries: bool) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if refuses_deliveries:
+            _check_no_delivery(scope)
         answer = await handler(Request(scope, receive))
         await answer.send(send)
 
     return app
+
+
+def _check_no_delivery(scope: Scope) -> None:
+    # Only this spelling: all Standard Webhooks senders use it, and this server tells webhook_id apart.
+    if any(name == b"webhook-id" for name, _ in scope["headers"]):
+        raise InvalidRequest(
+            "webhook-id", "is the header of a webhook delivery, and no delivery may change anything here"
+        )
 
 
 def described_failure(status: int) -> dict[str, Any]:
@@ -92,7 +111,7 @@ def described_failure(status: int) -> dict[str, Any]:
 def _extra(
     takes: type[BaseModel] | None, parameters: Sequence[dict[str, Any]], public: bool, media_type: str | None
 ) -> dict[str, Any]:
-    extra: dict[str, Any] = {"security": [] if public else [{"ApiKey": []}]}
+    extra: dict[str, Any] = {"security": [] if public else SECURITY}
     if parameters:
         extra["parameters"] = list(parameters)
     if takes is not None:

@@ -13,7 +13,7 @@ from queue_engine.api.answers import Answer, success
 from queue_engine.api.docs_page import CONTENT_SECURITY_POLICY, render
 from queue_engine.api.operations import Operation
 from queue_engine.api.patience import from_store
-from queue_engine.api.views import HealthView, Success
+from queue_engine.api.views import HealthView, IndexView, Success
 from queue_engine.store.store import Store
 
 TAG = "operations"
@@ -29,6 +29,10 @@ class OperationsRoutes:
 
     def operations(self) -> list[Operation]:
         return [
+            Operation(
+                "GET", "/", self.show_index, summary="Where the description and the health checks are", tag=TAG,
+                public=True, answer=Success[IndexView],
+            ),
             Operation(
                 "GET", "/healthz", self.is_alive, summary="Whether this process is alive", tag=TAG, public=True,
                 answer=Success[HealthView],
@@ -50,6 +54,9 @@ class OperationsRoutes:
                 media_type="text/html",
             ),
         ]  # fmt: skip
+
+    async def show_index(self, _request: Request) -> Answer:
+        return success({"docs": "/docs", "openapi": "/openapi.json", "health": "/healthz", "ready": "/readyz"})
 
     async def is_alive(self, _request: Request) -> Answer:
         return success({"status": "ok"})

@@ -9,6 +9,7 @@ from queue_engine.domain.errors import InvalidRequest
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
+_LIKELY_SECONDS = (10**9, 10**11)
 _EPOCH_MS = re.compile(r"[0-9]{1,15}")
 # A `+` that the client did not escape comes in as a space.
 _ISO_8601 = re.compile(
@@ -23,9 +24,13 @@ def iso_utc(epoch_ms: int) -> str:
 
 
 def epoch_ms(field: str, text: str) -> int:
-    """Epoch milliseconds, given as such or as ISO 8601; UTC when there is no offset. Raises InvalidRequest."""
+    """Return epoch milliseconds, given as such or as ISO 8601; UTC when there is no offset. Raises InvalidRequest.
+
+    Numbers that are a time of 2001 to 5138 in seconds, and one of 1970 to 1973 in milliseconds, are refused: they would
+    select nothing, or everything, without a word.
+    """
     if _EPOCH_MS.fullmatch(text):
-        return int(text)
+        return _checked_ms(field, int(text))
     found = _ISO_8601.fullmatch(text)
     if found is None:
         raise _not_a_time(field)
@@ -34,6 +39,12 @@ def epoch_ms(field: str, text: str) -> int:
         return (datetime.fromisoformat(f"{day}T{clock}{offset}") - _EPOCH) // _MILLISECOND
     except (ValueError, OverflowError):
         raise _not_a_time(field) from None
+
+
+def _checked_ms(field: str, epoch_ms: int) -> int:
+    if _LIKELY_SECONDS[0] <= epoch_ms < _LIKELY_SECONDS[1]:
+        raise InvalidRequest(field, f"must be in milliseconds; {epoch_ms} looks like seconds: try {epoch_ms}000")
+    return epoch_ms
 
 
 def _not_a_time(field: str) -> InvalidRequest:

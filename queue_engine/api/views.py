@@ -250,6 +250,15 @@ class DeliveryAttemptView(View):
     response: str = Field(description="The beginning of the receiver's answer")
 
 
+class IndexView(View):
+    """Paths of this server that need no API key."""
+
+    docs: str = Field(description="The description of the API as a page")
+    openapi: str = Field(description="The same as an OpenAPI document")
+    health: str = Field(description="Whether this process is alive")
+    ready: str = Field(description="Whether the store is reachable and writable")
+
+
 class HealthView(View):
     """The process, or the store, is well."""
 

@@ -1,13 +1,14 @@
 """Submissions that are wrong on purpose: refused as documented, with nothing stored and nothing connected to."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from queue_engine import metrics
-from tests.api_server import TASK, RunningApi, ScriptedLookup, running_api
+from tests.api_server import ENDPOINT, TASK, RunningApi, ScriptedLookup, running_api
 
 INSIDE = ScriptedLookup(
     {
@@ -130,6 +131,26 @@ async def test_a_bad_body_is_refused_and_nothing_is_stored(api: RunningApi, endp
             assert (answer.status_code, told["code"], told["data"]) == (400, 10001, None), (body[:60], answer.text)
             assert len(told["message"]) < 300
     assert await api.keys_stored() == before
+
+
+async def test_all_bad_fields_of_a_body_are_named(api: RunningApi, endpoint_id: str) -> None:
+    answer = await api.submit(endpoint_id, workerPort="x", processUri="a b", headers={"a b": "1"}, webhook=None)
+    message = answer.json()["message"]
+    assert answer.status_code == 400
+    assert [part.split(": ")[0] for part in message.split("; ")] == ["webhook", "workerPort", "processUri", "headers"]
+
+
+async def test_the_message_on_bad_fields_is_bounded(api: RunningApi) -> None:
+    resources = [{"region": 1, "gpuType": 1, "gpuCount": "x"}] * 100
+    message = (await api.post("/v2/serverless", ENDPOINT | {"name": 1, "resources": resources})).json()["message"]
+    assert message.startswith("name: must be a string; resources[0].region: must be a string; ")
+    assert re.search(r"; and [0-9]+ more$", message)
+    assert len(message) < 2100
+
+
+async def test_too_many_headers_are_not_looked_at_one_by_one(api: RunningApi, endpoint_id: str) -> None:
+    answer = await api.submit(endpoint_id, headers={f"a{number}": 1 for number in range(51)})
+    assert answer.json()["message"] == "headers: must hold at most 50 headers"
 
 
 async def test_fields_that_look_like_ours_change_nothing(api: RunningApi, endpoint_id: str) -> None:

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import pytest
 import uvloop
 
 from queue_engine.api.protocol import MAX_HEAD_BYTES, MAX_IGNORED_BYTES
 from queue_engine.api.server import listen
-from tests.api_server import TASK, RunningApi, running_api
+from tests.api_server import ENDPOINT, TASK, RunningApi, running_api
 from tests.waiting import wait_until_async
 
 PATIENCE_SECONDS = 0.4
@@ -393,16 +394,18 @@ async def test_a_client_that_waits_to_be_asked_for_its_body_is_asked(api: Runnin
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, 10001),
         ("GET", "/v2", 404, 10001),
         ("GET", "/v2/serverless/1/nothing", 404, 14000),
-        ("GET", "/v2/serverless/", 404, 14000),
-        ("POST", "/v2/serverless/1/tasks/", 404, 14000),
+        ("GET", "/v2/", 404, 10001),
+        ("GET", "/v2/serverless//", 404, 14000),
+        ("GET", "/v2/serverless/1%2F", 404, 14000),
+        ("POST", "/v2/serverless//tasks", 404, 14000),
         ("GET", "/../etc/passwd", 404, 10001),
-        ("GET", "//healthz", 404, 10001),
+        ("GET", "/healthz//", 404, 10001),
         ("DELETE", "/v2/serverless/1/tasks", 405, 10001),
         ("POST", "/healthz", 405, 10001),
-        ("HEAD", "/v2/serverless", 405, None),
+        ("HEAD", "/v2/serverless/1/start", 405, None),
+        ("HEAD", "/nothing", 404, None),
         ("OPTIONS", "/v2/serverless", 405, 10001),
         ("PROPFIND", "/v2/serverless", 405, 10001),
     ],
@@ -418,7 +421,54 @@ async def test_unknown_paths_and_methods_have_the_same_envelope(
 
 async def test_every_method_that_a_path_takes_is_named(api: RunningApi) -> None:
     answer = await api.client.delete("/v2/serverless/1/tasks")
-    assert answer.headers["Allow"] == "GET, POST"
+    assert answer.headers["Allow"] == "GET, HEAD, POST"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v2/serverless", "/v2/serverless/1", "/v2/serverless/1/tasks?pageSize=1", "/v2/container-registry-auths"],
+)
+async def test_a_path_with_a_slash_at_its_end_is_the_same_path(api: RunningApi, path: str) -> None:
+    await api.create_endpoint()
+    base, _, query = path.partition("?")
+    plain, slashed = await api.client.get(path), await api.client.get(f"{base}/?{query}")
+    assert (slashed.status_code, slashed.json()) == (plain.status_code, plain.json())
+    assert slashed.status_code == 200
+
+
+async def test_writing_to_a_path_with_a_slash_at_its_end_is_the_same(api: RunningApi) -> None:
+    assert (await api.post("/v2/serverless/", ENDPOINT)).json()["data"]["id"] == "1"
+    assert (await api.post("/v2/serverless/1/tasks/", TASK | {"taskId": "a"})).status_code == 200
+    assert (await api.client.get("/v2/serverless/1/tasks/a/")).json()["data"]["taskId"] == "a"
+    assert (await api.client.post("/v2/serverless/1/tasks/a/cancel/")).status_code == 200
+    assert (await api.client.put("/v2/serverless/1/workers/?count=2")).status_code == 200
+    assert 'route="/v2/serverless/{id}/workers"' in (await api.client.get("/metrics")).text
+    assert (await api.client.delete("/v2/serverless/1/")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/healthz", "/v2/serverless", "/v2/serverless/9", "/v2/serverless/1/"])
+async def test_head_answers_what_get_does_without_the_body(api: RunningApi, connection: Connection, path: str) -> None:
+    await api.create_endpoint()
+    got = await api.client.get(path)
+    await connection.send(_head(api, path=path, method="HEAD"))
+    line = await connection.line()
+    assert line.startswith(f"HTTP/1.1 {got.status_code} ")
+    assert f"content-length: {len(got.content)}" in line
+    await connection.send(_head(api, path="/healthz", method="GET"))  # what comes next is no body
+    assert (await connection.answer()).status == 200
+
+
+async def test_head_is_measured_as_head(api: RunningApi) -> None:
+    await api.client.head("/v2/serverless")
+    assert 'code="200",method="HEAD",route="/v2/serverless"' in (await api.client.get("/metrics")).text
+
+
+async def test_the_root_says_where_the_description_is(api: RunningApi) -> None:
+    async with httpx.AsyncClient(base_url=api.url) as client:
+        paths = (await client.get("/")).json()["data"]
+        assert paths["docs"] == "/docs"
+        for path in paths.values():
+            assert (await client.get(path)).status_code == 200
 
 
 async def test_requests_are_counted_by_route_and_never_by_id(api: RunningApi) -> None:

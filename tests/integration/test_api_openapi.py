@@ -24,7 +24,8 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.strict_json import split_object
 from tests.api_server import ENDPOINT, RunningApi, running_api
 
-SECURITY: dict[str, list[dict[str, list[str]]]] = {"v2": [{"ApiKey": []}], "e": [{"Bearer": []}, {"ApiKey": []}]}
+ANY_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
+SECURITY = {"v2": ANY_KEY, "e": ANY_KEY}
 """By the first segment of the path; none elsewhere."""
 
 
@@ -47,9 +48,11 @@ async def test_the_document_is_valid_and_complete(document: dict[str, Any]) -> N
     for reference in _references(document):
         assert reference.removeprefix("#/components/schemas/") in schemas
     for path, methods in document["paths"].items():
-        for operation in methods.values():
+        for method, operation in methods.items():
             assert operation["security"] == SECURITY.get(path.split("/")[1], [])
             assert operation["summary"]
+            if path.startswith("/v2/") and method != "get":
+                assert "webhook-id" in operation["responses"]["400"]["description"]
             named = {one["name"] for one in operation.get("parameters", []) if one["in"] == "path"}
             assert named == set(re.findall(r"{(\w+)}", path))
     for name, schema in schemas.items():
@@ -102,7 +105,7 @@ async def _scenario(api: RunningApi) -> None:
     await api.submit(endpoint_id, taskId="c")
     await api.submit(endpoint_id, taskId="d")
     base = f"/v2/serverless/{endpoint_id}"
-    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/v2/serverless", base):
+    for path in ("/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/v2/serverless", base):
         await api.client.get(path)
     for path in (
         "workers",

@@ -64,7 +64,20 @@ async def test_without_one_valid_key_every_call_answers_the_same(api: RunningApi
         [key, key],
         [key, ("x-api-key", "nobody")],
         [("X-Api-Key", "nobody"), key],
-        [("Authorization", f"Bearer {api.key}")],
+        [("Authorization", "")],
+        [("Authorization", "Bearer")],
+        [("Authorization", api.key)],
+        [("Authorization", f"Basic {api.key}")],
+        [("Authorization", f"Bearer{api.key}")],
+        [("Authorization", f"Bearer\t{api.key}")],
+        [("Authorization", f"Bearer {api.key}x")],
+        [("Authorization", f"Bearer {api.key} {api.key}")],
+        [("Authorization", f"Bearer {api.key}, Bearer {api.key}")],
+        [("Authorization", f"Bearer {api.key}"), ("Authorization", f"Bearer {api.key}")],
+        [key, ("Authorization", f"Bearer {api.key}")],
+        [key, ("Authorization", "Bearer nobody")],
+        [key, ("Authorization", "")],
+        [key, ("Authorization", "Basic eDp5")],
         [("X-Api-Key", "*")],
         [("X-Api-Key", hash_of(api.key))],
     ]
@@ -72,6 +85,50 @@ async def test_without_one_valid_key_every_call_answers_the_same(api: RunningApi
         answer = await _call(api, call, headers)
         assert (answer.status_code, answer.json()) == (401, UNAUTHORIZED), headers
     assert await api.keys_stored() == before
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER "])
+async def test_a_bearer_token_opens_what_the_key_header_opens(api: RunningApi, scheme: str) -> None:
+    headers = {"Authorization": f"{scheme} {api.key}"}
+    async with httpx.AsyncClient(base_url=api.url, headers=headers) as client:
+        assert (await client.post("/v2/serverless", json=ENDPOINT)).status_code == 200
+        assert (await client.post("/v2/serverless/1/tasks", json=TASK)).status_code == 200
+        assert (await client.get("/v2/serverless/1/tasks")).json()["data"]["total"] == 1
+
+
+DELIVERY = {"webhook-id": "msg_1", "webhook-timestamp": "1", "webhook-signature": "v1,x"}
+WRITES = [
+    call
+    for call in [
+        *CALLS,
+        ("PATCH", "/v2/serverless/{id}"),
+        ("DELETE", "/v2/serverless/{id}"),
+        ("PUT", "/v2/serverless/{id}/workers?count=3"),
+        ("PUT", "/v2/serverless/{id}/workers/3"),
+        ("POST", "/v2/serverless/{id}/start"),
+        ("POST", "/v2/serverless/{id}/stop"),
+    ]
+    if call[0] != "GET"
+]
+
+
+@pytest.mark.parametrize("call", WRITES, ids=" ".join)
+async def test_a_webhook_delivery_changes_nothing(api: RunningApi, call: tuple[str, str]) -> None:
+    endpoint_id = await api.create_endpoint()
+    await api.submit(endpoint_id, taskId="a")
+    before = [(await api.client.get(f"/v2/serverless/1{path}")).text for path in ("", "/tasks/a", "/tasks")]
+    for extra in ([], [("X-Api-Key", api.key)], [("x-api-key", api.key), ("Webhook-Id", "")]):
+        answer = await _call(api, call, [*DELIVERY.items(), *extra])
+        assert (answer.status_code, answer.json()["code"]) == (400, 10001)
+        assert answer.json()["message"].startswith("webhook-id: ")
+    after = [(await api.client.get(f"/v2/serverless/1{path}")).text for path in ("", "/tasks/a", "/tasks")]
+    assert after == before
+
+
+async def test_reading_with_a_webhook_id_and_writing_with_another_header_pass(api: RunningApi) -> None:
+    key = ("X-Api-Key", api.key)
+    assert (await _call(api, ("GET", "/v2/serverless"), [key, *DELIVERY.items()])).status_code == 200
+    assert (await _call(api, ("POST", "/v2/serverless"), [key, ("webhook_id", "1")])).status_code == 200
 
 
 async def test_a_key_in_the_query_opens_nothing(api: RunningApi) -> None:

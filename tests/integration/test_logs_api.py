@@ -139,6 +139,7 @@ async def test_only_lines_with_the_keyword(api: RunningApi, endpoint_id: str) ->
         ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", [0, 1, 2]),
         ("1700-01-01", "1900-01-01", []),
         ("0", "999999999999999", [0, 1, 2]),
+        ("999999999", "100000000000", []),
     ],
 )
 async def test_only_lines_of_a_time(
@@ -149,6 +150,17 @@ async def test_only_lines_of_a_time(
     for direction in ("Forward", "Backward"):
         found = texts(await page(api, endpoint_id, direction=direction, **given))
         assert sorted(found) == [f"line {number}" for number in lines]
+
+
+@pytest.mark.parametrize("name", ["startTime", "endTime"])
+@pytest.mark.parametrize("seconds", ["1000000000", str(NOON // 1000), "01769860800", "99999999999"])
+async def test_seconds_in_place_of_milliseconds_are_refused_with_a_hint(
+    api: RunningApi, endpoint_id: str, name: str, seconds: str
+) -> None:
+    answer = await api.client.get(f"/v2/serverless/{endpoint_id}/workers/w1/logs", params={name: seconds})
+    assert (answer.status_code, answer.json()["code"]) == (400, 10001)
+    assert answer.json()["message"].startswith(f"{name}: ")
+    assert f"{int(seconds)}000" in answer.json()["message"]
 
 
 NOT_TIMES = [
