@@ -34,7 +34,7 @@ from queue_engine.settings import (
     MetricsSettings,
     StoreSettings,
 )
-from queue_engine.store.api_keys import new_api_key
+from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
 from queue_engine.store.client import store_errors
 from queue_engine.store.deliveries import PARKED_MS
 from queue_engine.store.rotation import Progress, Rotated
@@ -45,7 +45,10 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 Made = TypeVar("Made")
 
 EXIT_USAGE = 2
-DEFAULT_TENANT = "default"
+SECOND_TENANT = (
+    "queue-engine: there is a second tenant now: `queue-engine up` sends webhooks to loopback no longer, because one "
+    "tenant could reach what belongs to another. QUEUE_ENGINE_WEBHOOK_ALLOW=127.0.0.0/8,::1/128 allows it again"
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -132,13 +135,21 @@ def version() -> None:
 @keys_app.command("create")
 def create_key(
     name: Annotated[str, typer.Option(help="What the key is for")] = "",
-    tenant: Annotated[str, typer.Option(help="Whose it is")] = DEFAULT_TENANT,
+    tenant: Annotated[str, typer.Option(help="Whose it is")] = FIRST_TENANT,
     redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
 ) -> None:
     """Make an API key and print it. It is shown this once; only its hash is stored."""
     key = new_api_key()
-    _run(_with_store(redis_url, lambda store: store.api_keys.put(key, tenant=tenant, name=name)))
-    typer.echo(key)
+    typer.echo(_run(_with_store(redis_url, lambda store: _put_key(store, key, tenant, name))))
+
+
+async def _put_key(store: Store, key: str, tenant: str, name: str) -> str:
+    """Make the key valid; say so when its tenant is a second one."""
+    had_one_tenant = await store.api_keys.has_one_tenant()
+    await store.api_keys.put(key, tenant=tenant, name=name)
+    if had_one_tenant and not await store.api_keys.has_one_tenant():
+        typer.echo(SECOND_TENANT, err=True)
+    return key
 
 
 @keys_app.command("list")
@@ -241,7 +252,9 @@ async def _serve_api(settings: ApiSettings) -> int:
     async with _opened(settings) as store:
         await store.wait_until_ready()
         if settings.api_key is not None:
-            await store.api_keys.put(settings.api_key.get_secret_value(), tenant=DEFAULT_TENANT, name="first key")
+            fault = await store.api_keys.put_first(settings.api_key.get_secret_value())
+            if fault is not None:
+                log.warning("%s", fault)
         if not store.sealer.has_key:
             log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
         resolver = CachingResolver(DnsLookup())

@@ -9,9 +9,13 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from queue_engine.store import keys
+from queue_engine.store.client import word_of
 from queue_engine.store.scripts import ScriptRunner
 
 KEY_PREFIX = "qe_"
+HASH_CHARACTERS = 64
+FIRST_TENANT = "default"
+"""The tenant of the key that the operator configures."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +45,36 @@ class ApiKeyStore:
         self._redis = redis
         self._scripts = scripts
 
-    async def put(self, api_key: str, *, tenant: str, name: str) -> ApiKey:
-        """Make `api_key` valid for `tenant`. Doing it again changes nothing but the name."""
-        seconds, micros = await self._redis.time()
+    async def put(self, api_key: str, *, tenant: str, name: str) -> ApiKey | None:
+        """Make `api_key` valid for `tenant`; return it as it is stored. A known key is left as it is.
+
+        None when it was revoked: it stays revoked.
+        """
         key_hash = hash_of(api_key)
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hset(keys.api_key(key_hash), mapping={"tenant": tenant, "name": name})
-        pipeline.hsetnx(keys.api_key(key_hash), "created", str(seconds * 1000 + micros // 1000))
-        pipeline.sadd(keys.API_KEYS, key_hash)
-        await pipeline.execute()
-        await self._scripts.confirm(keys.API_KEYS)
-        found = await self._get(key_hash)
-        if found is None:
-            raise LookupError("the key is gone right after it was stored")
-        return found
+        reply = await self._scripts.run(
+            "put_api_key",
+            [keys.api_key(key_hash), keys.API_KEYS, keys.REVOKED_API_KEYS, keys.TENANTS],
+            [key_hash, tenant, name],
+        )
+        if word_of(reply) == "REVOKED":
+            return None
+        stored_tenant, stored_name, created = (part.decode() for part in reply[1:])
+        return ApiKey(key_hash, stored_tenant, stored_name, int(created))
+
+    async def put_first(self, api_key: str) -> str | None:
+        """Make the operator's first key (QUEUE_ENGINE_API_KEY) valid; return why it is not, if so."""
+        stored = await self.put(api_key, tenant=FIRST_TENANT, name="first key")
+        if stored is None:
+            return (
+                "the first API key (QUEUE_ENGINE_API_KEY) was revoked and stays revoked: it does not open the API. "
+                "`queue-engine keys create` makes another"
+            )
+        if stored.tenant != FIRST_TENANT:
+            return (
+                f"the first API key (QUEUE_ENGINE_API_KEY) is a key of tenant {stored.tenant!r} already and stays one: "
+                f"it does not open what belongs to tenant {FIRST_TENANT!r}"
+            )
+        return None
 
     async def tenant_of(self, key_hash: str) -> str | None:
         """Whose key this is; None when it is unknown or revoked."""
@@ -68,16 +88,32 @@ class ApiKeyStore:
         return sorted((key for key in found if key), key=lambda key: key.created_at_ms)
 
     async def revoke(self, key_hash_prefix: str) -> list[ApiKey]:
-        """Revoke the keys whose hash starts with `key_hash_prefix`; returns them."""
-        revoked = [key for key in await self.all() if key.key_hash.startswith(key_hash_prefix)]
-        for key in revoked:
-            await self._redis.delete(keys.api_key(key.key_hash))
-            await self._redis.srem(keys.API_KEYS, key.key_hash)  # type: ignore[misc]
-        await self._scripts.confirm(keys.API_KEYS)
-        return revoked
+        """Revoke the keys whose hash starts with `key_hash_prefix`, for good; returns them.
+
+        A whole hash also revokes a key that is valid and not in the list, as an older version could leave it. Safe to
+        repeat when it was broken off.
+        """
+        found = [key for key in await self.all() if key.key_hash.startswith(key_hash_prefix)]
+        if not found and len(key_hash_prefix) == HASH_CHARACTERS and (stray := await self._get(key_hash_prefix)):
+            found = [stray]
+        for key in found:
+            key_names = [keys.api_key(key.key_hash), keys.API_KEYS, keys.REVOKED_API_KEYS]
+            await self._scripts.run("revoke_api_key", key_names, [key.key_hash])
+        return found
+
+    async def note_tenants(self) -> None:
+        """Note the tenants of keys that an older version has stored. Reads all keys; safe to repeat."""
+        tenants = {key.tenant for key in await self.all()}
+        if tenants:
+            await self._redis.sadd(keys.TENANTS, *tenants)  # type: ignore[misc]
+
+    async def has_one_tenant(self) -> bool:
+        """Whether there was never a second tenant. One that has no key any more counts: its endpoints go on."""
+        return int(await self._redis.scard(keys.TENANTS)) <= 1  # type: ignore[misc]
 
     async def _get(self, key_hash: str) -> ApiKey | None:
         record = await self._redis.hgetall(keys.api_key(key_hash))  # type: ignore[misc]
-        if not record:
+        if b"tenant" not in record:
             return None
-        return ApiKey(key_hash, record[b"tenant"].decode(), record[b"name"].decode(), int(record[b"created"]))
+        name, created = record.get(b"name", b""), record.get(b"created", b"0")
+        return ApiKey(key_hash, record[b"tenant"].decode(), name.decode(), int(created))

@@ -26,6 +26,10 @@ def api_key(key_hash: str) -> str:
 
 API_KEYS = "{qe}:keys"
 """Set of the hashes of all API keys."""
+REVOKED_API_KEYS = "{qe}:keys:revoked"
+"""Set of the hashes of revoked API keys: none of them is made valid again."""
+TENANTS = "{qe}:tenants"
+"""Set of the tenants that have or had an API key."""
 
 
 def credential(credential_id: int) -> str:

@@ -35,6 +35,7 @@ PROMISES = frozenset(
         *("enqueue", "finish", "retry", "cancel", "run_again", "delete_task", "settle_delivery", "settle_event", MARK),
         *("create_endpoint", "update_endpoint", "want_endpoint"),
         *("create_credential", "update_credential", "delete_credential"),
+        *("put_api_key", "revoke_api_key"),
     }
 )
 """Scripts whose reply promises something to somebody: they wait for the durability that is asked for."""

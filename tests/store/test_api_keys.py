@@ -9,6 +9,7 @@ from tests.store.probe import Probe
 async def test_a_key_tells_its_tenant(store: Store) -> None:
     key = new_api_key()
     recorded = await store.api_keys.put(key, tenant=TENANT, name="laptop")
+    assert recorded is not None
     assert (recorded.tenant, recorded.name, recorded.key_hash) == (TENANT, "laptop", hash_of(key))
     assert await store.api_keys.tenant_of(hash_of(key)) == TENANT
 
@@ -35,17 +36,87 @@ async def test_revoking_what_is_not_there_revokes_nothing(store: Store) -> None:
     assert await store.api_keys.tenant_of(hash_of("qe_key")) == TENANT
 
 
-async def test_a_key_that_is_put_again_keeps_its_time(store: Store, probe: Probe) -> None:
+async def test_a_known_key_is_never_changed(store: Store, probe: Probe) -> None:
     first = await store.api_keys.put("qe_key", tenant=TENANT, name="old")
-    await probe.ask("HSET", f"{{qe}}:key:{first.key_hash}", "created", 5)
-    second = await store.api_keys.put("qe_key", tenant=TENANT, name="new")
-    assert (second.name, second.created_at_ms) == ("new", 5)
+    before = await probe.hash(f"{{qe}}:key:{hash_of('qe_key')}")
+    second = await store.api_keys.put("qe_key", tenant="thief", name="new")
+    assert first == second
+    assert await probe.hash(f"{{qe}}:key:{hash_of('qe_key')}") == before
+    assert await store.api_keys.tenant_of(hash_of("qe_key")) == TENANT
     assert len(await store.api_keys.all()) == 1
+
+
+async def test_a_revoked_key_stays_revoked(store: Store) -> None:
+    key = await store.api_keys.put("qe_key", tenant=TENANT, name="")
+    assert key is not None
+    assert await store.api_keys.revoke(key.key_hash[:8]) == [key]
+    for tenant in (TENANT, "other"):
+        assert await store.api_keys.put("qe_key", tenant=tenant, name="again") is None
+    assert await store.api_keys.tenant_of(key.key_hash) is None
+    assert await store.api_keys.all() == []
+
+
+async def test_the_first_key_says_when_it_is_revoked_or_anothers(store: Store) -> None:
+    assert await store.api_keys.put_first("qe_first") is None
+    assert await store.api_keys.put_first("qe_first") is None
+    await store.api_keys.revoke(hash_of("qe_first"))
+    assert "was revoked and stays revoked" in (await store.api_keys.put_first("qe_first") or "")
+    await store.api_keys.put("qe_anothers", tenant="acme", name="")
+    assert "is a key of tenant 'acme' already" in (await store.api_keys.put_first("qe_anothers") or "")
+    assert await store.api_keys.tenant_of(hash_of("qe_anothers")) == "acme"
+    assert await store.api_keys.tenant_of(hash_of("qe_first")) is None
+
+
+async def test_making_or_revoking_a_key_is_one_call_of_a_script(store: Store) -> None:
+    """Nothing can come between the parts of a script, so no crash leaves a key that is valid and cannot be revoked."""
+    for key in ("qe_warm", "qe_key"):
+        before = await _calls(store)
+        await store.api_keys.put(key, tenant=TENANT, name="")
+        await store.api_keys.revoke(hash_of(key))
+    after = await _calls(store)
+    assert after["evalsha"] - before["evalsha"] == 2
+    # What the two scripts call themselves is counted too.
+    assert {name: after[name] - before[name] for name in after if name != "evalsha"} == {
+        "hset": 1, "hsetnx": 0, "sadd": 3, "srem": 1, "del": 1,
+    }  # fmt: skip
+
+
+async def _calls(store: Store) -> dict[str, int]:
+    stats = await store.redis.info("commandstats")
+    names = ("evalsha", "hset", "hsetnx", "sadd", "srem", "del")
+    return {name: stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in names}
+
+
+async def test_a_key_that_is_in_no_list_can_be_revoked_by_its_whole_hash(store: Store, probe: Probe) -> None:
+    """An older version that crashed between two steps left such keys."""
+    key_hash = hash_of("qe_stranded")
+    await probe.ask("HSET", f"{{qe}}:key:{key_hash}", "tenant", TENANT, "name", "", "created", 1)
+    assert await store.api_keys.tenant_of(key_hash) == TENANT
+    assert await store.api_keys.revoke(key_hash[:12]) == []
+    assert [key.key_hash for key in await store.api_keys.revoke(key_hash)] == [key_hash]
+    assert await store.api_keys.tenant_of(key_hash) is None
+    assert await store.api_keys.revoke(hash_of("qe_never_seen")) == []
+
+
+async def test_a_second_tenant_is_noticed_and_stays_one_without_a_key(store: Store, probe: Probe) -> None:
+    assert await store.api_keys.has_one_tenant()
+    for key in ("qe_a", "qe_b"):
+        await store.api_keys.put(key, tenant=TENANT, name="")
+        assert await store.api_keys.has_one_tenant()
+    await store.api_keys.put("qe_c", tenant="second", name="")
+    assert not await store.api_keys.has_one_tenant()
+    await store.api_keys.revoke(hash_of("qe_c"))
+    assert not await store.api_keys.has_one_tenant()
+    await probe.ask("DEL", "{qe}:tenants")  # as an older version leaves the store
+    await store.api_keys.put("qe_d", tenant="third", name="")
+    await store.api_keys.note_tenants()
+    assert not await store.api_keys.has_one_tenant()
 
 
 async def test_keys_are_listed_oldest_first(store: Store, probe: Probe) -> None:
     for number, key in enumerate(("qe_a", "qe_b", "qe_c")):
         recorded = await store.api_keys.put(key, tenant=TENANT, name=key)
+        assert recorded is not None
         await probe.ask("HSET", f"{{qe}}:key:{recorded.key_hash}", "created", 100 - number)
     assert [key.name for key in await store.api_keys.all()] == ["qe_c", "qe_b", "qe_a"]
 

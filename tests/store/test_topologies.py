@@ -180,6 +180,7 @@ async def test_logs_workers_keys_credentials_and_leadership(store: Store, bench:
     assert await store.logs.page(endpoint_id, "nobody", LogQuery(size=10)) is None
 
     key = await store.api_keys.put("qe_something", tenant=TENANT, name="k")
+    assert key is not None
     assert await store.api_keys.tenant_of(key.key_hash) == TENANT
     assert len(await store.api_keys.revoke(key.key_hash[:8])) == 1
 
