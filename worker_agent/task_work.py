@@ -201,7 +201,7 @@ class TaskWork:
             task = self._claims.open(started)
         except (SecretKeyMissing, SealBroken) as error:
             return Failed(f"the worker's agent cannot read the task's headers: {error}")
-        if started.attempt == 1:
+        if started.is_first:
             metrics.task_queue_wait.observe((started.started_at_ms - started.created_at_ms) / 1000)
         try:
             # What may kill the worker is run alone: its neighbours must not pay for it again and again.
@@ -253,7 +253,7 @@ class TaskWork:
             metrics.stale_results_rejected.inc()
         elif settled.word == "CANCELLED":
             metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
-        elif not isinstance(outcome, TryAgain):
+        elif settled.word == "FAILED" or not isinstance(outcome, TryAgain):
             metrics.tasks_finished.labels(state=_state_of(outcome).value).inc()
             if settled.now_ms:
                 metrics.task_end_to_end.observe((settled.now_ms - settled.created_at_ms) / 1000)
@@ -372,8 +372,11 @@ def _outcome_label(outcome: Outcome) -> str:
     return "timeout" if isinstance(outcome, Failed) and outcome.state is TaskState.TIMED_OUT else "error"
 
 
-def _state_of(outcome: Succeeded | Failed) -> TaskState:
-    return TaskState.SUCCEEDED if isinstance(outcome, Succeeded) else outcome.state
+def _state_of(outcome: Outcome) -> TaskState:
+    """Return the state of a task that this outcome has ended; a try that is one too many fails it."""
+    if isinstance(outcome, Succeeded):
+        return TaskState.SUCCEEDED
+    return outcome.state if isinstance(outcome, Failed) else TaskState.FAILED
 
 
 def _this_task() -> asyncio.Task[None]:

@@ -269,7 +269,7 @@ class UpdateEndpoint(RequestModel):
     execution_timeout_seconds: ExecutionTimeout | None = Field(
         None, description="How long one attempt of a task may take"
     )
-    max_attempts: MaxAttempts | None = Field(None, description="Attempts of a task whose worker is busy or not up")
+    max_attempts: MaxAttempts | None = Field(None, description="Maximum number of attempts of a task")
     max_queued_tasks: MaxQueued | None = Field(None, description="Tasks that may wait; more are refused with 429")
     result_retention_seconds: Retention | None = Field(None, description="How long an ended task is kept")
     queue_ttl_seconds: QueueTtl | None = Field(None, description=_QUEUE_TTL)

@@ -95,7 +95,7 @@ class EndpointView(View):
     expose: ExposeView | None = Field(description="The port on which the container listens")
     concurrency: int = Field(description="Tasks that one worker runs at once")
     execution_timeout_seconds: int = Field(description="How long one attempt of a task may take")
-    max_attempts: int = Field(description="Attempts of a task whose worker is busy or not up")
+    max_attempts: int = Field(description="Maximum number of attempts of a task")
     max_queued_tasks: int = Field(description="Tasks that may wait; more are refused with 429")
     result_retention_seconds: int = Field(description="How long an ended task is kept")
     queue_ttl_seconds: float | None = Field(description="How long a task may wait; null: for ever")
@@ -172,7 +172,7 @@ class TaskView(View):
     next_delivery_at: int | None = Field(description="When the next delivery attempt is due")
     error: str | None = Field(description="Why it failed")
     cancel_requested: bool = Field(description="Whether its cancellation was asked for before it ended")
-    attempts: int = Field(description="Attempts begun")
+    attempts: int = Field(description="Attempts begun, without those that cost nothing")
     execution_timeout_seconds: float = Field(description="How long one attempt may take")
     queue_ttl_seconds: float | None = Field(description="How long it may wait; null: for ever")
     created_at: int = Field(description="When it was accepted")
@@ -232,12 +232,15 @@ class TaskStandingView(View):
 class AttemptView(View):
     """One attempt of a task."""
 
-    attempt: int = Field(description="Its number. One that was released does not count: the next has the same number")
+    attempt: int = Field(description="Its number. One that cost nothing does not count: the next has the same number")
     worker_id: str = Field(description="The worker that ran it")
     started_at: int = Field(description="When it began")
     ended_at: int | None = Field(description="When it ended; null while it runs")
     outcome: AttemptOutcome = Field(description="What came of it")
     error: str | None = Field(description="Why, in short; null when it runs, succeeded or was released")
+    tries: int = Field(
+        description="Tries in a row that found a worker busy or not up and share this row; 1 for other attempts"
+    )
 
 
 class DeliveryAttemptView(View):
@@ -440,6 +443,7 @@ def attempts_view(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
             "endedAt": one.ended_at_ms,
             "outcome": one.outcome,
             "error": one.error,
+            "tries": one.tries,
         }
         for one in attempts
     ]

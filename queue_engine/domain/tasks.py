@@ -74,12 +74,14 @@ class Attempt:
     """One attempt of a task. Times are epoch milliseconds of the store's clock."""
 
     number: int
-    """1 for the first. One that was released does not count: its number is given again."""
+    """1 for the first. One that cost nothing does not count: its number is used again."""
     worker_id: str
     outcome: AttemptOutcome
     started_at_ms: int
     ended_at_ms: int | None
     error: str | None
+    tries: int = 1
+    """Tries in a row that found a worker busy or not up; the times are those of the first and the latest."""
 
 
 class DeliveryStatus(StrEnum):
@@ -217,6 +219,16 @@ class Failed:
     state: TaskState = TaskState.FAILED
 
 
+class Cost(StrEnum):
+    """What a try that is followed by another one costs its task."""
+
+    ATTEMPT = "attempt"
+    BUSY = "busy"
+    """Nothing, until tries of this kind in a row have lasted for the endpoint's maxBusySeconds; then an attempt."""
+    NOTHING = "nothing"
+    """The worker has not served yet. The task does not wait: another worker may be ready."""
+
+
 @dataclass(frozen=True)
 class TryAgain:
     """The attempt is worth another one: the task waits `delay_seconds` first."""
@@ -224,6 +236,9 @@ class TryAgain:
     error: str
     delay_seconds: float
     attempt_outcome: AttemptOutcome = AttemptOutcome.BUSY
+    cost: Cost = Cost.ATTEMPT
+    last_error: str = ""
+    """With Cost.BUSY: the task's error when this has used up its last attempt."""
 
 
 @dataclass(frozen=True)
@@ -235,37 +250,55 @@ class Budget:
     max_attempts: int
     connections_lost: int = 0
     """Earlier attempts during which the connection to the container broke."""
+    busy_tries: int = 0
+    """Latest tries in a row that found a worker busy or not up."""
 
 
 Outcome = Succeeded | Failed | TryAgain
 
 
-def judge(answer: ContainerAnswer, policy: TaskRetryPolicy, budget: Budget, *, luck: float) -> Outcome:
-    """What the answer of an attempt means for the task.
+def judge(
+    answer: ContainerAnswer, policy: TaskRetryPolicy, budget: Budget, *, luck: float, is_starting: bool = False
+) -> Outcome:
+    """Return what the response to an attempt means for the task.
 
-    2xx succeeds. What `policy` names is tried again while attempts are left. Anything else ends the task. `luck` in
-    [0, 1) spreads the wait.
+    2xx succeeds. What `policy` names is tried again while attempts are left; 429, 503 and no connection have a budget
+    of their own, which the store keeps. 503 and no connection of a worker that `is_starting` cost nothing, whatever
+    `policy` names. Anything else ends the task. `luck` in [0, 1) spreads the wait.
     """
     if answer.fault is None and answer.status is not None and 200 <= answer.status < 300:
         return Succeeded(output_of(answer.content_type, answer.body))
     error = error_of(answer)
     state = TaskState.TIMED_OUT if answer.fault == "timeout" else TaskState.FAILED
-    if retry_reason(answer) not in policy.on:
+    reason = retry_reason(answer)
+    if is_starting and reason in _NOT_READY:
+        return TryAgain(error, 0, _attempt_outcome(answer), Cost.NOTHING)
+    if reason not in policy.on:
         return Failed(error, state)
+    last_error = f"{error} ({_budget_is_used_up(answer, budget)})"
+    if reason in _UNAVAILABLE:
+        wait = policy.delay_after(budget.busy_tries + 1, luck=luck)
+        if answer.retry_after_seconds is not None:
+            wait = answer.retry_after_seconds
+        return TryAgain(error, wait, _attempt_outcome(answer), Cost.BUSY, last_error)
     if budget.attempt >= budget.max_attempts:
-        return Failed(f"{error} ({_budget_is_used_up(answer, budget)})", state)
-    wait = policy.delay_after(budget.attempt, luck=luck)
-    if answer.retry_after_seconds is not None and answer.status in (429, 503):
-        wait = answer.retry_after_seconds
-    return TryAgain(error, wait, _attempt_outcome(answer))
+        return Failed(last_error, state)
+    return TryAgain(error, policy.delay_after(budget.attempt, luck=luck), _attempt_outcome(answer))
+
+
+_NOT_READY = frozenset({RetryOn.UNAVAILABLE, RetryOn.NO_CONNECTION})
+"""Responses of a worker that has not served yet and may still be loading."""
+_UNAVAILABLE = _NOT_READY | {RetryOn.TOO_MANY_REQUESTS}
+"""Responses that say that the task has not begun."""
 
 
 def _budget_is_used_up(answer: ContainerAnswer, budget: Budget) -> str:
     if answer.fault == "reset" and 1 < budget.attempt <= budget.connections_lost + 1:
         return (
-            f"that happened in each of {budget.attempt} attempts: the task is taken for the cause and not tried again"
+            f"the connection was lost in all {budget.attempt} attempts, so the task is assumed to be the cause and is "
+            "not retried"
         )
-    return f"attempt {budget.attempt} of {budget.max_attempts}, no more are left"
+    return f"attempt {budget.attempt} of {budget.max_attempts}, no attempts are left"
 
 
 def retry_reason(answer: ContainerAnswer) -> RetryOn | None:

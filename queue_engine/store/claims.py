@@ -83,13 +83,17 @@ class Started:
     """Attempts before the task was last retried by hand: they count against no budget."""
     retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
     cancel_uri: str | None = None
-    """Path of the container that is told when the attempt is cancelled."""
+    """Path of the container that is called when the attempt is given up while its call runs."""
+    busy_tries: int = 0
+    """Latest tries in a row that found a worker busy or not up."""
+    is_first: bool = True
+    """Whether the history has no earlier try."""
 
     @property
     def budget(self) -> Budget:
         """What the task's attempts have used up when this one has ended."""
         attempt = self.attempt - self.attempts_before - self.lost
-        return Budget(attempt, self.max_attempts, self.connections_lost)
+        return Budget(attempt, self.max_attempts, self.connections_lost, self.busy_tries)
 
     @property
     def is_suspect(self) -> bool:
@@ -99,8 +103,8 @@ class Started:
 
 @dataclass(frozen=True)
 class Settled:
-    """What the store made of an outcome. `word` is OK, CANCELLED (it ended instead of waiting for another attempt),
-    ALREADY, FENCED or GONE; times only with OK of an ended task."""
+    """What the store made of an outcome. `word` is OK, ALREADY, FENCED or GONE; CANCELLED or FAILED when the task ended
+    instead of waiting for another attempt. Times only with OK of an ended task, and with FAILED."""
 
     word: str
     created_at_ms: int = 0
@@ -221,6 +225,8 @@ class ClaimStore:
             attempts_before=int(reply[11]),
             retry_policy=retry_policy_of(reply[12].decode(), reply[13].decode()),
             cancel_uri=reply[14].decode() or None,
+            busy_tries=int(reply[15]),
+            is_first=not reply[16],
         )
 
     def open(self, started: Started) -> ClaimedTask:
@@ -314,10 +320,10 @@ class ClaimStore:
                 member(lease.endpoint_id, lease.task_id), lease.token, int(outcome.delay_seconds * 1000),
                 lease.task_id, outcome.attempt_outcome, outcome.error.encode("utf-8", "replace")[:MOST_WHY_BYTES],
                 CANCELLED_WHILE_RUNNING, task_delivery_id(lease.endpoint_id, lease.task_id), destination or "",
-                EXPIRY_SLACK_MS,
+                EXPIRY_SLACK_MS, outcome.cost, outcome.last_error.encode("utf-8", "replace"),
             ],
         )  # fmt: skip
-        return Settled(word_of(reply))
+        return Settled(word_of(reply), *(int(value) for value in reply[1:]))
 
     async def _make_groups(self) -> bool:
         """The store came back without the groups: they are made again from the start of the streams.

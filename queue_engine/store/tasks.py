@@ -294,8 +294,8 @@ class TaskStore:
             [*keys.ending(task_id, TaskStatus.FAILED), keys.retry_queue],
             [
                 member(endpoint_id, task_id), task_id, max_lost,
-                f"the task's worker was lost {max_lost + 1} times while it ran the task: the task is taken for the "
-                "cause and not tried again",
+                f"the worker was lost {max_lost + 1} times while it ran the task, so the task is assumed to be the "
+                "cause and is not retried",
                 CANCELLED_WHILE_RUNNING, task_delivery_id(endpoint_id, task_id), destination, EXPIRY_SLACK_MS,
             ],
         )  # fmt: skip
@@ -542,6 +542,7 @@ def _attempt_from(record: bytes) -> Attempt:
         started_at_ms=int(fields["startedAt"]),
         ended_at_ms=int(fields["endedAt"]),
         error=fields.get("error") or None,
+        tries=int(fields.get("tries", 1)),
     )
 
 

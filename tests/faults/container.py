@@ -2,9 +2,11 @@
 
     python -m tests.faults.container --port PORT --journal FILE --worker NAME
 
-The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503), `reset` and `crash` (the end of this
-process) while the attempt's number is at most `times`, then as `ok`; `exit`, its end in every attempt; `fail` (500);
-`hang`; `drip`, a byte a second; `huge`, an answer of 1 GB. The output names the task, the attempt and the execution.
+The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503) in this process's first `times`
+executions of the task, then as `ok`, because a busy try does not raise the attempt's number; `reset` and `crash` (the
+end of this process) while the attempt's number is at most `times`, then as `ok`; `exit`, its end in every attempt;
+`fail` (500); `hang`; `drip`, a byte a second; `huge`, a response of 1 GB. The output names the task, the attempt and
+the execution.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import asyncio
 import json
 import os
 import uuid
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ class Container:
     def __init__(self, journal: Journal, worker: str) -> None:
         self._journal = journal
         self._worker = worker
+        self._refused: Counter[str] = Counter()
 
     async def handle(self, exchange: Exchange) -> None:
         headers = exchange.request.headers
@@ -51,7 +55,7 @@ class Container:
             self._journal.write("end", how=how, **facts)
 
     async def _execute(self, given: dict[str, Any], execution: dict[str, Any], exchange: Exchange) -> str:
-        match self._due(given, execution["attempt"]):
+        match self._due(given, execution):
             case "ok":
                 return await self._succeed(given, execution, exchange)
             case "busy":
@@ -72,8 +76,12 @@ class Container:
                 os._exit(POISON_STATUS)
         return str(given["do"])
 
-    def _due(self, given: dict[str, Any], attempt: int) -> str:
-        return str(given["do"]) if attempt <= given.get("times", attempt) else "ok"
+    def _due(self, given: dict[str, Any], execution: dict[str, Any]) -> str:
+        done = execution["attempt"]
+        if given["do"] == "busy":
+            self._refused[execution["task"]] += 1
+            done = self._refused[execution["task"]]
+        return str(given["do"]) if done <= given.get("times", done) else "ok"
 
     async def _succeed(self, given: dict[str, Any], execution: dict[str, Any], exchange: Exchange) -> str:
         leaving = asyncio.create_task(exchange.client_left())

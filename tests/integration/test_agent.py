@@ -10,7 +10,8 @@ from functools import partial
 import pytest
 
 from queue_engine.domain.endpoints import Wanted
-from queue_engine.domain.tasks import TaskState
+from queue_engine.domain.retry import TaskRetryPolicy
+from queue_engine.domain.tasks import AttemptOutcome, TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.claims import Entry
 from queue_engine.store.store import Store
@@ -105,21 +106,26 @@ async def test_any_other_answer_ends_the_task_with_the_reason(
 async def test_a_busy_worker_is_asked_again_until_it_is_free(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
-    container.answer = replies(Reply(503), Reply(429), Reply(body=b'"done"'))
-    endpoint_id = await new_endpoint(store)
+    container.answer = replies(Reply(), Reply(503), Reply(429), Reply(429), Reply(body=b'"done"'))
+    endpoint_id = await new_endpoint(store, max_attempts=1, retry_policy=TaskRetryPolicy(delays_seconds=(0.1,)))
+    await submit(store, endpoint_id, "first")
     await submit(store, endpoint_id)
     programs.agent(endpoint_id, container.url)
     programs.controller()
     task = await ended(store, endpoint_id)
-    assert (task.state, task.attempts, task.output) == (TaskState.SUCCEEDED, 3, b'"done"')
-    assert [request.headers["x-task-attempt"] for request in container.requests] == ["1", "2", "3"]
+    assert (task.state, task.attempts, task.output) == (TaskState.SUCCEEDED, 1, b'"done"')
+    assert [request.headers["x-task-attempt"] for request in container.requests] == ["1"] * 5
+    attempts = await store.tasks.attempts(endpoint_id, "task")
+    assert attempts is not None
+    assert [(one.outcome, one.tries) for one in attempts] == [(AttemptOutcome.BUSY, 3), (AttemptOutcome.OK, 1)]
 
 
 async def test_a_worker_that_stays_busy_uses_up_the_attempts(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
-    container.answer = replies(Reply(503, b"loading"))
-    endpoint_id = await new_endpoint(store, max_attempts=2)
+    container.answer = replies(Reply(), Reply(503, b"loading"))
+    endpoint_id = await new_endpoint(store, max_attempts=2, max_busy_seconds=0)
+    await submit(store, endpoint_id, "first")
     await submit(store, endpoint_id)
     programs.agent(endpoint_id, container.url)
     programs.controller()

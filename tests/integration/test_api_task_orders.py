@@ -214,6 +214,7 @@ async def test_the_attempts_of_a_task_are_listed_oldest_first(task: Orders) -> N
     assert second == {
         "attempt": 2, "workerId": "w1", "startedAt": started.started_at_ms, "endedAt": None, "outcome": "running",
         "error": None,
+            "tries": 1,
     }  # fmt: skip
     await task.claims.settle(started.lease, Succeeded(b"1"), destination="http://a.example:80")
     assert [one["outcome"] for one in await task.read("/attempts")] == ["busy", "ok"]

@@ -328,7 +328,7 @@ async def test_a_task_that_kills_its_container_fails_and_its_neighbours_finish(
     assert poison.state is TaskState.FAILED
     assert poison.error is not None
     assert poison.error.endswith(
-        "(that happened in each of 5 attempts: the task is taken for the cause and not tried again)"
+        "(the connection was lost in all 5 attempts, so the task is assumed to be the cause and is not retried)"
     )
     for name in names:
         task = await ended(store, endpoint_id, name, 60)

@@ -44,7 +44,7 @@ FAILURES = re.compile(
     r"endpoint deleted"
     r"|the task's worker was lost \d+ times while it ran the task: .*"
     r"|(no connection to the worker's container|the connection to the worker's container was lost)"
-    r".* \((attempt \d+ of \d+, no more are left|that happened in each of \d+ attempts: .*)\)"
+    r".* \((attempt \d+ of \d+, no attempts are left|the connection was lost in all \d+ attempts, .*)\)"
 )
 """Why a task may fail when workers are killed and endpoints deleted."""
 NEXT = {"STOPPING": {"STOPPED"}, "STOPPED": set[str]()}

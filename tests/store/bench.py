@@ -177,6 +177,10 @@ class Bench:
         """Let the wait of a scheduled task be over."""
         assert await self.probe.ask("ZADD", self.partition.due, "XX", "CH", 1, self.member(task_id)) == 1
 
+    async def let_busy_streak_last(self, task_id: str) -> None:
+        """Let the task's busy streak have begun long ago."""
+        assert await self.probe.ask("HSET", self.keys.task(task_id), "busy_since", 1) == 0
+
     async def pass_deadline(self, task_id: str) -> None:
         """Let the time that the task may wait be over."""
         assert await self.probe.ask("ZADD", self.partition.deadlines, "XX", "CH", 1, self.member(task_id)) == 1

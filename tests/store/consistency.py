@@ -102,6 +102,8 @@ def _faults_of_tasks(contents: _Content, one: _EndpointContent) -> list[str]:
         expected = _expected_places(contents, one, task_id, fields)
         if places != expected:
             faults.append(f"task {task_id} ({fields['state']}) is in {sorted(places)}, expected {sorted(expected)}")
+        if ("busy_since" in fields) != ("busy_tries" in fields):
+            faults.append(f"task {task_id} has half a busy streak")
     return faults
 
 

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 
 from queue_engine.domain.deliveries import DeliverAgain, Delivered, Verdict
 from queue_engine.domain.endpoints import TaskCounts
-from queue_engine.domain.tasks import Outcome, Succeeded, TryAgain
+from queue_engine.domain.tasks import Cost, Outcome, Succeeded, TryAgain
 
 MAX_LOST = 1
+MAX_ATTEMPTS = 2
 ENDED = ("succeeded", "failed", "dead", "cancelled", "expired")
 OUTCOMES = {"succeeded": "ok", "failed": "error", "dead": "lost", "cancelled": "cancelled"}
 TURNS_OF_A_RUN = 1_000_000
@@ -47,8 +48,12 @@ class ModelTask:
     cancel: bool = False
     base: int = 0
     run: int = 1
-    history: list[tuple[int, str]] = field(default_factory=list)
-    """Attempts that are over and did not end the task: number and outcome."""
+    history: list[tuple[int, str, int]] = field(default_factory=list)
+    """Attempts that are over and did not end the task: number, outcome, and tries that share the row."""
+    shares_row: bool = False
+    """The latest row of the history is one that tries of a busy worker may share."""
+    busy_tries: int = 0
+    busy_streak_is_over: bool = False
     latest: str = ""
     """Outcome of the latest attempt when it is not in the history."""
     output: bytes | None = None
@@ -79,16 +84,48 @@ class ModelTask:
             if not self._readopt(token):
                 return "FENCED"
         if isinstance(outcome, TryAgain):
-            self.token, self.left_token = "", token
-            self._note(outcome.attempt_outcome)
-            if self.cancel:
-                self._end("cancelled")
-                return "CANCELLED"
-            self.state, self.wait_is_over, self.is_listed = "scheduled", False, self.has_deadline
-        else:
-            self._end("succeeded" if isinstance(outcome, Succeeded) else "failed")
-            self.output = outcome.output if isinstance(outcome, Succeeded) else None
+            return self._try_again(token, outcome)
+        self._end("succeeded" if isinstance(outcome, Succeeded) else "failed")
+        self.output = outcome.output if isinstance(outcome, Succeeded) else None
         return "OK"
+
+    def _try_again(self, token: str, outcome: TryAgain) -> str:
+        self.token, self.left_token = "", token
+        is_spent = self._note_try(outcome)
+        if self.cancel:
+            self._end("cancelled")
+            return "CANCELLED"
+        if not is_spent:
+            self.attempts -= 1
+        elif outcome.cost is Cost.BUSY and self.attempts - self.base - self.lost >= MAX_ATTEMPTS:
+            self._end("failed")
+            return "FAILED"
+        self.is_listed = self.has_deadline
+        if outcome.cost is Cost.NOTHING:
+            self.queue("retry")
+        else:
+            self.state, self.wait_is_over = "scheduled", False
+        return "OK"
+
+    def _note_try(self, outcome: TryAgain) -> bool:
+        """Note it; return whether it costs an attempt."""
+        if outcome.cost is Cost.ATTEMPT:
+            self._note(outcome.attempt_outcome)
+            return True
+        number, _, tries = self.history[-1] if self.history else (0, "", 0)
+        if self.shares_row and number == self.attempts:
+            self.history[-1] = (number, outcome.attempt_outcome, tries + 1)
+        else:
+            self.history.append((self.attempts, outcome.attempt_outcome, 1))
+        self.latest, self.shares_row = "", True
+        if outcome.cost is Cost.NOTHING:
+            return False
+        self.busy_tries += 1
+        is_over, self.busy_streak_is_over = self.busy_streak_is_over, False
+        return is_over
+
+    def _end_busy_streak(self) -> None:
+        self.busy_tries, self.busy_streak_is_over = 0, False
 
     def release(self, token: str) -> str:
         if self.state != "running" or self.token != token:
@@ -105,6 +142,7 @@ class ModelTask:
     def sweep(self) -> str:
         if self.state == "running" and self.lease_is_over:
             self.lost += 1
+            self._end_busy_streak()
             if self.cancel or self.lost > MAX_LOST:
                 self.token = ""
                 self._note("lost")
@@ -138,6 +176,7 @@ class ModelTask:
             self._note(self.latest)
         self.token = self.left_token = self.lost_token = ""
         self.cancel = self.has_deadline = False
+        self._end_busy_streak()
         self.lost, self.base, self.output, self.delivery = 0, self.attempts, None, None
         self.delivery_status, self.delivery_attempts = "INIT", 0
         self.run += 1
@@ -145,15 +184,17 @@ class ModelTask:
         return "OK"
 
     def _note(self, outcome: str) -> None:
-        self.history.append((self.attempts, outcome))
-        self.latest = ""
+        self.history.append((self.attempts, outcome, 1))
+        self.latest, self.shares_row = "", False
+        if outcome != "lost":
+            self._end_busy_streak()
 
     def _note_lost(self) -> None:
         if self.lost_token:
             self._note("lost")
 
-    def all_attempts(self) -> list[tuple[int, str]]:
-        return self.history + ([(self.attempts, self.latest)] if self.latest else [])
+    def all_attempts(self) -> list[tuple[int, str, int]]:
+        return self.history + ([(self.attempts, self.latest, 1)] if self.latest else [])
 
     def _is_repeat(self, token: str, outcome: Outcome) -> bool:
         if isinstance(outcome, TryAgain):

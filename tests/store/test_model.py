@@ -17,7 +17,7 @@ from hypothesis.stateful import (
 )
 
 from queue_engine.domain.deliveries import Verdict
-from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TryAgain
+from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TryAgain
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.deliveries import Outbox, OutboxEntry
@@ -37,7 +37,7 @@ from tests.store.bench import (
     config,
     spec,
 )
-from tests.store.model import ENDED, MAX_LOST, Model, ModelDelivery, ModelTask
+from tests.store.model import ENDED, MAX_ATTEMPTS, MAX_LOST, Model, ModelDelivery, ModelTask
 from tests.store.probe import Probe
 
 T = TypeVar("T")
@@ -46,7 +46,11 @@ TASKS = ["t1", "t2", "t3", "t4"]
 AGENTS = ["a1", "a2", "a3"]
 PROCESSES = ["d1", "d2"]
 INPUTS = {"t1": b"1", "t2": b"2", "t3": b'"' + b"x" * 2000 + b'"', "t4": b"4"}
-OUTCOMES: list[Outcome] = [Succeeded(b"1"), TOO_LARGE_TO_JOIN, Failed("no"), TryAgain("busy", 3600)]
+BUSY = TryAgain("busy", 3600, cost=Cost.BUSY, last_error="busy for too long")
+NOT_UP = TryAgain("not up", 3600, AttemptOutcome.NO_CONNECTION, Cost.BUSY, "not up for too long")
+LOADING = TryAgain("loading", 0, cost=Cost.NOTHING)
+LOST = TryAgain("broke off", 3600, AttemptOutcome.CONNECTION_LOST)
+OUTCOMES: list[Outcome] = [Succeeded(b"1"), TOO_LARGE_TO_JOIN, Failed("no"), LOST, BUSY, NOT_UP, LOADING]
 VERDICTS: list[Verdict] = [DELIVERED, GIVEN_UP, again()]
 
 Read = tuple[str, Entry, int]
@@ -98,7 +102,7 @@ class Lives(RuleBasedStateMachine):
     async def _begin(self) -> None:
         probe = Probe(self.store.redis)
         await probe.ask("FLUSHALL")
-        endpoint = await self.store.endpoints.create(TENANT, config())
+        endpoint = await self.store.endpoints.create(TENANT, config(max_attempts=MAX_ATTEMPTS))
         self.bench = Bench(self.store, endpoint.endpoint_id, probe, [endpoint.endpoint_id])
         self.agents: dict[str, ClaimStore] = {name: self.bench.agent(name) for name in AGENTS}
         self.outboxes: dict[str, Outbox] = {name: await self.bench.outbox(name) for name in PROCESSES}
@@ -175,6 +179,7 @@ class Lives(RuleBasedStateMachine):
             assert started is None
         if started is not None and task is not None:
             assert (started.lease.token, started.attempt, started.lost) == (entry.token, task.attempts, task.lost)
+            assert started.busy_tries == task.busy_tries
 
     @precondition(lambda self: self.entries)
     @rule(which=luck)
@@ -235,6 +240,16 @@ class Lives(RuleBasedStateMachine):
     def _make_due(self, task_id: str) -> None:
         self.run(self.bench.make_due(task_id))
         self.model.tasks[task_id].wait_is_over = True
+
+    @precondition(lambda self: self._in_busy_streak())
+    @rule(which=luck)
+    def let_busy_streak_last(self, which: int) -> None:
+        task_id = _pick(self._in_busy_streak(), which)
+        self.run(self.bench.let_busy_streak_last(task_id))
+        self.model.tasks[task_id].busy_streak_is_over = True
+
+    def _in_busy_streak(self) -> list[str]:
+        return [name for name, task in self.model.tasks.items() if task.busy_tries and task.state not in ENDED]
 
     @precondition(lambda self: self._held() or self._put_off())
     @rule()
@@ -467,7 +482,7 @@ class Lives(RuleBasedStateMachine):
         for task_id, task in self.model.tasks.items():
             attempts = await self.store.tasks.attempts(self.bench.endpoint_id, task_id)
             assert attempts is not None
-            assert [(one.number, one.outcome) for one in attempts] == task.all_attempts()[-51:]
+            assert [(one.number, one.outcome, one.tries) for one in attempts] == task.all_attempts()[-51:]
 
 
 def _pick(items: list[T], which: int) -> T:

@@ -76,7 +76,7 @@ async def test_a_task_whose_workers_are_lost_too_often_ends(bench: Bench) -> Non
     task = await bench.task("t1")
     assert (task.state, task.status, task.lost) == (TaskState.DEAD, TaskStatus.FAILED, 3)
     assert task.error == (
-        "the task's worker was lost 3 times while it ran the task: the task is taken for the cause and not tried again"
+        "the worker was lost 3 times while it ran the task, so the task is assumed to be the cause and is not retried"
     )
     assert (await bench.store.tasks.counts(bench.endpoint_id)).failed == 1
     (entry,) = (await bench.probe.stream(bench.partition.outbox)).values()

@@ -7,6 +7,7 @@ from queue_engine.domain.tasks import (
     AttemptOutcome,
     Budget,
     ContainerAnswer,
+    Cost,
     Failed,
     Outcome,
     Succeeded,
@@ -51,10 +52,32 @@ def test_what_is_worth_it_is_tried_again_until_the_budget_is_used_up(
     assert isinstance(again, TryAgain)
     assert (again.attempt_outcome, again.delay_seconds) == (outcome, 1)
     assert isinstance(judged(answer, budget=Budget(4, 5)), TryAgain)
-    ended = judged(answer, budget=Budget(5, 5))
-    assert isinstance(ended, Failed)
-    assert ended.error.endswith("(attempt 5 of 5, no more are left)")
+    last = judged(answer, budget=Budget(5, 5))
+    if outcome is AttemptOutcome.CONNECTION_LOST:
+        assert isinstance(last, Failed)
+        assert last.error.endswith("(attempt 5 of 5, no attempts are left)")
+    else:  # the store decides, by how long that has gone on
+        assert isinstance(last, TryAgain)
+        assert last.cost is Cost.BUSY
+        assert last.last_error == f"{last.error} (attempt 5 of 5, no attempts are left)"
     assert isinstance(judged(answer, NEVER), Failed)
+
+
+@pytest.mark.parametrize(
+    "answer", [ContainerAnswer(503, retry_after_seconds=60), ContainerAnswer(fault="connect_refused")]
+)
+@pytest.mark.parametrize("policy", [DEFAULT, NEVER])
+def test_a_worker_that_has_not_served_yet_costs_nothing_and_delays_nothing(
+    answer: ContainerAnswer, policy: TaskRetryPolicy
+) -> None:
+    again = judge(answer, policy, Budget(5, 5), luck=MIDDLE, is_starting=True)
+    assert isinstance(again, TryAgain)
+    assert (again.cost, again.delay_seconds) == (Cost.NOTHING, 0)
+
+
+@pytest.mark.parametrize("answer", [ContainerAnswer(429), ContainerAnswer(500), ContainerAnswer(fault="reset")])
+def test_other_responses_mean_the_same_from_a_worker_that_has_not_served_yet(answer: ContainerAnswer) -> None:
+    assert judge(answer, DEFAULT, FRESH, luck=MIDDLE, is_starting=True) == judged(answer)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +122,17 @@ def test_waits_grow_and_the_last_one_repeats() -> None:
     policy = TaskRetryPolicy(delays_seconds=(2, 7))
     waits = []
     for attempt in (1, 2, 3, 9):
-        again = judged(ContainerAnswer(503), policy, Budget(attempt, 100))
+        again = judged(ContainerAnswer(fault="reset"), policy, Budget(attempt, 100))
+        assert isinstance(again, TryAgain)
+        waits.append(again.delay_seconds)
+    assert waits == [2, 7, 7, 7]
+
+
+def test_waits_of_a_busy_streak_grow_with_its_tries() -> None:
+    policy = TaskRetryPolicy(delays_seconds=(2, 7))
+    waits = []
+    for tries in (0, 1, 2, 1000):
+        again = judged(ContainerAnswer(503), policy, Budget(1, 5, busy_tries=tries))
         assert isinstance(again, TryAgain)
         waits.append(again.delay_seconds)
     assert waits == [2, 7, 7, 7]
@@ -125,7 +158,7 @@ def test_a_task_that_broke_every_connection_is_named_as_the_cause() -> None:
     ended = judged(ContainerAnswer(fault="reset"), budget=Budget(5, 5, connections_lost=4))
     assert isinstance(ended, Failed)
     assert ended.error.endswith(
-        "(that happened in each of 5 attempts: the task is taken for the cause and not tried again)"
+        "(the connection was lost in all 5 attempts, so the task is assumed to be the cause and is not retried)"
     )
     mixed = judged(ContainerAnswer(fault="reset"), budget=Budget(5, 5, connections_lost=3))
     assert isinstance(mixed, Failed)

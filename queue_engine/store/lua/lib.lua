@@ -145,13 +145,45 @@ end
 
 -- Note in the task's history how its latest attempt ended. A task that ended by its only attempt has no history: what came of
 -- the latest attempt is in the task itself. To look for a key that is not there costs more the more keys there are, so the
--- task says whether it has one.
-local function note_attempt(history, task, ended, outcome, why)
+-- task says whether it has one. `tries` is given by note_try only.
+local function note_attempt(history, task, ended, outcome, why, tries)
   local attempt, worker, started = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started'))
   redis.call('RPUSH', history, cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
-    startedAt = tonumber(started), endedAt = tonumber(ended), error = why }))
+    startedAt = tonumber(started), endedAt = tonumber(ended), error = why, tries = tries }))
   redis.call('LTRIM', history, -MOST_ATTEMPTS, -1)
   redis.call('HSET', task, 'noted', 1, 'history', 1)
+end
+
+-- Note a try that found the worker busy or not up. Such tries may come every second for hours, and the attempt's number is
+-- used again, so all that follow each other under one number share a record, which counts them: the history stays short, and
+-- keeps the other attempts.
+local function note_try(history, task, ended, outcome, why)
+  local attempt, worker, has_history = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'history'))
+  local latest = has_history and redis.call('LINDEX', history, -1)
+  local record = latest and cjson.decode(latest)
+  if not record or not record.tries or record.attempt ~= tonumber(attempt) then
+    return note_attempt(history, task, ended, outcome, why, 1)
+  end
+  record.workerId, record.outcome, record.endedAt, record.error = worker or '', outcome, tonumber(ended), why
+  record.tries = record.tries + 1
+  redis.call('LSET', history, -1, cjson.encode(record))
+  redis.call('HSET', task, 'noted', 1)
+end
+
+-- A busy streak: tries in a row that found the worker busy (429, 503) or not up. It costs one attempt for each maxBusySeconds
+-- that it lasts. Returns whether the try that ends now costs one.
+local function extend_busy_streak(task, endpoint, now)
+  local max_busy = tonumber(redis.call('HGET', endpoint, 'max_busy') or '900') * 1000
+  local since = tonumber(redis.call('HGET', task, 'busy_since') or '')
+  if not since or since > now then since = now end -- a time to come is from before a step back of the clock
+  local is_over = now - since >= max_busy
+  redis.call('HSET', task, 'busy_since', text(is_over and now or since))
+  redis.call('HINCRBY', task, 'busy_tries', 1)
+  return is_over
+end
+
+local function end_busy_streak(task)
+  redis.call('HDEL', task, 'busy_since', 'busy_tries')
 end
 
 -- Take a waiting task out of wherever it waits. Its entry's id alone does not tell where: both queues may use it in one

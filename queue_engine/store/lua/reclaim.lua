@@ -14,6 +14,7 @@ if state ~= 'running' then
   redis.call('ZREM', KEYS[5], ARGV[1])
   return { 'OK' }
 end
+end_busy_streak(KEYS[1])
 local is_dead = redis.call('HINCRBY', KEYS[1], 'lost', 1) > tonumber(ARGV[3])
 if is_dead or cancel then
   redis.call('HDEL', KEYS[1], 'token')

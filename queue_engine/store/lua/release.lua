@@ -13,6 +13,7 @@ if state ~= 'running' or token ~= ARGV[2] then
 end
 local now = now_ms()
 if ARGV[8] == '1' or cancel then
+  end_busy_streak(KEYS[1]) -- its worker had taken it
   note_attempt(KEYS[4], KEYS[1], now, 'released')
 else
   redis.call('HSET', KEYS[1], 'noted', 1)

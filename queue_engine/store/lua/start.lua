@@ -5,7 +5,7 @@
 -- ARGV 1 entry id 2 member 3 token 4 lease in ms 5 worker id 6 address of the container
 -- Reply {'OK', attempt, max attempts, timeout s, created ms, now ms, number, length of the spec, spec and input, lost,
 --        connections lost, attempts before the latest retry by hand, what is tried again or '', waits in s or '',
---        cancelUri or ''}
+--        cancelUri or '', tries of the busy streak so far, '1' when an earlier try is in the history or ''}
 --       {'STALE'} the task is not waiting with this entry (a second delivery of it, or the task is gone)
 local state, entry, token, lost_token, deadline, updated =
   unpack(redis.call('HMGET', KEYS[1], 'state', 'entry', 'token', 'lost_token', 'deadline', 'updated'))
@@ -26,7 +26,8 @@ if not repeated then
   count_move(KEYS[5], KEYS[6], 'queued', 'running')
 end
 local task = redis.call('HMGET', KEYS[1], 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec', 'lost',
-  'resets', 'base')
+  'resets', 'base', 'busy_tries', 'history')
 local policy = redis.call('HMGET', KEYS[7], 'retry_on', 'retry_delays', 'cancel_uri')
 return { 'OK', task[1], task[2], task[3], task[4], task[5], task[6], task[7], redis.call('GET', KEYS[2]) or '', task[8],
-  task[9] or '0', task[10] or '0', policy[1] or '', policy[2] or '', policy[3] or '' }
+  task[9] or '0', task[10] or '0', policy[1] or '', policy[2] or '', policy[3] or '',
+  task[11] or '0', task[12] or '' }
