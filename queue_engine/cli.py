@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings
 from queue_engine import __version__, metrics
 from queue_engine.console.app import commands as console_commands
 from queue_engine.domain.errors import EngineError
+from queue_engine.domain.variables import unknown_variables
 from queue_engine.runtime.exporter import serve_metrics
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
 from queue_engine.runtime.logs import configure_logging
@@ -45,6 +46,7 @@ Settings = TypeVar("Settings", bound=BaseSettings)
 Made = TypeVar("Made")
 
 EXIT_USAGE = 2
+_LOGGING = ("api", "controller", "delivery")
 SECOND_TENANT = (
     "queue-engine: there is a second tenant now: `queue-engine up` sends webhooks to loopback no longer, because one "
     "tenant could reach what belongs to another. QUEUE_ENGINE_WEBHOOK_ALLOW=127.0.0.0/8,::1/128 allows it again"
@@ -66,6 +68,14 @@ app.add_typer(console_commands)
 def main() -> None:
     """The console script `queue-engine`."""
     app()
+
+
+@app.callback()
+def warn_of_unknown_variables(context: typer.Context) -> None:
+    """Name misspelled variables on standard error; the processes that log do so in their log."""
+    if context.invoked_subcommand not in _LOGGING:
+        for hint in unknown_variables(os.environ):
+            typer.echo(f"queue-engine: {hint}", err=True)
 
 
 @app.command()
@@ -378,17 +388,18 @@ def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
 
 
 def _settings(kind: type[Settings], **options: Any) -> Settings:
-    """The settings from the environment, options first. Ends the program with a message that names what is wrong."""
+    """Return the settings from the environment, options first. Ends the program with a message that names a fault."""
     try:
         return kind(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         _fail("\n".join(_setting_faults(error)))
+    except ValueError as error:  # a secret whose file cannot be read, or that is given twice
+        _fail(str(error))
 
 
 def _setting_faults(error: ValidationError) -> Iterable[str]:
     for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        name = str(fault["loc"][0]).upper() if fault["loc"] else "SECRET_KEY"
-        yield f"QUEUE_ENGINE_{name}: {fault['msg'].removeprefix('Value error, ')}"
+        yield f"QUEUE_ENGINE_{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def _fail(message: str) -> NoReturn:
@@ -401,6 +412,8 @@ def _start(role: str, settings: StoreSettings) -> None:
     if settings.secret_key is None and settings.secret_key_previous is not None:
         _fail("QUEUE_ENGINE_SECRET_KEY: is required with QUEUE_ENGINE_SECRET_KEY_PREVIOUS")
     configure_logging(role, settings.log_level)
+    for hint in unknown_variables(os.environ):
+        log.warning(hint)
 
 
 def _check_jobs_place(settings: ControllerSettings) -> None:

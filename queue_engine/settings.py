@@ -9,8 +9,8 @@ import ipaddress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from queue_engine.domain.durability import (
     DEFAULT_TIMEOUT_SECONDS,
@@ -21,13 +21,14 @@ from queue_engine.domain.durability import (
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
 from queue_engine.domain.store_url import Topology, parse_store_url
 from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
+from queue_engine.runtime.settings_base import ProcessSettings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
 
 
-class EngineSettings(BaseSettings):
-    """Where the settings of all processes of the engine come from."""
+class EngineSettings(ProcessSettings):
+    """Where the settings of all processes of the engine come from. Each secret may also be in a file: `…_FILE`."""
 
     model_config = SettingsConfigDict(env_prefix="QUEUE_ENGINE_", env_ignore_empty=True, extra="ignore")
 
@@ -49,9 +50,6 @@ class StoreSettings(EngineSettings):
     secret_key: SecretStr | None = Field(
         None, description="32 random bytes as base64: encrypts headers, webhook keys and environment variables at rest"
     )
-    secret_key_file: Path | None = Field(
-        None, description="File that holds the secret key, when it is not given itself"
-    )
     secret_key_previous: SecretStr | None = Field(
         None, description="Further keys, comma-separated, that open what was sealed with them; none of them seals"
     )
@@ -70,13 +68,12 @@ class StoreSettings(EngineSettings):
         parse_durability(value)
         return value
 
-    @model_validator(mode="after")
-    def _read_secret_key(self) -> StoreSettings:
-        if self.secret_key is None and self.secret_key_file is not None:
-            self.secret_key = SecretStr(read_secret_file(self.secret_key_file))
-        if self.secret_key is not None:
-            parse_secret_key(self.secret_key.get_secret_value())
-        return self
+    @field_validator("secret_key")
+    @classmethod
+    def _check_secret_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_secret_key(value.get_secret_value())
+        return value
 
     @field_validator("secret_key_previous")
     @classmethod
@@ -245,11 +242,3 @@ class ControllerSettings(StoreSettings, MetricsSettings):
     def needs_control_redis_url(self) -> bool:
         """Whether that must be given, and is not."""
         return parse_store_url(self.jobs_redis_url).topology is Topology.CLUSTER
-
-
-def read_secret_file(path: Path) -> str:
-    """The first line of a file that holds a secret. Raises ValueError that names the file."""
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from None

@@ -22,8 +22,9 @@ from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.ports import free_port, is_free
 from queue_engine.runtime.process_groups import passed_on
 from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.runtime.supervisor import Program, ProgramError, ProgramExit, Supervisor
-from queue_engine.settings import LOOPBACK_NETWORKS, read_secret_file
+from queue_engine.settings import LOOPBACK_NETWORKS
 from queue_engine.store.api_keys import new_api_key
 
 READY_SECONDS = 60.0
@@ -162,6 +163,8 @@ class _Stack:
             "QUEUE_ENGINE_HOST": self._options.host,
             "QUEUE_ENGINE_PORT": str(self._options.port),
         }
+        for name in ("QUEUE_ENGINE_REDIS_URL", "QUEUE_ENGINE_SECRET_KEY", "QUEUE_ENGINE_API_KEY"):
+            environment.pop(name + FILE_SUFFIX, None)
         environment.pop("QUEUE_ENGINE_API_KEY", None)
         if role == "api":
             environment["QUEUE_ENGINE_API_KEY"] = api_key
@@ -203,15 +206,11 @@ class _Stack:
             raise EngineError(f"--data-dir {self._data_dir}: {error.strerror}") from error
 
     def _secret_key(self) -> str:
-        given = self._options.environment
-        if given.get("QUEUE_ENGINE_SECRET_KEY"):
-            return given["QUEUE_ENGINE_SECRET_KEY"]
-        if given.get("QUEUE_ENGINE_SECRET_KEY_FILE"):
-            return read_secret_file(Path(given["QUEUE_ENGINE_SECRET_KEY_FILE"]))
-        return self._kept("secret-key", new_secret_key)
+        given = secret_from(self._options.environment, "QUEUE_ENGINE_SECRET_KEY")
+        return given or self._kept("secret-key", new_secret_key)
 
     def _api_key(self) -> str:
-        return self._options.environment.get("QUEUE_ENGINE_API_KEY") or self._kept("api-key", new_api_key)
+        return secret_from(self._options.environment, "QUEUE_ENGINE_API_KEY") or self._kept("api-key", new_api_key)
 
     def _kept(self, name: str, make: Callable[[], str]) -> str:
         """The text in a file of the data directory that only this user can read; made at the first start."""

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Collection
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -17,12 +18,15 @@ from pydantic import ValidationError
 from queue_engine.domain.agent_protocol import CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, ServiceMode
 from queue_engine.domain.errors import EngineError
+from queue_engine.domain.variables import AGENT_PREFIX, ENGINE_PREFIX, unknown_variables
 from queue_engine.metrics import Role, registry_of
 from queue_engine.runtime.exporter import serve_metrics
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.loops import persist
 from queue_engine.runtime.process_groups import end_own_group
+from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
+from queue_engine.runtime.settings_base import secret_fields
 from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
 from worker_agent.agent import Agent, AgentConfig
@@ -44,6 +48,8 @@ _SHARED_SETTINGS = (
     *("redis_url", "secret_key", "secret_key_previous", "lease_seconds", "partitions"),
     *("log_retention_seconds", "durability", "durability_timeout_seconds"),
 )
+
+_SECRETS = frozenset(secret_fields(AgentSettings))
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -67,6 +73,8 @@ def run(
     given = {name: value for name, value in locals().items() if value is not None}
     settings = _settings(given)
     configure_logging("worker-agent", settings.log_level)
+    for hint in unknown_variables(os.environ):
+        log.warning(hint)
     try:
         import uvloop
     except ImportError:  # not on Windows
@@ -82,22 +90,33 @@ def main() -> None:
 
 
 def _settings(given: dict[str, Any]) -> AgentSettings:
-    """The settings, with what every process of the engine has in common taken from its variables too."""
-    for name in _SHARED_SETTINGS:
-        shared = os.environ.get(f"QUEUE_ENGINE_{name.upper()}")
-        if shared and name not in given and not os.environ.get(f"WORKER_AGENT_{name.upper()}"):
-            given[name] = shared
+    """Return the settings, with those that all processes share taken from the engine's variables where not given."""
     try:
-        return AgentSettings(**given)
+        shared = {name: value for name in _SHARED_SETTINGS if name not in given and (value := _shared(name))}
+        return AgentSettings(**(given | shared))
     except ValidationError as error:
-        for fault in error.errors(include_url=False, include_input=False, include_context=False):
-            option = str(fault["loc"][0]) if fault["loc"] else "settings"
-            message = fault["msg"].removeprefix("Value error, ")
-            typer.echo(
-                f"worker-agent: --{option.replace('_', '-')} (WORKER_AGENT_{option.upper()}): {message}",
-                err=True,
-            )
-        sys.exit(EXIT_USAGE)
+        faults = error.errors(include_url=False, include_input=False, include_context=False)
+        messages = [f"{_said_of(fault['loc'], shared)}{fault['msg'].removeprefix('Value error, ')}" for fault in faults]
+    except ValueError as error:  # a secret whose file cannot be read, or that is given twice
+        messages = [str(error)]
+    for message in (*messages, *unknown_variables(os.environ)):
+        typer.echo(f"worker-agent: {message}", err=True)
+    sys.exit(EXIT_USAGE)
+
+
+def _shared(name: str) -> str | None:
+    """Return the engine's setting of this name; None when the agent has one of its own."""
+    own, variable = f"{AGENT_PREFIX}{name.upper()}", f"{ENGINE_PREFIX}{name.upper()}"
+    if os.environ.get(own) or (name in _SECRETS and os.environ.get(own + FILE_SUFFIX)):
+        return None
+    return secret_from(os.environ, variable) if name in _SECRETS else os.environ.get(variable)
+
+
+def _said_of(place: tuple[int | str, ...], shared: Collection[str]) -> str:
+    """Return how a message about a setting begins: with the option, and the variable that it came from."""
+    name = str(place[0]) if place else "settings"
+    prefix = ENGINE_PREFIX if name in shared else AGENT_PREFIX
+    return f"--{name.replace('_', '-')} ({prefix}{name.upper()}): "
 
 
 async def serve(settings: AgentSettings) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode, SettingsConfigDict
 
 from queue_engine.domain.durability import (
     DEFAULT_TIMEOUT_SECONDS,
@@ -22,10 +22,11 @@ from queue_engine.domain.ids import is_endpoint_id, is_worker_id
 from queue_engine.domain.process_uri import normalize_process_uri
 from queue_engine.domain.store_url import parse_store_url
 from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
+from queue_engine.runtime.settings_base import ProcessSettings
 
 
-class AgentSettings(BaseSettings):
-    """`worker-agent`."""
+class AgentSettings(ProcessSettings):
+    """`worker-agent`. Each secret may also be in a file: `WORKER_AGENT_…_FILE`."""
 
     model_config = SettingsConfigDict(env_prefix="WORKER_AGENT_", env_ignore_empty=True, extra="ignore")
 

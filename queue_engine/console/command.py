@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ import typer
 
 from queue_engine.console.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
 from queue_engine.console.tables import Screen, safe
+from queue_engine.runtime.secret_files import secret_from
 
 if TYPE_CHECKING:
     import httpx
@@ -43,7 +45,8 @@ _UrlOption = Annotated[str, typer.Option(envvar="QUEUE_ENGINE_URL", help="Where 
 _KeyOption = Annotated[
     str | None,
     typer.Option(
-        envvar="QUEUE_ENGINE_API_KEY", help="API key; better given by the variable, where others cannot see it"
+        help="API key; better given by the variable QUEUE_ENGINE_API_KEY, where others cannot see it, or by the file "
+        "that QUEUE_ENGINE_API_KEY_FILE names"
     ),
 ]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's data as JSON")]
@@ -130,11 +133,20 @@ def command(group: typer.Typer, name: str, *, panel: str | None = None) -> Calla
 @contextmanager
 def _session(around: Surroundings | None, url: str, api_key: str | None, as_json: bool) -> Iterator[Session]:
     around = around or Surroundings()
+    api_key = api_key or secret_in_environment("QUEUE_ENGINE_API_KEY")
     if not api_key:
         raise WrongUse("no API key: set QUEUE_ENGINE_API_KEY or give --api-key")
     screen = Screen(around.now, zone=around.zone, terminal=around.terminal, width=around.width)
     with opened(url, api_key, around.transport) as api:
         yield Session(api, screen, as_json, around)
+
+
+def secret_in_environment(name: str) -> str | None:
+    """Return a secret from the environment or from the file that it names. Raises WrongUse."""
+    try:
+        return secret_from(os.environ, name)
+    except ValueError as error:
+        raise WrongUse(str(error)) from None
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypedDict, Unpack
 import typer
 
 from queue_engine.console.client import ENDPOINTS, Data, NotInTime, WrongUse
-from queue_engine.console.command import EXIT_TASK_FAILED, Endpoint, Session, command
+from queue_engine.console.command import EXIT_TASK_FAILED, Endpoint, Session, command, secret_in_environment
 from queue_engine.console.tables import Column
 from queue_engine.console.times import length
 from queue_engine.domain.tasks import TaskStatus
@@ -65,7 +65,10 @@ class SubmitFields(TypedDict, total=False):
     webhook: Annotated[str, typer.Option(help="URL that the result is POSTed to")]
     webhook_auth_key: Annotated[
         str,
-        typer.Option(envvar="QUEUE_ENGINE_WEBHOOK_AUTH_KEY", help="Sent to the webhook; better given by the variable"),
+        typer.Option(
+            help="Sent to the webhook; better given by the variable QUEUE_ENGINE_WEBHOOK_AUTH_KEY, or by a file that "
+            "QUEUE_ENGINE_WEBHOOK_AUTH_KEY_FILE names"
+        ),
     ]
     execution_timeout: Annotated[int, typer.Option(help="Seconds that one attempt may take")]
     queue_ttl: Annotated[float, typer.Option(help="Seconds that it may wait; then it ends as expired")]
@@ -262,6 +265,8 @@ def _body(fields: SubmitFields) -> dict[str, Any]:
         "queue_ttl": "queueTtlSeconds",
     }
     body: dict[str, Any] = {names[name]: value for name, value in fields.items() if name in names}
+    if "webhookAuthKey" not in body and (key := secret_in_environment("QUEUE_ENGINE_WEBHOOK_AUTH_KEY")):
+        body["webhookAuthKey"] = key
     headers = fields.get("header")
     return body | ({"headers": _headers(headers)} if headers else {})
 

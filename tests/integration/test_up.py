@@ -17,6 +17,7 @@ from standardwebhooks import Webhook
 from yottaml.elastic import ElasticApi
 from yottaml.skywalker import SkywalkerTaskApi
 
+from queue_engine.runtime.sealing import new_secret_key
 from tests.integration.parts import HttpServer, Program, Reply, replies
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -279,6 +280,23 @@ def test_a_bad_setting_is_named_before_anything_starts(tmp_path: Path, variable:
     assert variable in program.output()
     assert "Traceback" not in program.output()
     assert not data_dir.exists()
+
+
+def test_secrets_may_be_in_files(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text(f"{new_secret_key()}\n")
+    (tmp_path / "api-key").write_text("a-key-from-a-file\n")
+    files = {
+        "QUEUE_ENGINE_SECRET_KEY_FILE": str(tmp_path / "key"),
+        "QUEUE_ENGINE_API_KEY_FILE": str(tmp_path / "api-key"),
+    }
+    up = Up(tmp_path, QUEUE_ENGINE_API_KEY="", **files)
+    try:
+        up.wait_until_up()
+        listed = httpx.get(f"{up.url}/v2/serverless", headers={"X-Api-Key": "a-key-from-a-file"})
+        assert listed.status_code == 200
+        assert not (up.data_dir / "secret-key").exists()
+    finally:
+        up.end()
 
 
 def test_an_external_store_is_used_when_given(tmp_path: Path, valkey_url: str) -> None:

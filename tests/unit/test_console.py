@@ -86,6 +86,18 @@ def test_a_key_that_is_none_is_wrong_use(key: str) -> None:
     assert key == "" or key not in result.stderr
 
 
+def test_the_key_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("from-a-file\n")
+    file = {"QUEUE_ENGINE_API_KEY_FILE": str(tmp_path / "key")}
+    api = FakeApi({LIST: []})
+    assert api.run("endpoints", "list", env={"QUEUE_ENGINE_API_KEY": "", **file}).exit_code == 0
+    assert api.run("endpoints", "list", "--api-key", "given", env=file).exit_code == 0
+    assert [request.headers["x-api-key"] for request in api.requests] == ["from-a-file", "given"]
+    both = api.run("endpoints", "list", env=file)
+    assert (both.exit_code, len(api.requests)) == (2, 2)
+    assert "QUEUE_ENGINE_API_KEY and QUEUE_ENGINE_API_KEY_FILE are both given" in both.stderr
+
+
 def test_an_endpoint_may_be_named() -> None:
     api = FakeApi({LIST: [endpoint(id="3", name="other"), endpoint()], "GET /v2/serverless/7": endpoint()})
     assert api.run("endpoints", "get", "echo").exit_code == 0

@@ -141,6 +141,16 @@ def test_submit_prints_the_id_alone() -> None:
     assert api.body() == {"processUri": "/run", "workerPort": 8000, "input": {"a": 1}}
 
 
+def test_the_webhooks_key_may_be_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("a key\n")
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    api.run(
+        "tasks", "submit", "7", "--port", "1", "--input", "1",
+        env={"QUEUE_ENGINE_WEBHOOK_AUTH_KEY_FILE": str(tmp_path / "key")},
+    )  # fmt: skip
+    assert api.body()["webhookAuthKey"] == "a key"
+
+
 def test_submit_sends_everything_and_the_input_as_it_is() -> None:
     api = FakeApi({f"POST {TASKS}": {"taskId": "mine"}})
     given = '{"n": 1.00000000000000000001,  "n": [123456789012345678901234567890]}'

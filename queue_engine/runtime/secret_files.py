@@ -1,0 +1,47 @@
+"""Secrets from environment variables, or from files that variables name.
+
+A container platform mounts a secret as a file, and an environment is easier to read by others than a file is. So every
+variable `X` that holds a secret has a second form, `X_FILE`, which names a file with the secret in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+MAX_SECRET_FILE_BYTES = 64 * 1024
+FILE_SUFFIX = "_FILE"
+
+
+def secret_from(environment: Mapping[str, str], name: str) -> str | None:
+    """Return the secret in variable `name`, or in the file that `<name>_FILE` names; None when neither is given.
+
+    A variable that is empty counts as absent. Raises ValueError, with the variable in its text, when both are given or
+    the file cannot be read.
+    """
+    value, file = environment.get(name), environment.get(name + FILE_SUFFIX)
+    if value and file:
+        raise ValueError(f"{name} and {name}{FILE_SUFFIX} are both given: give one of them")
+    if not file:
+        return value or None
+    try:
+        return read_secret_file(Path(file))
+    except ValueError as error:
+        raise ValueError(f"{name}{FILE_SUFFIX}: {error}") from None
+
+
+def read_secret_file(path: Path) -> str:
+    """Return the text of the file without the space around it. Raises ValueError that names the file."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SECRET_FILE_BYTES + 1)
+        text = data.decode().strip()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not text in UTF-8") from None
+    if len(data) > MAX_SECRET_FILE_BYTES:
+        raise ValueError(f"{path} is longer than {MAX_SECRET_FILE_BYTES} bytes")
+    if not text:
+        raise ValueError(f"{path} is empty")
+    return text

@@ -1,0 +1,77 @@
+"""What each process says of its environment at start, and secrets that it reads from files."""
+
+from pathlib import Path
+
+import pytest
+
+from queue_engine.domain.tasks import TaskState
+from queue_engine.store.store import Store
+from tests.integration.parts import SECRET_KEY, HttpServer, Programs, ended, new_endpoint, submit
+from tests.waiting import wait_until
+
+CANARY = "canary-91f3"
+HINT = "unknown variable QUEUE_ENGINE_SECRET_KEYS: did you mean QUEUE_ENGINE_SECRET_KEY?"
+MISSPELLED = {"QUEUE_ENGINE_SECRET_KEYS": CANARY}
+COMMANDS = {
+    "api": ("queue_engine", "api", "--port", "0"),
+    "delivery": ("queue_engine", "delivery"),
+    "controller": ("queue_engine", "controller"),
+    "agent": ("worker_agent", "--endpoint", "1"),
+}
+SHORT_COMMANDS = {
+    "version": ("queue_engine", "version"),
+    "keys": ("queue_engine", "keys", "list"),
+    "console": ("queue_engine", "endpoints", "list", "--url", "http://127.0.0.1:9"),
+    "up": ("queue_engine", "up", "--redis-url", "nonsense"),
+    "agent that cannot start": ("worker_agent", "--endpoint", "x"),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_process_logs_which_variables_it_does_not_know(programs: Programs, name: str) -> None:
+    program = programs.start(name, *COMMANDS[name], **MISSPELLED)
+    line = wait_until(lambda: [one for one in program.output().splitlines() if HINT in one], 30)[0]
+    assert line.startswith("{")
+    assert "WARNING" in line
+    assert CANARY not in program.output()
+
+
+@pytest.mark.parametrize("name", SHORT_COMMANDS)
+def test_a_command_says_which_variables_it_does_not_know(programs: Programs, name: str) -> None:
+    program = programs.start("command", *SHORT_COMMANDS[name], **MISSPELLED)
+    program.wait()
+    assert program.output().count(HINT) == 1
+    assert CANARY not in program.output()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_secret_in_both_forms_is_an_error_that_names_both(programs: Programs, name: str) -> None:
+    program = programs.start(name, *COMMANDS[name], QUEUE_ENGINE_SECRET_KEY_FILE="/nowhere")
+    assert program.wait() == 2
+    assert "QUEUE_ENGINE_SECRET_KEY and QUEUE_ENGINE_SECRET_KEY_FILE are both given" in program.output()
+    assert "Traceback" not in program.output()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_secret_file_that_cannot_be_read_is_named(programs: Programs, name: str) -> None:
+    program = programs.start(
+        name, *COMMANDS[name], QUEUE_ENGINE_SECRET_KEY="", QUEUE_ENGINE_SECRET_KEY_FILE="/nowhere/key"
+    )
+    assert program.wait() == 2
+    assert "QUEUE_ENGINE_SECRET_KEY_FILE: cannot read /nowhere/key: No such file" in program.output()
+
+
+@pytest.mark.parametrize("prefix", ["QUEUE_ENGINE_", "WORKER_AGENT_"])
+async def test_an_agent_reads_its_secrets_from_files(
+    store: Store, programs: Programs, container: HttpServer, tmp_path: Path, valkey_url: str, prefix: str
+) -> None:
+    files = {"SECRET_KEY": SECRET_KEY, "REDIS_URL": valkey_url}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id, headers={"X-Token": CANARY})
+    named = {f"{prefix}{name}_FILE": str(tmp_path / name) for name in files}
+    own = {"QUEUE_ENGINE_SECRET_KEY": "", "QUEUE_ENGINE_REDIS_URL": ""} | named
+    programs.start("agent", *COMMANDS["agent"][:-1], endpoint_id, "--container-url", container.url, **own)
+    assert container.next().headers["x-token"] == CANARY
+    assert (await ended(store, endpoint_id)).state is TaskState.SUCCEEDED
