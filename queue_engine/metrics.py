@@ -30,6 +30,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from queue_engine import __version__
+from queue_engine.runtime import outages
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # twice the series, and no documented query uses them
 
@@ -236,11 +237,14 @@ auth_failures = _counter(
     by={API: ("missing", "malformed", "unknown", "repeated")},
 )  # fmt: skip
 
-redis_errors = _counter("queue_engine_redis_errors", "Failed store calls", ["op"], by=_ALL)
+redis_errors = _counter("queue_engine_redis_errors", "Failed calls of the store's scripts", ["op"], by=_ALL)
 redis_command_duration = _histogram(
     "queue_engine_redis_command_duration_seconds", "Time of a store call, waiting for its turn included", ["op"],
     buckets=_FAST, by=Role,
 )  # fmt: skip
+
+store_away = _gauge("queue_engine_store_away", "1 while this process waits for the store, else 0", by=Role)
+store_away.set_function(lambda: float(outages.STORE.goes_on))
 
 agent_running_tasks = _gauge("worker_agent_running_tasks", "Tasks that this agent runs", by=[AGENT])
 agent_last_heartbeat_timestamp = _figures(

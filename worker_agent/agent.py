@@ -107,7 +107,7 @@ class Agent:
 
     async def _reports(self) -> None:
         interval = min(self._config.lease_seconds / 4, MAX_REPORT_INTERVAL_SECONDS)
-        await drive(lambda: self._report_and_wait(interval), idle_seconds=0, name="reports")
+        await drive(lambda: self._report_and_wait(interval), idle_seconds=0, name="reports", passing=unavailability)
 
     async def _report_and_wait(self, interval: float) -> int:
         if self._duty.draining.is_set() and self._config.managed:

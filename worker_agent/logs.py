@@ -74,8 +74,10 @@ class LogShipper:
     def start(self) -> None:
         """Read and ship in the background until `finish`."""
         self._loops = (
-            asyncio.create_task(drive(self.read_step, idle_seconds=READ_INTERVAL_SECONDS, name="read output")),
-            asyncio.create_task(drive(self.ship_step, idle_seconds=0, name="ship logs")),
+            asyncio.create_task(
+                drive(self.read_step, idle_seconds=READ_INTERVAL_SECONDS, name="read output", passing=unavailability)
+            ),
+            asyncio.create_task(drive(self.ship_step, idle_seconds=0, name="ship logs", passing=unavailability)),
         )
 
     async def finish(self, within_seconds: float = LOG_FLUSH_SECONDS) -> None:

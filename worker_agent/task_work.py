@@ -99,9 +99,16 @@ class TaskWork:
     async def run(self, duty: Duty) -> None:
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
         claiming = (
-            asyncio.create_task(drive(partial(self._claim, duty), idle_seconds=0, name="claim"), name="claim"),
             asyncio.create_task(
-                drive(partial(self._take_over, duty), idle_seconds=self._unstarted_seconds / 4, name="take over"),
+                drive(partial(self._claim, duty), idle_seconds=0, name="claim", passing=unavailability), name="claim"
+            ),
+            asyncio.create_task(
+                drive(
+                    partial(self._take_over, duty),
+                    idle_seconds=self._unstarted_seconds / 4,
+                    name="take over",
+                    passing=unavailability,
+                ),
                 name="take over",
             ),
         )
@@ -275,7 +282,7 @@ class TaskWork:
     # Leases
 
     async def _heartbeats(self) -> None:
-        await drive(self._renew, idle_seconds=self._config.lease_seconds / 4, name="heartbeats")
+        await drive(self._renew, idle_seconds=self._config.lease_seconds / 4, name="heartbeats", passing=unavailability)
 
     async def _renew(self) -> int:
         """One heartbeat for all tasks that are held. Always answers 0: the next is due after the interval."""
@@ -285,7 +292,7 @@ class TaskWork:
             words = await self._claims.renew([one.started.lease for one in batch])
             for one, word in zip(batch, words, strict=True):
                 self._heed(one, word)
-        metrics.agent_last_heartbeat_timestamp.set_to_current_time()
+            metrics.agent_last_heartbeat_timestamp.set_to_current_time()
         return 0
 
     def _heed(self, held: _Held, word: Renewal) -> None:

@@ -23,6 +23,7 @@ from queue_engine.api.destinations import AddressLookup, DestinationGuard
 from queue_engine.api.edge import Edge
 from queue_engine.api.openapi import TITLE, describe
 from queue_engine.api.operations import Operation
+from queue_engine.api.patience import RefusedRequests
 from queue_engine.api.rate_limit import RateLimiter
 from queue_engine.api.routes_credentials import CredentialRoutes
 from queue_engine.api.routes_endpoints import EndpointRoutes
@@ -38,8 +39,12 @@ from queue_engine.store.store import Store
 class Api(FastAPI):
     """FastAPI with our own outermost layer in place of its middleware, none of which our routes need."""
 
+    def __init__(self, refused: RefusedRequests, **options: Any) -> None:
+        self._refused = refused
+        super().__init__(**options)
+
     def build_middleware_stack(self) -> ASGIApp:
-        return Edge(self.router)
+        return Edge(self.router, self._refused)
 
 
 def create_app(
@@ -76,12 +81,13 @@ def create_app(
     operations += AlbRoutes(services, worker_client, limits).routes()
     operations += OperationsRoutes(store, document, metrics.registry_of(metrics.Role.API)).operations()
     _count_failures_from_zero(operations)
-    return _with_routes(operations)
+    return _with_routes(operations, RefusedRequests(store.check_writable))
 
 
-def _with_routes(operations: list[APIRoute]) -> FastAPI:
+def _with_routes(operations: list[APIRoute], refused: RefusedRequests) -> FastAPI:
     off: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None, "redirect_slashes": False}
-    app = Api(title=TITLE, version=__version__, telemetry={"tracing": False, "metrics": False, "logs": False}, **off)
+    telemetry = {"tracing": False, "metrics": False, "logs": False}
+    app = Api(refused, title=TITLE, version=__version__, telemetry=telemetry, **off)
     app.router.routes.extend(operations)
     return app
 

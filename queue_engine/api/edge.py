@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from time import perf_counter
 
 from prometheus_client import Counter, Histogram
@@ -10,9 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from queue_engine import metrics
 from queue_engine.api.errors import AnswerCutOff, ClientGone, answer_to
+from queue_engine.api.patience import RefusedRequests
 from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
-
-log = logging.getLogger(__name__)
 
 CLIENT_GONE = 499
 """The status in the metrics for a request whose client left before it could be answered."""
@@ -23,9 +21,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Edge:
     """Wraps the routes. Nothing that a handler raises gets past it, except after its answer has begun."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, refused: RefusedRequests) -> None:
         self._app = app
-        self._outage_logged_at = -1.0
+        self._refused = refused
         self._requests: dict[tuple[str, str, int], Counter] = {}
         self._durations: dict[tuple[str, str], Histogram] = {}
 
@@ -56,12 +54,11 @@ class Edge:
             self._measure(scope, method, status, perf_counter() - started)
 
     def _note(self, error: Exception) -> None:
-        """Count and log what the operator wants to know of. An outage is logged once a second, not once a request."""
+        """Count and log what the operator wants to know of."""
         if isinstance(error, TooManyRequests):
             metrics.rate_limited.labels(scope=error.scope).inc()
-        elif isinstance(error, StoreUnavailable) and perf_counter() - self._outage_logged_at >= 1:
-            self._outage_logged_at = perf_counter()
-            log.warning("requests are refused: %s", error)
+        elif isinstance(error, StoreUnavailable):
+            self._refused.note(error)
 
     def _measure(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")

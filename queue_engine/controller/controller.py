@@ -16,6 +16,7 @@ from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.endpoints import Endpoint, Wanted
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.loops import drive, end_tasks
+from queue_engine.store.client import unavailability
 from queue_engine.store.keys import Partition
 from queue_engine.store.store import Store
 
@@ -74,9 +75,16 @@ class Controller:
         """Work until stopped. Afterwards no worker of this controller runs."""
         background = [
             asyncio.create_task(self._shared_jobs(), name="jobs"),
-            asyncio.create_task(drive(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges")),
             asyncio.create_task(
-                drive(self._lead, idle_seconds=self._config.leader_lease_seconds / 3, name="leadership")
+                drive(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges", passing=unavailability)
+            ),
+            asyncio.create_task(
+                drive(
+                    self._lead,
+                    idle_seconds=self._config.leader_lease_seconds / 3,
+                    name="leadership",
+                    passing=unavailability,
+                )
             ),
         ]
         try:

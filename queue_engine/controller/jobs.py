@@ -28,6 +28,7 @@ from arq.cron import CronJob
 from redis.exceptions import RedisError
 
 from queue_engine import metrics
+from queue_engine.runtime import outages
 from queue_engine.runtime.loops import DEFAULT_BACKOFF
 from queue_engine.store.client import close, connect, unavailability
 
@@ -88,10 +89,12 @@ async def _run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Non
         except Exception as error:
             failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
             # Without them nothing is swept any more, so they go on whatever it was.
-            known = isinstance(error, (RedisError, OSError))
-            extra = {"queue": queue, "failures": failures}
-            log.warning("background jobs pause: %s", error, exc_info=not known, extra=extra)
-            if unavailability(error) is None:
+            if (reason := unavailability(error)) is not None:
+                outages.STORE.failed(queue, "background jobs", reason)
+            else:
+                known = isinstance(error, (RedisError, OSError))
+                extra = {"queue": queue, "failures": failures}
+                log.warning("background jobs pause: %s", error, exc_info=not known, extra=extra)
                 await _delete_queue(worker.pool, queue)
             await _close(worker)
         await asyncio.sleep(DEFAULT_BACKOFF.wait_seconds(failures))
@@ -101,6 +104,10 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
     client = connect(redis_url, max_connections=MAX_CONNECTIONS)
     cron_jobs = [_cron(job, queue) for job in jobs]
     read = _Reader({job.name for job in cron_jobs})
+
+    async def note_start(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - arq's signature
+        outages.STORE.succeeded(queue)  # arq has asked the server for its version
+
     return _Worker(
         cron_jobs=cron_jobs,
         queue_name=queue,
@@ -111,6 +118,7 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
         job_deserializer=read,
         health_check_key=f"{queue}:health",
         handle_signals=False,
+        on_startup=note_start,
         poll_delay=POLL_SECONDS,
         keep_result=0,
         log_results=False,
@@ -198,8 +206,12 @@ def _cron(job: Periodic, queue: str) -> CronJob:
             async with under_way:
                 await job.run()
             metrics.background_job_last_success.put(job.name, time.time())
-        except Exception:
-            log.warning("a background job failed", exc_info=True, extra={"job": job.name})
+            outages.STORE.succeeded(job)
+        except Exception as error:
+            if (reason := unavailability(error)) is not None:
+                outages.STORE.failed(job, job.name, reason)
+            else:
+                log.warning("a background job failed", exc_info=True, extra={"job": job.name})
 
     seconds = set(range(0, 60, job.every_seconds))
     return cron(

@@ -76,13 +76,17 @@ class DeliveryService:
         tick_seconds = self._config.lease_seconds / 4
         await persist(self._adopt, passing=unavailability, what="the outbox")
         background = [
-            asyncio.create_task(drive(self._adopt, idle_seconds=tick_seconds, name="adopt")),
-            asyncio.create_task(drive(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges")),
+            asyncio.create_task(drive(self._adopt, idle_seconds=tick_seconds, name="adopt", passing=unavailability)),
+            asyncio.create_task(
+                drive(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges", passing=unavailability)
+            ),
         ]
         feeding = [
-            asyncio.create_task(drive(self._read, idle_seconds=0, name="read")),
-            asyncio.create_task(drive(self._outbox.promote, idle_seconds=PROMOTE_SECONDS, name="promote")),
-            asyncio.create_task(drive(self._dispatch, idle_seconds=0, name="dispatch")),
+            asyncio.create_task(drive(self._read, idle_seconds=0, name="read", passing=unavailability)),
+            asyncio.create_task(
+                drive(self._outbox.promote, idle_seconds=PROMOTE_SECONDS, name="promote", passing=unavailability)
+            ),
+            asyncio.create_task(drive(self._dispatch, idle_seconds=0, name="dispatch", passing=unavailability)),
         ]
         try:
             await self._draining.wait()

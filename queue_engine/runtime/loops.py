@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from queue_engine.runtime import outages
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
@@ -39,20 +41,26 @@ async def persist(
     """Call until it succeeds, for as long as the errors pass by themselves.
 
     `passing` gives the reason when an error is of that kind, None otherwise; any other error is raised. Ends early only
-    by cancellation.
+    by cancellation. `what` names the work in the lines that are logged about the outage.
     """
     failures = 0
-    while True:
-        try:
-            return await call()
-        except Exception as error:
-            reason = passing(error)
-            if reason is None:
-                raise
-            failures += 1
-            if failures in (1, 10) or failures % 100 == 0:
-                log.warning("waiting: %s", reason, extra={"what": what, "failures": failures})
-        await asyncio.sleep(backoff.wait_seconds(failures))
+    caller = object()
+    try:
+        while True:
+            try:
+                result = await call()
+            except Exception as error:
+                reason = passing(error)
+                if reason is None:
+                    raise
+                failures += 1
+                outages.STORE.failed(caller, what, reason)
+            else:
+                outages.STORE.succeeded(caller)
+                return result
+            await asyncio.sleep(backoff.wait_seconds(failures))
+    finally:
+        outages.STORE.left(caller)
 
 
 async def occurs_within(event: asyncio.Event, seconds: float | None) -> bool:
@@ -81,23 +89,31 @@ async def drive(
     *,
     idle_seconds: float,
     name: str,
+    passing: Callable[[BaseException], str | None] = lambda _: None,
     backoff: Backoff = DEFAULT_BACKOFF,
 ) -> None:
     """Run `step` for ever. It says how much it did: after 0 comes a pause of `idle_seconds`, after more none.
 
-    A step that raises is logged with its traceback and tried again with backoff: one bad round must not end a process.
+    A step that raises is tried again with backoff: one bad round must not end a process. `passing` gives the reason
+    when an error passes by itself; such an error is part of an outage and has no line of its own. Any other error is
+    logged with its traceback, a lasting one less and less often.
     """
     failures = 0
-    while True:
-        try:
-            did = await step()
+    caller = object()
+    try:
+        while True:
+            try:
+                did = await step()
+            except Exception as error:
+                failures += 1
+                if (reason := passing(error)) is not None:
+                    outages.STORE.failed(caller, name, reason)
+                elif failures in (1, 10) or failures % 100 == 0:
+                    log.warning("a round failed", exc_info=True, extra={"loop": name, "failures": failures})
+                await asyncio.sleep(backoff.wait_seconds(failures))
+                continue
             failures = 0
-        except Exception:
-            failures += 1
-            log.warning("a round failed", exc_info=True, extra={"loop": name, "failures": failures})
-            await asyncio.sleep(backoff.wait_seconds(failures))
-            continue
-        if did == 0:
-            await asyncio.sleep(idle_seconds)
-        else:
-            await asyncio.sleep(0)
+            outages.STORE.succeeded(caller)
+            await asyncio.sleep(0 if did else idle_seconds)
+    finally:
+        outages.STORE.left(caller)

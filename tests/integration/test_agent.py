@@ -423,7 +423,7 @@ async def test_a_result_is_kept_while_the_store_is_away(
     container.next()
     valkey_server.pause()
     release.set()
-    wait_until(lambda: "waiting" in agent.output(), 30, "the agent does not notice that the store is away")
+    wait_until(lambda: "the store is away" in agent.output(), 30, "the agent does not notice that the store is away")
     valkey_server.resume()
     assert (await ended(store, endpoint_id)).output == b'"kept"'
 

@@ -82,6 +82,7 @@ async def test_background_jobs_go_on_after_the_store_was_frozen_or_gone(
             await _paused(caplog)
             server.resume()
             await job.runs_again()
+            await wait_until_async(lambda: "the store is back" in caplog.text, 30, "the outage does not end")
             server.kill()
             await _paused(caplog)
             server.start()
@@ -245,4 +246,4 @@ async def _keep_leading(store: Store) -> None:
 async def _paused(caplog: pytest.LogCaptureFixture) -> None:
     """The jobs have noticed that the store is away."""
     caplog.clear()
-    await wait_until_async(lambda: "background jobs pause" in caplog.text, 30, "the jobs notice nothing")
+    await wait_until_async(lambda: "the store is away" in caplog.text, 30, "the jobs notice nothing")

@@ -271,7 +271,7 @@ async def test_deliveries_go_on_after_the_store_was_away(
     await end_task(store, endpoint_id, "before", webhook=f"{receiver.url}/hook")
     await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "before")
     valkey_server.pause()
-    wait_until(lambda: "a round failed" in process.output(), 30)
+    wait_until(lambda: "the store is away" in process.output(), 30)
     valkey_server.resume()
     await end_task(store, endpoint_id, "after", webhook=f"{receiver.url}/hook")
     await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "after")
