@@ -205,7 +205,7 @@ class ControllerSettings(StoreSettings, MetricsSettings):
 
     backend: Literal["process"] = Field("process", description="Where workers run: `process`: as local processes")
     worker_silence_seconds: float = Field(
-        30.0, ge=1, description="A worker that was not heard of for this long is replaced"
+        30.0, ge=1, description="A worker that has reported and then does not for this long is started again"
     )
     work_dir: Path = Field(
         Path("queue-engine-data/workers"), description="Folder for the workers' files (process backend)"

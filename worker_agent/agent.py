@@ -30,6 +30,8 @@ class AgentConfig:
     lease_seconds: float
     grace_seconds: float
     managed: bool
+    run: int = 0
+    """The number of this start of the worker; 0 when no controller started it."""
 
 
 class Duty:
@@ -126,7 +128,7 @@ class Agent:
     def _heed_wanted(self, wanted: Wanted | None) -> None:
         """Pause while the endpoint is stopped; a controller drains the workers that it manages."""
         if wanted is None:
-            self.drain("the worker or its endpoint is not there any more")
+            self.drain("the worker or its endpoint no longer exists, or the worker was started again")
         elif wanted is Wanted.DELETED and not self._config.managed:
             self.drain("the endpoint is deleted")
         elif wanted is Wanted.RUNNING:
@@ -142,6 +144,7 @@ class Agent:
             running_tasks=self._work.running_tasks,
             address=str(self._address),
             reason=self._watch.reason,
+            run=self._config.run,
         )
         metrics.agent_last_heartbeat_timestamp.set_to_current_time()
         return wanted

@@ -193,6 +193,7 @@ def _config(settings: AgentSettings) -> AgentConfig:
         lease_seconds=settings.lease_seconds,
         grace_seconds=settings.grace_seconds,
         managed=settings.managed,
+        run=settings.run,
     )
 
 

@@ -62,6 +62,7 @@ class AgentSettings(ProcessSettings):
         description="Time limit for one start of the container; the endpoint's setting by default",
     )
     managed: bool = Field(False, description="A controller started this worker and removes its record")
+    run: int = Field(0, ge=0, description="Number of this start of a worker that a controller started; else 0")
     concurrency: int | None = Field(None, ge=1, le=1000, description="Tasks at once; the endpoint's setting by default")
     lease_seconds: float = Field(
         30.0, ge=0.2, le=3600, description="The engine's lease: how long a task is held unheard"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -12,6 +13,9 @@ from queue_engine.domain.workers import Worker, WorkerStatus
 FAILED_AFTER_CRASHES = 3
 """A worker that ends so often in a row without having run is FAILED. It is still tried, ever more rarely."""
 MAX_RESTART_WAIT_SECONDS = 60.0
+START_PLACE_SECONDS = 30.0
+"""A start without a sign of life takes one of the backend's places for at most that long, so that starts that hang do
+not keep all others waiting."""
 STEADY_SECONDS = 10.0
 """A worker that has run and ends after at least that time starts again at once; sooner is a short life."""
 
@@ -62,6 +66,9 @@ class Kill:
     """A worker gives no sign of life: end it by force, to be started again."""
 
     worker: Worker
+    reason: str
+    never_spoke: bool = False
+    """It gave none since its start."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,18 @@ class Situation:
     now: float
     store_now_ms: int
     silence_seconds: float
-    """A worker that was not heard of for longer gives no sign of life."""
+    """A worker that has reported and then did not for longer gives no sign of life."""
+    start_timeout_seconds: float
+    """A worker that has not reported so long after its start gives no sign of life."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """One start of a worker: one that is due, or one that is under way."""
+
+    tenant: str
+    endpoint_id: str
+    worker_id: str
 
 
 def plan(situation: Situation) -> list[Action]:
@@ -113,6 +131,35 @@ def plan(situation: Situation) -> list[Action]:
     actions += _of_alive([worker for worker in managed if worker not in ended], surplus, situation)
     missing = wanted_workers(situation.endpoint) - len(managed)
     return [*actions, Create(missing)] if missing > 0 else actions
+
+
+def starts_under_way(situation: Situation) -> list[Start]:
+    """Return the starts that take one of the backend's places: those that lately began and gave no sign of life yet."""
+    endpoint = situation.endpoint
+    return [
+        Start(endpoint.tenant, endpoint.endpoint_id, worker.worker_id)
+        for worker in situation.workers
+        if _is_starting(worker, situation) and _start_age_seconds(worker, situation) <= START_PLACE_SECONDS
+    ]
+
+
+def next_starts(due: Sequence[Start], under_way: Sequence[Start], places: int) -> list[Start]:
+    """Choose which of the starts that are due begin now, so that no more than `places` are under way.
+
+    Each place goes to the tenant, then to its endpoint, with the fewest starts under way; the order of `due` decides
+    between equals. So a hundred workers of one tenant do not block the one of another.
+    """
+    chosen: list[Start] = []
+    by_tenant = Counter(start.tenant for start in under_way)
+    by_endpoint = Counter(start.endpoint_id for start in under_way)
+    waiting = list(due)
+    while waiting and len(under_way) + len(chosen) < places:
+        start = min(waiting, key=lambda one: (by_tenant[one.tenant], by_endpoint[one.endpoint_id]))
+        waiting.remove(start)
+        chosen.append(start)
+        by_tenant[start.tenant] += 1
+        by_endpoint[start.endpoint_id] += 1
+    return chosen
 
 
 def wanted_workers(endpoint: Endpoint) -> int:
@@ -138,14 +185,17 @@ def restart_wait_seconds(short_lives: int) -> float:
 
 
 def is_failing(situation: Situation) -> bool:
-    """Whether all the workers that the endpoint should have keep crashing on start."""
+    """Whether all the workers that the endpoint should have are FAILED or keep crashing on start."""
     current = [worker for worker in situation.workers if worker.revision == situation.endpoint.revision]
     if any(worker.status is WorkerStatus.RUNNING for worker in situation.workers):
         return False
-    crashing = [
-        worker for worker in current if situation.records.get(worker.worker_id, FRESH).crashes >= FAILED_AFTER_CRASHES
+    failed = [
+        worker
+        for worker in current
+        if worker.status is WorkerStatus.FAILED
+        or situation.records.get(worker.worker_id, FRESH).crashes >= FAILED_AFTER_CRASHES
     ]
-    return 0 < wanted_workers(situation.endpoint) <= len(crashing)
+    return 0 < wanted_workers(situation.endpoint) <= len(failed)
 
 
 def _surplus(kept: Sequence[Worker], situation: Situation) -> set[str]:
@@ -177,9 +227,10 @@ def _of_alive(alive: Sequence[Worker], surplus: set[str], situation: Situation) 
     going = [worker for worker in alive if worker.worker_id in surplus or worker.status is WorkerStatus.STOPPING]
     actions: list[Action] = [Drain(worker, "not wanted") for worker in going]
     stay = [worker for worker in alive if worker not in going]
-    silent = [worker for worker in stay if _is_silent(worker, situation)]
-    actions += [Kill(worker) for worker in silent]
-    outdated = [worker for worker in stay if worker.revision != situation.endpoint.revision and worker not in silent]
+    kills = _of_silent(stay, situation)
+    actions += kills
+    killed = [kill.worker for kill in kills]
+    outdated = [worker for worker in stay if worker.revision != situation.endpoint.revision and worker not in killed]
     # Their replacements count: the next one goes when the one before has been replaced by one that runs.
     idle_first = sorted(outdated, key=lambda worker: _worth(worker, situation))
     broken = [worker for worker in idle_first if worker.status is not WorkerStatus.RUNNING]
@@ -188,6 +239,18 @@ def _of_alive(alive: Sequence[Worker], surplus: set[str], situation: Situation) 
     elif idle_first and _is_complete(situation):
         actions.append(Drain(idle_first[0], "replaced by a new configuration"))
     return actions
+
+
+def _of_silent(workers: Sequence[Worker], situation: Situation) -> list[Kill]:
+    kills: list[Kill] = []
+    for worker in workers:
+        if _is_starting(worker, situation):
+            if _start_age_seconds(worker, situation) > situation.start_timeout_seconds:
+                limit = f"{situation.start_timeout_seconds:g} s"
+                kills.append(Kill(worker, f"gave no sign of life within {limit} of its start", never_spoke=True))
+        elif _is_silent(worker, situation):
+            kills.append(Kill(worker, "gave no sign of life"))
+    return kills
 
 
 def _is_complete(situation: Situation) -> bool:
@@ -208,9 +271,21 @@ def _is_alive(worker: Worker, situation: Situation) -> bool:
     return seen is not None and seen.alive
 
 
+def _is_starting(worker: Worker, situation: Situation) -> bool:
+    """Whether it runs and its agent has not reported since this start."""
+    return worker.managed and worker.last_heartbeat_at_ms is None and _is_alive(worker, situation)
+
+
+def _start_age_seconds(worker: Worker, situation: Situation) -> float:
+    started_at_ms = worker.created_at_ms if worker.started_at_ms is None else worker.started_at_ms
+    return (situation.store_now_ms - started_at_ms) / 1000
+
+
 def _is_silent(worker: Worker, situation: Situation) -> bool:
-    started_at = situation.records.get(worker.worker_id, FRESH).started_at
-    if started_at is not None and situation.now - started_at <= situation.silence_seconds:
-        return False  # it was last heard of before a long wait, and has hardly had the time to say anything
-    heard_ms = worker.last_heartbeat_at_ms or worker.created_at_ms
+    """Whether it has reported and then did not for too long; a start is not silence."""
+    heard_ms = worker.last_heartbeat_at_ms
+    if heard_ms is None:
+        if worker.managed:
+            return False
+        heard_ms = worker.created_at_ms
     return situation.store_now_ms - heard_ms > situation.silence_seconds * 1000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,9 +24,12 @@ from queue_engine.controller.plan import (
     Record,
     Restart,
     Situation,
+    Start,
     after_end,
     is_failing,
+    next_starts,
     plan,
+    starts_under_way,
 )
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint
@@ -35,7 +39,14 @@ from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 5.0
-"""After a longer pause between rounds nobody is judged by silence: the store was away for everybody."""
+"""After a longer pause between rounds no worker is judged by silence: the store was away for all of them, or the
+machine is overloaded."""
+MIN_GAP_SECONDS = 2.5
+"""With a short silence a shorter pause counts, because it takes the agents' time too; rounds are one second apart."""
+STARTING_SILENCE_SECONDS = 60.0
+"""While workers start, and a silence later, only a silence of at least this counts: starts take the time of the agents
+that run beside them."""
+WAITS_FOR_START = "waits for its start"
 
 
 class Endpoints(Protocol):
@@ -51,6 +62,7 @@ class Workers(Protocol):
 
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]: ...
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
+    async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None: ...
     async def mark(
         self,
         endpoint_id: str,
@@ -80,7 +92,21 @@ class ReconcilerConfig:
     grace_seconds: float
     """How long a worker that is drained may finish its tasks."""
     silence_seconds: float
-    """A worker that was not heard of for longer is replaced."""
+    """A worker that was not heard of for longer is started again."""
+
+
+@dataclass(frozen=True)
+class _Due:
+    """A start that is due."""
+
+    endpoint: Endpoint
+    worker_id: str
+    worker: Worker | None
+    """None when it was created in this round."""
+
+    @property
+    def start(self) -> Start:
+        return Start(self.endpoint.tenant, self.endpoint.endpoint_id, self.worker_id)
 
 
 class Reconciler:
@@ -112,6 +138,8 @@ class Reconciler:
         self._draining: dict[str, asyncio.Task[None]] = {}
         self._last_round: float | None = None
         self._silence_counts_from = 0.0
+        self._starts_seen_at = -math.inf
+        """When a start was last under way."""
 
     async def step(self) -> int:
         """One round; returns how many things it did."""
@@ -120,11 +148,16 @@ class Reconciler:
         self._note_round(now)
         observed = await self._backend.observe()
         known: set[str] = set()
+        due: list[_Due] = []
+        under_way: list[Start] = []
         done = 0
         for endpoint in await self._endpoints.of_tenant(None):
             workers = await self._workers.of_endpoint(endpoint.endpoint_id)
             known |= {worker.worker_id for worker in workers}
-            done += await self._reconcile(self._situation(endpoint, workers, observed, now, store_now_ms))
+            situation = self._situation(endpoint, workers, observed, now, store_now_ms)
+            under_way += starts_under_way(situation)
+            done += await self._reconcile(situation, due)
+        await self._start_in_turn(due, under_way)
         done += await self._end_strangers(observed, known)
         self._records = {worker_id: record for worker_id, record in self._records.items() if worker_id in known}
         return done
@@ -137,7 +170,8 @@ class Reconciler:
         await asyncio.gather(*draining, return_exceptions=True)
 
     def _note_round(self, now: float) -> None:
-        if self._last_round is None or now - self._last_round > GAP_SECONDS:
+        gap_seconds = max(MIN_GAP_SECONDS, min(GAP_SECONDS, self._config.silence_seconds / 2))
+        if self._last_round is None or now - self._last_round > gap_seconds:
             self._silence_counts_from = now + self._config.silence_seconds
         self._last_round = now
 
@@ -149,43 +183,73 @@ class Reconciler:
         now: float,
         store_now_ms: int,
     ) -> Situation:
-        judged = now >= self._silence_counts_from
-        silence_seconds = self._config.silence_seconds if judged else float("inf")
-        return Situation(endpoint, workers, observed, self._records, now, store_now_ms, silence_seconds)
+        silence_seconds, start_timeout_seconds = math.inf, math.inf
+        if now >= self._silence_counts_from:
+            silence_seconds = self._config.silence_seconds
+            start_timeout_seconds = endpoint.config.start_timeout_seconds
+            if now - self._starts_seen_at <= silence_seconds:
+                silence_seconds = max(silence_seconds, STARTING_SILENCE_SECONDS)
+        return Situation(
+            endpoint, workers, observed, self._records, now, store_now_ms, silence_seconds, start_timeout_seconds
+        )
 
-    async def _reconcile(self, situation: Situation) -> int:
+    async def _reconcile(self, situation: Situation, due: list[_Due]) -> int:
+        """Carry out what is planned, but for starts: these are added to `due`."""
         await self._note_running(situation)
         actions = plan(situation)
         for action in actions:
             try:
-                await self._carry_out(situation, action)
+                await self._carry_out(situation, action, due)
             except BackendError as error:  # the next round tries again; the other workers do not wait for it
                 log.warning("the backend failed: %s", error, extra={"endpoint": situation.endpoint.endpoint_id})
         await self._judge_endpoint(situation)
         return len(actions)
 
-    async def _carry_out(self, situation: Situation, action: Action) -> None:
+    async def _carry_out(self, situation: Situation, action: Action, due: list[_Due]) -> None:
         endpoint = situation.endpoint
         match action:
             case Create(count):
-                for _ in range(count):
-                    await self._create(endpoint)
+                due += [_Due(endpoint, await self._create(endpoint), None) for _ in range(count)]
             case Restart(worker):
-                await self._restart(endpoint, worker)
+                due.append(_Due(endpoint, worker.worker_id, worker))
             case NoteEnd(worker, reason):
                 await self._note_end(worker, reason, situation)
-            case Kill(worker):
-                await self._kill(worker)
+            case Kill():
+                await self._kill(action, situation)
             case Drain(worker, reason):
                 await self._drain(worker, reason)
             case Forget(worker, status, reason):
                 await self._backend.kill(worker.worker_id)
                 await self._workers.remove(endpoint.endpoint_id, worker.worker_id, status=status, reason=reason)
 
-    async def _create(self, endpoint: Endpoint) -> None:
+    async def _create(self, endpoint: Endpoint) -> str:
         worker_id = f"{endpoint.endpoint_id}-{secrets.token_hex(5)}"
         await self._workers.put(endpoint.endpoint_id, worker_id, managed=True, revision=endpoint.revision)
-        await self._start(endpoint, worker_id)
+        return worker_id
+
+    async def _start_in_turn(self, due: list[_Due], under_way: list[Start]) -> None:
+        """Begin as many starts as the backend has places for; the other workers say that they wait."""
+        chosen = set(next_starts([one.start for one in due], under_way, self._backend.max_starting))
+        if under_way or chosen:
+            self._starts_seen_at = self._clock()
+        others = len(under_way) + len(chosen)
+        for one in due:
+            if one.start not in chosen:
+                await self._note_waiting(one, others)
+            elif one.worker is None:
+                await self._start(one.endpoint, one.worker_id)
+            else:
+                await self._restart(one.endpoint, one.worker)
+
+    async def _note_waiting(self, one: _Due, others: int) -> None:
+        """Say that a worker waits for its start, unless its record says why its last start failed."""
+        text = f"{WAITS_FOR_START}: {others} others are starting"
+        error = one.worker.error if one.worker is not None else None
+        if error == text or (error and not error.startswith(WAITS_FOR_START)):
+            return
+        status = WorkerStatus.INITIALIZING if one.worker is None else one.worker.status
+        if status is WorkerStatus.INITIALIZING:
+            await self._workers.mark(one.endpoint.endpoint_id, one.worker_id, status, reason=text, error=text)
 
     async def _restart(self, endpoint: Endpoint, worker: Worker) -> None:
         """A worker that this controller has not started yet was another one's: that is no crash of it.
@@ -206,8 +270,11 @@ class Reconciler:
     async def _start(self, endpoint: Endpoint, worker_id: str) -> None:
         record = replace(self._records.get(worker_id, FRESH), started_at=self._clock())
         self._records[worker_id] = record
+        run = await self._workers.begin_start(endpoint.endpoint_id, worker_id)
+        if run is None:
+            return
         try:
-            await self._backend.start(await self._spec(endpoint, worker_id))
+            await self._backend.start(await self._spec(endpoint, worker_id, run))
         except (BackendError, SealBroken, SecretKeyMissing) as error:
             log.warning("a worker cannot be started: %s", error, extra=_ids(endpoint.endpoint_id, worker_id))
             self._records[worker_id] = after_end(record, had_run=False, now=self._clock())
@@ -239,15 +306,19 @@ class Reconciler:
         # Only now does the backend forget it: when the round is broken off before, the next one notes its end again.
         await self._backend.kill(worker.worker_id)
 
-    async def _kill(self, worker: Worker) -> None:
-        log.warning("a worker gives no sign of life", extra=_ids(worker.endpoint_id, worker.worker_id))
+    async def _kill(self, kill: Kill, situation: Situation) -> None:
+        worker = kill.worker
+        log.warning("a worker %s", kill.reason, extra=_ids(worker.endpoint_id, worker.worker_id))
         await self._backend.kill(worker.worker_id)
+        had_run = worker.status is WorkerStatus.RUNNING
+        record = self._records.get(worker.worker_id, FRESH)
+        self._records[worker.worker_id] = after_end(record, had_run=had_run, now=situation.now)
         await self._workers.mark(
             worker.endpoint_id,
             worker.worker_id,
-            WorkerStatus.INITIALIZING,
-            reason="no sign of life",
-            error="the worker gave no sign of life and is started again",
+            WorkerStatus.FAILED if kill.never_spoke else self._status_after(worker.worker_id),
+            reason=kill.reason,
+            error=f"the worker {kill.reason} and is started again",
             restarted=True,
         )
 
@@ -293,12 +364,13 @@ class Reconciler:
         crashes = self._records[worker_id].crashes
         return WorkerStatus.FAILED if crashes >= FAILED_AFTER_CRASHES else WorkerStatus.INITIALIZING
 
-    async def _spec(self, endpoint: Endpoint, worker_id: str) -> WorkerSpec:
+    async def _spec(self, endpoint: Endpoint, worker_id: str, run: int) -> WorkerSpec:
         """Raises BackendError, SealBroken, SecretKeyMissing when the worker's secrets cannot be had."""
         config = endpoint.config
         return WorkerSpec(
             endpoint_id=endpoint.endpoint_id,
             worker_id=worker_id,
+            run=run,
             image=config.image,
             image_registry=config.image_registry,
             registry_credential=await self._registry_credential(endpoint),

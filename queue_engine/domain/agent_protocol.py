@@ -10,6 +10,8 @@ from collections.abc import Iterable
 
 ENDPOINT = "WORKER_AGENT_ENDPOINT"
 WORKER_ID = "WORKER_AGENT_WORKER_ID"
+RUN = "WORKER_AGENT_RUN"
+"""The number of this start of the worker: the store refuses reports by agents of earlier starts."""
 CONCURRENCY = "WORKER_AGENT_CONCURRENCY"
 SERVICE_MODE = "WORKER_AGENT_SERVICE_MODE"
 """The endpoint's mode: only the agents of QUEUE endpoints claim tasks."""

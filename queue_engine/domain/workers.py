@@ -32,7 +32,10 @@ class Worker:
     created_at_ms: int
     managed: bool
     """Whether a controller started it; False for an agent that was started by hand."""
+    started_at_ms: int | None = None
+    """When its latest start began; None before the first."""
     last_heartbeat_at_ms: int | None = None
+    """When the agent of its latest start last reported; None while that has given no sign of life."""
     running_tasks: int = 0
     restarts: int = 0
     error: str | None = None

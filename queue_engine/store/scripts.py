@@ -55,7 +55,8 @@ NO_PROMISE = frozenset(
         ),
         *("open_delivery", "open_event", "adopt_deliveries", "due_deliveries", "promote_delivery"),
         *("defer_delivery", "defer_event"),
-        *("put_worker", "report_worker", "mark_worker", "remove_worker", "mark_endpoint", "remove_endpoint"),
+        *("put_worker", "start_worker", "report_worker", "mark_worker", "remove_worker"),
+        *("mark_endpoint", "remove_endpoint"),
         *("use_credential", "release_credential", "reseal_field", "reseal_spec", "append_logs", "drop_logs"),
         *("hold_leadership", "yield_leadership"),
     }

@@ -27,6 +27,14 @@ class WorkerStore:
         """Record a worker that is about to start; does nothing when it is recorded, or its endpoint gone or deleted."""
         await self._change("put_worker", endpoint_id, worker_id, [worker_id, "1" if managed else "0", revision])
 
+    async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None:
+        """Record that a worker is being started; return the number of this start, None when there is no such worker.
+
+        Reports by agents of earlier starts are refused from here on.
+        """
+        reply = await self._scripts.run("start_worker", [self._partitions.of(endpoint_id).worker(worker_id)])
+        return int(reply[1]) if word_of(reply) == "OK" else None
+
     async def report(
         self,
         endpoint_id: str,
@@ -36,12 +44,14 @@ class WorkerStore:
         running_tasks: int,
         address: str,
         reason: str = "",
+        run: int = 0,
     ) -> Wanted | None:
-        """An agent's word on its worker; returns what the endpoint is wanted to be.
+        """Record what an agent says of its worker; return what the endpoint is wanted to be.
 
-        None when the worker or its endpoint is not there any more, and the agent must end.
+        `run` is the number of the start that the agent is of, 0 when no controller started it. None when the worker or
+        its endpoint is not there any more, or the worker was started again: the agent must end.
         """
-        arguments: list[Argument] = [worker_id, status.value, running_tasks, address, reason]
+        arguments: list[Argument] = [worker_id, status.value, running_tasks, address, reason, run]
         reply = await self._change("report_worker", endpoint_id, worker_id, arguments)
         return Wanted(reply[1].decode()) if word_of(reply) == "OK" else None
 
@@ -103,6 +113,7 @@ class WorkerStore:
             endpoint_id=endpoint_id,
             status=WorkerStatus(fields["status"]),
             created_at_ms=int(fields["created"]),
+            started_at_ms=optional_int(fields.get("started")),
             managed=fields.get("managed") == "1",
             last_heartbeat_at_ms=optional_int(fields.get("beat")),
             running_tasks=int(fields.get("running", 0)),

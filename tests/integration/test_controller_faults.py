@@ -110,6 +110,8 @@ class FailingBackend:
         self.workers = {"1-stubborn", "1-willing"}
         self.failures = failures
 
+    max_starting = 100
+
     def refusal(self, _: WorkerSpec) -> str | None:
         return None
 

@@ -121,6 +121,7 @@ class TestAgreement:
         assert found == INHERITED | marks | {
             "WORKER_AGENT_REDIS_URL": f"redis://:{SECRET}@127.0.0.1:1/0",
             "WORKER_AGENT_ENDPOINT": "7",
+            "WORKER_AGENT_RUN": "1",
             "WORKER_AGENT_SERVICE_MODE": "QUEUE",
             "WORKER_AGENT_CONCURRENCY": "4",
             "WORKER_AGENT_READY_PATH": "/healthz",

@@ -80,6 +80,40 @@ async def test_a_failed_worker_is_failed_until_it_runs(bench: Bench) -> None:
     assert (worker.status, worker.error, worker.restarts) == (WorkerStatus.RUNNING, None, 1)
 
 
+async def test_a_start_forgets_what_agents_of_earlier_ones_said_and_refuses_them(bench: Bench) -> None:
+    workers = bench.store.workers
+    await workers.put(bench.endpoint_id, "w1", managed=True)
+    first = await workers.begin_start(bench.endpoint_id, "w1")
+    assert first == 1
+    assert await _report(bench, "w1", WorkerStatus.RUNNING, run=1) is Wanted.RUNNING
+    assert await workers.begin_start(bench.endpoint_id, "w1") == 2
+    worker = await workers.get(bench.endpoint_id, "w1")
+    assert worker is not None
+    assert worker.last_heartbeat_at_ms is None
+    assert worker.started_at_ms is not None
+    assert await _report(bench, "w1", WorkerStatus.RUNNING, run=1) is None
+    worker = await workers.get(bench.endpoint_id, "w1")
+    assert worker is not None
+    assert worker.last_heartbeat_at_ms is None
+    assert await _report(bench, "w1", WorkerStatus.RUNNING, run=2) is Wanted.RUNNING
+
+
+async def test_only_the_first_start_clears_the_error(bench: Bench) -> None:
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
+    for expected in (None, "why"):
+        await _mark(bench, "w1", WorkerStatus.INITIALIZING, error="why")
+        await bench.store.workers.begin_start(bench.endpoint_id, "w1")
+        worker = await bench.store.workers.get(bench.endpoint_id, "w1")
+        assert worker is not None
+        assert worker.error == expected
+
+
+async def test_a_worker_that_is_not_there_is_not_started(bench: Bench) -> None:
+    before = await bench.probe.keys()
+    assert await bench.store.workers.begin_start(bench.endpoint_id, "w1") is None
+    assert await bench.probe.keys() == before
+
+
 async def test_a_word_on_an_unknown_worker_records_nothing(bench: Bench) -> None:
     await _mark(bench, "w1", WorkerStatus.FAILED)
     assert await bench.store.workers.of_endpoint(bench.endpoint_id) == []
@@ -113,9 +147,11 @@ async def test_what_a_removed_worker_had_read_is_not_lost(bench: Bench) -> None:
     assert await heir.start(entry, address="x:1") is not None
 
 
-async def _report(bench: Bench, worker_id: str, status: WorkerStatus, *, running_tasks: int = 0) -> Wanted | None:
+async def _report(
+    bench: Bench, worker_id: str, status: WorkerStatus, *, running_tasks: int = 0, run: int = 0
+) -> Wanted | None:
     return await bench.store.workers.report(
-        bench.endpoint_id, worker_id, status, running_tasks=running_tasks, address="127.0.0.1:9000"
+        bench.endpoint_id, worker_id, status, running_tasks=running_tasks, address="127.0.0.1:9000", run=run
     )
 
 

@@ -23,10 +23,13 @@ from queue_engine.controller.plan import (
     Record,
     Restart,
     Situation,
+    Start,
     after_end,
     is_failing,
+    next_starts,
     plan,
     restart_wait_seconds,
+    starts_under_way,
 )
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
@@ -34,6 +37,7 @@ from queue_engine.domain.workers import Worker, WorkerStatus
 NOW = 1_000.0
 STORE_NOW_MS = 5_000_000
 SILENCE = 30.0
+START_TIMEOUT = 600.0
 REVISION = 3
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
 ALIVE = Observed(alive=True, started_at_ms=1)
@@ -55,7 +59,9 @@ class Seen:
     running_tasks: int = 0
     revision: int = REVISION
     age_ms: int = 1000
-    heard_ms_ago: int = 500
+    heard_ms_ago: int | None = 500
+    """None: not since its start."""
+    started_ms_ago: int = 1000
     record: Record = FRESH
 
     def worker(self, worker_id: str) -> Worker:
@@ -65,7 +71,8 @@ class Seen:
             self.status,
             STORE_NOW_MS - self.age_ms,
             self.managed,
-            last_heartbeat_at_ms=STORE_NOW_MS - self.heard_ms_ago,
+            started_at_ms=STORE_NOW_MS - self.started_ms_ago,
+            last_heartbeat_at_ms=None if self.heard_ms_ago is None else STORE_NOW_MS - self.heard_ms_ago,
             running_tasks=self.running_tasks,
             revision=self.revision,
         )
@@ -82,6 +89,7 @@ def situation(of: Endpoint, *workers: Seen) -> Situation:
         NOW,
         STORE_NOW_MS,
         SILENCE,
+        START_TIMEOUT,
     )
 
 
@@ -207,7 +215,10 @@ CRASHED = Seen(WorkerStatus.FAILED, None, record=Record(0.0, FAILED_AFTER_CRASHE
     ("of", "workers", "expected"),
     [
         (endpoint(2), [CRASHED, CRASHED], True),
-        (endpoint(2), [CRASHED, replace(CRASHED, record=Record(0.0, FAILED_AFTER_CRASHES - 1))], False),
+        (endpoint(2), [CRASHED, replace(CRASHED, record=Record(0.0, FAILED_AFTER_CRASHES - 1))], True),
+        (endpoint(2), [CRASHED, Seen(INITIALIZING, record=Record(0.0, FAILED_AFTER_CRASHES - 1))], False),
+        (endpoint(1), [Seen(WorkerStatus.FAILED)], True),
+        (endpoint(2), [Seen(WorkerStatus.FAILED), Seen(INITIALIZING)], False),
         (endpoint(2), [CRASHED], False),
         (endpoint(1), [CRASHED, Seen(RUNNING)], False),
         (endpoint(1), [CRASHED, Seen(RUNNING, None, managed=False)], False),
@@ -232,10 +243,72 @@ def test_a_silent_worker_is_killed_to_be_started_again() -> None:
     assert steps(endpoint(1), Seen(INITIALIZING, heard_ms_ago=30_001)) == ["kill w0"]
 
 
-def test_a_worker_that_was_just_started_after_a_long_wait_is_not_taken_for_silent() -> None:
-    waited = Seen(WorkerStatus.FAILED, heard_ms_ago=60_000, record=Record(NOW - 1, 8, 8, NOW - 1))
-    assert steps(endpoint(1), waited) == []
-    assert steps(endpoint(1), replace(waited, record=replace(waited.record, started_at=NOW - 31))) == ["kill w0"]
+STARTING = Seen(INITIALIZING, heard_ms_ago=None)
+
+
+@pytest.mark.parametrize("status", [INITIALIZING, WorkerStatus.FAILED])
+@pytest.mark.parametrize(
+    ("started_ms_ago", "expected"), [(31_000, []), (600_000, []), (600_001, ["kill w0"]), (9_000_000, ["kill w0"])]
+)
+def test_a_start_is_no_silence_until_its_timeout(
+    status: WorkerStatus, started_ms_ago: int, expected: list[str]
+) -> None:
+    starting = Seen(status, heard_ms_ago=None, started_ms_ago=started_ms_ago, age_ms=90_000_000)
+    assert steps(endpoint(1), starting) == expected
+
+
+def test_a_start_that_was_killed_says_that_it_never_spoke() -> None:
+    never, once = replace(STARTING, started_ms_ago=600_001), Seen(heard_ms_ago=30_001)
+    assert plan(situation(endpoint(1), never)) == [
+        Kill(never.worker("w0"), "gave no sign of life within 600 s of its start", never_spoke=True)
+    ]
+    assert plan(situation(endpoint(1), once)) == [Kill(once.worker("w0"), "gave no sign of life")]
+
+
+def test_a_worker_that_is_failed_and_reports_is_left_to_become_ready() -> None:
+    assert steps(endpoint(1), Seen(WorkerStatus.FAILED, started_ms_ago=9_000_000)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "worker", "expected"),
+    [
+        ("without a sign", STARTING, 1),
+        ("with a sign", Seen(INITIALIZING), 0),
+        ("that has ended", replace(STARTING, observed=DEAD), 0),
+        ("that waits", replace(STARTING, observed=None), 0),
+        ("by hand", replace(STARTING, managed=False), 0),
+        ("that hangs", replace(STARTING, started_ms_ago=30_001), 0),
+    ],
+)
+def test_a_start_takes_a_place_until_its_first_sign_but_not_for_long(name: str, worker: Seen, expected: int) -> None:
+    assert len(starts_under_way(situation(endpoint(1), worker))) == expected, name
+
+
+def due(*names: str) -> list[Start]:
+    """`a1.2` is the third worker of the tenant a's first endpoint."""
+    return [Start(name[0], name.partition(".")[0], name) for name in names]
+
+
+CROWD = due(*(f"a1.{number}" for number in range(100)))
+
+
+@pytest.mark.parametrize(
+    ("waiting", "under_way", "places", "expected"),
+    [
+        (CROWD, [], 2, ["a1.0", "a1.1"]),
+        (CROWD + due("b2.0"), [], 2, ["a1.0", "b2.0"]),
+        (CROWD + due("b2.0"), CROWD[:3], 4, ["b2.0"]),
+        (CROWD + due("a3.0"), CROWD[:3], 4, ["a3.0"]),
+        (CROWD[4:] + due("b2.0", "b3.0"), CROWD[:4], 4, []),
+        (CROWD[:2] + due("b2.0", "b3.0", "b3.1"), [], 4, ["a1.0", "b2.0", "b3.0", "a1.1"]),
+        (CROWD[:1], [], 9, ["a1.0"]),
+        ([], CROWD[:9], 4, []),
+    ],
+)
+def test_places_are_shared_between_tenants_and_their_endpoints(
+    waiting: list[Start], under_way: list[Start], places: int, expected: list[str]
+) -> None:
+    assert [start.worker_id for start in next_starts(waiting, under_way, places)] == expected
 
 
 def test_an_unmanaged_worker_is_left_alone_until_it_is_silent() -> None:
@@ -304,7 +377,8 @@ managed_workers = st.builds(
     running_tasks=st.integers(0, 1),
     revision=st.sampled_from([REVISION, 2]),
     age_ms=st.sampled_from([1_000, 9_000]),
-    heard_ms_ago=st.sampled_from([0, 31_000]),
+    heard_ms_ago=st.sampled_from([0, 31_000, None]),
+    started_ms_ago=st.sampled_from([590_000, 601_000]),
     record=records,
 )
 unmanaged_workers = st.builds(
@@ -319,7 +393,8 @@ crowds = st.builds(operator.add, st.lists(managed_workers, max_size=5), st.lists
 
 
 def really_runs(seen: Seen) -> bool:
-    return seen.managed and seen.status is RUNNING and seen.observed == ALIVE and seen.heard_ms_ago <= SILENCE * 1000
+    heard_ms_ago = seen.started_ms_ago if seen.heard_ms_ago is None else seen.heard_ms_ago
+    return seen.managed and seen.status is RUNNING and seen.observed == ALIVE and heard_ms_ago <= SILENCE * 1000
 
 
 @given(endpoints, crowds)
@@ -426,7 +501,7 @@ class World:
                 self.records[worker.worker_id] = after_end(record, had_run=worker.status is RUNNING, now=self.now)
                 self.observed.pop(worker.worker_id)
                 self._mark(worker.worker_id, INITIALIZING)
-            case Kill(worker):
+            case Kill(worker, _, _):
                 self.observed.pop(worker.worker_id, None)
                 self._mark(worker.worker_id, INITIALIZING)
             case Drain(worker, _):
@@ -440,6 +515,9 @@ class World:
         self.records[worker_id] = replace(self.records.get(worker_id, FRESH), started_at=self.now)
         self.observed[worker_id] = ALIVE
         self.starting[worker_id] = self.start_rounds
+        self.workers[worker_id] = replace(
+            self.workers[worker_id], started_at_ms=self.store_now_ms, last_heartbeat_at_ms=None
+        )
 
     def _mark(self, worker_id: str, status: WorkerStatus) -> None:
         self.workers[worker_id] = replace(

@@ -8,7 +8,8 @@ from itertools import pairwise
 import pytest
 
 from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
-from queue_engine.controller.reconcile import GAP_SECONDS, Reconciler, ReconcilerConfig
+from queue_engine.controller.plan import START_PLACE_SECONDS
+from queue_engine.controller.reconcile import GAP_SECONDS, STARTING_SILENCE_SECONDS, Reconciler, ReconcilerConfig
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
@@ -53,6 +54,7 @@ class Store:
     unreadable: set[str] = field(default_factory=set)
     failed_said: list[bool] = field(default_factory=list)
     credentials: dict[int, RegistryAuth] = field(default_factory=dict)
+    runs: dict[str, int] = field(default_factory=dict)
 
     async def time_ms(self) -> int:
         self.faults.before()
@@ -92,9 +94,19 @@ class Store:
         self.faults.before()
         if endpoint_id in self.endpoints and worker_id not in self.recorded:
             self.recorded[worker_id] = Worker(
-                worker_id, endpoint_id, INITIALIZING, self.now_ms, managed, self.now_ms, revision=revision
+                worker_id, endpoint_id, INITIALIZING, self.now_ms, managed, revision=revision
             )
         self.faults.after()
+
+    async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None:
+        self.faults.before()
+        worker = self.recorded.get(worker_id)
+        if worker is None:
+            return None
+        self.runs[worker_id] = self.runs.get(worker_id, 0) + 1
+        self.recorded[worker_id] = replace(worker, started_at_ms=self.now_ms, last_heartbeat_at_ms=None)
+        self.faults.after()
+        return self.runs[worker_id]
 
     async def mark(
         self,
@@ -114,7 +126,6 @@ class Store:
                 status=status,
                 error=error or worker.error,
                 restarts=worker.restarts + restarted,
-                last_heartbeat_at_ms=self.now_ms,
             )
         self.faults.after()
 
@@ -138,6 +149,7 @@ class FakeBackend:
     """What is being stopped, and the shortest grace that it was given."""
     slow: bool = False
     """A worker that is drained goes on until `finish_drains`."""
+    max_starting: int = 100
     refuses_start: str | None = None
     refuses_stop: str | None = None
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
@@ -481,6 +493,93 @@ async def test_a_worker_that_starts_after_a_long_wait_has_the_time_to_report(wor
     world.beating = True
     await world.rounds(2)
     assert world.is_as_wanted()
+
+
+async def test_a_start_may_take_longer_than_silence(world: World) -> None:
+    world.endpoint(workers=2)
+    world.beating = False
+    await world.rounds(int(3 * SILENCE))
+    assert len(world.backend.starts) == 2
+    world.beating = True
+    await world.rounds(2)
+    assert world.is_as_wanted()
+    assert [worker.restarts for worker in world.store.recorded.values()] == [0, 0]
+
+
+async def test_a_start_without_a_sign_within_its_timeout_fails_and_is_tried_again(world: World) -> None:
+    world.endpoint()
+    world.beating = False
+    start_timeout = world.store.endpoints["7"].config.start_timeout_seconds
+    await world.round()
+    for _ in range(int(start_timeout) + 3):
+        if world.worker().status is FAILED:
+            break
+        await world.round()
+    assert world.worker().status is FAILED
+    assert f"no sign of life within {start_timeout:g} s of its start" in str(world.worker().error)
+    assert (world.worker().restarts, len(world.backend.starts)) == (1, 1)
+    await world.round()
+    assert world.store.endpoints["7"].failed
+    world.beating = True
+    await world.rounds(4)
+    assert world.is_as_wanted()
+    assert not world.store.endpoints["7"].failed
+
+
+async def test_what_an_earlier_start_said_is_no_sign_of_this_one(world: World) -> None:
+    world.endpoint()
+    await world.rounds(5)
+    world.backend.end(world.worker().worker_id, "agent killed by signal 9")
+    world.beating = False
+    await world.rounds(int(2 * SILENCE))
+    assert world.worker().last_heartbeat_at_ms is None
+    assert (world.worker().restarts, len(world.backend.starts)) == (1, 2)
+    assert world.backend.running[world.worker().worker_id].run == 2
+
+
+async def test_no_more_workers_start_at_once_than_the_backend_bears_and_the_others_say_so(world: World) -> None:
+    world.backend.max_starting = 2
+    world.endpoint(workers=5)
+    world.beating = False
+    await world.rounds(3)
+    assert len(world.backend.starts) == 2
+    waiting = [worker for worker in world.store.recorded.values() if worker.worker_id not in world.backend.running]
+    assert [worker.status for worker in waiting] == [INITIALIZING] * 3
+    assert {worker.error for worker in waiting} == {"waits for its start: 2 others are starting"}
+    world.beating = True
+    await world.rounds(4)
+    assert world.is_as_wanted()
+
+
+async def test_a_start_that_ends_or_hangs_makes_room_for_the_next(world: World) -> None:
+    world.backend.max_starting = 2
+    world.endpoint(workers=2)
+    world.beating = False
+    await world.round()
+    world.endpoint(workers=1, endpoint_id="8")
+    await world.rounds(2)
+    assert not [spec for spec in world.backend.running.values() if spec.endpoint_id == "8"]
+    world.backend.end(world.backend.starts[0], "container exited with status 3")
+    await world.rounds(2)
+    assert [spec for spec in world.backend.running.values() if spec.endpoint_id == "8"]
+    world.endpoint(workers=1, endpoint_id="9")
+    await world.rounds(int(START_PLACE_SECONDS) + 2)
+    assert [spec for spec in world.backend.running.values() if spec.endpoint_id == "9"]
+
+
+async def test_while_workers_start_the_others_may_be_late(world: World) -> None:
+    world.endpoint()
+    await world.rounds(int(SILENCE) + 2)
+    late = world.worker().worker_id
+    world.beating = False
+    for number in range(int(STARTING_SILENCE_SECONDS) - 2):
+        if number % 20 == 0:  # one start after the other
+            world.endpoint(endpoint_id=str(100 + number))
+        await world.round()
+    assert late in world.backend.running
+    assert world.backend.stopping == {}
+    await world.rounds(int(SILENCE))
+    assert world.backend.stopping[late] == 0
 
 
 async def test_a_worker_that_nobody_manages_is_forgotten_when_it_is_silent(world: World) -> None:

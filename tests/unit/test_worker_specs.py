@@ -32,6 +32,8 @@ class Backend:
     async def observe(self) -> Mapping[str, Observed]:
         return {}
 
+    max_starting = 100
+
     async def kill(self, worker_id: str) -> None: ...
 
     async def aclose(self, grace_seconds: float) -> None: ...
@@ -78,6 +80,9 @@ class Workers:
         return []
 
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
+
+    async def begin_start(self, endpoint_id: str, worker_id: str) -> int:
+        return 1
 
     async def mark(
         self, endpoint_id: str, worker_id: str, status: WorkerStatus, *, reason: str, error: str = "", **_: Any

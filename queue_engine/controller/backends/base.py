@@ -46,6 +46,8 @@ class WorkerSpec:
     """Path on the exposed port that responds 2xx when the container is ready; None: ready when the port is open."""
     start_timeout_seconds: float = DEFAULT_START_TIMEOUT_SECONDS
     """Time limit for one start, until the container is ready."""
+    run: int = 1
+    """The number of this start of the worker. Its agent reports with it."""
     agent_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What the agent needs: the store's URL, the secret key and the like. SECRET: never in a log, on a command line or
     in the container's environment."""
@@ -69,6 +71,11 @@ class Backend(Protocol):
 
     A worker that ends by itself is not started again; it stays in `observe` with its reason until `stop` is called.
     """
+
+    @property
+    def max_starting(self) -> int:
+        """How many workers may be starting at once: more of them would make each other late."""
+        ...
 
     def refusal(self, spec: WorkerSpec) -> str | None:
         """Why this backend can never run such a worker, for the endpoint's owner; None when it can."""

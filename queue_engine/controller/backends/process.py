@@ -42,6 +42,8 @@ from queue_engine.runtime.process_groups import (
 )
 
 AGENT_COMMAND = (sys.executable, "-m", "worker_agent")
+STARTS_PER_CPU = 2
+"""A start is mostly the import of the agent's code: more of them at once end no sooner."""
 _KEPT_LOGS = 50
 _SEARCHED_LINES = 200
 """How far back the agent's word on the container's end may be: it may have handed back tasks since."""
@@ -58,7 +60,7 @@ class ProcessBackend:
     `instance_id` names the installation and is the same after a restart of the controller. Of `environment`, which is
     the controller's own, workers get the few variables in PASSED_ON. `work_dir` gets each worker's output in
     `<worker id>.log`. `epoch_seconds` is the clock of `Observed.started_at_ms`. A worker that drains is ended by force
-    `end_margin_seconds` after its grace.
+    `end_margin_seconds` after its grace. Without `max_starting` as many start at once as the processors bear.
     """
 
     def __init__(
@@ -70,7 +72,9 @@ class ProcessBackend:
         agent_command: Sequence[str] = AGENT_COMMAND,
         epoch_seconds: Callable[[], float] = time.time,
         end_margin_seconds: float = protocol.END_MARGIN_SECONDS,
+        max_starting: int | None = None,
     ) -> None:
+        self._max_starting = max_starting or STARTS_PER_CPU * (os.cpu_count() or 1)
         self._end_margin_seconds = end_margin_seconds
         self._work_dir = work_dir
         self._environment = dict(environment)
@@ -83,6 +87,10 @@ class ProcessBackend:
             protocol.CONTROLLER_PID: str(os.getpid()),
             protocol.CONTROLLER_STARTED: birth_of(os.getpid()) or "",
         }
+
+    @property
+    def max_starting(self) -> int:
+        return self._max_starting
 
     def refusal(self, spec: WorkerSpec) -> str | None:
         if not (spec.command and spec.command.strip()):
@@ -194,6 +202,7 @@ class ProcessBackend:
             **ready,
             protocol.ENDPOINT: spec.endpoint_id,
             protocol.WORKER_ID: spec.worker_id,
+            protocol.RUN: str(spec.run),
             protocol.SERVICE_MODE: spec.service_mode.value,
             protocol.CONCURRENCY: str(spec.concurrency),
             protocol.START_TIMEOUT_SECONDS: str(spec.start_timeout_seconds),

@@ -6,7 +6,7 @@
 if redis.call('EXISTS', KEYS[1]) == 0 then return { 'GONE' } end
 if ARGV[4] ~= '' then redis.call('HSET', KEYS[1], 'error', ARGV[4]) end
 redis.call('HINCRBY', KEYS[1], 'restarts', ARGV[5])
-redis.call('HSET', KEYS[1], 'running', 0, 'beat', text(now_ms()))
+redis.call('HSET', KEYS[1], 'running', 0)
 change_status(KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6], KEYS[7],
   { worker_id = ARGV[1], status = ARGV[2], reason = ARGV[3], delivery_id = ARGV[6] })
 return { 'OK' }
