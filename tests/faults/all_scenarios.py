@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults import (
     clocks_and_crowds,
+    drains,
     fail_over,
     kills,
     links,
@@ -15,7 +16,18 @@ from tests.faults import (
 )
 from tests.faults.scenarios import ENTERED
 
-_IN_ORDER = (kills, managed, links, misbehaving, stores, waits_and_retries, mixture, fail_over, clocks_and_crowds)
+_IN_ORDER = (
+    kills,
+    managed,
+    drains,
+    links,
+    misbehaving,
+    stores,
+    waits_and_retries,
+    mixture,
+    fail_over,
+    clocks_and_crowds,
+)
 _MODULES = [module.__name__ for module in _IN_ORDER]
 
 SCENARIOS = {one.name: one for one in sorted(ENTERED, key=lambda one: _MODULES.index(one.play.__module__))}

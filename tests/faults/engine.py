@@ -203,6 +203,20 @@ class Engine:
         answer = httpx.put(url, headers=_KEY, timeout=20)
         assert answer.status_code == 200, answer.text
 
+    def order(self, endpoint_id: str, what: str) -> None:
+        """Give the order to `start`, `stop` or `delete` an endpoint."""
+        url = f"{self.api_urls[0]}/v2/serverless/{endpoint_id}"
+        method, place = ("DELETE", url) if what == "delete" else ("POST", f"{url}/{what}")
+        answer = httpx.request(method, place, headers=_KEY, timeout=20)
+        assert answer.status_code == 200, answer.text
+
+    def submit(self, endpoint_id: str, task_id: str, given: Any, webhook: str) -> None:
+        """Submit one task, once."""
+        body = {"taskId": task_id, "input": given, "workerPort": 8000, "processUri": "/run", "webhook": webhook}
+        url = f"{self.api_urls[0]}/v2/serverless/{endpoint_id}/tasks"
+        answer = httpx.post(url, json=body, headers=_KEY, timeout=20)
+        assert answer.status_code == 200, answer.text
+
     def get(self, path: str, *, timeout: float = 20.0) -> Any:
         """The data of a GET below `/v2/serverless`, from the first API. Raises httpx.HTTPError or AssertionError."""
         answer = httpx.get(f"{self.api_urls[0]}/v2/serverless{path}", headers=_KEY, timeout=timeout)
@@ -246,6 +260,7 @@ class Engine:
             "QUEUE_ENGINE_DELIVERY_SCHEDULE": DELIVERY_SCHEDULE,
             "QUEUE_ENGINE_DELIVERY_TIMEOUT_SECONDS": "3",
             "QUEUE_ENGINE_DELIVERY_CONNECT_TIMEOUT_SECONDS": "2",
+            "QUEUE_ENGINE_WORKER_GRACE_SECONDS": str(GRACE_SECONDS),
             "WORKER_AGENT_GRACE_SECONDS": str(GRACE_SECONDS),
             **({} if isinstance(self.store, StoreServer) else self.store.environment),
         }

@@ -6,9 +6,10 @@ import asyncio
 import shlex
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -51,7 +52,7 @@ async def kill_managed(stage: Stage) -> None:
 
     Without a goal: with two workers a task may have to wait until the killed one is back.
     """
-    workers = await _start(stage)
+    workers = await start_managed(stage, WORKERS)
     async with stage.steady_load(rate=6, ms=1500):
         for worker in stage.rng.choices(workers, k=3):
             await stage.until_busy(*workers)
@@ -59,7 +60,7 @@ async def kill_managed(stage: Stage) -> None:
                 killed = await asyncio.to_thread(worker.kill)
             await _until_new(stage, worker, killed)
         await stage.until_busy(*workers)
-        leader = await asyncio.to_thread(_leader_of, stage, workers[0])
+        leader = await asyncio.to_thread(leader_of, stage, workers[0])
         with stage.fault(f"{leader} and its workers killed", *workers):
             await asyncio.to_thread(stage.engine.program(leader).kill)
             trees = await asyncio.gather(*(asyncio.to_thread(worker.kill) for worker in workers))
@@ -70,32 +71,50 @@ async def kill_managed(stage: Stage) -> None:
     await _end(stage, workers)
 
 
-async def _start(stage: Stage) -> list[Managed]:
-    """Let the controllers start workers whose containers journal as all do; returns them when they run."""
-    program = shlex.join([sys.executable, "-m", "tests.faults.container"])
-    journal = shlex.quote(str(stage.directory / "containers.jsonl"))
-    command = (
-        f'PYTHONPATH={shlex.quote(str(ROOT))} exec {program} --port "$PORT" --journal {journal} --worker "${WORKER_ID}"'
-    )
+async def start_managed(
+    stage: Stage, count: int, endpoint_id: str = "", *, journal: str = "containers.jsonl"
+) -> list[Managed]:
+    """Let the controllers start workers whose containers journal as all do; return them when they run.
+
+    Without an id they are of the scenario's own endpoint.
+    """
+    endpoint_id = endpoint_id or stage.endpoint_id
+    command = container_command(stage.directory / journal)
     await asyncio.to_thread(
-        lambda: stage.engine.change_endpoint(stage.endpoint_id, workers=WORKERS, initializationCommand=command)
+        lambda: stage.engine.change_endpoint(endpoint_id, workers=count, initializationCommand=command)
     )
 
-    async def running() -> list[Managed]:
-        found = await asyncio.to_thread(stage.engine.get, f"/{stage.endpoint_id}/workers")
-        names = [Managed(one["workerId"]) for one in found if one["status"] == "RUNNING"]
-        return names if len(names) == WORKERS else []
+    async def all_run() -> bool:
+        return len(await asyncio.to_thread(managed_workers, stage, endpoint_id)) == count
 
-    await stage.until(running, what="the controllers start no workers")
-    return await running()
+    await stage.until(all_run, what="the controllers start no workers")
+    return await asyncio.to_thread(managed_workers, stage, endpoint_id)
+
+
+def container_command(journal: Path) -> str:
+    """Return the initializationCommand of a container that journals to this file under its worker's id."""
+    program = shlex.join([sys.executable, "-m", "tests.faults.container"])
+    file = shlex.quote(str(journal))
+    return f'PYTHONPATH={shlex.quote(str(ROOT))} exec {program} --port "$PORT" --journal {file} --worker "${WORKER_ID}"'
+
+
+def managed_workers(stage: Stage, endpoint_id: str) -> list[Managed]:
+    """Return the workers that run now, as the API shows them."""
+    found = stage.engine.get(f"/{endpoint_id}/workers")
+    return [Managed(one["workerId"]) for one in found if one["status"] == "RUNNING"]
+
+
+async def until_none_runs(stage: Stage, workers: Sequence[Managed]) -> None:
+    """Return when no process of these workers is left."""
+    await stage.until(
+        lambda: not any(worker.tree() for worker in workers), 120, what="a worker stays although it shall end"
+    )
 
 
 async def _end(stage: Stage, workers: list[Managed]) -> None:
     """Nothing of them may be left when none is wanted any more."""
     await asyncio.to_thread(stage.engine.scale, stage.endpoint_id, 0)
-    await stage.until(
-        lambda: not any(worker.tree() for worker in workers), what="workers go on although none is wanted"
-    )
+    await until_none_runs(stage, workers)
 
 
 async def _until_new(stage: Stage, worker: Managed, killed: set[int]) -> None:
@@ -106,7 +125,7 @@ async def _until_new(stage: Stage, worker: Managed, killed: set[int]) -> None:
     )
 
 
-def _leader_of(stage: Stage, worker: Managed) -> str:
-    """The controller that has started it."""
+def leader_of(stage: Stage, worker: Managed) -> str:
+    """Return the name of the controller that has started this worker."""
     pids = {int(environment[CONTROLLER_PID]) for _, environment in worker.tree()}
     return next(name for name in CONTROLLERS if stage.engine.program(name).pid in pids)

@@ -68,6 +68,11 @@ class Up:
         response.raise_for_status()
         return response.json()["data"]
 
+    def post(self, path: str, body: Any) -> Any:
+        response = httpx.post(f"{self.url}{path}", headers={"X-Api-Key": API_KEY}, json=body)
+        response.raise_for_status()
+        return response.json()["data"]
+
     def processes(self) -> list[psutil.Process]:
         """Everything that this `up` has started, directly or not, found by a variable that all of it inherits."""
         found = []

@@ -67,15 +67,18 @@ class Probe:
 
     async def snapshot(self, prefix: str = "") -> "Snapshot":
         """All keys that begin with `prefix`, in three round trips."""
-        names = sorted(name for name in await self.keys() if name.startswith(prefix))
-        kinds = await self._all([("TYPE", name) for name in names])
+        found = sorted(name for name in await self.keys() if name.startswith(prefix))
+        types = await self._all([("TYPE", name) for name in found])
+        # A key may have expired since the keys were listed.
+        there = [(name, kind) for name, kind in zip(found, types, strict=True) if kind != b"none"]
+        names, kinds = [name for name, _ in there], [kind for _, kind in there]
         streams = [name for name, kind in zip(names, kinds, strict=True) if kind == b"stream"]
         reads = [(*READS[_text(kind)], name) for name, kind in zip(names, kinds, strict=True)]
         contents = await self._all([(command, name, *rest) for command, *rest, name in reads])
         groups = await self._all([("XINFO GROUPS", name) for name in streams])
         pending = {}
-        for name, found in zip(streams, groups, strict=True):
-            for group in found:
+        for name, of_stream in zip(streams, groups, strict=True):
+            for group in of_stream:
                 pending[name] = await self.pending(name, _text(group["name"])) if group["pending"] else {}
         return Snapshot(dict(zip(names, contents, strict=True)), pending)
 
