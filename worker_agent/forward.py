@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Protocol
 
 import aiohttp
-import httpx
-from httpx_aiohttp import AiohttpTransport
+from yarl import URL
 
 from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ClaimedTask, ContainerAnswer
-from queue_engine.runtime.http_faults import fault_of
+from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector
+from queue_engine.runtime.http_faults import BadResponse, fault_of, problem_of
+from worker_agent.codings import BodyDecoder, TooLarge
 from worker_agent.container import ContainerAddress
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -23,6 +25,9 @@ CANCEL_TIMEOUT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 1.5
 """Idle connections are closed before common servers close them (gunicorn after 2 s, uvicorn after 5 s): a task sent on
 a connection that its container is closing at that moment would fail without having run."""
+READ_BUFFER_BYTES = 64 * 1024
+MAX_FAILURE_BYTES = 1024 * 1024
+"""Of a failure's body so much is looked at, for the beginning that its error repeats."""
 
 
 @dataclass(frozen=True)
@@ -80,87 +85,107 @@ def _ids(task: ClaimedTask) -> dict[str, str]:
 
 
 class HttpForwarder:
-    """Forwards over HTTP/1.1 with kept-alive connections: httpx's model of requests on aiohttp's transport.
+    """Forwards over HTTP/1.1 with kept-alive connections, without cookies, redirects and proxies.
 
-    The transport is called directly: a client's cookies, redirects and proxies have no place here. `max_answer_bytes`
-    bounds what is read, after decompression. Close it with `aclose`.
+    `max_answer_bytes` bounds what is read of a response, after decoding. Close it with `aclose`.
     """
 
     def __init__(self, *, max_answer_bytes: int, max_connections: int) -> None:
         self._max_answer_bytes = max_answer_bytes
         self._max_connections = max_connections
-        self._transport: AiohttpTransport | None = None
+        self._session: aiohttp.ClientSession | None = None
 
     async def forward(self, request: ForwardRequest) -> ContainerAnswer:
         try:
-            async with asyncio.timeout(request.timeout_seconds):
+            async with asyncio.timeout(request.timeout_seconds) as limit:
                 return await self._exchange(request)
-        except TimeoutError:
-            return ContainerAnswer(fault="timeout", detail=f"{request.timeout_seconds:g} s")
-        except (httpx.HTTPError, aiohttp.ClientError, OSError, ValueError) as error:
-            return ContainerAnswer(fault=fault_of(error), detail=str(error) or type(error).__name__)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if limit.expired():
+                return ContainerAnswer(fault="timeout", detail=f"{request.timeout_seconds:g} s")
+            return ContainerAnswer(fault=fault_of(error), detail=problem_of(error))
 
     async def aclose(self) -> None:
         """Close all connections."""
-        if self._transport is not None:
-            await self._transport.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def _exchange(self, request: ForwardRequest) -> ContainerAnswer:
-        outgoing = httpx.Request(
-            "POST",
-            _url(request.host, request.port, request.path),
+        host = f"[{request.host}]" if ":" in request.host else request.host
+        response = await self._opened().post(
+            URL(f"http://{host}:{request.port}{request.path}", encoded=True),
             headers=request.headers,
-            content=request.body,
-            extensions={"timeout": {"connect": CONNECT_TIMEOUT_SECONDS}},
+            data=request.body,
+            allow_redirects=False,
         )
-        response = await self._connected().handle_async_request(outgoing)
         try:
-            return await self._read(response)
+            if 200 <= response.status < 300:
+                return await self._success(response)
+            return await self._failure(response)
         finally:
-            await response.aclose()
+            response.close()
 
-    async def _read(self, response: httpx.Response) -> ContainerAnswer:
-        """The whole body of a success; of any other answer only what an error repeats."""
-        succeeded = 200 <= response.status_code < 300
-        content_type = response.headers.get("content-type", "")
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.aiter_bytes():
-            size += len(chunk)
-            if succeeded and size > self._max_answer_bytes:
-                return self._too_large(response)
-            chunks.append(chunk)
-            if not succeeded and size >= ERROR_EXCERPT_BYTES:
-                break
+    async def _success(self, response: aiohttp.ClientResponse) -> ContainerAnswer:
+        """The whole body. Raises BadResponse and what breaks the connection."""
+        body = bytearray()
+        try:
+            async for piece in _decoded(response, self._max_answer_bytes):
+                body += piece
+        except TooLarge:
+            return self._too_large(response)
+        return ContainerAnswer(response.status, response.headers.get("Content-Type", ""), bytes(body))
+
+    async def _failure(self, response: aiohttp.ClientResponse) -> ContainerAnswer:
+        """As much of the body as an error repeats. The status counts even if the body cannot be understood."""
+        body = bytearray()
+        with suppress(BadResponse, TooLarge):
+            async for piece in _decoded(response, MAX_FAILURE_BYTES):
+                body += piece
+                if len(body) >= ERROR_EXCERPT_BYTES:
+                    break
         return ContainerAnswer(
-            status=response.status_code,
-            content_type=content_type,
-            body=b"".join(chunks),
-            retry_after_seconds=container_retry_after(response.headers.get("retry-after")),
+            response.status,
+            response.headers.get("Content-Type", ""),
+            bytes(body),
+            retry_after_seconds=container_retry_after(response.headers.get("Retry-After")),
         )
 
-    def _too_large(self, response: httpx.Response) -> ContainerAnswer:
-        announced = response.headers.get("content-length", "")
-        size = f"{announced} bytes" if announced.isdigit() else f"more than {self._max_answer_bytes} bytes"
-        detail = f"the worker's container answered with {size}; the limit is {self._max_answer_bytes}"
-        return ContainerAnswer(status=response.status_code, fault="too_large", detail=detail)
+    def _too_large(self, response: aiohttp.ClientResponse) -> ContainerAnswer:
+        announced = response.content_length
+        coded = "Content-Encoding" in response.headers
+        size = f"more than {self._max_answer_bytes} bytes" if coded or announced is None else f"{announced} bytes"
+        decoded = " when decoded" if coded else ""
+        detail = f"the worker's container answered with {size}{decoded}; the limit is {self._max_answer_bytes}"
+        return ContainerAnswer(status=response.status, fault="too_large", detail=detail)
 
-    def _connected(self) -> AiohttpTransport:
-        if self._transport is None:
-            connector = aiohttp.TCPConnector(
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            connector = ResponseConnector(
                 limit=self._max_connections, keepalive_timeout=KEEPALIVE_SECONDS, resolver=aiohttp.ThreadedResolver()
             )
-            session = aiohttp.ClientSession(
+            self._session = aiohttp.ClientSession(
                 connector=connector,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_SECONDS),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding"),
+                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
                 trust_env=False,
+                auto_decompress=False,
+                read_bufsize=READ_BUFFER_BYTES,
+                max_line_size=MAX_HEAD_BYTES,
+                max_field_size=MAX_HEAD_BYTES,
+                max_headers=MAX_HEAD_BYTES,
             )
-            self._transport = AiohttpTransport(client=session)
-        return self._transport
+        return self._session
 
 
-@lru_cache(maxsize=512)
-def _url(host: str, port: int, path: str) -> httpx.URL:
-    bracketed = f"[{host}]" if ":" in host else host
-    return httpx.URL(f"http://{bracketed}:{port}{path}")
+async def _decoded(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
+    """The body without its content codings. Raises BadResponse, TooLarge, and what breaks the connection."""
+    for value in response.headers.getall("Transfer-Encoding", ()):
+        for name in value.lower().split(","):
+            if name.strip() not in ("chunked", "identity"):
+                shown = name.strip()[:40].encode("unicode_escape").decode()
+                raise BadResponse(f"it has the transfer coding {shown}; only chunked is decoded")
+    decoder = BodyDecoder(response.headers.getall("Content-Encoding", ()), max_bytes=max_bytes)
+    async for chunk in response.content.iter_any():
+        for piece in decoder.feed(chunk):
+            yield piece
+    decoder.end()

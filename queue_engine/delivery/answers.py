@@ -27,10 +27,11 @@ FAULTS = http_faults.FAULTS | {REDIRECT, GONE, RATE_LIMITED, HTTP_4XX, HTTP_5XX}
 WHAT_WENT_WRONG = {
     http_faults.DNS_ERROR: "the host name could not be resolved",
     http_faults.CONNECT_REFUSED: "the connection was refused or there is no route to the host",
-    http_faults.CONNECT_TIMEOUT: "no connection within the time limit",
+    http_faults.CONNECT_TIMEOUT: "no connection, or no TLS handshake, within the time limit",
     http_faults.TLS_ERROR: "the TLS handshake failed",
     http_faults.READ_TIMEOUT: "no answer within the time limit",
-    http_faults.RESET: "the connection broke, or what came is not an HTTP answer",
+    http_faults.RESET: "the connection broke before a whole response came",
+    http_faults.BAD_RESPONSE: "the response cannot be understood",
     http_faults.BLOCKED_ADDRESS: "the destination is not allowed",
     http_faults.INVALID_REQUEST: "the URL or a header cannot be sent",
     http_faults.INTERNAL: "an error in the delivery process; see its log",
@@ -42,14 +43,11 @@ _HTTP_DATE = re.compile(r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? [0-9A-Za-z
 
 
 def fault_of_status(status: int) -> str | None:
-    """The word for a status; None for 2xx.
-
-    A 101 is nothing that we asked for: the connection is useless and is dropped, so it is called a reset.
-    """
+    """The word for a status; None for 2xx. Below 200 only 101 gets here, and no request asks for that."""
     if 200 <= status < 300:
         return None
     if status < 200:
-        return http_faults.RESET
+        return http_faults.BAD_RESPONSE
     if status < 400:
         return REDIRECT
     if status >= 500:

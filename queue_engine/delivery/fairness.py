@@ -40,9 +40,10 @@ DESTINATION_FAULTS = frozenset(
         http_faults.TLS_ERROR,
         http_faults.READ_TIMEOUT,
         http_faults.RESET,
+        http_faults.BAD_RESPONSE,
     }
 )
-"""Timeouts and connection errors: what makes a destination suspect and opens its breaker."""
+"""Timeouts, connection errors and what is not HTTP: they make a destination suspect and open its breaker."""
 
 NEUTRAL_FAULTS = frozenset({http_faults.BLOCKED_ADDRESS, http_faults.INVALID_REQUEST, http_faults.INTERNAL})
 """Faults that say nothing of the destination: nothing was sent to it. All the others are HTTP answers."""

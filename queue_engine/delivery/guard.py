@@ -17,12 +17,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from queue_engine import __version__
 from queue_engine.domain.webhooks import AddressPolicy, judge_addresses, points_back
+from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector
 from queue_engine.runtime.http_faults import BlockedAddress
 
 USER_AGENT = f"queue-engine/{__version__}"
 
-MAX_ANSWER_HEADERS = 128
-MAX_ANSWER_HEADER_BYTES = 8190
 READ_BUFFER_BYTES = 16 * 1024
 
 
@@ -67,7 +66,7 @@ def guarded_session(
     kept: dict[str, Any] = (
         {"force_close": True} if keep_alive_seconds is None else {"keepalive_timeout": keep_alive_seconds}
     )
-    connector = aiohttp.TCPConnector(
+    connector = ResponseConnector(
         resolver=_GuardedResolver(guard, resolver),
         use_dns_cache=False,
         socket_factory=_socket_factory(guard),
@@ -83,10 +82,10 @@ def guarded_session(
         trust_env=False,
         auto_decompress=False,
         read_bufsize=READ_BUFFER_BYTES,
-        max_line_size=MAX_ANSWER_HEADER_BYTES,
-        max_field_size=MAX_ANSWER_HEADER_BYTES,
-        max_headers=MAX_ANSWER_HEADERS,
         trace_configs=[_reuse_trace()],
+        max_line_size=MAX_HEAD_BYTES,
+        max_field_size=MAX_HEAD_BYTES,
+        max_headers=MAX_HEAD_BYTES,
     )
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
-from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from queue_engine.delivery.answers import WHAT_WENT_WRONG, excerpt_of, fault_of_status, retry_after_seconds
@@ -20,7 +19,7 @@ from queue_engine.delivery.guard import ConnectionUse, Guard, guarded_session
 from queue_engine.domain.deliveries import AttemptAnswer
 from queue_engine.domain.headers import is_secret_name
 from queue_engine.domain.webhooks import parse_webhook
-from queue_engine.runtime.http_faults import INTERNAL, RESET, TLS_ERROR, fault_of
+from queue_engine.runtime.http_faults import INTERNAL, RESET, TLS_ERROR, BadResponse, fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,10 @@ class SenderLimits:
     body_seconds: float = 2.0
     """For the answer's body once its headers are in: only the excerpt depends on it."""
     body_bytes: int = 16 * 1024
+
+
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
+"""What OpenSSL says of a peer that speaks something else."""
 
 
 class Sender:
@@ -79,7 +82,7 @@ class Sender:
         try:
             answer = await self._attempt(request)
         except Exception as error:
-            answer = _failed(error)
+            answer = _failed(error, request)
             if answer.fault == INTERNAL:
                 logger.exception("a delivery attempt broke inside the sender")
         return replace(answer, duration_seconds=self._monotonic() - started)
@@ -121,7 +124,7 @@ class Sender:
     async def _answer(
         self, response: aiohttp.ClientResponse, request: OutgoingRequest, deadline: float
     ) -> AttemptAnswer:
-        body = b"" if response.status < 200 else await self._body(response, deadline)
+        body = b"" if response.status < 200 else await self._excerpted(response, deadline)
         secrets = [value for name, value in request.headers.items() if is_secret_name(name)]
         return AttemptAnswer(
             status=response.status,
@@ -130,11 +133,17 @@ class Sender:
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), self._epoch_seconds()),
         )
 
+    async def _excerpted(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
+        try:
+            return await self._body(response, deadline)
+        except BadResponse as error:
+            return f"(the body of the response cannot be understood: {error.problem})".encode()
+
     async def _body(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
-        """What comes of the body within the limits; whatever breaks it off, the rest is done without."""
+        """As much of the body as comes within the limits. Raises BadResponse; any other end is the body's end."""
         body = bytearray()
         until = min(deadline, asyncio.get_running_loop().time() + self._limits.body_seconds)
-        with suppress(TimeoutError, OSError, aiohttp.ClientError, HttpProcessingError):
+        with suppress(TimeoutError, OSError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
             async with asyncio.timeout_at(until):
                 while len(body) < self._limits.body_bytes:
                     chunk = await response.content.read(self._limits.body_bytes - len(body))
@@ -163,15 +172,30 @@ def _nothing_came(error: aiohttp.ClientConnectionError) -> bool:
     return fault_of(error) == RESET
 
 
-def _failed(error: Exception) -> AttemptAnswer:
+def _failed(error: Exception, request: OutgoingRequest) -> AttemptAnswer:
     fault = fault_of(error)
+    detail = _detail(error, fault, plain=request.url.startswith("http:"))
     text = WHAT_WENT_WRONG[fault]
+    return AttemptAnswer(status=None, fault=fault, excerpt=f"{text}: {detail}" if detail else text)
+
+
+def _detail(error: Exception, fault: str, *, plain: bool) -> str:
+    """What the receiver's owner can act on, in words that hold no address; empty for nothing."""
+    if isinstance(error, BadResponse):
+        return error.problem
     if fault == TLS_ERROR:
-        text = f"{text}{_certificate_problem(error)}"
-    return AttemptAnswer(status=None, fault=fault, excerpt=text)
+        return _tls_problem(error)
+    if plain and fault == RESET and isinstance(error, aiohttp.ClientConnectionError) and _nothing_came(error):
+        return "it was closed without a response, perhaps because the port speaks TLS (https)"
+    return ""
 
 
-def _certificate_problem(error: BaseException) -> str:
-    """What OpenSSL says of the receiver's certificate: the receiver's owner needs it."""
+def _tls_problem(error: BaseException) -> str:
     cause = error.__cause__
-    return f": {cause.verify_message}" if isinstance(cause, ssl.SSLCertVerificationError) else ""
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return cause.verify_message
+    if isinstance(cause, ConnectionError):
+        return "the connection was closed; does the port speak TLS?"
+    if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
+        return "what came is not TLS; is the port one for http?"
+    return ""

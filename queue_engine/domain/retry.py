@@ -59,7 +59,7 @@ class RetryOn(StrEnum):
     NO_CONNECTION = "no_connection"
     """The worker's container is not up: the task has not begun."""
     CONNECTION_LOST = "connection_lost"
-    """The connection broke before the whole answer came."""
+    """The connection broke before the whole response came. One that cannot be understood is not retried."""
     TOO_MANY_REQUESTS = "429"
     UNAVAILABLE = "503"
     SERVER_ERROR = "500"

@@ -332,6 +332,8 @@ def error_of(answer: ContainerAnswer) -> str:
         return f"the worker's container gave no answer within the execution timeout{_reason(answer.detail)}"
     if answer.fault == "reset":
         return f"the connection to the worker's container was lost before the whole answer came{_reason(answer.detail)}"
+    if answer.fault == "bad_response":
+        return f"the response of the worker's container cannot be understood{_reason(answer.detail)}"
     if answer.fault is not None:
         return answer.detail or answer.fault
     excerpt = answer.body[:ERROR_EXCERPT_BYTES].decode("utf-8", "replace")

@@ -1,18 +1,18 @@
-"""What went wrong with an HTTP call, as one word of a closed set.
+"""The error type of a failed HTTP call: one word of a closed set, and a few words for people.
 
-For exceptions of aiohttp, of httpx, and of httpx on aiohttp's transport. The last of these hides what happened: it
-turns a connection that the server closed into a ConnectTimeout, so the cause is looked at first.
+For exceptions of aiohttp, and of the operating system below it.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 
 import aiohttp
-import httpx
 from aiohttp.http_exceptions import HttpProcessingError
 
 DNS_ERROR = "dns_error"
@@ -22,7 +22,10 @@ CONNECT_TIMEOUT = "connect_timeout"
 TLS_ERROR = "tls_error"
 READ_TIMEOUT = "read_timeout"
 RESET = "reset"
-"""The connection was made and broke, or what came over it is not HTTP."""
+"""The connection was made and broke before the whole response came."""
+BAD_RESPONSE = "bad_response"
+"""A response came and cannot be understood: it is not HTTP, or not the coding that it declares. The same request would
+get it again."""
 BLOCKED_ADDRESS = "blocked_address"
 INVALID_REQUEST = "invalid_request"
 """The request could not be written: a URL or a header that HTTP does not allow."""
@@ -30,8 +33,8 @@ INTERNAL = "internal"
 
 FAULTS = frozenset(
     {
-        DNS_ERROR, CONNECT_REFUSED, CONNECT_TIMEOUT, TLS_ERROR, READ_TIMEOUT, RESET, BLOCKED_ADDRESS,
-        INVALID_REQUEST, INTERNAL,
+        DNS_ERROR, CONNECT_REFUSED, CONNECT_TIMEOUT, TLS_ERROR, READ_TIMEOUT, RESET, BAD_RESPONSE,
+        BLOCKED_ADDRESS, INVALID_REQUEST, INTERNAL,
     }
 )  # fmt: skip
 
@@ -40,11 +43,23 @@ class BlockedAddress(OSError):
     """The guard refuses the address; nothing was sent to it."""
 
 
+class BadResponse(aiohttp.ClientError):
+    """The response cannot be understood. `problem` says why; `line` is the part of it that shows it, if one does."""
+
+    def __init__(self, problem: str, line: bytes = b"") -> None:
+        shown = line.strip()[:MAX_SHOWN_BYTES].decode("latin-1").encode("unicode_escape").decode()
+        super().__init__(f'{problem}: "{shown}"' if shown else problem)
+        self.problem = problem
+
+
+MAX_SHOWN_BYTES = 100
+
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """This process or machine has run out of something: not the other side's fault."""
 
 # The first row that fits decides, so a class comes before those it is derived from.
 _WORDS: tuple[tuple[type[BaseException], str], ...] = (
+    (BadResponse, BAD_RESPONSE),
     (aiohttp.ClientConnectorDNSError, DNS_ERROR),
     (socket.gaierror, DNS_ERROR),
     (aiohttp.ClientSSLError, TLS_ERROR),
@@ -52,25 +67,31 @@ _WORDS: tuple[tuple[type[BaseException], str], ...] = (
     (ssl.SSLError, TLS_ERROR),
     (ssl.CertificateError, TLS_ERROR),
     (aiohttp.ConnectionTimeoutError, CONNECT_TIMEOUT),
-    (httpx.ConnectTimeout, CONNECT_TIMEOUT),
-    (httpx.PoolTimeout, CONNECT_TIMEOUT),
-    (httpx.ProxyError, CONNECT_REFUSED),
     (ConnectionRefusedError, CONNECT_REFUSED),
     (aiohttp.ServerTimeoutError, READ_TIMEOUT),
-    (httpx.TimeoutException, READ_TIMEOUT),
     (TimeoutError, READ_TIMEOUT),
-    (httpx.LocalProtocolError, INVALID_REQUEST),
-    (httpx.UnsupportedProtocol, INVALID_REQUEST),
-    (httpx.InvalidURL, INVALID_REQUEST),
     (aiohttp.InvalidURL, INVALID_REQUEST),
     (aiohttp.NonHttpUrlClientError, INVALID_REQUEST),
+    (aiohttp.ClientResponseError, BAD_RESPONSE),
+    (HttpProcessingError, BAD_RESPONSE),
     (aiohttp.ClientError, RESET),
-    (HttpProcessingError, RESET),
-    (httpx.TransportError, RESET),
-    (httpx.DecodingError, RESET),
     (ConnectionError, RESET),
     (ValueError, INVALID_REQUEST),
 )
+
+_PROBLEMS = {
+    DNS_ERROR: "the host name could not be resolved",
+    CONNECT_REFUSED: "the connection was refused",
+    CONNECT_TIMEOUT: "no connection within the time limit",
+    TLS_ERROR: "the TLS handshake failed",
+    READ_TIMEOUT: "no response within the time limit",
+    RESET: "the connection was reset",
+    BAD_RESPONSE: "it is not HTTP",
+    BLOCKED_ADDRESS: "the address is not allowed",
+    INVALID_REQUEST: "the URL or a header of the request cannot be sent",
+    INTERNAL: "an internal error",
+}
+_BODY_CUT = re.compile(r"received ([0-9]+) of ([0-9]+) bytes")
 
 
 def fault_of(error: BaseException) -> str:
@@ -80,9 +101,36 @@ def fault_of(error: BaseException) -> str:
     if any(isinstance(link, BlockedAddress) for link in chain):
         return BLOCKED_ADDRESS
     telling = _telling(chain)
-    if isinstance(telling, aiohttp.ClientConnectorError | httpx.ConnectError):
+    if isinstance(telling, aiohttp.ClientConnectorError):
         return _connect_fault(telling, chain)
     return _word_for(telling)
+
+
+def problem_of(error: BaseException) -> str:
+    """Return what `fault_of` judges in a few words of one line, without Python's notation and without an address."""
+    fault = fault_of(error)
+    chain = list(_causes(error))
+    if isinstance(chain[0], BadResponse | BlockedAddress):
+        return str(chain[0])
+    if fault == RESET:
+        return _how_it_broke(chain)
+    reason = _os_error(chain)
+    if fault in (CONNECT_REFUSED, INTERNAL) and reason is not None and reason.errno:
+        return os.strerror(reason.errno)
+    return _PROBLEMS[fault]
+
+
+def _how_it_broke(chain: list[BaseException]) -> str:
+    disconnected = next((link for link in chain if isinstance(link, aiohttp.ServerDisconnectedError)), None)
+    if disconnected is not None:
+        no_response = isinstance(disconnected.message, str)  # otherwise it is the part of the head that came
+        return "it was closed without a response" if no_response else "it was closed within the response's headers"
+    for link in chain:
+        if cut := _BODY_CUT.search(str(link)):
+            return f"it was closed after {cut[1]} of {cut[2]} bytes of the body"
+    if any(isinstance(link, HttpProcessingError) for link in chain):
+        return "it was closed within the body"
+    return _PROBLEMS[RESET]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -91,25 +139,23 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         if link is None:
             return
         yield link
-        link = link.__cause__ or link.__context__  # httpcore suppresses the context, which holds the TLS error
+        link = link.__cause__ or link.__context__
 
 
 def _telling(chain: list[BaseException]) -> BaseException:
-    """The innermost exception of the HTTP libraries: those outside it have lost what it knew."""
-    for library in (aiohttp.ClientError, httpx.HTTPError):
-        for link in reversed(chain):
-            if isinstance(link, library):
-                return link
-    return chain[0]
+    """The innermost exception of aiohttp: those outside it have lost what it knew."""
+    return next((link for link in reversed(chain) if isinstance(link, aiohttp.ClientError)), chain[0])
 
 
-def _connect_fault(error: BaseException, chain: list[BaseException]) -> str:
+def _connect_fault(error: aiohttp.ClientConnectorError, chain: list[BaseException]) -> str:
     """For an error while connecting: what the operating system said decides."""
     if isinstance(error, aiohttp.ClientConnectorDNSError | aiohttp.ClientSSLError):
         return _word_for(error)
     reason = _os_error(chain)
     if reason is None:
         return CONNECT_REFUSED
+    if isinstance(reason, ConnectionResetError | ConnectionAbortedError) and error._conn_key.is_ssl:
+        return TLS_ERROR  # the connection was made: connecting is refused, not reset
     if isinstance(reason, ssl.SSLError | ssl.CertificateError | socket.gaierror | ConnectionError):
         return _word_for(reason)
     if isinstance(reason, TimeoutError):

@@ -1,7 +1,9 @@
 """Webhook receivers on loopback: raw sockets, so that they can answer as badly as they like."""
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -53,6 +55,8 @@ class Peer:
 
     def reset(self) -> None:
         """Break the connection with an RST."""
+        no_linger = struct.pack("ii", 1, 0)
+        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, no_linger)
         self.writer.transport.abort()
 
 

@@ -181,7 +181,7 @@ def _endless(connection: socket.socket) -> None:
     [
         (_endless, "more than 100000 bytes"),
         (lambda c: c.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nshort"), "connection"),
-        (lambda c: c.sendall(b"this is not HTTP\r\n\r\n"), "connection"),
+        (lambda c: c.sendall(b"this is not HTTP\r\n\r\n"), "cannot be understood"),
         (lambda c: None, "connection"),
     ],
     ids=["endless", "a length that lies", "not http", "no answer and closed"],

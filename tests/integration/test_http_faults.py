@@ -1,13 +1,12 @@
-"""The words for what real connections raise, through httpx on aiohttp's transport and through aiohttp itself."""
+"""The words for what real connections raise, through plain aiohttp and through the connections of the engine."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
-import httpx
 import pytest
-from httpx_aiohttp import AiohttpTransport
 
+from queue_engine.runtime.http_client import ResponseConnector
 from queue_engine.runtime.http_faults import fault_of
 from tests.integration.receivers import (
     OK,
@@ -22,22 +21,17 @@ from tests.integration.receivers import (
 Call = Callable[[str], Awaitable[object]]
 
 
-@pytest.fixture(params=["httpx on aiohttp", "httpx", "aiohttp"])
+@pytest.fixture(params=["as the engine connects", "plain aiohttp"])
 async def call(request: pytest.FixtureRequest) -> AsyncIterator[Call]:
-    timeout = httpx.Timeout(20.0, read=0.3)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20, sock_read=0.3)) as session:
+    connector = ResponseConnector() if request.param == "as the engine connects" else None
+    timeout = aiohttp.ClientTimeout(total=20, sock_read=0.3)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
 
-        async def through_aiohttp(url: str) -> object:
+        async def post(url: str) -> object:
             async with session.post(url, data=b"x") as response:
                 return await response.read()
 
-        transport = AiohttpTransport(client=session) if request.param == "httpx on aiohttp" else None
-        async with httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False) as client:
-
-            async def through_httpx(url: str) -> object:
-                return await client.post(url, content=b"x")
-
-            yield through_aiohttp if request.param == "aiohttp" else through_httpx
+        yield post
 
 
 async def fault_at(call: Call, url: str) -> str:
@@ -64,7 +58,7 @@ async def _reset(peer: Peer, _request: Received) -> None:
         (_reset, "reset"),
         (answering_and_closing(b""), "reset"),
         (answering_and_closing(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart"), "reset"),
-        (answering_and_closing(b"not HTTP at all\r\n\r\n"), "reset"),
+        (answering_and_closing(b"not HTTP at all\r\n\r\n"), "bad_response"),
     ],
 )
 async def test_a_connection_that_was_made_is_never_called_unmade(call: Call, behaviour: Behaviour, fault: str) -> None:

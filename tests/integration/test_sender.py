@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -195,11 +195,11 @@ async def test_a_200_after_interim_answers_is_delivered(sender: Sender) -> None:
     assert (answer.status, answer.fault) == (200, None)
 
 
-async def test_a_101_is_a_broken_connection(sender: Sender) -> None:
+async def test_a_101_is_a_bad_response(sender: Sender) -> None:
     upgrade = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     async with receiver(answering(upgrade)) as target:
         answer = await send(sender, target.url)
-        assert (answer.status, answer.fault) == (101, "reset")
+        assert (answer.status, answer.fault) == (101, "bad_response")
         await wait_until_async(lambda: target.left, message="the connection was kept")
 
 
@@ -303,23 +303,56 @@ async def test_a_receiver_that_sends_the_key_back_does_not_get_it_into_the_excer
 @pytest.mark.parametrize(
     "data",
     [
-        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(1000)) + b"Content-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n",
-        b"HTTP/1.1 200 " + b"x" * 100_000 + b"\r\nContent-Length: 0\r\n\r\n",
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-        b"HTTP/1.1 abc OK\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-        b"\0" * 100,
-        b"HTTP/1.1 200 OK\r\nX: y",
-        b"",
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: session=" + b"x" * 12_000 + b"\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nSet-Cookie: session=" + b"x" * 65_000 + b"\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\n" + b"".join(b"X-%d: 1\r\n" % n for n in range(1000)) + b"Content-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\nZZ\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nokokok",
+    ],
+    ids=["cookie", "large cookie", "headers", "bad chunk", "coding in name only", "cut", "too long"],
+)
+async def test_a_2xx_is_delivered_whatever_follows_its_headers(sender: Sender, data: bytes) -> None:
+    async with receiver(answering_and_closing(data)) as target:
+        answer = await send(sender, target.url)
+        assert (answer.status, answer.fault) == (200, None)
+        assert answer.excerpt in (
+            "ok",
+            "(the body of the response cannot be understood: invalid character in chunk size)",
+        )
+        assert len(target.received) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+            "its headers are longer than 65536 bytes in all",
+        ),
+        (b"HTTP/1.1 200 " + b"x" * 100_000 + b"\r\n\r\n", "its headers are longer than 65536 bytes in all"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n", "it does not begin with a valid HTTP status line"),
+        (b"HTTP/1.1 abc OK\r\n\r\n", "it does not begin with a valid HTTP status line"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n", "invalid character in Content-Length"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", "duplicate Content-Length"),
+        (b"\0" * 100, "it does not begin with a valid HTTP status line"),
+        (b"\x15\x03\x01\0\x02\x02F", "the port speaks TLS (https), not plain HTTP"),
     ],
 )
-async def test_what_is_not_an_http_answer_is_a_broken_connection(sender: Sender, data: bytes) -> None:
+async def test_what_is_not_http_is_a_bad_response(sender: Sender, data: bytes, words: str) -> None:
+    async with receiver(answering(data)) as target:
+        answer = await send(sender, target.url)
+    assert (answer.status, answer.fault) == (None, "bad_response")
+    assert answer.excerpt == f"the response cannot be understood: {words}"
+
+
+@pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\r\nX: y", b"HTTP/1.1 20", b""])
+async def test_a_response_that_breaks_off_in_its_headers_is_a_broken_connection(sender: Sender, data: bytes) -> None:
     async with receiver(answering_and_closing(data)) as target:
         answer = await send(sender, target.url)
     assert (answer.status, answer.fault) == (None, "reset")
-    assert answer.excerpt == "the connection broke, or what came is not an HTTP answer"
+    assert answer.excerpt.startswith("the connection broke before a whole response came")
 
 
 async def test_a_receiver_that_resets_before_it_answers_is_a_broken_connection(sender: Sender) -> None:
@@ -406,6 +439,41 @@ async def test_a_receiver_without_tls_is_a_tls_error(sender: Sender) -> None:
     async with receiver(answering(OK), greeting=b"HTTP/1.1 400 Bad Request\r\n\r\n") as target:
         answer = await send(sender, target.url.replace("http:", "https:"))
     assert answer.fault == "tls_error"
+
+
+async def _closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(10)
+    writer.close()
+
+
+async def _plain_words(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(10)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("serve", "words"),
+    [
+        (_closing, "the connection was closed; does the port speak TLS?"),
+        (_plain_words, "what came is not TLS; is the port one for http?"),
+    ],
+)
+async def test_a_port_without_tls_is_a_tls_error_at_once(
+    sender: Sender, serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], words: str
+) -> None:
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        answer = await send(sender, f"https://127.0.0.1:{port}/")
+    assert (answer.fault, answer.excerpt) == ("tls_error", f"the TLS handshake failed: {words}")
+
+
+async def test_http_to_a_port_with_tls_says_so(sender: Sender, tmp_path: Path) -> None:
+    context = self_signed(tmp_path, "127.0.0.1").server_context()
+    async with receiver(answering(OK), tls=context) as target:
+        answer = await send(sender, target.url)
+    assert answer.fault in ("reset", "bad_response"), "some servers close, some send a TLS alert"
+    assert "speaks TLS (https)" in answer.excerpt
 
 
 async def test_a_certificate_that_nobody_vouches_for_is_a_tls_error(sender: Sender, tmp_path: Path) -> None:

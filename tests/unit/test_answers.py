@@ -23,7 +23,7 @@ NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
     ("status", "fault"),
     [
         (200, None), (204, None), (299, None),
-        (100, "reset"), (101, "reset"), (199, "reset"), (0, "reset"),
+        (100, "bad_response"), (101, "bad_response"), (199, "bad_response"), (0, "bad_response"),
         (300, "redirect"), (302, "redirect"), (304, "redirect"), (308, "redirect"),
         (400, "http_4xx"), (404, "http_4xx"), (499, "http_4xx"), (410, "gone"), (429, "rate_limited"),
         (500, "http_5xx"), (503, "http_5xx"), (599, "http_5xx"), (999, "http_5xx"),
@@ -35,8 +35,8 @@ def test_a_status_has_its_word(status: int, fault: str | None) -> None:
 
 def test_the_words_are_the_closed_set_of_the_metric() -> None:
     assert {
-        "dns_error", "connect_refused", "connect_timeout", "tls_error", "read_timeout", "reset", "redirect", "gone",
-        "rate_limited", "http_4xx", "http_5xx", "blocked_address", "invalid_request", "internal",
+        "dns_error", "connect_refused", "connect_timeout", "tls_error", "read_timeout", "reset", "bad_response",
+        "redirect", "gone", "rate_limited", "http_4xx", "http_5xx", "blocked_address", "invalid_request", "internal",
     } == FAULTS  # fmt: skip
 
 

@@ -6,12 +6,11 @@ import ssl
 from unittest.mock import Mock
 
 import aiohttp
-import httpx
 import pytest
 from aiohttp.client_reqrep import ConnectionKey
-from aiohttp.http_exceptions import BadStatusLine
+from aiohttp.http_exceptions import BadStatusLine, ContentLengthError, TransferEncodingError
 
-from queue_engine.runtime.http_faults import FAULTS, BlockedAddress, fault_of
+from queue_engine.runtime.http_faults import FAULTS, BadResponse, BlockedAddress, fault_of, problem_of
 
 KEY = ConnectionKey("host", 80, False, True, None, None, None)
 
@@ -23,6 +22,10 @@ def caused(error: BaseException, cause: BaseException) -> BaseException:
 
 def connector_error(cause: OSError) -> BaseException:
     return caused(aiohttp.ClientConnectorError(KEY, cause), cause)
+
+
+def tls_connector_error(cause: OSError) -> BaseException:
+    return caused(aiohttp.ClientConnectorError(KEY._replace(is_ssl=True), cause), cause)
 
 
 @pytest.mark.parametrize(
@@ -50,34 +53,14 @@ def connector_error(cause: OSError) -> BaseException:
         (aiohttp.ClientOSError(errno.ECONNRESET, "reset"), "reset"),
         (aiohttp.ClientConnectionResetError("closing transport"), "reset"),
         (aiohttp.ClientPayloadError("cut"), "reset"),
-        (aiohttp.ClientResponseError(Mock(), (), status=400, message="bad status line"), "reset"),
-        (BadStatusLine("x"), "reset"),
+        (aiohttp.ClientResponseError(Mock(), (), status=400, message="bad status line"), "bad_response"),
+        (BadStatusLine("x"), "bad_response"),
+        (BadResponse("not HTTP"), "bad_response"),
+        (tls_connector_error(ConnectionResetError(errno.ECONNRESET, "reset")), "tls_error"),
+        (tls_connector_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused")), "connect_refused"),
         (aiohttp.InvalidURL("x"), "invalid_request"),
         (aiohttp.NonHttpUrlClientError("x"), "invalid_request"),
-        # httpx on aiohttp's transport: its own word is wrong, the cause is right
-        (caused(httpx.ConnectTimeout("x"), aiohttp.ServerDisconnectedError()), "reset"),
-        (caused(httpx.ConnectTimeout("x"), aiohttp.ConnectionTimeoutError("x")), "connect_timeout"),
-        (caused(httpx.ConnectError("x"), connector_error(OSError(errno.ECONNREFUSED, "x"))), "connect_refused"),
-        (caused(httpx.ConnectError("x"), connector_error(TimeoutError(errno.ETIMEDOUT, "x"))), "connect_timeout"),
-        (caused(httpx.ConnectError("x"), connector_error(BlockedAddress("x"))), "blocked_address"),
-        (caused(httpx.ReadTimeout("x"), aiohttp.SocketTimeoutError("x")), "read_timeout"),
-        (caused(httpx.ReadError("x"), aiohttp.ClientPayloadError("x")), "reset"),
-        # httpx by itself
-        (httpx.ConnectError("x"), "connect_refused"),
-        (caused(httpx.ConnectError("x"), socket.gaierror(-2, "unknown")), "dns_error"),
-        (caused(httpx.ConnectError("x"), ssl.SSLError(1, "x")), "tls_error"),
-        (httpx.ConnectTimeout("x"), "connect_timeout"),
-        (httpx.PoolTimeout("x"), "connect_timeout"),
-        (httpx.ProxyError("x"), "connect_refused"),
-        (httpx.ReadTimeout("x"), "read_timeout"),
-        (httpx.WriteTimeout("x"), "read_timeout"),
-        (httpx.ReadError("x"), "reset"),
-        (httpx.WriteError("x"), "reset"),
-        (httpx.RemoteProtocolError("x"), "reset"),
-        (httpx.LocalProtocolError("x"), "invalid_request"),
-        (httpx.UnsupportedProtocol("x"), "invalid_request"),
-        (httpx.InvalidURL("x"), "invalid_request"),
-        # neither
+        # the operating system's
         (TimeoutError(), "read_timeout"),
         (socket.gaierror(-2, "unknown"), "dns_error"),
         (ConnectionRefusedError(), "connect_refused"),
@@ -100,3 +83,28 @@ def test_a_circle_of_causes_ends() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
     assert fault_of(first) == "internal"
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (connector_error(ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('10.0.0.7', 80)")),
+         "Connection refused"),
+        (connector_error(OSError(errno.EHOSTUNREACH, "x")), "No route to host"),
+        (OSError(errno.EMFILE, "x"), "Too many open files"),
+        (aiohttp.ConnectionTimeoutError("to host http://10.0.0.7/"), "no connection within the time limit"),
+        (aiohttp.ServerDisconnectedError(), "it was closed without a response"),
+        (aiohttp.ServerDisconnectedError(Mock()), "it was closed within the response's headers"),
+        (caused(aiohttp.ClientPayloadError("x: <ContentLengthError>"), ContentLengthError("(received 3 of 50 bytes).")),
+         "it was closed after 3 of 50 bytes of the body"),
+        (caused(aiohttp.ClientPayloadError("x"), TransferEncodingError("cut")), "it was closed within the body"),
+        (aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer"), "the connection was reset"),
+        (BadResponse("duplicate header", b"X: \xe9\x00\r\n"), 'duplicate header: "X: \\xe9\\x00"'),
+        (BadResponse("x", b"a" * 5000), 'x: "' + "a" * 100 + '"'),
+        (BlockedAddress("the address is private"), "the address is private"),
+        (ValueError("Newline in header <repr>"), "the URL or a header of the request cannot be sent"),
+        (KeyError("a bug"), "an internal error"),
+    ],
+)  # fmt: skip
+def test_an_error_has_words_for_people(error: BaseException, problem: str) -> None:
+    assert problem_of(error) == problem

@@ -1,0 +1,111 @@
+"""Content codings of a container's response (RFC 9110, section 8.4): which are decoded, piece by piece.
+
+The agent sends no Accept-Encoding, so a coded response is the container's own choice. Codings of the standard library
+are decoded: gzip, x-gzip and deflate (with a zlib header, as RFC 9110 defines it, and raw, as some servers send it).
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+
+from queue_engine.runtime.http_faults import BadResponse
+
+PIECE_BYTES = 64 * 1024
+"""The most that is decoded at once: a small body that becomes a large one is given up long before it is whole."""
+MAX_CODINGS = 4
+_GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
+
+
+class TooLarge(Exception):
+    """The body is larger than the limit, decoded or on the way there."""
+
+
+class BodyDecoder:
+    """Decodes one body. Feed it with what comes, then call `end`."""
+
+    def __init__(self, codings: Iterable[str], *, max_bytes: int) -> None:
+        """`codings` are the values of Content-Encoding. Raises BadResponse for one that cannot be decoded."""
+        names = [name.strip().lower() for value in codings for name in value.split(",")]
+        stages = [_stage(name) for name in names if name not in ("", "identity")]
+        if len(stages) > MAX_CODINGS:
+            raise BadResponse(f"its body has {len(stages)} content codings; at most {MAX_CODINGS} are decoded")
+        self._stages = stages[::-1]
+        self._max_bytes = max_bytes
+        # A coding makes what it cannot compress a little larger, so earlier stages may be.
+        self._limits = [max_bytes + max_bytes // 64 + 1024] * len(stages) + [max_bytes]
+        self._sizes = [0] * len(self._limits)
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """The decoded pieces. Raises BadResponse for what is not in its coding, and TooLarge."""
+        return self._through(0, data)
+
+    def end(self) -> None:
+        """Raises BadResponse when the body ended within its coding."""
+        for stage in self._stages:
+            stage.end()
+
+    def _through(self, number: int, data: bytes) -> Iterator[bytes]:
+        self._sizes[number] += len(data)
+        if self._sizes[number] > self._limits[number]:
+            raise TooLarge
+        if number == len(self._stages):
+            yield data
+            return
+        for piece in self._stages[number].feed(data):
+            yield from self._through(number + 1, piece)
+
+
+class _Stage:
+    """One coding. A gzip body may hold several members (RFC 1952, section 2.2)."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._decoder: zlib._Decompress | None = None
+        self._begun = False
+        self._start = b""
+        """The first bytes, kept until they tell zlib from raw deflate."""
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        data = self._start + data
+        self._start = b""
+        while data:
+            if self._decoder is None:
+                if len(data) < 2:
+                    self._start = data
+                    return
+                self._decoder = self._begin(data)
+            piece, data = self._decode(self._decoder, data)
+            if piece:
+                yield piece
+
+    def end(self) -> None:
+        if self._decoder is not None or self._start:
+            raise BadResponse(f"its body ends within its content coding, {self._name}")
+
+    def _begin(self, data: bytes) -> zlib._Decompress:
+        if self._name == "deflate":
+            if self._begun:
+                raise BadResponse("its body goes on after the end of its content coding, deflate")
+            has_header = data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0
+            self._begun = True
+            return zlib.decompressobj(_ZLIB if has_header else _RAW)
+        return zlib.decompressobj(_GZIP)
+
+    def _decode(self, decoder: zlib._Decompress, data: bytes) -> tuple[bytes, bytes]:
+        """One piece, and what is still to be decoded."""
+        try:
+            piece = decoder.decompress(data, PIECE_BYTES)
+        except zlib.error:
+            raise BadResponse(f"its body is not in its content coding, {self._name}") from None
+        if decoder.eof:
+            self._decoder = None
+            return piece, decoder.unused_data
+        return piece, decoder.unconsumed_tail
+
+
+def _stage(name: str) -> _Stage:
+    if name not in ("gzip", "x-gzip", "deflate"):
+        shown = name[:40].encode("unicode_escape").decode()
+        raise BadResponse(f"its body has the content coding {shown}; gzip and deflate are decoded")
+    return _Stage(name.removeprefix("x-"))
