@@ -27,6 +27,7 @@ from typing import Self
 import psutil
 
 from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.runtime.interpreter import python_path
 from queue_engine.runtime.ports import LOOPBACK, free_port, is_free
 from queue_engine.runtime.process_groups import end_processes, own_processes, passed_on
 from queue_engine.runtime.supervisor import Backoff, Program, ProgramError, ProgramExit, Supervisor, log_exit
@@ -156,11 +157,10 @@ class EmbeddedStore:
         return self._wanted_port
 
     def _program(self, binary: Path, environment: Mapping[str, str]) -> Program:
-        code = {"PYTHONPATH": self._environment["PYTHONPATH"]} if "PYTHONPATH" in self._environment else {}
         return Program(
             name=_NAME,
             command=tether_command(LINGER_SECONDS, (str(binary), str(self._files.configuration))),
-            environment={**environment, **passed_on(self._environment), **code},
+            environment={**environment, **passed_on(self._environment), **python_path(self._environment)},
             log=self._files.log,
             grace_seconds=STOP_SECONDS,
         )

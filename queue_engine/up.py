@@ -19,6 +19,7 @@ from queue_engine.domain.agent_protocol import END_MARGIN_SECONDS
 from queue_engine.domain.errors import EngineError
 from queue_engine.embedded import EmbeddedStore, EmbeddedStoreError
 from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.runtime.interpreter import python_command, python_path
 from queue_engine.runtime.ports import free_port, is_free
 from queue_engine.runtime.process_groups import passed_on
 from queue_engine.runtime.sealing import new_secret_key
@@ -116,7 +117,7 @@ class _Stack:
         for role in ROLES:
             environment = self._environment(role, redis_url, secret_key, api_key, metrics_ports.get(role))
             log = BoundedLog(self._data_dir / "logs" / f"{role}.log")
-            command = (sys.executable, "-m", "queue_engine", role)
+            command = python_command("queue_engine", role)
             # Longer than the controller gives its workers: it must outlive them.
             grace_seconds = self._grace_seconds() + END_MARGIN_SECONDS + CONTROLLER_MARGIN_SECONDS
             self._supervisor.start(Program(role, command, environment, log, grace_seconds))
@@ -156,7 +157,7 @@ class _Stack:
             "QUEUE_ENGINE_WORKER_GRACE_SECONDS": str(WORKER_GRACE_SECONDS),
             "QUEUE_ENGINE_WORK_DIR": str(self._data_dir / "workers"),
             **passed_on(given),
-            **{name: given[name] for name in ("PYTHONPATH",) if name in given},
+            **python_path(given),
             **{name: value for name, value in given.items() if name.startswith("QUEUE_ENGINE_") and value},
             "QUEUE_ENGINE_REDIS_URL": redis_url,
             "QUEUE_ENGINE_SECRET_KEY": secret_key,

@@ -27,7 +27,7 @@ TAIL_LINES = 12
 TAIL_CHARACTERS = 500
 """Of one line: the beginning and the end, where a traceback says what happened."""
 TAIL_BYTES = 64 * 1024
-UP_COMMAND = (sys.executable, "-m", "queue_engine", "up")
+UP_COMMAND = (sys.executable, "-P", "-m", "queue_engine", "up")
 OURS = ("QUEUE_ENGINE_", "WORKER_AGENT_")
 
 

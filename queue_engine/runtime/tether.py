@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from queue_engine.runtime.interpreter import python_command
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE
 
 _STOP_SECONDS = 30.0
@@ -23,7 +24,7 @@ _STOP_SECONDS = 30.0
 
 def tether_command(linger_seconds: float, command: Sequence[str]) -> tuple[str, ...]:
     """The command line that runs `command` at a tether."""
-    return (sys.executable, "-m", "queue_engine.runtime.tether", str(linger_seconds), *command)
+    return python_command("queue_engine.runtime.tether", str(linger_seconds), *command)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,7 +15,6 @@ import asyncio
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.ids import is_worker_id
 from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.runtime.interpreter import python_command, python_path
 from queue_engine.runtime.lifeline import Lifeline
 from queue_engine.runtime.ports import LOOPBACK, free_port
 from queue_engine.runtime.process_groups import (
@@ -41,15 +41,13 @@ from queue_engine.runtime.process_groups import (
     wait_for_group,
 )
 
-AGENT_COMMAND = (sys.executable, "-m", "worker_agent")
+AGENT_COMMAND = python_command("worker_agent")
 STARTS_PER_CPU = 2
 """A start is mostly the import of the agent's code: more of them at once end no sooner."""
 _KEPT_LOGS = 50
 _SEARCHED_LINES = 200
 """How far back the agent's word on the container's end may be: it may have handed back tasks since."""
 _ORPHAN_POLL_SECONDS = 1.0
-_PYTHON_VARIABLES = ("PYTHONPATH",)
-"""What else the agent needs to find its own code; the container does not get it."""
 
 logger = logging.getLogger(__name__)
 
@@ -190,12 +188,11 @@ class ProcessBackend:
     def _agent_environment(self, spec: WorkerSpec, port: int, lifeline: int) -> dict[str, str]:
         exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
         ready = {} if spec.ready_path is None else {protocol.READY_PATH: spec.ready_path}
-        code = {name: self._environment[name] for name in _PYTHON_VARIABLES if name in self._environment}
         container = self._container_environment(spec, port)
         secret = [name for name, value in spec.environment.items() if container[name] == value]
         return {
             **passed_on(self._environment),
-            **code,
+            **python_path(self._environment),  # for the agent's own code; the container does not get it
             **spec.agent_environment,
             **self._marks,
             **exposed,

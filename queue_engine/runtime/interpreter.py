@@ -1,0 +1,40 @@
+"""Python without the current folder on its import path: a stray `orjson.py` there would run inside the engine.
+
+`python -m` puts the current folder first on the path, and an empty element of PYTHONPATH stands for it too. This module
+imports nothing that is not loaded already, because it runs before the path is safe.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+
+def python_command(module: str, *arguments: str) -> tuple[str, ...]:
+    """Return the command line of `python -m module` in this interpreter, with the safe path (`-P`)."""
+    return (sys.executable, "-P", "-m", module, *arguments)
+
+
+def python_path(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the PYTHONPATH that a child process gets: the operator's, without the elements that are empty."""
+    elements = [element for element in environment.get("PYTHONPATH", "").split(os.pathsep) if element]
+    return {"PYTHONPATH": os.pathsep.join(elements)} if elements else {}
+
+
+def leave_current_folder(main_file: str) -> None:
+    """Take the current folder off the path, unless it holds the code of `main_file` or the given PYTHONPATH names it.
+
+    Only what comes before the standard library is looked at: what is behind it was installed there.
+    """
+    try:
+        here = os.getcwd()
+    except OSError:  # deleted: nothing can lie in it
+        return
+    code = os.path.dirname(os.path.dirname(os.path.abspath(main_file)))
+    named = python_path(os.environ).get("PYTHONPATH", "").split(os.pathsep)
+    if here == code or here in map(os.path.abspath, filter(None, named)):
+        return
+    standard = os.path.dirname(os.__file__)
+    library = sys.path.index(standard) if standard in sys.path else 1
+    sys.path[:library] = [folder for folder in sys.path[:library] if folder not in ("", here)]
