@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from queue_engine.api.answers import Answer
+from queue_engine.api.order_log import log_order
 from queue_engine.api.views import Failure
 from queue_engine.domain.errors import InvalidRequest
 
@@ -66,8 +67,8 @@ class Operation(APIRoute):
         public: bool = False,
     ) -> None:
         self.takes = takes
-        refuses_deliveries = method not in _SAFE_METHODS and path.startswith("/v2/")
-        statuses = sorted({*failures, 500, *((400,) if refuses_deliveries else ())})
+        writes = method not in _SAFE_METHODS and path.startswith("/v2/")
+        statuses = sorted({*failures, 500, *((400,) if writes else ())})
         super().__init__(
             path,
             handler,
@@ -81,14 +82,16 @@ class Operation(APIRoute):
             response_class=Response if media_type else JSONResponse,
             openapi_extra=_extra(takes, parameters, public, media_type),
         )
-        self.app = _answering(handler, refuses_deliveries=refuses_deliveries)
+        self.app = _answering(handler, writes=writes)
 
 
-def _answering(handler: Handler, *, refuses_deliveries: bool) -> ASGIApp:
+def _answering(handler: Handler, *, writes: bool) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        if refuses_deliveries:
+        if writes:
             _check_no_delivery(scope)
         answer = await handler(Request(scope, receive))
+        if writes:
+            log_order(handler.__name__, scope)
         await answer.send(send)
 
     return app

@@ -12,6 +12,7 @@ from queue_engine.api.answers import Answer, success
 from queue_engine.api.credential_requests import CreateCredential, UpdateCredential
 from queue_engine.api.fields import validated
 from queue_engine.api.operations import Operation, in_path
+from queue_engine.api.order_log import note
 from queue_engine.api.patience import from_store
 from queue_engine.api.services import Services
 from queue_engine.api.views import Success, View
@@ -74,6 +75,7 @@ class CredentialRoutes:
         self._services.must_keep_secret("password")
         auth = RegistryAuth(wanted.username, wanted.password)
         created = await from_store(self._credentials.create(tenant, wanted.name, wanted.type, auth))
+        note(request, credential=created.credential_id)
         return success(credential_view(created))
 
     async def list_credentials(self, request: Request) -> Answer:

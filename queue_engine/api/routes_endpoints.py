@@ -11,6 +11,7 @@ from queue_engine.api.answers import Answer, success
 from queue_engine.api.endpoint_requests import MAX_WORKERS, CreateEndpoint, UpdateEndpoint
 from queue_engine.api.fields import validated, validated_changes
 from queue_engine.api.operations import Operation, in_path, in_query
+from queue_engine.api.order_log import note
 from queue_engine.api.patience import from_store
 from queue_engine.api.queries import Query
 from queue_engine.api.services import Services, endpoint_id_in
@@ -96,6 +97,7 @@ class EndpointRoutes:
         if wanted.webhook is not None:
             await self._services.destinations.check(wanted.webhook)
         endpoint = await from_store(self._create(tenant, config))
+        note(request, endpoint=endpoint.endpoint_id)
         return success(endpoint_view(endpoint, self._services.catalogue))
 
     async def _create(self, tenant: str, config: EndpointConfig) -> Endpoint:
@@ -202,6 +204,7 @@ class EndpointRoutes:
         scaled = await from_store(endpoints.update(endpoint_id, tenant, lambda config: replace(config, workers=count)))
         if scaled is None:
             raise NotFound(Resource.ENDPOINT)
+        note(request, count=count)
         return success(True)
 
     async def list_workers(self, request: Request) -> Answer:

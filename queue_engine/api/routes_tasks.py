@@ -10,6 +10,7 @@ from starlette.requests import Request
 from queue_engine import metrics
 from queue_engine.api.answers import Answer, success
 from queue_engine.api.operations import Operation, in_path, in_query
+from queue_engine.api.order_log import note
 from queue_engine.api.patience import from_store
 from queue_engine.api.queries import Query
 from queue_engine.api.routes_endpoints import ENDPOINT_ID
@@ -127,7 +128,9 @@ class TaskRoutes:
             if not isinstance(error, StoreUnavailable):
                 _REJECTED.inc()
             raise
-        (_DUPLICATE if submission is Submission.DUPLICATE else _ACCEPTED).inc()
+        is_new = submission is not Submission.DUPLICATE
+        (_ACCEPTED if is_new else _DUPLICATE).inc()
+        note(request, task=task.task_id, result="accepted" if is_new else "duplicate")
         return success({"taskId": task.task_id})
 
     async def _compare_with_accepted(self, task: NewTask, wanted: SubmitTask) -> Submission:
@@ -223,6 +226,7 @@ class TaskRoutes:
         cancellation = await from_store(self._tasks.cancel(endpoint.endpoint_id, task_id_in(request)))
         if cancellation is Cancellation.CANCELLED:
             metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
+        note(request, result=cancellation.value.lower())
         return success(task_standing_view(await self._brief_task(request, endpoint.endpoint_id)))
 
     async def retry_task(self, request: Request) -> Answer:

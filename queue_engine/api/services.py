@@ -9,6 +9,7 @@ from starlette.requests import Request
 from queue_engine.api.auth import Authenticator
 from queue_engine.api.bodies import BodyReader
 from queue_engine.api.destinations import DestinationGuard
+from queue_engine.api.order_log import note
 from queue_engine.api.patience import from_store
 from queue_engine.api.rate_limit import RateLimiter
 from queue_engine.domain.catalogue import Catalogue
@@ -36,6 +37,7 @@ class Services:
         """The tenant that sends the request. Raises Unauthorized, TooManyRequests, StoreUnavailable."""
         tenant = await self.authenticator.tenant_of(request.scope["headers"])
         self.limiter.take(tenant)
+        note(request, tenant=tenant)
         return tenant
 
     async def endpoint(self, request: Request, tenant: str) -> Endpoint:

@@ -20,6 +20,7 @@ from queue_engine.runtime.http_faults import INTERNAL
 from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
 from queue_engine.store.deliveries import Outbox, OutboxEntry
+from queue_engine.store.keys import ids_of_delivery
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +143,7 @@ class DeliveryService:
         try:
             fault = await self._deliver(turn.item)
         except Exception:
-            log.exception("a delivery attempt failed inside", extra={"delivery": turn.item.delivery_id})
+            log.exception("a delivery attempt failed inside", extra=_ids(turn.item))
             await self._persist_defer(turn.item, BROKEN_SECONDS)
         finally:
             self._lanes.finished(turn, time.monotonic(), fault)
@@ -169,20 +170,17 @@ class DeliveryService:
             lambda: self._outbox.settle(entry, answer, verdict, at_ms=sent_at_ms), passing=unavailability, what="settle"
         )
         _count(answer, verdict, settlement.latency_seconds if settlement.accepted else None)
-        log.log(
-            logging.INFO if answer.fault is None else logging.WARNING,
-            "delivery attempt",
-            extra={
-                "delivery": entry.delivery_id,
-                "destination": entry.destination,
+        level = logging.INFO if answer.fault is None else logging.WARNING
+        if log.isEnabledFor(level):
+            facts = {
                 "attempt": attempt,
                 "status": answer.status,
                 "fault": answer.fault,
                 "verdict": type(verdict).__name__,
                 "seconds": round(answer.duration_seconds, 4),
                 "recorded": settlement.accepted,
-            },
-        )
+            }
+            log.log(level, "delivery attempt", extra={**_ids(entry), **facts})
         return answer.fault
 
     # The end
@@ -213,7 +211,7 @@ for _fault in FAULTS:
 
 
 def _ids(entry: OutboxEntry) -> dict[str, str]:
-    return {"delivery": entry.delivery_id, "destination": entry.destination}
+    return {"delivery": entry.delivery_id, "destination": entry.destination, **ids_of_delivery(entry.delivery_id)}
 
 
 def _request(delivery: Delivery, timestamp_seconds: int) -> OutgoingRequest:

@@ -270,6 +270,13 @@ def task_delivery_id(endpoint_id: str, task_id: str) -> str:
     return f"t:{endpoint_id}:{task_id}"
 
 
+def ids_of_delivery(delivery_id: str) -> dict[str, str]:
+    """Return whose delivery it is: its `endpoint`, and its `task` or its `worker`."""
+    kind, _, rest = delivery_id.partition(":")
+    endpoint_id, _, name = rest.partition(":")
+    return {"endpoint": endpoint_id, "task" if kind == "t" else "worker": name}
+
+
 @dataclass(frozen=True)
 class Partitions:
     """The mapping of endpoints to partitions. Fixed for the life of a store."""

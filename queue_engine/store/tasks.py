@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -28,6 +29,8 @@ from queue_engine.store.client import optional_int, pairs, word_of
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, member, parse_member, task_delivery_id
 from queue_engine.store.resealing import Resealed
 from queue_engine.store.scripts import ScriptRunner
+
+log = logging.getLogger(__name__)
 
 EXPIRY_SLACK_MS = 2 * 86_400_000
 """How much longer than its retention a task's data may stay when the retention job does not run."""
@@ -299,7 +302,11 @@ class TaskStore:
                 CANCELLED_WHILE_RUNNING, task_delivery_id(endpoint_id, task_id), destination, EXPIRY_SLACK_MS,
             ],
         )  # fmt: skip
-        return word_of(reply)
+        word = word_of(reply)
+        if word != "OK" and log.isEnabledFor(logging.INFO):
+            ids = {"endpoint": endpoint_id, "task": task_id, "worker": reply[1].decode(), "attempt": int(reply[2])}
+            log.info("attempt lost: its lease expired", extra={**ids, "store": word})
+        return word
 
     async def _expire(self, partition: Partition, name: bytes) -> str:
         endpoint_id, task_id = parse_member(name.decode())

@@ -283,11 +283,11 @@ def programs_on(store_url: str, directory: Path) -> Iterator[Programs]:
         programs.stop()
 
 
-def wait_for_port(port: int) -> None:
+def wait_for_port(port: int, timeout: float = 60) -> None:
     """Return when something listens on this loopback port."""
 
     def listens() -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", port)) == 0
 
-    wait_until(listens, 20, f"nothing listens on port {port}")
+    wait_until(listens, timeout, f"nothing listens on port {port}")

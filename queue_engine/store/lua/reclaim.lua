@@ -5,11 +5,12 @@
 --      10 outbox 11 delivery 12 endpoint 13 retry queue
 -- ARGV 1 member 2 task id 3 most times a worker may be lost 4 error for the end 5 error when it is to be cancelled
 --      6 delivery id 7 webhook's destination or '' 8 slack of the expiry in ms
--- Reply {'QUEUED'} | {'DEAD'} | {'CANCELLED'} | {'OK'} nothing to do: the lease was renewed or the task ended
+-- Reply {'QUEUED' | 'DEAD' | 'CANCELLED', worker, attempts} | {'OK'} nothing to do: the lease was renewed or the task ended
 local now = now_ms()
 local lease_end = tonumber(redis.call('ZSCORE', KEYS[5], ARGV[1]) or '')
 if lease_end == nil or lease_end > now then return { 'OK' } end
-local state, token, cancel = unpack(redis.call('HMGET', KEYS[1], 'state', 'token', 'cancel'))
+local state, token, cancel, worker, attempts =
+  unpack(redis.call('HMGET', KEYS[1], 'state', 'token', 'cancel', 'worker', 'attempts'))
 if state ~= 'running' then
   redis.call('ZREM', KEYS[5], ARGV[1])
   return { 'OK' }
@@ -22,11 +23,11 @@ if is_dead or cancel then
   end_task(KEYS, { now = now, from = 'running', member = ARGV[1], task_id = ARGV[2],
     state = cancel and 'cancelled' or 'dead', status = 'failed', result = cancel and ARGV[5] or ARGV[4],
     delivery_id = ARGV[6], destination = ARGV[7], slack = tonumber(ARGV[8]) })
-  return { cancel and 'CANCELLED' or 'DEAD' }
+  return { cancel and 'CANCELLED' or 'DEAD', worker or '', attempts or '0' }
 end
 local entry = redis.call('XADD', KEYS[13], '*', 't', ARGV[2])
 redis.call('HSET', KEYS[1], 'state', 'queued', 'entry', entry, 'lost_token', token, 'updated', text(now))
 redis.call('HDEL', KEYS[1], 'token')
 redis.call('ZREM', KEYS[5], ARGV[1])
 count_move(KEYS[7], KEYS[8], 'running', 'queued')
-return { 'QUEUED' }
+return { 'QUEUED', worker or '', attempts or '0' }

@@ -1,0 +1,31 @@
+"""One log line for each request that has changed something: who asked for what, and what came of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from starlette.requests import Request
+from starlette.types import Scope
+
+log = logging.getLogger(__name__)
+
+_FACTS = "queue_engine.order"
+_FIELDS = {"taskId": "task", "workerId": "worker", "count": "count"}
+"""Parts of a path, and the fields that they become."""
+
+
+def note(request: Request, **facts: str | int) -> None:
+    """Add fields to the line of this request. Never a secret, nor what a task holds."""
+    request.scope.setdefault(_FACTS, {}).update(facts)
+
+
+def log_order(order: str, scope: Scope) -> None:
+    """Log an order that was carried out; `order` is the name of the operation."""
+    if log.isEnabledFor(logging.INFO):
+        log.info("order carried out", extra={"order": order, **_ids_in_path(scope), **scope.get(_FACTS, {})})
+
+
+def _ids_in_path(scope: Scope) -> dict[str, Any]:
+    thing = "credential" if scope["path"].startswith("/v2/container-registry-auths") else "endpoint"
+    return {_FIELDS.get(name, thing): value for name, value in scope["path_params"].items()}
