@@ -236,7 +236,7 @@ def _container_log(output: Capture, settings: AgentSettings, store: Store) -> Lo
     return LogShipper(
         output,
         store.logs,
-        Secrets(settings.masked_values()),
+        Secrets(settings.masked_values(), settings.own_secrets()),
         endpoint_id=settings.endpoint,
         worker_id=settings.worker_id,
         retention_seconds=settings.log_retention_seconds,

@@ -10,8 +10,10 @@ from urllib.parse import quote, quote_plus
 
 MAX_LINE_BYTES = 4096
 """A longer line is cut and says so."""
-MIN_SECRET_CHARACTERS = 4
-"""What is shorter would be masked all over the text, and is not worth it."""
+MIN_VALUE_CHARACTERS = 6
+"""A shorter value of an endpoint's variable is not masked: `true` and `8000` are no secrets, and are in many lines."""
+MIN_OWN_SECRET_CHARACTERS = 4
+"""The same for a secret of the engine, which is one for certain."""
 LINES_PER_SECOND = 1000.0
 BURST_LINES = 5000.0
 TAIL_LINES = 20
@@ -53,11 +55,13 @@ def skipped_note(skipped_bytes: int) -> str:
 class Secrets:
     """Values that must not be in a log, with the ways in which they are commonly printed.
 
-    A value of several lines is looked for line by line. `longest` is the number of characters of the longest form.
+    `values` are those of the endpoint's variables, `own` the engine's secrets. A value of several lines is looked for
+    line by line. `longest` is the number of characters of the longest form.
     """
 
-    def __init__(self, values: Iterable[str]) -> None:
-        forms = {form for value in values for form in _forms(value) if len(form) >= MIN_SECRET_CHARACTERS}
+    def __init__(self, values: Iterable[str], own: Iterable[str] = ()) -> None:
+        forms = {form for value in values for form in _forms(value, MIN_VALUE_CHARACTERS)}
+        forms |= {form for secret in own for form in _forms(secret, MIN_OWN_SECRET_CHARACTERS)}
         self._forms = sorted(forms, key=lambda form: (-len(form), form))
         self.longest = len(self._forms[0]) if self._forms else 0
 
@@ -74,13 +78,21 @@ class Secrets:
         return "".join([*parts, text[end:]])
 
 
-def _forms(value: str) -> Iterable[str]:
-    for text in {value, *(line.strip() for line in re.split(r"[\r\n]+", value))}:
-        plain = cleaned(text.encode("utf-8", "surrogateescape"))
-        yield from (plain, repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
-        yield from (quote(text, safe="", errors="replace"), quote(text, errors="replace"))
-        yield quote_plus(text, errors="replace")
-    yield base64.b64encode(value.encode("utf-8", "surrogateescape")).decode().rstrip("=")
+def _forms(value: str, least: int) -> Iterable[str]:
+    """Yield what is looked for. Parts and forms with fewer than `least` characters would be found everywhere."""
+    texts = {value, *(line.strip() for line in re.split(r"[\r\n]+", value))}
+    for text in texts:
+        if len(text) >= least and not text.isspace():
+            yield from (form for form in _printed(text) if len(form) >= least)
+    if len(value) >= least:
+        yield base64.b64encode(value.encode("utf-8", "surrogateescape")).decode().rstrip("=")
+
+
+def _printed(text: str) -> Iterable[str]:
+    plain = cleaned(text.encode("utf-8", "surrogateescape"))
+    yield from (plain, repr(text)[1:-1], json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+    yield from (quote(text, safe="", errors="replace"), quote(text, errors="replace"))
+    yield quote_plus(text, errors="replace")
 
 
 def _places(form: str, text: str) -> Iterable[int]:

@@ -152,11 +152,14 @@ class AgentSettings(ProcessSettings):
         return value
 
     def masked_values(self) -> tuple[str, ...]:
-        """What the container's log must not show: the endpoint's variables, and what the agent itself keeps secret."""
-        environment = (self.container_environment.get(name, "") for name in self.secret_names)
+        """Return the values of the endpoint's variables that the container's log must not show."""
+        return tuple(self.container_environment.get(name, "") for name in self.secret_names)
+
+    def own_secrets(self) -> tuple[str, ...]:
+        """Return what the agent itself keeps secret, and the container's log must not show either."""
         own = [secret.get_secret_value() for secret in (self.secret_key, self.secret_key_previous) if secret]
         passwords = parse_store_url(self.redis_url.get_secret_value()).secrets
-        return (*environment, *passwords, *(key.strip() for text in own for key in text.split(",")))
+        return (*passwords, *(key.strip() for text in own for key in text.split(",")))
 
     def asked_durability(self) -> Durability:
         """How durable the record of a result must be before it counts."""

@@ -144,7 +144,10 @@ class VariableRequest(RequestModel):
     key: VariableName = Field(  # type: ignore[pydantic-alias]
         validation_alias=AliasChoices("key", "name"), description="Name"
     )
-    value: Annotated[str, Field(max_length=32 * 1024), NO_NUL] = Field(description="Value; never shown again")
+    value: Annotated[str, Field(max_length=32 * 1024), NO_NUL] = Field(
+        description="Value; never shown again, and masked in workers' logs when it has 6 characters or more"
+    )
+    secret: bool = Field(True, description="false: the value is not masked in workers' logs")
 
 
 Variables = Annotated[list[VariableRequest], Field(max_length=500)]
@@ -216,6 +219,7 @@ class CreateEndpoint(RequestModel):
             min_single_card_ram_in_gb=self.min_single_card_ram_in_gb,
             initialization_command=self.initialization_command or None,
             environment=environment_of(self.environment_vars),
+            plain_variables=_plain_variables(self.environment_vars),
             expose=Expose(self.expose.port, self.expose.protocol) if self.expose else None,
             webhook=self.webhook.url if self.webhook else None,
             concurrency=self.concurrency,
@@ -331,6 +335,7 @@ _CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "min_single_card_vcpu": ("min_single_card_vcpu", _as_given),
     "min_single_card_ram_in_gb": ("min_single_card_ram_in_gb", _as_given),
     "initialization_command": ("initialization_command", lambda command: command or None),
+    "environment_vars": ("plain_variables", lambda variables: _plain_variables(variables or ())),
     "expose": ("expose", lambda expose: Expose(expose.port, expose.protocol) if expose else None),
     "webhook": ("webhook", lambda webhook: webhook.url if webhook else None),
     "concurrency": ("concurrency", _or_default(DEFAULT_CONCURRENCY)),
@@ -356,6 +361,10 @@ def environment_of(variables: Sequence[VariableRequest]) -> dict[str, str]:
     if sum(len(name) + len(value.encode()) for name, value in environment.items()) > MAX_ENVIRONMENT_BYTES:
         raise InvalidRequest("environmentVars", f"must be at most {MAX_ENVIRONMENT_BYTES} bytes in all")
     return environment
+
+
+def _plain_variables(variables: Sequence[VariableRequest]) -> frozenset[str]:
+    return frozenset(variable.key for variable in variables if not variable.secret)
 
 
 def known_resources(resources: Sequence[ResourceRequest], catalogue: Catalogue) -> tuple[Resource, ...]:

@@ -140,6 +140,7 @@ _RULES = {
     "int_type": "must be an integer",
     "float_type": "must be a number",
     "finite_number": "must be a finite number",
+    "bool_type": "must be true or false",
     "string_type": "must be a string",
     "string_unicode": "must be text without lone surrogates",
     "list_type": "must be an array",

@@ -57,9 +57,16 @@ class ResourceView(View):
 
 
 class VariableView(View):
-    """An environment variable, without its value."""
+    """An environment variable, without its value, which is masked in workers' logs."""
 
     key: str = Field(description="Name")
+
+
+class PlainVariableView(View):
+    """An environment variable whose value is no secret, and shown here neither."""
+
+    key: str = Field(description="Name")
+    secret: Literal[False] = Field(description="The value is not masked in workers' logs")
 
 
 class ExposeView(View):
@@ -91,7 +98,9 @@ class EndpointView(View):
     min_single_card_ram_in_gb: int | None = Field(description="Least memory for one GPU, in GB")
     container_volume_in_gb: int = Field(description="Storage of one worker, in GB")
     initialization_command: str | None = Field(description="The command that runs in the container")
-    environment_vars: list[VariableView] = Field(description="Environment variables, without their values")
+    environment_vars: list[PlainVariableView | VariableView] = Field(
+        description="Environment variables, without their values"
+    )
     expose: ExposeView | None = Field(description="The port on which the container listens")
     concurrency: int = Field(description="Tasks that one worker runs at once")
     execution_timeout_seconds: int = Field(description="How long one attempt of a task may take")
@@ -289,7 +298,7 @@ def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
         "minSingleCardRamInGb": config.min_single_card_ram_in_gb,
         "containerVolumeInGb": config.container_volume_in_gb,
         "initializationCommand": config.initialization_command,
-        "environmentVars": [{"key": name} for name in endpoint.environment_names],
+        "environmentVars": [_variable_view(name, config.plain_variables) for name in endpoint.environment_names],
         "expose": {"port": config.expose.port, "protocol": config.expose.protocol} if config.expose else None,
         "concurrency": config.concurrency,
         "executionTimeoutSeconds": config.execution_timeout_seconds,
@@ -313,6 +322,10 @@ def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
 def _plain(number: float | None) -> float | None:
     """A whole number without a fraction, as people write it."""
     return int(number) if number is not None and number == int(number) else number
+
+
+def _variable_view(name: str, plain: frozenset[str]) -> dict[str, Any]:
+    return {"key": name, "secret": False} if name in plain else {"key": name}
 
 
 def _resource_view(resource: Resource) -> dict[str, Any]:

@@ -52,6 +52,10 @@ class Fields(TypedDict, total=False):
             help="Variable of the container; without a value it is taken from yours. May be given again",
         ),
     ]
+    env_plain: Annotated[
+        list[str],
+        typer.Option(metavar="NAME[=VALUE]", help="The same for a value that is no secret: logs show it unmasked"),
+    ]
     port: Annotated[int, typer.Option(help="Port on which the container listens")]
     protocol: Annotated[str, typer.Option(help="What it speaks: http (default) or tcp")]
     webhook: Annotated[str, typer.Option(help="URL that is told about every change of a worker's status")]
@@ -125,7 +129,7 @@ def update_endpoint(
     ] = None,
     **fields: Unpack[Fields],
 ) -> None:
-    """Change an endpoint. What is not given keeps its value; --env replaces all variables."""
+    """Change an endpoint. What is not given keeps its value; --env and --env-plain replace all variables."""
     endpoint_id = session.api.endpoint_id(endpoint)
     body = _read_object(file) | dict.fromkeys(clear or ())
     body |= _wanted(fields, _exposed(session, endpoint_id, fields) | body)
@@ -206,7 +210,7 @@ def _read_object(file: Path | None) -> dict[str, Any]:
 def _wanted(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """The API's fields for the options. `base` has what the other options are put on."""
     given = dict(fields)
-    resources, variables = given.pop("resource", ()), given.pop("env", ())
+    resources, variables, plain = given.pop("resource", ()), given.pop("env", ()), given.pop("env_plain", ())
     port, protocol = given.pop("port", None), given.pop("protocol", None)
     retry_on, retry_delays = given.pop("retry_on", ()), given.pop("retry_delay", ())
     body = {_camel(name): value for name, value in given.items()}
@@ -216,8 +220,9 @@ def _wanted(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any
         body["retryDelaysSeconds"] = list(retry_delays)
     if resources:
         body["resources"] = [_resource(text) for text in resources]
-    if variables:
-        body["environmentVars"] = _variables(variables)
+    if variables or plain:
+        plain_variables = [variable | {"secret": False} for variable in _variables("--env-plain", plain)]
+        body["environmentVars"] = _variables("--env", variables) + plain_variables
     if port is not None or protocol is not None:
         body["expose"] = _expose(base.get("expose"), port, protocol)
     return body
@@ -249,11 +254,11 @@ def _resource(text: str) -> dict[str, Any]:
     return {"region": region, "gpuType": gpu_type, "gpuCount": int(count or 1)}
 
 
-def _variables(texts: Sequence[str]) -> list[dict[str, str]]:
-    variables = []
+def _variables(option: str, texts: Sequence[str]) -> list[dict[str, Any]]:
+    variables: list[dict[str, Any]] = []
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals and name not in os.environ:
-            raise WrongUse(f"--env {name}: has no value, and there is no such variable here")
+            raise WrongUse(f"{option} {name}: has no value, and there is no such variable here")
         variables.append({"key": name, "value": value if equals else os.environ[name]})
     return variables

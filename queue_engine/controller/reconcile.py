@@ -376,6 +376,7 @@ class Reconciler:
             registry_credential=await self._registry_credential(endpoint),
             command=config.initialization_command,
             environment=await self._endpoints.environment(endpoint.endpoint_id),
+            plain_variables=config.plain_variables,
             exposed_port=config.expose.port if config.expose else None,
             protocol=config.expose.protocol if config.expose else None,
             resource=config.resources[0] if config.resources else None,

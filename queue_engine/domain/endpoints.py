@@ -84,6 +84,8 @@ class EndpointConfig:
     initialization_command: str | None = None
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     """Empty in an endpoint that was read: the values are sealed, and only who starts workers opens them."""
+    plain_variables: frozenset[str] = frozenset()
+    """Names of variables whose values are no secrets: they are not masked in workers' logs."""
     expose: Expose | None = None
     webhook: str | None = None
     concurrency: int = DEFAULT_CONCURRENCY

@@ -147,6 +147,8 @@ async def _life_cycle_scenario(api: RunningApi) -> None:
     await api.client.patch(base, json=changes)
     await api.client.patch(base, json={})
     await api.client.patch(base, json={"name": None})
+    variables = [{"key": "A", "value": "b"}, {"key": "C", "value": "d", "secret": False}]
+    await api.client.patch(base, json={"environmentVars": variables})
     for method, path in (
         *(("PUT", "/workers?count=2"), ("PUT", "/workers/3"), ("PUT", "/workers?count=x")),
         *(("POST", "/stop"), ("POST", "/start"), ("DELETE", ""), ("DELETE", ""), ("POST", "/start")),

@@ -74,7 +74,8 @@ async def test_the_api_understands_all_that_is_sent(api: RunningApi) -> None:
     created = await console.run_beside(
         "endpoints", "create", "--name", "everything", "--image", "i", "--image-registry", "r.example",
         "--resource", "here:CPU", "--resource", "there:nvidia_h100_80g:2", "--workers", "2", "--volume-gb", "30",
-        "--command", "run it", "--env", "A=b", "--port", "8000", "--protocol", "tcp", "--concurrency", "3",
+        "--command", "run it", "--env", "A=b", "--env-plain", "P=q", "--port", "8000", "--protocol", "tcp",
+        "--concurrency", "3",
         "--webhook", "http://w.example/", "--execution-timeout-seconds", "9", "--max-attempts", "4",
         "--max-queued-tasks", "5", "--result-retention-seconds", "6", "--min-vram-gb", "1", "--min-vcpu", "2",
         "--min-ram-gb", "3", "--mode", "QUEUE", "--queue-ttl-seconds", "60", "--cancel-uri", "stop",
@@ -84,7 +85,8 @@ async def test_the_api_understands_all_that_is_sent(api: RunningApi) -> None:
     endpoint = json.loads(created)
     given = {
         "name": "everything", "image": "i", "imageRegistry": "r.example", "totalWorkers": 2, "containerVolumeInGb": 30,
-        "initializationCommand": "run it", "environmentVars": [{"key": "A"}], "concurrency": 3, "serviceMode": "QUEUE",
+        "initializationCommand": "run it", "environmentVars": [{"key": "A"}, {"key": "P", "secret": False}],
+        "concurrency": 3, "serviceMode": "QUEUE",
         "expose": {"port": 8000, "protocol": "TCP"}, "webhook": "http://w.example/", "executionTimeoutSeconds": 9,
         "maxAttempts": 4, "maxQueuedTasks": 5, "resultRetentionSeconds": 6, "minSingleCardVramInGb": 1,
         "minSingleCardVcpu": 2, "minSingleCardRamInGb": 3, "queueTtlSeconds": 60, "cancelUri": "/stop",

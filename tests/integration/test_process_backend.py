@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -101,6 +102,15 @@ class TestContract(BackendContract):
 
 
 class TestAgreement:
+    async def test_values_that_are_no_secrets_are_not_named_as_secrets(
+        self, backend: ProcessBackend, instance_id: str
+    ) -> None:
+        spec = replace(spec_for("w1", FOREVER, MODEL="tiny", TOKEN="secret"), plain_variables=frozenset({"MODEL"}))
+        await backend.start(spec)
+        found = psutil.Process(await agent_of(instance_id, "w1")).environ()
+        assert json.loads(found[protocol.SECRET_NAMES]) == ["TOKEN"]
+        assert json.loads(found[protocol.CONTAINER_ENVIRONMENT])["MODEL"] == "tiny"
+
     async def test_the_agent_gets_the_agreed_variables_and_its_secrets(
         self, backend: ProcessBackend, instance_id: str
     ) -> None:

@@ -44,6 +44,7 @@ async def test_a_full_configuration_is_kept(store: Store) -> None:
         max_attempts=2,
         max_queued_tasks=5,
         result_retention_seconds=60,
+        plain_variables=frozenset({"MODEL", "THREADS"}),
         ready_path="/healthz",
         start_timeout_seconds=12.5,
         max_busy_seconds=0.5,
@@ -78,7 +79,9 @@ async def test_an_endpoint_of_an_older_version_has_the_defaults(store: Store, pr
     created = await store.endpoints.create(TENANT, config(ready_path="/x", start_timeout_seconds=60))
     key = store.partitions.of(created.endpoint_id).endpoint
     stored = json.loads(await probe.ask("HGET", key, "config"))
-    older = {name: value for name, value in stored.items() if name not in ("ready_path", "start_timeout")}
+    older = {
+        name: value for name, value in stored.items() if name not in ("ready_path", "start_timeout", "plain_variables")
+    }
     await probe.ask("HSET", key, "config", json.dumps(older))
     await probe.ask("HDEL", key, "max_busy")
     found = await store.endpoints.get(created.endpoint_id, TENANT)

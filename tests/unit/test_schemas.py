@@ -323,6 +323,26 @@ def test_null_clears_or_brings_back_the_default() -> None:
     assert changeable - given.keys() == {"name", "resources", "workers", "containerVolumeInGb"}
 
 
+def test_a_variable_is_a_secret_unless_it_says_otherwise() -> None:
+    def variables(*plain: bool | None) -> list[dict[str, Any]]:
+        return [
+            {"key": f"V{index}", "value": "x"} | ({} if secret is None else {"secret": secret})
+            for index, secret in enumerate(plain)
+        ]
+
+    before = creation(environmentVars=variables(None, True, False)).config(CATALOGUE)
+    assert before.plain_variables == {"V2"}
+    changed = change(before, environmentVars=variables(False, None))
+    assert changed.plain_variables == {"V0"}
+    assert needs_new_workers(before, changed)
+    assert change(before).plain_variables == {"V2"}
+    assert change(before, environmentVars=None).plain_variables == frozenset()
+    odd: Any
+    for odd in ("false", 0, None, []):
+        with pytest.raises(InvalidRequest, match=r"^environmentVars\[0\]\.secret: must be true or false$"):
+            creation(environmentVars=[{"key": "A", "value": "x", "secret": odd}])
+
+
 def test_a_ready_path_needs_an_exposed_port_also_after_a_change() -> None:
     rule = "^readyPath: needs expose"
     with pytest.raises(InvalidRequest, match=rule):

@@ -120,6 +120,11 @@ async def test_a_backend_is_told_when_a_worker_is_ready() -> None:
     assert {(spec.ready_path, spec.start_timeout_seconds) for spec in backend.started} == {("/healthz", 60)}
 
 
+async def test_a_backend_is_told_which_variables_are_no_secrets() -> None:
+    backend, _ = await _step(Credentials(AUTH), Endpoints())
+    assert {spec.plain_variables for spec in backend.started} == {frozenset({"A"})}
+
+
 @pytest.mark.parametrize(
     ("kept", "environment", "told"),
     [
@@ -142,6 +147,6 @@ async def test_an_endpoint_whose_secrets_cannot_be_had_says_so_and_disturbs_no_o
 def _endpoint(endpoint_id: str, *, credential_id: int | None) -> Endpoint:
     config = EndpointConfig(
         "a", "b", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 1, 20, credential_id=credential_id,
-        ready_path="/healthz", start_timeout_seconds=60,
+        ready_path="/healthz", start_timeout_seconds=60, plain_variables=frozenset({"A"}),
     )  # fmt: skip
     return Endpoint(endpoint_id, "acme", config, Wanted.RUNNING, False, 1, 1)

@@ -35,6 +35,8 @@ class WorkerSpec:
     """The endpoint's `initializationCommand`; None: what the image runs by itself."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """The endpoint's variables, for the container only."""
+    plain_variables: frozenset[str] = frozenset()
+    """Those of them whose values need not be masked in the worker's log."""
     exposed_port: int | None = None
     protocol: str | None = None
     """`HTTP` or `TCP`, with `exposed_port`."""

@@ -189,7 +189,8 @@ class ProcessBackend:
         exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
         ready = {} if spec.ready_path is None else {protocol.READY_PATH: spec.ready_path}
         container = self._container_environment(spec, port)
-        secret = [name for name, value in spec.environment.items() if container[name] == value]
+        given = [name for name, value in spec.environment.items() if container[name] == value]
+        secret = [name for name in given if name not in spec.plain_variables]
         return {
             **passed_on(self._environment),
             **python_path(self._environment),  # for the agent's own code; the container does not get it
