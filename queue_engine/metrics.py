@@ -250,7 +250,7 @@ agent_running_tasks = _gauge("worker_agent_running_tasks", "Tasks that this agen
 agent_last_heartbeat_timestamp = _figures(
     "worker_agent_last_heartbeat_timestamp_seconds", "When the store last took this agent's heartbeat", by=AGENT
 )
-agent_container_up = _gauge("worker_agent_container_up", "1 while the container's port accepts connections", by=[AGENT])
+agent_container_up = _gauge("worker_agent_container_up", "1 while the container is ready", by=[AGENT])
 agent_log_lines_dropped = _counter(
     "worker_agent_log_lines_dropped", "Log lines of the container that were not kept", by={AGENT: ()}
 )

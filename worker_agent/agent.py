@@ -13,7 +13,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
 from queue_engine.store.workers import WorkerStore
-from worker_agent.container import ContainerAddress, ContainerWatch
+from worker_agent.container import ContainerWatch
 
 log = logging.getLogger(__name__)
 
@@ -63,12 +63,9 @@ class Work(Protocol):
 class Agent:
     """One agent. `run` works until `drain` is called; then its work ends what is under way."""
 
-    def __init__(
-        self, config: AgentConfig, workers: WorkerStore, address: ContainerAddress, watch: ContainerWatch, work: Work
-    ) -> None:
+    def __init__(self, config: AgentConfig, workers: WorkerStore, watch: ContainerWatch, work: Work) -> None:
         self._config = config
         self._workers = workers
-        self._address = address
         self._watch = watch
         self._work = work
         self._duty = Duty()
@@ -142,9 +139,10 @@ class Agent:
             self._config.worker_id,
             self._status(),
             running_tasks=self._work.running_tasks,
-            address=str(self._address),
+            address=str(self._watch.address),
             reason=self._watch.reason,
             run=self._config.run,
+            error=self._watch.error,
         )
         metrics.agent_last_heartbeat_timestamp.set_to_current_time()
         return wanted
@@ -154,11 +152,16 @@ class Agent:
             return WorkerStatus.STOPPING
         if not self._duty.open.is_set() and not self._config.managed:  # else its controller says what becomes of it
             return WorkerStatus.STOPPING if self._work.running_tasks else WorkerStatus.STOPPED
-        return WorkerStatus.RUNNING if self._watch.is_up else WorkerStatus.INITIALIZING
+        return self._watch.status
 
     async def _watch_container(self) -> None:
-        while True:
-            await self._watch.step()
+        """Watch until the agent drains. Then no task begins, and a probe would look like a request under way."""
+        watching = asyncio.create_task(self._watch.run(), name="watch steps")
+        try:
+            await self._duty.draining.wait()
+        finally:
+            await end_tasks(watching)
+            await self._watch.aclose()
 
     async def _leave(self) -> None:
         try:

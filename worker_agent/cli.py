@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from queue_engine.domain.agent_protocol import CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
-from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, ServiceMode
+from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
+from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
 from queue_engine.domain.variables import AGENT_PREFIX, ENGINE_PREFIX, unknown_variables
 from queue_engine.metrics import Role, registry_of
@@ -31,7 +31,7 @@ from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
 from worker_agent.agent import Agent, AgentConfig
 from worker_agent.capture import Capture
-from worker_agent.container import ContainerAddress, ContainerProcess, ContainerWatch
+from worker_agent.container import LOOPBACKS, ContainerAddress, ContainerProcess, ContainerWatch, watch_over
 from worker_agent.forward import HttpForwarder
 from worker_agent.log_lines import Secrets
 from worker_agent.logs import LogShipper
@@ -65,6 +65,9 @@ def run(
     endpoint: Annotated[str | None, typer.Option(help="Id of the endpoint")] = None,
     container_url: Annotated[str | None, typer.Option(help="http://host[:port] of the container")] = None,
     worker_id: Annotated[str | None, typer.Option(help="Name of the worker")] = None,
+    own_network: Annotated[
+        bool | None, typer.Option("--own-network", help="Only this agent and its container are in their network")
+    ] = None,
     concurrency: Annotated[int | None, typer.Option(help="Tasks at once; by default the endpoint's setting")] = None,
     grace_seconds: Annotated[float | None, typer.Option(help="How long tasks may go on after SIGTERM")] = None,
     metrics_port: Annotated[int | None, typer.Option(help="Port for /metrics; 0 takes a free one")] = None,
@@ -141,10 +144,14 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
     if not store.sealer.has_key:
         log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers will fail")
     settings = await completed(settings, store)
-    port = serve_metrics(settings.metrics_host, settings.metrics_port, registry_of(Role.AGENT))
+    port = _serve_metrics(settings)
     address = ContainerAddress.parse(
-        settings.container_url, exposed_port=settings.exposed_port, refused_ports=frozenset({port})
+        settings.container_url,
+        exposed_port=settings.exposed_port,
+        refused_ports=frozenset({port}),
+        own_network=settings.own_network,
     )
+    _check_address(settings, address)
     log.info(
         "started",
         extra={
@@ -162,6 +169,28 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
     return await _run_tasks(settings, store, address)
 
 
+def _serve_metrics(settings: AgentSettings) -> int:
+    try:
+        return serve_metrics(settings.metrics_host, settings.metrics_port, registry_of(Role.AGENT))
+    except OSError as error:
+        where = f"{settings.metrics_host}:{settings.metrics_port}"
+        raise EngineError(f"metrics cannot be served on {where}: {error.strerror or error}") from error
+
+
+def _check_address(settings: AgentSettings, address: ContainerAddress) -> None:
+    """Raise EngineError when no task can be sent anywhere, or when it could go to the agent itself."""
+    if settings.ready_path is not None and address.probed_port is None:
+        raise EngineError("WORKER_AGENT_READY_PATH needs a port: give --container-url http://<host>:<port>")
+    if settings.service_mode is ServiceMode.QUEUE and address.probed_port is None and not address.own_network:
+        raise EngineError(
+            "where may tasks be sent? Give --container-url http://<host>:<port>, or the endpoint an `expose`; "
+            "or --own-network when nothing but this agent and its container is in their network"
+        )
+    is_near = address.host in (*LOOPBACKS, "localhost")
+    if is_near and not address.own_network and address.probed_port in address.refused_ports:
+        raise EngineError(f"port {address.probed_port} is the agent's own: --metrics-port must be another one")
+
+
 async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
     """An agent of a QUEUE endpoint."""
     config = _config(settings)
@@ -169,10 +198,10 @@ async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAd
         endpoint_id=config.endpoint_id, worker_id=config.worker_id, lease_ms=int(config.lease_seconds * 1000)
     )
     forwarder = HttpForwarder(max_answer_bytes=settings.max_answer_bytes, max_connections=config.concurrency)
-    watch = ContainerWatch(address)
-    work = TaskWork(config, claims, forwarder, address, watch)
+    watch = _watch_over(settings, address, settle_seconds=0)
+    work = TaskWork(config, claims, forwarder, watch)
     try:
-        return await _work(settings, store, Agent(config, store.workers, address, watch, work))
+        return await _work(settings, store, Agent(config, store.workers, watch, work))
     finally:
         await forwarder.aclose()
 
@@ -180,9 +209,21 @@ async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAd
 async def _serve_requests(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
     """An agent of an ALB or CUSTOM endpoint: whoever sends requests to the container does so past the agent."""
     config = _config(settings)
-    watch = ContainerWatch(address, settle_seconds=UNPROBED_SETTLE_SECONDS)
+    watch = _watch_over(settings, address, settle_seconds=UNPROBED_SETTLE_SECONDS)
     work = ServiceWork(address, grace_seconds=config.grace_seconds)
-    return await _work(settings, store, Agent(config, store.workers, address, watch, work))
+    return await _work(settings, store, Agent(config, store.workers, watch, work))
+
+
+def _watch_over(settings: AgentSettings, address: ContainerAddress, *, settle_seconds: float) -> ContainerWatch:
+    given_port = settings.container_environment.get(CONTAINER_PORT) if settings.container_command is not None else None
+    return watch_over(
+        address,
+        ready_path=settings.ready_path,
+        start_timeout_seconds=settings.start_timeout_seconds or DEFAULT_START_TIMEOUT_SECONDS,
+        sees_calls=settings.service_mode is ServiceMode.QUEUE,
+        port_name=f"${CONTAINER_PORT}" if given_port == str(address.port) else "",
+        settle_seconds=settle_seconds,
+    )
 
 
 def _config(settings: AgentSettings) -> AgentConfig:
@@ -259,9 +300,10 @@ def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
 async def completed(settings: AgentSettings, store: Store) -> AgentSettings:
     """Return the settings, with what was not given read from the endpoint in the store.
 
-    A backend gives all of them, and leaves the ready path out when there is none; then the store is not asked.
+    A backend gives all of them to the workers that it manages, and leaves out the ready path and the exposed port when
+    there is none; then the store is not asked.
     """
-    if None not in (settings.service_mode, settings.concurrency, settings.start_timeout_seconds):
+    if settings.managed and None not in (settings.service_mode, settings.concurrency, settings.start_timeout_seconds):
         return settings
     endpoint = await persist(
         lambda: store.endpoints.get(settings.endpoint, None), passing=unavailability, what="the endpoint"
@@ -271,6 +313,7 @@ async def completed(settings: AgentSettings, store: Store) -> AgentSettings:
     found = {
         "service_mode": settings.service_mode or endpoint.config.service_mode,
         "concurrency": settings.concurrency or endpoint.config.concurrency,
+        "exposed_port": settings.exposed_port or (endpoint.config.expose.port if endpoint.config.expose else None),
         "ready_path": settings.ready_path or endpoint.config.ready_path,
         "start_timeout_seconds": settings.start_timeout_seconds or endpoint.config.start_timeout_seconds,
     }

@@ -6,22 +6,33 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from queue_engine import metrics
 from queue_engine.domain.agent_protocol import container_end
-from queue_engine.runtime.loops import occurs_within
+from queue_engine.domain.tasks import NOT_CONNECTED_FAULTS, ContainerAnswer
+from queue_engine.domain.workers import WorkerStatus
+from queue_engine.runtime.loops import drive, occurs_within
+from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, SettledProbe, Target, where_children_listen
+from worker_agent.readiness import READY_PATH_FAILURES, Clocks, Finding, Probed, Readiness
 
 log = logging.getLogger(__name__)
 
-PROBE_TIMEOUT_SECONDS = 1.0
+LOOPBACKS = ("127.0.0.1", "::1")
 PROBE_INTERVAL_SECONDS = 0.1
-"""Between probes while the container is not up: a start is noticed this soon."""
+READY_PATH_INTERVAL_SECONDS = 0.5
+"""Between probes while the container is not ready: a start is noticed this soon."""
 RECHECK_SECONDS = 5.0
-"""Between probes while it is up."""
+TRY_INTERVAL_SECONDS = 1.0
+"""Between tasks that begin while the container responds 503 to all: the first result comes soon after it is ready, and
+it is not flooded before."""
+EXPLAIN_INTERVAL_SECONDS = 5.0
+"""Between looks for where the container listens instead."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +40,24 @@ class ContainerAddress:
     """How a task's workerPort becomes an address.
 
     With `port`, the container listens there and stands for `exposed_port`, or for every workerPort when that is None.
-    Without, each task goes to its own workerPort on `host`, except to `refused_ports` (the agent's own).
+    With `exposed_port` only, tasks go there and nowhere else. An agent that shares a network with other programs must
+    have one of the two, or a task could name a port of theirs. With `own_network` a task goes to its own workerPort,
+    except to `refused_ports` (the agent's own).
     """
 
     host: str
     port: int | None = None
     exposed_port: int | None = None
     refused_ports: frozenset[int] = frozenset()
+    own_network: bool = False
 
     @classmethod
-    def parse(cls, url: str, *, exposed_port: int | None, refused_ports: frozenset[int]) -> ContainerAddress:
+    def parse(
+        cls, url: str, *, exposed_port: int | None, refused_ports: frozenset[int], own_network: bool = False
+    ) -> ContainerAddress:
         """From `http://host[:port]`, which must have been checked before."""
         parts = urlsplit(url)
-        return cls(parts.hostname or "127.0.0.1", parts.port, exposed_port, refused_ports)
+        return cls(parts.hostname or "127.0.0.1", parts.port, exposed_port, refused_ports, own_network)
 
     @property
     def probed_port(self) -> int | None:
@@ -49,83 +65,251 @@ class ContainerAddress:
         return self.port or self.exposed_port
 
     def port_for(self, worker_port: int) -> int | None:
-        """The port to connect to for a task, or None when the worker does not expose `worker_port`."""
+        """The port to connect to for a task, or None when it must not be sent: `refusal` says why."""
+        if self.own_network:
+            return None if worker_port in self.refused_ports else worker_port
         if self.exposed_port is not None and worker_port != self.exposed_port:
             return None
-        if self.port is not None:
-            return self.port
-        return None if worker_port in self.refused_ports else worker_port
+        return self.port or self.exposed_port
+
+    def refusal(self, worker_port: int) -> str:
+        """Return why no task is sent to `worker_port`, and which port it may name."""
+        if self.own_network:
+            return f"workerPort {worker_port} is the agent's own port; a task may name every other one"
+        if self.exposed_port is None:
+            return f"workerPort {worker_port}: the endpoint exposes no port, so its tasks cannot be sent"
+        return f"workerPort {worker_port} is not exposed by the worker: tasks may name {self.exposed_port} only"
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.probed_port}" if self.probed_port else host
 
 
-class ContainerWatch:
-    """Knows whether the container's port accepts connections, whatever is spoken over them.
+@dataclass(frozen=True)
+class ProbePolicy:
+    """What a watch probes, and when."""
 
-    Without a port to tell by, the container is up when it has been watched for `settle_seconds`.
+    target: Target | None
+    """None without a port to tell by."""
+    ready_path: str | None
+    sees_calls: bool
+    """Whether all requests to the container pass through this agent, as tasks do."""
+    recheck_seconds: float = RECHECK_SECONDS
+    """Between probes while it is ready, and after the last call."""
+
+    @property
+    def interval_seconds(self) -> float:
+        """Between probes while it is not."""
+        return PROBE_INTERVAL_SECONDS if self.ready_path is None else READY_PATH_INTERVAL_SECONDS
+
+
+def watch_over(
+    address: ContainerAddress,
+    *,
+    ready_path: str | None,
+    start_timeout_seconds: float,
+    sees_calls: bool,
+    port_name: str = "",
+    settle_seconds: float = 0.0,
+) -> ContainerWatch:
+    """Return the watch of the container at `address`, whose start begins now.
+
+    `port_name` is given when the agent starts the container itself and tells it the port by that name. Then nothing
+    else listens on that port, so that `::1` is tried too. Without a port to tell by, the container is ready when it has
+    been watched for `settle_seconds`.
+    """
+    clocks = Clocks(time.monotonic, lambda: datetime.now(UTC))
+    allowed = READY_PATH_FAILURES - 1 if ready_path is not None else 0
+    readiness = Readiness(clocks, start_timeout_seconds=start_timeout_seconds, failures_allowed=allowed)
+    if address.probed_port is None:
+        policy = ProbePolicy(None, None, sees_calls)
+        return ContainerWatch(address, readiness, SettledProbe(address.host, settle_seconds), policy)
+    hosts = LOOPBACKS if port_name and address.host in LOOPBACKS else (address.host,)
+    target = Target(hosts, address.probed_port, port_name)
+    probe = PortProbe(target) if ready_path is None else ReadyPathProbe(target, ready_path)
+    return ContainerWatch(address, readiness, probe, ProbePolicy(target, ready_path, sees_calls))
+
+
+class ContainerWatch:
+    """Finds out whether the container is ready, and says when its tasks may begin.
+
+    While a call is in flight nothing is probed: a server that takes one call at a time is busy then, not down.
     """
 
-    def __init__(self, address: ContainerAddress, *, settle_seconds: float = 0.0) -> None:
+    def __init__(self, address: ContainerAddress, readiness: Readiness, probe: Probe, policy: ProbePolicy) -> None:
         self._address = address
-        self._settle_seconds = settle_seconds
-        self._watched_since: float | None = None
-        self._up = asyncio.Event()
-        self._suspect = asyncio.Event()
+        self._readiness = readiness
+        self._probe = probe
+        self._policy = policy
+        self._explanation = ""
+        self._explain_at = 0.0
+        self._in_flight = 0
+        self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._wake = asyncio.Event()
+        self._is_doubted = False
+        self._open = asyncio.Event()
+        self._unpaced = asyncio.Event()
+        self._probe_after = 0.0
+        self._try_after = 0.0
+        self._published: WorkerStatus | None = None
         self.changed = asyncio.Event()
 
     @property
-    def is_up(self) -> bool:
-        return self._up.is_set()
+    def address(self) -> ContainerAddress:
+        """Where the container was found to listen."""
+        return replace(self._address, host=self._probe.host)
+
+    @property
+    def status(self) -> WorkerStatus:
+        """INITIALIZING, RUNNING or FAILED."""
+        return self._readiness.status
 
     @property
     def reason(self) -> str:
-        """Why it is taken to be up, or not, for the endpoint's owner."""
-        if self._address.probed_port is None:
-            return "the container runs" if self.is_up else "the container has just started"
-        return "the container accepts connections" if self.is_up else "the container does not answer yet"
+        """Why the worker has that status, for the endpoint's owner."""
+        return self._readiness.reason
 
-    async def wait_until_up(self) -> None:
-        """Return when the container accepts connections."""
-        await self._up.wait()
+    @property
+    def error(self) -> str:
+        """Why the worker is not ready, once it matters; else empty."""
+        error = self._readiness.error
+        return error + self._explanation if error and not self._readiness.is_open else error
 
-    def suspect(self) -> None:
-        """A call found nobody at the port: probe now."""
-        self._suspect.set()
+    # Calls
 
-    async def step(self) -> None:
-        """Probe once, and wait until it is time for the next probe."""
-        self._note(await self._probe())
-        pause = RECHECK_SECONDS if self.is_up else PROBE_INTERVAL_SECONDS
-        if await occurs_within(self._suspect, pause):
-            self._suspect.clear()
+    async def wait_for_turn(self) -> None:
+        """Return when a task may begin."""
+        while True:
+            await self._open.wait()
+            pause = self._try_after - _now()
+            if pause <= 0 or not self._readiness.is_paced or await occurs_within(self._unpaced, pause):
+                return
 
-    def _note(self, up: bool) -> None:
-        if up == self.is_up:
-            return
-        (self._up.set if up else self._up.clear)()
-        metrics.agent_container_up.set(1 if up else 0)
-        self.changed.set()
-        log.info("the container is %s", "up" if up else "down", extra={"address": str(self._address)})
-
-    async def _probe(self) -> bool:
-        port = self._address.probed_port
-        if port is None:
-            return self._has_settled()
-        try:
-            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
-                _, writer = await asyncio.open_connection(self._address.host, port)
-        except (OSError, TimeoutError):
+    def take_turn(self) -> bool:
+        """Return whether a task may begin now; while the container responds 503 to all, one a second may."""
+        if not self._open.is_set():
             return False
-        writer.close()
+        if self._readiness.is_paced:
+            if _now() < self._try_after:
+                return False
+            self._try_after = _now() + TRY_INTERVAL_SECONDS
         return True
 
-    def _has_settled(self) -> bool:
-        now = asyncio.get_running_loop().time()
-        if self._watched_since is None:
-            self._watched_since = now
-        return now - self._watched_since >= self._settle_seconds
+    @property
+    def is_busy(self) -> bool:
+        """A call is in flight."""
+        return self._in_flight > 0
+
+    async def observed(self, call: Awaitable[ContainerAnswer]) -> tuple[ContainerAnswer, bool]:
+        """Make a task's call; return its answer, and whether it costs the task no attempt.
+
+        Until the first 2xx since the container's start, 503 and no connection cost none, for at most the start timeout.
+        """
+        began = _now()
+        self._calls += 1
+        self._in_flight += 1
+        self._idle.clear()
+        executing = asyncio.get_running_loop().call_later(self._readiness.patience_seconds, self._note_long_call)
+        try:
+            answer = await call
+        finally:
+            executing.cancel()
+            self._in_flight -= 1
+            if not self._in_flight:
+                self._idle.set()
+                self._probe_after = _now() + self._interval()
+        is_free = self._readiness.note_response(answer, seconds=_now() - began, alone=not self._in_flight)
+        if self._readiness.is_paced:
+            self._try_after = max(self._try_after, began + TRY_INTERVAL_SECONDS)
+        if answer.fault in NOT_CONNECTED_FAULTS:
+            self._is_doubted = True
+            self._wake.set()
+        self._publish()
+        return answer, is_free
+
+    def _note_long_call(self) -> None:
+        self._readiness.note_long_call()
+        self._publish()
+
+    # Probes
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        await drive(self.step, idle_seconds=0, name="watch")
+
+    async def step(self) -> int:
+        """Wait until a probe is due, and probe once."""
+        await self._until_due()
+        calls = self._calls
+        probed = await self._probe.probe(was_ready=self._readiness.is_open)
+        if not await self._is_explained(probed, calls):
+            self._readiness.note_probe(probed)
+        if probed.finding is Finding.READY:
+            self._is_doubted = False
+        self._wake.clear()
+        self._probe_after = _now() + self._interval()
+        await self._explain()
+        self._publish()
+        return 1
+
+    async def aclose(self) -> None:
+        """Close what the probes have open."""
+        await self._probe.aclose()
+
+    async def _until_due(self) -> None:
+        while True:
+            await self._idle.wait()
+            pause = self._probe_after - _now()
+            if pause > 0 and not await occurs_within(self._wake, pause):
+                continue
+            if self._idle.is_set():
+                return
+
+    def _interval(self) -> float:
+        settled = self._readiness.is_open and not self._is_doubted
+        return self._policy.recheck_seconds if settled else self._policy.interval_seconds
+
+    async def _is_explained(self, probed: Probed, calls: int) -> bool:
+        """Return whether a failed probe shows no more than that the container is busy with a call or a request."""
+        if probed.finding is Finding.READY or not self._readiness.is_open:
+            return False
+        if self._in_flight or self._calls != calls:
+            return True
+        if probed.finding is not Finding.SILENT:
+            return False
+        if self._policy.ready_path is None:
+            return True
+        return not self._policy.sees_calls and await asyncio.to_thread(self._probe.has_other_connections)
+
+    async def _explain(self) -> None:
+        """Look from time to time where a container that does not come up listens instead."""
+        target = self._policy.target
+        if target is None or not (self._readiness.is_refused and self._readiness.needs_explanation):
+            self._explanation = ""
+        elif _now() >= self._explain_at:
+            self._explanation = await asyncio.to_thread(where_children_listen, target)
+            self._explain_at = _now() + EXPLAIN_INTERVAL_SECONDS
+
+    def _publish(self) -> None:
+        """Let tasks begin, or not, and have a change of the status reported at once."""
+        may_begin = self._readiness.is_open and not self._is_doubted
+        (self._open.set if may_begin else self._open.clear)()
+        (self._unpaced.clear if self._readiness.is_paced else self._unpaced.set)()
+        status = self.status
+        if status is self._published:
+            return
+        if status is WorkerStatus.RUNNING or self._published is not None:
+            up = "up" if status is WorkerStatus.RUNNING else "down"
+            log.info("the container is %s", up, extra={"address": str(self.address), "why": self.reason})
+        self._published = status
+        metrics.agent_container_up.set(1 if status is WorkerStatus.RUNNING else 0)
+        self.changed.set()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class ContainerProcess:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 
-import psutil
-
 from queue_engine.runtime.loops import occurs_within
 from worker_agent.agent import Duty
 from worker_agent.container import ContainerAddress
+from worker_agent.probes import has_connections
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +46,3 @@ class ServiceWork:
         while await asyncio.to_thread(has_connections, self._address.probed_port):
             if await occurs_within(duty.container_ended, POLL_SECONDS):
                 return
-
-
-def has_connections(port: int) -> bool:
-    """Whether somebody is connected to this port of this machine; False where the system does not tell."""
-    try:
-        found = psutil.net_connections("tcp")
-    except (psutil.Error, OSError):
-        return False
-    return any(one.laddr and one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in found)

@@ -38,10 +38,19 @@ class AgentSettings(ProcessSettings):
     endpoint: str = Field(description="Id of the endpoint whose tasks are claimed")
     container_url: str = Field(
         "http://127.0.0.1",
-        description="Where the container listens. With a port, every task goes there; else each to its own workerPort",
+        description="Where the container listens. With a port, every task goes there; else to the exposed port",
     )
     exposed_port: int | None = Field(
-        None, ge=1, le=65535, description="The only workerPort that tasks may name; it stands for the container's port"
+        None,
+        ge=1,
+        le=65535,
+        description="The only workerPort that tasks may name; it stands for the container's port. The endpoint's "
+        "`expose` by default",
+    )
+    own_network: bool = Field(
+        False,
+        description="Only this agent and its container are in their network, as in a pod: tasks may name every port "
+        "but the agent's own, and go to the one that they name",
     )
     worker_id: str = Field(
         default_factory=lambda: f"{_hostname()}-{uuid.uuid4().hex[:12]}",

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from queue_engine import metrics
 from queue_engine.domain.tasks import (
-    NOT_CONNECTED_FAULTS,
     ClaimedTask,
     ContainerAnswer,
     Failed,
@@ -32,7 +31,7 @@ from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Start
 from queue_engine.store.client import unavailability
 from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING
 from worker_agent.agent import AgentConfig, Duty
-from worker_agent.container import ContainerAddress, ContainerWatch
+from worker_agent.container import ContainerWatch
 from worker_agent.forward import Forwarder, cancel_request_for, request_for
 
 log = logging.getLogger(__name__)
@@ -77,13 +76,11 @@ class TaskWork:
         config: AgentConfig,
         claims: ClaimStore,
         forwarder: Forwarder,
-        address: ContainerAddress,
         watch: ContainerWatch,
     ) -> None:
         self._config = config
         self._claims = claims
         self._forwarder = forwarder
-        self._address = address
         self._watch = watch
         self._held: dict[str, _Held] = {}
         self._runners: set[asyncio.Task[None]] = set()
@@ -124,7 +121,7 @@ class TaskWork:
     async def _claim(self, duty: Duty) -> int:
         """One round: wait for the container and a free slot, read, begin what was read."""
         await duty.open.wait()
-        await self._watch.wait_until_up()
+        await self._watch.wait_for_turn()
         await self._gate.wait_until_open()
         free = await self._free_slots()
         entries = await self._claims.read(min(free, MAX_READ), block_ms=BLOCK_MS)
@@ -151,7 +148,8 @@ class TaskWork:
         """Start what fits; a read gives up to twice what was asked for, as it covers two queues."""
         for entry in entries:
             has_room = len(self._runners) < self._config.concurrency and self._gate.is_open
-            if has_room and self._watch.is_up and duty.open.is_set() and not duty.draining.is_set():
+            may_begin = has_room and duty.open.is_set() and not duty.draining.is_set()
+            if may_begin and self._watch.take_turn():
                 runner = asyncio.create_task(self._run_entry(entry))
                 self._runners.add(runner)
                 runner.add_done_callback(self._ended)
@@ -167,7 +165,7 @@ class TaskWork:
     # One attempt: start, execute, settle
 
     async def _run_entry(self, entry: Entry) -> None:
-        started = await self._persist(lambda: self._claims.start(entry, address=str(self._address)), "start")
+        started = await self._persist(lambda: self._claims.start(entry, address=str(self._watch.address)), "start")
         if started is None:
             return
         # Were it to wait here with its lease, it would be lost together with the worker of the suspect that runs alone,
@@ -214,19 +212,17 @@ class TaskWork:
             # What may kill the worker is run alone: its neighbours must not pay for it again and again.
             async with self._gate.passed(alone=started.is_suspect):
                 held.calling = True
-                answer = await self._call(task)
+                answer, is_free = await self._watch.observed(self._call(task))
         except asyncio.CancelledError:
             if not held.fenced and not held.cancelled:
                 raise
             held.runner.uncancel()
             return await self._cancelled(held, task) if held.cancelled else None
-        if answer.fault in NOT_CONNECTED_FAULTS:
-            self._watch.suspect()
-        return judge(answer, started.retry_policy, started.budget, luck=random.random())
+        return judge(answer, started.retry_policy, started.budget, luck=random.random(), is_starting=is_free)
 
     async def _cancelled(self, held: _Held, task: ClaimedTask) -> Outcome:
         """The call has been broken off; the container is told, where the endpoint says how."""
-        request = cancel_request_for(task, held.started.cancel_uri, self._address) if held.calling else None
+        request = cancel_request_for(task, held.started.cancel_uri, self._watch.address) if held.calling else None
         if request is not None:
             answer = await self._forwarder.forward(request)
             if answer.status is None or answer.status >= 300:
@@ -238,12 +234,9 @@ class TaskWork:
         return Failed(CANCELLED_WHILE_RUNNING, TaskState.CANCELLED)
 
     async def _call(self, task: ClaimedTask) -> ContainerAnswer:
-        request = request_for(task, self._address)
+        request = request_for(task, self._watch.address)
         if request is None:
-            detail = f"workerPort {task.spec.worker_port} is not exposed by the worker"
-            if self._address.exposed_port is not None:
-                detail += f" (the endpoint exposes {self._address.exposed_port})"
-            return ContainerAnswer(fault="not_exposed", detail=detail)
+            return ContainerAnswer(fault="not_exposed", detail=self._watch.address.refusal(task.spec.worker_port))
         return await self._forwarder.forward(request)
 
     async def _settle(self, held: _Held, outcome: Outcome, run_seconds: float) -> None:

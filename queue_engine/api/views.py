@@ -134,7 +134,7 @@ class WorkerView(View):
     """One worker: a container and the agent beside it."""
 
     worker_id: str = Field(description="Id")
-    status: WorkerStatus = Field(description="RUNNING: its exposed port accepts connections")
+    status: WorkerStatus = Field(description="RUNNING: ready, by `readyPath` or an open port")
     created_at: int = Field(description="When it was started")
     region: str | None = Field(description="Where it runs; null when that is not known")
     gpu_type: str | None = Field(description="What it runs on; null when that is not known")

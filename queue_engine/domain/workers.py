@@ -10,13 +10,14 @@ class WorkerStatus(StrEnum):
     """What the API says of a worker."""
 
     INITIALIZING = "INITIALIZING"
-    """Started; its exposed port does not accept connections yet."""
+    """Started, and not ready yet."""
     RUNNING = "RUNNING"
-    """Its exposed port accepts connections."""
+    """Ready: its ready path responds 2xx or, without one, its exposed port accepts connections."""
     STOPPING = "STOPPING"
     """Finishes its tasks, or hands them back, and ends."""
     STOPPED = "STOPPED"
     FAILED = "FAILED"
+    """Keeps ending before it has run, or has exceeded the time limit of its start. It is still tried."""
 
 
 LIVE_WORKER_STATUSES = frozenset({WorkerStatus.INITIALIZING, WorkerStatus.RUNNING})

@@ -45,13 +45,15 @@ class WorkerStore:
         address: str,
         reason: str = "",
         run: int = 0,
+        error: str = "",
     ) -> Wanted | None:
         """Record what an agent says of its worker; return what the endpoint is wanted to be.
 
-        `run` is the number of the start that the agent is of, 0 when no controller started it. None when the worker or
+        `run` is the number of the start that the agent is of, 0 when no controller started it. `error` is why the
+        worker is not ready; it is kept until the worker runs, and an empty one changes nothing. None when the worker or
         its endpoint is not there any more, or the worker was started again: the agent must end.
         """
-        arguments: list[Argument] = [worker_id, status.value, running_tasks, address, reason, run]
+        arguments: list[Argument] = [worker_id, status.value, running_tasks, address, reason, run, error]
         reply = await self._change("report_worker", endpoint_id, worker_id, arguments)
         return Wanted(reply[1].decode()) if word_of(reply) == "OK" else None
 

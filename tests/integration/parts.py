@@ -155,6 +155,7 @@ class HttpServer:
 
     def __init__(self, answer: Callable[[Request], Reply] = lambda _: Reply(), port: int = 0) -> None:
         self.answer = answer
+        self.answer_get: Callable[[Request], Reply] = lambda _: Reply()
         self.requests: list[Request] = []
         self._arrivals: queue.Queue[Request] = queue.Queue()
         server = self
@@ -163,7 +164,10 @@ class HttpServer:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                server._handle(self)
+                server._handle(self, server.answer)
+
+            def do_GET(self) -> None:
+                server._handle(self, server.answer_get)
 
             def log_message(self, *_: Any) -> None:
                 """Nothing: the tests look at what came."""
@@ -181,6 +185,10 @@ class HttpServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    def requests_of(self, method: str) -> list[Request]:
+        """The requests with this method."""
+        return [request for request in self.requests if request.method == method]
+
     def next(self, timeout: float = 10.0) -> Request:
         """The next request that has not been asked for yet."""
         return self._arrivals.get(timeout=timeout)
@@ -195,13 +203,13 @@ class HttpServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+    def _handle(self, handler: BaseHTTPRequestHandler, answer: Callable[[Request], Reply]) -> None:
         body = handler.rfile.read(int(handler.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in handler.headers.items()}
         request = Request(handler.command, handler.path, headers, body)
         self.requests.append(request)
         self._arrivals.put(request)
-        reply = self.answer(request)
+        reply = answer(request)
         if reply.hold is not None:
             reply.hold.wait(60)
         try:

@@ -34,12 +34,13 @@ async def test_what_is_given_wins_over_the_endpoint(store: Store, valkey_url: st
     assert (found.ready_path, found.start_timeout_seconds, found.concurrency) == ("/up", 90, 1)
 
 
-async def test_an_agent_that_was_given_all_does_not_ask_the_store(store: Store, valkey_url: str) -> None:
+async def test_a_managed_agent_that_was_given_all_does_not_ask_the_store(store: Store, valkey_url: str) -> None:
     given = AgentSettings(
         redis_url=SecretStr(valkey_url),
         endpoint="999",
         service_mode=ServiceMode.QUEUE,
         concurrency=1,
         start_timeout_seconds=90,
+        managed=True,
     )
     assert await completed(given, store) == given
