@@ -1,14 +1,20 @@
 """HTTP on one connection: uvicorn's httptools protocol, with the limits that it does not have.
 
-A client must send the head of a request within a time and a size, its body with little around it, and no more than a
-bounded rest of a body that was answered already. Whoever does not is answered 400 or 431, if that can still be
-understood, and the connection is closed.
+A client must send the head of a request within a time and a size, by the rules of `request_head`, and its body with
+little around it. Another request gets 400, 431, 501 or 505, if the client can still understand that, and the connection
+is closed.
+
+A response may come before its request is complete, for instance a 401 or a 413. Many clients read nothing before they
+have sent all, and closing the connection with bytes unread would reset it and destroy the response. So the rest of the
+request is read and discarded, within bounds of bytes, silence and time. When the connection is to be closed, the
+sending side is closed first, so that the client sees the end of the response.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from uvicorn.config import Config
@@ -17,6 +23,8 @@ from uvicorn.server import ServerState
 
 from queue_engine.api.answers import failure
 from queue_engine.api.errors import INVALID_REQUEST
+from queue_engine.api.request_head import Refusal, head_fault, line_fault
+from queue_engine.api.request_pieces import EMPTY_LINE, MAX_PIECES_OF_CHUNKS, Cutter
 
 MAX_HEAD_BYTES = 64 * 1024
 """The request line and the headers, and the trailers of a chunked body, all together."""
@@ -24,11 +32,18 @@ MAX_HEAD_BYTES = 64 * 1024
 BODY_OVERHEAD = 16
 """Bytes on the wire for one byte of a body. Chunks of one byte take 6; what takes more is no body."""
 
-MAX_IGNORED_BYTES = 8 * 1024 * 1024
-"""How much of a body is read after its answer. A client that sends all before it listens then still sees the answer:
-closing at once would reset the connection and could take the answer away."""
+MAX_IGNORED_BYTES = 64 * 1024 * 1024
+"""Limit of what is read and discarded of a body after the response."""
+MAX_IGNORED_BYTES_OF_REFUSED = 8 * 1024 * 1024
+"""The same after a request that broke a rule of HTTP."""
+IGNORED_SECONDS = 10.0
+"""Time limit of that, all in all."""
+IGNORED_SILENCE_SECONDS = 2.0
+"""Time limit of that while nothing arrives."""
 
-
+_NOT_HTTP = Refusal(400, "request: must be valid HTTP/1.1")
+_HEAD_TOO_LARGE = Refusal(431, f"headers: must be at most {MAX_HEAD_BYTES} bytes in all")
+_TAB_AFTER_CHUNKED = re.compile(rb"(\ntransfer-encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE)
 _H2C = re.compile(rb"\n(upgrade):(?=[ \t]*h2c[ \t]*(?:\r?\n|$))", re.IGNORECASE)
 
 
@@ -36,11 +51,46 @@ class _Refused(Exception):
     """Ends parsing from inside a callback of the parser."""
 
 
+class _Discarding:
+    """Bounds on what is read after a response. Calls `stop` when one is reached."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_bytes: int, stop: Callable[[], None]) -> None:
+        self._loop = loop
+        self._left = max_bytes
+        self._stop = stop
+        self._end = loop.call_later(IGNORED_SECONDS, stop)
+        self._silence = loop.call_later(IGNORED_SILENCE_SECONDS, stop)
+
+    def note(self, size: int) -> None:
+        self._silence.cancel()
+        self._left -= size
+        if self._left < 0:
+            self._stop()
+        else:
+            self._silence = self._loop.call_later(IGNORED_SILENCE_SECONDS, self._stop)
+
+    def cancel(self) -> None:
+        self._end.cancel()
+        self._silence.cancel()
+
+
+class _CycleTransport:
+    """The part of a transport that uvicorn's request-response cycle uses. Its `close` does not destroy the response."""
+
+    def __init__(self, protocol: LimitedProtocol) -> None:
+        self._protocol = protocol
+        self.write = protocol.transport.write
+        self.is_closing = protocol.transport.is_closing
+
+    def close(self) -> None:
+        self._protocol.close_after_response()
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """One connection. Use a class made by `limited_protocol`."""
 
     patience_seconds: ClassVar[float]
-    """How long a client may take to send a head, or the rest of a body that was answered already."""
+    """Time limit for a client to send a head."""
 
     def __init__(
         self,
@@ -58,43 +108,112 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._allowance = 0
         """Bytes that may still come before more of the body must come with them."""
-        self._ignored_bytes = 0
-        self._refusal = (400, "request: must be valid HTTP/1.1")
+        self._discarding: _Discarding | None = None
+        self._broken = False
+        """Whether a rule was broken or the connection is being closed: no more bytes are parsed."""
+        self._lingers = False
+        """Whether the sending side is closed."""
+        self._refusal = _NOT_HTTP
+        self._cycle_transport: Any = None
+        self._cutter = Cutter()
+        self._line: bytearray | None = bytearray()
+        """The request line as far as it has come; None when it is complete."""
+        self._completed = False
+        """Whether a message ended in the piece that is being looked at."""
 
     # The connection
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._cycle_transport = _CycleTransport(self)
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()
+        self._stop_discarding()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._began = False
-        super().data_received(data if self._in_message else _without_h2c(data))
-        if self.transport.is_closing():
-            return
-        if not self._in_message:
-            self._expect_after(data)
-        elif not self._began:
-            self._count_received(len(data))
+        start, pieces = 0, 0
+        while start < len(data) and not self._broken and not self.transport.is_closing():
+            pieces += 1
+            whole = pieces > MAX_PIECES_OF_CHUNKS and self._in_message and not self._in_head
+            end = self._cutter.end_of_piece(data, start, whole=whole)
+            self._feed(data[start:end])
+            start = end
+        if self._broken:
+            self._ignore(len(data) - start)
 
     def on_response_complete(self) -> None:
+        if self._lingers:
+            self.server_state.total_requests += 1
+            return
         super().on_response_complete()
         if self._in_message and not self._in_head and not self.transport.is_closing():
             if self.expect_100_continue:
-                self.transport.close()  # the client may take its body back, so what comes next cannot be told
+                self.close_after_response()  # the client may not send its body, so what comes next cannot be told
             else:
-                self._expect()
+                self._discarding = _Discarding(self.loop, MAX_IGNORED_BYTES, self.transport.close)
+
+    def close_after_response(self) -> None:
+        """Close the connection: at once when the request is complete, else when the client has sent what it sends."""
+        if self.transport.is_closing() or self._lingers:
+            return
+        if self.cycle.response_complete and (self._in_message or self._broken):
+            self._linger(MAX_IGNORED_BYTES_OF_REFUSED if self._broken else MAX_IGNORED_BYTES)
+        else:
+            self.transport.close()
+
+    def _linger(self, max_bytes: int) -> None:
+        """End the response, and close when the client has closed its side or sent `max_bytes` more."""
+        self._broken = self._lingers = True
+        self._stop_expecting()
+        self._stop_discarding()
+        self._unset_keepalive_if_required()
+        self._discarding = _Discarding(self.loop, max_bytes, self.transport.close)
+        self.flow.resume_reading()
+        self.transport.write_eof()
+
+    def _ignore(self, size: int) -> None:
+        """Drop bytes that are not parsed. While earlier requests are being answered, more are not read."""
+        if self._discarding is not None:
+            self._discarding.note(size)
+        else:
+            self.flow.pause_reading()
+
+    def _feed(self, piece: bytes) -> None:
+        self._began = self._completed = False
+        if self._line is not None and not self._takes_line(self._line, piece):
+            return
+        super().data_received(piece if self._in_message else _understandable(piece))
+        if self.transport.is_closing() or self._broken:
+            return
+        if not self._in_message:
+            self._expect_after(piece)
+        elif not self._began:
+            self._count_received(len(piece))
+
+    def _takes_line(self, line: bytearray, piece: bytes) -> bool:
+        """Return False when the piece completes a request line that is refused. Empty lines may precede it."""
+        begun = piece if line else piece.lstrip(b"\r\n")
+        end = begun.find(b"\n") + 1
+        line += begun[: end or None]
+        if not end:
+            return True
+        fault = line_fault(bytes(line))
+        self._line = None
+        if fault is not None:
+            self._refuse(fault)
+        return fault is None
 
     # The parser's callbacks
 
     def on_message_begin(self) -> None:
+        if self._completed:
+            raise _Refused  # its request line was not seen
         super().on_message_begin()
         self._in_head = self._in_message = self._began = True
-        self._head_bytes = self._ignored_bytes = 0
+        self._head_bytes = 0
         self._allowance = MAX_HEAD_BYTES
         self._expect()
 
@@ -108,13 +227,18 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        if self.parser.should_upgrade() and self._has_body():
+        fault = head_fault(self.parser.get_http_version(), self.url, self.headers)
+        if fault is None and self.parser.should_upgrade() and self._has_body():
             # The parser would take the body for the bytes of another protocol.
-            self._refusal = (400, "Upgrade: is not supported with a body")
+            fault = Refusal(400, "Upgrade: is not supported with a body")
+        if fault is not None:
+            self._refusal = fault
             raise _Refused
         self._in_head = False
+        self._cutter.body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         self._stop_expecting()
         super().on_headers_complete()
+        self.cycle.transport = self._cycle_transport
 
     def on_body(self, body: bytes) -> None:
         self._allowance += BODY_OVERHEAD * len(body)
@@ -122,7 +246,10 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_message = False
+        self._completed = True
+        self._line = bytearray()
         self._stop_expecting()
+        self._stop_discarding()
         super().on_message_complete()
 
     # What uvicorn asks for when parsing fails
@@ -132,6 +259,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
         `msg` is uvicorn's; what the client is told is in `_refusal`.
         """
+        self._broken = True
         cycle = self._pending_cycle()
         if cycle is None:
             self._write_refusal()
@@ -142,6 +270,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             cycle.disconnected = True
+            cycle.waiting_for_100_continue = False
             cycle.message_event.set()
             self._write_refusal()
 
@@ -160,6 +289,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._patience.cancel()
             self._patience = None
 
+    def _stop_discarding(self) -> None:
+        if self._discarding is not None:
+            self._discarding.cancel()
+            self._discarding = None
+
     def _expect_after(self, data: bytes) -> None:
         """Between messages: blank lines before a request must not keep a connection open for ever."""
         if data and self._pending_cycle() is None and self.timeout_keep_alive_task is None:
@@ -175,27 +309,25 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._in_head:
-            self._refuse(400, "headers: did not arrive in time")
-        else:
-            self.transport.close()
+            self._refuse(Refusal(400, "headers: did not arrive in time"))
+        if self._lingers or not self._in_head:
+            self.transport.close()  # at once, because the client has been silent
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > MAX_HEAD_BYTES:
-            self._refusal = (431, f"headers: must be at most {MAX_HEAD_BYTES} bytes in all")
+            self._refusal = _HEAD_TOO_LARGE
             raise _Refused
 
     def _count_received(self, size: int) -> None:
         """Count what the parser may be keeping to itself: an endless header, trailer or chunk extension."""
         self._allowance -= size
         if self._allowance < 0 and self._in_head:
-            self._refuse(431, f"headers: must be at most {MAX_HEAD_BYTES} bytes in all")
+            self._refuse(_HEAD_TOO_LARGE)
         elif self._allowance < 0:
-            self._refuse(400, "body: has too much around its chunks")
-        elif self._pending_cycle() is None:
-            self._ignored_bytes += size
-            if self._ignored_bytes > MAX_IGNORED_BYTES:
-                self.transport.close()
+            self._refuse(Refusal(400, "body: has too much around its chunks"))
+        elif self._discarding is not None:
+            self._discarding.note(size)
 
     def _has_body(self) -> bool:
         return any(
@@ -203,9 +335,9 @@ class LimitedProtocol(HttpToolsProtocol):
             for name, value in self.headers
         )
 
-    def _refuse(self, status: int, message: str) -> None:
-        self._refusal = (status, message)
-        self.send_400_response(message)
+    def _refuse(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        self.send_400_response(refusal.message)
 
     def _write_refusal(self) -> None:
         status, message = self._refusal
@@ -215,18 +347,20 @@ class LimitedProtocol(HttpToolsProtocol):
             + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
             + body
         )
-        self.transport.close()
+        self._linger(MAX_IGNORED_BYTES_OF_REFUSED)
 
 
-def _without_h2c(data: bytes) -> bytes:
-    """`data` with an offer of HTTP/2 in its head made harmless: Java's client makes one with every first request.
+def _understandable(piece: bytes) -> bytes:
+    """Return a whole head without what the parser takes for something else than it is; another piece as it is.
 
-    It may be ignored (RFC 9110, section 7.8), but the parser would take the body for the bytes of the other protocol.
+    Java's client offers HTTP/2 with every first request. The offer may be ignored (RFC 9110, section 7.8), but the
+    parser would treat the body as bytes of the other protocol. A tab after `chunked` is white space without a meaning.
     """
-    head, end, rest = data.partition(b"\r\n\r\n")
-    if not end or b"h2c" not in head:
-        return data
-    return _H2C.sub(rb"\n\1-Ignored:", head) + end + rest
+    if not piece.endswith(EMPTY_LINE):
+        return piece
+    if b"h2c" in piece:
+        piece = _H2C.sub(rb"\n\1-Ignored:", piece)
+    return _TAB_AFTER_CHUNKED.sub(rb"\1", piece) if b"\t\r\n" in piece or b" \r\n" in piece else piece
 
 
 def limited_protocol(patience_seconds: float) -> type[LimitedProtocol]:

@@ -3,8 +3,6 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +11,7 @@ import uvloop
 from queue_engine.api.protocol import MAX_HEAD_BYTES, MAX_IGNORED_BYTES
 from queue_engine.api.server import listen
 from tests.api_server import ENDPOINT, TASK, RunningApi, running_api
+from tests.integration.raw_http import Connection
 from tests.waiting import wait_until_async
 
 PATIENCE_SECONDS = 0.4
@@ -23,61 +22,6 @@ BODY = json.dumps(TASK).encode()
 async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
     async with running_api(valkey_url, read_timeout_seconds=PATIENCE_SECONDS, max_body_bytes=100_000) as running:
         yield running
-
-
-@dataclass
-class Received:
-    """One answer, as bytes."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def told(self) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.body)
-        return told
-
-
-class Connection:
-    """A client that sends what it wants, when it wants."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-
-    @classmethod
-    async def to(cls, api: RunningApi) -> "Connection":
-        return cls(*await asyncio.open_connection("127.0.0.1", api.port))
-
-    async def send(self, data: bytes) -> None:
-        self._writer.write(data)
-        await self._writer.drain()
-
-    async def answer(self) -> Received:
-        """The next answer; asyncio.IncompleteReadError when the connection was closed instead."""
-        async with asyncio.timeout(10):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            status_line, *lines = head.strip().split("\r\n")
-            headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-            body = await self._reader.readexactly(int(headers["content-length"]))
-        return Received(int(status_line.split(" ")[1]), headers, body)
-
-    async def line(self) -> str:
-        """The next line, of an answer without headers."""
-        async with asyncio.timeout(10):
-            return (await self._reader.readuntil(b"\r\n\r\n")).decode().strip()
-
-    async def is_closed(self) -> bool:
-        """Whether the server closes within a few seconds, without sending anything more."""
-        async with asyncio.timeout(10):
-            try:
-                return await self._reader.read(1) == b""
-            except ConnectionResetError:
-                return True
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 @pytest.fixture
@@ -299,15 +243,12 @@ MALFORMED = {
     "a signed number": b"POST {path} HTTP/1.1\r\n{common}Content-Length: +5\r\n\r\n",
     "a negative number": b"POST {path} HTTP/1.1\r\n{common}Content-Length: -5\r\n\r\n",
     "a huge number": b"POST {path} HTTP/1.1\r\n{common}Content-Length: 99999999999999999999999\r\n\r\n",
-    "an unknown coding": b"POST {path} HTTP/1.1\r\n{common}Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
     "a bad chunk": b"POST {path} HTTP/1.1\r\n{common}Transfer-Encoding: chunked\r\n\r\nzz\r\n",
     "a chunk that is too long": b"POST {path} HTTP/1.1\r\n{common}Transfer-Encoding: chunked\r\n\r\n3\r\nabcdef\r\n",
     "bare newlines": b"GET {path} HTTP/1.1\n{common}\n\n",
     "a folded header": b"GET {path} HTTP/1.1\r\n{common}A: b\r\n c\r\n\r\n",
     "space before a colon": b"GET {path} HTTP/1.1\r\n{common}A : b\r\n\r\n",
     "NUL in a value": b"GET {path} HTTP/1.1\r\n{common}A: \x00b\r\n\r\n",
-    "no such version": b"GET {path} HTTP/9.9\r\n{common}\r\n",
-    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     "no method": b"HELO {path} HTTP/1.1\r\n\r\n",
     "a path in Latin-1": b"GET /\xe9 HTTP/1.1\r\n{common}\r\n",
@@ -370,12 +311,13 @@ async def test_requests_sent_at_once_are_answered_in_order(api: RunningApi, conn
 
 
 async def test_space_around_a_key_is_no_part_of_it(api: RunningApi, connection: Connection) -> None:
-    await connection.send(f"GET /v2/serverless HTTP/1.1\r\nX-Api-Key: \t {api.key} \t \r\n\r\n".encode())
+    await connection.send(f"GET /v2/serverless HTTP/1.1\r\nHost: x\r\nX-Api-Key: \t {api.key} \t \r\n\r\n".encode())
     assert (await connection.answer()).status == 200
 
 
 async def test_a_client_is_asked_for_its_body_only_when_it_is_wanted(api: RunningApi, connection: Connection) -> None:
-    await connection.send(b"POST /v2/serverless/1/tasks HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+    head = b"POST /v2/serverless/1/tasks HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    await connection.send(head)
     assert (await connection.answer()).status == 401
     assert await connection.is_closed()
 
@@ -447,15 +389,17 @@ async def test_writing_to_a_path_with_a_slash_at_its_end_is_the_same(api: Runnin
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/healthz", "/v2/serverless", "/v2/serverless/9", "/v2/serverless/1/"])
-async def test_head_answers_what_get_does_without_the_body(api: RunningApi, connection: Connection, path: str) -> None:
+async def test_head_answers_what_get_does_without_the_body(api: RunningApi, path: str) -> None:
     await api.create_endpoint()
     got = await api.client.get(path)
-    await connection.send(_head(api, path=path, method="HEAD"))
+    connection = await Connection.to(api)
+    # The second response would not be understood if the first one had a body.
+    await connection.send(_head(api, path=path, method="HEAD") + _head(api, path="/healthz", method="GET"))
     line = await connection.line()
     assert line.startswith(f"HTTP/1.1 {got.status_code} ")
     assert f"content-length: {len(got.content)}" in line
-    await connection.send(_head(api, path="/healthz", method="GET"))  # what comes next is no body
     assert (await connection.answer()).status == 200
+    connection.close()
 
 
 async def test_head_is_measured_as_head(api: RunningApi) -> None:
