@@ -32,6 +32,8 @@ class AgentConfig:
     managed: bool
     run: int = 0
     """The number of this start of the worker; 0 when no controller started it."""
+    runs_container: bool = False
+    """The container is a child of the agent, so that its end is noticed."""
 
 
 class Duty:
@@ -42,6 +44,8 @@ class Duty:
         """Set for good when the agent is to end."""
         self.container_ended = asyncio.Event()
         """Set when the container has ended by itself: nothing can be waited for."""
+        self.container_end = ""
+        """How it has ended, in a few words."""
         self.open = asyncio.Event()
         """Set while the endpoint is wanted to run."""
         self.open.set()
@@ -80,6 +84,7 @@ class Agent:
 
     def note_container_end(self, how: str) -> None:
         """The container has ended by itself: drain, and wait for nothing of it."""
+        self._duty.container_end = how
         self._duty.container_ended.set()
         self.drain(how)
 

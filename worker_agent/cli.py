@@ -235,6 +235,7 @@ def _config(settings: AgentSettings) -> AgentConfig:
         grace_seconds=settings.grace_seconds,
         managed=settings.managed,
         run=settings.run,
+        runs_container=settings.container_command is not None,
     )
 
 

@@ -8,12 +8,15 @@ import random
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import partial
 from typing import Any, TypeVar
 
 from queue_engine import metrics
+from queue_engine.domain.agent_protocol import RELEASE_SECONDS
 from queue_engine.domain.tasks import (
+    NOT_CONNECTED_FAULTS,
     ClaimedTask,
     ContainerAnswer,
     Failed,
@@ -25,7 +28,8 @@ from queue_engine.domain.tasks import (
     loggable_error,
 )
 from queue_engine.runtime.gate import Gate
-from queue_engine.runtime.loops import drive, end_tasks, persist
+from queue_engine.runtime.http_faults import RESET
+from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
 from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Started
 from queue_engine.store.client import unavailability
@@ -49,19 +53,42 @@ MOST_PASSED_ON = 10_000
 """Suspects that an agent remembers to have left to others."""
 
 
+LOST_FAULTS = NOT_CONNECTED_FAULTS | {RESET}
+"""Faults of a call that the end of the container's process explains."""
+BROKEN_OFF_FAULTS = frozenset({"timeout", "too_large"})
+"""Faults of a call that this side broke off: the container may still be at work."""
+CONTAINER_END_SECONDS = 1.0
+"""How far apart the end of the container's process and of its connections may be noticed."""
+
+
+class _Stop(Enum):
+    """Why an attempt is broken off."""
+
+    CANCELLED = (logging.INFO, "the task is cancelled")
+    FENCED = (logging.WARNING, "the attempt is fenced")
+    RELEASED = (logging.INFO, "the agent drains")
+    CONTAINER_ENDED = (logging.WARNING, "the container has ended")
+
+    def __init__(self, level: int, text: str) -> None:
+        self.level = level
+        self.text = text
+
+
+_CANCELLED = Failed(CANCELLED_WHILE_RUNNING, TaskState.CANCELLED)
+
+
 @dataclass
 class _Held:
     """An attempt under way."""
 
     started: Started
     runner: asyncio.Task[None]
-    fenced: bool = False
-    """Somebody else has the task: nothing of the attempt is recorded."""
-    cancelled: bool = False
-    """The task is to be stopped, and that is recorded."""
+    stop: _Stop | None = None
     calling: bool = False
     """The container may have the request."""
     settling: bool = False
+    """Its outcome is on its way to the store."""
+    began: float = field(default_factory=time.monotonic)
 
 
 class TaskWork:
@@ -88,6 +115,8 @@ class TaskWork:
         self._gate = Gate()
         self._passed_on: OrderedDict[str, bool] = OrderedDict()
         self._unstarted_seconds = min(config.lease_seconds, MOST_UNSTARTED_SECONDS)
+        # A backend ends a worker by force soon after its grace; by itself an agent may wait for the store for longer.
+        self._end_seconds = RELEASE_SECONDS if config.managed else config.lease_seconds
 
     @property
     def running_tasks(self) -> int:
@@ -112,7 +141,7 @@ class TaskWork:
         try:
             await duty.draining.wait()
             await end_tasks(*claiming)
-            await self._finish_or_release()
+            await self._drain(duty)
         finally:
             await end_tasks(heartbeats, *claiming)
 
@@ -150,7 +179,7 @@ class TaskWork:
             has_room = len(self._runners) < self._config.concurrency and self._gate.is_open
             may_begin = has_room and duty.open.is_set() and not duty.draining.is_set()
             if may_begin and self._watch.take_turn():
-                runner = asyncio.create_task(self._run_entry(entry))
+                runner = asyncio.create_task(self._run_entry(entry, duty))
                 self._runners.add(runner)
                 runner.add_done_callback(self._ended)
             else:
@@ -162,25 +191,21 @@ class TaskWork:
         if not runner.cancelled() and (error := runner.exception()) is not None:
             log.error("a task's runner failed; its lease will run out", exc_info=error)
 
-    # One attempt: start, execute, settle
+    # One attempt: start, call, settle
 
-    async def _run_entry(self, entry: Entry) -> None:
+    async def _run_entry(self, entry: Entry, duty: Duty) -> None:
         started = await self._persist(lambda: self._claims.start(entry, address=str(self._watch.address)), "start")
         if started is None:
             return
         # Were it to wait here with its lease, it would be lost together with the worker of the suspect that runs alone,
         # and that would be held against it.
-        if not self._gate.is_open or self._passes_on(started):
+        if duty.draining.is_set() or not self._gate.is_open or self._passes_on(started):
             await self._persist(partial(self._release, started, called=False), "hand back")
             return
         held = self._held[started.lease.token] = _Held(started, runner=_this_task())
         metrics.agent_running_tasks.inc()
-        began = time.monotonic()
         try:
-            outcome = await self._execute(held)
-            if outcome is not None:
-                held.settling = True
-                await self._settle(held, outcome, time.monotonic() - began)
+            await self._attempt(held, duty)
         finally:
             metrics.agent_running_tasks.dec()
             self._held.pop(started.lease.token, None)
@@ -199,39 +224,67 @@ class TaskWork:
         log.info("a suspect is left to an idle agent, if there is one", extra=self._ids(started))
         return True
 
-    async def _execute(self, held: _Held) -> Outcome | None:
-        """The outcome of the attempt, or None when it was fenced meanwhile."""
-        started = held.started
+    async def _attempt(self, held: _Held, duty: Duty) -> None:
+        """Wait for the task's turn, run it, record its outcome."""
         try:
-            task = self._claims.open(started)
+            task = self._claims.open(held.started)
         except (SecretKeyMissing, SealBroken) as error:
-            return Failed(f"the worker's agent cannot read the task's headers: {error}")
-        if started.is_first:
-            metrics.task_queue_wait.observe((started.started_at_ms - started.created_at_ms) / 1000)
+            await self._settle(held, Failed(f"the worker's agent cannot read the task's headers: {error}"))
+            return
+        if held.started.is_first:
+            metrics.task_queue_wait.observe((held.started.started_at_ms - held.started.created_at_ms) / 1000)
         try:
             # What may kill the worker is run alone: its neighbours must not pay for it again and again.
-            async with self._gate.passed(alone=started.is_suspect):
+            async with self._gate.passed(alone=held.started.is_suspect):
                 held.calling = True
-                answer, is_free = await self._watch.observed(self._call(task))
+                await self._run_call(held, task, duty)
         except asyncio.CancelledError:
-            if not held.fenced and not held.cancelled:
+            if held.calling or held.stop is None:
                 raise
             held.runner.uncancel()
-            return await self._cancelled(held, task) if held.cancelled else None
-        return judge(answer, started.retry_policy, started.budget, luck=random.random(), is_starting=is_free)
+            if held.stop is _Stop.CANCELLED:
+                await self._settle(held, _CANCELLED)
 
-    async def _cancelled(self, held: _Held, task: ClaimedTask) -> Outcome:
-        """The call has been broken off; the container is told, where the endpoint says how."""
-        request = cancel_request_for(task, held.started.cancel_uri, self._watch.address) if held.calling else None
-        if request is not None:
-            answer = await self._forwarder.forward(request)
-            if answer.status is None or answer.status >= 300:
-                log.warning(
-                    "the container has not taken the cancellation: %s",
-                    answer.status or answer.detail or answer.fault,
-                    extra=self._ids(held.started),
-                )
-        return Failed(CANCELLED_WHILE_RUNNING, TaskState.CANCELLED)
+    async def _run_call(self, held: _Held, task: ClaimedTask, duty: Duty) -> None:
+        """Call the container and record the outcome. When the call was broken off, tell the container meanwhile.
+
+        Its slot stays taken until the container knows, so that the next task does not run beside this one.
+        """
+        came = await self._answer(held, task, duty)
+        outcome = self._outcome(held, came)
+        ends: list[Awaitable[None]] = []
+        if outcome is not None:
+            held.settling = True  # now, because the coroutine begins later, and must not be stopped before
+            ends.append(self._settle(held, outcome))
+        if came is None or came[0].fault in BROKEN_OFF_FAULTS:
+            ends.append(self._tell_container(held, task, duty))
+        await asyncio.gather(*ends)
+
+    async def _answer(self, held: _Held, task: ClaimedTask, duty: Duty) -> tuple[ContainerAnswer, bool] | None:
+        """Return what came of the call, and whether the worker has yet to serve; None when `held.stop` broke it off."""
+        try:
+            answer, is_starting = await self._watch.observed(self._call(task))
+            if answer.fault in LOST_FAULTS and self._config.runs_container:
+                # The connection breaks some milliseconds before the end of the process is noticed.
+                await occurs_within(duty.container_ended, CONTAINER_END_SECONDS)
+        except asyncio.CancelledError:
+            if held.stop is None:
+                raise
+            held.runner.uncancel()
+            if held.stop is not _Stop.CONTAINER_ENDED:
+                return None
+            answer, is_starting = ContainerAnswer(fault=RESET), False
+        if answer.fault in LOST_FAULTS and duty.container_ended.is_set():
+            answer = replace(answer, detail=duty.container_end)
+        return answer, is_starting
+
+    def _outcome(self, held: _Held, came: tuple[ContainerAnswer, bool] | None) -> Outcome | None:
+        """Return what is recorded of the attempt; None when that is not this agent's to do any longer."""
+        if came is None:
+            return _CANCELLED if held.stop is _Stop.CANCELLED else None
+        answer, is_starting = came
+        policy, budget = held.started.retry_policy, held.started.budget
+        return judge(answer, policy, budget, luck=random.random(), is_starting=is_starting)
 
     async def _call(self, task: ClaimedTask) -> ContainerAnswer:
         request = request_for(task, self._watch.address)
@@ -239,7 +292,24 @@ class TaskWork:
             return ContainerAnswer(fault="not_exposed", detail=self._watch.address.refusal(task.spec.worker_port))
         return await self._forwarder.forward(request)
 
-    async def _settle(self, held: _Held, outcome: Outcome, run_seconds: float) -> None:
+    async def _tell_container(self, held: _Held, task: ClaimedTask, duty: Duty) -> None:
+        """Call the endpoint's cancelUri, if it has one, because the attempt was given up while its call ran."""
+        request = cancel_request_for(task, held.started.cancel_uri, self._watch.address)
+        if request is None or duty.container_ended.is_set():
+            return
+        if duty.draining.is_set():
+            request = replace(request, timeout_seconds=RELEASE_SECONDS)
+        answer = await self._forwarder.forward(request)
+        if answer.status is None or answer.status >= 300:
+            log.warning(
+                "the container has not taken the cancellation: %s",
+                answer.status or answer.detail or answer.fault,
+                extra=self._ids(held.started),
+            )
+
+    async def _settle(self, held: _Held, outcome: Outcome) -> None:
+        held.settling = True
+        run_seconds = time.monotonic() - held.began
         lease = held.started.lease
         destination = self._claims.public_spec(held.started).webhook_destination
         settled = await self._persist(lambda: self._claims.settle(lease, outcome, destination=destination), "settle")
@@ -291,50 +361,76 @@ class TaskWork:
     def _heed(self, held: _Held, word: Renewal) -> None:
         if word is Renewal.READOPTED:
             log.warning("a lease had run out and is held again", extra=self._ids(held.started))
-        if word in (Renewal.OK, Renewal.READOPTED) or held.settling or held.started.lease.token not in self._held:
+        if word not in (Renewal.OK, Renewal.READOPTED):
+            self._stop(held, _Stop.CANCELLED if word is Renewal.CANCEL else _Stop.FENCED)
+
+    def _stop(self, held: _Held, why: _Stop) -> None:
+        """Break the attempt off, unless its outcome is on its way to the store or it is being broken off."""
+        if held.settling or held.stop is not None or held.started.lease.token not in self._held:
             return
-        if word is Renewal.CANCEL:
-            if not held.cancelled:
-                log.info("the task is cancelled: its call is stopped", extra=self._ids(held.started))
-                held.cancelled = True
-                held.runner.cancel()
-            return
-        log.warning("the attempt is fenced: its call is stopped", extra=self._ids(held.started))
-        metrics.task_attempts.labels(outcome="fenced").inc()
-        held.fenced = True
+        log.log(why.level, "the call is stopped: %s", why.text, extra=self._ids(held.started))
+        if why is _Stop.FENCED:
+            metrics.task_attempts.labels(outcome="fenced").inc()
+        held.stop = why
         held.runner.cancel()
 
     # The end
 
-    async def _finish_or_release(self) -> None:
-        """Let running tasks finish within the grace; hand back those that have not, at no cost to their attempts.
+    async def _drain(self, duty: Duty) -> None:
+        """Let running calls finish within the grace, then release the other attempts, at no cost to their tasks.
 
-        One that waits to be alone begins no more, and is handed back at once.
+        An attempt that waits to be alone, and what was read and not started, is released at once.
         """
-        at_gate = self._stop([held for held in self._unfinished() if not held.calling])
-        await end_tasks(*(held.runner for held in at_gate))
-        for held in at_gate:
-            await self._give_back(partial(self._release, held.started, called=False))
-        if self._runners:
-            await asyncio.wait(set(self._runners), timeout=self._config.grace_seconds)
-        unfinished = self._stop(self._unfinished())
-        if self._runners:
-            await asyncio.wait(set(self._runners), timeout=self._config.lease_seconds)
-        for held in unfinished:
-            await self._give_back(partial(self._release, held.started))
-        await end_tasks(*self._runners)
-        for entry in await self._unstarted():
-            await self._give_back(partial(self._claims.put_back, entry))
+        waiting = [held for held in self._unfinished() if not held.calling]
+        early = asyncio.create_task(self._hand_back(waiting, called=False))
+        try:
+            await self._let_calls_finish(duty)
+            await self._hand_back(self._unfinished(), called=True)
+            await early
+        finally:
+            await end_tasks(early, *self._runners)
+
+    async def _let_calls_finish(self, duty: Duty) -> None:
+        """Wait for the running calls, for the grace at most. After the container's end they cannot go on."""
+        if not self._runners:
+            return
+        finishing = asyncio.create_task(_all_ended(set(self._runners)))
+        ending = asyncio.create_task(_ended_within(duty.container_ended, self._config.grace_seconds))
+        await asyncio.wait({finishing, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if duty.container_ended.is_set():
+            await asyncio.wait({finishing}, timeout=CONTAINER_END_SECONDS)
+            for held in self._unfinished():
+                self._stop(held, _Stop.CONTAINER_ENDED)
+            await asyncio.wait({finishing}, timeout=self._end_seconds)
+        await end_tasks(finishing, ending)
+
+    async def _hand_back(self, attempts: list[_Held], *, called: bool) -> None:
+        """Release these attempts and what was not started, in one round trip; then wait until their calls are stopped.
+
+        The store comes first, because the container may take its time. Bounded: when the store stays away, the leases
+        run out and the tasks are queued again then.
+        """
+        writes: list[asyncio.Task[None]] = [
+            asyncio.create_task(self._persist(partial(self._release, one.started, called=called), "release"))
+            for one in attempts
+        ]
+        writes.append(asyncio.create_task(self._put_back_unstarted()))
+        for held in attempts:
+            self._stop(held, _Stop.RELEASED)
+        stopped = {held.runner for held in attempts}
+        if called:
+            stopped |= self._runners
+        _, late = await asyncio.wait({*writes, *stopped}, timeout=self._end_seconds)
+        if not late.isdisjoint(writes):
+            log.warning("the store is away: the tasks are queued again when their leases have run out")
+        await end_tasks(*late)
+        for write in writes:
+            if not write.cancelled() and (error := write.exception()) is not None:
+                log.error("an attempt was not released; its lease will run out", exc_info=error)
 
     def _unfinished(self) -> list[_Held]:
         """Attempts whose outcome is not on its way to the store."""
-        return [held for held in self._held.values() if not held.settling and not held.cancelled]
-
-    def _stop(self, stopped: list[_Held]) -> list[_Held]:
-        for held in stopped:
-            held.fenced = True
-            held.runner.cancel()
-        return stopped
+        return [held for held in self._held.values() if not held.settling and held.stop is None]
 
     async def _release(self, started: Started, *, called: bool = True) -> None:
         destination = self._claims.public_spec(started).webhook_destination
@@ -343,22 +439,10 @@ class TaskWork:
         if word == "CANCELLED":
             metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
 
-    async def _unstarted(self) -> list[Entry]:
-        """Entries that a read was handing to us when it was cut off."""
-        try:
-            return await self._claims.read_own()
-        except Exception as error:
-            if unavailability(error) is None:
-                raise
-            return []
-
-    async def _give_back(self, call: Callable[[], Awaitable[object]]) -> None:
-        """Try for a while; when the store stays away the lease runs out and the task comes back by itself."""
-        try:
-            async with asyncio.timeout(self._config.lease_seconds):
-                await self._persist(call, "give back")
-        except TimeoutError:
-            log.warning("the store is away: a task comes back when its lease has run out")
+    async def _put_back_unstarted(self) -> None:
+        """Put back the entries that a read was handing to this agent when it was cut off."""
+        entries = await self._persist(self._claims.read_own, "read back")
+        await asyncio.gather(*(self._persist(partial(self._claims.put_back, entry), "put back") for entry in entries))
 
     async def _persist(self, call: Callable[[], Awaitable[T]], what: str) -> T:
         return await persist(call, passing=unavailability, what=what)
@@ -377,6 +461,14 @@ def _state_of(outcome: Outcome) -> TaskState:
     if isinstance(outcome, Succeeded):
         return TaskState.SUCCEEDED
     return outcome.state if isinstance(outcome, Failed) else TaskState.FAILED
+
+
+async def _all_ended(runners: set[asyncio.Task[None]]) -> None:
+    await asyncio.wait(runners)
+
+
+async def _ended_within(event: asyncio.Event, seconds: float) -> None:
+    await occurs_within(event, seconds)
 
 
 def _this_task() -> asyncio.Task[None]:

@@ -90,7 +90,10 @@ StartTimeout = Annotated[float, Field(ge=MIN_START_TIMEOUT_SECONDS, le=MAX_START
 MaxBusy = Annotated[float, Field(ge=0, le=MAX_BUSY_SECONDS, allow_inf_nan=False)]
 
 _QUEUE_TTL = "How long a task may wait before it ends as expired; for ever when absent"
-_CANCEL_URI = "Path of the container that is told when a running task is cancelled; nobody is told when absent"
+_CANCEL_URI = (
+    "Path of the container that is called when an attempt is given up while its call runs: cancelled, timed out, "
+    "released by a drain, or taken over; when absent, the call is only closed"
+)
 _READY_PATH = (
     "Path on the exposed port; a worker is RUNNING while GET of it responds 2xx. "
     "When absent: while the port accepts connections"

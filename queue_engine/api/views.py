@@ -108,7 +108,9 @@ class EndpointView(View):
     max_queued_tasks: int = Field(description="Tasks that may wait; more are refused with 429")
     result_retention_seconds: int = Field(description="How long an ended task is kept")
     queue_ttl_seconds: float | None = Field(description="How long a task may wait; null: for ever")
-    cancel_uri: str | None = Field(description="Path of the container that is told when a running task is cancelled")
+    cancel_uri: str | None = Field(
+        description="Path of the container that is called when an attempt is given up while its call runs"
+    )
     ready_path: str | None = Field(description="Path that responds 2xx while a worker is ready; null: the port decides")
     start_timeout_seconds: float = Field(description="Time limit for one start of a worker until it is ready")
     max_busy_seconds: float = Field(

@@ -65,7 +65,7 @@ class Fields(TypedDict, total=False):
     max_queued_tasks: Annotated[int, typer.Option(help="Tasks that may wait")]
     result_retention_seconds: Annotated[int, typer.Option(help="How long an ended task is kept")]
     queue_ttl_seconds: Annotated[float, typer.Option(help="How long a task may wait")]
-    cancel_uri: Annotated[str, typer.Option(help="Path of the container that is told of a cancellation")]
+    cancel_uri: Annotated[str, typer.Option(help="Path of the container that is called when an attempt is given up")]
     ready_path: Annotated[str, typer.Option(help="Path that responds 2xx while a worker is ready")]
     start_timeout_seconds: Annotated[float, typer.Option(help="Time limit for one start of a worker")]
     max_busy_seconds: Annotated[

@@ -327,6 +327,7 @@ async def test_a_task_that_kills_its_container_fails_and_its_neighbours_finish(
     poison = await ended(store, endpoint_id, "poison", 100)
     assert poison.state is TaskState.FAILED
     assert poison.error is not None
+    assert "container exited with status 9" in poison.error
     assert poison.error.endswith(
         "(the connection was lost in all 5 attempts, so the task is assumed to be the cause and is not retried)"
     )
