@@ -24,6 +24,7 @@ from queue_engine import __version__, metrics
 from queue_engine.console.app import commands as console_commands
 from queue_engine.domain.errors import EngineError
 from queue_engine.domain.variables import unknown_variables
+from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import serve_metrics
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
 from queue_engine.runtime.logs import configure_logging
@@ -67,7 +68,8 @@ app.add_typer(console_commands)
 
 def main() -> None:
     """The console script `queue-engine`."""
-    app()
+    with quiet_when_closed():
+        app()
 
 
 @app.callback()

@@ -20,6 +20,7 @@ from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIM
 from queue_engine.domain.errors import EngineError
 from queue_engine.domain.variables import AGENT_PREFIX, ENGINE_PREFIX, unknown_variables
 from queue_engine.metrics import Role, registry_of
+from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import serve_metrics
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
@@ -58,7 +59,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     help="Stand beside a container: claim the tasks of an endpoint, forward each to the container, record the result. "
     "For an ALB or CUSTOM endpoint, only say where the container is and how it is. "
     "Every option is also an environment variable WORKER_AGENT_…; the store's password and the secret key are better "
-    "given that way."
+    "given that way.",
 )
 def run(
     redis_url: Annotated[str | None, typer.Option(help="The engine's Redis or Valkey")] = None,
@@ -89,7 +90,8 @@ def run(
 
 def main() -> None:
     """The console script `worker-agent`."""
-    app()
+    with quiet_when_closed():
+        app()
 
 
 def _settings(given: dict[str, Any]) -> AgentSettings:

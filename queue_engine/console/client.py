@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
@@ -29,6 +31,21 @@ class ConsoleFault(Exception):
 
 class WrongUse(ConsoleFault):
     """The options do not make sense."""
+
+
+def read_bounded(option: str, file: Path | None, limit: int) -> bytes:
+    """Return what is in the file, or on standard input for None. Raises WrongUse, also for more than `limit` bytes."""
+    try:
+        if file is None:
+            found = sys.stdin.buffer.read(limit + 1)
+        else:
+            with file.open("rb") as opened_file:
+                found = opened_file.read(limit + 1)
+    except OSError as error:
+        raise WrongUse(f"{option}: {error.strerror}") from None
+    if len(found) > limit:
+        raise WrongUse(f"{option}: is longer than {limit} bytes")
+    return found
 
 
 class Refused(ConsoleFault):

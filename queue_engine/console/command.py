@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import typer
 
 from queue_engine.console.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
 from queue_engine.console.tables import Screen, safe
+from queue_engine.runtime.closed_pipe import pause_while_read
 from queue_engine.runtime.secret_files import secret_from
 
 if TYPE_CHECKING:
@@ -52,10 +52,6 @@ _KeyOption = Annotated[
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's data as JSON")]
 
 
-def _pause(seconds: float) -> None:
-    threading.Event().wait(seconds)
-
-
 @dataclass(frozen=True)
 class Surroundings:
     """What a command finds around it; whoever calls it otherwise passes it as the context's `obj`."""
@@ -64,7 +60,7 @@ class Surroundings:
     """None: the network."""
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
-    pause: Callable[[float], None] = _pause
+    pause: Callable[[float], None] = pause_while_read
     zone: tzinfo | None = None
     """None: the machine's."""
     terminal: bool | None = None

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypedDict, Unpack
 
 import typer
 
-from queue_engine.console.client import ENDPOINTS, Data, Query, WrongUse
+from queue_engine.console.client import ENDPOINTS, Data, Query, WrongUse, read_bounded
 from queue_engine.console.command import Endpoint, Session, command
 from queue_engine.console.tables import Column
 from queue_engine.domain.endpoints import ServiceMode
@@ -29,6 +29,7 @@ _COLUMNS = (
     Column("CREATED", "createdAt", "time", on_terminal=False),
 )
 
+MAX_FILE_BYTES = 16 * 1024 * 1024
 _NEVER = "never"
 _CREATE_DEFAULTS: dict[str, Any] = {"serviceMode": ServiceMode.QUEUE.value, "workers": 1, "containerVolumeInGb": 20}
 
@@ -197,9 +198,7 @@ def _read_object(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
     try:
-        value = json.loads(file.read_bytes())
-    except OSError as error:
-        raise WrongUse(f"--file: {error.strerror}") from None
+        value = json.loads(read_bounded("--file", file, MAX_FILE_BYTES))
     except (ValueError, RecursionError) as error:
         raise WrongUse(f"--file: is not JSON: {error}") from None
     if not isinstance(value, dict):

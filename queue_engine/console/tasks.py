@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypedDict, Unpack
 
 import typer
 
-from queue_engine.console.client import ENDPOINTS, Data, NotInTime, WrongUse
+from queue_engine.console.client import ENDPOINTS, Data, NotInTime, WrongUse, read_bounded
 from queue_engine.console.command import EXIT_TASK_FAILED, Endpoint, Session, command, secret_in_environment
 from queue_engine.console.tables import Column
 from queue_engine.console.times import length
@@ -44,6 +43,8 @@ _ATTEMPT_COLUMNS = (
     Column("ERROR", "error", "message"),
 )
 
+DEFAULT_MAX_BODY_BYTES = 1024 * 1024
+"""As the API has it."""
 FIRST_POLL_SECONDS = 0.1
 LAST_POLL_SECONDS = 2.0
 MOST_SHOWN = 4000
@@ -79,8 +80,15 @@ class SubmitFields(TypedDict, total=False):
 def submit_task(
     session: Session,
     endpoint: Endpoint,
-    text: Annotated[str | None, typer.Option("--input", metavar="JSON", help="The task's input")] = None,
+    text: Annotated[
+        str | None,
+        typer.Option("--input", metavar="JSON", help="The task's input; @FILE is in a file, - on standard input"),
+    ] = None,
     file: Annotated[Path | None, typer.Option("--input-file", help="File with the input; - is standard input")] = None,
+    max_body_bytes: Annotated[
+        int,
+        typer.Option(envvar="QUEUE_ENGINE_MAX_BODY_BYTES", min=1, help="Largest request body that the API accepts"),
+    ] = DEFAULT_MAX_BODY_BYTES,
     process_uri: Annotated[str, typer.Option("--path", help="Path of the container that the task is posted to")] = "/",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended, and show it")] = False,
     timeout: Timeout = None,
@@ -90,12 +98,15 @@ def submit_task(
 
     queue-engine tasks submit echo --path /run --input '{"prompt": "hello"}' --wait
     """
-    given = _input(text, file)
+    given = _input(text, file, max_body_bytes)
     endpoint_id = session.api.endpoint_id(endpoint)
     body = _body(fields) | {"processUri": process_uri}
     if "workerPort" not in body:
         body["workerPort"] = _exposed_port(session, endpoint_id)
-    done = session.api.send("POST", ENDPOINTS, endpoint_id, "tasks", body=_with_input(body, given))
+    request = _with_input(body, given)
+    if len(request) > max_body_bytes:
+        raise WrongUse(f"the request is longer than {max_body_bytes} bytes (--max-body-bytes)")
+    done = session.api.send("POST", ENDPOINTS, endpoint_id, "tasks", body=request)
     task_id = str(done.members().get("taskId"))
     if wait:
         _wait(session, endpoint_id, task_id, timeout)
@@ -236,23 +247,32 @@ def _show_page(session: Session, page: dict[str, Any]) -> None:
         session.screen.line(f"page {page.get('page')} of {page.get('pages')}, {page.get('total')} tasks")
 
 
-def _input(text: str | None, file: Path | None) -> bytes:
-    """The JSON text of the input, as it was given. Raises WrongUse."""
+def _input(text: str | None, file: Path | None, limit: int) -> bytes:
+    """Return the JSON text of the input, as it was given. Raises WrongUse."""
     if (text is None) == (file is None):
         raise WrongUse("give either --input or --input-file")
-    given = text.encode("utf-8", "surrogateescape") if text is not None else _read(file)
+    given = _read_input(text, file, limit)
     try:
-        json.loads(given, parse_int=str, parse_float=str)
+        json.loads(given.decode(), parse_int=str, parse_float=str, parse_constant=_no_constant)
+    except UnicodeDecodeError:
+        raise WrongUse("the input is not JSON: it must be in UTF-8") from None
     except (ValueError, RecursionError) as error:
         raise WrongUse(f"the input is not JSON: {error}") from None
     return given
 
 
-def _read(file: Path | None) -> bytes:
-    try:
-        return sys.stdin.buffer.read() if str(file) == "-" else Path(str(file)).read_bytes()
-    except OSError as error:
-        raise WrongUse(f"--input-file: {error.strerror}") from None
+def _read_input(text: str | None, file: Path | None, limit: int) -> bytes:
+    if text is None:
+        return read_bounded("--input-file", None if str(file) == "-" else file, limit)
+    if text in ("-", "@-"):
+        return read_bounded("--input", None, limit)
+    if text.startswith("@"):
+        return read_bounded("--input", Path(text[1:]), limit)
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def _body(fields: SubmitFields) -> dict[str, Any]:

@@ -174,7 +174,43 @@ def test_submit_reads_its_input_from_a_file_or_a_pipe(tmp_path: Path) -> None:
     api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
     api.run("tasks", "submit", "7", "--port", "1", "--input-file", str(file))
     api.run("tasks", "submit", "7", "--port", "1", "--input-file", "-", input="[1]\n")
-    assert [api.body(index)["input"] for index in (0, 1)] == ["grüße", [1]]
+    api.run("tasks", "submit", "7", "--port", "1", "--input", f"@{file}")
+    api.run("tasks", "submit", "7", "--port", "1", "--input", "-", input="[2]\n")
+    api.run("tasks", "submit", "7", "--port", "1", "--input", "@-", input="[3]\n")
+    assert [api.body(index)["input"] for index in range(5)] == ["grüße", [1], "grüße", [2], [3]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the input is not JSON"),
+        (b'{"a": 1,}', "the input is not JSON"),
+        (b'{"a": NaN}', "the input is not JSON: NaN"),
+        ("[1]".encode("utf-16"), "the input is not JSON: it must be in UTF-8"),
+        (b"\xef\xbb\xbf[1]", "the input is not JSON"),
+        (b'"' + b"x" * 2000 + b'"', "is longer than 2000 bytes"),
+        (b'"' + b"x" * 1980 + b'"', "the request is longer than 2000 bytes"),
+        (b"[" * 1500, "the input is not JSON"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--input", "--input-file"])
+def test_an_input_that_cannot_be_sent_is_named_and_nothing_is_sent(
+    tmp_path: Path, option: str, content: bytes, message: str
+) -> None:
+    (tmp_path / "input").write_bytes(content)
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    named = f"{'@' if option == '--input' else ''}{tmp_path / 'input'}"
+    result = api.run("tasks", "submit", "7", "--port", "1", "--max-body-bytes", "2000", option, named)
+    assert (result.exit_code, api.requests) == (2, [])
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_endless_input_is_not_read_to_its_end() -> None:
+    api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
+    result = api.run("tasks", "submit", "7", "--port", "1", "--input", "@/dev/zero")
+    assert (result.exit_code, api.requests) == (2, [])
+    assert "--input: is longer than 1048576 bytes" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -186,6 +222,9 @@ def test_submit_reads_its_input_from_a_file_or_a_pipe(tmp_path: Path) -> None:
         (("--input", '1, "taskId": "x"'), "the input is not JSON"),
         (("--input", "[" * 100_000), "the input is not JSON"),
         (("--input-file", "/nowhere/at.all"), "--input-file: No such file"),
+        (("--input", "@/nowhere/at.all"), "--input: No such file"),
+        (("--input", "@/"), "--input: Is a directory"),
+        (("--input", "@"), "--input: Is a directory"),
         (("--input", "1", "--header", "none"), "--header: must be NAME:VALUE"),
         (("--input", "1", "--header", "A:1", "--header", "A:2"), "--header: A is given twice"),
     ],

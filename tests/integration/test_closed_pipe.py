@@ -1,0 +1,95 @@
+"""A command ends quietly, with status 0, when the reader of its output has gone."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = {
+    "version": ("queue_engine", "version"),
+    "help": ("queue_engine", "--help"),
+    "help of a group": ("queue_engine", "tasks", "--help"),
+    "help of the agent": ("worker_agent", "--help"),
+    "table": ("queue_engine", "endpoints", "list"),
+    "json": ("queue_engine", "endpoints", "list", "--json"),
+    "detail": ("queue_engine", "endpoints", "get", "7"),
+    "logs": ("queue_engine", "logs", "7", "w1"),
+    "wrong use": ("queue_engine", "nonsense"),
+    "error": ("queue_engine", "tasks", "get", "7", "unknown"),
+}
+
+
+LINE = {"timestamp": "2026-01-31T12:00:00.007Z", "log": "a line", "offset": 0}
+PAGE = {"logs": [LINE], "hasMore": False, "nextSearchAfterTime": "1", "nextSearchAfterOffset": "0"}
+
+
+class Api(BaseHTTPRequestHandler):
+    """Answers like an API with one endpoint, whose worker has written one line."""
+
+    def do_GET(self) -> None:
+        data: object = [{"id": "7"}]
+        if "/logs" in self.path:
+            data = PAGE | {"logs": []} if "searchAfter" in self.path else PAGE
+        elif self.path.endswith("/7"):
+            data = {"id": "7"}
+        body = json.dumps({"message": "success", "code": 10000, "data": data}).encode()
+        self.send_response(404 if "unknown" in self.path else 200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - inherited
+        """Keep the tests' output free of requests."""
+
+
+@pytest.fixture
+def environment() -> Iterator[dict[str, str]]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        yield {
+            "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "QUEUE_ENGINE_URL": url,
+            "QUEUE_ENGINE_API_KEY": "a-key",
+        }  # fmt: skip
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_ends_quietly_when_its_output_is_not_read(environment: dict[str, str], name: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    errors = writer if name in ("wrong use", "error") else subprocess.PIPE
+    arguments = [sys.executable, "-m", *COMMANDS[name]]
+    done = subprocess.run(arguments, env=environment, stdout=writer, stderr=errors, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr or b"") == (0, b"")
+
+
+def test_a_follower_without_new_lines_ends_when_its_reader_has_gone(environment: dict[str, str]) -> None:
+    arguments = [sys.executable, "-m", "queue_engine", "logs", "7", "w1", "-f"]
+    with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as follower:
+        assert follower.stdout is not None
+        assert follower.stderr is not None
+        assert b"a line" in follower.stdout.readline()
+        follower.stdout.close()
+        try:
+            assert follower.wait(60) == 0
+        finally:
+            follower.kill()
+        assert follower.stderr.read() == b""
+
+
+def test_the_status_of_a_command_stays_when_its_output_is_read(environment: dict[str, str]) -> None:
+    for arguments, status in ((("tasks", "get", "7", "unknown"), 1), (("nonsense",), 2), (("version",), 0)):
+        done = subprocess.run(
+            [sys.executable, "-m", "queue_engine", *arguments],
+            env=environment, capture_output=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert done.returncode == status
