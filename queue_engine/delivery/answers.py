@@ -11,9 +11,11 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
+from queue_engine.domain.excerpts import printable
 from queue_engine.runtime import http_faults
 
 EXCERPT_BYTES = 2048
+LOCATION_BYTES = 200
 
 REDIRECT = "redirect"
 GONE = "gone"
@@ -75,6 +77,12 @@ def _http_date(value: str) -> datetime | None:
         return None
 
 
+def redirect_of(location: str, secrets: Iterable[str] = ()) -> str:
+    """Where a redirect points to, for people: nothing is sent there."""
+    shown = printable(excerpt_of(location.encode("utf-8", "surrogateescape"), secrets), LOCATION_BYTES)
+    return f"a redirect to {shown}, which is not followed"
+
+
 def excerpt_of(body: bytes, secrets: Iterable[str] = ()) -> str:
     """At most 2 KiB of `body` as one line of plain text: bad bytes replaced, whatever does not print escaped.
 
@@ -85,9 +93,4 @@ def excerpt_of(body: bytes, secrets: Iterable[str] = ()) -> str:
     for secret in secrets:
         for written in {secret, json.dumps(secret)[1:-1]} - {""}:
             text = text.replace(written, "***")
-    shown = "".join(char if char.isprintable() else _escaped(char) for char in text[:EXCERPT_BYTES])
-    return shown.encode()[:EXCERPT_BYTES].decode("utf-8", "ignore")
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")
+    return printable(text, EXCERPT_BYTES)

@@ -14,9 +14,18 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from queue_engine.delivery.answers import WHAT_WENT_WRONG, excerpt_of, fault_of_status, retry_after_seconds
+from queue_engine.delivery.answers import (
+    EXCERPT_BYTES,
+    REDIRECT,
+    WHAT_WENT_WRONG,
+    excerpt_of,
+    fault_of_status,
+    redirect_of,
+    retry_after_seconds,
+)
 from queue_engine.delivery.guard import ConnectionUse, Guard, guarded_session
 from queue_engine.domain.deliveries import AttemptAnswer
+from queue_engine.domain.excerpts import printable
 from queue_engine.domain.headers import is_secret_name
 from queue_engine.domain.webhooks import parse_webhook
 from queue_engine.runtime.http_faults import INTERNAL, RESET, TLS_ERROR, BadResponse, fault_of
@@ -126,10 +135,14 @@ class Sender:
     ) -> AttemptAnswer:
         body = b"" if response.status < 200 else await self._excerpted(response, deadline)
         secrets = [value for name, value in request.headers.items() if is_secret_name(name)]
+        excerpt = excerpt_of(body, secrets)
+        fault = fault_of_status(response.status)
+        if fault == REDIRECT and (location := response.headers.get("Location")):
+            excerpt = printable(f"{redirect_of(location, secrets)}: {excerpt}".removesuffix(": "), EXCERPT_BYTES)
         return AttemptAnswer(
             status=response.status,
-            fault=fault_of_status(response.status),
-            excerpt=excerpt_of(body, secrets),
+            fault=fault,
+            excerpt=excerpt,
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), self._epoch_seconds()),
         )
 

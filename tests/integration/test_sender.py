@@ -170,6 +170,15 @@ async def test_a_redirect_is_not_followed(sender: Sender) -> None:
         assert (answer.status, answer.fault, canary.connections) == (302, "redirect", 0)
 
 
+async def test_a_redirect_says_where_to_without_the_key(sender: Sender) -> None:
+    location = "https://elsewhere.example/\x1bkey=canary-4711&" + "a" * 5000
+    head = f"HTTP/1.1 308 x\r\nLocation: {location}\r\nContent-Length: 5\r\n\r\nmoved"
+    async with receiver(answering(head.encode())) as target:
+        answer = await send(sender, target.url, {"X-API-Key": "canary-4711"})
+    shown = ("https://elsewhere.example/\\x1bkey=***&" + "a" * 5000)[:200]
+    assert answer.excerpt == f"a redirect to {shown}, which is not followed: moved"
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
