@@ -12,6 +12,8 @@ from typing import Protocol
 import aiohttp
 from yarl import URL
 
+from queue_engine.domain.excerpts import printable
+from queue_engine.domain.outputs import output_of, text_of
 from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ClaimedTask, ContainerAnswer
 from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector
@@ -25,6 +27,9 @@ CANCEL_TIMEOUT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 1.5
 """Idle connections are closed before common servers close them (gunicorn after 2 s, uvicorn after 5 s): a task sent on
 a connection that its container is closing at that moment would fail without having run."""
+MAX_LOCATION_BYTES = 200
+MAX_ON_LOOP_BYTES = 64 * 1024
+"""A larger body becomes an output in a thread: heartbeats go on beside its decoding."""
 READ_BUFFER_BYTES = 64 * 1024
 MAX_FAILURE_BYTES = 1024 * 1024
 """Of a failure's body so much is looked at, for the beginning that its error repeats."""
@@ -132,7 +137,10 @@ class HttpForwarder:
                 body += piece
         except TooLarge:
             return self._too_large(response)
-        return ContainerAnswer(response.status, response.headers.get("Content-Type", ""), bytes(body))
+        content_type = response.headers.get("Content-Type", "")
+        if len(body) <= MAX_ON_LOOP_BYTES:
+            return ContainerAnswer(response.status, output_of(content_type, bytes(body)))
+        return ContainerAnswer(response.status, await asyncio.to_thread(output_of, content_type, bytes(body)))
 
     async def _failure(self, response: aiohttp.ClientResponse) -> ContainerAnswer:
         """As much of the body as an error repeats. The status counts even if the body cannot be understood."""
@@ -142,10 +150,12 @@ class HttpForwarder:
                 body += piece
                 if len(body) >= ERROR_EXCERPT_BYTES:
                     break
+        text = text_of(response.headers.get("Content-Type", ""), bytes(body[:ERROR_EXCERPT_BYTES]))
+        location = response.headers.get("Location", "") if 300 <= response.status < 400 else ""
         return ContainerAnswer(
             response.status,
-            response.headers.get("Content-Type", ""),
-            bytes(body),
+            excerpt=printable(text.replace("\r\n", "\n"), ERROR_EXCERPT_BYTES, keep="\n\t"),
+            location=printable(location, MAX_LOCATION_BYTES),
             retry_after_seconds=container_retry_after(response.headers.get("Retry-After")),
         )
 

@@ -6,8 +6,6 @@ queue_engine/store/lua.
 
 from __future__ import annotations
 
-import base64
-import json
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -195,8 +193,12 @@ class ContainerAnswer:
     """What came of one call of the container: a status with a body, or a fault."""
 
     status: int | None = None
-    content_type: str = ""
-    body: bytes = field(default=b"", repr=False)
+    output: bytes = field(default=b"null", repr=False)
+    """With 2xx: the body as JSON text."""
+    excerpt: str = ""
+    """With any other status: the beginning of the body, as text without characters that do not print."""
+    location: str = ""
+    """With a redirect: where to, as text of the same kind."""
     fault: str | None = None
     """None, or a word of runtime.http_faults, or `timeout`, `too_large`, `not_exposed`."""
     detail: str = ""
@@ -267,7 +269,7 @@ def judge(
     `policy` names. Anything else ends the task. `luck` in [0, 1) spreads the wait.
     """
     if answer.fault is None and answer.status is not None and 200 <= answer.status < 300:
-        return Succeeded(output_of(answer.content_type, answer.body))
+        return Succeeded(answer.output)
     error = error_of(answer)
     state = TaskState.TIMED_OUT if answer.fault == "timeout" else TaskState.FAILED
     reason = retry_reason(answer)
@@ -336,8 +338,8 @@ def error_of(answer: ContainerAnswer) -> str:
         return f"the response of the worker's container cannot be understood{_reason(answer.detail)}"
     if answer.fault is not None:
         return answer.detail or answer.fault
-    excerpt = answer.body[:ERROR_EXCERPT_BYTES].decode("utf-8", "replace")
-    return f"the worker's container answered {answer.status}{_reason(excerpt)}"
+    redirect = f", a redirect to {answer.location}, which is not followed" if answer.location else ""
+    return f"the worker's container answered {answer.status}{redirect}{_reason(answer.excerpt)}"
 
 
 def _reason(text: str) -> str:
@@ -350,50 +352,3 @@ def loggable_error(error: str) -> str:
     What follows may be the container's own words, and these may repeat the task's input, which no log may hold.
     """
     return error.partition(": ")[0][:200]
-
-
-def output_of(content_type: str, body: bytes) -> bytes:
-    """The JSON text that is recorded as a task's `output` for this body.
-
-    JSON as it is, to the byte; other text as a string; binary as `{"contentType", "base64"}`; an empty body as null.
-    """
-    if not body:
-        return b"null"
-    media_type = content_type.partition(";")[0].strip().lower()
-    if _may_be_json(media_type) and is_json(body):
-        return body
-    text = _text_of(media_type, body)
-    if text is not None:
-        return json.dumps(text, ensure_ascii=False).encode()
-    encoded = base64.b64encode(body).decode()
-    return json.dumps({"contentType": media_type or "application/octet-stream", "base64": encoded}).encode()
-
-
-def _may_be_json(media_type: str) -> bool:
-    return media_type in ("", "application/json", "text/json") or media_type.endswith("+json")
-
-
-def _text_of(media_type: str, body: bytes) -> str | None:
-    if not (_may_be_json(media_type) or media_type.startswith("text/") or media_type in _TEXT_TYPES):
-        return None
-    try:
-        text = body.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-    return text if media_type or "\x00" not in text else None
-
-
-_TEXT_TYPES = frozenset({"application/xml", "application/javascript", "application/x-ndjson", "application/yaml"})
-
-
-def is_json(body: bytes) -> bool:
-    """Whether `body` is one JSON value by RFC 8259: UTF-8 without BOM, no NaN or Infinity, not nested beyond reason."""
-    try:
-        json.loads(body.decode("utf-8"), parse_constant=_refuse_constant, parse_int=str, parse_float=str)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is not JSON")

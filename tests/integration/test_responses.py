@@ -50,7 +50,7 @@ async def answer_to(forwarder: HttpForwarder, response: RawResponse, body: bytes
 )
 async def test_64_kib_of_headers_are_accepted(forwarder: HttpForwarder, headers: list[str]) -> None:
     answer = await answer_to(forwarder, ok(b"[1]", *headers))
-    assert (answer.fault, answer.status, answer.body) == (None, 200, b"[1]")
+    assert (answer.fault, answer.status, answer.output) == (None, 200, b"[1]")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ async def test_interim_responses_do_not_count(forwarder: HttpForwarder) -> None:
     hint = b"HTTP/1.1 103 Early Hints\r\nLink: " + b"a" * 40_000 + b"\r\n\r\n"
     async with receiver(answering(hint * 3 + b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]")) as target:
         answer = await forwarded(forwarder, target.port)
-    assert (answer.status, answer.body) == (200, b"[1]")
+    assert (answer.status, answer.output) == (200, b"[1]")
 
 
 async def test_packets_may_be_cut_anywhere(forwarder: HttpForwarder) -> None:
@@ -95,7 +95,7 @@ async def test_packets_may_be_cut_anywhere(forwarder: HttpForwarder) -> None:
     async with receiver(dripping) as target:
         for _ in range(2):
             answer = await forwarded(forwarder, target.port)
-            assert (answer.status, answer.body) == (200, b"[1]")
+            assert (answer.status, answer.output) == (200, b"[1]")
         assert target.connections == 1
 
 
@@ -195,14 +195,14 @@ async def test_the_beginning_of_a_large_failure_is_kept(forwarder: HttpForwarder
     coded = gzip.compress(body) if coding == "gzip" else body
     head = ("HTTP/1.1 500 x", f"Content-Encoding: {coding}", f"Content-Length: {len(coded)}")
     answer = await answer_to(forwarder, RawResponse(head, coded))
-    assert (answer.fault, answer.status, answer.body[:14]) == (None, 500, b"no such model\0")
+    assert (answer.fault, answer.status, answer.excerpt[:17]) == (None, 500, r"no such model\x00")
 
 
 async def test_what_comes_after_the_body_is_not_part_of_it(forwarder: HttpForwarder) -> None:
     async with receiver(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]and more")) as target:
         for _ in range(2):
             answer = await forwarded(forwarder, target.port)
-            assert (answer.status, answer.body) == (200, b"[1]")
+            assert (answer.status, answer.output) == (200, b"[1]")
         assert target.connections == 2, "the connection was used again"
 
 
@@ -215,7 +215,6 @@ def _raw_deflate(data: bytes) -> bytes:
 
 
 TEXT = b'{"n": [' + b"1, " * 5000 + b"2]}"
-BLOCK = bytes(range(256)) * 200
 
 
 @pytest.mark.parametrize(
@@ -235,9 +234,9 @@ BLOCK = bytes(range(256)) * 200
 )
 async def test_a_coded_body_is_decoded(forwarder: HttpForwarder, coding: str, body: bytes) -> None:
     answer = await answer_to(forwarder, ok(body, f"Content-Encoding: {coding}"))
-    assert (answer.fault, answer.body) == (None, TEXT)
+    assert (answer.fault, answer.output) == (None, TEXT)
     once_more = RawResponse((*CHUNKED, f"Content-Encoding: {coding}"), _chunks(body, 7))
-    assert (await answer_to(forwarder, once_more)).body == TEXT
+    assert (await answer_to(forwarder, once_more)).output == TEXT
 
 
 def _chunks(body: bytes, size: int) -> bytes:
@@ -247,7 +246,7 @@ def _chunks(body: bytes, size: int) -> bytes:
 
 async def test_an_empty_body_has_nothing_to_decode(forwarder: HttpForwarder) -> None:
     answer = await answer_to(forwarder, ok(b"", "Content-Encoding: gzip"))
-    assert (answer.fault, answer.body) == (None, b"")
+    assert (answer.fault, answer.output) == (None, b"null")
 
 
 @pytest.mark.parametrize(
@@ -299,10 +298,10 @@ async def test_a_small_body_that_becomes_a_large_one_is_given_up(
 
 
 async def test_a_body_at_the_limit_is_accepted_however_it_is_coded(forwarder: HttpForwarder) -> None:
-    body = (BLOCK * 2)[:MAX_BYTES]
+    body = b'"' + b"x" * (MAX_BYTES - 2) + b'"'
     stored = zlib.compress(body, 0)
     assert len(stored) > MAX_BYTES
-    assert (await answer_to(forwarder, ok(stored, "Content-Encoding: deflate"))).body == body
+    assert (await answer_to(forwarder, ok(stored, "Content-Encoding: deflate"))).output == body
 
 
 async def test_a_large_body_says_its_size(forwarder: HttpForwarder) -> None:
@@ -322,10 +321,10 @@ async def test_a_connection_is_used_again(forwarder: HttpForwarder) -> None:
 
 async def test_a_body_may_end_with_its_connection(forwarder: HttpForwarder) -> None:
     answer = await answer_to(forwarder, RawResponse(("HTTP/1.0 200 OK",), b'{"v": "1.0"}', closes=True))
-    assert (answer.status, answer.body) == (200, b'{"v": "1.0"}')
+    assert (answer.status, answer.output) == (200, b'{"v": "1.0"}')
 
 
 async def test_a_response_that_comes_before_the_request_is_read_counts(forwarder: HttpForwarder) -> None:
     head = ("HTTP/1.1 413 Payload Too Large", "Connection: close", "Content-Length: 9")
     answer = await answer_to(forwarder, RawResponse(head, b"too large", early=True), b"A" * 900_000)
-    assert (answer.fault, answer.status, answer.body) == (None, 413, b"too large")
+    assert (answer.fault, answer.status, answer.excerpt) == (None, 413, "too large")

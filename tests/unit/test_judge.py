@@ -31,7 +31,7 @@ def judged(answer: ContainerAnswer, policy: TaskRetryPolicy = DEFAULT, budget: B
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_2xx_succeeds(status: int) -> None:
-    assert judged(ContainerAnswer(status, "application/json", b"[1]")) == Succeeded(b"[1]")
+    assert judged(ContainerAnswer(status, output=b"[1]")) == Succeeded(b"[1]")
 
 
 @pytest.mark.parametrize(
