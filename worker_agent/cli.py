@@ -252,7 +252,10 @@ async def _work(settings: AgentSettings, store: Store, agent: Agent) -> int:
 async def _run_with_container(agent: Agent, command: str, settings: AgentSettings, store: Store) -> int:
     """Run the command as the container, and the agent for as long as it lives; keep what the container writes."""
     with closing(Capture()) as output:
-        container = await ContainerProcess.start(command, settings.container_environment, output.fd)
+        try:
+            container = await ContainerProcess.start(command, settings.container_environment, output.fd)
+        except OSError as error:
+            raise EngineError(f"the container's command cannot be started: {error.strerror or error}") from error
         logs = _container_log(output, settings, store)
         logs.start()
         ended = asyncio.create_task(container.wait())

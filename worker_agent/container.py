@@ -18,12 +18,13 @@ from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.tasks import NOT_CONNECTED_FAULTS, ContainerAnswer
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.loops import drive, occurs_within
+from queue_engine.runtime.ports import IPV6_LOOPBACK, LOOPBACK
 from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, SettledProbe, Target, where_children_listen
 from worker_agent.readiness import READY_PATH_FAILURES, Clocks, Finding, Probed, Readiness
 
 log = logging.getLogger(__name__)
 
-LOOPBACKS = ("127.0.0.1", "::1")
+LOOPBACKS = (LOOPBACK, IPV6_LOOPBACK)
 PROBE_INTERVAL_SECONDS = 0.1
 READY_PATH_INTERVAL_SECONDS = 0.5
 """Between probes while the container is not ready: a start is noticed this soon."""

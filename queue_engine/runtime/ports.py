@@ -5,9 +5,11 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Container
+from functools import lru_cache
 from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
+IPV6_LOOPBACK = "::1"
 _LOWEST_PORT = 20_000
 _HIGHEST_PORT = 29_999
 _TRIES = 200
@@ -38,11 +40,22 @@ def is_free(port: int) -> bool:
 
 
 def _bound_port(wanted: int) -> int | None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+    """Return the port, the system's choice for 0, when it can be listened on; not when `::1` has another server on it.
+
+    A client that tries both addresses would reach that server until its own one listens.
+    """
+    port = _bound(socket.AF_INET, LOOPBACK, wanted)
+    if port is None or (_has_ipv6_loopback() and _bound(socket.AF_INET6, IPV6_LOOPBACK, port) is None):
+        return None
+    return port
+
+
+def _bound(family: socket.AddressFamily, host: str, wanted: int) -> int | None:
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
         # As servers do: the waiting connections of a server that has just ended do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, wanted))
+            probe.bind((host, wanted))
         except OSError:
             return None
         port: int = probe.getsockname()[1]
@@ -54,3 +67,11 @@ def _ephemeral_start() -> int:
         return int(_EPHEMERAL_RANGE.read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return _USUAL_EPHEMERAL_START
+
+
+@lru_cache(maxsize=1)
+def _has_ipv6_loopback() -> bool:
+    try:
+        return _bound(socket.AF_INET6, IPV6_LOOPBACK, 0) is not None
+    except OSError:  # the system has no IPv6 at all
+        return False

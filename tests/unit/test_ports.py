@@ -28,6 +28,13 @@ def test_a_port_that_is_listened_on_is_not_free() -> None:
         assert not is_free(server.getsockname()[1])
 
 
+def test_a_port_that_is_listened_on_by_ipv6_only_is_not_free() -> None:
+    with socket.socket(socket.AF_INET6) as server:
+        server.bind(("::1", 0))
+        server.listen()
+        assert not is_free(server.getsockname()[1])
+
+
 def test_a_port_whose_server_has_just_ended_is_free() -> None:
     with socket.socket() as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
