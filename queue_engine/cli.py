@@ -270,10 +270,11 @@ async def _serve_api(settings: ApiSettings) -> int:
         if not store.sealer.has_key:
             log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
         resolver = CachingResolver(DnsLookup())
-        worker_client = WorkerClient()
+        worker_client = None
         try:
             listener = _or_fail("QUEUE_ENGINE_PORT", lambda: listen(settings))
             own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
+            worker_client = WorkerClient(settings.worker_policy(own_ports))
             app = _or_fail(
                 "QUEUE_ENGINE_CATALOGUE_FILE",
                 lambda: create_app(settings, store, resolver, worker_client, own_ports=own_ports),
@@ -283,7 +284,8 @@ async def _serve_api(settings: ApiSettings) -> int:
             log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
             await serve(app, settings, listener, stopping)
         finally:
-            await worker_client.aclose()
+            if worker_client is not None:
+                await worker_client.aclose()
             await resolver.close()
     return 0
 

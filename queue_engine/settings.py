@@ -20,6 +20,7 @@ from queue_engine.domain.durability import (
 )
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
 from queue_engine.domain.store_url import Topology, parse_store_url
+from queue_engine.domain.worker_addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
 from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
 from queue_engine.runtime.settings_base import ProcessSettings
 
@@ -127,9 +128,7 @@ class WebhookSettings(EngineSettings):
     @field_validator("webhook_allow", mode="before")
     @classmethod
     def _split_networks(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return tuple(ipaddress.ip_network(part.strip(), strict=True) for part in value.split(",") if part.strip())
-        return value
+        return _networks(value)
 
 
 class ApiSettings(StoreSettings, WebhookSettings):
@@ -148,10 +147,25 @@ class ApiSettings(StoreSettings, WebhookSettings):
     alb_timeout_seconds: float = Field(
         300.0, gt=0, description="How long such a request may wait while nothing moves in either direction"
     )
+    worker_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
+        DEFAULT_WORKER_NETWORKS,
+        description="Networks where the workers of ALB endpoints may be, comma-separated CIDRs; loopback and private "
+        "networks by default. Link-local and metadata addresses are refused inside them too",
+    )
     rate_limit_per_second: float = Field(
         0.0, ge=0, description="Requests a second that one tenant may send to one API process; 0: no limit"
     )
     catalogue_file: Path | None = Field(None, description="TOML file with further GPU types, regions and prices")
+
+    @field_validator("worker_networks", mode="before")
+    @classmethod
+    def _split_worker_networks(cls, value: Any) -> Any:
+        return _networks(value)
+
+    def worker_policy(self, own_ports: frozenset[int]) -> WorkerPolicy:
+        """Return which addresses of workers this process may connect to. `own_ports` are the engine's here."""
+        store = parse_store_url(self.redis_url.get_secret_value()).addresses
+        return WorkerPolicy(self.worker_networks, own_ports, frozenset(address.port for address in store))
 
     @field_validator("api_key")
     @classmethod
@@ -242,3 +256,10 @@ class ControllerSettings(StoreSettings, MetricsSettings):
     def needs_control_redis_url(self) -> bool:
         """Whether that must be given, and is not."""
         return parse_store_url(self.jobs_redis_url).topology is Topology.CLUSTER
+
+
+def _networks(value: Any) -> Any:
+    """Return comma-separated CIDRs as networks, another value as it is. Raises ValueError that names a bad one."""
+    if isinstance(value, str):
+        return tuple(ipaddress.ip_network(part.strip(), strict=True) for part in value.split(",") if part.strip())
+    return value

@@ -99,7 +99,7 @@ async def running_api(
     lookup = lookup or ScriptedLookup()
     with listen(settings) as listener:
         port: int = listener.getsockname()[1]
-        worker_client = WorkerClient()
+        worker_client = WorkerClient(settings.worker_policy(frozenset({port})))
         app = create_app(settings, store, lookup, worker_client, own_ports=frozenset({port}))
         key = new_api_key()
         await store.api_keys.put(key, tenant="default", name="test")

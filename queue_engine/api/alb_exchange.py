@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 import aiohttp
+from aiohttp.abc import ResolveResult
 from starlette.types import Message, Receive, Send
 from yarl import URL
 
 from queue_engine.api.alb_rules import headers_for_client
 from queue_engine.api.alb_workers import Upstream
 from queue_engine.api.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
-from queue_engine.runtime.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, fault_of
+from queue_engine.domain.worker_addresses import WorkerPolicy
+from queue_engine.runtime.http_client import checked_sockets
+from queue_engine.runtime.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of
 from queue_engine.runtime.loops import end_tasks
 
 CONNECT_SECONDS = 3.0
@@ -23,11 +27,17 @@ READ_BUFFER_BYTES = 64 * 1024
 MAX_ANSWER_HEADERS = 256
 MAX_ANSWER_LINE_BYTES = 64 * 1024
 
+DEFAULT_POLICY = WorkerPolicy()
+
 _NOT_CONNECTED = frozenset({CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR})
 
 
 class NotConnected(Exception):
     """No connection to the worker came about: nothing of the request was sent."""
+
+
+class AddressRefused(NotConnected):
+    """No connection to the worker's address may be made."""
 
 
 class _Broken(Exception):
@@ -50,16 +60,20 @@ class WorkerClient:
 
     Workers close idle connections when they like, and a request that is sent at that moment would fail without having
     run; a connect costs less than having to guess whether it may be sent again. Opens nothing before its first request;
-    close it with `aclose`.
+    close it with `aclose`. `policy` judges the address of every connection, after names are resolved.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, policy: WorkerPolicy = DEFAULT_POLICY) -> None:
+        self._policy = policy
         self._session: aiohttp.ClientSession | None = None
 
     async def send(
         self, upstream: Upstream, outgoing: Outgoing, body: AsyncIterator[bytes] | None
     ) -> aiohttp.ClientResponse:
-        """The worker's answer, as far as its headers. Raises NotConnected, or what broke the connection."""
+        """Return the worker's response, as far as its headers.
+
+        Raises AddressRefused, another NotConnected, or what broke the connection.
+        """
         try:
             return await self._opened().request(
                 outgoing.method,
@@ -69,6 +83,8 @@ class WorkerClient:
                 allow_redirects=False,
             )
         except aiohttp.ClientError as error:
+            if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, BlockedAddress):
+                raise AddressRefused(str(error.os_error)) from error
             if fault_of(error) in _NOT_CONNECTED:
                 raise NotConnected(str(error)) from error
             raise
@@ -80,7 +96,12 @@ class WorkerClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0, force_close=True, resolver=aiohttp.ThreadedResolver())
+            connector = aiohttp.TCPConnector(
+                limit=0,
+                force_close=True,
+                resolver=_CheckedResolver(self._check_connect),
+                socket_factory=checked_sockets(self._check_connect),
+            )
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 middlewares=(_once,),
@@ -95,6 +116,33 @@ class WorkerClient:
                 max_headers=MAX_ANSWER_HEADERS,
             )
         return self._session
+
+    def _check_connect(self, address: str, port: int) -> None:
+        refusal = self._policy.refusal(address, port)
+        if refusal is not None:
+            raise BlockedAddress(f"no connection may be made to {address}, port {port}: {refusal}")
+
+
+class _CheckedResolver(aiohttp.ThreadedResolver):
+    """Returns the addresses of a name that pass `check`. Raises what the check raised when none does."""
+
+    def __init__(self, check: Callable[[str, int], None]) -> None:
+        super().__init__()
+        self._check = check
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        passed, refused = [], None
+        for found in await super().resolve(host, port, family):
+            try:
+                self._check(found["host"], port)
+                passed.append(found)
+            except BlockedAddress as error:
+                refused = error
+        if refused is not None and not passed:
+            raise refused
+        return passed
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 
 from fastapi.routing import APIRoute
@@ -12,8 +13,8 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from queue_engine.api import alb_rules as rules
-from queue_engine.api.alb_exchange import Exchange, Limits, NotConnected, Outgoing, WorkerClient
-from queue_engine.api.alb_workers import Balancer, Listing, Listings
+from queue_engine.api.alb_exchange import AddressRefused, Exchange, Limits, NotConnected, Outgoing, WorkerClient
+from queue_engine.api.alb_workers import MAX_REMEMBERED, Balancer, Listing, Listings, Upstream
 from queue_engine.api.errors import AnswerCutOff, BodyTooLarge, WorkerUnavailable
 from queue_engine.api.operations import SECURITY, described_failure, in_path
 from queue_engine.api.services import Services
@@ -42,6 +43,7 @@ class AlbRoutes:
         self._limits = limits
         self._listings = Listings(services.store.endpoints, services.store.workers)
         self._balancer = Balancer()
+        self._refused: set[tuple[str, str]] = set()
 
     def routes(self) -> list[APIRoute]:
         """One for each method, so that each is described by itself."""
@@ -78,6 +80,9 @@ class AlbRoutes:
             with self._balancer.using(upstream):
                 try:
                     answer = await self._client.send(upstream, outgoing, exchange.body())
+                except AddressRefused as error:
+                    self._note_refused(upstream, error)
+                    continue
                 except NotConnected as error:
                     log.warning("a worker cannot be reached: %s", error, extra={"worker": upstream.worker_id})
                     self._balancer.leave_out(upstream)
@@ -85,7 +90,18 @@ class AlbRoutes:
                 with closing(answer):
                     await exchange.relay(answer, outgoing.request_id)
                 return
-        raise WorkerUnavailable(_why_none(listing))
+        raise WorkerUnavailable(_why_none(listing, self._refused))
+
+    def _note_refused(self, upstream: Upstream, error: AddressRefused) -> None:
+        """Log a refused address once; clients are told the same as without the worker."""
+        self._balancer.leave_out(upstream)
+        place = (upstream.worker_id, upstream.origin)
+        if place in self._refused:
+            return
+        if len(self._refused) >= MAX_REMEMBERED:
+            self._refused.clear()
+        self._refused.add(place)
+        log.warning("a worker's address is refused: %s", error, extra={"worker": upstream.worker_id})
 
     async def _listing(self, endpoint_id: str, tenant: str) -> Listing:
         listing = await self._listings.of(endpoint_id, tenant)
@@ -160,7 +176,8 @@ def _log(error: WorkerUnavailable | AnswerCutOff, listing: Listing, outgoing: Ou
         log.warning("a request failed: %s", error, extra={**ids, "cause": repr(error.__cause__)})
 
 
-def _why_none(listing: Listing) -> str:
+def _why_none(listing: Listing, refused: AbstractSet[tuple[str, str]]) -> str:
     if listing.endpoint.wanted is not Wanted.RUNNING:
         return "the endpoint is stopped"
-    return "no worker can be reached" if listing.upstreams else "no worker runs"
+    reachable = any((one.worker_id, one.origin) not in refused for one in listing.upstreams)
+    return "no worker can be reached" if reachable else "no worker runs"

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Protocol
 
 from queue_engine.api.patience import from_store
@@ -21,7 +22,9 @@ LEFT_OUT_SECONDS = 1.0
 """How long a worker that could not be connected to is not chosen."""
 MAX_REMEMBERED = 10_000
 
-_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?)):([0-9]{1,5})")
+_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})")
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,18 @@ def upstream_of(worker: Worker) -> Upstream | None:
     match = _ADDRESS.fullmatch(worker.address or "")
     if worker.status is not WorkerStatus.RUNNING or match is None or not 1 <= int(match[3]) <= 65535:
         return None
-    return Upstream(worker.worker_id, match[1] or match[2], int(match[3]), worker.running_tasks)
+    host = match[1] or match[2]
+    return Upstream(worker.worker_id, host, int(match[3]), worker.running_tasks) if _is_host(host) else None
+
+
+def _is_host(text: str) -> bool:
+    """Return whether the text is an address in its usual spelling, or a name that nobody reads as an address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        labels = text.split(".")
+        return all(map(_LABEL.fullmatch, labels)) and _NUMERIC_LABEL.fullmatch(labels[-1]) is None
+    return True
 
 
 class Endpoints(Protocol):

@@ -17,7 +17,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from queue_engine import __version__
 from queue_engine.domain.webhooks import AddressPolicy, judge_addresses, points_back
-from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector
+from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector, checked_sockets
 from queue_engine.runtime.http_faults import BlockedAddress
 
 USER_AGENT = f"queue-engine/{__version__}"
@@ -69,7 +69,7 @@ def guarded_session(
     connector = ResponseConnector(
         resolver=_GuardedResolver(guard, resolver),
         use_dns_cache=False,
-        socket_factory=_socket_factory(guard),
+        socket_factory=checked_sockets(guard.check_connect),
         ssl=ssl.create_default_context(),
         limit=connections,
         **kept,
@@ -105,15 +105,6 @@ class _GuardedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing to close."""
-
-
-def _socket_factory(guard: Guard) -> aiohttp.SocketFactoryType:
-    def guarded_socket(info: aiohttp.AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, sockaddr = info
-        guard.check_connect(str(sockaddr[0]), int(sockaddr[1]))
-        return socket.socket(family, kind, protocol)
-
-    return guarded_socket
 
 
 def _reuse_trace() -> aiohttp.TraceConfig:

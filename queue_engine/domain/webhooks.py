@@ -134,6 +134,10 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+EMBEDDED_IPV4 = "an IPv4 address inside an IPv6 one"
+"""How the reason for such a form begins."""
+ISATAP = f"{EMBEDDED_IPV4} (ISATAP)"
+
 # Rows of the IANA IPv4 and IPv6 special-purpose address registries that a webhook must not reach, and what stands in
 # for them on the clouds. The word is told to the person who gave the address.
 _REFUSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
@@ -158,20 +162,20 @@ _REFUSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
         ("240.0.0.0/4", "reserved"),
         ("::/128", "unspecified"),
         ("::1/128", "loopback"),
-        ("::/96", "an IPv4 address inside an IPv6 one (IPv4-compatible)"),
-        ("::ffff:0:0/96", "an IPv4 address inside an IPv6 one (IPv4-mapped)"),
-        ("::ffff:0:0:0/96", "an IPv4 address inside an IPv6 one (IPv4-translated)"),
-        ("64:ff9b::/96", "an IPv4 address inside an IPv6 one (NAT64)"),
-        ("64:ff9b:1::/48", "an IPv4 address inside an IPv6 one (local NAT64)"),
+        ("::/96", f"{EMBEDDED_IPV4} (IPv4-compatible)"),
+        ("::ffff:0:0/96", f"{EMBEDDED_IPV4} (IPv4-mapped)"),
+        ("::ffff:0:0:0/96", f"{EMBEDDED_IPV4} (IPv4-translated)"),
+        ("64:ff9b::/96", f"{EMBEDDED_IPV4} (NAT64)"),
+        ("64:ff9b:1::/48", f"{EMBEDDED_IPV4} (local NAT64)"),
         ("100::/64", "discard-only"),
         ("100:0:0:1::/64", "dummy prefix"),
-        ("2001::/32", "an IPv4 address inside an IPv6 one (Teredo)"),
+        ("2001::/32", f"{EMBEDDED_IPV4} (Teredo)"),
         ("2001:2::/48", "benchmarking"),
         ("2001:10::/28", "ORCHID"),
         ("2001:20::/28", "ORCHIDv2"),
         ("2001::/23", "IETF protocol assignment"),
         ("2001:db8::/32", "documentation"),
-        ("2002::/16", "an IPv4 address inside an IPv6 one (6to4)"),
+        ("2002::/16", f"{EMBEDDED_IPV4} (6to4)"),
         ("3fff::/20", "documentation"),
         ("5f00::/16", "segment routing"),
         ("fc00::/7", "private (unique local)"),
@@ -212,7 +216,7 @@ class AddressPolicy:
             return "is not an IP address"
         if self.allows_explicitly(parsed):
             return None
-        reason = _special_use(parsed)
+        reason = special_use(parsed)
         return None if reason is None else f"is not on the public internet ({reason})"
 
 
@@ -223,7 +227,8 @@ def _address(text: str | Address) -> Address | None:
         return None
 
 
-def _special_use(address: Address) -> str | None:
+def special_use(address: Address) -> str | None:
+    """Return what the address is for when it is not on the public internet; None when it is."""
     for network, reason in _REFUSED_NETWORKS:
         if address in network:
             return reason
@@ -231,9 +236,12 @@ def _special_use(address: Address) -> str | None:
         return None
     if address not in _GLOBAL_UNICAST_IPV6:
         return "not global unicast"
-    if (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP_MARKS:
-        return "an IPv4 address inside an IPv6 one (ISATAP)"
-    return None
+    return ISATAP if is_isatap(address) else None
+
+
+def is_isatap(address: IPv6Address) -> bool:
+    """Return whether an address of any network ends in an IPv4 address in the way of ISATAP."""
+    return (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP_MARKS
 
 
 _INSIDE_SUFFIXES = (

@@ -14,6 +14,8 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
+import socket
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -37,6 +39,17 @@ _BEGINNINGS = (
 )
 _SHOWN_LINE = re.compile(r"""(?s:(.*?)):\s+(b'.*'|b".*")(?:\n|$)""")
 """How the parser ends its message: with the line at fault, as Python writes bytes."""
+
+
+def checked_sockets(check: Callable[[str, int], None]) -> aiohttp.SocketFactoryType:
+    """Make the sockets of a connector. `check` is called with address and port before a connection, and may raise."""
+
+    def checked_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+        family, kind, protocol, _, sockaddr = info
+        check(str(sockaddr[0]), int(sockaddr[1]))
+        return socket.socket(family, kind, protocol)
+
+    return checked_socket
 
 
 class ResponseConnector(aiohttp.TCPConnector):

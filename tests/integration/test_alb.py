@@ -14,6 +14,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.api_keys import hash_of
 from tests.api_server import ENDPOINT, RunningApi, running_api
 from tests.ports import free_port
+from tests.servers import StoreServer
 from tests.waiting import wait_until_async
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -455,12 +456,63 @@ async def test_requests_go_to_the_least_busy_worker(api: RunningApi) -> None:
 
 
 @pytest.mark.parametrize(
-    "address", ["", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1:80/x", "a@127.0.0.1:80", "::1:80"]
+    "address",
+    [
+        *("", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:99999", "127.0.0.1:80/x", "a@127.0.0.1:80", "::1:80"),
+        *(
+            "127.1:80",
+            "2130706433:80",
+            "0x7f.1:80",
+            "1.2.3.4.5:80",
+            "a..b:80",
+            "-a:80",
+            "a.:80",
+            "[::g]:80",
+            "[1.2.3.4]:80",
+        ),
+    ],
 )
 async def test_an_address_that_is_none_is_not_connected_to(api: RunningApi, address: str) -> None:
     endpoint_id = await endpoint_with(api)
     await add_worker(api, endpoint_id, "w", address)
     got = await api.client.get(f"/e/{endpoint_id}/")
+    assert (got.status_code, got.json()["message"]) == (503, "no worker runs")
+
+
+async def test_an_address_where_no_worker_may_be_is_not_connected_to(
+    valkey_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with (
+        running_api(valkey_url, worker_networks="10.0.0.0/8,::ffff:0:0/96") as api,
+        worker_doing(answering(OK)) as canary,
+    ):
+        endpoint_id = await endpoint_with(api)
+        for number, host in enumerate(("127.0.0.1", "localhost", "127.0.0.2", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]")):
+            await add_worker(api, endpoint_id, f"w{number}", f"{host}:{canary.port}")
+        for _ in range(3):
+            got = await api.client.get(f"/e/{endpoint_id}/")
+            assert (got.status_code, got.json()["code"], got.json()["message"]) == (503, 10002, "no worker runs")
+            assert "Retry-After" in got.headers
+    assert canary.visits == []
+    logged = [record for record in caplog.records if "address is refused" in record.message]
+    assert sorted(vars(record)["worker"] for record in logged) == [f"w{number}" for number in range(6)]
+    assert all(
+        "QUEUE_ENGINE_WORKER_NETWORKS" in one.message or "IPv4" in one.message or "unspec" in one.message
+        for one in logged
+    )
+
+
+async def test_a_refused_worker_does_not_keep_requests_from_another(api: RunningApi) -> None:
+    async with worker_doing(answering(OK)) as worker:
+        endpoint_id = await endpoint_with(api, worker.port)
+        await add_worker(api, endpoint_id, "a", "169.254.169.254:80")
+        for _ in range(3):
+            assert (await api.client.get(f"/e/{endpoint_id}/")).text == "ok"
+
+
+async def test_the_api_and_the_store_are_no_workers(api: RunningApi, valkey_server: StoreServer) -> None:
+    endpoint_id = await endpoint_with(api, api.port, valkey_server.port)
+    got = await api.client.get(f"/e/{endpoint_id}/healthz")
     assert (got.status_code, got.json()["message"]) == (503, "no worker runs")
 
 
