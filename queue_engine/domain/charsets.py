@@ -14,8 +14,8 @@ SLICE_BYTES = 64 * 1024
 
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
-# Python's codec for each encoding, and the encoding's labels. Two are left out: "replacement", which decodes nothing
-# (iso-2022-kr, hz-gb-2312 and others), and x-user-defined, which is no character set.
+# Python's codec for each encoding, and the encoding's labels. One is left out: "replacement", which decodes nothing
+# (iso-2022-kr, hz-gb-2312 and others).
 _LABELS = {
     "utf-8": "unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8",
     "cp866": "866 cp866 csibm866 ibm866",
@@ -58,6 +58,7 @@ _LABELS = {
     "cp949": "cseuckr csksc56011987 euc-kr iso-ir-149 korean ks_c_5601-1987 ks_c_5601-1989 "
     "ksc5601 ksc_5601 windows-949",
     "utf-16-be": "unicodefffe utf-16be",
+    "x-user-defined": "x-user-defined",
     "utf-16-le": "csunicode iso-10646-ucs-2 ucs-2 unicode unicodefeff utf-16 utf-16le",
 }
 _CODEC_OF = {label: codec for codec, labels in _LABELS.items() for label in labels.split()}
@@ -71,6 +72,9 @@ def _table_of(codec: str) -> str:
 
 
 _TABLES = {codec: _table_of(codec) for codec in _LABELS if codec.startswith(("cp125", "cp874"))}
+_TABLES["cp1255"] = _TABLES["cp1255"][:0xCA] + "\u05ba" + _TABLES["cp1255"][0xCB:]
+_TABLES["x-user-defined"] = "".join(chr(at if at < 0x80 else 0xF700 + at) for at in range(256))
+_TABLES["koi8_u"] = bytes(range(256)).decode("koi8_u").replace("\u255d", "ў").replace("\u256c", "Ў")
 
 
 def codec_of(label: str) -> str | None:
@@ -78,23 +82,20 @@ def codec_of(label: str) -> str | None:
     return _CODEC_OF.get(label.strip("\t\n\f\r ").lower()) if label.isascii() else None
 
 
-def decoded(body: bytes, codec: str) -> str | None:
+def decoded(body: bytes, codec: str, *, errors: str = "strict") -> str | None:
     """Return the text, without its byte order mark, or None when the bytes are not in `codec`.
 
-    A byte order mark decides over `codec`, as in the Encoding Standard.
+    A byte order mark decides over `codec`, as in the Encoding Standard. With `errors="replace"` it is never None.
     """
     for mark, marked in _BYTE_ORDER_MARKS:
         if body.startswith(mark):
-            return _decoded(body[len(mark) :], marked)
-    return _decoded(body, codec)
-
-
-def _decoded(body: bytes, codec: str) -> str | None:
+            body, codec = body[len(mark) :], marked
+            break
     slices = [body[at : at + SLICE_BYTES] for at in range(0, len(body), SLICE_BYTES)]
     try:
         if codec in _TABLES:
-            return "".join(codecs.charmap_decode(part, "strict", _TABLES[codec])[0] for part in slices)
-        decoder = codecs.getincrementaldecoder(codec)()
+            return "".join(codecs.charmap_decode(part, errors, _TABLES[codec])[0] for part in slices)
+        decoder = codecs.getincrementaldecoder(codec)(errors)
         return "".join([*map(decoder.decode, slices), decoder.decode(b"", final=True)])
     except UnicodeDecodeError:
         return None

@@ -61,7 +61,7 @@ def output_of(content_type: str, body: bytes) -> bytes:
 def text_of(content_type: str, body: bytes) -> str:
     """Return the text of an error's body, which may have been cut, with what cannot be decoded replaced."""
     _, codec = read_content_type(content_type)
-    return body.decode(codec or "utf-8", "replace").removeprefix("\ufeff")
+    return decoded(body, codec or "utf-8", errors="replace") or ""
 
 
 def read_content_type(content_type: str) -> tuple[str, str | None]:
