@@ -1,12 +1,14 @@
 """aiohttp's client side, made safe for responses of strangers. For all sessions that read whole responses.
 
-Three things differ from plain aiohttp (3.14), each by a few lines in the protocol of the connection:
+Four things differ from plain aiohttp (3.14), each by a few lines in the protocol of the connection:
 
 - The head of a response is limited as a whole. aiohttp limits each line and the number of lines, not their sum.
 - What is not HTTP raises BadResponse, which says in words what is wrong. Found in the middle of a body, plain aiohttp
   never tells the reader of the body, which then waits until its timeout.
 - The head and the body are parsed apart. When both come in one packet and the body is malformed, plain aiohttp loses
   the head too, so that whether a status is known would depend on how the packets were cut.
+- What comes on a kept connection between two requests closes it. Plain aiohttp keeps a response that comes then, such
+  as the 408 by which some servers end an idle connection, and returns it as the response to the next request.
 """
 
 from __future__ import annotations
@@ -81,6 +83,9 @@ class _ResponseProtocol(ResponseHandler):
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
+        if data and self._is_idle():
+            self._close()
+            return
         rest = data
         while self._in_head and rest and self._exception is None:
             end = self._end_of_head(rest)
@@ -109,6 +114,15 @@ class _ResponseProtocol(ResponseHandler):
             self._fail_body(aiohttp.ClientPayloadError("the connection was reset"))
         super().connection_lost(exc)
 
+    def _is_idle(self) -> bool:
+        """Whether the last response is complete and no request has followed it."""
+        body_ended = self._payload is None or self._payload.is_eof()
+        return self._parser is not None and not self._in_head and body_ended
+
+    def _close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
     def _begin_head(self) -> None:
         self._in_head = True
         self._head_bytes = 0
@@ -129,8 +143,7 @@ class _ResponseProtocol(ResponseHandler):
             super().data_received(data)
             return
         self.set_exception(BadResponse(_TOO_LONG))
-        if self.transport is not None:
-            self.transport.close()
+        self._close()
 
     def _fail_body(self, error: Exception) -> None:
         if self._payload is not None and not self._payload.is_eof():

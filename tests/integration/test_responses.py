@@ -10,6 +10,7 @@ import pytest
 from queue_engine.domain.tasks import ContainerAnswer
 from tests.integration.raw_container import RawResponse, ok, raw_container
 from tests.integration.receivers import Peer, Received, answering, receiver
+from tests.waiting import wait_until_async
 from worker_agent.forward import ForwardRequest, HttpForwarder
 
 MAX_BYTES = 100_000
@@ -204,6 +205,23 @@ async def test_what_comes_after_the_body_is_not_part_of_it(forwarder: HttpForwar
             answer = await forwarded(forwarder, target.port)
             assert (answer.status, answer.output) == (200, b"[1]")
         assert target.connections == 2, "the connection was used again"
+
+
+@pytest.mark.parametrize("surplus", [b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", b"HT", b"\r\n"])
+@pytest.mark.parametrize("body", [b"Content-Length: 3\r\n\r\n[1]", b"Content-Length: 0\r\n\r\n"], ids=["body", "none"])
+async def test_what_comes_between_two_requests_is_no_response(
+    forwarder: HttpForwarder, surplus: bytes, body: bytes
+) -> None:
+    async def behave(peer: Peer, _request: Received) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\n" + body)
+        await peer.left_within(0.05)
+        await peer.send(surplus)
+
+    async with receiver(behave) as target:
+        for number in (1, 2):
+            assert (await forwarded(forwarder, target.port)).status == 200
+            await wait_until_async(lambda: target.left == number)  # noqa: B023 - awaited in the same round
+        assert target.connections == 2
 
 
 # Content codings
