@@ -67,7 +67,7 @@ async def test_a_failed_tasks_webhook_is_told_why(bench: Bench) -> None:
 async def test_a_dead_tasks_webhook_is_told_why(bench: Bench) -> None:
     await bench.submit_and_start("t1", spec=spec(webhook=True))
     await bench.lose("t1", max_lost=0)
-    assert str((await _body(bench))["failed_reason"]).startswith("the task's worker was lost 1 times")
+    assert str((await _body(bench))["failed_reason"]).startswith("the worker was lost 1 times while it ran the task")
 
 
 @pytest.mark.parametrize(("size", "truncated"), [(MAX_RESULT_BYTES, False), (MAX_RESULT_BYTES + 1, True)])

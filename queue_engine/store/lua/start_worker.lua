@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Begin a further start of a worker: what agents of earlier starts say does not count from here on.
 -- KEYS 1 worker
+-- ARGV none
 -- Reply {'OK', number of this start} | {'GONE'}
 if redis.call('EXISTS', KEYS[1]) == 0 then return { 'GONE' } end
 local run = redis.call('HINCRBY', KEYS[1], 'run', 1)
