@@ -180,7 +180,11 @@ class TaskView(View):
     )
     delivery_attempts: int = Field(description="Attempts made to deliver the result")
     delivery_error: str | None = Field(description="Why the delivery was given up")
-    next_delivery_at: int | None = Field(description="When the next delivery attempt is due")
+    next_delivery_at: int | None = Field(description="The earliest time of the next delivery attempt")
+    delivery_parked: bool = Field(
+        description="The receiver does not respond, so its deliveries wait. At `nextDeliveryAt` one of them is sent as "
+        "a probe, and the others wait again when that fails"
+    )
     error: str | None = Field(description="Why it failed")
     cancel_requested: bool = Field(description="Whether its cancellation was asked for before it ended")
     attempts: int = Field(description="Attempts begun, without those that cost nothing")
@@ -378,6 +382,7 @@ def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
         "deliveryAttempts": task.delivery_attempts,
         "deliveryError": task.delivery_error,
         "nextDeliveryAt": task.next_delivery_at_ms,
+        "deliveryParked": task.delivery_parked,
         "error": task.error,
         "cancelRequested": task.cancel_requested,
         "attempts": task.attempts,

@@ -120,6 +120,8 @@ class GivenBack(Generic[Item]):
     destination: str
     item: Item
     delay_seconds: float
+    parked: bool = False
+    """Whether it waits because its destination is parked."""
 
 
 @dataclass
@@ -263,7 +265,9 @@ class Lanes(Generic[Item]):
         for lane in list(self._rings[Kind.PARKED].values()):
             if lane.probe_at is not None and lane.probe_at > now:
                 delay_seconds = lane.probe_at - now
-                given_back.extend(self._given_back(lane, item, delay_seconds) for item in self._emptied(lane))
+                given_back.extend(
+                    self._given_back(lane, item, delay_seconds, parked=True) for item in self._emptied(lane)
+                )
         self._forget_old_ones(now)
         return given_back
 
@@ -346,10 +350,12 @@ class Lanes(Generic[Item]):
             self._longest -= 1
         return next(reversed(self._by_length[self._longest].values()))
 
-    def _given_back(self, lane: _Lane[Item], item: Item, delay_seconds: float) -> GivenBack[Item]:
+    def _given_back(
+        self, lane: _Lane[Item], item: Item, delay_seconds: float, *, parked: bool = False
+    ) -> GivenBack[Item]:
         spread = 0.0 if lane.kind is Kind.TRUSTED else lane.given_back * self._limits.spread_seconds
         lane.given_back += 1
-        return GivenBack(lane.destination, item, delay_seconds + spread)
+        return GivenBack(lane.destination, item, delay_seconds + spread, parked)
 
     # What is known of a destination
 

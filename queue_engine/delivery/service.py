@@ -129,7 +129,9 @@ class DeliveryService:
             self._attempts.add(attempt)
             attempt.add_done_callback(self._attempts.discard)
         given_back = self._lanes.parked(time.monotonic())
-        await asyncio.gather(*(self._persist_defer(back.item, back.delay_seconds) for back in given_back))
+        await asyncio.gather(
+            *(self._persist_defer(back.item, back.delay_seconds, parked=back.parked) for back in given_back)
+        )
         await self._wait_for_change()
         return 1
 
@@ -190,10 +192,10 @@ class DeliveryService:
         if self._attempts:
             await asyncio.wait(set(self._attempts), timeout=self._config.attempt_seconds + 5)
 
-    async def _persist_defer(self, entry: OutboxEntry, delay_seconds: float) -> None:
+    async def _persist_defer(self, entry: OutboxEntry, delay_seconds: float, *, parked: bool = False) -> None:
         delay_ms = int(delay_seconds * 1000)
         deferred = await persist(
-            lambda: self._outbox.defer(entry, delay_ms=delay_ms), passing=unavailability, what="defer"
+            lambda: self._outbox.defer(entry, delay_ms=delay_ms, parked=parked), passing=unavailability, what="defer"
         )
         if not deferred:
             log.warning("a delivery is given up: its receiver was not served for too long", extra=_ids(entry))

@@ -137,6 +137,9 @@ class Task:
     delivery_error: str | None
     delivered_at_ms: int | None
     next_delivery_at_ms: int | None
+    """The earliest time of the next delivery attempt."""
+    delivery_parked: bool = False
+    """Its receiver does not respond: at that time it is looked at again, and sent only as a probe."""
     timeout_seconds: float = 0.0
     """How long one attempt may take."""
     queue_ttl_seconds: float | None = None

@@ -339,9 +339,15 @@ class Outbox:
         )  # fmt: skip
         return reply
 
-    async def defer(self, entry: OutboxEntry, *, delay_ms: int) -> bool:
-        """Put a delivery off without using up an attempt. False when it has become too old and was given up instead."""
-        reply = await (self._defer_event if _is_event(entry) else self._defer_result)(entry, delay_ms)
+    async def defer(self, entry: OutboxEntry, *, delay_ms: int, parked: bool = False) -> bool:
+        """Put a delivery off without using up an attempt. False when it has become too old and was given up instead.
+
+        With `parked` its task says that it waits for a receiver that does not respond, and until when.
+        """
+        if _is_event(entry):
+            reply = await self._defer_event(entry, delay_ms)
+        else:
+            reply = await self._defer_result(entry, delay_ms, parked)
         self._let_go(entry)
         return word_of(reply) != "GIVEN_UP"
 
@@ -358,7 +364,7 @@ class Outbox:
         )  # fmt: skip
         return reply
 
-    async def _defer_result(self, entry: OutboxEntry, delay_ms: int) -> list[Any]:
+    async def _defer_result(self, entry: OutboxEntry, delay_ms: int, parked: bool) -> list[Any]:
         endpoint_id, task_id = _owner_of(entry.delivery_id)
         partition = entry.partition
         reply: list[Any] = await self._scripts.run(
@@ -373,7 +379,7 @@ class Outbox:
                 entry.entry_id, entry.delivery_id, delay_ms, self._most_age_ms,
                 f"the receiver was not served for so long that the result is not sent any more: more than "
                 f"{self._most_age_ms // 3_600_000} hours",
-                EXPIRY_SLACK_MS,
+                EXPIRY_SLACK_MS, "1" if parked else "",
             ],
         )  # fmt: skip
         return reply

@@ -524,6 +524,7 @@ def task_from(
         delivery_error=fields.get("delivery_error"),
         delivered_at_ms=optional_int(fields.get("delivered")),
         next_delivery_at_ms=optional_int(fields.get("next_delivery")),
+        delivery_parked=fields.get("delivery_parked") == "1",
         timeout_seconds=float(fields["timeout"]),
         queue_ttl_seconds=float(fields["ttl"]) if "ttl" in fields else None,
         cancel_requested="cancel" in fields,

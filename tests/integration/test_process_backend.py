@@ -102,6 +102,14 @@ class TestContract(BackendContract):
 
 
 class TestAgreement:
+    async def test_a_command_runs_in_the_folder_of_the_controller(
+        self, backend: ProcessBackend, tmp_path: Path
+    ) -> None:
+        place = tmp_path / "place"
+        await backend.start(spec_for("w1", f"pwd -P > {place}; {FOREVER}"))
+        found = await wait_until_async(lambda: place.exists() and place.read_text().strip())
+        assert found == str(Path.cwd().resolve())
+
     async def test_values_that_are_no_secrets_are_not_named_as_secrets(
         self, backend: ProcessBackend, instance_id: str
     ) -> None:

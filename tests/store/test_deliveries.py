@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from queue_engine.domain.deliveries import MAX_RESULT_BYTES, Delivery, GivenUp, Verdict
+from queue_engine.domain.deliveries import MAX_RESULT_BYTES, DeliverAgain, Delivery, GivenUp, Verdict
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus
 from queue_engine.runtime.sealing import Sealer
@@ -307,6 +307,43 @@ async def test_a_deferred_delivery_uses_up_no_attempt(bench: Bench) -> None:
     task = await bench.task("t1")
     assert (task.delivery_status, task.delivery_attempts, task.next_delivery_at_ms) == (DeliveryStatus.INIT, 0, None)
     assert await bench.store.tasks.delivery_log(bench.endpoint_id, "t1") == []
+
+
+async def test_a_task_says_that_its_receiver_is_parked_and_until_when(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(outbox, again())
+    assert await outbox.promote() == 1
+    for delay_ms in (0, 60_000):
+        before = await bench.probe.now_ms()
+        await outbox.defer(await _read_one(outbox), delay_ms=delay_ms, parked=True)
+        task = await bench.task("t1")
+        assert task.delivery_parked
+        assert task.next_delivery_at_ms is not None
+        assert before + delay_ms <= task.next_delivery_at_ms <= await bench.probe.now_ms() + delay_ms
+        assert await outbox.promote() == (1 if delay_ms == 0 else 0)
+    assert (task.delivery_status, task.delivery_attempts) == (DeliveryStatus.FAILED, 1)
+
+
+@pytest.mark.parametrize("verdict", [DELIVERED, again(60), GivenUp("no more attempts")])
+async def test_a_task_whose_delivery_was_attempted_is_parked_no_longer(bench: Bench, verdict: Verdict) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await outbox.defer(await _read_one(outbox), delay_ms=0, parked=True)
+    assert await outbox.promote() == 1
+    await bench.deliver(outbox, verdict)
+    task = await bench.task("t1")
+    assert not task.delivery_parked
+    assert (task.next_delivery_at_ms is None) is (not isinstance(verdict, DeliverAgain))
+
+
+async def test_a_delivery_put_off_for_another_reason_is_not_parked(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    await outbox.defer(await _read_one(outbox), delay_ms=0, parked=True)
+    assert await outbox.promote() == 1
+    await outbox.defer(await _read_one(outbox), delay_ms=0)
+    assert not (await bench.task("t1")).delivery_parked
 
 
 async def test_a_deferred_delivery_waits_for_its_time(bench: Bench) -> None:

@@ -355,7 +355,7 @@ def test_a_closed_breaker_parks_for_ten_seconds_again() -> None:
         lanes.finished(start(lanes, now), now, "reset" if now == 10.0 else None)
     fail(lanes, "a", 5, now=30.0)
     lanes.add("a", 1)
-    assert [given_back.delay_seconds for given_back in lanes.parked(30.0)] == [10.0]
+    assert [(given_back.delay_seconds, given_back.parked) for given_back in lanes.parked(30.0)] == [(10.0, True)]
 
 
 def test_a_probe_with_a_neutral_fault_is_followed_by_another() -> None:

@@ -31,7 +31,7 @@ end
 for _, index in ipairs({ 1, 2, 4, 5 }) do redis.call('PERSIST', KEYS[index]) end
 -- The deadline goes too: it counted from the first submission, and who runs a task again wants it to run.
 redis.call('HDEL', KEYS[1], 'deadline', 'ttl', 'finished', 'fin', 'result_at', 'token', 'retry_token', 'cancel', 'resets',
-  'busy_since', 'busy_tries', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery')
+  'busy_since', 'busy_tries', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery', 'delivery_parked')
 redis.call('HSET', KEYS[1], 'state', 'queued', 'entry', redis.call('XADD', KEYS[17], '*', 't', ARGV[1]),
   'updated', text(now_ms()), 'lost', 0, 'base', attempts, 'call', ARGV[2])
 redis.call('HINCRBY', KEYS[1], 'runs', 1)

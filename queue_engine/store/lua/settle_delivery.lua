@@ -16,6 +16,7 @@ local ttl = redis.call('PTTL', KEYS[4])
 if state then
   redis.call('HINCRBY', KEYS[4], 'delivery_attempts', 1)
   redis.call('HSET', KEYS[4], 'updated', text(now))
+  redis.call('HDEL', KEYS[4], 'delivery_parked')
   redis.call('RPUSH', KEYS[7], ARGV[7])
   redis.call('LTRIM', KEYS[7], -tonumber(ARGV[8]), -1)
 end
