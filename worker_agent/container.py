@@ -170,13 +170,15 @@ class ContainerWatch:
     @property
     def reason(self) -> str:
         """Why the worker has that status, for the endpoint's owner."""
-        return self._readiness.reason
+        return self._explained(self._readiness.reason)
 
     @property
     def error(self) -> str:
         """Why the worker is not ready, once it matters; else empty."""
-        error = self._readiness.error
-        return error + self._explanation if error and not self._readiness.is_open else error
+        return self._explained(self._readiness.error)
+
+    def _explained(self, text: str) -> str:
+        return text if not text or self._readiness.is_open else text + self._explanation
 
     # Calls
 

@@ -183,7 +183,10 @@ def where_children_listen(target: Target) -> str:
 
     Blocks. The agent's children are the container's processes; there are none when it was started elsewhere.
     """
-    children = psutil.Process().children(recursive=True)
+    try:
+        children = psutil.Process().children(recursive=True)
+    except psutil.Error:
+        return ""
     if not children:
         return ""
     found = _listening(children)

@@ -346,6 +346,36 @@ async def test_a_silent_ready_path_is_busy_while_requests_pass_the_agent(
     assert watch.status is status
 
 
+async def test_a_worker_whose_only_thread_serves_a_request_past_the_agent_keeps_running() -> None:
+    """A ready path that waits behind a request of an ALB client, and then is silent without one."""
+    busy = False
+
+    async def handle(request: bytes) -> bytes | None:
+        if busy:
+            await asyncio.Event().wait()
+        return b"HTTP/1.1 200 OK\r\n\r\n"
+
+    async with server(handle) as port:
+        target = Target((HOST,), port)
+        readiness = Readiness(CLOCKS, start_timeout_seconds=60, failures_allowed=2)
+        policy = ProbePolicy(target, "/ready", sees_calls=False, recheck_seconds=0.01)
+        watch = ContainerWatch(ContainerAddress(HOST, port), readiness, ReadyPathProbe(target, "/ready"), policy)
+        await watch.step()
+        with socket.create_connection((HOST, port)):
+            busy = True
+            seen = [await one_step(watch) for _ in range(4)]
+        assert seen == [WorkerStatus.RUNNING] * 4
+        seen = [await one_step(watch) for _ in range(3)]
+        assert seen == [WorkerStatus.RUNNING, WorkerStatus.RUNNING, WorkerStatus.INITIALIZING]
+        assert watch.error == "GET /ready did not respond within 2 s"
+        await watch.aclose()
+
+
+async def one_step(watch: ContainerWatch) -> WorkerStatus:
+    await watch.step()
+    return watch.status
+
+
 async def test_tasks_begin_once_a_second_while_a_container_is_loading() -> None:
     watch = watch_with(Scripted(READY))
     await watch.step()
