@@ -15,7 +15,7 @@ from yarl import URL
 from queue_engine.domain.excerpts import printable
 from queue_engine.domain.outputs import output_of, text_of
 from queue_engine.domain.retry import container_retry_after
-from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ClaimedTask, ContainerAnswer
+from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, NOT_CONNECTED_FAULTS, ClaimedTask, ContainerAnswer
 from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector
 from queue_engine.runtime.http_faults import BadResponse, fault_of, problem_of
 from worker_agent.codings import BodyDecoder, TooLarge
@@ -107,7 +107,10 @@ class HttpForwarder:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if limit.expired():
                 return ContainerAnswer(fault="timeout", detail=f"{request.timeout_seconds:g} s")
-            return ContainerAnswer(fault=fault_of(error), detail=problem_of(error))
+            fault, problem = fault_of(error), problem_of(error)
+            if fault in NOT_CONNECTED_FAULTS:
+                problem = f"{problem} ({_authority(request)})"
+            return ContainerAnswer(fault=fault, detail=problem)
 
     async def aclose(self) -> None:
         """Close all connections."""
@@ -115,9 +118,8 @@ class HttpForwarder:
             await self._session.close()
 
     async def _exchange(self, request: ForwardRequest) -> ContainerAnswer:
-        host = f"[{request.host}]" if ":" in request.host else request.host
         response = await self._opened().post(
-            URL(f"http://{host}:{request.port}{request.path}", encoded=True),
+            URL(f"http://{_authority(request)}{request.path}", encoded=True),
             headers=request.headers,
             data=request.body,
             allow_redirects=False,
@@ -185,6 +187,11 @@ class HttpForwarder:
                 max_headers=MAX_HEAD_BYTES,
             )
         return self._session
+
+
+def _authority(request: ForwardRequest) -> str:
+    host = f"[{request.host}]" if ":" in request.host else request.host
+    return f"{host}:{request.port}"
 
 
 async def _decoded(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:

@@ -207,6 +207,13 @@ async def test_what_comes_after_the_body_is_not_part_of_it(forwarder: HttpForwar
         assert target.connections == 2, "the connection was used again"
 
 
+async def test_a_closed_port_is_named(forwarder: HttpForwarder) -> None:
+    async with raw_container({}) as container:
+        pass
+    answer = await forwarded(forwarder, container.port)
+    assert answer.detail == f"Connection refused (127.0.0.1:{container.port})"
+
+
 @pytest.mark.parametrize("surplus", [b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n", b"HT", b"\r\n"])
 @pytest.mark.parametrize("body", [b"Content-Length: 3\r\n\r\n[1]", b"Content-Length: 0\r\n\r\n"], ids=["body", "none"])
 async def test_what_comes_between_two_requests_is_no_response(
