@@ -18,7 +18,7 @@ from queue_engine.api.alb_rules import headers_for_client
 from queue_engine.api.alb_workers import Upstream
 from queue_engine.api.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
 from queue_engine.domain.worker_addresses import WorkerPolicy
-from queue_engine.runtime.http_client import checked_sockets
+from queue_engine.runtime.http_client import ResponseConnector, checked_sockets
 from queue_engine.runtime.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of
 from queue_engine.runtime.loops import end_tasks
 
@@ -96,7 +96,7 @@ class WorkerClient:
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(
+            connector = ResponseConnector(
                 limit=0,
                 force_close=True,
                 resolver=_CheckedResolver(self._check_connect),

@@ -406,6 +406,26 @@ async def test_an_answer_that_breaks_off_does_not_look_complete(api: RunningApi,
         assert not got.endswith(END)
 
 
+async def test_a_malformed_body_ends_the_request_at_once(api: RunningApi) -> None:
+    received = asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        visit.writer.write(CHUNKED + b"4\r\nhalf\r\n")
+        await received.wait()
+        visit.writer.write(b"no chunk\r\n")
+        await visit.reader.read()
+
+    async with worker_doing(script) as worker:
+        endpoint_id = await endpoint_with(api, worker.port)
+        async with api.client.stream("GET", f"/e/{endpoint_id}/") as answer:
+            pieces = answer.aiter_raw()
+            assert await anext(pieces) == b"half"
+            received.set()
+            async with asyncio.timeout(20):  # below the 30 s for which nothing may move
+                with pytest.raises(httpx.RemoteProtocolError):
+                    await anext(pieces)
+
+
 @pytest.mark.parametrize(
     "answer",
     [
