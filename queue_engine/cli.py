@@ -25,7 +25,7 @@ from queue_engine.console.app import commands as console_commands
 from queue_engine.domain.errors import EngineError
 from queue_engine.domain.variables import unknown_variables
 from queue_engine.runtime.closed_pipe import quiet_when_closed
-from queue_engine.runtime.exporter import serve_metrics
+from queue_engine.runtime.exporter import Page, listen, own_metrics, serve_pages
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
 from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.sealing import new_secret_key
@@ -321,15 +321,18 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
 
 
 async def _serve_controller(settings: ControllerSettings) -> int:
+    from queue_engine.controller.agent_metrics import AgentMetrics
     from queue_engine.controller.backends.process import ProcessBackend
     from queue_engine.controller.controller import Controller, ControllerConfig
     from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 
-    _serve_metrics(settings, metrics.Role.CONTROLLER)
+    agents = AgentMetrics()
+    _serve_metrics(settings, metrics.Role.CONTROLLER, agents=agents.page)
     async with _opened(settings) as store:
         info = await store.wait_until_ready()
         instance_id = await store.instance_id()
         backend = ProcessBackend(settings.work_dir, instance_id=instance_id, environment=os.environ)
+        agents.targets = backend.metrics_targets
         # Beside the controller's work: the agents of a controller that was killed may drain for their whole grace.
         reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))
         config = ControllerConfig(
@@ -428,11 +431,11 @@ def _check_jobs_place(settings: ControllerSettings) -> None:
         )
 
 
-def _serve_metrics(settings: MetricsSettings, role: metrics.Role) -> None:
-    registry = metrics.registry_of(role)
-    port = _or_fail(
-        "QUEUE_ENGINE_METRICS_PORT", lambda: serve_metrics(settings.metrics_host, settings.metrics_port, registry)
-    )
+def _serve_metrics(settings: MetricsSettings, role: metrics.Role, **more: Page) -> None:
+    """Serve the role's metrics, and further pages below them."""
+    pages = own_metrics(metrics.registry_of(role)) | {f"/metrics/{name}": page for name, page in more.items()}
+    listener = _or_fail("QUEUE_ENGINE_METRICS_PORT", lambda: listen(settings.metrics_host, settings.metrics_port))
+    port = serve_pages(listener, pages)
     log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
 
 

@@ -7,6 +7,7 @@ import atexit
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Collection
 from contextlib import closing
@@ -21,7 +22,7 @@ from queue_engine.domain.errors import EngineError
 from queue_engine.domain.variables import AGENT_PREFIX, ENGINE_PREFIX, unknown_variables
 from queue_engine.metrics import Role, registry_of
 from queue_engine.runtime.closed_pipe import quiet_when_closed
-from queue_engine.runtime.exporter import serve_metrics
+from queue_engine.runtime.exporter import listen, own_metrics, serve_pages
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.loops import persist
@@ -173,10 +174,17 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
 
 def _serve_metrics(settings: AgentSettings) -> int:
     try:
-        return serve_metrics(settings.metrics_host, settings.metrics_port, registry_of(Role.AGENT))
+        listener = _metrics_listener(settings)
     except OSError as error:
         where = f"{settings.metrics_host}:{settings.metrics_port}"
         raise EngineError(f"metrics cannot be served on {where}: {error.strerror or error}") from error
+    return serve_pages(listener, own_metrics(registry_of(Role.AGENT)))
+
+
+def _metrics_listener(settings: AgentSettings) -> socket.socket:
+    if settings.metrics_fd is not None:
+        return socket.socket(fileno=settings.metrics_fd)
+    return listen(settings.metrics_host, settings.metrics_port)
 
 
 def _check_address(settings: AgentSettings, address: ContainerAddress) -> None:

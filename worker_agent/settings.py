@@ -90,6 +90,9 @@ class AgentSettings(ProcessSettings):
     )
     metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
+    metrics_fd: int | None = Field(
+        None, description="A listening socket to serve `/metrics` on, in place of an address and a port"
+    )
     lifeline_fd: int | None = Field(
         None, description="A pipe whose end means that the process that started us has died"
     )

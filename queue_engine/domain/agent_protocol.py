@@ -32,6 +32,9 @@ SECRET_NAMES = "WORKER_AGENT_SECRET_NAMES"  # noqa: S105 - the name of a variabl
 LIFELINE_FD = "WORKER_AGENT_LIFELINE_FD"
 """A pipe's reading end. At the end of the file the agent drains and ends, then kills its process group."""
 
+METRICS_FD = "WORKER_AGENT_METRICS_FD"
+"""A listening socket for the agent's metrics: the backend knows its port, and no other program can take it."""
+
 INSTANCE = "QUEUE_ENGINE_INSTANCE"
 CONTROLLER_PID = "QUEUE_ENGINE_CONTROLLER_PID"
 CONTROLLER_STARTED = "QUEUE_ENGINE_CONTROLLER_STARTED"

@@ -1,14 +1,91 @@
-"""`/metrics` for processes that have no web server of their own."""
+"""`/metrics` for processes that have no web server of their own, and one's own metrics as a page."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, start_http_server
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+log = logging.getLogger(__name__)
+
+Page = Callable[[], bytes]
+"""Gives metrics in the Prometheus text format. Called in a thread of its own, several at once."""
+MAX_REQUESTS = 32
+"""Requests that are served at once; a connection beyond is closed."""
+REQUEST_SECONDS = 10.0
+"""How long a client may take over its request, and over taking the response."""
 
 
-def serve_metrics(host: str, port: int, registry: CollectorRegistry) -> int:
-    """Serve what `registry` has from a thread; return the port (a free one for 0).
+def own_metrics(registry: CollectorRegistry) -> dict[str, Page]:
+    """Return the page `/metrics` with what `registry` has."""
+    return {"/metrics": lambda: generate_latest(registry)}
 
-    Raises OSError when the port is taken. The thread ends with the process.
-    """
-    server, _ = start_http_server(port, addr=host, registry=registry)
-    return int(server.server_port)
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens there (on a free port for 0). Raises OSError when the port is taken."""
+    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=32)
+
+
+def serve_pages(listener: socket.socket, pages: Mapping[str, Page]) -> int:
+    """Serve these pages on a listening socket, from threads that end with the process; return the port."""
+    server = _Server(listener, pages)
+    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    port: int = listener.getsockname()[1]
+    return port
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, listener: socket.socket, pages: Mapping[str, Page]) -> None:
+        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listener
+        self.pages = pages
+        self._free = threading.BoundedSemaphore(MAX_REQUESTS)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._free.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._free.release()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that leave or send no HTTP."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    timeout = REQUEST_SECONDS
+    server: _Server
+
+    def do_GET(self) -> None:
+        page = self.server.pages.get(urlsplit(self.path).path)
+        if page is None:
+            self.send_error(404)
+            return
+        try:
+            body = page()
+        except Exception:
+            log.exception("a page of metrics cannot be made")
+            self.send_error(500)
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", CONTENT_TYPE_LATEST)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Log no requests."""

@@ -7,6 +7,7 @@ import pytest
 
 from queue_engine.store.store import Store
 from tests.integration.parts import HttpServer, Programs, open_store, programs_on
+from tests.promtool import promtool_binary
 from tests.servers import StoreServer
 
 
@@ -22,6 +23,14 @@ async def store(valkey_server: StoreServer) -> AsyncIterator[Store]:
     await opened.prepare()
     yield opened
     await opened.close()
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    binary = promtool_binary()
+    if binary is None:
+        pytest.skip("no promtool: apt-get install prometheus")
+    return binary
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from tests.integration.parts import (
     wait_for_port,
 )
 from tests.ports import free_port
-from tests.promtool import RULES, Scrape, check, check_alerts, promtool_binary, scrape
+from tests.promtool import RULES, Scrape, check, check_alerts, scrape
 from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until, wait_until_async
 
@@ -137,14 +137,6 @@ def sample(found: dict[str, Scrape], role: str, name: str, **labels: str) -> flo
         for (one, written), value in found[role].samples.items()
         if one == name and all(part in written for part in wanted)
     )
-
-
-@pytest.fixture(scope="session")
-def promtool() -> str:
-    binary = promtool_binary()
-    if binary is None:
-        pytest.skip("no promtool: apt-get install prometheus")
-    return binary
 
 
 @pytest.fixture

@@ -127,6 +127,7 @@ class TestAgreement:
         container = json.loads(found.pop(protocol.CONTAINER_ENVIRONMENT))
         port = container["PORT"]
         lifeline = found.pop(protocol.LIFELINE_FD)
+        assert found.pop(protocol.METRICS_FD).isdigit()
         marks = {
             "QUEUE_ENGINE_INSTANCE": instance_id,
             "QUEUE_ENGINE_CONTROLLER_PID": str(os.getpid()),

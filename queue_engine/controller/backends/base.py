@@ -68,6 +68,20 @@ class Observed:
     """The last lines that it wrote before it ended, oldest first; none while it is alive."""
 
 
+@dataclass(frozen=True)
+class AgentTarget:
+    """Where an agent serves its metrics."""
+
+    endpoint_id: str
+    worker_id: str
+    port: int
+
+    @property
+    def labels(self) -> str:
+        """Both ids are of letters, digits and a few signs that need no escape."""
+        return f'endpoint="{self.endpoint_id}",worker="{self.worker_id}"'
+
+
 class Backend(Protocol):
     """Starts and ends workers, and says which there are. It decides nothing: the controller does.
 

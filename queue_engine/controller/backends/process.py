@@ -15,6 +15,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import psutil
 
-from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.controller.backends.base import AgentTarget, BackendError, Observed, WorkerSpec
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.ids import is_worker_id
@@ -133,6 +134,10 @@ class ProcessBackend:
     async def observe(self) -> Mapping[str, Observed]:
         return {worker_id: worker.observed() for worker_id, worker in self._workers.items()}
 
+    def metrics_targets(self) -> list[AgentTarget]:
+        """Return where the living agents serve their metrics. May be called by another thread."""
+        return [worker.metrics for worker in list(self._workers.values()) if worker.alive]
+
     async def aclose(self, grace_seconds: float) -> None:
         while self._workers:
             await asyncio.gather(*(self.stop(worker_id, grace_seconds) for worker_id in list(self._workers)))
@@ -176,14 +181,17 @@ class ProcessBackend:
         lifeline = self._lifeline.fd
         port = free_port({worker.port for worker in self._workers.values() if worker.alive})
         log = BoundedLog(self._work_dir / f"{spec.worker_id}.log")
-        group = ProcessGroup.start(
-            self._agent_command,
-            environment=self._agent_environment(spec, port, lifeline),
-            log=log,
-            inherited_fds=(lifeline,),
-        )
         marks = {**self._marks, protocol.WORKER_ID: spec.worker_id}
-        return _Worker(spec.worker_id, port, group, log, marks, int(self._epoch_seconds() * 1000))
+        with socket.create_server((LOOPBACK, 0)) as metrics:
+            group = ProcessGroup.start(
+                self._agent_command,
+                environment=self._agent_environment(spec, port, lifeline)
+                | {protocol.METRICS_FD: str(metrics.fileno())},
+                log=log,
+                inherited_fds=(lifeline, metrics.fileno()),
+            )
+            target = AgentTarget(spec.endpoint_id, spec.worker_id, metrics.getsockname()[1])
+        return _Worker(spec.worker_id, port, target, group, log, marks, int(self._epoch_seconds() * 1000))
 
     def _agent_environment(self, spec: WorkerSpec, port: int, lifeline: int) -> dict[str, str]:
         exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
@@ -240,6 +248,7 @@ class _Worker:
 
     worker_id: str
     port: int
+    metrics: AgentTarget
     group: ProcessGroup
     log: BoundedLog
     marks: Mapping[str, str]

@@ -1,0 +1,107 @@
+"""The metrics of all agents that this controller has started, as one page: one target to scrape for a machine.
+
+Each agent serves its metrics on a loopback port that the system chose. Prometheus cannot know these ports, and may run
+on another machine. So the controller asks its agents when it is scraped itself, all at once and for a bounded time, and
+adds the labels `endpoint` and `worker` to what they say:
+
+    # TYPE worker_agent_running_tasks gauge
+    worker_agent_running_tasks 2.0                           (of an agent)
+    worker_agent_running_tasks{endpoint="1",worker="1-a3"} 2.0   (of the page)
+
+Nothing is kept between scrapes, so the series of an agent end with it. `worker_agent_up` is 0 for one that lives and
+does not respond.
+"""
+
+from __future__ import annotations
+
+import http.client
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+
+from queue_engine.controller.backends.base import AgentTarget
+from queue_engine.runtime.ports import LOOPBACK
+
+AGENT_SECONDS = 1.0
+"""How long one agent may take to respond."""
+ALL_SECONDS = 6.0
+"""How long all of them may take: below Prometheus's usual limit of 10 s."""
+MAX_AT_ONCE = 32
+MAX_BYTES = 4 * 1024 * 1024
+"""The longest page of one agent that is read."""
+_UP = ("# HELP worker_agent_up 1 when the agent gave its metrics, else 0", "# TYPE worker_agent_up gauge")
+
+
+@dataclass
+class _Family:
+    header: list[str] = field(default_factory=list)
+    samples: list[str] = field(default_factory=list)
+
+
+class AgentMetrics:
+    """Gathers from the agents that `targets` names; none before it is set. `page` may be called by any thread."""
+
+    def __init__(self) -> None:
+        self.targets: Callable[[], Sequence[AgentTarget]] = lambda: ()
+        self._pool = ThreadPoolExecutor(MAX_AT_ONCE, thread_name_prefix="agent-metrics")
+        self._one_at_a_time = threading.Lock()
+
+    def page(self) -> bytes:
+        """Return the metrics of all agents, in the Prometheus text format."""
+        with self._one_at_a_time:
+            asked = {self._pool.submit(_fetch, target.port): target for target in self.targets()}
+            wait(asked, timeout=ALL_SECONDS)
+            found: list[tuple[AgentTarget, str | None]] = []
+            for request, target in asked.items():
+                request.cancel()  # one that has not begun
+                in_time = request.done() and not request.cancelled()
+                found.append((target, request.result() if in_time else None))
+        return merged(found)
+
+
+def merged(pages: Iterable[tuple[AgentTarget, str | None]]) -> bytes:
+    """Return one page of all pages, each family in one piece. None stands for an agent that did not respond."""
+    up = _Family(list(_UP))
+    families: dict[str, _Family] = {}
+    for target, text in pages:
+        up.samples.append(f"worker_agent_up{{{target.labels}}} {0 if text is None else 1}")
+        if text is not None:
+            _add(families, text, target.labels)
+    lines = [line for family in (up, *families.values()) for line in (*family.header, *family.samples)]
+    return "\n".join([*lines, ""]).encode()
+
+
+def _add(families: dict[str, _Family], text: str, labels: str) -> None:
+    name, family, is_new = "#", _Family(), False
+    for line in text.splitlines():
+        if line.startswith("# HELP "):
+            name = line.split(" ", 3)[2]
+            is_new = name not in families
+            family = families.setdefault(name, _Family())
+        if line.startswith("#"):
+            if is_new:
+                family.header.append(line)
+        elif line.startswith(name):
+            family.samples.append(_labelled(line, labels))
+
+
+def _labelled(sample: str, labels: str) -> str:
+    name, brace, rest = sample.partition("{")
+    if brace:
+        return f"{name}{{{labels},{rest}"
+    name, _, value = sample.partition(" ")
+    return f"{name}{{{labels}}} {value}"
+
+
+def _fetch(port: int) -> str | None:
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=AGENT_SECONDS)
+    try:
+        connection.request("GET", "/metrics")
+        response = connection.getresponse()
+        body = response.read(MAX_BYTES + 1)
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+    return body.decode(errors="replace") if response.status == 200 and len(body) <= MAX_BYTES else None
