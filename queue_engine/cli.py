@@ -310,6 +310,7 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
     resolver = CachingResolver(DnsLookup())
     async with _opened(settings) as store:
         await store.wait_until_ready()
+        await store.check_has_key()
         async with open_sender(guard, resolver, limits, connections=config.slots) as sender:
             most_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS
             service = DeliveryService(config, store.outbox(most_age_ms=most_age_ms), sender)
@@ -330,6 +331,7 @@ async def _serve_controller(settings: ControllerSettings) -> int:
     _serve_metrics(settings, metrics.Role.CONTROLLER, agents=agents.page)
     async with _opened(settings) as store:
         info = await store.wait_until_ready()
+        await store.check_has_key()
         instance_id = await store.instance_id()
         backend = ProcessBackend(settings.work_dir, instance_id=instance_id, environment=os.environ)
         agents.targets = backend.metrics_targets

@@ -251,6 +251,9 @@ agent_last_heartbeat_timestamp = _figures(
     "worker_agent_last_heartbeat_timestamp_seconds", "When the store last took this agent's heartbeat", by=AGENT
 )
 agent_container_up = _gauge("worker_agent_container_up", "1 while the container is ready", by=[AGENT])
+agent_tasks_unreadable = _counter(
+    "worker_agent_tasks_unreadable", "Tasks released because the agent lacks the key of their headers", by={AGENT: ()}
+)
 agent_log_lines_dropped = _counter(
     "worker_agent_log_lines_dropped", "Log lines of the container that were not kept", by={AGENT: ()}
 )

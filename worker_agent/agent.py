@@ -59,6 +59,11 @@ class Work(Protocol):
         """Tasks that are being executed."""
         ...
 
+    @property
+    def fault(self) -> str:
+        """Why the agent leaves tasks to other agents; empty when it does not."""
+        ...
+
     async def run(self, duty: Duty) -> None:
         """Work until `duty.draining`, bring to an end what is under way, and return. Nothing runs afterwards."""
         ...
@@ -145,9 +150,9 @@ class Agent:
             self._status(),
             running_tasks=self._work.running_tasks,
             address=str(self._watch.address),
-            reason=self._watch.reason,
+            reason=self._work.fault or self._watch.reason,
             run=self._config.run,
-            error=self._watch.error,
+            error=self._work.fault or self._watch.error,
         )
         metrics.agent_last_heartbeat_timestamp.set_to_current_time()
         return wanted
@@ -157,7 +162,7 @@ class Agent:
             return WorkerStatus.STOPPING
         if not self._duty.open.is_set() and not self._config.managed:  # else its controller says what becomes of it
             return WorkerStatus.STOPPING if self._work.running_tasks else WorkerStatus.STOPPED
-        return self._watch.status
+        return WorkerStatus.INITIALIZING if self._work.fault else self._watch.status
 
     async def _watch_container(self) -> None:
         """Watch until the agent drains. Then no task begins, and a probe would look like a request under way."""

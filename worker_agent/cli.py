@@ -145,7 +145,7 @@ async def serve(settings: AgentSettings) -> int:
 async def _serve(settings: AgentSettings, store: Store) -> int:
     info = await store.wait_until_ready()
     if not store.sealer.has_key:
-        log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers will fail")
+        log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers are left to other agents")
     settings = await completed(settings, store)
     port = _serve_metrics(settings)
     address = ContainerAddress.parse(

@@ -32,6 +32,10 @@ class ServiceWork:
     def running_tasks(self) -> int:
         return 0
 
+    @property
+    def fault(self) -> str:
+        return ""
+
     async def run(self, duty: Duty) -> None:
         await duty.draining.wait()
         try:

@@ -30,7 +30,7 @@ from queue_engine.domain.tasks import (
 from queue_engine.runtime.gate import Gate
 from queue_engine.runtime.http_faults import RESET
 from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
-from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
+from queue_engine.runtime.sealing import SealBroken, SealKeyUnknown, SecretKeyMissing
 from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Started
 from queue_engine.store.client import unavailability
 from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING
@@ -57,6 +57,9 @@ LOST_FAULTS = NOT_CONNECTED_FAULTS | {RESET}
 """Faults of a call that the end of the container's process explains."""
 BROKEN_OFF_FAULTS = frozenset({"timeout", "too_large"})
 """Faults of a call that this side broke off: the container may still be at work."""
+UNREADABLE_PAUSE_SECONDS = 60.0
+"""How long an agent claims nothing after a task whose headers it has no key for. Its keys change by a restart only, but
+tasks without headers need none."""
 CONTAINER_END_SECONDS = 1.0
 """How far apart the end of the container's process and of its connections may be noticed."""
 
@@ -115,12 +118,18 @@ class TaskWork:
         self._gate = Gate()
         self._passed_on: OrderedDict[str, bool] = OrderedDict()
         self._unstarted_seconds = min(config.lease_seconds, MOST_UNSTARTED_SECONDS)
+        self._claim_after = 0.0
+        self.fault = ""
         # A backend ends a worker by force soon after its grace; by itself an agent may wait for the store for longer.
         self._end_seconds = RELEASE_SECONDS if config.managed else config.lease_seconds
 
     @property
     def running_tasks(self) -> int:
         return len(self._held)
+
+    @property
+    def _is_paused(self) -> bool:
+        return time.monotonic() < self._claim_after
 
     async def run(self, duty: Duty) -> None:
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
@@ -151,6 +160,9 @@ class TaskWork:
         """One round: wait for the container and a free slot, read, begin what was read."""
         await duty.open.wait()
         await self._watch.wait_for_turn()
+        if self._is_paused:
+            await asyncio.sleep(self._claim_after - time.monotonic())
+            return 1
         await self._gate.wait_until_open()
         free = await self._free_slots()
         entries = await self._claims.read(min(free, MAX_READ), block_ms=BLOCK_MS)
@@ -162,6 +174,8 @@ class TaskWork:
 
         Without a free slot too: what cannot begin here goes before all new tasks, to whoever has a slot first.
         """
+        if self._is_paused:
+            return 0
         most = min(self._config.concurrency, MAX_READ)
         entries = await self._claims.take_over(most, idle_ms=int(self._unstarted_seconds * 1000))
         await self._begin(entries, duty)
@@ -177,7 +191,7 @@ class TaskWork:
         """Start what fits; a read gives up to twice what was asked for, as it covers two queues."""
         for entry in entries:
             has_room = len(self._runners) < self._config.concurrency and self._gate.is_open
-            may_begin = has_room and duty.open.is_set() and not duty.draining.is_set()
+            may_begin = has_room and duty.open.is_set() and not duty.draining.is_set() and not self._is_paused
             if may_begin and self._watch.take_turn():
                 runner = asyncio.create_task(self._run_entry(entry, duty))
                 self._runners.add(runner)
@@ -202,10 +216,13 @@ class TaskWork:
         if duty.draining.is_set() or not self._gate.is_open or self._passes_on(started):
             await self._persist(partial(self._release, started, called=False), "hand back")
             return
+        task = await self._opened(started)
+        if task is None:
+            return
         held = self._held[started.lease.token] = _Held(started, runner=_this_task())
         metrics.agent_running_tasks.inc()
         try:
-            await self._attempt(held, duty)
+            await self._attempt(held, task, duty)
         finally:
             metrics.agent_running_tasks.dec()
             self._held.pop(started.lease.token, None)
@@ -224,13 +241,38 @@ class TaskWork:
         log.info("a suspect is left to an idle agent, if there is one", extra=self._ids(started))
         return True
 
-    async def _attempt(self, held: _Held, duty: Duty) -> None:
-        """Wait for the task's turn, run it, record its outcome."""
+    async def _opened(self, started: Started) -> ClaimedTask | None:
+        """Return the task with its secrets; None when they cannot be opened, and the task is released or has failed.
+
+        It is left to other agents when this agent lacks the key. It fails when the secret was moved or changed, or when
+        its key is no longer in use.
+        """
         try:
-            task = self._claims.open(held.started)
+            return self._claims.open(started)
         except (SecretKeyMissing, SealBroken) as error:
-            await self._settle(held, Failed(f"the worker's agent cannot read the task's headers: {error}"))
-            return
+            why = error
+        if await self._is_key_missing(why):
+            self._pause_claims(started, why)
+            await self._persist(partial(self._release, started, called=False), "release")
+        else:
+            failed = Failed(f"the worker's agent cannot read the task's headers: {why}")
+            await self._settle(_Held(started, runner=_this_task()), failed)
+        return None
+
+    async def _is_key_missing(self, error: SecretKeyMissing | SealBroken) -> bool:
+        if isinstance(error, SealKeyUnknown):
+            return await self._persist(partial(self._claims.is_key_in_use, error.fingerprint), "secret key")
+        return isinstance(error, SecretKeyMissing)
+
+    def _pause_claims(self, started: Started, error: Exception) -> None:
+        """Claim nothing for a while: an agent that runs no task is always free, and would claim before all others."""
+        self._claim_after = time.monotonic() + UNREADABLE_PAUSE_SECONDS
+        self.fault = f"the agent leaves tasks to other agents, because it cannot open their headers: {error}"
+        metrics.agent_tasks_unreadable.inc()
+        log.error("%s", self.fault, extra=self._ids(started))
+
+    async def _attempt(self, held: _Held, task: ClaimedTask, duty: Duty) -> None:
+        """Wait for the task's turn, run it, record its outcome."""
         if held.started.is_first:
             metrics.task_queue_wait.observe((held.started.started_at_ms - held.started.created_at_ms) / 1000)
         try:

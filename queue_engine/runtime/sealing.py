@@ -30,11 +30,16 @@ class SecretKeyMissing(Exception):
 class SealBroken(Exception):
     """A sealed secret cannot be opened: it was sealed with a key that is not configured, or moved, or changed."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "a stored secret cannot be opened with the configured keys (QUEUE_ENGINE_SECRET_KEY, "
-            "QUEUE_ENGINE_SECRET_KEY_PREVIOUS)"
-        )
+    def __init__(self, problem: str = "cannot be opened with the configured keys") -> None:
+        super().__init__(f"a stored secret {problem} (QUEUE_ENGINE_SECRET_KEY, QUEUE_ENGINE_SECRET_KEY_PREVIOUS)")
+
+
+class SealKeyUnknown(SealBroken):
+    """A sealed secret names a key that is not configured. `fingerprint` is that key's."""
+
+    def __init__(self, fingerprint: str) -> None:
+        super().__init__(f"was sealed with another key than those configured, with the fingerprint {fingerprint[:16]}")
+        self.fingerprint = fingerprint
 
 
 def new_secret_key() -> str:
@@ -101,13 +106,13 @@ class Sealer:
         return f"{_VERSION}.{self.fingerprint}.{base64.urlsafe_b64encode(sealed).decode()}"
 
     def open(self, sealed: str, context: str) -> bytes:
-        """What was sealed in this context with a key of the ring. Raises SealBroken otherwise."""
+        """Return what was sealed in this context with a key of the ring. Raises SealKeyUnknown and SealBroken."""
         if not self._ciphers:
             raise SecretKeyMissing
         fingerprint, data = _parts(sealed)
         cipher = self._ciphers.get(fingerprint)
         if cipher is None:
-            raise SealBroken
+            raise SealKeyUnknown(fingerprint)
         try:
             return cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context.encode())
         except (InvalidTag, ValueError):

@@ -26,7 +26,7 @@ from queue_engine.domain.tasks import (
 )
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.client import word_of
-from queue_engine.store.keys import Partitions, member, task_delivery_id
+from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions, member, task_delivery_id
 from queue_engine.store.policies import retry_policy_of
 from queue_engine.store.scripts import ScriptRunner
 from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING, EXPIRY_SLACK_MS, TaskSpecs
@@ -230,7 +230,7 @@ class ClaimStore:
         )
 
     def open(self, started: Started) -> ClaimedTask:
-        """The attempt with its spec's secrets opened. Raises SecretKeyMissing or SealBroken."""
+        """The attempt with its spec's secrets opened. Raises SecretKeyMissing, SealKeyUnknown or SealBroken."""
         spec = self._specs.decode(started.sealed_spec, started.lease.endpoint_id, started.lease.task_id)
         return ClaimedTask(
             lease=started.lease,
@@ -240,6 +240,11 @@ class ClaimStore:
             spec=spec,
             input=started.input,
         )
+
+    async def is_key_in_use(self, fingerprint: str) -> bool:
+        """Return whether processes of this store seal with this secret key now; otherwise nobody need have it."""
+        noted = await self._blocking.hmget(META, [FINGERPRINT, NEXT_FINGERPRINT])  # type: ignore[misc]
+        return fingerprint.encode() in noted
 
     def public_spec(self, started: Started) -> TaskSpec:
         """The spec without its secrets; always readable."""

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 from zlib import crc32
 
 META = "{qe}:meta"
-"""Hash: data format version, number of partitions, instance id, fingerprint of the secret key."""
+"""Hash: data format version, number of partitions, instance id, fingerprints of secret keys."""
+FINGERPRINT = "secret_key"
+"""Field: the fingerprint of the key that all secrets can be opened with."""
+NEXT_FINGERPRINT = "secret_key_next"
+"""Field, while the key is being changed: the fingerprint of the key that secrets are sealed with now."""
 ENDPOINT_IDS = "{qe}:endpoint-ids"
 """Counter that numbers the endpoints."""
 CREDENTIAL_IDS = "{qe}:credential-ids"

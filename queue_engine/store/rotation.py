@@ -79,7 +79,8 @@ class Rotation:
         for number in range(1, MAX_ROUNDS + 1):
             progress.round = number
             if not await self._round(progress, on_progress):
-                await self._redis.hset(keys.META, "secret_key", self._sealer.fingerprint)  # type: ignore[misc]
+                await self._redis.hset(keys.META, keys.FINGERPRINT, self._sealer.fingerprint)  # type: ignore[misc]
+                await self._redis.hdel(keys.META, keys.NEXT_FINGERPRINT)  # type: ignore[misc]
                 return Rotated(progress, complete=True)
         return Rotated(progress, complete=False)
 

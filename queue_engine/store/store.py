@@ -223,10 +223,25 @@ class Store:
         await self._must_stay(
             "partitions", str(self.partitions.count), "it was set up with {found} partitions, not {wanted}"
         )
-        if self.sealer.has_key and not self.sealer.knows(await self._noted("secret_key", self.sealer.fingerprint)):
+        if self.sealer.has_key:
+            await self._check_key(await self._noted(keys.FINGERPRINT, self.sealer.fingerprint))
+
+    async def _check_key(self, stores_key: str) -> None:
+        """Check that the store's key is known, and note a newer one that this process seals with."""
+        if not self.sealer.knows(stores_key):
             raise UnfitStore(
                 "the store does not fit: its secrets were sealed with another secret key: set QUEUE_ENGINE_SECRET_KEY, "
                 "or QUEUE_ENGINE_SECRET_KEY_PREVIOUS, to the one used before"
+            )
+        if stores_key != self.sealer.fingerprint:
+            await self.redis.hset(keys.META, keys.NEXT_FINGERPRINT, self.sealer.fingerprint)  # type: ignore[misc]
+
+    async def check_has_key(self) -> None:
+        """Raise UnfitStore when secrets of the store are sealed and this process has no key, so that it cannot work."""
+        if not self.sealer.has_key and await self.redis.hexists(keys.META, keys.FINGERPRINT):  # type: ignore[misc]
+            raise UnfitStore(
+                "the store does not fit: its secrets are sealed with a secret key and this process has none: set "
+                "QUEUE_ENGINE_SECRET_KEY"
             )
 
     async def _must_stay(self, field: str, wanted: str, message: str) -> None:

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -13,9 +14,20 @@ from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import AttemptOutcome, TaskState
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.runtime.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.store.claims import Entry
 from queue_engine.store.store import Store
-from tests.integration.parts import TENANT, HttpServer, Programs, Reply, ended, new_endpoint, replies, submit
+from tests.integration.parts import (
+    SECRET_KEY,
+    TENANT,
+    HttpServer,
+    Programs,
+    Reply,
+    ended,
+    new_endpoint,
+    replies,
+    submit,
+)
 from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until, wait_until_async
@@ -428,12 +440,48 @@ async def test_a_result_is_kept_while_the_store_is_away(
     assert (await ended(store, endpoint_id)).output == b'"kept"'
 
 
-async def test_headers_that_cannot_be_opened_fail_the_task_visibly(
+@pytest.mark.parametrize("keys", ["none", "an older one", "an older and a newer one"])
+async def test_an_agent_without_the_key_of_a_tasks_headers_leaves_it_to_others(
+    store: Store, programs: Programs, container: HttpServer, keys: str
+) -> None:
+    newer_key = new_secret_key()
+    variables: dict[str, Any] = {"QUEUE_ENGINE_SECRET_KEY": "" if keys == "none" else SECRET_KEY}
+    newer: dict[str, Any] = {"QUEUE_ENGINE_SECRET_KEY": newer_key, "QUEUE_ENGINE_SECRET_KEY_PREVIOUS": SECRET_KEY}
+    if keys == "an older and a newer one":
+        variables["QUEUE_ENGINE_SECRET_KEY_PREVIOUS"] = new_secret_key()
+    await store.prepare()
+    sealing = Store(store.url, Sealer(parse_secret_key(newer_key), [parse_secret_key(SECRET_KEY)]))
+    await sealing.prepare()  # notes the newer key
+    endpoint_id = await new_endpoint(store)
+    agent = programs.agent(endpoint_id, container.url, lease=30, **variables)
+    names = [f"t{number}" for number in range(10)]
+    for name in names:
+        await submit(sealing, endpoint_id, name, headers={"X-Any": "1"})
+    await sealing.close()
+
+    async def explained() -> bool:
+        workers = await store.workers.of_endpoint(endpoint_id)
+        return any("QUEUE_ENGINE_SECRET_KEY" in (worker.error or "") for worker in workers)
+
+    await wait_until_async(explained, 20, "the worker's error does not say why")
+    counts = await store.tasks.counts(endpoint_id)
+    assert (counts.queued, counts.failed) == (10, 0)
+    assert container.requests == []
+    programs.agent(endpoint_id, container.url, **newer)
+    for name in names:
+        task = await ended(store, endpoint_id, name)
+        assert (task.state, task.attempts) == (TaskState.SUCCEEDED, 1)
+    assert agent.output().count("leaves tasks to other agents") <= 2  # a read covers two queues
+
+
+async def test_headers_sealed_with_a_key_that_is_no_longer_in_use_fail_their_task_visibly(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
+    forgotten = Store(store.url, Sealer(parse_secret_key(new_secret_key())))
     endpoint_id = await new_endpoint(store)
-    await submit(store, endpoint_id, headers={"X-Any": "1"})
-    programs.agent(endpoint_id, container.url, QUEUE_ENGINE_SECRET_KEY="")
+    await submit(forgotten, endpoint_id, headers={"X-Any": "1"})
+    await forgotten.close()
+    programs.agent(endpoint_id, container.url)
     task = await ended(store, endpoint_id)
     assert task.state is TaskState.FAILED
     assert "QUEUE_ENGINE_SECRET_KEY" in (task.error or "")

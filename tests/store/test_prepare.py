@@ -69,6 +69,38 @@ async def test_a_process_without_a_key_may_use_the_store_and_claims_no_key(store
         await keyless.close()
 
 
+async def test_a_process_that_needs_a_key_and_has_none_is_refused_once_the_store_has_one(store: Store) -> None:
+    keyless = Store(store.url, Sealer(None), partitions=4)
+    try:
+        await keyless.prepare()
+        await keyless.check_has_key()
+        await store.prepare()
+        with pytest.raises(UnfitStore, match="QUEUE_ENGINE_SECRET_KEY"):
+            await keyless.check_has_key()
+        await store.check_has_key()
+    finally:
+        await keyless.close()
+
+
+async def test_the_key_that_secrets_are_sealed_with_is_in_use_before_and_after_a_rotation(
+    store: Store, probe: Probe
+) -> None:
+    await store.prepare()
+    newer, stranger = Sealer(bytes(range(1, 33)), [SECRET_KEY]), Sealer(bytes(32))
+    other = Store(store.url, newer, partitions=4)
+    claims = store.claims(endpoint_id="1", worker_id="a1", lease_ms=1000)
+    try:
+        assert not await claims.is_key_in_use(newer.fingerprint)
+        await other.prepare()
+        keys = (store.sealer.fingerprint, newer.fingerprint, stranger.fingerprint)
+        assert [await claims.is_key_in_use(key) for key in keys] == [True, True, False]
+        assert (await other.rotation.run()).complete
+        assert [await claims.is_key_in_use(key) for key in keys] == [False, True, False]
+        assert "secret_key_next" not in await probe.hash(META)
+    finally:
+        await other.close()
+
+
 async def test_data_of_another_format_is_refused(store: Store, probe: Probe) -> None:
     await probe.ask("HSET", META, "format", "0")
     with pytest.raises(UnfitStore, match="data of format 0"):
