@@ -11,10 +11,9 @@ import sys
 import time
 from typing import Any
 
-import httpx
+import aiohttp
 from arq import Worker, create_pool, func
 from arq.connections import RedisSettings
-from httpx_aiohttp import AiohttpTransport
 
 QUEUE = "bench:arq"
 
@@ -26,10 +25,11 @@ async def _main() -> None:
     for first in range(0, jobs, 50):
         calls = (pool.enqueue_job("job", {"n": n}, _queue_name=QUEUE) for n in range(first, min(jobs, first + 50)))
         await asyncio.gather(*calls)
-    async with httpx.AsyncClient(transport=AiohttpTransport(), trust_env=False) as client:
+    async with aiohttp.ClientSession() as client:
 
         async def job(_context: dict[Any, Any], payload: object) -> object:
-            return (await client.post(target_url, json=payload)).json()
+            async with client.post(target_url, json=payload) as response:
+                return await response.json()
 
         worker = Worker(
             functions=[func(job, name="job")],  # type: ignore[arg-type]
