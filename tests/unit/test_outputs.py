@@ -227,6 +227,13 @@ def test_every_output_is_json(content_type: str, body: bytes) -> None:
     assert is_json(output)
 
 
+@pytest.mark.parametrize("length", [3 * 16 * 1024 + add for add in (-1, 0, 1, 100_000)])
+def test_large_bodies_are_whole(length: int) -> None:
+    text = ("aü😀\n" * length)[:length]
+    assert json.loads(output_of("text/plain", text.encode())) == text
+    assert output_of("x/y", b"\xff" * length) == binary("x/y", b"\xff" * length)
+
+
 # Errors
 
 
