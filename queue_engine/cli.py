@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -35,6 +36,7 @@ from queue_engine.settings import (
     DeliverySettings,
     MetricsSettings,
     StoreSettings,
+    store_places,
 )
 from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
 from queue_engine.store.client import store_errors
@@ -91,7 +93,11 @@ def up(
         str | None, typer.Option(help="An external Redis or Valkey instead of the embedded one")
     ] = None,
 ) -> None:
-    """Everything on this machine: store, API, controller, delivery. Ctrl-C drains and stops it."""
+    """Everything on this machine: store, API, controller, delivery. Ctrl-C drains and stops it.
+
+    Workers are processes of this user: every API key gives a shell on this machine, because an endpoint's
+    initializationCommand runs here. Give keys only to people who may log in.
+    """
     from queue_engine.up import UpOptions, run_up
 
     for kind in (ApiSettings, DeliverySettings):
@@ -99,7 +105,14 @@ def up(
     controller_settings = _settings(ControllerSettings, redis_url=redis_url)
     if redis_url is not None:
         _check_jobs_place(controller_settings)
-    options = UpOptions(host=host, port=port, data_dir=data_dir, redis_url=redis_url, environment=dict(os.environ))
+    options = UpOptions(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        redis_url=redis_url,
+        environment=dict(os.environ),
+        on_terminal=sys.stdout.isatty(),
+    )
     sys.exit(_run(run_up(options)))
 
 
@@ -267,6 +280,8 @@ async def _serve_api(settings: ApiSettings) -> int:
             fault = await store.api_keys.put_first(settings.api_key.get_secret_value())
             if fault is not None:
                 log.warning("%s", fault)
+        if settings.webhook_loopback:
+            await store.api_keys.note_tenants()
         if not store.sealer.has_key:
             log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
         resolver = CachingResolver(DnsLookup())
@@ -292,13 +307,14 @@ async def _serve_api(settings: ApiSettings) -> int:
 
 async def _serve_delivery(settings: DeliverySettings) -> int:
     from queue_engine.delivery.guard import Guard
+    from queue_engine.delivery.loopback import LoopbackSender
     from queue_engine.delivery.sender import SenderLimits, open_sender
     from queue_engine.delivery.service import DeliveryConfig, DeliveryService
     from queue_engine.domain.retry import Schedule
-    from queue_engine.domain.webhooks import AddressPolicy
+    from queue_engine.domain.webhooks import LOOPBACK, AddressPolicy
     from queue_engine.runtime.resolver import CachingResolver, DnsLookup
 
-    _serve_metrics(settings, metrics.Role.DELIVERY)
+    metrics_port = _serve_metrics(settings, metrics.Role.DELIVERY)
     config = DeliveryConfig(
         schedule=Schedule(settings.delays_seconds),
         slots=settings.delivery_slots,
@@ -306,12 +322,22 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
         attempt_seconds=settings.delivery_timeout_seconds,
     )
     limits = SenderLimits(settings.delivery_timeout_seconds, settings.delivery_connect_timeout_seconds)
-    guard = Guard(AddressPolicy(settings.webhook_allow), frozenset(settings.own_ports))
+    store_ports, store_hosts = store_places(settings.redis_url.get_secret_value())
+    own_ports = frozenset({*settings.own_ports, *store_ports, metrics_port})
+    guard = Guard(AddressPolicy(settings.webhook_allow), own_ports, (*settings.own_hosts, *store_hosts))
+    local = replace(guard, policy=AddressPolicy((*settings.webhook_allow, *LOOPBACK)))
     resolver = CachingResolver(DnsLookup())
     async with _opened(settings) as store:
         await store.wait_until_ready()
         await store.check_has_key()
-        async with open_sender(guard, resolver, limits, connections=config.slots) as sender:
+        async with (
+            open_sender(guard, resolver, limits, connections=config.slots) as strict,
+            open_sender(local, resolver, limits, connections=config.slots) as to_loopback,
+        ):
+            if settings.webhook_loopback:
+                await store.api_keys.note_tenants()
+            alone = LoopbackSender(store.api_keys, to_loopback, strict)
+            sender = alone if settings.webhook_loopback else strict
             most_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS
             service = DeliveryService(config, store.outbox(most_age_ms=most_age_ms), sender)
             _on_end(service.drain)
@@ -433,12 +459,13 @@ def _check_jobs_place(settings: ControllerSettings) -> None:
         )
 
 
-def _serve_metrics(settings: MetricsSettings, role: metrics.Role, **more: Page) -> None:
-    """Serve the role's metrics, and further pages below them."""
+def _serve_metrics(settings: MetricsSettings, role: metrics.Role, **more: Page) -> int:
+    """Serve the role's metrics, and further pages below them; returns the port."""
     pages = own_metrics(metrics.registry_of(role)) | {f"/metrics/{name}": page for name, page in more.items()}
     listener = _or_fail("QUEUE_ENGINE_METRICS_PORT", lambda: listen(settings.metrics_host, settings.metrics_port))
     port = serve_pages(listener, pages)
     log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
+    return port
 
 
 @asynccontextmanager

@@ -20,12 +20,13 @@ from queue_engine.domain.durability import (
 )
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
 from queue_engine.domain.store_url import Topology, parse_store_url
+from queue_engine.domain.webhooks import OwnHost, parse_own_host
 from queue_engine.domain.worker_addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
+from queue_engine.runtime.ports import is_this_machine
 from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
 from queue_engine.runtime.settings_base import ProcessSettings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-LOOPBACK_NETWORKS = "127.0.0.0/8,::1/128"
 
 
 class EngineSettings(ProcessSettings):
@@ -114,9 +115,28 @@ class WebhookSettings(EngineSettings):
         (), description="Networks inside which webhooks are allowed although they are not public, comma-separated CIDRs"
     )
 
-    own_ports: Annotated[tuple[int, ...], NoDecode] = Field(
-        (), description="Ports of the API on this machine, comma-separated: no webhook may point back at them"
+    webhook_loopback: bool = Field(
+        False,
+        description="Also allow webhooks to loopback while there is one tenant: what `up` sets when neither its --host "
+        "nor QUEUE_ENGINE_WEBHOOK_ALLOW says otherwise",
     )
+    own_ports: Annotated[tuple[int, ...], NoDecode] = Field(
+        (),
+        description="Ports of the engine on this machine, comma-separated: no webhook may point at them, whatever is "
+        "allowed. Each process adds its own, and those of a store on this machine",
+    )
+    own_hosts: Annotated[tuple[OwnHost, ...], NoDecode] = Field(
+        (),
+        description="Public hosts of this engine, comma-separated `host` or `host:port`: no webhook may point at them, "
+        "whatever is allowed",
+    )
+
+    @field_validator("own_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(parse_own_host(part.strip()) for part in value.split(",") if part.strip())
+        return value
 
     @field_validator("own_ports", mode="before")
     @classmethod
@@ -263,3 +283,11 @@ def _networks(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(ipaddress.ip_network(part.strip(), strict=True) for part in value.split(",") if part.strip())
     return value
+
+
+def store_places(url: str) -> tuple[frozenset[int], tuple[OwnHost, ...]]:
+    """Where the servers and sentinels of a store's URL are: ports on this machine, and other hosts."""
+    addresses = parse_store_url(url).addresses
+    here = [address for address in addresses if is_this_machine(address.host)]
+    elsewhere = [OwnHost(address.host.lower(), address.port) for address in addresses if address not in here]
+    return frozenset(address.port for address in here), tuple(elsewhere)

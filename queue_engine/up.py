@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -20,13 +21,15 @@ from queue_engine.domain.errors import EngineError
 from queue_engine.embedded import EmbeddedStore, EmbeddedStoreError
 from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.interpreter import python_command, python_path
-from queue_engine.runtime.ports import free_port, is_free
+from queue_engine.runtime.ports import free_port, is_free, is_loopback
 from queue_engine.runtime.process_groups import passed_on
-from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.runtime.sealing import Sealer, new_secret_key
 from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.runtime.supervisor import Program, ProgramError, ProgramExit, Supervisor
-from queue_engine.settings import LOOPBACK_NETWORKS
+from queue_engine.settings import store_places
 from queue_engine.store.api_keys import new_api_key
+from queue_engine.store.client import store_errors
+from queue_engine.store.store import Store
 
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
@@ -46,6 +49,8 @@ class UpOptions:
     data_dir: Path
     redis_url: str | None = field(repr=False)
     environment: Mapping[str, str] = field(repr=False)
+    on_terminal: bool = False
+    """Whether what is said is read on a terminal: nowhere else is the API key shown."""
 
 
 async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -> int:
@@ -115,7 +120,7 @@ class _Stack:
         metrics_ports = self._metrics_ports()
         self._supervisor = Supervisor(on_exit=self._on_exit)
         for role in ROLES:
-            environment = self._environment(role, redis_url, secret_key, api_key, metrics_ports.get(role))
+            environment = self._environment(role, redis_url, secret_key, api_key, metrics_ports)
             log = BoundedLog(self._data_dir / "logs" / f"{role}.log")
             command = python_command("queue_engine", role)
             # Longer than the controller gives its workers: it must outlive them.
@@ -123,7 +128,7 @@ class _Stack:
             self._supervisor.start(Program(role, command, environment, log, grace_seconds))
         self.say("starting: " + ", ".join(ROLES))
         await self._wait_until_ready()
-        self._greet(api_key, metrics_ports)
+        await self._greet(redis_url, api_key, metrics_ports)
 
     async def stop(self) -> None:
         if self._supervisor is not None:
@@ -148,12 +153,11 @@ class _Stack:
     # What the processes get
 
     def _environment(
-        self, role: str, redis_url: str, secret_key: str, api_key: str, metrics_port: int | None
+        self, role: str, redis_url: str, secret_key: str, api_key: str, ports: Mapping[str, int]
     ) -> dict[str, str]:
-        given = self._options.environment
+        given, metrics_port = self._options.environment, ports.get(role)
         environment = {
-            "QUEUE_ENGINE_WEBHOOK_ALLOW": LOOPBACK_NETWORKS,
-            "QUEUE_ENGINE_OWN_PORTS": str(self._options.port),
+            "QUEUE_ENGINE_WEBHOOK_LOOPBACK": str(self._allows_loopback),
             "QUEUE_ENGINE_WORKER_GRACE_SECONDS": str(WORKER_GRACE_SECONDS),
             "QUEUE_ENGINE_WORK_DIR": str(self._data_dir / "workers"),
             **passed_on(given),
@@ -163,6 +167,7 @@ class _Stack:
             "QUEUE_ENGINE_SECRET_KEY": secret_key,
             "QUEUE_ENGINE_HOST": self._options.host,
             "QUEUE_ENGINE_PORT": str(self._options.port),
+            **self._own_places(ports),
         }
         for name in ("QUEUE_ENGINE_REDIS_URL", "QUEUE_ENGINE_SECRET_KEY", "QUEUE_ENGINE_API_KEY"):
             environment.pop(name + FILE_SUFFIX, None)
@@ -172,6 +177,26 @@ class _Stack:
         if metrics_port is not None:
             environment["QUEUE_ENGINE_METRICS_PORT"] = str(metrics_port)
         return environment
+
+    @property
+    def _allows_loopback(self) -> bool:
+        """Whether webhooks may go to loopback while there is one tenant. The operator's list wins, an empty one too."""
+        explicit = "QUEUE_ENGINE_WEBHOOK_ALLOW" in self._options.environment
+        return not explicit and is_loopback(self._options.host)
+
+    def _own_places(self, metrics_ports: Mapping[str, int]) -> dict[str, str]:
+        """Where the engine listens, so that no webhook goes there; each process adds its own store's places."""
+        given = self._options.environment
+        jobs_url = given.get("QUEUE_ENGINE_CONTROL_REDIS_URL")
+        jobs_ports, jobs_hosts = store_places(jobs_url) if jobs_url else (frozenset[int](), ())
+        ports = {self._options.port, *metrics_ports.values(), *jobs_ports}
+        hosts = [
+            f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}" for host in jobs_hosts
+        ]
+        return {
+            "QUEUE_ENGINE_OWN_PORTS": ",".join([*map(str, sorted(ports)), given.get("QUEUE_ENGINE_OWN_PORTS", "")]),
+            "QUEUE_ENGINE_OWN_HOSTS": ",".join([*hosts, given.get("QUEUE_ENGINE_OWN_HOSTS", "")]),
+        }
 
     def _grace_seconds(self) -> float:
         given = self._options.environment.get("QUEUE_ENGINE_WORKER_GRACE_SECONDS")
@@ -253,26 +278,59 @@ class _Stack:
         logs = self._data_dir / "logs"
         self.say(f"{end.reason}; starting it again in {end.restart_in_seconds:g} s (logs: {logs})")
 
-    def _greet(self, api_key: str, metrics_ports: Mapping[str, int]) -> None:
-        allowed = self._options.environment.get("QUEUE_ENGINE_WEBHOOK_ALLOW") or LOOPBACK_NETWORKS
+    async def _greet(self, redis_url: str, api_key: str, metrics_ports: Mapping[str, int]) -> None:
+        fault, alone = await self._state_of_keys(redis_url, api_key)
         metrics = [f"{self.base_url}/metrics", *(f"http://127.0.0.1:{port}/metrics" for port in metrics_ports.values())]
+        shown, in_shell = self._shown_key(api_key)
         self.say(
             f"""
 queue-engine is up
 
   Base URL   {self.base_url}
-  API key    {api_key}
+  API key    {shown}
   Data       {self._data_dir}
   API docs   {self.base_url}/docs
   Metrics    {"  ".join(metrics)}
-  Webhooks   to public addresses, and to {allowed} because this is `up`
+  Webhooks   {self._webhooks(alone=alone)}
 
 Try it:
 
-  curl -s {self.base_url}/v2/serverless -H 'X-Api-Key: {api_key}'
+  curl -s {self.base_url}/v2/serverless -H {in_shell}
 
 Ctrl-C stops everything."""
         )
+        if fault is not None:
+            self.say(f"\nwarning: {fault}")
+
+    async def _state_of_keys(self, redis_url: str, api_key: str) -> tuple[str | None, bool]:
+        """Why the first API key does not do what the operator expects, and whether there is one tenant."""
+        store = Store(redis_url, Sealer(None))
+        try:
+            async with store_errors():
+                return await store.api_keys.put_first(api_key), await store.api_keys.has_one_tenant()
+        finally:
+            await store.close()
+
+    def _shown_key(self, api_key: str) -> tuple[str, str]:
+        """The API key as it is shown, and its header as a word of a shell; elsewhere than on a terminal without it."""
+        given = self._options.environment
+        if self._options.on_terminal:
+            return api_key, f"'X-Api-Key: {api_key}'"
+        if given.get("QUEUE_ENGINE_API_KEY"):
+            return "from QUEUE_ENGINE_API_KEY", '"X-Api-Key: $QUEUE_ENGINE_API_KEY"'
+        path = given.get("QUEUE_ENGINE_API_KEY" + FILE_SUFFIX) or str(self._data_dir / "api-key")
+        return f"in {path}", f'"X-Api-Key: $(cat {shlex.quote(path)})"'
+
+    def _webhooks(self, *, alone: bool) -> str:
+        allowed = self._options.environment.get("QUEUE_ENGINE_WEBHOOK_ALLOW")
+        if allowed:
+            return f"to public addresses, and to {allowed}"
+        if self._allows_loopback and alone:
+            return "to public addresses, and to loopback while there is one tenant"
+        reason = "QUEUE_ENGINE_WEBHOOK_ALLOW is empty"
+        if allowed is None:
+            reason = "there is a second tenant" if self._allows_loopback else "--host is not loopback"
+        return f"to public addresses only: {reason}"
 
 
 def _say(text: str) -> None:

@@ -31,8 +31,8 @@ from queue_engine.api.routes_logs import LogRoutes
 from queue_engine.api.routes_operations import OperationsRoutes
 from queue_engine.api.routes_tasks import TaskRoutes
 from queue_engine.api.services import Services
-from queue_engine.domain.webhooks import AddressPolicy
-from queue_engine.settings import ApiSettings
+from queue_engine.domain.webhooks import LOOPBACK, AddressPolicy
+from queue_engine.settings import ApiSettings, store_places
 from queue_engine.store.store import Store
 
 
@@ -56,8 +56,8 @@ def create_app(
     own_ports: frozenset[int] = frozenset(),
     monotonic: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
-    """The application. `own_ports` are those that it is served on: no webhook may point back at them. Who passes
-    `worker_client` in closes it.
+    """The application. `own_ports` are the engine's on this machine: no webhook may point back at them, nor at the
+    store. Who passes `worker_client` in closes it.
 
     Opens no connection and reads one file at most, the operator's catalogue. Raises InvalidCatalogue.
     """
@@ -66,7 +66,7 @@ def create_app(
         authenticator=Authenticator(store.api_keys, monotonic=monotonic),
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
         bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds),
-        destinations=DestinationGuard(lookup, AddressPolicy(settings.webhook_allow), own_ports=own_ports),
+        destinations=_destination_guard(settings, store, lookup, own_ports),
         catalogue=load_catalogue(settings.catalogue_file),
         fingerprint_keys=tuple(_fingerprint_key(key) for key in settings.secret_keys) or (b"",),
     )
@@ -82,6 +82,20 @@ def create_app(
     operations += OperationsRoutes(store, document, metrics.registry_of(metrics.Role.API)).operations()
     _count_failures_from_zero(operations)
     return _with_routes(operations, RefusedRequests(store.check_writable))
+
+
+def _destination_guard(
+    settings: ApiSettings, store: Store, lookup: AddressLookup, own_ports: frozenset[int]
+) -> DestinationGuard:
+    store_ports, store_hosts = store_places(store.url)
+    with_loopback = AddressPolicy((*settings.webhook_allow, *LOOPBACK))
+    return DestinationGuard(
+        lookup,
+        AddressPolicy(settings.webhook_allow),
+        own_ports=own_ports | store_ports,
+        own_hosts=(*settings.own_hosts, *store_hosts),
+        one_tenant=(with_loopback, store.api_keys) if settings.webhook_loopback else None,
+    )
 
 
 def _with_routes(operations: list[APIRoute], refused: RefusedRequests) -> FastAPI:

@@ -2,38 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+from queue_engine.api.patience import from_store
 from queue_engine.domain.errors import InvalidRequest
-from queue_engine.domain.webhooks import AddressPolicy, Webhook, judge_destination
+from queue_engine.domain.webhooks import NO_PUBLIC_ADDRESS, AddressPolicy, OwnHost, Webhook, judge_destination
+from queue_engine.runtime.ports import machine_addresses
+from queue_engine.runtime.resolver import NoAnswer
 
 
 class AddressLookup(Protocol):
-    """Finds all addresses of a host in bounded time. Raises OSError when there is none."""
+    """Finds all addresses of a host in bounded time.
+
+    Raises NoAnswer when no name server has answered, another OSError when the name has no address.
+    """
 
     async def addresses(self, host: str) -> Sequence[str]: ...
 
 
+class Tenants(Protocol):
+    """Knows whether there was never a second tenant."""
+
+    async def has_one_tenant(self) -> bool: ...
+
+
 class DestinationGuard:
-    """Judges webhooks by where they point. `own_ports` are those that this API listens on."""
+    """Judges webhooks by where they point.
+
+    `own_ports` are those of this engine on this machine, `own_hosts` its hosts. With `one_tenant`, a policy and who
+    knows the tenants, that policy counts while there is one tenant.
+    """
 
     def __init__(
-        self, lookup: AddressLookup, policy: AddressPolicy, *, own_ports: frozenset[int] = frozenset()
+        self,
+        lookup: AddressLookup,
+        policy: AddressPolicy,
+        *,
+        own_ports: frozenset[int] = frozenset(),
+        own_hosts: Collection[OwnHost] = (),
+        one_tenant: tuple[AddressPolicy, Tenants] | None = None,
+        machine: Callable[[], Collection[str]] = machine_addresses,
     ) -> None:
         self._lookup = lookup
         self._policy = policy
         self._own_ports = own_ports
+        self._own_hosts = own_hosts
+        self._one_tenant = one_tenant
+        self._machine = machine
 
     async def check(self, webhook: Webhook) -> None:
-        """Raises InvalidRequest when nothing may be sent there. A public name that nobody knows yet passes."""
-        addresses = None if webhook.literal is not None else await self._addresses(webhook.host)
-        refusal = judge_destination(webhook, addresses, self._policy, self._own_ports)
-        if refusal is not None:
-            raise InvalidRequest("webhook", refusal)
+        """Raises InvalidRequest when nothing may be sent there.
 
-    async def _addresses(self, host: str) -> Sequence[str] | None:
-        try:
-            return await self._lookup.addresses(host)
-        except OSError:
-            return None
+        A name that looks public passes when no name server has answered: the delivery process judges it again.
+        """
+        addresses: Sequence[str] | None = None
+        unresolved: str | None = None
+        if webhook.literal is None:
+            try:
+                addresses = await self._lookup.addresses(webhook.host)
+            except NoAnswer:
+                pass
+            except OSError:
+                unresolved = NO_PUBLIC_ADDRESS
+        refusal = self._refusal(webhook, addresses, self._policy)
+        if refusal is not None and self._one_tenant is not None:
+            refusal = await self._refusal_with_one_tenant(webhook, addresses, refusal, *self._one_tenant)
+        if refusal is not None or unresolved is not None:
+            raise InvalidRequest("webhook", refusal or unresolved or "")
+
+    async def _refusal_with_one_tenant(
+        self, webhook: Webhook, addresses: Sequence[str] | None, refusal: str, policy: AddressPolicy, tenants: Tenants
+    ) -> str | None:
+        """What that policy says while there is one tenant. The store is asked only where that makes a difference."""
+        local = self._refusal(webhook, addresses, policy)
+        return local if local != refusal and await from_store(tenants.has_one_tenant()) else refusal
+
+    def _refusal(self, webhook: Webhook, addresses: Sequence[str] | None, policy: AddressPolicy) -> str | None:
+        machine = self._machine() if webhook.port in self._own_ports else ()
+        return judge_destination(
+            webhook, addresses, policy, self._own_ports, own_hosts=self._own_hosts, machine=machine
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +17,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from queue_engine import __version__
-from queue_engine.domain.webhooks import AddressPolicy, judge_addresses, points_back
+from queue_engine.domain.webhooks import AddressPolicy, OwnHost, judge_addresses, points_at_own_host, points_back
 from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector, checked_sockets
 from queue_engine.runtime.http_faults import BlockedAddress
+from queue_engine.runtime.ports import machine_addresses
 
 USER_AGENT = f"queue-engine/{__version__}"
 
@@ -27,13 +29,20 @@ READ_BUFFER_BYTES = 16 * 1024
 
 @dataclass(frozen=True)
 class Guard:
-    """Who may be connected to: `policy` by address, and none of our API's own ports on this machine."""
+    """Who may be connected to: `policy` by address, and nothing of this engine.
+
+    That is its `own_ports` on any address of this machine, and its `own_hosts`, whatever the policy allows.
+    """
 
     policy: AddressPolicy = field(default_factory=AddressPolicy)
     own_ports: frozenset[int] = frozenset()
+    own_hosts: Collection[OwnHost] = ()
+    machine: Callable[[], Collection[str]] = machine_addresses
 
-    def check_answer(self, host: str, addresses: list[str]) -> None:
+    def check_answer(self, host: str, addresses: list[str], port: int = 0) -> None:
         """Judge all that a host name resolves to. Raises BlockedAddress."""
+        if points_at_own_host(host, addresses, port, self.own_hosts):
+            raise BlockedAddress("the host is this engine's own")
         refusal = judge_addresses(host, addresses, self.policy)
         if refusal is not None:
             raise BlockedAddress(refusal)
@@ -43,8 +52,9 @@ class Guard:
         refusal = self.policy.refusal(address)
         if refusal is not None:
             raise BlockedAddress(f"the address {refusal}")
-        if points_back(address, port, self.own_ports):
-            raise BlockedAddress("the address is this API's own")
+        own = port in self.own_ports and points_back(address, port, self.own_ports, self.machine())
+        if own or points_at_own_host(address, (address,), port, self.own_hosts):
+            raise BlockedAddress("the address is this engine's own")
 
 
 class ConnectionUse:
@@ -100,7 +110,7 @@ class _GuardedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        self._guard.check_answer(host, [result["host"] for result in found])
+        self._guard.check_answer(host, [result["host"] for result in found], port)
         return found
 
     async def close(self) -> None:

@@ -13,9 +13,18 @@ from queue_engine import metrics
 from queue_engine.delivery.answers import FAULTS
 from queue_engine.delivery.fairness import LaneLimits, Lanes, Turn
 from queue_engine.delivery.sender import OutgoingRequest
-from queue_engine.domain.deliveries import AttemptAnswer, Delivered, Delivery, GivenUp, Verdict, judge
+from queue_engine.domain.deliveries import (
+    AttemptAnswer,
+    Delivered,
+    Delivery,
+    GivenUp,
+    Verdict,
+    as_recorded,
+    judge,
+)
 from queue_engine.domain.retry import Schedule
 from queue_engine.domain.signing import signature_headers
+from queue_engine.domain.webhooks import InvalidWebhook, parse_webhook
 from queue_engine.runtime.http_faults import INTERNAL
 from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
@@ -167,9 +176,12 @@ class DeliveryService:
         self, entry: OutboxEntry, delivery: Delivery, answer: AttemptAnswer, sent_at_ms: int
     ) -> str | None:
         attempt = delivery.attempts + 1
-        verdict = judge(answer, self._config.schedule, attempt=attempt, luck=random.random())
+        recorded = as_recorded(answer, named=_is_named(delivery.url))
+        verdict = judge(recorded, self._config.schedule, attempt=attempt, luck=random.random())
         settlement = await persist(
-            lambda: self._outbox.settle(entry, answer, verdict, at_ms=sent_at_ms), passing=unavailability, what="settle"
+            lambda: self._outbox.settle(entry, recorded, verdict, at_ms=sent_at_ms),
+            passing=unavailability,
+            what="settle",
         )
         _count(answer, verdict, settlement.latency_seconds if settlement.accepted else None)
         level = logging.INFO if answer.fault is None else logging.WARNING
@@ -183,7 +195,7 @@ class DeliveryService:
                 "recorded": settlement.accepted,
             }
             log.log(level, "delivery attempt", extra={**_ids(entry), **facts})
-        return answer.fault
+        return recorded.fault
 
     # The end
 
@@ -210,6 +222,14 @@ class DeliveryService:
 metrics.delivery_attempts.labels("success", "none")
 for _fault in FAULTS:
     metrics.delivery_attempts.labels("failure", _fault)
+
+
+def _is_named(url: str) -> bool:
+    """Whether the host of a webhook is a name and no address."""
+    try:
+        return parse_webhook(url).literal is None
+    except InvalidWebhook:
+        return False
 
 
 def _ids(entry: OutboxEntry) -> dict[str, str]:

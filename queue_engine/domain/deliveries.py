@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from queue_engine.domain.retry import Schedule
@@ -116,6 +116,20 @@ class AttemptAnswer:
     """The first 2 KiB of the answer, or what went wrong."""
     retry_after_seconds: float | None = None
     duration_seconds: float = 0.0
+
+
+UNRESOLVED = "the host name does not resolve to an address that is allowed"
+
+
+def as_recorded(answer: AttemptAnswer, *, named: bool) -> AttemptAnswer:
+    """The answer as its tenant may see it.
+
+    With a host that is `named` and no address, one that resolves inside is recorded like one that does not resolve: a
+    tenant must not learn the names of the private network from the difference.
+    """
+    if named and answer.fault in ("dns_error", "blocked_address"):
+        return replace(answer, fault="dns_error", excerpt=UNRESOLVED)
+    return answer
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ several IPv6 forms on Python 3.11.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import (
     AddressValueError,
@@ -20,6 +20,8 @@ from ipaddress import (
     ip_address,
     ip_network,
 )
+
+import idna
 
 MAX_URL_CHARACTERS = 512
 
@@ -184,6 +186,7 @@ _REFUSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
         ("ff00::/8", "multicast"),
     )
 )
+LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _GLOBAL_UNICAST_IPV6 = IPv6Network("2000::/3")
 """All that IANA has given out for the public internet."""
 _ISATAP_MARKS = frozenset({0x0000_5EFE, 0x0200_5EFE})
@@ -261,42 +264,111 @@ def name_refusal(host: str) -> str | None:
     return None
 
 
+HOW_TO_ALLOW = "the operator may allow it by QUEUE_ENGINE_WEBHOOK_ALLOW"
+NO_PUBLIC_ADDRESS = (
+    f"must not point at this host: it does not resolve to addresses on the public internet only ({HOW_TO_ALLOW})"
+)
+"""The refusal of a name that resolves inside, and of one that does not resolve: a difference would show a tenant the
+names of the private network."""
+POINTS_BACK = "must not point back at this API"
+POINTS_AT_OWN_HOST = "must not point at a host of this engine (QUEUE_ENGINE_OWN_HOSTS)"
+
+
 def judge_destination(
     webhook: Webhook,
     addresses: Sequence[str] | None,
     policy: AddressPolicy,
     own_ports: frozenset[int] = frozenset(),
+    *,
+    own_hosts: Collection[OwnHost] = (),
+    machine: Collection[str] = (),
 ) -> str | None:
-    """Why nothing may be sent to this webhook; None when it may be. To be put after the field's name.
+    """Why nothing may be sent to this webhook; None when it may. To be put after the field's name.
 
     `addresses` is all that the host resolves to, None when that is not known: a name that looks public then passes,
-    since the guard judges the address of every connection again. `own_ports` are the ports that our API listens on.
+    since the guard judges the address of every connection again. `own_ports` are the ports on which this engine listens
+    on this machine, whose addresses besides loopback are `machine`; `own_hosts` are its hosts elsewhere. The policy
+    cannot allow these.
     """
     if webhook.literal is not None:
         addresses = (webhook.host,)
-    if any(points_back(address, webhook.port, own_ports) for address in addresses or ()):
-        return "must not point back at this API"
-    return judge_addresses(webhook.host, addresses, policy)
+    if points_at_own_host(webhook.host, addresses or (), webhook.port, own_hosts):
+        return POINTS_AT_OWN_HOST
+    refusal = judge_addresses(webhook.host, addresses, policy)
+    if refusal is not None:
+        return refusal
+    if any(points_back(address, webhook.port, own_ports, machine) for address in addresses or ()):
+        return POINTS_BACK
+    return None
 
 
 def judge_addresses(host: str, addresses: Sequence[str] | None, policy: AddressPolicy) -> str | None:
     """As `judge_destination`, for a host without its port. One refused address among many refuses them all."""
     if _address(host) is not None:
         reason = policy.refusal(host)
-        return None if reason is None else f"must not point at this address: it {reason}"
+        return None if reason is None else f"must not point at this address: it {reason}; {HOW_TO_ALLOW}"
     reason = name_refusal(host)
     if reason is not None:
         named = bool(addresses) and all(policy.allows_explicitly(address) for address in addresses or ())
-        return None if named else f"must not point at this host: {reason}"
+        return None if named else f"must not point at this host: {reason}; {HOW_TO_ALLOW}"
     if any(policy.refusal(address) is not None for address in addresses or ()):
-        # Which address it is stays untold: a tenant must not learn the private network's names from us.
-        return "must not point at this host: it resolves to an address that is not on the public internet"
+        return NO_PUBLIC_ADDRESS
     return None
 
 
-def points_back(address: str, port: int, own_ports: frozenset[int]) -> bool:
-    """Whether a connection to the address and port reaches one of our own listeners on this machine."""
-    parsed = _address(address)
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        parsed = parsed.ipv4_mapped
-    return parsed is not None and port in own_ports and (parsed.is_loopback or parsed.is_unspecified)
+def points_back(address: str, port: int, own_ports: frozenset[int], machine: Collection[str] = ()) -> bool:
+    """Whether a connection to the address and port reaches one of our own listeners on this machine.
+
+    `machine` holds the machine's addresses besides loopback: a listener is taken to listen on all of them.
+    """
+    parsed = _plain(address)
+    if parsed is None or port not in own_ports:
+        return False
+    return parsed.is_loopback or parsed.is_unspecified or any(parsed == _plain(own) for own in machine)
+
+
+@dataclass(frozen=True)
+class OwnHost:
+    """A public host of this engine; `port` None means every port."""
+
+    host: str
+    """A name as `Webhook.host` has it, or an address."""
+    port: int | None = None
+
+
+def parse_own_host(text: str) -> OwnHost:
+    """Take `host`, `host:port`, an IPv6 address or `[address]:port` apart. Raises ValueError that names the entry."""
+    try:
+        if _address(text) is not None:
+            return OwnHost(str(_plain(text)))
+        parts = _AUTHORITY.fullmatch(text)
+        if parts is None:
+            raise InvalidWebhook("is no host name and no address")
+        port = None if parts["port"] is None else _parse_port(parts["port"])
+        host = parts["host"]
+        return OwnHost(_parse_host(host if host.startswith("[") else _ascii_name(host)), port)
+    except ValueError as error:
+        raise ValueError(f"{text!r} must be a host name or an address, with :port where only that is meant") from error
+
+
+def _ascii_name(name: str) -> str:
+    return name.lower() if name.isascii() else idna.encode(name, uts46=True).decode("ascii")
+
+
+def points_at_own_host(host: str, addresses: Iterable[str], port: int, own_hosts: Collection[OwnHost]) -> bool:
+    """Whether a webhook leads to one of `own_hosts`: by its name, or by an address that is named among them."""
+    meant = {own.host for own in own_hosts if own.port in (None, port)}
+    if not meant:
+        return False
+    return host.lower().removesuffix(".") in meant or any(str(_plain(address)) in meant for address in addresses)
+
+
+_WITH_IPV4_AT_THEIR_END = tuple(map(IPv6Network, ("::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "::/96")))
+
+
+def _plain(text: str | Address) -> Address | None:
+    """The address without its interface, and the IPv4 address that an IPv6 form of it carries."""
+    address = _address(text.partition("%")[0] if isinstance(text, str) else text)
+    if address is None or int(address) <= 1 or not any(address in network for network in _WITH_IPV4_AT_THEIR_END):
+        return address
+    return IPv4Address(int(address) & 0xFFFF_FFFF)

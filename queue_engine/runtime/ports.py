@@ -1,4 +1,4 @@
-"""Free TCP ports on the loopback interface."""
+"""Free TCP ports on the loopback interface, and the addresses of this machine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import random
 import socket
 from collections.abc import Container
 from functools import lru_cache
+from ipaddress import ip_address
 from pathlib import Path
+
+import psutil
 
 LOOPBACK = "127.0.0.1"
 IPV6_LOOPBACK = "::1"
@@ -37,6 +40,29 @@ def free_port(taken: Container[int] = ()) -> int:
 def is_free(port: int) -> bool:
     """Whether a server could listen on this loopback port now."""
     return _bound_port(port) is not None
+
+
+def machine_addresses() -> frozenset[str]:
+    """The IP addresses of this machine's interfaces as they are now."""
+    return frozenset(
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family in (socket.AF_INET, socket.AF_INET6)
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listener on this host is reached from this machine only. No name but `localhost` is looked up."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether the host is `localhost` or an address of this machine. Other names are not looked up."""
+    return is_loopback(host) or host in ("0.0.0.0", "::") or host in machine_addresses()  # noqa: S104 - compared only
 
 
 def _bound_port(wanted: int) -> int | None:

@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from typing import Protocol
 
 import aiodns
+import aiodns.error
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 LOCALHOST_ADDRESSES = ("127.0.0.1", "::1")
@@ -24,6 +25,10 @@ LOCALHOST_ADDRESSES = ("127.0.0.1", "::1")
 
 class NameNotResolved(OSError):
     """The name has no address, or no server told one in time."""
+
+
+class NoAnswer(NameNotResolved):
+    """No name server has answered: whether the name has an address is not known."""
 
 
 class Lookup(Protocol):
@@ -50,6 +55,8 @@ class ResolverLimits:
 class _Answer:
     addresses: tuple[str, ...]
     """Empty: the name was not resolved."""
+    is_known: bool
+    """Whether a name server has answered."""
     expires_at: float
 
 
@@ -67,17 +74,20 @@ class CachingResolver(AbstractResolver):
         self._limits = limits or ResolverLimits()
         self._monotonic = monotonic
         self._answers: OrderedDict[str, _Answer] = OrderedDict()
-        self._under_way: dict[str, asyncio.Task[tuple[str, ...]]] = {}
+        self._under_way: dict[str, asyncio.Task[_Answer]] = {}
 
     async def addresses(self, host: str) -> tuple[str, ...]:
         """All addresses of a host, which may be an address itself. Raises NameNotResolved."""
         name = host.lower().removesuffix(".")
-        found = _known_without_asking(name) or self._remembered(name)
+        if known := _known_without_asking(name):
+            return known
+        found = self._remembered(name)
         if found is None:
             found = await asyncio.shield(self._ask_once(name))
-        if not found:
-            raise NameNotResolved(f"{name[:253]} could not be resolved")
-        return found
+        if not found.addresses:
+            kind = NameNotResolved if found.is_known else NoAnswer
+            raise kind(f"{name[:253]} could not be resolved")
+        return found.addresses
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -97,13 +107,13 @@ class CachingResolver(AbstractResolver):
         await asyncio.gather(*under_way, return_exceptions=True)
         await self._lookup.close()
 
-    def _remembered(self, name: str) -> tuple[str, ...] | None:
+    def _remembered(self, name: str) -> _Answer | None:
         answer = self._answers.get(name)
         if answer is None or self._monotonic() >= answer.expires_at:
             return None
-        return answer.addresses
+        return answer
 
-    def _ask_once(self, name: str) -> asyncio.Task[tuple[str, ...]]:
+    def _ask_once(self, name: str) -> asyncio.Task[_Answer]:
         """The look-up of the name that is under way, or a new one: a waiter that leaves does not end it."""
         task = self._under_way.get(name)
         if task is None:
@@ -112,21 +122,30 @@ class CachingResolver(AbstractResolver):
             task.add_done_callback(lambda _: self._under_way.pop(name, None))
         return task
 
-    async def _ask(self, name: str) -> tuple[str, ...]:
+    async def _ask(self, name: str) -> _Answer:
+        addresses: tuple[str, ...] = ()
+        is_known = True
         try:
             async with asyncio.timeout(self._limits.lookup_seconds):
                 addresses = tuple(await self._lookup.addresses(name))
-        except OSError:  # TimeoutError is one
-            addresses = ()
-        self._remember(name, addresses)
-        return addresses
-
-    def _remember(self, name: str, addresses: tuple[str, ...]) -> None:
+        except (NoAnswer, TimeoutError):
+            is_known = False
+        except OSError:
+            pass
         seconds = self._limits.positive_seconds if addresses else self._limits.negative_seconds
+        answer = _Answer(addresses, is_known, self._monotonic() + seconds)
+        self._remember(name, answer)
+        return answer
+
+    def _remember(self, name: str, answer: _Answer) -> None:
         self._answers.pop(name, None)
         while len(self._answers) >= self._limits.names:
             self._answers.popitem(last=False)
-        self._answers[name] = _Answer(addresses, self._monotonic() + seconds)
+        self._answers[name] = answer
+
+
+_NO_ADDRESS = frozenset({aiodns.error.ARES_ENODATA, aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_EBADNAME})
+"""What c-ares says of a name without an address. All other errors are about the way to the name servers."""
 
 
 class DnsLookup:
@@ -141,7 +160,8 @@ class DnsLookup:
         try:
             answer = await self._resolver.getaddrinfo(name, type=socket.SOCK_STREAM)
         except aiodns.error.DNSError as error:
-            raise NameNotResolved(str(error)) from error
+            kind = NameNotResolved if error.args[:1] and error.args[0] in _NO_ADDRESS else NoAnswer
+            raise kind(str(error)) from error
         return [_text_of(node.addr) for node in answer.nodes]
 
     async def close(self) -> None:

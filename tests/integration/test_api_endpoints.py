@@ -1,13 +1,15 @@
 """Endpoints and their workers over HTTP."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.runtime.resolver import NoAnswer
 from queue_engine.store.client import connect
 from tests.api_server import ENDPOINT, RunningApi, ScriptedLookup, running_api
+from tests.servers import StoreServer
 
 RESOURCE = ENDPOINT["resources"][0]
 
@@ -225,8 +227,69 @@ async def test_a_webhook_is_judged_by_where_its_name_leads(valkey_url: str) -> N
     lookup = ScriptedLookup({"inside.example": ["10.1.2.3"], "outside.example": ["93.184.216.34"]})
     async with running_api(valkey_url, lookup=lookup) as api:
         assert (await _with_webhook(api, "http://outside.example/")) == 200
-        assert (await _with_webhook(api, "http://unknown.example/")) == 200
         assert (await _with_webhook(api, "http://inside.example/")) == 400
+
+
+async def test_a_name_that_resolves_inside_is_refused_in_the_words_for_one_that_does_not_resolve(
+    valkey_url: str,
+) -> None:
+    lookup = ScriptedLookup({"inside.example": ["10.1.2.3"], "mixed.example": ["8.8.8.8", "::1"], "none.example": None})
+    async with running_api(valkey_url, lookup=lookup) as api:
+        endpoint_id = await api.create_endpoint()
+        answers = []
+        for host in ("inside.example", "mixed.example", "none.example"):
+            url = f"http://{host}/hook"
+            answers += [
+                await api.submit(endpoint_id, webhook=url),
+                await api.post("/v2/serverless", ENDPOINT | {"webhook": url}),
+                await api.client.patch(f"/v2/serverless/{endpoint_id}", json={"webhook": url}),
+            ]
+        assert {answer.status_code for answer in answers} == {400}
+        messages = {answer.json()["message"] for answer in answers}
+        assert len(messages) == 1
+        assert "QUEUE_ENGINE_WEBHOOK_ALLOW" in messages.pop()
+
+
+async def test_a_name_passes_while_no_name_server_answers(valkey_url: str) -> None:
+    class Silent(ScriptedLookup):
+        async def addresses(self, host: str) -> Sequence[str]:
+            raise NoAnswer(host)
+
+    async with running_api(valkey_url, lookup=Silent()) as api:
+        assert (await _with_webhook(api, "http://outside.example/")) == 200
+        assert (await _with_webhook(api, "http://db.internal/")) == 400
+
+
+async def test_webhooks_to_loopback_pass_while_there_is_one_tenant(valkey_url: str) -> None:
+    urls = ("http://127.0.0.1:9/", "http://[::1]:9/", "http://localhost:9/", "http://me.example:9/")
+    lookup = ScriptedLookup({"localhost": ["127.0.0.1", "::1"], "me.example": ["127.0.0.1"]})
+    async with running_api(valkey_url, lookup=lookup, webhook_loopback=True) as api:
+        assert [await _with_webhook(api, url) for url in urls] == [200] * 4
+        assert await _with_webhook(api, "http://10.0.0.5/") == 400
+        assert await _with_webhook(api, f"http://127.0.0.1:{api.port}/") == 400
+        await api.new_key("second")
+        assert [await _with_webhook(api, url) for url in urls] == [400] * 4
+
+
+async def test_the_stores_port_and_own_hosts_are_refused_whatever_is_allowed(
+    valkey_url: str, valkey_server: StoreServer
+) -> None:
+    everything = "0.0.0.0/0,::/0"
+    async with running_api(valkey_url, webhook_allow=everything, own_hosts="Api.Example.com.,b.example:8443") as api:
+        endpoint_id = await api.create_endpoint()
+        for url in (
+            f"http://127.0.0.1:{valkey_server.port}/",
+            f"http://[::ffff:127.0.0.1]:{valkey_server.port}/",
+            "https://api.example.com/v2/serverless/1/tasks",
+            "http://API.example.com.:8080/",
+            "https://b.example:8443/",
+        ):
+            for answer in (
+                await api.submit(endpoint_id, webhook=url),
+                await api.post("/v2/serverless", ENDPOINT | {"webhook": url}),
+            ):
+                assert (answer.status_code, answer.json()["message"][:9]) == (400, "webhook: "), url
+        assert await _with_webhook(api, "https://b.example/") == 200
 
 
 async def _with_webhook(api: RunningApi, url: str) -> int:

@@ -306,3 +306,51 @@ def test_a_bad_setting_is_named_at_start(programs: Programs, variable: str, valu
     assert process.wait() == 2
     assert variable in process.output()
     assert "Traceback" not in process.output()
+
+
+async def test_a_name_that_resolves_inside_is_recorded_like_one_that_does_not_resolve(
+    store: Store, programs: Programs
+) -> None:
+    """A tenant must not learn the names of the private network from the difference."""
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, "inside", webhook="http://db.localhost:9/")  # ::1 is not allowed
+    await end_task(store, endpoint_id, "unresolved", webhook="http://db.invalid:9/")
+    programs.delivery(schedule="0.1")
+    seen = []
+    for task_id in ("inside", "unresolved"):
+        task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED, task_id)
+        log = await store.tasks.delivery_log(endpoint_id, task_id)
+        seen.append((task.delivery_error, [(one["status"], one["error"], one["response"]) for one in log]))
+    assert seen[0] == seen[1]
+    assert [row[2] for row in seen[0][1]] == ["the host name does not resolve to an address that is allowed"] * 2
+
+
+async def test_loopback_is_closed_as_soon_as_there_is_a_second_tenant(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    await store.api_keys.put("first-key", tenant="default", name="")
+    programs.delivery(schedule="0.1", QUEUE_ENGINE_WEBHOOK_ALLOW="", QUEUE_ENGINE_WEBHOOK_LOOPBACK="true")
+    await end_task(store, endpoint_id, "before", webhook=f"{receiver.url}/hook")
+    await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "before")
+    await store.api_keys.put("second-key", tenant="second", name="")
+    await end_task(store, endpoint_id, "after", webhook=f"{receiver.url}/hook")
+    await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED, "after")
+    assert [one["error"] for one in await store.tasks.delivery_log(endpoint_id, "after")] == ["blocked_address"] * 2
+    assert len(receiver.requests) == 1
+
+
+async def test_the_stores_port_and_an_own_host_get_nothing_although_everything_is_allowed(
+    store: Store, programs: Programs, receiver: HttpServer, valkey_server: StoreServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    own = f"http://me.localhost:{receiver.port}/"
+    for number, url in enumerate((f"http://127.0.0.1:{valkey_server.port}/", own)):
+        await end_task(store, endpoint_id, f"t{number}", webhook=url)
+    programs.delivery(
+        schedule="0.1", QUEUE_ENGINE_WEBHOOK_ALLOW="0.0.0.0/0,::/0", QUEUE_ENGINE_OWN_HOSTS="ME.localhost."
+    )
+    for number in range(2):
+        await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED, f"t{number}")
+    assert [one["error"] for one in await store.tasks.delivery_log(endpoint_id, "t0")] == ["blocked_address"] * 2
+    assert receiver.requests == []

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -17,7 +18,10 @@ from standardwebhooks import Webhook
 from yottaml.elastic import ElasticApi
 from yottaml.skywalker import SkywalkerTaskApi
 
+from queue_engine.embedded import read_store_url
+from queue_engine.runtime.ports import is_loopback, machine_addresses
 from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.store.api_keys import hash_of
 from tests.integration.parts import HttpServer, Program, Reply, replies
 from tests.ports import free_port
 from tests.waiting import wait_until
@@ -313,3 +317,109 @@ def test_an_external_store_is_used_when_given(tmp_path: Path, valkey_url: str) -
         assert not (up.data_dir / "store").exists()
     finally:
         up.end()
+
+
+class TestKeysAndWebhooks:
+    def test_the_key_is_not_written_where_no_terminal_is(self, tmp_path: Path) -> None:
+        up = Up(tmp_path, QUEUE_ENGINE_API_KEY="")
+        try:
+            up.wait_until_up()
+            path = up.data_dir / "api-key"
+            key = path.read_text().strip()
+            assert key not in up.program.output()
+            assert f"API key    in {path}" in up.program.output()
+            [curl] = [line for line in up.program.output().splitlines() if line.strip().startswith("curl ")]
+            answered = subprocess.run(curl, shell=True, capture_output=True, text=True, timeout=30, check=True)
+            assert json.loads(answered.stdout) == {"message": "success", "code": 10000, "data": []}
+            assert key not in "".join(log.read_text() for log in (up.data_dir / "logs").glob("*.log"))
+        finally:
+            up.end()
+
+    def test_it_says_that_the_key_came_from_the_operator_and_when_it_is_revoked(self, tmp_path: Path) -> None:
+        up = Up(tmp_path)
+        try:
+            up.wait_until_up()
+            assert API_KEY not in up.program.output()
+            assert "API key    from QUEUE_ENGINE_API_KEY" in up.program.output()
+            assert "is revoked" not in up.program.output()
+            keys(up, "revoke", hash_of(API_KEY)[:12])
+            up.program.signal(signal.SIGINT)
+            up.program.wait(60)
+            up.start()
+            up.wait_until_up()
+            wait_until(lambda: "the first API key (QUEUE_ENGINE_API_KEY) was revoked" in up.program.output(), 10)
+            answer = httpx.get(f"{up.url}/v2/serverless", headers={"X-Api-Key": API_KEY})
+            assert answer.status_code == 401
+        finally:
+            up.end()
+
+    def test_webhooks_reach_loopback_only_while_there_is_one_tenant_and_never_the_engine(self, up: Up) -> None:
+        assert "and to loopback while there is one tenant" in up.program.output()
+        store = urlsplit(read_store_url(up.data_dir / "store") or "").port
+        metrics = [urlsplit(word).port for word in up.program.output().split() if word.endswith("/metrics")]
+        for port in (up.port, store, *metrics):
+            for host in ("127.0.0.1", "localhost", "[::1]", "0.0.0.0", *machine_hosts()):
+                assert submit_status(up, f"http://{host}:{port}/") == 400, (host, port)
+        assert submit_status(up, "http://127.0.0.1:9/") == 200
+        made = keys(up, "create", "--tenant", "second")
+        assert "there is a second tenant now" in made.stderr
+        assert submit_status(up, "http://127.0.0.1:9/") == 400
+
+    @pytest.mark.parametrize(
+        ("options", "environment", "status", "words"),
+        [
+            (("--host", "0.0.0.0"), {}, 400, "to public addresses only: --host is not loopback"),
+            (
+                (),
+                {"QUEUE_ENGINE_WEBHOOK_ALLOW": ""},
+                400,
+                "to public addresses only: QUEUE_ENGINE_WEBHOOK_ALLOW is empty",
+            ),
+            (
+                ("--host", "0.0.0.0"),
+                {"QUEUE_ENGINE_WEBHOOK_ALLOW": "127.0.0.0/8"},
+                200,
+                "to public addresses, and to 127.0.0.0/8",
+            ),
+        ],
+    )
+    def test_the_host_and_the_operators_list_decide_about_loopback(
+        self, tmp_path: Path, options: tuple[str, ...], environment: dict[str, str], status: int, words: str
+    ) -> None:
+        up = Up(tmp_path, *options, **environment)
+        try:
+            up.wait_until_up()
+            assert words in up.program.output()
+            assert submit_status(up, "http://127.0.0.1:9/") == status
+            assert submit_status(up, f"http://127.0.0.1:{up.port}/") == 400
+        finally:
+            up.end()
+
+
+def keys(up: Up, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """`queue-engine keys` on the store of `up`."""
+    url = read_store_url(up.data_dir / "store")
+    assert url is not None
+    return subprocess.run(
+        [sys.executable, "-m", "queue_engine", "keys", *arguments, "--redis-url", url],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
+def submit_status(up: Up, webhook: str) -> int:
+    """What the API answers to an endpoint with this webhook."""
+    body = {
+        "name": "none", "image": "x", "serviceMode": "QUEUE", "workers": 0, "containerVolumeInGb": 20,
+        "resources": [{"region": "here", "gpuType": "CPU", "gpuCount": 1}], "webhook": webhook,
+    }  # fmt: skip
+    return httpx.post(f"{up.url}/v2/serverless", headers={"X-Api-Key": API_KEY}, json=body).status_code
+
+
+def machine_hosts() -> list[str]:
+    """This machine's addresses besides loopback, as hosts of a URL."""
+    found = [one for one in machine_addresses() if not is_loopback(one) and "%" not in one]
+    return [f"[{one}]" if ":" in one else one for one in found]

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from queue_engine.runtime.resolver import CachingResolver, NameNotResolved, ResolverLimits
+from queue_engine.runtime.resolver import CachingResolver, NameNotResolved, NoAnswer, ResolverLimits
 from tests.waiting import wait_until_async
 
 
@@ -79,8 +79,16 @@ async def test_a_failure_is_remembered_for_five_seconds(bench: Bench) -> None:
 async def test_a_look_up_that_takes_too_long_is_a_failure() -> None:
     bench = Bench(lookup_seconds=0.02)
     bench.lookup.gate.clear()
-    with pytest.raises(NameNotResolved):
-        await bench.resolver.addresses("a.example")
+    for _ in range(2):  # the second time it is remembered
+        with pytest.raises(NoAnswer):
+            await bench.resolver.addresses("a.example")
+
+
+async def test_a_name_without_an_address_is_told_from_a_server_that_does_not_answer(bench: Bench) -> None:
+    for _ in range(2):
+        with pytest.raises(NameNotResolved) as refused:
+            await bench.resolver.addresses("nowhere.example")
+        assert not isinstance(refused.value, NoAnswer)
 
 
 async def test_many_waiters_ask_once(bench: Bench) -> None:

@@ -13,8 +13,10 @@ from yarl import URL
 from queue_engine.domain.webhooks import (
     AddressPolicy,
     InvalidWebhook,
+    OwnHost,
     judge_destination,
     name_refusal,
+    parse_own_host,
     parse_webhook,
 )
 
@@ -315,3 +317,87 @@ def test_a_webhook_that_points_back_at_this_api_is_refused_even_when_allowed(
     webhook = parse_webhook(url)
     assert judge_destination(webhook, addresses, everything, frozenset({8000})) == "must not point back at this API"
     assert judge_destination(webhook, addresses, everything, frozenset({8001})) is None
+
+
+EVERYTHING = AddressPolicy.allowing(["0.0.0.0/0", "::/0"])
+MACHINE = ("192.0.2.7", "2001:db8::7", "fe80::1%eth0")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1", "127.9.9.9", "0.0.0.0", "192.0.2.7", "[::1]", "[::]", "[::ffff:127.0.0.1]", "[::ffff:c000:207]",
+        "[64:ff9b::c000:207]", "[::192.0.2.7]", "[::ffff:0:7f00:1]", "[2001:db8::7]", "[2001:DB8:0::7]", "[fe80::1]",
+    ],
+)  # fmt: skip
+def test_an_own_port_is_refused_on_every_address_of_the_machine_whatever_is_allowed(host: str) -> None:
+    own_ports = frozenset({6379, 8000})
+    for port, refused in ((6379, True), (8000, True), (9000, False)):
+        webhook = parse_webhook(f"http://{host}:{port}/")
+        assert bool(judge_destination(webhook, None, EVERYTHING, own_ports, machine=MACHINE)) == refused
+
+
+def test_an_own_port_elsewhere_is_not_refused() -> None:
+    webhook = parse_webhook("http://198.51.100.9:8000/")
+    assert judge_destination(webhook, None, EVERYTHING, frozenset({8000}), machine=MACHINE) is None
+
+
+@pytest.mark.parametrize(
+    ("own", "url"),
+    [
+        ("api.example.com", "https://api.example.com/v2"),
+        ("api.example.com", "https://api.example.com:8443/v2"),
+        ("API.Example.COM.", "https://api.example.com./"),
+        ("api.example.com", "http://API.EXAMPLE.com/"),
+        ("api.example.com:443", "https://api.example.com/"),
+        ("api.example.com:80", "http://api.example.com/"),
+        ("api.example.com:80", "http://api.example.com:80/"),
+        ("bücher.example", "https://xn--bcher-kva.example/"),
+        ("BÜCHER.example:443", "https://XN--BCHER-KVA.example/"),
+        ("bücher。example", "https://xn--bcher-kva.example/"),
+        ("straße.example", "https://xn--strae-oqa.example/"),
+        ("xn--bcher-kva.example", "https://xn--bcher-kva.example/"),
+        ("93.184.216.34", "https://93.184.216.34/"),
+        ("93.184.216.34:8443", "https://93.184.216.34:8443/"),
+        ("2606:4700::1", "https://[2606:4700:0::1]/"),
+        ("[2606:4700::1]:8443", "https://[2606:4700::1]:8443/"),
+        ("93.184.216.34", "https://[::ffff:93.184.216.34]/"),
+        ("93.184.216.34", "https://other.example/"),
+        ("93.184.216.34:443", "https://other.example/"),
+    ],
+)
+def test_an_own_host_is_refused_in_every_spelling_whatever_is_allowed(own: str, url: str) -> None:
+    own_hosts = (OwnHost("elsewhere.example"), parse_own_host(own))
+    refusal = judge_destination(parse_webhook(url), ["93.184.216.34"], EVERYTHING, own_hosts=own_hosts)
+    assert refusal is not None
+    assert "QUEUE_ENGINE_OWN_HOSTS" in refusal
+
+
+@pytest.mark.parametrize(
+    ("own", "url"),
+    [
+        ("api.example.com:443", "https://api.example.com:8443/"),
+        ("api.example.com:443", "http://api.example.com/"),
+        ("api.example.com", "https://www.example.com/"),
+        ("api.example.com", "https://api.example.com.evil.example/"),
+        ("203.0.113.5:8443", "https://93.184.216.34:8443/"),
+    ],
+)
+def test_another_host_or_port_than_an_own_one_is_not_refused(own: str, url: str) -> None:
+    webhook = parse_webhook(url)
+    assert judge_destination(webhook, ["93.184.216.34"], EVERYTHING, own_hosts=(parse_own_host(own),)) is None
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["https://api.example.com", "api.example.com/", "*.example.com", "a b", ":80", "x:0", "x:99999", "[::1", "a:b:c"],
+)
+def test_an_own_host_that_is_none_is_named(entry: str) -> None:
+    with pytest.raises(ValueError, match="must be a host name or an address") as refused:
+        parse_own_host(entry)
+    assert entry in str(refused.value)
+
+
+@pytest.mark.parametrize("url", ["http://10.0.0.5/", "http://db.internal/", "http://db/", "http://db.example/"])
+def test_the_refusal_of_a_private_webhook_names_the_operators_setting(url: str) -> None:
+    assert "QUEUE_ENGINE_WEBHOOK_ALLOW" in (judge_destination(parse_webhook(url), ["10.0.0.5"], PUBLIC) or "")
