@@ -67,10 +67,10 @@ CONTAINER_END_SECONDS = 1.0
 class _Stop(Enum):
     """Why an attempt is broken off."""
 
-    CANCELLED = (logging.INFO, "the task is cancelled")
-    FENCED = (logging.WARNING, "the attempt is fenced")
-    RELEASED = (logging.INFO, "the agent drains")
-    CONTAINER_ENDED = (logging.WARNING, "the container has ended")
+    CANCELLED = (logging.INFO, "the task is cancelled: its call is stopped")
+    FENCED = (logging.WARNING, "the attempt is fenced: its call is stopped")
+    RELEASED = (logging.INFO, "the agent drains: its call is stopped")
+    CONTAINER_ENDED = (logging.WARNING, "the container has ended: its call is stopped")
 
     def __init__(self, level: int, text: str) -> None:
         self.level = level
@@ -269,7 +269,7 @@ class TaskWork:
         self._claim_after = time.monotonic() + UNREADABLE_PAUSE_SECONDS
         self.fault = f"the agent leaves tasks to other agents, because it cannot open their headers: {error}"
         metrics.agent_tasks_unreadable.inc()
-        log.error("%s", self.fault, extra=self._ids(started))
+        log.error("the agent leaves tasks to other agents", extra={**self._ids(started), "error": str(error)})
 
     async def _attempt(self, held: _Held, task: ClaimedTask, duty: Duty) -> None:
         """Wait for the task's turn, run it, record its outcome."""
@@ -410,7 +410,7 @@ class TaskWork:
         """Break the attempt off, unless its outcome is on its way to the store or it is being broken off."""
         if held.settling or held.stop is not None or held.started.lease.token not in self._held:
             return
-        log.log(why.level, "the call is stopped: %s", why.text, extra=self._ids(held.started))
+        log.log(why.level, why.text, extra=self._ids(held.started))
         if why is _Stop.FENCED:
             metrics.task_attempts.labels(outcome="fenced").inc()
         held.stop = why

@@ -328,7 +328,8 @@ class ClaimStore:
                 EXPIRY_SLACK_MS, outcome.cost, outcome.last_error.encode("utf-8", "replace"),
             ],
         )  # fmt: skip
-        return Settled(word_of(reply), *(int(value) for value in reply[1:]))
+        times = [int(value) for value in reply[1:]]
+        return Settled(word_of(reply), *times)
 
     async def _make_groups(self) -> bool:
         """The store came back without the groups: they are made again from the start of the streams.
