@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from time import perf_counter
 
 from prometheus_client import Counter, Histogram
@@ -15,6 +16,7 @@ from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
 CLIENT_GONE = 499
 """The status in the metrics for a request whose client left before it could be answered."""
 
+_KNOWN_STATUSES = {CLIENT_GONE} | set(HTTPStatus)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -24,7 +26,7 @@ class Edge:
     def __init__(self, app: ASGIApp, refused: RefusedRequests) -> None:
         self._app = app
         self._refused = refused
-        self._requests: dict[tuple[str, str, int], Counter] = {}
+        self._requests: dict[tuple[str, str, str], Counter] = {}
         self._durations: dict[tuple[str, str], Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,15 +65,15 @@ class Edge:
     def _measure(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")
         method = method if method in _METHODS else "OTHER"
-        self._counter(route, method, status).inc()
+        self._counter(route, method, _code(status)).inc()
         self._duration(route, method).observe(seconds)
 
     # `labels()` costs more than the counting itself, so its answers are kept. Both are bounded: routes, methods and
     # statuses are closed sets.
-    def _counter(self, route: str, method: str, status: int) -> Counter:
-        key = (route, method, status)
+    def _counter(self, route: str, method: str, code: str) -> Counter:
+        key = (route, method, code)
         if key not in self._requests:
-            self._requests[key] = metrics.http_requests.labels(route=route, method=method, code=str(status))
+            self._requests[key] = metrics.http_requests.labels(route=route, method=method, code=code)
         return self._requests[key]
 
     def _duration(self, route: str, method: str) -> Histogram:
@@ -93,3 +95,11 @@ def _routed(scope: Scope) -> Scope:
     if raw_path.endswith(b"/") and raw_path.startswith(b"/v2/"):
         changes |= {"path": scope["path"][:-1], "raw_path": raw_path[:-1]}
     return {**scope, **changes} if changes else scope
+
+
+def _code(status: int) -> str:
+    """Return the status for the metrics, such as `404`, or `7xx` for one that is not registered.
+
+    The workers of an ALB endpoint choose their own, and each would be a series of its own, forever.
+    """
+    return str(int(status)) if status in _KNOWN_STATUSES else f"{status // 100}xx"
