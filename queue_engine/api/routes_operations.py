@@ -62,7 +62,7 @@ class OperationsRoutes:
         return success({"status": "ok"})
 
     async def is_ready(self, _request: Request) -> Answer:
-        await from_store(self._store.check_writable())
+        await from_store(self._store.check_ready())
         return success({"status": "ok"})
 
     async def show_metrics(self, _request: Request) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from redis.asyncio import Redis
 from queue_engine import metrics
 from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import EngineError, StoreUnavailable
+from queue_engine.domain.store_faults import known_faults
 from queue_engine.domain.store_url import Topology, parse_store_url
 from queue_engine.runtime.loops import persist
 from queue_engine.runtime.sealing import Sealer
@@ -28,6 +30,8 @@ from queue_engine.store.rotation import Rotation
 from queue_engine.store.scripts import STORE_DURABILITY, ScriptRunner
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
+
+log = logging.getLogger(__name__)
 
 DATA_FORMAT = 1
 """Version of the data model. A store of another version is refused."""
@@ -129,19 +133,25 @@ class Store:
             for where, info in servers.items():
                 self._check_server(info, f" ({where})" if len(servers) > 1 else "")
             await self._check_meta()
+            for warning in {known_faults(info.name, info.version) for info in servers.values()} - {None}:
+                log.warning("%s", warning)
             info = next(iter(servers.values()))
             metrics.note_build(str(info))
             return info
 
     async def servers(self) -> dict[str, ServerInfo]:
         """What the server is, or each master of the cluster, by its address."""
+        return {where: await _server_info(client) for where, client in (await self._masters()).items()}
+
+    async def _masters(self) -> dict[str, Redis]:
+        """A client for the server, or for each master of the cluster by its address."""
         if not isinstance(self.redis, ClusterClient):
-            return {"": await _server_info(self.redis)}
+            return {"": self.redis}
         try:
             masters = await self.redis.masters()
         except NotACluster as error:
             raise UnfitStore(f"{error}: use redis:// or redis+sentinel:// instead of redis+cluster://") from None
-        return {str(address): await _server_info(client) for address, client in masters.items()}
+        return {str(address): client for address, client in masters.items()}
 
     async def server(self) -> ServerInfo:
         """Name, version and eviction policy of the server; in a cluster, of one of them."""
@@ -158,6 +168,16 @@ class Store:
     async def wait_until_ready(self) -> ServerInfo:
         """`prepare`, waiting for as long as the store does not answer. Raises UnfitStore."""
         return await persist(self.prepare, passing=_reason, what="the store")
+
+    async def check_ready(self) -> None:
+        """As `check_writable`, and that no server has begun to evict keys since the start. Raises StoreUnavailable."""
+        await self.check_writable()
+        async with store_errors():
+            for where, client in (await self._masters()).items():
+                memory = await client.info("memory")  # CONFIG is forbidden on some managed stores
+                fault = _eviction_fault(str(memory.get("maxmemory_policy", "")))
+                if fault is not None:
+                    raise StoreUnavailable(f"it {fault}" + (f" ({where})" if where else ""))
 
     async def check_writable(self) -> None:
         """Write to every part of the store: raises StoreUnavailable when one does not answer or refuses writes.
@@ -199,11 +219,8 @@ class Store:
     def _check_server(self, info: ServerInfo, where: str) -> None:
         _check_mode(info, self._address.topology)
         _check_version(info, where)
-        if info.eviction_policy not in ("noeviction", ""):
-            raise UnfitStore(
-                f"the store{where} evicts keys (maxmemory-policy {info.eviction_policy}), so acknowledged tasks would "
-                "vanish: set maxmemory-policy noeviction"
-            )
+        if (fault := _eviction_fault(info.eviction_policy)) is not None:
+            raise UnfitStore(f"the store{where} {fault}")
         if not self._durability.disk:
             return
         if _version(info) < MIN_WAITAOF:
@@ -270,6 +287,15 @@ async def _server_info(client: Redis) -> ServerInfo:
     memory, persistence = await client.info("memory"), await client.info("persistence")
     return ServerInfo(
         name, version, str(memory.get("maxmemory_policy", "")), mode, persistence.get("aof_enabled") in (1, "1")
+    )
+
+
+def _eviction_fault(policy: str) -> str | None:
+    """What is wrong with a server's eviction policy; None when it evicts nothing, or does not say."""
+    if policy in ("noeviction", ""):
+        return None
+    return (
+        f"evicts keys (maxmemory-policy {policy}), so acknowledged tasks would vanish: set maxmemory-policy noeviction"
     )
 
 

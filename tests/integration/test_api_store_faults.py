@@ -121,3 +121,14 @@ async def test_a_fault_of_ours_is_logged_under_the_id_that_is_told(
     (record,) = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert vars(record)["error_id"] == told.removeprefix("internal error, id ")
     assert record.exc_info
+
+
+async def test_readiness_ends_while_the_store_may_evict_keys(api: RunningApi, own_server: StoreServer) -> None:
+    assert (await api.client.get("/readyz")).status_code == 200
+    for policy in ("allkeys-lru", "volatile-ttl"):
+        own_server.command("CONFIG", "SET", "maxmemory-policy", policy)
+        refused = await api.client.get("/readyz")
+        assert refused.status_code == 503
+        assert f"evicts keys (maxmemory-policy {policy})" in refused.json()["message"]
+        own_server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        assert (await api.client.get("/readyz")).status_code == 200

@@ -3,6 +3,7 @@
 import pytest
 
 from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.store_faults import known_faults
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.keys import META
 from queue_engine.store.store import ServerInfo, Store, UnfitStore, _check_version
@@ -33,6 +34,13 @@ async def test_a_store_that_evicts_keys_is_refused(store: Store, probe: Probe, p
         assert await probe.keys() == set()
     finally:
         await probe.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
+
+async def test_a_version_with_known_faults_is_named_at_start(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    info = await store.prepare()
+    warning = known_faults(info.name, info.version)
+    warned = [record.getMessage() for record in caplog.records if "known faults" in record.getMessage()]
+    assert warned == ([] if warning is None else [warning])
 
 
 async def test_another_number_of_partitions_is_refused(store: Store, sealer: Sealer) -> None:

@@ -226,9 +226,12 @@ async def test_every_master_is_checked(setup: Setup, store: Store) -> None:
         try:
             with pytest.raises(UnfitStore, match="evicts keys"):
                 await store.prepare()
+            with pytest.raises(StoreUnavailable, match="evicts keys"):
+                await store.check_ready()
         finally:
             master.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
     await store.prepare()
+    await store.check_ready()
 
 
 async def test_another_kind_of_url_is_refused(setup: Setup) -> None:

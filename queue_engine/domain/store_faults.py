@@ -1,0 +1,63 @@
+"""Versions of Redis and Valkey with published faults that an authenticated client, a Lua script above all, can use.
+
+The fixed versions are those of the projects' release notes and security advisories. A distribution may repair a version
+without changing its number (Debian's 7.0.15-1~deb12uN), so this is a reason to look, not a proof.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+Version = tuple[int, int, int]
+
+_VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?")
+
+
+@dataclass(frozen=True)
+class _Fault:
+    names: tuple[str, ...]
+    redis: tuple[Version, ...]
+    """The first good version of each series that has one. A newer series than all of them was never bad."""
+    valkey: tuple[Version, ...]
+
+
+_FAULTS = (
+    _Fault(("CVE-2024-31449",), ((6, 2, 16), (7, 2, 6), (7, 4, 1)), ((7, 2, 7), (8, 0, 1))),
+    _Fault(("CVE-2024-46981",), ((6, 2, 17), (7, 2, 7), (7, 4, 2)), ((7, 2, 8), (8, 0, 2))),
+    _Fault(("CVE-2025-21605",), ((6, 2, 18), (7, 2, 8), (7, 4, 3)), ((7, 2, 9), (8, 0, 3), (8, 1, 1))),
+    _Fault(
+        ("CVE-2025-46817", "CVE-2025-46818", "CVE-2025-46819", "CVE-2025-49844"),
+        ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2)),
+        ((7, 2, 11), (8, 0, 6), (8, 1, 4)),
+    ),
+    _Fault(("CVE-2025-67733",), (), ((7, 2, 12), (8, 0, 7), (8, 1, 6), (9, 0, 2))),
+)
+
+
+def known_faults(server: str, version: str) -> str | None:
+    """Return a warning about this version of `redis` or `valkey`; None when no fault of it is known here."""
+    found = _VERSION.match(version)
+    if found is None or server not in ("redis", "valkey"):
+        return None
+    number = (int(found[1]), int(found[2]), int(found[3] or 0))
+    fixes = [(fault, fault.valkey if server == "valkey" else fault.redis) for fault in _FAULTS]
+    bad = [(fault, fixed) for fault, fixed in fixes if _is_bad(number, fixed)]
+    if not bad:
+        return None
+    names = ", ".join(name for fault, _ in bad for name in fault.names)
+    latest = {fixed[:2]: fixed for _, versions in bad for fixed in versions if fixed[:2] >= number[:2]}
+    good = ", ".join(".".join(map(str, fixed)) for _, fixed in sorted(latest.items()))
+    return (
+        f"{server} {version} has known faults by its version ({names}), most of them in Lua: a client of the store may "
+        f"run code in it. Fixed in {good}. A distribution may have fixed them without another version, as Debian does in "
+        "7.0.15-1~deb12uN: see its changelog"
+    )
+
+
+def _is_bad(number: Version, fixed: tuple[Version, ...]) -> bool:
+    """Whether a version is older than the fix of its series, or of a series older than the newest one with a fix."""
+    in_series = [version for version in fixed if version[:2] == number[:2]]
+    if in_series:
+        return number < in_series[0]
+    return bool(fixed) and number < max(fixed)
