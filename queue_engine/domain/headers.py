@@ -67,11 +67,12 @@ _PREFIXES = (
     ("x-forwarded-", HeaderKind.ROUTING),
     ("x-envoy-", HeaderKind.ROUTING),  # Envoy's orders on retries, timeouts, paths and addresses
 )
+_ANY_PREFIX = tuple(prefix for prefix, _ in _PREFIXES)
 _CONTENT_TYPE = "content-type"
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _VALUE = re.compile(r"(?:[\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)?")
-_PUNCTUATION = re.compile(r"[^a-z0-9]")
+_ONE_SPELLING = {code: "-" for code in range(256) if not chr(code).isalnum()}
 
 _SECRET_PARTS = re.compile(
     "key|token|secret|auth|cookie|session|sessid|signature|signed|hmac|credential|passw|passphrase|passcode|bearer|jwt"
@@ -85,14 +86,16 @@ def canonical(name: str) -> str:
 
     CGI-style servers replace `-` by `_`; some, lighttpd for one, replace every character that is no letter or digit.
     """
-    return _PUNCTUATION.sub("-", name.lower())
+    return name.lower().translate(_ONE_SPELLING)
 
 
 def kind_of(name: str) -> HeaderKind | None:
     """Return why a header of this name is not the client's to set; None when it is."""
     spelled = canonical(name)
     kind = _KINDS.get(spelled)
-    return kind or next((kind for prefix, kind in _PREFIXES if spelled.startswith(prefix)), None)
+    if kind is None and spelled.startswith(_ANY_PREFIX):
+        kind = next(kind for prefix, kind in _PREFIXES if spelled.startswith(prefix))
+    return kind
 
 
 def headers_fault(headers: Mapping[str, str]) -> str | None:
