@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,7 @@ from queue_engine.domain.worker_addresses import WorkerPolicy
 from queue_engine.runtime.http_client import ResponseConnector, checked_sockets
 from queue_engine.runtime.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of
 from queue_engine.runtime.loops import end_tasks
+from queue_engine.runtime.ports import machine_addresses
 
 CONNECT_SECONDS = 3.0
 READ_BUFFER_BYTES = 64 * 1024
@@ -63,8 +64,11 @@ class WorkerClient:
     close it with `aclose`. `policy` judges the address of every connection, after names are resolved.
     """
 
-    def __init__(self, policy: WorkerPolicy = DEFAULT_POLICY) -> None:
+    def __init__(
+        self, policy: WorkerPolicy = DEFAULT_POLICY, *, machine: Callable[[], Collection[str]] = machine_addresses
+    ) -> None:
         self._policy = policy
+        self._machine = machine
         self._session: aiohttp.ClientSession | None = None
 
     async def send(
@@ -118,7 +122,8 @@ class WorkerClient:
         return self._session
 
     def _check_connect(self, address: str, port: int) -> None:
-        refusal = self._policy.refusal(address, port)
+        machine = self._machine() if port in self._policy.own_ports else ()
+        refusal = self._policy.refusal(address, port, machine)
         if refusal is not None:
             raise BlockedAddress(f"no connection may be made to {address}, port {port}: {refusal}")
 

@@ -7,6 +7,7 @@ says in which networks workers are; some addresses are refused whatever the oper
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
@@ -60,8 +61,11 @@ class WorkerPolicy:
     own_ports: frozenset[int] = frozenset()
     store_ports: frozenset[int] = frozenset()
 
-    def refusal(self, address: str, port: int) -> str | None:
-        """Return why no connection may be made; None when it may."""
+    def refusal(self, address: str, port: int, machine: Collection[str] = ()) -> str | None:
+        """Return why no connection may be made; None when it may.
+
+        `machine` holds this machine's addresses besides loopback. It counts for `own_ports` only.
+        """
         try:
             parsed = ip_address(address)
         except ValueError:
@@ -73,7 +77,7 @@ class WorkerPolicy:
             return "it is outside QUEUE_ENGINE_WORKER_NETWORKS"
         if port in self.store_ports:
             return "its port is the store's"
-        if points_back(address, port, self.own_ports):
+        if points_back(address, port, self.own_ports, machine):
             return "it is this engine's own"
         return None
 

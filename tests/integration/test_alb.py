@@ -9,7 +9,10 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import pytest
 
+from queue_engine.api.alb_exchange import AddressRefused, Outgoing, WorkerClient
+from queue_engine.api.alb_workers import Upstream
 from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.worker_addresses import WorkerPolicy
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.api_keys import hash_of
 from tests.api_server import ENDPOINT, RunningApi, running_api
@@ -534,6 +537,14 @@ async def test_the_api_and_the_store_are_no_workers(api: RunningApi, valkey_serv
     endpoint_id = await endpoint_with(api, api.port, valkey_server.port)
     got = await api.client.get(f"/e/{endpoint_id}/healthz")
     assert (got.status_code, got.json()["message"]) == (503, "no worker runs")
+
+
+async def test_the_engines_ports_are_refused_at_every_address_of_this_machine() -> None:
+    outgoing = Outgoing("GET", "/", [], "id")
+    client = WorkerClient(WorkerPolicy(own_ports=frozenset({8000})), machine=lambda: ("192.168.7.7",))
+    with pytest.raises(AddressRefused, match="own"):
+        await client.send(Upstream("w", "192.168.7.7", 8000), outgoing, None)
+    await client.aclose()
 
 
 async def test_workers_that_come_and_go_are_noticed_within_a_second(api: RunningApi) -> None:

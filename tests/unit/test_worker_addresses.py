@@ -52,4 +52,6 @@ def test_the_engines_own_ports_on_this_machine_and_the_stores_everywhere_are_ref
         assert policy.refusal(address, 6379) is not None
         assert policy.refusal(address, 8001) is None
     assert policy.refusal("10.0.0.5", 8000) is None
+    assert policy.refusal("10.0.0.5", 8000, machine=["10.0.0.5"]) is not None
+    assert policy.refusal("10.0.0.5", 8001, machine=["10.0.0.5"]) is None
     assert policy.refusal("10.0.0.5", 6379) is not None
