@@ -50,8 +50,8 @@ def known_faults(server: str, version: str) -> str | None:
     good = ", ".join(".".join(map(str, fixed)) for _, fixed in sorted(latest.items()))
     return (
         f"{server} {version} has known faults by its version ({names}), most of them in Lua: a client of the store may "
-        f"run code in it. Fixed in {good}. A distribution may have fixed them without another version, as Debian does in "
-        "7.0.15-1~deb12uN: see its changelog"
+        f"run code in it. Fixed in {good}. A distribution may have fixed them without another version, as Debian does "
+        "in 7.0.15-1~deb12uN: see its changelog"
     )
 
 
