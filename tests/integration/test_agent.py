@@ -495,7 +495,7 @@ async def test_headers_sealed_with_a_key_that_is_no_longer_in_use_fail_their_tas
         (("--endpoint", "999"), {}, "endpoint 999 does not exist"),
         (("--endpoint", "1", "--container-url", "https://x/y"), {}, "--container-url"),
         (("--endpoint", "1"), {"WORKER_AGENT_LEASE_SECONDS": "soon"}, "WORKER_AGENT_LEASE_SECONDS"),
-        (("--endpoint", "1"), {"QUEUE_ENGINE_SECRET_KEY": "short"}, "WORKER_AGENT_SECRET_KEY"),
+        (("--endpoint", "1"), {"QUEUE_ENGINE_SECRET_KEY": "short"}, "--secret-key (QUEUE_ENGINE_SECRET_KEY)"),
     ],
 )
 async def test_a_mistake_is_named_at_start(
