@@ -29,6 +29,7 @@ from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import Page, listen, own_metrics, serve_pages
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
 from queue_engine.runtime.logs import configure_logging
+from queue_engine.runtime.orphans import become_subreaper
 from queue_engine.runtime.sealing import new_secret_key
 from queue_engine.settings import (
     ApiSettings,
@@ -359,7 +360,12 @@ async def _serve_controller(settings: ControllerSettings) -> int:
         info = await store.wait_until_ready()
         await store.check_has_key()
         instance_id = await store.instance_id()
-        backend = ProcessBackend(settings.work_dir, instance_id=instance_id, environment=os.environ)
+        backend = ProcessBackend(
+            settings.work_dir,
+            instance_id=instance_id,
+            environment=os.environ,
+            adopts_orphans=become_subreaper(),
+        )
         agents.targets = backend.metrics_targets
         # Beside the controller's work: the agents of a controller that was killed may drain for their whole grace.
         reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))

@@ -15,17 +15,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
-from queue_engine.domain.agent_protocol import END_MARGIN_SECONDS
+from queue_engine.domain.agent_protocol import CONTAINER_COMMAND, END_MARGIN_SECONDS
 from queue_engine.domain.errors import EngineError
 from queue_engine.embedded import EmbeddedStore, EmbeddedStoreError
 from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.interpreter import python_command, python_path
+from queue_engine.runtime.orphans import become_subreaper
 from queue_engine.runtime.ports import free_port, is_free, is_loopback
 from queue_engine.runtime.process_groups import passed_on
 from queue_engine.runtime.sealing import Sealer, new_secret_key
 from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
-from queue_engine.runtime.supervisor import Program, ProgramError, ProgramExit, Supervisor
+from queue_engine.runtime.supervisor import OrphanPolicy, Program, ProgramError, ProgramExit, Supervisor
 from queue_engine.settings import store_places
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.client import store_errors
@@ -118,7 +120,10 @@ class _Stack:
         secret_key, api_key = self._secret_key(), self._api_key()
         redis_url = self._options.redis_url or await self._embedded_store()
         metrics_ports = self._metrics_ports()
-        self._supervisor = Supervisor(on_exit=self._on_exit)
+        # The agents of a controller that was killed drain by themselves.
+        seconds = self._grace_seconds() + END_MARGIN_SECONDS
+        orphans = OrphanPolicy(_is_agent, seconds) if become_subreaper() else None
+        self._supervisor = Supervisor(on_exit=self._on_exit, orphans=orphans)
         for role in ROLES:
             environment = self._environment(role, redis_url, secret_key, api_key, metrics_ports)
             log = BoundedLog(self._data_dir / "logs" / f"{role}.log")
@@ -331,6 +336,13 @@ Ctrl-C stops everything."""
         if allowed is None:
             reason = "there is a second tenant" if self._allows_loopback else "--host is not loopback"
         return f"to public addresses only: {reason}"
+
+
+def _is_agent(pid: int) -> bool:
+    try:
+        return CONTAINER_COMMAND in psutil.Process(pid).environ()
+    except (psutil.Error, OSError):
+        return False
 
 
 def _say(text: str) -> None:

@@ -85,6 +85,12 @@ class Capture:
         data = os.pread(self.fd, self._read_to - first, first)
         return data if first == 0 else data.partition(b"\n")[2]
 
+    def write_line(self, text: str) -> None:
+        """Add a line of the agent's own, after what the container has written."""
+        size = self._size()
+        is_open = size > 0 and os.pread(self.fd, 1, size - 1) != b"\n"
+        os.write(self.fd, f"{chr(10) if is_open else ''}{text}\n".encode())
+
     def close(self) -> None:
         """Let go of the file; it goes when the container's processes have let go of it too. Safe to call twice."""
         if self.fd >= 0:

@@ -25,7 +25,8 @@ from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import listen, own_metrics, serve_pages
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
-from queue_engine.runtime.loops import persist
+from queue_engine.runtime.loops import drive, end_tasks, persist
+from queue_engine.runtime.orphans import become_subreaper
 from queue_engine.runtime.process_groups import end_own_group
 from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.runtime.settings_base import secret_fields
@@ -35,6 +36,7 @@ from worker_agent.agent import Agent, AgentConfig
 from worker_agent.capture import Capture
 from worker_agent.container import LOOPBACKS, ContainerAddress, ContainerProcess, ContainerWatch, watch_over
 from worker_agent.forward import HttpForwarder
+from worker_agent.last_words import say_end
 from worker_agent.log_lines import Secrets
 from worker_agent.logs import LogShipper
 from worker_agent.service_work import ServiceWork
@@ -44,6 +46,8 @@ from worker_agent.task_work import TaskWork
 log = logging.getLogger("worker_agent")
 
 EXIT_USAGE = 2
+REAP_SECONDS = 5.0
+"""Between looks for processes that the container has left and that have ended."""
 UNPROBED_SETTLE_SECONDS = 3.0
 """A container without a port to tell by that has lived for so long is taken to run: one that crashes at once is not."""
 _SHARED_SETTINGS = (
@@ -107,6 +111,7 @@ def _settings(given: dict[str, Any]) -> AgentSettings:
         messages = [str(error)]
     for message in (*messages, *unknown_variables(os.environ)):
         typer.echo(f"worker-agent: {message}", err=True)
+    say_end("the agent cannot start: " + "; ".join(messages))
     sys.exit(EXIT_USAGE)
 
 
@@ -137,6 +142,7 @@ async def serve(settings: AgentSettings) -> int:
         return await _serve(settings, store)
     except EngineError as error:
         log.error("cannot work: %s", error)
+        say_end(f"the agent cannot work: {error}")
         return EXIT_USAGE
     finally:
         await store.close()
@@ -258,8 +264,13 @@ async def _work(settings: AgentSettings, store: Store, agent: Agent) -> int:
 
 
 async def _run_with_container(agent: Agent, command: str, settings: AgentSettings, store: Store) -> int:
-    """Run the command as the container, and the agent for as long as it lives; keep what the container writes."""
+    """Run the command as the container, and the agent for as long as it lives; keep what the container writes.
+
+    Nothing that the command has started is left afterwards, whatever it did to leave its parents.
+    """
+    become_subreaper()
     with closing(Capture()) as output:
+        _note_overridden(settings, output)
         try:
             container = await ContainerProcess.start(command, settings.container_environment, output.fd)
         except OSError as error:
@@ -268,18 +279,29 @@ async def _run_with_container(agent: Agent, command: str, settings: AgentSetting
         logs.start()
         ended = asyncio.create_task(container.wait())
         ended.add_done_callback(lambda task: _note_end(agent, task))
+        reaping = asyncio.create_task(drive(container.reap_step, idle_seconds=REAP_SECONDS, name="reap"))
+        how: str | None = None
         try:
             await agent.run()
             how = ended.result() if ended.done() else None
         finally:
             ended.cancel()
+            await end_tasks(reaping)
             await container.stop(CONTAINER_STOP_SECONDS)
+            if how is not None:
+                output.write_line(how)
             await logs.finish()
         if how is None:
             return 0
-        for line in (*logs.tail(), how):
-            typer.echo(line, err=True)
+        say_end(how, logs.tail()[:-1])
         return STATUS_CONTAINER_ENDED
+
+
+def _note_overridden(settings: AgentSettings, output: Capture) -> None:
+    """Say at the beginning of the container's log which of the endpoint's variables the engine has set otherwise."""
+    for name in settings.overridden_names:
+        value = settings.container_environment.get(name, "")
+        output.write_line(f"the endpoint's variable {name} is overridden: the engine sets {name}={value}")
 
 
 def _note_end(agent: Agent, ended: asyncio.Task[str]) -> None:

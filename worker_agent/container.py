@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from queue_engine import metrics
@@ -18,6 +19,7 @@ from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.tasks import NOT_CONNECTED_FAULTS, ContainerAnswer
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.loops import drive, occurs_within
+from queue_engine.runtime.orphans import end_orphans, reap_orphans
 from queue_engine.runtime.ports import IPV6_LOOPBACK, LOOPBACK
 from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, SettledProbe, Target, where_children_listen
 from worker_agent.readiness import READY_PATH_FAILURES, Clocks, Finding, Probed, Readiness
@@ -28,6 +30,8 @@ LOOPBACKS = (LOOPBACK, IPV6_LOOPBACK)
 PROBE_INTERVAL_SECONDS = 0.1
 READY_PATH_INTERVAL_SECONDS = 0.5
 """Between probes while the container is not ready: a start is noticed this soon."""
+STOP_POLL_SECONDS = 0.05
+"""Between looks whether what a container has started has ended."""
 RECHECK_SECONDS = 5.0
 TRY_INTERVAL_SECONDS = 1.0
 """Between tasks that begin while the container responds 503 to all: the first result comes soon after it is ready, and
@@ -316,10 +320,14 @@ def _now() -> float:
 
 
 class ContainerProcess:
-    """A command that runs as the container, in the agent's process group."""
+    """A command that runs as the container, in the agent's process group.
+
+    Nothing else is started by the agent, so all its other children are what the command started and has left.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._oom_kills = oom_kills()
 
     @classmethod
     async def start(cls, command: str, environment: Mapping[str, str], output_fd: int) -> ContainerProcess:
@@ -338,15 +346,59 @@ class ContainerProcess:
         return cls(process)
 
     async def wait(self) -> str:
-        """Wait until it has ended; says how in a few words."""
-        return container_end(await self._process.wait())
+        """Wait until it has ended; return how, in a few words."""
+        status = await self._process.wait()
+        return container_end(status, out_of_memory=oom_kills() > self._oom_kills)
+
+    async def reap_step(self) -> int:
+        """Reap what the command has left and has ended. Always returns 0: the next look is due after the interval."""
+        reap_orphans(self._is_main)
+        return 0
 
     async def stop(self, grace_seconds: float) -> None:
-        """SIGTERM, and SIGKILL after the grace. What the command itself started is left to who started the agent."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self._process.returncode is not None:
-                return
-            os.kill(self._process.pid, number)
+        """SIGTERM to the command and what it started, and SIGKILL after the grace to all of it that lives.
+
+        A command that has ended by itself leaves nothing that has a grace.
+        """
+        if self._process.returncode is None:
+            self._terminate()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
                     await self._process.wait()
+                    await self._group_ends()
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError):
+                self._process.kill()
+            await self._process.wait()
+        await end_orphans(self._is_main)
+
+    def _terminate(self) -> None:
+        """To the whole group where the agent leads it: a shell does not hand the signal on to the server it runs."""
+        if os.getpgrp() == os.getpid():
+            os.killpg(0, signal.SIGTERM)  # the agent itself drains already
+        else:
+            self._process.terminate()
+
+    async def _group_ends(self) -> None:
+        """Return when nothing of the agent's group is left but the agent."""
+        while any(_is_in_own_group(pid) for pid in reap_orphans(self._is_main)):  # noqa: ASYNC110 - no event tells
+            await asyncio.sleep(STOP_POLL_SECONDS)
+
+    def _is_main(self, pid: int) -> bool:
+        return pid == self._process.pid and self._process.returncode is None
+
+
+def oom_kills() -> int:
+    """Return how many processes the kernel has ended for lack of memory since it started; 0 where it does not say."""
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def _is_in_own_group(pid: int) -> bool:
+    try:
+        return os.getpgid(pid) == os.getpgrp()
+    except OSError:
+        return False

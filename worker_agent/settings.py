@@ -85,6 +85,10 @@ class AgentSettings(ProcessSettings):
     secret_names: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Variables in that environment whose values are masked in the container's log, as a JSON array"
     )
+    overridden_names: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Variables of the endpoint that have other values in that environment, as a JSON array"
+    )
+    end_fd: int | None = Field(None, ge=0, description="A file where the agent writes why it ends by itself")
     log_retention_seconds: float = Field(
         86_400, ge=1, le=365 * 86_400, description="How long the container's log is kept after its end"
     )
@@ -144,7 +148,7 @@ class AgentSettings(ProcessSettings):
         _ = parts.port  # raises ValueError when it is not a port
         return value
 
-    @field_validator("container_environment", "secret_names", mode="before")
+    @field_validator("container_environment", "secret_names", "overridden_names", mode="before")
     @classmethod
     def _parse_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value

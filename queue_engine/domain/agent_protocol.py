@@ -5,8 +5,8 @@ Everything goes through the environment, because command lines can be read by ev
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+import json
+from dataclasses import dataclass
 
 ENDPOINT = "WORKER_AGENT_ENDPOINT"
 WORKER_ID = "WORKER_AGENT_WORKER_ID"
@@ -40,13 +40,20 @@ CONTROLLER_PID = "QUEUE_ENGINE_CONTROLLER_PID"
 CONTROLLER_STARTED = "QUEUE_ENGINE_CONTROLLER_STARTED"
 """With INSTANCE and CONTROLLER_PID it tells whose worker a process is; agent and container both carry the three."""
 
+OVERRIDDEN_NAMES = "WORKER_AGENT_OVERRIDDEN_NAMES"
+"""A JSON array: variables of the endpoint that the engine sets to other values; the container's log says so."""
+END_FD = "WORKER_AGENT_END_FD"
+"""A file of the backend's, opened for writing: the agent writes there why it ends by itself, see `write_end`."""
+END_BYTES = 256 * 1024
+_END_LINES = 20
+_END_LINE_CHARACTERS = 1000
+
 CONTAINER_PORT = "PORT"
 """In the container's environment: the port that it must listen on."""
 
 STATUS_CONTAINER_ENDED = 70
 """The agent's exit status when it ends because the container has ended."""
 
-_CONTAINER_END = re.compile(r"container (?:exited with status|killed by signal) \d{1,5}[^\n\"]*")
 # How a worker ends in order: SIGTERM to the agent; its attempts may finish for the grace, which is a setting; then the
 # agent has END_MARGIN_SECONDS for the rest, in this order, before the backend ends the whole worker by force.
 RELEASE_SECONDS = 2.0
@@ -93,10 +100,28 @@ def container_end(status: int, *, out_of_memory: bool = False) -> str:
     return f"container exited with status {status}"
 
 
-def find_container_end(lines: Iterable[str]) -> str:
-    """The newest such text in the agent's last lines, wherever in a line; without one: `container exited`."""
-    texts = [match[0] for line in lines for match in _CONTAINER_END.finditer(line)]
-    return texts[-1] if texts else "container exited"
+@dataclass(frozen=True)
+class WorkerEnd:
+    """Why a worker has ended by itself, in its agent's words."""
+
+    reason: str
+    last_lines: tuple[str, ...] = ()
+    """What the container of this start wrote last, oldest first, without the endpoint's secrets."""
+
+
+def write_end(end: WorkerEnd) -> bytes:
+    """Return what the agent writes to END_FD; at most END_BYTES."""
+    lines = [line[:_END_LINE_CHARACTERS] for line in end.last_lines[-_END_LINES:]]
+    return json.dumps({"reason": end.reason[:_END_LINE_CHARACTERS], "lines": lines}).encode()
+
+
+def read_end(data: bytes) -> WorkerEnd | None:
+    """Return what an agent has written; None when it wrote nothing, or was killed while it did."""
+    try:
+        said = json.loads(data)
+        return WorkerEnd(str(said["reason"]), tuple(map(str, said["lines"])))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _signal_name(number: int) -> str:

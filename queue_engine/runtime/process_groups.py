@@ -29,7 +29,15 @@ _TRIM_SECONDS = 1.0
 _POLL_SECONDS = 0.01
 _GIVE_UP_SECONDS = 10.0
 
+_leaders: set[int] = set()
+"""Leaders that were started and not reaped yet."""
+
 logger = logging.getLogger(__name__)
+
+
+def is_leader(pid: int) -> bool:
+    """Return whether this process has started `pid` as the leader of a group."""
+    return pid in _leaders
 
 
 class ProcessGroup:
@@ -41,6 +49,7 @@ class ProcessGroup:
 
     def __init__(self, leader: subprocess.Popen[bytes], log: BoundedLog | None) -> None:
         self._leader = leader
+        _leaders.add(leader.pid)
         self._end = asyncio.create_task(self._see_the_end(log), name=f"process-group-{leader.pid}")
 
     @classmethod
@@ -108,6 +117,7 @@ class ProcessGroup:
         # lets no member fork past it.
         _signal_group(self.pid, signal.SIGKILL)
         status = self._leader.wait()
+        _leaders.discard(self.pid)
         await wait_for_group(self.pid)
         if log is not None:
             log.trim()

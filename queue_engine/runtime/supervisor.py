@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 
 from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, Lifeline
-from queue_engine.runtime.process_groups import ProcessGroup, describe_exit
+from queue_engine.runtime.orphans import end_orphans, reap_orphans
+from queue_engine.runtime.process_groups import ProcessGroup, describe_exit, is_leader
 
+ORPHAN_POLL_SECONDS = 0.2
+"""Between looks whether orphans that may go on have ended; only while there are some."""
 _PRIVATE_UMASK = 0o077
 
 logger = logging.getLogger(__name__)
@@ -73,15 +76,36 @@ def log_exit(end: ProgramExit) -> None:
     logger.warning("%s; starting it again in %g s", end.reason, end.restart_in_seconds)
 
 
+@dataclass(frozen=True)
+class OrphanPolicy:
+    """Which orphans of a program that has died may end by themselves, and for how long."""
+
+    may_go_on: Callable[[int], bool]
+    """Whether the process with this number ends by itself. Must not raise."""
+    seconds: float
+
+
 class Supervisor:
     """Runs programs, each in a process group of its own, which a terminal's Ctrl-C does not reach.
 
     A program's group ends with it. Every program inherits a lifeline (descriptor number in QUEUE_ENGINE_LIFELINE_FD):
     one that watches it notices when this process has been killed. `on_exit` must not raise.
+
+    With `orphans` this process is a subreaper: what a program that has died leaves behind, in whatever group, is ended
+    too, but for those that end by themselves, while they may.
     """
 
-    def __init__(self, *, backoff: Backoff | None = None, on_exit: Callable[[ProgramExit], None] = log_exit) -> None:
+    def __init__(
+        self,
+        *,
+        backoff: Backoff | None = None,
+        on_exit: Callable[[ProgramExit], None] = log_exit,
+        orphans: OrphanPolicy | None = None,
+    ) -> None:
         self._backoff = backoff or Backoff()
+        self._orphans = orphans
+        self._killed = False
+        self._tending: asyncio.Task[None] | None = None
         self._on_exit = on_exit
         self._lifeline = Lifeline()
         self._kept: dict[str, _Kept] = {}
@@ -119,6 +143,7 @@ class Supervisor:
 
     def kill(self) -> None:
         """End everything at once, for the second Ctrl-C: a `stop` under way, or to come, returns without any grace."""
+        self._killed = True
         for kept in self._kept.values():
             kept.kill()
 
@@ -126,6 +151,27 @@ class Supervisor:
         """Stop everything and cut the lifeline. Safe to call twice."""
         await self.stop()
         self._lifeline.close()
+        self._tend_orphans()
+        if self._tending is not None:
+            await self._tending
+
+    def _tend_orphans(self) -> None:
+        if self._orphans is not None and (self._tending is None or self._tending.done()):
+            self._tending = asyncio.create_task(self._end_orphans(self._orphans), name="orphans")
+
+    async def _end_orphans(self, policy: OrphanPolicy) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + policy.seconds
+
+        def keep(pid: int) -> bool:
+            may_go_on = not self._killed and clock() < deadline
+            return is_leader(pid) or (may_go_on and policy.may_go_on(pid))
+
+        while True:
+            await end_orphans(keep)
+            if not reap_orphans(is_leader):
+                return
+            await asyncio.sleep(ORPHAN_POLL_SECONDS)
 
     def _spawn(self, program: Program) -> ProcessGroup:
         return ProcessGroup.start(
@@ -142,6 +188,7 @@ class Supervisor:
         while True:
             began = clock()
             reason = await kept.run_out()
+            self._tend_orphans()
             if kept.stopping.is_set():
                 return
             deaths = 1 if clock() - began >= self._backoff.calm_seconds else deaths + 1

@@ -88,11 +88,11 @@ class BackendContract:
         assert "canary-5e1f" not in repr(replace(make_spec("w1", "true"), environment=secret, agent_environment=secret))
 
 
-async def ended(backend: Backend, worker_id: str) -> Observed:
+async def ended(backend: Backend, worker_id: str, timeout: float = 10) -> Observed:
     async def dead() -> Observed | None:
         observed = (await backend.observe())[worker_id]
         return None if observed.alive else observed
 
-    observed = await wait_until_async(dead, message=f"{worker_id} does not end")
+    observed = await wait_until_async(dead, timeout, f"{worker_id} does not end")
     assert observed is not None
     return observed

@@ -9,10 +9,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
 
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.process_groups import end_own_group
+from worker_agent.last_words import say_end
 
 
 async def main() -> int:
@@ -22,8 +24,11 @@ async def main() -> int:
     loop.add_signal_handler(signal.SIGTERM, (lambda: None) if drain == "never" else told.set)
     if drain != "never":
         watch_lifeline(int(os.environ[protocol.LIFELINE_FD]), orphaned.set)
+    output = tempfile.TemporaryFile()  # noqa: SIM115 - until this process ends
     container = await asyncio.create_subprocess_shell(
-        os.environ[protocol.CONTAINER_COMMAND], env=json.loads(os.environ[protocol.CONTAINER_ENVIRONMENT])
+        os.environ[protocol.CONTAINER_COMMAND],
+        env=json.loads(os.environ[protocol.CONTAINER_ENVIRONMENT]),
+        stdout=output,
     )
     ended = asyncio.create_task(container.wait())
     waits = {ended, asyncio.create_task(told.wait()), asyncio.create_task(orphaned.wait())}
@@ -33,7 +38,8 @@ async def main() -> int:
     if orphaned.is_set():
         end_own_group()
     if ended.done() and not told.is_set():
-        print(protocol.container_end(ended.result()), flush=True)  # noqa: T201
+        output.seek(0)
+        say_end(protocol.container_end(ended.result()), output.read().decode().splitlines())
         return protocol.STATUS_CONTAINER_ENDED
     return 0
 

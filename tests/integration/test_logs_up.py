@@ -56,14 +56,16 @@ def test_logs_outlive_their_worker_and_have_no_secrets(up: Up, tmp_path: Path) -
     endpoints.stop_deployment(endpoint_id)
     wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}")["status"] == "STOPPED", 30)
     assert up.get(f"/v2/serverless/{endpoint_id}/workers") == []
-    assert logs_of(up, endpoint_id, worker_id)[0] == "listening"
+    first, second = logs_of(up, endpoint_id, worker_id)[:2]
+    assert first.startswith("the endpoint's variable PORT is overridden: the engine sets PORT=")
+    assert second == "listening"
 
     assert SECRET not in up.program.output()
     for path in (*up.data_dir.rglob("*.log"), *up.data_dir.rglob("*.log.1")):
         assert SECRET not in path.read_text(errors="replace"), path
 
 
-def test_a_container_that_crashes_leaves_its_last_words_in_the_log_and_in_the_controllers(up: Up) -> None:
+def test_a_container_that_crashes_says_why_in_its_workers_error_and_log(up: Up) -> None:
     endpoint_id = create(
         up, command="echo loading; echo no such model $TOKEN >&2; exit 3",
         environment_vars=[{"key": "TOKEN", "value": SECRET}],
@@ -75,7 +77,7 @@ def test_a_container_that_crashes_leaves_its_last_words_in_the_log_and_in_the_co
 
     worker = wait_until(crashed, 30, "no worker has crashed")
     assert worker is not None
-    assert worker["error"].startswith("container exited with status 3\n")
-    assert "\nloading\nno such model ***\n" in worker["error"]
-    assert logs_of(up, endpoint_id, worker["workerId"])[:2] == ["loading", "no such model ***"]
+    assert worker["error"] == "container exited with status 3\nloading\nno such model ***"
+    log = logs_of(up, endpoint_id, worker["workerId"])
+    assert log[:3] == ["loading", "no such model ***", "container exited with status 3"]
     assert SECRET not in up.program.output()

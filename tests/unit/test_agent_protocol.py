@@ -1,6 +1,6 @@
 import pytest
 
-from queue_engine.domain.agent_protocol import container_end, find_container_end
+from queue_engine.domain.agent_protocol import END_BYTES, WorkerEnd, container_end, read_end, write_end
 
 
 @pytest.mark.parametrize(
@@ -17,9 +17,8 @@ from queue_engine.domain.agent_protocol import container_end, find_container_end
         (255, "container exited with status 255"),
     ],
 )
-def test_the_end_of_a_container_is_described_and_found_again(status: int, text: str) -> None:
+def test_the_end_of_a_container_is_described(status: int, text: str) -> None:
     assert container_end(status) == text
-    assert find_container_end(["loading", container_end(status)]) == text
 
 
 @pytest.mark.parametrize("status", [-9, 137])
@@ -32,18 +31,20 @@ def test_lack_of_memory_explains_no_other_end() -> None:
     assert container_end(-15, out_of_memory=True) == "container killed by signal 15 (SIGTERM)"
 
 
-def test_it_is_found_inside_a_longer_line() -> None:
-    line = '{"message":"draining: container killed by signal 11 (SIGSEGV)","level":"info"}'
-    assert find_container_end(["first", line, "released 3 tasks"]) == "container killed by signal 11 (SIGSEGV)"
+@pytest.mark.parametrize("end", [WorkerEnd("why"), WorkerEnd("wärum", ("one", "", "\x1b[31mtwo"))])
+def test_what_an_agent_says_at_its_end_is_read_again(end: WorkerEnd) -> None:
+    assert read_end(write_end(end)) == end
 
 
-def test_the_newest_word_counts() -> None:
-    lines = ["container exited with status 1", "container exited with status 3"]
-    assert find_container_end(lines) == "container exited with status 3"
+def test_an_end_is_bounded() -> None:
+    end = WorkerEnd("\0" * 10**6, ("\0" * 10**6,) * 1000)
+    data = write_end(end)
+    assert len(data) <= END_BYTES
+    assert read_end(data) == WorkerEnd("\0" * 1000, ("\0" * 1000,) * 20)
 
 
 @pytest.mark.parametrize(
-    "lines", [[], ["Traceback"], ["container exited with status"], ["container exited with status ٣"]]
+    "data", [b"", b"{", b"[]", b"3", b"{}", b'{"reason": "x"}', b'{"reason": "x", "lines": 3}', b"\xff"]
 )
-def test_without_a_word_the_fact_remains(lines: list[str]) -> None:
-    assert find_container_end(lines).startswith("container exited")
+def test_an_agent_that_was_killed_has_said_nothing(data: bytes) -> None:
+    assert read_end(data) is None

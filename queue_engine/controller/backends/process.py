@@ -2,6 +2,8 @@
 
 A worker is one process group. Its leader, the agent, is the controller's only child; the agent starts the endpoint's
 command beside itself in the same group (see domain/agent_protocol.py). Whenever the agent ends, the group is killed.
+What has left the group is the agent's to end, which adopts the orphans of its container (see runtime/orphans.py). When
+the agent is killed they come to the controller, which ends them.
 There is no isolation: an endpoint's command runs as the controller's user and can do what that user can. It is handed
 none of the agent's secrets, but as the same user it could read them from the agent's own environment.
 
@@ -16,10 +18,12 @@ import json
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import psutil
 
@@ -30,11 +34,13 @@ from queue_engine.domain.ids import is_worker_id
 from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.interpreter import python_command, python_path
 from queue_engine.runtime.lifeline import Lifeline
+from queue_engine.runtime.orphans import end_orphans
 from queue_engine.runtime.ports import LOOPBACK, free_port
 from queue_engine.runtime.process_groups import (
     ProcessGroup,
     birth_of,
     describe_exit,
+    is_leader,
     kill_group_of,
     kill_processes_with,
     passed_on,
@@ -46,8 +52,6 @@ AGENT_COMMAND = python_command("worker_agent")
 STARTS_PER_CPU = 2
 """A start is mostly the import of the agent's code: more of them at once end no sooner."""
 _KEPT_LOGS = 50
-_SEARCHED_LINES = 200
-"""How far back the agent's word on the container's end may be: it may have handed back tasks since."""
 _ORPHAN_POLL_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
@@ -60,6 +64,8 @@ class ProcessBackend:
     the controller's own, workers get the few variables in PASSED_ON. `work_dir` gets each worker's output in
     `<worker id>.log`. `epoch_seconds` is the clock of `Observed.started_at_ms`. A worker that drains is ended by force
     `end_margin_seconds` after its grace. Without `max_starting` as many start at once as the processors bear.
+    With `adopts_orphans` this process is a subreaper and starts no processes but workers: all its other children are
+    what workers left, and end with them.
     """
 
     def __init__(
@@ -72,7 +78,9 @@ class ProcessBackend:
         epoch_seconds: Callable[[], float] = time.time,
         end_margin_seconds: float = protocol.END_MARGIN_SECONDS,
         max_starting: int | None = None,
+        adopts_orphans: bool = False,
     ) -> None:
+        self._adopts_orphans = adopts_orphans
         self._max_starting = max_starting or STARTS_PER_CPU * (os.cpu_count() or 1)
         self._end_margin_seconds = end_margin_seconds
         self._work_dir = work_dir
@@ -180,18 +188,28 @@ class ProcessBackend:
             self._lifeline = Lifeline()
         lifeline = self._lifeline.fd
         port = free_port({worker.port for worker in self._workers.values() if worker.alive})
-        log = BoundedLog(self._work_dir / f"{spec.worker_id}.log")
+        end_file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker has ended
+        try:
+            group, target = self._started_group(spec, port, lifeline, end_file.fileno())
+        except BaseException:
+            end_file.close()
+            raise
         marks = {**self._marks, protocol.WORKER_ID: spec.worker_id}
+        started_at_ms = int(self._epoch_seconds() * 1000)
+        return _Worker(spec.worker_id, port, target, group, end_file, marks, started_at_ms, self._adopts_orphans)
+
+    def _started_group(
+        self, spec: WorkerSpec, port: int, lifeline: int, end_fd: int
+    ) -> tuple[ProcessGroup, AgentTarget]:
         with socket.create_server((LOOPBACK, 0)) as metrics:
             group = ProcessGroup.start(
                 self._agent_command,
                 environment=self._agent_environment(spec, port, lifeline)
-                | {protocol.METRICS_FD: str(metrics.fileno())},
-                log=log,
-                inherited_fds=(lifeline, metrics.fileno()),
+                | {protocol.METRICS_FD: str(metrics.fileno()), protocol.END_FD: str(end_fd)},
+                log=BoundedLog(self._work_dir / f"{spec.worker_id}.log"),
+                inherited_fds=(lifeline, metrics.fileno(), end_fd),
             )
-            target = AgentTarget(spec.endpoint_id, spec.worker_id, metrics.getsockname()[1])
-        return _Worker(spec.worker_id, port, target, group, log, marks, int(self._epoch_seconds() * 1000))
+            return group, AgentTarget(spec.endpoint_id, spec.worker_id, metrics.getsockname()[1])
 
     def _agent_environment(self, spec: WorkerSpec, port: int, lifeline: int) -> dict[str, str]:
         exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
@@ -199,6 +217,7 @@ class ProcessBackend:
         container = self._container_environment(spec, port)
         given = [name for name, value in spec.environment.items() if container[name] == value]
         secret = [name for name in given if name not in spec.plain_variables]
+        overridden = [name for name in spec.environment if name not in given]
         return {
             **passed_on(self._environment),
             **python_path(self._environment),  # for the agent's own code; the container does not get it
@@ -216,6 +235,7 @@ class ProcessBackend:
             protocol.CONTAINER_COMMAND: spec.command or "",
             protocol.CONTAINER_ENVIRONMENT: json.dumps(container),
             protocol.SECRET_NAMES: json.dumps(secret),
+            protocol.OVERRIDDEN_NAMES: json.dumps(overridden),
             protocol.LIFELINE_FD: str(lifeline),
         }
 
@@ -223,6 +243,7 @@ class ProcessBackend:
         # The marks by which orphans are found come last: an endpoint cannot take them off.
         return {
             **passed_on(self._environment),
+            "PYTHONUNBUFFERED": "1",  # else a Python program that crashes takes its last lines with it
             **spec.environment,
             protocol.CONTAINER_PORT: str(port),
             **self._marks,
@@ -250,9 +271,10 @@ class _Worker:
     port: int
     metrics: AgentTarget
     group: ProcessGroup
-    log: BoundedLog
+    end_file: IO[bytes]
     marks: Mapping[str, str]
     started_at_ms: int
+    adopts_orphans: bool
     exit_reason: str | None = None
     last_lines: tuple[str, ...] = ()
     asked_to_end: bool = False
@@ -275,22 +297,21 @@ class _Worker:
 
     async def _see_the_end(self) -> None:
         status = await self.group.wait()
-        # What has left the group, such as a daemon, is known by the environment that it got.
-        await kill_processes_with(self.marks)
-        self.last_lines = self.log.last_lines()
-        self.exit_reason = _exit_reason(status, self.log.last_lines(_SEARCHED_LINES))
+        if self.adopts_orphans:
+            await end_orphans(keep=is_leader)
+        else:
+            # What has left the group, such as a daemon, is known by the environment that it got.
+            await kill_processes_with(self.marks)
+        end = protocol.read_end(os.pread(self.end_file.fileno(), protocol.END_BYTES, 0))
+        self.end_file.close()
+        self.exit_reason = describe_exit("agent", status) if end is None else end.reason
+        self.last_lines = () if end is None else end.last_lines
 
 
 def _container_url(spec: WorkerSpec, port: int) -> str:
     """A CUSTOM container that exposes nothing need not listen: it runs when it lives."""
     silent = spec.service_mode is ServiceMode.CUSTOM and spec.exposed_port is None
     return f"http://{LOOPBACK}" if silent else f"http://{LOOPBACK}:{port}"
-
-
-def _exit_reason(status: int, last_lines: Sequence[str]) -> str:
-    if status == protocol.STATUS_CONTAINER_ENDED:
-        return protocol.find_container_end(last_lines)
-    return describe_exit("agent", status)
 
 
 def _is_orphan(environment: Mapping[str, str]) -> bool:
