@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +120,25 @@ async def test_a_long_task_survives_more_stops_than_it_may_lose_workers(store: S
         await store.endpoints.want(endpoint_id, TENANT, Wanted.RUNNING)
     await tasks_in(store, endpoint_id, TaskState.RUNNING)
     assert all(worker.status is not WorkerStatus.FAILED for worker in await store.workers.of_endpoint(endpoint_id))
+
+
+GRACEFUL = """
+import pathlib, signal, sys, threading
+signal.signal(signal.SIGTERM, lambda *_: (pathlib.Path(sys.argv[2]).touch(), sys.exit(0)))
+pathlib.Path(sys.argv[1]).touch()
+threading.Event().wait(600)
+"""
+
+
+async def test_sigterm_reaches_the_server_behind_the_shell(store: Store, programs: Programs, tmp_path: Path) -> None:
+    start(programs)
+    script, ready, ended = tmp_path / "server.py", tmp_path / "ready", tmp_path / "ended"
+    script.write_text(GRACEFUL)
+    command = f"cd {tmp_path} && {sys.executable} {script} {ready} {ended}; true"  # the shell stays beside it
+    endpoint_id = await new_endpoint(store, workers=1, initialization_command=command, expose=Expose(8000, "HTTP"))
+    await wait_until_async(ready.exists, 60, "the server does not start")
+    await stop(store, endpoint_id)
+    await wait_until_async(ended.exists, 60, "the server got no SIGTERM")
 
 
 async def _no_worker(store: Store, endpoint_id: str) -> bool:

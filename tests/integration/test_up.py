@@ -207,6 +207,26 @@ def test_ctrl_c_stops_everything(up: Up) -> None:
     assert "stopped" in up.program.output()
 
 
+def test_a_second_signal_ends_workers_that_drain_too(tmp_path: Path) -> None:
+    up = Up(tmp_path, QUEUE_ENGINE_WORKER_GRACE_SECONDS="600")
+    try:
+        up.wait_until_up()
+        endpoint_id = create(up, command=f"{SLOW} 3600")
+        wait_for_workers(up, endpoint_id, 1)
+        SkywalkerTaskApi(api_key=API_KEY, base_url=up.url).create_task(
+            endpoint_id=endpoint_id, task_id="long", worker_port=8000, process_uri="/", input={"n": 1}
+        )
+        task = f"/v2/serverless/{endpoint_id}/tasks/long"
+        wait_until(lambda: up.get(task)["state"] == "running", 20)
+        up.program.signal(signal.SIGINT)
+        wait_until(lambda: "\nstopping" in up.program.output(), 20)
+        up.program.signal(signal.SIGINT)
+        up.program.wait(30)
+        assert up.processes() == []
+    finally:
+        up.end()
+
+
 def test_the_data_outlive_a_kill_of_everything_and_no_worker_does(up: Up) -> None:
     endpoint_id = create(up, workers=1)
     wait_for_workers(up, endpoint_id, 1)
