@@ -198,7 +198,7 @@ def test_a_bad_url_ends_the_process_with_its_name_and_rule(
 def test_an_agent_names_a_bad_url_too(programs: Programs) -> None:
     agent = programs.agent("1", "http://127.0.0.1:1", QUEUE_ENGINE_REDIS_URL="redis+sentinel://:canary@a:1")
     assert agent.wait() == 2
-    assert "WORKER_AGENT_REDIS_URL): must name the service" in agent.output()
+    assert "QUEUE_ENGINE_REDIS_URL): must name the service" in agent.output()
     assert "canary" not in agent.output()
 
 
