@@ -81,7 +81,7 @@ def create_app(
     operations += AlbRoutes(services, worker_client, limits).routes()
     operations += OperationsRoutes(store, document, metrics.registry_of(metrics.Role.API)).operations()
     _count_failures_from_zero(operations)
-    return _with_routes(operations, RefusedRequests(store.check_writable))
+    return _with_routes(operations, RefusedRequests(store.check_ready))
 
 
 def _destination_guard(

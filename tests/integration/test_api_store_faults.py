@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from queue_engine.api.patience import STORE_SECONDS
+from queue_engine.runtime import outages
 from tests.api_server import RunningApi, running_api
 from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until_async
@@ -132,3 +133,25 @@ async def test_readiness_ends_while_the_store_may_evict_keys(api: RunningApi, ow
         assert f"evicts keys (maxmemory-policy {policy})" in refused.json()["message"]
         own_server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
         assert (await api.client.get("/readyz")).status_code == 200
+
+
+async def test_an_evicting_store_is_logged_once_however_often_readiness_is_asked(
+    api: RunningApi, own_server: StoreServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outages, "SETTLE_SECONDS", 0.05)
+    own_server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    refused = 0
+
+    async def is_refused_for_long() -> bool:
+        nonlocal refused
+        assert (await api.client.get("/readyz")).status_code == 503
+        refused += 1
+        return refused >= 50
+
+    await wait_until_async(is_refused_for_long, message="readiness is not refused")
+    assert outages.STORE.goes_on
+    own_server.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    await wait_until_async(lambda: not outages.STORE.goes_on, message="the outage does not end")
+    assert caplog.text.count("the store is away: it evicts keys") == 1
+    assert caplog.text.count("the store is back") == 1
+    assert (await api.client.get("/readyz")).status_code == 200
