@@ -272,7 +272,7 @@ async def _run_with_container(agent: Agent, command: str, settings: AgentSetting
     with closing(Capture()) as output:
         _note_overridden(settings, output)
         try:
-            container = await ContainerProcess.start(command, settings.container_environment, output.fd)
+            container = ContainerProcess.start(command, settings.container_environment, output.fd)
         except OSError as error:
             raise EngineError(f"the container's command cannot be started: {error.strerror or error}") from error
         logs = _container_log(output, settings, store)

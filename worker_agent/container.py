@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Awaitable, Mapping
 from contextlib import suppress
@@ -21,6 +22,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.loops import drive, occurs_within
 from queue_engine.runtime.orphans import end_orphans, reap_orphans
 from queue_engine.runtime.ports import IPV6_LOOPBACK, LOOPBACK
+from queue_engine.runtime.process_groups import exit_of
 from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, SettledProbe, Target, where_children_listen
 from worker_agent.readiness import READY_PATH_FAILURES, Clocks, Finding, Probed, Readiness
 
@@ -325,29 +327,31 @@ class ContainerProcess:
     Nothing else is started by the agent, so all its other children are what the command started and has left.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
+        self._exited = exit_of(process)
         self._oom_kills = oom_kills()
 
     @classmethod
-    async def start(cls, command: str, environment: Mapping[str, str], output_fd: int) -> ContainerProcess:
+    def start(cls, command: str, environment: Mapping[str, str], output_fd: int) -> ContainerProcess:
         """Start `command` with a shell and exactly this environment; its standard output and error go to a file.
 
-        Raises OSError.
+        The command inherits no other descriptor, so that it can neither accept the agent's scrapes nor write why the
+        worker ended. (A child that uvloop starts inherits all that can be inherited.) Raises OSError.
         """
-        process = await asyncio.create_subprocess_shell(
-            command,
-            env=dict(environment),
-            stdin=asyncio.subprocess.DEVNULL,
+        process = subprocess.Popen(
+            ("/bin/sh", "-c", command),
+            env=environment,
+            stdin=subprocess.DEVNULL,
             stdout=output_fd,
             stderr=output_fd,
-            start_new_session=False,
+            close_fds=True,
         )
         return cls(process)
 
     async def wait(self) -> str:
         """Wait until it has ended; return how, in a few words."""
-        status = await self._process.wait()
+        status = await self._status()
         return container_end(status, out_of_memory=oom_kills() > self._oom_kills)
 
     async def reap_step(self) -> int:
@@ -364,13 +368,17 @@ class ContainerProcess:
             self._terminate()
             with suppress(TimeoutError):
                 async with asyncio.timeout(grace_seconds):
-                    await self._process.wait()
+                    await self._status()
                     await self._group_ends()
         if self._process.returncode is None:
             with suppress(ProcessLookupError):
                 self._process.kill()
-            await self._process.wait()
+            await self._status()
         await end_orphans(self._is_main)
+
+    async def _status(self) -> int:
+        await asyncio.shield(self._exited)
+        return self._process.wait()
 
     def _terminate(self) -> None:
         """To the whole group where the agent leads it: a shell does not hand the signal on to the server it runs."""

@@ -109,7 +109,7 @@ class ProcessGroup:
         return bool(done)
 
     async def _see_the_end(self, log: BoundedLog | None) -> int:
-        exited = _exit_of(self._leader)
+        exited = exit_of(self._leader)
         while not (await asyncio.wait({exited}, timeout=_TRIM_SECONDS))[0]:
             if log is not None:
                 log.trim()
@@ -122,6 +122,24 @@ class ProcessGroup:
         if log is not None:
             log.trim()
         return status
+
+
+def exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[None]:
+    """Return a future that is resolved when the process has exited; on Linux before it is reaped."""
+    loop = asyncio.get_running_loop()
+    exited: asyncio.Future[None] = loop.create_future()
+
+    def resolve() -> None:
+        if not exited.done():
+            exited.set_result(None)
+
+    def wait() -> None:
+        _wait_without_reaping(process)
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(resolve)
+
+    threading.Thread(target=wait, name=f"wait-{process.pid}", daemon=True).start()
+    return exited
 
 
 def describe_exit(what: str, status: int) -> str:
@@ -240,24 +258,6 @@ def end_own_group() -> None:
 
 def _any_lives(births: Mapping[int, str | None]) -> bool:
     return any(birth is not None and birth_of(pid) == birth for pid, birth in births.items())
-
-
-def _exit_of(leader: subprocess.Popen[bytes]) -> asyncio.Future[None]:
-    """Resolved when the leader has exited; where the system can, before it is reaped."""
-    loop = asyncio.get_running_loop()
-    exited: asyncio.Future[None] = loop.create_future()
-
-    def resolve() -> None:
-        if not exited.done():
-            exited.set_result(None)
-
-    def wait() -> None:
-        _wait_without_reaping(leader)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(resolve)
-
-    threading.Thread(target=wait, name=f"wait-{leader.pid}", daemon=True).start()
-    return exited
 
 
 def _wait_without_reaping(leader: subprocess.Popen[bytes]) -> None:

@@ -55,6 +55,12 @@ async def test_an_error_is_the_reason_and_the_containers_last_lines(
     assert str(worker.error).split("\n") == [reason, *lines]
 
 
+async def test_a_container_inherits_no_descriptor_but_its_input_and_output(store: Store, programs: Programs) -> None:
+    listing = 'import os; print(*sorted(fd for fd in os.listdir("/dev/fd") if os.path.exists("/dev/fd/" + fd)))'
+    worker = await failed(store, programs, f"exec {PYTHON} -c '{listing}; exit(3)'")
+    assert str(worker.error).split("\n") == ["container exited with status 3", "0 1 2"]
+
+
 async def test_an_error_has_no_line_of_an_earlier_start(store: Store, programs: Programs, tmp_path: Path) -> None:
     worker = await failed(
         store, programs, f"echo x >> {tmp_path}/starts; wc -l < {tmp_path}/starts; exit 3", restarts=3
