@@ -2,8 +2,9 @@
 
 Three observations decide. A probe shows that the port is open, or that the ready path responds 2xx. A response to a
 task shows that the container works, or, with 503 before its first 2xx, that it is still loading: many servers open
-their port long before their model is loaded. A probe without a response shows that a container which was ready is busy:
-a server that takes one call at a time accepts no connection during a call. A refused connection shows that it is down.
+their port long before their model is loaded. After VERDICT_SECONDS without another 503 the probes decide again. A probe
+without a response shows that a container which was ready is busy: a server that takes one call at a time accepts no
+connection during a call. A refused connection shows that it is down.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ EXPLAIN_AFTER_SECONDS = 10.0
 """How long a start may take before the worker's `error` says what it waits for."""
 MIN_PATIENCE_SECONDS = 5.0
 """A call that lasts for longer is being executed, because a container that is loading responds 503 sooner."""
+VERDICT_SECONDS = 30.0
+"""How long a 503 shows that the container is loading. A container that gets no task has no other way to show that it
+has loaded, and an endpoint all of whose workers are FAILED gets none."""
 UNAVAILABLE = 503
 
 
@@ -71,6 +75,7 @@ class Readiness:
         self._failures = 0
         self._last = Probed(Finding.REFUSED, "the container has just started")
         self._loading: str | None = None
+        self._unavailable_at = self._start_at
         self.is_paced = False
         """Tasks begin with a pause between them, because the last one met 503 or no connection before the first 2xx."""
         self.patience_seconds = MIN_PATIENCE_SECONDS
@@ -87,6 +92,8 @@ class Readiness:
         self._last = probed
         if probed.finding is Finding.READY:
             self._failures, self.is_open, self._was_ready = 0, True, True
+            if self._clocks.monotonic() - self._unavailable_at >= VERDICT_SECONDS:
+                self._loading = None
             return
         self._failures += 1
         if self.is_open and self._failures > self._failures_allowed:
@@ -106,6 +113,7 @@ class Readiness:
         if not self.is_paced:
             self._loading = None
             return False
+        self._unavailable_at = self._clocks.monotonic()
         if alone:  # else the container works on another call, and refuses a second one
             self.patience_seconds = max(self.patience_seconds, 2 * seconds)
             self._note_loading(answer)
@@ -119,7 +127,7 @@ class Readiness:
 
     @property
     def is_loading(self) -> bool:
-        """The last task met 503 or no connection, and none has got 2xx since the start."""
+        """The last task met 503 or no connection lately, and none has got 2xx since the start."""
         return self._loading is not None
 
     @property

@@ -6,7 +6,7 @@ import pytest
 
 from queue_engine.domain.tasks import ContainerAnswer
 from queue_engine.domain.workers import WorkerStatus
-from worker_agent.readiness import EXPLAIN_AFTER_SECONDS, Clocks, Finding, Probed, Readiness
+from worker_agent.readiness import EXPLAIN_AFTER_SECONDS, VERDICT_SECONDS, Clocks, Finding, Probed, Readiness
 
 START_TIMEOUT = 60.0
 BEGAN = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
@@ -166,6 +166,45 @@ def test_a_call_that_takes_long_is_being_executed(readiness: Readiness) -> None:
     call(readiness, LOADING)
     readiness.note_long_call()
     assert (readiness.status, readiness.error, readiness.is_paced) == (WorkerStatus.RUNNING, "", True)
+
+
+@pytest.mark.parametrize("before", [0, START_TIMEOUT], ids=["before the start timeout", "after it"])
+def test_a_503_counts_until_the_container_is_open_and_no_task_has_met_503_for_a_while(
+    readiness: Readiness, time: Time, before: float
+) -> None:
+    readiness.note_probe(READY)
+    time.seconds += before
+    call(readiness, LOADING)
+    time.seconds += VERDICT_SECONDS - 1
+    readiness.note_probe(READY)
+    assert readiness.status is (WorkerStatus.FAILED if before else WorkerStatus.INITIALIZING)
+    call(readiness, LOADING)
+    time.seconds += VERDICT_SECONDS - 1
+    readiness.note_probe(READY)
+    assert readiness.status is not WorkerStatus.RUNNING, "the second 503 counts from its own time"
+    time.seconds += 1
+    readiness.note_probe(READY)
+    assert (readiness.status, readiness.error, readiness.is_paced) == (WorkerStatus.RUNNING, "", True)
+    call(readiness, LOADING)
+    assert readiness.status is not WorkerStatus.RUNNING
+
+
+def test_a_503_beside_another_call_keeps_the_verdict_of_an_earlier_one(readiness: Readiness, time: Time) -> None:
+    readiness.note_probe(READY)
+    call(readiness, LOADING)
+    time.seconds += VERDICT_SECONDS - 1
+    call(readiness, LOADING, alone=False)
+    time.seconds += 1
+    readiness.note_probe(READY)
+    assert readiness.is_loading
+
+
+def test_a_503_still_counts_while_probes_fail(readiness: Readiness, time: Time) -> None:
+    readiness.note_probe(READY)
+    call(readiness, LOADING)
+    time.seconds += VERDICT_SECONDS
+    readiness.note_probe(REFUSED)
+    assert (readiness.is_loading, readiness.status) == (True, WorkerStatus.INITIALIZING)
 
 
 def test_a_container_that_takes_its_time_to_respond_503_is_given_more_patience(readiness: Readiness) -> None:
