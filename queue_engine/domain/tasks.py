@@ -330,7 +330,10 @@ def _attempt_outcome(answer: ContainerAnswer) -> AttemptOutcome:
 
 
 def error_of(answer: ContainerAnswer) -> str:
-    """One sentence on a failed answer, with the first 2 KiB of its body."""
+    """One sentence on a failed answer, with the first 2 KiB of its body.
+
+    The container's own words come after the first colon, where `loggable_error` cuts.
+    """
     if answer.fault in NOT_CONNECTED_FAULTS:
         return f"no connection to the worker's container: {answer.detail or answer.fault}"
     if answer.fault == "timeout":
@@ -341,7 +344,7 @@ def error_of(answer: ContainerAnswer) -> str:
         return f"the response of the worker's container cannot be understood{_reason(answer.detail)}"
     if answer.fault is not None:
         return answer.detail or answer.fault
-    redirect = f", a redirect to {answer.location}, which is not followed" if answer.location else ""
+    redirect = f": a redirect to {answer.location}, which is not followed" if answer.location else ""
     return f"the worker's container answered {answer.status}{redirect}{_reason(answer.excerpt)}"
 
 

@@ -47,7 +47,7 @@ CASES = {
     "json_with_a_mark": Case(ok(b'\xef\xbb\xbf{"ok":true}', JSON), {"ok": True}),
     "redirect": Case(
         RawResponse(("HTTP/1.1 307 Temporary Redirect", "Location: /predict/\x7f", "Content-Length: 0")),
-        error=("answered 307, a redirect to /predict/\\x7f, which is not followed",),
+        error=("answered 307: a redirect to /predict/\\x7f, which is not followed",),
     ),
     "terminal_codes": Case(
         RawResponse(("HTTP/1.1 500 x", "Content-Length: 14"), b"no\n\x1b[31mred\0\xff\xfe"),

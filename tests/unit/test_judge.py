@@ -13,7 +13,9 @@ from queue_engine.domain.tasks import (
     Succeeded,
     TaskState,
     TryAgain,
+    error_of,
     judge,
+    loggable_error,
 )
 from queue_engine.store.policies import retry_delays_text, retry_on_text, retry_policy_of
 
@@ -116,6 +118,25 @@ def test_no_answer_in_time_is_a_state_of_its_own() -> None:
     last = judged(late, EVERYTHING, Budget(2, 2))
     assert isinstance(last, Failed)
     assert last.state is TaskState.TIMED_OUT
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ContainerAnswer(500, excerpt="my-secret-input"),
+        ContainerAnswer(307, location="http://x/?prompt=my-secret-input"),
+        ContainerAnswer(307, location="http://x/?prompt=my-secret-input", excerpt="my-secret-input"),
+        ContainerAnswer(fault="bad_response", detail='invalid header token: "my-secret-input"'),
+        ContainerAnswer(
+            fault="bad_response", detail="its body has the content coding my-secret-input; gzip is decoded"
+        ),
+        ContainerAnswer(fault="reset", detail="my-secret-input"),
+    ],
+)
+def test_a_log_line_has_nothing_of_the_containers_own_words(answer: ContainerAnswer) -> None:
+    error = error_of(answer)
+    assert "my-secret-input" in error
+    assert "my-secret-input" not in loggable_error(error)
 
 
 def test_waits_grow_and_the_last_one_repeats() -> None:
