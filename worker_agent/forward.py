@@ -33,6 +33,8 @@ MAX_ON_LOOP_BYTES = 64 * 1024
 READ_BUFFER_BYTES = 64 * 1024
 MAX_FAILURE_BYTES = 1024 * 1024
 """Of a failure's body so much is looked at, for the beginning that its error repeats."""
+FAILURE_BODY_SECONDS = 2.0
+"""Time limit for that beginning: the status has come, and only the text of the error depends on the body."""
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,18 @@ class HttpForwarder:
     `max_answer_bytes` bounds what is read of a response, after decoding. Close it with `aclose`.
     """
 
-    def __init__(self, *, max_answer_bytes: int, max_connections: int) -> None:
+    def __init__(
+        self, *, max_answer_bytes: int, max_connections: int, failure_body_seconds: float = FAILURE_BODY_SECONDS
+    ) -> None:
         self._max_answer_bytes = max_answer_bytes
         self._max_connections = max_connections
+        self._failure_body_seconds = failure_body_seconds
         self._session: aiohttp.ClientSession | None = None
 
     async def forward(self, request: ForwardRequest) -> ContainerAnswer:
         try:
             async with asyncio.timeout(request.timeout_seconds) as limit:
-                return await self._exchange(request)
+                return await self._exchange(request, limit)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if limit.expired():
                 return ContainerAnswer(fault="timeout", detail=f"{request.timeout_seconds:g} s")
@@ -117,7 +122,7 @@ class HttpForwarder:
         if self._session is not None:
             await self._session.close()
 
-    async def _exchange(self, request: ForwardRequest) -> ContainerAnswer:
+    async def _exchange(self, request: ForwardRequest, limit: asyncio.Timeout) -> ContainerAnswer:
         response = await self._opened().post(
             URL(f"http://{_authority(request)}{request.path}", encoded=True),
             headers=request.headers,
@@ -127,7 +132,11 @@ class HttpForwarder:
         try:
             if 200 <= response.status < 300:
                 return await self._success(response)
-            return await self._failure(response)
+            deadline = limit.when() or 0.0
+            limit.reschedule(None)  # from here on the status decides, not a body that does not end in time
+            return await self._failure(response, deadline)
+        except ValueError as error:  # outside, it would mean that the request cannot be sent
+            raise BadResponse("its body cannot be read") from error
         finally:
             response.close()
 
@@ -144,15 +153,10 @@ class HttpForwarder:
             return ContainerAnswer(response.status, output_of(content_type, bytes(body)))
         return ContainerAnswer(response.status, await asyncio.to_thread(output_of, content_type, bytes(body)))
 
-    async def _failure(self, response: aiohttp.ClientResponse) -> ContainerAnswer:
-        """As much of the body as an error repeats. The status counts even if the body cannot be understood."""
-        body = bytearray()
-        with suppress(BadResponse, TooLarge):
-            async for piece in _decoded(response, MAX_FAILURE_BYTES):
-                body += piece
-                if len(body) >= ERROR_EXCERPT_BYTES:
-                    break
-        text = text_of(response.headers.get("Content-Type", ""), bytes(body[:ERROR_EXCERPT_BYTES]))
+    async def _failure(self, response: aiohttp.ClientResponse, deadline: float) -> ContainerAnswer:
+        """The status, and as much of the body as an error repeats."""
+        body = await _beginning(response, min(deadline, asyncio.get_running_loop().time() + self._failure_body_seconds))
+        text = text_of(response.headers.get("Content-Type", ""), body)
         location = response.headers.get("Location", "") if 300 <= response.status < 400 else ""
         return ContainerAnswer(
             response.status,
@@ -192,6 +196,18 @@ class HttpForwarder:
 def _authority(request: ForwardRequest) -> str:
     host = f"[{request.host}]" if ":" in request.host else request.host
     return f"{host}:{request.port}"
+
+
+async def _beginning(response: aiohttp.ClientResponse, until: float) -> bytes:
+    """Return what comes of a failure's body in time, up to what an error repeats. A fault of the body is its end."""
+    body = bytearray()
+    with suppress(aiohttp.ClientError, OSError, TooLarge):
+        async with asyncio.timeout_at(until):
+            async for piece in _decoded(response, MAX_FAILURE_BYTES):
+                body += piece
+                if len(body) >= ERROR_EXCERPT_BYTES:
+                    break
+    return bytes(body[:ERROR_EXCERPT_BYTES])
 
 
 async def _decoded(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:

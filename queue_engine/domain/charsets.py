@@ -85,7 +85,8 @@ def codec_of(label: str) -> str | None:
 def decoded(body: bytes, codec: str, *, errors: str = "strict") -> str | None:
     """Return the text, without its byte order mark, or None when the bytes are not in `codec`.
 
-    A byte order mark decides over `codec`, as in the Encoding Standard. With `errors="replace"` it is never None.
+    A byte order mark decides over `codec`, as in the Encoding Standard. With `errors="replace"` it is never None: what
+    a decoder of Python refuses all the same is decoded as UTF-8.
     """
     for mark, marked in _BYTE_ORDER_MARKS:
         if body.startswith(mark):
@@ -97,5 +98,5 @@ def decoded(body: bytes, codec: str, *, errors: str = "strict") -> str | None:
             return "".join(codecs.charmap_decode(part, errors, _TABLES[codec])[0] for part in slices)
         decoder = codecs.getincrementaldecoder(codec)(errors)
         return "".join([*map(decoder.decode, slices), decoder.decode(b"", final=True)])
-    except UnicodeDecodeError:
-        return None
+    except UnicodeError:  # not only UnicodeDecodeError: iso2022_jp raises the plain one, whatever `errors` is
+        return body.decode("utf-8", errors) if errors == "replace" else None

@@ -99,6 +99,8 @@ class _ResponseProtocol(ResponseHandler):
         status = data[0].code
         self._begin_head()
         self._in_head = 100 <= status < 200 and status != 101
+        if status == 101:
+            self.force_close()  # what follows is another protocol, and must not be read as the next response
         super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = NO_CAUSE) -> None:

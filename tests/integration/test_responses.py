@@ -11,6 +11,7 @@ from queue_engine.domain.tasks import ContainerAnswer
 from tests.integration.raw_container import RawResponse, ok, raw_container
 from tests.integration.receivers import Peer, Received, answering, receiver
 from tests.waiting import wait_until_async
+from worker_agent import forward
 from worker_agent.forward import ForwardRequest, HttpForwarder
 
 MAX_BYTES = 100_000
@@ -20,7 +21,7 @@ CHUNKED = ("HTTP/1.1 200 OK", "Transfer-Encoding: chunked")
 
 @pytest.fixture
 async def forwarder() -> AsyncIterator[HttpForwarder]:
-    made = HttpForwarder(max_answer_bytes=MAX_BYTES, max_connections=4)
+    made = HttpForwarder(max_answer_bytes=MAX_BYTES, max_connections=4, failure_body_seconds=0.3)
     yield made
     await made.aclose()
 
@@ -176,18 +177,67 @@ async def test_a_body_without_a_length_is_lost_when_its_connection_is_reset(forw
     assert (answer.fault, answer.detail) == ("reset", "the connection was reset")
 
 
+@pytest.mark.parametrize("ends", ["closes", "resets", "hangs"])
 @pytest.mark.parametrize(
-    "response",
+    ("headers", "body", "excerpt"),
     [
-        RawResponse(("HTTP/1.1 503 Busy", "Retry-After: 7", "Transfer-Encoding: chunked"), b"4\r\nbusy\r\nZZ\r\n"),
-        RawResponse(("HTTP/1.1 503 Busy", "Retry-After: 7", "Content-Encoding: gzip", "Content-Length: 4"), b"busy"),
-        RawResponse(("HTTP/1.1 503 Busy", "Retry-After: 7", "Content-Encoding: br", "Content-Length: 4"), b"busy"),
+        (b"Content-Length: 100", b"busy", "busy"),
+        (b"Content-Length: 100", b"", ""),
+        (b"Transfer-Encoding: chunked", b"4\r\nbusy\r\n", "busy"),
+        (b"Transfer-Encoding: chunked", b"4\r\nbusy\r\nZZ\r\n", "busy"),
+        (b"Transfer-Encoding: gzip", b"busy", ""),
+        (b"Content-Encoding: gzip\r\nContent-Length: 100", b"busy", ""),
+        (b"Content-Encoding: gzip\r\nContent-Length: 100", gzip.compress(b"busy" * 9, mtime=0)[:-9], None),
+        (b"Content-Encoding: br\r\nContent-Length: 4", b"busy", ""),
+        (b"Content-Type: text/plain; charset=iso-2022-jp\r\nContent-Length: 100", b"busy\x1b$\x83(6$\xd96\xdc$B", None),
     ],
-    ids=["chunk", "coding", "unknown coding"],
+    ids=["cut", "nothing", "chunks", "bad chunk", "transfer", "not gzip", "cut gzip", "br", "charset"],
 )
-async def test_a_failures_status_counts_whatever_its_body_is(forwarder: HttpForwarder, response: RawResponse) -> None:
-    answer = await answer_to(forwarder, response)
-    assert (answer.fault, answer.status, answer.retry_after_seconds) == (None, 503, 7)
+async def test_a_failures_status_counts_whatever_its_body_is(
+    forwarder: HttpForwarder, headers: bytes, body: bytes, excerpt: str | None, ends: str
+) -> None:
+    status = 0
+
+    async def behave(peer: Peer, _request: Received) -> None:
+        await peer.send(b"HTTP/1.1 %d x\r\nRetry-After: 7\r\n%b\r\n\r\n" % (status, headers))
+        await peer.left_within(0.02)
+        await peer.send(body)
+        if ends == "hangs":
+            await peer.until_it_leaves()
+        elif ends == "resets":
+            await peer.left_within(0.02)
+            peer.reset()
+        else:
+            peer.writer.close()
+
+    async with receiver(behave) as target:
+        for status in (101, 302, 400, 429, 500, 503):
+            answer = await forwarded(forwarder, target.port)
+            assert (answer.fault, answer.status, answer.retry_after_seconds) == (None, status, 7)
+            assert excerpt is None or status == 101 or answer.excerpt == excerpt
+
+
+async def test_a_failure_whose_body_goes_on_past_the_execution_timeout_keeps_its_status() -> None:
+    async def behave(peer: Peer, _request: Received) -> None:
+        await peer.send(b"HTTP/1.1 400 x\r\nContent-Length: 100\r\n\r\nbad input")
+        await peer.until_it_leaves()
+
+    async with receiver(behave) as target:
+        patient = HttpForwarder(max_answer_bytes=MAX_BYTES, max_connections=4, failure_body_seconds=60.0)
+        answer = await patient.forward(ForwardRequest("127.0.0.1", target.port, "/run", (), b"{}", 1.0))
+        await patient.aclose()
+    assert (answer.fault, answer.status, answer.excerpt) == (None, 400, "bad input")
+
+
+async def test_an_error_in_reading_a_success_is_not_one_of_the_request(
+    monkeypatch: pytest.MonkeyPatch, forwarder: HttpForwarder
+) -> None:
+    def unreadable(_content_type: str, _body: bytes) -> bytes:
+        raise UnicodeError("a decoder gave up")
+
+    monkeypatch.setattr(forward, "output_of", unreadable)
+    answer = await answer_to(forwarder, ok(b"[1]"))
+    assert (answer.fault, answer.detail) == ("bad_response", "its body cannot be read")
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip"])

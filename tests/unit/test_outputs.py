@@ -6,7 +6,7 @@ import json
 import tracemalloc
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from queue_engine.domain.charsets import codec_of, decoded
@@ -191,9 +191,29 @@ def test_an_unknown_character_set_is_binary(label: str) -> None:
     assert output_of(f"text/plain; charset={label}", b"+AGE-") == binary("text/plain", b"+AGE-")
 
 
+LABELS = [
+    "utf-8", "866", "latin2", "latin3", "latin4", "cyrillic", "arabic", "greek", "hebrew", "latin6", "iso8859-13",
+    "iso8859-14", "latin9", "iso-8859-16", "koi8-r", "koi8-u", "mac", "tis-620", "cp1250", "cp1251", "latin1", "cp1253",
+    "latin5", "cp1255", "cp1256", "cp1257", "cp1258", "x-mac-cyrillic", "gbk", "big5", "euc-jp", "iso-2022-jp", "sjis",
+    "korean", "utf-16be", "x-user-defined", "utf-16", "rot13",
+]  # fmt: skip
+_CODED_PIECES = [bytes([number]) for number in range(256)] + [
+    b"\x1b$", b"\x1b$B", b"\x1b(J", b"\x1b$(D", b"\x1b$)C", b"\x1b.A", b"\x0e", b"\x81\x30\x81\x30", b"\x8f\xa1",
+    b"\xd8\x00", b"\x00\xdc", b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"\xed\xa0\x80",
+]  # fmt: skip
+
+
 def test_text_that_is_not_in_its_character_set_is_binary() -> None:
     assert output_of("text/plain; charset=shift_jis", b"\x81") == binary("text/plain", b"\x81")
     assert output_of("text/plain", b"\xff\xff") == binary("text/plain", b"\xff\xff")
+
+
+@given(st.sampled_from(LABELS), st.lists(st.sampled_from(_CODED_PIECES), max_size=12).map(b"".join))
+@example("iso-2022-jp", b"$B\x1b$\x83(6$\xd96\xdc")
+def test_decoding_never_raises(label: str, body: bytes) -> None:
+    content_type = f"text/plain; charset={label}"
+    assert is_json(output_of(content_type, body))
+    assert text_of(content_type, body).encode().decode() is not None
 
 
 def test_json_in_another_character_set_is_the_json_value_in_utf_8() -> None:
