@@ -37,7 +37,6 @@ from queue_engine.settings import (
     DeliverySettings,
     MetricsSettings,
     StoreSettings,
-    store_places,
 )
 from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
 from queue_engine.store.client import store_errors
@@ -290,10 +289,13 @@ async def _serve_api(settings: ApiSettings) -> int:
         try:
             listener = _or_fail("QUEUE_ENGINE_PORT", lambda: listen(settings))
             own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
-            worker_client = WorkerClient(settings.worker_policy(own_ports))
+            store_ports = await store.ports()
+            worker_client = WorkerClient(settings.worker_policy(own_ports, store_ports))
             app = _or_fail(
                 "QUEUE_ENGINE_CATALOGUE_FILE",
-                lambda: create_app(settings, store, resolver, worker_client, own_ports=own_ports),
+                lambda: create_app(
+                    settings, store, resolver, worker_client, own_ports=own_ports, store_ports=store_ports
+                ),
             )
             stopping = asyncio.Event()
             _on_end(stopping.set)
@@ -323,13 +325,15 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
         attempt_seconds=settings.delivery_timeout_seconds,
     )
     limits = SenderLimits(settings.delivery_timeout_seconds, settings.delivery_connect_timeout_seconds)
-    store_ports, store_hosts = store_places(settings.redis_url.get_secret_value())
-    own_ports = frozenset({*settings.own_ports, *store_ports, metrics_port})
-    guard = Guard(AddressPolicy(settings.webhook_allow), own_ports, (*settings.own_hosts, *store_hosts))
-    local = replace(guard, policy=AddressPolicy((*settings.webhook_allow, *LOOPBACK)))
+    places = settings.store_places()
+    own_ports = frozenset({*settings.own_ports, *places.here, metrics_port})
     resolver = CachingResolver(DnsLookup())
     async with _opened(settings) as store:
         await store.wait_until_ready()
+        own_hosts = (*settings.own_hosts, *places.hosts)
+        store_ports = places.ports | await store.ports()
+        guard = Guard(AddressPolicy(settings.webhook_allow), own_ports, own_hosts, store_ports)
+        local = replace(guard, policy=AddressPolicy((*settings.webhook_allow, *LOOPBACK)))
         await store.check_has_key()
         async with (
             open_sender(guard, resolver, limits, connections=config.slots) as strict,

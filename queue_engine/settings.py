@@ -6,6 +6,8 @@ Nothing reads the environment at import: a composition root makes the settings o
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,7 +21,7 @@ from queue_engine.domain.durability import (
     parse_durability,
 )
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
-from queue_engine.domain.store_url import Topology, parse_store_url
+from queue_engine.domain.store_url import DEFAULT_PORT, Topology, parse_store_url
 from queue_engine.domain.webhooks import OwnHost, parse_own_host
 from queue_engine.domain.worker_addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
 from queue_engine.runtime.ports import is_this_machine
@@ -27,6 +29,31 @@ from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_
 from queue_engine.runtime.settings_base import ProcessSettings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True)
+class StorePlaces:
+    """Where the servers and sentinels of a store are, as far as its URLs say."""
+
+    here: frozenset[int]
+    """Ports on this machine."""
+    ports: frozenset[int]
+    """All ports, here and elsewhere; behind sentinels also the usual one, on which a later master may be."""
+    hosts: tuple[OwnHost, ...]
+    """Hosts other than this machine."""
+
+    @classmethod
+    def of(cls, urls: Iterable[str]) -> StorePlaces:
+        stores = [parse_store_url(url) for url in urls]
+        addresses = [address for store in stores for address in store.addresses]
+        behind = {DEFAULT_PORT for store in stores if store.topology is Topology.SENTINEL}
+        here = [address for address in addresses if is_this_machine(address.host)]
+        elsewhere = [OwnHost(address.host.lower(), address.port) for address in addresses if address not in here]
+        return cls(
+            frozenset(address.port for address in here),
+            frozenset(behind.union(address.port for address in addresses)),
+            tuple(elsewhere),
+        )
 
 
 class EngineSettings(ProcessSettings):
@@ -108,7 +135,23 @@ class MetricsSettings(EngineSettings):
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
 
 
-class WebhookSettings(EngineSettings):
+class ControlSettings(EngineSettings):
+    """Where the background jobs' own queue is. The processes that send webhooks must not send one there."""
+
+    control_redis_url: SecretStr | None = Field(
+        None,
+        description="A server, or a master behind sentinels, for the background jobs' own queue; the store by default",
+    )
+
+    @field_validator("control_redis_url")
+    @classmethod
+    def _check_control_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and parse_store_url(value.get_secret_value()).topology is Topology.CLUSTER:
+            raise ValueError("the background jobs' own queue cannot be in a cluster: use redis:// or redis+sentinel://")
+        return value
+
+
+class WebhookSettings(StoreSettings, ControlSettings):
     """Which destinations a webhook may have."""
 
     webhook_allow: Annotated[tuple[Network, ...], NoDecode] = Field(
@@ -131,6 +174,11 @@ class WebhookSettings(EngineSettings):
         "whatever is allowed",
     )
 
+    def store_places(self) -> StorePlaces:
+        """Where the store and the background jobs' own queue are."""
+        urls = [secret.get_secret_value() for secret in (self.redis_url, self.control_redis_url) if secret is not None]
+        return StorePlaces.of(urls)
+
     @field_validator("own_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: Any) -> Any:
@@ -151,7 +199,7 @@ class WebhookSettings(EngineSettings):
         return _networks(value)
 
 
-class ApiSettings(StoreSettings, WebhookSettings):
+class ApiSettings(WebhookSettings):
     """`queue-engine api`."""
 
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -182,10 +230,12 @@ class ApiSettings(StoreSettings, WebhookSettings):
     def _split_worker_networks(cls, value: Any) -> Any:
         return _networks(value)
 
-    def worker_policy(self, own_ports: frozenset[int]) -> WorkerPolicy:
-        """Return which addresses of workers this process may connect to. `own_ports` are the engine's here."""
-        store = parse_store_url(self.redis_url.get_secret_value()).addresses
-        return WorkerPolicy(self.worker_networks, own_ports, frozenset(address.port for address in store))
+    def worker_policy(self, own_ports: frozenset[int], store_ports: frozenset[int] = frozenset()) -> WorkerPolicy:
+        """Return which addresses of workers this process may connect to. `own_ports` are the engine's here.
+
+        `store_ports` are further ports of the store besides those that are configured.
+        """
+        return WorkerPolicy(self.worker_networks, own_ports, store_ports | self.store_places().ports)
 
     @field_validator("api_key")
     @classmethod
@@ -196,7 +246,7 @@ class ApiSettings(StoreSettings, WebhookSettings):
         return value
 
 
-class DeliverySettings(StoreSettings, WebhookSettings, MetricsSettings):
+class DeliverySettings(WebhookSettings, MetricsSettings):
     """`queue-engine delivery`."""
 
     delivery_profile: Literal["default", "upstream"] = Field(
@@ -234,7 +284,7 @@ class DeliverySettings(StoreSettings, WebhookSettings, MetricsSettings):
         return (60.0, 300.0, 900.0) if self.delivery_profile == "upstream" else DELIVERY_DELAYS_SECONDS
 
 
-class ControllerSettings(StoreSettings, MetricsSettings):
+class ControllerSettings(StoreSettings, ControlSettings, MetricsSettings):
     """`queue-engine controller`."""
 
     backend: Literal["process"] = Field("process", description="Where workers run: `process`: as local processes")
@@ -243,10 +293,6 @@ class ControllerSettings(StoreSettings, MetricsSettings):
     )
     work_dir: Path = Field(
         Path("queue-engine-data/workers"), description="Folder for the workers' files (process backend)"
-    )
-    control_redis_url: SecretStr | None = Field(
-        None,
-        description="A server, or a master behind sentinels, for the background jobs' own queue; the store by default",
     )
     lease_seconds: float = Field(
         30.0, ge=0.5, le=3600, description="A task whose agent is silent for this long is given to another"
@@ -259,13 +305,6 @@ class ControllerSettings(StoreSettings, MetricsSettings):
     worker_grace_seconds: float = Field(
         30.0, ge=0, description="How long a worker that is stopped may finish its tasks"
     )
-
-    @field_validator("control_redis_url")
-    @classmethod
-    def _check_control_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and parse_store_url(value.get_secret_value()).topology is Topology.CLUSTER:
-            raise ValueError("the background jobs' own queue cannot be in a cluster: use redis:// or redis+sentinel://")
-        return value
 
     @property
     def jobs_redis_url(self) -> str:
@@ -283,11 +322,3 @@ def _networks(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(ipaddress.ip_network(part.strip(), strict=True) for part in value.split(",") if part.strip())
     return value
-
-
-def store_places(url: str) -> tuple[frozenset[int], tuple[OwnHost, ...]]:
-    """Where the servers and sentinels of a store's URL are: ports on this machine, and other hosts."""
-    addresses = parse_store_url(url).addresses
-    here = [address for address in addresses if is_this_machine(address.host)]
-    elsewhere = [OwnHost(address.host.lower(), address.port) for address in addresses if address not in here]
-    return frozenset(address.port for address in here), tuple(elsewhere)

@@ -28,7 +28,6 @@ from queue_engine.runtime.process_groups import passed_on
 from queue_engine.runtime.sealing import Sealer, new_secret_key
 from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.runtime.supervisor import OrphanPolicy, Program, ProgramError, ProgramExit, Supervisor
-from queue_engine.settings import store_places
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.client import store_errors
 from queue_engine.store.store import Store
@@ -190,18 +189,10 @@ class _Stack:
         return not explicit and is_loopback(self._options.host)
 
     def _own_places(self, metrics_ports: Mapping[str, int]) -> dict[str, str]:
-        """Where the engine listens, so that no webhook goes there; each process adds its own store's places."""
+        """Where the engine listens, so that no webhook goes there; each process adds the places of the stores."""
         given = self._options.environment
-        jobs_url = given.get("QUEUE_ENGINE_CONTROL_REDIS_URL")
-        jobs_ports, jobs_hosts = store_places(jobs_url) if jobs_url else (frozenset[int](), ())
-        ports = {self._options.port, *metrics_ports.values(), *jobs_ports}
-        hosts = [
-            f"[{host.host}]:{host.port}" if ":" in host.host else f"{host.host}:{host.port}" for host in jobs_hosts
-        ]
-        return {
-            "QUEUE_ENGINE_OWN_PORTS": ",".join([*map(str, sorted(ports)), given.get("QUEUE_ENGINE_OWN_PORTS", "")]),
-            "QUEUE_ENGINE_OWN_HOSTS": ",".join([*hosts, given.get("QUEUE_ENGINE_OWN_HOSTS", "")]),
-        }
+        ports = sorted({self._options.port, *metrics_ports.values()})
+        return {"QUEUE_ENGINE_OWN_PORTS": ",".join([*map(str, ports), given.get("QUEUE_ENGINE_OWN_PORTS", "")])}
 
     def _grace_seconds(self) -> float:
         given = self._options.environment.get("QUEUE_ENGINE_WORKER_GRACE_SECONDS")

@@ -32,7 +32,7 @@ from queue_engine.api.routes_operations import OperationsRoutes
 from queue_engine.api.routes_tasks import TaskRoutes
 from queue_engine.api.services import Services
 from queue_engine.domain.webhooks import LOOPBACK, AddressPolicy
-from queue_engine.settings import ApiSettings, store_places
+from queue_engine.settings import ApiSettings
 from queue_engine.store.store import Store
 
 
@@ -54,10 +54,11 @@ def create_app(
     worker_client: WorkerClient,
     *,
     own_ports: frozenset[int] = frozenset(),
+    store_ports: frozenset[int] = frozenset(),
     monotonic: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
-    """The application. `own_ports` are the engine's on this machine: no webhook may point back at them, nor at the
-    store. Who passes `worker_client` in closes it.
+    """The application. `own_ports` are the engine's on this machine, `store_ports` the store's besides those that are
+    configured: no webhook may point back at them. Who passes `worker_client` in closes it.
 
     Opens no connection and reads one file at most, the operator's catalogue. Raises InvalidCatalogue.
     """
@@ -66,7 +67,7 @@ def create_app(
         authenticator=Authenticator(store.api_keys, monotonic=monotonic),
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
         bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds),
-        destinations=_destination_guard(settings, store, lookup, own_ports),
+        destinations=_destination_guard(settings, store, lookup, own_ports, store_ports),
         catalogue=load_catalogue(settings.catalogue_file),
         fingerprint_keys=tuple(_fingerprint_key(key) for key in settings.secret_keys) or (b"",),
     )
@@ -85,15 +86,20 @@ def create_app(
 
 
 def _destination_guard(
-    settings: ApiSettings, store: Store, lookup: AddressLookup, own_ports: frozenset[int]
+    settings: ApiSettings,
+    store: Store,
+    lookup: AddressLookup,
+    own_ports: frozenset[int],
+    store_ports: frozenset[int],
 ) -> DestinationGuard:
-    store_ports, store_hosts = store_places(store.url)
+    places = settings.store_places()
     with_loopback = AddressPolicy((*settings.webhook_allow, *LOOPBACK))
     return DestinationGuard(
         lookup,
         AddressPolicy(settings.webhook_allow),
-        own_ports=own_ports | store_ports,
-        own_hosts=(*settings.own_hosts, *store_hosts),
+        own_ports=own_ports | places.here,
+        store_ports=store_ports | places.ports,
+        own_hosts=(*settings.own_hosts, *places.hosts),
         one_tenant=(with_loopback, store.api_keys) if settings.webhook_loopback else None,
     )
 

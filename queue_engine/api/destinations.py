@@ -7,7 +7,14 @@ from typing import Protocol
 
 from queue_engine.api.patience import from_store
 from queue_engine.domain.errors import InvalidRequest
-from queue_engine.domain.webhooks import NO_PUBLIC_ADDRESS, AddressPolicy, OwnHost, Webhook, judge_destination
+from queue_engine.domain.webhooks import (
+    NO_PUBLIC_ADDRESS,
+    AddressPolicy,
+    OwnHost,
+    Webhook,
+    judge_addresses,
+    judge_destination,
+)
 from queue_engine.runtime.ports import machine_addresses
 from queue_engine.runtime.resolver import NoAnswer
 
@@ -30,8 +37,8 @@ class Tenants(Protocol):
 class DestinationGuard:
     """Judges webhooks by where they point.
 
-    `own_ports` are those of this engine on this machine, `own_hosts` its hosts. With `one_tenant`, a policy and who
-    knows the tenants, that policy counts while there is one tenant.
+    `own_ports` are those of this engine on this machine, `own_hosts` its hosts, `store_ports` its store's. With
+    `one_tenant`, a policy and who knows the tenants, that policy counts while there is one tenant.
     """
 
     def __init__(
@@ -40,6 +47,7 @@ class DestinationGuard:
         policy: AddressPolicy,
         *,
         own_ports: frozenset[int] = frozenset(),
+        store_ports: frozenset[int] = frozenset(),
         own_hosts: Collection[OwnHost] = (),
         one_tenant: tuple[AddressPolicy, Tenants] | None = None,
         machine: Callable[[], Collection[str]] = machine_addresses,
@@ -47,6 +55,7 @@ class DestinationGuard:
         self._lookup = lookup
         self._policy = policy
         self._own_ports = own_ports
+        self._store_ports = store_ports
         self._own_hosts = own_hosts
         self._one_tenant = one_tenant
         self._machine = machine
@@ -57,19 +66,19 @@ class DestinationGuard:
         A name that looks public passes when no name server has answered: the delivery process judges it again.
         """
         addresses: Sequence[str] | None = None
-        unresolved: str | None = None
         if webhook.literal is None:
             try:
                 addresses = await self._lookup.addresses(webhook.host)
             except NoAnswer:
                 pass
             except OSError:
-                unresolved = NO_PUBLIC_ADDRESS
+                rule = judge_addresses(webhook.host, None, self._policy) or NO_PUBLIC_ADDRESS
+                raise InvalidRequest("webhook", rule) from None
         refusal = self._refusal(webhook, addresses, self._policy)
         if refusal is not None and self._one_tenant is not None:
             refusal = await self._refusal_with_one_tenant(webhook, addresses, refusal, *self._one_tenant)
-        if refusal is not None or unresolved is not None:
-            raise InvalidRequest("webhook", refusal or unresolved or "")
+        if refusal is not None:
+            raise InvalidRequest("webhook", refusal)
 
     async def _refusal_with_one_tenant(
         self, webhook: Webhook, addresses: Sequence[str] | None, refusal: str, policy: AddressPolicy, tenants: Tenants
@@ -81,5 +90,11 @@ class DestinationGuard:
     def _refusal(self, webhook: Webhook, addresses: Sequence[str] | None, policy: AddressPolicy) -> str | None:
         machine = self._machine() if webhook.port in self._own_ports else ()
         return judge_destination(
-            webhook, addresses, policy, self._own_ports, own_hosts=self._own_hosts, machine=machine
+            webhook,
+            addresses,
+            policy,
+            self._own_ports,
+            store_ports=self._store_ports,
+            own_hosts=self._own_hosts,
+            machine=machine,
         )

@@ -17,7 +17,14 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from queue_engine import __version__
-from queue_engine.domain.webhooks import AddressPolicy, OwnHost, judge_addresses, points_at_own_host, points_back
+from queue_engine.domain.webhooks import (
+    AddressPolicy,
+    OwnHost,
+    judge_addresses,
+    may_be_store,
+    points_at_own_host,
+    points_back,
+)
 from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector, checked_sockets
 from queue_engine.runtime.http_faults import BlockedAddress
 from queue_engine.runtime.ports import machine_addresses
@@ -31,21 +38,23 @@ READ_BUFFER_BYTES = 16 * 1024
 class Guard:
     """Who may be connected to: `policy` by address, and nothing of this engine.
 
-    That is its `own_ports` on any address of this machine, and its `own_hosts`, whatever the policy allows.
+    That is its `own_ports` on any address of this machine, its `own_hosts`, and its `store_ports` on any private
+    address, whatever the policy allows.
     """
 
     policy: AddressPolicy = field(default_factory=AddressPolicy)
     own_ports: frozenset[int] = frozenset()
     own_hosts: Collection[OwnHost] = ()
+    store_ports: frozenset[int] = frozenset()
     machine: Callable[[], Collection[str]] = machine_addresses
 
     def check_answer(self, host: str, addresses: list[str], port: int = 0) -> None:
         """Judge all that a host name resolves to. Raises BlockedAddress."""
-        if points_at_own_host(host, addresses, port, self.own_hosts):
-            raise BlockedAddress("the host is this engine's own")
         refusal = judge_addresses(host, addresses, self.policy)
         if refusal is not None:
             raise BlockedAddress(refusal)
+        if points_at_own_host(host, addresses, port, self.own_hosts):
+            raise BlockedAddress("the host is this engine's own")
 
     def check_connect(self, address: str, port: int) -> None:
         """Judge the end of one connection, before it is made. Raises BlockedAddress."""
@@ -53,7 +62,11 @@ class Guard:
         if refusal is not None:
             raise BlockedAddress(f"the address {refusal}")
         own = port in self.own_ports and points_back(address, port, self.own_ports, self.machine())
-        if own or points_at_own_host(address, (address,), port, self.own_hosts):
+        if (
+            own
+            or may_be_store(address, port, self.store_ports)
+            or points_at_own_host(address, (address,), port, self.own_hosts)
+        ):
             raise BlockedAddress("the address is this engine's own")
 
 

@@ -270,7 +270,7 @@ NO_PUBLIC_ADDRESS = (
 )
 """The refusal of a name that resolves inside, and of one that does not resolve: a difference would show a tenant the
 names of the private network."""
-POINTS_BACK = "must not point back at this API"
+POINTS_BACK = "must not point back at this engine"
 POINTS_AT_OWN_HOST = "must not point at a host of this engine (QUEUE_ENGINE_OWN_HOSTS)"
 
 
@@ -280,6 +280,7 @@ def judge_destination(
     policy: AddressPolicy,
     own_ports: frozenset[int] = frozenset(),
     *,
+    store_ports: frozenset[int] = frozenset(),
     own_hosts: Collection[OwnHost] = (),
     machine: Collection[str] = (),
 ) -> str | None:
@@ -287,17 +288,22 @@ def judge_destination(
 
     `addresses` is all that the host resolves to, None when that is not known: a name that looks public then passes,
     since the guard judges the address of every connection again. `own_ports` are the ports on which this engine listens
-    on this machine, whose addresses besides loopback are `machine`; `own_hosts` are its hosts elsewhere. The policy
-    cannot allow these.
+    on this machine, whose addresses besides loopback are `machine`; `own_hosts` are its hosts elsewhere, and
+    `store_ports` the ports of its store. The policy cannot allow these.
+
+    The address rules come first, so that only a host that would otherwise pass is known to be the engine's own. For a
+    private name the text is the same whether it is one.
     """
     if webhook.literal is not None:
         addresses = (webhook.host,)
-    if points_at_own_host(webhook.host, addresses or (), webhook.port, own_hosts):
-        return POINTS_AT_OWN_HOST
     refusal = judge_addresses(webhook.host, addresses, policy)
     if refusal is not None:
         return refusal
+    if points_at_own_host(webhook.host, addresses or (), webhook.port, own_hosts):
+        return POINTS_AT_OWN_HOST
     if any(points_back(address, webhook.port, own_ports, machine) for address in addresses or ()):
+        return POINTS_BACK
+    if any(may_be_store(address, webhook.port, store_ports) for address in addresses or ()):
         return POINTS_BACK
     return None
 
@@ -314,6 +320,16 @@ def judge_addresses(host: str, addresses: Sequence[str] | None, policy: AddressP
     if any(policy.refusal(address) is not None for address in addresses or ()):
         return NO_PUBLIC_ADDRESS
     return None
+
+
+def may_be_store(address: str, port: int, store_ports: frozenset[int]) -> bool:
+    """Return whether the address and port may be the store's.
+
+    The store is known by a name, which may stand for any address of a private network, so its ports count at all of
+    them.
+    """
+    parsed = _plain(address)
+    return port in store_ports and (parsed is None or special_use(parsed) is not None)
 
 
 def points_back(address: str, port: int, own_ports: frozenset[int], machine: Collection[str] = ()) -> bool:

@@ -160,6 +160,11 @@ class ClusterClient(Redis):
         await self.refresh()
         return {address: self.client_of(address) for address in dict.fromkeys(self._owners.values())}
 
+    async def nodes(self) -> list[Address]:
+        """All nodes that are known, replicas too."""
+        await self.refresh()
+        return list(self._nodes)
+
     async def refresh(self, *, without: Address | None = None) -> None:
         """Ask who has which slot; calls that come meanwhile share the answer. `without` is not asked.
 

@@ -28,6 +28,7 @@ from queue_engine.store.leader import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.scripts import STORE_DURABILITY, ScriptRunner
+from queue_engine.store.sentinel import MasterPool
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
 
@@ -156,6 +157,17 @@ class Store:
     async def server(self) -> ServerInfo:
         """Name, version and eviction policy of the server; in a cluster, of one of them."""
         return next(iter((await self.servers()).values()))
+
+    async def ports(self) -> frozenset[int]:
+        """Return the ports of the servers that a cluster or sentinels name now, waiting while the store is away."""
+        return await persist(self._ports, passing=_reason, what="the store")
+
+    async def _ports(self) -> frozenset[int]:
+        async with store_errors():
+            if isinstance(self.redis, ClusterClient):
+                return frozenset(address.port for address in await self.redis.nodes())
+            pool = self.redis.connection_pool
+            return frozenset({(await pool.get_master_address()).port} if isinstance(pool, MasterPool) else ())
 
     async def now_ms(self, endpoint_id: str | None = None) -> int:
         """The store's clock, epoch milliseconds. In a cluster it is that of the server that has the endpoint."""

@@ -1,10 +1,13 @@
 """Endpoints and their workers over HTTP."""
 
 from collections.abc import AsyncIterator, Sequence
+from itertools import product
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+from queue_engine.domain.store_url import parse_store_url
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.resolver import NoAnswer
 from queue_engine.store.client import connect
@@ -290,6 +293,28 @@ async def test_the_stores_port_and_own_hosts_are_refused_whatever_is_allowed(
             ):
                 assert (answer.status_code, answer.json()["message"][:9]) == (400, "webhook: "), url
         assert await _with_webhook(api, "https://b.example/") == 200
+
+
+async def test_the_ports_of_both_stores_are_refused_in_networks_that_are_allowed(valkey_url: str) -> None:
+    lookup = ScriptedLookup({"jobs": ["10.0.0.5"], "jobs.internal": ["10.0.0.5"], "hook.internal": ["10.0.0.7"]})
+    control = SecretStr("redis+sentinel://jobs.internal:7001/jobs")
+    async with running_api(valkey_url, webhook_allow="10.0.0.0/8", control_redis_url=control, lookup=lookup) as api:
+        store_port = parse_store_url(valkey_url).addresses[0].port
+        for host, port in product(("10.0.0.5", "jobs", "jobs.internal", "hook.internal"), (store_port, 7001, 6379)):
+            assert await _with_webhook(api, f"http://{host}:{port}/") == 400, (host, port)
+        for host in ("10.0.0.5", "jobs", "jobs.internal", "hook.internal"):
+            assert await _with_webhook(api, f"http://{host}:7002/") == 200, host
+
+
+async def test_a_name_of_the_private_network_is_refused_in_one_wording(valkey_url: str) -> None:
+    lookup = ScriptedLookup({"jobs.example": ["10.0.0.5"], "absent.example": None})
+    control = SecretStr("redis://jobs.example:7001")
+    own = "10.0.0.5,absent.example"
+    async with running_api(valkey_url, control_redis_url=control, own_hosts=own, lookup=lookup) as api:
+        urls = [f"http://{host}:{port}/" for host, port in product(("jobs.example", "absent.example"), (7001, 7002))]
+        refusals = [await api.post("/v2/serverless", ENDPOINT | {"webhook": url}) for url in urls]
+        assert {answer.status_code for answer in refusals} == {400}
+        assert len({answer.json()["message"] for answer in refusals}) == 1
 
 
 async def _with_webhook(api: RunningApi, url: str) -> int:

@@ -96,6 +96,13 @@ async def test_this_apis_own_port_is_refused_although_loopback_is_allowed(canary
         assert (await send(guard, resolver, f"http://{host}:{canary.port}/")).fault == "blocked_address"
 
 
+async def test_the_stores_port_is_refused_at_every_private_address(canary: Receiver) -> None:
+    guard = Guard(LOOPBACK, store_ports=frozenset({canary.port}))
+    resolver = stub_resolver({"store.example": [["127.0.0.1"]]})
+    for host in ("127.0.0.1", "localhost", "store.example"):
+        assert (await send(guard, resolver, f"http://{host}:{canary.port}/")).fault == "blocked_address"
+
+
 async def test_what_the_operator_allows_is_connected_to() -> None:
     async with receiver(answering(OK)) as target:
         resolver = stub_resolver({"hook.internal": [["127.0.0.1"]]})

@@ -234,6 +234,10 @@ async def test_every_master_is_checked(setup: Setup, store: Store) -> None:
     await store.check_ready()
 
 
+async def test_the_ports_of_the_masters_are_known(setup: Setup, store: Store) -> None:
+    assert {master.port for master in masters_of(setup)} <= await store.ports()
+
+
 async def test_another_kind_of_url_is_refused(setup: Setup) -> None:
     single = Store(masters_of(setup)[0].url, Sealer(SECRET_KEY))
     in_cluster = Store(f"redis+cluster://127.0.0.1:{masters_of(setup)[0].port}", Sealer(SECRET_KEY))

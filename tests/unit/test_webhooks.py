@@ -315,7 +315,7 @@ def test_a_webhook_that_points_back_at_this_api_is_refused_even_when_allowed(
 ) -> None:
     everything = AddressPolicy.allowing(["0.0.0.0/0", "::/0"])
     webhook = parse_webhook(url)
-    assert judge_destination(webhook, addresses, everything, frozenset({8000})) == "must not point back at this API"
+    assert judge_destination(webhook, addresses, everything, frozenset({8000})) == "must not point back at this engine"
     assert judge_destination(webhook, addresses, everything, frozenset({8001})) is None
 
 
@@ -396,6 +396,46 @@ def test_an_own_host_that_is_none_is_named(entry: str) -> None:
     with pytest.raises(ValueError, match="must be a host name or an address") as refused:
         parse_own_host(entry)
     assert entry in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "addresses"),
+    [
+        ("http://10.0.0.5:6379/", None),
+        ("http://10.0.0.6:6379/", None),
+        ("http://127.0.0.1:6379/", None),
+        ("http://[fd12::5]:6379/", None),
+        ("http://[::ffff:10.0.0.5]:6379/", None),
+        ("http://redis:6379/", ["10.0.0.5"]),
+        ("http://store.example:6379/", ["93.184.216.34", "10.0.0.5"]),
+    ],
+)
+def test_the_stores_port_is_refused_at_every_private_address_whatever_is_allowed(
+    url: str, addresses: list[str] | None
+) -> None:
+    webhook = parse_webhook(url)
+    assert judge_destination(webhook, addresses, EVERYTHING, store_ports=frozenset({6379})) is not None
+    assert judge_destination(webhook, addresses, EVERYTHING, store_ports=frozenset({6380})) is None
+    public = parse_webhook("https://93.184.216.34:6379/")
+    assert judge_destination(public, None, EVERYTHING, store_ports=frozenset({6379})) is None
+
+
+@pytest.mark.parametrize("addresses", [["10.0.0.5"], [], None])
+@pytest.mark.parametrize("host", ["db.internal", "db", "db.example"])
+def test_the_refusal_of_a_private_name_is_the_same_whether_it_is_the_engines_own(
+    host: str, addresses: list[str] | None
+) -> None:
+    if host == "db.example" and not addresses:
+        return  # it may be public, so it passes unless it is an own host
+    webhook = parse_webhook(f"http://{host}:6379/")
+    refusals = {
+        judge_destination(webhook, addresses, PUBLIC, frozenset({6379}), store_ports=ports, own_hosts=own, machine=here)
+        for ports in (frozenset[int](), frozenset({6379}))
+        for own in ((), (OwnHost(host, 6379),), (OwnHost("10.0.0.5"),))
+        for here in ((), ("10.0.0.5",))
+    }
+    assert len(refusals) == 1
+    assert None not in refusals
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.5/", "http://db.internal/", "http://db/", "http://db.example/"])
