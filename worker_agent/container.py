@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from queue_engine import metrics
@@ -330,7 +329,6 @@ class ContainerProcess:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
         self._exited = exit_of(process)
-        self._oom_kills = oom_kills()
 
     @classmethod
     def start(cls, command: str, environment: Mapping[str, str], output_fd: int) -> ContainerProcess:
@@ -351,8 +349,7 @@ class ContainerProcess:
 
     async def wait(self) -> str:
         """Wait until it has ended; return how, in a few words."""
-        status = await self._status()
-        return container_end(status, out_of_memory=oom_kills() > self._oom_kills)
+        return container_end(await self._status())
 
     async def reap_step(self) -> int:
         """Reap what the command has left and has ended. Always returns 0: the next look is due after the interval."""
@@ -394,15 +391,6 @@ class ContainerProcess:
 
     def _is_main(self, pid: int) -> bool:
         return pid == self._process.pid and self._process.returncode is None
-
-
-def oom_kills() -> int:
-    """Return how many processes the kernel has ended for lack of memory since it started; 0 where it does not say."""
-    with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
-    return 0
 
 
 def _is_in_own_group(pid: int) -> bool:

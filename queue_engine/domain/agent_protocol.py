@@ -85,18 +85,18 @@ _SHELL_SIGNAL_STATUS = 128
 """A shell whose command was ended by a signal exits with this plus the signal's number."""
 
 
-def container_end(status: int, *, out_of_memory: bool = False) -> str:
+def container_end(status: int) -> str:
     """Return how a container ended by itself, for its owner: `container killed by signal 11 (SIGSEGV)`.
 
-    A negative status is a signal, as in subprocess. `out_of_memory`: the kernel is known to have ended processes for
-    lack of memory during the container's life. SIGKILL without such evidence is perhaps that, because the engine does
-    not call this for containers that it ended.
+    A negative status is a signal, as in subprocess. SIGKILL is perhaps the kernel's, for lack of memory, because the
+    engine does not call this for containers that it ended. It is not known: the kernel counts such ends for a machine
+    or a control group, and a worker that is a process has none of its own.
     """
     if status < 0:
-        return f"container killed by signal {-status}{_signal_name(-status)}{_memory(-status, out_of_memory)}"
+        return f"container killed by signal {-status}{_signal_name(-status)}{_memory(-status)}"
     number = status - _SHELL_SIGNAL_STATUS
     if _signal_name(number):
-        return f"container exited with status {status}{_signal_name(number)}{_memory(number, out_of_memory)}"
+        return f"container exited with status {status}{_signal_name(number)}{_memory(number)}"
     return f"container exited with status {status}"
 
 
@@ -128,7 +128,5 @@ def _signal_name(number: int) -> str:
     return f" ({_SIGNAL_NAMES[number]})" if number in _SIGNAL_NAMES else ""
 
 
-def _memory(number: int, out_of_memory: bool) -> str:
-    if number != _SIGKILL:
-        return ""
-    return ": out of memory" if out_of_memory else ", perhaps out of memory"
+def _memory(number: int) -> str:
+    return ", perhaps out of memory" if number == _SIGKILL else ""

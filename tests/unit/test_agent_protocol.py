@@ -21,16 +21,6 @@ def test_the_end_of_a_container_is_described(status: int, text: str) -> None:
     assert container_end(status) == text
 
 
-@pytest.mark.parametrize("status", [-9, 137])
-def test_a_container_that_the_kernel_ended_for_lack_of_memory_is_said_to_be_that(status: int) -> None:
-    assert container_end(status, out_of_memory=True).endswith(" (SIGKILL): out of memory")
-
-
-def test_lack_of_memory_explains_no_other_end() -> None:
-    assert container_end(3, out_of_memory=True) == "container exited with status 3"
-    assert container_end(-15, out_of_memory=True) == "container killed by signal 15 (SIGTERM)"
-
-
 @pytest.mark.parametrize("end", [WorkerEnd("why"), WorkerEnd("wärum", ("one", "", "\x1b[31mtwo"))])
 def test_what_an_agent_says_at_its_end_is_read_again(end: WorkerEnd) -> None:
     assert read_end(write_end(end)) == end
