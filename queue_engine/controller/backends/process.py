@@ -47,6 +47,7 @@ from queue_engine.runtime.process_groups import (
     processes_with,
     wait_for_group,
 )
+from queue_engine.runtime.processors import usable_processors
 
 AGENT_COMMAND = python_command("worker_agent")
 STARTS_PER_CPU = 2
@@ -81,7 +82,7 @@ class ProcessBackend:
         adopts_orphans: bool = False,
     ) -> None:
         self._adopts_orphans = adopts_orphans
-        self._max_starting = max_starting or STARTS_PER_CPU * (os.cpu_count() or 1)
+        self._max_starting = max_starting or STARTS_PER_CPU * usable_processors()
         self._end_margin_seconds = end_margin_seconds
         self._work_dir = work_dir
         self._environment = dict(environment)
