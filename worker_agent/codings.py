@@ -25,39 +25,40 @@ class BodyDecoder:
     """Decodes one body. Feed it with what comes, then call `end`."""
 
     def __init__(self, codings: Iterable[str], *, max_bytes: int) -> None:
-        """`codings` are the values of Content-Encoding. Raises BadResponse for one that cannot be decoded."""
-        names = [name.strip().lower() for value in codings for name in value.split(",")]
-        stages = [_stage(name) for name in names if name not in ("", "identity")]
-        if len(stages) > MAX_CODINGS:
-            raise BadResponse(f"its body has {len(stages)} content codings; at most {MAX_CODINGS} are decoded")
-        self._stages = stages[::-1]
-        self._max_bytes = max_bytes
+        """`codings` are the values of Content-Encoding."""
+        names = (name.strip().lower() for value in codings for name in value.split(","))
+        self._names = [name for name in names if name not in ("", "identity")]
+        self._stages: list[_Stage] | None = None
+        """None until the first byte: an empty body has no coding, whatever is declared."""
         # A coding makes what it cannot compress a little larger, so earlier stages may be.
-        self._limits = [max_bytes + max_bytes // 64 + 1024] * len(stages) + [max_bytes]
+        self._limits = [max_bytes + max_bytes // 64 + 1024] * len(self._names) + [max_bytes]
         self._sizes = [0] * len(self._limits)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The decoded pieces. Raises BadResponse for what is not in its coding, and TooLarge."""
-        return self._through(0, data)
+        """The decoded pieces. Raises BadResponse for a coding that cannot be decoded and for what is not in its coding,
+        and TooLarge."""
+        if self._stages is None:
+            self._stages = _stages_of(self._names)
+        return self._through(self._stages, 0, data)
 
     def end(self) -> None:
         """Raises BadResponse when the body ended within its coding."""
-        for stage in self._stages:
+        for stage in self._stages or ():
             stage.end()
 
-    def _through(self, number: int, data: bytes) -> Iterator[bytes]:
+    def _through(self, stages: list[_Stage], number: int, data: bytes) -> Iterator[bytes]:
         self._sizes[number] += len(data)
         if self._sizes[number] > self._limits[number]:
             raise TooLarge
-        if number == len(self._stages):
+        if number == len(stages):
             yield data
             return
-        for piece in self._stages[number].feed(data):
-            yield from self._through(number + 1, piece)
+        for piece in stages[number].feed(data):
+            yield from self._through(stages, number + 1, piece)
 
 
 class _Stage:
-    """One coding. A gzip body may hold several members (RFC 1952, section 2.2)."""
+    """One coding. A gzip body may hold several members (RFC 1952, section 2.2), and zeros after them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -71,6 +72,8 @@ class _Stage:
         self._start = b""
         while data:
             if self._decoder is None:
+                if self._begun and self._name == "gzip":
+                    data = data.lstrip(b"\0")
                 if len(data) < 2:
                     self._start = data
                     return
@@ -87,9 +90,10 @@ class _Stage:
         if self._name == "deflate":
             if self._begun:
                 raise BadResponse("its body goes on after the end of its content coding, deflate")
-            has_header = data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0
             self._begun = True
+            has_header = data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0
             return zlib.decompressobj(_ZLIB if has_header else _RAW)
+        self._begun = True
         return zlib.decompressobj(_GZIP)
 
     def _decode(self, decoder: zlib._Decompress, data: bytes) -> tuple[bytes, bytes]:
@@ -102,6 +106,14 @@ class _Stage:
             self._decoder = None
             return piece, decoder.unused_data
         return piece, decoder.unconsumed_tail
+
+
+def _stages_of(names: list[str]) -> list[_Stage]:
+    """The last coding that was applied comes first."""
+    stages = [_stage(name) for name in names]
+    if len(stages) > MAX_CODINGS:
+        raise BadResponse(f"its body has {len(stages)} content codings; at most {MAX_CODINGS} are decoded")
+    return stages[::-1]
 
 
 def _stage(name: str) -> _Stage:

@@ -304,6 +304,9 @@ TEXT = b'{"n": [' + b"1, " * 5000 + b"2]}"
         ("GZip", gzipped(TEXT)),
         ("x-gzip", gzipped(TEXT)),
         ("gzip", gzipped(TEXT[:999]) + gzipped(TEXT[999:])),
+        ("gzip", gzipped(TEXT) + bytes(1)),
+        ("gzip", gzipped(TEXT) + bytes(512)),
+        ("gzip", gzipped(TEXT[:999]) + bytes(9) + gzipped(TEXT[999:])),
         ("deflate", zlib.compress(TEXT)),
         ("deflate", _raw_deflate(TEXT)),
         ("identity", TEXT),
@@ -324,8 +327,12 @@ def _chunks(body: bytes, size: int) -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n"
 
 
-async def test_an_empty_body_has_nothing_to_decode(forwarder: HttpForwarder) -> None:
-    answer = await answer_to(forwarder, ok(b"", "Content-Encoding: gzip"))
+@pytest.mark.parametrize("coding", ["gzip", "br", "zstd", "gzip, " * 5])
+@pytest.mark.parametrize("head", [("HTTP/1.1 200 OK", "Content-Length: 0"), ("HTTP/1.1 204 None",)], ids=str)
+async def test_an_empty_body_has_nothing_to_decode(
+    forwarder: HttpForwarder, head: tuple[str, ...], coding: str
+) -> None:
+    answer = await answer_to(forwarder, RawResponse((*head, f"Content-Encoding: {coding}")))
     assert (answer.fault, answer.output) == (None, b"null")
 
 
@@ -339,6 +346,8 @@ async def test_an_empty_body_has_nothing_to_decode(forwarder: HttpForwarder) -> 
         ("gzip", b"\x1f", "its body ends within its content coding, gzip"),
         ("deflate", zlib.compress(TEXT)[:-9], "its body ends within its content coding, deflate"),
         ("gzip", gzipped(TEXT)[:-8] + b"\0" * 8, "its body is not in its content coding, gzip"),
+        ("gzip", bytes(9) + gzipped(TEXT), "its body is not in its content coding, gzip"),
+        ("gzip", gzipped(TEXT) + bytes(9) + b"and more", "its body is not in its content coding, gzip"),
         ("gzip", gzipped(TEXT) + b"and more", "its body is not in its content coding, gzip"),
         ("deflate", zlib.compress(TEXT) + b"and more", "goes on after the end of its content coding, deflate"),
         ("br", b"\x0b\x05\x80[1]\x03", "the content coding br; gzip and deflate are decoded"),
