@@ -3,7 +3,7 @@
 | body | output |
 | --- | --- |
 | empty | `null` |
-| of a JSON media type (or none), and JSON by RFC 8259 | the JSON value, to the byte when it came in UTF-8 |
+| of a JSON media type (or none), and JSON by RFC 8259 | the JSON value, to the byte when it is JSON in UTF-8 |
 | of a text media type, in the character set that it declares, or in UTF-8 | a string |
 | any other | `{"contentType", "base64"}` |
 
@@ -13,6 +13,7 @@ Nothing is built of a body of JSON: it is checked, and kept as bytes.
 from __future__ import annotations
 
 import base64
+import codecs
 import re
 
 import msgspec
@@ -40,7 +41,7 @@ _TEXT_NAMES = (
 _TEXT_TYPES = frozenset(f"application/{name}" for name in _TEXT_NAMES) | {
     "audio/mpegurl", "audio/x-mpegurl", "model/mtl", "model/obj", "chemical/x-cif", "chemical/x-pdb", "chemical/x-xyz",
 }  # fmt: skip
-_JSON_TYPES = frozenset({"", "application/json", "text/json"})
+_JSON_TYPES = frozenset({"", "application/json", "application/x-json", "text/json", "text/x-json"})
 
 _CHECKER = msgspec.json.Decoder(msgspec.Raw)
 _WITHOUT_SURROGATES = bytes.maketrans(b"dD", b"cC")
@@ -53,6 +54,9 @@ def output_of(content_type: str, body: bytes) -> bytes:
     if not body:
         return b"null"
     media_type, codec = read_content_type(content_type)
+    # RFC 8259 has no charset parameter: frameworks that declare one for all they send write JSON in UTF-8 all the same.
+    if _may_be_json(media_type) and is_json(unmarked := body.removeprefix(codecs.BOM_UTF8)):
+        return unmarked
     if codec is not None and _is_text(media_type):
         output = _text_output(media_type, codec, body)
         if output is not None:
@@ -72,13 +76,14 @@ def text_of(content_type: str, body: bytes) -> str:
 
 
 def read_content_type(content_type: str) -> tuple[str, str | None]:
-    """Return the media type in lower case, and Python's codec for its character set: UTF-8 when none is declared, None
-    for one that is not known."""
+    """Return the media type in lower case, and Python's codec for its character set: UTF-8 when none is declared or an
+    empty one, None for one that is not known."""
     media_type, _, _ = content_type.partition(";")
     media_type = media_type.strip().lower()[:MAX_CONTENT_TYPE_LENGTH]
     for name, value in _PARAMETER.findall(content_type[:MAX_CONTENT_TYPE_LENGTH]):
         if name.lower() == "charset":
-            return media_type, codec_of(_ESCAPED.sub(r"\1", value[1:-1]) if value[:1] == '"' else value)
+            label = _ESCAPED.sub(r"\1", value[1:-1]) if value[:1] == '"' else value
+            return media_type, codec_of(label) if label.strip() else "utf-8"
     return media_type, "utf-8"
 
 
@@ -93,6 +98,10 @@ def is_json(body: bytes) -> bool:
     return True
 
 
+def _may_be_json(media_type: str) -> bool:
+    return media_type in _JSON_TYPES or media_type.endswith("+json")
+
+
 def _is_text(media_type: str) -> bool:
     return (
         media_type in _JSON_TYPES
@@ -104,13 +113,10 @@ def _is_text(media_type: str) -> bool:
 
 def _text_output(media_type: str, codec: str, body: bytes) -> bytes | None:
     """The body as JSON text; None when it is not in `codec`."""
-    may_be_json = media_type in _JSON_TYPES or media_type.endswith("+json")
-    if may_be_json and codec == "utf-8" and is_json(body):
-        return body
     text = decoded(body, codec)
     if text is None or (not media_type and "\x00" in text):
         return None
-    if may_be_json and is_json(recoded := text.encode()):
+    if _may_be_json(media_type) and is_json(recoded := text.encode()):
         return recoded
     slices = (text[at : at + _SLICE] for at in range(0, len(text), _SLICE))
     return b'"%b"' % b"".join(orjson.dumps(part)[1:-1] for part in slices)

@@ -183,7 +183,7 @@ def test_the_encodings_are_those_of_the_standard_where_pythons_differ() -> None:
 @pytest.mark.parametrize(
     "label",
     ["rot13", "rot_13", "idna", "punycode", "utf-7", "unicode_escape", "raw_unicode_escape", "base64", "hex", "zlib",
-     "mbcs", "utf_8_sig", "cp037", "undefined", "replacement", "iso-2022-kr", "utf-32", "",
+     "mbcs", "utf_8_sig", "cp037", "undefined", "replacement", "iso-2022-kr", "utf-32", "utf8mb4",
      "utf\u20118", "a" * 999],
 )  # fmt: skip
 def test_an_unknown_character_set_is_binary(label: str) -> None:
@@ -206,6 +206,18 @@ _CODED_PIECES = [bytes([number]) for number in range(256)] + [
 def test_text_that_is_not_in_its_character_set_is_binary() -> None:
     assert output_of("text/plain; charset=shift_jis", b"\x81") == binary("text/plain", b"\x81")
     assert output_of("text/plain", b"\xff\xff") == binary("text/plain", b"\xff\xff")
+
+
+@pytest.mark.parametrize("label", ["iso-8859-1", "us-ascii", "utf8mb4", "rot13", "utf-16", "shift_jis", '""', ""])
+@pytest.mark.parametrize("media_type", ["application/json", "application/x-json", "application/problem+json"])
+def test_json_in_utf_8_is_json_whatever_character_set_is_declared(media_type: str, label: str) -> None:
+    body = '{"a": "é"}'.encode()
+    assert output_of(f"{media_type}; charset={label}", body) == body
+    assert output_of(f"{media_type}; charset={label}", codecs.BOM_UTF8 + body) == body
+
+
+def test_json_that_is_not_in_utf_8_is_in_its_declared_character_set() -> None:
+    assert output_of("application/json; charset=iso-8859-1", b'{"a": "\xe9"}') == '{"a": "é"}'.encode()
 
 
 @given(st.sampled_from(LABELS), st.lists(st.sampled_from(_CODED_PIECES), max_size=12).map(b"".join))
@@ -232,6 +244,9 @@ def test_a_byte_order_mark_is_no_part_of_json_or_text(mark: str) -> None:
         ("", ("", "utf-8")),
         (" Text/Plain ", ("text/plain", "utf-8")),
         ("text/plain; charset", ("text/plain", "utf-8")),
+        ("text/plain; charset=", ("text/plain", "utf-8")),
+        ('text/plain; charset=""', ("text/plain", "utf-8")),
+        ('text/plain; charset=" "', ("text/plain", "utf-8")),
         ("text/plain; charset=utf-16; charset=koi8-r", ("text/plain", "utf-16-le")),
         ('text/plain; x="' + '\\"' * 30_000, ("text/plain", "utf-8")),
         ("a" * 70_000, ("a" * 1024, "utf-8")),
