@@ -8,6 +8,7 @@ from queue_engine.store.store import Store
 from tests.integration.parts import Programs, ended, new_endpoint, submit
 from tests.integration.raw_container import RawResponse, ok, raw_container
 
+MIB = 1024 * 1024
 JSON = "Content-Type: application/json"
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
 LINES = b'{"a":1}\n{"a":2}\n'
@@ -107,3 +108,26 @@ async def test_a_connection_that_is_closed_after_each_response_costs_no_attempt(
             await submit(store, endpoint_id, f"task_{number}")
             task = await ended(store, endpoint_id, f"task_{number}")
             assert (task.state, task.attempts) == (TaskState.SUCCEEDED, 1)
+
+
+LARGE = {
+    "lists": b"[" + b"[]," * (8 * MIB // 3 - 1) + b"[]]",
+    "nests": b"[" + (b"[" * 500 + b"]" * 500 + b",") * (8 * MIB // 1001) + b"1]",
+    "objects": b"[" + b'{"a":{}},' * (8 * MIB // 9 - 1) + b"0]",
+}
+
+
+async def test_a_lease_is_kept_beside_a_large_response_of_many_small_containers(
+    store: Store, programs: Programs
+) -> None:
+    async with raw_container({name: ok(body, JSON) for name, body in LARGE.items()}) as container:
+        endpoint_id = await new_endpoint(store)
+        programs.controller(lease=2)
+        agent = programs.agent(endpoint_id, f"http://127.0.0.1:{container.port}", lease=2)
+        for name in LARGE:
+            await submit(store, endpoint_id, name, uri=f"/{name}")
+        for name, body in LARGE.items():
+            task = await ended(store, endpoint_id, name)
+            assert (task.state, task.attempts, task.output) == (TaskState.SUCCEEDED, 1, body), task.error
+            assert container.requests[name] == 1
+    assert "a lease had run out" not in agent.output()
