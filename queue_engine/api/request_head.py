@@ -18,7 +18,9 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 
 _LINE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [^\x00-\x20\x7f]+ HTTP/([0-9]\.[0-9])\r\n")
 _TARGET = re.compile(rb"/[^#]*|(?P<scheme>[Hh][Tt][Tt][Pp][Ss]?)://(?P<authority>[^/?#]*)/[^#]*")
-_HOST = re.compile(rb"(?:(?P<name>[A-Za-z0-9._-]{1,255})|\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{0,5}))?")
+_LABEL = rb"-*[A-Za-z0-9_][A-Za-z0-9_-]*"
+_NAME = rb"(?=[^:]{1,255}(?::|\Z))" + _LABEL + rb"(?:\." + _LABEL + rb")*\.?"
+_HOST = re.compile(rb"(?:(?P<name>" + _NAME + rb")|\[(?P<ipv6>[0-9A-Fa-f:.]{2,45})\])(?::(?P<port>[0-9]{0,5}))?")
 _CODING = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _KNOWN_CODINGS = frozenset({b"chunked", b"compress", b"deflate", b"gzip", b"x-compress", b"x-gzip", b"identity"})
 _DEFAULT_PORTS = {b"http": 80, b"https": 443}

@@ -568,6 +568,7 @@ async def test_a_start_that_ends_or_hangs_makes_room_for_the_next(world: World) 
 
 
 async def test_while_workers_start_the_others_may_be_late(world: World) -> None:
+    world.backend.max_starting = 2
     world.endpoint()
     await world.rounds(int(SILENCE) + 2)
     late = world.worker().worker_id
@@ -580,6 +581,36 @@ async def test_while_workers_start_the_others_may_be_late(world: World) -> None:
     assert world.backend.stopping == {}
     await world.rounds(int(SILENCE))
     assert world.backend.stopping[late] == 0
+
+
+@pytest.mark.parametrize("places", [1, 2, 4], ids=str)
+async def test_a_crash_loop_does_not_let_others_be_late(world: World, places: int) -> None:
+    world.backend.max_starting = places
+    world.endpoint()
+    await world.rounds(int(SILENCE) + 2)
+    late = world.worker().worker_id
+    world.endpoint(workers=places, endpoint_id="8")
+    await world.rounds(2)
+    world.beating = False
+    for _ in range(int(2 * SILENCE) - 2):
+        await world.round()
+        for worker_id, spec in list(world.backend.running.items()):
+            if spec.endpoint_id == "8":
+                world.backend.end(worker_id, "container exited with status 3")
+    assert world.backend.stopping.get(late) == 0
+
+
+async def test_a_single_start_among_many_places_does_not_let_others_be_late(world: World) -> None:
+    world.backend.max_starting = 12
+    world.endpoint()
+    await world.rounds(int(SILENCE) + 2)
+    late = world.worker().worker_id
+    world.beating = False
+    for number in range(int(SILENCE) + 2):
+        if number % 10 == 0:
+            world.endpoint(endpoint_id=str(100 + number))
+        await world.round()
+    assert world.backend.stopping.get(late) == 0
 
 
 async def test_a_worker_that_nobody_manages_is_forgotten_when_it_is_silent(world: World) -> None:
