@@ -204,8 +204,15 @@ def _surplus(kept: Sequence[Worker], situation: Situation) -> set[str]:
     return {worker.worker_id for worker in first_to_go[: max(0, len(kept) - wanted_workers(situation.endpoint))]}
 
 
-def _worth(worker: Worker, situation: Situation) -> tuple[bool, int, int, int]:
-    return (_runs(worker, situation), worker.running_tasks, worker.revision, -worker.created_at_ms)
+def _worth(worker: Worker, situation: Situation) -> tuple[bool, bool, int, int, int]:
+    """Return what workers are ordered by: the least go first. What a dead or silent one said last does not count.
+
+    An idle worker that runs stays before one that is INITIALIZING with a task. Such a call has not lasted long enough
+    to tell it from one more 503: without the other worker all tasks might wait until the model is loaded.
+    """
+    speaks = _is_alive(worker, situation) and not _is_silent(worker, situation)
+    tasks = worker.running_tasks if speaks else 0
+    return (_runs(worker, situation), speaks, tasks, worker.revision, -worker.created_at_ms)
 
 
 def _of_ended(ended: Sequence[Worker], surplus: set[str], situation: Situation) -> list[Action]:
