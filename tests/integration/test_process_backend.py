@@ -239,8 +239,19 @@ class TestRefusal:
 
     async def test_an_agent_that_cannot_be_executed_is_an_error(self, tmp_path: Path) -> None:
         backend = ProcessBackend(tmp_path, instance_id="i", environment=INHERITED, agent_command=["/no/such/agent"])
-        with pytest.raises(BackendError, match="No such file"):
+        with pytest.raises(BackendError, match="/no/such/agent: No such file"):
             await backend.start(spec_for("w1", FOREVER))
+        await backend.aclose(0)
+
+    async def test_the_log_of_an_agent_that_ends_without_saying_why_is_named(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        dying = [sys.executable, "-c", "import no_such_module"]
+        backend = ProcessBackend(tmp_path, instance_id="i", environment=INHERITED, agent_command=dying)
+        await backend.start(spec_for("w1", FOREVER))
+        assert (await ended(backend, "w1")).exit_reason == "agent exited with status 1"
+        assert f"w1: the agent exited with status 1 without saying why; its log: {tmp_path / 'w1.log'}" in caplog.text
+        assert "no_such_module" in (tmp_path / "w1.log").read_text()
         await backend.aclose(0)
 
     async def test_a_work_directory_that_cannot_be_made_is_an_error(self, tmp_path: Path) -> None:

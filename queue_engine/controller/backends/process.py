@@ -119,8 +119,7 @@ class ProcessBackend:
         try:
             self._workers[spec.worker_id] = self._started(spec)
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else None
-            raise BackendError(f"the worker cannot be started: {reason or error}") from error
+            raise BackendError(f"the worker cannot be started: {_reason(error)}") from error
         self._forget_old_logs()
 
     async def stop(self, worker_id: str, grace_seconds: float) -> None:
@@ -137,6 +136,7 @@ class ProcessBackend:
     async def kill(self, worker_id: str) -> None:
         worker = self._workers.get(worker_id)
         if worker is not None:
+            worker.asked_to_end = True
             worker.group.kill()
             await self._forget(worker)
 
@@ -197,7 +197,10 @@ class ProcessBackend:
             raise
         marks = {**self._marks, protocol.WORKER_ID: spec.worker_id}
         started_at_ms = int(self._epoch_seconds() * 1000)
-        return _Worker(spec.worker_id, port, target, group, end_file, marks, started_at_ms, self._adopts_orphans)
+        log_path = self._log_path(spec.worker_id)
+        return _Worker(
+            spec.worker_id, port, target, group, log_path, end_file, marks, started_at_ms, self._adopts_orphans
+        )
 
     def _started_group(
         self, spec: WorkerSpec, port: int, lifeline: int, end_fd: int
@@ -207,10 +210,13 @@ class ProcessBackend:
                 self._agent_command,
                 environment=self._agent_environment(spec, port, lifeline)
                 | {protocol.METRICS_FD: str(metrics.fileno()), protocol.END_FD: str(end_fd)},
-                log=BoundedLog(self._work_dir / f"{spec.worker_id}.log"),
+                log=BoundedLog(self._log_path(spec.worker_id)),
                 inherited_fds=(lifeline, metrics.fileno(), end_fd),
             )
             return group, AgentTarget(spec.endpoint_id, spec.worker_id, metrics.getsockname()[1])
+
+    def _log_path(self, worker_id: str) -> Path:
+        return self._work_dir / f"{worker_id}.log"
 
     def _agent_environment(self, spec: WorkerSpec, port: int, lifeline: int) -> dict[str, str]:
         exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
@@ -272,6 +278,7 @@ class _Worker:
     port: int
     metrics: AgentTarget
     group: ProcessGroup
+    log_path: Path
     end_file: IO[bytes]
     marks: Mapping[str, str]
     started_at_ms: int
@@ -306,6 +313,9 @@ class _Worker:
         end = protocol.read_end(os.pread(self.end_file.fileno(), protocol.END_BYTES, 0))
         self.end_file.close()
         self.exit_reason = describe_exit("agent", status) if end is None else end.reason
+        if end is None and not self.asked_to_end:
+            text = "worker %s: the %s without saying why; its log: %s"
+            logger.warning(text, self.worker_id, self.exit_reason, self.log_path)
         self.last_lines = () if end is None else end.last_lines
 
 
@@ -329,6 +339,13 @@ def _can_be_passed(text: str) -> bool:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
         return False
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """Return why a start failed, with the command or the file that it failed for."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def _modified_at(path: Path) -> float:
