@@ -43,18 +43,17 @@ _NAMES = {
     HeaderKind.FRAMING: ("content-length", "transfer-encoding"),
     HeaderKind.CONTENT: ("content-encoding", "content-range"),
     HeaderKind.ROUTING: (
-        "host", "forwarded", "forwarded-for", "x-forwarded", "via",
-        "x-host", "x-original-host", "x-host-override", "x-http-host-override",
+        "host", "forwarded", "forwarded-for", "x-forwarded", "x-forward-for", "via",
+        "x-host", "x-original-host", "x-real-host", "x-host-override", "x-http-host-override",
         "x-scheme", "x-url-scheme", "front-end-https", "x-arr-ssl", "cf-visitor", "cloudfront-forwarded-proto",
-        "client-ip", "remote-addr", "x-real-ip", "x-client-ip", "x-remote-ip", "x-remote-addr", "x-originating-ip",
-        "x-cluster-client-ip", "x-proxyuser-ip", "true-client-ip", "fastly-client-ip", "fly-client-ip",
-        "cf-connecting-ip", "cf-connecting-ipv6", "cf-pseudo-ipv4", "cloudfront-viewer-address",
+        "client-ip", "real-ip", "remote-addr", "x-client-ip", "x-remote-ip", "x-remote-addr", "x-originating-ip",
+        "x-proxyuser-ip", "cf-connecting-ipv6", "cf-pseudo-ipv4", "cloudfront-viewer-address",
         "x-azure-clientip", "x-azure-socketip", "x-appengine-user-ip", "x-appengine-remote-addr",
-        "x-nf-client-connection-ip", "do-connecting-ip", "wl-proxy-client-ip",
+        "x-nf-client-connection-ip",
     ),
     HeaderKind.OVERRIDE: (
         "x-original-url", "x-original-uri", "x-original-method", "x-rewrite-url", "x-rewrite-uri", "x-override-url",
-        "x-http-path-override", "x-script-name", "script-name",
+        "x-original-path", "x-rewrite-path", "x-request-uri", "x-http-path-override", "x-script-name", "script-name",
         "x-http-method", "x-http-method-override", "x-method-override",
         "x-sendfile-type", "x-accel-mapping",  # tell Rack::Sendfile which files to send
     ),
@@ -67,6 +66,8 @@ _PREFIXES = (
     ("x-forwarded-", HeaderKind.ROUTING),
     ("x-envoy-", HeaderKind.ROUTING),  # Envoy's orders on retries, timeouts, paths and addresses
 )
+_CLIENT_ADDRESS_SUFFIXES = ("-forwarded-for", "-client-ip", "-real-ip", "-connecting-ip")
+"""Every platform puts its own word before these: `Ali-CDN-Real-IP`, `X-Vercel-Forwarded-For`, `Incap-Client-IP`."""
 _ANY_PREFIX = tuple(prefix for prefix, _ in _PREFIXES)
 _CONTENT_TYPE = "content-type"
 
@@ -95,6 +96,8 @@ def kind_of(name: str) -> HeaderKind | None:
     kind = _KINDS.get(spelled)
     if kind is None and spelled.startswith(_ANY_PREFIX):
         kind = next(kind for prefix, kind in _PREFIXES if spelled.startswith(prefix))
+    if kind is None and spelled.endswith(_CLIENT_ADDRESS_SUFFIXES):
+        kind = HeaderKind.ROUTING
     return kind
 
 
