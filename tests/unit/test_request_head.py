@@ -1,0 +1,34 @@
+"""Rules for the head of a request that the HTTP parser does not check."""
+
+import pytest
+
+from queue_engine.api.request_head import head_fault
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "x",
+        "x.example",
+        "x.example.",
+        "X.example:8000",
+        "a_b.example",
+        "xn--bcher-kva.example",
+        "a--b",
+        "127.0.0.1",
+        "[::1]:1",
+    ],
+)
+def test_a_host_name_or_an_address_is_a_host(host: str) -> None:
+    assert head_fault("1.1", b"/", [(b"host", host.encode())]) is None
+
+
+@pytest.mark.parametrize(
+    "host", ["", ".", "..", "a..b", ".a", "a..", "-", "a.-", "-.a", "a.-.b", "a b", "a/b", "a" * 256, ":80", "..:80"]
+)
+def test_a_name_with_an_empty_label_is_no_host(host: str) -> None:
+    fault = head_fault("1.1", b"/", [(b"host", host.encode())])
+    assert fault is not None
+    assert fault.status == 400
+    target = f"http://{host}/".encode()
+    assert head_fault("1.1", target, [(b"host", host.encode())]) is not None
