@@ -13,7 +13,6 @@ sending side is closed first, so that the client sees the end of the response.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from uvicorn.server import ServerState
 from queue_engine.api.answers import failure
 from queue_engine.api.errors import INVALID_REQUEST
 from queue_engine.api.request_head import Refusal, head_fault, line_fault
-from queue_engine.api.request_pieces import EMPTY_LINE, MAX_PIECES_OF_CHUNKS, Cutter
+from queue_engine.api.request_pieces import MAX_PIECES_OF_CHUNKS, Cutter, HeadLines
 
 MAX_HEAD_BYTES = 64 * 1024
 """The request line and the headers, and the trailers of a chunked body, all together."""
@@ -43,8 +42,6 @@ IGNORED_SILENCE_SECONDS = 2.0
 
 _NOT_HTTP = Refusal(400, "request: must be valid HTTP/1.1")
 _HEAD_TOO_LARGE = Refusal(431, f"headers: must be at most {MAX_HEAD_BYTES} bytes in all")
-_TAB_AFTER_CHUNKED = re.compile(rb"(\ntransfer-encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE)
-_H2C = re.compile(rb"\n(upgrade):(?=[ \t]*h2c[ \t]*(?:\r?\n|$))", re.IGNORECASE)
 
 
 class _Refused(Exception):
@@ -116,6 +113,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._refusal = _NOT_HTTP
         self._cycle_transport: Any = None
         self._cutter = Cutter()
+        self._head_lines = HeadLines()
         self._line: bytearray | None = bytearray()
         """The request line as far as it has come; None when it is complete."""
         self._completed = False
@@ -185,7 +183,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._began = self._completed = False
         if self._line is not None and not self._takes_line(self._line, piece):
             return
-        super().data_received(piece if self._in_message else _understandable(piece))
+        if self._line is None and (self._in_head or not self._in_message):
+            super().data_received(self._head_lines.take(piece))
+        else:
+            super().data_received(piece)
         if self.transport.is_closing() or self._broken:
             return
         if not self._in_message:
@@ -248,6 +249,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_message = False
         self._completed = True
         self._line = bytearray()
+        self._head_lines = HeadLines()
         self._stop_expecting()
         self._stop_discarding()
         super().on_message_complete()
@@ -348,19 +350,6 @@ class LimitedProtocol(HttpToolsProtocol):
             + body
         )
         self._linger(MAX_IGNORED_BYTES_OF_REFUSED)
-
-
-def _understandable(piece: bytes) -> bytes:
-    """Return a whole head without what the parser takes for something else than it is; another piece as it is.
-
-    Java's client offers HTTP/2 with every first request. The offer may be ignored (RFC 9110, section 7.8), but the
-    parser would treat the body as bytes of the other protocol. A tab after `chunked` is white space without a meaning.
-    """
-    if not piece.endswith(EMPTY_LINE):
-        return piece
-    if b"h2c" in piece:
-        piece = _H2C.sub(rb"\n\1-Ignored:", piece)
-    return _TAB_AFTER_CHUNKED.sub(rb"\1", piece) if b"\t\r\n" in piece or b" \r\n" in piece else piece
 
 
 def limited_protocol(patience_seconds: float) -> type[LimitedProtocol]:

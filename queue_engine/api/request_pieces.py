@@ -8,6 +8,8 @@ request line.
 
 from __future__ import annotations
 
+import re
+
 EMPTY_LINE = b"\r\n\r\n"
 MAX_PIECES_OF_CHUNKS = 64
 """Pieces of one read inside a chunked body, so that a body full of empty lines costs no more than another one."""
@@ -40,3 +42,47 @@ class Cutter:
             return found + len(EMPTY_LINE)
         self._tail = (tail + data[max(start, len(data) - 3) :])[-3:]
         return len(data)
+
+
+_H2C = re.compile(rb"\n(upgrade):(?=[ \t]*h2c[ \t]*\r?\n)", re.IGNORECASE)
+_TAB_AFTER_CHUNKED = re.compile(rb"(\ntransfer-encoding:[ \t]*chunked)[ \t]+(?=\r\n)", re.IGNORECASE)
+_UPGRADE = b"upgrade:h2c\r"
+_TRANSFER_ENCODING = b"transfer-encoding:chunked\r"
+MAX_HELD_BYTES = 64
+
+
+class HeadLines:
+    """Gives the parts of one head without what the parser takes for something else than it is.
+
+    Java's client offers HTTP/2 with every first request. The offer may be ignored (RFC 9110, section 7.8), but the
+    parser would treat the body as bytes of the other protocol. White space after `chunked` has no meaning. A head may
+    be cut anywhere between two reads, so the beginning of such a line is held until the rest has come.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._line_begins = False
+        """The next byte begins a header line."""
+
+    def take(self, part: bytes) -> bytes:
+        """Return what the parser may have of the head now. The first part has the end of the request line."""
+        prefix = b"\n" if self._line_begins else b""
+        lines = prefix + self._held + part
+        end = lines.rfind(b"\n") + 1
+        held = lines[end:]
+        if not end or not _may_become_such_a_line(held):
+            held = b""
+        lines = lines[: len(lines) - len(held)]
+        self._held = held
+        self._line_begins = lines.endswith(b"\n")
+        if b"h2c" in lines.lower():
+            lines = _H2C.sub(rb"\n\1-Ignored:", lines)
+        if b"\t\r\n" in lines or b" \r\n" in lines:
+            lines = _TAB_AFTER_CHUNKED.sub(rb"\1", lines)
+        return lines[len(prefix) :]
+
+
+def _may_become_such_a_line(begun: bytes) -> bool:
+    name, colon, value = begun.lower().partition(b":")
+    bare = name + colon + value.translate(None, b" \t")
+    return 0 < len(begun) <= MAX_HELD_BYTES and (_UPGRADE.startswith(bare) or _TRANSFER_ENCODING.startswith(bare))

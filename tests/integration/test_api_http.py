@@ -294,6 +294,23 @@ async def test_an_offer_of_http_2_as_javas_client_makes_it_is_ignored(api: Runni
         assert await _tasks(api) == count
 
 
+@pytest.mark.parametrize("line", ["Upgrade: h2c", "upgrade:\tH2C ", "Transfer-Encoding: chunked\t"])
+async def test_a_head_that_is_cut_anywhere_is_understood_as_a_whole_one(api: RunningApi, line: str) -> None:
+    await api.create_endpoint()
+    body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY) if "chunked" in line else BODY
+    length = () if "chunked" in line else (f"Content-Length: {len(BODY)}",)
+    request = _head(api, "Connection: Upgrade, HTTP2-Settings", *length, line, "HTTP2-Settings: AAEA") + body
+    begins = request.index(line.encode())
+    for count, cut in enumerate(range(begins - 2, begins + len(line) + 3), 1):
+        connection = await Connection.to(api)
+        await connection.send(request[:cut])
+        await api.client.get("/healthz")  # the server has read the first part before this is served
+        await connection.send(request[cut:])
+        assert (await connection.answer()).status == 200, request[:cut][-30:]
+        assert await _tasks(api) == count
+        connection.close()
+
+
 async def test_garbage_after_a_request_does_not_take_its_answer(api: RunningApi, connection: Connection) -> None:
     await api.create_endpoint()
     await connection.send(_head(api, f"Content-Length: {len(BODY)}") + BODY + b"\x00\x01garbage\r\n\r\n")
