@@ -35,6 +35,7 @@ from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Start
 from queue_engine.store.client import unavailability
 from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING
 from worker_agent.agent import AgentConfig, Duty
+from worker_agent.claim_pause import ClaimPause
 from worker_agent.container import ContainerWatch
 from worker_agent.forward import Forwarder, cancel_request_for, request_for
 
@@ -57,9 +58,6 @@ LOST_FAULTS = NOT_CONNECTED_FAULTS | {RESET}
 """Faults of a call that the end of the container's process explains."""
 BROKEN_OFF_FAULTS = frozenset({"timeout", "too_large"})
 """Faults of a call that this side broke off: the container may still be at work."""
-UNREADABLE_PAUSE_SECONDS = 60.0
-"""How long an agent claims nothing after a task whose headers it has no key for. Its keys change by a restart only, but
-tasks without headers need none."""
 CONTAINER_END_SECONDS = 1.0
 """How far apart the end of the container's process and of its connections may be noticed."""
 
@@ -118,7 +116,7 @@ class TaskWork:
         self._gate = Gate()
         self._passed_on: OrderedDict[str, bool] = OrderedDict()
         self._unstarted_seconds = min(config.lease_seconds, MOST_UNSTARTED_SECONDS)
-        self._claim_after = 0.0
+        self._pause = ClaimPause()
         self.fault = ""
         # A backend ends a worker by force soon after its grace; by itself an agent may wait for the store for longer.
         self._end_seconds = RELEASE_SECONDS if config.managed else config.lease_seconds
@@ -126,10 +124,6 @@ class TaskWork:
     @property
     def running_tasks(self) -> int:
         return len(self._held)
-
-    @property
-    def _is_paused(self) -> bool:
-        return time.monotonic() < self._claim_after
 
     async def run(self, duty: Duty) -> None:
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
@@ -160,8 +154,8 @@ class TaskWork:
         """One round: wait for the container and a free slot, read, begin what was read."""
         await duty.open.wait()
         await self._watch.wait_for_turn()
-        if self._is_paused:
-            await asyncio.sleep(self._claim_after - time.monotonic())
+        if pause_seconds := self._pause.seconds_left:
+            await asyncio.sleep(pause_seconds)
             return 1
         await self._gate.wait_until_open()
         free = await self._free_slots()
@@ -174,7 +168,7 @@ class TaskWork:
 
         Without a free slot too: what cannot begin here goes before all new tasks, to whoever has a slot first.
         """
-        if self._is_paused:
+        if self._pause.seconds_left:
             return 0
         most = min(self._config.concurrency, MAX_READ)
         entries = await self._claims.take_over(most, idle_ms=int(self._unstarted_seconds * 1000))
@@ -191,7 +185,7 @@ class TaskWork:
         """Start what fits; a read gives up to twice what was asked for, as it covers two queues."""
         for entry in entries:
             has_room = len(self._runners) < self._config.concurrency and self._gate.is_open
-            may_begin = has_room and duty.open.is_set() and not duty.draining.is_set() and not self._is_paused
+            may_begin = has_room and duty.open.is_set() and not duty.draining.is_set() and not self._pause.seconds_left
             if may_begin and self._watch.take_turn():
                 runner = asyncio.create_task(self._run_entry(entry, duty))
                 self._runners.add(runner)
@@ -248,9 +242,12 @@ class TaskWork:
         its key is no longer in use.
         """
         try:
-            return self._claims.open(started)
+            task = self._claims.open(started)
         except (SecretKeyMissing, SealBroken) as error:
             why = error
+        else:
+            self._pause.note_readable()
+            return task
         if await self._is_key_missing(why):
             self._pause_claims(started, why)
             await self._persist(partial(self._release, started, called=False), "release")
@@ -265,8 +262,8 @@ class TaskWork:
         return isinstance(error, SecretKeyMissing)
 
     def _pause_claims(self, started: Started, error: Exception) -> None:
-        """Claim nothing for a while: an agent that runs no task is always free, and would claim before all others."""
-        self._claim_after = time.monotonic() + UNREADABLE_PAUSE_SECONDS
+        """Claim nothing for a while, and say why."""
+        self._pause.begin()
         self.fault = f"the agent leaves tasks to other agents, because it cannot open their headers: {error}"
         metrics.agent_tasks_unreadable.inc()
         log.error("the agent leaves tasks to other agents", extra={**self._ids(started), "error": str(error)})
