@@ -40,7 +40,13 @@ def describe(routes: Iterable[APIRoute]) -> dict[str, Any]:
     )
     components = document.setdefault("components", {})
     components["securitySchemes"] = {
-        "ApiKey": {"type": "apiKey", "in": "header", "name": "X-Api-Key"},
+        "ApiKey": {
+            "type": "apiKey",
+            "in": "header",
+            "name": "X-Api-Key",
+            "description": "The API key. With an `Authorization` header of any scheme beside it the request is refused "
+            "with 401",
+        },
         "Bearer": {"type": "http", "scheme": "bearer", "description": "The API key"},
     }
     schemas = components.setdefault("schemas", {})
