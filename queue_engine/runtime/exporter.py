@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ Page = Callable[[], bytes]
 MAX_REQUESTS = 32
 """Requests that are served at once; a connection beyond is closed."""
 REQUEST_SECONDS = 10.0
-"""How long a client may take over its request, and over taking the response."""
+"""Time limit for receiving a request, and another one for sending the response."""
 
 
 def own_metrics(registry: CollectorRegistry) -> dict[str, Page]:
@@ -70,6 +71,29 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = REQUEST_SECONDS
     server: _Server
 
+    def setup(self) -> None:
+        super().setup()
+        # `timeout` is for one read: a client that sends a byte now and then would hold its place for hours.
+        self._deadline = threading.Timer(REQUEST_SECONDS, self._give_up)
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def finish(self) -> None:
+        self._deadline.cancel()
+        super().finish()
+
+    def parse_request(self) -> bool:
+        is_valid = super().parse_request()
+        self._deadline.cancel()
+        return is_valid
+
+    def _give_up(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
         page = self.server.pages.get(urlsplit(self.path).path)
         if page is None:
@@ -85,7 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", CONTENT_TYPE_LATEST)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
         """Log no requests."""

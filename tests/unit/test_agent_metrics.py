@@ -16,6 +16,7 @@ from queue_engine.controller.backends.base import AgentTarget
 from queue_engine.runtime import exporter
 from queue_engine.runtime.exporter import Page, listen, own_metrics, serve_pages
 from tests.promtool import check, promtool_binary
+from tests.waiting import wait_until
 
 FIRST = AgentTarget("1", "1-a", 0)
 SECOND = AgentTarget("22", "22-b.c_d", 0)
@@ -133,3 +134,34 @@ def test_a_port_of_ipv6_can_be_listened_on() -> None:
             assert listener.family == socket.AF_INET6
     except OSError:
         pytest.skip("no IPv6 here")
+
+
+def test_a_page_of_metrics_responds_to_head_as_to_get_without_the_body() -> None:
+    base = f"http://127.0.0.1:{serve_pages(listen('127.0.0.1', 0), {'/metrics': lambda: b'fine 1'})}"
+    with httpx.Client(base_url=base, trust_env=False, timeout=30) as client:
+        head, full = client.head("/metrics"), client.get("/metrics")
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["Content-Length"] == str(len(full.content)) == "6"
+        assert head.headers["Content-Type"] == full.headers["Content-Type"]
+        assert client.head("/other").status_code == 404
+
+
+def test_a_client_that_sends_its_request_byte_by_byte_is_closed_at_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exporter, "REQUEST_SECONDS", 0.2)
+    port = serve_pages(listen("127.0.0.1", 0), {"/metrics": lambda: b"fine 1"})
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.setblocking(False)
+        client.send(b"GET /metrics HTTP/1.1\r\nX: ")
+
+        def is_closed() -> bool:
+            try:
+                client.send(b"a")
+                return client.recv(1) == b""
+            except BlockingIOError:
+                return False
+            except ConnectionError:
+                return True
+
+        wait_until(is_closed, 8, "the connection is kept open")
