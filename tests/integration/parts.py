@@ -189,8 +189,9 @@ class HttpServer:
         """The requests with this method."""
         return [request for request in self.requests if request.method == method]
 
-    def next(self, timeout: float = 10.0) -> Request:
-        """The next request that has not been asked for yet."""
+    def next(self, timeout: float = 30.0) -> Request:
+        """Return the next request that has not been asked for yet. The limit covers the start of an agent on a busy
+        machine."""
         return self._arrivals.get(timeout=timeout)
 
     def close(self) -> None:
