@@ -184,12 +184,16 @@ def where_children_listen(target: Target) -> str:
     Blocks. The agent's children are the container's processes; there are none when it was started elsewhere.
     """
     try:
-        children = psutil.Process().children(recursive=True)
+        return where_listened(psutil.Process().children(recursive=True), target)
     except psutil.Error:
         return ""
-    if not children:
+
+
+def where_listened(processes: list[psutil.Process], target: Target) -> str:
+    """Return the same text for these processes. It is empty when there are none."""
+    if not processes:
         return ""
-    found = _listening(children)
+    found = _listening(processes)
     if not found:
         return "; the container listens on no TCP port"
     at_port = sorted(address for address, port in found if port == target.port)

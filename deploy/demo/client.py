@@ -49,6 +49,10 @@ class Api:
     async def endpoint(self, endpoint_id: str) -> dict[str, Any]:
         return dict(await self._call("GET", f"/v2/serverless/{endpoint_id}"))
 
+    async def workers(self, endpoint_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = await self._call("GET", f"/v2/serverless/{endpoint_id}/workers")
+        return found
+
     async def webhook_secret(self, endpoint_id: str) -> str:
         """The `whsec_…` that the endpoint's webhooks are signed with."""
         return str((await self._call("GET", f"/v2/serverless/{endpoint_id}/webhook-secret"))["secret"])

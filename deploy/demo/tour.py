@@ -131,7 +131,10 @@ class Tour:
                 bar.show(running)
                 self._stack.check_alive()
                 if endpoint["status"] == "FAILED":
-                    raise Wrong("the endpoint is FAILED: its workers end as soon as they are started")
+                    errors = [worker["error"] for worker in await api.workers(endpoint_id) if worker["error"]]
+                    raise Wrong(
+                        f"the endpoint is FAILED, because its workers do not run:\n{errors[0] if errors else ''}"
+                    )
                 await asyncio.sleep(POLL_SECONDS)
             bar.show(running)
 

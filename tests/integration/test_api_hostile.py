@@ -39,7 +39,7 @@ BAD_VALUES: dict[str, list[Any]] = {
     "workerPort": [True, False, 1.0, 8000.0, "8000", 0, -1, 65536, 1e4, 10**30, -(10**30), None, [], {}, 1.5],
     "processUri": [
         *("", "//evil.example/x", "/../admin", "/a/./b", "/..;/x", "/%2e%2e/admin", "/a\\b", "/a\n", "/a b", "/a?x"),
-        *("http://evil/x", "/a#b", "/a//b", "/a/", "/é", "/\x00", "a" * 256, "\ud800", "/.", "..", 5, None, [], True),
+        *("http://evil/x", "/a#b", "/a//b", "/a//", "/é", "/\x00", "a" * 256, "\ud800", "/.", "..", 5, None, [], True),
     ],
     "webhook": [
         *("http://127.0.0.1:6379/", "http://localhost./", "http://localhost/", "http://[::1]/", "http://10.0.0.5/"),

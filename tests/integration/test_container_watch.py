@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 
+import psutil
 import pytest
 
 from queue_engine.domain.tasks import ContainerAnswer
@@ -17,7 +18,7 @@ from queue_engine.domain.workers import WorkerStatus
 from tests.ports import free_port
 from tests.waiting import wait_until, wait_until_async
 from worker_agent.container import ContainerAddress, ContainerWatch, ProbePolicy
-from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, Target, has_connections, where_children_listen
+from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, Target, has_connections, where_listened
 from worker_agent.readiness import Clocks, Finding, Probed, Readiness
 
 HOST = "127.0.0.1"
@@ -207,14 +208,18 @@ sys.stdin.read()
 
 
 @contextmanager
-def child(script: str, *arguments: str) -> Iterator[None]:
-    """A grandchild of this process that runs `script`, as a container's server started by a shell."""
+def child(script: str, *arguments: str) -> Iterator[list[psutil.Process]]:
+    """Run `script` in a grandchild of this process, as a shell starts a container's server; give both processes.
+
+    This process has other children too: servers of the tests before.
+    """
     command = ("/bin/sh", "-c", '"$@"; :', "sh", sys.executable, "-c", script, *arguments)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
         try:
-            yield
+            shell = psutil.Process(process.pid)
+            yield [shell, *shell.children(recursive=True)]
         finally:
             assert process.stdin is not None
             process.stdin.close()
@@ -222,26 +227,26 @@ def child(script: str, *arguments: str) -> Iterator[None]:
 
 def test_the_port_that_the_container_listens_on_instead_is_found() -> None:
     wanted, other = free_port(), free_port()
-    with child(LISTEN, HOST, str(other)):
-        text = where_children_listen(Target((HOST,), wanted))
+    with child(LISTEN, HOST, str(other)) as started:
+        text = where_listened(started, Target((HOST,), wanted))
     assert text == f"; the container listens on port {other} instead"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have 127.0.0.1 only")
 def test_the_right_port_at_another_address_is_found() -> None:
     port = free_port()
-    with child(LISTEN, "127.0.0.2", str(port)):
-        text = where_children_listen(Target((HOST,), port))
+    with child(LISTEN, "127.0.0.2", str(port)) as started:
+        text = where_listened(started, Target((HOST,), port))
     assert text == "; the container listens there on 127.0.0.2 only, not on 127.0.0.1"
 
 
 def test_a_container_that_listens_on_no_port_is_found() -> None:
-    with child("print('x', flush=True); input()"):
-        assert where_children_listen(Target((HOST,), 1)) == "; the container listens on no TCP port"
+    with child("print('x', flush=True); input()") as started:
+        assert where_listened(started, Target((HOST,), 1)) == "; the container listens on no TCP port"
 
 
 def test_without_a_container_of_its_own_an_agent_does_not_guess() -> None:
-    assert where_children_listen(Target((HOST,), 1)) == ""
+    assert where_listened([], Target((HOST,), 1)) == ""
 
 
 class Scripted:
