@@ -136,16 +136,26 @@ class _Worker(Worker):
         dropped = [job_id for job_id in job_ids if not _is_due(job_id, names, time.time())]
         if dropped:
             extra = {"queue": self.queue_name, "count": len(dropped), "entry": repr(dropped[0][:80])}
-            log.warning("entries of the job queue are dropped: unknown or too late", extra=extra)
+            # The clock of another controller may be behind this one's; its entries are late at every poll, and both
+            # controllers queue all jobs.
+            are_ours = all(_time_ms(job_id, names) is not None for job_id in dropped)
+            level = logging.DEBUG if are_ours else logging.WARNING
+            log.log(level, "entries of the job queue are dropped: unknown or too late", extra=extra)
             await self.pool.zrem(self.queue_name, *dropped)
         await super().start_jobs([job_id for job_id in job_ids if job_id not in dropped])
 
 
 def _is_due(job_id: bytes, names: Collection[str], now: float) -> bool:
-    """Whether an entry is one of these jobs, queued for about now. arq calls it `<name>:<epoch milliseconds>`."""
+    """Return whether an entry is one of these jobs, queued for about now."""
+    time_ms = _time_ms(job_id, names)
+    return time_ms is not None and abs(now - time_ms / 1000) <= STALE_SECONDS
+
+
+def _time_ms(job_id: bytes, names: Collection[str]) -> int | None:
+    """Return for when a job of these is queued; None for another entry. arq calls it `<name>:<epoch milliseconds>`."""
     name, _, time_ms = job_id.decode(errors="replace").rpartition(":")
     digits = len(time_ms) <= 15 and time_ms.isascii() and time_ms.isdigit()
-    return name in names and digits and abs(now - int(time_ms) / 1000) <= STALE_SECONDS
+    return int(time_ms) if name in names and digits else None
 
 
 def _write(entry: dict[str, Any]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import pickle
 import time
@@ -212,6 +213,20 @@ REFUSED = [
     "null", "[]", "1", "{", "{}", "[" * 100_000, '{"f": ' * 400, '{"f": ' * 100, "\x00", " " * 10_000, "x" * 5_000_000,
     *(json.dumps(GOOD | wrong) for wrong in WRONG),
 ]  # fmt: skip
+
+
+async def test_entries_of_a_controller_whose_clock_is_behind_are_removed_without_a_warning(
+    valkey_server: StoreServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    late_ms = int(time.time() * 1000) - 120_000
+    late = f"{QUEUE}:quick:{late_ms}"
+
+    async def poison(redis: Redis, _folder: Path) -> None:
+        await redis.zadd(QUEUE, {late: late_ms})
+
+    await runs_on(valkey_server, poison, tmp_path, caplog)
+    dropped = [record for record in caplog.records if "dropped" in record.getMessage()]
+    assert [record for record in dropped if record.levelno >= logging.WARNING] == []
 
 
 async def test_entries_that_are_no_call_of_ours_are_refused_and_removed(
