@@ -44,8 +44,8 @@ machine is overloaded."""
 MIN_GAP_SECONDS = 2.5
 """With a short silence a shorter pause counts, because it takes the agents' time too; rounds are one second apart."""
 STARTING_SILENCE_SECONDS = 60.0
-"""While workers start, and a silence later, only a silence of at least this counts: starts take the time of the agents
-that run beside them."""
+"""While many workers start, and a silence later, only a silence of at least this counts: starts take the time of the
+agents that run beside them."""
 WAITS_FOR_START = "waits for its start"
 
 
@@ -139,7 +139,7 @@ class Reconciler:
         self._last_round: float | None = None
         self._silence_counts_from = 0.0
         self._starts_seen_at = -math.inf
-        """When a start was last under way."""
+        """When starts last took half of the places."""
 
     async def step(self) -> int:
         """One round; returns how many things it did."""
@@ -230,8 +230,7 @@ class Reconciler:
     async def _start_in_turn(self, due: list[_Due], under_way: list[Start]) -> None:
         """Begin as many starts as the backend has places for; the other workers say that they wait."""
         chosen = set(next_starts([one.start for one in due], under_way, self._backend.max_starting))
-        if under_way or chosen:
-            self._starts_seen_at = self._clock()
+        self._note_starts([*under_way, *chosen])
         others = len(under_way) + len(chosen)
         for one in due:
             if one.start not in chosen:
@@ -240,6 +239,15 @@ class Reconciler:
                 await self._start(one.endpoint, one.worker_id)
             else:
                 await self._restart(one.endpoint, one.worker)
+
+    def _note_starts(self, starts: list[Start]) -> None:
+        """Note that starts take the time of other agents: when they take half of the places, crash loops left out.
+
+        One tenant's crash loop, or its single start now and then, must not make other agents be judged late.
+        """
+        calm = [start for start in starts if not self._records.get(start.worker_id, FRESH).short_lives]
+        if calm and 2 * len(calm) >= self._backend.max_starting:
+            self._starts_seen_at = self._clock()
 
     async def _note_waiting(self, one: _Due, others: int) -> None:
         """Say that a worker waits for its start, unless its record says why its last start failed."""
