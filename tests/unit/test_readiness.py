@@ -168,20 +168,24 @@ def test_a_call_that_takes_long_is_being_executed(readiness: Readiness) -> None:
     assert (readiness.status, readiness.error, readiness.is_paced) == (WorkerStatus.RUNNING, "", True)
 
 
-@pytest.mark.parametrize("before", [0, START_TIMEOUT], ids=["before the start timeout", "after it"])
+@pytest.mark.parametrize(
+    ("before", "verdict"),
+    [(0, WorkerStatus.INITIALIZING), (START_TIMEOUT, WorkerStatus.FAILED)],
+    ids=["before the start timeout", "after it"],
+)
 def test_a_503_counts_until_the_container_is_open_and_no_task_has_met_503_for_a_while(
-    readiness: Readiness, time: Time, before: float
+    readiness: Readiness, time: Time, before: float, verdict: WorkerStatus
 ) -> None:
     readiness.note_probe(READY)
     time.seconds += before
     call(readiness, LOADING)
     time.seconds += VERDICT_SECONDS - 1
     readiness.note_probe(READY)
-    assert readiness.status is (WorkerStatus.FAILED if before else WorkerStatus.INITIALIZING)
+    assert readiness.status is verdict
     call(readiness, LOADING)
     time.seconds += VERDICT_SECONDS - 1
     readiness.note_probe(READY)
-    assert readiness.status is not WorkerStatus.RUNNING, "the second 503 counts from its own time"
+    assert readiness.error, "the second 503 counts from its own time"
     time.seconds += 1
     readiness.note_probe(READY)
     assert (readiness.status, readiness.error, readiness.is_paced) == (WorkerStatus.RUNNING, "", True)
