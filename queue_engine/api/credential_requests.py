@@ -7,9 +7,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import LINE, NO_NUL, RequestModel, matching, validated
+from queue_engine.api.fields import LINE, NO_NUL, FieldError, RequestModel, matching, parsed
 from queue_engine.domain.credentials import RegistryType
-from queue_engine.domain.errors import InvalidRequest
 
 Name = Annotated[str, Field(min_length=1, max_length=255), LINE]
 Username = Annotated[
@@ -49,12 +48,11 @@ class UpdateCredential(RequestModel):
     password: Password | None = Field(None, description="Password, token or key file; never shown again")
 
     @classmethod
-    def parse(cls, values: dict[str, Any]) -> UpdateCredential:
-        """Raises InvalidRequest, for null too: none of them can be cleared."""
-        for name in cls.model_fields:
-            if values.get(name, "") is None:
-                raise InvalidRequest(name, "must be a string")
-        return validated(cls, values)
+    def parse(cls, values: dict[str, Any]) -> tuple[UpdateCredential, list[FieldError]]:
+        """Return the changes and the field errors, as `parsed` does. Null is an error: no field can be cleared."""
+        nulls = [(name, "must be a string") for name in cls.model_fields if values.get(name, "") is None]
+        changes, errors = parsed(cls, values)
+        return changes, nulls + errors
 
     @property
     def first_secret(self) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
+from queue_engine.api.fields import FieldError
 from queue_engine.api.patience import from_store
-from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.webhooks import (
     NO_PUBLIC_ADDRESS,
     AddressPolicy,
@@ -60,8 +60,8 @@ class DestinationGuard:
         self._one_tenant = one_tenant
         self._machine = machine
 
-    async def check(self, webhook: Webhook) -> None:
-        """Raises InvalidRequest when nothing may be sent there.
+    async def errors(self, webhook: Webhook) -> list[FieldError]:
+        """Return an error of the field `webhook` when nothing may be sent there.
 
         A name that looks public passes when no name server has answered: the delivery process judges it again.
         """
@@ -73,12 +73,11 @@ class DestinationGuard:
                 pass
             except OSError:
                 rule = judge_addresses(webhook.host, None, self._policy) or NO_PUBLIC_ADDRESS
-                raise InvalidRequest("webhook", rule) from None
+                return [("webhook", rule)]
         refusal = self._refusal(webhook, addresses, self._policy)
         if refusal is not None and self._one_tenant is not None:
             refusal = await self._refusal_with_one_tenant(webhook, addresses, refusal, *self._one_tenant)
-        if refusal is not None:
-            raise InvalidRequest("webhook", refusal)
+        return [] if refusal is None else [("webhook", refusal)]
 
     async def _refusal_with_one_tenant(
         self, webhook: Webhook, addresses: Sequence[str] | None, refusal: str, policy: AddressPolicy, tenants: Tenants

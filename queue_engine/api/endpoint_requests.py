@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, AliasChoices, ConfigDict, Field
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationInfo
 from pydantic.config import JsonDict
 
 from queue_engine.api.fields import (
@@ -15,12 +15,17 @@ from queue_engine.api.fields import (
     VISIBLE,
     ContainerPath,
     ExecutionTimeout,
+    FieldError,
     OptionalWebhook,
     Port,
     QueueTtl,
     RequestModel,
     WebhookUrl,
+    listing,
     matching,
+    parsed,
+    parsed_changes,
+    raise_for,
 )
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import (
@@ -38,7 +43,6 @@ from queue_engine.domain.endpoints import (
     Resource,
     ServiceMode,
 )
-from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.retry import DEFAULT_RETRY_ON, TASK_RETRY_DELAYS_SECONDS, RetryOn, TaskRetryPolicy
 
 N = TypeVar("N", int, float)
@@ -48,6 +52,8 @@ MAX_ENVIRONMENT_BYTES = 128 * 1024
 """All names and values: what a process can be started with is limited too."""
 MAX_RETENTION_SECONDS = 31_536_000
 MAX_BUSY_SECONDS = 86_400
+MAX_LISTED_CHARACTERS = 1000
+"""Length of the list of known names in a message, because an operator's catalogue may hold any number."""
 
 Name = Annotated[
     str,
@@ -104,6 +110,41 @@ _RETRY_ON = "What an attempt must come to for another one to follow; never when 
 _RETRY_DELAYS = "Seconds to wait after each attempt, ± 20 %; the last one repeats"
 
 
+@dataclass(frozen=True)
+class _Context:
+    """What the validators of one body are passed."""
+
+    catalogue: Catalogue
+    variable_names: set[str] = field(default_factory=set)
+
+
+def _known_gpu_type(text: str, info: ValidationInfo[_Context]) -> str:
+    """Return the GPU type as the catalogue spells it."""
+    known = info.context.catalogue.canonical(text)
+    if known is None:
+        raise ValueError(_one_of(info.context.catalogue.names))
+    return known
+
+
+def _known_region(text: str, info: ValidationInfo[_Context]) -> str:
+    """Return the region as the catalogue spells it."""
+    known = info.context.catalogue.canonical_region(text)
+    if known is None:
+        raise ValueError(_one_of(info.context.catalogue.regions))
+    return known
+
+
+def _one_of(names: Sequence[str]) -> str:
+    return f"must be one of {listing(names, ', ', MAX_LISTED_CHARACTERS)}"
+
+
+def _given_once(name: str, info: ValidationInfo[_Context]) -> str:
+    if name in info.context.variable_names:
+        raise ValueError(f"{name} is given twice")
+    info.context.variable_names.add(name)
+    return name
+
+
 def _protocol(text: str) -> str:
     if text.upper() not in ("HTTP", "TCP"):
         raise ValueError("must be http or tcp")
@@ -113,8 +154,10 @@ def _protocol(text: str) -> str:
 class ResourceRequest(RequestModel):
     """A place where workers may run."""
 
-    region: Annotated[str, Field(min_length=1, max_length=64), LINE] = Field(description="Region, such as `us-east-3`")
-    gpu_type: Annotated[str, Field(min_length=1, max_length=64), LINE] = Field(
+    region: Annotated[str, Field(min_length=1, max_length=64), LINE, AfterValidator(_known_region)] = Field(
+        description="Region, such as `us-east-3`"
+    )
+    gpu_type: Annotated[str, Field(min_length=1, max_length=64), LINE, AfterValidator(_known_gpu_type)] = Field(
         description="A GPU type of the catalogue, in any case; `CPU` for workers without one"
     )
     gpu_count: Annotated[int, Field(ge=1, le=64)] = Field(description="GPUs for each worker")
@@ -144,7 +187,7 @@ class VariableRequest(RequestModel):
 
     model_config = ConfigDict(json_schema_extra=_key_or_name)
 
-    key: VariableName = Field(  # type: ignore[pydantic-alias]
+    key: Annotated[VariableName, AfterValidator(_given_once)] = Field(  # type: ignore[pydantic-alias]
         validation_alias=AliasChoices("key", "name"), description="Name"
     )
     value: Annotated[str, Field(max_length=32 * 1024), NO_NUL] = Field(
@@ -153,7 +196,13 @@ class VariableRequest(RequestModel):
     secret: bool = Field(True, description="false: the value is not masked in workers' logs")
 
 
-Variables = Annotated[list[VariableRequest], Field(max_length=500)]
+def _small_together(variables: list[VariableRequest]) -> list[VariableRequest]:
+    if sum(len(one.key) + len(one.value.encode()) for one in variables) > MAX_ENVIRONMENT_BYTES:
+        raise ValueError(f"must be at most {MAX_ENVIRONMENT_BYTES} bytes in all")
+    return variables
+
+
+Variables = Annotated[list[VariableRequest], Field(max_length=500), AfterValidator(_small_together)]
 
 
 class ExposeRequest(RequestModel):
@@ -206,13 +255,19 @@ class CreateEndpoint(RequestModel):
     retry_on: RetryOnWords | None = Field(None, description=_RETRY_ON)
     retry_delays_seconds: RetryDelays | None = Field(None, description=_RETRY_DELAYS)
 
-    def config(self, catalogue: Catalogue) -> EndpointConfig:
-        """What is stored. Raises InvalidRequest for what breaks a rule across fields, and for unknown names."""
-        config = EndpointConfig(
+    @classmethod
+    def parse(cls, values: dict[str, Any], catalogue: Catalogue) -> tuple[CreateEndpoint, list[FieldError]]:
+        """Return the new endpoint and its field errors, as `parsed` does."""
+        made, errors = parsed(cls, values, lambda: _Context(catalogue))
+        return made, errors + _errors_together(made.ready_path, made.expose, errors)
+
+    def config(self) -> EndpointConfig:
+        """Return the configuration to store."""
+        return EndpointConfig(
             name=self.name,
             image=self.image,
             service_mode=self.service_mode,
-            resources=known_resources(self.resources, catalogue),
+            resources=_resources(self.resources),
             workers=self.workers,
             container_volume_in_gb=self.container_volume_in_gb,
             image_registry=self.image_registry or None,
@@ -240,8 +295,6 @@ class CreateEndpoint(RequestModel):
                 tuple(self.retry_delays_seconds or TASK_RETRY_DELAYS_SECONDS),
             ),
         )
-        _check_fields_together(config)
-        return config
 
 
 class UpdateEndpoint(RequestModel):
@@ -287,23 +340,33 @@ class UpdateEndpoint(RequestModel):
     retry_on: RetryOnWords | None = Field(None, description=_RETRY_ON)
     retry_delays_seconds: RetryDelays | None = Field(None, description=_RETRY_DELAYS)
 
+    @classmethod
+    def parse(
+        cls, values: dict[str, Any], catalogue: Catalogue, before: EndpointConfig
+    ) -> tuple[UpdateEndpoint, list[FieldError]]:
+        """Return the changes and the field errors that they and `before` have, as `parsed_changes` does."""
+        changes, errors = parsed_changes(cls, values, lambda: _Context(catalogue))
+        after = changes._applied_to(before)
+        return changes, errors + _errors_together(after.ready_path, after.expose, errors)
+
     def environment(self) -> dict[str, str] | None:
-        """The new environment; None when it stays. Raises InvalidRequest as `environment_of` does."""
+        """Return the new environment; None when it stays."""
         if "environment_vars" not in self.model_fields_set:
             return None
         return environment_of(self.environment_vars or [])
 
-    def edited(self, before: EndpointConfig, catalogue: Catalogue) -> EndpointConfig:
-        """Return `before` with these changes. Raises InvalidRequest as `CreateEndpoint.config` does."""
+    def edited(self, before: EndpointConfig) -> EndpointConfig:
+        """Return `before` with these changes. Raises InvalidRequest for fields that are not valid together."""
+        after = self._applied_to(before)
+        raise_for(_errors_together(after.ready_path, after.expose))
+        return after
+
+    def _applied_to(self, before: EndpointConfig) -> EndpointConfig:
         changes: dict[str, Any] = {}
-        if "resources" in self.model_fields_set:
-            changes["resources"] = known_resources(self.resources, catalogue)
-        for name, (field, value_of) in _CHANGES.items():
+        for name, (member, value_of) in _CHANGES.items():
             if name in self.model_fields_set:
-                changes[field] = value_of(getattr(self, name))
-        config = replace(before, retry_policy=self._retry_policy(before.retry_policy), **changes)
-        _check_fields_together(config)
-        return config
+                changes[member] = value_of(getattr(self, name))
+        return replace(before, retry_policy=self._retry_policy(before.retry_policy), **changes)
 
     def _retry_policy(self, before: TaskRetryPolicy) -> TaskRetryPolicy:
         on, delays = before.on, before.delays_seconds
@@ -314,10 +377,13 @@ class UpdateEndpoint(RequestModel):
         return TaskRetryPolicy(on, delays)
 
 
-def _check_fields_together(config: EndpointConfig) -> None:
-    """Raise InvalidRequest for fields that are valid one by one and not together."""
-    if config.ready_path is not None and config.expose is None:
-        raise InvalidRequest("readyPath", "needs expose, whose port it is requested on")
+def _errors_together(
+    ready_path: str | None, expose: Expose | ExposeRequest | None, errors: Sequence[FieldError] = ()
+) -> list[FieldError]:
+    """Return the errors of fields that are valid one by one and not together; none because of one in `errors`."""
+    if ready_path is None or expose is not None or any(name.startswith("expose") for name, _ in errors):
+        return []
+    return [("readyPath", "needs expose, whose port it is requested on")]
 
 
 def _or_default(default: N) -> Callable[[N | None], N]:
@@ -328,9 +394,14 @@ def _as_given(value: Any) -> Any:
     return value
 
 
+def _resources(resources: Sequence[ResourceRequest]) -> tuple[Resource, ...]:
+    return tuple(Resource(one.region, one.gpu_type, one.gpu_count) for one in resources)
+
+
 # The member of a request, the field of the configuration, and how the one becomes the other; null clears.
 _CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "name": ("name", _as_given),
+    "resources": ("resources", _resources),
     "workers": ("workers", _as_given),
     "container_volume_in_gb": ("container_volume_in_gb", _as_given),
     "container_registry_auth_id": ("credential_id", _as_given),
@@ -355,30 +426,9 @@ _CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def environment_of(variables: Sequence[VariableRequest]) -> dict[str, str]:
-    """Values by name. Raises InvalidRequest when a name comes twice, or all are too large together."""
-    environment: dict[str, str] = {}
-    for index, variable in enumerate(variables):
-        if variable.key in environment:
-            raise InvalidRequest(f"environmentVars[{index}].key", f"{variable.key} is given twice")
-        environment[variable.key] = variable.value
-    if sum(len(name) + len(value.encode()) for name, value in environment.items()) > MAX_ENVIRONMENT_BYTES:
-        raise InvalidRequest("environmentVars", f"must be at most {MAX_ENVIRONMENT_BYTES} bytes in all")
-    return environment
+    """Return the values by name."""
+    return {variable.key: variable.value for variable in variables}
 
 
 def _plain_variables(variables: Sequence[VariableRequest]) -> frozenset[str]:
     return frozenset(variable.key for variable in variables if not variable.secret)
-
-
-def known_resources(resources: Sequence[ResourceRequest], catalogue: Catalogue) -> tuple[Resource, ...]:
-    """The resources as the catalogue spells them. Raises InvalidRequest for an unknown GPU type or region."""
-    known = []
-    for index, resource in enumerate(resources):
-        gpu_type = catalogue.canonical(resource.gpu_type)
-        if gpu_type is None:
-            raise InvalidRequest(f"resources[{index}].gpuType", f"must be one of {', '.join(catalogue.names)}")
-        region = catalogue.canonical_region(resource.region)
-        if region is None:
-            raise InvalidRequest(f"resources[{index}].region", f"must be one of {', '.join(catalogue.regions)}")
-        known.append(Resource(region, gpu_type, resource.gpu_count))
-    return tuple(known)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from functools import cache
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -15,7 +16,10 @@ from pydantic import (
     GetJsonSchemaHandler,
     GetPydanticSchema,
     ValidationError,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
+    create_model,
 )
 from pydantic.alias_generators import to_camel
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
@@ -24,8 +28,13 @@ from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.process_uri import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 from queue_engine.domain.webhooks import MAX_URL_CHARACTERS, Webhook, parse_webhook
 
-MAX_FAULTS_CHARACTERS = 2000
-"""Length of the message that names the faults of one body."""
+MAX_ERRORS_CHARACTERS = 2000
+"""Length of the message that names the field errors of one body."""
+
+FieldError = tuple[str, str]
+"""A field of a body, and the rule that its value breaks."""
+
+_BROKEN = object()
 _NULL_WEBHOOK = ("webhook", "must be a string")
 
 M = TypeVar("M", bound="RequestModel")
@@ -43,44 +52,82 @@ class RequestModel(BaseModel):  # type: ignore[pydantic-alias]
     )
 
 
-def validated(model: type[M], values: dict[str, Any]) -> M:
-    """`values` as a new `model`. Raises InvalidRequest, which names the fields that break a rule.
+def parsed(
+    model: type[M], values: dict[str, Any], new_context: Callable[[], object] = lambda: None
+) -> tuple[M, list[FieldError]]:
+    """Return `values` as a new `model`, and the errors in its fields.
 
-    An optional field that is null counts as absent; a webhook does not, so that a client that lost its URL is told.
+    With errors, the model has only the fields that parsed, so that further checks can run on them. A field that did
+    not parse is as if left out; a required one has no attribute then. `new_context` makes what validators are passed.
+
+    An optional field that is null counts as absent; a webhook does not, because its client may have lost the URL.
     """
-    webhook_is_null = values.get("webhook", "") is None
     given = {name: value for name, value in values.items() if value is not None}
+    made, errors = parsed_changes(model, given, new_context)
+    if values.get("webhook", "") is None:
+        errors.insert(0, _NULL_WEBHOOK)
+    return made, errors
+
+
+def parsed_changes(
+    model: type[M], values: dict[str, Any], new_context: Callable[[], object] = lambda: None
+) -> tuple[M, list[FieldError]]:
+    """Return `values` as changes of something that is there, as `parsed` does, but null means null."""
     try:
-        made = model.model_validate(given)
+        return model.model_validate(values, context=new_context()), []
     except ValidationError as error:
-        raise _invalid(([_NULL_WEBHOOK] if webhook_is_null else []) + _faults_of(error)) from None
-    if webhook_is_null:
-        raise _invalid([_NULL_WEBHOOK])
-    return made
+        return _part_that_parses(model, values, new_context()), _field_errors(error)
 
 
-def validated_changes(model: type[M], values: dict[str, Any]) -> M:
-    """`values` as changes of something that is there: null means null. Raises InvalidRequest as `validated` does."""
+def raise_for(errors: Sequence[FieldError]) -> None:
+    """Raise one InvalidRequest for all of `errors`, if there are any. Its message is bounded."""
+    if errors:
+        (field, rule), *others = errors
+        parts = [rule, *(f"{name}: {text}" for name, text in others)]
+        raise InvalidRequest(field, listing(parts, "; ", MAX_ERRORS_CHARACTERS - len(f"{field}: ")))
+
+
+def listing(parts: Sequence[str], separator: str, max_characters: int) -> str:
+    """Return `parts` joined. After the first one, those that would make the text too long are counted only."""
+    text = parts[0]
+    room = max_characters - len(f"{separator}and {len(parts)} more")
+    for index, part in enumerate(parts[1:], start=1):
+        if len(text) + len(separator) + len(part) > room:
+            return f"{text}{separator}and {len(parts) - index} more"
+        text += separator + part
+    return text
+
+
+def _part_that_parses(model: type[M], values: dict[str, Any], context: object) -> M:
+    """Return a `model` without the fields of `values` that break a rule."""
+    found = _tolerant(model).model_validate(values, context=context)
+    fields = {name: getattr(found, name) for name in found.model_fields_set}
+    fields = {name: value for name, value in fields.items() if value is not _BROKEN}
+    return cast(M, model.model_construct(**fields))  # pydantic's plugin types it as the bound of M
+
+
+@cache
+def _tolerant(model: type[RequestModel]) -> type[RequestModel]:
+    """Return `model` with no field required, and with `_BROKEN` for a value that breaks a rule."""
+    fields: dict[str, Any] = {
+        name: (
+            Annotated[field.rebuild_annotation(), WrapValidator(_or_broken)],
+            Field(None, validation_alias=field.validation_alias),
+        )
+        for name, field in model.model_fields.items()
+    }
+    return create_model(model.__name__, __base__=RequestModel, **fields)
+
+
+def _or_broken(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise _invalid(_faults_of(error)) from None
+        return validate(value)
+    except ValidationError:
+        return _BROKEN
 
 
-def _faults_of(error: ValidationError) -> list[tuple[str, str]]:
-    """Return field and rule of each fault."""
+def _field_errors(error: ValidationError) -> list[FieldError]:
     return [(_path_of(one["loc"]), _rule_of(one)) for one in error.errors(include_url=False, include_input=False)]
-
-
-def _invalid(faults: Sequence[tuple[str, str]]) -> InvalidRequest:
-    """Return one error for all faults. Those that would make the message too long are counted only."""
-    (field, text), *others = faults
-    for told, fault in enumerate(others):
-        more = f"; {fault[0]}: {fault[1]}"
-        if len(text) + len(more) > MAX_FAULTS_CHARACTERS:
-            return InvalidRequest(field, f"{text}; and {len(others) - told} more")
-        text += more
-    return InvalidRequest(field, text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from starlette.requests import Request
 
 from queue_engine.api.answers import Answer, success
 from queue_engine.api.credential_requests import CreateCredential, UpdateCredential
-from queue_engine.api.fields import validated
+from queue_engine.api.fields import parsed, raise_for
 from queue_engine.api.operations import Operation, in_path
 from queue_engine.api.order_log import note
 from queue_engine.api.patience import from_store
@@ -71,8 +71,8 @@ class CredentialRoutes:
         """Endpoints name it as `containerRegistryAuthId`."""
         tenant = await self._services.admit(request)
         body = await self._services.bodies.read_object(request)
-        wanted = validated(CreateCredential, body.values)
-        self._services.must_keep_secret("password")
+        wanted, errors = parsed(CreateCredential, body.values)
+        raise_for(errors + self._services.secret_errors("password"))
         auth = RegistryAuth(wanted.username, wanted.password)
         created = await from_store(self._credentials.create(tenant, wanted.name, wanted.type, auth))
         note(request, credential=created.credential_id)
@@ -92,9 +92,10 @@ class CredentialRoutes:
         tenant = await self._services.admit(request)
         credential_id = _id_in(request)
         body = await self._services.bodies.read_object(request)
-        changes = UpdateCredential.parse(body.values)
+        changes, errors = UpdateCredential.parse(body.values)
         if changes.first_secret is not None:
-            self._services.must_keep_secret(changes.first_secret)
+            errors += self._services.secret_errors(changes.first_secret)
+        raise_for(errors)
         changed = self._credentials.update(
             tenant, credential_id, name=changes.name, username=changes.username, password=changes.password
         )

@@ -9,7 +9,7 @@ from starlette.requests import Request
 
 from queue_engine.api.answers import Answer, success
 from queue_engine.api.endpoint_requests import MAX_WORKERS, CreateEndpoint, UpdateEndpoint
-from queue_engine.api.fields import validated, validated_changes
+from queue_engine.api.fields import FieldError, raise_for
 from queue_engine.api.operations import Operation, in_path, in_query
 from queue_engine.api.order_log import note
 from queue_engine.api.patience import from_store
@@ -21,6 +21,7 @@ from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.workers import WorkerStatus
 
 TAG = "endpoints"
+_UNKNOWN_CREDENTIAL: FieldError = ("containerRegistryAuthId", "unknown credential")
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": MAX_WORKERS}
 ENDPOINT_ID = in_path("id", "Id of an endpoint", {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"})
 
@@ -90,15 +91,24 @@ class EndpointRoutes:
     async def create_endpoint(self, request: Request) -> Answer:
         tenant = await self._services.admit(request)
         body = await self._services.bodies.read_object(request)
-        wanted = validated(CreateEndpoint, body.values)
-        config = wanted.config(self._services.catalogue)
-        if config.environment:
-            self._services.must_keep_secret("environmentVars")
-        if wanted.webhook is not None:
-            await self._services.destinations.check(wanted.webhook)
-        endpoint = await from_store(self._create(tenant, config))
+        wanted, errors = CreateEndpoint.parse(body.values, self._services.catalogue)
+        raise_for(errors + await self._errors_beyond(tenant, wanted))
+        endpoint = await from_store(self._create(tenant, wanted.config()))
         note(request, endpoint=endpoint.endpoint_id)
         return success(endpoint_view(endpoint, self._services.catalogue))
+
+    async def _errors_beyond(self, tenant: str, body: CreateEndpoint | UpdateEndpoint) -> list[FieldError]:
+        """Return the errors of fields that are well-formed and name what this server cannot keep, reach or find."""
+        errors: list[FieldError] = []
+        if body.environment_vars:
+            errors += self._services.secret_errors("environmentVars")
+        if body.webhook is not None:
+            errors += await self._services.destinations.errors(body.webhook)
+        credential_id = body.container_registry_auth_id
+        if credential_id is not None:
+            found = await from_store(self._services.store.credentials.get(tenant, credential_id))
+            errors += [] if found else [_UNKNOWN_CREDENTIAL]
+        return errors
 
     async def _create(self, tenant: str, config: EndpointConfig) -> Endpoint:
         """The credential is noted as used before the endpoint is there, so that nobody deletes it in between."""
@@ -106,11 +116,9 @@ class EndpointRoutes:
         credential_id = config.credential_id
         if credential_id is None:
             return await endpoints.create(tenant, config)
-        if await credentials.get(tenant, credential_id) is None:
-            raise _unknown_credential()
         endpoint_id = await endpoints.new_id()
         if not await credentials.use(tenant, credential_id, endpoint_id):
-            raise _unknown_credential()
+            raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
         try:
             return await endpoints.create(tenant, config, endpoint_id)
         except Exception:
@@ -133,22 +141,13 @@ class EndpointRoutes:
         tenant = await self._services.admit(request)
         before = await self._services.endpoint(request, tenant)
         body = await self._services.bodies.read_object(request)
-        changes = validated_changes(UpdateEndpoint, body.values)
-        environment = changes.environment()
-        if environment:
-            self._services.must_keep_secret("environmentVars")
-        if changes.webhook is not None:
-            await self._services.destinations.check(changes.webhook)
-        catalogue, credentials = self._services.catalogue, self._services.store.credentials
-        changes.edited(before.config, catalogue)  # raises what is wrong before anything is noted
+        changes, errors = UpdateEndpoint.parse(body.values, self._services.catalogue, before.config)
+        raise_for(errors + await self._errors_beyond(tenant, changes))
+        endpoints, credentials = self._services.store.endpoints, self._services.store.credentials
         wanted = changes.container_registry_auth_id
         if wanted is not None and not await from_store(credentials.use(tenant, wanted, before.endpoint_id)):
-            raise _unknown_credential()
-        endpoint = await from_store(
-            self._services.store.endpoints.update(
-                before.endpoint_id, tenant, lambda config: changes.edited(config, catalogue), environment
-            )
-        )
+            raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
+        endpoint = await from_store(endpoints.update(before.endpoint_id, tenant, changes.edited, changes.environment()))
         if endpoint is None:
             raise NotFound(Resource.ENDPOINT)
         if endpoint.config.credential_id != before.config.credential_id:
@@ -222,10 +221,6 @@ class EndpointRoutes:
         if secret is None:
             raise NotFound(Resource.ENDPOINT)
         return success({"secret": secret})
-
-
-def _unknown_credential() -> InvalidRequest:
-    return InvalidRequest("containerRegistryAuthId", "unknown credential")
 
 
 def _status_list(kind: type[EndpointStatus] | type[WorkerStatus]) -> dict[str, object]:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 
 from queue_engine import metrics
 from queue_engine.api.answers import Answer, success
+from queue_engine.api.fields import raise_for
 from queue_engine.api.operations import Operation, in_path, in_query
 from queue_engine.api.order_log import note
 from queue_engine.api.patience import from_store
@@ -162,11 +163,12 @@ class TaskRoutes:
     async def _wanted(self, request: Request) -> SubmitTask:
         endpoint_id_in(request)  # a path that cannot be one is not found, whatever the body
         body = await self._services.bodies.read_object(request, RAW_FIELDS)
-        wanted = SubmitTask.parse(body)
+        wanted, errors = SubmitTask.parse(body)
         if wanted.first_secret is not None:
-            self._services.must_keep_secret(wanted.first_secret)
+            errors += self._services.secret_errors(wanted.first_secret)
         if wanted.webhook is not None:
-            await self._services.destinations.check(wanted.webhook)
+            errors += await self._services.destinations.errors(wanted.webhook)
+        raise_for(errors)
         return wanted
 
     def _new_task(self, request: Request, tenant: str, wanted: SubmitTask) -> NewTask:

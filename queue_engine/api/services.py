@@ -9,12 +9,13 @@ from starlette.requests import Request
 from queue_engine.api.auth import Authenticator
 from queue_engine.api.bodies import BodyReader
 from queue_engine.api.destinations import DestinationGuard
+from queue_engine.api.fields import FieldError
 from queue_engine.api.order_log import note
 from queue_engine.api.patience import from_store
 from queue_engine.api.rate_limit import RateLimiter
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
+from queue_engine.domain.errors import NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id, is_task_id
 from queue_engine.store.store import Store
 
@@ -47,10 +48,11 @@ class Services:
             raise NotFound(Resource.ENDPOINT)
         return endpoint
 
-    def must_keep_secret(self, field: str) -> None:
-        """Raises InvalidRequest when this server cannot encrypt what is in `field`."""
-        if not self.store.sealer.has_key:
-            raise InvalidRequest(field, "the server has no QUEUE_ENGINE_SECRET_KEY, so it cannot keep it")
+    def secret_errors(self, field: str) -> list[FieldError]:
+        """Return an error of `field`, which holds a secret, when this server cannot encrypt it."""
+        if self.store.sealer.has_key:
+            return []
+        return [(field, "the server has no QUEUE_ENGINE_SECRET_KEY, so it cannot keep it")]
 
 
 def endpoint_id_in(request: Request) -> str:

@@ -14,12 +14,13 @@ from pydantic.config import JsonDict
 from queue_engine.api.fields import (
     ContainerPath,
     ExecutionTimeout,
+    FieldError,
     OptionalWebhook,
     Port,
     QueueTtl,
     RequestModel,
     matching,
-    validated,
+    parsed,
 )
 from queue_engine.domain.headers import MAX_HEADERS, headers_fault
 from queue_engine.domain.tasks import TaskSpec
@@ -101,9 +102,9 @@ class SubmitTask(RequestModel):
     )
 
     @classmethod
-    def parse(cls, body: JsonObject) -> SubmitTask:
-        """Raises InvalidRequest."""
-        return validated(cls, body.values | body.raw)
+    def parse(cls, body: JsonObject) -> tuple[SubmitTask, list[FieldError]]:
+        """Return the task and the field errors, as `parsed` does."""
+        return parsed(cls, body.values | body.raw)
 
     @property
     def first_secret(self) -> str | None:

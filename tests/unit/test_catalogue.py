@@ -7,7 +7,7 @@ import pytest
 
 from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.endpoint_requests import CreateEndpoint
-from queue_engine.api.fields import validated
+from queue_engine.api.fields import raise_for
 from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.errors import InvalidRequest
@@ -157,4 +157,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def _created(catalogue: Catalogue, **resource: Any) -> EndpointConfig:
     resources = [ENDPOINT["resources"][0] | resource]
-    return validated(CreateEndpoint, ENDPOINT | {"resources": resources}).config(catalogue)
+    wanted, errors = CreateEndpoint.parse(ENDPOINT | {"resources": resources}, catalogue)
+    raise_for(errors)
+    return wanted.config()

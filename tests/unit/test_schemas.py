@@ -1,6 +1,7 @@
 """What requests may hold: the rules that need no store."""
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.endpoint_requests import CreateEndpoint, UpdateEndpoint
-from queue_engine.api.fields import validated, validated_changes
+from queue_engine.api.fields import raise_for
 from queue_engine.api.submissions import RAW_FIELDS, SubmitTask, traceparent_of
 from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
 from queue_engine.domain.endpoints import EndpointConfig, Expose, Resource, ServiceMode, needs_new_workers
@@ -28,18 +29,24 @@ KEY = b"k" * 32
 
 
 def submission(**changes: Any) -> SubmitTask:
-    return SubmitTask.parse(split_object(json.dumps(TASK | changes).encode(), RAW_FIELDS))
+    wanted, errors = SubmitTask.parse(split_object(json.dumps(TASK | changes).encode(), RAW_FIELDS))
+    raise_for(errors)
+    return wanted
 
 
 def creation(**changes: Any) -> CreateEndpoint:
-    return validated(CreateEndpoint, ENDPOINT | changes)
+    wanted, errors = CreateEndpoint.parse(ENDPOINT | changes, CATALOGUE)
+    raise_for(errors)
+    return wanted
 
 
 EXPOSED = {"port": 8000, "protocol": "http"}
 
 
 def change(before: EndpointConfig, **changes: Any) -> EndpointConfig:
-    return validated_changes(UpdateEndpoint, changes).edited(before, CATALOGUE)
+    parsed, errors = UpdateEndpoint.parse(changes, CATALOGUE, before)
+    raise_for(errors)
+    return parsed.edited(before)
 
 
 # processUri
@@ -249,7 +256,7 @@ def test_an_endpoint_is_read() -> None:
         webhook="http://hooks.example.com",
         concurrency=4,
         resources=[{"region": "r", "gpuType": "nvidia_a100_pcie_80g", "gpuCount": 2}],
-    ).config(CATALOGUE)
+    ).config()
     assert config.service_mode is ServiceMode.QUEUE
     assert config.environment == {"A": "1", "B": ""}
     assert config.expose == Expose(8000, "HTTP")
@@ -258,18 +265,18 @@ def test_an_endpoint_is_read() -> None:
 
 
 def test_the_life_of_an_endpoints_tasks_is_read() -> None:
-    assert creation(cancelUri="stop/").config(CATALOGUE).cancel_uri == "/stop/"
+    assert creation(cancelUri="stop/").config().cancel_uri == "/stop/"
     config = creation(queueTtlSeconds=1.5, cancelUri="stop", retryOn=["500", "timeout"], retryDelaysSeconds=[0, 2.5])
-    made = config.config(CATALOGUE)
+    made = config.config()
     assert (made.queue_ttl_seconds, made.cancel_uri) == (1.5, "/stop")
     assert made.retry_policy == TaskRetryPolicy(frozenset({RetryOn.SERVER_ERROR, RetryOn.TIMEOUT}), (0.0, 2.5))
-    plain = creation().config(CATALOGUE)
+    plain = creation().config()
     assert (plain.queue_ttl_seconds, plain.cancel_uri, plain.retry_policy) == (None, None, TaskRetryPolicy())
-    assert creation(retryOn=[]).config(CATALOGUE).retry_policy.on == frozenset()
+    assert creation(retryOn=[]).config().retry_policy.on == frozenset()
 
 
 def test_a_change_keeps_the_half_of_a_retry_policy_that_it_does_not_name() -> None:
-    before = creation(retryOn=["500"], retryDelaysSeconds=[7], cancelUri="/stop", queueTtlSeconds=9).config(CATALOGUE)
+    before = creation(retryOn=["500"], retryDelaysSeconds=[7], cancelUri="/stop", queueTtlSeconds=9).config()
     changed = partial(change, before)
     assert changed().retry_policy == before.retry_policy
     assert changed(retryOn=[]).retry_policy == TaskRetryPolicy(frozenset(), (7.0,))
@@ -281,14 +288,14 @@ def test_a_change_keeps_the_half_of_a_retry_policy_that_it_does_not_name() -> No
 
 
 def test_when_a_worker_is_ready_and_how_long_it_may_be_busy_is_read() -> None:
-    made = creation(expose=EXPOSED, readyPath="healthz", startTimeoutSeconds=12.5, maxBusySeconds=0).config(CATALOGUE)
+    made = creation(expose=EXPOSED, readyPath="healthz", startTimeoutSeconds=12.5, maxBusySeconds=0).config()
     assert (made.ready_path, made.start_timeout_seconds, made.max_busy_seconds) == ("/healthz", 12.5, 0)
-    plain = creation().config(CATALOGUE)
+    plain = creation().config()
     assert (plain.ready_path, plain.start_timeout_seconds, plain.max_busy_seconds) == (None, 1800, 900)
 
 
 def test_a_change_keeps_every_field_that_it_does_not_name() -> None:
-    before = creation(workers=0, concurrency=3, webhook="http://hooks.example.com").config(CATALOGUE)
+    before = creation(workers=0, concurrency=3, webhook="http://hooks.example.com").config()
     assert change(before) == before
     assert change(before, image="other", serviceMode="ALB") == before
     assert change(before, name="b") == replace(before, name="b")
@@ -306,7 +313,7 @@ def test_a_change_keeps_every_field_that_it_does_not_name() -> None:
 )
 def test_a_change_cannot_clear_what_is_required(field: str, rule: str) -> None:
     with pytest.raises(InvalidRequest, match=f"^{field}: {rule}$"):
-        change(creation().config(CATALOGUE), **{field: None})
+        change(creation().config(), **{field: None})
 
 
 def test_null_clears_or_brings_back_the_default() -> None:
@@ -317,8 +324,8 @@ def test_null_clears_or_brings_back_the_default() -> None:
         "queueTtlSeconds": 2, "cancelUri": "/c", "readyPath": "/r", "startTimeoutSeconds": 60, "maxBusySeconds": 2,
         "retryOn": [], "retryDelaysSeconds": [9], "environmentVars": [],
     }  # fmt: skip
-    before = creation(**given).config(CATALOGUE)
-    assert change(before, **dict.fromkeys(given)) == creation().config(CATALOGUE)
+    before = creation(**given).config()
+    assert change(before, **dict.fromkeys(given)) == creation().config()
     changeable = {to_camel(name) for name in UpdateEndpoint.model_fields}
     assert changeable - given.keys() == {"name", "resources", "workers", "containerVolumeInGb"}
 
@@ -330,7 +337,7 @@ def test_a_variable_is_a_secret_unless_it_says_otherwise() -> None:
             for index, secret in enumerate(plain)
         ]
 
-    before = creation(environmentVars=variables(None, True, False)).config(CATALOGUE)
+    before = creation(environmentVars=variables(None, True, False)).config()
     assert before.plain_variables == {"V2"}
     changed = change(before, environmentVars=variables(False, None))
     assert changed.plain_variables == {"V0"}
@@ -346,19 +353,19 @@ def test_a_variable_is_a_secret_unless_it_says_otherwise() -> None:
 def test_a_ready_path_needs_an_exposed_port_also_after_a_change() -> None:
     rule = "^readyPath: needs expose"
     with pytest.raises(InvalidRequest, match=rule):
-        creation(readyPath="/healthz").config(CATALOGUE)
-    exposed = creation(expose=EXPOSED, readyPath="/healthz").config(CATALOGUE)
+        creation(readyPath="/healthz").config()
+    exposed = creation(expose=EXPOSED, readyPath="/healthz").config()
     with pytest.raises(InvalidRequest, match=rule):
         change(exposed, expose=None)
     with pytest.raises(InvalidRequest, match=rule):
-        change(creation().config(CATALOGUE), readyPath="/healthz")
+        change(creation().config(), readyPath="/healthz")
     assert change(exposed, expose=None, readyPath=None).expose is None
-    assert change(creation().config(CATALOGUE), expose=EXPOSED, readyPath="x").ready_path == "/x"
+    assert change(creation().config(), expose=EXPOSED, readyPath="x").ready_path == "/x"
 
 
 def test_null_clears_what_says_when_a_worker_is_ready() -> None:
     given = {"readyPath": "/healthz", "startTimeoutSeconds": 60, "maxBusySeconds": 5}
-    before = creation(expose=EXPOSED, **given).config(CATALOGUE)
+    before = creation(expose=EXPOSED, **given).config()
     assert change(before) == before
     cleared = change(before, **dict.fromkeys(given))
     assert (cleared.ready_path, cleared.start_timeout_seconds, cleared.max_busy_seconds) == (None, 1800, 900)
@@ -369,7 +376,7 @@ def test_null_clears_what_says_when_a_worker_is_ready() -> None:
     [("readyPath", "/other", True), ("startTimeoutSeconds", 61, True), ("maxBusySeconds", 6, False)],
 )
 def test_workers_are_replaced_for_what_they_are_started_with(field: str, value: Any, new_workers: bool) -> None:
-    before = creation(expose=EXPOSED, readyPath="/healthz").config(CATALOGUE)
+    before = creation(expose=EXPOSED, readyPath="/healthz").config()
     assert needs_new_workers(before, change(before, **{field: value})) is new_workers
 
 
@@ -402,9 +409,36 @@ def test_errors_name_the_place_in_the_body() -> None:
     with pytest.raises(InvalidRequest, match=r"^resources\[1\]\.gpuCount: must be at least 1$"):
         creation(resources=[resource, resource | {"gpuCount": 0}])
     with pytest.raises(InvalidRequest, match=r"^resources\[1\]\.gpuType: must be one of CPU, "):
-        creation(resources=[resource, resource | {"gpuType": "ABACUS"}]).config(CATALOGUE)
-    with pytest.raises(InvalidRequest, match=r"^environmentVars\[1\]\.key: A is given twice$"):
-        creation(environmentVars=[{"key": "A", "value": "1"}, {"name": "A", "value": "2"}]).config(CATALOGUE)
+        creation(resources=[resource, resource | {"gpuType": "ABACUS"}]).config()
+    for member in ("key", "name"):
+        with pytest.raises(InvalidRequest, match=rf"^environmentVars\[1\]\.{member}: A is given twice$"):
+            creation(environmentVars=[{"key": "A", "value": "1"}, {member: "A", "value": "2"}])
+
+
+@pytest.mark.parametrize("length", [1, 9, 10, 60, 399, 400, 1000])
+def test_the_message_on_many_field_errors_is_cut_between_two_errors_and_counts_the_rest(length: int) -> None:
+    errors = [(f"field{number:03}", "x" * length) for number in range(600)]
+    with pytest.raises(InvalidRequest) as caught:
+        raise_for(errors)
+    *named, rest = str(caught.value).split("; ")
+    assert named == [f"{name}: {rule}" for name, rule in errors[: len(named)]]
+    assert rest == f"and {600 - len(named)} more"
+    assert 2000 - len(f"; {named[0]}") - 3 <= len(str(caught.value)) <= 2000
+
+
+def test_the_message_on_few_field_errors_names_all() -> None:
+    raise_for([])
+    with pytest.raises(InvalidRequest, match=r"^a: is required; b: must be an integer$"):
+        raise_for([("a", "is required"), ("b", "must be an integer")])
+
+
+def test_a_message_lists_only_some_names_of_a_large_catalogue() -> None:
+    catalogue = Catalogue.parse("".join(f'[[gpu]]\nname = "GPU_{number:04}"\n' for number in range(2000)))
+    unknown = ENDPOINT | {"workers": -1, "resources": [ENDPOINT["resources"][0] | {"gpuType": "ABACUS"}]}
+    _, errors = CreateEndpoint.parse(unknown, catalogue)
+    assert [name for name, _ in errors] == ["resources[0].gpuType", "workers"]
+    assert re.fullmatch(r"must be one of GPU_0000, GPU_0001, .*, GPU_[0-9]+, and [0-9]+ more", errors[0][1])
+    assert len(errors[0][1]) < 1100
 
 
 def test_errors_repeat_no_value() -> None:
