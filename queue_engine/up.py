@@ -51,7 +51,7 @@ class UpOptions:
     redis_url: str | None = field(repr=False)
     environment: Mapping[str, str] = field(repr=False)
     on_terminal: bool = False
-    """Whether what is said is read on a terminal: nowhere else is the API key shown."""
+    """Return whether the output is a terminal: the API key is shown nowhere else."""
 
 
 async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -> int:
@@ -184,7 +184,7 @@ class _Stack:
 
     @property
     def _allows_loopback(self) -> bool:
-        """Whether webhooks may go to loopback while there is one tenant. The operator's list wins, an empty one too."""
+        """Return whether webhooks may go to loopback for one tenant. The operator's list wins, also when empty."""
         explicit = "QUEUE_ENGINE_WEBHOOK_ALLOW" in self._options.environment
         return not explicit and is_loopback(self._options.host)
 

@@ -17,7 +17,7 @@ RULES = Path(__file__).parents[1] / "deploy/prometheus/alerts.yml"
 INTERVAL_SECONDS = 15
 SAMPLES = 240
 BEGINS_AT_SECONDS = 1200
-"""Of promtool's clock, which begins at 0: what the processes tell of the time before has to be positive."""
+"""Seconds on promtool's clock, which begins at 0: what the processes tell of the time before has to be positive."""
 EVALUATED_AT = "50m"
 _COUNTED = ("_total", "_count", "_sum", "_bucket")
 _TIMES = ("_timestamp_seconds", "_start_time_seconds")

@@ -61,7 +61,7 @@ def upstream_of(worker: Worker) -> Upstream | None:
 
 
 def _is_host(text: str) -> bool:
-    """Return whether the text is an address in its usual spelling, or a name that nobody reads as an address."""
+    """Return whether the text is an address in its usual spelling, or a name that no resolver reads as an address."""
     try:
         ip_address(text)
     except ValueError:

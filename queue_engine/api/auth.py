@@ -1,4 +1,4 @@
-"""Who sends a request: exactly one `X-Api-Key` or `Authorization: Bearer` header with a key that the store knows."""
+"""Sender of a request: exactly one `X-Api-Key` or `Authorization: Bearer` header with a key that the store knows."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ class DestinationGuard:
     async def _refusal_with_one_tenant(
         self, webhook: Webhook, addresses: Sequence[str] | None, refusal: str, policy: AddressPolicy, tenants: Tenants
     ) -> str | None:
-        """What that policy says while there is one tenant. The store is asked only where that makes a difference."""
+        """Return the refusal while there is one tenant. The store is asked only where that makes a difference."""
         local = self._refusal(webhook, addresses, policy)
         return local if local != refusal and await from_store(tenants.has_one_tenant()) else refusal
 

@@ -112,7 +112,7 @@ _RETRY_DELAYS = "Seconds to wait after each attempt, ± 20 %; the last one repea
 
 @dataclass(frozen=True)
 class _Context:
-    """What the validators of one body are passed."""
+    """The values that the validators of one body are passed."""
 
     catalogue: Catalogue
     variable_names: set[str] = field(default_factory=set)

@@ -107,9 +107,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Bytes that may still come before more of the body must come with them."""
         self._discarding: _Discarding | None = None
         self._broken = False
-        """Whether a rule was broken or the connection is being closed: no more bytes are parsed."""
+        """True after a rule was broken or while the connection is being closed: bytes are no longer parsed."""
         self._lingers = False
-        """Whether the sending side is closed."""
+        """True when the sending side is closed."""
         self._refusal = _NOT_HTTP
         self._cycle_transport: Any = None
         self._cutter = Cutter()
@@ -117,7 +117,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._line: bytearray | None = bytearray()
         """The request line as far as it has come; None when it is complete."""
         self._completed = False
-        """Whether a message ended in the piece that is being looked at."""
+        """True when a message ended in the current piece."""
 
     # The connection
 

@@ -83,7 +83,8 @@ class EndpointView(View):
     name: str = Field(description="Name")
     image: str = Field(description="Container image")
     status: EndpointStatus = Field(
-        description="INITIALIZING: no worker runs yet; RUNNING: at least one; FAILED: all crash on start"
+        description="INITIALIZING: no worker runs yet; RUNNING: at least one; "
+        "FAILED: all crash on start or are not ready in time"
     )
     total_workers: int = Field(description="Workers wanted")
     running_workers: int = Field(description="Workers that run")

@@ -121,7 +121,7 @@ class GivenBack(Generic[Item]):
     item: Item
     delay_seconds: float
     parked: bool = False
-    """Whether it waits because its destination is parked."""
+    """True when it waits because its destination is parked."""
 
 
 @dataclass

@@ -56,7 +56,7 @@ class SenderLimits:
 
 
 _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
-"""What OpenSSL says of a peer that speaks something else."""
+"""Errors of OpenSSL for a peer that does not speak TLS."""
 
 
 class Sender:

@@ -225,7 +225,7 @@ for _fault in FAULTS:
 
 
 def _is_named(url: str) -> bool:
-    """Whether the host of a webhook is a name and no address."""
+    """Return whether the host of a webhook is a name and no address."""
     try:
         return parse_webhook(url).literal is None
     except InvalidWebhook:

@@ -36,7 +36,7 @@ class EndpointStatus(StrEnum):
     STOPPING = "STOPPING"
     STOPPED = "STOPPED"
     FAILED = "FAILED"
-    """All its workers crash on start."""
+    """All its workers crash on start or are not ready in time."""
 
 
 class Wanted(StrEnum):
@@ -135,7 +135,7 @@ class Endpoint:
     config: EndpointConfig
     wanted: Wanted
     failed: bool
-    """All its workers crash on start; set and cleared by the controller."""
+    """All its workers crash on start or are not ready in time; set and cleared by the controller."""
     created_at_ms: int
     updated_at_ms: int
     version: int = 1

@@ -23,7 +23,7 @@ class HeaderKind(Enum):
     """Reason for which a header is not the client's to set."""
 
     HOP_BY_HOP = "hop-by-hop"
-    """One connection only (RFC 9110, section 7.6.1), or the negotiation of it."""
+    """Headers of one connection only (RFC 9110, section 7.6.1), or the negotiation of it."""
     FRAMING = "framing"
     """Where the body ends."""
     CONTENT = "describes a body that the agent writes"

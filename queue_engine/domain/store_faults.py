@@ -56,7 +56,7 @@ def known_faults(server: str, version: str) -> str | None:
 
 
 def _is_bad(number: Version, fixed: tuple[Version, ...]) -> bool:
-    """Whether a version is older than the fix of its series, or of a series older than the newest one with a fix."""
+    """Return whether a version is older than the fix of its series, or of a series older than the newest fixed one."""
     in_series = [version for version in fixed if version[:2] == number[:2]]
     if in_series:
         return number < in_series[0]

@@ -333,7 +333,7 @@ def may_be_store(address: str, port: int, store_ports: frozenset[int]) -> bool:
 
 
 def points_back(address: str, port: int, own_ports: frozenset[int], machine: Collection[str] = ()) -> bool:
-    """Whether a connection to the address and port reaches one of our own listeners on this machine.
+    """Return whether a connection to the address and port reaches one of our own listeners on this machine.
 
     `machine` holds the machine's addresses besides loopback: a listener is taken to listen on all of them.
     """
@@ -372,7 +372,7 @@ def _ascii_name(name: str) -> str:
 
 
 def points_at_own_host(host: str, addresses: Iterable[str], port: int, own_hosts: Collection[OwnHost]) -> bool:
-    """Whether a webhook leads to one of `own_hosts`: by its name, or by an address that is named among them."""
+    """Return whether a webhook leads to one of `own_hosts`: by its name, or by an address that is named among them."""
     meant = {own.host for own in own_hosts if own.port in (None, port)}
     if not meant:
         return False

@@ -1,6 +1,6 @@
 """Which addresses of workers may be connected to.
 
-The address stands in the worker's record, where its agent wrote it. Whoever can write to the store or runs an agent
+The address stands in the worker's record, where its agent wrote it. Anyone who can write to the store or runs an agent
 could otherwise make the API connect to anything: a cloud's metadata service, the store, the API itself. The operator
 says in which networks workers are; some addresses are refused whatever the operator says.
 """

@@ -117,7 +117,7 @@ class _ResponseProtocol(ResponseHandler):
         super().connection_lost(exc)
 
     def _is_idle(self) -> bool:
-        """Whether the last response is complete and no request has followed it."""
+        """True when the last response is complete and no request has followed it."""
         body_ended = self._payload is None or self._payload.is_eof()
         return self._parser is not None and not self._in_head and body_ended
 

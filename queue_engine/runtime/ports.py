@@ -53,7 +53,7 @@ def machine_addresses() -> frozenset[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a listener on this host is reached from this machine only. No name but `localhost` is looked up."""
+    """Return whether only this machine reaches a listener on this host. No name but `localhost` is looked up."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -61,7 +61,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether the host is `localhost` or an address of this machine. Other names are not looked up."""
+    """Return whether the host is `localhost` or an address of this machine. Other names are not looked up."""
     return is_loopback(host) or host in ("0.0.0.0", "::") or host in machine_addresses()  # noqa: S104 - compared only
 
 

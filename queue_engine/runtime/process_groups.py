@@ -135,7 +135,7 @@ def exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[None]:
 
     def wait() -> None:
         _wait_without_reaping(process)
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no task waits any more
             loop.call_soon_threadsafe(resolve)
 
     threading.Thread(target=wait, name=f"wait-{process.pid}", daemon=True).start()

@@ -56,7 +56,7 @@ class _Answer:
     addresses: tuple[str, ...]
     """Empty: the name was not resolved."""
     is_known: bool
-    """Whether a name server has answered."""
+    """Return whether a name server has responded."""
     expires_at: float
 
 
@@ -145,7 +145,7 @@ class CachingResolver(AbstractResolver):
 
 
 _NO_ADDRESS = frozenset({aiodns.error.ARES_ENODATA, aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_EBADNAME})
-"""What c-ares says of a name without an address. All other errors are about the way to the name servers."""
+"""Errors of c-ares for a name without an address. All other errors are about the way to the name servers."""
 
 
 class DnsLookup:

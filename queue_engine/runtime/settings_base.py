@@ -1,4 +1,4 @@
-"""What the settings classes of all processes have in common."""
+"""The base of the settings classes of all processes."""
 
 from __future__ import annotations
 

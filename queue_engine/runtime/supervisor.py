@@ -81,7 +81,7 @@ class OrphanPolicy:
     """Which orphans of a program that has died may end by themselves, and for how long."""
 
     may_go_on: Callable[[int], bool]
-    """Whether the process with this number ends by itself. Must not raise."""
+    """Return whether the process with this id is left to end on its own. Must not raise."""
     seconds: float
 
 

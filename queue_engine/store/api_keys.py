@@ -108,7 +108,7 @@ class ApiKeyStore:
             await self._redis.sadd(keys.TENANTS, *tenants)  # type: ignore[misc]
 
     async def has_one_tenant(self) -> bool:
-        """Whether there was never a second tenant. One that has no key any more counts: its endpoints go on."""
+        """Return whether there was never a second tenant. One that has no key any more counts: its endpoints go on."""
         return int(await self._redis.scard(keys.TENANTS)) <= 1  # type: ignore[misc]
 
     async def _get(self, key_hash: str) -> ApiKey | None:

@@ -87,7 +87,7 @@ class Started:
     busy_tries: int = 0
     """Latest tries in a row that found a worker busy or not up."""
     is_first: bool = True
-    """Whether the history has no earlier try."""
+    """True when the history has no earlier try."""
 
     @property
     def budget(self) -> Budget:

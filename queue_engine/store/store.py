@@ -303,7 +303,7 @@ async def _server_info(client: Redis) -> ServerInfo:
 
 
 def _eviction_fault(policy: str) -> str | None:
-    """What is wrong with a server's eviction policy; None when it evicts nothing, or does not say."""
+    """Return the problem of a server's eviction policy; None when it evicts nothing, or does not say."""
     if policy in ("noeviction", ""):
         return None
     return (

@@ -68,7 +68,7 @@ def test_the_output_names_the_execution_that_is_in_the_journal(
     assert (end["execution"], end["how"]) == (begin["execution"], "ok")
 
 
-def test_it_is_busy_for_as_many_executions_as_it_is_told(
+def test_it_is_busy_for_the_given_number_of_executions(
     container: tuple[int, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
     responses = [post(container[0], {"do": "busy", "times": 2}, attempt=1)[0] for _ in range(3)]

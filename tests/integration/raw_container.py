@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class RawResponse:
-    """What is sent for one request."""
+    """The bytes that are sent for one request."""
 
     head: tuple[str, ...]
     """The status line and the header lines; a lone surrogate is a byte that is not UTF-8."""
@@ -29,7 +29,7 @@ class RawResponse:
 
 @dataclass
 class RawContainer:
-    """What a running container has seen."""
+    """Observations of a running container."""
 
     port: int = 0
     requests: Counter[str] = field(default_factory=Counter)

@@ -10,7 +10,7 @@ from tests.api_server import RunningApi
 
 @dataclass
 class Received:
-    """One answer, as bytes."""
+    """A response, as bytes."""
 
     status: int
     headers: dict[str, str]
@@ -52,7 +52,7 @@ class Connection:
             return (await self._reader.readuntil(b"\r\n\r\n")).decode().strip()
 
     async def is_closed(self) -> bool:
-        """Whether the server closes within a few seconds, without sending anything more."""
+        """Return whether the server closes within a few seconds, without sending anything more."""
         async with asyncio.timeout(10):
             try:
                 return await self._reader.read(1) == b""

@@ -225,7 +225,7 @@ async def test_processes_that_are_absent_fire(stage: Stage, store: Store, contai
     stage.check(before, stage.gone_on(before), firing={"ApiAbsent", "ControllerAbsent", "DeliveryAbsent", "NoLeader"})
 
 
-async def test_receivers_that_are_away_or_gone_and_tasks_that_lose_their_worker_fire(
+async def test_receivers_that_are_down_or_removed_and_tasks_that_lose_their_worker_fire(
     stage: Stage, store: Store, container: HttpServer, receiver: HttpServer
 ) -> None:
     held = threading.Event()

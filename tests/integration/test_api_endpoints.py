@@ -253,7 +253,7 @@ async def test_a_name_that_resolves_inside_is_refused_in_the_words_for_one_that_
         assert "QUEUE_ENGINE_WEBHOOK_ALLOW" in messages.pop()
 
 
-async def test_a_name_passes_while_no_name_server_answers(valkey_url: str) -> None:
+async def test_a_name_passes_while_no_name_server_responds(valkey_url: str) -> None:
     class Silent(ScriptedLookup):
         async def addresses(self, host: str) -> Sequence[str]:
             raise NoAnswer(host)

@@ -406,7 +406,7 @@ async def test_writing_to_a_path_with_a_slash_at_its_end_is_the_same(api: Runnin
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/healthz", "/v2/serverless", "/v2/serverless/9", "/v2/serverless/1/"])
-async def test_head_answers_what_get_does_without_the_body(api: RunningApi, path: str) -> None:
+async def test_head_responds_as_get_does_without_the_body(api: RunningApi, path: str) -> None:
     await api.create_endpoint()
     got = await api.client.get(path)
     connection = await Connection.to(api)

@@ -72,7 +72,7 @@ def test_a_command_ends_quietly_when_its_output_is_not_read(environment: dict[st
     assert (done.returncode, done.stderr or b"") == (0, b"")
 
 
-def test_a_follower_without_new_lines_ends_when_its_reader_has_gone(environment: dict[str, str]) -> None:
+def test_a_follower_without_new_lines_ends_when_its_reader_has_closed_the_pipe(environment: dict[str, str]) -> None:
     arguments = [sys.executable, "-m", "queue_engine", "logs", "7", "w1", "-f"]
     with subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as follower:
         assert follower.stdout is not None

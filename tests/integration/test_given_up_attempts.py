@@ -98,7 +98,7 @@ async def _cancel(store: Store, endpoint_id: str) -> None:
     [(_time_out, TaskState.TIMED_OUT), (_fence, TaskState.RUNNING), (_cancel, TaskState.CANCELLED)],
     ids=["timeout", "fence", "cancel"],
 )
-async def test_the_container_is_told_of_a_given_up_call_before_its_slot_is_used_again(
+async def test_the_container_is_notified_of_a_given_up_call_before_its_slot_is_used_again(
     store: Store,
     programs: Programs,
     container: SlowContainer,
@@ -137,7 +137,7 @@ async def test_a_cancel_uri_that_does_not_respond_costs_its_slot_a_few_seconds_a
     assert "the container has not taken the cancellation" in agent.output()
 
 
-async def test_no_container_is_told_of_a_call_that_has_ended(
+async def test_no_container_is_notified_of_a_call_that_has_ended(
     store: Store, programs: Programs, container: SlowContainer
 ) -> None:
     container.finish.set()

@@ -1,4 +1,4 @@
-"""One scrape of a controller gives the metrics of all agents that it has started."""
+"""A scrape of a controller gives the metrics of all agents that it has started."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""What a worker has started ends with it, also what has left its group, its session and its environment."""
+"""All processes that a worker has started end with it, also those that left its group, session and environment."""
 
 import os
 import signal

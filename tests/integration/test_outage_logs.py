@@ -1,4 +1,4 @@
-"""What every process logs while the store is away: a line at the beginning, one at the end, no traceback."""
+"""The log of every process while the store is away: a line at the beginning, one at the end, no traceback."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What each process says of its environment at start, and secrets that it reads from files."""
+"""Messages of each process about its environment at start, and secrets that it reads from files."""
 
 from pathlib import Path
 

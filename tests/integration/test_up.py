@@ -431,7 +431,7 @@ def keys(up: Up, *arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def submit_status(up: Up, webhook: str) -> int:
-    """What the API answers to an endpoint with this webhook."""
+    """Return the response of the API to an endpoint with this webhook."""
     body = {
         "name": "none", "image": "x", "serviceMode": "QUEUE", "workers": 0, "containerVolumeInGb": 20,
         "resources": [{"region": "here", "gpuType": "CPU", "gpuCount": 1}], "webhook": webhook,

@@ -68,7 +68,7 @@ async def test_the_first_key_says_when_it_is_revoked_or_anothers(store: Store) -
 
 
 async def test_making_or_revoking_a_key_is_one_call_of_a_script(store: Store) -> None:
-    """Nothing can come between the parts of a script, so no crash leaves a key that is valid and cannot be revoked."""
+    """No command runs between the parts of a script, so no crash leaves a key that is valid and cannot be revoked."""
     for key in ("qe_warm", "qe_key"):
         before = await _calls(store)
         await store.api_keys.put(key, tenant=TENANT, name="")

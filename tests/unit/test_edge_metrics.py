@@ -1,4 +1,4 @@
-"""What the API's outermost layer counts."""
+"""Metrics of the API's outermost layer."""
 
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families

@@ -1,4 +1,4 @@
-"""One line when the store goes away, one when it is back."""
+"""The log has a line when the store becomes unreachable and one when it is back."""
 
 import asyncio
 import logging

@@ -537,7 +537,7 @@ async def test_what_an_earlier_start_said_is_no_sign_of_this_one(world: World) -
     assert world.backend.running[world.worker().worker_id].run == 2
 
 
-async def test_no_more_workers_start_at_once_than_the_backend_bears_and_the_others_say_so(world: World) -> None:
+async def test_no_more_workers_start_at_once_than_the_backend_allows_and_the_others_say_so(world: World) -> None:
     world.backend.max_starting = 2
     world.endpoint(workers=5)
     world.beating = False

@@ -84,7 +84,7 @@ async def test_a_look_up_that_takes_too_long_is_a_failure() -> None:
             await bench.resolver.addresses("a.example")
 
 
-async def test_a_name_without_an_address_is_told_from_a_server_that_does_not_answer(bench: Bench) -> None:
+async def test_a_name_without_an_address_is_distinguished_from_a_server_that_does_not_respond(bench: Bench) -> None:
     for _ in range(2):
         with pytest.raises(NameNotResolved) as refused:
             await bench.resolver.addresses("nowhere.example")

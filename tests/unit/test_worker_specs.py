@@ -115,12 +115,12 @@ async def test_a_backend_gets_the_endpoints_environment_and_credential() -> None
     assert "a password" not in repr(first)
 
 
-async def test_a_backend_is_told_when_a_worker_is_ready() -> None:
+async def test_a_backend_is_notified_when_a_worker_is_ready() -> None:
     backend, _ = await _step(Credentials(AUTH), Endpoints())
     assert {(spec.ready_path, spec.start_timeout_seconds) for spec in backend.started} == {("/healthz", 60)}
 
 
-async def test_a_backend_is_told_which_variables_are_no_secrets() -> None:
+async def test_a_backend_is_given_the_variables_that_are_no_secrets() -> None:
     backend, _ = await _step(Credentials(AUTH), Endpoints())
     assert {spec.plain_variables for spec in backend.started} == {frozenset({"A"})}
 
