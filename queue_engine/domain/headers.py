@@ -38,7 +38,7 @@ class HeaderKind(Enum):
 _NAMES = {
     HeaderKind.HOP_BY_HOP: (
         "connection", "keep-alive", "te", "trailer", "upgrade", "upgrade-ignored", "expect", "http2-settings",
-        "max-forwards",
+        "max-forwards", "proxy",  # CGI-style servers turn Proxy into the variable HTTP_PROXY (CVE-2016-5385)
     ),
     HeaderKind.FRAMING: ("content-length", "transfer-encoding"),
     HeaderKind.CONTENT: ("content-encoding", "content-range"),

@@ -82,6 +82,7 @@ def test_headers_of_the_hop_and_of_who_asks_do_not_go_on() -> None:
         (b"upgrade-ignored", b"h2c"),
         (b"keep-alive", b"1"),
         (b"proxy-anything", b"1"),
+        (b"proxy", b"http://evil.example/"),
         (b"host", b"api.example"),
         (b"expect", b"100-continue"),
         (b"authorization", b"Bearer key"),

@@ -43,6 +43,7 @@ def test_ordinary_headers_pass(name: str, value: str) -> None:
         "Content-Length",
         "Host",
         "Connection",
+        "Proxy",
         "Upgrade",
         "Expect",
         "TE",
