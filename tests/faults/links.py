@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
+from queue_engine.store.claims import ClaimStore
 from tests.faults.engine import CONCURRENCY, LEASE_SECONDS, Worker
 from tests.faults.proxy import Link
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
@@ -126,6 +128,13 @@ async def killed_before_start(stage: Stage) -> None:
     alive = stage.store.claims(endpoint_id=stage.endpoint_id, worker_id="slow", lease_ms=1000)
     await stage.load(stage.mix.quick(HELD), rate=200)
     held = await alive.read(HELD, block_ms=1000)
+    async with _kept(alive):
+        await _kill_before_start(stage)
+    for entry in held:
+        await alive.put_back(entry)
+
+
+async def _kill_before_start(stage: Stage) -> None:
     dying = await stage.add_worker("w1")
     await asyncio.to_thread(dying.wait_until_up)
     dying.to_store.lose_requests_with(b"EVALSHA")
@@ -138,8 +147,7 @@ async def killed_before_start(stage: Stage) -> None:
     dying.to_store.heal()
     await stage.add_worker("w2")
 
-    async def reached() -> bool:
-        await alive.read_own()  # which says that it still has them
+    def reached() -> bool:
         return {one.task_id for one in stuck} <= {one["task"] for one in stage.seen("end")}
 
     try:
@@ -149,13 +157,32 @@ async def killed_before_start(stage: Stage) -> None:
     for one in stage.seen("begin"):
         if one["task"] in {plan.task_id for plan in stuck}:
             stage.recovered(one["mono"] - killed)
-    for entry in held:
-        await alive.put_back(entry)
 
 
 HELD = 60
 """More than one XAUTOCLAIM looks through: ten for each slot."""
 REACHED_SECONDS = 40.0
+KEEP_SECONDS = 0.5
+
+
+@asynccontextmanager
+async def _kept(claims: ClaimStore) -> AsyncIterator[None]:
+    """Keep the entries of an agent that lives, as long as the block runs.
+
+    An entry that nobody renews is taken over after a lease. An agent may take longer than that to start.
+    """
+
+    async def keep() -> None:
+        while True:
+            await claims.read_own()
+            await asyncio.sleep(KEEP_SECONDS)
+
+    keeping = asyncio.create_task(keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
 
 
 async def _has_read(stage: Stage, worker_id: str, count: int) -> bool:

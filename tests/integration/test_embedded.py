@@ -347,8 +347,8 @@ class TestLoading:
             pipe.execute()
         percents: list[float] = []
         # A start may take as long as it takes to load: the timeout is shorter than that.
-        store = store_in(data, options={"key-load-delay": "50"}, on_loading=percents.append)
-        await store.start(timeout_seconds=0.5)
+        store = store_in(data, options={"key-load-delay": "300"}, on_loading=percents.append)
+        await store.start(timeout_seconds=3)
         assert client(store).dbsize() == 20_000
         await store.stop()
         assert percents == sorted(percents)

@@ -188,7 +188,7 @@ async def test_a_body_without_a_length_is_lost_when_its_connection_is_reset(forw
         (b"Transfer-Encoding: gzip", b"busy", ""),
         (b"Content-Encoding: gzip\r\nContent-Length: 100", b"busy", ""),
         (b"Content-Encoding: gzip\r\nContent-Length: 100", gzip.compress(b"busy" * 9, mtime=0)[:-9], None),
-        (b"Content-Encoding: br\r\nContent-Length: 4", b"busy", ""),
+        (b"Content-Encoding: br\r\nContent-Length: 100", b"busy", ""),
         (b"Content-Type: text/plain; charset=iso-2022-jp\r\nContent-Length: 100", b"busy\x1b$\x83(6$\xd96\xdc$B", None),
     ],
     ids=["cut", "nothing", "chunks", "bad chunk", "transfer", "not gzip", "cut gzip", "br", "charset"],
