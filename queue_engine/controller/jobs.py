@@ -128,7 +128,8 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
 class _Worker(Worker):
     """A worker that drops the entries that no controller has queued, and those that nobody has run in time.
 
-    arq leaves some of them in the queue (an entry with score 0, for one), and 100 at its head would hide all others.
+    arq leaves some of them in the queue (an entry with score 0, for one), and 100 at its head would hide all others. A
+    page of nothing but foreign entries is a flood, so the queue is deleted: its jobs are queued again within a second.
     """
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
@@ -141,7 +142,10 @@ class _Worker(Worker):
             are_ours = all(_time_ms(job_id, names) is not None for job_id in dropped)
             level = logging.DEBUG if are_ours else logging.WARNING
             log.log(level, "entries of the job queue are dropped: unknown or too late", extra=extra)
-            await self.pool.zrem(self.queue_name, *dropped)
+            if len(dropped) == len(job_ids) and not are_ours:
+                await self.pool.delete(self.queue_name)
+            else:
+                await self.pool.zrem(self.queue_name, *dropped)
         await super().start_jobs([job_id for job_id in job_ids if job_id not in dropped])
 
 

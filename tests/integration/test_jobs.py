@@ -187,11 +187,17 @@ async def crowd_that_never_runs(redis: Redis, _folder: Path) -> None:
     await redis.zadd(QUEUE, {f"never-{number}": 0 for number in range(500)})
 
 
+async def flood(redis: Redis, _folder: Path) -> None:
+    """More than could be dropped page by page in time."""
+    for first in range(0, 100_000, 10_000):
+        await redis.zadd(QUEUE, {f"junk-{number}": number % 2 for number in range(first, first + 10_000)})
+
+
 Poison = Callable[[Redis, Path], Awaitable[None]]
 POISONS: list[Poison] = [
     pickled_job, pickled_argument, pickled_under_any_name, pickled_result, name_that_is_no_text, queue_that_is_a_string,
     entry_that_is_a_list, tries_that_are_a_list, aborts_that_are_a_string, score_without_a_number,
-    crowd_that_never_runs,
+    crowd_that_never_runs, flood,
 ]  # fmt: skip
 
 
