@@ -18,8 +18,10 @@ from contextlib import contextmanager, suppress
 def quiet_when_closed() -> Iterator[None]:
     """End the program with status 0 when a write in the block finds its pipe closed.
 
-    click and rich have ended it with another status by then, while they handled the same error.
+    click and rich have ended it with another status by then, while they handled the same error. Standard files that
+    were closed from the start (`>&-`, as some daemons do) read and write nothing.
     """
+    _open_missing_files()
     try:
         yield
     except BrokenPipeError:
@@ -30,6 +32,13 @@ def quiet_when_closed() -> Iterator[None]:
             raise
         _discard_output()
         sys.exit(0)
+
+
+def _open_missing_files() -> None:
+    """Open what is closed of the standard files, in the order of their descriptors, so that each gets its own."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def pause_while_read(seconds: float) -> None:

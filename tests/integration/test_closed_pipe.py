@@ -93,3 +93,19 @@ def test_the_status_of_a_command_stays_when_its_output_is_read(environment: dict
             env=environment, capture_output=True, timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == status
+
+
+@pytest.mark.parametrize("closed", [">&-", "<&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("name", ["version", "help", "table", "detail"])
+def test_a_command_without_a_standard_file_works(name: str, closed: str, environment: dict[str, str]) -> None:
+    command = ("/bin/sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", *COMMANDS[name])
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_an_input_from_a_closed_standard_input_is_refused(environment: dict[str, str]) -> None:
+    submit = ("queue_engine", "tasks", "submit", "7", "--path", "/run", "--input", "-")
+    command = ("/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", *submit)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: the input is not JSON")
