@@ -1,4 +1,4 @@
-"""One log line for each request that has changed something: who asked for what, and what came of it."""
+"""Log lines of requests that changed something: tenant, operation, object and result."""
 
 from __future__ import annotations
 

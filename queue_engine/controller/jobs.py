@@ -126,7 +126,7 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
 
 
 class _Worker(Worker):
-    """A worker that drops the entries that no controller has queued, and those that nobody has run in time.
+    """Worker that drops the entries that no controller has queued, and those that were not run in time.
 
     arq leaves some of them in the queue (an entry with score 0, for one), and 100 at its head would hide all others. A
     page of nothing but foreign entries is a flood, so the queue is deleted: its jobs are queued again within a second.

@@ -109,7 +109,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Start:
-    """One start of a worker: one that is due, or one that is under way."""
+    """Start of a worker that is due or under way."""
 
     tenant: str
     endpoint_id: str
@@ -185,7 +185,7 @@ def restart_wait_seconds(short_lives: int) -> float:
 
 
 def is_failing(situation: Situation) -> bool:
-    """Whether all the workers that the endpoint should have are FAILED or keep crashing on start."""
+    """Return whether all workers of the desired number are FAILED or keep crashing on start."""
     current = [worker for worker in situation.workers if worker.revision == situation.endpoint.revision]
     if any(worker.status is WorkerStatus.RUNNING for worker in situation.workers):
         return False
@@ -279,7 +279,7 @@ def _is_alive(worker: Worker, situation: Situation) -> bool:
 
 
 def _is_starting(worker: Worker, situation: Situation) -> bool:
-    """Whether it runs and its agent has not reported since this start."""
+    """Return whether the worker runs and its agent has not reported since this start."""
     return worker.managed and worker.last_heartbeat_at_ms is None and _is_alive(worker, situation)
 
 
@@ -289,7 +289,7 @@ def _start_age_seconds(worker: Worker, situation: Situation) -> float:
 
 
 def _is_silent(worker: Worker, situation: Situation) -> bool:
-    """Whether it has reported and then did not for too long; a start is not silence."""
+    """Return whether the agent reported and then did not for too long; a start is not silence."""
     heard_ms = worker.last_heartbeat_at_ms
     if heard_ms is None:
         if worker.managed:
