@@ -24,7 +24,7 @@ from pydantic_settings import BaseSettings
 from queue_engine import __version__, metrics
 from queue_engine.console.app import commands as console_commands
 from queue_engine.domain.errors import EngineError
-from queue_engine.domain.variables import unknown_variables
+from queue_engine.domain.variables import removed_variables, unknown_variables
 from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import Page, listen, own_metrics, serve_pages
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
@@ -319,7 +319,7 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
 
     metrics_port = _serve_metrics(settings, metrics.Role.DELIVERY)
     config = DeliveryConfig(
-        schedule=Schedule(settings.delays_seconds),
+        schedule=Schedule(settings.delivery_schedule),
         slots=settings.delivery_slots,
         lease_seconds=settings.delivery_lease_seconds,
         attempt_seconds=settings.delivery_timeout_seconds,
@@ -434,6 +434,8 @@ def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
 
 def _settings(kind: type[Settings], **options: Any) -> Settings:
     """Return the settings from the environment, options first. Ends the program with a message that names a fault."""
+    if removed := removed_variables(os.environ):
+        _fail("\n".join(removed))
     try:
         return kind(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:

@@ -249,11 +249,8 @@ class ApiSettings(WebhookSettings):
 class DeliverySettings(WebhookSettings, MetricsSettings):
     """`queue-engine delivery`."""
 
-    delivery_profile: Literal["default", "upstream"] = Field(
-        "default", description="A named schedule: `default`, or `upstream` (60, 300, 900 s)"
-    )
-    delivery_schedule: Annotated[tuple[float, ...] | None, NoDecode] = Field(
-        None, description="Seconds to wait after each failed attempt, comma-separated; overrides the profile"
+    delivery_schedule: Annotated[tuple[float, ...], NoDecode] = Field(
+        DELIVERY_DELAYS_SECONDS, description="Seconds to wait after each failed attempt, comma-separated"
     )
     delivery_timeout_seconds: float = Field(15.0, gt=0, le=300, description="Wall clock of one delivery attempt")
     delivery_connect_timeout_seconds: float = Field(5.0, gt=0, le=60, description="Of that, for the connection")
@@ -271,17 +268,10 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
 
     @field_validator("delivery_schedule")
     @classmethod
-    def _check_schedule(cls, value: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if value is not None and any(not 0 <= delay <= 30 * 86400 for delay in value):
+    def _check_schedule(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0 <= delay <= 30 * 86400 for delay in value):
             raise ValueError("each wait must be between 0 seconds and 30 days")
         return value
-
-    @property
-    def delays_seconds(self) -> tuple[float, ...]:
-        """The waits in force."""
-        if self.delivery_schedule is not None:
-            return self.delivery_schedule
-        return (60.0, 300.0, 900.0) if self.delivery_profile == "upstream" else DELIVERY_DELAYS_SECONDS
 
 
 class ControllerSettings(StoreSettings, ControlSettings, MetricsSettings):

@@ -17,7 +17,7 @@ MAX_SHOWN_CHARACTERS = 100
 
 _ENGINE = """
     ALB_MAX_BODY_BYTES ALB_TIMEOUT_SECONDS API_KEY API_KEY_FILE BACKEND CATALOGUE_FILE CONTROL_REDIS_URL
-    CONTROL_REDIS_URL_FILE DELIVERY_CONNECT_TIMEOUT_SECONDS DELIVERY_LEASE_SECONDS DELIVERY_PROFILE
+    CONTROL_REDIS_URL_FILE DELIVERY_CONNECT_TIMEOUT_SECONDS DELIVERY_LEASE_SECONDS
     DELIVERY_SCHEDULE DELIVERY_SLOTS DELIVERY_TIMEOUT_SECONDS DURABILITY DURABILITY_TIMEOUT_SECONDS HOST
     LEADER_LEASE_SECONDS LEASE_SECONDS LOG_LEVEL LOG_RETENTION_SECONDS MAX_BODY_BYTES MAX_LOST METRICS_HOST
     METRICS_PORT OWN_HOSTS OWN_PORTS PARTITIONS PORT RATE_LIMIT_PER_SECOND READ_TIMEOUT_SECONDS REDIS_URL
@@ -38,16 +38,25 @@ KNOWN_VARIABLES = frozenset(
     | {AGENT_PREFIX + name for name in _AGENT.split()}
 )
 
+REMOVED_VARIABLES = {
+    "QUEUE_ENGINE_DELIVERY_PROFILE": "is removed: in place of `upstream` set QUEUE_ENGINE_DELIVERY_SCHEDULE=60,300,900"
+}
+"""Settings of earlier versions, each with what to set instead."""
+
+
+def removed_variables(names: Iterable[str]) -> list[str]:
+    """Return a sentence for each name that was a setting of an earlier version: a process must not ignore it."""
+    return [f"{name} {REMOVED_VARIABLES[name.upper()]}" for name in names if name.upper() in REMOVED_VARIABLES]
+
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
     """Return a sentence for each name that begins like a setting and is none, with the nearest known name.
 
-    Only the first MAX_HINTS in order of name, and never a value.
+    Only the first MAX_HINTS in order of name, never a value, and no removed variable: the engine refuses to start then.
     """
+    known = KNOWN_VARIABLES | REMOVED_VARIABLES.keys()
     unknown = sorted(
-        name
-        for name in names
-        if name.upper().startswith((ENGINE_PREFIX, AGENT_PREFIX)) and name.upper() not in KNOWN_VARIABLES
+        name for name in names if name.upper().startswith((ENGINE_PREFIX, AGENT_PREFIX)) and name.upper() not in known
     )
     return [_hint(name) for name in unknown[:MAX_HINTS]]
 

@@ -52,6 +52,15 @@ def test_a_secret_in_both_forms_is_an_error_that_names_both(programs: Programs, 
     assert "Traceback" not in program.output()
 
 
+@pytest.mark.parametrize("command", [("delivery",), ("api", "--port", "0"), ("controller",), ("up", "--port", "1")])
+def test_the_removed_delivery_profile_is_refused_at_start(programs: Programs, command: tuple[str, ...]) -> None:
+    program = programs.start("command", "queue_engine", *command, QUEUE_ENGINE_DELIVERY_PROFILE="upstream")
+    assert program.wait() == 2
+    (line,) = program.output().splitlines()
+    assert line.startswith("queue-engine: QUEUE_ENGINE_DELIVERY_PROFILE ")
+    assert line.endswith(" QUEUE_ENGINE_DELIVERY_SCHEDULE=60,300,900")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_secret_file_that_cannot_be_read_is_named(programs: Programs, name: str) -> None:
     program = programs.start(

@@ -6,7 +6,13 @@ import pytest
 
 from queue_engine import settings
 from queue_engine.domain import agent_protocol
-from queue_engine.domain.variables import KNOWN_VARIABLES, MAX_HINTS, unknown_variables
+from queue_engine.domain.variables import (
+    KNOWN_VARIABLES,
+    MAX_HINTS,
+    REMOVED_VARIABLES,
+    removed_variables,
+    unknown_variables,
+)
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE
 from queue_engine.runtime.settings_base import ProcessSettings, secret_fields
 from worker_agent.settings import AgentSettings
@@ -61,6 +67,15 @@ def test_a_variable_that_is_like_no_other_is_named_alone() -> None:
 
 def test_known_variables_and_those_of_other_programs_are_not_named() -> None:
     assert unknown_variables([*KNOWN_VARIABLES, "queue_engine_port", "QUEUE_ENGINE", "MY_QUEUE_ENGINE_X", "PORT"]) == []
+
+
+def test_a_removed_variable_is_named_once_with_what_replaces_it() -> None:
+    names = [*REMOVED_VARIABLES, "queue_engine_delivery_profile", "PATH"]
+    assert unknown_variables(names) == []
+    assert removed_variables(names) == [
+        f"{name} is removed: in place of `upstream` set QUEUE_ENGINE_DELIVERY_SCHEDULE=60,300,900" for name in names[:2]
+    ]
+    assert not REMOVED_VARIABLES.keys() & KNOWN_VARIABLES
 
 
 def test_hints_are_bounded_and_show_no_control_characters() -> None:
