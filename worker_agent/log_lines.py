@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
+from queue_engine.runtime.token_bucket import TokenBucket
+
 MAX_LINE_BYTES = 4096
 """A longer line is cut and says so."""
 MIN_VALUE_CHARACTERS = 6
@@ -102,25 +104,14 @@ def _places(form: str, text: str) -> Iterable[int]:
         at = text.find(form, at + 1)
 
 
-class LineBudget:
-    """How many lines may be kept: a token bucket that holds BURST_LINES and gets LINES_PER_SECOND."""
+def line_budget(now: float) -> TokenBucket:
+    """Return how many lines may be kept, each of which costs `line_cost` tokens."""
+    return TokenBucket(LINES_PER_SECOND, BURST_LINES, now)
 
-    def __init__(self, now: float) -> None:
-        self._tokens = BURST_LINES
-        self._filled_at = now
 
-    def fill(self, now: float) -> None:
-        """Add what has come in since the last call. `now` is monotonic, in seconds."""
-        self._tokens = min(BURST_LINES, self._tokens + max(0.0, now - self._filled_at) * LINES_PER_SECOND)
-        self._filled_at = now
-
-    def take(self, line_bytes: int) -> bool:
-        """Whether a line of this size may be kept; it is paid for then."""
-        cost = max(1.0, line_bytes / BYTES_PER_LINE)
-        if cost > self._tokens:
-            return False
-        self._tokens -= cost
-        return True
+def line_cost(line_bytes: int) -> float:
+    """Return the tokens for a line of this size."""
+    return max(1.0, line_bytes / BYTES_PER_LINE)
 
 
 class LineReader:
@@ -130,7 +121,7 @@ class LineReader:
     place says how many. `dropped` counts those that were said.
     """
 
-    def __init__(self, secrets: Secrets, budget: LineBudget) -> None:
+    def __init__(self, secrets: Secrets, budget: TokenBucket) -> None:
         self._secrets = secrets
         self._budget = budget
         # The end of what is kept of a longer line is given up: there may be the beginning of a secret.
@@ -149,7 +140,7 @@ class LineReader:
         done = 0
         for end in _LINE_END.finditer(data, 0, len(data) - data.endswith(b"\r")):  # an LF may follow
             line = data[done : end.start()]
-            if len(kept) >= room or not self._budget.take(min(len(line), MAX_LINE_BYTES)):
+            if len(kept) >= room or not self._budget.take(line_cost(min(len(line), MAX_LINE_BYTES))):
                 done = self._drop(data, done)
                 break
             kept += [*self.note(), self._text(line)]

@@ -16,7 +16,7 @@ from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
 from queue_engine.store.logs import MAX_BATCH_LINES
 from worker_agent.capture import READ_BYTES, Capture
-from worker_agent.log_lines import LineBudget, LineReader, Secrets
+from worker_agent.log_lines import LineReader, Secrets, line_budget
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class LogShipper:
         self._worker_id = worker_id
         self._retention_seconds = retention_seconds
         self._monotonic = monotonic
-        self._reader = LineReader(masked, LineBudget(monotonic()))
+        self._reader = LineReader(masked, line_budget(monotonic()))
         self._round_bytes = 0
         self._waiting: deque[str] = deque()
         self._batch: list[str] = []

@@ -15,11 +15,11 @@ from worker_agent.log_lines import (
     CUT,
     LINES_PER_SECOND,
     MAX_LINE_BYTES,
-    LineBudget,
     LineReader,
     Secrets,
     cleaned,
     dropped_note,
+    line_budget,
 )
 
 ROOM = 10**6
@@ -27,7 +27,7 @@ SECRET = "tiger-4711-canary"
 
 
 def reader(*secrets: str) -> LineReader:
-    return LineReader(Secrets(secrets), LineBudget(0.0))
+    return LineReader(Secrets(secrets), line_budget(0.0))
 
 
 def lines_of(data: bytes, *secrets: str) -> list[str]:
