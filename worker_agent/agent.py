@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_engine import metrics
+from queue_engine.aio import drive, end_tasks, occurs_within, persist
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
 from queue_engine.store.workers import WorkerStore
 from worker_agent.container import ContainerWatch

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from queue_engine.aio import drive, end_tasks, persist
 from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
@@ -25,7 +26,6 @@ from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import listen, own_metrics, serve_pages
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
-from queue_engine.runtime.loops import drive, end_tasks, persist
 from queue_engine.runtime.orphans import become_subreaper
 from queue_engine.runtime.process_groups import end_own_group
 from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from

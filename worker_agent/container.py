@@ -15,10 +15,10 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from queue_engine import metrics
+from queue_engine.aio import drive, occurs_within
 from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.tasks import NOT_CONNECTED_FAULTS, ContainerAnswer
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.loops import drive, occurs_within
 from queue_engine.runtime.orphans import end_orphans, reap_orphans
 from queue_engine.runtime.ports import IPV6_LOOPBACK, LOOPBACK
 from queue_engine.runtime.process_groups import exit_of

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from queue_engine import metrics
+from queue_engine.aio import drive, end_tasks, occurs_within, persist
 from queue_engine.domain.agent_protocol import LOG_FLUSH_SECONDS
-from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
 from queue_engine.store.logs import MAX_BATCH_LINES
 from worker_agent.capture import READ_BYTES, Capture

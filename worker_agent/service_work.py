@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from queue_engine.runtime.loops import occurs_within
+from queue_engine.aio import occurs_within
 from worker_agent.agent import Duty
 from worker_agent.container import ContainerAddress
 from worker_agent.probes import has_connections

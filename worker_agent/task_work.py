@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from queue_engine import metrics
+from queue_engine.aio import drive, end_tasks, occurs_within, persist
 from queue_engine.domain.agent_protocol import RELEASE_SECONDS
 from queue_engine.domain.tasks import (
     NOT_CONNECTED_FAULTS,
@@ -29,7 +30,6 @@ from queue_engine.domain.tasks import (
 )
 from queue_engine.runtime.gate import Gate
 from queue_engine.runtime.http_faults import RESET
-from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.runtime.sealing import SealBroken, SealKeyUnknown, SecretKeyMissing
 from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Started
 from queue_engine.store.client import unavailability

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from queue_engine.aio import persist
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.runtime import outages
-from queue_engine.runtime.loops import persist
 from queue_engine.store.client import unavailability
 
 T = TypeVar("T")

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from queue_engine import metrics
+from queue_engine.aio import drive, end_tasks
 from queue_engine.controller.backends.base import Backend
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.endpoints import Endpoint, Wanted
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.loops import drive, end_tasks
 from queue_engine.store.client import unavailability
 from queue_engine.store.keys import Partition
 from queue_engine.store.store import Store

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from queue_engine.aio import persist
 from queue_engine.delivery.sender import OutgoingRequest
 from queue_engine.domain.deliveries import AttemptAnswer
-from queue_engine.runtime.loops import persist
 from queue_engine.store.client import unavailability
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_engine import metrics
+from queue_engine.aio import drive, end_tasks, occurs_within, persist
 from queue_engine.delivery.answers import FAULTS
 from queue_engine.delivery.fairness import LaneLimits, Lanes, Turn
 from queue_engine.delivery.sender import OutgoingRequest
@@ -26,7 +27,6 @@ from queue_engine.domain.retry import Schedule
 from queue_engine.domain.signing import signature_headers
 from queue_engine.domain.webhooks import InvalidWebhook, parse_webhook
 from queue_engine.runtime.http_faults import INTERNAL
-from queue_engine.runtime.loops import drive, end_tasks, occurs_within, persist
 from queue_engine.store.client import unavailability
 from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.keys import ids_of_delivery

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from queue_engine import metrics
+from queue_engine.aio import persist
 from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.domain.store_faults import known_faults
 from queue_engine.domain.store_url import Topology, parse_store_url
-from queue_engine.runtime.loops import persist
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store import keys
 from queue_engine.store.api_keys import ApiKeyStore

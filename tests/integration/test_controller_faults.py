@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from redis.exceptions import RedisError
 
+from queue_engine.aio import end_tasks
 from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.controller.jobs import Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.domain.tasks import TaskState
-from queue_engine.runtime.loops import end_tasks
 from queue_engine.store.store import Store
 from tests.integration.parts import Programs, open_store, programs_on
 from tests.servers import StoreServer, valkey_binary

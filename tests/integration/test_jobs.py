@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
+from queue_engine.aio import end_tasks
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
-from queue_engine.runtime.loops import end_tasks
 from queue_engine.store.client import connect
 from tests.servers import StoreServer
 from tests.waiting import wait_until_async

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 from redis.exceptions import RedisError
 
+from queue_engine.aio import persist
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
-from queue_engine.runtime.loops import persist
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.client import store_errors, unavailability
 from queue_engine.store.deliveries import Outbox, OutboxEntry

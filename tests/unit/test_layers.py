@@ -28,6 +28,7 @@ PREFIXES = {
     "queue_engine.settings": "settings",
     "queue_engine.store": "store",
     "queue_engine.metrics": "metrics",
+    "queue_engine.aio": "runtime",
     "queue_engine.runtime": "runtime",
     "queue_engine.domain": "domain",
 }

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from queue_engine.aio import Backoff, drive, end_tasks, persist
 from queue_engine.runtime import outages
-from queue_engine.runtime.loops import Backoff, drive, end_tasks, persist
 from queue_engine.runtime.outages import MAX_REASONS, Outages
 from tests.waiting import wait_until_async
 
