@@ -1,4 +1,4 @@
-"""Small asyncio tools: a loop that drives a step, and patience with a service that is away."""
+"""Small asyncio tools: a loop that drives a step, retries while a service is away, and the waits of both."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Backoff:
 DEFAULT_BACKOFF = Backoff()
 
 
-async def persist(
+async def retry_while_unavailable(
     call: Callable[[], Awaitable[T]],
     *,
     passing: Callable[[BaseException], str | None],
     backoff: Backoff = DEFAULT_BACKOFF,
     what: str = "",
 ) -> T:
-    """Call until it succeeds, for as long as the errors pass by themselves.
+    """Retry `call` until it succeeds, for as long as its errors mean that a service is unavailable.
 
     `passing` gives the reason when an error is of that kind, None otherwise; any other error is raised. Ends early only
     by cancellation. `what` names the work in the lines that are logged about the outage.
@@ -63,8 +63,8 @@ async def persist(
         outages.STORE.left(caller)
 
 
-async def occurs_within(event: asyncio.Event, seconds: float | None) -> bool:
-    """Whether `event` is set within that time; None waits for ever.
+async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
+    """Return whether `event` is set within that time; None waits forever.
 
     Not asyncio.wait_for: before Python 3.12 it can lose a cancellation that comes at the same moment as the event.
     """
@@ -84,7 +84,7 @@ async def end_tasks(*tasks: asyncio.Task[None]) -> None:
         _, running = await asyncio.wait(running, timeout=1.0)
 
 
-async def drive(
+async def run_forever(
     step: Callable[[], Awaitable[int]],
     *,
     idle_seconds: float,
@@ -92,9 +92,9 @@ async def drive(
     passing: Callable[[BaseException], str | None] = lambda _: None,
     backoff: Backoff = DEFAULT_BACKOFF,
 ) -> None:
-    """Run `step` for ever. It says how much it did: after 0 comes a pause of `idle_seconds`, after more none.
+    """Run `step` forever. It returns how much it did: after 0 comes a pause of `idle_seconds`, after more none.
 
-    A step that raises is tried again with backoff: one bad round must not end a process. `passing` gives the reason
+    A step that raises is retried with backoff: one bad round must not end a process. `passing` gives the reason
     when an error passes by itself; such an error is part of an outage and has no line of its own. Any other error is
     logged with its traceback, a lasting one less and less often.
     """

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_engine import metrics
-from queue_engine.aio import drive, end_tasks, occurs_within, persist
+from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.client import unavailability
@@ -95,7 +95,7 @@ class Agent:
 
     async def run(self) -> None:
         """Work until drained. Afterwards nothing of this agent runs and no task is held."""
-        await persist(self._register, passing=unavailability, what="register")
+        await retry_while_unavailable(self._register, passing=unavailability, what="register")
         background = [
             asyncio.create_task(self._watch_container(), name="watch"),
             asyncio.create_task(self._reports(), name="reports"),
@@ -116,7 +116,9 @@ class Agent:
 
     async def _reports(self) -> None:
         interval = min(self._config.lease_seconds / 4, MAX_REPORT_INTERVAL_SECONDS)
-        await drive(lambda: self._report_and_wait(interval), idle_seconds=0, name="reports", passing=unavailability)
+        await run_forever(
+            lambda: self._report_and_wait(interval), idle_seconds=0, name="reports", passing=unavailability
+        )
 
     async def _report_and_wait(self, interval: float) -> int:
         if self._duty.draining.is_set() and self._config.managed:
@@ -129,7 +131,7 @@ class Agent:
             await self._register()
         else:
             self._heed_wanted(wanted)
-        await occurs_within(self._watch.changed, interval)
+        await wait_for_event(self._watch.changed, interval)
         return 0
 
     def _heed_wanted(self, wanted: Wanted | None) -> None:

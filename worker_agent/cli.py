@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from queue_engine.aio import drive, end_tasks, persist
+from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever
 from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
@@ -279,7 +279,7 @@ async def _run_with_container(agent: Agent, command: str, settings: AgentSetting
         logs.start()
         ended = asyncio.create_task(container.wait())
         ended.add_done_callback(lambda task: _note_end(agent, task))
-        reaping = asyncio.create_task(drive(container.reap_step, idle_seconds=REAP_SECONDS, name="reap"))
+        reaping = asyncio.create_task(run_forever(container.reap_step, idle_seconds=REAP_SECONDS, name="reap"))
         how: str | None = None
         try:
             await agent.run()
@@ -341,7 +341,7 @@ async def completed(settings: AgentSettings, store: Store) -> AgentSettings:
     """
     if settings.managed and None not in (settings.service_mode, settings.concurrency, settings.start_timeout_seconds):
         return settings
-    endpoint = await persist(
+    endpoint = await retry_while_unavailable(
         lambda: store.endpoints.get(settings.endpoint, None), passing=unavailability, what="the endpoint"
     )
     if endpoint is None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
 from queue_engine import metrics
-from queue_engine.aio import drive, occurs_within
+from queue_engine.aio import run_forever, wait_for_event
 from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.tasks import NOT_CONNECTED_FAULTS, ContainerAnswer
 from queue_engine.domain.workers import WorkerStatus
@@ -192,7 +192,7 @@ class ContainerWatch:
         while True:
             await self._open.wait()
             pause = self._try_after - _now()
-            if pause <= 0 or not self._readiness.is_paced or await occurs_within(self._unpaced, pause):
+            if pause <= 0 or not self._readiness.is_paced or await wait_for_event(self._unpaced, pause):
                 return
 
     def take_turn(self) -> bool:
@@ -245,7 +245,7 @@ class ContainerWatch:
 
     async def run(self) -> None:
         """Probe until cancelled."""
-        await drive(self.step, idle_seconds=0, name="watch")
+        await run_forever(self.step, idle_seconds=0, name="watch")
 
     async def step(self) -> int:
         """Wait until a probe is due, and probe once."""
@@ -270,7 +270,7 @@ class ContainerWatch:
         while True:
             await self._idle.wait()
             pause = self._probe_after - _now()
-            if pause > 0 and not await occurs_within(self._wake, pause):
+            if pause > 0 and not await wait_for_event(self._wake, pause):
                 continue
             if self._idle.is_set():
                 return

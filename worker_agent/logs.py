@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from queue_engine import metrics
-from queue_engine.aio import drive, end_tasks, occurs_within, persist
+from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.domain.agent_protocol import LOG_FLUSH_SECONDS
 from queue_engine.store.client import unavailability
 from queue_engine.store.logs import MAX_BATCH_LINES
@@ -75,9 +75,11 @@ class LogShipper:
         """Read and ship in the background until `finish`."""
         self._loops = (
             asyncio.create_task(
-                drive(self.read_step, idle_seconds=READ_INTERVAL_SECONDS, name="read output", passing=unavailability)
+                run_forever(
+                    self.read_step, idle_seconds=READ_INTERVAL_SECONDS, name="read output", passing=unavailability
+                )
             ),
-            asyncio.create_task(drive(self.ship_step, idle_seconds=0, name="ship logs", passing=unavailability)),
+            asyncio.create_task(run_forever(self.ship_step, idle_seconds=0, name="ship logs", passing=unavailability)),
         )
 
     async def finish(self, within_seconds: float = LOG_FLUSH_SECONDS) -> None:
@@ -114,7 +116,7 @@ class LogShipper:
     async def ship_step(self) -> int:
         """Ship one batch, waiting for it and for the store; with nothing to ship say from time to time that we live."""
         interval = min(self._retention_seconds / 4, MAX_SIGN_INTERVAL_SECONDS)
-        if await occurs_within(self._filled, interval):
+        if await wait_for_event(self._filled, interval):
             await self._ship()
             return 1
         await self._append("", [])
@@ -169,7 +171,7 @@ class LogShipper:
 
     async def _append(self, batch_id: str, lines: Sequence[str]) -> None:
         retention_ms = int(self._retention_seconds * 1000)
-        await persist(
+        await retry_while_unavailable(
             lambda: self._sink.append(self._endpoint_id, self._worker_id, batch_id, lines, retention_ms=retention_ms),
             passing=unavailability,
             what="the log",

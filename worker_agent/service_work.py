@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from queue_engine.aio import occurs_within
+from queue_engine.aio import wait_for_event
 from worker_agent.agent import Duty
 from worker_agent.container import ContainerAddress
 from worker_agent.probes import has_connections
@@ -45,8 +45,8 @@ class ServiceWork:
             log.warning("requests are cut off: the grace is over")
 
     async def _requests_end(self, duty: Duty) -> None:
-        if self._address.probed_port is None or await occurs_within(duty.container_ended, UNLISTED_SECONDS):
+        if self._address.probed_port is None or await wait_for_event(duty.container_ended, UNLISTED_SECONDS):
             return
         while await asyncio.to_thread(has_connections, self._address.probed_port):
-            if await occurs_within(duty.container_ended, POLL_SECONDS):
+            if await wait_for_event(duty.container_ended, POLL_SECONDS):
                 return

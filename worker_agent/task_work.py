@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from queue_engine import metrics
-from queue_engine.aio import drive, end_tasks, occurs_within, persist
+from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.domain.agent_protocol import RELEASE_SECONDS
 from queue_engine.domain.tasks import (
     NOT_CONNECTED_FAULTS,
@@ -129,10 +129,11 @@ class TaskWork:
         heartbeats = asyncio.create_task(self._heartbeats(), name="heartbeats")
         claiming = (
             asyncio.create_task(
-                drive(partial(self._claim, duty), idle_seconds=0, name="claim", passing=unavailability), name="claim"
+                run_forever(partial(self._claim, duty), idle_seconds=0, name="claim", passing=unavailability),
+                name="claim",
             ),
             asyncio.create_task(
-                drive(
+                run_forever(
                     partial(self._take_over, duty),
                     idle_seconds=self._unstarted_seconds / 4,
                     name="take over",
@@ -305,7 +306,7 @@ class TaskWork:
             answer, is_starting = await self._watch.observed(self._call(task))
             if answer.fault in LOST_FAULTS and self._config.runs_container:
                 # The connection breaks some milliseconds before the end of the process is noticed.
-                await occurs_within(duty.container_ended, CONTAINER_END_SECONDS)
+                await wait_for_event(duty.container_ended, CONTAINER_END_SECONDS)
         except asyncio.CancelledError:
             if held.stop is None:
                 raise
@@ -384,7 +385,9 @@ class TaskWork:
     # Leases
 
     async def _heartbeats(self) -> None:
-        await drive(self._renew, idle_seconds=self._config.lease_seconds / 4, name="heartbeats", passing=unavailability)
+        await run_forever(
+            self._renew, idle_seconds=self._config.lease_seconds / 4, name="heartbeats", passing=unavailability
+        )
 
     async def _renew(self) -> int:
         """One heartbeat for all tasks that are held. Always answers 0: the next is due after the interval."""
@@ -484,7 +487,7 @@ class TaskWork:
         await asyncio.gather(*(self._persist(partial(self._claims.put_back, entry), "put back") for entry in entries))
 
     async def _persist(self, call: Callable[[], Awaitable[T]], what: str) -> T:
-        return await persist(call, passing=unavailability, what=what)
+        return await retry_while_unavailable(call, passing=unavailability, what=what)
 
 
 def _outcome_label(outcome: Outcome) -> str:
@@ -507,7 +510,7 @@ async def _all_ended(runners: set[asyncio.Task[None]]) -> None:
 
 
 async def _ended_within(event: asyncio.Event, seconds: float) -> None:
-    await occurs_within(event, seconds)
+    await wait_for_event(event, seconds)
 
 
 def _this_task() -> asyncio.Task[None]:

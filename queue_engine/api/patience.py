@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from queue_engine.aio import persist
+from queue_engine.aio import retry_while_unavailable
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.runtime import outages
 from queue_engine.store.client import unavailability
@@ -50,5 +50,5 @@ class RefusedRequests:
             self._probing = asyncio.create_task(self._wait_for_the_store(), name="probe the store")
 
     async def _wait_for_the_store(self) -> None:
-        await persist(self._probe, passing=unavailability, what="probe")
+        await retry_while_unavailable(self._probe, passing=unavailability, what="probe")
         outages.STORE.succeeded(self)

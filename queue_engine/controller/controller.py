@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from queue_engine import metrics
-from queue_engine.aio import drive, end_tasks
+from queue_engine.aio import end_tasks, run_forever
 from queue_engine.controller.backends.base import Backend
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
@@ -76,10 +76,10 @@ class Controller:
         background = [
             asyncio.create_task(self._shared_jobs(), name="jobs"),
             asyncio.create_task(
-                drive(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges", passing=unavailability)
+                run_forever(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges", passing=unavailability)
             ),
             asyncio.create_task(
-                drive(
+                run_forever(
                     self._lead,
                     idle_seconds=self._config.leader_lease_seconds / 3,
                     name="leadership",

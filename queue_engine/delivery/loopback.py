@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from queue_engine.aio import persist
+from queue_engine.aio import retry_while_unavailable
 from queue_engine.delivery.sender import OutgoingRequest
 from queue_engine.domain.deliveries import AttemptAnswer
 from queue_engine.store.client import unavailability
@@ -36,5 +36,5 @@ class LoopbackSender:
 
     async def send(self, request: OutgoingRequest) -> AttemptAnswer:
         """Make one attempt, after waiting for as long as the store does not answer."""
-        alone = await persist(self._tenants.has_one_tenant, passing=unavailability, what="tenants")
+        alone = await retry_while_unavailable(self._tenants.has_one_tenant, passing=unavailability, what="tenants")
         return await (self._local if alone else self._strict).send(request)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_engine import metrics
-from queue_engine.aio import drive, end_tasks, occurs_within, persist
+from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.delivery.answers import FAULTS
 from queue_engine.delivery.fairness import LaneLimits, Lanes, Turn
 from queue_engine.delivery.sender import OutgoingRequest
@@ -84,19 +84,21 @@ class DeliveryService:
     async def run(self) -> None:
         """Work until drained: attempts in flight end and are recorded, the rest goes back to the outbox."""
         tick_seconds = self._config.lease_seconds / 4
-        await persist(self._adopt, passing=unavailability, what="the outbox")
+        await retry_while_unavailable(self._adopt, passing=unavailability, what="the outbox")
         background = [
-            asyncio.create_task(drive(self._adopt, idle_seconds=tick_seconds, name="adopt", passing=unavailability)),
             asyncio.create_task(
-                drive(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges", passing=unavailability)
+                run_forever(self._adopt, idle_seconds=tick_seconds, name="adopt", passing=unavailability)
+            ),
+            asyncio.create_task(
+                run_forever(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges", passing=unavailability)
             ),
         ]
         feeding = [
-            asyncio.create_task(drive(self._read, idle_seconds=0, name="read", passing=unavailability)),
+            asyncio.create_task(run_forever(self._read, idle_seconds=0, name="read", passing=unavailability)),
             asyncio.create_task(
-                drive(self._outbox.promote, idle_seconds=PROMOTE_SECONDS, name="promote", passing=unavailability)
+                run_forever(self._outbox.promote, idle_seconds=PROMOTE_SECONDS, name="promote", passing=unavailability)
             ),
-            asyncio.create_task(drive(self._dispatch, idle_seconds=0, name="dispatch", passing=unavailability)),
+            asyncio.create_task(run_forever(self._dispatch, idle_seconds=0, name="dispatch", passing=unavailability)),
         ]
         try:
             await self._draining.wait()
@@ -147,7 +149,7 @@ class DeliveryService:
     async def _wait_for_change(self) -> None:
         changes_at = self._lanes.changes_at()
         timeout = None if changes_at is None else max(0.01, changes_at - time.monotonic())
-        await occurs_within(self._wake, timeout)
+        await wait_for_event(self._wake, timeout)
 
     async def _attempt(self, turn: Turn[OutboxEntry]) -> None:
         fault: str | None = INTERNAL
@@ -163,7 +165,7 @@ class DeliveryService:
     async def _deliver(self, entry: OutboxEntry) -> str | None:
         """Open, send, judge, settle. Returns the fault of the answer; INTERNAL when there was nothing to send."""
         sent_at_ms = int(time.time() * 1000)
-        delivery = await persist(lambda: self._outbox.open(entry), passing=unavailability, what="open")
+        delivery = await retry_while_unavailable(lambda: self._outbox.open(entry), passing=unavailability, what="open")
         if delivery is None:
             return INTERNAL
         if delivery.unreadable is not None:
@@ -178,7 +180,7 @@ class DeliveryService:
         attempt = delivery.attempts + 1
         recorded = as_recorded(answer, named=_is_named(delivery.url))
         verdict = judge(recorded, self._config.schedule, attempt=attempt, luck=random.random())
-        settlement = await persist(
+        settlement = await retry_while_unavailable(
             lambda: self._outbox.settle(entry, recorded, verdict, at_ms=sent_at_ms),
             passing=unavailability,
             what="settle",
@@ -206,7 +208,7 @@ class DeliveryService:
 
     async def _persist_defer(self, entry: OutboxEntry, delay_seconds: float, *, parked: bool = False) -> None:
         delay_ms = int(delay_seconds * 1000)
-        deferred = await persist(
+        deferred = await retry_while_unavailable(
             lambda: self._outbox.defer(entry, delay_ms=delay_ms, parked=parked), passing=unavailability, what="defer"
         )
         if not deferred:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from queue_engine import metrics
-from queue_engine.aio import persist
+from queue_engine.aio import retry_while_unavailable
 from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.domain.store_faults import known_faults
@@ -160,7 +160,7 @@ class Store:
 
     async def ports(self) -> frozenset[int]:
         """Return the ports of the servers that a cluster or sentinels name now, waiting while the store is away."""
-        return await persist(self._ports, passing=_reason, what="the store")
+        return await retry_while_unavailable(self._ports, passing=_reason, what="the store")
 
     async def _ports(self) -> frozenset[int]:
         async with store_errors():
@@ -179,7 +179,7 @@ class Store:
 
     async def wait_until_ready(self) -> ServerInfo:
         """`prepare`, waiting for as long as the store does not answer. Raises UnfitStore."""
-        return await persist(self.prepare, passing=_reason, what="the store")
+        return await retry_while_unavailable(self.prepare, passing=_reason, what="the store")
 
     async def check_ready(self) -> None:
         """As `check_writable`, and that no server has begun to evict keys since the start. Raises StoreUnavailable."""

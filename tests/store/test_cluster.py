@@ -3,11 +3,12 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 
 import pytest
 from redis.exceptions import RedisError
 
-from queue_engine.aio import persist
+from queue_engine.aio import retry_while_unavailable
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.runtime.sealing import Sealer
@@ -111,9 +112,9 @@ async def test_a_read_that_waits_follows_its_queue(setup: ClusterSetup, bench: B
     async def read() -> list[str]:
         return [entry.task_id for entry in await agent.read(1, block_ms=2000)]
 
-    waiting = asyncio.create_task(persist(read, passing=unavailability))
+    waiting = asyncio.create_task(retry_while_unavailable(read, passing=unavailability))
     await asyncio.to_thread(setup.migrate_slot, setup.slot_of(bench.keys.queue))
-    await persist(lambda: bench.submit("t1"), passing=unavailability)
+    await retry_while_unavailable(lambda: bench.submit("t1"), passing=unavailability)
     found = await waiting or await read()
     assert found == ["t1"]
 
@@ -139,7 +140,7 @@ async def test_a_node_that_is_frozen_holds_up_no_other(setup: ClusterSetup, benc
         assert set(await asyncio.gather(*(one.submit("t3") for one in others))) == {Submission.ACCEPTED}
     finally:
         frozen.resume()
-    await persist(bench.store.check_writable, passing=unavailability)
+    await retry_while_unavailable(bench.store.check_writable, passing=unavailability)
     assert await bench.submit("t2") in (Submission.ACCEPTED, Submission.DUPLICATE)
 
 
@@ -171,7 +172,7 @@ async def test_deliveries_are_adopted_from_the_nodes_that_answer(setup: ClusterS
             await heir.adopt(tick_ms=60_000, lease_ms=60_000)
     finally:
         frozen.resume()
-    await persist(bench.store.check_writable, passing=unavailability)
+    await retry_while_unavailable(bench.store.check_writable, passing=unavailability)
     await wait_until_async(lambda: _settled(heir, adopted, len(benches)), 30)
 
 
@@ -180,7 +181,7 @@ async def _settled(outbox: Outbox, entries: list[OutboxEntry], count: int) -> bo
 
     What the frozen node has read from its socket since was claimed in a reply that nobody waited for.
     """
-    entries += await persist(lambda: outbox.adopt(tick_ms=60_000, lease_ms=500), passing=unavailability)
+    entries += await retry_while_unavailable(lambda: outbox.adopt(tick_ms=60_000, lease_ms=500), passing=unavailability)
     if len(entries) < count:
         return False
     for entry in entries:
@@ -209,35 +210,38 @@ class _Work:
         count = 0
         while self.submitting and not self.stopping:
             task = self.bench.new_task(f"t{number}-{count}", spec=spec(webhook=True))
-            await persist(lambda task=task: self.bench.store.tasks.enqueue(task), passing=unavailability)  # type: ignore[misc]
+            await retry_while_unavailable(partial(self.bench.store.tasks.enqueue, task), passing=unavailability)
             self.submitted.add(task.task_id)
             count += 1
 
     async def _execute(self, worker_id: str) -> None:
         agent = self.bench.agent(worker_id)
         while not self.stopping:
-            entries = await persist(lambda: agent.read(8, block_ms=20), passing=unavailability)
-            entries += await persist(lambda: agent.take_over(8, idle_ms=2000), passing=unavailability)
+            entries = await retry_while_unavailable(lambda: agent.read(8, block_ms=20), passing=unavailability)
+            entries += await retry_while_unavailable(lambda: agent.take_over(8, idle_ms=2000), passing=unavailability)
             for entry in entries:
-                started = await persist(lambda entry=entry: agent.start(entry, address="x:1"), passing=unavailability)  # type: ignore[misc]
+                start = partial(agent.start, entry, address="x:1")
+                started = await retry_while_unavailable(start, passing=unavailability)
                 if started is None:
                     continue
                 self.executed[entry.task_id] += 1
-                settled = await persist(
-                    lambda started=started: self.bench.settle(agent, started, Succeeded(b"1")),  # type: ignore[misc]
-                    passing=unavailability,
-                )
+                settle = partial(self.bench.settle, agent, started, Succeeded(b"1"))
+                settled = await retry_while_unavailable(settle, passing=unavailability)
                 assert settled.word in ("OK", "ALREADY")
 
     async def _send(self) -> None:
         while not self.stopping:
-            entries = await persist(lambda: self.outbox.read(64, block_ms=20), passing=unavailability)
-            entries += await persist(lambda: self.outbox.adopt(tick_ms=500, lease_ms=2000), passing=unavailability)
+            entries = await retry_while_unavailable(lambda: self.outbox.read(64, block_ms=20), passing=unavailability)
+            entries += await retry_while_unavailable(
+                lambda: self.outbox.adopt(tick_ms=500, lease_ms=2000), passing=unavailability
+            )
             await asyncio.gather(*(self._deliver(entry) for entry in entries))
 
     async def _deliver(self, entry: OutboxEntry) -> None:
-        delivery = await persist(lambda: self.outbox.open(entry), passing=unavailability)
+        delivery = await retry_while_unavailable(lambda: self.outbox.open(entry), passing=unavailability)
         if delivery is None:
             return
         self.delivered[entry.delivery_id.rpartition(":")[2]] += 1
-        await persist(lambda: self.outbox.settle(entry, answer(), DELIVERED, at_ms=1), passing=unavailability)
+        await retry_while_unavailable(
+            lambda: self.outbox.settle(entry, answer(), DELIVERED, at_ms=1), passing=unavailability
+        )

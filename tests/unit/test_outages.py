@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from queue_engine.aio import Backoff, drive, end_tasks, persist
+from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_forever
 from queue_engine.runtime import outages
 from queue_engine.runtime.outages import MAX_REASONS, Outages
 from tests.waiting import wait_until_async
@@ -53,7 +53,7 @@ async def test_many_callers_make_one_outage_of_two_lines_with_a_count(log: pytes
             raise Away
         return number
 
-    calls = [persist(lambda n=n: call(n), passing=passing, backoff=QUICK, what="settle") for n in left]  # type: ignore[misc]
+    calls = [retry_while_unavailable(lambda n=n: call(n), passing=passing, backoff=QUICK, what="settle") for n in left]  # type: ignore[misc]
     assert await asyncio.gather(*calls) == list(left)
     back = await is_back(log)
     assert [record.getMessage() for record in records(log)] == [
@@ -74,7 +74,7 @@ async def test_a_loop_logs_an_outage_without_a_traceback_and_goes_on(log: pytest
             raise Away
         return 0
 
-    loop = asyncio.create_task(drive(step, idle_seconds=0.001, name="sweep", passing=passing, backoff=QUICK))
+    loop = asyncio.create_task(run_forever(step, idle_seconds=0.001, name="sweep", passing=passing, backoff=QUICK))
     back = await is_back(log)
     await end_tasks(loop)
     assert back.calls == {"sweep": 29}
@@ -92,7 +92,7 @@ async def test_an_unexpected_error_of_a_loop_has_its_traceback_but_not_in_every_
         rounds += 1
         raise LookupError("a mistake")
 
-    loop = asyncio.create_task(drive(step, idle_seconds=0, name="sweep", passing=passing, backoff=QUICK))
+    loop = asyncio.create_task(run_forever(step, idle_seconds=0, name="sweep", passing=passing, backoff=QUICK))
     await wait_until_async(lambda: rounds >= 60, 20)
     await end_tasks(loop)
     assert log.text.count("Traceback") == 2
