@@ -14,13 +14,15 @@ class ClaimPause:
 
     An agent that runs no task is always free, and would claim before all others. Its keys change by a restart only, but
     tasks without headers need none, and no other agent may be there: so it claims again, ever more rarely.
-    `clock`: monotonic seconds.
+    `clock`: monotonic seconds. `first_seconds`: the length of the first pause.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, *, first_seconds: float = MIN_PAUSE_SECONDS
+    ) -> None:
         self._clock = clock
         self._until = clock()
-        self._next_seconds = MIN_PAUSE_SECONDS
+        self._first_seconds = self._next_seconds = first_seconds
 
     @property
     def seconds_left(self) -> float:
@@ -35,4 +37,4 @@ class ClaimPause:
 
     def note_readable(self) -> None:
         """Take into account that a task could be opened: the next pause is a short one again."""
-        self._next_seconds = MIN_PAUSE_SECONDS
+        self._next_seconds = self._first_seconds

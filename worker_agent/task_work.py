@@ -105,6 +105,7 @@ class TaskWork:
         claims: ClaimStore,
         forwarder: Forwarder,
         watch: ContainerWatch,
+        pause: ClaimPause | None = None,
     ) -> None:
         self._config = config
         self._claims = claims
@@ -116,7 +117,7 @@ class TaskWork:
         self._gate = Gate()
         self._passed_on: OrderedDict[str, bool] = OrderedDict()
         self._unstarted_seconds = min(config.lease_seconds, MOST_UNSTARTED_SECONDS)
-        self._pause = ClaimPause()
+        self._pause = pause or ClaimPause()
         self.fault = ""
         # A backend ends a worker by force soon after its grace; by itself an agent may wait for the store for longer.
         self._end_seconds = RELEASE_SECONDS if config.managed else config.lease_seconds
@@ -161,6 +162,8 @@ class TaskWork:
         await self._gate.wait_until_open()
         free = await self._free_slots()
         entries = await self._claims.read(min(free, MAX_READ), block_ms=BLOCK_MS)
+        if not entries:
+            self._note_no_fault()
         await self._begin(entries, duty)
         return len(entries)
 
@@ -248,6 +251,7 @@ class TaskWork:
             why = error
         else:
             self._pause.note_readable()
+            self._note_no_fault()
             return task
         if await self._is_key_missing(why):
             self._pause_claims(started, why)
@@ -268,6 +272,15 @@ class TaskWork:
         self.fault = f"the agent leaves tasks to other agents, because it cannot open their headers: {error}"
         metrics.agent_tasks_unreadable.inc()
         log.error("the agent leaves tasks to other agents", extra={**self._ids(started), "error": str(error)})
+
+    def _note_no_fault(self) -> None:
+        """Clear the fault: a task could be opened, or none waits. During a pause the agent does leave tasks to others.
+
+        The end of the pause alone does not clear it, so that a worker whose next task is unreadable too does not become
+        RUNNING in between.
+        """
+        if not self._pause.seconds_left:
+            self.fault = ""
 
     async def _attempt(self, held: _Held, task: ClaimedTask, duty: Duty) -> None:
         """Wait for the task's turn, run it, record its outcome."""
