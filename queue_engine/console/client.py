@@ -33,8 +33,11 @@ class WrongUse(ConsoleFault):
     """The options do not make sense."""
 
 
-def read_bounded(option: str, file: Path | None, limit: int) -> bytes:
-    """Return what is in the file, or on standard input for None. Raises WrongUse, also for more than `limit` bytes."""
+def read_bounded(source: str, file: Path | None, limit: int) -> bytes:
+    """Return what is in the file, or on standard input for None. Raises WrongUse, also for more than `limit` bytes.
+
+    `source` is the option with its value, for the message.
+    """
     try:
         if file is None:
             found = sys.stdin.buffer.read(limit + 1)
@@ -42,9 +45,9 @@ def read_bounded(option: str, file: Path | None, limit: int) -> bytes:
             with file.open("rb") as opened_file:
                 found = opened_file.read(limit + 1)
     except OSError as error:
-        raise WrongUse(f"{option}: {error.strerror}") from None
+        raise WrongUse(f"{source}: cannot be read: {error.strerror or error}") from None
     if len(found) > limit:
-        raise WrongUse(f"{option}: is longer than {limit} bytes")
+        raise WrongUse(f"{source}: is longer than {limit} bytes")
     return found
 
 

@@ -90,6 +90,18 @@ class Session:
         else:
             render()
 
+    def confirm(self, question: str) -> None:
+        """Ask; end the program when the response is not yes. Raises WrongUse where standard input holds no response."""
+        try:
+            agreed = typer.confirm(question, err=True)
+        except typer.Abort:
+            if sys.stdin.isatty():
+                raise
+            typer.echo(err=True)  # ends the line of the question
+            raise WrongUse("standard input is not a terminal and holds no response: give --yes") from None
+        if not agreed:
+            raise typer.Abort
+
     def patiently(self, ask: Callable[[], Data]) -> Data:
         """What `ask` gives, tried again for a while when the API is away or busy."""
         began = self.monotonic()

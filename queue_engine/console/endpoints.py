@@ -158,7 +158,7 @@ def delete_endpoint(
     """Delete an endpoint. Its queued tasks fail, and its data go."""
     endpoint_id = session.api.endpoint_id(endpoint)
     if not yes:
-        typer.confirm(f"Delete endpoint {_described(session, endpoint_id)}?", abort=True, err=True)
+        session.confirm(f"Delete endpoint {_described(session, endpoint_id)}?")
     _order(session, endpoint_id, "DELETE", says="deleting")
 
 
@@ -197,12 +197,15 @@ def _described(session: Session, endpoint_id: str) -> str:
 def _read_object(file: Path | None) -> dict[str, Any]:
     if file is None:
         return {}
+    source = f"--file {file}"
     try:
-        value = json.loads(read_bounded("--file", file, MAX_FILE_BYTES))
+        value = json.loads(read_bounded(source, file, MAX_FILE_BYTES))
+    except UnicodeDecodeError:
+        raise WrongUse(f"{source}: is not JSON: it must be in UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise WrongUse(f"--file: is not JSON: {error}") from None
+        raise WrongUse(f"{source}: is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise WrongUse("--file: must be a JSON object")
+        raise WrongUse(f"{source}: must be a JSON object")
     return value
 
 

@@ -183,7 +183,7 @@ def delete_task(
     """Remove a task that has ended, with its input and output."""
     endpoint_id = session.api.endpoint_id(endpoint)
     if not yes:
-        typer.confirm(f"Delete task {task} of endpoint {endpoint_id}?", abort=True, err=True)
+        session.confirm(f"Delete task {task} of endpoint {endpoint_id}?")
     done = session.api.send("DELETE", ENDPOINTS, endpoint_id, "tasks", task)
     session.show(done, lambda: session.screen.line(f"task {task}: deleted"))
 
@@ -251,23 +251,31 @@ def _input(text: str | None, file: Path | None, limit: int) -> bytes:
     """Return the JSON text of the input, as it was given. Raises WrongUse."""
     if (text is None) == (file is None):
         raise WrongUse("give either --input or --input-file")
-    given = _read_input(text, file, limit)
+    source = _source_of(text, file)
+    given = _read_input(source, text, file, limit)
     try:
         json.loads(given.decode(), parse_int=str, parse_float=str, parse_constant=_no_constant)
     except UnicodeDecodeError:
-        raise WrongUse("the input is not JSON: it must be in UTF-8") from None
+        raise WrongUse(f"{source}: the input is not JSON: it must be in UTF-8") from None
     except (ValueError, RecursionError) as error:
-        raise WrongUse(f"the input is not JSON: {error}") from None
+        raise WrongUse(f"{source}: the input is not JSON: {error}") from None
     return given
 
 
-def _read_input(text: str | None, file: Path | None, limit: int) -> bytes:
+def _source_of(text: str | None, file: Path | None) -> str:
+    """Return where the input comes from, for messages: the option, and the file that it names."""
     if text is None:
-        return read_bounded("--input-file", None if str(file) == "-" else file, limit)
+        return f"--input-file {file}"
+    return f"--input {text}" if text == "-" or text.startswith("@") else "--input"
+
+
+def _read_input(source: str, text: str | None, file: Path | None, limit: int) -> bytes:
+    if text is None:
+        return read_bounded(source, None if str(file) == "-" else file, limit)
     if text in ("-", "@-"):
-        return read_bounded("--input", None, limit)
+        return read_bounded(source, None, limit)
     if text.startswith("@"):
-        return read_bounded("--input", Path(text[1:]), limit)
+        return read_bounded(source, Path(text[1:]), limit)
     return text.encode("utf-8", "surrogateescape")
 
 

@@ -108,4 +108,4 @@ def test_an_input_from_a_closed_standard_input_is_refused(environment: dict[str,
     command = ("/bin/sh", "-c", 'exec "$@" <&-', "sh", sys.executable, "-m", *submit)
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.startswith("error: the input is not JSON")
+    assert ended.stderr.startswith("error: --input -: the input is not JSON")

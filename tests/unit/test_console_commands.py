@@ -67,8 +67,8 @@ def test_create_takes_a_file_and_options_go_before_it(tmp_path: Path) -> None:
         (("--resource", "here"), "--resource here: must be REGION:GPU"),
         (("--resource", "here:CPU:many"), "--resource here:CPU:many: must be"),
         (("--env", "NOT_SET_ANYWHERE"), "--env NOT_SET_ANYWHERE: has no value"),
-        (("--file", "/nowhere/at.all"), "--file: No such file"),
-        (("--file", "pyproject.toml"), "--file: is not JSON"),
+        (("--file", "/nowhere/at.all"), "--file /nowhere/at.all: cannot be read: No such file"),
+        (("--file", "pyproject.toml"), "--file pyproject.toml: is not JSON"),
     ],
 )
 def test_create_names_a_wrong_option(options: tuple[str, ...], message: str) -> None:
@@ -115,13 +115,22 @@ def test_orders_are_passed_on(arguments: tuple[str, ...], call: str, says: str) 
     assert api.run("endpoints", *arguments, "--json").stdout == "true\n"
 
 
-@pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
+@pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False), ("\n", False)])
 def test_delete_asks_first(typed: str, deleted: bool) -> None:
     api = FakeApi({f"GET {ONE}": endpoint(), f"DELETE {ONE}": True})
     result = api.run("endpoints", "delete", "7", input=typed)
     assert "Delete endpoint 7 (echo, 3 tasks queued)? [y/N]" in result.stderr
     assert (f"DELETE {ONE}" in api.calls) is deleted
     assert result.exit_code == (0 if deleted else 1)
+
+
+@pytest.mark.parametrize("what", [("endpoints", "delete", "7"), ("tasks", "delete", "7", "t1")])
+def test_a_command_that_asks_names_the_option_when_standard_input_is_at_its_end(what: tuple[str, ...]) -> None:
+    api = FakeApi({f"GET {ONE}": endpoint()})
+    result = api.run(*what, input="")
+    assert result.exit_code == 2
+    assert result.stderr.endswith("\nerror: standard input is not a terminal and holds no response: give --yes\n")
+    assert [call for call in api.calls if call.startswith("DELETE")] == []
 
 
 @pytest.mark.parametrize(("group", "path"), [(("endpoints", "list"), ""), (("workers", "list", "7"), "/7/workers")])
@@ -202,15 +211,49 @@ def test_an_input_that_cannot_be_sent_is_named_and_nothing_is_sent(
     named = f"{'@' if option == '--input' else ''}{tmp_path / 'input'}"
     result = api.run("tasks", "submit", "7", "--port", "1", "--max-body-bytes", "2000", option, named)
     assert (result.exit_code, api.requests) == (2, [])
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+    source = "" if message.startswith("the request") else f"{option} {named}: "
+    assert result.stderr.startswith(f"error: {source}{message}")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("tasks", "submit", "7", "--port", "1", "--input", "@"),
+        ("tasks", "submit", "7", "--port", "1", "--input-file", ""),
+        ("endpoints", "create", "--file", ""),
+        ("endpoints", "update", "7", "--file", ""),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_its_option(tmp_path: Path, command: tuple[str, ...]) -> None:
+    *before, option, at = command
+    for name, reason in (("none", "No such file or directory"), (".", "Is a directory")):
+        file = str(tmp_path / name)
+        given = (option, at + file) if at else (option, file)
+        result = FakeApi({}).run(*before, *given)
+        assert (result.exit_code, result.stderr) == (2, f"error: {' '.join(given)}: cannot be read: {reason}\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"\xff{}", "is not JSON: it must be in UTF-8"),
+        (b"{,}", "is not JSON: Expecting property name"),
+        (b"[]", "must be a JSON object"),
+    ],
+)
+def test_a_file_of_fields_that_is_no_object_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
+    file = tmp_path / "fields.json"
+    file.write_bytes(content)
+    result = FakeApi({}).run("endpoints", "create", "--file", str(file))
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: --file {file}: {reason}")
 
 
 def test_an_endless_input_is_not_read_to_its_end() -> None:
     api = FakeApi({f"POST {TASKS}": {"taskId": "t1"}})
     result = api.run("tasks", "submit", "7", "--port", "1", "--input", "@/dev/zero")
     assert (result.exit_code, api.requests) == (2, [])
-    assert "--input: is longer than 1048576 bytes" in result.stderr
+    assert "--input @/dev/zero: is longer than 1048576 bytes" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -221,10 +264,10 @@ def test_an_endless_input_is_not_read_to_its_end() -> None:
         (("--input", "{"), "the input is not JSON"),
         (("--input", '1, "taskId": "x"'), "the input is not JSON"),
         (("--input", "[" * 100_000), "the input is not JSON"),
-        (("--input-file", "/nowhere/at.all"), "--input-file: No such file"),
-        (("--input", "@/nowhere/at.all"), "--input: No such file"),
-        (("--input", "@/"), "--input: Is a directory"),
-        (("--input", "@"), "--input: Is a directory"),
+        (("--input-file", "/nowhere/at.all"), "--input-file /nowhere/at.all: cannot be read: No such file"),
+        (("--input", "@/nowhere/at.all"), "--input @/nowhere/at.all: cannot be read: No such file"),
+        (("--input", "@/"), "--input @/: cannot be read: Is a directory"),
+        (("--input", "@"), "--input @: cannot be read: Is a directory"),
         (("--input", "1", "--header", "none"), "--header: must be NAME:VALUE"),
         (("--input", "1", "--header", "A:1", "--header", "A:2"), "--header: A is given twice"),
     ],
