@@ -193,7 +193,9 @@ class VariableRequest(RequestModel):
     value: Annotated[str, Field(max_length=32 * 1024), NO_NUL] = Field(
         description="Value; never shown again, and masked in workers' logs when it has 6 characters or more"
     )
-    secret: bool = Field(True, description="false: the value is not masked in workers' logs")
+    secret: bool | None = Field(
+        True, description="false: the value is not masked in workers' logs; null is the same as left out"
+    )
 
 
 def _small_together(variables: list[VariableRequest]) -> list[VariableRequest]:
@@ -431,4 +433,4 @@ def environment_of(variables: Sequence[VariableRequest]) -> dict[str, str]:
 
 
 def _plain_variables(variables: Sequence[VariableRequest]) -> frozenset[str]:
-    return frozenset(variable.key for variable in variables if not variable.secret)
+    return frozenset(variable.key for variable in variables if variable.secret is False)

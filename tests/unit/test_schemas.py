@@ -316,6 +316,14 @@ def test_a_change_cannot_clear_what_is_required(field: str, rule: str) -> None:
         change(creation().config(), **{field: None})
 
 
+@pytest.mark.parametrize(("given", "plain"), [({}, False), ({"secret": None}, False), ({"secret": False}, True)])
+def test_a_variable_whose_secret_is_null_is_secret_as_when_it_is_left_out(given: dict[str, Any], plain: bool) -> None:
+    variables = [{"key": "MODEL", "value": "small"} | given]
+    expected = frozenset({"MODEL"} if plain else ())
+    assert creation(environmentVars=variables).config().plain_variables == expected
+    assert change(creation().config(), environmentVars=variables).plain_variables == expected
+
+
 def test_null_clears_or_brings_back_the_default() -> None:
     given: dict[str, Any] = {
         "containerRegistryAuthId": 1, "minSingleCardVramInGb": 1, "minSingleCardVcpu": 1, "minSingleCardRamInGb": 1,
@@ -345,7 +353,7 @@ def test_a_variable_is_a_secret_unless_it_says_otherwise() -> None:
     assert change(before).plain_variables == {"V2"}
     assert change(before, environmentVars=None).plain_variables == frozenset()
     odd: Any
-    for odd in ("false", 0, None, []):
+    for odd in ("false", 0, []):
         with pytest.raises(InvalidRequest, match=r"^environmentVars\[0\]\.secret: must be true or false$"):
             creation(environmentVars=[{"key": "A", "value": "x", "secret": odd}])
 
