@@ -169,7 +169,10 @@ class EndpointStore:
             return None
 
     async def set_failed(self, endpoint_id: str, failed: bool) -> None:
-        """Say whether all workers of the endpoint crash on start; does nothing when it is gone."""
+        """Note whether all workers of the endpoint crash on start or are not ready in time.
+
+        Does nothing when the endpoint no longer exists.
+        """
         keys = self._partitions.of(endpoint_id)
         await self._scripts.run("mark_endpoint", [keys.endpoint], ["1" if failed else "0"])
 

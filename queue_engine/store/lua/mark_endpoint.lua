@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- A controller says whether all workers of an endpoint crash on start.
+-- Note whether all workers of an endpoint crash on start or are not ready in time.
 -- KEYS 1 endpoint
 -- ARGV 1 '1' or '0'
 -- Reply {'OK'} | {'NOT_FOUND'}
