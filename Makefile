@@ -29,7 +29,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-servers check format bench bench-growth faults lock clean
+.PHONY: help setup demo test test-servers check format docs bench bench-growth faults lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -61,6 +61,9 @@ check: setup ## lint, formatting, types, layers
 format: setup ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix $(PRESENT)
 	$(BIN)/ruff format $(PRESENT)
+
+docs: setup ## write the reference pages that are made from the code
+	$(BIN)/python -m tests.reference_pages
 
 bench: setup ## run the benchmarks
 	$(BIN)/python -m tests.bench

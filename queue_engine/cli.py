@@ -22,22 +22,18 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from queue_engine import __version__, metrics
+from queue_engine.config.base import ProcessSettings, text_of, variable_of
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.config.shared import MetricsSettings, StoreSettings
+from queue_engine.config.variables import removed_variables, unknown_variables
 from queue_engine.console.app import commands as console_commands
 from queue_engine.domain.errors import EngineError
-from queue_engine.domain.variables import removed_variables, unknown_variables
 from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import Page, listen, own_metrics, serve_pages
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
 from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.orphans import become_subreaper
 from queue_engine.runtime.sealing import new_secret_key
-from queue_engine.settings import (
-    ApiSettings,
-    ControllerSettings,
-    DeliverySettings,
-    MetricsSettings,
-    StoreSettings,
-)
 from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
 from queue_engine.store.client import store_errors
 from queue_engine.store.deliveries import PARKED_MS
@@ -50,6 +46,15 @@ Made = TypeVar("Made")
 
 EXIT_USAGE = 2
 _LOGGING = ("api", "controller", "delivery")
+
+
+def _option(settings: type[ProcessSettings], name: str) -> Any:
+    """Return a command line option for a setting, with its text and its variable."""
+    return typer.Option(help=f"{text_of(settings, name)} ({variable_of(settings, name)})")
+
+
+RedisUrl = Annotated[str | None, _option(StoreSettings, "redis_url")]
+MetricsPort = Annotated[int | None, _option(MetricsSettings, "metrics_port")]
 SECOND_TENANT = (
     "queue-engine: there is a second tenant now: `queue-engine up` sends webhooks to loopback no longer, because one "
     "tenant could reach what belongs to another. QUEUE_ENGINE_WEBHOOK_ALLOW=127.0.0.0/8,::1/128 allows it again"
@@ -118,9 +123,9 @@ def up(
 
 @app.command()
 def api(
-    host: Annotated[str | None, typer.Option(help="Address to listen on (QUEUE_ENGINE_HOST)")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on (QUEUE_ENGINE_PORT)")] = None,
-    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+    host: Annotated[str | None, _option(ApiSettings, "host")] = None,
+    port: Annotated[int | None, _option(ApiSettings, "port")] = None,
+    redis_url: RedisUrl = None,
 ) -> None:
     """The HTTP API. Any number of replicas."""
     settings = _settings(ApiSettings, host=host, port=port, redis_url=redis_url)
@@ -130,8 +135,8 @@ def api(
 
 @app.command()
 def delivery(
-    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for /metrics (QUEUE_ENGINE_METRICS_PORT)")] = None,
+    redis_url: RedisUrl = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Sends webhooks. Any number of replicas."""
     settings = _settings(DeliverySettings, redis_url=redis_url, metrics_port=metrics_port)
@@ -141,8 +146,8 @@ def delivery(
 
 @app.command()
 def controller(
-    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for /metrics (QUEUE_ENGINE_METRICS_PORT)")] = None,
+    redis_url: RedisUrl = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Starts and stops workers, and runs the background jobs. Safe to run twice."""
     settings = _settings(ControllerSettings, redis_url=redis_url, metrics_port=metrics_port)
@@ -161,7 +166,7 @@ def version() -> None:
 def create_key(
     name: Annotated[str, typer.Option(help="What the key is for")] = "",
     tenant: Annotated[str, typer.Option(help="Whose it is")] = FIRST_TENANT,
-    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+    redis_url: RedisUrl = None,
 ) -> None:
     """Make an API key and print it. It is shown this once; only its hash is stored."""
     key = new_api_key()
@@ -179,7 +184,7 @@ async def _put_key(store: Store, key: str, tenant: str, name: str) -> str:
 
 @keys_app.command("list")
 def list_keys(
-    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+    redis_url: RedisUrl = None,
 ) -> None:
     """List the API keys by the start of their hash."""
     for key in _run(_with_store(redis_url, lambda store: store.api_keys.all())):
@@ -190,7 +195,7 @@ def list_keys(
 @keys_app.command("revoke")
 def revoke_key(
     key_hash: Annotated[str, typer.Argument(help="At least 8 characters of the key's hash, as `keys list` shows it")],
-    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+    redis_url: RedisUrl = None,
 ) -> None:
     """Revoke an API key. It stops working within a second."""
     if len(key_hash) < 8:
@@ -216,7 +221,7 @@ def new_key() -> None:
 
 @secret_key_app.command("rotate")
 def rotate_key(
-    redis_url: Annotated[str | None, typer.Option(help="The store (QUEUE_ENGINE_REDIS_URL)")] = None,
+    redis_url: RedisUrl = None,
 ) -> None:
     """Seal every stored secret anew with QUEUE_ENGINE_SECRET_KEY.
 
@@ -410,23 +415,11 @@ def _or_fail(variable: str, make: Callable[[], Made]) -> Made:
 
 
 def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
-    """What the agents of this controller's workers need to reach the store."""
-    environment = {
-        "WORKER_AGENT_REDIS_URL": settings.redis_url.get_secret_value(),
-        "WORKER_AGENT_DURABILITY": settings.durability,
-        "WORKER_AGENT_DURABILITY_TIMEOUT_SECONDS": str(settings.durability_timeout_seconds),
-        "WORKER_AGENT_LEASE_SECONDS": str(settings.lease_seconds),
+    """Return what the agents of this controller's workers are given: the shared settings, and what it decides."""
+    return settings.agent_environment() | {
         "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
-        "WORKER_AGENT_PARTITIONS": str(settings.partitions),
-        "WORKER_AGENT_LOG_RETENTION_SECONDS": str(settings.log_retention_seconds),
-        "WORKER_AGENT_LOG_LEVEL": settings.log_level,
         "WORKER_AGENT_MANAGED": "true",
     }
-    if settings.secret_key is not None:
-        environment["WORKER_AGENT_SECRET_KEY"] = settings.secret_key.get_secret_value()
-    if settings.secret_key_previous is not None:
-        environment["WORKER_AGENT_SECRET_KEY_PREVIOUS"] = settings.secret_key_previous.get_secret_value()
-    return environment
 
 
 # Common to all

@@ -14,9 +14,9 @@ from pydantic import SecretStr
 from queue_engine.api.alb_exchange import WorkerClient
 from queue_engine.api.app import create_app
 from queue_engine.api.server import listen, serve
+from queue_engine.config.engine import ApiSettings
 from queue_engine.runtime.resolver import NameNotResolved
 from queue_engine.runtime.sealing import new_secret_key
-from queue_engine.settings import ApiSettings
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.store import Store
 

@@ -17,10 +17,13 @@ import typer
 from pydantic import ValidationError
 
 from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever
+from queue_engine.config.agent import AgentSettings
+from queue_engine.config.base import AGENT_PREFIX, ENGINE_PREFIX, secret_fields, text_of
+from queue_engine.config.shared import SharedSettings
+from queue_engine.config.variables import unknown_variables
 from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
-from queue_engine.domain.variables import AGENT_PREFIX, ENGINE_PREFIX, unknown_variables
 from queue_engine.metrics import Role, registry_of
 from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import listen, own_metrics, serve_pages
@@ -29,7 +32,6 @@ from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.orphans import become_subreaper
 from queue_engine.runtime.process_groups import end_own_group
 from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
-from queue_engine.runtime.settings_base import secret_fields
 from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
 from worker_agent.agent import Agent, AgentConfig
@@ -40,7 +42,6 @@ from worker_agent.last_words import say_end
 from worker_agent.log_lines import Secrets
 from worker_agent.logs import LogShipper
 from worker_agent.service_work import ServiceWork
-from worker_agent.settings import AgentSettings
 from worker_agent.task_work import TaskWork
 
 log = logging.getLogger("worker_agent")
@@ -50,14 +51,14 @@ REAP_SECONDS = 5.0
 """Between looks for processes that the container has left and that have ended."""
 UNPROBED_SETTLE_SECONDS = 3.0
 """A container without a port to tell by that has lived for so long is taken to run: one that crashes at once is not."""
-_SHARED_SETTINGS = (
-    *("redis_url", "secret_key", "secret_key_previous", "lease_seconds", "partitions"),
-    *("log_retention_seconds", "durability", "durability_timeout_seconds"),
-)
-
 _SECRETS = frozenset(secret_fields(AgentSettings))
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+def _option(name: str, *flags: str) -> Any:
+    """Return the command line option for a setting, with its text."""
+    return typer.Option(*flags, help=text_of(AgentSettings, name))
 
 
 @app.command(
@@ -67,17 +68,15 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     "given that way.",
 )
 def run(
-    redis_url: Annotated[str | None, typer.Option(help="The engine's Redis or Valkey")] = None,
-    endpoint: Annotated[str | None, typer.Option(help="Id of the endpoint")] = None,
-    container_url: Annotated[str | None, typer.Option(help="http://host[:port] of the container")] = None,
-    worker_id: Annotated[str | None, typer.Option(help="Name of the worker")] = None,
-    own_network: Annotated[
-        bool | None, typer.Option("--own-network", help="Only this agent and its container are in their network")
-    ] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Tasks at once; by default the endpoint's setting")] = None,
-    grace_seconds: Annotated[float | None, typer.Option(help="How long tasks may go on after SIGTERM")] = None,
-    metrics_port: Annotated[int | None, typer.Option(help="Port for /metrics; 0 takes a free one")] = None,
-    log_level: Annotated[str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR")] = None,
+    redis_url: Annotated[str | None, _option("redis_url")] = None,
+    endpoint: Annotated[str | None, _option("endpoint")] = None,
+    container_url: Annotated[str | None, _option("container_url")] = None,
+    worker_id: Annotated[str | None, _option("worker_id")] = None,
+    own_network: Annotated[bool | None, _option("own_network", "--own-network")] = None,
+    concurrency: Annotated[int | None, _option("concurrency")] = None,
+    grace_seconds: Annotated[float | None, _option("grace_seconds")] = None,
+    metrics_port: Annotated[int | None, _option("metrics_port")] = None,
+    log_level: Annotated[str | None, _option("log_level")] = None,
 ) -> None:
     given = {name: value for name, value in locals().items() if value is not None}
     settings = _settings(given)
@@ -102,7 +101,7 @@ def main() -> None:
 def _settings(given: dict[str, Any]) -> AgentSettings:
     """Return the settings, with those that all processes share taken from the engine's variables where not given."""
     try:
-        shared = {name: value for name in _SHARED_SETTINGS if name not in given and (value := _shared(name))}
+        shared = {name: value for name in SharedSettings.model_fields if name not in given and (value := _shared(name))}
         return AgentSettings(**(given | shared))
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)

@@ -31,8 +31,8 @@ from queue_engine.api.routes_logs import LogRoutes
 from queue_engine.api.routes_operations import OperationsRoutes
 from queue_engine.api.routes_tasks import TaskRoutes
 from queue_engine.api.services import Services
+from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.webhooks import LOOPBACK, AddressPolicy
-from queue_engine.settings import ApiSettings
 from queue_engine.store.store import Store
 
 

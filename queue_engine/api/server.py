@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from queue_engine.api.protocol import limited_protocol
-from queue_engine.settings import ApiSettings
+from queue_engine.config.engine import ApiSettings
 
 KEEP_ALIVE_SECONDS = 75
 """Above the 60 s after which common load balancers close an idle connection themselves."""

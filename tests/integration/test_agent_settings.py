@@ -2,10 +2,10 @@
 
 from pydantic import SecretStr
 
+from queue_engine.config.agent import AgentSettings
 from queue_engine.domain.endpoints import EndpointConfig, Expose, Resource, ServiceMode
 from queue_engine.store.store import Store
 from worker_agent.cli import completed
-from worker_agent.settings import AgentSettings
 
 CONFIG = EndpointConfig(
     "echo", "python:3.11", ServiceMode.ALB, (Resource("here", "CPU", 1),), 0, 20,

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from queue_engine.config.agent import AgentSettings
+from queue_engine.config.base import ProcessSettings, secret_fields
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.config.shared import StoreSettings
 from queue_engine.runtime.secret_files import MAX_SECRET_FILE_BYTES, secret_from
-from queue_engine.runtime.settings_base import ProcessSettings, secret_fields
-from queue_engine.settings import ApiSettings, ControllerSettings, DeliverySettings, StoreSettings
-from worker_agent.settings import AgentSettings
 
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 VALUES = {"secret_key": KEY, "secret_key_previous": KEY, "api_key": "a-first-key"}

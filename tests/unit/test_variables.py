@@ -4,18 +4,17 @@ import inspect
 
 import pytest
 
-from queue_engine import settings
-from queue_engine.domain import agent_protocol
-from queue_engine.domain.variables import (
+from queue_engine.config import agent, engine, shared
+from queue_engine.config.base import ProcessSettings, secret_fields
+from queue_engine.config.variables import (
     KNOWN_VARIABLES,
     MAX_HINTS,
     REMOVED_VARIABLES,
     removed_variables,
     unknown_variables,
 )
+from queue_engine.domain import agent_protocol
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE
-from queue_engine.runtime.settings_base import ProcessSettings, secret_fields
-from worker_agent.settings import AgentSettings
 
 CONSOLE = {
     "QUEUE_ENGINE_URL",
@@ -31,17 +30,21 @@ def variables_of(kind: type[ProcessSettings]) -> set[str]:
 
 
 def test_every_variable_of_every_process_is_known_and_no_other() -> None:
-    engine = [kind for _, kind in inspect.getmembers(settings, inspect.isclass) if issubclass(kind, ProcessSettings)]
+    kinds = {
+        kind
+        for module in (agent, engine, shared)
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if issubclass(kind, ProcessSettings)
+    }
     protocol = {
         value
         for value in vars(agent_protocol).values()
         if isinstance(value, str) and value.startswith(("QUEUE_ENGINE_", "WORKER_AGENT_"))
     }
-    read = {LIFELINE_VARIABLE} | CONSOLE | protocol | variables_of(AgentSettings)
-    for kind in engine:
-        if kind is not ProcessSettings:
-            read |= variables_of(kind)
-    assert read == KNOWN_VARIABLES, "keep queue_engine/domain/variables.py as the settings are"
+    read = {LIFELINE_VARIABLE} | CONSOLE | protocol
+    for kind in kinds:
+        read |= variables_of(kind)
+    assert read == KNOWN_VARIABLES
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Settings of the engine's processes, from environment variables `QUEUE_ENGINE_…`. README.md has them as a table.
+"""Settings of the engine's processes, from environment variables `QUEUE_ENGINE_…`.
 
 Nothing reads the environment at import: a composition root makes the settings of its process and passes them on.
 """
@@ -12,21 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator
-from pydantic_settings import NoDecode, SettingsConfigDict
+from pydantic_settings import NoDecode
 
-from queue_engine.domain.durability import (
-    DEFAULT_TIMEOUT_SECONDS,
-    MAX_TIMEOUT_SECONDS,
-    Durability,
-    parse_durability,
-)
+from queue_engine.config.base import ProcessSettings
+from queue_engine.config.shared import MetricsSettings, SharedSettings, StoreSettings
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
 from queue_engine.domain.store_url import DEFAULT_PORT, Topology, parse_store_url
 from queue_engine.domain.webhooks import OwnHost, parse_own_host
 from queue_engine.domain.worker_addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
 from queue_engine.runtime.ports import is_this_machine
-from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
-from queue_engine.runtime.settings_base import ProcessSettings
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -56,91 +50,13 @@ class StorePlaces:
         )
 
 
-class EngineSettings(ProcessSettings):
-    """Where the settings of all processes of the engine come from. Each secret may also be in a file: `…_FILE`."""
-
-    model_config = SettingsConfigDict(env_prefix="QUEUE_ENGINE_", env_ignore_empty=True, extra="ignore")
-
-
-class StoreSettings(EngineSettings):
-    """What every process of the engine needs to use the store."""
-
-    redis_url: SecretStr = Field(
-        SecretStr("redis://127.0.0.1:6379/0"),
-        description="Redis 7.0+ or Valkey 7.2+: `redis://[:password@]host:port/db`, `redis+sentinel://…/service` or "
-        "`redis+cluster://…`; with TLS `rediss…`",
-    )
-    durability: str = Field(
-        "store", description="What a write must have reached: store, replica, replicas:N, disk or disk+replica"
-    )
-    durability_timeout_seconds: float = Field(
-        DEFAULT_TIMEOUT_SECONDS, ge=0.01, le=MAX_TIMEOUT_SECONDS, description="How long one write waits for that"
-    )
-    secret_key: SecretStr | None = Field(
-        None, description="32 random bytes as base64: encrypts headers, webhook keys and environment variables at rest"
-    )
-    secret_key_previous: SecretStr | None = Field(
-        None, description="Further keys, comma-separated, that open what was sealed with them; none of them seals"
-    )
-    partitions: int = Field(16, ge=1, le=100, description="Into how many parts the keys are split; fixed for a store")
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged")
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
-        parse_store_url(value.get_secret_value())
-        return value
-
-    @field_validator("durability")
-    @classmethod
-    def _check_durability(cls, value: str) -> str:
-        parse_durability(value)
-        return value
-
-    @field_validator("secret_key")
-    @classmethod
-    def _check_secret_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_secret_key(value.get_secret_value())
-        return value
-
-    @field_validator("secret_key_previous")
-    @classmethod
-    def _check_previous_keys(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_secret_keys(value.get_secret_value())
-        return value
-
-    @property
-    def secret_keys(self) -> tuple[bytes, ...]:
-        """The current key first, then the previous ones; empty without a current one."""
-        if self.secret_key is None:
-            return ()
-        previous = self.secret_key_previous.get_secret_value() if self.secret_key_previous else ""
-        return parse_secret_key(self.secret_key.get_secret_value()), *parse_secret_keys(previous)
-
-    def asked_durability(self) -> Durability:
-        """How durable a write must be before it is acknowledged."""
-        return parse_durability(self.durability, self.durability_timeout_seconds)
-
-    def sealer(self) -> Sealer:
-        """What seals and opens secrets; without a key it refuses."""
-        return Sealer.of(self.secret_keys)
-
-
-class MetricsSettings(EngineSettings):
-    """Where a process without an API of its own serves `/metrics`."""
-
-    metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
-
-
-class ControlSettings(EngineSettings):
+class ControlSettings(ProcessSettings):
     """Where the background jobs' own queue is. The processes that send webhooks must not send one there."""
 
     control_redis_url: SecretStr | None = Field(
         None,
-        description="A server, or a master behind sentinels, for the background jobs' own queue; the store by default",
+        description="One server, or a master behind sentinels, for the background jobs' own queue; the store by "
+        "default. Required by the controller when the store is a cluster; api and delivery send no webhook there",
     )
 
     @field_validator("control_redis_url")
@@ -155,23 +71,27 @@ class WebhookSettings(StoreSettings, ControlSettings):
     """Which destinations a webhook may have."""
 
     webhook_allow: Annotated[tuple[Network, ...], NoDecode] = Field(
-        (), description="Networks inside which webhooks are allowed although they are not public, comma-separated CIDRs"
+        (),
+        description="Networks inside which webhooks are allowed although they are not public, comma-separated CIDRs. "
+        "With `up` an empty one closes loopback",
     )
 
     webhook_loopback: bool = Field(
         False,
-        description="Also allow webhooks to loopback while there is one tenant: what `up` sets when neither its --host "
-        "nor QUEUE_ENGINE_WEBHOOK_ALLOW says otherwise",
+        description="Also allow webhooks to loopback while there is one tenant; a second tenant closes it for good. "
+        "`up` sets it when neither its --host nor `QUEUE_ENGINE_WEBHOOK_ALLOW` says otherwise",
     )
     own_ports: Annotated[tuple[int, ...], NoDecode] = Field(
         (),
-        description="Ports of the engine on this machine, comma-separated: no webhook may point at them, whatever is "
-        "allowed. Each process adds its own, and those of a store on this machine",
+        description="Ports of the engine on this machine, comma-separated: no webhook may point at them on any of its "
+        "addresses, whatever is allowed. Each process adds its own, and `up` adds all. The ports of the store and of "
+        "`QUEUE_ENGINE_CONTROL_REDIS_URL` are refused at every private address, because a store has more addresses "
+        "than its URL names",
     )
     own_hosts: Annotated[tuple[OwnHost, ...], NoDecode] = Field(
         (),
         description="Public hosts of this engine, comma-separated `host` or `host:port`: no webhook may point at them, "
-        "whatever is allowed",
+        "whatever is allowed. A task whose webhook is the engine's own API would send itself again without end",
     )
 
     def store_places(self) -> StorePlaces:
@@ -204,26 +124,36 @@ class ApiSettings(WebhookSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
-    api_key: SecretStr | None = Field(None, description="A first API key: made valid for the tenant `default` at start")
+    api_key: SecretStr | None = Field(
+        None,
+        description="A first API key, made valid for the tenant `default` at start. One that was revoked or belongs to "
+        "another tenant stays as it is, and the log says so",
+    )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body, in bytes")
     read_timeout_seconds: float = Field(
-        9.0, gt=0, description="How long a client may take to send headers, or be silent in a body"
+        9.0, gt=0, description="Timeout for receiving the request headers, and between chunks of the body"
     )
     alb_max_body_bytes: int = Field(
         1024**3, ge=1, description="Largest body of a request to the workers of an ALB endpoint, in bytes"
     )
     alb_timeout_seconds: float = Field(
-        300.0, gt=0, description="How long such a request may wait while nothing moves in either direction"
+        300.0,
+        gt=0,
+        description="How long a request to an ALB endpoint may wait while nothing moves",
     )
     worker_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         DEFAULT_WORKER_NETWORKS,
         description="Networks where the workers of ALB endpoints may be, comma-separated CIDRs; loopback and private "
-        "networks by default. Link-local and metadata addresses are refused inside them too",
+        "networks by default. Link-local and metadata addresses and the engine's own ports are refused inside them too",
     )
     rate_limit_per_second: float = Field(
         0.0, ge=0, description="Requests a second that one tenant may send to one API process; 0: no limit"
     )
-    catalogue_file: Path | None = Field(None, description="TOML file with further GPU types, regions and prices")
+    catalogue_file: Path | None = Field(
+        None,
+        description="TOML file with further GPU types, regions and the prices that `cost` "
+        "is made of: `deploy/examples/catalogue.toml`",
+    )
 
     @field_validator("worker_networks", mode="before")
     @classmethod
@@ -250,13 +180,15 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
     """`queue-engine delivery`."""
 
     delivery_schedule: Annotated[tuple[float, ...], NoDecode] = Field(
-        DELIVERY_DELAYS_SECONDS, description="Seconds to wait after each failed attempt, comma-separated"
+        DELIVERY_DELAYS_SECONDS, description="Seconds to wait after each failed attempt, comma-separated, each ± 20 %"
     )
     delivery_timeout_seconds: float = Field(15.0, gt=0, le=300, description="Wall clock of one delivery attempt")
-    delivery_connect_timeout_seconds: float = Field(5.0, gt=0, le=60, description="Of that, for the connection")
+    delivery_connect_timeout_seconds: float = Field(
+        5.0, gt=0, le=60, description="Connection timeout of one delivery attempt"
+    )
     delivery_slots: int = Field(256, ge=1, le=10_000, description="Delivery attempts in flight at once in one process")
     delivery_lease_seconds: float = Field(
-        10.0, ge=1, description="A delivery process silent for this long is taken for dead"
+        10.0, ge=1, description="A delivery process silent for this long is assumed to be dead"
     )
 
     @field_validator("delivery_schedule", mode="before")
@@ -274,7 +206,7 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
         return value
 
 
-class ControllerSettings(StoreSettings, ControlSettings, MetricsSettings):
+class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
     """`queue-engine controller`."""
 
     backend: Literal["process"] = Field("process", description="Where workers run: `process`: as local processes")
@@ -284,16 +216,10 @@ class ControllerSettings(StoreSettings, ControlSettings, MetricsSettings):
     work_dir: Path = Field(
         Path("queue-engine-data/workers"), description="Folder for the workers' files (process backend)"
     )
-    lease_seconds: float = Field(
-        30.0, ge=0.5, le=3600, description="A task whose agent is silent for this long is given to another"
-    )
     max_lost: int = Field(3, ge=0, description="How often a task may lose its worker before it ends as failed")
     leader_lease_seconds: float = Field(10.0, ge=1, description="A leading controller silent for this long is replaced")
-    log_retention_seconds: float = Field(
-        86_400, ge=1, le=365 * 86_400, description="How long a worker's log is kept after its end"
-    )
     worker_grace_seconds: float = Field(
-        30.0, ge=0, description="How long a worker that is stopped may finish its tasks"
+        30.0, ge=0, description="How long a worker that is stopped may finish its tasks; 10 with `up`"
     )
 
     @property

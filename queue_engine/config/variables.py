@@ -1,41 +1,38 @@
-"""The environment variables of all processes, and hints about names that none of them reads.
+"""Hints about environment variables that no process reads.
 
 A process ignores a variable that it does not read, so a misspelled setting silently has its default. Each process
-therefore looks for names that begin like the engine's and belong to no process. The list is here, below all processes,
-because the agent must not import the settings of the others; a test holds it against all settings.
+therefore looks for names that begin like the engine's and belong to no process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
-ENGINE_PREFIX = "QUEUE_ENGINE_"
-AGENT_PREFIX = "WORKER_AGENT_"
+from queue_engine.config.agent import AgentSettings
+from queue_engine.config.base import AGENT_PREFIX, ENGINE_PREFIX, ProcessSettings, variables_of
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.domain import agent_protocol
+from queue_engine.runtime.lifeline import LIFELINE_VARIABLE
+
+PROCESSES: Mapping[str, type[ProcessSettings]] = {
+    "api": ApiSettings,
+    "delivery": DeliverySettings,
+    "controller": ControllerSettings,
+    "worker-agent": AgentSettings,
+}
+"""The settings of each process, by its name."""
+
 MAX_HINTS = 20
 MAX_SHOWN_CHARACTERS = 100
 
-_ENGINE = """
-    ALB_MAX_BODY_BYTES ALB_TIMEOUT_SECONDS API_KEY API_KEY_FILE BACKEND CATALOGUE_FILE CONTROL_REDIS_URL
-    CONTROL_REDIS_URL_FILE DELIVERY_CONNECT_TIMEOUT_SECONDS DELIVERY_LEASE_SECONDS
-    DELIVERY_SCHEDULE DELIVERY_SLOTS DELIVERY_TIMEOUT_SECONDS DURABILITY DURABILITY_TIMEOUT_SECONDS HOST
-    LEADER_LEASE_SECONDS LEASE_SECONDS LOG_LEVEL LOG_RETENTION_SECONDS MAX_BODY_BYTES MAX_LOST METRICS_HOST
-    METRICS_PORT OWN_HOSTS OWN_PORTS PARTITIONS PORT RATE_LIMIT_PER_SECOND READ_TIMEOUT_SECONDS REDIS_URL
-    REDIS_URL_FILE SECRET_KEY SECRET_KEY_FILE SECRET_KEY_PREVIOUS SECRET_KEY_PREVIOUS_FILE WEBHOOK_ALLOW
-    WEBHOOK_LOOPBACK WORKER_GRACE_SECONDS WORKER_NETWORKS WORKER_SILENCE_SECONDS WORK_DIR
-"""
-_CONSOLE = "URL API_KEY API_KEY_FILE WEBHOOK_AUTH_KEY WEBHOOK_AUTH_KEY_FILE"
-_INTERNAL = "CONTROLLER_PID CONTROLLER_STARTED INSTANCE LIFELINE_FD"
-_AGENT = """
-    CONCURRENCY CONTAINER_COMMAND CONTAINER_ENVIRONMENT CONTAINER_URL DURABILITY DURABILITY_TIMEOUT_SECONDS ENDPOINT
-    END_FD EXPOSED_PORT GRACE_SECONDS LEASE_SECONDS LIFELINE_FD LOG_LEVEL LOG_RETENTION_SECONDS MANAGED
-    MAX_ANSWER_BYTES METRICS_FD METRICS_HOST METRICS_PORT OVERRIDDEN_NAMES OWN_NETWORK PARTITIONS READY_PATH
-    REDIS_URL REDIS_URL_FILE RUN SECRET_KEY SECRET_KEY_FILE SECRET_KEY_PREVIOUS SECRET_KEY_PREVIOUS_FILE
-    SECRET_NAMES SERVICE_MODE START_TIMEOUT_SECONDS WORKER_ID
-"""
+_CONSOLE = ("URL", "WEBHOOK_AUTH_KEY", "WEBHOOK_AUTH_KEY_FILE")
+"""Read by commands for people only, besides the API key."""
+_INTERNAL = (agent_protocol.INSTANCE, agent_protocol.CONTROLLER_PID, agent_protocol.CONTROLLER_STARTED)
 KNOWN_VARIABLES = frozenset(
-    {ENGINE_PREFIX + name for name in f"{_ENGINE} {_CONSOLE} {_INTERNAL}".split()}
-    | {AGENT_PREFIX + name for name in _AGENT.split()}
+    {LIFELINE_VARIABLE, *_INTERNAL}
+    | {ENGINE_PREFIX + name for name in _CONSOLE}
+    | {variable for settings in PROCESSES.values() for variable in variables_of(settings)}
 )
 
 REMOVED_VARIABLES = {

@@ -11,30 +11,21 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from queue_engine.domain.durability import (
-    DEFAULT_TIMEOUT_SECONDS,
-    MAX_TIMEOUT_SECONDS,
-    Durability,
-    parse_durability,
-)
+from queue_engine.config.base import AGENT_PREFIX, text_of
+from queue_engine.config.shared import MetricsSettings, SharedSettings
 from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
 from queue_engine.domain.process_uri import normalize_process_uri
 from queue_engine.domain.store_url import parse_store_url
-from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
-from queue_engine.runtime.settings_base import ProcessSettings
 
 
-class AgentSettings(ProcessSettings):
+class AgentSettings(SharedSettings, MetricsSettings):
     """`worker-agent`. Each secret may also be in a file: `WORKER_AGENT_…_FILE`."""
 
-    model_config = SettingsConfigDict(env_prefix="WORKER_AGENT_", env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=AGENT_PREFIX)
 
-    redis_url: SecretStr = Field(description="The engine's Redis or Valkey")
-    durability: str = Field("store", description="As in the engine: what the record of a result must have reached")
-    durability_timeout_seconds: float = Field(
-        DEFAULT_TIMEOUT_SECONDS, ge=0.01, le=MAX_TIMEOUT_SECONDS, description="As in the engine"
-    )
+    # Required, because an agent is seldom on the machine that the engine's default names.
+    redis_url: SecretStr = Field(description=text_of(SharedSettings, "redis_url"))
     endpoint: str = Field(description="Id of the endpoint whose tasks are claimed")
     container_url: str = Field(
         "http://127.0.0.1",
@@ -73,9 +64,6 @@ class AgentSettings(ProcessSettings):
     managed: bool = Field(False, description="A controller started this worker and removes its record")
     run: int = Field(0, ge=0, description="Number of this start of a worker that a controller started; else 0")
     concurrency: int | None = Field(None, ge=1, le=1000, description="Tasks at once; the endpoint's setting by default")
-    lease_seconds: float = Field(
-        30.0, ge=0.2, le=3600, description="The engine's lease: how long a task is held unheard"
-    )
     grace_seconds: float = Field(30.0, ge=0, description="How long running tasks may go on after SIGTERM")
     max_answer_bytes: int = Field(8 * 1024 * 1024, ge=1, description="Largest answer of the container, in bytes")
     container_command: str | None = Field(None, description="A command that the agent runs as its container")
@@ -89,35 +77,12 @@ class AgentSettings(ProcessSettings):
         (), description="Variables of the endpoint that have other values in that environment, as a JSON array"
     )
     end_fd: int | None = Field(None, ge=0, description="A file where the agent writes why it ends by itself")
-    log_retention_seconds: float = Field(
-        86_400, ge=1, le=365 * 86_400, description="How long the container's log is kept after its end"
-    )
-    metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
     metrics_fd: int | None = Field(
         None, description="A listening socket to serve `/metrics` on, in place of an address and a port"
     )
     lifeline_fd: int | None = Field(
         None, description="A pipe whose end means that the process that started us has died"
     )
-    partitions: int = Field(16, ge=1, le=100, description="As in the engine")
-    secret_key: SecretStr | None = Field(None, description="As in the engine: opens the headers of tasks")
-    secret_key_previous: SecretStr | None = Field(
-        None, description="As in the engine: further keys, comma-separated, that open what was sealed with them"
-    )
-    log_level: str = Field("INFO", description="Least level that is logged")
-
-    @field_validator("redis_url")
-    @classmethod
-    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
-        parse_store_url(value.get_secret_value())
-        return value
-
-    @field_validator("durability")
-    @classmethod
-    def _check_durability(cls, value: str) -> str:
-        parse_durability(value)
-        return value
 
     @field_validator("endpoint")
     @classmethod
@@ -153,20 +118,6 @@ class AgentSettings(ProcessSettings):
     def _parse_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
 
-    @field_validator("secret_key")
-    @classmethod
-    def _check_secret_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_secret_key(value.get_secret_value())
-        return value
-
-    @field_validator("secret_key_previous")
-    @classmethod
-    def _check_previous_keys(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            parse_secret_keys(value.get_secret_value())
-        return value
-
     def masked_values(self) -> tuple[str, ...]:
         """Return the values of the endpoint's variables that the container's log must not show."""
         return tuple(self.container_environment.get(name, "") for name in self.secret_names)
@@ -176,17 +127,6 @@ class AgentSettings(ProcessSettings):
         own = [secret.get_secret_value() for secret in (self.secret_key, self.secret_key_previous) if secret]
         passwords = parse_store_url(self.redis_url.get_secret_value()).secrets
         return (*passwords, *(key.strip() for text in own for key in text.split(",")))
-
-    def asked_durability(self) -> Durability:
-        """How durable the record of a result must be before it counts."""
-        return parse_durability(self.durability, self.durability_timeout_seconds)
-
-    def sealer(self) -> Sealer:
-        """What opens the headers of tasks; without a key it refuses."""
-        if self.secret_key is None:
-            return Sealer(None)
-        previous = self.secret_key_previous.get_secret_value() if self.secret_key_previous else ""
-        return Sealer(parse_secret_key(self.secret_key.get_secret_value()), parse_secret_keys(previous))
 
 
 def _hostname() -> str:

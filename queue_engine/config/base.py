@@ -1,4 +1,9 @@
-"""The base of the settings classes of all processes."""
+"""The base of the settings classes of all processes.
+
+A setting is defined once, as a field of one of these classes: name, type, limits, default and text. Its variable, its
+file form when it is a secret, the hints about misspelled names, the environment of the agents and
+docs/reference/configuration.md are made from the field.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +12,12 @@ from typing import Any, get_args
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from queue_engine.runtime.secret_files import secret_from
+from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
+
+ENGINE_PREFIX = "QUEUE_ENGINE_"
+AGENT_PREFIX = "WORKER_AGENT_"
 
 
 class ProcessSettings(BaseSettings):
@@ -17,6 +25,8 @@ class ProcessSettings(BaseSettings):
 
     Raises ValueError when both forms of a secret are given, and when its file cannot be read.
     """
+
+    model_config = SettingsConfigDict(env_prefix=ENGINE_PREFIX, env_ignore_empty=True, extra="ignore")
 
     @classmethod
     def settings_customise_sources(
@@ -37,6 +47,22 @@ def secret_fields(settings: type[BaseSettings]) -> list[str]:
         for name, field in settings.model_fields.items()
         if SecretStr in (field.annotation, *get_args(field.annotation))
     ]
+
+
+def variable_of(settings: type[ProcessSettings], name: str) -> str:
+    """Return the environment variable of a field."""
+    return f"{settings.model_config['env_prefix']}{name.upper()}"
+
+
+def variables_of(settings: type[ProcessSettings]) -> set[str]:
+    """Return every variable that a process with these settings reads, the file forms of secrets included."""
+    values = {variable_of(settings, name) for name in settings.model_fields}
+    return values | {variable_of(settings, name) + FILE_SUFFIX for name in secret_fields(settings)}
+
+
+def text_of(settings: type[ProcessSettings], name: str) -> str:
+    """Return what a setting is, as the reference and the command line say it."""
+    return settings.model_fields[name].description or ""
 
 
 class _SecretFiles(PydanticBaseSettingsSource):

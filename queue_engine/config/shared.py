@@ -1,0 +1,127 @@
+"""Settings that several kinds of processes have."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator
+
+from queue_engine.config.base import AGENT_PREFIX, ProcessSettings
+from queue_engine.domain.durability import (
+    DEFAULT_TIMEOUT_SECONDS,
+    MAX_TIMEOUT_SECONDS,
+    Durability,
+    parse_durability,
+)
+from queue_engine.domain.store_url import parse_store_url
+from queue_engine.runtime.sealing import Sealer, parse_secret_key, parse_secret_keys
+
+
+class StoreSettings(ProcessSettings):
+    """What every process needs to use the store."""
+
+    redis_url: SecretStr = Field(
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Redis 7.0+ or Valkey 7.2+: `redis://[:password@]host:port/db`, `redis+sentinel://…/service` or "
+        "`redis+cluster://…`; with TLS `rediss…`. `docs/high_availability.md` has examples",
+    )
+    durability: str = Field(
+        "store",
+        description="What a write must have reached before it is acknowledged: `store`, `replica`, `replicas:N`, "
+        "`disk` or `disk+replica`",
+    )
+    durability_timeout_seconds: float = Field(
+        DEFAULT_TIMEOUT_SECONDS, ge=0.01, le=MAX_TIMEOUT_SECONDS, description="How long one write waits for that"
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description="32 random bytes as base64 (`queue-engine secret-key new` makes one): encrypts forwarded headers, "
+        "webhook keys, environment variables and registry credentials at rest. Without it requests that carry these "
+        "are refused. `up` makes and keeps one",
+    )
+    secret_key_previous: SecretStr | None = Field(
+        None,
+        description="Further keys, comma-separated, that open what was sealed with them; none of them seals. "
+        "`docs/secrets.md` has how to change the key",
+    )
+    partitions: int = Field(16, ge=1, le=100, description="Into how many parts the keys are split; fixed for a store")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="Least level that is logged. Logs are JSON lines on standard error"
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+        parse_store_url(value.get_secret_value())
+        return value
+
+    @field_validator("durability")
+    @classmethod
+    def _check_durability(cls, value: str) -> str:
+        parse_durability(value)
+        return value
+
+    @field_validator("secret_key")
+    @classmethod
+    def _check_secret_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_secret_key(value.get_secret_value())
+        return value
+
+    @field_validator("secret_key_previous")
+    @classmethod
+    def _check_previous_keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_secret_keys(value.get_secret_value())
+        return value
+
+    @property
+    def secret_keys(self) -> tuple[bytes, ...]:
+        """The current key first, then the previous ones; empty without a current one."""
+        if self.secret_key is None:
+            return ()
+        previous = self.secret_key_previous.get_secret_value() if self.secret_key_previous else ""
+        return parse_secret_key(self.secret_key.get_secret_value()), *parse_secret_keys(previous)
+
+    def asked_durability(self) -> Durability:
+        """Return how durable a write must be before it is acknowledged."""
+        return parse_durability(self.durability, self.durability_timeout_seconds)
+
+    def sealer(self) -> Sealer:
+        """Return what seals and opens secrets; without a key it refuses."""
+        return Sealer.of(self.secret_keys)
+
+
+class SharedSettings(StoreSettings):
+    """What the controller and its agents must agree on.
+
+    The controller hands these to the agents that it starts; an agent that is started by hand takes those that it is not
+    given from the engine's variables.
+    """
+
+    lease_seconds: float = Field(
+        30.0,
+        ge=0.5,
+        le=3600,
+        description="A task whose agent is silent for this long is given to another. With less than 4 a short outage "
+        "of the store may look like that",
+    )
+    log_retention_seconds: float = Field(
+        86_400, ge=1, le=365 * 86_400, description="How long a worker's log is kept after its end"
+    )
+
+    def agent_environment(self) -> dict[str, str]:
+        """Return the shared settings as variables of an agent. SECRET: the store's password and the keys are in it."""
+        values = {name: getattr(self, name) for name in SharedSettings.model_fields}
+        return {AGENT_PREFIX + name.upper(): _text(value) for name, value in values.items() if value is not None}
+
+
+class MetricsSettings(ProcessSettings):
+    """Where a process without an API of its own serves `/metrics`."""
+
+    metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
+
+
+def _text(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

@@ -1,0 +1,159 @@
+"""The reference pages that are made from definitions: `python -m tests.reference_pages` (`make docs`) writes them.
+
+A test fails when a page differs from the definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import SecretStr
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from queue_engine.config.base import ProcessSettings, secret_fields, variable_of
+from queue_engine.config.shared import SharedSettings
+from queue_engine.config.variables import PROCESSES
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
+_MADE = "<!-- Made by `make docs` from the definitions in the code. Do not edit. -->"
+
+
+def pages() -> dict[str, str]:
+    """Return the text of each page by the name of its file."""
+    return {"configuration.md": _configuration()}
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Write all pages."""
+    folder.mkdir(exist_ok=True)
+    for name, text in pages().items():
+        (folder / name).write_text(text)
+
+
+_CONFIGURATION = f"""# Configuration
+
+{_MADE}
+
+Each process reads environment variables. A value that breaks its limits is named at start, and so is a variable that no
+process reads. A *secret* may be in a file instead: its variable with `_FILE` at the end names the file. Both forms at
+once are an error.
+
+## The engine
+
+{{engine}}
+
+Commands for people also read `QUEUE_ENGINE_URL`, `QUEUE_ENGINE_API_KEY` (secret) and `QUEUE_ENGINE_WEBHOOK_AUTH_KEY`
+(secret).
+
+## The agent
+
+Variables marked *shared* are handed by the controller to the agents that it starts. An agent that is started by hand
+reads `QUEUE_ENGINE_…` where the `WORKER_AGENT_…` form is not given.
+
+{{agent}}
+"""
+
+
+def _configuration() -> str:
+    engine = {name: settings for name, settings in PROCESSES.items() if name != "worker-agent"}
+    agent = PROCESSES["worker-agent"]
+    return _CONFIGURATION.format(
+        engine=_table(
+            ("variable", "default", "limits", "processes", "meaning"),
+            (_engine_row(name, engine) for name in _names((SharedSettings, *engine.values()))),
+        ),
+        agent=_table(
+            ("variable", "default", "limits", "meaning"),
+            (_agent_row(agent, name) for name in _names((SharedSettings, agent))),
+        ),
+    )
+
+
+def _engine_row(name: str, processes: dict[str, type[ProcessSettings]]) -> Sequence[str]:
+    having = [process for process, settings in processes.items() if name in settings.model_fields]
+    settings = processes[having[0]]
+    field = settings.model_fields[name]
+    where = "all" if len(having) == len(processes) else ", ".join(having)
+    return (_variable(settings, name), _default(field), _limits(settings, name), where, field.description or "")
+
+
+def _agent_row(agent: type[ProcessSettings], name: str) -> Sequence[str]:
+    field = agent.model_fields[name]
+    shared = " *Shared.*" if name in SharedSettings.model_fields else ""
+    return (_variable(agent, name), _default(field), _limits(agent, name), f"{field.description}.{shared}")
+
+
+def _names(kinds: Iterable[type[ProcessSettings]]) -> list[str]:
+    return list(dict.fromkeys(name for kind in kinds for name in kind.model_fields))
+
+
+def _variable(settings: type[ProcessSettings], name: str) -> str:
+    return f"`{variable_of(settings, name)}`" + (" (secret)" if name in secret_fields(settings) else "")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default_factory not in (None, dict):
+        return "made at start"
+    return shown_default(field.default)
+
+
+def shown_default(value: Any) -> str:
+    """Return a default as it may be given; a dash for none."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, bool):
+        value = str(value).lower()
+    if isinstance(value, (tuple, list)):
+        value = ",".join(_plain(one) for one in value)
+    return "–" if value in (None, "", PydanticUndefined) else f"`{_plain(value)}`"
+
+
+def _limits(settings: type[ProcessSettings], name: str) -> str:
+    schema = settings.model_json_schema(mode="validation")
+    return limits_of(schema["properties"][name], schema.get("$defs", {}))
+
+
+def limits_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
+    """Return the type of a value and its limits, in a few words."""
+    kinds = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
+    resolved = (definitions[kind["$ref"].rpartition("/")[2]] if "$ref" in kind else kind for kind in kinds)
+    return "; ".join(dict.fromkeys(_limits_of_one(kind) for kind in resolved))
+
+
+_KINDS = {"array": "list", "number": "number", "integer": "integer", "boolean": "true or false", "object": "object"}
+_LIMITS = {
+    "minimum": "≥ {}",
+    "exclusiveMinimum": "> {}",
+    "maximum": "≤ {}",
+    "minLength": "≥ {} characters",
+    "maxLength": "≤ {} characters",
+    "minItems": "≥ {} items",
+    "maxItems": "≤ {} items",
+}
+
+
+def _limits_of_one(schema: dict[str, Any]) -> str:
+    words = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
+    if words:
+        return ", ".join(f"`{word}`" for word in words)
+    kind = _KINDS.get(schema.get("type", ""), "text")
+    return ", ".join([kind, *(text.format(_plain(schema[name])) for name, text in _LIMITS.items() if name in schema)])
+
+
+def _plain(value: Any) -> str:
+    """Write a whole number without a fraction."""
+    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+if __name__ == "__main__":
+    write()
