@@ -17,18 +17,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Backoff:
-    """Waits that double from `first_seconds` to `most_seconds`, each shortened by up to half at random."""
+    """Waits that double from `first_seconds` to `max_seconds`."""
 
-    first_seconds: float = 0.05
-    most_seconds: float = 1.0
+    first_seconds: float
+    max_seconds: float
 
-    def wait_seconds(self, failures: int) -> float:
-        """How long to wait after the `failures`-th failure in a row (1 for the first)."""
-        full = min(self.most_seconds, self.first_seconds * 2.0 ** min(failures - 1, 30))
-        return full * random.uniform(0.5, 1.0)
+    def delay_after(self, failures: int, *, luck: float = 1.0) -> float:
+        """Return the seconds to wait after that many failures in a row (1 for the first).
+
+        `luck`, a random number in [0, 1), shortens the wait by up to half, so that callers do not retry in step.
+        """
+        doublings = min(failures - 1, 64)  # a float has room for these, and no wait for more
+        return min(self.max_seconds, self.first_seconds * 2.0**doublings) * (1 + luck) / 2
 
 
-DEFAULT_BACKOFF = Backoff()
+DEFAULT_BACKOFF = Backoff(0.05, 1.0)
 
 
 async def retry_while_unavailable(
@@ -58,7 +61,7 @@ async def retry_while_unavailable(
             else:
                 outages.STORE.succeeded(caller)
                 return result
-            await asyncio.sleep(backoff.wait_seconds(failures))
+            await asyncio.sleep(backoff.delay_after(failures, luck=random.random()))
     finally:
         outages.STORE.left(caller)
 
@@ -110,7 +113,7 @@ async def run_forever(
                     outages.STORE.failed(caller, name, reason)
                 elif failures in (1, 10) or failures % 100 == 0:
                     log.warning("a round failed", exc_info=True, extra={"loop": name, "failures": failures})
-                await asyncio.sleep(backoff.wait_seconds(failures))
+                await asyncio.sleep(backoff.delay_after(failures, luck=random.random()))
                 continue
             failures = 0
             outages.STORE.succeeded(caller)

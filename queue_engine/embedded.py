@@ -30,7 +30,7 @@ from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.interpreter import python_path
 from queue_engine.runtime.ports import LOOPBACK, free_port, is_free
 from queue_engine.runtime.process_groups import end_processes, own_processes, passed_on
-from queue_engine.runtime.supervisor import Backoff, Program, ProgramError, ProgramExit, Supervisor, log_exit
+from queue_engine.runtime.supervisor import Program, ProgramError, ProgramExit, Supervisor, log_exit
 from queue_engine.runtime.tether import tether_command
 
 START_SECONDS = 30.0
@@ -134,7 +134,7 @@ class EmbeddedStore:
         port = self._choose_port()
         password = self._files.password()
         self._files.write_configuration(port, password, self._options)
-        self._supervisor = Supervisor(backoff=Backoff(), on_exit=self._on_exit)
+        self._supervisor = Supervisor(on_exit=self._on_exit)
         try:
             self._supervisor.start(self._program(binary, await asyncio.to_thread(server_environment)))
         except ProgramError as error:

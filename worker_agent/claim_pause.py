@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-MIN_PAUSE_SECONDS = 60.0
-MAX_PAUSE_SECONDS = 600.0
+from queue_engine.aio import Backoff
+
+PAUSES = Backoff(60.0, 600.0)
 
 
 class ClaimPause:
@@ -14,15 +15,15 @@ class ClaimPause:
 
     An agent that runs no task is always free, and would claim before all others. Its keys change by a restart only, but
     tasks without headers need none, and no other agent may be there: so it claims again, ever more rarely.
-    `clock`: monotonic seconds. `first_seconds`: the length of the first pause.
+    `clock`: monotonic seconds.
     """
 
-    def __init__(
-        self, clock: Callable[[], float] = time.monotonic, *, first_seconds: float = MIN_PAUSE_SECONDS
-    ) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic, *, pauses: Backoff = PAUSES) -> None:
         self._clock = clock
+        self._pauses = pauses
         self._until = clock()
-        self._first_seconds = self._next_seconds = first_seconds
+        self._unreadable = 0
+        """Reads with an unreadable task, in a row."""
 
     @property
     def seconds_left(self) -> float:
@@ -32,9 +33,9 @@ class ClaimPause:
     def begin(self) -> None:
         """Pause. A second unreadable task of the same read does not prolong the pause."""
         if not self.seconds_left:
-            self._until = self._clock() + self._next_seconds
-            self._next_seconds = min(2 * self._next_seconds, MAX_PAUSE_SECONDS)
+            self._unreadable += 1
+            self._until = self._clock() + self._pauses.delay_after(self._unreadable)
 
     def note_readable(self) -> None:
         """Take into account that a task could be opened: the next pause is a short one again."""
-        self._next_seconds = self._first_seconds
+        self._unreadable = 0

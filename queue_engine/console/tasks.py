@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict, Unpack
 
 import typer
 
+from queue_engine.aio import Backoff
 from queue_engine.console.client import ENDPOINTS, Data, NotInTime, WrongUse, read_bounded
 from queue_engine.console.command import EXIT_TASK_FAILED, Endpoint, Session, command, secret_in_environment
 from queue_engine.console.tables import Column
@@ -45,8 +46,7 @@ _ATTEMPT_COLUMNS = (
 
 DEFAULT_MAX_BODY_BYTES = 1024 * 1024
 """As the API has it."""
-FIRST_POLL_SECONDS = 0.1
-LAST_POLL_SECONDS = 2.0
+POLLS = Backoff(0.1, 2.0)
 MOST_SHOWN = 4000
 """Characters of an input or output; `--json` prints all of it."""
 
@@ -204,7 +204,7 @@ def _wait(session: Session, endpoint_id: str, task_id: str, timeout: float | Non
     def ask() -> Data:
         return session.api.get(ENDPOINTS, endpoint_id, "tasks", task_id)
 
-    began, pause = session.monotonic(), FIRST_POLL_SECONDS
+    began, polls = session.monotonic(), 0
     found = ask()
     with session.screen.waiting(f"task {task_id}") as tell:
         while (task := _members(found)).get("status") == TaskStatus.PROCESSING:
@@ -212,8 +212,9 @@ def _wait(session: Session, endpoint_id: str, task_id: str, timeout: float | Non
             if timeout is not None and waited >= timeout:
                 raise NotInTime(f"task {task_id} has not ended after {timeout:g} s; it is {task.get('state')}")
             tell(f"task {task_id}: {task.get('state')}, {length(int(waited * 1000))}")
+            polls += 1
+            pause = POLLS.delay_after(polls)
             session.pause(pause if timeout is None else min(pause, timeout - waited))
-            pause = min(pause * 1.5, LAST_POLL_SECONDS)
             found = session.patiently(ask)
     _show(session, found)
     if task.get("status") == TaskStatus.FAILED:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
@@ -97,7 +98,7 @@ async def _run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Non
                 log.warning("background jobs pause: %s", error, exc_info=not known, extra=extra)
                 await _delete_queue(worker.pool, queue)
             await _close(worker)
-        await asyncio.sleep(DEFAULT_BACKOFF.wait_seconds(failures))
+        await asyncio.sleep(DEFAULT_BACKOFF.delay_after(failures, luck=random.random()))
 
 
 def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from queue_engine.aio import Backoff
 from queue_engine.controller.backends.base import Observed
 from queue_engine.domain.endpoints import Endpoint, Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
 
 FAILED_AFTER_CRASHES = 3
 """A worker that ends so often in a row without having run is FAILED. It is still tried, ever more rarely."""
-MAX_RESTART_WAIT_SECONDS = 60.0
+RESTART_BACKOFF = Backoff(0.5, 60.0)
 START_PLACE_SECONDS = 30.0
 """A start without a sign of life takes one of the backend's places for at most that long, so that starts that hang do
 not keep all others waiting."""
@@ -175,13 +176,8 @@ def after_end(record: Record, *, had_run: bool, now: float) -> Record:
         record,
         crashes=0 if had_run else record.crashes + 1,
         short_lives=short_lives,
-        not_before=now + restart_wait_seconds(short_lives),
+        not_before=now + (RESTART_BACKOFF.delay_after(short_lives) if short_lives else 0.0),
     )
-
-
-def restart_wait_seconds(short_lives: int) -> float:
-    """How long to wait before a worker is started again that has had so many short lives in a row."""
-    return 0.0 if short_lives == 0 else min(MAX_RESTART_WAIT_SECONDS, 0.5 * 2.0 ** min(short_lives - 1, 30))
 
 
 def is_failing(situation: Situation) -> bool:

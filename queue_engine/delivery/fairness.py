@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
 
+from queue_engine.aio import Backoff
 from queue_engine.runtime import http_faults
 
 Item = TypeVar("Item")
@@ -47,6 +48,8 @@ DESTINATION_FAULTS = frozenset(
 
 NEUTRAL_FAULTS = frozenset({http_faults.BLOCKED_ADDRESS, http_faults.INVALID_REQUEST, http_faults.INTERNAL})
 """Faults that say nothing of the destination: nothing was sent to it. All the others are HTTP answers."""
+
+PARKING = Backoff(10.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,8 @@ class LaneLimits:
     """HTTP answers in a row after a timeout or a connection error, until a destination is trusted again."""
     breaker_after: int = 5
     """Timeouts and connection errors in a row that open the breaker."""
-    parking_seconds: float = 10.0
-    """Until the first probe; doubles with every probe that fails."""
-    max_parking_seconds: float = 300.0
+    parking: Backoff = PARKING
+    """Until the first probe, and after each probe that fails."""
     items: int = 20_000
     """Items held in all. When they are this many, the longest lanes make room for the others."""
     unproven_items_each: int = 1000
@@ -139,7 +141,8 @@ class _Lane(Generic[Item]):
     probe_at: float | None = None
     """When the next probe may start; None while the breaker is closed."""
     probing: bool = False
-    parking_seconds: float = 0.0
+    parkings: int = 0
+    """Times in a row that it was parked: at first, and after each probe that failed."""
     given_back: int = 0
     """Items given back since the destination was last heard of."""
     filed_length: int = 0
@@ -375,13 +378,10 @@ class Lanes(Generic[Item]):
         lane.distrust = self._limits.answers_to_trust
         if lane.probe_at is None and lane.faults < self._limits.breaker_after:
             return
-        if lane.probe_at is None:
-            lane.parking_seconds = self._limits.parking_seconds
-        elif turn.kind is Kind.PARKED:
-            lane.parking_seconds = min(2 * lane.parking_seconds, self._limits.max_parking_seconds)
-        else:
+        if lane.probe_at is not None and turn.kind is not Kind.PARKED:
             return  # started before the breaker opened: says nothing new
-        lane.probe_at = now + lane.parking_seconds
+        lane.parkings += 1
+        lane.probe_at = now + self._limits.parking.delay_after(lane.parkings)
         lane.given_back = 0
 
     # Book-keeping
@@ -437,7 +437,7 @@ def _note_answer(lane: _Lane[Item], *, delivered: bool) -> None:
     """The destination is alive: its breaker closes. Trust comes back answer by answer."""
     lane.faults = 0
     lane.probe_at = None
-    lane.parking_seconds = 0.0
+    lane.parkings = 0
     lane.given_back = 0
     lane.succeeded = lane.succeeded or delivered
     lane.distrust = max(0, lane.distrust - 1)

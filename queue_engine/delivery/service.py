@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_engine import metrics
-from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever, wait_for_event
+from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.delivery.answers import FAULTS
 from queue_engine.delivery.fairness import LaneLimits, Lanes, Turn
 from queue_engine.delivery.sender import OutgoingRequest
@@ -38,7 +38,7 @@ READ_MOST = 32
 BLOCK_MS = 2000
 PROMOTE_SECONDS = 0.25
 GAUGES_SECONDS = 5.0
-FIRST_PARKING_SECONDS = 2.0
+PARKING = Backoff(2.0, 300.0)
 BROKEN_SECONDS = 30.0
 """After a fault of our own a delivery is put off: it is neither lost nor tried without a pause."""
 
@@ -71,7 +71,7 @@ class DeliveryService:
         self._config = config
         self._outbox = outbox
         self._sender = sender
-        limits = LaneLimits(slots=config.slots, parking_seconds=FIRST_PARKING_SECONDS)
+        limits = LaneLimits(slots=config.slots, parking=PARKING)
         self._lanes: Lanes[OutboxEntry] = Lanes(limits)
         self._wake = asyncio.Event()
         self._draining = asyncio.Event()

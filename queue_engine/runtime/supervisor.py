@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from queue_engine.aio import Backoff
 from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, Lifeline
 from queue_engine.runtime.orphans import end_orphans, reap_orphans
@@ -14,6 +15,9 @@ from queue_engine.runtime.process_groups import ProcessGroup, describe_exit, is_
 
 ORPHAN_POLL_SECONDS = 0.2
 """Between looks whether orphans that may go on have ended; only while there are some."""
+RESTART_BACKOFF = Backoff(0.2, 10.0)
+CALM_SECONDS = 30.0
+"""A program that has run this long has recovered: its next death counts as the first."""
 _PRIVATE_UMASK = 0o077
 
 logger = logging.getLogger(__name__)
@@ -36,21 +40,6 @@ class Program:
     environment: Mapping[str, str] = field(repr=False)
     log: BoundedLog | None = None
     grace_seconds: float = 10.0
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How long to wait before a program that has died is started again; doubles with each death in a row."""
-
-    first_seconds: float = 0.2
-    highest_seconds: float = 10.0
-    calm_seconds: float = 30.0
-    """A program that has run this long has recovered: its next death counts as the first."""
-
-    def delay_seconds(self, deaths: int) -> float:
-        """The wait after that many deaths in a row (at least 1)."""
-        doublings = min(deaths - 1, 32)
-        return float(min(self.highest_seconds, self.first_seconds * 2**doublings))
 
 
 @dataclass(frozen=True)
@@ -88,8 +77,9 @@ class OrphanPolicy:
 class Supervisor:
     """Runs programs, each in a process group of its own, which a terminal's Ctrl-C does not reach.
 
-    A program's group ends with it. Every program inherits a lifeline (descriptor number in QUEUE_ENGINE_LIFELINE_FD):
-    one that watches it notices when this process has been killed. `on_exit` must not raise.
+    A program that has died is started again after `backoff`, by its deaths in a row. Its group ends with it. Every
+    program inherits a lifeline (descriptor number in QUEUE_ENGINE_LIFELINE_FD): one that watches it notices when this
+    process has been killed. `on_exit` must not raise.
 
     With `orphans` this process is a subreaper: what a program that has died leaves behind, in whatever group, is ended
     too, but for those that end by themselves, while they may.
@@ -98,11 +88,13 @@ class Supervisor:
     def __init__(
         self,
         *,
-        backoff: Backoff | None = None,
+        backoff: Backoff = RESTART_BACKOFF,
+        calm_seconds: float = CALM_SECONDS,
         on_exit: Callable[[ProgramExit], None] = log_exit,
         orphans: OrphanPolicy | None = None,
     ) -> None:
-        self._backoff = backoff or Backoff()
+        self._backoff = backoff
+        self._calm_seconds = calm_seconds
         self._orphans = orphans
         self._killed = False
         self._tending: asyncio.Task[None] | None = None
@@ -191,8 +183,8 @@ class Supervisor:
             self._tend_orphans()
             if kept.stopping.is_set():
                 return
-            deaths = 1 if clock() - began >= self._backoff.calm_seconds else deaths + 1
-            delay = self._backoff.delay_seconds(deaths)
+            deaths = 1 if clock() - began >= self._calm_seconds else deaths + 1
+            delay = self._backoff.delay_after(deaths)
             kept.last_exit = reason
             self._on_exit(ProgramExit(kept.program.name, reason, delay))
             if await kept.is_stopped_within(delay):

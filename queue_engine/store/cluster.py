@@ -19,6 +19,7 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from queue_engine.aio import Backoff
 from queue_engine.domain.store_url import Address
 
 T = TypeVar("T")
@@ -30,7 +31,7 @@ HOME_KEY = "{qe}:meta"
 MAX_REDIRECTIONS = 8
 PATIENCE_SECONDS = 1.0
 """How long a command is repeated while its slot is being moved (TRYAGAIN)."""
-FIRST_WAIT_SECONDS = 0.02
+WAITS = Backoff(0.02, 0.25)
 REFRESH_SECONDS = 1.0
 """Wait for one node's word on who has which slot."""
 PROBE_SECONDS = 0.5
@@ -289,20 +290,21 @@ class ClusterPipeline(Pipeline):
 
 
 class _Waits:
-    """Short waits that double until PATIENCE_SECONDS are used up."""
+    """Short waits until PATIENCE_SECONDS are used up."""
 
     most = 16
 
     def __init__(self) -> None:
         self._used = 0.0
-        self._next = FIRST_WAIT_SECONDS
+        self._count = 0
 
     async def wait(self) -> bool:
         if self._used >= PATIENCE_SECONDS:
             return False
-        await asyncio.sleep(self._next)
-        self._used += self._next
-        self._next = min(0.25, self._next * 2)
+        self._count += 1
+        seconds = WAITS.delay_after(self._count)
+        await asyncio.sleep(seconds)
+        self._used += seconds
         return True
 
 

@@ -13,7 +13,7 @@ import aiohttp
 
 from tests.faults.checker import TERMINAL
 from tests.faults.journal import Journal
-from tests.faults.producer import MOST_PAUSE_SECONDS, TRANSIENT, TRY_SECONDS
+from tests.faults.producer import PAUSES, TRANSIENT, TRY_SECONDS
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class Client:
                 tries += 1
                 if status and status not in TRANSIENT:
                     return Answer(status, data, tries)
-                await asyncio.sleep(min(MOST_PAUSE_SECONDS, 0.05 * 2 ** min(tries, 8)) * self._rng.uniform(0.5, 1))
+                await asyncio.sleep(PAUSES.delay_after(tries, luck=self._rng.random()))
 
 
 async def _try(session: aiohttp.ClientSession, method: str, url: str) -> tuple[int, Any]:

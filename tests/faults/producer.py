@@ -11,11 +11,12 @@ from typing import Any
 
 import aiohttp
 
+from queue_engine.aio import Backoff
 from tests.faults.journal import Journal
 
 TRY_SECONDS = 8.0
 """One try: the API answers 503 well before."""
-MOST_PAUSE_SECONDS = 0.5
+PAUSES = Backoff(0.1, 0.5)
 TRANSIENT = {429, 500, 502, 503, 504}
 
 
@@ -88,7 +89,7 @@ class Producer:
                 self.journal.write("refused", task=plan.task_id, status=status)
                 return
             self.retried += 1
-            await asyncio.sleep(min(MOST_PAUSE_SECONDS, 0.05 * 2 ** min(tries, 8)) * self.rng.uniform(0.5, 1))
+            await asyncio.sleep(PAUSES.delay_after(tries, luck=self.rng.random()))
 
     async def _try(self, session: aiohttp.ClientSession, url: str, text: bytes) -> int:
         """The status of the answer; 0 when none came."""

@@ -9,15 +9,16 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from queue_engine.aio import Backoff
 from queue_engine.runtime.bounded_log import BoundedLog
 from queue_engine.runtime.process_groups import birth_of
-from queue_engine.runtime.supervisor import Backoff, Program, ProgramError, ProgramExit, Supervisor
+from queue_engine.runtime.supervisor import Program, ProgramError, ProgramExit, Supervisor
 from tests.waiting import wait_until_async
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"PATH": os.environ["PATH"]}
 FOREVER = "while :; do sleep 0.02; done"
-QUICK = Backoff(first_seconds=0.01, highest_seconds=0.02)
+QUICK = Backoff(0.01, 0.02)
 
 
 def shell(name: str, script: str, directory: Path, *, grace_seconds: float = 10.0) -> Program:
@@ -81,7 +82,7 @@ async def test_a_program_that_is_killed_is_started_again(
 
 async def test_a_program_that_has_run_well_begins_with_the_shortest_wait_again(tmp_path: Path) -> None:
     exits: list[ProgramExit] = []
-    supervisor = Supervisor(backoff=Backoff(0.01, 10.0, calm_seconds=0.0), on_exit=exits.append)
+    supervisor = Supervisor(backoff=Backoff(0.01, 10.0), calm_seconds=0.0, on_exit=exits.append)
     supervisor.start(shell("api", "exit 1", tmp_path))
     await wait_until_async(lambda: len(exits) >= 4)
     await supervisor.aclose()
@@ -147,7 +148,7 @@ async def test_without_an_order_the_last_started_goes_first(supervisor: Supervis
 async def test_a_stopped_program_is_not_started_again(
     supervisor: Supervisor, exits: list[ProgramExit], tmp_path: Path
 ) -> None:
-    slow = Supervisor(backoff=Backoff(first_seconds=600, highest_seconds=600), on_exit=exits.append)
+    slow = Supervisor(backoff=Backoff(600, 600), on_exit=exits.append)
     slow.start(shell("api", "echo up; exit 1", tmp_path))
     await wait_until_async(lambda: exits)
     async with asyncio.timeout(30):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from queue_engine.aio import Backoff
 from queue_engine.domain.tasks import TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import Sealer
@@ -30,7 +31,7 @@ async def endpoint_id(store: Store, container: HttpServer) -> AsyncIterator[str]
     address = ContainerAddress.parse(container.url, exposed_port=None, refused_ports=frozenset(), own_network=False)
     watch = watch_over(address, ready_path=None, start_timeout_seconds=60, sees_calls=True)
     forwarder = HttpForwarder(max_answer_bytes=1024, max_connections=1)
-    pause = ClaimPause(first_seconds=0.2)
+    pause = ClaimPause(pauses=Backoff(0.2, 600.0))
     agent = Agent(config, keyless.workers, watch, TaskWork(config, claims, forwarder, watch, pause))
     running = asyncio.create_task(agent.run())
     yield endpoint_id

@@ -1,6 +1,6 @@
 """How long an agent claims nothing after tasks that it cannot open."""
 
-from worker_agent.claim_pause import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, ClaimPause
+from worker_agent.claim_pause import ClaimPause
 
 
 class Time:
@@ -23,7 +23,7 @@ def test_pauses_grow_up_to_a_limit_while_no_task_can_be_opened() -> None:
     time = Time()
     pause = ClaimPause(time)
     assert pause.seconds_left == 0
-    assert pauses(pause, time, 6) == [60, 120, 240, 480, MAX_PAUSE_SECONDS, MAX_PAUSE_SECONDS]
+    assert pauses(pause, time, 6) == [60, 120, 240, 480, 600, 600]
     assert pause.seconds_left == 0
 
 
@@ -33,7 +33,7 @@ def test_a_second_task_of_the_same_read_does_not_prolong_a_pause() -> None:
     pause.begin()
     time.seconds += 1
     pause.begin()
-    assert pause.seconds_left == MIN_PAUSE_SECONDS - 1
+    assert pause.seconds_left == 59
 
 
 def test_a_task_that_can_be_opened_makes_the_next_pause_short() -> None:
@@ -41,4 +41,4 @@ def test_a_task_that_can_be_opened_makes_the_next_pause_short() -> None:
     pause = ClaimPause(time)
     pauses(pause, time, 3)
     pause.note_readable()
-    assert pauses(pause, time, 2) == [MIN_PAUSE_SECONDS, 2 * MIN_PAUSE_SECONDS]
+    assert pauses(pause, time, 2) == [60, 120]

@@ -12,7 +12,6 @@ from queue_engine.controller.backends.base import Observed
 from queue_engine.controller.plan import (
     FAILED_AFTER_CRASHES,
     FRESH,
-    MAX_RESTART_WAIT_SECONDS,
     STEADY_SECONDS,
     Action,
     Create,
@@ -28,7 +27,6 @@ from queue_engine.controller.plan import (
     is_failing,
     next_starts,
     plan,
-    restart_wait_seconds,
     starts_under_way,
 )
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
@@ -181,9 +179,8 @@ def test_an_ended_worker_of_an_older_revision_makes_room_for_a_new_one() -> None
 
 
 def test_waits_double_up_to_a_minute() -> None:
-    waits = [restart_wait_seconds(count) for count in range(12)]
-    assert waits == [0, 0.5, 1, 2, 4, 8, 16, 32, 60, 60, 60, 60]
-    assert restart_wait_seconds(10**6) == MAX_RESTART_WAIT_SECONDS
+    records = [after_end(replace(FRESH, short_lives=count), had_run=False, now=NOW) for count in (*range(11), 10**6)]
+    assert [record.not_before - NOW for record in records] == [0.5, 1, 2, 4, 8, 16, 32, *[60] * 5]
 
 
 def test_a_worker_that_ran_for_a_while_starts_again_at_once() -> None:
