@@ -468,7 +468,8 @@ def _serve_metrics(settings: MetricsSettings, role: metrics.Role, **more: Page) 
     """Serve the role's metrics, and further pages below them; returns the port."""
     pages = own_metrics(metrics.registry_of(role)) | {f"/metrics/{name}": page for name, page in more.items()}
     listener = _or_fail("QUEUE_ENGINE_METRICS_PORT", lambda: listen(settings.metrics_host, settings.metrics_port))
-    port = serve_pages(listener, pages)
+    serve_pages(listener, pages)
+    port: int = listener.getsockname()[1]
     log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
     return port
 

@@ -26,7 +26,7 @@ from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIM
 from queue_engine.domain.errors import EngineError
 from queue_engine.metrics import Role, registry_of
 from queue_engine.runtime.closed_pipe import quiet_when_closed
-from queue_engine.runtime.exporter import listen, own_metrics, serve_pages
+from queue_engine.runtime.exporter import listen, own_metrics, port_of, serve_pages
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.orphans import become_subreaper
@@ -152,11 +152,12 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
     if not store.sealer.has_key:
         log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers are left to other agents")
     settings = await completed(settings, store)
-    port = _serve_metrics(settings)
+    listener = _serve_metrics(settings)
+    port = port_of(listener)
     address = ContainerAddress.parse(
         settings.container_url,
         exposed_port=settings.exposed_port,
-        refused_ports=frozenset({port}),
+        refused_ports=frozenset() if port is None else frozenset({port}),
         own_network=settings.own_network,
     )
     _check_address(settings, address)
@@ -168,7 +169,7 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
             "container": str(address),
             "mode": settings.service_mode,
             "concurrency": settings.concurrency,
-            "metrics": f"http://{settings.metrics_host}:{port}/metrics",
+            "metrics": _metrics_place(settings, listener),
             "server": str(info),
         },
     )
@@ -177,13 +178,19 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
     return await _run_tasks(settings, store, address)
 
 
-def _serve_metrics(settings: AgentSettings) -> int:
+def _serve_metrics(settings: AgentSettings) -> socket.socket:
     try:
         listener = _metrics_listener(settings)
     except OSError as error:
         where = f"{settings.metrics_host}:{settings.metrics_port}"
         raise EngineError(f"metrics cannot be served on {where}: {error.strerror or error}") from error
-    return serve_pages(listener, own_metrics(registry_of(Role.AGENT)))
+    serve_pages(listener, own_metrics(registry_of(Role.AGENT)))
+    return listener
+
+
+def _metrics_place(settings: AgentSettings, listener: socket.socket) -> str:
+    port = port_of(listener)
+    return "/metrics/agents of the controller" if port is None else f"http://{settings.metrics_host}:{port}/metrics"
 
 
 def _metrics_listener(settings: AgentSettings) -> socket.socket:

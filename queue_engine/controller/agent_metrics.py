@@ -1,8 +1,9 @@
 """The metrics of all agents that this controller has started, as one page: one target to scrape for a machine.
 
-Each agent serves its metrics on a loopback port that the system chose. Prometheus cannot know these ports, and may run
-on another machine. So the controller asks its agents when it is scraped itself, all at once and for a bounded time, and
-adds the labels `endpoint` and `worker` to what they say:
+Each agent serves its metrics on a Unix socket that only the controller's user can connect to. It has no TCP port, which
+a webhook or a worker record could name. Prometheus cannot scrape such a socket, and may run on another machine. So the
+controller asks its agents when it is scraped itself, all at once and for a bounded time, and adds the labels `endpoint`
+and `worker` to what they say:
 
     # TYPE worker_agent_running_tasks gauge
     worker_agent_running_tasks 2.0                           (of an agent)
@@ -15,13 +16,14 @@ does not respond.
 from __future__ import annotations
 
 import http.client
+import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from queue_engine.controller.backends.base import AgentTarget
-from queue_engine.runtime.ports import LOOPBACK
 
 AGENT_SECONDS = 1.0
 """How long one agent may take to respond."""
@@ -50,7 +52,7 @@ class AgentMetrics:
     def page(self) -> bytes:
         """Return the metrics of all agents, in the Prometheus text format."""
         with self._one_at_a_time:
-            asked = {self._pool.submit(_fetch, target.port): target for target in self.targets()}
+            asked = {self._pool.submit(_fetch, target.address): target for target in self.targets()}
             wait(asked, timeout=ALL_SECONDS)
             found: list[tuple[AgentTarget, str | None]] = []
             for request, target in asked.items():
@@ -94,8 +96,19 @@ def _labelled(sample: str, labels: str) -> str:
     return f"{name}{{{labels}}} {value}"
 
 
-def _fetch(port: int) -> str | None:
-    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=AGENT_SECONDS)
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, address: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._address = address
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._address))
+
+
+def _fetch(address: Path) -> str | None:
+    connection = _UnixConnection(address, AGENT_SECONDS)
     try:
         connection.request("GET", "/metrics")
         response = connection.getresponse()

@@ -33,7 +33,7 @@ LIFELINE_FD = "WORKER_AGENT_LIFELINE_FD"
 """A pipe's reading end. At the end of the file the agent drains and ends, then kills its process group."""
 
 METRICS_FD = "WORKER_AGENT_METRICS_FD"
-"""A listening socket for the agent's metrics: the backend knows its port, and no other program can take it."""
+"""A listening Unix socket for the agent's metrics: the backend knows its address, and the agent needs no port."""
 
 INSTANCE = "QUEUE_ENGINE_INSTANCE"
 CONTROLLER_PID = "QUEUE_ENGINE_CONTROLLER_PID"

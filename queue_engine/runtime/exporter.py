@@ -33,10 +33,16 @@ def listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=32)
 
 
-def serve_pages(listener: socket.socket, pages: Mapping[str, Page]) -> int:
-    """Serve these pages on a listening socket, from threads that end with the process; return the port."""
+def serve_pages(listener: socket.socket, pages: Mapping[str, Page]) -> None:
+    """Serve these pages on a listening TCP or Unix socket, from threads that end with the process."""
     server = _Server(listener, pages)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+
+
+def port_of(listener: socket.socket) -> int | None:
+    """Return the TCP port of a listening socket; None for a Unix socket."""
+    if listener.family == socket.AF_UNIX:
+        return None
     port: int = listener.getsockname()[1]
     return port
 
@@ -45,7 +51,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, listener: socket.socket, pages: Mapping[str, Page]) -> None:
-        super().__init__(listener.getsockname()[:2], _Handler, bind_and_activate=False)
+        super().__init__(("", 0), _Handler, bind_and_activate=False)
         self.socket.close()
         self.socket = listener
         self.pages = pages

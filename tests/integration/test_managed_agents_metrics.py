@@ -2,7 +2,9 @@
 
 import signal
 import sys
+from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -74,6 +76,28 @@ async def test_the_agents_of_a_controller_are_scraped_at_one_address(store: Stor
         agent.send_signal(signal.SIGCONT)
     await store.endpoints.want(endpoint_id, TENANT, Wanted.STOPPED)
     wait_until(lambda: scraped(port) == {}, 60, "series of agents that have ended stay")
+
+
+async def test_no_process_of_a_worker_listens_on_a_port_but_the_container_on_its_own(
+    store: Store, programs: Programs
+) -> None:
+    """Webhooks and worker records could name such a port: neither the API nor the delivery process knows it."""
+    port = free_port()
+    await new_endpoint(store, workers=2, initialization_command=ECHO, expose=Expose(8000, "HTTP"))
+    controller = programs.controller(QUEUE_ENGINE_METRICS_PORT=str(port))
+    wait_for_port(port)
+    wait_until(lambda: len(beating(port)) == 2, 60, "the agents are not up")
+    for agent in [agent_of(controller, worker_id) for worker_id in beating(port)]:
+        own_port = urlsplit(agent.environ()["WORKER_AGENT_CONTAINER_URL"]).port
+        wait_until(partial(listening_ports, agent), 60, "the container is not up")
+        assert listening_ports(agent) == {own_port}
+
+
+def listening_ports(agent: psutil.Process) -> set[int]:
+    """The TCP ports on which the agent or a process below it listens."""
+    processes = [agent, *agent.children(recursive=True)]
+    connections = [one for process in processes for one in process.net_connections("tcp")]
+    return {one.laddr.port for one in connections if one.status == psutil.CONN_LISTEN}
 
 
 @pytest.mark.promtool

@@ -17,6 +17,7 @@ from queue_engine.controller.backends.process import ProcessBackend
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.endpoints import Resource
+from queue_engine.runtime.private_sockets import sockets_of
 from queue_engine.runtime.process_groups import birth_of, processes_with
 from tests.integration.backend_contract import FOREVER, BackendContract, MakeSpec, ended
 from tests.waiting import wait_until, wait_until_async
@@ -95,6 +96,11 @@ async def agent_of(instance_id: str, worker_id: str) -> int:
 
 async def pid_in(path: Path) -> int:
     return int(await wait_until_async(lambda: path.exists() and path.read_text().strip(), message=f"no {path}"))
+
+
+def sockets_in(directory: Path) -> list[Path]:
+    """The sockets for metrics of all workers of the backends in this directory."""
+    return sockets_of(directory / "work")
 
 
 class TestContract(BackendContract):
@@ -203,6 +209,24 @@ class TestAgreement:
             with socket.socket() as listener:
                 listener.bind(("127.0.0.1", port))
 
+    @pytest.mark.parametrize("end", ["exit 3", FOREVER])
+    async def test_the_socket_for_metrics_is_private_and_ends_with_the_worker(
+        self, backend: ProcessBackend, tmp_path: Path, end: str
+    ) -> None:
+        await backend.start(spec_for("w1", f"while [ ! -e {tmp_path}/end ]; do sleep 0.1; done; {end}"))
+        [target] = backend.metrics_targets()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(target.address))
+        assert target.address.parent.stat().st_mode & 0o077 == 0
+        assert sockets_in(tmp_path) == [target.address]
+        (tmp_path / "end").touch()
+        if end == FOREVER:
+            await backend.kill("w1")
+        else:
+            await ended(backend, "w1")
+        assert sockets_in(tmp_path) == []
+        assert backend.metrics_targets() == []
+
     async def test_without_an_exposed_port_the_agent_is_told_none(
         self, backend: ProcessBackend, instance_id: str
     ) -> None:
@@ -230,11 +254,12 @@ class TestRefusal:
             await backend.start(spec_for("w1", FOREVER, **environment))
 
     async def test_what_the_system_refuses_leaves_nothing_behind(
-        self, backend: ProcessBackend, instance_id: str
+        self, backend: ProcessBackend, instance_id: str, tmp_path: Path
     ) -> None:
         with pytest.raises(BackendError, match="Argument list too long"):
             await backend.start(spec_for("w1", FOREVER, BIG="x" * 3_000_000))
         assert await backend.observe() == {}
+        assert sockets_in(tmp_path) == []
         assert pids_of(instance_id) == []
 
     async def test_an_agent_that_cannot_be_executed_is_an_error(self, tmp_path: Path) -> None:
@@ -369,7 +394,7 @@ class TestLog:
         await backend.start(spec_for("w1", "yes 0123456789012345678901234567890 | head -c 5000000 >&2"))
         await ended(backend, "w1")
         logs = sorted((tmp_path / "work").iterdir())
-        assert [path.name for path in logs] == ["w1.log", "w1.log.1"]
+        assert [path.name for path in logs] == ["sockets", "w1.log", "w1.log.1"]
         assert all(path.stat().st_size <= 1024 * 1024 for path in logs)
         assert all(path.stat().st_mode & 0o077 == 0 for path in [*logs, tmp_path / "work"])
 
@@ -383,7 +408,7 @@ class TestLog:
             os.utime(work / f"old{index}.log", (index, index))
         await backend.start(spec_for("w1", FOREVER))
         kept = {path.name for path in work.iterdir()}
-        assert kept == {"w1.log"} | {f"old{index}.log" for index in range(10, 60)}
+        assert kept == {"w1.log", "sockets"} | {f"old{index}.log" for index in range(10, 60)}
 
 
 CONTROLLER = """
@@ -422,11 +447,13 @@ class TestDeadController:
 
     @pytest.mark.parametrize("drain", ["never"])
     async def test_what_is_left_of_a_dead_controller_is_ended_at_start(
-        self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str
+        self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str, tmp_path: Path
     ) -> None:
+        [left] = sockets_in(tmp_path)
         controller.kill()
         controller.wait()
         assert await backend.reap_orphans(grace_seconds=0.2) == {"w1"}
+        assert not left.exists()
         assert pids_of(instance_id) == []
         assert await backend.reap_orphans(0) == frozenset()
 
@@ -443,11 +470,12 @@ class TestDeadController:
 
     @pytest.mark.parametrize("drain", ["never"])
     async def test_the_workers_of_a_controller_that_lives_are_left_alone(
-        self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str
+        self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str, tmp_path: Path
     ) -> None:
         await backend.start(spec_for("w2", FOREVER))
         before = {await agent_of(instance_id, "w1"), await agent_of(instance_id, "w2")}
         assert await backend.reap_orphans(grace_seconds=0) == frozenset()
+        assert len(sockets_in(tmp_path)) == 2
         assert before <= set(pids_of(instance_id))
         assert await backend_in(Path("/nowhere"), "another").reap_orphans(grace_seconds=0) == frozenset()
         assert before <= set(pids_of(instance_id))

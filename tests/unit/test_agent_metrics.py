@@ -3,7 +3,9 @@
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 
 import httpx
 import pytest
@@ -14,12 +16,14 @@ from queue_engine.controller import agent_metrics
 from queue_engine.controller.agent_metrics import AgentMetrics, merged
 from queue_engine.controller.backends.base import AgentTarget
 from queue_engine.runtime import exporter
-from queue_engine.runtime.exporter import Page, listen, own_metrics, serve_pages
+from queue_engine.runtime.exporter import Page, listen, own_metrics, port_of, serve_pages
+from queue_engine.runtime.private_sockets import listen_privately
 from tests.promtool import check, promtool_binary
 from tests.waiting import wait_until
 
-FIRST = AgentTarget("1", "1-a", 0)
-SECOND = AgentTarget("22", "22-b.c_d", 0)
+NOWHERE = Path("/nonexistent/socket")
+FIRST = AgentTarget("1", "1-a", NOWHERE)
+SECOND = AgentTarget("22", "22-b.c_d", NOWHERE)
 
 
 def agents_page(number: float) -> str:
@@ -67,23 +71,36 @@ def test_the_page_without_agents_is_empty_but_well_formed() -> None:
         check(promtool, "metrics", given=AgentMetrics().page().decode())
 
 
+def served(pages: Mapping[str, Page]) -> int:
+    """Serve the pages and return the port."""
+    listener = listen("127.0.0.1", 0)
+    serve_pages(listener, pages)
+    port = port_of(listener)
+    assert port is not None
+    return port
+
+
 @pytest.fixture
-def silent_ports() -> Iterator[list[int]]:
-    """Ports on which connections are accepted and nothing is said, as by agents that hang."""
-    listeners = [listen("127.0.0.1", 0) for _ in range(100)]
-    yield [listener.getsockname()[1] for listener in listeners]
-    for listener in listeners:
-        listener.close()
+def silent(tmp_path: Path) -> Iterator[list[Path]]:
+    """Sockets on which connections are accepted and nothing is sent, as by agents that hang."""
+    with ExitStack() as listeners:
+        addresses = []
+        for _ in range(100):
+            listener, address = listen_privately(tmp_path)
+            listeners.enter_context(listener)
+            addresses.append(address)
+        yield addresses
 
 
 def test_a_hundred_agents_that_hang_hold_the_page_up_for_a_bounded_time(
-    silent_ports: list[int], monkeypatch: pytest.MonkeyPatch
+    silent: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(agent_metrics, "AGENT_SECONDS", 0.5)
     monkeypatch.setattr(agent_metrics, "ALL_SECONDS", 0.7)
-    lively = serve_pages(listen("127.0.0.1", 0), {"/metrics": lambda: agents_page(1).encode()})
+    listener, lively = listen_privately(tmp_path)
+    serve_pages(listener, {"/metrics": lambda: agents_page(1).encode()})
     gathered = AgentMetrics()
-    targets = [AgentTarget("1", f"1-{port}", port) for port in silent_ports]
+    targets = [AgentTarget("1", f"1-{number}", address) for number, address in enumerate(silent)]
     gathered.targets = lambda: [AgentTarget("2", "2-lively", lively), *targets]
     began = time.monotonic()
     samples = samples_of(gathered.page())
@@ -106,7 +123,7 @@ def test_a_server_of_pages_bounds_its_requests_and_survives_a_page_that_fails(mo
         raise LookupError("a mistake")
 
     pages: dict[str, Page] = {"/metrics": lambda: b"fine 1\n", "/slow": slow, "/broken": broken}
-    base = f"http://127.0.0.1:{serve_pages(listen('127.0.0.1', 0), pages)}"
+    base = f"http://127.0.0.1:{served(pages)}"
     with httpx.Client(base_url=base, trust_env=False, timeout=30) as client:
         assert client.get("/broken").status_code == 500
         assert client.get("/nothing").status_code == 404
@@ -137,7 +154,7 @@ def test_a_port_of_ipv6_can_be_listened_on() -> None:
 
 
 def test_a_page_of_metrics_responds_to_head_as_to_get_without_the_body() -> None:
-    base = f"http://127.0.0.1:{serve_pages(listen('127.0.0.1', 0), {'/metrics': lambda: b'fine 1'})}"
+    base = f"http://127.0.0.1:{served({'/metrics': lambda: b'fine 1'})}"
     with httpx.Client(base_url=base, trust_env=False, timeout=30) as client:
         head, full = client.head("/metrics"), client.get("/metrics")
         assert (head.status_code, head.content) == (200, b"")
@@ -150,7 +167,7 @@ def test_a_client_that_sends_its_request_byte_by_byte_is_closed_at_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(exporter, "REQUEST_SECONDS", 0.2)
-    port = serve_pages(listen("127.0.0.1", 0), {"/metrics": lambda: b"fine 1"})
+    port = served({"/metrics": lambda: b"fine 1"})
     with socket.create_connection(("127.0.0.1", port)) as client:
         client.setblocking(False)
         client.send(b"GET /metrics HTTP/1.1\r\nX: ")

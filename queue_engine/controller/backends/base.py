@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from queue_engine.domain.endpoints import DEFAULT_START_TIMEOUT_SECONDS, Resource, ServiceMode
@@ -74,7 +75,8 @@ class AgentTarget:
 
     endpoint_id: str
     worker_id: str
-    port: int
+    address: Path
+    """A Unix socket."""
 
     @property
     def labels(self) -> str:

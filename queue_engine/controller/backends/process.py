@@ -17,7 +17,6 @@ import asyncio
 import json
 import logging
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +35,7 @@ from queue_engine.runtime.interpreter import python_command, python_path
 from queue_engine.runtime.lifeline import Lifeline
 from queue_engine.runtime.orphans import end_orphans
 from queue_engine.runtime.ports import LOOPBACK, free_port
+from queue_engine.runtime.private_sockets import listen_privately, remove_folders, remove_socket, remove_unserved
 from queue_engine.runtime.process_groups import (
     ProcessGroup,
     birth_of,
@@ -61,12 +61,12 @@ logger = logging.getLogger(__name__)
 class ProcessBackend:
     """Runs workers as processes. See `Backend` for what each method promises.
 
-    `instance_id` names the installation and is the same after a restart of the controller. Of `environment`, which is
-    the controller's own, workers get the few variables in PASSED_ON. `work_dir` gets each worker's output in
-    `<worker id>.log`. `epoch_seconds` is the clock of `Observed.started_at_ms`. A worker that drains is ended by force
-    `end_margin_seconds` after its grace. Without `max_starting` as many start at once as the processors bear.
-    With `adopts_orphans` this process is a subreaper and starts no processes but workers: all its other children are
-    what workers left, and end with them.
+    `instance_id` names the installation and is the same after a restart of the controller. Of `environment`, which
+    is the controller's own, workers get the few variables in PASSED_ON. `work_dir` gets each worker's output in
+    `<worker id>.log`, and the sockets on which the living agents serve their metrics. `epoch_seconds` is the clock
+    of `Observed.started_at_ms`. A worker that drains is ended by force `end_margin_seconds` after its grace.
+    Without `max_starting` as many start at once as the processors bear. With `adopts_orphans` this process is a
+    subreaper and starts no processes but workers: all its other children are what workers left, and end with them.
     """
 
     def __init__(
@@ -153,6 +153,7 @@ class ProcessBackend:
         if self._lifeline is not None:
             self._lifeline.close()
             self._lifeline = None
+        remove_folders(self._work_dir)
 
     async def reap_orphans(self, grace_seconds: float) -> frozenset[str]:
         """End the workers of this instance whose controller has died; return their ids. Call it at start.
@@ -170,6 +171,7 @@ class ProcessBackend:
                 continue
             groups = {kill_group_of(process) for process, _ in orphans}
             await asyncio.gather(*(wait_for_group(group) for group in groups if group is not None))
+        await asyncio.to_thread(remove_unserved, self._work_dir)
         return frozenset(worker_ids)
 
     async def _forget(self, worker: _Worker) -> None:
@@ -205,15 +207,20 @@ class ProcessBackend:
     def _started_group(
         self, spec: WorkerSpec, port: int, lifeline: int, end_fd: int
     ) -> tuple[ProcessGroup, AgentTarget]:
-        with socket.create_server((LOOPBACK, 0)) as metrics:
-            group = ProcessGroup.start(
-                self._agent_command,
-                environment=self._agent_environment(spec, port, lifeline)
-                | {protocol.METRICS_FD: str(metrics.fileno()), protocol.END_FD: str(end_fd)},
-                log=BoundedLog(self._log_path(spec.worker_id)),
-                inherited_fds=(lifeline, metrics.fileno(), end_fd),
-            )
-            return group, AgentTarget(spec.endpoint_id, spec.worker_id, metrics.getsockname()[1])
+        metrics, address = listen_privately(self._work_dir)
+        with metrics:
+            try:
+                group = ProcessGroup.start(
+                    self._agent_command,
+                    environment=self._agent_environment(spec, port, lifeline)
+                    | {protocol.METRICS_FD: str(metrics.fileno()), protocol.END_FD: str(end_fd)},
+                    log=BoundedLog(self._log_path(spec.worker_id)),
+                    inherited_fds=(lifeline, metrics.fileno(), end_fd),
+                )
+            except BaseException:
+                remove_socket(address)
+                raise
+        return group, AgentTarget(spec.endpoint_id, spec.worker_id, address)
 
     def _log_path(self, worker_id: str) -> Path:
         return self._work_dir / f"{worker_id}.log"
@@ -312,6 +319,7 @@ class _Worker:
             await kill_processes_with(self.marks)
         end = protocol.read_end(os.pread(self.end_file.fileno(), protocol.END_BYTES, 0))
         self.end_file.close()
+        remove_socket(self.metrics.address)
         self.exit_reason = describe_exit("agent", status) if end is None else end.reason
         if end is None and not self.asked_to_end:
             text = "worker %s: the %s without saying why; its log: %s"
