@@ -29,7 +29,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-servers check format docs bench bench-growth faults lock clean
+.PHONY: help setup demo test test-servers check format docs stubs bench bench-growth faults lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -73,6 +73,9 @@ bench-growth: setup ## measure whether costs depend on how many tasks have ended
 
 faults: setup ## hurt a running engine in many ways, and look for what was lost
 	$(BIN)/python -m tests.faults $(FAULTS)
+
+stubs: setup ## write the signatures of the store's scripts from their headers
+	$(BIN)/python -m queue_engine.store.calls_stub
 
 lock: ## resolve the dependencies anew and write requirements/*.txt
 	@$(find_python); scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from queue_engine.store import keys
-from queue_engine.store.client import word_of
-from queue_engine.store.scripts import ScriptRunner
+from queue_engine.store.calls import Scripts
 
 KEY_PREFIX = "qe_"
 HASH_CHARACTERS = 64
@@ -41,7 +40,7 @@ def hash_of(api_key: str) -> str:
 class ApiKeyStore:
     """The keys that open the API."""
 
-    def __init__(self, redis: Redis, scripts: ScriptRunner) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._scripts = scripts
 
@@ -51,15 +50,18 @@ class ApiKeyStore:
         None when it was revoked: it stays revoked.
         """
         key_hash = hash_of(api_key)
-        reply = await self._scripts.run(
-            "put_api_key",
-            [keys.api_key(key_hash), keys.API_KEYS, keys.REVOKED_API_KEYS, keys.TENANTS],
-            [key_hash, tenant, name],
+        stored = await self._scripts.put_api_key(
+            api_key=keys.api_key(key_hash),
+            api_keys=keys.API_KEYS,
+            revoked=keys.REVOKED_API_KEYS,
+            tenants=keys.TENANTS,
+            key_hash=key_hash,
+            tenant=tenant,
+            name=name,
         )
-        if word_of(reply) == "REVOKED":
+        if stored.word == "REVOKED":
             return None
-        stored_tenant, stored_name, created = (part.decode() for part in reply[1:])
-        return ApiKey(key_hash, stored_tenant, stored_name, int(created))
+        return ApiKey(key_hash, stored.tenant, stored.name, stored.created_ms)
 
     async def put_first(self, api_key: str) -> str | None:
         """Make the operator's first key (QUEUE_ENGINE_API_KEY) valid; return why it is not, if so."""
@@ -97,8 +99,12 @@ class ApiKeyStore:
         if not found and len(key_hash_prefix) == HASH_CHARACTERS and (stray := await self._get(key_hash_prefix)):
             found = [stray]
         for key in found:
-            key_names = [keys.api_key(key.key_hash), keys.API_KEYS, keys.REVOKED_API_KEYS]
-            await self._scripts.run("revoke_api_key", key_names, [key.key_hash])
+            await self._scripts.revoke_api_key(
+                api_key=keys.api_key(key.key_hash),
+                api_keys=keys.API_KEYS,
+                revoked=keys.REVOKED_API_KEYS,
+                key_hash=key.key_hash,
+            )
         return found
 
     async def note_tenants(self) -> None:

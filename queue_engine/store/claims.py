@@ -25,10 +25,10 @@ from queue_engine.domain.tasks import (
     TryAgain,
 )
 from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.calls import Scripts
 from queue_engine.store.client import word_of
 from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions, member, task_delivery_id
 from queue_engine.store.policies import retry_policy_of
-from queue_engine.store.scripts import ScriptRunner
 from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING, EXPIRY_SLACK_MS, TaskSpecs
 
 GROUP = "agents"
@@ -121,8 +121,8 @@ class ClaimStore:
 
     def __init__(
         self,
-        scripts: ScriptRunner,
-        beats: ScriptRunner,
+        scripts: Scripts,
+        beats: Scripts,
         blocking: Redis,
         partitions: Partitions,
         sealer: Sealer,

@@ -14,13 +14,9 @@ from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.ids import is_credential_id
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store import keys
-from queue_engine.store.client import word_of
+from queue_engine.store.calls import Scripts
 from queue_engine.store.resealing import Resealed, worst
-from queue_engine.store.scripts import ScriptRunner
 
-USE_GRACE_MS = 60_000
-"""How long a note that an endpoint uses a credential counts by itself: the endpoint is stored right after it. Later
-only an endpoint that does use it counts, so that a note that was left behind blocks nothing for ever."""
 SECRETS = ("username", "password")
 """The fields that are sealed, each for itself."""
 _PUBLIC = ["tenant", "name", "type", "created"]
@@ -43,7 +39,7 @@ class Endpoints(Protocol):
 class CredentialStore:
     """Access to registries, of each tenant for itself. Every method may be called again after a lost reply."""
 
-    def __init__(self, redis: Redis, scripts: ScriptRunner, sealer: Sealer, endpoints: Endpoints) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, sealer: Sealer, endpoints: Endpoints) -> None:
         self._redis = redis
         self._scripts = scripts
         self._sealer = sealer
@@ -56,12 +52,13 @@ class CredentialStore:
         credential_id: int = await self._redis.incr(keys.CREDENTIAL_IDS)
         fields = {"tenant": tenant, "name": name, "type": kind.value}
         secrets = self._sealed(tenant, credential_id, {"username": auth.username, "password": auth.password})
-        _, created = await self._scripts.run(
-            "create_credential",
-            [keys.credential(credential_id), keys.credentials_of(tenant)],
-            [credential_id, *_flat(fields | secrets)],
+        reply = await self._scripts.create_credential(
+            credential=keys.credential(credential_id),
+            credentials=keys.credentials_of(tenant),
+            credential_id=credential_id,
+            fields=fields | secrets,
         )
-        return Credential(credential_id, tenant, name, kind, int(created))
+        return Credential(credential_id, tenant, name, kind, reply.created_ms)
 
     async def update(
         self,
@@ -82,8 +79,9 @@ class CredentialStore:
         fields = self._sealed(tenant, credential_id, {key: value for key, value in given.items() if value is not None})
         if name is not None:
             fields["name"] = name
-        reply = await self._scripts.run("update_credential", [keys.credential(credential_id)], [tenant, *_flat(fields)])
-        return await self.get(tenant, credential_id) if word_of(reply) == "OK" else None
+        key = keys.credential(credential_id)
+        reply = await self._scripts.update_credential(credential=key, tenant=tenant, fields=fields)
+        return await self.get(tenant, credential_id) if reply.word == "OK" else None
 
     async def get(self, tenant: str, credential_id: int) -> Credential | None:
         """The credential when it exists and is this tenant's."""
@@ -123,16 +121,17 @@ class CredentialStore:
         """
         if not is_credential_id(credential_id):
             return False
-        reply = await self._scripts.run(
-            "use_credential",
-            [keys.credential(credential_id), keys.credential_users(credential_id)],
-            [tenant, endpoint_id, USE_GRACE_MS],
+        reply = await self._scripts.use_credential(
+            credential=keys.credential(credential_id),
+            users=keys.credential_users(credential_id),
+            tenant=tenant,
+            endpoint_id=endpoint_id,
         )
-        return word_of(reply) == "OK"
+        return reply.word == "OK"
 
     async def release(self, credential_id: int, endpoint_id: str) -> None:
         """Note that the endpoint does not use the credential, or no more."""
-        await self._scripts.run("release_credential", [keys.credential_users(credential_id)], [endpoint_id])
+        await self._scripts.release_credential(users=keys.credential_users(credential_id), endpoint_id=endpoint_id)
 
     async def delete(self, tenant: str, credential_id: int) -> Deletion:
         """Remove the credential, unless an endpoint of the tenant uses it or is about to."""
@@ -142,12 +141,14 @@ class CredentialStore:
         # that comes after this look is noted lately when the script runs.
         if any(one.config.credential_id == credential_id for one in await self._endpoints.of_tenant(tenant)):
             return Deletion.IN_USE
-        reply = await self._scripts.run(
-            "delete_credential",
-            [keys.credential(credential_id), keys.credential_users(credential_id), keys.credentials_of(tenant)],
-            [tenant, credential_id, USE_GRACE_MS],
+        reply = await self._scripts.delete_credential(
+            credential=keys.credential(credential_id),
+            users=keys.credential_users(credential_id),
+            credentials=keys.credentials_of(tenant),
+            tenant=tenant,
+            credential_id=credential_id,
         )
-        return Deletion(word_of(reply))
+        return Deletion(reply.word)
 
     async def last_id(self) -> int:
         """The highest id that was given out; 0 before the first."""
@@ -171,7 +172,10 @@ class CredentialStore:
                 return Resealed.UNREADABLE
             if renewed == sealed.decode():
                 return Resealed.CURRENT
-            if word_of(await self._scripts.run("reseal_field", [key], [secret, sealed, renewed, ""])) == "OK":
+            reply = await self._scripts.reseal_field(
+                record=key, field=secret, before=sealed.decode(), after=renewed, has_version=False
+            )
+            if reply.word == "OK":
                 return Resealed.RESEALED
 
     def _sealed(self, tenant: str, credential_id: int, secrets: Mapping[str, str]) -> dict[str, str]:
@@ -184,7 +188,3 @@ class CredentialStore:
 def seal_context(tenant: str, credential_id: int, secret: str) -> str:
     """Where a user name or a password is kept: none of them can take the other's place."""
     return f"credential:{tenant}:{credential_id}:{secret}"
-
-
-def _flat(fields: Mapping[str, str]) -> list[str]:
-    return [item for pair in fields.items() for item in pair]

@@ -25,12 +25,12 @@ from queue_engine.domain.deliveries import (
 )
 from queue_engine.domain.tasks import Task, TaskState, TaskStatus
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import make_group
 from queue_engine.store.client import pairs, word_of
 from queue_engine.store.cluster import ClusterClient
 from queue_engine.store.endpoints import open_signing_secret
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, parse_member
-from queue_engine.store.scripts import ScriptRunner
 from queue_engine.store.tasks import EXPIRY_SLACK_MS, TaskSpecs, task_from
 
 GROUP = "delivery"
@@ -71,7 +71,7 @@ class Outbox:
     def __init__(
         self,
         redis: Redis,
-        scripts: ScriptRunner,
+        scripts: Scripts,
         blocking: Redis,
         partitions: Partitions,
         sealer: Sealer,

@@ -27,11 +27,11 @@ from queue_engine.domain.tasks import TaskStatus
 from queue_engine.domain.webhooks import parse_webhook
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.store.calls import Scripts
 from queue_engine.store.client import word_of
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
 from queue_engine.store.policies import retry_delays_text, retry_on_text, retry_policy_of
 from queue_engine.store.resealing import Resealed, worst
-from queue_engine.store.scripts import ScriptRunner
 
 _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
 
@@ -39,7 +39,7 @@ _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
 class EndpointStore:
     """What users configured, and how it stands."""
 
-    def __init__(self, redis: Redis, scripts: ScriptRunner, partitions: Partitions, sealer: Sealer) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions, sealer: Sealer) -> None:
         self._redis = redis
         self._scripts = scripts
         self._partitions = partitions
@@ -202,7 +202,10 @@ class EndpointStore:
                 return Resealed.UNREADABLE
             if renewed == stored.decode():
                 return Resealed.CURRENT
-            if word_of(await self._scripts.run("reseal_field", [key], [field, stored, renewed, "1"])) == "OK":
+            reply = await self._scripts.reseal_field(
+                record=key, field=field, before=stored.decode(), after=renewed, has_version=True
+            )
+            if reply.word == "OK":
                 return Resealed.RESEALED
         return Resealed.CURRENT
 

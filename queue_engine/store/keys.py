@@ -7,6 +7,8 @@ script can write them together. Endpoints are spread over a fixed number of part
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import NamedTuple
 from zlib import crc32
 
 META = "{qe}:meta"
@@ -68,56 +70,56 @@ class Partition:
 
     index: int
 
-    @property
+    @cached_property
     def tag(self) -> str:
         return f"{{p{self.index:02d}}}"
 
-    @property
+    @cached_property
     def endpoints(self) -> str:
         """Sorted set: endpoint id by creation time."""
         return f"{self.tag}:endpoints"
 
-    @property
+    @cached_property
     def counts(self) -> str:
         """Hash: `seq` numbers the tasks; queued, running and scheduled count them."""
         return f"{self.tag}:cnt"
 
-    @property
+    @cached_property
     def leases(self) -> str:
         """Sorted set: running task by the end of its lease."""
         return f"{self.tag}:lease"
 
-    @property
+    @cached_property
     def due(self) -> str:
         """Sorted set: scheduled task by the time of its next attempt."""
         return f"{self.tag}:due"
 
-    @property
+    @cached_property
     def deadlines(self) -> str:
         """Sorted set: waiting task by the time until which it may wait."""
         return f"{self.tag}:exp"
 
-    @property
+    @cached_property
     def ticks(self) -> str:
         """Hash: when each periodic check last ran, and until when it grants grace after a gap."""
         return f"{self.tag}:ticks"
 
-    @property
+    @cached_property
     def outbox(self) -> str:
         """Stream, group `delivery`: deliveries that are due now."""
         return f"{self.tag}:out"
 
-    @property
+    @cached_property
     def outbox_due(self) -> str:
         """Sorted set: delivery by the time of its next attempt."""
         return f"{self.tag}:out:due"
 
-    @property
+    @cached_property
     def outbox_parked(self) -> str:
         """Sorted set: delivery whose receiver is not served now, by the time when it is looked at again."""
         return f"{self.tag}:out:parked"
 
-    @property
+    @cached_property
     def senders(self) -> str:
         """Sorted set: delivery process by the end of its lease."""
         return f"{self.tag}:senders"
@@ -157,32 +159,32 @@ class EndpointKeys:
     def _key(self, kind: str) -> str:
         return f"{self.partition.tag}:{kind}:{self.endpoint_id}"
 
-    @property
+    @cached_property
     def endpoint(self) -> str:
         """Hash: the endpoint itself."""
         return self._key("e")
 
-    @property
+    @cached_property
     def queue(self) -> str:
         """Stream, group `agents`: ids of the tasks that wait for their first attempt."""
         return self._key("q")
 
-    @property
+    @cached_property
     def retry_queue(self) -> str:
         """Stream, group `agents`: ids of the tasks that come back; read before the other."""
         return self._key("q") + ":retry"
 
-    @property
+    @cached_property
     def counts(self) -> str:
         """Hash: counts of the tasks by status; of each index, the latest number and the gaps in its blocks."""
         return self._key("cnt")
 
-    @property
+    @cached_property
     def created(self) -> str:
         """Index, a stream: task ids by creation; the entry's number is the task's place in that order."""
         return self._key("all")
 
-    @property
+    @cached_property
     def live(self) -> str:
         """Sorted set: tasks that have not ended, by creation."""
         return self._key("live")
@@ -191,7 +193,23 @@ class EndpointKeys:
         """Index, a stream: ids of ended tasks with this API status, in the order in which they reached it."""
         return self._key("fin") + f":{status}"
 
-    @property
+    @cached_property
+    def finished_success(self) -> str:
+        return self.finished("SUCCESS")
+
+    @cached_property
+    def finished_delivered(self) -> str:
+        return self.finished("DELIVERED")
+
+    @cached_property
+    def finished_failed(self) -> str:
+        return self.finished("FAILED")
+
+    @cached_property
+    def partition_counts(self) -> str:
+        return self.partition.counts
+
+    @cached_property
     def workers(self) -> str:
         """Hash: status by worker id."""
         return self._key("workers")
@@ -200,7 +218,7 @@ class EndpointKeys:
         """Hash: one worker."""
         return self._key("wk") + f":{worker_id}"
 
-    @property
+    @cached_property
     def logs(self) -> str:
         """Sorted set: worker that has a log, by the time when it last wrote to it."""
         return self._key("logs")
@@ -224,6 +242,14 @@ class EndpointKeys:
             self.partition.outbox,
             self.counts,
         ]
+
+    def of_task(self, task_id: str) -> TaskKeys:
+        """Return the keys of one of its tasks."""
+        return TaskKeys(self, task_id)
+
+    def of_worker(self, worker_id: str) -> WorkerKeys:
+        """Return the keys of one of its workers."""
+        return WorkerKeys(self, worker_id)
 
     def task(self, task_id: str) -> str:
         return self.partition.task(self.endpoint_id, task_id)
@@ -264,6 +290,61 @@ class EndpointKeys:
         ]  # fmt: skip
 
 
+class TaskKeys(NamedTuple):
+    """The keys of one task, for scripts; they name those of its endpoint and of its partition too."""
+
+    endpoint_keys: EndpointKeys
+    task_id: str
+
+    @property
+    def task(self) -> str:
+        return self.endpoint_keys.task(self.task_id)
+
+    @property
+    def body(self) -> str:
+        return self.endpoint_keys.body(self.task_id)
+
+    @property
+    def result(self) -> str:
+        return self.endpoint_keys.result(self.task_id)
+
+    @property
+    def history(self) -> str:
+        return self.endpoint_keys.history(self.task_id)
+
+    @property
+    def attempts_log(self) -> str:
+        return self.endpoint_keys.partition.attempts_log(self.endpoint_keys.endpoint_id, self.task_id)
+
+    @property
+    def delivery(self) -> str:
+        return self.endpoint_keys.delivery(self.task_id)
+
+
+class WorkerKeys(NamedTuple):
+    """The keys of one worker, for scripts; they name those of its endpoint and of its partition too."""
+
+    endpoint_keys: EndpointKeys
+    worker_id: str
+
+    @property
+    def worker(self) -> str:
+        return self.endpoint_keys.worker(self.worker_id)
+
+    @property
+    def log(self) -> str:
+        return self.endpoint_keys.log(self.worker_id)
+
+    @property
+    def events(self) -> str:
+        return self.endpoint_keys.worker_events(self.worker_id)
+
+    @property
+    def delivery(self) -> str:
+        endpoint_id = self.endpoint_keys.endpoint_id
+        return self.endpoint_keys.partition.delivery(worker_delivery_id(endpoint_id, self.worker_id))
+
+
 def worker_delivery_id(endpoint_id: str, worker_id: str) -> str:
     """The delivery of a worker's status changes: one at a time, in order."""
     return f"s:{endpoint_id}:{worker_id}"
@@ -289,7 +370,13 @@ class Partitions:
 
     def of(self, endpoint_id: str) -> EndpointKeys:
         """The keys of this endpoint."""
-        return EndpointKeys(Partition(crc32(endpoint_id.encode()) % self.count), endpoint_id)
+        return _keys_of(self.count, endpoint_id)
 
     def all(self) -> tuple[Partition, ...]:
         return tuple(Partition(index) for index in range(self.count))
+
+
+@lru_cache(maxsize=4096)
+def _keys_of(partitions: int, endpoint_id: str) -> EndpointKeys:
+    """Return the same object again, so that the keys in it are built once."""
+    return EndpointKeys(Partition(crc32(endpoint_id.encode()) % partitions), endpoint_id)

@@ -13,16 +13,9 @@ from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 
-from queue_engine.store.client import word_of
+from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions
-from queue_engine.store.scripts import ScriptRunner
 
-MAX_LINES = 10_000
-"""Kept of one worker; the oldest go first. A little more, because the stream is cut in whole nodes."""
-MAX_NODES = 2048
-"""Kept of one worker, too: about 8 MiB with the servers' default of 4 KiB a node."""
-MAX_ENDED_LOGS = 100
-"""Logs of ended workers kept for one endpoint; those that were silent longest go first."""
 MAX_BATCH_LINES = 500
 """Lines in one script call: the store answers nobody else meanwhile."""
 CHUNK_LINES = 500
@@ -80,7 +73,7 @@ class LogStore:
     """The logs of all workers."""
 
     def __init__(
-        self, redis: Redis, scripts: ScriptRunner, partitions: Partitions, *, chunk_lines: int = CHUNK_LINES
+        self, redis: Redis, scripts: Scripts, partitions: Partitions, *, chunk_lines: int = CHUNK_LINES
     ) -> None:
         self._redis = redis
         self._scripts = scripts
@@ -97,13 +90,12 @@ class LogStore:
         when there is no such endpoint: nothing is kept.
         """
         keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.run(
-            "append_logs",
-            [keys.log(worker_id), keys.logs, keys.endpoint, keys.workers],
-            [worker_id, batch_id, retention_ms, MAX_LINES, MAX_NODES, MAX_ENDED_LOGS, *lines],
+        reply = await self._scripts.append_logs(
+            keys.of_worker(worker_id), worker_id=worker_id, batch_id=batch_id, retention_ms=retention_ms, lines=lines
         )
-        await self._drop(endpoint_id, [name.decode() for name in reply[1:]])
-        return word_of(reply) != "GONE"
+        if reply.word == "OK":
+            await self._drop(endpoint_id, reply.surplus)
+        return reply.word != "GONE"
 
     async def page(self, endpoint_id: str, worker_id: str, query: LogQuery) -> LogPage | None:
         """The next lines that the query asks for; None when nothing is known of such a worker.
@@ -139,7 +131,8 @@ class LogStore:
         if not worker_ids:
             return
         keys = self._partitions.of(endpoint_id)
-        await self._scripts.run("drop_logs", [keys.logs, *(keys.log(one) for one in worker_ids)], worker_ids)
+        worker_logs = [keys.log(worker_id) for worker_id in worker_ids]
+        await self._scripts.drop_logs(keys, worker_logs=worker_logs, worker_ids=worker_ids)
 
     async def _read(
         self, endpoint_id: str, worker_id: str, query: LogQuery, last: Place | None, count: int

@@ -1,343 +1,219 @@
-"""The Lua scripts, and running them: many calls that come at once share one round trip."""
+"""The scripts of the store: read, checked and made callable once, by the headers of their files.
+
+`load_scripts` gives each script by its name. `Script.bind` makes a coroutine function of it: keys and arguments go in
+by keyword, and a reply comes out with its `word` and its fields, each of the type that the header says. `calls.py` has
+these functions as methods, and `calls.pyi`, which is made from the headers too, tells mypy their signatures.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections import deque
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import cache
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, make_dataclass
+from functools import cache, cached_property
 from importlib.resources import files
-from time import perf_counter
-from typing import Any
+from operator import attrgetter, itemgetter
+from typing import Any, Protocol
 
-from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
-
-from queue_engine import metrics
-from queue_engine.domain.durability import Durability
-from queue_engine.domain.store_url import Address
-from queue_engine.store.client import NotDurable, unavailability
-from queue_engine.store.cluster import ClusterClient, is_redirection, slot_of
+from queue_engine.store.client import pairs
+from queue_engine.store.constants import CONSTANTS
+from queue_engine.store.keys import EndpointKeys, Partition, TaskKeys, WorkerKeys
+from queue_engine.store.script_headers import BadHeader, Field, Header, Type, parse_header, split_source
+from queue_engine.store.script_text import BadScript, Library, assemble
 
 Argument = str | bytes | int | float
-MAX_BATCH = 128
-"""Script calls in one pipeline."""
-STORE_DURABILITY = Durability()
-MARK = "mark"
-PROMISES = frozenset(
-    {
-        *("enqueue", "finish", "retry", "cancel", "run_again", "delete_task", "settle_delivery", "settle_event", MARK),
-        *("create_endpoint", "update_endpoint", "want_endpoint"),
-        *("create_credential", "update_credential", "delete_credential"),
-        *("put_api_key", "revoke_api_key"),
-    }
-)
-"""Scripts whose reply promises something to somebody: they wait for the durability that is asked for."""
-NO_PROMISE = frozenset(
-    {
-        *("start", "beat", "release", "unread", "sweep", "reclaim", "promote", "expire", "end_waiting"),
-        *(
-            "read",
-            "read_attempts",
-            "read_spec",
-            "read_request",
-            "page",
-            "overdue",
-            "purge",
-            "make_queues",
-            "tidy_consumers",
-        ),
-        *("open_delivery", "open_event", "adopt_deliveries", "due_deliveries", "promote_delivery"),
-        *("defer_delivery", "defer_event"),
-        *("put_worker", "start_worker", "report_worker", "mark_worker", "remove_worker"),
-        *("mark_endpoint", "remove_endpoint"),
-        *("use_credential", "release_credential", "reseal_field", "reseal_spec", "append_logs", "drop_logs"),
-        *("hold_leadership", "yield_leadership"),
-    }
-)
-"""All others: what they write is found missing and done again, or nobody was told of it."""
+Call = Callable[..., Awaitable[Any]]
+_SCOPES: dict[str | None, tuple[tuple[str, type], ...]] = {
+    None: (),
+    "task": (("", TaskKeys), ("endpoint_keys.", EndpointKeys), ("endpoint_keys.partition.", Partition)),
+    "worker": (("", WorkerKeys), ("endpoint_keys.", EndpointKeys), ("endpoint_keys.partition.", Partition)),
+    "endpoint": (("", EndpointKeys), ("partition.", Partition)),
+    "partition": (("", Partition),),
+}
+"""Where the names of a scope's keys are looked for, from an object of its first class."""
+
+
+class Submit(Protocol):
+    """Sends a script with its keys and arguments, behind the number of the keys; gives the store's reply."""
+
+    def __call__(self, script: Script, arguments: list[Argument]) -> Awaitable[Any]: ...
 
 
 @dataclass(frozen=True)
 class Script:
-    """One transition. `text` is the file with lib.lua put in after its first line."""
+    """One transition."""
 
     name: str
+    header: Header
     text: str
+    """What the server runs."""
     sha: str
+    scoped_keys: tuple[str, ...]
+    """Attributes of the scope's keys that are passed, in order."""
+
+    @property
+    def is_durable(self) -> bool:
+        """Return whether its reply promises something, so that it waits for the durability that is configured."""
+        return "durable" in self.header.flags
+
+    def bind(self, submit: Submit) -> Call:
+        """Return a function that calls the script: one with the scope's keys first, if it has any, and keywords.
+
+        It raises TypeError for a keyword that is missing or unknown.
+        """
+        pack, parse = self._packer(), self._parser()
+        if not self.scoped_keys:
+
+            async def call(**given: Any) -> Any:
+                return parse(await submit(self, pack(None, given)))
+
+            return call
+
+        async def call_with_keys(keys: Any, /, **given: Any) -> Any:
+            return parse(await submit(self, pack(keys, given)))
+
+        return call_with_keys
+
+    def _packer(self) -> Callable[[Any, dict[str, Any]], list[Argument]]:
+        header = self.header
+        names = [field.name for field in header.given]
+        take_keys = _taker(attrgetter, [path_of(header.scope, name) for name in self.scoped_keys])
+        take_given = _taker(itemgetter, names)
+        key_count = len(self.scoped_keys) + len(header.keys)
+        shift = 1 + len(self.scoped_keys)
+        encoders = [
+            (shift + index, encode)
+            for index, field in enumerate(header.given)
+            if (encode := _encoder(field.type)) is not None
+        ]
+        key_list = key_count if header.keys and header.keys[-1].type.is_variadic else None
+        has_list = bool(header.arguments) and header.arguments[-1].type.is_variadic
+
+        def pack(keys: Any, given: dict[str, Any]) -> list[Argument]:
+            try:
+                values = take_given(given)
+            except KeyError as error:
+                raise TypeError(f"{self.name}: {error} is missing") from None
+            if len(given) != len(names):
+                raise TypeError(f"{self.name}: unknown: {', '.join(sorted(set(given) - set(names)))}")
+            arguments: list[Any] = [key_count, *take_keys(keys), *values]
+            for place, encode in encoders:
+                arguments[place] = encode(arguments[place])
+            if has_list:
+                arguments[-1:] = arguments[-1]
+            if key_list is not None:
+                arguments[0] += len(arguments[key_list]) - 1
+                arguments[key_list : key_list + 1] = arguments[key_list]
+            return arguments
+
+        return pack
+
+    def _parser(self) -> Callable[[Any], Any]:
+        kinds = {
+            word.encode(): (_reply_class(self.name, word, fields), [_decoder(field.type) for field in fields])
+            for word, fields in self.header.replies.items()
+        }
+
+        def parse(reply: Any) -> Any:
+            make, decoders = kinds[reply[0]]
+            return make(*[decode(value) for decode, value in zip(decoders, reply[1:], strict=True)])
+
+        return parse
 
 
 @cache
 def load_scripts() -> dict[str, Script]:
-    """All scripts of the package by name."""
+    """Return all scripts of the package by name. Raises BadScript."""
     folder = files("queue_engine.store") / "lua"
-    library = (folder / "lib.lua").read_text()
-    scripts = {}
-    for entry in folder.iterdir():
-        name = entry.name.removesuffix(".lua")
-        if name == "lib" or not entry.name.endswith(".lua"):
-            continue
-        shebang, _, body = entry.read_text().partition("\n")
-        text = f"{shebang}\n{library}\n{body}"
-        scripts[name] = Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-    return scripts
+    library = load_library()
+    sources = {entry.name: entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".lua")}
+    del sources["library.lua"], sources["lib.lua"]
+    return {
+        name: make_script(name, source, library)
+        for name, source in sorted((name.removesuffix(".lua"), source) for name, source in sources.items())
+        if not source.startswith("#!lua")
+    }
 
 
-@dataclass
-class _Call:
-    script: Script
-    arguments: list[Argument]
-    promises: bool
-    done: asyncio.Future[Any]
-    asked_at: float
-
-    @property
-    def key(self) -> str:
-        """The first key: it says which node of a cluster has them all."""
-        return str(self.arguments[1])
+@cache
+def load_library() -> Library:
+    """Return the library of all scripts. Raises BadScript."""
+    return Library((files("queue_engine.store") / "lua" / "library.lua").read_text(), CONSTANTS)
 
 
-@dataclass
-class _Lane:
-    """Calls that go out one batch after the other."""
-
-    waiting: deque[_Call] = field(default_factory=deque)
-    flusher: asyncio.Task[None] | None = None
-
-
-class ScriptRunner:
-    """Runs scripts over one Redis client.
-
-    Calls made while a round trip is under way are gathered and go out together in the next one, in the order they came.
-    In a cluster that is so for each node by itself, and what promises something and waits for replicas or a disk has
-    round trips of its own, so that nothing else waits with it.
-
-    Every script is idempotent, so a call whose reply was lost is simply sent once more on a new connection; what fails
-    twice is raised as the RedisError it is. A call that promises something raises NotDurable when it was carried out
-    and too few servers have acknowledged it: called again, it waits for them again.
-    """
-
-    def __init__(self, redis: Redis, durability: Durability = STORE_DURABILITY) -> None:
-        self._redis = redis
-        self._cluster = redis if isinstance(redis, ClusterClient) else None
-        self._durability = durability
-        self._scripts = load_scripts()
-        self._lanes: dict[tuple[Address | None, bool], _Lane] = {}
-
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
-        """The script's reply, as redis-py gives it (bytes). Raises RedisError."""
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        promises = self._durability.waits and name in PROMISES
-        call = _Call(self._scripts[name], [len(keys), *keys, *arguments], promises, done, perf_counter())
-        place = (self._cluster.known_owner(keys[0]) if self._cluster is not None else None, promises)
-        lane = self._lanes.get(place)
-        if lane is None:
-            lane = self._lanes[place] = _Lane()
-        lane.waiting.append(call)
-        if lane.flusher is None:
-            lane.flusher = asyncio.create_task(self._flush(lane))
-        return await done
-
-    async def confirm(self, key: str) -> None:
-        """Return when everything that the server of `key` has been told is as durable as is asked for.
-
-        Raises NotDurable. Without a durability to wait for it does nothing.
-        """
-        if self._durability.waits:
-            await self.run("mark", [_mark_beside(key)])
-
-    async def _flush(self, lane: _Lane) -> None:
-        try:
-            while lane.waiting:
-                batch = [lane.waiting.popleft() for _ in range(min(MAX_BATCH, len(lane.waiting)))]
-                await self._send(batch)
-        finally:
-            lane.flusher = None
-            if lane.waiting:  # a cancelled flush must not strand the others
-                lane.flusher = asyncio.create_task(self._flush(lane))
-
-    async def _send(self, batch: list[_Call]) -> None:
-        try:
-            replies = await (self._exchange(batch) if self._cluster is None else self._spread(batch, self._cluster))
-        except BaseException as error:
-            for call in batch:
-                _settle(call, error if isinstance(error, Exception) else RedisConnectionError("interrupted"))
-            if not isinstance(error, Exception):
-                raise
-            return
-        for call, reply in zip(batch, replies, strict=True):
-            _settle(call, reply)
-
-    async def _exchange(self, batch: list[_Call]) -> list[Any]:
-        try:
-            return await self._through(self._redis, batch)
-        except (RedisConnectionError, RedisTimeoutError):
-            # The server may be another one by now: what else is connected to the old one is no use either.
-            with suppress(RedisConnectionError, OSError):
-                await self._redis.connection_pool.disconnect(inuse_connections=False)
-            return await self._through(self._redis, batch)
-
-    # A cluster
-
-    async def _spread(self, batch: list[_Call], cluster: ClusterClient) -> list[Any]:
-        """Each node's calls together; what is redirected then goes its way alone."""
-        groups: dict[Address, list[_Call]] = {}
-        for call in batch:
-            groups.setdefault(await cluster.owner(slot_of(call.key)), []).append(call)
-        found = await asyncio.gather(*(self._at(node, calls, cluster) for node, calls in groups.items()))
-        replies = {id(call): reply for of_node in found for call, reply in of_node}
-        return [replies[id(call)] for call in batch]
-
-    async def _at(self, node: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
-        try:
-            replies = await self._through(cluster.client_of(node), calls)
-        except (RedisConnectionError, RedisTimeoutError):
-            return await self._elsewhere(node, calls, cluster)
-        except RedisError as error:
-            return [(call, error) for call in calls]
-        redirected = [
-            self._routed(call, cluster, after=reply)
-            for call, reply in zip(calls, replies, strict=True)
-            if is_redirection(reply)
-        ]
-        others = iter(await asyncio.gather(*redirected))
-        return [
-            (call, next(others) if is_redirection(reply) else reply) for call, reply in zip(calls, replies, strict=True)
-        ]
-
-    async def _elsewhere(self, silent: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
-        """Calls whose node did not answer: the nodes that have their keys now are asked, once."""
-        try:
-            await cluster.suspect(silent)
-            groups: dict[Address, list[_Call]] = {}
-            for call in calls:
-                groups.setdefault(await cluster.owner(slot_of(call.key)), []).append(call)
-        except RedisError as error:
-            return [(call, error) for call in calls]
-        found = await asyncio.gather(*(self._once_at(node, group, cluster) for node, group in groups.items()))
-        return [pair for group in found for pair in group]
-
-    async def _once_at(self, node: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
-        try:
-            replies = await self._through(cluster.client_of(node), calls)
-        except RedisError as error:
-            replies = [error] * len(calls)
-        return [
-            (call, await self._routed(call, cluster, after=reply) if is_redirection(reply) else reply)
-            for call, reply in zip(calls, replies, strict=True)
-        ]
-
-    async def _routed(self, call: _Call, cluster: ClusterClient, *, after: Exception) -> Any:
-        async def send(node: Redis, asking: bool) -> Any:
-            (reply,) = await self._through(node, [call], asking=asking)
-            if isinstance(reply, Exception):
-                raise reply
-            return reply
-
-        try:
-            return await cluster.routed(call.key, send, after=after)
-        except RedisError as error:
-            return error
-
-    # One server
-
-    async def _through(self, client: Redis, batch: list[_Call], *, asking: bool = False) -> list[Any]:
-        """One reply or error for each call; scripts that the server does not have are loaded. Raises RedisError."""
-        replies = await self._pipeline(client, batch, asking)
-        missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if missing:
-            for script in {batch[index].script.name: batch[index].script for index in missing}.values():
-                await client.script_load(script.text)
-            again = await self._pipeline(client, [batch[index] for index in missing], asking)
-            for index, reply in zip(missing, again, strict=True):
-                replies[index] = reply
-        return replies
-
-    async def _pipeline(self, client: Redis, batch: list[_Call], asking: bool) -> list[Any]:
-        waits = batch[0].promises  # so do all of a lane
-        if len(batch) == 1 and not waits and not asking:
-            return [await _alone(client, batch[0])]
-        pipeline = client.pipeline(transaction=False)
-        for call in batch:
-            if asking:
-                pipeline.execute_command("ASKING")
-            pipeline.execute_command("EVALSHA", call.script.sha, *call.arguments)
-        if waits:
-            self._add_wait(pipeline, batch[0].key, asking)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
-        shortfall = await self._shortfall(client, batch[0].key, asking, replies.pop(), replies.pop()) if waits else None
-        if asking:
-            replies = [replies[2 * index + 1] for index in range(len(batch))]
-        if shortfall is not None:
-            replies = [reply if isinstance(reply, Exception) else shortfall for reply in replies]
-        return replies
-
-    # Durability
-
-    def _add_wait(self, pipeline: Pipeline, key: str, asking: bool) -> None:
-        """A server waits for what this connection has written only, and a repeat writes nothing: hence the mark."""
-        if asking:
-            pipeline.execute_command("ASKING")
-        pipeline.execute_command("EVALSHA", self._scripts[MARK].sha, 1, _mark_beside(key))
-        asked, timeout_ms = self._durability, int(self._durability.timeout_seconds * 1000)
-        if asked.disk:
-            pipeline.execute_command("WAITAOF", 1, asked.replicas, timeout_ms)
-        else:
-            pipeline.execute_command("WAIT", asked.replicas, timeout_ms)
-
-    async def _shortfall(
-        self, client: Redis, key: str, asking: bool, acknowledged: Any, mark: Any
-    ) -> RedisError | None:
-        """What is missing for the writes before to be as durable as is asked for; None when nothing is."""
-        if isinstance(mark, NoScriptError):
-            await client.script_load(self._scripts[MARK].text)
-            pipeline = client.pipeline(transaction=False)
-            self._add_wait(pipeline, key, asking)
-            *_, mark, acknowledged = await pipeline.execute(raise_on_error=False)
-        for reply in (mark, acknowledged):
-            if isinstance(reply, Exception):
-                return NotDurable(unavailability(reply) or f"it cannot confirm writes: {reply}")
-        asked, within = self._durability, f"within {self._durability.timeout_seconds:g} s"
-        on_disk, replicas = acknowledged if asked.disk else (1, acknowledged)
-        if not on_disk:
-            return NotDurable(f"a write has not reached its disk {within}")
-        if replicas < asked.replicas:
-            where = "on disk " if asked.disk else ""
-            return NotDurable(f"{replicas} of {asked.replicas} replicas had a write {where}{within}")
-        return None
-
-
-_calls_of = cache(metrics.StoreCalls)
-
-
-async def _alone(client: Redis, call: _Call) -> Any:
-    """A single call, without a pipeline."""
+def make_script(name: str, source: str, library: Library) -> Script:
+    """Return the script of a file's text. Raises BadScript."""
+    comments, body = split_source(source)
     try:
-        return await client.execute_command(  # type: ignore[no-untyped-call]
-            "EVALSHA", call.script.sha, *call.arguments
-        )
-    except (RedisConnectionError, RedisTimeoutError):
-        raise
-    except RedisError as error:
-        return error
+        header = parse_header(comments)
+        made = assemble(header, body, library)
+        for key in made.scoped_keys:
+            path_of(header.scope, key)
+    except (BadHeader, BadScript) as error:
+        raise BadScript(f"{name}.lua: {error}") from error
+    sha = hashlib.sha1(made.text.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, header, made.text, sha, made.scoped_keys)
 
 
-def _mark_beside(key: str) -> str:
-    """The key that is written to be waited for, in the same slot as `key`."""
-    return f"{key[: key.index('}') + 1]}:mark"
+def path_of(scope: str | None, key: str) -> str:
+    """Return where a key is in an object of the scope's class, with dots. Raises BadScript."""
+    for path, kind in _SCOPES[scope]:
+        if isinstance(getattr(kind, key, None), (property, cached_property)):
+            return path + key
+    raise BadScript(f"`{key}` is no key of a {scope} in keys.py")
 
 
-def _settle(call: _Call, reply: Any) -> None:
-    _calls_of(call.script.name).count(perf_counter() - call.asked_at, failed=isinstance(reply, Exception))
-    if call.done.done():
-        return
-    if isinstance(reply, Exception):
-        call.done.set_exception(reply)
-    else:
-        call.done.set_result(reply)
+def scope_class(scope: str | None) -> str:
+    """Return the name of the class whose objects are passed for a scope."""
+    return _SCOPES[scope][0][1].__name__
+
+
+def _taker(getter: Callable[..., Any], names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what gets these attributes or items as a tuple."""
+    if not names:
+        return lambda _: ()
+    take: Callable[[Any], Any] = getter(*names)
+    return take if len(names) > 1 else lambda source: (take(source),)
+
+
+def _encoder(kind: Type) -> Callable[[Any], Any] | None:
+    """Return how a value is written for the store; None when redis-py does it."""
+    if kind.base == "flag":
+        return lambda value: "1" if value else "0"
+    if kind.base == "map":
+        return lambda value: [item for pair in value.items() for item in pair]
+    return (lambda value: "" if value is None else value) if kind.optional else None
+
+
+def _decoder(kind: Type) -> Callable[[Any], Any]:
+    if kind.lists:
+        inner = _decoder(Type(kind.base, kind.optional, kind.lists - 1))
+        return lambda values: [inner(value) for value in values]
+    decode = _DECODERS[kind.base]
+    return (lambda value: None if value is None else decode(value)) if kind.optional else decode
+
+
+def _entries(values: Sequence[Any]) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Return entries of a stream. One that was deleted has no fields."""
+    return [(entry_id, dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}) for entry_id, flat in values]
+
+
+_DECODERS: dict[str, Callable[[Any], Any]] = {
+    "text": bytes.decode,
+    "bytes": bytes,
+    "integer": int,
+    "number": float,
+    "flag": bool,
+    "map": pairs,
+    "entries": _entries,
+}
+
+
+def _reply_class(script: str, word: str, fields: Sequence[Field]) -> type[Any]:
+    names = [field.name for field in fields]
+    return make_dataclass(reply_name(script, word), names, namespace={"word": word}, slots=True)
+
+
+def reply_name(script: str, word: str) -> str:
+    """Return the name of the class of a reply, such as `StartOk`."""
+    return "".join(part.capitalize() for part in (*script.split("_"), *word.split("_")))

@@ -18,6 +18,7 @@ from queue_engine.domain.store_url import Topology, parse_store_url
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store import keys
 from queue_engine.store.api_keys import ApiKeyStore
+from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import ClaimStore
 from queue_engine.store.client import check_tls_files, close, connect, store_errors, unavailability
 from queue_engine.store.cluster import ClusterClient, NotACluster, slot_of
@@ -27,7 +28,7 @@ from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leader import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.rotation import Rotation
-from queue_engine.store.scripts import STORE_DURABILITY, ScriptRunner
+from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner
 from queue_engine.store.sentinel import MasterPool
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
@@ -91,7 +92,8 @@ class Store:
         self._beats = connect(self._address, max_connections=2)
         self._logs = connect(self._address, max_connections=max_connections)
         self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._beats, self._logs)
-        self.scripts = ScriptRunner(self.redis, durability)
+        self._runner = ScriptRunner(self.redis, durability)
+        self.scripts = Scripts(self._runner.submit)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
         self.workers = WorkerStore(self.redis, self.scripts, self.partitions)
@@ -99,13 +101,13 @@ class Store:
         self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)
         self.api_keys = ApiKeyStore(self.redis, self.scripts)
         self.leadership = Leadership(self.scripts)
-        self.logs = LogStore(self._logs, ScriptRunner(self._logs), self.partitions)
+        self.logs = LogStore(self._logs, Scripts(ScriptRunner(self._logs).submit), self.partitions)
 
     def claims(self, *, endpoint_id: str, worker_id: str, lease_ms: int) -> ClaimStore:
         """The queue of one endpoint for one agent."""
         return ClaimStore(
             self.scripts,
-            ScriptRunner(self._beats),
+            Scripts(ScriptRunner(self._beats).submit),
             self._blocking,
             self.partitions,
             self.sealer,
@@ -201,7 +203,7 @@ class Store:
 
     async def _check_writable(self, key: str) -> None:
         await self.redis.set(key, "1", px=60_000)
-        await self.scripts.confirm(key)
+        await self._runner.confirm(key)
 
     async def _probe_keys(self) -> list[str]:
         """A key on every server that has data of ours."""

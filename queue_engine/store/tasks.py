@@ -25,10 +25,10 @@ from queue_engine.domain.tasks import (
     TaskStatus,
 )
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.store.calls import Scripts
 from queue_engine.store.client import optional_int, pairs, word_of
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, member, parse_member, task_delivery_id
 from queue_engine.store.resealing import Resealed
-from queue_engine.store.scripts import ScriptRunner
 
 log = logging.getLogger(__name__)
 
@@ -200,7 +200,7 @@ def _seal_context(endpoint_id: str, task_id: str) -> str:
 class TaskStore:
     """Tasks as the API and the controller need them. Every method may be called again after a lost reply."""
 
-    def __init__(self, redis: Redis, scripts: ScriptRunner, partitions: Partitions, sealer: Sealer) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions, sealer: Sealer) -> None:
         self._redis = redis
         self._scripts = scripts
         self._partitions = partitions

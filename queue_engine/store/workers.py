@@ -10,15 +10,16 @@ from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.store.calls import Scripts
 from queue_engine.store.client import optional_int, word_of
 from queue_engine.store.keys import Partitions, worker_delivery_id
-from queue_engine.store.scripts import Argument, ScriptRunner
+from queue_engine.store.scripts import Argument
 
 
 class WorkerStore:
     """The workers of all endpoints. Every method may be called again after a lost reply."""
 
-    def __init__(self, redis: Redis, scripts: ScriptRunner, partitions: Partitions) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions) -> None:
         self._redis = redis
         self._scripts = scripts
         self._partitions = partitions

@@ -29,8 +29,8 @@ from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Lease, Succeeded, TaskSpec, TaskStatus
 from queue_engine.embedded import server_environment
 from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import ClaimStore, Entry, Started
-from queue_engine.store.scripts import ScriptRunner
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import NewTask, TaskStore
 from tests.servers import StoreServer
@@ -293,7 +293,7 @@ class _Recorder:
 async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]:
     """The calls that submit, start and finish a task, with `@id@`, `@entry@` and `@token@` to be filled in."""
     store, recorder = history.store, _Recorder()
-    scripts = cast("ScriptRunner", recorder)
+    scripts = cast("Scripts", recorder)
     tasks = TaskStore(store.redis, scripts, store.partitions, store.sealer)
     claims = ClaimStore(
         scripts, scripts, store.redis, store.partitions, store.sealer,

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import TaskStatus
-from queue_engine.store.scripts import load_scripts
+from queue_engine.store.old_scripts import load_old_scripts
 from tests.faults.engine import CONTROLLERS, LEASE_SECONDS
 from tests.faults.recovery import quantile
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
@@ -151,7 +151,7 @@ async def _seed(stage: Stage, endpoint_id: str) -> None:
 
 def _library() -> str:
     """What all of the engine's scripts share."""
-    return load_scripts()["promote"].text.split("-- Queue a scheduled task")[0].partition("\n")[2]
+    return load_old_scripts()["promote"].text.split("-- Queue a scheduled task")[0].partition("\n")[2]
 
 
 async def _kill_controllers(stage: Stage, left: Callable[[], Awaitable[int]]) -> None:

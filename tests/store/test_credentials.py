@@ -7,7 +7,8 @@ import pytest
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store import keys
-from queue_engine.store.credentials import USE_GRACE_MS, Deletion
+from queue_engine.store.constants import USE_GRACE_MS
+from queue_engine.store.credentials import Deletion
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, config
 from tests.store.probe import Probe

@@ -12,7 +12,7 @@ from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.client import NotDurable, store_errors, unavailability
-from queue_engine.store.scripts import MARK, NO_PROMISE, PROMISES, load_scripts
+from queue_engine.store.scripts import load_scripts
 from queue_engine.store.store import Store, UnfitStore
 from queue_engine.store.tasks import Submission
 from tests.servers import StoreServer, redis_binary, valkey_binary
@@ -60,11 +60,6 @@ async def opened(setup: SentinelSetup) -> AsyncIterator[Open]:
 async def bench_of(store: Store) -> Bench:
     endpoint = await store.endpoints.create(TENANT, config())
     return Bench(store, endpoint.endpoint_id, Probe(store.redis), [endpoint.endpoint_id])
-
-
-def test_every_script_is_said_to_promise_something_or_not() -> None:
-    assert set(load_scripts()) == PROMISES | NO_PROMISE
-    assert not PROMISES & NO_PROMISE
 
 
 async def test_the_default_waits_for_nobody(opened: Open, setup: SentinelSetup) -> None:
@@ -175,7 +170,7 @@ async def test_scripts_and_mark_that_were_forgotten_are_loaded_again(opened: Ope
     bench = await bench_of(opened("replica", 2.0))
     setup.servers[0].command("SCRIPT", "FLUSH")
     assert await bench.submit("t1") is Submission.ACCEPTED
-    mark = load_scripts()[MARK]
+    mark = load_scripts()["mark"]
     setup.servers[0].command("SCRIPT", "FLUSH")
     with pytest.raises(NoScriptError):
         await bench.probe.ask("EVALSHA", mark.sha, 1, "{p00}:mark")

@@ -10,18 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from queue_engine.runtime.sealing import Sealer
-from queue_engine.store.logs import (
-    MAX_BATCH_LINES,
-    MAX_ENDED_LOGS,
-    MAX_LINES,
-    MAX_NODES,
-    LogLine,
-    LogPage,
-    LogQuery,
-    LogStore,
-    Place,
-)
-from queue_engine.store.scripts import ScriptRunner
+from queue_engine.store.calls import Scripts
+from queue_engine.store.constants import MAX_ENDED_LOGS, MAX_LINES, MAX_NODES
+from queue_engine.store.logs import MAX_BATCH_LINES, LogLine, LogPage, LogQuery, LogStore, Place
+from queue_engine.store.script_runner import ScriptRunner
 from queue_engine.store.store import Store
 from tests.store.bench import SECRET_KEY, TENANT, Bench, config
 from tests.store.proxy import LossyProxy
@@ -261,7 +253,9 @@ class Reader:
 def test_every_line_comes_once_and_in_order_whatever_is_written_meanwhile(store_url: str, chunk_lines: int) -> None:
     with asyncio.Runner() as runner:
         store = Store(store_url, Sealer(SECRET_KEY), partitions=1)
-        logs = LogStore(store.redis, ScriptRunner(store.redis), store.partitions, chunk_lines=chunk_lines)
+        logs = LogStore(
+            store.redis, Scripts(ScriptRunner(store.redis).submit), store.partitions, chunk_lines=chunk_lines
+        )
         try:
             _check_walks(runner.run, store, logs)
         finally:

@@ -1,43 +1,45 @@
-#!lua
 -- Append lines to a worker's log. Not allowed at maxmemory: logs give way to tasks. Without lines, only say that the
 -- worker lives.
--- KEYS 1 log 2 logs of the endpoint 3 endpoint 4 workers
--- ARGV 1 worker id 2 batch id 3 retention in ms 4 most lines 5 most nodes of the stream 6 most logs of ended workers
---      7.. lines
--- Reply {'OK', ids of ended workers whose logs are too many..} | {'ALREADY'} this batch is there | {'GONE'} no endpoint
-if redis.call('EXISTS', KEYS[3]) == 0 then return { 'GONE' } end
-local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if last and last[2][4] == ARGV[2] then return { 'ALREADY' } end
-for index = 7, #ARGV do
-  if index < #ARGV then
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'l', ARGV[index])
+--
+-- keys of a worker: log, logs, endpoint, workers
+-- arguments: worker_id text, batch_id text, retention_ms integer, lines list of text
+-- replies:
+--   OK: surplus list of text (ids of ended workers whose logs are too many)
+--   ALREADY (this batch is there)
+--   GONE (there is no such endpoint)
+if redis.call('EXISTS', endpoint) == 0 then return { 'GONE' } end
+local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
+if last and last[2][4] == batch_id then return { 'ALREADY' } end
+for index, line in ipairs(lines) do
+  if index < #lines then
+    redis.call('XADD', log, 'MAXLEN', '~', MAX_LINES, '*', 'l', line)
   else
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'l', ARGV[index], 'b', ARGV[2])
+    redis.call('XADD', log, 'MAXLEN', '~', MAX_LINES, '*', 'l', line, 'b', batch_id)
   end
 end
-if redis.call('EXISTS', KEYS[1]) == 0 then return { 'OK' } end
+if redis.call('EXISTS', log) == 0 then return { 'OK', {} } end
 
 -- A node of a stream holds at most `stream-node-max-bytes`, so their number bounds the size.
-local facts = redis.call('XINFO', 'STREAM', KEYS[1])
+local facts = redis.call('XINFO', 'STREAM', log)
 for index = 1, #facts, 2 do
-  if facts[index] == 'radix-tree-keys' and facts[index + 1] > tonumber(ARGV[5]) then
-    local kept = math.floor(redis.call('XLEN', KEYS[1]) * 0.9 * tonumber(ARGV[5]) / facts[index + 1])
-    redis.call('XTRIM', KEYS[1], 'MAXLEN', kept)
+  if facts[index] == 'radix-tree-keys' and facts[index + 1] > MAX_NODES then
+    local kept = math.floor(redis.call('XLEN', log) * 0.9 * MAX_NODES / facts[index + 1])
+    redis.call('XTRIM', log, 'MAXLEN', kept)
   end
 end
 
 local now = now_ms()
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('ZADD', KEYS[2], text(now), ARGV[1])
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(now - tonumber(ARGV[3])))
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('PEXPIRE', log, retention_ms)
+redis.call('ZADD', logs, text(now), worker_id)
+redis.call('ZREMRANGEBYSCORE', logs, '-inf', text(now - retention_ms))
+redis.call('PEXPIRE', logs, retention_ms)
 
 -- An endpoint whose workers crash again and again must not fill the store with their logs.
-local reply = { 'OK' }
-local surplus = redis.call('ZCARD', KEYS[2]) - redis.call('HLEN', KEYS[4]) - tonumber(ARGV[6])
-if surplus > 0 then
-  for _, worker in ipairs(redis.call('ZRANGE', KEYS[2], 0, 99)) do
-    if #reply <= surplus and redis.call('HEXISTS', KEYS[4], worker) == 0 then reply[#reply + 1] = worker end
+local surplus = {}
+local count = redis.call('ZCARD', logs) - redis.call('HLEN', workers) - MAX_ENDED_LOGS
+if count > 0 then
+  for _, name in ipairs(redis.call('ZRANGE', logs, 0, 99)) do
+    if #surplus < count and redis.call('HEXISTS', workers, name) == 0 then surplus[#surplus + 1] = name end
   end
 end
-return reply
+return { 'OK', surplus }

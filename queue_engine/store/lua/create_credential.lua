@@ -1,11 +1,14 @@
-#!lua
 -- Store a new credential.
--- KEYS 1 credential 2 the tenant's credentials
--- ARGV 1 credential id, then field, value, …
--- Reply {'OK', now ms} | {'EXISTS', when it was created, ms} a repeat: ids are given out once
-local created = redis.call('HGET', KEYS[1], 'created')
+--
+-- flags: durable
+-- keys: credential, credentials (the tenant's)
+-- arguments: credential_id integer, fields map
+-- replies:
+--   OK: created_ms integer
+--   EXISTS: created_ms integer (a repeat: ids are given out once)
+local created = redis.call('HGET', credential, 'created')
 if created then return { 'EXISTS', created } end
 created = text(now_ms())
-redis.call('HSET', KEYS[1], 'created', created, unpack(ARGV, 2))
-redis.call('ZADD', KEYS[2], ARGV[1], ARGV[1])
+redis.call('HSET', credential, 'created', created, unpack(fields))
+redis.call('ZADD', credentials, credential_id, credential_id)
 return { 'OK', created }

@@ -1,10 +1,13 @@
-#!lua flags=allow-oom
 -- Forget the logs of some workers.
--- KEYS 1 logs of the endpoint 2.. logs
--- ARGV worker ids, in the order of their logs
--- Reply {'OK'}
-for index, worker in ipairs(ARGV) do
-  redis.call('UNLINK', KEYS[index + 1])
-  redis.call('ZREM', KEYS[1], worker)
+--
+-- flags: allow-oom
+-- keys of an endpoint: logs
+-- keys: worker_logs list
+-- arguments: worker_ids list of text (in the order of their logs)
+-- replies:
+--   OK
+for index, worker_id in ipairs(worker_ids) do
+  redis.call('UNLINK', worker_logs[index])
+  redis.call('ZREM', logs, worker_id)
 end
 return { 'OK' }

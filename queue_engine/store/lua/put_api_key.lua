@@ -1,14 +1,17 @@
-#!lua flags=allow-oom
 -- Store a new API key, so that it can be listed and revoked from the moment on which it is valid. A known one stays as it is,
 -- and a revoked one stays revoked.
--- KEYS 1 key 2 all keys 3 revoked keys 4 tenants
--- ARGV 1 hash of the key 2 tenant 3 name
--- Reply {'OK', tenant, name, when it was created, ms} as it is now stored | {'REVOKED'}
-if redis.call('SISMEMBER', KEYS[3], ARGV[1]) == 1 then return { 'REVOKED' } end
-if redis.call('HEXISTS', KEYS[1], 'tenant') == 0 then
-  redis.call('HSET', KEYS[1], 'tenant', ARGV[2], 'name', ARGV[3], 'created', text(now_ms()))
+--
+-- flags: allow-oom, durable
+-- keys: api_key, api_keys, revoked (all revoked API keys), tenants
+-- arguments: key_hash text, tenant text, name text
+-- replies:
+--   OK: tenant text, name text, created_ms integer (as they are now stored)
+--   REVOKED
+if redis.call('SISMEMBER', revoked, key_hash) == 1 then return { 'REVOKED' } end
+if redis.call('HEXISTS', api_key, 'tenant') == 0 then
+  redis.call('HSET', api_key, 'tenant', tenant, 'name', name, 'created', text(now_ms()))
 end
-local stored = redis.call('HMGET', KEYS[1], 'tenant', 'name', 'created')
-redis.call('SADD', KEYS[2], ARGV[1])
-redis.call('SADD', KEYS[4], stored[1])
+local stored = redis.call('HMGET', api_key, 'tenant', 'name', 'created')
+redis.call('SADD', api_keys, key_hash)
+redis.call('SADD', tenants, stored[1])
 return { 'OK', stored[1], stored[2] or '', stored[3] or '0' }

@@ -1,7 +1,9 @@
-#!lua flags=allow-oom
--- Note that an endpoint uses a credential no more.
--- KEYS 1 the credential's users
--- ARGV 1 endpoint id
--- Reply {'OK'}
-redis.call('ZREM', KEYS[1], ARGV[1])
+-- Note that an endpoint no longer uses a credential.
+--
+-- flags: allow-oom
+-- keys: users (of the credential)
+-- arguments: endpoint_id text
+-- replies:
+--   OK
+redis.call('ZREM', users, endpoint_id)
 return { 'OK' }

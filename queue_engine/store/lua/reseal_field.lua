@@ -1,9 +1,12 @@
-#!lua flags=allow-oom
--- Put a text that was sealed anew in the place of the one that was read. The secret itself stays the same.
--- KEYS 1 hash
--- ARGV 1 field 2 text that was read 3 new text 4 '1' when the hash has a version by which its changes are fenced
--- Reply {'OK'} | {'STALE'} changed since it was read
-if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return { 'STALE' } end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-if ARGV[4] == '1' then redis.call('HINCRBY', KEYS[1], 'version', 1) end
+-- Replace a sealed text by the same secret sealed with another key, unless the text has changed since it was read.
+--
+-- flags: allow-oom
+-- keys: record (a hash)
+-- arguments: field text, before text, after text, has_version flag (when changes of the hash are fenced by its version)
+-- replies:
+--   OK
+--   STALE
+if redis.call('HGET', record, field) ~= before then return { 'STALE' } end
+redis.call('HSET', record, field, after)
+if has_version then redis.call('HINCRBY', record, 'version', 1) end
 return { 'OK' }

@@ -1,9 +1,11 @@
-#!lua flags=allow-oom
 -- Revoke an API key for good.
--- KEYS 1 key 2 all keys 3 revoked keys
--- ARGV 1 hash of the key
--- Reply {'OK'}
-redis.call('SADD', KEYS[3], ARGV[1])
-redis.call('DEL', KEYS[1])
-redis.call('SREM', KEYS[2], ARGV[1])
+--
+-- flags: allow-oom, durable
+-- keys: api_key, api_keys, revoked (all revoked API keys)
+-- arguments: key_hash text
+-- replies:
+--   OK
+redis.call('SADD', revoked, key_hash)
+redis.call('DEL', api_key)
+redis.call('SREM', api_keys, key_hash)
 return { 'OK' }

@@ -1,11 +1,13 @@
-#!lua
--- Note that an endpoint uses a credential, or is about to.
--- KEYS 1 credential 2 its users
--- ARGV 1 tenant 2 endpoint id 3 for how long a note counts by itself, ms: it is kept no longer
--- Reply {'OK'} | {'NOT_FOUND'}
-if redis.call('HGET', KEYS[1], 'tenant') ~= ARGV[1] then return { 'NOT_FOUND' } end
+-- Note that an endpoint uses a credential, or is about to. The note counts for USE_GRACE_MS by itself and is kept no longer.
+--
+-- keys: credential, users (of the credential)
+-- arguments: tenant text, endpoint_id text
+-- replies:
+--   OK
+--   NOT_FOUND
+if redis.call('HGET', credential, 'tenant') ~= tenant then return { 'NOT_FOUND' } end
 local now = now_ms()
-redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', text(now - tonumber(ARGV[3])))
-redis.call('ZADD', KEYS[2], text(now), ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+redis.call('ZREMRANGEBYSCORE', users, '-inf', text(now - USE_GRACE_MS))
+redis.call('ZADD', users, text(now), endpoint_id)
+redis.call('PEXPIRE', users, USE_GRACE_MS)
 return { 'OK' }

@@ -1,8 +1,11 @@
-#!lua flags=allow-oom
 -- Give up one's own leadership at once.
--- KEYS 1 leader
--- ARGV 1 controller id
--- Reply {'OK'} | {'HELD'} another controller has it, or nobody
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return { 'HELD' } end
-redis.call('DEL', KEYS[1])
+--
+-- flags: allow-oom
+-- keys: leader
+-- arguments: controller_id text
+-- replies:
+--   OK
+--   HELD (another controller has it, or none)
+if redis.call('GET', leader) ~= controller_id then return { 'HELD' } end
+redis.call('DEL', leader)
 return { 'OK' }

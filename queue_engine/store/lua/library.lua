@@ -1,0 +1,359 @@
+-- What the scripts share. Parts have an empty line between them; a script gets those parts that it uses.
+
+-- Attempts of one task that its history holds.
+local MOST_ATTEMPTS = 50
+
+-- Bytes of the reason of an attempt in a task's history.
+local MOST_WHY = 512
+
+-- Of a task's body and of its result, bytes up to which the two are kept together.
+local MOST_JOINED = 1024
+
+-- What the history says of the attempt that ended a task in this state.
+local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', timed_out = 'timeout', dead = 'lost' }
+
+local TERMINAL = { succeeded = true, failed = true, cancelled = true, expired = true, timed_out = true, dead = true }
+
+-- The store's clock in epoch milliseconds: the only clock that decides about leases, waits and retention.
+local function now_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+-- A whole number as text without an exponent.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- Return a task's member in the sorted sets of its partition, and its id, both from its key.
+local function names_of(task_key)
+  return string.match(task_key, ':t:([^:]+:(.+))$')
+end
+
+-- Move a task from one waiting or running state to another, in the counts of the endpoint and of its partition.
+-- keys: counts, partition_counts
+local function count_move(from, to)
+  if from then
+    redis.call('HINCRBY', counts, from, -1)
+    redis.call('HINCRBY', partition_counts, from, -1)
+  end
+  redis.call('HINCRBY', counts, to, 1)
+  redis.call('HINCRBY', partition_counts, to, 1)
+end
+
+-- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … as they come. Most go in the order in which they
+-- came. One that goes out of turn leaves a gap: the endpoint's counts say how many gaps, after the oldest entry, are in each
+-- block of BLOCK numbers, of each FAN such blocks, and so on, so that page.lua finds an offset in a few steps however long the
+-- stream is. Where nothing went out of turn there are no fields.
+local BLOCK, FAN, LEVELS = 64, 16, 6
+
+-- How many numbers a block of this level has, 1 and up.
+local function width(level)
+  return BLOCK * FAN ^ (level - 1)
+end
+
+local function block_of(number, level)
+  return math.floor((number - 1) / width(level))
+end
+
+-- keys: counts
+local function forget_gaps(index, level, first, last)
+  local fields = {}
+  for block = first, last do fields[#fields + 1] = index .. ':' .. level .. ':' .. block end
+  if #fields > 0 then redis.call('HDEL', counts, unpack(fields)) end
+end
+
+-- keys: counts
+local function count_gaps(index, level, block, by)
+  local gaps = redis.call('HINCRBY', counts, index .. ':' .. level .. ':' .. block, by)
+  if gaps == 0 then forget_gaps(index, level, block, block) end
+  -- A block that is one gap is not looked into.
+  if gaps == width(level) and level > 1 then forget_gaps(index, level - 1, block * FAN, block * FAN + FAN - 1) end
+end
+
+-- The oldest entry was `gone` and is now `first`: the gaps between them are none any more. Blocks that lie between them with
+-- all their neighbours have no fields, as the block above was one gap.
+local function pass_gaps(index, gone, first)
+  if first == gone + 1 then return end
+  for level = 1, LEVELS do
+    local from, to = block_of(gone, level), block_of(first, level)
+    local passed = first - 1 - math.max(gone, to * width(level))
+    if passed > 0 then count_gaps(index, level, to, -passed) end
+    if from < to then
+      local end_of_row, start_of_row = from - from % FAN + FAN - 1, to - to % FAN
+      forget_gaps(index, level, from, math.min(to - 1, end_of_row))
+      if end_of_row < start_of_row then forget_gaps(index, level, start_of_row, to - 1) end
+    end
+  end
+end
+
+-- Append an entry with these fields and values to an index: all | success | delivered | failed. Its number.
+-- keys: counts
+local function index_add(index, stream, time, ...)
+  local number = redis.call('HINCRBY', counts, 'seq:' .. index, 1)
+  redis.call('XADD', stream, text(number) .. '-' .. text(time), ...)
+  return number
+end
+
+-- The number of the oldest entry of an index; nil when it is empty.
+local function index_oldest(stream)
+  local entry = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  return entry and tonumber(string.match(entry[1], '^%d+'))
+end
+
+-- Take an entry out of an index by its number. True when it was there.
+-- keys: counts
+local function index_remove(index, stream, number)
+  local entry = redis.call('XRANGE', stream, number, number, 'COUNT', 1)[1]
+  if not entry then return false end
+  redis.call('XDEL', stream, entry[1])
+  local gone = tonumber(number)
+  local oldest = index_oldest(stream) or redis.call('HGET', counts, 'seq:' .. index) + 1
+  if gone < oldest then
+    pass_gaps(index, gone, oldest)
+  else
+    for level = 1, LEVELS do count_gaps(index, level, block_of(gone, level), 1) end
+  end
+  return true
+end
+
+-- Take an entry out of a queue for good. True when it was there.
+local function drop(stream, group, entry)
+  redis.call('XACK', stream, group, entry)
+  return redis.call('XDEL', stream, entry) == 1
+end
+
+-- A check that runs every `tick` ms must not judge by time in which it did not run, or in which the clock jumped: an outage
+-- of the store or a step of its clock would make healthy leases look lost. True while grace is granted.
+-- keys: ticks
+local function in_grace(check, now, tick, lease)
+  local last = tonumber(redis.call('HGET', ticks, check) or '')
+  redis.call('HSET', ticks, check, text(now))
+  if last == nil or now < last or now - last > 3 * tick then
+    redis.call('HSET', ticks, check .. ':grace', text(now + lease))
+    return true
+  end
+  local grace = tonumber(redis.call('HGET', ticks, check .. ':grace') or '0')
+  return now < grace and grace <= now + lease
+end
+
+-- Bring leases that end later than `latest` back to it. After a step back of the clock they would hold for as long as the
+-- step, and the death of their holders would go unnoticed.
+local function shorten_leases(leases_key, latest, limit)
+  for _, member in ipairs(redis.call('ZRANGEBYSCORE', leases_key, '(' .. text(latest), '+inf', 'LIMIT', 0, limit)) do
+    redis.call('ZADD', leases_key, text(latest), member)
+  end
+end
+
+-- Hold a task again for the attempt whose lease ran out, unless it was started again since: hours of work are kept. True when
+-- `token` holds the lease afterwards.
+-- keys: retry_queue, leases
+local function readopt(task_key, token, lease_end)
+  local state, lost_token, entry = unpack(redis.call('HMGET', task_key, 'state', 'lost_token', 'entry'))
+  if state ~= 'queued' or lost_token ~= token then return false end
+  drop(retry_queue, 'agents', entry)
+  redis.call('HSET', task_key, 'state', 'running', 'token', token)
+  redis.call('HDEL', task_key, 'lost_token', 'entry')
+  redis.call('HINCRBY', task_key, 'lost', -1)
+  redis.call('ZADD', leases, text(lease_end), (names_of(task_key)))
+  count_move('queued', 'running')
+  return true
+end
+
+-- Note in the task's history how its latest attempt ended. A task that ended by its only attempt has no history: what came of
+-- the latest attempt is in the task itself. To look for a key that is not there costs more the more keys there are, so the
+-- task says whether it has one. `tries` is given by note_try only.
+-- keys: task, history
+local function note_attempt(ended, outcome, why, tries)
+  local attempt, worker, started = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started'))
+  redis.call('RPUSH', history, cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
+    startedAt = tonumber(started), endedAt = tonumber(ended), error = why, tries = tries }))
+  redis.call('LTRIM', history, -MOST_ATTEMPTS, -1)
+  redis.call('HSET', task, 'noted', 1, 'history', 1)
+end
+
+-- Note a try that found the worker busy or not up. Such tries may come every second for hours, and the attempt's number is
+-- used again, so all that follow each other under one number share a record, which counts them: the history stays short, and
+-- keeps the other attempts.
+-- keys: task, history
+local function note_try(ended, outcome, why)
+  local attempt, worker, has_history = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'history'))
+  local latest = has_history and redis.call('LINDEX', history, -1)
+  local record = latest and cjson.decode(latest)
+  if not record or not record.tries or record.attempt ~= tonumber(attempt) then
+    return note_attempt(ended, outcome, why, 1)
+  end
+  record.workerId, record.outcome, record.endedAt, record.error = worker or '', outcome, tonumber(ended), why
+  record.tries = record.tries + 1
+  redis.call('LSET', history, -1, cjson.encode(record))
+  redis.call('HSET', task, 'noted', 1)
+end
+
+-- A busy streak: tries in a row that found the worker busy (429, 503) or not up. It costs one attempt for each maxBusySeconds
+-- that it lasts. Returns whether the try that ends now costs one.
+-- keys: task, endpoint
+local function extend_busy_streak(now)
+  local max_busy = tonumber(redis.call('HGET', endpoint, 'max_busy') or '900') * 1000
+  local since = tonumber(redis.call('HGET', task, 'busy_since') or '')
+  if not since or since > now then since = now end -- a time to come is from before a step back of the clock
+  local is_over = now - since >= max_busy
+  redis.call('HSET', task, 'busy_since', text(is_over and now or since))
+  redis.call('HINCRBY', task, 'busy_tries', 1)
+  return is_over
+end
+
+-- keys: task
+local function end_busy_streak()
+  redis.call('HDEL', task, 'busy_since', 'busy_tries')
+end
+
+-- Take a waiting task out of wherever it waits. Its entry's id alone does not tell where: both queues may use it in one
+-- millisecond, and then the other entry is another task's.
+-- keys: task, queue, retry_queue, due, deadlines
+local function stop_waiting()
+  local member, task_id = names_of(task)
+  local entry = redis.call('HGET', task, 'entry')
+  for _, stream in ipairs(entry and { queue, retry_queue } or {}) do
+    local found = redis.call('XRANGE', stream, entry, entry)[1]
+    if found and found[2][2] == task_id then drop(stream, 'agents', entry) end
+  end
+  redis.call('ZREM', due, member)
+  redis.call('ZREM', deadlines, member)
+end
+
+-- Keep the result of a task that ends. The body is the spec and the input: a small result is put behind a small body, which
+-- saves a key for each task. A result that is there already, at `place`, is replaced. Returns the task's fields and values
+-- that tell of it.
+-- keys: body, result
+local function keep_result(value, expiry, place)
+  local may_join = place or #value <= MOST_JOINED
+  local front = may_join and redis.call('GETRANGE', body, 0, place and place - 1 or MOST_JOINED) or ''
+  if front == '' or #front > MOST_JOINED then
+    redis.call('SET', result, value, 'PX', expiry)
+    redis.call('PEXPIRE', body, expiry)
+    return
+  end
+  redis.call('SET', body, front .. value, 'PX', expiry)
+  return 'result_at', #front
+end
+
+-- The result of an ended task, of which only the first `limit` bytes when these are given.
+-- keys: task, body, result
+local function read_result(limit)
+  local place = redis.call('HGET', task, 'result_at')
+  local first = place or 0
+  return redis.call('GETRANGE', place and body or result, first, limit and first + limit - 1 or -1)
+end
+
+-- The destination of the task's webhook, from its spec, which is `length` bytes long: empty without one.
+-- keys: body
+local function webhook_destination(length)
+  local is_spec, spec = pcall(cjson.decode, redis.call('GETRANGE', body, 0, tonumber(length or 0) - 1))
+  local destination = is_spec and spec.destination
+  return type(destination) == 'string' and destination or ''
+end
+
+-- Put a delivery that is new into the outbox.
+-- keys: delivery, outbox
+local function begin_delivery(destination, created)
+  local delivery_id = string.match(delivery, ':w:(.+)$')
+  local entry = redis.call('XADD', outbox, '*', 'd', delivery_id, 'h', destination)
+  redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', created, 'destination', destination)
+end
+
+-- End a task for good, which is counted in the state `from`. `value` is its output or the error.
+-- keys: task, history, leases, live, counts, partition_counts, finished_success, finished_failed, endpoint
+local function end_task(at, from, state, value)
+  local now = text(at)
+  local member, task_id = names_of(task)
+  local status, stream = 'failed', finished_failed
+  if state == 'succeeded' then status, stream = 'success', finished_success end
+  local seq, webhook, lost_token, has_history, place, spec =
+    unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history', 'result_at', 'spec'))
+  local destination = webhook and webhook_destination(spec)
+  if lost_token then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
+  -- A net under the retention job: the data does not stay forever even if that job never runs again.
+  local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
+  local expiry = text(retention + EXPIRY_SLACK_MS)
+  redis.call('PEXPIRE', task, expiry)
+  if has_history or lost_token then redis.call('PEXPIRE', history, expiry) end
+  local number = index_add(status, stream, at, 't', task_id, 'n', seq)
+  redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number,
+    keep_result(value, expiry, place))
+  redis.call('HDEL', task, 'entry', 'lost_token')
+  redis.call('ZREM', leases, member)
+  redis.call('ZREM', live, task_id)
+  redis.call('HINCRBY', counts, from, -1)
+  redis.call('HINCRBY', partition_counts, from, -1)
+  redis.call('HINCRBY', counts, status, 1)
+  if webhook then
+    begin_delivery(destination, now)
+    redis.call('HSET', task, 'delivery', 'INIT')
+  end
+end
+
+-- Remove the index entry, the count and the delivery of an ended task: it is to run again, or to be forgotten.
+-- keys: task, counts, finished_success, finished_delivered, finished_failed, outbox, outbox_due, outbox_parked, delivery
+local function undo_end()
+  local state, delivered, fin = unpack(redis.call('HMGET', task, 'state', 'delivery', 'fin'))
+  local status, stream = 'failed', finished_failed
+  if state == 'succeeded' then
+    status, stream = 'success', finished_success
+    if delivered == 'SUCCESS' then status, stream = 'delivered', finished_delivered end
+  end
+  index_remove(status, stream, fin)
+  redis.call('HINCRBY', counts, status, -1)
+  local entry = redis.call('HGET', delivery, 'entry')
+  if entry then drop(outbox, 'delivery', entry) end
+  local delivery_id = string.match(delivery, ':w:(.+)$')
+  redis.call('ZREM', outbox_due, delivery_id)
+  redis.call('ZREM', outbox_parked, delivery_id)
+  redis.call('DEL', delivery)
+end
+
+-- The status event of a worker that was to be sent is done with: the next one is due. Those that are older than `max_age`
+-- are left out.
+-- keys: events, counts, delivery
+local function next_event(max_age)
+  local now, event = now_ms(), nil
+  repeat
+    redis.call('LPOP', events)
+    redis.call('HINCRBY', counts, 'events', -1)
+    local following = redis.call('LINDEX', events, 0)
+    event = following and cjson.decode(following)
+  until not event or now - tonumber(event.at) <= max_age
+  if not event then
+    redis.call('DEL', delivery)
+    return
+  end
+  begin_delivery(event.destination, event.at)
+  redis.call('HDEL', delivery, 'owner')
+end
+
+-- Events of one worker that wait at most: when it crashes again and again and its webhook is away, the oldest ones that are
+-- not being sent give way.
+local MOST_EVENTS = 100
+
+-- Change a worker's status. Every change is an event for the endpoint's webhook; the events of one worker are sent one
+-- after the other, so that they arrive in order.
+-- keys: worker, workers, endpoint, events, counts
+local function change_status(status, reason)
+  local before = redis.call('HGET', worker, 'status')
+  if before == status then return end
+  local now = text(now_ms())
+  redis.call('HSET', worker, 'status', status, 'updated', now)
+  redis.call('HSET', workers, string.match(worker, ':wk:[^:]+:(.+)$'), status)
+  local webhook, destination = unpack(redis.call('HMGET', endpoint, 'webhook', 'webhook_destination'))
+  if not webhook or webhook == '' then return end
+  local event = { number = redis.call('HINCRBY', worker, 'events', 1), status = status, at = now, url = webhook,
+    destination = destination, reason = reason, previous = before or '',
+    created = redis.call('HGET', worker, 'created') }
+  local waiting = redis.call('RPUSH', events, cjson.encode(event))
+  if waiting > MOST_EVENTS then
+    local first = redis.call('LPOP', events, 2)[1]
+    redis.call('LPUSH', events, first)
+  else
+    redis.call('HINCRBY', counts, 'events', 1)
+  end
+  if waiting == 1 then begin_delivery(destination, now) end
+end

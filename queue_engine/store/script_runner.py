@@ -1,0 +1,290 @@
+"""Running scripts: many calls that come at once share one round trip."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from time import perf_counter
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from queue_engine import metrics
+from queue_engine.domain.durability import Durability
+from queue_engine.domain.store_url import Address
+from queue_engine.store.client import NotDurable, unavailability
+from queue_engine.store.cluster import ClusterClient, is_redirection, slot_of
+from queue_engine.store.old_scripts import OldScript, load_old_scripts
+from queue_engine.store.scripts import Argument, Script, load_scripts
+
+MAX_BATCH = 128
+"""Script calls in one pipeline."""
+STORE_DURABILITY = Durability()
+
+
+@dataclass
+class _Call:
+    script: Script | OldScript
+    arguments: list[Argument]
+    promises: bool
+    done: asyncio.Future[Any]
+    asked_at: float
+
+    @property
+    def key(self) -> str:
+        """The first key: it says which node of a cluster has them all."""
+        return str(self.arguments[1])
+
+
+@dataclass
+class _Lane:
+    """Calls that go out one batch after the other."""
+
+    waiting: deque[_Call] = field(default_factory=deque)
+    flusher: asyncio.Task[None] | None = None
+
+
+class ScriptRunner:
+    """Runs scripts over one Redis client.
+
+    Calls made while a round trip is under way are gathered and go out together in the next one, in the order they came.
+    In a cluster that is so for each node by itself, and what promises something and waits for replicas or a disk has
+    round trips of its own, so that nothing else waits with it.
+
+    Every script is idempotent, so a call whose reply was lost is simply sent once more on a new connection; what fails
+    twice is raised as the RedisError it is. A call that promises something raises NotDurable when it was carried out
+    and too few servers have acknowledged it: called again, it waits for them again.
+    """
+
+    def __init__(self, redis: Redis, durability: Durability = STORE_DURABILITY) -> None:
+        self._redis = redis
+        self._cluster = redis if isinstance(redis, ClusterClient) else None
+        self._durability = durability
+        self._mark = load_scripts()["mark"]
+        self._lanes: dict[tuple[Address | None, bool], _Lane] = {}
+
+    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
+        return await self.submit(load_old_scripts()[name], [len(keys), *keys, *arguments])
+
+    def submit(self, script: Script | OldScript, arguments: list[Argument]) -> asyncio.Future[Any]:
+        """Return what becomes the script's reply, as redis-py gives it (bytes), or a RedisError.
+
+        `arguments` begin with the number of the keys and the keys.
+        """
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        promises = self._durability.waits and script.is_durable
+        call = _Call(script, arguments, promises, done, perf_counter())
+        place = (self._cluster.known_owner(call.key) if self._cluster is not None else None, promises)
+        lane = self._lanes.get(place)
+        if lane is None:
+            lane = self._lanes[place] = _Lane()
+        lane.waiting.append(call)
+        if lane.flusher is None:
+            lane.flusher = asyncio.create_task(self._flush(lane))
+        return done
+
+    async def confirm(self, key: str) -> None:
+        """Return when everything that the server of `key` has been told is as durable as is asked for.
+
+        Raises NotDurable. Without a durability to wait for it does nothing.
+        """
+        if self._durability.waits:
+            await self.submit(self._mark, [1, _mark_beside(key)])
+
+    async def _flush(self, lane: _Lane) -> None:
+        try:
+            while lane.waiting:
+                batch = [lane.waiting.popleft() for _ in range(min(MAX_BATCH, len(lane.waiting)))]
+                await self._send(batch)
+        finally:
+            lane.flusher = None
+            if lane.waiting:  # a cancelled flush must not strand the others
+                lane.flusher = asyncio.create_task(self._flush(lane))
+
+    async def _send(self, batch: list[_Call]) -> None:
+        try:
+            replies = await (self._exchange(batch) if self._cluster is None else self._spread(batch, self._cluster))
+        except BaseException as error:
+            for call in batch:
+                _settle(call, error if isinstance(error, Exception) else RedisConnectionError("interrupted"))
+            if not isinstance(error, Exception):
+                raise
+            return
+        for call, reply in zip(batch, replies, strict=True):
+            _settle(call, reply)
+
+    async def _exchange(self, batch: list[_Call]) -> list[Any]:
+        try:
+            return await self._through(self._redis, batch)
+        except (RedisConnectionError, RedisTimeoutError):
+            # The server may be another one by now: what else is connected to the old one is no use either.
+            with suppress(RedisConnectionError, OSError):
+                await self._redis.connection_pool.disconnect(inuse_connections=False)
+            return await self._through(self._redis, batch)
+
+    # A cluster
+
+    async def _spread(self, batch: list[_Call], cluster: ClusterClient) -> list[Any]:
+        """Each node's calls together; what is redirected then goes its way alone."""
+        groups: dict[Address, list[_Call]] = {}
+        for call in batch:
+            groups.setdefault(await cluster.owner(slot_of(call.key)), []).append(call)
+        found = await asyncio.gather(*(self._at(node, calls, cluster) for node, calls in groups.items()))
+        replies = {id(call): reply for of_node in found for call, reply in of_node}
+        return [replies[id(call)] for call in batch]
+
+    async def _at(self, node: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
+        try:
+            replies = await self._through(cluster.client_of(node), calls)
+        except (RedisConnectionError, RedisTimeoutError):
+            return await self._elsewhere(node, calls, cluster)
+        except RedisError as error:
+            return [(call, error) for call in calls]
+        redirected = [
+            self._routed(call, cluster, after=reply)
+            for call, reply in zip(calls, replies, strict=True)
+            if is_redirection(reply)
+        ]
+        others = iter(await asyncio.gather(*redirected))
+        return [
+            (call, next(others) if is_redirection(reply) else reply) for call, reply in zip(calls, replies, strict=True)
+        ]
+
+    async def _elsewhere(self, silent: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
+        """Calls whose node did not answer: the nodes that have their keys now are asked, once."""
+        try:
+            await cluster.suspect(silent)
+            groups: dict[Address, list[_Call]] = {}
+            for call in calls:
+                groups.setdefault(await cluster.owner(slot_of(call.key)), []).append(call)
+        except RedisError as error:
+            return [(call, error) for call in calls]
+        found = await asyncio.gather(*(self._once_at(node, group, cluster) for node, group in groups.items()))
+        return [pair for group in found for pair in group]
+
+    async def _once_at(self, node: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
+        try:
+            replies = await self._through(cluster.client_of(node), calls)
+        except RedisError as error:
+            replies = [error] * len(calls)
+        return [
+            (call, await self._routed(call, cluster, after=reply) if is_redirection(reply) else reply)
+            for call, reply in zip(calls, replies, strict=True)
+        ]
+
+    async def _routed(self, call: _Call, cluster: ClusterClient, *, after: Exception) -> Any:
+        async def send(node: Redis, asking: bool) -> Any:
+            (reply,) = await self._through(node, [call], asking=asking)
+            if isinstance(reply, Exception):
+                raise reply
+            return reply
+
+        try:
+            return await cluster.routed(call.key, send, after=after)
+        except RedisError as error:
+            return error
+
+    # One server
+
+    async def _through(self, client: Redis, batch: list[_Call], *, asking: bool = False) -> list[Any]:
+        """One reply or error for each call; scripts that the server does not have are loaded. Raises RedisError."""
+        replies = await self._pipeline(client, batch, asking)
+        missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if missing:
+            for script in {batch[index].script.name: batch[index].script for index in missing}.values():
+                await client.script_load(script.text)
+            again = await self._pipeline(client, [batch[index] for index in missing], asking)
+            for index, reply in zip(missing, again, strict=True):
+                replies[index] = reply
+        return replies
+
+    async def _pipeline(self, client: Redis, batch: list[_Call], asking: bool) -> list[Any]:
+        waits = batch[0].promises  # so do all of a lane
+        if len(batch) == 1 and not waits and not asking:
+            return [await _alone(client, batch[0])]
+        pipeline = client.pipeline(transaction=False)
+        for call in batch:
+            if asking:
+                pipeline.execute_command("ASKING")
+            pipeline.execute_command("EVALSHA", call.script.sha, *call.arguments)
+        if waits:
+            self._add_wait(pipeline, batch[0].key, asking)
+        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+        shortfall = await self._shortfall(client, batch[0].key, asking, replies.pop(), replies.pop()) if waits else None
+        if asking:
+            replies = [replies[2 * index + 1] for index in range(len(batch))]
+        if shortfall is not None:
+            replies = [reply if isinstance(reply, Exception) else shortfall for reply in replies]
+        return replies
+
+    # Durability
+
+    def _add_wait(self, pipeline: Pipeline, key: str, asking: bool) -> None:
+        """A server waits for what this connection has written only, and a repeat writes nothing: hence the mark."""
+        if asking:
+            pipeline.execute_command("ASKING")
+        pipeline.execute_command("EVALSHA", self._mark.sha, 1, _mark_beside(key))
+        asked, timeout_ms = self._durability, int(self._durability.timeout_seconds * 1000)
+        if asked.disk:
+            pipeline.execute_command("WAITAOF", 1, asked.replicas, timeout_ms)
+        else:
+            pipeline.execute_command("WAIT", asked.replicas, timeout_ms)
+
+    async def _shortfall(
+        self, client: Redis, key: str, asking: bool, acknowledged: Any, mark: Any
+    ) -> RedisError | None:
+        """What is missing for the writes before to be as durable as is asked for; None when nothing is."""
+        if isinstance(mark, NoScriptError):
+            await client.script_load(self._mark.text)
+            pipeline = client.pipeline(transaction=False)
+            self._add_wait(pipeline, key, asking)
+            *_, mark, acknowledged = await pipeline.execute(raise_on_error=False)
+        for reply in (mark, acknowledged):
+            if isinstance(reply, Exception):
+                return NotDurable(unavailability(reply) or f"it cannot confirm writes: {reply}")
+        asked, within = self._durability, f"within {self._durability.timeout_seconds:g} s"
+        on_disk, replicas = acknowledged if asked.disk else (1, acknowledged)
+        if not on_disk:
+            return NotDurable(f"a write has not reached its disk {within}")
+        if replicas < asked.replicas:
+            where = "on disk " if asked.disk else ""
+            return NotDurable(f"{replicas} of {asked.replicas} replicas had a write {where}{within}")
+        return None
+
+
+_calls_of = cache(metrics.StoreCalls)
+
+
+async def _alone(client: Redis, call: _Call) -> Any:
+    """A single call, without a pipeline."""
+    try:
+        return await client.execute_command(  # type: ignore[no-untyped-call]
+            "EVALSHA", call.script.sha, *call.arguments
+        )
+    except (RedisConnectionError, RedisTimeoutError):
+        raise
+    except RedisError as error:
+        return error
+
+
+def _mark_beside(key: str) -> str:
+    """The key that is written to be waited for, in the same slot as `key`."""
+    return f"{key[: key.index('}') + 1]}:mark"
+
+
+def _settle(call: _Call, reply: Any) -> None:
+    _calls_of(call.script.name).count(perf_counter() - call.asked_at, failed=isinstance(reply, Exception))
+    if call.done.done():
+        return
+    if isinstance(reply, Exception):
+        call.done.set_exception(reply)
+    else:
+        call.done.set_result(reply)

@@ -1,0 +1,216 @@
+"""A script whose header, body and library do not fit each other is refused, and so is a call that does not fit them."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from queue_engine.store import calls_stub
+from queue_engine.store.keys import Partitions
+from queue_engine.store.script_text import BadScript, Library
+from queue_engine.store.scripts import Argument, Script, make_script
+
+LIBRARY = """\
+-- The time.
+local function now_ms()
+  return redis.call('TIME')[1]
+end
+
+local LIMIT, HALF = 10, 5
+
+-- Take an entry away.
+-- keys: task, queue
+local function drop(entry)
+  redis.call('XDEL', queue, entry)
+  redis.call('HSET', task, 'at', now_ms())
+end
+
+local function unused()
+  return LIMIT
+end
+"""
+HEADER = """\
+-- Do something.
+--
+-- flags: durable, allow-oom
+-- keys of a task: body (the input)
+-- keys: stream
+-- arguments: entry_id text, count integer, share optional number, is_last flag, names list of text
+-- replies:
+--   OK: count integer, name optional text, ratio number, was_last flag,
+--     fields map (of the task), rows list of list of bytes
+--   STALE (nothing to do)
+"""
+BODY = """\
+if redis.call('GET', body) == stream then return { 'STALE' } end
+for _, name in ipairs(names) do drop(name .. entry_id) end
+return { 'OK', count, false, share, is_last, { 'a', 'b' }, {} }
+"""
+KEYS = Partitions(1).of("5").of_task("t1")
+GIVEN = {"stream": "s", "entry_id": "1-1", "count": 3, "share": None, "is_last": True, "names": ["a", "b"]}
+
+
+def made(header: str = HEADER, body: str = BODY, library: str = LIBRARY) -> Script:
+    return make_script("example", header + body, Library(library, {"MOST": 7, "WHY": "it is so"}))
+
+
+class Recorder:
+    """Takes the place of the store."""
+
+    def __init__(self, reply: Sequence[Any]) -> None:
+        self.reply = reply
+        self.arguments: list[Argument] = []
+
+    async def submit(self, script: Script, arguments: list[Argument]) -> Any:
+        self.arguments = arguments
+        return self.reply
+
+
+def call(reply: Sequence[Any], *keys: object, **given: object) -> tuple[Any, list[Argument]]:
+    recorder = Recorder(reply)
+    return asyncio.run(made().bind(recorder.submit)(*keys, **given)), recorder.arguments  # type: ignore[arg-type]
+
+
+def test_keys_and_arguments_become_locals_and_only_what_is_used_of_the_library_is_there() -> None:
+    assert made().text.splitlines()[:-3] == [
+        "#!lua flags=allow-oom",
+        "local body, task, queue, stream = KEYS[1], KEYS[2], KEYS[3], KEYS[4]",
+        "local function now_ms()",
+        "  return redis.call('TIME')[1]",
+        "end",
+        "local function drop(entry)",
+        "  redis.call('XDEL', queue, entry)",
+        "  redis.call('HSET', task, 'at', now_ms())",
+        "end",
+        "local entry_id, count, share, is_last = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'",
+        "local names = {}",
+        "for place = 5, #ARGV do names[place - 4] = ARGV[place] end",
+    ]
+
+
+def test_constants_of_python_are_locals_of_the_scripts_that_name_them() -> None:
+    text = made(body=BODY.replace("3", "3").replace("'GET', body", "'GET', body, MOST, WHY, HALF")).text
+    assert "local MOST = 7\nlocal WHY = 'it is so'\n" in text
+    assert "local LIMIT, HALF = 10, 5\n" in text
+    assert "unused" not in text
+
+
+def test_a_call_passes_keys_and_arguments_in_order() -> None:
+    _, arguments = call([b"STALE"], KEYS, **GIVEN)
+    keys = ["{p00}:b:5:t1", "{p00}:t:5:t1", "{p00}:q:5"]
+    assert arguments == [4, *keys, "s", "1-1", 3, "", "1", "a", "b"]
+
+
+def test_a_reply_has_its_word_and_its_fields_by_type() -> None:
+    reply, _ = call([b"OK", b"3", None, b"0.5", 1, [b"a", b"b"], [[b"x"], []]], KEYS, **GIVEN)
+    assert (reply.word, reply.count, reply.name, reply.ratio) == ("OK", 3, None, 0.5)
+    assert (reply.was_last, reply.fields, reply.rows) == (True, {"a": "b"}, [[b"x"], []])
+    stale, _ = call([b"STALE"], KEYS, **GIVEN)
+    assert stale.word == "STALE"
+    assert not hasattr(stale, "count")
+
+
+@pytest.mark.parametrize(
+    ("keys", "given", "message"),
+    [
+        ([KEYS], GIVEN | {"surplus": 1}, "unknown: surplus"),
+        ([KEYS], {name: value for name, value in GIVEN.items() if name != "count"}, "'count' is missing"),
+        ([], GIVEN, "keys"),
+    ],
+)
+def test_a_call_with_other_names_is_refused(keys: list[object], given: dict[str, object], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call([b"STALE"], *keys, **given)
+
+
+@pytest.mark.parametrize("reply", [[b"OK"], [b"STALE", b"1"]])
+def test_a_reply_of_another_length_is_refused(reply: list[bytes]) -> None:
+    with pytest.raises(ValueError):
+        call(reply, KEYS, **GIVEN)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("-- Do something.\n--\n", "--\n", "description is missing"),
+        ("--\n-- flags", "-- flags", "empty comment line"),
+        ("durable", "lasting", "`lasting` is no flag"),
+        ("-- keys: stream", "-- key: stream", "begins no section"),
+        ("-- keys: stream", "-- flags: stream", "`flags` is there twice"),
+        ("-- keys: stream", "-- keys of a worker: log", "one thing only"),
+        ("-- keys: stream", "--\n-- keys: stream", "begins no section"),
+        ("-- keys: stream", "-- keys: stream text", "no type but `list`"),
+        ("-- keys: stream", "-- keys: stream list, other", "must be the last"),
+        ("-- keys: stream", "-- keys: stream, other", "declared and unused: other"),
+        ("-- keys: stream", "-- keys: stream, body", "body: more than once"),
+        ("keys of a task: body", "keys of a task: body, bodies", "declared and unused: bodies"),
+        ("keys of a task: body", "keys of a task: body,", "a comma has nothing beside it"),
+        ("(the input)", "(the input", "the parentheses do not match"),
+        ("entry_id text", "entry_id string", "`string` is no type"),
+        ("entry_id text", "EntryId text", "`EntryId` is no name"),
+        ("entry_id text", "entry_id", "`` is no type"),
+        ("entry_id text", "entry_id map", "must be the last"),
+        ("list of text\n", "list of optional text\n", "for replies only"),
+        ("count integer, name", "count entire, name", "`entire` is no type"),
+        ("-- replies:\n", "", "the section `replies` is missing"),
+        ("--   STALE", "--   stale", "is no reply"),
+        ("--   STALE", "--   OK", "OK is there twice"),
+        ("--   STALE (nothing to do)\n", "", "the reply STALE is not declared"),
+        ("--   STALE", "--   GONE\n--   STALE", "never replied: GONE"),
+        ("--   STALE", "--   STALE: at_ms integer", "the reply STALE has 0 fields, not 1"),
+        ("was_last flag", "count flag", "count: more than once in the reply OK"),
+    ],
+)
+def test_a_header_that_is_not_as_it_must_be_is_refused(old: str, new: str, message: str) -> None:
+    assert old in HEADER
+    with pytest.raises(BadScript, match=message):
+        made(header=HEADER.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("stream then", "stream or strean then", "used and not declared: strean"),
+        ("entry_id", "ARGV[1]", "only the loader says ARGV"),
+        ("count, false", "0, false", "declared and unused: count"),
+        ("if redis", "local names = 1\nif redis", "defined although it stands for something else: names"),
+        ("if redis", "local drop = 1\nif redis", "defined although it stands for something else: drop"),
+        ("{ 'STALE' }", "{ stream }", "a reply without a word"),
+        ("{ 'STALE' }", "{ 'GONE' }", "the reply GONE is not declared"),
+        ("count, false", "count", "the reply OK has 5 fields, not 6"),
+    ],
+)
+def test_a_body_that_does_not_fit_its_header_is_refused(old: str, new: str, message: str) -> None:
+    assert old in BODY
+    with pytest.raises(BadScript, match=message):
+        made(body=BODY.replace(old, new, 1))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("-- keys: task, queue", "-- keys: task", "drop: unknown names: queue"),
+        ("-- keys: task, queue", "-- keys: task, queue, live", "drop: unused keys: live"),
+        ("now_ms())", "later())", "drop: unknown names: later"),
+        ("queue, entry", "KEYS[1], entry", "only the loader says KEYS"),
+        ("return LIMIT", "return\n\n1", "defines nothing|unknown"),
+    ],
+)
+def test_a_library_that_uses_unknown_names_is_refused(old: str, new: str, message: str) -> None:
+    assert old in LIBRARY
+    with pytest.raises(BadScript, match=message):
+        made(library=LIBRARY.replace(old, new, 1))
+
+
+def test_a_key_that_keys_py_does_not_have_is_refused() -> None:
+    with pytest.raises(BadScript, match="`bodie` is no key of a task"):
+        made(header=HEADER.replace("task: body", "task: bodie"), body=BODY.replace("body", "bodie"))
+
+
+def test_strings_comments_and_labels_are_no_names() -> None:
+    made(body=BODY.replace("{ 'a', 'b' }", "{ nosuch = 'nosuch', 'b' }").replace("drop(", "-- nosuch\ndrop("))
+
+
+def test_the_signatures_are_those_of_the_headers() -> None:
+    assert calls_stub.STUB.read_text() == calls_stub.stub(), "run `make stubs`"
