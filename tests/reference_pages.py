@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import SecretStr
+from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from queue_engine.api.endpoint_requests import CreateEndpoint
 from queue_engine.config.base import ProcessSettings, secret_fields, variable_of
 from queue_engine.config.shared import SharedSettings
 from queue_engine.config.variables import PROCESSES
+from queue_engine.console.command import options_of
+from queue_engine.console.endpoints import STRUCTURED
+from queue_engine.domain.definitions import Defined
+from queue_engine.domain.endpoints import SETTINGS, Setting
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 _MADE = "<!-- Made by `make docs` from the definitions in the code. Do not edit. -->"
@@ -23,7 +29,7 @@ _MADE = "<!-- Made by `make docs` from the definitions in the code. Do not edit.
 
 def pages() -> dict[str, str]:
     """Return the text of each page by the name of its file."""
-    return {"configuration.md": _configuration()}
+    return {"configuration.md": _configuration(), "endpoint-settings.md": _endpoint_settings()}
 
 
 def write(folder: Path = FOLDER) -> None:
@@ -72,6 +78,48 @@ def _configuration() -> str:
     )
 
 
+_ENDPOINT_SETTINGS = f"""# Settings of an endpoint
+
+{_MADE}
+
+`POST /v2/serverless` creates an endpoint with these, `PATCH` changes those that can be changed, and `GET` shows them.
+In a change a setting that is left out keeps its value; null clears it or brings back its default. A change that
+replaces workers replaces them one at a time. The options are those of `queue-engine endpoints create` and `update`.
+
+{{settings}}
+"""
+
+
+def _endpoint_settings() -> str:
+    schema = CreateEndpoint.model_json_schema()
+    head = ("setting", "default", "limits", "option", "a change", "meaning")
+    return _ENDPOINT_SETTINGS.format(settings=_table(head, (_setting_row(one, schema) for one in SETTINGS)))
+
+
+def _setting_row(setting: Defined[Setting], schema: dict[str, Any]) -> Sequence[str]:
+    name = to_camel(setting.asked)
+    shown = "" if setting.shown == setting.asked else f" (shown as `{to_camel(setting.shown)}`)"
+    return (
+        f"`{name}`{shown}",
+        "required" if setting.required else shown_default(setting.default),
+        limits_of(schema["properties"][name], schema["$defs"]),
+        ", ".join(f"`--{one}`" for one in _options(setting)),
+        _consequence(setting.definition),
+        setting.definition.text,
+    )
+
+
+def _options(setting: Defined[Setting]) -> Sequence[str]:
+    options = options_of([setting], STRUCTURED)
+    return [one.replace("_", "-") for one in options] if setting.name in STRUCTURED else [setting.option.lstrip("-")]
+
+
+def _consequence(setting: Setting) -> str:
+    if setting.fixed:
+        return "is not possible"
+    return "replaces the workers" if setting.renews_workers else "replaces no worker"
+
+
 def _engine_row(name: str, processes: dict[str, type[ProcessSettings]]) -> Sequence[str]:
     having = [process for process, settings in processes.items() if name in settings.model_fields]
     settings = processes[having[0]]
@@ -108,6 +156,8 @@ def shown_default(value: Any) -> str:
         value = value.get_secret_value()
     if isinstance(value, bool):
         value = str(value).lower()
+    if isinstance(value, frozenset):
+        value = sorted(value)
     if isinstance(value, (tuple, list)):
         value = ",".join(_plain(one) for one in value)
     return "–" if value in (None, "", PydanticUndefined) else f"`{_plain(value)}`"

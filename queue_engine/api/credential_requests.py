@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import LINE, NO_NUL, FieldError, RequestModel, matching, parsed
+from queue_engine.api.fields import FieldError, RequestModel, parsed
 from queue_engine.domain.credentials import RegistryType
+from queue_engine.domain.field_types import LINE, NO_NUL, matching
 
 Name = Annotated[str, Field(min_length=1, max_length=255), LINE]
 Username = Annotated[

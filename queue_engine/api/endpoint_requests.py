@@ -1,65 +1,37 @@
-"""What a client sends to create an endpoint."""
+"""What a client sends to create or change an endpoint, made from the definitions of its settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationInfo
+from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, ValidationInfo, create_model
+from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
 from queue_engine.api.fields import (
-    LINE,
-    NO_NUL,
-    VISIBLE,
-    ContainerPath,
-    ExecutionTimeout,
     FieldError,
     OptionalWebhook,
-    Port,
-    QueueTtl,
     RequestModel,
     WebhookUrl,
     listing,
-    matching,
     parsed,
     parsed_changes,
     raise_for,
 )
 from queue_engine.domain.catalogue import Catalogue
-from queue_engine.domain.endpoints import (
-    DEFAULT_CONCURRENCY,
-    DEFAULT_EXECUTION_TIMEOUT_SECONDS,
-    DEFAULT_MAX_ATTEMPTS,
-    DEFAULT_MAX_BUSY_SECONDS,
-    DEFAULT_MAX_QUEUED_TASKS,
-    DEFAULT_RESULT_RETENTION_SECONDS,
-    DEFAULT_START_TIMEOUT_SECONDS,
-    MAX_START_TIMEOUT_SECONDS,
-    MIN_START_TIMEOUT_SECONDS,
-    EndpointConfig,
-    Expose,
-    Resource,
-    ServiceMode,
-)
-from queue_engine.domain.retry import DEFAULT_RETRY_ON, TASK_RETRY_DELAYS_SECONDS, RetryOn, TaskRetryPolicy
+from queue_engine.domain.definitions import Defined
+from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, Resource, Setting
+from queue_engine.domain.field_types import LINE, NO_NUL, Port, matching
+from queue_engine.domain.retry import RetryOn
+from queue_engine.domain.webhooks import Webhook
 
-N = TypeVar("N", int, float)
-
-MAX_WORKERS = 1000
 MAX_ENVIRONMENT_BYTES = 128 * 1024
 """All names and values: what a process can be started with is limited too."""
-MAX_RETENTION_SECONDS = 31_536_000
-MAX_BUSY_SECONDS = 86_400
 MAX_LISTED_CHARACTERS = 1000
 """Length of the list of known names in a message, because an operator's catalogue may hold any number."""
 
-Name = Annotated[
-    str,
-    Field(min_length=1, max_length=20, json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9@._-]{0,19}$"}),
-    matching(r"[A-Za-z][A-Za-z0-9@._-]*", "must be letters, digits and any of @._-, and begin with a letter"),
-]
 VariableName = Annotated[
     str,
     Field(min_length=1, max_length=255, json_schema_extra={"pattern": "^[A-Za-z_][A-Za-z0-9_]*$"}),
@@ -78,36 +50,10 @@ _EXAMPLE: JsonDict = {
     "expose": {"port": 8000, "protocol": "http"},
     "serviceMode": "QUEUE",
 }
-LeastVram = Annotated[int, Field(ge=0, le=1536)]
-LeastVcpu = Annotated[int, Field(ge=0, le=1024)]
-LeastRam = Annotated[int, Field(ge=0, le=1536)]
-Command = Annotated[str, Field(max_length=32 * 1024), NO_NUL]
-Workers = Annotated[int, Field(ge=0, le=MAX_WORKERS)]
-Volume = Annotated[int, Field(ge=20, le=1_000_000)]
-Concurrency = Annotated[int, Field(ge=1, le=1000)]
 RetryOnWords = Annotated[list[Annotated[RetryOn, Field(strict=False)]], Field(max_length=len(RetryOn))]
 RetryDelays = Annotated[
     list[Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]], Field(min_length=1, max_length=20)
 ]
-MaxAttempts = Annotated[int, Field(ge=1, le=100)]
-MaxQueued = Annotated[int, Field(ge=1, le=100_000_000)]
-Retention = Annotated[int, Field(ge=1, le=MAX_RETENTION_SECONDS)]
-StartTimeout = Annotated[float, Field(ge=MIN_START_TIMEOUT_SECONDS, le=MAX_START_TIMEOUT_SECONDS, allow_inf_nan=False)]
-MaxBusy = Annotated[float, Field(ge=0, le=MAX_BUSY_SECONDS, allow_inf_nan=False)]
-
-_QUEUE_TTL = "How long a task may wait before it ends as expired; for ever when absent"
-_CANCEL_URI = (
-    "Path of the container that is called when an attempt is given up while its call runs: cancelled, timed out, "
-    "released by a drain, or taken over; when absent, the call is only closed"
-)
-_READY_PATH = (
-    "Path on the exposed port; a worker is RUNNING while GET of it responds 2xx. "
-    "When absent: while the port accepts connections"
-)
-_START_TIMEOUT = "Time limit for one start of a worker until it is ready, in seconds"
-_MAX_BUSY = "Seconds for which a task may meet only 429, 503 and refused connections before that is an attempt"
-_RETRY_ON = "What an attempt must come to for another one to follow; never when empty"
-_RETRY_DELAYS = "Seconds to wait after each attempt, ± 20 %; the last one repeats"
 
 
 @dataclass(frozen=True)
@@ -163,19 +109,6 @@ class ResourceRequest(RequestModel):
     gpu_count: Annotated[int, Field(ge=1, le=64)] = Field(description="GPUs for each worker")
 
 
-Resources = Annotated[list[ResourceRequest], Field(min_length=1, max_length=100)]
-
-
-def _without_default(schema: dict[str, Any]) -> None:
-    for name in ("name", "resources", "workers", "containerVolumeInGb"):
-        del schema["properties"][name]["default"]
-
-
-def _kept(description: str) -> Any:
-    """Declare a field of a change that may be left out and cannot be null."""
-    return Field(None, description=description)
-
-
 def _key_or_name(schema: dict[str, Any]) -> None:
     schema["properties"]["name"] = schema["properties"]["key"]
     schema["required"] = ["value"]
@@ -214,48 +147,107 @@ class ExposeRequest(RequestModel):
     protocol: Annotated[str, AfterValidator(_protocol)] = Field(description="`http` or `tcp`, in any case")
 
 
-class CreateEndpoint(RequestModel):
+@dataclass(frozen=True)
+class _Shape:
+    """How a setting with a structure of its own is given in a request."""
+
+    given: Any
+    """As pydantic takes it; not null."""
+    read: Callable[[Any], Any]
+    """Makes the setting of what was given."""
+    absent: Any = None
+    """What a creation has when it is left out; `given` with None otherwise."""
+    created: Any = None
+    """In a creation, where that is not `given` or null."""
+
+
+_SHAPES = {
+    "resources": _Shape(
+        Annotated[list[ResourceRequest], Field(min_length=1, max_length=100)],
+        lambda given: tuple(Resource(one.region, one.gpu_type, one.gpu_count) for one in given),
+    ),
+    "plain_variables": _Shape(
+        Variables,
+        lambda given: frozenset(one.key for one in given if one.secret is False),
+        absent=[],
+        created=Variables,
+    ),
+    "expose": _Shape(ExposeRequest, lambda given: Expose(given.port, given.protocol)),
+    "webhook": _Shape(WebhookUrl, lambda given: given.url, created=OptionalWebhook),
+    "retry_on": _Shape(RetryOnWords, frozenset),
+    "retry_delays_seconds": _Shape(RetryDelays, tuple),
+}
+
+
+def _members_of_creation() -> dict[str, Any]:
+    return {one.asked: _created(one) for one in SETTINGS}
+
+
+def _created(setting: Defined[Setting]) -> tuple[Any, Any]:
+    """Return the annotation and the pydantic field of a setting in a creation."""
+    text, shape = setting.definition.text, _SHAPES.get(setting.name)
+    rule = shape.given if shape else setting.rule
+    if setting.required:
+        return rule, Field(description=text)
+    if shape is None:
+        return rule, Field(setting.default, description=text)
+    return shape.created or rule | None, Field(shape.absent, description=text)
+
+
+def _members_of_change() -> dict[str, Any]:
+    return {one.asked: _changed(one) for one in SETTINGS if not one.definition.fixed}
+
+
+def _changed(setting: Defined[Setting]) -> tuple[Any, Any]:
+    """Return the annotation and the pydantic field of a setting in a change.
+
+    Null clears it or brings back its default. A required one has neither: null breaks its rule.
+    """
+    text, also, shape = setting.definition.text, setting.definition.also_asked, _SHAPES.get(setting.name)
+    rule = shape.given if shape else setting.rule
+    annotation = rule if setting.required or (setting.nullable and not shape) else rule | None
+    if not also:
+        return annotation, Field(None, description=text)
+    names = AliasChoices(to_camel(setting.asked), also)
+    return annotation, Field(None, validation_alias=names, description=f"{text}; also taken as `{also}`")
+
+
+def _without_default(schema: dict[str, Any]) -> None:
+    for one in SETTINGS:
+        if one.required and not one.definition.fixed:
+            del schema["properties"][to_camel(one.asked)]["default"]
+
+
+def _read(setting: Defined[Setting], given: Any) -> Any:
+    """Return the setting that stands in a request as `given`."""
+    given = setting.or_default(given)
+    shape = _SHAPES.get(setting.name)
+    return given if shape is None or given is setting.default else shape.read(given)
+
+
+if TYPE_CHECKING:
+
+    class _Creation(RequestModel):
+        """What the code uses of the members that are made from the definitions."""
+
+        ready_path: str | None = None
+        expose: ExposeRequest | None = None
+        webhook: Webhook | None = None
+        environment_vars: list[VariableRequest] | None = None
+        container_registry_auth_id: int | None = None
+
+    class _Change(_Creation):
+        """The same in a change."""
+
+else:
+    _Creation = create_model("_Creation", __base__=RequestModel, **_members_of_creation())
+    _Change = create_model("_Change", __base__=RequestModel, **_members_of_change())
+
+
+class CreateEndpoint(_Creation):
     """A new endpoint: what to run, where, and how many of it."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
-
-    name: Name = Field(description="1–20 of `[A-Za-z0-9@._-]`, first a letter")
-    image: Annotated[str, Field(min_length=1, max_length=255), VISIBLE] = Field(description="Container image")
-    image_registry: Annotated[str, Field(max_length=255), VISIBLE] | None = Field(
-        None, description="Registry of the image; Docker Hub when absent"
-    )
-    container_registry_auth_id: int | None = Field(None, description="Id of a stored credential for the registry")
-    resources: Resources = Field(description="Where workers may run")
-    min_single_card_vram_in_gb: LeastVram | None = Field(None, description="Least video memory of one GPU, in GB")
-    min_single_card_vcpu: LeastVcpu | None = Field(None, description="Least virtual CPUs for one GPU")
-    min_single_card_ram_in_gb: LeastRam | None = Field(None, description="Least memory for one GPU, in GB")
-    workers: Workers = Field(description="Workers wanted")
-    container_volume_in_gb: Volume = Field(description="Storage of one worker")
-    initialization_command: Command | None = Field(None, description="The command to run in the container")
-    environment_vars: Variables = Field([], description="Environment variables of the container; encrypted at rest")
-    expose: ExposeRequest | None = Field(None, description="The port on which the container listens")
-    service_mode: Annotated[ServiceMode, Field(strict=False)] = Field(description="Only QUEUE endpoints take tasks")
-    webhook: OptionalWebhook = Field(None, description="Told about every change of a worker's status")
-    concurrency: Concurrency = Field(DEFAULT_CONCURRENCY, description="Tasks that one worker runs at once")
-    execution_timeout_seconds: ExecutionTimeout = Field(
-        DEFAULT_EXECUTION_TIMEOUT_SECONDS, description="How long one attempt of a task may take"
-    )
-    max_attempts: MaxAttempts = Field(
-        DEFAULT_MAX_ATTEMPTS, description="Attempts of a task whose worker is busy or not up"
-    )
-    max_queued_tasks: MaxQueued = Field(
-        DEFAULT_MAX_QUEUED_TASKS, description="Tasks that may wait; more are refused with 429"
-    )
-    result_retention_seconds: Retention = Field(
-        DEFAULT_RESULT_RETENTION_SECONDS, description="How long an ended task is kept"
-    )
-    queue_ttl_seconds: QueueTtl | None = Field(None, description=_QUEUE_TTL)
-    cancel_uri: ContainerPath | None = Field(None, description=_CANCEL_URI)
-    ready_path: ContainerPath | None = Field(None, description=_READY_PATH)
-    start_timeout_seconds: StartTimeout = Field(DEFAULT_START_TIMEOUT_SECONDS, description=_START_TIMEOUT)
-    max_busy_seconds: MaxBusy = Field(DEFAULT_MAX_BUSY_SECONDS, description=_MAX_BUSY)
-    retry_on: RetryOnWords | None = Field(None, description=_RETRY_ON)
-    retry_delays_seconds: RetryDelays | None = Field(None, description=_RETRY_DELAYS)
 
     @classmethod
     def parse(cls, values: dict[str, Any], catalogue: Catalogue) -> tuple[CreateEndpoint, list[FieldError]]:
@@ -265,82 +257,17 @@ class CreateEndpoint(RequestModel):
 
     def config(self) -> EndpointConfig:
         """Return the configuration to store."""
-        return EndpointConfig(
-            name=self.name,
-            image=self.image,
-            service_mode=self.service_mode,
-            resources=_resources(self.resources),
-            workers=self.workers,
-            container_volume_in_gb=self.container_volume_in_gb,
-            image_registry=self.image_registry or None,
-            credential_id=self.container_registry_auth_id,
-            min_single_card_vram_in_gb=self.min_single_card_vram_in_gb,
-            min_single_card_vcpu=self.min_single_card_vcpu,
-            min_single_card_ram_in_gb=self.min_single_card_ram_in_gb,
-            initialization_command=self.initialization_command or None,
-            environment=environment_of(self.environment_vars),
-            plain_variables=_plain_variables(self.environment_vars),
-            expose=Expose(self.expose.port, self.expose.protocol) if self.expose else None,
-            webhook=self.webhook.url if self.webhook else None,
-            concurrency=self.concurrency,
-            execution_timeout_seconds=self.execution_timeout_seconds,
-            max_attempts=self.max_attempts,
-            max_queued_tasks=self.max_queued_tasks,
-            result_retention_seconds=self.result_retention_seconds,
-            queue_ttl_seconds=self.queue_ttl_seconds,
-            cancel_uri=self.cancel_uri,
-            ready_path=self.ready_path,
-            start_timeout_seconds=self.start_timeout_seconds,
-            max_busy_seconds=self.max_busy_seconds,
-            retry_policy=TaskRetryPolicy(
-                DEFAULT_RETRY_ON if self.retry_on is None else frozenset(self.retry_on),
-                tuple(self.retry_delays_seconds or TASK_RETRY_DELAYS_SECONDS),
-            ),
-        )
+        settings = {one.name: _read(one, getattr(self, one.asked)) for one in SETTINGS}
+        return EndpointConfig(environment=environment_of(self.environment_vars or ()), **settings)
 
 
-class UpdateEndpoint(RequestModel):
+class UpdateEndpoint(_Change):
     """Changes of an endpoint. A member left out keeps its value.
 
     An explicit null clears it, or brings back its default. The first four have neither: null breaks their rule.
     """
 
     model_config = ConfigDict(json_schema_extra=_without_default)
-
-    name: Name = _kept("1–20 of `[A-Za-z0-9@._-]`, first a letter")
-    resources: Resources = _kept("Where workers may run")
-    workers: Workers = _kept("Workers wanted")
-    container_volume_in_gb: Volume = _kept("Storage of one worker")
-    container_registry_auth_id: int | None = Field(  # type: ignore[pydantic-alias]
-        None,
-        validation_alias=AliasChoices("containerRegistryAuthId", "credentialId"),
-        description="Id of a stored credential for the registry; also taken as `credentialId`",
-    )
-    min_single_card_vram_in_gb: LeastVram | None = Field(None, description="Least video memory of one GPU, in GB")
-    min_single_card_vcpu: LeastVcpu | None = Field(None, description="Least virtual CPUs for one GPU")
-    min_single_card_ram_in_gb: LeastRam | None = Field(None, description="Least memory for one GPU, in GB")
-    initialization_command: Command | None = Field(None, description="The command to run in the container")
-    environment_vars: Variables | None = Field(  # type: ignore[pydantic-alias]
-        None,
-        validation_alias=AliasChoices("environmentVars", "envVars"),
-        description="Environment variables of the container, all of them; also taken as `envVars`",
-    )
-    expose: ExposeRequest | None = Field(None, description="The port on which the container listens")
-    webhook: WebhookUrl | None = Field(None, description="Told about every change of a worker's status")
-    concurrency: Concurrency | None = Field(None, description="Tasks that one worker runs at once")
-    execution_timeout_seconds: ExecutionTimeout | None = Field(
-        None, description="How long one attempt of a task may take"
-    )
-    max_attempts: MaxAttempts | None = Field(None, description="Maximum number of attempts of a task")
-    max_queued_tasks: MaxQueued | None = Field(None, description="Tasks that may wait; more are refused with 429")
-    result_retention_seconds: Retention | None = Field(None, description="How long an ended task is kept")
-    queue_ttl_seconds: QueueTtl | None = Field(None, description=_QUEUE_TTL)
-    cancel_uri: ContainerPath | None = Field(None, description=_CANCEL_URI)
-    ready_path: ContainerPath | None = Field(None, description=_READY_PATH)
-    start_timeout_seconds: StartTimeout | None = Field(None, description=_START_TIMEOUT)
-    max_busy_seconds: MaxBusy | None = Field(None, description=_MAX_BUSY)
-    retry_on: RetryOnWords | None = Field(None, description=_RETRY_ON)
-    retry_delays_seconds: RetryDelays | None = Field(None, description=_RETRY_DELAYS)
 
     @classmethod
     def parse(
@@ -355,7 +282,7 @@ class UpdateEndpoint(RequestModel):
         """Return the new environment; None when it stays."""
         if "environment_vars" not in self.model_fields_set:
             return None
-        return environment_of(self.environment_vars or [])
+        return environment_of(self.environment_vars or ())
 
     def edited(self, before: EndpointConfig) -> EndpointConfig:
         """Return `before` with these changes. Raises InvalidRequest for fields that are not valid together."""
@@ -364,19 +291,8 @@ class UpdateEndpoint(RequestModel):
         return after
 
     def _applied_to(self, before: EndpointConfig) -> EndpointConfig:
-        changes: dict[str, Any] = {}
-        for name, (member, value_of) in _CHANGES.items():
-            if name in self.model_fields_set:
-                changes[member] = value_of(getattr(self, name))
-        return replace(before, retry_policy=self._retry_policy(before.retry_policy), **changes)
-
-    def _retry_policy(self, before: TaskRetryPolicy) -> TaskRetryPolicy:
-        on, delays = before.on, before.delays_seconds
-        if "retry_on" in self.model_fields_set:
-            on = DEFAULT_RETRY_ON if self.retry_on is None else frozenset(self.retry_on)
-        if "retry_delays_seconds" in self.model_fields_set:
-            delays = tuple(self.retry_delays_seconds or TASK_RETRY_DELAYS_SECONDS)
-        return TaskRetryPolicy(on, delays)
+        given = (one for one in SETTINGS if one.asked in self.model_fields_set)
+        return replace(before, **{one.name: _read(one, getattr(self, one.asked)) for one in given})
 
 
 def _errors_together(
@@ -388,49 +304,6 @@ def _errors_together(
     return [("readyPath", "needs expose, whose port it is requested on")]
 
 
-def _or_default(default: N) -> Callable[[N | None], N]:
-    return lambda value: default if value is None else value
-
-
-def _as_given(value: Any) -> Any:
-    return value
-
-
-def _resources(resources: Sequence[ResourceRequest]) -> tuple[Resource, ...]:
-    return tuple(Resource(one.region, one.gpu_type, one.gpu_count) for one in resources)
-
-
-# The member of a request, the field of the configuration, and how the one becomes the other; null clears.
-_CHANGES: dict[str, tuple[str, Callable[[Any], Any]]] = {
-    "name": ("name", _as_given),
-    "resources": ("resources", _resources),
-    "workers": ("workers", _as_given),
-    "container_volume_in_gb": ("container_volume_in_gb", _as_given),
-    "container_registry_auth_id": ("credential_id", _as_given),
-    "min_single_card_vram_in_gb": ("min_single_card_vram_in_gb", _as_given),
-    "min_single_card_vcpu": ("min_single_card_vcpu", _as_given),
-    "min_single_card_ram_in_gb": ("min_single_card_ram_in_gb", _as_given),
-    "initialization_command": ("initialization_command", lambda command: command or None),
-    "environment_vars": ("plain_variables", lambda variables: _plain_variables(variables or ())),
-    "expose": ("expose", lambda expose: Expose(expose.port, expose.protocol) if expose else None),
-    "webhook": ("webhook", lambda webhook: webhook.url if webhook else None),
-    "concurrency": ("concurrency", _or_default(DEFAULT_CONCURRENCY)),
-    "execution_timeout_seconds": ("execution_timeout_seconds", _or_default(DEFAULT_EXECUTION_TIMEOUT_SECONDS)),
-    "max_attempts": ("max_attempts", _or_default(DEFAULT_MAX_ATTEMPTS)),
-    "max_queued_tasks": ("max_queued_tasks", _or_default(DEFAULT_MAX_QUEUED_TASKS)),
-    "result_retention_seconds": ("result_retention_seconds", _or_default(DEFAULT_RESULT_RETENTION_SECONDS)),
-    "queue_ttl_seconds": ("queue_ttl_seconds", _as_given),
-    "cancel_uri": ("cancel_uri", _as_given),
-    "ready_path": ("ready_path", _as_given),
-    "start_timeout_seconds": ("start_timeout_seconds", _or_default(DEFAULT_START_TIMEOUT_SECONDS)),
-    "max_busy_seconds": ("max_busy_seconds", _or_default(DEFAULT_MAX_BUSY_SECONDS)),
-}
-
-
 def environment_of(variables: Sequence[VariableRequest]) -> dict[str, str]:
     """Return the values by name."""
     return {variable.key: variable.value for variable in variables}
-
-
-def _plain_variables(variables: Sequence[VariableRequest]) -> frozenset[str]:
-    return frozenset(variable.key for variable in variables if variable.secret is False)

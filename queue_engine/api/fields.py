@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
-    GetJsonSchemaHandler,
     GetPydanticSchema,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -22,10 +18,9 @@ from pydantic import (
     create_model,
 )
 from pydantic.alias_generators import to_camel
-from pydantic_core import CoreSchema, ErrorDetails, core_schema
+from pydantic_core import ErrorDetails, core_schema
 
 from queue_engine.domain.errors import InvalidRequest
-from queue_engine.domain.process_uri import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 from queue_engine.domain.webhooks import MAX_URL_CHARACTERS, Webhook, parse_webhook
 
 MAX_ERRORS_CHARACTERS = 2000
@@ -38,9 +33,6 @@ _BROKEN = object()
 _NULL_WEBHOOK = ("webhook", "must be a string")
 
 M = TypeVar("M", bound="RequestModel")
-
-_SURROGATES = r"\ud800-\udfff"
-"""What UTF-8 cannot hold, and comes in as escapes."""
 
 
 class RequestModel(BaseModel):  # type: ignore[pydantic-alias]
@@ -130,45 +122,7 @@ def _field_errors(error: ValidationError) -> list[FieldError]:
     return [(_path_of(one["loc"]), _rule_of(one)) for one in error.errors(include_url=False, include_input=False)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Matching(AfterValidator):
-    """A check that the schema tells too."""
-
-    pattern: str = ""
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"pattern": self.pattern} | handler(schema)
-
-
-def matching(pattern: str, rule: str) -> Any:
-    """The whole text must match; `rule` says so in words."""
-    compiled = re.compile(pattern)
-
-    def check(text: str) -> str:
-        if compiled.fullmatch(text) is None:
-            raise ValueError(rule)
-        return text
-
-    # Readers of the schema may refuse surrogates in a pattern, and no decoded text has them.
-    return _Matching(check, f"^(?:{pattern.replace(_SURROGATES, '')})$")
-
-
 _WEBHOOK_SCHEMA = core_schema.no_info_after_validator_function(parse_webhook, core_schema.str_schema(strict=True))
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-
-MAX_EXECUTION_SECONDS = 2_592_000
-MAX_QUEUE_TTL_SECONDS = 31_536_000
-
-ExecutionTimeout = Annotated[int, Field(ge=1, le=MAX_EXECUTION_SECONDS)]
-QueueTtl = Annotated[float, Field(ge=0.001, le=MAX_QUEUE_TTL_SECONDS, allow_inf_nan=False)]
-
-ContainerPath = Annotated[
-    str,
-    AfterValidator(normalize_process_uri),
-    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_PROCESS_URI_CHARACTERS}),
-]
-"""A path on a container; a leading slash is added."""
 
 WebhookUrl = Annotated[Webhook, GetPydanticSchema(lambda _source, _handler: _WEBHOOK_SCHEMA)]
 
@@ -177,10 +131,6 @@ OptionalWebhook = Annotated[
     WithJsonSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": MAX_URL_CHARACTERS}),
 ]
 """Absent or a URL, never null: see `validated`."""
-
-VISIBLE = matching(r"[!-~]*", "must be visible ASCII characters without spaces")
-LINE = matching(rf"[^\x00-\x1f\x7f-\x9f{_SURROGATES}]*", "must not have control characters or lone surrogates")
-NO_NUL = matching(rf"[^\x00{_SURROGATES}]*", "must not have a NUL character or lone surrogates")
 
 _RULES = {
     "missing": "is required",

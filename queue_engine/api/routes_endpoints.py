@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 
 from queue_engine.api.answers import Answer, success
-from queue_engine.api.endpoint_requests import MAX_WORKERS, CreateEndpoint, UpdateEndpoint
+from queue_engine.api.endpoint_requests import CreateEndpoint, UpdateEndpoint
 from queue_engine.api.fields import FieldError, raise_for
 from queue_engine.api.operations import Operation, in_path, in_query
 from queue_engine.api.order_log import note
@@ -16,7 +16,7 @@ from queue_engine.api.patience import from_store
 from queue_engine.api.queries import Query
 from queue_engine.api.services import Services, endpoint_id_in
 from queue_engine.api.views import EndpointView, Success, WebhookSecretView, WorkerView, endpoint_view, worker_view
-from queue_engine.domain.endpoints import Endpoint, EndpointConfig, EndpointStatus, Wanted
+from queue_engine.domain.endpoints import MAX_WORKERS, Endpoint, EndpointConfig, EndpointStatus, Wanted
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.workers import WorkerStatus
 

@@ -11,17 +11,8 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import (
-    ContainerPath,
-    ExecutionTimeout,
-    FieldError,
-    OptionalWebhook,
-    Port,
-    QueueTtl,
-    RequestModel,
-    matching,
-    parsed,
-)
+from queue_engine.api.fields import FieldError, OptionalWebhook, RequestModel, parsed
+from queue_engine.domain.field_types import ContainerPath, ExecutionTimeout, Port, QueueTtl, matching
 from queue_engine.domain.headers import MAX_HEADERS, headers_fault
 from queue_engine.domain.tasks import TaskSpec
 from queue_engine.runtime.strict_json import JsonObject

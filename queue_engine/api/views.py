@@ -6,16 +6,17 @@ holds them against the schemas.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.alias_generators import to_camel
 
 from queue_engine.api.times import iso_utc
 from queue_engine.domain.catalogue import Catalogue
-from queue_engine.domain.endpoints import Endpoint, EndpointStatus, Resource, ServiceMode, TaskCounts
+from queue_engine.domain.definitions import Defined
+from queue_engine.domain.endpoints import SETTINGS, Endpoint, EndpointStatus, Expose, Resource, Setting, TaskCounts
 from queue_engine.domain.headers import masked
 from queue_engine.domain.retry import RetryOn
 from queue_engine.domain.tasks import Attempt, AttemptOutcome, DeliveryStatus, Task, TaskState, TaskStatus
@@ -26,7 +27,7 @@ from queue_engine.store.tasks import TaskPage
 T = TypeVar("T")
 
 
-class View(BaseModel):
+class View(BaseModel):  # type: ignore[pydantic-alias]
     """Something that the API answers. Times are epoch milliseconds."""
 
     model_config = ConfigDict(alias_generator=to_camel)  # type: ignore[pydantic-alias]
@@ -76,49 +77,64 @@ class ExposeView(View):
     protocol: Literal["HTTP", "TCP"] = Field(description="What it speaks")
 
 
-class EndpointView(View):
-    """One endpoint."""
+class _Shown(NamedTuple):
+    """How a setting with a structure of its own is shown."""
+
+    type: Any
+    show: Callable[[Endpoint], Any]
+
+
+_SHOWN = {
+    "resources": _Shown(
+        list[ResourceView], lambda endpoint: [_resource_view(resource) for resource in endpoint.config.resources]
+    ),
+    "plain_variables": _Shown(
+        list[PlainVariableView | VariableView],
+        lambda endpoint: [_variable_view(name, endpoint.config.plain_variables) for name in endpoint.environment_names],
+    ),
+    "expose": _Shown(ExposeView | None, lambda endpoint: _expose_view(endpoint.config.expose)),
+    "retry_on": _Shown(list[RetryOn], lambda endpoint: [word for word in RetryOn if word in endpoint.config.retry_on]),
+    "retry_delays_seconds": _Shown(
+        list[float], lambda endpoint: [_plain(seconds) for seconds in endpoint.config.retry_delays_seconds]
+    ),
+}
+
+
+def _shown_settings() -> dict[str, Any]:
+    """Return the members of a view that are settings."""
+    return {one.shown: (_shown_type(one), Field(description=one.definition.text)) for one in SETTINGS}
+
+
+def _shown_type(setting: Defined[Setting]) -> Any:
+    if setting.name in _SHOWN:
+        return _SHOWN[setting.name].type
+    return setting.kind | None if setting.nullable else setting.kind
+
+
+class _EndpointState(View):
+    """How an endpoint stands."""
 
     id: str = Field(description="A positive integer below 2^53", examples=["7"])
-    name: str = Field(description="Name")
-    image: str = Field(description="Container image")
     status: EndpointStatus = Field(
         description="INITIALIZING: no worker runs yet; RUNNING: at least one; "
         "FAILED: all crash on start or are not ready in time"
     )
-    total_workers: int = Field(description="Workers wanted")
     running_workers: int = Field(description="Workers that run")
-    cost: float = Field(description="Price per hour of the wanted workers; 0 without a price list")
-    service_mode: ServiceMode = Field(description="Only QUEUE endpoints take tasks")
-    webhook: str | None = Field(description="Told about every change of a worker's status")
-    image_registry: str | None = Field(description="Registry of the image; null: Docker Hub")
-    container_registry_auth_id: int | None = Field(description="Id of the credential for the registry")
-    resources: list[ResourceView] = Field(description="Where workers may run")
-    min_single_card_vram_in_gb: int | None = Field(description="Least video memory of one GPU, in GB")
-    min_single_card_vcpu: int | None = Field(description="Least virtual CPUs for one GPU")
-    min_single_card_ram_in_gb: int | None = Field(description="Least memory for one GPU, in GB")
-    container_volume_in_gb: int = Field(description="Storage of one worker, in GB")
-    initialization_command: str | None = Field(description="The command that runs in the container")
-    environment_vars: list[PlainVariableView | VariableView] = Field(
-        description="Environment variables, without their values"
-    )
-    expose: ExposeView | None = Field(description="The port on which the container listens")
-    concurrency: int = Field(description="Tasks that one worker runs at once")
-    execution_timeout_seconds: int = Field(description="How long one attempt of a task may take")
-    max_attempts: int = Field(description="Maximum number of attempts of a task")
-    max_queued_tasks: int = Field(description="Tasks that may wait; more are refused with 429")
-    result_retention_seconds: int = Field(description="How long an ended task is kept")
-    queue_ttl_seconds: float | None = Field(description="How long a task may wait; null: for ever")
-    cancel_uri: str | None = Field(
-        description="Path of the container that is called when an attempt is given up while its call runs"
-    )
-    ready_path: str | None = Field(description="Path that responds 2xx while a worker is ready; null: the port decides")
-    start_timeout_seconds: float = Field(description="Time limit for one start of a worker until it is ready")
-    max_busy_seconds: float = Field(
-        description="How long a task may meet only 429, 503 and refused connections before that counts as an attempt"
-    )
-    retry_on: list[RetryOn] = Field(description="What an attempt must come to for another one to follow")
-    retry_delays_seconds: list[float] = Field(description="Waits after each attempt, in seconds; the last one repeats")
+    cost: float = Field(description="Price per hour of the desired workers; 0 without a price list")
+
+
+if TYPE_CHECKING:
+
+    class _EndpointSettings(_EndpointState):
+        """The members that are made from the definitions."""
+
+else:
+    _EndpointSettings = create_model("_EndpointSettings", __base__=_EndpointState, **_shown_settings())
+
+
+class EndpointView(_EndpointSettings):
+    """One endpoint."""
+
     created_at: int = Field(description="When it was created")
     updated_at: int = Field(description="When it was last changed")
     queued_tasks: int = Field(description="Tasks that wait, for a worker or for their next attempt")
@@ -284,46 +300,30 @@ class HealthView(View):
     status: Literal["ok"] = Field(description="Always `ok`")
 
 
+_FIRST = ("id", "name", "image", "status", "totalWorkers", "runningWorkers", "cost", "serviceMode", "webhook")
+
+
 def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
-    """An EndpointView."""
-    config = endpoint.config
-    return {
+    """Return an EndpointView, the members that a person looks for first."""
+    view = {
         "id": endpoint.endpoint_id,
-        "name": config.name,
-        "image": config.image,
         "status": endpoint.status,
-        "totalWorkers": config.workers,
         "runningWorkers": endpoint.running_workers,
-        "cost": catalogue.cost_per_hour(config),
-        "serviceMode": config.service_mode,
-        "webhook": config.webhook,
-        "imageRegistry": config.image_registry,
-        "containerRegistryAuthId": config.credential_id,
-        "resources": [_resource_view(resource) for resource in config.resources],
-        "minSingleCardVramInGb": config.min_single_card_vram_in_gb,
-        "minSingleCardVcpu": config.min_single_card_vcpu,
-        "minSingleCardRamInGb": config.min_single_card_ram_in_gb,
-        "containerVolumeInGb": config.container_volume_in_gb,
-        "initializationCommand": config.initialization_command,
-        "environmentVars": [_variable_view(name, config.plain_variables) for name in endpoint.environment_names],
-        "expose": {"port": config.expose.port, "protocol": config.expose.protocol} if config.expose else None,
-        "concurrency": config.concurrency,
-        "executionTimeoutSeconds": config.execution_timeout_seconds,
-        "maxAttempts": config.max_attempts,
-        "maxQueuedTasks": config.max_queued_tasks,
-        "resultRetentionSeconds": config.result_retention_seconds,
-        "queueTtlSeconds": _plain(config.queue_ttl_seconds),
-        "cancelUri": config.cancel_uri,
-        "readyPath": config.ready_path,
-        "startTimeoutSeconds": _plain(config.start_timeout_seconds),
-        "maxBusySeconds": _plain(config.max_busy_seconds),
-        "retryOn": [word for word in RetryOn if word in config.retry_policy.on],
-        "retryDelaysSeconds": [_plain(seconds) for seconds in config.retry_policy.delays_seconds],
+        "cost": catalogue.cost_per_hour(endpoint.config),
+        **{to_camel(one.shown): _shown(one, endpoint) for one in SETTINGS},
         "createdAt": endpoint.created_at_ms,
         "updatedAt": endpoint.updated_at_ms,
         "queuedTasks": endpoint.counts.queued + endpoint.counts.scheduled,
         "runningTasks": endpoint.counts.running,
     }
+    return {name: view[name] for name in (*_FIRST, *view)}
+
+
+def _shown(setting: Defined[Setting], endpoint: Endpoint) -> Any:
+    if setting.name in _SHOWN:
+        return _SHOWN[setting.name].show(endpoint)
+    value = getattr(endpoint.config, setting.name)
+    return _plain(value) if setting.kind is float else value
 
 
 def _plain(number: float | None) -> float | None:
@@ -337,6 +337,10 @@ def _variable_view(name: str, plain: frozenset[str]) -> dict[str, Any]:
 
 def _resource_view(resource: Resource) -> dict[str, Any]:
     return {"region": resource.region, "gpuType": resource.gpu_type, "gpuCount": resource.gpu_count}
+
+
+def _expose_view(expose: Expose | None) -> dict[str, Any] | None:
+    return {"port": expose.port, "protocol": expose.protocol} if expose else None
 
 
 def worker_view(worker: Worker, endpoint: Endpoint) -> dict[str, Any]:

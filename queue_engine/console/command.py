@@ -6,16 +6,18 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import tzinfo
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_args, get_type_hints
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 from queue_engine.console.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
 from queue_engine.console.tables import Screen, safe
+from queue_engine.domain.definitions import Defined
 from queue_engine.runtime.closed_pipe import pause_while_read
 from queue_engine.runtime.secret_files import secret_from
 
@@ -116,15 +118,18 @@ class Session:
                 self.pause((isinstance(fault, Refused) and fault.retry_after_seconds) or POLL_SECONDS)
 
 
-def command(group: typer.Typer, name: str, *, panel: str | None = None) -> Callable[[Command], Command]:
+def command(
+    group: typer.Typer, name: str, *, options: Mapping[str, Any] | None = None, panel: str | None = None
+) -> Callable[[Command], Command]:
     """Register `run(session, …)` as a command of `group`, with the options that all commands share.
 
-    A last parameter `**options: Unpack[SomeTypedDict]` becomes an option for each member of the typed dictionary; those
-    that are not given do not arrive. `panel` is where the help lists the command.
+    `options` are annotations of further options by name, for a last parameter `**fields`; those that are not given do
+    not arrive. `panel` is where the help lists the command.
     """
 
     def register(run: Command) -> Command:
-        parameters, optional = _parameters_of(run)
+        optional = options or {}
+        parameters = [*_parameters_of(run), *(_option(key, one, None) for key, one in optional.items())]
 
         def call(ctx: typer.Context, url: str, api_key: str | None, as_json: bool, **given: Any) -> None:
             arguments = {key: value for key, value in given.items() if key not in optional or value not in (None, [])}
@@ -181,20 +186,37 @@ def _fail(message: str, status: int) -> None:
     raise typer.Exit(status)
 
 
-def _parameters_of(run: Callable[..., None]) -> tuple[list[inspect.Parameter], frozenset[str]]:
-    """The parameters of the command line, and the names of those that come from a typed dictionary."""
+def _parameters_of(run: Callable[..., None]) -> list[inspect.Parameter]:
+    """Return the parameters of the command line that `run` names."""
     hints = get_type_hints(run, include_extras=True)
-    parameters: list[inspect.Parameter] = []
-    optional: dict[str, Any] = {}
-    for parameter in list(inspect.signature(run).parameters.values())[1:]:
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            (members,) = get_args(hints[parameter.name])
-            optional = get_type_hints(members, include_extras=True)
-        else:
-            keyword = parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
-            parameters.append(keyword)
-    parameters += [_option(name, annotation, None) for name, annotation in optional.items()]
-    return parameters, frozenset(optional)
+    return [
+        parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in list(inspect.signature(run).parameters.values())[1:]
+        if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+    ]
+
+
+def options_of(
+    fields: Iterable[Defined[Any]], structured: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Return an option for each defined field, by its name in requests.
+
+    A field with a structure of its own has the options that `structured` gives for its name.
+    """
+    options: dict[str, Any] = {}
+    for one in fields:
+        plain = {one.asked: Annotated[_type_of(one), typer.Option(_flag(one), help=one.definition.text)]}
+        options |= structured.get(one.name, plain)
+    return options
+
+
+def _flag(field: Defined[Any]) -> str:
+    return f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
+
+
+def _type_of(field: Defined[Any]) -> type:
+    """Return the type of an option's value. The API checks words, so that its message names the known ones."""
+    return str if issubclass(field.kind, str) else field.kind
 
 
 def _pose_as(call: Callable[..., None], run: Callable[..., None], parameters: list[inspect.Parameter]) -> None:

@@ -6,14 +6,14 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, Unpack
+from typing import Annotated, Any
 
 import typer
 
 from queue_engine.console.client import ENDPOINTS, Data, Query, WrongUse, read_bounded
-from queue_engine.console.command import Endpoint, Session, command
+from queue_engine.console.command import Endpoint, Session, command, options_of
 from queue_engine.console.tables import Column
-from queue_engine.domain.endpoints import ServiceMode
+from queue_engine.domain.endpoints import SETTINGS, ServiceMode
 
 group = typer.Typer(no_args_is_help=True, help="Create, look at and change endpoints.")
 
@@ -36,61 +36,53 @@ _CREATE_DEFAULTS: dict[str, Any] = {"serviceMode": ServiceMode.QUEUE.value, "wor
 File = Annotated[Path | None, typer.Option("--file", help="JSON object with the API's fields; options go before it")]
 
 
-class Fields(TypedDict, total=False):
-    """What create and update both take. Each member is the API's field of the same name, or is made into one below."""
-
-    name: Annotated[str, typer.Option(help="1–20 of letters, digits and @._-, first a letter")]
-    resource: Annotated[
-        list[str], typer.Option(metavar="REGION:GPU[:COUNT]", help="Where workers may run; may be given again")
-    ]
-    workers: Annotated[int, typer.Option(help="Workers wanted")]
-    container_volume_in_gb: Annotated[int, typer.Option("--volume-gb", help="Storage of one worker")]
-    initialization_command: Annotated[str, typer.Option("--command", help="What to run in the container")]
-    env: Annotated[
-        list[str],
-        typer.Option(
-            metavar="NAME[=VALUE]",
-            help="Variable of the container; without a value it is taken from yours. May be given again",
-        ),
-    ]
-    env_plain: Annotated[
-        list[str],
-        typer.Option(metavar="NAME[=VALUE]", help="The same for a value that is no secret: logs show it unmasked"),
-    ]
-    port: Annotated[int, typer.Option(help="Port on which the container listens")]
-    protocol: Annotated[str, typer.Option(help="What it speaks: http (default) or tcp")]
-    webhook: Annotated[str, typer.Option(help="URL that is told about every change of a worker's status")]
-    concurrency: Annotated[int, typer.Option(help="Tasks that one worker runs at once")]
-    execution_timeout_seconds: Annotated[int, typer.Option(help="How long one attempt of a task may take")]
-    max_attempts: Annotated[int, typer.Option(help="Maximum number of attempts of a task")]
-    max_queued_tasks: Annotated[int, typer.Option(help="Tasks that may wait")]
-    result_retention_seconds: Annotated[int, typer.Option(help="How long an ended task is kept")]
-    queue_ttl_seconds: Annotated[float, typer.Option(help="How long a task may wait")]
-    cancel_uri: Annotated[str, typer.Option(help="Path of the container that is called when an attempt is given up")]
-    ready_path: Annotated[str, typer.Option(help="Path that responds 2xx while a worker is ready")]
-    start_timeout_seconds: Annotated[float, typer.Option(help="Time limit for one start of a worker")]
-    max_busy_seconds: Annotated[
-        float, typer.Option(help="How long a task may find its workers busy before that counts as an attempt")
-    ]
-    retry_on: Annotated[
-        list[str], typer.Option(metavar="WORD", help="What is tried again; may be given again. `never`: nothing is")
-    ]
-    retry_delay: Annotated[
-        list[float],
-        typer.Option(metavar="SECONDS", help="Wait after the first attempt, the second, … the last repeats"),
-    ]
-    container_registry_auth_id: Annotated[int, typer.Option("--credential", help="Id of a credential for the registry")]
-    min_single_card_vram_in_gb: Annotated[int, typer.Option("--min-vram-gb", help="Least video memory of one GPU")]
-    min_single_card_vcpu: Annotated[int, typer.Option("--min-vcpu", help="Least virtual CPUs for one GPU")]
-    min_single_card_ram_in_gb: Annotated[int, typer.Option("--min-ram-gb", help="Least memory for one GPU")]
+def _text(name: str) -> str:
+    """Return the text of a setting."""
+    return next(one.definition.text for one in SETTINGS if one.name == name)
 
 
-class CreateFields(Fields, total=False):
-    """What only create takes."""
-
-    image: Annotated[str, typer.Option(help="Container image")]
-    image_registry: Annotated[str, typer.Option(help="Registry of the image; Docker Hub when absent")]
-    service_mode: Annotated[str, typer.Option("--mode", help="QUEUE (default), ALB or CUSTOM")]
+STRUCTURED: dict[str, dict[str, Any]] = {
+    "resources": {
+        "resource": Annotated[
+            list[str],
+            typer.Option(metavar="REGION:GPU[:COUNT]", help=f"{_text('resources')}; may be given again"),
+        ]
+    },
+    "plain_variables": {
+        "env": Annotated[
+            list[str],
+            typer.Option(
+                metavar="NAME[=VALUE]",
+                help="Variable of the container; without a value it is taken from yours. May be given again",
+            ),
+        ],
+        "env_plain": Annotated[
+            list[str],
+            typer.Option(metavar="NAME[=VALUE]", help="The same for a value that is no secret: logs show it unmasked"),
+        ],
+    },
+    "expose": {
+        "port": Annotated[int, typer.Option(help=_text("expose"))],
+        "protocol": Annotated[str, typer.Option(help="What it speaks: http (default) or tcp")],
+    },
+    "retry_on": {
+        "retry_on": Annotated[
+            list[str],
+            typer.Option(
+                metavar="WORD", help="An outcome that is retried; may be given again. `never` disables retries"
+            ),
+        ]
+    },
+    "retry_delays_seconds": {
+        "retry_delay": Annotated[
+            list[float],
+            typer.Option(metavar="SECONDS", help="Wait after the first attempt, the second, … the last repeats"),
+        ]
+    },
+}
+"""Options of the settings with a structure of their own, which `_wanted` makes of them."""
+_CREATION = options_of(SETTINGS, STRUCTURED)
+_CHANGE = options_of((one for one in SETTINGS if not one.definition.fixed), STRUCTURED)
 
 
 @command(group, "list")
@@ -109,9 +101,9 @@ def get_endpoint(session: Session, endpoint: Endpoint) -> None:
     _show(session, session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint)))
 
 
-@command(group, "create")
-def create_endpoint(session: Session, file: File = None, **fields: Unpack[CreateFields]) -> None:
-    """Create an endpoint from options, a file or both.
+@command(group, "create", options=_CREATION)
+def create_endpoint(session: Session, file: File = None, **fields: Any) -> None:
+    """Create an endpoint from options, a file or both. By default one worker with 20 GB, in mode QUEUE.
 
     queue-engine endpoints create --name echo --image python:3.11 --resource here:CPU --port 8000
     --command "python3 deploy/examples/echo_server.py"
@@ -120,7 +112,7 @@ def create_endpoint(session: Session, file: File = None, **fields: Unpack[Create
     _show(session, _send(session, "POST", body | _wanted(fields, body)))
 
 
-@command(group, "update")
+@command(group, "update", options=_CHANGE)
 def update_endpoint(
     session: Session,
     endpoint: Endpoint,
@@ -128,7 +120,7 @@ def update_endpoint(
     clear: Annotated[
         list[str] | None, typer.Option(metavar="FIELD", help="Set this field of the API to null; may be given again")
     ] = None,
-    **fields: Unpack[Fields],
+    **fields: Any,
 ) -> None:
     """Change an endpoint. What is not given keeps its value; --env and --env-plain replace all variables."""
     endpoint_id = session.api.endpoint_id(endpoint)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypedDict, Unpack
+from typing import Annotated, Any
 
 import typer
 
@@ -56,27 +56,26 @@ Timeout = Annotated[
 ]
 
 
-class SubmitFields(TypedDict, total=False):
-    """Each member is the API's field of the same name, or is made into one below."""
-
-    task_id: Annotated[str, typer.Option(help="Your id for it, which makes it safe to submit again")]
-    worker_port: Annotated[
+_SUBMIT_OPTIONS: dict[str, Any] = {
+    "task_id": Annotated[str, typer.Option(help="Your id for it, which makes it safe to submit again")],
+    "worker_port": Annotated[
         int, typer.Option("--port", help="Port of the container; by default the one that is exposed")
-    ]
-    webhook: Annotated[str, typer.Option(help="URL that the result is POSTed to")]
-    webhook_auth_key: Annotated[
+    ],
+    "webhook": Annotated[str, typer.Option(help="URL that the result is POSTed to")],
+    "webhook_auth_key": Annotated[
         str,
         typer.Option(
             help="Sent to the webhook; better given by the variable QUEUE_ENGINE_WEBHOOK_AUTH_KEY, or by a file that "
             "QUEUE_ENGINE_WEBHOOK_AUTH_KEY_FILE names"
         ),
-    ]
-    execution_timeout: Annotated[int, typer.Option(help="Seconds that one attempt may take")]
-    queue_ttl: Annotated[float, typer.Option(help="Seconds that it may wait; then it ends as expired")]
-    header: Annotated[list[str], typer.Option(metavar="NAME:VALUE", help="For the container; may be given again")]
+    ],
+    "execution_timeout": Annotated[int, typer.Option(help="Seconds that one attempt may take")],
+    "queue_ttl": Annotated[float, typer.Option(help="Seconds that it may wait; then it ends as expired")],
+    "header": Annotated[list[str], typer.Option(metavar="NAME:VALUE", help="For the container; may be given again")],
+}
 
 
-@command(group, "submit")
+@command(group, "submit", options=_SUBMIT_OPTIONS)
 def submit_task(
     session: Session,
     endpoint: Endpoint,
@@ -92,7 +91,7 @@ def submit_task(
     process_uri: Annotated[str, typer.Option("--path", help="Path of the container that the task is posted to")] = "/",
     wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended, and show it")] = False,
     timeout: Timeout = None,
-    **fields: Unpack[SubmitFields],
+    **fields: Any,
 ) -> None:
     """Submit a task and print its id.
 
@@ -284,7 +283,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _body(fields: SubmitFields) -> dict[str, Any]:
+def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
     names = {
         "task_id": "taskId",
         "worker_port": "workerPort",

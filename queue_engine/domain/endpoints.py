@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
 
-from queue_engine.domain.retry import TaskRetryPolicy
+from pydantic import Field
+
+from queue_engine.domain.definitions import Definition, definitions_of
+from queue_engine.domain.field_types import (
+    NO_NUL,
+    VISIBLE,
+    ContainerPath,
+    ExecutionTimeout,
+    QueueTtl,
+    matching,
+)
+from queue_engine.domain.retry import DEFAULT_RETRY_ON, TASK_RETRY_DELAYS_SECONDS, RetryOn, TaskRetryPolicy
 from queue_engine.domain.workers import WorkerStatus
 
 DEFAULT_CONCURRENCY = 1
-DEFAULT_EXECUTION_TIMEOUT_SECONDS = 3600
-DEFAULT_MAX_ATTEMPTS = 5
-DEFAULT_MAX_QUEUED_TASKS = 1_000_000
-DEFAULT_RESULT_RETENTION_SECONDS = 86_400
 DEFAULT_START_TIMEOUT_SECONDS = 1800.0
 MIN_START_TIMEOUT_SECONDS = 10
 MAX_START_TIMEOUT_SECONDS = 86_400
-DEFAULT_MAX_BUSY_SECONDS = 900.0
+MAX_WORKERS = 1000
+MAX_RETENTION_SECONDS = 31_536_000
+MAX_BUSY_SECONDS = 86_400
 
 
 class ServiceMode(StrEnum):
@@ -67,43 +77,186 @@ class Expose:
 
 
 @dataclass(frozen=True)
-class EndpointConfig:
-    """What the user configured. Sizes in GB, times in seconds."""
+class Setting(Definition):
+    """What is said of a setting of an endpoint: see queue_engine/domain/definitions.py."""
 
-    name: str
-    image: str
-    service_mode: ServiceMode
-    resources: tuple[Resource, ...]
-    workers: int
-    container_volume_in_gb: int
-    image_registry: str | None = None
-    credential_id: int | None = None
-    min_single_card_vram_in_gb: int | None = None
-    min_single_card_vcpu: int | None = None
-    min_single_card_ram_in_gb: int | None = None
-    initialization_command: str | None = None
+    also_asked: str = ""
+    """A further name in changes, in camel case."""
+    fixed: bool = False
+    """Given when the endpoint is created, and never changed."""
+    renews_workers: bool = True
+    """Workers are replaced when it changes, because they were started with it."""
+    for_scripts: bool = False
+    """Stored as a field of the endpoint's hash, which scripts can read, and not as a member of its JSON."""
+
+
+EndpointName = Annotated[
+    str,
+    Field(min_length=1, max_length=20, json_schema_extra={"pattern": "^[A-Za-z][A-Za-z0-9@._-]{0,19}$"}),
+    matching(r"[A-Za-z][A-Za-z0-9@._-]*", "must be letters, digits and any of @._-, and begin with a letter"),
+]
+Image = Annotated[str, Field(min_length=1, max_length=255), VISIBLE]
+Registry = Annotated[str, Field(max_length=255), VISIBLE]
+Command = Annotated[str, Field(max_length=32 * 1024), NO_NUL]
+
+
+@dataclass(frozen=True)
+class EndpointConfig:
+    """The settings of an endpoint, each defined here once. Sizes in GB, times in seconds."""
+
+    name: Annotated[EndpointName, Setting("1–20 of `[A-Za-z0-9@._-]`, first a letter", renews_workers=False)]
+    image: Annotated[Image, Setting("Container image", fixed=True)]
+    service_mode: Annotated[
+        ServiceMode,
+        Field(strict=False),
+        Setting(
+            "`QUEUE`, `ALB` or `CUSTOM`; only QUEUE endpoints take tasks",
+            fixed=True,
+            for_scripts=True,
+            stored="mode",
+            option="--mode",
+        ),
+    ]
+    resources: Annotated[tuple[Resource, ...], Setting("Where workers may run")]
+    workers: Annotated[
+        int,
+        Field(ge=0, le=MAX_WORKERS),
+        Setting("Desired number of workers", shown="total_workers", renews_workers=False, for_scripts=True),
+    ]
+    container_volume_in_gb: Annotated[
+        int, Field(ge=20, le=1_000_000), Setting("Storage of one worker, in GB", option="--volume-gb")
+    ]
+    image_registry: Annotated[Registry | None, Setting("Registry of the image; Docker Hub when absent", fixed=True)] = (
+        None
+    )
+    credential_id: Annotated[
+        int | None,
+        Setting(
+            "Id of a stored credential for the registry",
+            asked="container_registry_auth_id",
+            also_asked="credentialId",
+            option="--credential",
+        ),
+    ] = None
+    min_single_card_vram_in_gb: Annotated[
+        Annotated[int, Field(ge=0, le=1536)] | None,
+        Setting("Least video memory of one GPU, in GB", option="--min-vram-gb"),
+    ] = None
+    min_single_card_vcpu: Annotated[
+        Annotated[int, Field(ge=0, le=1024)] | None, Setting("Least virtual CPUs for one GPU", option="--min-vcpu")
+    ] = None
+    min_single_card_ram_in_gb: Annotated[
+        Annotated[int, Field(ge=0, le=1536)] | None, Setting("Least memory for one GPU, in GB", option="--min-ram-gb")
+    ] = None
+    initialization_command: Annotated[
+        Command | None, Setting("The command to run in the container", option="--command")
+    ] = None
     environment: dict[str, str] = field(default_factory=dict, repr=False)
     """Empty in an endpoint that was read: the values are sealed, and only who starts workers opens them."""
-    plain_variables: frozenset[str] = frozenset()
+    plain_variables: Annotated[
+        frozenset[str],
+        Setting(
+            "Environment variables of the container, all of them; their values are encrypted at rest and never shown",
+            asked="environment_vars",
+            also_asked="envVars",
+        ),
+    ] = frozenset()
     """Names of variables whose values are no secrets: they are not masked in workers' logs."""
-    expose: Expose | None = None
-    webhook: str | None = None
-    concurrency: int = DEFAULT_CONCURRENCY
-    execution_timeout_seconds: int = DEFAULT_EXECUTION_TIMEOUT_SECONDS
-    max_attempts: int = DEFAULT_MAX_ATTEMPTS
-    max_queued_tasks: int = DEFAULT_MAX_QUEUED_TASKS
-    result_retention_seconds: int = DEFAULT_RESULT_RETENTION_SECONDS
-    queue_ttl_seconds: float | None = None
-    """How long a task may wait; None: for ever."""
-    retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
-    cancel_uri: str | None = None
-    """Path of the container that is told when a running task is cancelled."""
-    ready_path: str | None = None
-    """Path on the exposed port that responds 2xx when a worker is ready; None: ready when the port is open."""
-    start_timeout_seconds: float = DEFAULT_START_TIMEOUT_SECONDS
-    """Time limit for one start of a worker, until it is ready."""
-    max_busy_seconds: float = DEFAULT_MAX_BUSY_SECONDS
-    """How long a task may meet only 429, 503 and refused connections in a row before that counts as an attempt."""
+    expose: Annotated[Expose | None, Setting("The port on which the container listens")] = None
+    webhook: Annotated[
+        str | None,
+        Setting("URL that every change of a worker's status is POSTed to", renews_workers=False, for_scripts=True),
+    ] = None
+    concurrency: Annotated[int, Field(ge=1, le=1000), Setting("Tasks that one worker runs at once")] = (
+        DEFAULT_CONCURRENCY
+    )
+    execution_timeout_seconds: Annotated[
+        ExecutionTimeout,
+        Setting("How long one attempt of a task may take", renews_workers=False, for_scripts=True, stored="timeout"),
+    ] = 3600
+    max_attempts: Annotated[
+        int,
+        Field(ge=1, le=100),
+        Setting("Maximum number of attempts of a task", renews_workers=False, for_scripts=True),
+    ] = 5
+    max_queued_tasks: Annotated[
+        int,
+        Field(ge=1, le=100_000_000),
+        Setting(
+            "Tasks that may wait; more are refused with 429",
+            renews_workers=False,
+            for_scripts=True,
+            stored="max_queued",
+        ),
+    ] = 1_000_000
+    result_retention_seconds: Annotated[
+        int,
+        Field(ge=1, le=MAX_RETENTION_SECONDS),
+        Setting("How long an ended task is kept", renews_workers=False, for_scripts=True, stored="retention"),
+    ] = 86_400
+    queue_ttl_seconds: Annotated[
+        QueueTtl | None,
+        Setting(
+            "How long a task may wait before it ends as expired; without limit when absent",
+            renews_workers=False,
+            for_scripts=True,
+            stored="queue_ttl",
+        ),
+    ] = None
+    cancel_uri: Annotated[
+        ContainerPath | None,
+        Setting(
+            "Path of the container that is called when an attempt is given up while its call runs: cancelled, timed "
+            "out, released by a drain, or taken over; when absent, the call is only closed",
+            renews_workers=False,
+            for_scripts=True,
+        ),
+    ] = None
+    ready_path: Annotated[
+        ContainerPath | None,
+        Setting(
+            "Path on the exposed port; a worker is RUNNING while GET of it responds 2xx. When absent: while the port "
+            "accepts connections"
+        ),
+    ] = None
+    start_timeout_seconds: Annotated[
+        float,
+        Field(ge=MIN_START_TIMEOUT_SECONDS, le=MAX_START_TIMEOUT_SECONDS, allow_inf_nan=False),
+        Setting("Time limit for one start of a worker until it is ready, in seconds", stored="start_timeout"),
+    ] = DEFAULT_START_TIMEOUT_SECONDS
+    max_busy_seconds: Annotated[
+        float,
+        Field(ge=0, le=MAX_BUSY_SECONDS, allow_inf_nan=False),
+        Setting(
+            "Seconds for which a task may meet only 429, 503 and refused connections in a row before that counts as an "
+            "attempt",
+            renews_workers=False,
+            for_scripts=True,
+            stored="max_busy",
+        ),
+    ] = 900.0
+    retry_on: Annotated[
+        frozenset[RetryOn],
+        Setting("Outcomes that are retried. An empty list disables retries", renews_workers=False, for_scripts=True),
+    ] = DEFAULT_RETRY_ON
+    retry_delays_seconds: Annotated[
+        tuple[float, ...],
+        Setting(
+            "Seconds to wait after each attempt, ± 20 %; the last one repeats",
+            renews_workers=False,
+            for_scripts=True,
+            stored="retry_delays",
+        ),
+    ] = TASK_RETRY_DELAYS_SECONDS
+
+    @property
+    def retry_policy(self) -> TaskRetryPolicy:
+        """The two settings of retries together."""
+        return TaskRetryPolicy(self.retry_on, self.retry_delays_seconds)
+
+
+SETTINGS = definitions_of(EndpointConfig, Setting)
+"""All settings of an endpoint."""
 
 
 @dataclass(frozen=True)
@@ -157,22 +310,9 @@ class Endpoint:
 
 def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
     """Whether running workers would be other ones under `after`. The environment is compared by who changes it."""
-    unaffected = replace(
-        after,
-        name=before.name,
-        workers=before.workers,
-        webhook=before.webhook,
-        environment=before.environment,
-        execution_timeout_seconds=before.execution_timeout_seconds,
-        max_attempts=before.max_attempts,
-        max_queued_tasks=before.max_queued_tasks,
-        result_retention_seconds=before.result_retention_seconds,
-        queue_ttl_seconds=before.queue_ttl_seconds,
-        retry_policy=before.retry_policy,
-        cancel_uri=before.cancel_uri,
-        max_busy_seconds=before.max_busy_seconds,
+    return any(
+        getattr(before, one.name) != getattr(after, one.name) for one in SETTINGS if one.definition.renews_workers
     )
-    return unaffected != before
 
 
 def endpoint_status(wanted: Wanted, failed: bool, workers: Iterable[WorkerStatus]) -> EndpointStatus:

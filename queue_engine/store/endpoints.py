@@ -6,18 +6,19 @@ import asyncio
 import json
 import secrets
 from collections.abc import Callable, Mapping
+from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
 
+from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import (
-    DEFAULT_MAX_BUSY_SECONDS,
-    DEFAULT_START_TIMEOUT_SECONDS,
+    SETTINGS,
     Endpoint,
     EndpointConfig,
     Expose,
     Resource,
-    ServiceMode,
+    Setting,
     TaskCounts,
     Wanted,
     needs_new_workers,
@@ -30,7 +31,7 @@ from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.calls import Scripts
 from queue_engine.store.client import word_of
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
-from queue_engine.store.policies import retry_delays_text, retry_on_text, retry_policy_of
+from queue_engine.store.policies import retry_delays_of, retry_delays_text, retry_on_of, retry_on_text
 from queue_engine.store.resealing import Resealed, worst
 
 _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
@@ -64,7 +65,6 @@ class EndpointStore:
         keys = self._partitions.of(endpoint_id)
         fields: dict[str, str | int] = {
             "tenant": tenant,
-            "mode": config.service_mode.value,
             "wanted": Wanted.RUNNING.value,
             "signing": self._new_signing_secret(endpoint_id),
             **_fields(config, self._sealed(endpoint_id, config.environment), sorted(config.environment)),
@@ -267,74 +267,70 @@ def _flat(fields: Mapping[str, str | int]) -> list[str | int]:
     return [item for pair in fields.items() for item in pair]
 
 
+_IN_HASH = tuple(one for one in SETTINGS if one.definition.for_scripts)
+_IN_JSON = tuple(one for one in SETTINGS if not one.definition.for_scripts)
+
+
 def _fields(config: EndpointConfig, sealed_environment: str, environment_names: list[str]) -> dict[str, str | int]:
-    """The configuration as fields of the endpoint's hash: what scripts look at by itself, the rest as JSON."""
-    stored = {
-        "name": config.name,
-        "image": config.image,
-        "image_registry": config.image_registry,
-        "credential_id": config.credential_id,
-        "resources": [[one.region, one.gpu_type, one.gpu_count] for one in config.resources],
-        "min_single_card_vram_in_gb": config.min_single_card_vram_in_gb,
-        "min_single_card_vcpu": config.min_single_card_vcpu,
-        "min_single_card_ram_in_gb": config.min_single_card_ram_in_gb,
-        "container_volume_in_gb": config.container_volume_in_gb,
-        "initialization_command": config.initialization_command,
-        "environment": sealed_environment,
-        "environment_names": environment_names,
-        "plain_variables": sorted(config.plain_variables),
-        "expose": [config.expose.port, config.expose.protocol] if config.expose else None,
-        "concurrency": config.concurrency,
-        "ready_path": config.ready_path,
-        "start_timeout": config.start_timeout_seconds,
-    }
+    """Return the settings as fields of the endpoint's hash: those that scripts read, and the others as JSON."""
+    stored = {one.stored: _encoded(one, getattr(config, one.name)) for one in _IN_JSON}
+    stored |= {"environment": sealed_environment, "environment_names": environment_names}
     return {
-        "workers": config.workers,
-        "max_queued": config.max_queued_tasks,
-        "max_attempts": config.max_attempts,
-        "timeout": config.execution_timeout_seconds,
-        "retention": config.result_retention_seconds,
-        "webhook": config.webhook or "",
+        **{one.stored: _text(_encoded(one, getattr(config, one.name))) for one in _IN_HASH},
         "webhook_destination": parse_webhook(config.webhook).destination if config.webhook else "",
-        "queue_ttl": "" if config.queue_ttl_seconds is None else repr(config.queue_ttl_seconds),
-        "retry_on": retry_on_text(config.retry_policy),
-        "retry_delays": retry_delays_text(config.retry_policy),
-        "cancel_uri": config.cancel_uri or "",
-        "max_busy": repr(config.max_busy_seconds),
         "config": json.dumps(stored),
     }
 
 
-def _config(fields: dict[str, str]) -> EndpointConfig:
+def _config(fields: Mapping[str, str]) -> EndpointConfig:
+    """Return the settings in an endpoint's hash. One that an older version did not store has its default."""
     stored = json.loads(fields["config"])
-    return EndpointConfig(
-        name=stored["name"],
-        image=stored["image"],
-        service_mode=ServiceMode(fields["mode"]),
-        resources=tuple(Resource(*one) for one in stored["resources"]),
-        workers=int(fields["workers"]),
-        container_volume_in_gb=stored["container_volume_in_gb"],
-        image_registry=stored["image_registry"],
-        credential_id=stored["credential_id"],
-        min_single_card_vram_in_gb=stored["min_single_card_vram_in_gb"],
-        min_single_card_vcpu=stored["min_single_card_vcpu"],
-        min_single_card_ram_in_gb=stored["min_single_card_ram_in_gb"],
-        initialization_command=stored["initialization_command"],
-        plain_variables=frozenset(stored.get("plain_variables", ())),
-        expose=Expose(*stored["expose"]) if stored["expose"] else None,
-        webhook=fields["webhook"] or None,
-        concurrency=stored["concurrency"],
-        execution_timeout_seconds=int(fields["timeout"]),
-        max_attempts=int(fields["max_attempts"]),
-        max_queued_tasks=int(fields["max_queued"]),
-        result_retention_seconds=int(fields["retention"]),
-        queue_ttl_seconds=float(fields["queue_ttl"]) if fields.get("queue_ttl") else None,
-        retry_policy=retry_policy_of(fields.get("retry_on", ""), fields.get("retry_delays", "")),
-        cancel_uri=fields.get("cancel_uri") or None,
-        ready_path=stored.get("ready_path"),
-        start_timeout_seconds=stored.get("start_timeout", DEFAULT_START_TIMEOUT_SECONDS),
-        max_busy_seconds=float(fields.get("max_busy", DEFAULT_MAX_BUSY_SECONDS)),
-    )
+    values = {one.name: _decoded(one, stored[one.stored]) for one in _IN_JSON if one.stored in stored}
+    values |= {one.name: _decoded(one, _value(one, fields[one.stored])) for one in _IN_HASH if one.stored in fields}
+    return EndpointConfig(**values)
+
+
+def _text(value: Any) -> str | int:
+    """Return a value as it stands in a hash: None is empty, and a number has all its digits."""
+    if isinstance(value, float):
+        return repr(value)
+    if isinstance(value, bool):
+        return int(value)
+    return "" if value is None else value
+
+
+def _value(setting: Defined[Setting], text: str) -> Any:
+    """Return the value that stands in a hash as `text`."""
+    if not text and setting.nullable:
+        return None
+    if setting.kind is bool:
+        return text == "1"
+    return setting.kind(text) if setting.kind in (int, float) else text
+
+
+def _encoded(setting: Defined[Setting], value: Any) -> Any:
+    codec = _CODECS.get(setting.name)
+    return value if value is None or codec is None else codec[0](value)
+
+
+def _decoded(setting: Defined[Setting], value: Any) -> Any:
+    codec = _CODECS.get(setting.name)
+    if value is None or codec is None:
+        return setting.kind(value) if issubclass(setting.kind, StrEnum) else value
+    return codec[1](value)
+
+
+# Of the settings with a structure of their own: how each becomes text or JSON, and back.
+_CODECS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "resources": (
+        lambda resources: [[one.region, one.gpu_type, one.gpu_count] for one in resources],
+        lambda stored: tuple(Resource(*one) for one in stored),
+    ),
+    "plain_variables": (sorted, frozenset),
+    "expose": (lambda expose: [expose.port, expose.protocol], lambda stored: Expose(*stored)),
+    "retry_on": (retry_on_text, retry_on_of),
+    "retry_delays_seconds": (retry_delays_text, retry_delays_of),
+}
 
 
 def open_signing_secret(sealer: Sealer, endpoint_id: str, stored: str) -> str:

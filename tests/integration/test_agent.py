@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from queue_engine.domain.endpoints import Wanted
-from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import AttemptOutcome, TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import Sealer, new_secret_key, parse_secret_key
@@ -119,7 +118,7 @@ async def test_a_busy_worker_is_asked_again_until_it_is_free(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
     container.answer = replies(Reply(), Reply(503), Reply(429), Reply(429), Reply(body=b'"done"'))
-    endpoint_id = await new_endpoint(store, max_attempts=1, retry_policy=TaskRetryPolicy(delays_seconds=(0.1,)))
+    endpoint_id = await new_endpoint(store, max_attempts=1, retry_delays_seconds=(0.1,))
     await submit(store, endpoint_id, "first")
     await submit(store, endpoint_id)
     programs.agent(endpoint_id, container.url)

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from queue_engine.domain.endpoints import Expose
-from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import AttemptOutcome, TaskState
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Cancellation
@@ -97,8 +96,7 @@ async def test_a_task_is_tried_again_as_its_endpoint_says(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
     container.answer = lambda request: Reply(500 if request.headers["x-task-attempt"] == "1" else 200)
-    policy = TaskRetryPolicy(frozenset({"500"}), (0.1,))  # type: ignore[arg-type]
-    endpoint_id = await new_endpoint(store, retry_policy=policy)
+    endpoint_id = await new_endpoint(store, retry_on=frozenset({"500"}), retry_delays_seconds=(0.1,))
     await submit(store, endpoint_id)
     programs.agent(endpoint_id, container.url)
     programs.controller()
@@ -317,7 +315,7 @@ async def test_a_task_that_kills_its_container_fails_and_its_neighbours_finish(
         concurrency=4,
         expose=Expose(8000, "HTTP"),
         initialization_command=command,
-        retry_policy=TaskRetryPolicy(delays_seconds=(0.5, 1, 2)),
+        retry_delays_seconds=(0.5, 1, 2),
         max_attempts=5,
     )
     names = [f"good_{number}" for number in range(6)]

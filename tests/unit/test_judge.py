@@ -211,4 +211,4 @@ def test_a_containers_retry_after(value: str | None, seconds: float | None) -> N
     "policy", [DEFAULT, NEVER, EVERYTHING, TaskRetryPolicy(frozenset({RetryOn.TIMEOUT}), (0.5, 3600))]
 )
 def test_a_policy_is_stored_and_read(policy: TaskRetryPolicy) -> None:
-    assert retry_policy_of(retry_on_text(policy), retry_delays_text(policy)) == policy
+    assert retry_policy_of(retry_on_text(policy.on), retry_delays_text(policy.delays_seconds)) == policy

@@ -1,0 +1,58 @@
+"""Types of fields that several requests have, with their limits. The API's requests are parsed with them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+from queue_engine.domain.process_uri import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
+
+_SURROGATES = r"\ud800-\udfff"
+"""What UTF-8 cannot hold, and comes in as escapes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Matching(AfterValidator):
+    """A check that the schema tells too."""
+
+    pattern: str = ""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"pattern": self.pattern} | handler(schema)
+
+
+def matching(pattern: str, rule: str) -> Any:
+    """The whole text must match; `rule` says so in words."""
+    compiled = re.compile(pattern)
+
+    def check(text: str) -> str:
+        if compiled.fullmatch(text) is None:
+            raise ValueError(rule)
+        return text
+
+    # Readers of the schema may refuse surrogates in a pattern, and no decoded text has them.
+    return _Matching(check, f"^(?:{pattern.replace(_SURROGATES, '')})$")
+
+
+VISIBLE = matching(r"[!-~]*", "must be visible ASCII characters without spaces")
+LINE = matching(rf"[^\x00-\x1f\x7f-\x9f{_SURROGATES}]*", "must not have control characters or lone surrogates")
+NO_NUL = matching(rf"[^\x00{_SURROGATES}]*", "must not have a NUL character or lone surrogates")
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+MAX_EXECUTION_SECONDS = 2_592_000
+MAX_QUEUE_TTL_SECONDS = 31_536_000
+
+ExecutionTimeout = Annotated[int, Field(ge=1, le=MAX_EXECUTION_SECONDS)]
+QueueTtl = Annotated[float, Field(ge=0.001, le=MAX_QUEUE_TTL_SECONDS, allow_inf_nan=False)]
+
+ContainerPath = Annotated[
+    str,
+    AfterValidator(normalize_process_uri),
+    Field(json_schema_extra={"minLength": 1, "maxLength": MAX_PROCESS_URI_CHARACTERS}),
+]
+"""A path on a container; a leading slash is added."""
