@@ -12,6 +12,7 @@ from pydantic.json_schema import models_json_schema
 
 from queue_engine import __version__
 from queue_engine.api.operations import Operation
+from queue_engine.api.views import Failure
 
 TITLE = "Queue Engine"
 _DESCRIPTION = (
@@ -51,14 +52,15 @@ def describe(routes: Iterable[APIRoute]) -> dict[str, Any]:
     }
     schemas = components.setdefault("schemas", {})
     operations = [route for route in routes if isinstance(route, Operation)]
-    schemas |= _request_schemas({operation.takes for operation in operations if operation.takes is not None})
+    taken = {operation.takes for operation in operations if operation.takes is not None}
+    schemas |= _named_schemas({*taken, Failure})
     for schema in schemas.values():
         _tidy(schema)
     return document
 
 
-def _request_schemas(models: set[type[BaseModel]]) -> dict[str, Any]:
-    """The schemas of request bodies, with those that they refer to."""
+def _named_schemas(models: set[type[BaseModel]]) -> dict[str, Any]:
+    """Return the schemas of models that operations refer to by name, with those that these refer to."""
     named = sorted(models, key=lambda model: model.__name__)
     _, definitions = models_json_schema(
         [(model, "validation") for model in named], ref_template="#/components/schemas/{model}"

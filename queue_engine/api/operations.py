@@ -106,8 +106,13 @@ def _check_no_delivery(scope: Scope) -> None:
 
 
 def described_failure(status: int) -> dict[str, Any]:
-    """An error answer, for OpenAPI."""
-    response: dict[str, Any] = {"model": Failure, "description": _FAILURES[status]}
+    """Return the description of an error response, for OpenAPI.
+
+    It refers to the schema by name, because FastAPI makes a validator of every model that it is given, and nothing
+    validates responses: these were most of the time that making the application took.
+    """
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Failure.__name__}"}}}
+    response: dict[str, Any] = {"description": _FAILURES[status], "content": content}
     return response | {"headers": _RETRY_AFTER} if status in (429, 503) else response
 
 
