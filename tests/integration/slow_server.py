@@ -1,11 +1,24 @@
-"""A container that takes a while over every task: 1.5 seconds, or as its argument says. Listens on $PORT."""
+"""A container that takes a while over every task. Listens on $PORT.
+
+Its argument says how long: that many seconds, or until something is written to the named pipe at that path; 1.5 seconds
+without one.
+"""
 
 import os
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
-WORK_SECONDS = float(sys.argv[1]) if len(sys.argv) > 1 else 1.5
+HOW_LONG = sys.argv[1] if len(sys.argv) > 1 else "1.5"
+
+
+def work() -> None:
+    pipe = Path(HOW_LONG)
+    if pipe.is_fifo():
+        pipe.read_bytes()
+    else:
+        threading.Event().wait(float(HOW_LONG))
 
 
 class SlowHandler(BaseHTTPRequestHandler):
@@ -13,7 +26,7 @@ class SlowHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        threading.Event().wait(WORK_SECONDS)
+        work()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

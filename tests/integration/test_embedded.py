@@ -321,11 +321,13 @@ class TestOperatorsMistakes:
         assert store.server_pid() is None
 
     async def test_a_start_that_is_given_up_leaves_nothing(self, data: Path) -> None:
-        store = store_in(data)
+        # It listens at another port than it is asked at, so that its start goes on until it is given up.
+        store = store_in(data, options={"port": str(free_port())})
         starting = asyncio.create_task(store.start())
         await wait_until_async(store.server_pid)
         starting.cancel()
         await asyncio.wait({starting})
+        assert starting.cancelled()
         assert store.server_pid() is None
         async with store_in(data):
             pass

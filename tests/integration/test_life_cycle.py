@@ -1,6 +1,7 @@
 """An endpoint's life on a running engine: scale, change, stop, start, delete; crashes; and what its webhook is told."""
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -38,7 +39,7 @@ def up(shared_up: Up) -> Iterator[Up]:
     endpoints = ElasticApi(api_key=API_KEY, base_url=shared_up.url)
     for endpoint in shared_up.get("/v2/serverless"):
         endpoints.delete_deployment(endpoint["id"])
-    wait_until(lambda: shared_up.workers() == [], 30, "workers of deleted endpoints are left")
+    wait_until(lambda: shared_up.workers() == [], message="workers of deleted endpoints are left")
 
 
 def elastic(up: Up) -> ElasticApi:
@@ -75,25 +76,28 @@ def test_scaling_up_and_down_and_to_nothing(up: Up) -> None:
     assert elastic(up).scale_workers(endpoint_id, 3)["data"] is True
     wait_for_workers(up, endpoint_id, 3)
     elastic(up).scale_workers(endpoint_id, 1)
-    wait_until(lambda: len(workers(up, endpoint_id)) == 1, 30)
+    wait_until(lambda: len(workers(up, endpoint_id)) == 1)
     elastic(up).scale_workers(endpoint_id, 0)
-    wait_until(lambda: workers(up, endpoint_id) == [], 30)
+    wait_until(lambda: workers(up, endpoint_id) == [])
     submit(up, endpoint_id, "waits")
     assert task(up, endpoint_id, "waits")["state"] == "queued"
     elastic(up).scale_workers(endpoint_id, 1)
-    wait_until(lambda: task(up, endpoint_id, "waits")["status"] == "SUCCESS", 30)
+    wait_until(lambda: task(up, endpoint_id, "waits")["status"] == "SUCCESS")
 
 
-def test_scaling_down_lets_the_busy_worker_finish(up: Up) -> None:
-    endpoint_id = create(up, workers=2, command=SLOW)
+def test_scaling_down_lets_the_busy_worker_finish(up: Up, tmp_path: Path) -> None:
+    until = tmp_path / "until"
+    os.mkfifo(until)
+    endpoint_id = create(up, workers=2, command=f"{SLOW} {until}")
     wait_for_workers(up, endpoint_id, 2)
     submit(up, endpoint_id, "busy")
-    wait_until(lambda: task(up, endpoint_id, "busy")["state"] == "running", 10)
-    wait_until(lambda: any(worker["runningTasks"] for worker in workers(up, endpoint_id)), 10)
+    wait_until(lambda: task(up, endpoint_id, "busy")["state"] == "running")
+    wait_until(lambda: any(worker["runningTasks"] for worker in workers(up, endpoint_id)))
     [busy] = [worker["workerId"] for worker in workers(up, endpoint_id) if worker["runningTasks"]]
     elastic(up).scale_workers(endpoint_id, 1)
-    wait_until(lambda: [worker["workerId"] for worker in workers(up, endpoint_id)] == [busy], 30)
-    wait_until(lambda: task(up, endpoint_id, "busy")["status"] == "SUCCESS", 20)
+    wait_until(lambda: [worker["workerId"] for worker in workers(up, endpoint_id)] == [busy])
+    until.write_text("done")
+    wait_until(lambda: task(up, endpoint_id, "busy")["status"] == "SUCCESS")
     assert task(up, endpoint_id, "busy")["attempts"] == 1
 
 
@@ -102,10 +106,10 @@ def test_stop_keeps_queued_tasks_and_start_goes_on_with_them(up: Up) -> None:
     wait_for_workers(up, endpoint_id, 1)
     for number in range(3):
         submit(up, endpoint_id, f"t{number}")
-    wait_until(lambda: task(up, endpoint_id, "t0")["state"] == "running", 10)
+    wait_until(lambda: task(up, endpoint_id, "t0")["state"] == "running")
     assert elastic(up).stop_deployment(endpoint_id)["data"] is True
     assert elastic(up).stop_deployment(endpoint_id)["data"] is True
-    wait_until(lambda: status(up, endpoint_id) == "STOPPED", 30)
+    wait_until(lambda: status(up, endpoint_id) == "STOPPED")
     assert workers(up, endpoint_id) == []
     with pytest.raises(ClientError) as refusal:
         submit(up, endpoint_id, "late")
@@ -114,7 +118,7 @@ def test_stop_keeps_queued_tasks_and_start_goes_on_with_them(up: Up) -> None:
     assert (count["running"], count["failed"]) == (0, 0)
     assert count["queued"] >= 1
     assert elastic(up).start_deployment(endpoint_id)["data"] is True
-    wait_until(lambda: all(task(up, endpoint_id, f"t{n}")["status"] == "SUCCESS" for n in range(3)), 40)
+    wait_until(lambda: all(task(up, endpoint_id, f"t{n}")["status"] == "SUCCESS" for n in range(3)))
 
 
 def test_a_new_configuration_replaces_workers_one_at_a_time_and_fails_no_task(up: Up) -> None:
@@ -156,7 +160,7 @@ def test_a_new_configuration_replaces_workers_one_at_a_time_and_fails_no_task(up
         stop.set()
         submitting.join()
     assert fewest_running >= 1
-    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/count")["processing"] == 0, 30)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/count")["processing"] == 0)
     count = up.get(f"/v2/serverless/{endpoint_id}/tasks/count")
     assert count["failed"] == 0
     assert count["success"] == count["total"] > 10
@@ -182,7 +186,7 @@ def test_delete_ends_what_is_queued_tells_the_webhooks_and_leaves_nothing(up: Up
             elastic(up).get_deployment_detail(endpoint_id)
         assert (gone.value.status_code, gone.value.error_code) == (404, 14000)
         assert endpoint_id not in [int(one["id"]) for one in up.get("/v2/serverless")]
-        wait_until(lambda: up.workers() == [], 30)
+        wait_until(lambda: up.workers() == [])
 
 
 def test_a_worker_that_crashes_on_start_is_failed_with_its_last_words(up: Up) -> None:
@@ -215,7 +219,7 @@ def test_every_change_of_a_workers_status_is_told_in_order(up: Up) -> None:
         [worker] = workers(up, endpoint_id)
         secret = up.get(f"/v2/serverless/{endpoint_id}/webhook-secret")["secret"]
         elastic(up).stop_deployment(endpoint_id)
-        wait_until(lambda: status(up, endpoint_id) == "STOPPED", 30)
+        wait_until(lambda: status(up, endpoint_id) == "STOPPED")
         events = []
         for _ in range(4):
             request = receiver.next(20)
@@ -242,8 +246,8 @@ def test_a_worker_without_life_signs_is_replaced(tmp_path: Path) -> None:
         wait_for_workers(up, endpoint_id, 1)
         [agent] = up.workers()
         agent.send_signal(signal.SIGSTOP)
-        wait_until(lambda: not agent.is_running(), 40, "the silent worker still runs")
-        wait_until(lambda: workers(up, endpoint_id)[0]["restarts"] >= 1, 20, "its end is not counted")
+        wait_until(lambda: not agent.is_running(), message="the silent worker still runs")
+        wait_until(lambda: workers(up, endpoint_id)[0]["restarts"] >= 1, message="its end is not counted")
         wait_for_workers(up, endpoint_id, 1)
     finally:
         up.end()
