@@ -11,11 +11,11 @@ from types import TracebackType
 from typing import Self
 
 from tests.ports import free_port
-from tests.waiting import wait_until
+from tests.waiting import GIVE_UP_SECONDS, wait_until
 
-START_SECONDS = 30.0
+START_SECONDS = GIVE_UP_SECONDS
 STOP_SECONDS = 10.0
-REPLY_SECONDS = 5.0
+REPLY_SECONDS = GIVE_UP_SECONDS
 START_TRIES = 5
 OLDEST_REDIS = (7, 0)
 

@@ -1,4 +1,8 @@
-"""Wait for a condition: the only place in the tests where anything sleeps."""
+"""Wait for a condition: the only place in the tests where anything sleeps.
+
+A timeout is when a failing test gives up. A passing test never spends it, so that it has room for a machine under load.
+Shorter ones are for what must happen within a time, and the test's name says so.
+"""
 
 import asyncio
 import inspect
@@ -8,44 +12,54 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
-PAUSE_SECONDS = 0.01
+GIVE_UP_SECONDS = 60.0
+MIN_PAUSE_SECONDS = 0.01
+MAX_PAUSE_SECONDS = 0.1
+PAUSE_SHARE = 0.1
+"""A pause is at most this share of the time waited so far, so that long waits ask rarely and end hardly later."""
 
 
-def wait_until(condition: Callable[[], T], timeout: float = 10.0, message: str = "condition not met") -> T:
+def wait_until(condition: Callable[[], T], timeout: float = GIVE_UP_SECONDS, message: str = "condition not met") -> T:
     """Return the first true answer of `condition`; AssertionError with `message` after `timeout` seconds."""
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
     while not (answer := condition()):
-        if time.monotonic() >= deadline:
+        waited = time.monotonic() - began
+        if waited >= timeout:
             raise _not_met(message, timeout)
-        time.sleep(PAUSE_SECONDS)  # noqa: TID251 - the one place that the rule points to
+        time.sleep(_pause(waited))  # noqa: TID251 - the one place that the rule points to
     return answer
 
 
 @overload
 async def wait_until_async(
-    condition: Callable[[], Awaitable[T]], timeout: float = 10.0, message: str = "condition not met"
+    condition: Callable[[], Awaitable[T]], timeout: float = GIVE_UP_SECONDS, message: str = "condition not met"
 ) -> T: ...
 @overload
 async def wait_until_async(
-    condition: Callable[[], T], timeout: float = 10.0, message: str = "condition not met"
+    condition: Callable[[], T], timeout: float = GIVE_UP_SECONDS, message: str = "condition not met"
 ) -> T: ...
 async def wait_until_async(
-    condition: Callable[[], object], timeout: float = 10.0, message: str = "condition not met"
+    condition: Callable[[], object], timeout: float = GIVE_UP_SECONDS, message: str = "condition not met"
 ) -> object:
     """As `wait_until`, for a plain or an async condition; a condition that hangs is given up at the same time."""
     try:
         async with asyncio.timeout(timeout) as limit:
-            deadline = asyncio.get_running_loop().time() + timeout
+            clock = asyncio.get_running_loop().time
+            began = clock()
             while not (answer := await _answer_of(condition)):
-                await asyncio.sleep(PAUSE_SECONDS)
+                await asyncio.sleep(_pause(clock() - began))
                 # A library that swallows a cancellation (asyncio.wait_for may, before Python 3.12) loses the time-out.
-                if asyncio.get_running_loop().time() >= deadline + PAUSE_SECONDS:
+                if clock() - began >= timeout + MAX_PAUSE_SECONDS:
                     raise _not_met(message, timeout)
             return answer
     except TimeoutError:
         if not limit.expired():
             raise
         raise _not_met(message, timeout) from None
+
+
+def _pause(waited: float) -> float:
+    return min(max(MIN_PAUSE_SECONDS, waited * PAUSE_SHARE), MAX_PAUSE_SECONDS)
 
 
 async def _answer_of(condition: Callable[[], object]) -> object:

@@ -66,7 +66,7 @@ def test_a_run_that_is_interrupted_leaves_no_process(
         run.send_signal(number)
         assert run.wait(120) == 130, output.read_text()
         assert "seed 1;" in output.read_text()
-        wait_until(lambda: not _processes_of(tmp_path), 10, "processes are left")
+        wait_until(lambda: not _processes_of(tmp_path), message="processes are left")
     finally:
         run.kill()
         run.wait()

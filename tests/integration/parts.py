@@ -21,11 +21,10 @@ from queue_engine.domain.tasks import Task, TaskSpec, TaskStatus
 from queue_engine.runtime.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import NewTask
-from tests.waiting import wait_until, wait_until_async
+from tests.waiting import GIVE_UP_SECONDS, wait_until, wait_until_async
 
 SECRET_KEY = new_secret_key()
 TENANT = "default"
-END_SECONDS = 20.0
 
 
 def open_store(url: str) -> Store:
@@ -68,9 +67,13 @@ class Program:
         self._process.kill()
         self._process.wait()
 
-    def wait(self, timeout: float = END_SECONDS) -> int:
+    def wait(self, timeout: float = GIVE_UP_SECONDS) -> int:
         """The exit status; a signal is negative."""
         return self._process.wait(timeout)
+
+    def terminate(self) -> None:
+        """SIGTERM, without a wait for the end."""
+        self._process.terminate()
 
     def stop(self) -> int:
         """SIGTERM, and the exit status; SIGKILL when it does not end."""
@@ -124,6 +127,7 @@ class Programs:
         for program in reversed(self._started):
             if program.running:
                 program.signal(signal.SIGCONT)
+                program.terminate()
         for program in reversed(self._started):
             program.stop()
 
@@ -189,7 +193,7 @@ class HttpServer:
         """The requests with this method."""
         return [request for request in self.requests if request.method == method]
 
-    def next(self, timeout: float = 30.0) -> Request:
+    def next(self, timeout: float = GIVE_UP_SECONDS) -> Request:
         """Return the next request that has not been asked for yet. The limit covers the start of an agent on a busy
         machine."""
         return self._arrivals.get(timeout=timeout)
@@ -270,7 +274,7 @@ async def submit(store: Store, endpoint_id: str, task_id: str = "task", **given:
     await store.tasks.enqueue(NewTask(task_id, endpoint_id, TENANT, spec, given.get("input", b'{"n": 1}'), "print"))
 
 
-async def ended(store: Store, endpoint_id: str, task_id: str = "task", timeout: float = 30) -> Task:
+async def ended(store: Store, endpoint_id: str, task_id: str = "task", timeout: float = GIVE_UP_SECONDS) -> Task:
     """The task when it has reached its end."""
 
     async def terminal() -> Task | None:
@@ -292,7 +296,7 @@ def programs_on(store_url: str, directory: Path) -> Iterator[Programs]:
         programs.stop()
 
 
-def wait_for_port(port: int, timeout: float = 60) -> None:
+def wait_for_port(port: int, timeout: float = GIVE_UP_SECONDS) -> None:
     """Return when something listens on this loopback port."""
 
     def listens() -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.api_server import RunningApi
+from tests.waiting import GIVE_UP_SECONDS
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Connection:
 
     async def answer(self) -> Received:
         """The next answer; asyncio.IncompleteReadError when the connection was closed instead."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(GIVE_UP_SECONDS):
             head = (await self._reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             status_line, *lines = head.strip().split("\r\n")
             headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -48,12 +49,12 @@ class Connection:
 
     async def line(self) -> str:
         """The next line, of an answer without headers."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(GIVE_UP_SECONDS):
             return (await self._reader.readuntil(b"\r\n\r\n")).decode().strip()
 
     async def is_closed(self) -> bool:
-        """Return whether the server closes within a few seconds, without sending anything more."""
-        async with asyncio.timeout(10):
+        """Return whether the server closes, without sending anything more."""
+        async with asyncio.timeout(GIVE_UP_SECONDS):
             try:
                 return await self._reader.read(1) == b""
             except ConnectionResetError:
@@ -61,7 +62,7 @@ class Connection:
 
     async def rest(self) -> bytes:
         """All that comes until the server closes."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(GIVE_UP_SECONDS):
             return await self._reader.read()
 
     def close(self) -> None:

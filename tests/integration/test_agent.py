@@ -223,7 +223,7 @@ async def test_nothing_is_claimed_before_the_container_listens(store: Store, pro
     async def initializing() -> bool:
         return await statuses() == [WorkerStatus.INITIALIZING]
 
-    await wait_until_async(initializing, 20)
+    await wait_until_async(initializing)
     waiting = await store.tasks.get(endpoint_id, "task")
     assert waiting is not None
     assert (waiting.state, waiting.attempts) == (TaskState.QUEUED, 0)
@@ -240,7 +240,7 @@ async def test_concurrency_is_kept(store: Store, programs: Programs, container: 
     for number in range(5):
         await submit(store, endpoint_id, f"t{number}")
     programs.agent(endpoint_id, container.url)
-    wait_until(lambda: len(container.requests) == 3, 20)
+    wait_until(lambda: len(container.requests) == 3)
 
     async def counts() -> tuple[int, int]:
         found = await store.tasks.counts(endpoint_id)
@@ -296,7 +296,7 @@ async def test_a_paused_agent_whose_task_ran_elsewhere_is_fenced(
     assert (await ended(store, endpoint_id)).output == b'"second"'
     stuck.set()
     first.signal(signal.SIGCONT)
-    wait_until(lambda: "fenced" in first.output() or '"store": "FENCED"' in first.output(), 20, first.output())
+    wait_until(lambda: "fenced" in first.output() or '"store": "FENCED"' in first.output(), message=first.output())
     task = await store.tasks.get(endpoint_id, "task")
     assert task is not None
     assert task.output == b'"second"'
@@ -318,14 +318,14 @@ async def test_a_paused_agent_whose_task_nobody_took_keeps_its_work(
         task = await store.tasks.get(endpoint_id, "task")
         return task is not None and task.state is TaskState.QUEUED
 
-    await wait_until_async(taken_back, 20)
+    await wait_until_async(taken_back)
     agent.signal(signal.SIGCONT)
 
     async def held_again() -> bool:
         task = await store.tasks.get(endpoint_id, "task")
         return task is not None and task.state is TaskState.RUNNING and task.lost == 0
 
-    await wait_until_async(held_again, 20)
+    await wait_until_async(held_again)
     stuck.set()
     task = await ended(store, endpoint_id)
     assert (task.output, task.attempts, len(container.requests)) == (b'"hours of work"', 1, 1)
@@ -340,7 +340,7 @@ async def test_sigterm_lets_a_running_task_finish(store: Store, programs: Progra
     container.next()
     await submit(store, endpoint_id, "waiting")
     agent.signal(signal.SIGTERM)
-    wait_until(lambda: "draining" in agent.output(), 10)
+    wait_until(lambda: "draining" in agent.output())
     release.set()
     assert agent.wait() == 0
     assert (await ended(store, endpoint_id, "running")).state is TaskState.SUCCEEDED
@@ -383,14 +383,14 @@ async def test_an_agent_that_nobody_manages_pauses_while_its_endpoint_is_stopped
         (Wanted.STOPPED, WorkerStatus.STOPPING),
     ):
         assert await store.endpoints.want(endpoint_id, TENANT, wanted)
-        await wait_until_async(partial(has_worker, store, endpoint_id, status), 10, f"is not {status}")
+        await wait_until_async(partial(has_worker, store, endpoint_id, status), message=f"is not {status}")
     release.set()
     assert (await ended(store, endpoint_id, "running")).state is TaskState.SUCCEEDED
-    await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.STOPPED), 10)
+    await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.STOPPED))
     await store.endpoints.want(endpoint_id, TENANT, Wanted.RUNNING)
     await submit(store, endpoint_id, "next")
     assert (await ended(store, endpoint_id, "next")).state is TaskState.SUCCEEDED
-    await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.RUNNING), 10)
+    await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.RUNNING))
     assert agent.running
 
 
@@ -405,7 +405,7 @@ async def test_an_agent_that_nobody_manages_finishes_its_task_and_ends_when_its_
     container.next()
     programs.controller()
     assert await store.endpoints.want(endpoint_id, TENANT, Wanted.DELETED)
-    wait_until(lambda: "the endpoint is deleted" in agent.output(), 10)
+    wait_until(lambda: "the endpoint is deleted" in agent.output())
     late = programs.agent(endpoint_id, container.url)
     assert late.wait() == 0
     release.set()
@@ -416,7 +416,7 @@ async def test_an_agent_that_nobody_manages_finishes_its_task_and_ends_when_its_
     async def removed() -> bool:
         return await store.endpoints.ids() == []
 
-    await wait_until_async(removed, 30, "the endpoint is not removed")
+    await wait_until_async(removed, message="the endpoint is not removed")
 
 
 async def has_worker(store: Store, endpoint_id: str, status: WorkerStatus) -> bool:
@@ -434,7 +434,9 @@ async def test_a_result_is_kept_while_the_store_is_away(
     container.next()
     valkey_server.pause()
     release.set()
-    wait_until(lambda: "the store is away" in agent.output(), 30, "the agent does not notice that the store is away")
+    wait_until(
+        lambda: "the store is away" in agent.output(), message="the agent does not notice that the store is away"
+    )
     valkey_server.resume()
     assert (await ended(store, endpoint_id)).output == b'"kept"'
 
@@ -462,7 +464,7 @@ async def test_an_agent_without_the_key_of_a_tasks_headers_leaves_it_to_others(
         workers = await store.workers.of_endpoint(endpoint_id)
         return any("QUEUE_ENGINE_SECRET_KEY" in (worker.error or "") for worker in workers)
 
-    await wait_until_async(explained, 20, "the worker's error does not say why")
+    await wait_until_async(explained, message="the worker's error does not say why")
     counts = await store.tasks.counts(endpoint_id)
     assert (counts.queued, counts.failed) == (10, 0)
     assert container.requests == []
@@ -514,7 +516,7 @@ async def test_what_an_agent_had_read_when_it_died_begins_after_a_lease(
     dead = store.claims(endpoint_id=endpoint_id, worker_id="dead", lease_ms=1000)
     assert len(await dead.read(1, block_ms=1000)) == 1
     agent = programs.agent(endpoint_id, container.url, lease=0.5)
-    wait_until(lambda: "the container is up" in agent.output(), 30)
+    wait_until(lambda: "the container is up" in agent.output())
     await dead.read_own()  # which says that it has it still
     task = await ended(store, endpoint_id, timeout=MOST_UNSTARTED_SECONDS - 1)
     assert (task.state, task.attempts, task.lost) == (TaskState.SUCCEEDED, 1, 0)
@@ -538,7 +540,7 @@ async def test_what_a_dead_agent_had_read_does_not_wait_for_a_free_slot_of_one_a
         async def free() -> list[Entry]:
             return await dead.read(1, block_ms=1)
 
-        (entry,) = await wait_until_async(free, 20, "the busy agent leaves the entry to the dead one")
+        (entry,) = await wait_until_async(free, message="the busy agent leaves the entry to the dead one")
         assert entry.task_id == "task"
         await dead.put_back(entry)
     finally:

@@ -77,7 +77,7 @@ async def test_an_agent_without_tasks_needs_no_port(store: Store, programs: Prog
     async def reports() -> bool:
         return bool(await store.workers.of_endpoint(endpoint_id))
 
-    await wait_until_async(reports, 30)
+    await wait_until_async(reports)
     assert agent.stop() == 0
 
 

@@ -373,7 +373,7 @@ async def still(number: Callable[[], int]) -> int:
             seen, since = number(), clock()
         return seen > 0 and clock() - since > 0.5
 
-    await wait_until_async(is_still, 20)
+    await wait_until_async(is_still)
     return seen
 
 

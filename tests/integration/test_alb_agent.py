@@ -18,7 +18,7 @@ async def only_worker(store: Store, endpoint_id: str, status: WorkerStatus) -> W
         workers = await store.workers.of_endpoint(endpoint_id)
         return next((worker for worker in workers if worker.status is status), None)
 
-    worker = await wait_until_async(found, 20)
+    worker = await wait_until_async(found)
     assert worker is not None
     return worker
 
@@ -73,7 +73,7 @@ async def test_a_crashed_container_is_told_of_at_once(store: Store, programs: Pr
         WORKER_AGENT_CONTAINER_COMMAND="exit 3",
         WORKER_AGENT_GRACE_SECONDS="60",
     )
-    wait_until(lambda: not agent.running, 20)
+    wait_until(lambda: not agent.running)
     assert "container exited with status 3" in agent.output()
 
 

@@ -13,7 +13,7 @@ from yottaml.error import ClientError
 from yottaml.skywalker import SkywalkerTaskApi
 
 from tests.integration.test_up import API_KEY, ECHO, ROOT, Up, wait_for_workers
-from tests.waiting import wait_until
+from tests.waiting import GIVE_UP_SECONDS, wait_until
 
 BEARER = {"Authorization": f"Bearer {API_KEY}"}
 WHO = f"{sys.executable} {ROOT / 'tests/integration/alb_server.py'}"
@@ -39,7 +39,7 @@ def up(shared_up: Up) -> Iterator[Up]:
     yield shared_up
     for endpoint in shared_up.get("/v2/serverless"):
         elastic(shared_up).delete_deployment(endpoint["id"])
-    wait_until(lambda: shared_up.workers() == [], 30, "workers of deleted endpoints are left")
+    wait_until(lambda: shared_up.workers() == [], message="workers of deleted endpoints are left")
 
 
 def elastic(up: Up) -> ElasticApi:
@@ -61,7 +61,7 @@ def create(up: Up, workers: int, command: str = WHO, mode: str = "ALB", **given:
 
 
 def ask(up: Up, endpoint_id: int, path: str = "/") -> httpx.Response:
-    return httpx.get(f"{up.url}/e/{endpoint_id}{path}", headers=BEARER, timeout=20)
+    return httpx.get(f"{up.url}/e/{endpoint_id}{path}", headers=BEARER, timeout=GIVE_UP_SECONDS, verify=False)
 
 
 def test_requests_are_spread_over_the_workers_and_go_on_when_one_dies(up: Up) -> None:
@@ -71,7 +71,7 @@ def test_requests_are_spread_over_the_workers_and_go_on_when_one_dies(up: Up) ->
     def answered_by() -> Counter[str]:
         return Counter(ask(up, endpoint_id, "/who").text for _ in range(20))
 
-    wait_until(lambda: len(answered_by()) == 2, 10)
+    wait_until(lambda: len(answered_by()) == 2)
     spread = answered_by()
     assert set(spread.values()) == {10}
     dying = next(iter(spread))
@@ -79,7 +79,7 @@ def test_requests_are_spread_over_the_workers_and_go_on_when_one_dies(up: Up) ->
     answers = [ask(up, endpoint_id, "/who") for _ in range(50)]
     assert {answer.status_code for answer in answers} == {200}
     wait_for_workers(up, endpoint_id, 2)
-    wait_until(lambda: len(answered_by()) == 2, 10)
+    wait_until(lambda: len(answered_by()) == 2)
 
 
 def test_the_example_server_answers_what_it_got(up: Up) -> None:
@@ -118,12 +118,12 @@ def test_without_a_running_worker_the_answer_is_503_and_start_brings_it_back(up:
     wait_for_workers(up, endpoint_id, 1)
     assert ask(up, endpoint_id).status_code == 200
     elastic(up).stop_deployment(endpoint_id)
-    wait_until(lambda: ask(up, endpoint_id).status_code == 503, 10)
+    wait_until(lambda: ask(up, endpoint_id).status_code == 503)
     answer = ask(up, endpoint_id)
     assert answer.json() == {"message": "the endpoint is stopped", "code": 10002, "data": None}
     assert int(answer.headers["Retry-After"]) >= 1
     elastic(up).start_deployment(endpoint_id)
-    wait_until(lambda: ask(up, endpoint_id).status_code == 200, 40)
+    wait_until(lambda: ask(up, endpoint_id).status_code == 200)
 
 
 def test_a_worker_that_is_stopped_finishes_its_requests(up: Up) -> None:
@@ -134,7 +134,7 @@ def test_a_worker_that_is_stopped_finishes_its_requests(up: Up) -> None:
         next(pieces)
         elastic(up).stop_deployment(endpoint_id)
         assert b"".join(pieces).endswith(b"piece 29\n")
-    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}")["status"] == "STOPPED", 20)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}")["status"] == "STOPPED")
 
 
 @pytest.mark.parametrize("mode", ["ALB", "CUSTOM"])
@@ -147,7 +147,7 @@ def test_endpoints_of_other_modes_run_workers_and_take_no_tasks(up: Up, mode: st
         )
     assert (refusal.value.status_code, refusal.value.error_code) == (400, 10001)
     elastic(up).scale_workers(endpoint_id, 1)
-    wait_until(lambda: len(up.get(f"/v2/serverless/{endpoint_id}/workers")) == 1, 20)
+    wait_until(lambda: len(up.get(f"/v2/serverless/{endpoint_id}/workers")) == 1)
 
 
 def test_a_custom_container_that_exposes_nothing_runs_when_it_lives(up: Up) -> None:
@@ -165,5 +165,5 @@ def test_a_custom_container_that_crashes_at_once_is_failed(up: Up) -> None:
         found = up.get(f"/v2/serverless/{endpoint_id}/workers")
         return dict(found[0]) if found else {"status": ""}
 
-    wait_until(lambda: worker()["status"] == "FAILED", 30)
+    wait_until(lambda: worker()["status"] == "FAILED")
     assert "status 3" in worker()["error"]

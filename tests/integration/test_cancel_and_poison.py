@@ -168,7 +168,7 @@ async def test_nothing_else_is_held_while_a_suspect_runs(
             counts = await store.tasks.counts(endpoint_id)
             return (counts.running, counts.queued) == (1, 3)
 
-        await wait_until_async(alone, 20)
+        await wait_until_async(alone)
         for name in ("other_suspect", "fresh_1", "fresh_2"):
             task = await store.tasks.get(endpoint_id, name)
             assert task is not None
@@ -201,7 +201,7 @@ async def test_a_suspect_that_only_busy_agents_could_take_is_kept_by_one_of_them
 ) -> None:
     async with _busy_beside_a_suspect(store, programs, container) as (endpoint_id, busy, hand_back):
         await hand_back()
-        await wait_until_async(partial(_running, store, endpoint_id, 2), 20, "nobody keeps the suspect")
+        await wait_until_async(partial(_running, store, endpoint_id, 2), message="nobody keeps the suspect")
         await submit(store, endpoint_id, "behind")
     assert (await ended(store, endpoint_id, "behind")).state is TaskState.SUCCEEDED
     assert (await ended(store, endpoint_id, "suspect")).state is TaskState.SUCCEEDED
@@ -252,7 +252,7 @@ async def _wait_for_readers(store: Store, count: int) -> None:
     async def wait() -> bool:
         return int((await store.redis.info("clients"))["blocked_clients"]) == count
 
-    await wait_until_async(wait, 30, "the agents do not read")
+    await wait_until_async(wait, message="the agents do not read")
 
 
 async def test_a_suspect_that_waits_for_its_turn_is_handed_back_when_the_agent_drains(
@@ -302,7 +302,7 @@ async def _in_state(store: Store, endpoint_id: str, task_id: str, state: TaskSta
         task = await store.tasks.get(endpoint_id, task_id)
         return task is not None and task.state is state
 
-    await wait_until_async(is_there, 20, f"{task_id} is not {state}")
+    await wait_until_async(is_there, message=f"{task_id} is not {state}")
 
 
 async def test_a_task_that_kills_its_container_fails_and_its_neighbours_finish(

@@ -187,7 +187,7 @@ def test_a_tour_through_the_whole_engine(up: Up, tmp_path: Path) -> None:
         found: str = up.get(path)["status"]
         return found
 
-    wait_until(lambda: status() == "RUNNING", 40, "the endpoint does not run")
+    wait_until(lambda: status() == "RUNNING", message="the endpoint does not run")
     (worker,) = console.cells("workers", "list", "echo")
     assert worker[1] == "RUNNING"
 
@@ -198,14 +198,14 @@ def test_a_tour_through_the_whole_engine(up: Up, tmp_path: Path) -> None:
     console.run("tasks", "wait", "echo", "t2", "--timeout", "30")
     assert [row[:2] for row in console.cells("tasks", "list", "echo")] == [["t2", "SUCCESS"], ["t1", "SUCCESS"]]
     assert "success     2\n" in console.run("tasks", "count", "echo").stdout
-    wait_until(lambda: len(up.get(f"{path}/tasks/t2/deliveries")) == 3, 30, "the delivery is not tried")
+    wait_until(lambda: len(up.get(f"{path}/tasks/t2/deliveries")) == 3, message="the delivery is not tried")
     assert [row[2] for row in console.cells("tasks", "deliveries", "echo", "t2")] == ["connect_refused"] * 3
 
     follower = Program("logs", ("queue_engine", "logs", "echo", worker[0], "-f"), console.environment, tmp_path)
     try:
-        wait_until(lambda: follower.output().count("POST /run") == 2, 20, "the lines are not followed")
+        wait_until(lambda: follower.output().count("POST /run") == 2, message="the lines are not followed")
         console.run("tasks", "submit", "echo", "--path", "/other", "--input", "3")
-        wait_until(lambda: "POST /other" in follower.output(), 20, "new lines are not followed")
+        wait_until(lambda: "POST /other" in follower.output(), message="new lines are not followed")
         follower.signal(signal.SIGINT)
         assert follower.wait() == 130
     finally:
@@ -214,12 +214,12 @@ def test_a_tour_through_the_whole_engine(up: Up, tmp_path: Path) -> None:
     assert console.run("logs", "echo", worker[0], "--grep", "post /OTHER", "--no-times").stdout.count("\n") == 1
 
     console.run("endpoints", "scale", "echo", "2")
-    wait_until(lambda: up.get(path)["runningWorkers"] == 2, 40, "it does not scale")
+    wait_until(lambda: up.get(path)["runningWorkers"] == 2, message="it does not scale")
     console.run("endpoints", "stop", "echo")
-    wait_until(lambda: status() == "STOPPED", 40, "it does not stop")
+    wait_until(lambda: status() == "STOPPED", message="it does not stop")
     assert "takes no tasks" in console.run("tasks", "submit", "echo", "--input", "4", status=1).stderr
     console.run("endpoints", "start", "echo")
-    wait_until(lambda: status() == "RUNNING", 40, "it does not start again")
+    wait_until(lambda: status() == "RUNNING", message="it does not start again")
     console.run("endpoints", "delete", "echo", given="y\n")
     assert console.cells("endpoints", "list") == []
 
@@ -245,7 +245,7 @@ def test_ctrl_c_while_waiting_ends_quietly(up: Up, tmp_path: Path) -> None:
 
     waiting = Program("wait", ("queue_engine", "tasks", "wait", "idle", "waits"), console.environment, tmp_path)
     try:
-        wait_until(lambda: psutil.Process(waiting.pid).net_connections(), 20, "it does not ask the API")
+        wait_until(lambda: psutil.Process(waiting.pid).net_connections(), message="it does not ask the API")
         waiting.signal(signal.SIGINT)
         assert (waiting.wait(), waiting.output()) == (130, "")
     finally:

@@ -42,14 +42,14 @@ class Counting:
 
     async def runs_again(self) -> None:
         before = self.runs
-        await wait_until_async(lambda: self.runs > before, 30, "the jobs do not go on")
+        await wait_until_async(lambda: self.runs > before, message="the jobs do not go on")
 
 
 async def test_a_controller_that_leads_ends_although_its_store_is_frozen(
     store: Store, valkey_server: StoreServer, programs: Programs
 ) -> None:
     controller = programs.controller()
-    await wait_until_async(lambda: '"leading"' in controller.output(), 20, "nobody leads")
+    await wait_until_async(lambda: '"leading"' in controller.output(), message="nobody leads")
     valkey_server.pause()
     try:
         controller.signal(signal.SIGTERM)
@@ -82,7 +82,7 @@ async def test_background_jobs_go_on_after_the_store_was_frozen_or_gone(
             await _paused(caplog)
             server.resume()
             await job.runs_again()
-            await wait_until_async(lambda: "the store is back" in caplog.text, 30, "the outage does not end")
+            await wait_until_async(lambda: "the store is back" in caplog.text, message="the outage does not end")
             server.kill()
             await _paused(caplog)
             server.start()
@@ -146,7 +146,9 @@ async def test_a_controller_that_has_lost_the_leadership_tries_until_its_workers
         backend.workers |= {"1-stubborn", "1-willing"}
         await store.redis.delete("{qe}:leader")
         keeping = asyncio.create_task(_keep_leading(store))
-        await wait_until_async(lambda: not backend.workers, 30, "workers go on under a controller that does not lead")
+        await wait_until_async(
+            lambda: not backend.workers, message="workers go on under a controller that does not lead"
+        )
         assert backend.failures == 0
     finally:
         controller.stop()
@@ -248,4 +250,4 @@ async def _keep_leading(store: Store) -> None:
 async def _paused(caplog: pytest.LogCaptureFixture) -> None:
     """The jobs have noticed that the store is away."""
     caplog.clear()
-    await wait_until_async(lambda: "the store is away" in caplog.text, 30, "the jobs notice nothing")
+    await wait_until_async(lambda: "the store is away" in caplog.text, message="the jobs notice nothing")

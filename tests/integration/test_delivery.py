@@ -36,7 +36,7 @@ async def delivery_at(store: Store, endpoint_id: str, status: DeliveryStatus, ta
         task = await store.tasks.get(endpoint_id, task_id)
         return task if task is not None and task.delivery_status is status else None
 
-    task = await wait_until_async(reached, 20, f"the delivery is never {status}")
+    task = await wait_until_async(reached, message=f"the delivery is never {status}")
     assert task is not None
     return task
 
@@ -256,7 +256,7 @@ async def test_a_receiver_that_hangs_does_not_delay_another(
             await end_task(store, endpoint_id, f"slow{number}", webhook=f"{hanging.url}/hook")
         await end_task(store, endpoint_id, "quick", webhook=f"{receiver.url}/hook")
         programs.delivery(QUEUE_ENGINE_DELIVERY_SLOTS="16")
-        wait_until(lambda: len(hanging.requests) > 0, 20)
+        wait_until(lambda: len(hanging.requests) > 0)
         receiver.next(5)
         await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "quick")
         assert len(hanging.requests) < 16
@@ -271,7 +271,7 @@ async def test_deliveries_go_on_after_the_store_was_away(
     await end_task(store, endpoint_id, "before", webhook=f"{receiver.url}/hook")
     await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "before")
     valkey_server.pause()
-    wait_until(lambda: "the store is away" in process.output(), 30)
+    wait_until(lambda: "the store is away" in process.output())
     valkey_server.resume()
     await end_task(store, endpoint_id, "after", webhook=f"{receiver.url}/hook")
     await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "after")

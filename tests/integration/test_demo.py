@@ -189,10 +189,10 @@ def test_a_signal_in_the_middle_leaves_nothing(start: Start, line: str, number: 
 def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
     demo = start("--command", "trap '' TERM; while :; do sleep 0.1; done")
     demo.wait_for_line("wait for 2 workers")
-    wait_until(lambda: any(one.name() == "sleep" for one in demo.engine().children(recursive=True)), 30)
+    wait_until(lambda: any(one.name() == "sleep" for one in demo.engine().children(recursive=True)))
     demo.send(signal.SIGINT)
     # The engine waits for these workers now, which take their whole grace.
-    wait_until(lambda: "stopping: " in demo.log_of_up(), 30)
+    wait_until(lambda: "stopping: " in demo.log_of_up())
     demo.send(signal.SIGINT)
     assert demo.finish()[0] == 130
     assert demo.remains() == []

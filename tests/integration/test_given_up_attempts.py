@@ -66,7 +66,7 @@ async def in_state(store: Store, endpoint_id: str, task_id: str, state: TaskStat
         task = await store.tasks.get(endpoint_id, task_id)
         return task if task is not None and task.state is state else None
 
-    task = await wait_until_async(there, 20, f"{task_id} is not {state}")
+    task = await wait_until_async(there, message=f"{task_id} is not {state}")
     assert task is not None
     return task
 
@@ -160,7 +160,7 @@ async def test_calls_that_outlast_the_grace_are_released_before_their_container_
     for name in names:
         await submit(store, endpoint_id, name)
     agent = programs.agent(endpoint_id, container.url, lease=30, WORKER_AGENT_GRACE_SECONDS="0.5")
-    wait_until(lambda: len(container.requests) == len(names), 20)
+    wait_until(lambda: len(container.requests) == len(names))
     agent.signal(signal.SIGTERM)
 
     for name in names:
@@ -191,7 +191,7 @@ async def test_a_task_that_ends_while_it_is_released_is_recorded_or_queued_and_n
     for name in names:
         await submit(store, endpoint_id, name)
     agent = programs.agent(endpoint_id, container.url, lease=30, WORKER_AGENT_GRACE_SECONDS="0.3")
-    wait_until(lambda: len(container.requests) == len(names), 20)
+    wait_until(lambda: len(container.requests) == len(names))
     agent.signal(signal.SIGTERM)
     threading.Timer(0.3, container.finish.set).start()  # the calls end just when the grace does
     assert agent.wait() == 0

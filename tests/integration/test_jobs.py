@@ -41,10 +41,10 @@ async def test_a_run_that_takes_long_is_not_overtaken_by_the_next_and_holds_up_n
     jobs = [Periodic("slow", slow, 1), Periodic("quick", quick, 1)]
     running = asyncio.create_task(run_jobs(valkey_server.url, QUEUE, jobs))
     try:
-        await wait_until_async(lambda: rounds >= 4, 20)
+        await wait_until_async(lambda: rounds >= 4)
         assert begun == 1
         release.set()
-        await wait_until_async(lambda: begun >= 3, 20)
+        await wait_until_async(lambda: begun >= 3)
     finally:
         await end_tasks(running)
 
@@ -61,7 +61,7 @@ async def test_two_controllers_begin_a_shared_job_once_at_a_time(valkey_server: 
     started_at = asyncio.get_running_loop().time()
     running = [asyncio.create_task(run_jobs(valkey_server.url, QUEUE, [job(number)])) for number in range(2)]
     try:
-        await wait_until_async(lambda: len(begun) >= 4, 20)
+        await wait_until_async(lambda: len(begun) >= 4)
         assert len(begun) <= asyncio.get_running_loop().time() - started_at + 1
     finally:
         await end_tasks(*running)
@@ -77,7 +77,7 @@ async def test_jobs_go_on_when_one_fails(valkey_server: StoreServer) -> None:
 
     running = asyncio.create_task(run_jobs(valkey_server.url, QUEUE, [Periodic("fails", fail, 1)]))
     try:
-        await wait_until_async(lambda: failures >= 2, 20)
+        await wait_until_async(lambda: failures >= 2)
     finally:
         await end_tasks(running)
 
@@ -109,9 +109,9 @@ async def runs_on(server: StoreServer, poison: Poison, tmp_path: Path, caplog: p
         await poison(redis, tmp_path / "made")
         running = asyncio.create_task(run_jobs(server.url, QUEUE, [Periodic("quick", quick, 1)]))
         try:
-            await wait_until_async(lambda: rounds >= 2, 30)
+            await wait_until_async(lambda: rounds >= 2)
             assert not (tmp_path / "made").exists()
-            await wait_until_async(lambda: _no_poison_in(redis), 30, "poison stays in the queue")
+            await wait_until_async(lambda: _no_poison_in(redis), message="poison stays in the queue")
         finally:
             await end_tasks(running)
     return caplog.text
@@ -270,7 +270,7 @@ async def test_the_queue_of_older_controllers_is_neither_read_nor_changed(
         jobs = [Periodic("sweep", sweep, 1)]
         running = [asyncio.create_task(run_jobs(valkey_server.url, q, jobs)) for q in (SHARED_QUEUE, LEADERS_QUEUE)]
         try:
-            await wait_until_async(lambda: ran >= 4, 20)
+            await wait_until_async(lambda: ran >= 4)
         finally:
             await end_tasks(*running)
         assert await redis.get(f"arq:job:{old}") == kept

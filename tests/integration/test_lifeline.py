@@ -159,7 +159,7 @@ class TestTether:
         with process:
             os.close(write_end)
             (tmp_path / "go").touch()
-            wait_until(lambda: process.poll() is not None, timeout=30)
+            wait_until(lambda: process.poll() is not None)
             assert process.stdout is not None
             assert process.stdout.read() == ""
             assert process.returncode == 4

@@ -46,7 +46,7 @@ async def test_a_failed_attempts_line_names_worker_and_cause_but_not_the_contain
     agent = programs.agent(endpoint_id, container.url, WORKER_AGENT_WORKER_ID="worker-1")
     await submit(store, endpoint_id, "one", input=json.dumps(SECRET_WORDS).encode())
     assert SECRET_WORDS in ((await ended(store, endpoint_id, "one")).error or "")
-    [line] = wait_until(lambda: lines_saying(agent, "attempt ended"), 10)
+    [line] = wait_until(lambda: lines_saying(agent, "attempt ended"))
     assert (line["endpoint"], line["task"], line["worker"]) == (endpoint_id, "one", "worker-1")
     assert (line["attempt"], line["outcome"]) == (1, "error")
     assert line["error"] == "the worker's container answered 500"
@@ -91,7 +91,7 @@ async def test_one_id_finds_submit_attempt_and_delivery_attempt_in_the_logs_of_a
         await order("POST", f"/{endpoint_id}/start")
         await order("DELETE", f"/{endpoint_id}")
 
-    wait_until(lambda: len(lines_saying(delivery, "delivery attempt")) == 2, 10)
+    wait_until(lambda: len(lines_saying(delivery, "delivery attempt")) == 2)
     found = [line for program in (api, agent, delivery) for line in lines_of(program) if line.get("task") == task_id]
     assert {line["endpoint"] for line in found} == {endpoint_id}
     assert [(line["process"], line["message"]) for line in found] == [
@@ -121,7 +121,7 @@ async def test_an_attempt_whose_lease_expires_has_a_line_with_its_worker(
     container.answer = lambda _: Reply(hold=held)
     agent = programs.agent(endpoint_id, container.url, WORKER_AGENT_WORKER_ID="worker-1")
     await submit(store, endpoint_id, "one")
-    await wait_until_async(lambda: container.requests, 30)
+    await wait_until_async(lambda: container.requests)
     agent.kill()
     controller = programs.controller()
     [line] = wait_until(lambda: lines_saying(controller, "attempt lost: its lease expired"), 60)

@@ -112,7 +112,7 @@ async def run_task(store: Store, worker: Worker, task_id: str, given: dict[str, 
         task = await store.tasks.get(worker.endpoint_id, task_id)
         return task is not None and task.status is not TaskStatus.PROCESSING
 
-    await wait_until_async(ended, 30, f"{task_id} has not ended:\n{worker.agent.output()[-3000:]}")
+    await wait_until_async(ended, message=f"{task_id} has not ended:\n{worker.agent.output()[-3000:]}")
     task = await store.tasks.get(worker.endpoint_id, task_id)
     assert task is not None
     assert task.status is TaskStatus.SUCCESS, task.error
@@ -226,7 +226,7 @@ async def test_a_container_goes_on_while_its_agent_hangs_and_no_line_is_lost(
     worker = Worker(programs, await new_endpoint(store), tmp_path, command)
     await has_line(store, worker, "line 0")
     worker.agent.signal(signal.SIGSTOP)
-    wait_until((tmp_path / "done").exists, 20, "the container waits for its agent")
+    wait_until((tmp_path / "done").exists, message="the container waits for its agent")
     assert not await lines_of(store, worker, keyword="line 39")
     worker.agent.signal(signal.SIGCONT)
     await has_line(store, worker, "line 39")
@@ -242,7 +242,7 @@ async def test_lines_wait_for_a_store_that_is_away(
     worker = Worker(programs, await new_endpoint(store), tmp_path, command)
     await has_line(store, worker, "line 0")
     valkey_server.pause()
-    wait_until((tmp_path / "done").exists, 30)
+    wait_until((tmp_path / "done").exists)
     valkey_server.resume()
     await has_line(store, worker, "line 599")
     assert await lines_of(store, worker) == [f"line {number}" for number in range(600)]

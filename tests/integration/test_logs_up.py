@@ -49,12 +49,12 @@ def test_logs_outlive_their_worker_and_have_no_secrets(up: Up, tmp_path: Path) -
     SkywalkerTaskApi(api_key=API_KEY, base_url=up.url).create_task(
         endpoint_id=endpoint_id, task_id="say", worker_port=8000, process_uri="/", input={"print": text}
     )
-    wait_until(lambda: f"token *** port {os.getpid()}" in logs_of(up, endpoint_id, worker_id), 20)
+    wait_until(lambda: f"token *** port {os.getpid()}" in logs_of(up, endpoint_id, worker_id))
     assert logs_of(up, endpoint_id, worker_id, keyword="LISTEN") == ["listening"]
 
     endpoints = ElasticApi(api_key=API_KEY, base_url=up.url)
     endpoints.stop_deployment(endpoint_id)
-    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}")["status"] == "STOPPED", 30)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}")["status"] == "STOPPED")
     assert up.get(f"/v2/serverless/{endpoint_id}/workers") == []
     first, second = logs_of(up, endpoint_id, worker_id)[:2]
     assert first.startswith("the endpoint's variable PORT is overridden: the engine sets PORT=")
@@ -75,7 +75,7 @@ def test_a_container_that_crashes_says_why_in_its_workers_error_and_log(up: Up) 
         workers: list[dict[str, Any]] = up.get(f"/v2/serverless/{endpoint_id}/workers")
         return next((worker for worker in workers if worker["error"]), None)
 
-    worker = wait_until(crashed, 30, "no worker has crashed")
+    worker = wait_until(crashed, message="no worker has crashed")
     assert worker is not None
     assert worker["error"] == "container exited with status 3\nloading\nno such model ***"
     log = logs_of(up, endpoint_id, worker["workerId"])

@@ -53,7 +53,7 @@ class Target:
     """The API that is being tried."""
 
     def __init__(self, program: Program) -> None:
-        line = wait_until(lambda: _told(program), 30, "the API does not serve")
+        line = wait_until(lambda: _told(program), message="the API does not serve")
         told = json.loads(line)
         self.url: str = told["url"]
         self.headers = {"X-Api-Key": told["key"]}

@@ -80,7 +80,7 @@ End = Callable[[Store, str, Program], Awaitable[None]]
 async def test_a_daemon_ends_with_its_worker(store: Store, programs: Programs, daemon: str, end: End) -> None:
     controller, endpoint_id = await started(store, programs, daemon)
     await end(store, endpoint_id, controller)
-    await wait_until_async(lambda: not is_alive(daemon), 40, "the daemon outlives its worker")
+    await wait_until_async(lambda: not is_alive(daemon), message="the daemon outlives its worker")
 
 
 @pytest.mark.parametrize("end", [stop, kill_the_agent])
@@ -89,7 +89,7 @@ async def test_a_daemon_that_never_has_the_same_number_for_long_ends_too(
 ) -> None:
     controller, endpoint_id = await started(store, programs, daemon, "reforking")
     await end(store, endpoint_id, controller)
-    await wait_until_async(lambda: not is_alive(daemon), 40, "the daemon outlives its worker")
+    await wait_until_async(lambda: not is_alive(daemon), message="the daemon outlives its worker")
 
 
 def test_a_daemon_whose_controller_and_agent_were_killed_is_ended_by_up(tmp_path: Path, daemon: str) -> None:
@@ -102,7 +102,7 @@ def test_a_daemon_whose_controller_and_agent_were_killed_is_ended_by_up(tmp_path
         up.role("controller").suspend()
         agent.kill()
         up.role("controller").kill()
-        wait_until(lambda: not is_alive(daemon), 40, "the daemon outlives its worker")
+        wait_until(lambda: not is_alive(daemon), message="the daemon outlives its worker")
     finally:
         up.end()
 
@@ -119,7 +119,7 @@ async def test_ended_processes_that_a_container_has_left_do_not_pile_up(
     def left() -> list[psutil.Process]:
         return [one for one in agent_of(controller).children() if one.status() == psutil.STATUS_ZOMBIE]
 
-    await wait_until_async(lambda: not left(), 30, "the agent reaps nothing")
+    await wait_until_async(lambda: not left(), message="the agent reaps nothing")
 
 
 def agent_of(controller: Program) -> psutil.Process:

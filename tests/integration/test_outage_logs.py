@@ -71,9 +71,9 @@ async def test_an_outage_of_the_store_is_two_lines_in_every_process(
     }
     wait_for_port(api_port)
     await submit(store, endpoint_id)
-    wait_until(lambda: "attempt ended" in programs["agent"].output(), 30)
-    wait_until(lambda: "leading" in programs["controller"].output(), 30)
-    wait_until(lambda: "started" in programs["delivery"].output(), 30)
+    wait_until(lambda: "attempt ended" in programs["agent"].output())
+    wait_until(lambda: "leading" in programs["controller"].output())
+    wait_until(lambda: "started" in programs["delivery"].output())
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{api_port}", headers={"X-Api-Key": API_KEY}) as client:
         assert (await client.get("/v2/serverless")).status_code == 200
         outages = {name: Outage(program) for name, program in programs.items()}
@@ -81,7 +81,7 @@ async def test_an_outage_of_the_store_is_two_lines_in_every_process(
         refused = await asyncio.gather(*(client.get("/v2/serverless", timeout=30) for _ in range(50)))
         assert {one.status_code for one in refused} == {503}
         for name, outage in outages.items():
-            wait_until(lambda outage=outage: outage.lines("is away"), 30, f"{name} notices nothing")  # type: ignore[misc]
+            wait_until(lambda outage=outage: outage.lines("is away"), message=f"{name} notices nothing")  # type: ignore[misc]
 
         async def failed_calls() -> bool:
             text = (await client.get(f"http://127.0.0.1:{delivery_port}/metrics")).text

@@ -345,7 +345,7 @@ class TestEnd:
         ready, go, done = tmp_path / "ready", tmp_path / "go", tmp_path / "done"
         command = f"touch {ready}; until [ -e {go} ]; do sleep 0.02; done; touch {done}"
         await backend.start(spec_for("w1", command, drain="container"))
-        await wait_until_async(ready.exists, 30)
+        await wait_until_async(ready.exists)
         stopping = asyncio.create_task(backend.stop("w1", 0))
         assert not (await asyncio.wait({stopping}, timeout=0.3))[0]
         go.touch()
@@ -356,7 +356,7 @@ class TestEnd:
         backend = backend_in(tmp_path / "work", instance_id, end_margin_seconds=600)
         ready = tmp_path / "ready"
         await backend.start(spec_for("w1", f"touch {ready}; {FOREVER}", drain="never"))
-        await wait_until_async(ready.exists, 30)
+        await wait_until_async(ready.exists)
         async with asyncio.timeout(30):
             await backend.kill("w1")
         assert await backend.observe() == {}
@@ -432,7 +432,7 @@ class TestDeadController:
         process = subprocess.Popen(
             [sys.executable, "-c", CONTROLLER, str(tmp_path), instance_id, drain], env=INHERITED, cwd=ROOT
         )
-        wait_until((tmp_path / "up").exists, timeout=30)
+        wait_until((tmp_path / "up").exists)
         yield process
         process.kill()
         process.wait()

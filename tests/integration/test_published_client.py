@@ -55,7 +55,7 @@ def test_all_methods_of_the_client(up: Up) -> None:
 
     accepted = tasks.create_task(endpoint_id=endpoint_id, worker_port=8000, process_uri="/run", input={"a": 1})
     task_id = data(accepted)["taskId"]
-    wait_until(lambda: data(tasks.get_task(endpoint_id=endpoint_id, task_id=task_id))["status"] == "SUCCESS", 20)
+    wait_until(lambda: data(tasks.get_task(endpoint_id=endpoint_id, task_id=task_id))["status"] == "SUCCESS")
     assert data(tasks.list_tasks(endpoint_id=endpoint_id, status="SUCCESS"))["total"] == 1
     assert data(tasks.get_processing_count(endpoint_id=endpoint_id))["processing"] == 0
 
@@ -65,7 +65,7 @@ def test_all_methods_of_the_client(up: Up) -> None:
     assert data(updated)["containerRegistryAuthId"] is None
     assert data(credentials.delete_credential(credential["id"])) is True
     assert data(elastic.stop_deployment(endpoint_id)) is True
-    wait_until(lambda: data(elastic.get_deployment_detail(endpoint_id))["status"] == "STOPPED", 30)
+    wait_until(lambda: data(elastic.get_deployment_detail(endpoint_id))["status"] == "STOPPED")
     assert data(elastic.start_deployment(endpoint_id)) is True
     wait_for_workers(up, endpoint_id, 1)
     assert data(elastic.delete_deployment(endpoint_id)) is True
@@ -108,12 +108,12 @@ def test_all_commands_of_the_cli(up: Up) -> None:
         "tasks", "create", *of_endpoint, "--worker-port", "8000", "--process-uri", "/run", "--input", '{"a": 1}'
     )
     task_id = accepted["taskId"]
-    wait_until(lambda: yotta("tasks", "get", *of_endpoint, task_id)["status"] == "SUCCESS", 20)
+    wait_until(lambda: yotta("tasks", "get", *of_endpoint, task_id)["status"] == "SUCCESS")
     assert yotta("tasks", "list", *of_endpoint, "--status", "SUCCESS", "--page", "1")["total"] == 1
     assert yotta("tasks", "count", *of_endpoint)["processing"] == 0
 
     assert yotta("serverless", "stop", endpoint_id) is True
-    wait_until(lambda: yotta("serverless", "get", endpoint_id)["status"] == "STOPPED", 30)
+    wait_until(lambda: yotta("serverless", "get", endpoint_id)["status"] == "STOPPED")
     assert yotta("serverless", "start", endpoint_id) is True
     assert yotta("serverless", "delete", endpoint_id) is True
     assert yotta("serverless", "list") == []

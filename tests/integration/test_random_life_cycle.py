@@ -119,7 +119,7 @@ class Stack:
         ]
         self.controllers = [self._controller(), self._controller()]
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", headers={"X-Api-Key": API_KEY}, timeout=10)
-        wait_until(self._answers, 40, "the API does not answer")
+        wait_until(self._answers, message="the API does not answer")
 
     def _controller(self) -> Program:
         settings = {**CONTROLLER_SETTINGS, "TMPDIR": self._marker}
@@ -501,11 +501,11 @@ def test_after_a_random_life_all_is_as_wanted_and_no_task_is_lost(
             story.check_tasks()
             story.check_webhooks()
             gone = set(story.deleted)
-            wait_until(lambda: not _keys_of(valkey_server.url, gone), 10, "data of deleted endpoints are left")
+            wait_until(lambda: not _keys_of(valkey_server.url, gone), message="data of deleted endpoints are left")
         except BaseException:
             print("\n".join([f"seed {seed}", *story.told, stack.log()]))  # noqa: T201
             raise
-    wait_until(lambda: stack.worker_processes() == [], 10, "workers outlive their controllers")
+    wait_until(lambda: stack.worker_processes() == [], message="workers outlive their controllers")
 
 
 def _wait_until_settled(story: Story) -> None:

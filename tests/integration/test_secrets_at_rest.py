@@ -89,8 +89,8 @@ def test_canaries_are_in_no_answer_no_log_and_not_on_disk_in_clear(
     client.call("POST", f"/v2/serverless/{by_hand}/tasks", task)
     assert container.next().headers["x-token"] == CANARIES["header"]
     assert receiver.next().headers["x-api-key"] == CANARIES["auth-key"]
-    wait_until(lambda: client.task_ended(by_hand, "t1"), 20, "the task is not DELIVERED")
-    wait_until(lambda: client.call("GET", f"/v2/serverless/{with_worker}/workers"), 20, "no worker was started")
+    wait_until(lambda: client.task_ended(by_hand, "t1"), message="the task is not DELIVERED")
+    wait_until(lambda: client.call("GET", f"/v2/serverless/{with_worker}/workers"), message="no worker was started")
 
     client.call("PATCH", f"/v2/container-registry-auths/{credential_id}", {"password": CANARIES["new-password"]})
     client.call("PATCH", f"/v2/container-registry-auths/{credential_id}", {"password": None}, status=400)
@@ -163,7 +163,7 @@ def test_the_secret_key_is_changed_while_everything_runs(
     agent = programs.agent(endpoint_id, container.url, **only_new)
     client = Client(third, "key-of-the-test")
     for task_id in ("before", "meanwhile"):
-        wait_until(lambda: client.task_ended(endpoint_id, task_id), 20, f"{task_id} is not DELIVERED")  # noqa: B023
+        wait_until(lambda: client.task_ended(endpoint_id, task_id), message=f"{task_id} is not DELIVERED")  # noqa: B023
     assert [request.headers["x-token"] for request in container.requests] == ["a header"] * 2
     for request in receiver.requests:
         assert request.headers["x-api-key"] == "an auth key"
@@ -256,4 +256,4 @@ def _logged_url(program: Program, message: str) -> str:
                 return str(record["metrics"])
         return None
 
-    return wait_until(found, 20, f"{program.name} did not log {message}") or ""
+    return wait_until(found, message=f"{program.name} did not log {message}") or ""

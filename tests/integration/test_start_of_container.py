@@ -74,7 +74,7 @@ async def worker_of(store: Store, endpoint_id: str) -> Worker:
     async def found() -> Worker | None:
         return await store.workers.get(endpoint_id, "worker")
 
-    worker = await wait_until_async(found, 30, "the worker has not reported")
+    worker = await wait_until_async(found, message="the worker has not reported")
     assert worker is not None
     return worker
 
@@ -114,7 +114,7 @@ async def test_tasks_wait_at_no_cost_for_a_container_that_responds_503_until_it_
         worker = await worker_of(store, endpoint_id)
         return worker.error is not None
 
-    await wait_until_async(explained, 20)
+    await wait_until_async(explained)
     assert "answered 503 since" in (worker.error or "")
     assert worker.status is WorkerStatus.INITIALIZING
     tasks = [await ended(store, endpoint_id, name) for name in names]
@@ -153,7 +153,7 @@ async def test_a_worker_of_any_mode_runs_when_its_ready_path_responds_2xx(
         async def explained() -> bool:
             return (await worker_of(store, endpoint_id)).error == "GET /ready answered 404"
 
-        await wait_until_async(explained, 30)
+        await wait_until_async(explained)
         assert (await worker_of(store, endpoint_id)).status is WorkerStatus.INITIALIZING
         ready.set()
         assert (await worker_that_is(store, endpoint_id, WorkerStatus.RUNNING)).error is None
@@ -171,7 +171,7 @@ async def test_a_container_on_another_port_is_named_and_the_worker_fails_in_the_
     async def explained() -> bool:
         return f"listens on port {other} instead" in ((await worker_of(store, endpoint_id)).error or "")
 
-    await wait_until_async(explained, 20)
+    await wait_until_async(explained)
     worker = await worker_of(store, endpoint_id)
     assert (worker.error or "").startswith("nothing accepts connections on 127.0.0.1:")
     assert "($PORT)" in (worker.error or "")
@@ -220,7 +220,7 @@ async def test_a_server_that_takes_one_call_at_a_time_keeps_running_during_a_cal
         programs.agent(endpoint_id, container.url, WORKER_AGENT_WORKER_ID="worker")
         await worker_that_is(store, endpoint_id, WorkerStatus.RUNNING)
         await submit(store, endpoint_id)
-        wait_until(lambda: container.requests_of("POST"), 20)
+        wait_until(lambda: container.requests_of("POST"))
         probes = len(container.requests_of("GET"))
         began = time.monotonic()
 
@@ -228,7 +228,7 @@ async def test_a_server_that_takes_one_call_at_a_time_keeps_running_during_a_cal
             assert (await worker_of(store, endpoint_id)).status is WorkerStatus.RUNNING
             return time.monotonic() - began > 6
 
-        await wait_until_async(over, 20)
+        await wait_until_async(over)
         assert len(container.requests_of("GET")) == probes
         release.set()
         assert (await ended(store, endpoint_id)).state is TaskState.SUCCEEDED

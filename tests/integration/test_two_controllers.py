@@ -53,7 +53,7 @@ async def all_run(store: Store, leader: Program, *others: Program) -> set[str]:
         here, there = agents_of(leader), set().union(*map(agents_of, others)) if others else set()
         return fit if len(workers) == len(fit) == len(here) == WORKERS and not there else None
 
-    found = await wait_until_async(running, 40, "the workers do not run at this controller alone")
+    found = await wait_until_async(running, message="the workers do not run at this controller alone")
     assert found is not None
     return found
 
@@ -64,7 +64,7 @@ async def start_two(store: Store, programs: Programs) -> tuple[Program, Program]
     leader = start(programs)
     await all_run(store, leader)
     standby = start(programs)
-    await wait_until_async(lambda: '"started"' in standby.output(), 20, "the second controller does not start")
+    await wait_until_async(lambda: '"started"' in standby.output(), message="the second controller does not start")
     return leader, standby
 
 
@@ -94,7 +94,7 @@ async def test_the_workers_of_a_leader_that_is_killed_are_started_again_by_the_s
     workers, agents = await all_run(store, leader), agents_of(leader)
     leader.kill()
     assert await all_run(store, standby) == workers
-    await wait_until_async(lambda: not any(map(psutil.pid_exists, agents)), 20, "agents outlive their controller")
+    await wait_until_async(lambda: not any(map(psutil.pid_exists, agents)), message="agents outlive their controller")
 
 
 async def test_a_leader_that_comes_back_from_a_long_pause_ends_its_workers(store: Store, programs: Programs) -> None:

@@ -70,4 +70,4 @@ async def reports(store: Store, endpoint_id: str, status: WorkerStatus) -> None:
         explained = "cannot open their headers" in (worker.error or "")
         return explained is (status is WorkerStatus.INITIALIZING)
 
-    await wait_until_async(reported, 30, f"the worker is not {status}, with its reason")
+    await wait_until_async(reported, message=f"the worker is not {status}, with its reason")

@@ -24,7 +24,7 @@ from queue_engine.runtime.sealing import new_secret_key
 from queue_engine.store.api_keys import hash_of
 from tests.integration.parts import HttpServer, Program, Reply, replies
 from tests.ports import free_port
-from tests.waiting import wait_until
+from tests.waiting import GIVE_UP_SECONDS, wait_until
 
 ROOT = Path(__file__).parents[2]
 ECHO = f"{sys.executable} {ROOT / 'deploy/examples/echo_server.py'}"
@@ -50,6 +50,15 @@ class Up:
             "QUEUE_ENGINE_WORKER_GRACE_SECONDS": "2",
             **environment,
         }
+        # Made once: a client reads the certificates when it is made, and the waits of a test ask many times.
+        self._client = httpx.Client(
+            base_url=self.url,
+            headers={"X-Api-Key": API_KEY},
+            timeout=GIVE_UP_SECONDS,
+            limits=httpx.Limits(max_keepalive_connections=0),
+            trust_env=False,
+            verify=False,
+        )
         self.program = self.start()
 
     def start(self) -> Program:
@@ -68,12 +77,12 @@ class Up:
         assert self.program.running, self.program.output()
 
     def get(self, path: str) -> Any:
-        response = httpx.get(f"{self.url}{path}", headers={"X-Api-Key": API_KEY})
+        response = self._client.get(path)
         response.raise_for_status()
         return response.json()["data"]
 
     def post(self, path: str, body: Any) -> Any:
-        response = httpx.post(f"{self.url}{path}", headers={"X-Api-Key": API_KEY}, json=body)
+        response = self._client.post(path, json=body)
         response.raise_for_status()
         return response.json()["data"]
 
@@ -100,10 +109,11 @@ class Up:
         return found[0]
 
     def end(self) -> None:
+        self._client.close()
         if self.program.running:
             self.program.signal(signal.SIGINT)
             try:
-                self.program.wait(30)
+                self.program.wait()
             except subprocess.TimeoutExpired:
                 self.program.kill()
         for process in self.processes():
@@ -183,7 +193,7 @@ def test_the_published_client_gets_a_task_through_the_whole_engine(up: Up) -> No
             found: dict[str, Any] = tasks.get_task(endpoint_id=endpoint_id, task_id="first_1")["data"]
             return found
 
-        wait_until(lambda: detail()["status"] == "DELIVERED", 10)
+        wait_until(lambda: detail()["status"] == "DELIVERED")
         task = detail()
         assert task["deliveryStatus"] == "SUCCESS"
         assert task["input"] == given
@@ -217,9 +227,9 @@ def test_a_second_signal_ends_workers_that_drain_too(tmp_path: Path) -> None:
             endpoint_id=endpoint_id, task_id="long", worker_port=8000, process_uri="/", input={"n": 1}
         )
         task = f"/v2/serverless/{endpoint_id}/tasks/long"
-        wait_until(lambda: up.get(task)["state"] == "running", 20)
+        wait_until(lambda: up.get(task)["state"] == "running")
         up.program.signal(signal.SIGINT)
-        wait_until(lambda: "\nstopping" in up.program.output(), 20)
+        wait_until(lambda: "\nstopping" in up.program.output())
         up.program.signal(signal.SIGINT)
         up.program.wait(30)
         assert up.processes() == []
@@ -232,15 +242,15 @@ def test_the_data_outlive_a_kill_of_everything_and_no_worker_does(up: Up) -> Non
     wait_for_workers(up, endpoint_id, 1)
     tasks = SkywalkerTaskApi(api_key=API_KEY, base_url=up.url)
     tasks.create_task(endpoint_id=endpoint_id, task_id="before", worker_port=8000, process_uri="/", input=1)
-    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/before")["status"] == "SUCCESS", 20)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/before")["status"] == "SUCCESS")
     old = {process.pid for process in up.workers()}
     up.program.kill()
     up.start()
     up.wait_until_up()
-    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/before")["status"] == "SUCCESS", 20)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/before")["status"] == "SUCCESS")
     tasks.create_task(endpoint_id=endpoint_id, task_id="after", worker_port=8000, process_uri="/", input=2)
-    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/after")["status"] == "SUCCESS", 40)
-    wait_until(lambda: not old & {process.pid for process in up.workers()}, 20)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/after")["status"] == "SUCCESS")
+    wait_until(lambda: not old & {process.pid for process in up.workers()})
     assert len(up.workers()) == 1
 
 
@@ -249,10 +259,10 @@ def test_a_worker_that_is_killed_is_replaced_and_its_task_ends(up: Up) -> None:
     wait_for_workers(up, endpoint_id, 1)
     tasks = SkywalkerTaskApi(api_key=API_KEY, base_url=up.url)
     tasks.create_task(endpoint_id=endpoint_id, task_id="hit", worker_port=8000, process_uri="/", input=1)
-    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/hit")["state"] == "running", 20)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/hit")["state"] == "running")
     [agent] = up.workers()
     agent.kill()
-    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/hit")["status"] == "SUCCESS", 40)
+    wait_until(lambda: up.get(f"/v2/serverless/{endpoint_id}/tasks/hit")["status"] == "SUCCESS")
     assert up.get(f"/v2/serverless/{endpoint_id}/tasks/hit")["attempts"] == 2
     wait_for_workers(up, endpoint_id, 1)
     assert len(up.workers()) == 1
@@ -271,7 +281,7 @@ def test_parts_that_are_killed_come_back_by_themselves(up: Up) -> None:
             except httpx.HTTPError:
                 return False
 
-        wait_until(answers, 30)
+        wait_until(answers)
         SkywalkerTaskApi(api_key=API_KEY, base_url=up.url).create_task(
             endpoint_id=endpoint_id, worker_port=8000, process_uri="/", input=1, webhook=f"{receiver.url}/hook"
         )
@@ -367,7 +377,7 @@ class TestKeysAndWebhooks:
             up.program.wait(60)
             up.start()
             up.wait_until_up()
-            wait_until(lambda: "the first API key (QUEUE_ENGINE_API_KEY) was revoked" in up.program.output(), 10)
+            wait_until(lambda: "the first API key (QUEUE_ENGINE_API_KEY) was revoked" in up.program.output())
             answer = httpx.get(f"{up.url}/v2/serverless", headers={"X-Api-Key": API_KEY})
             assert answer.status_code == 401
         finally:

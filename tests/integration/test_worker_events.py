@@ -45,7 +45,7 @@ async def done(store: Store) -> None:
     async def empty() -> bool:
         return set((await outbox.pending()).values()) == {0}
 
-    await wait_until_async(empty, 20, "events are left")
+    await wait_until_async(empty, message="events are left")
 
 
 async def test_an_event_that_fails_is_repeated_before_the_next_one_is_sent(
@@ -69,8 +69,8 @@ async def test_the_events_of_another_worker_are_not_held_up(
     await live(store, endpoint_id, "w1", RUNNING)
     await live(store, endpoint_id, "w2", RUNNING, STOPPING)
     programs.delivery(schedule="0.1,600")
-    wait_until(lambda: told(receiver, "w2") == ["INITIALIZING", "RUNNING", "STOPPING"], 20)
-    wait_until(lambda: told(receiver) == ["INITIALIZING", "INITIALIZING"], 20)
+    wait_until(lambda: told(receiver, "w2") == ["INITIALIZING", "RUNNING", "STOPPING"])
+    wait_until(lambda: told(receiver) == ["INITIALIZING", "INITIALIZING"])
 
 
 async def test_an_event_that_is_not_answered_holds_up_no_other_worker(
@@ -82,7 +82,7 @@ async def test_an_event_that_is_not_answered_holds_up_no_other_worker(
     await live(store, endpoint_id, "w1", RUNNING)
     await live(store, endpoint_id, "w2", RUNNING)
     programs.delivery()
-    wait_until(lambda: told(receiver, "w2") == ["INITIALIZING", "RUNNING"], 20)
+    wait_until(lambda: told(receiver, "w2") == ["INITIALIZING", "RUNNING"])
     assert told(receiver) == ["INITIALIZING"]
     held.set()
     await done(store)

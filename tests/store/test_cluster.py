@@ -57,7 +57,7 @@ async def test_nothing_is_lost_or_done_twice_while_a_slot_moves(setup: ClusterSe
     try:
         for _ in range(3):
             before = work.delivered.total()
-            await wait_until_async(lambda before=before: work.delivered.total() > before + 100, 30)  # type: ignore[misc]
+            await wait_until_async(lambda before=before: work.delivered.total() > before + 100)  # type: ignore[misc]
             await asyncio.to_thread(move, slot)
             owners.add(setup.owner(slot).port)
         work.submitting = False
@@ -173,7 +173,7 @@ async def test_deliveries_are_adopted_from_the_nodes_that_answer(setup: ClusterS
     finally:
         frozen.resume()
     await retry_while_unavailable(bench.store.check_writable, passing=unavailability)
-    await wait_until_async(lambda: _settled(heir, adopted, len(benches)), 30)
+    await wait_until_async(lambda: _settled(heir, adopted, len(benches)))
 
 
 async def _settled(outbox: Outbox, entries: list[OutboxEntry], count: int) -> bool:

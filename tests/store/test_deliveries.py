@@ -137,7 +137,7 @@ async def test_a_wait_ends_by_itself(bench: Bench) -> None:
     async def is_promoted() -> bool:
         return await outbox.promote() == 1
 
-    await wait_until_async(is_promoted, timeout=2)
+    await wait_until_async(is_promoted)
     assert await bench.probe.now_ms() >= due
 
 
@@ -554,7 +554,7 @@ async def test_a_process_that_died_before_the_clock_went_back_is_noticed_within_
     async def is_adopted() -> bool:
         return len(await heir.adopt(tick_ms=TICK_MS, lease_ms=50)) == 1
 
-    await wait_until_async(is_adopted, timeout=2)
+    await wait_until_async(is_adopted)
 
 
 # What goes wrong

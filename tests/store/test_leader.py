@@ -35,4 +35,4 @@ async def test_a_silent_leader_is_followed_when_its_lease_has_run_out(store: Sto
     async def is_followed() -> bool:
         return await store.leadership.hold("c2", lease_ms=60_000)
 
-    await wait_until_async(is_followed, timeout=2)
+    await wait_until_async(is_followed)

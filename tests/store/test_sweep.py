@@ -32,7 +32,7 @@ async def test_a_lease_that_is_not_renewed_runs_out_by_itself(bench: Bench) -> N
     async def is_lost() -> bool:
         return (await bench.sweep_as_it_is(lease_ms=50)).requeued == 1
 
-    await wait_until_async(is_lost, timeout=2)
+    await wait_until_async(is_lost)
 
 
 async def test_a_lease_that_is_renewed_outlives_many_leases(bench: Bench) -> None:
@@ -53,7 +53,7 @@ async def test_a_lease_that_is_renewed_outlives_many_leases(bench: Bench) -> Non
             judged += 1
         return now > end and judged >= 3
 
-    await wait_until_async(is_over, timeout=20)
+    await wait_until_async(is_over)
 
 
 async def test_a_running_task_with_a_lease_is_left_alone(bench: Bench) -> None:
@@ -196,7 +196,7 @@ async def test_grace_lasts_one_lease(bench: Bench) -> None:
     async def is_reclaimed() -> bool:
         return (await bench.sweep_as_it_is(lease_ms=150)).requeued == 1
 
-    await wait_until_async(is_reclaimed, timeout=3)
+    await wait_until_async(is_reclaimed)
     assert await bench.probe.now_ms() >= began + 150
 
 
@@ -253,7 +253,7 @@ async def test_a_wait_ends_by_itself(bench: Bench) -> None:
     async def is_promoted() -> bool:
         return (await bench.sweep_as_it_is()).promoted == 1
 
-    await wait_until_async(is_promoted, timeout=2)
+    await wait_until_async(is_promoted)
     assert await bench.probe.now_ms() >= started.started_at_ms + 50
 
 

@@ -130,7 +130,9 @@ async def test_a_cluster(tmp_path: Path) -> None:
     secure = start(tmp_path, "--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--tls-cluster", "yes")
     try:
         secure.server.command("CLUSTER", "ADDSLOTSRANGE", "0", str(SLOTS - 1))
-        wait_until(lambda: "cluster_state:ok" in secure.server.command("CLUSTER", "INFO"), 30, "the cluster is down")
+        wait_until(
+            lambda: "cluster_state:ok" in secure.server.command("CLUSTER", "INFO"), message="the cluster is down"
+        )
         await works(f"rediss+cluster://127.0.0.1:{secure.tls_port}?{secure.query}")
     finally:
         secure.server.stop()

@@ -336,12 +336,12 @@ async def test_work_goes_on_after_the_master_has_died_and_nothing_acknowledged_i
     reading = asyncio.create_task(_read_until(stopping, bench))
     submitters = [asyncio.create_task(_submit_until(stopping, durable, bench, n, acknowledged)) for n in range(4)]
     try:
-        await wait_until_async(lambda: len(acknowledged) > 100, 30)
+        await wait_until_async(lambda: len(acknowledged) > 100)
         await asyncio.to_thread(_kill_owner, setup, bench)
         if isinstance(setup, ClusterSetup):  # the new master has no other replica
             await asyncio.to_thread(setup.restore)
         before = len(acknowledged)
-        await wait_until_async(lambda: len(acknowledged) > before + 100, 30)
+        await wait_until_async(lambda: len(acknowledged) > before + 100)
     finally:
         stopping.set()
         results = await asyncio.gather(*submitters, reading, return_exceptions=True)
@@ -354,7 +354,7 @@ async def test_work_goes_on_after_the_master_has_died_and_nothing_acknowledged_i
     await bench.store.check_writable()
     assert await outbox.read(10, block_ms=1) == []
     await asyncio.to_thread(setup.restore)
-    await wait_until_async(lambda: _is_ready(store), 30)
+    await wait_until_async(lambda: _is_ready(store))
 
 
 async def test_a_master_that_is_frozen_is_replaced_and_work_goes_on(setup: Setup, store: Store, bench: Bench) -> None:
@@ -362,7 +362,7 @@ async def test_a_master_that_is_frozen_is_replaced_and_work_goes_on(setup: Setup
     started = await bench.submit_and_start("t1", agent)
     blocked = asyncio.create_task(bench.agent("a2").read(1, block_ms=2000))
     await asyncio.to_thread(_freeze_owner, setup, bench)
-    await wait_until_async(lambda: _renewed(agent, started.lease), 30)
+    await wait_until_async(lambda: _renewed(agent, started.lease))
     assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
     await asyncio.gather(blocked, return_exceptions=True)
     assert await bench.agent("a2").read(1, block_ms=1) == []

@@ -39,7 +39,7 @@ def records(log: pytest.LogCaptureFixture) -> list[Any]:
 
 
 async def is_back(log: pytest.LogCaptureFixture) -> Any:
-    await wait_until_async(lambda: "is back" in log.text, 10, "the outage does not end")
+    await wait_until_async(lambda: "is back" in log.text, message="the outage does not end")
     [back] = [record for record in records(log) if "is back" in record.getMessage()]
     return back
 
@@ -93,7 +93,7 @@ async def test_an_unexpected_error_of_a_loop_has_its_traceback_but_not_in_every_
         raise LookupError("a mistake")
 
     loop = asyncio.create_task(run_forever(step, idle_seconds=0, name="sweep", passing=passing, backoff=QUICK))
-    await wait_until_async(lambda: rounds >= 60, 20)
+    await wait_until_async(lambda: rounds >= 60)
     await end_tasks(loop)
     assert log.text.count("Traceback") == 2
 
@@ -127,7 +127,7 @@ async def test_a_caller_that_ends_unserved_does_not_mean_that_the_store_is_back(
     service = Outages("the store")
     service.failed("a", "a", "it cannot be reached")
     service.left("a")
-    await wait_until_async(lambda: service._outage is None, 10)
+    await wait_until_async(lambda: service._outage is None)
     assert "is back" not in log.text
     service.failed("b", "b", "it cannot be reached")
     assert len(records(log)) == 2
