@@ -1,7 +1,18 @@
+"""The entry point of `queue-engine` and `python -m queue_engine`."""
+
 from queue_engine.runtime.interpreter import leave_current_folder
 
-leave_current_folder(__file__)
 
-from queue_engine.cli import main  # noqa: E402 - after the import path is safe
+def main() -> None:
+    """Run the command line, with a safe import path, and ready for Ctrl-C before the imports."""
+    leave_current_folder(__file__)
+    from queue_engine.runtime.interrupts import exit_on_interrupt
 
-main()
+    exit_on_interrupt()
+    from queue_engine.cli import main as run
+
+    run()
+
+
+if __name__ == "__main__":
+    main()

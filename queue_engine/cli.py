@@ -28,12 +28,13 @@ from queue_engine.config.shared import MetricsSettings, StoreSettings
 from queue_engine.config.variables import removed_variables, unknown_variables
 from queue_engine.console.app import commands as console_commands
 from queue_engine.domain.errors import EngineError
-from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import Page, listen, own_metrics, serve_pages
+from queue_engine.runtime.interrupts import exit_on_interrupt
 from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
 from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.orphans import become_subreaper
 from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.runtime.standard_files import guarded_output
 from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
 from queue_engine.store.client import store_errors
 from queue_engine.store.deliveries import PARKED_MS
@@ -74,8 +75,8 @@ app.add_typer(console_commands)
 
 
 def main() -> None:
-    """The console script `queue-engine`."""
-    with quiet_when_closed():
+    """Run the command line."""
+    with guarded_output("queue-engine"):
         app()
 
 
@@ -517,3 +518,5 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
         return run(work)
     except EngineError as error:
         _fail(str(error))
+    finally:
+        exit_on_interrupt()  # the loop has put Python's own handler back

@@ -242,10 +242,13 @@ class _Stack:
                 return kept
         text = make()
         draft = path.with_name(f".{name}-{secrets.token_hex(4)}")
-        fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(fd, "w") as file:
-            file.write(f"{text}\n")
-        draft.replace(path)
+        try:
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with open(fd, "w") as file:
+                file.write(f"{text}\n")
+            draft.replace(path)
+        except OSError as error:
+            raise EngineError(f"--data-dir: {path} cannot be written: {error.strerror}") from error
         return text
 
     # Watching
@@ -272,7 +275,8 @@ class _Stack:
 
     def _on_exit(self, end: ProgramExit) -> None:
         logs = self._data_dir / "logs"
-        self.say(f"{end.reason}; starting it again in {end.restart_in_seconds:g} s (logs: {logs})")
+        with suppress(OSError):  # an output that cannot be written must not stop the restart
+            self.say(f"{end.reason}; starting it again in {end.restart_in_seconds:g} s (logs: {logs})")
 
     async def _greet(self, redis_url: str, api_key: str, metrics_ports: Mapping[str, int]) -> None:
         fault, alone = await self._state_of_keys(redis_url, api_key)

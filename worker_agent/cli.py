@@ -25,13 +25,14 @@ from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SE
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
 from queue_engine.metrics import Role, registry_of
-from queue_engine.runtime.closed_pipe import quiet_when_closed
 from queue_engine.runtime.exporter import listen, own_metrics, port_of, serve_pages
+from queue_engine.runtime.interrupts import exit_on_interrupt
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.logs import configure_logging
 from queue_engine.runtime.orphans import become_subreaper
 from queue_engine.runtime.process_groups import end_own_group
 from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
+from queue_engine.runtime.standard_files import guarded_output
 from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
 from worker_agent.agent import Agent, AgentConfig
@@ -89,12 +90,13 @@ def run(
         status = asyncio.run(serve(settings))
     else:
         status = uvloop.run(serve(settings))
+    exit_on_interrupt()  # the loop has put Python's own handler back
     sys.exit(status)
 
 
 def main() -> None:
-    """The console script `worker-agent`."""
-    with quiet_when_closed():
+    """Run the command line."""
+    with guarded_output("worker-agent"):
         app()
 
 

@@ -7,21 +7,27 @@ Exits with 0 when every step worked and nothing is left behind, 1 when not, 130 
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import os
-import signal
 import sys
-import time
-from pathlib import Path
 
 if not __package__:
     # Run as a file: its own folder is on the path, and the project's is not.
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
+
+from queue_engine.runtime.interrupts import exit_on_interrupt
+
+exit_on_interrupt()
+
+# ruff: noqa: E402 - the imports follow the handler, because they take longer than a Ctrl-C
+import argparse
+import asyncio
+import signal
+import time
 
 from deploy.demo.screen import Screen
 from deploy.demo.stack import Stack
 from deploy.demo.tour import DELIVERY_SCHEDULE, Options, StepFailed, Tour
+from queue_engine.runtime.standard_files import guarded_output
 
 FILES = 120
 MOST_FILES = 2000
@@ -124,4 +130,5 @@ def _file_count(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with guarded_output("demo"):
+        sys.exit(main())

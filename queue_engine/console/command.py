@@ -18,8 +18,9 @@ import typer
 from queue_engine.console.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
 from queue_engine.console.tables import Screen, safe
 from queue_engine.domain.definitions import Defined
-from queue_engine.runtime.closed_pipe import pause_while_read
+from queue_engine.runtime.interrupts import raised_interrupts
 from queue_engine.runtime.secret_files import secret_from
+from queue_engine.runtime.standard_files import pause_while_read
 
 if TYPE_CHECKING:
     import httpx
@@ -133,7 +134,8 @@ def command(
 
         def call(ctx: typer.Context, url: str, api_key: str | None, as_json: bool, **given: Any) -> None:
             arguments = {key: value for key, value in given.items() if key not in optional or value not in (None, [])}
-            with _exit_status(), _session(ctx.find_object(Surroundings), url, api_key, as_json) as session:
+            around = ctx.find_object(Surroundings)
+            with _exit_status(), raised_interrupts(), _session(around, url, api_key, as_json) as session:
                 run(session, **arguments)
 
         _pose_as(call, run, parameters)

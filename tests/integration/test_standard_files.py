@@ -1,4 +1,4 @@
-"""A command ends quietly, with status 0, when the reader of its output has gone."""
+"""A command ends in order when its output is not read, cannot be written, or is missing."""
 
 import json
 import os
@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = {
@@ -70,6 +72,39 @@ def test_a_command_ends_quietly_when_its_output_is_not_read(environment: dict[st
     done = subprocess.run(arguments, env=environment, stdout=writer, stderr=errors, timeout=60, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr or b"") == (0, b"")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_whose_output_cannot_be_written_says_so_in_a_line(
+    environment: dict[str, str], name: str, unbuffered: str
+) -> None:
+    arguments = [sys.executable, "-m", *COMMANDS[name]]
+    environment["PYTHONUNBUFFERED"] = unbuffered
+    program = COMMANDS[name][0].replace("_", "-")
+    for full in ("stdout", "stderr", "both"):
+        if full == "stdout" and name in ("wrong use", "error"):
+            continue  # nothing is written there
+        if full == "stderr" and name not in ("wrong use", "error"):
+            continue
+        with open("/dev/full", "wb") as device:
+            done = subprocess.run(
+                arguments, env=environment, timeout=60, check=False,
+                stdout=subprocess.PIPE if full == "stderr" else device,
+                stderr=subprocess.PIPE if full == "stdout" else device,
+            )  # fmt: skip
+        assert done.returncode == 1, full
+        if full == "stdout":
+            assert done.stderr == f"{program}: the output cannot be written: No space left on device\n".encode()
+
+
+def test_up_whose_output_cannot_be_written_ends_and_leaves_nothing(environment: dict[str, str], tmp_path: Path) -> None:
+    del environment["QUEUE_ENGINE_API_KEY"]
+    up = [sys.executable, "-m", "queue_engine", "up", "--port", str(free_port()), "--data-dir", str(tmp_path)]
+    with open("/dev/full", "wb") as device:
+        done = subprocess.run(up, env=environment, stdout=device, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr == b"queue-engine: the output cannot be written: No space left on device\n"
 
 
 def test_a_follower_without_new_lines_ends_when_its_reader_has_closed_the_pipe(environment: dict[str, str]) -> None:

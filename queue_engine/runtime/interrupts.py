@@ -1,0 +1,36 @@
+"""Ctrl-C before a command has its own handler, and after: the process ends with status 130 and without a message.
+
+Imports take half a second. Python's own handler would end them with a traceback, and an exception that a handler raises
+may be lost in a callback of the import system. Nothing has been started by then, so the process exits at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+def exit_on_interrupt() -> None:
+    """Exit at once on SIGINT, unless it is ignored, as for a background job of a shell."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _exit)
+
+
+@contextmanager
+def raised_interrupts() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGINT in the block, which can clean up."""
+    if signal.getsignal(signal.SIGINT) is not _exit:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        exit_on_interrupt()
+
+
+def _exit(number: int, _frame: FrameType | None) -> None:
+    os._exit(128 + number)
