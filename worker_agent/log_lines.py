@@ -87,7 +87,20 @@ def _forms(value: str, least: int) -> Iterable[str]:
         if len(text) >= least and not text.isspace():
             yield from (form for form in _printed(text) if len(form) >= least)
     if len(value) >= least:
-        yield base64.b64encode(value.encode("utf-8", "surrogateescape")).decode().rstrip("=")
+        yield from (form for form in _base64_forms(value.encode("utf-8", "surrogateescape")) if len(form) >= least)
+
+
+def _base64_forms(value: bytes) -> Iterable[str]:
+    """Yield the value in base64, alone and as a part of a longer text, such as `user:<value>` of Basic credentials.
+
+    Base64 makes 4 characters of 3 bytes, so the characters depend on the place of the value modulo 3. For each of the
+    three, these are the characters that the value alone determines.
+    """
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        yield encode(value).decode().rstrip("=")
+        for before in range(3):
+            determined = (before + len(value)) * 8 // 6
+            yield encode(bytes(before) + value).decode()[(before * 8 + 5) // 6 : determined]
 
 
 def _printed(text: str) -> Iterable[str]:

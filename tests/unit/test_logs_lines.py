@@ -2,6 +2,7 @@
 
 import base64
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from worker_agent.log_lines import (
     BYTES_PER_LINE,
     CUT,
     LINES_PER_SECOND,
+    MASK,
     MAX_LINE_BYTES,
     LineReader,
     Secrets,
@@ -110,6 +112,21 @@ def test_a_line_without_end_takes_no_more_memory_than_a_line() -> None:
 
 
 # Secrets
+
+
+@pytest.mark.parametrize("secret", ["tiger1", SECRET, "pässwörd~~~???", "a" * 50])
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
+def test_a_secret_in_base64_is_masked_wherever_it_stands_in_what_was_encoded(
+    secret: str, encode: Callable[[bytes], bytes]
+) -> None:
+    for user in ("", "u", "us", "use", "somebody"):
+        for after in ("", "\n", ":x"):
+            encoded = encode(f"{user}:{secret}{after}".encode()).decode()
+            (line,) = lines_of(f"Authorization: Basic {encoded}".encode(), secret)
+            assert MASK in line
+            # The first and last character may belong to the neighbours of the secret too.
+            left = len(line.replace(MASK, "").removeprefix("Authorization: Basic "))
+            assert left <= len(encode(f"{user}:".encode())) + len(encode(after.encode())) + 2
 
 
 @pytest.mark.parametrize(
