@@ -277,9 +277,13 @@ def _summary(rotated: Rotated) -> Iterable[str]:
 async def _serve_api(settings: ApiSettings) -> int:
     from queue_engine.api.alb_exchange import WorkerClient
     from queue_engine.api.app import create_app
-    from queue_engine.api.server import listen, serve
+    from queue_engine.api.catalogue import load_catalogue
+    from queue_engine.api.server import BACKLOG, bind, serve
     from queue_engine.runtime.resolver import CachingResolver, DnsLookup
 
+    # Before the store is waited for, because waiting does not correct these.
+    listener = _or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
+    catalogue = _or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     async with _opened(settings) as store:
         await store.wait_until_ready()
         if settings.api_key is not None:
@@ -293,15 +297,18 @@ async def _serve_api(settings: ApiSettings) -> int:
         resolver = CachingResolver(DnsLookup())
         worker_client = None
         try:
-            listener = _or_fail("QUEUE_ENGINE_PORT", lambda: listen(settings))
+            _or_fail("QUEUE_ENGINE_PORT", lambda: listener.listen(BACKLOG))
             own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
             store_ports = await store.ports()
             worker_client = WorkerClient(settings.worker_policy(own_ports, store_ports))
-            app = _or_fail(
-                "QUEUE_ENGINE_CATALOGUE_FILE",
-                lambda: create_app(
-                    settings, store, resolver, worker_client, own_ports=own_ports, store_ports=store_ports
-                ),
+            app = create_app(
+                settings,
+                store,
+                resolver,
+                worker_client,
+                catalogue,
+                own_ports=own_ports,
+                store_ports=store_ports,
             )
             stopping = asyncio.Event()
             _on_end(stopping.set)

@@ -208,6 +208,9 @@ class _Stack:
         return ports
 
     async def _embedded_store(self) -> str:
+        for name in ("QUEUE_ENGINE_REDIS_URL", "QUEUE_ENGINE_REDIS_URL_FILE"):
+            if self._options.environment.get(name):
+                self.say(f"{name} is ignored: `up` has a store of its own. Give --redis-url to use another one")
         self.say(f"starting: embedded store in {self._data_dir / 'store'}")
         self._store = EmbeddedStore(
             self._data_dir / "store",

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from queue_engine.api.alb_exchange import WorkerClient
 from queue_engine.api.app import create_app
+from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.server import listen, serve
 from queue_engine.config.engine import ApiSettings
 from queue_engine.runtime.resolver import NameNotResolved
@@ -106,7 +107,8 @@ async def running_api(
     with listen(settings) as listener:
         port: int = listener.getsockname()[1]
         worker_client = WorkerClient(settings.worker_policy(frozenset({port})))
-        app = create_app(settings, store, lookup, worker_client, own_ports=frozenset({port}))
+        catalogue = load_catalogue(settings.catalogue_file)
+        app = create_app(settings, store, lookup, worker_client, catalogue, own_ports=frozenset({port}))
         key = new_api_key()
         await store.api_keys.put(key, tenant="default", name="test")
         url = f"http://127.0.0.1:{port}"

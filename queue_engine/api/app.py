@@ -18,7 +18,6 @@ from queue_engine.api.alb_exchange import Limits, WorkerClient
 from queue_engine.api.alb_routes import AlbRoutes
 from queue_engine.api.auth import Authenticator
 from queue_engine.api.bodies import BodyReader
-from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.destinations import AddressLookup, DestinationGuard
 from queue_engine.api.edge import Edge
 from queue_engine.api.openapi import TITLE, describe
@@ -32,6 +31,7 @@ from queue_engine.api.routes_operations import OperationsRoutes
 from queue_engine.api.routes_tasks import TaskRoutes
 from queue_engine.api.services import Services
 from queue_engine.config.engine import ApiSettings
+from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.webhooks import LOOPBACK, AddressPolicy
 from queue_engine.store.store import Store
 
@@ -52,6 +52,7 @@ def create_app(
     store: Store,
     lookup: AddressLookup,
     worker_client: WorkerClient,
+    catalogue: Catalogue,
     *,
     own_ports: frozenset[int] = frozenset(),
     store_ports: frozenset[int] = frozenset(),
@@ -60,7 +61,7 @@ def create_app(
     """The application. `own_ports` are the engine's on this machine, `store_ports` the store's besides those that are
     configured: no webhook may point back at them. Who passes `worker_client` in closes it.
 
-    Opens no connection and reads one file at most, the operator's catalogue. Raises InvalidCatalogue.
+    Opens no connection and reads no file.
     """
     services = Services(
         store=store,
@@ -68,7 +69,7 @@ def create_app(
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
         bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds),
         destinations=_destination_guard(settings, store, lookup, own_ports, store_ports),
-        catalogue=load_catalogue(settings.catalogue_file),
+        catalogue=catalogue,
         fingerprint_keys=tuple(_fingerprint_key(key) for key in settings.secret_keys) or (b"",),
     )
     limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds)

@@ -22,12 +22,21 @@ BACKLOG = 2048
 
 def listen(settings: ApiSettings) -> socket.socket:
     """A socket that listens as configured; port 0 takes a free one. Raises OSError that names address and port."""
+    listener = bind(settings)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def bind(settings: ApiSettings) -> socket.socket:
+    """Return a socket with the port, which refuses connections until it listens. Raises OSError as `listen` does.
+
+    A client of a process that waits for its store is refused at once, so that a load balancer takes another one.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((settings.host, settings.port))
-        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise OSError(error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None

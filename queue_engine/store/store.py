@@ -128,9 +128,17 @@ class Store:
 
         In a cluster every master is checked. Raises UnfitStore when a version, an eviction policy, the data or the
         secret key do not fit, or a server cannot give the durability that is asked for; StoreUnavailable when one does
-        not answer.
+        not answer, with the addresses of the URL and without its credentials.
         """
         self._check_tls_files()
+        try:
+            return await self._prepare()
+        except StoreUnavailable as error:
+            where = ", ".join(map(str, self._address.addresses))
+            reason = f"{error.reason} at {where} (QUEUE_ENGINE_REDIS_URL)"
+            raise StoreUnavailable(reason, retry_after_seconds=error.retry_after_seconds) from error
+
+    async def _prepare(self) -> ServerInfo:
         async with store_errors():
             servers = await self.servers()
             for where, info in servers.items():

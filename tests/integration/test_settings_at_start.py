@@ -7,6 +7,7 @@ import pytest
 from queue_engine.domain.tasks import TaskState
 from queue_engine.store.store import Store
 from tests.integration.parts import SECRET_KEY, HttpServer, Programs, ended, new_endpoint, submit
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 CANARY = "canary-91f3"
@@ -84,3 +85,36 @@ async def test_an_agent_reads_its_secrets_from_files(
     programs.start("agent", *COMMANDS["agent"][:-1], endpoint_id, "--container-url", container.url, **own)
     assert container.next().headers["x-token"] == CANARY
     assert (await ended(store, endpoint_id)).state is TaskState.SUCCEEDED
+
+
+AWAY = "the store is away: it cannot be reached at 127.0.0.1:1 (QUEUE_ENGINE_REDIS_URL)"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_process_that_waits_for_its_store_says_where_it_looks_for_it(programs: Programs, name: str) -> None:
+    url = f"redis://user:{CANARY}@127.0.0.1:1/0"
+    program = programs.start(name, *COMMANDS[name], QUEUE_ENGINE_REDIS_URL=url)
+    wait_until(lambda: AWAY in program.output(), 30, "the log does not name the store")
+    assert CANARY not in program.output()
+
+
+def test_a_command_whose_store_is_away_says_where_it_looks_for_it(programs: Programs) -> None:
+    program = programs.start("command", "queue_engine", "keys", "list", QUEUE_ENGINE_REDIS_URL="redis://127.0.0.1:1/0")
+    assert program.wait() == 2
+    assert "it cannot be reached at 127.0.0.1:1 (QUEUE_ENGINE_REDIS_URL)" in program.output()
+
+
+@pytest.mark.parametrize(
+    ("variable", "message"),
+    [
+        ("QUEUE_ENGINE_PORT", "QUEUE_ENGINE_PORT: cannot listen on 127.0.0.1:{port}: Address already in use"),
+        ("QUEUE_ENGINE_CATALOGUE_FILE", "QUEUE_ENGINE_CATALOGUE_FILE: cannot read {port}: No such file or directory"),
+    ],
+)
+def test_what_an_api_cannot_start_with_is_named_while_the_store_is_away(
+    programs: Programs, container: HttpServer, variable: str, message: str
+) -> None:
+    given = {"QUEUE_ENGINE_PORT": str(free_port()), "QUEUE_ENGINE_REDIS_URL": "redis://127.0.0.1:1"}
+    program = programs.start("api", "queue_engine", "api", **given | {variable: str(container.port)})
+    assert program.wait() == 2
+    assert message.format(port=container.port) in program.output()

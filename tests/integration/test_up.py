@@ -349,6 +349,21 @@ def test_an_external_store_is_used_when_given(tmp_path: Path, valkey_url: str) -
         up.end()
 
 
+@pytest.mark.parametrize("name", ["QUEUE_ENGINE_REDIS_URL", "QUEUE_ENGINE_REDIS_URL_FILE"])
+def test_a_store_in_the_environment_is_ignored_and_up_says_so(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "url"
+    file.write_text("redis://127.0.0.1:1/0")
+    given = str(file) if name.endswith("_FILE") else file.read_text()
+    up = Up(tmp_path, **{name: given})
+    try:
+        up.wait_until_up()
+        assert f"{name} is ignored: `up` has a store of its own. Give --redis-url to use another one" in (
+            up.program.output()
+        )
+    finally:
+        up.end()
+
+
 class TestKeysAndWebhooks:
     def test_the_key_is_not_written_where_no_terminal_is(self, tmp_path: Path) -> None:
         up = Up(tmp_path, QUEUE_ENGINE_API_KEY="")
