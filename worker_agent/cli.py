@@ -36,14 +36,14 @@ from queue_engine.runtime.standard_files import guarded_output
 from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
 from worker_agent.agent import Agent, AgentConfig
-from worker_agent.capture import Capture
 from worker_agent.container import LOOPBACKS, ContainerAddress, ContainerProcess, ContainerWatch, watch_over
+from worker_agent.end_report import say_end
 from worker_agent.forward import HttpForwarder
-from worker_agent.last_words import say_end
-from worker_agent.log_lines import Secrets
-from worker_agent.logs import LogShipper
+from worker_agent.logs.capture import Capture
+from worker_agent.logs.lines import Secrets
+from worker_agent.logs.shipper import LogShipper
 from worker_agent.service_work import ServiceWork
-from worker_agent.task_work import TaskWork
+from worker_agent.tasks import TaskWork
 
 log = logging.getLogger("worker_agent")
 

@@ -14,7 +14,7 @@ import tempfile
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.runtime.lifeline import watch_lifeline
 from queue_engine.runtime.process_groups import end_own_group
-from worker_agent.last_words import say_end
+from worker_agent.end_report import say_end
 
 
 async def main() -> int:

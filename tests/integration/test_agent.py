@@ -30,7 +30,7 @@ from tests.integration.parts import (
 from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until, wait_until_async
-from worker_agent.task_work import MOST_UNSTARTED_SECONDS
+from worker_agent.tasks import MOST_UNSTARTED_SECONDS
 
 
 async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(

@@ -16,7 +16,7 @@ from worker_agent.agent import Agent, AgentConfig
 from worker_agent.claim_pause import ClaimPause
 from worker_agent.container import ContainerAddress, watch_over
 from worker_agent.forward import HttpForwarder
-from worker_agent.task_work import TaskWork
+from worker_agent.tasks import TaskWork
 
 WORKER = "w1"
 

@@ -11,10 +11,9 @@ from redis.exceptions import ResponseError
 from queue_engine import metrics
 from queue_engine.store.logs import MAX_BATCH_LINES
 from tests.waiting import wait_until_async
-from worker_agent import logs
-from worker_agent.capture import MAX_UNREAD_BYTES, READ_BYTES, Capture
-from worker_agent.log_lines import CUT, Secrets
-from worker_agent.logs import MAX_WAITING_LINES, LogShipper
+from worker_agent.logs.capture import MAX_UNREAD_BYTES, READ_BYTES, Capture
+from worker_agent.logs.lines import CUT, Secrets
+from worker_agent.logs.shipper import MAX_BATCH_CHARACTERS, MAX_ROUND_BYTES, MAX_WAITING_LINES, LogShipper
 
 
 class Sink:
@@ -105,7 +104,7 @@ async def test_a_batch_of_long_lines_has_fewer_of_them(capture: Capture, sink: S
     write(capture, (b"x" * 4000 + b"\n") * 200)
     await shipper.finish()
     assert len(sink.lines) == 200
-    assert max(sink.batches) <= logs.MAX_BATCH_CHARACTERS // 4000 + 1
+    assert max(sink.batches) <= MAX_BATCH_CHARACTERS // 4000 + 1
 
 
 async def test_what_is_written_is_shipped_in_the_background(capture: Capture, sink: Sink, shipper: LogShipper) -> None:
@@ -201,8 +200,8 @@ class _Quick:
 
 
 async def test_a_container_that_writes_without_end_gets_pauses(capture: Capture, shipper: LogShipper) -> None:
-    write(capture, b"x\n" * (logs.MAX_ROUND_BYTES // 2 + READ_BYTES))
-    rounds = logs.MAX_ROUND_BYTES // READ_BYTES
+    write(capture, b"x\n" * (MAX_ROUND_BYTES // 2 + READ_BYTES))
+    rounds = MAX_ROUND_BYTES // READ_BYTES
     assert [await shipper.read_step() for _ in range(rounds)] == [1] * (rounds - 1) + [0]
 
 

@@ -15,8 +15,8 @@ from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever, wa
 from queue_engine.domain.agent_protocol import LOG_FLUSH_SECONDS
 from queue_engine.store.client import unavailability
 from queue_engine.store.logs import MAX_BATCH_LINES
-from worker_agent.capture import READ_BYTES, Capture
-from worker_agent.log_lines import LineReader, Secrets, line_budget
+from worker_agent.logs.capture import READ_BYTES, Capture
+from worker_agent.logs.lines import LineReader, Secrets, line_budget
 
 log = logging.getLogger(__name__)
 
