@@ -284,7 +284,7 @@ async def _serve_api(settings: ApiSettings) -> int:
     # Before the store is waited for, because waiting does not correct these.
     listener = _or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
     catalogue = _or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
-    async with _opened(settings) as store:
+    async with _opened(settings) as store, store.noted(metrics.Role.API):
         await store.wait_until_ready()
         if settings.api_key is not None:
             fault = await store.api_keys.put_first(settings.api_key.get_secret_value())
@@ -341,7 +341,7 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
     places = settings.store_places()
     own_ports = frozenset({*settings.own_ports, *places.here, metrics_port})
     resolver = CachingResolver(DnsLookup())
-    async with _opened(settings) as store:
+    async with _opened(settings) as store, store.noted(metrics.Role.DELIVERY):
         await store.wait_until_ready()
         own_hosts = (*settings.own_hosts, *places.hosts)
         store_ports = places.ports | await store.ports()
@@ -373,7 +373,7 @@ async def _serve_controller(settings: ControllerSettings) -> int:
 
     agents = AgentMetrics()
     _serve_metrics(settings, metrics.Role.CONTROLLER, agents=agents.page)
-    async with _opened(settings) as store:
+    async with _opened(settings) as store, store.noted(metrics.Role.CONTROLLER):
         info = await store.wait_until_ready()
         await store.check_has_key()
         instance_id = await store.instance_id()

@@ -202,6 +202,13 @@ background_job_last_success = _figures(
     "When this controller last completed a background job; before the first time, when it began to run jobs",
     "name", by=CONTROLLER,
 )  # fmt: skip
+data_format = _figures(
+    "queue_engine_data_format", "Format of the store's data, and the newest one that the leading controller knows",
+    "of", by=CONTROLLER,
+)  # fmt: skip
+records_migrated = _counter(
+    "queue_engine_records_migrated", "Records that a migration of the data has changed", by={CONTROLLER: ()}
+)
 stale_results_rejected = _counter(
     "queue_engine_stale_results_rejected", "Results of fenced attempts that were refused", by={AGENT: ()}
 )

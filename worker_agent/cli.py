@@ -138,6 +138,7 @@ async def serve(settings: AgentSettings) -> int:
         settings.sealer(),
         partitions=settings.partitions,
         durability=settings.asked_durability(),
+        is_agent=True,
     )
     try:
         return await _serve(settings, store)

@@ -27,6 +27,8 @@ RECONCILE_SECONDS = 1
 PURGE_SECONDS = 10
 DELETE_SECONDS = 2
 GAUGES_SECONDS = 5.0
+MIGRATE_SECONDS = 5.0
+"""Time between two looks whether the data must be migrated."""
 SWEPT_AT_ONCE = 16
 """Partitions: some whose server is silent must not make the others' sweeps late, which would grant leases grace."""
 ROUND_TASKS = 250
@@ -123,7 +125,7 @@ class Controller:
         return 0
 
     async def _leaders_jobs(self) -> None:
-        reconciler = self._make_reconciler()
+        reconciler, migrating = self._make_reconciler(), asyncio.create_task(self._migrate())
         try:
             await run_jobs(
                 self._config.jobs_redis_url,
@@ -131,7 +133,16 @@ class Controller:
                 [Periodic("reconcile", reconciler.step, RECONCILE_SECONDS)],
             )
         finally:
+            await end_tasks(migrating)
             await reconciler.aclose()
+
+    async def _migrate(self) -> None:
+        """Bring the store's data to this version's format. Also after it was restored from a backup."""
+        migrator = self._store.migrator()
+        try:
+            await run_forever(migrator.step, idle_seconds=MIGRATE_SECONDS, name="migration", passing=unavailability)
+        finally:
+            await migrator.aclose()
 
     async def _stop_leading(self) -> None:
         if self._leading is not None:

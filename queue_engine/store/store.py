@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from queue_engine import metrics
 from queue_engine.aio import retry_while_unavailable
+from queue_engine.domain.data_formats import FIRST_FORMAT, format_fault
 from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.domain.store_faults import known_faults
 from queue_engine.domain.store_url import Topology, parse_store_url
 from queue_engine.runtime.sealing import Sealer
-from queue_engine.store import keys
+from queue_engine.store import keys, migrations
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import ClaimStore
@@ -27,6 +30,9 @@ from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leader import Leadership
 from queue_engine.store.logs import LogStore
+from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, Records
+from queue_engine.store.migrations.migrator import Migrator, progress_from
+from queue_engine.store.processes import Processes, process_name
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner
 from queue_engine.store.sentinel import MasterPool
@@ -35,8 +41,6 @@ from queue_engine.store.workers import WorkerStore
 
 log = logging.getLogger(__name__)
 
-DATA_FORMAT = 1
-"""Version of the data model. A store of another version is refused."""
 MIN_REDIS = (7, 0)
 MIN_VALKEY = (7, 2)
 MIN_WAITAOF = (7, 2)
@@ -69,7 +73,8 @@ class Store:
     """One process's way to Redis or Valkey. `close` it at the end.
 
     No connection is made before the first call. `max_connections` bounds those for commands; blocking reads,
-    heartbeats and logs have their own, so that none waits for another.
+    heartbeats and logs have their own, so that none waits for another. An agent may use data whose format is one newer
+    than its own. `steps` are the migrations that are known, those of this version unless a test has others.
     """
 
     def __init__(
@@ -80,12 +85,18 @@ class Store:
         partitions: int = 16,
         max_connections: int = 32,
         durability: Durability = STORE_DURABILITY,
+        is_agent: bool = False,
+        steps: Sequence[Migration] | None = None,
     ) -> None:
         self.url = url
         self.sealer = sealer
         self.partitions = keys.Partitions(partitions)
         self._address = parse_store_url(url)
         self._durability = durability
+        self._is_agent = is_agent
+        self._steps = migrations.MIGRATIONS if steps is None else steps
+        self._process: str | None = None
+        """The name that this process is noted by, when it is."""
         self.redis = connect(self._address, max_connections=max_connections)
         # In a cluster each partition is waited for by itself.
         self._blocking = connect(self._address, max_connections=4 + partitions, blocking=True)
@@ -102,6 +113,24 @@ class Store:
         self.api_keys = ApiKeyStore(self.redis, self.scripts)
         self.leadership = Leadership(self.scripts)
         self.logs = LogStore(self._logs, Scripts(ScriptRunner(self._logs).submit), self.partitions)
+        self.processes = Processes(self.redis, self.data_format)
+
+    @property
+    def data_format(self) -> int:
+        """The number of the data format that this version writes."""
+        return max((step.number for step in self._steps), default=FIRST_FORMAT)
+
+    def migrator(self, *, page_size: int = TASKS_PER_PAGE) -> Migrator:
+        """Return what brings the data to this version's format."""
+        records = Records(self.redis, self.partitions, self.endpoints.ids, page_size=page_size)
+        return Migrator(self.redis, records, self.processes, self._steps)
+
+    @asynccontextmanager
+    async def noted(self, role: str) -> AsyncIterator[None]:
+        """Note during the block that this process runs, so that no migration begins that it does not know."""
+        self._process = process_name(role)
+        async with self.processes.noted(self._process):
+            yield
 
     def claims(self, *, endpoint_id: str, worker_id: str, lease_ms: int) -> ClaimStore:
         """The queue of one endpoint for one agent."""
@@ -256,14 +285,24 @@ class Store:
             )
 
     async def _check_meta(self) -> None:
-        await self._must_stay(
-            "format", str(DATA_FORMAT), "it holds data of format {found}, this version writes {wanted}"
-        )
+        await self._check_format()
         await self._must_stay(
             "partitions", str(self.partitions.count), "it was set up with {found} partitions, not {wanted}"
         )
         if self.sealer.has_key:
             await self._check_key(await self._noted(keys.FINGERPRINT, self.sealer.fingerprint))
+
+    async def _check_format(self) -> None:
+        """Check that this version may use the data; a store without data gets the newest format."""
+        if self._process is not None:  # before the look: a migration that begins after it finds this process
+            await self.processes.note(self._process)
+        found = await self._noted(keys.FORMAT, str(self.data_format))
+        progress = progress_from(await self.redis.hget(keys.META, keys.MIGRATION))  # type: ignore[misc]
+        fault = format_fault(
+            found, self.data_format, migrates_to=progress.to if progress else None, is_agent=self._is_agent
+        )
+        if fault is not None:
+            raise UnfitStore(f"the store does not fit: {fault}")
 
     async def _check_key(self, stores_key: str) -> None:
         """Check that the store's key is known, and note a newer one that this process seals with."""

@@ -1,12 +1,13 @@
 """Stores that hold a recorded dump, and processes on them."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from queue_engine.runtime.sealing import Sealer, parse_secret_key
 from queue_engine.store.store import Store
+from tests.integration.parts import HttpServer
 from tests.servers import StoreServer
 from tests.store.probe import Probe
 from tests.upgrade import dumps
@@ -32,3 +33,15 @@ async def store(store_server: StoreServer, format1: dumps.Dump) -> AsyncIterator
 @pytest.fixture
 async def probe(store: Store) -> Probe:
     return Probe(store.redis)
+
+
+@pytest.fixture
+def container() -> Iterator[HttpServer]:
+    with HttpServer() as server:
+        yield server
+
+
+@pytest.fixture
+def receiver() -> Iterator[HttpServer]:
+    with HttpServer() as server:
+        yield server

@@ -1,0 +1,81 @@
+"""The processes that use a store, each with the data format that it writes.
+
+A migration must not begin while a process of the version before still writes: what that process writes behind the
+migration would stay in the old format. Therefore API, delivery and controller processes note that they run. Agents do
+not, because a migration must work beside agents that are one version behind.
+
+A process notes itself before it looks at the store's format, and a migration is noted in the store before it looks for
+older processes. So either the process finds the migration and does not start, or the migration finds the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from queue_engine.aio import end_tasks, run_forever
+from queue_engine.store.client import unavailability
+from queue_engine.store.keys import PROCESSES
+
+LEASE_MS = 30_000
+"""A process that has not noted itself for this long is assumed to be dead."""
+
+
+class Processes:
+    """The notes of running processes; `name` is that of this one, such as `api:host:4711:9f2c`."""
+
+    def __init__(self, redis: Redis, data_format: int) -> None:
+        self._redis = redis
+        self._format = data_format
+
+    async def note(self, name: str) -> None:
+        """Note that the process runs. Raises RedisError."""
+        now_ms = await self._now_ms()
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.zadd(PROCESSES, {f"{self._format}:{name}": now_ms + LEASE_MS})
+        pipeline.zremrangebyscore(PROCESSES, "-inf", now_ms)
+        pipeline.pexpire(PROCESSES, 2 * LEASE_MS)
+        await pipeline.execute()
+
+    async def remove(self, name: str) -> None:
+        """Remove the note of a process that has ended; without effect when there is none."""
+        await self._redis.zrem(PROCESSES, f"{self._format}:{name}")
+
+    async def older(self) -> list[str]:
+        """Return the names of the processes that run and write an older format than this one."""
+        noted = await self._redis.zrangebyscore(PROCESSES, await self._now_ms(), "+inf")
+        pairs = [one.decode().partition(":") for one in noted]
+        return [name for number, _, name in pairs if int(number) < self._format]
+
+    @asynccontextmanager
+    async def noted(self, name: str) -> AsyncIterator[None]:
+        """Keep the process noted during the block, whether the store is available or not."""
+
+        async def note() -> int:
+            await self.note(name)
+            return 0
+
+        seconds = LEASE_MS / 3000
+        noting = asyncio.create_task(run_forever(note, idle_seconds=seconds, name="presence", passing=unavailability))
+        try:
+            yield
+        finally:
+            await end_tasks(noting)
+            with suppress(RedisError, OSError):  # the note expires
+                await self.remove(name)
+
+    async def _now_ms(self) -> int:
+        seconds, micros = await self._redis.time()
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+def process_name(role: str) -> str:
+    """Return a new name for this process."""
+    return f"{role}:{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
