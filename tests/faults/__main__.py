@@ -1,6 +1,6 @@
 """Hurt a real engine in many ways, and look for what was lost.
 
-    python -m tests.faults [--seed N] [--only NAME…] [--list]
+    python -m tests.faults [--seed N] [--only NAME… | --mutants] [--list]
 
 Without --only the checker is checked too: engines that are broken on purpose must not pass (tests/faults/mutants.py).
 Exit status 0: nothing was lost; 1: something was, or is wrong in another way; its journals and logs are kept. Faults
@@ -31,7 +31,8 @@ def main() -> int:
         _say("\n".join(f"{one.name:<32} {one.description.splitlines()[0]}" for one in SCENARIOS.values()))
         return 0
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
-    chosen = [one for name, one in SCENARIOS.items() if options.only is None or name in options.only]
+    names = [] if options.mutants else options.only
+    chosen = [one for name, one in SCENARIOS.items() if names is None or name in names]
     end_like_ctrl_c()
     return _run(chosen, seed, mutants=options.only is None)
 
@@ -39,7 +40,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, help="of all random choices")
-    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(SCENARIOS), help="run only these faults")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--only", nargs="+", metavar="NAME", choices=list(SCENARIOS), help="run only these faults")
+    choice.add_argument("--mutants", action="store_true", help="check only the checker")
     parser.add_argument("--list", action="store_true", help="list the faults")
     return parser.parse_args()
 
@@ -68,7 +71,7 @@ def _run(scenarios: Sequence[Scenario], seed: int, *, mutants: bool) -> int:
         _say(f"skipped, so nothing is known of them: {', '.join(skipped)}")
     if unnoticed:
         _say(f"mutants that the suite did not notice: {', '.join(unnoticed)}")
-    if not outcomes:
+    if scenarios and not outcomes:
         shutil.rmtree(directory)
         return 1
     if all(outcome.passed for outcome in outcomes) and not unnoticed:

@@ -8,9 +8,12 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import TaskStatus
@@ -57,6 +60,7 @@ async def _jump(stage: Stage, seconds: int) -> None:
 
 MILLION = 1_000_000
 CHUNK = 5000
+PATIENCE_SECONDS = 120.0
 CROWD_SECONDS = 30.0
 STANDSTILL_SECONDS = 20.0
 """In which some of a crowd must have ended."""
@@ -139,14 +143,30 @@ async def _new_endpoint_elsewhere(stage: Stage) -> str:
 async def _seed(stage: Stage, endpoint_id: str) -> None:
     keys = stage.store.partitions.of(endpoint_id)
     partition = keys.partition
-    script = stage.store.redis.register_script(_library() + _SEED)
     names = [keys.counts, keys.created, keys.live, partition.counts, partition.due, partition.deadlines]
-    for first in range(1, MILLION, CHUNK):
-        arguments: list[str | int] = [
-            first, CHUNK, f"{endpoint_id}:", partition.task(endpoint_id, ""), 16, partition.index,
-            partition.body(endpoint_id, ""),
-        ]  # fmt: skip
-        await script(keys=names, args=arguments)
+    async with _patient_client(stage, endpoint_id) as redis:
+        script = redis.register_script(_library() + _SEED)
+        for first in range(1, MILLION, CHUNK):
+            arguments: list[str | int] = [
+                first, CHUNK, f"{endpoint_id}:", partition.task(endpoint_id, ""), 16, partition.index,
+                partition.body(endpoint_id, ""),
+            ]  # fmt: skip
+            await script(keys=names, args=arguments)
+
+
+@asynccontextmanager
+async def _patient_client(stage: Stage, endpoint_id: str) -> AsyncIterator[Redis]:
+    """Yield a client for calls that hold the store for as long as its disk or machine takes.
+
+    The engine's own clients give a call up after some seconds. A call here is never repeated, because the seed would
+    then add its tasks twice.
+    """
+    url = stage.engine.url_of(stage.store.partitions.of(endpoint_id).partition.tag)
+    redis = Redis.from_url(url, socket_timeout=PATIENCE_SECONDS, retry=Retry(NoBackoff(), 0))
+    try:
+        yield redis
+    finally:
+        await redis.aclose()
 
 
 def _library() -> str:
@@ -167,7 +187,6 @@ async def _kill_controllers(stage: Stage, left: Callable[[], Awaitable[int]]) ->
 async def _expire_the_million(stage: Stage, endpoint_id: str) -> float:
     """Let the TTL of each be over, and wait until all have ended; returns how many seconds that took."""
     keys = stage.store.partitions.of(endpoint_id)
-    pass_deadlines = stage.store.redis.register_script(_library() + _PASS_DEADLINES)
 
     async def left() -> int:
         return int(await stage.store.redis.zcard(keys.live))
@@ -175,8 +194,10 @@ async def _expire_the_million(stage: Stage, endpoint_id: str) -> float:
     began = time.monotonic()
     with stage.fault("a million expire"):
         load = stage.load(stage.mix.quick_and_steady(400, 200, ms=300), rate=20)
-        for first in range(1, MILLION, CHUNK):
-            await pass_deadlines(keys=[keys.partition.deadlines], args=[first, CHUNK, f"{endpoint_id}:"])
+        async with _patient_client(stage, endpoint_id) as redis:
+            pass_deadlines = redis.register_script(_library() + _PASS_DEADLINES)
+            for first in range(1, MILLION, CHUNK):
+                await pass_deadlines(keys=[keys.partition.deadlines], args=[first, CHUNK, f"{endpoint_id}:"])
         await _kill_controllers(stage, left)
         before = MILLION + 1
         while (now := await _until_none(stage, left, time.monotonic() + STANDSTILL_SECONDS)) and now < before:
@@ -245,12 +266,13 @@ async def _find_each(stage: Stage, endpoint_id: str) -> tuple[int, int, list[str
     keys = stage.store.partitions.of(endpoint_id)
     places: Counter[str] = Counter()
     queued = due = 0
-    async for task_id in _in_queues(stage.store.redis, (keys.queue, keys.retry_queue)):
-        places[task_id] += 1
-        queued += 1
-    async for name in _in_set(stage.store.redis, keys.partition.due):
-        places[name.removeprefix(f"{endpoint_id}:")] += 1
-        due += 1
+    async with _patient_client(stage, endpoint_id) as redis:
+        async for task_id in _in_queues(redis, (keys.queue, keys.retry_queue)):
+            places[task_id] += 1
+            queued += 1
+        async for name in _in_set(redis, keys.partition.due):
+            places[name.removeprefix(f"{endpoint_id}:")] += 1
+            due += 1
     everybody = {f"c{number}" for number in range(1, MILLION + 1)}
     astray = [name for name, count in places.items() if count != 1 or name not in everybody]
     return queued, due, sorted({*astray, *(everybody - places.keys())})
@@ -277,12 +299,13 @@ async def _in_set(redis: Redis, name: str) -> AsyncIterator[str]:
 
 async def _states(stage: Stage, endpoint_id: str) -> tuple[int, int, int]:
     """How many say of themselves that they are queued, scheduled and expired."""
-    script = stage.store.redis.register_script(_STATES)
     tasks = stage.store.partitions.of(endpoint_id).task("")
     queued = scheduled = expired = 0
-    for first in range(1, MILLION, CHUNK):
-        found = await script(keys=[tasks], args=[first, CHUNK, tasks])
-        queued, scheduled, expired = queued + found[0], scheduled + found[1], expired + found[2]
+    async with _patient_client(stage, endpoint_id) as redis:
+        script = redis.register_script(_STATES)
+        for first in range(1, MILLION, CHUNK):
+            found = await script(keys=[tasks], args=[first, CHUNK, tasks])
+            queued, scheduled, expired = queued + found[0], scheduled + found[1], expired + found[2]
     return queued, scheduled, expired
 
 

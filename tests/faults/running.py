@@ -9,6 +9,7 @@ import random
 import shlex
 import signal
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from glob import glob
@@ -104,19 +105,25 @@ async def run_scenario(scenario: Scenario, engine: Engine, directory: Path, seed
         await stage.prepare(
             workers=scenario.workers, container_links=scenario.container_links, **dict(scenario.endpoint)
         )
-        await _play(scenario, stage)
+        await play(scenario, stage)
         return await stage.finish(scenario.name, scenario.goal_seconds, began)
     finally:
         await stage.close()
 
 
-async def _play(scenario: Scenario, stage: Stage) -> None:
-    """A scenario that does not get on has found something too; what can be checked is checked all the same."""
+async def play(scenario: Scenario, stage: Stage) -> None:
+    """Play the scenario; one that raises has failed, and the others are still played.
+
+    Evidence is collected all the same.
+    """
     try:
         async with asyncio.timeout(scenario.play_seconds):
             await scenario.play(stage)
     except (AssertionError, TimeoutError, StoreServerError) as error:
         stage.violations.append(f"the scenario was given up: {type(error).__name__} {error}")
+    except Exception as error:  # noqa: BLE001 - a fault of the suite must not hide what the other scenarios would find
+        stage.violations.append(f"the scenario broke: {type(error).__name__} {error}")
+        traceback.print_exc()
 
 
 def run_all(

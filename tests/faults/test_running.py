@@ -1,11 +1,15 @@
 """How the fault suite runs an engine."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from tests.faults.engine import ROLES, Engine
-from tests.faults.running import running_engine
+from tests.faults.running import play, running_engine
+from tests.faults.scenarios import Scenario
+from tests.faults.stage import Stage
 from tests.integration.parts import Program
 
 
@@ -27,3 +31,12 @@ def _run_an_engine(directory: Path, programs: list[Program]) -> None:
     with running_engine("volatile", directory) as engine:
         programs += [engine.program(name) for name in ROLES]
         assert all(program.running for program in programs)
+
+
+async def test_a_scenario_that_raises_has_failed_and_does_not_end_the_run() -> None:
+    async def breaks(_: Stage) -> None:
+        raise RuntimeError("no such step")
+
+    stage = cast(Stage, SimpleNamespace(violations=[]))
+    await play(Scenario("a scenario", breaks), stage)
+    assert stage.violations == ["the scenario broke: RuntimeError no such step"]
