@@ -89,14 +89,14 @@ class Program:
 class Programs:
     """Starts the engine's processes against one store, and ends them all at the end of a test."""
 
-    def __init__(self, store_url: str, directory: Path) -> None:
+    def __init__(self, store_url: str, directory: Path, secret_key: str = SECRET_KEY) -> None:
         self._directory = directory
         self._started: list[Program] = []
         self._environment = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "QUEUE_ENGINE_REDIS_URL": store_url,
-            "QUEUE_ENGINE_SECRET_KEY": SECRET_KEY,
+            "QUEUE_ENGINE_SECRET_KEY": secret_key,
             "QUEUE_ENGINE_WEBHOOK_ALLOW": "127.0.0.0/8",
             "QUEUE_ENGINE_WORK_DIR": str(directory / "workers"),
         }
@@ -287,9 +287,9 @@ async def ended(store: Store, endpoint_id: str, task_id: str = "task", timeout: 
 
 
 @contextmanager
-def programs_on(store_url: str, directory: Path) -> Iterator[Programs]:
+def programs_on(store_url: str, directory: Path, secret_key: str = SECRET_KEY) -> Iterator[Programs]:
     """Programs that are all ended afterwards, whatever happens."""
-    programs = Programs(store_url, directory)
+    programs = Programs(store_url, directory, secret_key)
     try:
         yield programs
     finally:

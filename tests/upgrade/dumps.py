@@ -114,6 +114,8 @@ def mapped(value: Any, change: Callable[[str], str]) -> Any:
 async def _records(redis: Redis) -> AsyncIterator[Value]:
     for name in sorted(await _ask(redis, "KEYS", "*")):
         kind = (await _ask(redis, "TYPE", name)).decode()
+        if kind == "none":  # it has just expired
+            continue
         record = {"key": name.decode(), "type": kind, "value": await _READERS[kind](redis, name)}
         ttl_ms = await _ask(redis, "PTTL", name)
         yield record if ttl_ms < 0 else record | {"ttl_ms": ttl_ms}

@@ -45,6 +45,8 @@ OTHER_KEY = "qe_dumped_other"
 REVOKED_KEY = "qe_dumped_revoked"
 RECEIVER = "127.0.0.1:65001"
 """Nothing listens there. A test replaces the port by that of a receiver."""
+LOST_ADDRESS = "127.0.0.1:65002"
+"""Of the workers, whose agents are dead."""
 LONG_LEASE_MS = 600_000
 AUTH_KEY = "only you know this"
 PLAIN_WEBHOOK: dict[str, Any] = {"webhook": f"http://{RECEIVER}/hook"}
@@ -319,8 +321,7 @@ class Recorder:
         if status is WorkerStatus.FAILED:
             await workers.mark(endpoint_id, worker_id, status, reason="ended", error="exit status 1", restarted=True)
         else:
-            address = "127.0.0.1:65002"
-            await workers.report(endpoint_id, worker_id, status, running_tasks=1, address=address, run=run)
+            await workers.report(endpoint_id, worker_id, status, running_tasks=1, address=LOST_ADDRESS, run=run)
 
     # Steps
 
@@ -467,6 +468,7 @@ async def record(server_url: str, programs: Programs, target: Path) -> None:
         async with served(programs, API_KEY) as client:
             await Recorder(store, client).record()
             seen = [view async for view in views(client)]
+        assert await store.leadership.hold("controller-that-has-died", lease_ms=10_000)
         await write(store, target, seen)
     finally:
         await keyless.close()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from queue_engine.store.keys import LEADER
 from queue_engine.store.store import Store
 from tests.store.probe import Probe
 from tests.upgrade import dumps
@@ -51,6 +52,11 @@ def test_the_dump_holds_tasks_in_every_state(format1: dumps.Dump) -> None:
     assert states == {
         "queued", "scheduled", "running", "succeeded", "failed", "cancelled", "expired", "timed_out", "dead",
     }  # fmt: skip
+
+
+async def test_a_dead_leader_still_leads_in_the_dump(store: Store, probe: Probe, format1: dumps.Dump) -> None:
+    await dumps.restore(store.redis, format1)
+    assert 0 < await probe.ask("PTTL", LEADER) <= 10_000
 
 
 def test_the_dump_is_small_enough_to_be_read() -> None:
