@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from queue_engine.api.endpoint_requests import CreateEndpoint
+from queue_engine.api.submissions import SubmitTask
 from queue_engine.config.base import ProcessSettings, secret_fields, variable_of
 from queue_engine.config.shared import SharedSettings
 from queue_engine.config.variables import PROCESSES
@@ -22,6 +23,7 @@ from queue_engine.console.command import options_of
 from queue_engine.console.endpoints import STRUCTURED
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, Setting
+from queue_engine.domain.tasks import TASK_FIELDS, TaskField
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 _MADE = "<!-- Made by `make docs` from the definitions in the code. Do not edit. -->"
@@ -29,7 +31,11 @@ _MADE = "<!-- Made by `make docs` from the definitions in the code. Do not edit.
 
 def pages() -> dict[str, str]:
     """Return the text of each page by the name of its file."""
-    return {"configuration.md": _configuration(), "endpoint-settings.md": _endpoint_settings()}
+    return {
+        "configuration.md": _configuration(),
+        "endpoint-settings.md": _endpoint_settings(),
+        "task-fields.md": _task_fields(),
+    }
 
 
 def write(folder: Path = FOLDER) -> None:
@@ -118,6 +124,41 @@ def _consequence(setting: Setting) -> str:
     if setting.fixed:
         return "is not possible"
     return "replaces the workers" if setting.renews_workers else "replaces no worker"
+
+
+_TASK_FIELDS = f"""# Fields of a task
+
+{_MADE}
+
+`POST /v2/serverless/{{{{id}}}}/tasks` takes these. The options are those of `queue-engine tasks submit`.
+
+{{fields}}
+"""
+
+
+def _task_fields() -> str:
+    schema = SubmitTask.model_json_schema()
+    fields = {to_camel(one.asked): one for one in TASK_FIELDS}
+    rows = (_field_row(name, fields.get(name), schema) for name in schema["properties"])
+    return _TASK_FIELDS.format(fields=_table(("field", "limits", "option", "shown", "meaning"), rows))
+
+
+def _field_row(name: str, field: Defined[TaskField] | None, schema: dict[str, Any]) -> Sequence[str]:
+    required = ", required" if name in schema["required"] else ""
+    member = schema["properties"][name]
+    return (
+        f"`{name}`",
+        ("any JSON" if name == "input" else limits_of(member, schema.get("$defs", {}))) + required,
+        f"`--{name}`" if name == "input" else f"`{field.option}`" if field else "`--task-id`",
+        _where_shown(field),
+        member["description"],
+    )
+
+
+def _where_shown(field: Defined[TaskField] | None) -> str:
+    if field is not None and field.name == "headers":
+        return "in the detail, where values that may be secrets are `***`"
+    return "yes" if field is None or field.definition.is_shown else "no"
 
 
 def _engine_row(name: str, processes: dict[str, type[ProcessSettings]]) -> Sequence[str]:

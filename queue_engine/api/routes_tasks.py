@@ -44,9 +44,9 @@ from queue_engine.domain.errors import (
     TooManyRequests,
 )
 from queue_engine.domain.ids import task_id_from
-from queue_engine.domain.tasks import Task, TaskState, TaskStatus
+from queue_engine.domain.tasks import NewTask, Task, TaskState, TaskStatus
 from queue_engine.runtime.strict_json import same_value
-from queue_engine.store.tasks import AcceptedRequest, Cancellation, Deletion, NewTask, RunAgain, Submission
+from queue_engine.store.tasks import AcceptedRequest, Cancellation, Deletion, RunAgain, Submission
 
 TAG = "tasks"
 MAX_PAGE_NUMBER = 10**9

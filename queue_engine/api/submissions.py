@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.config import JsonDict
 
 from queue_engine.api.fields import FieldError, OptionalWebhook, RequestModel, parsed
-from queue_engine.domain.field_types import ContainerPath, ExecutionTimeout, Port, QueueTtl, matching
-from queue_engine.domain.headers import MAX_HEADERS, headers_fault
-from queue_engine.domain.tasks import TaskSpec
+from queue_engine.domain.definitions import Defined
+from queue_engine.domain.field_types import matching
+from queue_engine.domain.tasks import SPEC_FIELDS, TASK_FIELDS, TaskField, TaskSpec
+from queue_engine.domain.webhooks import Webhook
 from queue_engine.runtime.strict_json import JsonObject
 
 RAW_FIELDS = frozenset({"input"})
@@ -29,20 +30,6 @@ def _not_null(text: bytes) -> bytes:
     return text
 
 
-def _few(headers: object) -> object:
-    """Refuse too many before each one is looked at: the faults of 100,000 headers take a second to make."""
-    if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
-        raise ValueError(f"must hold at most {MAX_HEADERS} headers")
-    return headers
-
-
-def _forwardable(headers: dict[str, str]) -> dict[str, str]:
-    fault = headers_fault(headers)
-    if fault is not None:
-        raise ValueError(fault)
-    return headers
-
-
 _EXAMPLE: JsonDict = {
     "taskId": "summary_0042",
     "input": {"text": "It was the best of times"},
@@ -53,11 +40,7 @@ _EXAMPLE: JsonDict = {
 }
 
 
-class SubmitTask(RequestModel):
-    """A task for a QUEUE endpoint."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
-
+class _Identity(RequestModel):
     task_id: (
         Annotated[
             str,
@@ -69,28 +52,39 @@ class SubmitTask(RequestModel):
     input: Annotated[bytes, AfterValidator(_not_null), WithJsonSchema({"not": {"type": "null"}, "title": "Input"})] = (
         Field(description="Any JSON value but null; the container gets the same bytes")
     )
-    worker_port: Port = Field(description="Port of the container that the task is posted to")
-    process_uri: ContainerPath = Field(
-        description="Path that the task is posted to; a leading slash is added, and one at the end is kept"
-    )
-    webhook: OptionalWebhook = Field(None, description="Where the result is POSTed to")
-    webhook_auth_key: (
-        Annotated[
-            str,
-            Field(min_length=1, max_length=255),
-            matching(r"[!-~](?:[ -~]*[!-~])?", "must be visible ASCII characters, with spaces inside only"),
-        ]
-        | None
-    ) = Field(None, description="Sent to the webhook as `X-API-Key`; never shown again")
-    headers: Annotated[dict[str, str], BeforeValidator(_few), AfterValidator(_forwardable)] = Field(
-        {}, description="Headers for the container; hop-by-hop, framing and routing headers are refused"
-    )
-    execution_timeout_seconds: ExecutionTimeout | None = Field(
-        None, description="How long one attempt may take; as the endpoint has it when absent"
-    )
-    queue_ttl_seconds: QueueTtl | None = Field(
-        None, description="How long it may wait before it ends as expired; as the endpoint has it when absent"
-    )
+
+
+def _member(field: Defined[TaskField]) -> tuple[Any, Any]:
+    """Return the annotation and the pydantic field of a field of a task."""
+    rule = OptionalWebhook if field.name == "webhook" else field.rule
+    return rule, Field(description=field.definition.text, **({} if field.required else {"default": field.default}))
+
+
+if TYPE_CHECKING:
+
+    class _Fields(_Identity):
+        """What the code uses of the members that are made from the definitions."""
+
+        worker_port: int
+        process_uri: str
+        webhook: Webhook | None
+        webhook_auth_key: str | None
+        headers: dict[str, str]
+        execution_timeout_seconds: int | None
+        queue_ttl_seconds: float | None
+
+else:
+    _Fields = create_model("_Fields", __base__=_Identity, **{one.asked: _member(one) for one in TASK_FIELDS})
+
+_FINGERPRINTED = ("worker_port", "process_uri", "webhook", "webhook_auth_key", "headers")
+_LATER = tuple((one.asked, one.default) for one in SPEC_FIELDS if one.asked not in _FINGERPRINTED)
+_KEPT = tuple((one.name, one.asked) for one in SPEC_FIELDS if one.name != "webhook")
+
+
+class SubmitTask(_Fields):
+    """A task for a QUEUE endpoint."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     @classmethod
     def parse(cls, body: JsonObject) -> tuple[SubmitTask, list[FieldError]]:
@@ -105,16 +99,12 @@ class SubmitTask(RequestModel):
         return None if self.webhook_auth_key is None else "webhookAuthKey"
 
     def spec(self, traceparent: str | None) -> TaskSpec:
-        """What is stored with the task beside its input."""
-        return TaskSpec(
-            worker_port=self.worker_port,
-            process_uri=self.process_uri,
-            headers=self.headers,
-            webhook=self.webhook.url if self.webhook else None,
-            webhook_destination=self.webhook.destination if self.webhook else None,
-            webhook_auth_key=self.webhook_auth_key,
-            traceparent=traceparent,
-        )
+        """Return what is stored with the task beside its input."""
+        given, webhook = self.__dict__, self.webhook
+        values = {name: given[asked] for name, asked in _KEPT}
+        if webhook is not None:
+            values |= {"webhook": webhook.url, "webhook_destination": webhook.destination}
+        return TaskSpec(**values, traceparent=traceparent)
 
     def fingerprint(self, key: bytes) -> str:
         """The same for the same request, whatever its spacing outside `input` and the order of its fields.
@@ -128,7 +118,13 @@ class SubmitTask(RequestModel):
         # Only when given, so that a request without them stays the same request as before there were these fields.
         if self.execution_timeout_seconds is not None or self.queue_ttl_seconds is not None:
             known += [self.execution_timeout_seconds, self.queue_ttl_seconds]
+        if _LATER and (later := self._later()):
+            known.append(later)
         return blake2b(orjson.dumps(known) + self.input, digest_size=FINGERPRINT_BYTES, key=key).hexdigest()
+
+    def _later(self) -> dict[str, Any]:
+        """Return the fields that were added since, when given: for the same reason."""
+        return {name: value for name, default in _LATER if (value := getattr(self, name)) != default}
 
 
 def traceparent_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

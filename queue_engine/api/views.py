@@ -19,7 +19,7 @@ from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, Endpoint, EndpointStatus, Expose, Resource, Setting, TaskCounts
 from queue_engine.domain.headers import masked
 from queue_engine.domain.retry import RetryOn
-from queue_engine.domain.tasks import Attempt, AttemptOutcome, DeliveryStatus, Task, TaskState, TaskStatus
+from queue_engine.domain.tasks import SPEC_FIELDS, Attempt, AttemptOutcome, DeliveryStatus, Task, TaskState, TaskStatus
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.logs import LogPage
 from queue_engine.store.tasks import TaskPage
@@ -105,10 +105,10 @@ def _shown_settings() -> dict[str, Any]:
     return {one.shown: (_shown_type(one), Field(description=one.definition.text)) for one in SETTINGS}
 
 
-def _shown_type(setting: Defined[Setting]) -> Any:
-    if setting.name in _SHOWN:
-        return _SHOWN[setting.name].type
-    return setting.kind | None if setting.nullable else setting.kind
+def _shown_type(field: Defined[Any]) -> Any:
+    if field.name in _SHOWN:
+        return _SHOWN[field.name].type
+    return field.kind | None if field.nullable else field.kind
 
 
 class _EndpointState(View):
@@ -180,18 +180,36 @@ class LogPageView(View):
     next_search_after_offset: str | None = Field(description="`searchAfterOffset` of the next page; null: begin again")
 
 
-class TaskView(View):
-    """One task, as lists show it."""
-
+class _TaskState(View):
     task_id: str = Field(description="The submitter's id, or the one that it was given")
     endpoint_id: int = Field(description="Id of its endpoint")
     endpoint_name: str = Field(description="Name of its endpoint")
     status: TaskStatus = Field(
-        description="PROCESSING: waits or runs; SUCCESS: executed; DELIVERED: executed and the webhook told; FAILED"
+        description="PROCESSING: waits or runs; SUCCESS: executed; "
+        "DELIVERED: executed, and the webhook has the result; FAILED"
     )
     state: TaskState = Field(description="Where it is exactly")
     worker_url: str | None = Field(description="Where the latest attempt was posted to")
-    webhook: str | None = Field(description="Where the result is POSTed to")
+
+
+_SHOWN_FIELDS = tuple(one for one in SPEC_FIELDS if one.definition.is_shown)
+
+if TYPE_CHECKING:
+
+    class _TaskFields(_TaskState):
+        """The members that are made from the definitions."""
+
+else:
+    _TaskFields = create_model(
+        "_TaskFields",
+        __base__=_TaskState,
+        **{one.shown: (_shown_type(one), Field(description=one.definition.text)) for one in _SHOWN_FIELDS},
+    )
+
+
+class TaskView(_TaskFields):
+    """One task, as lists show it."""
+
     delivery_status: DeliveryStatus = Field(
         description="INIT: not yet sent, or no webhook; FAILED: the last attempt failed and another is due"
     )
@@ -382,7 +400,7 @@ def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
         "status": task.status,
         "state": task.state,
         "workerUrl": task.worker_url,
-        "webhook": task.spec.webhook,
+        **{to_camel(one.shown): getattr(task.spec, one.name) for one in _SHOWN_FIELDS},
         "deliveryStatus": task.delivery_status,
         "deliveryAttempts": task.delivery_attempts,
         "deliveryError": task.delivery_error,

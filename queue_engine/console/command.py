@@ -216,6 +216,12 @@ def _flag(field: Defined[Any]) -> str:
     return f"{field.option}/--no-{field.option[2:]}" if field.kind is bool else field.option
 
 
+def camel(name: str) -> str:
+    """Return the API's name for a name in snake case."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
 def _type_of(field: Defined[Any]) -> type:
     """Return the type of an option's value. The API checks words, so that its message names the known ones."""
     return str if issubclass(field.kind, str) else field.kind

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from queue_engine.console.client import ENDPOINTS, Data, Query, WrongUse, read_bounded
-from queue_engine.console.command import Endpoint, Session, command, options_of
+from queue_engine.console.command import Endpoint, Session, camel, command, options_of
 from queue_engine.console.tables import Column
 from queue_engine.domain.endpoints import SETTINGS, ServiceMode
 
@@ -207,7 +207,7 @@ def _wanted(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any
     resources, variables, plain = given.pop("resource", ()), given.pop("env", ()), given.pop("env_plain", ())
     port, protocol = given.pop("port", None), given.pop("protocol", None)
     retry_on, retry_delays = given.pop("retry_on", ()), given.pop("retry_delay", ())
-    body = {_camel(name): value for name, value in given.items()}
+    body = {camel(name): value for name, value in given.items()}
     if retry_on:
         body["retryOn"] = [] if list(retry_on) == [_NEVER] else list(retry_on)
     if retry_delays:
@@ -233,11 +233,6 @@ def _expose(base: Any, port: int | None, protocol: str | None) -> dict[str, Any]
     known: dict[str, Any] = {"protocol": "http"} | (base if isinstance(base, dict) else {})
     given = {"port": port, "protocol": protocol}
     return known | {name: value for name, value in given.items() if value is not None}
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)
 
 
 def _resource(text: str) -> dict[str, Any]:

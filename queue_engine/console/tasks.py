@@ -11,10 +11,18 @@ import typer
 
 from queue_engine.aio import Backoff
 from queue_engine.console.client import ENDPOINTS, Data, NotInTime, WrongUse, read_bounded
-from queue_engine.console.command import EXIT_TASK_FAILED, Endpoint, Session, command, secret_in_environment
+from queue_engine.console.command import (
+    EXIT_TASK_FAILED,
+    Endpoint,
+    Session,
+    camel,
+    command,
+    options_of,
+    secret_in_environment,
+)
 from queue_engine.console.tables import Column
 from queue_engine.console.times import length
-from queue_engine.domain.tasks import TaskStatus
+from queue_engine.domain.tasks import TASK_FIELDS, TaskStatus
 
 group = typer.Typer(no_args_is_help=True, help="Submit tasks, look at them, and cancel, retry or delete them.")
 
@@ -56,22 +64,30 @@ Timeout = Annotated[
 ]
 
 
-_SUBMIT_OPTIONS: dict[str, Any] = {
+STRUCTURED: dict[str, dict[str, Any]] = {
+    "process_uri": {},  # has a default here
+    "worker_port": {
+        "worker_port": Annotated[
+            int, typer.Option("--port", help="Port of the container; by default the one that is exposed")
+        ]
+    },
+    "headers": {
+        "header": Annotated[list[str], typer.Option(metavar="NAME:VALUE", help="For the container; may be given again")]
+    },
+    "webhook_auth_key": {
+        "webhook_auth_key": Annotated[
+            str,
+            typer.Option(
+                help="Sent to the webhook; better given by the variable QUEUE_ENGINE_WEBHOOK_AUTH_KEY, or by a file "
+                "that QUEUE_ENGINE_WEBHOOK_AUTH_KEY_FILE names"
+            ),
+        ]
+    },
+}
+"""Options of the fields that are more here than in the API."""
+_SUBMIT_OPTIONS = {
     "task_id": Annotated[str, typer.Option(help="Your id for it, which makes it safe to submit again")],
-    "worker_port": Annotated[
-        int, typer.Option("--port", help="Port of the container; by default the one that is exposed")
-    ],
-    "webhook": Annotated[str, typer.Option(help="URL that the result is POSTed to")],
-    "webhook_auth_key": Annotated[
-        str,
-        typer.Option(
-            help="Sent to the webhook; better given by the variable QUEUE_ENGINE_WEBHOOK_AUTH_KEY, or by a file that "
-            "QUEUE_ENGINE_WEBHOOK_AUTH_KEY_FILE names"
-        ),
-    ],
-    "execution_timeout": Annotated[int, typer.Option(help="Seconds that one attempt may take")],
-    "queue_ttl": Annotated[float, typer.Option(help="Seconds that it may wait; then it ends as expired")],
-    "header": Annotated[list[str], typer.Option(metavar="NAME:VALUE", help="For the container; may be given again")],
+    **options_of(TASK_FIELDS, STRUCTURED),
 }
 
 
@@ -284,18 +300,11 @@ def _no_constant(name: str) -> None:
 
 
 def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
-    names = {
-        "task_id": "taskId",
-        "worker_port": "workerPort",
-        "webhook": "webhook",
-        "webhook_auth_key": "webhookAuthKey",
-        "execution_timeout": "executionTimeoutSeconds",
-        "queue_ttl": "queueTtlSeconds",
-    }
-    body: dict[str, Any] = {names[name]: value for name, value in fields.items() if name in names}
+    given = dict(fields)
+    headers = given.pop("header", ())
+    body = {camel(name): value for name, value in given.items()}
     if "webhookAuthKey" not in body and (key := secret_in_environment("QUEUE_ENGINE_WEBHOOK_AUTH_KEY")):
         body["webhookAuthKey"] = key
-    headers = fields.get("header")
     return body | ({"headers": _headers(headers)} if headers else {})
 
 

@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, GetJsonSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
+from queue_engine.domain.headers import MAX_HEADERS, headers_fault
 from queue_engine.domain.process_uri import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 
 _SURROGATES = r"\ud800-\udfff"
@@ -56,3 +57,21 @@ ContainerPath = Annotated[
     Field(json_schema_extra={"minLength": 1, "maxLength": MAX_PROCESS_URI_CHARACTERS}),
 ]
 """A path on a container; a leading slash is added."""
+
+
+def _few(headers: object) -> object:
+    """Refuse too many before each one is looked at: the errors of 100,000 headers take a second to make."""
+    if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
+        raise ValueError(f"must hold at most {MAX_HEADERS} headers")
+    return headers
+
+
+def _forwardable(headers: dict[str, str]) -> dict[str, str]:
+    fault = headers_fault(headers)
+    if fault is not None:
+        raise ValueError(fault)
+    return headers
+
+
+ForwardedHeaders = Annotated[dict[str, str], BeforeValidator(_few), AfterValidator(_forwardable)]
+"""Headers for a container, by name."""

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
 
+from pydantic import Field
+
+from queue_engine.domain.definitions import Definition, definitions_of
+from queue_engine.domain.field_types import ContainerPath, ExecutionTimeout, ForwardedHeaders, Port, QueueTtl, matching
 from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
 
 ERROR_EXCERPT_BYTES = 2048
@@ -101,17 +106,98 @@ def status_of(state: TaskState, delivery: DeliveryStatus) -> TaskStatus:
 
 
 @dataclass(frozen=True)
-class TaskSpec:
-    """What the submitter asked for, apart from the input, which is kept as the bytes that came in."""
+class TaskField(Definition):
+    """What is said of a field of a task that its submitter gives: see queue_engine/domain/definitions.py."""
 
-    worker_port: int
-    process_uri: str
-    headers: dict[str, str] = field(default_factory=dict, repr=False)
-    webhook: str | None = None
+    secret: bool = False
+    """Sealed in the store, and left out of lists."""
+    is_shown: bool = True
+    """Lists and the detail of tasks show it as it was given."""
+
+
+AuthKey = Annotated[
+    str,
+    Field(min_length=1, max_length=255),
+    matching(r"[!-~](?:[ -~]*[!-~])?", "must be visible ASCII characters, with spaces inside only"),
+]
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What the submitter asked for, apart from the input, which is kept as the bytes that came in.
+
+    Stored as a whole: a field that is added here is kept and shown without further code. Fields with a definition are
+    those of a request.
+    """
+
+    worker_port: Annotated[
+        Port,
+        TaskField("Port of the container that the task is posted to", stored="port", option="--port", is_shown=False),
+    ]
+    process_uri: Annotated[
+        ContainerPath,
+        TaskField(
+            "Path that the task is posted to; a leading slash is added, and one at the end is kept",
+            stored="uri",
+            option="--path",
+            is_shown=False,
+        ),
+    ]
+    headers: Annotated[
+        ForwardedHeaders,
+        TaskField(
+            "Headers for the container; hop-by-hop, framing and routing headers are refused",
+            option="--header",
+            secret=True,
+            is_shown=False,
+        ),
+    ] = field(default_factory=dict, repr=False)
+    webhook: Annotated[str | None, TaskField("URL that the result is POSTed to")] = None
     webhook_destination: str | None = None
     """`scheme://host:port` of the webhook."""
-    webhook_auth_key: str | None = field(default=None, repr=False)
+    webhook_auth_key: Annotated[
+        AuthKey | None,
+        TaskField(
+            "Sent to the webhook as `X-API-Key`; never shown again", stored="auth_key", secret=True, is_shown=False
+        ),
+    ] = field(default=None, repr=False)
     traceparent: str | None = None
+
+
+SPEC_FIELDS = definitions_of(TaskSpec, TaskField)
+"""The fields of a request that are kept in the task's spec."""
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """A validated submission. `input` is the JSON text as it came in."""
+
+    task_id: str
+    endpoint_id: str
+    tenant: str
+    spec: TaskSpec
+    input: bytes
+    fingerprint: str
+    """Hash of everything in the request that makes it this request; at most 64 characters."""
+    timeout_seconds: Annotated[
+        ExecutionTimeout | None,
+        TaskField(
+            "How long one attempt may take, in seconds; as the endpoint has it when absent",
+            asked="execution_timeout_seconds",
+            option="--execution-timeout",
+        ),
+    ] = None
+    queue_ttl_seconds: Annotated[
+        QueueTtl | None,
+        TaskField(
+            "How long it may wait before it ends as expired, in seconds; as the endpoint has it when absent",
+            option="--queue-ttl",
+        ),
+    ] = None
+
+
+TASK_FIELDS = (*SPEC_FIELDS, *definitions_of(NewTask, TaskField))
+"""The fields of a request besides its id and its input."""
 
 
 @dataclass(frozen=True)

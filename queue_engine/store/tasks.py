@@ -15,10 +15,12 @@ from redis.asyncio import Redis
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.ids import TASKS_PER_PARTITION_STEP
 from queue_engine.domain.tasks import (
+    SPEC_FIELDS,
     TERMINAL_STATES,
     Attempt,
     AttemptOutcome,
     DeliveryStatus,
+    NewTask,
     Task,
     TaskSpec,
     TaskState,
@@ -88,23 +90,6 @@ class Submission(StrEnum):
 
 
 @dataclass(frozen=True)
-class NewTask:
-    """A validated submission. `input` is the JSON text as it came in."""
-
-    task_id: str
-    endpoint_id: str
-    tenant: str
-    spec: TaskSpec
-    input: bytes
-    fingerprint: str
-    """Hash of everything in the request that makes it this request; at most 64 characters."""
-    timeout_seconds: float | None = None
-    """How long one attempt may take; None: as the endpoint says."""
-    queue_ttl_seconds: float | None = None
-    """How long it may wait; None: as the endpoint says."""
-
-
-@dataclass(frozen=True)
 class AcceptedRequest:
     """The request that a task was accepted with."""
 
@@ -145,17 +130,12 @@ class TaskSpecs:
 
     def encode(self, spec: TaskSpec, endpoint_id: str, task_id: str) -> bytes:
         """Raises SecretKeyMissing when there is a secret and no key to seal it with."""
-        record: dict[str, object] = {"port": spec.worker_port, "uri": spec.process_uri}
-        if spec.webhook is not None:
-            record |= {"webhook": spec.webhook, "destination": spec.webhook_destination}
+        record = _given(spec, _PUBLIC)
+        if spec.webhook_destination is not None:
+            record["destination"] = spec.webhook_destination
         if spec.traceparent is not None:
             record["traceparent"] = spec.traceparent
-        secrets: dict[str, object] = {}
-        if spec.headers:
-            secrets["headers"] = spec.headers
-        if spec.webhook_auth_key is not None:
-            secrets["auth_key"] = spec.webhook_auth_key
-        if secrets:
+        if secrets := _given(spec, _SECRET):
             record["sealed"] = self._sealer.seal(json.dumps(secrets).encode(), _seal_context(endpoint_id, task_id))
         return _spec_text(record)
 
@@ -165,15 +145,7 @@ class TaskSpecs:
         secrets: dict[str, Any] = {}
         if "sealed" in record:
             secrets = json.loads(self._sealer.open(record["sealed"], _seal_context(endpoint_id, task_id)))
-        return TaskSpec(
-            worker_port=record["port"],
-            process_uri=record["uri"],
-            headers=secrets.get("headers", {}),
-            webhook=record.get("webhook"),
-            webhook_destination=record.get("destination"),
-            webhook_auth_key=secrets.get("auth_key"),
-            traceparent=record.get("traceparent"),
-        )
+        return _spec_from(record, secrets)
 
     def resealed(self, text: bytes, endpoint_id: str, task_id: str) -> bytes:
         """The spec with its secrets sealed with the current key; `text` itself when they are. Raises SealBroken."""
@@ -184,13 +156,32 @@ class TaskSpecs:
 
     def decode_public(self, text: bytes) -> TaskSpec:
         """The spec without its secrets, for a process that needs none of them."""
-        record = json.loads(text)
-        record.pop("sealed", None)
-        return self.decode(json.dumps(record).encode(), "", "")
+        return _spec_from(json.loads(text), {})
+
+
+_PUBLIC = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if not one.definition.secret)
+_SECRET = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if one.definition.secret)
+
+
+def _given(spec: TaskSpec, fields: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
+    """Return the fields that have another value than their default, as they are stored."""
+    values = spec.__dict__
+    return {stored: value for name, stored, default in fields if (value := values[name]) != default}
+
+
+def _spec_from(record: dict[str, Any], secrets: dict[str, Any]) -> TaskSpec:
+    given = {name: record[stored] for name, stored, _ in _PUBLIC if stored in record}
+    opened = {name: secrets[stored] for name, stored, _ in _SECRET if stored in secrets}
+    return TaskSpec(
+        **given, **opened, webhook_destination=record.get("destination"), traceparent=record.get("traceparent")
+    )
+
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each spec
 
 
 def _spec_text(record: dict[str, object]) -> bytes:
-    return json.dumps(record, separators=(",", ":")).encode()
+    return _compact(record).encode()
 
 
 def _seal_context(endpoint_id: str, task_id: str) -> str:

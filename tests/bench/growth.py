@@ -26,13 +26,13 @@ from typing import Any, cast
 from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
-from queue_engine.domain.tasks import Lease, Succeeded, TaskSpec, TaskStatus
+from queue_engine.domain.tasks import Lease, NewTask, Succeeded, TaskSpec, TaskStatus
 from queue_engine.embedded import server_environment
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.store import Store
-from queue_engine.store.tasks import NewTask, TaskStore
+from queue_engine.store.tasks import TaskStore
 from tests.servers import StoreServer
 
 SIZES = (1_000, 100_000, 1_000_000)

@@ -17,10 +17,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
-from queue_engine.domain.tasks import Task, TaskSpec, TaskStatus
+from queue_engine.domain.tasks import NewTask, Task, TaskSpec, TaskStatus
 from queue_engine.runtime.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.store.store import Store
-from queue_engine.store.tasks import NewTask
 from tests.waiting import GIVE_UP_SECONDS, wait_until, wait_until_async
 
 SECRET_KEY = new_secret_key()

@@ -7,10 +7,11 @@ the list GATE, so that a test can kill a leader amid the migration.
 from collections.abc import AsyncIterator
 
 from queue_engine.cli import main
+from queue_engine.domain.tasks import NewTask
 from queue_engine.store import migrations
 from queue_engine.store.keys import PROCESSES
 from queue_engine.store.migrations.migration import Migration, Page, Records
-from queue_engine.store.tasks import NewTask, Submission, TaskStore
+from queue_engine.store.tasks import Submission, TaskStore
 from tests.upgrade.made_up import FIELD, STEP, TO, mark_tasks
 
 GATE = f"{PROCESSES}:gate"
