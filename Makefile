@@ -29,7 +29,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-servers check format docs stubs bench bench-growth faults lock clean
+.PHONY: help setup demo test test-fast test-servers check format docs stubs bench bench-growth faults lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -41,8 +41,15 @@ setup: $(VENV)/.installed ## make .venv from the lock and install this project i
 demo: setup ## run the demo on this machine, with an embedded store
 	$(BIN)/python deploy/demo/run.py
 
+# A file stays in one process, because its tests may share a running engine. In the order of the folders the files with
+# few and long tests come first, so that all processes end at about the same time.
 test: setup ## run all tests but the benchmarks and the model servers
-	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers -n $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers -n $(TEST_PROCESSES) \
+		--dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
+
+test-fast: setup ## run the unit tests with few examples, and the store's on the embedded Valkey only
+	$(BIN)/python -m pytest tests/unit tests/store -m "not redis7 and not topology" --hypothesis-profile=fast \
+		-n $(TEST_PROCESSES) --dist worksteal
 
 test-servers: setup ## run model servers from PyPI end to end, each in a virtual environment of its own
 	$(BIN)/python -m tests.model_servers.environments

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.examples import FULL
 from tests.servers import StoreServer, redis_binary, valkey_binary
 
 # The machine's other work must not fail a property; the examples that fail are printed for a repeat.
-settings.register_profile("tests", deadline=None, print_blob=True)
+settings.register_profile("tests", max_examples=FULL, deadline=None, print_blob=True)
+settings.register_profile("fast", max_examples=FULL // 10, deadline=None, print_blob=True)
 settings.load_profile("tests")
 
 # A shell's background job ignores Ctrl-C, and so would all programs that the tests start and interrupt.

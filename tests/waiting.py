@@ -12,7 +12,7 @@ from typing import TypeVar, overload
 
 T = TypeVar("T")
 
-GIVE_UP_SECONDS = 60.0
+GIVE_UP_SECONDS = 120.0
 MIN_PAUSE_SECONDS = 0.01
 MAX_PAUSE_SECONDS = 0.1
 PAUSE_SHARE = 0.1

@@ -11,7 +11,6 @@ from tests.faults.running import rng_for, run_scenario
 SEED = 20
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["kill agent", "kill api", "kill delivery", "pause agent"])
 async def test_nothing_is_lost(engine: Engine, tmp_path: Path, name: str) -> None:
     outcome = await run_scenario(SCENARIOS[name], engine, tmp_path / "journals", SEED)

@@ -48,7 +48,6 @@ def test_a_run_in_which_everything_is_skipped_shows_nothing(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("number", "shell"), [(signal.SIGINT, ()), (signal.SIGTERM, IN_THE_BACKGROUND)], ids=["Ctrl-C", "SIGTERM"]
 )

@@ -23,7 +23,6 @@ def test_a_mutant_of_code_that_has_changed_is_refused(tmp_path: Path) -> None:
         make(stale, tmp_path / "code")
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("name", QUICK)
 def test_the_suite_notices(name: str, tmp_path: Path) -> None:
     outcome = play(MUTANTS[name], tmp_path, SEED)

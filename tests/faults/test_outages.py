@@ -11,7 +11,6 @@ from tests.faults.running import run_scenario
 SEED = 21
 
 
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "name", ["kill store", "store back before agents", "agent cut for half a lease", "cancel", "retry by hand"]
 )

@@ -3,8 +3,6 @@
 import json
 from typing import Any
 
-import pytest
-
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import TaskStatus
 from queue_engine.store.store import Store
@@ -15,7 +13,6 @@ LIVES = 3
 SECONDS = 120
 
 
-@pytest.mark.timeout(300)
 async def test_nothing_is_left_of_processes_and_tasks_that_are_gone(
     store: Store, programs: Programs, container: HttpServer, receiver: HttpServer
 ) -> None:

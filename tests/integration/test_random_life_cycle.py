@@ -484,7 +484,6 @@ def receiver() -> Iterator[Receiver]:
     made.server.close()
 
 
-@pytest.mark.timeout(150)
 def test_after_a_random_life_all_is_as_wanted_and_no_task_is_lost(
     valkey_server: StoreServer, tmp_path: Path, receiver: Receiver
 ) -> None:

@@ -23,6 +23,8 @@ from tests.store.probe import Probe
 from tests.topology import ClusterSetup
 from tests.waiting import wait_until_async
 
+pytestmark = pytest.mark.topology
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_timers() -> None:

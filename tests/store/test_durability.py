@@ -20,6 +20,8 @@ from tests.store.bench import SECRET_KEY, TENANT, Bench, config
 from tests.store.probe import Probe
 from tests.topology import SentinelSetup, client_of
 
+pytestmark = pytest.mark.topology
+
 SHORT = 0.2
 Open = Callable[..., Store]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from queue_engine.runtime.sealing import Sealer
@@ -15,11 +15,12 @@ from queue_engine.store.constants import MAX_ENDED_LOGS, MAX_LINES, MAX_NODES
 from queue_engine.store.logs import MAX_BATCH_LINES, LogLine, LogPage, LogQuery, LogStore, Place
 from queue_engine.store.script_runner import ScriptRunner
 from queue_engine.store.store import Store
+from tests.examples import examples
 from tests.store.bench import SECRET_KEY, TENANT, Bench, config
 from tests.store.proxy import LossyProxy
 
 DAY_MS = 86_400_000
-MANY = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = examples(150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 async def append(bench: Bench, *lines: str, worker: str = "w1", batch: str = "b1", retention_ms: int = DAY_MS) -> bool:

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-import pytest
-from hypothesis import HealthCheck, Phase, settings
+from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -23,6 +22,7 @@ from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Submission
+from tests.examples import examples
 from tests.store.bench import (
     DELIVERED,
     GIVEN_UP,
@@ -57,8 +57,8 @@ Read = tuple[str, Entry, int]
 """An agent, an entry that it has read, and the turn of the task that the entry was for."""
 ReadDelivery = tuple[str, OutboxEntry, int]
 
-LIVES = settings(
-    max_examples=40,
+LIVES = examples(
+    40,
     stateful_step_count=60,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],  # explaining traces every line: far too slow
@@ -72,7 +72,6 @@ luck = st.integers(min_value=0, max_value=1_000)
 """Chooses among what there is."""
 
 
-@pytest.mark.timeout(300)
 def test_every_life_of_a_task_follows_the_model(store_url: str) -> None:
     with asyncio.Runner() as runner:
         store = Store(store_url, Sealer(SECRET_KEY), partitions=1)

@@ -26,6 +26,8 @@ from tests.store.probe import Probe
 from tests.topology import ClusterSetup, SentinelSetup
 from tests.waiting import wait_until_async
 
+pytestmark = pytest.mark.topology
+
 PARTITIONS = 16
 KINDS = [
     pytest.param(

@@ -4,12 +4,12 @@ import heapq
 from collections import Counter, defaultdict
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from queue_engine.delivery.answers import FAULTS
 from queue_engine.delivery.fairness import DESTINATION_FAULTS, NEUTRAL_FAULTS, GivenBack, Kind, LaneLimits, Lanes, Turn
+from tests.examples import examples
 
 LIMITS = LaneLimits()
 
@@ -655,7 +655,7 @@ class LanesMachine(RuleBasedStateMachine):
         assert {*self.lanes._held.values(), *self.lanes._began.values()} == {0}
 
 
-LanesMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+LanesMachine.TestCase.settings = examples(150, stateful_step_count=60, deadline=None)
 TestLanes = LanesMachine.TestCase
 
 

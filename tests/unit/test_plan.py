@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from queue_engine.controller.backends.base import Observed
@@ -31,6 +31,7 @@ from queue_engine.controller.plan import (
 )
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
+from tests.examples import examples
 
 NOW = 1_000.0
 STORE_NOW_MS = 5_000_000
@@ -544,7 +545,7 @@ class World:
         self._mark(worker_id, STOPPING if self.workers[worker_id].status is STOPPING else status)
 
 
-@settings(max_examples=500)
+@examples(500)
 @given(endpoints, crowds, st.integers(1, 4), st.integers(1, 6))
 def test_the_wanted_number_is_reached_from_any_situation_and_kept(
     of: Endpoint, workers: list[Seen], start_rounds: int, drain_rounds: int
