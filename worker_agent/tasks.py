@@ -33,7 +33,7 @@ from queue_engine.runtime.http_faults import RESET
 from queue_engine.runtime.sealing import SealBroken, SealKeyUnknown, SecretKeyMissing
 from queue_engine.store.claims import ClaimStore, Entry, Renewal, Settled, Started
 from queue_engine.store.client import unavailability
-from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING
+from queue_engine.store.constants import CANCELLED_WHILE_RUNNING
 from worker_agent.agent import AgentConfig, Duty
 from worker_agent.claim_pause import ClaimPause
 from worker_agent.container import ContainerWatch
@@ -364,8 +364,7 @@ class TaskWork:
         held.settling = True
         run_seconds = time.monotonic() - held.began
         lease = held.started.lease
-        destination = self._claims.public_spec(held.started).webhook_destination
-        settled = await self._persist(lambda: self._claims.settle(lease, outcome, destination=destination), "settle")
+        settled = await self._persist(lambda: self._claims.settle(lease, outcome), "settle")
         self._count(held.started, outcome, settled, run_seconds)
 
     def _count(self, started: Started, outcome: Outcome, settled: Settled, run_seconds: float) -> None:
@@ -488,8 +487,7 @@ class TaskWork:
         return [held for held in self._held.values() if not held.settling and held.stop is None]
 
     async def _release(self, started: Started, *, called: bool = True) -> None:
-        destination = self._claims.public_spec(started).webhook_destination
-        word = await self._claims.release(started.lease, destination=destination, called=called)
+        word = await self._claims.release(started.lease, called=called)
         log.info("attempt released", extra={**self._ids(started), "called": called, "store": word})
         if word == "CANCELLED":
             metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()

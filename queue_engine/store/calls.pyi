@@ -16,6 +16,22 @@ class AppendLogsAlready:
 class AppendLogsGone:
     word: Literal["GONE"]
 
+class BeatOk:
+    word: Literal["OK"]
+    words: list[str]
+
+class CancelCancelled:
+    word: Literal["CANCELLED"]
+
+class CancelRequested:
+    word: Literal["REQUESTED"]
+
+class CancelEnded:
+    word: Literal["ENDED"]
+
+class CancelGone:
+    word: Literal["GONE"]
+
 class CreateCredentialOk:
     word: Literal["OK"]
     created_ms: int
@@ -33,8 +49,65 @@ class DeleteCredentialInUse:
 class DeleteCredentialNotFound:
     word: Literal["NOT_FOUND"]
 
+class DeleteTaskOk:
+    word: Literal["OK"]
+
+class DeleteTaskBusy:
+    word: Literal["BUSY"]
+
+class DeleteTaskGone:
+    word: Literal["GONE"]
+
 class DropLogsOk:
     word: Literal["OK"]
+
+class EndWaitingOk:
+    word: Literal["OK"]
+
+class EndWaitingGone:
+    word: Literal["GONE"]
+
+class EnqueueOk:
+    word: Literal["OK"]
+
+class EnqueueExists:
+    word: Literal["EXISTS"]
+
+class EnqueueConflict:
+    word: Literal["CONFLICT"]
+
+class EnqueueNotFound:
+    word: Literal["NOT_FOUND"]
+
+class EnqueueNotQueue:
+    word: Literal["NOT_QUEUE"]
+
+class EnqueueClosed:
+    word: Literal["CLOSED"]
+
+class EnqueueFull:
+    word: Literal["FULL"]
+
+class ExpireExpired:
+    word: Literal["EXPIRED"]
+
+class ExpireOk:
+    word: Literal["OK"]
+
+class FinishOk:
+    word: Literal["OK"]
+    created_ms: int
+    started_ms: int
+    now_ms: int
+
+class FinishAlready:
+    word: Literal["ALREADY"]
+
+class FinishFenced:
+    word: Literal["FENCED"]
+
+class FinishGone:
+    word: Literal["GONE"]
 
 class HoldLeadershipOk:
     word: Literal["OK"]
@@ -42,7 +115,37 @@ class HoldLeadershipOk:
 class HoldLeadershipHeld:
     word: Literal["HELD"]
 
+class MakeQueuesOk:
+    word: Literal["OK"]
+
+class MakeQueuesGone:
+    word: Literal["GONE"]
+
 class MarkOk:
+    word: Literal["OK"]
+
+class OverdueOk:
+    word: Literal["OK"]
+    entries: list[list[str]]
+
+class PageOk:
+    word: Literal["OK"]
+    total: int
+    task_ids: list[str]
+
+class PromoteQueued:
+    word: Literal["QUEUED"]
+
+class PromoteOk:
+    word: Literal["OK"]
+
+class PurgePurged:
+    word: Literal["PURGED"]
+
+class PurgeKept:
+    word: Literal["KEPT"]
+
+class PurgeOk:
     word: Literal["OK"]
 
 class PutApiKeyOk:
@@ -54,6 +157,66 @@ class PutApiKeyOk:
 class PutApiKeyRevoked:
     word: Literal["REVOKED"]
 
+class ReadOk:
+    word: Literal["OK"]
+    fields: dict[str, str]
+    front: bytes
+    result: bytes
+
+class ReadGone:
+    word: Literal["GONE"]
+
+class ReadAttemptsOk:
+    word: Literal["OK"]
+    fields: dict[str, str]
+    spec: bytes
+    result: bytes
+    records: list[bytes]
+
+class ReadAttemptsGone:
+    word: Literal["GONE"]
+
+class ReadRequestOk:
+    word: Literal["OK"]
+    fingerprint: str
+    input: bytes | None
+
+class ReadRequestGone:
+    word: Literal["GONE"]
+
+class ReclaimQueued:
+    word: Literal["QUEUED"]
+    worker_id: str
+    attempts: int
+
+class ReclaimDead:
+    word: Literal["DEAD"]
+    worker_id: str
+    attempts: int
+
+class ReclaimCancelled:
+    word: Literal["CANCELLED"]
+    worker_id: str
+    attempts: int
+
+class ReclaimOk:
+    word: Literal["OK"]
+
+class ReleaseOk:
+    word: Literal["OK"]
+
+class ReleaseCancelled:
+    word: Literal["CANCELLED"]
+
+class ReleaseAlready:
+    word: Literal["ALREADY"]
+
+class ReleaseFenced:
+    word: Literal["FENCED"]
+
+class ReleaseGone:
+    word: Literal["GONE"]
+
 class ReleaseCredentialOk:
     word: Literal["OK"]
 
@@ -63,8 +226,91 @@ class ResealFieldOk:
 class ResealFieldStale:
     word: Literal["STALE"]
 
+class ResealSpecOk:
+    word: Literal["OK"]
+
+class ResealSpecStale:
+    word: Literal["STALE"]
+
+class RetryOk:
+    word: Literal["OK"]
+
+class RetryCancelled:
+    word: Literal["CANCELLED"]
+
+class RetryFailed:
+    word: Literal["FAILED"]
+    created_ms: int
+    started_ms: int
+    now_ms: int
+
+class RetryAlready:
+    word: Literal["ALREADY"]
+
+class RetryFenced:
+    word: Literal["FENCED"]
+
+class RetryGone:
+    word: Literal["GONE"]
+
 class RevokeApiKeyOk:
     word: Literal["OK"]
+
+class RunAgainOk:
+    word: Literal["OK"]
+
+class RunAgainAlready:
+    word: Literal["ALREADY"]
+
+class RunAgainBusy:
+    word: Literal["BUSY"]
+
+class RunAgainClosed:
+    word: Literal["CLOSED"]
+
+class RunAgainFull:
+    word: Literal["FULL"]
+
+class RunAgainGone:
+    word: Literal["GONE"]
+
+class StartOk:
+    word: Literal["OK"]
+    attempt: int
+    max_attempts: int
+    timeout_seconds: float
+    created_ms: int
+    started_ms: int
+    number: int
+    spec_length: int
+    spec_and_input: bytes
+    lost: int
+    connections_lost: int
+    attempts_before: int
+    retry_on: str
+    retry_delays: str
+    cancel_uri: str
+    busy_tries: int
+    has_history: bool
+
+class StartStale:
+    word: Literal["STALE"]
+
+class SweepOk:
+    word: Literal["OK"]
+    lost: list[str]
+    due: list[str]
+    overdue: list[str]
+
+class TidyConsumersOk:
+    word: Literal["OK"]
+    forgotten: int
+
+class UnreadOk:
+    word: Literal["OK"]
+
+class UnreadStale:
+    word: Literal["STALE"]
 
 class UpdateCredentialOk:
     word: Literal["OK"]
@@ -100,6 +346,18 @@ class Scripts:
         """Append lines to a worker's log. Not allowed at maxmemory: logs give way to tasks. Without lines, only say
         that the worker lives.
         """
+    async def beat(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        tasks: Sequence[str],
+        lease_ms: int,
+        tokens: Sequence[str],
+    ) -> BeatOk:
+        """Renew the leases of all tasks of one agent."""
+    async def cancel(self, keys: TaskKeys, /) -> CancelCancelled | CancelRequested | CancelEnded | CancelGone:
+        """Cancel a task: one that waits ends at once; of one that runs its agent learns with the next heartbeat."""
     async def create_credential(
         self,
         *,
@@ -121,6 +379,8 @@ class Scripts:
         """Remove a credential, unless a user of it was noted lately. The caller has looked before whether one that was
         noted earlier still uses it.
         """
+    async def delete_task(self, keys: TaskKeys, /) -> DeleteTaskOk | DeleteTaskBusy | DeleteTaskGone:
+        """Remove an ended task with everything of it, now. A delivery of its result that goes on is dropped."""
     async def drop_logs(
         self,
         keys: EndpointKeys,
@@ -130,6 +390,37 @@ class Scripts:
         worker_ids: Sequence[str],
     ) -> DropLogsOk:
         """Forget the logs of some workers."""
+    async def end_waiting(self, keys: TaskKeys, /, *, error_text: str) -> EndWaitingOk | EndWaitingGone:
+        """End a task of an endpoint that is being deleted, whether it waits or its worker has not given it back."""
+    async def enqueue(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        fingerprint: str,
+        tenant: str,
+        spec_and_input: bytes,
+        spec_length: int,
+        destination: str | None,
+        partition_index: int,
+        execution_timeout: str | None,
+        queue_ttl: str | None,
+    ) -> EnqueueOk | EnqueueExists | EnqueueConflict | EnqueueNotFound | EnqueueNotQueue | EnqueueClosed | EnqueueFull:
+        """Accept a task, once for each task id. Not allowed at maxmemory: new work is refused while running work ends.
+        """
+    async def expire(self, keys: TaskKeys, /) -> ExpireExpired | ExpireOk:
+        """End a task that has waited until its deadline. One that runs is left alone."""
+    async def finish(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        token: str,
+        state_after: str,
+        value: bytes,
+    ) -> FinishOk | FinishAlready | FinishFenced | FinishGone:
+        """End a task: result, state, indexes, counts and the webhook's outbox entry, in one step and behind the fence.
+        """
     async def hold_leadership(
         self,
         *,
@@ -138,9 +429,46 @@ class Scripts:
         lease_ms: int,
     ) -> HoldLeadershipOk | HoldLeadershipHeld:
         """Take the leadership when it is free, or renew one's own."""
+    async def make_queues(self, keys: EndpointKeys, /) -> MakeQueuesOk | MakeQueuesGone:
+        """Make the groups of an endpoint's queues where they are missing: the store has come back without them. An
+        agent that outlives its endpoint must not leave queues behind.
+        """
     async def mark(self, *, mark: str) -> MarkOk:
         """Write something: what waits for replicas or a disk waits for everything before this, whichever process wrote
         it.
+        """
+    async def overdue(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        stream: str,
+        status: str,
+        before_ms: int,
+        limit: int,
+    ) -> OverdueOk:
+        """Find ended tasks of one status whose retention is over, the oldest first. Entries are in the order in which
+        they came, and so in that of their times, unless the clock went back in between: then what is stamped with a
+        time to come counts as of now, so that nothing stays for as long as the step was, and nothing goes too early.
+        """
+    async def page(self, keys: EndpointKeys, /, *, stream: str, index: str, offset: int, limit: int) -> PageOk:
+        """Read one page of an index, newest first. Takes steps in the levels of blocks and in one block, not in all
+        entries before it.
+        """
+    async def promote(self, keys: TaskKeys, /) -> PromoteQueued | PromoteOk:
+        """Queue a scheduled task whose wait is over."""
+    async def purge(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        stream: str,
+        number: str,
+        status: str,
+        place: str,
+    ) -> PurgePurged | PurgeKept | PurgeOk:
+        """Remove an ended task whose retention is over. A task whose delivery still goes on is moved to the end of its
+        stream, to be looked at again after another retention time.
         """
     async def put_api_key(
         self,
@@ -156,6 +484,33 @@ class Scripts:
         """Store a new API key, so that it can be listed and revoked from the moment on which it is valid. A known one
         stays as it is, and a revoked one stays revoked.
         """
+    async def read(self, keys: TaskKeys, /, *, is_whole: bool) -> ReadOk | ReadGone:
+        """Read one task."""
+    async def read_attempts(self, keys: TaskKeys, /) -> ReadAttemptsOk | ReadAttemptsGone:
+        """Read one task with the history of its attempts, so that no attempt is in both or in neither."""
+    async def read_request(self, keys: TaskKeys, /, *, max_bytes: int) -> ReadRequestOk | ReadRequestGone:
+        """Read what tells whether a request is that of an accepted task."""
+    async def reclaim(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        max_lost: int,
+    ) -> ReclaimQueued | ReclaimDead | ReclaimCancelled | ReclaimOk:
+        """Take a task from an agent whose lease ran out: back to the queue, or the end when its workers are lost again
+        and again, or when it is to be cancelled.
+        """
+    async def release(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        token: str,
+        was_called: bool,
+    ) -> ReleaseOk | ReleaseCancelled | ReleaseAlready | ReleaseFenced | ReleaseGone:
+        """Hand a running task back to the queue at no cost to its budgets: its agent drains, or leaves it to another.
+        One that is to be cancelled ends instead.
+        """
     async def release_credential(self, *, users: str, endpoint_id: str) -> ReleaseCredentialOk:
         """Note that an endpoint no longer uses a credential."""
     async def reseal_field(
@@ -170,8 +525,58 @@ class Scripts:
         """Replace a sealed text by the same secret sealed with another key, unless the text has changed since it was
         read.
         """
+    async def reseal_spec(self, keys: TaskKeys, /, *, before: bytes, after: bytes) -> ResealSpecOk | ResealSpecStale:
+        """Replace a task's spec by the same one sealed with another key. What is behind it stays."""
+    async def retry(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        token: str,
+        delay_ms: int,
+        outcome: str,
+        why: bytes,
+        cost: str,
+        last_error: bytes,
+    ) -> RetryOk | RetryCancelled | RetryFailed | RetryAlready | RetryFenced | RetryGone:
+        """Put a running task off: it waits and is tried again. One that is to be cancelled ends instead, and so does
+        one whose last attempt was used up by a busy streak.
+        """
     async def revoke_api_key(self, *, api_key: str, api_keys: str, revoked: str, key_hash: str) -> RevokeApiKeyOk:
         """Revoke an API key for good."""
+    async def run_again(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        call_id: str,
+    ) -> RunAgainOk | RunAgainAlready | RunAgainBusy | RunAgainClosed | RunAgainFull | RunAgainGone:
+        """Queue an ended task for a further attempt, with fresh budgets. Its result goes, and the delivery of that with
+        it. Not allowed at maxmemory: it is new work.
+        """
+    async def start(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        stream: str,
+        entry_id: str,
+        token: str,
+        lease_ms: int,
+        worker_id: str,
+        address: str,
+    ) -> StartOk | StartStale:
+        """Begin an attempt: the entry leaves the queue, the task gets a token and a lease."""
+    async def sweep(self, keys: Partition, /, *, tick_ms: int, lease_ms: int, limit: int) -> SweepOk:
+        """Find what is due in one partition: lost leases, unless grace is granted; waits that are over; tasks that
+        waited for too long.
+        """
+    async def tidy_consumers(self, keys: EndpointKeys, /) -> TidyConsumersOk:
+        """Forget agents in the groups of an endpoint's queues that are no workers any more and hold no entries. One
+        that lives all the same is there again with its next read.
+        """
+    async def unread(self, keys: TaskKeys, /, *, stream: str, entry_id: str) -> UnreadOk | UnreadStale:
+        """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other."""
     async def update_credential(
         self,
         *,

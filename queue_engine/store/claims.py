@@ -20,16 +20,13 @@ from queue_engine.domain.tasks import (
     Lease,
     Outcome,
     Succeeded,
-    TaskSpec,
-    TaskStatus,
     TryAgain,
 )
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.calls import Scripts
-from queue_engine.store.client import word_of
-from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions, member, task_delivery_id
+from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions
 from queue_engine.store.policies import retry_policy_of
-from queue_engine.store.tasks import CANCELLED_WHILE_RUNNING, EXPIRY_SLACK_MS, TaskSpecs
+from queue_engine.store.tasks import TaskSpecs
 
 GROUP = "agents"
 MOST_WHY_BYTES = 512
@@ -198,35 +195,34 @@ class ClaimStore:
 
     async def start(self, entry: Entry, *, address: str) -> Started | None:
         """Begin an attempt: None when the task no longer waits with this entry. `address` is the container's."""
-        keys, task_id = self._keys, entry.task_id
-        reply = await self._scripts.run(
-            "start",
-            [
-                keys.task(task_id), keys.body(task_id), entry.stream, keys.partition.leases, keys.counts,
-                keys.partition.counts, keys.endpoint, keys.partition.deadlines, keys.history(task_id),
-            ],
-            [entry.entry_id, member(keys.endpoint_id, task_id), entry.token, self._lease_ms, self._worker_id, address],
-        )  # fmt: skip
-        if word_of(reply) != "OK":
+        reply = await self._scripts.start(
+            self._keys.of_task(entry.task_id),
+            stream=entry.stream,
+            entry_id=entry.entry_id,
+            token=entry.token,
+            lease_ms=self._lease_ms,
+            worker_id=self._worker_id,
+            address=address,
+        )
+        if reply.word != "OK":
             return None
-        attempt, max_attempts, created, started, number, length = (int(reply[place]) for place in (1, 2, 4, 5, 6, 7))
         return Started(
-            lease=Lease(keys.endpoint_id, task_id, entry.token),
-            attempt=attempt,
-            lost=int(reply[9]),
-            max_attempts=max_attempts,
-            timeout_seconds=float(reply[3]),
-            created_at_ms=created,
-            started_at_ms=started,
-            number=number,
-            sealed_spec=reply[8][:length],
-            input=reply[8][length:],
-            connections_lost=int(reply[10]),
-            attempts_before=int(reply[11]),
-            retry_policy=retry_policy_of(reply[12].decode(), reply[13].decode()),
-            cancel_uri=reply[14].decode() or None,
-            busy_tries=int(reply[15]),
-            is_first=not reply[16],
+            lease=Lease(self._keys.endpoint_id, entry.task_id, entry.token),
+            attempt=reply.attempt,
+            lost=reply.lost,
+            max_attempts=reply.max_attempts,
+            timeout_seconds=reply.timeout_seconds,
+            created_at_ms=reply.created_ms,
+            started_at_ms=reply.started_ms,
+            number=reply.number,
+            sealed_spec=reply.spec_and_input[: reply.spec_length],
+            input=reply.spec_and_input[reply.spec_length :],
+            connections_lost=reply.connections_lost,
+            attempts_before=reply.attempts_before,
+            retry_policy=retry_policy_of(reply.retry_on, reply.retry_delays),
+            cancel_uri=reply.cancel_uri or None,
+            busy_tries=reply.busy_tries,
+            is_first=not reply.has_history,
         )
 
     def open(self, started: Started) -> ClaimedTask:
@@ -246,98 +242,67 @@ class ClaimStore:
         noted = await self._blocking.hmget(META, [FINGERPRINT, NEXT_FINGERPRINT])  # type: ignore[misc]
         return fingerprint.encode() in noted
 
-    def public_spec(self, started: Started) -> TaskSpec:
-        """The spec without its secrets; always readable."""
-        return self._specs.decode_public(started.sealed_spec)
-
     async def renew(self, leases: Sequence[Lease]) -> list[Renewal]:
         """Renew all these leases in one call; one answer for each."""
-        keys = self._keys
-        arguments: list[str | int] = [self._lease_ms]
-        for lease in leases:
-            arguments += [member(lease.endpoint_id, lease.task_id), lease.token]
-        reply = await self._beats.run(
-            "beat",
-            [
-                keys.partition.leases, keys.retry_queue, keys.counts, keys.partition.counts,
-                *(keys.task(lease.task_id) for lease in leases),
-            ],
-            arguments,
-        )  # fmt: skip
-        return [Renewal(word.decode()) for word in reply]
+        reply = await self._beats.beat(
+            self._keys,
+            tasks=[self._keys.task(lease.task_id) for lease in leases],
+            lease_ms=self._lease_ms,
+            tokens=[lease.token for lease in leases],
+        )
+        return [Renewal(word) for word in reply.words]
 
-    async def settle(self, lease: Lease, outcome: Outcome, *, destination: str | None) -> Settled:
-        """Record what came of the attempt. `destination` is that of the task's webhook, None without one."""
+    async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
+        """Record what came of the attempt."""
         if isinstance(outcome, TryAgain):
-            return await self._put_off(lease, outcome, destination)
-        return await self._finish(lease, outcome, destination)
+            return await self._put_off(lease, outcome)
+        return await self._finish(lease, outcome)
 
-    async def release(self, lease: Lease, *, destination: str | None, called: bool = True) -> str:
+    async def release(self, lease: Lease, *, called: bool = True) -> str:
         """Hand a running task back at no cost to its budgets. Returns OK, CANCELLED, ALREADY, FENCED or GONE.
 
         `called` is whether the container may have got it: if not, the attempt leaves no trace in the task's history.
         """
-        keys = self._keys
-        reply = await self._scripts.run(
-            "release",
-            [*keys.ending(lease.task_id, TaskStatus.FAILED), keys.retry_queue],
-            [
-                member(lease.endpoint_id, lease.task_id), lease.token, lease.task_id, CANCELLED_WHILE_RUNNING,
-                task_delivery_id(lease.endpoint_id, lease.task_id), destination or "", EXPIRY_SLACK_MS, int(called),
-            ],
-        )  # fmt: skip
-        return word_of(reply)
+        keys = self._keys.of_task(lease.task_id)
+        return (await self._scripts.release(keys, token=lease.token, was_called=called)).word
 
     async def put_back(self, entry: Entry) -> None:
         """Give an entry back that was read and cannot be started."""
-        keys = self._keys
-        await self._scripts.run(
-            "unread",
-            [keys.task(entry.task_id), entry.stream, keys.retry_queue],
-            [entry.entry_id, entry.task_id],
-        )
+        keys = self._keys.of_task(entry.task_id)
+        await self._scripts.unread(keys, stream=entry.stream, entry_id=entry.entry_id)
 
-    async def _finish(self, lease: Lease, outcome: Succeeded | Failed, destination: str | None) -> Settled:
-        keys = self._keys
+    async def _finish(self, lease: Lease, outcome: Succeeded | Failed) -> Settled:
         if isinstance(outcome, Succeeded):
-            state, status, result = "succeeded", TaskStatus.SUCCESS, outcome.output
+            state, value = "succeeded", outcome.output
         else:
-            state, status, result = outcome.state.value, TaskStatus.FAILED, outcome.error.encode("utf-8", "replace")
-        reply = await self._scripts.run(
-            "finish",
-            [*keys.ending(lease.task_id, status), keys.retry_queue],
-            [
-                member(lease.endpoint_id, lease.task_id), lease.token, lease.task_id, state, status.lower(), result,
-                task_delivery_id(lease.endpoint_id, lease.task_id), destination or "", EXPIRY_SLACK_MS,
-            ],
-        )  # fmt: skip
-        return Settled(word_of(reply), *(int(value) for value in reply[1:]))
+            state, value = outcome.state.value, outcome.error.encode("utf-8", "replace")
+        reply = await self._scripts.finish(
+            self._keys.of_task(lease.task_id), token=lease.token, state_after=state, value=value
+        )
+        if reply.word != "OK":
+            return Settled(reply.word)
+        return Settled(reply.word, reply.created_ms, reply.started_ms, reply.now_ms)
 
-    async def _put_off(self, lease: Lease, outcome: TryAgain, destination: str | None) -> Settled:
-        keys = self._keys
-        reply = await self._scripts.run(
-            "retry",
-            [
-                *keys.ending(lease.task_id, TaskStatus.FAILED), keys.retry_queue, keys.partition.due,
-                keys.partition.deadlines,
-            ],
-            [
-                member(lease.endpoint_id, lease.task_id), lease.token, int(outcome.delay_seconds * 1000),
-                lease.task_id, outcome.attempt_outcome, outcome.error.encode("utf-8", "replace")[:MOST_WHY_BYTES],
-                CANCELLED_WHILE_RUNNING, task_delivery_id(lease.endpoint_id, lease.task_id), destination or "",
-                EXPIRY_SLACK_MS, outcome.cost, outcome.last_error.encode("utf-8", "replace"),
-            ],
-        )  # fmt: skip
-        times = [int(value) for value in reply[1:]]
-        return Settled(word_of(reply), *times)
+    async def _put_off(self, lease: Lease, outcome: TryAgain) -> Settled:
+        reply = await self._scripts.retry(
+            self._keys.of_task(lease.task_id),
+            token=lease.token,
+            delay_ms=int(outcome.delay_seconds * 1000),
+            outcome=outcome.attempt_outcome,
+            why=outcome.error.encode("utf-8", "replace")[:MOST_WHY_BYTES],
+            cost=outcome.cost,
+            last_error=outcome.last_error.encode("utf-8", "replace"),
+        )
+        if reply.word != "FAILED":
+            return Settled(reply.word)
+        return Settled(reply.word, reply.created_ms, reply.started_ms, reply.now_ms)
 
     async def _make_groups(self) -> bool:
         """The store came back without the groups: they are made again from the start of the streams.
 
         False when there is no such endpoint.
         """
-        keys = self._keys
-        return word_of(await self._scripts.run("make_queues", [keys.endpoint, keys.queue, keys.retry_queue])) == "OK"
+        return (await self._scripts.make_queues(self._keys)).word == "OK"
 
 
 def _entries(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> list[Entry]:

@@ -29,9 +29,10 @@ from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import make_group
 from queue_engine.store.client import pairs, word_of
 from queue_engine.store.cluster import ClusterClient
+from queue_engine.store.constants import EXPIRY_SLACK_MS
 from queue_engine.store.endpoints import open_signing_secret
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, parse_member
-from queue_engine.store.tasks import EXPIRY_SLACK_MS, TaskSpecs, task_from
+from queue_engine.store.tasks import TaskSpecs, task_from
 
 GROUP = "delivery"
 MAX_LOG_RECORDS = 20

@@ -8,12 +8,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import TaskCounts
-from queue_engine.domain.ids import TASKS_PER_PARTITION_STEP
 from queue_engine.domain.tasks import (
     SPEC_FIELDS,
     TERMINAL_STATES,
@@ -28,19 +27,14 @@ from queue_engine.domain.tasks import (
 )
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.calls import Scripts
-from queue_engine.store.client import optional_int, pairs, word_of
-from queue_engine.store.keys import EndpointKeys, Partition, Partitions, member, parse_member, task_delivery_id
+from queue_engine.store.client import optional_int
+from queue_engine.store.keys import EndpointKeys, Partition, Partitions, TaskKeys, parse_member
 from queue_engine.store.resealing import Resealed
 
+if TYPE_CHECKING:
+    from queue_engine.store.calls import ReadOk
+
 log = logging.getLogger(__name__)
-
-EXPIRY_SLACK_MS = 2 * 86_400_000
-"""How much longer than its retention a task's data may stay when the retention job does not run."""
-
-
-CANCELLED_BEFORE_IT_STARTED = "the task was cancelled before it was started"
-CANCELLED_WHILE_WAITING = "the task was cancelled while it waited for another attempt"
-CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
 
 
 class Cancellation(StrEnum):
@@ -201,36 +195,32 @@ class TaskStore:
         """Accept `task` unless its endpoint forbids it. The same task twice is accepted once."""
         keys = self._partitions.of(task.endpoint_id)
         spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
-        reply = await self._scripts.run(
-            "enqueue",
-            [
-                keys.endpoint, keys.task(task.task_id), keys.body(task.task_id), keys.queue, keys.created, keys.live,
-                keys.counts, keys.partition.counts, keys.partition.deadlines,
-            ],
-            [
-                task.task_id, task.fingerprint, task.tenant, spec + task.input, len(spec),
-                "1" if task.spec.webhook is not None else "", keys.partition.index, TASKS_PER_PARTITION_STEP,
-                member(task.endpoint_id, task.task_id), _optional_number(task.timeout_seconds),
-                _optional_number(task.queue_ttl_seconds),
-            ],
-        )  # fmt: skip
-        return Submission(word_of(reply))
+        reply = await self._scripts.enqueue(
+            keys.of_task(task.task_id),
+            fingerprint=task.fingerprint,
+            tenant=task.tenant,
+            spec_and_input=spec + task.input,
+            spec_length=len(spec),
+            destination=None if task.spec.webhook is None else task.spec.webhook_destination or "1",
+            partition_index=keys.partition.index,
+            execution_timeout=_optional_number(task.timeout_seconds),
+            queue_ttl=_optional_number(task.queue_ttl_seconds),
+        )
+        return Submission(reply.word)
 
     async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
         """Return the request of the task, with its input up to a length; None when there is no such task."""
-        keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.run("read_request", [keys.task(task_id), keys.body(task_id)], [max_input_bytes])
-        return AcceptedRequest(reply[0].decode(), reply[1] if len(reply) > 1 else None) if reply else None
+        keys = self._partitions.of(endpoint_id).of_task(task_id)
+        reply = await self._scripts.read_request(keys, max_bytes=max_input_bytes)
+        return AcceptedRequest(reply.fingerprint, reply.input) if reply.word == "OK" else None
 
     async def get(self, endpoint_id: str, task_id: str) -> Task | None:
         """The task with its input and output, or None."""
-        keys = self._partitions.of(endpoint_id)
-        return self._task(endpoint_id, task_id, await self._read(keys, task_id, "all"), detail=True)
+        return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id, is_whole=True), detail=True)
 
     async def brief(self, endpoint_id: str, task_id: str) -> Task | None:
         """The task without its input, output and secrets, or None."""
-        keys = self._partitions.of(endpoint_id)
-        return self._task(endpoint_id, task_id, await self._read(keys, task_id, "brief"), detail=False)
+        return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id), detail=False)
 
     async def page(self, endpoint_id: str, status: TaskStatus | None, *, page: int, size: int) -> TaskPage:
         """Page number `page` (1 for the first) of the endpoint's tasks, newest first.
@@ -239,7 +229,7 @@ class TaskStore:
         """
         keys = self._partitions.of(endpoint_id)
         ids, total = await self._page_ids(keys, status, (page - 1) * size, size)
-        replies = await asyncio.gather(*(self._read(keys, task_id, "brief") for task_id in ids))
+        replies = await asyncio.gather(*(self._read(endpoint_id, task_id) for task_id in ids))
         tasks = (
             self._task(endpoint_id, task_id, reply, detail=False) for task_id, reply in zip(ids, replies, strict=True)
         )
@@ -263,14 +253,10 @@ class TaskStore:
 
         Safe to run from several controllers at once. `most` bounds the work of one round.
         """
-        lost, due, overdue = await self._scripts.run(
-            "sweep",
-            [partition.leases, partition.due, partition.ticks, partition.deadlines],
-            [tick_ms, lease_ms, most],
-        )
-        expired = await asyncio.gather(*(self._expire(partition, name) for name in overdue))
-        reclaimed = await asyncio.gather(*(self._reclaim(partition, name, max_lost) for name in lost))
-        promoted = await asyncio.gather(*(self._promote(partition, name) for name in due))
+        found = await self._scripts.sweep(partition, tick_ms=tick_ms, lease_ms=lease_ms, limit=most)
+        expired = await asyncio.gather(*(self._expire(name) for name in found.overdue))
+        reclaimed = await asyncio.gather(*(self._reclaim(name, max_lost) for name in found.lost))
+        promoted = await asyncio.gather(*(self._promote(name) for name in found.due))
         return Swept(
             requeued=reclaimed.count("QUEUED"),
             dead=reclaimed.count("DEAD"),
@@ -279,88 +265,47 @@ class TaskStore:
             expired=expired.count("EXPIRED"),
         )
 
-    async def _reclaim(self, partition: Partition, name: bytes, max_lost: int) -> str:
-        endpoint_id, task_id = parse_member(name.decode())
-        keys = EndpointKeys(partition, endpoint_id)
-        destination, _ = await self._destination_and_ttl(keys, task_id)
-        reply = await self._scripts.run(
-            "reclaim",
-            [*keys.ending(task_id, TaskStatus.FAILED), keys.retry_queue],
-            [
-                member(endpoint_id, task_id), task_id, max_lost,
-                f"the worker was lost {max_lost + 1} times while it ran the task, so the task is assumed to be the "
-                "cause and is not retried",
-                CANCELLED_WHILE_RUNNING, task_delivery_id(endpoint_id, task_id), destination, EXPIRY_SLACK_MS,
-            ],
-        )  # fmt: skip
-        word = word_of(reply)
-        if word != "OK" and log.isEnabledFor(logging.INFO):
-            ids = {"endpoint": endpoint_id, "task": task_id, "worker": reply[1].decode(), "attempt": int(reply[2])}
-            log.info("attempt lost: its lease expired", extra={**ids, "store": word})
-        return word
+    async def _reclaim(self, name: str, max_lost: int) -> str:
+        keys = self._keys_of_member(name)
+        reply = await self._scripts.reclaim(keys, max_lost=max_lost)
+        if reply.word != "OK" and log.isEnabledFor(logging.INFO):
+            ids = {"endpoint": keys.endpoint_keys.endpoint_id, "task": keys.task_id}
+            attempt = {"worker": reply.worker_id, "attempt": reply.attempts}
+            log.info("attempt lost: its lease expired", extra={**ids, **attempt, "store": reply.word})
+        return reply.word
 
-    async def _expire(self, partition: Partition, name: bytes) -> str:
-        endpoint_id, task_id = parse_member(name.decode())
-        keys = EndpointKeys(partition, endpoint_id)
-        destination, ttl = await self._destination_and_ttl(keys, task_id)
-        error = f"the task waited for longer than its queue TTL of {ttl:g} s"
-        return await self._end("expire", keys, task_id, [error], destination)
+    async def _expire(self, name: str) -> str:
+        return (await self._scripts.expire(self._keys_of_member(name))).word
 
     async def cancel(self, endpoint_id: str, task_id: str) -> Cancellation:
         """Cancel a task: one that waits ends at once, one that runs when its agent hears of it. Safe to call again."""
-        keys = self._partitions.of(endpoint_id)
-        destination, _ = await self._destination_and_ttl(keys, task_id)
-        errors = [CANCELLED_BEFORE_IT_STARTED, CANCELLED_WHILE_WAITING]
-        return Cancellation(await self._end("cancel", keys, task_id, errors, destination))
+        return Cancellation((await self._scripts.cancel(self._partitions.of(endpoint_id).of_task(task_id))).word)
 
     async def run_again(self, endpoint_id: str, task_id: str, call_id: str) -> RunAgain:
         """Queue an ended task for a further attempt with fresh budgets. Its result and the delivery of that go.
 
         `call_id` is the caller's own for this wish: with the same one nothing is done twice.
         """
-        keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.run(
-            "run_again",
-            [*keys.ended(task_id), keys.endpoint, keys.partition.counts, keys.live, keys.queue],
-            [task_id, call_id, task_delivery_id(endpoint_id, task_id)],
-        )
-        return RunAgain(word_of(reply))
+        keys = self._partitions.of(endpoint_id).of_task(task_id)
+        return RunAgain((await self._scripts.run_again(keys, call_id=call_id)).word)
 
     async def delete(self, endpoint_id: str, task_id: str) -> Deletion:
         """Remove an ended task with all its data; a delivery of its result that goes on is dropped."""
-        keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.run(
-            "delete_task", [*keys.ended(task_id), keys.created], [task_delivery_id(endpoint_id, task_id)]
-        )
-        return Deletion(word_of(reply))
+        return Deletion((await self._scripts.delete_task(self._partitions.of(endpoint_id).of_task(task_id))).word)
 
     async def attempts(self, endpoint_id: str, task_id: str) -> list[Attempt] | None:
         """The task's attempts, oldest first, with the one under way; at most the latest 51. None without the task."""
-        keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.run(
-            "read_attempts", [keys.task(task_id), keys.body(task_id), keys.result(task_id), keys.history(task_id)]
-        )
-        task = self._task(endpoint_id, task_id, reply[:3], detail=False)
-        if task is None:
+        reply = await self._scripts.read_attempts(self._partitions.of(endpoint_id).of_task(task_id))
+        if reply.word != "OK":
             return None
-        history = [_attempt_from(record) for record in reply[3]]
+        spec = self._specs.decode_public(reply.spec)
+        task = task_from(endpoint_id, task_id, reply.fields, spec, None, reply.result)
+        history = [_attempt_from(record) for record in reply.records]
         latest = _latest_attempt(task)
         return history if latest is None else [*history, latest]
 
-    async def _destination_and_ttl(self, keys: EndpointKeys, task_id: str) -> tuple[str, float]:
-        """Of a task that this process does not run: its webhook's destination, '' without one, and its queue TTL."""
-        spec, ttl = await self._scripts.run("read_spec", [keys.task(task_id), keys.body(task_id)])
-        return self._specs.decode_public(spec).webhook_destination or "" if spec else "", float(ttl or 0)
-
-    async def _promote(self, partition: Partition, name: bytes) -> str:
-        endpoint_id, task_id = parse_member(name.decode())
-        keys = EndpointKeys(partition, endpoint_id)
-        reply = await self._scripts.run(
-            "promote",
-            [keys.task(task_id), partition.due, keys.retry_queue, keys.counts, partition.counts],
-            [member(endpoint_id, task_id), task_id],
-        )
-        return word_of(reply)
+    async def _promote(self, name: str) -> str:
+        return (await self._scripts.promote(self._keys_of_member(name))).word
 
     async def purge(self, endpoint_id: str, *, before_ms: int, most: int = 1000) -> int:
         """Remove ended tasks that reached their status before `before_ms` (store's clock); at most `most` a status.
@@ -372,26 +317,19 @@ class TaskStore:
         for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
             kept = most
             while kept == most:  # behind those that are kept there may be others
-                overdue = await self._scripts.run(
-                    "overdue", [keys.finished(status), keys.counts], [status.lower(), before_ms, most]
+                overdue = await self._scripts.overdue(
+                    keys, stream=keys.finished(status), status=status.lower(), before_ms=before_ms, limit=most
                 )
-                words = await asyncio.gather(*(self._purge(keys, status, *entry) for entry in overdue))
+                words = await asyncio.gather(*(self._purge(keys, status, *entry) for entry in overdue.entries))
                 removed += words.count("PURGED")
                 kept = words.count("KEPT")
         return removed
 
-    async def _purge(self, keys: EndpointKeys, status: TaskStatus, number: bytes, name: bytes, place: bytes) -> str:
-        task_id = name.decode()
-        reply = await self._scripts.run(
-            "purge",
-            [
-                keys.task(task_id), keys.body(task_id), keys.result(task_id),
-                keys.partition.attempts_log(keys.endpoint_id, task_id), keys.finished(status), keys.created,
-                keys.counts, keys.delivery(task_id), keys.endpoint, keys.history(task_id),
-            ],
-            [number, task_id, status.lower(), place, EXPIRY_SLACK_MS],
-        )  # fmt: skip
-        return word_of(reply)
+    async def _purge(self, keys: EndpointKeys, status: TaskStatus, number: str, task_id: str, place: str) -> str:
+        reply = await self._scripts.purge(
+            keys.of_task(task_id), stream=keys.finished(status), number=number, status=status.lower(), place=place
+        )
+        return reply.word
 
     async def end_waiting(self, endpoint_id: str, error: str, *, most: int = 1000) -> int:
         """End tasks of an endpoint that is being deleted as failed; at most `most`. Returns how many had not ended.
@@ -400,23 +338,8 @@ class TaskStore:
         """
         keys = self._partitions.of(endpoint_id)
         ids = [name.decode() for name in await self._redis.zrange(keys.live, 0, most - 1)]
-        return len(await asyncio.gather(*(self._end_waiting(keys, task_id, error) for task_id in ids)))
-
-    async def _end_waiting(self, keys: EndpointKeys, task_id: str, error: str) -> str:
-        destination, _ = await self._destination_and_ttl(keys, task_id)
-        return await self._end("end_waiting", keys, task_id, [error], destination)
-
-    async def _end(self, script: str, keys: EndpointKeys, task_id: str, errors: Sequence[str], destination: str) -> str:
-        """Run a script that ends a waiting task as failed with one of these errors."""
-        reply = await self._scripts.run(
-            script,
-            [*keys.ending(task_id, TaskStatus.FAILED), *keys.waiting],
-            [
-                member(keys.endpoint_id, task_id), task_id, *errors, task_delivery_id(keys.endpoint_id, task_id),
-                destination, EXPIRY_SLACK_MS,
-            ],
-        )  # fmt: skip
-        return word_of(reply)
+        end = self._scripts.end_waiting
+        return len(await asyncio.gather(*(end(keys.of_task(task_id), error_text=error) for task_id in ids)))
 
     async def reseal(self, endpoint_id: str, task_ids: Sequence[str]) -> list[Resealed]:
         """Seal the secrets of these tasks with the current key, where they are not."""
@@ -424,16 +347,16 @@ class TaskStore:
         return await asyncio.gather(*(self._reseal(keys, task_id) for task_id in task_ids))
 
     async def _reseal(self, keys: EndpointKeys, task_id: str) -> Resealed:
-        while reply := await self._read(keys, task_id, "brief"):
-            text = reply[1]
+        while read := await self._read(keys.endpoint_id, task_id):
+            text = read.front
             try:
                 renewed = self._specs.resealed(text, keys.endpoint_id, task_id)
             except SealBroken:
                 return Resealed.UNREADABLE
             if renewed == text:
                 return Resealed.CURRENT
-            reply = await self._scripts.run("reseal_spec", [keys.task(task_id), keys.body(task_id)], [text, renewed])
-            if word_of(reply) == "OK":
+            reply = await self._scripts.reseal_spec(keys.of_task(task_id), before=text, after=renewed)
+            if reply.word == "OK":
                 return Resealed.RESEALED
         return Resealed.CURRENT
 
@@ -453,11 +376,15 @@ class TaskStore:
         times = [int(head[0][0].partition(b"-")[0]) for head in heads if head]
         return min(times, default=None)
 
-    async def _read(self, keys: EndpointKeys, task_id: str, how: str) -> list[Any]:
-        reply: list[Any] = await self._scripts.run(
-            "read", [keys.task(task_id), keys.body(task_id), keys.result(task_id)], [how]
-        )
-        return reply
+    async def _read(self, endpoint_id: str, task_id: str, *, is_whole: bool = False) -> ReadOk | None:
+        """The task's record, with its input and output when `is_whole`; None when there is no such task."""
+        reply = await self._scripts.read(self._partitions.of(endpoint_id).of_task(task_id), is_whole=is_whole)
+        return reply if reply.word == "OK" else None
+
+    def _keys_of_member(self, name: str) -> TaskKeys:
+        """The keys of a task by its name in a partition's sorted sets."""
+        endpoint_id, task_id = parse_member(name)
+        return self._partitions.of(endpoint_id).of_task(task_id)
 
     async def _page_ids(
         self, keys: EndpointKeys, status: TaskStatus | None, offset: int, size: int
@@ -467,17 +394,16 @@ class TaskStore:
             ids = await self._redis.zrevrange(keys.live, offset, offset + size - 1) if offset < total else []
             return [name.decode() for name in ids], total
         stream, index = (keys.created, "all") if status is None else (keys.finished(status), status.lower())
-        total, ids = await self._scripts.run("page", [stream, keys.counts], [index, offset, size])
-        return [name.decode() for name in ids], total
+        page = await self._scripts.page(keys, stream=stream, index=index, offset=offset, limit=size)
+        return page.task_ids, page.total
 
-    def _task(self, endpoint_id: str, task_id: str, reply: list[Any], *, detail: bool) -> Task | None:
-        if not reply:
+    def _task(self, endpoint_id: str, task_id: str, read: ReadOk | None, *, detail: bool) -> Task | None:
+        if read is None:
             return None
-        fields = pairs(reply[0])
-        length = int(fields["spec"])
-        text, result = reply[1], reply[2]
-        spec = self._readable_spec(text[:length], endpoint_id, task_id, detail=detail)
-        return task_from(endpoint_id, task_id, fields, spec, text[length:] if detail else None, result)
+        length = int(read.fields["spec"])
+        spec = self._readable_spec(read.front[:length], endpoint_id, task_id, detail=detail)
+        input_ = read.front[length:] if detail else None
+        return task_from(endpoint_id, task_id, read.fields, spec, input_, read.result)
 
     def _readable_spec(self, text: bytes, endpoint_id: str, task_id: str, *, detail: bool) -> TaskSpec:
         """A page needs no secrets; a detail shows header names, unless this process cannot open them."""
@@ -527,8 +453,8 @@ def task_from(
     )
 
 
-def _optional_number(seconds: float | None) -> str:
-    return "" if seconds is None else f"{seconds:.15g}"
+def _optional_number(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.15g}"
 
 
 def _attempt_from(record: bytes) -> Attempt:

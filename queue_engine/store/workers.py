@@ -83,7 +83,7 @@ class WorkerStore:
     async def tidy(self, endpoint_id: str) -> int:
         """Forget names that agents which are gone have left in the groups of the queues; returns how many."""
         keys = self._partitions.of(endpoint_id)
-        return int(await self._scripts.run("tidy_consumers", [keys.queue, keys.retry_queue, keys.workers]))
+        return (await self._scripts.tidy_consumers(keys)).forgotten
 
     async def _change(
         self,

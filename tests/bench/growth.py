@@ -19,7 +19,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,6 +30,7 @@ from queue_engine.embedded import server_environment
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import ClaimStore, Entry, Started
+from queue_engine.store.scripts import Argument, Script, load_scripts
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import TaskStore
 from tests.servers import StoreServer
@@ -155,9 +155,7 @@ class History:
         self._started = [one for one in started if one is not None]
 
     async def finish(self) -> None:
-        await asyncio.gather(
-            *(self.agent.settle(one.lease, Succeeded(OUTPUT), destination=None) for one in self._started)
-        )
+        await asyncio.gather(*(self.agent.settle(one.lease, Succeeded(OUTPUT)) for one in self._started))
 
     async def purge(self) -> None:
         later = await self.store.now_ms() + 1000
@@ -284,16 +282,20 @@ class _Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str], list[str]]] = []
 
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Any] = ()) -> list[bytes]:
-        texts = [one.decode() if isinstance(one, bytes) else str(one) for one in arguments]
-        self.calls.append((name, list(keys), texts))
-        return [b"GONE"] if name == "start" else [b"OK"]
+    async def submit(self, script: Script, arguments: list[Argument]) -> list[bytes]:
+        texts = [one.decode() if isinstance(one, bytes) else str(one) for one in arguments[1:]]
+        keys = int(arguments[0])
+        self.calls.append((script.name, texts[:keys], texts[keys:]))
+        return _REPLIES[script.name]
+
+
+_REPLIES = {"enqueue": [b"OK"], "start": [b"STALE"], "finish": [b"ALREADY"]}
 
 
 async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]:
     """The calls that submit, start and finish a task, with `@id@`, `@entry@` and `@token@` to be filled in."""
     store, recorder = history.store, _Recorder()
-    scripts = cast("Scripts", recorder)
+    scripts = Scripts(recorder.submit)
     tasks = TaskStore(store.redis, scripts, store.partitions, store.sealer)
     claims = ClaimStore(
         scripts, scripts, store.redis, store.partitions, store.sealer,
@@ -302,16 +304,15 @@ async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]
     await tasks.enqueue(_task(history.endpoint_id, "@id@"))
     queue = store.partitions.of(history.endpoint_id).queue
     await claims.start(Entry(queue, "@entry@", "@id@", "@token@"), address="127.0.0.1:9000")
-    await claims.settle(Lease(history.endpoint_id, "@id@", "@token@"), Succeeded(OUTPUT), destination=None)
+    await claims.settle(Lease(history.endpoint_id, "@id@", "@token@"), Succeeded(OUTPUT))
     return recorder.calls
 
 
 def _fill_script() -> str:
     """The scripts as functions of one script. ARGV 1 templates (JSON) 2 first number 3 last number."""
-    folder = files("queue_engine.store") / "lua"
-    parts = ["#!lua", (folder / "lib.lua").read_text(), "local scripts = {}"]
-    for name in ("enqueue", "start", "finish"):
-        body = (folder / f"{name}.lua").read_text().partition("\n")[2]
+    parts = ["#!lua", "local scripts = {}"]
+    for name in _REPLIES:
+        body = load_scripts()[name].text.partition("\n")[2]
         parts.append(f"scripts['{name}'] = function(KEYS, ARGV)\n{body}\nend")
     return "\n".join([*parts, _FILL])
 

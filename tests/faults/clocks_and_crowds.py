@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import TaskStatus
-from queue_engine.store.old_scripts import load_old_scripts
+from queue_engine.store.scripts import load_library, make_script
 from tests.faults.engine import CONTROLLERS, LEASE_SECONDS
 from tests.faults.recovery import quantile
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
@@ -66,28 +66,43 @@ STANDSTILL_SECONDS = 20.0
 """In which some of a crowd must have ended."""
 MOST_NAMED = 5
 SLOWEST_SUBMIT_SECONDS = 5.0
-_SEED = """
-local first, count, now = tonumber(ARGV[1]), tonumber(ARGV[2]), text(now_ms())
+_SEED = """\
+-- Submit tasks whose first attempt was put off.
+--
+-- keys: counts, created, live, partition_counts, due, deadlines
+-- arguments:
+--   first integer, count integer, member_prefix text, task_prefix text, numbers_per_step integer,
+--   partition_index integer, body_prefix text
+-- replies:
+--   OK
+local now = text(now_ms())
 for number = first, first + count - 1 do
   local task_id = 'c' .. number
-  local seq = index_add(KEYS[1], 'all', KEYS[2], 1, 't', task_id)
-  local place = redis.call('HINCRBY', KEYS[4], 'seq', 1) * tonumber(ARGV[5]) + tonumber(ARGV[6])
-  redis.call('SET', ARGV[7] .. task_id, '{"port":8000,"uri":"/run"}{"do":"ok"}')
-  redis.call('HSET', ARGV[4] .. task_id, 'state', 'scheduled', 'attempts', 1, 'lost', 0,
+  local seq = index_add('all', created, 1, 't', task_id)
+  local place = redis.call('HINCRBY', partition_counts, 'seq', 1) * numbers_per_step + partition_index
+  redis.call('SET', body_prefix .. task_id, '{"port":8000,"uri":"/run"}{"do":"ok"}')
+  redis.call('HSET', task_prefix .. task_id, 'state', 'scheduled', 'attempts', 1, 'lost', 0,
     'created', now, 'updated', now, 'started', now, 'number', text(place), 'seq', seq, 'print', 'x', 'spec', 26,
     'timeout', 60, 'max', 5, 'ttl', 3600, 'deadline', text(now + 3600000))
-  redis.call('ZADD', KEYS[3], seq, task_id)
-  redis.call('ZADD', KEYS[5], now, ARGV[3] .. task_id)
-  redis.call('ZADD', KEYS[6], text(now + 3600000), ARGV[3] .. task_id)
+  redis.call('ZADD', live, seq, task_id)
+  redis.call('ZADD', due, now, member_prefix .. task_id)
+  redis.call('ZADD', deadlines, text(now + 3600000), member_prefix .. task_id)
 end
-redis.call('HINCRBY', KEYS[1], 'scheduled', count)
-redis.call('HINCRBY', KEYS[4], 'scheduled', count)
-return count
+redis.call('HINCRBY', counts, 'scheduled', count)
+redis.call('HINCRBY', partition_counts, 'scheduled', count)
+return { 'OK' }
 """
 """As `enqueue`, `start` and `retry` leave tasks behind, whose waits are all over now."""
-_PASS_DEADLINES = """
-local first, count, now = tonumber(ARGV[1]), tonumber(ARGV[2]), text(now_ms())
-for number = first, first + count - 1 do redis.call('ZADD', KEYS[1], 'XX', now, ARGV[3] .. 'c' .. number) end
+_PASS_DEADLINES = """\
+-- Let the deadlines of tasks be over.
+--
+-- keys: deadlines
+-- arguments: first integer, count integer, member_prefix text
+-- replies:
+--   OK
+local now = text(now_ms())
+for number = first, first + count - 1 do redis.call('ZADD', deadlines, 'XX', now, member_prefix .. 'c' .. number) end
+return { 'OK' }
 """
 _STATES = """
 local first, count, found = tonumber(ARGV[1]), tonumber(ARGV[2]), { queued = 0, scheduled = 0, expired = 0 }
@@ -145,7 +160,7 @@ async def _seed(stage: Stage, endpoint_id: str) -> None:
     partition = keys.partition
     names = [keys.counts, keys.created, keys.live, partition.counts, partition.due, partition.deadlines]
     async with _patient_client(stage, endpoint_id) as redis:
-        script = redis.register_script(_library() + _SEED)
+        script = redis.register_script(_text(_SEED))
         for first in range(1, MILLION, CHUNK):
             arguments: list[str | int] = [
                 first, CHUNK, f"{endpoint_id}:", partition.task(endpoint_id, ""), 16, partition.index,
@@ -169,9 +184,8 @@ async def _patient_client(stage: Stage, endpoint_id: str) -> AsyncIterator[Redis
         await redis.aclose()
 
 
-def _library() -> str:
-    """What all of the engine's scripts share."""
-    return load_old_scripts()["promote"].text.split("-- Queue a scheduled task")[0].partition("\n")[2]
+def _text(source: str) -> str:
+    return make_script("example", source, load_library()).text
 
 
 async def _kill_controllers(stage: Stage, left: Callable[[], Awaitable[int]]) -> None:
@@ -195,7 +209,7 @@ async def _expire_the_million(stage: Stage, endpoint_id: str) -> float:
     with stage.fault("a million expire"):
         load = stage.load(stage.mix.quick_and_steady(400, 200, ms=300), rate=20)
         async with _patient_client(stage, endpoint_id) as redis:
-            pass_deadlines = redis.register_script(_library() + _PASS_DEADLINES)
+            pass_deadlines = redis.register_script(_text(_PASS_DEADLINES))
             for first in range(1, MILLION, CHUNK):
                 await pass_deadlines(keys=[keys.partition.deadlines], args=[first, CHUNK, f"{endpoint_id}:"])
         await _kill_controllers(stage, left)

@@ -43,30 +43,26 @@ class Stale(Exception):
     """The code is not what the mutant was made for; the message names the file."""
 
 
-FENCE = """\
-if state ~= 'running' or token ~= ARGV[2] then
-  if TERMINAL[state] and token == ARGV[2] then return { 'ALREADY' } end
-  if not readopt(KEYS[1], KEYS[13], KEYS[5], KEYS[7], KEYS[8], ARGV[1], ARGV[2], now) then return { 'FENCED' } end
-end
-"""
-SECOND_STEP = """\
-        if word_of(reply) == "OK":
-            await self._scripts.run(
-                "announce",
-                [keys.task(lease.task_id), keys.partition.outbox, keys.delivery(lease.task_id)],
-                [task_delivery_id(lease.endpoint_id, lease.task_id), destination or ""],
-            )
-"""
+_FENCE = "if state ~= 'running' or holder ~= token then"
 ANNOUNCE = """\
-#!lua flags=allow-oom
-if redis.call('HEXISTS', KEYS[1], 'webhook') == 1 then
-  local out = redis.call('XADD', KEYS[2], '*', 'd', ARGV[1], 'h', ARGV[2])
-  redis.call('HSET', KEYS[3], 'entry', out, 'attempts', 0, 'created', text(now_ms()), 'destination', ARGV[2])
-  redis.call('HSET', KEYS[1], 'delivery', 'INIT')
+-- Put the delivery of a task's result into the outbox.
+--
+-- flags: allow-oom
+-- keys of a task: task
+-- replies:
+--   OK
+local webhook, spec = unpack(redis.call('HMGET', task, 'webhook', 'spec'))
+if webhook then
+  begin_delivery(destination_of(webhook, spec), text(now_ms()))
+  redis.call('HSET', task, 'delivery', 'INIT')
 end
 return { 'OK' }
 """
-_FINISH_REPLY = "        return Settled(word_of(reply), *(int(value) for value in reply[1:]))\n"
+_FINISH_REPLY = """\
+        if reply.word != "OK":
+            return Settled(reply.word)
+"""
+_SECOND_STEP = "        await self._scripts.announce(self._keys.of_task(lease.task_id))\n"
 
 MUTANTS = {
     mutant.name: mutant
@@ -75,7 +71,7 @@ MUTANTS = {
             "no fence before a result",
             scenario="late results",
             expected="a fenced attempt left its trace",
-            edits={"queue_engine/store/lua/finish.lua": [(FENCE, "")]},
+            edits={"queue_engine/store/lua/finish.lua": [(_FENCE, "if false then")]},
         ),
         Mutant(
             "take-over always from the start",
@@ -90,9 +86,12 @@ MUTANTS = {
             scenario="slow links",
             expected="its webhook was not told",
             edits={
-                "queue_engine/store/lua/lib.lua": [("if webhook then", "if webhook and not task_end.told_later then")],
-                "queue_engine/store/lua/finish.lua": [("{ now = now, ", "{ told_later = true, now = now, ")],
-                "queue_engine/store/claims.py": [(_FINISH_REPLY, SECOND_STEP + _FINISH_REPLY)],
+                "queue_engine/store/lua/library.lua": [
+                    ("end_task(at, from, state, value)", "end_task(at, from, state, value, is_told_later)"),
+                    ("if webhook then", "if webhook and not is_told_later then"),
+                ],
+                "queue_engine/store/lua/finish.lua": [("state_after, value)", "state_after, value, true)")],
+                "queue_engine/store/claims.py": [(_FINISH_REPLY, _FINISH_REPLY + _SECOND_STEP)],
             },
             new_files={"queue_engine/store/lua/announce.lua": ANNOUNCE},
         ),
@@ -101,7 +100,7 @@ MUTANTS = {
             scenario="store back before agents",
             expected="and only 0 were hit",
             edits={
-                "queue_engine/store/lua/lib.lua": [
+                "queue_engine/store/lua/library.lua": [
                     ("    return true\n  end\n  local grace", "    return false\n  end\n  local grace"),
                     ("  return now < grace and grace <= now + lease\n", "  return false\n"),
                 ]
@@ -119,7 +118,7 @@ MUTANTS = {
             expected="expired because its worker was lost",
             edits={
                 "queue_engine/store/lua/start.lua": [
-                    ("  if deadline then redis.call('ZREM', KEYS[8], ARGV[2]) end\n", "")
+                    ("if deadline then redis.call('ZREM'", "if deadline then redis.call('ZSCORE'")
                 ],
                 "queue_engine/store/lua/expire.lua": [
                     ("state ~= 'queued' and state ~= 'scheduled'", "not state or TERMINAL[state]")

@@ -45,7 +45,7 @@ async def _new_endpoint(api: RunningApi) -> str:
     (entry,) = await claims.read(1, block_ms=1000)
     started = await claims.start(entry, address="127.0.0.1:8000")
     assert started is not None
-    await claims.settle(started.lease, Succeeded(b'{"a": [1.5, null]}'), destination="http://a.example:80")
+    await claims.settle(started.lease, Succeeded(b'{"a": [1.5, null]}'))
     return endpoint_id
 
 

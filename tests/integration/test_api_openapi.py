@@ -178,7 +178,7 @@ async def _succeed(api: RunningApi, endpoint_id: str) -> None:
     (entry,) = await claims.read(1, block_ms=1000)
     started = await claims.start(entry, address="127.0.0.1:8000")
     assert started is not None
-    await claims.settle(started.lease, Succeeded(b'{"a": [1.5, null]}'), destination="http://a.example:80")
+    await claims.settle(started.lease, Succeeded(b'{"a": [1.5, null]}'))
 
 
 def _operations(api: RunningApi) -> list[Operation]:

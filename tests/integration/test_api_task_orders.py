@@ -58,9 +58,9 @@ class Orders:
         assert started is not None
         return started
 
-    async def run(self, outcome: Outcome, destination: str | None = None) -> None:
+    async def run(self, outcome: Outcome) -> None:
         started = await self.start()
-        settled = await self.claims.settle(started.lease, outcome, destination=destination)
+        settled = await self.claims.settle(started.lease, outcome)
         assert settled.word == "OK"
 
 
@@ -105,7 +105,7 @@ async def test_a_running_task_says_that_its_cancellation_was_asked_for(task: Ord
     listed = (await task.api.client.get(task.path.rpartition("/")[0])).json()["data"]["items"]
     assert [one["cancelRequested"] for one in listed] == [True]
     # It had finished before its agent heard of it.
-    await task.claims.settle(started.lease, Succeeded(b"1"), destination="http://a.example:80")
+    await task.claims.settle(started.lease, Succeeded(b"1"))
     assert await task.ordered("cancel") == stands | {"status": "SUCCESS", "state": "succeeded"}
 
 
@@ -119,7 +119,7 @@ async def test_a_task_that_is_cancelled_between_attempts_has_no_duration(task: O
 
 
 async def test_an_ended_task_is_not_cancelled(task: Orders) -> None:
-    await task.run(Failed("no"), "http://a.example:80")
+    await task.run(Failed("no"))
     stands = {"taskId": "a", "status": "FAILED", "state": "failed", "cancelRequested": False}
     assert await task.ordered("cancel") == stands
     assert (await task.read())["error"] == "no"
@@ -216,7 +216,7 @@ async def test_the_attempts_of_a_task_are_listed_oldest_first(task: Orders) -> N
         "error": None,
             "tries": 1,
     }  # fmt: skip
-    await task.claims.settle(started.lease, Succeeded(b"1"), destination="http://a.example:80")
+    await task.claims.settle(started.lease, Succeeded(b"1"))
     assert [one["outcome"] for one in await task.read("/attempts")] == ["busy", "ok"]
 
 
@@ -226,7 +226,7 @@ async def test_the_attempts_of_a_task_are_listed_oldest_first(task: Orders) -> N
 async def test_an_ended_task_is_run_again_and_its_new_result_delivered_anew(task: Orders) -> None:
     outbox = task.api.store.outbox()
     await outbox.make_groups()
-    await task.run(Succeeded(b"1"), "http://a.example:80")
+    await task.run(Succeeded(b"1"))
     (old,) = await outbox.read(1, block_ms=1000)
     first = await outbox.open(old)
     assert first is not None
@@ -238,7 +238,7 @@ async def test_an_ended_task_is_run_again_and_its_new_result_delivered_anew(task
     nothing = ("output", "error", "finishedAt", "durationMs", "deliveredAt", "nextDeliveryAt", "deliveryError")
     assert {name: read[name] for name in nothing} == dict.fromkeys(nothing)
     assert (read["deliveryStatus"], read["deliveryAttempts"], read["attempts"]) == ("INIT", 0, 1)
-    await task.run(Succeeded(b"2"), "http://a.example:80")
+    await task.run(Succeeded(b"2"))
 
     (new,) = await outbox.read(1, block_ms=1000)
     second = await outbox.open(new)
@@ -262,7 +262,7 @@ async def test_a_task_that_has_not_ended_is_not_run_again(task: Orders) -> None:
 
 @pytest.mark.parametrize("how", ["stopped", "failed"])
 async def test_a_closed_endpoint_runs_nothing_again(task: Orders, how: str) -> None:
-    await task.run(Failed("no"), "http://a.example:80")
+    await task.run(Failed("no"))
     endpoints = task.api.store.endpoints
     if how == "stopped":
         await endpoints.want(task.endpoint_id, "default", Wanted.STOPPED)
@@ -290,7 +290,7 @@ async def test_a_full_queue_takes_no_task_again(api: RunningApi) -> None:
 
 async def test_an_ended_task_is_removed_with_all_that_belongs_to_it(task: Orders) -> None:
     before = set(await task.api.store.redis.keys("*:a"))
-    await task.run(Succeeded(b"1"), "http://a.example:80")
+    await task.run(Succeeded(b"1"))
     answer = await task.api.client.delete(task.path)
     assert (answer.status_code, answer.json()["data"]) == (200, True)
     assert before

@@ -278,7 +278,7 @@ async def test_a_delivery_is_followed_attempt_by_attempt(api: RunningApi, endpoi
     path = f"/v2/serverless/{endpoint_id}/tasks/a"
     await api.submit(endpoint_id, taskId="a", webhook="http://a.example/x")
     assert (await api.client.get(f"{path}/deliveries")).json()["data"] == []
-    await _end(api, endpoint_id, Succeeded(b"1"), destination="http://a.example:80")
+    await _end(api, endpoint_id, Succeeded(b"1"))
     await _deliver(api, AttemptAnswer(500, "http_5xx", "<b>sorry</b>", None, 0.25), DeliverAgain(0, "http_5xx"))
     task = (await api.client.get(path)).json()["data"]
     assert (task["status"], task["deliveryStatus"], task["deliveryAttempts"]) == ("SUCCESS", "FAILED", 1)
@@ -388,13 +388,13 @@ async def _counts(api: RunningApi, endpoint_id: str) -> dict[str, int]:
     return data
 
 
-async def _end(api: RunningApi, endpoint_id: str, outcome: Outcome, *, destination: str | None = None) -> None:
+async def _end(api: RunningApi, endpoint_id: str, outcome: Outcome) -> None:
     """Run the next task as an agent would."""
     claims = api.store.claims(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
     (entry,) = await claims.read(1, block_ms=1000)
     started = await claims.start(entry, address="127.0.0.1:8000")
     assert started is not None
-    settled = await claims.settle(started.lease, outcome, destination=destination)
+    settled = await claims.settle(started.lease, outcome)
     assert settled.word == "OK"
 
 

@@ -238,7 +238,7 @@ async def _suspect_held_elsewhere(store: Store, endpoint_id: str) -> Callable[[]
     started = await claims.start(entry, address="x:1")
     assert started is not None
     await store.redis.hset(store.partitions.of(endpoint_id).task("suspect"), "resets", "2")  # type: ignore[misc]
-    return partial(claims.release, started.lease, destination=None)
+    return partial(claims.release, started.lease)
 
 
 async def _running(store: Store, endpoint_id: str, count: int) -> bool:

@@ -27,8 +27,7 @@ async def end_task(
     [entry] = await claims.read(1, block_ms=1000)
     started = await claims.start(entry, address="127.0.0.1:1")
     assert started is not None
-    destination = claims.public_spec(started).webhook_destination
-    await claims.settle(started.lease, outcome or Succeeded(OUTPUT), destination=destination)
+    await claims.settle(started.lease, outcome or Succeeded(OUTPUT))
 
 
 async def delivery_at(store: Store, endpoint_id: str, status: DeliveryStatus, task_id: str = "task") -> Task:

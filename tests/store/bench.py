@@ -120,12 +120,10 @@ class Bench:
         return await self.start(agent or self.agent())
 
     async def settle(self, agent: ClaimStore, started: Started, outcome: Outcome) -> Settled:
-        destination = agent.public_spec(started).webhook_destination
-        return await agent.settle(started.lease, outcome, destination=destination)
+        return await agent.settle(started.lease, outcome)
 
     async def release(self, agent: ClaimStore, started: Started) -> str:
-        destination = agent.public_spec(started).webhook_destination
-        return await agent.release(started.lease, destination=destination)
+        return await agent.release(started.lease)
 
     async def finish(
         self, task_id: str, *, outcome: Outcome | None = None, webhook: bool = False, **changes: object

@@ -85,8 +85,8 @@ async def test_a_running_task_that_is_to_be_cancelled_never_waits_again(bench: B
     for _ in range(2):  # the second is a repeat after a lost reply
         word = (await bench.settle(agent, first, TryAgain("busy", 1))).word
         assert word == ("CANCELLED" if _ == 0 else "ALREADY")
-    assert await agent.release(second.lease, destination=None) == "CANCELLED"
-    assert await agent.release(second.lease, destination=None) == "ALREADY"
+    assert await agent.release(second.lease) == "CANCELLED"
+    assert await agent.release(second.lease) == "ALREADY"
     assert (await bench.lose("t3")).cancelled == 1
     for task_id, outcome in (
         ("t1", AttemptOutcome.BUSY),

@@ -275,7 +275,7 @@ async def test_the_result_of_an_attempt_is_refused_once_another_has_begun(bench:
     assert held.lost == 1
     for outcome in (Succeeded(b'"old"'), Failed("old"), TryAgain("old", 1.0)):
         assert (await bench.settle(first, lost, outcome)).word == "FENCED"
-    assert await first.release(lost.lease, destination=None) == "FENCED"
+    assert await first.release(lost.lease) == "FENCED"
 
     assert (await bench.settle(second, held, Succeeded(b'"new"'))).word == "OK"
 
@@ -319,7 +319,7 @@ async def test_the_result_for_a_task_that_is_gone_is_refused(bench: Bench) -> No
     keys = await bench.probe.keys()
     for outcome in (Succeeded(b"1"), TryAgain("busy", 1.0)):
         assert (await bench.settle(agent, started, outcome)).word == "GONE"
-    assert await agent.release(started.lease, destination=None) == "GONE"
+    assert await agent.release(started.lease) == "GONE"
     assert await bench.probe.keys() == keys
 
 
@@ -379,7 +379,7 @@ async def test_tasks_that_come_back_are_read_before_new_ones(bench: Bench) -> No
     agent = bench.agent()
     started = await bench.submit_and_start("old", agent)
     await bench.submit("new")
-    await agent.release(started.lease, destination=None)
+    await agent.release(started.lease)
     assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["old", "new"]
 
 
@@ -389,7 +389,7 @@ async def test_a_release_costs_no_budget(bench: Bench) -> None:
         await bench.submit("t1")
         started = await bench.start(agent)
         assert (started.attempt, started.lost) == (1, 0)
-        assert await agent.release(started.lease, destination=None) == "OK"
+        assert await agent.release(started.lease) == "OK"
     task = await bench.task("t1")
     assert (task.state, task.attempts, task.lost) == (TaskState.QUEUED, 0, 0)
 
@@ -399,8 +399,8 @@ async def test_a_release_before_the_call_leaves_no_trace_in_the_history(bench: B
     await bench.submit_and_start("t1", agent)
     await bench.lose("t1")
     started = await bench.start(agent)
-    assert await agent.release(started.lease, destination=None, called=False) == "OK"
-    assert await agent.release(started.lease, destination=None, called=False) == "ALREADY"
+    assert await agent.release(started.lease, called=False) == "OK"
+    assert await agent.release(started.lease, called=False) == "ALREADY"
     history = await bench.store.tasks.attempts(bench.endpoint_id, "t1")
     assert history is not None
     assert [(one.number, one.outcome) for one in history] == [(1, AttemptOutcome.LOST)]
@@ -414,16 +414,16 @@ async def test_a_release_before_the_call_leaves_no_trace_in_the_history(bench: B
 async def test_a_release_that_is_repeated_changes_nothing(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
-    await agent.release(started.lease, destination=None)
+    await agent.release(started.lease)
     before = await bench.probe.dump()
-    assert await agent.release(started.lease, destination=None) == "ALREADY"
+    assert await agent.release(started.lease) == "ALREADY"
     assert await bench.probe.dump() == before
 
 
 async def test_a_released_task_cannot_be_ended_or_readopted_by_who_released_it(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
-    await agent.release(started.lease, destination=None)
+    await agent.release(started.lease)
     assert await agent.renew([started.lease]) == [Renewal.FENCED]
     assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "FENCED"
     assert (await bench.task("t1")).state is TaskState.QUEUED
@@ -436,7 +436,7 @@ async def test_a_fenced_attempt_stays_fenced_when_its_successor_hands_the_task_b
     lost = await bench.submit_and_start("t1", first)
     await bench.lose("t1")
     held = await bench.start(second)
-    await second.release(held.lease, destination=None)
+    await second.release(held.lease)
     assert await first.renew([lost.lease]) == [Renewal.FENCED]
     assert (await bench.settle(first, lost, Succeeded(b"1"))).word == "FENCED"
     assert (await bench.task("t1")).state is TaskState.QUEUED
@@ -446,7 +446,7 @@ async def test_a_release_after_the_lease_was_lost_leaves_the_task_in_the_queue(b
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.lose("t1")
-    assert await agent.release(started.lease, destination=None) == "FENCED"
+    assert await agent.release(started.lease) == "FENCED"
     assert (await bench.start(agent)).attempt == 2
 
 

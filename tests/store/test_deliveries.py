@@ -2,15 +2,19 @@
 
 import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from queue_engine.domain.deliveries import MAX_RESULT_BYTES, DeliverAgain, Delivery, GivenUp, Verdict
 from queue_engine.domain.endpoints import TaskCounts
-from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus
+from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
 from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.claims import ClaimStore
 from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, MAX_LOG_RECORDS, Outbox, OutboxEntry
 from queue_engine.store.store import Store
+from queue_engine.store.tasks import Cancellation
 from tests.store.bench import (
     DELIVERED,
     DESTINATION,
@@ -673,3 +677,93 @@ async def _adopt(bench: Bench, outbox: Outbox, *, most: int = 256) -> list[Outbo
     """Adopt after steady operation."""
     await bench.steady()
     return await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, most=most)
+
+
+async def _finished(bench: Bench, agent: ClaimStore) -> None:
+    await bench.settle(agent, await bench.start(agent), Succeeded(b"1"))
+
+
+async def _failed_by_an_agent_without_the_key(bench: Bench, agent: ClaimStore) -> None:
+    store = Store(bench.store.url, Sealer(None), partitions=bench.store.partitions.count)
+    try:
+        keyless = store.claims(endpoint_id=bench.endpoint_id, worker_id="keyless", lease_ms=LONG_LEASE_MS)
+        await bench.settle(keyless, await bench.start(keyless), Failed("no key"))
+    finally:
+        await store.close()
+
+
+async def _cancelled_while_it_waited(bench: Bench, agent: ClaimStore) -> None:
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+
+
+async def _cancelled_when_it_was_released(bench: Bench, agent: ClaimStore) -> None:
+    started = await bench.start(agent)
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    await bench.release(agent, started)
+
+
+async def _cancelled_when_it_was_retried(bench: Bench, agent: ClaimStore) -> None:
+    started = await bench.start(agent)
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    await bench.settle(agent, started, TryAgain("busy", 60))
+
+
+async def _dead(bench: Bench, agent: ClaimStore) -> None:
+    await bench.start(agent)
+    await bench.lose("t1", max_lost=0)
+
+
+async def _expired(bench: Bench, agent: ClaimStore) -> None:
+    await bench.pass_deadline("t1")
+    await bench.sweep()
+
+
+async def _ended_with_its_endpoint(bench: Bench, agent: ClaimStore) -> None:
+    await bench.store.tasks.end_waiting(bench.endpoint_id, "the endpoint was deleted")
+
+
+End = Callable[[Bench, ClaimStore], Awaitable[None]]
+ENDS: tuple[End, ...] = (
+    _finished, _failed_by_an_agent_without_the_key, _cancelled_while_it_waited, _cancelled_when_it_was_released,
+    _cancelled_when_it_was_retried, _dead, _expired, _ended_with_its_endpoint,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_the_delivery_has_the_destination_that_was_given_at_submit(bench: Bench, end: End) -> None:
+    await bench.submit("t1", spec=spec(webhook=True), queue_ttl_seconds=60)
+    await end(bench, bench.agent())
+    assert await _destination(bench) == DESTINATION
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_task_of_an_older_version_has_its_destination_in_its_spec(bench: Bench, end: End) -> None:
+    await bench.submit("t1", spec=spec(webhook=True, headers={"A": '"destination":"x"'}), queue_ttl_seconds=60)
+    assert await bench.probe.ask("HSET", bench.keys.task("t1"), "webhook", 1) == 0
+    await end(bench, bench.agent())
+    assert await _destination(bench) == DESTINATION
+
+
+async def test_a_long_destination_leaves_the_task_compact(bench: Bench) -> None:
+    destination = f"https://{'h' * 60}.example:443"
+    await bench.submit("t1", spec=replace(spec(webhook=True), webhook_destination=destination))
+    assert (await bench.probe.hash(bench.keys.task("t1")))["webhook"] == "1"
+    await _finished(bench, bench.agent())
+    assert await _destination(bench) == destination
+
+
+async def test_a_task_whose_body_is_gone_ends(bench: Bench) -> None:
+    await bench.submit("t1", spec=spec(webhook=True))
+    await bench.probe.ask("HSET", bench.keys.task("t1"), "webhook", 1)
+    await bench.probe.ask("DEL", bench.keys.body("t1"))
+    assert await bench.store.tasks.cancel(bench.endpoint_id, "t1") is Cancellation.CANCELLED
+    assert await _destination(bench) == ""
+    await bench.store.tasks.delete(bench.endpoint_id, "t1")
+
+
+async def _destination(bench: Bench) -> str:
+    """The destination of the only delivery, in the outbox and in its record."""
+    (entry,) = await (await bench.outbox()).read(10, block_ms=1)
+    assert entry.delivery_id == f"t:{bench.endpoint_id}:t1"
+    assert (await bench.probe.hash(bench.keys.delivery("t1")))["destination"] == entry.destination
+    return entry.destination

@@ -1,19 +1,36 @@
 """An index says where its gaps are, whatever goes in whatever order, and a page is found among them."""
 
 from collections.abc import Callable, Iterable
-from importlib.resources import files
 from random import Random
 
 import pytest
 
+from queue_engine.store.scripts import load_library, make_script
 from tests.store.bench import Bench
 from tests.store.consistency import BLOCK, FAN, LEVELS, block_gaps
 
 ENTRIES = BLOCK * FAN * 3
 REMOVED_AT_ONCE = 500
-LIBRARY = (files("queue_engine.store") / "lua" / "lib.lua").read_text()
-ADD = f"{LIBRARY}\nfor number = ARGV[1], ARGV[2] do index_add(KEYS[2], 'all', KEYS[1], 1, 't', text(number)) end"
-REMOVE = f"{LIBRARY}\nfor _, number in ipairs(ARGV) do assert(index_remove(KEYS[2], 'all', KEYS[1], number)) end"
+ADD = """\
+-- Add entries with these numbers.
+--
+-- keys of an endpoint: created
+-- arguments: first integer, last integer
+-- replies:
+--   OK
+for number = first, last do index_add('all', created, 1, 't', text(number)) end
+return { 'OK' }
+"""
+REMOVE = """\
+-- Remove entries.
+--
+-- keys of an endpoint: created
+-- arguments: numbers list of text
+-- replies:
+--   OK
+for _, number in ipairs(numbers) do assert(index_remove('all', created, number)) end
+return { 'OK' }
+"""
 
 Order = Callable[[range, Random], list[int]]
 
@@ -52,15 +69,19 @@ async def test_gaps_are_known_and_pages_found_whatever_goes(bench: Bench, order:
     """`before`: as if so many entries had come and gone already."""
     random, numbers = Random(before), range(before + 1, before + ENTRIES + 1)
     await bench.probe.ask("HSET", bench.keys.counts, "seq:all", before)
-    await bench.probe.ask("EVAL", ADD, 2, bench.keys.created, bench.keys.counts, numbers[0], numbers[-1])
+    await bench.probe.ask("EVAL", _text(ADD), 2, bench.keys.created, bench.keys.counts, numbers[0], numbers[-1])
     left, leaving = set(numbers), ORDERS[order](numbers, random)
     for first in range(0, ENTRIES, REMOVED_AT_ONCE):
         gone = leaving[first : first + REMOVED_AT_ONCE]
-        await bench.probe.ask("EVAL", REMOVE, 2, bench.keys.created, bench.keys.counts, *gone)
+        await bench.probe.ask("EVAL", _text(REMOVE), 2, bench.keys.created, bench.keys.counts, *gone)
         left -= set(gone)
         assert await _gaps(bench) == block_gaps("all", left, numbers[-1])
         await _expect_pages(bench, sorted(left, reverse=True), random)
     assert await _gaps(bench) == {}
+
+
+def _text(source: str) -> str:
+    return make_script("example", source, load_library()).text
 
 
 async def _expect_pages(bench: Bench, newest_first: list[int], random: Random) -> None:

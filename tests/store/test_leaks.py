@@ -51,7 +51,7 @@ async def _live_through_everything(bench: Bench) -> None:
     await bench.finish("failed", outcome=Failed("no"))
 
     started = await bench.submit_and_start("detours", agent, spec=spec(webhook=True))
-    await agent.release(started.lease, destination=None)
+    await agent.release(started.lease)
     started = await bench.start(agent)
     await bench.settle(agent, started, TryAgain("busy", 60))
     await bench.make_due("detours")

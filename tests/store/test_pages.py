@@ -222,5 +222,4 @@ async def _as_if_gone(bench: Bench, number: int) -> None:
 async def _take_out(bench: Bench, status: TaskStatus, task_id: str) -> None:
     """Let retention remove this one task, as if it had ended first."""
     fields = await bench.probe.hash(bench.keys.task(task_id))
-    words = (fields["fin"].encode(), task_id.encode(), fields["seq"].encode())
-    assert await bench.store.tasks._purge(bench.keys, status, *words) == "PURGED"
+    assert await bench.store.tasks._purge(bench.keys, status, fields["fin"], task_id, fields["seq"]) == "PURGED"

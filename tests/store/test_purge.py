@@ -6,7 +6,8 @@ import pytest
 
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import Failed, Succeeded, TaskState, TaskStatus
-from queue_engine.store.tasks import EXPIRY_SLACK_MS, Submission
+from queue_engine.store.constants import EXPIRY_SLACK_MS
+from queue_engine.store.tasks import Submission
 from tests.store.bench import DELIVERED, GIVEN_UP, TOO_LARGE_TO_JOIN, Bench, again
 from tests.waiting import wait_until_async
 
@@ -138,7 +139,7 @@ async def test_a_purge_that_is_repeated_does_not_touch_a_task_submitted_meanwhil
     await bench.purge()
     await bench.submit("t1", input=b'"new"')
 
-    assert await bench.store.tasks._purge(bench.keys, TaskStatus.SUCCESS, b"1", b"t1", b"1") == "OK"
+    assert await bench.store.tasks._purge(bench.keys, TaskStatus.SUCCESS, "1", "t1", "1") == "OK"
 
     task = await bench.task("t1")
     assert (task.state, task.input) == (TaskState.QUEUED, b'"new"')

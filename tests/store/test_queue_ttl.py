@@ -53,7 +53,7 @@ async def test_time_that_the_engine_took_does_not_count(bench: Bench) -> None:
     lost = await bench.submit_and_start("t1", agent, queue_ttl_seconds=30)
     released = await bench.submit_and_start("t2", agent, queue_ttl_seconds=30)
     await bench.lose("t1")
-    await agent.release(released.lease, destination=None)
+    await agent.release(released.lease)
     assert await bench.probe.scores(bench.partition.deadlines) == {}
     assert lost.lease.task_id == "t1"
 

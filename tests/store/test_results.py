@@ -136,8 +136,7 @@ async def test_a_spec_of_another_length_moves_nothing_else(bench: Bench, sizes: 
     body = await bench.probe.ask("GET", bench.keys.body("t1"))
     old = body[:SPEC_BYTES]
     new = old.replace(b"/run", b"/" + b"r" * (3 + longer_by))
-    keys = [bench.keys.task("t1"), bench.keys.body("t1")]
-    assert await bench.store.scripts.run("reseal_spec", keys, [old, new]) == [b"OK"]
+    assert (await bench.store.scripts.reseal_spec(bench.keys.of_task("t1"), before=old, after=new)).word == "OK"
     task = await bench.task("t1")
     assert (len(task.spec.process_uri), task.input, task.output) == (
         4 + longer_by, json_of(sizes.input), json_of(sizes.result),

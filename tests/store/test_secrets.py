@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from queue_engine.domain.tasks import Succeeded
+from queue_engine.domain.tasks import Failed, Succeeded
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.store import Store
@@ -81,7 +81,7 @@ async def test_an_agent_without_the_key_runs_only_tasks_without_secrets(
         plain = await bench.submit_and_start("plain", agent)
         with pytest.raises(error):
             agent.open(secret)
-        assert agent.public_spec(secret) == spec(webhook=True)
+        assert (await agent.settle(secret.lease, Failed("no key"))).word == "OK"
         assert agent.open(plain).spec == spec()
         seen = await stranger.tasks.get(bench.endpoint_id, "secret")
         assert seen is not None

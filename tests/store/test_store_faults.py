@@ -81,7 +81,7 @@ async def test_at_maxmemory_work_is_handed_back_and_reclaimed(bench: Bench) -> N
         (entry,) = await agent.read(1, block_ms=1)
         await agent.put_back(entry)
         started = await bench.start(agent)
-        assert await agent.release(started.lease, destination=None) == "OK"
+        assert await agent.release(started.lease) == "OK"
         await bench.start(agent)
     await bench.run_out("t1")
     await bench.steady()

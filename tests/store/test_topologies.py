@@ -101,7 +101,7 @@ async def test_a_task_goes_its_whole_way(bench: Bench) -> None:
 async def test_tasks_come_back_from_every_detour(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
-    assert await agent.release(started.lease, destination=None) == "OK"
+    assert await agent.release(started.lease) == "OK"
     started = await bench.start(agent)
     await bench.settle(agent, started, TryAgain("busy", 60))
     await bench.make_due("t1")

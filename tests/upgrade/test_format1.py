@@ -261,8 +261,7 @@ async def _end_what_was_held(store: Store, probe: Probe, endpoint_id: str) -> No
         token = (await probe.hash(store.partitions.of(endpoint_id).task(task_id)))["token"]
         lease = Lease(endpoint_id, task_id, token)
         assert await agent.renew([lease]) == [renewal]
-        destination = (await _task(store, endpoint_id, task_id)).spec.webhook_destination
-        assert (await agent.settle(lease, outcome, destination=destination)).word == "OK"
+        assert (await agent.settle(lease, outcome)).word == "OK"
 
 
 async def _others_are_as_they_were(recorded: Recorded, api: httpx.AsyncClient) -> None:

@@ -1,24 +1,27 @@
-#!lua flags=allow-oom
 -- Renew the leases of all tasks of one agent.
--- KEYS 1 leases 2 retry queue 3 endpoint counts 4 partition counts 5.. tasks
--- ARGV 1 lease in ms, then for each task: member, token
--- Reply one word a task: OK | READOPTED the lease had run out and is held again | CANCEL it is held and is to be stopped
---       | FENCED another attempt has it | GONE
+--
+-- flags: allow-oom
+-- keys of an endpoint: leases
+-- keys: tasks list
+-- arguments: lease_ms integer, tokens list of text (in the order of the tasks)
+-- replies:
+--   OK: words list of text (of each task: OK; READOPTED when the lease had run out and is held again; CANCEL when it is held
+--     and is to be stopped; FENCED when another attempt has it; GONE)
 local now = now_ms()
-local lease_end = now + tonumber(ARGV[1])
+local lease_end = now + lease_ms
 local words = {}
-for index = 5, #KEYS do
-  local member, token = ARGV[2 * (index - 5) + 2], ARGV[2 * (index - 5) + 3]
-  local state, holder, cancel = unpack(redis.call('HMGET', KEYS[index], 'state', 'token', 'cancel'))
+for index, task_key in ipairs(tasks) do
+  local token = tokens[index]
+  local state, holder, cancel = unpack(redis.call('HMGET', task_key, 'state', 'token', 'cancel'))
   local word = 'FENCED'
   if not state then
     word = 'GONE'
   elseif state == 'running' and holder == token then
-    redis.call('ZADD', KEYS[1], text(lease_end), member)
+    redis.call('ZADD', leases, text(lease_end), (names_of(task_key)))
     word = cancel and 'CANCEL' or 'OK'
-  elseif readopt(KEYS[index], KEYS[2], KEYS[1], KEYS[3], KEYS[4], member, token, lease_end) then
+  elseif readopt(task_key, token, lease_end) then
     word = 'READOPTED'
   end
-  words[#words + 1] = word
+  words[index] = word
 end
-return words
+return { 'OK', words }

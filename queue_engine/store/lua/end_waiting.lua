@@ -1,16 +1,18 @@
-#!lua flags=allow-oom
 -- End a task of an endpoint that is being deleted, whether it waits or its worker has not given it back.
--- KEYS 1 task 2 body 3 result 4 history 5 leases 6 live 7 endpoint counts 8 partition counts 9 finished stream of FAILED
---      10 outbox 11 delivery 12 endpoint 13 queue 14 retry queue 15 due 16 deadlines
--- ARGV 1 member 2 task id 3 error 4 delivery id 5 webhook's destination or '' 6 slack of the expiry in ms
--- Reply {'OK'} | {'GONE'} it has ended or is not there
-local state = redis.call('HGET', KEYS[1], 'state')
+--
+-- flags: allow-oom
+-- keys of a task: task, live
+-- arguments: error_text text
+-- replies:
+--   OK
+--   GONE (it has ended or is not there)
+local state = redis.call('HGET', task, 'state')
 if not state or TERMINAL[state] then
-  redis.call('ZREM', KEYS[6], ARGV[2])
+  local _, task_id = names_of(task)
+  redis.call('ZREM', live, task_id)
   return { 'GONE' }
 end
-stop_waiting(KEYS[1], ARGV[2], KEYS[13], KEYS[14], KEYS[15], KEYS[16], ARGV[1])
-redis.call('HDEL', KEYS[1], 'token')
-end_task(KEYS, { now = now_ms(), from = state, member = ARGV[1], task_id = ARGV[2], state = 'failed', status = 'failed',
-  result = ARGV[3], delivery_id = ARGV[4], destination = ARGV[5], slack = tonumber(ARGV[6]) })
+stop_waiting()
+redis.call('HDEL', task, 'token')
+end_task(now_ms(), state, 'failed', error_text)
 return { 'OK' }

@@ -245,9 +245,24 @@ local function read_result(limit)
   return redis.call('GETRANGE', place and body or result, first, limit and first + limit - 1 or -1)
 end
 
--- The destination of the task's webhook, from its spec, which is `length` bytes long: empty without one.
+-- The error of a task that has failed; empty for any other.
+-- keys: task
+local function read_error()
+  local state = redis.call('HGET', task, 'state')
+  return TERMINAL[state] and state ~= 'succeeded' and read_result() or ''
+end
+
+-- The task's spec, as it is stored.
+-- keys: task, body
+local function read_spec()
+  return redis.call('GETRANGE', body, 0, tonumber(redis.call('HGET', task, 'spec')) - 1)
+end
+
+-- The destination of the task's webhook. Field `webhook` of the task is the destination or, when that is long or an older
+-- version accepted the task, 1: then it is in the spec, which is `length` bytes long.
 -- keys: body
-local function webhook_destination(length)
+local function destination_of(webhook, length)
+  if webhook ~= '1' then return webhook end
   local is_spec, spec = pcall(cjson.decode, redis.call('GETRANGE', body, 0, tonumber(length or 0) - 1))
   local destination = is_spec and spec.destination
   return type(destination) == 'string' and destination or ''
@@ -270,7 +285,7 @@ local function end_task(at, from, state, value)
   if state == 'succeeded' then status, stream = 'success', finished_success end
   local seq, webhook, lost_token, has_history, place, spec =
     unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history', 'result_at', 'spec'))
-  local destination = webhook and webhook_destination(spec)
+  local destination = webhook and destination_of(webhook, spec)
   if lost_token then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
   -- A net under the retention job: the data does not stay forever even if that job never runs again.
   local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000

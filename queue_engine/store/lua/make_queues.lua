@@ -1,9 +1,13 @@
-#!lua flags=allow-oom
 -- Make the groups of an endpoint's queues where they are missing: the store has come back without them. An agent that outlives
 -- its endpoint must not leave queues behind.
--- KEYS 1 endpoint 2 queue 3 retry queue
--- ARGV none
--- Reply {'OK'} | {'GONE'} there is no such endpoint
-if redis.call('EXISTS', KEYS[1]) == 0 then return { 'GONE' } end
-for index = 2, 3 do redis.pcall('XGROUP', 'CREATE', KEYS[index], 'agents', '0', 'MKSTREAM') end
+--
+-- flags: allow-oom
+-- keys of an endpoint: endpoint, queue, retry_queue
+-- replies:
+--   OK
+--   GONE (there is no such endpoint)
+if redis.call('EXISTS', endpoint) == 0 then return { 'GONE' } end
+for _, stream in ipairs({ queue, retry_queue }) do
+  redis.pcall('XGROUP', 'CREATE', stream, 'agents', '0', 'MKSTREAM')
+end
 return { 'OK' }

@@ -1,12 +1,14 @@
-#!lua flags=no-writes,allow-oom
--- One page of an index, newest first. Takes steps in the levels of blocks and in one block, not in all entries before it.
--- KEYS 1 stream of the index 2 endpoint counts
--- ARGV 1 index: all | success | delivered | failed 2 entries before the page 3 most entries
--- Reply {entries in the index, {id of a task, …}}
-local total = redis.call('XLEN', KEYS[1])
-local offset = tonumber(ARGV[2])
-local size = math.min(tonumber(ARGV[3]), total - offset)
-if size <= 0 then return { total, {} } end
+-- Read one page of an index, newest first. Takes steps in the levels of blocks and in one block, not in all entries before it.
+--
+-- flags: no-writes, allow-oom
+-- keys of an endpoint: counts
+-- keys: stream (of the index)
+-- arguments: index text (all, success, delivered or failed), offset integer (entries before the page), limit integer
+-- replies:
+--   OK: total integer (entries in the index), task_ids list of text
+local total = redis.call('XLEN', stream)
+local size = math.min(limit, total - offset)
+if size <= 0 then return { 'OK', total, {} } end
 
 -- Blocks whose gaps are read at once.
 local STRIDE = 4
@@ -14,28 +16,28 @@ local STRIDE = 4
 -- Of the numbers `low` to `high` with `held` entries, the block of a level that has the one that `left` newer ones come
 -- before, looked for from the nearer end. Reply its lowest and highest number, its entries, and how many of these are newer.
 local function find(level, low, high, held, left)
-  local wide, prefix, fields = width(level), ARGV[1] .. ':' .. level .. ':', {}
+  local wide, prefix, fields = width(level), index .. ':' .. level .. ':', {}
   local block, last, step, bottom, top = block_of(high, level), block_of(low, level), -1, low, high
   local is_nearer_to_the_oldest = left > held / 2
   if is_nearer_to_the_oldest then block, last, step, left = last, block, 1, held - 1 - left end
   while true do
     for place = 1, STRIDE do fields[place] = prefix .. block + (place - 1) * step end
-    for _, gaps in ipairs(redis.call('HMGET', KEYS[2], unpack(fields))) do
+    for _, gaps in ipairs(redis.call('HMGET', counts, unpack(fields))) do
       bottom, top = block * wide + 1, (block + 1) * wide
       if bottom < low then bottom = low end
       if top > high then top = high end
-      local size = top - bottom + 1 - (gaps or 0)
-      if left < size or block == last then
-        return bottom, top, size, is_nearer_to_the_oldest and size - 1 - left or left
+      local entries = top - bottom + 1 - (gaps or 0)
+      if left < entries or block == last then
+        return bottom, top, entries, is_nearer_to_the_oldest and entries - 1 - left or left
       end
-      left, block = left - size, block + step
+      left, block = left - entries, block + step
     end
   end
 end
 
 -- A number, and how many entries up to it come before the page.
 local function go_down()
-  local low, high = index_oldest(KEYS[1]), tonumber(redis.call('HGET', KEYS[2], 'seq:' .. ARGV[1]))
+  local low, high = index_oldest(stream), tonumber(redis.call('HGET', counts, 'seq:' .. index))
   local held, left = total, offset
   for level = LEVELS, 1, -1 do
     if held == high - low + 1 then return high - left, 0 end
@@ -47,12 +49,12 @@ end
 local ids = {}
 local before_end = total - offset - size
 if before_end < BLOCK and before_end < offset then
-  local entries = redis.call('XRANGE', KEYS[1], '-', '+', 'COUNT', before_end + size)
+  local entries = redis.call('XRANGE', stream, '-', '+', 'COUNT', before_end + size)
   for place = #entries, before_end + 1, -1 do ids[#ids + 1] = entries[place][2][2] end
 else
   local last, left = '+', offset
   if offset >= BLOCK then last, left = go_down() end
-  local entries = redis.call('XREVRANGE', KEYS[1], last, '-', 'COUNT', left + size)
+  local entries = redis.call('XREVRANGE', stream, last, '-', 'COUNT', left + size)
   for place = left + 1, #entries do ids[#ids + 1] = entries[place][2][2] end
 end
-return { total, ids }
+return { 'OK', total, ids }

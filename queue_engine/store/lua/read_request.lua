@@ -1,10 +1,13 @@
-#!lua flags=no-writes,allow-oom
 -- Read what tells whether a request is that of an accepted task.
--- KEYS 1 task 2 body
--- ARGV 1 limit of the input's length
--- Reply {fingerprint, input} | {fingerprint} when the input is longer | {} when there is no such task
-local fingerprint, spec, last = unpack(redis.call('HMGET', KEYS[1], 'print', 'spec', 'result_at'))
-if not fingerprint then return {} end
-last = tonumber(last or redis.call('STRLEN', KEYS[2]))
-if last - tonumber(spec) > tonumber(ARGV[1]) then return { fingerprint } end
-return { fingerprint, redis.call('GETRANGE', KEYS[2], spec, last - 1) }
+--
+-- flags: no-writes, allow-oom
+-- keys of a task: task, body
+-- arguments: max_bytes integer (of the input)
+-- replies:
+--   OK: fingerprint text, input optional bytes (none when it is longer)
+--   GONE
+local fingerprint, spec, last = unpack(redis.call('HMGET', task, 'print', 'spec', 'result_at'))
+if not fingerprint then return { 'GONE' } end
+last = tonumber(last or redis.call('STRLEN', body))
+if last - tonumber(spec) > max_bytes then return { 'OK', fingerprint, false } end
+return { 'OK', fingerprint, redis.call('GETRANGE', body, spec, last - 1) }

@@ -1,11 +1,14 @@
-#!lua flags=allow-oom
--- Put a task's spec that was sealed anew in the place of the one that was read. What is behind it stays.
--- KEYS 1 task 2 body
--- ARGV 1 spec that was read 2 new spec
--- Reply {'OK'} | {'STALE'} changed since it was read, or gone
-local length, place = unpack(redis.call('HMGET', KEYS[1], 'spec', 'result_at'))
-if length ~= text(#ARGV[1]) or redis.call('GETRANGE', KEYS[2], 0, #ARGV[1] - 1) ~= ARGV[1] then return { 'STALE' } end
-redis.call('SET', KEYS[2], ARGV[2] .. redis.call('GETRANGE', KEYS[2], #ARGV[1], -1), 'KEEPTTL')
-redis.call('HSET', KEYS[1], 'spec', #ARGV[2])
-if place then redis.call('HSET', KEYS[1], 'result_at', place + #ARGV[2] - #ARGV[1]) end
+-- Replace a task's spec by the same one sealed with another key. What is behind it stays.
+--
+-- flags: allow-oom
+-- keys of a task: task, body
+-- arguments: before bytes (the spec that was read), after bytes
+-- replies:
+--   OK
+--   STALE (the spec has changed since it was read, or there is no such task)
+local length, place = unpack(redis.call('HMGET', task, 'spec', 'result_at'))
+if length ~= text(#before) or redis.call('GETRANGE', body, 0, #before - 1) ~= before then return { 'STALE' } end
+redis.call('SET', body, after .. redis.call('GETRANGE', body, #before, -1), 'KEEPTTL')
+redis.call('HSET', task, 'spec', #after)
+if place then redis.call('HSET', task, 'result_at', place + #after - #before) end
 return { 'OK' }

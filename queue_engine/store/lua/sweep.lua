@@ -1,17 +1,18 @@
-#!lua flags=allow-oom
--- What is due in one partition: lost leases, unless grace is granted; waits that are over; tasks that waited for too long.
--- KEYS 1 leases 2 due 3 ticks 4 deadlines
--- ARGV 1 tick in ms 2 lease in ms 3 most members of each kind
--- Reply {members with a lost lease, members that are due, members at their deadline}
+-- Find what is due in one partition: lost leases, unless grace is granted; waits that are over; tasks that waited for too long.
+--
+-- flags: allow-oom
+-- keys of a partition: leases, due, deadlines
+-- arguments: tick_ms integer, lease_ms integer, limit integer (of each kind)
+-- replies:
+--   OK: lost list of text, due list of text, overdue list of text (members with a lost lease, due, at their deadline)
 local now = now_ms()
-local tick, lease, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local function until_now(key)
-  return redis.call('ZRANGEBYSCORE', key, '-inf', text(now), 'LIMIT', 0, most)
+  return redis.call('ZRANGEBYSCORE', key, '-inf', text(now), 'LIMIT', 0, limit)
 end
 local lost = {}
-if in_grace(KEYS[3], 'sweep', now, tick, lease) then
-  shorten_leases(KEYS[1], now + lease, most)
+if in_grace('sweep', now, tick_ms, lease_ms) then
+  shorten_leases(leases, now + lease_ms, limit)
 else
-  lost = until_now(KEYS[1])
+  lost = until_now(leases)
 end
-return { lost, until_now(KEYS[2]), until_now(KEYS[4]) }
+return { 'OK', lost, until_now(due), until_now(deadlines) }
