@@ -1,3 +1,9 @@
-"""A self-hosted engine for QUEUE-mode serverless endpoints."""
+"""A self-hosted engine for QUEUE-mode serverless endpoints.
+
+Programs use it by its HTTP API and its command line. The names in `__all__` are all that a Python program may import;
+every other module may change with any version.
+"""
+
+__all__ = ["__version__"]
 
 __version__ = "0.1.0"

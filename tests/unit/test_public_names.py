@@ -1,0 +1,31 @@
+"""The names that a Python program may import, and that a new version therefore keeps."""
+
+import re
+from importlib import import_module
+from importlib.metadata import version
+from pkgutil import iter_modules
+from types import ModuleType
+
+import pytest
+
+PUBLIC = {"queue_engine": ["__version__"], "worker_agent": []}
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_a_package_has_no_public_names_but_these(package: str) -> None:
+    module = import_module(package)
+    assert module.__all__ == PUBLIC[package]
+    assert _names_of(module) <= set(PUBLIC[package])
+
+
+def test_the_version_is_the_installed_ones() -> None:
+    from queue_engine import __version__
+
+    assert __version__ == version("queue-engine")
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+
+
+def _names_of(package: ModuleType) -> set[str]:
+    """Return the names that the package defines, without its modules, which any import adds."""
+    modules = {module.name for module in iter_modules(package.__path__)}
+    return {name for name in vars(package) if not name.startswith("_")} - modules
