@@ -6,107 +6,80 @@ They come from this project, the Python installation and /usr/share; nothing hid
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sysconfig
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from itertools import chain, islice, zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
 PROJECT = Path(__file__).resolve().parents[2]
 PROJECT_FOLDERS = ("queue_engine", "worker_agent", "deploy", "docs", "tests")
 """Not the whole tree: the working folder of an engine, with its keys, may be in it."""
-
 MAX_BYTES = 64 * 1024
-FILES_OF_ONE_FOLDER = 300
-"""Looked at below each folder of a root, so that no big one is walked for seconds."""
-COMMON_KINDS = 40
-"""File name endings that the choice begins with: the most frequent ones."""
+MAX_FILES_OF_ONE_FOLDER = 300
+"""Below each folder of a root, so that no big one is walked for seconds."""
+KINDS = 40
+"""File name endings that are chosen from: the most frequent ones."""
 
 
 class NotEnoughFiles(Exception):
     """The machine has fewer files that fit."""
 
 
-@dataclass(frozen=True)
-class SampleFile:
+class SampleFile(NamedTuple):
     """One file, read once."""
 
     name: str
-    content: bytes = field(repr=False)
+    content: bytes
 
 
 def default_roots() -> list[Path]:
-    """Where files are taken from."""
+    """Return where files are taken from."""
     python = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib")]
     return [*(PROJECT / name for name in PROJECT_FOLDERS), *python, Path("/usr/share")]
 
 
 def collect(count: int, roots: Sequence[Path] | None = None) -> list[SampleFile]:
-    """`count` different files of at most 64 KiB, of as many kinds as go. Raises NotEnoughFiles."""
-    paths = _candidates(default_roots() if roots is None else roots)
-    found = list(islice(_read(_mixed(paths)), count))
-    if len(found) < count:
-        raise NotEnoughFiles(f"found only {len(found)} files that fit, not {count}")
-    return found
+    """Return `count` different files of at most 64 KiB, a different kind each time. Raises NotEnoughFiles."""
+    names = {path: str(path.relative_to(root.parent)) for root in roots or default_roots() for path in _files_of(root)}
+    kinds: defaultdict[str, list[Path]] = defaultdict(list)
+    for path in sorted(names, key=lambda path: zlib.crc32(names[path].encode())):
+        if names[path].isascii() and names[path].isprintable():
+            kinds[path.suffix.lower()].append(path)
+    frequent = sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))[:KINDS]
+    found: dict[bytes, SampleFile] = {}
+    for path in filter(None, chain.from_iterable(zip_longest(*(kinds[kind] for kind in frequent)))):
+        if content := _content(path):
+            found.setdefault(content, SampleFile(f"{path.parent.name}/{path.name}", content))
+        if len(found) == count:
+            return list(found.values())
+    raise NotEnoughFiles(f"found only {len(found)} files that fit, not {count}")
 
 
-def _candidates(roots: Iterable[Path]) -> dict[Path, str]:
-    """Files, and the names to show for them."""
-    found: dict[Path, str] = {}
-    for root in roots:
-        for folder in _folders(root):
-            for path in islice(_files_below(folder), FILES_OF_ONE_FOLDER):
-                found.setdefault(path, str(path.relative_to(root.parent)))
-    return {path: name for path, name in found.items() if name.isascii() and name.isprintable()}
-
-
-def _folders(root: Path) -> list[Path]:
-    try:
-        return sorted(entry for entry in root.iterdir() if _is_lasting(entry.name) and not entry.is_symlink())
-    except OSError:
-        return []
+def _files_of(root: Path) -> Iterator[Path]:
+    _, folders, files = next(os.walk(root), ("", [], []))
+    yield from (root / name for name in _lasting(files))
+    for folder in (root / name for name in _lasting(folders)):
+        if not folder.is_symlink():
+            yield from islice(_files_below(folder), MAX_FILES_OF_ONE_FOLDER)
 
 
 def _files_below(top: Path) -> Iterator[Path]:
-    """Plain files, in order; `top` itself when it is one."""
-    if top.is_file():
-        yield top
-    for folder, folders, names in os.walk(top):
-        folders[:] = sorted(filter(_is_lasting, folders))
-        yield from (Path(folder, name) for name in sorted(filter(_is_lasting, names)))
+    for folder, folders, files in os.walk(top):
+        folders[:] = _lasting(folders)
+        yield from (Path(folder, name) for name in _lasting(files))
 
 
-def _is_lasting(name: str) -> bool:
-    """Not hidden, and not what Python writes when it likes."""
-    return not name.startswith((".", "__pycache__"))
-
-
-def _mixed(paths: dict[Path, str]) -> Iterator[Path]:
-    """The files, a different kind each time; the most frequent kinds first."""
-    kinds: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in sorted(paths, key=lambda path: zlib.crc32(paths[path].encode())):
-        kinds[path.suffix.lower()].append(path)
-    ordered = [kinds[kind] for kind in sorted(kinds, key=lambda kind: (-len(kinds[kind]), kind))]
-    rounds = chain(zip_longest(*ordered[:COMMON_KINDS]), zip_longest(*ordered[COMMON_KINDS:]))
-    return (path for one_of_each in rounds for path in one_of_each if path is not None)
-
-
-def _read(paths: Iterable[Path]) -> Iterator[SampleFile]:
-    seen: set[bytes] = set()
-    for path in paths:
-        content = _content(path)
-        if content is None or (digest := hashlib.sha256(content).digest()) in seen:
-            continue
-        seen.add(digest)
-        yield SampleFile(f"{path.parent.name}/{path.name}", content)
+def _lasting(names: Sequence[str]) -> list[str]:
+    """Return the names in order, without what is hidden and what Python writes at any time."""
+    return sorted(name for name in names if not name.startswith((".", "__pycache__")))
 
 
 def _content(path: Path) -> bytes | None:
-    """What is in a plain file of a size that fits; None for everything else, such as links and pipes."""
+    """Return the content of a plain file of a size that fits; None for everything else, such as links and pipes."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(fd, "rb") as file:

@@ -19,116 +19,107 @@ from queue_engine.runtime.interrupts import exit_on_interrupt
 exit_on_interrupt()
 
 # ruff: noqa: E402 - the imports follow the handler, because they take longer than a Ctrl-C
-import argparse
 import asyncio
+import secrets
 import signal
+import subprocess
+import tempfile
+import threading
 import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
 
-from deploy.demo.screen import Screen
-from deploy.demo.stack import Stack
-from deploy.demo.tour import DELIVERY_SCHEDULE, Options, StepFailed, Tour
+import typer
+
+from deploy.demo.tour import POLL_SECONDS, SETTINGS, StepFailed, Stopped, Tour
+from queue_engine.console.client import opened
+from queue_engine.console.tables import Screen, safe
+from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.runtime.interpreter import python_command
+from queue_engine.runtime.ports import free_port
+from queue_engine.runtime.process_groups import kill_processes_with, passed_on, processes_with
 from queue_engine.runtime.standard_files import guarded_output
 
-FILES = 120
-MOST_FILES = 2000
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SECONDS, FORCE_SECONDS = 25.0, 5.0
 
 
-def main() -> int:
-    """Run it; returns the exit status."""
-    options = _options()
-    screen = Screen.of_this_process()
+def main(
+    files: Annotated[int, typer.Option(min=1, max=2000, help="How many files to submit")] = 120,
+    command: Annotated[str | None, typer.Option(help="The workers' command, in place of the model server's")] = None,
+) -> None:
+    """Run the whole engine on this machine and check what it does."""
+    signals: list[signal.Signals] = []
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: signals.append(signal.Signals(number)))
     try:
-        status = asyncio.run(run(options, screen))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Nobody reads on (`make demo | head`). Python would complain once more when it closes the output.
+        with tempfile.TemporaryDirectory(prefix="queue-engine-demo-") as folder:
+            status = _run(Path(folder), files, command, signals)
+    except BrokenPipeError:  # as in `make demo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return status
+        status = 1
+    raise typer.Exit(status)
 
 
-async def run(options: Options, screen: Screen) -> int:
-    """The demo on a stack of its own, which is ended and removed whatever happens."""
-    started = time.monotonic()
-    stack = Stack({"QUEUE_ENGINE_DELIVERY_SCHEDULE": ",".join(map(str, DELIVERY_SCHEDULE))}, os.environ)
-    tour = asyncio.create_task(Tour(options, stack, screen).run())
-    interruption = _Interruption(tour, stack)
-    failure = None
+def _run(folder: Path, files: int, command: str | None, signals: Sequence[signal.Signals]) -> int:
+    """Take the tour on an engine of its own, which is ended whatever happens. `signals` are those that have come."""
+    started, port, screen = time.monotonic(), free_port(), Screen(time.time)
+    api_key, failures = secrets.token_urlsafe(24), list[str]()
+    # Every process of the engine and of its workers inherits TMPDIR: it tells them from all others.
+    environment = passed_on(os.environ) | SETTINGS | {"QUEUE_ENGINE_API_KEY": api_key, "TMPDIR": str(folder)}
+    up = python_command("queue_engine", "up", "--port", str(port), "--data-dir", str(folder / "data"))
+    log = BoundedLog(folder / "up.log").open()
+    engine = subprocess.Popen(
+        up, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+    )
     try:
-        await tour
-    except StepFailed as error:
-        failure = error
-    except asyncio.CancelledError:
-        if interruption.signal is None:
-            raise
+        with opened(f"http://127.0.0.1:{port}", api_key, None) as api:
+            Tour(api, engine, screen, signals).run(files, command)
+    except StepFailed as failure:
+        failures = [*_ends_of_logs(folder), f"FAILED: {failure}"]
+    except Stopped:
+        failures = [f"{signals[0].name}: stopped"]
     finally:
-        left = await _clean_up(stack)
-    if failure is not None:
-        _explain(failure, screen)
-    if left:
-        screen.complain("\nFAILED: stop the engine: " + "\n".join(left))
-    if interruption.signal is not None:
-        screen.complain(f"\n{interruption.signal.name}: stopped")
-        return 128 + interruption.signal
-    if failure is not None or left:
-        return 1
-    seconds = time.monotonic() - started
-    screen.say(f"done in {seconds:.0f} s: no process is left, port {stack.port} is free, the data is removed")
-    return 0
+        left = _end(engine, {"TMPDIR": str(folder)}, signals)
+    failures += [f"FAILED: stop the engine: process {pid} was left" for pid in left]
+    for text in failures:
+        typer.echo("\n" + "\n".join(map(safe, text.splitlines())), err=True)
+    if not failures:
+        screen.line(f"done in {time.monotonic() - started:.0f} s: no process is left, and the data is removed")
+    return 128 + signals[0] if signals else int(bool(failures))
 
 
-async def _clean_up(stack: Stack) -> list[str]:
-    """End the stack and remove what it kept; returns what did not work."""
-    await stack.stop()
-    left = await stack.leftovers()
-    try:
-        stack.remove()
-    except OSError as error:
-        left.append(f"{stack.folder}: {error.strerror}")
-    return left
+def _end(engine: subprocess.Popen[bytes], mark: dict[str, str], signals: Sequence[signal.Signals]) -> list[int]:
+    """End the engine, at once after a second signal, and kill what it leaves. Return the ids of what it has left."""
+    asked_at, asked_twice = time.monotonic(), False
+    engine.terminate()
+    while engine.poll() is None:
+        waited = time.monotonic() - asked_at
+        if not asked_twice and (len(signals) > 1 or waited > STOP_SECONDS):
+            asked_twice = True
+            engine.terminate()
+        if waited > STOP_SECONDS + FORCE_SECONDS:
+            engine.kill()
+        threading.Event().wait(POLL_SECONDS)
+    return asyncio.run(_kill_left(mark))
 
 
-def _explain(failure: StepFailed, screen: Screen) -> None:
-    for name, tail in failure.tails.items():
-        screen.complain(f"\nthe end of {name}:\n{tail}")
-    screen.complain(f"\nFAILED: {failure}")
+async def _kill_left(mark: dict[str, str]) -> list[int]:
+    deadline = time.monotonic() + FORCE_SECONDS
+    while (left := processes_with(mark)) and time.monotonic() < deadline:  # noqa: ASYNC110 - no children of ours
+        await asyncio.sleep(POLL_SECONDS)
+    await kill_processes_with(mark)
+    return [process.pid for process, _ in left]
 
 
-class _Interruption:
-    """The first signal breaks the tour off, so that everything is ended in order; the next one ends it at once."""
-
-    def __init__(self, tour: asyncio.Task[None], stack: Stack) -> None:
-        self.signal: signal.Signals | None = None
-        self._tour = tour
-        self._stack = stack
-        loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                loop.add_signal_handler(number, self._on_signal, number)
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        if self.signal is not None:
-            self._stack.hurry()
-            return
-        self.signal = number
-        self._tour.cancel()
-
-
-def _options() -> Options:
-    parser = argparse.ArgumentParser(description="Run the whole engine on this machine and check what it does.")
-    parser.add_argument("--files", type=_file_count, default=FILES, help=f"how many files to submit ({FILES})")
-    parser.add_argument("--command", help="the workers' command, in place of the model server's")
-    given = parser.parse_args()
-    return Options(given.files, given.command)
-
-
-def _file_count(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MOST_FILES):
-        raise argparse.ArgumentTypeError(f"must be a number from 1 to {MOST_FILES}")
-    return int(text)
+def _ends_of_logs(folder: Path) -> list[str]:
+    """Return the last lines of each log; of the workers' logs only those of the one that was written last."""
+    newest = sorted(folder.glob("data/workers/*.log"), key=lambda path: path.stat().st_mtime_ns)[-1:]
+    logs = map(BoundedLog, [*sorted(folder.glob("data/logs/*.log")), folder / "up.log", *newest])
+    return ["\n".join([f"the end of {log.path.name}:", *lines]) for log in logs if (lines := log.last_lines(8))]
 
 
 if __name__ == "__main__":
     with guarded_output("demo"):
-        sys.exit(main())
+        typer.run(main)

@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import shlex
+import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from statistics import median
+from typing import Any
 
-from deploy.demo.client import Api, ApiUnreachable
-from deploy.demo.files import PROJECT, SampleFile, collect
-from deploy.demo.jobs import WORKER_PORT, Done, Ending, Job, faults_of
+from deploy.demo.files import PROJECT, NotEnoughFiles, SampleFile, collect
+from deploy.demo.jobs import WORKER_PORT, Job, faults_of
 from deploy.demo.receiver import ALWAYS, Inbox, Receiver, listening
-from deploy.demo.report import Times, show_report
-from deploy.demo.screen import Screen
-from deploy.demo.stack import STOP_SECONDS, Stack, StackEnded
-
-T = TypeVar("T")
+from queue_engine.console.client import ENDPOINTS, Api, ConsoleFault, Unreachable
+from queue_engine.console.tables import Column, Screen
+from queue_engine.runtime.standard_files import pause_while_read
 
 WORKERS = 2
-DELIVERY_SCHEDULE = (0.5, 1.0, 2.0)
-"""Seconds between delivery attempts: short, so that nobody waits for the one that is given up."""
 MODEL_SERVER = PROJECT / "deploy" / "examples" / "magika_server.py"
-AT_ONCE = 16
-"""Requests to the API at the same time."""
-SILENCE_SECONDS = 30.0
-POLL_SECONDS = 0.1
-FAULTS_TOLD = 5
+SETTINGS = {"QUEUE_ENGINE_WORKER_GRACE_SECONDS": "3", "QUEUE_ENGINE_DELIVERY_SCHEDULE": "0.5,1,2"}
+"""Short waits between delivery attempts, so that the one that is given up delays the demo only for a moment."""
+DELIVERY_ATTEMPTS = 4
+STANDSTILL_SECONDS, ENGINE_END_SECONDS, POLL_SECONDS = 90.0, 25.0, 0.1
+MAX_ROWS, MAX_TYPES, MAX_FAULTS = 15, 12, 5
 
-
-@dataclass(frozen=True)
-class Options:
-    """What the command line said."""
-
-    files: int
-    command: str | None = None
-    """The workers' command, in place of the model server's."""
+DELIVERY = Column("DELIVERY", "deliveryStatus")
+TIMES = [Column(name, f"{name.lower()}Ms", "number") for name in ("QUEUED", "RUN", "TOTAL")]
+FILES = (Column("FILE", "name", "id"), Column("TYPE", "type"), Column("SCORE", "score", "number"), *TIMES, DELIVERY)
+RECEIVERS = (Column("RECEIVER", "receiver", "id"), Column("RESPONSES", "responses"), Column("TASK", "status"), DELIVERY)
 
 
 class StepFailed(Exception):
-    """A step of the demo did not work."""
+    """A step of the demo did not work; the message names it and says why."""
 
-    def __init__(self, step: str, reason: str, tails: dict[str, str]) -> None:
-        super().__init__(f"{step}: {reason}")
-        self.tails = tails
-        """The last lines of the logs that may say more, by the log's name."""
+
+class Stopped(Exception):
+    """A signal has asked for the end."""
 
 
 class Wrong(Exception):
@@ -54,46 +48,96 @@ class Wrong(Exception):
 
 
 class Tour:
-    """One run of the demo on a stack that is not started yet. Who makes it ends the stack."""
+    """One run of the demo on an engine that is being started. The caller ends the engine."""
 
-    def __init__(self, options: Options, stack: Stack, screen: Screen) -> None:
-        self._options = options
-        self._stack = stack
+    def __init__(
+        self, api: Api, engine: subprocess.Popen[bytes], screen: Screen, signals: Sequence[signal.Signals]
+    ) -> None:
+        self._api = api
+        self._engine = engine
         self._screen = screen
+        self._signals = signals
+        """Those that have come; the first one ends the tour."""
         self._inbox = Inbox()
-        self._submitted_at: dict[str, float] = {}
+        self._endpoint: tuple[str, ...] = (ENDPOINTS,)
 
-    async def run(self) -> None:
-        """Do everything and show what came of it. Raises StepFailed."""
-        async with self._step("collect files", 60, ()):
-            files = await asyncio.to_thread(collect, self._options.files)
-        async with self._step("start the engine", 90, ("up",)):
-            await self._start()
-        async with Api(self._stack.base_url, self._stack.api_key) as api, AsyncExitStack() as receivers:
-            async with self._step("create the endpoint", 20, ("up", "api")):
-                endpoint_id = await api.create_endpoint(self._endpoint())
-                jobs = await self._jobs(files, await api.webhook_secret(endpoint_id), receivers)
-            async with self._step(f"wait for {WORKERS} workers that run the model", 60, ("controller", "worker")):
-                await self._workers(api, endpoint_id)
-            async with self._step(f"submit {len(jobs)} tasks", 60, ("api",)):
-                last_submitted = await self._submit(api, endpoint_id, jobs)
-            async with self._step("wait for the webhooks", 600, ("delivery", "worker")):
-                await self._webhooks(api, endpoint_id, jobs)
-            async with self._step("check every task against the API", 60, ("api", "delivery")):
-                results = await self._results(api, endpoint_id, jobs)
-        self._report(results, last_submitted)
+    def run(self, file_count: int, command: str | None) -> None:
+        """Do everything and show what came of it. Raises StepFailed and Stopped."""
+        with ExitStack() as until_end:
+            with self._step("collect files"):
+                files = collect(file_count)
+            with self._step("start the engine"):
+                self._watch("API that is ready", 1, self._is_ready)
+            with self._step("create the endpoint"):
+                self._endpoint = (ENDPOINTS, str(self._post(self._endpoint_of(command))["id"]))
+                jobs = self._jobs(files, until_end)
+            with self._step(f"wait for {WORKERS} workers that run the model"):
+                self._watch("workers that run", WORKERS, self._running_workers)
+            with self._step(f"submit {len(jobs)} tasks"):
+                self._submit(jobs)
+            with self._step("wait for the webhooks"):
+                self._wait_for_webhooks(jobs)
+            with self._step("check every task against the API"):
+                self._check(jobs)
+        self._report(jobs[2:], jobs[:2])
+
+    @contextmanager
+    def _step(self, name: str) -> Iterator[None]:
+        self._screen.line(f"{name} ...")
+        try:
+            yield
+        except (ConsoleFault, NotEnoughFiles, Wrong) as error:
+            reason = str(error)
+            if isinstance(error, Unreachable):  # the engine may be about to end
+                with suppress(subprocess.TimeoutExpired):
+                    self._engine.wait(ENGINE_END_SECONDS)
+            if self._engine.poll() is not None:
+                reason = f"queue-engine up ended with status {self._engine.returncode}"
+            raise StepFailed(f"{name}: {reason}") from error
+
+    def _watch(self, title: str, total: int, count: Callable[[], int]) -> None:
+        """Show how far something is until it is whole: all the time on a terminal, else a line for each quarter.
+
+        Raises Wrong when it stands still, the engine has ended or a webhook was forged.
+        """
+        before, quarters, moved_at = -1, 0, time.monotonic()
+        with self._screen.waiting(title) as tell:
+            while (done := count()) < total:
+                self._check_nothing_ended()
+                if done != before:
+                    before, moved_at = done, time.monotonic()
+                    tell(f"{title}: {done}/{total}")
+                if not self._screen.terminal and done * 4 // total > quarters:
+                    quarters = done * 4 // total
+                    self._screen.line(f"  {title}: {done}/{total}")
+                if time.monotonic() - moved_at > STANDSTILL_SECONDS:
+                    raise Wrong(f"{title}: {done}/{total}, and no more for {STANDSTILL_SECONDS:g} s")
+                pause_while_read(POLL_SECONDS)
+        self._screen.line(f"  {title}: {total}/{total}")
+
+    def _check_nothing_ended(self) -> None:
+        if self._signals:
+            raise Stopped
+        if self._inbox.faults or self._engine.poll() is not None:
+            raise Wrong("".join(self._inbox.faults[:1]))
+
+    def _get(self, *path: str) -> dict[str, Any]:
+        """Return what the API says of the endpoint."""
+        return self._api.get(*self._endpoint, *path).members()
+
+    def _post(self, body: dict[str, Any], *path: str) -> dict[str, Any]:
+        return self._api.send("POST", *self._endpoint, *path, body=json.dumps(body).encode()).members()
 
     # The steps
 
-    async def _start(self) -> None:
-        self._stack.start()
-        async with Api(self._stack.base_url, self._stack.api_key) as api:
-            while not await api.is_ready():
-                self._stack.check_alive()
-                await asyncio.sleep(POLL_SECONDS)
+    def _is_ready(self) -> bool:
+        try:
+            self._api.get(ENDPOINTS)
+        except ConsoleFault:
+            return False
+        return True
 
-    def _endpoint(self) -> dict[str, Any]:
-        command = self._options.command or f"exec {shlex.join([sys.executable, str(MODEL_SERVER)])}"
+    def _endpoint_of(self, command: str | None) -> dict[str, Any]:
         return {
             "name": "file-types",
             "image": "none",  # workers are processes here
@@ -101,174 +145,80 @@ class Tour:
             "workers": WORKERS,
             "resources": [{"region": "local", "gpuType": "CPU", "gpuCount": 1}],
             "containerVolumeInGb": 20,
-            "initializationCommand": command,
+            "initializationCommand": command or f"exec {shlex.join([sys.executable, str(MODEL_SERVER)])}",
             "environmentVars": [{"key": "THREADS", "value": "1"}],
             "expose": {"port": WORKER_PORT, "protocol": "http"},
             "executionTimeoutSeconds": 30,
         }
 
-    async def _jobs(self, files: Sequence[SampleFile], secret: str, receivers: AsyncExitStack) -> list[Job]:
-        """The tasks, with receivers that listen: one for all files, and two that show what happens on failure."""
-
-        async def opened(name: str, refusals: int = 0) -> Receiver:
-            receiver = Receiver(name, secret, self._inbox, refusals=refusals)
-            return await receivers.enter_async_context(listening(receiver))
-
+    def _jobs(self, files: Sequence[SampleFile], until_end: ExitStack) -> list[Job]:
+        """Return the tasks, with one receiver for all files, and two that show what happens on failure."""
+        secret = self._get("webhook-secret")["secret"]
         accepts, fails_twice, always_fails = (
-            await opened("accepts"),
-            await opened("fails twice", 2),
-            await opened("always fails", ALWAYS),
+            until_end.enter_context(listening(Receiver(name, secret, self._inbox, refusals=refusals)))
+            for name, refusals in (("accepts", 0), ("fails twice", 2), ("always fails", ALWAYS))
         )
         return [
             Job("demo_fails_twice", files[0], fails_twice, attempts=3),
-            Job("demo_always_fails", files[0], always_fails, Ending.GIVEN_UP, attempts=len(DELIVERY_SCHEDULE) + 1),
+            Job("demo_always_fails", files[0], always_fails, attempts=DELIVERY_ATTEMPTS, delivered=False),
             *(Job(f"demo_{number:04}", file, accepts) for number, file in enumerate(files, start=1)),
         ]
 
-    async def _workers(self, api: Api, endpoint_id: str) -> None:
-        with self._screen.bar("workers that run", WORKERS) as bar:
-            while (running := (endpoint := await api.endpoint(endpoint_id))["runningWorkers"]) < WORKERS:
-                bar.show(running)
-                self._stack.check_alive()
-                if endpoint["status"] == "FAILED":
-                    errors = [worker["error"] for worker in await api.workers(endpoint_id) if worker["error"]]
-                    raise Wrong(
-                        f"the endpoint is FAILED, because its workers do not run:\n{errors[0] if errors else ''}"
-                    )
-                await asyncio.sleep(POLL_SECONDS)
-            bar.show(running)
+    def _running_workers(self) -> int:
+        endpoint = self._get()
+        if endpoint["status"] == "FAILED":
+            errors = [worker["error"] for worker in self._api.get(*self._endpoint, "workers").rows() if worker["error"]]
+            raise Wrong("\n".join(["the endpoint is FAILED, because its workers do not run:", *errors[:1]]))
+        return int(endpoint["runningWorkers"])
 
-    async def _submit(self, api: Api, endpoint_id: str, jobs: Sequence[Job]) -> float:
-        """Submit all; returns when the last one was accepted."""
-        at_once = asyncio.Semaphore(AT_ONCE)
-        with self._screen.bar("tasks submitted", len(jobs)) as bar:
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            self._check_nothing_ended()
+            job.submitted_at = time.monotonic()
+            self._post(job.body(), "tasks")
 
-            async def submit(job: Job) -> None:
-                async with at_once:
-                    self._submitted_at[job.task_id] = self._inbox.monotonic()
-                    await api.submit(endpoint_id, job.body())
-                accepted.append(job)
-                bar.show(len(accepted))
+    def _wait_for_webhooks(self, jobs: Sequence[Job]) -> None:
+        delivered = sum(job.delivered for job in jobs)
+        self._watch("results delivered", delivered, lambda: len(self._inbox.accepted_ids))
+        self._screen.line("  waiting until the delivery to the receiver that always fails is given up")
+        self._watch("deliveries that have ended", len(jobs), lambda: self._ended_deliveries(jobs))
 
-            accepted: list[Job] = []
-            await _all(submit(job) for job in jobs)
-        return self._inbox.monotonic()
+    def _ended_deliveries(self, jobs: Sequence[Job]) -> int:
+        """Count what the engine has recorded, which is a moment after the receiver knows of it."""
+        statuses = [self._get("tasks", job.task_id)["deliveryStatus"] for job in jobs if not job.delivered]
+        return int(self._get("tasks", "count")["delivered"]) + statuses.count("MAX_RETRIES_EXCEEDED")
 
-    async def _webhooks(self, api: Api, endpoint_id: str, jobs: Sequence[Job]) -> None:
-        wanted = {job.task_id for job in jobs if job.ending is Ending.DELIVERED}
-        with self._screen.bar("results delivered", len(wanted)) as bar:
-            while missing := wanted - self._inbox.accepted_ids:
-                bar.show(len(wanted) - len(missing))
-                await self._news(missing)
-            bar.show(len(wanted))
-        self._screen.say("  waiting until the delivery to the receiver that always fails is given up")
-        given_up = [job.task_id for job in jobs if job.ending is Ending.GIVEN_UP]
-        while not await self._are_settled(api, endpoint_id, given_up, len(wanted)):
-            self._stack.check_alive()
-            await asyncio.sleep(POLL_SECONDS)
+    def _check(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            job.task = self._get("tasks", job.task_id)
+            job.received = self._inbox.received.pop(job.task_id, [])
+        faults = [fault for job in jobs for fault in faults_of(job, self._endpoint[1])]
+        faults += [f"a webhook for a task that was not submitted: {task_id}" for task_id in self._inbox.received]
+        delivered, counts = sum(job.delivered for job in jobs), self._get("tasks", "count")
+        for name, count in (("processing", 0), ("delivered", delivered), ("failed", 0), ("total", len(jobs))):
+            if counts[name] != count:
+                faults.append(f"the API counts {counts[name]} tasks as {name}, not {count}")
+        if faults := faults + self._inbox.faults:
+            raise Wrong(f"{len(faults)} faults: {'; '.join(faults[:MAX_FAULTS])}")
 
-    async def _news(self, missing: set[str]) -> None:
-        """Wait until something comes. Raises Wrong when nothing does."""
-        clock, count = asyncio.get_running_loop().time, len(self._inbox.received)
-        deadline = clock() + SILENCE_SECONDS
-        while len(self._inbox.received) == count:
-            self._stack.check_alive()
-            if clock() >= deadline:
-                raise Wrong(f"nothing came for {SILENCE_SECONDS:g} s; missing: {_few(sorted(missing))}")
-            await self._inbox.wait_for_news(1.0)
-
-    async def _are_settled(self, api: Api, endpoint_id: str, given_up: Sequence[str], delivered: int) -> bool:
-        """Whether the engine has recorded the ends of all deliveries; a receiver knows of them a moment earlier."""
-        tasks = [await api.task(endpoint_id, task_id) for task_id in given_up]
-        counts = await api.counts(endpoint_id)
-        return counts["delivered"] + counts["failed"] >= delivered and all(
-            task["deliveryStatus"] == "MAX_RETRIES_EXCEEDED" for task in tasks
-        )
-
-    async def _results(self, api: Api, endpoint_id: str, jobs: Sequence[Job]) -> list[Done]:
-        at_once = asyncio.Semaphore(AT_ONCE)
-        received = self._inbox.by_task()
-
-        async def result(job: Job) -> Done:
-            async with at_once:
-                task = await api.task(endpoint_id, job.task_id)
-            return Done(job, task, received[job.task_id], self._submitted_at[job.task_id])
-
-        results = await _all(result(job) for job in jobs)
-        faults = [fault for done in results for fault in faults_of(done, endpoint_id)]
-        faults += [
-            f"a webhook for a task that nobody submitted: {task_id}" for task_id in received.keys() - self._submitted_at
-        ]
-        faults += _count_faults(await api.counts(endpoint_id), jobs)
-        if faults:
-            raise Wrong(f"{len(faults)} faults: {_few(faults)}")
-        await self._inbox.wait_for_news(0)  # a forged webhook that came after the last result
-        return results
-
-    def _report(self, results: Sequence[Done], last_submitted: float) -> None:
-        special, files = results[:2], results[2:]
-        times = Times(
-            submitted=len(results),
-            first_submit=min(self._submitted_at.values()),
-            last_submitted=last_submitted,
-            last_webhook=max(done.received[0].at for done in files),
-        )
-        self._screen.say("")
-        show_report(self._screen, files, special, times)
-
-    @asynccontextmanager
-    async def _step(self, name: str, seconds: float, logs: Iterable[str]) -> AsyncIterator[None]:
-        """Name what the block does, and the logs that tell more when it fails or takes too long."""
-        self._screen.say(f"{name} ...")
-        started = self._inbox.monotonic()
-        try:
-            async with asyncio.timeout(seconds) as limit:
-                yield
-        except Exception as error:
-            reason = f"not done after {seconds:g} s" if limit.expired() else str(error) or type(error).__name__
-            if isinstance(error, ApiUnreachable):
-                # An engine that ends in order closes its API first: the end is the reason then.
-                await self._stack.ends_within(STOP_SECONDS)
-            raise self._failed(name, reason, logs) from error
-        self._screen.say(f"  {self._inbox.monotonic() - started:.1f} s")
-
-    def _failed(self, name: str, reason: str, logs: Iterable[str]) -> StepFailed:
-        names = list(logs)
-        try:
-            self._stack.check_alive()
-        except StackEnded as end:
-            reason, names = str(end), ["up"]
-        paths = [self._stack.worker_log() if log == "worker" else self._stack.log(log) for log in names]
-        return StepFailed(name, reason, {path.name: self._stack.tail(path) for path in paths if path is not None})
-
-
-def _count_faults(counts: dict[str, int], jobs: Sequence[Job]) -> list[str]:
-    delivered = sum(job.ending is Ending.DELIVERED for job in jobs)
-    expected = {
-        "processing": 0,
-        "delivered": delivered,
-        "success": len(jobs) - delivered,
-        "failed": 0,
-        "total": len(jobs),
-    }
-    return [
-        f"the API counts {counts[name]} tasks as {name}, not {number}"
-        for name, number in expected.items()
-        if counts[name] != number
-    ]
-
-
-async def _all(calls: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results in order; the first error ends the others."""
-    tasks = [asyncio.create_task(call) for call in calls]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _few(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - FAULTS_TOLD} more" if len(texts) > FAULTS_TOLD else ""
-    return "; ".join(texts[:FAULTS_TOLD]) + more
+    def _report(self, files: Sequence[Job], special: Sequence[Job]) -> None:
+        for title, columns, jobs in (
+            (
+                f"The first {len(files[:MAX_ROWS])} of {len(files)} files, times in ms",
+                FILES,
+                files[:MAX_ROWS],
+            ),
+            ("The receivers", RECEIVERS, (files[0], *special)),
+        ):
+            self._screen.line("")
+            self._screen.line(title)
+            self._screen.table(columns, [job.row() for job in jobs])
+        types = Counter(job.task["output"]["type"] for job in files).most_common()
+        most = ", ".join(f"{name} {count}" for name, count in types[:MAX_TYPES])
+        times = sorted(job.total_ms for job in files)
+        slowest = times[(len(times) * 99 - 1) // 100]
+        seconds = max(job.received[0].at for job in files) - files[0].submitted_at
+        self._screen.line("")
+        self._screen.line(f"the model found {len(types)} types: {most}{', ...' if len(types) > MAX_TYPES else ''}")
+        self._screen.line(f"from submit to webhook: median {median(times):.0f} ms, 99th percentile {slowest} ms")
+        self._screen.line(f"from the first submit to the last webhook: {len(files) / seconds:.1f} tasks a second")

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +17,7 @@ import psutil
 import pytest
 from standardwebhooks import Webhook
 
-from deploy.demo.receiver import ALWAYS, Inbox, Receiver, Untrusted, listening
+from deploy.demo.receiver import ALWAYS, Inbox, Receiver, listening
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,10 +117,10 @@ def test_the_demo_delivers_and_checks_everything_and_leaves_nothing(start: Start
     assert not CONTROL.search(output)
     assert "workers that run: 2/2" in output
     assert "results delivered: 13/13" in output
-    assert re.search(r"fails twice +\| 500, 500, 200 +\| DELIVERED +\| SUCCESS ", output)
-    assert re.search(r"always fails +\| 500, 500, 500, 500 +\| SUCCESS +\| MAX_RETRIES_EXCEEDED ", output)
+    assert re.search(r"fails twice +500, 500, 200 +DELIVERED +SUCCESS$", output, re.M)
+    assert re.search(r"always fails +500, 500, 500, 500 +SUCCESS +MAX_RETRIES_EXCEEDED$", output, re.M)
     assert "The first 12 of 12 files" in output
-    assert re.search(r"99th percentile +\| +\d+ ms", output)
+    assert re.search(r"99th percentile \d+ ms", output)
 
 
 def test_a_command_that_does_not_run_is_named_with_what_it_said(start: Start) -> None:
@@ -215,8 +215,8 @@ def inbox() -> Inbox:
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(trust_env=False) as client:
+def client() -> Iterator[httpx.Client]:
+    with httpx.Client(trust_env=False) as client:
         yield client
 
 
@@ -230,26 +230,26 @@ def signed(body: bytes, receiver: Receiver, *, secret: str = SECRET, age: timede
     }
 
 
-async def test_a_signed_webhook_with_the_key_is_taken(inbox: Inbox, client: httpx.AsyncClient) -> None:
+def test_a_signed_webhook_with_the_key_is_taken(inbox: Inbox, client: httpx.Client) -> None:
     body = json.dumps(EVENT).encode()
-    async with listening(Receiver("accepts", SECRET, inbox)) as receiver:
-        answer = await client.post(receiver.url, content=body, headers=signed(body, receiver))
+    with listening(Receiver("accepts", SECRET, inbox)) as receiver:
+        answer = client.post(receiver.url, content=body, headers=signed(body, receiver))
     assert answer.status_code == 200
     assert inbox.accepted_ids == {"demo_1"}
-    assert [(one.webhook_id, one.event, one.status) for one in inbox.by_task()["demo_1"]] == [("msg_1", EVENT, 200)]
-    await inbox.wait_for_news(1.0)
+    assert [(one.webhook_id, one.event, one.status) for one in inbox.received["demo_1"]] == [("msg_1", EVENT, 200)]
+    assert inbox.faults == []
 
 
-async def test_a_receiver_refuses_as_often_as_it_should(inbox: Inbox, client: httpx.AsyncClient) -> None:
+def test_a_receiver_refuses_as_often_as_it_should(inbox: Inbox, client: httpx.Client) -> None:
     body = json.dumps(EVENT).encode()
-    async with (
+    with (
         listening(Receiver("fails twice", SECRET, inbox, refusals=2)) as twice,
         listening(Receiver("always fails", SECRET, inbox, refusals=ALWAYS)) as always,
     ):
         for receiver in (twice, always):
             for _ in range(4):
-                await client.post(receiver.url, content=body, headers=signed(body, receiver))
-    assert [one.status for one in inbox.received] == [500, 500, 200, 200, 500, 500, 500, 500]
+                client.post(receiver.url, content=body, headers=signed(body, receiver))
+    assert [one.status for one in inbox.received["demo_1"]] == [500, 500, 200, 200, 500, 500, 500, 500]
 
 
 OTHER_SECRET = "whsec_" + "WFla" * 8
@@ -273,36 +273,34 @@ BODY = json.dumps(EVENT).encode()
         (b"{", {}, "signature is wrong"),
     ],
 )
-async def test_what_is_not_genuine_is_refused_and_reported(
-    inbox: Inbox, client: httpx.AsyncClient, body: bytes, changes: dict[str, Any], fault: str
+def test_what_is_not_genuine_is_refused_and_reported(
+    inbox: Inbox, client: httpx.Client, body: bytes, changes: dict[str, Any], fault: str
 ) -> None:
-    async with listening(Receiver("accepts", SECRET, inbox)) as receiver:
+    with listening(Receiver("accepts", SECRET, inbox)) as receiver:
         headers = {name: value for name, value in (signed(body, receiver) | changes).items() if value is not None}
-        answer = await client.post(receiver.url, content=body, headers=headers)
+        answer = client.post(receiver.url, content=body, headers=headers)
     assert answer.status_code == 401
-    assert inbox.received == []
-    with pytest.raises(Untrusted, match=f"accepts: a webhook.*{fault}"):
-        await inbox.wait_for_news(1.0)
+    assert inbox.received == {}
+    assert len(inbox.faults) == 1
+    assert re.match(f"accepts: a webhook.*{fault}", inbox.faults[0])
 
 
 @pytest.mark.parametrize(
     "forged", [{"secret": OTHER_SECRET}, {"age": timedelta(minutes=10)}, {"age": -timedelta(minutes=10)}]
 )
-async def test_another_secret_and_old_messages_are_refused(
-    inbox: Inbox, client: httpx.AsyncClient, forged: dict[str, Any]
+def test_another_secret_and_old_messages_are_refused(
+    inbox: Inbox, client: httpx.Client, forged: dict[str, Any]
 ) -> None:
-    async with listening(Receiver("accepts", SECRET, inbox)) as receiver:
-        answer = await client.post(receiver.url, content=BODY, headers=signed(BODY, receiver, **forged))
+    with listening(Receiver("accepts", SECRET, inbox)) as receiver:
+        answer = client.post(receiver.url, content=BODY, headers=signed(BODY, receiver, **forged))
     assert answer.status_code == 401
     assert len(inbox.faults) == 1
 
 
-async def test_a_changed_body_and_two_keys_are_refused(inbox: Inbox, client: httpx.AsyncClient) -> None:
-    async with listening(Receiver("accepts", SECRET, inbox)) as receiver:
+def test_a_changed_body_and_two_keys_are_refused(inbox: Inbox, client: httpx.Client) -> None:
+    with listening(Receiver("accepts", SECRET, inbox)) as receiver:
         headers = signed(BODY, receiver)
-        changed = await client.post(receiver.url, content=BODY + b" ", headers=headers)
-        twice = await client.post(
-            receiver.url, content=BODY, headers=[*headers.items(), ("X-API-Key", receiver.auth_key)]
-        )
+        changed = client.post(receiver.url, content=BODY + b" ", headers=headers)
+        twice = client.post(receiver.url, content=BODY, headers=[*headers.items(), ("X-API-Key", receiver.auth_key)])
     assert (changed.status_code, twice.status_code) == (401, 401)
     assert inbox.accepted_ids == set()
