@@ -26,6 +26,7 @@ from queue_engine.store.keys import PROCESSES
 
 LEASE_MS = 30_000
 """A process that has not noted itself for this long is assumed to be dead."""
+NOTE_SECONDS = LEASE_MS / 3000
 
 
 class Processes:
@@ -56,14 +57,18 @@ class Processes:
 
     @asynccontextmanager
     async def noted(self, name: str) -> AsyncIterator[None]:
-        """Keep the process noted during the block, whether the store is available or not."""
+        """Keep a process noted that has noted itself, until the end of the block."""
 
         async def note() -> int:
             await self.note(name)
             return 0
 
-        seconds = LEASE_MS / 3000
-        noting = asyncio.create_task(run_forever(note, idle_seconds=seconds, name="presence", passing=unavailability))
+        async def keep_noted() -> None:
+            # The first time later, because the start says in its own words what is wrong with the store.
+            await asyncio.sleep(NOTE_SECONDS)
+            await run_forever(note, idle_seconds=NOTE_SECONDS, name="presence", passing=unavailability)
+
+        noting = asyncio.create_task(keep_noted())
         try:
             yield
         finally:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from queue_engine.store import processes
 from queue_engine.store.keys import FORMAT, META, MIGRATION, PROCESSES
 from queue_engine.store.migrations import MIGRATIONS
 from queue_engine.store.migrations.migration import Page, Records
@@ -16,6 +17,7 @@ from tests.servers import StoreServer
 from tests.store.bench import TENANT, Bench, config
 from tests.store.probe import Probe
 from tests.upgrade.made_up import FIELD, STEP, TO, mark_tasks
+from tests.waiting import wait_until_async
 
 PAGE = 4
 TASKS = PAGE + 2
@@ -243,6 +245,28 @@ async def test_processes_of_the_version_before_start_until_a_migration_begins(
         await upgraded.prepare()
     finally:
         await agent.close()
+
+
+async def test_a_migration_that_a_newer_version_notes_in_more_words_is_understood(store: Store, probe: Probe) -> None:
+    await store.prepare()
+    await probe.ask("HSET", META, MIGRATION, f'{{"to": {TO}, "cursor": "1 2-1", "eta": "soon"}}')
+    with pytest.raises(UnfitStore, match=f"is being migrated to format {TO}"):
+        await store.prepare()
+
+
+async def test_a_process_stays_noted_beyond_its_lease(
+    store: Store, upgraded: Store, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "NOTE_SECONDS", 0.05)
+    async with store.noted("api"):
+        await store.prepare()
+        (name,) = await probe.scores(PROCESSES)
+
+        async def is_noted_again() -> bool:
+            return (await probe.scores(PROCESSES))[name] > 1
+
+        await probe.ask("ZADD", PROCESSES, 1, name)
+        await wait_until_async(is_noted_again, message="the note is not renewed")
 
 
 async def test_a_process_notes_itself_before_it_looks_at_the_format(

@@ -18,7 +18,7 @@ import json
 import logging
 import time
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 from redis.asyncio import Redis
 
@@ -138,5 +138,11 @@ class Migrator:
 
 
 def progress_from(noted: bytes | None) -> Progress | None:
-    """Return the progress that is noted in the store; None when no migration has begun."""
-    return Progress(**json.loads(noted)) if noted else None
+    """Return the progress that is noted in the store; None when no migration has begun.
+
+    A newer version may have noted more than this one knows.
+    """
+    if not noted:
+        return None
+    known = {field.name for field in fields(Progress)}
+    return Progress(**{name: value for name, value in json.loads(noted).items() if name in known})
