@@ -17,6 +17,7 @@ from queue_engine.store.client import unavailability
 from queue_engine.store.cluster import ClusterClient
 from queue_engine.store.credentials import Deletion
 from queue_engine.store.deliveries import OutboxEntry
+from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.logs import LogQuery
 from queue_engine.store.store import Store, UnfitStore
 from queue_engine.store.tasks import Submission
@@ -24,6 +25,7 @@ from tests.servers import StoreServer, redis_binary, valkey_binary
 from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, TICK_MS, Bench, again, config, spec
 from tests.store.probe import Probe
 from tests.topology import ClusterSetup, SentinelSetup
+from tests.upgrade.made_up import FIELD, STEP, TO
 from tests.waiting import wait_until_async
 
 pytestmark = pytest.mark.topology
@@ -207,6 +209,27 @@ async def test_the_secret_key_can_be_changed(setup: Setup, bench: Bench) -> None
         task = await renewed.tasks.get(bench.endpoint_id, "t1")
         assert task is not None
         assert task.spec.headers == {"Authorization": "x"}
+
+
+async def test_a_migration_goes_over_the_tasks_of_all_partitions(setup: Setup, store: Store) -> None:
+    await store.prepare()
+    endpoints = [await store.endpoints.create(TENANT, config()) for _ in range(2 * PARTITIONS)]
+    benches = [Bench(store, one.endpoint_id, Probe(store.redis), [one.endpoint_id]) for one in endpoints]
+    for bench in benches:
+        await bench.submit("t1")
+    upgraded = Store(setup.url, Sealer(SECRET_KEY), partitions=PARTITIONS, steps=[STEP])
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(upgraded.close)
+        async with upgraded.noted("controller"):
+            await upgraded.prepare()
+            migrator = upgraded.migrator()
+
+            async def is_complete() -> bool:
+                await migrator.step()
+                return (await benches[0].probe.hash(META))[FORMAT] == str(TO)
+
+            await wait_until_async(is_complete, message="the migration does not end")
+    assert [(await bench.probe.hash(bench.keys.task("t1")))[FIELD] for bench in benches] == ["1"] * len(benches)
 
 
 async def test_an_id_whose_counter_was_set_back_is_not_given_out_again(bench: Bench) -> None:
