@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from queue_engine.store.store import Store
+from tests.api_server import RunningApi, running_api
 from tests.integration.parts import HttpServer, Programs, open_store, programs_on
 from tests.promtool import promtool_binary
 from tests.servers import StoreServer
@@ -23,6 +24,17 @@ async def store(valkey_server: StoreServer) -> AsyncIterator[Store]:
     await opened.prepare()
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
+    async with running_api(valkey_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def endpoint_id(api: RunningApi) -> str:
+    return await api.create_endpoint()
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -12,13 +11,7 @@ from yottaml.error import ClientError
 from yottaml.lib.enums import ElasticDeploymentStatusEnum, TaskStatus
 from yottaml.skywalker import SkywalkerTaskApi
 
-from tests.api_server import ENDPOINT, RunningApi, running_api
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
+from tests.api_server import ENDPOINT, RunningApi
 
 
 async def test_the_published_client_creates_reads_and_submits(api: RunningApi) -> None:

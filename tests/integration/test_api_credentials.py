@@ -4,7 +4,6 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -17,12 +16,6 @@ from tests.api_server import ENDPOINT, RunningApi, running_api
 
 PATH = "/v2/container-registry-auths"
 CREDENTIAL = {"name": "our images", "type": "DOCKER_HUB", "username": "robot-7fa1", "password": "canary-9b2e"}
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
 
 
 async def _create(api: RunningApi, **changes: Any) -> dict[str, Any]:

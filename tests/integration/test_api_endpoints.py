@@ -1,6 +1,6 @@
 """Endpoints and their workers over HTTP."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from itertools import product
 from typing import Any
 
@@ -15,12 +15,6 @@ from tests.api_server import ENDPOINT, RunningApi, ScriptedLookup, running_api
 from tests.servers import StoreServer
 
 RESOURCE = ENDPOINT["resources"][0]
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
 
 
 async def test_an_endpoint_is_created_and_read_back(api: RunningApi) -> None:

@@ -26,11 +26,6 @@ async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
         yield running
 
 
-@pytest.fixture
-async def endpoint_id(api: RunningApi) -> str:
-    return await api.create_endpoint()
-
-
 BAD_VALUES: dict[str, list[Any]] = {
     "taskId": [
         *("", "abc\n", "a:b", "{x}", "*", "../", "a" * 256, "a b", "é", "a-b", "\ud800", "a\x00", 5, 1.0, True, [], {}),

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -22,17 +22,11 @@ from queue_engine.api.views import Failure
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.strict_json import split_object
-from tests.api_server import ENDPOINT, RunningApi, running_api
+from tests.api_server import ENDPOINT, RunningApi
 
 ANY_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 SECURITY = {"v2": ANY_KEY, "e": ANY_KEY}
 """By the first segment of the path; none elsewhere."""
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What may be asked of a task that is there, over HTTP: cancel it, run it again, look at its attempts, remove it."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -11,22 +10,11 @@ from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivere
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import AttemptOutcome, Failed, Outcome, Succeeded, TryAgain
 from queue_engine.store.claims import Started
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 from tests.integration.test_api_tasks import NO_TASKS
 
 WEBHOOK = "http://a.example/x"
 NOT_FOUND = {"message": "task not found", "code": 24011, "data": None}
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def endpoint_id(api: RunningApi) -> str:
-    return await api.create_endpoint()
 
 
 class Orders:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,17 +27,6 @@ RAW_INPUTS = [
     b"[]",
     b"[" * 500 + b"]" * 500,
 ]
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def endpoint_id(api: RunningApi) -> str:
-    return await api.create_endpoint()
 
 
 # Submit

@@ -1,7 +1,6 @@
 """Keys and tenants: nobody gets in without a key, and nobody sees another's things."""
 
 import logging
-from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -32,12 +31,6 @@ CALLS = [
 ]
 BODIES = {"/v2/serverless": ENDPOINT, "/v2/serverless/{id}/tasks": TASK}
 UNAUTHORIZED = {"message": "X-Api-Key: one valid API key is required", "code": 40101, "data": None}
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
 
 
 async def _call(

@@ -6,14 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 from tests.integration.parts import Program
 from tests.integration.test_up import API_KEY, ECHO, Up
 from tests.ports import free_port
@@ -61,12 +60,6 @@ class Console:
     def cells(self, *arguments: str) -> list[list[str]]:
         """The rows of a table."""
         return [line.split() for line in self.run(*arguments).stdout.splitlines()[1:]]
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
 
 
 async def test_the_api_understands_all_that_is_sent(api: RunningApi) -> None:

@@ -1,6 +1,5 @@
 """Reading workers' logs over HTTP."""
 
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -9,23 +8,12 @@ import httpx
 import pytest
 
 from queue_engine.api.views import LogPageView
-from tests.api_server import RunningApi, running_api
+from tests.api_server import RunningApi
 from tests.servers import StoreServer
 
 DAY_MS = 86_400_000
 NOON = 1_769_860_800_000
 """2026-01-31T12:00:00Z."""
-
-
-@pytest.fixture
-async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
-    async with running_api(valkey_url) as running:
-        yield running
-
-
-@pytest.fixture
-async def endpoint_id(api: RunningApi) -> str:
-    return await api.create_endpoint()
 
 
 async def write(api: RunningApi, endpoint_id: str, *places: tuple[int, int], worker: str = "w1") -> None:
