@@ -1,154 +1,17 @@
 """Requests made up from the API's own description, good and bad: nothing gets a 5xx or an undescribed answer."""
 
-import json
-import zlib
-from contextlib import suppress
-from typing import Any
-
-import httpx
 import pytest
-import schemathesis
-from hypothesis import HealthCheck, given, settings
-from hypothesis.errors import Unsatisfiable
-from hypothesis.strategies import SearchStrategy
-from schemathesis.checks import not_a_server_error
-from schemathesis.core.result import Ok
-from schemathesis.specs.openapi.checks import (
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-    status_code_conformance,
-)
 
-from tests.api_server import ENDPOINT
-from tests.integration.parts import Program, Programs
-from tests.waiting import wait_until
-
-Case = schemathesis.Case[Any]
-Operation = schemathesis.APIOperation[Any, Any, Any, Any]
-
-EXAMPLES = 15
-"""Good and as many bad requests for each operation."""
-REAL_OF_TEN = 8
-"""How many of ten requests are about things that exist."""
+from tests.integration.parts import Programs
 
 
-def no_server_error(context: schemathesis.CheckContext, response: schemathesis.Response, case: Case) -> bool | None:
-    """No 5xx, but for what the contract says of an ALB endpoint without workers: a made-up id may be that of one."""
-    if case.path.startswith("/e/") and response.status_code == 503 and response.json()["message"] == "no worker runs":
-        return None
-    return not_a_server_error(context, response, case)
+def test_every_answer_is_described_and_none_is_a_5xx(programs: Programs, subtests: pytest.Subtests) -> None:
+    # Imported here, because every process of a test run imports every test file.
+    from tests.integration.made_up_requests import GenerationMode, Target, operations_of, send_some
 
-
-CHECKS = [
-    no_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_headers_conformance,
-    response_schema_conformance,
-]
-
-
-class Target:
-    """The API that is being tried."""
-
-    def __init__(self, program: Program) -> None:
-        line = wait_until(lambda: _told(program), message="the API does not serve")
-        told = json.loads(line)
-        self.url: str = told["url"]
-        self.headers = {"X-Api-Key": told["key"]}
-        self._known: dict[str, str] = told["known"]
-
-    def aim(self, case: Case) -> None:
-        """Let most requests be about things that exist: made-up ids get no further than a 404."""
-        _make_likely(case.body)
-        given = case.path_parameters or {}
-        if zlib.crc32(repr(sorted(given.items())).encode("utf-8", "backslashreplace")) % 10 >= REAL_OF_TEN:
-            return
-        real = {name: self._existing(case, name) for name in given}
-        case.path_parameters = given | {name: value for name, value in real.items() if value is not None}
-
-    def _existing(self, case: Case, name: str) -> str | None:
-        """A value for this parameter of the path; one of its own for a call that ends it."""
-        if case.path.startswith("/e/"):
-            return self._known["alb"] if name == "id" else None
-        if case.path.startswith("/v2/container-registry-auths"):
-            return self._new_credential() if case.method == "DELETE" else self._known["credential"]
-        if name == "id" and (case.path.endswith("/stop") or case.method == "DELETE"):
-            return self._new_endpoint()
-        return self._known.get(name)
-
-    def _new_endpoint(self) -> str:
-        answer = httpx.post(f"{self.url}/v2/serverless", json=ENDPOINT, headers=self.headers)
-        endpoint_id: str = answer.json()["data"]["id"]
-        return endpoint_id
-
-    def _new_credential(self) -> str:
-        body = {"name": "short-lived", "type": "GCR", "username": "me", "password": "a password"}
-        answer = httpx.post(f"{self.url}/v2/container-registry-auths", json=body, headers=self.headers)
-        return str(answer.json()["data"]["id"])
-
-
-def _make_likely(body: Any) -> None:
-    """Put in what the description cannot say: which GPU types and which credentials there are."""
-    if not isinstance(body, dict):
-        return
-    for name in ("containerRegistryAuthId", "credentialId"):
-        body.pop(name, None)
-    resources = body.get("resources")
-    for resource in resources if isinstance(resources, list) else []:
-        if isinstance(resource, dict) and isinstance(resource.get("gpuType"), str):
-            resource["gpuType"] = "CPU"
-
-
-def _told(program: Program) -> str:
-    """What the process says once it serves; it ends when it cannot."""
-    assert program.running, program.output()
-    lines = program.output().splitlines(keepends=True)
-    return next((line for line in lines if line.startswith('{"url"') and line.endswith("\n")), "")
-
-
-@pytest.fixture
-def target(programs: Programs) -> Target:
-    return Target(programs.start("api", "tests.integration.serve_api"))
-
-
-@pytest.fixture
-def operations(target: Target) -> list[Operation]:
-    """All that the API describes."""
-    schema = schemathesis.openapi.from_dict(httpx.get(f"{target.url}/openapi.json").json())
-    schema.config.update(base_url=target.url)
-    results = list(schema.get_all_operations())
-    operations = [result.ok() for result in results if isinstance(result, Ok)]
-    assert len(operations) == len(results), "the description cannot be understood"
-    return operations
-
-
-@pytest.mark.timeout(300)  # some 20 s of computing, more where others compute too
-def test_every_answer_is_described_and_none_is_a_5xx(
-    target: Target, operations: list[Operation], subtests: pytest.Subtests
-) -> None:
+    target = Target(programs.start("api", "tests.integration.serve_api"))
     # Not by schemathesis' own pytest plugin, which does not know this pytest.
-    for operation in operations:
-        for mode in schemathesis.GenerationMode:
+    for operation in operations_of(target):
+        for mode in GenerationMode:
             with subtests.test(operation=operation.label, mode=mode.value):
-                tried = _try(target, operation.as_strategy(generation_mode=mode))
-                # Where there is no parameter and no body there is nothing to get wrong.
-                assert tried or mode is schemathesis.GenerationMode.NEGATIVE
-
-
-def _try(target: Target, cases: SearchStrategy[Case]) -> int:
-    """Send some of these; returns how many. The same ones in every run."""
-    tried = 0
-
-    @given(case=cases)
-    @settings(max_examples=EXAMPLES, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    def check(case: Case) -> None:
-        nonlocal tried
-        tried += 1
-        target.aim(case)
-        case.call_and_validate(headers=target.headers, checks=CHECKS)
-
-    with suppress(Unsatisfiable):
-        check()
-    return tried
+                send_some(target, operation, mode)
