@@ -82,7 +82,7 @@ faults: setup ## hurt a running engine in many ways, and look for what was lost
 	$(BIN)/python -m tests.faults $(FAULTS)
 
 stubs: setup ## write the signatures of the store's scripts from their headers
-	$(BIN)/python -m queue_engine.store.calls_stub
+	$(BIN)/python -m tests.script_signatures
 
 lock: ## resolve the dependencies anew and write requirements/*.txt
 	@$(find_python); scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \

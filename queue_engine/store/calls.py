@@ -11,4 +11,3 @@ class Scripts:
     def __init__(self, submit: Submit) -> None:
         for script in load_scripts().values():
             setattr(self, script.name, script.bind(submit))
-        self.run = submit.__self__.run

@@ -1,10 +1,15 @@
 # Made from the headers of the scripts by `make stubs`; a test compares the two.
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from queue_engine.store.keys import EndpointKeys, Partition, TaskKeys, WorkerKeys
-from queue_engine.store.scripts import Argument, Submit
+from queue_engine.store.scripts import Submit
+
+class AdoptDeliveriesOk:
+    word: Literal["OK"]
+    unsettled: int
+    adopted: list[tuple[bytes, dict[bytes, bytes]]]
 
 class AppendLogsOk:
     word: Literal["OK"]
@@ -40,6 +45,30 @@ class CreateCredentialExists:
     word: Literal["EXISTS"]
     created_ms: int
 
+class CreateEndpointOk:
+    word: Literal["OK"]
+
+class CreateEndpointExists:
+    word: Literal["EXISTS"]
+
+class DeferDeliveryOk:
+    word: Literal["OK"]
+
+class DeferDeliveryGivenUp:
+    word: Literal["GIVEN_UP"]
+
+class DeferDeliveryStale:
+    word: Literal["STALE"]
+
+class DeferEventOk:
+    word: Literal["OK"]
+
+class DeferEventGivenUp:
+    word: Literal["GIVEN_UP"]
+
+class DeferEventStale:
+    word: Literal["STALE"]
+
 class DeleteCredentialOk:
     word: Literal["OK"]
 
@@ -60,6 +89,10 @@ class DeleteTaskGone:
 
 class DropLogsOk:
     word: Literal["OK"]
+
+class DueDeliveriesOk:
+    word: Literal["OK"]
+    delivery_ids: list[str]
 
 class EndWaitingOk:
     word: Literal["OK"]
@@ -124,6 +157,41 @@ class MakeQueuesGone:
 class MarkOk:
     word: Literal["OK"]
 
+class MarkEndpointOk:
+    word: Literal["OK"]
+
+class MarkEndpointNotFound:
+    word: Literal["NOT_FOUND"]
+
+class MarkWorkerOk:
+    word: Literal["OK"]
+
+class MarkWorkerGone:
+    word: Literal["GONE"]
+
+class OpenDeliveryOk:
+    word: Literal["OK"]
+    attempts: int
+    created_ms: int
+    fields: dict[str, str]
+    spec: bytes
+    result: bytes
+    is_too_large: bool
+    signing_secret: str
+
+class OpenDeliveryStale:
+    word: Literal["STALE"]
+
+class OpenEventOk:
+    word: Literal["OK"]
+    attempts: int
+    created_ms: int
+    event: bytes
+    signing_secret: str
+
+class OpenEventStale:
+    word: Literal["STALE"]
+
 class OverdueOk:
     word: Literal["OK"]
     entries: list[list[str]]
@@ -138,6 +206,12 @@ class PromoteQueued:
 
 class PromoteOk:
     word: Literal["OK"]
+
+class PromoteDeliveryOk:
+    word: Literal["OK"]
+
+class PromoteDeliveryStale:
+    word: Literal["STALE"]
 
 class PurgePurged:
     word: Literal["PURGED"]
@@ -156,6 +230,15 @@ class PutApiKeyOk:
 
 class PutApiKeyRevoked:
     word: Literal["REVOKED"]
+
+class PutWorkerOk:
+    word: Literal["OK"]
+
+class PutWorkerExists:
+    word: Literal["EXISTS"]
+
+class PutWorkerGone:
+    word: Literal["GONE"]
 
 class ReadOk:
     word: Literal["OK"]
@@ -220,6 +303,22 @@ class ReleaseGone:
 class ReleaseCredentialOk:
     word: Literal["OK"]
 
+class RemoveEndpointOk:
+    word: Literal["OK"]
+
+class RemoveEndpointBusy:
+    word: Literal["BUSY"]
+
+class RemoveWorkerOk:
+    word: Literal["OK"]
+
+class ReportWorkerOk:
+    word: Literal["OK"]
+    wanted: str
+
+class ReportWorkerGone:
+    word: Literal["GONE"]
+
 class ResealFieldOk:
     word: Literal["OK"]
 
@@ -274,6 +373,22 @@ class RunAgainFull:
 class RunAgainGone:
     word: Literal["GONE"]
 
+class SettleDeliveryOk:
+    word: Literal["OK"]
+    created_ms: int
+    now_ms: int
+
+class SettleDeliveryFenced:
+    word: Literal["FENCED"]
+
+class SettleEventOk:
+    word: Literal["OK"]
+    created_ms: int
+    now_ms: int
+
+class SettleEventFenced:
+    word: Literal["FENCED"]
+
 class StartOk:
     word: Literal["OK"]
     attempt: int
@@ -295,6 +410,13 @@ class StartOk:
 
 class StartStale:
     word: Literal["STALE"]
+
+class StartWorkerOk:
+    word: Literal["OK"]
+    run: int
+
+class StartWorkerGone:
+    word: Literal["GONE"]
 
 class SweepOk:
     word: Literal["OK"]
@@ -318,10 +440,25 @@ class UpdateCredentialOk:
 class UpdateCredentialNotFound:
     word: Literal["NOT_FOUND"]
 
+class UpdateEndpointOk:
+    word: Literal["OK"]
+
+class UpdateEndpointConflict:
+    word: Literal["CONFLICT"]
+
+class UpdateEndpointNotFound:
+    word: Literal["NOT_FOUND"]
+
 class UseCredentialOk:
     word: Literal["OK"]
 
 class UseCredentialNotFound:
+    word: Literal["NOT_FOUND"]
+
+class WantEndpointOk:
+    word: Literal["OK"]
+
+class WantEndpointNotFound:
     word: Literal["NOT_FOUND"]
 
 class YieldLeadershipOk:
@@ -332,7 +469,17 @@ class YieldLeadershipHeld:
 
 class Scripts:
     def __init__(self, submit: Submit) -> None: ...
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any: ...
+    async def adopt_deliveries(
+        self,
+        keys: Partition,
+        /,
+        *,
+        process_id: str,
+        tick_ms: int,
+        lease_ms: int,
+        limit: int,
+    ) -> AdoptDeliveriesOk:
+        """Say that this delivery process lives, and take over what dead ones had read and not settled."""
     async def append_logs(
         self,
         keys: WorkerKeys,
@@ -367,6 +514,40 @@ class Scripts:
         fields: Mapping[str, str | int],
     ) -> CreateCredentialOk | CreateCredentialExists:
         """Store a new credential."""
+    async def create_endpoint(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        endpoint_id: str,
+        fields: Mapping[str, str | int],
+    ) -> CreateEndpointOk | CreateEndpointExists:
+        """Store a new endpoint and make its queues."""
+    async def defer_delivery(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        entry_id: str,
+        delay_ms: int,
+        max_age_ms: int,
+        is_parked: bool,
+    ) -> DeferDeliveryOk | DeferDeliveryGivenUp | DeferDeliveryStale:
+        """Put the delivery of a task's result off without an attempt: its receiver is not served now. The task stays at
+        least as long. A delivery that has become too old meanwhile is given up.
+        """
+    async def defer_event(
+        self,
+        keys: WorkerKeys,
+        /,
+        *,
+        entry_id: str,
+        delay_ms: int,
+        max_age_ms: int,
+    ) -> DeferEventOk | DeferEventGivenUp | DeferEventStale:
+        """Put the delivery of a worker's status event off without an attempt: its receiver is not served now. An event
+        that has become too old meanwhile is given up, and the worker's next one is due.
+        """
     async def delete_credential(
         self,
         *,
@@ -390,6 +571,8 @@ class Scripts:
         worker_ids: Sequence[str],
     ) -> DropLogsOk:
         """Forget the logs of some workers."""
+    async def due_deliveries(self, *, waiting: str, limit: int) -> DueDeliveriesOk:
+        """Find deliveries of one partition whose wait is over."""
     async def end_waiting(self, keys: TaskKeys, /, *, error_text: str) -> EndWaitingOk | EndWaitingGone:
         """End a task of an endpoint that is being deleted, whether it waits or its worker has not given it back."""
     async def enqueue(
@@ -437,6 +620,30 @@ class Scripts:
         """Write something: what waits for replicas or a disk waits for everything before this, whichever process wrote
         it.
         """
+    async def mark_endpoint(self, keys: EndpointKeys, /, *, has_failed: bool) -> MarkEndpointOk | MarkEndpointNotFound:
+        """Record whether all workers of an endpoint crash on start."""
+    async def mark_worker(
+        self,
+        keys: WorkerKeys,
+        /,
+        *,
+        status: str,
+        reason: str,
+        error_text: str | None,
+        restarts: int,
+    ) -> MarkWorkerOk | MarkWorkerGone:
+        """Change a worker's status, as a controller decides."""
+    async def open_delivery(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        entry_id: str,
+        process_id: str,
+    ) -> OpenDeliveryOk | OpenDeliveryStale:
+        """Read all that one attempt to deliver a task's result needs, and note which process makes it."""
+    async def open_event(self, keys: WorkerKeys, /, *, entry_id: str, process_id: str) -> OpenEventOk | OpenEventStale:
+        """Read the worker's status event that is to be sent next, and note which process sends it."""
     async def overdue(
         self,
         keys: EndpointKeys,
@@ -457,6 +664,16 @@ class Scripts:
         """
     async def promote(self, keys: TaskKeys, /) -> PromoteQueued | PromoteOk:
         """Queue a scheduled task whose wait is over."""
+    async def promote_delivery(
+        self,
+        keys: Partition,
+        /,
+        *,
+        delivery: str,
+        waiting: str,
+        delivery_id: str,
+    ) -> PromoteDeliveryOk | PromoteDeliveryStale:
+        """Put a delivery whose wait is over into the outbox."""
     async def purge(
         self,
         keys: TaskKeys,
@@ -484,6 +701,15 @@ class Scripts:
         """Store a new API key, so that it can be listed and revoked from the moment on which it is valid. A known one
         stays as it is, and a revoked one stays revoked.
         """
+    async def put_worker(
+        self,
+        keys: WorkerKeys,
+        /,
+        *,
+        is_managed: bool,
+        revision: int,
+    ) -> PutWorkerOk | PutWorkerExists | PutWorkerGone:
+        """Record a worker that is about to start."""
     async def read(self, keys: TaskKeys, /, *, is_whole: bool) -> ReadOk | ReadGone:
         """Read one task."""
     async def read_attempts(self, keys: TaskKeys, /) -> ReadAttemptsOk | ReadAttemptsGone:
@@ -513,6 +739,29 @@ class Scripts:
         """
     async def release_credential(self, *, users: str, endpoint_id: str) -> ReleaseCredentialOk:
         """Note that an endpoint no longer uses a credential."""
+    async def remove_endpoint(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        endpoint_id: str,
+    ) -> RemoveEndpointOk | RemoveEndpointBusy:
+        """Remove a deleted endpoint when nothing of it is left to do."""
+    async def remove_worker(self, keys: WorkerKeys, /, *, worker_id: str, status: str, reason: str) -> RemoveWorkerOk:
+        """Forget a worker that has ended; its last status is an event too."""
+    async def report_worker(
+        self,
+        keys: WorkerKeys,
+        /,
+        *,
+        reported: str,
+        running_tasks: int,
+        address: str,
+        reason: str,
+        run: int,
+        error_text: str | None,
+    ) -> ReportWorkerOk | ReportWorkerGone:
+        """Record what a worker's agent says of it."""
     async def reseal_field(
         self,
         *,
@@ -554,6 +803,33 @@ class Scripts:
         """Queue an ended task for a further attempt, with fresh budgets. Its result goes, and the delivery of that with
         it. Not allowed at maxmemory: it is new work.
         """
+    async def settle_delivery(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        entry_id: str,
+        process_id: str,
+        verdict: str,
+        delay_ms: int,
+        reason: str,
+        record: str,
+    ) -> SettleDeliveryOk | SettleDeliveryFenced:
+        """Record what came of one attempt to deliver a task's result."""
+    async def settle_event(
+        self,
+        keys: WorkerKeys,
+        /,
+        *,
+        entry_id: str,
+        process_id: str,
+        verdict: str,
+        delay_ms: int,
+        max_age_ms: int,
+    ) -> SettleEventOk | SettleEventFenced:
+        """Record what came of one attempt to send a worker's status event; when it is done with, the worker's next one
+        is due.
+        """
     async def start(
         self,
         keys: TaskKeys,
@@ -567,6 +843,8 @@ class Scripts:
         address: str,
     ) -> StartOk | StartStale:
         """Begin an attempt: the entry leaves the queue, the task gets a token and a lease."""
+    async def start_worker(self, keys: WorkerKeys, /) -> StartWorkerOk | StartWorkerGone:
+        """Begin a further start of a worker: what agents of earlier starts say does not count from here on."""
     async def sweep(self, keys: Partition, /, *, tick_ms: int, lease_ms: int, limit: int) -> SweepOk:
         """Find what is due in one partition: lost leases, unless grace is granted; waits that are over; tasks that
         waited for too long.
@@ -585,6 +863,17 @@ class Scripts:
         fields: Mapping[str, str | int],
     ) -> UpdateCredentialOk | UpdateCredentialNotFound:
         """Change some fields of a credential; those that are not given stay."""
+    async def update_endpoint(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        tenant: str,
+        version: int,
+        needs_new_workers: bool,
+        fields: Mapping[str, str | int],
+    ) -> UpdateEndpointOk | UpdateEndpointConflict | UpdateEndpointNotFound:
+        """Change an endpoint, unless it was changed since it was read."""
     async def use_credential(
         self,
         *,
@@ -596,5 +885,14 @@ class Scripts:
         """Note that an endpoint uses a credential, or is about to. The note counts for USE_GRACE_MS by itself and is
         kept no longer.
         """
+    async def want_endpoint(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        tenant: str,
+        wanted: str,
+    ) -> WantEndpointOk | WantEndpointNotFound:
+        """Set the desired state of an endpoint. Deleting is final. May run at maxmemory: it is how memory is freed."""
     async def yield_leadership(self, *, leader: str, controller_id: str) -> YieldLeadershipOk | YieldLeadershipHeld:
         """Give up one's own leadership at once."""

@@ -171,7 +171,7 @@ class ClaimStore:
         What was found, and whether the end was reached.
         """
         try:
-            reply = await self._blocking.xautoclaim(
+            cursor, entries, *_ = await self._blocking.xautoclaim(
                 stream, GROUP, self._worker_id, min_idle_time=idle_ms, start_id=self._cursors[stream], count=most
             )
         except ResponseError as error:
@@ -179,8 +179,8 @@ class ClaimStore:
                 raise
             await self._make_groups()
             return [], True
-        self._cursors[stream] = reply[0].decode()
-        return _entries([(stream.encode(), reply[1])]), self._cursors[stream] == "0-0"
+        self._cursors[stream] = cursor.decode()
+        return _entries([(stream.encode(), entries)]), cursor == b"0-0"
 
     async def read_own(self) -> list[Entry]:
         """Entries that were handed to this worker and that it has not started: a read of them was cut off."""

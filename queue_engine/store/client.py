@@ -203,12 +203,6 @@ async def store_errors() -> AsyncIterator[None]:
         raise StoreUnavailable(reason) from error
 
 
-def word_of(reply: list[Any]) -> str:
-    """The first element of a script's reply: its verdict."""
-    word = reply[0]
-    return word.decode() if isinstance(word, bytes) else str(word)
-
-
 def pairs(flat: list[bytes]) -> dict[str, str]:
     """A hash as HGETALL gives it inside a script's reply."""
     return {flat[index].decode(): flat[index + 1].decode() for index in range(0, len(flat), 2)}

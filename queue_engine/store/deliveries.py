@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from queue_engine.domain.deliveries import (
-    MAX_RESULT_BYTES,
     AttemptAnswer,
     Delivered,
     Delivery,
@@ -23,19 +22,16 @@ from queue_engine.domain.deliveries import (
     task_result_body,
     worker_event_body,
 )
-from queue_engine.domain.tasks import Task, TaskState, TaskStatus
+from queue_engine.domain.tasks import Task, TaskState
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import make_group
-from queue_engine.store.client import pairs, word_of
 from queue_engine.store.cluster import ClusterClient
-from queue_engine.store.constants import EXPIRY_SLACK_MS
 from queue_engine.store.endpoints import open_signing_secret
-from queue_engine.store.keys import EndpointKeys, Partition, Partitions, parse_member
+from queue_engine.store.keys import EndpointKeys, Partition, Partitions, TaskKeys, WorkerKeys, parse_member
 from queue_engine.store.tasks import TaskSpecs, task_from
 
 GROUP = "delivery"
-MAX_LOG_RECORDS = 20
 PARKED_MS = 2 * 86_400_000
 """How much longer than all its attempts a delivery may take because its receiver is not served."""
 DEFAULT_MOST_AGE_MS = 3 * 86_400_000
@@ -184,22 +180,18 @@ class Outbox:
     async def settle(self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, *, at_ms: int) -> Settlement:
         """Record what came of one attempt. `at_ms` is when it was sent, for the log of attempts only."""
         if _is_event(entry):
-            reply = await self._settle_event(entry, verdict)
+            settlement = await self._settle_event(entry, verdict)
         else:
-            reply = await self._settle_result(entry, answer, verdict, at_ms)
+            settlement = await self._settle_result(entry, answer, verdict, at_ms)
         self._let_go(entry)
-        if word_of(reply) != "OK":
-            return Settlement(accepted=False)
-        return Settlement(accepted=True, latency_seconds=(int(reply[2]) - int(reply[1])) / 1000)
+        return settlement
 
     async def _adopt(self, partition: Partition, tick_ms: int, lease_ms: int, most: int) -> list[OutboxEntry]:
-        unsettled, adopted = await self._scripts.run(
-            "adopt_deliveries",
-            [partition.outbox, partition.senders, partition.ticks],
-            [self._process_id, tick_ms, lease_ms, most],
+        reply = await self._scripts.adopt_deliveries(
+            partition, process_id=self._process_id, tick_ms=tick_ms, lease_ms=lease_ms, limit=most
         )
-        missed = await self._missed(partition, lease_ms) if unsettled > len(self._held[partition.outbox]) else []
-        return self._given(partition, [*((entry_id, _fields(flat)) for entry_id, flat in adopted if flat), *missed])
+        missed = await self._missed(partition, lease_ms) if reply.unsettled > len(self._held[partition.outbox]) else []
+        return self._given(partition, [*reply.adopted, *missed])
 
     async def _missed(self, partition: Partition, idle_ms: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
         """Entries that the store gave out to this process in replies that were lost."""
@@ -228,20 +220,13 @@ class Outbox:
 
     async def _open_event(self, entry: OutboxEntry) -> Delivery | None:
         endpoint_id, worker_id = _owner_of(entry.delivery_id)
-        keys = EndpointKeys(entry.partition, endpoint_id)
-        reply = await self._scripts.run(
-            "open_event",
-            [
-                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, keys.worker_events(worker_id),
-                keys.endpoint,
-            ],
-            [entry.entry_id, self._process_id],
-        )  # fmt: skip
-        if word_of(reply) != "OK":
+        reply = await self._scripts.open_event(
+            _worker_keys(entry), entry_id=entry.entry_id, process_id=self._process_id
+        )
+        if reply.word != "OK":
             return None
-        attempts, created, text, signing = reply[1:5]
-        event = json.loads(text)
-        signing_secret, unreadable = self._signing_secret(endpoint_id, signing)
+        event = json.loads(reply.event)
+        signing_secret, unreadable = self._signing_secret(endpoint_id, reply.signing_secret)
         told = WorkerEvent(
             endpoint_id, worker_id, event["status"], event["previous"] or None, event["reason"], int(event["at"])
         )
@@ -249,8 +234,8 @@ class Outbox:
             delivery_id=entry.delivery_id,
             entry_id=entry.entry_id,
             message_id=f"msg_{endpoint_id}_{worker_id}_{event['created']}_{event['number']}",
-            attempts=int(attempts),
-            created_at_ms=int(created),
+            attempts=reply.attempts,
+            created_at_ms=reply.created_ms,
             url=event["url"],
             auth_key=None,
             signing_secret=signing_secret,
@@ -260,63 +245,52 @@ class Outbox:
 
     async def _open_result(self, entry: OutboxEntry) -> Delivery | None:
         endpoint_id, task_id = _owner_of(entry.delivery_id)
-        keys = EndpointKeys(entry.partition, endpoint_id)
-        reply = await self._scripts.run(
-            "open_delivery",
-            [
-                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, keys.task(task_id),
-                keys.body(task_id), keys.result(task_id), keys.endpoint,
-            ],
-            [entry.entry_id, self._process_id, MAX_RESULT_BYTES],
-        )  # fmt: skip
-        if word_of(reply) != "OK":
+        reply = await self._scripts.open_delivery(
+            _task_keys(entry), entry_id=entry.entry_id, process_id=self._process_id
+        )
+        if reply.word != "OK":
             return None
-        attempts, created, flat, spec_text, result, truncated, signing = reply[1:8]
-        signing_secret, unreadable = self._signing_secret(endpoint_id, signing)
+        signing_secret, unreadable = self._signing_secret(endpoint_id, reply.signing_secret)
         try:
-            spec = self._specs.decode(spec_text, endpoint_id, task_id)
+            spec = self._specs.decode(reply.spec, endpoint_id, task_id)
         except (SecretKeyMissing, SealBroken) as error:
-            spec, unreadable = self._specs.decode_public(spec_text), str(error)
-        task = task_from(endpoint_id, task_id, pairs(flat), spec, None, result)
+            spec, unreadable = self._specs.decode_public(reply.spec), str(error)
+        task = task_from(endpoint_id, task_id, reply.fields, spec, None, reply.result)
         return Delivery(
             delivery_id=entry.delivery_id,
             entry_id=entry.entry_id,
             message_id=_message_id(task),
-            attempts=int(attempts),
-            created_at_ms=int(created),
+            attempts=reply.attempts,
+            created_at_ms=reply.created_ms,
             url=spec.webhook or "",
             auth_key=spec.webhook_auth_key,
             signing_secret=signing_secret,
-            body=task_result_body(_task_result(task, truncated == b"1"), retry_count=int(attempts) + 1),
+            body=task_result_body(_task_result(task, reply.is_too_large), retry_count=reply.attempts + 1),
             unreadable=unreadable,
         )
 
-    def _signing_secret(self, endpoint_id: str, stored: bytes) -> tuple[str | None, str | None]:
+    def _signing_secret(self, endpoint_id: str, stored: str) -> tuple[str | None, str | None]:
         """The secret, and why it cannot be read."""
         try:
-            return (open_signing_secret(self._sealer, endpoint_id, stored.decode()) if stored else None), None
+            return (open_signing_secret(self._sealer, endpoint_id, stored) if stored else None), None
         except (SecretKeyMissing, SealBroken) as error:
             return None, str(error)
 
-    async def _settle_event(self, entry: OutboxEntry, verdict: Verdict) -> list[Any]:
-        endpoint_id, worker_id = _owner_of(entry.delivery_id)
-        keys = EndpointKeys(entry.partition, endpoint_id)
+    async def _settle_event(self, entry: OutboxEntry, verdict: Verdict) -> Settlement:
         word, delay_ms, _ = _verdict_words(verdict)
-        reply: list[Any] = await self._scripts.run(
-            "settle_event",
-            [
-                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_due,
-                keys.worker_events(worker_id), keys.counts,
-            ],
-            [entry.entry_id, self._process_id, word, delay_ms, entry.delivery_id, self._most_age_ms],
-        )  # fmt: skip
-        return reply
+        reply = await self._scripts.settle_event(
+            _worker_keys(entry),
+            entry_id=entry.entry_id,
+            process_id=self._process_id,
+            verdict=word,
+            delay_ms=delay_ms,
+            max_age_ms=self._most_age_ms,
+        )
+        return _settlement(reply.created_ms, reply.now_ms) if reply.word == "OK" else Settlement(accepted=False)
 
     async def _settle_result(
         self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, at_ms: int
-    ) -> list[Any]:
-        endpoint_id, task_id = _owner_of(entry.delivery_id)
-        keys = EndpointKeys(entry.partition, endpoint_id)
+    ) -> Settlement:
         word, delay_ms, reason = _verdict_words(verdict)
         record = {
             "at": at_ms,
@@ -325,20 +299,16 @@ class Outbox:
             "durationMs": round(answer.duration_seconds * 1000),
             "response": answer.excerpt,
         }
-        reply: list[Any] = await self._scripts.run(
-            "settle_delivery",
-            [
-                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_due,
-                keys.task(task_id), keys.body(task_id), keys.result(task_id),
-                entry.partition.attempts_log(endpoint_id, task_id), keys.finished(TaskStatus.SUCCESS),
-                keys.finished(TaskStatus.DELIVERED), keys.counts, keys.history(task_id),
-            ],
-            [
-                entry.entry_id, self._process_id, word, delay_ms, reason, entry.delivery_id, json.dumps(record),
-                MAX_LOG_RECORDS, EXPIRY_SLACK_MS,
-            ],
-        )  # fmt: skip
-        return reply
+        reply = await self._scripts.settle_delivery(
+            _task_keys(entry),
+            entry_id=entry.entry_id,
+            process_id=self._process_id,
+            verdict=word,
+            delay_ms=delay_ms,
+            reason=reason,
+            record=json.dumps(record),
+        )
+        return _settlement(reply.created_ms, reply.now_ms) if reply.word == "OK" else Settlement(accepted=False)
 
     async def defer(self, entry: OutboxEntry, *, delay_ms: int, parked: bool = False) -> bool:
         """Put a delivery off without using up an attempt. False when it has become too old and was given up instead.
@@ -346,44 +316,27 @@ class Outbox:
         With `parked` its task says that it waits for a receiver that does not respond, and until when.
         """
         if _is_event(entry):
-            reply = await self._defer_event(entry, delay_ms)
+            word = await self._defer_event(entry, delay_ms)
         else:
-            reply = await self._defer_result(entry, delay_ms, parked)
+            word = await self._defer_result(entry, delay_ms, parked)
         self._let_go(entry)
-        return word_of(reply) != "GIVEN_UP"
+        return word != "GIVEN_UP"
 
-    async def _defer_event(self, entry: OutboxEntry, delay_ms: int) -> list[Any]:
-        endpoint_id, worker_id = _owner_of(entry.delivery_id)
-        keys = EndpointKeys(entry.partition, endpoint_id)
-        reply: list[Any] = await self._scripts.run(
-            "defer_event",
-            [
-                entry.partition.delivery(entry.delivery_id), entry.partition.outbox, entry.partition.outbox_parked,
-                keys.worker_events(worker_id), keys.counts,
-            ],
-            [entry.entry_id, entry.delivery_id, delay_ms, self._most_age_ms],
-        )  # fmt: skip
-        return reply
+    async def _defer_event(self, entry: OutboxEntry, delay_ms: int) -> str:
+        reply = await self._scripts.defer_event(
+            _worker_keys(entry), entry_id=entry.entry_id, delay_ms=delay_ms, max_age_ms=self._most_age_ms
+        )
+        return reply.word
 
-    async def _defer_result(self, entry: OutboxEntry, delay_ms: int, parked: bool) -> list[Any]:
-        endpoint_id, task_id = _owner_of(entry.delivery_id)
-        partition = entry.partition
-        reply: list[Any] = await self._scripts.run(
-            "defer_delivery",
-            [
-                partition.delivery(entry.delivery_id), partition.outbox, partition.outbox_parked,
-                partition.task(endpoint_id, task_id), partition.body(endpoint_id, task_id),
-                partition.result(endpoint_id, task_id), partition.attempts_log(endpoint_id, task_id),
-                partition.history(endpoint_id, task_id),
-            ],
-            [
-                entry.entry_id, entry.delivery_id, delay_ms, self._most_age_ms,
-                f"the receiver was not served for so long that the result is not sent any more: more than "
-                f"{self._most_age_ms // 3_600_000} hours",
-                EXPIRY_SLACK_MS, "1" if parked else "",
-            ],
-        )  # fmt: skip
-        return reply
+    async def _defer_result(self, entry: OutboxEntry, delay_ms: int, parked: bool) -> str:
+        reply = await self._scripts.defer_delivery(
+            _task_keys(entry),
+            entry_id=entry.entry_id,
+            delay_ms=delay_ms,
+            max_age_ms=self._most_age_ms,
+            is_parked=parked,
+        )
+        return reply.word
 
     async def pending(self) -> dict[str, int]:
         """Deliveries of all processes that have not ended: due now (fresh), waiting for a retry, parked."""
@@ -398,16 +351,12 @@ class Outbox:
         return counts
 
     async def _promote(self, partition: Partition, waiting: str, most: int) -> int:
-        ids = await self._scripts.run("due_deliveries", [waiting], [most])
+        ids = (await self._scripts.due_deliveries(waiting=waiting, limit=most)).delivery_ids
+        promote = self._scripts.promote_delivery
         replies = await asyncio.gather(
-            *(
-                self._scripts.run(
-                    "promote_delivery", [partition.delivery(name.decode()), partition.outbox, waiting], [name]
-                )
-                for name in ids
-            )
+            *(promote(partition, delivery=partition.delivery(name), waiting=waiting, delivery_id=name) for name in ids)
         )
-        return sum(word_of(reply) == "OK" for reply in replies)
+        return sum(reply.word == "OK" for reply in replies)
 
     async def make_groups(self) -> None:
         """Make the outbox's groups where they are missing."""
@@ -428,8 +377,19 @@ def _text_in(fields: dict[bytes, bytes], name: bytes) -> str:
     return fields.get(name, b"").decode("utf-8", "replace")
 
 
-def _fields(flat: Sequence[bytes]) -> dict[bytes, bytes]:
-    return {flat[index]: flat[index + 1] for index in range(0, len(flat), 2)}
+def _task_keys(entry: OutboxEntry) -> TaskKeys:
+    """The keys in the outbox's own slot, also when the entry is garbage."""
+    endpoint_id, task_id = _owner_of(entry.delivery_id)
+    return EndpointKeys(entry.partition, endpoint_id).of_task(task_id)
+
+
+def _worker_keys(entry: OutboxEntry) -> WorkerKeys:
+    endpoint_id, worker_id = _owner_of(entry.delivery_id)
+    return EndpointKeys(entry.partition, endpoint_id).of_worker(worker_id)
+
+
+def _settlement(created_ms: int, now_ms: int) -> Settlement:
+    return Settlement(accepted=True, latency_seconds=(now_ms - created_ms) / 1000)
 
 
 def _is_event(entry: OutboxEntry) -> bool:

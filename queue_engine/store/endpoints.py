@@ -24,12 +24,10 @@ from queue_engine.domain.endpoints import (
     needs_new_workers,
 )
 from queue_engine.domain.signing import new_secret
-from queue_engine.domain.tasks import TaskStatus
 from queue_engine.domain.webhooks import parse_webhook
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.calls import Scripts
-from queue_engine.store.client import word_of
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
 from queue_engine.store.policies import retry_delays_of, retry_delays_text, retry_on_of, retry_on_text
 from queue_engine.store.resealing import Resealed, worst
@@ -69,11 +67,7 @@ class EndpointStore:
             "signing": self._new_signing_secret(endpoint_id),
             **_fields(config, self._sealed(endpoint_id, config.environment), sorted(config.environment)),
         }
-        await self._scripts.run(
-            "create_endpoint",
-            [keys.endpoint, keys.partition.endpoints, keys.queue, keys.retry_queue, keys.partition.outbox],
-            [endpoint_id, *_flat(fields)],
-        )
+        await self._scripts.create_endpoint(keys, endpoint_id=endpoint_id, fields=fields)
         endpoint = await self.get(endpoint_id, tenant)
         if endpoint is None:
             raise LookupError(f"endpoint {endpoint_id} is gone right after it was created")
@@ -103,32 +97,26 @@ class EndpointStore:
                 sealed, names = await self._sealed_environment(endpoint_id), list(endpoint.environment_names)
             else:
                 sealed, names = self._sealed(endpoint_id, environment), sorted(environment)
-            fields = _flat(_fields(config, sealed, names))
-            reply = await self._scripts.run(
-                "update_endpoint", [keys.endpoint], [tenant, endpoint.version, "1" if renew else "0", *fields]
+            reply = await self._scripts.update_endpoint(
+                keys,
+                tenant=tenant,
+                version=endpoint.version,
+                needs_new_workers=renew,
+                fields=_fields(config, sealed, names),
             )
-            if word_of(reply) == "OK":
+            if reply.word == "OK":
                 return await self.get(endpoint_id, tenant)
         return None
 
     async def want(self, endpoint_id: str, tenant: str, wanted: Wanted) -> bool:
         """Say what the endpoint is wanted to be; the controller makes it so. False when the tenant has no such one."""
         keys = self._partitions.of(endpoint_id)
-        return word_of(await self._scripts.run("want_endpoint", [keys.endpoint], [tenant, wanted.value])) == "OK"
+        return (await self._scripts.want_endpoint(keys, tenant=tenant, wanted=wanted.value)).word == "OK"
 
     async def remove(self, endpoint_id: str) -> bool:
         """Remove a deleted endpoint for good; False while it has workers, tasks or deliveries."""
         keys = self._partitions.of(endpoint_id)
-        statuses = (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED)
-        reply = await self._scripts.run(
-            "remove_endpoint",
-            [
-                keys.endpoint, keys.partition.endpoints, keys.counts, keys.live, keys.workers, keys.queue,
-                keys.retry_queue, keys.created, *(keys.finished(status) for status in statuses),
-            ],
-            [endpoint_id],
-        )  # fmt: skip
-        return word_of(reply) == "OK"
+        return (await self._scripts.remove_endpoint(keys, endpoint_id=endpoint_id)).word == "OK"
 
     async def get(self, endpoint_id: str, tenant: str | None) -> Endpoint | None:
         """The endpoint when it exists, is this tenant's and not deleted; with None any tenant's, deleted or not."""
@@ -174,7 +162,7 @@ class EndpointStore:
         Does nothing when the endpoint no longer exists.
         """
         keys = self._partitions.of(endpoint_id)
-        await self._scripts.run("mark_endpoint", [keys.endpoint], ["1" if failed else "0"])
+        await self._scripts.mark_endpoint(keys, has_failed=failed)
 
     async def signing_secret(self, endpoint_id: str) -> str | None:
         """The `whsec_…` that the endpoint's webhooks are signed with."""
@@ -261,10 +249,6 @@ class EndpointStore:
 
 def _is_visible(fields: dict[str, str], tenant: str) -> bool:
     return fields["tenant"] == tenant and fields["wanted"] != Wanted.DELETED
-
-
-def _flat(fields: Mapping[str, str | int]) -> list[str | int]:
-    return [item for pair in fields.items() for item in pair]
 
 
 _IN_HASH = tuple(one for one in SETTINGS if one.definition.for_scripts)

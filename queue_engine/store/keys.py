@@ -237,18 +237,6 @@ class EndpointKeys:
         """List: the worker's status changes that its endpoint's webhook has not been told yet, oldest first."""
         return self._key("ev") + f":{worker_id}"
 
-    def status_change(self, worker_id: str) -> list[str]:
-        """The keys that a script writes when a worker's status changes, in the order of `change_status` in lib.lua."""
-        return [
-            self.worker(worker_id),
-            self.workers,
-            self.endpoint,
-            self.worker_events(worker_id),
-            self.partition.delivery(worker_delivery_id(self.endpoint_id, worker_id)),
-            self.partition.outbox,
-            self.counts,
-        ]
-
     def of_task(self, task_id: str) -> TaskKeys:
         """Return the keys of one of its tasks."""
         return TaskKeys(self, task_id)
@@ -271,29 +259,6 @@ class EndpointKeys:
 
     def history(self, task_id: str) -> str:
         return self.partition.history(self.endpoint_id, task_id)
-
-    def ending(self, task_id: str, status: str) -> list[str]:
-        """The keys that a script writes when it ends a task, in the order of `end_task` in lib.lua."""
-        return [
-            self.task(task_id), self.body(task_id), self.result(task_id), self.history(task_id),
-            self.partition.leases, self.live, self.counts, self.partition.counts, self.finished(status),
-            self.partition.outbox, self.delivery(task_id), self.endpoint,
-        ]  # fmt: skip
-
-    @property
-    def waiting(self) -> list[str]:
-        """The keys that say where a task waits, in the order of `stop_waiting` in lib.lua."""
-        return [self.queue, self.retry_queue, self.partition.due, self.partition.deadlines]
-
-    def ended(self, task_id: str) -> list[str]:
-        """The keys that a script writes when it undoes the end of a task, in the order of `undo_end` in lib.lua."""
-        partition = self.partition
-        return [
-            self.task(task_id), self.body(task_id), self.result(task_id), self.history(task_id),
-            partition.attempts_log(self.endpoint_id, task_id), self.counts, self.finished("SUCCESS"),
-            self.finished("DELIVERED"), self.finished("FAILED"), partition.outbox, partition.outbox_due,
-            partition.outbox_parked, self.delivery(task_id),
-        ]  # fmt: skip
 
 
 class TaskKeys(NamedTuple):

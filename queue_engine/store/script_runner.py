@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,7 +21,6 @@ from queue_engine.domain.durability import Durability
 from queue_engine.domain.store_url import Address
 from queue_engine.store.client import NotDurable, unavailability
 from queue_engine.store.cluster import ClusterClient, is_redirection, slot_of
-from queue_engine.store.old_scripts import OldScript, load_old_scripts
 from queue_engine.store.scripts import Argument, Script, load_scripts
 
 MAX_BATCH = 128
@@ -32,7 +30,7 @@ STORE_DURABILITY = Durability()
 
 @dataclass
 class _Call:
-    script: Script | OldScript
+    script: Script
     arguments: list[Argument]
     promises: bool
     done: asyncio.Future[Any]
@@ -71,10 +69,7 @@ class ScriptRunner:
         self._mark = load_scripts()["mark"]
         self._lanes: dict[tuple[Address | None, bool], _Lane] = {}
 
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any:
-        return await self.submit(load_old_scripts()[name], [len(keys), *keys, *arguments])
-
-    def submit(self, script: Script | OldScript, arguments: list[Argument]) -> asyncio.Future[Any]:
+    def submit(self, script: Script, arguments: list[Argument]) -> asyncio.Future[Any]:
         """Return what becomes the script's reply, as redis-py gives it (bytes), or a RedisError.
 
         `arguments` begin with the number of the keys and the keys.

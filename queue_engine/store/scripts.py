@@ -127,11 +127,10 @@ def load_scripts() -> dict[str, Script]:
     folder = files("queue_engine.store") / "lua"
     library = load_library()
     sources = {entry.name: entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".lua")}
-    del sources["library.lua"], sources["lib.lua"]
+    del sources["library.lua"]
     return {
         name: make_script(name, source, library)
         for name, source in sorted((name.removesuffix(".lua"), source) for name, source in sources.items())
-        if not source.startswith("#!lua")
     }
 
 

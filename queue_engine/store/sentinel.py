@@ -66,10 +66,10 @@ class MasterFinder:
         return votes.most_common(1)[0][0]
 
     async def _ask(self, sentinel: Redis) -> Address | None:
-        reply: Any = await sentinel.execute_command(  # type: ignore[no-untyped-call]
+        found: Any = await sentinel.execute_command(  # type: ignore[no-untyped-call]
             "SENTINEL GET-MASTER-ADDR-BY-NAME", self._service
         )
-        return Address(_text(reply[0]), int(reply[1])) if reply else None
+        return Address(_text(found[0]), int(found[1])) if found else None
 
 
 class MasterPool(BlockingConnectionPool):

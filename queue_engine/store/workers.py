@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import Any
 
 from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.calls import Scripts
-from queue_engine.store.client import optional_int, word_of
-from queue_engine.store.keys import Partitions, worker_delivery_id
-from queue_engine.store.scripts import Argument
+from queue_engine.store.client import optional_int
+from queue_engine.store.keys import Partitions, WorkerKeys
 
 
 class WorkerStore:
@@ -26,15 +23,15 @@ class WorkerStore:
 
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None:
         """Record a worker that is about to start; does nothing when it is recorded, or its endpoint gone or deleted."""
-        await self._change("put_worker", endpoint_id, worker_id, [worker_id, "1" if managed else "0", revision])
+        await self._scripts.put_worker(self._keys(endpoint_id, worker_id), is_managed=managed, revision=revision)
 
     async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None:
         """Record that a worker is being started; return the number of this start, None when there is no such worker.
 
         Reports by agents of earlier starts are refused from here on.
         """
-        reply = await self._scripts.run("start_worker", [self._partitions.of(endpoint_id).worker(worker_id)])
-        return int(reply[1]) if word_of(reply) == "OK" else None
+        reply = await self._scripts.start_worker(self._keys(endpoint_id, worker_id))
+        return reply.run if reply.word == "OK" else None
 
     async def report(
         self,
@@ -54,9 +51,16 @@ class WorkerStore:
         worker is not ready; it is kept until the worker runs, and an empty one changes nothing. None when the worker or
         its endpoint is not there any more, or the worker was started again: the agent must end.
         """
-        arguments: list[Argument] = [worker_id, status.value, running_tasks, address, reason, run, error]
-        reply = await self._change("report_worker", endpoint_id, worker_id, arguments)
-        return Wanted(reply[1].decode()) if word_of(reply) == "OK" else None
+        reply = await self._scripts.report_worker(
+            self._keys(endpoint_id, worker_id),
+            reported=status.value,
+            running_tasks=running_tasks,
+            address=address,
+            reason=reason,
+            run=run,
+            error_text=error,
+        )
+        return Wanted(reply.wanted) if reply.word == "OK" else None
 
     async def mark(
         self,
@@ -69,34 +73,25 @@ class WorkerStore:
         restarted: bool = False,
     ) -> None:
         """A controller's word on a worker; does nothing when there is no such worker."""
-        arguments: list[Argument] = [worker_id, status.value, reason, error, int(restarted)]
-        await self._change("mark_worker", endpoint_id, worker_id, arguments)
+        await self._scripts.mark_worker(
+            self._keys(endpoint_id, worker_id),
+            status=status.value,
+            reason=reason,
+            error_text=error,
+            restarts=int(restarted),
+        )
 
     async def remove(
         self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = WorkerStatus.STOPPED, reason: str = "stopped"
     ) -> None:
         """Forget a worker that has ended with `status` (STOPPED or FAILED). Safe to call twice."""
-        keys = self._partitions.of(endpoint_id)
-        arguments: list[Argument] = [worker_id, status.value, reason]
-        await self._change("remove_worker", endpoint_id, worker_id, arguments, more_keys=[keys.queue, keys.retry_queue])
+        keys = self._keys(endpoint_id, worker_id)
+        await self._scripts.remove_worker(keys, worker_id=worker_id, status=status.value, reason=reason)
 
     async def tidy(self, endpoint_id: str) -> int:
         """Forget names that agents which are gone have left in the groups of the queues; returns how many."""
         keys = self._partitions.of(endpoint_id)
         return (await self._scripts.tidy_consumers(keys)).forgotten
-
-    async def _change(
-        self,
-        script: str,
-        endpoint_id: str,
-        worker_id: str,
-        arguments: Sequence[Argument],
-        more_keys: Sequence[str] = (),
-    ) -> Any:
-        """A script that may change the worker's status, and so write an event for the endpoint's webhook."""
-        keys = self._partitions.of(endpoint_id)
-        delivery_id = worker_delivery_id(endpoint_id, worker_id)
-        return await self._scripts.run(script, [*keys.status_change(worker_id), *more_keys], [*arguments, delivery_id])
 
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
         """The endpoint's workers, oldest first."""
@@ -125,3 +120,6 @@ class WorkerStore:
             revision=int(fields.get("revision", 1)),
             address=fields.get("address"),
         )
+
+    def _keys(self, endpoint_id: str, worker_id: str) -> WorkerKeys:
+        return self._partitions.of(endpoint_id).of_worker(worker_id)

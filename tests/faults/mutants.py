@@ -78,7 +78,7 @@ MUTANTS = {
             scenario="killed before start",
             expected="never reached",
             edits={
-                "queue_engine/store/claims.py": [("        self._cursors[stream] = reply[0].decode()\n", "")],
+                "queue_engine/store/claims.py": [("        self._cursors[stream] = cursor.decode()\n", "")],
             },
         ),
         Mutant(
@@ -137,7 +137,7 @@ MUTANTS = {
             expected="was delivered under several ids",
             edits={
                 "queue_engine/store/deliveries.py": [
-                    ("message_id=_message_id(task),", 'message_id=f"{_message_id(task)}_{attempts.decode()}",')
+                    ("message_id=_message_id(task),", 'message_id=f"{_message_id(task)}_{reply.attempts}",')
                 ]
             },
         ),

@@ -15,7 +15,7 @@ Place = tuple[str, str]
 """A stream and an entry in it."""
 ENDED = {"SUCCESS": "success", "DELIVERED": "delivered", "FAILED": "failed"}
 BLOCK, FAN, LEVELS = 64, 16, 6
-"""As in lib.lua."""
+"""As in library.lua."""
 
 
 async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str]) -> list[str]:

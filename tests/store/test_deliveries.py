@@ -12,7 +12,8 @@ from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.claims import ClaimStore
-from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, MAX_LOG_RECORDS, Outbox, OutboxEntry
+from queue_engine.store.constants import MAX_DELIVERY_RECORDS
+from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Cancellation
 from tests.store.bench import (
@@ -215,8 +216,13 @@ async def test_a_delivery_that_was_put_off_again_meanwhile_is_not_promoted(bench
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     await bench.deliver(outbox, again(60))
-    keys = [bench.keys.delivery("t1"), bench.partition.outbox, bench.partition.outbox_due]
-    assert await bench.store.scripts.run("promote_delivery", keys, [f"t:{bench.endpoint_id}:t1"]) == [b"STALE"]
+    promoted = await bench.store.scripts.promote_delivery(
+        bench.partition,
+        delivery=bench.keys.delivery("t1"),
+        waiting=bench.partition.outbox_due,
+        delivery_id=f"t:{bench.endpoint_id}:t1",
+    )
+    assert promoted.word == "STALE"
     assert await outbox.pending() == {"fresh": 0, "retry": 1, "parked": 0}
 
 
@@ -271,14 +277,14 @@ async def test_every_attempt_is_logged(bench: Bench) -> None:
 async def test_the_log_keeps_the_latest_attempts(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
-    for number in range(MAX_LOG_RECORDS + 3):
+    for number in range(MAX_DELIVERY_RECORDS + 3):
         entry = await _read_one(outbox)
         await _open(outbox, entry)
         await outbox.settle(entry, answer(500, "http_5xx"), again(), at_ms=number)
         await outbox.promote()
     log = await bench.store.tasks.delivery_log(bench.endpoint_id, "t1")
-    assert [record["at"] for record in log] == list(range(3, MAX_LOG_RECORDS + 3))
-    assert (await bench.task("t1")).delivery_attempts == MAX_LOG_RECORDS + 3
+    assert [record["at"] for record in log] == list(range(3, MAX_DELIVERY_RECORDS + 3))
+    assert (await bench.task("t1")).delivery_attempts == MAX_DELIVERY_RECORDS + 3
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(b"1"), TOO_LARGE_TO_JOIN])

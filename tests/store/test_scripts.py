@@ -13,7 +13,6 @@ from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.claims import Renewal
 from queue_engine.store.client import store_errors
 from queue_engine.store.deliveries import OutboxEntry
-from queue_engine.store.old_scripts import load_old_scripts
 from queue_engine.store.script_runner import MAX_BATCH
 from queue_engine.store.scripts import load_scripts
 from queue_engine.store.store import Store
@@ -42,13 +41,13 @@ DURABLE = {
 
 
 def test_only_what_brings_new_data_is_refused_at_maxmemory() -> None:
-    scripts = (load_scripts() | load_old_scripts()).items()
+    scripts = load_scripts().items()
     refused = {name for name, script in scripts if "allow-oom" not in script.text.partition("\n")[0]}
     assert refused == NEW_WORK
 
 
 def test_only_what_makes_a_promise_waits_for_durability() -> None:
-    assert {name for name, script in (load_scripts() | load_old_scripts()).items() if script.is_durable} == DURABLE
+    assert {name for name, script in load_scripts().items() if script.is_durable} == DURABLE
 
 
 async def test_the_server_can_run_every_script(store: Store) -> None:
@@ -190,7 +189,7 @@ async def test_a_task_goes_its_whole_way_although_replies_are_lost(far: Bench, p
 
 async def test_orders_for_a_task_are_carried_out_once_although_replies_are_lost(far: Bench, proxy: LossyProxy) -> None:
     agent, tasks = far.agent(), far.store.tasks
-    for script in (load_scripts() | load_old_scripts()).values():  # so that the lost reply is that of the script itself
+    for script in load_scripts().values():  # so that the lost reply is that of the script itself
         await far.probe.ask("SCRIPT", "LOAD", script.text)
     started = await far.submit_and_start("t1", agent, spec=spec(webhook=True), queue_ttl_seconds=30)
 

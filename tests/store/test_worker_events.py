@@ -15,7 +15,7 @@ from tests.store.bench import DELIVERED, DESTINATION, GIVEN_UP, TENANT, WEBHOOK,
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
 STOPPED, FAILED = WorkerStatus.STOPPED, WorkerStatus.FAILED
 MOST_EVENTS = 100
-"""As in lib.lua."""
+"""As in library.lua."""
 OTHER_WEBHOOK, OTHER_DESTINATION = "https://other.example:8443/status", "https://other.example:8443"
 
 

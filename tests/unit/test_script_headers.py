@@ -1,15 +1,17 @@
 """A script whose header, body and library do not fit each other is refused, and so is a call that does not fit them."""
 
 import asyncio
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from queue_engine.store import calls_stub
 from queue_engine.store.keys import Partitions
 from queue_engine.store.script_text import BadScript, Library
-from queue_engine.store.scripts import Argument, Script, make_script
+from queue_engine.store.scripts import Argument, Script, load_library, load_scripts, make_script
+from tests.script_signatures import STUB, stub
 
 LIBRARY = """\
 -- The time.
@@ -213,4 +215,25 @@ def test_strings_comments_and_labels_are_no_names() -> None:
 
 
 def test_the_signatures_are_those_of_the_headers() -> None:
-    assert calls_stub.STUB.read_text() == calls_stub.stub(), "run `make stubs`"
+    assert STUB.read_text() == stub(), "run `make stubs`"
+
+
+def test_every_part_of_the_library_and_every_constant_is_used() -> None:
+    texts = [script.text for script in load_scripts().values()]
+    unused = {name for name in load_library().names if not any(_defines(text, name) for text in texts)}
+    assert unused == set()
+
+
+def test_only_the_loader_addresses_keys_arguments_and_replies_by_number() -> None:
+    root = Path(__file__).parents[2]
+    files = [file for folder in ("queue_engine", "worker_agent") for file in (root / folder).rglob("*")]
+    found = {
+        str(file.relative_to(root))
+        for file in files
+        if file.suffix in (".py", ".lua") and re.search(r"\b(KEYS|ARGV|reply)\[", file.read_text())
+    }
+    assert found == {"queue_engine/store/scripts.py"}
+
+
+def _defines(text: str, name: str) -> bool:
+    return re.search(rf"^local (function )?([\w, ]*\b)?{name}\b", text, re.MULTILINE) is not None

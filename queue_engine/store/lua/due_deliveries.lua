@@ -1,6 +1,8 @@
-#!lua flags=no-writes,allow-oom
--- Deliveries of one partition whose wait is over.
--- KEYS 1 outbox due or outbox parked
--- ARGV 1 most
--- Reply delivery ids
-return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(now_ms()), 'LIMIT', 0, ARGV[1])
+-- Find deliveries of one partition whose wait is over.
+--
+-- flags: no-writes, allow-oom
+-- keys: waiting (outbox_due or outbox_parked)
+-- arguments: limit integer
+-- replies:
+--   OK: delivery_ids list of text
+return { 'OK', redis.call('ZRANGEBYSCORE', waiting, '-inf', text(now_ms()), 'LIMIT', 0, limit) }

@@ -268,11 +268,15 @@ local function destination_of(webhook, length)
   return type(destination) == 'string' and destination or ''
 end
 
+-- Return the id of a delivery from its key.
+local function id_of_delivery(delivery_key)
+  return string.match(delivery_key, ':w:(.+)$')
+end
+
 -- Put a delivery that is new into the outbox.
 -- keys: delivery, outbox
 local function begin_delivery(destination, created)
-  local delivery_id = string.match(delivery, ':w:(.+)$')
-  local entry = redis.call('XADD', outbox, '*', 'd', delivery_id, 'h', destination)
+  local entry = redis.call('XADD', outbox, '*', 'd', id_of_delivery(delivery), 'h', destination)
   redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', created, 'destination', destination)
 end
 
@@ -320,7 +324,7 @@ local function undo_end()
   redis.call('HINCRBY', counts, status, -1)
   local entry = redis.call('HGET', delivery, 'entry')
   if entry then drop(outbox, 'delivery', entry) end
-  local delivery_id = string.match(delivery, ':w:(.+)$')
+  local delivery_id = id_of_delivery(delivery)
   redis.call('ZREM', outbox_due, delivery_id)
   redis.call('ZREM', outbox_parked, delivery_id)
   redis.call('DEL', delivery)

@@ -1,13 +1,16 @@
-#!lua flags=allow-oom
--- Say what an endpoint is wanted to be. Deleting is final. May run at maxmemory: it is how memory is freed.
--- KEYS 1 endpoint
--- ARGV 1 tenant 2 running | stopped | deleted
--- Reply {'OK'} | {'NOT_FOUND'}
-local tenant, wanted = unpack(redis.call('HMGET', KEYS[1], 'tenant', 'wanted'))
-if tenant ~= ARGV[1] or wanted == 'deleted' then return { 'NOT_FOUND' } end
-if wanted ~= ARGV[2] then
-  redis.call('HSET', KEYS[1], 'wanted', ARGV[2], 'updated', text(now_ms()))
-  redis.call('HINCRBY', KEYS[1], 'version', 1)
-  redis.call('HDEL', KEYS[1], 'failed')
+-- Set the desired state of an endpoint. Deleting is final. May run at maxmemory: it is how memory is freed.
+--
+-- flags: allow-oom, durable
+-- keys of an endpoint: endpoint
+-- arguments: tenant text, wanted text (running, stopped or deleted)
+-- replies:
+--   OK
+--   NOT_FOUND
+local owner, before = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
+if owner ~= tenant or before == 'deleted' then return { 'NOT_FOUND' } end
+if before ~= wanted then
+  redis.call('HSET', endpoint, 'wanted', wanted, 'updated', text(now_ms()))
+  redis.call('HINCRBY', endpoint, 'version', 1)
+  redis.call('HDEL', endpoint, 'failed')
 end
 return { 'OK' }

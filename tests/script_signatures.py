@@ -1,4 +1,4 @@
-"""Writes `calls.pyi`, the signatures of the scripts, from their headers: `python -m queue_engine.store.calls_stub`."""
+"""Writes `calls.pyi`, the signatures of the scripts, from their headers: `python -m tests.script_signatures`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from queue_engine.store import calls
 from queue_engine.store.script_headers import KEY, Field, Type
 from queue_engine.store.scripts import Script, load_scripts, reply_name, scope_class
 
-STUB = Path(__file__).with_name("calls.pyi")
+STUB = Path(calls.__file__).with_name("calls.pyi")
 _HEAD = """\
 # Made from the headers of the scripts by `make stubs`; a test compares the two.
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from queue_engine.store.keys import EndpointKeys, Partition, TaskKeys, WorkerKeys
-from queue_engine.store.scripts import Argument, Submit
+from queue_engine.store.scripts import Submit
 """
 _TYPES = {
     "text": "str",
@@ -32,7 +33,6 @@ _WIDTH = 120
 _CLASS = (
     "class Scripts:",
     "    def __init__(self, submit: Submit) -> None: ...",
-    "    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument] = ()) -> Any: ...",
 )
 
 
