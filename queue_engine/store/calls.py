@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from queue_engine.store.scripts import Submit, load_scripts
+from queue_engine.store.scripts import Call, Submit, load_scripts
 
 
 class Scripts:
-    """A method for each script; `submit` sends them."""
+    """A method for each script, made when it is first called; `submit` sends the call."""
 
     def __init__(self, submit: Submit) -> None:
-        for script in load_scripts().values():
-            setattr(self, script.name, script.bind(submit))
+        self._submit = submit
+
+    def __getattr__(self, name: str) -> Call:
+        scripts = load_scripts()
+        if name not in scripts:
+            raise AttributeError(f"there is no script {name}")
+        call = scripts[name].bind(self._submit)
+        setattr(self, name, call)
+        return call

@@ -61,7 +61,7 @@ class Script:
 
         It raises TypeError for a keyword that is missing or unknown.
         """
-        pack, parse = self._packer(), self._parser()
+        pack, parse = self._pack, self._parse
         if not self.scoped_keys:
 
             async def call(**given: Any) -> Any:
@@ -74,7 +74,9 @@ class Script:
 
         return call_with_keys
 
-    def _packer(self) -> Callable[[Any, dict[str, Any]], list[Argument]]:
+    @cached_property
+    def _pack(self) -> Callable[[Any, dict[str, Any]], list[Argument]]:
+        """What makes the arguments of a call from the scope's keys and the keywords."""
         header = self.header
         names = [field.name for field in header.given]
         take_keys = _taker(attrgetter, [path_of(header.scope, name) for name in self.scoped_keys])
@@ -108,7 +110,9 @@ class Script:
 
         return pack
 
-    def _parser(self) -> Callable[[Any], Any]:
+    @cached_property
+    def _parse(self) -> Callable[[Any], Any]:
+        """What makes a reply object from the store's reply."""
         kinds = {
             word.encode(): (_reply_class(self.name, word, fields), [_decoder(field.type) for field in fields])
             for word, fields in self.header.replies.items()
