@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_engine import metrics
-from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever, wait_for_event
+from queue_engine.aio import end_tasks, wait_for_event
 from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.client import unavailability
-from queue_engine.store.workers import WorkerStore
 from worker_agent.container import ContainerWatch
+from worker_agent.ports import WorkerRecord, loop, until_available
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +30,6 @@ class AgentConfig:
     lease_seconds: float
     grace_seconds: float
     managed: bool
-    run: int = 0
-    """The number of this start of the worker; 0 when no controller started it."""
     runs_container: bool = False
     """The container is a child of the agent, so that its end is noticed."""
 
@@ -60,7 +58,7 @@ class Work(Protocol):
         ...
 
     @property
-    def fault(self) -> str:
+    def problem(self) -> str:
         """Why the agent leaves tasks to other agents; empty when it does not."""
         ...
 
@@ -72,9 +70,9 @@ class Work(Protocol):
 class Agent:
     """One agent. `run` works until `drain` is called; then its work ends what is under way."""
 
-    def __init__(self, config: AgentConfig, workers: WorkerStore, watch: ContainerWatch, work: Work) -> None:
+    def __init__(self, config: AgentConfig, record: WorkerRecord, watch: ContainerWatch, work: Work) -> None:
         self._config = config
-        self._workers = workers
+        self._record = record
         self._watch = watch
         self._work = work
         self._duty = Duty()
@@ -95,7 +93,7 @@ class Agent:
 
     async def run(self) -> None:
         """Work until drained. Afterwards nothing of this agent runs and no task is held."""
-        await retry_while_unavailable(self._register, passing=unavailability, what="register")
+        await until_available(self._register, "register")
         background = [
             asyncio.create_task(self._watch_container(), name="watch"),
             asyncio.create_task(self._reports(), name="reports"),
@@ -111,14 +109,12 @@ class Agent:
     async def _register(self) -> None:
         """Make the record of a worker that no controller manages; it may have been removed while we were silent."""
         if not self._config.managed:
-            await self._workers.put(self._config.endpoint_id, self._config.worker_id, managed=False)
-        self._heed_wanted(await self._report_status())
+            await self._record.register()
+        self._follow(await self._report_status())
 
     async def _reports(self) -> None:
         interval = min(self._config.lease_seconds / 4, MAX_REPORT_INTERVAL_SECONDS)
-        await run_forever(
-            lambda: self._report_and_wait(interval), idle_seconds=0, name="reports", passing=unavailability
-        )
+        await loop(lambda: self._report_and_wait(interval), idle_seconds=0, name="reports")
 
     async def _report_and_wait(self, interval: float) -> int:
         if self._duty.draining.is_set() and self._config.managed:
@@ -126,45 +122,42 @@ class Agent:
             await asyncio.sleep(interval)
             return 0
         self._watch.changed.clear()
-        wanted = await self._report_status()
-        if wanted is None and not self._config.managed:
+        desired = await self._report_status()
+        if desired is None and not self._config.managed:
             await self._register()
         else:
-            self._heed_wanted(wanted)
+            self._follow(desired)
         await wait_for_event(self._watch.changed, interval)
         return 0
 
-    def _heed_wanted(self, wanted: Wanted | None) -> None:
+    def _follow(self, desired: Wanted | None) -> None:
         """Pause while the endpoint is stopped; a controller drains the workers that it manages."""
-        if wanted is None:
+        if desired is None:
             self.drain("the worker or its endpoint no longer exists, or the worker was started again")
-        elif wanted is Wanted.DELETED and not self._config.managed:
+        elif desired is Wanted.DELETED and not self._config.managed:
             self.drain("the endpoint is deleted")
-        elif wanted is Wanted.RUNNING:
+        elif desired is Wanted.RUNNING:
             self._duty.open.set()
         else:
             self._duty.open.clear()
 
     async def _report_status(self) -> Wanted | None:
-        wanted = await self._workers.report(
-            self._config.endpoint_id,
-            self._config.worker_id,
+        desired = await self._record.report(
             self._status(),
             running_tasks=self._work.running_tasks,
             address=str(self._watch.address),
-            reason=self._work.fault or self._watch.reason,
-            run=self._config.run,
-            error=self._work.fault or self._watch.error,
+            reason=self._work.problem or self._watch.reason,
+            error=self._work.problem or self._watch.error,
         )
         metrics.agent_last_heartbeat_timestamp.set_to_current_time()
-        return wanted
+        return desired
 
     def _status(self) -> WorkerStatus:
         if self._duty.draining.is_set():
             return WorkerStatus.STOPPING
         if not self._duty.open.is_set() and not self._config.managed:  # else its controller says what becomes of it
             return WorkerStatus.STOPPING if self._work.running_tasks else WorkerStatus.STOPPED
-        return WorkerStatus.INITIALIZING if self._work.fault else self._watch.status
+        return WorkerStatus.INITIALIZING if self._work.problem else self._watch.status
 
     async def _watch_container(self) -> None:
         """Watch until the agent drains. Then no task begins, and a probe would look like a request under way."""
@@ -178,9 +171,7 @@ class Agent:
     async def _leave(self) -> None:
         try:
             if not self._config.managed:
-                await self._workers.remove(self._config.endpoint_id, self._config.worker_id)
-        except Exception as error:
-            if unavailability(error) is None:
-                raise
+                await self._record.remove()
+        except StoreUnavailable:
             log.warning("the store is away: the worker's record stays")
         log.info("ended", extra={"reason": self._drain_reason})

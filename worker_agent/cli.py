@@ -35,6 +35,7 @@ from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.runtime.standard_files import guarded_output
 from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
+from queue_engine.store.task_source import StoreLog, StoreTaskSource, StoreWorkerRecord
 from worker_agent.agent import Agent, AgentConfig
 from worker_agent.container import LOOPBACKS, ContainerAddress, ContainerProcess, ContainerWatch, watch_over
 from worker_agent.end_report import say_end
@@ -222,11 +223,12 @@ async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAd
     claims = store.claims(
         endpoint_id=config.endpoint_id, worker_id=config.worker_id, lease_ms=int(config.lease_seconds * 1000)
     )
-    forwarder = HttpForwarder(max_answer_bytes=settings.max_answer_bytes, max_connections=config.concurrency)
+    source = StoreTaskSource(claims)
+    forwarder = HttpForwarder(max_response_bytes=settings.max_answer_bytes, max_connections=config.concurrency)
     watch = _watch_over(settings, address, settle_seconds=0)
-    work = TaskWork(config, claims, forwarder, watch)
+    work = TaskWork(config, source, forwarder, watch)
     try:
-        return await _work(settings, store, Agent(config, store.workers, watch, work))
+        return await _work(settings, store, Agent(config, _record(settings, store), watch, work))
     finally:
         await forwarder.aclose()
 
@@ -236,7 +238,7 @@ async def _serve_requests(settings: AgentSettings, store: Store, address: Contai
     config = _config(settings)
     watch = _watch_over(settings, address, settle_seconds=UNPROBED_SETTLE_SECONDS)
     work = ServiceWork(address, grace_seconds=config.grace_seconds)
-    return await _work(settings, store, Agent(config, store.workers, watch, work))
+    return await _work(settings, store, Agent(config, _record(settings, store), watch, work))
 
 
 def _watch_over(settings: AgentSettings, address: ContainerAddress, *, settle_seconds: float) -> ContainerWatch:
@@ -259,8 +261,13 @@ def _config(settings: AgentSettings) -> AgentConfig:
         lease_seconds=settings.lease_seconds,
         grace_seconds=settings.grace_seconds,
         managed=settings.managed,
-        run=settings.run,
         runs_container=settings.container_command is not None,
+    )
+
+
+def _record(settings: AgentSettings, store: Store) -> StoreWorkerRecord:
+    return StoreWorkerRecord(
+        store.workers, endpoint_id=settings.endpoint, worker_id=settings.worker_id, run=settings.run
     )
 
 
@@ -319,14 +326,14 @@ def _note_end(agent: Agent, ended: asyncio.Task[str]) -> None:
 
 
 def _container_log(output: Capture, settings: AgentSettings, store: Store) -> LogShipper:
-    return LogShipper(
-        output,
+    sink = StoreLog(
         store.logs,
-        Secrets(settings.masked_values(), settings.own_secrets()),
         endpoint_id=settings.endpoint,
         worker_id=settings.worker_id,
         retention_seconds=settings.log_retention_seconds,
     )
+    secrets = Secrets(settings.masked_values(), settings.own_secrets())
+    return LogShipper(output, sink, secrets, retention_seconds=settings.log_retention_seconds)
 
 
 def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import aiohttp
@@ -15,15 +13,13 @@ from yarl import URL
 from queue_engine.domain.excerpts import printable
 from queue_engine.domain.outputs import output_of, text_of
 from queue_engine.domain.retry import container_retry_after
-from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, NOT_CONNECTED_FAULTS, ClaimedTask, ContainerAnswer
+from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, NOT_CONNECTED_FAULTS, ContainerAnswer
 from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector
 from queue_engine.runtime.http_faults import BadResponse, fault_of, problem_of
 from worker_agent.codings import BodyDecoder, TooLarge
-from worker_agent.container import ContainerAddress
+from worker_agent.requests import ForwardRequest
 
 CONNECT_TIMEOUT_SECONDS = 5.0
-CANCEL_TIMEOUT_SECONDS = 5.0
-"""How long a container may take to answer that it has heard of a cancellation."""
 KEEPALIVE_SECONDS = 1.5
 """Idle connections are closed before common servers close them (gunicorn after 2 s, uvicorn after 5 s): a task sent on
 a connection that its container is closing at that moment would fail without having run."""
@@ -37,18 +33,6 @@ FAILURE_BODY_SECONDS = 2.0
 """Time limit for that beginning: the status has come, and only the text of the error depends on the body."""
 
 
-@dataclass(frozen=True)
-class ForwardRequest:
-    """What is sent to the container."""
-
-    host: str
-    port: int
-    path: str
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    body: bytes = field(repr=False)
-    timeout_seconds: float
-
-
 class Forwarder(Protocol):
     """Sends one request to the container."""
 
@@ -57,50 +41,16 @@ class Forwarder(Protocol):
         ...
 
 
-def request_for(task: ClaimedTask, address: ContainerAddress) -> ForwardRequest | None:
-    """The request by the contract, or None when the worker does not expose the task's workerPort."""
-    port = address.port_for(task.spec.worker_port)
-    if port is None:
-        return None
-    headers = dict(task.spec.headers)
-    if not any(name.lower() == "content-type" for name in headers):
-        headers["Content-Type"] = "application/json"
-    headers |= _ids(task)
-    if task.spec.traceparent is not None and not any(name.lower() == "traceparent" for name in headers):
-        headers["traceparent"] = task.spec.traceparent
-    return ForwardRequest(
-        address.host, port, task.spec.process_uri, tuple(headers.items()), task.input, task.timeout_seconds
-    )
-
-
-def cancel_request_for(task: ClaimedTask, path: str | None, address: ContainerAddress) -> ForwardRequest | None:
-    """The request that tells the container that this task is cancelled; None when there is no path for that."""
-    port = address.port_for(task.spec.worker_port)
-    if path is None or port is None:
-        return None
-    headers = {"Content-Type": "application/json"} | _ids(task)
-    body = json.dumps({"taskId": task.lease.task_id}).encode()
-    return ForwardRequest(address.host, port, path, tuple(headers.items()), body, CANCEL_TIMEOUT_SECONDS)
-
-
-def _ids(task: ClaimedTask) -> dict[str, str]:
-    return {
-        "X-Task-Id": task.lease.task_id,
-        "X-Endpoint-Id": task.lease.endpoint_id,
-        "X-Task-Attempt": str(task.attempt),
-    }
-
-
 class HttpForwarder:
     """Forwards over HTTP/1.1 with kept-alive connections, without cookies, redirects and proxies.
 
-    `max_answer_bytes` bounds what is read of a response, after decoding. Close it with `aclose`.
+    `max_response_bytes` bounds what is read of a response, after decoding. Close it with `aclose`.
     """
 
     def __init__(
-        self, *, max_answer_bytes: int, max_connections: int, failure_body_seconds: float = FAILURE_BODY_SECONDS
+        self, *, max_response_bytes: int, max_connections: int, failure_body_seconds: float = FAILURE_BODY_SECONDS
     ) -> None:
-        self._max_answer_bytes = max_answer_bytes
+        self._max_response_bytes = max_response_bytes
         self._max_connections = max_connections
         self._failure_body_seconds = failure_body_seconds
         self._session: aiohttp.ClientSession | None = None
@@ -144,7 +94,7 @@ class HttpForwarder:
         """The whole body. Raises BadResponse and what breaks the connection."""
         body = bytearray()
         try:
-            async for piece in _decoded(response, self._max_answer_bytes):
+            async for piece in _decoded(response, self._max_response_bytes):
                 body += piece
         except TooLarge:
             return self._too_large(response)
@@ -168,9 +118,9 @@ class HttpForwarder:
     def _too_large(self, response: aiohttp.ClientResponse) -> ContainerAnswer:
         announced = response.content_length
         coded = "Content-Encoding" in response.headers
-        size = f"more than {self._max_answer_bytes} bytes" if coded or announced is None else f"{announced} bytes"
+        size = f"more than {self._max_response_bytes} bytes" if coded or announced is None else f"{announced} bytes"
         decoded = " when decoded" if coded else ""
-        detail = f"the worker's container answered with {size}{decoded}; the limit is {self._max_answer_bytes}"
+        detail = f"the worker's container answered with {size}{decoded}; the limit is {self._max_response_bytes}"
         return ContainerAnswer(status=response.status, fault="too_large", detail=detail)
 
     def _opened(self) -> aiohttp.ClientSession:

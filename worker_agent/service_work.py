@@ -33,7 +33,7 @@ class ServiceWork:
         return 0
 
     @property
-    def fault(self) -> str:
+    def problem(self) -> str:
         return ""
 
     async def run(self, duty: Duty) -> None:

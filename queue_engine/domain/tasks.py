@@ -19,6 +19,9 @@ from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
 ERROR_EXCERPT_BYTES = 2048
 """How much of a container's answer is repeated in a task's `error`."""
 
+CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
+"""The error of a task that was cancelled during an attempt."""
+
 NOT_CONNECTED_FAULTS = frozenset({"connect_refused", "connect_timeout", "dns_error"})
 """Faults of a call that never reached the container: the worker is not up."""
 

@@ -6,12 +6,12 @@ import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from queue_engine.domain.attempts import Renewal, Settled
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import (
     Budget,
@@ -35,18 +35,6 @@ SUSPECT_AFTER = 2
 """Attempts of a task that ended with a dead worker or container; from then on it is run alone."""
 MOST_STEPS = 20
 """Of one look for entries that nobody has started."""
-
-
-class Renewal(StrEnum):
-    """What a heartbeat says of one task."""
-
-    OK = "OK"
-    READOPTED = "READOPTED"
-    """The lease had run out, nobody had started the task again, and it is held again."""
-    CANCEL = "CANCEL"
-    """It is held, and is to be stopped: somebody cancelled the task."""
-    FENCED = "FENCED"
-    GONE = "GONE"
 
 
 @dataclass(frozen=True)
@@ -98,17 +86,6 @@ class Started:
         return self.lost + self.connections_lost >= SUSPECT_AFTER
 
 
-@dataclass(frozen=True)
-class Settled:
-    """What the store made of an outcome. `word` is OK, ALREADY, FENCED or GONE; CANCELLED or FAILED when the task ended
-    instead of waiting for another attempt. Times only with OK of an ended task, and with FAILED."""
-
-    word: str
-    created_at_ms: int = 0
-    started_at_ms: int = 0
-    now_ms: int = 0
-
-
 class ClaimStore:
     """One endpoint's queue for one agent.
 
@@ -133,7 +110,7 @@ class ClaimStore:
         self._blocking = blocking
         self._keys = partitions.of(endpoint_id)
         self._specs = TaskSpecs(sealer)
-        self._worker_id = worker_id
+        self.worker_id = worker_id
         self._lease_ms = lease_ms
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
 
@@ -141,7 +118,7 @@ class ClaimStore:
         """Up to `most` entries of each queue, the retry queue's first; waits up to `block_ms` for one to come."""
         streams: dict[Any, Any] = {self._keys.retry_queue: ">", self._keys.queue: ">"}
         try:
-            reply = await self._blocking.xreadgroup(GROUP, self._worker_id, streams, count=most, block=block_ms)
+            reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=most, block=block_ms)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -172,7 +149,7 @@ class ClaimStore:
         """
         try:
             cursor, entries, *_ = await self._blocking.xautoclaim(
-                stream, GROUP, self._worker_id, min_idle_time=idle_ms, start_id=self._cursors[stream], count=most
+                stream, GROUP, self.worker_id, min_idle_time=idle_ms, start_id=self._cursors[stream], count=most
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
@@ -186,7 +163,7 @@ class ClaimStore:
         """Entries that were handed to this worker and that it has not started: a read of them was cut off."""
         streams: dict[Any, Any] = {self._keys.retry_queue: "0", self._keys.queue: "0"}
         try:
-            reply = await self._blocking.xreadgroup(GROUP, self._worker_id, streams, count=1000)
+            reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=1000)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -201,7 +178,7 @@ class ClaimStore:
             entry_id=entry.entry_id,
             token=entry.token,
             lease_ms=self._lease_ms,
-            worker_id=self._worker_id,
+            worker_id=self.worker_id,
             address=address,
         )
         if reply.word != "OK":

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from queue_engine.domain.deliveries import MAX_RESULT_BYTES
 from queue_engine.domain.ids import TASKS_PER_PARTITION_STEP
+from queue_engine.domain.tasks import CANCELLED_WHILE_RUNNING
 
 EXPIRY_SLACK_MS = 2 * 86_400_000
 """How much longer than its retention a task's data may stay when the retention job does not run."""
 
 CANCELLED_BEFORE_IT_STARTED = "the task was cancelled before it was started"
 CANCELLED_WHILE_WAITING = "the task was cancelled while it waited for another attempt"
-CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
 
 MAX_DELIVERY_RECORDS = 20
 """Delivery attempts in a task's log, the latest."""

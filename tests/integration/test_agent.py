@@ -30,7 +30,7 @@ from tests.integration.parts import (
 from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until, wait_until_async
-from worker_agent.tasks import MOST_UNSTARTED_SECONDS
+from worker_agent.tasks import MAX_UNSTARTED_SECONDS
 
 
 async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(
@@ -518,7 +518,7 @@ async def test_what_an_agent_had_read_when_it_died_begins_after_a_lease(
     agent = programs.agent(endpoint_id, container.url, lease=0.5)
     wait_until(lambda: "the container is up" in agent.output())
     await dead.read_own()  # which says that it has it still
-    task = await ended(store, endpoint_id, timeout=MOST_UNSTARTED_SECONDS - 1)
+    task = await ended(store, endpoint_id, timeout=MAX_UNSTARTED_SECONDS - 1)
     assert (task.state, task.attempts, task.lost) == (TaskState.SUCCEEDED, 1, 0)
 
 

@@ -12,7 +12,8 @@ from tests.integration.raw_container import RawResponse, ok, raw_container
 from tests.integration.receivers import Peer, Received, answering, receiver
 from tests.waiting import wait_until_async
 from worker_agent import forward
-from worker_agent.forward import ForwardRequest, HttpForwarder
+from worker_agent.forward import HttpForwarder
+from worker_agent.requests import ForwardRequest
 
 MAX_BYTES = 100_000
 TIMEOUT_SECONDS = 20.0
@@ -21,7 +22,7 @@ CHUNKED = ("HTTP/1.1 200 OK", "Transfer-Encoding: chunked")
 
 @pytest.fixture
 async def forwarder() -> AsyncIterator[HttpForwarder]:
-    made = HttpForwarder(max_answer_bytes=MAX_BYTES, max_connections=4, failure_body_seconds=0.3)
+    made = HttpForwarder(max_response_bytes=MAX_BYTES, max_connections=4, failure_body_seconds=0.3)
     yield made
     await made.aclose()
 
@@ -223,7 +224,7 @@ async def test_a_failure_whose_body_goes_on_past_the_execution_timeout_keeps_its
         await peer.until_it_leaves()
 
     async with receiver(behave) as target:
-        patient = HttpForwarder(max_answer_bytes=MAX_BYTES, max_connections=4, failure_body_seconds=60.0)
+        patient = HttpForwarder(max_response_bytes=MAX_BYTES, max_connections=4, failure_body_seconds=60.0)
         answer = await patient.forward(ForwardRequest("127.0.0.1", target.port, "/run", (), b"{}", 1.0))
         await patient.aclose()
     assert (answer.fault, answer.status, answer.excerpt) == (None, 400, "bad input")

@@ -10,6 +10,7 @@ from queue_engine.domain.tasks import TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.store import Store
+from queue_engine.store.task_source import StoreTaskSource, StoreWorkerRecord
 from tests.integration.parts import HttpServer, ended, new_endpoint, submit
 from tests.waiting import wait_until_async
 from worker_agent.agent import Agent, AgentConfig
@@ -30,9 +31,10 @@ async def endpoint_id(store: Store, container: HttpServer) -> AsyncIterator[str]
     claims = keyless.claims(endpoint_id=endpoint_id, worker_id=WORKER, lease_ms=5000)
     address = ContainerAddress.parse(container.url, exposed_port=None, refused_ports=frozenset(), own_network=False)
     watch = watch_over(address, ready_path=None, start_timeout_seconds=60, sees_calls=True)
-    forwarder = HttpForwarder(max_answer_bytes=1024, max_connections=1)
+    forwarder = HttpForwarder(max_response_bytes=1024, max_connections=1)
     pause = ClaimPause(pauses=Backoff(0.2, 600.0))
-    agent = Agent(config, keyless.workers, watch, TaskWork(config, claims, forwarder, watch, pause))
+    record = StoreWorkerRecord(keyless.workers, endpoint_id=endpoint_id, worker_id=WORKER)
+    agent = Agent(config, record, watch, TaskWork(config, StoreTaskSource(claims), forwarder, watch, pause))
     running = asyncio.create_task(agent.run())
     yield endpoint_id
     agent.drain("the test is over")

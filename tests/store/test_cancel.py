@@ -2,8 +2,8 @@
 
 import pytest
 
+from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.tasks import AttemptOutcome, Failed, Succeeded, TaskState, TaskStatus, TryAgain
-from queue_engine.store.claims import Renewal
 from queue_engine.store.tasks import Cancellation
 from tests.store.bench import Bench, spec
 

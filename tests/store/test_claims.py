@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import (
     AttemptOutcome,
@@ -16,7 +17,7 @@ from queue_engine.domain.tasks import (
     TaskStatus,
     TryAgain,
 )
-from queue_engine.store.claims import ClaimStore, Entry, Renewal
+from queue_engine.store.claims import ClaimStore, Entry
 from tests.store.bench import LONG_LEASE_MS, TENANT, Bench, spec
 from tests.waiting import wait_until_async
 

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.tasks import Succeeded, TaskState, TaskStatus, TryAgain
-from queue_engine.store.claims import Renewal
 from tests.store.bench import LONG_LEASE_MS, TICK_MS, Bench, spec
 from tests.waiting import wait_until_async
 

@@ -6,13 +6,14 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
 from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Lease, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.sealing import Sealer
-from queue_engine.store.claims import ClaimStore, Renewal
+from queue_engine.store.claims import ClaimStore
 from queue_engine.store.client import unavailability
 from queue_engine.store.cluster import ClusterClient
 from queue_engine.store.credentials import Deletion

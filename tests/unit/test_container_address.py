@@ -4,7 +4,7 @@ import pytest
 
 from queue_engine.domain.tasks import ClaimedTask, Lease, TaskSpec
 from worker_agent.container import ContainerAddress
-from worker_agent.forward import cancel_request_for, request_for
+from worker_agent.requests import cancel_request_for, request_for
 
 METRICS_PORT = 9100
 

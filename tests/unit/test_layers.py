@@ -15,6 +15,8 @@ OURS = ("queue_engine", "worker_agent")
 # A module belongs to the layer with the longest prefix of its name. `queue_engine` itself is only the version.
 PREFIXES = {
     "worker_agent": "worker_agent",
+    "worker_agent.__main__": "agent_root",
+    "worker_agent.cli": "agent_root",
     "queue_engine": "version",
     "queue_engine.__main__": "root",
     "queue_engine.cli": "root",
@@ -41,7 +43,8 @@ MAY_IMPORT = {
     "controller": {"controller", "backends", "config", "store"} | TOOLS,
     "backends": {"backends"} | TOOLS,
     "console": {"console", "domain", "runtime", "version"},
-    "worker_agent": {"worker_agent", "config", "store"} | TOOLS,
+    "agent_root": {"agent_root", "worker_agent", "config", "store"} | TOOLS,
+    "worker_agent": {"worker_agent"} | TOOLS,
     "embedded": {"embedded"} | TOOLS,
     "config": {"config", "domain", "runtime"},
     "store": {"store"} | TOOLS,
@@ -103,6 +106,9 @@ def test_both_packages_are_looked_at() -> None:
         ("worker_agent.agent", "from queue_engine.api import app"),
         ("worker_agent.agent", "from queue_engine.controller.backends import base"),
         ("worker_agent.agent", "from queue_engine.runtime import resolver\nimport fastapi"),
+        ("worker_agent.tasks", "from queue_engine.store import claims"),
+        ("worker_agent.logs.shipper", "from queue_engine.store.logs import LogStore"),
+        ("worker_agent.agent", "from worker_agent import cli"),
         ("queue_engine.api.app", "import worker_agent.agent"),
         ("queue_engine.somewhere", "import json"),
         ("queue_engine.api.tasks", "import redis.asyncio as redis"),
@@ -133,7 +139,8 @@ def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
         ("queue_engine.store.tasks", "import redis.asyncio as redis\nfrom queue_engine.domain import tasks"),
         ("queue_engine.runtime.resolver", "import aiodns\nimport asyncio\nimport time"),
         ("queue_engine.domain.tasks", "from datetime import datetime\nfrom urllib.parse import urlsplit"),
-        ("worker_agent.agent", "from queue_engine.store import tasks\nfrom worker_agent import settings"),
+        ("worker_agent.agent", "from queue_engine.domain import tasks\nfrom worker_agent import ports"),
+        ("worker_agent.cli", "from queue_engine.store import store\nfrom worker_agent import tasks"),
         ("queue_engine.cli", "import queue_engine.up\nfrom queue_engine.controller import jobs\nimport uvicorn"),
     ],
 )

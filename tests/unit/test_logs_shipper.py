@@ -5,15 +5,15 @@ import os
 from collections.abc import Iterator, Sequence
 
 import pytest
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
 from queue_engine import metrics
-from queue_engine.store.logs import MAX_BATCH_LINES
+from queue_engine.domain.errors import StoreUnavailable
 from tests.waiting import wait_until_async
 from worker_agent.logs.capture import MAX_UNREAD_BYTES, READ_BYTES, Capture
 from worker_agent.logs.lines import CUT, Secrets
 from worker_agent.logs.shipper import MAX_BATCH_CHARACTERS, MAX_ROUND_BYTES, MAX_WAITING_LINES, LogShipper
+from worker_agent.ports import MAX_LOG_BATCH_LINES
 
 
 class Sink:
@@ -28,10 +28,7 @@ class Sink:
         self.hang = False
         self._last = ""
 
-    async def append(
-        self, endpoint_id: str, worker_id: str, batch_id: str, lines: Sequence[str], *, retention_ms: int
-    ) -> bool:
-        assert (endpoint_id, worker_id, retention_ms) == ("1", "w1", 60_000)
+    async def append(self, batch_id: str, lines: Sequence[str]) -> None:
         if self.hang:
             await asyncio.Event().wait()
         if self.error is not None:
@@ -44,8 +41,7 @@ class Sink:
             self.batches.append(len(lines))
         if self.lose_reply:
             self.lose_reply = False
-            raise RedisConnectionError("the reply is lost")
-        return True
+            raise StoreUnavailable("the reply is lost")
 
 
 class Clock:
@@ -75,9 +71,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def shipper(capture: Capture, sink: Sink, clock: Clock) -> LogShipper:
-    return LogShipper(
-        capture, sink, Secrets(["canary"]), endpoint_id="1", worker_id="w1", retention_seconds=60, monotonic=clock
-    )
+    return LogShipper(capture, sink, Secrets(["canary"]), retention_seconds=60, monotonic=clock)
 
 
 def write(capture: Capture, data: bytes) -> None:
@@ -94,7 +88,7 @@ async def test_lines_are_shipped_in_order_and_in_batches(capture: Capture, sink:
     while await shipper.read_step():
         pass
     await shipper.ship_step()
-    assert sink.batches == [MAX_BATCH_LINES]
+    assert sink.batches == [MAX_LOG_BATCH_LINES]
     await shipper.finish()
     assert sink.lines == [f"line {number}" for number in range(1200)]
     assert sink.batches == [500, 500, 200]
@@ -179,24 +173,11 @@ async def test_the_end_survives_a_store_that_refuses_for_good(
 
 
 async def test_the_store_hears_that_a_quiet_worker_lives(capture: Capture, sink: Sink, clock: Clock) -> None:
-    quiet = LogShipper(
-        capture, _Quick(sink), Secrets([]), endpoint_id="1", worker_id="w1", retention_seconds=0.04, monotonic=clock
-    )
+    quiet = LogShipper(capture, sink, Secrets([]), retention_seconds=0.04, monotonic=clock)
     quiet.start()
     await wait_until_async(lambda: sink.signs >= 2)
     await quiet.finish()
     assert sink.lines == []
-
-
-class _Quick:
-    def __init__(self, sink: Sink) -> None:
-        self._sink = sink
-
-    async def append(
-        self, endpoint_id: str, worker_id: str, batch_id: str, lines: Sequence[str], *, retention_ms: int
-    ) -> bool:
-        assert retention_ms == 40
-        return await self._sink.append(endpoint_id, worker_id, batch_id, lines, retention_ms=60_000)
 
 
 async def test_a_container_that_writes_without_end_gets_pauses(capture: Capture, shipper: LogShipper) -> None:

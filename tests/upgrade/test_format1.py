@@ -12,8 +12,8 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
+from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.tasks import Failed, Lease, Outcome, Succeeded, Task, TaskState, TaskStatus
-from queue_engine.store.claims import Renewal
 from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.store import Store
 from tests.integration.parts import HttpServer, Programs, programs_on, wait_for_port

@@ -8,15 +8,13 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from queue_engine import metrics
-from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever, wait_for_event
+from queue_engine.aio import end_tasks, wait_for_event
 from queue_engine.domain.agent_protocol import LOG_FLUSH_SECONDS
-from queue_engine.store.client import unavailability
-from queue_engine.store.logs import MAX_BATCH_LINES
 from worker_agent.logs.capture import READ_BYTES, Capture
 from worker_agent.logs.lines import LineReader, Secrets, line_budget
+from worker_agent.ports import MAX_LOG_BATCH_LINES, LogSink, loop, until_available
 
 log = logging.getLogger(__name__)
 
@@ -27,14 +25,6 @@ MAX_WAITING_LINES = 5000
 """Lines that wait for the store; beyond that they are dropped."""
 MAX_BATCH_CHARACTERS = 256 * 1024
 MAX_SIGN_INTERVAL_SECONDS = 3600.0
-
-
-class LogSink(Protocol):
-    """Where the lines go."""
-
-    async def append(
-        self, endpoint_id: str, worker_id: str, batch_id: str, lines: Sequence[str], *, retention_ms: int
-    ) -> bool: ...
 
 
 class LogShipper:
@@ -50,15 +40,11 @@ class LogShipper:
         sink: LogSink,
         masked: Secrets,
         *,
-        endpoint_id: str,
-        worker_id: str,
         retention_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._capture = capture
         self._sink = sink
-        self._endpoint_id = endpoint_id
-        self._worker_id = worker_id
         self._retention_seconds = retention_seconds
         self._monotonic = monotonic
         self._reader = LineReader(masked, line_budget(monotonic()))
@@ -74,12 +60,8 @@ class LogShipper:
     def start(self) -> None:
         """Read and ship in the background until `finish`."""
         self._loops = (
-            asyncio.create_task(
-                run_forever(
-                    self.read_step, idle_seconds=READ_INTERVAL_SECONDS, name="read output", passing=unavailability
-                )
-            ),
-            asyncio.create_task(run_forever(self.ship_step, idle_seconds=0, name="ship logs", passing=unavailability)),
+            asyncio.create_task(loop(self.read_step, idle_seconds=READ_INTERVAL_SECONDS, name="read output")),
+            asyncio.create_task(loop(self.ship_step, idle_seconds=0, name="ship logs")),
         )
 
     async def finish(self, within_seconds: float = LOG_FLUSH_SECONDS) -> None:
@@ -164,15 +146,10 @@ class LogShipper:
     def _next_batch(self) -> list[str]:
         batch: list[str] = []
         characters = 0
-        while self._waiting and len(batch) < MAX_BATCH_LINES and characters < MAX_BATCH_CHARACTERS:
+        while self._waiting and len(batch) < MAX_LOG_BATCH_LINES and characters < MAX_BATCH_CHARACTERS:
             batch.append(self._waiting.popleft())
             characters += len(batch[-1])
         return batch
 
     async def _append(self, batch_id: str, lines: Sequence[str]) -> None:
-        retention_ms = int(self._retention_seconds * 1000)
-        await retry_while_unavailable(
-            lambda: self._sink.append(self._endpoint_id, self._worker_id, batch_id, lines, retention_ms=retention_ms),
-            passing=unavailability,
-            what="the log",
-        )
+        await until_available(lambda: self._sink.append(batch_id, lines), "the log")

@@ -1,0 +1,177 @@
+"""The store as an agent sees it: its queue, its worker's record and its container's log.
+
+The classes fit the ports of `worker_agent/ports.py` by structure. Errors by which the store cannot serve now are raised
+as StoreUnavailable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt, Unreadable
+from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.tasks import ClaimedTask, Lease, Outcome
+from queue_engine.domain.workers import WorkerStatus
+from queue_engine.runtime.sealing import SealBroken, SealKeyUnknown, SecretKeyMissing
+from queue_engine.store.claims import ClaimStore, Entry, Started
+from queue_engine.store.client import unavailability
+from queue_engine.store.logs import LogStore
+from queue_engine.store.workers import WorkerStore
+
+READ_BLOCK_MS = 2000
+"""Time that one read waits for a task. A dead connection is noticed by its silence beyond that."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _raises_unavailable(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]:
+    """Return `call` with StoreUnavailable in place of errors by which the store cannot serve now.
+
+    Not `store_errors`, because an asynchronous context manager costs ten times as much and every task passes here.
+    """
+
+    @wraps(call)
+    async def converted(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await call(*args, **kwargs)
+        except Exception as error:
+            reason = unavailability(error)
+            if reason is None:
+                raise
+            raise StoreUnavailable(reason) from error
+
+    return converted
+
+
+@dataclass(frozen=True)
+class StoreClaim:
+    """An entry of the queue that was handed to this agent."""
+
+    _claims: ClaimStore
+    _entry: Entry
+
+    @_raises_unavailable
+    async def start(self, *, address: str) -> StartedAttempt | None:
+        started = await self._claims.start(self._entry, address=address)
+        if started is None:
+            return None
+        return _attempt(started, self._claims.worker_id, await _opened(started, self._claims))
+
+    @_raises_unavailable
+    async def put_back(self) -> None:
+        await self._claims.put_back(self._entry)
+
+
+class StoreTaskSource:
+    """The queue of one endpoint, for the agent of one worker."""
+
+    def __init__(self, claims: ClaimStore) -> None:
+        self._claims = claims
+
+    @_raises_unavailable
+    async def claim(self, limit: int) -> Sequence[StoreClaim]:
+        return self._claims_of(await self._claims.read(limit, block_ms=READ_BLOCK_MS))
+
+    @_raises_unavailable
+    async def claim_abandoned(self, limit: int, *, unstarted_seconds: float) -> Sequence[StoreClaim]:
+        return self._claims_of(await self._claims.take_over(limit, idle_ms=int(unstarted_seconds * 1000)))
+
+    @_raises_unavailable
+    async def unstarted_claims(self) -> Sequence[StoreClaim]:
+        return self._claims_of(await self._claims.read_own())
+
+    @_raises_unavailable
+    async def renew(self, leases: Sequence[Lease]) -> Sequence[Renewal]:
+        return await self._claims.renew(leases)
+
+    @_raises_unavailable
+    async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
+        return await self._claims.settle(lease, outcome)
+
+    @_raises_unavailable
+    async def release(self, lease: Lease, *, called: bool) -> str:
+        return await self._claims.release(lease, called=called)
+
+    def _claims_of(self, entries: Sequence[Entry]) -> list[StoreClaim]:
+        return [StoreClaim(self._claims, entry) for entry in entries]
+
+
+class StoreWorkerRecord:
+    """The record of one worker. `run` is the number of its start, 0 when no controller started it."""
+
+    def __init__(self, workers: WorkerStore, *, endpoint_id: str, worker_id: str, run: int = 0) -> None:
+        self._workers = workers
+        self._endpoint_id = endpoint_id
+        self._worker_id = worker_id
+        self._run = run
+
+    @_raises_unavailable
+    async def register(self) -> None:
+        await self._workers.put(self._endpoint_id, self._worker_id, managed=False)
+
+    @_raises_unavailable
+    async def report(
+        self, status: WorkerStatus, *, running_tasks: int, address: str, reason: str, error: str
+    ) -> Wanted | None:
+        return await self._workers.report(
+            self._endpoint_id,
+            self._worker_id,
+            status,
+            running_tasks=running_tasks,
+            address=address,
+            reason=reason,
+            run=self._run,
+            error=error,
+        )
+
+    @_raises_unavailable
+    async def remove(self) -> None:
+        await self._workers.remove(self._endpoint_id, self._worker_id)
+
+
+class StoreLog:
+    """The log of one worker's container. Lines are kept until `retention_seconds` after the last call."""
+
+    def __init__(self, logs: LogStore, *, endpoint_id: str, worker_id: str, retention_seconds: float) -> None:
+        self._logs = logs
+        self._endpoint_id = endpoint_id
+        self._worker_id = worker_id
+        self._retention_ms = int(retention_seconds * 1000)
+
+    @_raises_unavailable
+    async def append(self, batch_id: str, lines: Sequence[str]) -> None:
+        await self._logs.append(self._endpoint_id, self._worker_id, batch_id, lines, retention_ms=self._retention_ms)
+
+
+async def _opened(started: Started, claims: ClaimStore) -> ClaimedTask | Unreadable:
+    """Open the task's headers. They cannot be opened by any process when they were moved or changed in the store, or
+    when their key is no longer in use."""
+    try:
+        return claims.open(started)
+    except SealKeyUnknown as error:
+        return Unreadable(str(error), is_key_missing=await claims.is_key_in_use(error.fingerprint))
+    except SecretKeyMissing as error:
+        return Unreadable(str(error), is_key_missing=True)
+    except SealBroken as error:
+        return Unreadable(str(error), is_key_missing=False)
+
+
+def _attempt(started: Started, worker_id: str, task: ClaimedTask | Unreadable) -> StartedAttempt:
+    return StartedAttempt(
+        lease=started.lease,
+        worker_id=worker_id,
+        attempt=started.attempt,
+        created_at_ms=started.created_at_ms,
+        started_at_ms=started.started_at_ms,
+        task=task,
+        budget=started.budget,
+        retry_policy=started.retry_policy,
+        cancel_uri=started.cancel_uri,
+        is_suspect=started.is_suspect,
+        is_first=started.is_first,
+    )

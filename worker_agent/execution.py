@@ -1,0 +1,103 @@
+"""One call of the container for a task, and the outcome that follows from it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from dataclasses import dataclass, replace
+
+from queue_engine.aio import wait_for_event
+from queue_engine.domain.agent_protocol import RELEASE_SECONDS
+from queue_engine.domain.tasks import (
+    CANCELLED_WHILE_RUNNING,
+    NOT_CONNECTED_FAULTS,
+    ClaimedTask,
+    ContainerAnswer,
+    Failed,
+    Outcome,
+    TaskState,
+    judge,
+)
+from queue_engine.runtime.http_faults import RESET
+from worker_agent.agent import Duty
+from worker_agent.container import ContainerWatch
+from worker_agent.forward import Forwarder
+from worker_agent.leases import HeldAttempt, StopReason
+from worker_agent.requests import cancel_request_for, request_for
+
+log = logging.getLogger(__name__)
+
+LOST = NOT_CONNECTED_FAULTS | {RESET}
+"""Error types that the end of the container's process explains."""
+BROKEN_OFF = frozenset({"timeout", "too_large"})
+"""Error types of a call that this side broke off: the container may still be at work."""
+CONTAINER_END_SECONDS = 1.0
+"""Maximum time between the end of the container's connections and the end of its process, as they are noticed."""
+
+CANCELLED = Failed(CANCELLED_WHILE_RUNNING, TaskState.CANCELLED)
+
+
+@dataclass(frozen=True)
+class Executed:
+    """Result of a call."""
+
+    outcome: Outcome | None
+    """None when the attempt was stopped and its task is not this agent's any longer."""
+    is_broken_off: bool
+    """The container may still be at work on the task."""
+
+
+class Execution:
+    """Calls one container. `runs_container`: it is a child of the agent, so that its end is noticed."""
+
+    def __init__(self, forwarder: Forwarder, watch: ContainerWatch, *, runs_container: bool) -> None:
+        self._forwarder = forwarder
+        self._watch = watch
+        self._runs_container = runs_container
+
+    async def run(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> Executed:
+        """Call the container. Stopping the attempt breaks the call off."""
+        try:
+            response, is_starting = await self._observed(task, duty)
+        except asyncio.CancelledError:
+            if held.stop is None:
+                raise
+            held.runner.uncancel()
+            if held.stop is not StopReason.CONTAINER_ENDED:
+                return Executed(CANCELLED if held.stop is StopReason.CANCELLED else None, is_broken_off=True)
+            response, is_starting = ContainerAnswer(fault=RESET), False
+        if response.fault in LOST and duty.container_ended.is_set():
+            response = replace(response, detail=duty.container_end)
+        policy, budget = held.attempt.retry_policy, held.attempt.budget
+        outcome = judge(response, policy, budget, luck=random.random(), is_starting=is_starting)
+        return Executed(outcome, is_broken_off=response.fault in BROKEN_OFF)
+
+    async def notify_stopped(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
+        """Call the endpoint's cancelUri, if it has one, because the call was broken off."""
+        request = cancel_request_for(task, held.attempt.cancel_uri, self._watch.address)
+        if request is None or duty.container_ended.is_set():
+            return
+        if duty.draining.is_set():
+            request = replace(request, timeout_seconds=RELEASE_SECONDS)
+        response = await self._forwarder.forward(request)
+        if response.status is None or response.status >= 300:
+            log.warning(
+                "the container has not taken the cancellation: %s",
+                response.status or response.detail or response.fault,
+                extra=held.attempt.ids,
+            )
+
+    async def _observed(self, task: ClaimedTask, duty: Duty) -> tuple[ContainerAnswer, bool]:
+        """Return the response, and whether the worker has not served yet."""
+        response, is_starting = await self._watch.observed(self._call(task))
+        if response.fault in LOST and self._runs_container:
+            # The connection breaks some milliseconds before the end of the process is noticed.
+            await wait_for_event(duty.container_ended, CONTAINER_END_SECONDS)
+        return response, is_starting
+
+    async def _call(self, task: ClaimedTask) -> ContainerAnswer:
+        request = request_for(task, self._watch.address)
+        if request is None:
+            return ContainerAnswer(fault="not_exposed", detail=self._watch.address.refusal(task.spec.worker_port))
+        return await self._forwarder.forward(request)

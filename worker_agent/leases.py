@@ -1,0 +1,118 @@
+"""Leases of running attempts: all are renewed together, and an attempt that has lost its lease is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import Enum
+
+from queue_engine import metrics
+from queue_engine.domain.attempts import Renewal, StartedAttempt
+from worker_agent.ports import LeaseSource, loop
+
+log = logging.getLogger(__name__)
+
+MAX_RENEWED = 500
+"""Limit for the leases of one call."""
+
+
+class StopReason(Enum):
+    """Reason for which an attempt is stopped."""
+
+    CANCELLED = (logging.INFO, "the task is cancelled: its call is stopped")
+    FENCED = (logging.WARNING, "the attempt is fenced: its call is stopped")
+    RELEASED = (logging.INFO, "the agent drains: its call is stopped")
+    CONTAINER_ENDED = (logging.WARNING, "the container has ended: its call is stopped")
+
+    def __init__(self, level: int, text: str) -> None:
+        self.level = level
+        self.text = text
+
+
+@dataclass(eq=False)
+class HeldAttempt:
+    """An attempt under way, whose lease is renewed."""
+
+    attempt: StartedAttempt
+    runner: asyncio.Task[None]
+    stop: StopReason | None = None
+    calling: bool = False
+    """The container may have the request."""
+    settling: bool = False
+    """The outcome is on its way to the store."""
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def run_seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+class Leases:
+    """The attempts that this agent runs."""
+
+    def __init__(self, source: LeaseSource, *, lease_seconds: float) -> None:
+        self._source = source
+        self._interval_seconds = lease_seconds / 4
+        self._held: dict[str, HeldAttempt] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    @contextmanager
+    def holding(self, attempt: StartedAttempt) -> Iterator[HeldAttempt]:
+        """Hold an attempt that runs in the current task: its lease is renewed within this context."""
+        held = self._held[attempt.lease.token] = HeldAttempt(attempt, runner=_current_task())
+        metrics.agent_running_tasks.inc()
+        try:
+            yield held
+        finally:
+            metrics.agent_running_tasks.dec()
+            self._held.pop(attempt.lease.token, None)
+
+    def unfinished(self) -> list[HeldAttempt]:
+        """Return the attempts whose outcome is not on its way to the store, and that are not being stopped."""
+        return [held for held in self._held.values() if not held.settling and held.stop is None]
+
+    def stop(self, held: HeldAttempt, reason: StopReason) -> None:
+        """Stop an attempt; does nothing when its outcome is on its way to the store, or it is being stopped."""
+        if held.settling or held.stop is not None or held.attempt.lease.token not in self._held:
+            return
+        log.log(reason.level, reason.text, extra=held.attempt.ids)
+        if reason is StopReason.FENCED:
+            metrics.task_attempts.labels(outcome="fenced").inc()
+        held.stop = reason
+        held.runner.cancel()
+
+    async def renew_forever(self) -> None:
+        """Renew all leases four times in each lease's time, until cancelled."""
+        await loop(self.renew_step, idle_seconds=self._interval_seconds, name="heartbeats")
+
+    async def renew_step(self) -> int:
+        """Renew all leases once. Always return 0, because the next renewal is due after the interval."""
+        held = list(self._held.values())
+        for first in range(0, len(held), MAX_RENEWED):
+            batch = held[first : first + MAX_RENEWED]
+            renewals = await self._source.renew([one.attempt.lease for one in batch])
+            for one, renewal in zip(batch, renewals, strict=True):
+                self._note(one, renewal)
+            metrics.agent_last_heartbeat_timestamp.set_to_current_time()
+        return 0
+
+    def _note(self, held: HeldAttempt, renewal: Renewal) -> None:
+        if renewal is Renewal.CANCEL:
+            self.stop(held, StopReason.CANCELLED)
+        elif renewal is Renewal.READOPTED:
+            log.warning("a lease had run out and is held again", extra=held.attempt.ids)
+        elif renewal is not Renewal.OK:
+            self.stop(held, StopReason.FENCED)
+
+
+def _current_task() -> asyncio.Task[None]:
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("must be called inside a task")
+    return task

@@ -1,0 +1,65 @@
+"""The end of attempts: outcomes are recorded, unfinished attempts are released, both are counted and logged."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+
+from queue_engine import metrics
+from queue_engine.domain.attempts import Settled, StartedAttempt
+from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TryAgain, loggable_error
+from worker_agent.ports import OutcomeSink, until_available
+
+log = logging.getLogger(__name__)
+
+
+class Settlement:
+    """Offers each outcome to the engine until the engine has taken or refused it."""
+
+    def __init__(self, sink: OutcomeSink) -> None:
+        self._sink = sink
+
+    async def settle(self, attempt: StartedAttempt, outcome: Outcome, *, run_seconds: float) -> None:
+        """Record the outcome of an attempt that took so long."""
+        settled = await until_available(partial(self._sink.settle, attempt.lease, outcome), "settle")
+        _count(outcome, settled, run_seconds)
+        if log.isEnabledFor(logging.INFO):
+            why = {} if isinstance(outcome, Succeeded) else {"error": loggable_error(outcome.error)}
+            facts = {"outcome": _label(outcome), "store": settled.word, "seconds": round(run_seconds, 4)}
+            log.info("attempt ended", extra={**attempt.ids, **facts, **why})
+
+    async def release(self, attempt: StartedAttempt, *, called: bool) -> None:
+        """Queue the task again. `called` is True when the container may have got the request."""
+        word = await until_available(partial(self._sink.release, attempt.lease, called=called), "release")
+        log.info("attempt released", extra={**attempt.ids, "called": called, "store": word})
+        if word == "CANCELLED":
+            metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
+
+
+def _count(outcome: Outcome, settled: Settled, run_seconds: float) -> None:
+    is_refused = settled.word in ("FENCED", "GONE")
+    metrics.task_attempts.labels(outcome="fenced" if is_refused else _label(outcome)).inc()
+    metrics.task_run.observe(run_seconds)
+    if is_refused:
+        metrics.stale_results_rejected.inc()
+    elif settled.word == "CANCELLED":
+        metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
+    elif settled.word == "FAILED" or not isinstance(outcome, TryAgain):
+        metrics.tasks_finished.labels(state=_state_after(outcome).value).inc()
+        if settled.now_ms:
+            metrics.task_end_to_end.observe((settled.now_ms - settled.created_at_ms) / 1000)
+
+
+def _label(outcome: Outcome) -> str:
+    if isinstance(outcome, Succeeded):
+        return "ok"
+    if isinstance(outcome, Failed) and outcome.state is TaskState.CANCELLED:
+        return "cancelled"
+    return "timeout" if isinstance(outcome, Failed) and outcome.state is TaskState.TIMED_OUT else "error"
+
+
+def _state_after(outcome: Outcome) -> TaskState:
+    """Return the state of a task that this outcome has ended; a retry beyond the last attempt fails it."""
+    if isinstance(outcome, Succeeded):
+        return TaskState.SUCCEEDED
+    return outcome.state if isinstance(outcome, Failed) else TaskState.FAILED
