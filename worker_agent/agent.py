@@ -45,7 +45,7 @@ class Duty:
         self.container_end = ""
         """How it has ended, in a few words."""
         self.open = asyncio.Event()
-        """Set while the endpoint is wanted to run."""
+        """Set while the desired state of the endpoint is RUNNING."""
         self.open.set()
 
 

@@ -107,8 +107,8 @@ def _settings(given: dict[str, Any]) -> AgentSettings:
         shared = {name: value for name in SharedSettings.model_fields if name not in given and (value := _shared(name))}
         return AgentSettings(**(given | shared))
     except ValidationError as error:
-        faults = error.errors(include_url=False, include_input=False, include_context=False)
-        messages = [f"{_said_of(fault['loc'], shared)}{fault['msg'].removeprefix('Value error, ')}" for fault in faults]
+        problems = error.errors(include_url=False, include_input=False, include_context=False)
+        messages = [f"{_said_of(one['loc'], shared)}{one['msg'].removeprefix('Value error, ')}" for one in problems]
     except ValueError as error:  # a secret whose file cannot be read, or that is given twice
         messages = [str(error)]
     for message in (*messages, *unknown_variables(os.environ)):

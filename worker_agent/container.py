@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from queue_engine import metrics
 from queue_engine.aio import run_forever, wait_for_event
 from queue_engine.domain.agent_protocol import container_end
-from queue_engine.domain.tasks import NOT_CONNECTED_FAULTS, ContainerAnswer
+from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.runtime.orphans import end_orphans, reap_orphans
 from queue_engine.runtime.ports import IPV6_LOOPBACK, LOOPBACK
@@ -210,8 +210,8 @@ class ContainerWatch:
         """A call is in flight."""
         return self._in_flight > 0
 
-    async def observed(self, call: Awaitable[ContainerAnswer]) -> tuple[ContainerAnswer, bool]:
-        """Make a task's call; return its answer, and whether it costs the task no attempt.
+    async def observed(self, call: Awaitable[ContainerResponse]) -> tuple[ContainerResponse, bool]:
+        """Make a task's call; return its response, and whether it costs the task no attempt.
 
         Until the first 2xx since the container's start, 503 and no connection cost none, for at most the start timeout.
         """
@@ -221,21 +221,21 @@ class ContainerWatch:
         self._idle.clear()
         executing = asyncio.get_running_loop().call_later(self._readiness.patience_seconds, self._note_long_call)
         try:
-            answer = await call
+            response = await call
         finally:
             executing.cancel()
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
                 self._probe_after = _now() + self._interval()
-        is_free = self._readiness.note_response(answer, seconds=_now() - began, alone=not self._in_flight)
+        is_free = self._readiness.note_response(response, seconds=_now() - began, alone=not self._in_flight)
         if self._readiness.is_paced:
             self._try_after = max(self._try_after, began + TRY_INTERVAL_SECONDS)
-        if answer.fault in NOT_CONNECTED_FAULTS:
+        if response.error_type in NOT_CONNECTED:
             self._is_doubted = True
             self._wake.set()
         self._publish()
-        return answer, is_free
+        return response, is_free
 
     def _note_long_call(self) -> None:
         self._readiness.note_long_call()

@@ -11,13 +11,13 @@ from queue_engine.aio import wait_for_event
 from queue_engine.domain.agent_protocol import RELEASE_SECONDS
 from queue_engine.domain.tasks import (
     CANCELLED_WHILE_RUNNING,
-    NOT_CONNECTED_FAULTS,
+    NOT_CONNECTED,
     ClaimedTask,
-    ContainerAnswer,
+    ContainerResponse,
     Failed,
     Outcome,
     TaskState,
-    judge,
+    outcome_of,
 )
 from queue_engine.runtime.http_faults import RESET
 from worker_agent.agent import Duty
@@ -28,7 +28,7 @@ from worker_agent.requests import cancel_request_for, request_for
 
 log = logging.getLogger(__name__)
 
-LOST = NOT_CONNECTED_FAULTS | {RESET}
+LOST = NOT_CONNECTED | {RESET}
 """Error types that the end of the container's process explains."""
 BROKEN_OFF = frozenset({"timeout", "too_large"})
 """Error types of a call that this side broke off: the container may still be at work."""
@@ -66,12 +66,12 @@ class Execution:
             held.runner.uncancel()
             if held.stop is not StopReason.CONTAINER_ENDED:
                 return Executed(CANCELLED if held.stop is StopReason.CANCELLED else None, is_broken_off=True)
-            response, is_starting = ContainerAnswer(fault=RESET), False
-        if response.fault in LOST and duty.container_ended.is_set():
+            response, is_starting = ContainerResponse(error_type=RESET), False
+        if response.error_type in LOST and duty.container_ended.is_set():
             response = replace(response, detail=duty.container_end)
         policy, budget = held.attempt.retry_policy, held.attempt.budget
-        outcome = judge(response, policy, budget, luck=random.random(), is_starting=is_starting)
-        return Executed(outcome, is_broken_off=response.fault in BROKEN_OFF)
+        outcome = outcome_of(response, policy, budget, luck=random.random(), is_starting=is_starting)
+        return Executed(outcome, is_broken_off=response.error_type in BROKEN_OFF)
 
     async def notify_stopped(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
         """Call the endpoint's cancelUri, if it has one, because the call was broken off."""
@@ -84,20 +84,22 @@ class Execution:
         if response.status is None or response.status >= 300:
             log.warning(
                 "the container has not taken the cancellation: %s",
-                response.status or response.detail or response.fault,
+                response.status or response.detail or response.error_type,
                 extra=held.attempt.ids,
             )
 
-    async def _observed(self, task: ClaimedTask, duty: Duty) -> tuple[ContainerAnswer, bool]:
+    async def _observed(self, task: ClaimedTask, duty: Duty) -> tuple[ContainerResponse, bool]:
         """Return the response, and whether the worker has not served yet."""
         response, is_starting = await self._watch.observed(self._call(task))
-        if response.fault in LOST and self._runs_container:
+        if response.error_type in LOST and self._runs_container:
             # The connection breaks some milliseconds before the end of the process is noticed.
             await wait_for_event(duty.container_ended, CONTAINER_END_SECONDS)
         return response, is_starting
 
-    async def _call(self, task: ClaimedTask) -> ContainerAnswer:
+    async def _call(self, task: ClaimedTask) -> ContainerResponse:
         request = request_for(task, self._watch.address)
         if request is None:
-            return ContainerAnswer(fault="not_exposed", detail=self._watch.address.refusal(task.spec.worker_port))
+            return ContainerResponse(
+                error_type="not_exposed", detail=self._watch.address.refusal(task.spec.worker_port)
+            )
         return await self._forwarder.forward(request)

@@ -13,7 +13,7 @@ from yarl import URL
 from queue_engine.domain.excerpts import printable
 from queue_engine.domain.outputs import output_of, text_of
 from queue_engine.domain.retry import container_retry_after
-from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, NOT_CONNECTED_FAULTS, ContainerAnswer
+from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, NOT_CONNECTED, ContainerResponse
 from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector
 from queue_engine.runtime.http_faults import BadResponse, fault_of, problem_of
 from worker_agent.codings import BodyDecoder, TooLarge
@@ -36,8 +36,8 @@ FAILURE_BODY_SECONDS = 2.0
 class Forwarder(Protocol):
     """Sends one request to the container."""
 
-    async def forward(self, request: ForwardRequest) -> ContainerAnswer:
-        """The container's answer, or the fault that came instead of one. Raises nothing but CancelledError."""
+    async def forward(self, request: ForwardRequest) -> ContainerResponse:
+        """Return the container's response, or the error type of the failed call. Raises nothing but CancelledError."""
         ...
 
 
@@ -55,24 +55,24 @@ class HttpForwarder:
         self._failure_body_seconds = failure_body_seconds
         self._session: aiohttp.ClientSession | None = None
 
-    async def forward(self, request: ForwardRequest) -> ContainerAnswer:
+    async def forward(self, request: ForwardRequest) -> ContainerResponse:
         try:
             async with asyncio.timeout(request.timeout_seconds) as limit:
                 return await self._exchange(request, limit)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if limit.expired():
-                return ContainerAnswer(fault="timeout", detail=f"{request.timeout_seconds:g} s")
-            fault, problem = fault_of(error), problem_of(error)
-            if fault in NOT_CONNECTED_FAULTS:
+                return ContainerResponse(error_type="timeout", detail=f"{request.timeout_seconds:g} s")
+            error_type, problem = fault_of(error), problem_of(error)
+            if error_type in NOT_CONNECTED:
                 problem = f"{problem} ({_authority(request)})"
-            return ContainerAnswer(fault=fault, detail=problem)
+            return ContainerResponse(error_type=error_type, detail=problem)
 
     async def aclose(self) -> None:
         """Close all connections."""
         if self._session is not None:
             await self._session.close()
 
-    async def _exchange(self, request: ForwardRequest, limit: asyncio.Timeout) -> ContainerAnswer:
+    async def _exchange(self, request: ForwardRequest, limit: asyncio.Timeout) -> ContainerResponse:
         response = await self._opened().post(
             URL(f"http://{_authority(request)}{request.path}", encoded=True),
             headers=request.headers,
@@ -90,7 +90,7 @@ class HttpForwarder:
         finally:
             response.close()
 
-    async def _success(self, response: aiohttp.ClientResponse) -> ContainerAnswer:
+    async def _success(self, response: aiohttp.ClientResponse) -> ContainerResponse:
         """The whole body. Raises BadResponse and what breaks the connection."""
         body = bytearray()
         try:
@@ -100,28 +100,28 @@ class HttpForwarder:
             return self._too_large(response)
         content_type = response.headers.get("Content-Type", "")
         if len(body) <= MAX_ON_LOOP_BYTES:
-            return ContainerAnswer(response.status, output_of(content_type, bytes(body)))
-        return ContainerAnswer(response.status, await asyncio.to_thread(output_of, content_type, bytes(body)))
+            return ContainerResponse(response.status, output_of(content_type, bytes(body)))
+        return ContainerResponse(response.status, await asyncio.to_thread(output_of, content_type, bytes(body)))
 
-    async def _failure(self, response: aiohttp.ClientResponse, deadline: float) -> ContainerAnswer:
+    async def _failure(self, response: aiohttp.ClientResponse, deadline: float) -> ContainerResponse:
         """The status, and as much of the body as an error repeats."""
         body = await _beginning(response, min(deadline, asyncio.get_running_loop().time() + self._failure_body_seconds))
         text = text_of(response.headers.get("Content-Type", ""), body)
         location = response.headers.get("Location", "") if 300 <= response.status < 400 else ""
-        return ContainerAnswer(
+        return ContainerResponse(
             response.status,
             excerpt=printable(text.replace("\r\n", "\n"), ERROR_EXCERPT_BYTES, keep="\n\t"),
             location=printable(location, MAX_LOCATION_BYTES),
             retry_after_seconds=container_retry_after(response.headers.get("Retry-After")),
         )
 
-    def _too_large(self, response: aiohttp.ClientResponse) -> ContainerAnswer:
+    def _too_large(self, response: aiohttp.ClientResponse) -> ContainerResponse:
         announced = response.content_length
         coded = "Content-Encoding" in response.headers
         size = f"more than {self._max_response_bytes} bytes" if coded or announced is None else f"{announced} bytes"
         decoded = " when decoded" if coded else ""
         detail = f"the worker's container answered with {size}{decoded}; the limit is {self._max_response_bytes}"
-        return ContainerAnswer(status=response.status, fault="too_large", detail=detail)
+        return ContainerResponse(status=response.status, error_type="too_large", detail=detail)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -149,7 +149,7 @@ def _authority(request: ForwardRequest) -> str:
 
 
 async def _beginning(response: aiohttp.ClientResponse, until: float) -> bytes:
-    """Return what comes of a failure's body in time, up to what an error repeats. A fault of the body is its end."""
+    """Return what comes of a failure's body in time, up to what an error repeats. An error of the body is its end."""
     body = bytearray()
     with suppress(aiohttp.ClientError, OSError, TooLarge):
         async with asyncio.timeout_at(until):

@@ -1,8 +1,9 @@
 """Suspects: tasks that may be what kills their worker, because earlier attempts ended with a dead one.
 
 A suspect runs alone, so that its neighbours do not pay for it again and again. It waits until all running calls have
-ended, and nothing starts meanwhile. Because that may take long, an agent that is busy first leaves a suspect to agents
-that may be idle. The second time it keeps the suspect: when all agents are busy, one of them must wait for it.
+ended, and no other call starts until it has run. Because that may take long, an agent that is busy first leaves a
+suspect to agents that may be idle. The second time it keeps the suspect: when all agents are busy, one of them must
+wait for it.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
 
-from queue_engine.domain.tasks import NOT_CONNECTED_FAULTS, ContainerAnswer
+from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
 from queue_engine.domain.workers import WorkerStatus
 
 READY_PATH_FAILURES = 3
@@ -99,24 +99,24 @@ class Readiness:
         if self.is_open and self._failures > self._failures_allowed:
             self._close(probed)
 
-    def note_response(self, answer: ContainerAnswer, *, seconds: float, alone: bool) -> bool:
+    def note_response(self, response: ContainerResponse, *, seconds: float, alone: bool) -> bool:
         """Take a task's call into account, which took so long. `alone`: no other call was in flight at its end.
 
         Return whether it costs the task no attempt: until the first 2xx, 503 and no connection do not, for at most the
         start timeout.
         """
-        if answer.fault == "not_exposed":
+        if response.error_type == "not_exposed":
             return False  # nothing was sent
-        if answer.fault is None and answer.status is not None and 200 <= answer.status < 300:
+        if response.error_type is None and response.status is not None and 200 <= response.status < 300:
             self.has_served = True
-        self.is_paced = is_unavailable(answer) and not self.has_served
+        self.is_paced = is_unavailable(response) and not self.has_served
         if not self.is_paced:
             self._loading = None
             return False
         self._unavailable_at = self._clocks.monotonic()
         if alone:  # else the container works on another call, and refuses a second one
             self.patience_seconds = max(self.patience_seconds, 2 * seconds)
-            self._note_loading(answer)
+            self._note_loading(response)
         return not self._is_overdue(self._start_at)
 
     def note_long_call(self) -> None:
@@ -170,15 +170,15 @@ class Readiness:
             self.has_served = False
             self._start_at = self._unready_since
 
-    def _note_loading(self, answer: ContainerAnswer) -> None:
+    def _note_loading(self, response: ContainerResponse) -> None:
         if self._loading is None:
-            what = f"answered {answer.status}" if answer.status is not None else "accepted no connection"
+            what = f"answered {response.status}" if response.status is not None else "accepted no connection"
             self._loading = f"the container {what} since {self._clocks.wall():%H:%M:%S} UTC"
 
     def _is_overdue(self, since: float) -> bool:
         return self._clocks.monotonic() - since >= self._start_timeout_seconds
 
 
-def is_unavailable(answer: ContainerAnswer) -> bool:
+def is_unavailable(response: ContainerResponse) -> bool:
     """Return whether a call met a container that is not up: 503 or no connection."""
-    return answer.fault in NOT_CONNECTED_FAULTS or (answer.fault is None and answer.status == UNAVAILABLE)
+    return response.error_type in NOT_CONNECTED or (response.error_type is None and response.status == UNAVAILABLE)

@@ -14,7 +14,7 @@ CANCEL_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ForwardRequest:
-    """What is sent to the container."""
+    """One HTTP request to the container."""
 
     host: str
     port: int
@@ -25,7 +25,7 @@ class ForwardRequest:
 
 
 def request_for(task: ClaimedTask, address: ContainerAddress) -> ForwardRequest | None:
-    """The request by the contract, or None when the worker does not expose the task's workerPort."""
+    """Return the request that executes a task; None when the worker does not expose the task's workerPort."""
     port = address.port_for(task.spec.worker_port)
     if port is None:
         return None
@@ -41,7 +41,7 @@ def request_for(task: ClaimedTask, address: ContainerAddress) -> ForwardRequest 
 
 
 def cancel_request_for(task: ClaimedTask, path: str | None, address: ContainerAddress) -> ForwardRequest | None:
-    """The request that tells the container that this task is cancelled; None when there is no path for that."""
+    """Return the request that notifies the container of a stopped task; None when the endpoint has no path for it."""
     port = address.port_for(task.spec.worker_port)
     if path is None or port is None:
         return None

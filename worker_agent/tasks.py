@@ -158,7 +158,7 @@ class TaskWork:
                 await self._settlement.settle(held.attempt, CANCELLED, run_seconds=held.run_seconds)
 
     async def _execute(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
-        """Call the container and settle the outcome. When the call was broken off, notify the container meanwhile.
+        """Call the container and settle the outcome; at the same time notify the container of a call broken off.
 
         The slot stays taken until the container knows, so that the next task does not run beside this one.
         """

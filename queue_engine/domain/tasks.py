@@ -22,8 +22,8 @@ ERROR_EXCERPT_BYTES = 2048
 CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
 """The error of a task that was cancelled during an attempt."""
 
-NOT_CONNECTED_FAULTS = frozenset({"connect_refused", "connect_timeout", "dns_error"})
-"""Faults of a call that never reached the container: the worker is not up."""
+NOT_CONNECTED = frozenset({"connect_refused", "connect_timeout", "dns_error"})
+"""Error types of a call that never reached the container: the worker is not up."""
 
 
 class TaskState(StrEnum):
@@ -281,8 +281,8 @@ class ClaimedTask:
 
 
 @dataclass(frozen=True)
-class ContainerAnswer:
-    """What came of one call of the container: a status with a body, or a fault."""
+class ContainerResponse:
+    """Result of one call of the container: a status with a body, or the error type of a call that failed."""
 
     status: int | None = None
     output: bytes = field(default=b"null", repr=False)
@@ -291,7 +291,7 @@ class ContainerAnswer:
     """With any other status: the beginning of the body, as text without characters that do not print."""
     location: str = ""
     """With a redirect: where to, as text of the same kind."""
-    fault: str | None = None
+    error_type: str | None = None
     """None, or a word of runtime.http_faults, or `timeout`, `too_large`, `not_exposed`."""
     detail: str = ""
     retry_after_seconds: float | None = None
@@ -351,33 +351,33 @@ class Budget:
 Outcome = Succeeded | Failed | TryAgain
 
 
-def judge(
-    answer: ContainerAnswer, policy: TaskRetryPolicy, budget: Budget, *, luck: float, is_starting: bool = False
+def outcome_of(
+    response: ContainerResponse, policy: TaskRetryPolicy, budget: Budget, *, luck: float, is_starting: bool = False
 ) -> Outcome:
-    """Return what the response to an attempt means for the task.
+    """Return the outcome of an attempt that got this response.
 
     2xx succeeds. What `policy` names is tried again while attempts are left; 429, 503 and no connection have a budget
     of their own, which the store keeps. 503 and no connection of a worker that `is_starting` cost nothing, whatever
     `policy` names. Anything else ends the task. `luck` in [0, 1) spreads the wait.
     """
-    if answer.fault is None and answer.status is not None and 200 <= answer.status < 300:
-        return Succeeded(answer.output)
-    error = error_of(answer)
-    state = TaskState.TIMED_OUT if answer.fault == "timeout" else TaskState.FAILED
-    reason = retry_reason(answer)
+    if response.error_type is None and response.status is not None and 200 <= response.status < 300:
+        return Succeeded(response.output)
+    error = error_of(response)
+    state = TaskState.TIMED_OUT if response.error_type == "timeout" else TaskState.FAILED
+    reason = retry_reason(response)
     if is_starting and reason in _NOT_READY:
-        return TryAgain(error, 0, _attempt_outcome(answer), Cost.NOTHING)
+        return TryAgain(error, 0, _attempt_outcome(response), Cost.NOTHING)
     if reason not in policy.on:
         return Failed(error, state)
-    last_error = f"{error} ({_budget_is_used_up(answer, budget)})"
+    last_error = f"{error} ({_budget_is_used_up(response, budget)})"
     if reason in _UNAVAILABLE:
         wait = policy.delay_after(budget.busy_tries + 1, luck=luck)
-        if answer.retry_after_seconds is not None:
-            wait = answer.retry_after_seconds
-        return TryAgain(error, wait, _attempt_outcome(answer), Cost.BUSY, last_error)
+        if response.retry_after_seconds is not None:
+            wait = response.retry_after_seconds
+        return TryAgain(error, wait, _attempt_outcome(response), Cost.BUSY, last_error)
     if budget.attempt >= budget.max_attempts:
         return Failed(last_error, state)
-    return TryAgain(error, policy.delay_after(budget.attempt, luck=luck), _attempt_outcome(answer))
+    return TryAgain(error, policy.delay_after(budget.attempt, luck=luck), _attempt_outcome(response))
 
 
 _NOT_READY = frozenset({RetryOn.UNAVAILABLE, RetryOn.NO_CONNECTION})
@@ -386,8 +386,8 @@ _UNAVAILABLE = _NOT_READY | {RetryOn.TOO_MANY_REQUESTS}
 """Responses that say that the task has not begun."""
 
 
-def _budget_is_used_up(answer: ContainerAnswer, budget: Budget) -> str:
-    if answer.fault == "reset" and 1 < budget.attempt <= budget.connections_lost + 1:
+def _budget_is_used_up(response: ContainerResponse, budget: Budget) -> str:
+    if response.error_type == "reset" and 1 < budget.attempt <= budget.connections_lost + 1:
         return (
             f"the connection was lost in all {budget.attempt} attempts, so the task is assumed to be the cause and is "
             "not retried"
@@ -395,46 +395,48 @@ def _budget_is_used_up(answer: ContainerAnswer, budget: Budget) -> str:
     return f"attempt {budget.attempt} of {budget.max_attempts}, no attempts are left"
 
 
-def retry_reason(answer: ContainerAnswer) -> RetryOn | None:
+def retry_reason(response: ContainerResponse) -> RetryOn | None:
     """What a retry policy calls a failed answer; None for one that it cannot name."""
-    if answer.fault in NOT_CONNECTED_FAULTS:
+    if response.error_type in NOT_CONNECTED:
         return RetryOn.NO_CONNECTION
-    if answer.fault == "reset":
+    if response.error_type == "reset":
         return RetryOn.CONNECTION_LOST
-    if answer.fault == "timeout":
+    if response.error_type == "timeout":
         return RetryOn.TIMEOUT
-    if answer.fault is not None or str(answer.status) not in set(RetryOn):
+    if response.error_type is not None or str(response.status) not in set(RetryOn):
         return None
-    return RetryOn(str(answer.status))
+    return RetryOn(str(response.status))
 
 
-def _attempt_outcome(answer: ContainerAnswer) -> AttemptOutcome:
-    if answer.fault in NOT_CONNECTED_FAULTS:
+def _attempt_outcome(response: ContainerResponse) -> AttemptOutcome:
+    if response.error_type in NOT_CONNECTED:
         return AttemptOutcome.NO_CONNECTION
-    if answer.fault == "reset":
+    if response.error_type == "reset":
         return AttemptOutcome.CONNECTION_LOST
-    if answer.fault == "timeout":
+    if response.error_type == "timeout":
         return AttemptOutcome.TIMEOUT
-    return AttemptOutcome.BUSY if answer.status in (429, 503) else AttemptOutcome.ERROR
+    return AttemptOutcome.BUSY if response.status in (429, 503) else AttemptOutcome.ERROR
 
 
-def error_of(answer: ContainerAnswer) -> str:
-    """One sentence on a failed answer, with the first 2 KiB of its body.
+def error_of(response: ContainerResponse) -> str:
+    """One sentence on a failed response, with the first 2 KiB of its body.
 
     The container's own words come after the first colon, where `loggable_error` cuts.
     """
-    if answer.fault in NOT_CONNECTED_FAULTS:
-        return f"no connection to the worker's container: {answer.detail or answer.fault}"
-    if answer.fault == "timeout":
-        return f"the worker's container gave no answer within the execution timeout{_reason(answer.detail)}"
-    if answer.fault == "reset":
-        return f"the connection to the worker's container was lost before the whole answer came{_reason(answer.detail)}"
-    if answer.fault == "bad_response":
-        return f"the response of the worker's container cannot be understood{_reason(answer.detail)}"
-    if answer.fault is not None:
-        return answer.detail or answer.fault
-    redirect = f": a redirect to {answer.location}, which is not followed" if answer.location else ""
-    return f"the worker's container answered {answer.status}{redirect}{_reason(answer.excerpt)}"
+    if response.error_type in NOT_CONNECTED:
+        return f"no connection to the worker's container: {response.detail or response.error_type}"
+    if response.error_type == "timeout":
+        return f"the worker's container gave no answer within the execution timeout{_reason(response.detail)}"
+    if response.error_type == "reset":
+        return (
+            f"the connection to the worker's container was lost before the whole answer came{_reason(response.detail)}"
+        )
+    if response.error_type == "bad_response":
+        return f"the response of the worker's container cannot be understood{_reason(response.detail)}"
+    if response.error_type is not None:
+        return response.detail or response.error_type
+    redirect = f": a redirect to {response.location}, which is not followed" if response.location else ""
+    return f"the worker's container answered {response.status}{redirect}{_reason(response.excerpt)}"
 
 
 def _reason(text: str) -> str:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import psutil
 import pytest
 
-from queue_engine.domain.tasks import ContainerAnswer
+from queue_engine.domain.tasks import ContainerResponse
 from queue_engine.domain.workers import WorkerStatus
 from tests.ports import free_port
 from tests.waiting import wait_until, wait_until_async
@@ -23,9 +23,9 @@ from worker_agent.readiness import Clocks, Finding, Probed, Readiness
 
 HOST = "127.0.0.1"
 BACKLOG = 2
-OK = ContainerAnswer(status=200)
-LOADING = ContainerAnswer(status=503)
-REFUSED = ContainerAnswer(fault="connect_refused")
+OK = ContainerResponse(status=200)
+LOADING = ContainerResponse(status=503)
+REFUSED = ContainerResponse(error_type="connect_refused")
 CLOCKS = Clocks(time.monotonic, lambda: datetime.now(UTC))
 READY = Probed(Finding.READY, "ready")
 SILENT = Probed(Finding.SILENT, "silent")
@@ -278,7 +278,7 @@ def watch_with(
     return ContainerWatch(ContainerAddress(HOST, 8000), readiness, probe, policy)
 
 
-async def answered(answer: ContainerAnswer, release: asyncio.Event | None = None) -> ContainerAnswer:
+async def answered(answer: ContainerResponse, release: asyncio.Event | None = None) -> ContainerResponse:
     if release is not None:
         await release.wait()
     return answer

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from queue_engine.domain.tasks import ContainerAnswer
+from queue_engine.domain.tasks import ContainerResponse
 from tests.integration.raw_container import RawResponse, ok, raw_container
 from tests.integration.receivers import Peer, Received, answering, receiver
 from tests.waiting import wait_until_async
@@ -27,11 +27,11 @@ async def forwarder() -> AsyncIterator[HttpForwarder]:
     await made.aclose()
 
 
-async def forwarded(forwarder: HttpForwarder, port: int, body: bytes = b"{}") -> ContainerAnswer:
+async def forwarded(forwarder: HttpForwarder, port: int, body: bytes = b"{}") -> ContainerResponse:
     return await forwarder.forward(ForwardRequest("127.0.0.1", port, "/run", (), body, TIMEOUT_SECONDS))
 
 
-async def answer_to(forwarder: HttpForwarder, response: RawResponse, body: bytes = b"{}") -> ContainerAnswer:
+async def answer_to(forwarder: HttpForwarder, response: RawResponse, body: bytes = b"{}") -> ContainerResponse:
     async with raw_container({"run": response}) as container:
         return await forwarded(forwarder, container.port, body)
 
@@ -53,7 +53,7 @@ async def answer_to(forwarder: HttpForwarder, response: RawResponse, body: bytes
 )
 async def test_64_kib_of_headers_are_accepted(forwarder: HttpForwarder, headers: list[str]) -> None:
     answer = await answer_to(forwarder, ok(b"[1]", *headers))
-    assert (answer.fault, answer.status, answer.output) == (None, 200, b"[1]")
+    assert (answer.error_type, answer.status, answer.output) == (None, 200, b"[1]")
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ async def test_64_kib_of_headers_are_accepted(forwarder: HttpForwarder, headers:
 )
 async def test_longer_headers_are_a_bad_response(forwarder: HttpForwarder, head: tuple[str, ...]) -> None:
     answer = await answer_to(forwarder, RawResponse((*head, "Content-Length: 0")))
-    assert (answer.fault, answer.detail) == ("bad_response", "its headers are longer than 65536 bytes in all")
+    assert (answer.error_type, answer.detail) == ("bad_response", "its headers are longer than 65536 bytes in all")
 
 
 async def test_headers_without_end_are_given_up_at_the_limit(forwarder: HttpForwarder) -> None:
@@ -79,7 +79,7 @@ async def test_headers_without_end_are_given_up_at_the_limit(forwarder: HttpForw
 
     async with receiver(endless) as target:
         answer = await forwarded(forwarder, target.port)
-    assert answer.fault == "bad_response"
+    assert answer.error_type == "bad_response"
 
 
 async def test_interim_responses_do_not_count(forwarder: HttpForwarder) -> None:
@@ -139,7 +139,7 @@ async def test_what_is_not_http_says_what_is_wrong_at_once(
 
     async with receiver(behave) as target:
         answer = await forwarded(forwarder, target.port)
-        assert answer.fault == "bad_response"
+        assert answer.error_type == "bad_response"
         assert words in answer.detail
         assert "\n" not in answer.detail
         assert len(answer.detail) < 600
@@ -164,7 +164,7 @@ async def test_a_connection_that_closes_early_is_lost(forwarder: HttpForwarder, 
 
     async with receiver(behave) as target:
         answer = await forwarded(forwarder, target.port)
-    assert (answer.fault, answer.detail) == ("reset", words)
+    assert (answer.error_type, answer.detail) == ("reset", words)
 
 
 async def test_a_body_without_a_length_is_lost_when_its_connection_is_reset(forwarder: HttpForwarder) -> None:
@@ -175,7 +175,7 @@ async def test_a_body_without_a_length_is_lost_when_its_connection_is_reset(forw
 
     async with receiver(behave) as target:
         answer = await forwarded(forwarder, target.port)
-    assert (answer.fault, answer.detail) == ("reset", "the connection was reset")
+    assert (answer.error_type, answer.detail) == ("reset", "the connection was reset")
 
 
 @pytest.mark.parametrize("ends", ["closes", "resets", "hangs"])
@@ -214,7 +214,7 @@ async def test_a_failures_status_counts_whatever_its_body_is(
     async with receiver(behave) as target:
         for status in (101, 302, 400, 429, 500, 503):
             answer = await forwarded(forwarder, target.port)
-            assert (answer.fault, answer.status, answer.retry_after_seconds) == (None, status, 7)
+            assert (answer.error_type, answer.status, answer.retry_after_seconds) == (None, status, 7)
             assert excerpt is None or status == 101 or answer.excerpt == excerpt
 
 
@@ -227,7 +227,7 @@ async def test_a_failure_whose_body_goes_on_past_the_execution_timeout_keeps_its
         patient = HttpForwarder(max_response_bytes=MAX_BYTES, max_connections=4, failure_body_seconds=60.0)
         answer = await patient.forward(ForwardRequest("127.0.0.1", target.port, "/run", (), b"{}", 1.0))
         await patient.aclose()
-    assert (answer.fault, answer.status, answer.excerpt) == (None, 400, "bad input")
+    assert (answer.error_type, answer.status, answer.excerpt) == (None, 400, "bad input")
 
 
 async def test_an_error_in_reading_a_success_is_not_one_of_the_request(
@@ -238,7 +238,7 @@ async def test_an_error_in_reading_a_success_is_not_one_of_the_request(
 
     monkeypatch.setattr(forward, "output_of", unreadable)
     answer = await answer_to(forwarder, ok(b"[1]"))
-    assert (answer.fault, answer.detail) == ("bad_response", "its body cannot be read")
+    assert (answer.error_type, answer.detail) == ("bad_response", "its body cannot be read")
 
 
 @pytest.mark.parametrize("coding", ["identity", "gzip"])
@@ -247,7 +247,7 @@ async def test_the_beginning_of_a_large_failure_is_kept(forwarder: HttpForwarder
     coded = gzip.compress(body) if coding == "gzip" else body
     head = ("HTTP/1.1 500 x", f"Content-Encoding: {coding}", f"Content-Length: {len(coded)}")
     answer = await answer_to(forwarder, RawResponse(head, coded))
-    assert (answer.fault, answer.status, answer.excerpt[:17]) == (None, 500, r"no such model\x00")
+    assert (answer.error_type, answer.status, answer.excerpt[:17]) == (None, 500, r"no such model\x00")
 
 
 async def test_what_comes_after_the_body_is_not_part_of_it(forwarder: HttpForwarder) -> None:
@@ -318,7 +318,7 @@ TEXT = b'{"n": [' + b"1, " * 5000 + b"2]}"
 )
 async def test_a_coded_body_is_decoded(forwarder: HttpForwarder, coding: str, body: bytes) -> None:
     answer = await answer_to(forwarder, ok(body, f"Content-Encoding: {coding}"))
-    assert (answer.fault, answer.output) == (None, TEXT)
+    assert (answer.error_type, answer.output) == (None, TEXT)
     once_more = RawResponse((*CHUNKED, f"Content-Encoding: {coding}"), _chunks(body, 7))
     assert (await answer_to(forwarder, once_more)).output == TEXT
 
@@ -334,7 +334,7 @@ async def test_an_empty_body_has_nothing_to_decode(
     forwarder: HttpForwarder, head: tuple[str, ...], coding: str
 ) -> None:
     answer = await answer_to(forwarder, RawResponse((*head, f"Content-Encoding: {coding}")))
-    assert (answer.fault, answer.output) == (None, b"null")
+    assert (answer.error_type, answer.output) == (None, b"null")
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ async def test_a_body_that_cannot_be_decoded_is_a_bad_response(
     forwarder: HttpForwarder, coding: str, body: bytes, words: str
 ) -> None:
     answer = await answer_to(forwarder, ok(body, f"Content-Encoding: {coding}"))
-    assert answer.fault == "bad_response"
+    assert answer.error_type == "bad_response"
     assert words in answer.detail
 
 
@@ -381,7 +381,7 @@ async def test_a_small_body_that_becomes_a_large_one_is_given_up(
     forwarder: HttpForwarder, coding: str, made: Callable[[], bytes]
 ) -> None:
     answer = await answer_to(forwarder, ok(made(), f"Content-Encoding: {coding}"))
-    assert answer.fault == "too_large"
+    assert answer.error_type == "too_large"
     assert answer.detail == (
         f"the worker's container answered with more than {MAX_BYTES} bytes when decoded; the limit is {MAX_BYTES}"
     )
@@ -417,4 +417,4 @@ async def test_a_body_may_end_with_its_connection(forwarder: HttpForwarder) -> N
 async def test_a_response_that_comes_before_the_request_is_read_counts(forwarder: HttpForwarder) -> None:
     head = ("HTTP/1.1 413 Payload Too Large", "Connection: close", "Content-Length: 9")
     answer = await answer_to(forwarder, RawResponse(head, b"too large", early=True), b"A" * 900_000)
-    assert (answer.fault, answer.status, answer.excerpt) == (None, 413, "too large")
+    assert (answer.error_type, answer.status, answer.excerpt) == (None, 413, "too large")

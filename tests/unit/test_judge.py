@@ -6,7 +6,7 @@ from queue_engine.domain.retry import RetryOn, TaskRetryPolicy, container_retry_
 from queue_engine.domain.tasks import (
     AttemptOutcome,
     Budget,
-    ContainerAnswer,
+    ContainerResponse,
     Cost,
     Failed,
     Outcome,
@@ -14,8 +14,8 @@ from queue_engine.domain.tasks import (
     TaskState,
     TryAgain,
     error_of,
-    judge,
     loggable_error,
+    outcome_of,
 )
 from queue_engine.store.policies import retry_delays_text, retry_on_text, retry_policy_of
 
@@ -27,28 +27,28 @@ MIDDLE = 0.5
 """The luck by which no wait is shortened or lengthened."""
 
 
-def judged(answer: ContainerAnswer, policy: TaskRetryPolicy = DEFAULT, budget: Budget = FRESH) -> Outcome:
-    return judge(answer, policy, budget, luck=MIDDLE)
+def judged(answer: ContainerResponse, policy: TaskRetryPolicy = DEFAULT, budget: Budget = FRESH) -> Outcome:
+    return outcome_of(answer, policy, budget, luck=MIDDLE)
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_2xx_succeeds(status: int) -> None:
-    assert judged(ContainerAnswer(status, output=b"[1]")) == Succeeded(b"[1]")
+    assert judged(ContainerResponse(status, output=b"[1]")) == Succeeded(b"[1]")
 
 
 @pytest.mark.parametrize(
     ("answer", "outcome"),
     [
-        (ContainerAnswer(429), AttemptOutcome.BUSY),
-        (ContainerAnswer(503), AttemptOutcome.BUSY),
-        (ContainerAnswer(fault="connect_refused"), AttemptOutcome.NO_CONNECTION),
-        (ContainerAnswer(fault="connect_timeout"), AttemptOutcome.NO_CONNECTION),
-        (ContainerAnswer(fault="dns_error"), AttemptOutcome.NO_CONNECTION),
-        (ContainerAnswer(fault="reset"), AttemptOutcome.CONNECTION_LOST),
+        (ContainerResponse(429), AttemptOutcome.BUSY),
+        (ContainerResponse(503), AttemptOutcome.BUSY),
+        (ContainerResponse(error_type="connect_refused"), AttemptOutcome.NO_CONNECTION),
+        (ContainerResponse(error_type="connect_timeout"), AttemptOutcome.NO_CONNECTION),
+        (ContainerResponse(error_type="dns_error"), AttemptOutcome.NO_CONNECTION),
+        (ContainerResponse(error_type="reset"), AttemptOutcome.CONNECTION_LOST),
     ],
 )
 def test_what_is_worth_it_is_tried_again_until_the_budget_is_used_up(
-    answer: ContainerAnswer, outcome: AttemptOutcome
+    answer: ContainerResponse, outcome: AttemptOutcome
 ) -> None:
     again = judged(answer)
     assert isinstance(again, TryAgain)
@@ -66,32 +66,34 @@ def test_what_is_worth_it_is_tried_again_until_the_budget_is_used_up(
 
 
 @pytest.mark.parametrize(
-    "answer", [ContainerAnswer(503, retry_after_seconds=60), ContainerAnswer(fault="connect_refused")]
+    "answer", [ContainerResponse(503, retry_after_seconds=60), ContainerResponse(error_type="connect_refused")]
 )
 @pytest.mark.parametrize("policy", [DEFAULT, NEVER])
 def test_a_worker_that_has_not_served_yet_costs_nothing_and_delays_nothing(
-    answer: ContainerAnswer, policy: TaskRetryPolicy
+    answer: ContainerResponse, policy: TaskRetryPolicy
 ) -> None:
-    again = judge(answer, policy, Budget(5, 5), luck=MIDDLE, is_starting=True)
+    again = outcome_of(answer, policy, Budget(5, 5), luck=MIDDLE, is_starting=True)
     assert isinstance(again, TryAgain)
     assert (again.cost, again.delay_seconds) == (Cost.NOTHING, 0)
 
 
-@pytest.mark.parametrize("answer", [ContainerAnswer(429), ContainerAnswer(500), ContainerAnswer(fault="reset")])
-def test_other_responses_mean_the_same_from_a_worker_that_has_not_served_yet(answer: ContainerAnswer) -> None:
-    assert judge(answer, DEFAULT, FRESH, luck=MIDDLE, is_starting=True) == judged(answer)
+@pytest.mark.parametrize(
+    "answer", [ContainerResponse(429), ContainerResponse(500), ContainerResponse(error_type="reset")]
+)
+def test_other_responses_mean_the_same_from_a_worker_that_has_not_served_yet(answer: ContainerResponse) -> None:
+    assert outcome_of(answer, DEFAULT, FRESH, luck=MIDDLE, is_starting=True) == judged(answer)
 
 
 @pytest.mark.parametrize(
     ("answer", "word"),
     [
-        (ContainerAnswer(500), "500"),
-        (ContainerAnswer(502), "502"),
-        (ContainerAnswer(504), "504"),
-        (ContainerAnswer(fault="timeout"), "timeout"),
+        (ContainerResponse(500), "500"),
+        (ContainerResponse(502), "502"),
+        (ContainerResponse(504), "504"),
+        (ContainerResponse(error_type="timeout"), "timeout"),
     ],
 )
-def test_what_an_endpoint_asks_for_is_tried_again(answer: ContainerAnswer, word: str) -> None:
+def test_what_an_endpoint_asks_for_is_tried_again(answer: ContainerResponse, word: str) -> None:
     assert isinstance(judged(answer), Failed)
     assert isinstance(judged(answer, TaskRetryPolicy(frozenset({RetryOn(word)}))), TryAgain)
 
@@ -99,19 +101,19 @@ def test_what_an_endpoint_asks_for_is_tried_again(answer: ContainerAnswer, word:
 @pytest.mark.parametrize(
     "answer",
     [
-        ContainerAnswer(400),
-        ContainerAnswer(302),
-        ContainerAnswer(501),
-        ContainerAnswer(fault="too_large"),
-        ContainerAnswer(fault="not_exposed"),
+        ContainerResponse(400),
+        ContainerResponse(302),
+        ContainerResponse(501),
+        ContainerResponse(error_type="too_large"),
+        ContainerResponse(error_type="not_exposed"),
     ],
 )
-def test_what_would_fail_again_is_never_tried_again(answer: ContainerAnswer) -> None:
+def test_what_would_fail_again_is_never_tried_again(answer: ContainerResponse) -> None:
     assert isinstance(judged(answer, EVERYTHING), Failed)
 
 
 def test_no_answer_in_time_is_a_state_of_its_own() -> None:
-    late = ContainerAnswer(fault="timeout", detail="3 s")
+    late = ContainerResponse(error_type="timeout", detail="3 s")
     assert judged(late) == Failed(
         "the worker's container gave no answer within the execution timeout: 3 s", TaskState.TIMED_OUT
     )
@@ -123,17 +125,17 @@ def test_no_answer_in_time_is_a_state_of_its_own() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        ContainerAnswer(500, excerpt="my-secret-input"),
-        ContainerAnswer(307, location="http://x/?prompt=my-secret-input"),
-        ContainerAnswer(307, location="http://x/?prompt=my-secret-input", excerpt="my-secret-input"),
-        ContainerAnswer(fault="bad_response", detail='invalid header token: "my-secret-input"'),
-        ContainerAnswer(
-            fault="bad_response", detail="its body has the content coding my-secret-input; gzip is decoded"
+        ContainerResponse(500, excerpt="my-secret-input"),
+        ContainerResponse(307, location="http://x/?prompt=my-secret-input"),
+        ContainerResponse(307, location="http://x/?prompt=my-secret-input", excerpt="my-secret-input"),
+        ContainerResponse(error_type="bad_response", detail='invalid header token: "my-secret-input"'),
+        ContainerResponse(
+            error_type="bad_response", detail="its body has the content coding my-secret-input; gzip is decoded"
         ),
-        ContainerAnswer(fault="reset", detail="my-secret-input"),
+        ContainerResponse(error_type="reset", detail="my-secret-input"),
     ],
 )
-def test_a_log_line_has_nothing_of_the_containers_own_words(answer: ContainerAnswer) -> None:
+def test_a_log_line_has_nothing_of_the_containers_own_words(answer: ContainerResponse) -> None:
     error = error_of(answer)
     assert "my-secret-input" in error
     assert "my-secret-input" not in loggable_error(error)
@@ -143,7 +145,7 @@ def test_waits_grow_and_the_last_one_repeats() -> None:
     policy = TaskRetryPolicy(delays_seconds=(2, 7))
     waits = []
     for attempt in (1, 2, 3, 9):
-        again = judged(ContainerAnswer(fault="reset"), policy, Budget(attempt, 100))
+        again = judged(ContainerResponse(error_type="reset"), policy, Budget(attempt, 100))
         assert isinstance(again, TryAgain)
         waits.append(again.delay_seconds)
     assert waits == [2, 7, 7, 7]
@@ -153,7 +155,7 @@ def test_waits_of_a_busy_streak_grow_with_its_tries() -> None:
     policy = TaskRetryPolicy(delays_seconds=(2, 7))
     waits = []
     for tries in (0, 1, 2, 1000):
-        again = judged(ContainerAnswer(503), policy, Budget(1, 5, busy_tries=tries))
+        again = judged(ContainerResponse(503), policy, Budget(1, 5, busy_tries=tries))
         assert isinstance(again, TryAgain)
         waits.append(again.delay_seconds)
     assert waits == [2, 7, 7, 7]
@@ -161,27 +163,27 @@ def test_waits_of_a_busy_streak_grow_with_its_tries() -> None:
 
 @pytest.mark.parametrize(("luck", "seconds"), [(0.0, 0.8), (0.5, 1.0), (0.999, 1.2)])
 def test_waits_are_spread(luck: float, seconds: float) -> None:
-    again = judge(ContainerAnswer(503), DEFAULT, FRESH, luck=luck)
+    again = outcome_of(ContainerResponse(503), DEFAULT, FRESH, luck=luck)
     assert isinstance(again, TryAgain)
     assert again.delay_seconds == pytest.approx(seconds, abs=0.001)
 
 
 def test_a_busy_container_may_say_when_to_come_back() -> None:
-    again = judged(ContainerAnswer(503, retry_after_seconds=30))
+    again = judged(ContainerResponse(503, retry_after_seconds=30))
     assert isinstance(again, TryAgain)
     assert again.delay_seconds == 30
-    other = judged(ContainerAnswer(500, retry_after_seconds=30), EVERYTHING)
+    other = judged(ContainerResponse(500, retry_after_seconds=30), EVERYTHING)
     assert isinstance(other, TryAgain)
     assert other.delay_seconds == 1
 
 
 def test_a_task_that_broke_every_connection_is_named_as_the_cause() -> None:
-    ended = judged(ContainerAnswer(fault="reset"), budget=Budget(5, 5, connections_lost=4))
+    ended = judged(ContainerResponse(error_type="reset"), budget=Budget(5, 5, connections_lost=4))
     assert isinstance(ended, Failed)
     assert ended.error.endswith(
         "(the connection was lost in all 5 attempts, so the task is assumed to be the cause and is not retried)"
     )
-    mixed = judged(ContainerAnswer(fault="reset"), budget=Budget(5, 5, connections_lost=3))
+    mixed = judged(ContainerResponse(error_type="reset"), budget=Budget(5, 5, connections_lost=3))
     assert isinstance(mixed, Failed)
     assert "the cause" not in mixed.error
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from queue_engine.domain.tasks import ContainerAnswer
+from queue_engine.domain.tasks import ContainerResponse
 from queue_engine.domain.workers import WorkerStatus
 from worker_agent.readiness import EXPLAIN_AFTER_SECONDS, VERDICT_SECONDS, Clocks, Finding, Probed, Readiness
 
@@ -13,9 +13,9 @@ BEGAN = datetime(2026, 1, 31, 12, 0, tzinfo=UTC)
 READY = Probed(Finding.READY, "the container accepts connections")
 REFUSED = Probed(Finding.REFUSED, "nothing accepts connections on 127.0.0.1:8000")
 UNREADY = Probed(Finding.UNREADY, "GET /ready answered 500")
-OK = ContainerAnswer(status=200)
-LOADING = ContainerAnswer(status=503)
-NO_CONNECTION = ContainerAnswer(fault="connect_refused")
+OK = ContainerResponse(status=200)
+LOADING = ContainerResponse(status=503)
+NO_CONNECTION = ContainerResponse(error_type="connect_refused")
 
 
 class Time:
@@ -38,7 +38,7 @@ def readiness(time: Time) -> Readiness:
     return Readiness(time.clocks(), start_timeout_seconds=START_TIMEOUT)
 
 
-def call(readiness: Readiness, answer: ContainerAnswer, *, seconds: float = 0.01, alone: bool = True) -> bool:
+def call(readiness: Readiness, answer: ContainerResponse, *, seconds: float = 0.01, alone: bool = True) -> bool:
     return readiness.note_response(answer, seconds=seconds, alone=alone)
 
 
@@ -101,7 +101,7 @@ def test_a_ready_path_may_fail_twice_in_a_row(time: Time) -> None:
     ],
 )
 def test_unavailable_before_the_first_success_costs_nothing_and_is_not_ready(
-    readiness: Readiness, time: Time, answer: ContainerAnswer, text: str
+    readiness: Readiness, time: Time, answer: ContainerResponse, text: str
 ) -> None:
     readiness.note_probe(READY)
     time.seconds += 5
@@ -135,11 +135,11 @@ def test_unavailable_after_the_first_success_costs_attempts(readiness: Readiness
 
 @pytest.mark.parametrize(
     "answer",
-    [ContainerAnswer(status=422), ContainerAnswer(status=429), ContainerAnswer(fault="timeout")],
+    [ContainerResponse(status=422), ContainerResponse(status=429), ContainerResponse(error_type="timeout")],
     ids=["422", "429", "timeout"],
 )
 def test_any_other_response_shows_that_it_has_loaded_but_is_no_success(
-    readiness: Readiness, answer: ContainerAnswer
+    readiness: Readiness, answer: ContainerResponse
 ) -> None:
     readiness.note_probe(READY)
     call(readiness, LOADING)
@@ -151,7 +151,7 @@ def test_any_other_response_shows_that_it_has_loaded_but_is_no_success(
 def test_a_task_that_was_not_sent_shows_nothing(readiness: Readiness) -> None:
     readiness.note_probe(READY)
     call(readiness, LOADING)
-    assert not call(readiness, ContainerAnswer(fault="not_exposed"))
+    assert not call(readiness, ContainerResponse(error_type="not_exposed"))
     assert readiness.is_loading
 
 

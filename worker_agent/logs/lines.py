@@ -80,14 +80,14 @@ class Secrets:
         return "".join([*parts, text[end:]])
 
 
-def _forms(value: str, least: int) -> Iterable[str]:
-    """Yield what is looked for. Parts and forms with fewer than `least` characters would be found everywhere."""
+def _forms(value: str, minimum: int) -> Iterable[str]:
+    """Yield what is looked for. Parts and forms with fewer than `minimum` characters would be found everywhere."""
     texts = {value, *(line.strip() for line in re.split(r"[\r\n]+", value))}
     for text in texts:
-        if len(text) >= least and not text.isspace():
-            yield from (form for form in _printed(text) if len(form) >= least)
-    if len(value) >= least:
-        yield from (form for form in _base64_forms(value.encode("utf-8", "surrogateescape")) if len(form) >= least)
+        if len(text) >= minimum and not text.isspace():
+            yield from (form for form in _printed(text) if len(form) >= minimum)
+    if len(value) >= minimum:
+        yield from (form for form in _base64_forms(value.encode("utf-8", "surrogateescape")) if len(form) >= minimum)
 
 
 def _base64_forms(value: bytes) -> Iterable[str]:

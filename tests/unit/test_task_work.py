@@ -1,0 +1,230 @@
+"""The agent's work on a task source without a store: its claims have started when they are handed out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt, Unreadable
+from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.tasks import (
+    Budget,
+    ClaimedTask,
+    ContainerResponse,
+    Failed,
+    Lease,
+    Outcome,
+    Succeeded,
+    TaskSpec,
+    TaskState,
+)
+from tests.waiting import wait_until_async
+from worker_agent.agent import AgentConfig, Duty
+from worker_agent.container import ContainerAddress, ContainerWatch, watch_over
+from worker_agent.ports import Claim
+from worker_agent.requests import ForwardRequest
+from worker_agent.tasks import TaskWork
+
+LEASE_SECONDS = 0.2
+
+
+def attempt(name: str, *, is_suspect: bool = False, unreadable: Unreadable | None = None) -> StartedAttempt:
+    lease = Lease("1", name, f"token of {name}")
+    task = ClaimedTask(lease, 1, 1, 60.0, TaskSpec(8000, "/run"), b"{}")
+    return StartedAttempt(lease, "w1", 1, 0, 0, unreadable or task, Budget(1, 3), is_suspect=is_suspect)
+
+
+@dataclass
+class MemoryClaim:
+    source: "MemorySource"
+    attempt: StartedAttempt
+
+    async def start(self, *, address: str) -> StartedAttempt | None:
+        self.source.unstarted.remove(self)
+        return self.attempt
+
+    async def put_back(self) -> None:
+        self.source.unstarted.remove(self)
+        self.source.put_back.append(self.attempt.lease.task_id)
+
+
+@dataclass
+class MemorySource:
+    """Hands out what is offered; records what comes back."""
+
+    offered: asyncio.Queue[StartedAttempt] = field(default_factory=asyncio.Queue)
+    unstarted: list[MemoryClaim] = field(default_factory=list)
+    put_back: list[str] = field(default_factory=list)
+    settled: dict[str, Outcome] = field(default_factory=dict)
+    released: dict[str, bool] = field(default_factory=dict)
+    renewals: dict[str, Renewal] = field(default_factory=dict)
+    renewed: set[str] = field(default_factory=set)
+    failures: int = 0
+
+    async def claim(self, limit: int) -> Sequence[Claim]:
+        claim = MemoryClaim(self, await self.offered.get())
+        self.unstarted.append(claim)
+        return [claim]
+
+    async def claim_abandoned(self, limit: int, *, unstarted_seconds: float) -> Sequence[Claim]:
+        return []
+
+    async def unstarted_claims(self) -> Sequence[Claim]:
+        return list(self.unstarted)
+
+    async def renew(self, leases: Sequence[Lease]) -> Sequence[Renewal]:
+        self.renewed |= {lease.task_id for lease in leases}
+        return [self.renewals.get(lease.task_id, Renewal.OK) for lease in leases]
+
+    async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
+        if self.failures:
+            self.failures -= 1
+            raise StoreUnavailable("it cannot be reached")
+        self.settled[lease.task_id] = outcome
+        return Settled("OK")
+
+    async def release(self, lease: Lease, *, called: bool) -> str:
+        self.released[lease.task_id] = called
+        return "OK"
+
+
+class Container:
+    """Responds when told to."""
+
+    def __init__(self) -> None:
+        self.running: set[str] = set()
+        self.free = asyncio.Event()
+
+    async def forward(self, request: ForwardRequest) -> ContainerResponse:
+        name = dict(request.headers)["X-Task-Id"]
+        self.running.add(name)
+        try:
+            await self.free.wait()
+        finally:
+            self.running.discard(name)
+        return ContainerResponse(200, b"1")
+
+
+@pytest.fixture
+def source() -> MemorySource:
+    return MemorySource()
+
+
+@pytest.fixture
+def container() -> Container:
+    return Container()
+
+
+@pytest.fixture
+def duty() -> Duty:
+    return Duty()
+
+
+@pytest.fixture
+async def work(source: MemorySource, container: Container, duty: Duty) -> AsyncIterator[TaskWork]:
+    """The work of an agent with two slots and no grace, which runs until the end of the test."""
+    config = AgentConfig("1", "w1", 2, lease_seconds=LEASE_SECONDS, grace_seconds=0, managed=False)
+    watch = await ready_watch()
+    made = TaskWork(config, source, container, watch)
+    running = asyncio.create_task(made.run(duty))
+    yield made
+    duty.draining.set()
+    container.free.set()
+    await running
+    await watch.aclose()
+
+
+async def ready_watch() -> ContainerWatch:
+    watch = watch_over(
+        ContainerAddress("127.0.0.1", own_network=True), ready_path=None, start_timeout_seconds=60, sees_calls=True
+    )
+    await watch.step()
+    return watch
+
+
+async def until(condition: Callable[[], object]) -> None:
+    await wait_until_async(condition, 60)
+
+
+async def test_an_outcome_is_offered_until_the_source_takes_it(
+    work: TaskWork, source: MemorySource, container: Container
+) -> None:
+    source.failures = 2
+    container.free.set()
+    source.offered.put_nowait(attempt("t1"))
+    await until(lambda: source.settled == {"t1": Succeeded(b"1")})
+    assert source.failures == 0
+
+
+async def test_leases_of_running_attempts_are_renewed(
+    work: TaskWork, source: MemorySource, container: Container
+) -> None:
+    source.offered.put_nowait(attempt("t1"))
+    source.offered.put_nowait(attempt("t2"))
+    await until(lambda: source.renewed == {"t1", "t2"})
+    assert work.running_tasks == 2
+
+
+async def test_a_fenced_attempt_is_stopped_and_its_outcome_is_not_recorded(
+    work: TaskWork, source: MemorySource, container: Container
+) -> None:
+    source.offered.put_nowait(attempt("t1"))
+    await until(lambda: container.running)
+    source.renewals["t1"] = Renewal.FENCED
+    await until(lambda: not work.running_tasks)
+    assert not container.running
+    assert (source.settled, source.released) == ({}, {})
+
+
+async def test_a_cancelled_task_is_stopped_and_ends_as_cancelled(
+    work: TaskWork, source: MemorySource, container: Container
+) -> None:
+    source.offered.put_nowait(attempt("t1"))
+    await until(lambda: container.running)
+    source.renewals["t1"] = Renewal.CANCEL
+    await until(lambda: "t1" in source.settled)
+    outcome = source.settled["t1"]
+    assert isinstance(outcome, Failed)
+    assert outcome.state is TaskState.CANCELLED
+    assert not container.running
+
+
+async def test_a_suspect_is_left_to_other_agents_once_and_then_runs_alone(
+    work: TaskWork, source: MemorySource, container: Container
+) -> None:
+    source.offered.put_nowait(attempt("t1"))
+    await until(lambda: container.running == {"t1"})
+    source.offered.put_nowait(attempt("suspect", is_suspect=True))
+    await until(lambda: source.released == {"suspect": False})
+    source.offered.put_nowait(attempt("suspect", is_suspect=True))
+    await until(lambda: work.running_tasks == 2)
+    assert container.running == {"t1"}
+    container.free.set()
+    await until(lambda: set(source.settled) == {"t1", "suspect"})
+
+
+async def test_a_drain_releases_running_attempts_and_puts_back_unstarted_claims(
+    work: TaskWork, source: MemorySource, container: Container, duty: Duty
+) -> None:
+    source.offered.put_nowait(attempt("t1"))
+    await until(lambda: container.running)
+    source.unstarted.append(MemoryClaim(source, attempt("cut off")))
+    duty.draining.set()
+    await until(lambda: source.released == {"t1": True})
+    await until(lambda: source.put_back == ["cut off"])
+    assert not container.running
+    assert source.settled == {}
+
+
+async def test_a_task_whose_key_is_missing_is_left_to_other_agents(work: TaskWork, source: MemorySource) -> None:
+    source.offered.put_nowait(attempt("t1", unreadable=Unreadable("no key", is_key_missing=True)))
+    await until(lambda: source.released == {"t1": False})
+    assert "no key" in work.problem
+
+
+async def test_a_task_that_no_process_can_open_fails(work: TaskWork, source: MemorySource) -> None:
+    source.offered.put_nowait(attempt("t1", unreadable=Unreadable("was moved", is_key_missing=False)))
+    await until(lambda: "t1" in source.settled)
+    assert source.settled["t1"] == Failed("the worker's agent cannot read the task's headers: was moved")
+    assert work.problem == ""
