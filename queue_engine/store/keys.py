@@ -2,6 +2,9 @@
 
 The tag `{pNN}` puts all keys of one endpoint, and the outbox that its results go to, into one Cluster slot, so that one
 script can write them together. Endpoints are spread over a fixed number of partitions by a hash of their id.
+
+Scripts take keys by the names of the properties here. They take the ids of a task, a worker and a delivery from the
+ends of their keys (`names_of`, `id_of_delivery` and `change_status` in library.lua).
 """
 
 from __future__ import annotations
