@@ -279,6 +279,7 @@ async def _serve_api(settings: ApiSettings) -> int:
     from queue_engine.api.app import create_app
     from queue_engine.api.catalogue import load_catalogue
     from queue_engine.api.server import BACKLOG, bind, serve
+    from queue_engine.engine.engine import Engine
     from queue_engine.runtime.resolver import CachingResolver, DnsLookup
 
     # Before the store is waited for, because waiting does not correct these.
@@ -301,15 +302,9 @@ async def _serve_api(settings: ApiSettings) -> int:
             own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
             store_ports = await store.ports()
             worker_client = WorkerClient(settings.worker_policy(own_ports, store_ports))
-            app = create_app(
-                settings,
-                store,
-                resolver,
-                worker_client,
-                catalogue,
-                own_ports=own_ports,
-                store_ports=store_ports,
-            )
+            rules = settings.destination_rules(own_ports, store_ports)
+            engine = Engine(store, resolver, rules, settings.secret_keys)
+            app = create_app(settings, engine, worker_client, catalogue)
             stopping = asyncio.Event()
             _on_end(stopping.set)
             log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})

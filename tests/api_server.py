@@ -16,6 +16,7 @@ from queue_engine.api.app import create_app
 from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.server import listen, serve
 from queue_engine.config.engine import ApiSettings
+from queue_engine.engine.engine import Engine
 from queue_engine.runtime.resolver import NameNotResolved
 from queue_engine.runtime.sealing import new_secret_key
 from queue_engine.store.api_keys import new_api_key
@@ -108,7 +109,8 @@ async def running_api(
         port: int = listener.getsockname()[1]
         worker_client = WorkerClient(settings.worker_policy(frozenset({port})))
         catalogue = load_catalogue(settings.catalogue_file)
-        app = create_app(settings, store, lookup, worker_client, catalogue, own_ports=frozenset({port}))
+        engine = Engine(store, lookup, settings.destination_rules(frozenset({port})), settings.secret_keys)
+        app = create_app(settings, engine, worker_client, catalogue)
         key = new_api_key()
         await store.api_keys.put(key, tenant="default", name="test")
         url = f"http://127.0.0.1:{port}"

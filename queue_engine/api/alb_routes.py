@@ -14,13 +14,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from queue_engine.api import alb_rules as rules
 from queue_engine.api.alb_exchange import AddressRefused, Exchange, Limits, NotConnected, Outgoing, WorkerClient
-from queue_engine.api.alb_workers import MAX_REMEMBERED, Balancer, Listing, Listings, Upstream
+from queue_engine.api.alb_workers import MAX_REMEMBERED, Balancer
 from queue_engine.api.errors import AnswerCutOff, BodyTooLarge, WorkerUnavailable
 from queue_engine.api.operations import SECURITY, described_failure, in_path
 from queue_engine.api.services import Services
-from queue_engine.domain.endpoints import ServiceMode, Wanted
+from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id
+from queue_engine.engine.upstreams import Listing, Upstream
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ class AlbRoutes:
         self._services = services
         self._client = client
         self._limits = limits
-        self._listings = Listings(services.store.endpoints, services.store.workers)
         self._balancer = Balancer()
         self._refused: set[tuple[str, str]] = set()
 
@@ -55,13 +55,13 @@ class AlbRoutes:
         503 also stands for a worker that broke off or was silent for too long before it answered.
         """
         headers: rules.RawHeaders = scope["headers"]
-        tenant = await self._services.authenticator.tenant_of(headers)
-        self._services.limiter.take(tenant)
+        principal = await self._services.authenticator.principal_of(headers)
+        self._services.limiter.take(principal.tenant)
         endpoint_id, path = _target(scope)
         length = rules.declared_length(headers)
         if length is not None and length > self._limits.max_body_bytes:
             raise BodyTooLarge(self._limits.max_body_bytes)
-        listing = await self._listing(endpoint_id, tenant)
+        listing = await self._services.engine.listings.of(principal, endpoint_id)
         caller = _caller(scope)
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         target = (path + query).decode("ascii")
@@ -102,15 +102,6 @@ class AlbRoutes:
             self._refused.clear()
         self._refused.add(place)
         log.warning("a worker's address is refused: %s", error, extra={"worker": upstream.worker_id})
-
-    async def _listing(self, endpoint_id: str, tenant: str) -> Listing:
-        listing = await self._listings.of(endpoint_id, tenant)
-        if listing is None or listing.endpoint.wanted is Wanted.DELETED:
-            raise NotFound(Resource.ENDPOINT)
-        mode = listing.endpoint.config.service_mode
-        if mode is not ServiceMode.ALB:
-            raise InvalidRequest("serviceMode", f"must be ALB; the endpoint's is {mode}")
-        return listing
 
 
 class ForwardRoute(APIRoute):

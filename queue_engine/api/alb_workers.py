@@ -1,133 +1,17 @@
-"""Where the requests to an ALB endpoint can go, and which of its workers is the least busy one."""
+"""Which worker of an ALB endpoint is the least busy one."""
 
 from __future__ import annotations
 
-import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from ipaddress import ip_address
-from typing import Protocol
 
-from queue_engine.api.patience import from_store
-from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.engine.upstreams import Listing, Upstream
 
-CACHE_SECONDS = 1.0
-"""How long a worker that has stopped may still be chosen, and a new one may not be."""
 LEFT_OUT_SECONDS = 1.0
 """How long a worker that could not be connected to is not chosen."""
 MAX_REMEMBERED = 10_000
-
-_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})")
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """A running worker, as its agent reported it."""
-
-    worker_id: str
-    host: str
-    """A name or an address; one of IPv6 without brackets."""
-    port: int
-    load: int = 0
-    """What it is said to be doing besides our requests."""
-
-    @property
-    def origin(self) -> str:
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
-
-
-@dataclass(frozen=True)
-class Listing:
-    """An endpoint and its running workers."""
-
-    endpoint: Endpoint
-    upstreams: tuple[Upstream, ...]
-
-
-def upstream_of(worker: Worker) -> Upstream | None:
-    """Where requests to this worker go; None while it does not run, or when what its agent said is no `host:port`."""
-    match = _ADDRESS.fullmatch(worker.address or "")
-    if worker.status is not WorkerStatus.RUNNING or match is None or not 1 <= int(match[3]) <= 65535:
-        return None
-    host = match[1] or match[2]
-    return Upstream(worker.worker_id, host, int(match[3]), worker.running_tasks) if _is_host(host) else None
-
-
-def _is_host(text: str) -> bool:
-    """Return whether the text is an address in its usual spelling, or a name that no resolver reads as an address."""
-    try:
-        ip_address(text)
-    except ValueError:
-        labels = text.split(".")
-        return all(map(_LABEL.fullmatch, labels)) and _NUMERIC_LABEL.fullmatch(labels[-1]) is None
-    return True
-
-
-class Endpoints(Protocol):
-    """The endpoints in the store."""
-
-    async def get(self, endpoint_id: str, tenant: str | None) -> Endpoint | None: ...
-
-
-class Workers(Protocol):
-    """The workers in the store."""
-
-    async def of_endpoint(self, endpoint_id: str) -> list[Worker]: ...
-
-
-class Listings:
-    """The store's endpoints and workers, remembered for a second. However many ask, the store is asked once."""
-
-    def __init__(
-        self, endpoints: Endpoints, workers: Workers, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._endpoints = endpoints
-        self._workers = workers
-        self._monotonic = monotonic
-        self._known: dict[str, tuple[Listing, float]] = {}
-        self._asked: dict[str, asyncio.Task[Listing | None]] = {}
-
-    async def of(self, endpoint_id: str, tenant: str) -> Listing | None:
-        """None when the tenant has no such endpoint. Raises StoreUnavailable."""
-        known = self._known.get(endpoint_id)
-        fresh = known is not None and self._monotonic() < known[1]
-        listing = known[0] if known is not None and fresh else await asyncio.shield(self._asking(endpoint_id))
-        return listing if listing is not None and listing.endpoint.tenant == tenant else None
-
-    def _asking(self, endpoint_id: str) -> asyncio.Task[Listing | None]:
-        if endpoint_id not in self._asked:
-            task = asyncio.create_task(self._ask(endpoint_id))
-            self._asked[endpoint_id] = task
-            task.add_done_callback(lambda done: self._forget_asking(endpoint_id, done))
-        return self._asked[endpoint_id]
-
-    def _forget_asking(self, endpoint_id: str, done: asyncio.Task[Listing | None]) -> None:
-        self._asked.pop(endpoint_id, None)
-        if not done.cancelled():
-            done.exception()  # all who asked may have gone, and then nobody else takes it
-
-    async def _ask(self, endpoint_id: str) -> Listing | None:
-        """What is not there is not remembered: an endpoint can be used as soon as it is made."""
-        expires_at = self._monotonic() + CACHE_SECONDS
-        self._known.pop(endpoint_id, None)
-        endpoint, workers = await from_store(self._read(endpoint_id))
-        if endpoint is None:
-            return None
-        listing = Listing(endpoint, tuple(one for worker in workers if (one := upstream_of(worker))))
-        if len(self._known) >= MAX_REMEMBERED:
-            self._known.clear()
-        self._known[endpoint_id] = (listing, expires_at)
-        return listing
-
-    async def _read(self, endpoint_id: str) -> tuple[Endpoint | None, list[Worker]]:
-        return await self._endpoints.get(endpoint_id, None), await self._workers.of_endpoint(endpoint_id)
 
 
 class Balancer:

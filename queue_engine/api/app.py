@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable
-from hashlib import blake2b
 from itertools import product
 from typing import Any
 
@@ -18,12 +17,11 @@ from queue_engine.api.alb_exchange import Limits, WorkerClient
 from queue_engine.api.alb_routes import AlbRoutes
 from queue_engine.api.auth import Authenticator
 from queue_engine.api.bodies import BodyReader
-from queue_engine.api.destinations import AddressLookup, DestinationGuard
 from queue_engine.api.edge import Edge
 from queue_engine.api.openapi import TITLE, describe
 from queue_engine.api.operations import Operation
-from queue_engine.api.patience import RefusedRequests
 from queue_engine.api.rate_limit import RateLimiter
+from queue_engine.api.refused_requests import RefusedRequests
 from queue_engine.api.routes_credentials import CredentialRoutes
 from queue_engine.api.routes_endpoints import EndpointRoutes
 from queue_engine.api.routes_logs import LogRoutes
@@ -32,8 +30,7 @@ from queue_engine.api.routes_tasks import TaskRoutes
 from queue_engine.api.services import Services
 from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.catalogue import Catalogue
-from queue_engine.domain.webhooks import LOOPBACK, AddressPolicy
-from queue_engine.store.store import Store
+from queue_engine.engine.engine import Engine
 
 
 class Api(FastAPI):
@@ -49,28 +46,22 @@ class Api(FastAPI):
 
 def create_app(
     settings: ApiSettings,
-    store: Store,
-    lookup: AddressLookup,
+    engine: Engine,
     worker_client: WorkerClient,
     catalogue: Catalogue,
     *,
-    own_ports: frozenset[int] = frozenset(),
-    store_ports: frozenset[int] = frozenset(),
     monotonic: Callable[[], float] = time.monotonic,
 ) -> FastAPI:
-    """The application. `own_ports` are the engine's on this machine, `store_ports` the store's besides those that are
-    configured: no webhook may point back at them. Who passes `worker_client` in closes it.
+    """Return the application. The caller closes `worker_client`.
 
     Opens no connection and reads no file.
     """
     services = Services(
-        store=store,
-        authenticator=Authenticator(store.api_keys, monotonic=monotonic),
+        engine=engine,
+        authenticator=Authenticator(engine.principals),
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
         bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds),
-        destinations=_destination_guard(settings, store, lookup, own_ports, store_ports),
         catalogue=catalogue,
-        fingerprint_keys=tuple(_fingerprint_key(key) for key in settings.secret_keys) or (b"",),
     )
     limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds)
     operations: list[APIRoute] = []
@@ -81,28 +72,9 @@ def create_app(
     operations += LogRoutes(services).operations()
     operations += CredentialRoutes(services).operations()
     operations += AlbRoutes(services, worker_client, limits).routes()
-    operations += OperationsRoutes(store, document, metrics.registry_of(metrics.Role.API)).operations()
+    operations += OperationsRoutes(engine, document, metrics.registry_of(metrics.Role.API)).operations()
     _count_failures_from_zero(operations)
-    return _with_routes(operations, RefusedRequests(store.check_ready))
-
-
-def _destination_guard(
-    settings: ApiSettings,
-    store: Store,
-    lookup: AddressLookup,
-    own_ports: frozenset[int],
-    store_ports: frozenset[int],
-) -> DestinationGuard:
-    places = settings.store_places()
-    with_loopback = AddressPolicy((*settings.webhook_allow, *LOOPBACK))
-    return DestinationGuard(
-        lookup,
-        AddressPolicy(settings.webhook_allow),
-        own_ports=own_ports | places.here,
-        store_ports=store_ports | places.ports,
-        own_hosts=(*settings.own_hosts, *places.hosts),
-        one_tenant=(with_loopback, store.api_keys) if settings.webhook_loopback else None,
-    )
+    return _with_routes(operations, RefusedRequests(engine.check_ready))
 
 
 def _with_routes(operations: list[APIRoute], refused: RefusedRequests) -> FastAPI:
@@ -119,7 +91,3 @@ def _count_failures_from_zero(operations: list[APIRoute]) -> None:
         if isinstance(operation, Operation):
             for method, code in product(operation.methods or (), ("500", "503")):
                 metrics.http_requests.labels(route=operation.path_format, method=method, code=code)
-
-
-def _fingerprint_key(key: bytes) -> bytes:
-    return blake2b(b"queue-engine submission fingerprints", key=key, digest_size=32).digest()

@@ -3,54 +3,30 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Iterable
 
 from queue_engine import metrics
-from queue_engine.api.patience import from_store
 from queue_engine.domain.errors import Unauthorized
-from queue_engine.store.api_keys import hash_of
-
-CACHE_SECONDS = 1.0
-"""How long a key may still open the API after it was revoked."""
-MAX_CACHED_KEYS = 10_000
+from queue_engine.domain.principals import Principal
+from queue_engine.engine.principals import Principals
 
 _KEY_HEADERS = frozenset({b"x-api-key", b"authorization"})
 _BEARER = re.compile(rb"bearer +", re.IGNORECASE)
 _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 
 
-class KeyLookup(Protocol):
-    """Whose key this is; None when it is unknown or revoked."""
-
-    async def tenant_of(self, key_hash: str) -> str | None: ...
-
-
 class Authenticator:
-    """Finds the tenant. Remembers keys that are valid for a second; those that are not, never."""
+    """Finds the principal of a request."""
 
-    def __init__(self, keys: KeyLookup, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._keys = keys
-        self._monotonic = monotonic
-        self._valid: dict[str, tuple[str, float]] = {}
+    def __init__(self, principals: Principals) -> None:
+        self._principals = principals
 
-    async def tenant_of(self, headers: Iterable[tuple[bytes, bytes]]) -> str:
-        """Return the tenant whose key is in `headers` (names in lower case). Raises Unauthorized, StoreUnavailable."""
-        key_hash = hash_of(_only_key(headers))
-        tenant, expires_at = self._valid.get(key_hash, ("", 0.0))
-        now = self._monotonic()
-        return tenant if now < expires_at else await self._ask(key_hash, now)
-
-    async def _ask(self, key_hash: str, now: float) -> str:
-        self._valid.pop(key_hash, None)
-        tenant = await from_store(self._keys.tenant_of(key_hash))
-        if tenant is None:
+    async def principal_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
+        """Return who holds the key in `headers` (names in lower case). Raises Unauthorized, StoreUnavailable."""
+        principal = await self._principals.of_key(_only_key(headers))
+        if principal is None:
             raise _refused("unknown")
-        if len(self._valid) >= MAX_CACHED_KEYS:
-            self._valid.clear()
-        self._valid[key_hash] = (tenant, now + CACHE_SECONDS)
-        return tenant
+        return principal
 
 
 def _only_key(headers: Iterable[tuple[bytes, bytes]]) -> str:

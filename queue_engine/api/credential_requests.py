@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import FieldError, RequestModel, parsed
+from queue_engine.api.fields import RequestModel, parsed
 from queue_engine.domain.credentials import RegistryType
+from queue_engine.domain.field_errors import FieldError
 from queue_engine.domain.field_types import LINE, NO_NUL, matching
 
 Name = Annotated[str, Field(min_length=1, max_length=255), LINE]
@@ -54,8 +55,3 @@ class UpdateCredential(RequestModel):
         nulls = [(name, "must be a string") for name in cls.model_fields if values.get(name, "") is None]
         changes, errors = parsed(cls, values)
         return changes, nulls + errors
-
-    @property
-    def first_secret(self) -> str | None:
-        """The name of a field that must be encrypted at rest; None when there is none."""
-        return "username" if self.username is not None else "password" if self.password is not None else None

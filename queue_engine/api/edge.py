@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from queue_engine import metrics
 from queue_engine.api.errors import AnswerCutOff, ClientGone, answer_to
-from queue_engine.api.patience import RefusedRequests
+from queue_engine.api.refused_requests import RefusedRequests
 from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
 
 CLIENT_GONE = 499

@@ -11,18 +11,16 @@ from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
 from queue_engine.api.fields import (
-    FieldError,
     OptionalWebhook,
     RequestModel,
     WebhookUrl,
-    listing,
     parsed,
     parsed_changes,
-    raise_for,
 )
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, Resource, Setting
+from queue_engine.domain.field_errors import FieldError, listing, raise_for
 from queue_engine.domain.field_types import LINE, NO_NUL, Port, matching
 from queue_engine.domain.retry import RetryOn
 from queue_engine.domain.webhooks import Webhook

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Annotated, Any, TypeVar, cast
 
@@ -20,14 +20,8 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, core_schema
 
-from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.field_errors import FieldError
 from queue_engine.domain.webhooks import MAX_URL_CHARACTERS, Webhook, parse_webhook
-
-MAX_ERRORS_CHARACTERS = 2000
-"""Length of the message that names the field errors of one body."""
-
-FieldError = tuple[str, str]
-"""A field of a body, and the rule that its value breaks."""
 
 _BROKEN = object()
 _NULL_WEBHOOK = ("webhook", "must be a string")
@@ -69,25 +63,6 @@ def parsed_changes(
         return model.model_validate(values, context=new_context()), []
     except ValidationError as error:
         return _part_that_parses(model, values, new_context()), _field_errors(error)
-
-
-def raise_for(errors: Sequence[FieldError]) -> None:
-    """Raise one InvalidRequest for all of `errors`, if there are any. Its message is bounded."""
-    if errors:
-        (field, rule), *others = errors
-        parts = [rule, *(f"{name}: {text}" for name, text in others)]
-        raise InvalidRequest(field, listing(parts, "; ", MAX_ERRORS_CHARACTERS - len(f"{field}: ")))
-
-
-def listing(parts: Sequence[str], separator: str, max_characters: int) -> str:
-    """Return `parts` joined. After the first one, those that would make the text too long are counted only."""
-    text = parts[0]
-    room = max_characters - len(f"{separator}and {len(parts)} more")
-    for index, part in enumerate(parts[1:], start=1):
-        if len(text) + len(separator) + len(part) > room:
-            return f"{text}{separator}and {len(parts) - index} more"
-        text += separator + part
-    return text
 
 
 def _part_that_parses(model: type[M], values: dict[str, Any], context: object) -> M:

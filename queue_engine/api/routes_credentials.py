@@ -10,16 +10,15 @@ from starlette.requests import Request
 
 from queue_engine.api.answers import Answer, success
 from queue_engine.api.credential_requests import CreateCredential, UpdateCredential
-from queue_engine.api.fields import parsed, raise_for
+from queue_engine.api.fields import parsed
 from queue_engine.api.operations import Operation, in_path
 from queue_engine.api.order_log import note
-from queue_engine.api.patience import from_store
 from queue_engine.api.services import Services
 from queue_engine.api.views import Success, View
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
-from queue_engine.domain.errors import NotFound, Resource, StateConflict
+from queue_engine.domain.errors import NotFound, Resource
+from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.ids import is_endpoint_id
-from queue_engine.store.credentials import Deletion
 
 TAG = "credentials"
 PATH = "/v2/container-registry-auths"
@@ -40,7 +39,7 @@ class CredentialRoutes:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._credentials = services.store.credentials
+        self._credentials = services.engine.credentials
 
     def operations(self) -> list[Operation]:
         return [
@@ -69,48 +68,42 @@ class CredentialRoutes:
 
     async def create_credential(self, request: Request) -> Answer:
         """Endpoints name it as `containerRegistryAuthId`."""
-        tenant = await self._services.admit(request)
+        principal = await self._services.admit(request)
         body = await self._services.bodies.read_object(request)
         wanted, errors = parsed(CreateCredential, body.values)
-        raise_for(errors + self._services.secret_errors("password"))
+        if errors:
+            raise_for(errors + self._credentials.creation_errors())
         auth = RegistryAuth(wanted.username, wanted.password)
-        created = await from_store(self._credentials.create(tenant, wanted.name, wanted.type, auth))
+        created = await self._credentials.create(principal, wanted.name, wanted.type, auth)
         note(request, credential=created.credential_id)
         return success(credential_view(created))
 
     async def list_credentials(self, request: Request) -> Answer:
-        tenant = await self._services.admit(request)
-        credentials = await from_store(self._credentials.of_tenant(tenant))
-        return success([credential_view(one) for one in credentials])
+        principal = await self._services.admit(request)
+        return success([credential_view(one) for one in await self._credentials.all(principal)])
 
     async def get_credential(self, request: Request) -> Answer:
-        tenant = await self._services.admit(request)
-        return _found(await from_store(self._credentials.get(tenant, _id_in(request))))
+        principal = await self._services.admit(request)
+        return success(credential_view(await self._credentials.get(principal, _id_in(request))))
 
     async def update_credential(self, request: Request) -> Answer:
         """Workers that are started from now on use the new values."""
-        tenant = await self._services.admit(request)
+        principal = await self._services.admit(request)
         credential_id = _id_in(request)
         body = await self._services.bodies.read_object(request)
         changes, errors = UpdateCredential.parse(body.values)
-        if changes.first_secret is not None:
-            errors += self._services.secret_errors(changes.first_secret)
-        raise_for(errors)
-        changed = self._credentials.update(
-            tenant, credential_id, name=changes.name, username=changes.username, password=changes.password
+        if errors:
+            raise_for(errors + self._credentials.change_errors(changes.username, changes.password))
+        changed = await self._credentials.update(
+            principal, credential_id, name=changes.name, username=changes.username, password=changes.password
         )
-        return _found(await from_store(changed))
+        return success(credential_view(changed))
 
     async def delete_credential(self, request: Request) -> Answer:
         """Refused while an endpoint uses it."""
-        tenant = await self._services.admit(request)
-        match await from_store(self._credentials.delete(tenant, _id_in(request))):
-            case Deletion.NOT_FOUND:
-                raise NotFound(Resource.CREDENTIAL)
-            case Deletion.IN_USE:
-                raise StateConflict("the credential is used by an endpoint")
-            case Deletion.OK:
-                return success(True)
+        principal = await self._services.admit(request)
+        await self._credentials.delete(principal, _id_in(request))
+        return success(True)
 
 
 def _id_in(request: Request) -> int:
@@ -119,12 +112,6 @@ def _id_in(request: Request) -> int:
     if not is_endpoint_id(text):
         raise NotFound(Resource.CREDENTIAL)
     return int(text)
-
-
-def _found(credential: Credential | None) -> Answer:
-    if credential is None:
-        raise NotFound(Resource.CREDENTIAL)
-    return success(credential_view(credential))
 
 
 def credential_view(credential: Credential) -> dict[str, Any]:

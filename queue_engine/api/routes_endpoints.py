@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from starlette.requests import Request
 
 from queue_engine.api.answers import Answer, success
-from queue_engine.api.endpoint_requests import CreateEndpoint, UpdateEndpoint
-from queue_engine.api.fields import FieldError, raise_for
+from queue_engine.api.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
 from queue_engine.api.operations import Operation, in_path, in_query
 from queue_engine.api.order_log import note
-from queue_engine.api.patience import from_store
 from queue_engine.api.queries import Query
 from queue_engine.api.services import Services, endpoint_id_in
 from queue_engine.api.views import EndpointView, Success, WebhookSecretView, WorkerView, endpoint_view, worker_view
-from queue_engine.domain.endpoints import MAX_WORKERS, Endpoint, EndpointConfig, EndpointStatus, Wanted
-from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
+from queue_engine.domain.endpoints import MAX_WORKERS, EndpointStatus
+from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.field_errors import raise_for
+from queue_engine.domain.principals import Principal
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.engine.endpoints import References
 
 TAG = "endpoints"
-_UNKNOWN_CREDENTIAL: FieldError = ("containerRegistryAuthId", "unknown credential")
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": MAX_WORKERS}
 ENDPOINT_ID = in_path("id", "Id of an endpoint", {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"})
 
@@ -31,6 +30,7 @@ class EndpointRoutes:
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._endpoints = services.engine.endpoints
 
     def operations(self) -> list[Operation]:
         return [
@@ -89,138 +89,94 @@ class EndpointRoutes:
         ]  # fmt: skip
 
     async def create_endpoint(self, request: Request) -> Answer:
-        tenant = await self._services.admit(request)
+        principal = await self._services.admit(request)
         body = await self._services.bodies.read_object(request)
         wanted, errors = CreateEndpoint.parse(body.values, self._services.catalogue)
-        raise_for(errors + await self._errors_beyond(tenant, wanted))
-        endpoint = await from_store(self._create(tenant, wanted.config()))
+        if errors:
+            raise_for(errors + await self._endpoints.field_errors(principal, _references(wanted)))
+        endpoint = await self._endpoints.create(principal, wanted.config())
         note(request, endpoint=endpoint.endpoint_id)
         return success(endpoint_view(endpoint, self._services.catalogue))
 
-    async def _errors_beyond(self, tenant: str, body: CreateEndpoint | UpdateEndpoint) -> list[FieldError]:
-        """Return the errors of fields that are well-formed and name what this server cannot keep, reach or find."""
-        errors: list[FieldError] = []
-        if body.environment_vars:
-            errors += self._services.secret_errors("environmentVars")
-        if body.webhook is not None:
-            errors += await self._services.destinations.errors(body.webhook)
-        credential_id = body.container_registry_auth_id
-        if credential_id is not None:
-            found = await from_store(self._services.store.credentials.get(tenant, credential_id))
-            errors += [] if found else [_UNKNOWN_CREDENTIAL]
-        return errors
-
-    async def _create(self, tenant: str, config: EndpointConfig) -> Endpoint:
-        """The credential is noted as used before the endpoint is there, so that nobody deletes it in between."""
-        endpoints, credentials = self._services.store.endpoints, self._services.store.credentials
-        credential_id = config.credential_id
-        if credential_id is None:
-            return await endpoints.create(tenant, config)
-        endpoint_id = await endpoints.new_id()
-        if not await credentials.use(tenant, credential_id, endpoint_id):
-            raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
-        try:
-            return await endpoints.create(tenant, config, endpoint_id)
-        except Exception:
-            await credentials.release(credential_id, endpoint_id)
-            raise
-
     async def list_endpoints(self, request: Request) -> Answer:
-        tenant = await self._services.admit(request)
-        statuses = Query(request).choices("statusList", EndpointStatus)
-        endpoints = await from_store(self._services.store.endpoints.of_tenant(tenant))
-        catalogue = self._services.catalogue
-        return success([endpoint_view(one, catalogue) for one in endpoints if not statuses or one.status in statuses])
+        principal = await self._services.admit(request)
+        endpoints = await self._endpoints.all(principal, Query(request).choices("statusList", EndpointStatus))
+        return success([endpoint_view(one, self._services.catalogue) for one in endpoints])
 
     async def get_endpoint(self, request: Request) -> Answer:
-        tenant = await self._services.admit(request)
-        return success(endpoint_view(await self._services.endpoint(request, tenant), self._services.catalogue))
+        principal = await self._services.admit(request)
+        return success(endpoint_view(await self._services.endpoint(request, principal), self._services.catalogue))
 
     async def update_endpoint(self, request: Request) -> Answer:
         """Workers are replaced one at a time when they would be other ones under the new configuration."""
-        tenant = await self._services.admit(request)
-        before = await self._services.endpoint(request, tenant)
+        principal = await self._services.admit(request)
+        before = await self._services.endpoint(request, principal)
         body = await self._services.bodies.read_object(request)
         changes, errors = UpdateEndpoint.parse(body.values, self._services.catalogue, before.config)
-        raise_for(errors + await self._errors_beyond(tenant, changes))
-        endpoints, credentials = self._services.store.endpoints, self._services.store.credentials
-        wanted = changes.container_registry_auth_id
-        if wanted is not None and not await from_store(credentials.use(tenant, wanted, before.endpoint_id)):
-            raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
-        endpoint = await from_store(endpoints.update(before.endpoint_id, tenant, changes.edited, changes.environment()))
-        if endpoint is None:
-            raise NotFound(Resource.ENDPOINT)
-        if endpoint.config.credential_id != before.config.credential_id:
-            await self._release_credential(before)
+        references = _references(changes)
+        if errors:
+            raise_for(errors + await self._endpoints.field_errors(principal, references))
+        endpoint = await self._endpoints.update(principal, before, changes.edited, references)
         return success(endpoint_view(endpoint, self._services.catalogue))
 
     async def start_endpoint(self, request: Request) -> Answer:
         """Brings the workers back. Starting one that runs changes nothing."""
-        return await self._want(request, await self._services.admit(request), Wanted.RUNNING)
+        principal = await self._services.admit(request)
+        await self._endpoints.start(principal, endpoint_id_in(request))
+        return success(True)
 
     async def stop_endpoint(self, request: Request) -> Answer:
         """Running tasks finish within a grace time or are handed back; queued tasks stay. Safe to repeat."""
-        return await self._want(request, await self._services.admit(request), Wanted.STOPPED)
+        principal = await self._services.admit(request)
+        await self._endpoints.stop(principal, endpoint_id_in(request))
+        return success(True)
 
     async def delete_endpoint(self, request: Request) -> Answer:
         """Stops it, ends what is queued as FAILED, sends the webhooks, then removes it and its data."""
-        tenant = await self._services.admit(request)
-        endpoint = await self._services.endpoint(request, tenant)
-        answer = await self._want(request, tenant, Wanted.DELETED)
-        await self._release_credential(endpoint)
-        return answer
-
-    async def _release_credential(self, endpoint: Endpoint) -> None:
-        credential_id = endpoint.config.credential_id
-        if credential_id is not None:
-            await from_store(self._services.store.credentials.release(credential_id, endpoint.endpoint_id))
-
-    async def _want(self, request: Request, tenant: str, wanted: Wanted) -> Answer:
-        endpoint_id = endpoint_id_in(request)
-        if not await from_store(self._services.store.endpoints.want(endpoint_id, tenant, wanted)):
-            raise NotFound(Resource.ENDPOINT)
+        principal = await self._services.admit(request)
+        await self._endpoints.delete(principal, endpoint_id_in(request))
         return success(True)
 
     async def scale_endpoint(self, request: Request) -> Answer:
         """Idle workers go first; a busy one finishes its tasks within the grace time, or hands them back."""
-        tenant = await self._services.admit(request)
+        principal = await self._services.admit(request)
         query = Query(request)
         if query.one("count") is None:
             raise InvalidRequest("count", "is required")
-        return await self._scale(request, tenant, query.integer("count", default=0, least=0, most=MAX_WORKERS))
+        return await self._scale(request, principal, query.integer("count", default=0, least=0, most=MAX_WORKERS))
 
     async def scale_endpoint_by_path(self, request: Request) -> Answer:
         """As by the query."""
-        tenant = await self._services.admit(request)
+        principal = await self._services.admit(request)
         text: str = request.scope["path_params"]["count"]
         if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) <= MAX_WORKERS):
             raise InvalidRequest("count", f"must be an integer from 0 to {MAX_WORKERS}")
-        return await self._scale(request, tenant, int(text))
+        return await self._scale(request, principal, int(text))
 
-    async def _scale(self, request: Request, tenant: str, count: int) -> Answer:
-        endpoints = self._services.store.endpoints
-        endpoint_id = endpoint_id_in(request)
-        scaled = await from_store(endpoints.update(endpoint_id, tenant, lambda config: replace(config, workers=count)))
-        if scaled is None:
-            raise NotFound(Resource.ENDPOINT)
+    async def _scale(self, request: Request, principal: Principal, count: int) -> Answer:
+        await self._endpoints.scale(principal, endpoint_id_in(request), count)
         note(request, count=count)
         return success(True)
 
     async def list_workers(self, request: Request) -> Answer:
-        tenant = await self._services.admit(request)
-        endpoint = await self._services.endpoint(request, tenant)
+        principal = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, principal)
         statuses = Query(request).choices("statusList", WorkerStatus)
-        workers = await from_store(self._services.store.workers.of_endpoint(endpoint.endpoint_id))
-        return success([worker_view(one, endpoint) for one in workers if not statuses or one.status in statuses])
+        workers = await self._services.engine.queries.workers(principal, endpoint, statuses)
+        return success([worker_view(one, endpoint) for one in workers])
 
     async def get_webhook_secret(self, request: Request) -> Answer:
         """Receivers verify `webhook-signature` with it, by any library for Standard Webhooks."""
-        tenant = await self._services.admit(request)
-        endpoint = await self._services.endpoint(request, tenant)
-        secret = await from_store(self._services.store.endpoints.signing_secret(endpoint.endpoint_id))
-        if secret is None:
-            raise NotFound(Resource.ENDPOINT)
-        return success({"secret": secret})
+        principal = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, principal)
+        return success({"secret": await self._endpoints.webhook_secret(principal, endpoint)})
+
+
+def _references(body: CreateEndpoint | UpdateEndpoint) -> References:
+    environment = (
+        body.environment() if isinstance(body, UpdateEndpoint) else environment_of(body.environment_vars or ())
+    )
+    return References(environment, body.webhook, body.container_registry_auth_id)
 
 
 def _status_list(kind: type[EndpointStatus] | type[WorkerStatus]) -> dict[str, object]:

@@ -10,15 +10,13 @@ from starlette.requests import Request
 
 from queue_engine.api.answers import Answer, success
 from queue_engine.api.operations import Operation, in_path, in_query
-from queue_engine.api.patience import from_store
 from queue_engine.api.queries import Query
 from queue_engine.api.routes_endpoints import ENDPOINT_ID
-from queue_engine.api.services import Services
+from queue_engine.api.services import Services, worker_id_in
 from queue_engine.api.times import epoch_ms
 from queue_engine.api.views import LogPageView, Success, log_page_view
-from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
-from queue_engine.domain.ids import is_worker_id
-from queue_engine.store.logs import LogQuery, Place
+from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.logs import LogQuery, Place
 
 TAG = "endpoints"
 DEFAULT_PAGE_SIZE = 100
@@ -60,15 +58,10 @@ class LogRoutes:
         With `hasMore` false the same tokens ask for what has come since. Logs stay readable for a time after their
         worker has ended; of each worker the latest lines are kept.
         """
-        tenant = await self._services.admit(request)
-        endpoint = await self._services.endpoint(request, tenant)
-        worker_id: str = request.scope["path_params"]["workerId"]
+        principal = await self._services.admit(request)
+        endpoint = await self._services.endpoint(request, principal)
         query = log_query(Query(request))
-        if not is_worker_id(worker_id):
-            raise NotFound(Resource.WORKER)
-        page = await from_store(self._services.store.logs.page(endpoint.endpoint_id, worker_id, query))
-        if page is None:
-            raise NotFound(Resource.WORKER)
+        page = await self._services.engine.queries.log(principal, endpoint, worker_id_in(request), query)
         return success(log_page_view(page))
 
 

@@ -12,9 +12,8 @@ from starlette.requests import Request
 from queue_engine.api.answers import Answer, success
 from queue_engine.api.docs_page import CONTENT_SECURITY_POLICY, render
 from queue_engine.api.operations import Operation
-from queue_engine.api.patience import from_store
 from queue_engine.api.views import HealthView, IndexView, Success
-from queue_engine.store.store import Store
+from queue_engine.engine.engine import Engine
 
 TAG = "operations"
 
@@ -22,8 +21,8 @@ TAG = "operations"
 class OperationsRoutes:
     """`document` gives the OpenAPI document of all operations, these included; `registry` has the metrics."""
 
-    def __init__(self, store: Store, document: Callable[[], dict[str, Any]], registry: CollectorRegistry) -> None:
-        self._store = store
+    def __init__(self, engine: Engine, document: Callable[[], dict[str, Any]], registry: CollectorRegistry) -> None:
+        self._engine = engine
         self._document = document
         self._registry = registry
 
@@ -62,7 +61,7 @@ class OperationsRoutes:
         return success({"status": "ok"})
 
     async def is_ready(self, _request: Request) -> Answer:
-        await from_store(self._store.check_ready())
+        await self._engine.check_ready()
         return success({"status": "ok"})
 
     async def show_metrics(self, _request: Request) -> Answer:

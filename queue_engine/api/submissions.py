@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Any
 
-import orjson
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import FieldError, OptionalWebhook, RequestModel, parsed
+from queue_engine.api.fields import OptionalWebhook, RequestModel, parsed
 from queue_engine.domain.definitions import Defined
+from queue_engine.domain.field_errors import FieldError
 from queue_engine.domain.field_types import matching
 from queue_engine.domain.tasks import SPEC_FIELDS, TASK_FIELDS, TaskField, TaskSpec
 from queue_engine.domain.webhooks import Webhook
+from queue_engine.engine.submissions import TaskRequest
 from queue_engine.runtime.strict_json import JsonObject
 
 RAW_FIELDS = frozenset({"input"})
-FINGERPRINT_BYTES = 16
 
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -76,8 +75,6 @@ if TYPE_CHECKING:
 else:
     _Fields = create_model("_Fields", __base__=_Identity, **{one.asked: _member(one) for one in TASK_FIELDS})
 
-_FINGERPRINTED = ("worker_port", "process_uri", "webhook", "webhook_auth_key", "headers")
-_LATER = tuple((one.asked, one.default) for one in SPEC_FIELDS if one.asked not in _FINGERPRINTED)
 _KEPT = tuple((one.name, one.asked) for one in SPEC_FIELDS if one.name != "webhook")
 
 
@@ -91,40 +88,16 @@ class SubmitTask(_Fields):
         """Return the task and the field errors, as `parsed` does."""
         return parsed(cls, body.values | body.raw)
 
-    @property
-    def first_secret(self) -> str | None:
-        """The name of a field that must be encrypted at rest; None when there is none."""
-        if self.headers:
-            return "headers"
-        return None if self.webhook_auth_key is None else "webhookAuthKey"
-
-    def spec(self, traceparent: str | None) -> TaskSpec:
-        """Return what is stored with the task beside its input."""
+    def request(self, traceparent: str | None) -> TaskRequest:
+        """Return the task to submit."""
         given, webhook = self.__dict__, self.webhook
         values = {name: given[asked] for name, asked in _KEPT}
         if webhook is not None:
             values |= {"webhook": webhook.url, "webhook_destination": webhook.destination}
-        return TaskSpec(**values, traceparent=traceparent)
-
-    def fingerprint(self, key: bytes) -> str:
-        """The same for the same request, whatever its spacing outside `input` and the order of its fields.
-
-        Keyed with `key` (at most 64 bytes), so that a guess at a secret cannot be checked against the store's data.
-        """
-        url = self.webhook.url if self.webhook else None
-        known: list[object] = [
-            self.worker_port, self.process_uri, url, self.webhook_auth_key, sorted(self.headers.items())
-        ]  # fmt: skip
-        # Only when given, so that a request without them stays the same request as before there were these fields.
-        if self.execution_timeout_seconds is not None or self.queue_ttl_seconds is not None:
-            known += [self.execution_timeout_seconds, self.queue_ttl_seconds]
-        if _LATER and (later := self._later()):
-            known.append(later)
-        return blake2b(orjson.dumps(known) + self.input, digest_size=FINGERPRINT_BYTES, key=key).hexdigest()
-
-    def _later(self) -> dict[str, Any]:
-        """Return the fields that were added since, when given: for the same reason."""
-        return {name: value for name, default in _LATER if (value := getattr(self, name)) != default}
+        spec = TaskSpec(**values, traceparent=traceparent)
+        return TaskRequest(
+            self.task_id, spec, self.input, webhook, self.execution_timeout_seconds, self.queue_ttl_seconds
+        )
 
 
 def traceparent_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

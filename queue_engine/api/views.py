@@ -18,11 +18,19 @@ from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, Endpoint, EndpointStatus, Expose, Resource, Setting, TaskCounts
 from queue_engine.domain.headers import masked
+from queue_engine.domain.logs import LogPage
 from queue_engine.domain.retry import RetryOn
-from queue_engine.domain.tasks import SPEC_FIELDS, Attempt, AttemptOutcome, DeliveryStatus, Task, TaskState, TaskStatus
+from queue_engine.domain.tasks import (
+    SPEC_FIELDS,
+    Attempt,
+    AttemptOutcome,
+    DeliveryStatus,
+    Task,
+    TaskPage,
+    TaskState,
+    TaskStatus,
+)
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.store.logs import LogPage
-from queue_engine.store.tasks import TaskPage
 
 T = TypeVar("T")
 

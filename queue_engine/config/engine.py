@@ -18,7 +18,7 @@ from queue_engine.config.base import ProcessSettings
 from queue_engine.config.shared import MetricsSettings, SharedSettings, StoreSettings
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
 from queue_engine.domain.store_url import DEFAULT_PORT, Topology, parse_store_url
-from queue_engine.domain.webhooks import OwnHost, parse_own_host
+from queue_engine.domain.webhooks import LOOPBACK, AddressPolicy, DestinationRules, OwnHost, parse_own_host
 from queue_engine.domain.worker_addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
 from queue_engine.runtime.ports import is_this_machine
 
@@ -98,6 +98,22 @@ class WebhookSettings(StoreSettings, ControlSettings):
         """Where the store and the background jobs' own queue are."""
         urls = [secret.get_secret_value() for secret in (self.redis_url, self.control_redis_url) if secret is not None]
         return StorePlaces.of(urls)
+
+    def destination_rules(
+        self, own_ports: frozenset[int], store_ports: frozenset[int] = frozenset()
+    ) -> DestinationRules:
+        """Return where webhooks may point. `own_ports` are the engine's on this machine.
+
+        `store_ports` are further ports of the store besides those that are configured.
+        """
+        places = self.store_places()
+        return DestinationRules(
+            AddressPolicy(self.webhook_allow),
+            own_ports=own_ports | places.here,
+            store_ports=store_ports | places.ports,
+            own_hosts=(*self.own_hosts, *places.hosts),
+            policy_for_one_tenant=AddressPolicy((*self.webhook_allow, *LOOPBACK)) if self.webhook_loopback else None,
+        )
 
     @field_validator("own_hosts", mode="before")
     @classmethod

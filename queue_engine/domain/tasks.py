@@ -258,6 +258,14 @@ class Task:
 
 
 @dataclass(frozen=True)
+class TaskPage:
+    """One page of a list. `total` counts all pages' items."""
+
+    items: tuple[Task, ...]
+    total: int
+
+
+@dataclass(frozen=True)
 class Lease:
     """The right of one attempt to record its result, kept by heartbeats."""
 

@@ -352,6 +352,20 @@ class OwnHost:
     port: int | None = None
 
 
+@dataclass(frozen=True)
+class DestinationRules:
+    """Where a webhook may point."""
+
+    policy: AddressPolicy = AddressPolicy()
+    own_ports: frozenset[int] = frozenset()
+    """Ports of this engine on this machine."""
+    store_ports: frozenset[int] = frozenset()
+    own_hosts: tuple[OwnHost, ...] = ()
+    """Public hosts of this engine."""
+    policy_for_one_tenant: AddressPolicy | None = None
+    """Counts instead of `policy` while there was never a second tenant. None: there is no such exception."""
+
+
 def parse_own_host(text: str) -> OwnHost:
     """Take `host`, `host:port`, an IPv6 address or `[address]:port` apart. Raises ValueError that names the entry."""
     try:

@@ -8,11 +8,11 @@ gets every line once.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from redis.asyncio import Redis
 
+from queue_engine.domain.logs import LogLine, LogPage, LogQuery, Place
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions
 
@@ -23,50 +23,6 @@ CHUNK_LINES = 500
 _MAX_CHUNKS = 30
 """Chunks that one page may look through for its keyword: more than a whole log."""
 _DROPPED_AT_ONCE = 100
-
-
-class Place(NamedTuple):
-    """Where a line is in its log. Places are compared as pairs."""
-
-    time_ms: int
-    offset: int
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """One line that a container wrote."""
-
-    place: Place
-    text: str
-
-
-@dataclass(frozen=True)
-class LogQuery:
-    """Which lines. Times are epoch milliseconds and belong to the range; they may lie before 1970."""
-
-    size: int
-    keyword: str = ""
-    """Only lines that have it somewhere, in any case."""
-    start_ms: int | None = None
-    end_ms: int | None = None
-    after: Place | None = None
-    """Only lines beyond this one, in the direction of reading."""
-    backward: bool = False
-
-    def wants(self, text: str) -> bool:
-        """Whether the keyword, if there is one, is in `text`."""
-        return not self.keyword or self.keyword.casefold() in text.casefold()
-
-
-@dataclass(frozen=True)
-class LogPage:
-    """Some lines, in the direction of reading."""
-
-    lines: tuple[LogLine, ...]
-    has_more: bool
-    """There may be more now. False: there was nothing more when this was read; lines may come."""
-    next: Place | None
-    """Where the next page begins: after this. None when nothing has been looked at yet."""
 
 
 class LogStore:

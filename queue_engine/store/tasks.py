@@ -21,6 +21,7 @@ from queue_engine.domain.tasks import (
     DeliveryStatus,
     NewTask,
     Task,
+    TaskPage,
     TaskSpec,
     TaskState,
     TaskStatus,
@@ -90,14 +91,6 @@ class AcceptedRequest:
     fingerprint: str
     input: bytes | None
     """None when it is longer than was asked for."""
-
-
-@dataclass(frozen=True)
-class TaskPage:
-    """One page of a list. `total` counts all pages' items."""
-
-    items: tuple[Task, ...]
-    total: int
 
 
 @dataclass(frozen=True)

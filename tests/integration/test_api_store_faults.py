@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from queue_engine.api.patience import STORE_SECONDS
+from queue_engine.engine.patience import STORE_SECONDS
 from queue_engine.runtime import outages
 from tests.api_server import RunningApi, running_api
 from tests.servers import StoreServer, valkey_binary

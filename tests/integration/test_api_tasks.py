@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from queue_engine.api.routes_tasks import MAX_COMPARED_BYTES
 from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivered, Verdict
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TryAgain
+from queue_engine.engine.submissions import MAX_COMPARED_BYTES
 from tests.api_server import RunningApi, ScriptedLookup, running_api
 
 RAW_INPUTS = [

@@ -5,7 +5,7 @@ import logging
 import httpx
 import pytest
 
-from queue_engine.api.auth import CACHE_SECONDS
+from queue_engine.engine.principals import CACHE_SECONDS
 from queue_engine.store.api_keys import hash_of
 from tests.api_server import ENDPOINT, TASK, RunningApi, running_api
 from tests.waiting import wait_until_async

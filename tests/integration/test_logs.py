@@ -12,9 +12,9 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import TaskStatus
 from queue_engine.store.constants import MAX_LINES
-from queue_engine.store.logs import LogQuery
 from queue_engine.store.store import Store
 from tests.integration.parts import Program, Programs, new_endpoint, submit
 from tests.ports import free_port

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from queue_engine.domain.endpoints import Expose, ServiceMode
+from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import Task, TaskState
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.store.logs import LogQuery
 from queue_engine.store.store import Store
 from tests.integration.parts import HttpServer, Program, Programs, Reply, Request, ended, new_endpoint, submit
 from tests.ports import free_port

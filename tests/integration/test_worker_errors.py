@@ -9,8 +9,8 @@ import pytest
 from queue_engine.controller.backends.base import Observed, WorkerSpec
 from queue_engine.controller.backends.process import ProcessBackend
 from queue_engine.domain.endpoints import Expose
+from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.workers import Worker
-from queue_engine.store.logs import LogQuery
 from queue_engine.store.store import Store
 from tests.integration.backend_contract import ended
 from tests.integration.parts import SECRET_KEY, Programs, new_endpoint

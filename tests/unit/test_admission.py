@@ -2,9 +2,10 @@
 
 import pytest
 
-from queue_engine.api.auth import CACHE_SECONDS, MAX_CACHED_KEYS, Authenticator
+from queue_engine.api.auth import Authenticator
 from queue_engine.api.rate_limit import RateLimiter
 from queue_engine.domain.errors import TooManyRequests, Unauthorized
+from queue_engine.engine.principals import CACHE_SECONDS, MAX_CACHED_KEYS, Principals
 from queue_engine.store.api_keys import hash_of
 
 
@@ -31,9 +32,9 @@ def _headers(*keys: bytes) -> list[tuple[bytes, bytes]]:
 
 
 async def test_a_key_opens_for_its_tenant() -> None:
-    authenticator = Authenticator(Keys(alice="a", bob="b"))
-    assert await authenticator.tenant_of(_headers(b"alice")) == "a"
-    assert await authenticator.tenant_of(_headers(b"bob")) == "b"
+    authenticator = Authenticator(Principals(Keys(alice="a", bob="b")))
+    assert (await authenticator.principal_of(_headers(b"alice"))).tenant == "a"
+    assert (await authenticator.principal_of(_headers(b"bob"))).tenant == "b"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ async def test_a_key_opens_for_its_tenant() -> None:
 )
 async def test_every_other_key_is_refused_in_the_same_words(keys: tuple[bytes, ...]) -> None:
     with pytest.raises(Unauthorized) as caught:
-        await Authenticator(Keys(alice="a")).tenant_of(_headers(*keys))
+        await Authenticator(Principals(Keys(alice="a"))).principal_of(_headers(*keys))
     assert str(caught.value) == str(Unauthorized())
 
 
@@ -62,38 +63,39 @@ async def test_a_key_that_cannot_be_one_is_not_looked_up() -> None:
     keys = Keys()
     for bad in (b"", b"x" * 256, b"a b"):
         with pytest.raises(Unauthorized):
-            await Authenticator(keys).tenant_of(_headers(bad))
+            await Authenticator(Principals(keys)).principal_of(_headers(bad))
     assert keys.asked == 0
 
 
 async def test_a_revoked_key_stops_working_within_a_second() -> None:
     keys, clock = Keys(alice="a"), Clock()
-    authenticator = Authenticator(keys, monotonic=clock)
-    await authenticator.tenant_of(_headers(b"alice"))
+    authenticator = Authenticator(Principals(keys, monotonic=clock))
+    await authenticator.principal_of(_headers(b"alice"))
     keys.tenants.clear()
     clock.now += CACHE_SECONDS - 0.01
-    assert await authenticator.tenant_of(_headers(b"alice")) == "a"
+    assert (await authenticator.principal_of(_headers(b"alice"))).tenant == "a"
     assert keys.asked == 1
     clock.now += 0.01
     with pytest.raises(Unauthorized):
-        await authenticator.tenant_of(_headers(b"alice"))
+        await authenticator.principal_of(_headers(b"alice"))
 
 
 async def test_a_key_works_as_soon_as_it_is_made() -> None:
     keys = Keys()
-    authenticator = Authenticator(keys)
+    authenticator = Authenticator(Principals(keys))
     with pytest.raises(Unauthorized):
-        await authenticator.tenant_of(_headers(b"alice"))
+        await authenticator.principal_of(_headers(b"alice"))
     keys.tenants[hash_of("alice")] = "a"
-    assert await authenticator.tenant_of(_headers(b"alice")) == "a"
+    assert (await authenticator.principal_of(_headers(b"alice"))).tenant == "a"
 
 
 async def test_what_is_remembered_is_bounded() -> None:
     keys, clock = Keys(**{f"k{index}": "t" for index in range(MAX_CACHED_KEYS + 5)}), Clock()
-    authenticator = Authenticator(keys, monotonic=clock)
+    principals = Principals(keys, monotonic=clock)
+    authenticator = Authenticator(principals)
     for index in range(MAX_CACHED_KEYS + 5):
-        await authenticator.tenant_of(_headers(b"k%d" % index))
-    assert len(authenticator._valid) <= MAX_CACHED_KEYS
+        await authenticator.principal_of(_headers(b"k%d" % index))
+    assert len(principals._valid) <= MAX_CACHED_KEYS
 
 
 def test_a_tenant_gets_its_rate_and_no_more() -> None:

@@ -8,18 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.api.alb_workers import (
-    CACHE_SECONDS,
-    LEFT_OUT_SECONDS,
-    Balancer,
-    Listing,
-    Listings,
-    Upstream,
-    least_busy,
-    upstream_of,
-)
+from queue_engine.api.alb_workers import LEFT_OUT_SECONDS, Balancer, least_busy
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, ServiceMode, Wanted
+from queue_engine.domain.errors import NotFound
+from queue_engine.domain.principals import Principal, Role
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.engine.upstreams import CACHE_SECONDS, Listing, Listings, Upstream, upstream_of
 
 ENDPOINT = Endpoint(
     endpoint_id="7",
@@ -30,6 +24,7 @@ ENDPOINT = Endpoint(
     created_at_ms=0,
     updated_at_ms=0,
 )
+MINE, ANOTHER = Principal("mine", Role.ADMIN, "k1"), Principal("another", Role.ADMIN, "k2")
 ONE, TWO, THREE = (Upstream(f"w{number}", "127.0.0.1", number) for number in (1, 2, 3))
 ALL = Listing(ENDPOINT, (ONE, TWO, THREE))
 WORKER = Worker("w1", "7", WorkerStatus.RUNNING, 0, True, address="127.0.0.1:8000", running_tasks=3)
@@ -147,15 +142,13 @@ class Stored:
 async def test_the_store_is_asked_once_a_second(clock: Clock) -> None:
     stored = Stored()
     listings = Listings(stored, stored, monotonic=clock)
-    first = await listings.of("7", "mine")
-    assert first is not None
+    first = await listings.of(MINE, "7")
     assert first.upstreams == (Upstream("w1", "127.0.0.1", 8000, 3),)
     stored.workers = []
-    assert await listings.of("7", "mine") is first
+    assert await listings.of(MINE, "7") is first
     assert stored.asked == 1
     clock.now += CACHE_SECONDS
-    second = await listings.of("7", "mine")
-    assert second is not None
+    second = await listings.of(MINE, "7")
     assert second.upstreams == ()
     assert stored.asked == 2
 
@@ -164,31 +157,33 @@ async def test_however_many_ask_the_store_is_asked_once_even_if_the_first_leaves
     stored = Stored()
     stored.answers.clear()
     listings = Listings(stored, stored, monotonic=clock)
-    asking = [asyncio.create_task(listings.of("7", "mine")) for _ in range(10)]
+    asking = [asyncio.create_task(listings.of(MINE, "7")) for _ in range(10)]
     await asyncio.sleep(0)
     asking[0].cancel()
     await asyncio.wait({asking[0]})
     stored.answers.set()
-    assert all(await asyncio.gather(*asking[1:]))
+    assert [listing.endpoint for listing in await asyncio.gather(*asking[1:])] == [ENDPOINT] * 9
     assert stored.asked == 1
 
 
 async def test_another_tenant_sees_nothing_and_an_unknown_endpoint_is_asked_for_again(clock: Clock) -> None:
     stored = Stored()
     listings = Listings(stored, stored, monotonic=clock)
-    assert await listings.of("7", "mine") is not None
-    assert await listings.of("7", "another") is None
+    assert (await listings.of(MINE, "7")).endpoint == ENDPOINT
+    with pytest.raises(NotFound):
+        await listings.of(ANOTHER, "7")
     stored.endpoint = None
     clock.now += CACHE_SECONDS
-    assert await listings.of("7", "mine") is None
+    with pytest.raises(NotFound):
+        await listings.of(MINE, "7")
     stored.endpoint = ENDPOINT
-    assert await listings.of("7", "mine") is not None
+    assert (await listings.of(MINE, "7")).endpoint == ENDPOINT
 
 
 async def test_an_error_reaches_all_who_ask_and_is_not_remembered(clock: Clock) -> None:
     stored = Stored(error=LookupError("broken"))
     listings = Listings(stored, stored, monotonic=clock)
-    results = await asyncio.gather(*(listings.of("7", "mine") for _ in range(3)), return_exceptions=True)
+    results = await asyncio.gather(*(listings.of(MINE, "7") for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [LookupError] * 3
     stored.error = None
-    assert await listings.of("7", "mine") is not None
+    assert (await listings.of(MINE, "7")).endpoint == ENDPOINT

@@ -7,10 +7,10 @@ import pytest
 
 from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.endpoint_requests import CreateEndpoint
-from queue_engine.api.fields import raise_for
 from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.field_errors import raise_for
 from tests.api_server import ENDPOINT
 
 BUILT_IN = load_catalogue(None)

@@ -5,7 +5,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message, Receive, Scope, Send
 
 from queue_engine.api.edge import Edge
-from queue_engine.api.patience import RefusedRequests
+from queue_engine.api.refused_requests import RefusedRequests
 from queue_engine.metrics import Role, registry_of
 
 

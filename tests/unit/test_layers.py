@@ -28,6 +28,7 @@ PREFIXES = {
     "queue_engine.controller.backends": "backends",
     "queue_engine.embedded": "embedded",
     "queue_engine.config": "config",
+    "queue_engine.engine": "engine",
     "queue_engine.store": "store",
     "queue_engine.metrics": "metrics",
     "queue_engine.aio": "runtime",
@@ -37,8 +38,11 @@ PREFIXES = {
 
 TOOLS = {"domain", "runtime", "metrics", "version"}
 MAY_IMPORT = {
-    "root": {"root", "api", "delivery", "controller", "backends", "console", "embedded", "config", "store"} | TOOLS,
-    "api": {"api", "config", "store"} | TOOLS,
+    "root": {
+        *("root", "api", "delivery", "controller", "backends", "console", "embedded", "config", "engine", "store"),
+        *TOOLS,
+    },
+    "api": {"api", "engine", "config"} | TOOLS,
     "delivery": {"delivery", "config", "store"} | TOOLS,
     "controller": {"controller", "backends", "config", "store"} | TOOLS,
     "backends": {"backends"} | TOOLS,
@@ -47,6 +51,7 @@ MAY_IMPORT = {
     "worker_agent": {"worker_agent"} | TOOLS,
     "embedded": {"embedded"} | TOOLS,
     "config": {"config", "domain", "runtime"},
+    "engine": {"engine", "store"} | TOOLS,
     "store": {"store"} | TOOLS,
     "metrics": TOOLS,
     "runtime": {"runtime"},
@@ -91,6 +96,18 @@ def test_both_packages_are_looked_at() -> None:
     [
         ("queue_engine.api.tasks", "from queue_engine.delivery.guard import GuardedResolver"),
         ("queue_engine.api.tasks", "from queue_engine import controller"),
+        ("queue_engine.api.tasks", "from queue_engine.store import tasks"),
+        ("queue_engine.api.tasks", "from ..store.tasks import TaskStore"),
+        ("queue_engine.engine.orders", "from queue_engine.api import views"),
+        ("queue_engine.engine.orders", "from queue_engine.config.engine import ApiSettings"),
+        ("queue_engine.engine.orders", "from queue_engine.delivery import sender"),
+        ("queue_engine.engine.orders", "from starlette.requests import Request"),
+        ("queue_engine.engine.orders", "import redis.asyncio as redis"),
+        ("queue_engine.store.tasks", "from queue_engine.engine import orders"),
+        ("queue_engine.controller.reconcile", "from queue_engine.engine import orders"),
+        ("queue_engine.delivery.service", "from queue_engine.engine import orders"),
+        ("queue_engine.console.tasks", "from queue_engine.engine import orders"),
+        ("worker_agent.agent", "from queue_engine.engine import orders"),
         ("queue_engine.api.tasks", "from ..delivery import guard"),
         ("queue_engine.delivery.service", "import queue_engine.api"),
         ("queue_engine.controller.reconcile", "def late():\n    from queue_engine.delivery import sender"),
@@ -130,9 +147,10 @@ def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("queue_engine.api.tasks", "from queue_engine.store import tasks\nfrom fastapi import FastAPI"),
+        ("queue_engine.api.tasks", "from queue_engine.engine import orders\nfrom fastapi import FastAPI"),
         ("queue_engine.api.tasks", "from queue_engine import __version__, metrics"),
-        ("queue_engine.api.tasks", "from . import app\nfrom ..store.tasks import Tasks"),
+        ("queue_engine.api.tasks", "from . import app\nfrom ..engine.orders import Orders"),
+        ("queue_engine.engine.orders", "from queue_engine.store import tasks\nfrom queue_engine import metrics"),
         ("queue_engine.controller.reconcile", "from queue_engine.controller.backends.base import Backend"),
         ("queue_engine.console.tasks", "from queue_engine.domain.tasks import TaskStatus\nimport httpx"),
         ("queue_engine.controller.jobs", "import arq\nfrom redis.asyncio import Redis"),

@@ -1,42 +1,20 @@
-"""Waiting for the store, for a bounded time."""
+"""Requests that are refused because the store is away."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 from queue_engine.aio import retry_while_unavailable
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.runtime import outages
-from queue_engine.store.client import unavailability
-
-T = TypeVar("T")
-
-STORE_SECONDS = 4.0
-"""A client gets its 503 before it gives up by itself."""
-
-
-async def from_store(call: Awaitable[T], *, seconds: float = STORE_SECONDS) -> T:
-    """What a store's method answers. Raises StoreUnavailable when it cannot answer now, or not within `seconds`.
-
-    What it was about to write may still be written: every write is one script, done as a whole or not at all.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            return await call
-    except Exception as error:
-        reason = unavailability(error)
-        if reason is None:
-            raise
-        raise StoreUnavailable(reason) from error
 
 
 class RefusedRequests:
     """Logs the outages of the store that requests have met.
 
     A request that was refused is not repeated here, so `probe` is called until it succeeds: the end of an outage is
-    logged whether requests come or not.
+    logged whether requests come or not. `probe` raises StoreUnavailable while the store is away.
     """
 
     def __init__(self, probe: Callable[[], Awaitable[object]]) -> None:
@@ -50,5 +28,9 @@ class RefusedRequests:
             self._probing = asyncio.create_task(self._wait_for_the_store(), name="probe the store")
 
     async def _wait_for_the_store(self) -> None:
-        await retry_while_unavailable(self._probe, passing=unavailability, what="probe")
+        await retry_while_unavailable(self._probe, passing=_reason, what="probe")
         outages.STORE.succeeded(self)
+
+
+def _reason(error: BaseException) -> str | None:
+    return error.reason if isinstance(error, StoreUnavailable) else None

@@ -1,0 +1,76 @@
+"""Keep, read, change and delete credentials for registries."""
+
+from __future__ import annotations
+
+from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
+from queue_engine.domain.errors import NotFound, Resource, StateConflict
+from queue_engine.domain.field_errors import FieldError, raise_for
+from queue_engine.domain.principals import Principal
+from queue_engine.engine.patience import from_store
+from queue_engine.engine.secret_fields import secret_errors
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.credentials import CredentialStore, Deletion
+
+
+class Credentials:
+    """The credentials of each tenant. Every use case raises StoreUnavailable; one about one credential, NotFound."""
+
+    def __init__(self, credentials: CredentialStore, sealer: Sealer) -> None:
+        self._credentials = credentials
+        self._sealer = sealer
+
+    async def all(self, principal: Principal) -> list[Credential]:
+        """Return the tenant's credentials, newest first."""
+        return await from_store(self._credentials.of_tenant(principal.tenant))
+
+    async def get(self, principal: Principal, credential_id: int) -> Credential:
+        return _found(await from_store(self._credentials.get(principal.tenant, credential_id)))
+
+    async def create(self, principal: Principal, name: str, kind: RegistryType, auth: RegistryAuth) -> Credential:
+        """Keep a credential. Raises InvalidRequest."""
+        raise_for(self.creation_errors())
+        return await from_store(self._credentials.create(principal.tenant, name, kind, auth))
+
+    def creation_errors(self) -> list[FieldError]:
+        """Return the errors of any new credential on this server, which `create` raises."""
+        return secret_errors(self._sealer, "password")
+
+    async def update(
+        self,
+        principal: Principal,
+        credential_id: int,
+        *,
+        name: str | None = None,
+        username: str | None = None,
+        password: str | None = None,
+    ) -> Credential:
+        """Change what is not None. Workers that are started from now on use the new values. Raises InvalidRequest."""
+        raise_for(self.change_errors(username, password))
+        return _found(
+            await from_store(
+                self._credentials.update(
+                    principal.tenant, credential_id, name=name, username=username, password=password
+                )
+            )
+        )
+
+    def change_errors(self, username: str | None, password: str | None) -> list[FieldError]:
+        """Return the errors of well-formed changes on this server, which `update` raises."""
+        secret = "username" if username is not None else None if password is None else "password"
+        return secret_errors(self._sealer, secret)
+
+    async def delete(self, principal: Principal, credential_id: int) -> None:
+        """Delete the credential. Raises StateConflict while an endpoint uses it."""
+        match await from_store(self._credentials.delete(principal.tenant, credential_id)):
+            case Deletion.NOT_FOUND:
+                raise NotFound(Resource.CREDENTIAL)
+            case Deletion.IN_USE:
+                raise StateConflict("the credential is used by an endpoint")
+            case Deletion.OK:
+                return
+
+
+def _found(credential: Credential | None) -> Credential:
+    if credential is None:
+        raise NotFound(Resource.CREDENTIAL)
+    return credential

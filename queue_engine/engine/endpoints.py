@@ -1,0 +1,156 @@
+"""Create, read and change endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+
+from queue_engine.domain.endpoints import Endpoint, EndpointConfig, EndpointStatus, Wanted
+from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
+from queue_engine.domain.field_errors import FieldError, raise_for
+from queue_engine.domain.principals import Principal
+from queue_engine.domain.webhooks import Webhook, parse_webhook
+from queue_engine.engine.access import check_sees
+from queue_engine.engine.destinations import DestinationGuard
+from queue_engine.engine.patience import from_store
+from queue_engine.engine.secret_fields import secret_errors
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.store.credentials import CredentialStore
+from queue_engine.store.endpoints import EndpointStore
+
+_UNKNOWN_CREDENTIAL: FieldError = ("containerRegistryAuthId", "unknown credential")
+
+
+@dataclass(frozen=True)
+class References:
+    """New values of an endpoint that must be kept secret, reached or found. None: there is none."""
+
+    environment: Mapping[str, str] | None = None
+    webhook: Webhook | None = None
+    credential_id: int | None = None
+
+
+class Endpoints:
+    """The endpoints of each tenant. Every use case raises StoreUnavailable; one about one endpoint, NotFound."""
+
+    def __init__(
+        self, endpoints: EndpointStore, credentials: CredentialStore, sealer: Sealer, destinations: DestinationGuard
+    ) -> None:
+        self._endpoints = endpoints
+        self._credentials = credentials
+        self._sealer = sealer
+        self._destinations = destinations
+
+    async def get(self, principal: Principal, endpoint_id: str) -> Endpoint:
+        """Return the endpoint when the principal may see it. `endpoint_id` is one by its form."""
+        endpoint = await from_store(self._endpoints.get(endpoint_id, principal.tenant))
+        if endpoint is None:
+            raise NotFound(Resource.ENDPOINT)
+        return endpoint
+
+    async def all(self, principal: Principal, statuses: AbstractSet[EndpointStatus]) -> list[Endpoint]:
+        """Return the endpoints with one of the statuses, newest first; all of them for an empty set."""
+        endpoints = await from_store(self._endpoints.of_tenant(principal.tenant))
+        return [one for one in endpoints if not statuses or one.status in statuses]
+
+    async def field_errors(self, principal: Principal, references: References) -> list[FieldError]:
+        """Return the errors of well-formed fields whose values this server cannot keep secret, reach or find.
+
+        `create` and `update` raise them. A caller whose parser has found others calls this to name all in one message.
+        """
+        errors = secret_errors(self._sealer, "environmentVars" if references.environment else None)
+        if references.webhook is not None:
+            errors += await self._destinations.errors(references.webhook)
+        if references.credential_id is not None:
+            found = await from_store(self._credentials.get(principal.tenant, references.credential_id))
+            errors += [] if found else [_UNKNOWN_CREDENTIAL]
+        return errors
+
+    async def create(self, principal: Principal, config: EndpointConfig) -> Endpoint:
+        """Create an endpoint. Raises InvalidRequest."""
+        webhook = parse_webhook(config.webhook) if config.webhook else None
+        references = References(config.environment, webhook, config.credential_id)
+        raise_for(await self.field_errors(principal, references))
+        return await from_store(self._create(principal, config))
+
+    async def _create(self, principal: Principal, config: EndpointConfig) -> Endpoint:
+        """Note the credential as used before the endpoint is stored, so that it is not deleted in between."""
+        credential_id = config.credential_id
+        if credential_id is None:
+            return await self._endpoints.create(principal.tenant, config)
+        endpoint_id = await self._endpoints.new_id()
+        if not await self._credentials.use(principal.tenant, credential_id, endpoint_id):
+            raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
+        try:
+            return await self._endpoints.create(principal.tenant, config, endpoint_id)
+        except Exception:
+            await self._credentials.release(credential_id, endpoint_id)
+            raise
+
+    async def update(
+        self,
+        principal: Principal,
+        before: Endpoint,
+        edit: Callable[[EndpointConfig], EndpointConfig],
+        references: References,
+    ) -> Endpoint:
+        """Change the configuration to what `edit` makes of it, and the environment unless that of `references` is None.
+
+        `references` has the values that are new. `edit` is called again when another request changed the endpoint in
+        between. Raises InvalidRequest, and what `edit` raises.
+        """
+        check_sees(principal, before)
+        raise_for(await self.field_errors(principal, references))
+        credential_id = references.credential_id
+        if credential_id is not None and not await from_store(
+            self._credentials.use(principal.tenant, credential_id, before.endpoint_id)
+        ):
+            raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
+        endpoint = await from_store(
+            self._endpoints.update(before.endpoint_id, principal.tenant, edit, references.environment)
+        )
+        if endpoint is None:
+            raise NotFound(Resource.ENDPOINT)
+        if endpoint.config.credential_id != before.config.credential_id:
+            await self._release_credential(before)
+        return endpoint
+
+    async def scale(self, principal: Principal, endpoint_id: str, workers: int) -> None:
+        """Set the number of workers."""
+        scaled = await from_store(
+            self._endpoints.update(endpoint_id, principal.tenant, lambda config: replace(config, workers=workers))
+        )
+        if scaled is None:
+            raise NotFound(Resource.ENDPOINT)
+
+    async def start(self, principal: Principal, endpoint_id: str) -> None:
+        """Start the endpoint. Does nothing when it is started."""
+        await self._want(principal, endpoint_id, Wanted.RUNNING)
+
+    async def stop(self, principal: Principal, endpoint_id: str) -> None:
+        """Stop the endpoint; queued tasks stay. Does nothing when it is stopped."""
+        await self._want(principal, endpoint_id, Wanted.STOPPED)
+
+    async def delete(self, principal: Principal, endpoint_id: str) -> None:
+        """Delete the endpoint: the controller stops it, ends its tasks and removes it. It is not found from now on."""
+        endpoint = await self.get(principal, endpoint_id)
+        await self._want(principal, endpoint_id, Wanted.DELETED)
+        await self._release_credential(endpoint)
+
+    async def webhook_secret(self, principal: Principal, endpoint: Endpoint) -> str:
+        """Return the secret that the endpoint's webhooks are signed with."""
+        check_sees(principal, endpoint)
+        secret = await from_store(self._endpoints.signing_secret(endpoint.endpoint_id))
+        if secret is None:
+            raise NotFound(Resource.ENDPOINT)
+        return secret
+
+    async def _want(self, principal: Principal, endpoint_id: str, wanted: Wanted) -> None:
+        if not await from_store(self._endpoints.want(endpoint_id, principal.tenant, wanted)):
+            raise NotFound(Resource.ENDPOINT)
+
+    async def _release_credential(self, endpoint: Endpoint) -> None:
+        credential_id = endpoint.config.credential_id
+        if credential_id is not None:
+            await from_store(self._credentials.release(credential_id, endpoint.endpoint_id))

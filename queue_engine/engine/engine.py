@@ -1,0 +1,48 @@
+"""All use cases of one process, put together once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from queue_engine.domain.webhooks import DestinationRules
+from queue_engine.engine.credentials import Credentials
+from queue_engine.engine.destinations import AddressLookup, DestinationGuard
+from queue_engine.engine.endpoints import Endpoints
+from queue_engine.engine.orders import Orders
+from queue_engine.engine.patience import from_store
+from queue_engine.engine.principals import Principals
+from queue_engine.engine.queries import Queries
+from queue_engine.engine.submissions import Submissions
+from queue_engine.engine.upstreams import Listings
+from queue_engine.store.store import Store
+
+
+class Engine:
+    """Everything that a surface of the engine calls. `secret_keys` are the server's, the current one first.
+
+    Opens no connection.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lookup: AddressLookup,
+        rules: DestinationRules,
+        secret_keys: Sequence[bytes],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        sealer, destinations = store.sealer, DestinationGuard(lookup, rules, store.api_keys)
+        self.principals = Principals(store.api_keys, monotonic=monotonic)
+        self.submissions = Submissions(store.tasks, sealer, destinations, secret_keys)
+        self.orders = Orders(store.tasks)
+        self.queries = Queries(store.tasks, store.workers, store.logs)
+        self.endpoints = Endpoints(store.endpoints, store.credentials, sealer, destinations)
+        self.credentials = Credentials(store.credentials, sealer)
+        self.listings = Listings(store.endpoints, store.workers)
+
+    async def check_ready(self) -> None:
+        """Raise StoreUnavailable when the store cannot be reached or written to."""
+        await from_store(self._store.check_ready())

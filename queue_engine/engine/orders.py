@@ -1,0 +1,81 @@
+"""Orders about tasks that are there: cancel, retry, delete."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+from queue_engine import metrics
+from queue_engine.domain.endpoints import Endpoint
+from queue_engine.domain.errors import NotFound, Resource, StateConflict
+from queue_engine.domain.principals import Principal
+from queue_engine.domain.tasks import Task, TaskState
+from queue_engine.engine.access import check_sees
+from queue_engine.engine.patience import from_store
+from queue_engine.engine.queue_limits import closed, full
+from queue_engine.store.tasks import Cancellation, Deletion, RunAgain, TaskStore
+
+
+@dataclass(frozen=True)
+class CancelOrder:
+    """A cancellation that was asked for."""
+
+    task: Task
+    """As it stands now, without input and output."""
+    result: str
+    """`cancelled`: it waited and has ended; `requested`: it runs and its agent stops it; `ended`: it had ended."""
+
+
+class Orders:
+    """Carries out orders. Each may be repeated after a lost reply. `task_id` is one by its form."""
+
+    def __init__(self, tasks: TaskStore) -> None:
+        self._tasks = tasks
+
+    async def cancel(self, principal: Principal, endpoint: Endpoint, task_id: str) -> CancelOrder:
+        """Cancel a task that has not ended. Raises NotFound, StoreUnavailable."""
+        check_sees(principal, endpoint)
+        cancellation = await from_store(self._tasks.cancel(endpoint.endpoint_id, task_id))
+        if cancellation is Cancellation.CANCELLED:
+            metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
+        return CancelOrder(await self._task(endpoint, task_id), cancellation.value.lower())
+
+    async def retry(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
+        """Queue an ended task for another attempt with new budgets; its result and the delivery of that are removed.
+
+        Raises NotFound, StateConflict, EndpointClosed, TooManyRequests for a full queue, StoreUnavailable.
+        """
+        check_sees(principal, endpoint)
+        _check_runs_again(await from_store(self._tasks.run_again(endpoint.endpoint_id, task_id, uuid4().hex)))
+        return await self._task(endpoint, task_id)
+
+    async def delete(self, principal: Principal, endpoint: Endpoint, task_id: str) -> None:
+        """Remove an ended task with its input, output, attempts and deliveries.
+
+        Raises NotFound, StateConflict, StoreUnavailable.
+        """
+        check_sees(principal, endpoint)
+        await self._task(endpoint, task_id)
+        # It was there a moment ago: when it is missing now, this very call may have removed it and lost the reply.
+        if await from_store(self._tasks.delete(endpoint.endpoint_id, task_id)) is Deletion.NOT_ENDED:
+            raise StateConflict("taskId: the task has not ended; cancel it first")
+
+    async def _task(self, endpoint: Endpoint, task_id: str) -> Task:
+        task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))
+        if task is None:
+            raise NotFound(Resource.TASK)
+        return task
+
+
+def _check_runs_again(result: RunAgain) -> None:
+    match result:
+        case RunAgain.QUEUED | RunAgain.DUPLICATE:
+            return
+        case RunAgain.NOT_FOUND:
+            raise NotFound(Resource.TASK)
+        case RunAgain.NOT_ENDED:
+            raise StateConflict("taskId: the task has not ended")
+        case RunAgain.CLOSED:
+            raise closed()
+        case RunAgain.FULL:
+            raise full()

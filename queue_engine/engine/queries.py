@@ -1,0 +1,73 @@
+"""Read what belongs to an endpoint: tasks, attempts, deliveries, workers, logs."""
+
+from __future__ import annotations
+
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from queue_engine.domain.endpoints import Endpoint
+from queue_engine.domain.errors import NotFound, Resource
+from queue_engine.domain.logs import LogPage, LogQuery
+from queue_engine.domain.principals import Principal
+from queue_engine.domain.tasks import Attempt, Task, TaskPage, TaskStatus
+from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.engine.access import check_sees
+from queue_engine.engine.patience import from_store
+from queue_engine.store.logs import LogStore
+from queue_engine.store.tasks import TaskStore
+from queue_engine.store.workers import WorkerStore
+
+
+class Queries:
+    """Each raises NotFound, and StoreUnavailable. Ids of tasks and workers are such by their form."""
+
+    def __init__(self, tasks: TaskStore, workers: WorkerStore, logs: LogStore) -> None:
+        self._tasks = tasks
+        self._workers = workers
+        self._logs = logs
+
+    async def tasks(
+        self, principal: Principal, endpoint: Endpoint, status: TaskStatus | None, *, page: int, size: int
+    ) -> TaskPage:
+        """Return page number `page` (1 for the first) of the tasks, newest first; with None, of every status."""
+        check_sees(principal, endpoint)
+        return await from_store(self._tasks.page(endpoint.endpoint_id, status, page=page, size=size))
+
+    async def task(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
+        """Return the task with its input and output."""
+        check_sees(principal, endpoint)
+        task = await from_store(self._tasks.get(endpoint.endpoint_id, task_id))
+        if task is None:
+            raise NotFound(Resource.TASK)
+        return task
+
+    async def attempts(self, principal: Principal, endpoint: Endpoint, task_id: str) -> list[Attempt]:
+        """Return the latest attempts of the task, oldest first."""
+        check_sees(principal, endpoint)
+        attempts = await from_store(self._tasks.attempts(endpoint.endpoint_id, task_id))
+        if attempts is None:
+            raise NotFound(Resource.TASK)
+        return attempts
+
+    async def deliveries(self, principal: Principal, endpoint: Endpoint, task_id: str) -> list[dict[str, Any]]:
+        """Return the latest attempts to deliver the task's result, oldest first."""
+        check_sees(principal, endpoint)
+        if await from_store(self._tasks.brief(endpoint.endpoint_id, task_id)) is None:
+            raise NotFound(Resource.TASK)
+        return await from_store(self._tasks.delivery_log(endpoint.endpoint_id, task_id))
+
+    async def workers(
+        self, principal: Principal, endpoint: Endpoint, statuses: AbstractSet[WorkerStatus]
+    ) -> list[Worker]:
+        """Return the endpoint's workers with one of the statuses, oldest first; all of them for an empty set."""
+        check_sees(principal, endpoint)
+        workers = await from_store(self._workers.of_endpoint(endpoint.endpoint_id))
+        return [one for one in workers if not statuses or one.status in statuses]
+
+    async def log(self, principal: Principal, endpoint: Endpoint, worker_id: str, query: LogQuery) -> LogPage:
+        """Return the next lines that the query asks for of a worker's log."""
+        check_sees(principal, endpoint)
+        page = await from_store(self._logs.page(endpoint.endpoint_id, worker_id, query))
+        if page is None:
+            raise NotFound(Resource.WORKER)
+        return page

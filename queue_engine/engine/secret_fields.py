@@ -1,0 +1,13 @@
+"""Rule of where a secret may be given: only a server that can encrypt it keeps it."""
+
+from __future__ import annotations
+
+from queue_engine.domain.field_errors import FieldError
+from queue_engine.runtime.sealing import Sealer
+
+
+def secret_errors(sealer: Sealer, field: str | None) -> list[FieldError]:
+    """Return an error of `field`, which holds a secret, when this server cannot encrypt it; none for None."""
+    if field is None or sealer.has_key:
+        return []
+    return [(field, "the server has no QUEUE_ENGINE_SECRET_KEY, so it cannot keep it")]

@@ -1,0 +1,207 @@
+"""Submit a task: accepted once for each task id, however often and in whatever spelling the request comes.
+
+A task keeps a fingerprint of the request that it was accepted with. A request for a task id that is taken is compared
+with it: the same bytes have the same fingerprint, and the store says so in the script that would have accepted the
+task. Only where the fingerprints differ is the request compared here: under the secret keys that were used before, and
+with the input compared by value, because a client may print the same value differently when it retries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from types import TracebackType
+from typing import Any
+from uuid import uuid4
+
+import orjson
+
+from queue_engine import metrics
+from queue_engine.domain.errors import EngineError, InvalidRequest, NotFound, Resource, StateConflict, StoreUnavailable
+from queue_engine.domain.field_errors import FieldError, raise_for
+from queue_engine.domain.ids import task_id_from
+from queue_engine.domain.principals import Principal
+from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, TaskSpec
+from queue_engine.domain.webhooks import Webhook
+from queue_engine.engine.destinations import DestinationGuard
+from queue_engine.engine.patience import from_store
+from queue_engine.engine.queue_limits import closed, full
+from queue_engine.engine.secret_fields import secret_errors
+from queue_engine.runtime.sealing import Sealer
+from queue_engine.runtime.strict_json import same_value
+from queue_engine.store.tasks import AcceptedRequest, Submission, TaskStore
+
+MAX_COMPARED_BYTES = 64 * 1024
+"""Longest input that is compared by value with another one: some megabytes of Python objects."""
+FINGERPRINT_BYTES = 16
+
+_FINGERPRINTED = ("worker_port", "process_uri", "webhook", "webhook_auth_key", "headers")
+_LATER = tuple((one.name, one.asked, one.default) for one in SPEC_FIELDS if one.asked not in _FINGERPRINTED)
+
+_ACCEPTED = metrics.tasks_submitted.labels(result="accepted")
+_DUPLICATE = metrics.tasks_submitted.labels(result="duplicate")
+_REJECTED = metrics.tasks_submitted.labels(result="rejected")
+
+
+@dataclass(frozen=True)
+class TaskRequest:
+    """A task that a client asks for."""
+
+    task_id: str | None
+    """None: the engine chooses one."""
+    spec: TaskSpec
+    input: bytes
+    """JSON text as it came in."""
+    webhook: Webhook | None = None
+    """The webhook of `spec`, as it was parsed."""
+    execution_timeout_seconds: int | None = None
+    queue_ttl_seconds: float | None = None
+
+    def fingerprint(self, key: bytes) -> str:
+        """The same for the same request, whatever its spacing outside `input` and the order of its fields.
+
+        Keyed with `key` (at most 64 bytes), so that a guess at a secret cannot be checked against the store's data.
+        """
+        spec = self.spec
+        known: list[object] = [
+            spec.worker_port, spec.process_uri, spec.webhook, spec.webhook_auth_key, sorted(spec.headers.items())
+        ]  # fmt: skip
+        # Only when given, so that a request without them stays the same request as before there were these fields.
+        if self.execution_timeout_seconds is not None or self.queue_ttl_seconds is not None:
+            known += [self.execution_timeout_seconds, self.queue_ttl_seconds]
+        if _LATER and (later := self._later()):
+            known.append(later)
+        return blake2b(orjson.dumps(known) + self.input, digest_size=FINGERPRINT_BYTES, key=key).hexdigest()
+
+    def _later(self) -> dict[str, Any]:
+        """Return the fields that were added since, when given: for the same reason."""
+        given = ((asked, getattr(self.spec, name), default) for name, asked, default in _LATER)
+        return {asked: value for asked, value, default in given if value != default}
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A task that is accepted, by this request or by the same one before."""
+
+    task_id: str
+    is_new: bool
+
+
+class Submissions:
+    """Accepts tasks. `secret_keys` are the server's: the current one first, then those used before."""
+
+    def __init__(
+        self, tasks: TaskStore, sealer: Sealer, destinations: DestinationGuard, secret_keys: Sequence[bytes]
+    ) -> None:
+        self._tasks = tasks
+        self._sealer = sealer
+        self._destinations = destinations
+        # The first one keys the fingerprints of new tasks. Without a secret key fingerprints are not keyed.
+        self._fingerprint_keys = tuple(_fingerprint_key(key) for key in secret_keys) or (b"",)
+        self._comparing = asyncio.Lock()
+
+    async def submit(self, principal: Principal, endpoint_id: str, request: TaskRequest) -> Submitted:
+        """Accept the task once. Call this inside `counted_rejections`.
+
+        Raises InvalidRequest, NotFound, StateConflict for a task id that another request has, EndpointClosed,
+        TooManyRequests for a full queue, StoreUnavailable.
+        """
+        # The hot path: one script call for a request, and no more work than its checks need.
+        spec = request.spec
+        raise_for(await self.field_errors(spec.headers, spec.webhook_auth_key, request.webhook))
+        task = self._new_task(principal, endpoint_id, request)
+        submission = await from_store(self._tasks.enqueue(task))
+        if submission is Submission.CONFLICT:
+            submission = await self._compare_with_accepted(task, request)
+        _check_accepted(submission)
+        is_new = submission is not Submission.DUPLICATE
+        (_ACCEPTED if is_new else _DUPLICATE).inc()
+        return Submitted(task.task_id, is_new)
+
+    async def field_errors(
+        self, headers: Mapping[str, str], webhook_auth_key: str | None, webhook: Webhook | None
+    ) -> list[FieldError]:
+        """Return the errors of well-formed fields whose values this server cannot keep secret or must not reach.
+
+        `submit` raises them. A caller whose parser has found others calls this to name all in one message.
+        """
+        secret = "headers" if headers else None if webhook_auth_key is None else "webhookAuthKey"
+        errors = secret_errors(self._sealer, secret)
+        return errors if webhook is None else errors + await self._destinations.errors(webhook)
+
+    def _new_task(self, principal: Principal, endpoint_id: str, request: TaskRequest) -> NewTask:
+        return NewTask(
+            task_id=request.task_id or task_id_from(uuid4()),
+            endpoint_id=endpoint_id,
+            tenant=principal.tenant,
+            spec=request.spec,
+            input=request.input,
+            fingerprint=request.fingerprint(self._fingerprint_keys[0]),
+            timeout_seconds=request.execution_timeout_seconds,
+            queue_ttl_seconds=request.queue_ttl_seconds,
+        )
+
+    async def _compare_with_accepted(self, task: NewTask, request: TaskRequest) -> Submission:
+        """Return DUPLICATE for the request of the accepted task in another spelling or under a previous secret key."""
+        accepted = await from_store(
+            self._tasks.accepted_request(task.endpoint_id, task.task_id, max_input_bytes=MAX_COMPARED_BYTES)
+        )
+        if accepted is None:  # removed in between, so that the id is free again
+            return await from_store(self._tasks.enqueue(task))
+        same = self._is_request_of(request, accepted) or await self._is_respelled_request_of(request, accepted)
+        return Submission.DUPLICATE if same else Submission.CONFLICT
+
+    def _is_request_of(self, request: TaskRequest, accepted: AcceptedRequest) -> bool:
+        return any(request.fingerprint(key) == accepted.fingerprint for key in self._fingerprint_keys)
+
+    async def _is_respelled_request_of(self, request: TaskRequest, accepted: AcceptedRequest) -> bool:
+        """Compare the inputs by value, when all else is the same.
+
+        In a thread, because a hostile input takes some milliseconds; one comparison at a time, because it takes some
+        megabytes.
+        """
+        if accepted.input is None or len(request.input) > MAX_COMPARED_BYTES:
+            return False
+        if not self._is_request_of(replace(request, input=accepted.input), accepted):
+            return False
+        async with self._comparing:
+            return await asyncio.to_thread(same_value, accepted.input, request.input)
+
+
+class counted_rejections:  # noqa: N801 - a context manager that reads as a verb
+    """Count a submission that fails in this block as rejected.
+
+    Reading and parsing a request belong into the block, because a request that breaks a rule is a rejected submission.
+    An outage of the store is no rejection.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, EngineError) and not isinstance(error, StoreUnavailable):
+            _REJECTED.inc()
+
+
+def _check_accepted(submission: Submission) -> None:
+    match submission:
+        case Submission.ACCEPTED | Submission.DUPLICATE:
+            return
+        case Submission.CONFLICT:
+            raise StateConflict("taskId: is taken by a task with another body")
+        case Submission.NOT_FOUND:
+            raise NotFound(Resource.ENDPOINT)
+        case Submission.NOT_QUEUE:
+            raise InvalidRequest("serviceMode", "only endpoints with service mode QUEUE take tasks")
+        case Submission.CLOSED:
+            raise closed()
+        case Submission.FULL:
+            raise full()
+
+
+def _fingerprint_key(key: bytes) -> bytes:
+    return blake2b(b"queue-engine submission fingerprints", key=key, digest_size=32).digest()
