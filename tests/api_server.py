@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
 from pydantic import SecretStr
+from starlette.applications import Starlette
 
 from queue_engine.api.alb_exchange import WorkerClient
 from queue_engine.api.app import create_app
@@ -59,7 +59,7 @@ class RunningApi:
     """An API that is being served. `client` sends the key of the tenant `default`."""
 
     settings: ApiSettings
-    app: FastAPI
+    app: Starlette
     store: Store
     lookup: ScriptedLookup
     port: int

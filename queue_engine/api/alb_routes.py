@@ -7,8 +7,6 @@ import uuid
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 
-from fastapi.routing import APIRoute
-from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -16,7 +14,7 @@ from queue_engine.api import alb_rules as rules
 from queue_engine.api.alb_exchange import AddressRefused, Exchange, Limits, NotConnected, Outgoing, WorkerClient
 from queue_engine.api.alb_workers import MAX_REMEMBERED, Balancer
 from queue_engine.api.errors import AnswerCutOff, BodyTooLarge, WorkerUnavailable
-from queue_engine.api.operations import SECURITY, described_failure, in_path
+from queue_engine.api.operations import SECURITY, DescribedRoute, described_failure, in_path
 from queue_engine.api.services import Services
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
@@ -45,7 +43,7 @@ class AlbRoutes:
         self._balancer = Balancer()
         self._refused: set[tuple[str, str]] = set()
 
-    def routes(self) -> list[APIRoute]:
+    def routes(self) -> list[DescribedRoute]:
         """One for each method, so that each is described by itself."""
         return [ForwardRoute(method, self.forward) for method in METHODS]
 
@@ -104,38 +102,31 @@ class AlbRoutes:
         log.warning("a worker's address is refused: %s", error, extra={"worker": upstream.worker_id})
 
 
-class ForwardRoute(APIRoute):
+class ForwardRoute(DescribedRoute):
     """One method of `/e/{id}/…`. It goes by the path as it came: a decoded one may look like another endpoint's."""
 
     def __init__(self, method: str, forward: ASGIApp) -> None:
         super().__init__(
+            method,
             PATH,
-            _described,
-            methods=[method],
+            forward,
             name=f"forward_{method.lower()}",
-            operation_id=f"forward_{method.lower()}",
             summary="Send a request to a worker",
-            description=forward.__doc__ or "",
-            tags=[TAG],
-            response_class=Response,
+            text=forward.__doc__,
+            tag=TAG,
             responses={
                 **{status: described_failure(status) for status in (400, 401, 404, 413, 429, 503)},
                 "default": _ANSWER,
             },
-            response_description=_ANSWER["description"],
-            openapi_extra={"parameters": _PARAMETERS, "security": SECURITY},
+            described={"parameters": _PARAMETERS, "security": SECURITY},
+            success=_ANSWER["description"],
         )
-        self.app = forward
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         if scope["type"] != "http" or not scope["raw_path"].startswith(b"/e/"):
             return Match.NONE, {}
         found = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
         return found, {"endpoint": self.endpoint, "path_params": {}, "route": self}
-
-
-async def _described() -> None:
-    """Never called: FastAPI describes the function that it is given, and ours takes ASGI's three."""
 
 
 def _target(scope: Scope) -> tuple[str, bytes]:

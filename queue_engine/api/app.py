@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import Any
 
-from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
-from queue_engine import __version__, metrics
+from queue_engine import metrics
 from queue_engine.api.alb_exchange import Limits, WorkerClient
 from queue_engine.api.alb_routes import AlbRoutes
 from queue_engine.api.auth import Authenticator
 from queue_engine.api.bodies import BodyReader
 from queue_engine.api.edge import Edge
-from queue_engine.api.openapi import TITLE, describe
-from queue_engine.api.operations import Operation
+from queue_engine.api.openapi import describe
+from queue_engine.api.operations import DescribedRoute, Operation
 from queue_engine.api.rate_limit import RateLimiter
 from queue_engine.api.refused_requests import RefusedRequests
 from queue_engine.api.routes_credentials import CredentialRoutes
@@ -33,12 +32,13 @@ from queue_engine.domain.catalogue import Catalogue
 from queue_engine.engine.engine import Engine
 
 
-class Api(FastAPI):
-    """FastAPI with our own outermost layer in place of its middleware, none of which our routes need."""
+class Api(Starlette):
+    """Starlette with our own outermost layer in place of its middleware, none of which our routes need."""
 
-    def __init__(self, refused: RefusedRequests, **options: Any) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], refused: RefusedRequests) -> None:
         self._refused = refused
-        super().__init__(**options)
+        super().__init__()
+        self.router = Router(routes, redirect_slashes=False)
 
     def build_middleware_stack(self) -> ASGIApp:
         return Edge(self.router, self._refused)
@@ -51,7 +51,7 @@ def create_app(
     catalogue: Catalogue,
     *,
     monotonic: Callable[[], float] = time.monotonic,
-) -> FastAPI:
+) -> Starlette:
     """Return the application. The caller closes `worker_client`.
 
     Opens no connection and reads no file.
@@ -64,7 +64,7 @@ def create_app(
         catalogue=catalogue,
     )
     limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds)
-    operations: list[APIRoute] = []
+    operations: list[DescribedRoute] = []
     document = functools.cache(lambda: describe(operations))
     # Routes are tried in this order: the one that is used most comes first.
     operations += TaskRoutes(services).operations()
@@ -74,18 +74,10 @@ def create_app(
     operations += AlbRoutes(services, worker_client, limits).routes()
     operations += OperationsRoutes(engine, document, metrics.registry_of(metrics.Role.API)).operations()
     _count_failures_from_zero(operations)
-    return _with_routes(operations, RefusedRequests(engine.check_ready))
+    return Api(operations, RefusedRequests(engine.check_ready))
 
 
-def _with_routes(operations: list[APIRoute], refused: RefusedRequests) -> FastAPI:
-    off: dict[str, Any] = {"openapi_url": None, "docs_url": None, "redoc_url": None, "redirect_slashes": False}
-    telemetry = {"tracing": False, "metrics": False, "logs": False}
-    app = Api(refused, title=TITLE, version=__version__, telemetry=telemetry, **off)
-    app.router.routes.extend(operations)
-    return app
-
-
-def _count_failures_from_zero(operations: list[APIRoute]) -> None:
+def _count_failures_from_zero(operations: list[DescribedRoute]) -> None:
     """Begin the counters of our own failures, so that an alert sees the first of them."""
     for operation in operations:
         if isinstance(operation, Operation):

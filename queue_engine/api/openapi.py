@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from fastapi.openapi.utils import get_openapi
-from fastapi.routing import APIRoute
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import JsonSchemaMode
 
 from queue_engine import __version__
-from queue_engine.api.operations import Operation
+from queue_engine.api.operations import DescribedRoute
 from queue_engine.api.views import Failure
 
 TITLE = "Queue Engine"
@@ -26,47 +24,59 @@ _TAGS = [
     {"name": "credentials", "description": "Access to the registries that images come from"},
     {"name": "operations", "description": "For those who run this server; no API key is needed"},
 ]
+_SECURITY_SCHEMES = {
+    "ApiKey": {
+        "type": "apiKey",
+        "in": "header",
+        "name": "X-Api-Key",
+        "description": "The API key. With an `Authorization` header of any scheme beside it the request is refused "
+        "with 401",
+    },
+    "Bearer": {"type": "http", "scheme": "bearer", "description": "The API key"},
+}
 
 
-def describe(routes: Iterable[APIRoute]) -> dict[str, Any]:
-    """The OpenAPI document of these routes."""
+def describe(routes: Iterable[DescribedRoute]) -> dict[str, Any]:
+    """Return the OpenAPI document of these routes."""
     routes = list(routes)
-    document = get_openapi(
-        title=TITLE,
-        version=__version__,
-        openapi_version="3.1.0",
-        description=_DESCRIPTION,
-        routes=routes,
-        tags=_TAGS,
-    )
-    components = document.setdefault("components", {})
-    components["securitySchemes"] = {
-        "ApiKey": {
-            "type": "apiKey",
-            "in": "header",
-            "name": "X-Api-Key",
-            "description": "The API key. With an `Authorization` header of any scheme beside it the request is refused "
-            "with 401",
-        },
-        "Bearer": {"type": "http", "scheme": "bearer", "description": "The API key"},
+    answers, schemas = _schemas(routes)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        for method in route.methods or ():
+            paths.setdefault(route.path_format, {})[method.lower()] = _operation(route, answers.get(route.name))
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": TITLE, "description": _DESCRIPTION, "version": __version__},
+        "paths": paths,
+        "components": {"schemas": schemas, "securitySchemes": _SECURITY_SCHEMES},
+        "tags": _TAGS,
     }
-    schemas = components.setdefault("schemas", {})
-    operations = [route for route in routes if isinstance(route, Operation)]
-    taken = {operation.takes for operation in operations if operation.takes is not None}
-    schemas |= _named_schemas({*taken, Failure})
+
+
+def _operation(route: DescribedRoute, answer: dict[str, Any] | None) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": route.success}
+    if answer is not None:
+        success["content"] = {"application/json": {"schema": answer}}
+    elif route.media_type is not None:
+        success["content"] = {route.media_type: {"schema": {"type": "string"}}}
+    responses = {"200": success, **{str(status): response for status, response in route.responses.items()}}
+    return {**route.described, "responses": responses}
+
+
+def _schemas(routes: Sequence[DescribedRoute]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schema of each route's answer by the route's name, and those that are referred to by name."""
+    answers = {route.name: TypeAdapter(route.response_model) for route in routes if route.response_model is not None}
+    taken = {route.takes for route in routes if route.takes is not None}
+    models: list[type[BaseModel]] = sorted({*taken, Failure}, key=lambda model: model.__name__)
+    inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
+        *((name, "serialization", adapter) for name, adapter in answers.items()),
+        *((model.__name__, "validation", TypeAdapter(model)) for model in models),
+    ]
+    made, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
+    schemas: dict[str, Any] = definitions["$defs"]
     for schema in schemas.values():
         _tidy(schema)
-    return document
-
-
-def _named_schemas(models: set[type[BaseModel]]) -> dict[str, Any]:
-    """Return the schemas of models that operations refer to by name, with those that these refer to."""
-    named = sorted(models, key=lambda model: model.__name__)
-    _, definitions = models_json_schema(
-        [(model, "validation") for model in named], ref_template="#/components/schemas/{model}"
-    )
-    schemas: dict[str, Any] = definitions.get("$defs", {})
-    return schemas
+    return {name: made[(name, "serialization")] for name in answers}, schemas
 
 
 def _tidy(schema: dict[str, Any]) -> None:

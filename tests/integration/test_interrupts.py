@@ -34,7 +34,7 @@ sys.meta_path.insert(0, Interrupting())
         (UP, "psutil"),
         (UP, "uvloop"),
         (("-m", "queue_engine", "api"), "redis"),
-        (("-m", "queue_engine", "api"), "fastapi"),
+        (("-m", "queue_engine", "api"), "starlette"),
         (("-m", "queue_engine", "delivery"), "queue_engine.delivery.guard"),
         (("-m", "queue_engine", "controller"), "arq"),
         (("-m", "queue_engine", "logs", "-f", "1", "w"), "queue_engine.console.app"),
