@@ -50,7 +50,7 @@ EDITS = [
     ("queue_engine/domain/endpoints.py", "    @property\n    def retry_policy", ENDPOINT_SETTING + "{}"),
     ("queue_engine/domain/catalogue.py", "return round(", "return round(config.made_up_seconds + "),
     ("queue_engine/domain/tasks.py", "    traceparent: str | None = None\n", "{}" + TASK_FIELD),
-    ("worker_agent/forward.py", '"X-Task-Attempt": str(task.attempt),', '{} "X-Made-Up": f"{task.spec.made_up}",'),
+    ("worker_agent/requests.py", '"X-Task-Attempt": str(task.attempt),', '{} "X-Made-Up": f"{task.spec.made_up}",'),
     ("queue_engine/config/shared.py", "    def agent_environment", PROCESS_SETTING + "{}"),
     ("worker_agent/cli.py", '"container": str(address),', '{} "made_up": settings.made_up_seconds,'),
 ]
