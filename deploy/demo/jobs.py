@@ -1,4 +1,4 @@
-"""One task of the demo: what is submitted, what has come of it, and the check of that."""
+"""A task of the demo: its submission, its result, and the check of the result."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Untrusted(Exception):
 
 
 class Received(NamedTuple):
-    """One genuine delivery attempt, the status of its response, and when it came (monotonic)."""
+    """A genuine delivery attempt, the status of its response, and its time of arrival (monotonic)."""
 
     receiver: str
     webhook_id: str

@@ -48,7 +48,7 @@ class Wrong(Exception):
 
 
 class Tour:
-    """One run of the demo on an engine that is being started. The caller ends the engine."""
+    """A run of the demo on an engine that is being started. The caller ends the engine."""
 
     def __init__(
         self, api: Api, engine: subprocess.Popen[bytes], screen: Screen, signals: Sequence[signal.Signals]
@@ -111,7 +111,7 @@ class Tour:
                     quarters = done * 4 // total
                     self._screen.line(f"  {title}: {done}/{total}")
                 if time.monotonic() - moved_at > STANDSTILL_SECONDS:
-                    raise Wrong(f"{title}: {done}/{total}, and no more for {STANDSTILL_SECONDS:g} s")
+                    raise Wrong(f"{title}: {done}/{total}, without progress for {STANDSTILL_SECONDS:g} s")
                 pause_while_read(POLL_SECONDS)
         self._screen.line(f"  {title}: {total}/{total}")
 

@@ -1,4 +1,4 @@
-"""What a client sends to create or change an endpoint, made from the definitions of its settings."""
+"""Request models for creating and changing an endpoint, made from the definitions of its settings."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class _Shape:
     read: Callable[[Any], Any]
     """Makes the setting of what was given."""
     absent: Any = None
-    """What a creation has when it is left out; `given` with None otherwise."""
+    """Default of a setting that a creation may leave out; `given` with None otherwise."""
     created: Any = None
     """In a creation, where that is not `given` or null."""
 
@@ -226,7 +226,7 @@ def _read(setting: Defined[Setting], given: Any) -> Any:
 if TYPE_CHECKING:
 
     class _Creation(RequestModel):
-        """What the code uses of the members that are made from the definitions."""
+        """Types of the members that the code names, for mypy: the members themselves are made from the definitions."""
 
         ready_path: str | None = None
         expose: ExposeRequest | None = None

@@ -12,7 +12,7 @@ import re
 
 EMPTY_LINE = b"\r\n\r\n"
 MAX_PIECES_OF_CHUNKS = 64
-"""Limit of pieces of one read inside a chunked body, so that a body full of empty lines costs no more than others."""
+"""Limit of pieces of one read inside a chunked body, so that a body full of empty lines costs the same as others."""
 
 
 class Cutter:

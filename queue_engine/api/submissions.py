@@ -62,7 +62,7 @@ def _member(field: Defined[TaskField]) -> tuple[Any, Any]:
 if TYPE_CHECKING:
 
     class _Fields(_Identity):
-        """What the code uses of the members that are made from the definitions."""
+        """Types of the members that the code names, for mypy: the members themselves are made from the definitions."""
 
         worker_port: int
         process_uri: str
