@@ -226,8 +226,8 @@ def rotate_key(
 ) -> None:
     """Seal every stored secret anew with QUEUE_ENGINE_SECRET_KEY.
 
-    Opens what QUEUE_ENGINE_SECRET_KEY_PREVIOUS sealed. Safe while everything runs, and safe to repeat. docs/secrets.md
-    has the steps before and after.
+    Opens what QUEUE_ENGINE_SECRET_KEY_PREVIOUS sealed. Safe while everything runs, and safe to repeat.
+    docs/guides/secrets.md has the steps before and after.
     """
     settings = _settings(StoreSettings, redis_url=redis_url)
     if settings.secret_key is None:

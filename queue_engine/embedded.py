@@ -206,7 +206,7 @@ def server_environment() -> dict[str, str]:
     It is built with the C library's allocator. By default that keeps 7 freed pieces of a size at hand and searches for
     all others, the longer the more data there are: with 200,000 tasks a script took 1.5 times as long. Where jemalloc
     is installed it takes the allocator's place, as in the usual builds of Redis and Valkey: a script then takes two
-    thirds of the time, and the same with a million tasks as with a thousand (docs/growth.md).
+    thirds of the time, and the same with a million tasks as with a thousand (docs/internals/growth.md).
     """
     environment = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
     if jemalloc := _jemalloc():

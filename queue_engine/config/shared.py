@@ -23,7 +23,7 @@ class StoreSettings(ProcessSettings):
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         description="Redis 7.0+ or Valkey 7.2+: `redis://[:password@]host:port/db`, `redis+sentinel://…/service` or "
-        "`redis+cluster://…`; with TLS `rediss…`. `docs/high_availability.md` has examples",
+        "`redis+cluster://…`; with TLS `rediss…`. `docs/operations/high-availability.md` has examples",
     )
     durability: str = Field(
         "store",
@@ -42,7 +42,7 @@ class StoreSettings(ProcessSettings):
     secret_key_previous: SecretStr | None = Field(
         None,
         description="Further keys, comma-separated, that open what was sealed with them; none of them seals. "
-        "`docs/secrets.md` has how to change the key",
+        "`docs/guides/secrets.md` has how to change the key",
     )
     partitions: int = Field(16, ge=1, le=100, description="Into how many parts the keys are split; fixed for a store")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

@@ -1,4 +1,4 @@
-"""How far a write must have got before it is acknowledged: `docs/high_availability.md`."""
+"""How far a write must have got before it is acknowledged: `docs/operations/high-availability.md`."""
 
 from __future__ import annotations
 

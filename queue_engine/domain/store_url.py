@@ -1,4 +1,4 @@
-"""Where the store is: one server, a master that sentinels name, or a cluster. See `docs/high_availability.md`.
+"""The place of the store: one server, a master behind sentinels, or a cluster (`docs/operations/high-availability.md`).
 
 The errors say which rule is broken and never repeat the URL: it may hold a password.
 """

@@ -1,6 +1,6 @@
 """Tasks: their states, what the API calls them, and what an answer of the container means.
 
-The state machine is drawn in docs/state_machine.md; the transitions themselves are the scripts in
+The state machine is drawn in docs/internals/state-machine.md; the transitions themselves are the scripts in
 queue_engine/store/lua.
 """
 

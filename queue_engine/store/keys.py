@@ -1,4 +1,4 @@
-"""Every key in Redis, as a function. `docs/data_model.md` describes what is in them.
+"""Every key in Redis, as a function. `docs/internals/data-model.md` describes their contents.
 
 The tag `{pNN}` puts all keys of one endpoint, and the outbox that its results go to, into one Cluster slot, so that one
 script can write them together. Endpoints are spread over a fixed number of partitions by a hash of their id.

@@ -1,7 +1,7 @@
 """Whether what the store holds agrees with itself: every task in exactly one place, every count equal to reality.
 
-The rules are those of docs/data_model.md, checked by reading every key of a partition. No task may be in flight while
-they are checked.
+The rules are those of docs/internals/data-model.md, checked by reading every key of a partition. No task may be in
+flight while they are checked.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The log lines that docs/engine_logs.md lists, and the form of all lines."""
+"""The log lines that docs/operations/logs.md lists, and the form of all lines."""
 
 import json
 import logging
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_documented_message_is_logged_somewhere() -> None:
-    document = (ROOT / "docs/engine_logs.md").read_text()
+    document = (ROOT / "docs/operations/logs.md").read_text()
     messages = re.findall(r"^\| (?:[a-z-]+ \| )?(?:INFO|WARNING)[A-Z, ]* \| `([^`<]+)", document, re.MULTILINE)
     assert len(messages) >= 9
     sources = [
