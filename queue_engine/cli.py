@@ -388,6 +388,7 @@ async def _serve_controller(settings: ControllerSettings) -> int:
             max_lost=settings.max_lost,
             leader_lease_seconds=settings.leader_lease_seconds,
             grace_seconds=settings.worker_grace_seconds,
+            metrics_endpoint_limit=settings.metrics_endpoint_limit,
         )
 
         def make_reconciler() -> Reconciler:

@@ -1,7 +1,8 @@
 """All Prometheus metrics of the engine and of the agent, and which process exports which.
 
 docs/metrics.md lists them for the operator. Base units; `_total` only on counters; timestamps instead of ages; label
-values from closed sets, never an id, a URL or a tenant.
+values from closed sets, never an id, a URL or a tenant; only the metrics of single endpoints, which are off by default,
+have the ids of a limited number of endpoints.
 
 A metric belongs to the roles that keep it, and `registry_of` gives a process the metrics of its role only: a gauge that
 a process does not keep would be exported as 0, and an alert on it would always fire. The label values that a role can
@@ -191,6 +192,15 @@ queue_oldest_task_timestamp = _figures(
     "queue_engine_queue_oldest_task_timestamp_seconds",
     "When the oldest waiting task of the endpoints that should work was queued; 0 when none waits",
     by=CONTROLLER, good_seconds=FIGURES_SECONDS,
+)  # fmt: skip
+endpoint_waiting_tasks = _figures(
+    "queue_engine_endpoint_waiting_tasks", "Tasks of one endpoint that are queued or scheduled", "endpoint",
+    by=CONTROLLER, good_seconds=FIGURES_SECONDS,
+)  # fmt: skip
+endpoint_oldest_task_timestamp = _figures(
+    "queue_engine_endpoint_oldest_task_timestamp_seconds",
+    "When the oldest queued task of one endpoint was queued; 0 when none is, or the endpoint is not supposed to work",
+    "endpoint", by=CONTROLLER, good_seconds=FIGURES_SECONDS,
 )  # fmt: skip
 workers = _figures("queue_engine_workers", "Workers by status", "status", by=CONTROLLER, good_seconds=FIGURES_SECONDS)
 leases_reclaimed = _counter(

@@ -99,5 +99,10 @@ def check_alerts(binary: str, directory: Path, pairs: Iterable[tuple[Scrape, Scr
     document = {"rule_files": [str(RULES)], "evaluation_interval": f"{INTERVAL_SECONDS}s", "tests": [test]}
     path = directory / "alerts_test.yml"
     path.write_text(json.dumps(document))  # JSON is YAML
+    check_rules(binary, path)
+
+
+def check_rules(binary: str, path: Path) -> None:
+    """Run `promtool test rules` on a file of tests. Raises AssertionError with what it says."""
     ran = subprocess.run([binary, "test", "rules", str(path)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr

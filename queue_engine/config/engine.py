@@ -237,6 +237,13 @@ class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
     worker_grace_seconds: float = Field(
         30.0, ge=0, description="How long a worker that is stopped may finish its tasks; 10 with `up`"
     )
+    metrics_endpoint_limit: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="Maximum number of endpoints with metrics of their own, for alerts that name the endpoint; further "
+        "endpoints are summed up as `other`. 0: none. `docs/metrics.md` has the rule",
+    )
 
     @property
     def jobs_redis_url(self) -> str:

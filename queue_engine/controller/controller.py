@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from queue_engine import metrics
 from queue_engine.aio import end_tasks, run_forever
 from queue_engine.controller.backends.base import Backend
+from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.endpoints import Endpoint, Wanted
@@ -46,6 +47,8 @@ class ControllerConfig:
     max_lost: int
     leader_lease_seconds: float
     grace_seconds: float
+    metrics_endpoint_limit: int = 0
+    """Endpoints with metrics of their own; 0 for none."""
 
 
 class Controller:
@@ -265,18 +268,26 @@ class Controller:
     async def _gauges(self) -> int:
         metrics.queue_tasks.set(await self._store.tasks.waiting_and_running())
         statuses = dict.fromkeys(WorkerStatus, 0)
-        oldest: list[int] = []
+        queues: list[EndpointQueue] = []
         for endpoint in await self._store.endpoints.of_tenant(None):
             for status in endpoint.worker_statuses:
                 statuses[status] += 1
-            if not _should_work(endpoint):
-                continue
-            waiting_since = await self._store.tasks.oldest_waiting_ms(endpoint.endpoint_id)
-            if waiting_since is not None:
-                oldest.append(waiting_since)
+            queues.append(await self._queue_of(endpoint))
         metrics.workers.set({status.value: count for status, count in statuses.items()})
+        oldest = [queue.oldest_ms for queue in queues if queue.oldest_ms is not None]
         metrics.queue_oldest_task_timestamp.set(min(oldest) / 1000 if oldest else 0)
+        if self._config.metrics_endpoint_limit:
+            figures = endpoint_figures(queues, self._config.metrics_endpoint_limit)
+            metrics.endpoint_waiting_tasks.set(figures.depth)
+            metrics.endpoint_oldest_task_timestamp.set(figures.oldest_seconds)
         return 0
+
+    async def _queue_of(self, endpoint: Endpoint) -> EndpointQueue:
+        """Return what waits there. An endpoint without queued tasks costs no further store call."""
+        counts, oldest_ms = endpoint.counts, None
+        if counts.queued and _should_work(endpoint):
+            oldest_ms = await self._store.tasks.oldest_waiting_ms(endpoint.endpoint_id)
+        return EndpointQueue(endpoint.endpoint_id, counts.queued + counts.scheduled, oldest_ms)
 
 
 def _should_work(endpoint: Endpoint) -> bool:

@@ -27,7 +27,7 @@ from tests.integration.parts import (
     wait_for_port,
 )
 from tests.ports import free_port
-from tests.promtool import RULES, Scrape, check, check_alerts, scrape
+from tests.promtool import RULES, Scrape, check, check_alerts, check_rules, scrape
 from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until, wait_until_async
 
@@ -37,6 +37,8 @@ API_KEY = "a-key-of-the-alert-tests"
 HEARTBEAT = "worker_agent_last_heartbeat_timestamp_seconds"
 JOB = "queue_engine_background_job_last_success_timestamp_seconds"
 JOBS = [(JOB, f'{{instance="controller",name="{name}"}}') for name in ("sweep", "purge", "delete", "reconcile")]
+ENDPOINT_DEPTH = "queue_engine_endpoint_waiting_tasks"
+ENDPOINT_OLDEST = "queue_engine_endpoint_oldest_task_timestamp_seconds"
 OLDEST = "queue_engine_queue_oldest_task_timestamp_seconds"
 
 
@@ -54,7 +56,11 @@ class Stage:
         self._start("api", self.api_port, QUEUE_ENGINE_PORT=str(self.api_port), QUEUE_ENGINE_API_KEY=API_KEY)
         for role in ("controller", "delivery"):
             port = free_port()
-            environment = {"QUEUE_ENGINE_LEADER_LEASE_SECONDS": "2", "QUEUE_ENGINE_LEASE_SECONDS": "2"}
+            environment = {
+                "QUEUE_ENGINE_LEADER_LEASE_SECONDS": "2",
+                "QUEUE_ENGINE_LEASE_SECONDS": "2",
+                "QUEUE_ENGINE_METRICS_ENDPOINT_LIMIT": "1",
+            }
             self._start(
                 role, port, QUEUE_ENGINE_METRICS_PORT=str(port), QUEUE_ENGINE_DELIVERY_SCHEDULE="0.05", **environment
             )
@@ -158,6 +164,10 @@ def test_the_rules_are_well_formed(promtool: str) -> None:
     check(promtool, "config", str(RULES.with_name("prometheus.yml")))
 
 
+def test_each_rule_holds_on_made_up_series(promtool: str) -> None:
+    check_rules(promtool, RULES.with_name("alerts_test.yml"))
+
+
 async def test_no_alert_fires_in_an_engine_that_works_with_an_endpoint_that_is_stopped(
     stage: Stage, store: Store, container: HttpServer, receiver: HttpServer
 ) -> None:
@@ -171,7 +181,15 @@ async def test_no_alert_fires_in_an_engine_that_works_with_an_endpoint_that_is_s
     await submit(store, endpoint_id, "first", webhook=f"{receiver.url}/hook")
     receiver.next(30)
     before = stage.begun()
-    after = stage.gone_on(before, lambda found: sample(found, "controller", "queue_engine_queue_tasks") == 2)
+    after = stage.gone_on(
+        before,
+        lambda found: (
+            sample(found, "controller", "queue_engine_queue_tasks") == 2
+            and sample(found, "controller", ENDPOINT_DEPTH, endpoint=stopped) == 1
+            and sample(found, "controller", ENDPOINT_DEPTH, endpoint="other") == 1
+            and sample(found, "controller", ENDPOINT_OLDEST) == 0
+        ),
+    )
     stage.check(before, after, firing=set())
     async with httpx.AsyncClient(trust_env=False) as client:
         for url in stage.urls.values():
@@ -190,6 +208,7 @@ async def test_workers_that_crash_tasks_that_wait_and_the_first_internal_error_f
         lambda found: (
             sample(found, "controller", "queue_engine_workers", status="FAILED") == 1
             and sample(found, "controller", OLDEST) > 0
+            and sample(found, "controller", ENDPOINT_OLDEST, endpoint=endpoint_id) > 0
         ),
     )
     stage.check(before, after, firing={"WorkersFailed", "QueueLatency", "ApiErrors"})
