@@ -26,7 +26,8 @@ class Settlement:
         if log.isEnabledFor(logging.INFO):
             why = {} if isinstance(outcome, Succeeded) else {"error": loggable_error(outcome.error)}
             facts = {"outcome": _label(outcome), "store": settled.word, "seconds": round(run_seconds, 4)}
-            log.info("attempt ended", extra={**attempt.ids, **facts, **why})
+            waited = {"waited_seconds": (attempt.started_at_ms - attempt.created_at_ms) / 1000}
+            log.info("attempt ended", extra={**attempt.ids, **waited, **facts, **why})
 
     async def release(self, attempt: StartedAttempt, *, called: bool) -> None:
         """Queue the task again. `called` is True when the container may have got the request."""

@@ -268,7 +268,11 @@ class TaskStore:
         return reply.word
 
     async def _expire(self, name: str) -> str:
-        return (await self._scripts.expire(self._keys_of_member(name))).word
+        keys = self._keys_of_member(name)
+        word = (await self._scripts.expire(keys)).word
+        if word == "EXPIRED":
+            log.info("task expired", extra={"endpoint": keys.endpoint_keys.endpoint_id, "task": keys.task_id})
+        return word
 
     async def cancel(self, endpoint_id: str, task_id: str) -> Cancellation:
         """Cancel a task: one that waits ends at once, one that runs when its agent hears of it. Safe to call again."""

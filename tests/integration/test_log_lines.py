@@ -14,6 +14,7 @@ from tests.integration.parts import (
     Reply,
     ended,
     new_endpoint,
+    replies,
     submit,
     wait_for_port,
 )
@@ -128,3 +129,56 @@ async def test_an_attempt_whose_lease_expires_has_a_line_with_its_worker(
     held.set()
     assert (line["endpoint"], line["task"], line["worker"]) == (endpoint_id, "one", "worker-1")
     assert (line["attempt"], line["store"]) == (1, "QUEUED")
+
+
+async def test_a_task_that_expires_has_a_line(store: Store, programs: Programs) -> None:
+    endpoint_id = await new_endpoint(store, queue_ttl_seconds=1)
+    await submit(store, endpoint_id, "one")
+    controller = programs.controller()
+    [line] = wait_until(lambda: lines_saying(controller, "task expired"), 60)
+    assert (line["process"], line["endpoint"], line["task"]) == ("controller", endpoint_id, "one")
+
+
+async def test_one_id_tells_how_a_task_lost_its_worker_was_executed_by_another_and_delivered_at_the_second_attempt(
+    store: Store, programs: Programs, container: HttpServer, receiver: HttpServer
+) -> None:
+    port, held = free_port(), threading.Event()
+    container.answer = lambda _: Reply(hold=held)
+    receiver.answer = replies(Reply(status=500), Reply())
+    api = programs.start("api", "queue_engine", "api", QUEUE_ENGINE_PORT=str(port), QUEUE_ENGINE_API_KEY=API_KEY)
+    delivery = programs.delivery()
+    endpoint_id = await new_endpoint(store)
+    killed = programs.agent(endpoint_id, container.url, WORKER_AGENT_WORKER_ID="worker-1")
+    wait_for_port(port)
+    async with httpx.AsyncClient(headers={"X-Api-Key": API_KEY}, trust_env=False, timeout=30) as client:
+        task = {"input": 1, "workerPort": 8000, "processUri": "/run", "webhook": f"{receiver.url}/hook"}
+        response = await client.post(f"http://127.0.0.1:{port}/v2/serverless/{endpoint_id}/tasks", json=task)
+    task_id = response.json()["data"]["taskId"]
+    await wait_until_async(lambda: container.requests, 60, "the task is not forwarded")
+    killed.kill()
+    held.set()
+    controller = programs.controller()
+    agent = programs.agent(endpoint_id, container.url, WORKER_AGENT_WORKER_ID="worker-2")
+
+    def story(program: Program) -> list[dict[str, Any]]:
+        return [line for line in lines_of(program) if line.get("task") == task_id]
+
+    wait_until(lambda: len(story(delivery)) == 2, 60, "the result is not delivered")
+    wait_until(lambda: story(agent), 60, "the agent has no line")
+    [accepted], [lost], [finished], (refused, delivered) = map(story, (api, controller, agent, delivery))
+    assert {line["endpoint"] for line in (accepted, lost, finished, refused, delivered)} == {endpoint_id}
+    assert [accepted[name] for name in ("message", "order", "result")] == [
+        "order carried out", "submit_task", "accepted",
+    ]  # fmt: skip
+    assert [lost[name] for name in ("message", "worker", "attempt", "store")] == [
+        "attempt lost: its lease expired", "worker-1", 1, "QUEUED",
+    ]  # fmt: skip
+    assert [finished[name] for name in ("message", "worker", "attempt", "outcome", "store")] == [
+        "attempt ended", "worker-2", 2, "ok", "OK",
+    ]  # fmt: skip
+    assert finished["waited_seconds"] >= 1  # the lease of the lost attempt
+    assert finished["seconds"] >= 0
+    assert [(line["message"], line["attempt"], line["verdict"]) for line in (refused, delivered)] == [
+        ("delivery attempt", 1, "DeliverAgain"),
+        ("delivery attempt", 2, "Delivered"),
+    ]
