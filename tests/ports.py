@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from queue_engine.runtime import ports
+from queue_engine.net import ports
 
 _WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

@@ -1,12 +1,12 @@
 """The entry point of `worker-agent` and `python -m worker_agent`."""
 
-from queue_engine.runtime.interpreter import leave_current_folder
+from queue_engine.processes.interpreter import leave_current_folder
 
 
 def main() -> None:
     """Run the command line, with a safe import path, and ready for Ctrl-C before the imports."""
     leave_current_folder(__file__)
-    from queue_engine.runtime.interrupts import exit_on_interrupt
+    from queue_engine.processes.interrupts import exit_on_interrupt
 
     exit_on_interrupt()
     from worker_agent.cli import main as run

@@ -7,11 +7,11 @@ import logging
 from dataclasses import dataclass
 from typing import Protocol
 
-from queue_engine import metrics
 from queue_engine.aio import end_tasks, wait_for_event
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.observability import metrics
 from worker_agent.container import ContainerWatch
 from worker_agent.ports import WorkerRecord, loop, until_available
 

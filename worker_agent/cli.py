@@ -21,18 +21,18 @@ from queue_engine.config.agent import AgentSettings
 from queue_engine.config.base import AGENT_PREFIX, ENGINE_PREFIX, secret_fields, text_of
 from queue_engine.config.shared import SharedSettings
 from queue_engine.config.variables import unknown_variables
+from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
-from queue_engine.metrics import Role, registry_of
-from queue_engine.runtime.exporter import listen, own_metrics, port_of, serve_pages
-from queue_engine.runtime.interrupts import exit_on_interrupt
-from queue_engine.runtime.lifeline import watch_lifeline
-from queue_engine.runtime.logs import configure_logging
-from queue_engine.runtime.orphans import become_subreaper
-from queue_engine.runtime.process_groups import end_own_group
-from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
-from queue_engine.runtime.standard_files import guarded_output
+from queue_engine.observability.exporter import listen, own_metrics, port_of, serve_pages
+from queue_engine.observability.logs import configure_logging
+from queue_engine.observability.metrics import Role, registry_of
+from queue_engine.processes.interrupts import exit_on_interrupt
+from queue_engine.processes.lifeline import watch_lifeline
+from queue_engine.processes.orphans import become_subreaper
+from queue_engine.processes.process_groups import end_own_group
+from queue_engine.processes.standard_files import guarded_output
 from queue_engine.store.client import unavailability
 from queue_engine.store.store import Store
 from queue_engine.store.task_source import StoreLog, StoreTaskSource, StoreWorkerRecord

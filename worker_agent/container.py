@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from queue_engine import metrics
 from queue_engine.aio import run_forever, wait_for_event
 from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.orphans import end_orphans, reap_orphans
-from queue_engine.runtime.ports import IPV6_LOOPBACK, LOOPBACK
-from queue_engine.runtime.process_groups import exit_of
+from queue_engine.net.ports import IPV6_LOOPBACK, LOOPBACK
+from queue_engine.observability import metrics
+from queue_engine.processes.orphans import end_orphans, reap_orphans
+from queue_engine.processes.process_groups import exit_of
 from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, SettledProbe, Target, where_children_listen
 from worker_agent.readiness import READY_PATH_FAILURES, Clocks, Finding, Probed, Readiness
 

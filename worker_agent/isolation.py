@@ -13,7 +13,7 @@ from collections import OrderedDict
 from contextlib import AbstractAsyncContextManager
 
 from queue_engine.domain.attempts import StartedAttempt
-from queue_engine.runtime.gate import Gate
+from worker_agent.gate import Gate
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
-from queue_engine import metrics
 from queue_engine.domain.attempts import Renewal, StartedAttempt
+from queue_engine.observability import metrics
 from worker_agent.ports import LeaseSource, loop
 
 log = logging.getLogger(__name__)

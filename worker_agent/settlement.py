@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from functools import partial
 
-from queue_engine import metrics
 from queue_engine.domain.attempts import Settled, StartedAttempt
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TryAgain, loggable_error
+from queue_engine.observability import metrics
 from worker_agent.ports import OutcomeSink, until_available
 
 log = logging.getLogger(__name__)

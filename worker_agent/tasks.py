@@ -7,10 +7,10 @@ import logging
 from collections.abc import Awaitable, Sequence
 from functools import partial
 
-from queue_engine import metrics
 from queue_engine.aio import end_tasks
 from queue_engine.domain.attempts import StartedAttempt, Unreadable
 from queue_engine.domain.tasks import ClaimedTask, Failed
+from queue_engine.observability import metrics
 from worker_agent.agent import AgentConfig, Duty
 from worker_agent.claim_pause import ClaimPause
 from worker_agent.container import ContainerWatch

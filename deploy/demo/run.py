@@ -14,7 +14,7 @@ if not __package__:
     # Run as a file: its own folder is on the path, and the project's is not.
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 
-from queue_engine.runtime.interrupts import exit_on_interrupt
+from queue_engine.processes.interrupts import exit_on_interrupt
 
 exit_on_interrupt()
 
@@ -35,11 +35,11 @@ import typer
 from deploy.demo.tour import POLL_SECONDS, SETTINGS, StepFailed, Stopped, Tour
 from queue_engine.console.client import opened
 from queue_engine.console.tables import Screen, safe
-from queue_engine.runtime.bounded_log import BoundedLog
-from queue_engine.runtime.interpreter import python_command
-from queue_engine.runtime.ports import free_port
-from queue_engine.runtime.process_groups import kill_processes_with, passed_on, processes_with
-from queue_engine.runtime.standard_files import guarded_output
+from queue_engine.net.ports import free_port
+from queue_engine.processes.bounded_log import BoundedLog
+from queue_engine.processes.interpreter import python_command
+from queue_engine.processes.process_groups import kill_processes_with, passed_on, processes_with
+from queue_engine.processes.standard_files import guarded_output
 
 STOP_SECONDS, FORCE_SECONDS = 25.0, 5.0
 

@@ -19,7 +19,7 @@ from deploy.demo.jobs import WORKER_PORT, Job, faults_of
 from deploy.demo.receiver import ALWAYS, Inbox, Receiver, listening
 from queue_engine.console.client import ENDPOINTS, Api, ConsoleFault, Unreachable
 from queue_engine.console.tables import Column, Screen
-from queue_engine.runtime.standard_files import pause_while_read
+from queue_engine.processes.standard_files import pause_while_read
 
 WORKERS = 2
 MODEL_SERVER = PROJECT / "deploy" / "examples" / "magika_server.py"

@@ -17,11 +17,11 @@ from yarl import URL
 from queue_engine.aio import end_tasks
 from queue_engine.api.alb_rules import headers_for_client
 from queue_engine.api.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
-from queue_engine.domain.worker_addresses import WorkerPolicy
 from queue_engine.engine.upstreams import Upstream
-from queue_engine.runtime.http_client import ResponseConnector, checked_sockets
-from queue_engine.runtime.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of
-from queue_engine.runtime.ports import machine_addresses
+from queue_engine.net.http_client import ResponseConnector, checked_sockets
+from queue_engine.net.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of
+from queue_engine.net.ports import machine_addresses
+from queue_engine.rules.addresses import WorkerPolicy
 
 CONNECT_SECONDS = 3.0
 READ_BUFFER_BYTES = 64 * 1024

@@ -1,6 +1,6 @@
 """What of a request goes on to a worker, and what of the worker's answer goes back. Pure.
 
-`domain/headers.py` has the names by kind and compares look-alikes as one name. A request behind a CDN carries client
+`rules/headers.py` has the names by kind and compares look-alikes as one name. A request behind a CDN carries client
 addresses and `Via` that the client did not write, so these are dropped and not refused. A look-alike of a framing name
 has no such excuse: `Transfer_Encoding` is refused.
 """
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 from queue_engine.domain.errors import InvalidRequest
-from queue_engine.domain.headers import HeaderKind, canonical, kind_of
+from queue_engine.rules.headers import HeaderKind, canonical, kind_of
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Names and values as they came; names of requests in lower case."""

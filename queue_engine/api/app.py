@@ -11,7 +11,6 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
-from queue_engine import metrics
 from queue_engine.api.alb_exchange import Limits, WorkerClient
 from queue_engine.api.alb_routes import AlbRoutes
 from queue_engine.api.auth import Authenticator
@@ -30,6 +29,7 @@ from queue_engine.api.services import Services
 from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.engine.engine import Engine
+from queue_engine.observability import metrics
 
 
 class Api(Starlette):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from queue_engine import metrics
 from queue_engine.domain.errors import Unauthorized
 from queue_engine.domain.principals import Principal
 from queue_engine.engine.principals import Principals
+from queue_engine.observability import metrics
 
 _KEY_HEADERS = frozenset({b"x-api-key", b"authorization"})
 _BEARER = re.compile(rb"bearer +", re.IGNORECASE)

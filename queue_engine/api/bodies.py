@@ -12,7 +12,7 @@ from starlette.types import Message, Scope
 
 from queue_engine.api.errors import BodyStalled, BodyTooLarge, ClientGone, NotJson
 from queue_engine.domain.errors import InvalidRequest
-from queue_engine.runtime.strict_json import InvalidJson, JsonObject, split_object
+from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 
 LEAST_BYTES_PER_SECOND = 500
 """A body that drips may take longer than the allowed silence only by arriving at this rate at least."""

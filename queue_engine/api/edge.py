@@ -8,10 +8,10 @@ from time import perf_counter
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from queue_engine import metrics
 from queue_engine.api.errors import AnswerCutOff, ClientGone, answer_to
 from queue_engine.api.refused_requests import RefusedRequests
 from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
+from queue_engine.observability import metrics
 
 CLIENT_GONE = 499
 """The status in the metrics for a request whose client left before it could be answered."""

@@ -23,7 +23,7 @@ from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, Reso
 from queue_engine.domain.field_errors import FieldError, listing, raise_for
 from queue_engine.domain.field_types import LINE, NO_NUL, Port, matching
 from queue_engine.domain.retry import RetryOn
-from queue_engine.domain.webhooks import Webhook
+from queue_engine.rules.webhook_urls import Webhook
 
 MAX_ENVIRONMENT_BYTES = 128 * 1024
 """All names and values: what a process can be started with is limited too."""

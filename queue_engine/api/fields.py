@@ -21,7 +21,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import ErrorDetails, core_schema
 
 from queue_engine.domain.field_errors import FieldError
-from queue_engine.domain.webhooks import MAX_URL_CHARACTERS, Webhook, parse_webhook
+from queue_engine.rules.webhook_urls import MAX_URL_CHARACTERS, Webhook, parse_webhook
 
 _BROKEN = object()
 _NULL_WEBHOOK = ("webhook", "must be a string")

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from queue_engine.domain.errors import TooManyRequests
-from queue_engine.runtime.token_bucket import TokenBucket
+from queue_engine.domain.token_bucket import TokenBucket
 
 
 class RateLimiter:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from queue_engine.aio import retry_while_unavailable
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.runtime import outages
+from queue_engine.observability import outages
 
 
 class RefusedRequests:

@@ -14,9 +14,9 @@ from queue_engine.domain.definitions import Defined
 from queue_engine.domain.field_errors import FieldError
 from queue_engine.domain.field_types import matching
 from queue_engine.domain.tasks import SPEC_FIELDS, TASK_FIELDS, TaskField, TaskSpec
-from queue_engine.domain.webhooks import Webhook
 from queue_engine.engine.submissions import TaskRequest
-from queue_engine.runtime.strict_json import JsonObject
+from queue_engine.rules.strict_json import JsonObject
+from queue_engine.rules.webhook_urls import Webhook
 
 RAW_FIELDS = frozenset({"input"})
 

@@ -17,7 +17,6 @@ from queue_engine.api.times import iso_utc
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, Endpoint, EndpointStatus, Expose, Resource, Setting, TaskCounts
-from queue_engine.domain.headers import masked
 from queue_engine.domain.logs import LogPage
 from queue_engine.domain.retry import RetryOn
 from queue_engine.domain.tasks import (
@@ -31,6 +30,7 @@ from queue_engine.domain.tasks import (
     TaskStatus,
 )
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.rules.headers import masked
 
 T = TypeVar("T")
 

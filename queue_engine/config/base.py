@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from queue_engine.runtime.secret_files import FILE_SUFFIX, secret_from
+from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 
 ENGINE_PREFIX = "QUEUE_ENGINE_"
 AGENT_PREFIX = "WORKER_AGENT_"

@@ -13,7 +13,7 @@ from queue_engine.config.agent import AgentSettings
 from queue_engine.config.base import AGENT_PREFIX, ENGINE_PREFIX, ProcessSettings, variables_of
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
 from queue_engine.domain import agent_protocol
-from queue_engine.runtime.lifeline import LIFELINE_VARIABLE
+from queue_engine.processes.lifeline import LIFELINE_VARIABLE
 
 PROCESSES: Mapping[str, type[ProcessSettings]] = {
     "api": ApiSettings,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from queue_engine.domain.ids import is_endpoint_id
-from queue_engine.runtime.strict_json import InvalidJson, JsonObject, split_object
+from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 
 if TYPE_CHECKING:  # it takes 0.3 s to import, and every process of the engine starts by importing this module
     import httpx

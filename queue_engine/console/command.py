@@ -17,10 +17,10 @@ import typer
 
 from queue_engine.console.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
 from queue_engine.console.tables import Screen, safe
+from queue_engine.crypto.secret_files import secret_from
 from queue_engine.domain.definitions import Defined
-from queue_engine.runtime.interrupts import raised_interrupts
-from queue_engine.runtime.secret_files import secret_from
-from queue_engine.runtime.standard_files import pause_while_read
+from queue_engine.processes.interrupts import raised_interrupts
+from queue_engine.processes.standard_files import pause_while_read
 
 if TYPE_CHECKING:
     import httpx

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from queue_engine import metrics
 from queue_engine.aio import end_tasks, run_forever
 from queue_engine.controller.backends.base import Backend
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
@@ -17,6 +16,7 @@ from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, 
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.endpoints import Endpoint, Wanted
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.observability import metrics
 from queue_engine.store.client import unavailability
 from queue_engine.store.keys import Partition
 from queue_engine.store.store import Store

@@ -28,9 +28,8 @@ from arq.constants import abort_jobs_ss
 from arq.cron import CronJob
 from redis.exceptions import RedisError
 
-from queue_engine import metrics
 from queue_engine.aio import DEFAULT_BACKOFF
-from queue_engine.runtime import outages
+from queue_engine.observability import metrics, outages
 from queue_engine.store.client import close, connect, unavailability
 
 log = logging.getLogger(__name__)

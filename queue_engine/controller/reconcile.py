@@ -31,10 +31,10 @@ from queue_engine.controller.plan import (
     plan,
     starts_under_way,
 )
+from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
 
 log = logging.getLogger(__name__)
 

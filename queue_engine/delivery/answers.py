@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from queue_engine.domain.excerpts import printable
-from queue_engine.runtime import http_faults
+from queue_engine.net import http_faults
+from queue_engine.rules.excerpts import printable
 
 EXCERPT_BYTES = 2048
 LOCATION_BYTES = 200

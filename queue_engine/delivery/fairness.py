@@ -29,7 +29,7 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 from queue_engine.aio import Backoff
-from queue_engine.runtime import http_faults
+from queue_engine.net import http_faults
 
 Item = TypeVar("Item")
 

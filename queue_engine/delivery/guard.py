@@ -17,7 +17,10 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from queue_engine import __version__
-from queue_engine.domain.webhooks import (
+from queue_engine.net.http_client import MAX_HEAD_BYTES, ResponseConnector, checked_sockets
+from queue_engine.net.http_faults import BlockedAddress
+from queue_engine.net.ports import machine_addresses
+from queue_engine.rules.webhook_urls import (
     AddressPolicy,
     OwnHost,
     judge_addresses,
@@ -25,9 +28,6 @@ from queue_engine.domain.webhooks import (
     points_at_own_host,
     points_back,
 )
-from queue_engine.runtime.http_client import MAX_HEAD_BYTES, ResponseConnector, checked_sockets
-from queue_engine.runtime.http_faults import BlockedAddress
-from queue_engine.runtime.ports import machine_addresses
 
 USER_AGENT = f"queue-engine/{__version__}"
 

@@ -25,10 +25,10 @@ from queue_engine.delivery.answers import (
 )
 from queue_engine.delivery.guard import ConnectionUse, Guard, guarded_session
 from queue_engine.domain.deliveries import AttemptAnswer
-from queue_engine.domain.excerpts import printable
-from queue_engine.domain.headers import is_secret_name
-from queue_engine.domain.webhooks import parse_webhook
-from queue_engine.runtime.http_faults import INTERNAL, RESET, TLS_ERROR, BadResponse, fault_of
+from queue_engine.net.http_faults import INTERNAL, RESET, TLS_ERROR, BadResponse, fault_of
+from queue_engine.rules.excerpts import printable
+from queue_engine.rules.headers import is_secret_name
+from queue_engine.rules.webhook_urls import parse_webhook
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from queue_engine import metrics
 from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_forever, wait_for_event
+from queue_engine.crypto.signing import signature_headers
 from queue_engine.delivery.answers import FAULTS
 from queue_engine.delivery.fairness import LaneLimits, Lanes, Turn
 from queue_engine.delivery.sender import OutgoingRequest
@@ -24,9 +24,9 @@ from queue_engine.domain.deliveries import (
     judge,
 )
 from queue_engine.domain.retry import Schedule
-from queue_engine.domain.signing import signature_headers
-from queue_engine.domain.webhooks import InvalidWebhook, parse_webhook
-from queue_engine.runtime.http_faults import INTERNAL
+from queue_engine.net.http_faults import INTERNAL
+from queue_engine.observability import metrics
+from queue_engine.rules.webhook_urls import InvalidWebhook, parse_webhook
 from queue_engine.store.client import unavailability
 from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.keys import ids_of_delivery

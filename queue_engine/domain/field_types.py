@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from queue_engine.domain.headers import MAX_HEADERS, headers_fault
-from queue_engine.domain.process_uri import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
+from queue_engine.rules.headers import MAX_HEADERS, headers_fault
+from queue_engine.rules.paths import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 
 _SURROGATES = r"\ud800-\udfff"
 """What UTF-8 cannot hold, and comes in as escapes."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
 from queue_engine.domain.errors import NotFound, Resource, StateConflict
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.credentials import CredentialStore, Deletion
 
 

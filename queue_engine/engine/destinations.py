@@ -6,7 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from queue_engine.domain.field_errors import FieldError
-from queue_engine.domain.webhooks import (
+from queue_engine.engine.patience import from_store
+from queue_engine.net.ports import machine_addresses
+from queue_engine.net.resolver import NoAnswer
+from queue_engine.rules.webhook_urls import (
     NO_PUBLIC_ADDRESS,
     AddressPolicy,
     DestinationRules,
@@ -14,9 +17,6 @@ from queue_engine.domain.webhooks import (
     judge_addresses,
     judge_destination,
 )
-from queue_engine.engine.patience import from_store
-from queue_engine.runtime.ports import machine_addresses
-from queue_engine.runtime.resolver import NoAnswer
 
 
 class AddressLookup(Protocol):

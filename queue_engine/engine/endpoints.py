@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, EndpointStatus, Wanted
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
-from queue_engine.domain.webhooks import Webhook, parse_webhook
 from queue_engine.engine.access import check_sees
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
-from queue_engine.runtime.sealing import Sealer
+from queue_engine.rules.webhook_urls import Webhook, parse_webhook
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.endpoints import EndpointStore
 

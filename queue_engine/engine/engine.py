@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from queue_engine.domain.webhooks import DestinationRules
 from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
@@ -15,6 +14,7 @@ from queue_engine.engine.principals import Principals
 from queue_engine.engine.queries import Queries
 from queue_engine.engine.submissions import Submissions
 from queue_engine.engine.upstreams import Listings
+from queue_engine.rules.webhook_urls import DestinationRules
 from queue_engine.store.store import Store
 
 

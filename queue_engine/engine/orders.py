@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import uuid4
 
-from queue_engine import metrics
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import NotFound, Resource, StateConflict
 from queue_engine.domain.principals import Principal
@@ -13,6 +12,7 @@ from queue_engine.domain.tasks import Task, TaskState
 from queue_engine.engine.access import check_sees
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed, full
+from queue_engine.observability import metrics
 from queue_engine.store.tasks import Cancellation, Deletion, RunAgain, TaskStore
 
 

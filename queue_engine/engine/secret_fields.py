@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.field_errors import FieldError
-from queue_engine.runtime.sealing import Sealer
 
 
 def secret_errors(sealer: Sealer, field: str | None) -> list[FieldError]:

@@ -18,19 +18,19 @@ from uuid import uuid4
 
 import orjson
 
-from queue_engine import metrics
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.errors import EngineError, InvalidRequest, NotFound, Resource, StateConflict, StoreUnavailable
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.ids import task_id_from
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, TaskSpec
-from queue_engine.domain.webhooks import Webhook
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.engine.secret_fields import secret_errors
-from queue_engine.runtime.sealing import Sealer
-from queue_engine.runtime.strict_json import same_value
+from queue_engine.observability import metrics
+from queue_engine.rules.strict_json import same_value
+from queue_engine.rules.webhook_urls import Webhook
 from queue_engine.store.tasks import AcceptedRequest, Submission, TaskStore
 
 MAX_COMPARED_BYTES = 64 * 1024

@@ -11,6 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal, Settled
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import (
@@ -22,7 +23,6 @@ from queue_engine.domain.tasks import (
     Succeeded,
     TryAgain,
 )
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions
 from queue_engine.store.policies import retry_policy_of

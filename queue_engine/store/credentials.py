@@ -9,10 +9,10 @@ from typing import Protocol
 
 from redis.asyncio import Redis
 
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.ids import is_credential_id
-from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
 from queue_engine.store.resealing import Resealed, worst

@@ -11,6 +11,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.deliveries import (
     AttemptAnswer,
     Delivered,
@@ -23,7 +24,6 @@ from queue_engine.domain.deliveries import (
     worker_event_body,
 )
 from queue_engine.domain.tasks import Task, TaskState
-from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import make_group
 from queue_engine.store.cluster import ClusterClient

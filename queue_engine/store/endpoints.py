@@ -11,6 +11,8 @@ from typing import Any
 
 from redis.asyncio import Redis
 
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.crypto.signing import new_secret
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import (
     SETTINGS,
@@ -23,10 +25,8 @@ from queue_engine.domain.endpoints import (
     Wanted,
     needs_new_workers,
 )
-from queue_engine.domain.signing import new_secret
-from queue_engine.domain.webhooks import parse_webhook
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.rules.webhook_urls import parse_webhook
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
 from queue_engine.store.policies import retry_delays_of, retry_delays_text, retry_on_of, retry_on_text

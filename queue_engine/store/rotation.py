@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
-from queue_engine.runtime.sealing import Sealer, SecretKeyMissing
+from queue_engine.crypto.sealing import Sealer, SecretKeyMissing
 from queue_engine.store import keys
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.endpoints import EndpointStore

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from queue_engine import metrics
 from queue_engine.aio import retry_while_unavailable
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.data_formats import FIRST_FORMAT, format_fault
 from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.domain.store_faults import known_faults
 from queue_engine.domain.store_url import Topology, parse_store_url
-from queue_engine.runtime.sealing import Sealer
+from queue_engine.observability import metrics
 from queue_engine.store import keys, migrations
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.calls import Scripts

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
+from queue_engine.crypto.sealing import SealBroken, SealKeyUnknown, SecretKeyMissing
 from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt, Unreadable
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Outcome
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.sealing import SealBroken, SealKeyUnknown, SecretKeyMissing
 from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.client import unavailability
 from queue_engine.store.logs import LogStore

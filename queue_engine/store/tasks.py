@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import (
     SPEC_FIELDS,
@@ -26,7 +27,6 @@ from queue_engine.domain.tasks import (
     TaskState,
     TaskStatus,
 )
-from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.calls import Scripts
 from queue_engine.store.client import optional_int
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, TaskKeys, parse_member

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from queue_engine.domain.agent_protocol import CONTROLLER_PID, WORKER_ID
-from queue_engine.runtime.process_groups import processes_with
+from queue_engine.processes.process_groups import processes_with
 from tests.faults.engine import CONTROLLERS, ROOT
 from tests.faults.scenarios import scenario
 from tests.faults.stage import Stage

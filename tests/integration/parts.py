@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
 
+from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, Task, TaskSpec, TaskStatus
-from queue_engine.runtime.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.store.store import Store
 from tests.waiting import GIVE_UP_SECONDS, wait_until, wait_until_async
 

@@ -12,8 +12,8 @@ import sys
 import tempfile
 
 from queue_engine.domain import agent_protocol as protocol
-from queue_engine.runtime.lifeline import watch_lifeline
-from queue_engine.runtime.process_groups import end_own_group
+from queue_engine.processes.lifeline import watch_lifeline
+from queue_engine.processes.process_groups import end_own_group
 from worker_agent.end_report import say_end
 
 

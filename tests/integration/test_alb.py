@@ -11,9 +11,9 @@ import pytest
 
 from queue_engine.api.alb_exchange import AddressRefused, Outgoing, WorkerClient
 from queue_engine.domain.endpoints import Wanted
-from queue_engine.domain.worker_addresses import WorkerPolicy
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.engine.upstreams import Upstream
+from queue_engine.rules.addresses import WorkerPolicy
 from queue_engine.store.api_keys import hash_of
 from tests.api_server import ENDPOINT, RunningApi, running_api
 from tests.ports import free_port

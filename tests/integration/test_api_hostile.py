@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from queue_engine import metrics
+from queue_engine.observability import metrics
 from tests.api_server import ENDPOINT, TASK, RunningApi, ScriptedLookup, running_api
 
 INSIDE = ScriptedLookup(

@@ -21,7 +21,7 @@ from queue_engine.api.submissions import RAW_FIELDS, SubmitTask
 from queue_engine.api.views import Failure
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.strict_json import split_object
+from queue_engine.rules.strict_json import split_object
 from tests.api_server import ENDPOINT, RunningApi
 
 ANY_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from queue_engine.engine.patience import STORE_SECONDS
-from queue_engine.runtime import outages
+from queue_engine.observability import outages
 from tests.api_server import RunningApi, running_api
 from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until_async

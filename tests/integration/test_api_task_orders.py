@@ -5,10 +5,10 @@ from typing import Any
 import httpx
 import pytest
 
-from queue_engine import metrics
 from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivered
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import AttemptOutcome, Failed, Outcome, Succeeded, TryAgain
+from queue_engine.observability import metrics
 from queue_engine.store.claims import Started
 from tests.api_server import RunningApi
 from tests.integration.test_api_tasks import NO_TASKS

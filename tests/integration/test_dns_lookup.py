@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from queue_engine.runtime.resolver import CachingResolver, DnsLookup, NameNotResolved, NoAnswer
+from queue_engine.net.resolver import CachingResolver, DnsLookup, NameNotResolved, NoAnswer
 
 ZONE = {
     "both.example": ["192.0.2.1", "2001:db8::1"],

@@ -21,8 +21,8 @@ from queue_engine.embedded import (
     read_store_url,
     server_environment,
 )
-from queue_engine.runtime.process_groups import birth_of, own_processes
-from queue_engine.runtime.supervisor import ProgramExit
+from queue_engine.processes.process_groups import birth_of, own_processes
+from queue_engine.processes.supervisor import ProgramExit
 from tests.ports import free_port
 from tests.waiting import wait_until, wait_until_async
 

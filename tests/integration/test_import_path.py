@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.runtime.interpreter import python_path
+from queue_engine.processes.interpreter import python_path
 from tests.integration.test_up import ECHO, Up, create, wait_for_workers
 
 ROOT = Path(__file__).parents[2]

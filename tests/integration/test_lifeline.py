@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, Lifeline, watch_lifeline
-from queue_engine.runtime.tether import tether_command
+from queue_engine.processes.lifeline import LIFELINE_VARIABLE, Lifeline, watch_lifeline
+from queue_engine.processes.tether import tether_command
 from tests.waiting import wait_until, wait_until_async
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -19,7 +19,7 @@ ENVIRONMENT = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)}
 
 CHILD = """
 import asyncio, sys
-from queue_engine.runtime.lifeline import watch_lifeline
+from queue_engine.processes.lifeline import watch_lifeline
 
 async def main():
     lost = asyncio.Event()
@@ -37,7 +37,7 @@ else:
 
 PARENT = """
 import os, subprocess, sys
-from queue_engine.runtime.lifeline import Lifeline
+from queue_engine.processes.lifeline import Lifeline
 
 fd = Lifeline().fd
 children = [

@@ -17,8 +17,8 @@ from queue_engine.controller.backends.process import ProcessBackend
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.endpoints import Resource
-from queue_engine.runtime.private_sockets import sockets_of
-from queue_engine.runtime.process_groups import birth_of, processes_with
+from queue_engine.net.private_sockets import sockets_of
+from queue_engine.processes.process_groups import birth_of, processes_with
 from tests.integration.backend_contract import FOREVER, BackendContract, MakeSpec, ended
 from tests.waiting import wait_until, wait_until_async
 

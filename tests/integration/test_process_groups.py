@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_engine.runtime.process_groups import (
+from queue_engine.processes.process_groups import (
     ProcessGroup,
     birth_of,
     describe_exit,
@@ -94,7 +94,7 @@ async def test_our_own_group_is_never_killed() -> None:
 
 
 def test_who_does_not_lead_a_group_ends_no_group() -> None:
-    script = "from queue_engine.runtime.process_groups import end_own_group; end_own_group(); print('lives')"
+    script = "from queue_engine.processes.process_groups import end_own_group; end_own_group(); print('lives')"
     # In the group of the tests.
     answer = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert answer.stdout == "lives\n"
@@ -119,7 +119,7 @@ def test_only_harmless_variables_are_passed_on() -> None:
 
 PROCESS_ONE = """
 import asyncio, ctypes, os, psutil
-from queue_engine.runtime.process_groups import ProcessGroup, kill_processes_with
+from queue_engine.processes.process_groups import ProcessGroup, kill_processes_with
 
 async def main():
     ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: orphans become our children

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from standardwebhooks import Webhook
 
-from queue_engine.runtime.sealing import Sealer, new_secret_key
+from queue_engine.crypto.sealing import Sealer, new_secret_key
 from queue_engine.store.store import Store
 from tests.api_server import ENDPOINT
 from tests.integration.parts import SECRET_KEY, HttpServer, Program, Programs, Reply, new_endpoint, programs_on

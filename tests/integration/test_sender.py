@@ -11,11 +11,11 @@ import pytest
 from standardwebhooks.webhooks import Webhook as Verifier
 
 from queue_engine import __version__
+from queue_engine.crypto.signing import new_secret, signature_headers
 from queue_engine.delivery.guard import Guard
 from queue_engine.delivery.sender import OutgoingRequest, Sender, SenderLimits, open_sender
 from queue_engine.domain.deliveries import AttemptAnswer
-from queue_engine.domain.signing import new_secret, signature_headers
-from queue_engine.domain.webhooks import AddressPolicy
+from queue_engine.rules.webhook_urls import AddressPolicy
 from tests.integration.certificates import self_signed
 from tests.integration.receivers import (
     OK,

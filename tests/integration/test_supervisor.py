@@ -10,9 +10,9 @@ import pytest
 import uvloop
 
 from queue_engine.aio import Backoff
-from queue_engine.runtime.bounded_log import BoundedLog
-from queue_engine.runtime.process_groups import birth_of
-from queue_engine.runtime.supervisor import Program, ProgramError, ProgramExit, Supervisor
+from queue_engine.processes.bounded_log import BoundedLog
+from queue_engine.processes.process_groups import birth_of
+from queue_engine.processes.supervisor import Program, ProgramError, ProgramExit, Supervisor
 from tests.waiting import wait_until_async
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -209,11 +209,11 @@ async def test_a_log_is_kept_under_its_limit_while_the_program_runs(supervisor: 
 
 PARENT = """
 import asyncio, sys
-from queue_engine.runtime.supervisor import Program, Supervisor
+from queue_engine.processes.supervisor import Program, Supervisor
 
 CHILD = '''
 import asyncio, os
-from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, watch_lifeline
+from queue_engine.processes.lifeline import LIFELINE_VARIABLE, watch_lifeline
 
 async def main():
     lost = asyncio.Event()

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from queue_engine.aio import Backoff
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.tasks import TaskState
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.store import Store
 from queue_engine.store.task_source import StoreTaskSource, StoreWorkerRecord
 from tests.integration.parts import HttpServer, ended, new_endpoint, submit

@@ -18,9 +18,9 @@ from standardwebhooks import Webhook
 from yottaml.elastic import ElasticApi
 from yottaml.skywalker import SkywalkerTaskApi
 
+from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.embedded import read_store_url
-from queue_engine.runtime.ports import is_loopback, machine_addresses
-from queue_engine.runtime.sealing import new_secret_key
+from queue_engine.net.ports import is_loopback, machine_addresses
 from queue_engine.store.api_keys import hash_of
 from tests.integration.parts import HttpServer, Program, Reply, replies
 from tests.ports import free_port

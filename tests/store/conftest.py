@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from queue_engine.runtime.sealing import Sealer
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.store.store import Store
 from tests.servers import StoreServer
 from tests.store.bench import SECRET_KEY, TENANT, Bench, config

@@ -9,9 +9,9 @@ import pytest
 from redis.exceptions import RedisError
 
 from queue_engine.aio import retry_while_unavailable
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.client import store_errors, unavailability
 from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.keys import LEADER

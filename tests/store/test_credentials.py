@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
-from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store import keys
 from queue_engine.store.constants import USE_GRACE_MS
 from queue_engine.store.credentials import Deletion

@@ -5,14 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest, NotFound, StateConflict
 from queue_engine.domain.principals import Principal, Role
-from queue_engine.domain.webhooks import parse_webhook
 from queue_engine.engine.endpoints import References
 from queue_engine.engine.engine import Engine
-from queue_engine.runtime.sealing import Sealer
+from queue_engine.rules.webhook_urls import parse_webhook
 from queue_engine.store.api_keys import hash_of, new_api_key
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, config

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.crypto.signing import sign
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.endpoints import (
     Endpoint,
@@ -17,10 +19,8 @@ from queue_engine.domain.endpoints import (
     TaskCounts,
     Wanted,
 )
-from queue_engine.domain.signing import sign
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import RunAgain, Submission
 from tests.store.bench import TENANT, Bench, config, spec

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.logs import LogLine, LogPage, LogQuery, Place
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.calls import Scripts
 from queue_engine.store.constants import MAX_ENDED_LOGS, MAX_LINES, MAX_NODES
 from queue_engine.store.logs import MAX_BATCH_LINES, LogStore

@@ -15,9 +15,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.deliveries import Verdict
 from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TryAgain
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.store import Store

@@ -2,13 +2,13 @@
 
 import pytest
 
-from queue_engine import metrics
 from queue_engine.domain.endpoints import Endpoint, Wanted
 from queue_engine.domain.errors import EndpointClosed, NotFound, Resource, StateConflict, TooManyRequests
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import TaskState, TaskStatus
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.engine.engine import Engine
+from queue_engine.observability import metrics
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, Bench, config
 from tests.store.use_cases import OWNER, STRANGER, engine_on

@@ -2,9 +2,9 @@
 
 import pytest
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.store_faults import known_faults
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.keys import META
 from queue_engine.store.store import ServerInfo, Store, UnfitStore, _check_version
 from tests.ports import free_port

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing, fingerprint_of
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
 from queue_engine.domain.tasks import Succeeded
-from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing, fingerprint_of
 from queue_engine.store.keys import META, credential
 from queue_engine.store.rotation import CHUNK, MAX_ROUNDS, Progress
 from queue_engine.store.store import Store, UnfitStore

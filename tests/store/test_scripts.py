@@ -7,10 +7,10 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.client import store_errors
 from queue_engine.store.deliveries import OutboxEntry
 from queue_engine.store.script_runner import MAX_BATCH

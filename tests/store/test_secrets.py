@@ -4,8 +4,8 @@ import base64
 
 import pytest
 
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.tasks import Failed, Succeeded
-from queue_engine.runtime.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.store import Store
 from tests.store.bench import SECRET_KEY, TENANT, Bench, config, spec

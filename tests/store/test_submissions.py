@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from queue_engine import metrics
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.endpoints import ServiceMode, Wanted
 from queue_engine.domain.errors import (
     EndpointClosed,
@@ -19,7 +19,7 @@ from queue_engine.domain.errors import (
 from queue_engine.domain.tasks import TaskState
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.submissions import MAX_COMPARED_BYTES, counted_rejections
-from queue_engine.runtime.sealing import Sealer
+from queue_engine.observability import metrics
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, Bench, config
 from tests.store.use_cases import OWNER, STRANGER, engine_on, request

@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal, StartedAttempt, Unreadable
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Succeeded, TaskState
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.store import Store
 from queue_engine.store.task_source import StoreLog, StoreTaskSource, StoreWorkerRecord
 from tests.ports import free_port

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.store import Store, UnfitStore
 from queue_engine.store.tasks import Submission
 from tests.integration.certificates import self_signed

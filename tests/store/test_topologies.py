@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
 from queue_engine.domain.durability import Durability
@@ -13,7 +14,6 @@ from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import Lease, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.sealing import Sealer
 from queue_engine.store.claims import ClaimStore
 from queue_engine.store.client import unavailability
 from queue_engine.store.cluster import ClusterClient

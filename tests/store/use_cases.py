@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from queue_engine.domain.principals import Principal, Role
 from queue_engine.domain.tasks import TaskSpec
-from queue_engine.domain.webhooks import AddressPolicy, DestinationRules, Webhook, parse_webhook
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.submissions import TaskRequest
+from queue_engine.rules.webhook_urls import AddressPolicy, DestinationRules, Webhook, parse_webhook
 from queue_engine.store.store import Store
 from tests.store.bench import SECRET_KEY, TENANT
 

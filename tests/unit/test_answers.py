@@ -14,7 +14,7 @@ from queue_engine.delivery.answers import (
     fault_of_status,
     retry_after_seconds,
 )
-from queue_engine.runtime import http_faults
+from queue_engine.net import http_faults
 
 NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.processes.bounded_log import BoundedLog
 
 LIMIT = 1000
 

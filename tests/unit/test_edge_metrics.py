@@ -6,7 +6,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from queue_engine.api.edge import Edge
 from queue_engine.api.refused_requests import RefusedRequests
-from queue_engine.metrics import Role, registry_of
+from queue_engine.observability.metrics import Role, registry_of
 
 
 async def never() -> Message:

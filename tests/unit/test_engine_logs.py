@@ -5,7 +5,7 @@ import logging
 import re
 from pathlib import Path
 
-from queue_engine.runtime.logs import JsonFormatter
+from queue_engine.observability.logs import JsonFormatter
 
 ROOT = Path(__file__).parents[2]
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from queue_engine.runtime.gate import Gate
+from worker_agent.gate import Gate
 
 
 class Guests:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.domain.headers import (
+from queue_engine.rules.headers import (
     MASK,
     MAX_HEADERS,
     MAX_HEADERS_BYTES,

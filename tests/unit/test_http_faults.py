@@ -10,7 +10,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError, TransferEncodingError
 
-from queue_engine.runtime.http_faults import FAULTS, BadResponse, BlockedAddress, fault_of, problem_of
+from queue_engine.net.http_faults import FAULTS, BadResponse, BlockedAddress, fault_of, problem_of
 
 KEY = ConnectionKey("host", 80, False, True, None, None, None)
 

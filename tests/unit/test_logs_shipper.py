@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 from redis.exceptions import ResponseError
 
-from queue_engine import metrics
 from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.observability import metrics
 from tests.waiting import wait_until_async
 from worker_agent.logs.capture import MAX_UNREAD_BYTES, READ_BYTES, Capture
 from worker_agent.logs.lines import CUT, Secrets

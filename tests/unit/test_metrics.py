@@ -7,9 +7,9 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from queue_engine import metrics
 from queue_engine.delivery.answers import FAULTS
-from queue_engine.metrics import Figures, Role, registry_of
+from queue_engine.observability import metrics
+from queue_engine.observability.metrics import Figures, Role, registry_of
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 _ROW = re.compile(r"^\| `(\w+)` \| (counter|gauge|histogram)[^|]*\|[^|]*\| ([a-z, ]+) \|$", re.MULTILINE)

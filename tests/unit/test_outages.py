@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_forever
-from queue_engine.runtime import outages
-from queue_engine.runtime.outages import MAX_REASONS, Outages
+from queue_engine.observability import outages
+from queue_engine.observability.outages import MAX_REASONS, Outages
 from tests.waiting import wait_until_async
 
 QUICK = Backoff(0.001, 0.001)
@@ -35,7 +35,7 @@ def log(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
 
 
 def records(log: pytest.LogCaptureFixture) -> list[Any]:
-    return [record for record in log.records if record.name.startswith("queue_engine.runtime")]
+    return [record for record in log.records if record.name.startswith("queue_engine.observability")]
 
 
 async def is_back(log: pytest.LogCaptureFixture) -> Any:

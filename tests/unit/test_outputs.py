@@ -9,9 +9,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from queue_engine.domain.charsets import codec_of, decoded
-from queue_engine.domain.excerpts import printable
-from queue_engine.domain.outputs import is_json, output_of, read_content_type, text_of
+from queue_engine.rules.charsets import codec_of, decoded
+from queue_engine.rules.excerpts import printable
+from queue_engine.rules.outputs import is_json, output_of, read_content_type, text_of
 
 MIB = 1024 * 1024
 

@@ -1,6 +1,6 @@
 import socket
 
-from queue_engine.runtime.ports import free_port, is_free
+from queue_engine.net.ports import free_port, is_free
 from tests import ports
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.runtime import private_sockets
-from queue_engine.runtime.private_sockets import (
+from queue_engine.net import private_sockets
+from queue_engine.net.private_sockets import (
     listen_privately,
     remove_folders,
     remove_socket,
@@ -27,7 +27,7 @@ LONG = "é" * 60
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from queue_engine.runtime.private_sockets import listen_privately
+from queue_engine.net.private_sockets import listen_privately
 
 kept = listen_privately(Path(sys.argv[1]))
 os.kill(os.getpid(), signal.SIGKILL)

@@ -10,10 +10,10 @@ import pytest
 from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
 from queue_engine.controller.plan import START_PLACE_SECONDS
 from queue_engine.controller.reconcile import GAP_SECONDS, STARTING_SILENCE_SECONDS, Reconciler, ReconcilerConfig
+from queue_engine.crypto.sealing import SealBroken
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.runtime.sealing import SealBroken
 
 SILENCE = 30.0
 ROUNDS = 40

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from queue_engine.runtime.resolver import CachingResolver, NameNotResolved, NoAnswer, ResolverLimits
+from queue_engine.net.resolver import CachingResolver, NameNotResolved, NoAnswer, ResolverLimits
 from tests.waiting import wait_until_async
 
 

@@ -19,9 +19,9 @@ from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
 from queue_engine.domain.endpoints import EndpointConfig, Expose, Resource, ServiceMode, needs_new_workers
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for
-from queue_engine.domain.process_uri import normalize_process_uri
 from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
-from queue_engine.runtime.strict_json import split_object
+from queue_engine.rules.paths import normalize_process_uri
+from queue_engine.rules.strict_json import split_object
 from tests.api_server import ENDPOINT, TASK
 
 CATALOGUE = load_catalogue(None)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.runtime.sealing import (
+from queue_engine.crypto.sealing import (
     SealBroken,
     Sealer,
     SecretKeyMissing,

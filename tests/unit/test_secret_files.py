@@ -9,7 +9,7 @@ from queue_engine.config.agent import AgentSettings
 from queue_engine.config.base import ProcessSettings, secret_fields
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
 from queue_engine.config.shared import StoreSettings
-from queue_engine.runtime.secret_files import MAX_SECRET_FILE_BYTES, secret_from
+from queue_engine.crypto.secret_files import MAX_SECRET_FILE_BYTES, secret_from
 
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 VALUES = {"secret_key": KEY, "secret_key_previous": KEY, "api_key": "a-first-key"}

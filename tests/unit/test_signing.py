@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks.webhooks import Webhook, WebhookVerificationError
 
-from queue_engine.domain.signing import new_secret, sign, signature_headers
+from queue_engine.crypto.signing import new_secret, sign, signature_headers
 
 SECRET = new_secret(bytes(range(32)))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.runtime.strict_json import InvalidJson, same_value, split_object
+from queue_engine.rules.strict_json import InvalidJson, same_value, split_object
 
 INPUT = frozenset({"input"})
 JSON = st.recursive(

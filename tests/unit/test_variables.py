@@ -14,7 +14,7 @@ from queue_engine.config.variables import (
     unknown_variables,
 )
 from queue_engine.domain import agent_protocol
-from queue_engine.runtime.lifeline import LIFELINE_VARIABLE
+from queue_engine.processes.lifeline import LIFELINE_VARIABLE
 
 CONSOLE = {
     "QUEUE_ENGINE_URL",

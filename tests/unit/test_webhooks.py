@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from queue_engine.domain.webhooks import (
+from queue_engine.rules.webhook_urls import (
     AddressPolicy,
     InvalidWebhook,
     OwnHost,

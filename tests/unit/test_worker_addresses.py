@@ -4,7 +4,7 @@ from ipaddress import ip_network
 
 import pytest
 
-from queue_engine.domain.worker_addresses import WorkerPolicy
+from queue_engine.rules.addresses import WorkerPolicy
 
 EVERYWHERE = WorkerPolicy((ip_network("0.0.0.0/0"), ip_network("::/0")))
 

@@ -7,10 +7,10 @@ import pytest
 
 from queue_engine.controller.backends.base import Observed, RegistryCredential, WorkerSpec
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.runtime.sealing import SealBroken, SecretKeyMissing
 
 AUTH = RegistryAuth("robot", "a password")
 

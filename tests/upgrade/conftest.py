@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.runtime.sealing import Sealer, parse_secret_key
+from queue_engine.crypto.sealing import Sealer, parse_secret_key
 from queue_engine.store.store import Store
 from tests.integration.parts import HttpServer
 from tests.servers import StoreServer

@@ -24,10 +24,10 @@ from typing import Any
 
 import httpx
 
+from queue_engine.crypto.sealing import Sealer, parse_secret_key
 from queue_engine.domain.deliveries import DeliverAgain, Delivered, GivenUp, Verdict
 from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.runtime.sealing import Sealer, parse_secret_key
 from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.store import Store

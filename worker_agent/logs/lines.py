@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
-from queue_engine.runtime.token_bucket import TokenBucket
+from queue_engine.domain.token_bucket import TokenBucket
 
 MAX_LINE_BYTES = 4096
 """A longer line is cut and says so."""

@@ -9,9 +9,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from queue_engine import metrics
 from queue_engine.aio import end_tasks, wait_for_event
 from queue_engine.domain.agent_protocol import LOG_FLUSH_SECONDS
+from queue_engine.observability import metrics
 from worker_agent.logs.capture import READ_BYTES, Capture
 from worker_agent.logs.lines import LineReader, Secrets, line_budget
 from worker_agent.ports import MAX_LOG_BATCH_LINES, LogSink, loop, until_available

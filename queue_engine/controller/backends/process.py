@@ -2,7 +2,7 @@
 
 A worker is one process group. Its leader, the agent, is the controller's only child; the agent starts the endpoint's
 command beside itself in the same group (see domain/agent_protocol.py). Whenever the agent ends, the group is killed.
-What has left the group is the agent's to end, which adopts the orphans of its container (see runtime/orphans.py). When
+What has left the group is the agent's to end, which adopts the orphans of its container (processes/orphans.py). When
 the agent is killed they come to the controller, which ends them.
 There is no isolation: an endpoint's command runs as the controller's user and can do what that user can. It is handed
 none of the agent's secrets, but as the same user it could read them from the agent's own environment.
@@ -30,13 +30,13 @@ from queue_engine.controller.backends.base import AgentTarget, BackendError, Obs
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.ids import is_worker_id
-from queue_engine.runtime.bounded_log import BoundedLog
-from queue_engine.runtime.interpreter import python_command, python_path
-from queue_engine.runtime.lifeline import Lifeline
-from queue_engine.runtime.orphans import end_orphans
-from queue_engine.runtime.ports import LOOPBACK, free_port
-from queue_engine.runtime.private_sockets import listen_privately, remove_folders, remove_socket, remove_unserved
-from queue_engine.runtime.process_groups import (
+from queue_engine.net.ports import LOOPBACK, free_port
+from queue_engine.net.private_sockets import listen_privately, remove_folders, remove_socket, remove_unserved
+from queue_engine.processes.bounded_log import BoundedLog
+from queue_engine.processes.interpreter import python_command, python_path
+from queue_engine.processes.lifeline import Lifeline
+from queue_engine.processes.orphans import end_orphans
+from queue_engine.processes.process_groups import (
     ProcessGroup,
     birth_of,
     describe_exit,
@@ -47,7 +47,7 @@ from queue_engine.runtime.process_groups import (
     processes_with,
     wait_for_group,
 )
-from queue_engine.runtime.processors import usable_processors
+from queue_engine.processes.processors import usable_processors
 
 AGENT_COMMAND = python_command("worker_agent")
 STARTS_PER_CPU = 2

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from redis.asyncio import Redis
 
-from queue_engine import metrics
+from queue_engine.observability import metrics
 from queue_engine.store.keys import FORMAT, META, MIGRATION
 from queue_engine.store.migrations.migration import Migration, Page, Records
 from queue_engine.store.processes import Processes

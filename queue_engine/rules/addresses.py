@@ -11,7 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address, ip_network
 
-from queue_engine.domain.webhooks import EMBEDDED_IPV4, ISATAP, Address, Network, is_isatap, points_back, special_use
+from queue_engine.rules.webhook_urls import EMBEDDED_IPV4, ISATAP, Address, Network, is_isatap, points_back, special_use
 
 DEFAULT_WORKER_NETWORKS: tuple[Network, ...] = tuple(
     ip_network(network)

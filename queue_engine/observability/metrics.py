@@ -31,7 +31,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from queue_engine import __version__
-from queue_engine.runtime import outages
+from queue_engine.observability import outages
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # twice the series, and no documented query uses them
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from queue_engine.aio import Backoff
-from queue_engine.runtime.bounded_log import BoundedLog
-from queue_engine.runtime.lifeline import LIFELINE_VARIABLE, Lifeline
-from queue_engine.runtime.orphans import end_orphans, reap_orphans
-from queue_engine.runtime.process_groups import ProcessGroup, describe_exit, is_leader
+from queue_engine.processes.bounded_log import BoundedLog
+from queue_engine.processes.lifeline import LIFELINE_VARIABLE, Lifeline
+from queue_engine.processes.orphans import end_orphans, reap_orphans
+from queue_engine.processes.process_groups import ProcessGroup, describe_exit, is_leader
 
 ORPHAN_POLL_SECONDS = 0.2
 """Between looks whether orphans that may go on have ended; only while there are some."""

@@ -1,6 +1,6 @@
 """Runs a program that cannot watch a lifeline itself, and ends it some time after this process's parent has died.
 
-    python -m queue_engine.runtime.tether LINGER_SECONDS PROGRAM [ARGUMENT ...]
+    python -m queue_engine.processes.tether LINGER_SECONDS PROGRAM [ARGUMENT ...]
 
 SIGTERM is handed on to the program. Exits with the program's status, or 128 + the signal that ended it. When the
 lifeline is cut, the program may go on for LINGER_SECONDS, so that those who still use it can put their things in order.
@@ -16,15 +16,15 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from queue_engine.runtime.interpreter import python_command
-from queue_engine.runtime.lifeline import LIFELINE_VARIABLE
+from queue_engine.processes.interpreter import python_command
+from queue_engine.processes.lifeline import LIFELINE_VARIABLE
 
 _STOP_SECONDS = 30.0
 
 
 def tether_command(linger_seconds: float, command: Sequence[str]) -> tuple[str, ...]:
     """The command line that runs `command` at a tether."""
-    return python_command("queue_engine.runtime.tether", str(linger_seconds), *command)
+    return python_command("queue_engine.processes.tether", str(linger_seconds), *command)
 
 
 def main(arguments: Sequence[str]) -> int:

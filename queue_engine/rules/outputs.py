@@ -19,7 +19,7 @@ import re
 import msgspec
 import orjson
 
-from queue_engine.domain.charsets import codec_of, decoded
+from queue_engine.rules.charsets import codec_of, decoded
 
 MAX_CONTENT_TYPE_LENGTH = 1024
 

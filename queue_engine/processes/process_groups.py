@@ -16,7 +16,7 @@ from typing import Self
 
 import psutil
 
-from queue_engine.runtime.bounded_log import BoundedLog
+from queue_engine.processes.bounded_log import BoundedLog
 
 PASSED_ON = (
     *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE"),

@@ -1,0 +1,1 @@
+"""Encryption, signatures and the files that secrets come from."""

@@ -1,0 +1,1 @@
+"""Clients and listeners on a network."""

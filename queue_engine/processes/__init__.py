@@ -1,0 +1,1 @@
+"""Child processes and this one: start, watch, end, standard files."""
