@@ -105,7 +105,7 @@ def up(
     Workers are processes of this user: every API key gives a shell on this machine, because an endpoint's
     initializationCommand runs here. Give keys only to people who may log in.
     """
-    from queue_engine.up import UpOptions, run_up
+    from queue_engine.local.up import UpOptions, run_up
 
     for kind in (ApiSettings, DeliverySettings):
         _settings(kind, redis_url=redis_url)  # a bad value is named before anything starts
@@ -362,8 +362,8 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
 
 
 async def _serve_controller(settings: ControllerSettings) -> int:
+    from queue_engine.backends.process import ProcessBackend
     from queue_engine.controller.agent_metrics import AgentMetrics
-    from queue_engine.controller.backends.process import ProcessBackend
     from queue_engine.controller.controller import Controller, ControllerConfig
     from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 

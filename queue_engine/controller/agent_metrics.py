@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from queue_engine.controller.backends.base import AgentTarget
+from queue_engine.backends.base import AgentTarget
 
 AGENT_SECONDS = 1.0
 """How long one agent may take to respond."""

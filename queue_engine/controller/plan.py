@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from queue_engine.aio import Backoff
-from queue_engine.controller.backends.base import Observed
+from queue_engine.backends.base import Observed
 from queue_engine.domain.endpoints import Endpoint, Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
 

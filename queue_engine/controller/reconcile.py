@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from queue_engine.controller.backends.base import Backend, BackendError, Observed, RegistryCredential, WorkerSpec
+from queue_engine.backends.base import Backend, BackendError, Observed, RegistryCredential, WorkerSpec
 from queue_engine.controller.plan import (
     FAILED_AFTER_CRASHES,
     FRESH,

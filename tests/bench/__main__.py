@@ -24,7 +24,7 @@ import uvloop
 from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, TaskSpec
-from queue_engine.embedded import EmbeddedStore
+from queue_engine.local.embedded import EmbeddedStore
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.store import Store
 from tests.bench import growth

@@ -27,7 +27,7 @@ from redis.asyncio import Redis
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Lease, NewTask, Succeeded, TaskSpec, TaskStatus
-from queue_engine.embedded import server_environment
+from queue_engine.local.embedded import server_environment
 from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.scripts import Argument, Script, load_scripts

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.controller.backends.base import Backend, BackendError, Observed, WorkerSpec
+from queue_engine.backends.base import Backend, BackendError, Observed, WorkerSpec
 from tests.waiting import wait_until_async
 
 MakeSpec = Callable[..., WorkerSpec]

@@ -9,7 +9,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from queue_engine.aio import end_tasks
-from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.backends.base import BackendError, Observed, WorkerSpec
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.controller.jobs import Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig

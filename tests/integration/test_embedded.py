@@ -12,7 +12,7 @@ import pytest
 from redis import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
-from queue_engine.embedded import (
+from queue_engine.local.embedded import (
     EmbeddedStore,
     EmbeddedStoreError,
     StoreAnswer,
@@ -209,7 +209,7 @@ def value_or_none(store: EmbeddedStore, key: str) -> object:
 STACK = """
 import asyncio, os, sys
 from pathlib import Path
-from queue_engine.embedded import EmbeddedStore
+from queue_engine.local.embedded import EmbeddedStore
 
 async def main():
     store = EmbeddedStore(Path(sys.argv[1]), environment=os.environ)

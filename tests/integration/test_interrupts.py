@@ -30,7 +30,7 @@ sys.meta_path.insert(0, Interrupting())
         (UP, "queue_engine.cli"),
         (UP, "typer"),
         (UP, "pydantic_settings"),
-        (UP, "queue_engine.up"),
+        (UP, "queue_engine.local.up"),
         (UP, "psutil"),
         (UP, "uvloop"),
         (("-m", "queue_engine", "api"), "redis"),

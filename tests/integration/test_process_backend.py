@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_engine.controller.backends.base import BackendError, WorkerSpec
-from queue_engine.controller.backends.process import ProcessBackend
+from queue_engine.backends.base import BackendError, WorkerSpec
+from queue_engine.backends.process import ProcessBackend
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.endpoints import Resource

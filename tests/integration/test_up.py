@@ -19,7 +19,7 @@ from yottaml.elastic import ElasticApi
 from yottaml.skywalker import SkywalkerTaskApi
 
 from queue_engine.crypto.sealing import new_secret_key
-from queue_engine.embedded import read_store_url
+from queue_engine.local.embedded import read_store_url
 from queue_engine.net.ports import is_loopback, machine_addresses
 from queue_engine.store.api_keys import hash_of
 from tests.integration.parts import HttpServer, Program, Reply, replies

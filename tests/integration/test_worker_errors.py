@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.controller.backends.base import Observed, WorkerSpec
-from queue_engine.controller.backends.process import ProcessBackend
+from queue_engine.backends.base import Observed, WorkerSpec
+from queue_engine.backends.process import ProcessBackend
 from queue_engine.domain.endpoints import Expose
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.workers import Worker

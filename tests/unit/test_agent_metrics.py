@@ -12,9 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
+from queue_engine.backends.base import AgentTarget
 from queue_engine.controller import agent_metrics
 from queue_engine.controller.agent_metrics import AgentMetrics, merged
-from queue_engine.controller.backends.base import AgentTarget
 from queue_engine.net.private_sockets import listen_privately
 from queue_engine.observability import exporter
 from queue_engine.observability.exporter import Page, listen, own_metrics, port_of, serve_pages

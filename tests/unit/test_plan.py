@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.controller.backends.base import Observed
+from queue_engine.backends.base import Observed
 from queue_engine.controller.plan import (
     FAILED_AFTER_CRASHES,
     FRESH,

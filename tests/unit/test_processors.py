@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.controller.backends.process import STARTS_PER_CPU, ProcessBackend
+from queue_engine.backends.process import STARTS_PER_CPU, ProcessBackend
 from queue_engine.processes.processors import usable_processors
 
 ALL = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

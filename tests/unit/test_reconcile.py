@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from queue_engine.controller.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.backends.base import BackendError, Observed, WorkerSpec
 from queue_engine.controller.plan import START_PLACE_SECONDS
 from queue_engine.controller.reconcile import GAP_SECONDS, STARTING_SILENCE_SECONDS, Reconciler, ReconcilerConfig
 from queue_engine.crypto.sealing import SealBroken

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from queue_engine.controller.backends.base import Observed, RegistryCredential, WorkerSpec
+from queue_engine.backends.base import Observed, RegistryCredential, WorkerSpec
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
 from queue_engine.domain.credentials import RegistryAuth

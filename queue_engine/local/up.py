@@ -21,7 +21,7 @@ from queue_engine.crypto.sealing import Sealer, new_secret_key
 from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.domain.agent_protocol import CONTAINER_COMMAND, END_MARGIN_SECONDS
 from queue_engine.domain.errors import EngineError
-from queue_engine.embedded import EmbeddedStore, EmbeddedStoreError
+from queue_engine.local.embedded import EmbeddedStore, EmbeddedStoreError
 from queue_engine.net.ports import free_port, is_free, is_loopback
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_command, python_path

@@ -26,7 +26,7 @@ from typing import IO
 
 import psutil
 
-from queue_engine.controller.backends.base import AgentTarget, BackendError, Observed, WorkerSpec
+from queue_engine.backends.base import AgentTarget, BackendError, Observed, WorkerSpec
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.ids import is_worker_id

@@ -1,0 +1,1 @@
+"""Backends: where the containers of workers run. Each one implements `backends/base.py`."""
