@@ -9,7 +9,7 @@ def main() -> None:
     from queue_engine.processes.interrupts import exit_on_interrupt
 
     exit_on_interrupt()
-    from queue_engine.cli import main as run
+    from queue_engine.cli.main import main as run
 
     run()
 

@@ -16,11 +16,11 @@ from pydantic_core import PydanticUndefined
 
 from queue_engine.api.endpoint_requests import CreateEndpoint
 from queue_engine.api.submissions import SubmitTask
+from queue_engine.cli.command import options_of
+from queue_engine.cli.endpoints import STRUCTURED
 from queue_engine.config.base import ProcessSettings, secret_fields, variable_of
 from queue_engine.config.shared import SharedSettings
 from queue_engine.config.variables import PROCESSES
-from queue_engine.console.command import options_of
-from queue_engine.console.endpoints import STRUCTURED
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, Setting
 from queue_engine.domain.tasks import TASK_FIELDS, TaskField

@@ -33,8 +33,8 @@ from typing import Annotated
 import typer
 
 from deploy.demo.tour import POLL_SECONDS, SETTINGS, StepFailed, Stopped, Tour
-from queue_engine.console.client import opened
-from queue_engine.console.tables import Screen, safe
+from queue_engine.cli.client import opened
+from queue_engine.cli.output import Screen, safe
 from queue_engine.net.ports import free_port
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_command

@@ -17,8 +17,8 @@ from typing import Any
 from deploy.demo.files import PROJECT, NotEnoughFiles, SampleFile, collect
 from deploy.demo.jobs import WORKER_PORT, Job, faults_of
 from deploy.demo.receiver import ALWAYS, Inbox, Receiver, listening
-from queue_engine.console.client import ENDPOINTS, Api, ConsoleFault, Unreachable
-from queue_engine.console.tables import Column, Screen
+from queue_engine.cli.client import ENDPOINTS, Api, ConsoleFault, Unreachable
+from queue_engine.cli.output import Column, Screen
 from queue_engine.processes.standard_files import pause_while_read
 
 WORKERS = 2

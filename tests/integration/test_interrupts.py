@@ -27,7 +27,7 @@ sys.meta_path.insert(0, Interrupting())
 @pytest.mark.parametrize(
     ("command", "module"),
     [
-        (UP, "queue_engine.cli"),
+        (UP, "queue_engine.cli.main"),
         (UP, "typer"),
         (UP, "pydantic_settings"),
         (UP, "queue_engine.local.up"),
@@ -37,13 +37,13 @@ sys.meta_path.insert(0, Interrupting())
         (("-m", "queue_engine", "api"), "starlette"),
         (("-m", "queue_engine", "delivery"), "queue_engine.delivery.guard"),
         (("-m", "queue_engine", "controller"), "arq"),
-        (("-m", "queue_engine", "logs", "-f", "1", "w"), "queue_engine.console.app"),
+        (("-m", "queue_engine", "logs", "-f", "1", "w"), "queue_engine.cli.commands"),
         (("-m", "queue_engine", "logs", "-f", "1", "w"), "httpx"),
         (("-m", "worker_agent", "--endpoint", "1"), "worker_agent.cli"),
         (("-m", "worker_agent", "--endpoint", "1"), "uvloop"),
         ((DEMO,), "asyncio"),
         ((DEMO,), "deploy.demo.tour"),
-        (("console script", "queue-engine", "up"), "queue_engine.cli"),
+        (("console script", "queue-engine", "up"), "queue_engine.cli.main"),
         (("console script", "worker-agent", "--endpoint", "1"), "worker_agent.cli"),
     ],
 )

@@ -6,7 +6,7 @@ the list GATE, so that a test can kill a leader amid the migration.
 
 from collections.abc import AsyncIterator
 
-from queue_engine.cli import main
+from queue_engine.cli.main import main
 from queue_engine.domain.tasks import NewTask
 from queue_engine.store import migrations
 from queue_engine.store.keys import PROCESSES

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from queue_engine.aio import Backoff
-from queue_engine.console.client import ENDPOINTS, Data, NotInTime, WrongUse, read_bounded
-from queue_engine.console.command import (
+from queue_engine.cli.client import ENDPOINTS, Data, NotInTime, WrongUse, read_bounded
+from queue_engine.cli.command import (
     EXIT_TASK_FAILED,
     Endpoint,
     Session,
@@ -20,8 +20,8 @@ from queue_engine.console.command import (
     options_of,
     secret_in_environment,
 )
-from queue_engine.console.tables import Column
-from queue_engine.console.times import length
+from queue_engine.cli.output import Column
+from queue_engine.cli.times import length
 from queue_engine.domain.tasks import TASK_FIELDS, TaskStatus
 
 group = typer.Typer(no_args_is_help=True, help="Submit tasks, look at them, and cancel, retry or delete them.")

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from queue_engine.console.client import ENDPOINTS
-from queue_engine.console.command import Endpoint, Session, command
-from queue_engine.console.tables import Column
+from queue_engine.cli.client import ENDPOINTS
+from queue_engine.cli.command import Endpoint, Session, command
+from queue_engine.cli.output import Column
 
 group = typer.Typer(no_args_is_help=True, help="Look at the workers of an endpoint.")
 

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from queue_engine.console.client import ENDPOINTS, Data, Query, WrongUse, read_bounded
-from queue_engine.console.command import Endpoint, Session, camel, command, options_of
-from queue_engine.console.tables import Column
+from queue_engine.cli.client import ENDPOINTS, Data, Query, WrongUse, read_bounded
+from queue_engine.cli.command import Endpoint, Session, camel, command, options_of
+from queue_engine.cli.output import Column
 from queue_engine.domain.endpoints import SETTINGS, ServiceMode
 
 group = typer.Typer(no_args_is_help=True, help="Create, look at and change endpoints.")

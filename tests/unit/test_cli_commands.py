@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.console_api import NOW_MS, FakeApi, Script, endpoint, failure, raw, task
+from tests.unit.cli_api import NOW_MS, FakeApi, Script, endpoint, failure, raw, task
 
 ONE = "/v2/serverless/7"
 TASKS = f"{ONE}/tasks"

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from queue_engine.console.client import ENDPOINTS, Data, Unreachable, WrongUse
-from queue_engine.console.command import PANEL, POLL_SECONDS, Endpoint, Session, command
+from queue_engine.cli.client import ENDPOINTS, Data, Unreachable, WrongUse
+from queue_engine.cli.command import PANEL, POLL_SECONDS, Endpoint, Session, command
 
 group = typer.Typer()
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from queue_engine.console import times
+from queue_engine.cli import times
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.unit.console_api import KEY, NOW_MS, FakeApi, endpoint, failure, raw, task
+from tests.unit.cli_api import KEY, NOW_MS, FakeApi, endpoint, failure, raw, task
 
 LIST = "GET /v2/serverless"
 ESCAPE = "\x1b"
@@ -220,7 +220,7 @@ def test_ctrl_c_ends_quietly() -> None:
 def test_the_commands_load_no_server_code() -> None:
     """Nor httpx before it is needed: it takes a while, and every process of the engine starts with this module."""
     script = (
-        "import sys, queue_engine.cli; from queue_engine.console import endpoints, logs, tasks, workers;"
+        "import sys, queue_engine.cli.main; from queue_engine.cli import endpoints, logs, tasks, workers;"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     answer = subprocess.run(

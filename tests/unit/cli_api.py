@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 from typer.testing import CliRunner, Result
 
-from queue_engine.cli import app
-from queue_engine.console.command import Surroundings
+from queue_engine.cli.command import Surroundings
+from queue_engine.cli.main import app
 
 NOW_MS = 1_764_000_000_000
 """2025-11-24T16:00:00Z"""

@@ -2,7 +2,7 @@ from datetime import UTC, timedelta, timezone
 
 import pytest
 
-from queue_engine.console.times import age, length, local_time, moment_ms
+from queue_engine.cli.times import age, length, local_time, moment_ms
 
 NOW_MS = 1_764_000_000_000
 EAST = timezone(timedelta(hours=2))

@@ -22,11 +22,11 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from queue_engine import __version__
+from queue_engine.cli.commands import commands as console_commands
 from queue_engine.config.base import ProcessSettings, text_of, variable_of
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
 from queue_engine.config.shared import MetricsSettings, StoreSettings
 from queue_engine.config.variables import removed_variables, unknown_variables
-from queue_engine.console.app import commands as console_commands
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.domain.errors import EngineError
 from queue_engine.observability import metrics

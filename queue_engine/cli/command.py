@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from queue_engine.console.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
-from queue_engine.console.tables import Screen, safe
+from queue_engine.cli.client import Api, Data, NotInTime, Refused, Unreachable, WrongUse, opened
+from queue_engine.cli.output import Screen, safe
 from queue_engine.crypto.secret_files import secret_from
 from queue_engine.domain.definitions import Defined
 from queue_engine.processes.interrupts import raised_interrupts

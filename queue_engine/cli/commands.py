@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import typer
 
-from queue_engine.console import endpoints, logs, tasks, workers
-from queue_engine.console.command import PANEL
+from queue_engine.cli import endpoints, logs, tasks, workers
+from queue_engine.cli.command import PANEL
 
 commands = typer.Typer()
 commands.add_typer(endpoints.group, name="endpoints", rich_help_panel=PANEL)

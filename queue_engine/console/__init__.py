@@ -1,1 +1,0 @@
-"""The command line for people: endpoints, workers, logs and tasks, over the HTTP API and nothing else."""
