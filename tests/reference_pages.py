@@ -14,8 +14,8 @@ from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from queue_engine.api.endpoint_requests import CreateEndpoint
-from queue_engine.api.submissions import SubmitTask
+from queue_engine.api.v2.endpoint_requests import CreateEndpoint
+from queue_engine.api.v2.submissions import SubmitTask
 from queue_engine.cli.command import options_of
 from queue_engine.cli.endpoints import STRUCTURED
 from queue_engine.config.base import ProcessSettings, secret_fields, variable_of

@@ -11,21 +11,21 @@ from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp
 
-from queue_engine.api.alb_exchange import Limits, WorkerClient
-from queue_engine.api.alb_routes import AlbRoutes
-from queue_engine.api.auth import Authenticator
-from queue_engine.api.bodies import BodyReader
-from queue_engine.api.edge import Edge
+from queue_engine.api.http.auth import Authenticator
+from queue_engine.api.http.bodies import BodyReader
+from queue_engine.api.http.middleware import Edge
+from queue_engine.api.http.operations import DescribedRoute, Operation
+from queue_engine.api.http.rate_limit import RateLimiter
+from queue_engine.api.http.refused_requests import RefusedRequests
+from queue_engine.api.http.services import Services
 from queue_engine.api.openapi import describe
-from queue_engine.api.operations import DescribedRoute, Operation
-from queue_engine.api.rate_limit import RateLimiter
-from queue_engine.api.refused_requests import RefusedRequests
-from queue_engine.api.routes_credentials import CredentialRoutes
-from queue_engine.api.routes_endpoints import EndpointRoutes
-from queue_engine.api.routes_logs import LogRoutes
-from queue_engine.api.routes_operations import OperationsRoutes
-from queue_engine.api.routes_tasks import TaskRoutes
-from queue_engine.api.services import Services
+from queue_engine.api.operator_routes import OperationsRoutes
+from queue_engine.api.proxy.exchange import Limits, WorkerClient
+from queue_engine.api.proxy.routes import AlbRoutes
+from queue_engine.api.v2.credentials import CredentialRoutes
+from queue_engine.api.v2.endpoints import EndpointRoutes
+from queue_engine.api.v2.logs import LogRoutes
+from queue_engine.api.v2.tasks import TaskRoutes
 from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.engine.engine import Engine

@@ -9,8 +9,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from queue_engine import __version__
-from queue_engine.api.operations import DescribedRoute
-from queue_engine.api.views import Failure
+from queue_engine.api.http.envelope import Failure
+from queue_engine.api.http.operations import DescribedRoute
 
 TITLE = "Queue Engine"
 _DESCRIPTION = (

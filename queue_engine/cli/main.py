@@ -276,10 +276,10 @@ def _summary(rotated: Rotated) -> Iterable[str]:
 
 
 async def _serve_api(settings: ApiSettings) -> int:
-    from queue_engine.api.alb_exchange import WorkerClient
     from queue_engine.api.app import create_app
     from queue_engine.api.catalogue import load_catalogue
-    from queue_engine.api.server import BACKLOG, bind, serve
+    from queue_engine.api.http.server import BACKLOG, bind, serve
+    from queue_engine.api.proxy.exchange import WorkerClient
     from queue_engine.engine.engine import Engine
     from queue_engine.net.resolver import CachingResolver, DnsLookup
 

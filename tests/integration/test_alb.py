@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 import httpx
 import pytest
 
-from queue_engine.api.alb_exchange import AddressRefused, Outgoing, WorkerClient
+from queue_engine.api.proxy.exchange import AddressRefused, Outgoing, WorkerClient
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.engine.upstreams import Upstream

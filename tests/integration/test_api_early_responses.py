@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import pytest
 
-from queue_engine.api import protocol
+from queue_engine.api.http import protocol
 from tests.api_server import ENDPOINT, RunningApi, running_api
 from tests.integration.raw_http import Connection
 

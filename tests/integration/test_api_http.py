@@ -8,8 +8,8 @@ import httpx
 import pytest
 import uvloop
 
-from queue_engine.api.protocol import MAX_HEAD_BYTES, MAX_IGNORED_BYTES
-from queue_engine.api.server import listen
+from queue_engine.api.http.protocol import MAX_HEAD_BYTES, MAX_IGNORED_BYTES
+from queue_engine.api.http.server import listen
 from tests.api_server import ENDPOINT, TASK, RunningApi, running_api
 from tests.integration.raw_http import Connection
 from tests.waiting import wait_until_async

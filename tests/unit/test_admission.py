@@ -2,8 +2,8 @@
 
 import pytest
 
-from queue_engine.api.auth import Authenticator
-from queue_engine.api.rate_limit import RateLimiter
+from queue_engine.api.http.auth import Authenticator
+from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.domain.errors import TooManyRequests, Unauthorized
 from queue_engine.engine.principals import CACHE_SECONDS, MAX_CACHED_KEYS, Principals
 from queue_engine.store.api_keys import hash_of

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.api.alb_rules import (
+from queue_engine.api.proxy.rules import (
     Caller,
     asks_for_websocket,
     check_path,

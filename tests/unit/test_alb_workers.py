@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.api.alb_workers import LEFT_OUT_SECONDS, Balancer, least_busy
+from queue_engine.api.proxy.workers import LEFT_OUT_SECONDS, Balancer, least_busy
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, ServiceMode, Wanted
 from queue_engine.domain.errors import NotFound
 from queue_engine.domain.principals import Principal, Role

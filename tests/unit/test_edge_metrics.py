@@ -4,8 +4,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Message, Receive, Scope, Send
 
-from queue_engine.api.edge import Edge
-from queue_engine.api.refused_requests import RefusedRequests
+from queue_engine.api.http.middleware import Edge
+from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.observability.metrics import Role, registry_of
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from queue_engine.api.request_pieces import HeadLines
+from queue_engine.api.http.request_pieces import HeadLines
 
 HEAD = (
     b"POST / HTTP/1.1\r\nHost: x\r\nX-A: upgrade: h2c\r\nUpGrade: \t h2c \r\nX-B: Upgrade\r\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from queue_engine.api.request_head import head_fault
+from queue_engine.api.http.request_head import head_fault
 
 
 @pytest.mark.parametrize(

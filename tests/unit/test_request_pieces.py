@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.api.request_pieces import EMPTY_LINE, Cutter
+from queue_engine.api.http.request_pieces import EMPTY_LINE, Cutter
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\n"

@@ -20,10 +20,10 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from queue_engine.api.answers import failure
-from queue_engine.api.errors import INVALID_REQUEST
-from queue_engine.api.request_head import Refusal, head_fault, line_fault
-from queue_engine.api.request_pieces import MAX_PIECES_OF_CHUNKS, Cutter, HeadLines
+from queue_engine.api.http.errors import INVALID_REQUEST
+from queue_engine.api.http.request_head import Refusal, head_fault, line_fault
+from queue_engine.api.http.request_pieces import MAX_PIECES_OF_CHUNKS, Cutter, HeadLines
+from queue_engine.api.http.responses import failure
 
 MAX_HEAD_BYTES = 64 * 1024
 """The request line and the headers, and the trailers of a chunked body, all together."""

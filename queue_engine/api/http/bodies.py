@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.types import Message, Scope
 
-from queue_engine.api.errors import BodyStalled, BodyTooLarge, ClientGone, NotJson
+from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, NotJson
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 

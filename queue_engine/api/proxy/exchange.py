@@ -15,8 +15,8 @@ from starlette.types import Message, Receive, Send
 from yarl import URL
 
 from queue_engine.aio import end_tasks
-from queue_engine.api.alb_rules import headers_for_client
-from queue_engine.api.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
+from queue_engine.api.http.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
+from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
 from queue_engine.net.http_client import ResponseConnector, checked_sockets
 from queue_engine.net.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of

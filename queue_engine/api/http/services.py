@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from starlette.requests import Request
 
-from queue_engine.api.auth import Authenticator
-from queue_engine.api.bodies import BodyReader
-from queue_engine.api.order_log import note
-from queue_engine.api.rate_limit import RateLimiter
+from queue_engine.api.http.auth import Authenticator
+from queue_engine.api.http.bodies import BodyReader
+from queue_engine.api.http.order_log import note
+from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import NotFound, Resource

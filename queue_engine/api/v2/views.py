@@ -7,13 +7,14 @@ holds them against the schemas.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import Field, create_model
 from pydantic.alias_generators import to_camel
 
-from queue_engine.api.times import iso_utc
+from queue_engine.api.http.envelope import View
+from queue_engine.api.v2.times import iso_utc
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, Endpoint, EndpointStatus, Expose, Resource, Setting, TaskCounts
@@ -31,30 +32,6 @@ from queue_engine.domain.tasks import (
 )
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.rules.headers import masked
-
-T = TypeVar("T")
-
-
-class View(BaseModel):  # type: ignore[pydantic-alias]
-    """Something that the API answers. Times are epoch milliseconds."""
-
-    model_config = ConfigDict(alias_generator=to_camel)  # type: ignore[pydantic-alias]
-
-
-class Success(View, Generic[T]):
-    """The envelope of every successful answer."""
-
-    message: Literal["success"]
-    code: Literal[10000]
-    data: T = Field(description="The answer itself")
-
-
-class Failure(View):
-    """The envelope of every error."""
-
-    message: str = Field(description="What is wrong; for a field `<field>: <rule>`", examples=["input: is required"])
-    code: int = Field(description="Finer than the HTTP status", examples=[10001])
-    data: None = Field(description="Always null")
 
 
 class ResourceView(View):
@@ -309,21 +286,6 @@ class DeliveryAttemptView(View):
     error: str | None = Field(description="Null when delivered, else what went wrong", examples=["http_5xx"])
     duration_ms: int = Field(description="How long it took")
     response: str = Field(description="The beginning of the receiver's answer")
-
-
-class IndexView(View):
-    """Paths of this server that need no API key."""
-
-    docs: str = Field(description="The description of the API as a page")
-    openapi: str = Field(description="The same as an OpenAPI document")
-    health: str = Field(description="Whether this process is alive")
-    ready: str = Field(description="Whether the store is reachable and writable")
-
-
-class HealthView(View):
-    """The process, or the store, is well."""
-
-    status: Literal["ok"] = Field(description="Always `ok`")
 
 
 _FIRST = ("id", "name", "image", "status", "totalWorkers", "runningWorkers", "cost", "serviceMode", "webhook")

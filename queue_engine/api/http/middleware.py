@@ -8,8 +8,8 @@ from time import perf_counter
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from queue_engine.api.errors import AnswerCutOff, ClientGone, answer_to
-from queue_engine.api.refused_requests import RefusedRequests
+from queue_engine.api.http.errors import AnswerCutOff, ClientGone, answer_to
+from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
 from queue_engine.observability import metrics
 

@@ -10,12 +10,12 @@ from contextlib import closing
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from queue_engine.api import alb_rules as rules
-from queue_engine.api.alb_exchange import AddressRefused, Exchange, Limits, NotConnected, Outgoing, WorkerClient
-from queue_engine.api.alb_workers import MAX_REMEMBERED, Balancer
-from queue_engine.api.errors import AnswerCutOff, BodyTooLarge, WorkerUnavailable
-from queue_engine.api.operations import SECURITY, DescribedRoute, described_failure, in_path
-from queue_engine.api.services import Services
+from queue_engine.api.http.errors import AnswerCutOff, BodyTooLarge, WorkerUnavailable
+from queue_engine.api.http.operations import SECURITY, DescribedRoute, described_failure, in_path
+from queue_engine.api.http.services import Services
+from queue_engine.api.proxy import rules
+from queue_engine.api.proxy.exchange import AddressRefused, Exchange, Limits, NotConnected, Outgoing, WorkerClient
+from queue_engine.api.proxy.workers import MAX_REMEMBERED, Balancer
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AliasChoices, ConfigDict, Field, Validation
 from pydantic.alias_generators import to_camel
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import (
+from queue_engine.api.v2.fields import (
     OptionalWebhook,
     RequestModel,
     WebhookUrl,

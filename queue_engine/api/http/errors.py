@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Scope
 
-from queue_engine.api.answers import Answer, Headers, failure
+from queue_engine.api.http.responses import Answer, Headers, failure
 from queue_engine.domain.errors import (
     EndpointClosed,
     EngineError,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, create_model
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import OptionalWebhook, RequestModel, parsed
+from queue_engine.api.v2.fields import OptionalWebhook, RequestModel, parsed
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.field_errors import FieldError
 from queue_engine.domain.field_types import matching

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.config import JsonDict
 
-from queue_engine.api.fields import RequestModel, parsed
+from queue_engine.api.v2.fields import RequestModel, parsed
 from queue_engine.domain.credentials import RegistryType
 from queue_engine.domain.field_errors import FieldError
 from queue_engine.domain.field_types import LINE, NO_NUL, matching

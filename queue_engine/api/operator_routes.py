@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import Field
 from starlette.requests import Request
 
-from queue_engine.api.answers import Answer, success
 from queue_engine.api.docs_page import CONTENT_SECURITY_POLICY, render
-from queue_engine.api.operations import Operation
-from queue_engine.api.views import HealthView, IndexView, Success
+from queue_engine.api.http.envelope import Success, View
+from queue_engine.api.http.operations import Operation
+from queue_engine.api.http.responses import Answer, success
 from queue_engine.engine.engine import Engine
 
 TAG = "operations"
+
+
+class IndexView(View):
+    """Paths of this server that need no API key."""
+
+    docs: str = Field(description="The description of the API as a page")
+    openapi: str = Field(description="The same as an OpenAPI document")
+    health: str = Field(description="Whether this process is alive")
+    ready: str = Field(description="Whether the store is reachable and writable")
+
+
+class HealthView(View):
+    """The process, or the store, is well."""
+
+    status: Literal["ok"] = Field(description="Always `ok`")
 
 
 class OperationsRoutes:

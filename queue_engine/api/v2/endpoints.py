@@ -6,13 +6,14 @@ from typing import Any
 
 from starlette.requests import Request
 
-from queue_engine.api.answers import Answer, success
-from queue_engine.api.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
-from queue_engine.api.operations import Operation, in_path, in_query
-from queue_engine.api.order_log import note
-from queue_engine.api.queries import Query
-from queue_engine.api.services import Services, endpoint_id_in
-from queue_engine.api.views import EndpointView, Success, WebhookSecretView, WorkerView, endpoint_view, worker_view
+from queue_engine.api.http.envelope import Success
+from queue_engine.api.http.operations import Operation, in_path, in_query
+from queue_engine.api.http.order_log import note
+from queue_engine.api.http.queries import Query
+from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.services import Services, endpoint_id_in
+from queue_engine.api.v2.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
+from queue_engine.api.v2.views import EndpointView, WebhookSecretView, WorkerView, endpoint_view, worker_view
 from queue_engine.domain.endpoints import MAX_WORKERS, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for

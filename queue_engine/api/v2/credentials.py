@@ -8,13 +8,13 @@ from typing import Any
 from pydantic import Field
 from starlette.requests import Request
 
-from queue_engine.api.answers import Answer, success
-from queue_engine.api.credential_requests import CreateCredential, UpdateCredential
-from queue_engine.api.fields import parsed
-from queue_engine.api.operations import Operation, in_path
-from queue_engine.api.order_log import note
-from queue_engine.api.services import Services
-from queue_engine.api.views import Success, View
+from queue_engine.api.http.envelope import Success, View
+from queue_engine.api.http.operations import Operation, in_path
+from queue_engine.api.http.order_log import note
+from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.services import Services
+from queue_engine.api.v2.credential_requests import CreateCredential, UpdateCredential
+from queue_engine.api.v2.fields import parsed
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
 from queue_engine.domain.errors import NotFound, Resource
 from queue_engine.domain.field_errors import raise_for

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from starlette.requests import Request
 
-from queue_engine.api.answers import Answer, success
-from queue_engine.api.operations import Operation, in_path, in_query
-from queue_engine.api.order_log import note
-from queue_engine.api.queries import Query
-from queue_engine.api.routes_endpoints import ENDPOINT_ID
-from queue_engine.api.services import Services, endpoint_id_in, task_id_in
-from queue_engine.api.submissions import RAW_FIELDS, SubmitTask, traceparent_of
-from queue_engine.api.views import (
+from queue_engine.api.http.envelope import Success
+from queue_engine.api.http.operations import Operation, in_path, in_query
+from queue_engine.api.http.order_log import note
+from queue_engine.api.http.queries import Query
+from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.services import Services, endpoint_id_in, task_id_in
+from queue_engine.api.v2.endpoints import ENDPOINT_ID
+from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
+from queue_engine.api.v2.views import (
     AttemptView,
     DeliveryAttemptView,
     SubmittedView,
-    Success,
     TaskCountsView,
     TaskDetailView,
     TaskPageView,

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from queue_engine.api.answers import Answer
-from queue_engine.api.order_log import log_order
-from queue_engine.api.views import Failure
+from queue_engine.api.http.envelope import Failure
+from queue_engine.api.http.order_log import log_order
+from queue_engine.api.http.responses import Answer
 from queue_engine.domain.errors import InvalidRequest
 
 SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]

@@ -8,13 +8,14 @@ from typing import Any
 
 from starlette.requests import Request
 
-from queue_engine.api.answers import Answer, success
-from queue_engine.api.operations import Operation, in_path, in_query
-from queue_engine.api.queries import Query
-from queue_engine.api.routes_endpoints import ENDPOINT_ID
-from queue_engine.api.services import Services, worker_id_in
-from queue_engine.api.times import epoch_ms
-from queue_engine.api.views import LogPageView, Success, log_page_view
+from queue_engine.api.http.envelope import Success
+from queue_engine.api.http.operations import Operation, in_path, in_query
+from queue_engine.api.http.queries import Query
+from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.services import Services, worker_id_in
+from queue_engine.api.v2.endpoints import ENDPOINT_ID
+from queue_engine.api.v2.times import epoch_ms
+from queue_engine.api.v2.views import LogPageView, log_page_view
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.logs import LogQuery, Place
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from queue_engine.api.protocol import limited_protocol
+from queue_engine.api.http.protocol import limited_protocol
 from queue_engine.config.engine import ApiSettings
 
 KEEP_ALIVE_SECONDS = 75

@@ -1,0 +1,1 @@
+"""HTTP itself: server, protocol, bodies, authentication, limits, operations and errors, with no words of a dialect."""

@@ -1,0 +1,32 @@
+"""Schemas of what every JSON response has in common: the envelope, and the base of what it holds."""
+
+from __future__ import annotations
+
+from typing import Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+T = TypeVar("T")
+
+
+class View(BaseModel):
+    """Something that the API answers. Times are epoch milliseconds."""
+
+    model_config = ConfigDict(alias_generator=to_camel)  # type: ignore[pydantic-alias]
+
+
+class Success(View, Generic[T]):
+    """The envelope of every successful answer."""
+
+    message: Literal["success"]
+    code: Literal[10000]
+    data: T = Field(description="The answer itself")
+
+
+class Failure(View):
+    """The envelope of every error."""
+
+    message: str = Field(description="What is wrong; for a field `<field>: <rule>`", examples=["input: is required"])
+    code: int = Field(description="Finer than the HTTP status", examples=[10001])
+    data: None = Field(description="Always null")

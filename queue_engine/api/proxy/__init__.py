@@ -1,0 +1,1 @@
+"""`/e/{id}/…`: requests to the workers of ALB endpoints."""
