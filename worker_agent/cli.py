@@ -33,7 +33,7 @@ from queue_engine.processes.lifeline import watch_lifeline
 from queue_engine.processes.orphans import become_subreaper
 from queue_engine.processes.process_groups import end_own_group
 from queue_engine.processes.standard_files import guarded_output
-from queue_engine.store.client import unavailability
+from queue_engine.store.redis.client import unavailability
 from queue_engine.store.store import Store
 from queue_engine.store.task_source import StoreLog, StoreTaskSource, StoreWorkerRecord
 from worker_agent.agent import Agent, AgentConfig

@@ -37,8 +37,8 @@ from queue_engine.processes.lifeline import LIFELINE_VARIABLE, watch_lifeline
 from queue_engine.processes.orphans import become_subreaper
 from queue_engine.processes.standard_files import guarded_output
 from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
-from queue_engine.store.client import store_errors
 from queue_engine.store.deliveries import PARKED_MS
+from queue_engine.store.redis.client import store_errors
 from queue_engine.store.rotation import Progress, Rotated
 from queue_engine.store.store import Store
 

@@ -13,9 +13,9 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from queue_engine.config.base import AGENT_PREFIX, text_of
 from queue_engine.config.shared import MetricsSettings, SharedSettings
+from queue_engine.config.store_url import parse_store_url
 from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
-from queue_engine.domain.store_url import parse_store_url
 from queue_engine.rules.paths import normalize_process_uri
 
 

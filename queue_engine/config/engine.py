@@ -16,8 +16,8 @@ from pydantic_settings import NoDecode
 
 from queue_engine.config.base import ProcessSettings
 from queue_engine.config.shared import MetricsSettings, SharedSettings, StoreSettings
+from queue_engine.config.store_url import DEFAULT_PORT, Topology, parse_store_url
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
-from queue_engine.domain.store_url import DEFAULT_PORT, Topology, parse_store_url
 from queue_engine.net.ports import is_this_machine
 from queue_engine.rules.addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
 from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy, DestinationRules, OwnHost, parse_own_host

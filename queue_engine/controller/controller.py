@@ -17,8 +17,8 @@ from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.endpoints import Endpoint, Wanted
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.observability import metrics
-from queue_engine.store.client import unavailability
 from queue_engine.store.keys import Partition
+from queue_engine.store.redis.client import unavailability
 from queue_engine.store.store import Store
 
 log = logging.getLogger(__name__)

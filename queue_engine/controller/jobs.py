@@ -30,7 +30,7 @@ from redis.exceptions import RedisError
 
 from queue_engine.aio import DEFAULT_BACKOFF
 from queue_engine.observability import metrics, outages
-from queue_engine.store.client import close, connect, unavailability
+from queue_engine.store.redis.client import close, connect, unavailability
 
 log = logging.getLogger(__name__)
 

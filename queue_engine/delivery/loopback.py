@@ -7,7 +7,7 @@ from typing import Protocol
 from queue_engine.aio import retry_while_unavailable
 from queue_engine.delivery.sender import OutgoingRequest
 from queue_engine.domain.deliveries import AttemptAnswer
-from queue_engine.store.client import unavailability
+from queue_engine.store.redis.client import unavailability
 
 
 class Tenants(Protocol):

@@ -27,9 +27,9 @@ from queue_engine.domain.retry import Schedule
 from queue_engine.net.http_faults import INTERNAL
 from queue_engine.observability import metrics
 from queue_engine.rules.webhook_urls import InvalidWebhook, parse_webhook
-from queue_engine.store.client import unavailability
 from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.keys import ids_of_delivery
+from queue_engine.store.redis.client import unavailability
 
 log = logging.getLogger(__name__)
 

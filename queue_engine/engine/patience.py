@@ -7,7 +7,7 @@ from collections.abc import Awaitable
 from typing import TypeVar
 
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.store.client import unavailability
+from queue_engine.store.redis.client import unavailability
 
 T = TypeVar("T")
 

@@ -29,7 +29,7 @@ from queue_engine.processes.orphans import become_subreaper
 from queue_engine.processes.process_groups import passed_on
 from queue_engine.processes.supervisor import OrphanPolicy, Program, ProgramError, ProgramExit, Supervisor
 from queue_engine.store.api_keys import new_api_key
-from queue_engine.store.client import store_errors
+from queue_engine.store.redis.client import store_errors
 from queue_engine.store.store import Store
 
 READY_SECONDS = 60.0

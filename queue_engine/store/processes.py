@@ -21,8 +21,8 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from queue_engine.aio import end_tasks, run_forever
-from queue_engine.store.client import unavailability
 from queue_engine.store.keys import PROCESSES
+from queue_engine.store.redis.client import unavailability
 
 LEASE_MS = 30_000
 """A process that has not noted itself for this long is assumed to be dead."""

@@ -16,11 +16,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from queue_engine.domain.durability import Durability
-from queue_engine.domain.store_url import Address
+from queue_engine.config.durability import Durability
+from queue_engine.config.store_url import Address
 from queue_engine.observability import metrics
-from queue_engine.store.client import NotDurable, unavailability
-from queue_engine.store.cluster import ClusterClient, is_redirection, slot_of
+from queue_engine.store.redis.client import NotDurable, unavailability
+from queue_engine.store.redis.cluster import ClusterClient, is_redirection, slot_of
 from queue_engine.store.scripts import Argument, Script, load_scripts
 
 MAX_BATCH = 128

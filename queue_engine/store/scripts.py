@@ -15,9 +15,9 @@ from importlib.resources import files
 from operator import attrgetter, itemgetter
 from typing import Any, Protocol
 
-from queue_engine.store.client import pairs
 from queue_engine.store.constants import CONSTANTS
 from queue_engine.store.keys import EndpointKeys, Partition, TaskKeys, WorkerKeys
+from queue_engine.store.redis.client import pairs
 from queue_engine.store.script_headers import BadHeader, Field, Header, Type, parse_header, split_source
 from queue_engine.store.script_text import BadScript, Library, assemble
 

@@ -12,30 +12,30 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from queue_engine.aio import retry_while_unavailable
+from queue_engine.config.durability import Durability
+from queue_engine.config.store_url import Topology, parse_store_url
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.data_formats import FIRST_FORMAT, format_fault
-from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.domain.store_faults import known_faults
-from queue_engine.domain.store_url import Topology, parse_store_url
 from queue_engine.observability import metrics
 from queue_engine.store import keys, migrations
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.calls import Scripts
 from queue_engine.store.claims import ClaimStore
-from queue_engine.store.client import check_tls_files, close, connect, store_errors, unavailability
-from queue_engine.store.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox
 from queue_engine.store.endpoints import EndpointStore
-from queue_engine.store.leader import Leadership
+from queue_engine.store.leadership import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, Records
 from queue_engine.store.migrations.migrator import Migrator, progress_from
 from queue_engine.store.processes import Processes, process_name
+from queue_engine.store.redis.client import check_tls_files, close, connect, store_errors, unavailability
+from queue_engine.store.redis.cluster import ClusterClient, NotACluster, slot_of
+from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner
-from queue_engine.store.sentinel import MasterPool
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
 

@@ -18,8 +18,8 @@ from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Outcome
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.claims import ClaimStore, Entry, Started
-from queue_engine.store.client import unavailability
 from queue_engine.store.logs import LogStore
+from queue_engine.store.redis.client import unavailability
 from queue_engine.store.workers import WorkerStore
 
 READ_BLOCK_MS = 2000

@@ -28,8 +28,8 @@ from queue_engine.domain.tasks import (
     TaskStatus,
 )
 from queue_engine.store.calls import Scripts
-from queue_engine.store.client import optional_int
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, TaskKeys, parse_member
+from queue_engine.store.redis.client import optional_int
 from queue_engine.store.resealing import Resealed
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from redis.asyncio import Redis
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.calls import Scripts
-from queue_engine.store.client import optional_int
 from queue_engine.store.keys import Partitions, WorkerKeys
+from queue_engine.store.redis.client import optional_int
 
 
 class WorkerStore:

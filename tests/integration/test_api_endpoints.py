@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from queue_engine.domain.store_url import parse_store_url
+from queue_engine.config.store_url import parse_store_url
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.net.resolver import NoAnswer
-from queue_engine.store.client import connect
+from queue_engine.store.redis.client import connect
 from tests.api_server import ENDPOINT, RunningApi, ScriptedLookup, running_api
 from tests.servers import StoreServer
 

@@ -16,7 +16,7 @@ from redis.asyncio import Redis
 
 from queue_engine.aio import end_tasks
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
-from queue_engine.store.client import connect
+from queue_engine.store.redis.client import connect
 from tests.servers import StoreServer
 from tests.waiting import wait_until_async
 

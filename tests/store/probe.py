@@ -6,7 +6,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from queue_engine.store.cluster import ClusterClient
+from queue_engine.store.redis.cluster import ClusterClient
 
 Fields = dict[str, str]
 

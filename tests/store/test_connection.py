@@ -8,7 +8,7 @@ import pytest
 import uvloop
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from queue_engine.store.client import connect
+from queue_engine.store.redis.client import connect
 from tests.waiting import wait_until_async
 
 

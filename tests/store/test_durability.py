@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from redis.exceptions import NoScriptError, RedisError
 
+from queue_engine.config.durability import Durability, parse_durability
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.durability import Durability, parse_durability
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
-from queue_engine.store.client import NotDurable, store_errors, unavailability
+from queue_engine.store.redis.client import NotDurable, store_errors, unavailability
 from queue_engine.store.scripts import load_scripts
 from queue_engine.store.store import Store, UnfitStore
 from queue_engine.store.tasks import Submission

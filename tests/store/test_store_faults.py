@@ -12,7 +12,7 @@ from queue_engine.domain.deliveries import Verdict
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.client import store_errors
+from queue_engine.store.redis.client import store_errors
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Submission
 from tests.servers import StoreServer

@@ -6,20 +6,20 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from queue_engine.config.durability import Durability
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
-from queue_engine.domain.durability import Durability
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import Lease, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.claims import ClaimStore
-from queue_engine.store.client import unavailability
-from queue_engine.store.cluster import ClusterClient
 from queue_engine.store.credentials import Deletion
 from queue_engine.store.deliveries import OutboxEntry
 from queue_engine.store.keys import FORMAT, META
+from queue_engine.store.redis.client import unavailability
+from queue_engine.store.redis.cluster import ClusterClient
 from queue_engine.store.store import Store, UnfitStore
 from queue_engine.store.tasks import Submission
 from tests.servers import StoreServer, redis_binary, valkey_binary

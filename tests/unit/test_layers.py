@@ -31,6 +31,8 @@ PREFIXES = {
     "queue_engine.local": "local",
     "queue_engine.local.embedded": "embedded",
     "queue_engine.config": "config",
+    "queue_engine.config.store_url": "store_settings",
+    "queue_engine.config.durability": "store_settings",
     "queue_engine.engine": "engine",
     "queue_engine.store": "store",
     "queue_engine.aio": "aio",
@@ -71,9 +73,10 @@ MAY_IMPORT = {
     "worker_agent": {"worker_agent"} | TOOLS,
     "local": {"local", "embedded", "store"} | TOOLS,
     "embedded": {"embedded"} | TOOLS,
-    "config": {"config", "domain", "rules", "net", "crypto", "processes"},
+    "store_settings": {"store_settings"},
+    "config": {"config", "store_settings", "domain", "rules", "net", "crypto", "processes"},
     "engine": {"engine", "store"} | TOOLS,
-    "store": {"store"} | TOOLS,
+    "store": {"store", "store_settings"} | TOOLS,
     "processes": {"processes", "aio"},
     "aio": {"aio", "observability"},
     "observability": {"observability", "version"},
@@ -96,7 +99,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 # The domain and its rules are pure: values in, values out.
-PURE = {"domain", "rules"}
+PURE = {"domain", "rules", "store_settings"}
 IMPURE_MODULES = {
     *("asyncio", "concurrent", "http", "io", "logging", "multiprocessing", "os", "pathlib", "select"),
     *("selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time"),
@@ -135,6 +138,7 @@ def test_both_packages_are_looked_at() -> None:
         ("queue_engine.engine.orders", "from starlette.requests import Request"),
         ("queue_engine.engine.orders", "import redis.asyncio as redis"),
         ("queue_engine.store.tasks", "from queue_engine.engine import orders"),
+        ("queue_engine.store.tasks", "from queue_engine.config.engine import ApiSettings"),
         ("queue_engine.controller.reconcile", "from queue_engine.engine import orders"),
         ("queue_engine.delivery.service", "from queue_engine.engine import orders"),
         ("queue_engine.cli.tasks", "from queue_engine.engine import orders"),

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from queue_engine.domain.durability import Durability, parse_durability
-from queue_engine.domain.store_url import Address, StoreUrl, Topology, parse_store_url
+from queue_engine.config.durability import Durability, parse_durability
+from queue_engine.config.store_url import Address, StoreUrl, Topology, parse_store_url
 
 GOOD = {
     "redis://127.0.0.1:6379/0": StoreUrl(Topology.SINGLE, (Address("127.0.0.1", 6379),)),

@@ -20,7 +20,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from queue_engine.aio import Backoff
-from queue_engine.domain.store_url import Address
+from queue_engine.config.store_url import Address
 
 T = TypeVar("T")
 Send = Callable[[Redis, bool], Awaitable[T]]

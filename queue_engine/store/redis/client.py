@@ -23,17 +23,17 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from queue_engine.config.store_url import Address, StoreUrl, Topology, is_yes, parse_store_url
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.domain.store_url import Address, StoreUrl, Topology, is_yes, parse_store_url
-from queue_engine.store.cluster import ClusterClient
-from queue_engine.store.connections import (
+from queue_engine.store.redis.cluster import ClusterClient
+from queue_engine.store.redis.connections import (
     CONNECT_TIMEOUT_SECONDS,
     MasterConnection,
     PlainConnection,
     TlsConnection,
     TlsMasterConnection,
 )
-from queue_engine.store.sentinel import MasterFinder, MasterPool
+from queue_engine.store.redis.sentinel import MasterFinder, MasterPool
 
 COMMAND_TIMEOUT_SECONDS = 3.0
 SENTINEL_TIMEOUT_SECONDS = 1.0

@@ -13,7 +13,7 @@ from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from queue_engine.domain.store_url import Address
+from queue_engine.config.store_url import Address
 
 
 class MasterFinder:
