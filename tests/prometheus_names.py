@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from queue_engine.metrics import Role, registry_of
+from queue_engine.observability.metrics import Role, registry_of
 
 _NAME = re.compile(r"(?<![\w:])(?:queue_engine|worker_agent|process|python)[_:][\w:]+(?![\w(])")
 _STRING = re.compile(r'"[^"]*"|\'[^\']*\'')

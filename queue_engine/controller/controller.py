@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from queue_engine.aio import end_tasks, run_forever
-from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.backends.base import Backend
+from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.domain.endpoints import Endpoint, Wanted
