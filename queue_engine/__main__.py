@@ -1,6 +1,6 @@
 """The entry point of `queue-engine` and `python -m queue_engine`."""
 
-from queue_engine.processes.interpreter import leave_current_folder
+from queue_engine.processes.interpreter import Loading, leave_current_folder
 
 
 def main() -> None:
@@ -9,7 +9,8 @@ def main() -> None:
     from queue_engine.processes.interrupts import exit_on_interrupt
 
     exit_on_interrupt()
-    from queue_engine.cli.main import main as run
+    with Loading():
+        from queue_engine.cli.main import main as run
 
     run()
 

@@ -1,6 +1,6 @@
 """The entry point of `worker-agent` and `python -m worker_agent`."""
 
-from queue_engine.processes.interpreter import leave_current_folder
+from queue_engine.processes.interpreter import Loading, leave_current_folder
 
 
 def main() -> None:
@@ -9,7 +9,8 @@ def main() -> None:
     from queue_engine.processes.interrupts import exit_on_interrupt
 
     exit_on_interrupt()
-    from worker_agent.cli import main as run
+    with Loading():
+        from worker_agent.cli import main as run
 
     run()
 

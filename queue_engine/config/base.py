@@ -26,7 +26,7 @@ class ProcessSettings(BaseSettings):
     Raises ValueError when both forms of a secret are given, and when its file cannot be read.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENGINE_PREFIX, env_ignore_empty=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=ENGINE_PREFIX, env_ignore_empty=True, extra="ignore", defer_build=True)
 
     @classmethod
     def settings_customise_sources(
