@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.environment import trust_no_authority
 from tests.examples import FULL
 from tests.servers import StoreServer, redis_binary, valkey_binary
 
@@ -16,6 +17,8 @@ from tests.servers import StoreServer, redis_binary, valkey_binary
 settings.register_profile("tests", max_examples=FULL, deadline=None, print_blob=True)
 settings.register_profile("fast", max_examples=FULL // 10, deadline=None, print_blob=True)
 settings.load_profile("tests")
+
+trust_no_authority()
 
 # A shell's background job ignores Ctrl-C, and so would all programs that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

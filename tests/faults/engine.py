@@ -14,6 +14,7 @@ import httpx
 import psutil
 
 from queue_engine.store.store import Store
+from tests.environment import inherited
 from tests.faults.disks import FillableServer
 from tests.faults.proxy import Link, Network
 from tests.integration.parts import SECRET_KEY, Program, open_store, wait_for_port
@@ -245,7 +246,7 @@ class Engine:
 
     def _environment(self) -> dict[str, str]:
         return {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
+            **inherited(),
             MARK: self._mark,
             "PYTHONPATH": f"{self._code}{os.pathsep}{ROOT}",
             "PYTHONSAFEPATH": "1",  # else the working directory would come before a mutant's code

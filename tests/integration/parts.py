@@ -20,6 +20,7 @@ from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, Task, TaskSpec, TaskStatus
 from queue_engine.store.store import Store
+from tests.environment import inherited
 from tests.waiting import GIVE_UP_SECONDS, wait_until, wait_until_async
 
 SECRET_KEY = new_secret_key()
@@ -92,7 +93,7 @@ class Programs:
         self._directory = directory
         self._started: list[Program] = []
         self._environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG", "TMPDIR") if name in os.environ},
+            **inherited(),
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "QUEUE_ENGINE_REDIS_URL": store_url,
             "QUEUE_ENGINE_SECRET_KEY": secret_key,

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import psutil
 import pytest
 
 from tests.api_server import RunningApi
+from tests.environment import inherited
 from tests.integration.parts import Program
 from tests.integration.test_up import API_KEY, ECHO, Up
 from tests.ports import free_port
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 def environment(url: str, key: str) -> dict[str, str]:
     return {
-        **{name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ},
+        **inherited(),
         "PYTHONPATH": str(ROOT),
         "QUEUE_ENGINE_URL": url,
         "QUEUE_ENGINE_API_KEY": key,

@@ -1,6 +1,5 @@
 """`queue-engine keys` as an operator runs it."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from queue_engine.store.api_keys import hash_of
+from tests.environment import inherited
 from tests.integration.parts import Programs, open_store, programs_on
 from tests.waiting import wait_until
 
@@ -17,7 +17,7 @@ FIRST_KEY = "configured-first-key"
 def run(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "queue_engine", "keys", *arguments, "--redis-url", url],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**inherited(), "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
         timeout=60,

@@ -5,7 +5,6 @@ shown, changed, described and documented.
 """
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import pytest
 
 from queue_engine.store.store import Store
 from tests.api_server import ENDPOINT, TASK
+from tests.environment import inherited
 from tests.integration.parts import HttpServer, Program, Programs, new_endpoint
 from tests.waiting import GIVE_UP_SECONDS, wait_until, wait_until_async
 
@@ -105,7 +105,7 @@ def url_of(program: Program) -> str:
 
 def run_python(code: Path, *arguments: str, **environment: str) -> str:
     """Run Python on the copy and return its output, whatever its status."""
-    given = {"PATH": os.environ["PATH"], "COLUMNS": "300"} | path_to(code) | environment
+    given = {**inherited(), "COLUMNS": "300"} | path_to(code) | environment
     done = subprocess.run(
         [sys.executable, *arguments], cwd=code, env=given, capture_output=True, text=True, check=False, timeout=100
     )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import inherited
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,7 @@ def environment() -> Iterator[dict[str, str]]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{server.server_port}"
         yield {
-            "PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "QUEUE_ENGINE_URL": url,
+            **inherited(), "PYTHONPATH": str(ROOT), "QUEUE_ENGINE_URL": url,
             "QUEUE_ENGINE_API_KEY": "a-key",
         }  # fmt: skip
         server.shutdown()

@@ -22,6 +22,7 @@ from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.local.embedded import read_store_url
 from queue_engine.net.ports import is_loopback, machine_addresses
 from queue_engine.store.api_keys import hash_of
+from tests.environment import inherited
 from tests.integration.parts import HttpServer, Program, Reply, replies
 from tests.ports import free_port
 from tests.waiting import GIVE_UP_SECONDS, wait_until
@@ -41,7 +42,7 @@ class Up:
         self._directory = directory
         self._options = options
         self._environment = {
-            **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
+            **inherited(),
             "TMPDIR": str(directory),
             "PYTHONPATH": str(ROOT),
             "QUEUE_ENGINE_API_KEY": API_KEY,
@@ -447,7 +448,7 @@ def keys(up: Up, *arguments: str) -> "subprocess.CompletedProcess[str]":
     assert url is not None
     return subprocess.run(
         [sys.executable, "-m", "queue_engine", "keys", *arguments, "--redis-url", url],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        env={**inherited(), "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=60,

@@ -1,0 +1,23 @@
+"""The environment of the tests and of the programs that they start."""
+
+import os
+from pathlib import Path
+
+AUTHORITIES = Path(__file__).with_name("authorities.pem")
+"""One certificate, of an authority that nobody has the key of."""
+INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+def trust_no_authority() -> None:
+    """Let no TLS connection of the tests and of their programs be vouched for by this machine's authorities.
+
+    The tests talk to loopback only. To read the machine's hundred and more certificates takes a tenth of a second of
+    processor time in every program that imports an HTTP client, and in every client that a test makes.
+    """
+    os.environ["SSL_CERT_FILE"] = str(AUTHORITIES)
+    os.environ["SSL_CERT_DIR"] = os.devnull
+
+
+def inherited() -> dict[str, str]:
+    """Return the variables that a program which a test starts has from the tests' own environment."""
+    return {name: os.environ[name] for name in INHERITED if name in os.environ}
