@@ -69,8 +69,9 @@ format: setup ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix $(PRESENT)
 	$(BIN)/ruff format $(PRESENT)
 
-docs: setup ## write the reference pages that are made from the code
+docs: setup ## write the reference pages and the dashboards that are made from the code
 	$(BIN)/python -m tests.reference_pages
+	$(BIN)/python -m deploy.grafana
 
 bench: setup ## run the benchmarks
 	$(BIN)/python -m tests.bench
