@@ -32,6 +32,7 @@ from queue_engine.domain.errors import EngineError
 from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, listen, own_metrics, serve_pages
 from queue_engine.observability.logs import configure_logging
+from queue_engine.processes.interpreter import Loading
 from queue_engine.processes.interrupts import exit_on_interrupt
 from queue_engine.processes.lifeline import LIFELINE_VARIABLE, watch_lifeline
 from queue_engine.processes.orphans import become_subreaper
@@ -105,7 +106,8 @@ def up(
     Workers are processes of this user: every API key gives a shell on this machine, because an endpoint's
     initializationCommand runs here. Give keys only to people who may log in.
     """
-    from queue_engine.local.up import UpOptions, run_up
+    with Loading():
+        from queue_engine.local.up import UpOptions, run_up
 
     for kind in (ApiSettings, DeliverySettings):
         _settings(kind, redis_url=redis_url)  # a bad value is named before anything starts
@@ -276,12 +278,13 @@ def _summary(rotated: Rotated) -> Iterable[str]:
 
 
 async def _serve_api(settings: ApiSettings) -> int:
-    from queue_engine.api.app import create_app
-    from queue_engine.api.catalogue import load_catalogue
-    from queue_engine.api.http.server import BACKLOG, bind, serve
-    from queue_engine.api.proxy.exchange import WorkerClient
-    from queue_engine.engine.engine import Engine
-    from queue_engine.net.resolver import CachingResolver, DnsLookup
+    with Loading():
+        from queue_engine.api.app import create_app
+        from queue_engine.api.catalogue import load_catalogue
+        from queue_engine.api.http.server import BACKLOG, bind, serve
+        from queue_engine.api.proxy.exchange import WorkerClient
+        from queue_engine.engine.engine import Engine
+        from queue_engine.net.resolver import CachingResolver, DnsLookup
 
     # Before the store is waited for, because waiting does not correct these.
     listener = _or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
@@ -318,13 +321,14 @@ async def _serve_api(settings: ApiSettings) -> int:
 
 
 async def _serve_delivery(settings: DeliverySettings) -> int:
-    from queue_engine.delivery.guard import Guard
-    from queue_engine.delivery.loopback import LoopbackSender
-    from queue_engine.delivery.sender import SenderLimits, open_sender
-    from queue_engine.delivery.service import DeliveryConfig, DeliveryService
-    from queue_engine.domain.retry import Schedule
-    from queue_engine.net.resolver import CachingResolver, DnsLookup
-    from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy
+    with Loading():
+        from queue_engine.delivery.guard import Guard
+        from queue_engine.delivery.loopback import LoopbackSender
+        from queue_engine.delivery.sender import SenderLimits, open_sender
+        from queue_engine.delivery.service import DeliveryConfig, DeliveryService
+        from queue_engine.domain.retry import Schedule
+        from queue_engine.net.resolver import CachingResolver, DnsLookup
+        from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy
 
     metrics_port = _serve_metrics(settings, metrics.Role.DELIVERY)
     config = DeliveryConfig(
@@ -362,10 +366,11 @@ async def _serve_delivery(settings: DeliverySettings) -> int:
 
 
 async def _serve_controller(settings: ControllerSettings) -> int:
-    from queue_engine.backends.process import ProcessBackend
-    from queue_engine.controller.agent_metrics import AgentMetrics
-    from queue_engine.controller.controller import Controller, ControllerConfig
-    from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+    with Loading():
+        from queue_engine.backends.process import ProcessBackend
+        from queue_engine.controller.agent_metrics import AgentMetrics
+        from queue_engine.controller.controller import Controller, ControllerConfig
+        from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 
     agents = AgentMetrics()
     _serve_metrics(settings, metrics.Role.CONTROLLER, agents=agents.page)
