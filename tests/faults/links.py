@@ -122,6 +122,23 @@ def _has_just_ended(stage: Stage, worker: Worker) -> bool:
     return stage.age(latest) < 0.1
 
 
+@scenario("killed while recording")
+async def killed_while_recording(stage: Stage) -> None:
+    """Agents are killed when the request with a result has reached the store and its reply has not come back.
+
+    A result that took a second request would be half recorded.
+    """
+    async with stage.steady_load(rate=12, ms=300):
+        for _ in range(4):
+            worker = stage.rng.choice(stage.workers)
+            worker.to_store.lose_replies_to(b"succeeded")
+            await stage.until(lambda link=worker.to_store: link.has_lost)  # type: ignore[misc]
+            with stage.fault("kill agent", worker):
+                await asyncio.to_thread(kill, worker, "agent")
+            worker.to_store.heal()
+            await asyncio.to_thread(worker.start_agent)
+
+
 @scenario("killed before start", workers=0, goal_seconds=AGENT_GOAL_SECONDS)
 async def killed_before_start(stage: Stage) -> None:
     """An agent dies with entries that it has read and not started, behind those of one that lives: all are reached."""

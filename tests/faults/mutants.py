@@ -83,7 +83,7 @@ MUTANTS = {
         ),
         Mutant(
             "outbox entry in a second step",
-            scenario="slow links",
+            scenario="killed while recording",
             expected="its webhook was not told",
             edits={
                 "queue_engine/store/lua/library.lua": [

@@ -30,6 +30,8 @@ class Condition:
     """How late everything arrives, in each direction."""
     lost_words: bytes = b""
     """Connections are lost in the direction up from the moment when these bytes are sent over them."""
+    last_words: bytes = b""
+    """What holds these bytes still reaches the target; then its connection is lost in both directions."""
 
     @property
     def hurts(self) -> bool:
@@ -50,6 +52,11 @@ class Link:
     @property
     def condition(self) -> Condition:
         return self._condition
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether a connection that is still open has lost something."""
+        return any(connection.has_lost for connection in list(self._connections))
 
     def cut(self) -> None:
         """Reset every connection, and every new one, until `heal`."""
@@ -74,6 +81,10 @@ class Link:
     def lose_requests_with(self, words: bytes) -> None:
         """Lose only connections over which these bytes are sent from now on, until `heal`."""
         self._set(Condition(lost_words=words))
+
+    def lose_replies_to(self, words: bytes) -> None:
+        """Let requests with these bytes through, and lose their replies and all that follows, until `heal`."""
+        self._set(Condition(last_words=words))
 
     def delay(self, seconds: float) -> None:
         """Everything arrives so much later, until `heal`."""
@@ -158,9 +169,13 @@ class _Connection:
                 self.has_lost = True
                 continue
             writer.write(data)
+            if upwards and condition.last_words and condition.last_words in data:
+                self.has_lost = True  # before anything of the reply is read
             await writer.drain()
 
     def _is_lost(self, condition: Condition, data: bytes, upwards: bool) -> bool:
+        if condition.last_words:
+            return self.has_lost
         if condition.lost_words and upwards:
             return self.has_lost or condition.lost_words in data
         return condition.up_lost if upwards else condition.down_lost
