@@ -128,7 +128,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
     elif panel.kind == "stat":
         defaults["color"] = {"mode": "thresholds"}
     else:
-        form["transformations"] = [_shown_columns(panel.columns)]
+        form["transformations"] = _shown_columns(panel.columns)
     return {
         "id": panel.id,
         "type": panel.kind,
@@ -169,8 +169,12 @@ def _line_style(panel: Panel) -> dict[str, Any]:
     }
 
 
-def _shown_columns(columns: Sequence[str]) -> dict[str, Any]:
-    return {"id": "filterFieldsByName", "options": {"include": {"names": list(columns)}}}
+def _shown_columns(columns: Sequence[str]) -> list[dict[str, Any]]:
+    places = {name: place for place, name in enumerate(columns)}
+    return [
+        {"id": "filterFieldsByName", "options": {"include": {"names": list(columns)}}},
+        {"id": "organize", "options": {"indexByName": places, "excludeByName": {}, "renameByName": {}}},
+    ]
 
 
 _OPTIONS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,9 @@ from typing import Any
 
 import msgspec
 import pytest
+from typer.testing import CliRunner
 
+from queue_engine.cli.main import app
 from tests.prometheus_names import exported_names, names_in
 
 ROOT = Path(__file__).parents[2]
@@ -52,6 +54,22 @@ def test_an_alert_says_how_urgent_it_is_what_happened_and_where_its_section_is(n
 def test_the_rules_name_metrics_that_processes_export_and_figures_that_are_recorded() -> None:
     named = {name for rule in RULES for name in names_in(rule["expr"])}
     assert named <= exported_names() | RECORDED
+
+
+def test_the_runbook_names_messages_that_are_logged_and_commands_that_exist() -> None:
+    named = set(re.findall(r"`([a-z][^`\n:]* [^`\n]*)`", RUNBOOK.read_text()))
+    commands = {name for name in named if name.startswith("queue-engine ")}
+    assert len(commands) >= 5
+    for command in commands:
+        path = [word for word in command.split()[1:] if word.islower() and word.isalpha()]
+        found = CliRunner().invoke(app, [*path, "--help"])
+        assert found.exit_code == 0, command
+    folders = ("queue_engine", "worker_agent")
+    sources = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    of_outages = "the store is "  # put together from parts; tests/unit/test_outages.py has their text
+    messages = {name for name in named - commands if not name.startswith(of_outages)}
+    assert len(messages) >= 5
+    assert {message for message in messages if f'"{message}' not in sources} == set()
 
 
 def test_docs_metrics_lists_the_alerts() -> None:
