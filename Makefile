@@ -41,8 +41,8 @@ setup: $(VENV)/.installed ## make .venv from the lock and install this project i
 demo: setup ## run the demo on this machine, with an embedded store
 	$(BIN)/python deploy/demo/run.py
 
-# A file stays in one process, because its tests may share a running engine. In the order of the folders the files with
-# few and long tests come first, so that all processes end at about the same time.
+# A file stays in one process, because its tests may share a running engine. The files are taken in the order in which
+# they are collected: those with few and long tests come first, so that all processes end at about the same time.
 test: setup ## run all tests but the benchmarks and the model servers
 	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers -n $(TEST_PROCESSES) \
 		--dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1

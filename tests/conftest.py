@@ -60,3 +60,8 @@ def valkey_url(valkey_server: StoreServer) -> str:
 def _empty_stores(request: pytest.FixtureRequest) -> None:
     for server in {"store_server", "valkey_server"} & set(request.fixturenames):
         request.getfixturevalue(server).empty()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the unit tests last: each is short, so that all processes of a run end at about the same time."""
+    items.sort(key=lambda item: "unit" in item.path.parts)
