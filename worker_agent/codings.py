@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator
 
-from queue_engine.net.http_faults import BadResponse
+from queue_engine.net.error_types import BadResponse
 
 PIECE_BYTES = 64 * 1024
 """The most that is decoded at once: a small body that becomes a large one is given up long before it is whole."""

@@ -19,7 +19,7 @@ from queue_engine.domain.tasks import (
     TaskState,
     outcome_of,
 )
-from queue_engine.net.http_faults import RESET
+from queue_engine.net.error_types import RESET
 from worker_agent.agent import Duty
 from worker_agent.container import ContainerWatch
 from worker_agent.forward import Forwarder

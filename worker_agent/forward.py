@@ -12,8 +12,8 @@ from yarl import URL
 
 from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, NOT_CONNECTED, ContainerResponse
+from queue_engine.net.error_types import BadResponse, fault_of, problem_of
 from queue_engine.net.http_client import MAX_HEAD_BYTES, ResponseConnector
-from queue_engine.net.http_faults import BadResponse, fault_of, problem_of
 from queue_engine.rules.excerpts import printable
 from queue_engine.rules.outputs import output_of, text_of
 from worker_agent.codings import BodyDecoder, TooLarge

@@ -14,7 +14,8 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from queue_engine.delivery.answers import (
+from queue_engine.delivery.guard import ConnectionUse, Guard, guarded_session
+from queue_engine.delivery.responses import (
     EXCERPT_BYTES,
     REDIRECT,
     WHAT_WENT_WRONG,
@@ -23,9 +24,8 @@ from queue_engine.delivery.answers import (
     redirect_of,
     retry_after_seconds,
 )
-from queue_engine.delivery.guard import ConnectionUse, Guard, guarded_session
 from queue_engine.domain.deliveries import AttemptAnswer
-from queue_engine.net.http_faults import INTERNAL, RESET, TLS_ERROR, BadResponse, fault_of
+from queue_engine.net.error_types import INTERNAL, RESET, TLS_ERROR, BadResponse, fault_of
 from queue_engine.rules.excerpts import printable
 from queue_engine.rules.headers import is_secret_name
 from queue_engine.rules.webhook_urls import parse_webhook

@@ -11,8 +11,8 @@ from typing import Protocol
 
 from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.crypto.signing import signature_headers
-from queue_engine.delivery.answers import FAULTS
-from queue_engine.delivery.fairness import LaneLimits, Lanes, Turn
+from queue_engine.delivery.lanes import LaneLimits, Lanes, Turn
+from queue_engine.delivery.responses import FAULTS
 from queue_engine.delivery.sender import OutgoingRequest
 from queue_engine.domain.deliveries import (
     AttemptAnswer,
@@ -24,7 +24,7 @@ from queue_engine.domain.deliveries import (
     judge,
 )
 from queue_engine.domain.retry import Schedule
-from queue_engine.net.http_faults import INTERNAL
+from queue_engine.net.error_types import INTERNAL
 from queue_engine.observability import metrics
 from queue_engine.rules.webhook_urls import InvalidWebhook, parse_webhook
 from queue_engine.store.deliveries import Outbox, OutboxEntry

@@ -300,7 +300,7 @@ class ContainerResponse:
     location: str = ""
     """With a redirect: where to, as text of the same kind."""
     error_type: str | None = None
-    """None, or a word of net.http_faults, or `timeout`, `too_large`, `not_exposed`."""
+    """None, or a word of net.error_types, or `timeout`, `too_large`, `not_exposed`."""
     detail: str = ""
     retry_after_seconds: float | None = None
     """What a 429 or 503 asks for."""

@@ -27,7 +27,7 @@ from aiohttp.helpers import _EXC_SENTINEL as NO_CAUSE
 from aiohttp.helpers import set_exception
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
 
-from queue_engine.net.http_faults import BadResponse
+from queue_engine.net.error_types import BadResponse
 
 MAX_HEAD_BYTES = 64 * 1024
 """The status line and the headers of one response, with their line ends. Sessions set aiohttp's own three limits to it:

@@ -8,7 +8,7 @@ import pytest
 from queue_engine.delivery.guard import Guard, guarded_session
 from queue_engine.delivery.sender import OutgoingRequest, SenderLimits, open_sender
 from queue_engine.domain.deliveries import AttemptAnswer
-from queue_engine.net.http_faults import BlockedAddress, fault_of
+from queue_engine.net.error_types import BlockedAddress, fault_of
 from queue_engine.net.resolver import CachingResolver
 from queue_engine.rules.webhook_urls import AddressPolicy, judge_destination, parse_webhook
 from tests.integration.receivers import OK, Receiver, answering, receiver, stub_resolver

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from queue_engine.delivery.answers import FAULTS
+from queue_engine.delivery.responses import FAULTS
 from queue_engine.observability import metrics
 from queue_engine.observability.metrics import Figures, Role, registry_of
 

@@ -18,8 +18,8 @@ from queue_engine.aio import end_tasks
 from queue_engine.api.http.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
 from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
+from queue_engine.net.error_types import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of
 from queue_engine.net.http_client import ResponseConnector, checked_sockets
-from queue_engine.net.http_faults import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of
 from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.addresses import WorkerPolicy
 

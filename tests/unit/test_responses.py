@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.delivery.answers import (
+from queue_engine.delivery.responses import (
     EXCERPT_BYTES,
     FAULTS,
     WHAT_WENT_WRONG,
@@ -14,7 +14,7 @@ from queue_engine.delivery.answers import (
     fault_of_status,
     retry_after_seconds,
 )
-from queue_engine.net import http_faults
+from queue_engine.net import error_types
 
 NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 
@@ -41,7 +41,7 @@ def test_the_words_are_the_closed_set_of_the_metric() -> None:
 
 
 def test_every_fault_without_an_answer_has_its_sentence() -> None:
-    assert set(WHAT_WENT_WRONG) == http_faults.FAULTS
+    assert set(WHAT_WENT_WRONG) == error_types.FAULTS
 
 
 @pytest.mark.parametrize(

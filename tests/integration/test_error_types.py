@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import aiohttp
 import pytest
 
+from queue_engine.net.error_types import fault_of
 from queue_engine.net.http_client import ResponseConnector
-from queue_engine.net.http_faults import fault_of
 from tests.integration.receivers import (
     OK,
     Behaviour,

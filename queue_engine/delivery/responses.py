@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
-from queue_engine.net import http_faults
+from queue_engine.net import error_types
 from queue_engine.rules.excerpts import printable
 
 EXCERPT_BYTES = 2048
@@ -23,20 +23,20 @@ RATE_LIMITED = "rate_limited"
 HTTP_4XX = "http_4xx"
 HTTP_5XX = "http_5xx"
 
-FAULTS = http_faults.FAULTS | {REDIRECT, GONE, RATE_LIMITED, HTTP_4XX, HTTP_5XX}
+FAULTS = error_types.FAULTS | {REDIRECT, GONE, RATE_LIMITED, HTTP_4XX, HTTP_5XX}
 """Every word that the `fault` of an answer can be."""
 
 WHAT_WENT_WRONG = {
-    http_faults.DNS_ERROR: "the host name could not be resolved",
-    http_faults.CONNECT_REFUSED: "the connection was refused or there is no route to the host",
-    http_faults.CONNECT_TIMEOUT: "no connection, or no TLS handshake, within the time limit",
-    http_faults.TLS_ERROR: "the TLS handshake failed",
-    http_faults.READ_TIMEOUT: "no answer within the time limit",
-    http_faults.RESET: "the connection broke before a whole response came",
-    http_faults.BAD_RESPONSE: "the response cannot be understood",
-    http_faults.BLOCKED_ADDRESS: "the destination is not allowed",
-    http_faults.INVALID_REQUEST: "the URL or a header cannot be sent",
-    http_faults.INTERNAL: "an error in the delivery process; see its log",
+    error_types.DNS_ERROR: "the host name could not be resolved",
+    error_types.CONNECT_REFUSED: "the connection was refused or there is no route to the host",
+    error_types.CONNECT_TIMEOUT: "no connection, or no TLS handshake, within the time limit",
+    error_types.TLS_ERROR: "the TLS handshake failed",
+    error_types.READ_TIMEOUT: "no answer within the time limit",
+    error_types.RESET: "the connection broke before a whole response came",
+    error_types.BAD_RESPONSE: "the response cannot be understood",
+    error_types.BLOCKED_ADDRESS: "the destination is not allowed",
+    error_types.INVALID_REQUEST: "the URL or a header cannot be sent",
+    error_types.INTERNAL: "an error in the delivery process; see its log",
 }
 """What is kept in place of an answer. Never the exception's own text: it may hold an address of the private network."""
 
@@ -49,7 +49,7 @@ def fault_of_status(status: int) -> str | None:
     if 200 <= status < 300:
         return None
     if status < 200:
-        return http_faults.BAD_RESPONSE
+        return error_types.BAD_RESPONSE
     if status < 400:
         return REDIRECT
     if status >= 500:

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from queue_engine.delivery.answers import FAULTS
-from queue_engine.delivery.fairness import DESTINATION_FAULTS, NEUTRAL_FAULTS, GivenBack, Kind, LaneLimits, Lanes, Turn
+from queue_engine.delivery.lanes import DESTINATION_FAULTS, NEUTRAL_FAULTS, GivenBack, Kind, LaneLimits, Lanes, Turn
+from queue_engine.delivery.responses import FAULTS
 from tests.examples import examples
 
 LIMITS = LaneLimits()

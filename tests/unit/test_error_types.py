@@ -1,4 +1,4 @@
-"""One word for what an HTTP call raised. What real connections raise is in tests/integration/test_http_faults.py."""
+"""One word for what an HTTP call raised. What real connections raise is in tests/integration/test_error_types.py."""
 
 import errno
 import socket
@@ -10,7 +10,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError, TransferEncodingError
 
-from queue_engine.net.http_faults import FAULTS, BadResponse, BlockedAddress, fault_of, problem_of
+from queue_engine.net.error_types import FAULTS, BadResponse, BlockedAddress, fault_of, problem_of
 
 KEY = ConnectionKey("host", 80, False, True, None, None, None)
 

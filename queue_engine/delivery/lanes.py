@@ -29,24 +29,24 @@ from enum import Enum
 from typing import Generic, TypeVar
 
 from queue_engine.aio import Backoff
-from queue_engine.net import http_faults
+from queue_engine.net import error_types
 
 Item = TypeVar("Item")
 
 DESTINATION_FAULTS = frozenset(
     {
-        http_faults.DNS_ERROR,
-        http_faults.CONNECT_REFUSED,
-        http_faults.CONNECT_TIMEOUT,
-        http_faults.TLS_ERROR,
-        http_faults.READ_TIMEOUT,
-        http_faults.RESET,
-        http_faults.BAD_RESPONSE,
+        error_types.DNS_ERROR,
+        error_types.CONNECT_REFUSED,
+        error_types.CONNECT_TIMEOUT,
+        error_types.TLS_ERROR,
+        error_types.READ_TIMEOUT,
+        error_types.RESET,
+        error_types.BAD_RESPONSE,
     }
 )
 """Timeouts, connection errors and what is not HTTP: they make a destination suspect and open its breaker."""
 
-NEUTRAL_FAULTS = frozenset({http_faults.BLOCKED_ADDRESS, http_faults.INVALID_REQUEST, http_faults.INTERNAL})
+NEUTRAL_FAULTS = frozenset({error_types.BLOCKED_ADDRESS, error_types.INVALID_REQUEST, error_types.INTERNAL})
 """Faults that say nothing of the destination: nothing was sent to it. All the others are HTTP answers."""
 
 PARKING = Backoff(10.0, 300.0)
