@@ -160,7 +160,7 @@ def test_each_query_of_the_dashboards_returns_data(observed: tuple[Engine, Prome
         return not empty
 
     try:
-        wait_until(all_have_data, 60)
+        wait_until(all_have_data)
     except AssertionError:
         pytest.fail("\n".join(["no data:", *sorted(empty)]))
 

@@ -18,6 +18,7 @@ from tests.ports import free_port
 from tests.promtool import check, check_alerts, promtool_binary, scrape
 from tests.waiting import wait_until
 
+QUEUED = ("queue_engine_queue_tasks", '{instance="controller",state="queued"}')
 ECHO = f"{sys.executable} {Path(__file__).parents[2] / 'deploy/examples/echo_server.py'}"
 
 
@@ -76,6 +77,16 @@ async def test_the_agents_of_a_controller_are_scraped_at_one_address(store: Stor
         agent.send_signal(signal.SIGCONT)
     await store.endpoints.want(endpoint_id, TENANT, Wanted.STOPPED)
     wait_until(lambda: scraped(port) == {}, 60, "series of agents that have ended stay")
+
+
+async def test_by_default_no_metric_of_a_controller_itself_names_an_endpoint(store: Store, programs: Programs) -> None:
+    port = free_port()
+    await submit(store, await new_endpoint(store))
+    programs.controller(QUEUE_ENGINE_METRICS_PORT=str(port))
+    wait_for_port(port)
+    url = f"http://127.0.0.1:{port}/metrics"
+    wait_until(lambda: scrape(url, "controller").samples.get(QUEUED) == 1, 60, "the controller reads no figures")
+    assert not any("endpoint=" in labels for _, labels in scrape(url, "controller").samples)
 
 
 async def test_no_process_of_a_worker_listens_on_a_port_but_the_container_on_its_own(
