@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements/all.txt
 # Most tests wait for processes of their own rather than compute.
-TEST_PROCESSES ?= 3
+TEST_PROCESSES ?= 4
 # Tested end to end by `make test-servers`.
 MODEL_SERVERS  := cog mlserver litserve bentoml
 CODE   := queue_engine worker_agent tests deploy
