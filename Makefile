@@ -55,13 +55,15 @@ test-servers: setup ## run model servers from PyPI end to end, each in a virtual
 	$(BIN)/python -m tests.model_servers.environments
 	$(BIN)/python -m pytest tests/model_servers
 
-check: setup ## lint, formatting, types, layers
+check: setup ## lint, formatting, types, prose, layers
 	@echo "== ruff check"
 	$(BIN)/ruff check $(PRESENT)
 	@echo "== ruff format"
 	$(BIN)/ruff format --check $(PRESENT)
 	@echo "== mypy"
 	$(BIN)/mypy $(PRESENT)
+	@echo "== prose"
+	$(BIN)/python -m tests.prose --check
 	@echo "== layers"
 	$(BIN)/python -m pytest tests/unit/test_layers.py
 
