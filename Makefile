@@ -8,7 +8,7 @@ LOCK   := requirements/all.txt
 # Most tests wait for processes of their own rather than compute.
 TEST_PROCESSES ?= 4
 # Tested end to end by `make test-servers`.
-MODEL_SERVERS  := cog mlserver litserve bentoml
+MODEL_SERVERS  := cog mlserver litserve bentoml flask
 CODE   := queue_engine worker_agent tests deploy
 # A directory may be missing in a packaged source tree.
 PRESENT = $(wildcard $(CODE))

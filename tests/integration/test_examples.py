@@ -20,13 +20,21 @@ from tests.ports import free_port
 from tests.waiting import wait_until
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "deploy" / "examples"
+INTERPRETERS = {".py": sys.executable, ".mjs": "node"}
 
 
 @contextmanager
-def running(name: str) -> Iterator[int]:
+def running(name: str, output: Path | None = None, **environment: str) -> Iterator[int]:
+    """Run an example on a free port until the block ends. Its standard output goes to the file `output`, if any."""
     port = free_port()
-    environment = {"PATH": os.environ["PATH"], "PORT": str(port)}
-    with subprocess.Popen([sys.executable, str(EXAMPLES / name)], env=environment, stderr=subprocess.DEVNULL) as server:
+    path = EXAMPLES / name
+    given = {"PATH": os.environ["PATH"], "PORT": str(port), **environment}
+    with (
+        (output or Path(os.devnull)).open("wb") as log,
+        subprocess.Popen(
+            [INTERPRETERS[path.suffix], str(path)], env=given, stdout=log, stderr=subprocess.DEVNULL
+        ) as server,
+    ):
         try:
             wait_until(lambda: server.poll() is not None or accepts(port), 60)
             assert server.poll() is None

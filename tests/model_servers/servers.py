@@ -1,4 +1,4 @@
-"""The model servers from PyPI that are tested end to end, each in a virtual environment of its own.
+"""The model servers from PyPI, and the example in Flask, each tested end to end in a virtual environment of its own.
 
 One environment for all of them cannot be made: they ask for versions of the same packages that exclude each other.
 """
@@ -20,7 +20,7 @@ class ModelServer:
     """One model server: how a user starts it, and one request with its output."""
 
     name: str
-    """The package on PyPI, and the folder of its project."""
+    """The package on PyPI."""
     command: str
     process_uri: str
     input: dict[str, Any]
@@ -29,6 +29,13 @@ class ModelServer:
     output_at: tuple[str | int, ...] = ()
     ready_path: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
+    """The folder of its project, when it is not one of PROJECTS."""
+
+    @property
+    def project(self) -> Path:
+        """The folder in which it is started."""
+        return self.folder or PROJECTS / self.name
 
     @property
     def lock(self) -> Path:
@@ -80,5 +87,15 @@ SERVERS = (
         "HELLO",
         ready_path="/readyz",
         environment={"BENTOML_DO_NOT_TRACK": "True"},
+    ),
+    ModelServer(
+        "flask",
+        "exec python worker_flask.py",
+        "/run",
+        {"text": "hello"},
+        "HELLO",
+        ("text",),
+        ready_path="/ready",
+        folder=ROOT / "deploy" / "examples",
     ),
 )

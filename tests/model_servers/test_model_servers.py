@@ -14,7 +14,7 @@ import pytest
 
 from tests.integration.parts import HttpServer
 from tests.integration.test_up import API_KEY, Up
-from tests.model_servers.servers import LOAD_SECONDS, PROJECTS, SERVERS, ModelServer
+from tests.model_servers.servers import LOAD_SECONDS, SERVERS, ModelServer
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -66,9 +66,7 @@ def test_tasks_submitted_while_the_model_loads_succeed_at_their_first_attempt(se
 def create(up: Up, server: ModelServer) -> str:
     """Create an endpoint with one worker; returns its path."""
     path = os.pathsep.join((str(server.directory / "bin"), os.environ["PATH"]))
-    command = (
-        f"cd {shlex.quote(str(PROJECTS / server.name))} && PATH={shlex.quote(path)} && export PATH && {server.command}"
-    )
+    command = f"cd {shlex.quote(str(server.project))} && PATH={shlex.quote(path)} && export PATH && {server.command}"
     variables = {"LOAD_SECONDS": str(LOAD_SECONDS), "MLSERVER_GRPC_PORT": str(free_port()), **server.environment}
     made = request(
         up,
@@ -121,6 +119,6 @@ def processes_of(up: Up, server: ModelServer) -> list[int]:
     found = []
     for process in up.processes():
         with suppress(psutil.Error):
-            if Path(process.cwd()) == PROJECTS / server.name:
+            if Path(process.cwd()) == server.project:
                 found.append(process.pid)
     return found

@@ -1,0 +1,73 @@
+// A webhook receiver that accepts only what is signed. Needs no package.
+//
+// WEBHOOK_SECRET: the endpoint's signing secret, whsec_…   WEBHOOK_AUTH_KEY: the tasks' webhookAuthKey, if any
+// PORT: where to listen on 127.0.0.1, 9000 by default
+//
+// Prints one line for each new result and responds 204. Responds 401 to a request that is not genuine.
+
+import { createHmac, timingSafeEqual } from "node:crypto";
+import { createServer } from "node:http";
+
+const MAX_BODY_BYTES = 1024 * 1024;
+const MAX_SEEN = 10_000;
+const TOLERANCE_SECONDS = 300;
+const seen = new Set(); // the latest webhook-ids: a delivery may come twice, with the same id
+
+function same(given, expected) {
+  const [a, b] = [Buffer.from(given ?? ""), Buffer.from(expected)];
+  return a.length === b.length && timingSafeEqual(a, b); // in constant time
+}
+
+// Return why the request is not genuine; undefined when it is.
+function faultOf(headers, body, { secret, authKey, now }) {
+  if (authKey !== undefined && !same(headers["x-api-key"], authKey)) return "X-API-Key is missing or wrong";
+  const id = headers["webhook-id"] ?? "";
+  const timestamp = headers["webhook-timestamp"] ?? "";
+  if (!/^\d+$/.test(timestamp) || Math.abs(now - Number(timestamp)) > TOLERANCE_SECONDS) {
+    return "webhook-timestamp is missing or too far from now";
+  }
+  const key = Buffer.from(secret.replace(/^whsec_/, ""), "base64");
+  const hmac = createHmac("sha256", key).update(`${id}.${timestamp}.`).update(body); // the bytes as they came
+  const expected = `v1,${hmac.digest("base64")}`;
+  // While a secret is being replaced there may be several signatures.
+  const given = (headers["webhook-signature"] ?? "").split(" ");
+  return given.some((one) => same(one, expected)) ? undefined : "webhook-signature is missing or wrong";
+}
+
+function handle(event) {
+  if (event.type === "worker.status") console.log(`worker ${event.workerId}: ${event.status}`);
+  else console.log(`task ${event.user_task_id}: ${event.status}`, JSON.stringify(event.result ?? null));
+}
+
+async function bodyOf(request) {
+  const chunks = [];
+  let length = 0;
+  for await (const chunk of request) {
+    length += chunk.length;
+    if (length > MAX_BODY_BYTES) break;
+    chunks.push(chunk);
+  }
+  return Buffer.concat(chunks);
+}
+
+createServer(async (request, response) => {
+  const body = await bodyOf(request);
+  const known = {
+    secret: process.env.WEBHOOK_SECRET,
+    authKey: process.env.WEBHOOK_AUTH_KEY,
+    now: Date.now() / 1000,
+  };
+  const fault = faultOf(request.headers, body, known);
+  if (fault !== undefined) {
+    console.log(`refused: ${fault}`);
+    response.writeHead(401).end();
+    return;
+  }
+  const id = request.headers["webhook-id"];
+  if (!seen.has(id)) {
+    seen.add(id);
+    if (seen.size > MAX_SEEN) seen.delete(seen.values().next().value);
+    handle(JSON.parse(body));
+  }
+  response.writeHead(204).end();
+}).listen(Number(process.env.PORT ?? 9000), "127.0.0.1");

@@ -1,0 +1,173 @@
+"""The example workers by their contract, and the example receivers by theirs: the same in each language."""
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from standardwebhooks import Webhook
+
+from queue_engine.crypto.signing import new_secret, signature_headers
+from queue_engine.domain.deliveries import TaskResult, task_result_body
+from tests.integration.parts import HttpServer, Reply, replies
+from tests.integration.test_examples import EXAMPLES, post, running
+from tests.waiting import wait_until
+
+NODE = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
+WORKERS = ["worker_plain.py", "worker_fastapi.py", pytest.param("worker_node.mjs", marks=NODE)]
+RECEIVERS = ["webhook_receiver.py", pytest.param("webhook_receiver.mjs", marks=NODE)]
+SECRET = new_secret(b"0123456789abcdef0123456789abcdef")
+AUTH_KEY = "only you know this"
+
+
+@pytest.fixture(scope="module", params=WORKERS)
+def worker(request: pytest.FixtureRequest) -> Iterator[int]:
+    with running(request.param) as port:
+        yield port
+
+
+def execute(port: int, task_id: str, **given: Any) -> tuple[int, Any]:
+    status, body = post(port, "/run", json.dumps(given).encode(), **{"X-Task-Id": task_id})
+    return status, json.loads(body)
+
+
+def cancel(port: int, task_id: str) -> int:
+    return post(port, "/cancel", json.dumps({"taskId": task_id}).encode())[0]
+
+
+def test_a_worker_is_ready_when_its_model_is_loaded(worker: int) -> None:
+    def ready() -> bool:
+        connection = HTTPConnection("127.0.0.1", worker, timeout=30)
+        connection.request("GET", "/ready")
+        status = connection.getresponse().status
+        connection.close()
+        assert status in (200, 503)
+        return status == 200
+
+    wait_until(ready)
+
+
+def test_a_worker_responds_with_the_output(worker: int) -> None:
+    assert execute(worker, "t1", text="hello") == (200, {"text": "HELLO"})
+
+
+def test_a_worker_refuses_an_input_without_text(worker: int) -> None:
+    status, _ = execute(worker, "t2", word="hello")
+    assert status in (400, 422)
+
+
+def test_a_repeated_task_gets_the_output_of_its_first_run(worker: int) -> None:
+    assert execute(worker, "t3", text="first")[1] == {"text": "FIRST"}
+    assert execute(worker, "t3", text="second")[1] == {"text": "FIRST"}
+
+
+def test_a_task_repeated_while_it_runs_waits_for_its_first_run(worker: int) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda n: execute(worker, "t4", text=f"run {n}", seconds=0.3), range(8)))
+    assert len({json.dumps(one) for one in found}) == 1
+
+
+def test_a_cancelled_task_ends_at_once_and_a_later_attempt_computes_it(worker: int) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        began = pool.submit(execute, worker, "t5", text="long", seconds=3600)
+        # The cancellation may come before the task.
+        wait_until(lambda: cancel(worker, "t5") == 200 and began.done())
+        assert began.result()[0] == 409
+    assert execute(worker, "t5", text="again") == (200, {"text": "AGAIN"})
+
+
+def test_cancelling_an_unknown_or_ended_task_changes_nothing(worker: int) -> None:
+    assert cancel(worker, "never_submitted") == 200
+    execute(worker, "t6", text="done")
+    assert cancel(worker, "t6") == 200
+    assert execute(worker, "t6", text="other")[1] == {"text": "DONE"}
+
+
+class Inbox(NamedTuple):
+    """A running receiver, and what it has printed."""
+
+    port: int
+    log: Path
+
+    def send(self, event: bytes, **changed: str) -> int:
+        """POST a genuine delivery, with some headers changed; an empty value removes a header."""
+        signed = signature_headers(SECRET, "msg_1", int(time.time()), event)
+        headers = {"Content-Type": "application/json", "X-API-Key": AUTH_KEY, **signed}
+        headers |= {name.replace("_", "-"): value for name, value in changed.items()}
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("POST", "/", event, {name: value for name, value in headers.items() if value})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+
+@pytest.fixture(params=RECEIVERS)
+def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Inbox]:
+    log = tmp_path / "receiver.log"
+    with running(request.param, log, WEBHOOK_SECRET=SECRET, WEBHOOK_AUTH_KEY=AUTH_KEY) as port:
+        yield Inbox(port, log)
+
+
+def event(task_id: str) -> bytes:
+    return task_result_body(TaskResult(1, task_id, "7", True, 1_767_225_600_000, b'{"text": "HI"}'), retry_count=1)
+
+
+def test_a_receiver_takes_a_genuine_delivery_once(inbox: Inbox) -> None:
+    assert [inbox.send(event("t1")) for _ in range(2)] == [204, 204]
+    assert inbox.log.read_text().count("task t1: Success") == 1
+
+
+def test_a_receiver_takes_one_good_signature_among_several(inbox: Inbox) -> None:
+    signed = signature_headers(SECRET, "msg_1", int(time.time()), event("t2"))
+    assert inbox.send(event("t2"), webhook_signature=f"v1,other {signed['webhook-signature']}") == 204
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"X_API_Key": ""},
+        {"X_API_Key": "guessed"},
+        {"webhook_signature": ""},
+        {"webhook_signature": "v1,AAAA"},
+        {"webhook_id": "msg_2"},
+        {"webhook_timestamp": ""},
+        {"webhook_timestamp": "0"},
+        {"webhook_timestamp": "1e9"},
+    ],
+)
+def test_a_receiver_refuses_what_is_not_genuine(changed: dict[str, str], inbox: Inbox) -> None:
+    assert inbox.send(event("t3"), **changed) == 401
+    assert "t3" not in inbox.log.read_text()
+
+
+def test_the_signature_of_the_receivers_is_that_of_the_public_library() -> None:
+    signed = signature_headers(SECRET, "msg_1", int(time.time()), event("t4"))
+    assert Webhook(SECRET).verify(event("t4"), signed)["user_task_id"] == "t4"
+
+
+def test_the_batch_waits_for_a_full_queue_and_submits_each_line_once() -> None:
+    ended = {"taskId": "batch_1", "status": "SUCCESS", "output": {"text": "HI"}, "error": None}
+    full = Reply(429, b'{"message": "full"}', {"Retry-After": "0"})
+    with HttpServer(replies(full, Reply(body=b'{"data": {}}'))) as api:
+        api.answer_get = replies(Reply(body=json.dumps({"data": ended}).encode()))
+        done = subprocess.run(
+            [sys.executable, str(EXAMPLES / "submit_batch.py"), "1"],
+            input='{"text": "hi"}\n\n',
+            env={"QUEUE_ENGINE_URL": api.url, "QUEUE_ENGINE_API_KEY": "key"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    assert json.loads(done.stdout) == ended
+    assert done.stderr == "1 tasks, 0 failed\n"
+    submitted = [json.loads(one.body) for one in api.requests_of("POST")]
+    assert submitted == [
+        {"taskId": "batch_1", "workerPort": 8000, "processUri": "/run", "input": {"text": "hi"}} for _ in range(2)
+    ]
