@@ -39,7 +39,7 @@ def render(document: dict[str, Any]) -> str:
 def _section(document: dict[str, Any], tag: dict[str, str]) -> str:
     operations = "".join(
         _operation(document, method, path, operation)
-        for path, methods in document["paths"].items()
+        for path, methods in (document["paths"] | document["webhooks"]).items()
         for method, operation in methods.items()
         if tag["name"] in operation["tags"]
     )
@@ -58,7 +58,7 @@ def _operation(document: dict[str, Any], method: str, path: str, operation: dict
         parts.append(_table("Body", _members(document, schema)))
     answers = [(status, "", response["description"]) for status, response in operation["responses"].items()]
     parts.append(_table("Answer", answers))
-    success = operation["responses"]["200"].get("content", {}).get("application/json", {}).get("schema", {})
+    success = operation["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
     parts.append(_table("Data", _data_members(document, success)))
     return f"<details>{''.join(parts)}</details>"
 

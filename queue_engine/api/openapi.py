@@ -11,6 +11,7 @@ from pydantic.json_schema import JsonSchemaMode
 from queue_engine import __version__
 from queue_engine.api.http.envelope import Failure
 from queue_engine.api.http.operations import DescribedRoute
+from queue_engine.api.webhooks import EVENTS, TAG, describe_webhooks
 
 TITLE = "Queue Engine"
 _DESCRIPTION = (
@@ -22,6 +23,7 @@ _TAGS = [
     {"name": "tasks", "description": "Work for the workers of a QUEUE endpoint"},
     {"name": "requests", "description": "Requests to the workers of an ALB endpoint: each goes to the least busy one"},
     {"name": "credentials", "description": "Access to the registries that images come from"},
+    {"name": TAG, "description": "What the engine sends to the webhooks of tasks and endpoints"},
     {"name": "operations", "description": "For those who run this server; no API key is needed"},
 ]
 _SECURITY_SCHEMES = {
@@ -48,8 +50,9 @@ def describe(routes: Iterable[DescribedRoute]) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": TITLE, "description": _DESCRIPTION, "version": __version__},
         "paths": paths,
+        "webhooks": describe_webhooks(),
         "components": {"schemas": schemas, "securitySchemes": _SECURITY_SCHEMES},
-        "tags": _TAGS,
+        "tags": [dict(tag) for tag in _TAGS],
     }
 
 
@@ -67,7 +70,8 @@ def _schemas(routes: Sequence[DescribedRoute]) -> tuple[dict[str, Any], dict[str
     """Return the schema of each route's answer by the route's name, and those that are referred to by name."""
     answers = {route.name: TypeAdapter(route.response_model) for route in routes if route.response_model is not None}
     taken = {route.takes for route in routes if route.takes is not None}
-    models: list[type[BaseModel]] = sorted({*taken, Failure}, key=lambda model: model.__name__)
+    sent = {event for event, _ in EVENTS.values()}
+    models: list[type[BaseModel]] = sorted({*taken, *sent, Failure}, key=lambda model: model.__name__)
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
         *((name, "serialization", adapter) for name, adapter in answers.items()),
         *((model.__name__, "validation", TypeAdapter(model)) for model in models),
