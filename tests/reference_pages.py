@@ -9,10 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import SecretStr
 from pydantic.alias_generators import to_camel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint
 from queue_engine.api.v2.submissions import SubmitTask
@@ -24,9 +22,10 @@ from queue_engine.config.variables import PROCESSES
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, Setting
 from queue_engine.domain.tasks import TASK_FIELDS, TaskField
+from tests import reference_cli, reference_http, reference_metrics
+from tests.reference_text import MADE, limits_of, shown_default, table
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
-_MADE = "<!-- Made by `make docs` from the definitions in the code. Do not edit. -->"
 
 
 def pages() -> dict[str, str]:
@@ -35,6 +34,10 @@ def pages() -> dict[str, str]:
         "configuration.md": _configuration(),
         "endpoint-settings.md": _endpoint_settings(),
         "task-fields.md": _task_fields(),
+        "http-api.md": reference_http.http_api(),
+        "errors.md": reference_http.errors(),
+        "cli.md": reference_cli.command_line(),
+        "metrics.md": reference_metrics.metrics_page(),
     }
 
 
@@ -47,7 +50,7 @@ def write(folder: Path = FOLDER) -> None:
 
 _CONFIGURATION = f"""# Configuration
 
-{_MADE}
+{MADE}
 
 Each process reads environment variables. A value that breaks its limits is named at start, and so is a variable that no
 process reads. A *secret* may be in a file instead: its variable with `_FILE` at the end names the file. Both forms at
@@ -73,11 +76,11 @@ def _configuration() -> str:
     engine = {name: settings for name, settings in PROCESSES.items() if name != "worker-agent"}
     agent = PROCESSES["worker-agent"]
     return _CONFIGURATION.format(
-        engine=_table(
+        engine=table(
             ("variable", "default", "limits", "processes", "meaning"),
             (_engine_row(name, engine) for name in _names((SharedSettings, *engine.values()))),
         ),
-        agent=_table(
+        agent=table(
             ("variable", "default", "limits", "meaning"),
             (_agent_row(agent, name) for name in _names((SharedSettings, agent))),
         ),
@@ -86,7 +89,7 @@ def _configuration() -> str:
 
 _ENDPOINT_SETTINGS = f"""# Settings of an endpoint
 
-{_MADE}
+{MADE}
 
 `POST /v2/serverless` creates an endpoint with these, `PATCH` changes those that can be changed, and `GET` shows them.
 In a change a setting that is left out keeps its value; null clears it or brings back its default. A change that
@@ -99,7 +102,7 @@ replaces workers replaces them one at a time. The options are those of `queue-en
 def _endpoint_settings() -> str:
     schema = CreateEndpoint.model_json_schema()
     head = ("setting", "default", "limits", "option", "a change", "meaning")
-    return _ENDPOINT_SETTINGS.format(settings=_table(head, (_setting_row(one, schema) for one in SETTINGS)))
+    return _ENDPOINT_SETTINGS.format(settings=table(head, (_setting_row(one, schema) for one in SETTINGS)))
 
 
 def _setting_row(setting: Defined[Setting], schema: dict[str, Any]) -> Sequence[str]:
@@ -128,7 +131,7 @@ def _consequence(setting: Setting) -> str:
 
 _TASK_FIELDS = f"""# Fields of a task
 
-{_MADE}
+{MADE}
 
 `POST /v2/serverless/{{{{id}}}}/tasks` takes these. The options are those of `queue-engine tasks submit`.
 
@@ -140,7 +143,7 @@ def _task_fields() -> str:
     schema = SubmitTask.model_json_schema()
     fields = {to_camel(one.asked): one for one in TASK_FIELDS}
     rows = (_field_row(name, fields.get(name), schema) for name in schema["properties"])
-    return _TASK_FIELDS.format(fields=_table(("field", "limits", "option", "shown", "meaning"), rows))
+    return _TASK_FIELDS.format(fields=table(("field", "limits", "option", "shown", "meaning"), rows))
 
 
 def _field_row(name: str, field: Defined[TaskField] | None, schema: dict[str, Any]) -> Sequence[str]:
@@ -191,59 +194,9 @@ def _default(field: FieldInfo) -> str:
     return shown_default(field.default)
 
 
-def shown_default(value: Any) -> str:
-    """Return a default as it may be given; a dash for none."""
-    if isinstance(value, SecretStr):
-        value = value.get_secret_value()
-    if isinstance(value, bool):
-        value = str(value).lower()
-    if isinstance(value, frozenset):
-        value = sorted(value)
-    if isinstance(value, (tuple, list)):
-        value = ",".join(_plain(one) for one in value)
-    return "–" if value in (None, "", PydanticUndefined) else f"`{_plain(value)}`"
-
-
 def _limits(settings: type[ProcessSettings], name: str) -> str:
     schema = settings.model_json_schema(mode="validation")
     return limits_of(schema["properties"][name], schema.get("$defs", {}))
-
-
-def limits_of(schema: dict[str, Any], definitions: dict[str, Any]) -> str:
-    """Return the type of a value and its limits, in a few words."""
-    kinds = [one for one in schema.get("anyOf", [schema]) if one.get("type") != "null"]
-    resolved = (definitions[kind["$ref"].rpartition("/")[2]] if "$ref" in kind else kind for kind in kinds)
-    return "; ".join(dict.fromkeys(_limits_of_one(kind) for kind in resolved))
-
-
-_KINDS = {"array": "list", "number": "number", "integer": "integer", "boolean": "true or false", "object": "object"}
-_LIMITS = {
-    "minimum": "≥ {}",
-    "exclusiveMinimum": "> {}",
-    "maximum": "≤ {}",
-    "minLength": "≥ {} characters",
-    "maxLength": "≤ {} characters",
-    "minItems": "≥ {} items",
-    "maxItems": "≤ {} items",
-}
-
-
-def _limits_of_one(schema: dict[str, Any]) -> str:
-    words = schema.get("enum") or ([schema["const"]] if "const" in schema else [])
-    if words:
-        return ", ".join(f"`{word}`" for word in words)
-    kind = _KINDS.get(schema.get("type", ""), "text")
-    return ", ".join([kind, *(text.format(_plain(schema[name])) for name, text in _LIMITS.items() if name in schema)])
-
-
-def _plain(value: Any) -> str:
-    """Write a whole number without a fraction."""
-    return str(int(value)) if isinstance(value, float) and value == int(value) else str(value)
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 if __name__ == "__main__":

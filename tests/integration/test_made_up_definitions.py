@@ -63,8 +63,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for package in ("queue_engine", "worker_agent"):
         shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "tests").mkdir()
-    for name in ("__init__.py", "reference_pages.py"):
-        shutil.copy(ROOT / "tests" / name, folder / "tests" / name)
+    for page in ("__init__.py", *(path.name for path in (ROOT / "tests").glob("reference_*.py"))):
+        shutil.copy(ROOT / "tests" / page, folder / "tests" / page)
     (folder / "docs").mkdir()
     for name, old, new in EDITS:
         text = (folder / name).read_text()

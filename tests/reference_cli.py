@@ -1,0 +1,100 @@
+"""The page on the command line, from the commands themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from typer.main import get_command
+
+from queue_engine.cli.main import app
+from tests.reference_text import MADE, shown_default, table
+from worker_agent.cli import app as agent_app
+
+_PAGE = f"""# Command line
+
+{MADE}
+
+`queue-engine endpoints`, `workers`, `tasks` and `logs` talk to the HTTP API, so they work from any machine. They read
+`QUEUE_ENGINE_URL` and `QUEUE_ENGINE_API_KEY`; `--url`, `--api-key` and `--json` go behind the command. An endpoint is
+given by its id or its name. The other commands start a process or talk to the store, and read the variables of
+[Configuration](configuration.md).
+
+On a terminal tables have colours (not with `NO_COLOR`) and ages. In a pipe they are plain and stable, one line a row;
+`--json` prints the API's data.
+
+| exit status | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | the API refused the request, or the output could not be written |
+| 2 | wrong use, or a setting that is missing or wrong |
+| 3 | the API cannot be reached |
+| 4 | the task that was waited for has failed |
+| 124 | it has not ended within `--timeout` |
+| 130 | Ctrl-C |
+
+{{commands}}
+"""
+
+
+def command_line() -> str:
+    """Return the page on all commands."""
+    commands = "\n".join(
+        [*_described(get_command(app), "queue-engine"), *_described(get_command(agent_app), "worker-agent")]
+    )
+    return _PAGE.format(commands=commands).rstrip() + "\n"
+
+
+def _described(command: Any, name: str) -> Iterator[str]:
+    inner = getattr(command, "commands", {})
+    for word, one in inner.items():
+        yield from _described(one, f"{name} {word}")
+    if not inner:
+        yield _command(command, name)
+
+
+def _command(command: Any, name: str) -> str:
+    arguments = [one for one in command.params if one.param_type_name == "argument"]
+    options = [one for one in command.params if one.param_type_name == "option" and one.name != "help"]
+    usage = " ".join([name, *(one.metavar or one.name.upper() for one in arguments)])
+    text = "\n".join(line.strip() for line in (command.help or "").strip().splitlines())
+    rows = [
+        *(
+            (f"`{one.metavar or one.name.upper()}`", "required" if one.required else "–", _text(one))
+            for one in arguments
+        ),
+        *((f"`{_option(one)}`", _default(one), _text(one)) for one in options),
+    ]
+    described = table(("option", "default", "meaning"), rows) + "\n" if rows else ""
+    return f"## `{usage}`\n\n{_prose(text)}\n\n{described}"
+
+
+def _prose(text: str) -> str:
+    """Put the examples of a help text, which are commands, into code."""
+    return "\n".join(
+        f"`{line}`" if line.startswith(("queue-engine ", "worker-agent ")) else line for line in text.splitlines()
+    )
+
+
+def _option(option: Any) -> str:
+    flags = ", ".join([*option.opts, *option.secondary_opts])
+    value = "" if option.is_flag else f" {option.metavar or _kind(option)}"
+    return flags + value
+
+
+def _kind(option: Any) -> str:
+    annotation = option.type_descriptor.annotation
+    return {"int": "INTEGER", "float": "NUMBER", "Path": "PATH"}.get(getattr(annotation, "__name__", ""), "TEXT")
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "required"
+    return "–" if option.is_flag or callable(option.default) else shown_default(option.default)
+
+
+def _text(parameter: Any) -> str:
+    text = " ".join((parameter.help or "").split())
+    again = "; may be given again" if parameter.multiple and "again" not in text else ""
+    variable = f" (`{parameter.envvar}`)" if isinstance(parameter.envvar, str) and parameter.envvar not in text else ""
+    return text + again + variable
