@@ -7,7 +7,7 @@ import os
 import typer
 
 from queue_engine import __version__
-from queue_engine.cli import keys, secret_key, serve
+from queue_engine.cli import keys, secret_key, serve, settings
 from queue_engine.cli.commands import commands
 from queue_engine.config.variables import unknown_variables
 from queue_engine.processes.standard_files import guarded_output
@@ -21,6 +21,7 @@ app = typer.Typer(
     help="A self-hosted engine for QUEUE-mode serverless endpoints. Start with `queue-engine up`.",
 )
 app.add_typer(serve.commands)
+app.add_typer(settings.commands)
 app.add_typer(keys.group, name="keys")
 app.add_typer(secret_key.group, name="secret-key")
 app.add_typer(commands)

@@ -24,6 +24,7 @@ PREFIXES = {
     "queue_engine.cli.startup": "startup",
     "queue_engine.cli.keys": "store_commands",
     "queue_engine.cli.secret_key": "store_commands",
+    "queue_engine.cli.settings": "store_commands",
     "queue_engine.cli.process": "process",
     "queue_engine.cli.serve": "serve",
     "queue_engine.cli.serve_api": "serve_api",

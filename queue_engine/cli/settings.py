@@ -1,0 +1,39 @@
+"""`queue-engine config`: the effective settings of the engine's processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import typer
+
+from queue_engine.cli.startup import settings_from
+from queue_engine.config.base import ProcessSettings
+from queue_engine.config.effective import effective_settings
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+
+commands = typer.Typer()
+
+ProcessName = Literal["api", "delivery", "controller"]
+_PROCESSES: Mapping[ProcessName, type[ProcessSettings]] = {
+    "api": ApiSettings,
+    "delivery": DeliverySettings,
+    "controller": ControllerSettings,
+}
+
+
+@commands.command("config")
+def show_config(
+    process: Annotated[ProcessName | None, typer.Argument(help="Only the settings of this process")] = None,
+) -> None:
+    """Print the settings that the environment of this command gives to a process, and the source of each.
+
+    Secrets are masked. A setting that breaks its rule is named, as at the start of the process. `up` gives its
+    processes a store, keys and addresses of their own.
+    """
+    kinds = _PROCESSES.values() if process is None else [_PROCESSES[process]]
+    shown = list(effective_settings([settings_from(kind) for kind in kinds], os.environ))
+    widths = [max(len(one[column]) for one in shown) for column in (0, 1)]
+    for variable, value, source in shown:
+        typer.echo(f"{variable:<{widths[0]}}  {value:<{widths[1]}}  {source}")
