@@ -6,4 +6,4 @@ every other module may change with any version.
 
 __all__ = ["__version__"]
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
