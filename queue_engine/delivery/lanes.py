@@ -28,28 +28,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, TypeVar
 
-from queue_engine.aio import Backoff
-from queue_engine.net import error_types
+from queue_engine.delivery.breaker import Breaker, BreakerLimits
 
 Item = TypeVar("Item")
-
-DESTINATION_FAULTS = frozenset(
-    {
-        error_types.DNS_ERROR,
-        error_types.CONNECT_REFUSED,
-        error_types.CONNECT_TIMEOUT,
-        error_types.TLS_ERROR,
-        error_types.READ_TIMEOUT,
-        error_types.RESET,
-        error_types.BAD_RESPONSE,
-    }
-)
-"""Timeouts, connection errors and what is not HTTP: they make a destination suspect and open its breaker."""
-
-NEUTRAL_FAULTS = frozenset({error_types.BLOCKED_ADDRESS, error_types.INVALID_REQUEST, error_types.INTERNAL})
-"""Faults that say nothing of the destination: nothing was sent to it. All the others are HTTP answers."""
-
-PARKING = Backoff(10.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -68,12 +49,7 @@ class LaneLimits:
     trusted_slots_each: int = 128
     slow_after_seconds: float = 2.0
     """An attempt in flight for longer makes its destination suspect until it ends."""
-    answers_to_trust: int = 8
-    """HTTP answers in a row after a timeout or a connection error, until a destination is trusted again."""
-    breaker_after: int = 5
-    """Timeouts and connection errors in a row that open the breaker."""
-    parking: Backoff = PARKING
-    """Until the first probe, and after each probe that fails."""
+    breaker: BreakerLimits = field(default_factory=BreakerLimits)
     items: int = 20_000
     """Items held in all. When they are this many, the longest lanes make room for the others."""
     unproven_items_each: int = 1000
@@ -129,20 +105,11 @@ class GivenBack(Generic[Item]):
 @dataclass
 class _Lane(Generic[Item]):
     destination: str
+    breaker: Breaker
     items: deque[Item] = field(default_factory=deque)
     in_flight: int = 0
     slow: int = 0
     """Of those in flight, the ones that have taken long."""
-    succeeded: bool = False
-    distrust: int = 0
-    """HTTP answers that are still wanted before it is trusted."""
-    faults: int = 0
-    """Timeouts and connection errors in a row."""
-    probe_at: float | None = None
-    """When the next probe may start; None while the breaker is closed."""
-    probing: bool = False
-    parkings: int = 0
-    """Times in a row that it was parked: at first, and after each probe that failed."""
     given_back: int = 0
     """Items given back since the destination was last heard of."""
     filed_length: int = 0
@@ -151,11 +118,11 @@ class _Lane(Generic[Item]):
 
     @property
     def kind(self) -> Kind:
-        if self.probe_at is not None:
+        if self.breaker.is_open:
             return Kind.PARKED
-        if self.slow or self.distrust:
+        if self.slow or self.breaker.is_recovering:
             return Kind.SUSPECT
-        return Kind.TRUSTED if self.succeeded else Kind.FRESH
+        return Kind.TRUSTED if self.breaker.has_succeeded else Kind.FRESH
 
     @property
     def idle(self) -> bool:
@@ -163,7 +130,7 @@ class _Lane(Generic[Item]):
 
     @property
     def worth_remembering(self) -> bool:
-        return self.succeeded or self.distrust > 0
+        return self.breaker.has_succeeded or self.breaker.is_recovering
 
 
 class Lanes(Generic[Item]):
@@ -223,7 +190,7 @@ class Lanes(Generic[Item]):
         """Put an item at the end of its destination's lane. Where there is no room, `parked` gives one back."""
         lane = self._lanes.get(destination)
         if lane is None:
-            lane = self._lanes[destination] = _Lane(destination)
+            lane = self._lanes[destination] = _Lane(destination, Breaker(self._limits.breaker))
         lane.items.append(item)
         self._waiting += 1
         self._file(lane)
@@ -252,12 +219,8 @@ class Lanes(Generic[Item]):
             self._slow.remove(turn.number)
             lane.slow -= 1
         self._began[turn.kind] -= 1
-        if turn.kind is Kind.PARKED:
-            lane.probing = False
-        if fault in DESTINATION_FAULTS:
-            self._note_fault(lane, turn, now)
-        elif fault not in NEUTRAL_FAULTS:
-            _note_answer(lane, delivered=fault is None)
+        if lane.breaker.record(fault, now, is_probe=turn.kind is Kind.PARKED):
+            lane.given_back = 0
         lane.heard_at = now
         self._file(lane)
         self._forget_old_ones(now)
@@ -266,8 +229,9 @@ class Lanes(Generic[Item]):
         """Take out the items that should wait in the store: those of parked destinations and of full lanes."""
         given_back, self._overflow = self._overflow, []
         for lane in list(self._rings[Kind.PARKED].values()):
-            if lane.probe_at is not None and lane.probe_at > now:
-                delay_seconds = lane.probe_at - now
+            probe_at = lane.breaker.next_probe_at
+            if probe_at is not None and probe_at > now:
+                delay_seconds = probe_at - now
                 given_back.extend(
                     self._given_back(lane, item, delay_seconds, parked=True) for item in self._emptied(lane)
                 )
@@ -286,7 +250,7 @@ class Lanes(Generic[Item]):
         """When `next` may answer otherwise with nothing added or finished before; None when it will not."""
         if not self._waiting:
             return None
-        probes = (lane.probe_at for lane in self._rings[Kind.PARKED].values() if not lane.probing)
+        probes = (lane.breaker.next_probe_at for lane in self._rings[Kind.PARKED].values())
         times = [at for at in probes if at is not None and at > self._now]
         if self._young:
             oldest = next(iter(self._young.values()))
@@ -322,7 +286,7 @@ class Lanes(Generic[Item]):
             case Kind.TRUSTED:
                 return lane.in_flight < min(self._limits.trusted_slots_each, spare)
             case Kind.PARKED:
-                return lane.probe_at is not None and lane.probe_at <= now and not lane.probing
+                return lane.breaker.may_probe(now)
             case Kind.FRESH | Kind.SUSPECT:
                 return lane.in_flight < self._limits.unproven_slots_each
 
@@ -333,7 +297,8 @@ class Lanes(Generic[Item]):
         self._young[turn.number] = turn
         self._began[turn.kind] += 1
         lane.in_flight += 1
-        lane.probing = lane.probing or turn.kind is Kind.PARKED
+        if turn.kind is Kind.PARKED:
+            lane.breaker.start_probe()
         self._rings[turn.kind].move_to_end(lane.destination)
         self._file(lane)
         return turn
@@ -372,17 +337,6 @@ class Lanes(Generic[Item]):
             lane = self._lanes[oldest.destination]
             lane.slow += 1
             self._file(lane)
-
-    def _note_fault(self, lane: _Lane[Item], turn: Turn[Item], now: float) -> None:
-        lane.faults += 1
-        lane.distrust = self._limits.answers_to_trust
-        if lane.probe_at is None and lane.faults < self._limits.breaker_after:
-            return
-        if lane.probe_at is not None and turn.kind is not Kind.PARKED:
-            return  # started before the breaker opened: says nothing new
-        lane.parkings += 1
-        lane.probe_at = now + self._limits.parking.delay_after(lane.parkings)
-        lane.given_back = 0
 
     # Book-keeping
 
@@ -431,13 +385,3 @@ class Lanes(Generic[Item]):
     def _forget(self, lane: _Lane[Item]) -> None:
         del self._lanes[lane.destination], self._filed[lane.destination]
         self._idle.pop(lane.destination, None)
-
-
-def _note_answer(lane: _Lane[Item], *, delivered: bool) -> None:
-    """The destination is alive: its breaker closes. Trust comes back answer by answer."""
-    lane.faults = 0
-    lane.probe_at = None
-    lane.parkings = 0
-    lane.given_back = 0
-    lane.succeeded = lane.succeeded or delivered
-    lane.distrust = max(0, lane.distrust - 1)

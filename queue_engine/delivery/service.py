@@ -11,6 +11,7 @@ from typing import Protocol
 
 from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.crypto.signing import signature_headers
+from queue_engine.delivery.breaker import BreakerLimits
 from queue_engine.delivery.lanes import LaneLimits, Lanes, Turn
 from queue_engine.delivery.responses import FAULTS
 from queue_engine.delivery.sender import OutgoingRequest
@@ -71,7 +72,7 @@ class DeliveryService:
         self._config = config
         self._outbox = outbox
         self._sender = sender
-        limits = LaneLimits(slots=config.slots, parking=PARKING)
+        limits = LaneLimits(slots=config.slots, breaker=BreakerLimits(parking=PARKING))
         self._lanes: Lanes[OutboxEntry] = Lanes(limits)
         self._wake = asyncio.Event()
         self._draining = asyncio.Event()

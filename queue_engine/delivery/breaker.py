@@ -1,0 +1,124 @@
+"""When a destination is paused, and when it is tried again.
+
+    CLOSED ──a row of connection errors or timeouts──► OPEN: the destination is parked
+      ▲                                                 │  ▲
+      │ any HTTP response                               │  │ the probe fails: a longer pause
+      │                                          the pause is over
+      │                                                 ▼  │
+      └───────────────────────────────────────── one PROBE at a time
+
+For example, the fifth timeout in a row opens the breaker for ten seconds. Then one delivery is sent as a probe. If it
+fails, the next probe is due after twenty seconds. If a response comes, even a 500, the destination is alive and the
+breaker closes; the destination counts as recovering until it has sent eight responses in a row.
+
+Pure: times are monotonic seconds passed in as `now`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from queue_engine.aio import Backoff
+from queue_engine.net import error_types
+
+DESTINATION_ERRORS = frozenset(
+    {
+        error_types.DNS_ERROR,
+        error_types.CONNECT_REFUSED,
+        error_types.CONNECT_TIMEOUT,
+        error_types.TLS_ERROR,
+        error_types.READ_TIMEOUT,
+        error_types.RESET,
+        error_types.BAD_RESPONSE,
+    }
+)
+"""Error types that count against the destination: timeouts, connection errors, and a response that is not HTTP."""
+
+NEUTRAL_ERRORS = frozenset({error_types.BLOCKED_ADDRESS, error_types.INVALID_REQUEST, error_types.INTERNAL})
+"""Error types of attempts that sent nothing to the destination. All the others are HTTP responses."""
+
+PARKING = Backoff(10.0, 300.0)
+
+
+@dataclass(frozen=True)
+class BreakerLimits:
+    """The figures of a `Breaker`."""
+
+    opens_after: int = 5
+    """Timeouts and connection errors in a row that open the breaker."""
+    parking: Backoff = PARKING
+    """The pause before the first probe, and after each probe that fails."""
+    responses_to_recover: int = 8
+    """HTTP responses in a row after a timeout or a connection error, until the destination has recovered."""
+
+
+@dataclass
+class Breaker:
+    """The breaker of one destination, and what its attempts have shown."""
+
+    limits: BreakerLimits
+    has_succeeded: bool = False
+    """True after the first delivery."""
+    _errors: int = 0
+    """Timeouts and connection errors in a row."""
+    _responses_missing: int = 0
+    """HTTP responses until the destination has recovered."""
+    _probe_at: float | None = None
+    """When the pause ends; None while the breaker is closed."""
+    _probing: bool = False
+    """A probe is in flight."""
+    _pauses: int = 0
+    """Pauses in a row: the first one, and one after each probe that failed."""
+
+    @property
+    def is_open(self) -> bool:
+        """The destination is parked."""
+        return self._probe_at is not None
+
+    @property
+    def is_recovering(self) -> bool:
+        """The latest timeout or connection error was not followed by enough responses yet."""
+        return self._responses_missing > 0
+
+    @property
+    def next_probe_at(self) -> float | None:
+        """The time of the next probe; None while the breaker is closed or a probe is in flight."""
+        return None if self._probing else self._probe_at
+
+    def may_probe(self, now: float) -> bool:
+        """Return whether a probe may start."""
+        return self.next_probe_at is not None and self.next_probe_at <= now
+
+    def start_probe(self) -> None:
+        """Allow no other probe until the end of this one is recorded."""
+        self._probing = True
+
+    def record(self, error_type: str | None, now: float, *, is_probe: bool) -> bool:
+        """Record the end of an attempt; `error_type` is None for a delivery. Return whether a response came or a pause
+        began."""
+        if is_probe:
+            self._probing = False
+        if error_type in NEUTRAL_ERRORS:
+            return False
+        if error_type in DESTINATION_ERRORS:
+            return self._record_error(now, is_probe=is_probe)
+        self._record_response(delivered=error_type is None)
+        return True
+
+    def _record_error(self, now: float, *, is_probe: bool) -> bool:
+        self._errors += 1
+        self._responses_missing = self.limits.responses_to_recover
+        # While the breaker is open only probes count: an attempt that began before must not lengthen the pause.
+        pauses = is_probe if self.is_open else self._errors >= self.limits.opens_after
+        if not pauses:
+            return False
+        self._pauses += 1
+        self._probe_at = now + self.limits.parking.delay_after(self._pauses)
+        return True
+
+    def _record_response(self, *, delivered: bool) -> None:
+        self._errors = 0
+        self._probe_at = None
+        self._pauses = 0
+        self._responses_missing = max(0, self._responses_missing - 1)
+        self.has_succeeded = self.has_succeeded or delivered

@@ -1,0 +1,196 @@
+"""When a destination is paused and tried again. Times are plain numbers; nothing waits."""
+
+import pytest
+
+from queue_engine.delivery.breaker import DESTINATION_ERRORS, NEUTRAL_ERRORS, Breaker, BreakerLimits
+from queue_engine.delivery.lanes import Kind, LaneLimits, Lanes
+from queue_engine.delivery.responses import FAULTS
+from tests.unit.filled_lanes import LIMITS, fail, filled, make_trusted, start, start_all
+
+# Trust
+
+
+@pytest.mark.parametrize("fault", ["http_4xx", "http_5xx", "redirect", "gone", "rate_limited"])
+def test_an_http_error_makes_no_destination_trusted_or_suspect(fault: str) -> None:
+    lanes = filled({"a": 20})
+    for _ in range(10):
+        lanes.finished(start(lanes), 0.0, fault)
+    assert lanes.kind_of("a") is Kind.FRESH
+
+
+@pytest.mark.parametrize("fault", sorted(DESTINATION_ERRORS))
+def test_a_timeout_or_a_connection_error_makes_a_trusted_destination_suspect(fault: str) -> None:
+    lanes = filled({})
+    make_trusted(lanes, "a")
+    fail(lanes, "a", 1, fault=fault)
+    assert lanes.kind_of("a") is Kind.SUSPECT
+
+
+def test_trust_comes_back_after_a_row_of_answers() -> None:
+    lanes = filled({})
+    make_trusted(lanes, "a")
+    fail(lanes, "a", 1)
+    kinds = []
+    for _ in range(LIMITS.breaker.responses_to_recover):
+        lanes.add("a", 1)
+        lanes.finished(start(lanes), 0.0, None)
+        kinds.append(lanes.kind_of("a"))
+    assert kinds == [Kind.SUSPECT] * (LIMITS.breaker.responses_to_recover - 1) + [Kind.TRUSTED]
+
+
+def test_every_fault_is_either_the_destinations_or_neutral_or_an_answer() -> None:
+    assert DESTINATION_ERRORS.isdisjoint(NEUTRAL_ERRORS)
+    answers = FAULTS - DESTINATION_ERRORS - NEUTRAL_ERRORS
+    assert answers == {"redirect", "gone", "rate_limited", "http_4xx", "http_5xx"}
+
+
+@pytest.mark.parametrize("fault", sorted(NEUTRAL_ERRORS))
+def test_a_neutral_fault_changes_nothing(fault: str) -> None:
+    lanes = filled({})
+    make_trusted(lanes, "a")
+    fail(lanes, "a", 4)
+    fail(lanes, "a", 20, fault=fault)
+    assert lanes.kind_of("a") is Kind.SUSPECT
+    fail(lanes, "a", 1)
+    assert lanes.kind_of("a") is Kind.PARKED
+
+
+# Pauses and probes
+
+
+def test_five_faults_in_a_row_park_a_destination() -> None:
+    lanes = filled({})
+    fail(lanes, "a", 4)
+    assert lanes.kind_of("a") is Kind.SUSPECT
+    fail(lanes, "a", 1)
+    assert lanes.kind_of("a") is Kind.PARKED
+
+
+def test_an_answer_in_between_begins_the_row_anew() -> None:
+    lanes = filled({})
+    fail(lanes, "a", 4)
+    fail(lanes, "a", 1, fault="http_5xx")
+    fail(lanes, "a", 4)
+    assert lanes.kind_of("a") is Kind.SUSPECT
+
+
+def test_the_items_of_a_parked_destination_are_given_back_until_the_probe() -> None:
+    lanes = filled({"a": 3})
+    for turn in [start(lanes) for _ in range(3)]:
+        lanes.finished(turn, 0.0, "reset")
+    fail(lanes, "a", 2)
+    for number in range(3):
+        lanes.add("a", number)
+    lanes.add("b", 9)
+    assert start(lanes, 4.0).destination == "b"
+    assert lanes.next(4.0) is None
+    given_back = lanes.parked(4.0)
+    assert [(one.destination, one.item) for one in given_back] == [("a", 0), ("a", 1), ("a", 2)]
+    assert [one.delay_seconds for one in given_back] == pytest.approx([6.0, 6.001, 6.002])
+    assert (lanes.waiting, lanes.parked(4.0)) == (0, [])
+
+
+def parked_lanes() -> Lanes[int]:
+    lanes = filled({})
+    fail(lanes, "a", 5)
+    return lanes
+
+
+def test_one_probe_is_sent_when_the_parking_time_is_over() -> None:
+    lanes = parked_lanes()
+    for number in range(3):
+        lanes.add("a", number)
+    assert lanes.next(9.9) is None
+    turn = start(lanes, 10.0)
+    assert turn.kind is Kind.PARKED
+    assert lanes.next(10.0) is None
+    assert lanes.parked(10.0) == [], "the others wait for what comes of the probe"
+
+
+def test_a_probe_that_fails_doubles_the_parking_time_up_to_five_minutes() -> None:
+    lanes, now = parked_lanes(), 0.0
+    pauses = []
+    for _ in range(7):
+        lanes.add("a", 1)
+        [given_back] = lanes.parked(now)
+        pauses.append(given_back.delay_seconds)
+        now += given_back.delay_seconds
+        lanes.add("a", 1)
+        lanes.finished(start(lanes, now), now, "connect_timeout")
+    assert pauses == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
+
+
+@pytest.mark.parametrize("fault", [None, "http_5xx", "redirect"])
+def test_an_answer_to_the_probe_closes_the_breaker(fault: str | None) -> None:
+    lanes = parked_lanes()
+    for number in range(20):
+        lanes.add("a", number)
+    lanes.finished(start(lanes, 10.0), 10.0, fault)
+    assert lanes.kind_of("a") is Kind.SUSPECT
+    assert len(start_all(lanes, 10.0)) == 8
+
+
+def test_a_closed_breaker_parks_for_ten_seconds_again() -> None:
+    lanes = parked_lanes()
+    for now in (10.0, 30.0):
+        lanes.add("a", 1)
+        lanes.finished(start(lanes, now), now, "reset" if now == 10.0 else None)
+    fail(lanes, "a", 5, now=30.0)
+    lanes.add("a", 1)
+    assert [(given_back.delay_seconds, given_back.parked) for given_back in lanes.parked(30.0)] == [(10.0, True)]
+
+
+def test_a_probe_with_a_neutral_fault_is_followed_by_another() -> None:
+    lanes = parked_lanes()
+    lanes.add("a", 1)
+    lanes.add("a", 2)
+    lanes.finished(start(lanes, 10.0), 10.0, "blocked_address")
+    assert start(lanes, 10.0).kind is Kind.PARKED
+
+
+def test_attempts_that_began_before_the_breaker_opened_do_not_lengthen_the_parking() -> None:
+    lanes = filled({"a": 8})
+    for turn in start_all(lanes):
+        lanes.finished(turn, 1.0, "read_timeout")
+    lanes.add("a", 1)
+    assert [given_back.delay_seconds for given_back in lanes.parked(1.0)] == [10.0]
+
+
+def test_an_attempt_that_began_before_the_breaker_opened_can_close_it() -> None:
+    lanes = filled({"a": 8})
+    *turns, last = start_all(lanes)
+    for turn in turns:
+        lanes.finished(turn, 1.0, "read_timeout")
+    assert lanes.kind_of("a") is Kind.PARKED
+    lanes.finished(last, 1.0, None)
+    assert lanes.kind_of("a") is Kind.SUSPECT
+
+
+def test_the_time_of_the_probe_is_told() -> None:
+    lanes = parked_lanes()
+    assert lanes.changes_at() is None
+    lanes.add("a", 1)
+    assert lanes.changes_at() == 10.0
+
+
+def test_a_probe_that_is_due_but_finds_no_slot_waits_for_an_attempt_to_end() -> None:
+    lanes = filled({}, LaneLimits(suspect_slots=1))
+    fail(lanes, "busy", 1)
+    fail(lanes, "a", 5)
+    lanes.add("busy", 1)
+    start(lanes, 1.0)
+    assert lanes.next(5.0) is None
+    lanes.add("a", 1)
+    assert lanes.next(10.0) is None
+    assert lanes.changes_at() is None, "no time will help: looking again and again would only burn the processor"
+
+
+def test_a_probe_that_fails_after_a_late_response_does_not_open_the_breaker_again() -> None:
+    breaker = Breaker(BreakerLimits(opens_after=2))
+    for _ in range(2):
+        breaker.record("read_timeout", 0.0, is_probe=False)
+    breaker.start_probe()
+    breaker.record(None, 10.0, is_probe=False)
+    breaker.record("read_timeout", 10.0, is_probe=True)
+    assert not breaker.is_open
+    assert breaker.is_recovering
