@@ -16,7 +16,7 @@ from queue_engine.domain.retry import Schedule
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
 from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy
-from queue_engine.store.deliveries import PARKED_MS
+from queue_engine.store.outbox.outbox import PARKED_MS
 
 log = logging.getLogger("queue_engine")
 

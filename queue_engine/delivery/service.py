@@ -28,8 +28,8 @@ from queue_engine.domain.retry import Schedule
 from queue_engine.net.error_types import INTERNAL
 from queue_engine.observability import metrics
 from queue_engine.rules.webhook_urls import InvalidWebhook, parse_webhook
-from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.keys import ids_of_delivery
+from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
 from queue_engine.store.redis.client import unavailability
 
 log = logging.getLogger(__name__)

@@ -22,15 +22,15 @@ from queue_engine.observability import metrics
 from queue_engine.store import keys, migrations
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.calls import Scripts
-from queue_engine.store.claims import ClaimStore
 from queue_engine.store.credentials import CredentialStore
-from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leadership import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, Records
 from queue_engine.store.migrations.migrator import Migrator, progress_from
+from queue_engine.store.outbox.outbox import DEFAULT_MOST_AGE_MS, Outbox
 from queue_engine.store.processes import Processes, process_name
+from queue_engine.store.queue import ClaimStore
 from queue_engine.store.redis.client import check_tls_files, close, connect, store_errors, unavailability
 from queue_engine.store.redis.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.redis.sentinel import MasterPool

@@ -17,8 +17,8 @@ from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Outcome
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.claims import ClaimStore, Entry, Started
 from queue_engine.store.logs import LogStore
+from queue_engine.store.queue import ClaimStore, Entry, Started
 from queue_engine.store.redis.client import unavailability
 from queue_engine.store.workers import WorkerStore
 

@@ -29,7 +29,7 @@ from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Lease, NewTask, Succeeded, TaskSpec, TaskStatus
 from queue_engine.local.embedded import server_environment
 from queue_engine.store.calls import Scripts
-from queue_engine.store.claims import ClaimStore, Entry, Started
+from queue_engine.store.queue import ClaimStore, Entry, Started
 from queue_engine.store.scripts import Argument, Script, load_scripts
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import TaskStore

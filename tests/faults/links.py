@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from queue_engine.store.claims import ClaimStore
+from queue_engine.store.queue import ClaimStore
 from tests.faults.engine import CONCURRENCY, LEASE_SECONDS, Worker
 from tests.faults.proxy import Link
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario

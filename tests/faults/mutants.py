@@ -78,7 +78,7 @@ MUTANTS = {
             scenario="killed before start",
             expected="never reached",
             edits={
-                "queue_engine/store/claims.py": [("        self._cursors[stream] = cursor.decode()\n", "")],
+                "queue_engine/store/queue.py": [("        self._cursors[stream] = cursor.decode()\n", "")],
             },
         ),
         Mutant(
@@ -91,7 +91,7 @@ MUTANTS = {
                     ("if webhook then", "if webhook and not is_told_later then"),
                 ],
                 "queue_engine/store/lua/finish.lua": [("state_after, value)", "state_after, value, true)")],
-                "queue_engine/store/claims.py": [(_FINISH_REPLY, _FINISH_REPLY + _SECOND_STEP)],
+                "queue_engine/store/queue.py": [(_FINISH_REPLY, _FINISH_REPLY + _SECOND_STEP)],
             },
             new_files={"queue_engine/store/lua/announce.lua": ANNOUNCE},
         ),
@@ -136,7 +136,7 @@ MUTANTS = {
             scenario="kill delivery",
             expected="was delivered under several ids",
             edits={
-                "queue_engine/store/deliveries.py": [
+                "queue_engine/store/outbox/outbox.py": [
                     ("message_id=_message_id(task),", 'message_id=f"{_message_id(task)}_{reply.attempts}",')
                 ]
             },

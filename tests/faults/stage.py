@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 import httpx
 
-from queue_engine.store.claims import GROUP
 from queue_engine.store.keys import parse_member
+from queue_engine.store.queue import GROUP
 from queue_engine.store.redis.client import close, connect
 from queue_engine.store.store import Store
 from tests.faults.checker import Evidence, Verdict, check

@@ -14,7 +14,7 @@ from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import AttemptOutcome, TaskState
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.claims import Entry
+from queue_engine.store.queue import Entry
 from queue_engine.store.store import Store
 from tests.integration.parts import (
     SECRET_KEY,

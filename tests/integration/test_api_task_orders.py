@@ -9,7 +9,7 @@ from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivere
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import AttemptOutcome, Failed, Outcome, Succeeded, TryAgain
 from queue_engine.observability import metrics
-from queue_engine.store.claims import Started
+from queue_engine.store.queue import Started
 from tests.api_server import RunningApi
 from tests.integration.test_api_tasks import NO_TASKS
 

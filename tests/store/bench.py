@@ -6,9 +6,9 @@ from queue_engine.domain.attempts import Settled
 from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivered, GivenUp, Verdict
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, Outcome, Succeeded, Task, TaskSpec
-from queue_engine.store.claims import ClaimStore, Started
-from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.keys import EndpointKeys, Partition, member
+from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
+from queue_engine.store.queue import ClaimStore, Started
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Submission, Swept
 from tests.store.consistency import faults_of

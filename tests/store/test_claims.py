@@ -17,7 +17,7 @@ from queue_engine.domain.tasks import (
     TaskStatus,
     TryAgain,
 )
-from queue_engine.store.claims import ClaimStore, Entry
+from queue_engine.store.queue import ClaimStore, Entry
 from tests.store.bench import LONG_LEASE_MS, TENANT, Bench, spec
 from tests.waiting import wait_until_async
 

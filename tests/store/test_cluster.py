@@ -12,8 +12,8 @@ from queue_engine.aio import retry_while_unavailable
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
-from queue_engine.store.deliveries import Outbox, OutboxEntry
 from queue_engine.store.keys import LEADER
+from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
 from queue_engine.store.redis.client import store_errors, unavailability
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Submission

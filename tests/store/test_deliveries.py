@@ -11,9 +11,9 @@ from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.deliveries import MAX_RESULT_BYTES, DeliverAgain, Delivery, GivenUp, Verdict
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
-from queue_engine.store.claims import ClaimStore
 from queue_engine.store.constants import MAX_DELIVERY_RECORDS
-from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
+from queue_engine.store.outbox.outbox import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
+from queue_engine.store.queue import ClaimStore
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Cancellation
 from tests.store.bench import (

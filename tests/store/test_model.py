@@ -18,8 +18,8 @@ from hypothesis.stateful import (
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.deliveries import Verdict
 from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TryAgain
-from queue_engine.store.claims import ClaimStore, Entry, Started
-from queue_engine.store.deliveries import Outbox, OutboxEntry
+from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
+from queue_engine.store.queue import ClaimStore, Entry, Started
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Submission
 from tests.examples import examples

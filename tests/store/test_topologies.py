@@ -14,10 +14,10 @@ from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import Lease, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.claims import ClaimStore
 from queue_engine.store.credentials import Deletion
-from queue_engine.store.deliveries import OutboxEntry
 from queue_engine.store.keys import FORMAT, META
+from queue_engine.store.outbox.outbox import OutboxEntry
+from queue_engine.store.queue import ClaimStore
 from queue_engine.store.redis.client import unavailability
 from queue_engine.store.redis.cluster import ClusterClient
 from queue_engine.store.store import Store, UnfitStore

@@ -9,7 +9,7 @@ import pytest
 from queue_engine.domain.deliveries import Delivery, Verdict
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.deliveries import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
+from queue_engine.store.outbox.outbox import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
 from tests.store.bench import DELIVERED, DESTINATION, GIVEN_UP, TENANT, WEBHOOK, Bench, again, answer, config
 
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING

@@ -166,7 +166,7 @@ def test_both_packages_are_looked_at() -> None:
         ("worker_agent.agent", "from queue_engine.api import app"),
         ("worker_agent.agent", "from queue_engine.backends import base"),
         ("worker_agent.agent", "from queue_engine.net import resolver\nimport fastapi"),
-        ("worker_agent.tasks", "from queue_engine.store import claims"),
+        ("worker_agent.tasks", "from queue_engine.store import queue"),
         ("worker_agent.logs.shipper", "from queue_engine.store.logs import LogStore"),
         ("worker_agent.agent", "from worker_agent import cli"),
         ("queue_engine.api.app", "import worker_agent.agent"),
