@@ -215,7 +215,7 @@ class Controller:
     async def _sweep(self, partition: Partition) -> int:
         done = 0
         for _ in range(MAX_ROUNDS):
-            swept = await self._store.tasks.sweep(
+            swept = await self._store.sweeper.sweep(
                 partition,
                 tick_ms=SWEEP_SECONDS * 1000,
                 lease_ms=int(self._config.lease_seconds * 1000),
@@ -238,7 +238,7 @@ class Controller:
         for endpoint in await self._store.endpoints.of_tenant(None):
             now_ms = await self._store.now_ms(endpoint.endpoint_id)
             before_ms = now_ms - endpoint.config.result_retention_seconds * 1000
-            while count := await self._store.tasks.purge(endpoint.endpoint_id, before_ms=before_ms):
+            while count := await self._store.sweeper.purge(endpoint.endpoint_id, before_ms=before_ms):
                 removed += count
             await self._store.workers.tidy(endpoint.endpoint_id)
         return removed
@@ -255,10 +255,10 @@ class Controller:
         return removed
 
     async def _delete(self, endpoint_id: str) -> bool:
-        while count := await self._store.tasks.end_waiting(endpoint_id, "endpoint deleted"):
+        while count := await self._store.sweeper.end_waiting(endpoint_id, "endpoint deleted"):
             metrics.tasks_finished.labels(state="failed").inc(count)
         now_ms = await self._store.now_ms(endpoint_id)
-        while await self._store.tasks.purge(endpoint_id, before_ms=now_ms + 1):
+        while await self._store.sweeper.purge(endpoint_id, before_ms=now_ms + 1):
             continue
         if not await self._store.endpoints.remove(endpoint_id):
             return False
@@ -266,7 +266,7 @@ class Controller:
         return True
 
     async def _gauges(self) -> int:
-        metrics.queue_tasks.set(await self._store.tasks.waiting_and_running())
+        metrics.queue_tasks.set(await self._store.sweeper.waiting_and_running())
         statuses = dict.fromkeys(WorkerStatus, 0)
         queues: list[EndpointQueue] = []
         for endpoint in await self._store.endpoints.of_tenant(None):
@@ -286,7 +286,7 @@ class Controller:
         """Return what waits there. An endpoint without queued tasks costs no further store call."""
         counts, oldest_ms = endpoint.counts, None
         if counts.queued and _should_work(endpoint):
-            oldest_ms = await self._store.tasks.oldest_waiting_ms(endpoint.endpoint_id)
+            oldest_ms = await self._store.sweeper.oldest_waiting_ms(endpoint.endpoint_id)
         return EndpointQueue(endpoint.endpoint_id, counts.queued + counts.scheduled, oldest_ms)
 
 

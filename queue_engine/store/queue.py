@@ -24,9 +24,9 @@ from queue_engine.domain.tasks import (
     TryAgain,
 )
 from queue_engine.store.calls import Scripts
+from queue_engine.store.codec import TaskSpecs
 from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions
 from queue_engine.store.policies import retry_policy_of
-from queue_engine.store.tasks import TaskSpecs
 
 GROUP = "agents"
 MOST_WHY_BYTES = 512

@@ -36,6 +36,7 @@ from queue_engine.store.redis.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner
+from queue_engine.store.sweeper import Sweeper
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
 
@@ -106,6 +107,7 @@ class Store:
         self._runner = ScriptRunner(self.redis, durability)
         self.scripts = Scripts(self._runner.submit)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
+        self.sweeper = Sweeper(self.redis, self.scripts, self.partitions)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
         self.workers = WorkerStore(self.redis, self.scripts, self.partitions)
         self.credentials = CredentialStore(self.redis, self.scripts, sealer, self.endpoints)

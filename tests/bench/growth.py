@@ -159,7 +159,7 @@ class History:
 
     async def purge(self) -> None:
         later = await self.store.now_ms() + 1000
-        await self.store.tasks.purge(self.endpoint_id, before_ms=later, most=CALLS)
+        await self.store.sweeper.purge(self.endpoint_id, before_ms=later, most=CALLS)
 
     async def count(self) -> None:
         await asyncio.gather(*(self.store.tasks.counts(self.endpoint_id) for _ in range(CALLS)))

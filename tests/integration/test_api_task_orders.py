@@ -143,7 +143,7 @@ async def test_a_task_that_waited_too_long_shows_as_expired(task: Orders, api: R
     keys = api.store.partitions.of(task.endpoint_id)
 
     async def swept() -> int:
-        found = await api.store.tasks.sweep(keys.partition, tick_ms=1000, lease_ms=30_000, max_lost=3)
+        found = await api.store.sweeper.sweep(keys.partition, tick_ms=1000, lease_ms=30_000, max_lost=3)
         return found.expired
 
     assert await swept() == 1
@@ -194,7 +194,7 @@ async def test_the_attempts_of_a_task_are_listed_oldest_first(task: Orders) -> N
     assert await task.read("/attempts") == []
     await task.run(TryAgain("the worker is busy", 0, AttemptOutcome.BUSY))
     keys = task.api.store.partitions.of(task.endpoint_id)
-    await task.api.store.tasks.sweep(keys.partition, tick_ms=1000, lease_ms=30_000, max_lost=3)
+    await task.api.store.sweeper.sweep(keys.partition, tick_ms=1000, lease_ms=30_000, max_lost=3)
     started = await task.start()
     first, second = await task.read("/attempts")
     assert (first["attempt"], first["outcome"], first["error"]) == (1, "busy", "the worker is busy")

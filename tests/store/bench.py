@@ -10,7 +10,8 @@ from queue_engine.store.keys import EndpointKeys, Partition, member
 from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
 from queue_engine.store.queue import ClaimStore, Started
 from queue_engine.store.store import Store
-from queue_engine.store.tasks import Submission, Swept
+from queue_engine.store.sweeper import Swept
+from queue_engine.store.tasks import Submission
 from tests.store.consistency import faults_of
 from tests.store.probe import Probe
 
@@ -163,7 +164,7 @@ class Bench:
         return await self.sweep_as_it_is(max_lost=max_lost, lease_ms=lease_ms, most=most)
 
     async def sweep_as_it_is(self, *, max_lost: int = 3, lease_ms: int = LONG_LEASE_MS, most: int = 1000) -> Swept:
-        return await self.store.tasks.sweep(
+        return await self.store.sweeper.sweep(
             self.partition, tick_ms=TICK_MS, lease_ms=lease_ms, max_lost=max_lost, most=most
         )
 
@@ -211,7 +212,7 @@ class Bench:
     async def purge(self, endpoint_id: str | None = None) -> int:
         """Remove all that has ended, however fresh."""
         before = await self.probe.now_ms() + 1000
-        return await self.store.tasks.purge(endpoint_id or self.endpoint_id, before_ms=before)
+        return await self.store.sweeper.purge(endpoint_id or self.endpoint_id, before_ms=before)
 
     async def check(self) -> list[str]:
         """What is inconsistent in the whole store."""

@@ -725,7 +725,7 @@ async def _expired(bench: Bench, agent: ClaimStore) -> None:
 
 
 async def _ended_with_its_endpoint(bench: Bench, agent: ClaimStore) -> None:
-    await bench.store.tasks.end_waiting(bench.endpoint_id, "the endpoint was deleted")
+    await bench.store.sweeper.end_waiting(bench.endpoint_id, "the endpoint was deleted")
 
 
 End = Callable[[Bench, ClaimStore], Awaitable[None]]

@@ -292,9 +292,9 @@ async def test_the_tasks_of_a_deleted_endpoint_end_wherever_they_are(bench: Benc
     assert await bench.store.tasks.run_again(bench.endpoint_id, "ended", "call") is RunAgain.NOT_FOUND
     assert len(await bench.probe.scores(bench.partition.deadlines)) == 2
 
-    assert await bench.store.tasks.end_waiting(bench.endpoint_id, "endpoint deleted") == 5
+    assert await bench.store.sweeper.end_waiting(bench.endpoint_id, "endpoint deleted") == 5
     assert await bench.probe.scores(bench.partition.deadlines) == {}
-    assert await bench.store.tasks.end_waiting(bench.endpoint_id, "endpoint deleted") == 0
+    assert await bench.store.sweeper.end_waiting(bench.endpoint_id, "endpoint deleted") == 0
 
     for name in ("scheduled", "running", "back", "read", "queued"):
         task = await bench.task(name)
@@ -320,7 +320,7 @@ async def test_a_deleted_endpoint_is_removed_after_its_workers_and_deliveries(be
     assert not await bench.store.endpoints.remove(bench.endpoint_id)
     await bench.store.workers.remove(bench.endpoint_id, "w1")
     assert not await bench.store.endpoints.remove(bench.endpoint_id)
-    await bench.store.tasks.end_waiting(bench.endpoint_id, "endpoint deleted")
+    await bench.store.sweeper.end_waiting(bench.endpoint_id, "endpoint deleted")
     await bench.purge()
     assert not await bench.store.endpoints.remove(bench.endpoint_id)
     await bench.deliver(outbox)

@@ -34,7 +34,7 @@ async def test_the_counts_say_where_the_tasks_are(bench: Bench) -> None:
     counts = await bench.store.tasks.counts(bench.endpoint_id)
     assert counts == TaskCounts(queued=1, running=1, scheduled=1, success=2, delivered=1, failed=2)
     assert (counts.processing, counts.total) == (3, 8)
-    assert await bench.store.tasks.waiting_and_running() == {"queued": 1, "running": 1, "scheduled": 1}
+    assert await bench.store.sweeper.waiting_and_running() == {"queued": 1, "running": 1, "scheduled": 1}
 
 
 async def test_pages_put_together_are_the_whole_list(bench: Bench) -> None:
@@ -166,14 +166,14 @@ async def test_pages_stay_right_while_tasks_come_and_go(bench: Bench) -> None:
 
 
 async def test_the_oldest_waiting_task_is_known(bench: Bench) -> None:
-    assert await bench.store.tasks.oldest_waiting_ms(bench.endpoint_id) is None
+    assert await bench.store.sweeper.oldest_waiting_ms(bench.endpoint_id) is None
     await bench.submit("t1")
     await bench.submit("t2")
     first = (await bench.task("t1")).created_at_ms
-    assert await bench.store.tasks.oldest_waiting_ms(bench.endpoint_id) == first
+    assert await bench.store.sweeper.oldest_waiting_ms(bench.endpoint_id) == first
 
     await bench.start(bench.agent())
-    oldest = await bench.store.tasks.oldest_waiting_ms(bench.endpoint_id)
+    oldest = await bench.store.sweeper.oldest_waiting_ms(bench.endpoint_id)
     assert oldest is not None
     assert oldest >= first
 
@@ -222,4 +222,4 @@ async def _as_if_gone(bench: Bench, number: int) -> None:
 async def _take_out(bench: Bench, status: TaskStatus, task_id: str) -> None:
     """Let retention remove this one task, as if it had ended first."""
     fields = await bench.probe.hash(bench.keys.task(task_id))
-    assert await bench.store.tasks._purge(bench.keys, status, fields["fin"], task_id, fields["seq"]) == "PURGED"
+    assert await bench.store.sweeper._purge(bench.keys, status, fields["fin"], task_id, fields["seq"]) == "PURGED"

@@ -22,7 +22,7 @@ async def test_what_ended_before_the_time_goes_and_the_rest_stays(bench: Bench) 
     await bench.submit_and_start("running")
     await bench.submit("queued")
 
-    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=ended + 1) == 2
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=ended + 1) == 2
 
     page = await bench.store.tasks.page(bench.endpoint_id, None, page=1, size=10)
     assert [task.task_id for task in page.items] == ["queued", "running", "t3"]
@@ -34,7 +34,7 @@ async def test_nothing_is_purged_before_its_time(bench: Bench) -> None:
     await bench.finish("t1")
     ended = (await bench.task("t1")).finished_at_ms
     assert ended is not None
-    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=ended) == 0
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=ended) == 0
     assert (await bench.task("t1")).output == b"42"
 
 
@@ -51,7 +51,7 @@ async def test_one_call_removes_no_more_than_it_may(bench: Bench) -> None:
     for number in range(5):
         await bench.finish(f"t{number}")
     before = await bench.probe.now_ms() + 1000
-    removed = [await bench.store.tasks.purge(bench.endpoint_id, before_ms=before, most=2) for _ in range(4)]
+    removed = [await bench.store.sweeper.purge(bench.endpoint_id, before_ms=before, most=2) for _ in range(4)]
     assert removed == [2, 2, 1, 0]
 
 
@@ -85,7 +85,7 @@ async def test_tasks_behind_many_that_are_kept_go_in_the_same_call(bench: Bench)
     await bench.finish("t1")
     before = await bench.probe.now_ms() + 1
     await _until_later_than(bench, before)
-    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=before, most=2) == 1
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=before, most=2) == 1
 
 
 @pytest.mark.parametrize("verdict", [DELIVERED, GIVEN_UP])
@@ -103,7 +103,7 @@ async def test_the_retention_of_a_delivered_task_begins_with_the_delivery(bench:
     assert ended is not None
     await _until_later_than(bench, ended)
     await bench.deliver(await bench.outbox())
-    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=ended + 1) == 0
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=ended + 1) == 0
     assert (await bench.task("t1")).status is TaskStatus.DELIVERED
 
 
@@ -139,7 +139,7 @@ async def test_a_purge_that_is_repeated_does_not_touch_a_task_submitted_meanwhil
     await bench.purge()
     await bench.submit("t1", input=b'"new"')
 
-    assert await bench.store.tasks._purge(bench.keys, TaskStatus.SUCCESS, "1", "t1", "1") == "OK"
+    assert await bench.store.sweeper._purge(bench.keys, TaskStatus.SUCCESS, "1", "t1", "1") == "OK"
 
     task = await bench.task("t1")
     assert (task.state, task.input) == (TaskState.QUEUED, b'"new"')
@@ -152,13 +152,13 @@ async def test_after_a_step_back_of_the_clock_nothing_goes_too_early_or_is_stuck
         await bench.finish(f"t{number}")
     await _restamp(bench, [await bench.probe.now_ms() + hour] * 3)
     noticed = await bench.probe.now_ms()
-    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=noticed) == 0
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=noticed) == 0
     after_noticing = await bench.probe.now_ms() + 1
     await _until_later_than(bench, after_noticing)
     await bench.finish("later")
 
-    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=noticed) == 0
-    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=after_noticing) == 3
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=noticed) == 0
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=after_noticing) == 3
     assert (await bench.task("later")).output == b"42"
     assert await bench.purge() == 1
     assert await bench.purge() == 0
@@ -170,7 +170,7 @@ async def test_a_clock_that_steps_back_twice_does_not_keep_tasks_for_ever(bench:
     later = await bench.probe.now_ms() + 3_600_000
     await _restamp(bench, [later + 1])
     await bench.probe.ask("HSET", bench.keys.counts, "stepped:success", f"1 {later}")
-    assert await bench.store.tasks.purge(bench.endpoint_id, before_ms=1) == 0
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=1) == 0
     assert await bench.purge() == 1
 
 

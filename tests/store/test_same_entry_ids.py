@@ -19,7 +19,7 @@ async def expire(bench: Bench) -> None:
 
 
 async def end_waiting(bench: Bench) -> None:
-    assert await bench.store.tasks.end_waiting(bench.endpoint_id, "deleted", most=1) == 1
+    assert await bench.store.sweeper.end_waiting(bench.endpoint_id, "deleted", most=1) == 1
 
 
 async def wait_with_the_same_id(bench: Bench, in_queue: str, in_retry_queue: str) -> None:

@@ -127,7 +127,7 @@ async def test_a_lease_that_is_renewed_while_the_sweep_runs_is_kept(bench: Bench
     started = await bench.submit_and_start("t1", agent)
     await bench.run_out("t1")
     await agent.renew([started.lease])
-    assert await bench.store.tasks._reclaim(bench.member("t1"), 3) == "OK"
+    assert await bench.store.sweeper._reclaim(bench.member("t1"), 3) == "OK"
     assert (await bench.task("t1")).state is TaskState.RUNNING
 
 
@@ -135,7 +135,7 @@ async def test_a_task_that_was_put_off_again_while_the_sweep_runs_is_not_queued(
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.settle(agent, started, TryAgain("busy", 60.0))
-    assert await bench.store.tasks._promote(bench.member("t1")) == "OK"
+    assert await bench.store.sweeper._promote(bench.member("t1")) == "OK"
     assert (await bench.task("t1")).state is TaskState.SCHEDULED
 
 

@@ -129,7 +129,7 @@ async def test_endpoints_of_all_partitions_are_served_at_once(store: Store) -> N
     assert [task.input for task in read] == [b"%d" % n for _ in benches for n in range(20)]
 
     assert len(await store.endpoints.of_tenant(TENANT)) == 40
-    assert (await store.tasks.waiting_and_running())["queued"] == 800
+    assert (await store.sweeper.waiting_and_running())["queued"] == 800
     assert await benches[0].check() == []
 
 

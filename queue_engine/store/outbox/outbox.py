@@ -25,11 +25,11 @@ from queue_engine.domain.deliveries import (
 )
 from queue_engine.domain.tasks import Task, TaskState
 from queue_engine.store.calls import Scripts
+from queue_engine.store.codec import TaskSpecs, task_from
 from queue_engine.store.endpoints import open_signing_secret
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, TaskKeys, WorkerKeys, parse_member
 from queue_engine.store.queue import make_group
 from queue_engine.store.redis.cluster import ClusterClient
-from queue_engine.store.tasks import TaskSpecs, task_from
 
 GROUP = "delivery"
 PARKED_MS = 2 * 86_400_000

@@ -1,0 +1,163 @@
+"""Tasks as the store has them: their specs with sealed secrets, their records and the history of their attempts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from queue_engine.crypto.sealing import Sealer
+from queue_engine.domain.tasks import (
+    SPEC_FIELDS,
+    TERMINAL_STATES,
+    Attempt,
+    AttemptOutcome,
+    DeliveryStatus,
+    Task,
+    TaskSpec,
+    TaskState,
+)
+from queue_engine.store.redis.client import optional_int
+
+
+class TaskSpecs:
+    """Specs as text in the store. Headers and the webhook's key are sealed, bound to their task."""
+
+    def __init__(self, sealer: Sealer) -> None:
+        self._sealer = sealer
+
+    def encode(self, spec: TaskSpec, endpoint_id: str, task_id: str) -> bytes:
+        """Raises SecretKeyMissing when there is a secret and no key to seal it with."""
+        record = _given(spec, _PUBLIC)
+        if spec.webhook_destination is not None:
+            record["destination"] = spec.webhook_destination
+        if spec.traceparent is not None:
+            record["traceparent"] = spec.traceparent
+        if secrets := _given(spec, _SECRET):
+            record["sealed"] = self._sealer.seal(json.dumps(secrets).encode(), _seal_context(endpoint_id, task_id))
+        return _spec_text(record)
+
+    def decode(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
+        """Raises SecretKeyMissing or SealBroken when there is a secret that this process cannot open."""
+        record = json.loads(text)
+        secrets: dict[str, Any] = {}
+        if "sealed" in record:
+            secrets = json.loads(self._sealer.open(record["sealed"], _seal_context(endpoint_id, task_id)))
+        return _spec_from(record, secrets)
+
+    def resealed(self, text: bytes, endpoint_id: str, task_id: str) -> bytes:
+        """The spec with its secrets sealed with the current key; `text` itself when they are. Raises SealBroken."""
+        record = json.loads(text)
+        sealed = record.get("sealed", "")
+        renewed = self._sealer.resealed(sealed, _seal_context(endpoint_id, task_id)) if sealed else sealed
+        return text if renewed == sealed else _spec_text(record | {"sealed": renewed})
+
+    def decode_public(self, text: bytes) -> TaskSpec:
+        """The spec without its secrets, for a process that needs none of them."""
+        return _spec_from(json.loads(text), {})
+
+
+_PUBLIC = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if not one.definition.secret)
+_SECRET = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if one.definition.secret)
+
+
+def _given(spec: TaskSpec, fields: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
+    """Return the fields that have another value than their default, as they are stored."""
+    values = spec.__dict__
+    return {stored: value for name, stored, default in fields if (value := values[name]) != default}
+
+
+def _spec_from(record: dict[str, Any], secrets: dict[str, Any]) -> TaskSpec:
+    given = {name: record[stored] for name, stored, _ in _PUBLIC if stored in record}
+    opened = {name: secrets[stored] for name, stored, _ in _SECRET if stored in secrets}
+    return TaskSpec(
+        **given, **opened, webhook_destination=record.get("destination"), traceparent=record.get("traceparent")
+    )
+
+
+_compact = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each spec
+
+
+def _spec_text(record: dict[str, object]) -> bytes:
+    return _compact(record).encode()
+
+
+def _seal_context(endpoint_id: str, task_id: str) -> str:
+    return f"task:{endpoint_id}:{task_id}"
+
+
+def task_from(
+    endpoint_id: str, task_id: str, fields: dict[str, str], spec: TaskSpec, input_: bytes | None, result: bytes
+) -> Task:
+    """A task from its hash and texts. `result` is the output or, in a state that is no success, the error."""
+    state = TaskState(fields["state"])
+    succeeded = state is TaskState.SUCCEEDED
+    return Task(
+        task_id=task_id,
+        endpoint_id=endpoint_id,
+        number=int(fields["number"]),
+        state=state,
+        spec=spec,
+        attempts=int(fields["attempts"]),
+        lost=int(fields["lost"]),
+        created_at_ms=int(fields["created"]),
+        updated_at_ms=int(fields["updated"]),
+        started_at_ms=optional_int(fields.get("started")),
+        finished_at_ms=optional_int(fields.get("finished")),
+        worker_id=fields.get("worker"),
+        worker_address=fields.get("address"),
+        error=result.decode("utf-8", "replace") if result and not succeeded else None,
+        delivery_status=DeliveryStatus(fields.get("delivery", "INIT")),
+        delivery_attempts=int(fields.get("delivery_attempts", 0)),
+        delivery_error=fields.get("delivery_error"),
+        delivered_at_ms=optional_int(fields.get("delivered")),
+        next_delivery_at_ms=optional_int(fields.get("next_delivery")),
+        delivery_parked=fields.get("delivery_parked") == "1",
+        timeout_seconds=float(fields["timeout"]),
+        queue_ttl_seconds=float(fields["ttl"]) if "ttl" in fields else None,
+        cancel_requested="cancel" in fields,
+        runs=int(fields.get("runs", 0)) + 1,
+        lost_lease="lost_token" in fields,
+        latest_attempt_noted="noted" in fields,
+        input=input_,
+        output=result if result and succeeded else None,
+    )
+
+
+def attempt_from(record: bytes) -> Attempt:
+    """A record of the history. An error was cut at some byte."""
+    fields = json.loads(record.decode("utf-8", "replace"))
+    return Attempt(
+        number=int(fields["attempt"]),
+        worker_id=fields["workerId"],
+        outcome=AttemptOutcome(fields["outcome"]),
+        started_at_ms=int(fields["startedAt"]),
+        ended_at_ms=int(fields["endedAt"]),
+        error=fields.get("error") or None,
+        tries=int(fields.get("tries", 1)),
+    )
+
+
+_OUTCOMES = {
+    TaskState.RUNNING: AttemptOutcome.RUNNING,
+    TaskState.SUCCEEDED: AttemptOutcome.OK,
+    TaskState.TIMED_OUT: AttemptOutcome.TIMEOUT,
+    TaskState.CANCELLED: AttemptOutcome.CANCELLED,
+    TaskState.DEAD: AttemptOutcome.LOST,
+}
+
+
+def latest_attempt(task: Task) -> Attempt | None:
+    """The latest attempt as the task itself tells it; None before the first, and when the history has it."""
+    if task.started_at_ms is None or task.latest_attempt_noted:
+        return None
+    outcome = AttemptOutcome.LOST if task.lost_lease else _OUTCOMES.get(task.state, AttemptOutcome.ERROR)
+    ended_at_ms = task.updated_at_ms if task.lost_lease else task.finished_at_ms
+    return Attempt(
+        number=task.attempts,
+        worker_id=task.worker_id or "",
+        outcome=outcome,
+        started_at_ms=task.started_at_ms,
+        ended_at_ms=ended_at_ms,
+        error=task.error if task.state in TERMINAL_STATES else None,
+    )

@@ -1,0 +1,133 @@
+"""The controller's side of the queues: sweep what is due, purge ended tasks, end the tasks of deleted endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from queue_engine.domain.tasks import TaskStatus
+from queue_engine.store.calls import Scripts
+from queue_engine.store.keys import EndpointKeys, Partition, Partitions, TaskKeys, parse_member
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What one sweep of a partition did."""
+
+    requeued: int = 0
+    dead: int = 0
+    promoted: int = 0
+    cancelled: int = 0
+    """Lost by their workers after they were to be cancelled."""
+    expired: int = 0
+
+    @property
+    def work(self) -> int:
+        return self.requeued + self.dead + self.promoted + self.cancelled + self.expired
+
+
+class Sweeper:
+    """The queues of all endpoints as the controller needs them. Every method may be called again after a lost reply."""
+
+    def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._partitions = partitions
+
+    async def sweep(
+        self, partition: Partition, *, tick_ms: int, lease_ms: int, max_lost: int, most: int = 1000
+    ) -> Swept:
+        """One round over what is due in `partition`: lost leases go back to the queue, waits that are over end.
+
+        Safe to run from several controllers at once. `most` bounds the work of one round.
+        """
+        found = await self._scripts.sweep(partition, tick_ms=tick_ms, lease_ms=lease_ms, limit=most)
+        expired = await asyncio.gather(*(self._expire(name) for name in found.overdue))
+        reclaimed = await asyncio.gather(*(self._reclaim(name, max_lost) for name in found.lost))
+        promoted = await asyncio.gather(*(self._promote(name) for name in found.due))
+        return Swept(
+            requeued=reclaimed.count("QUEUED"),
+            dead=reclaimed.count("DEAD"),
+            promoted=promoted.count("QUEUED"),
+            cancelled=reclaimed.count("CANCELLED"),
+            expired=expired.count("EXPIRED"),
+        )
+
+    async def purge(self, endpoint_id: str, *, before_ms: int, most: int = 1000) -> int:
+        """Remove ended tasks that reached their status before `before_ms` (store's clock); at most `most` a status.
+
+        A task whose delivery still goes on is kept for another retention time. Returns how many were removed.
+        """
+        keys = self._partitions.of(endpoint_id)
+        removed = 0
+        for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
+            kept = most
+            while kept == most:  # behind those that are kept there may be others
+                overdue = await self._scripts.overdue(
+                    keys, stream=keys.finished(status), status=status.lower(), before_ms=before_ms, limit=most
+                )
+                words = await asyncio.gather(*(self._purge(keys, status, *entry) for entry in overdue.entries))
+                removed += words.count("PURGED")
+                kept = words.count("KEPT")
+        return removed
+
+    async def end_waiting(self, endpoint_id: str, error: str, *, most: int = 1000) -> int:
+        """End tasks of an endpoint that is being deleted as failed; at most `most`. Returns how many had not ended.
+
+        Its workers must be gone: a task that one still runs is fenced.
+        """
+        keys = self._partitions.of(endpoint_id)
+        ids = [name.decode() for name in await self._redis.zrange(keys.live, 0, most - 1)]
+        end = self._scripts.end_waiting
+        return len(await asyncio.gather(*(end(keys.of_task(task_id), error_text=error) for task_id in ids)))
+
+    async def waiting_and_running(self) -> dict[str, int]:
+        """Tasks of all endpoints that are queued, running and scheduled."""
+        totals = {"queued": 0, "running": 0, "scheduled": 0}
+        for partition in self._partitions.all():
+            values = await self._redis.hmget(partition.counts, list(totals))  # type: ignore[misc]
+            for state, value in zip(totals, values, strict=True):
+                totals[state] += max(0, int(value or 0))
+        return totals
+
+    async def oldest_waiting_ms(self, endpoint_id: str) -> int | None:
+        """When the task that waits longest in the endpoint's queues got there; epoch milliseconds of the store."""
+        keys = self._partitions.of(endpoint_id)
+        heads = [await self._redis.xrange(stream, count=1) for stream in (keys.queue, keys.retry_queue)]
+        times = [int(head[0][0].partition(b"-")[0]) for head in heads if head]
+        return min(times, default=None)
+
+    async def _reclaim(self, name: str, max_lost: int) -> str:
+        keys = self._keys_of_member(name)
+        reply = await self._scripts.reclaim(keys, max_lost=max_lost)
+        if reply.word != "OK" and log.isEnabledFor(logging.INFO):
+            ids = {"endpoint": keys.endpoint_keys.endpoint_id, "task": keys.task_id}
+            attempt = {"worker": reply.worker_id, "attempt": reply.attempts}
+            log.info("attempt lost: its lease expired", extra={**ids, **attempt, "store": reply.word})
+        return reply.word
+
+    async def _expire(self, name: str) -> str:
+        keys = self._keys_of_member(name)
+        word = (await self._scripts.expire(keys)).word
+        if word == "EXPIRED":
+            log.info("task expired", extra={"endpoint": keys.endpoint_keys.endpoint_id, "task": keys.task_id})
+        return word
+
+    async def _promote(self, name: str) -> str:
+        return (await self._scripts.promote(self._keys_of_member(name))).word
+
+    async def _purge(self, keys: EndpointKeys, status: TaskStatus, number: str, task_id: str, place: str) -> str:
+        reply = await self._scripts.purge(
+            keys.of_task(task_id), stream=keys.finished(status), number=number, status=status.lower(), place=place
+        )
+        return reply.word
+
+    def _keys_of_member(self, name: str) -> TaskKeys:
+        """The keys of a task by its name in a partition's sorted sets."""
+        endpoint_id, task_id = parse_member(name)
+        return self._partitions.of(endpoint_id).of_task(task_id)
