@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,8 @@ from queue_engine.crypto.sealing import new_secret_key
 ENGINE = [name for name in PROCESSES if name != "worker-agent"]
 
 
-def shown(*arguments: str, status: int = 0, **environment: str) -> str:
-    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **environment}
+def shown(*arguments: str, environment: Mapping[str, str] | None = None, status: int = 0) -> str:
+    given = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2]), **(environment or {})}
     command = [sys.executable, "-m", "queue_engine", "config", *arguments]
     done = subprocess.run(command, env=given, capture_output=True, text=True, check=False)
     assert done.returncode == status, done.stderr
@@ -32,13 +33,14 @@ def rows(text: str) -> dict[str, tuple[str, str]]:
 def test_each_setting_is_shown_once_with_its_source(tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("an-api-key-in-a-file")
-    text = shown(
-        QUEUE_ENGINE_PORT="9001",
-        QUEUE_ENGINE_DELIVERY_SCHEDULE="1,2.5",
-        QUEUE_ENGINE_API_KEY_FILE=str(key),
-        queue_engine_log_level="DEBUG",
-        QUEUE_ENGINE_HOST="",
-    )
+    environment = {
+        "QUEUE_ENGINE_PORT": "9001",
+        "QUEUE_ENGINE_DELIVERY_SCHEDULE": "1,2.5",
+        "QUEUE_ENGINE_API_KEY_FILE": str(key),
+        "queue_engine_log_level": "DEBUG",
+        "QUEUE_ENGINE_HOST": "",
+    }
+    text = shown(environment=environment)
     found = rows(text)
     assert len(found) == len(text.splitlines())
     assert found.keys() == {
@@ -57,7 +59,7 @@ def test_no_secret_is_shown() -> None:
     variables = {variable_of(PROCESSES[name], field) for name in ENGINE for field in secret_fields(PROCESSES[name])}
     given = {variable: new_secret_key() for variable in variables}
     given |= {variable: "redis://user:canary@127.0.0.1:1/0" for variable in variables if variable.endswith("_URL")}
-    text = shown(**given)
+    text = shown(environment=given)
     assert not [value for value in [*given.values(), "canary"] if value in text]
     assert {rows(text)[variable] for variable in variables} == {("***", "environment")}
 
@@ -69,4 +71,4 @@ def test_one_process_has_its_own_settings_only(process: str) -> None:
 
 
 def test_a_bad_value_is_named_as_at_the_start() -> None:
-    assert "QUEUE_ENGINE_PORT: " in shown(status=2, QUEUE_ENGINE_PORT="many")
+    assert "QUEUE_ENGINE_PORT: " in shown(environment={"QUEUE_ENGINE_PORT": "many"}, status=2)
