@@ -1,4 +1,8 @@
-"""How a command runs: with a client of the API, a screen, the options that all commands share, and an exit status."""
+"""How a command runs: with a client of the API, a screen, the options that all commands share, and an exit status.
+
+Exit status: 0 done; 1 the API refused; 2 wrong use; 3 the API cannot be reached; 4 the task that was waited for has
+failed; 124 it has not ended in time; 130 Ctrl-C.
+"""
 
 from __future__ import annotations
 

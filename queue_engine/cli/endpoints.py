@@ -11,11 +11,13 @@ from typing import Annotated, Any
 import typer
 
 from queue_engine.cli.client import ENDPOINTS, Data, Query, WrongUse, read_bounded
-from queue_engine.cli.command import Endpoint, Session, camel, command, options_of
+from queue_engine.cli.command import PANEL, Endpoint, Session, camel, command, options_of
 from queue_engine.cli.output import Column
 from queue_engine.domain.endpoints import SETTINGS, ServiceMode
 
+commands = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="Create, look at and change endpoints.")
+commands.add_typer(group, name="endpoints", rich_help_panel=PANEL)
 
 _COLUMNS = (
     Column("ID", "id", "number"),

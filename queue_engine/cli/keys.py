@@ -12,7 +12,9 @@ from queue_engine.cli.startup import RedisUrl, fail, run, with_store
 from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
 from queue_engine.store.store import Store
 
+commands = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="API keys: make, list and revoke them.")
+commands.add_typer(group, name="keys")
 
 SECOND_TENANT = (
     "queue-engine: there is a second tenant now: `queue-engine up` sends webhooks to loopback no longer, because one "

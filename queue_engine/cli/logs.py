@@ -12,7 +12,7 @@ import typer
 from queue_engine.cli.client import ENDPOINTS, Data, Unreachable, WrongUse
 from queue_engine.cli.command import PANEL, POLL_SECONDS, Endpoint, Session, command
 
-group = typer.Typer()
+commands = typer.Typer()
 
 PAGE_SIZE = 1000
 
@@ -20,7 +20,7 @@ Line = dict[str, Any]
 Page = dict[str, Any]
 
 
-@command(group, "logs", panel=PANEL)
+@command(commands, "logs", panel=PANEL)
 def show_logs(
     session: Session,
     endpoint: Endpoint,

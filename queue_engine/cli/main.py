@@ -1,30 +1,37 @@
-"""The command line of the engine: all its commands."""
+"""The command line of the engine: all its commands, each loaded when it is run.
+
+Imports are most of a start. A command that talks to the API needs no settings and no store, a process needs no client.
+The help loads all commands.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from queue_engine import __version__
-from queue_engine.cli import keys, secret_key, serve, settings
-from queue_engine.cli.commands import commands
-from queue_engine.config.variables import unknown_variables
+from queue_engine.config.names import CLIENT_VARIABLES, is_prefixed
+from queue_engine.processes.interpreter import Loading
 from queue_engine.processes.standard_files import guarded_output
 
+_MODULES = {
+    **dict.fromkeys(("up", "api", "delivery", "controller"), "queue_engine.cli.serve"),
+    "config": "queue_engine.cli.settings",
+    "keys": "queue_engine.cli.keys",
+    "secret-key": "queue_engine.cli.secret_key",
+    "endpoints": "queue_engine.cli.endpoints",
+    "workers": "queue_engine.cli.workers",
+    "logs": "queue_engine.cli.logs",
+    "tasks": "queue_engine.cli.tasks",
+}
+"""The module of each command; its `commands` has it."""
 _LOGGING = ("api", "controller", "delivery")
-
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="A self-hosted engine for QUEUE-mode serverless endpoints. Start with `queue-engine up`.",
-)
-app.add_typer(serve.commands)
-app.add_typer(settings.commands)
-app.add_typer(keys.group, name="keys")
-app.add_typer(secret_key.group, name="secret-key")
-app.add_typer(commands)
 
 
 def main() -> None:
@@ -33,12 +40,56 @@ def main() -> None:
         app()
 
 
+class _Commands(Mapping[str, Any]):
+    """Commands by name: those of `_MODULES`, loaded when they are looked up, and others."""
+
+    def __init__(self, others: Mapping[str, Any]) -> None:
+        self._names = tuple(dict.fromkeys((*_MODULES, *others)))
+        self._loaded = dict(others)
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._loaded:
+            self._loaded |= _commands_of(_MODULES[name])
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _commands_of(module: str) -> Mapping[str, Any]:
+    with Loading():
+        loaded = import_module(module)
+    return get_group(loaded.commands).commands
+
+
+class _CommandLine(TyperGroup):
+    def __init__(self, *, commands: Mapping[str, Any], **attributes: Any) -> None:
+        super().__init__(**attributes)
+        self.commands: Any = _Commands(commands)
+
+
+app = typer.Typer(
+    cls=_CommandLine,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="A self-hosted engine for QUEUE-mode serverless endpoints. Start with `queue-engine up`.",
+)
+
+
 @app.callback()
 def warn_of_unknown_variables(context: typer.Context) -> None:
     """Name misspelled variables on standard error; the processes that log do so in their log."""
-    if context.invoked_subcommand not in _LOGGING:
-        for hint in unknown_variables(os.environ):
-            typer.echo(f"queue-engine: {hint}", err=True)
+    names = [name for name in os.environ if is_prefixed(name) and name.upper() not in CLIENT_VARIABLES]
+    if not names or context.invoked_subcommand in _LOGGING:
+        return
+    with Loading():
+        from queue_engine.config.variables import unknown_variables
+    for hint in unknown_variables(names):
+        typer.echo(f"queue-engine: {hint}", err=True)
 
 
 @app.command()

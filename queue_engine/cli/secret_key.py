@@ -13,7 +13,9 @@ from queue_engine.config.shared import StoreSettings
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.store.rotation import Progress, Rotated
 
+commands = typer.Typer()
 group = typer.Typer(help="The secret key: make one, and change it for another. By itself prints a new one.")
+commands.add_typer(group, name="secret-key")
 
 
 @group.callback(invoke_without_command=True)

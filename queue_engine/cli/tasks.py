@@ -13,6 +13,7 @@ from queue_engine.aio import Backoff
 from queue_engine.cli.client import ENDPOINTS, Data, NotInTime, WrongUse, read_bounded
 from queue_engine.cli.command import (
     EXIT_TASK_FAILED,
+    PANEL,
     Endpoint,
     Session,
     camel,
@@ -24,7 +25,14 @@ from queue_engine.cli.output import Column
 from queue_engine.cli.times import length
 from queue_engine.domain.tasks import TASK_FIELDS, TaskStatus
 
-group = typer.Typer(no_args_is_help=True, help="Submit tasks, look at them, and cancel, retry or delete them.")
+commands = typer.Typer()
+group = typer.Typer(
+    name="tasks",
+    rich_help_panel=PANEL,
+    no_args_is_help=True,
+    help="Submit tasks, look at them, and cancel, retry or delete them.",
+)
+commands.add_typer(group, name="tasks", rich_help_panel=PANEL)
 
 _COLUMNS = (
     Column("TASK", "taskId", "id"),

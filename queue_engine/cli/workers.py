@@ -7,10 +7,12 @@ from typing import Annotated
 import typer
 
 from queue_engine.cli.client import ENDPOINTS
-from queue_engine.cli.command import Endpoint, Session, command
+from queue_engine.cli.command import PANEL, Endpoint, Session, command
 from queue_engine.cli.output import Column
 
+commands = typer.Typer()
 group = typer.Typer(no_args_is_help=True, help="Look at the workers of an endpoint.")
+commands.add_typer(group, name="workers", rich_help_panel=PANEL)
 
 _COLUMNS = (
     Column("WORKER", "workerId", "id"),

@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
-from queue_engine.config.base import AGENT_PREFIX, text_of
+from queue_engine.config.base import text_of
+from queue_engine.config.names import AGENT_PREFIX
 from queue_engine.config.shared import MetricsSettings, SharedSettings
 from queue_engine.config.store_url import parse_store_url
 from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_TIMEOUT_SECONDS, ServiceMode

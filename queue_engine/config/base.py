@@ -14,10 +14,8 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from queue_engine.config.names import ENGINE_PREFIX
 from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
-
-ENGINE_PREFIX = "QUEUE_ENGINE_"
-AGENT_PREFIX = "WORKER_AGENT_"
 
 
 class ProcessSettings(BaseSettings):

@@ -6,13 +6,14 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, field_validator
 
-from queue_engine.config.base import AGENT_PREFIX, ProcessSettings
+from queue_engine.config.base import ProcessSettings
 from queue_engine.config.durability import (
     DEFAULT_TIMEOUT_SECONDS,
     MAX_TIMEOUT_SECONDS,
     Durability,
     parse_durability,
 )
+from queue_engine.config.names import AGENT_PREFIX
 from queue_engine.config.store_url import parse_store_url
 from queue_engine.crypto.sealing import Sealer, parse_secret_key, parse_secret_keys
 

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 
 from queue_engine.config.agent import AgentSettings
-from queue_engine.config.base import AGENT_PREFIX, ENGINE_PREFIX, ProcessSettings, variables_of
+from queue_engine.config.base import ProcessSettings, variables_of
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.config.names import AGENT_PREFIX, CLIENT_VARIABLES, ENGINE_PREFIX, is_prefixed
 from queue_engine.domain import agent_protocol
 from queue_engine.processes.lifeline import LIFELINE_VARIABLE
 
@@ -26,12 +27,9 @@ PROCESSES: Mapping[str, type[ProcessSettings]] = {
 MAX_HINTS = 20
 MAX_SHOWN_CHARACTERS = 100
 
-_CONSOLE = ("URL", "WEBHOOK_AUTH_KEY", "WEBHOOK_AUTH_KEY_FILE")
-"""Read by commands for people only, besides the API key."""
 _INTERNAL = (agent_protocol.INSTANCE, agent_protocol.CONTROLLER_PID, agent_protocol.CONTROLLER_STARTED)
 KNOWN_VARIABLES = frozenset(
-    {LIFELINE_VARIABLE, *_INTERNAL}
-    | {ENGINE_PREFIX + name for name in _CONSOLE}
+    {LIFELINE_VARIABLE, *_INTERNAL, *CLIENT_VARIABLES}
     | {variable for settings in PROCESSES.values() for variable in variables_of(settings)}
 )
 
@@ -52,9 +50,7 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
     Only the first MAX_HINTS in order of name, never a value, and no removed variable: the engine refuses to start then.
     """
     known = KNOWN_VARIABLES | REMOVED_VARIABLES.keys()
-    unknown = sorted(
-        name for name in names if name.upper().startswith((ENGINE_PREFIX, AGENT_PREFIX)) and name.upper() not in known
-    )
+    unknown = sorted(name for name in names if is_prefixed(name) and name.upper() not in known)
     return [_hint(name) for name in unknown[:MAX_HINTS]]
 
 

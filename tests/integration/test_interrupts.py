@@ -37,7 +37,7 @@ sys.meta_path.insert(0, Interrupting())
         (("-m", "queue_engine", "api"), "starlette"),
         (("-m", "queue_engine", "delivery"), "queue_engine.delivery.guard"),
         (("-m", "queue_engine", "controller"), "arq"),
-        (("-m", "queue_engine", "logs", "-f", "1", "w"), "queue_engine.cli.commands"),
+        (("-m", "queue_engine", "logs", "-f", "1", "w"), "queue_engine.cli.logs"),
         (("-m", "queue_engine", "logs", "-f", "1", "w"), "httpx"),
         (("-m", "worker_agent", "--endpoint", "1"), "worker_agent.cli"),
         (("-m", "worker_agent", "--endpoint", "1"), "uvloop"),

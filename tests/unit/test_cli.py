@@ -1,6 +1,7 @@
 """The command line for people: what all commands have in common."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -217,17 +218,54 @@ def test_ctrl_c_ends_quietly() -> None:
     assert (result.exit_code, result.output) == (130, "")
 
 
-def test_the_commands_load_no_server_code() -> None:
-    """Nor httpx before it is needed: it takes a while, and every process of the engine starts with this module."""
+HEAVY = {
+    *("aiohttp", "arq", "fastapi", "httpx", "prometheus_client", "pydantic_settings", "redis", "rich"),
+    *("starlette", "uvicorn", "queue_engine.cli.command", "queue_engine.store"),
+}
+"""What takes long to import, and packages of ours that bring it."""
+STORE = {"prometheus_client", "pydantic_settings", "redis", "queue_engine.store"}
+
+
+@pytest.mark.parametrize(
+    ("commands", "module", "loaded"),
+    [
+        (("version",), "queue_engine", set()),
+        (("endpoints", "workers", "logs", "tasks"), "queue_engine.cli.command", {"queue_engine.cli.command"}),
+        (("config", "keys", "secret-key"), "queue_engine.cli.startup", STORE),
+        (("api",), "queue_engine.cli.serve_api", STORE | {"aiohttp", "starlette", "uvicorn"}),
+        (("delivery",), "queue_engine.cli.serve_delivery", STORE | {"aiohttp"}),
+        (("controller",), "queue_engine.cli.serve_controller", STORE | {"arq"}),
+    ],
+    ids=("version", "client", "store", "api", "delivery", "controller"),
+)
+def test_a_command_loads_what_it_needs(commands: tuple[str, ...], module: str, loaded: set[str]) -> None:
+    """The client commands load httpx for their first request, and rich for a terminal."""
     script = (
-        "import sys, queue_engine.cli.main; from queue_engine.cli import endpoints, logs, tasks, workers;"
-        "print(*{name.partition('.')[0] for name in sys.modules})"
+        "import sys; from queue_engine.cli.main import app; from typer.main import get_command;"
+        f"[get_command(app).commands[name] for name in {commands}]; import {module};"
+        f"print(*{HEAVY} & sys.modules.keys())"
     )
-    answer = subprocess.run(
+    run = subprocess.run(
         [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )
-    assert answer.returncode == 0, answer.stderr
-    assert not set(answer.stdout.split()) & {"fastapi", "starlette", "uvicorn", "arq", "httpx"}
+    assert run.returncode == 0, run.stderr
+    assert set(run.stdout.split()) == loaded
+
+
+def test_the_variables_of_the_client_are_known_without_the_settings() -> None:
+    """The settings classes take as long to load as the rest of a client command."""
+    script = "import sys; from queue_engine.__main__ import main\ntry: main()\nfinally: print(*sys.modules)"
+    for variable, needs_settings in (("QUEUE_ENGINE_URL", False), ("QUEUE_ENGINE_URI", True)):
+        run = subprocess.run(
+            [sys.executable, "-c", script, "version"],
+            cwd=Path(__file__).parents[2],
+            env={"PATH": os.environ["PATH"], variable: "http://127.0.0.1:1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ("pydantic_settings" in run.stdout.split()) == needs_settings, run.stderr
+        assert ("did you mean QUEUE_ENGINE_URL?" in run.stderr) == needs_settings
 
 
 def test_now_is_what_the_tests_say() -> None:
