@@ -235,7 +235,7 @@ DELIVERIES = Dashboard(
             Panel(201, "Delivery attempts", "HTTP requests to receivers, by outcome.",
                   [Query(_rate("queue_engine_delivery_attempts_total", by="outcome"), "{{outcome}}")], unit="reqps",
                   stacked=True),
-            Panel(202, "Failures by class", "Why attempts failed. docs/metrics.md lists the classes.",
+            Panel(202, "Failures by class", "Why attempts failed. docs/operations/metrics.md lists the classes.",
                   [Query(_rate("queue_engine_delivery_attempts_total", '{outcome="failure"}', by="class"),
                          "{{class}}")], unit="reqps"),
             Panel(203, "Share of failures", "Failed attempts of the last 15 minutes, as a share of all.",

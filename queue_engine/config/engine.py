@@ -242,7 +242,7 @@ class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
         ge=0,
         le=1000,
         description="Maximum number of endpoints with metrics of their own, for alerts that name the endpoint; further "
-        "endpoints are summed up as `other`. 0: none. `docs/metrics.md` has the rule",
+        "endpoints are summed up as `other`. 0: none. `docs/operations/metrics.md` has the rule",
     )
 
     @property

@@ -111,7 +111,7 @@ class AttemptAnswer:
     status: int | None
     """HTTP status; None when none came."""
     fault: str | None
-    """None when delivered, else a word of the closed set in docs/metrics.md."""
+    """None when delivered, else a word of the closed set in docs/operations/metrics.md."""
     excerpt: str = ""
     """The first 2 KiB of the answer, or what went wrong."""
     retry_after_seconds: float | None = None

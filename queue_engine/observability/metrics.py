@@ -1,6 +1,6 @@
 """All Prometheus metrics of the engine and of the agent, and which process exports which.
 
-docs/metrics.md lists them for the operator. Base units; `_total` only on counters; timestamps instead of ages; label
+docs/operations/metrics.md lists them for the operator. Base units; `_total` only on counters; timestamps instead of ages; label
 values from closed sets, never an id, a URL or a tenant; only the metrics of single endpoints, which are off by default,
 have the ids of a limited number of endpoints.
 

@@ -64,3 +64,11 @@ def test_every_page_is_reached_from_the_index() -> None:
         reached.add(path)
         ahead += [(path.parent / link.partition("#")[0]).resolve() for link in page(path).links if ":" not in link]
     assert {one.path for one in PAGES if one.path.is_relative_to(ROOT / "docs")} - reached == set()
+
+
+def test_tests_that_are_named_as_evidence_exist() -> None:
+    named = re.findall(
+        r"`((?:unit|store|integration|faults|upgrade)/[\w/]+\.py)`", page("docs/internals/guarantees.md").text
+    )
+    assert named
+    assert [name for name in named if not (ROOT / "tests" / name).exists()] == []

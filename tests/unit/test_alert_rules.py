@@ -73,5 +73,5 @@ def test_the_runbook_names_messages_that_are_logged_and_commands_that_exist() ->
 
 
 def test_docs_metrics_lists_the_alerts() -> None:
-    listed = re.findall(r"^\| (`QueueEngine.*?`) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| (`QueueEngine.*?`) \|", (ROOT / "docs/operations/metrics.md").read_text(), re.MULTILINE)
     assert [name for row in listed for name in re.findall(r"\w+", row)] == list(ALERTS)

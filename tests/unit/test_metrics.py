@@ -1,4 +1,4 @@
-"""Which process exports which metric, and that docs/metrics.md says the same."""
+"""Which process exports which metric, and that the pages say the same."""
 
 import re
 from pathlib import Path
@@ -11,8 +11,9 @@ from queue_engine.delivery.responses import FAULTS
 from queue_engine.observability import metrics
 from queue_engine.observability.metrics import Figures, Role, registry_of
 
-DOCUMENT = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
-_ROW = re.compile(r"^\| `(\w+)` \| (counter|gauge|histogram)[^|]*\|[^|]*\| ([a-z, ]+) \|$", re.MULTILINE)
+DOCUMENT = (Path(__file__).parents[2] / "docs/operations/metrics.md").read_text()
+REFERENCE = (Path(__file__).parents[2] / "docs/reference/metrics.md").read_text()
+_ROW = re.compile(r"^\| `(\w+)` \| (counter|gauge|histogram) \|[^|]*\| ([a-z, ]+) \|[^|]+\|$", re.MULTILINE)
 
 
 class Clock:
@@ -24,7 +25,7 @@ class Clock:
 
 
 def documented() -> dict[tuple[str, str], set[str]]:
-    return {(name, kind): set(by.strip().split(", ")) for name, kind, by in _ROW.findall(DOCUMENT)}
+    return {(name, kind): set(by.strip().split(", ")) for name, kind, by in _ROW.findall(REFERENCE)}
 
 
 def exported() -> dict[tuple[str, str], set[str]]:
