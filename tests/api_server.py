@@ -12,9 +12,9 @@ from pydantic import SecretStr
 from starlette.applications import Starlette
 
 from queue_engine.api.app import create_app
-from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.http.server import listen, serve
 from queue_engine.api.proxy.exchange import WorkerClient
+from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.engine.engine import Engine

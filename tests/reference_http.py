@@ -8,10 +8,10 @@ from typing import Any
 from unittest.mock import Mock
 
 from queue_engine.api.app import create_app
-from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.http.errors import _NOT_FOUND_CODES, _STATUS_AND_CODE
 from queue_engine.api.http.operations import DescribedRoute
-from queue_engine.api.openapi import describe
+from queue_engine.api.public.openapi import describe
+from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.delivery.responses import FAULTS, WHAT_WENT_WRONG
 from queue_engine.domain.errors import NotFound

@@ -18,10 +18,10 @@ from queue_engine.api.http.operations import DescribedRoute, Operation
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.api.http.services import Services
-from queue_engine.api.openapi import describe
-from queue_engine.api.operator_routes import OperationsRoutes
 from queue_engine.api.proxy.exchange import Limits, WorkerClient
 from queue_engine.api.proxy.routes import AlbRoutes
+from queue_engine.api.public.openapi import describe
+from queue_engine.api.public.routes import OperationsRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
 from queue_engine.api.v2.logs import LogRoutes

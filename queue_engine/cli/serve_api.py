@@ -6,11 +6,11 @@ import asyncio
 import logging
 
 from queue_engine.api.app import create_app
-from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.http.server import BACKLOG, bind, serve
 from queue_engine.api.proxy.exchange import WorkerClient
 from queue_engine.cli.process import on_end, or_fail
 from queue_engine.cli.startup import open_store
+from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.engine.engine import Engine
 from queue_engine.net.resolver import CachingResolver, DnsLookup

@@ -12,13 +12,13 @@ import pytest
 from fastapi.openapi.models import OpenAPI
 from pydantic import TypeAdapter
 
-from queue_engine.api.catalogue import load_catalogue
-from queue_engine.api.docs_page import render
 from queue_engine.api.http.envelope import Failure
 from queue_engine.api.http.operations import Operation
-from queue_engine.api.openapi import describe
+from queue_engine.api.public.docs_page import render
+from queue_engine.api.public.openapi import describe
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask
+from queue_engine.config.catalogue import load_catalogue
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.strict_json import split_object

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint
+from queue_engine.config.catalogue import load_catalogue
 from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.errors import InvalidRequest

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic.alias_generators import to_camel
 
-from queue_engine.api.catalogue import load_catalogue
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint, UpdateEndpoint
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
+from queue_engine.config.catalogue import load_catalogue
 from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
 from queue_engine.domain.endpoints import EndpointConfig, Expose, Resource, ServiceMode, needs_new_workers
 from queue_engine.domain.errors import InvalidRequest

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from queue_engine.api.webhooks import TaskResultEvent, WorkerStatusEvent, describe_webhooks
+from queue_engine.api.public.webhooks import TaskResultEvent, WorkerStatusEvent, describe_webhooks
 from queue_engine.crypto.signing import new_secret
 from queue_engine.delivery.service import _request
 from queue_engine.domain.deliveries import Delivery, TaskResult, WorkerEvent, task_result_body, worker_event_body

@@ -10,10 +10,10 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import Field
 from starlette.requests import Request
 
-from queue_engine.api.docs_page import CONTENT_SECURITY_POLICY, render
 from queue_engine.api.http.envelope import Success, View
 from queue_engine.api.http.operations import Operation
 from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.public.docs_page import CONTENT_SECURITY_POLICY, render
 from queue_engine.engine.engine import Engine
 
 TAG = "operations"

@@ -11,7 +11,7 @@ from pydantic.json_schema import JsonSchemaMode
 from queue_engine import __version__
 from queue_engine.api.http.envelope import Failure
 from queue_engine.api.http.operations import DescribedRoute
-from queue_engine.api.webhooks import EVENTS, TAG, describe_webhooks
+from queue_engine.api.public.webhooks import EVENTS, TAG, describe_webhooks
 
 TITLE = "Queue Engine"
 _DESCRIPTION = (
