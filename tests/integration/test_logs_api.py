@@ -7,7 +7,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from queue_engine.api.v2.views import LogPageView
+from queue_engine.api.v2.log_views import LogPageView
 from tests.api_server import RunningApi
 from tests.servers import StoreServer
 

@@ -13,7 +13,7 @@ from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Answer, success
 from queue_engine.api.http.services import Services, endpoint_id_in
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
-from queue_engine.api.v2.views import EndpointView, WebhookSecretView, WorkerView, endpoint_view, worker_view
+from queue_engine.api.v2.endpoint_views import EndpointView, WebhookSecretView, WorkerView, endpoint_view, worker_view
 from queue_engine.domain.endpoints import MAX_WORKERS, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for

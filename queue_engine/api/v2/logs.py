@@ -14,8 +14,8 @@ from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Answer, success
 from queue_engine.api.http.services import Services, worker_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
+from queue_engine.api.v2.log_views import LogPageView, log_page_view
 from queue_engine.api.v2.times import epoch_ms
-from queue_engine.api.v2.views import LogPageView, log_page_view
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.logs import LogQuery, Place
 

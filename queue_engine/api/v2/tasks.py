@@ -12,7 +12,7 @@ from queue_engine.api.http.responses import Answer, success
 from queue_engine.api.http.services import Services, endpoint_id_in, task_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
-from queue_engine.api.v2.views import (
+from queue_engine.api.v2.task_views import (
     AttemptView,
     DeliveryAttemptView,
     SubmittedView,

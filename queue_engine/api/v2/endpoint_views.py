@@ -1,0 +1,189 @@
+"""What the API shows of endpoints and workers: the schemas, and the functions that fill them.
+
+The functions make plain dictionaries; a test holds them against the schemas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from pydantic import Field, create_model
+from pydantic.alias_generators import to_camel
+
+from queue_engine.api.http.envelope import View
+from queue_engine.api.v2.shown import plain, shown_type
+from queue_engine.domain.catalogue import Catalogue
+from queue_engine.domain.definitions import Defined
+from queue_engine.domain.endpoints import SETTINGS, Endpoint, EndpointStatus, Expose, Resource, Setting
+from queue_engine.domain.retry import RetryOn
+from queue_engine.domain.workers import Worker, WorkerStatus
+
+
+class ResourceView(View):
+    """A place where workers may run."""
+
+    region: str = Field(description="Region")
+    gpu_type: str = Field(description="GPU type as the catalogue spells it")
+    gpu_count: int = Field(description="GPUs for each worker")
+
+
+class VariableView(View):
+    """An environment variable, without its value, which is masked in workers' logs."""
+
+    key: str = Field(description="Name")
+
+
+class PlainVariableView(View):
+    """An environment variable whose value is no secret, and shown here neither."""
+
+    key: str = Field(description="Name")
+    secret: Literal[False] = Field(description="The value is not masked in workers' logs")
+
+
+class ExposeView(View):
+    """The port on which the container listens."""
+
+    port: int = Field(description="1–65535")
+    protocol: Literal["HTTP", "TCP"] = Field(description="What it speaks")
+
+
+class _Shown(NamedTuple):
+    """How a setting with a structure of its own is shown."""
+
+    type: Any
+    show: Callable[[Endpoint], Any]
+
+
+_SHOWN = {
+    "resources": _Shown(
+        list[ResourceView], lambda endpoint: [_resource_view(resource) for resource in endpoint.config.resources]
+    ),
+    "plain_variables": _Shown(
+        list[PlainVariableView | VariableView],
+        lambda endpoint: [_variable_view(name, endpoint.config.plain_variables) for name in endpoint.environment_names],
+    ),
+    "expose": _Shown(ExposeView | None, lambda endpoint: _expose_view(endpoint.config.expose)),
+    "retry_on": _Shown(list[RetryOn], lambda endpoint: [word for word in RetryOn if word in endpoint.config.retry_on]),
+    "retry_delays_seconds": _Shown(
+        list[float], lambda endpoint: [plain(seconds) for seconds in endpoint.config.retry_delays_seconds]
+    ),
+}
+
+
+def _shown_settings() -> dict[str, Any]:
+    """Return the members of a view that are settings."""
+    return {
+        one.shown: (
+            _SHOWN[one.name].type if one.name in _SHOWN else shown_type(one),
+            Field(description=one.definition.text),
+        )
+        for one in SETTINGS
+    }
+
+
+class _EndpointState(View):
+    """How an endpoint stands."""
+
+    id: str = Field(description="A positive integer below 2^53", examples=["7"])
+    status: EndpointStatus = Field(
+        description="INITIALIZING: no worker runs yet; RUNNING: at least one; "
+        "FAILED: all crash on start or are not ready in time"
+    )
+    running_workers: int = Field(description="Workers that run")
+    cost: float = Field(description="Price per hour of the desired workers; 0 without a price list")
+
+
+if TYPE_CHECKING:
+
+    class _EndpointSettings(_EndpointState):
+        """The members that are made from the definitions."""
+
+else:
+    _EndpointSettings = create_model("_EndpointSettings", __base__=_EndpointState, **_shown_settings())
+
+
+class EndpointView(_EndpointSettings):
+    """One endpoint."""
+
+    created_at: int = Field(description="When it was created")
+    updated_at: int = Field(description="When it was last changed")
+    queued_tasks: int = Field(description="Tasks that wait, for a worker or for their next attempt")
+    running_tasks: int = Field(description="Tasks that are being executed")
+
+
+_FIRST = ("id", "name", "image", "status", "totalWorkers", "runningWorkers", "cost", "serviceMode", "webhook")
+
+
+def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
+    """Return an EndpointView, the members that a person looks for first."""
+    view = {
+        "id": endpoint.endpoint_id,
+        "status": endpoint.status,
+        "runningWorkers": endpoint.running_workers,
+        "cost": catalogue.cost_per_hour(endpoint.config),
+        **{to_camel(one.shown): _shown(one, endpoint) for one in SETTINGS},
+        "createdAt": endpoint.created_at_ms,
+        "updatedAt": endpoint.updated_at_ms,
+        "queuedTasks": endpoint.counts.queued + endpoint.counts.scheduled,
+        "runningTasks": endpoint.counts.running,
+    }
+    return {name: view[name] for name in (*_FIRST, *view)}
+
+
+def _shown(setting: Defined[Setting], endpoint: Endpoint) -> Any:
+    if setting.name in _SHOWN:
+        return _SHOWN[setting.name].show(endpoint)
+    value = getattr(endpoint.config, setting.name)
+    return plain(value) if setting.kind is float else value
+
+
+def _variable_view(name: str, plain: frozenset[str]) -> dict[str, Any]:
+    return {"key": name, "secret": False} if name in plain else {"key": name}
+
+
+def _resource_view(resource: Resource) -> dict[str, Any]:
+    return {"region": resource.region, "gpuType": resource.gpu_type, "gpuCount": resource.gpu_count}
+
+
+def _expose_view(expose: Expose | None) -> dict[str, Any] | None:
+    return {"port": expose.port, "protocol": expose.protocol} if expose else None
+
+
+class WebhookSecretView(View):
+    """The signing secret of an endpoint's webhooks."""
+
+    secret: str = Field(
+        description="`whsec_` and base64, as Standard Webhooks has it", examples=["whsec_MfKQ9r8GKYqrTwjU"]
+    )
+
+
+class WorkerView(View):
+    """One worker: a container and the agent beside it."""
+
+    worker_id: str = Field(description="Id")
+    status: WorkerStatus = Field(description="RUNNING: ready, by `readyPath` or an open port")
+    created_at: int = Field(description="When it was started")
+    region: str | None = Field(description="Where it runs; null when that is not known")
+    gpu_type: str | None = Field(description="What it runs on; null when that is not known")
+    restarts: int = Field(description="How often a worker in this place was replaced because it died")
+    last_heartbeat_at: int | None = Field(description="When its agent last reported")
+    running_tasks: int = Field(description="Tasks that it runs now")
+    error: str | None = Field(description="Why it failed")
+
+
+def worker_view(worker: Worker, endpoint: Endpoint) -> dict[str, Any]:
+    """A WorkerView. With several resources nobody has recorded which of them the worker got."""
+    resources = endpoint.config.resources
+    place = resources[0] if len(resources) == 1 else None
+    return {
+        "workerId": worker.worker_id,
+        "status": worker.status,
+        "createdAt": worker.created_at_ms,
+        "region": place.region if place else None,
+        "gpuType": place.gpu_type if place else None,
+        "restarts": worker.restarts,
+        "lastHeartbeatAt": worker.last_heartbeat_at_ms,
+        "runningTasks": worker.running_tasks,
+        "error": worker.error,
+    }

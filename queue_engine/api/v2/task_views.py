@@ -1,0 +1,260 @@
+"""What the API shows of tasks: the schemas, and the functions that fill them.
+
+The functions make plain dictionaries, since a task's input and output go out as the JSON text that was recorded; a test
+holds them against the schemas.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import Field, create_model
+from pydantic.alias_generators import to_camel
+
+from queue_engine.api.http.envelope import View
+from queue_engine.api.v2.shown import plain, shown_type
+from queue_engine.domain.endpoints import Endpoint, TaskCounts
+from queue_engine.domain.tasks import (
+    SPEC_FIELDS,
+    Attempt,
+    AttemptOutcome,
+    DeliveryStatus,
+    Task,
+    TaskPage,
+    TaskState,
+    TaskStatus,
+)
+from queue_engine.rules.headers import masked
+
+
+class _TaskState(View):
+    task_id: str = Field(description="The submitter's id, or the one that it was given")
+    endpoint_id: int = Field(description="Id of its endpoint")
+    endpoint_name: str = Field(description="Name of its endpoint")
+    status: TaskStatus = Field(
+        description="PROCESSING: waits or runs; SUCCESS: executed; "
+        "DELIVERED: executed, and the webhook has the result; FAILED"
+    )
+    state: TaskState = Field(description="Where it is exactly")
+    worker_url: str | None = Field(description="Where the latest attempt was posted to")
+
+
+_SHOWN_FIELDS = tuple(one for one in SPEC_FIELDS if one.definition.is_shown)
+
+
+if TYPE_CHECKING:
+
+    class _TaskFields(_TaskState):
+        """The members that are made from the definitions."""
+
+else:
+    _TaskFields = create_model(
+        "_TaskFields",
+        __base__=_TaskState,
+        **{one.shown: (shown_type(one), Field(description=one.definition.text)) for one in _SHOWN_FIELDS},
+    )
+
+
+class TaskView(_TaskFields):
+    """One task, as lists show it."""
+
+    delivery_status: DeliveryStatus = Field(
+        description="INIT: not yet sent, or no webhook; FAILED: the last attempt failed and another is due"
+    )
+    delivery_attempts: int = Field(description="Attempts made to deliver the result")
+    delivery_error: str | None = Field(description="Why the delivery was given up")
+    next_delivery_at: int | None = Field(description="The earliest time of the next delivery attempt")
+    delivery_parked: bool = Field(
+        description="The receiver does not respond, so its deliveries wait. At `nextDeliveryAt` one of them is sent as "
+        "a probe, and the others wait again when that fails"
+    )
+    error: str | None = Field(description="Why it failed")
+    cancel_requested: bool = Field(description="Whether its cancellation was asked for before it ended")
+    attempts: int = Field(description="Attempts begun, without those that cost nothing")
+    execution_timeout_seconds: float = Field(description="How long one attempt may take")
+    queue_ttl_seconds: float | None = Field(description="How long it may wait; null: for ever")
+    created_at: int = Field(description="When it was accepted")
+    updated_at: int = Field(description="When it last changed")
+    started_at: int | None = Field(description="When its latest attempt began")
+    finished_at: int | None = Field(description="When it ended")
+    duration_ms: int | None = Field(description="How long its last attempt took")
+    delivered_at: int | None = Field(description="When the webhook took the result")
+
+
+def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
+    """A TaskView."""
+    return {
+        "taskId": task.task_id,
+        "endpointId": int(task.endpoint_id),
+        "endpointName": endpoint.config.name,
+        "status": task.status,
+        "state": task.state,
+        "workerUrl": task.worker_url,
+        **{to_camel(one.shown): getattr(task.spec, one.name) for one in _SHOWN_FIELDS},
+        "deliveryStatus": task.delivery_status,
+        "deliveryAttempts": task.delivery_attempts,
+        "deliveryError": task.delivery_error,
+        "nextDeliveryAt": task.next_delivery_at_ms,
+        "deliveryParked": task.delivery_parked,
+        "error": task.error,
+        "cancelRequested": task.cancel_requested,
+        "attempts": task.attempts,
+        "executionTimeoutSeconds": plain(task.timeout_seconds),
+        "queueTtlSeconds": plain(task.queue_ttl_seconds),
+        "createdAt": task.created_at_ms,
+        "updatedAt": task.updated_at_ms,
+        "startedAt": task.started_at_ms,
+        "finishedAt": task.finished_at_ms,
+        "durationMs": _duration_ms(task),
+        "deliveredAt": task.delivered_at_ms,
+    }
+
+
+def _duration_ms(task: Task) -> int | None:
+    """None also for a task that ended while it waited: its last attempt had ended before."""
+    waited = task.latest_attempt_noted and task.state is not TaskState.DEAD
+    if task.started_at_ms is None or task.finished_at_ms is None or waited:
+        return None
+    return max(0, task.finished_at_ms - task.started_at_ms)
+
+
+class TaskDetailView(TaskView):
+    """One task with what went in and what came out."""
+
+    input: Any = Field(description="As it was submitted")
+    output: Any = Field(description="The container's answer; null before it, and when the task failed")
+    headers: dict[str, str] = Field(description="Headers for the container; values that may be secrets are `***`")
+
+
+def task_detail_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
+    """A TaskDetailView; input and output are the JSON text that was recorded."""
+    return task_view(task, endpoint) | {
+        "input": _json_text(task.input),
+        "output": _json_text(task.output),
+        "headers": masked(task.spec.headers),
+    }
+
+
+def _json_text(text: bytes | None) -> orjson.Fragment | None:
+    return orjson.Fragment(text) if text else None
+
+
+class TaskPageView(View):
+    """One page of tasks, newest first."""
+
+    items: list[TaskView] = Field(description="The tasks of this page")
+    page: int = Field(description="Number of this page, from 1")
+    size: int = Field(description="Most tasks on a page")
+    total: int = Field(description="Tasks on all pages")
+    pages: int = Field(description="Number of pages")
+
+
+def task_page_view(tasks: TaskPage, endpoint: Endpoint, *, page: int, size: int) -> dict[str, Any]:
+    """A TaskPageView."""
+    return {
+        "items": [task_view(task, endpoint) for task in tasks.items],
+        "page": page,
+        "size": size,
+        "total": tasks.total,
+        "pages": -(-tasks.total // size),
+    }
+
+
+class TaskCountsView(View):
+    """How many tasks the endpoint has; ended ones as long as they are kept."""
+
+    processing: int = Field(description="Accepted and not ended: queued, running and scheduled")
+    queued: int = Field(description="Wait for a worker")
+    running: int = Field(description="Are being executed")
+    scheduled: int = Field(description="Wait for the time of their next attempt")
+    delivered: int = Field(description="Executed, and the webhook told")
+    success: int = Field(description="Executed; no webhook, or not told yet")
+    failed: int = Field(description="Ended without success")
+    total: int = Field(description="All of them")
+
+
+def task_counts_view(counts: TaskCounts) -> dict[str, int]:
+    """A TaskCountsView."""
+    return {
+        "processing": counts.processing,
+        "queued": counts.queued,
+        "running": counts.running,
+        "scheduled": counts.scheduled,
+        "delivered": counts.delivered,
+        "success": counts.success,
+        "failed": counts.failed,
+        "total": counts.total,
+    }
+
+
+class SubmittedView(View):
+    """An accepted task."""
+
+    task_id: str = Field(description="The submitter's id, or the one that it was given")
+
+
+class TaskStandingView(View):
+    """How a task stands."""
+
+    task_id: str = Field(description="Id of the task")
+    status: TaskStatus = Field(description="As in the task itself")
+    state: TaskState = Field(description="Where it is exactly")
+    cancel_requested: bool = Field(description="Whether its cancellation was asked for before it ended")
+
+
+def task_standing_view(task: Task) -> dict[str, Any]:
+    """A TaskStandingView."""
+    return {
+        "taskId": task.task_id,
+        "status": task.status,
+        "state": task.state,
+        "cancelRequested": task.cancel_requested,
+    }
+
+
+class AttemptView(View):
+    """One attempt of a task."""
+
+    attempt: int = Field(description="Its number. One that cost nothing does not count: the next has the same number")
+    worker_id: str = Field(description="The worker that ran it")
+    started_at: int = Field(description="When it began")
+    ended_at: int | None = Field(description="When it ended; null while it runs")
+    outcome: AttemptOutcome = Field(description="What came of it")
+    error: str | None = Field(description="Why, in short; null when it runs, succeeded or was released")
+    tries: int = Field(
+        description="Tries in a row that found a worker busy or not up and share this row; 1 for other attempts"
+    )
+
+
+def attempts_view(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+    """A list of AttemptViews."""
+    return [
+        {
+            "attempt": one.number,
+            "workerId": one.worker_id,
+            "startedAt": one.started_at_ms,
+            "endedAt": one.ended_at_ms,
+            "outcome": one.outcome,
+            "error": one.error,
+            "tries": one.tries,
+        }
+        for one in attempts
+    ]
+
+
+class DeliveryAttemptView(View):
+    """One attempt to deliver a task's result."""
+
+    at: int = Field(description="When it was sent")
+    status: int | None = Field(description="HTTP status of the receiver's answer; null when none came")
+    error: str | None = Field(description="Null when delivered, else what went wrong", examples=["http_5xx"])
+    duration_ms: int = Field(description="How long it took")
+    response: str = Field(description="The beginning of the receiver's answer")
+
+
+def delivery_log_view(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A list of DeliveryAttemptViews."""
+    names = ("at", "status", "error", "durationMs", "response")
+    return [{name: record.get(name) for name in names} for record in log]
