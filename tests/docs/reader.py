@@ -33,7 +33,7 @@ import httpx
 from tests.docs.pages import ROOT, Block, Page
 
 SHOWN = ("", "text")
-PAGE_SECONDS = 300
+PAGE_SECONDS = 550
 _PRELUDE = """
 set -eo pipefail
 curl() { command curl --fail-with-body --max-time 60 "$@"; }
