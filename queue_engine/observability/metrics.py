@@ -1,8 +1,8 @@
 """All Prometheus metrics of the engine and of the agent, and which process exports which.
 
-docs/operations/metrics.md lists them for the operator. Base units; `_total` only on counters; timestamps instead of ages; label
-values from closed sets, never an id, a URL or a tenant; only the metrics of single endpoints, which are off by default,
-have the ids of a limited number of endpoints.
+docs/operations/metrics.md explains them to the operator. Base units; `_total` only on counters; timestamps instead of
+ages; label values from closed sets, never an id, a URL or a tenant; only the metrics of single endpoints, which are off
+by default, have the ids of a limited number of endpoints.
 
 A metric belongs to the roles that keep it, and `registry_of` gives a process the metrics of its role only: a gauge that
 a process does not keep would be exported as 0, and an alert on it would always fire. The label values that a role can
