@@ -13,7 +13,7 @@ from queue_engine.api.http.operations import DescribedRoute
 from queue_engine.api.public.openapi import describe
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
-from queue_engine.delivery.responses import FAULTS, WHAT_WENT_WRONG
+from queue_engine.delivery.responses import ERROR_TEXTS, ERROR_TYPES
 from queue_engine.domain.errors import NotFound
 from tests.reference_text import MADE, limits_of, shown_default, table
 
@@ -207,8 +207,8 @@ def _first_line(kind: type[Exception]) -> str:
 
 
 def _type_rows() -> Iterator[Sequence[str]]:
-    assert _WHAT_TO_DO.keys() == FAULTS
+    assert _WHAT_TO_DO.keys() == ERROR_TYPES
     assert issubclass(NotFound, Exception)
     for word, advice in _WHAT_TO_DO.items():
-        meaning = WHAT_WENT_WRONG.get(word) or f"the response was {_STATUS_TYPES[word]}"
+        meaning = ERROR_TEXTS.get(word) or f"the response was {_STATUS_TYPES[word]}"
         yield f"`{word}`", meaning, advice

@@ -12,7 +12,7 @@ from yarl import URL
 
 from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, NOT_CONNECTED, ContainerResponse
-from queue_engine.net.error_types import BadResponse, fault_of, problem_of
+from queue_engine.net.error_types import BadResponse, error_type_of, problem_of
 from queue_engine.net.http_client import MAX_HEAD_BYTES, ResponseConnector
 from queue_engine.rules.excerpts import printable
 from queue_engine.rules.outputs import output_of, text_of
@@ -62,7 +62,7 @@ class HttpForwarder:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if limit.expired():
                 return ContainerResponse(error_type="timeout", detail=f"{request.timeout_seconds:g} s")
-            error_type, problem = fault_of(error), problem_of(error)
+            error_type, problem = error_type_of(error), problem_of(error)
             if error_type in NOT_CONNECTED:
                 problem = f"{problem} ({_authority(request)})"
             return ContainerResponse(error_type=error_type, detail=problem)

@@ -1,7 +1,7 @@
 """The guard: no connection is made to an address that the policy refuses, whatever a URL or a name server says.
 
-It looks twice. The resolver's answer is judged as a whole, so that a name with one refused address is refused; and the
-address of every connection is judged where its socket is made, which also covers address literals and a name that
+It checks twice. All addresses of a name are checked together, so that a name with one refused address is refused. The
+address of every connection is checked where its socket is made, which also covers address literals and a name that
 resolves to something else than it did at submit.
 """
 
@@ -48,8 +48,8 @@ class Guard:
     store_ports: frozenset[int] = frozenset()
     machine: Callable[[], Collection[str]] = machine_addresses
 
-    def check_answer(self, host: str, addresses: list[str], port: int = 0) -> None:
-        """Judge all that a host name resolves to. Raises BlockedAddress."""
+    def check_addresses(self, host: str, addresses: list[str], port: int = 0) -> None:
+        """Check all addresses that a host name resolves to. Raises BlockedAddress."""
         refusal = judge_addresses(host, addresses, self.policy)
         if refusal is not None:
             raise BlockedAddress(refusal)
@@ -57,7 +57,7 @@ class Guard:
             raise BlockedAddress("the host is this engine's own")
 
     def check_connect(self, address: str, port: int) -> None:
-        """Judge the end of one connection, before it is made. Raises BlockedAddress."""
+        """Check the address of one connection, before it is made. Raises BlockedAddress."""
         refusal = self.policy.refusal(address)
         if refusal is not None:
             raise BlockedAddress(f"the address {refusal}")
@@ -123,7 +123,7 @@ class _GuardedResolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        self._guard.check_answer(host, [result["host"] for result in found], port)
+        self._guard.check_addresses(host, [result["host"] for result in found], port)
         return found
 
     async def close(self) -> None:

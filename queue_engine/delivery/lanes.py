@@ -6,16 +6,16 @@ limits that depend on how the destination has behaved:
     FRESH ──success──► TRUSTED          nothing is known yet; a few slots
       │                  │ ▲
       │ timeout, connection error, an attempt in flight for long
-      ▼                  ▼ │ a row of HTTP answers
-     SUSPECT ◄─────────────┘            a few slots, and few for all suspects together
+      ▼                  ▼ │ a row of HTTP responses
+     DEGRADED ◄────────────┘            a few slots, and few for all degraded destinations together
       │     ▲
-      │     │ any HTTP answer to the probe, or to an attempt still in flight
+      │     │ any HTTP response to the probe, or to an attempt still in flight
       ▼     │
-     PARKED ┘                           after a row of faults: one probe at a time, further and further apart
+     PARKED ┘                           while the breaker is open: one probe at a time
 
 Slots are shared so that no kind can lock another out: a part of them is kept for trusted destinations and a part for
 fresh ones, and one trusted destination never takes more than are left for the others. A destination with an attempt
-that has been in flight for long is suspect: fresh ones that hang stop blocking the next fresh ones after that time.
+that has been in flight for long is degraded: fresh ones that hang stop blocking the next fresh ones after that time.
 
 Pure: times are monotonic seconds passed in as `now`, which never goes back. Not for use from several threads.
 """
@@ -39,16 +39,16 @@ class LaneLimits:
 
     slots: int = 256
     """Attempts in flight, in all."""
-    suspect_slots: int = 64
-    """No attempt of a suspect is started while all suspects together hold this many. What one held beyond
-    `unproven_slots_each` when it became suspect does not count: it must not stop the others."""
+    degraded_slots: int = 64
+    """Limit for the slots of all degraded destinations together. Slots that one held beyond `unproven_slots_each` when
+    it became degraded do not count, so that it does not stop the others."""
     fresh_slots: int = 64
     """The same for fresh destinations."""
     unproven_slots_each: int = 8
-    """For one destination that is fresh or suspect."""
+    """For one destination that is fresh or degraded."""
     trusted_slots_each: int = 128
     slow_after_seconds: float = 2.0
-    """An attempt in flight for longer makes its destination suspect until it ends."""
+    """An attempt in flight for longer makes its destination degraded until it ends."""
     breaker: BreakerLimits = field(default_factory=BreakerLimits)
     items: int = 20_000
     """Items held in all. When they are this many, the longest lanes make room for the others."""
@@ -57,7 +57,7 @@ class LaneLimits:
     full_lane_seconds: float = 1.0
     """How long an item that found no room should wait."""
     spread_seconds: float = 0.001
-    """How much longer than the one before it an item of an unproven destination waits when it is given back: a great
+    """How much longer than the one before it an item of an unproven destination waits when it is deferred: a great
     many must not all come again at once."""
     history_seconds: float = 900.0
     """A destination of which nothing was heard for this long is forgotten."""
@@ -75,7 +75,7 @@ class Kind(Enum):
 
     TRUSTED = "trusted"
     FRESH = "fresh"
-    SUSPECT = "suspect"
+    DEGRADED = "degraded"
     PARKED = "parked"
 
 
@@ -92,7 +92,7 @@ class Turn(Generic[Item]):
 
 
 @dataclass(frozen=True)
-class GivenBack(Generic[Item]):
+class Deferred(Generic[Item]):
     """One item that should wait in the store; it has used up no attempt."""
 
     destination: str
@@ -110,8 +110,8 @@ class _Lane(Generic[Item]):
     in_flight: int = 0
     slow: int = 0
     """Of those in flight, the ones that have taken long."""
-    given_back: int = 0
-    """Items given back since the destination was last heard of."""
+    deferrals: int = 0
+    """Items deferred since the latest response or the beginning of the pause."""
     filed_length: int = 0
     """Under how many items the lane is found."""
     heard_at: float = 0.0
@@ -121,7 +121,7 @@ class _Lane(Generic[Item]):
         if self.breaker.is_open:
             return Kind.PARKED
         if self.slow or self.breaker.is_recovering:
-            return Kind.SUSPECT
+            return Kind.DEGRADED
         return Kind.TRUSTED if self.breaker.has_succeeded else Kind.FRESH
 
     @property
@@ -134,9 +134,9 @@ class _Lane(Generic[Item]):
 
 
 class Lanes(Generic[Item]):
-    """The lanes of one delivery process. `next` takes a slot, `finished` gives it back.
+    """The lanes of one delivery process. `next` takes a slot, `finished` frees it.
 
-    Call `parked` after every `add` and `finished`: the items that it hands out are no longer held here.
+    Call `take_deferred` after every `add` and `finished`: the items that it hands out are no longer held here.
     """
 
     def __init__(self, limits: LaneLimits | None = None) -> None:
@@ -159,7 +159,7 @@ class Lanes(Generic[Item]):
         """Lanes by how many items they hold."""
         self._longest = 0
         """No lane holds more items than this."""
-        self._overflow: list[GivenBack[Item]] = []
+        self._overflow: list[Deferred[Item]] = []
         self._kinds_in_turn = deque(Kind)
         self._turns = 0
         self._waiting = 0
@@ -187,7 +187,7 @@ class Lanes(Generic[Item]):
         return Kind.FRESH if lane is None else lane.kind
 
     def add(self, destination: str, item: Item) -> None:
-        """Put an item at the end of its destination's lane. Where there is no room, `parked` gives one back."""
+        """Put an item at the end of its destination's lane. Where there is no room, `take_deferred` hands one out."""
         lane = self._lanes.get(destination)
         if lane is None:
             lane = self._lanes[destination] = _Lane(destination, Breaker(self._limits.breaker))
@@ -211,43 +211,41 @@ class Lanes(Generic[Item]):
                 return self._start(lane, now)
         return None
 
-    def finished(self, turn: Turn[Item], now: float, fault: str | None) -> None:
-        """Free the slot of a turn. `fault` is the word of its answer, None when it was delivered."""
+    def finished(self, turn: Turn[Item], now: float, error_type: str | None) -> None:
+        """Free the slot of a turn. `error_type` is None when it was delivered."""
         lane = self._lanes[turn.destination]
         lane.in_flight -= 1
         if self._young.pop(turn.number, None) is None:
             self._slow.remove(turn.number)
             lane.slow -= 1
         self._began[turn.kind] -= 1
-        if lane.breaker.record(fault, now, is_probe=turn.kind is Kind.PARKED):
-            lane.given_back = 0
+        if lane.breaker.record(error_type, now, is_probe=turn.kind is Kind.PARKED):
+            lane.deferrals = 0
         lane.heard_at = now
         self._file(lane)
         self._forget_old_ones(now)
 
-    def parked(self, now: float) -> list[GivenBack[Item]]:
+    def take_deferred(self, now: float) -> list[Deferred[Item]]:
         """Take out the items that should wait in the store: those of parked destinations and of full lanes."""
-        given_back, self._overflow = self._overflow, []
+        deferred, self._overflow = self._overflow, []
         for lane in list(self._rings[Kind.PARKED].values()):
             probe_at = lane.breaker.next_probe_at
             if probe_at is not None and probe_at > now:
                 delay_seconds = probe_at - now
-                given_back.extend(
-                    self._given_back(lane, item, delay_seconds, parked=True) for item in self._emptied(lane)
-                )
+                deferred.extend(self._deferred(lane, item, delay_seconds, parked=True) for item in self._emptied(lane))
         self._forget_old_ones(now)
-        return given_back
+        return deferred
 
     def drain(self) -> list[Item]:
         """Take out every item that is not in flight, as when the process ends."""
-        items = [given_back.item for given_back in self._overflow]
+        items = [deferred.item for deferred in self._overflow]
         self._overflow = []
         for lane in list(self._lanes.values()):
             items.extend(self._emptied(lane))
         return items
 
     def changes_at(self) -> float | None:
-        """When `next` may answer otherwise with nothing added or finished before; None when it will not."""
+        """The time when `next` may return an item although none was added or finished; None when it will not."""
         if not self._waiting:
             return None
         probes = (lane.breaker.next_probe_at for lane in self._rings[Kind.PARKED].values())
@@ -277,9 +275,9 @@ class Lanes(Generic[Item]):
                 return free - kept_for_fresh
             case Kind.FRESH:
                 return min(free - kept_for_trusted, limits.fresh_slots - held[Kind.FRESH])
-            case Kind.SUSPECT | Kind.PARKED:
-                suspects = held[Kind.SUSPECT] + held[Kind.PARKED]
-                return min(free - kept_for_trusted - kept_for_fresh, limits.suspect_slots - suspects)
+            case Kind.DEGRADED | Kind.PARKED:
+                degraded = held[Kind.DEGRADED] + held[Kind.PARKED]
+                return min(free - kept_for_trusted - kept_for_fresh, limits.degraded_slots - degraded)
 
     def _may_start(self, lane: _Lane[Item], kind: Kind, spare: int, now: float) -> bool:
         match kind:
@@ -287,7 +285,7 @@ class Lanes(Generic[Item]):
                 return lane.in_flight < min(self._limits.trusted_slots_each, spare)
             case Kind.PARKED:
                 return lane.breaker.may_probe(now)
-            case Kind.FRESH | Kind.SUSPECT:
+            case Kind.FRESH | Kind.DEGRADED:
                 return lane.in_flight < self._limits.unproven_slots_each
 
     def _start(self, lane: _Lane[Item], now: float) -> Turn[Item]:
@@ -306,10 +304,10 @@ class Lanes(Generic[Item]):
     # Holding items
 
     def _shorten(self, lane: _Lane[Item]) -> None:
-        """Give back the newest item of a lane."""
+        """Defer the newest item of a lane."""
         item = lane.items.pop()
         self._waiting -= 1
-        self._overflow.append(self._given_back(lane, item, self._limits.full_lane_seconds))
+        self._overflow.append(self._deferred(lane, item, self._limits.full_lane_seconds))
         self._file(lane)
 
     def _longest_lane(self) -> _Lane[Item]:
@@ -318,12 +316,10 @@ class Lanes(Generic[Item]):
             self._longest -= 1
         return next(reversed(self._by_length[self._longest].values()))
 
-    def _given_back(
-        self, lane: _Lane[Item], item: Item, delay_seconds: float, *, parked: bool = False
-    ) -> GivenBack[Item]:
-        spread = 0.0 if lane.kind is Kind.TRUSTED else lane.given_back * self._limits.spread_seconds
-        lane.given_back += 1
-        return GivenBack(lane.destination, item, delay_seconds + spread, parked)
+    def _deferred(self, lane: _Lane[Item], item: Item, delay_seconds: float, *, parked: bool = False) -> Deferred[Item]:
+        spread = 0.0 if lane.kind is Kind.TRUSTED else lane.deferrals * self._limits.spread_seconds
+        lane.deferrals += 1
+        return Deferred(lane.destination, item, delay_seconds + spread, parked)
 
     # What is known of a destination
 
@@ -341,7 +337,7 @@ class Lanes(Generic[Item]):
     # Book-keeping
 
     def _file(self, lane: _Lane[Item]) -> None:
-        """Put the lane where its state wants it: ring, counts, idle or forgotten."""
+        """Put the lane where it belongs by its state: ring, counts, idle or forgotten."""
         kind = lane.kind
         held = lane.in_flight if kind is Kind.TRUSTED else min(lane.in_flight, self._limits.unproven_slots_each)
         was, held_before = self._filed.get(lane.destination, (kind, 0))

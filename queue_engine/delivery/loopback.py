@@ -6,7 +6,7 @@ from typing import Protocol
 
 from queue_engine.aio import retry_while_unavailable
 from queue_engine.delivery.sender import OutgoingRequest
-from queue_engine.domain.deliveries import AttemptAnswer
+from queue_engine.domain.deliveries import WebhookResponse
 from queue_engine.store.redis.client import unavailability
 
 
@@ -19,7 +19,7 @@ class Tenants(Protocol):
 class Sends(Protocol):
     """Makes one HTTP attempt."""
 
-    async def send(self, request: OutgoingRequest) -> AttemptAnswer: ...
+    async def send(self, request: OutgoingRequest) -> WebhookResponse: ...
 
 
 class LoopbackSender:
@@ -34,7 +34,7 @@ class LoopbackSender:
         self._local = local
         self._strict = strict
 
-    async def send(self, request: OutgoingRequest) -> AttemptAnswer:
-        """Make one attempt, after waiting for as long as the store does not answer."""
+    async def send(self, request: OutgoingRequest) -> WebhookResponse:
+        """Make one attempt, after waiting for as long as the store does not respond."""
         alone = await retry_while_unavailable(self._tenants.has_one_tenant, passing=unavailability, what="tenants")
         return await (self._local if alone else self._strict).send(request)

@@ -1,4 +1,4 @@
-"""Reading a receiver's answer: what its status means, when to come back, and what of it is kept for people to read.
+"""Reading a receiver's response: its error type, when to retry, and the excerpt that is kept for people to read.
 
 All of it comes from strangers: nothing here trusts a length, a character or a number.
 """
@@ -23,10 +23,10 @@ RATE_LIMITED = "rate_limited"
 HTTP_4XX = "http_4xx"
 HTTP_5XX = "http_5xx"
 
-FAULTS = error_types.FAULTS | {REDIRECT, GONE, RATE_LIMITED, HTTP_4XX, HTTP_5XX}
-"""Every word that the `fault` of an answer can be."""
+ERROR_TYPES = error_types.ERROR_TYPES | {REDIRECT, GONE, RATE_LIMITED, HTTP_4XX, HTTP_5XX}
+"""Every error type of a delivery attempt."""
 
-WHAT_WENT_WRONG = {
+ERROR_TEXTS = {
     error_types.DNS_ERROR: "the host name could not be resolved",
     error_types.CONNECT_REFUSED: "the connection was refused or there is no route to the host",
     error_types.CONNECT_TIMEOUT: "no connection, or no TLS handshake, within the time limit",
@@ -38,14 +38,14 @@ WHAT_WENT_WRONG = {
     error_types.INVALID_REQUEST: "the URL or a header cannot be sent",
     error_types.INTERNAL: "an error in the delivery process; see its log",
 }
-"""What is kept in place of an answer. Never the exception's own text: it may hold an address of the private network."""
+"""Kept in place of a response. Never the exception's own text: it may hold an address of the private network."""
 
 _DELTA_SECONDS = re.compile(r"[0-9]{1,12}")
 _HTTP_DATE = re.compile(r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? [0-9A-Za-z :-]{12,30}")
 
 
-def fault_of_status(status: int) -> str | None:
-    """The word for a status; None for 2xx. Below 200 only 101 gets here, and no request asks for that."""
+def error_type_of_status(status: int) -> str | None:
+    """Return the error type of a status; None for 2xx. Below 200 only 101 gets here, and no request asks for that."""
     if 200 <= status < 300:
         return None
     if status < 200:

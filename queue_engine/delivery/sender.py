@@ -1,4 +1,4 @@
-"""One delivery attempt over HTTP: send it, read what little of the answer matters, say what it was in one word."""
+"""One delivery attempt over HTTP: send it, read an excerpt of the response, and give its error type."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from yarl import URL
 
 from queue_engine.delivery.guard import ConnectionUse, Guard, guarded_session
 from queue_engine.delivery.responses import (
+    ERROR_TEXTS,
     EXCERPT_BYTES,
     REDIRECT,
-    WHAT_WENT_WRONG,
+    error_type_of_status,
     excerpt_of,
-    fault_of_status,
     redirect_of,
     retry_after_seconds,
 )
-from queue_engine.domain.deliveries import AttemptAnswer
-from queue_engine.net.error_types import INTERNAL, RESET, TLS_ERROR, BadResponse, fault_of
+from queue_engine.domain.deliveries import WebhookResponse
+from queue_engine.net.error_types import INTERNAL, RESET, TLS_ERROR, BadResponse, error_type_of
 from queue_engine.rules.excerpts import printable
 from queue_engine.rules.headers import is_secret_name
 from queue_engine.rules.webhook_urls import parse_webhook
@@ -44,14 +44,14 @@ class OutgoingRequest:
 
 @dataclass(frozen=True)
 class SenderLimits:
-    """How long one attempt may take and how much of the answer is read."""
+    """Limits of the duration of one attempt and of the part of the response that is read."""
 
     total_seconds: float = 15.0
     """From the name's look-up to the last byte read."""
     connect_seconds: float = 5.0
     """Look-up, connection and TLS handshake."""
     body_seconds: float = 2.0
-    """For the answer's body once its headers are in: only the excerpt depends on it."""
+    """For the response's body, once its headers are in: only the excerpt depends on it."""
     body_bytes: int = 16 * 1024
 
 
@@ -80,8 +80,8 @@ class Sender:
         self._epoch_seconds = epoch_seconds
         self._monotonic = monotonic
 
-    async def send(self, request: OutgoingRequest) -> AttemptAnswer:
-        """Make one attempt. Raises nothing but CancelledError: every fault is in the answer.
+    async def send(self, request: OutgoingRequest) -> WebhookResponse:
+        """Make one attempt. Raises nothing but CancelledError: every error is in the response.
 
         The status decides: a 2xx is delivered however its body goes on. A redirect is not followed. When a kept
         connection breaks before anything came back, the attempt is repeated once on a fresh one; the receiver may
@@ -89,14 +89,14 @@ class Sender:
         """
         started = self._monotonic()
         try:
-            answer = await self._attempt(request)
+            response = await self._attempt(request)
         except Exception as error:
-            answer = _failed(error, request)
-            if answer.fault == INTERNAL:
+            response = _failed(error, request)
+            if response.error_type == INTERNAL:
                 logger.exception("a delivery attempt broke inside the sender")
-        return replace(answer, duration_seconds=self._monotonic() - started)
+        return replace(response, duration_seconds=self._monotonic() - started)
 
-    async def _attempt(self, request: OutgoingRequest) -> AttemptAnswer:
+    async def _attempt(self, request: OutgoingRequest) -> WebhookResponse:
         # The bytes that were accepted are the bytes sent: without `encoded`, yarl would rewrite the query.
         url = URL(parse_webhook(request.url).url, encoded=True)
         if not all(value.isascii() and value.isprintable() for value in request.headers.values()):
@@ -105,7 +105,7 @@ class Sender:
         async with asyncio.timeout_at(deadline):
             response = await self._response(url, request)
         try:
-            return await self._answer(response, request, deadline)
+            return await self._read(response, request, deadline)
         finally:
             response.close()
 
@@ -114,7 +114,7 @@ class Sender:
         try:
             return await self._post(self._session, url, request, use)
         except aiohttp.ClientConnectionError as error:
-            if not (use.reused and _nothing_came(error)):
+            if not (use.reused and _broke_without_response(error)):
                 raise
         return await self._post(self._unshared, url, request, ConnectionUse())
 
@@ -130,18 +130,18 @@ class Sender:
             trace_request_ctx=use,
         )
 
-    async def _answer(
+    async def _read(
         self, response: aiohttp.ClientResponse, request: OutgoingRequest, deadline: float
-    ) -> AttemptAnswer:
+    ) -> WebhookResponse:
         body = b"" if response.status < 200 else await self._excerpted(response, deadline)
         secrets = [value for name, value in request.headers.items() if is_secret_name(name)]
         excerpt = excerpt_of(body, secrets)
-        fault = fault_of_status(response.status)
-        if fault == REDIRECT and (location := response.headers.get("Location")):
+        error_type = error_type_of_status(response.status)
+        if error_type == REDIRECT and (location := response.headers.get("Location")):
             excerpt = printable(f"{redirect_of(location, secrets)}: {excerpt}".removesuffix(": "), EXCERPT_BYTES)
-        return AttemptAnswer(
+        return WebhookResponse(
             status=response.status,
-            fault=fault,
+            error_type=error_type,
             excerpt=excerpt,
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), self._epoch_seconds()),
         )
@@ -178,27 +178,27 @@ async def open_sender(
         yield Sender(session, unshared, limits)
 
 
-def _nothing_came(error: aiohttp.ClientConnectionError) -> bool:
-    """Whether the connection broke without a byte of an answer, as far as can be known: a reset discards what came."""
+def _broke_without_response(error: Exception) -> bool:
+    """Return whether the connection broke without a byte of a response. A reset discards what came, so it counts."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return isinstance(error.message, str)  # otherwise it is the part of an answer that came
-    return fault_of(error) == RESET
+        return isinstance(error.message, str)  # otherwise it is the part of a response that came
+    return isinstance(error, aiohttp.ClientConnectionError) and error_type_of(error) == RESET
 
 
-def _failed(error: Exception, request: OutgoingRequest) -> AttemptAnswer:
-    fault = fault_of(error)
-    detail = _detail(error, fault, plain=request.url.startswith("http:"))
-    text = WHAT_WENT_WRONG[fault]
-    return AttemptAnswer(status=None, fault=fault, excerpt=f"{text}: {detail}" if detail else text)
+def _failed(error: Exception, request: OutgoingRequest) -> WebhookResponse:
+    error_type = error_type_of(error)
+    detail = _detail(error, error_type, plain=request.url.startswith("http:"))
+    text = ERROR_TEXTS[error_type]
+    return WebhookResponse(status=None, error_type=error_type, excerpt=f"{text}: {detail}" if detail else text)
 
 
-def _detail(error: Exception, fault: str, *, plain: bool) -> str:
+def _detail(error: Exception, error_type: str, *, plain: bool) -> str:
     """What the receiver's owner can act on, in words that hold no address; empty for nothing."""
     if isinstance(error, BadResponse):
         return error.problem
-    if fault == TLS_ERROR:
+    if error_type == TLS_ERROR:
         return _tls_problem(error)
-    if plain and fault == RESET and isinstance(error, aiohttp.ClientConnectionError) and _nothing_came(error):
+    if plain and error_type == RESET and _broke_without_response(error):
         return "it was closed without a response, perhaps because the port speaks TLS (https)"
     return ""
 

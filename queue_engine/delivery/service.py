@@ -1,4 +1,4 @@
-"""The delivery process: takes due deliveries from the outbox, sends each in its turn, records what came of it."""
+"""The delivery process: takes due deliveries from the outbox, sends each in its turn, records the outcome."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_fo
 from queue_engine.crypto.signing import signature_headers
 from queue_engine.delivery.breaker import BreakerLimits
 from queue_engine.delivery.lanes import LaneLimits, Lanes, Turn
-from queue_engine.delivery.responses import FAULTS
+from queue_engine.delivery.responses import ERROR_TYPES
 from queue_engine.delivery.sender import OutgoingRequest
 from queue_engine.domain.deliveries import (
-    AttemptAnswer,
     Delivered,
     Delivery,
     GivenUp,
     Verdict,
+    WebhookResponse,
     as_recorded,
-    judge,
+    verdict_on,
 )
 from queue_engine.domain.retry import Schedule
 from queue_engine.net.error_types import INTERNAL
@@ -34,20 +34,20 @@ from queue_engine.store.redis.client import unavailability
 
 log = logging.getLogger(__name__)
 
-READ_MOST = 32
-"""Entries read from one partition at once."""
+MAX_READ = 32
+"""Limit for the entries read from one partition at once."""
 BLOCK_MS = 2000
 PROMOTE_SECONDS = 0.25
 GAUGES_SECONDS = 5.0
 PARKING = Backoff(2.0, 300.0)
 BROKEN_SECONDS = 30.0
-"""After a fault of our own a delivery is put off: it is neither lost nor tried without a pause."""
+"""Pause of a delivery after an internal error, so that it is neither lost nor retried without a pause."""
 
 
 class Sends(Protocol):
     """Makes one HTTP attempt."""
 
-    async def send(self, request: OutgoingRequest) -> AttemptAnswer: ...
+    async def send(self, request: OutgoingRequest) -> WebhookResponse: ...
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class DeliveryConfig:
 class DeliveryService:
     """Runs until `drain`. What it has read and not settled comes back when it dies.
 
-    At least once: a delivery whose answer could not be recorded is sent again, with the same `webhook-id`.
+    At least once: a delivery whose response could not be recorded is sent again, with the same `webhook-id`.
     """
 
     def __init__(self, config: DeliveryConfig, outbox: Outbox, sender: Sends) -> None:
@@ -111,8 +111,8 @@ class DeliveryService:
     # Feeding the lanes
 
     async def _read(self) -> int:
-        """Read on however much waits here: lanes give back what they cannot hold."""
-        entries = await self._outbox.read(READ_MOST, block_ms=BLOCK_MS)
+        """Read on, however many deliveries wait here: lanes defer those that they cannot hold."""
+        entries = await self._outbox.read(MAX_READ, block_ms=BLOCK_MS)
         self._add(entries)
         return len(entries)
 
@@ -134,16 +134,14 @@ class DeliveryService:
     # Sending
 
     async def _dispatch(self) -> int:
-        """Start every attempt that may start now, give back what should wait, then wait for a change."""
+        """Start every attempt that may start now, defer the deliveries that should wait, then wait for a change."""
         self._wake.clear()
         while (turn := self._lanes.next(time.monotonic())) is not None:
             attempt = asyncio.create_task(self._attempt(turn))
             self._attempts.add(attempt)
             attempt.add_done_callback(self._attempts.discard)
-        given_back = self._lanes.parked(time.monotonic())
-        await asyncio.gather(
-            *(self._persist_defer(back.item, back.delay_seconds, parked=back.parked) for back in given_back)
-        )
+        deferred = self._lanes.take_deferred(time.monotonic())
+        await asyncio.gather(*(self._defer(one.item, one.delay_seconds, parked=one.parked) for one in deferred))
         await self._wait_for_change()
         return 1
 
@@ -153,61 +151,61 @@ class DeliveryService:
         await wait_for_event(self._wake, timeout)
 
     async def _attempt(self, turn: Turn[OutboxEntry]) -> None:
-        fault: str | None = INTERNAL
+        error_type: str | None = INTERNAL
         try:
-            fault = await self._deliver(turn.item)
+            error_type = await self._deliver(turn.item)
         except Exception:
             log.exception("a delivery attempt failed inside", extra=_ids(turn.item))
-            await self._persist_defer(turn.item, BROKEN_SECONDS)
+            await self._defer(turn.item, BROKEN_SECONDS)
         finally:
-            self._lanes.finished(turn, time.monotonic(), fault)
+            self._lanes.finished(turn, time.monotonic(), error_type)
             self._wake.set()
 
     async def _deliver(self, entry: OutboxEntry) -> str | None:
-        """Open, send, judge, settle. Returns the fault of the answer; INTERNAL when there was nothing to send."""
+        """Open, send, decide, settle. Return the error type of the response; INTERNAL when nothing was sent."""
         sent_at_ms = int(time.time() * 1000)
         delivery = await retry_while_unavailable(lambda: self._outbox.open(entry), passing=unavailability, what="open")
         if delivery is None:
             return INTERNAL
         if delivery.unreadable is not None:
-            answer = AttemptAnswer(None, INTERNAL, delivery.unreadable)
+            response = WebhookResponse(None, INTERNAL, delivery.unreadable)
         else:
-            answer = await self._sender.send(_request(delivery, sent_at_ms // 1000))
-        return await self._settle(entry, delivery, answer, sent_at_ms)
+            response = await self._sender.send(_request(delivery, sent_at_ms // 1000))
+        return await self._settle(entry, delivery, response, sent_at_ms)
 
     async def _settle(
-        self, entry: OutboxEntry, delivery: Delivery, answer: AttemptAnswer, sent_at_ms: int
+        self, entry: OutboxEntry, delivery: Delivery, response: WebhookResponse, sent_at_ms: int
     ) -> str | None:
         attempt = delivery.attempts + 1
-        recorded = as_recorded(answer, named=_is_named(delivery.url))
-        verdict = judge(recorded, self._config.schedule, attempt=attempt, luck=random.random())
+        recorded = as_recorded(response, named=_is_named(delivery.url))
+        verdict = verdict_on(recorded, self._config.schedule, attempt=attempt, luck=random.random())
         settlement = await retry_while_unavailable(
             lambda: self._outbox.settle(entry, recorded, verdict, at_ms=sent_at_ms),
             passing=unavailability,
             what="settle",
         )
-        _count(answer, verdict, settlement.latency_seconds if settlement.accepted else None)
-        level = logging.INFO if answer.fault is None else logging.WARNING
+        _count(response, verdict, settlement.latency_seconds if settlement.accepted else None)
+        level = logging.INFO if response.error_type is None else logging.WARNING
         if log.isEnabledFor(level):
             facts = {
                 "attempt": attempt,
-                "status": answer.status,
-                "fault": answer.fault,
+                "status": response.status,
+                "fault": response.error_type,
                 "verdict": type(verdict).__name__,
-                "seconds": round(answer.duration_seconds, 4),
+                "seconds": round(response.duration_seconds, 4),
                 "recorded": settlement.accepted,
             }
             log.log(level, "delivery attempt", extra={**_ids(entry), **facts})
-        return recorded.fault
+        return recorded.error_type
 
     # The end
 
     async def _finish(self) -> None:
-        await asyncio.gather(*(self._persist_defer(entry, 0) for entry in self._lanes.drain()))
+        await asyncio.gather(*(self._defer(entry, 0) for entry in self._lanes.drain()))
         if self._attempts:
             await asyncio.wait(set(self._attempts), timeout=self._config.attempt_seconds + 5)
 
-    async def _persist_defer(self, entry: OutboxEntry, delay_seconds: float, *, parked: bool = False) -> None:
+    async def _defer(self, entry: OutboxEntry, delay_seconds: float, *, parked: bool = False) -> None:
         delay_ms = int(delay_seconds * 1000)
         deferred = await retry_while_unavailable(
             lambda: self._outbox.defer(entry, delay_ms=delay_ms, parked=parked), passing=unavailability, what="defer"
@@ -223,8 +221,8 @@ class DeliveryService:
 
 # An alert sees the first failure of a class only when its counter has begun before.
 metrics.delivery_attempts.labels("success", "none")
-for _fault in FAULTS:
-    metrics.delivery_attempts.labels("failure", _fault)
+for _error_type in ERROR_TYPES:
+    metrics.delivery_attempts.labels("failure", _error_type)
 
 
 def _is_named(url: str) -> bool:
@@ -250,10 +248,10 @@ def _request(delivery: Delivery, timestamp_seconds: int) -> OutgoingRequest:
     return OutgoingRequest(delivery.url, headers, delivery.body)
 
 
-def _count(answer: AttemptAnswer, verdict: Verdict, latency_seconds: float | None) -> None:
-    outcome = "success" if answer.fault is None else "failure"
-    metrics.delivery_attempts.labels(outcome, answer.fault or "none").inc()
-    metrics.delivery_attempt_duration.observe(answer.duration_seconds)
+def _count(response: WebhookResponse, verdict: Verdict, latency_seconds: float | None) -> None:
+    outcome = "success" if response.error_type is None else "failure"
+    metrics.delivery_attempts.labels(outcome, response.error_type or "none").inc()
+    metrics.delivery_attempt_duration.observe(response.duration_seconds)
     if latency_seconds is None:
         return
     if isinstance(verdict, Delivered):

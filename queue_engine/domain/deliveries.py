@@ -1,4 +1,4 @@
-"""Deliveries: one event to send to a webhook, what is sent, and what the receiver's answer means."""
+"""Deliveries: one event to send to a webhook, what is sent, and what follows from the receiver's response."""
 
 from __future__ import annotations
 
@@ -105,15 +105,15 @@ def webhook_time(epoch_ms: int) -> str:
 
 
 @dataclass(frozen=True)
-class AttemptAnswer:
-    """What came of one delivery attempt."""
+class WebhookResponse:
+    """The result of one delivery attempt: a response, or the error in its place."""
 
     status: int | None
     """HTTP status; None when none came."""
-    fault: str | None
+    error_type: str | None
     """None when delivered, else a word of the closed set in docs/operations/metrics.md."""
     excerpt: str = ""
-    """The first 2 KiB of the answer, or what went wrong."""
+    """The first 2 KiB of the response, or a text for the error."""
     retry_after_seconds: float | None = None
     duration_seconds: float = 0.0
 
@@ -121,15 +121,15 @@ class AttemptAnswer:
 UNRESOLVED = "the host name does not resolve to an address that is allowed"
 
 
-def as_recorded(answer: AttemptAnswer, *, named: bool) -> AttemptAnswer:
-    """The answer as its tenant may see it.
+def as_recorded(response: WebhookResponse, *, named: bool) -> WebhookResponse:
+    """Return the response as its tenant may see it.
 
     With a host that is `named` and no address, one that resolves inside is recorded like one that does not resolve: a
     tenant must not learn the names of the private network from the difference.
     """
-    if named and answer.fault in ("dns_error", "blocked_address"):
-        return replace(answer, fault="dns_error", excerpt=UNRESOLVED)
-    return answer
+    if named and response.error_type in ("dns_error", "blocked_address"):
+        return replace(response, error_type="dns_error", excerpt=UNRESOLVED)
+    return response
 
 
 @dataclass(frozen=True)
@@ -155,25 +155,26 @@ class GivenUp:
 Verdict = Delivered | DeliverAgain | GivenUp
 
 
-def judge(answer: AttemptAnswer, schedule: Schedule, *, attempt: int, luck: float) -> Verdict:
-    """What the answer to attempt number `attempt` (1 for the first) means. `luck` in [0, 1) spreads the wait.
+def verdict_on(response: WebhookResponse, schedule: Schedule, *, attempt: int, luck: float) -> Verdict:
+    """Decide what follows from the response to attempt number `attempt` (1 for the first).
 
-    410 ends it; `Retry-After` can lengthen the wait up to 6 hours, never shorten it.
+    Status 410 ends the delivery. `Retry-After` can lengthen the wait up to 6 hours, never shorten it. `luck` in [0, 1)
+    spreads the wait.
     """
-    if answer.fault is None:
+    if response.error_type is None:
         return Delivered()
-    reason = reason_of(answer)
-    if answer.fault == "gone":
+    reason = reason_of(response)
+    if response.error_type == "gone":
         return GivenUp(f"{reason}; the receiver wants no more")
     delay_seconds = schedule.delay_after(attempt, luck=luck)
     if delay_seconds is None:
         return GivenUp(f"{reason}; attempt {attempt} of {schedule.max_attempts} was the last")
-    if answer.retry_after_seconds is not None:
-        delay_seconds = max(delay_seconds, min(answer.retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
+    if response.retry_after_seconds is not None:
+        delay_seconds = max(delay_seconds, min(response.retry_after_seconds, MAX_RETRY_AFTER_SECONDS))
     return DeliverAgain(delay_seconds, reason)
 
 
-def reason_of(answer: AttemptAnswer) -> str:
+def reason_of(response: WebhookResponse) -> str:
     """A short sentence on a failed attempt."""
-    what = answer.fault if answer.status is None else f"{answer.fault} (status {answer.status})"
-    return f"{what}: {answer.excerpt[:200]}" if answer.excerpt else str(what)
+    what = response.error_type if response.status is None else f"{response.error_type} (status {response.status})"
+    return f"{what}: {response.excerpt[:200]}" if response.excerpt else str(what)

@@ -31,7 +31,7 @@ INVALID_REQUEST = "invalid_request"
 """The request could not be written: a URL or a header that HTTP does not allow."""
 INTERNAL = "internal"
 
-FAULTS = frozenset(
+ERROR_TYPES = frozenset(
     {
         DNS_ERROR, CONNECT_REFUSED, CONNECT_TIMEOUT, TLS_ERROR, READ_TIMEOUT, RESET, BAD_RESPONSE,
         BLOCKED_ADDRESS, INVALID_REQUEST, INTERNAL,
@@ -54,11 +54,11 @@ class BadResponse(aiohttp.ClientError):
 
 MAX_SHOWN_BYTES = 100
 
-_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""This process or machine has run out of something: not the other side's fault."""
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""This process or machine has run out of a resource, so the other side is not the cause."""
 
 # The first row that fits decides, so a class comes before those it is derived from.
-_WORDS: tuple[tuple[type[BaseException], str], ...] = (
+_ERROR_TYPES: tuple[tuple[type[BaseException], str], ...] = (
     (BadResponse, BAD_RESPONSE),
     (aiohttp.ClientConnectorDNSError, DNS_ERROR),
     (socket.gaierror, DNS_ERROR),
@@ -94,30 +94,33 @@ _PROBLEMS = {
 _BODY_CUT = re.compile(r"received ([0-9]+) of ([0-9]+) bytes")
 
 
-def fault_of(error: BaseException) -> str:
-    """The word for what an HTTP call raised. `connect_refused`, `connect_timeout` and `dns_error` mean that no
-    connection was made, so that nothing of the request can have arrived."""
+def error_type_of(error: BaseException) -> str:
+    """Return the error type of the exception of an HTTP call.
+
+    `connect_refused`, `connect_timeout` and `dns_error` mean that no connection was made, so no part of the request can
+    have arrived.
+    """
     chain = list(_causes(error))
     if any(isinstance(link, BlockedAddress) for link in chain):
         return BLOCKED_ADDRESS
     telling = _telling(chain)
     if isinstance(telling, aiohttp.ClientConnectorError):
-        return _connect_fault(telling, chain)
-    return _word_for(telling)
+        return _connect_error_type(telling, chain)
+    return _type_of(telling)
 
 
 def problem_of(error: BaseException) -> str:
-    """Return what `fault_of` judges in a few words of one line, without Python's notation and without an address."""
-    fault = fault_of(error)
+    """Return the problem in a few words of one line, without Python's notation and without an address."""
+    error_type = error_type_of(error)
     chain = list(_causes(error))
     if isinstance(chain[0], BadResponse | BlockedAddress):
         return str(chain[0])
-    if fault == RESET:
+    if error_type == RESET:
         return _how_it_broke(chain)
     reason = _os_error(chain)
-    if fault in (CONNECT_REFUSED, INTERNAL) and reason is not None and reason.errno:
+    if error_type in (CONNECT_REFUSED, INTERNAL) and reason is not None and reason.errno:
         return os.strerror(reason.errno)
-    return _PROBLEMS[fault]
+    return _PROBLEMS[error_type]
 
 
 def _how_it_broke(chain: list[BaseException]) -> str:
@@ -147,20 +150,20 @@ def _telling(chain: list[BaseException]) -> BaseException:
     return next((link for link in reversed(chain) if isinstance(link, aiohttp.ClientError)), chain[0])
 
 
-def _connect_fault(error: aiohttp.ClientConnectorError, chain: list[BaseException]) -> str:
+def _connect_error_type(error: aiohttp.ClientConnectorError, chain: list[BaseException]) -> str:
     """For an error while connecting: what the operating system said decides."""
     if isinstance(error, aiohttp.ClientConnectorDNSError | aiohttp.ClientSSLError):
-        return _word_for(error)
+        return _type_of(error)
     reason = _os_error(chain)
     if reason is None:
         return CONNECT_REFUSED
     if isinstance(reason, ConnectionResetError | ConnectionAbortedError) and error._conn_key.is_ssl:
         return TLS_ERROR  # the connection was made: connecting is refused, not reset
     if isinstance(reason, ssl.SSLError | ssl.CertificateError | socket.gaierror | ConnectionError):
-        return _word_for(reason)
+        return _type_of(reason)
     if isinstance(reason, TimeoutError):
         return CONNECT_TIMEOUT
-    return INTERNAL if reason.errno in _OURS else CONNECT_REFUSED
+    return INTERNAL if reason.errno in _EXHAUSTED else CONNECT_REFUSED
 
 
 def _os_error(chain: list[BaseException]) -> OSError | None:
@@ -170,5 +173,5 @@ def _os_error(chain: list[BaseException]) -> OSError | None:
     return None
 
 
-def _word_for(error: BaseException) -> str:
-    return next((word for kind, word in _WORDS if isinstance(error, kind)), INTERNAL)
+def _type_of(error: BaseException) -> str:
+    return next((word for kind, word in _ERROR_TYPES if isinstance(error, kind)), INTERNAL)

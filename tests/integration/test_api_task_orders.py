@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivered
+from queue_engine.domain.deliveries import DeliverAgain, Delivered, WebhookResponse
 from queue_engine.domain.endpoints import Wanted
 from queue_engine.domain.tasks import AttemptOutcome, Failed, Outcome, Succeeded, TryAgain
 from queue_engine.observability import metrics
@@ -218,7 +218,7 @@ async def test_an_ended_task_is_run_again_and_its_new_result_delivered_anew(task
     (old,) = await outbox.read(1, block_ms=1000)
     first = await outbox.open(old)
     assert first is not None
-    await outbox.settle(old, AttemptAnswer(500, "http_5xx"), DeliverAgain(60, "http_5xx"), at_ms=1)
+    await outbox.settle(old, WebhookResponse(500, "http_5xx"), DeliverAgain(60, "http_5xx"), at_ms=1)
 
     stands = {"taskId": "a", "status": "PROCESSING", "state": "queued", "cancelRequested": False}
     assert await task.ordered("retry") == stands
@@ -233,7 +233,7 @@ async def test_an_ended_task_is_run_again_and_its_new_result_delivered_anew(task
     assert second is not None
     assert second.message_id != first.message_id
     assert b'"result": 2' in second.body
-    assert (await outbox.settle(new, AttemptAnswer(200, None), Delivered(), at_ms=2)).accepted
+    assert (await outbox.settle(new, WebhookResponse(200, None), Delivered(), at_ms=2)).accepted
     read = await task.read()
     assert (read["status"], read["output"], read["attempts"]) == ("DELIVERED", 2, 2)
     assert [(one["attempt"], one["outcome"]) for one in await task.read("/attempts")] == [(1, "ok"), (2, "ok")]

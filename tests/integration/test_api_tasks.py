@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivered, Verdict
+from queue_engine.domain.deliveries import DeliverAgain, Delivered, Verdict, WebhookResponse
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TryAgain
 from queue_engine.engine.submissions import MAX_COMPARED_BYTES
 from tests.api_server import RunningApi, ScriptedLookup, running_api
@@ -267,12 +267,12 @@ async def test_a_delivery_is_followed_attempt_by_attempt(api: RunningApi, endpoi
     await api.submit(endpoint_id, taskId="a", webhook="http://a.example/x")
     assert (await api.client.get(f"{path}/deliveries")).json()["data"] == []
     await _end(api, endpoint_id, Succeeded(b"1"))
-    await _deliver(api, AttemptAnswer(500, "http_5xx", "<b>sorry</b>", None, 0.25), DeliverAgain(0, "http_5xx"))
+    await _deliver(api, WebhookResponse(500, "http_5xx", "<b>sorry</b>", None, 0.25), DeliverAgain(0, "http_5xx"))
     task = (await api.client.get(path)).json()["data"]
     assert (task["status"], task["deliveryStatus"], task["deliveryAttempts"]) == ("SUCCESS", "FAILED", 1)
     assert task["nextDeliveryAt"] >= task["finishedAt"]
     await api.store.outbox().promote()
-    await _deliver(api, AttemptAnswer(204, None, "", None, 0.5), Delivered())
+    await _deliver(api, WebhookResponse(204, None, "", None, 0.5), Delivered())
     task = (await api.client.get(path)).json()["data"]
     assert (task["status"], task["deliveryStatus"], task["deliveryAttempts"]) == ("DELIVERED", "SUCCESS", 2)
     assert task["deliveredAt"] >= task["finishedAt"]
@@ -386,7 +386,7 @@ async def _end(api: RunningApi, endpoint_id: str, outcome: Outcome) -> None:
     assert settled.word == "OK"
 
 
-async def _deliver(api: RunningApi, answer: AttemptAnswer, verdict: Verdict) -> None:
+async def _deliver(api: RunningApi, answer: WebhookResponse, verdict: Verdict) -> None:
     """Send the next delivery as a delivery process would."""
     outbox = api.store.outbox()
     await outbox.make_groups()

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import aiohttp
 import pytest
 
-from queue_engine.net.error_types import fault_of
+from queue_engine.net.error_types import error_type_of
 from queue_engine.net.http_client import ResponseConnector
 from tests.integration.receivers import (
     OK,
@@ -34,11 +34,11 @@ async def call(request: pytest.FixtureRequest) -> AsyncIterator[Call]:
         yield post
 
 
-async def fault_at(call: Call, url: str) -> str:
+async def error_type_at(call: Call, url: str) -> str:
     try:
         await call(url)
     except Exception as error:  # noqa: BLE001 - whatever it is, there is a word for it
-        return fault_of(error)
+        return error_type_of(error)
     return "none"
 
 
@@ -51,7 +51,7 @@ async def _reset(peer: Peer, _request: Received) -> None:
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "fault"),
+    ("behaviour", "error_type"),
     [
         (answering(OK), "none"),
         (_silent, "read_timeout"),
@@ -61,24 +61,26 @@ async def _reset(peer: Peer, _request: Received) -> None:
         (answering_and_closing(b"not HTTP at all\r\n\r\n"), "bad_response"),
     ],
 )
-async def test_a_connection_that_was_made_is_never_called_unmade(call: Call, behaviour: Behaviour, fault: str) -> None:
+async def test_a_connection_that_was_made_is_never_called_unmade(
+    call: Call, behaviour: Behaviour, error_type: str
+) -> None:
     async with receiver(behaviour) as target:
-        assert await fault_at(call, target.url) == fault
+        assert await error_type_at(call, target.url) == error_type
 
 
 async def test_a_closed_port_is_refused(call: Call) -> None:
     async with receiver(answering(OK)) as target:
         pass
-    assert await fault_at(call, target.url) == "connect_refused"
+    assert await error_type_at(call, target.url) == "connect_refused"
 
 
 async def test_a_wrong_protocol_is_a_tls_error(call: Call) -> None:
     async with receiver(answering(OK), greeting=b"HTTP/1.1 400 Bad Request\r\n\r\n") as target:
-        assert await fault_at(call, target.url.replace("http:", "https:")) == "tls_error"
+        assert await error_type_at(call, target.url.replace("http:", "https:")) == "tls_error"
 
 
 async def test_a_scheme_that_is_not_http_is_an_invalid_request(call: Call) -> None:
-    assert await fault_at(call, "ftp://127.0.0.1/") == "invalid_request"
+    assert await error_type_at(call, "ftp://127.0.0.1/") == "invalid_request"
 
 
 async def test_an_expired_wall_clock_is_a_read_timeout(call: Call) -> None:
@@ -88,4 +90,4 @@ async def test_an_expired_wall_clock_is_a_read_timeout(call: Call) -> None:
             async with asyncio.timeout(0.1):
                 await call(url)
 
-        assert await fault_at(in_no_time, target.url) == "read_timeout"
+        assert await error_type_at(in_no_time, target.url) == "read_timeout"

@@ -7,8 +7,8 @@ import pytest
 
 from queue_engine.delivery.guard import Guard, guarded_session
 from queue_engine.delivery.sender import OutgoingRequest, SenderLimits, open_sender
-from queue_engine.domain.deliveries import AttemptAnswer
-from queue_engine.net.error_types import BlockedAddress, fault_of
+from queue_engine.domain.deliveries import WebhookResponse
+from queue_engine.net.error_types import BlockedAddress, error_type_of
 from queue_engine.net.resolver import CachingResolver
 from queue_engine.rules.webhook_urls import AddressPolicy, judge_destination, parse_webhook
 from tests.integration.receivers import OK, Receiver, answering, receiver, stub_resolver
@@ -24,7 +24,7 @@ async def canary() -> AsyncIterator[Receiver]:
         assert target.connections == 0
 
 
-async def send(guard: Guard, resolver: CachingResolver, url: str) -> AttemptAnswer:
+async def send(guard: Guard, resolver: CachingResolver, url: str) -> WebhookResponse:
     async with open_sender(guard, resolver, LIMITS) as sender:
         return await sender.send(OutgoingRequest(url, {}, b"{}"))
 
@@ -34,13 +34,13 @@ async def send(guard: Guard, resolver: CachingResolver, url: str) -> AttemptAnsw
 )
 async def test_an_inside_address_is_not_connected_to(canary: Receiver, host: str) -> None:
     answer = await send(Guard(), stub_resolver(), f"http://{host}:{canary.port}/")
-    assert (answer.status, answer.fault) == (None, "blocked_address")
+    assert (answer.status, answer.error_type) == (None, "blocked_address")
     assert answer.excerpt == "the destination is not allowed"
 
 
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "a@127.0.0.1"])
 async def test_another_spelling_of_an_inside_address_is_not_connected_to(canary: Receiver, host: str) -> None:
-    assert (await send(Guard(), stub_resolver(), f"http://{host}:{canary.port}/")).fault == "invalid_request"
+    assert (await send(Guard(), stub_resolver(), f"http://{host}:{canary.port}/")).error_type == "invalid_request"
     async with guarded_session(Guard(), stub_resolver()) as session:
         with pytest.raises((aiohttp.ClientError, ValueError)):
             await session.post(f"http://{host}:{canary.port}/")
@@ -59,12 +59,14 @@ async def test_another_spelling_of_an_inside_address_is_not_connected_to(canary:
 )
 async def test_a_name_with_an_inside_address_is_not_connected_to(canary: Receiver, addresses: list[str]) -> None:
     resolver = stub_resolver({"hook.example": [addresses]})
-    assert (await send(Guard(), resolver, f"http://hook.example:{canary.port}/")).fault == "blocked_address"
+    assert (await send(Guard(), resolver, f"http://hook.example:{canary.port}/")).error_type == "blocked_address"
 
 
 async def test_one_refused_address_among_allowed_ones_refuses_the_name(canary: Receiver) -> None:
     resolver = stub_resolver({"hook.example": [["127.0.0.1", "10.0.0.1"]]})
-    assert (await send(Guard(LOOPBACK), resolver, f"http://hook.example:{canary.port}/")).fault == "blocked_address"
+    assert (
+        await send(Guard(LOOPBACK), resolver, f"http://hook.example:{canary.port}/")
+    ).error_type == "blocked_address"
 
 
 async def test_a_name_that_changes_between_submit_and_connect_is_refused(canary: Receiver) -> None:
@@ -72,12 +74,12 @@ async def test_a_name_that_changes_between_submit_and_connect_is_refused(canary:
     webhook = parse_webhook(f"http://rebind.example:{canary.port}/")
     guard = Guard()
     assert judge_destination(webhook, await resolver.addresses(webhook.host), guard.policy) is None
-    assert (await send(guard, resolver, webhook.url)).fault == "blocked_address"
+    assert (await send(guard, resolver, webhook.url)).error_type == "blocked_address"
 
 
 async def test_a_private_networks_name_is_refused_although_its_address_is_public(canary: Receiver) -> None:
     resolver = stub_resolver({"metadata.google.internal": [["93.184.216.34"]]})
-    assert (await send(Guard(), resolver, "http://metadata.google.internal/")).fault == "blocked_address"
+    assert (await send(Guard(), resolver, "http://metadata.google.internal/")).error_type == "blocked_address"
 
 
 async def test_the_socket_is_refused_when_the_answers_check_would_not_have_seen_it(canary: Receiver) -> None:
@@ -86,28 +88,28 @@ async def test_the_socket_is_refused_when_the_answers_check_would_not_have_seen_
         with pytest.raises(aiohttp.ClientConnectorError) as error:
             await session.post(f"http://127.0.0.1:{canary.port}/")
     assert isinstance(error.value.os_error, BlockedAddress)
-    assert fault_of(error.value) == "blocked_address"
+    assert error_type_of(error.value) == "blocked_address"
 
 
 async def test_this_apis_own_port_is_refused_although_loopback_is_allowed(canary: Receiver) -> None:
     guard = Guard(LOOPBACK, own_ports=frozenset({canary.port}))
     resolver = stub_resolver({"me.example": [["127.0.0.1"]]})
     for host in ("127.0.0.1", "localhost", "me.example"):
-        assert (await send(guard, resolver, f"http://{host}:{canary.port}/")).fault == "blocked_address"
+        assert (await send(guard, resolver, f"http://{host}:{canary.port}/")).error_type == "blocked_address"
 
 
 async def test_the_stores_port_is_refused_at_every_private_address(canary: Receiver) -> None:
     guard = Guard(LOOPBACK, store_ports=frozenset({canary.port}))
     resolver = stub_resolver({"store.example": [["127.0.0.1"]]})
     for host in ("127.0.0.1", "localhost", "store.example"):
-        assert (await send(guard, resolver, f"http://{host}:{canary.port}/")).fault == "blocked_address"
+        assert (await send(guard, resolver, f"http://{host}:{canary.port}/")).error_type == "blocked_address"
 
 
 async def test_what_the_operator_allows_is_connected_to() -> None:
     async with receiver(answering(OK)) as target:
         resolver = stub_resolver({"hook.internal": [["127.0.0.1"]]})
         for host in ("127.0.0.1", "localhost", "hook.internal"):
-            assert (await send(Guard(LOOPBACK), resolver, f"http://{host}:{target.port}/")).fault is None
+            assert (await send(Guard(LOOPBACK), resolver, f"http://{host}:{target.port}/")).error_type is None
     assert target.connections == 3
 
 

@@ -14,7 +14,7 @@ from queue_engine import __version__
 from queue_engine.crypto.signing import new_secret, signature_headers
 from queue_engine.delivery.guard import Guard
 from queue_engine.delivery.sender import OutgoingRequest, Sender, SenderLimits, open_sender
-from queue_engine.domain.deliveries import AttemptAnswer
+from queue_engine.domain.deliveries import WebhookResponse
 from queue_engine.rules.webhook_urls import AddressPolicy
 from tests.integration.certificates import self_signed
 from tests.integration.receivers import (
@@ -48,7 +48,7 @@ async def hasty() -> AsyncIterator[Sender]:
         yield made
 
 
-async def send(sender: Sender, url: str, headers: dict[str, str] | None = None, body: bytes = b"{}") -> AttemptAnswer:
+async def send(sender: Sender, url: str, headers: dict[str, str] | None = None, body: bytes = b"{}") -> WebhookResponse:
     return await sender.send(OutgoingRequest(url, headers or {"Content-Type": "application/json"}, body))
 
 
@@ -59,7 +59,7 @@ async def test_a_request_holds_what_it_was_given_and_little_else(sender: Sender)
     async with receiver(answering(OK)) as target:
         headers = {"Content-Type": "application/json", "X-API-Key": "a key", "webhook-id": "msg_1"}
         answer = await send(sender, target.url + "?a=%2fb%20c&d=%7e+;", headers, b'{"a":1}')
-    assert (answer.status, answer.fault, answer.excerpt) == (200, None, "ok")
+    assert (answer.status, answer.error_type, answer.excerpt) == (200, None, "ok")
     assert answer.duration_seconds > 0
     [request] = target.received
     assert request.request_line == "POST /hook?a=%2fb%20c&d=%7e+; HTTP/1.1", "not a byte of the URL is rewritten"
@@ -86,14 +86,14 @@ async def test_a_receiver_can_verify_the_signature(sender: Sender) -> None:
 async def test_a_name_is_connected_to_at_its_address(sender: Sender) -> None:
     async with receiver(answering(OK)) as target:
         answer = await send(sender, f"http://Hook.Example.:{target.port}/")
-    assert answer.fault is None
+    assert answer.error_type is None
     assert target.received[0].header("Host") == [f"hook.example:{target.port}"]
 
 
 async def test_an_ipv6_address_is_connected_to(sender: Sender) -> None:
     async with receiver(answering(OK), host="::1") as target:
         answer = await send(sender, f"http://[::1]:{target.port}/")
-    assert answer.fault is None
+    assert answer.error_type is None
 
 
 async def test_the_environments_proxies_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,7 +102,7 @@ async def test_the_environments_proxies_are_not_used(monkeypatch: pytest.MonkeyP
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
         sender = await stack.enter_async_context(open_sender(LOOPBACK, stub_resolver(), PATIENT))
         answer = await send(sender, target.url)
-        assert (answer.fault, proxy.connections, target.connections) == (None, 0, 1)
+        assert (answer.error_type, proxy.connections, target.connections) == (None, 0, 1)
 
 
 async def test_cookies_are_not_kept(sender: Sender) -> None:
@@ -116,7 +116,7 @@ async def test_cookies_are_not_kept(sender: Sender) -> None:
 async def test_a_connection_is_used_again(sender: Sender) -> None:
     async with receiver(answering(OK)) as target:
         for _ in range(3):
-            assert (await send(sender, target.url)).fault is None
+            assert (await send(sender, target.url)).error_type is None
     assert (target.connections, len(target.received)) == (1, 3)
 
 
@@ -124,7 +124,7 @@ async def test_a_connection_is_used_again(sender: Sender) -> None:
 async def test_a_header_that_cannot_be_sent_is_not_sent(sender: Sender, value: str) -> None:
     async with receiver(answering(OK)) as target:
         answer = await send(sender, target.url, {"X-API-Key": value})
-        assert (answer.status, answer.fault) == (None, "invalid_request")
+        assert (answer.status, answer.error_type) == (None, "invalid_request")
         assert target.received == []
 
 
@@ -132,14 +132,14 @@ async def test_a_header_that_cannot_be_sent_is_not_sent(sender: Sender, value: s
     "url", ["file:///etc/passwd", "http://a@127.0.0.1/", "http://127.1/", "http://127.0.0.1:0/", ""]
 )
 async def test_a_url_that_is_no_webhook_is_not_sent_to(sender: Sender, url: str) -> None:
-    assert (await send(sender, url)).fault == "invalid_request"
+    assert (await send(sender, url)).error_type == "invalid_request"
 
 
 # What a status means
 
 
 @pytest.mark.parametrize(
-    ("status", "fault"),
+    ("status", "error_type"),
     [
         ("200 OK", None),
         ("201 Created", None),
@@ -156,10 +156,10 @@ async def test_a_url_that_is_no_webhook_is_not_sent_to(sender: Sender, url: str)
         ("999 x", "http_5xx"),
     ],
 )
-async def test_an_answer_is_called_by_its_status(sender: Sender, status: str, fault: str | None) -> None:
+async def test_an_answer_is_called_by_its_status(sender: Sender, status: str, error_type: str | None) -> None:
     async with receiver(answering(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())) as target:
         answer = await send(sender, target.url)
-    assert (answer.status, answer.fault) == (int(status[:3]), fault)
+    assert (answer.status, answer.error_type) == (int(status[:3]), error_type)
 
 
 async def test_a_redirect_is_not_followed(sender: Sender) -> None:
@@ -167,7 +167,7 @@ async def test_a_redirect_is_not_followed(sender: Sender) -> None:
         moved = f"HTTP/1.1 302 Found\r\nLocation: {canary.url}\r\nContent-Length: 0\r\n\r\n".encode()
         async with receiver(answering(moved)) as target:
             answer = await send(sender, target.url)
-        assert (answer.status, answer.fault, canary.connections) == (302, "redirect", 0)
+        assert (answer.status, answer.error_type, canary.connections) == (302, "redirect", 0)
 
 
 async def test_a_redirect_says_where_to_without_the_key(sender: Sender) -> None:
@@ -195,20 +195,20 @@ async def test_retry_after_is_read(sender: Sender, value: str, seconds: float | 
     head = f"HTTP/1.1 429 Slow Down\r\nRetry-After: {value}\r\nContent-Length: 0\r\n\r\n"
     async with receiver(answering(head.encode())) as target:
         answer = await send(sender, target.url)
-    assert (answer.fault, answer.retry_after_seconds) == ("rate_limited", seconds)
+    assert (answer.error_type, answer.retry_after_seconds) == ("rate_limited", seconds)
 
 
 async def test_a_200_after_interim_answers_is_delivered(sender: Sender) -> None:
     async with receiver(answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK)) as target:
         answer = await send(sender, target.url)
-    assert (answer.status, answer.fault) == (200, None)
+    assert (answer.status, answer.error_type) == (200, None)
 
 
 async def test_a_101_is_a_bad_response(sender: Sender) -> None:
     upgrade = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     async with receiver(answering(upgrade)) as target:
         answer = await send(sender, target.url)
-        assert (answer.status, answer.fault) == (101, "bad_response")
+        assert (answer.status, answer.error_type) == (101, "bad_response")
         await wait_until_async(lambda: target.left, message="the connection was kept")
 
 
@@ -252,7 +252,7 @@ async def _endless_body(peer: Peer, _request: Received) -> None:
 async def test_no_answer_within_the_wall_clock_is_a_timeout(hasty: Sender, behaviour: Behaviour) -> None:
     async with receiver(behaviour) as target:
         answer = await send(hasty, target.url)
-        assert (answer.status, answer.fault) == (None, "read_timeout")
+        assert (answer.status, answer.error_type) == (None, "read_timeout")
         assert answer.duration_seconds >= LIMITS.total_seconds
         await wait_until_async(lambda: target.left == target.connections, message="a connection was kept")
 
@@ -261,7 +261,7 @@ async def test_no_answer_within_the_wall_clock_is_a_timeout(hasty: Sender, behav
 async def test_a_2xx_is_delivered_whatever_becomes_of_its_body(hasty: Sender, behaviour: Behaviour) -> None:
     async with receiver(behaviour) as target:
         answer = await send(hasty, target.url)
-        assert (answer.status, answer.fault) == (200, None)
+        assert (answer.status, answer.error_type) == (200, None)
         assert set(answer.excerpt) <= {"x"}
         await wait_until_async(lambda: target.left, message="the connection was kept")
 
@@ -269,7 +269,7 @@ async def test_a_2xx_is_delivered_whatever_becomes_of_its_body(hasty: Sender, be
 async def test_an_endless_body_is_cut_off_at_its_size(sender: Sender) -> None:
     async with receiver(_endless_body) as target:
         answer = await send(sender, target.url)
-        assert (answer.fault, answer.excerpt) == (None, "y" * 2048)
+        assert (answer.error_type, answer.excerpt) == (None, "y" * 2048)
         await wait_until_async(lambda: target.left, message="the connection was kept")
 
 
@@ -286,7 +286,7 @@ async def test_a_gzip_bomb_is_not_inflated(sender: Sender) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
     async with receiver(answering(head + bomb)) as target:
         answer = await send(sender, target.url)
-    assert answer.fault is None
+    assert answer.error_type is None
     assert answer.excerpt.startswith(r"\x1f�\x08")
     assert len(answer.excerpt.encode()) <= 2048
 
@@ -325,7 +325,7 @@ async def test_a_receiver_that_sends_the_key_back_does_not_get_it_into_the_excer
 async def test_a_2xx_is_delivered_whatever_follows_its_headers(sender: Sender, data: bytes) -> None:
     async with receiver(answering_and_closing(data)) as target:
         answer = await send(sender, target.url)
-        assert (answer.status, answer.fault) == (200, None)
+        assert (answer.status, answer.error_type) == (200, None)
         assert answer.excerpt in (
             "ok",
             "(the body of the response cannot be understood: invalid character in chunk size)",
@@ -352,7 +352,7 @@ async def test_a_2xx_is_delivered_whatever_follows_its_headers(sender: Sender, d
 async def test_what_is_not_http_is_a_bad_response(sender: Sender, data: bytes, words: str) -> None:
     async with receiver(answering(data)) as target:
         answer = await send(sender, target.url)
-    assert (answer.status, answer.fault) == (None, "bad_response")
+    assert (answer.status, answer.error_type) == (None, "bad_response")
     assert answer.excerpt == f"the response cannot be understood: {words}"
 
 
@@ -360,7 +360,7 @@ async def test_what_is_not_http_is_a_bad_response(sender: Sender, data: bytes, w
 async def test_a_response_that_breaks_off_in_its_headers_is_a_broken_connection(sender: Sender, data: bytes) -> None:
     async with receiver(answering_and_closing(data)) as target:
         answer = await send(sender, target.url)
-    assert (answer.status, answer.fault) == (None, "reset")
+    assert (answer.status, answer.error_type) == (None, "reset")
     assert answer.excerpt.startswith("the connection broke before a whole response came")
 
 
@@ -370,7 +370,7 @@ async def test_a_receiver_that_resets_before_it_answers_is_a_broken_connection(s
 
     async with receiver(behave) as target:
         answer = await send(sender, target.url)
-    assert (answer.fault, len(target.received)) == ("reset", 1), "a fresh connection is not tried twice"
+    assert (answer.error_type, len(target.received)) == ("reset", 1), "a fresh connection is not tried twice"
 
 
 async def test_a_body_that_breaks_off_does_not_undo_the_status(sender: Sender) -> None:
@@ -380,7 +380,7 @@ async def test_a_body_that_breaks_off_does_not_undo_the_status(sender: Sender) -
 
     async with receiver(behave) as target:
         answer = await send(sender, target.url)
-    assert (answer.status, answer.fault) == (200, None)
+    assert (answer.status, answer.error_type) == (200, None)
 
 
 async def test_a_reset_on_a_reused_connection_is_repeated_once_on_a_fresh_one(sender: Sender) -> None:
@@ -391,8 +391,8 @@ async def test_a_reset_on_a_reused_connection_is_repeated_once_on_a_fresh_one(se
             peer.reset()
 
     async with receiver(behave) as target:
-        assert (await send(sender, target.url)).fault is None
-        assert (await send(sender, target.url, body=b"second")).fault is None
+        assert (await send(sender, target.url)).error_type is None
+        assert (await send(sender, target.url, body=b"second")).error_type is None
     assert (target.connections, [request.body for request in target.received]) == (2, [b"{}", b"second", b"second"])
 
 
@@ -406,7 +406,7 @@ async def test_a_repeat_that_fails_too_is_not_repeated(sender: Sender) -> None:
     async with receiver(behave) as target:
         await send(sender, target.url)
         answer = await send(sender, target.url)
-    assert (answer.fault, len(target.received)) == ("reset", 3)
+    assert (answer.error_type, len(target.received)) == ("reset", 3)
 
 
 async def test_a_reused_connection_that_broke_after_part_of_an_answer_is_not_repeated(sender: Sender) -> None:
@@ -420,7 +420,7 @@ async def test_a_reused_connection_that_broke_after_part_of_an_answer_is_not_rep
     async with receiver(behave) as target:
         await send(sender, target.url)
         answer = await send(sender, target.url)
-    assert (answer.fault, len(target.received)) == ("reset", 2)
+    assert (answer.error_type, len(target.received)) == ("reset", 2)
 
 
 # No connection
@@ -430,24 +430,24 @@ async def test_a_closed_port_is_refused(sender: Sender) -> None:
     async with receiver(answering(OK)) as target:
         pass
     answer = await send(sender, target.url)
-    assert (answer.status, answer.fault) == (None, "connect_refused")
+    assert (answer.status, answer.error_type) == (None, "connect_refused")
     assert "127.0.0.1" not in answer.excerpt
 
 
 async def test_a_name_without_an_address_is_a_dns_error(sender: Sender) -> None:
-    assert (await send(sender, "http://nowhere.example/")).fault == "dns_error"
+    assert (await send(sender, "http://nowhere.example/")).error_type == "dns_error"
 
 
 async def test_a_tls_handshake_that_does_not_go_on_is_a_connect_timeout(hasty: Sender) -> None:
     async with receiver(_silent) as target:
         answer = await send(hasty, target.url.replace("http:", "https:"))
-    assert answer.fault == "connect_timeout"
+    assert answer.error_type == "connect_timeout"
 
 
 async def test_a_receiver_without_tls_is_a_tls_error(sender: Sender) -> None:
     async with receiver(answering(OK), greeting=b"HTTP/1.1 400 Bad Request\r\n\r\n") as target:
         answer = await send(sender, target.url.replace("http:", "https:"))
-    assert answer.fault == "tls_error"
+    assert answer.error_type == "tls_error"
 
 
 async def _closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -474,14 +474,14 @@ async def test_a_port_without_tls_is_a_tls_error_at_once(
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         answer = await send(sender, f"https://127.0.0.1:{port}/")
-    assert (answer.fault, answer.excerpt) == ("tls_error", f"the TLS handshake failed: {words}")
+    assert (answer.error_type, answer.excerpt) == ("tls_error", f"the TLS handshake failed: {words}")
 
 
 async def test_http_to_a_port_with_tls_says_so(sender: Sender, tmp_path: Path) -> None:
     context = self_signed(tmp_path, "127.0.0.1").server_context()
     async with receiver(answering(OK), tls=context) as target:
         answer = await send(sender, target.url)
-    assert answer.fault in ("reset", "bad_response"), "some servers close, some send a TLS alert"
+    assert answer.error_type in ("reset", "bad_response"), "some servers close, some send a TLS alert"
     assert "speaks TLS (https)" in answer.excerpt
 
 
@@ -489,7 +489,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_tls_error(sender: Send
     context = self_signed(tmp_path, "127.0.0.1").server_context()
     async with receiver(answering(OK), tls=context) as target:
         answer = await send(sender, target.url.replace("http:", "https:"))
-        assert (answer.fault, target.received) == ("tls_error", [])
+        assert (answer.error_type, target.received) == ("tls_error", [])
     assert "self-signed certificate" in answer.excerpt
 
 
@@ -500,7 +500,7 @@ async def test_a_certificate_of_a_known_authority_is_accepted(tmp_path: Path, mo
         receiver(answering(OK), tls=certificate.server_context()) as target,
         open_sender(LOOPBACK, stub_resolver(), PATIENT) as sender,
     ):
-        assert (await send(sender, target.url.replace("http:", "https:"))).fault is None
+        assert (await send(sender, target.url.replace("http:", "https:"))).error_type is None
 
 
 async def test_a_certificate_for_another_host_is_a_tls_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -511,7 +511,7 @@ async def test_a_certificate_for_another_host_is_a_tls_error(tmp_path: Path, mon
         open_sender(LOOPBACK, stub_resolver(), PATIENT) as sender,
     ):
         answer = await send(sender, target.url.replace("http:", "https:"))
-        assert (answer.fault, target.received) == ("tls_error", [])
+        assert (answer.error_type, target.received) == ("tls_error", [])
 
 
 # Cancelling and closing
@@ -531,7 +531,7 @@ async def test_a_closed_sender_says_internal_and_logs_it(caplog: pytest.LogCaptu
     async with open_sender(LOOPBACK, stub_resolver(), LIMITS) as sender:
         pass
     answer = await send(sender, "http://127.0.0.1:9/", {"X-API-Key": "canary-4711"})
-    assert answer.fault == "internal"
+    assert answer.error_type == "internal"
     assert "inside the sender" in caplog.text
     assert "canary-4711" not in caplog.text
 
@@ -539,7 +539,7 @@ async def test_a_closed_sender_says_internal_and_logs_it(caplog: pytest.LogCaptu
 async def test_many_attempts_at_once_are_all_answered(sender: Sender) -> None:
     async with receiver(answering(OK)) as target:
         answers = await asyncio.gather(*(send(sender, target.url) for _ in range(300)))
-    assert {answer.fault for answer in answers} == {None}
+    assert {answer.error_type for answer in answers} == {None}
     assert target.connections <= 256
 
 

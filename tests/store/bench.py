@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from queue_engine.domain.attempts import Settled
-from queue_engine.domain.deliveries import AttemptAnswer, DeliverAgain, Delivered, GivenUp, Verdict
+from queue_engine.domain.deliveries import DeliverAgain, Delivered, GivenUp, Verdict, WebhookResponse
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, Outcome, Succeeded, Task, TaskSpec
 from queue_engine.store.keys import EndpointKeys, Partition, member
@@ -48,9 +48,9 @@ def spec(*, webhook: bool = False, headers: dict[str, str] | None = None, auth_k
     )
 
 
-def answer(status: int | None = 200, fault: str | None = None, excerpt: str = "") -> AttemptAnswer:
+def answer(status: int | None = 200, error_type: str | None = None, excerpt: str = "") -> WebhookResponse:
     """What came of a delivery attempt."""
-    return AttemptAnswer(status, fault, excerpt=excerpt, duration_seconds=0.012)
+    return WebhookResponse(status, error_type, excerpt=excerpt, duration_seconds=0.012)
 
 
 def again(delay_seconds: float = 0.0) -> DeliverAgain:

@@ -34,9 +34,9 @@ def make_trusted(lanes: Lanes[int], *destinations: str, now: float = 0.0) -> Non
     assert {lanes.kind_of(destination) for destination in destinations} == {Kind.TRUSTED}
 
 
-def fail(lanes: Lanes[int], destination: str, times: int, now: float = 0.0, fault: str = "read_timeout") -> None:
+def fail(lanes: Lanes[int], destination: str, times: int, now: float = 0.0, error_type: str = "read_timeout") -> None:
     for _ in range(times):
         lanes.add(destination, -2)
         turn = start(lanes, now)
         assert turn.destination == destination
-        lanes.finished(turn, now, fault)
+        lanes.finished(turn, now, error_type)

@@ -4,26 +4,26 @@ import pytest
 
 from queue_engine.delivery.breaker import DESTINATION_ERRORS, NEUTRAL_ERRORS, Breaker, BreakerLimits
 from queue_engine.delivery.lanes import Kind, LaneLimits, Lanes
-from queue_engine.delivery.responses import FAULTS
+from queue_engine.delivery.responses import ERROR_TYPES
 from tests.unit.filled_lanes import LIMITS, fail, filled, make_trusted, start, start_all
 
 # Trust
 
 
-@pytest.mark.parametrize("fault", ["http_4xx", "http_5xx", "redirect", "gone", "rate_limited"])
-def test_an_http_error_makes_no_destination_trusted_or_suspect(fault: str) -> None:
+@pytest.mark.parametrize("error_type", ["http_4xx", "http_5xx", "redirect", "gone", "rate_limited"])
+def test_an_http_error_makes_no_destination_trusted_or_degraded(error_type: str) -> None:
     lanes = filled({"a": 20})
     for _ in range(10):
-        lanes.finished(start(lanes), 0.0, fault)
+        lanes.finished(start(lanes), 0.0, error_type)
     assert lanes.kind_of("a") is Kind.FRESH
 
 
-@pytest.mark.parametrize("fault", sorted(DESTINATION_ERRORS))
-def test_a_timeout_or_a_connection_error_makes_a_trusted_destination_suspect(fault: str) -> None:
+@pytest.mark.parametrize("error_type", sorted(DESTINATION_ERRORS))
+def test_a_timeout_or_a_connection_error_makes_a_trusted_destination_degraded(error_type: str) -> None:
     lanes = filled({})
     make_trusted(lanes, "a")
-    fail(lanes, "a", 1, fault=fault)
-    assert lanes.kind_of("a") is Kind.SUSPECT
+    fail(lanes, "a", 1, error_type=error_type)
+    assert lanes.kind_of("a") is Kind.DEGRADED
 
 
 def test_trust_comes_back_after_a_row_of_answers() -> None:
@@ -35,22 +35,22 @@ def test_trust_comes_back_after_a_row_of_answers() -> None:
         lanes.add("a", 1)
         lanes.finished(start(lanes), 0.0, None)
         kinds.append(lanes.kind_of("a"))
-    assert kinds == [Kind.SUSPECT] * (LIMITS.breaker.responses_to_recover - 1) + [Kind.TRUSTED]
+    assert kinds == [Kind.DEGRADED] * (LIMITS.breaker.responses_to_recover - 1) + [Kind.TRUSTED]
 
 
-def test_every_fault_is_either_the_destinations_or_neutral_or_an_answer() -> None:
+def test_every_error_type_is_either_the_destinations_or_neutral_or_an_answer() -> None:
     assert DESTINATION_ERRORS.isdisjoint(NEUTRAL_ERRORS)
-    answers = FAULTS - DESTINATION_ERRORS - NEUTRAL_ERRORS
-    assert answers == {"redirect", "gone", "rate_limited", "http_4xx", "http_5xx"}
+    responses = ERROR_TYPES - DESTINATION_ERRORS - NEUTRAL_ERRORS
+    assert responses == {"redirect", "gone", "rate_limited", "http_4xx", "http_5xx"}
 
 
-@pytest.mark.parametrize("fault", sorted(NEUTRAL_ERRORS))
-def test_a_neutral_fault_changes_nothing(fault: str) -> None:
+@pytest.mark.parametrize("error_type", sorted(NEUTRAL_ERRORS))
+def test_a_neutral_error_changes_nothing(error_type: str) -> None:
     lanes = filled({})
     make_trusted(lanes, "a")
     fail(lanes, "a", 4)
-    fail(lanes, "a", 20, fault=fault)
-    assert lanes.kind_of("a") is Kind.SUSPECT
+    fail(lanes, "a", 20, error_type=error_type)
+    assert lanes.kind_of("a") is Kind.DEGRADED
     fail(lanes, "a", 1)
     assert lanes.kind_of("a") is Kind.PARKED
 
@@ -58,23 +58,23 @@ def test_a_neutral_fault_changes_nothing(fault: str) -> None:
 # Pauses and probes
 
 
-def test_five_faults_in_a_row_park_a_destination() -> None:
+def test_five_errors_in_a_row_park_a_destination() -> None:
     lanes = filled({})
     fail(lanes, "a", 4)
-    assert lanes.kind_of("a") is Kind.SUSPECT
+    assert lanes.kind_of("a") is Kind.DEGRADED
     fail(lanes, "a", 1)
     assert lanes.kind_of("a") is Kind.PARKED
 
 
-def test_an_answer_in_between_begins_the_row_anew() -> None:
+def test_an_answer_in_between_restarts_the_row() -> None:
     lanes = filled({})
     fail(lanes, "a", 4)
-    fail(lanes, "a", 1, fault="http_5xx")
+    fail(lanes, "a", 1, error_type="http_5xx")
     fail(lanes, "a", 4)
-    assert lanes.kind_of("a") is Kind.SUSPECT
+    assert lanes.kind_of("a") is Kind.DEGRADED
 
 
-def test_the_items_of_a_parked_destination_are_given_back_until_the_probe() -> None:
+def test_the_items_of_a_parked_destination_are_deferred_until_the_probe() -> None:
     lanes = filled({"a": 3})
     for turn in [start(lanes) for _ in range(3)]:
         lanes.finished(turn, 0.0, "reset")
@@ -84,10 +84,10 @@ def test_the_items_of_a_parked_destination_are_given_back_until_the_probe() -> N
     lanes.add("b", 9)
     assert start(lanes, 4.0).destination == "b"
     assert lanes.next(4.0) is None
-    given_back = lanes.parked(4.0)
-    assert [(one.destination, one.item) for one in given_back] == [("a", 0), ("a", 1), ("a", 2)]
-    assert [one.delay_seconds for one in given_back] == pytest.approx([6.0, 6.001, 6.002])
-    assert (lanes.waiting, lanes.parked(4.0)) == (0, [])
+    deferred = lanes.take_deferred(4.0)
+    assert [(one.destination, one.item) for one in deferred] == [("a", 0), ("a", 1), ("a", 2)]
+    assert [one.delay_seconds for one in deferred] == pytest.approx([6.0, 6.001, 6.002])
+    assert (lanes.waiting, lanes.take_deferred(4.0)) == (0, [])
 
 
 def parked_lanes() -> Lanes[int]:
@@ -104,7 +104,7 @@ def test_one_probe_is_sent_when_the_parking_time_is_over() -> None:
     turn = start(lanes, 10.0)
     assert turn.kind is Kind.PARKED
     assert lanes.next(10.0) is None
-    assert lanes.parked(10.0) == [], "the others wait for what comes of the probe"
+    assert lanes.take_deferred(10.0) == [], "the others wait for what comes of the probe"
 
 
 def test_a_probe_that_fails_doubles_the_parking_time_up_to_five_minutes() -> None:
@@ -112,21 +112,21 @@ def test_a_probe_that_fails_doubles_the_parking_time_up_to_five_minutes() -> Non
     pauses = []
     for _ in range(7):
         lanes.add("a", 1)
-        [given_back] = lanes.parked(now)
-        pauses.append(given_back.delay_seconds)
-        now += given_back.delay_seconds
+        [deferred] = lanes.take_deferred(now)
+        pauses.append(deferred.delay_seconds)
+        now += deferred.delay_seconds
         lanes.add("a", 1)
         lanes.finished(start(lanes, now), now, "connect_timeout")
     assert pauses == [10.0, 20.0, 40.0, 80.0, 160.0, 300.0, 300.0]
 
 
-@pytest.mark.parametrize("fault", [None, "http_5xx", "redirect"])
-def test_an_answer_to_the_probe_closes_the_breaker(fault: str | None) -> None:
+@pytest.mark.parametrize("error_type", [None, "http_5xx", "redirect"])
+def test_an_answer_to_the_probe_closes_the_breaker(error_type: str | None) -> None:
     lanes = parked_lanes()
     for number in range(20):
         lanes.add("a", number)
-    lanes.finished(start(lanes, 10.0), 10.0, fault)
-    assert lanes.kind_of("a") is Kind.SUSPECT
+    lanes.finished(start(lanes, 10.0), 10.0, error_type)
+    assert lanes.kind_of("a") is Kind.DEGRADED
     assert len(start_all(lanes, 10.0)) == 8
 
 
@@ -137,10 +137,10 @@ def test_a_closed_breaker_parks_for_ten_seconds_again() -> None:
         lanes.finished(start(lanes, now), now, "reset" if now == 10.0 else None)
     fail(lanes, "a", 5, now=30.0)
     lanes.add("a", 1)
-    assert [(given_back.delay_seconds, given_back.parked) for given_back in lanes.parked(30.0)] == [(10.0, True)]
+    assert [(deferred.delay_seconds, deferred.parked) for deferred in lanes.take_deferred(30.0)] == [(10.0, True)]
 
 
-def test_a_probe_with_a_neutral_fault_is_followed_by_another() -> None:
+def test_a_probe_with_a_neutral_error_is_followed_by_another() -> None:
     lanes = parked_lanes()
     lanes.add("a", 1)
     lanes.add("a", 2)
@@ -153,7 +153,7 @@ def test_attempts_that_began_before_the_breaker_opened_do_not_lengthen_the_parki
     for turn in start_all(lanes):
         lanes.finished(turn, 1.0, "read_timeout")
     lanes.add("a", 1)
-    assert [given_back.delay_seconds for given_back in lanes.parked(1.0)] == [10.0]
+    assert [deferred.delay_seconds for deferred in lanes.take_deferred(1.0)] == [10.0]
 
 
 def test_an_attempt_that_began_before_the_breaker_opened_can_close_it() -> None:
@@ -163,7 +163,7 @@ def test_an_attempt_that_began_before_the_breaker_opened_can_close_it() -> None:
         lanes.finished(turn, 1.0, "read_timeout")
     assert lanes.kind_of("a") is Kind.PARKED
     lanes.finished(last, 1.0, None)
-    assert lanes.kind_of("a") is Kind.SUSPECT
+    assert lanes.kind_of("a") is Kind.DEGRADED
 
 
 def test_the_time_of_the_probe_is_told() -> None:
@@ -174,7 +174,7 @@ def test_the_time_of_the_probe_is_told() -> None:
 
 
 def test_a_probe_that_is_due_but_finds_no_slot_waits_for_an_attempt_to_end() -> None:
-    lanes = filled({}, LaneLimits(suspect_slots=1))
+    lanes = filled({}, LaneLimits(degraded_slots=1))
     fail(lanes, "busy", 1)
     fail(lanes, "a", 5)
     lanes.add("busy", 1)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError, TransferEncodingError
 
-from queue_engine.net.error_types import FAULTS, BadResponse, BlockedAddress, fault_of, problem_of
+from queue_engine.net.error_types import ERROR_TYPES, BadResponse, BlockedAddress, error_type_of, problem_of
 
 KEY = ConnectionKey("host", 80, False, True, None, None, None)
 
@@ -29,7 +29,7 @@ def tls_connector_error(cause: OSError) -> BaseException:
 
 
 @pytest.mark.parametrize(
-    ("error", "fault"),
+    ("error", "error_type"),
     [
         (connector_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused")), "connect_refused"),
         (connector_error(OSError(errno.ENETUNREACH, "unreachable")), "connect_refused"),
@@ -74,15 +74,15 @@ def tls_connector_error(cause: OSError) -> BaseException:
         (RuntimeError("Session is closed"), "internal"),
     ],
 )  # fmt: skip
-def test_an_error_has_its_word(error: BaseException, fault: str) -> None:
-    assert fault in FAULTS
-    assert fault_of(error) == fault
+def test_an_error_has_its_word(error: BaseException, error_type: str) -> None:
+    assert error_type in ERROR_TYPES
+    assert error_type_of(error) == error_type
 
 
 def test_a_circle_of_causes_ends() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
-    assert fault_of(first) == "internal"
+    assert error_type_of(first) == "internal"
 
 
 @pytest.mark.parametrize(

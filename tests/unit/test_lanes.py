@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from queue_engine.delivery.breaker import BreakerLimits
-from queue_engine.delivery.lanes import GivenBack, Kind, LaneLimits, Lanes, Turn
+from queue_engine.delivery.lanes import Deferred, Kind, LaneLimits, Lanes, Turn
 from tests.examples import examples
 from tests.unit.filled_lanes import LIMITS, fail, filled, make_trusted, start, start_all
 
@@ -38,16 +38,16 @@ def test_a_destination_with_ten_thousand_items_delays_another_by_one_turn_at_mos
     assert "new" in [start(lanes, 3.0).destination, start(lanes, 3.0).destination]
 
 
-@pytest.mark.parametrize("busy", ["trusted", "fresh", "suspect"])
+@pytest.mark.parametrize("busy", ["trusted", "fresh", "degraded"])
 def test_each_kind_has_its_turn_while_another_is_busy(busy: str) -> None:
     lanes = filled({})
     make_trusted(lanes, "trusted")
-    fail(lanes, "suspect", 1)
-    for destination in ("trusted", "fresh", "suspect"):
+    fail(lanes, "degraded", 1)
+    for destination in ("trusted", "fresh", "degraded"):
         for number in range(100 if destination == busy else 1):
             lanes.add(destination, number)
     first = [start(lanes).destination for _ in range(4)]
-    assert set(first) == {"trusted", "fresh", "suspect"}
+    assert set(first) == {"trusted", "fresh", "degraded"}
 
 
 def test_a_lane_that_must_wait_keeps_its_turn() -> None:
@@ -70,7 +70,7 @@ def test_fresh_destinations_hold_64_slots_together() -> None:
     assert len(start_all(filled({f"d{n}": 10 for n in range(100)}))) == 64
 
 
-def test_suspects_hold_64_slots_together_and_eight_each() -> None:
+def test_degraded_destinations_hold_64_slots_together_and_eight_each() -> None:
     lanes = filled({})
     for n in range(100):
         fail(lanes, f"d{n}", 1)
@@ -134,7 +134,7 @@ def test_fresh_destinations_that_hang_stop_blocking_the_next_ones_after_two_seco
     assert start(lanes, 2.0).destination == "healthy"
 
 
-def test_a_trusted_destination_that_begins_to_hang_does_not_stop_the_other_suspects() -> None:
+def test_a_trusted_destination_that_begins_to_hang_does_not_stop_the_other_degraded_ones() -> None:
     lanes = filled({})
     make_trusted(lanes, "big")
     fail(lanes, "other", 1)
@@ -143,7 +143,7 @@ def test_a_trusted_destination_that_begins_to_hang_does_not_stop_the_other_suspe
     assert len(start_all(lanes, 0.0)) > 64
     lanes.add("other", 1)
     assert start(lanes, 3.0).destination == "other"
-    assert lanes.kind_of("big") is Kind.SUSPECT
+    assert lanes.kind_of("big") is Kind.DEGRADED
 
 
 def test_a_finished_turn_frees_its_slot() -> None:
@@ -176,7 +176,7 @@ def test_a_delivery_makes_a_fresh_destination_trusted() -> None:
     assert lanes.kind_of("a") is Kind.TRUSTED
 
 
-def test_an_attempt_in_flight_for_two_seconds_makes_its_destination_suspect_until_it_ends() -> None:
+def test_an_attempt_in_flight_for_two_seconds_makes_its_destination_degraded_until_it_ends() -> None:
     lanes = filled({})
     make_trusted(lanes, "a")
     lanes.add("a", 1)
@@ -184,7 +184,7 @@ def test_an_attempt_in_flight_for_two_seconds_makes_its_destination_suspect_unti
     lanes.next(11.9)
     assert lanes.kind_of("a") is Kind.TRUSTED
     lanes.next(12.0)
-    assert lanes.kind_of("a") is Kind.SUSPECT
+    assert lanes.kind_of("a") is Kind.DEGRADED
     lanes.finished(turn, 13.0, None)
     assert lanes.kind_of("a") is Kind.TRUSTED
 
@@ -192,9 +192,9 @@ def test_an_attempt_in_flight_for_two_seconds_makes_its_destination_suspect_unti
 # Memory
 
 
-def test_items_beyond_a_lanes_bound_are_given_back() -> None:
+def test_items_beyond_a_lanes_bound_are_deferred() -> None:
     lanes = filled({"a": 5}, LaneLimits(unproven_items_each=3))
-    assert lanes.parked(0.0) == [GivenBack("a", 3, 1.0), GivenBack("a", 4, 1.001)]
+    assert lanes.take_deferred(0.0) == [Deferred("a", 3, 1.0), Deferred("a", 4, 1.001)]
     assert lanes.waiting == 3
 
 
@@ -204,7 +204,7 @@ def test_a_trusted_destination_may_hold_all_items() -> None:
     for number in range(110):
         lanes.add("a", number)
     assert lanes.waiting == 100
-    assert {one.delay_seconds for one in lanes.parked(0.0)} == {1.0}
+    assert {one.delay_seconds for one in lanes.take_deferred(0.0)} == {1.0}
 
 
 def test_the_longest_lanes_make_room_for_the_others() -> None:
@@ -214,18 +214,18 @@ def test_the_longest_lanes_make_room_for_the_others() -> None:
         lanes.add("long", number)
     for number in range(30):
         lanes.add("other", number)
-    given_back = lanes.parked(0.0)
-    assert [one.destination for one in given_back] == ["long"] * 29
+    deferred = lanes.take_deferred(0.0)
+    assert [one.destination for one in deferred] == ["long"] * 29
     assert lanes.waiting == 100
-    assert [given_back[0].item, given_back[-1].item] == [98, 70], "the newest first"
+    assert [deferred[0].item, deferred[-1].item] == [98, 70], "the newest first"
 
 
 def test_there_is_always_room_for_another_destination() -> None:
     lanes = filled({f"dead{n}": 1000 for n in range(200)})
-    assert len(lanes.parked(0.0)) == 200_000 - LIMITS.items
+    assert len(lanes.take_deferred(0.0)) == 200_000 - LIMITS.items
     lanes.add("other", 1)
-    [given_back] = lanes.parked(0.0)
-    assert given_back.destination != "other"
+    [deferred] = lanes.take_deferred(0.0)
+    assert deferred.destination != "other"
 
 
 def test_a_destination_of_which_nothing_is_known_is_forgotten_at_once() -> None:
@@ -248,7 +248,7 @@ def test_no_more_destinations_are_remembered_than_allowed() -> None:
     for n in range(100):
         fail(lanes, f"d{n}", 1, now=float(n))
     assert lanes.destinations == 10
-    assert lanes.kind_of("d99") is Kind.SUSPECT
+    assert lanes.kind_of("d99") is Kind.DEGRADED
 
 
 def test_draining_takes_out_all_that_is_not_in_flight() -> None:
@@ -264,19 +264,19 @@ def test_draining_takes_out_all_that_is_not_in_flight() -> None:
 
 
 class Simulation:
-    """Plays receivers with a fixed time to answer. Items given back come again after their delay."""
+    """Plays receivers with a fixed time to answer. Items deferred come again after their delay."""
 
     def __init__(self) -> None:
         self.lanes: Lanes[float] = Lanes()
         self.behaviour: dict[str, tuple[float, str | None]] = {}
         self.waits: dict[str, list[float]] = defaultdict(list)
         self.most_in_flight = 0
-        self._events: list[tuple[float, int, Turn[float] | GivenBack[float]]] = []
+        self._events: list[tuple[float, int, Turn[float] | Deferred[float]]] = []
         self._numbers = iter(range(10_000_000))
 
     def submit(self, at: float, destination: str, count: int) -> None:
         for _ in range(count):
-            self._push(at, GivenBack(destination, at, 0.0))
+            self._push(at, Deferred(destination, at, 0.0))
 
     def run(self, until: float) -> None:
         while self._events and self._events[0][0] <= until:
@@ -292,10 +292,10 @@ class Simulation:
             self.waits[turn.destination].append(now - turn.item)
             self._push(now + self.behaviour[turn.destination][0], turn)
         self.most_in_flight = max(self.most_in_flight, self.lanes.in_flight)
-        for given_back in self.lanes.parked(now):
-            self._push(now + given_back.delay_seconds, given_back)
+        for deferred in self.lanes.take_deferred(now):
+            self._push(now + deferred.delay_seconds, deferred)
 
-    def _push(self, at: float, event: Turn[float] | GivenBack[float]) -> None:
+    def _push(self, at: float, event: Turn[float] | Deferred[float]) -> None:
         heapq.heappush(self._events, (at, next(self._numbers), event))
 
 
@@ -364,7 +364,7 @@ class LanesMachine(RuleBasedStateMachine):
     """Any order of calls keeps the promises, against a count of one's own."""
 
     limits = LaneLimits(
-        slots=16, suspect_slots=6, fresh_slots=6, unproven_slots_each=3, trusted_slots_each=8, items=20,
+        slots=16, degraded_slots=6, fresh_slots=6, unproven_slots_each=3, trusted_slots_each=8, items=20,
         unproven_items_each=5, breaker=BreakerLimits(opens_after=2, responses_to_recover=2), histories=3,
         history_seconds=50.0,
     )  # fmt: skip
@@ -400,21 +400,21 @@ class LanesMachine(RuleBasedStateMachine):
             most = 8 if turn.kind is Kind.TRUSTED else 3
             assert len(same) < most
 
-    @rule(data=st.data(), fault=st.sampled_from([None, None, "read_timeout", "reset", "http_5xx", "internal"]))
-    def finish(self, data: st.DataObject, fault: str | None) -> None:
+    @rule(data=st.data(), error_type=st.sampled_from([None, None, "read_timeout", "reset", "http_5xx", "internal"]))
+    def finish(self, data: st.DataObject, error_type: str | None) -> None:
         if self.turns:
             turn = self.turns.pop(data.draw(st.integers(0, len(self.turns) - 1)))
-            self.lanes.finished(turn, self.now, fault)
+            self.lanes.finished(turn, self.now, error_type)
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 2.0, 10.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
 
     @rule()
-    def give_back(self) -> None:
-        given_back = self.lanes.parked(self.now)
-        assert all(one.delay_seconds > 0 for one in given_back)
-        self.out.extend(one.item for one in given_back)
+    def defer(self) -> None:
+        deferred = self.lanes.take_deferred(self.now)
+        assert all(one.delay_seconds > 0 for one in deferred)
+        self.out.extend(one.item for one in deferred)
         assert self.lanes.waiting <= self.limits.items
         busy = {turn.destination for turn in self.turns}
         assert self.lanes.destinations <= self.lanes.waiting + len(busy) + self.limits.histories
@@ -453,6 +453,6 @@ def test_ten_thousand_parked_destinations_do_not_stand_in_the_way() -> None:
         fail(lanes, destination, 5)
     for destination in dead:
         lanes.add(destination, 1)
-    assert len(lanes.parked(1.0)) == 10_000
+    assert len(lanes.take_deferred(1.0)) == 10_000
     lanes.add("healthy", 1)
     assert (lanes.waiting, start(lanes, 1.0).destination) == (1, "healthy")

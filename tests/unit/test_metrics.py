@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from queue_engine.delivery.responses import FAULTS
+from queue_engine.delivery.responses import ERROR_TYPES
 from queue_engine.observability import metrics
 from queue_engine.observability.metrics import Figures, Role, registry_of
 
@@ -67,7 +67,7 @@ def test_counters_that_alerts_use_begin_at_zero() -> None:
 
 def test_the_documented_classes_of_delivery_attempts_are_the_ones_that_exist() -> None:
     [section] = re.findall(r"^`class` of a delivery attempt: (.*?)\. `op`", DOCUMENT, re.MULTILINE | re.DOTALL)
-    assert set(re.findall(r"`(\w+)`", section)) == FAULTS | {"none"}
+    assert set(re.findall(r"`(\w+)`", section)) == ERROR_TYPES | {"none"}
 
 
 def test_figures_are_absent_before_they_are_read_and_after_they_are_too_old() -> None:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queue_engine.delivery.responses import (
+    ERROR_TEXTS,
+    ERROR_TYPES,
     EXCERPT_BYTES,
-    FAULTS,
-    WHAT_WENT_WRONG,
+    error_type_of_status,
     excerpt_of,
-    fault_of_status,
     retry_after_seconds,
 )
 from queue_engine.net import error_types
@@ -20,7 +20,7 @@ NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 
 
 @pytest.mark.parametrize(
-    ("status", "fault"),
+    ("status", "error_type"),
     [
         (200, None), (204, None), (299, None),
         (100, "bad_response"), (101, "bad_response"), (199, "bad_response"), (0, "bad_response"),
@@ -29,19 +29,19 @@ NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
         (500, "http_5xx"), (503, "http_5xx"), (599, "http_5xx"), (999, "http_5xx"),
     ],
 )  # fmt: skip
-def test_a_status_has_its_word(status: int, fault: str | None) -> None:
-    assert fault_of_status(status) == fault
+def test_a_status_has_its_word(status: int, error_type: str | None) -> None:
+    assert error_type_of_status(status) == error_type
 
 
 def test_the_words_are_the_closed_set_of_the_metric() -> None:
     assert {
         "dns_error", "connect_refused", "connect_timeout", "tls_error", "read_timeout", "reset", "bad_response",
         "redirect", "gone", "rate_limited", "http_4xx", "http_5xx", "blocked_address", "invalid_request", "internal",
-    } == FAULTS  # fmt: skip
+    } == ERROR_TYPES  # fmt: skip
 
 
-def test_every_fault_without_an_answer_has_its_sentence() -> None:
-    assert set(WHAT_WENT_WRONG) == error_types.FAULTS
+def test_every_error_type_without_a_response_has_its_sentence() -> None:
+    assert set(ERROR_TEXTS) == error_types.ERROR_TYPES
 
 
 @pytest.mark.parametrize(

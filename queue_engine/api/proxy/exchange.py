@@ -18,7 +18,7 @@ from queue_engine.aio import end_tasks
 from queue_engine.api.http.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
 from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
-from queue_engine.net.error_types import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, fault_of
+from queue_engine.net.error_types import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, error_type_of
 from queue_engine.net.http_client import ResponseConnector, checked_sockets
 from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.addresses import WorkerPolicy
@@ -89,7 +89,7 @@ class WorkerClient:
         except aiohttp.ClientError as error:
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, BlockedAddress):
                 raise AddressRefused(str(error.os_error)) from error
-            if fault_of(error) in _NOT_CONNECTED:
+            if error_type_of(error) in _NOT_CONNECTED:
                 raise NotConnected(str(error)) from error
             raise
 

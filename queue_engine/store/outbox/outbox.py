@@ -13,12 +13,12 @@ from redis.exceptions import ResponseError
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.deliveries import (
-    AttemptAnswer,
     Delivered,
     Delivery,
     GivenUp,
     TaskResult,
     Verdict,
+    WebhookResponse,
     WorkerEvent,
     task_result_body,
     worker_event_body,
@@ -177,12 +177,14 @@ class Outbox:
             self._let_go(entry)
         return delivery
 
-    async def settle(self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, *, at_ms: int) -> Settlement:
+    async def settle(
+        self, entry: OutboxEntry, response: WebhookResponse, verdict: Verdict, *, at_ms: int
+    ) -> Settlement:
         """Record what came of one attempt. `at_ms` is when it was sent, for the log of attempts only."""
         if _is_event(entry):
             settlement = await self._settle_event(entry, verdict)
         else:
-            settlement = await self._settle_result(entry, answer, verdict, at_ms)
+            settlement = await self._settle_result(entry, response, verdict, at_ms)
         self._let_go(entry)
         return settlement
 
@@ -289,15 +291,15 @@ class Outbox:
         return _settlement(reply.created_ms, reply.now_ms) if reply.word == "OK" else Settlement(accepted=False)
 
     async def _settle_result(
-        self, entry: OutboxEntry, answer: AttemptAnswer, verdict: Verdict, at_ms: int
+        self, entry: OutboxEntry, response: WebhookResponse, verdict: Verdict, at_ms: int
     ) -> Settlement:
         word, delay_ms, reason = _verdict_words(verdict)
         record = {
             "at": at_ms,
-            "status": answer.status,
-            "error": answer.fault,
-            "durationMs": round(answer.duration_seconds * 1000),
-            "response": answer.excerpt,
+            "status": response.status,
+            "error": response.error_type,
+            "durationMs": round(response.duration_seconds * 1000),
+            "response": response.excerpt,
         }
         reply = await self._scripts.settle_delivery(
             _task_keys(entry),
