@@ -39,7 +39,7 @@ from queue_engine.domain.workers import Worker, WorkerStatus
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 5.0
-"""After a longer pause between rounds no worker is judged by silence: the store was away for all of them, or the
+"""After a longer pause between rounds no worker counts as silent: the store was away for all of them, or the
 machine is overloaded."""
 MIN_GAP_SECONDS = 2.5
 """With a short silence a shorter pause counts, because it takes the agents' time too; rounds are one second apart."""
@@ -243,7 +243,7 @@ class Reconciler:
     def _note_starts(self, starts: list[Start]) -> None:
         """Note that starts take the time of other agents: when they take half of the places, crash loops left out.
 
-        One tenant's crash loop, or its single start now and then, must not make other agents be judged late.
+        One tenant's crash loop, or its single start now and then, must not make other agents count as silent late.
         """
         calm = [start for start in starts if not self._records.get(start.worker_id, FRESH).short_lives]
         if calm and 2 * len(calm) >= self._backend.max_starting:

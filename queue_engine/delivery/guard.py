@@ -23,7 +23,7 @@ from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.webhook_urls import (
     AddressPolicy,
     OwnHost,
-    judge_addresses,
+    addresses_refusal,
     may_be_store,
     points_at_own_host,
     points_back,
@@ -50,7 +50,7 @@ class Guard:
 
     def check_addresses(self, host: str, addresses: list[str], port: int = 0) -> None:
         """Check all addresses that a host name resolves to. Raises BlockedAddress."""
-        refusal = judge_addresses(host, addresses, self.policy)
+        refusal = addresses_refusal(host, addresses, self.policy)
         if refusal is not None:
             raise BlockedAddress(refusal)
         if points_at_own_host(host, addresses, port, self.own_hosts):

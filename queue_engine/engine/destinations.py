@@ -1,4 +1,4 @@
-"""The destination guard at the time a webhook is given; the delivery process judges every connection again."""
+"""The destination guard at the time a webhook is given; the delivery process checks every connection again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from queue_engine.rules.webhook_urls import (
     AddressPolicy,
     DestinationRules,
     Webhook,
-    judge_addresses,
-    judge_destination,
+    addresses_refusal,
+    destination_refusal,
 )
 
 
@@ -35,7 +35,7 @@ class Tenants(Protocol):
 
 
 class DestinationGuard:
-    """Judges webhooks by where they point."""
+    """Refuses webhooks by their destination."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class DestinationGuard:
     async def errors(self, webhook: Webhook) -> list[FieldError]:
         """Return an error of the field `webhook` when nothing may be sent there.
 
-        A name that looks public passes when no name server has answered: the delivery process judges it again.
+        A name that looks public passes when no name server has answered: the delivery process checks it again.
         """
         policy = self._rules.policy
         addresses: Sequence[str] | None = None
@@ -63,7 +63,7 @@ class DestinationGuard:
             except NoAnswer:
                 pass
             except OSError:
-                rule = judge_addresses(webhook.host, None, policy) or NO_PUBLIC_ADDRESS
+                rule = addresses_refusal(webhook.host, None, policy) or NO_PUBLIC_ADDRESS
                 return [("webhook", rule)]
         refusal = self._refusal(webhook, addresses, policy)
         if refusal is not None and self._rules.policy_for_one_tenant is not None:
@@ -81,7 +81,7 @@ class DestinationGuard:
 
     def _refusal(self, webhook: Webhook, addresses: Sequence[str] | None, policy: AddressPolicy) -> str | None:
         rules = self._rules
-        return judge_destination(
+        return destination_refusal(
             webhook,
             addresses,
             policy,

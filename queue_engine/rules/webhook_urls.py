@@ -1,7 +1,7 @@
 """Webhook targets: which URLs are accepted, and which addresses may be connected to.
 
 A URL is taken apart by a grammar of our own, narrower than RFC 3986, so that no two parsers can disagree about its
-host: what is judged here is what is connected to later. Where a webhook may point is an explicit table of refused
+host: what is checked here is what is connected to later. Where a webhook may point is an explicit table of refused
 networks, from the IANA special-purpose address registries (RFC 6890): `ipaddress.is_global` gives wrong answers for
 several IPv6 forms on Python 3.11.
 """
@@ -68,7 +68,7 @@ class Webhook:
 
 
 def parse_webhook(text: str) -> Webhook:
-    """Take `text` apart. Raises InvalidWebhook. Says nothing of where it points: that is `judge_destination`."""
+    """Take `text` apart. Raises InvalidWebhook. Says nothing of where it points: that is `destination_refusal`."""
     if not 1 <= len(text) <= MAX_URL_CHARACTERS:
         raise InvalidWebhook(f"must be 1–{MAX_URL_CHARACTERS} characters")
     if _NOT_VISIBLE.search(text) is not None or "\\" in text:
@@ -274,7 +274,7 @@ POINTS_BACK = "must not point back at this engine"
 POINTS_AT_OWN_HOST = "must not point at a host of this engine (QUEUE_ENGINE_OWN_HOSTS)"
 
 
-def judge_destination(
+def destination_refusal(
     webhook: Webhook,
     addresses: Sequence[str] | None,
     policy: AddressPolicy,
@@ -284,10 +284,10 @@ def judge_destination(
     own_hosts: Collection[OwnHost] = (),
     machine: Collection[str] = (),
 ) -> str | None:
-    """Why nothing may be sent to this webhook; None when it may. To be put after the field's name.
+    """Return why nothing may be sent to this webhook; None when it may. The text goes after the field's name.
 
     `addresses` is all that the host resolves to, None when that is not known: a name that looks public then passes,
-    since the guard judges the address of every connection again. `own_ports` are the ports on which this engine listens
+    since the guard checks the address of every connection again. `own_ports` are the ports on which this engine listens
     on this machine, whose addresses besides loopback are `machine`; `own_hosts` are its hosts elsewhere, and
     `store_ports` the ports of its store. The policy cannot allow these.
 
@@ -296,7 +296,7 @@ def judge_destination(
     """
     if webhook.literal is not None:
         addresses = (webhook.host,)
-    refusal = judge_addresses(webhook.host, addresses, policy)
+    refusal = addresses_refusal(webhook.host, addresses, policy)
     if refusal is not None:
         return refusal
     if points_at_own_host(webhook.host, addresses or (), webhook.port, own_hosts):
@@ -308,8 +308,8 @@ def judge_destination(
     return None
 
 
-def judge_addresses(host: str, addresses: Sequence[str] | None, policy: AddressPolicy) -> str | None:
-    """As `judge_destination`, for a host without its port. One refused address among many refuses them all."""
+def addresses_refusal(host: str, addresses: Sequence[str] | None, policy: AddressPolicy) -> str | None:
+    """As `destination_refusal`, for a host without its port. One refused address among many refuses them all."""
     if _address(host) is not None:
         reason = policy.refusal(host)
         return None if reason is None else f"must not point at this address: it {reason}; {HOW_TO_ALLOW}"

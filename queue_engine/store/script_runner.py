@@ -156,7 +156,7 @@ class ScriptRunner:
     async def _elsewhere(self, silent: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
         """Calls whose node did not answer: the nodes that have their keys now are asked, once."""
         try:
-            await cluster.suspect(silent)
+            await cluster.note_silence(silent)
             groups: dict[Address, list[_Call]] = {}
             for call in calls:
                 groups.setdefault(await cluster.owner(slot_of(call.key)), []).append(call)

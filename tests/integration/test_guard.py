@@ -10,7 +10,7 @@ from queue_engine.delivery.sender import OutgoingRequest, SenderLimits, open_sen
 from queue_engine.domain.deliveries import WebhookResponse
 from queue_engine.net.error_types import BlockedAddress, error_type_of
 from queue_engine.net.resolver import CachingResolver
-from queue_engine.rules.webhook_urls import AddressPolicy, judge_destination, parse_webhook
+from queue_engine.rules.webhook_urls import AddressPolicy, destination_refusal, parse_webhook
 from tests.integration.receivers import OK, Receiver, answering, receiver, stub_resolver
 
 LOOPBACK = AddressPolicy.allowing(["127.0.0.0/8", "::1/128"])
@@ -73,7 +73,7 @@ async def test_a_name_that_changes_between_submit_and_connect_is_refused(canary:
     resolver = stub_resolver({"rebind.example": [["93.184.216.34"], ["127.0.0.1"]]})
     webhook = parse_webhook(f"http://rebind.example:{canary.port}/")
     guard = Guard()
-    assert judge_destination(webhook, await resolver.addresses(webhook.host), guard.policy) is None
+    assert destination_refusal(webhook, await resolver.addresses(webhook.host), guard.policy) is None
     assert (await send(guard, resolver, webhook.url)).error_type == "blocked_address"
 
 

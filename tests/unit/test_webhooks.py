@@ -14,7 +14,7 @@ from queue_engine.rules.webhook_urls import (
     AddressPolicy,
     InvalidWebhook,
     OwnHost,
-    judge_destination,
+    destination_refusal,
     name_refusal,
     parse_own_host,
     parse_webhook,
@@ -245,17 +245,17 @@ def test_a_bad_entry_in_the_operators_list_is_an_error(entry: str) -> None:
 def test_a_name_of_a_private_network_is_refused_by_itself(host: str) -> None:
     assert name_refusal(host)
     webhook = parse_webhook(f"http://{host}/")
-    assert judge_destination(webhook, None, PUBLIC)
-    assert judge_destination(webhook, ["8.8.8.8"], PUBLIC), "whatever it resolves to"
+    assert destination_refusal(webhook, None, PUBLIC)
+    assert destination_refusal(webhook, ["8.8.8.8"], PUBLIC), "whatever it resolves to"
 
 
 def test_a_name_of_a_private_network_passes_when_all_its_addresses_are_allowed() -> None:
     webhook = parse_webhook("http://localhost:9000/")
     policy = AddressPolicy.allowing(["127.0.0.0/8", "::1/128"])
-    assert judge_destination(webhook, ["127.0.0.1", "::1"], policy) is None
-    assert judge_destination(webhook, ["127.0.0.1", "8.8.8.8"], policy)
-    assert judge_destination(webhook, [], policy)
-    assert judge_destination(webhook, None, policy)
+    assert destination_refusal(webhook, ["127.0.0.1", "::1"], policy) is None
+    assert destination_refusal(webhook, ["127.0.0.1", "8.8.8.8"], policy)
+    assert destination_refusal(webhook, [], policy)
+    assert destination_refusal(webhook, None, policy)
 
 
 @pytest.mark.parametrize(
@@ -273,12 +273,12 @@ def test_a_name_of_a_private_network_passes_when_all_its_addresses_are_allowed()
     ],
 )
 def test_a_public_looking_name_is_judged_by_all_its_addresses(addresses: list[str] | None, allowed: bool) -> None:
-    refusal = judge_destination(parse_webhook("http://example.com/"), addresses, PUBLIC)
+    refusal = destination_refusal(parse_webhook("http://example.com/"), addresses, PUBLIC)
     assert (refusal is None) == allowed
 
 
 def test_a_refusal_does_not_tell_what_a_name_resolves_to() -> None:
-    refusal = judge_destination(parse_webhook("http://example.com/"), ["10.9.8.7"], PUBLIC)
+    refusal = destination_refusal(parse_webhook("http://example.com/"), ["10.9.8.7"], PUBLIC)
     assert refusal is not None
     assert "10.9.8.7" not in refusal
     assert "private" not in refusal
@@ -293,8 +293,8 @@ def test_a_refusal_does_not_tell_what_a_name_resolves_to() -> None:
     ],
 )  # fmt: skip
 def test_an_inside_address_is_refused_whatever_the_resolver_says(url: str) -> None:
-    assert judge_destination(parse_webhook(url), ["8.8.8.8"], PUBLIC)
-    assert judge_destination(parse_webhook(url), None, PUBLIC)
+    assert destination_refusal(parse_webhook(url), ["8.8.8.8"], PUBLIC)
+    assert destination_refusal(parse_webhook(url), None, PUBLIC)
 
 
 @pytest.mark.parametrize(
@@ -315,8 +315,10 @@ def test_a_webhook_that_points_back_at_this_api_is_refused_even_when_allowed(
 ) -> None:
     everything = AddressPolicy.allowing(["0.0.0.0/0", "::/0"])
     webhook = parse_webhook(url)
-    assert judge_destination(webhook, addresses, everything, frozenset({8000})) == "must not point back at this engine"
-    assert judge_destination(webhook, addresses, everything, frozenset({8001})) is None
+    assert (
+        destination_refusal(webhook, addresses, everything, frozenset({8000})) == "must not point back at this engine"
+    )
+    assert destination_refusal(webhook, addresses, everything, frozenset({8001})) is None
 
 
 EVERYTHING = AddressPolicy.allowing(["0.0.0.0/0", "::/0"])
@@ -334,12 +336,12 @@ def test_an_own_port_is_refused_on_every_address_of_the_machine_whatever_is_allo
     own_ports = frozenset({6379, 8000})
     for port, refused in ((6379, True), (8000, True), (9000, False)):
         webhook = parse_webhook(f"http://{host}:{port}/")
-        assert bool(judge_destination(webhook, None, EVERYTHING, own_ports, machine=MACHINE)) == refused
+        assert bool(destination_refusal(webhook, None, EVERYTHING, own_ports, machine=MACHINE)) == refused
 
 
 def test_an_own_port_elsewhere_is_not_refused() -> None:
     webhook = parse_webhook("http://198.51.100.9:8000/")
-    assert judge_destination(webhook, None, EVERYTHING, frozenset({8000}), machine=MACHINE) is None
+    assert destination_refusal(webhook, None, EVERYTHING, frozenset({8000}), machine=MACHINE) is None
 
 
 @pytest.mark.parametrize(
@@ -368,7 +370,7 @@ def test_an_own_port_elsewhere_is_not_refused() -> None:
 )
 def test_an_own_host_is_refused_in_every_spelling_whatever_is_allowed(own: str, url: str) -> None:
     own_hosts = (OwnHost("elsewhere.example"), parse_own_host(own))
-    refusal = judge_destination(parse_webhook(url), ["93.184.216.34"], EVERYTHING, own_hosts=own_hosts)
+    refusal = destination_refusal(parse_webhook(url), ["93.184.216.34"], EVERYTHING, own_hosts=own_hosts)
     assert refusal is not None
     assert "QUEUE_ENGINE_OWN_HOSTS" in refusal
 
@@ -385,7 +387,7 @@ def test_an_own_host_is_refused_in_every_spelling_whatever_is_allowed(own: str, 
 )
 def test_another_host_or_port_than_an_own_one_is_not_refused(own: str, url: str) -> None:
     webhook = parse_webhook(url)
-    assert judge_destination(webhook, ["93.184.216.34"], EVERYTHING, own_hosts=(parse_own_host(own),)) is None
+    assert destination_refusal(webhook, ["93.184.216.34"], EVERYTHING, own_hosts=(parse_own_host(own),)) is None
 
 
 @pytest.mark.parametrize(
@@ -414,10 +416,10 @@ def test_the_stores_port_is_refused_at_every_private_address_whatever_is_allowed
     url: str, addresses: list[str] | None
 ) -> None:
     webhook = parse_webhook(url)
-    assert judge_destination(webhook, addresses, EVERYTHING, store_ports=frozenset({6379})) is not None
-    assert judge_destination(webhook, addresses, EVERYTHING, store_ports=frozenset({6380})) is None
+    assert destination_refusal(webhook, addresses, EVERYTHING, store_ports=frozenset({6379})) is not None
+    assert destination_refusal(webhook, addresses, EVERYTHING, store_ports=frozenset({6380})) is None
     public = parse_webhook("https://93.184.216.34:6379/")
-    assert judge_destination(public, None, EVERYTHING, store_ports=frozenset({6379})) is None
+    assert destination_refusal(public, None, EVERYTHING, store_ports=frozenset({6379})) is None
 
 
 @pytest.mark.parametrize("addresses", [["10.0.0.5"], [], None])
@@ -429,7 +431,9 @@ def test_the_refusal_of_a_private_name_is_the_same_whether_it_is_the_engines_own
         return  # it may be public, so it passes unless it is an own host
     webhook = parse_webhook(f"http://{host}:6379/")
     refusals = {
-        judge_destination(webhook, addresses, PUBLIC, frozenset({6379}), store_ports=ports, own_hosts=own, machine=here)
+        destination_refusal(
+            webhook, addresses, PUBLIC, frozenset({6379}), store_ports=ports, own_hosts=own, machine=here
+        )
         for ports in (frozenset[int](), frozenset({6379}))
         for own in ((), (OwnHost(host, 6379),), (OwnHost("10.0.0.5"),))
         for here in ((), ("10.0.0.5",))
@@ -440,4 +444,4 @@ def test_the_refusal_of_a_private_name_is_the_same_whether_it_is_the_engines_own
 
 @pytest.mark.parametrize("url", ["http://10.0.0.5/", "http://db.internal/", "http://db/", "http://db.example/"])
 def test_the_refusal_of_a_private_webhook_names_the_operators_setting(url: str) -> None:
-    assert "QUEUE_ENGINE_WEBHOOK_ALLOW" in (judge_destination(parse_webhook(url), ["10.0.0.5"], PUBLIC) or "")
+    assert "QUEUE_ENGINE_WEBHOOK_ALLOW" in (destination_refusal(parse_webhook(url), ["10.0.0.5"], PUBLIC) or "")

@@ -61,7 +61,7 @@ class WorkerClient:
 
     Workers close idle connections when they like, and a request that is sent at that moment would fail without having
     run; a connect costs less than having to guess whether it may be sent again. Opens nothing before its first request;
-    close it with `aclose`. `policy` judges the address of every connection, after names are resolved.
+    close it with `aclose`. `policy` decides on the address of every connection, after names are resolved.
     """
 
     def __init__(

@@ -59,7 +59,7 @@ class ClusterClient(Redis):
         self._nodes: dict[Address, Redis] = {}
         self._owners: dict[int, Address] = {}
         self._refreshing: asyncio.Task[None] | None = None
-        self._suspects: dict[Address, asyncio.Task[None] | None] = {}
+        self._silent: dict[Address, asyncio.Task[None] | None] = {}
         """Nodes that did not answer, and the question whether they do."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -96,7 +96,7 @@ class ClusterClient(Redis):
                     failures += 1
                     if failures > 1 or node is None:
                         raise
-                    await self.suspect(node)
+                    await self.note_silence(node)
                     node, asking = None, False
                     continue
                 except ResponseError as answer:
@@ -121,25 +121,25 @@ class ClusterClient(Redis):
         """
         if slot not in self._owners:
             await self.refresh()
-        if self._owners.get(slot) in self._suspects:
+        if self._owners.get(slot) in self._silent:
             await self.refresh(without=self._owners[slot])
         if slot not in self._owners:
             raise ResponseError("CLUSTERDOWN the slot is not served")
         node = self._owners[slot]
-        if node in self._suspects:
+        if node in self._silent:
             await self._clear(node)
         return node
 
-    async def suspect(self, node: Address) -> None:
+    async def note_silence(self, node: Address) -> None:
         """Note that a node did not answer, and ask the others who has its slots now."""
-        self._suspects.setdefault(node, None)
+        self._silent.setdefault(node, None)
         await self.refresh(without=node)
 
     async def _clear(self, node: Address) -> None:
         """Ask a silent node whether it lives; calls that come meanwhile share the answer."""
-        asking = self._suspects.get(node)
+        asking = self._silent.get(node)
         if asking is None or asking.done():
-            asking = self._suspects[node] = asyncio.create_task(self._probe(node))
+            asking = self._silent[node] = asyncio.create_task(self._probe(node))
         await asyncio.shield(asking)
 
     async def _probe(self, node: Address) -> None:
@@ -150,7 +150,7 @@ class ClusterClient(Redis):
             raise RedisConnectionError(f"{node} does not answer") from None
         except ResponseError:
             pass  # it does, whatever it says
-        self._suspects.pop(node, None)
+        self._silent.pop(node, None)
 
     def known_owner(self, key: str | bytes) -> Address | None:
         """As `owner`, without asking."""
@@ -176,7 +176,7 @@ class ClusterClient(Redis):
         await asyncio.shield(self._refreshing)
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:  # noqa: ARG002 - as redis-py has it
-        for asking in (self._refreshing, *self._suspects.values()):
+        for asking in (self._refreshing, *self._silent.values()):
             if asking is not None:
                 asking.cancel()
         for address in list(self._nodes):
@@ -186,7 +186,7 @@ class ClusterClient(Redis):
         known = list(self._nodes)
         random.shuffle(known)
         fault: Exception | None = None
-        for address in sorted(dict.fromkeys([*known, *self._seeds]), key=self._suspects.__contains__):
+        for address in sorted(dict.fromkeys([*known, *self._seeds]), key=self._silent.__contains__):
             if address == without:
                 continue
             try:
@@ -222,7 +222,7 @@ class ClusterClient(Redis):
         for address in nodes:
             self.client_of(address)
         for address in replaced & set(self._nodes):  # what waits for its answer need not wait any longer
-            self._suspects.pop(address, None)
+            self._silent.pop(address, None)
             await self._nodes[address].connection_pool.disconnect()
         for address in [one for one in self._nodes if one not in nodes]:
             await self._forget(address)
@@ -234,7 +234,7 @@ class ClusterClient(Redis):
         return self._nodes[address]
 
     async def _forget(self, address: Address) -> None:
-        self._suspects.pop(address, None)
+        self._silent.pop(address, None)
         client = self._nodes.pop(address)
         await client.aclose()
         await client.connection_pool.disconnect()
@@ -274,7 +274,7 @@ class ClusterPipeline(Pipeline):
         try:
             found = await pipeline.execute(raise_on_error=False)
         except (RedisConnectionError, RedisTimeoutError):
-            await self._client.suspect(node)
+            await self._client.note_silence(node)
             found = [None] * len(indexes)
             failed = True
         else:

@@ -27,13 +27,13 @@ MIDDLE = 0.5
 """The luck by which no wait is shortened or lengthened."""
 
 
-def judged(answer: ContainerResponse, policy: TaskRetryPolicy = DEFAULT, budget: Budget = FRESH) -> Outcome:
+def decided(answer: ContainerResponse, policy: TaskRetryPolicy = DEFAULT, budget: Budget = FRESH) -> Outcome:
     return outcome_of(answer, policy, budget, luck=MIDDLE)
 
 
 @pytest.mark.parametrize("status", [200, 201, 204, 299])
 def test_2xx_succeeds(status: int) -> None:
-    assert judged(ContainerResponse(status, output=b"[1]")) == Succeeded(b"[1]")
+    assert decided(ContainerResponse(status, output=b"[1]")) == Succeeded(b"[1]")
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_2xx_succeeds(status: int) -> None:
 def test_what_is_worth_it_is_tried_again_until_the_budget_is_used_up(
     answer: ContainerResponse, outcome: AttemptOutcome
 ) -> None:
-    again = judged(answer)
+    again = decided(answer)
     assert isinstance(again, TryAgain)
     assert (again.attempt_outcome, again.delay_seconds) == (outcome, 1)
-    assert isinstance(judged(answer, budget=Budget(4, 5)), TryAgain)
-    last = judged(answer, budget=Budget(5, 5))
+    assert isinstance(decided(answer, budget=Budget(4, 5)), TryAgain)
+    last = decided(answer, budget=Budget(5, 5))
     if outcome is AttemptOutcome.CONNECTION_LOST:
         assert isinstance(last, Failed)
         assert last.error.endswith("(attempt 5 of 5, no attempts are left)")
@@ -62,7 +62,7 @@ def test_what_is_worth_it_is_tried_again_until_the_budget_is_used_up(
         assert isinstance(last, TryAgain)
         assert last.cost is Cost.BUSY
         assert last.last_error == f"{last.error} (attempt 5 of 5, no attempts are left)"
-    assert isinstance(judged(answer, NEVER), Failed)
+    assert isinstance(decided(answer, NEVER), Failed)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_worker_that_has_not_served_yet_costs_nothing_and_delays_nothing(
     "answer", [ContainerResponse(429), ContainerResponse(500), ContainerResponse(error_type="reset")]
 )
 def test_other_responses_mean_the_same_from_a_worker_that_has_not_served_yet(answer: ContainerResponse) -> None:
-    assert outcome_of(answer, DEFAULT, FRESH, luck=MIDDLE, is_starting=True) == judged(answer)
+    assert outcome_of(answer, DEFAULT, FRESH, luck=MIDDLE, is_starting=True) == decided(answer)
 
 
 @pytest.mark.parametrize(
@@ -94,8 +94,8 @@ def test_other_responses_mean_the_same_from_a_worker_that_has_not_served_yet(ans
     ],
 )
 def test_what_an_endpoint_asks_for_is_tried_again(answer: ContainerResponse, word: str) -> None:
-    assert isinstance(judged(answer), Failed)
-    assert isinstance(judged(answer, TaskRetryPolicy(frozenset({RetryOn(word)}))), TryAgain)
+    assert isinstance(decided(answer), Failed)
+    assert isinstance(decided(answer, TaskRetryPolicy(frozenset({RetryOn(word)}))), TryAgain)
 
 
 @pytest.mark.parametrize(
@@ -109,15 +109,15 @@ def test_what_an_endpoint_asks_for_is_tried_again(answer: ContainerResponse, wor
     ],
 )
 def test_what_would_fail_again_is_never_tried_again(answer: ContainerResponse) -> None:
-    assert isinstance(judged(answer, EVERYTHING), Failed)
+    assert isinstance(decided(answer, EVERYTHING), Failed)
 
 
 def test_no_answer_in_time_is_a_state_of_its_own() -> None:
     late = ContainerResponse(error_type="timeout", detail="3 s")
-    assert judged(late) == Failed(
+    assert decided(late) == Failed(
         "the worker's container gave no answer within the execution timeout: 3 s", TaskState.TIMED_OUT
     )
-    last = judged(late, EVERYTHING, Budget(2, 2))
+    last = decided(late, EVERYTHING, Budget(2, 2))
     assert isinstance(last, Failed)
     assert last.state is TaskState.TIMED_OUT
 
@@ -145,7 +145,7 @@ def test_waits_grow_and_the_last_one_repeats() -> None:
     policy = TaskRetryPolicy(delays_seconds=(2, 7))
     waits = []
     for attempt in (1, 2, 3, 9):
-        again = judged(ContainerResponse(error_type="reset"), policy, Budget(attempt, 100))
+        again = decided(ContainerResponse(error_type="reset"), policy, Budget(attempt, 100))
         assert isinstance(again, TryAgain)
         waits.append(again.delay_seconds)
     assert waits == [2, 7, 7, 7]
@@ -155,7 +155,7 @@ def test_waits_of_a_busy_streak_grow_with_its_tries() -> None:
     policy = TaskRetryPolicy(delays_seconds=(2, 7))
     waits = []
     for tries in (0, 1, 2, 1000):
-        again = judged(ContainerResponse(503), policy, Budget(1, 5, busy_tries=tries))
+        again = decided(ContainerResponse(503), policy, Budget(1, 5, busy_tries=tries))
         assert isinstance(again, TryAgain)
         waits.append(again.delay_seconds)
     assert waits == [2, 7, 7, 7]
@@ -169,21 +169,21 @@ def test_waits_are_spread(luck: float, seconds: float) -> None:
 
 
 def test_a_busy_container_may_say_when_to_come_back() -> None:
-    again = judged(ContainerResponse(503, retry_after_seconds=30))
+    again = decided(ContainerResponse(503, retry_after_seconds=30))
     assert isinstance(again, TryAgain)
     assert again.delay_seconds == 30
-    other = judged(ContainerResponse(500, retry_after_seconds=30), EVERYTHING)
+    other = decided(ContainerResponse(500, retry_after_seconds=30), EVERYTHING)
     assert isinstance(other, TryAgain)
     assert other.delay_seconds == 1
 
 
 def test_a_task_that_broke_every_connection_is_named_as_the_cause() -> None:
-    ended = judged(ContainerResponse(error_type="reset"), budget=Budget(5, 5, connections_lost=4))
+    ended = decided(ContainerResponse(error_type="reset"), budget=Budget(5, 5, connections_lost=4))
     assert isinstance(ended, Failed)
     assert ended.error.endswith(
         "(the connection was lost in all 5 attempts, so the task is assumed to be the cause and is not retried)"
     )
-    mixed = judged(ContainerResponse(error_type="reset"), budget=Budget(5, 5, connections_lost=3))
+    mixed = decided(ContainerResponse(error_type="reset"), budget=Budget(5, 5, connections_lost=3))
     assert isinstance(mixed, Failed)
     assert "the cause" not in mixed.error
 
