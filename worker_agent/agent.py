@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from queue_engine.aio import end_tasks, wait_for_event
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.observability import metrics
@@ -130,18 +130,18 @@ class Agent:
         await wait_for_event(self._watch.changed, interval)
         return 0
 
-    def _follow(self, desired: Wanted | None) -> None:
+    def _follow(self, desired: DesiredState | None) -> None:
         """Pause while the endpoint is stopped; a controller drains the workers that it manages."""
         if desired is None:
             self.drain("the worker or its endpoint no longer exists, or the worker was started again")
-        elif desired is Wanted.DELETED and not self._config.managed:
+        elif desired is DesiredState.DELETED and not self._config.managed:
             self.drain("the endpoint is deleted")
-        elif desired is Wanted.RUNNING:
+        elif desired is DesiredState.RUNNING:
             self._duty.open.set()
         else:
             self._duty.open.clear()
 
-    async def _report_status(self) -> Wanted | None:
+    async def _report_status(self) -> DesiredState | None:
         desired = await self._record.report(
             self._status(),
             running_tasks=self._work.running_tasks,

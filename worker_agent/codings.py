@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from queue_engine.net.error_types import BadResponse
 
 PIECE_BYTES = 64 * 1024
-"""The most that is decoded at once: a small body that becomes a large one is given up long before it is whole."""
+"""Limit for the bytes decoded at once, so that a small body that becomes a large one is refused long before its end."""
 MAX_CODINGS = 4
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 

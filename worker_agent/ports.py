@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from queue_engine.aio import retry_while_unavailable, run_forever
 from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Lease, Outcome
 from queue_engine.domain.workers import WorkerStatus
@@ -106,7 +106,7 @@ class WorkerRecord(Protocol):
 
     async def report(
         self, status: WorkerStatus, *, running_tasks: int, address: str, reason: str, error: str
-    ) -> Wanted | None:
+    ) -> DesiredState | None:
         """Report the state of the worker; return the desired state of its endpoint.
 
         None when the worker or its endpoint no longer exists, or the worker was started again: the agent must end.

@@ -14,7 +14,7 @@ from queue_engine.backends.base import Backend
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
-from queue_engine.domain.endpoints import Endpoint, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.observability import metrics
 from queue_engine.store.keys import Partition
@@ -250,7 +250,8 @@ class Controller:
         """
         removed = 0
         for endpoint in await self._store.endpoints.of_tenant(None):
-            if endpoint.wanted is Wanted.DELETED and not await self._store.workers.of_endpoint(endpoint.endpoint_id):
+            is_deleted = endpoint.desired is DesiredState.DELETED
+            if is_deleted and not await self._store.workers.of_endpoint(endpoint.endpoint_id):
                 removed += await self._delete(endpoint.endpoint_id)
         return removed
 
@@ -292,4 +293,4 @@ class Controller:
 
 def _should_work(endpoint: Endpoint) -> bool:
     """Return whether tasks that wait there are a delay: it is not stopped, nor scaled to zero without other agents."""
-    return endpoint.wanted is Wanted.RUNNING and (endpoint.config.workers > 0 or bool(endpoint.worker_statuses))
+    return endpoint.desired is DesiredState.RUNNING and (endpoint.config.workers > 0 or bool(endpoint.worker_statuses))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from queue_engine.aio import Backoff
 from queue_engine.backends.base import Observed
-from queue_engine.domain.endpoints import Endpoint, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint
 from queue_engine.domain.workers import Worker, WorkerStatus
 
 FAILED_AFTER_CRASHES = 3
@@ -74,7 +74,7 @@ class Kill:
 
 @dataclass(frozen=True)
 class Drain:
-    """A worker is not wanted any more: let it finish, then end it."""
+    """Let a worker finish that is no longer desired, then end it."""
 
     worker: Worker
     reason: str
@@ -118,7 +118,7 @@ class Start:
 
 
 def plan(situation: Situation) -> list[Action]:
-    """Bring the managed workers to the number and the revision that are wanted, one step at a time."""
+    """Bring the managed workers to the number and the revision that are desired, one step at a time."""
     managed = [worker for worker in situation.workers if worker.managed]
     actions: list[Action] = [
         Forget(worker, WorkerStatus.FAILED, "no sign of life")
@@ -130,7 +130,7 @@ def plan(situation: Situation) -> list[Action]:
     surplus = _surplus(kept, situation)
     actions += _of_ended(ended, surplus, situation)
     actions += _of_alive([worker for worker in managed if worker not in ended], surplus, situation)
-    missing = wanted_workers(situation.endpoint) - len(managed)
+    missing = desired_workers(situation.endpoint) - len(managed)
     return [*actions, Create(missing)] if missing > 0 else actions
 
 
@@ -163,9 +163,9 @@ def next_starts(due: Sequence[Start], under_way: Sequence[Start], places: int) -
     return chosen
 
 
-def wanted_workers(endpoint: Endpoint) -> int:
-    """How many workers an endpoint should have now."""
-    return endpoint.config.workers if endpoint.wanted is Wanted.RUNNING else 0
+def desired_workers(endpoint: Endpoint) -> int:
+    """Return the number of workers that an endpoint should have now."""
+    return endpoint.config.workers if endpoint.desired is DesiredState.RUNNING else 0
 
 
 def after_end(record: Record, *, had_run: bool, now: float) -> Record:
@@ -191,13 +191,13 @@ def is_failing(situation: Situation) -> bool:
         if worker.status is WorkerStatus.FAILED
         or situation.records.get(worker.worker_id, FRESH).crashes >= FAILED_AFTER_CRASHES
     ]
-    return 0 < wanted_workers(situation.endpoint) <= len(failed)
+    return 0 < desired_workers(situation.endpoint) <= len(failed)
 
 
 def _surplus(kept: Sequence[Worker], situation: Situation) -> set[str]:
     """The workers that are one too many: those that do not run first, then idle, outdated and young ones."""
     first_to_go = sorted(kept, key=lambda worker: _worth(worker, situation))
-    return {worker.worker_id for worker in first_to_go[: max(0, len(kept) - wanted_workers(situation.endpoint))]}
+    return {worker.worker_id for worker in first_to_go[: max(0, len(kept) - desired_workers(situation.endpoint))]}
 
 
 def _worth(worker: Worker, situation: Situation) -> tuple[bool, bool, int, int, int]:
@@ -257,9 +257,9 @@ def _of_silent(workers: Sequence[Worker], situation: Situation) -> list[Kill]:
 
 
 def _is_complete(situation: Situation) -> bool:
-    """Whether as many workers as are wanted, and no more, really run."""
+    """Return whether exactly the desired number of workers runs."""
     managed = [worker for worker in situation.workers if worker.managed]
-    complete = len(managed) == wanted_workers(situation.endpoint)
+    complete = len(managed) == desired_workers(situation.endpoint)
     return complete and all(_runs(worker, situation) for worker in managed)
 
 

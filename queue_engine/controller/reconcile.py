@@ -1,4 +1,4 @@
-"""Reconcile: make the workers that run be the workers that are wanted."""
+"""Reconcile: make the workers that run be the desired workers."""
 
 from __future__ import annotations
 

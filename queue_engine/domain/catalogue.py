@@ -117,7 +117,7 @@ class Catalogue:
         return next((region for region in self.regions if region.lower() == name.lower()), None)
 
     def cost_per_hour(self, config: EndpointConfig) -> float:
-        """Price of the wanted workers with their storage. Of several resources the first counts.
+        """Price of the desired workers with their storage. Of several resources the first counts.
 
         Whatever has no price is free: a GPU type that was taken out of the catalogue too.
         """

@@ -40,7 +40,7 @@ class EndpointStatus(StrEnum):
     """What the API says of an endpoint."""
 
     INITIALIZING = "INITIALIZING"
-    """Workers are wanted and none runs yet."""
+    """Workers are desired and none runs yet."""
     RUNNING = "RUNNING"
     """At least one worker runs."""
     STOPPING = "STOPPING"
@@ -49,8 +49,8 @@ class EndpointStatus(StrEnum):
     """All its workers crash on start or are not ready in time."""
 
 
-class Wanted(StrEnum):
-    """What the user asked of an endpoint; the controller makes it so."""
+class DesiredState(StrEnum):
+    """State of an endpoint that its owner asked for. The controller reconciles the workers with it."""
 
     RUNNING = "running"
     STOPPED = "stopped"
@@ -286,7 +286,7 @@ class Endpoint:
     endpoint_id: str
     tenant: str
     config: EndpointConfig
-    wanted: Wanted
+    desired: DesiredState
     failed: bool
     """All its workers crash on start or are not ready in time; set and cleared by the controller."""
     created_at_ms: int
@@ -305,7 +305,7 @@ class Endpoint:
 
     @property
     def status(self) -> EndpointStatus:
-        return endpoint_status(self.wanted, self.failed, self.worker_statuses)
+        return endpoint_status(self.desired, self.failed, self.worker_statuses)
 
 
 def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
@@ -315,10 +315,10 @@ def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
     )
 
 
-def endpoint_status(wanted: Wanted, failed: bool, workers: Iterable[WorkerStatus]) -> EndpointStatus:
-    """Sum up what the user wants and what the workers do."""
+def endpoint_status(desired: DesiredState, failed: bool, workers: Iterable[WorkerStatus]) -> EndpointStatus:
+    """Return the status that follows from the desired state and the workers' statuses."""
     statuses = set(workers)
-    if wanted is not Wanted.RUNNING:
+    if desired is not DesiredState.RUNNING:
         alive = statuses - {WorkerStatus.STOPPED, WorkerStatus.FAILED}
         return EndpointStatus.STOPPING if alive else EndpointStatus.STOPPED
     if WorkerStatus.RUNNING in statuses:

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.endpoints import Endpoint, EndpointConfig, EndpointStatus, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
@@ -126,16 +126,16 @@ class Endpoints:
 
     async def start(self, principal: Principal, endpoint_id: str) -> None:
         """Start the endpoint. Does nothing when it is started."""
-        await self._want(principal, endpoint_id, Wanted.RUNNING)
+        await self._want(principal, endpoint_id, DesiredState.RUNNING)
 
     async def stop(self, principal: Principal, endpoint_id: str) -> None:
         """Stop the endpoint; queued tasks stay. Does nothing when it is stopped."""
-        await self._want(principal, endpoint_id, Wanted.STOPPED)
+        await self._want(principal, endpoint_id, DesiredState.STOPPED)
 
     async def delete(self, principal: Principal, endpoint_id: str) -> None:
         """Delete the endpoint: the controller stops it, ends its tasks and removes it. It is not found from now on."""
         endpoint = await self.get(principal, endpoint_id)
-        await self._want(principal, endpoint_id, Wanted.DELETED)
+        await self._want(principal, endpoint_id, DesiredState.DELETED)
         await self._release_credential(endpoint)
 
     async def webhook_secret(self, principal: Principal, endpoint: Endpoint) -> str:
@@ -146,8 +146,8 @@ class Endpoints:
             raise NotFound(Resource.ENDPOINT)
         return secret
 
-    async def _want(self, principal: Principal, endpoint_id: str, wanted: Wanted) -> None:
-        if not await from_store(self._endpoints.want(endpoint_id, principal.tenant, wanted)):
+    async def _want(self, principal: Principal, endpoint_id: str, desired: DesiredState) -> None:
+        if not await from_store(self._endpoints.want(endpoint_id, principal.tenant, desired)):
             raise NotFound(Resource.ENDPOINT)
 
     async def _release_credential(self, endpoint: Endpoint) -> None:

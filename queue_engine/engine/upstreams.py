@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Protocol
 
-from queue_engine.domain.endpoints import Endpoint, ServiceMode, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint, ServiceMode
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.workers import Worker, WorkerStatus
@@ -98,7 +98,7 @@ class Listings:
         known = self._known.get(endpoint_id)
         fresh = known is not None and self._monotonic() < known[1]
         listing = known[0] if known is not None and fresh else await asyncio.shield(self._asking(endpoint_id))
-        if listing is None or listing.endpoint.wanted is Wanted.DELETED:
+        if listing is None or listing.endpoint.desired is DesiredState.DELETED:
             raise NotFound(Resource.ENDPOINT)
         check_sees(principal, listing.endpoint)
         mode = listing.endpoint.config.service_mode

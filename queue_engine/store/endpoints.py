@@ -16,13 +16,13 @@ from queue_engine.crypto.signing import new_secret
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import (
     SETTINGS,
+    DesiredState,
     Endpoint,
     EndpointConfig,
     Expose,
     Resource,
     Setting,
     TaskCounts,
-    Wanted,
     needs_new_workers,
 )
 from queue_engine.domain.workers import WorkerStatus
@@ -63,7 +63,7 @@ class EndpointStore:
         keys = self._partitions.of(endpoint_id)
         fields: dict[str, str | int] = {
             "tenant": tenant,
-            "wanted": Wanted.RUNNING.value,
+            "wanted": DesiredState.RUNNING.value,
             "signing": self._new_signing_secret(endpoint_id),
             **_fields(config, self._sealed(endpoint_id, config.environment), sorted(config.environment)),
         }
@@ -108,10 +108,10 @@ class EndpointStore:
                 return await self.get(endpoint_id, tenant)
         return None
 
-    async def want(self, endpoint_id: str, tenant: str, wanted: Wanted) -> bool:
-        """Say what the endpoint is wanted to be; the controller makes it so. False when the tenant has no such one."""
+    async def want(self, endpoint_id: str, tenant: str, desired: DesiredState) -> bool:
+        """Record the desired state of an endpoint. False when the tenant has no such endpoint."""
         keys = self._partitions.of(endpoint_id)
-        return (await self._scripts.want_endpoint(keys, tenant=tenant, wanted=wanted.value)).word == "OK"
+        return (await self._scripts.want_endpoint(keys, tenant=tenant, wanted=desired.value)).word == "OK"
 
     async def remove(self, endpoint_id: str) -> bool:
         """Remove a deleted endpoint for good; False while it has workers, tasks or deliveries."""
@@ -238,7 +238,7 @@ class EndpointStore:
             version=int(fields["version"]),
             revision=int(fields["revision"]),
             environment_names=tuple(json.loads(fields["config"])["environment_names"]),
-            wanted=Wanted(fields["wanted"]),
+            desired=DesiredState(fields["wanted"]),
             failed=fields.get("failed") == "1",
             created_at_ms=int(fields["created"]),
             updated_at_ms=int(fields["updated"]),
@@ -248,7 +248,7 @@ class EndpointStore:
 
 
 def _is_visible(fields: dict[str, str], tenant: str) -> bool:
-    return fields["tenant"] == tenant and fields["wanted"] != Wanted.DELETED
+    return fields["tenant"] == tenant and fields["wanted"] != DesiredState.DELETED
 
 
 _IN_HASH = tuple(one for one in SETTINGS if one.definition.for_scripts)

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from queue_engine.crypto.sealing import SealBroken, SealKeyUnknown, SecretKeyMissing
 from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt, Unreadable
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Outcome
 from queue_engine.domain.workers import WorkerStatus
@@ -117,7 +117,7 @@ class StoreWorkerRecord:
     @_raises_unavailable
     async def report(
         self, status: WorkerStatus, *, running_tasks: int, address: str, reason: str, error: str
-    ) -> Wanted | None:
+    ) -> DesiredState | None:
         return await self._workers.report(
             self._endpoint_id,
             self._worker_id,

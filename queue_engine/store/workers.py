@@ -6,7 +6,7 @@ import asyncio
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions, WorkerKeys
@@ -44,8 +44,8 @@ class WorkerStore:
         reason: str = "",
         run: int = 0,
         error: str = "",
-    ) -> Wanted | None:
-        """Record what an agent says of its worker; return what the endpoint is wanted to be.
+    ) -> DesiredState | None:
+        """Record what an agent says of its worker; return the desired state of the endpoint.
 
         `run` is the number of the start that the agent is of, 0 when no controller started it. `error` is why the
         worker is not ready; it is kept until the worker runs, and an empty one changes nothing. None when the worker or
@@ -60,7 +60,7 @@ class WorkerStore:
             run=run,
             error_text=error,
         )
-        return Wanted(reply.wanted) if reply.word == "OK" else None
+        return DesiredState(reply.wanted) if reply.word == "OK" else None
 
     async def mark(
         self,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import AttemptOutcome, TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.queue import Entry
@@ -378,16 +378,16 @@ async def test_an_agent_that_nobody_manages_pauses_while_its_endpoint_is_stopped
     agent = programs.agent(endpoint_id, container.url)
     container.next()
     for wanted, status in (
-        (Wanted.STOPPED, WorkerStatus.STOPPING),
-        (Wanted.RUNNING, WorkerStatus.RUNNING),
-        (Wanted.STOPPED, WorkerStatus.STOPPING),
+        (DesiredState.STOPPED, WorkerStatus.STOPPING),
+        (DesiredState.RUNNING, WorkerStatus.RUNNING),
+        (DesiredState.STOPPED, WorkerStatus.STOPPING),
     ):
         assert await store.endpoints.want(endpoint_id, TENANT, wanted)
         await wait_until_async(partial(has_worker, store, endpoint_id, status), message=f"is not {status}")
     release.set()
     assert (await ended(store, endpoint_id, "running")).state is TaskState.SUCCEEDED
     await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.STOPPED))
-    await store.endpoints.want(endpoint_id, TENANT, Wanted.RUNNING)
+    await store.endpoints.want(endpoint_id, TENANT, DesiredState.RUNNING)
     await submit(store, endpoint_id, "next")
     assert (await ended(store, endpoint_id, "next")).state is TaskState.SUCCEEDED
     await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.RUNNING))
@@ -404,7 +404,7 @@ async def test_an_agent_that_nobody_manages_finishes_its_task_and_ends_when_its_
     agent = programs.agent(endpoint_id, container.url)
     container.next()
     programs.controller()
-    assert await store.endpoints.want(endpoint_id, TENANT, Wanted.DELETED)
+    assert await store.endpoints.want(endpoint_id, TENANT, DesiredState.DELETED)
     wait_until(lambda: "the endpoint is deleted" in agent.output())
     late = programs.agent(endpoint_id, container.url)
     assert late.wait() == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.store import keys
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.store import Store
@@ -173,7 +173,7 @@ async def test_no_alert_fires_in_an_engine_that_works_with_an_endpoint_that_is_s
 ) -> None:
     stopped = await new_endpoint(store, workers=1)
     await submit(store, stopped, "waits_on_purpose")
-    await store.endpoints.want(stopped, TENANT, Wanted.STOPPED)
+    await store.endpoints.want(stopped, TENANT, DesiredState.STOPPED)
     scaled_to_zero = await new_endpoint(store, workers=0)
     await submit(store, scaled_to_zero, "waits_on_purpose")
     endpoint_id = await new_endpoint(store)

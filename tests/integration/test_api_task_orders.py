@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from queue_engine.domain.deliveries import DeliverAgain, Delivered, WebhookResponse
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import AttemptOutcome, Failed, Outcome, Succeeded, TryAgain
 from queue_engine.observability import metrics
 from queue_engine.store.queue import Started
@@ -114,7 +114,7 @@ async def test_an_ended_task_is_not_cancelled(task: Orders) -> None:
 
 
 async def test_a_task_of_a_stopped_endpoint_is_cancelled_too(task: Orders) -> None:
-    await task.api.store.endpoints.want(task.endpoint_id, "default", Wanted.STOPPED)
+    await task.api.store.endpoints.want(task.endpoint_id, "default", DesiredState.STOPPED)
     assert (await task.ordered("cancel"))["state"] == "cancelled"
 
 
@@ -253,7 +253,7 @@ async def test_a_closed_endpoint_runs_nothing_again(task: Orders, how: str) -> N
     await task.run(Failed("no"))
     endpoints = task.api.store.endpoints
     if how == "stopped":
-        await endpoints.want(task.endpoint_id, "default", Wanted.STOPPED)
+        await endpoints.want(task.endpoint_id, "default", DesiredState.STOPPED)
     else:
         await endpoints.set_failed(task.endpoint_id, True)
     answer = await task.post("retry")

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from queue_engine.domain.endpoints import Expose, Wanted
+from queue_engine.domain.endpoints import DesiredState, Expose
 from queue_engine.store.store import Store
 from tests.integration.parts import TENANT, Program, Programs, new_endpoint, submit, wait_for_port
 from tests.ports import free_port
@@ -75,7 +75,7 @@ async def test_the_agents_of_a_controller_are_scraped_at_one_address(store: Stor
         assert workers_up(port) == up - {hanging}
     finally:
         agent.send_signal(signal.SIGCONT)
-    await store.endpoints.want(endpoint_id, TENANT, Wanted.STOPPED)
+    await store.endpoints.want(endpoint_id, TENANT, DesiredState.STOPPED)
     wait_until(lambda: scraped(port) == {}, 60, "series of agents that have ended stay")
 
 

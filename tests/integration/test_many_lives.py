@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import TaskStatus
 from queue_engine.store.store import Store
 from tests.integration.parts import TENANT, HttpServer, Program, Programs, Reply, new_endpoint, submit
@@ -44,7 +44,7 @@ async def test_nothing_is_left_of_processes_and_tasks_that_are_gone(
         assert await store.redis.xlen(key) == 0
 
     assert agent.stop() == 0
-    await store.endpoints.want(endpoint_id, TENANT, Wanted.DELETED)
+    await store.endpoints.want(endpoint_id, TENANT, DesiredState.DELETED)
 
     async def is_removed() -> bool:
         return await store.endpoints.get(endpoint_id, None) is None

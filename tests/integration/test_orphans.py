@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from queue_engine.domain.endpoints import Expose, Wanted
+from queue_engine.domain.endpoints import DesiredState, Expose
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.store import Store
 from tests.integration.daemon import is_alive
@@ -53,11 +53,11 @@ async def started(store: Store, programs: Programs, daemon: str, life: str = "sl
 
 
 async def stop(store: Store, endpoint_id: str, _: Program) -> None:
-    await store.endpoints.want(endpoint_id, TENANT, Wanted.STOPPED)
+    await store.endpoints.want(endpoint_id, TENANT, DesiredState.STOPPED)
 
 
 async def delete(store: Store, endpoint_id: str, _: Program) -> None:
-    await store.endpoints.want(endpoint_id, TENANT, Wanted.DELETED)
+    await store.endpoints.want(endpoint_id, TENANT, DesiredState.DELETED)
 
 
 async def kill_the_agent(store: Store, endpoint_id: str, controller: Program) -> None:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from queue_engine.domain.attempts import Renewal
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import (
     AttemptOutcome,
     DeliveryStatus,
@@ -602,7 +602,7 @@ async def test_an_agent_makes_its_groups_when_the_store_came_back_without_them(b
 @pytest.mark.parametrize("call", ["read", "take_over"])
 async def test_an_agent_that_outlives_its_endpoint_leaves_no_queues(bench: Bench, call: str) -> None:
     agent = bench.agent()
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, Wanted.DELETED)
+    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.DELETED)
     assert await bench.store.endpoints.remove(bench.endpoint_id)
     bench.endpoint_ids.clear()
     assert await _call(agent, call) == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from queue_engine.domain.endpoints import Endpoint, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint
 from queue_engine.domain.errors import EndpointClosed, NotFound, Resource, StateConflict, TooManyRequests
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import TaskState, TaskStatus
@@ -67,7 +67,7 @@ async def test_a_retry_needs_an_open_endpoint_with_room(engine: Engine, bench: B
     await bench.submit("t2", endpoint_id=small.endpoint_id)
     with pytest.raises(TooManyRequests):
         await engine.orders.retry(OWNER, small, "t1")
-    await bench.store.endpoints.want(small.endpoint_id, TENANT, Wanted.STOPPED)
+    await bench.store.endpoints.want(small.endpoint_id, TENANT, DesiredState.STOPPED)
     with pytest.raises(EndpointClosed):
         await engine.orders.retry(OWNER, small, "t1")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import (
     AttemptOutcome,
     DeliveryStatus,
@@ -159,7 +159,7 @@ async def test_a_closed_or_full_endpoint_takes_it_no_more_than_new_work(bench: B
     await bench.finish("t1")
     await bench.probe.ask("HSET", bench.keys.endpoint, "max_queued", 0)
     assert await run_again(bench) is RunAgain.FULL
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, Wanted.STOPPED)
+    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
     assert await run_again(bench) is RunAgain.CLOSED
     assert (await bench.task("t1")).state is TaskState.SUCCEEDED
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.endpoints import ServiceMode, Wanted
+from queue_engine.domain.endpoints import DesiredState, ServiceMode
 from queue_engine.domain.errors import (
     EndpointClosed,
     EngineError,
@@ -128,7 +128,7 @@ async def test_an_endpoint_that_takes_no_tasks_says_why(engine: Engine, bench: B
     bench.endpoint_ids.append(other.endpoint_id)
     with pytest.raises(InvalidRequest, match="serviceMode: only endpoints with service mode QUEUE take tasks"):
         await engine.submissions.submit(OWNER, other.endpoint_id, request())
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, Wanted.STOPPED)
+    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
     with pytest.raises(EndpointClosed):
         await engine.submissions.submit(OWNER, bench.endpoint_id, request())
 

@@ -6,7 +6,7 @@ import pytest
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal, StartedAttempt, Unreadable
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Succeeded, TaskState
 from queue_engine.domain.workers import WorkerStatus
@@ -105,7 +105,7 @@ async def test_a_worker_is_registered_reported_on_and_removed(bench: Bench) -> N
     assert await report(WorkerStatus.RUNNING, running_tasks=1, address=ADDRESS, reason="ready", error="") is None
     await record.register()
     desired = await report(WorkerStatus.RUNNING, running_tasks=1, address=ADDRESS, reason="ready", error="")
-    assert desired is Wanted.RUNNING
+    assert desired is DesiredState.RUNNING
     (worker,) = await bench.store.workers.of_endpoint(bench.endpoint_id)
     assert (worker.worker_id, worker.running_tasks, worker.address) == ("w1", 1, ADDRESS)
     await record.remove()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from queue_engine.domain.deliveries import Delivery, Verdict
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.outbox.outbox import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
 from tests.store.bench import DELIVERED, DESTINATION, GIVEN_UP, TENANT, WEBHOOK, Bench, again, answer, config
@@ -35,7 +35,7 @@ async def mark(bench: Bench, status: WorkerStatus, worker_id: str = "w1") -> Non
     await bench.store.workers.mark(bench.endpoint_id, worker_id, status, reason="because")
 
 
-async def report(bench: Bench, status: WorkerStatus, worker_id: str = "w1") -> Wanted | None:
+async def report(bench: Bench, status: WorkerStatus, worker_id: str = "w1") -> DesiredState | None:
     return await bench.store.workers.report(
         bench.endpoint_id, worker_id, status, running_tasks=0, address="127.0.0.1:1", reason="it says so"
     )
@@ -130,11 +130,11 @@ async def test_an_agent_that_nobody_manages_says_itself_that_it_runs_again(told:
 
 async def test_a_deleted_endpoint_gets_no_new_worker(told: Bench) -> None:
     await put(told, "before")
-    await told.store.endpoints.want(told.endpoint_id, TENANT, Wanted.DELETED)
+    await told.store.endpoints.want(told.endpoint_id, TENANT, DesiredState.DELETED)
     await put(told, "after")
     assert [one.worker_id for one in await told.store.workers.of_endpoint(told.endpoint_id)] == ["before"]
     assert await report(told, RUNNING, "after") is None
-    assert await report(told, RUNNING, "before") is Wanted.DELETED
+    assert await report(told, RUNNING, "before") is DesiredState.DELETED
 
 
 # Order
@@ -273,7 +273,7 @@ async def test_an_old_entry_of_an_event_opens_nothing(told: Bench) -> None:
 async def test_a_deleted_endpoint_stays_until_its_events_are_told(told: Bench) -> None:
     outbox = await told.outbox()
     await put(told)
-    await told.store.endpoints.want(told.endpoint_id, TENANT, Wanted.DELETED)
+    await told.store.endpoints.want(told.endpoint_id, TENANT, DesiredState.DELETED)
     assert not await told.store.endpoints.remove(told.endpoint_id)
     await told.store.workers.remove(told.endpoint_id, "w1")
     assert not await told.store.endpoints.remove(told.endpoint_id)

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import WorkerStatus
 from tests.store.bench import TENANT, Bench
 from tests.waiting import wait_until_async
@@ -27,7 +27,7 @@ async def test_recording_a_worker_again_changes_nothing(bench: Bench) -> None:
 
 async def test_an_agents_report_is_recorded(bench: Bench) -> None:
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=False)
-    assert await _report(bench, "w1", WorkerStatus.RUNNING, running_tasks=3) is Wanted.RUNNING
+    assert await _report(bench, "w1", WorkerStatus.RUNNING, running_tasks=3) is DesiredState.RUNNING
     worker = await bench.store.workers.get(bench.endpoint_id, "w1")
     assert worker is not None
     assert (worker.status, worker.running_tasks, worker.address) == (WorkerStatus.RUNNING, 3, "127.0.0.1:9000")
@@ -50,7 +50,7 @@ async def test_no_worker_is_recorded_for_an_endpoint_that_is_not_there(bench: Be
 
 async def test_a_report_is_answered_with_what_the_endpoint_is_wanted_to_be(bench: Bench) -> None:
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
-    for wanted in (Wanted.STOPPED, Wanted.RUNNING, Wanted.DELETED):
+    for wanted in (DesiredState.STOPPED, DesiredState.RUNNING, DesiredState.DELETED):
         await bench.store.endpoints.want(bench.endpoint_id, TENANT, wanted)
         assert await _report(bench, "w1", WorkerStatus.RUNNING) is wanted
 
@@ -85,7 +85,7 @@ async def test_a_start_forgets_what_agents_of_earlier_ones_said_and_refuses_them
     await workers.put(bench.endpoint_id, "w1", managed=True)
     first = await workers.begin_start(bench.endpoint_id, "w1")
     assert first == 1
-    assert await _report(bench, "w1", WorkerStatus.RUNNING, run=1) is Wanted.RUNNING
+    assert await _report(bench, "w1", WorkerStatus.RUNNING, run=1) is DesiredState.RUNNING
     assert await workers.begin_start(bench.endpoint_id, "w1") == 2
     worker = await workers.get(bench.endpoint_id, "w1")
     assert worker is not None
@@ -95,7 +95,7 @@ async def test_a_start_forgets_what_agents_of_earlier_ones_said_and_refuses_them
     worker = await workers.get(bench.endpoint_id, "w1")
     assert worker is not None
     assert worker.last_heartbeat_at_ms is None
-    assert await _report(bench, "w1", WorkerStatus.RUNNING, run=2) is Wanted.RUNNING
+    assert await _report(bench, "w1", WorkerStatus.RUNNING, run=2) is DesiredState.RUNNING
 
 
 async def test_only_the_first_start_clears_the_error(bench: Bench) -> None:
@@ -149,7 +149,7 @@ async def test_what_a_removed_worker_had_read_is_not_lost(bench: Bench) -> None:
 
 async def _report(
     bench: Bench, worker_id: str, status: WorkerStatus, *, running_tasks: int = 0, run: int = 0
-) -> Wanted | None:
+) -> DesiredState | None:
     return await bench.store.workers.report(
         bench.endpoint_id, worker_id, status, running_tasks=running_tasks, address="127.0.0.1:9000", run=run
     )

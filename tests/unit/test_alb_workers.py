@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queue_engine.api.proxy.workers import LEFT_OUT_SECONDS, Balancer, least_busy
-from queue_engine.domain.endpoints import Endpoint, EndpointConfig, ServiceMode, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, ServiceMode
 from queue_engine.domain.errors import NotFound
 from queue_engine.domain.principals import Principal, Role
 from queue_engine.domain.workers import Worker, WorkerStatus
@@ -19,7 +19,7 @@ ENDPOINT = Endpoint(
     endpoint_id="7",
     tenant="mine",
     config=EndpointConfig("web", "none", ServiceMode.ALB, (), 2, 20),
-    wanted=Wanted.RUNNING,
+    desired=DesiredState.RUNNING,
     failed=False,
     created_at_ms=0,
     updated_at_ms=0,

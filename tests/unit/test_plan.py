@@ -29,7 +29,7 @@ from queue_engine.controller.plan import (
     plan,
     starts_under_way,
 )
-from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
 from tests.examples import examples
 
@@ -43,7 +43,7 @@ ALIVE = Observed(alive=True, started_at_ms=1)
 DEAD = Observed(alive=False, started_at_ms=1, exit_reason="container exited with status 3")
 
 
-def endpoint(workers: int = 1, wanted: Wanted = Wanted.RUNNING, revision: int = REVISION) -> Endpoint:
+def endpoint(workers: int = 1, wanted: DesiredState = DesiredState.RUNNING, revision: int = REVISION) -> Endpoint:
     config = EndpointConfig("e", "none", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), workers, 20)
     return Endpoint("7", "t", config, wanted, failed=False, created_at_ms=0, updated_at_ms=0, revision=revision)
 
@@ -135,15 +135,15 @@ def test_of_two_workers_where_one_is_wanted_the_lesser_goes(name: str, workers: 
     assert not {"drain w0", "kill w0", "forget w0"} & set(steps(endpoint(1), *workers))
 
 
-@pytest.mark.parametrize("wanted", [Wanted.STOPPED, Wanted.DELETED])
-def test_a_stopped_or_deleted_endpoint_has_all_its_workers_drained(wanted: Wanted) -> None:
+@pytest.mark.parametrize("wanted", [DesiredState.STOPPED, DesiredState.DELETED])
+def test_a_stopped_or_deleted_endpoint_has_all_its_workers_drained(wanted: DesiredState) -> None:
     workers = [Seen(), Seen(INITIALIZING), Seen(running_tasks=2)]
     assert steps(endpoint(3, wanted), *workers) == ["drain w0", "drain w1", "drain w2"]
 
 
-@pytest.mark.parametrize("wanted", [Wanted.STOPPED, Wanted.DELETED])
+@pytest.mark.parametrize("wanted", [DesiredState.STOPPED, DesiredState.DELETED])
 @pytest.mark.parametrize("observed", [DEAD, None])
-def test_what_has_ended_of_a_stopped_endpoint_is_forgotten(wanted: Wanted, observed: Observed | None) -> None:
+def test_what_has_ended_of_a_stopped_endpoint_is_forgotten(wanted: DesiredState, observed: Observed | None) -> None:
     waiting = Record(0.0, 5, 5, NOW + 60)
     assert steps(endpoint(1, wanted), Seen(observed=observed, record=waiting)) == ["forget w0"]
 
@@ -226,7 +226,7 @@ CRASHED = Seen(WorkerStatus.FAILED, None, record=Record(0.0, FAILED_AFTER_CRASHE
         (endpoint(1), [replace(CRASHED, revision=2)], False),
         (endpoint(0), [CRASHED], False),
         (endpoint(0), [], False),
-        (endpoint(1, Wanted.STOPPED), [CRASHED], False),
+        (endpoint(1, DesiredState.STOPPED), [CRASHED], False),
     ],
 )
 def test_an_endpoint_fails_while_all_that_it_should_have_crashes(
@@ -314,7 +314,7 @@ def test_places_are_shared_between_tenants_and_their_endpoints(
 
 def test_an_unmanaged_worker_is_left_alone_until_it_is_silent() -> None:
     assert steps(endpoint(0), Seen(managed=False, observed=None)) == []
-    assert steps(endpoint(0, Wanted.STOPPED), Seen(managed=False, observed=None)) == []
+    assert steps(endpoint(0, DesiredState.STOPPED), Seen(managed=False, observed=None)) == []
     [action] = plan(situation(endpoint(0), Seen(managed=False, observed=None, heard_ms_ago=30_001)))
     assert action == Forget(
         Seen(managed=False, heard_ms_ago=30_001).worker("w0"), WorkerStatus.FAILED, "no sign of life"
@@ -389,7 +389,7 @@ unmanaged_workers = st.builds(
     managed=st.just(False),
     heard_ms_ago=st.sampled_from([0, 31_000]),
 )
-endpoints = st.builds(endpoint, st.integers(0, 4), st.sampled_from(Wanted))
+endpoints = st.builds(endpoint, st.integers(0, 4), st.sampled_from(DesiredState))
 crowds = st.builds(operator.add, st.lists(managed_workers, max_size=5), st.lists(unmanaged_workers, max_size=1))
 
 
@@ -406,7 +406,7 @@ def test_no_worker_gets_two_actions(of: Endpoint, workers: list[Seen]) -> None:
 
 @given(endpoints, crowds)
 def test_a_worker_that_runs_stays_when_two_or_more_are_wanted(of: Endpoint, workers: list[Seen]) -> None:
-    if of.wanted is not Wanted.RUNNING or of.config.workers < 2:
+    if of.desired is not DesiredState.RUNNING or of.config.workers < 2:
         return
     before = {f"w{number}" for number, seen in enumerate(workers) if really_runs(seen)}
     ended = {
@@ -421,7 +421,7 @@ def test_a_worker_that_runs_stays_when_two_or_more_are_wanted(of: Endpoint, work
 
 @given(endpoints, crowds)
 def test_as_many_are_created_as_are_missing_and_never_besides_a_surplus(of: Endpoint, workers: list[Seen]) -> None:
-    wanted = of.config.workers if of.wanted is Wanted.RUNNING else 0
+    wanted = of.config.workers if of.desired is DesiredState.RUNNING else 0
     there = sum(seen.managed for seen in workers)
     created = [action.count for action in plan(situation(of, *workers)) if isinstance(action, Create)]
     assert created == ([wanted - there] if wanted > there else [])
@@ -476,7 +476,7 @@ class World:
         )
 
     def is_as_wanted(self) -> bool:
-        wanted = self.of.config.workers if self.of.wanted is Wanted.RUNNING else 0
+        wanted = self.of.config.workers if self.of.desired is DesiredState.RUNNING else 0
         managed = [worker for worker in self.workers.values() if worker.managed]
         fit = [worker for worker in managed if worker.revision == self.of.revision and worker.status is RUNNING]
         alive = {worker_id for worker_id in self.observed if self._alive(worker_id)}

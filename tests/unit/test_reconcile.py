@@ -12,7 +12,7 @@ from queue_engine.controller.plan import START_PLACE_SECONDS
 from queue_engine.controller.reconcile import GAP_SECONDS, STARTING_SILENCE_SECONDS, Reconciler, ReconcilerConfig
 from queue_engine.crypto.sealing import SealBroken
 from queue_engine.domain.credentials import RegistryAuth
-from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
 
 SILENCE = 30.0
@@ -220,7 +220,7 @@ class World:
             )
         )
 
-    def endpoint(self, workers: int = 1, endpoint_id: str = "7", wanted: Wanted = Wanted.RUNNING) -> None:
+    def endpoint(self, workers: int = 1, endpoint_id: str = "7", wanted: DesiredState = DesiredState.RUNNING) -> None:
         config = EndpointConfig("e", "image", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), workers, 20)
         self.store.endpoints[endpoint_id] = Endpoint(
             endpoint_id, "t", config, wanted, failed=False, created_at_ms=0, updated_at_ms=0
@@ -232,8 +232,8 @@ class World:
         new_revision = before.revision if revision is None else revision
         self.store.endpoints[endpoint_id] = replace(before, config=config, revision=new_revision, failed=False)
 
-    def want(self, wanted: Wanted, endpoint_id: str = "7") -> None:
-        self.store.endpoints[endpoint_id] = replace(self.store.endpoints[endpoint_id], wanted=wanted)
+    def want(self, wanted: DesiredState, endpoint_id: str = "7") -> None:
+        self.store.endpoints[endpoint_id] = replace(self.store.endpoints[endpoint_id], desired=wanted)
 
     async def round(self) -> int:
         """One round of the controller, then a second passes; how many things it did."""
@@ -266,7 +266,7 @@ class World:
     def is_as_wanted(self) -> bool:
         """Whether exactly the wanted workers are recorded and run."""
         for endpoint_id, endpoint in self.store.endpoints.items():
-            wanted = endpoint.config.workers if endpoint.wanted is Wanted.RUNNING else 0
+            wanted = endpoint.config.workers if endpoint.desired is DesiredState.RUNNING else 0
             workers = [one for one in self.store.recorded.values() if one.endpoint_id == endpoint_id]
             fit = [one for one in workers if one.status is RUNNING and one.revision == endpoint.revision]
             if not len(workers) == len(fit) == wanted:
@@ -302,7 +302,7 @@ async def test_a_worker_that_is_not_wanted_may_finish_and_is_then_forgotten(worl
     world.endpoint()
     await world.round()
     world.backend.slow = True
-    world.want(Wanted.STOPPED)
+    world.want(DesiredState.STOPPED)
     await world.rounds(10)
     assert world.worker().status is STOPPING
     assert list(world.backend.stopping.values()) == [5.0]
@@ -315,7 +315,7 @@ async def test_a_worker_that_drains_for_long_holds_up_no_other_endpoint(world: W
     world.endpoint()
     await world.round()
     world.backend.slow = True
-    world.want(Wanted.STOPPED)
+    world.want(DesiredState.STOPPED)
     await world.round()
     world.endpoint(endpoint_id="8")
     await world.round()
@@ -334,8 +334,8 @@ async def test_a_new_revision_replaces_the_workers_one_at_a_time(world: World) -
     assert not before & set(world.backend.running)
 
 
-@pytest.mark.parametrize("wanted", [Wanted.STOPPED, Wanted.DELETED])
-async def test_a_stopped_or_deleted_endpoint_ends_with_no_worker(world: World, wanted: Wanted) -> None:
+@pytest.mark.parametrize("wanted", [DesiredState.STOPPED, DesiredState.DELETED])
+async def test_a_stopped_or_deleted_endpoint_ends_with_no_worker(world: World, wanted: DesiredState) -> None:
     world.endpoint(workers=3)
     await world.round()
     world.want(wanted)
@@ -667,7 +667,7 @@ async def test_a_credential_that_is_gone_fails_the_worker_and_no_other(world: Wo
 async def test_a_worker_that_cannot_be_stopped_is_tried_again_and_holds_up_no_other(world: World) -> None:
     world.endpoint(endpoint_id="9")
     await world.round()
-    world.want(Wanted.STOPPED, "9")
+    world.want(DesiredState.STOPPED, "9")
     world.endpoint(endpoint_id="8")
     world.backend.refuses_stop = "the daemon is away"
     await world.rounds(3)
@@ -714,7 +714,7 @@ async def test_a_drain_that_died_with_its_controller_goes_on_under_the_next(worl
     world.endpoint()
     await world.round()
     world.backend.slow = True
-    world.want(Wanted.STOPPED)
+    world.want(DesiredState.STOPPED)
     await world.round()
     await world.leaders[-1].aclose()
     assert world.backend.running
@@ -746,11 +746,11 @@ def renew(world: World) -> None:
 
 
 def stop(world: World) -> None:
-    world.want(Wanted.STOPPED)
+    world.want(DesiredState.STOPPED)
 
 
 def delete(world: World) -> None:
-    world.want(Wanted.DELETED)
+    world.want(DesiredState.DELETED)
 
 
 def crash(world: World) -> None:

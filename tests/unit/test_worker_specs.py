@@ -9,7 +9,7 @@ from queue_engine.backends.base import Observed, RegistryCredential, WorkerSpec
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
 from queue_engine.domain.credentials import RegistryAuth
-from queue_engine.domain.endpoints import Endpoint, EndpointConfig, Resource, ServiceMode, Wanted
+from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
 
 AUTH = RegistryAuth("robot", "a password")
@@ -149,4 +149,4 @@ def _endpoint(endpoint_id: str, *, credential_id: int | None) -> Endpoint:
         "a", "b", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 1, 20, credential_id=credential_id,
         ready_path="/healthz", start_timeout_seconds=60, plain_variables=frozenset({"A"}),
     )  # fmt: skip
-    return Endpoint(endpoint_id, "acme", config, Wanted.RUNNING, False, 1, 1)
+    return Endpoint(endpoint_id, "acme", config, DesiredState.RUNNING, False, 1, 1)

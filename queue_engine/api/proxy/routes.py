@@ -16,7 +16,7 @@ from queue_engine.api.http.services import Services
 from queue_engine.api.proxy import rules
 from queue_engine.api.proxy.exchange import AddressRefused, Exchange, Limits, NotConnected, Outgoing, WorkerClient
 from queue_engine.api.proxy.workers import MAX_REMEMBERED, Balancer
-from queue_engine.domain.endpoints import Wanted
+from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.engine.upstreams import Listing, Upstream
@@ -159,7 +159,7 @@ def _log(error: WorkerUnavailable | AnswerCutOff, listing: Listing, outgoing: Ou
 
 
 def _why_none(listing: Listing, refused: AbstractSet[tuple[str, str]]) -> str:
-    if listing.endpoint.wanted is not Wanted.RUNNING:
+    if listing.endpoint.desired is not DesiredState.RUNNING:
         return "the endpoint is stopped"
     reachable = any((one.worker_id, one.origin) not in refused for one in listing.upstreams)
     return "no worker can be reached" if reachable else "no worker runs"
