@@ -10,7 +10,7 @@ from __future__ import annotations
 FIRST_FORMAT = 1
 
 
-def format_fault(found: str, newest: int, *, migrates_to: int | None = None, is_agent: bool = False) -> str | None:
+def format_refusal(found: str, newest: int, *, migrates_to: int | None = None, is_agent: bool = False) -> str | None:
     """Return why a process that writes format `newest` may not use the data; None when it may.
 
     `found` is what the store says, `migrates_to` the format that its data is being migrated to.

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
-from queue_engine.rules.headers import MAX_HEADERS, headers_fault
+from queue_engine.rules.headers import MAX_HEADERS, headers_error
 from queue_engine.rules.paths import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 
 _SURROGATES = r"\ud800-\udfff"
@@ -67,9 +67,9 @@ def _few(headers: object) -> object:
 
 
 def _forwardable(headers: dict[str, str]) -> dict[str, str]:
-    fault = headers_fault(headers)
-    if fault is not None:
-        raise ValueError(fault)
+    error = headers_error(headers)
+    if error is not None:
+        raise ValueError(error)
     return headers
 
 

@@ -35,17 +35,17 @@ def guarded_output(program: str) -> Iterator[None]:
         yield
     except SystemExit as end:
         broken = end.__context__ if isinstance(end.__context__, BrokenPipeError) else None
-        fault = broken or _fault_of_flush()
-        if fault is None:
+        failure = broken or _flush_error()
+        if failure is None:
             raise
     except OSError as error:
         if not _is_of_output(error):
             raise
-        fault = error
+        failure = error
     else:
-        fault = _fault_of_flush()
-    if fault is not None:
-        _end(program, fault)
+        failure = _flush_error()
+    if failure is not None:
+        _end(program, failure)
 
 
 def _is_of_output(error: OSError) -> bool:
@@ -53,7 +53,7 @@ def _is_of_output(error: OSError) -> bool:
     return isinstance(error, BrokenPipeError) or (error.errno in _UNWRITABLE and error.filename is None)
 
 
-def _fault_of_flush() -> OSError | None:
+def _flush_error() -> OSError | None:
     """Return why the rest of the output cannot be written, if it cannot; the interpreter would fail at its end."""
     try:
         sys.stdout.flush()
@@ -63,12 +63,12 @@ def _fault_of_flush() -> OSError | None:
     return None
 
 
-def _end(program: str, fault: OSError) -> NoReturn:
+def _end(program: str, error: OSError) -> NoReturn:
     status = 0
-    if not isinstance(fault, BrokenPipeError):
+    if not isinstance(error, BrokenPipeError):
         status = 1
         with suppress(OSError, ValueError):
-            sys.stderr.write(f"{program}: the output cannot be written: {fault.strerror}\n")
+            sys.stderr.write(f"{program}: the output cannot be written: {error.strerror}\n")
             sys.stderr.flush()
     _discard_output()
     sys.exit(status)

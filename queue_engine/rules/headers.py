@@ -101,7 +101,7 @@ def kind_of(name: str) -> HeaderKind | None:
     return kind
 
 
-def headers_fault(headers: Mapping[str, str]) -> str | None:
+def headers_error(headers: Mapping[str, str]) -> str | None:
     """Return the rule that a task's `headers` break, naming the header, or None. Never repeats a value."""
     if len(headers) > MAX_HEADERS:
         return f"must hold at most {MAX_HEADERS} headers"
@@ -109,16 +109,16 @@ def headers_fault(headers: Mapping[str, str]) -> str | None:
         return f"must be at most {MAX_HEADERS_BYTES} bytes in all"
     seen: set[str] = set()
     for name, value in headers.items():
-        fault = _header_fault(name, value)
-        if fault is not None:
-            return fault
+        error = _header_error(name, value)
+        if error is not None:
+            return error
         if canonical(name) in seen:
             return f"{name!r} is given twice (case does not count, and _ is the same as -)"
         seen.add(canonical(name))
     return None
 
 
-def _header_fault(name: str, value: str) -> str | None:
+def _header_error(name: str, value: str) -> str | None:
     if _TOKEN.fullmatch(name) is None:
         return f"{name[:64]!r} is not a header name (RFC 9110 token)"
     kind = kind_of(name)

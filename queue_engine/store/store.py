@@ -15,9 +15,9 @@ from queue_engine.aio import retry_while_unavailable
 from queue_engine.config.durability import Durability
 from queue_engine.config.store_url import Topology, parse_store_url
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.data_formats import FIRST_FORMAT, format_fault
+from queue_engine.domain.data_formats import FIRST_FORMAT, format_refusal
 from queue_engine.domain.errors import EngineError, StoreUnavailable
-from queue_engine.domain.store_faults import known_faults
+from queue_engine.domain.vulnerabilities import known_vulnerabilities
 from queue_engine.observability import metrics
 from queue_engine.store import keys, migrations
 from queue_engine.store.api_keys import ApiKeyStore
@@ -175,7 +175,7 @@ class Store:
             for where, info in servers.items():
                 self._check_server(info, f" ({where})" if len(servers) > 1 else "")
             await self._check_meta()
-            for warning in {known_faults(info.name, info.version) for info in servers.values()} - {None}:
+            for warning in {known_vulnerabilities(info.name, info.version) for info in servers.values()} - {None}:
                 log.warning("%s", warning)
             info = next(iter(servers.values()))
             metrics.note_build(str(info))
@@ -300,11 +300,11 @@ class Store:
             await self.processes.note(self._process)
         found = await self._noted(keys.FORMAT, str(self.data_format))
         progress = progress_from(await self.redis.hget(keys.META, keys.MIGRATION))  # type: ignore[misc]
-        fault = format_fault(
+        refusal = format_refusal(
             found, self.data_format, migrates_to=progress.to if progress else None, is_agent=self._is_agent
         )
-        if fault is not None:
-            raise UnfitStore(f"the store does not fit: {fault}")
+        if refusal is not None:
+            raise UnfitStore(f"the store does not fit: {refusal}")
 
     async def _check_key(self, stores_key: str) -> None:
         """Check that the store's key is known, and note a newer one that this process seals with."""

@@ -4,7 +4,7 @@ import pytest
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.domain.store_faults import known_faults
+from queue_engine.domain.vulnerabilities import known_vulnerabilities
 from queue_engine.store.keys import META
 from queue_engine.store.store import ServerInfo, Store, UnfitStore, _check_version
 from tests.ports import free_port
@@ -38,7 +38,7 @@ async def test_a_store_that_evicts_keys_is_refused(store: Store, probe: Probe, p
 
 async def test_a_version_with_known_faults_is_named_at_start(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     info = await store.prepare()
-    warning = known_faults(info.name, info.version)
+    warning = known_vulnerabilities(info.name, info.version)
     warned = [record.getMessage() for record in caplog.records if "known faults" in record.getMessage()]
     assert warned == ([] if warning is None else [warning])
 

@@ -10,7 +10,7 @@ from queue_engine.rules.headers import (
     MASK,
     MAX_HEADERS,
     MAX_HEADERS_BYTES,
-    headers_fault,
+    headers_error,
     is_secret_name,
     masked,
 )
@@ -33,7 +33,7 @@ TOKEN_CHARACTERS = "!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghi
     ],
 )
 def test_ordinary_headers_pass(name: str, value: str) -> None:
-    assert headers_fault({name: value}) is None
+    assert headers_error({name: value}) is None
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_ordinary_headers_pass(name: str, value: str) -> None:
 def test_framing_routing_and_our_own_headers_are_refused_by_name_in_every_spelling(
     name: str, spell: Callable[[str], str]
 ) -> None:
-    fault = headers_fault({spell(name): "x"})
-    assert fault is not None
-    assert repr(spell(name)) in fault
+    error = headers_error({spell(name): "x"})
+    assert error is not None
+    assert repr(spell(name)) in error
 
 
 @pytest.mark.parametrize(
@@ -112,21 +112,21 @@ def test_framing_routing_and_our_own_headers_are_refused_by_name_in_every_spelli
     ["X-Amzn-Trace-Id", "X-Amzn-Oidc-Data", "Cf-Ray", "Cf-Access-Jwt-Assertion", "CDN-Loop", "traceparent", "X_Trace"],
 )
 def test_tracing_and_identity_headers_pass(name: str) -> None:
-    assert headers_fault({name: "x"}) is None
+    assert headers_error({name: "x"}) is None
 
 
 @pytest.mark.parametrize("name", ["Content_Type", "content.type", "CONTENT_TYPE"])
 def test_a_content_type_that_a_server_may_read_beside_the_agents_is_refused(name: str) -> None:
-    fault = headers_fault({name: "text/plain"})
-    assert fault is not None
-    assert "Content-Type" in fault
+    error = headers_error({name: "text/plain"})
+    assert error is not None
+    assert "Content-Type" in error
 
 
 @pytest.mark.parametrize(
     "name", ["", " ", "a b", "a:", ":authority", "a\n", "a\r\nb", "a\x00", "é", "a(b)", "a,b", '"a"', "a" * 257]
 )
 def test_what_is_no_name_is_refused(name: str) -> None:
-    assert headers_fault({name: "x"}) is not None
+    assert headers_error({name: "x"}) is not None
 
 
 @pytest.mark.parametrize(
@@ -150,32 +150,32 @@ def test_what_is_no_name_is_refused(name: str) -> None:
     ],
 )
 def test_what_is_no_value_is_refused_and_not_repeated(value: str) -> None:
-    fault = headers_fault({"X-Trace": value})
-    assert fault is not None
-    assert "X-Trace" in fault
-    assert "canary" not in fault
+    error = headers_error({"X-Trace": value})
+    assert error is not None
+    assert "X-Trace" in error
+    assert "canary" not in error
 
 
 @pytest.mark.parametrize("other", ["x-trace", "X_Trace", "x_TRACE", "X.Trace"])
 def test_names_that_a_server_may_not_tell_apart_are_refused(other: str) -> None:
-    fault = headers_fault({"X-Trace": "1", other: "2"})
-    assert fault is not None
-    assert "twice" in fault
+    error = headers_error({"X-Trace": "1", other: "2"})
+    assert error is not None
+    assert "twice" in error
 
 
 def test_there_is_a_limit_to_how_many() -> None:
-    assert headers_fault({f"x-{index}": "" for index in range(MAX_HEADERS)}) is None
-    assert headers_fault({f"x-{index}": "" for index in range(MAX_HEADERS + 1)}) is not None
+    assert headers_error({f"x-{index}": "" for index in range(MAX_HEADERS)}) is None
+    assert headers_error({f"x-{index}": "" for index in range(MAX_HEADERS + 1)}) is not None
 
 
 def test_there_is_a_limit_to_their_size() -> None:
-    assert headers_fault({"x": "a" * (MAX_HEADERS_BYTES - 1)}) is None
-    assert headers_fault({"x": "a" * MAX_HEADERS_BYTES}) is not None
+    assert headers_error({"x": "a" * (MAX_HEADERS_BYTES - 1)}) is None
+    assert headers_error({"x": "a" * MAX_HEADERS_BYTES}) is not None
 
 
 @given(st.text(), st.text())
 def test_what_passes_can_be_put_on_the_wire(name: str, value: str) -> None:
-    if headers_fault({name: value}) is None:
+    if headers_error({name: value}) is None:
         line = f"{name}: {value}".encode("ascii")
         assert set(name) <= set(TOKEN_CHARACTERS)
         assert not set(line) & set(b"\r\n\x00")

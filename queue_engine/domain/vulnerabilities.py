@@ -1,4 +1,4 @@
-"""Versions of Redis and Valkey with published faults that an authenticated client, a Lua script above all, can use.
+"""Versions of Redis and Valkey with published vulnerabilities that an authenticated client can use, by Lua above all.
 
 The fixed versions are those of the projects' release notes and security advisories. A distribution may repair a version
 without changing its number (Debian's 7.0.15-1~deb12uN), so this is a reason to look, not a proof.
@@ -15,37 +15,37 @@ _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?")
 
 
 @dataclass(frozen=True)
-class _Fault:
+class _Vulnerability:
     names: tuple[str, ...]
     redis: tuple[Version, ...]
     """The first good version of each series that has one. A newer series than all of them was never bad."""
     valkey: tuple[Version, ...]
 
 
-_FAULTS = (
-    _Fault(("CVE-2024-31449",), ((6, 2, 16), (7, 2, 6), (7, 4, 1)), ((7, 2, 7), (8, 0, 1))),
-    _Fault(("CVE-2024-46981",), ((6, 2, 17), (7, 2, 7), (7, 4, 2)), ((7, 2, 8), (8, 0, 2))),
-    _Fault(("CVE-2025-21605",), ((6, 2, 18), (7, 2, 8), (7, 4, 3)), ((7, 2, 9), (8, 0, 3), (8, 1, 1))),
-    _Fault(
+_VULNERABILITIES = (
+    _Vulnerability(("CVE-2024-31449",), ((6, 2, 16), (7, 2, 6), (7, 4, 1)), ((7, 2, 7), (8, 0, 1))),
+    _Vulnerability(("CVE-2024-46981",), ((6, 2, 17), (7, 2, 7), (7, 4, 2)), ((7, 2, 8), (8, 0, 2))),
+    _Vulnerability(("CVE-2025-21605",), ((6, 2, 18), (7, 2, 8), (7, 4, 3)), ((7, 2, 9), (8, 0, 3), (8, 1, 1))),
+    _Vulnerability(
         ("CVE-2025-46817", "CVE-2025-46818", "CVE-2025-46819", "CVE-2025-49844"),
         ((6, 2, 20), (7, 2, 11), (7, 4, 6), (8, 0, 4), (8, 2, 2)),
         ((7, 2, 11), (8, 0, 6), (8, 1, 4)),
     ),
-    _Fault(("CVE-2025-67733",), (), ((7, 2, 12), (8, 0, 7), (8, 1, 6), (9, 0, 2))),
+    _Vulnerability(("CVE-2025-67733",), (), ((7, 2, 12), (8, 0, 7), (8, 1, 6), (9, 0, 2))),
 )
 
 
-def known_faults(server: str, version: str) -> str | None:
-    """Return a warning about this version of `redis` or `valkey`; None when no fault of it is known here."""
+def known_vulnerabilities(server: str, version: str) -> str | None:
+    """Return a warning about this version of `redis` or `valkey`; None when no vulnerability of it is known here."""
     found = _VERSION.match(version)
     if found is None or server not in ("redis", "valkey"):
         return None
     number = (int(found[1]), int(found[2]), int(found[3] or 0))
-    fixes = [(fault, fault.valkey if server == "valkey" else fault.redis) for fault in _FAULTS]
-    bad = [(fault, fixed) for fault, fixed in fixes if _is_bad(number, fixed)]
+    fixes = [(one, one.valkey if server == "valkey" else one.redis) for one in _VULNERABILITIES]
+    bad = [(one, fixed) for one, fixed in fixes if _is_bad(number, fixed)]
     if not bad:
         return None
-    names = ", ".join(name for fault, _ in bad for name in fault.names)
+    names = ", ".join(name for one, _ in bad for name in one.names)
     latest = {fixed[:2]: fixed for _, versions in bad for fixed in versions if fixed[:2] >= number[:2]}
     good = ", ".join(".".join(map(str, fixed)) for _, fixed in sorted(latest.items()))
     return (

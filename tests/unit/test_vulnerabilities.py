@@ -2,7 +2,7 @@
 
 import pytest
 
-from queue_engine.domain.store_faults import known_faults
+from queue_engine.domain.vulnerabilities import known_vulnerabilities
 
 OCTOBER_2025 = {"CVE-2025-46817", "CVE-2025-46818", "CVE-2025-46819", "CVE-2025-49844"}
 
@@ -44,13 +44,13 @@ OCTOBER_2025 = {"CVE-2025-46817", "CVE-2025-46818", "CVE-2025-46819", "CVE-2025-
     ],
 )
 def test_the_faults_of_a_version_are_named(server: str, version: str, named: set[str]) -> None:
-    warning = known_faults(server, version) or ""
+    warning = known_vulnerabilities(server, version) or ""
     words = {word.strip("(),") for word in warning.split()}
     assert {word for word in words if word.startswith("CVE-")} == named
 
 
 def test_the_warning_names_the_fixed_versions_and_that_a_distribution_may_have_fixed_it() -> None:
-    warning = known_faults("redis", "7.2.4") or ""
+    warning = known_vulnerabilities("redis", "7.2.4") or ""
     assert "Fixed in 7.2.11, 7.4.6, 8.0.4, 8.2.2." in warning
     assert "Debian" in warning
-    assert "Fixed in 8.1.6, 9.0.2." in (known_faults("valkey", "8.1.5") or "")
+    assert "Fixed in 8.1.6, 9.0.2." in (known_vulnerabilities("valkey", "8.1.5") or "")
