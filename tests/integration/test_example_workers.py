@@ -147,6 +147,13 @@ def test_a_receiver_refuses_what_is_not_genuine(changed: dict[str, str], inbox: 
     assert "t3" not in inbox.log.read_text()
 
 
+@pytest.mark.parametrize("seconds", [-3600, 3600])
+def test_a_receiver_refuses_a_genuine_delivery_of_another_time(seconds: int, inbox: Inbox) -> None:
+    signed = signature_headers(SECRET, "msg_1", int(time.time()) + seconds, event("t5"))
+    changed = {name.replace("-", "_"): value for name, value in signed.items()}
+    assert inbox.send(event("t5"), **changed) == 401
+
+
 def test_the_signature_of_the_receivers_is_that_of_the_public_library() -> None:
     signed = signature_headers(SECRET, "msg_1", int(time.time()), event("t4"))
     assert Webhook(SECRET).verify(event("t4"), signed)["user_task_id"] == "t4"
