@@ -82,7 +82,7 @@ STRUCTURED: dict[str, dict[str, Any]] = {
         ]
     },
 }
-"""Options of the settings with a structure of their own, which `_wanted` makes of them."""
+"""Options of the settings with a structure of their own, which `_requested` makes of them."""
 _CREATION = options_of(SETTINGS, STRUCTURED)
 _CHANGE = options_of((one for one in SETTINGS if not one.definition.fixed), STRUCTURED)
 
@@ -111,7 +111,7 @@ def create_endpoint(session: Session, file: File = None, **fields: Any) -> None:
     --command "python3 deploy/examples/echo_server.py"
     """
     body = _CREATE_DEFAULTS | _read_object(file)
-    _show(session, _send(session, "POST", body | _wanted(fields, body)))
+    _show(session, _send(session, "POST", body | _requested(fields, body)))
 
 
 @command(group, "update", options=_CHANGE)
@@ -127,7 +127,7 @@ def update_endpoint(
     """Change an endpoint. What is not given keeps its value; --env and --env-plain replace all variables."""
     endpoint_id = session.api.endpoint_id(endpoint)
     body = _read_object(file) | dict.fromkeys(clear or ())
-    body |= _wanted(fields, _exposed(session, endpoint_id, fields) | body)
+    body |= _requested(fields, _exposed(session, endpoint_id, fields) | body)
     _show(session, _send(session, "PATCH", body, endpoint_id))
 
 
@@ -203,7 +203,7 @@ def _read_object(file: Path | None) -> dict[str, Any]:
     return value
 
 
-def _wanted(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+def _requested(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
     """The API's fields for the options. `base` has what the other options are put on."""
     given = dict(fields)
     resources, variables, plain = given.pop("resource", ()), given.pop("env", ()), given.pop("env_plain", ())

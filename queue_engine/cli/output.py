@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 
 NOTHING = "-"
-MOST_IN_CELL = 120
+MAX_CELL_CHARACTERS = 120
 """Characters of a message on a terminal; all of it is one command away."""
 
 # Control characters move cursors, those for direction turn text around, and half a surrogate pair cannot be printed.
@@ -220,7 +220,7 @@ def _says_something(cells: Sequence[str]) -> bool:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= MOST_IN_CELL else f"{text[: MOST_IN_CELL - 1]}…"
+    return text if len(text) <= MAX_CELL_CHARACTERS else f"{text[: MAX_CELL_CHARACTERS - 1]}…"
 
 
 def _plain(text: str) -> Text:

@@ -63,7 +63,7 @@ _ATTEMPT_COLUMNS = (
 DEFAULT_MAX_BODY_BYTES = 1024 * 1024
 """As the API has it."""
 POLLS = Backoff(0.1, 2.0)
-MOST_SHOWN = 4000
+MAX_SHOWN_CHARACTERS = 4000
 """Characters of an input or output; `--json` prints all of it."""
 
 Task = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task")]
@@ -259,9 +259,9 @@ def _readable(found: Data) -> dict[str, Any]:
 
 
 def _shortened(text: str) -> str:
-    if len(text) <= MOST_SHOWN:
+    if len(text) <= MAX_SHOWN_CHARACTERS:
         return text
-    return f"{text[:MOST_SHOWN]}… ({len(text) - MOST_SHOWN} more characters; --json prints all)"
+    return f"{text[:MAX_SHOWN_CHARACTERS]}… ({len(text) - MAX_SHOWN_CHARACTERS} more characters; --json prints all)"
 
 
 def _show_page(session: Session, page: dict[str, Any]) -> None:

@@ -29,8 +29,8 @@ def length(milliseconds: int) -> str:
     seconds = milliseconds / 1000
     if 0 < seconds < 1:
         return f"{seconds:.2g}s"
-    for unit, size, most in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
-        if seconds < size * most:
+    for unit, size, limit in (("s", 1, 120), ("m", 60, 120), ("h", 3600, 48)):
+        if seconds < size * limit:
             return f"{int(seconds // size)}{unit}"
     return f"{int(seconds // 86_400)}d"
 

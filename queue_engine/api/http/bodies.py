@@ -14,7 +14,7 @@ from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, 
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 
-LEAST_BYTES_PER_SECOND = 500
+MIN_BYTES_PER_SECOND = 500
 """A body that drips may take longer than the allowed silence only by arriving at this rate at least."""
 
 
@@ -55,7 +55,7 @@ class BodyReader:
 
     def _patience_ends(self, started: float, received: int) -> float:
         """When the next chunk must be there, on the event loop's clock."""
-        left = started + self.silence_seconds + received / LEAST_BYTES_PER_SECOND - time.monotonic()
+        left = started + self.silence_seconds + received / MIN_BYTES_PER_SECOND - time.monotonic()
         return asyncio.get_running_loop().time() + min(self.silence_seconds, left)
 
 

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import Scope
 
-from queue_engine.api.http.responses import Answer, Headers, failure
+from queue_engine.api.http.responses import Headers, Response, failure
 from queue_engine.domain.errors import (
     EndpointClosed,
     EngineError,
@@ -58,8 +58,8 @@ class WorkerUnavailable(EngineError):
     retry_after_seconds = 1
 
 
-class AnswerCutOff(Exception):
-    """A worker's answer ended half-way, after it had begun to be sent on: the connection to the client must end too."""
+class ResponseCutOff(Exception):
+    """A worker's response ended early, after its start was sent on: the connection to the client must end too."""
 
 
 class ClientGone(Exception):
@@ -87,7 +87,7 @@ _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
 )
 
 
-def answer_to(error: Exception, scope: Scope) -> Answer:
+def response_to(error: Exception, scope: Scope) -> Response:
     """What the client is told about `error`. Our own faults are logged, under an id that the answer has."""
     if isinstance(error, NotFound):
         return failure(404, _NOT_FOUND_CODES[error.resource], str(error))
@@ -107,7 +107,7 @@ def _headers_for(error: EngineError) -> Headers:
     return CLOSE if isinstance(error, BodyStalled) else ()
 
 
-def _routing_failure(error: HTTPException, scope: Scope) -> Answer:
+def _routing_failure(error: HTTPException, scope: Scope) -> Response:
     """There is no such path, or not with this method."""
     if error.status_code == 405:
         allowed = ", ".join(_methods_of(scope))
@@ -123,7 +123,7 @@ def _methods_of(scope: Scope) -> list[str]:
     return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
-def _internal_failure(error: Exception, scope: Scope) -> Answer:
+def _internal_failure(error: Exception, scope: Scope) -> Response:
     error_id = uuid.uuid4().hex[:16]
     log.error("internal error", exc_info=error, extra={"error_id": error_id, "method": scope["method"]})
     return failure(500, INTERNAL, f"internal error, id {error_id}")

@@ -8,7 +8,7 @@ from time import perf_counter
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from queue_engine.api.http.errors import AnswerCutOff, ClientGone, answer_to
+from queue_engine.api.http.errors import ClientGone, ResponseCutOff, response_to
 from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
 from queue_engine.observability import metrics
@@ -45,13 +45,13 @@ class Edge:
 
         try:
             await self._app(scope, receive, note_status)
-        except (ClientGone, AnswerCutOff):  # the server closes the connection, as the answer is not complete
+        except (ClientGone, ResponseCutOff):  # the server closes the connection, as the answer is not complete
             status = status or CLIENT_GONE
         except Exception as error:
             if status:
                 raise
             self._note(error)
-            await answer_to(error, scope).send(note_status)
+            await response_to(error, scope).send(note_status)
         finally:
             self._measure(scope, method, status, perf_counter() - started)
 

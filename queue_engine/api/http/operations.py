@@ -16,12 +16,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from queue_engine.api.http.envelope import Failure
 from queue_engine.api.http.order_log import log_order
-from queue_engine.api.http.responses import Answer
+from queue_engine.api.http.responses import Response
 from queue_engine.domain.errors import InvalidRequest
 
 SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 
-Handler = Callable[[Request], Awaitable[Answer]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FAILURES = {
@@ -96,7 +96,7 @@ class Operation(DescribedRoute):
         *,
         summary: str,
         tag: str,
-        answer: Any = None,
+        response: Any = None,
         media_type: str | None = None,
         failures: Sequence[int] = (),
         takes: type[BaseModel] | None = None,
@@ -111,7 +111,7 @@ class Operation(DescribedRoute):
         super().__init__(
             method,
             path,
-            _answering(handler, writes=writes),
+            _responding(handler, writes=writes),
             name=handler.__name__,
             summary=summary,
             text=handler.__doc__,
@@ -119,19 +119,19 @@ class Operation(DescribedRoute):
             responses={status: described_failure(status) for status in statuses},
             described=described | {"security": [] if public else SECURITY},
         )
-        self.response_model = answer
+        self.response_model = response
         self.media_type = media_type
         self.takes = takes
 
 
-def _answering(handler: Handler, *, writes: bool) -> ASGIApp:
+def _responding(handler: Handler, *, writes: bool) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if writes:
             _check_no_delivery(scope)
-        answer = await handler(Request(scope, receive))
+        response = await handler(Request(scope, receive))
         if writes:
             log_order(handler.__name__, scope)
-        await answer.send(send)
+        await response.send(send)
 
     return app
 

@@ -35,13 +35,13 @@ class Query:
             raise InvalidRequest(name, "must be given once")
         return values[0] if values else None
 
-    def integer(self, name: str, *, default: int, most: int, least: int = 1) -> int:
-        """A decimal integer from `least` to `most`."""
+    def integer(self, name: str, *, default: int, maximum: int, minimum: int = 1) -> int:
+        """A decimal integer from `minimum` to `maximum`."""
         text = self.one(name)
         if text is None:
             return default
-        if _INTEGER.fullmatch(text) is None or not least <= int(text) <= most:
-            raise InvalidRequest(name, f"must be an integer from {least} to {most}")
+        if _INTEGER.fullmatch(text) is None or not minimum <= int(text) <= maximum:
+            raise InvalidRequest(name, f"must be an integer from {minimum} to {maximum}")
         return int(text)
 
     def choice(self, name: str, kind: type[E]) -> E | None:

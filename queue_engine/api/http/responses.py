@@ -1,4 +1,4 @@
-"""What goes back to the client: one envelope for every answer."""
+"""Responses to the client: one envelope for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-co
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """One HTTP response."""
 
     status: int
@@ -36,12 +36,12 @@ class Answer:
         await send({"type": "http.response.body", "body": self.body})
 
 
-def success(data: Any) -> Answer:
+def success(data: Any) -> Response:
     """`data` in the envelope. JSON text inside it goes in as `orjson.Fragment`."""
-    return Answer(200, orjson.dumps({"message": "success", "code": SUCCESS, "data": data}))
+    return Response(200, orjson.dumps({"message": "success", "code": SUCCESS, "data": data}))
 
 
-def failure(status: int, code: int, message: str, headers: Headers = ()) -> Answer:
+def failure(status: int, code: int, message: str, headers: Headers = ()) -> Response:
     """An error in the envelope. `message` may repeat what the client sent: what UTF-8 cannot hold is replaced."""
     text = message.encode("utf-8", "backslashreplace").decode()
-    return Answer(status, orjson.dumps({"message": text, "code": code, "data": None}), headers=headers)
+    return Response(status, orjson.dumps({"message": text, "code": code, "data": None}), headers=headers)

@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Send
 from yarl import URL
 
 from queue_engine.aio import end_tasks
-from queue_engine.api.http.errors import AnswerCutOff, BodyStalled, BodyTooLarge, ClientGone, WorkerUnavailable
+from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, ResponseCutOff, WorkerUnavailable
 from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
 from queue_engine.net.error_types import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, error_type_of
@@ -25,8 +25,8 @@ from queue_engine.rules.addresses import WorkerPolicy
 
 CONNECT_SECONDS = 3.0
 READ_BUFFER_BYTES = 64 * 1024
-MAX_ANSWER_HEADERS = 256
-MAX_ANSWER_LINE_BYTES = 64 * 1024
+MAX_RESPONSE_HEADERS = 256
+MAX_RESPONSE_LINE_BYTES = 64 * 1024
 
 DEFAULT_POLICY = WorkerPolicy()
 
@@ -115,9 +115,9 @@ class WorkerClient:
                 trust_env=False,
                 auto_decompress=False,
                 read_bufsize=READ_BUFFER_BYTES,
-                max_line_size=MAX_ANSWER_LINE_BYTES,
-                max_field_size=MAX_ANSWER_LINE_BYTES,
-                max_headers=MAX_ANSWER_HEADERS,
+                max_line_size=MAX_RESPONSE_LINE_BYTES,
+                max_field_size=MAX_RESPONSE_LINE_BYTES,
+                max_headers=MAX_RESPONSE_HEADERS,
             )
         return self._session
 
@@ -172,7 +172,7 @@ class Exchange:
     """One request of a client: a context in which it is sent to workers, until one has taken it.
 
     The block ends early with ClientGone when the client has left, with BodyTooLarge or BodyStalled when its body is at
-    fault, with WorkerUnavailable when the worker is, and with AnswerCutOff when its answer had begun by then.
+    fault, with WorkerUnavailable when the worker is, and with ResponseCutOff when its response had begun by then.
     """
 
     def __init__(self, receive: Receive, send: Send, limits: Limits, *, length: int | None) -> None:
@@ -200,26 +200,26 @@ class Exchange:
         try:
             await self._limit.__aexit__(kind, error, traceback)
         except TimeoutError:
-            raise self._judged("it was silent for too long") from None
+            raise self._failure("it was silent for too long") from None
         finally:
             if self._watch is not None:
                 await end_tasks(self._watch)
         if isinstance(error, (aiohttp.ClientError, OSError, _Broken)):
-            raise self._judged("it broke the connection") from error
+            raise self._failure("it broke the connection") from error
 
     def body(self) -> AsyncIterator[bytes] | None:
         """The request's body for one try; None when it has none."""
         return None if self._length == 0 else self._chunks()
 
-    async def relay(self, answer: aiohttp.ClientResponse, request_id: str) -> None:
-        """Send the worker's answer to the client, as it comes."""
-        headers = headers_for_client(answer.status, answer.raw_headers, request_id)
-        if headers is None or not 200 <= answer.status <= 599:
+    async def relay(self, response: aiohttp.ClientResponse, request_id: str) -> None:
+        """Send the worker's response to the client, as it comes."""
+        headers = headers_for_client(response.status, response.raw_headers, request_id)
+        if headers is None or not 200 <= response.status <= 599:
             raise WorkerUnavailable("the worker's answer is not valid HTTP")
         self._move()
         self._started = True
-        await self._send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        async for chunk in answer.content.iter_any():
+        await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
+        async for chunk in response.content.iter_any():
             self._move()
             await self._send({"type": "http.response.body", "body": chunk, "more_body": True})
             self._move()
@@ -275,12 +275,12 @@ class Exchange:
         if self._error is None and not self._over and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
-    def _judged(self, what: str) -> Exception:
-        """Whose fault the end was, as an error for the client or, when an answer has begun, for the log."""
+    def _failure(self, what: str) -> Exception:
+        """Return the error that names the side at fault: for the client or, after a response has begun, for the log."""
         if isinstance(self._error, ClientGone):
             return self._error
         if self._started:
-            return AnswerCutOff(str(self._error) if self._error else f"the worker's answer was cut off: {what}")
+            return ResponseCutOff(str(self._error) if self._error else f"the worker's answer was cut off: {what}")
         if self._error is not None:
             return self._error
         return BodyStalled() if self._awaits_client else WorkerUnavailable(f"the worker gave no answer: {what}")

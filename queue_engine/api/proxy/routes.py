@@ -10,7 +10,7 @@ from contextlib import closing
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from queue_engine.api.http.errors import AnswerCutOff, BodyTooLarge, WorkerUnavailable
+from queue_engine.api.http.errors import BodyTooLarge, ResponseCutOff, WorkerUnavailable
 from queue_engine.api.http.operations import SECURITY, DescribedRoute, described_failure, in_path
 from queue_engine.api.http.services import Services
 from queue_engine.api.proxy import rules
@@ -68,7 +68,7 @@ class AlbRoutes:
         try:
             async with exchange:
                 await self._send_to_one(listing, outgoing, exchange)
-        except (WorkerUnavailable, AnswerCutOff) as error:
+        except (WorkerUnavailable, ResponseCutOff) as error:
             _log(error, listing, outgoing)
             raise
 
@@ -77,7 +77,7 @@ class AlbRoutes:
         for upstream in self._balancer.candidates(listing):
             with self._balancer.using(upstream):
                 try:
-                    answer = await self._client.send(upstream, outgoing, exchange.body())
+                    response = await self._client.send(upstream, outgoing, exchange.body())
                 except AddressRefused as error:
                     self._note_refused(upstream, error)
                     continue
@@ -85,8 +85,8 @@ class AlbRoutes:
                     log.warning("a worker cannot be reached: %s", error, extra={"worker": upstream.worker_id})
                     self._balancer.leave_out(upstream)
                     continue
-                with closing(answer):
-                    await exchange.relay(answer, outgoing.request_id)
+                with closing(response):
+                    await exchange.relay(response, outgoing.request_id)
                 return
         raise WorkerUnavailable(_why_none(listing, self._refused))
 
@@ -151,7 +151,7 @@ def _caller(scope: Scope) -> rules.Caller:
     )
 
 
-def _log(error: WorkerUnavailable | AnswerCutOff, listing: Listing, outgoing: Outgoing) -> None:
+def _log(error: WorkerUnavailable | ResponseCutOff, listing: Listing, outgoing: Outgoing) -> None:
     """Who has no worker at all is told so by the endpoint's status; a broken answer nobody else tells."""
     if listing.upstreams:
         ids = {"endpoint": listing.endpoint.endpoint_id, "request": outgoing.request_id}

@@ -117,7 +117,7 @@ def headers_for_client(status: int, headers: RawHeaders, request_id: str) -> lis
     if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers):
         return None
     kept = _end_to_end(headers, _NOT_PASSED_BACK, _DROPPED_KINDS_BACK)
-    length = _length_of_answer(status, headers)
+    length = _length_of_response(status, headers)
     if length is not None:
         kept.append((b"content-length", length))
     if not any(name.lower() == b"x-request-id" for name, _ in kept):
@@ -143,7 +143,7 @@ def _is_out(name: str, out: AbstractSet[str], kinds: AbstractSet[HeaderKind]) ->
     return canonical(name) in out or kind_of(name) in kinds
 
 
-def _length_of_answer(status: int, headers: RawHeaders) -> bytes | None:
+def _length_of_response(status: int, headers: RawHeaders) -> bytes | None:
     """Its `Content-Length` when it counts: not beside `Transfer-Encoding`, and not where no body follows."""
     names = [name.lower() for name, _ in headers]
     if status in _BODYLESS or b"transfer-encoding" in names:

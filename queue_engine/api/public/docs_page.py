@@ -56,8 +56,8 @@ def _operation(document: dict[str, Any], method: str, path: str, operation: dict
     if "requestBody" in operation:
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         parts.append(_table("Body", _members(document, schema)))
-    answers = [(status, "", response["description"]) for status, response in operation["responses"].items()]
-    parts.append(_table("Answer", answers))
+    responses = [(status, "", response["description"]) for status, response in operation["responses"].items()]
+    parts.append(_table("Answer", responses))
     success = operation["responses"].get("200", {}).get("content", {}).get("application/json", {}).get("schema", {})
     parts.append(_table("Data", _data_members(document, success)))
     return f"<details>{''.join(parts)}</details>"

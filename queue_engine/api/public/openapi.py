@@ -41,11 +41,11 @@ _SECURITY_SCHEMES = {
 def describe(routes: Iterable[DescribedRoute]) -> dict[str, Any]:
     """Return the OpenAPI document of these routes."""
     routes = list(routes)
-    answers, schemas = _schemas(routes)
+    responses, schemas = _schemas(routes)
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         for method in route.methods or ():
-            paths.setdefault(route.path_format, {})[method.lower()] = _operation(route, answers.get(route.name))
+            paths.setdefault(route.path_format, {})[method.lower()] = _operation(route, responses.get(route.name))
     return {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "description": _DESCRIPTION, "version": __version__},
@@ -56,10 +56,10 @@ def describe(routes: Iterable[DescribedRoute]) -> dict[str, Any]:
     }
 
 
-def _operation(route: DescribedRoute, answer: dict[str, Any] | None) -> dict[str, Any]:
+def _operation(route: DescribedRoute, schema: dict[str, Any] | None) -> dict[str, Any]:
     success: dict[str, Any] = {"description": route.success}
-    if answer is not None:
-        success["content"] = {"application/json": {"schema": answer}}
+    if schema is not None:
+        success["content"] = {"application/json": {"schema": schema}}
     elif route.media_type is not None:
         success["content"] = {route.media_type: {"schema": {"type": "string"}}}
     responses = {"200": success, **{str(status): response for status, response in route.responses.items()}}
@@ -68,19 +68,19 @@ def _operation(route: DescribedRoute, answer: dict[str, Any] | None) -> dict[str
 
 def _schemas(routes: Sequence[DescribedRoute]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the schema of each route's answer by the route's name, and those that are referred to by name."""
-    answers = {route.name: TypeAdapter(route.response_model) for route in routes if route.response_model is not None}
+    responses = {route.name: TypeAdapter(route.response_model) for route in routes if route.response_model is not None}
     taken = {route.takes for route in routes if route.takes is not None}
     sent = {event for event, _ in EVENTS.values()}
     models: list[type[BaseModel]] = sorted({*taken, *sent, Failure}, key=lambda model: model.__name__)
     inputs: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
-        *((name, "serialization", adapter) for name, adapter in answers.items()),
+        *((name, "serialization", adapter) for name, adapter in responses.items()),
         *((model.__name__, "validation", TypeAdapter(model)) for model in models),
     ]
     made, definitions = TypeAdapter.json_schemas(inputs, ref_template="#/components/schemas/{model}")
     schemas: dict[str, Any] = definitions["$defs"]
     for schema in schemas.values():
         _tidy(schema)
-    return {name: made[(name, "serialization")] for name in answers}, schemas
+    return {name: made[(name, "serialization")] for name in responses}, schemas
 
 
 def _tidy(schema: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from starlette.requests import Request
 
 from queue_engine.api.http.envelope import Success, View
 from queue_engine.api.http.operations import Operation
-from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.responses import Response, success
 from queue_engine.api.public.docs_page import CONTENT_SECURITY_POLICY, render
 from queue_engine.engine.engine import Engine
 
@@ -46,15 +46,15 @@ class OperationsRoutes:
         return [
             Operation(
                 "GET", "/", self.show_index, summary="Where the description and the health checks are", tag=TAG,
-                public=True, answer=Success[IndexView],
+                public=True, response=Success[IndexView],
             ),
             Operation(
                 "GET", "/healthz", self.is_alive, summary="Whether this process is alive", tag=TAG, public=True,
-                answer=Success[HealthView],
+                response=Success[HealthView],
             ),
             Operation(
                 "GET", "/readyz", self.is_ready, summary="Whether the store is reachable and writable", tag=TAG,
-                public=True, answer=Success[HealthView], failures=(503,),
+                public=True, response=Success[HealthView], failures=(503,),
             ),
             Operation(
                 "GET", "/metrics", self.show_metrics, summary="Metrics in the Prometheus text format", tag=TAG,
@@ -62,7 +62,7 @@ class OperationsRoutes:
             ),
             Operation(
                 "GET", "/openapi.json", self.show_openapi, summary="This description", tag=TAG, public=True,
-                answer=dict[str, Any],
+                response=dict[str, Any],
             ),
             Operation(
                 "GET", "/docs", self.show_docs, summary="This description as a page", tag=TAG, public=True,
@@ -70,22 +70,22 @@ class OperationsRoutes:
             ),
         ]  # fmt: skip
 
-    async def show_index(self, _request: Request) -> Answer:
+    async def show_index(self, _request: Request) -> Response:
         return success({"docs": "/docs", "openapi": "/openapi.json", "health": "/healthz", "ready": "/readyz"})
 
-    async def is_alive(self, _request: Request) -> Answer:
+    async def is_alive(self, _request: Request) -> Response:
         return success({"status": "ok"})
 
-    async def is_ready(self, _request: Request) -> Answer:
+    async def is_ready(self, _request: Request) -> Response:
         await self._engine.check_ready()
         return success({"status": "ok"})
 
-    async def show_metrics(self, _request: Request) -> Answer:
-        return Answer(200, generate_latest(self._registry), CONTENT_TYPE_LATEST.encode())
+    async def show_metrics(self, _request: Request) -> Response:
+        return Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST.encode())
 
-    async def show_openapi(self, _request: Request) -> Answer:
-        return Answer(200, orjson.dumps(self._document()))
+    async def show_openapi(self, _request: Request) -> Response:
+        return Response(200, orjson.dumps(self._document()))
 
-    async def show_docs(self, _request: Request) -> Answer:
+    async def show_docs(self, _request: Request) -> Response:
         policy = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
-        return Answer(200, render(self._document()).encode(), b"text/html; charset=utf-8", (policy,))
+        return Response(200, render(self._document()).encode(), b"text/html; charset=utf-8", (policy,))

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from queue_engine.api.http.envelope import Success, View
 from queue_engine.api.http.operations import Operation, in_path
 from queue_engine.api.http.order_log import note
-from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services
 from queue_engine.api.v2.credential_requests import CreateCredential, UpdateCredential
 from queue_engine.api.v2.fields import parsed
@@ -45,48 +45,48 @@ class CredentialRoutes:
         return [
             Operation(
                 "POST", PATH, self.create_credential, summary="Keep a credential", tag=TAG,
-                answer=Success[CredentialView], takes=CreateCredential, failures=(400, 401, 413, 415, 429, 503),
+                response=Success[CredentialView], takes=CreateCredential, failures=(400, 401, 413, 415, 429, 503),
             ),
             Operation(
                 "GET", PATH, self.list_credentials, summary="List credentials, newest first", tag=TAG,
-                answer=Success[list[CredentialView]], failures=(401, 429, 503),
+                response=Success[list[CredentialView]], failures=(401, 429, 503),
             ),
             Operation(
                 "GET", f"{PATH}/{{id}}", self.get_credential, summary="Read a credential", tag=TAG,
-                answer=Success[CredentialView], parameters=[CREDENTIAL_ID], failures=(401, 404, 429, 503),
+                response=Success[CredentialView], parameters=[CREDENTIAL_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "PATCH", f"{PATH}/{{id}}", self.update_credential, summary="Change a credential", tag=TAG,
-                answer=Success[CredentialView], takes=UpdateCredential, parameters=[CREDENTIAL_ID],
+                response=Success[CredentialView], takes=UpdateCredential, parameters=[CREDENTIAL_ID],
                 failures=(400, 401, 404, 413, 415, 429, 503),
             ),
             Operation(
                 "DELETE", f"{PATH}/{{id}}", self.delete_credential, summary="Delete a credential", tag=TAG,
-                answer=Success[bool], parameters=[CREDENTIAL_ID], failures=(401, 404, 409, 429, 503),
+                response=Success[bool], parameters=[CREDENTIAL_ID], failures=(401, 404, 409, 429, 503),
             ),
         ]  # fmt: skip
 
-    async def create_credential(self, request: Request) -> Answer:
+    async def create_credential(self, request: Request) -> Response:
         """Endpoints name it as `containerRegistryAuthId`."""
         principal = await self._services.admit(request)
         body = await self._services.bodies.read_object(request)
-        wanted, errors = parsed(CreateCredential, body.values)
+        requested, errors = parsed(CreateCredential, body.values)
         if errors:
             raise_for(errors + self._credentials.creation_errors())
-        auth = RegistryAuth(wanted.username, wanted.password)
-        created = await self._credentials.create(principal, wanted.name, wanted.type, auth)
+        auth = RegistryAuth(requested.username, requested.password)
+        created = await self._credentials.create(principal, requested.name, requested.type, auth)
         note(request, credential=created.credential_id)
         return success(credential_view(created))
 
-    async def list_credentials(self, request: Request) -> Answer:
+    async def list_credentials(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         return success([credential_view(one) for one in await self._credentials.all(principal)])
 
-    async def get_credential(self, request: Request) -> Answer:
+    async def get_credential(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         return success(credential_view(await self._credentials.get(principal, _id_in(request))))
 
-    async def update_credential(self, request: Request) -> Answer:
+    async def update_credential(self, request: Request) -> Response:
         """Workers that are started from now on use the new values."""
         principal = await self._services.admit(request)
         credential_id = _id_in(request)
@@ -99,7 +99,7 @@ class CredentialRoutes:
         )
         return success(credential_view(changed))
 
-    async def delete_credential(self, request: Request) -> Answer:
+    async def delete_credential(self, request: Request) -> Response:
         """Refused while an endpoint uses it."""
         principal = await self._services.admit(request)
         await self._credentials.delete(principal, _id_in(request))

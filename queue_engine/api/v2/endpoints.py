@@ -10,7 +10,7 @@ from queue_engine.api.http.envelope import Success
 from queue_engine.api.http.operations import Operation, in_path, in_query
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.queries import Query
-from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
 from queue_engine.api.v2.endpoint_views import EndpointView, WebhookSecretView, WorkerView, endpoint_view, worker_view
@@ -37,78 +37,78 @@ class EndpointRoutes:
         return [
             Operation(
                 "POST", "/v2/serverless", self.create_endpoint, summary="Create an endpoint", tag=TAG,
-                answer=Success[EndpointView], takes=CreateEndpoint, failures=(400, 401, 413, 415, 429, 503),
+                response=Success[EndpointView], takes=CreateEndpoint, failures=(400, 401, 413, 415, 429, 503),
             ),
             Operation(
                 "GET", "/v2/serverless", self.list_endpoints, summary="List endpoints, newest first", tag=TAG,
-                answer=Success[list[EndpointView]], parameters=[_status_list(EndpointStatus)],
+                response=Success[list[EndpointView]], parameters=[_status_list(EndpointStatus)],
                 failures=(400, 401, 429, 503),
             ),
             Operation(
                 "GET", "/v2/serverless/{id}", self.get_endpoint, summary="Read an endpoint", tag=TAG,
-                answer=Success[EndpointView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[EndpointView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "PATCH", "/v2/serverless/{id}", self.update_endpoint, summary="Change an endpoint", tag=TAG,
-                answer=Success[EndpointView], takes=UpdateEndpoint, parameters=[ENDPOINT_ID],
+                response=Success[EndpointView], takes=UpdateEndpoint, parameters=[ENDPOINT_ID],
                 failures=(400, 401, 404, 413, 415, 429, 503),
             ),
             Operation(
                 "DELETE", "/v2/serverless/{id}", self.delete_endpoint, summary="Delete an endpoint and its tasks",
-                tag=TAG, answer=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                tag=TAG, response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "POST", "/v2/serverless/{id}/start", self.start_endpoint, summary="Start an endpoint", tag=TAG,
-                answer=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "POST", "/v2/serverless/{id}/stop", self.stop_endpoint, summary="Stop an endpoint", tag=TAG,
-                answer=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "PUT", "/v2/serverless/{id}/workers", self.scale_endpoint, summary="Set the number of workers",
-                tag=TAG, answer=Success[bool],
+                tag=TAG, response=Success[bool],
                 parameters=[ENDPOINT_ID, in_query("count", "Workers wanted", _COUNT, required=True)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
                 "PUT", "/v2/serverless/{id}/workers/{count}", self.scale_endpoint_by_path,
-                summary="Set the number of workers", tag=TAG, answer=Success[bool],
+                summary="Set the number of workers", tag=TAG, response=Success[bool],
                 parameters=[ENDPOINT_ID, in_path("count", "Workers wanted", _COUNT)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
                 "GET", "/v2/serverless/{id}/workers", self.list_workers, summary="List workers, oldest first", tag=TAG,
-                answer=Success[list[WorkerView]], parameters=[ENDPOINT_ID, _status_list(WorkerStatus)],
+                response=Success[list[WorkerView]], parameters=[ENDPOINT_ID, _status_list(WorkerStatus)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
                 "GET", "/v2/serverless/{id}/webhook-secret", self.get_webhook_secret,
                 summary="Read the secret that an endpoint's webhooks are signed with", tag=TAG,
-                answer=Success[WebhookSecretView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[WebhookSecretView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
         ]  # fmt: skip
 
-    async def create_endpoint(self, request: Request) -> Answer:
+    async def create_endpoint(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         body = await self._services.bodies.read_object(request)
-        wanted, errors = CreateEndpoint.parse(body.values, self._services.catalogue)
+        requested, errors = CreateEndpoint.parse(body.values, self._services.catalogue)
         if errors:
-            raise_for(errors + await self._endpoints.field_errors(principal, _references(wanted)))
-        endpoint = await self._endpoints.create(principal, wanted.config())
+            raise_for(errors + await self._endpoints.field_errors(principal, _references(requested)))
+        endpoint = await self._endpoints.create(principal, requested.config())
         note(request, endpoint=endpoint.endpoint_id)
         return success(endpoint_view(endpoint, self._services.catalogue))
 
-    async def list_endpoints(self, request: Request) -> Answer:
+    async def list_endpoints(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         endpoints = await self._endpoints.all(principal, Query(request).choices("statusList", EndpointStatus))
         return success([endpoint_view(one, self._services.catalogue) for one in endpoints])
 
-    async def get_endpoint(self, request: Request) -> Answer:
+    async def get_endpoint(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         return success(endpoint_view(await self._services.endpoint(request, principal), self._services.catalogue))
 
-    async def update_endpoint(self, request: Request) -> Answer:
+    async def update_endpoint(self, request: Request) -> Response:
         """Workers are replaced one at a time when they would be other ones under the new configuration."""
         principal = await self._services.admit(request)
         before = await self._services.endpoint(request, principal)
@@ -120,33 +120,33 @@ class EndpointRoutes:
         endpoint = await self._endpoints.update(principal, before, changes.edited, references)
         return success(endpoint_view(endpoint, self._services.catalogue))
 
-    async def start_endpoint(self, request: Request) -> Answer:
+    async def start_endpoint(self, request: Request) -> Response:
         """Brings the workers back. Starting one that runs changes nothing."""
         principal = await self._services.admit(request)
         await self._endpoints.start(principal, endpoint_id_in(request))
         return success(True)
 
-    async def stop_endpoint(self, request: Request) -> Answer:
+    async def stop_endpoint(self, request: Request) -> Response:
         """Running tasks finish within a grace time or are handed back; queued tasks stay. Safe to repeat."""
         principal = await self._services.admit(request)
         await self._endpoints.stop(principal, endpoint_id_in(request))
         return success(True)
 
-    async def delete_endpoint(self, request: Request) -> Answer:
+    async def delete_endpoint(self, request: Request) -> Response:
         """Stops it, ends what is queued as FAILED, sends the webhooks, then removes it and its data."""
         principal = await self._services.admit(request)
         await self._endpoints.delete(principal, endpoint_id_in(request))
         return success(True)
 
-    async def scale_endpoint(self, request: Request) -> Answer:
+    async def scale_endpoint(self, request: Request) -> Response:
         """Idle workers go first; a busy one finishes its tasks within the grace time, or hands them back."""
         principal = await self._services.admit(request)
         query = Query(request)
         if query.one("count") is None:
             raise InvalidRequest("count", "is required")
-        return await self._scale(request, principal, query.integer("count", default=0, least=0, most=MAX_WORKERS))
+        return await self._scale(request, principal, query.integer("count", default=0, minimum=0, maximum=MAX_WORKERS))
 
-    async def scale_endpoint_by_path(self, request: Request) -> Answer:
+    async def scale_endpoint_by_path(self, request: Request) -> Response:
         """As by the query."""
         principal = await self._services.admit(request)
         text: str = request.scope["path_params"]["count"]
@@ -154,19 +154,19 @@ class EndpointRoutes:
             raise InvalidRequest("count", f"must be an integer from 0 to {MAX_WORKERS}")
         return await self._scale(request, principal, int(text))
 
-    async def _scale(self, request: Request, principal: Principal, count: int) -> Answer:
+    async def _scale(self, request: Request, principal: Principal, count: int) -> Response:
         await self._endpoints.scale(principal, endpoint_id_in(request), count)
         note(request, count=count)
         return success(True)
 
-    async def list_workers(self, request: Request) -> Answer:
+    async def list_workers(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         statuses = Query(request).choices("statusList", WorkerStatus)
         workers = await self._services.engine.queries.workers(principal, endpoint, statuses)
         return success([worker_view(one, endpoint) for one in workers])
 
-    async def get_webhook_secret(self, request: Request) -> Answer:
+    async def get_webhook_secret(self, request: Request) -> Response:
         """Receivers verify `webhook-signature` with it, by any library for Standard Webhooks."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)

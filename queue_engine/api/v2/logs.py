@@ -11,7 +11,7 @@ from starlette.requests import Request
 from queue_engine.api.http.envelope import Success
 from queue_engine.api.http.operations import Operation, in_path, in_query
 from queue_engine.api.http.queries import Query
-from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, worker_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.log_views import LogPageView, log_page_view
@@ -48,12 +48,12 @@ class LogRoutes:
         return [
             Operation(
                 "GET", "/v2/serverless/{id}/workers/{workerId}/logs", self.get_logs,
-                summary="Read what a worker's container wrote", tag=TAG, answer=Success[LogPageView],
+                summary="Read what a worker's container wrote", tag=TAG, response=Success[LogPageView],
                 parameters=[ENDPOINT_ID, WORKER_ID, *_log_parameters()], failures=(400, 401, 404, 429, 503),
             ),
         ]  # fmt: skip
 
-    async def get_logs(self, request: Request) -> Answer:
+    async def get_logs(self, request: Request) -> Response:
         """Page after page with the two tokens of the page before gives every line once, also while lines are added.
 
         With `hasMore` false the same tokens ask for what has come since. Logs stay readable for a time after their
@@ -69,7 +69,7 @@ class LogRoutes:
 def log_query(given: Query) -> LogQuery:
     """What the parameters ask for. Raises InvalidRequest that names the parameter."""
     query = LogQuery(
-        size=given.integer("pageSize", default=DEFAULT_PAGE_SIZE, most=MAX_PAGE_SIZE),
+        size=given.integer("pageSize", default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE),
         keyword=_keyword(given),
         start_ms=_time(given, "startTime"),
         end_ms=_time(given, "endTime"),

@@ -8,7 +8,7 @@ from queue_engine.api.http.envelope import Success
 from queue_engine.api.http.operations import Operation, in_path, in_query
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.queries import Query
-from queue_engine.api.http.responses import Answer, success
+from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in, task_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
@@ -52,100 +52,100 @@ class TaskRoutes:
         tasks, task = "/v2/serverless/{id}/tasks", "/v2/serverless/{id}/tasks/{taskId}"
         return [
             Operation(
-                "POST", tasks, self.submit_task, summary="Submit a task", tag=TAG, answer=Success[SubmittedView],
+                "POST", tasks, self.submit_task, summary="Submit a task", tag=TAG, response=Success[SubmittedView],
                 takes=SubmitTask, parameters=[ENDPOINT_ID], failures=(400, 401, 404, 409, 413, 415, 429, 503),
             ),
             Operation(
                 "GET", tasks, self.list_tasks, summary="List tasks, newest first", tag=TAG,
-                answer=Success[TaskPageView], parameters=[ENDPOINT_ID, *_page_parameters()],
+                response=Success[TaskPageView], parameters=[ENDPOINT_ID, *_page_parameters()],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
                 "GET", f"{tasks}/count", self.count_tasks, summary="Count tasks", tag=TAG,
-                answer=Success[TaskCountsView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[TaskCountsView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "GET", task, self.get_task, summary="Read a task with its input and output", tag=TAG,
-                answer=Success[TaskDetailView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
+                response=Success[TaskDetailView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "GET", f"{task}/deliveries", self.list_deliveries,
                 summary="List the latest attempts to deliver a task's result, oldest first", tag=TAG,
-                answer=Success[list[DeliveryAttemptView]], parameters=[ENDPOINT_ID, TASK_ID],
+                response=Success[list[DeliveryAttemptView]], parameters=[ENDPOINT_ID, TASK_ID],
                 failures=(401, 404, 429, 503),
             ),
             Operation(
                 "GET", f"{task}/attempts", self.list_attempts,
                 summary="List the latest attempts of a task, oldest first", tag=TAG,
-                answer=Success[list[AttemptView]], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
+                response=Success[list[AttemptView]], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "POST", f"{task}/cancel", self.cancel_task, summary="Cancel a task", tag=TAG,
-                answer=Success[TaskStandingView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
+                response=Success[TaskStandingView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
                 "POST", f"{task}/retry", self.retry_task, summary="Run an ended task again", tag=TAG,
-                answer=Success[TaskStandingView], parameters=[ENDPOINT_ID, TASK_ID],
+                response=Success[TaskStandingView], parameters=[ENDPOINT_ID, TASK_ID],
                 failures=(401, 404, 409, 429, 503),
             ),
             Operation(
-                "DELETE", task, self.delete_task, summary="Remove an ended task", tag=TAG, answer=Success[bool],
+                "DELETE", task, self.delete_task, summary="Remove an ended task", tag=TAG, response=Success[bool],
                 parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 409, 429, 503),
             ),
         ]  # fmt: skip
 
-    async def submit_task(self, request: Request) -> Answer:
+    async def submit_task(self, request: Request) -> Response:
         """Accepted once for each task id: the same request again answers as the first time and runs nothing twice."""
         principal = await self._services.admit(request)
         with counted_rejections():
             endpoint_id = endpoint_id_in(request)  # a path that cannot be one is not found, whatever the body
-            wanted = await self._wanted(request)
-            task = wanted.request(traceparent_of(request.scope["headers"]))
+            submitted_task = await self._read_task(request)
+            task = submitted_task.request(traceparent_of(request.scope["headers"]))
             submitted = await self._submissions.submit(principal, endpoint_id, task)
         note(request, task=submitted.task_id, result="accepted" if submitted.is_new else "duplicate")
         return success({"taskId": submitted.task_id})
 
-    async def _wanted(self, request: Request) -> SubmitTask:
+    async def _read_task(self, request: Request) -> SubmitTask:
         body = await self._services.bodies.read_object(request, RAW_FIELDS)
-        wanted, errors = SubmitTask.parse(body)
+        submitted_task, errors = SubmitTask.parse(body)
         if errors:
-            secrets = wanted.headers, wanted.webhook_auth_key
-            raise_for(errors + await self._submissions.field_errors(*secrets, wanted.webhook))
-        return wanted
+            secrets = submitted_task.headers, submitted_task.webhook_auth_key
+            raise_for(errors + await self._submissions.field_errors(*secrets, submitted_task.webhook))
+        return submitted_task
 
-    async def list_tasks(self, request: Request) -> Answer:
+    async def list_tasks(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         query = Query(request)
         status = query.choice("status", TaskStatus)
-        page = query.integer("pageNumber", default=1, most=MAX_PAGE_NUMBER)
-        size = query.integer("pageSize", default=DEFAULT_PAGE_SIZE, most=MAX_PAGE_SIZE)
+        page = query.integer("pageNumber", default=1, maximum=MAX_PAGE_NUMBER)
+        size = query.integer("pageSize", default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
         tasks = await self._queries.tasks(principal, endpoint, status, page=page, size=size)
         return success(task_page_view(tasks, endpoint, page=page, size=size))
 
-    async def count_tasks(self, request: Request) -> Answer:
+    async def count_tasks(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         return success(task_counts_view(endpoint.counts))
 
-    async def get_task(self, request: Request) -> Answer:
+    async def get_task(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         task = await self._queries.task(principal, endpoint, task_id_in(request))
         return success(task_detail_view(task, endpoint))
 
-    async def list_deliveries(self, request: Request) -> Answer:
+    async def list_deliveries(self, request: Request) -> Response:
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         return success(delivery_log_view(await self._queries.deliveries(principal, endpoint, task_id_in(request))))
 
-    async def list_attempts(self, request: Request) -> Answer:
+    async def list_attempts(self, request: Request) -> Response:
         """Up to 50 attempts that are over and did not end the task, and the one that runs or ended it."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         return success(attempts_view(await self._queries.attempts(principal, endpoint, task_id_in(request))))
 
-    async def cancel_task(self, request: Request) -> Answer:
+    async def cancel_task(self, request: Request) -> Response:
         """One that waits ends at once. One that runs is stopped when its worker's agent hears of it, within a quarter
         of a lease: `cancelRequested` is true until then. One that has ended stays as it is.
         """
@@ -155,13 +155,13 @@ class TaskRoutes:
         note(request, result=order.result)
         return success(task_standing_view(order.task))
 
-    async def retry_task(self, request: Request) -> Answer:
+    async def retry_task(self, request: Request) -> Response:
         """The same task with its next attempt and new budgets. Its result goes; the new one is delivered anew."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         return success(task_standing_view(await self._orders.retry(principal, endpoint, task_id_in(request))))
 
-    async def delete_task(self, request: Request) -> Answer:
+    async def delete_task(self, request: Request) -> Response:
         """Its input, output, attempts and deliveries go at once; a delivery that was still to come is dropped."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
