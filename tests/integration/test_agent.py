@@ -1,18 +1,23 @@
 """The agent as a process: what the container gets, and what becomes of every kind of answer and fault."""
 
+import asyncio
 import json
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.domain.endpoints import DesiredState
-from queue_engine.domain.tasks import AttemptOutcome, TaskState
+from queue_engine.domain.tasks import AttemptOutcome, Task, TaskState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.queue import Entry
 from queue_engine.store.store import Store
@@ -24,11 +29,13 @@ from tests.integration.parts import (
     Reply,
     ended,
     new_endpoint,
+    open_store,
+    programs_on,
     replies,
     submit,
 )
 from tests.ports import free_port
-from tests.servers import StoreServer
+from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until, wait_until_async
 from worker_agent.tasks import MAX_UNSTARTED_SECONDS
 
@@ -57,6 +64,61 @@ async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(
     assert (task.state, task.attempts, task.error) == (TaskState.SUCCEEDED, 1, None)
 
 
+@dataclass
+class RunningAgent:
+    """An agent that several tests share, one after the other, with a store and a container of its own."""
+
+    store_url: str
+    endpoint_id: str
+    container: HttpServer
+
+    async def run(self, reply: Reply) -> Task:
+        """Let the container reply with this to a new task; returns the task when it has ended."""
+        self.container.answer = replies(reply)
+        self.container.requests.clear()
+        store = open_store(self.store_url)
+        try:
+            task_id = f"task_{uuid4().hex}"
+            await submit(store, self.endpoint_id, task_id)
+            return await ended(store, self.endpoint_id, task_id)
+        finally:
+            await store.close()
+
+
+@contextmanager
+def running_agent(directory: Path, **environment: Any) -> Iterator[RunningAgent]:
+    """Run an agent of a new endpoint in a store of its own, because the shared ones are emptied before each test."""
+
+    async def prepared(url: str) -> str:
+        store = open_store(url)
+        try:
+            await store.prepare()
+            return await new_endpoint(store)
+        finally:
+            await store.close()
+
+    with (
+        StoreServer(valkey_binary(), directory) as server,
+        HttpServer() as container,
+        programs_on(server.url, directory) as programs,
+    ):
+        endpoint_id = asyncio.run(prepared(server.url))
+        programs.agent(endpoint_id, container.url, **environment)
+        yield RunningAgent(server.url, endpoint_id, container)
+
+
+@pytest.fixture(scope="module")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    with running_agent(tmp_path_factory.mktemp("agent")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def agent_of_small_responses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningAgent]:
+    with running_agent(tmp_path_factory.mktemp("agent"), WORKER_AGENT_MAX_ANSWER_BYTES="4096") as running:
+        yield running
+
+
 @pytest.mark.parametrize(
     ("reply", "output"),
     [
@@ -76,14 +138,8 @@ async def test_the_container_gets_the_input_the_headers_and_who_it_is_for(
     ],
     ids=["json", "text", "not quite json", "empty", "deep", "binary", "broken utf-8"],
 )
-async def test_a_2xx_answer_becomes_the_output(
-    store: Store, programs: Programs, container: HttpServer, reply: Reply, output: bytes
-) -> None:
-    container.answer = replies(reply)
-    endpoint_id = await new_endpoint(store)
-    await submit(store, endpoint_id)
-    programs.agent(endpoint_id, container.url)
-    task = await ended(store, endpoint_id)
+async def test_a_2xx_answer_becomes_the_output(agent: RunningAgent, reply: Reply, output: bytes) -> None:
+    task = await agent.run(reply)
     assert task.state is TaskState.SUCCEEDED
     assert task.output == output
     json.loads(output)
@@ -100,18 +156,14 @@ async def test_a_2xx_answer_becomes_the_output(
     ids=["500", "404", "redirect", "too large"],
 )
 async def test_any_other_answer_ends_the_task_with_the_reason(
-    store: Store, programs: Programs, container: HttpServer, reply: Reply, words: list[str]
+    agent_of_small_responses: RunningAgent, reply: Reply, words: list[str]
 ) -> None:
-    container.answer = replies(reply)
-    endpoint_id = await new_endpoint(store)
-    await submit(store, endpoint_id)
-    programs.agent(endpoint_id, container.url, WORKER_AGENT_MAX_ANSWER_BYTES="4096")
-    task = await ended(store, endpoint_id)
+    task = await agent_of_small_responses.run(reply)
     assert task.state is TaskState.FAILED
     assert task.error is not None
     assert all(word in task.error for word in words), task.error
     assert len(task.error) < 2300
-    assert len(container.requests) == 1
+    assert len(agent_of_small_responses.container.requests) == 1
 
 
 async def test_a_busy_worker_is_asked_again_until_it_is_free(
