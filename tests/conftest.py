@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from tests.environment import trust_no_authority
 from tests.examples import FULL
+from tests.promtool import promtool_binary
 from tests.servers import StoreServer, redis_binary, valkey_binary
 
 # The machine's other work must not fail a property; the examples that fail are printed for a repeat.
@@ -54,6 +55,14 @@ def store_url(store_server: StoreServer) -> str:
 @pytest.fixture(scope="session")
 def valkey_url(valkey_server: StoreServer) -> str:
     return valkey_server.url
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    binary = promtool_binary()
+    if binary is None:
+        pytest.skip("no promtool: apt-get install prometheus")
+    return binary
 
 
 @pytest.fixture(autouse=True)

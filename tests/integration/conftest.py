@@ -8,7 +8,6 @@ import pytest
 from queue_engine.store.store import Store
 from tests.api_server import RunningApi, running_api
 from tests.integration.parts import HttpServer, Programs, open_store, programs_on
-from tests.promtool import promtool_binary
 from tests.servers import StoreServer
 
 
@@ -35,14 +34,6 @@ async def api(valkey_url: str) -> AsyncIterator[RunningApi]:
 @pytest.fixture
 async def endpoint_id(api: RunningApi) -> str:
     return await api.create_endpoint()
-
-
-@pytest.fixture(scope="session")
-def promtool() -> str:
-    binary = promtool_binary()
-    if binary is None:
-        pytest.skip("no promtool: apt-get install prometheus")
-    return binary
 
 
 @pytest.fixture

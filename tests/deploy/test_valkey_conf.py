@@ -1,0 +1,68 @@
+"""deploy/redis/valkey.conf, loaded by real servers as the compose file starts them."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests.deploy.programs import DEPLOY
+from tests.ports import free_port
+from tests.servers import StoreServer
+from tests.waiting import wait_until
+
+CONFIGURATION = DEPLOY / "redis/valkey.conf"
+PASSWORD = "password-of-a-test"
+
+
+@pytest.fixture
+def port(store_server: StoreServer, tmp_path: Path) -> Iterator[int]:
+    """The port of a server with this configuration, whose data are in a folder of the test."""
+    secret, configuration, log = tmp_path / "store-password.conf", tmp_path / "valkey.conf", tmp_path / "log"
+    secret.write_text(f"requirepass {PASSWORD}\n")
+    configuration.write_text(CONFIGURATION.read_text().replace("dir /data", f"dir {tmp_path}"))
+    chosen = free_port()
+    own = ("--port", str(chosen), "--bind", "127.0.0.1", "--include", str(secret))
+    with log.open("wb") as output:
+        server = subprocess.Popen(
+            [str(store_server.binary), str(configuration), *own], stdout=output, stderr=subprocess.STDOUT
+        )
+    try:
+        wait_until(lambda: server.poll() is not None or answers(chosen), message="the store does not answer")
+        assert server.poll() is None, log.read_text()
+        yield chosen
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def answers(port: int) -> bool:
+    """Return whether the server takes connections, with or without a password."""
+    with redis.Redis(port=port) as client:
+        try:
+            client.ping()
+        except redis.AuthenticationError:
+            return True
+        except redis.ConnectionError:
+            return False
+    return True
+
+
+def test_the_store_requires_the_password(port: int) -> None:
+    with redis.Redis(port=port) as client, pytest.raises(redis.AuthenticationError):
+        client.ping()
+
+
+def test_the_store_writes_to_disk_and_never_evicts(port: int) -> None:
+    with redis.Redis(port=port, password=PASSWORD) as client:
+        settings: Any = client.config_get("*")
+        persistence: Any = client.info("persistence")
+    assert settings["maxmemory-policy"] == "noeviction"
+    assert int(settings["maxmemory"]) == 2 * 1024**3
+    assert (settings["appendonly"], settings["appendfsync"], settings["save"]) == ("yes", "everysec", "")
+    assert settings["protected-mode"] == "yes"
+    assert persistence["aof_enabled"] == 1
