@@ -37,7 +37,7 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-servers check format docs stubs bench bench-growth faults images lock clean
+.PHONY: help setup demo test test-fast test-servers test-images check format docs stubs bench bench-growth faults images lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -51,8 +51,8 @@ demo: setup ## run the demo on this machine, with an embedded store
 
 # A file stays in one process, because its tests may share a running engine. The files are taken in the order in which
 # they are collected: those with few and long tests come first, so that all processes end at about the same time.
-test: setup ## run all tests but the benchmarks and the model servers
-	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers \
+test: setup ## run all tests but the benchmarks, the model servers and the images
+	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers --ignore=tests/images \
 		-n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
 
 test-fast: setup ## run the unit tests with few examples, and the store's on the embedded Valkey only
@@ -62,6 +62,9 @@ test-fast: setup ## run the unit tests with few examples, and the store's on the
 test-servers: setup ## run model servers from PyPI end to end, each in a virtual environment of its own
 	$(BIN)/python -m tests.model_servers.environments
 	$(BIN)/python -m pytest tests/model_servers
+
+test-images: setup ## build the images with podman on a base of Debian packages, and run compose.yaml with them
+	$(BIN)/python -m pytest tests/images
 
 check: setup ## lint, formatting, types, prose, layers
 	@echo "== ruff check"
