@@ -15,6 +15,7 @@ from queue_engine.config.engine import ApiSettings
 from queue_engine.engine.engine import Engine
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
+from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
 
@@ -25,14 +26,7 @@ async def serve_api(settings: ApiSettings) -> int:
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
         await store.wait_until_ready()
-        if settings.api_key is not None:
-            fault = await store.api_keys.put_first(settings.api_key.get_secret_value())
-            if fault is not None:
-                log.warning("%s", fault)
-        if settings.webhook_loopback:
-            await store.api_keys.note_tenants()
-        if not store.sealer.has_key:
-            log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
+        await _prepare_keys(settings, store)
         resolver = CachingResolver(DnsLookup())
         worker_client = None
         try:
@@ -52,3 +46,15 @@ async def serve_api(settings: ApiSettings) -> int:
                 await worker_client.aclose()
             await resolver.close()
     return 0
+
+
+async def _prepare_keys(settings: ApiSettings, store: Store) -> None:
+    """Make the first API key valid, and log what does not work with the keys as they are."""
+    if settings.api_key is not None:
+        warning = await store.api_keys.put_first(settings.api_key.get_secret_value())
+        if warning is not None:
+            log.warning("%s", warning)
+    if settings.webhook_loopback:
+        await store.api_keys.note_tenants()
+    if not store.sealer.has_key:
+        log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")

@@ -37,25 +37,12 @@ async def serve_controller(settings: ControllerSettings) -> int:
         agents.targets = backend.metrics_targets
         # Beside the controller's work: the agents of a controller that was killed may drain for their whole grace.
         reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))
-        config = ControllerConfig(
-            controller_id=f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}",
-            jobs_redis_url=settings.jobs_redis_url,
-            lease_seconds=settings.lease_seconds,
-            max_lost=settings.max_lost,
-            leader_lease_seconds=settings.leader_lease_seconds,
-            grace_seconds=settings.worker_grace_seconds,
-            metrics_endpoint_limit=settings.metrics_endpoint_limit,
-        )
 
         def make_reconciler() -> Reconciler:
-            rules = ReconcilerConfig(
-                agent_environment=_agent_environment(settings),
-                grace_seconds=settings.worker_grace_seconds,
-                silence_seconds=settings.worker_silence_seconds,
-            )
+            rules = _reconciler_config(settings)
             return Reconciler(rules, store.endpoints, store.workers, store.credentials, backend, store.now_ms)
 
-        running = Controller(config, store, backend, make_reconciler)
+        running = Controller(_config(settings), store, backend, make_reconciler)
         on_end(running.stop)
         log.info("started", extra={"backend": settings.backend, "server": str(info)})
         try:
@@ -63,6 +50,26 @@ async def serve_controller(settings: ControllerSettings) -> int:
         finally:
             await reaping
     return 0
+
+
+def _config(settings: ControllerSettings) -> ControllerConfig:
+    return ControllerConfig(
+        controller_id=f"{socket.gethostname()}-{uuid.uuid4().hex[:12]}",
+        jobs_redis_url=settings.jobs_redis_url,
+        lease_seconds=settings.lease_seconds,
+        max_lost=settings.max_lost,
+        leader_lease_seconds=settings.leader_lease_seconds,
+        grace_seconds=settings.worker_grace_seconds,
+        metrics_endpoint_limit=settings.metrics_endpoint_limit,
+    )
+
+
+def _reconciler_config(settings: ControllerSettings) -> ReconcilerConfig:
+    return ReconcilerConfig(
+        agent_environment=_agent_environment(settings),
+        grace_seconds=settings.worker_grace_seconds,
+        silence_seconds=settings.worker_silence_seconds,
+    )
 
 
 def _agent_environment(settings: ControllerSettings) -> dict[str, str]:

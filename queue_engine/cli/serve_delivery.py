@@ -23,12 +23,7 @@ log = logging.getLogger("queue_engine")
 
 async def serve_delivery(settings: DeliverySettings) -> int:
     metrics_port = serve_metrics(settings, metrics.Role.DELIVERY)
-    config = DeliveryConfig(
-        schedule=Schedule(settings.delivery_schedule),
-        slots=settings.delivery_slots,
-        lease_seconds=settings.delivery_lease_seconds,
-        attempt_seconds=settings.delivery_timeout_seconds,
-    )
+    config = _config(settings)
     limits = SenderLimits(settings.delivery_timeout_seconds, settings.delivery_connect_timeout_seconds)
     places = settings.store_places()
     own_ports = frozenset({*settings.own_ports, *places.here, metrics_port})
@@ -55,3 +50,12 @@ async def serve_delivery(settings: DeliverySettings) -> int:
             await service.run()
         await resolver.close()
     return 0
+
+
+def _config(settings: DeliverySettings) -> DeliveryConfig:
+    return DeliveryConfig(
+        schedule=Schedule(settings.delivery_schedule),
+        slots=settings.delivery_slots,
+        lease_seconds=settings.delivery_lease_seconds,
+        attempt_seconds=settings.delivery_timeout_seconds,
+    )

@@ -59,7 +59,7 @@ MAY_IMPORT = {
     "root": {"root", "cli", "serve", "store_commands", "config"} | TOOLS,
     "serve": {"serve", "serve_api", "serve_controller", "serve_delivery", "process", "startup", "local", "config"}
     | TOOLS,
-    "serve_api": {"serve_api", "process", "startup", "api", "proxy", "http", "engine", "config"} | TOOLS,
+    "serve_api": {"serve_api", "process", "startup", "api", "proxy", "http", "engine", "config", "store"} | TOOLS,
     "serve_controller": {"serve_controller", "process", "startup", "controller", "backends", "config"} | TOOLS,
     "serve_delivery": {"serve_delivery", "process", "startup", "delivery", "config", "store"} | TOOLS,
     "process": {"process", "startup", "config"} | TOOLS,
