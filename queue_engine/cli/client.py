@@ -197,6 +197,10 @@ def _is_this_machine(host: str) -> bool:
 
 def _joined(path: tuple[str, ...]) -> str:
     first, *rest = path
+    for part in rest:
+        # The HTTP client would resolve these: a DELETE of the task `..` would be one of its endpoint.
+        if part in ("", ".", ".."):
+            raise WrongUse(f"{part!r}: is not an id or a name")
     return "/".join([f"/{first}", *(quote(part, safe="") for part in rest)])
 
 

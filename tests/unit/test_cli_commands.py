@@ -561,3 +561,14 @@ def test_wrong_times_and_combinations_are_refused(options: tuple[str, ...]) -> N
 @pytest.mark.parametrize("data", [{}, {"logs": None}, {"logs": [1]}, {"logs": [{}]}])
 def test_a_page_that_is_none_is_no_traceback(data: Any) -> None:
     assert FakeApi({LOGS: data}).run("logs", "7", "w1").exit_code == 3
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+@pytest.mark.parametrize(
+    "command", [("tasks", "get"), ("tasks", "delete", "--yes"), ("tasks", "retry"), ("tasks", "cancel"), ("logs",)]
+)
+def test_a_name_that_would_change_the_path_is_sent_nowhere(command: tuple[str, ...], name: str) -> None:
+    api = FakeApi({})
+    result = api.run(*command, "7", name)
+    assert (result.exit_code, api.requests) == (2, [])
+    assert f"{name!r}: is not an id or a name" in result.stderr
