@@ -15,6 +15,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    InvalidResponse,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -47,6 +48,16 @@ _PASSING = (
     "BUSY ", "UNBLOCKED", "MOVED", "ASK ",
 )  # fmt: skip
 """Error replies by which the store says that it cannot now, not that the command is wrong."""
+
+_REASONS: Mapping[type[BaseException], str] = {
+    # Before the connection errors, because some of these are ones.
+    BusyLoadingError: "it is loading its data",
+    ReadOnlyError: "it is a read-only replica",
+    OutOfMemoryError: "it has reached maxmemory",
+    MasterNotFoundError: "the sentinels name no master",
+    AuthenticationError: "it refuses the user name or the password",
+    InvalidResponse: "what listens there does not speak the protocol of Redis",
+}
 
 
 class NotDurable(RedisError):
@@ -165,16 +176,9 @@ def unavailability(error: BaseException) -> str | None:
         return error.reason
     if isinstance(error, NotDurable):
         return str(error)
-    if isinstance(error, BusyLoadingError):
-        return "it is loading its data"
-    if isinstance(error, ReadOnlyError):
-        return "it is a read-only replica"
-    if isinstance(error, OutOfMemoryError):
-        return "it has reached maxmemory"
-    if isinstance(error, MasterNotFoundError):
-        return "the sentinels name no master"
-    if isinstance(error, AuthenticationError):
-        return "it refuses the user name or the password"
+    for kind, reason in _REASONS.items():
+        if isinstance(error, kind):
+            return reason
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
         fault = _tls_fault(error)
         return "it cannot be reached" + (f" (TLS: {fault})" if fault else "")
