@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 AUTHORITIES = Path(__file__).with_name("authorities.pem")
-"""One certificate, of an authority that nobody has the key of."""
+"""A certificate of an authority whose key does not exist."""
 INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 

@@ -115,7 +115,7 @@ class Reader:
 
 
 def commands_of(block: Block) -> Iterator[Command]:
-    """What a reader runs of this block, in order."""
+    """Yield the commands of this block that a reader runs, in order."""
     if block.comment.partition(":")[0] in ("file", "from", "not run"):
         return
     if block.language == "sh":

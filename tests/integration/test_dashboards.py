@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 ECHO = f"exec {sys.executable} {ROOT / 'deploy/examples/echo_server.py'}"
 API_KEY = "a-key-of-the-dashboard-tests"
 PORTS = ("8000", "8001", "8002")
-"""Those of `up` in deploy/prometheus/prometheus.yml: API, controller, delivery."""
+"""Ports of `up` in deploy/prometheus/prometheus.yml: API, controller, delivery."""
 QUERIES = {
     f"{dashboard.uid} {panel.id} {query.legend}: {query.expr}": query
     for dashboard in ALL

@@ -1,4 +1,4 @@
-"""What the tests and the programs that they start are given by the machine."""
+"""The tests and the programs that they start take little from the machine's environment."""
 
 import ssl
 import subprocess
