@@ -1,4 +1,4 @@
-"""API keys: only their hashes are stored."""
+"""API keys. The store holds only their hashes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST_TENANT = "default"
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What is known of a key: never the key itself."""
+    """The stored data of an API key: its hash, never the key itself."""
 
     key_hash: str
     tenant: str
@@ -28,26 +28,26 @@ class ApiKey:
 
 
 def new_api_key() -> str:
-    """A new random key of 256 bits."""
+    """Return a new random key of 256 bits."""
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(api_key: str) -> str:
-    """SHA-256, hexadecimal. Keys are random, so a slow hash would protect nothing."""
+    """Return the SHA-256 of a key in hexadecimal. Keys are random, so a slow hash would not add security."""
     return hashlib.sha256(api_key.encode()).hexdigest()
 
 
 class ApiKeyStore:
-    """The keys that open the API."""
+    """The API keys of all tenants."""
 
     def __init__(self, redis: Redis, scripts: Scripts) -> None:
         self._redis = redis
         self._scripts = scripts
 
     async def put(self, api_key: str, *, tenant: str, name: str) -> ApiKey | None:
-        """Make `api_key` valid for `tenant`; return it as it is stored. A known key is left as it is.
+        """Make `api_key` valid for `tenant`, and return it as stored. A key that already exists is not changed.
 
-        None when it was revoked: it stays revoked.
+        Return None when the key was revoked: it stays revoked.
         """
         key_hash = hash_of(api_key)
         stored = await self._scripts.put_api_key(
@@ -64,7 +64,7 @@ class ApiKeyStore:
         return ApiKey(key_hash, stored.tenant, stored.name, stored.created_ms)
 
     async def put_first(self, api_key: str) -> str | None:
-        """Make the operator's first key (QUEUE_ENGINE_API_KEY) valid; return why it is not, if so."""
+        """Make the operator's first key (QUEUE_ENGINE_API_KEY) valid. Return the reason when that is not possible."""
         stored = await self.put(api_key, tenant=FIRST_TENANT, name="first key")
         if stored is None:
             return (
@@ -79,21 +79,21 @@ class ApiKeyStore:
         return None
 
     async def tenant_of(self, key_hash: str) -> str | None:
-        """Whose key this is; None when it is unknown or revoked."""
+        """Return the tenant of the key with this hash; None when the key is unknown or revoked."""
         tenant = await self._redis.hget(keys.api_key(key_hash), "tenant")  # type: ignore[misc]
         return tenant.decode() if tenant else None
 
     async def all(self) -> list[ApiKey]:
-        """All keys, oldest first."""
+        """Return all keys, oldest first."""
         hashes = await self._redis.smembers(keys.API_KEYS)  # type: ignore[misc]
         found = [await self._get(key_hash.decode()) for key_hash in hashes]
         return sorted((key for key in found if key), key=lambda key: key.created_at_ms)
 
     async def revoke(self, key_hash_prefix: str) -> list[ApiKey]:
-        """Revoke the keys whose hash starts with `key_hash_prefix`, for good; returns them.
+        """Revoke the keys whose hash starts with `key_hash_prefix` permanently, and return them.
 
-        A whole hash also revokes a key that is valid and not in the list, as an older version could leave it. Safe to
-        repeat when it was broken off.
+        A complete hash also revokes a valid key that is missing in the list, which an older version could leave. Safe
+        to repeat after an interruption.
         """
         found = [key for key in await self.all() if key.key_hash.startswith(key_hash_prefix)]
         if not found and len(key_hash_prefix) == HASH_CHARACTERS and (stray := await self._get(key_hash_prefix)):
@@ -108,13 +108,16 @@ class ApiKeyStore:
         return found
 
     async def note_tenants(self) -> None:
-        """Note the tenants of keys that an older version has stored. Reads all keys; safe to repeat."""
+        """Record the tenants of keys that an older version has stored. Reads all keys. Safe to repeat."""
         tenants = {key.tenant for key in await self.all()}
         if tenants:
             await self._redis.sadd(keys.TENANTS, *tenants)  # type: ignore[misc]
 
     async def has_one_tenant(self) -> bool:
-        """Return whether there was never a second tenant. One that has no key any more counts: its endpoints go on."""
+        """Return True if there was never a second tenant.
+
+        A tenant without a valid key counts too, because its endpoints keep running.
+        """
         return int(await self._redis.scard(keys.TENANTS)) <= 1  # type: ignore[misc]
 
     async def _get(self, key_hash: str) -> ApiKey | None:

@@ -1,4 +1,4 @@
-"""Tasks as the store has them: their specs with sealed secrets, their records and the history of their attempts."""
+"""Encode and decode stored tasks: specs with sealed secrets, records and the history of attempts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from queue_engine.store.redis.client import optional_int
 
 
 class TaskSpecs:
-    """Specs as text in the store. Headers and the webhook's key are sealed, bound to their task."""
+    """Convert specs to and from stored text. Headers and the webhook's auth key are sealed and bound to their task."""
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
 
     def encode(self, spec: TaskSpec, endpoint_id: str, task_id: str) -> bytes:
-        """Raises SecretKeyMissing when there is a secret and no key to seal it with."""
+        """Return the spec as stored text. Raises SecretKeyMissing when there is no key to seal its secrets with."""
         record = _given(spec, _PUBLIC)
         if spec.webhook_destination is not None:
             record["destination"] = spec.webhook_destination
@@ -38,7 +38,7 @@ class TaskSpecs:
         return _spec_text(record)
 
     def decode(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
-        """Raises SecretKeyMissing or SealBroken when there is a secret that this process cannot open."""
+        """Return the spec. Raises SecretKeyMissing or SealBroken when it has a secret that this process cannot open."""
         record = json.loads(text)
         secrets: dict[str, Any] = {}
         if "sealed" in record:
@@ -46,14 +46,17 @@ class TaskSpecs:
         return _spec_from(record, secrets)
 
     def resealed(self, text: bytes, endpoint_id: str, task_id: str) -> bytes:
-        """The spec with its secrets sealed with the current key; `text` itself when they are. Raises SealBroken."""
+        """Return the spec with its secrets sealed with the current key, or `text` itself when they already are.
+
+        Raises SealBroken.
+        """
         record = json.loads(text)
         sealed = record.get("sealed", "")
         renewed = self._sealer.resealed(sealed, _seal_context(endpoint_id, task_id)) if sealed else sealed
         return text if renewed == sealed else _spec_text(record | {"sealed": renewed})
 
     def decode_public(self, text: bytes) -> TaskSpec:
-        """The spec without its secrets, for a process that needs none of them."""
+        """Return the spec without its secrets, for a process that does not need them."""
         return _spec_from(json.loads(text), {})
 
 
@@ -62,7 +65,7 @@ _SECRET = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if on
 
 
 def _given(spec: TaskSpec, fields: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
-    """Return the fields that have another value than their default, as they are stored."""
+    """Return the fields whose value differs from the default, by their stored names."""
     values = spec.__dict__
     return {stored: value for name, stored, default in fields if (value := values[name]) != default}
 
@@ -89,7 +92,7 @@ def _seal_context(endpoint_id: str, task_id: str) -> str:
 def task_from(
     endpoint_id: str, task_id: str, fields: dict[str, str], spec: TaskSpec, input_: bytes | None, result: bytes
 ) -> Task:
-    """A task from its hash and texts. `result` is the output or, in a state that is no success, the error."""
+    """Return a task from its hash and texts. `result` is the output of a succeeded task, or the error of any other."""
     state = TaskState(fields["state"])
     succeeded = state is TaskState.SUCCEEDED
     return Task(
@@ -125,7 +128,7 @@ def task_from(
 
 
 def attempt_from(record: bytes) -> Attempt:
-    """A record of the history. An error was cut at some byte."""
+    """Return the attempt in a record of the history. Its error may have been cut in the middle of a character."""
     fields = json.loads(record.decode("utf-8", "replace"))
     return Attempt(
         number=int(fields["attempt"]),
@@ -148,7 +151,7 @@ _OUTCOMES = {
 
 
 def latest_attempt(task: Task) -> Attempt | None:
-    """The latest attempt as the task itself tells it; None before the first, and when the history has it."""
+    """Return the latest attempt from the task's own fields; None before the first, and when the history has it."""
     if task.started_at_ms is None or task.latest_attempt_noted:
         return None
     outcome = AttemptOutcome.LOST if task.lost_lease else _OUTCOMES.get(task.state, AttemptOutcome.ERROR)

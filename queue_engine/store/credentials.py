@@ -1,4 +1,4 @@
-"""Credentials for container registries in the store: user name and password are sealed."""
+"""Credentials for container registries. User name and password are stored sealed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from queue_engine.store.calls import Scripts
 from queue_engine.store.resealing import Resealed, worst
 
 SECRETS = ("username", "password")
-"""The fields that are sealed, each for itself."""
+"""The sealed fields. Each is sealed separately."""
 _PUBLIC = ["tenant", "name", "type", "created"]
 
 
 class Deletion(StrEnum):
-    """What became of a wish to delete a credential."""
+    """Result of deleting a credential."""
 
     OK = "OK"
     NOT_FOUND = "NOT_FOUND"
@@ -31,13 +31,13 @@ class Deletion(StrEnum):
 
 
 class Endpoints(Protocol):
-    """What is asked of the endpoints: who uses which credential."""
+    """The endpoints of a tenant, to find those that use a credential."""
 
     async def of_tenant(self, tenant: str | None) -> list[Endpoint]: ...
 
 
 class CredentialStore:
-    """Access to registries, of each tenant for itself. Every method may be called again after a lost reply."""
+    """Registry credentials by tenant. Every method may be called again after a lost reply."""
 
     def __init__(self, redis: Redis, scripts: Scripts, sealer: Sealer, endpoints: Endpoints) -> None:
         self._redis = redis
@@ -69,9 +69,9 @@ class CredentialStore:
         username: str | None = None,
         password: str | None = None,
     ) -> Credential | None:
-        """Change what is not None. None when the tenant has no such credential. Raises SecretKeyMissing.
+        """Change the values that are not None. Return None when the tenant has no such credential.
 
-        Workers that run keep what their image was pulled with; the next ones use the new values.
+        Running workers are not affected; workers that start later use the new values. Raises SecretKeyMissing.
         """
         if not is_credential_id(credential_id):
             return None
@@ -84,7 +84,7 @@ class CredentialStore:
         return await self.get(tenant, credential_id) if reply.word == "OK" else None
 
     async def get(self, tenant: str, credential_id: int) -> Credential | None:
-        """The credential when it exists and is this tenant's."""
+        """Return the credential; None when it does not exist or belongs to another tenant."""
         if not is_credential_id(credential_id):
             return None
         record = await self._redis.hmget(keys.credential(credential_id), _PUBLIC)  # type: ignore[misc]
@@ -94,13 +94,13 @@ class CredentialStore:
         return Credential(credential_id, tenant, name, RegistryType(kind), int(created))
 
     async def of_tenant(self, tenant: str) -> list[Credential]:
-        """The tenant's credentials, newest first."""
+        """Return the tenant's credentials, newest first."""
         ids = await self._redis.zrevrange(keys.credentials_of(tenant), 0, -1)
         found = await asyncio.gather(*(self.get(tenant, int(credential_id)) for credential_id in ids))
         return [credential for credential in found if credential is not None]
 
     async def open(self, tenant: str, credential_id: int) -> RegistryAuth | None:
-        """The user name and the password in clear; None when the tenant has no such credential.
+        """Return the user name and the password in clear text; None when the tenant has no such credential.
 
         Raises SecretKeyMissing or SealBroken.
         """
@@ -115,9 +115,10 @@ class CredentialStore:
         return RegistryAuth(username, password)
 
     async def use(self, tenant: str, credential_id: int, endpoint_id: str) -> bool:
-        """Note that the endpoint uses the credential, before it is stored so. False when the tenant has no such one.
+        """Note that the endpoint is about to use the credential. Return False when the tenant has no such credential.
 
-        From here to USE_GRACE_MS later the credential cannot be deleted; after that, for as long as it is used.
+        Call this before the endpoint is stored. For USE_GRACE_MS the note alone prevents the deletion of the
+        credential. After that time the stored endpoint does, for as long as it uses the credential.
         """
         if not is_credential_id(credential_id):
             return False
@@ -130,15 +131,15 @@ class CredentialStore:
         return reply.word == "OK"
 
     async def release(self, credential_id: int, endpoint_id: str) -> None:
-        """Note that the endpoint does not use the credential, or no more."""
+        """Remove the note that the endpoint uses the credential."""
         await self._scripts.release_credential(users=keys.credential_users(credential_id), endpoint_id=endpoint_id)
 
     async def delete(self, tenant: str, credential_id: int) -> Deletion:
-        """Remove the credential, unless an endpoint of the tenant uses it or is about to."""
+        """Remove the credential, unless an endpoint of the tenant uses it or is about to use it."""
         if await self.get(tenant, credential_id) is None:
             return Deletion.NOT_FOUND
-        # What an endpoint says itself decides. The notes cover the time in which one is about to be stored: a `use`
-        # that comes after this look is noted lately when the script runs.
+        # The stored endpoints decide. The notes cover the time until an endpoint is stored: when `use` is called
+        # after this check, the script finds a recent note.
         if any(one.config.credential_id == credential_id for one in await self._endpoints.of_tenant(tenant)):
             return Deletion.IN_USE
         reply = await self._scripts.delete_credential(
@@ -151,11 +152,11 @@ class CredentialStore:
         return Deletion(reply.word)
 
     async def last_id(self) -> int:
-        """The highest id that was given out; 0 before the first."""
+        """Return the highest id that was assigned; 0 before the first."""
         return int(await self._redis.get(keys.CREDENTIAL_IDS) or 0)
 
     async def reseal(self, credential_id: int) -> Resealed | None:
-        """Seal user name and password with the current key, unless they are; None when there is no such credential."""
+        """Seal user name and password with the current key, unless they already are. None without such a credential."""
         results = [await self._reseal(credential_id, secret) for secret in SECRETS]
         return None if None in results else worst(result for result in results if result)
 
@@ -186,5 +187,5 @@ class CredentialStore:
 
 
 def seal_context(tenant: str, credential_id: int, secret: str) -> str:
-    """Where a user name or a password is kept: none of them can take the other's place."""
+    """Return the context that a secret is sealed with, so that sealed secrets cannot be swapped in the store."""
     return f"credential:{tenant}:{credential_id}:{secret}"

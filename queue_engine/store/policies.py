@@ -1,4 +1,4 @@
-"""Retry policies as text in the store. The default is an empty text, so that most endpoints say nothing of it."""
+"""Retry policies as stored text. The default is stored as an empty text, because most endpoints use it."""
 
 from __future__ import annotations
 

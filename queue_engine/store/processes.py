@@ -1,8 +1,8 @@
 """The processes that use a store, each with the data format that it writes.
 
-A migration must not begin while a process of the version before still writes: what that process writes behind the
-migration would stay in the old format. Therefore API, delivery and controller processes note that they run. Agents do
-not, because a migration must work beside agents that are one version behind.
+A migration must not begin while a process of the previous version still writes, because a record that it writes behind
+the migration's cursor would keep the old format. Therefore API, delivery and controller processes note that they run.
+Agents do not, because a migration must work beside agents that are one version behind.
 
 A process notes itself before it looks at the store's format, and a migration is noted in the store before it looks for
 older processes. So either the process finds the migration and does not start, or the migration finds the process.
@@ -30,7 +30,7 @@ NOTE_SECONDS = LEASE_MS / 3000
 
 
 class Processes:
-    """The notes of running processes; `name` is that of this one, such as `api:host:4711:9f2c`."""
+    """The notes of running processes. A process has a name such as `api:host:4711:9f2c`."""
 
     def __init__(self, redis: Redis, data_format: int) -> None:
         self._redis = redis
@@ -46,25 +46,25 @@ class Processes:
         await pipeline.execute()
 
     async def remove(self, name: str) -> None:
-        """Remove the note of a process that has ended; without effect when there is none."""
+        """Remove the note of a process that has ended; does nothing when there is no note."""
         await self._redis.zrem(PROCESSES, f"{self._format}:{name}")
 
     async def older(self) -> list[str]:
-        """Return the names of the processes that run and write an older format than this one."""
+        """Return the names of the running processes that write an older format than this process."""
         noted = await self._redis.zrangebyscore(PROCESSES, await self._now_ms(), "+inf")
         pairs = [one.decode().partition(":") for one in noted]
         return [name for number, _, name in pairs if int(number) < self._format]
 
     @asynccontextmanager
     async def noted(self, name: str) -> AsyncIterator[None]:
-        """Keep a process noted that has noted itself, until the end of the block."""
+        """Renew the note of a process until the end of the block, then remove it. Call `note` before."""
 
         async def note() -> int:
             await self.note(name)
             return 0
 
         async def keep_noted() -> None:
-            # The first time later, because the start says in its own words what is wrong with the store.
+            # Wait first, because the start of the process reports a problem with the store in its own words.
             await asyncio.sleep(NOTE_SECONDS)
             await run_forever(note, idle_seconds=NOTE_SECONDS, name="presence", passing=unavailability)
 

@@ -1,4 +1,4 @@
-"""What comes of sealing a stored secret anew."""
+"""Results of resealing stored secrets with the current key."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from enum import StrEnum
 
 
 class Resealed(StrEnum):
-    """One record after it was looked at."""
+    """Result of resealing a record."""
 
     CURRENT = "current"
-    """Sealed with the current key, without a secret, or gone."""
+    """Already sealed with the current key, without a secret, or no longer stored."""
     RESEALED = "resealed"
     UNREADABLE = "unreadable"
-    """Sealed with a key that is not configured, or broken: it stays as it is."""
+    """Sealed with a key that is not configured, or damaged. It is not changed."""
 
 
 def worst(results: Iterable[Resealed]) -> Resealed:
-    """What to say of a record with several secrets: unreadable when one is, resealed when one was."""
+    """Return the result for a record with several secrets: unreadable if one is, else resealed if one was."""
     found = set(results)
     for result in (Resealed.UNREADABLE, Resealed.RESEALED):
         if result in found:

@@ -1,4 +1,4 @@
-"""Changing the secret key: every stored secret is sealed anew with the current key, while everything runs."""
+"""Secret key rotation: reseal every stored secret with the current key while all processes keep running."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from queue_engine.store.resealing import Resealed
 from queue_engine.store.tasks import TaskStore
 
 CHUNK = 200
-"""Tasks that are read at once."""
+"""Maximum number of tasks read by one command."""
 MAX_ROUNDS = 5
 NAMES_KEPT = 20
 
 
 @dataclass
 class Progress:
-    """What was done so far, over all rounds but `checked`, which is that of the latest."""
+    """Progress of a rotation. `resealed` counts all rounds; `checked` and `unreadable` count the latest round only."""
 
     round: int = 0
     checked: dict[str, int] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Progress:
     resealed: dict[str, int] = field(default_factory=dict)
     unreadable: int = 0
     unreadable_names: list[str] = field(default_factory=list)
-    """The first of them."""
+    """Names of the first NAMES_KEPT unreadable records."""
 
     @property
     def total_resealed(self) -> int:
@@ -40,15 +40,15 @@ class Progress:
 
 @dataclass(frozen=True)
 class Rotated:
-    """How a rotation ended."""
+    """Result of a rotation."""
 
     progress: Progress
     complete: bool
-    """The last round found nothing that another known key had sealed, and the store's key is the current one now."""
+    """True when the last round found no secret sealed with another known key, so the store's key is the current one."""
 
 
 class Rotation:
-    """Seals all secrets of a store anew. Safe to run at any time, to break off and to repeat."""
+    """Reseal all secrets of a store. Safe to run at any time, to interrupt and to repeat."""
 
     def __init__(
         self,
@@ -67,11 +67,11 @@ class Rotation:
         self._tasks = tasks
 
     async def run(self, on_progress: Callable[[Progress], None] = lambda _: None) -> Rotated:
-        """Go over all records until a round finds nothing left to do, then note the current key as the store's.
+        """Reseal all records until a round has nothing left to do, then record the current key as the store's key.
 
-        Other processes go on meanwhile: what one of them seals with an older key while a round is under way is found
-        by the next. After MAX_ROUNDS some process still seals with an older key; then nothing is noted. Raises
-        SecretKeyMissing without a current key.
+        Other processes keep running. A secret that one of them seals with an older key during a round is resealed in
+        the next round. If MAX_ROUNDS rounds are not enough, a process still seals with an older key, and the store's
+        key is not changed. Raises SecretKeyMissing without a current key.
         """
         if not self._sealer.has_key:
             raise SecretKeyMissing
@@ -85,7 +85,7 @@ class Rotation:
         return Rotated(progress, complete=False)
 
     async def _round(self, progress: Progress, on_progress: Callable[[Progress], None]) -> int:
-        """One look at every record; returns how many were sealed anew."""
+        """Check every record once. Return the number of records that were resealed."""
         before = progress.total_resealed
         progress.checked = dict.fromkeys(("credentials", "endpoints", "tasks"), 0)
         progress.unreadable, progress.unreadable_names = 0, []
@@ -106,7 +106,7 @@ class Rotation:
                 yield "tasks", [f"task {task_id} of endpoint {endpoint_id}" for task_id in task_ids], results
 
     async def _task_ids(self, endpoint_id: str) -> AsyncIterator[list[str]]:
-        """The ids of all tasks of the endpoint, oldest first, those that are added meanwhile too."""
+        """Yield the ids of all tasks of the endpoint, oldest first, including tasks added during the iteration."""
         stream, after = self._partitions.of(endpoint_id).created, "-"
         while entries := await self._redis.xrange(stream, after, count=CHUNK):
             yield [fields[b"t"].decode() for _, fields in entries]

@@ -1,4 +1,4 @@
-"""The controller's side of the queues: sweep what is due, purge ended tasks, end the tasks of deleted endpoints."""
+"""Queue maintenance by the controller: sweep due tasks, purge ended tasks, end the tasks of deleted endpoints."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Swept:
-    """What one sweep of a partition did."""
+    """Number of tasks that one sweep of a partition changed, by result."""
 
     requeued: int = 0
     dead: int = 0
     promoted: int = 0
     cancelled: int = 0
-    """Lost by their workers after they were to be cancelled."""
+    """Tasks with a requested cancellation whose lease expired."""
     expired: int = 0
 
     @property
@@ -32,7 +32,7 @@ class Swept:
 
 
 class Sweeper:
-    """The queues of all endpoints as the controller needs them. Every method may be called again after a lost reply."""
+    """The controller's access to the queues of all endpoints. Every method may be repeated after a lost reply."""
 
     def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions) -> None:
         self._redis = redis
@@ -42,9 +42,9 @@ class Sweeper:
     async def sweep(
         self, partition: Partition, *, tick_ms: int, lease_ms: int, max_lost: int, most: int = 1000
     ) -> Swept:
-        """One round over what is due in `partition`: lost leases go back to the queue, waits that are over end.
+        """Requeue tasks with expired leases, queue scheduled tasks that are due, and expire tasks past their deadline.
 
-        Safe to run from several controllers at once. `most` bounds the work of one round.
+        Handles at most `most` tasks of each kind in `partition`. Safe to run from several controllers at once.
         """
         found = await self._scripts.sweep(partition, tick_ms=tick_ms, lease_ms=lease_ms, limit=most)
         expired = await asyncio.gather(*(self._expire(name) for name in found.overdue))
@@ -59,15 +59,16 @@ class Sweeper:
         )
 
     async def purge(self, endpoint_id: str, *, before_ms: int, most: int = 1000) -> int:
-        """Remove ended tasks that reached their status before `before_ms` (store's clock); at most `most` a status.
+        """Remove ended tasks that reached their status before `before_ms` (store's clock). Return how many.
 
-        A task whose delivery still goes on is kept for another retention time. Returns how many were removed.
+        Removes at most `most` tasks of each status. A task whose delivery has not ended is kept for another retention
+        time.
         """
         keys = self._partitions.of(endpoint_id)
         removed = 0
         for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
             kept = most
-            while kept == most:  # behind those that are kept there may be others
+            while kept == most:  # a full page of kept tasks may hide others that can be removed
                 overdue = await self._scripts.overdue(
                     keys, stream=keys.finished(status), status=status.lower(), before_ms=before_ms, limit=most
                 )
@@ -77,9 +78,9 @@ class Sweeper:
         return removed
 
     async def end_waiting(self, endpoint_id: str, error: str, *, most: int = 1000) -> int:
-        """End tasks of an endpoint that is being deleted as failed; at most `most`. Returns how many had not ended.
+        """End up to `most` tasks of an endpoint that is being deleted, as failed. Return how many had not ended.
 
-        Its workers must be gone: a task that one still runs is fenced.
+        The endpoint's workers must have ended before, because a worker that still runs a task is fenced.
         """
         keys = self._partitions.of(endpoint_id)
         ids = [name.decode() for name in await self._redis.zrange(keys.live, 0, most - 1)]
@@ -87,7 +88,7 @@ class Sweeper:
         return len(await asyncio.gather(*(end(keys.of_task(task_id), error_text=error) for task_id in ids)))
 
     async def waiting_and_running(self) -> dict[str, int]:
-        """Tasks of all endpoints that are queued, running and scheduled."""
+        """Return the number of queued, running and scheduled tasks of all endpoints."""
         totals = {"queued": 0, "running": 0, "scheduled": 0}
         for partition in self._partitions.all():
             values = await self._redis.hmget(partition.counts, list(totals))  # type: ignore[misc]
@@ -96,7 +97,10 @@ class Sweeper:
         return totals
 
     async def oldest_waiting_ms(self, endpoint_id: str) -> int | None:
-        """When the task that waits longest in the endpoint's queues got there; epoch milliseconds of the store."""
+        """Return when the oldest waiting task of the endpoint was queued, in epoch milliseconds of the store's clock.
+
+        None when no task waits.
+        """
         keys = self._partitions.of(endpoint_id)
         heads = [await self._redis.xrange(stream, count=1) for stream in (keys.queue, keys.retry_queue)]
         times = [int(head[0][0].partition(b"-")[0]) for head in heads if head]
@@ -128,6 +132,6 @@ class Sweeper:
         return reply.word
 
     def _keys_of_member(self, name: str) -> TaskKeys:
-        """The keys of a task by its name in a partition's sorted sets."""
+        """Return the keys of a task by its member name in a partition's sorted sets."""
         endpoint_id, task_id = parse_member(name)
         return self._partitions.of(endpoint_id).of_task(task_id)

@@ -1,1 +1,1 @@
-"""Connections to Redis and Valkey: one server, sentinels, a cluster."""
+"""Connections to Redis and Valkey: a single server, Sentinel or a cluster."""

@@ -1,4 +1,4 @@
-"""Connections to Redis or Valkey, and what their errors mean."""
+"""Connections to Redis or Valkey, and the reasons behind their errors."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from queue_engine.store.redis.sentinel import MasterFinder, MasterPool
 COMMAND_TIMEOUT_SECONDS = 3.0
 SENTINEL_TIMEOUT_SECONDS = 1.0
 MAX_BLOCK_SECONDS = 2.0
-"""How long a blocking read may wait. A dead connection is noticed by its silence beyond that, so this is short: all
-work goes on within five seconds after a fail-over."""
+"""Maximum wait of a blocking read. A dead connection is detected only when a reply does not arrive after this time, so
+it is short: all work resumes within five seconds after a fail-over."""
 BLOCK_MARGIN_SECONDS = 1.5
 
 _PASSING = (
     "OOM", "MISCONF", "NOREPLICAS", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "LOADING", "READONLY", "UNKILLABLE",
     "BUSY ", "UNBLOCKED", "MOVED", "ASK ",
 )  # fmt: skip
-"""Error replies by which the store says that it cannot now, not that the command is wrong."""
+"""Prefixes of error replies that mean a temporary problem of the store, not a wrong command."""
 
 _REASONS: Mapping[type[BaseException], str] = {
-    # Before the connection errors, because some of these are ones.
+    # Checked before the connection errors, because some of these are subclasses of them.
     BusyLoadingError: "it is loading its data",
     ReadOnlyError: "it is a read-only replica",
     OutOfMemoryError: "it has reached maxmemory",
@@ -61,14 +61,14 @@ _REASONS: Mapping[type[BaseException], str] = {
 
 
 class NotDurable(RedisError):
-    """A write was carried out, and too few servers have it yet: it is repeated until they have."""
+    """A write was executed but not yet acknowledged by enough servers. The caller repeats it until it is."""
 
 
 def connect(url: str | StoreUrl, *, max_connections: int = 32, blocking: bool = False) -> Redis:
-    """A client that does not decode replies. Connections are made when they are first needed.
+    """Return a client that does not decode replies. It connects when the first command is sent.
 
-    With `blocking` its timeout is above MAX_BLOCK_SECONDS, for reads that wait on the server. `max_connections` is for
-    each server. Raises ValueError when the URL breaks a rule.
+    With `blocking` its timeout is above MAX_BLOCK_SECONDS, for reads that wait on the server. `max_connections` limits
+    the connections to each server. Raises ValueError when the URL is invalid.
     """
     parsed = parse_store_url(url) if isinstance(url, str) else url
     options = _connection_options(parsed, blocking=blocking)
@@ -82,7 +82,7 @@ def connect(url: str | StoreUrl, *, max_connections: int = 32, blocking: bool = 
 
 
 async def close(client: Redis) -> None:
-    """Close all connections of a client; the store may be away."""
+    """Close all connections of a client. Works while the store is unavailable too."""
     with suppress(RedisError, OSError):
         await client.aclose()
     with suppress(RedisError, OSError):
@@ -90,7 +90,7 @@ async def close(client: Redis) -> None:
 
 
 def check_tls_files(url: StoreUrl) -> None:
-    """Raises ValueError that names the option when the files of a TLS connection cannot be used."""
+    """Check that the files of a TLS connection can be used. Raises ValueError that names the option otherwise."""
     options = dict(url.tls_options)
     context = ssl.create_default_context()
     if path := options.get("ssl_ca_certs"):
@@ -119,7 +119,7 @@ def _pool_of(address: Address, tls: bool, max_connections: int, options: Mapping
 
 
 def _master_pool(url: StoreUrl, max_connections: int, options: Mapping[str, Any]) -> MasterPool:
-    """A pool whose connections go to the master that the sentinels name when they are made."""
+    """Return a pool whose connections go to the master that the sentinels name at the time of connecting."""
     of_sentinels = {
         **options,
         "db": 0,
@@ -165,13 +165,13 @@ def _connection_options(url: StoreUrl, *, blocking: bool) -> dict[str, Any]:
 
 
 def _keepalive() -> dict[int, int]:
-    """A peer that is gone without a word is noticed within seconds, also while nothing is sent."""
+    """Return socket options that detect a dead peer within seconds, also on an idle connection."""
     wanted = {"TCP_KEEPIDLE": 1, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 4000}
     return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 def unavailability(error: BaseException) -> str | None:
-    """Why the store cannot serve now, when that is what `error` says; None for any other error."""
+    """Return why the store is unavailable when `error` means that; None for any other error."""
     if isinstance(error, StoreUnavailable):
         return error.reason
     if isinstance(error, NotDurable):
@@ -197,7 +197,7 @@ def _tls_fault(error: BaseException | None) -> str | None:
 
 @asynccontextmanager
 async def store_errors() -> AsyncIterator[None]:
-    """Turn errors by which the store cannot serve now into StoreUnavailable; let all others pass."""
+    """Raise StoreUnavailable for errors that mean an unavailable store. Other errors pass through."""
     try:
         yield
     except (RedisError, OSError) as error:
@@ -208,7 +208,7 @@ async def store_errors() -> AsyncIterator[None]:
 
 
 def pairs(flat: list[bytes]) -> dict[str, str]:
-    """A hash as HGETALL gives it inside a script's reply."""
+    """Return a hash from the flat list that HGETALL returns inside a script."""
     return {flat[index].decode(): flat[index + 1].decode() for index in range(0, len(flat), 2)}
 
 

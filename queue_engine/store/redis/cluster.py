@@ -1,7 +1,8 @@
-"""A client of a cluster: every command goes to the node that has its key.
+"""Cluster client: every command goes to the node that owns the slot of its key.
 
-Each node has a bounded pool of its own, as a single server would, so that one that is down holds up no other. What
-redis-py offers for clusters has neither bounds nor closes only what is broken.
+Each node has its own bounded connection pool, so that a node that is down does not block commands to other nodes. The
+cluster client of redis-py is not used, because its pools are unbounded and it closes healthy connections as well as
+broken ones.
 """
 
 from __future__ import annotations
@@ -24,32 +25,33 @@ from queue_engine.config.store_url import Address
 
 T = TypeVar("T")
 Send = Callable[[Redis, bool], Awaitable[T]]
-"""Sends something to a node. When the second argument is true the node must be told ASKING first."""
+"""Sends a command to a node. When the second argument is true, it sends ASKING before the command."""
 
 HOME_KEY = "{qe}:meta"
-"""Commands without a key go to the node that has this one."""
+"""Commands without a key go to the node that owns this key."""
 MAX_REDIRECTIONS = 8
 PATIENCE_SECONDS = 1.0
-"""How long a command is repeated while its slot is being moved (TRYAGAIN)."""
+"""Maximum time for which a command is retried while its slot is being migrated (TRYAGAIN)."""
 WAITS = Backoff(0.02, 0.25)
 REFRESH_SECONDS = 1.0
-"""Wait for one node's word on who has which slot."""
+"""Timeout for one node's reply to CLUSTER SLOTS."""
 PROBE_SECONDS = 0.5
-"""Wait for a node that was silent before: whether it lives is asked first, so that a frozen one holds nothing up."""
+"""Timeout for a PING to a node that did not respond before. It is sent before other commands, so that a frozen node
+does not block them."""
 _SECOND_WORD = {"OBJECT", "MEMORY", "XGROUP", "XINFO"}
-"""Commands of two words, when these come as two: the key is the third."""
+"""Commands of two words that are passed as two arguments: the key is the third argument."""
 _WITHOUT_KEY = {"TIME", "INFO", "PING"}
 
 
 class NotACluster(RedisError):
-    """The server answers and belongs to no cluster."""
+    """The server responds but is not part of a cluster."""
 
 
 class ClusterClient(Redis):
-    """As a Redis client, for commands with keys of one slot. Pipelines may hold commands for several.
+    """A Redis client for a cluster. A command's keys must be in one slot; a pipeline may use several slots.
 
-    `make_client` gives a client of one node. Who has which slot is learnt from redirections, and asked for anew when a
-    node does not answer.
+    `make_client` returns a client for one node. The slot map is updated by redirections, and fetched again when a node
+    does not respond.
     """
 
     def __init__(self, seeds: Sequence[Address], make_client: Callable[[Address], Redis]) -> None:
@@ -60,10 +62,10 @@ class ClusterClient(Redis):
         self._owners: dict[int, Address] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._silent: dict[Address, asyncio.Task[None] | None] = {}
-        """Nodes that did not answer, and the question whether they do."""
+        """Nodes that did not respond, each with the task that probes it, if any."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
-        """Raises what a client of one server raises; redirections are followed."""
+        """Execute a command, following redirections. Raises the same errors as the client of a single server."""
 
         async def send(node: Redis, asking: bool) -> Any:
             if asking:
@@ -78,9 +80,10 @@ class ClusterClient(Redis):
         return ClusterPipeline(self, self.connection_pool, self.response_callbacks, False, shard_hint)
 
     async def routed(self, key: str | bytes, send: Send[T], *, after: Exception | None = None) -> T:
-        """What `send` gives at the node that has `key`, wherever that is; `after` is an answer that was had already.
+        """Return the result of `send` at the node that owns `key`, following redirections.
 
-        A send whose connection fails is repeated once, at the node that has the key then.
+        `after` is an error reply that the caller has already received. When the connection fails, `send` is repeated
+        once, at the node that owns the key by then.
         """
         slot = slot_of(key)
         node, asking = None if after is None else self._owners.get(slot), False
@@ -115,9 +118,9 @@ class ClusterClient(Redis):
         raise ResponseError("TRYAGAIN too many redirections")
 
     async def owner(self, slot: int) -> Address:
-        """The node that has the slot, as far as is known; one that was silent has answered since.
+        """Return the node that owns the slot by the known slot map. A node that did not respond is probed first.
 
-        Raises a RedisError when nobody is known to have it, or the node is silent still.
+        Raises a RedisError when no owner is known, or the node still does not respond.
         """
         if slot not in self._owners:
             await self.refresh()
@@ -131,12 +134,12 @@ class ClusterClient(Redis):
         return node
 
     async def note_silence(self, node: Address) -> None:
-        """Note that a node did not answer, and ask the others who has its slots now."""
+        """Note that a node did not respond, and fetch the slot map from the other nodes."""
         self._silent.setdefault(node, None)
         await self.refresh(without=node)
 
     async def _clear(self, node: Address) -> None:
-        """Ask a silent node whether it lives; calls that come meanwhile share the answer."""
+        """Probe a node that did not respond. Concurrent calls share one probe."""
         asking = self._silent.get(node)
         if asking is None or asking.done():
             asking = self._silent[node] = asyncio.create_task(self._probe(node))
@@ -149,27 +152,28 @@ class ClusterClient(Redis):
         except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError):
             raise RedisConnectionError(f"{node} does not answer") from None
         except ResponseError:
-            pass  # it does, whatever it says
+            pass  # an error reply shows that the node responds
         self._silent.pop(node, None)
 
     def known_owner(self, key: str | bytes) -> Address | None:
-        """As `owner`, without asking."""
+        """Return the node that owns the key by the known slot map, or None. Sends no command."""
         return self._owners.get(slot_of(key))
 
     async def masters(self) -> dict[Address, Redis]:
-        """A client for each node that has slots."""
+        """Return a client for each node that owns slots."""
         await self.refresh()
         return {address: self.client_of(address) for address in dict.fromkeys(self._owners.values())}
 
     async def nodes(self) -> list[Address]:
-        """All nodes that are known, replicas too."""
+        """Return all known nodes, including replicas."""
         await self.refresh()
         return list(self._nodes)
 
     async def refresh(self, *, without: Address | None = None) -> None:
-        """Ask who has which slot; calls that come meanwhile share the answer. `without` is not asked.
+        """Fetch the slot map from any node except `without`. Concurrent calls share one fetch.
 
-        What is known is kept when nobody answers. Raises NotACluster, and a RedisError when nothing is known.
+        When no node responds, the known slot map is kept. Raises NotACluster, or a RedisError when no slot map is
+        known.
         """
         if self._refreshing is None or self._refreshing.done():
             self._refreshing = asyncio.create_task(self._refresh(without))
@@ -221,14 +225,14 @@ class ClusterClient(Redis):
         self._owners = owners
         for address in nodes:
             self.client_of(address)
-        for address in replaced & set(self._nodes):  # what waits for its answer need not wait any longer
+        for address in replaced & set(self._nodes):  # end calls that wait for a reply from a node without slots
             self._silent.pop(address, None)
             await self._nodes[address].connection_pool.disconnect()
         for address in [one for one in self._nodes if one not in nodes]:
             await self._forget(address)
 
     def client_of(self, address: Address) -> Redis:
-        """A client of one node."""
+        """Return the client of a node."""
         if address not in self._nodes:
             self._nodes[address] = self._make_client(address)
         return self._nodes[address]
@@ -240,13 +244,16 @@ class ClusterClient(Redis):
         await client.connection_pool.disconnect()
 
     def _redirection(self, text: str, asked: Address | None) -> Address:
-        """`MOVED 3999 127.0.0.1:6381`; without a host it is the one that was asked."""
+        """Return the address in a redirection such as `MOVED 3999 127.0.0.1:6381`.
+
+        Without a host it is the host of the node that was asked.
+        """
         host, _, port = text.split(" ")[2].rpartition(":")
         return Address(host or (asked.host if asked else ""), int(port))
 
 
 class ClusterPipeline(Pipeline):
-    """Commands that go to their nodes side by side, each node's in one round trip."""
+    """A pipeline that sends each node's commands in one round trip, to all nodes concurrently."""
 
     def __init__(self, client: ClusterClient, *args: Any) -> None:
         super().__init__(*args)
@@ -266,7 +273,7 @@ class ClusterPipeline(Pipeline):
         return replies
 
     async def _execute_at(self, node: Address, stack: Any, indexes: list[int], replies: list[Any]) -> None:
-        """What is redirected, or could not be asked, is asked by itself."""
+        """Execute the commands of one node. Each command that is redirected or fails to connect is repeated alone."""
         pipeline = self._client.client_of(node).pipeline(transaction=False)
         for index in indexes:
             args, options = stack[index]
@@ -290,7 +297,7 @@ class ClusterPipeline(Pipeline):
 
 
 class _Waits:
-    """Short waits until PATIENCE_SECONDS are used up."""
+    """Short waits with a total of PATIENCE_SECONDS."""
 
     most = 16
 
@@ -309,12 +316,12 @@ class _Waits:
 
 
 def is_redirection(reply: Any) -> bool:
-    """Whether an answer says that another node, or a later time, is right."""
+    """Return True if a reply says to send the command to another node, or to retry it later."""
     return isinstance(reply, ResponseError) and str(reply).startswith(("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN"))
 
 
 def slot_of(key: str | bytes) -> int:
-    """The slot of a key. Ours all have a hash tag, and there are few of those."""
+    """Return the slot of a key. All keys of the store have one of a few hash tags, so slots are cached by tag."""
     raw = key.encode() if isinstance(key, str) else key
     start = raw.find(b"{")
     end = raw.find(b"}", start + 1)
@@ -327,7 +334,7 @@ def _slot_of_tag(tag: bytes) -> int:
 
 
 def _key_of(args: Sequence[Any]) -> str | bytes:
-    """The first key of a command, among those that the store's code uses."""
+    """Return the first key of a command. Knows the commands that the store uses."""
     command = str(args[0]).upper()
     if command in ("EVALSHA", "EVAL"):
         return args[3]  # type: ignore[no-any-return]

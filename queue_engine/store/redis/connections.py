@@ -1,7 +1,6 @@
-"""Connections that are given up when they are not made in time, the server's first answers included, and when their
-server is the master no more.
+"""Connections with a timeout for connecting, including the handshake, that detect a demoted master.
 
-Whatever ends one is a ConnectionError or a TimeoutError, on every event loop.
+A lost connection always raises a ConnectionError or a TimeoutError, on every event loop.
 """
 
 from __future__ import annotations
@@ -19,10 +18,11 @@ CONNECT_TIMEOUT_SECONDS = 2.0
 
 
 class _Watchful(AbstractConnection):
-    """A frozen server still takes connections, and then says nothing: redis-py bounds the first step only.
+    """Limits the whole handshake, and reconnects after the server was demoted to a replica.
 
-    A master that has become a replica keeps its connections. Who meets one connects anew for the next command: the name
-    or the address may lead to the new master by now.
+    A frozen server still accepts connections but never replies to the handshake. redis-py has a timeout for the TCP
+    connection only. A master that was demoted keeps its connections open. After a ReadOnlyError the connection is
+    opened again for the next command, because the host name or the sentinels may point to the new master by then.
     """
 
     _demoted = False
@@ -38,8 +38,11 @@ class _Watchful(AbstractConnection):
             raise RedisTimeoutError("the server does not answer a new connection") from None
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
-        """uvloop refuses to write to a transport that the peer has closed: one that accepts a connection and resets it
-        at once. redis-py passes its RuntimeError on, and nobody would take it for a store that is away for a moment."""
+        """Send a command; raise ConnectionError when the peer has closed the connection.
+
+        When the peer accepts a connection and resets it at once, uvloop raises RuntimeError on the next write. redis-py
+        does not translate it, so it would not be treated as an unavailable store.
+        """
         try:
             await super().send_packed_command(command, check_health)
         except RuntimeError as error:
@@ -53,7 +56,7 @@ class _Watchful(AbstractConnection):
             raise
 
     async def can_read_destructive(self) -> bool:
-        """Asked by the pool before the connection is used again; an error makes it connect anew."""
+        """Return whether unread data waits. The pool calls this before reuse, and reconnects when it raises."""
         if self._demoted:
             self._demoted = False
             raise RedisConnectionError("the server is a replica now")

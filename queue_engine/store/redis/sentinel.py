@@ -1,4 +1,4 @@
-"""The master that sentinels name, and a pool of connections to it."""
+"""Sentinel support: find the current master, and pool connections to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from queue_engine.config.store_url import Address
 
 
 class MasterFinder:
-    """Asks all sentinels at once. What most of them say counts: one that is cut off from the others may be behind."""
+    """Finds the master by asking all sentinels at once.
+
+    The address that most sentinels name is used, because a partitioned sentinel may name an old master.
+    """
 
     def __init__(self, service: str, sentinels: Sequence[Redis]) -> None:
         self._service = service
@@ -25,9 +28,10 @@ class MasterFinder:
         self._asking: asyncio.Task[Address] | None = None
 
     async def find(self) -> Address:
-        """The master's address. Calls that come meanwhile share the answer.
+        """Return the master's address. Concurrent calls share one query.
 
-        Raises MasterNotFoundError when no sentinel names one, another ConnectionError when none of them answers.
+        Raises MasterNotFoundError when no sentinel names a master, or another ConnectionError when no sentinel
+        responds.
         """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask_all())
@@ -73,10 +77,10 @@ class MasterFinder:
 
 
 class MasterPool(BlockingConnectionPool):
-    """A bounded pool whose connections ask for the master when they connect.
+    """A bounded pool whose connections look up the master when they connect.
 
-    A connection that meets a read-only server, or breaks, connects anew; when the master has changed, those that are
-    idle are dropped.
+    A connection that breaks, or gets a read-only error, looks up the master again. When the master has changed, all
+    idle connections are closed.
     """
 
     is_master = True
@@ -89,7 +93,7 @@ class MasterPool(BlockingConnectionPool):
         self._address: Address | None = None
 
     async def get_master_address(self) -> Address:
-        """For SentinelManagedConnection."""
+        """Return the master's address. SentinelManagedConnection calls this."""
         address = await self._finder.find()
         if address != self._address:
             self._address = address
