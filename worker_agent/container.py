@@ -20,7 +20,7 @@ from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.net.ports import IPV6_LOOPBACK, LOOPBACK
 from queue_engine.observability import metrics
-from queue_engine.processes.orphans import end_orphans, reap_orphans
+from queue_engine.processes.orphans import child_ended, end_orphans, reap_orphans
 from queue_engine.processes.process_groups import exit_of
 from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, SettledProbe, Target, where_children_listen
 from worker_agent.readiness import READY_PATH_FAILURES, Clocks, Finding, Probed, Readiness
@@ -352,7 +352,8 @@ class ContainerProcess:
         return container_end(await self._status())
 
     async def reap_step(self) -> int:
-        """Reap what the command has left and has ended. Always returns 0: the next look is due after the interval."""
+        """Wait until a child has ended, and reap what the command has left. Always returns 0: a pause follows."""
+        await child_ended()
         reap_orphans(self._is_main)
         return 0
 

@@ -50,6 +50,18 @@ def children() -> list[int]:
     return found
 
 
+async def child_ended() -> None:
+    """Return when a child of this process has ended and is not reaped yet; at once when there is no child.
+
+    A thread of the loop's executor waits: uvloop keeps SIGCHLD to itself. It ends with the next child that ends. Where
+    the system cannot wait without reaping, this waits forever: orphans are not ours there.
+    """
+    if sys.platform != "linux":
+        await asyncio.Event().wait()
+    with suppress(ChildProcessError):
+        await asyncio.to_thread(os.waitid, os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+
+
 def reap_orphans(keep: Keep) -> list[int]:
     """Reap the orphans that have ended; return those that live. Call it from the thread that starts processes."""
     return [pid for pid in children() if not keep(pid) and not _is_reaped(pid)]

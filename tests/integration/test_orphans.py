@@ -73,6 +73,8 @@ async def stop_the_controller(store: Store, endpoint_id: str, controller: Progra
     controller.signal(signal.SIGTERM)
 
 
+ORPHANS = 4000
+
 End = Callable[[Store, str, Program], Awaitable[None]]
 
 
@@ -120,6 +122,30 @@ async def test_ended_processes_that_a_container_has_left_do_not_pile_up(
         return [one for one in agent_of(controller).children() if one.status() == psutil.STATUS_ZOMBIE]
 
     await wait_until_async(lambda: not left(), message="the agent reaps nothing")
+
+
+async def test_a_container_that_forks_without_a_pause_does_not_use_up_the_process_ids(
+    store: Store, programs: Programs, tmp_path: Path
+) -> None:
+    controller = programs.start("controller", "queue_engine", "controller", **SETTINGS)
+    done = tmp_path / "done"
+    script = f"""
+import os, time
+for _ in range({ORPHANS}):
+    child = os.fork()
+    if not child:
+        os.fork()
+        os._exit(0)
+    os.waitpid(child, 0)
+open({str(done)!r}, "w").close()
+time.sleep(600)
+"""
+    program = tmp_path / "program.py"
+    program.write_text(script)
+    command = f"{sys.executable} -S {program}"
+    await new_endpoint(store, workers=1, initialization_command=command, expose=Expose(8000, "HTTP"))
+    await wait_until_async(done.exists, 60, "the container does not start")
+    assert len(agent_of(controller).children()) < ORPHANS / 2
 
 
 def agent_of(controller: Program) -> psutil.Process:
