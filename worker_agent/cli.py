@@ -26,6 +26,7 @@ from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
+from queue_engine.logs.lines import Secrets
 from queue_engine.observability.exporter import listen, own_metrics, port_of, serve_pages
 from queue_engine.observability.logs import configure_logging
 from queue_engine.observability.metrics import Role, registry_of
@@ -42,7 +43,6 @@ from worker_agent.container import LOOPBACKS, ContainerAddress, ContainerProcess
 from worker_agent.end_report import say_end
 from worker_agent.forward import HttpForwarder
 from worker_agent.logs.capture import Capture
-from worker_agent.logs.lines import Secrets
 from worker_agent.logs.shipper import LogShipper
 from worker_agent.service_work import ServiceWork
 from worker_agent.tasks import TaskWork

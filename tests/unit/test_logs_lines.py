@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker_agent.logs.lines import (
+from queue_engine.logs.lines import (
     BURST_LINES,
     BYTES_PER_LINE,
     CUT,

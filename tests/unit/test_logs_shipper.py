@@ -8,10 +8,10 @@ import pytest
 from redis.exceptions import ResponseError
 
 from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.logs.lines import CUT, Secrets
 from queue_engine.observability import metrics
 from tests.waiting import wait_until_async
 from worker_agent.logs.capture import MAX_UNREAD_BYTES, READ_BYTES, Capture
-from worker_agent.logs.lines import CUT, Secrets
 from worker_agent.logs.shipper import MAX_BATCH_CHARACTERS, MAX_ROUND_BYTES, MAX_WAITING_LINES, LogShipper
 from worker_agent.ports import MAX_LOG_BATCH_LINES
 
