@@ -43,8 +43,8 @@ async def serve_delivery(settings: DeliverySettings) -> int:
                 await store.api_keys.note_tenants()
             alone = LoopbackSender(store.api_keys, to_loopback, strict)
             sender = alone if settings.webhook_loopback else strict
-            most_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS
-            service = DeliveryService(config, store.outbox(most_age_ms=most_age_ms), sender)
+            max_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS
+            service = DeliveryService(config, store.outbox(max_age_ms=max_age_ms), sender)
             on_end(service.drain)
             log.info("started", extra={"max_attempts": config.schedule.max_attempts, "slots": config.slots})
             await service.run()

@@ -29,7 +29,8 @@ from queue_engine.net.error_types import INTERNAL
 from queue_engine.observability import metrics
 from queue_engine.rules.webhook_urls import InvalidWebhook, parse_webhook
 from queue_engine.store.keys import ids_of_delivery
-from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
+from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.redis.client import unavailability
 
 log = logging.getLogger(__name__)

@@ -290,12 +290,3 @@ def _entries(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) 
         for entry_id, fields in entries
         if fields
     ]
-
-
-async def make_group(redis: Redis, stream: str, group: str) -> None:
-    """Make a consumer group that reads `stream` from its start; does nothing when it is there."""
-    try:
-        await redis.xgroup_create(stream, group, id="0", mkstream=True)
-    except ResponseError as error:
-        if "BUSYGROUP" not in str(error):
-            raise

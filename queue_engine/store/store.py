@@ -28,7 +28,7 @@ from queue_engine.store.leadership import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, Records
 from queue_engine.store.migrations.migrator import Migrator, progress_from
-from queue_engine.store.outbox.outbox import DEFAULT_MOST_AGE_MS, Outbox
+from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from queue_engine.store.processes import Processes, process_name
 from queue_engine.store.queue import ClaimStore
 from queue_engine.store.redis.client import check_tls_files, close, connect, store_errors, unavailability
@@ -147,11 +147,11 @@ class Store:
             lease_ms=lease_ms,
         )
 
-    def outbox(self, process_id: str | None = None, *, most_age_ms: int = DEFAULT_MOST_AGE_MS) -> Outbox:
+    def outbox(self, process_id: str | None = None, *, max_age_ms: int = DEFAULT_MAX_AGE_MS) -> Outbox:
         """The webhook outbox for one delivery process."""
         name = process_id or uuid.uuid4().hex
         return Outbox(
-            self.redis, self.scripts, self._blocking, self.partitions, self.sealer, name, most_age_ms=most_age_ms
+            self.redis, self.scripts, self._blocking, self.partitions, self.sealer, name, max_age_ms=max_age_ms
         )
 
     async def prepare(self) -> ServerInfo:

@@ -136,7 +136,7 @@ MUTANTS = {
             scenario="kill delivery",
             expected="was delivered under several ids",
             edits={
-                "queue_engine/store/outbox/outbox.py": [
+                "queue_engine/store/outbox/results.py": [
                     ("message_id=_message_id(task),", 'message_id=f"{_message_id(task)}_{reply.attempts}",')
                 ]
             },

@@ -7,7 +7,8 @@ from queue_engine.domain.deliveries import DeliverAgain, Delivered, GivenUp, Ver
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, Outcome, Succeeded, Task, TaskSpec
 from queue_engine.store.keys import EndpointKeys, Partition, member
-from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
+from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.queue import ClaimStore, Started
 from queue_engine.store.store import Store
 from queue_engine.store.sweeper import Swept

@@ -13,7 +13,8 @@ from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.store.keys import LEADER
-from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
+from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.redis.client import store_errors, unavailability
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Submission

@@ -12,7 +12,8 @@ from queue_engine.domain.deliveries import MAX_RESULT_BYTES, DeliverAgain, Deliv
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
 from queue_engine.store.constants import MAX_DELIVERY_RECORDS
-from queue_engine.store.outbox.outbox import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
+from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from queue_engine.store.queue import ClaimStore
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Cancellation
@@ -406,7 +407,7 @@ async def test_a_delivery_whose_receiver_is_not_served_for_too_long_is_given_up(
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     entry = await _read_one(outbox)
-    long_ago = await bench.probe.now_ms() - DEFAULT_MOST_AGE_MS - 1
+    long_ago = await bench.probe.now_ms() - DEFAULT_MAX_AGE_MS - 1
     await bench.probe.ask("HSET", bench.partition.delivery(entry.delivery_id), "created", long_ago)
 
     assert await outbox.defer(entry, delay_ms=0) is False

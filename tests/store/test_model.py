@@ -18,7 +18,8 @@ from hypothesis.stateful import (
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.deliveries import Verdict
 from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TryAgain
-from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
+from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.queue import ClaimStore, Entry, Started
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Submission

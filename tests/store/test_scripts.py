@@ -11,7 +11,7 @@ from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
-from queue_engine.store.outbox.outbox import OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.redis.client import store_errors
 from queue_engine.store.script_runner import MAX_BATCH
 from queue_engine.store.scripts import load_scripts

@@ -16,7 +16,7 @@ from queue_engine.domain.tasks import Lease, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.credentials import Deletion
 from queue_engine.store.keys import FORMAT, META
-from queue_engine.store.outbox.outbox import OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.queue import ClaimStore
 from queue_engine.store.redis.client import unavailability
 from queue_engine.store.redis.cluster import ClusterClient

@@ -9,7 +9,8 @@ import pytest
 from queue_engine.domain.deliveries import Delivery, Verdict
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.outbox.outbox import DEFAULT_MOST_AGE_MS, Outbox, OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
+from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from tests.store.bench import DELIVERED, DESTINATION, GIVEN_UP, TENANT, WEBHOOK, Bench, again, answer, config
 
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
@@ -320,7 +321,7 @@ async def test_an_event_whose_receiver_is_not_served_for_too_long_is_given_up(to
     if following:
         await mark(told, RUNNING)
     [entry] = await due(outbox)
-    long_ago = await told.probe.now_ms() - DEFAULT_MOST_AGE_MS - 1
+    long_ago = await told.probe.now_ms() - DEFAULT_MAX_AGE_MS - 1
     await told.probe.ask("HSET", told.partition.delivery(entry.delivery_id), "created", long_ago)
     assert await outbox.defer(entry, delay_ms=0) is False
     assert await events(told) == following
@@ -333,5 +334,5 @@ async def _age(bench: Bench, index: int) -> None:
     """As if one of the worker's events had waited for too long."""
     key = bench.keys.worker_events("w1")
     event = json.loads(await bench.probe.ask("LINDEX", key, index))
-    event["at"] = str(int(event["at"]) - DEFAULT_MOST_AGE_MS - 1)
+    event["at"] = str(int(event["at"]) - DEFAULT_MAX_AGE_MS - 1)
     await bench.probe.ask("LSET", key, index, json.dumps(event))

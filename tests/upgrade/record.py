@@ -28,7 +28,8 @@ from queue_engine.crypto.sealing import Sealer, parse_secret_key
 from queue_engine.domain.deliveries import DeliverAgain, Delivered, GivenUp, Verdict
 from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.store.outbox.outbox import Outbox, OutboxEntry
+from queue_engine.store.outbox.entries import OutboxEntry
+from queue_engine.store.outbox.outbox import Outbox
 from queue_engine.store.queue import ClaimStore, Entry, Started
 from queue_engine.store.store import Store
 from tests.integration.parts import Programs, programs_on, wait_for_port

@@ -1,0 +1,68 @@
+"""Entries of the outbox, and what the two kinds of deliveries share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
+from queue_engine.domain.deliveries import Delivered, GivenUp, Verdict
+from queue_engine.store.endpoints import open_signing_secret
+from queue_engine.store.keys import Partition, parse_member
+
+
+@dataclass(frozen=True)
+class OutboxEntry:
+    """A delivery that is due, as the outbox handed it out to this process."""
+
+    partition: Partition
+    entry_id: str
+    delivery_id: str
+    destination: str
+    """`scheme://host:port`: deliveries are served in turn by it."""
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """What the store made of a verdict. Not accepted: another process has the delivery, or it was settled before."""
+
+    accepted: bool
+    latency_seconds: float = 0.0
+
+
+def outbox_entries(partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
+    """Garbage in the outbox is an entry without a delivery: opening it says so, and it goes."""
+    return [
+        OutboxEntry(partition, entry_id.decode(), _text_in(fields, b"d"), _text_in(fields, b"h"))
+        for entry_id, fields in entries
+        if fields
+    ]
+
+
+def _text_in(fields: dict[bytes, bytes], name: bytes) -> str:
+    return fields.get(name, b"").decode("utf-8", "replace")
+
+
+def owner_of(delivery_id: str) -> tuple[str, str]:
+    """Return the ids of the endpoint, and of its task or worker."""
+    return parse_member(delivery_id.partition(":")[2])
+
+
+def settlement(created_ms: int, now_ms: int) -> Settlement:
+    return Settlement(accepted=True, latency_seconds=(now_ms - created_ms) / 1000)
+
+
+def verdict_words(verdict: Verdict) -> tuple[str, int, str]:
+    if isinstance(verdict, Delivered):
+        return "delivered", 0, ""
+    if isinstance(verdict, GivenUp):
+        return "given_up", 0, verdict.reason
+    return "again", int(verdict.delay_seconds * 1000), verdict.reason
+
+
+def open_secret(sealer: Sealer, endpoint_id: str, stored: str) -> tuple[str | None, str | None]:
+    """Return the endpoint's signing secret, and the reason when it cannot be read."""
+    try:
+        return (open_signing_secret(sealer, endpoint_id, stored) if stored else None), None
+    except (SecretKeyMissing, SealBroken) as error:
+        return None, str(error)
