@@ -26,7 +26,7 @@ from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
-from queue_engine.logs.lines import Secrets
+from queue_engine.logs.masking import Secrets
 from queue_engine.observability.exporter import listen, own_metrics, port_of, serve_pages
 from queue_engine.observability.logs import configure_logging
 from queue_engine.observability.metrics import Role, registry_of

@@ -10,19 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.logs.lines import (
-    BURST_LINES,
-    BYTES_PER_LINE,
-    CUT,
-    LINES_PER_SECOND,
-    MASK,
-    MAX_LINE_BYTES,
-    LineReader,
-    Secrets,
-    cleaned,
-    dropped_note,
-    line_budget,
-)
+from queue_engine.logs.budget import BURST_LINES, BYTES_PER_LINE, LINES_PER_SECOND, line_budget
+from queue_engine.logs.lines import CUT, MAX_LINE_BYTES, LineReader, dropped_note
+from queue_engine.logs.masking import MASK, Secrets, cleaned
 
 ROOM = 10**6
 SECRET = "tiger-4711-canary"

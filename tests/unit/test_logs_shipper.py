@@ -8,7 +8,8 @@ import pytest
 from redis.exceptions import ResponseError
 
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.logs.lines import CUT, Secrets
+from queue_engine.logs.lines import CUT
+from queue_engine.logs.masking import Secrets
 from queue_engine.observability import metrics
 from tests.waiting import wait_until_async
 from worker_agent.logs.capture import MAX_UNREAD_BYTES, READ_BYTES, Capture

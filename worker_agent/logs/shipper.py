@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 
 from queue_engine.aio import end_tasks, wait_for_event
 from queue_engine.domain.agent_protocol import LOG_FLUSH_SECONDS
-from queue_engine.logs.lines import LineReader, Secrets, line_budget
+from queue_engine.logs.budget import line_budget
+from queue_engine.logs.lines import LineReader
+from queue_engine.logs.masking import Secrets
 from queue_engine.observability import metrics
 from worker_agent.logs.capture import READ_BYTES, Capture
 from worker_agent.ports import MAX_LOG_BATCH_LINES, LogSink, loop, until_available
