@@ -150,6 +150,27 @@ async def test_a_store_that_wants_replicas_refuses_and_recovers(bench: Bench) ->
     assert await bench.submit("t1") is Submission.ACCEPTED
 
 
+@pytest.mark.parametrize("transaction", [False, True])
+async def test_a_pipeline_that_is_refused_is_an_outage(bench: Bench, transaction: bool) -> None:
+    """redis-py puts the command before the store's reply."""
+    await bench.probe.ask("CONFIG", "SET", "min-replicas-to-write", 1)
+    try:
+        for call in (bench.store.processes.note("api:here:1:a"), _set_in_pipeline(bench.store, transaction)):
+            with pytest.raises(StoreUnavailable, match=r"it refuses writes \(NOREPLICAS\)"):
+                async with store_errors():
+                    await call
+    finally:
+        await bench.probe.ask("CONFIG", "SET", "min-replicas-to-write", 0)
+    await bench.store.processes.note("api:here:1:a")
+    await bench.store.processes.remove("api:here:1:a")
+
+
+async def _set_in_pipeline(store: Store, transaction: bool) -> None:
+    pipeline = store.redis.pipeline(transaction=transaction)
+    pipeline.set("{qe}:probe", "in (this) of pipeline caused error: OK")
+    await pipeline.execute()
+
+
 async def test_a_store_that_restarts_serves_again_with_its_data(
     store_server: StoreServer, tmp_path: Path, sealer: Sealer
 ) -> None:

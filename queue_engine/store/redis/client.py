@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Mapping
@@ -48,6 +49,11 @@ _PASSING = (
     "BUSY ", "UNBLOCKED", "MOVED", "ASK ",
 )  # fmt: skip
 """Prefixes of error replies that mean a temporary problem of the store, not a wrong command."""
+_AROUND_REPLY = re.compile(
+    r"Command # \d+ \(.*\) of pipeline caused error: (?:\(['\"])?|Transaction discarded because of: ", re.DOTALL
+)
+"""What stands before an error reply: redis-py names the command of a pipeline (5.x then shows a tuple), and the store
+says why EXEC was refused. Greedy, because the arguments of the command may hold the same words."""
 
 _REASONS: Mapping[type[BaseException], str] = {
     # Checked before the connection errors, because some of these are subclasses of them.
@@ -182,9 +188,16 @@ def unavailability(error: BaseException) -> str | None:
     if isinstance(error, (RedisConnectionError, RedisTimeoutError, OSError)):
         fault = _tls_fault(error)
         return "it cannot be reached" + (f" (TLS: {fault})" if fault else "")
-    if isinstance(error, ResponseError) and str(error).startswith(_PASSING):
-        return f"it refuses writes ({str(error).split(' ', 1)[0]})"
+    if isinstance(error, ResponseError) and (reply := _reply_of(error)).startswith(_PASSING):
+        return f"it refuses writes ({reply.split(' ', 1)[0]})"
     return None
+
+
+def _reply_of(error: ResponseError) -> str:
+    """Return the store's error reply, which begins with its code."""
+    text = str(error)
+    around = _AROUND_REPLY.match(text)
+    return text[around.end() :] if around else text
 
 
 def _tls_fault(error: BaseException | None) -> str | None:
