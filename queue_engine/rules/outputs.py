@@ -31,14 +31,18 @@ _ESCAPED = re.compile(r"\\(.)")
 
 _TEXT_SUFFIXES = ("+json", "+xml", "+yaml", "+json-seq")
 _TEXT_NAMES = (
-    "ecmascript", "graphql", "javascript", "typescript", "sql", "toml", "xml", "xml-dtd", "yaml", "x-ecmascript",
-    "x-javascript", "x-sh", "x-shellscript", "x-sql", "x-toml", "x-typescript", "x-yaml",
-    "json-seq", "jsonl", "jsonlines", "ndjson", "x-json-lines", "x-json-stream", "x-jsonl", "x-jsonlines", "x-ndjson",
-    "csv", "x-csv", "n-quads", "n-triples", "trig", "sparql-query", "sparql-update", "x-www-form-urlencoded",
-    "ttml", "x-ass", "x-srt", "x-ssa", "x-subrip", "vnd.apple.mpegurl", "x-mpegurl", "sdp",
-    "x-latex", "x-tex", "x-pem-file", "pem-certificate-chain",
+    "ecmascript", "graphql", "javascript", "typescript", "sql", "sparql-query", "sparql-update",
+    "csh", "httpd-php", "perl", "powershell", "python", "ruby", "sh", "shellscript",
+    "toml", "xml", "xml-dtd", "yaml", "edn", "json5", "jsonc", "hjson",
+    "json-lines", "json-seq", "json-stream", "jsonl", "jsonlines", "ldjson", "ndjson",
+    "csv", "tsv", "n-quads", "n-triples", "trig", "turtle", "www-form-urlencoded",
+    "ass", "srt", "ssa", "subrip", "ttml", "vtt", "vnd.apple.mpegurl", "mpegurl", "sdp",
+    "bibtex", "latex", "markdown", "rst", "tex",
+    "pem-certificate-chain", "pem-file", "pgp-encrypted", "pgp-keys", "pgp-signature",
 )  # fmt: skip
-_TEXT_TYPES = frozenset(f"application/{name}" for name in _TEXT_NAMES) | {
+"""Names below `application/`, each also with `x-` before it. PGP's types are text only with ASCII armor: a body that is
+not in its character set is binary anyway."""
+_TEXT_TYPES = frozenset(f"application/{prefix}{name}" for name in _TEXT_NAMES for prefix in ("", "x-")) | {
     "audio/mpegurl", "audio/x-mpegurl", "model/mtl", "model/obj", "chemical/x-cif", "chemical/x-pdb", "chemical/x-xyz",
 }  # fmt: skip
 _JSON_TYPES = frozenset({"", "application/json", "application/x-json", "text/json", "text/x-json"})

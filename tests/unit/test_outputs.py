@@ -117,6 +117,11 @@ def test_nothing_is_built_of_json(body: bytes) -> None:
         "application/ndjson", "application/json-seq", "application/geo+json-seq", "application/x-www-form-urlencoded",
         "application/x-subrip", "application/ttml+xml", "application/javascript", "application/ecmascript",
         "application/graphql", "application/sql", "application/vnd.apple.mpegurl",
+        "application/json-lines", "application/x-json-lines", "application/ldjson", "application/x-ldjson",
+        "application/json5", "application/edn", "application/srt", "application/x-srt", "application/ass",
+        "application/x-ass", "application/subrip", "application/x-bibtex", "application/bibtex",
+        "application/x-httpd-php", "application/x-python", "application/pgp-signature", "application/pgp-keys",
+        "application/x-sh", "application/x-shellscript", "application/x-pem-file", "application/pem-file",
     ],
 )  # fmt: skip
 def test_text_is_a_string(content_type: str) -> None:
@@ -126,6 +131,11 @@ def test_text_is_a_string(content_type: str) -> None:
 @pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", "application/zip", "audio/mpeg"])
 def test_other_media_types_are_binary(content_type: str) -> None:
     assert output_of(f"{content_type}; charset=utf-8", b"text") == binary(content_type, b"text")
+
+
+def test_a_signature_without_armor_is_binary() -> None:
+    body = bytes.fromhex("89 01 33 04 00 01 0a 00")
+    assert output_of("application/pgp-signature", body) == binary("application/pgp-signature", body)
 
 
 def test_a_body_without_a_type_is_a_string_unless_it_has_a_nul() -> None:
