@@ -1,6 +1,6 @@
-"""What the process backend and the agent agree on: environment variables, and how the agent says why it ended.
+"""Protocol between the process backend and the agent: environment variables, and how the agent reports why it ended.
 
-Everything goes through the environment, because command lines can be read by every user of the machine.
+All settings go through the environment, because every user of the machine can read command lines.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 ENDPOINT = "WORKER_AGENT_ENDPOINT"
 WORKER_ID = "WORKER_AGENT_WORKER_ID"
 RUN = "WORKER_AGENT_RUN"
-"""The number of this start of the worker: the store refuses reports by agents of earlier starts."""
+"""The number of this start of the worker. The store refuses reports from agents of earlier starts."""
 CONCURRENCY = "WORKER_AGENT_CONCURRENCY"
 SERVICE_MODE = "WORKER_AGENT_SERVICE_MODE"
 """The endpoint's mode: only the agents of QUEUE endpoints claim tasks."""
 CONTAINER_URL = "WORKER_AGENT_CONTAINER_URL"
-"""Where the container listens, as the agent reaches it: `http://127.0.0.1:<port>`; without a port when it need not."""
+"""The URL at which the agent reaches the container: `http://127.0.0.1:<port>`; without a port if none is needed."""
 EXPOSED_PORT = "WORKER_AGENT_EXPOSED_PORT"
 """The port that the endpoint exposes; absent when it exposes none."""
 READY_PATH = "WORKER_AGENT_READY_PATH"
@@ -38,12 +38,12 @@ METRICS_FD = "WORKER_AGENT_METRICS_FD"
 INSTANCE = "QUEUE_ENGINE_INSTANCE"
 CONTROLLER_PID = "QUEUE_ENGINE_CONTROLLER_PID"
 CONTROLLER_STARTED = "QUEUE_ENGINE_CONTROLLER_STARTED"
-"""With INSTANCE and CONTROLLER_PID it tells whose worker a process is; agent and container both carry the three."""
+"""With INSTANCE and CONTROLLER_PID, identifies the worker of a process; agent and container both have all three."""
 
 OVERRIDDEN_NAMES = "WORKER_AGENT_OVERRIDDEN_NAMES"
 """A JSON array: variables of the endpoint that the engine sets to other values; the container's log says so."""
 END_FD = "WORKER_AGENT_END_FD"
-"""A file of the backend's, opened for writing: the agent writes there why it ends by itself, see `write_end`."""
+"""A file of the backend, opened for writing. An agent that exits unasked writes its reason there: see `write_end`."""
 END_BYTES = 256 * 1024
 _END_LINES = 20
 _END_LINE_CHARACTERS = 1000
@@ -54,16 +54,17 @@ CONTAINER_PORT = "PORT"
 STATUS_CONTAINER_ENDED = 70
 """The agent's exit status when it ends because the container has ended."""
 
-# How a worker ends in order: SIGTERM to the agent; its attempts may finish for the grace, which is a setting; then the
-# agent has END_MARGIN_SECONDS for the rest, in this order, before the backend ends the whole worker by force.
+# Graceful shutdown of a worker: the backend sends SIGTERM to the agent. Running attempts may finish during the grace
+# period, which is a setting. Then the agent has END_MARGIN_SECONDS for the steps below, in this order, before the
+# backend kills the whole worker.
 RELEASE_SECONDS = 2.0
-"""Of the margin: unfinished attempts go back to the store, all at once and before anything else."""
+"""Part of the margin: release unfinished attempts to the store, all at once, before the other steps."""
 CONTAINER_STOP_SECONDS = 5.0
-"""Of the margin: between SIGTERM and SIGKILL to the container."""
+"""Part of the margin: time between SIGTERM and SIGKILL to the container."""
 LOG_FLUSH_SECONDS = 2.0
-"""Of the margin: the last lines of the container's log go to the store."""
+"""Part of the margin: send the last lines of the container's log to the store."""
 END_MARGIN_SECONDS = 10.0
-"""More than the three together, because a loaded machine runs the agent late."""
+"""More than the sum of the three parts, because a loaded machine runs the agent late."""
 
 _SIGKILL = 9
 _SIGNAL_NAMES = {
@@ -86,11 +87,11 @@ _SHELL_SIGNAL_STATUS = 128
 
 
 def container_end(status: int) -> str:
-    """Return how a container ended by itself, for its owner: `container killed by signal 11 (SIGSEGV)`.
+    """Describe to the owner how a container exited unasked: `container killed by signal 11 (SIGSEGV)`.
 
-    A negative status is a signal, as in subprocess. SIGKILL is perhaps the kernel's, for lack of memory, because the
-    engine does not call this for containers that it ended. It is not known: the kernel counts such ends for a machine
-    or a control group, and a worker that is a process has none of its own.
+    A negative status is a signal, as in subprocess. The engine does not call this for containers that it killed, so
+    SIGKILL may come from the kernel's out-of-memory killer. The text only says perhaps, because the kernel counts such
+    kills for a machine or a control group, and a worker that is a process has no control group of its own.
     """
     if status < 0:
         return f"container killed by signal {-status}{_signal_name(-status)}{_memory(-status)}"
@@ -102,21 +103,21 @@ def container_end(status: int) -> str:
 
 @dataclass(frozen=True)
 class WorkerEnd:
-    """Why a worker has ended by itself, in its agent's words."""
+    """The reason why a worker exited unasked, as reported by its agent."""
 
     reason: str
     last_lines: tuple[str, ...] = ()
-    """What the container of this start wrote last, oldest first, without the endpoint's secrets."""
+    """The last log lines of the container of this start, oldest first, without the endpoint's secrets."""
 
 
 def write_end(end: WorkerEnd) -> bytes:
-    """Return what the agent writes to END_FD; at most END_BYTES."""
+    """Return the bytes that the agent writes to END_FD, at most END_BYTES."""
     lines = [line[:_END_LINE_CHARACTERS] for line in end.last_lines[-_END_LINES:]]
     return json.dumps({"reason": end.reason[:_END_LINE_CHARACTERS], "lines": lines}).encode()
 
 
 def read_end(data: bytes) -> WorkerEnd | None:
-    """Return what an agent has written; None when it wrote nothing, or was killed while it did."""
+    """Parse the bytes that an agent wrote. Return None if it wrote nothing or was killed while writing."""
     try:
         said = json.loads(data)
         return WorkerEnd(str(said["reason"]), tuple(map(str, said["lines"])))

@@ -1,4 +1,4 @@
-"""Attempts as the queue hands them to an agent, and what the queue makes of their leases and outcomes."""
+"""Attempts as an agent gets them from the queue, and the results of renewing leases and recording outcomes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Renewal(StrEnum):
 
     OK = "OK"
     READOPTED = "READOPTED"
-    """The lease had expired, no other attempt had started, and it is held again."""
+    """The lease had expired, no other attempt had started, and the lease is now held again."""
     CANCEL = "CANCEL"
     """The lease is held, and the task was cancelled: the attempt must stop."""
     FENCED = "FENCED"
@@ -23,8 +23,8 @@ class Renewal(StrEnum):
 
 @dataclass(frozen=True)
 class Settled:
-    """Result of recording an outcome. `word` is OK, ALREADY, FENCED or GONE; CANCELLED or FAILED when the task ended
-    instead of waiting for another attempt. Times only with OK of an ended task, and with FAILED."""
+    """Result of recording an outcome. `word` is OK, ALREADY, FENCED or GONE. It is CANCELLED or FAILED if the task
+    ended instead of waiting for another attempt. Times are set only with FAILED, and with OK if the task ended."""
 
     word: str
     created_at_ms: int = 0
@@ -34,11 +34,11 @@ class Settled:
 
 @dataclass(frozen=True)
 class Unreadable:
-    """A task whose headers cannot be opened. `reason` says why, for the endpoint's owner."""
+    """A task whose headers cannot be decrypted. `reason` is written for the endpoint's owner."""
 
     reason: str
     is_key_missing: bool
-    """The agent lacks a secret key that is in use, so other agents may open it. Otherwise no process can."""
+    """True if the agent lacks a secret key that is in use, so other agents may decrypt the task. Otherwise none can."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,15 @@ class StartedAttempt:
     """Budget of the task when this attempt has ended."""
     retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
     cancel_uri: str | None = None
-    """Path of the container that is called when the attempt is stopped while its call runs."""
+    """Path of the container that the agent calls if the attempt is stopped during its call."""
     is_suspect: bool = False
-    """Earlier attempts ended so often with a dead worker or container that the task may be the cause."""
+    """Set if the task may be the cause, because the worker or container died repeatedly in earlier attempts."""
     is_first: bool = True
     """The history has no earlier try."""
 
     @property
     def ids(self) -> dict[str, str | int]:
-        """The fields by which the log lines of an attempt are found."""
+        """Return the fields that identify an attempt in log lines."""
         return {
             "endpoint": self.lease.endpoint_id,
             "task": self.lease.task_id,

@@ -1,16 +1,15 @@
-"""What an endpoint may ask for and what it costs: GPU types, regions, prices. A built-in list of GPU types that the
-operator extends by a TOML file.
+"""Catalogue of GPU types, regions and prices. The operator extends the built-in list of GPU types by a TOML file.
 
 ```toml
-regions = ["us-east-3"]           # optional: the only regions that are known; any without it
+regions = ["us-east-3"]           # optional: the only known regions; without it, any region is accepted
 
 [storage]
 price_per_gb_hour = 0.0001        # optional, like every price: 0 without it
 
 [[gpu]]
-name = "NVIDIA_H100_80G"          # what the API answers; matched in any case
+name = "NVIDIA_H100_80G"          # the name in responses; requests may use any case
 aliases = ["NVIDIA_H100"]         # optional: other names for it
-price_per_hour = 2.49             # of one
+price_per_hour = 2.49             # of one GPU
 ```
 """
 
@@ -27,14 +26,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from queue_engine.domain.endpoints import EndpointConfig
 
 COST_DIGITS = 6
-"""Digits after the point of a cost."""
+"""Number of decimals of a cost."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 Price = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 
 
 class InvalidCatalogue(ValueError):
-    """The text is not a catalogue; the message says where and why."""
+    """The text is not a valid catalogue; the message names the place and the rule."""
 
 
 class _Gpu(BaseModel):
@@ -64,17 +63,17 @@ class Catalogue:
     """The known GPU types and regions, and their prices."""
 
     names: tuple[str, ...] = ()
-    """The GPU types as the API answers them."""
+    """The GPU types as they appear in responses."""
     regions: tuple[str, ...] = ()
-    """The only known regions; none here: any region."""
+    """The only known regions. If empty, any region is accepted."""
     storage_price: float | None = None
-    """Of one GB for an hour; None: not said."""
+    """Price of one GB for an hour; None if not configured."""
     _by_lower_name: Mapping[str, str] = field(default_factory=dict, repr=False)
     _prices: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     @classmethod
     def parse(cls, text: str) -> Catalogue:
-        """Read a TOML file's text. Raises InvalidCatalogue."""
+        """Parse the text of a TOML file. Raises InvalidCatalogue."""
         try:
             content = _File.model_validate(tomllib.loads(text))
         except tomllib.TOMLDecodeError as error:
@@ -92,7 +91,7 @@ class Catalogue:
         )
 
     def extended_by(self, other: Catalogue) -> Catalogue:
-        """Both lists; what is in both is as `other` says."""
+        """Return a catalogue with the entries of both. Entries of `other` take precedence."""
 
         def renamed(name: str) -> str:
             return other._by_lower_name.get(name.lower(), name)
@@ -107,19 +106,19 @@ class Catalogue:
         )
 
     def canonical(self, name: str) -> str | None:
-        """The GPU type as the catalogue spells it, whatever its case; None when it is unknown."""
+        """Return the GPU type in the catalogue's spelling, ignoring case; None if it is unknown."""
         return self._by_lower_name.get(name.lower())
 
     def canonical_region(self, name: str) -> str | None:
-        """The region as the catalogue spells it, whatever its case; None when it is unknown."""
+        """Return the region in the catalogue's spelling, ignoring case; None if it is unknown."""
         if not self.regions:
             return name
         return next((region for region in self.regions if region.lower() == name.lower()), None)
 
     def cost_per_hour(self, config: EndpointConfig) -> float:
-        """Price of the desired workers with their storage. Of several resources the first counts.
+        """Return the price of the desired workers with their storage. If there are several resources, the first counts.
 
-        Whatever has no price is free: a GPU type that was taken out of the catalogue too.
+        A GPU type without a price is free. This includes types that were removed from the catalogue.
         """
         gpus = sum(self._price_of(one.gpu_type) * one.gpu_count for one in config.resources[:1])
         storage = (self.storage_price or 0.0) * config.container_volume_in_gb
@@ -130,7 +129,7 @@ class Catalogue:
 
 
 def _by_lower_name(spellings: Iterable[tuple[tuple[str, ...], str]]) -> dict[str, str]:
-    """The canonical name, which comes first in each group, by every spelling. `where` is for errors."""
+    """Map each spelling to the canonical name, which is the first of its group."""
     names: dict[str, str] = {}
     for group, where in spellings:
         for spelling in group:
@@ -148,6 +147,6 @@ def _regions(names: list[str]) -> tuple[str, ...]:
 
 
 def _path_of(location: tuple[int | str, ...]) -> str:
-    """`gpu[2].price_per_hour`."""
+    """Return a location as text, such as `gpu[2].price_per_hour`."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
     return path.removeprefix(".")

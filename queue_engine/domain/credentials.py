@@ -18,7 +18,7 @@ class RegistryType(StrEnum):
 
 @dataclass(frozen=True)
 class Credential:
-    """What may be told of a credential: not its user name and not its password."""
+    """The public part of a credential, without its user name and password."""
 
     credential_id: int
     tenant: str
@@ -29,7 +29,7 @@ class Credential:
 
 @dataclass(frozen=True)
 class RegistryAuth:
-    """What logs in to a registry. SECRET: only for who pulls the image."""
+    """User name and password for a registry. SECRET: only for the code that pulls the image."""
 
     username: str = field(repr=False)
     password: str = field(repr=False)

@@ -1,8 +1,8 @@
-"""Which processes may use a store, by the number of its data format.
+"""Compatibility of processes with a store, by the number of the store's data format.
 
-A version of the engine writes one format, N, and reads N and N - 1. While all processes are replaced by those of the
-next version, old and new ones work side by side on data of the old format; then the leading controller migrates the
-data. An agent may also be one version behind the data, because agents are replaced last, often by other people.
+A version of the engine writes one format, N, and reads N and N - 1. During an upgrade, processes of the old and the
+new version share data of the old format. When all are replaced, the leading controller migrates the data. An agent may
+also be one version behind the data, because agents are replaced last, often by other people.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ FIRST_FORMAT = 1
 def format_refusal(found: str, newest: int, *, migrates_to: int | None = None, is_agent: bool = False) -> str | None:
     """Return why a process that writes format `newest` may not use the data; None when it may.
 
-    `found` is what the store says, `migrates_to` the format that its data is being migrated to.
+    `found` is the format recorded in the store, `migrates_to` the format that a running migration writes.
     """
     number = int(found) if found.isascii() and found.isdigit() else 0
     oldest = max(FIRST_FORMAT, newest - 1)

@@ -5,8 +5,8 @@ A field of a frozen dataclass is annotated with its type, its limits as pydantic
     max_busy_seconds: Annotated[float, Field(ge=0, le=86_400), Setting("How long …", for_scripts=True)] = 900.0
 
 Request models, views, the stored form, options of the command line and reference pages are made from `definitions_of`.
-A field whose value is a plain number, text, word or truth value needs no further code. One with a structure of its own
-has a row in the tables of those who read, show or store it.
+A field whose value is a plain number, text, enum word or boolean needs no further code. A structured field has a row
+in the tables of the modules that read, show or store it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ D = TypeVar("D", bound="Definition")
 
 @dataclass(frozen=True)
 class Definition:
-    """What is said of a field beside its name, type, limits and default. Each empty name is that of the field."""
+    """Properties of a field besides name, type, limits and default. An empty name stands for the field's own name."""
 
     text: str
-    """For the API's description, the command line and the reference."""
+    """The description in the API's schema, the command line help and the reference."""
     _: KW_ONLY
     asked: str = ""
     """Name in requests, in snake case."""
     shown: str = ""
-    """Name in responses, in snake case; that in requests by default."""
+    """Name in responses, in snake case; by default the name in requests."""
     stored: str = ""
     """Name in the store."""
     option: str = ""
-    """Flag of the command line; made of the name in requests by default."""
+    """Flag of the command line; by default derived from the name in requests."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Defined(Generic[D]):
         return self.definition.option or f"--{self.asked.replace('_', '-')}"
 
     def or_default(self, value: Any) -> Any:
-        """Return the value that stands for `value` of a request: null and an empty optional text mean the default."""
+        """Return the parsed value of a request's `value`. Null and an empty optional text mean the default."""
         if value is None or (self.nullable and value == ""):
             return self.default
         return value

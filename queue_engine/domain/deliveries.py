@@ -1,4 +1,4 @@
-"""Deliveries: one event to send to a webhook, what is sent, and what follows from the receiver's response."""
+"""Deliveries: an event to send to a webhook, the body that is sent, and how the receiver's response is judged."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from datetime import UTC, datetime
 from queue_engine.domain.retry import Schedule
 
 MAX_RESULT_BYTES = 256 * 1024
-"""A larger output is not sent; the body says `result_truncated` and the receiver asks the API for it."""
+"""A larger output is not sent. The body has `result_truncated`, and the receiver gets the output from the API."""
 
 MAX_RETRY_AFTER_SECONDS = 6 * 3600.0
-"""A receiver cannot put a delivery off for longer than this."""
+"""Maximum delay that a receiver can ask for."""
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a task's webhook is told. Taken from the task as it ended."""
+    """The result that is sent to a task's webhook, copied from the task when it ended."""
 
     task_number: int
     task_id: str
@@ -32,11 +32,11 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One event on its way to a webhook. Given out to one delivery process at a time."""
+    """An event to send to a webhook. Only one delivery process holds it at a time."""
 
     delivery_id: str
     entry_id: str
-    """The outbox entry that fences: only its holder may settle."""
+    """The outbox entry, which serves as fence: only its holder may settle the delivery."""
     message_id: str
     """The `webhook-id`: the same on every attempt of one event."""
     attempts: int
@@ -47,12 +47,12 @@ class Delivery:
     signing_secret: str | None = field(repr=False)
     body: bytes = field(repr=False)
     unreadable: str | None = None
-    """Why this process cannot send it: it has not the key that the webhook's secrets were sealed with."""
+    """The reason why this process cannot send it: the key that sealed the webhook's secrets is missing."""
 
 
 @dataclass(frozen=True)
 class WorkerEvent:
-    """A change of a worker's status, as its endpoint's webhook is told."""
+    """A change of a worker's status, as it is sent to the endpoint's webhook."""
 
     endpoint_id: str
     worker_id: str
@@ -64,7 +64,7 @@ class WorkerEvent:
 
 
 def worker_event_body(event: WorkerEvent) -> bytes:
-    """The JSON body. The same on every attempt."""
+    """Return the JSON body, which is the same on every attempt."""
     body = {
         "type": "worker.status",
         "endpointId": event.endpoint_id,
@@ -78,7 +78,7 @@ def worker_event_body(event: WorkerEvent) -> bytes:
 
 
 def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
-    """The JSON body for attempt number `retry_count` (1 for the first). The output goes in as the bytes recorded."""
+    """Return the JSON body for attempt number `retry_count` (1 for the first). The output is included byte for byte."""
     body: dict[str, object] = {
         "task_id": result.task_number,
         "user_task_id": result.task_id,
@@ -99,21 +99,21 @@ def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
 
 
 def webhook_time(epoch_ms: int) -> str:
-    """`YYYY-MM-DD HH:mm:ss.SSS` in UTC."""
+    """Return the time as `YYYY-MM-DD HH:mm:ss.SSS` in UTC."""
     moment = datetime.fromtimestamp(epoch_ms // 1000, UTC)
     return f"{moment:%Y-%m-%d %H:%M:%S}.{epoch_ms % 1000:03d}"
 
 
 @dataclass(frozen=True)
 class WebhookResponse:
-    """The result of one delivery attempt: a response, or the error in its place."""
+    """The result of a delivery attempt: a response, or an error if none was received."""
 
     status: int | None
-    """HTTP status; None when none came."""
+    """HTTP status; None if no response was received."""
     error_type: str | None
-    """None when delivered, else a word of the closed set in docs/operations/metrics.md."""
+    """None if delivered, otherwise a word of the closed set in docs/operations/metrics.md."""
     excerpt: str = ""
-    """The first 2 KiB of the response, or a text for the error."""
+    """The first 2 KiB of the response, or a text that describes the error."""
     retry_after_seconds: float | None = None
     duration_seconds: float = 0.0
 
@@ -124,8 +124,8 @@ UNRESOLVED = "the host name does not resolve to an address that is allowed"
 def as_recorded(response: WebhookResponse, *, named: bool) -> WebhookResponse:
     """Return the response as its tenant may see it.
 
-    With a host that is `named` and no address, one that resolves inside is recorded like one that does not resolve: a
-    tenant must not learn the names of the private network from the difference.
+    If the host is a name (`named`) and not an address, a host that resolves to a private address is recorded like one
+    that does not resolve, so that a tenant cannot probe the names of the private network.
     """
     if named and response.error_type in ("dns_error", "blocked_address"):
         return replace(response, error_type="dns_error", excerpt=UNRESOLVED)
@@ -134,7 +134,7 @@ def as_recorded(response: WebhookResponse, *, named: bool) -> WebhookResponse:
 
 @dataclass(frozen=True)
 class Delivered:
-    """The receiver answered 2xx."""
+    """The receiver responded 2xx."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class DeliverAgain:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """The last attempt failed, or the receiver wants no more."""
+    """The last attempt failed, or the receiver declined further attempts with 410."""
 
     reason: str
 
@@ -156,10 +156,10 @@ Verdict = Delivered | DeliverAgain | GivenUp
 
 
 def verdict_on(response: WebhookResponse, schedule: Schedule, *, attempt: int, luck: float) -> Verdict:
-    """Decide what follows from the response to attempt number `attempt` (1 for the first).
+    """Judge the response to attempt number `attempt` (1 for the first).
 
-    Status 410 ends the delivery. `Retry-After` can lengthen the wait up to 6 hours, never shorten it. `luck` in [0, 1)
-    spreads the wait.
+    Status 410 ends the delivery. `Retry-After` can lengthen the wait up to 6 hours, but not shorten it. `luck` in
+    [0, 1) determines the jitter.
     """
     if response.error_type is None:
         return Delivered()
@@ -175,6 +175,6 @@ def verdict_on(response: WebhookResponse, schedule: Schedule, *, attempt: int, l
 
 
 def reason_of(response: WebhookResponse) -> str:
-    """A short sentence on a failed attempt."""
+    """Return a short sentence that describes a failed attempt."""
     what = response.error_type if response.status is None else f"{response.error_type} (status {response.status})"
     return f"{what}: {response.excerpt[:200]}" if response.excerpt else str(what)

@@ -1,4 +1,4 @@
-"""Endpoints: what a user wants to run, and how the API sums up what runs."""
+"""Endpoints: the configuration that a user asked for, and the status that sums up the running workers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ServiceMode(StrEnum):
 
 
 class EndpointStatus(StrEnum):
-    """What the API says of an endpoint."""
+    """The status of an endpoint in the API."""
 
     INITIALIZING = "INITIALIZING"
     """Workers are desired and none runs yet."""
@@ -55,12 +55,12 @@ class DesiredState(StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"
     DELETED = "deleted"
-    """Final: what is left of it is ended and removed."""
+    """Final: remaining workers are ended and the endpoint's data is removed."""
 
 
 @dataclass(frozen=True)
 class Resource:
-    """One place where workers may run."""
+    """A place where workers may run."""
 
     region: str
     gpu_type: str
@@ -78,14 +78,14 @@ class Expose:
 
 @dataclass(frozen=True)
 class Setting(Definition):
-    """What is said of a setting of an endpoint: see queue_engine/domain/definitions.py."""
+    """Definition of an endpoint's setting: see queue_engine/domain/definitions.py."""
 
     also_asked: str = ""
-    """A further name in changes, in camel case."""
+    """An additional name in PATCH requests, in camel case."""
     fixed: bool = False
-    """Given when the endpoint is created, and never changed."""
+    """Set when the endpoint is created, and immutable afterwards."""
     renews_workers: bool = True
-    """Workers are replaced when it changes, because they were started with it."""
+    """Workers are replaced when the setting changes, because they were started with the old value."""
     for_scripts: bool = False
     """Stored as a field of the endpoint's hash, which scripts can read, and not as a member of its JSON."""
 
@@ -152,7 +152,7 @@ class EndpointConfig:
         Command | None, Setting("The command to run in the container", option="--command")
     ] = None
     environment: dict[str, str] = field(default_factory=dict, repr=False)
-    """Empty in an endpoint that was read: the values are sealed, and only who starts workers opens them."""
+    """Empty in an endpoint read from the store: the values are sealed, and only code that starts workers opens them."""
     plain_variables: Annotated[
         frozenset[str],
         Setting(
@@ -161,7 +161,7 @@ class EndpointConfig:
             also_asked="envVars",
         ),
     ] = frozenset()
-    """Names of variables whose values are no secrets: they are not masked in workers' logs."""
+    """Names of variables whose values are not secret, so workers' logs do not mask them."""
     expose: Annotated[Expose | None, Setting("The port on which the container listens")] = None
     webhook: Annotated[
         str | None,
@@ -251,7 +251,7 @@ class EndpointConfig:
 
     @property
     def retry_policy(self) -> TaskRetryPolicy:
-        """The two settings of retries together."""
+        """Return the two retry settings as one value."""
         return TaskRetryPolicy(self.retry_on, self.retry_delays_seconds)
 
 
@@ -261,7 +261,7 @@ SETTINGS = definitions_of(EndpointConfig, Setting)
 
 @dataclass(frozen=True)
 class TaskCounts:
-    """Tasks of one endpoint by where they are; the finished ones as far as they are retained."""
+    """Number of an endpoint's tasks by state. Finished tasks count as long as they are retained."""
 
     queued: int = 0
     running: int = 0
@@ -281,7 +281,7 @@ class TaskCounts:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One endpoint as recorded in the store. Times are epoch milliseconds of the store's clock."""
+    """An endpoint as recorded in the store. Times are epoch milliseconds of the store's clock."""
 
     endpoint_id: str
     tenant: str
@@ -294,7 +294,7 @@ class Endpoint:
     version: int = 1
     """Grows with every change."""
     revision: int = 1
-    """Grows with every change that its workers must be replaced for."""
+    """Grows with every change that requires new workers."""
     environment_names: tuple[str, ...] = ()
     worker_statuses: tuple[WorkerStatus, ...] = ()
     counts: TaskCounts = TaskCounts()
@@ -309,7 +309,7 @@ class Endpoint:
 
 
 def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
-    """Whether running workers would be other ones under `after`. The environment is compared by who changes it."""
+    """Return whether running workers must be replaced to apply `after`. Callers compare the environment themselves."""
     return any(
         getattr(before, one.name) != getattr(after, one.name) for one in SETTINGS if one.definition.renews_workers
     )

@@ -1,13 +1,13 @@
-"""The exceptions of the engine. Their text is written for the person who sent the request.
+"""The exceptions of the engine. Their text is written for the client that sent the request.
 
 EngineError
 ├── InvalidRequest          a field or a query parameter breaks its rule
 ├── Unauthorized            no valid API key; one and the same text for every reason
 ├── NotFound                an endpoint, task, worker or credential that the caller cannot see
-├── StateConflict           the state of the thing forbids the request
+├── StateConflict           the state of the resource forbids the request
 ├── EndpointClosed          the endpoint takes no tasks now
-├── TooManyRequests         rate limit or full queue; carries when to come back
-└── StoreUnavailable        the store does not answer or refuses writes; carries when to come back
+├── TooManyRequests         rate limit or full queue; has the time after which to retry
+└── StoreUnavailable        the store does not respond or refuses writes; has the time after which to retry
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from enum import StrEnum
 
 
 class EngineError(Exception):
-    """Root of all errors that a caller may be told about."""
+    """Root of all errors that may be shown to a client."""
 
 
 class InvalidRequest(EngineError):
@@ -36,7 +36,7 @@ class Unauthorized(EngineError):
 
 
 class Resource(StrEnum):
-    """What a NotFound is about."""
+    """The kind of resource that was not found."""
 
     ENDPOINT = "endpoint"
     TASK = "task"

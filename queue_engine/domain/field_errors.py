@@ -1,4 +1,4 @@
-"""Errors in the fields of one request: all of them go into one message."""
+"""Errors in the fields of a request. A single message names all of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from queue_engine.domain.errors import InvalidRequest
 
 MAX_ERRORS_CHARACTERS = 2000
-"""Length of the message that names the field errors of one request."""
+"""Maximum length of the message that names the field errors of one request."""
 
 FieldError = tuple[str, str]
 """A field of a request, and the rule that its value breaks."""
@@ -22,7 +22,7 @@ def raise_for(errors: Sequence[FieldError]) -> None:
 
 
 def listing(parts: Sequence[str], separator: str, max_characters: int) -> str:
-    """Return `parts` joined. After the first one, those that would make the text too long are counted only."""
+    """Join `parts`. Parts after the first that would make the text too long are only counted."""
     text = parts[0]
     room = max_characters - len(f"{separator}and {len(parts)} more")
     for index, part in enumerate(parts[1:], start=1):

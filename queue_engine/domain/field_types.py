@@ -1,4 +1,4 @@
-"""Types of fields that several requests have, with their limits. The API's requests are parsed with them."""
+"""Types of fields that several requests share, with their limits. The API parses requests with them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from queue_engine.rules.headers import MAX_HEADERS, headers_error
 from queue_engine.rules.paths import MAX_PROCESS_URI_CHARACTERS, normalize_process_uri
 
 _SURROGATES = r"\ud800-\udfff"
-"""What UTF-8 cannot hold, and comes in as escapes."""
+"""Code points that UTF-8 cannot encode; JSON requests can contain them as escapes."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Matching(AfterValidator):
-    """A check that the schema tells too."""
+    """A check that is also part of the schema."""
 
     pattern: str = ""
 
@@ -27,7 +27,7 @@ class _Matching(AfterValidator):
 
 
 def matching(pattern: str, rule: str) -> Any:
-    """The whole text must match; `rule` says so in words."""
+    """Return a validator that requires the whole text to match. `rule` states the pattern in words."""
     compiled = re.compile(pattern)
 
     def check(text: str) -> str:
@@ -35,7 +35,7 @@ def matching(pattern: str, rule: str) -> Any:
             raise ValueError(rule)
         return text
 
-    # Readers of the schema may refuse surrogates in a pattern, and no decoded text has them.
+    # Surrogates are left out because some schema readers refuse them in a pattern, and decoded text never has them.
     return _Matching(check, f"^(?:{pattern.replace(_SURROGATES, '')})$")
 
 
@@ -60,7 +60,7 @@ ContainerPath = Annotated[
 
 
 def _few(headers: object) -> object:
-    """Refuse too many before each one is looked at: the errors of 100,000 headers take a second to make."""
+    """Refuse too many headers before validating each, because building the errors of 100,000 headers takes a second."""
     if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
         raise ValueError(f"must hold at most {MAX_HEADERS} headers")
     return headers

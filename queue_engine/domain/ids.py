@@ -1,4 +1,4 @@
-"""Identifiers: their form, and how they are made."""
+"""Identifiers: their format, and how they are generated."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
 def is_endpoint_id(text: str) -> bool:
-    """Whether `text` is a positive decimal integer below 2^53 without leading zeros."""
+    """Return whether `text` is a positive decimal integer below 2^53 without leading zeros."""
     return _ENDPOINT_ID.fullmatch(text) is not None and int(text) <= MAX_ENDPOINT_ID
 
 
 def is_credential_id(number: int) -> bool:
-    """Whether a credential can have this number: positive and below 2^53."""
+    """Return whether `number` is a valid credential id: positive and below 2^53."""
     return 0 < number <= MAX_ENDPOINT_ID
 
 
 def is_task_id(text: str) -> bool:
-    """Whether the whole of `text` is 1–255 of `[A-Za-z0-9_]`."""
+    """Return whether `text` consists of 1–255 characters of `[A-Za-z0-9_]`."""
     return _TASK_ID.fullmatch(text) is not None
 
 
 def is_worker_id(text: str) -> bool:
-    """Whether `text` is 1–63 of letters, digits, `_` and `-`, first a letter or digit."""
+    """Return whether `text` is 1–63 letters, digits, `_` and `-`, and starts with a letter or digit."""
     return _WORKER_ID.fullmatch(text) is not None
 
 
 def task_id_from(uuid: UUID) -> str:
-    """The id of a task whose submitter gave none: a UUID without hyphens."""
+    """Return the id of a task that was submitted without one: a UUID without hyphens."""
     return uuid.hex

@@ -1,4 +1,4 @@
-"""Lines that containers wrote, and what a reader asks for."""
+"""Log lines of containers, and queries over them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a line is in its log. Places are compared as pairs."""
+    """Position of a line in its log. Places are compared as pairs."""
 
     time_ms: int
     offset: int
@@ -15,7 +15,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class LogLine:
-    """One line that a container wrote."""
+    """A line that a container wrote."""
 
     place: Place
     text: str
@@ -23,19 +23,19 @@ class LogLine:
 
 @dataclass(frozen=True)
 class LogQuery:
-    """Which lines. Times are epoch milliseconds and belong to the range; they may lie before 1970."""
+    """Selection of lines. Times are epoch milliseconds, inclusive; they may lie before 1970."""
 
     size: int
     keyword: str = ""
-    """Only lines that have it somewhere, in any case."""
+    """Select only lines that contain it, ignoring case."""
     start_ms: int | None = None
     end_ms: int | None = None
     after: Place | None = None
-    """Only lines beyond this one, in the direction of reading."""
+    """Select only lines after this place, in the direction of reading."""
     backward: bool = False
 
     def wants(self, text: str) -> bool:
-        """Whether the keyword, if there is one, is in `text`."""
+        """Return whether `text` contains the keyword. True if the query has none."""
         return not self.keyword or self.keyword.casefold() in text.casefold()
 
 
@@ -45,6 +45,6 @@ class LogPage:
 
     lines: tuple[LogLine, ...]
     has_more: bool
-    """There may be more now. False: there was nothing more when this was read; lines may come."""
+    """True if there may be more lines now. False if there were none at the time of reading; new lines may follow."""
     next: Place | None
-    """Where the next page begins: after this. None when nothing has been looked at yet."""
+    """The next page starts after this place. None if no line was looked at."""

@@ -1,4 +1,4 @@
-"""Holders of API keys, in whose name the engine is called."""
+"""Holders of API keys. Each call is made in the name of a principal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Role(StrEnum):
 
 @dataclass(frozen=True)
 class Principal:
-    """The holder of one valid API key. Every use case gets one, and sees only what belongs to its tenant."""
+    """The holder of a valid API key. Every use case gets a principal, and sees only data of that principal's tenant."""
 
     tenant: str
     role: Role

@@ -1,4 +1,4 @@
-"""How long to wait before the next try. Pure: the random number is passed in."""
+"""Backoff before retries. The functions are pure: the random number is passed in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TASK_RETRY_DELAYS_SECONDS: tuple[float, ...] = (1, 3, 9, 27, 60)
 """Waits between the attempts of a task; the last one repeats."""
 
 MAX_CONTAINER_RETRY_AFTER_SECONDS = 300
-"""A container cannot put its task off for longer than this."""
+"""Maximum delay that a container can ask for."""
 
 DELIVERY_DELAYS_SECONDS: tuple[float, ...] = (5, 15, 45, 135, 405, 1215, 3645, 10935, 21600, 21600, 21600)
 """Waits between the attempts of a delivery: 12 attempts over 22.5 hours."""
@@ -17,7 +17,7 @@ DELIVERY_DELAYS_SECONDS: tuple[float, ...] = (5, 15, 45, 135, 405, 1215, 3645, 1
 
 @dataclass(frozen=True)
 class Schedule:
-    """A list of waits in seconds, each spread by `± jitter` (a fraction) so that retries do not come in step."""
+    """A list of waits in seconds. Each is spread by `± jitter` (a fraction), so that retries do not synchronize."""
 
     delays_seconds: tuple[float, ...]
     jitter: float = 0.2
@@ -30,16 +30,16 @@ class Schedule:
 
     @property
     def max_attempts(self) -> int:
-        """Attempts in all: the first one and one after each wait."""
+        """Return the total number of attempts: the first, and one after each wait."""
         return len(self.delays_seconds) + 1
 
     @property
     def longest_seconds(self) -> float:
-        """All the waits together, each at its longest."""
+        """Return the sum of all waits, each with its maximum jitter."""
         return sum(self.delays_seconds) * (1 + self.jitter)
 
     def delay_after(self, attempt: int, *, luck: float) -> float | None:
-        """Seconds to wait after the failed attempt number `attempt` (1 for the first); None when it was the last.
+        """Return the seconds to wait after failed attempt number `attempt` (1 for the first); None after the last.
 
         `luck` is a random number in [0, 1).
         """
@@ -49,24 +49,24 @@ class Schedule:
 
 
 def spread(delay_seconds: float, jitter: float, luck: float) -> float:
-    """`delay_seconds` moved by up to `± jitter` of itself; `luck` in [0, 1) chooses where."""
+    """Return `delay_seconds` changed by up to `± jitter` of itself. `luck` in [0, 1) selects the value."""
     return delay_seconds * (1 + jitter * (2 * luck - 1))
 
 
 class RetryOn(StrEnum):
-    """What may come of an attempt that is worth another one."""
+    """Outcomes of an attempt that a retry policy can name."""
 
     NO_CONNECTION = "no_connection"
-    """The worker's container is not up: the task has not begun."""
+    """The worker's container is not reachable, so the task has not started."""
     CONNECTION_LOST = "connection_lost"
-    """The connection broke before the whole response came. One that cannot be understood is not retried."""
+    """The connection broke before the response was complete. A response that cannot be parsed is not retried."""
     TOO_MANY_REQUESTS = "429"
     UNAVAILABLE = "503"
     SERVER_ERROR = "500"
     BAD_GATEWAY = "502"
     GATEWAY_TIMEOUT = "504"
     TIMEOUT = "timeout"
-    """No answer within the execution timeout."""
+    """No response within the execution timeout."""
 
 
 DEFAULT_RETRY_ON = frozenset(
@@ -76,19 +76,19 @@ DEFAULT_RETRY_ON = frozenset(
 
 @dataclass(frozen=True)
 class TaskRetryPolicy:
-    """Which attempts of an endpoint's tasks are followed by another one, and after how many seconds."""
+    """The outcomes for which an endpoint's tasks are retried, and the delay before each retry."""
 
     on: frozenset[RetryOn] = DEFAULT_RETRY_ON
     delays_seconds: tuple[float, ...] = TASK_RETRY_DELAYS_SECONDS
     """The wait after each attempt, spread by ± 20 %; the last one repeats."""
 
     def delay_after(self, attempt: int, *, luck: float) -> float:
-        """Seconds to wait after attempt number `attempt` (1 for the first); `luck` in [0, 1) spreads them."""
+        """Return the seconds to wait after attempt number `attempt` (from 1). `luck` in [0, 1) sets the jitter."""
         return spread(self.delays_seconds[min(attempt, len(self.delays_seconds)) - 1], 0.2, luck)
 
 
 def container_retry_after(value: str | None) -> float | None:
-    """Seconds by a container's `Retry-After` in whole seconds, clamped; None for none, a date and nonsense."""
+    """Return a container's `Retry-After` in seconds, clamped. None if it is missing, a date or malformed."""
     if value is None or not (value.isascii() and value.isdigit() and len(value) <= 12):
         return None
     return float(min(int(value), MAX_CONTAINER_RETRY_AFTER_SECONDS))

@@ -1,4 +1,4 @@
-"""Tasks: their states, what the API calls them, and what an answer of the container means.
+"""Tasks: their states, the statuses that the API shows, and the outcome of a container's response.
 
 The state machine is drawn in docs/internals/state-machine.md; the transitions themselves are the scripts in
 queue_engine/store/lua.
@@ -17,17 +17,17 @@ from queue_engine.domain.field_types import ContainerPath, ExecutionTimeout, For
 from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
 
 ERROR_EXCERPT_BYTES = 2048
-"""How much of a container's answer is repeated in a task's `error`."""
+"""Maximum number of bytes of a container's response that a task's `error` repeats."""
 
 CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
 """The error of a task that was cancelled during an attempt."""
 
 NOT_CONNECTED = frozenset({"connect_refused", "connect_timeout", "dns_error"})
-"""Error types of a call that never reached the container: the worker is not up."""
+"""Error types of a call that did not reach the container, because the worker is not up."""
 
 
 class TaskState(StrEnum):
-    """Where a task is. The last six are terminal."""
+    """The state of a task. The last six are terminal."""
 
     SCHEDULED = "scheduled"
     """Waits for the time of its next attempt."""
@@ -39,7 +39,7 @@ class TaskState(StrEnum):
     EXPIRED = "expired"
     """Its time in the queue ran out before it started."""
     TIMED_OUT = "timed_out"
-    """No answer within the execution timeout."""
+    """No response within the execution timeout."""
     DEAD = "dead"
     """Its worker was lost too many times."""
 
@@ -48,7 +48,7 @@ TERMINAL_STATES = frozenset(TaskState) - {TaskState.SCHEDULED, TaskState.QUEUED,
 
 
 class TaskStatus(StrEnum):
-    """What the API calls a task's state."""
+    """The status of a task in the API."""
 
     PROCESSING = "PROCESSING"
     SUCCESS = "SUCCESS"
@@ -57,12 +57,12 @@ class TaskStatus(StrEnum):
 
 
 class AttemptOutcome(StrEnum):
-    """What came of one attempt of a task."""
+    """The outcome of an attempt of a task."""
 
     RUNNING = "running"
     OK = "ok"
     ERROR = "error"
-    """The container's answer was an error, or none that can be recorded."""
+    """The container responded with an error, or with a response that cannot be recorded."""
     TIMEOUT = "timeout"
     BUSY = "busy"
     """429 or 503."""
@@ -71,27 +71,27 @@ class AttemptOutcome(StrEnum):
     LOST = "lost"
     """Its worker was lost."""
     RELEASED = "released"
-    """Its agent drained and gave it back; it costs nothing."""
+    """Its agent drained and released it. The attempt does not count."""
     CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One attempt of a task. Times are epoch milliseconds of the store's clock."""
+    """An attempt of a task. Times are epoch milliseconds of the store's clock."""
 
     number: int
-    """1 for the first. One that cost nothing does not count: its number is used again."""
+    """1 for the first. An attempt that cost nothing does not count, so its number is used again."""
     worker_id: str
     outcome: AttemptOutcome
     started_at_ms: int
     ended_at_ms: int | None
     error: str | None
     tries: int = 1
-    """Tries in a row that found a worker busy or not up; the times are those of the first and the latest."""
+    """Number of consecutive tries that found a worker busy or not up. The times are of the first and the latest try."""
 
 
 class DeliveryStatus(StrEnum):
-    """How far the delivery of a task's result to its webhook is."""
+    """Progress of the delivery of a task's result to its webhook."""
 
     INIT = "INIT"
     SUCCESS = "SUCCESS"
@@ -100,7 +100,7 @@ class DeliveryStatus(StrEnum):
 
 
 def status_of(state: TaskState, delivery: DeliveryStatus) -> TaskStatus:
-    """The API's status of a task in `state` whose result's delivery is at `delivery`."""
+    """Return the API's status of a task in `state` whose result's delivery is at `delivery`."""
     if state not in TERMINAL_STATES:
         return TaskStatus.PROCESSING
     if state is not TaskState.SUCCEEDED:
@@ -110,7 +110,7 @@ def status_of(state: TaskState, delivery: DeliveryStatus) -> TaskStatus:
 
 @dataclass(frozen=True)
 class TaskField(Definition):
-    """What is said of a field of a task that its submitter gives: see queue_engine/domain/definitions.py."""
+    """Definition of a field of a submission: see queue_engine/domain/definitions.py."""
 
     secret: bool = False
     """Sealed in the store, and left out of lists."""
@@ -127,10 +127,10 @@ AuthKey = Annotated[
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What the submitter asked for, apart from the input, which is kept as the bytes that came in.
+    """The fields of a submission without the input, which is kept byte for byte.
 
-    Stored as a whole: a field that is added here is kept and shown without further code. Fields with a definition are
-    those of a request.
+    The spec is stored as a whole, so a field that is added here is stored and shown without further code. Fields with a
+    definition are fields of the request.
     """
 
     worker_port: Annotated[
@@ -168,12 +168,12 @@ class TaskSpec:
 
 
 SPEC_FIELDS = definitions_of(TaskSpec, TaskField)
-"""The fields of a request that are kept in the task's spec."""
+"""The fields of a request that are stored in the task's spec."""
 
 
 @dataclass(frozen=True)
 class NewTask:
-    """A validated submission. `input` is the JSON text as it came in."""
+    """A validated submission. `input` is the JSON text as received."""
 
     task_id: str
     endpoint_id: str
@@ -181,7 +181,7 @@ class NewTask:
     spec: TaskSpec
     input: bytes
     fingerprint: str
-    """Hash of everything in the request that makes it this request; at most 64 characters."""
+    """Hash of the request, which identifies a repeated submission; at most 64 characters."""
     timeout_seconds: Annotated[
         ExecutionTimeout | None,
         TaskField(
@@ -205,7 +205,7 @@ TASK_FIELDS = (*SPEC_FIELDS, *definitions_of(NewTask, TaskField))
 
 @dataclass(frozen=True)
 class Task:
-    """One task as recorded in the store. Times are epoch milliseconds of the store's clock."""
+    """A task as recorded in the store. Times are epoch milliseconds of the store's clock."""
 
     task_id: str
     endpoint_id: str
@@ -228,22 +228,22 @@ class Task:
     next_delivery_at_ms: int | None
     """The earliest time of the next delivery attempt."""
     delivery_parked: bool = False
-    """Its receiver does not respond: at that time it is looked at again, and sent only as a probe."""
+    """Set if the receiver does not respond: at that time the delivery is checked again, and sent only as a probe."""
     timeout_seconds: float = 0.0
-    """How long one attempt may take."""
+    """Time limit of an attempt."""
     queue_ttl_seconds: float | None = None
-    """How long it may wait; None: for ever."""
+    """Time limit in the queue; None if unlimited."""
     cancel_requested: bool = False
     runs: int = 1
-    """How often it was submitted or retried by hand."""
+    """Number of times that the task was submitted or retried by hand."""
     lost_lease: bool = False
-    """Its latest attempt lost its lease, and nobody has begun another one."""
+    """The latest attempt lost its lease, and no other attempt has started."""
     latest_attempt_noted: bool = False
-    """The history has its latest attempt: that one had ended before the task did, or the task has not."""
+    """The history includes the latest attempt: it ended before the task did, or the task has not ended."""
     input: bytes | None = None
-    """JSON text; None when it was not asked for."""
+    """JSON text; None if it was not requested."""
     output: bytes | None = None
-    """JSON text; None when there is none or it was not asked for."""
+    """JSON text; None if there is none or it was not requested."""
 
     @property
     def status(self) -> TaskStatus:
@@ -251,7 +251,7 @@ class Task:
 
     @property
     def worker_url(self) -> str | None:
-        """Where the latest attempt was forwarded to; None before the first."""
+        """URL to which the latest attempt was forwarded; None before the first."""
         if self.worker_address is None:
             return None
         return f"http://{self.worker_address}{self.spec.process_uri}"
@@ -259,7 +259,7 @@ class Task:
 
 @dataclass(frozen=True)
 class TaskPage:
-    """One page of a list. `total` counts all pages' items."""
+    """A page of a list. `total` counts the items of all pages."""
 
     items: tuple[Task, ...]
     total: int
@@ -267,12 +267,12 @@ class TaskPage:
 
 @dataclass(frozen=True)
 class Lease:
-    """The right of one attempt to record its result, kept by heartbeats."""
+    """The right of an attempt to record its result, renewed by heartbeats."""
 
     endpoint_id: str
     task_id: str
     token: str
-    """Random: an attempt with another token than the task's is fenced."""
+    """Random. An attempt whose token differs from the task's is fenced."""
 
 
 @dataclass(frozen=True)
@@ -290,20 +290,20 @@ class ClaimedTask:
 
 @dataclass(frozen=True)
 class ContainerResponse:
-    """Result of one call of the container: a status with a body, or the error type of a call that failed."""
+    """Result of a call of the container: a status with a body, or the error type of a failed call."""
 
     status: int | None = None
     output: bytes = field(default=b"null", repr=False)
     """With 2xx: the body as JSON text."""
     excerpt: str = ""
-    """With any other status: the beginning of the body, as text without characters that do not print."""
+    """With any other status: the beginning of the body as printable text."""
     location: str = ""
-    """With a redirect: where to, as text of the same kind."""
+    """With a redirect: its location as printable text."""
     error_type: str | None = None
     """None, or a word of net.error_types, or `timeout`, `too_large`, `not_exposed`."""
     detail: str = ""
     retry_after_seconds: float | None = None
-    """What a 429 or 503 asks for."""
+    """The `Retry-After` of a 429 or 503."""
 
 
 @dataclass(frozen=True)
@@ -315,45 +315,45 @@ class Succeeded:
 
 @dataclass(frozen=True)
 class Failed:
-    """The task ends in `state` (failed, timed_out or cancelled); `error` says why in a sentence."""
+    """The task ends in `state` (failed, timed_out or cancelled). `error` is a sentence with the reason."""
 
     error: str
     state: TaskState = TaskState.FAILED
 
 
 class Cost(StrEnum):
-    """What a try that is followed by another one costs its task."""
+    """The cost of a retried attempt to its task."""
 
     ATTEMPT = "attempt"
     BUSY = "busy"
-    """Nothing, until tries of this kind in a row have lasted for the endpoint's maxBusySeconds; then an attempt."""
+    """Free until consecutive tries of this kind have lasted for the endpoint's maxBusySeconds; then it counts."""
     NOTHING = "nothing"
-    """The worker has not served yet. The task does not wait: another worker may be ready."""
+    """The worker has not served yet. The task does not wait, because another worker may be ready."""
 
 
 @dataclass(frozen=True)
 class TryAgain:
-    """The attempt is worth another one: the task waits `delay_seconds` first."""
+    """The task is retried after `delay_seconds`."""
 
     error: str
     delay_seconds: float
     attempt_outcome: AttemptOutcome = AttemptOutcome.BUSY
     cost: Cost = Cost.ATTEMPT
     last_error: str = ""
-    """With Cost.BUSY: the task's error when this has used up its last attempt."""
+    """With Cost.BUSY: the task's error if this try uses up the last attempt."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How far the attempts of a task have used up what it is allowed."""
+    """The attempts that a task has used up."""
 
     attempt: int
-    """Number of the attempt that ends now, without those whose worker was lost."""
+    """Number of the attempt that ends now, not counting attempts whose worker was lost."""
     max_attempts: int
     connections_lost: int = 0
-    """Earlier attempts during which the connection to the container broke."""
+    """Number of earlier attempts during which the connection to the container broke."""
     busy_tries: int = 0
-    """Latest tries in a row that found a worker busy or not up."""
+    """Number of latest consecutive tries that found a worker busy or not up."""
 
 
 Outcome = Succeeded | Failed | TryAgain
@@ -364,9 +364,9 @@ def outcome_of(
 ) -> Outcome:
     """Return the outcome of an attempt that got this response.
 
-    2xx succeeds. What `policy` names is tried again while attempts are left; 429, 503 and no connection have a budget
-    of their own, which the store keeps. 503 and no connection of a worker that `is_starting` cost nothing, whatever
-    `policy` names. Anything else ends the task. `luck` in [0, 1) spreads the wait.
+    2xx succeeds. Responses that `policy` names are retried while attempts are left. 429, 503 and no connection have a
+    budget of their own, which the store tracks. 503 and no connection cost nothing while the worker `is_starting`,
+    regardless of `policy`. Any other response ends the task. `luck` in [0, 1) sets the jitter of the wait.
     """
     if response.error_type is None and response.status is not None and 200 <= response.status < 300:
         return Succeeded(response.output)
@@ -391,7 +391,7 @@ def outcome_of(
 _NOT_READY = frozenset({RetryOn.UNAVAILABLE, RetryOn.NO_CONNECTION})
 """Responses of a worker that has not served yet and may still be loading."""
 _UNAVAILABLE = _NOT_READY | {RetryOn.TOO_MANY_REQUESTS}
-"""Responses that say that the task has not begun."""
+"""Responses that mean that the task has not started."""
 
 
 def _budget_is_used_up(response: ContainerResponse, budget: Budget) -> str:
@@ -404,7 +404,7 @@ def _budget_is_used_up(response: ContainerResponse, budget: Budget) -> str:
 
 
 def retry_reason(response: ContainerResponse) -> RetryOn | None:
-    """What a retry policy calls a failed answer; None for one that it cannot name."""
+    """Return a retry policy's word for a failed response; None if it has none."""
     if response.error_type in NOT_CONNECTED:
         return RetryOn.NO_CONNECTION
     if response.error_type == "reset":
@@ -427,9 +427,9 @@ def _attempt_outcome(response: ContainerResponse) -> AttemptOutcome:
 
 
 def error_of(response: ContainerResponse) -> str:
-    """One sentence on a failed response, with the first 2 KiB of its body.
+    """Return a sentence that describes a failed response, with the first 2 KiB of its body.
 
-    The container's own words come after the first colon, where `loggable_error` cuts.
+    Text of the container comes after the first colon, where `loggable_error` cuts.
     """
     if response.error_type in NOT_CONNECTED:
         return f"no connection to the worker's container: {response.detail or response.error_type}"
@@ -454,6 +454,6 @@ def _reason(text: str) -> str:
 def loggable_error(error: str) -> str:
     """Return the error up to its first colon, at most 200 characters.
 
-    What follows may be the container's own words, and these may repeat the task's input, which no log may hold.
+    The rest may be text of the container that repeats the task's input, which must not be logged.
     """
     return error.partition(": ")[0][:200]

@@ -1,4 +1,4 @@
-"""A token bucket: how much may be done at once, and how much on average."""
+"""A token bucket: limits the burst and the average rate."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ class TokenBucket:
         self._filled_at = now
 
     def take(self, tokens: float = 1.0) -> bool:
-        """Take that many tokens and return True, or take none when there are not so many."""
+        """Take the tokens and return True, or take none and return False if there are too few."""
         if tokens > self._tokens:
             return False
         self._tokens -= tokens
         return True
 
     def seconds_until(self, tokens: float = 1.0) -> float:
-        """Return how long after the last `fill` there will be that many tokens."""
+        """Return the seconds after the last `fill` until the bucket has that number of tokens."""
         return max(0.0, tokens - self._tokens) / self._per_second

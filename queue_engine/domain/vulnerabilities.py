@@ -18,7 +18,7 @@ _VERSION = re.compile(r"(\d{1,9})\.(\d{1,9})(?:\.(\d{1,9}))?")
 class _Vulnerability:
     names: tuple[str, ...]
     redis: tuple[Version, ...]
-    """The first good version of each series that has one. A newer series than all of them was never bad."""
+    """The first fixed version of each series. A series newer than all of these was never affected."""
     valkey: tuple[Version, ...]
 
 

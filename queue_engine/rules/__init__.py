@@ -1,1 +1,1 @@
-"""Rules for what crosses the edge: headers, paths, URLs, addresses, JSON and text of others. Pure."""
+"""Rules for untrusted input: headers, paths, URLs, addresses, JSON and text. All functions are pure."""

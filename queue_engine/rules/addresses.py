@@ -1,8 +1,8 @@
-"""Which addresses of workers may be connected to.
+"""The addresses of workers to which connections are allowed.
 
-The address stands in the worker's record, where its agent wrote it. Anyone who can write to the store or runs an agent
-could otherwise make the API connect to anything: a cloud's metadata service, the store, the API itself. The operator
-says in which networks workers are; some addresses are refused whatever the operator says.
+The address is in the worker's record, written by the worker's agent. Without these rules, anyone with an agent or write
+access to the store could make the API connect to a cloud's metadata service, the store or the API itself. The operator
+configures the networks of workers; some addresses are refused regardless of the configuration.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NEVER: tuple[tuple[Network, str], ...] = tuple(
         ("224.0.0.0/4", "multicast"),
         ("ff00::/8", "multicast"),
         ("255.255.255.255/32", "broadcast"),
-        # Metadata and other services of cloud platforms for the machine that asks
+        # Metadata and other services that cloud platforms offer to each machine
         ("168.63.129.16/32", "a cloud platform's own service"),
         ("100.100.100.200/32", "a cloud platform's own service"),
         ("100.100.100.100/32", "a cloud platform's own service"),
@@ -53,8 +53,8 @@ _NEVER: tuple[tuple[Network, str], ...] = tuple(
 class WorkerPolicy:
     """Addresses of workers: inside `networks`, and none of the engine's own listeners.
 
-    `own_ports` are the engine's on this machine. A port of the store is refused at every address, because the store's
-    name may stand for several.
+    `own_ports` are the engine's ports on this machine. A port of the store is refused at every address, because the
+    store's name may resolve to several addresses.
     """
 
     networks: tuple[Network, ...] = DEFAULT_WORKER_NETWORKS
@@ -62,7 +62,7 @@ class WorkerPolicy:
     store_ports: frozenset[int] = frozenset()
 
     def refusal(self, address: str, port: int, machine: Collection[str] = ()) -> str | None:
-        """Return why no connection may be made; None when it may.
+        """Return why connections to the address and port are refused; None if they are allowed.
 
         `machine` holds this machine's addresses besides loopback. It counts for `own_ports` only.
         """

@@ -1,7 +1,7 @@
 """Character sets of text that a container declares: the labels of the WHATWG Encoding Standard, and no others.
 
-https://encoding.spec.whatwg.org/#names-and-labels. A label means there what browsers make of it: `iso-8859-1` is
-windows-1252. Python's own codec names are not looked at: some of them do other things than reading text (`rot13`,
+https://encoding.spec.whatwg.org/#names-and-labels. Labels have the meaning that browsers give them: `iso-8859-1` is
+windows-1252. Python's own codec names are not used, because some of them do not decode text (`rot13`,
 `unicode_escape`, `idna`).
 """
 
@@ -10,12 +10,12 @@ from __future__ import annotations
 import codecs
 
 SLICE_BYTES = 64 * 1024
-"""Decoded at once: between slices other threads get their turn."""
+"""Number of bytes decoded at once. Other threads can run between slices."""
 
 _BYTE_ORDER_MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
-# Python's codec for each encoding, and the encoding's labels. One is left out: "replacement", which decodes nothing
-# (iso-2022-kr, hz-gb-2312 and others).
+# Python's codec for each encoding, and the encoding's labels. The encoding "replacement" (iso-2022-kr, hz-gb-2312 and
+# others) is left out because it decodes nothing.
 _LABELS = {
     "utf-8": "unicode-1-1-utf-8 unicode11utf8 unicode20utf8 utf-8 utf8 x-unicode20utf8",
     "cp866": "866 cp866 csibm866 ibm866",
@@ -85,8 +85,8 @@ def codec_of(label: str) -> str | None:
 def decoded(body: bytes, codec: str, *, errors: str = "strict") -> str | None:
     """Return the text, without its byte order mark, or None when the bytes are not in `codec`.
 
-    A byte order mark decides over `codec`, as in the Encoding Standard. With `errors="replace"` it is never None: what
-    a decoder of Python refuses all the same is decoded as UTF-8.
+    A byte order mark takes precedence over `codec`, as in the Encoding Standard. With `errors="replace"` the result is
+    never None: bytes that Python's decoder still refuses are decoded as UTF-8.
     """
     for mark, marked in _BYTE_ORDER_MARKS:
         if body.startswith(mark):

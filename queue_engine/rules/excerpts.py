@@ -1,4 +1,4 @@
-"""Text of strangers as it is shown to people: cut, and free of characters that do not print."""
+"""Excerpts of untrusted text for display: cut, and with non-printing characters escaped."""
 
 from __future__ import annotations
 

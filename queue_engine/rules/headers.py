@@ -20,12 +20,12 @@ MASK = "***"
 
 
 class HeaderKind(Enum):
-    """Reason for which a header is not the client's to set."""
+    """The reason why a client may not set a header."""
 
     HOP_BY_HOP = "hop-by-hop"
     """Headers of one connection only (RFC 9110, section 7.6.1), or the negotiation of it."""
     FRAMING = "framing"
-    """Where the body ends."""
+    """Headers that determine where the body ends."""
     CONTENT = "describes a body that the agent writes"
     """Applies to tasks only; an ALB request has a body of its own."""
     ROUTING = "routing or client address"
@@ -67,7 +67,7 @@ _PREFIXES = (
     ("x-envoy-", HeaderKind.ROUTING),  # Envoy's orders on retries, timeouts, paths and addresses
 )
 _CLIENT_ADDRESS_SUFFIXES = ("-forwarded-for", "-client-ip", "-real-ip", "-connecting-ip")
-"""Every platform puts its own word before these: `Ali-CDN-Real-IP`, `X-Vercel-Forwarded-For`, `Incap-Client-IP`."""
+"""Suffixes that platforms combine with their own prefix: `Ali-CDN-Real-IP`, `X-Vercel-Forwarded-For`."""
 _ANY_PREFIX = tuple(prefix for prefix, _ in _PREFIXES)
 _CONTENT_TYPE = "content-type"
 
@@ -91,7 +91,7 @@ def canonical(name: str) -> str:
 
 
 def kind_of(name: str) -> HeaderKind | None:
-    """Return why a header of this name is not the client's to set; None when it is."""
+    """Return why a client may not set a header of this name; None if it may."""
     spelled = canonical(name)
     kind = _KINDS.get(spelled)
     if kind is None and spelled.startswith(_ANY_PREFIX):

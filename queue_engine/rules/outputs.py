@@ -7,7 +7,7 @@
 | of a text media type, in the character set that it declares, or in UTF-8 | a string |
 | any other | `{"contentType", "base64"}` |
 
-Nothing is built of a body of JSON: it is checked, and kept as bytes.
+A JSON body is only checked and kept as bytes; no objects are built from it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from queue_engine.rules.charsets import codec_of, decoded
 MAX_CONTENT_TYPE_LENGTH = 1024
 
 _SLICE = 3 * 16 * 1024
-"""Written at once: other threads get their turn between slices. A multiple of 3, for base64."""
+"""Number of bytes written at once. Other threads can run between slices. A multiple of 3, for base64."""
 
 _PARAMETER = re.compile(r';\s*([^\s=;"]+)\s*=\s*("(?:[^"\\]|\\.)*"|[^;]*)')
 _ESCAPED = re.compile(r"\\(.)")
@@ -116,7 +116,7 @@ def _is_text(media_type: str) -> bool:
 
 
 def _text_output(media_type: str, codec: str, body: bytes) -> bytes | None:
-    """The body as JSON text; None when it is not in `codec`."""
+    """Return the body as JSON text; None if it is not in `codec`."""
     text = decoded(body, codec)
     if text is None or (not media_type and "\x00" in text):
         return None

@@ -1,6 +1,7 @@
 """The path on a container to which a task is posted.
 
-Narrower than RFC 3986: nothing that a server, a proxy or a framework might decode, cut off or resolve to another path.
+The grammar is narrower than RFC 3986: it excludes everything that a server, a proxy or a framework might decode, cut
+off or resolve to another path.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 
 
 def normalize_process_uri(text: str) -> str:
-    """Return `text` with a leading slash. Raises ValueError whose text is the rule that it breaks.
+    """Return `text` with a leading slash. Raises a ValueError whose text is the rule that `text` breaks.
 
-    One slash at the end is kept: for many servers `/a/` and `/a` are two paths, and one of them only redirects.
+    A trailing slash is kept, because for many servers `/a/` and `/a` are two paths, and one of them only redirects.
     A segment may carry `;parameters`, which some servers cut off before they look at the path, so `..;x` is `..`.
     """
     if not 1 <= len(text) <= MAX_PROCESS_URI_CHARACTERS:

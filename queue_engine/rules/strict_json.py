@@ -1,8 +1,8 @@
-"""Requests as JSON objects, read strictly (RFC 8259), with some members kept as the bytes that came in.
+"""Strict parsing of requests as JSON objects (RFC 8259), with some members kept as the bytes received.
 
-Parsing and printing JSON again loses big integers, duplicate keys, spacing and time. So only the top-level object is
-taken apart here: the end of each value is found by the standard library's C scanner, and members that somebody else
-will read are handed on as they are.
+Parsing and serializing JSON loses big integers, duplicate keys and spacing, and takes time. So this module splits only
+the top-level object: the standard library's C scanner finds the end of each value, and members that other programs will
+read are passed on unchanged.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from json import JSONDecodeError
 from typing import Any
 
 MAX_DIGITS = 400
-"""A longer integer is cut to so many digits: still far above every limit, and cheap to read."""
+"""A longer integer is cut to this number of digits, which is cheap to parse and still above every limit."""
 
 _space = re.compile(r"[ \t\n\r]*").match
 
 
 class InvalidJson(ValueError):
-    """The text is no JSON object as we want it. `rule` says why, to be put after `member` or, for None, the whole."""
+    """The text is not an acceptable JSON object. `rule` follows the name of `member`, or of the whole if None."""
 
     def __init__(self, rule: str, member: str | None = None) -> None:
         super().__init__(rule)
@@ -87,7 +87,7 @@ def _text_of(body: bytes) -> str:
 
 
 def _first_name(text: str) -> int:
-    """Where the first name begins; where the object ends when it is empty."""
+    """Return where the first name begins, or where the object ends if it is empty."""
     start = _after_space(text, 0)
     if text[start : start + 1] != "{":
         raise InvalidJson("must be a JSON object")
@@ -95,14 +95,14 @@ def _first_name(text: str) -> int:
 
 
 def _name_and_value(text: str, at: int) -> tuple[str, int]:
-    """The name whose opening quote is at `at`, and where its value begins."""
+    """Return the name whose opening quote is at `at`, and where its value begins."""
     name, end = _scan(text, at, None, _PARSER)
     colon = _expect(text, _after_space(text, end), ":")
     return name, _after_space(text, colon + 1)
 
 
 def _next_name(text: str, end: int) -> int:
-    """Where the next name begins after a value that ended at `end`; where the object ends when there is none."""
+    """Return where the next name begins after a value that ended at `end`, or where the object ends."""
     at = _expect(text, _after_space(text, end), ",}")
     return at if text[at] == "}" else _expect(text, _after_space(text, at + 1), '"')
 
@@ -136,7 +136,7 @@ def _malformed(at: int) -> InvalidJson:
 
 
 class _Refused(ValueError):
-    """Something that Python's decoder reads and we do not."""
+    """Text that Python's decoder accepts and this module refuses."""
 
 
 def _refuse_constant(name: str) -> Any:

@@ -1,9 +1,8 @@
-"""Webhook targets: which URLs are accepted, and which addresses may be connected to.
+"""Webhook targets: the URLs that are accepted, and the addresses to which connections are allowed.
 
-A URL is taken apart by a grammar of our own, narrower than RFC 3986, so that no two parsers can disagree about its
-host: what is checked here is what is connected to later. Where a webhook may point is an explicit table of refused
-networks, from the IANA special-purpose address registries (RFC 6890): `ipaddress.is_global` gives wrong answers for
-several IPv6 forms on Python 3.11.
+URLs are parsed by a grammar narrower than RFC 3986, so that no two parsers can disagree about the host: the host
+checked here is the host connected to later. Refused networks are an explicit table from the IANA special-purpose
+address registries (RFC 6890), because `ipaddress.is_global` is wrong for several IPv6 forms on Python 3.11.
 """
 
 from __future__ import annotations
@@ -42,15 +41,15 @@ _DOTTED_IPV4 = re.compile(r"(?:(?:0|[1-9][0-9]{0,2})\.){3}(?:0|[1-9][0-9]{0,2})"
 
 
 class InvalidWebhook(ValueError):
-    """The URL breaks a rule; the text is the rule, to be put after the field's name."""
+    """The URL breaks a rule. The text is the rule, and follows the field's name."""
 
 
 @dataclass(frozen=True)
 class Webhook:
-    """A target that a request may be sent to, as far as its spelling goes."""
+    """A target whose URL is well-formed. Its addresses are checked elsewhere."""
 
     url: str
-    """As given, with the scheme and the host in their one canonical spelling."""
+    """The URL as given, with the scheme and the host in canonical spelling."""
     scheme: str
     host: str
     """Lower case, no trailing dot, no brackets."""
@@ -58,17 +57,17 @@ class Webhook:
 
     @property
     def destination(self) -> str:
-        """`scheme://host:port`: what shares one receiver's fate."""
+        """Return `scheme://host:port`. Webhooks with the same destination share one receiver's state."""
         return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
 
     @property
     def literal(self) -> Address | None:
-        """The host as an address, when it is one and not a name."""
+        """Return the host as an address; None if it is a name."""
         return _address(self.host)
 
 
 def parse_webhook(text: str) -> Webhook:
-    """Take `text` apart. Raises InvalidWebhook. Says nothing of where it points: that is `destination_refusal`."""
+    """Parse `text`. Raises InvalidWebhook. The destination is not checked: see `destination_refusal`."""
     if not 1 <= len(text) <= MAX_URL_CHARACTERS:
         raise InvalidWebhook(f"must be 1–{MAX_URL_CHARACTERS} characters")
     if _NOT_VISIBLE.search(text) is not None or "\\" in text:
@@ -110,7 +109,7 @@ def _parse_host(host: str) -> str:
     name = host.removesuffix(".")
     labels = name.split(".")
     if _NUMERIC_LABEL.fullmatch(labels[-1]) is not None:
-        # What inet_aton and browsers take for an address: 127.1, 2130706433, 0x7f000001, 127.0.0.1. and the like.
+        # Forms that inet_aton and browsers treat as an address: 127.1, 2130706433, 0x7f000001, 127.0.0.1. and similar.
         return _parse_ipv4(host)
     if len(name) > 253 or any(_LABEL.fullmatch(label) is None for label in labels):
         raise InvalidWebhook(
@@ -137,11 +136,11 @@ def _bracketed(host: str) -> str:
 
 
 EMBEDDED_IPV4 = "an IPv4 address inside an IPv6 one"
-"""How the reason for such a form begins."""
+"""Prefix of the reason for such a form."""
 ISATAP = f"{EMBEDDED_IPV4} (ISATAP)"
 
-# Rows of the IANA IPv4 and IPv6 special-purpose address registries that a webhook must not reach, and what stands in
-# for them on the clouds. The word is told to the person who gave the address.
+# Rows of the IANA IPv4 and IPv6 special-purpose address registries that a webhook must not reach, and their equivalents
+# on clouds. The error shows the text to the client that gave the address.
 _REFUSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
     (ip_network(network), reason)
     for network, reason in (
@@ -188,32 +187,32 @@ _REFUSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
 )
 LOOPBACK: tuple[Network, ...] = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 _GLOBAL_UNICAST_IPV6 = IPv6Network("2000::/3")
-"""All that IANA has given out for the public internet."""
+"""The ranges that IANA has allocated to the public internet."""
 _ISATAP_MARKS = frozenset({0x0000_5EFE, 0x0200_5EFE})
 """The upper half of an interface identifier that ends in an IPv4 address (RFC 5214, section 6.1)."""
 
 
 @dataclass(frozen=True)
 class AddressPolicy:
-    """Which addresses may be connected to: the public internet and what the operator allows.
+    """The addresses to which connections are allowed: the public internet and the networks that the operator allows.
 
-    Strict about forms: an allowed IPv4 network does not allow the IPv6 forms that carry its addresses.
+    An allowed IPv4 network does not allow the IPv6 forms that embed its addresses.
     """
 
     allowed: tuple[Network, ...] = ()
 
     @classmethod
     def allowing(cls, networks: Iterable[str]) -> AddressPolicy:
-        """The policy of an operator's list such as `10.0.0.0/8`. Raises ValueError that names the bad entry."""
+        """Return the policy of an operator's list such as `10.0.0.0/8`. Raises a ValueError that names a bad entry."""
         return cls(tuple(ip_network(network.strip()) for network in networks))
 
     def allows_explicitly(self, address: str | Address) -> bool:
-        """Whether the operator's list has the address. False for what is not an address."""
+        """Return whether the operator's list includes the address. False if the text is not an address."""
         parsed = _address(address)
         return parsed is not None and any(parsed in network for network in self.allowed)
 
     def refusal(self, address: str | Address) -> str | None:
-        """Why the address may not be connected to; None when it may."""
+        """Return why connections to the address are refused; None if they are allowed."""
         parsed = _address(address)
         if parsed is None:
             return "is not an IP address"
@@ -255,7 +254,7 @@ _INSIDE_SUFFIXES = (
 
 
 def name_refusal(host: str) -> str | None:
-    """Why a host name is refused before anybody looks it up; None when it may be public. For names, not addresses."""
+    """Return why a host name is refused without a lookup; None if it may be public. For names, not addresses."""
     labels = host.split(".")
     if labels[-1] in _INSIDE_SUFFIXES:
         return f"names under .{labels[-1]} are not on the public internet"
@@ -309,7 +308,7 @@ def destination_refusal(
 
 
 def addresses_refusal(host: str, addresses: Sequence[str] | None, policy: AddressPolicy) -> str | None:
-    """As `destination_refusal`, for a host without its port. One refused address among many refuses them all."""
+    """Apply `destination_refusal` to a host without its port. A single refused address refuses the host."""
     if _address(host) is not None:
         reason = policy.refusal(host)
         return None if reason is None else f"must not point at this address: it {reason}; {HOW_TO_ALLOW}"
@@ -325,8 +324,8 @@ def addresses_refusal(host: str, addresses: Sequence[str] | None, policy: Addres
 def may_be_store(address: str, port: int, store_ports: frozenset[int]) -> bool:
     """Return whether the address and port may be the store's.
 
-    The store is known by a name, which may stand for any address of a private network, so its ports count at all of
-    them.
+    The store is configured by a name, which may resolve to any private address, so its ports are refused at all
+    private addresses.
     """
     parsed = _plain(address)
     return port in store_ports and (parsed is None or special_use(parsed) is not None)
@@ -335,7 +334,7 @@ def may_be_store(address: str, port: int, store_ports: frozenset[int]) -> bool:
 def points_back(address: str, port: int, own_ports: frozenset[int], machine: Collection[str] = ()) -> bool:
     """Return whether a connection to the address and port reaches one of our own listeners on this machine.
 
-    `machine` holds the machine's addresses besides loopback: a listener is taken to listen on all of them.
+    `machine` holds the machine's addresses besides loopback. A listener is assumed to listen on all of them.
     """
     parsed = _plain(address)
     if parsed is None or port not in own_ports:
@@ -354,7 +353,7 @@ class OwnHost:
 
 @dataclass(frozen=True)
 class DestinationRules:
-    """Where a webhook may point."""
+    """The allowed destinations of webhooks."""
 
     policy: AddressPolicy = AddressPolicy()
     own_ports: frozenset[int] = frozenset()
@@ -363,11 +362,11 @@ class DestinationRules:
     own_hosts: tuple[OwnHost, ...] = ()
     """Public hosts of this engine."""
     policy_for_one_tenant: AddressPolicy | None = None
-    """Counts instead of `policy` while there was never a second tenant. None: there is no such exception."""
+    """Replaces `policy` as long as there has never been a second tenant. None if there is no such exception."""
 
 
 def parse_own_host(text: str) -> OwnHost:
-    """Take `host`, `host:port`, an IPv6 address or `[address]:port` apart. Raises ValueError that names the entry."""
+    """Parse `host`, `host:port`, an IPv6 address or `[address]:port`. Raises a ValueError that names the entry."""
     try:
         if _address(text) is not None:
             return OwnHost(str(_plain(text)))
@@ -386,7 +385,7 @@ def _ascii_name(name: str) -> str:
 
 
 def points_at_own_host(host: str, addresses: Iterable[str], port: int, own_hosts: Collection[OwnHost]) -> bool:
-    """Return whether a webhook leads to one of `own_hosts`: by its name, or by an address that is named among them."""
+    """Return whether a webhook's host name or one of its addresses is among `own_hosts`."""
     meant = {own.host for own in own_hosts if own.port in (None, port)}
     if not meant:
         return False
@@ -397,7 +396,7 @@ _WITH_IPV4_AT_THEIR_END = tuple(map(IPv6Network, ("::ffff:0:0/96", "::ffff:0:0:0
 
 
 def _plain(text: str | Address) -> Address | None:
-    """The address without its interface, and the IPv4 address that an IPv6 form of it carries."""
+    """Return the address without its interface. An IPv6 form of an IPv4 address returns the IPv4 address."""
     address = _address(text.partition("%")[0] if isinstance(text, str) else text)
     if address is None or int(address) <= 1 or not any(address in network for network in _WITH_IPV4_AT_THEIR_END):
         return address
