@@ -222,10 +222,10 @@ def _check_address(settings: AgentSettings, address: ContainerAddress) -> None:
 async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
     """An agent of a QUEUE endpoint."""
     config = _config(settings)
-    claims = store.claims(
+    queue = store.queue(
         endpoint_id=config.endpoint_id, worker_id=config.worker_id, lease_ms=int(config.lease_seconds * 1000)
     )
-    source = StoreTaskSource(claims)
+    source = StoreTaskSource(queue)
     forwarder = HttpForwarder(max_response_bytes=settings.max_answer_bytes, max_connections=config.concurrency)
     watch = _watch_over(settings, address, settle_seconds=0)
     work = TaskWork(config, source, forwarder, watch)

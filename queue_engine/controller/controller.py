@@ -220,7 +220,7 @@ class Controller:
                 tick_ms=SWEEP_SECONDS * 1000,
                 lease_ms=int(self._config.lease_seconds * 1000),
                 max_lost=self._config.max_lost,
-                most=ROUND_TASKS,
+                limit=ROUND_TASKS,
             )
             reclaimed = swept.requeued + swept.dead + swept.cancelled
             metrics.leases_reclaimed.inc(reclaimed)

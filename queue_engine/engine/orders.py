@@ -13,7 +13,7 @@ from queue_engine.engine.access import check_sees
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.observability import metrics
-from queue_engine.store.tasks import Cancellation, Deletion, RunAgain, TaskStore
+from queue_engine.store.tasks import Cancellation, Deletion, Rerun, TaskStore
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Orders:
         Raises NotFound, StateConflict, EndpointClosed, TooManyRequests for a full queue, StoreUnavailable.
         """
         check_sees(principal, endpoint)
-        _check_runs_again(await from_store(self._tasks.run_again(endpoint.endpoint_id, task_id, uuid4().hex)))
+        _check_rerun(await from_store(self._tasks.rerun(endpoint.endpoint_id, task_id, uuid4().hex)))
         return await self._task(endpoint, task_id)
 
     async def delete(self, principal: Principal, endpoint: Endpoint, task_id: str) -> None:
@@ -67,15 +67,15 @@ class Orders:
         return task
 
 
-def _check_runs_again(result: RunAgain) -> None:
+def _check_rerun(result: Rerun) -> None:
     match result:
-        case RunAgain.QUEUED | RunAgain.DUPLICATE:
+        case Rerun.QUEUED | Rerun.DUPLICATE:
             return
-        case RunAgain.NOT_FOUND:
+        case Rerun.NOT_FOUND:
             raise NotFound(Resource.TASK)
-        case RunAgain.NOT_ENDED:
+        case Rerun.NOT_ENDED:
             raise StateConflict("taskId: the task has not ended")
-        case RunAgain.CLOSED:
+        case Rerun.CLOSED:
             raise closed()
-        case RunAgain.FULL:
+        case Rerun.FULL:
             raise full()

@@ -21,10 +21,6 @@ class AppendLogsAlready:
 class AppendLogsGone:
     word: Literal["GONE"]
 
-class BeatOk:
-    word: Literal["OK"]
-    words: list[str]
-
 class CancelCancelled:
     word: Literal["CANCELLED"]
 
@@ -231,6 +227,12 @@ class PutApiKeyOk:
 class PutApiKeyRevoked:
     word: Literal["REVOKED"]
 
+class PutBackOk:
+    word: Literal["OK"]
+
+class PutBackStale:
+    word: Literal["STALE"]
+
 class PutWorkerOk:
     word: Literal["OK"]
 
@@ -312,11 +314,33 @@ class RemoveEndpointBusy:
 class RemoveWorkerOk:
     word: Literal["OK"]
 
+class RenewOk:
+    word: Literal["OK"]
+    words: list[str]
+
 class ReportWorkerOk:
     word: Literal["OK"]
     wanted: str
 
 class ReportWorkerGone:
+    word: Literal["GONE"]
+
+class RerunOk:
+    word: Literal["OK"]
+
+class RerunAlready:
+    word: Literal["ALREADY"]
+
+class RerunBusy:
+    word: Literal["BUSY"]
+
+class RerunClosed:
+    word: Literal["CLOSED"]
+
+class RerunFull:
+    word: Literal["FULL"]
+
+class RerunGone:
     word: Literal["GONE"]
 
 class ResealFieldOk:
@@ -354,24 +378,6 @@ class RetryGone:
 
 class RevokeApiKeyOk:
     word: Literal["OK"]
-
-class RunAgainOk:
-    word: Literal["OK"]
-
-class RunAgainAlready:
-    word: Literal["ALREADY"]
-
-class RunAgainBusy:
-    word: Literal["BUSY"]
-
-class RunAgainClosed:
-    word: Literal["CLOSED"]
-
-class RunAgainFull:
-    word: Literal["FULL"]
-
-class RunAgainGone:
-    word: Literal["GONE"]
 
 class SettleDeliveryOk:
     word: Literal["OK"]
@@ -427,12 +433,6 @@ class SweepOk:
 class TidyConsumersOk:
     word: Literal["OK"]
     forgotten: int
-
-class UnreadOk:
-    word: Literal["OK"]
-
-class UnreadStale:
-    word: Literal["STALE"]
 
 class UpdateCredentialOk:
     word: Literal["OK"]
@@ -493,16 +493,6 @@ class Scripts:
         """Append lines to a worker's log. Not allowed at maxmemory: logs give way to tasks. Without lines, only say
         that the worker lives.
         """
-    async def beat(
-        self,
-        keys: EndpointKeys,
-        /,
-        *,
-        tasks: Sequence[str],
-        lease_ms: int,
-        tokens: Sequence[str],
-    ) -> BeatOk:
-        """Renew the leases of all tasks of one agent."""
     async def cancel(self, keys: TaskKeys, /) -> CancelCancelled | CancelRequested | CancelEnded | CancelGone:
         """Cancel a task: one that waits ends at once; of one that runs its agent learns with the next heartbeat."""
     async def create_credential(
@@ -701,6 +691,8 @@ class Scripts:
         """Store a new API key, so that it can be listed and revoked from the moment on which it is valid. A known one
         stays as it is, and a revoked one stays revoked.
         """
+    async def put_back(self, keys: TaskKeys, /, *, stream: str, entry_id: str) -> PutBackOk | PutBackStale:
+        """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other."""
     async def put_worker(
         self,
         keys: WorkerKeys,
@@ -749,6 +741,16 @@ class Scripts:
         """Remove a deleted endpoint when nothing of it is left to do."""
     async def remove_worker(self, keys: WorkerKeys, /, *, worker_id: str, status: str, reason: str) -> RemoveWorkerOk:
         """Forget a worker that has ended; its last status is an event too."""
+    async def renew(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        tasks: Sequence[str],
+        lease_ms: int,
+        tokens: Sequence[str],
+    ) -> RenewOk:
+        """Renew the leases of all tasks of one agent."""
     async def report_worker(
         self,
         keys: WorkerKeys,
@@ -762,6 +764,16 @@ class Scripts:
         error_text: str | None,
     ) -> ReportWorkerOk | ReportWorkerGone:
         """Record what a worker's agent says of it."""
+    async def rerun(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        call_id: str,
+    ) -> RerunOk | RerunAlready | RerunBusy | RerunClosed | RerunFull | RerunGone:
+        """Queue an ended task for a further attempt, with fresh budgets. Its result goes, and the delivery of that with
+        it. Not allowed at maxmemory: it is new work.
+        """
     async def reseal_field(
         self,
         *,
@@ -793,16 +805,6 @@ class Scripts:
         """
     async def revoke_api_key(self, *, api_key: str, api_keys: str, revoked: str, key_hash: str) -> RevokeApiKeyOk:
         """Revoke an API key for good."""
-    async def run_again(
-        self,
-        keys: TaskKeys,
-        /,
-        *,
-        call_id: str,
-    ) -> RunAgainOk | RunAgainAlready | RunAgainBusy | RunAgainClosed | RunAgainFull | RunAgainGone:
-        """Queue an ended task for a further attempt, with fresh budgets. Its result goes, and the delivery of that with
-        it. Not allowed at maxmemory: it is new work.
-        """
     async def settle_delivery(
         self,
         keys: TaskKeys,
@@ -853,8 +855,6 @@ class Scripts:
         """Forget agents in the groups of an endpoint's queues that are no workers any more and hold no entries. One
         that lives all the same is there again with its next read.
         """
-    async def unread(self, keys: TaskKeys, /, *, stream: str, entry_id: str) -> UnreadOk | UnreadStale:
-        """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other."""
     async def update_credential(
         self,
         *,

@@ -28,12 +28,12 @@ class TaskSpecs:
 
     def encode(self, spec: TaskSpec, endpoint_id: str, task_id: str) -> bytes:
         """Return the spec as stored text. Raises SecretKeyMissing when there is no key to seal its secrets with."""
-        record = _given(spec, _PUBLIC)
+        record = _changed_fields(spec, _PUBLIC)
         if spec.webhook_destination is not None:
             record["destination"] = spec.webhook_destination
         if spec.traceparent is not None:
             record["traceparent"] = spec.traceparent
-        if secrets := _given(spec, _SECRET):
+        if secrets := _changed_fields(spec, _SECRET):
             record["sealed"] = self._sealer.seal(json.dumps(secrets).encode(), _seal_context(endpoint_id, task_id))
         return _spec_text(record)
 
@@ -64,7 +64,7 @@ _PUBLIC = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if no
 _SECRET = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if one.definition.secret)
 
 
-def _given(spec: TaskSpec, fields: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
+def _changed_fields(spec: TaskSpec, fields: Sequence[tuple[str, str, Any]]) -> dict[str, Any]:
     """Return the fields whose value differs from the default, by their stored names."""
     values = spec.__dict__
     return {stored: value for name, stored, default in fields if (value := values[name]) != default}

@@ -1,4 +1,4 @@
-"""The agent's side of the queue: claim, renew, settle."""
+"""The agent's side of the queue: claim, start, renew, settle, release."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partiti
 from queue_engine.store.policies import retry_policy_of
 
 GROUP = "agents"
-MOST_WHY_BYTES = 512
+MAX_WHY_BYTES = 512
 """Of an error, in the history of a task's attempts."""
 SUSPECT_AFTER = 2
 """Attempts of a task that ended with a dead worker or container; from then on it is run alone."""
-MOST_STEPS = 20
+MAX_STEPS = 20
 """Of one look for entries that nobody has started."""
 
 
@@ -50,7 +50,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Started:
-    """An attempt that has begun. `ClaimStore.open` opens its spec; that may fail while the attempt stands."""
+    """An attempt that has begun. `TaskQueue.open` opens its spec; that may fail while the attempt stands."""
 
     lease: Lease
     attempt: int
@@ -86,7 +86,7 @@ class Started:
         return self.lost + self.connections_lost >= SUSPECT_AFTER
 
 
-class ClaimStore:
+class TaskQueue:
     """One endpoint's queue for one agent.
 
     `commands` and `blocking` are separate clients: a read that waits must not hold up results and heartbeats. Every
@@ -114,11 +114,11 @@ class ClaimStore:
         self._lease_ms = lease_ms
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
 
-    async def read(self, most: int, *, block_ms: int) -> list[Entry]:
-        """Up to `most` entries of each queue, the retry queue's first; waits up to `block_ms` for one to come."""
+    async def claim(self, limit: int, *, block_ms: int) -> list[Entry]:
+        """Up to `limit` entries of each queue, the retry queue's first; waits up to `block_ms` for one to come."""
         streams: dict[Any, Any] = {self._keys.retry_queue: ">", self._keys.queue: ">"}
         try:
-            reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=most, block=block_ms)
+            reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=limit, block=block_ms)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
@@ -127,29 +127,29 @@ class ClaimStore:
             return []
         return _entries(reply)
 
-    async def take_over(self, most: int, *, idle_ms: int) -> list[Entry]:
+    async def claim_abandoned(self, limit: int, *, idle_ms: int) -> list[Entry]:
         """Entries that another agent has read and not started for `idle_ms`: it has died in between.
 
-        A call looks through each queue until it finds some, or to the end, in at most MOST_STEPS steps; the next call
+        A call looks through each queue until it finds some, or to the end, in at most MAX_STEPS steps; the next call
         goes on from there, so that entries behind those of living agents are reached.
         """
         entries: list[Entry] = []
         for stream in self._cursors:
-            for _ in range(MOST_STEPS):
-                found, is_through = await self._take_over_step(stream, most, idle_ms)
+            for _ in range(MAX_STEPS):
+                found, is_through = await self._claim_abandoned_step(stream, limit, idle_ms)
                 entries += found
                 if found or is_through:
                     break
         return entries
 
-    async def _take_over_step(self, stream: str, most: int, idle_ms: int) -> tuple[list[Entry], bool]:
+    async def _claim_abandoned_step(self, stream: str, limit: int, idle_ms: int) -> tuple[list[Entry], bool]:
         """The store looks through ten entries for each one that is asked for: those behind are for the next step.
 
         What was found, and whether the end was reached.
         """
         try:
             cursor, entries, *_ = await self._blocking.xautoclaim(
-                stream, GROUP, self.worker_id, min_idle_time=idle_ms, start_id=self._cursors[stream], count=most
+                stream, GROUP, self.worker_id, min_idle_time=idle_ms, start_id=self._cursors[stream], count=limit
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
@@ -159,7 +159,7 @@ class ClaimStore:
         self._cursors[stream] = cursor.decode()
         return _entries([(stream.encode(), entries)]), cursor == b"0-0"
 
-    async def read_own(self) -> list[Entry]:
+    async def unstarted(self) -> list[Entry]:
         """Entries that were handed to this worker and that it has not started: a read of them was cut off."""
         streams: dict[Any, Any] = {self._keys.retry_queue: "0", self._keys.queue: "0"}
         try:
@@ -221,7 +221,7 @@ class ClaimStore:
 
     async def renew(self, leases: Sequence[Lease]) -> list[Renewal]:
         """Renew all these leases in one call; one answer for each."""
-        reply = await self._beats.beat(
+        reply = await self._beats.renew(
             self._keys,
             tasks=[self._keys.task(lease.task_id) for lease in leases],
             lease_ms=self._lease_ms,
@@ -232,7 +232,7 @@ class ClaimStore:
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
         """Record what came of the attempt."""
         if isinstance(outcome, TryAgain):
-            return await self._put_off(lease, outcome)
+            return await self._retry(lease, outcome)
         return await self._finish(lease, outcome)
 
     async def release(self, lease: Lease, *, called: bool = True) -> str:
@@ -244,9 +244,9 @@ class ClaimStore:
         return (await self._scripts.release(keys, token=lease.token, was_called=called)).word
 
     async def put_back(self, entry: Entry) -> None:
-        """Give an entry back that was read and cannot be started."""
+        """Put an entry back that was claimed and cannot be started."""
         keys = self._keys.of_task(entry.task_id)
-        await self._scripts.unread(keys, stream=entry.stream, entry_id=entry.entry_id)
+        await self._scripts.put_back(keys, stream=entry.stream, entry_id=entry.entry_id)
 
     async def _finish(self, lease: Lease, outcome: Succeeded | Failed) -> Settled:
         if isinstance(outcome, Succeeded):
@@ -260,13 +260,13 @@ class ClaimStore:
             return Settled(reply.word)
         return Settled(reply.word, reply.created_ms, reply.started_ms, reply.now_ms)
 
-    async def _put_off(self, lease: Lease, outcome: TryAgain) -> Settled:
+    async def _retry(self, lease: Lease, outcome: TryAgain) -> Settled:
         reply = await self._scripts.retry(
             self._keys.of_task(lease.task_id),
             token=lease.token,
             delay_ms=int(outcome.delay_seconds * 1000),
             outcome=outcome.attempt_outcome,
-            why=outcome.error.encode("utf-8", "replace")[:MOST_WHY_BYTES],
+            why=outcome.error.encode("utf-8", "replace")[:MAX_WHY_BYTES],
             cost=outcome.cost,
             last_error=outcome.last_error.encode("utf-8", "replace"),
         )

@@ -30,7 +30,7 @@ from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, R
 from queue_engine.store.migrations.migrator import Migrator, progress_from
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from queue_engine.store.processes import Processes, process_name
-from queue_engine.store.queue import ClaimStore
+from queue_engine.store.queue import TaskQueue
 from queue_engine.store.redis.client import check_tls_files, close, connect, store_errors, unavailability
 from queue_engine.store.redis.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.redis.sentinel import MasterPool
@@ -134,9 +134,9 @@ class Store:
         async with self.processes.noted(self._process):
             yield
 
-    def claims(self, *, endpoint_id: str, worker_id: str, lease_ms: int) -> ClaimStore:
+    def queue(self, *, endpoint_id: str, worker_id: str, lease_ms: int) -> TaskQueue:
         """The queue of one endpoint for one agent."""
-        return ClaimStore(
+        return TaskQueue(
             self.scripts,
             Scripts(ScriptRunner(self._beats).submit),
             self._blocking,

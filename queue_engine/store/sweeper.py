@@ -40,13 +40,13 @@ class Sweeper:
         self._partitions = partitions
 
     async def sweep(
-        self, partition: Partition, *, tick_ms: int, lease_ms: int, max_lost: int, most: int = 1000
+        self, partition: Partition, *, tick_ms: int, lease_ms: int, max_lost: int, limit: int = 1000
     ) -> Swept:
         """Requeue tasks with expired leases, queue scheduled tasks that are due, and expire tasks past their deadline.
 
-        Handles at most `most` tasks of each kind in `partition`. Safe to run from several controllers at once.
+        Handles at most `limit` tasks of each kind in `partition`. Safe to run from several controllers at once.
         """
-        found = await self._scripts.sweep(partition, tick_ms=tick_ms, lease_ms=lease_ms, limit=most)
+        found = await self._scripts.sweep(partition, tick_ms=tick_ms, lease_ms=lease_ms, limit=limit)
         expired = await asyncio.gather(*(self._expire(name) for name in found.overdue))
         reclaimed = await asyncio.gather(*(self._reclaim(name, max_lost) for name in found.lost))
         promoted = await asyncio.gather(*(self._promote(name) for name in found.due))
@@ -58,32 +58,32 @@ class Sweeper:
             expired=expired.count("EXPIRED"),
         )
 
-    async def purge(self, endpoint_id: str, *, before_ms: int, most: int = 1000) -> int:
+    async def purge(self, endpoint_id: str, *, before_ms: int, limit: int = 1000) -> int:
         """Remove ended tasks that reached their status before `before_ms` (store's clock). Return how many.
 
-        Removes at most `most` tasks of each status. A task whose delivery has not ended is kept for another retention
+        Removes at most `limit` tasks of each status. A task whose delivery has not ended is kept for another retention
         time.
         """
         keys = self._partitions.of(endpoint_id)
         removed = 0
         for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
-            kept = most
-            while kept == most:  # a full page of kept tasks may hide others that can be removed
+            kept = limit
+            while kept == limit:  # a full page of kept tasks may hide others that can be removed
                 overdue = await self._scripts.overdue(
-                    keys, stream=keys.finished(status), status=status.lower(), before_ms=before_ms, limit=most
+                    keys, stream=keys.finished(status), status=status.lower(), before_ms=before_ms, limit=limit
                 )
                 words = await asyncio.gather(*(self._purge(keys, status, *entry) for entry in overdue.entries))
                 removed += words.count("PURGED")
                 kept = words.count("KEPT")
         return removed
 
-    async def end_waiting(self, endpoint_id: str, error: str, *, most: int = 1000) -> int:
-        """End up to `most` tasks of an endpoint that is being deleted, as failed. Return how many had not ended.
+    async def end_waiting(self, endpoint_id: str, error: str, *, limit: int = 1000) -> int:
+        """End up to `limit` tasks of an endpoint that is being deleted, as failed. Return how many had not ended.
 
         The endpoint's workers must have ended before, because a worker that still runs a task is fenced.
         """
         keys = self._partitions.of(endpoint_id)
-        ids = [name.decode() for name in await self._redis.zrange(keys.live, 0, most - 1)]
+        ids = [name.decode() for name in await self._redis.zrange(keys.live, 0, limit - 1)]
         end = self._scripts.end_waiting
         return len(await asyncio.gather(*(end(keys.of_task(task_id), error_text=error) for task_id in ids)))
 

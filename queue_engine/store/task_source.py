@@ -18,7 +18,7 @@ from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Outcome
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.logs import LogStore
-from queue_engine.store.queue import ClaimStore, Entry, Started
+from queue_engine.store.queue import Entry, Started, TaskQueue
 from queue_engine.store.redis.client import unavailability
 from queue_engine.store.workers import WorkerStore
 
@@ -52,53 +52,53 @@ def _raises_unavailable(call: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P
 class StoreClaim:
     """An entry of the queue that was handed to this agent."""
 
-    _claims: ClaimStore
+    _queue: TaskQueue
     _entry: Entry
 
     @_raises_unavailable
     async def start(self, *, address: str) -> StartedAttempt | None:
-        started = await self._claims.start(self._entry, address=address)
+        started = await self._queue.start(self._entry, address=address)
         if started is None:
             return None
-        return _attempt(started, self._claims.worker_id, await _opened(started, self._claims))
+        return _attempt(started, self._queue.worker_id, await _opened(started, self._queue))
 
     @_raises_unavailable
     async def put_back(self) -> None:
-        await self._claims.put_back(self._entry)
+        await self._queue.put_back(self._entry)
 
 
 class StoreTaskSource:
     """The queue of one endpoint, for the agent of one worker."""
 
-    def __init__(self, claims: ClaimStore) -> None:
-        self._claims = claims
+    def __init__(self, queue: TaskQueue) -> None:
+        self._queue = queue
 
     @_raises_unavailable
     async def claim(self, limit: int) -> Sequence[StoreClaim]:
-        return self._claims_of(await self._claims.read(limit, block_ms=READ_BLOCK_MS))
+        return self._claims_of(await self._queue.claim(limit, block_ms=READ_BLOCK_MS))
 
     @_raises_unavailable
     async def claim_abandoned(self, limit: int, *, unstarted_seconds: float) -> Sequence[StoreClaim]:
-        return self._claims_of(await self._claims.take_over(limit, idle_ms=int(unstarted_seconds * 1000)))
+        return self._claims_of(await self._queue.claim_abandoned(limit, idle_ms=int(unstarted_seconds * 1000)))
 
     @_raises_unavailable
     async def unstarted_claims(self) -> Sequence[StoreClaim]:
-        return self._claims_of(await self._claims.read_own())
+        return self._claims_of(await self._queue.unstarted())
 
     @_raises_unavailable
     async def renew(self, leases: Sequence[Lease]) -> Sequence[Renewal]:
-        return await self._claims.renew(leases)
+        return await self._queue.renew(leases)
 
     @_raises_unavailable
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
-        return await self._claims.settle(lease, outcome)
+        return await self._queue.settle(lease, outcome)
 
     @_raises_unavailable
     async def release(self, lease: Lease, *, called: bool) -> str:
-        return await self._claims.release(lease, called=called)
+        return await self._queue.release(lease, called=called)
 
     def _claims_of(self, entries: Sequence[Entry]) -> list[StoreClaim]:
-        return [StoreClaim(self._claims, entry) for entry in entries]
+        return [StoreClaim(self._queue, entry) for entry in entries]
 
 
 class StoreWorkerRecord:
@@ -148,13 +148,13 @@ class StoreLog:
         await self._logs.append(self._endpoint_id, self._worker_id, batch_id, lines, retention_ms=self._retention_ms)
 
 
-async def _opened(started: Started, claims: ClaimStore) -> ClaimedTask | Unreadable:
+async def _opened(started: Started, queue: TaskQueue) -> ClaimedTask | Unreadable:
     """Open the task's headers. They cannot be opened by any process when they were moved or changed in the store, or
     when their key is no longer in use."""
     try:
-        return claims.open(started)
+        return queue.open(started)
     except SealKeyUnknown as error:
-        return Unreadable(str(error), is_key_missing=await claims.is_key_in_use(error.fingerprint))
+        return Unreadable(str(error), is_key_missing=await queue.is_key_in_use(error.fingerprint))
     except SecretKeyMissing as error:
         return Unreadable(str(error), is_key_missing=True)
     except SealBroken as error:

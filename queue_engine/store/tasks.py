@@ -42,7 +42,7 @@ class Cancellation(StrEnum):
     NOT_FOUND = "GONE"
 
 
-class RunAgain(StrEnum):
+class Rerun(StrEnum):
     """What became of a wish to run an ended task once more."""
 
     QUEUED = "OK"
@@ -153,13 +153,13 @@ class TaskStore:
         """Cancel a task: one that waits ends at once, one that runs when its agent hears of it. Safe to call again."""
         return Cancellation((await self._scripts.cancel(self._partitions.of(endpoint_id).of_task(task_id))).word)
 
-    async def run_again(self, endpoint_id: str, task_id: str, call_id: str) -> RunAgain:
+    async def rerun(self, endpoint_id: str, task_id: str, call_id: str) -> Rerun:
         """Queue an ended task for a further attempt with fresh budgets. Its result and the delivery of that go.
 
         `call_id` is the caller's own for this wish: with the same one nothing is done twice.
         """
         keys = self._partitions.of(endpoint_id).of_task(task_id)
-        return RunAgain((await self._scripts.run_again(keys, call_id=call_id)).word)
+        return Rerun((await self._scripts.rerun(keys, call_id=call_id)).word)
 
     async def delete(self, endpoint_id: str, task_id: str) -> Deletion:
         """Remove an ended task with all its data; a delivery of its result that goes on is dropped."""

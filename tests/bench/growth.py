@@ -29,7 +29,7 @@ from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Lease, NewTask, Succeeded, TaskSpec, TaskStatus
 from queue_engine.local.embedded import server_environment
 from queue_engine.store.calls import Scripts
-from queue_engine.store.queue import ClaimStore, Entry, Started
+from queue_engine.store.queue import Entry, Started, TaskQueue
 from queue_engine.store.scripts import Argument, Script, load_scripts
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import TaskStore
@@ -90,7 +90,7 @@ class History:
     """Tasks that were submitted so far."""
 
     def __post_init__(self) -> None:
-        self.agent = self.store.claims(endpoint_id=self.endpoint_id, worker_id="w1", lease_ms=3_600_000)
+        self.agent = self.store.queue(endpoint_id=self.endpoint_id, worker_id="w1", lease_ms=3_600_000)
         self._entries: list[Entry] = []
         self._started: list[Started] = []
 
@@ -150,7 +150,7 @@ class History:
         )
 
     async def claim(self) -> None:
-        entries = await self.agent.read(CALLS, block_ms=1)
+        entries = await self.agent.claim(CALLS, block_ms=1)
         started = await asyncio.gather(*(self.agent.start(entry, address="127.0.0.1:9000") for entry in entries))
         self._started = [one for one in started if one is not None]
 
@@ -159,7 +159,7 @@ class History:
 
     async def purge(self) -> None:
         later = await self.store.now_ms() + 1000
-        await self.store.sweeper.purge(self.endpoint_id, before_ms=later, most=CALLS)
+        await self.store.sweeper.purge(self.endpoint_id, before_ms=later, limit=CALLS)
 
     async def count(self) -> None:
         await asyncio.gather(*(self.store.tasks.counts(self.endpoint_id) for _ in range(CALLS)))
@@ -297,7 +297,7 @@ async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]
     store, recorder = history.store, _Recorder()
     scripts = Scripts(recorder.submit)
     tasks = TaskStore(store.redis, scripts, store.partitions, store.sealer)
-    claims = ClaimStore(
+    claims = TaskQueue(
         scripts, scripts, store.redis, store.partitions, store.sealer,
         endpoint_id=history.endpoint_id, worker_id="w1", lease_ms=3_600_000,
     )  # fmt: skip

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from queue_engine.store.queue import ClaimStore
+from queue_engine.store.queue import TaskQueue
 from tests.faults.engine import CONCURRENCY, LEASE_SECONDS, Worker
 from tests.faults.proxy import Link
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
@@ -142,9 +142,9 @@ async def killed_while_recording(stage: Stage) -> None:
 @scenario("killed before start", workers=0, goal_seconds=AGENT_GOAL_SECONDS)
 async def killed_before_start(stage: Stage) -> None:
     """An agent dies with entries that it has read and not started, behind those of one that lives: all are reached."""
-    alive = stage.store.claims(endpoint_id=stage.endpoint_id, worker_id="slow", lease_ms=1000)
+    alive = stage.store.queue(endpoint_id=stage.endpoint_id, worker_id="slow", lease_ms=1000)
     await stage.load(stage.mix.quick(HELD), rate=200)
-    held = await alive.read(HELD, block_ms=1000)
+    held = await alive.claim(HELD, block_ms=1000)
     async with _kept(alive):
         await _kill_before_start(stage)
     for entry in held:
@@ -183,7 +183,7 @@ KEEP_SECONDS = 0.5
 
 
 @asynccontextmanager
-async def _kept(claims: ClaimStore) -> AsyncIterator[None]:
+async def _kept(claims: TaskQueue) -> AsyncIterator[None]:
     """Keep the entries of an agent that lives, as long as the block runs.
 
     An entry that nobody renews is taken over after a lease. An agent may take longer than that to start.
@@ -191,7 +191,7 @@ async def _kept(claims: ClaimStore) -> AsyncIterator[None]:
 
     async def keep() -> None:
         while True:
-            await claims.read_own()
+            await claims.unstarted()
             await asyncio.sleep(KEEP_SECONDS)
 
     keeping = asyncio.create_task(keep())

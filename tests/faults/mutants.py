@@ -129,7 +129,7 @@ MUTANTS = {
             "no history after a retry by hand",
             scenario="retry by hand",
             expected="its history was not kept",
-            edits={"queue_engine/store/lua/run_again.lua": [("if started and not noted then", "if false then")]},
+            edits={"queue_engine/store/lua/rerun.lua": [("if started and not noted then", "if false then")]},
         ),
         Mutant(
             "a new id for each delivery attempt",

@@ -41,8 +41,8 @@ async def _new_endpoint(api: RunningApi) -> str:
     await api.submit(
         endpoint_id, **TASK | {"taskId": "known", "headers": {"X-Key": "x"}, "webhook": "http://a.example/"}
     )
-    claims = api.store.claims(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
-    (entry,) = await claims.read(1, block_ms=1000)
+    claims = api.store.queue(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
+    (entry,) = await claims.claim(1, block_ms=1000)
     started = await claims.start(entry, address="127.0.0.1:8000")
     assert started is not None
     await claims.settle(started.lease, Succeeded(b'{"a": [1.5, null]}'))

@@ -565,11 +565,11 @@ async def test_what_an_agent_had_read_when_it_died_begins_after_a_lease(
 ) -> None:
     endpoint_id = await new_endpoint(store)
     await submit(store, endpoint_id)
-    dead = store.claims(endpoint_id=endpoint_id, worker_id="dead", lease_ms=1000)
-    assert len(await dead.read(1, block_ms=1000)) == 1
+    dead = store.queue(endpoint_id=endpoint_id, worker_id="dead", lease_ms=1000)
+    assert len(await dead.claim(1, block_ms=1000)) == 1
     agent = programs.agent(endpoint_id, container.url, lease=0.5)
     wait_until(lambda: "the container is up" in agent.output())
-    await dead.read_own()  # which says that it has it still
+    await dead.unstarted()  # which says that it has it still
     task = await ended(store, endpoint_id, timeout=MAX_UNSTARTED_SECONDS - 1)
     assert (task.state, task.attempts, task.lost) == (TaskState.SUCCEEDED, 1, 0)
 
@@ -582,15 +582,15 @@ async def test_what_a_dead_agent_had_read_does_not_wait_for_a_free_slot_of_one_a
     container.answer = replies(Reply(hold=release), Reply())
     endpoint_id = await new_endpoint(store)
     await submit(store, endpoint_id, "first")
-    dead = store.claims(endpoint_id=endpoint_id, worker_id="dead", lease_ms=1000)
+    dead = store.queue(endpoint_id=endpoint_id, worker_id="dead", lease_ms=1000)
     try:
         programs.agent(endpoint_id, container.url, lease=0.5, WORKER_AGENT_CONCURRENCY="1")
         container.next()
         await submit(store, endpoint_id, "task")
-        assert len(await dead.read(1, block_ms=1000)) == 1
+        assert len(await dead.claim(1, block_ms=1000)) == 1
 
         async def free() -> list[Entry]:
-            return await dead.read(1, block_ms=1)
+            return await dead.claim(1, block_ms=1)
 
         (entry,) = await wait_until_async(free, message="the busy agent leaves the entry to the dead one")
         assert entry.task_id == "task"

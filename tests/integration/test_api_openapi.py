@@ -168,8 +168,8 @@ async def _credentials_scenario(api: RunningApi) -> None:
 
 
 async def _succeed(api: RunningApi, endpoint_id: str) -> None:
-    claims = api.store.claims(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
-    (entry,) = await claims.read(1, block_ms=1000)
+    claims = api.store.queue(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
+    (entry,) = await claims.claim(1, block_ms=1000)
     started = await claims.start(entry, address="127.0.0.1:8000")
     assert started is not None
     await claims.settle(started.lease, Succeeded(b'{"a": [1.5, null]}'))

@@ -24,7 +24,7 @@ class Orders:
         self.api = api
         self.endpoint_id = endpoint_id
         self.path = f"/v2/serverless/{endpoint_id}/tasks/{task_id}"
-        self.claims = api.store.claims(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
+        self.claims = api.store.queue(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
 
     async def post(self, order: str, **given: Any) -> httpx.Response:
         return await self.api.client.post(f"{self.path}/{order}", **given)
@@ -41,7 +41,7 @@ class Orders:
         return answer.json()["data"]
 
     async def start(self) -> Started:
-        (entry,) = await self.claims.read(1, block_ms=1000)
+        (entry,) = await self.claims.claim(1, block_ms=1000)
         started = await self.claims.start(entry, address="127.0.0.1:8000")
         assert started is not None
         return started

@@ -378,8 +378,8 @@ async def _counts(api: RunningApi, endpoint_id: str) -> dict[str, int]:
 
 async def _end(api: RunningApi, endpoint_id: str, outcome: Outcome) -> None:
     """Run the next task as an agent would."""
-    claims = api.store.claims(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
-    (entry,) = await claims.read(1, block_ms=1000)
+    claims = api.store.queue(endpoint_id=endpoint_id, worker_id="w1", lease_ms=30_000)
+    (entry,) = await claims.claim(1, block_ms=1000)
     started = await claims.start(entry, address="127.0.0.1:8000")
     assert started is not None
     settled = await claims.settle(started.lease, outcome)

@@ -233,8 +233,8 @@ async def _busy_beside_a_suspect(
 async def _suspect_held_elsewhere(store: Store, endpoint_id: str) -> Callable[[], Awaitable[str]]:
     """A suspect that another agent has begun; what makes that agent hand it back."""
     await submit(store, endpoint_id, "suspect")
-    claims = store.claims(endpoint_id=endpoint_id, worker_id="before", lease_ms=60_000)
-    (entry,) = await claims.read(1, block_ms=1000)
+    claims = store.queue(endpoint_id=endpoint_id, worker_id="before", lease_ms=60_000)
+    (entry,) = await claims.claim(1, block_ms=1000)
     started = await claims.start(entry, address="x:1")
     assert started is not None
     await store.redis.hset(store.partitions.of(endpoint_id).task("suspect"), "resets", "2")  # type: ignore[misc]

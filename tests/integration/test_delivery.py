@@ -23,8 +23,8 @@ async def end_task(
 ) -> None:
     """Submit a task and end it as an agent would, without one."""
     await submit(store, endpoint_id, task_id, **given)
-    claims = store.claims(endpoint_id=endpoint_id, worker_id="w", lease_ms=30_000)
-    [entry] = await claims.read(1, block_ms=1000)
+    claims = store.queue(endpoint_id=endpoint_id, worker_id="w", lease_ms=30_000)
+    [entry] = await claims.claim(1, block_ms=1000)
     started = await claims.start(entry, address="127.0.0.1:1")
     assert started is not None
     await claims.settle(started.lease, outcome or Succeeded(OUTPUT))

@@ -28,7 +28,7 @@ async def endpoint_id(store: Store, container: HttpServer) -> AsyncIterator[str]
     endpoint_id = await new_endpoint(store)
     keyless = Store(store.url, Sealer(None))
     config = AgentConfig(endpoint_id, WORKER, 1, lease_seconds=5, grace_seconds=5, managed=False)
-    claims = keyless.claims(endpoint_id=endpoint_id, worker_id=WORKER, lease_ms=5000)
+    claims = keyless.queue(endpoint_id=endpoint_id, worker_id=WORKER, lease_ms=5000)
     address = ContainerAddress.parse(container.url, exposed_port=None, refused_ports=frozenset(), own_network=False)
     watch = watch_over(address, ready_path=None, start_timeout_seconds=60, sees_calls=True)
     forwarder = HttpForwarder(max_response_bytes=1024, max_connections=1)

@@ -9,7 +9,7 @@ from queue_engine.domain.tasks import NewTask, Outcome, Succeeded, Task, TaskSpe
 from queue_engine.store.keys import EndpointKeys, Partition, member
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import Outbox
-from queue_engine.store.queue import ClaimStore, Started
+from queue_engine.store.queue import Started, TaskQueue
 from queue_engine.store.store import Store
 from queue_engine.store.sweeper import Swept
 from queue_engine.store.tasks import Submission
@@ -84,14 +84,14 @@ class Bench:
     def member(self, task_id: str) -> str:
         return member(self.endpoint_id, task_id)
 
-    def agent(self, worker_id: str = "a1", *, lease_ms: int = LONG_LEASE_MS) -> ClaimStore:
-        return self.store.claims(endpoint_id=self.endpoint_id, worker_id=worker_id, lease_ms=lease_ms)
+    def agent(self, worker_id: str = "a1", *, lease_ms: int = LONG_LEASE_MS) -> TaskQueue:
+        return self.store.queue(endpoint_id=self.endpoint_id, worker_id=worker_id, lease_ms=lease_ms)
 
     async def outbox(self, process_id: str = "d1") -> Outbox:
         """A delivery process that has said that it lives; nothing is adopted."""
         outbox = self.store.outbox(process_id)
         await outbox.make_groups()
-        await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, most=0)
+        await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, limit=0)
         return outbox
 
     async def submit(self, task_id: str, **changes: object) -> Submission:
@@ -109,23 +109,23 @@ class Bench:
         }
         return NewTask(**(fields | changes))  # type: ignore[arg-type]
 
-    async def start(self, agent: ClaimStore, *, address: str = "127.0.0.1:9000") -> Started:
+    async def start(self, agent: TaskQueue, *, address: str = "127.0.0.1:9000") -> Started:
         """Read one entry and begin its attempt."""
-        entries = await agent.read(1, block_ms=1)
+        entries = await agent.claim(1, block_ms=1)
         started = await agent.start(entries[0], address=address)
         assert started is not None
         for entry in entries[1:]:  # a read covers two queues
             await agent.put_back(entry)
         return started
 
-    async def submit_and_start(self, task_id: str, agent: ClaimStore | None = None, **changes: object) -> Started:
+    async def submit_and_start(self, task_id: str, agent: TaskQueue | None = None, **changes: object) -> Started:
         await self.submit(task_id, **changes)
         return await self.start(agent or self.agent())
 
-    async def settle(self, agent: ClaimStore, started: Started, outcome: Outcome) -> Settled:
+    async def settle(self, agent: TaskQueue, started: Started, outcome: Outcome) -> Settled:
         return await agent.settle(started.lease, outcome)
 
-    async def release(self, agent: ClaimStore, started: Started) -> str:
+    async def release(self, agent: TaskQueue, started: Started) -> str:
         return await agent.release(started.lease)
 
     async def finish(
@@ -159,14 +159,14 @@ class Bench:
         await self.probe.ask("DEL", self.partition.ticks)
         await self.probe.ask("HSET", self.partition.ticks, "sweep", now, "adopt", now)
 
-    async def sweep(self, *, max_lost: int = 3, lease_ms: int = LONG_LEASE_MS, most: int = 1000) -> Swept:
+    async def sweep(self, *, max_lost: int = 3, lease_ms: int = LONG_LEASE_MS, limit: int = 1000) -> Swept:
         """One sweep after steady operation."""
         await self.steady()
-        return await self.sweep_as_it_is(max_lost=max_lost, lease_ms=lease_ms, most=most)
+        return await self.sweep_as_it_is(max_lost=max_lost, lease_ms=lease_ms, limit=limit)
 
-    async def sweep_as_it_is(self, *, max_lost: int = 3, lease_ms: int = LONG_LEASE_MS, most: int = 1000) -> Swept:
+    async def sweep_as_it_is(self, *, max_lost: int = 3, lease_ms: int = LONG_LEASE_MS, limit: int = 1000) -> Swept:
         return await self.store.sweeper.sweep(
-            self.partition, tick_ms=TICK_MS, lease_ms=lease_ms, max_lost=max_lost, most=most
+            self.partition, tick_ms=TICK_MS, lease_ms=lease_ms, max_lost=max_lost, limit=limit
         )
 
     async def lose(self, task_id: str, *, max_lost: int = 3) -> Swept:

@@ -169,7 +169,7 @@ class ModelTask:
         self._end("cancelled")
         return "CANCELLED"
 
-    def run_again(self) -> str:
+    def rerun(self) -> str:
         if self.state not in ENDED:
             return "BUSY"
         if self.latest:

@@ -174,6 +174,6 @@ async def test_a_run_by_hand_begins_a_new_streak(bench: Bench) -> None:
     await again(bench)
     await bench.let_busy_streak_last("t1")
     await bench.store.tasks.cancel(bench.endpoint_id, "t1")
-    await bench.store.tasks.run_again(bench.endpoint_id, "t1", "call")
+    await bench.store.tasks.rerun(bench.endpoint_id, "t1", "call")
     await again(bench)
     assert (await bench.task("t1")).attempts == 0

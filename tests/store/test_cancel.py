@@ -20,14 +20,14 @@ async def test_a_task_that_waits_ends_at_once(bench: Bench) -> None:
     task = await bench.task("t1")
     assert (task.state, task.status, task.cancel_requested) == (TaskState.CANCELLED, TaskStatus.FAILED, True)
     assert task.error == "the task was cancelled before it was started"
-    assert await bench.agent().read(10, block_ms=1) == []
+    assert await bench.agent().claim(10, block_ms=1) == []
     assert len(await (await bench.outbox()).read(10, block_ms=1)) == 1
 
 
 async def test_an_entry_that_was_read_before_starts_nothing(bench: Bench) -> None:
     agent = bench.agent()
     await bench.submit("t1")
-    (entry,) = await agent.read(1, block_ms=1)
+    (entry,) = await agent.claim(1, block_ms=1)
     await cancel(bench)
     assert await agent.start(entry, address="x:1") is None
     await agent.put_back(entry)

@@ -17,7 +17,7 @@ from queue_engine.domain.tasks import (
     TaskStatus,
     TryAgain,
 )
-from queue_engine.store.queue import ClaimStore, Entry
+from queue_engine.store.queue import Entry, TaskQueue
 from tests.store.bench import LONG_LEASE_MS, TENANT, Bench, spec
 from tests.waiting import wait_until_async
 
@@ -47,8 +47,8 @@ async def test_a_start_holds_the_task_for_one_lease(bench: Bench) -> None:
 async def test_a_second_start_of_the_same_entry_is_stale(bench: Bench) -> None:
     first, second = bench.agent("a1"), bench.agent("a2")
     await bench.submit("t1")
-    (entry,) = await first.read(1, block_ms=1)
-    (same,) = await second.take_over(10, idle_ms=0)
+    (entry,) = await first.claim(1, block_ms=1)
+    (same,) = await second.claim_abandoned(10, idle_ms=0)
     assert await first.start(entry, address="x:1") is not None
     assert await second.start(same, address="y:1") is None
     task = await bench.task("t1")
@@ -57,7 +57,7 @@ async def test_a_second_start_of_the_same_entry_is_stale(bench: Bench) -> None:
 
 async def test_of_many_starts_at_once_one_begins(bench: Bench) -> None:
     await bench.submit("t1")
-    (entry,) = await bench.agent().read(1, block_ms=1)
+    (entry,) = await bench.agent().claim(1, block_ms=1)
     copies = [Entry(entry.stream, entry.entry_id, entry.task_id) for _ in range(20)]
     agents = [bench.agent(f"a{number}") for number in range(20)]
     starts = await asyncio.gather(*(one.start(copy, address="x:1") for one, copy in zip(agents, copies, strict=True)))
@@ -68,7 +68,7 @@ async def test_of_many_starts_at_once_one_begins(bench: Bench) -> None:
 async def test_an_entry_of_an_attempt_before_starts_nothing(bench: Bench) -> None:
     agent = bench.agent()
     await bench.submit("t1")
-    (entry,) = await agent.read(1, block_ms=1)
+    (entry,) = await agent.claim(1, block_ms=1)
     assert await agent.start(entry, address="x:1") is not None
     await bench.lose("t1")
     copy = Entry(entry.stream, entry.entry_id, entry.task_id)
@@ -79,7 +79,7 @@ async def test_an_entry_of_an_attempt_before_starts_nothing(bench: Bench) -> Non
 async def test_a_start_repeated_after_a_lost_reply_is_the_same_attempt(bench: Bench) -> None:
     agent = bench.agent()
     await bench.submit("t1")
-    (entry,) = await agent.read(1, block_ms=1)
+    (entry,) = await agent.claim(1, block_ms=1)
     first = await agent.start(entry, address="x:1")
     assert first is not None
     assert await agent.start(entry, address="x:1") == first
@@ -88,7 +88,7 @@ async def test_a_start_repeated_after_a_lost_reply_is_the_same_attempt(bench: Be
 
 async def test_an_entry_without_a_task_starts_nothing_and_goes(bench: Bench) -> None:
     await bench.probe.ask("XADD", bench.keys.queue, "*", "t", "nobody")
-    (entry,) = await bench.agent().read(10, block_ms=1)
+    (entry,) = await bench.agent().claim(10, block_ms=1)
     assert await bench.agent().start(entry, address="x:1") is None
     assert await bench.probe.stream(bench.keys.queue) == {}
 
@@ -98,7 +98,7 @@ async def test_garbage_in_a_queue_stops_nobody_and_goes(bench: Bench, garbage: t
     agent = bench.agent()
     await bench.probe.ask("XADD", bench.keys.queue, "*", *garbage)
     await bench.submit("t1")
-    entries = await agent.read(10, block_ms=1)
+    entries = await agent.claim(10, block_ms=1)
     starts = [await agent.start(entry, address="x:1") for entry in entries]
     assert [one.lease.task_id for one in starts if one] == ["t1"]
     assert await bench.probe.stream(bench.keys.queue) == {}
@@ -108,9 +108,9 @@ async def test_garbage_in_a_queue_stops_nobody_and_goes(bench: Bench, garbage: t
 async def test_garbage_that_a_dead_agent_read_stops_no_heir(bench: Bench, garbage: tuple[str, str | bytes]) -> None:
     await bench.probe.ask("XADD", bench.keys.queue, "*", *garbage)
     await bench.submit("t1")
-    await bench.agent("dead").read(10, block_ms=1)
+    await bench.agent("dead").claim(10, block_ms=1)
     heir = bench.agent("heir")
-    starts = [await heir.start(entry, address="x:1") for entry in await heir.take_over(10, idle_ms=0)]
+    starts = [await heir.start(entry, address="x:1") for entry in await heir.claim_abandoned(10, idle_ms=0)]
     assert [one.lease.task_id for one in starts if one] == ["t1"]
     assert await bench.probe.pending(bench.keys.queue, "agents") == {}
 
@@ -185,7 +185,7 @@ async def test_an_entry_that_was_read_before_a_readoption_starts_nothing(bench: 
     agent, other = bench.agent("a1"), bench.agent("a2")
     started = await bench.submit_and_start("t1", agent)
     await bench.lose("t1")
-    (entry,) = await other.read(1, block_ms=1)
+    (entry,) = await other.claim(1, block_ms=1)
     assert await agent.renew([started.lease]) == [Renewal.READOPTED]
     assert await other.start(entry, address="x:1") is None
     assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
@@ -195,10 +195,10 @@ async def test_a_readoption_reaches_an_entry_that_was_put_back(bench: Bench) -> 
     agent, other = bench.agent("a1"), bench.agent("a2")
     started = await bench.submit_and_start("t1", agent)
     await bench.lose("t1")
-    (entry,) = await other.read(1, block_ms=1)
+    (entry,) = await other.claim(1, block_ms=1)
     await other.put_back(entry)
     assert await agent.renew([started.lease]) == [Renewal.READOPTED]
-    assert await other.read(1, block_ms=1) == []
+    assert await other.claim(1, block_ms=1) == []
 
 
 async def test_only_the_attempt_that_lost_the_task_readopts_it(bench: Bench) -> None:
@@ -302,7 +302,7 @@ async def test_a_result_is_taken_when_the_task_is_back_in_the_queue_and_nobody_h
     agent, other = bench.agent("a1"), bench.agent("a2")
     started = await bench.submit_and_start("t1", agent, spec=spec(webhook=True))
     await bench.lose("t1")
-    (entry,) = await other.read(1, block_ms=1)
+    (entry,) = await other.claim(1, block_ms=1)
 
     assert (await bench.settle(agent, started, outcome)).word == "OK"
 
@@ -344,7 +344,7 @@ async def test_a_task_that_is_put_off_waits_for_its_time(bench: Bench) -> None:
     assert (task.state, task.status, task.attempts) == (TaskState.SCHEDULED, TaskStatus.PROCESSING, 1)
     assert await bench.probe.scores(bench.partition.due) == {bench.member("t1"): task.updated_at_ms + 60_000}
     assert (await bench.sweep()).work == 0
-    assert await agent.read(1, block_ms=1) == []
+    assert await agent.claim(1, block_ms=1) == []
 
 
 async def test_a_task_whose_wait_is_over_is_started_again(bench: Bench) -> None:
@@ -381,7 +381,7 @@ async def test_tasks_that_come_back_are_read_before_new_ones(bench: Bench) -> No
     started = await bench.submit_and_start("old", agent)
     await bench.submit("new")
     await agent.release(started.lease)
-    assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["old", "new"]
+    assert [entry.task_id for entry in await agent.claim(1, block_ms=1)] == ["old", "new"]
 
 
 async def test_a_release_costs_no_budget(bench: Bench) -> None:
@@ -454,10 +454,10 @@ async def test_a_release_after_the_lease_was_lost_leaves_the_task_in_the_queue(b
 async def test_an_entry_that_is_put_back_is_read_by_another(bench: Bench) -> None:
     first, second = bench.agent("a1"), bench.agent("a2")
     await bench.submit("t1")
-    (entry,) = await first.read(1, block_ms=1)
+    (entry,) = await first.claim(1, block_ms=1)
     await first.put_back(entry)
     await first.put_back(entry)  # as after a lost reply
-    (back,) = await second.read(10, block_ms=1)
+    (back,) = await second.claim(10, block_ms=1)
     assert back.task_id == "t1"
     started = await second.start(back, address="x:1")
     assert started is not None
@@ -467,18 +467,18 @@ async def test_an_entry_that_is_put_back_is_read_by_another(bench: Bench) -> Non
 async def test_putting_back_an_entry_of_a_task_that_has_started_does_nothing(bench: Bench) -> None:
     agent = bench.agent()
     await bench.submit("t1")
-    (entry,) = await agent.read(1, block_ms=1)
+    (entry,) = await agent.claim(1, block_ms=1)
     await agent.start(entry, address="x:1")
     await agent.put_back(entry)
     assert (await bench.task("t1")).state is TaskState.RUNNING
-    assert await agent.read(1, block_ms=1) == []
+    assert await agent.claim(1, block_ms=1) == []
 
 
 async def test_an_entry_is_not_taken_for_one_of_the_same_id_in_the_other_queue(bench: Bench) -> None:
     """An entry that is put back in the millisecond of its task's submission gets the id that it had."""
     agent = bench.agent()
     await bench.submit("t1")
-    (entry,) = await agent.read(1, block_ms=1)
+    (entry,) = await agent.claim(1, block_ms=1)
     await bench.probe.ask("XACK", bench.keys.queue, "agents", entry.entry_id)
     await bench.probe.ask("XDEL", bench.keys.queue, entry.entry_id)
     await bench.probe.ask("XADD", bench.keys.retry_queue, entry.entry_id, "t", "t1")
@@ -497,7 +497,7 @@ async def test_each_entry_is_read_by_one_agent(bench: Bench) -> None:
     for number in range(10):
         await bench.submit(f"t{number}")
     agents = [bench.agent(f"a{number}") for number in range(5)]
-    reads = await asyncio.gather(*(agent.read(2, block_ms=1) for agent in agents))
+    reads = await asyncio.gather(*(agent.claim(2, block_ms=1) for agent in agents))
     assert sorted(entry.task_id for entries in reads for entry in entries) == [f"t{number}" for number in range(10)]
 
 
@@ -505,7 +505,7 @@ async def test_a_blocked_read_ends_when_a_task_comes(bench: Bench) -> None:
     async def is_blocked() -> bool:
         return int((await bench.probe.redis.info("clients"))["blocked_clients"]) == 1
 
-    reading = asyncio.create_task(bench.agent().read(1, block_ms=5_000))
+    reading = asyncio.create_task(bench.agent().claim(1, block_ms=5_000))
     await wait_until_async(is_blocked)
     await bench.submit("t1")
     assert [entry.task_id for entry in await asyncio.wait_for(reading, 4)] == ["t1"]
@@ -513,30 +513,30 @@ async def test_a_blocked_read_ends_when_a_task_comes(bench: Bench) -> None:
 
 async def test_what_a_dead_agent_read_is_taken_over(bench: Bench) -> None:
     await bench.submit("t1")
-    await bench.agent("dead").read(1, block_ms=1)
+    await bench.agent("dead").claim(1, block_ms=1)
     heir = bench.agent("heir")
-    assert await heir.read(1, block_ms=1) == []
-    (entry,) = await heir.take_over(10, idle_ms=0)
+    assert await heir.claim(1, block_ms=1) == []
+    (entry,) = await heir.claim_abandoned(10, idle_ms=0)
     assert await heir.start(entry, address="x:1") is not None
 
 
 async def test_what_a_living_agent_has_just_read_is_left_to_it(bench: Bench) -> None:
     await bench.submit("t1")
-    await bench.agent("living").read(1, block_ms=1)
-    assert await bench.agent("heir").take_over(10, idle_ms=60_000) == []
+    await bench.agent("living").claim(1, block_ms=1)
+    assert await bench.agent("heir").claim_abandoned(10, idle_ms=60_000) == []
 
 
-async def test_take_over_reaches_entries_behind_those_of_living_agents(bench: Bench) -> None:
+async def test_claiming_abandoned_entries_reaches_entries_behind_those_of_living_agents(bench: Bench) -> None:
     for number in range(60):
         await bench.submit(f"t{number}")
     living, dead, heir = bench.agent("living"), bench.agent("dead"), bench.agent("heir")
-    await living.read(50, block_ms=1)
-    left_behind = await dead.read(10, block_ms=1)
+    await living.claim(50, block_ms=1)
+    left_behind = await dead.claim(10, block_ms=1)
     await _age(bench, "dead", [entry.entry_id for entry in left_behind])
 
     taken: list[Entry] = []
     for _ in range(20):
-        taken += await heir.take_over(1, idle_ms=60_000)
+        taken += await heir.claim_abandoned(1, idle_ms=60_000)
 
     assert {entry.task_id for entry in taken} == {entry.task_id for entry in left_behind}
 
@@ -545,10 +545,10 @@ async def test_one_look_reaches_entries_behind_those_of_living_agents(bench: Ben
     for number in range(41):
         await bench.submit(f"t{number}")
     living, dead, heir = bench.agent("living"), bench.agent("dead"), bench.agent("heir")
-    await living.read(40, block_ms=1)
-    (left_behind,) = await dead.read(1, block_ms=1)
+    await living.claim(40, block_ms=1)
+    (left_behind,) = await dead.claim(1, block_ms=1)
     await _age(bench, "dead", [left_behind.entry_id])
-    assert await heir.take_over(1, idle_ms=60_000) == [left_behind]
+    assert await heir.claim_abandoned(1, idle_ms=60_000) == [left_behind]
 
 
 async def test_an_entry_taken_from_an_agent_that_lives_is_begun_once(bench: Bench) -> None:
@@ -556,13 +556,13 @@ async def test_an_entry_taken_from_an_agent_that_lives_is_begun_once(bench: Benc
     for task_id in ("t1", "t2"):
         await bench.submit(task_id)
     slow, heir = bench.agent("slow"), bench.agent("heir")
-    read = await slow.read(2, block_ms=1)
-    taken = await heir.take_over(2, idle_ms=0)
+    read = await slow.claim(2, block_ms=1)
+    taken = await heir.claim_abandoned(2, idle_ms=0)
     assert await slow.start(read[0], address="x:1") is not None
     assert await heir.start(taken[0], address="x:1") is None
     assert await heir.start(taken[1], address="x:1") is not None
     assert await slow.start(read[1], address="x:1") is None
-    assert await slow.read_own() == await heir.read_own() == []
+    assert await slow.unstarted() == await heir.unstarted() == []
     counts = await bench.store.tasks.counts(bench.endpoint_id)
     assert (counts.queued, counts.running) == (0, 2)
 
@@ -570,11 +570,11 @@ async def test_an_entry_taken_from_an_agent_that_lives_is_begun_once(bench: Benc
 async def test_an_entry_put_back_after_it_was_taken_waits_once(bench: Bench) -> None:
     await bench.submit("t1")
     slow, heir = bench.agent("slow"), bench.agent("heir")
-    (read,) = await slow.read(1, block_ms=1)
-    (taken,) = await heir.take_over(1, idle_ms=0)
+    (read,) = await slow.claim(1, block_ms=1)
+    (taken,) = await heir.claim_abandoned(1, idle_ms=0)
     await slow.put_back(read)
     assert await heir.start(taken, address="x:1") is None
-    (again,) = await heir.read(1, block_ms=1)
+    (again,) = await heir.claim(1, block_ms=1)
     assert await heir.start(again, address="x:1") is not None
 
 
@@ -582,24 +582,24 @@ async def test_an_agent_finds_again_what_it_has_read_and_not_started(bench: Benc
     agent = bench.agent("a1")
     for task_id in ("t1", "t2"):
         await bench.submit(task_id)
-    entries = await agent.read(2, block_ms=1)
+    entries = await agent.claim(2, block_ms=1)
     await agent.start(entries[0], address="x:1")
-    assert [(entry.task_id, entry.entry_id) for entry in await agent.read_own()] == [("t2", entries[1].entry_id)]
-    assert await bench.agent("a2").read_own() == []
+    assert [(entry.task_id, entry.entry_id) for entry in await agent.unstarted()] == [("t2", entries[1].entry_id)]
+    assert await bench.agent("a2").unstarted() == []
 
 
-@pytest.mark.parametrize("call", ["read", "take_over"])
+@pytest.mark.parametrize("call", ["claim", "claim_abandoned"])
 async def test_an_agent_makes_its_groups_when_the_store_came_back_without_them(bench: Bench, call: str) -> None:
     agent = bench.agent()
     await bench.probe.ask("DEL", bench.keys.queue, bench.keys.retry_queue)
-    assert await agent.read_own() == []
+    assert await agent.unstarted() == []
     assert await _call(agent, call) == []
 
     await bench.submit("t1")
-    assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["t1"]
+    assert [entry.task_id for entry in await agent.claim(1, block_ms=1)] == ["t1"]
 
 
-@pytest.mark.parametrize("call", ["read", "take_over"])
+@pytest.mark.parametrize("call", ["claim", "claim_abandoned"])
 async def test_an_agent_that_outlives_its_endpoint_leaves_no_queues(bench: Bench, call: str) -> None:
     agent = bench.agent()
     await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.DELETED)
@@ -614,14 +614,14 @@ async def test_entries_from_before_the_groups_were_made_again_are_read(bench: Be
         await bench.probe.ask("XGROUP", "DESTROY", stream, "agents")
     await bench.submit("t1")
     agent = bench.agent()
-    assert await agent.read(1, block_ms=1) == []
-    assert [entry.task_id for entry in await agent.read(1, block_ms=1)] == ["t1"]
+    assert await agent.claim(1, block_ms=1) == []
+    assert [entry.task_id for entry in await agent.claim(1, block_ms=1)] == ["t1"]
 
 
-async def _call(agent: ClaimStore, name: str) -> list[Entry]:
-    if name == "read":
-        return await agent.read(1, block_ms=1)
-    return await agent.take_over(1, idle_ms=0)
+async def _call(agent: TaskQueue, name: str) -> list[Entry]:
+    if name == "claim":
+        return await agent.claim(1, block_ms=1)
+    return await agent.claim_abandoned(1, idle_ms=0)
 
 
 async def _age(bench: Bench, consumer: str, entry_ids: list[str]) -> None:

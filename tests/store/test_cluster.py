@@ -110,10 +110,10 @@ async def test_a_script_follows_its_key_to_a_node_that_does_not_know_it(setup: C
 
 async def test_a_read_that_waits_follows_its_queue(setup: ClusterSetup, bench: Bench) -> None:
     agent = bench.agent()
-    assert await agent.read(1, block_ms=1) == []
+    assert await agent.claim(1, block_ms=1) == []
 
     async def read() -> list[str]:
-        return [entry.task_id for entry in await agent.read(1, block_ms=2000)]
+        return [entry.task_id for entry in await agent.claim(1, block_ms=2000)]
 
     waiting = asyncio.create_task(retry_while_unavailable(read, passing=unavailability))
     await asyncio.to_thread(setup.migrate_slot, setup.slot_of(bench.keys.queue))
@@ -220,8 +220,10 @@ class _Work:
     async def _execute(self, worker_id: str) -> None:
         agent = self.bench.agent(worker_id)
         while not self.stopping:
-            entries = await retry_while_unavailable(lambda: agent.read(8, block_ms=20), passing=unavailability)
-            entries += await retry_while_unavailable(lambda: agent.take_over(8, idle_ms=2000), passing=unavailability)
+            entries = await retry_while_unavailable(lambda: agent.claim(8, block_ms=20), passing=unavailability)
+            entries += await retry_while_unavailable(
+                lambda: agent.claim_abandoned(8, idle_ms=2000), passing=unavailability
+            )
             for entry in entries:
                 start = partial(agent.start, entry, address="x:1")
                 started = await retry_while_unavailable(start, passing=unavailability)

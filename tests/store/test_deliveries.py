@@ -14,7 +14,7 @@ from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded
 from queue_engine.store.constants import MAX_DELIVERY_RECORDS
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
-from queue_engine.store.queue import ClaimStore
+from queue_engine.store.queue import TaskQueue
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Cancellation
 from tests.store.bench import (
@@ -510,7 +510,7 @@ async def test_many_deliveries_of_the_dead_are_adopted_round_by_round(bench: Ben
         await bench.finish(f"t{number}", webhook=True)
     await dead.read(10, block_ms=1)
     await _die(bench, "dead")
-    rounds = [await _adopt(bench, heir, most=2) for _ in range(4)]
+    rounds = [await _adopt(bench, heir, limit=2) for _ in range(4)]
     assert [len(entries) for entries in rounds] == [2, 2, 1, 0]
     assert len({entry.delivery_id for entries in rounds for entry in entries}) == 5
 
@@ -680,56 +680,56 @@ async def _die(bench: Bench, process_id: str) -> None:
     assert await bench.probe.ask("ZADD", bench.partition.senders, "XX", "CH", 1, process_id) == 1
 
 
-async def _adopt(bench: Bench, outbox: Outbox, *, most: int = 256) -> list[OutboxEntry]:
+async def _adopt(bench: Bench, outbox: Outbox, *, limit: int = 256) -> list[OutboxEntry]:
     """Adopt after steady operation."""
     await bench.steady()
-    return await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, most=most)
+    return await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, limit=limit)
 
 
-async def _finished(bench: Bench, agent: ClaimStore) -> None:
+async def _finished(bench: Bench, agent: TaskQueue) -> None:
     await bench.settle(agent, await bench.start(agent), Succeeded(b"1"))
 
 
-async def _failed_by_an_agent_without_the_key(bench: Bench, agent: ClaimStore) -> None:
+async def _failed_by_an_agent_without_the_key(bench: Bench, agent: TaskQueue) -> None:
     store = Store(bench.store.url, Sealer(None), partitions=bench.store.partitions.count)
     try:
-        keyless = store.claims(endpoint_id=bench.endpoint_id, worker_id="keyless", lease_ms=LONG_LEASE_MS)
+        keyless = store.queue(endpoint_id=bench.endpoint_id, worker_id="keyless", lease_ms=LONG_LEASE_MS)
         await bench.settle(keyless, await bench.start(keyless), Failed("no key"))
     finally:
         await store.close()
 
 
-async def _cancelled_while_it_waited(bench: Bench, agent: ClaimStore) -> None:
+async def _cancelled_while_it_waited(bench: Bench, agent: TaskQueue) -> None:
     await bench.store.tasks.cancel(bench.endpoint_id, "t1")
 
 
-async def _cancelled_when_it_was_released(bench: Bench, agent: ClaimStore) -> None:
+async def _cancelled_when_it_was_released(bench: Bench, agent: TaskQueue) -> None:
     started = await bench.start(agent)
     await bench.store.tasks.cancel(bench.endpoint_id, "t1")
     await bench.release(agent, started)
 
 
-async def _cancelled_when_it_was_retried(bench: Bench, agent: ClaimStore) -> None:
+async def _cancelled_when_it_was_retried(bench: Bench, agent: TaskQueue) -> None:
     started = await bench.start(agent)
     await bench.store.tasks.cancel(bench.endpoint_id, "t1")
     await bench.settle(agent, started, TryAgain("busy", 60))
 
 
-async def _dead(bench: Bench, agent: ClaimStore) -> None:
+async def _dead(bench: Bench, agent: TaskQueue) -> None:
     await bench.start(agent)
     await bench.lose("t1", max_lost=0)
 
 
-async def _expired(bench: Bench, agent: ClaimStore) -> None:
+async def _expired(bench: Bench, agent: TaskQueue) -> None:
     await bench.pass_deadline("t1")
     await bench.sweep()
 
 
-async def _ended_with_its_endpoint(bench: Bench, agent: ClaimStore) -> None:
+async def _ended_with_its_endpoint(bench: Bench, agent: TaskQueue) -> None:
     await bench.store.sweeper.end_waiting(bench.endpoint_id, "the endpoint was deleted")
 
 
-End = Callable[[Bench, ClaimStore], Awaitable[None]]
+End = Callable[[Bench, TaskQueue], Awaitable[None]]
 ENDS: tuple[End, ...] = (
     _finished, _failed_by_an_agent_without_the_key, _cancelled_while_it_waited, _cancelled_when_it_was_released,
     _cancelled_when_it_was_retried, _dead, _expired, _ended_with_its_endpoint,

@@ -22,7 +22,7 @@ from queue_engine.domain.endpoints import (
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.store import Store
-from queue_engine.store.tasks import RunAgain, Submission
+from queue_engine.store.tasks import Rerun, Submission
 from tests.store.bench import TENANT, Bench, config, spec
 from tests.store.probe import Probe
 
@@ -286,10 +286,10 @@ async def test_the_tasks_of_a_deleted_endpoint_end_wherever_they_are(bench: Benc
     await bench.submit_and_start("back", agent)
     await bench.lose("back")
     await bench.submit("read", spec=spec(webhook=True))
-    await agent.read(1, block_ms=1)
+    await agent.claim(1, block_ms=1)
     await bench.submit("queued", spec=spec(webhook=True), queue_ttl_seconds=30)
     await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.DELETED)
-    assert await bench.store.tasks.run_again(bench.endpoint_id, "ended", "call") is RunAgain.NOT_FOUND
+    assert await bench.store.tasks.rerun(bench.endpoint_id, "ended", "call") is Rerun.NOT_FOUND
     assert len(await bench.probe.scores(bench.partition.deadlines)) == 2
 
     assert await bench.store.sweeper.end_waiting(bench.endpoint_id, "endpoint deleted") == 5

@@ -88,7 +88,7 @@ async def _live_through_everything(bench: Bench) -> None:
     for task_id in ("again", "deleted"):
         await bench.finish(task_id, webhook=True)
         await bench.deliver(outbox, again())
-        await bench.store.tasks.run_again(bench.endpoint_id, task_id, "call")
+        await bench.store.tasks.rerun(bench.endpoint_id, task_id, "call")
         started = await bench.start(agent)
         await bench.settle(agent, started, Succeeded(b"2"))
         if task_id == "again":

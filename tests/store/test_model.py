@@ -20,7 +20,7 @@ from queue_engine.domain.deliveries import Verdict
 from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Succeeded, TryAgain
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import Outbox
-from queue_engine.store.queue import ClaimStore, Entry, Started
+from queue_engine.store.queue import Entry, Started, TaskQueue
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Submission
 from tests.examples import examples
@@ -104,7 +104,7 @@ class Lives(RuleBasedStateMachine):
         await probe.ask("FLUSHALL")
         endpoint = await self.store.endpoints.create(TENANT, config(max_attempts=MAX_ATTEMPTS))
         self.bench = Bench(self.store, endpoint.endpoint_id, probe, [endpoint.endpoint_id])
-        self.agents: dict[str, ClaimStore] = {name: self.bench.agent(name) for name in AGENTS}
+        self.agents: dict[str, TaskQueue] = {name: self.bench.agent(name) for name in AGENTS}
         self.outboxes: dict[str, Outbox] = {name: await self.bench.outbox(name) for name in PROCESSES}
         self.model.alive = set(PROCESSES)
         for task_id in TASKS[:3]:
@@ -138,7 +138,7 @@ class Lives(RuleBasedStateMachine):
                 self._settle(self.attempts[-1], outcome)
 
     def _read(self, agent: str) -> list[Read]:
-        entries: list[Entry] = self.run(self.agents[agent].read(100, block_ms=1))
+        entries: list[Entry] = self.run(self.agents[agent].claim(100, block_ms=1))
         places = {self.bench.keys.queue: "new", self.bench.keys.retry_queue: "retry"}
         assert {entry.task_id for entry in entries} == set(self.model.waiting("new", "retry"))
         assert all(self.model.tasks[entry.task_id].place == places[entry.stream] for entry in entries)
@@ -146,8 +146,8 @@ class Lives(RuleBasedStateMachine):
 
     @precondition(lambda self: self.model.waiting("read"))
     @rule(agent=agents)
-    def take_over(self, agent: str) -> None:
-        entries: list[Entry] = self.run(self.agents[agent].take_over(100, idle_ms=0))
+    def claim_abandoned(self, agent: str) -> None:
+        entries: list[Entry] = self.run(self.agents[agent].claim_abandoned(100, idle_ms=0))
         assert {entry.task_id for entry in entries} == set(self.model.waiting("read"))
         self._note(agent, entries)
 
@@ -310,7 +310,7 @@ class Lives(RuleBasedStateMachine):
             assert self.run(self.store.tasks.cancel(self.bench.endpoint_id, task_id)) == word
 
     @rule(task_id=tasks)
-    def run_again(self, task_id: str) -> None:
+    def rerun(self, task_id: str) -> None:
         self._run_again(task_id)
 
     @precondition(lambda self: self._ended())
@@ -320,10 +320,10 @@ class Lives(RuleBasedStateMachine):
 
     def _run_again(self, task_id: str) -> None:
         task = self.model.tasks.get(task_id)
-        word = task.run_again() if task else "GONE"
+        word = task.rerun() if task else "GONE"
         self.calls += 1
         for expected in (word, "ALREADY" if word == "OK" else word):
-            assert self.run(self.store.tasks.run_again(self.bench.endpoint_id, task_id, str(self.calls))) == expected
+            assert self.run(self.store.tasks.rerun(self.bench.endpoint_id, task_id, str(self.calls))) == expected
 
     @rule(task_id=tasks)
     def delete(self, task_id: str) -> None:

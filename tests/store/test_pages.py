@@ -122,7 +122,7 @@ async def _come_and_go(
     agent = bench.agent()
     names = [f"{prefix}{number}" for number in range(random.randint(1, 120))]
     await asyncio.gather(*(bench.submit(name) for name in names))
-    starts = [await agent.start(entry, address="x:1") for entry in await agent.read(1000, block_ms=1)]
+    starts = [await agent.start(entry, address="x:1") for entry in await agent.claim(1000, block_ms=1)]
     random.shuffle(starts)
     for started in starts:
         assert started is not None

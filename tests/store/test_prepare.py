@@ -96,7 +96,7 @@ async def test_the_key_that_secrets_are_sealed_with_is_in_use_before_and_after_a
     await store.prepare()
     newer, stranger = Sealer(bytes(range(1, 33)), [SECRET_KEY]), Sealer(bytes(32))
     other = Store(store.url, newer, partitions=4)
-    claims = store.claims(endpoint_id="1", worker_id="a1", lease_ms=1000)
+    claims = store.queue(endpoint_id="1", worker_id="a1", lease_ms=1000)
     try:
         assert not await claims.is_key_in_use(newer.fingerprint)
         await other.prepare()

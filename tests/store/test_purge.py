@@ -51,7 +51,7 @@ async def test_one_call_removes_no_more_than_it_may(bench: Bench) -> None:
     for number in range(5):
         await bench.finish(f"t{number}")
     before = await bench.probe.now_ms() + 1000
-    removed = [await bench.store.sweeper.purge(bench.endpoint_id, before_ms=before, most=2) for _ in range(4)]
+    removed = [await bench.store.sweeper.purge(bench.endpoint_id, before_ms=before, limit=2) for _ in range(4)]
     assert removed == [2, 2, 1, 0]
 
 
@@ -85,7 +85,7 @@ async def test_tasks_behind_many_that_are_kept_go_in_the_same_call(bench: Bench)
     await bench.finish("t1")
     before = await bench.probe.now_ms() + 1
     await _until_later_than(bench, before)
-    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=before, most=2) == 1
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=before, limit=2) == 1
 
 
 @pytest.mark.parametrize("verdict", [DELIVERED, GIVEN_UP])

@@ -19,7 +19,7 @@ async def test_a_task_that_waits_too_long_ends_as_expired(bench: Bench) -> None:
     task = await bench.task("t1")
     assert (task.state, task.status) == (TaskState.EXPIRED, TaskStatus.FAILED)
     assert task.error == "the task waited for longer than its queue TTL of 30 s"
-    assert await bench.agent().read(10, block_ms=1) == []
+    assert await bench.agent().claim(10, block_ms=1) == []
     assert len(await (await bench.outbox()).read(10, block_ms=1)) == 1
 
 

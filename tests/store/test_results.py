@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import pytest
 
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState
-from queue_engine.store.tasks import Deletion, RunAgain
+from queue_engine.store.tasks import Deletion, Rerun
 from tests.store.bench import Bench, spec
 
-MOST_JOINED = 1024
+MAX_JOINED_BYTES = 1024
 SPEC_BYTES = 26
 """Of a task without headers or a webhook."""
 
@@ -25,11 +25,11 @@ class Sizes:
 
 SIZES = [
     Sizes(2, 2, True),
-    Sizes(2, MOST_JOINED, True),
-    Sizes(2, MOST_JOINED + 1, False),
-    Sizes(MOST_JOINED - SPEC_BYTES, 2, True),
-    Sizes(MOST_JOINED - SPEC_BYTES + 1, 2, False),
-    Sizes(MOST_JOINED - SPEC_BYTES, MOST_JOINED, True),
+    Sizes(2, MAX_JOINED_BYTES, True),
+    Sizes(2, MAX_JOINED_BYTES + 1, False),
+    Sizes(MAX_JOINED_BYTES - SPEC_BYTES, 2, True),
+    Sizes(MAX_JOINED_BYTES - SPEC_BYTES + 1, 2, False),
+    Sizes(MAX_JOINED_BYTES - SPEC_BYTES, MAX_JOINED_BYTES, True),
     Sizes(100_000, 100_000, False),
 ]
 
@@ -85,7 +85,7 @@ async def test_the_attempts_tell_the_error(bench: Bench, sizes: Sizes) -> None:
 @pytest.mark.parametrize("failed", [False, True])
 async def test_a_task_that_runs_again_has_its_input_and_no_result(bench: Bench, sizes: Sizes, failed: bool) -> None:
     await ended(bench, sizes, failed=failed)
-    assert await bench.store.tasks.run_again(bench.endpoint_id, "t1", "call") is RunAgain.QUEUED
+    assert await bench.store.tasks.rerun(bench.endpoint_id, "t1", "call") is Rerun.QUEUED
     task = await bench.task("t1")
     assert (task.spec, task.input, task.output, task.error) == (spec(), json_of(sizes.input), None, None)
     assert await bench.probe.ask("PTTL", bench.keys.body("t1")) == -1
@@ -102,7 +102,7 @@ async def test_a_task_that_runs_again_has_its_input_and_no_result(bench: Bench, 
 async def test_the_history_holds_the_beginning_of_a_long_error(bench: Bench, size: int) -> None:
     error = f"{'a' * 512}{'b' * (size - 512)}"
     await bench.finish("t1", outcome=Failed(error))
-    await bench.store.tasks.run_again(bench.endpoint_id, "t1", "call")
+    await bench.store.tasks.rerun(bench.endpoint_id, "t1", "call")
     attempts = await bench.store.tasks.attempts(bench.endpoint_id, "t1")
     assert attempts is not None
     assert [one.error for one in attempts] == ["a" * 512]
@@ -161,7 +161,7 @@ async def test_a_body_that_was_left_behind_is_no_part_of_a_new_task(bench: Bench
     assert await bench.probe.ask("PTTL", bench.keys.body("t1")) == -1
 
 
-@pytest.mark.parametrize("size", [3, MOST_JOINED + 1])
+@pytest.mark.parametrize("size", [3, MAX_JOINED_BYTES + 1])
 async def test_an_end_that_nothing_forbids_replaces_the_result(bench: Bench, size: int) -> None:
     """The fence forbids it. Should that ever fail, the result is one of the two, and the input is what it was."""
     agent = bench.agent()

@@ -88,7 +88,7 @@ async def test_what_is_cancelled_or_runs_again_is_sealed_anew_too(
     await store.tasks.cancel(bench.endpoint_id, "cancelled")
     started = await bench.submit_and_start("again", agent, spec=SECRETS)
     await bench.settle(agent, started, Succeeded(b"1"))
-    await store.tasks.run_again(bench.endpoint_id, "again", "call")
+    await store.tasks.rerun(bench.endpoint_id, "again", "call")
 
     assert (await rotated.rotation.run()).progress.resealed["tasks"] == 2
 

@@ -19,7 +19,7 @@ async def expire(bench: Bench) -> None:
 
 
 async def end_waiting(bench: Bench) -> None:
-    assert await bench.store.sweeper.end_waiting(bench.endpoint_id, "deleted", most=1) == 1
+    assert await bench.store.sweeper.end_waiting(bench.endpoint_id, "deleted", limit=1) == 1
 
 
 async def wait_with_the_same_id(bench: Bench, in_queue: str, in_retry_queue: str) -> None:
@@ -41,10 +41,10 @@ async def test_a_task_that_stops_waiting_does_not_take_the_other_queues_entry_al
     await bench.submit("stays")
     await wait_with_the_same_id(bench, *places)
     agent = bench.agent()
-    entries = await agent.read(2, block_ms=1) if read_before else []
+    entries = await agent.claim(2, block_ms=1) if read_before else []
     await end(bench)
     assert await bench.check() == []
-    entries = entries or await agent.read(2, block_ms=1)
+    entries = entries or await agent.claim(2, block_ms=1)
     started = [started for entry in entries if (started := await agent.start(entry, address="x:1")) is not None]
     assert [one.lease.task_id for one in started] == ["stays"]
     assert (await bench.task("stays")).state is TaskState.RUNNING

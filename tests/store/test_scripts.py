@@ -16,7 +16,7 @@ from queue_engine.store.redis.client import store_errors
 from queue_engine.store.script_runner import MAX_BATCH
 from queue_engine.store.scripts import load_scripts
 from queue_engine.store.store import Store
-from queue_engine.store.tasks import Cancellation, Deletion, RunAgain, Submission
+from queue_engine.store.tasks import Cancellation, Deletion, Rerun, Submission
 from tests.store.bench import DELIVERED, LONG_LEASE_MS, TICK_MS, Bench, answer, spec
 from tests.store.proxy import LossyProxy
 from tests.waiting import wait_until_async
@@ -25,14 +25,14 @@ EVERYTHING = 1_000_000
 
 
 NEW_WORK = {
-    *("enqueue", "run_again", "create_endpoint", "update_endpoint", "append_logs"),
+    *("enqueue", "rerun", "create_endpoint", "update_endpoint", "append_logs"),
     *("create_credential", "update_credential", "use_credential"),
 }
 """What brings new data; everything else helps what is there to its end."""
 
 
 DURABLE = {
-    *("enqueue", "finish", "retry", "cancel", "run_again", "delete_task", "settle_delivery", "settle_event", "mark"),
+    *("enqueue", "finish", "retry", "cancel", "rerun", "delete_task", "settle_delivery", "settle_event", "mark"),
     *("create_endpoint", "update_endpoint", "want_endpoint"),
     *("create_credential", "update_credential", "delete_credential"),
     *("put_api_key", "revoke_api_key"),
@@ -149,7 +149,7 @@ async def test_a_task_goes_its_whole_way_although_replies_are_lost(far: Bench, p
 
     proxy.replies_to_lose = losses
     assert await far.submit("t1", spec=spec(webhook=True)) in (Submission.ACCEPTED, Submission.DUPLICATE)
-    (entry,) = await agent.read(1, block_ms=1)
+    (entry,) = await agent.claim(1, block_ms=1)
 
     proxy.replies_to_lose = losses
     started = await agent.start(entry, address="x:1")
@@ -202,7 +202,7 @@ async def test_orders_for_a_task_are_carried_out_once_although_replies_are_lost(
     assert (await far.task("t1")).state is TaskState.CANCELLED
 
     proxy.replies_to_lose = 1
-    assert await tasks.run_again(far.endpoint_id, "t1", "call") is RunAgain.DUPLICATE
+    assert await tasks.rerun(far.endpoint_id, "t1", "call") is Rerun.DUPLICATE
     task = await far.task("t1")
     assert (task.state, task.runs) == (TaskState.QUEUED, 2)
     proxy.replies_to_lose = 1
@@ -237,7 +237,7 @@ async def test_when_every_reply_is_lost_the_store_is_unavailable_and_the_call_ma
 ) -> None:
     agent = far.agent()
     await far.submit("t1")
-    (entry,) = await agent.read(1, block_ms=1)
+    (entry,) = await agent.claim(1, block_ms=1)
     proxy.replies_to_lose = EVERYTHING
     with pytest.raises(RedisConnectionError):
         await agent.start(entry, address="x:1")
@@ -255,12 +255,12 @@ async def test_when_every_reply_is_lost_the_store_is_unavailable_and_the_call_ma
 
 async def test_entries_whose_reply_was_lost_come_back_to_the_agent(far: Bench, proxy: LossyProxy) -> None:
     agent = far.agent()
-    assert await agent.read(1, block_ms=1) == []
+    assert await agent.claim(1, block_ms=1) == []
     await far.submit("t1")
     proxy.replies_to_lose = 1
-    assert await agent.read(1, block_ms=1) == []
-    assert [entry.task_id for entry in await agent.read_own()] == ["t1"]
-    (entry,) = await agent.take_over(1, idle_ms=0)
+    assert await agent.claim(1, block_ms=1) == []
+    assert [entry.task_id for entry in await agent.unstarted()] == ["t1"]
+    (entry,) = await agent.claim_abandoned(1, idle_ms=0)
     assert await agent.start(entry, address="x:1") is not None
 
 

@@ -76,7 +76,7 @@ async def test_an_agent_without_the_key_runs_only_tasks_without_secrets(
 ) -> None:
     stranger = Store(bench.store.url, Sealer(key), partitions=bench.store.partitions.count)
     try:
-        agent = stranger.claims(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
+        agent = stranger.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
         secret = await bench.submit_and_start("secret", agent, spec=spec(webhook=True, headers={"A": "b"}))
         plain = await bench.submit_and_start("plain", agent)
         with pytest.raises(error):

@@ -78,7 +78,7 @@ async def test_at_maxmemory_work_is_handed_back_and_reclaimed(bench: Bench) -> N
     agent = bench.agent()
     await bench.submit("t1")
     async with full_memory(bench.probe):
-        (entry,) = await agent.read(1, block_ms=1)
+        (entry,) = await agent.claim(1, block_ms=1)
         await agent.put_back(entry)
         started = await bench.start(agent)
         assert await agent.release(started.lease) == "OK"
@@ -217,7 +217,7 @@ async def test_a_name_that_leads_to_another_master_is_followed_although_the_old_
                 other.command("REPLICAOF", "NO", "ONE")
                 store_server.command("REPLICAOF", "127.0.0.1", str(other.port))
                 proxy.lead_to(other.url)
-                for call in (bench.submit("t2"), agent.read(1, block_ms=1), agent.renew([started.lease])):
+                for call in (bench.submit("t2"), agent.claim(1, block_ms=1), agent.renew([started.lease])):
                     with pytest.raises(StoreUnavailable, match="it is a read-only replica"):
                         async with store_errors():
                             await call

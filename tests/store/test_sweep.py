@@ -144,7 +144,7 @@ async def test_one_round_takes_on_no_more_than_it_may(bench: Bench) -> None:
     for number in range(5):
         await bench.submit_and_start(f"t{number}", agent)
         await bench.run_out(f"t{number}")
-    assert [(await bench.sweep(most=2)).requeued for _ in range(4)] == [2, 2, 1, 0]
+    assert [(await bench.sweep(limit=2)).requeued for _ in range(4)] == [2, 2, 1, 0]
 
 
 async def test_a_lease_or_a_wait_without_its_task_is_removed(bench: Bench) -> None:

@@ -92,7 +92,7 @@ async def test_headers_sealed_with_a_key_no_longer_in_use_can_be_opened_by_no_ag
 
 async def unreadable(bench: Bench, store: Store) -> bool:
     """Start the task that waits, whose headers this store cannot open; return whether only its key is missing."""
-    claims = store.claims(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
+    claims = store.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
     attempt = await started_by(StoreTaskSource(claims))
     assert isinstance(attempt.task, Unreadable)
     assert attempt.task.reason
@@ -135,7 +135,7 @@ CALLS: dict[str, Callable[[StoreTaskSource, StoreWorkerRecord, StoreLog], Awaita
 @pytest.mark.parametrize("name", list(CALLS))
 async def test_a_store_that_is_away_is_unavailable_to_every_call(name: str) -> None:
     away = Store(f"redis://127.0.0.1:{free_port()}/0", Sealer(None))
-    source = StoreTaskSource(away.claims(endpoint_id="1", worker_id="w1", lease_ms=1000))
+    source = StoreTaskSource(away.queue(endpoint_id="1", worker_id="w1", lease_ms=1000))
     record = StoreWorkerRecord(away.workers, endpoint_id="1", worker_id="w1")
     log = StoreLog(away.logs, endpoint_id="1", worker_id="w1", retention_seconds=60)
     with pytest.raises(StoreUnavailable):

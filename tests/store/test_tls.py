@@ -69,7 +69,7 @@ async def works(url: str) -> None:
         endpoint = await store.endpoints.create(TENANT, config())
         bench = Bench(store, endpoint.endpoint_id, Probe(store.redis))
         assert await bench.submit("t1") is Submission.ACCEPTED
-        assert [entry.task_id for entry in await bench.agent().read(1, block_ms=1)] == ["t1"]
+        assert [entry.task_id for entry in await bench.agent().claim(1, block_ms=1)] == ["t1"]
     finally:
         await store.close()
 

@@ -17,7 +17,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.credentials import Deletion
 from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.outbox.entries import OutboxEntry
-from queue_engine.store.queue import ClaimStore
+from queue_engine.store.queue import TaskQueue
 from queue_engine.store.redis.client import unavailability
 from queue_engine.store.redis.cluster import ClusterClient
 from queue_engine.store.store import Store, UnfitStore
@@ -112,7 +112,7 @@ async def test_tasks_come_back_from_every_detour(bench: Bench) -> None:
     started = await bench.start(agent)
     assert (await bench.lose("t1")).requeued == 1
     assert await agent.renew([started.lease]) == [Renewal.READOPTED]
-    for entry in await agent.read(10, block_ms=1):
+    for entry in await agent.claim(10, block_ms=1):
         assert await agent.start(entry, address="x:1") is None
     assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
 
@@ -165,7 +165,7 @@ async def test_deliveries_whose_read_was_cut_off_come_back(bench: Bench) -> None
 
 
 async def test_an_agent_waits_for_a_task_to_come(bench: Bench) -> None:
-    waiting = asyncio.create_task(bench.agent().read(1, block_ms=2000))
+    waiting = asyncio.create_task(bench.agent().claim(1, block_ms=2000))
     await bench.submit("t1")
     assert [entry.task_id for entry in await waiting] == ["t1"]
 
@@ -319,7 +319,7 @@ async def test_scripts_that_a_server_has_forgotten_are_loaded_again(setup: Setup
 
 async def test_groups_are_made_again_after_the_store_came_back_empty(setup: Setup, store: Store, bench: Bench) -> None:
     agent, outbox = bench.agent(), await bench.outbox()
-    assert await agent.read(1, block_ms=1) == []
+    assert await agent.claim(1, block_ms=1) == []
     for master in masters_of(setup):
         master.empty()
     endpoint = await store.endpoints.create(TENANT, config())
@@ -386,12 +386,12 @@ async def test_work_goes_on_after_the_master_has_died_and_nothing_acknowledged_i
 async def test_a_master_that_is_frozen_is_replaced_and_work_goes_on(setup: Setup, store: Store, bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
-    blocked = asyncio.create_task(bench.agent("a2").read(1, block_ms=2000))
+    blocked = asyncio.create_task(bench.agent("a2").claim(1, block_ms=2000))
     await asyncio.to_thread(_freeze_owner, setup, bench)
     await wait_until_async(lambda: _renewed(agent, started.lease))
     assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
     await asyncio.gather(blocked, return_exceptions=True)
-    assert await bench.agent("a2").read(1, block_ms=1) == []
+    assert await bench.agent("a2").claim(1, block_ms=1) == []
 
 
 def _kill_owner(setup: Setup, bench: Bench) -> None:
@@ -432,14 +432,14 @@ async def _read_until(stopping: asyncio.Event, bench: Bench) -> None:
     agent = bench.agent("reader")
     while not stopping.is_set():
         try:
-            for entry in await agent.read(1, block_ms=100):
+            for entry in await agent.claim(1, block_ms=100):
                 await agent.put_back(entry)
         except Exception as error:
             if unavailability(error) is None:
                 raise
 
 
-async def _renewed(agent: ClaimStore, lease: Lease) -> bool:
+async def _renewed(agent: TaskQueue, lease: Lease) -> bool:
     try:
         return await agent.renew([lease]) == [Renewal.OK]
     except Exception as error:

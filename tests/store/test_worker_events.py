@@ -15,7 +15,7 @@ from tests.store.bench import DELIVERED, DESTINATION, GIVEN_UP, TENANT, WEBHOOK,
 
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
 STOPPED, FAILED = WorkerStatus.STOPPED, WorkerStatus.FAILED
-MOST_EVENTS = 100
+MAX_EVENTS = 100
 """As in library.lua."""
 OTHER_WEBHOOK, OTHER_DESTINATION = "https://other.example:8443/status", "https://other.example:8443"
 
@@ -289,14 +289,14 @@ async def test_a_deleted_endpoint_stays_until_its_events_are_told(told: Bench) -
 async def test_of_a_worker_that_crashes_for_ever_so_many_events_wait(told: Bench) -> None:
     """Its webhook takes none: the first one, which may be under way, and the latest ones stay."""
     await put(told)
-    for _ in range(MOST_EVENTS):
+    for _ in range(MAX_EVENTS):
         await mark(told, RUNNING)
         await mark(told, FAILED)
-    assert await events(told) == MOST_EVENTS
+    assert await events(told) == MAX_EVENTS
     waiting = await told.probe.ask("LRANGE", told.keys.worker_events("w1"), 0, -1)
     numbers = [json.loads(event)["number"] for event in waiting]
-    latest = 2 * MOST_EVENTS + 1
-    assert numbers == [1, *range(latest - MOST_EVENTS + 2, latest + 1)]
+    latest = 2 * MAX_EVENTS + 1
+    assert numbers == [1, *range(latest - MAX_EVENTS + 2, latest + 1)]
     outbox = await told.outbox()
     for _ in numbers:
         await send_one(outbox)

@@ -129,7 +129,7 @@ async def test_workers_are_listed_oldest_first_by_endpoint(bench: Bench) -> None
 
 async def test_a_removed_worker_is_forgotten(bench: Bench) -> None:
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
-    await bench.agent("w1").read(1, block_ms=1)
+    await bench.agent("w1").claim(1, block_ms=1)
     await bench.store.workers.remove(bench.endpoint_id, "w1")
     await bench.store.workers.remove(bench.endpoint_id, "w1")
     assert await bench.store.workers.get(bench.endpoint_id, "w1") is None
@@ -140,10 +140,10 @@ async def test_a_removed_worker_is_forgotten(bench: Bench) -> None:
 async def test_what_a_removed_worker_had_read_is_not_lost(bench: Bench) -> None:
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
     await bench.submit("t1")
-    await bench.agent("w1").read(1, block_ms=1)
+    await bench.agent("w1").claim(1, block_ms=1)
     await bench.store.workers.remove(bench.endpoint_id, "w1")
     heir = bench.agent("w2")
-    (entry,) = await heir.take_over(10, idle_ms=0)
+    (entry,) = await heir.claim_abandoned(10, idle_ms=0)
     assert await heir.start(entry, address="x:1") is not None
 
 
@@ -172,12 +172,12 @@ async def test_the_name_of_an_agent_goes_when_others_have_taken_over_what_it_had
     """It was removed while it still held an entry."""
     await bench.store.workers.put(bench.endpoint_id, "dead", managed=False)
     await bench.submit("t1")
-    assert await bench.agent("dead").read(1, block_ms=1)
+    assert await bench.agent("dead").claim(1, block_ms=1)
     await bench.store.workers.remove(bench.endpoint_id, "dead")
     assert await bench.store.workers.tidy(bench.endpoint_id) == 0
     heir = bench.agent("heir")
     await bench.store.workers.put(bench.endpoint_id, "heir", managed=False)
-    [entry] = await heir.take_over(1, idle_ms=0)
+    [entry] = await heir.claim_abandoned(1, idle_ms=0)
     await heir.start(entry, address="x:1")
 
     assert await bench.store.workers.tidy(bench.endpoint_id) == 1
@@ -188,7 +188,7 @@ async def test_the_name_of_an_agent_goes_when_others_have_taken_over_what_it_had
 
 async def test_an_agent_whose_name_was_forgotten_while_it_waits_gets_the_next_task(bench: Bench) -> None:
     agent = bench.agent("unknown")
-    reading = asyncio.create_task(agent.read(1, block_ms=60_000))
+    reading = asyncio.create_task(agent.claim(1, block_ms=60_000))
 
     async def waits() -> bool:
         return int((await bench.store.redis.info("clients"))["blocked_clients"]) == 1

@@ -30,7 +30,7 @@ from queue_engine.domain.tasks import AttemptOutcome, Cost, Failed, Outcome, Suc
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import Outbox
-from queue_engine.store.queue import ClaimStore, Entry, Started
+from queue_engine.store.queue import Entry, Started, TaskQueue
 from queue_engine.store.store import Store
 from tests.integration.parts import Programs, programs_on, wait_for_port
 from tests.ports import free_port
@@ -190,7 +190,7 @@ class Recorder:
         """Return the outbox of a delivery process that is soon taken to be dead."""
         outbox = self.store.outbox(process_id)
         await outbox.make_groups()
-        await outbox.adopt(tick_ms=1000, lease_ms=1000, most=0)
+        await outbox.adopt(tick_ms=1000, lease_ms=1000, limit=0)
         return outbox
 
     async def opened(self, outbox: Outbox) -> OutboxEntry:
@@ -354,9 +354,9 @@ class Recorder:
         assert started is not None
         return started
 
-    async def read(self, task_id: str, agent: ClaimStore) -> Entry:
+    async def read(self, task_id: str, agent: TaskQueue) -> Entry:
         """Read the queues and put all others back."""
-        entries = {entry.task_id: entry for entry in await agent.read(100, block_ms=1000)}
+        entries = {entry.task_id: entry for entry in await agent.claim(100, block_ms=1000)}
         found = entries.pop(task_id)
         for other in entries.values():
             await agent.put_back(other)

@@ -251,7 +251,7 @@ async def _none_is_left(look: Any, message: str) -> None:
 
 async def _end_what_was_held(store: Store, probe: Probe, endpoint_id: str) -> None:
     """An agent of the version before goes on: its leases are renewed, and its results recorded."""
-    agent = store.claims(endpoint_id=endpoint_id, worker_id="a1", lease_ms=600_000)
+    agent = store.queue(endpoint_id=endpoint_id, worker_id="a1", lease_ms=600_000)
     cancelled = Failed("the task was cancelled while it was running", TaskState.CANCELLED)
     held: dict[str, tuple[Renewal, Outcome]] = {
         "running_held": (Renewal.OK, Succeeded(b'{"by": "an older agent"}')),

@@ -1,13 +1,13 @@
 -- What the scripts share. Parts have an empty line between them; a script gets those parts that it uses.
 
 -- Attempts of one task that its history holds.
-local MOST_ATTEMPTS = 50
+local MAX_ATTEMPTS = 50
 
 -- Bytes of the reason of an attempt in a task's history.
-local MOST_WHY = 512
+local MAX_WHY_BYTES = 512
 
 -- Of a task's body and of its result, bytes up to which the two are kept together.
-local MOST_JOINED = 1024
+local MAX_JOINED_BYTES = 1024
 
 -- What the history says of the attempt that ended a task in this state.
 local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', timed_out = 'timeout', dead = 'lost' }
@@ -168,7 +168,7 @@ local function note_attempt(ended, outcome, why, tries)
   local attempt, worker, started = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started'))
   redis.call('RPUSH', history, cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
     startedAt = tonumber(started), endedAt = tonumber(ended), error = why, tries = tries }))
-  redis.call('LTRIM', history, -MOST_ATTEMPTS, -1)
+  redis.call('LTRIM', history, -MAX_ATTEMPTS, -1)
   redis.call('HSET', task, 'noted', 1, 'history', 1)
 end
 
@@ -226,9 +226,9 @@ end
 -- that tell of it.
 -- keys: body, result
 local function keep_result(value, expiry, place)
-  local may_join = place or #value <= MOST_JOINED
-  local front = may_join and redis.call('GETRANGE', body, 0, place and place - 1 or MOST_JOINED) or ''
-  if front == '' or #front > MOST_JOINED then
+  local may_join = place or #value <= MAX_JOINED_BYTES
+  local front = may_join and redis.call('GETRANGE', body, 0, place and place - 1 or MAX_JOINED_BYTES) or ''
+  if front == '' or #front > MAX_JOINED_BYTES then
     redis.call('SET', result, value, 'PX', expiry)
     redis.call('PEXPIRE', body, expiry)
     return
@@ -351,7 +351,7 @@ end
 
 -- Events of one worker that wait at most: when it crashes again and again and its webhook is away, the oldest ones that are
 -- not being sent give way.
-local MOST_EVENTS = 100
+local MAX_EVENTS = 100
 
 -- Change a worker's status. Every change is an event for the endpoint's webhook; the events of one worker are sent one
 -- after the other, so that they arrive in order.
@@ -368,7 +368,7 @@ local function change_status(status, reason)
     destination = destination, reason = reason, previous = before or '',
     created = redis.call('HGET', worker, 'created') }
   local waiting = redis.call('RPUSH', events, cjson.encode(event))
-  if waiting > MOST_EVENTS then
+  if waiting > MAX_EVENTS then
     local first = redis.call('LPOP', events, 2)[1]
     redis.call('LPUSH', events, first)
   else

@@ -29,7 +29,7 @@ class EventDeliveries:
             return None
         event = json.loads(reply.event)
         signing_secret, unreadable = open_secret(self._sealer, endpoint_id, reply.signing_secret)
-        told = WorkerEvent(
+        change = WorkerEvent(
             endpoint_id, worker_id, event["status"], event["previous"] or None, event["reason"], int(event["at"])
         )
         return Delivery(
@@ -41,7 +41,7 @@ class EventDeliveries:
             url=event["url"],
             auth_key=None,
             signing_secret=signing_secret,
-            body=worker_event_body(told),
+            body=worker_event_body(change),
             unreadable=unreadable,
         )
 

@@ -31,7 +31,7 @@ class Outbox:
     """Deliveries for one delivery process. What it has read and not settled is taken over by others when it dies.
 
     `process_id` must be new for each start of a process. Every method may be called again after a lost reply.
-    `max_age_ms`: a delivery that is older is put off no more but given up.
+    `max_age_ms`: a delivery that is older is given up instead of put off again.
     """
 
     def __init__(
@@ -57,29 +57,29 @@ class Outbox:
         self._reads: dict[Partition, asyncio.Task[list[OutboxEntry]]] = {}
         """Reads under way, when each partition is read by itself."""
 
-    async def read(self, most: int, *, block_ms: int) -> list[OutboxEntry]:
-        """Up to `most` due deliveries of each partition; waits up to `block_ms` for one to come."""
+    async def read(self, limit: int, *, block_ms: int) -> list[OutboxEntry]:
+        """Up to `limit` due deliveries of each partition; waits up to `block_ms` for one to come."""
         if isinstance(self._blocking, ClusterClient):
-            return await self._read_each(most, block_ms)
+            return await self._read_each(limit, block_ms)
         partitions = {partition.outbox: partition for partition in self._partitions.all()}
         streams: dict[Any, Any] = dict.fromkeys(partitions, ">")
         try:
-            reply = await self._blocking.xreadgroup(GROUP, self._process_id, streams, count=most, block=block_ms)
+            reply = await self._blocking.xreadgroup(GROUP, self._process_id, streams, count=limit, block=block_ms)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             await self.make_groups()
             return []
-        return [entry for stream, entries in reply for entry in self._given(partitions[stream.decode()], entries)]
+        return [entry for stream, entries in reply for entry in self._hold(partitions[stream.decode()], entries)]
 
-    async def adopt(self, *, tick_ms: int, lease_ms: int, most: int = 256) -> list[OutboxEntry]:
+    async def adopt(self, *, tick_ms: int, lease_ms: int, limit: int = 256) -> list[OutboxEntry]:
         """Say that this process lives (call it at least every `lease_ms` / 3), and take over from dead ones.
 
         Gives out again what was read for this process at least `lease_ms` ago and never reached it. When a partition
         fails, what was had from the others is given out, and the error is raised by a call that finds nothing.
         """
         adopted = await asyncio.gather(
-            *(self._adopt(partition, tick_ms, lease_ms, most) for partition in self._partitions.all()),
+            *(self._adopt(partition, tick_ms, lease_ms, limit) for partition in self._partitions.all()),
             return_exceptions=True,
         )
         entries = [entry for found in adopted if not isinstance(found, BaseException) for entry in found]
@@ -88,7 +88,7 @@ class Outbox:
             raise faults[0]
         return entries
 
-    async def promote(self, most: int = 1000) -> int:
+    async def promote(self, limit: int = 1000) -> int:
         """Move deliveries whose wait is over into the outbox; returns how many."""
 
         waits = [
@@ -96,13 +96,13 @@ class Outbox:
             for partition in self._partitions.all()
             for waiting in (partition.outbox_due, partition.outbox_parked)
         ]
-        return sum(await asyncio.gather(*(self._promote(partition, waiting, most) for partition, waiting in waits)))
+        return sum(await asyncio.gather(*(self._promote(partition, waiting, limit) for partition, waiting in waits)))
 
     async def open(self, entry: OutboxEntry) -> Delivery | None:
         """All that an attempt needs; None when the delivery is not due by this entry any more."""
         delivery = await (self._events.open(entry) if _is_event(entry) else self._results.open(entry))
         if delivery is None:
-            self._let_go(entry)
+            self._forget(entry)
         return delivery
 
     async def settle(
@@ -113,7 +113,7 @@ class Outbox:
             settlement = await self._events.settle(entry, verdict)
         else:
             settlement = await self._results.settle(entry, response, verdict, at_ms)
-        self._let_go(entry)
+        self._forget(entry)
         return settlement
 
     async def defer(self, entry: OutboxEntry, *, delay_ms: int, parked: bool = False) -> bool:
@@ -125,7 +125,7 @@ class Outbox:
             word = await self._events.defer(entry, delay_ms)
         else:
             word = await self._results.defer(entry, delay_ms, parked)
-        self._let_go(entry)
+        self._forget(entry)
         return word != "GIVEN_UP"
 
     async def pending(self) -> dict[str, int]:
@@ -145,14 +145,14 @@ class Outbox:
         for partition in self._partitions.all():
             await make_group(self._redis, partition.outbox, GROUP)
 
-    async def _read_each(self, most: int, block_ms: int) -> list[OutboxEntry]:
+    async def _read_each(self, limit: int, block_ms: int) -> list[OutboxEntry]:
         """As `read`, in a cluster: one command reads one slot, so there is one for each partition.
 
         A read that waits when another has found something goes on, and the next call takes it up.
         """
         for partition in self._partitions.all():
             if partition not in self._reads:
-                self._reads[partition] = asyncio.create_task(self._read_one(partition, most, block_ms))
+                self._reads[partition] = asyncio.create_task(self._read_one(partition, limit, block_ms))
         entries: list[OutboxEntry] = []
         faults: list[BaseException] = []
         try:
@@ -173,24 +173,24 @@ class Outbox:
             raise faults[0]
         return entries
 
-    async def _read_one(self, partition: Partition, most: int, block_ms: int) -> list[OutboxEntry]:
+    async def _read_one(self, partition: Partition, limit: int, block_ms: int) -> list[OutboxEntry]:
         try:
             reply = await self._blocking.xreadgroup(
-                GROUP, self._process_id, {partition.outbox: ">"}, count=most, block=block_ms
+                GROUP, self._process_id, {partition.outbox: ">"}, count=limit, block=block_ms
             )
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             await make_group(self._redis, partition.outbox, GROUP)
             return []
-        return [entry for _, entries in reply for entry in self._given(partition, entries)]
+        return [entry for _, entries in reply for entry in self._hold(partition, entries)]
 
-    async def _adopt(self, partition: Partition, tick_ms: int, lease_ms: int, most: int) -> list[OutboxEntry]:
+    async def _adopt(self, partition: Partition, tick_ms: int, lease_ms: int, limit: int) -> list[OutboxEntry]:
         reply = await self._scripts.adopt_deliveries(
-            partition, process_id=self._process_id, tick_ms=tick_ms, lease_ms=lease_ms, limit=most
+            partition, process_id=self._process_id, tick_ms=tick_ms, lease_ms=lease_ms, limit=limit
         )
         missed = await self._missed(partition, lease_ms) if reply.unsettled > len(self._held[partition.outbox]) else []
-        return self._given(partition, [*reply.adopted, *missed])
+        return self._hold(partition, [*reply.adopted, *missed])
 
     async def _missed(self, partition: Partition, idle_ms: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
         """Entries that the store gave out to this process in replies that were lost."""
@@ -209,16 +209,16 @@ class Outbox:
                 return missed
             after = "(" + ids[-1].decode()
 
-    def _given(self, partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
-        given = outbox_entries(partition, entries)
-        self._held[partition.outbox].update(entry.entry_id for entry in given)
-        return given
+    def _hold(self, partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
+        held = outbox_entries(partition, entries)
+        self._held[partition.outbox].update(entry.entry_id for entry in held)
+        return held
 
-    def _let_go(self, entry: OutboxEntry) -> None:
+    def _forget(self, entry: OutboxEntry) -> None:
         self._held[entry.partition.outbox].discard(entry.entry_id)
 
-    async def _promote(self, partition: Partition, waiting: str, most: int) -> int:
-        ids = (await self._scripts.due_deliveries(waiting=waiting, limit=most)).delivery_ids
+    async def _promote(self, partition: Partition, waiting: str, limit: int) -> int:
+        ids = (await self._scripts.due_deliveries(waiting=waiting, limit=limit)).delivery_ids
         promote = self._scripts.promote_delivery
         replies = await asyncio.gather(
             *(promote(partition, delivery=partition.delivery(name), waiting=waiting, delivery_id=name) for name in ids)

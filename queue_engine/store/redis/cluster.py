@@ -88,7 +88,7 @@ class ClusterClient(Redis):
         slot = slot_of(key)
         node, asking = None if after is None else self._owners.get(slot), False
         failures, waits = 0, _Waits()
-        for _ in range(MAX_REDIRECTIONS + waits.most):
+        for _ in range(MAX_REDIRECTIONS + waits.limit):
             error = after
             after = None
             if error is None:
@@ -299,7 +299,7 @@ class ClusterPipeline(Pipeline):
 class _Waits:
     """Short waits with a total of PATIENCE_SECONDS."""
 
-    most = 16
+    limit = 16
 
     def __init__(self) -> None:
         self._used = 0.0

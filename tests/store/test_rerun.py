@@ -13,12 +13,12 @@ from queue_engine.domain.tasks import (
     TaskStatus,
     TryAgain,
 )
-from queue_engine.store.tasks import RunAgain
+from queue_engine.store.tasks import Rerun
 from tests.store.bench import DELIVERED, TENANT, Bench, answer, spec
 
 
-async def run_again(bench: Bench, task_id: str = "t1", call_id: str = "call 1") -> RunAgain:
-    return await bench.store.tasks.run_again(bench.endpoint_id, task_id, call_id)
+async def rerun(bench: Bench, task_id: str = "t1", call_id: str = "call 1") -> Rerun:
+    return await bench.store.tasks.rerun(bench.endpoint_id, task_id, call_id)
 
 
 async def outcomes(bench: Bench, task_id: str = "t1") -> list[tuple[int, AttemptOutcome]]:
@@ -38,7 +38,7 @@ async def outcomes(bench: Bench, task_id: str = "t1") -> list[tuple[int, Attempt
 )
 async def test_an_ended_task_runs_again(bench: Bench, outcome: Outcome, noted: AttemptOutcome) -> None:
     before = await bench.finish("t1", outcome=outcome)
-    assert await run_again(bench) is RunAgain.QUEUED
+    assert await rerun(bench) is Rerun.QUEUED
     task = await bench.task("t1")
     assert (task.state, task.status, task.attempts) == (TaskState.QUEUED, TaskStatus.PROCESSING, 1)
     assert (task.number, task.created_at_ms, task.input) == (before.number, before.created_at_ms, before.input)
@@ -54,13 +54,13 @@ async def test_an_ended_task_runs_again(bench: Bench, outcome: Outcome, noted: A
 
 async def test_the_same_call_again_changes_nothing(bench: Bench) -> None:
     await bench.finish("t1")
-    assert await run_again(bench) is RunAgain.QUEUED
-    assert await run_again(bench) is RunAgain.DUPLICATE
-    assert await run_again(bench, call_id="call 2") is RunAgain.NOT_ENDED
+    assert await rerun(bench) is Rerun.QUEUED
+    assert await rerun(bench) is Rerun.DUPLICATE
+    assert await rerun(bench, call_id="call 2") is Rerun.NOT_ENDED
     assert (await bench.store.tasks.counts(bench.endpoint_id)).queued == 1
     agent = bench.agent()
     await bench.settle(agent, await bench.start(agent), Succeeded(b"2"))
-    assert await run_again(bench) is RunAgain.DUPLICATE
+    assert await rerun(bench) is Rerun.DUPLICATE
     assert (await bench.task("t1")).state is TaskState.SUCCEEDED
 
 
@@ -72,7 +72,7 @@ async def test_a_task_that_has_not_ended_does_not(bench: Bench, state: str) -> N
         started = await bench.start(agent)
         if state == "scheduled":
             await bench.settle(agent, started, TryAgain("busy", 60))
-    assert await run_again(bench) is RunAgain.NOT_ENDED
+    assert await rerun(bench) is Rerun.NOT_ENDED
     assert (await bench.task("t1")).state == state
 
 
@@ -84,7 +84,7 @@ async def test_budgets_begin_anew(bench: Bench) -> None:
     await bench.start(agent)
     await bench.lose("t1", max_lost=0)
     assert (await bench.task("t1")).state is TaskState.DEAD
-    await run_again(bench)
+    await rerun(bench)
     started = await bench.start(agent)
     assert (started.attempt, started.lost, started.connections_lost, started.is_suspect) == (3, 0, 0, False)
     assert (started.budget.attempt, started.budget.max_attempts) == (1, 5)
@@ -98,7 +98,7 @@ async def test_budgets_begin_anew(bench: Bench) -> None:
 async def test_a_task_that_never_began_has_no_attempt_to_note(bench: Bench) -> None:
     await bench.submit("t1")
     await bench.store.tasks.cancel(bench.endpoint_id, "t1")
-    await run_again(bench)
+    await rerun(bench)
     assert await outcomes(bench) == []
     assert (await bench.start(bench.agent())).attempt == 1
 
@@ -111,7 +111,7 @@ async def test_the_new_result_is_a_new_event_for_the_webhook(bench: Bench) -> No
     await outbox.settle(entry, answer(), DELIVERED, at_ms=1)
     assert (await bench.task("t1")).status is TaskStatus.DELIVERED
 
-    await run_again(bench)
+    await rerun(bench)
     task = await bench.task("t1")
     assert (task.delivery_status, task.delivery_attempts, task.delivered_at_ms) == (DeliveryStatus.INIT, 0, None)
     agent = bench.agent()
@@ -129,7 +129,7 @@ async def test_a_delivery_of_the_old_result_ends(bench: Bench, how: str) -> None
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     entry = await bench.bring_delivery_to(how, outbox)
-    await run_again(bench)
+    await rerun(bench)
     assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 0}
     if how == "read":
         assert entry is not None
@@ -141,7 +141,7 @@ async def test_an_attempt_of_the_run_before_is_fenced(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.settle(agent, started, Succeeded(b"1"))
-    await run_again(bench)
+    await rerun(bench)
     assert (await bench.settle(agent, started, Succeeded(b"3"))).word == "FENCED"
     await bench.start(agent)
     assert (await bench.settle(agent, started, Succeeded(b"3"))).word == "FENCED"
@@ -149,7 +149,7 @@ async def test_an_attempt_of_the_run_before_is_fenced(bench: Bench) -> None:
 
 async def test_its_data_stays_as_long_as_it_lives(bench: Bench) -> None:
     await bench.finish("t1")
-    await run_again(bench)
+    await rerun(bench)
     for key in (bench.keys.task("t1"), bench.keys.body("t1"), bench.keys.history("t1")):
         assert await bench.probe.ask("PTTL", key) == -1
     assert await bench.purge() == 0
@@ -158,14 +158,14 @@ async def test_its_data_stays_as_long_as_it_lives(bench: Bench) -> None:
 async def test_a_closed_or_full_endpoint_takes_it_no_more_than_new_work(bench: Bench) -> None:
     await bench.finish("t1")
     await bench.probe.ask("HSET", bench.keys.endpoint, "max_queued", 0)
-    assert await run_again(bench) is RunAgain.FULL
+    assert await rerun(bench) is Rerun.FULL
     await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
-    assert await run_again(bench) is RunAgain.CLOSED
+    assert await rerun(bench) is Rerun.CLOSED
     assert (await bench.task("t1")).state is TaskState.SUCCEEDED
 
 
 async def test_a_task_that_is_not_there_cannot_run(bench: Bench) -> None:
-    assert await run_again(bench) is RunAgain.NOT_FOUND
+    assert await rerun(bench) is Rerun.NOT_FOUND
 
 
 async def test_the_history_holds_the_latest_attempts(bench: Bench) -> None:
@@ -183,7 +183,7 @@ async def test_the_deadline_of_the_first_run_does_not_end_the_next(bench: Bench)
     await bench.submit("t1", queue_ttl_seconds=0.001)
     started = await bench.start(agent)
     await bench.settle(agent, started, Failed("no"))
-    assert await run_again(bench) is RunAgain.QUEUED
+    assert await rerun(bench) is Rerun.QUEUED
     started = await bench.start(agent)
     await bench.settle(agent, started, TryAgain("busy", 60))
     assert (await bench.sweep()).expired == 0
@@ -192,7 +192,7 @@ async def test_the_deadline_of_the_first_run_does_not_end_the_next(bench: Bench)
 
 async def test_a_further_run_that_is_cancelled_before_it_starts_says_so(bench: Bench) -> None:
     await bench.finish("t1")
-    await run_again(bench)
+    await rerun(bench)
     await bench.store.tasks.cancel(bench.endpoint_id, "t1")
     task = await bench.task("t1")
     assert task.error == "the task was cancelled before it was started"

@@ -24,7 +24,7 @@ if (tonumber(waiting[1]) or 0) + (tonumber(waiting[2]) or 0) >= tonumber(max_que
 
 if started and not noted then
   local why = nil
-  if state ~= 'succeeded' then why = read_result(MOST_WHY) end
+  if state ~= 'succeeded' then why = read_result(MAX_WHY_BYTES) end
   note_attempt(redis.call('HGET', task, 'finished'), OUTCOME[state], why)
 end
 undo_end()
