@@ -30,7 +30,7 @@ class NotEnoughFiles(Exception):
 
 
 class SampleFile(NamedTuple):
-    """One file, read once."""
+    """A file, read once."""
 
     name: str
     content: bytes

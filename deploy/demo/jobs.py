@@ -14,7 +14,7 @@ WORKER_PORT = 8000
 
 @dataclass
 class Job:
-    """One task, the receiver of its result, and what is expected of the delivery."""
+    """A task, the receiver of its result, and what is expected of the delivery."""
 
     task_id: str
     file: SampleFile

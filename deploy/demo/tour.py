@@ -57,7 +57,7 @@ class Tour:
         self._engine = engine
         self._screen = screen
         self._signals = signals
-        """Those that have come; the first one ends the tour."""
+        """Signals that were received. The first signal ends the tour."""
         self._inbox = Inbox()
         self._endpoint: tuple[str, ...] = (ENDPOINTS,)
 
@@ -98,7 +98,7 @@ class Tour:
     def _watch(self, title: str, total: int, count: Callable[[], int]) -> None:
         """Show how far something is until it is whole: all the time on a terminal, else a line for each quarter.
 
-        Raises Wrong when it stands still, the engine has ended or a webhook was forged.
+        Raises Wrong when the count stalls, the engine has ended or a webhook was forged.
         """
         before, quarters, moved_at = -1, 0, time.monotonic()
         with self._screen.waiting(title) as tell:

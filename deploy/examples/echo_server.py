@@ -1,4 +1,4 @@
-"""A worker that answers every POST with what it got: the JSON body, the path and the headers that tell the task.
+"""A worker that responds to every POST with the request: its JSON body, its path and the headers about the task.
 
 Standard library only. Listens on $HOST (127.0.0.1) and $PORT (8000).
 """
@@ -41,7 +41,7 @@ class EchoHandler(BaseHTTPRequestHandler):
         return self.rfile.read(int(length))
 
     def _refuse(self, status: int, body: bytes) -> None:
-        """Answer without reading the body, after which the connection cannot be used any more."""
+        """Respond without reading the body, and close the connection, because the unread body makes it unusable."""
         self.close_connection = True
         self._answer(status, body)
 
@@ -69,7 +69,7 @@ def _refuse_constant(name: str) -> object:
 
 
 def _is_of_interest(name: str) -> bool:
-    """What a submitter may look for: an answer is kept and shown, so nothing that may be a secret."""
+    """Return True for a header to show. Responses are stored, so headers that may hold a secret are left out."""
     if name in ("content-type", "traceparent"):
         return True
     return name.startswith("x-") and not any(word in name for word in SECRET_WORDS)

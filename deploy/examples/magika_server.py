@@ -1,6 +1,6 @@
 """A worker with a real model: Magika tells the type of a file by deep learning (PyPI `magika`, model included).
 
-`POST /identify` with {"name": "logo.png", "content": "<base64>"} answers {"name", "type", "group", "mime", "score"}.
+`POST /identify` with {"name": "logo.png", "content": "<base64>"} returns {"name", "type", "group", "mime", "score"}.
 Listens on $HOST (127.0.0.1) and $PORT (8000) once the model is loaded; the model uses $THREADS threads (1) on the CPU.
 """
 
@@ -19,7 +19,7 @@ MAX_BODY_BYTES = 8 * 1024 * 1024
 
 
 class BadInput(ValueError):
-    """What the sender has to mend."""
+    """The input is invalid. The message names the field and the rule."""
 
 
 class FileTypes:
@@ -29,7 +29,7 @@ class FileTypes:
         self._model = _BoundedMagika(threads)
 
     def identify(self, body: bytes) -> dict[str, Any]:
-        """The answer to the JSON text of a request. Raises BadInput."""
+        """Return the output for the JSON text of a request. Raises BadInput."""
         name, content = _parsed(body)
         result = self._model.identify_bytes(content)
         found = result.output
@@ -101,7 +101,7 @@ class IdentifyHandler(BaseHTTPRequestHandler):
         return self.rfile.read(int(length))
 
     def _refuse(self, status: int, reason: str) -> None:
-        """Answer without reading the body, after which the connection cannot be used any more."""
+        """Respond without reading the body, and close the connection, because the unread body makes it unusable."""
         self.close_connection = True
         self._answer(status, {"error": reason})
 

@@ -24,7 +24,7 @@ MAX_RUNS = 1000
 
 
 class Run:
-    """One task: runs until `ended` is set. `output` stays None when it was cancelled."""
+    """A task: runs until `ended` is set. `output` stays None when it was cancelled."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()

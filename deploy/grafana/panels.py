@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 COLUMNS = 24
 SCHEMA_VERSION = 39
-"""Of Grafana 10.4; later versions migrate it when they load it."""
+"""Schema of Grafana 10.4. Later versions migrate it when they load it."""
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 TAG = "queue-engine"
 _LETTERS = "ABCDEFGH"
@@ -28,7 +28,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. `unit` is a unit id of Grafana. `thresholds` are the values from which on the colour changes."""
+    """A panel. `unit` is a unit id of Grafana. `thresholds` are the values from which on the colour changes."""
 
     id: int
     title: str
@@ -67,7 +67,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Dashboard:
-    """One dashboard. Its file has the name of its `uid` without the tag."""
+    """A dashboard. Its file has the name of its `uid` without the tag."""
 
     uid: str
     title: str
