@@ -17,17 +17,17 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 def dropped_note(lines: int) -> str:
-    """What stands in the log where lines are missing."""
+    """Return the line that the log has in place of dropped lines."""
     return f"[queue-engine: {lines} lines dropped]" if lines > 1 else "[queue-engine: 1 line dropped]"
 
 
 def skipped_note(skipped_bytes: int) -> str:
-    """What stands in the log where so much is missing that nobody has counted its lines."""
+    """Return the line that the log has in place of output whose lines were not counted."""
     return f"[queue-engine: {skipped_bytes} bytes of output skipped]"
 
 
 class LineReader:
-    """Makes lines of what a container writes, however it is cut into pieces.
+    """Turns the output of a container into lines, whatever the pieces it arrives in.
 
     A line ends with LF, CR or CRLF. Lines above the budget are dropped without being looked at, and a note in their
     place says how many. `dropped` counts those that were said.
@@ -45,7 +45,7 @@ class LineReader:
         self.dropped = 0
 
     def feed(self, data: bytes, *, now: float, room: int) -> list[str]:
-        """The lines that `data` completes, at most about `room` of them. `now` is monotonic, in seconds."""
+        """Return the lines that `data` completes, at most about `room`. `now` is monotonic, in seconds."""
         self._budget.fill(now)
         data = self._mended(self._rest + data)
         kept: list[str] = []
@@ -61,7 +61,7 @@ class LineReader:
         return kept
 
     def note(self) -> list[str]:
-        """Notes about what was dropped since the last one, if there was something."""
+        """Return notes about lines dropped since the last note."""
         notes = []
         if self._unsaid:
             notes.append(dropped_note(self._unsaid))
@@ -72,28 +72,28 @@ class LineReader:
         return notes
 
     def skip(self, skipped_bytes: int) -> None:
-        """A stretch of output is never fed. Nobody knows its lines; it counts as one."""
+        """Note output that is never fed. The number of its lines is unknown; it counts as one."""
         self._rest = b""
         self._torn = True
         self._skipped_bytes += skipped_bytes
 
     def pause(self, tail: bytes) -> list[str]:
-        """Nothing follows for now. Of what was dropped right before, the last lines are kept after all.
+        """Return the last lines that were dropped before output paused, because they often say why it ended.
 
-        They say mostly why it came to an end. `tail` is the end of what was fed, from the beginning of a line.
+        `tail` is the end of what was fed, from the beginning of a line.
         """
         lines = self._complete(tail)[-min(self._unsaid, TAIL_LINES) :] if self._unsaid else []
         self._unsaid -= len(lines)
         return [*self.note(), *(self._text(line) for line in lines)]
 
     def end(self, tail: bytes) -> list[str]:
-        """Nothing follows any more: as `pause`, and what has come of an unfinished line."""
+        """Return the lines of `pause` and an unfinished line: output has ended."""
         unfinished = [self._text(self._rest.removesuffix(b"\r"))] if self._rest else []
         self._rest = b""
         return [*self.pause(tail), *unfinished]
 
     def last_lines(self, tail: bytes) -> list[str]:
-        """The last lines of a text that begins with a line, as they would be kept; an unfinished one too."""
+        """Return the last lines of a text that begins with a line, masked and cut; an unfinished one too."""
         lines = _LINE_END.split(tail)
         return [self._text(line) for line in (lines if lines[-1] else lines[:-1])[-TAIL_LINES:]]
 

@@ -30,22 +30,22 @@ from queue_engine.store.policies import retry_policy_of
 
 GROUP = "agents"
 MAX_WHY_BYTES = 512
-"""Of an error, in the history of a task's attempts."""
+"""Limit of an error's text in the history of a task's attempts."""
 SUSPECT_AFTER = 2
 """Attempts of a task that ended with a dead worker or container; from then on it is run alone."""
 MAX_STEPS = 20
-"""Of one look for entries that nobody has started."""
+"""Limit of steps in one search for claimed entries that no agent has started."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A task's id as a queue handed it out. Nothing has begun yet."""
+    """A claimed task id. Its attempt has not started."""
 
     stream: str
     entry_id: str
     task_id: str
     token: str = field(default_factory=lambda: secrets.token_hex(16), compare=False, repr=False)
-    """Of the attempt that this entry begins: a start that is repeated after a lost reply is the same attempt."""
+    """Token of the attempt that this entry starts: a start repeated after a lost reply is the same attempt."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +76,18 @@ class Started:
 
     @property
     def budget(self) -> Budget:
-        """What the task's attempts have used up when this one has ended."""
+        """Budget that is used up when this attempt has ended."""
         attempt = self.attempt - self.attempts_before - self.lost
         return Budget(attempt, self.max_attempts, self.connections_lost, self.busy_tries)
 
     @property
     def is_suspect(self) -> bool:
-        """Whether earlier attempts ended so often with a dead worker or container that the task may be the cause."""
+        """True when so many attempts ended with a dead worker or container that the task may be the cause."""
         return self.lost + self.connections_lost >= SUSPECT_AFTER
 
 
 class TaskQueue:
-    """One endpoint's queue for one agent.
+    """Queue of an endpoint, as one agent uses it.
 
     `commands` and `blocking` are separate clients: a read that waits must not hold up results and heartbeats. Every
     method may be called again after a lost reply. `lease_ms` is how long a task is held without a heartbeat.
@@ -215,12 +215,12 @@ class TaskQueue:
         )
 
     async def is_key_in_use(self, fingerprint: str) -> bool:
-        """Return whether processes of this store seal with this secret key now; otherwise nobody need have it."""
+        """Return whether processes of this store seal with this secret key now; otherwise no process needs it."""
         noted = await self._blocking.hmget(META, [FINGERPRINT, NEXT_FINGERPRINT])  # type: ignore[misc]
         return fingerprint.encode() in noted
 
     async def renew(self, leases: Sequence[Lease]) -> list[Renewal]:
-        """Renew all these leases in one call; one answer for each."""
+        """Renew all these leases in one call; return a result for each."""
         reply = await self._beats.renew(
             self._keys,
             tasks=[self._keys.task(lease.task_id) for lease in leases],

@@ -24,7 +24,7 @@ class OutboxEntry:
 
 @dataclass(frozen=True)
 class Settlement:
-    """What the store made of a verdict. Not accepted: another process has the delivery, or it was settled before."""
+    """Result of settling. Not accepted: another process has the delivery, or it was settled before."""
 
     accepted: bool
     latency_seconds: float = 0.0

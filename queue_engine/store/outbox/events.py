@@ -1,4 +1,4 @@
-"""Deliveries of workers' status events. Those of one worker are sent one after the other."""
+"""Deliveries of workers' status events. A worker's events are sent in order, one at a time."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ MISSED_CHUNK = 1000
 
 
 class Outbox:
-    """Deliveries for one delivery process. What it has read and not settled is taken over by others when it dies.
+    """Deliveries for one delivery process. When it dies, other processes take over entries that it has read and not settled.
 
     `process_id` must be new for each start of a process. Every method may be called again after a lost reply.
     `max_age_ms`: a delivery that is older is given up instead of put off again.
@@ -227,5 +227,5 @@ class Outbox:
 
 
 def _is_event(entry: OutboxEntry) -> bool:
-    """Whether it is a worker's status change; the other kind is a task's result."""
+    """Return True for a worker's status event, False for a task's result."""
     return entry.delivery_id.startswith("s:")
