@@ -28,8 +28,9 @@ MISSED_CHUNK = 1000
 
 
 class Outbox:
-    """Deliveries for one delivery process. When it dies, other processes take over entries that it has read and not settled.
+    """Deliveries for one delivery process.
 
+    When the process dies, others take over the entries that it has read and not settled.
     `process_id` must be new for each start of a process. Every method may be called again after a lost reply.
     `max_age_ms`: a delivery that is older is given up instead of put off again.
     """
