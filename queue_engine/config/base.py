@@ -24,7 +24,9 @@ class ProcessSettings(BaseSettings):
     Raises ValueError when both forms of a secret are given, and when its file cannot be read.
     """
 
-    model_config = SettingsConfigDict(env_prefix=ENGINE_PREFIX, env_ignore_empty=True, extra="ignore", defer_build=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENGINE_PREFIX, env_ignore_empty=True, extra="ignore", defer_build=True, allow_inf_nan=False
+    )
 
     @classmethod
     def settings_customise_sources(

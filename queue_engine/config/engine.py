@@ -6,10 +6,10 @@ Nothing reads the environment at import: a composition root makes the settings o
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import NoDecode
@@ -23,6 +23,7 @@ from queue_engine.rules.addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
 from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy, DestinationRules, OwnHost, parse_own_host
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,14 @@ class WebhookSettings(StoreSettings, ControlSettings):
     @classmethod
     def _split_ports(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(int(part) for part in value.split(",") if part.strip())
+            value = _numbers(value, int, "ports")
+        return value
+
+    @field_validator("own_ports")
+    @classmethod
+    def _check_ports(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if any(not 1 <= port <= 65535 for port in value):
+            raise ValueError("must be ports between 1 and 65535, separated by commas")
         return value
 
     @field_validator("webhook_allow", mode="before")
@@ -211,7 +219,7 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
     @classmethod
     def _split_schedule(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(float(part) for part in value.split(",") if part.strip())
+            return _numbers(value, float, "seconds")
         return value
 
     @field_validator("delivery_schedule")
@@ -254,6 +262,14 @@ class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
     def needs_control_redis_url(self) -> bool:
         """Whether that must be given, and is not."""
         return parse_store_url(self.jobs_redis_url).topology is Topology.CLUSTER
+
+
+def _numbers(value: str, number: Callable[[str], Number], what: str) -> tuple[Number, ...]:
+    """Return comma-separated numbers. Raises ValueError that says `what` they must be."""
+    try:
+        return tuple(number(part) for part in value.split(",") if part.strip())
+    except ValueError:
+        raise ValueError(f"must be {what}, separated by commas") from None
 
 
 def _networks(value: Any) -> Any:

@@ -1,0 +1,48 @@
+"""Values of settings that no process may start with, and what is said of them."""
+
+from typing import get_args
+
+import pytest
+from pydantic import ValidationError
+
+from queue_engine.config.agent import AgentSettings
+from queue_engine.config.base import ProcessSettings, variable_of
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+
+CLASSES = (ApiSettings, DeliverySettings, ControllerSettings, AgentSettings)
+FLOATS = [
+    (settings, name)
+    for settings in CLASSES
+    for name, field in settings.model_fields.items()
+    if float in (field.annotation, *get_args(field.annotation))
+]
+
+
+def said(settings: type[ProcessSettings], name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what is said of a value that is refused."""
+    monkeypatch.setenv(variable_of(settings, name), value)
+    with pytest.raises(ValidationError) as refused:
+        settings()
+    return "; ".join(fault["msg"] for fault in refused.value.errors() if fault["loc"][0] == name)
+
+
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan", "1e999"])
+@pytest.mark.parametrize(("settings", "name"), FLOATS)
+def test_a_number_must_be_finite(
+    settings: type[ProcessSettings], name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert said(settings, name, value, monkeypatch)
+
+
+def test_there_are_numbers_to_try() -> None:
+    assert {settings for settings, _ in FLOATS} == set(CLASSES)
+
+
+@pytest.mark.parametrize("value", ["1,x", "8000.5", "0", "65536", "-1"])
+def test_ports_are_named_with_their_rule(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "must be ports" in said(ApiSettings, "own_ports", value, monkeypatch)
+
+
+@pytest.mark.parametrize("value", ["1,soon", "1,,x", "1;2"])
+def test_a_schedule_is_named_with_its_rule(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "must be seconds, separated by commas" in said(DeliverySettings, "delivery_schedule", value, monkeypatch)
