@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 _PR_SET_CHILD_SUBREAPER = 36
 _GIVE_UP_SECONDS = 10.0
@@ -74,25 +75,39 @@ async def end_orphans(keep: Keep) -> None:
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + _GIVE_UP_SECONDS
-    while orphans := _kill_orphans(keep):
+    while not (left := _kill_orphans(keep)).none:
         if clock() > deadline:
-            logger.error("orphans do not end: %s", sorted(orphans))
+            logger.error("orphans do not end: %s", sorted(left.alive))
             return
         await asyncio.sleep(_PAUSE_SECONDS)
 
 
-def _kill_orphans(keep: Keep) -> set[int]:
-    """Kill until no new orphan appears; return those that have not ended yet."""
+class _Left(NamedTuple):
+    """Orphans after a pass."""
+
+    alive: set[int]
+    reaped: bool
+    """The pass has reaped an orphan. It may have left a child that was adopted after the pass had listed orphans."""
+
+    @property
+    def none(self) -> bool:
+        return not self.alive and not self.reaped
+
+
+def _kill_orphans(keep: Keep) -> _Left:
+    """Kill until no new orphan appears; return what the last pass left."""
     killed: set[int] = set()
-    orphans: set[int] = set()
+    left = _Left(set(), reaped=False)
     for _ in range(_PASSES_IN_A_ROW):
-        orphans = set(reap_orphans(keep))
-        if orphans <= killed:
+        found = {pid for pid in children() if not keep(pid)}
+        alive = {pid for pid in found if not _is_reaped(pid)}
+        left = _Left(alive, reaped=alive != found)
+        if alive <= killed and not left.reaped:
             break
-        for pid in orphans - killed:
+        for pid in alive - killed:
             _kill(pid)
-        killed |= orphans
-    return orphans
+        killed |= alive
+    return left
 
 
 def _kill(pid: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -107,6 +108,35 @@ def test_a_daemon_whose_controller_and_agent_were_killed_is_ended_by_up(tmp_path
         wait_until(lambda: not is_alive(daemon), message="the daemon outlives its worker")
     finally:
         up.end()
+
+
+LEAVES_A_CHILD = """
+import asyncio, os, sys, time
+from queue_engine.processes.orphans import become_subreaper, children, end_orphans
+
+assert become_subreaper()
+go, told = os.pipe()
+first = os.fork()
+if not first:
+    os.read(go, 1)
+    if not os.fork():
+        time.sleep(60)
+    os._exit(0)
+
+def leaves_a_child(pid):
+    if pid == first:  # listed and not reaped yet: now it forks and exits
+        os.write(told, b"x")
+        os.waitid(os.P_PID, first, os.WEXITED | os.WNOWAIT)
+    return False
+
+asyncio.run(end_orphans(leaves_a_child))
+sys.exit(len(children()))
+"""
+
+
+def test_a_process_that_forks_and_exits_while_orphans_are_listed_does_not_save_its_child() -> None:
+    done = subprocess.run([sys.executable, "-c", LEAVES_A_CHILD], cwd=ROOT, timeout=60, check=False)
+    assert done.returncode == 0
 
 
 async def test_ended_processes_that_a_container_has_left_do_not_pile_up(
