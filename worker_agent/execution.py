@@ -1,4 +1,4 @@
-"""One call of the container for a task, and the outcome that follows from it."""
+"""Call the container for a task, and derive the outcome from its response."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from worker_agent.requests import cancel_request_for, request_for
 log = logging.getLogger(__name__)
 
 LOST = NOT_CONNECTED | {RESET}
-"""Error types that the end of the container's process explains."""
+"""Error types that may be caused by the end of the container's process."""
 BROKEN_OFF = frozenset({"timeout", "too_large"})
-"""Error types of a call that this side broke off: the container may still be at work."""
+"""Error types of a call that the agent aborted: the container may still be working on the task."""
 CONTAINER_END_SECONDS = 1.0
-"""Maximum time between the end of the container's connections and the end of its process, as they are noticed."""
+"""Maximum time between noticing that a connection to the container broke and noticing that its process has ended."""
 
 CANCELLED = Failed(CANCELLED_WHILE_RUNNING, TaskState.CANCELLED)
 
@@ -43,13 +43,13 @@ class Executed:
     """Result of a call."""
 
     outcome: Outcome | None
-    """None when the attempt was stopped and its task is not this agent's any longer."""
+    """None if the attempt was stopped and this agent no longer holds its task."""
     is_broken_off: bool
-    """The container may still be at work on the task."""
+    """True if the container may still be working on the task."""
 
 
 class Execution:
-    """Calls one container. `runs_container`: it is a child of the agent, so that its end is noticed."""
+    """Calls one container. With `runs_container` it is a child process, so that the agent notices its end."""
 
     def __init__(self, forwarder: Forwarder, watch: ContainerWatch, *, runs_container: bool) -> None:
         self._forwarder = forwarder
@@ -57,7 +57,7 @@ class Execution:
         self._runs_container = runs_container
 
     async def run(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> Executed:
-        """Call the container. Stopping the attempt breaks the call off."""
+        """Call the container and return the result. Stopping the attempt aborts the call."""
         try:
             response, is_starting = await self._observed(task, duty)
         except asyncio.CancelledError:
@@ -74,7 +74,7 @@ class Execution:
         return Executed(outcome, is_broken_off=response.error_type in BROKEN_OFF)
 
     async def notify_stopped(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
-        """Call the endpoint's cancelUri, if it has one, because the call was broken off."""
+        """Call the endpoint's cancelUri, if it has one, after an aborted call."""
         request = cancel_request_for(task, held.attempt.cancel_uri, self._watch.address)
         if request is None or duty.container_ended.is_set():
             return
@@ -89,10 +89,10 @@ class Execution:
             )
 
     async def _observed(self, task: ClaimedTask, duty: Duty) -> tuple[ContainerResponse, bool]:
-        """Return the response, and whether the worker has not served yet."""
+        """Return the response, and True if the container has not served any task yet."""
         response, is_starting = await self._watch.observed(self._call(task))
         if response.error_type in LOST and self._runs_container:
-            # The connection breaks some milliseconds before the end of the process is noticed.
+            # Wait, because the connection breaks some milliseconds before the agent notices the end of the process.
             await wait_for_event(duty.container_ended, CONTAINER_END_SECONDS)
         return response, is_starting
 

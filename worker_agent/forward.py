@@ -1,4 +1,4 @@
-"""Forwarding a task to its container: one HTTP call, behind a narrow interface."""
+"""Forward a task to its container: one HTTP call, behind a narrow interface."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ from worker_agent.requests import ForwardRequest
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 KEEPALIVE_SECONDS = 1.5
-"""Idle connections are closed before common servers close them (gunicorn after 2 s, uvicorn after 5 s): a task sent on
-a connection that its container is closing at that moment would fail without having run."""
+"""Idle time after which a connection is closed. It is shorter than that of common servers (gunicorn 2 s, uvicorn 5 s),
+because a task that is sent on a connection which the container is just closing would fail without having run."""
 MAX_LOCATION_BYTES = 200
 MAX_ON_LOOP_BYTES = 64 * 1024
-"""A larger body becomes an output in a thread: heartbeats go on beside its decoding."""
+"""Limit for a body that is decoded on the event loop. A larger one is decoded in a thread, so that it does not delay
+heartbeats."""
 READ_BUFFER_BYTES = 64 * 1024
 MAX_FAILURE_BYTES = 1024 * 1024
-"""Of a failure's body so much is looked at, for the beginning that its error repeats."""
+"""Limit for the decoded bytes of a failed response's body, of which the error quotes the beginning."""
 FAILURE_BODY_SECONDS = 2.0
-"""Time limit for that beginning: the status has come, and only the text of the error depends on the body."""
+"""Timeout for reading that beginning. It can be short, because only the text of the error depends on the body."""
 
 
 class Forwarder(Protocol):
     """Sends one request to the container."""
 
     async def forward(self, request: ForwardRequest) -> ContainerResponse:
-        """Return the container's response, or the error type of the failed call. Raises nothing but CancelledError."""
+        """Return the container's response, or the error type of the failed call. Raises only CancelledError."""
         ...
 
 
 class HttpForwarder:
-    """Forwards over HTTP/1.1 with kept-alive connections, without cookies, redirects and proxies.
+    """Forwards over HTTP/1.1 with keep-alive connections; cookies, redirects and proxies are not used.
 
-    `max_response_bytes` bounds what is read of a response, after decoding. Close it with `aclose`.
+    `max_response_bytes` limits the size of a response after decoding. Close the forwarder with `aclose`.
     """
 
     def __init__(
@@ -83,15 +84,15 @@ class HttpForwarder:
             if 200 <= response.status < 300:
                 return await self._success(response)
             deadline = limit.when() or 0.0
-            limit.reschedule(None)  # from here on the status decides, not a body that does not end in time
+            limit.reschedule(None)  # because the status decides the outcome, even if the body does not end in time
             return await self._failure(response, deadline)
-        except ValueError as error:  # outside, it would mean that the request cannot be sent
+        except ValueError as error:  # `forward` would treat it as a request that cannot be sent
             raise BadResponse("its body cannot be read") from error
         finally:
             response.close()
 
     async def _success(self, response: aiohttp.ClientResponse) -> ContainerResponse:
-        """The whole body. Raises BadResponse and what breaks the connection."""
+        """Return the response with its whole body. Raises BadResponse, and the errors of the connection."""
         body = bytearray()
         try:
             async for piece in _decoded(response, self._max_response_bytes):
@@ -104,7 +105,7 @@ class HttpForwarder:
         return ContainerResponse(response.status, await asyncio.to_thread(output_of, content_type, bytes(body)))
 
     async def _failure(self, response: aiohttp.ClientResponse, deadline: float) -> ContainerResponse:
-        """The status, and as much of the body as an error repeats."""
+        """Return the status, and as much of the body as the error quotes."""
         body = await _beginning(response, min(deadline, asyncio.get_running_loop().time() + self._failure_body_seconds))
         text = text_of(response.headers.get("Content-Type", ""), body)
         location = response.headers.get("Location", "") if 300 <= response.status < 400 else ""
@@ -149,7 +150,10 @@ def _authority(request: ForwardRequest) -> str:
 
 
 async def _beginning(response: aiohttp.ClientResponse, until: float) -> bytes:
-    """Return what comes of a failure's body in time, up to what an error repeats. An error of the body is its end."""
+    """Return the beginning of a failed response's body: what arrives before `until`, up to the length an error quotes.
+
+    An error while reading ends the body.
+    """
     body = bytearray()
     with suppress(aiohttp.ClientError, OSError, TooLarge):
         async with asyncio.timeout_at(until):
@@ -161,7 +165,7 @@ async def _beginning(response: aiohttp.ClientResponse, until: float) -> bytes:
 
 
 async def _decoded(response: aiohttp.ClientResponse, max_bytes: int) -> AsyncIterator[bytes]:
-    """The body without its content codings. Raises BadResponse, TooLarge, and what breaks the connection."""
+    """Yield the body without its content codings. Raises BadResponse, TooLarge, and the errors of the connection."""
     for value in response.headers.getall("Transfer-Encoding", ()):
         for name in value.lower().split(","):
             if name.strip() not in ("chunked", "identity"):

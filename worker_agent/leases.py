@@ -1,4 +1,4 @@
-"""Leases of running attempts: all are renewed together, and an attempt that has lost its lease is stopped."""
+"""The leases of running attempts. All are renewed together; an attempt that has lost its lease is stopped."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from worker_agent.ports import LeaseSource, loop
 log = logging.getLogger(__name__)
 
 MAX_RENEWED = 500
-"""Limit for the leases of one call."""
+"""Maximum number of leases that one call renews."""
 
 
 class StopReason(Enum):
-    """Reason for which an attempt is stopped."""
+    """The reason why an attempt is stopped."""
 
     CANCELLED = (logging.INFO, "the task is cancelled: its call is stopped")
     FENCED = (logging.WARNING, "the attempt is fenced: its call is stopped")
@@ -35,15 +35,15 @@ class StopReason(Enum):
 
 @dataclass(eq=False)
 class HeldAttempt:
-    """An attempt under way, whose lease is renewed."""
+    """A running attempt, whose lease is renewed."""
 
     attempt: StartedAttempt
     runner: asyncio.Task[None]
     stop: StopReason | None = None
     calling: bool = False
-    """The container may have the request."""
+    """True if the container may have received the request."""
     settling: bool = False
-    """The outcome is on its way to the store."""
+    """True if the outcome is being sent to the store."""
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -64,7 +64,7 @@ class Leases:
 
     @contextmanager
     def holding(self, attempt: StartedAttempt) -> Iterator[HeldAttempt]:
-        """Hold an attempt that runs in the current task: its lease is renewed within this context."""
+        """Hold an attempt that runs in the current asyncio task: its lease is renewed within this context."""
         held = self._held[attempt.lease.token] = HeldAttempt(attempt, runner=_current_task())
         metrics.agent_running_tasks.inc()
         try:
@@ -74,11 +74,11 @@ class Leases:
             self._held.pop(attempt.lease.token, None)
 
     def unfinished(self) -> list[HeldAttempt]:
-        """Return the attempts whose outcome is not on its way to the store, and that are not being stopped."""
+        """Return the attempts that are not being stopped and whose outcome is not being sent to the store."""
         return [held for held in self._held.values() if not held.settling and held.stop is None]
 
     def stop(self, held: HeldAttempt, reason: StopReason) -> None:
-        """Stop an attempt; does nothing when its outcome is on its way to the store, or it is being stopped."""
+        """Stop an attempt, unless its outcome is being sent to the store or it is already being stopped."""
         if held.settling or held.stop is not None or held.attempt.lease.token not in self._held:
             return
         log.log(reason.level, reason.text, extra=held.attempt.ids)
@@ -88,11 +88,11 @@ class Leases:
         held.runner.cancel()
 
     async def renew_forever(self) -> None:
-        """Renew all leases four times in each lease's time, until cancelled."""
+        """Renew all leases four times per lease duration, until cancelled."""
         await loop(self.renew_step, idle_seconds=self._interval_seconds, name="heartbeats")
 
     async def renew_step(self) -> int:
-        """Renew all leases once. Always return 0, because the next renewal is due after the interval."""
+        """Renew all leases once. Always return 0, so that the loop waits for the interval before the next renewal."""
         held = list(self._held.values())
         for first in range(0, len(held), MAX_RENEWED):
             batch = held[first : first + MAX_RENEWED]

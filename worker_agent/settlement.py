@@ -1,4 +1,4 @@
-"""The end of attempts: outcomes are recorded, unfinished attempts are released, both are counted and logged."""
+"""The end of attempts: record outcomes and release unfinished attempts; count and log both."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ log = logging.getLogger(__name__)
 
 
 class Settlement:
-    """Offers each outcome to the engine until the engine has taken or refused it."""
+    """Sends each outcome to the engine, and repeats this until the engine accepts or rejects it."""
 
     def __init__(self, sink: OutcomeSink) -> None:
         self._sink = sink
 
     async def settle(self, attempt: StartedAttempt, outcome: Outcome, *, run_seconds: float) -> None:
-        """Record the outcome of an attempt that took so long."""
+        """Record the outcome of an attempt, which took `run_seconds`."""
         settled = await until_available(partial(self._sink.settle, attempt.lease, outcome), "settle")
         _count(outcome, settled, run_seconds)
         if log.isEnabledFor(logging.INFO):
@@ -30,7 +30,7 @@ class Settlement:
             log.info("attempt ended", extra={**attempt.ids, **waited, **facts, **why})
 
     async def release(self, attempt: StartedAttempt, *, called: bool) -> None:
-        """Queue the task again. `called` is True when the container may have got the request."""
+        """Queue the task again. `called` is True if the container may have received the request."""
         word = await until_available(partial(self._sink.release, attempt.lease, called=called), "release")
         log.info("attempt released", extra={**attempt.ids, "called": called, "store": word})
         if word == "CANCELLED":
@@ -60,7 +60,7 @@ def _label(outcome: Outcome) -> str:
 
 
 def _state_after(outcome: Outcome) -> TaskState:
-    """Return the state of a task that this outcome has ended; a retry beyond the last attempt fails it."""
+    """Return the final state of a task after this outcome. A retry after the last attempt means FAILED."""
     if isinstance(outcome, Succeeded):
         return TaskState.SUCCEEDED
     return outcome.state if isinstance(outcome, Failed) else TaskState.FAILED

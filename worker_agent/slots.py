@@ -1,4 +1,4 @@
-"""The slots of an agent: at most its concurrency of attempts run at once."""
+"""The slots of an agent, which limit the attempts that run at the same time to its concurrency."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Slots:
-    """Runs at most `limit` attempts at once, each in a task of its own."""
+    """Runs at most `limit` attempts at the same time, each in its own asyncio task."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -19,7 +19,7 @@ class Slots:
 
     @property
     def runners(self) -> set[asyncio.Task[None]]:
-        """The tasks of the attempts that run now."""
+        """The asyncio tasks of the attempts that run now."""
         return set(self._runners)
 
     @property
@@ -27,14 +27,14 @@ class Slots:
         return len(self._runners) < self._limit
 
     async def wait_for_free(self) -> int:
-        """Return the number of free slots, when there is one."""
+        """Wait for a free slot, and return the number of free slots."""
         while not self.has_free:
             self._freed.clear()
             await self._freed.wait()
         return self._limit - len(self._runners)
 
     def run(self, attempt: Coroutine[None, None, None]) -> None:
-        """Run an attempt in a free slot. An exception of it is logged, and its lease expires."""
+        """Run an attempt in a free slot. If it raises, the exception is logged and its lease expires."""
         runner = asyncio.create_task(attempt)
         self._runners.add(runner)
         runner.add_done_callback(self._ended)

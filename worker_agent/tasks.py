@@ -1,4 +1,4 @@
-"""The work of an agent of a QUEUE endpoint: claim tasks, execute each in the container, settle its outcome."""
+"""The work of a QUEUE endpoint's agent: claim tasks, execute each in the container, settle its outcome."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from worker_agent.slots import Slots
 log = logging.getLogger(__name__)
 
 MAX_CLAIMS = 64
-"""Limit for the tasks of one claim."""
+"""Maximum number of tasks in one claim."""
 MAX_UNSTARTED_SECONDS = 10.0
-"""A task that an agent has claimed and not started for a lease, or for this long, is claimed by another agent, because
-starting follows claiming at once. If the first agent lives after all, the task goes to the agent that starts it first,
-and the claim of the other one is stale."""
+"""Maximum time for which a task may be claimed without being started, if the lease is not shorter. After it, another
+agent may claim the task: an agent starts a task right after claiming it, so the first agent has probably died. If it
+lives, the agent that starts the task first runs it, and the claim of the other one is stale."""
 
 
 class TaskWork:
-    """Runs tasks until the agent drains; then running tasks finish within the grace, or are released.
+    """Runs tasks until the agent drains. Running tasks then finish within the grace period, or are released.
 
-    Guarantees: a task is executed only while this agent holds its lease, as far as it can know; an outcome is kept and
-    offered to the engine until the engine has taken or refused it.
+    Guarantees: a task is executed only while this agent holds its lease, as far as the agent can know; an outcome is
+    kept and sent to the engine again until the engine accepts or rejects it.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class TaskWork:
         return asyncio.create_task(new, name="claim"), asyncio.create_task(abandoned, name="take over")
 
     async def _claim_step(self, duty: Duty) -> int:
-        """Wait for the container and a free slot, claim, and begin what was claimed."""
+        """Wait for the container and a free slot, claim tasks, and begin them."""
         await duty.open.wait()
         await self._watch.wait_for_turn()
         if pause_seconds := self._pause.seconds_left:
@@ -100,7 +100,8 @@ class TaskWork:
     async def _claim_abandoned_step(self, duty: Duty) -> int:
         """Claim tasks that another agent claimed before it died.
 
-        Also without a free slot: a task that cannot begin here goes before all new tasks to the agent that has one.
+        This needs no free slot: a task that cannot begin here is put back, and an agent with a free slot claims it
+        before all new tasks.
         """
         if self._pause.seconds_left:
             return 0
@@ -110,7 +111,7 @@ class TaskWork:
         return len(claims)
 
     async def _begin(self, claims: Sequence[Claim], duty: Duty) -> None:
-        """Run the claims that fit and put the others back; a source may hand out more than was asked for."""
+        """Run the claims for which there is room and put the others back: a source may return more than requested."""
         for claim in claims:
             if self._has_room(duty) and self._watch.take_turn():
                 self._slots.run(self._run_claim(claim, duty))
@@ -129,8 +130,8 @@ class TaskWork:
         attempt = await until_available(partial(claim.start, address=address), "start")
         if attempt is None:
             return
-        # If the attempt waited here with its lease, it would be lost together with the worker of the suspect that runs
-        # alone, and would become a suspect itself.
+        # While a suspect (a task that may crash its worker) runs alone, other attempts are released and do not wait
+        # here: if the suspect crashed this worker, they would be lost with it and become suspects too.
         if duty.draining.is_set() or not self._isolation.is_open or self._isolation.passes_on(attempt):
             await self._settlement.release(attempt, called=False)
         elif isinstance(attempt.task, Unreadable):
@@ -158,14 +159,14 @@ class TaskWork:
                 await self._settlement.settle(held.attempt, CANCELLED, run_seconds=held.run_seconds)
 
     async def _execute(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
-        """Call the container and settle the outcome; at the same time notify the container of a call broken off.
+        """Call the container and settle the outcome; at the same time notify the container of an aborted call.
 
-        The slot stays taken until the container knows, so that the next task does not run beside this one.
+        The slot stays occupied until the container is notified, so that the next task does not run beside this one.
         """
         executed = await self._execution.run(held, task, duty)
         ends: list[Awaitable[None]] = []
         if executed.outcome is not None:
-            held.settling = True  # now, because the coroutine begins later, and must not be stopped before
+            held.settling = True  # now: the coroutine begins later, and the attempt must not be stopped before that
             ends.append(self._settlement.settle(held.attempt, executed.outcome, run_seconds=held.run_seconds))
         if executed.is_broken_off:
             ends.append(self._execution.notify_stopped(held, task, duty))
@@ -174,7 +175,7 @@ class TaskWork:
     # Unreadable tasks
 
     async def _refuse(self, attempt: StartedAttempt, unreadable: Unreadable) -> None:
-        """Leave a task to agents that have the key of its headers; fail it when no process can open these."""
+        """Release a task whose headers need a key that other agents may have; fail it if no key can open them."""
         if not unreadable.is_key_missing:
             failed = Failed(f"the worker's agent cannot read the task's headers: {unreadable.reason}")
             await self._settlement.settle(attempt, failed, run_seconds=0.0)
@@ -187,10 +188,10 @@ class TaskWork:
         await self._settlement.release(attempt, called=False)
 
     def _clear_problem(self) -> None:
-        """Clear the problem, because a task could be opened or none waits. During a pause the agent does leave tasks.
+        """Clear the problem after a readable task or an empty queue; during a pause, keep it.
 
-        The end of the pause alone does not clear it, so that a worker whose next task is unreadable too does not become
-        RUNNING in between.
+        The end of the pause alone does not clear the problem, so that a worker whose next task is unreadable too does
+        not become RUNNING in between.
         """
         if not self._pause.seconds_left:
             self.problem = ""
