@@ -1,6 +1,6 @@
-"""The agent beside a worker's container: claims tasks, forwards them, records what comes of them.
+"""The agent beside a worker's container: it claims tasks, forwards them and records their outcomes.
 
-It is a program, `worker-agent`, and has no names for other Python programs.
+It is a program, `worker-agent`, and exports no names to other Python programs.
 """
 
 __all__: list[str] = []

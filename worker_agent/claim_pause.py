@@ -1,4 +1,4 @@
-"""The pause in which an agent claims nothing, after a task whose headers it has no key for."""
+"""The pause in which an agent claims no tasks, after a task whose headers need a key that the agent does not have."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ PAUSES = Backoff(60.0, 600.0)
 
 
 class ClaimPause:
-    """A pause that doubles with each unreadable task in a row, up to ten minutes.
+    """A pause that doubles with each consecutive unreadable task, up to ten minutes.
 
-    An agent that runs no task is always free, and would claim before all others. Its keys change by a restart only, but
-    tasks without headers need none, and no other agent may be there: so it claims again, ever more rarely.
-    `clock`: monotonic seconds.
+    The pause is needed because an agent that cannot run its tasks always has free slots, and would claim tasks before
+    all other agents. It is limited because tasks without headers need no key, and there may be no other agent for them.
+    `clock` returns monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, *, pauses: Backoff = PAUSES) -> None:
@@ -23,19 +23,19 @@ class ClaimPause:
         self._pauses = pauses
         self._until = clock()
         self._unreadable = 0
-        """Reads with an unreadable task, in a row."""
+        """Number of consecutive claims with an unreadable task."""
 
     @property
     def seconds_left(self) -> float:
-        """The rest of the pause; 0 when there is none."""
+        """Seconds until the pause ends; 0 if there is none."""
         return max(0.0, self._until - self._clock())
 
     def begin(self) -> None:
-        """Pause. A second unreadable task of the same read does not prolong the pause."""
+        """Begin a pause. A second unreadable task of the same claim does not prolong it."""
         if not self.seconds_left:
             self._unreadable += 1
             self._until = self._clock() + self._pauses.delay_after(self._unreadable)
 
     def note_readable(self) -> None:
-        """Take into account that a task could be opened: the next pause is a short one again."""
+        """Note that a task's headers could be opened. The next pause has the initial length again."""
         self._unreadable = 0

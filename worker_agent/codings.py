@@ -1,7 +1,7 @@
-"""Content codings of a container's response (RFC 9110, section 8.4): which are decoded, piece by piece.
+"""Decode the content codings of a container's response (RFC 9110, section 8.4), piece by piece.
 
-The agent sends no Accept-Encoding, so a coded response is the container's own choice. Codings of the standard library
-are decoded: gzip, x-gzip and deflate (with a zlib header, as RFC 9110 defines it, and raw, as some servers send it).
+The agent sends no Accept-Encoding, but a container may still choose a coding. The codings of the standard library are
+decoded: gzip, x-gzip and deflate (with a zlib header, as RFC 9110 defines it, and raw, as some servers send it).
 """
 
 from __future__ import annotations
@@ -12,37 +12,39 @@ from collections.abc import Iterable, Iterator
 from queue_engine.net.error_types import BadResponse
 
 PIECE_BYTES = 64 * 1024
-"""Limit for the bytes decoded at once, so that a small body that becomes a large one is refused long before its end."""
+"""Maximum number of bytes decoded at once, so that a small body that expands too far is rejected early."""
 MAX_CODINGS = 4
 _GZIP, _ZLIB, _RAW = 16 + zlib.MAX_WBITS, zlib.MAX_WBITS, -zlib.MAX_WBITS
 
 
 class TooLarge(Exception):
-    """The body is larger than the limit, decoded or on the way there."""
+    """The body is larger than the limit, before or after decoding."""
 
 
 class BodyDecoder:
-    """Decodes one body. Feed it with what comes, then call `end`."""
+    """Decodes a body. Call `feed` with each chunk that arrives, then `end`."""
 
     def __init__(self, codings: Iterable[str], *, max_bytes: int) -> None:
         """`codings` are the values of Content-Encoding."""
         names = (name.strip().lower() for value in codings for name in value.split(","))
         self._names = [name for name in names if name not in ("", "identity")]
         self._stages: list[_Stage] | None = None
-        """None until the first byte: an empty body has no coding, whatever is declared."""
-        # A coding makes what it cannot compress a little larger, so earlier stages may be.
+        """None until the first byte, because an empty body has no coding even if the header declares some."""
+        # A coding enlarges incompressible data a little, so the limits of the earlier stages are larger.
         self._limits = [max_bytes + max_bytes // 64 + 1024] * len(self._names) + [max_bytes]
         self._sizes = [0] * len(self._limits)
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """The decoded pieces. Raises BadResponse for a coding that cannot be decoded and for what is not in its coding,
-        and TooLarge."""
+        """Return the decoded pieces.
+
+        Raises BadResponse for an unsupported coding and for data that is not valid in its coding, and TooLarge.
+        """
         if self._stages is None:
             self._stages = _stages_of(self._names)
         return self._through(self._stages, 0, data)
 
     def end(self) -> None:
-        """Raises BadResponse when the body ended within its coding."""
+        """Check that the body is complete. Raises BadResponse if it ended within its coding."""
         for stage in self._stages or ():
             stage.end()
 
@@ -58,14 +60,14 @@ class BodyDecoder:
 
 
 class _Stage:
-    """One coding. A gzip body may hold several members (RFC 1952, section 2.2), and zeros after them."""
+    """The decoder of a coding. A gzip body may have several members (RFC 1952, section 2.2), and zeros after them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._decoder: zlib._Decompress | None = None
         self._begun = False
         self._start = b""
-        """The first bytes, kept until they tell zlib from raw deflate."""
+        """The first bytes, kept until there are enough to distinguish zlib from raw deflate."""
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         data = self._start + data
@@ -97,7 +99,7 @@ class _Stage:
         return zlib.decompressobj(_GZIP)
 
     def _decode(self, decoder: zlib._Decompress, data: bytes) -> tuple[bytes, bytes]:
-        """One piece, and what is still to be decoded."""
+        """Return a decoded piece, and the data that remains to be decoded."""
         try:
             piece = decoder.decompress(data, PIECE_BYTES)
         except zlib.error:
@@ -109,7 +111,7 @@ class _Stage:
 
 
 def _stages_of(names: list[str]) -> list[_Stage]:
-    """The last coding that was applied comes first."""
+    """Return the decoders in the order of decoding: the coding that was applied last comes first."""
     stages = [_stage(name) for name in names]
     if len(stages) > MAX_CODINGS:
         raise BadResponse(f"its body has {len(stages)} content codings; at most {MAX_CODINGS} are decoded")

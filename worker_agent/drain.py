@@ -1,4 +1,4 @@
-"""The end of an agent's work: running calls may finish within the grace, and every other task is queued again."""
+"""The end of an agent's work: running calls may finish within the grace period, and other tasks are queued again."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Drain:
-    """Ends the attempts of an agent that claims nothing any longer."""
+    """Ends the attempts of an agent that has stopped claiming."""
 
     def __init__(
         self, config: AgentConfig, source: ClaimSource, leases: Leases, settlement: Settlement, slots: Slots
@@ -28,13 +28,14 @@ class Drain:
         self._leases = leases
         self._settlement = settlement
         self._slots = slots
-        # A backend ends a worker by force soon after its grace. Without a backend the agent may wait for longer.
+        # A backend kills a worker soon after its grace period. Without a backend the agent may wait longer.
         self._end_seconds = RELEASE_SECONDS if config.managed else config.lease_seconds
 
     async def run(self, duty: Duty) -> None:
-        """Let running calls finish within the grace, then release the other attempts, at no cost to their tasks.
+        """Let running calls finish within the grace period, then release the attempts that remain.
 
-        An attempt that waits to run alone, and a claim that was not started, are released at once.
+        Attempts that wait to run alone, and claims that were not started, are released at once. A released attempt does
+        not count against its task.
         """
         waiting = [held for held in self._leases.unfinished() if not held.calling]
         early = asyncio.create_task(self._release(waiting, called=False))
@@ -46,7 +47,7 @@ class Drain:
             await end_tasks(early, *self._slots.runners)
 
     async def _let_calls_finish(self, duty: Duty) -> None:
-        """Wait for the running calls, for the grace at most. After the container's end they cannot go on."""
+        """Wait for the running calls, at most for the grace period; stop them if the container has ended."""
         runners = self._slots.runners
         if not runners:
             return
@@ -61,10 +62,10 @@ class Drain:
         await end_tasks(finishing, ending)
 
     async def _release(self, attempts: list[HeldAttempt], *, called: bool) -> None:
-        """Release these attempts and unstarted claims, in one round trip; then wait until their calls are stopped.
+        """Release these attempts and the unstarted claims at the same time, and wait until their calls are stopped.
 
-        The store comes first, because the container may take its time. The wait is bounded: when the store stays away,
-        the leases expire and the tasks are queued again then.
+        The store is called before the container has stopped, because the container may be slow. The wait is bounded:
+        while the store is unavailable, the tasks are queued again when their leases expire.
         """
         writes: list[asyncio.Task[None]] = [
             asyncio.create_task(self._settlement.release(held.attempt, called=called)) for held in attempts
@@ -82,7 +83,7 @@ class Drain:
         _log_failures(writes)
 
     async def _put_back_unstarted(self) -> None:
-        """Put back the claims that were being handed to this agent when it stopped claiming."""
+        """Put back the claims that the store made for this agent just when it stopped claiming."""
         claims = await until_available(self._source.unstarted_claims, "read back")
         await asyncio.gather(*(until_available(claim.put_back, "put back") for claim in claims))
 

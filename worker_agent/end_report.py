@@ -1,4 +1,4 @@
-"""Why the agent ends by itself, for the backend that started it."""
+"""Report to the backend that started the agent why the agent ends without a request."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from queue_engine.domain.agent_protocol import END_FD, WorkerEnd, write_end
 
 
 def say_end(reason: str, last_lines: Iterable[str] = ()) -> None:
-    """Write the reason, and the container's last lines, where the backend reads them. The first call counts.
+    """Write the reason and the container's last lines to the file that the backend reads. Later calls are ignored.
 
-    Does nothing in an agent that no backend started. Works with settings that could not be read.
+    Does nothing in an agent that no backend started. It reads no settings, so that it can report invalid ones.
     """
     fd = os.environ.pop(END_FD, "")
     if fd.isascii() and fd.isdigit():

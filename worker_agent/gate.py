@@ -1,4 +1,4 @@
-"""A gate that many pass at once, or one alone."""
+"""A gate that admits many coroutines at the same time, or a single one alone."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 
 
 class Gate:
-    """Lets any number in together, or one alone, in the order in which they came.
+    """A fair lock with shared and exclusive holders, which are admitted in the order in which they arrive.
 
-    Who wants to be alone waits until the others have left; whoever comes later waits behind him.
+    An exclusive holder waits until all others have left; later arrivals wait behind it.
     """
 
     def __init__(self) -> None:
@@ -23,21 +23,21 @@ class Gate:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody is inside alone and nobody waits to be."""
+        """True if no exclusive holder is inside and none waits."""
         return self._open.is_set()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody is inside."""
+        """True if no holder is inside."""
         return self._inside == 0
 
     async def wait_until_open(self) -> None:
-        """Return when nobody is inside alone and nobody waits to be."""
+        """Wait until no exclusive holder is inside and none waits."""
         await self._open.wait()
 
     @asynccontextmanager
     async def passed(self, *, alone: bool) -> AsyncIterator[None]:
-        """Be inside, with others or alone. Cancellation while waiting leaves the gate as if one had not come."""
+        """Hold the gate, shared or alone. Cancellation while waiting leaves the gate unchanged."""
         await self._enter(alone)
         try:
             yield
@@ -55,7 +55,7 @@ class Gate:
         except asyncio.CancelledError:
             if turn.cancelled():
                 self._waiting.remove((alone, turn))
-            else:  # the turn had come at the same moment
+            else:  # admitted at the same moment
                 self._inside -= 1
                 self._alone = False
             self._let_in()

@@ -1,9 +1,9 @@
-"""Suspects: tasks that may be what kills their worker, because earlier attempts ended with a dead one.
+"""Suspects: tasks that may crash their worker, because the worker crashed during earlier attempts.
 
-A suspect runs alone, so that its neighbours do not pay for it again and again. It waits until all running calls have
-ended, and no other call starts until it has run. Because that may take long, an agent that is busy first leaves a
-suspect to agents that may be idle. The second time it keeps the suspect: when all agents are busy, one of them must
-wait for it.
+A suspect runs alone, so that it does not make attempts of other tasks fail again and again. It waits until all running
+calls have ended, and no other call starts until it has run. Because that may take long, a busy agent first releases a
+suspect, so that an idle agent can claim it. When the busy agent claims it a second time, it keeps it: if all agents are
+busy, one of them has to wait for the suspect's turn.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from worker_agent.gate import Gate
 log = logging.getLogger(__name__)
 
 MAX_PASSED_ON = 10_000
-"""Limit for the suspects that an agent remembers to have left to others."""
+"""Maximum number of suspects that an agent remembers to have released for idle agents."""
 
 
 class Isolation:
-    """Lets the calls of an agent run side by side, and those of suspects alone."""
+    """Lets the calls of an agent run at the same time, and each suspect's call alone."""
 
     def __init__(self) -> None:
         self._gate = Gate()
@@ -30,11 +30,11 @@ class Isolation:
 
     @property
     def is_open(self) -> bool:
-        """False while a suspect runs, or waits to run."""
+        """True unless a suspect runs or waits to run."""
         return self._gate.is_open
 
     async def wait_until_open(self) -> None:
-        """Return when no suspect runs or waits to run."""
+        """Wait until no suspect runs or waits to run."""
         await self._gate.wait_until_open()
 
     def turn(self, attempt: StartedAttempt) -> AbstractAsyncContextManager[None]:
@@ -42,7 +42,7 @@ class Isolation:
         return self._gate.passed(alone=attempt.is_suspect)
 
     def passes_on(self, attempt: StartedAttempt) -> bool:
-        """Return whether the attempt is a suspect that is left to another agent, and remember it if so."""
+        """Return True, and remember it, if the attempt is a suspect that should be released for an idle agent."""
         task_id = attempt.lease.task_id
         if not attempt.is_suspect or self._gate.is_empty:
             return False

@@ -1,17 +1,17 @@
-"""The ports of an agent: what it needs of the engine.
+"""The ports of an agent: the interfaces through which it uses the engine.
 
     source ── claim ──► Claim ── start ──► StartedAttempt ── settle ──► the task has ended, or waits for a retry
                           │                      │  ▲ renew
                           └── put back           └── release ──► the task is queued again
 
-An implementation fits by structure; `worker_agent/cli.py` chooses it. `queue_engine/store/task_source.py` speaks to the
-store. The ports name nothing of it, so that an implementation that speaks to a server fits as well: its claims may have
-started when they are handed out, and putting one back releases it then.
+The ports are protocols, so an implementation does not inherit from them; `worker_agent/cli.py` chooses it. The one in
+`queue_engine/store/task_source.py` calls the store. The ports do not mention the store, so that an implementation may
+call a server: the claims of such a source may have started when it returns them, and `put_back` then releases them.
 
-For every call holds:
-- It may be repeated with the same arguments after a lost response; the effect is that of one call.
-- It raises StoreUnavailable while the engine cannot serve it. Any other exception is a defect.
-- It may be cancelled. Its effect is then unknown, as after a lost response.
+Every call fulfils these rules:
+- A call may be repeated with the same arguments after a lost response, and then has the effect of a single call.
+- A call raises StoreUnavailable while the engine cannot serve it. Any other exception is a defect.
+- A call may be cancelled. Its effect is then unknown, as after a lost response.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from queue_engine.domain.workers import WorkerStatus
 T = TypeVar("T")
 
 MAX_LOG_BATCH_LINES = 500
-"""Limit for the lines of one call: the store serves no other client while it takes them in."""
+"""Maximum number of lines in one call, because the store serves no other client while it appends them."""
 
 
 class Claim(Protocol):
-    """A task that was handed to this agent and not to another one."""
+    """A task that this agent has claimed and not started yet."""
 
     async def start(self, *, address: str) -> StartedAttempt | None:
-        """Start an attempt; return None when the task no longer waits with this claim.
+        """Start an attempt; return None if the claim is no longer valid.
 
-        `address` is where the container listens. Every repetition starts the same attempt.
+        `address` is the address on which the container listens. A repeated call returns the same attempt.
         """
         ...
 
     async def put_back(self) -> None:
-        """Return the task to its queue, to be claimed before new tasks. Only for a claim that was not started."""
+        """Return the task to its queue, to be claimed before new tasks. The claim must not have been started."""
         ...
 
 
@@ -51,21 +51,21 @@ class ClaimSource(Protocol):
     """The queue of one endpoint, from which one agent claims."""
 
     async def claim(self, limit: int) -> Sequence[Claim]:
-        """Claim tasks, waiting some seconds for one to come.
+        """Claim tasks; if none waits, wait some seconds for one.
 
-        `limit` is what the agent has room for. A source with several queues may hand out as many of each.
+        `limit` is the number of free slots. A source with several queues may return that number for each queue.
         """
         ...
 
     async def claim_abandoned(self, limit: int, *, unstarted_seconds: float) -> Sequence[Claim]:
-        """Claim tasks that were handed to another agent and not started by it for that time. Does not wait.
+        """Claim tasks that another agent claimed at least `unstarted_seconds` ago and has not started. Does not wait.
 
-        The source may leave these to its server and hand out none here.
+        A source whose server handles such tasks may always return none.
         """
         ...
 
     async def unstarted_claims(self) -> Sequence[Claim]:
-        """Return the claims of this agent that were not started, those of a cancelled `claim` included."""
+        """Return the claims of this agent that were not started, including those of a cancelled `claim`."""
         ...
 
 
@@ -73,21 +73,21 @@ class LeaseSource(Protocol):
     """The leases of running attempts."""
 
     async def renew(self, leases: Sequence[Lease]) -> Sequence[Renewal]:
-        """Renew all these leases in one call; return the state of each, in the same order."""
+        """Renew all these leases in one call; return the result for each, in the same order."""
         ...
 
 
 class OutcomeSink(Protocol):
-    """Takes what comes of attempts."""
+    """Records the outcomes of attempts, and releases attempts."""
 
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
-        """Record the outcome of an attempt, and what follows for its task."""
+        """Record the outcome of an attempt, and end its task or queue it for a retry."""
         ...
 
     async def release(self, lease: Lease, *, called: bool) -> str:
-        """Queue the task again, at no cost to its budgets. Return OK, CANCELLED, ALREADY, FENCED or GONE.
+        """Queue the task again without counting the attempt. Return OK, CANCELLED, ALREADY, FENCED or GONE.
 
-        `called` is True when the container may have got the request. Otherwise the attempt leaves no trace in the
+        `called` is True if the container may have received the request. Otherwise the attempt is not added to the
         task's history.
         """
         ...
@@ -98,10 +98,10 @@ class TaskSource(ClaimSource, LeaseSource, OutcomeSink, Protocol):
 
 
 class WorkerRecord(Protocol):
-    """The worker as the engine knows it."""
+    """The record of the worker in the engine."""
 
     async def register(self) -> None:
-        """Create the record of a worker that no controller manages; does nothing when it exists."""
+        """Create the record of a worker that no controller manages; do nothing if it exists."""
         ...
 
     async def report(
@@ -109,7 +109,8 @@ class WorkerRecord(Protocol):
     ) -> DesiredState | None:
         """Report the state of the worker; return the desired state of its endpoint.
 
-        None when the worker or its endpoint no longer exists, or the worker was started again: the agent must end.
+        Return None if the worker or its endpoint no longer exists, or the worker was started again. The agent must then
+        end.
         """
         ...
 
@@ -122,15 +123,15 @@ class LogSink(Protocol):
     """The log of the worker's container."""
 
     async def append(self, batch_id: str, lines: Sequence[str]) -> None:
-        """Append at most MAX_LOG_BATCH_LINES; with none, report that the worker lives, so that its log is kept.
+        """Append at most MAX_LOG_BATCH_LINES lines. A call without lines extends the time for which the log is kept.
 
-        A batch that is repeated right after itself, with the same id, is appended once.
+        A batch that is repeated immediately, with the same id, is appended once.
         """
         ...
 
 
 def outage(error: BaseException) -> str | None:
-    """Return the reason when the error says that the engine cannot serve now; None for any other error."""
+    """Return the reason if the error means that the engine is unavailable; None for any other error."""
     return error.reason if isinstance(error, StoreUnavailable) else None
 
 
@@ -140,5 +141,5 @@ async def until_available(call: Callable[[], Awaitable[T]], what: str) -> T:
 
 
 async def loop(step: Callable[[], Awaitable[int]], *, idle_seconds: float, name: str) -> None:
-    """Run a step that calls a port forever, see `run_forever`."""
+    """Run a step that calls a port, forever; see `run_forever`."""
     await run_forever(step, idle_seconds=idle_seconds, name=name, passing=outage)

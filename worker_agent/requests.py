@@ -1,4 +1,4 @@
-"""The requests to a container: one that executes a task, and one that says that a task was stopped."""
+"""The requests to a container: to execute a task, and to notify it that a task was stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CANCEL_TIMEOUT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ForwardRequest:
-    """One HTTP request to the container."""
+    """An HTTP request to the container."""
 
     host: str
     port: int
@@ -25,7 +25,7 @@ class ForwardRequest:
 
 
 def request_for(task: ClaimedTask, address: ContainerAddress) -> ForwardRequest | None:
-    """Return the request that executes a task; None when the worker does not expose the task's workerPort."""
+    """Return the request that executes a task; None if the worker does not expose the task's workerPort."""
     port = address.port_for(task.spec.worker_port)
     if port is None:
         return None
@@ -41,7 +41,7 @@ def request_for(task: ClaimedTask, address: ContainerAddress) -> ForwardRequest 
 
 
 def cancel_request_for(task: ClaimedTask, path: str | None, address: ContainerAddress) -> ForwardRequest | None:
-    """Return the request that notifies the container of a stopped task; None when the endpoint has no path for it."""
+    """Return the request that notifies the container of a stopped task; None if the endpoint has no path for it."""
     port = address.port_for(task.spec.worker_port)
     if path is None or port is None:
         return None

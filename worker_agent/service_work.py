@@ -1,4 +1,4 @@
-"""The work of an agent of an ALB or CUSTOM endpoint: none, until the end, which waits for the requests under way."""
+"""The work of an ALB or CUSTOM endpoint's agent: before it ends, wait for the container's running requests."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from worker_agent.probes import has_connections
 log = logging.getLogger(__name__)
 
 UNLISTED_SECONDS = 1.5
-"""So long after a worker was marked as STOPPING nobody sends it requests any more: the API remembers for one second."""
+"""Time after which a worker that was marked as STOPPING gets no new requests: the API caches workers for one second."""
 POLL_SECONDS = 0.1
 
 
 class ServiceWork:
-    """Claims nothing. When the agent drains, requests under way may end within the grace.
+    """Claims no tasks. When the agent drains, running requests may finish within the grace period.
 
-    They go to the container past the agent, so it looks for connections to the container's port on this machine; those
-    to a container elsewhere are not seen and not waited for.
+    Requests do not pass through the agent, so it looks for connections to the container's port on this machine. It
+    cannot see connections to a container on another machine, and does not wait for them.
     """
 
     def __init__(self, address: ContainerAddress, *, grace_seconds: float) -> None:

@@ -1,1 +1,1 @@
-"""The log of a worker: what its container writes, as lines without secrets, on their way to the task source."""
+"""The log of a worker: read its container's output, mask secrets in it, and send it to the engine as lines."""

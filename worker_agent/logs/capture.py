@@ -1,7 +1,7 @@
-"""The file that a container's standard output and error go to.
+"""The file to which a container's standard output and error are written.
 
-A file and not a pipe: it never blocks its writer, also while the agent hangs. It has no name, so nothing is left behind
-when the agent is killed. What has been read is given back to the file system while the container goes on writing.
+It is a file because a pipe would block the container while the agent hangs. It has no name, so that no file remains
+when the agent is killed. The parts that were read are freed in the file system while the container continues to write.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 
 READ_BYTES = 64 * 1024
-"""Looked through in one go."""
+"""Maximum number of bytes of one read."""
 MAX_UNREAD_BYTES = 32 * 1024 * 1024
-"""What is written faster than it can be read is skipped from here on: it must not fill the disk."""
+"""Maximum number of unread bytes. More are skipped, so that output that is written too fast does not fill the disk."""
 TAIL_BYTES = 64 * 1024
-"""Of what has been read, this much stays readable."""
+"""Number of bytes before the read position that are kept for `tail`."""
 _FREE_BYTES = 1024 * 1024
-"""Freed at once."""
+"""Minimum number of bytes that are freed at once."""
 _MAX_SIZE_FREED = 1 << 40
 _MAX_SIZE_CUT = 8 * 1024 * 1024
-"""Above it the file is cut when all has been read: where nothing can be freed; elsewhere it is only a number, but file
-systems have a limit for that too."""
+"""Sizes above which the file is truncated when all of it has been read. Where read parts can be freed, the size says
+nothing about the space used, but file systems limit it too."""
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 
 Free = Callable[[int, int, int], None]
-"""Gives the bytes of a file from an offset on, so many, back to the file system. Raises OSError when it cannot."""
+"""Function that frees `length` bytes of the file `fd` at `offset` in the file system. Raises OSError if it cannot."""
 
 
 def punch_hole(fd: int, offset: int, length: int) -> None:
-    """fallocate(2) with FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Raises OSError where there is no such thing."""
+    """Call fallocate(2) with FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE. Raises OSError where that is unsupported."""
     if sys.platform != "linux":
         raise OSError("not on this system")
     fallocate = ctypes.CDLL(None, use_errno=True).fallocate
@@ -46,14 +46,14 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
 
 
 class Capture:
-    """Reads what is written to `fd`, from the beginning. `close` it when nobody reads any more.
+    """Reads the data that is written to `fd`, from the beginning. Close it with `close`.
 
-    A program that opens /dev/stdout anew and truncates it (`echo x > /dev/stdout` in a shell) takes away what was
-    not read yet; reading goes on with what follows.
+    A program that opens /dev/stdout again and truncates it (`echo x > /dev/stdout` in a shell) discards the data that
+    was not read yet; reading continues with the data that follows.
     """
 
     def __init__(self, free: Free = punch_hole) -> None:
-        """Raises OSError."""
+        """Create the file. Raises OSError."""
         self.fd = _nameless_file()
         self._free = free
         self._can_free = True
@@ -61,7 +61,7 @@ class Capture:
         self._freed_to = 0
 
     def read(self) -> bytes:
-        """What comes next, at most READ_BYTES; nothing when all has been read."""
+        """Return the next bytes, at most READ_BYTES; empty if all data has been read."""
         if self._size() < self._read_to:
             self._read_to = self._freed_to = 0
         data = os.pread(self.fd, READ_BYTES, self._read_to)
@@ -70,7 +70,7 @@ class Capture:
         return data
 
     def skip(self) -> int:
-        """Leave out what cannot be kept up with: the number of bytes that are never read, mostly 0."""
+        """Skip data if more than MAX_UNREAD_BYTES are unread; return the number of skipped bytes."""
         unread = self._size() - self._read_to
         if unread <= MAX_UNREAD_BYTES:
             return 0
@@ -80,19 +80,19 @@ class Capture:
         return skipped
 
     def tail(self) -> bytes:
-        """The last lines of what has been read, of at most TAIL_BYTES; the very last as far as it has come."""
+        """Return the last lines before the read position, at most TAIL_BYTES. The last line may be incomplete."""
         first = max(0, self._read_to - TAIL_BYTES)
         data = os.pread(self.fd, self._read_to - first, first)
         return data if first == 0 else data.partition(b"\n")[2]
 
     def write_line(self, text: str) -> None:
-        """Add a line of the agent's own, after what the container has written."""
+        """Append a line that the agent writes, after the output of the container."""
         size = self._size()
         is_open = size > 0 and os.pread(self.fd, 1, size - 1) != b"\n"
         os.write(self.fd, f"{chr(10) if is_open else ''}{text}\n".encode())
 
     def close(self) -> None:
-        """Let go of the file; it goes when the container's processes have let go of it too. Safe to call twice."""
+        """Close the file. It is deleted when the container's processes have closed it too. Safe to call twice."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
@@ -109,13 +109,13 @@ class Capture:
                 log.info("what was read of the container's output cannot be freed, only cut: %s", error)
                 self._can_free = False
         if self._read_to > (_MAX_SIZE_FREED if self._can_free else _MAX_SIZE_CUT) and self._size() == self._read_to:
-            # What is written right now is lost. The writer appends, so it goes on at the beginning.
+            # Data that is written at this moment is lost. The writer appends, so it continues at the beginning.
             os.ftruncate(self.fd, 0)
             self._read_to = self._freed_to = 0
 
 
 def _nameless_file() -> int:
-    """A file in the directory for temporary files, opened for reading and appending."""
+    """Return a file without a name in the temporary directory, opened for reading and appending."""
     fd, path = tempfile.mkstemp(prefix="worker-output-")
     try:
         return os.open(path, os.O_RDWR | os.O_APPEND)

@@ -1,4 +1,4 @@
-"""Ships what a container writes to the store, without ever holding up the container or its tasks."""
+"""Send a container's output to the store, without delaying the container or its tasks."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ log = logging.getLogger(__name__)
 
 READ_INTERVAL_SECONDS = 0.2
 MAX_ROUND_BYTES = 8 * 1024 * 1024
-"""Read without a pause: a container that writes without end must not take the agent's time from its tasks."""
+"""Maximum number of bytes read without a pause, so that endless output does not delay the agent's tasks."""
 MAX_WAITING_LINES = 5000
-"""Lines that wait for the store; beyond that they are dropped."""
+"""Maximum number of lines that wait for the store. Further lines are dropped."""
 MAX_BATCH_CHARACTERS = 256 * 1024
 MAX_SIGN_INTERVAL_SECONDS = 3600.0
 
 
 class LogShipper:
-    """The log of one worker, from `start` to `finish`.
+    """Ships the log of one worker, from `start` to `finish`.
 
-    Lines keep their order. A line that is not kept is counted, and the log says so in its place. While the store is
-    away lines wait, as many as fit.
+    Lines keep their order. Dropped lines are counted, and the log has a note in their place. While the store is
+    unavailable, up to MAX_WAITING_LINES lines wait.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class LogShipper:
         )
 
     async def finish(self, within_seconds: float = LOG_FLUSH_SECONDS) -> None:
-        """Ship what is left, within that time. Call it when the container has ended. Never raises."""
+        """Ship the remaining output within that time. Call it after the container has ended. Never raises."""
         await end_tasks(*self._loops)
         try:
             async with asyncio.timeout(within_seconds):
@@ -85,11 +85,11 @@ class LogShipper:
             self._give_up("the last log lines are lost")
 
     def tail(self) -> list[str]:
-        """The last lines that the container wrote, as they would be in the log."""
+        """Return the last lines that the container wrote, with the masking of the log."""
         return self._reader.last_lines(self._capture.tail())
 
     async def read_step(self) -> int:
-        """Read one piece of the output; 0 when it is time for a pause."""
+        """Read a piece of the output; return 0 if a pause is due."""
         count = self._read()
         self._round_bytes += count
         if count == READ_BYTES and self._round_bytes < MAX_ROUND_BYTES:
@@ -98,7 +98,7 @@ class LogShipper:
         return 0
 
     async def ship_step(self) -> int:
-        """Ship one batch, waiting for it and for the store; with nothing to ship say from time to time that we live."""
+        """Wait for lines and ship a batch; if none arrives for some time, only extend the time the log is kept."""
         interval = min(self._retention_seconds / 4, MAX_SIGN_INTERVAL_SECONDS)
         if await wait_for_event(self._filled, interval):
             await self._ship()
@@ -107,7 +107,7 @@ class LogShipper:
         return 0
 
     def _read(self) -> int:
-        """Take in one piece of the output; its size in bytes."""
+        """Read a piece of the output; return its size in bytes."""
         skipped = self._capture.skip()
         if skipped:
             self._reader.skip(skipped)
@@ -132,9 +132,9 @@ class LogShipper:
         self._counted = self._reader.dropped
 
     async def _ship(self) -> None:
-        """Send the oldest lines; they are let go when the store has them, or wants no more of this endpoint.
+        """Send the oldest lines, until the store has accepted them or discards them because the endpoint is deleted.
 
-        A batch stays as it is until then: it may have been stored although its reply was lost.
+        The batch does not change until then, because it may have been stored although the reply was lost.
         """
         if not self._batch:
             self._batch = self._next_batch()
