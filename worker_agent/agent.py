@@ -1,4 +1,4 @@
-"""The agent: looks after its worker's record and its container, while its work, if any, runs the endpoint's tasks."""
+"""The agent: maintains its worker's record and watches the container, while its `Work` runs the endpoint's tasks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_REPORT_INTERVAL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class AgentConfig:
-    """Who the agent is and what it may do. Times in seconds."""
+    """Identity and limits of an agent. Times in seconds."""
 
     endpoint_id: str
     worker_id: str
@@ -31,44 +31,44 @@ class AgentConfig:
     grace_seconds: float
     managed: bool
     runs_container: bool = False
-    """The container is a child of the agent, so that its end is noticed."""
+    """True if the container is a child process of the agent, so that the agent notices its end."""
 
 
 class Duty:
-    """What the agent tells its work: whether there is work to do, and when it is over."""
+    """The signals of an agent to its work: pause, drain, and the end of the container."""
 
     def __init__(self) -> None:
         self.draining = asyncio.Event()
-        """Set for good when the agent is to end."""
+        """Set when the agent must end, and never cleared."""
         self.container_ended = asyncio.Event()
-        """Set when the container has ended by itself: nothing can be waited for."""
+        """Set when the container has ended unexpectedly, so that there is no response to wait for."""
         self.container_end = ""
-        """How it has ended, in a few words."""
+        """Description of the container's end, in a few words."""
         self.open = asyncio.Event()
         """Set while the desired state of the endpoint is RUNNING."""
         self.open.set()
 
 
 class Work(Protocol):
-    """What an agent does for its endpoint, besides looking after the worker."""
+    """The part of an agent that depends on the endpoint's mode."""
 
     @property
     def running_tasks(self) -> int:
-        """Tasks that are being executed."""
+        """Number of tasks that are being executed."""
         ...
 
     @property
     def problem(self) -> str:
-        """Why the agent leaves tasks to other agents; empty when it does not."""
+        """The reason why the agent leaves tasks to other agents; empty if it does not."""
         ...
 
     async def run(self, duty: Duty) -> None:
-        """Work until `duty.draining`, bring to an end what is under way, and return. Nothing runs afterwards."""
+        """Work until `duty.draining`, finish or release the running work, and return. No work runs afterwards."""
         ...
 
 
 class Agent:
-    """One agent. `run` works until `drain` is called; then its work ends what is under way."""
+    """An agent. `run` works until `drain` is called; the running work is then finished or released."""
 
     def __init__(self, config: AgentConfig, record: WorkerRecord, watch: ContainerWatch, work: Work) -> None:
         self._config = config
@@ -79,20 +79,20 @@ class Agent:
         self._drain_reason = ""
 
     def drain(self, reason: str) -> None:
-        """Begin nothing more and end. Safe to call from a signal handler and more than once."""
+        """Start no further work, and end. Safe to call from a signal handler and more than once."""
         if not self._duty.draining.is_set():
             log.info("draining: %s", reason, extra={"running": self._work.running_tasks})
             self._drain_reason = reason
             self._duty.draining.set()
 
     def note_container_end(self, how: str) -> None:
-        """The container has ended by itself: drain, and wait for nothing of it."""
+        """Note that the container has ended unexpectedly: drain, without waiting for its responses."""
         self._duty.container_end = how
         self._duty.container_ended.set()
         self.drain(how)
 
     async def run(self) -> None:
-        """Work until drained. Afterwards nothing of this agent runs and no task is held."""
+        """Work until drained. Afterwards no part of this agent runs and it holds no task."""
         await until_available(self._register, "register")
         background = [
             asyncio.create_task(self._watch_container(), name="watch"),
@@ -107,7 +107,7 @@ class Agent:
     # The worker's own record
 
     async def _register(self) -> None:
-        """Make the record of a worker that no controller manages; it may have been removed while we were silent."""
+        """Create the record of a worker that no controller manages: a sweep may have removed it during an outage."""
         if not self._config.managed:
             await self._record.register()
         self._follow(await self._report_status())
@@ -118,7 +118,7 @@ class Agent:
 
     async def _report_and_wait(self, interval: float) -> int:
         if self._duty.draining.is_set() and self._config.managed:
-            # Why it ends is the controller's to tell: stopped by it, or a container that has crashed.
+            # The controller sets the status, because it knows whether it stopped the worker or the container crashed.
             await asyncio.sleep(interval)
             return 0
         self._watch.changed.clear()
@@ -131,7 +131,10 @@ class Agent:
         return 0
 
     def _follow(self, desired: DesiredState | None) -> None:
-        """Pause while the endpoint is stopped; a controller drains the workers that it manages."""
+        """Follow the desired state: pause while the endpoint is stopped, drain if it is deleted.
+
+        Workers that a controller manages are drained by it.
+        """
         if desired is None:
             self.drain("the worker or its endpoint no longer exists, or the worker was started again")
         elif desired is DesiredState.DELETED and not self._config.managed:
@@ -155,12 +158,12 @@ class Agent:
     def _status(self) -> WorkerStatus:
         if self._duty.draining.is_set():
             return WorkerStatus.STOPPING
-        if not self._duty.open.is_set() and not self._config.managed:  # else its controller says what becomes of it
+        if not self._duty.open.is_set() and not self._config.managed:  # the controller decides about managed workers
             return WorkerStatus.STOPPING if self._work.running_tasks else WorkerStatus.STOPPED
         return WorkerStatus.INITIALIZING if self._work.problem else self._watch.status
 
     async def _watch_container(self) -> None:
-        """Watch until the agent drains. Then no task begins, and a probe would look like a request under way."""
+        """Watch until the agent drains. Then no task begins, and `ServiceWork` would count a probe as a request."""
         watching = asyncio.create_task(self._watch.run(), name="watch steps")
         try:
             await self._duty.draining.wait()

@@ -1,4 +1,4 @@
-"""Command line of the agent: its composition root."""
+"""The command line of the agent: read the settings, connect the parts and run them."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ log = logging.getLogger("worker_agent")
 
 EXIT_USAGE = 2
 REAP_SECONDS = 0.1
-"""Shortest time between two rounds of reaping: a program that forks without a pause ends thousands of processes a
-second, and must not take the agent's time from its tasks."""
+"""Minimum time between two rounds of reaping, because a program that forks in a loop may end thousands of processes a
+second, and reaping them one by one would delay the agent's tasks."""
 UNPROBED_SETTLE_SECONDS = 3.0
-"""A container without a port to tell by that has lived for so long is taken to run: one that crashes at once is not."""
+"""Time after which a container without a known port counts as running, unless it has crashed by then."""
 _SECRETS = frozenset(secret_fields(AgentSettings))
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def _option(name: str, *flags: str) -> Any:
-    """Return the command line option for a setting, with its text."""
+    """Return the command line option for a setting, with the setting's description as help."""
     return typer.Option(*flags, help=text_of(AgentSettings, name))
 
 
@@ -93,7 +93,7 @@ def run(
         status = asyncio.run(serve(settings))
     else:
         status = uvloop.run(serve(settings))
-    exit_on_interrupt()  # the loop has put Python's own handler back
+    exit_on_interrupt()  # again, because the event loop has restored Python's own handler
     sys.exit(status)
 
 
@@ -104,14 +104,14 @@ def main() -> None:
 
 
 def _settings(given: dict[str, Any]) -> AgentSettings:
-    """Return the settings, with those that all processes share taken from the engine's variables where not given."""
+    """Return the settings. Settings that all processes share default to the engine's variables."""
     try:
         shared = {name: value for name in SharedSettings.model_fields if name not in given and (value := _shared(name))}
         return AgentSettings(**(given | shared))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
         messages = [f"{_said_of(one['loc'], shared)}{one['msg'].removeprefix('Value error, ')}" for one in problems]
-    except ValueError as error:  # a secret whose file cannot be read, or that is given twice
+    except ValueError as error:  # a secret whose file cannot be read, or that is set twice
         messages = [str(error)]
     for message in (*messages, *unknown_variables(os.environ)):
         typer.echo(f"worker-agent: {message}", err=True)
@@ -120,7 +120,7 @@ def _settings(given: dict[str, Any]) -> AgentSettings:
 
 
 def _shared(name: str) -> str | None:
-    """Return the engine's setting of this name; None when the agent has one of its own."""
+    """Return the engine's setting of this name; None if the agent's own setting is set."""
     own, variable = f"{AGENT_PREFIX}{name.upper()}", f"{ENGINE_PREFIX}{name.upper()}"
     if os.environ.get(own) or (name in _SECRETS and os.environ.get(own + FILE_SUFFIX)):
         return None
@@ -128,14 +128,14 @@ def _shared(name: str) -> str | None:
 
 
 def _said_of(place: tuple[int | str, ...], shared: Collection[str]) -> str:
-    """Return how a message about a setting begins: with the option, and the variable that it came from."""
+    """Return the beginning of a message about a setting: its option, and the variable that it was read from."""
     name = str(place[0]) if place else "settings"
     prefix = ENGINE_PREFIX if name in shared else AGENT_PREFIX
     return f"--{name.replace('_', '-')} ({prefix}{name.upper()}): "
 
 
 async def serve(settings: AgentSettings) -> int:
-    """Run one agent until it is told to end; returns the exit status."""
+    """Run an agent until it has ended; return the exit status."""
     store = Store(
         settings.redis_url.get_secret_value(),
         settings.sealer(),
@@ -206,7 +206,7 @@ def _metrics_listener(settings: AgentSettings) -> socket.socket:
 
 
 def _check_address(settings: AgentSettings, address: ContainerAddress) -> None:
-    """Raise EngineError when no task can be sent anywhere, or when it could go to the agent itself."""
+    """Raise EngineError if no task could be sent, or if tasks would be sent to the agent itself."""
     if settings.ready_path is not None and address.probed_port is None:
         raise EngineError("WORKER_AGENT_READY_PATH needs a port: give --container-url http://<host>:<port>")
     if settings.service_mode is ServiceMode.QUEUE and address.probed_port is None and not address.own_network:
@@ -220,7 +220,7 @@ def _check_address(settings: AgentSettings, address: ContainerAddress) -> None:
 
 
 async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
-    """An agent of a QUEUE endpoint."""
+    """Run an agent of a QUEUE endpoint."""
     config = _config(settings)
     queue = store.queue(
         endpoint_id=config.endpoint_id, worker_id=config.worker_id, lease_ms=int(config.lease_seconds * 1000)
@@ -236,7 +236,7 @@ async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAd
 
 
 async def _serve_requests(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
-    """An agent of an ALB or CUSTOM endpoint: whoever sends requests to the container does so past the agent."""
+    """Run an agent of an ALB or CUSTOM endpoint, whose requests do not pass through the agent."""
     config = _config(settings)
     watch = _watch_over(settings, address, settle_seconds=UNPROBED_SETTLE_SECONDS)
     work = ServiceWork(address, grace_seconds=config.grace_seconds)
@@ -282,9 +282,9 @@ async def _work(settings: AgentSettings, store: Store, agent: Agent) -> int:
 
 
 async def _run_with_container(agent: Agent, command: str, settings: AgentSettings, store: Store) -> int:
-    """Run the command as the container, and the agent for as long as it lives; keep what the container writes.
+    """Run the command as the container, and the agent as long as it lives; ship the container's output.
 
-    Nothing that the command has started is left afterwards, whatever it did to leave its parents.
+    Afterwards no process that the command has started is left, even if it was detached from its parent.
     """
     become_subreaper()
     with closing(Capture()) as output:
@@ -316,7 +316,7 @@ async def _run_with_container(agent: Agent, command: str, settings: AgentSetting
 
 
 def _note_overridden(settings: AgentSettings, output: Capture) -> None:
-    """Say at the beginning of the container's log which of the endpoint's variables the engine has set otherwise."""
+    """Write the endpoint's variables that the engine overrides at the beginning of the container's log."""
     for name in settings.overridden_names:
         value = settings.container_environment.get(name, "")
         output.write_line(f"the endpoint's variable {name} is overridden: the engine sets {name}={value}")
@@ -343,7 +343,7 @@ def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
 
     def orphaned() -> None:
         agent.drain("the process that started this agent has died")
-        atexit.register(end_own_group)  # nobody else is left to end what the command has started
+        atexit.register(end_own_group)  # because no other process is left that would end the command's processes
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, agent.drain, f"signal {signal.Signals(number).name}")
@@ -352,10 +352,10 @@ def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
 
 
 async def completed(settings: AgentSettings, store: Store) -> AgentSettings:
-    """Return the settings, with what was not given read from the endpoint in the store.
+    """Return the settings, with defaults read from the endpoint in the store.
 
-    A backend gives all of them to the workers that it manages, and leaves out the ready path and the exposed port when
-    there is none; then the store is not asked.
+    The store is not read for a worker that a backend manages, because the backend passes all settings. It omits the
+    ready path and the exposed port if the endpoint has none.
     """
     if settings.managed and None not in (settings.service_mode, settings.concurrency, settings.start_timeout_seconds):
         return settings

@@ -1,4 +1,4 @@
-"""The container beside the agent: where it listens, whether it is up, and, for a local process, running it."""
+"""The container beside the agent: its address, a watch of its readiness, and, for a local process, how it is run."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ log = logging.getLogger(__name__)
 LOOPBACKS = (LOOPBACK, IPV6_LOOPBACK)
 PROBE_INTERVAL_SECONDS = 0.1
 READY_PATH_INTERVAL_SECONDS = 0.5
-"""Between probes while the container is not ready: a start is noticed this soon."""
+"""Interval of probes of the ready path while the container is not ready."""
 STOP_POLL_SECONDS = 0.05
-"""Between looks whether what a container has started has ended."""
+"""Interval at which a stop checks if the container's processes have ended."""
 RECHECK_SECONDS = 5.0
 TRY_INTERVAL_SECONDS = 1.0
-"""Between tasks that begin while the container responds 503 to all: the first result comes soon after it is ready, and
-it is not flooded before."""
+"""Interval at which tasks begin while the container responds 503: short, so that the first result follows soon after
+the container is ready, and long enough not to flood it before."""
 EXPLAIN_INTERVAL_SECONDS = 5.0
-"""Between looks for where the container listens instead."""
+"""Interval at which the ports are listed on which the container listens instead."""
 
 
 @dataclass(frozen=True)
 class ContainerAddress:
-    """How a task's workerPort becomes an address.
+    """The host of the container, and the rule that maps a task's workerPort to a port.
 
-    With `port`, the container listens there and stands for `exposed_port`, or for every workerPort when that is None.
-    With `exposed_port` only, tasks go there and nowhere else. An agent that shares a network with other programs must
-    have one of the two, or a task could name a port of theirs. With `own_network` a task goes to its own workerPort,
-    except to `refused_ports` (the agent's own).
+    With `port`, the container listens there, and `port` replaces `exposed_port`, or every workerPort if that is None.
+    With `exposed_port` only, tasks are sent to that port only. An agent that shares a network with other programs must
+    have one of the two, because a task could otherwise name a port of another program. With `own_network`, a task is
+    sent to its workerPort, except to `refused_ports` (the agent's own).
     """
 
     host: str
@@ -61,17 +61,17 @@ class ContainerAddress:
     def parse(
         cls, url: str, *, exposed_port: int | None, refused_ports: frozenset[int], own_network: bool = False
     ) -> ContainerAddress:
-        """From `http://host[:port]`, which must have been checked before."""
+        """Return the address for `http://host[:port]`, which must have been validated before."""
         parts = urlsplit(url)
         return cls(parts.hostname or "127.0.0.1", parts.port, exposed_port, refused_ports, own_network)
 
     @property
     def probed_port(self) -> int | None:
-        """The port by which to tell that the container is up; None when there is none to tell by."""
+        """The port that probes connect to; None if no port is known."""
         return self.port or self.exposed_port
 
     def port_for(self, worker_port: int) -> int | None:
-        """The port to connect to for a task, or None when it must not be sent: `refusal` says why."""
+        """Return the port to connect to for a task, or None if it must not be sent; `refusal` has the reason."""
         if self.own_network:
             return None if worker_port in self.refused_ports else worker_port
         if self.exposed_port is not None and worker_port != self.exposed_port:
@@ -79,7 +79,7 @@ class ContainerAddress:
         return self.port or self.exposed_port
 
     def refusal(self, worker_port: int) -> str:
-        """Return why no task is sent to `worker_port`, and which port it may name."""
+        """Return a text with the reason why no task is sent to `worker_port`, and the ports that are allowed."""
         if self.own_network:
             return f"workerPort {worker_port} is the agent's own port; a task may name every other one"
         if self.exposed_port is None:
@@ -93,19 +93,19 @@ class ContainerAddress:
 
 @dataclass(frozen=True)
 class ProbePolicy:
-    """What a watch probes, and when."""
+    """The target and the intervals of a watch's probes."""
 
     target: Target | None
-    """None without a port to tell by."""
+    """None if no port is known."""
     ready_path: str | None
     sees_calls: bool
-    """Whether all requests to the container pass through this agent, as tasks do."""
+    """True if all requests to the container pass through this agent, as tasks do."""
     recheck_seconds: float = RECHECK_SECONDS
-    """Between probes while it is ready, and after the last call."""
+    """Interval of probes while the container is ready, and after the last call."""
 
     @property
     def interval_seconds(self) -> float:
-        """Between probes while it is not."""
+        """Interval of probes while the container is not ready."""
         return PROBE_INTERVAL_SECONDS if self.ready_path is None else READY_PATH_INTERVAL_SECONDS
 
 
@@ -120,8 +120,8 @@ def watch_over(
 ) -> ContainerWatch:
     """Return the watch of the container at `address`, whose start begins now.
 
-    `port_name` is given when the agent starts the container itself and tells it the port by that name. Then nothing
-    else listens on that port, so that `::1` is tried too. Without a port to tell by, the container is ready when it has
+    `port_name` is set if the agent starts the container and passes the port in a variable of that name. Then no other
+    program listens on that port, so that `::1` is tried too. If no port is known, the container is ready after it has
     been watched for `settle_seconds`.
     """
     clocks = Clocks(time.monotonic, lambda: datetime.now(UTC))
@@ -137,9 +137,9 @@ def watch_over(
 
 
 class ContainerWatch:
-    """Finds out whether the container is ready, and says when its tasks may begin.
+    """Finds out if the container is ready, and decides when tasks may begin.
 
-    While a call is in flight nothing is probed: a server that takes one call at a time is busy then, not down.
+    It does not probe during a call, because a server that handles one call at a time is then busy, not down.
     """
 
     def __init__(self, address: ContainerAddress, readiness: Readiness, probe: Probe, policy: ProbePolicy) -> None:
@@ -164,7 +164,7 @@ class ContainerWatch:
 
     @property
     def address(self) -> ContainerAddress:
-        """Where the container was found to listen."""
+        """The address on which the container was found to listen."""
         return replace(self._address, host=self._probe.host)
 
     @property
@@ -174,12 +174,12 @@ class ContainerWatch:
 
     @property
     def reason(self) -> str:
-        """Why the worker has that status, for the endpoint's owner."""
+        """The reason for the status, for the endpoint's owner."""
         return self._explained(self._readiness.reason)
 
     @property
     def error(self) -> str:
-        """Why the worker is not ready, once it matters; else empty."""
+        """The reason why the worker is not ready; empty while it runs, and in the first seconds of a start."""
         return self._explained(self._readiness.error)
 
     def _explained(self, text: str) -> str:
@@ -188,7 +188,7 @@ class ContainerWatch:
     # Calls
 
     async def wait_for_turn(self) -> None:
-        """Return when a task may begin."""
+        """Wait until a task may begin."""
         while True:
             await self._open.wait()
             pause = self._try_after - _now()
@@ -196,7 +196,7 @@ class ContainerWatch:
                 return
 
     def take_turn(self) -> bool:
-        """Return whether a task may begin now; while the container responds 503 to all, one a second may."""
+        """Return True if a task may begin now. While the container responds 503, one per TRY_INTERVAL_SECONDS may."""
         if not self._open.is_set():
             return False
         if self._readiness.is_paced:
@@ -207,13 +207,14 @@ class ContainerWatch:
 
     @property
     def is_busy(self) -> bool:
-        """A call is in flight."""
+        """True if a call is running."""
         return self._in_flight > 0
 
     async def observed(self, call: Awaitable[ContainerResponse]) -> tuple[ContainerResponse, bool]:
-        """Make a task's call; return its response, and whether it costs the task no attempt.
+        """Make a task's call; return its response, and True if it does not count as an attempt of the task.
 
-        Until the first 2xx since the container's start, 503 and no connection cost none, for at most the start timeout.
+        Until the first 2xx since the container's start, 503 and failures to connect do not count, for at most the start
+        timeout.
         """
         began = _now()
         self._calls += 1
@@ -263,7 +264,7 @@ class ContainerWatch:
         return 1
 
     async def aclose(self) -> None:
-        """Close what the probes have open."""
+        """Close the connections of the probes."""
         await self._probe.aclose()
 
     async def _until_due(self) -> None:
@@ -280,7 +281,7 @@ class ContainerWatch:
         return self._policy.recheck_seconds if settled else self._policy.interval_seconds
 
     async def _is_explained(self, probed: Probed, calls: int) -> bool:
-        """Return whether a failed probe shows no more than that the container is busy with a call or a request."""
+        """Return True if a failed probe may mean only that the container is busy with a call or a request."""
         if probed.finding is Finding.READY or not self._readiness.is_open:
             return False
         if self._in_flight or self._calls != calls:
@@ -292,7 +293,7 @@ class ContainerWatch:
         return not self._policy.sees_calls and await asyncio.to_thread(self._probe.has_other_connections)
 
     async def _explain(self) -> None:
-        """Look from time to time where a container that does not come up listens instead."""
+        """If the container does not come up, list from time to time the ports on which it listens instead."""
         target = self._policy.target
         if target is None or not (self._readiness.is_refused and self._readiness.needs_explanation):
             self._explanation = ""
@@ -301,7 +302,7 @@ class ContainerWatch:
             self._explain_at = _now() + EXPLAIN_INTERVAL_SECONDS
 
     def _publish(self) -> None:
-        """Let tasks begin, or not, and have a change of the status reported at once."""
+        """Allow tasks to begin, or not, and have a change of the status reported at once."""
         may_begin = self._readiness.is_open and not self._is_doubted
         (self._open.set if may_begin else self._open.clear)()
         (self._unpaced.clear if self._readiness.is_paced else self._unpaced.set)()
@@ -323,7 +324,7 @@ def _now() -> float:
 class ContainerProcess:
     """A command that runs as the container, in the agent's process group.
 
-    Nothing else is started by the agent, so all its other children are what the command started and has left.
+    The agent starts no other process, so all its other children are orphans that the command has started.
     """
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -332,10 +333,10 @@ class ContainerProcess:
 
     @classmethod
     def start(cls, command: str, environment: Mapping[str, str], output_fd: int) -> ContainerProcess:
-        """Start `command` with a shell and exactly this environment; its standard output and error go to a file.
+        """Start `command` in a shell with exactly this environment; write its standard output and error to a file.
 
-        The command inherits no other descriptor, so that it can neither accept the agent's scrapes nor write why the
-        worker ended. (A child that uvloop starts inherits all that can be inherited.) Raises OSError.
+        The command inherits no other descriptor, so that it can neither accept the agent's scrapes nor write the
+        worker's end report. (A child that uvloop starts would inherit all inheritable descriptors.) Raises OSError.
         """
         process = subprocess.Popen(
             ("/bin/sh", "-c", command),
@@ -348,19 +349,19 @@ class ContainerProcess:
         return cls(process)
 
     async def wait(self) -> str:
-        """Wait until it has ended; return how, in a few words."""
+        """Wait until the process has ended; return a description of its end, in a few words."""
         return container_end(await self._status())
 
     async def reap_step(self) -> int:
-        """Wait until a child has ended, and reap what the command has left. Always returns 0: a pause follows."""
+        """Wait until a child has ended, and reap the command's orphans. Always return 0, so that a pause follows."""
         await child_ended()
         reap_orphans(self._is_main)
         return 0
 
     async def stop(self, grace_seconds: float) -> None:
-        """SIGTERM to the command and what it started, and SIGKILL after the grace to all of it that lives.
+        """Send SIGTERM to the command and its processes, and SIGKILL after the grace period to those that still run.
 
-        A command that has ended by itself leaves nothing that has a grace.
+        If the command has ended already, its processes get SIGKILL at once.
         """
         if self._process.returncode is None:
             self._terminate()
@@ -379,14 +380,14 @@ class ContainerProcess:
         return self._process.wait()
 
     def _terminate(self) -> None:
-        """To the whole group where the agent leads it: a shell does not hand the signal on to the server it runs."""
+        """Send SIGTERM to the agent's process group if it leads one, because a shell does not forward the signal."""
         if os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGTERM)  # the agent itself drains already
         else:
             self._process.terminate()
 
     async def _group_ends(self) -> None:
-        """Return when nothing of the agent's group is left but the agent."""
+        """Wait until the agent is the only process of its group."""
         while any(_is_in_own_group(pid) for pid in reap_orphans(self._is_main)):  # noqa: ASYNC110 - no event tells
             await asyncio.sleep(STOP_POLL_SECONDS)
 

@@ -1,8 +1,9 @@
-"""Probes of a container: is its port open, does its ready path respond 2xx, and where does it listen instead.
+"""Probe a container: check that its port is open or its ready path responds 2xx, and find where it listens instead.
 
 A probe must not disturb a server that accepts one connection at a time and has a short listen queue: a few probes that
-it has not accepted yet fill the queue, and then no task gets in. So at most one probe waits in the queue of a container
-that was ready. Its connection stays open until the server has accepted and closed it, and no other one is made before.
+the server has not accepted yet fill the queue, and no task can connect. So at most one probe waits in the queue of a
+container that was ready. Its connection stays open until the server has accepted and closed it; until then no other
+probe connects.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from worker_agent.readiness import Finding, Probed
 CONNECT_TIMEOUT_SECONDS = 1.0
 READY_TIMEOUT_SECONDS = 2.0
 _CLOSE_SECONDS = 0.2
-"""How long a response's body is read, so that most servers finish writing it."""
+"""Time for which a response's body is read, so that most servers finish writing it."""
 _MAX_LINE_BYTES = 64 * 1024
 _MAX_HEADERS = 1000
 _KEEPALIVE_SECONDS = 10
@@ -30,44 +31,44 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[0-9] ([1-5][0-9]{2})(?: [^\r\n]*)?\r?\n")
 
 @dataclass(frozen=True)
 class Target:
-    """Where a container is expected to listen."""
+    """The address on which a container is expected to listen."""
 
     hosts: tuple[str, ...]
-    """Tried in order: a server may listen on `::1` only."""
+    """Hosts that are tried in order, because a server may listen on `::1` only."""
     port: int
     name: str = ""
-    """What the container knows the port as, such as `$PORT`."""
+    """The container's name for the port, such as `$PORT`."""
 
     def __str__(self) -> str:
         return f"{_bracketed(self.hosts[0])}:{self.port}" + (f" ({self.name})" if self.name else "")
 
 
 class Probe(Protocol):
-    """One way to find out whether a container is ready."""
+    """A method to find out if a container is ready."""
 
     @property
     def host(self) -> str:
-        """The host of the container at which it was last found to listen."""
+        """The host on which the container was last found to listen."""
         ...
 
     async def probe(self, *, was_ready: bool) -> Probed:
-        """Return what is found; raises nothing but CancelledError.
+        """Return the result of a probe. Raises only CancelledError.
 
-        A container that `was_ready` may be busy, so a request that it has not responded to is kept.
+        A container that `was_ready` may be busy, so the connection stays open if it has not responded in time.
         """
         ...
 
     def has_other_connections(self) -> bool:
-        """Return whether somebody else is connected to the container, as far as this machine can tell. Blocks."""
+        """Return True if another client is connected to the container, as far as this machine can tell. Blocks."""
         ...
 
     async def aclose(self) -> None:
-        """Close what is open."""
+        """Close the open connections."""
         ...
 
 
 class PortProbe:
-    """Connects, sends the end of the stream, and waits in the background until the server has closed its side too."""
+    """Connects, closes its sending side, and waits in the background until the server has closed its side too."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -82,7 +83,7 @@ class PortProbe:
                 return connected
             self.host = connected.host
             self._closing = asyncio.create_task(_see_closed(connected), name="probe")
-        # A connection that is still open shows that the server lives, and has not come to accept it.
+        # While the earlier connection is open, the server lives, and has not accepted the connection yet.
         return Probed(Finding.READY, "the container accepts connections")
 
     def has_other_connections(self) -> bool:
@@ -94,7 +95,7 @@ class PortProbe:
 
 
 class ReadyPathProbe:
-    """Sends `GET` of the ready path over a connection of its own, and follows no redirect."""
+    """Sends `GET` for the ready path over a new connection. Does not follow redirects."""
 
     def __init__(self, target: Target, path: str) -> None:
         self._target = target
@@ -142,7 +143,7 @@ class ReadyPathProbe:
 
 
 class SettledProbe:
-    """For a container without a port to tell by: it is ready when it has lived for `settle_seconds`."""
+    """A probe for a container without a known port: the container is ready after it has run for `settle_seconds`."""
 
     def __init__(self, host: str, settle_seconds: float) -> None:
         self.host = host
@@ -162,13 +163,13 @@ class SettledProbe:
         return False
 
     async def aclose(self) -> None:
-        """Do nothing, because nothing is open."""
+        """Do nothing, because there are no connections."""
 
 
 def has_connections(port: int, *, besides: int | None = None) -> bool:
-    """Return whether a client is connected to this port of this machine; False where the system does not tell.
+    """Return True if a client is connected to this port of this machine; False if the system does not list connections.
 
-    A connection from the port `besides` does not count. Neither does one whose client has closed its side.
+    Connections from the port `besides`, and those whose client has closed its side, do not count.
     """
     try:
         found = psutil.net_connections("tcp")
@@ -179,9 +180,10 @@ def has_connections(port: int, *, besides: int | None = None) -> bool:
 
 
 def where_children_listen(target: Target) -> str:
-    """Return where the processes that this one has started listen instead, to be put behind a text; may be empty.
+    """Return a text, to be appended to a message, that names the ports on which this process's children listen.
 
-    Blocks. The agent's children are the container's processes; there are none when it was started elsewhere.
+    The text is empty if there are no children. The agent's children are the container's processes; a container that
+    was started elsewhere has none. Blocks.
     """
     try:
         return where_listened(psutil.Process().children(recursive=True), target)
@@ -190,7 +192,7 @@ def where_children_listen(target: Target) -> str:
 
 
 def where_listened(processes: list[psutil.Process], target: Target) -> str:
-    """Return the same text for these processes. It is empty when there are none."""
+    """Return the same text for these processes; empty if there are none."""
     if not processes:
         return ""
     found = _listening(processes)
@@ -224,12 +226,12 @@ class _Connected:
 
     @property
     def is_to_itself(self) -> bool:
-        """Whether the system gave the connection the very port that it goes to, because nothing listens there."""
+        """True if the connection is to itself: if no process listens on a port, the system may use it as local port."""
         return bool(self.writer.get_extra_info("sockname") == self.writer.get_extra_info("peername"))
 
 
 async def _connect(target: Target, first: str) -> _Connected | Probed:
-    """Connect to the first host that accepts, or return what was found at the others."""
+    """Connect to the first host that accepts, or return the finding if none does."""
     silent = None
     for host in (first, *(host for host in target.hosts if host != first)):
         try:
@@ -250,7 +252,7 @@ async def _connect(target: Target, first: str) -> _Connected | Probed:
 
 
 async def _see_closed(connected: _Connected) -> None:
-    """Close our side as far as the server can see, and wait until it has closed its own, or has sent something."""
+    """Close the sending side, and wait until the server has closed its side or has sent data."""
     try:
         _keep_alive(connected.writer.get_extra_info("socket"))
         connected.writer.write_eof()
@@ -262,7 +264,7 @@ async def _see_closed(connected: _Connected) -> None:
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Have the system notice when the other machine is no longer there."""
+    """Enable TCP keep-alive, so that the connection breaks if the other machine is unreachable."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     if hasattr(socket, "TCP_KEEPIDLE"):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_SECONDS)
@@ -270,7 +272,7 @@ def _keep_alive(connection: socket.socket) -> None:
 
 
 async def _get(connected: _Connected, path: str, port: int) -> int:
-    """Return the status of the final response. Raises OSError or EOFError, and ValueError for what is not HTTP/1."""
+    """Return the status of the final response. Raises OSError, EOFError, and ValueError if it is not HTTP/1."""
     host = f"{_bracketed(connected.host)}:{port}"
     request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     connected.writer.write(request.encode("ascii"))
