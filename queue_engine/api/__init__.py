@@ -1,1 +1,1 @@
-"""The HTTP API: what `/openapi.json` describes."""
+"""The HTTP API, as `/openapi.json` describes it."""

@@ -1,4 +1,4 @@
-"""The API as an ASGI application. Everything that it works with is passed in."""
+"""The API as an ASGI application. The caller passes in every object that it works with."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from queue_engine.observability import metrics
 
 
 class Api(Starlette):
-    """Starlette with our own outermost layer in place of its middleware, none of which our routes need."""
+    """Starlette with our own outermost layer instead of its middleware, which our routes do not need."""
 
     def __init__(self, routes: Sequence[BaseRoute], refused: RefusedRequests) -> None:
         self._refused = refused
@@ -66,7 +66,7 @@ def create_app(
     limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds)
     operations: list[DescribedRoute] = []
     document = functools.cache(lambda: describe(operations))
-    # Routes are tried in this order: the one that is used most comes first.
+    # Routes are tried in this order, so the most frequent ones come first.
     operations += TaskRoutes(services).operations()
     operations += EndpointRoutes(services).operations()
     operations += LogRoutes(services).operations()
@@ -78,7 +78,7 @@ def create_app(
 
 
 def _count_failures_from_zero(operations: list[DescribedRoute]) -> None:
-    """Begin the counters of our own failures, so that an alert sees the first of them."""
+    """Start the counters of internal errors at zero, so that an alert sees the first error."""
     for operation in operations:
         if isinstance(operation, Operation):
             for method, code in product(operation.methods or (), ("500", "503")):

@@ -1,1 +1,1 @@
-"""HTTP itself: server, protocol, bodies, authentication, limits, operations and errors, with no words of a dialect."""
+"""HTTP without the vocabulary of a dialect: server, protocol, bodies, authentication, limits, operations and errors."""

@@ -1,4 +1,4 @@
-"""Sender of a request: exactly one `X-Api-Key` or `Authorization: Bearer` header with a key that the store knows."""
+"""Authentication: exactly one `X-Api-Key` or `Authorization: Bearer` header, with a key that is in the store."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Authenticator:
         self._principals = principals
 
     async def principal_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """Return who holds the key in `headers` (names in lower case). Raises Unauthorized, StoreUnavailable."""
+        """Return the principal of the key in `headers` (names in lower case). Raises Unauthorized, StoreUnavailable."""
         principal = await self._principals.of_key(_only_key(headers))
         if principal is None:
             raise _refused("unknown")

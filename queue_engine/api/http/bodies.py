@@ -1,4 +1,4 @@
-"""Reading a request's JSON body within limits of size and time."""
+"""Read a request's JSON body within limits of size and time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from queue_engine.domain.errors import InvalidRequest
 from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 
 MIN_BYTES_PER_SECOND = 500
-"""A body that drips may take longer than the allowed silence only by arriving at this rate at least."""
+"""Minimum rate of a body that takes longer than the timeout between chunks."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class BodyReader:
     silence_seconds: float
 
     async def read_object(self, request: Request, keep_raw: AbstractSet[str] = frozenset()) -> JsonObject:
-        """The body as a JSON object. Raises NotJson, BodyTooLarge, BodyStalled, InvalidRequest, ClientGone."""
+        """Return the body as a JSON object. Raises NotJson, BodyTooLarge, BodyStalled, InvalidRequest, ClientGone."""
         check_content_type(request.scope)
         body = await self.read(request)
         try:
@@ -35,7 +35,7 @@ class BodyReader:
             raise InvalidRequest(_field_name(error.member), error.rule) from None
 
     async def read(self, request: Request) -> bytes:
-        """The body as it is. Raises BodyTooLarge, before anything is read when its length is declared."""
+        """Return the body unchanged. Raises BodyTooLarge, before reading when the declared length exceeds the limit."""
         if _declared_length(request.scope) > self.max_bytes:
             raise BodyTooLarge(self.max_bytes)
         body = bytearray()
@@ -54,13 +54,13 @@ class BodyReader:
             raise BodyStalled from None
 
     def _patience_ends(self, started: float, received: int) -> float:
-        """When the next chunk must be there, on the event loop's clock."""
+        """Return the deadline of the next chunk, on the event loop's clock."""
         left = started + self.silence_seconds + received / MIN_BYTES_PER_SECOND - time.monotonic()
         return asyncio.get_running_loop().time() + min(self.silence_seconds, left)
 
 
 def check_content_type(scope: Scope) -> None:
-    """Raises NotJson unless the body is declared as plain `application/json`, in UTF-8 if it says in what."""
+    """Raise NotJson unless the body is declared as uncompressed `application/json`, in UTF-8 if a charset is given."""
     types = [value for name, value in scope["headers"] if name == b"content-type"]
     if len(types) != 1:
         raise NotJson("needs one Content-Type header: application/json")
@@ -83,7 +83,7 @@ def _check_media_type(text: str) -> None:
 def _declared_length(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value)  # the HTTP parser lets digits through only
+            return int(value)  # the HTTP parser accepts only digits
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Schemas of what every JSON response has in common: the envelope, and the base of what it holds."""
+"""Schemas that all JSON responses share: the envelope, and the base class of its content."""
 
 from __future__ import annotations
 

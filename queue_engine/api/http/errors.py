@@ -1,4 +1,4 @@
-"""The one table from exceptions to HTTP, and the exceptions that only HTTP has."""
+"""The table that maps exceptions to HTTP responses, and the exceptions that only HTTP has."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class WorkerUnavailable(EngineError):
 
 
 class ResponseCutOff(Exception):
-    """A worker's response ended early, after its start was sent on: the connection to the client must end too."""
+    """A worker's response ended after its start was sent on, so the connection to the client must end too."""
 
 
 class ClientGone(Exception):
-    """The client closed the connection before its body was complete: nobody is there to answer to."""
+    """The client closed the connection before its body was complete, so no response is sent."""
 
 
 _NOT_FOUND_CODES = {
@@ -88,7 +88,7 @@ _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
 
 
 def response_to(error: Exception, scope: Scope) -> Response:
-    """What the client is told about `error`. Our own faults are logged, under an id that the answer has."""
+    """Return the response to `error`. An unexpected error is logged under an id that the response contains."""
     if isinstance(error, NotFound):
         return failure(404, _NOT_FOUND_CODES[error.resource], str(error))
     for kind, status, code in _STATUS_AND_CODE:
@@ -108,7 +108,7 @@ def _headers_for(error: EngineError) -> Headers:
 
 
 def _routing_failure(error: HTTPException, scope: Scope) -> Response:
-    """There is no such path, or not with this method."""
+    """Return the response for a path that does not exist, or that does not have this method."""
     if error.status_code == 405:
         allowed = ", ".join(_methods_of(scope))
         return failure(405, INVALID_REQUEST, f"method: must be one of {allowed}", ((b"allow", allowed.encode()),))
@@ -117,7 +117,7 @@ def _routing_failure(error: HTTPException, scope: Scope) -> Response:
 
 
 def _methods_of(scope: Scope) -> list[str]:
-    """What the path in `scope` can be asked with."""
+    """Return the methods of the path in `scope`."""
     routes = [one for one in scope["router"].routes if isinstance(one, Route)]
     found = {method for one in routes if one.path_regex.match(scope["path"]) for method in one.methods or ()}
     return sorted(found | ({"HEAD"} if "GET" in found else set()))

@@ -1,4 +1,4 @@
-"""The outermost layer: turns exceptions into answers, and measures."""
+"""The outermost layer: turns exceptions into responses and measures requests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
 from queue_engine.observability import metrics
 
 CLIENT_GONE = 499
-"""The status in the metrics for a request whose client left before it could be answered."""
+"""Status in the metrics of a request whose client closed the connection before the response."""
 
 _KNOWN_STATUSES = {CLIENT_GONE} | set(HTTPStatus)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
 class Edge:
-    """Wraps the routes. Nothing that a handler raises gets past it, except after its answer has begun."""
+    """Wraps the routes. Turns an exception of a handler into a response, unless a response has begun."""
 
     def __init__(self, app: ASGIApp, refused: RefusedRequests) -> None:
         self._app = app
@@ -45,7 +45,7 @@ class Edge:
 
         try:
             await self._app(scope, receive, note_status)
-        except (ClientGone, ResponseCutOff):  # the server closes the connection, as the answer is not complete
+        except (ClientGone, ResponseCutOff):  # the server closes the connection: the response is incomplete
             status = status or CLIENT_GONE
         except Exception as error:
             if status:
@@ -56,7 +56,7 @@ class Edge:
             self._measure(scope, method, status, perf_counter() - started)
 
     def _note(self, error: Exception) -> None:
-        """Count and log what the operator wants to know of."""
+        """Count or log the errors that an operator must notice."""
         if isinstance(error, TooManyRequests):
             metrics.rate_limited.labels(scope=error.scope).inc()
         elif isinstance(error, StoreUnavailable):
@@ -68,8 +68,8 @@ class Edge:
         self._counter(route, method, _code(status)).inc()
         self._duration(route, method).observe(seconds)
 
-    # `labels()` costs more than the counting itself, so its answers are kept. Both are bounded: routes, methods and
-    # statuses are closed sets.
+    # Cached because `labels()` costs more than the counting. Both caches are bounded: routes, methods and statuses are
+    # closed sets.
     def _counter(self, route: str, method: str, code: str) -> Counter:
         key = (route, method, code)
         if key not in self._requests:
@@ -100,6 +100,6 @@ def _routed(scope: Scope) -> Scope:
 def _code(status: int) -> str:
     """Return the status for the metrics, such as `404`, or `7xx` for one that is not registered.
 
-    The workers of an ALB endpoint choose their own, and each would be a series of its own, forever.
+    Workers of an ALB endpoint choose their own statuses, so without this rule each status would be a new time series.
     """
     return str(int(status)) if status in _KNOWN_STATUSES else f"{status // 100}xx"

@@ -1,4 +1,4 @@
-"""One operation of the API: a route whose handler runs as it is, described in full for OpenAPI.
+"""An operation of the API: a route whose handler is called directly, described in full for OpenAPI.
 
 Starlette routes; handlers read the request and render the response themselves.
 """
@@ -61,7 +61,7 @@ class DescribedRoute(Route):
     ) -> None:
         super().__init__(path, _not_called, methods=[method], name=name)
         self.app = app
-        self.methods = {method}  # Starlette adds HEAD, which the edge turns into GET
+        self.methods = {method}  # Starlette adds HEAD, but the edge turns HEAD into GET
         self.responses = responses
         self.success = success
         about = {"description": inspect.cleandoc(text)} if text else {}
@@ -73,7 +73,7 @@ class DescribedRoute(Route):
 
 
 def _not_called(_request: Request) -> NoReturn:
-    """Stand for the endpoint that Starlette asks for: `app` takes its place."""
+    """Stand for the endpoint that Starlette requires: `app` is called instead."""
     raise NotImplementedError
 
 
@@ -137,7 +137,8 @@ def _responding(handler: Handler, *, writes: bool) -> ASGIApp:
 
 
 def _check_no_delivery(scope: Scope) -> None:
-    # Only this spelling: all Standard Webhooks senders use it, and this server tells webhook_id apart.
+    # Only this spelling: all Standard Webhooks senders use it, and this server does not treat webhook_id as the same
+    # name.
     if any(name == b"webhook-id" for name, _ in scope["headers"]):
         raise InvalidRequest(
             "webhook-id", "is the header of a webhook delivery, and no delivery may change anything here"
@@ -157,10 +158,10 @@ def _body(takes: type[BaseModel]) -> dict[str, Any]:
 
 
 def in_path(name: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter of the path, for OpenAPI."""
+    """Return a parameter of the path, for OpenAPI."""
     return {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
 
 
 def in_query(name: str, description: str, schema: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """An optional parameter of the query, for OpenAPI."""
+    """Return an optional parameter of the query, for OpenAPI."""
     return {"name": name, "in": "query", "required": False, "description": description, "schema": schema, **more}

@@ -12,16 +12,16 @@ log = logging.getLogger(__name__)
 
 _FACTS = "queue_engine.order"
 _FIELDS = {"taskId": "task", "workerId": "worker", "count": "count"}
-"""Parts of a path, and the fields that they become."""
+"""Log fields of the parts of a path."""
 
 
 def note(request: Request, **facts: str | int) -> None:
-    """Add fields to the line of this request. Never a secret, nor what a task holds."""
+    """Add fields to the log line of this request. Never pass a secret or a part of a task's content."""
     request.scope.setdefault(_FACTS, {}).update(facts)
 
 
 def log_order(order: str, scope: Scope) -> None:
-    """Log an order that was carried out; `order` is the name of the operation."""
+    """Log an order that was carried out. `order` is the name of the operation."""
     if log.isEnabledFor(logging.INFO):
         log.info("order carried out", extra={"order": order, **_ids_in_path(scope), **scope.get(_FACTS, {})})
 

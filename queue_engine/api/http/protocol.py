@@ -1,8 +1,8 @@
-"""HTTP on one connection: uvicorn's httptools protocol, with the limits that it does not have.
+"""HTTP on one connection: uvicorn's httptools protocol, with additional limits.
 
 A client must send the head of a request within a time and a size, by the rules of `request_head`, and its body with
-little around it. Another request gets 400, 431, 501 or 505, if the client can still understand that, and the connection
-is closed.
+little overhead. Another request gets 400, 431, 501 or 505, if the client can still relate the response to it, and the
+connection is closed.
 
 A response may come before its request is complete, for instance a 401 or a 413. Many clients read nothing before they
 have sent all, and closing the connection with bytes unread would reset it and destroy the response. So the rest of the
@@ -26,19 +26,19 @@ from queue_engine.api.http.request_pieces import MAX_PIECES_OF_CHUNKS, Cutter, H
 from queue_engine.api.http.responses import failure
 
 MAX_HEAD_BYTES = 64 * 1024
-"""The request line and the headers, and the trailers of a chunked body, all together."""
+"""Limit of the request line and the headers, and the trailers of a chunked body, all together."""
 
 BODY_OVERHEAD = 16
-"""Bytes on the wire for one byte of a body. Chunks of one byte take 6; what takes more is no body."""
+"""Limit of bytes on the wire for each byte of a body. Chunks of one byte take 6."""
 
 MAX_IGNORED_BYTES = 64 * 1024 * 1024
-"""Limit of what is read and discarded of a body after the response."""
+"""Limit of the bytes of a body that are read and discarded after the response."""
 MAX_IGNORED_BYTES_OF_REFUSED = 8 * 1024 * 1024
-"""The same after a request that broke a rule of HTTP."""
+"""The same limit after a request that broke a rule of HTTP."""
 IGNORED_SECONDS = 10.0
-"""Time limit of that, all in all."""
+"""Total time limit of reading and discarding."""
 IGNORED_SILENCE_SECONDS = 2.0
-"""Time limit of that while nothing arrives."""
+"""Time limit of reading and discarding while nothing arrives."""
 
 _NOT_HTTP = Refusal(400, "request: must be valid HTTP/1.1")
 _HEAD_TOO_LARGE = Refusal(431, f"headers: must be at most {MAX_HEAD_BYTES} bytes in all")
@@ -101,10 +101,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._in_message = False
         self._began = False
-        """Whether a message began in the data that is being looked at."""
+        """True if a message began in the current piece."""
         self._head_bytes = 0
         self._allowance = 0
-        """Bytes that may still come before more of the body must come with them."""
+        """Bytes that may still arrive before more bytes of the body must arrive."""
         self._discarding: _Discarding | None = None
         self._broken = False
         """True after a rule was broken or while the connection is being closed: bytes are no longer parsed."""
@@ -115,7 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cutter = Cutter()
         self._head_lines = HeadLines()
         self._line: bytearray | None = bytearray()
-        """The request line as far as it has come; None when it is complete."""
+        """The part of the request line that has arrived; None when the line is complete."""
         self._completed = False
         """True when a message ended in the current piece."""
 
@@ -149,12 +149,12 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._in_message and not self._in_head and not self.transport.is_closing():
             if self.expect_100_continue:
-                self.close_after_response()  # the client may not send its body, so what comes next cannot be told
+                self.close_after_response()  # the client may omit its body, so the next bytes are ambiguous
             else:
                 self._discarding = _Discarding(self.loop, MAX_IGNORED_BYTES, self.transport.close)
 
     def close_after_response(self) -> None:
-        """Close the connection: at once when the request is complete, else when the client has sent what it sends."""
+        """Close the connection: at once when the request is complete, else when the client has stopped sending."""
         if self.transport.is_closing() or self._lingers:
             return
         if self.cycle.response_complete and (self._in_message or self._broken):
@@ -163,7 +163,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _linger(self, max_bytes: int) -> None:
-        """End the response, and close when the client has closed its side or sent `max_bytes` more."""
+        """End the response. Close when the client has closed its side or has sent `max_bytes` more."""
         self._broken = self._lingers = True
         self._stop_expecting()
         self._stop_discarding()
@@ -173,7 +173,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.transport.write_eof()
 
     def _ignore(self, size: int) -> None:
-        """Drop bytes that are not parsed. While earlier requests are being answered, more are not read."""
+        """Drop bytes that are not parsed. Stop reading while earlier requests wait for their responses."""
         if self._discarding is not None:
             self._discarding.note(size)
         else:
@@ -211,7 +211,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self._completed:
-            raise _Refused  # its request line was not seen
+            raise _Refused  # its request line was not checked
         super().on_message_begin()
         self._in_head = self._in_message = self._began = True
         self._head_bytes = 0
@@ -224,13 +224,13 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value) + 4)
-        if self._in_head:  # and not a trailer, which nobody here reads
+        if self._in_head:  # ignore trailers: no handler reads them
             super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
         fault = head_fault(self.parser.get_http_version(), self.url, self.headers)
         if fault is None and self.parser.should_upgrade() and self._has_body():
-            # The parser would take the body for the bytes of another protocol.
+            # The parser would treat the body as bytes of another protocol.
             fault = Refusal(400, "Upgrade: is not supported with a body")
         if fault is not None:
             self._refusal = fault
@@ -254,19 +254,19 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_discarding()
         super().on_message_complete()
 
-    # What uvicorn asks for when parsing fails
+    # Called by uvicorn when parsing fails
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the signature is uvicorn's
-        """Tell the client what broke a rule, unless it would take that for the answer to another request; and close.
+        """Send the refusal and close. Send none where the client would read it as the response to another request.
 
-        `msg` is uvicorn's; what the client is told is in `_refusal`.
+        `msg` is uvicorn's text; the client gets the text of `_refusal`.
         """
         self._broken = True
         cycle = self._pending_cycle()
         if cycle is None:
             self._write_refusal()
         elif self.pipeline or not cycle.more_body:
-            cycle.keep_alive = False  # the requests before are answered, then it is closed
+            cycle.keep_alive = False  # earlier requests get their responses before the close
             self.flow.pause_reading()
         elif cycle.response_started:
             self.transport.close()
@@ -277,12 +277,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._write_refusal()
 
     def _unsupported_upgrade_warning(self) -> None:
-        """An upgrade may be ignored (RFC 9110, section 7.8)."""
+        """Log nothing: an upgrade may be ignored (RFC 9110, section 7.8)."""
 
     # Limits
 
     def _expect(self) -> None:
-        """Close the connection unless the client gets on in time. Does nothing when that is expected already."""
+        """Start the timer that closes the connection unless the client sends in time. Keep a running timer."""
         if self._patience is None:
             self._patience = self.loop.call_later(self.patience_seconds, self._give_up)
 
@@ -297,12 +297,12 @@ class LimitedProtocol(HttpToolsProtocol):
             self._discarding = None
 
     def _expect_after(self, data: bytes) -> None:
-        """Between messages: blank lines before a request must not keep a connection open for ever."""
+        """Start the timer between messages, so that blank lines before a request do not keep a connection open forever."""
         if data and self._pending_cycle() is None and self.timeout_keep_alive_task is None:
             self._expect()
 
     def _pending_cycle(self) -> RequestResponseCycle | None:
-        """The latest request, while it is not answered."""
+        """Return the latest request while its response is incomplete, else None."""
         cycle: RequestResponseCycle | None = self.cycle
         return None if cycle is None or cycle.response_complete else cycle
 
@@ -313,7 +313,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._in_head:
             self._refuse(Refusal(400, "headers: did not arrive in time"))
         if self._lingers or not self._in_head:
-            self.transport.close()  # at once, because the client has been silent
+            self.transport.close()  # without lingering: the client has been silent
 
     def _count_head(self, size: int) -> None:
         self._head_bytes += size
@@ -322,7 +322,7 @@ class LimitedProtocol(HttpToolsProtocol):
             raise _Refused
 
     def _count_received(self, size: int) -> None:
-        """Count what the parser may be keeping to itself: an endless header, trailer or chunk extension."""
+        """Count bytes that the parser may be buffering: an endless header, trailer or chunk extension."""
         self._allowance -= size
         if self._allowance < 0 and self._in_head:
             self._refuse(_HEAD_TOO_LARGE)
@@ -353,5 +353,5 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 def limited_protocol(patience_seconds: float) -> type[LimitedProtocol]:
-    """The class of connections with this patience, for `uvicorn.Config(http=…)`."""
+    """Return the class of connections with this time limit, for `uvicorn.Config(http=…)`."""
     return type("LimitedProtocol", (LimitedProtocol,), {"patience_seconds": patience_seconds})

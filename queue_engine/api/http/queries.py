@@ -1,4 +1,4 @@
-"""Query parameters, read strictly: what is given must be right. Names that we do not know are ignored."""
+"""Strict query parameters: a given value must be valid. Unknown names are ignored."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class Query:
             raise InvalidRequest("query", f"must have at most {MAX_PARAMETERS} parameters") from None
 
     def one(self, name: str) -> str | None:
-        """The parameter's value; None when it is not given. Raises InvalidRequest when it is given twice."""
+        """Return the parameter's value; None when it is not given. Raises InvalidRequest when it is given twice."""
         values = [value for key, value in self._pairs if key == name]
         if len(values) > 1:
             raise InvalidRequest(name, "must be given once")
         return values[0] if values else None
 
     def integer(self, name: str, *, default: int, maximum: int, minimum: int = 1) -> int:
-        """A decimal integer from `minimum` to `maximum`."""
+        """Return a decimal integer from `minimum` to `maximum`."""
         text = self.one(name)
         if text is None:
             return default
@@ -45,12 +45,12 @@ class Query:
         return int(text)
 
     def choice(self, name: str, kind: type[E]) -> E | None:
-        """One of the words of `kind`, in any case."""
+        """Return a word of `kind`, given in any case; None when the parameter is not given."""
         text = self.one(name)
         return None if text is None else _choice(name, text, kind)
 
     def choices(self, name: str, kind: type[E]) -> frozenset[E]:
-        """Words of `kind`, in any case, repeated or separated by commas. Empty when the parameter is not given."""
+        """Return words of `kind`, in any case, repeated or separated by commas. Empty when the parameter is not given."""
         words = [word for key, value in self._pairs if key == name for word in value.split(",")]
         return frozenset(_choice(name, word, kind) for word in words)
 

@@ -1,4 +1,4 @@
-"""How many requests a second one tenant may send to this process."""
+"""Limit the requests that a tenant may send to this process in a second."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from queue_engine.domain.token_bucket import TokenBucket
 
 
 class RateLimiter:
-    """A token bucket for each tenant: `per_second` on average, and as many at once after a pause. 0 sets no limit.
+    """A token bucket for each tenant: `per_second` on average, with a burst of the same size. 0 sets no limit.
 
     Keeps one bucket for each tenant that has a valid key.
     """
@@ -23,7 +23,7 @@ class RateLimiter:
         self._buckets: dict[str, TokenBucket] = {}
 
     def take(self, tenant: str) -> None:
-        """Count one request. Raises TooManyRequests, which says when the next one will pass."""
+        """Count one request. Raises TooManyRequests, with the time until the next request is allowed."""
         if self._per_second <= 0:
             return
         now = self._monotonic()

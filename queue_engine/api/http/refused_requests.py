@@ -1,4 +1,4 @@
-"""Requests that are refused because the store is away."""
+"""Requests that are refused because the store is unavailable."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from queue_engine.observability import outages
 class RefusedRequests:
     """Logs the outages of the store that requests have met.
 
-    A request that was refused is not repeated here, so `probe` is called until it succeeds: the end of an outage is
-    logged whether requests come or not. `probe` raises StoreUnavailable while the store is away.
+    Call `note` for each refused request. The end of an outage must be logged even when no request follows, so `probe`
+    is called until it succeeds. `probe` raises StoreUnavailable while the store is unavailable.
     """
 
     def __init__(self, probe: Callable[[], Awaitable[object]]) -> None:

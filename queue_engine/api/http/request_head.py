@@ -1,8 +1,8 @@
 """Rules for the head of a request that the HTTP parser does not check. Pure.
 
 A proxy in front of this server, this server and a worker behind it must agree where a request ends and which host it is
-for. What RFC 9112 lets a lenient server guess (sections 2.2, 3.2, 6.1) is refused, because two servers may guess
-differently: a request line with two spaces, `Transfer-Encoding: gzip, chunked`, `Host: a, b`.
+for. RFC 9112 lets a lenient server guess (sections 2.2, 3.2, 6.1), but two servers may guess differently. So a request
+that needs a guess is refused: a request line with two spaces, `Transfer-Encoding: gzip, chunked`, `Host: a, b`.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 
 
 class Refusal(NamedTuple):
-    """Response to a request that is not read any further."""
+    """Response to a request of which no more is read."""
 
     status: int
     message: str
 
 
 def line_fault(line: bytes) -> Refusal | None:
-    """Return why the request line, CR LF included, is refused; None when it is well-formed and of HTTP/1."""
+    """Return the reason to refuse the request line, CR LF included; None when it is well-formed and of HTTP/1."""
     found = _LINE.fullmatch(line)
     if found is None:
         return Refusal(400, "request line: must be a method, a target and HTTP/1.1 with one space between them")
@@ -44,7 +44,7 @@ def line_fault(line: bytes) -> Refusal | None:
 
 
 def head_fault(version: str, target: bytes, headers: RawHeaders) -> Refusal | None:
-    """Return why a request with this head is refused; None when it is not."""
+    """Return the reason to refuse a request with this head; None when it is accepted."""
     hosts = [value for name, value in headers if name == b"host"]
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     return (
@@ -79,7 +79,7 @@ def _target_fault(target: bytes, hosts: Sequence[bytes]) -> Refusal | None:
 
 @lru_cache(maxsize=1024)
 def _normalized(host: bytes, scheme: bytes) -> tuple[str, int] | None:
-    """Return host and port for a comparison; None for what is not a host."""
+    """Return host and port for a comparison; None when `host` is not a host."""
     found = _HOST.fullmatch(host)
     if found is None:
         return None

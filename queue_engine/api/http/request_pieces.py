@@ -1,6 +1,6 @@
-"""Cutting what a connection receives into pieces, none of which goes beyond the end of a request. Pure.
+"""Cut the bytes that a connection receives into pieces that do not go beyond the end of a request. Pure.
 
-A parser that gets whole reads tells nothing of the bytes between its callbacks: it accepts `GET  / HTTP/1.1` with two
+A parser that gets whole reads does not report the bytes between its callbacks: it accepts `GET  / HTTP/1.1` with two
 spaces and reports the same as for one. A piece ends after an empty line, where every head and every chunked body ends,
 or with the last byte that `Content-Length` announced. So a piece that follows a complete request begins with the next
 request line.
@@ -20,12 +20,12 @@ class Cutter:
 
     def __init__(self) -> None:
         self.body_left = 0
-        """Bytes to come of a body with `Content-Length`. Set it when a head is complete."""
+        """Remaining bytes of a body with `Content-Length`. Set it when a head is complete."""
         self._tail = b""
         """Up to three bytes since the latest empty line, which may be the beginning of the next one."""
 
     def end_of_piece(self, data: bytes, start: int, *, whole: bool = False) -> int:
-        """Return where the piece that begins at `start` of the read `data` ends; its end with `whole`.
+        """Return the end of the piece that begins at `start` of the read `data`; the end of `data` with `whole`.
 
         Call it for every piece in order, the first with `start` 0.
         """
@@ -52,20 +52,20 @@ MAX_HELD_BYTES = 64
 
 
 class HeadLines:
-    """Gives the parts of one head without what the parser takes for something else than it is.
+    """Passes a head to the parser in parts, without two lines that the parser would misread.
 
     Java's client offers HTTP/2 with every first request. The offer may be ignored (RFC 9110, section 7.8), but the
     parser would treat the body as bytes of the other protocol. White space after `chunked` has no meaning. A head may
-    be cut anywhere between two reads, so the beginning of such a line is held until the rest has come.
+    be cut anywhere between two reads, so the beginning of such a line is held until the rest has arrived.
     """
 
     def __init__(self) -> None:
         self._held = b""
         self._line_begins = False
-        """The next byte begins a header line."""
+        """True when the next byte begins a header line."""
 
     def take(self, part: bytes) -> bytes:
-        """Return what the parser may have of the head now. The first part has the end of the request line."""
+        """Return the part of the head that the parser may have now. The first part has the end of the request line."""
         prefix = b"\n" if self._line_begins else b""
         lines = prefix + self._held + part
         end = lines.rfind(b"\n") + 1

@@ -17,7 +17,7 @@ _COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-co
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """One HTTP response."""
+    """An HTTP response."""
 
     status: int
     body: bytes
@@ -25,7 +25,7 @@ class Response:
     headers: Headers = ()
 
     async def send(self, send: Send) -> None:
-        """Send it through ASGI."""
+        """Send the response through ASGI."""
         headers = [
             (b"content-type", self.content_type),
             (b"content-length", b"%d" % len(self.body)),
@@ -37,11 +37,11 @@ class Response:
 
 
 def success(data: Any) -> Response:
-    """`data` in the envelope. JSON text inside it goes in as `orjson.Fragment`."""
+    """Return `data` in the envelope. Pass JSON text inside `data` as `orjson.Fragment`."""
     return Response(200, orjson.dumps({"message": "success", "code": SUCCESS, "data": data}))
 
 
 def failure(status: int, code: int, message: str, headers: Headers = ()) -> Response:
-    """An error in the envelope. `message` may repeat what the client sent: what UTF-8 cannot hold is replaced."""
+    """Return an error in the envelope. Characters of `message` that UTF-8 cannot encode are escaped."""
     text = message.encode("utf-8", "backslashreplace").decode()
     return Response(status, orjson.dumps({"message": text, "code": code, "data": None}), headers=headers)

@@ -1,4 +1,4 @@
-"""Serving the application on a port."""
+"""Serve the application on a port."""
 
 from __future__ import annotations
 
@@ -14,23 +14,25 @@ from queue_engine.api.http.protocol import limited_protocol
 from queue_engine.config.engine import ApiSettings
 
 KEEP_ALIVE_SECONDS = 75
-"""Above the 60 s after which common load balancers close an idle connection themselves."""
+"""Keep-alive timeout, above the 60 s after which common load balancers close an idle connection themselves."""
 SHUTDOWN_SECONDS = 30
-"""How long requests under way may take to end."""
+"""Time limit for requests in progress when the server stops."""
 BACKLOG = 2048
 
 
 def listen(settings: ApiSettings) -> socket.socket:
-    """A socket that listens as configured; port 0 takes a free one. Raises OSError that names address and port."""
+    """Return a socket that listens as configured; port 0 chooses a free one. Raises OSError that names address and
+    port.
+    """
     listener = bind(settings)
     listener.listen(BACKLOG)
     return listener
 
 
 def bind(settings: ApiSettings) -> socket.socket:
-    """Return a socket with the port, which refuses connections until it listens. Raises OSError as `listen` does.
+    """Return a socket bound to the port, which refuses connections until it listens. Raises OSError as `listen` does.
 
-    A client of a process that waits for its store is refused at once, so that a load balancer takes another one.
+    Until the store is ready, clients are refused at once, so that a load balancer chooses another server.
     """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -45,9 +47,9 @@ def bind(settings: ApiSettings) -> socket.socket:
 
 
 async def serve(app: ASGIApp, settings: ApiSettings, listener: socket.socket, stopping: asyncio.Event) -> None:
-    """Serve on `listener` until `stopping` is set; then requests under way end, and the listener is closed.
+    """Serve on `listener` until `stopping` is set. Then let requests in progress end, and close the listener.
 
-    Signals are the caller's business.
+    The caller handles signals.
     """
     server = _Server(
         uvicorn.Config(

@@ -1,4 +1,4 @@
-"""What the routes work with, put together once for each process."""
+"""The objects that the routes work with, created once for each process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from queue_engine.engine.engine import Engine
 
 @dataclass(frozen=True)
 class Services:
-    """Passed to every group of routes."""
+    """The objects that every group of routes gets."""
 
     engine: Engine
     authenticator: Authenticator
@@ -29,7 +29,7 @@ class Services:
     catalogue: Catalogue
 
     async def admit(self, request: Request) -> Principal:
-        """Return who sends the request. Raises Unauthorized, TooManyRequests, StoreUnavailable."""
+        """Return the principal of the request. Raises Unauthorized, TooManyRequests, StoreUnavailable."""
         principal = await self.authenticator.principal_of(request.scope["headers"])
         self.limiter.take(principal.tenant)
         note(request, tenant=principal.tenant)
@@ -41,7 +41,7 @@ class Services:
 
 
 def endpoint_id_in(request: Request) -> str:
-    """The endpoint id in the path. What cannot be one is not found."""
+    """Return the endpoint id in the path. Raises NotFound for text that cannot be an id."""
     endpoint_id: str = request.scope["path_params"]["id"]
     if not is_endpoint_id(endpoint_id):
         raise NotFound(Resource.ENDPOINT)
@@ -49,7 +49,7 @@ def endpoint_id_in(request: Request) -> str:
 
 
 def task_id_in(request: Request) -> str:
-    """The task id in the path. What cannot be one is not found."""
+    """Return the task id in the path. Raises NotFound for text that cannot be an id."""
     task_id: str = request.scope["path_params"]["taskId"]
     if not is_task_id(task_id):
         raise NotFound(Resource.TASK)
@@ -57,7 +57,7 @@ def task_id_in(request: Request) -> str:
 
 
 def worker_id_in(request: Request) -> str:
-    """The worker id in the path. What cannot be one is not found."""
+    """Return the worker id in the path. Raises NotFound for text that cannot be an id."""
     worker_id: str = request.scope["path_params"]["workerId"]
     if not is_worker_id(worker_id):
         raise NotFound(Resource.WORKER)

@@ -1,4 +1,4 @@
-"""One request on its way to a worker and back, streaming both ways."""
+"""One exchange with a worker: a request and its response, streamed both ways."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NOT_CONNECTED = frozenset({CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR})
 
 
 class NotConnected(Exception):
-    """No connection to the worker came about: nothing of the request was sent."""
+    """No connection to the worker was made, so no part of the request was sent."""
 
 
 class AddressRefused(NotConnected):
@@ -42,26 +42,26 @@ class AddressRefused(NotConnected):
 
 
 class _Broken(Exception):
-    """The worker broke the connection. Not an aiohttp error: those make aiohttp send some requests again by itself."""
+    """The worker broke the connection. Not an aiohttp error, because aiohttp resends some requests after those."""
 
 
 @dataclass(frozen=True)
 class Outgoing:
-    """What is sent to a worker, without the body."""
+    """A request to a worker, without the body."""
 
     method: str
     target: str
-    """Path and query, percent-encoded as they came."""
+    """Path and query, percent-encoded as in the client's request."""
     headers: list[tuple[str, str]] = field(repr=False)
     request_id: str
 
 
 class WorkerClient:
-    """The HTTP client towards workers. Every request has a connection of its own.
+    """The HTTP client towards workers. Each request uses a new connection.
 
-    Workers close idle connections when they like, and a request that is sent at that moment would fail without having
-    run; a connect costs less than having to guess whether it may be sent again. Opens nothing before its first request;
-    close it with `aclose`. `policy` decides on the address of every connection, after names are resolved.
+    A worker may close an idle connection at any time. A request sent at that moment would fail, and the engine could
+    not know whether it may be sent again. A new connection costs less than that. Connects only when a request is sent.
+    Close the client with `aclose`. `policy` checks the address of every connection, after names are resolved.
     """
 
     def __init__(
@@ -74,9 +74,9 @@ class WorkerClient:
     async def send(
         self, upstream: Upstream, outgoing: Outgoing, body: AsyncIterator[bytes] | None
     ) -> aiohttp.ClientResponse:
-        """Return the worker's response, as far as its headers.
+        """Return the worker's response when its headers have arrived; the body is not yet read.
 
-        Raises AddressRefused, another NotConnected, or what broke the connection.
+        Raises AddressRefused, another NotConnected, or the error that broke the connection.
         """
         try:
             return await self._opened().request(
@@ -129,7 +129,7 @@ class WorkerClient:
 
 
 class _CheckedResolver(aiohttp.ThreadedResolver):
-    """Returns the addresses of a name that pass `check`. Raises what the check raised when none does."""
+    """Returns the addresses of a name that pass `check`. Raises the error of `check` when none passes."""
 
     def __init__(self, check: Callable[[str, int], None]) -> None:
         super().__init__()
@@ -161,18 +161,19 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
 
 @dataclass(frozen=True)
 class Limits:
-    """What an exchange may take."""
+    """Limits of an exchange."""
 
     max_body_bytes: int
     silence_seconds: float
-    """How long nothing may move in either direction."""
+    """Time limit while no data moves in either direction."""
 
 
 class Exchange:
-    """One request of a client: a context in which it is sent to workers, until one has taken it.
+    """One request of a client: a context in which the request is tried on workers until one accepts it.
 
-    The block ends early with ClientGone when the client has left, with BodyTooLarge or BodyStalled when its body is at
-    fault, with WorkerUnavailable when the worker is, and with ResponseCutOff when its response had begun by then.
+    The block ends early with ClientGone when the client has disconnected, with BodyTooLarge or BodyStalled when its
+    body breaks a limit, with WorkerUnavailable when the worker fails, and with ResponseCutOff when the worker fails
+    after its response has begun.
     """
 
     def __init__(self, receive: Receive, send: Send, limits: Limits, *, length: int | None) -> None:
@@ -208,11 +209,11 @@ class Exchange:
             raise self._failure("it broke the connection") from error
 
     def body(self) -> AsyncIterator[bytes] | None:
-        """The request's body for one try; None when it has none."""
+        """Return the request's body for one try; None when it has none."""
         return None if self._length == 0 else self._chunks()
 
     async def relay(self, response: aiohttp.ClientResponse, request_id: str) -> None:
-        """Send the worker's response to the client, as it comes."""
+        """Send the worker's response to the client while it arrives."""
         headers = headers_for_client(response.status, response.raw_headers, request_id)
         if headers is None or not 200 <= response.status <= 599:
             raise WorkerUnavailable("the worker's answer is not valid HTTP")
@@ -226,7 +227,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _chunks(self) -> AsyncIterator[bytes]:
-        yield b""  # has the headers sent at once, however long the client takes over the body
+        yield b""  # sends the headers at once, before a slow client's body
         received = 0
         while True:
             message = await self._next()
@@ -251,7 +252,7 @@ class Exchange:
         return message
 
     def _watch_client(self) -> None:
-        """Once its body is there, all that can still come from the client is its leaving."""
+        """Watch for the client's disconnect: after its body, no other message can come."""
         if not self._over:
             self._watch = asyncio.create_task(self._see_client_off(), name="client")
 
@@ -261,7 +262,7 @@ class Exchange:
         self._end(ClientGone())
 
     def _move(self) -> None:
-        """Something moved: the silence begins anew."""
+        """Restart the timer of the silence, because data moved."""
         self._reschedule(self._limits.silence_seconds)
 
     def _end(self, error: Exception) -> Exception:
@@ -276,7 +277,7 @@ class Exchange:
             self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def _failure(self, what: str) -> Exception:
-        """Return the error that names the side at fault: for the client or, after a response has begun, for the log."""
+        """Return the error that names the failed side: for the client or, after a response has begun, for the log."""
         if isinstance(self._error, ClientGone):
             return self._error
         if self._started:

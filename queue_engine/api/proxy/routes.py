@@ -44,7 +44,7 @@ class AlbRoutes:
         self._refused: set[tuple[str, str]] = set()
 
     def routes(self) -> list[DescribedRoute]:
-        """One for each method, so that each is described by itself."""
+        """Return a route for each method, so that each has a description of its own."""
         return [ForwardRoute(method, self.forward) for method in METHODS]
 
     async def forward(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +73,7 @@ class AlbRoutes:
             raise
 
     async def _send_to_one(self, listing: Listing, outgoing: Outgoing, exchange: Exchange) -> None:
-        """Try the workers one after the other, until one takes the request. Raises WorkerUnavailable when none does."""
+        """Try the workers one after the other, until one accepts the request. Raises WorkerUnavailable when none does."""
         for upstream in self._balancer.candidates(listing):
             with self._balancer.using(upstream):
                 try:
@@ -91,7 +91,7 @@ class AlbRoutes:
         raise WorkerUnavailable(_why_none(listing, self._refused))
 
     def _note_refused(self, upstream: Upstream, error: AddressRefused) -> None:
-        """Log a refused address once; clients are told the same as without the worker."""
+        """Log a refused address once. The client gets the same response as without this worker."""
         self._balancer.leave_out(upstream)
         place = (upstream.worker_id, upstream.origin)
         if place in self._refused:
@@ -103,7 +103,7 @@ class AlbRoutes:
 
 
 class ForwardRoute(DescribedRoute):
-    """One method of `/e/{id}/…`. It goes by the path as it came: a decoded one may look like another endpoint's."""
+    """A method of `/e/{id}/…`. Matches the path as sent, because a decoded path may look like another endpoint's."""
 
     def __init__(self, method: str, forward: ASGIApp) -> None:
         super().__init__(
@@ -130,7 +130,7 @@ class ForwardRoute(DescribedRoute):
 
 
 def _target(scope: Scope) -> tuple[str, bytes]:
-    """The endpoint id and the path on the worker. Raises NotFound and InvalidRequest."""
+    """Return the endpoint id and the path on the worker. Raises NotFound and InvalidRequest."""
     target = rules.split_target(scope["raw_path"])
     if target is None or not is_endpoint_id(target[0]):
         raise NotFound(Resource.ENDPOINT)
@@ -152,7 +152,7 @@ def _caller(scope: Scope) -> rules.Caller:
 
 
 def _log(error: WorkerUnavailable | ResponseCutOff, listing: Listing, outgoing: Outgoing) -> None:
-    """Who has no worker at all is told so by the endpoint's status; a broken answer nobody else tells."""
+    """Log a failed request, unless the endpoint has no worker: the endpoint's status says that."""
     if listing.upstreams:
         ids = {"endpoint": listing.endpoint.endpoint_id, "request": outgoing.request_id}
         log.warning("a request failed: %s", error, extra={**ids, "cause": repr(error.__cause__)})

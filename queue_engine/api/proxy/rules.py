@@ -1,8 +1,8 @@
-"""What of a request goes on to a worker, and what of the worker's answer goes back. Pure.
+"""Select the headers of a request for the worker, and the headers of its response for the client. Pure.
 
-`rules/headers.py` has the names by kind and compares look-alikes as one name. A request behind a CDN carries client
-addresses and `Via` that the client did not write, so these are dropped and not refused. A look-alike of a framing name
-has no such excuse: `Transfer_Encoding` is refused.
+`rules/headers.py` has the names by kind and treats look-alikes as the same name. Behind a CDN, a request carries client
+addresses and `Via` that the client did not write, so these are dropped and the request is accepted. A look-alike of a
+framing name has no legitimate source: `Transfer_Encoding` is refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from queue_engine.domain.errors import InvalidRequest
 from queue_engine.rules.headers import HeaderKind, canonical, kind_of
 
 RawHeaders = Sequence[tuple[bytes, bytes]]
-"""Names and values as they came; names of requests in lower case."""
+"""Names and values as received; names of requests in lower case."""
 
 _TARGET = re.compile(rb"/e/([^/]+)(/.*)", re.DOTALL)
 _SEPARATORS = re.compile(rb"[/\\]")
@@ -41,24 +41,25 @@ _BODYLESS = frozenset({204, 304})
 
 @dataclass(frozen=True)
 class Caller:
-    """What a worker is told about who asked."""
+    """The client of a request, for the headers that the worker gets."""
 
     address: str
     scheme: str
     host: bytes
-    """The `Host` that the client asked for."""
+    """The `Host` of the client's request."""
     request_id: str
 
 
 def split_target(raw_path: bytes) -> tuple[str, bytes] | None:
-    """The endpoint id, as it came, and the path on the worker, byte for byte; None when it is no `/e/{id}/…`."""
+    """Return the endpoint id, as sent, and the path on the worker, byte for byte; None when it is no `/e/{id}/…`."""
     match = _TARGET.fullmatch(raw_path)
     return None if match is None else (match[1].decode("latin-1"), match[2])
 
 
 def check_path(path: bytes) -> None:
-    """Raises InvalidRequest for a path that might be resolved to another one on the way: it has a dot segment, spelled
-    in whichever way."""
+    """Raise InvalidRequest for a path with a dot segment in any spelling, because another server may resolve it to
+    another path.
+    """
     for segment in _SEPARATORS.split(unquote_to_bytes(path)):
         if segment.partition(b";")[0] in (b".", b".."):
             raise InvalidRequest("path", "must not have a segment . or ..")
@@ -67,28 +68,29 @@ def check_path(path: bytes) -> None:
 
 
 def asks_for_websocket(headers: RawHeaders) -> bool:
-    """Whether the client wants to go on with the WebSocket protocol."""
+    """Return True if the client asks to switch to the WebSocket protocol."""
     return any(name == b"upgrade" and b"websocket" in value.lower() for name, value in headers)
 
 
 def request_id_of(headers: RawHeaders) -> str | None:
-    """The client's `X-Request-Id`, when it gave one that can be passed on."""
+    """Return the client's `X-Request-Id` if it can be passed on, else None."""
     given = [value for name, value in headers if name == b"x-request-id"]
     return given[0].decode("ascii") if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]) else None
 
 
 def declared_length(headers: RawHeaders) -> int | None:
-    """Bytes of the request's body: 0 when it has none, None when it is chunked."""
+    """Return the size of the request's body: 0 when it has none, None when it is chunked."""
     if any(name == b"transfer-encoding" for name, _ in headers):
         return None
     return next((int(value) for name, value in headers if name == b"content-length"), 0)
 
 
 def headers_for_worker(headers: RawHeaders, caller: Caller) -> list[tuple[str, str]]:
-    """What the worker gets: the client's headers without those of the hop, and who asked.
+    """Return the headers for the worker: the client's, without those of the connection, and those that describe the
+    client.
 
     Raises InvalidRequest for a look-alike of a framing name, and for a value that is not UTF-8, which the client
-    library could not repeat as it is.
+    library could not repeat unchanged.
     """
     _check_framing_names(headers)
     passed_on = _end_to_end(headers, _NOT_PASSED_ON, _DROPPED_KINDS)
@@ -113,7 +115,7 @@ def _check_framing_names(headers: RawHeaders) -> None:
 
 
 def headers_for_client(status: int, headers: RawHeaders, request_id: str) -> list[tuple[bytes, bytes]] | None:
-    """What the client gets of an answer's headers; None when one of them is not HTTP."""
+    """Return the headers for the client, of those in the worker's response; None when a header is not valid HTTP."""
     if not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers):
         return None
     kept = _end_to_end(headers, _NOT_PASSED_BACK, _DROPPED_KINDS_BACK)
@@ -144,7 +146,7 @@ def _is_out(name: str, out: AbstractSet[str], kinds: AbstractSet[HeaderKind]) ->
 
 
 def _length_of_response(status: int, headers: RawHeaders) -> bytes | None:
-    """Its `Content-Length` when it counts: not beside `Transfer-Encoding`, and not where no body follows."""
+    """Return the response's `Content-Length` if it counts: not beside `Transfer-Encoding`, and not without a body."""
     names = [name.lower() for name, _ in headers]
     if status in _BODYLESS or b"transfer-encoding" in names:
         return None

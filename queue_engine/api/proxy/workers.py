@@ -1,4 +1,4 @@
-"""Which worker of an ALB endpoint is the least busy one."""
+"""Choose the least busy worker of an ALB endpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from queue_engine.engine.upstreams import Listing, Upstream
 
 LEFT_OUT_SECONDS = 1.0
-"""How long a worker that could not be connected to is not chosen."""
+"""Time for which a worker is not chosen after a connection to it failed."""
 MAX_REMEMBERED = 10_000
 
 
 class Balancer:
-    """Chooses workers by the requests that this process has under way with each; others take turns."""
+    """Chooses the worker with the fewest requests in progress from this process; equal ones take turns."""
 
     def __init__(self, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -24,7 +24,7 @@ class Balancer:
         self._last: dict[str, str] = {}
 
     def candidates(self, listing: Listing) -> Iterator[Upstream]:
-        """The workers that a request can be tried with, each once, the least busy one first."""
+        """Yield the workers to try for a request, each once, the least busy one first."""
         left = [one for one in listing.upstreams if not self._is_left_out(one)]
         while left:
             chosen = least_busy(left, self._load, self._last.get(listing.endpoint.endpoint_id))
@@ -34,7 +34,7 @@ class Balancer:
 
     @contextmanager
     def using(self, upstream: Upstream) -> Iterator[None]:
-        """Count a request as under way."""
+        """Count a request as in progress."""
         self._under_way[upstream.worker_id] += 1
         try:
             yield
@@ -44,7 +44,7 @@ class Balancer:
                 del self._under_way[upstream.worker_id]
 
     def leave_out(self, upstream: Upstream) -> None:
-        """It could not be connected to: try others for a second."""
+        """Leave out a worker for a second because a connection to it failed."""
         now = self._monotonic()
         self._left_out = {one: until for one, until in self._left_out.items() if now < until}
         self._left_out[upstream] = now + LEFT_OUT_SECONDS
@@ -62,6 +62,6 @@ class Balancer:
 
 
 def least_busy(upstreams: Sequence[Upstream], load: Callable[[Upstream], int], last: str | None) -> Upstream:
-    """The one with the least load; of several, the first after the worker `last`, in a fixed order and round it."""
+    """Return the upstream with the least load; of equal ones, the next after the worker `last` in a fixed cyclic order."""
     in_turn = sorted(upstreams, key=lambda one: (last is not None and one.worker_id <= last, one.worker_id))
     return min(in_turn, key=load)

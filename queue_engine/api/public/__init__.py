@@ -1,1 +1,1 @@
-"""What needs no API key: health, metrics and the description of the API."""
+"""Routes without an API key: health, metrics and the description of the API."""

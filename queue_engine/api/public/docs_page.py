@@ -1,6 +1,6 @@
-"""`/docs`: the OpenAPI document as one plain page, for servers and browsers without the internet.
+"""`/docs`: the OpenAPI document as a page, for servers and browsers without the internet.
 
-Made here, so that it needs no script and its Content-Security-Policy can forbid all of them.
+The page is rendered here, so it needs no script and its Content-Security-Policy can forbid all of them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CONTENT_SECURITY_POLICY = (
 
 
 def render(document: dict[str, Any]) -> str:
-    """The page for an OpenAPI document. Everything in it is escaped."""
+    """Return the page for an OpenAPI document. All texts are escaped."""
     title = escape(document["info"]["title"])
     sections = "".join(_section(document, tag) for tag in document["tags"])
     return (
@@ -64,7 +64,7 @@ def _operation(document: dict[str, Any], method: str, path: str, operation: dict
 
 
 def _data_members(document: dict[str, Any], envelope: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The members of `data` in a successful answer."""
+    """Return the members of `data` in a successful response."""
     data = _resolved(document, envelope).get("properties", {}).get("data", {})
     return _members(document, data.get("items", data))
 
@@ -79,13 +79,13 @@ def _members(document: dict[str, Any], schema: dict[str, Any]) -> list[tuple[str
 
 
 def _resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema itself, when `schema` refers to one of the document's."""
+    """Return the schema that `schema` refers to, or `schema` itself."""
     name = schema.get("$ref", "").rpartition("/")[2]
     return document["components"]["schemas"][name] if name else schema
 
 
 def _kind(schema: dict[str, Any]) -> str:
-    """A word or two on a schema: `integer`, `array of ResourceView`, `string or null`."""
+    """Return a short name of a schema: `integer`, `array of ResourceView`, `string or null`."""
     if "anyOf" in schema:
         return " or ".join(_kind(one) for one in schema["anyOf"])
     if "$ref" in schema:
@@ -105,6 +105,6 @@ def _table(heading: str, rows: list[tuple[str, str, str]]) -> str:
 
 
 def _prose(text: str) -> str:
-    """Text with `code` in backquotes."""
+    """Return HTML for text with `code` in backquotes."""
     parts = escape(text).split("`")
     return "".join(f"<code>{part}</code>" if index % 2 else part for index, part in enumerate(parts))

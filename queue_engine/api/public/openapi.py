@@ -67,7 +67,7 @@ def _operation(route: DescribedRoute, schema: dict[str, Any] | None) -> dict[str
 
 
 def _schemas(routes: Sequence[DescribedRoute]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the schema of each route's answer by the route's name, and those that are referred to by name."""
+    """Return the schema of each route's response by the route's name, and the schemas that are referred to by name."""
     responses = {route.name: TypeAdapter(route.response_model) for route in routes if route.response_model is not None}
     taken = {route.takes for route in routes if route.takes is not None}
     sent = {event for event, _ in EVENTS.values()}
@@ -84,7 +84,7 @@ def _schemas(routes: Sequence[DescribedRoute]) -> tuple[dict[str, Any], dict[str
 
 
 def _tidy(schema: dict[str, Any]) -> None:
-    """Leave out what pydantic adds and nobody needs: titles made of names, and null as a default for absence."""
+    """Remove two things that pydantic adds: titles made of names, and null as a default for absence."""
     for member in schema.get("properties", {}).values():
         member.pop("title", None)
         if member.get("default", ...) is None:

@@ -1,4 +1,4 @@
-"""For those who run the server: health, metrics, documentation. No API key is needed."""
+"""Routes for the operator: health, metrics, documentation. They need no API key."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class HealthView(View):
 
 
 class OperationsRoutes:
-    """`document` gives the OpenAPI document of all operations, these included; `registry` has the metrics."""
+    """Routes without a key. `document` returns the OpenAPI document of all operations; `registry` has the metrics."""
 
     def __init__(self, engine: Engine, document: Callable[[], dict[str, Any]], registry: CollectorRegistry) -> None:
         self._engine = engine

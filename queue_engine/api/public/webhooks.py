@@ -1,4 +1,4 @@
-"""The requests that webhooks get, for the description of the API. `domain/deliveries.py` makes their bodies."""
+"""The requests that webhooks get, for the description of the API. `domain/deliveries.py` creates their bodies."""
 
 from __future__ import annotations
 

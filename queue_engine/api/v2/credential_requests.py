@@ -1,4 +1,4 @@
-"""What a client sends to keep or change a registry credential."""
+"""Request models for creating and changing a registry credential."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Username = Annotated[
     str,
     Field(min_length=1, max_length=1024),
     LINE,
-    matching(r"[^:]*", "must not have a colon"),  # it ends the user name in RFC 7617
+    matching(r"[^:]*", "must not have a colon"),  # a colon ends the user name in RFC 7617
 ]
 # Some registries take a whole key file of several lines as the password.
 Password = Annotated[str, Field(min_length=1, max_length=16 * 1024), NO_NUL]

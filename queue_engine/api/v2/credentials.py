@@ -35,7 +35,7 @@ class CredentialView(View):
 
 
 class CredentialRoutes:
-    """Keep, read, change and delete credentials."""
+    """Create, read, change and delete credentials."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -107,7 +107,7 @@ class CredentialRoutes:
 
 
 def _id_in(request: Request) -> int:
-    """The credential id in the path. What cannot be one is not found."""
+    """Return the credential id in the path. Raises NotFound for text that cannot be an id."""
     text: str = request.scope["path_params"]["id"]
     if not is_endpoint_id(text):
         raise NotFound(Resource.CREDENTIAL)
@@ -115,7 +115,7 @@ def _id_in(request: Request) -> int:
 
 
 def credential_view(credential: Credential) -> dict[str, Any]:
-    """A CredentialView."""
+    """Return a CredentialView."""
     created = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=credential.created_at_ms)
     return {
         "id": credential.credential_id,

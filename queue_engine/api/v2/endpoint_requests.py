@@ -26,9 +26,9 @@ from queue_engine.domain.retry import RetryOn
 from queue_engine.rules.webhook_urls import Webhook
 
 MAX_ENVIRONMENT_BYTES = 128 * 1024
-"""All names and values: what a process can be started with is limited too."""
+"""Limit of all names and values together, because the system limits the environment of a process."""
 MAX_LISTED_CHARACTERS = 1000
-"""Length of the list of known names in a message, because an operator's catalogue may hold any number."""
+"""Length limit of the list of known names in a message, because an operator's catalogue may hold any number."""
 
 VariableName = Annotated[
     str,
@@ -56,14 +56,14 @@ RetryDelays = Annotated[
 
 @dataclass(frozen=True)
 class _Context:
-    """The values that the validators of one body are passed."""
+    """The values that the validators of a body get."""
 
     catalogue: Catalogue
     variable_names: set[str] = field(default_factory=set)
 
 
 def _known_gpu_type(text: str, info: ValidationInfo[_Context]) -> str:
-    """Return the GPU type as the catalogue spells it."""
+    """Return the GPU type in the catalogue's spelling."""
     known = info.context.catalogue.canonical(text)
     if known is None:
         raise ValueError(_one_of(info.context.catalogue.names))
@@ -71,7 +71,7 @@ def _known_gpu_type(text: str, info: ValidationInfo[_Context]) -> str:
 
 
 def _known_region(text: str, info: ValidationInfo[_Context]) -> str:
-    """Return the region as the catalogue spells it."""
+    """Return the region in the catalogue's spelling."""
     known = info.context.catalogue.canonical_region(text)
     if known is None:
         raise ValueError(_one_of(info.context.catalogue.regions))
@@ -147,16 +147,16 @@ class ExposeRequest(RequestModel):
 
 @dataclass(frozen=True)
 class _Shape:
-    """How a setting with a structure of its own is given in a request."""
+    """Form of a structured setting in a request."""
 
     given: Any
-    """As pydantic takes it; not null."""
+    """Type of the given value, for pydantic; not null."""
     read: Callable[[Any], Any]
-    """Makes the setting of what was given."""
+    """Function that returns the setting for a given value."""
     absent: Any = None
-    """Default of a setting that a creation may leave out; `given` with None otherwise."""
+    """Default of a setting that a creation may leave out; None stands for `given`."""
     created: Any = None
-    """In a creation, where that is not `given` or null."""
+    """Type in a creation, if it is not `given` or null."""
 
 
 _SHAPES = {
@@ -199,7 +199,7 @@ def _members_of_change() -> dict[str, Any]:
 def _changed(setting: Defined[Setting]) -> tuple[Any, Any]:
     """Return the annotation and the pydantic field of a setting in a change.
 
-    Null clears it or brings back its default. A required one has neither: null breaks its rule.
+    Null clears it or restores its default. A required setting allows neither, so null breaks its rule.
     """
     text, also, shape = setting.definition.text, setting.definition.also_asked, _SHAPES.get(setting.name)
     rule = shape.given if shape else setting.rule
@@ -217,7 +217,7 @@ def _without_default(schema: dict[str, Any]) -> None:
 
 
 def _read(setting: Defined[Setting], given: Any) -> Any:
-    """Return the setting that stands in a request as `given`."""
+    """Return the setting for the value `given` in a request."""
     given = setting.or_default(given)
     shape = _SHAPES.get(setting.name)
     return given if shape is None or given is setting.default else shape.read(given)
@@ -226,7 +226,7 @@ def _read(setting: Defined[Setting], given: Any) -> Any:
 if TYPE_CHECKING:
 
     class _Creation(RequestModel):
-        """Types of the members that the code names, for mypy: the members themselves are made from the definitions."""
+        """Types of the members that the code uses, for mypy. The members themselves are made from the definitions."""
 
         ready_path: str | None = None
         expose: ExposeRequest | None = None
@@ -271,13 +271,13 @@ class UpdateEndpoint(_Change):
     def parse(
         cls, values: dict[str, Any], catalogue: Catalogue, before: EndpointConfig
     ) -> tuple[UpdateEndpoint, list[FieldError]]:
-        """Return the changes and the field errors that they and `before` have, as `parsed_changes` does."""
+        """Return the changes and the field errors of both the changes and `before`, as `parsed_changes` does."""
         changes, errors = parsed_changes(cls, values, lambda: _Context(catalogue))
         after = changes._applied_to(before)
         return changes, errors + _errors_together(after.ready_path, after.expose, errors)
 
     def environment(self) -> dict[str, str] | None:
-        """Return the new environment; None when it stays."""
+        """Return the new environment; None when it does not change."""
         if "environment_vars" not in self.model_fields_set:
             return None
         return environment_of(self.environment_vars or ())
@@ -296,7 +296,9 @@ class UpdateEndpoint(_Change):
 def _errors_together(
     ready_path: str | None, expose: Expose | ExposeRequest | None, errors: Sequence[FieldError] = ()
 ) -> list[FieldError]:
-    """Return the errors of fields that are valid one by one and not together; none because of one in `errors`."""
+    """Return the errors of fields that are valid one by one and not together. Skip rules about fields that are in
+    `errors`.
+    """
     if ready_path is None or expose is not None or any(name.startswith("expose") for name, _ in errors):
         return []
     return [("readyPath", "needs expose, whose port it is requested on")]

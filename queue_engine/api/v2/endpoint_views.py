@@ -1,6 +1,6 @@
-"""What the API shows of endpoints and workers: the schemas, and the functions that fill them.
+"""Views of endpoints and workers: the schemas, and the functions that fill them.
 
-The functions make plain dictionaries; a test holds them against the schemas.
+The functions return plain dictionaries; a test compares them with the schemas.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ExposeView(View):
 
 
 class _Shown(NamedTuple):
-    """How a setting with a structure of its own is shown."""
+    """Form of a structured setting in a view."""
 
     type: Any
     show: Callable[[Endpoint], Any]
@@ -116,7 +116,7 @@ _FIRST = ("id", "name", "image", "status", "totalWorkers", "runningWorkers", "co
 
 
 def endpoint_view(endpoint: Endpoint, catalogue: Catalogue) -> dict[str, Any]:
-    """Return an EndpointView, the members that a person looks for first."""
+    """Return an EndpointView, with the most important members first."""
     view = {
         "id": endpoint.endpoint_id,
         "status": endpoint.status,
@@ -173,7 +173,7 @@ class WorkerView(View):
 
 
 def worker_view(worker: Worker, endpoint: Endpoint) -> dict[str, Any]:
-    """A WorkerView. With several resources nobody has recorded which of them the worker got."""
+    """Return a WorkerView. With several resources, the resource of a worker is not recorded, so it is null."""
     resources = endpoint.config.resources
     place = resources[0] if len(resources) == 1 else None
     return {

@@ -1,4 +1,4 @@
-"""Field types that requests share, and what their errors say."""
+"""Field types that requests share, and their error messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ M = TypeVar("M", bound="RequestModel")
 class RequestModel(BaseModel):  # type: ignore[pydantic-alias]
     """A JSON object from a client: nothing is coerced, unknown members are ignored, errors repeat no value."""
 
-    # Made by `model_validate` only, so no call can miss an alias.
+    # Only `model_validate` creates these, so no call can miss an alias.
     model_config = ConfigDict(  # type: ignore[pydantic-alias]
         strict=True, frozen=True, extra="ignore", alias_generator=to_camel, hide_input_in_errors=True
     )
@@ -43,10 +43,12 @@ def parsed(
 ) -> tuple[M, list[FieldError]]:
     """Return `values` as a new `model`, and the errors in its fields.
 
-    With errors, the model has only the fields that parsed, so that further checks can run on them. A field that did
-    not parse is as if left out; a required one has no attribute then. `new_context` makes what validators are passed.
+    With errors, the model has only the valid fields, so that further checks can run on them. An invalid field is
+    treated as absent; an invalid required field leaves no attribute. `new_context` returns the context of the
+    validators.
 
-    An optional field that is null counts as absent; a webhook does not, because its client may have lost the URL.
+    An optional field that is null counts as absent. A null webhook is an error, because its client may have lost the
+    URL.
     """
     given = {name: value for name, value in values.items() if value is not None}
     made, errors = parsed_changes(model, given, new_context)
@@ -58,7 +60,7 @@ def parsed(
 def parsed_changes(
     model: type[M], values: dict[str, Any], new_context: Callable[[], object] = lambda: None
 ) -> tuple[M, list[FieldError]]:
-    """Return `values` as changes of something that is there, as `parsed` does, but null means null."""
+    """Return `values` as changes of something that exists, as `parsed` does, but without treating null as absent."""
     try:
         return model.model_validate(values, context=new_context()), []
     except ValidationError as error:
@@ -70,7 +72,7 @@ def _part_that_parses(model: type[M], values: dict[str, Any], context: object) -
     found = _tolerant(model).model_validate(values, context=context)
     fields = {name: getattr(found, name) for name in found.model_fields_set}
     fields = {name: value for name, value in fields.items() if value is not _BROKEN}
-    return cast(M, model.model_construct(**fields))  # pydantic's plugin types it as the bound of M
+    return cast(M, model.model_construct(**fields))  # pydantic's plugin gives it the type of M's bound
 
 
 @cache
@@ -105,7 +107,7 @@ OptionalWebhook = Annotated[
     WebhookUrl | None,
     WithJsonSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": MAX_URL_CHARACTERS}),
 ]
-"""Absent or a URL, never null: see `validated`."""
+"""A URL, or absent; null is an error (see `validated`)."""
 
 _RULES = {
     "missing": "is required",
@@ -135,7 +137,7 @@ def _rule_of(error: ErrorDetails) -> str:
 
 
 def _path_of(location: tuple[int | str, ...]) -> str:
-    """`resources[0].gpuCount`. Names that the client made up are cut and escaped."""
+    """Return a path such as `resources[0].gpuCount`. Names from the client are cut and escaped."""
     path = ""
     for part in location:
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""What the API shows of workers' logs: the schemas, and the function that fills them."""
+"""Views of workers' logs: the schemas, and the function that fills them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LogPageView(View):
 
 
 def log_page_view(page: LogPage) -> dict[str, Any]:
-    """A LogPageView."""
+    """Return a LogPageView."""
     return {
         "logs": [
             {"timestamp": iso_utc(line.place.time_ms), "log": line.text, "offset": line.place.offset}

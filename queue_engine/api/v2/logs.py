@@ -1,4 +1,4 @@
-"""`/v2/serverless/{id}/workers/{workerId}/logs`: what a worker's container wrote."""
+"""`/v2/serverless/{id}/workers/{workerId}/logs`: the output of a worker's container."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class LogRoutes:
 
 
 def log_query(given: Query) -> LogQuery:
-    """What the parameters ask for. Raises InvalidRequest that names the parameter."""
+    """Return the query that the parameters describe. Raises InvalidRequest that names the parameter."""
     query = LogQuery(
         size=given.integer("pageSize", default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE),
         keyword=_keyword(given),

@@ -1,4 +1,4 @@
-"""How a defined field is shown: the type of its member in a view, and its numbers."""
+"""Views of defined fields: the type of a field's member, and its numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from queue_engine.domain.definitions import Defined
 
 
 def plain(number: float | None) -> float | None:
-    """Return a whole number without a fraction, as people write it."""
+    """Return a whole number without a fraction."""
     return int(number) if number is not None and number == int(number) else number
 
 

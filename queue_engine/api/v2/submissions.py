@@ -1,4 +1,4 @@
-"""What a client sends to submit a task."""
+"""Request model for submitting a task."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _member(field: Defined[TaskField]) -> tuple[Any, Any]:
 if TYPE_CHECKING:
 
     class _Fields(_Identity):
-        """Types of the members that the code names, for mypy: the members themselves are made from the definitions."""
+        """Types of the members that the code uses, for mypy. The members themselves are made from the definitions."""
 
         worker_port: int
         process_uri: str

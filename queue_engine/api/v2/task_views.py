@@ -1,7 +1,7 @@
-"""What the API shows of tasks: the schemas, and the functions that fill them.
+"""Views of tasks: the schemas, and the functions that fill them.
 
-The functions make plain dictionaries, since a task's input and output go out as the JSON text that was recorded; a test
-holds them against the schemas.
+The functions return plain dictionaries, since a task's input and output go out as the JSON text that was recorded; a
+test compares them with the schemas.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class TaskView(_TaskFields):
 
 
 def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
-    """A TaskView."""
+    """Return a TaskView."""
     return {
         "taskId": task.task_id,
         "endpointId": int(task.endpoint_id),
@@ -113,7 +113,7 @@ def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
 
 
 def _duration_ms(task: Task) -> int | None:
-    """None also for a task that ended while it waited: its last attempt had ended before."""
+    """Return the duration of the last attempt; None also for a task that ended while it waited."""
     waited = task.latest_attempt_noted and task.state is not TaskState.DEAD
     if task.started_at_ms is None or task.finished_at_ms is None or waited:
         return None
@@ -129,7 +129,7 @@ class TaskDetailView(TaskView):
 
 
 def task_detail_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
-    """A TaskDetailView; input and output are the JSON text that was recorded."""
+    """Return a TaskDetailView; input and output are the JSON text that was recorded."""
     return task_view(task, endpoint) | {
         "input": _json_text(task.input),
         "output": _json_text(task.output),
@@ -152,7 +152,7 @@ class TaskPageView(View):
 
 
 def task_page_view(tasks: TaskPage, endpoint: Endpoint, *, page: int, size: int) -> dict[str, Any]:
-    """A TaskPageView."""
+    """Return a TaskPageView."""
     return {
         "items": [task_view(task, endpoint) for task in tasks.items],
         "page": page,
@@ -176,7 +176,7 @@ class TaskCountsView(View):
 
 
 def task_counts_view(counts: TaskCounts) -> dict[str, int]:
-    """A TaskCountsView."""
+    """Return a TaskCountsView."""
     return {
         "processing": counts.processing,
         "queued": counts.queued,
@@ -205,7 +205,7 @@ class TaskStandingView(View):
 
 
 def task_standing_view(task: Task) -> dict[str, Any]:
-    """A TaskStandingView."""
+    """Return a TaskStandingView."""
     return {
         "taskId": task.task_id,
         "status": task.status,
@@ -229,7 +229,7 @@ class AttemptView(View):
 
 
 def attempts_view(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-    """A list of AttemptViews."""
+    """Return a list of AttemptViews."""
     return [
         {
             "attempt": one.number,
@@ -255,6 +255,6 @@ class DeliveryAttemptView(View):
 
 
 def delivery_log_view(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A list of DeliveryAttemptViews."""
+    """Return a list of DeliveryAttemptViews."""
     names = ("at", "status", "error", "durationMs", "response")
     return [{name: record.get(name) for name in names} for record in log]

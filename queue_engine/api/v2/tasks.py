@@ -40,7 +40,7 @@ TASK_ID = in_path("taskId", "Id of a task", {"type": "string", "pattern": "^[A-Z
 
 
 class TaskRoutes:
-    """Submit and read tasks, and decide about those that are there."""
+    """Submit, read, cancel, retry and delete tasks."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -98,7 +98,7 @@ class TaskRoutes:
         """Accepted once for each task id: the same request again answers as the first time and runs nothing twice."""
         principal = await self._services.admit(request)
         with counted_rejections():
-            endpoint_id = endpoint_id_in(request)  # a path that cannot be one is not found, whatever the body
+            endpoint_id = endpoint_id_in(request)  # checked before the body: an impossible id is a 404
             submitted_task = await self._read_task(request)
             task = submitted_task.request(traceparent_of(request.scope["headers"]))
             submitted = await self._submissions.submit(principal, endpoint_id, task)

@@ -11,7 +11,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 _LIKELY_SECONDS = (10**9, 10**11)
 _EPOCH_MS = re.compile(r"[0-9]{1,15}")
-# A `+` that the client did not escape comes in as a space.
+# A `+` that the client did not escape arrives as a space.
 _ISO_8601 = re.compile(
     r"([0-9]{4}-[0-9]{2}-[0-9]{2})(?:T([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,9})?)?)(Z|[+ -][0-9]{2}:?[0-9]{2})?)?",
     re.IGNORECASE,
@@ -19,15 +19,15 @@ _ISO_8601 = re.compile(
 
 
 def iso_utc(epoch_ms: int) -> str:
-    """`2026-01-31T12:00:00.007Z`."""
+    """Return a time such as `2026-01-31T12:00:00.007Z`."""
     return f"{_EPOCH + epoch_ms * _MILLISECOND:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z"
 
 
 def epoch_ms(field: str, text: str) -> int:
     """Return epoch milliseconds, given as such or as ISO 8601; UTC when there is no offset. Raises InvalidRequest.
 
-    Numbers that are a time of 2001 to 5138 in seconds, and one of 1970 to 1973 in milliseconds, are refused: they would
-    select nothing, or everything, without a word.
+    A number that is a time of 2001 to 5138 in seconds is refused, although it is also a time of 1970 to 1973 in
+    milliseconds: the query would silently select nothing, or everything.
     """
     if _EPOCH_MS.fullmatch(text):
         return _checked_ms(field, int(text))
