@@ -1,16 +1,16 @@
-"""The metrics of all agents that this controller has started, as one page: one target to scrape for a machine.
+"""The metrics of all agents that this controller has started, on one page, so that a machine needs one scrape target.
 
-Each agent serves its metrics on a Unix socket that only the controller's user can connect to. It has no TCP port, which
-a webhook or a worker record could name. Prometheus cannot scrape such a socket, and may run on another machine. So the
-controller asks its agents when it is scraped itself, all at once and for a bounded time, and adds the labels `endpoint`
-and `worker` to what they say:
+Each agent serves its metrics on a Unix socket that only the controller's user can connect to. It has no TCP port,
+because a webhook or a worker record could name that. Prometheus cannot scrape such a socket, and may run on another
+machine. So the controller scrapes its agents when it is scraped itself, all at the same time and with a timeout, and
+adds the labels `endpoint` and `worker` to their samples:
 
     # TYPE worker_agent_running_tasks gauge
     worker_agent_running_tasks 2.0                           (of an agent)
     worker_agent_running_tasks{endpoint="1",worker="1-a3"} 2.0   (of the page)
 
-Nothing is kept between scrapes, so the series of an agent end with it. `worker_agent_up` is 0 for one that lives and
-does not respond.
+No data is kept between scrapes, so the series of an agent end when it ends. `worker_agent_up` is 0 for an agent that
+runs and does not respond.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from pathlib import Path
 from queue_engine.backends.base import AgentTarget
 
 AGENT_SECONDS = 1.0
-"""How long one agent may take to respond."""
+"""Timeout for one agent."""
 ALL_SECONDS = 6.0
-"""How long all of them may take: below Prometheus's usual limit of 10 s."""
+"""Timeout for all agents together, below Prometheus's usual timeout of 10 s."""
 MAX_AT_ONCE = 32
 MAX_BYTES = 4 * 1024 * 1024
-"""The longest page of one agent that is read."""
+"""Maximum size of an agent's page."""
 _UP = ("# HELP worker_agent_up 1 when the agent gave its metrics, else 0", "# TYPE worker_agent_up gauge")
 
 
@@ -42,7 +42,7 @@ class _Family:
 
 
 class AgentMetrics:
-    """Gathers from the agents that `targets` names; none before it is set. `page` may be called by any thread."""
+    """Scrapes the agents that `targets` returns; none until it is set. `page` may be called from any thread."""
 
     def __init__(self) -> None:
         self.targets: Callable[[], Sequence[AgentTarget]] = lambda: ()
@@ -56,14 +56,14 @@ class AgentMetrics:
             wait(asked, timeout=ALL_SECONDS)
             found: list[tuple[AgentTarget, str | None]] = []
             for request, target in asked.items():
-                request.cancel()  # one that has not begun
+                request.cancel()  # has an effect only if it has not begun
                 in_time = request.done() and not request.cancelled()
                 found.append((target, request.result() if in_time else None))
         return merged(found)
 
 
 def merged(pages: Iterable[tuple[AgentTarget, str | None]]) -> bytes:
-    """Return one page of all pages, each family in one piece. None stands for an agent that did not respond."""
+    """Merge the pages into one, with each metric family in one place. None means that the agent did not respond."""
     up = _Family(list(_UP))
     families: dict[str, _Family] = {}
     for target, text in pages:

@@ -1,4 +1,4 @@
-"""The controller: background jobs on every replica, the backend on the leading one."""
+"""The controller: every replica runs background jobs, and the leader also runs the workers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,15 @@ PURGE_SECONDS = 10
 DELETE_SECONDS = 2
 GAUGES_SECONDS = 5.0
 MIGRATE_SECONDS = 5.0
-"""Time between two looks whether the data must be migrated."""
+"""Interval at which the controller checks if the data must be migrated."""
 SWEPT_AT_ONCE = 16
-"""Partitions: some whose server is silent must not make the others' sweeps late, which would grant leases grace."""
+"""Number of partitions that are swept at the same time. There are several, because an unresponsive server must not make
+the sweeps of other partitions late: after a late sweep, expired leases are extended."""
 ROUND_TASKS = 250
+"""Maximum number of tasks in one round of a sweep."""
 MAX_ROUNDS = 200
-"""Rounds of one sweep of a partition: a million tasks that are due at once take minutes, the store stays usable."""
+"""Maximum number of rounds in one sweep of a partition, so that a million due tasks take minutes instead of blocking
+the store."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +51,13 @@ class ControllerConfig:
     leader_lease_seconds: float
     grace_seconds: float
     metrics_endpoint_limit: int = 0
-    """Endpoints with metrics of their own; 0 for none."""
+    """Maximum number of endpoints that have their own metrics; 0 disables them."""
 
 
 class Controller:
-    """Runs until `stop`. Several may run at once: jobs are shared, and one of them leads.
+    """Runs until `stop`. Several controllers may run at the same time: they share the jobs, and one of them leads.
 
-    `make_reconciler` gives the leader's reconciler; `backend` is what it works on.
+    `make_reconciler` returns a new reconciler, which the leader runs; `backend` is the backend that it uses.
     """
 
     def __init__(
@@ -67,17 +70,17 @@ class Controller:
         self._stopping = asyncio.Event()
         self._leading: asyncio.Task[None] | None = None
         self._leads_until = 0.0
-        """When the lease of the leadership runs out, by the monotonic clock, as far as this controller knows."""
+        """Monotonic time at which the leadership expires, as far as this controller knows."""
         metrics.controller_leading.set_function(lambda: float(time.monotonic() < self._leads_until))
         self._deposed = False
-        """Another controller leads, and workers of this one may still run."""
+        """True if another controller leads and workers of this one may still run."""
 
     def stop(self) -> None:
-        """End: workers are drained, leadership is given up. Safe to call from a signal handler and more than once."""
+        """Drain the workers, resign and end. Safe to call from a signal handler and more than once."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Work until stopped. Afterwards no worker of this controller runs."""
+        """Work until stopped. When it returns, no worker of this controller runs."""
         background = [
             asyncio.create_task(self._shared_jobs(), name="jobs"),
             asyncio.create_task(
@@ -97,19 +100,19 @@ class Controller:
         finally:
             self._stopping.set()
             await self._stop_leading()
-            # Leadership is renewed meanwhile: another leader would start the workers that are drained here.
+            # Leadership is renewed during this, because another leader would start the workers that are drained here.
             await self._backend.aclose(self._config.grace_seconds)
             await end_tasks(background[2])
-            with suppress(Exception):  # the lease runs out by itself when the store is away
+            with suppress(Exception):  # if the store is unavailable, the leadership expires
                 await self._resign()
             await end_tasks(*background)
 
     # Leadership
 
     async def _lead(self) -> int:
-        """Take or renew the leadership. While the store does not answer nothing changes: workers go on.
+        """Acquire or renew the leadership. While the store is unavailable, workers continue to run.
 
-        Who has lost it stops its workers, and tries again for as long as that fails.
+        After losing leadership, stop all workers, retrying until it succeeds.
         """
         held = await self._hold_leadership()
         if held:
@@ -140,7 +143,7 @@ class Controller:
             await reconciler.aclose()
 
     async def _migrate(self) -> None:
-        """Bring the store's data to this version's format. Also after it was restored from a backup."""
+        """Migrate the store's data to this version's format, also after a backup was restored."""
         migrator = self._store.migrator()
         try:
             await run_forever(migrator.step, idle_seconds=MIGRATE_SECONDS, name="migration", passing=unavailability)
@@ -153,7 +156,7 @@ class Controller:
             self._leading = None
 
     async def _stop_workers(self) -> None:
-        """All of them, though some cannot be stopped; the first error is raised then."""
+        """Stop all workers. If some cannot be stopped, stop the others and raise the first error."""
         grace_seconds = self._config.grace_seconds
         worker_ids = list(await self._backend.observe())
         stopped = await asyncio.gather(
@@ -164,7 +167,7 @@ class Controller:
                 raise error
 
     async def _resign(self) -> None:
-        """The workers of another controller that leads are left alone."""
+        """If this controller still leads, remove its workers' records and release the leadership."""
         if await self._hold_leadership():
             await self._forget_workers()
             await self._store.leadership.give_up(self._config.controller_id)
@@ -196,9 +199,10 @@ class Controller:
         await run_jobs(self._config.jobs_redis_url, SHARED_QUEUE, jobs)
 
     async def sweep(self) -> int:
-        """Everything that is due in every partition; returns how much was done.
+        """Sweep all partitions; return the amount of work done.
 
-        In a cluster one partition may be away while the others are not: these are swept, then the error is raised.
+        In a cluster, a partition may be unavailable while others are not. The others are swept, then the error is
+        raised.
         """
         at_once = asyncio.Semaphore(SWEPT_AT_ONCE)
 
@@ -233,7 +237,7 @@ class Controller:
         return done
 
     async def purge(self) -> int:
-        """Remove ended tasks whose retention is over, and what dead agents left; returns how many tasks."""
+        """Remove ended tasks after their retention, and consumer groups of dead agents; return the number of tasks."""
         removed = 0
         for endpoint in await self._store.endpoints.of_tenant(None):
             now_ms = await self._store.now_ms(endpoint.endpoint_id)
@@ -244,9 +248,10 @@ class Controller:
         return removed
 
     async def delete(self) -> int:
-        """Bring deleted endpoints nearer to their end: workers gone, tasks ended, deliveries made, data removed.
+        """Advance the deletion of endpoints: their workers end, tasks end, deliveries are made, then data is removed.
 
-        Returns how many were removed for good. Each round takes up where the one before ended, whoever ran it.
+        Return the number of endpoints whose deletion is complete. A round continues where the previous one stopped,
+        even if another controller ran it.
         """
         removed = 0
         for endpoint in await self._store.endpoints.of_tenant(None):
@@ -284,7 +289,7 @@ class Controller:
         return 0
 
     async def _queue_of(self, endpoint: Endpoint) -> EndpointQueue:
-        """Return what waits there. An endpoint without queued tasks costs no further store call."""
+        """Return depth and oldest task of an endpoint. An endpoint without queued tasks needs no store call."""
         counts, oldest_ms = endpoint.counts, None
         if counts.queued and _should_work(endpoint):
             oldest_ms = await self._store.sweeper.oldest_waiting_ms(endpoint.endpoint_id)
@@ -292,5 +297,5 @@ class Controller:
 
 
 def _should_work(endpoint: Endpoint) -> bool:
-    """Return whether tasks that wait there are a delay: it is not stopped, nor scaled to zero without other agents."""
+    """Return True if tasks that wait there are delayed: the endpoint runs, and has workers or should have some."""
     return endpoint.desired is DesiredState.RUNNING and (endpoint.config.workers > 0 or bool(endpoint.worker_statuses))

@@ -7,34 +7,34 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 OTHER = "other"
-"""Label of the sum of all further endpoints. No endpoint has this id, because ids are numbers."""
+"""Label of the sum of all other endpoints. It cannot be the id of an endpoint, because ids are numbers."""
 
 
 @dataclass(frozen=True)
 class EndpointQueue:
-    """What waits at one endpoint. The time is in epoch milliseconds of the store."""
+    """Depth and oldest task of an endpoint. The time is in epoch milliseconds of the store."""
 
     endpoint_id: str
     depth: int
-    """Tasks that are queued or scheduled."""
+    """Number of tasks that are queued or scheduled."""
     oldest_ms: int | None
-    """When the oldest queued task was queued; None without one, and when the endpoint is not supposed to work."""
+    """The time when the oldest queued task was queued; None without one, and if the endpoint should not work."""
 
 
 @dataclass(frozen=True)
 class EndpointFigures:
-    """Values by endpoint id, and by OTHER for all further endpoints."""
+    """Values by endpoint id, and by OTHER for all other endpoints."""
 
     depth: dict[str, float]
     oldest_seconds: dict[str, float]
-    """Epoch seconds; 0 when no task waits."""
+    """Epoch seconds; 0 if no task waits."""
 
 
 def endpoint_figures(queues: Iterable[EndpointQueue], limit: int) -> EndpointFigures:
-    """Return the figures of at most `limit` endpoints where tasks wait, and the sum of the others.
+    """Return the figures of at most `limit` endpoints with waiting tasks, and the sum of the others.
 
-    An alert must name the endpoint whose tasks wait longest, so endpoints with the oldest tasks come first. Endpoints
-    whose tasks may wait come last, the deepest of them first.
+    An alert must name the endpoint whose tasks wait longest, so endpoints with the oldest tasks are chosen first.
+    Endpoints that should not work are chosen last, those with the largest depth first.
     """
     waiting = {queue.endpoint_id: queue for queue in queues if queue.depth > 0}
     named = heapq.nsmallest(limit, waiting.values(), key=_rank)

@@ -1,13 +1,12 @@
-"""Background jobs on arq: the only module that knows it.
+"""Background jobs on arq. No other module uses arq.
 
-arq gives cron jobs that run once over all replicas, however many controllers there are. Its own queue needs one server,
-or a master that sentinels name; with a cluster as the store it must live elsewhere. arq's own connections have no
-time-outs, so it is given ours.
+arq runs each cron job once over all controllers. Its queue needs a single server, or a master that sentinels name; if
+the store is a cluster, the queue must be elsewhere. arq's own connections have no timeouts, so it uses ours.
 
-The contents of the queue are not trusted: any program that can write to the store can write to it. Entries are JSON in
-one exact form, never pickles, because unpickling runs code that the entry names. An entry can only name one of our
-periodic jobs, without arguments. All entries are queued again by the clock, so a queue on which arq fails is deleted
-and nothing is lost: one bad entry would otherwise stop the sweeps of every controller.
+The contents of the queue are untrusted, because any program that can write to the store can write to it. Entries are
+JSON in one exact form, never pickles, because unpickling runs code that the entry names. An entry can only name one of
+our periodic jobs, without arguments. If arq fails on a queue, the queue is deleted, because one invalid entry would
+otherwise stop the sweeps of every controller. No job is lost, because the clock queues all entries again.
 """
 
 from __future__ import annotations
@@ -37,24 +36,24 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.25
 MAX_CONNECTIONS = 32
 STEADY_SECONDS = 10.0
-"""A worker that has run for so long has recovered: the next failure is the first again."""
+"""Time without a failure after which the backoff begins again with its shortest delay."""
 CLOSE_SECONDS = 2.0
-"""How long the store may take to hear that a worker ends."""
+"""Timeout for the store when a worker closes."""
 SHARED_QUEUE = "{qe}:periodic"
-"""The queue of the jobs that any controller may run. Up to 0.1 it was `{qe}:jobs`, with pickles in it: during a rolling
-upgrade older controllers use that one, so it is neither read nor changed."""
+"""The queue of the jobs that any controller may run. Up to version 0.1 it was `{qe}:jobs`, with pickles. Older
+controllers use that queue during a rolling upgrade, so it is neither read nor changed."""
 LEADERS_QUEUE = "{qe}:periodic:leader"
-"""The queue of the jobs that only the leading controller runs. It has one name for all, so that none is left behind."""
+"""The queue of the jobs that only the leader runs. All leaders use the same name, so that no queue is left behind."""
 STALE_SECONDS = 60.0
-"""An entry that is this late is dropped: its job has been queued many times since."""
+"""Lateness after which an entry is dropped, because its job has been queued many times since."""
 MAX_ENTRY_BYTES = 1024
 
 
 @dataclass(frozen=True)
 class Periodic:
-    """A job that is begun every `every_seconds` (a divisor of 60), once over all controllers.
+    """A job that starts every `every_seconds` (a divisor of 60), once over all controllers.
 
-    In one process a run is never overtaken by the next: that one is left out while the one before goes on.
+    Runs do not overlap in a process: a start is skipped while the previous run continues.
     """
 
     name: str
@@ -64,13 +63,13 @@ class Periodic:
 
 
 async def run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> None:
-    """Run these jobs until cancelled. When the store is away they pause, and go on when it is back."""
+    """Run these jobs until cancelled. While the store is unavailable, they pause."""
     logging.getLogger("arq").setLevel(logging.WARNING)
     for job in jobs:
         metrics.background_job_last_success.put(job.name, time.time())
     try:
         await _run_jobs(redis_url, queue, jobs)
-    finally:  # another controller may run them, and this one's times would stay as they are
+    finally:  # because another controller may run the jobs, and the times of this one would look like an outage
         for job in jobs:
             metrics.background_job_last_success.remove(job.name)
 
@@ -83,12 +82,12 @@ async def _run_jobs(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Non
         try:
             await worker.async_run()
         except asyncio.CancelledError:
-            # A job under way is finished, so that none is cut in half.
+            # Shielded, so that a running job is not interrupted.
             await asyncio.shield(_close(worker))
             raise
         except Exception as error:
             failures = 1 if time.monotonic() - began > STEADY_SECONDS else failures + 1
-            # Without them nothing is swept any more, so they go on whatever it was.
+            # Continue after any error, because no partition is swept without these jobs.
             if (reason := unavailability(error)) is not None:
                 outages.STORE.failed(queue, "background jobs", reason)
             else:
@@ -106,7 +105,7 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
     read = _Reader({job.name for job in cron_jobs})
 
     async def note_start(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - arq's signature
-        outages.STORE.succeeded(queue)  # arq has asked the server for its version
+        outages.STORE.succeeded(queue)  # because arq has read the server's version
 
     return _Worker(
         cron_jobs=cron_jobs,
@@ -126,10 +125,11 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
 
 
 class _Worker(Worker):
-    """Worker that drops the entries that no controller has queued, and those that were not run in time.
+    """A worker that drops entries which no controller has queued, and entries that were not run in time.
 
-    arq leaves some of them in the queue (an entry with score 0, for one), and 100 at its head would hide all others. A
-    page of nothing but foreign entries is a flood, so the queue is deleted: its jobs are queued again within a second.
+    arq leaves some of them in the queue, such as an entry with score 0, and 100 of them at its head would hide all
+    others. If a whole page has only foreign entries, the queue is flooded and is deleted. Its jobs are queued again
+    within a second.
     """
 
     async def start_jobs(self, job_ids: list[bytes]) -> None:
@@ -137,8 +137,8 @@ class _Worker(Worker):
         dropped = [job_id for job_id in job_ids if not _is_due(job_id, names, time.time())]
         if dropped:
             extra = {"queue": self.queue_name, "count": len(dropped), "entry": repr(dropped[0][:80])}
-            # The clock of another controller may be behind this one's; its entries are late at every poll, and both
-            # controllers queue all jobs.
+            # Late entries of our own are normal: another controller's clock may be behind. They do not need a warning,
+            # because both controllers queue all jobs.
             are_ours = all(_time_ms(job_id, names) is not None for job_id in dropped)
             level = logging.DEBUG if are_ours else logging.WARNING
             log.log(level, "entries of the job queue are dropped: unknown or too late", extra=extra)
@@ -150,31 +150,34 @@ class _Worker(Worker):
 
 
 def _is_due(job_id: bytes, names: Collection[str], now: float) -> bool:
-    """Return whether an entry is one of these jobs, queued for about now."""
+    """Return True if an entry is one of these jobs and its time is about now."""
     time_ms = _time_ms(job_id, names)
     return time_ms is not None and abs(now - time_ms / 1000) <= STALE_SECONDS
 
 
 def _time_ms(job_id: bytes, names: Collection[str]) -> int | None:
-    """Return for when a job of these is queued; None for another entry. arq calls it `<name>:<epoch milliseconds>`."""
+    """Return the time of an entry for one of these jobs; None for any other entry.
+
+    arq's job id is `<name>:<epoch milliseconds>`.
+    """
     name, _, time_ms = job_id.decode(errors="replace").rpartition(":")
     digits = len(time_ms) <= 15 and time_ms.isascii() and time_ms.isdigit()
     return int(time_ms) if name in names and digits else None
 
 
 def _write(entry: dict[str, Any]) -> bytes:
-    """Write an entry, or the result of a job, as JSON. An exception becomes its text; results are not kept."""
+    """Return an entry, or the result of a job, as JSON. An exception becomes its text; results are not kept."""
     return json.dumps(entry, default=str).encode()
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Reads entries: calls of these jobs without arguments."""
+    """Parses entries, which must be calls of these jobs without arguments."""
 
     names: Collection[str]
 
     def __call__(self, raw: bytes) -> dict[str, Any]:
-        """Return the entry; for any other content, after logging why, a call of no job, so that arq removes it."""
+        """Return the entry. For invalid content, log the reason and return a call of no job, so that arq removes it."""
         try:
             return self._read(raw)
         except (ValueError, RecursionError) as error:
@@ -201,7 +204,8 @@ def _call(name: str, queued_at_ms: int) -> dict[str, Any]:
 
 
 async def _delete_queue(pool: ArqRedis, queue: str) -> None:
-    """Delete a queue on which arq fails, and arq's set of jobs to abort when it is no set: every job touches it."""
+    """Delete a queue on which arq fails. Also delete arq's set of jobs to abort if it has the wrong type, because arq
+    uses it for every job."""
     with suppress(RedisError, OSError):
         await pool.delete(queue)
         if await pool.type(abort_jobs_ss) not in (b"none", b"zset"):
@@ -210,7 +214,7 @@ async def _delete_queue(pool: ArqRedis, queue: str) -> None:
 
 
 def _cron(job: Periodic, queue: str) -> CronJob:
-    """Return arq's form of a job. Its name holds the queue's: arq's other keys are named after the job alone."""
+    """Return arq's form of a job. Its name includes the queue's, because arq names its other keys after the job."""
     under_way = asyncio.Lock()
 
     async def run(ctx: dict[Any, Any], *args: Any, **kwargs: Any) -> None:  # noqa: ARG001 - arq's signature
@@ -240,7 +244,7 @@ def _cron(job: Periodic, queue: str) -> CronJob:
 
 
 async def _close(worker: Worker) -> None:
-    """End a worker. The store may be away or frozen: it is given CLOSE_SECONDS."""
+    """Close a worker, with a timeout of CLOSE_SECONDS because the store may be unavailable."""
     pool = worker.pool
     closing = asyncio.create_task(worker.close())
     await asyncio.wait({closing}, timeout=CLOSE_SECONDS)

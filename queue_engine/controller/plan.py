@@ -1,4 +1,4 @@
-"""What the controller does next about an endpoint's workers. Pure: values in, actions out."""
+"""Plan the next actions of the controller for an endpoint's workers. Pure: the input is values, the output actions."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from queue_engine.domain.endpoints import DesiredState, Endpoint
 from queue_engine.domain.workers import Worker, WorkerStatus
 
 FAILED_AFTER_CRASHES = 3
-"""A worker that ends so often in a row without having run is FAILED. It is still tried, ever more rarely."""
+"""Number of consecutive ends without having run after which a worker is FAILED. It is still restarted, with backoff."""
 RESTART_BACKOFF = Backoff(0.5, 60.0)
 START_PLACE_SECONDS = 30.0
-"""A start without a sign of life takes one of the backend's places for at most that long, so that starts that hang do
-not keep all others waiting."""
+"""Maximum time for which a start without a sign of life counts as starting, so that starts which hang do not block all
+others."""
 STEADY_SECONDS = 10.0
-"""A worker that has run and ends after at least that time starts again at once; sooner is a short life."""
+"""Minimum lifetime of a worker that is restarted at once after it has run. A shorter one is a short life."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """How one worker fared since this controller leads."""
+    """The history of one worker since this controller leads."""
 
     started_at: float | None = None
-    """Monotonic seconds: when this controller has last started it; None: another one did."""
+    """Monotonic time of the last start by this controller; None if another one started the worker."""
     crashes: int = 0
-    """Times in a row that it ended without having run."""
+    """Number of consecutive ends without having run."""
     short_lives: int = 0
-    """Times in a row that it ended without having run, or soon after its start."""
+    """Number of consecutive ends without having run, or soon after the start."""
     not_before: float = 0.0
-    """Monotonic seconds: it is not started again before."""
+    """Monotonic time before which the worker is not restarted."""
     noted_end: int | None = None
-    """The run that was last noted to have ended, as `Observed.started_at_ms` tells it: each end counts once."""
+    """`Observed.started_at_ms` of the run whose end was noted last, so that each end counts once."""
 
 
 FRESH = Record()
@@ -49,14 +49,14 @@ class Create:
 
 @dataclass(frozen=True)
 class Restart:
-    """A worker that ended by itself is due to be started again."""
+    """A worker that ended unexpectedly is due to be restarted."""
 
     worker: Worker
 
 
 @dataclass(frozen=True)
 class NoteEnd:
-    """A worker has ended by itself: say so, and wait before it is started again."""
+    """A worker has ended unexpectedly: record it, and wait before the restart."""
 
     worker: Worker
     reason: str
@@ -64,17 +64,17 @@ class NoteEnd:
 
 @dataclass(frozen=True)
 class Kill:
-    """A worker gives no sign of life: end it by force, to be started again."""
+    """A worker gives no sign of life: kill it, so that it is restarted."""
 
     worker: Worker
     reason: str
     never_spoke: bool = False
-    """It gave none since its start."""
+    """True if the worker gave no sign of life since its start."""
 
 
 @dataclass(frozen=True)
 class Drain:
-    """Let a worker finish that is no longer desired, then end it."""
+    """A worker is no longer desired: let it finish its tasks, then stop it."""
 
     worker: Worker
     reason: str
@@ -82,7 +82,7 @@ class Drain:
 
 @dataclass(frozen=True)
 class Forget:
-    """A worker that was drained, or that nobody manages and nobody hears of, is gone."""
+    """A worker has ended after a drain, or is unmanaged and silent: remove its record."""
 
     worker: Worker
     status: WorkerStatus
@@ -94,7 +94,7 @@ Action = Create | Restart | NoteEnd | Kill | Drain | Forget
 
 @dataclass(frozen=True)
 class Situation:
-    """All that a plan is made of. Monotonic seconds in `now`, the store's epoch milliseconds in `store_now_ms`."""
+    """The input of a plan. `now` is in monotonic seconds, `store_now_ms` in epoch milliseconds of the store."""
 
     endpoint: Endpoint
     workers: Sequence[Worker]
@@ -103,14 +103,14 @@ class Situation:
     now: float
     store_now_ms: int
     silence_seconds: float
-    """A worker that has reported and then did not for longer gives no sign of life."""
+    """Time after the last report at which a worker counts as silent."""
     start_timeout_seconds: float
-    """A worker that has not reported so long after its start gives no sign of life."""
+    """Time after a start without a report at which a worker counts as silent."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """Start of a worker that is due or under way."""
+    """The start of a worker, due or in progress."""
 
     tenant: str
     endpoint_id: str
@@ -118,7 +118,7 @@ class Start:
 
 
 def plan(situation: Situation) -> list[Action]:
-    """Bring the managed workers to the number and the revision that are desired, one step at a time."""
+    """Return the next actions that bring the managed workers to the desired number and revision."""
     managed = [worker for worker in situation.workers if worker.managed]
     actions: list[Action] = [
         Forget(worker, WorkerStatus.FAILED, "no sign of life")
@@ -135,7 +135,7 @@ def plan(situation: Situation) -> list[Action]:
 
 
 def starts_under_way(situation: Situation) -> list[Start]:
-    """Return the starts that take one of the backend's places: those that lately began and gave no sign of life yet."""
+    """Return the starts that occupy a place of the backend: recent starts whose worker gave no sign of life yet."""
     endpoint = situation.endpoint
     return [
         Start(endpoint.tenant, endpoint.endpoint_id, worker.worker_id)
@@ -145,10 +145,10 @@ def starts_under_way(situation: Situation) -> list[Start]:
 
 
 def next_starts(due: Sequence[Start], under_way: Sequence[Start], places: int) -> list[Start]:
-    """Choose which of the starts that are due begin now, so that no more than `places` are under way.
+    """Choose the due starts that begin now, so that at most `places` starts are in progress.
 
-    Each place goes to the tenant, then to its endpoint, with the fewest starts under way; the order of `due` decides
-    between equals. So a hundred workers of one tenant do not block the one of another.
+    Each place goes to the tenant, and then to its endpoint, with the fewest starts in progress; the order of `due`
+    breaks ties. So a hundred workers of one tenant do not block a worker of another.
     """
     chosen: list[Start] = []
     by_tenant = Counter(start.tenant for start in under_way)
@@ -169,7 +169,10 @@ def desired_workers(endpoint: Endpoint) -> int:
 
 
 def after_end(record: Record, *, had_run: bool, now: float) -> Record:
-    """The record of a worker that has just ended by itself. One that had run for a while starts again at once."""
+    """Return the record of a worker that has just ended unexpectedly.
+
+    A worker that had run for at least STEADY_SECONDS is restarted at once, other ones after a backoff.
+    """
     steady = record.started_at is None or now - record.started_at >= STEADY_SECONDS
     short_lives = 0 if had_run and steady else record.short_lives + 1
     return replace(
@@ -181,7 +184,7 @@ def after_end(record: Record, *, had_run: bool, now: float) -> Record:
 
 
 def is_failing(situation: Situation) -> bool:
-    """Return whether all workers of the desired number are FAILED or keep crashing on start."""
+    """Return True if all desired workers are FAILED or keep crashing on start."""
     current = [worker for worker in situation.workers if worker.revision == situation.endpoint.revision]
     if any(worker.status is WorkerStatus.RUNNING for worker in situation.workers):
         return False
@@ -195,16 +198,17 @@ def is_failing(situation: Situation) -> bool:
 
 
 def _surplus(kept: Sequence[Worker], situation: Situation) -> set[str]:
-    """The workers that are one too many: those that do not run first, then idle, outdated and young ones."""
+    """Return the ids of the surplus workers: first those that do not run, then idle, outdated and young ones."""
     first_to_go = sorted(kept, key=lambda worker: _worth(worker, situation))
     return {worker.worker_id for worker in first_to_go[: max(0, len(kept) - desired_workers(situation.endpoint))]}
 
 
 def _worth(worker: Worker, situation: Situation) -> tuple[bool, bool, int, int, int]:
-    """Return what workers are ordered by: the least go first. What a dead or silent one said last does not count.
+    """Return the sort key of a worker: workers with the lowest key are removed first.
 
-    An idle worker that runs stays before one that is INITIALIZING with a task. Such a call has not lasted long enough
-    to tell it from one more 503: without the other worker all tasks might wait until the model is loaded.
+    The last report of a dead or silent worker does not count. A RUNNING idle worker is kept rather than an INITIALIZING
+    one with a task, because that task's call may still end with 503. Without the RUNNING worker, all tasks might then
+    wait until the model is loaded.
     """
     speaks = _is_alive(worker, situation) and not _is_silent(worker, situation)
     tasks = worker.running_tasks if speaks else 0
@@ -226,7 +230,7 @@ def _of_ended(ended: Sequence[Worker], surplus: set[str], situation: Situation) 
 
 
 def _of_alive(alive: Sequence[Worker], surplus: set[str], situation: Situation) -> list[Action]:
-    # One that is being drained may have been left alone: by a controller that died, or by a backend that failed.
+    # STOPPING workers are drained again, because the controller that drained them may have died, or its backend failed.
     going = [worker for worker in alive if worker.worker_id in surplus or worker.status is WorkerStatus.STOPPING]
     actions: list[Action] = [Drain(worker, "not wanted") for worker in going]
     stay = [worker for worker in alive if worker not in going]
@@ -234,7 +238,7 @@ def _of_alive(alive: Sequence[Worker], surplus: set[str], situation: Situation) 
     actions += kills
     killed = [kill.worker for kill in kills]
     outdated = [worker for worker in stay if worker.revision != situation.endpoint.revision and worker not in killed]
-    # Their replacements count: the next one goes when the one before has been replaced by one that runs.
+    # A rolling replacement: the next worker is drained only after the replacement of the previous one runs.
     idle_first = sorted(outdated, key=lambda worker: _worth(worker, situation))
     broken = [worker for worker in idle_first if worker.status is not WorkerStatus.RUNNING]
     if broken:
@@ -257,14 +261,14 @@ def _of_silent(workers: Sequence[Worker], situation: Situation) -> list[Kill]:
 
 
 def _is_complete(situation: Situation) -> bool:
-    """Return whether exactly the desired number of workers runs."""
+    """Return True if exactly the desired number of workers runs."""
     managed = [worker for worker in situation.workers if worker.managed]
     complete = len(managed) == desired_workers(situation.endpoint)
     return complete and all(_runs(worker, situation) for worker in managed)
 
 
 def _runs(worker: Worker, situation: Situation) -> bool:
-    """Whether it takes tasks. That it is recorded as RUNNING is what it said last: it may have died since."""
+    """Return True if the worker takes tasks. Its status RUNNING is not enough, because it may have died since."""
     is_running = worker.status is WorkerStatus.RUNNING
     return is_running and _is_alive(worker, situation) and not _is_silent(worker, situation)
 
@@ -275,7 +279,7 @@ def _is_alive(worker: Worker, situation: Situation) -> bool:
 
 
 def _is_starting(worker: Worker, situation: Situation) -> bool:
-    """Return whether the worker runs and its agent has not reported since this start."""
+    """Return True if the worker's processes run and its agent has not reported since this start."""
     return worker.managed and worker.last_heartbeat_at_ms is None and _is_alive(worker, situation)
 
 
@@ -285,7 +289,8 @@ def _start_age_seconds(worker: Worker, situation: Situation) -> float:
 
 
 def _is_silent(worker: Worker, situation: Situation) -> bool:
-    """Return whether the agent reported and then did not for too long; a start is not silence."""
+    """Return True if the agent's last report is too long ago. A managed worker that has not reported yet is starting,
+    not silent."""
     heard_ms = worker.last_heartbeat_at_ms
     if heard_ms is None:
         if worker.managed:

@@ -1,4 +1,4 @@
-"""Reconcile: make the workers that run be the desired workers."""
+"""Reconcile the running workers with the desired ones."""
 
 from __future__ import annotations
 
@@ -39,18 +39,18 @@ from queue_engine.domain.workers import Worker, WorkerStatus
 log = logging.getLogger(__name__)
 
 GAP_SECONDS = 5.0
-"""After a longer pause between rounds no worker counts as silent: the store was away for all of them, or the
-machine is overloaded."""
+"""Pause between rounds after which no worker counts as silent for a while, because the store was unavailable to all of
+them or the machine is overloaded."""
 MIN_GAP_SECONDS = 2.5
-"""With a short silence a shorter pause counts, because it takes the agents' time too; rounds are one second apart."""
+"""Lower limit of that pause if `silence_seconds` is short. Rounds are one second apart."""
 STARTING_SILENCE_SECONDS = 60.0
-"""While many workers start, and a silence later, only a silence of at least this counts: starts take the time of the
-agents that run beside them."""
+"""Minimum silence that counts while many workers start, and for `silence_seconds` afterwards, because starts slow down
+the agents on the same machine."""
 WAITS_FOR_START = "waits for its start"
 
 
 class Endpoints(Protocol):
-    """What reconciling needs of the endpoints in the store."""
+    """The part of the endpoint store that reconciling uses."""
 
     async def of_tenant(self, tenant: str | None) -> list[Endpoint]: ...
     async def environment(self, endpoint_id: str) -> dict[str, str]: ...
@@ -58,7 +58,7 @@ class Endpoints(Protocol):
 
 
 class Workers(Protocol):
-    """What reconciling needs of the workers in the store."""
+    """The part of the worker store that reconciling uses."""
 
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]: ...
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
@@ -79,7 +79,7 @@ class Workers(Protocol):
 
 
 class Credentials(Protocol):
-    """What reconciling needs of the registry credentials in the store."""
+    """The part of the credential store that reconciling uses."""
 
     async def open(self, tenant: str, credential_id: int) -> RegistryAuth | None: ...
 
@@ -90,9 +90,9 @@ class ReconcilerConfig:
 
     agent_environment: Mapping[str, str]
     grace_seconds: float
-    """How long a worker that is drained may finish its tasks."""
+    """Time that a drained worker has to finish its tasks."""
     silence_seconds: float
-    """A worker that was not heard of for longer is started again."""
+    """Time without a report after which a worker is restarted."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _Due:
     endpoint: Endpoint
     worker_id: str
     worker: Worker | None
-    """None when it was created in this round."""
+    """None if the worker was created in this round."""
 
     @property
     def start(self) -> Start:
@@ -110,10 +110,11 @@ class _Due:
 
 
 class Reconciler:
-    """One controller's rounds over all endpoints.
+    """Reconciles all endpoints, round by round.
 
-    Only the leading controller may run it. Each round is safe to repeat and to break off at any line: it starts from
-    what the store and the backend say now. What it remembers between rounds only spaces restarts out.
+    Only the leader may run it. A round may be repeated, and interrupted at any line, because it begins with the current
+    state of the store and the backend. The state kept between rounds is used only for the backoff of restarts and the
+    detection of silent workers.
     """
 
     def __init__(
@@ -139,10 +140,10 @@ class Reconciler:
         self._last_round: float | None = None
         self._silence_counts_from = 0.0
         self._starts_seen_at = -math.inf
-        """When starts last took half of the places."""
+        """Monotonic time when starts last occupied half of the places."""
 
     async def step(self) -> int:
-        """One round; returns how many things it did."""
+        """Run a round; return the number of actions."""
         store_now_ms = await self._store_now_ms()
         now = self._clock()
         self._note_round(now)
@@ -163,7 +164,7 @@ class Reconciler:
         return done
 
     async def aclose(self) -> None:
-        """Stop waiting for workers that drain; they are not stopped by this. Safe to call twice."""
+        """Stop waiting for draining workers, without ending them. Safe to call twice."""
         draining = list(self._draining.values())
         for task in draining:
             task.cancel()
@@ -194,13 +195,13 @@ class Reconciler:
         )
 
     async def _reconcile(self, situation: Situation, due: list[_Due]) -> int:
-        """Carry out what is planned, but for starts: these are added to `due`."""
+        """Carry out the planned actions, except starts, which are added to `due`."""
         await self._note_running(situation)
         actions = plan(situation)
         for action in actions:
             try:
                 await self._carry_out(situation, action, due)
-            except BackendError as error:  # the next round tries again; the other workers do not wait for it
+            except BackendError as error:  # continue with the other workers; the next round tries again
                 log.warning("the backend failed: %s", error, extra={"endpoint": situation.endpoint.endpoint_id})
         await self._judge_endpoint(situation)
         return len(actions)
@@ -228,7 +229,7 @@ class Reconciler:
         return worker_id
 
     async def _start_in_turn(self, due: list[_Due], under_way: list[Start]) -> None:
-        """Begin as many starts as the backend has places for; the other workers say that they wait."""
+        """Begin as many starts as the backend has places for; mark the other workers as waiting."""
         chosen = set(next_starts([one.start for one in due], under_way, self._backend.max_starting))
         self._note_starts([*under_way, *chosen])
         others = len(under_way) + len(chosen)
@@ -241,16 +242,17 @@ class Reconciler:
                 await self._restart(one.endpoint, one.worker)
 
     def _note_starts(self, starts: list[Start]) -> None:
-        """Note that starts take the time of other agents: when they take half of the places, crash loops left out.
+        """If starts occupy at least half of the places, note the time, because they slow down running agents.
 
-        One tenant's crash loop, or its single start now and then, must not make other agents count as silent late.
+        Workers in a crash loop do not count, so that one tenant's crash loop, or an occasional start, does not delay
+        the detection of silent agents.
         """
         calm = [start for start in starts if not self._records.get(start.worker_id, FRESH).short_lives]
         if calm and 2 * len(calm) >= self._backend.max_starting:
             self._starts_seen_at = self._clock()
 
     async def _note_waiting(self, one: _Due, others: int) -> None:
-        """Say that a worker waits for its start, unless its record says why its last start failed."""
+        """Record that a worker waits for its start, unless its record has the error of its last start."""
         text = f"{WAITS_FOR_START}: {others} others are starting"
         error = one.worker.error if one.worker is not None else None
         if error == text or (error and not error.startswith(WAITS_FOR_START)):
@@ -260,9 +262,10 @@ class Reconciler:
             await self._workers.mark(one.endpoint.endpoint_id, one.worker_id, status, reason=text, error=text)
 
     async def _restart(self, endpoint: Endpoint, worker: Worker) -> None:
-        """A worker that this controller has not started yet was another one's: that is no crash of it.
+        """Start a worker again; first reset its status if that is from before its end.
 
-        One that is still recorded as RUNNING has ended without its end being recorded: a round was broken off.
+        A worker that this controller has not started belonged to an earlier leader, so its end is not a crash. If its
+        status is still RUNNING, an interrupted round has not recorded its end.
         """
         taken_over = self._records.get(worker.worker_id, FRESH).started_at is None
         if worker.status is WorkerStatus.RUNNING or (taken_over and worker.status is not WorkerStatus.INITIALIZING):
@@ -295,7 +298,7 @@ class Reconciler:
             )
 
     async def _note_end(self, worker: Worker, reason: str, situation: Situation) -> None:
-        """What it said last is kept with the worker, so that its owner sees why."""
+        """Record a worker's end with its last log lines, so that the endpoint's owner sees the reason."""
         seen = situation.observed[worker.worker_id]
         record = self._records.get(worker.worker_id, FRESH)
         is_new = record.noted_end != seen.started_at_ms
@@ -311,7 +314,7 @@ class Reconciler:
             error="\n".join([reason, *seen.last_lines]),
             restarted=is_new,
         )
-        # Only now does the backend forget it: when the round is broken off before, the next one notes its end again.
+        # Last, because an interrupted round must leave the ended worker in the backend: the next round notes it again.
         await self._backend.kill(worker.worker_id)
 
     async def _kill(self, kill: Kill, situation: Situation) -> None:
@@ -331,7 +334,7 @@ class Reconciler:
         )
 
     async def _drain(self, worker: Worker, reason: str) -> None:
-        """In the background: a worker that takes its time must not hold up the other endpoints."""
+        """Drain a worker in the background, so that a slow one does not delay other endpoints."""
         if worker.worker_id in self._draining:
             return
         if worker.status is not WorkerStatus.STOPPING:
@@ -346,11 +349,11 @@ class Reconciler:
     async def _stop_gently(self, worker_id: str) -> None:
         try:
             await self._backend.stop(worker_id, self._config.grace_seconds)
-        except BackendError as error:  # it is still there in the next round, and drained again
+        except BackendError as error:  # the next round drains the worker again
             log.warning("a worker cannot be stopped: %s", error, extra={"worker": worker_id})
 
     async def _end_strangers(self, observed: Mapping[str, Observed], known: set[str]) -> int:
-        """Workers that the backend runs and the store knows nothing of: their endpoint is gone, or the store's data."""
+        """Drain workers that run without a record in the store: their endpoint was removed, or the store lost data."""
         strangers = [worker_id for worker_id in observed if worker_id not in known and worker_id not in self._draining]
         for worker_id in strangers:
             self._drain_in_background(worker_id)
@@ -363,7 +366,7 @@ class Reconciler:
                 self._records[worker.worker_id] = replace(record, crashes=0)
 
     async def _judge_endpoint(self, situation: Situation) -> None:
-        """An endpoint is FAILED while all the workers that it should have keep crashing."""
+        """Mark the endpoint as FAILED while all its desired workers keep crashing."""
         endpoint, failed = situation.endpoint, is_failing(situation)
         if failed != endpoint.failed:
             await self._endpoints.set_failed(endpoint.endpoint_id, failed)
@@ -373,7 +376,8 @@ class Reconciler:
         return WorkerStatus.FAILED if crashes >= FAILED_AFTER_CRASHES else WorkerStatus.INITIALIZING
 
     async def _spec(self, endpoint: Endpoint, worker_id: str, run: int) -> WorkerSpec:
-        """Raises BackendError, SealBroken, SecretKeyMissing when the worker's secrets cannot be had."""
+        """Return the worker's specification. Raises BackendError, SealBroken or SecretKeyMissing if its secrets are not
+        available."""
         config = endpoint.config
         return WorkerSpec(
             endpoint_id=endpoint.endpoint_id,

@@ -1,15 +1,15 @@
-"""When a destination is paused, and when it is tried again.
+"""The circuit breaker of a destination: decide when it is paused, and when it is tried again.
 
-    CLOSED ──a row of connection errors or timeouts──► OPEN: the destination is parked
-      ▲                                                 │  ▲
-      │ any HTTP response                               │  │ the probe fails: a longer pause
-      │                                          the pause is over
-      │                                                 ▼  │
-      └───────────────────────────────────────── one PROBE at a time
+    CLOSED ──consecutive connection errors or timeouts──► OPEN: the destination is parked
+      ▲                                                   │  ▲
+      │ any HTTP response                                 │  │ the probe fails: a longer pause
+      │                                            the pause is over
+      │                                                   ▼  │
+      └────────────────────────────────────────── one PROBE at a time
 
-For example, the fifth timeout in a row opens the breaker for ten seconds. Then one delivery is sent as a probe. If it
-fails, the next probe is due after twenty seconds. If a response comes, even a 500, the destination is alive and the
-breaker closes; the destination counts as recovering until it has sent eight responses in a row.
+For example, the fifth consecutive timeout opens the breaker for ten seconds. Then one delivery is sent as a probe. If
+it fails, the next probe is due after twenty seconds. If a response arrives, even a 500, the destination is alive and
+the breaker closes. The destination counts as recovering until it has sent eight consecutive responses.
 
 Pure: times are monotonic seconds passed in as `now`.
 """
@@ -35,49 +35,49 @@ DESTINATION_ERRORS = frozenset(
 """Error types that count against the destination: timeouts, connection errors, and a response that is not HTTP."""
 
 NEUTRAL_ERRORS = frozenset({error_types.BLOCKED_ADDRESS, error_types.INVALID_REQUEST, error_types.INTERNAL})
-"""Error types of attempts that sent nothing to the destination. All the others are HTTP responses."""
+"""Error types of attempts that sent no request to the destination. All other error types are HTTP responses."""
 
 PARKING = Backoff(10.0, 300.0)
 
 
 @dataclass(frozen=True)
 class BreakerLimits:
-    """The figures of a `Breaker`."""
+    """The parameters of a `Breaker`."""
 
     opens_after: int = 5
-    """Timeouts and connection errors in a row that open the breaker."""
+    """Number of consecutive timeouts and connection errors that opens the breaker."""
     parking: Backoff = PARKING
-    """The pause before the first probe, and after each probe that fails."""
+    """Pause before the first probe, and after each probe that fails."""
     responses_to_recover: int = 8
-    """HTTP responses in a row after a timeout or a connection error, until the destination has recovered."""
+    """Number of consecutive HTTP responses with which a destination recovers from a timeout or connection error."""
 
 
 @dataclass
 class Breaker:
-    """The breaker of one destination, and what its attempts have shown."""
+    """The breaker of one destination, with the history of its attempts."""
 
     limits: BreakerLimits
     has_succeeded: bool = False
     """True after the first delivery."""
     _errors: int = 0
-    """Timeouts and connection errors in a row."""
+    """Number of consecutive timeouts and connection errors."""
     _responses_missing: int = 0
-    """HTTP responses until the destination has recovered."""
+    """Number of HTTP responses until the destination has recovered."""
     _probe_at: float | None = None
-    """When the pause ends; None while the breaker is closed."""
+    """The time when the pause ends; None while the breaker is closed."""
     _probing: bool = False
-    """A probe is in flight."""
+    """True while a probe is in flight."""
     _pauses: int = 0
-    """Pauses in a row: the first one, and one after each probe that failed."""
+    """Number of consecutive pauses: the first one, and one after each failed probe."""
 
     @property
     def is_open(self) -> bool:
-        """The destination is parked."""
+        """True if the destination is parked."""
         return self._probe_at is not None
 
     @property
     def is_recovering(self) -> bool:
-        """The latest timeout or connection error was not followed by enough responses yet."""
+        """True if too few responses have followed the latest timeout or connection error."""
         return self._responses_missing > 0
 
     @property
@@ -86,7 +86,7 @@ class Breaker:
         return None if self._probing else self._probe_at
 
     def may_probe(self, now: float) -> bool:
-        """Return whether a probe may start."""
+        """Return True if a probe may start."""
         return self.next_probe_at is not None and self.next_probe_at <= now
 
     def start_probe(self) -> None:
@@ -94,8 +94,10 @@ class Breaker:
         self._probing = True
 
     def record(self, error_type: str | None, now: float, *, is_probe: bool) -> bool:
-        """Record the end of an attempt; `error_type` is None for a delivery. Return whether a response came or a pause
-        began."""
+        """Record the end of an attempt; `error_type` is None for a delivery.
+
+        Return True if a response arrived or a pause began.
+        """
         if is_probe:
             self._probing = False
         if error_type in NEUTRAL_ERRORS:
@@ -108,7 +110,7 @@ class Breaker:
     def _record_error(self, now: float, *, is_probe: bool) -> bool:
         self._errors += 1
         self._responses_missing = self.limits.responses_to_recover
-        # While the breaker is open only probes count: an attempt that began before must not lengthen the pause.
+        # While the breaker is open only probes count, so that attempts which began before do not prolong the pause.
         pauses = is_probe if self.is_open else self._errors >= self.limits.opens_after
         if not pauses:
             return False

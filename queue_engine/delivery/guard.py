@@ -1,8 +1,8 @@
-"""The guard: no connection is made to an address that the policy refuses, whatever a URL or a name server says.
+"""The guard: prevent connections to addresses that the policy refuses, for any URL and any response of a name server.
 
-It checks twice. All addresses of a name are checked together, so that a name with one refused address is refused. The
-address of every connection is checked where its socket is made, which also covers address literals and a name that
-resolves to something else than it did at submit.
+Addresses are checked twice. All addresses of a name are checked together, so that a name with one refused address is
+refused. The address of every connection is checked again when its socket is created. This covers address literals, and
+names that resolve to another address than at submission.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ READ_BUFFER_BYTES = 16 * 1024
 
 @dataclass(frozen=True)
 class Guard:
-    """Who may be connected to: `policy` by address, and nothing of this engine.
+    """Decides which addresses may be connected to: those that `policy` allows, except those of this engine.
 
-    That is its `own_ports` on any address of this machine, its `own_hosts`, and its `store_ports` on any private
-    address, whatever the policy allows.
+    The engine's addresses are refused even if the policy allows them: its `own_ports` on any address of this machine,
+    its `own_hosts`, and its `store_ports` on any private address.
     """
 
     policy: AddressPolicy = field(default_factory=AddressPolicy)
@@ -57,7 +57,7 @@ class Guard:
             raise BlockedAddress("the host is this engine's own")
 
     def check_connect(self, address: str, port: int) -> None:
-        """Check the address of one connection, before it is made. Raises BlockedAddress."""
+        """Check the address of a connection before it is made. Raises BlockedAddress."""
         refusal = self.policy.refusal(address)
         if refusal is not None:
             raise BlockedAddress(f"the address {refusal}")
@@ -71,20 +71,21 @@ class Guard:
 
 
 class ConnectionUse:
-    """What a request learns of its connection: give one as `trace_request_ctx`."""
+    """Information about a request's connection, filled in if it is passed as `trace_request_ctx`."""
 
     def __init__(self) -> None:
         self.reused = False
-        """The connection had served another request before."""
+        """True if the connection has served another request before."""
 
 
 def guarded_session(
     guard: Guard, resolver: AbstractResolver, *, connections: int = 256, keep_alive_seconds: float | None = 5.0
 ) -> aiohttp.ClientSession:
-    """A session whose every connection passes the guard. Needs a running event loop; close it, then the resolver.
+    """Return a session that checks every connection with the guard. Needs a running event loop.
 
-    At most `connections` are in use at once. An idle one is kept for `keep_alive_seconds`; with None, every request
-    has a connection of its own. No proxies, no cookies, no netrc; TLS is verified against the system's authorities.
+    At most `connections` are in use at the same time. An idle connection is kept for `keep_alive_seconds`; with None,
+    every request uses a new connection. Proxies, cookies and netrc are not used; TLS certificates are verified against
+    the system's authorities. Close the session, then the resolver.
     """
     kept: dict[str, Any] = (
         {"force_close": True} if keep_alive_seconds is None else {"keepalive_timeout": keep_alive_seconds}
@@ -113,7 +114,7 @@ def guarded_session(
 
 
 class _GuardedResolver(AbstractResolver):
-    """Another resolver's answers, if all of their addresses are allowed. Does not close the other."""
+    """Returns another resolver's results if all their addresses are allowed. Does not close the other resolver."""
 
     def __init__(self, guard: Guard, inner: AbstractResolver) -> None:
         self._guard = guard
@@ -127,7 +128,7 @@ class _GuardedResolver(AbstractResolver):
         return found
 
     async def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing, because the inner resolver belongs to the caller."""
 
 
 def _reuse_trace() -> aiohttp.TraceConfig:

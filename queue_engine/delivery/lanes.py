@@ -1,23 +1,24 @@
-"""Which delivery is sent next: a slow or dead receiver must not delay another receiver's deliveries.
+"""Choose the delivery that is sent next, so that a slow or dead receiver does not delay those of other receivers.
 
-Deliveries wait in one lane per destination (scheme, host and port). Lanes are served in turn, one item a turn, within
-limits that depend on how the destination has behaved:
+Deliveries wait in one lane per destination (scheme, host and port). Lanes are served in turn, one item per turn, within
+limits that depend on the history of the destination:
 
-    FRESH ──success──► TRUSTED          nothing is known yet; a few slots
+    FRESH ──success──► TRUSTED          no history yet; a few slots
       │                  │ ▲
       │ timeout, connection error, an attempt in flight for long
-      ▼                  ▼ │ a row of HTTP responses
+      ▼                  ▼ │ consecutive HTTP responses
      DEGRADED ◄────────────┘            a few slots, and few for all degraded destinations together
       │     ▲
       │     │ any HTTP response to the probe, or to an attempt still in flight
       ▼     │
      PARKED ┘                           while the breaker is open: one probe at a time
 
-Slots are shared so that no kind can lock another out: a part of them is kept for trusted destinations and a part for
-fresh ones, and one trusted destination never takes more than are left for the others. A destination with an attempt
-that has been in flight for long is degraded: fresh ones that hang stop blocking the next fresh ones after that time.
+Slots are shared so that no kind of destination can block another: some are reserved for trusted destinations and some
+for fresh ones, and a single trusted destination never holds more slots than it leaves for the others. A destination
+with an attempt that has been in flight for long is degraded, so that fresh destinations that hang block other fresh
+ones only until then.
 
-Pure: times are monotonic seconds passed in as `now`, which never goes back. Not for use from several threads.
+Pure: times are monotonic seconds passed in as `now`, which never decreases. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -35,43 +36,44 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class LaneLimits:
-    """The figures of `Lanes`."""
+    """The parameters of `Lanes`."""
 
     slots: int = 256
-    """Attempts in flight, in all."""
+    """Maximum number of attempts in flight."""
     degraded_slots: int = 64
-    """Limit for the slots of all degraded destinations together. Slots that one held beyond `unproven_slots_each` when
-    it became degraded do not count, so that it does not stop the others."""
+    """Maximum number of slots of all degraded destinations together. The slots beyond `unproven_slots_each` that a
+    destination holds when it becomes degraded do not count, so that it does not block other degraded destinations."""
     fresh_slots: int = 64
     """The same for fresh destinations."""
     unproven_slots_each: int = 8
-    """For one destination that is fresh or degraded."""
+    """Maximum number of slots of one fresh or degraded destination."""
     trusted_slots_each: int = 128
+    """Maximum number of slots of one trusted destination."""
     slow_after_seconds: float = 2.0
-    """An attempt in flight for longer makes its destination degraded until it ends."""
+    """Duration of an attempt after which its destination is degraded, until the attempt ends."""
     breaker: BreakerLimits = field(default_factory=BreakerLimits)
     items: int = 20_000
-    """Items held in all. When they are this many, the longest lanes make room for the others."""
+    """Maximum number of items in all lanes. Beyond it, items of the longest lanes are deferred."""
     unproven_items_each: int = 1000
-    """Items held for a destination that is not trusted."""
+    """Maximum number of items of a destination that is not trusted."""
     full_lane_seconds: float = 1.0
-    """How long an item that found no room should wait."""
+    """Delay of an item that is deferred because there is no room."""
     spread_seconds: float = 0.001
-    """How much longer than the one before it an item of an unproven destination waits when it is deferred: a great
-    many must not all come again at once."""
+    """Additional delay of each further deferred item of an unproven destination, so that a large number of items does
+    not become due at the same time."""
     history_seconds: float = 900.0
-    """A destination of which nothing was heard for this long is forgotten."""
+    """Time without an attempt after which the history of a destination is forgotten."""
     histories: int = 10_000
-    """Destinations remembered without an item or an attempt; the longest idle are forgotten first."""
+    """Maximum number of destinations remembered without an item or an attempt. The longest idle is forgotten first."""
 
     @property
     def kept_slots(self) -> int:
-        """Attempts that fresh destinations can always have in flight, whatever the others hold; trusted ones too."""
+        """Number of slots reserved for fresh destinations, and the same number for trusted ones."""
         return self.slots // 8
 
 
 class Kind(Enum):
-    """How a destination is treated."""
+    """The kinds of destinations, which differ in their limits."""
 
     TRUSTED = "trusted"
     FRESH = "fresh"
@@ -81,25 +83,25 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Turn(Generic[Item]):
-    """One item that may be sent now. Holds a slot until it is given to `finished`."""
+    """An item that may be sent now. It holds a slot until `finished` is called with it."""
 
     number: int
     destination: str
     item: Item
     started_at: float
     kind: Kind
-    """How the destination was treated when the turn began; PARKED for a probe."""
+    """The kind of the destination when the turn began; PARKED for a probe."""
 
 
 @dataclass(frozen=True)
 class Deferred(Generic[Item]):
-    """One item that should wait in the store; it has used up no attempt."""
+    """An item that should wait in the store. No attempt was made for it."""
 
     destination: str
     item: Item
     delay_seconds: float
     parked: bool = False
-    """True when it waits because its destination is parked."""
+    """True if the item waits because its destination is parked."""
 
 
 @dataclass
@@ -109,11 +111,11 @@ class _Lane(Generic[Item]):
     items: deque[Item] = field(default_factory=deque)
     in_flight: int = 0
     slow: int = 0
-    """Of those in flight, the ones that have taken long."""
+    """Number of attempts in flight that have exceeded `slow_after_seconds`."""
     deferrals: int = 0
-    """Items deferred since the latest response or the beginning of the pause."""
+    """Number of items deferred since the latest response or the beginning of the pause."""
     filed_length: int = 0
-    """Under how many items the lane is found."""
+    """The length under which the lane is found in `_by_length`."""
     heard_at: float = 0.0
 
     @property
@@ -136,7 +138,7 @@ class _Lane(Generic[Item]):
 class Lanes(Generic[Item]):
     """The lanes of one delivery process. `next` takes a slot, `finished` frees it.
 
-    Call `take_deferred` after every `add` and `finished`: the items that it hands out are no longer held here.
+    Call `take_deferred` after every `add` and `finished`. The items that it returns are no longer held here.
     """
 
     def __init__(self, limits: LaneLimits | None = None) -> None:
@@ -145,49 +147,49 @@ class Lanes(Generic[Item]):
         self._rings: dict[Kind, OrderedDict[str, _Lane[Item]]] = {kind: OrderedDict() for kind in Kind}
         """Lanes that have items, in the order of their turns."""
         self._filed: dict[str, tuple[Kind, int]] = {}
-        """Under which kind, and with how many slots, a lane is counted."""
+        """The kind and the number of slots under which a lane is counted in `_held`."""
         self._held: dict[Kind, int] = dict.fromkeys(Kind, 0)
-        """Slots of the lanes of a kind, as they are treated now."""
+        """Number of slots held, by the kind that the lane has now."""
         self._began: dict[Kind, int] = dict.fromkeys(Kind, 0)
-        """Attempts in flight by how their destinations were treated when they began."""
+        """Number of attempts in flight, by the kind that the lane had when the attempt began."""
         self._young: OrderedDict[int, Turn[Item]] = OrderedDict()
-        """Attempts in flight that have not taken long yet, the oldest first."""
+        """Attempts in flight that have not exceeded `slow_after_seconds`, the oldest first."""
         self._slow: set[int] = set()
         self._idle: OrderedDict[str, _Lane[Item]] = OrderedDict()
         """Destinations without an item or an attempt, the longest idle first."""
         self._by_length: defaultdict[int, OrderedDict[str, _Lane[Item]]] = defaultdict(OrderedDict)
-        """Lanes by how many items they hold."""
+        """Lanes by their number of items."""
         self._longest = 0
-        """No lane holds more items than this."""
+        """Upper bound of the number of items in a lane."""
         self._overflow: list[Deferred[Item]] = []
         self._kinds_in_turn = deque(Kind)
         self._turns = 0
         self._waiting = 0
         self._now = float("-inf")
-        """The latest time at which `next` was asked."""
+        """The time of the latest call of `next`."""
 
     @property
     def waiting(self) -> int:
-        """Items held that are not in flight."""
+        """Number of items that are not in flight."""
         return self._waiting
 
     @property
     def in_flight(self) -> int:
-        """Slots taken."""
+        """Number of slots in use."""
         return len(self._young) + len(self._slow)
 
     @property
     def destinations(self) -> int:
-        """Destinations known: bounded by the items held, the slots and `histories`."""
+        """Number of known destinations. It is bounded by the number of items, the slots and `histories`."""
         return len(self._lanes)
 
     def kind_of(self, destination: str) -> Kind:
-        """How a destination is treated now."""
+        """Return the kind that a destination has now."""
         lane = self._lanes.get(destination)
         return Kind.FRESH if lane is None else lane.kind
 
     def add(self, destination: str, item: Item) -> None:
-        """Put an item at the end of its destination's lane. Where there is no room, `take_deferred` hands one out."""
+        """Append an item to its destination's lane. If there is no room, an item is deferred (see `take_deferred`)."""
         lane = self._lanes.get(destination)
         if lane is None:
             lane = self._lanes[destination] = _Lane(destination, Breaker(self._limits.breaker))
@@ -200,7 +202,7 @@ class Lanes(Generic[Item]):
             self._shorten(self._longest_lane())
 
     def next(self, now: float) -> Turn[Item] | None:
-        """The item whose turn it is, which now holds a slot; None while nothing may be started."""
+        """Return the item whose turn it is, which now holds a slot; None if no item may be sent."""
         self._now = now
         self._note_slow_ones(now)
         for _ in range(len(self._kinds_in_turn)):
@@ -212,7 +214,7 @@ class Lanes(Generic[Item]):
         return None
 
     def finished(self, turn: Turn[Item], now: float, error_type: str | None) -> None:
-        """Free the slot of a turn. `error_type` is None when it was delivered."""
+        """Free the slot of a turn. `error_type` is None if the item was delivered."""
         lane = self._lanes[turn.destination]
         lane.in_flight -= 1
         if self._young.pop(turn.number, None) is None:
@@ -226,7 +228,7 @@ class Lanes(Generic[Item]):
         self._forget_old_ones(now)
 
     def take_deferred(self, now: float) -> list[Deferred[Item]]:
-        """Take out the items that should wait in the store: those of parked destinations and of full lanes."""
+        """Remove and return the items that should wait in the store: those of parked destinations and of full lanes."""
         deferred, self._overflow = self._overflow, []
         for lane in list(self._rings[Kind.PARKED].values()):
             probe_at = lane.breaker.next_probe_at
@@ -237,7 +239,7 @@ class Lanes(Generic[Item]):
         return deferred
 
     def drain(self) -> list[Item]:
-        """Take out every item that is not in flight, as when the process ends."""
+        """Remove and return all items that are not in flight, for the end of the process."""
         items = [deferred.item for deferred in self._overflow]
         self._overflow = []
         for lane in list(self._lanes.values()):
@@ -245,7 +247,7 @@ class Lanes(Generic[Item]):
         return items
 
     def changes_at(self) -> float | None:
-        """The time when `next` may return an item although none was added or finished; None when it will not."""
+        """Return the time when `next` may return an item although none was added or finished; None if there is none."""
         if not self._waiting:
             return None
         probes = (lane.breaker.next_probe_at for lane in self._rings[Kind.PARKED].values())
@@ -258,14 +260,14 @@ class Lanes(Generic[Item]):
     # Choosing
 
     def _admissible(self, kind: Kind, now: float) -> _Lane[Item] | None:
-        """The lane of this kind whose turn it is. Lanes that must wait keep their place at the front."""
+        """Return the lane of this kind whose turn it is. Lanes that have to wait keep their place at the front."""
         spare = self._spare(kind)
         if spare <= 0:
             return None
         return next((lane for lane in self._rings[kind].values() if self._may_start(lane, kind, spare, now)), None)
 
     def _spare(self, kind: Kind) -> int:
-        """Slots that lanes of this kind may still take."""
+        """Return the number of slots that lanes of this kind may still take."""
         limits, held = self._limits, self._held
         free = limits.slots - self.in_flight
         kept_for_trusted = max(0, limits.kept_slots - self._began[Kind.TRUSTED])
@@ -321,7 +323,7 @@ class Lanes(Generic[Item]):
         lane.deferrals += 1
         return Deferred(lane.destination, item, delay_seconds + spread, parked)
 
-    # What is known of a destination
+    # Slow attempts
 
     def _note_slow_ones(self, now: float) -> None:
         while self._young:
@@ -337,7 +339,7 @@ class Lanes(Generic[Item]):
     # Book-keeping
 
     def _file(self, lane: _Lane[Item]) -> None:
-        """Put the lane where it belongs by its state: ring, counts, idle or forgotten."""
+        """Update ring, counts and indexes after the lane has changed; forget it if it has neither items nor history."""
         kind = lane.kind
         held = lane.in_flight if kind is Kind.TRUSTED else min(lane.in_flight, self._limits.unproven_slots_each)
         was, held_before = self._filed.get(lane.destination, (kind, 0))

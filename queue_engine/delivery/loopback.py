@@ -1,4 +1,4 @@
-"""Webhooks to loopback, for as long as the engine has one tenant: what `queue-engine up` allows on one machine."""
+"""Webhooks to loopback addresses, which `queue-engine up` allows as long as the engine has a single tenant."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from queue_engine.store.redis.client import unavailability
 
 
 class Tenants(Protocol):
-    """Knows whether there was never a second tenant."""
+    """The store's knowledge of a second tenant, past or present."""
 
     async def has_one_tenant(self) -> bool: ...
 
 
 class Sends(Protocol):
-    """Makes one HTTP attempt."""
+    """Makes a single HTTP attempt."""
 
     async def send(self, request: OutgoingRequest) -> WebhookResponse: ...
 
 
 class LoopbackSender:
-    """Sends by `local`, which reaches loopback, while there is one tenant, and by `strict` as soon as there are two.
+    """Sends with `local`, which may connect to loopback, while there is one tenant, and with `strict` afterwards.
 
-    The store is asked before every attempt. The two must not share connections: those to loopback that were kept alive
-    are then not used again.
+    The store is read before every attempt. The two senders must not share connections, because `strict` would otherwise
+    reuse a kept connection to loopback.
     """
 
     def __init__(self, tenants: Tenants, local: Sends, strict: Sends) -> None:
@@ -35,6 +35,6 @@ class LoopbackSender:
         self._strict = strict
 
     async def send(self, request: OutgoingRequest) -> WebhookResponse:
-        """Make one attempt, after waiting for as long as the store does not respond."""
+        """Make a single attempt; while the store does not respond, wait for it."""
         alone = await retry_while_unavailable(self._tenants.has_one_tenant, passing=unavailability, what="tenants")
         return await (self._local if alone else self._strict).send(request)

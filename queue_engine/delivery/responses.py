@@ -1,6 +1,6 @@
-"""Reading a receiver's response: its error type, when to retry, and the excerpt that is kept for people to read.
+"""Read a receiver's response: its error type, its Retry-After, and the excerpt that is stored for users.
 
-All of it comes from strangers: nothing here trusts a length, a character or a number.
+Responses are untrusted input, so every length, character and number in them is checked.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HTTP_4XX = "http_4xx"
 HTTP_5XX = "http_5xx"
 
 ERROR_TYPES = error_types.ERROR_TYPES | {REDIRECT, GONE, RATE_LIMITED, HTTP_4XX, HTTP_5XX}
-"""Every error type of a delivery attempt."""
+"""All error types of a delivery attempt."""
 
 ERROR_TEXTS = {
     error_types.DNS_ERROR: "the host name could not be resolved",
@@ -38,14 +38,18 @@ ERROR_TEXTS = {
     error_types.INVALID_REQUEST: "the URL or a header cannot be sent",
     error_types.INTERNAL: "an error in the delivery process; see its log",
 }
-"""Kept in place of a response. Never the exception's own text: it may hold an address of the private network."""
+"""Texts that are stored in place of a response. The exception's own text is not used, because it may have an address of
+the private network."""
 
 _DELTA_SECONDS = re.compile(r"[0-9]{1,12}")
 _HTTP_DATE = re.compile(r"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]{0,6},? [0-9A-Za-z :-]{12,30}")
 
 
 def error_type_of_status(status: int) -> str | None:
-    """Return the error type of a status; None for 2xx. Below 200 only 101 gets here, and no request asks for that."""
+    """Return the error type of a status; None for 2xx.
+
+    The only possible status below 200 is 101, and it is an error because no request asks for it.
+    """
     if 200 <= status < 300:
         return None
     if status < 200:
@@ -58,7 +62,7 @@ def error_type_of_status(status: int) -> str | None:
 
 
 def retry_after_seconds(value: str | None, now_epoch_seconds: float) -> float | None:
-    """Seconds to wait by a `Retry-After` (RFC 9110, section 10.2.3), not clamped; None for none and for nonsense."""
+    """Return the seconds of a `Retry-After` (RFC 9110, section 10.2.3), not clamped; None if missing or invalid."""
     if value is None:
         return None
     if _DELTA_SECONDS.fullmatch(value) is not None:
@@ -78,16 +82,16 @@ def _http_date(value: str) -> datetime | None:
 
 
 def redirect_of(location: str, secrets: Iterable[str] = ()) -> str:
-    """Where a redirect points to, for people: nothing is sent there."""
+    """Return a text about the target of a redirect. No request is sent to it."""
     shown = printable(excerpt_of(location.encode("utf-8", "surrogateescape"), secrets), LOCATION_BYTES)
     return f"a redirect to {shown}, which is not followed"
 
 
 def excerpt_of(body: bytes, secrets: Iterable[str] = ()) -> str:
-    """At most 2 KiB of `body` as one line of plain text: bad bytes replaced, whatever does not print escaped.
+    """Return at most 2 KiB of `body` as one line of plain text. Invalid bytes are replaced, unprintable ones escaped.
 
-    `secrets` that the receiver sent back are masked, as they are and as JSON writes them. Markup stays: whoever shows
-    this on a page escapes it there.
+    `secrets` that the receiver sent back are masked, both literally and in their JSON form. Markup is not escaped; a
+    page that shows the text must escape it.
     """
     text = body.decode("utf-8", "replace")
     for secret in secrets:

@@ -1,4 +1,4 @@
-"""One delivery attempt over HTTP: send it, read an excerpt of the response, and give its error type."""
+"""A single delivery attempt over HTTP: send it, read an excerpt of the response, and return its error type."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OutgoingRequest:
-    """A POST to a webhook. `headers` hold the content type, the signature and the receiver's key."""
+    """A POST to a webhook. `headers` has the content type, the signature and the receiver's key."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
@@ -44,14 +44,14 @@ class OutgoingRequest:
 
 @dataclass(frozen=True)
 class SenderLimits:
-    """Limits of the duration of one attempt and of the part of the response that is read."""
+    """Timeouts of an attempt, and the size limit of a response's body."""
 
     total_seconds: float = 15.0
-    """From the name's look-up to the last byte read."""
+    """Timeout of the whole attempt, from the name lookup to the last byte read."""
     connect_seconds: float = 5.0
-    """Look-up, connection and TLS handshake."""
+    """Timeout of name lookup, connection and TLS handshake."""
     body_seconds: float = 2.0
-    """For the response's body, once its headers are in: only the excerpt depends on it."""
+    """Timeout of the response's body after its headers. It can be short, because only the excerpt depends on it."""
     body_bytes: int = 16 * 1024
 
 
@@ -60,9 +60,9 @@ _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"
 
 
 class Sender:
-    """Sends attempts on `session`. Safe to use from many tasks of one event loop.
+    """Sends attempts with `session`. Safe to use from many tasks of one event loop.
 
-    `unshared` is a session that keeps no connection alive, for the one repeat on a fresh connection.
+    `unshared` is a session without keep-alive, for the repeat of an attempt on a new connection.
     """
 
     def __init__(
@@ -81,11 +81,11 @@ class Sender:
         self._monotonic = monotonic
 
     async def send(self, request: OutgoingRequest) -> WebhookResponse:
-        """Make one attempt. Raises nothing but CancelledError: every error is in the response.
+        """Make an attempt, and return its result. Raises only CancelledError, because the result includes errors.
 
-        The status decides: a 2xx is delivered however its body goes on. A redirect is not followed. When a kept
-        connection breaks before anything came back, the attempt is repeated once on a fresh one; the receiver may
-        then get it twice, with the same `webhook-id`.
+        Only the status decides: a 2xx means delivered, even if reading its body fails. Redirects are not followed. If
+        a reused connection breaks before the first byte of a response, the attempt is repeated once on a new one. The
+        receiver may then get the request twice, with the same `webhook-id`.
         """
         started = self._monotonic()
         try:
@@ -97,7 +97,7 @@ class Sender:
         return replace(response, duration_seconds=self._monotonic() - started)
 
     async def _attempt(self, request: OutgoingRequest) -> WebhookResponse:
-        # The bytes that were accepted are the bytes sent: without `encoded`, yarl would rewrite the query.
+        # Send the URL exactly as it was validated: without `encoded`, yarl would rewrite the query.
         url = URL(parse_webhook(request.url).url, encoded=True)
         if not all(value.isascii() and value.isprintable() for value in request.headers.values()):
             raise ValueError("a header's value must be visible ASCII")
@@ -153,7 +153,7 @@ class Sender:
             return f"(the body of the response cannot be understood: {error.problem})".encode()
 
     async def _body(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
-        """As much of the body as comes within the limits. Raises BadResponse; any other end is the body's end."""
+        """Return the part of the body that arrives within the limits. Raises BadResponse; other errors end the body."""
         body = bytearray()
         until = min(deadline, asyncio.get_running_loop().time() + self._limits.body_seconds)
         with suppress(TimeoutError, OSError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
@@ -170,7 +170,7 @@ class Sender:
 async def open_sender(
     guard: Guard, resolver: AbstractResolver, limits: SenderLimits | None = None, *, connections: int = 256
 ) -> AsyncIterator[Sender]:
-    """A sender with its sessions, closed at the end. The resolver stays open: it is the caller's."""
+    """Yield a sender, and close its sessions afterwards. The resolver belongs to the caller and is not closed."""
     async with (
         guarded_session(guard, resolver, connections=connections) as session,
         guarded_session(guard, resolver, connections=connections, keep_alive_seconds=None) as unshared,
@@ -179,9 +179,9 @@ async def open_sender(
 
 
 def _broke_without_response(error: Exception) -> bool:
-    """Return whether the connection broke without a byte of a response. A reset discards what came, so it counts."""
+    """Return True if the connection broke before a response. A reset counts, because it discards received bytes."""
     if isinstance(error, aiohttp.ServerDisconnectedError):
-        return isinstance(error.message, str)  # otherwise it is the part of a response that came
+        return isinstance(error.message, str)  # otherwise it is the received part of a response
     return isinstance(error, aiohttp.ClientConnectionError) and error_type_of(error) == RESET
 
 
@@ -193,7 +193,7 @@ def _failed(error: Exception, request: OutgoingRequest) -> WebhookResponse:
 
 
 def _detail(error: Exception, error_type: str, *, plain: bool) -> str:
-    """What the receiver's owner can act on, in words that hold no address; empty for nothing."""
+    """Return a detail that helps the receiver's owner and has no address; empty if there is none."""
     if isinstance(error, BadResponse):
         return error.problem
     if error_type == TLS_ERROR:

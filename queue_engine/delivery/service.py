@@ -1,4 +1,4 @@
-"""The delivery process: takes due deliveries from the outbox, sends each in its turn, records the outcome."""
+"""The delivery process: read due deliveries from the outbox, send each in its turn, and record the outcome."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ from queue_engine.store.redis.client import unavailability
 log = logging.getLogger(__name__)
 
 MAX_READ = 32
-"""Limit for the entries read from one partition at once."""
+"""Maximum number of entries read from one partition at once."""
 BLOCK_MS = 2000
 PROMOTE_SECONDS = 0.25
 GAUGES_SECONDS = 5.0
 PARKING = Backoff(2.0, 300.0)
 BROKEN_SECONDS = 30.0
-"""Pause of a delivery after an internal error, so that it is neither lost nor retried without a pause."""
+"""Pause of a delivery after an internal error, so that it is neither lost nor retried in a tight loop."""
 
 
 class Sends(Protocol):
-    """Makes one HTTP attempt."""
+    """Makes a single HTTP attempt."""
 
     async def send(self, request: OutgoingRequest) -> WebhookResponse: ...
 
@@ -58,15 +58,16 @@ class DeliveryConfig:
     schedule: Schedule
     slots: int
     lease_seconds: float
-    """A delivery process that is silent for this long is taken for dead."""
+    """Time without a sign of life after which a delivery process is treated as dead."""
     attempt_seconds: float
-    """Wall clock of one attempt: how long a drain may take."""
+    """Maximum duration of an attempt, which a drain waits for."""
 
 
 class DeliveryService:
-    """Runs until `drain`. What it has read and not settled comes back when it dies.
+    """Runs until `drain`. If it dies, another process takes over the deliveries that it has read and not settled.
 
-    At least once: a delivery whose response could not be recorded is sent again, with the same `webhook-id`.
+    Deliveries are sent at least once: if a response could not be recorded, the delivery is sent again, with the same
+    `webhook-id`.
     """
 
     def __init__(self, config: DeliveryConfig, outbox: Outbox, sender: Sends) -> None:
@@ -80,11 +81,11 @@ class DeliveryService:
         self._attempts: set[asyncio.Task[None]] = set()
 
     def drain(self) -> None:
-        """Send nothing more and end. Safe to call from a signal handler and more than once."""
+        """Start no further attempt, and end. Safe to call from a signal handler and more than once."""
         self._draining.set()
 
     async def run(self) -> None:
-        """Work until drained: attempts in flight end and are recorded, the rest goes back to the outbox."""
+        """Work until drained. Then attempts in flight finish and are recorded, and the rest returns to the outbox."""
         tick_seconds = self._config.lease_seconds / 4
         await retry_while_unavailable(self._adopt, passing=unavailability, what="the outbox")
         background = [
@@ -112,13 +113,13 @@ class DeliveryService:
     # Feeding the lanes
 
     async def _read(self) -> int:
-        """Read on, however many deliveries wait here: lanes defer those that they cannot hold."""
+        """Read a batch, even if many deliveries wait here: the lanes defer those for which they have no room."""
         entries = await self._outbox.read(MAX_READ, block_ms=BLOCK_MS)
         self._add(entries)
         return len(entries)
 
     async def _adopt(self) -> int:
-        """Say that this process lives, and take over what a dead one had read. Answers 0: next time after the tick."""
+        """Report that this process lives, and take over the deliveries of dead ones. Return 0, to wait for the tick."""
         lease_ms = int(self._config.lease_seconds * 1000)
         adopted = await self._outbox.adopt(tick_ms=lease_ms // 4, lease_ms=lease_ms)
         if adopted:
@@ -135,7 +136,7 @@ class DeliveryService:
     # Sending
 
     async def _dispatch(self) -> int:
-        """Start every attempt that may start now, defer the deliveries that should wait, then wait for a change."""
+        """Start all attempts that may start now, defer the deliveries that should wait, then wait for a change."""
         self._wake.clear()
         while (turn := self._lanes.next(time.monotonic())) is not None:
             attempt = asyncio.create_task(self._attempt(turn))
@@ -163,7 +164,7 @@ class DeliveryService:
             self._wake.set()
 
     async def _deliver(self, entry: OutboxEntry) -> str | None:
-        """Open, send, decide, settle. Return the error type of the response; INTERNAL when nothing was sent."""
+        """Open, send and settle a delivery. Return the error type of the response; INTERNAL if none was sent."""
         sent_at_ms = int(time.time() * 1000)
         delivery = await retry_while_unavailable(lambda: self._outbox.open(entry), passing=unavailability, what="open")
         if delivery is None:
@@ -220,14 +221,14 @@ class DeliveryService:
         return 0
 
 
-# An alert sees the first failure of a class only when its counter has begun before.
+# Create the counters with 0, because an alert on an increase misses the first failure of a counter that did not exist.
 metrics.delivery_attempts.labels("success", "none")
 for _error_type in ERROR_TYPES:
     metrics.delivery_attempts.labels("failure", _error_type)
 
 
 def _is_named(url: str) -> bool:
-    """Return whether the host of a webhook is a name and no address."""
+    """Return True if the host of a webhook is a name, not an address."""
     try:
         return parse_webhook(url).literal is None
     except InvalidWebhook:
