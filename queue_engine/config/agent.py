@@ -25,7 +25,7 @@ class AgentSettings(SharedSettings, MetricsSettings):
 
     model_config = SettingsConfigDict(env_prefix=AGENT_PREFIX)
 
-    # Required, because an agent is seldom on the machine that the engine's default names.
+    # Required, because an agent is rarely on the machine of the engine's default URL.
     redis_url: SecretStr = Field(description=text_of(SharedSettings, "redis_url"))
     endpoint: str = Field(description="Id of the endpoint whose tasks are claimed")
     container_url: str = Field(
@@ -111,7 +111,7 @@ class AgentSettings(SharedSettings, MetricsSettings):
         plain = parts.path in ("", "/") and not parts.query and not parts.fragment and parts.username is None
         if parts.scheme != "http" or not parts.hostname or not plain:
             raise ValueError("must be http://<host> or http://<host>:<port>, without a path")
-        _ = parts.port  # raises ValueError when it is not a port
+        _ = parts.port  # raises ValueError for an invalid port
         return value
 
     @field_validator("container_environment", "secret_names", "overridden_names", mode="before")
@@ -124,7 +124,7 @@ class AgentSettings(SharedSettings, MetricsSettings):
         return tuple(self.container_environment.get(name, "") for name in self.secret_names)
 
     def own_secrets(self) -> tuple[str, ...]:
-        """Return what the agent itself keeps secret, and the container's log must not show either."""
+        """Return the agent's own secrets, which the container's log must not show either."""
         own = [secret.get_secret_value() for secret in (self.secret_key, self.secret_key_previous) if secret]
         passwords = parse_store_url(self.redis_url.get_secret_value()).secrets
         return (*passwords, *(key.strip() for text in own for key in text.split(",")))

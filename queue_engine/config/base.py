@@ -1,8 +1,8 @@
 """The base of the settings classes of all processes.
 
-A setting is defined once, as a field of one of these classes: name, type, limits, default and text. Its variable, its
-file form when it is a secret, the hints about misspelled names, the environment of the agents and
-docs/reference/configuration.md are made from the field.
+A setting is defined once, as a field of one of these classes: name, type, limits, default and text. The following are
+made from the field: its variable, its file form when it is a secret, the hints about misspelled names, the environment
+of the agents and docs/reference/configuration.md.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 
 
 class ProcessSettings(BaseSettings):
-    """Settings from environment variables; a secret also from the file that its variable with `_FILE` names.
+    """Settings from environment variables. A secret may also be in the file that its variable with `_FILE` names.
 
     Raises ValueError when both forms of a secret are given, and when its file cannot be read.
     """
@@ -61,7 +61,7 @@ def variables_of(settings: type[ProcessSettings]) -> set[str]:
 
 
 def text_of(settings: type[ProcessSettings], name: str) -> str:
-    """Return what a setting is, as the reference and the command line say it."""
+    """Return the description of a setting for the reference and the command line."""
     return settings.model_fields[name].description or ""
 
 

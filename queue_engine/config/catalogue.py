@@ -1,4 +1,4 @@
-"""The catalogue that this process works with."""
+"""Load the catalogue of GPU types, regions and prices."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from queue_engine.domain.catalogue import Catalogue, InvalidCatalogue
 
 
 def load_catalogue(extra: Path | None) -> Catalogue:
-    """The built-in list, with the operator's file when there is one. Raises InvalidCatalogue that names the file."""
+    """Return the built-in list, extended by the operator's file. Raises InvalidCatalogue that names the file."""
     builtin = Catalogue.parse((files("queue_engine.domain") / "catalogue.toml").read_text("utf-8"))
     return builtin if extra is None else builtin.extended_by(_read(extra))
 
@@ -19,5 +19,5 @@ def _read(path: Path) -> Catalogue:
         return Catalogue.parse(path.read_text("utf-8"))
     except OSError as error:
         raise InvalidCatalogue(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # no UTF-8, or no catalogue
+    except ValueError as error:  # not UTF-8, or not a catalogue
         raise InvalidCatalogue(f"{path}: {error}") from None

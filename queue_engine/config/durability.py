@@ -1,4 +1,4 @@
-"""How far a write must have got before it is acknowledged: `docs/operations/high-availability.md`."""
+"""Durability of a write before it is acknowledged: `docs/operations/high-availability.md`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 DEFAULT_TIMEOUT_SECONDS = 2.0
 MAX_TIMEOUT_SECONDS = 2.5
-"""Below the time after which a connection that answers nothing is given up."""
+"""Less than the time after which a connection without a reply is given up."""
 
 
 @dataclass(frozen=True)
 class Durability:
-    """Acknowledged is what `replicas` replicas have, and with `disk` what the master and they have on disk."""
+    """Requires an acknowledged write on `replicas` replicas; with `disk`, also on the disk of the master and of these
+    replicas.
+    """
 
     replicas: int = 0
     disk: bool = False
@@ -19,12 +21,12 @@ class Durability:
 
     @property
     def waits(self) -> bool:
-        """Whether anything is waited for: if not, the store's own persistence is all there is."""
+        """Return whether a write waits at all. Without a wait, only the store's own persistence protects it."""
         return self.replicas > 0 or self.disk
 
 
 def parse_durability(text: str, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> Durability:
-    """`store`, `replica`, `replicas:N`, `disk` or `disk+replica`. Raises ValueError."""
+    """Parse `store`, `replica`, `replicas:N`, `disk` or `disk+replica`. Raises ValueError."""
     named = {"store": (0, False), "replica": (1, False), "disk": (0, True), "disk+replica": (1, True)}
     word, _, number = text.strip().lower().partition(":")
     if word in named and not number:

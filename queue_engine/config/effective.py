@@ -1,4 +1,4 @@
-"""Effective settings: the values with which a process would start, and the source of each."""
+"""Effective settings: the values that a process would start with, and the source of each."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ NONE = "-"
 
 
 class EffectiveSetting(NamedTuple):
-    """One setting of a process."""
+    """A setting of a process."""
 
     variable: str
     value: str
-    """As it is written in the variable; MASK for a secret that was given, NONE for nothing."""
+    """The value as in the variable; MASK for a secret that was given, NONE for no value."""
     source: str
     """`environment`, `file <path>` or DEFAULT."""
 
@@ -28,7 +28,7 @@ class EffectiveSetting(NamedTuple):
 def effective_settings(
     processes: Iterable[ProcessSettings], environment: Mapping[str, str]
 ) -> Iterator[EffectiveSetting]:
-    """Return each setting of the processes once. They were read from `environment`; nothing else gives them a value."""
+    """Return each setting of the processes once. `environment` must be the one from which they were read."""
     given = {name.upper(): value for name, value in environment.items() if value}
     seen = set()
     for settings in processes:
@@ -51,7 +51,7 @@ def _source(variable: str, given: Mapping[str, str]) -> str:
 
 
 def _written(value: Any) -> str:
-    """Return the value as its variable takes it."""
+    """Return the value in the form of its variable."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if isinstance(value, bool):

@@ -1,6 +1,7 @@
 """Settings of the engine's processes, from environment variables `QUEUE_ENGINE_…`.
 
-Nothing reads the environment at import: a composition root makes the settings of its process and passes them on.
+Importing a module never reads the environment: a composition root creates the settings of its process and passes them
+on.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class StorePlaces:
-    """Where the servers and sentinels of a store are, as far as its URLs say."""
+    """Places of a store's servers and sentinels, as far as its URLs name them."""
 
     here: frozenset[int]
     """Ports on this machine."""
     ports: frozenset[int]
-    """All ports, here and elsewhere; behind sentinels also the usual one, on which a later master may be."""
+    """All ports, here and elsewhere. Behind sentinels this includes the default port, which a later master may use."""
     hosts: tuple[OwnHost, ...]
     """Hosts other than this machine."""
 
@@ -52,7 +53,7 @@ class StorePlaces:
 
 
 class ControlSettings(ProcessSettings):
-    """Where the background jobs' own queue is. The processes that send webhooks must not send one there."""
+    """Place of the background jobs' own queue. Processes that send webhooks refuse a webhook to it."""
 
     control_redis_url: SecretStr | None = Field(
         None,
@@ -69,7 +70,7 @@ class ControlSettings(ProcessSettings):
 
 
 class WebhookSettings(StoreSettings, ControlSettings):
-    """Which destinations a webhook may have."""
+    """Allowed destinations of webhooks."""
 
     webhook_allow: Annotated[tuple[Network, ...], NoDecode] = Field(
         (),
@@ -96,14 +97,14 @@ class WebhookSettings(StoreSettings, ControlSettings):
     )
 
     def store_places(self) -> StorePlaces:
-        """Where the store and the background jobs' own queue are."""
+        """Return the places of the store and of the background jobs' own queue."""
         urls = [secret.get_secret_value() for secret in (self.redis_url, self.control_redis_url) if secret is not None]
         return StorePlaces.of(urls)
 
     def destination_rules(
         self, own_ports: frozenset[int], store_ports: frozenset[int] = frozenset()
     ) -> DestinationRules:
-        """Return where webhooks may point. `own_ports` are the engine's on this machine.
+        """Return the allowed destinations of webhooks. `own_ports` are the engine's on this machine.
 
         `store_ports` are further ports of the store besides those that are configured.
         """
@@ -185,7 +186,8 @@ class ApiSettings(WebhookSettings):
         return _networks(value)
 
     def worker_policy(self, own_ports: frozenset[int], store_ports: frozenset[int] = frozenset()) -> WorkerPolicy:
-        """Return which addresses of workers this process may connect to. `own_ports` are the engine's here.
+        """Return the addresses of workers to which this process may connect. `own_ports` are the engine's on this
+        machine.
 
         `store_ports` are further ports of the store besides those that are configured.
         """
@@ -255,12 +257,12 @@ class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
 
     @property
     def jobs_redis_url(self) -> str:
-        """Where the background jobs' own queue is."""
+        """Return the URL of the background jobs' own queue."""
         return (self.control_redis_url or self.redis_url).get_secret_value()
 
     @property
     def needs_control_redis_url(self) -> bool:
-        """Whether that must be given, and is not."""
+        """Return True if `control_redis_url` is required and missing."""
         return parse_store_url(self.jobs_redis_url).topology is Topology.CLUSTER
 
 
@@ -273,7 +275,7 @@ def _numbers(value: str, number: Callable[[str], Number], what: str) -> tuple[Nu
 
 
 def _networks(value: Any) -> Any:
-    """Return comma-separated CIDRs as networks, another value as it is. Raises ValueError that names a bad one."""
+    """Return comma-separated CIDRs as networks, and another value unchanged. Raises ValueError that names a bad one."""
     if isinstance(value, str):
         return tuple(ipaddress.ip_network(part.strip(), strict=True) for part in value.split(",") if part.strip())
     return value

@@ -1,4 +1,4 @@
-"""Names of environment variables, without the settings classes: these take a quarter of a second to load."""
+"""Names of environment variables. Separate from the settings classes, which take a quarter of a second to load."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings that several kinds of processes have."""
+"""Settings that several kinds of processes share."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from queue_engine.crypto.sealing import Sealer, parse_secret_key, parse_secret_k
 
 
 class StoreSettings(ProcessSettings):
-    """What every process needs to use the store."""
+    """Settings of every process that uses the store."""
 
     redis_url: SecretStr = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
@@ -78,7 +78,7 @@ class StoreSettings(ProcessSettings):
 
     @property
     def secret_keys(self) -> tuple[bytes, ...]:
-        """The current key first, then the previous ones; empty without a current one."""
+        """Return the current key, then the previous ones; empty without a current one."""
         if self.secret_key is None:
             return ()
         previous = self.secret_key_previous.get_secret_value() if self.secret_key_previous else ""
@@ -89,15 +89,15 @@ class StoreSettings(ProcessSettings):
         return parse_durability(self.durability, self.durability_timeout_seconds)
 
     def sealer(self) -> Sealer:
-        """Return what seals and opens secrets; without a key it refuses."""
+        """Return the object that seals and opens secrets. Without a key it refuses to."""
         return Sealer.of(self.secret_keys)
 
 
 class SharedSettings(StoreSettings):
-    """What the controller and its agents must agree on.
+    """Settings that must be equal in the controller and its agents.
 
-    The controller hands these to the agents that it starts; an agent that is started by hand takes those that it is not
-    given from the engine's variables.
+    The controller passes these to the agents that it starts. An agent started by hand reads the engine's variables for
+    those that it was not given.
     """
 
     lease_seconds: float = Field(
@@ -118,7 +118,7 @@ class SharedSettings(StoreSettings):
 
 
 class MetricsSettings(ProcessSettings):
-    """Where a process without an API of its own serves `/metrics`."""
+    """Address and port of `/metrics` for a process without an API of its own."""
 
     metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")

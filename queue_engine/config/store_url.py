@@ -1,6 +1,6 @@
 """The place of the store: one server, a master behind sentinels, or a cluster (`docs/operations/high-availability.md`).
 
-The errors say which rule is broken and never repeat the URL: it may hold a password.
+Error messages name the broken rule and never repeat the URL, because it may contain a password.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?")
 
 
 class Topology(StrEnum):
-    """How many servers hold the data, and how they are found."""
+    """The number of servers with data, and how they are found."""
 
     SINGLE = "single"
     SENTINEL = "sentinel"
@@ -32,7 +32,7 @@ class Topology(StrEnum):
 
 
 class Address(NamedTuple):
-    """One server."""
+    """Host and port of a server."""
 
     host: str
     port: int
@@ -43,7 +43,7 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True)
 class StoreUrl:
-    """A parsed URL. `addresses` are the server, the sentinels, or the nodes of the cluster to begin with."""
+    """A parsed URL. `addresses` are the server, the sentinels, or the first nodes of the cluster to contact."""
 
     topology: Topology
     addresses: tuple[Address, ...]
@@ -52,16 +52,16 @@ class StoreUrl:
     password: str | None = field(default=None, repr=False)
     db: int = 0
     service: str = ""
-    """The name by which the sentinels know the master."""
+    """The sentinels' name of the master."""
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
     tls_options: tuple[tuple[str, str], ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
-    """The passwords, in clear and as they are written in the URL."""
+    """The passwords, decoded and as written in the URL."""
 
 
 def parse_store_url(text: str) -> StoreUrl:
-    """Raises ValueError that names the broken rule."""
+    """Parse a URL. Raises ValueError that names the broken rule."""
     scheme, found, rest = text.strip().partition("://")
     topology, tls = _scheme(scheme if found else "")
     rest, _, query = rest.partition("?")
@@ -133,7 +133,7 @@ def _address(text: str, default_port: int) -> Address:
 
 
 def _place(path: str, db_option: str | None, topology: Topology) -> tuple[str, int]:
-    """The service's name and the number of the database."""
+    """Return the service's name and the number of the database."""
     parts = [unquote(part) for part in path.split("/") if part]
     service = ""
     if topology is Topology.SENTINEL:
@@ -175,5 +175,5 @@ def _options(query: str, topology: Topology, tls: bool) -> dict[str, str]:
 
 
 def is_yes(text: str) -> bool:
-    """Whether an option of a URL says yes."""
+    """Return whether an option of a URL means yes."""
     return text.lower() in _YES

@@ -1,7 +1,7 @@
 """Hints about environment variables that no process reads.
 
 A process ignores a variable that it does not read, so a misspelled setting silently has its default. Each process
-therefore looks for names that begin like the engine's and belong to no process.
+therefore looks for unknown names with a prefix of the engine or the agent.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ KNOWN_VARIABLES = frozenset(
 REMOVED_VARIABLES = {
     "QUEUE_ENGINE_DELIVERY_PROFILE": "is removed: in place of `upstream` set QUEUE_ENGINE_DELIVERY_SCHEDULE=60,300,900"
 }
-"""Settings of earlier versions, each with what to set instead."""
+"""Settings of earlier versions, with the replacement of each."""
 
 
 def removed_variables(names: Iterable[str]) -> list[str]:
@@ -45,9 +45,10 @@ def removed_variables(names: Iterable[str]) -> list[str]:
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Return a sentence for each name that begins like a setting and is none, with the nearest known name.
+    """Return a sentence for each unknown name with a prefix of a setting, with the nearest known name.
 
-    Only the first MAX_HINTS in order of name, never a value, and no removed variable: the engine refuses to start then.
+    Returns the first MAX_HINTS in order of name. A removed variable is left out, because the engine refuses to start
+    with it. A sentence never contains a value.
     """
     known = KNOWN_VARIABLES | REMOVED_VARIABLES.keys()
     unknown = sorted(name for name in names if is_prefixed(name) and name.upper() not in known)
@@ -61,7 +62,7 @@ def _hint(name: str) -> str:
 
 
 def _nearest(name: str) -> str | None:
-    """Compare what comes after the prefixes: with them, any two names would be alike."""
+    """Return the nearest name. Only the parts after the prefixes are compared: prefixes make all names similar."""
     prefix = ENGINE_PREFIX if name.startswith(ENGINE_PREFIX) else AGENT_PREFIX
     own = sorted(one.removeprefix(prefix) for one in KNOWN_VARIABLES if one.startswith(prefix))
     rest = name.removeprefix(prefix)[:MAX_SHOWN_CHARACTERS]

@@ -30,7 +30,7 @@ CONTAINER_ENVIRONMENT = "WORKER_AGENT_CONTAINER_ENVIRONMENT"
 SECRET_NAMES = "WORKER_AGENT_SECRET_NAMES"  # noqa: S105 - the name of a variable
 """A JSON array: the variables in that environment whose values are masked in the container's log."""
 LIFELINE_FD = "WORKER_AGENT_LIFELINE_FD"
-"""A pipe's reading end. At the end of the file the agent drains and ends, then kills its process group."""
+"""A pipe's reading end. When the pipe is closed, the agent drains and exits, then kills its process group."""
 
 METRICS_FD = "WORKER_AGENT_METRICS_FD"
 """A listening Unix socket for the agent's metrics: the backend knows its address, and the agent needs no port."""
@@ -43,7 +43,7 @@ CONTROLLER_STARTED = "QUEUE_ENGINE_CONTROLLER_STARTED"
 OVERRIDDEN_NAMES = "WORKER_AGENT_OVERRIDDEN_NAMES"
 """A JSON array: variables of the endpoint that the engine sets to other values; the container's log says so."""
 END_FD = "WORKER_AGENT_END_FD"
-"""A file of the backend, opened for writing. An agent that exits unasked writes its reason there: see `write_end`."""
+"""A file of the backend, opened for writing. An agent that exits unasked writes its reason there with `write_end`."""
 END_BYTES = 256 * 1024
 _END_LINES = 20
 _END_LINE_CHARACTERS = 1000
@@ -90,7 +90,7 @@ def container_end(status: int) -> str:
     """Describe to the owner how a container exited unasked: `container killed by signal 11 (SIGSEGV)`.
 
     A negative status is a signal, as in subprocess. The engine does not call this for containers that it killed, so
-    SIGKILL may come from the kernel's out-of-memory killer. The text only says perhaps, because the kernel counts such
+    SIGKILL may come from the kernel's out-of-memory killer. The text says "perhaps", because the kernel counts such
     kills for a machine or a control group, and a worker that is a process has no control group of its own.
     """
     if status < 0:

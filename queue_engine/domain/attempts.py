@@ -24,7 +24,8 @@ class Renewal(StrEnum):
 @dataclass(frozen=True)
 class Settled:
     """Result of recording an outcome. `word` is OK, ALREADY, FENCED or GONE. It is CANCELLED or FAILED if the task
-    ended instead of waiting for another attempt. Times are set only with FAILED, and with OK if the task ended."""
+    ended instead of waiting for another attempt. Times are set only with FAILED, and with OK if the task ended.
+    """
 
     word: str
     created_at_ms: int = 0
@@ -38,7 +39,7 @@ class Unreadable:
 
     reason: str
     is_key_missing: bool
-    """True if the agent lacks a secret key that is in use, so other agents may decrypt the task. Otherwise none can."""
+    """True if the agent lacks a secret key that is in use. Then another agent may be able to decrypt the task."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,14 @@ class StartedAttempt:
     started_at_ms: int
     task: ClaimedTask | Unreadable
     budget: Budget
-    """Budget of the task when this attempt has ended."""
+    """Budget of the task after this attempt."""
     retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
     cancel_uri: str | None = None
     """Path of the container that the agent calls if the attempt is stopped during its call."""
     is_suspect: bool = False
-    """Set if the task may be the cause, because the worker or container died repeatedly in earlier attempts."""
+    """True if the task may be the cause, because the worker or container died repeatedly in earlier attempts."""
     is_first: bool = True
-    """The history has no earlier try."""
+    """True if the history has no earlier try."""
 
     @property
     def ids(self) -> dict[str, str | int]:

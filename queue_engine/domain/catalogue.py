@@ -118,7 +118,7 @@ class Catalogue:
     def cost_per_hour(self, config: EndpointConfig) -> float:
         """Return the price of the desired workers with their storage. If there are several resources, the first counts.
 
-        A GPU type without a price is free. This includes types that were removed from the catalogue.
+        A GPU type without a price costs nothing. This includes types that were removed from the catalogue.
         """
         gpus = sum(self._price_of(one.gpu_type) * one.gpu_count for one in config.resources[:1])
         storage = (self.storage_price or 0.0) * config.container_volume_in_gb

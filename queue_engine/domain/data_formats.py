@@ -1,8 +1,8 @@
 """Compatibility of processes with a store, by the number of the store's data format.
 
-A version of the engine writes one format, N, and reads N and N - 1. During an upgrade, processes of the old and the
-new version share data of the old format. When all are replaced, the leading controller migrates the data. An agent may
-also be one version behind the data, because agents are replaced last, often by other people.
+A version of the engine writes one format, N, and reads N and N - 1. During an upgrade, processes of the old and the new
+version share data of the old format. After the last old process has been replaced, the leading controller migrates the
+data. An agent may also be one version behind the data, because agents are replaced last, often by other people.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ FIRST_FORMAT = 1
 
 
 def format_refusal(found: str, newest: int, *, migrates_to: int | None = None, is_agent: bool = False) -> str | None:
-    """Return why a process that writes format `newest` may not use the data; None when it may.
+    """Return the reason why a process that writes format `newest` may not use the data; None if it may.
 
     `found` is the format recorded in the store, `migrates_to` the format that a running migration writes.
     """

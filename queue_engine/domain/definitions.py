@@ -42,7 +42,7 @@ class Defined(Generic[D]):
 
     name: str
     rule: Any
-    """The type with its limits, as pydantic takes it."""
+    """The type with its limits, in pydantic's form."""
     kind: type
     """The type without limits, items and None."""
     nullable: bool

@@ -1,4 +1,4 @@
-"""Deliveries: an event to send to a webhook, the body that is sent, and how the receiver's response is judged."""
+"""Deliveries: an event for a webhook, the body that is sent, and the verdict on the receiver's response."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ class Delivery:
 
     delivery_id: str
     entry_id: str
-    """The outbox entry, which serves as fence: only its holder may settle the delivery."""
+    """The outbox entry, which serves as a fence: only its holder may settle the delivery."""
     message_id: str
     """The `webhook-id`: the same on every attempt of one event."""
     attempts: int
-    """Attempts already made."""
+    """Number of attempts already made."""
     created_at_ms: int
     url: str
     auth_key: str | None = field(repr=False)
     signing_secret: str | None = field(repr=False)
     body: bytes = field(repr=False)
     unreadable: str | None = None
-    """The reason why this process cannot send it: the key that sealed the webhook's secrets is missing."""
+    """The reason why this process cannot send the event: the key that sealed the webhook's secrets is missing."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ UNRESOLVED = "the host name does not resolve to an address that is allowed"
 
 
 def as_recorded(response: WebhookResponse, *, named: bool) -> WebhookResponse:
-    """Return the response as its tenant may see it.
+    """Return the response in the form that its tenant may see.
 
     If the host is a name (`named`) and not an address, a host that resolves to a private address is recorded like one
     that does not resolve, so that a tenant cannot probe the names of the private network.
@@ -156,10 +156,10 @@ Verdict = Delivered | DeliverAgain | GivenUp
 
 
 def verdict_on(response: WebhookResponse, schedule: Schedule, *, attempt: int, luck: float) -> Verdict:
-    """Judge the response to attempt number `attempt` (1 for the first).
+    """Return the verdict on the response to attempt number `attempt` (1 for the first).
 
-    Status 410 ends the delivery. `Retry-After` can lengthen the wait up to 6 hours, but not shorten it. `luck` in
-    [0, 1) determines the jitter.
+    Status 410 ends the delivery. `Retry-After` can lengthen the wait up to 6 hours, but not shorten it. `luck` in [0,
+    1) determines the jitter.
     """
     if response.error_type is None:
         return Delivered()

@@ -55,7 +55,7 @@ class DesiredState(StrEnum):
     RUNNING = "running"
     STOPPED = "stopped"
     DELETED = "deleted"
-    """Final: remaining workers are ended and the endpoint's data is removed."""
+    """Final. The controller ends remaining workers and removes the endpoint's data."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Setting(Definition):
     also_asked: str = ""
     """An additional name in PATCH requests, in camel case."""
     fixed: bool = False
-    """Set when the endpoint is created, and immutable afterwards."""
+    """True for a setting of the creation that is immutable afterwards."""
     renews_workers: bool = True
-    """Workers are replaced when the setting changes, because they were started with the old value."""
+    """True if workers are replaced when the setting changes, because they were started with the old value."""
     for_scripts: bool = False
-    """Stored as a field of the endpoint's hash, which scripts can read, and not as a member of its JSON."""
+    """True for a field of the endpoint's hash, which scripts can read. Other settings are members of its JSON."""
 
 
 EndpointName = Annotated[
@@ -288,13 +288,13 @@ class Endpoint:
     config: EndpointConfig
     desired: DesiredState
     failed: bool
-    """All its workers crash on start or are not ready in time; set and cleared by the controller."""
+    """True if all its workers crash on start or are not ready in time; set and cleared by the controller."""
     created_at_ms: int
     updated_at_ms: int
     version: int = 1
-    """Grows with every change."""
+    """Incremented by every change."""
     revision: int = 1
-    """Grows with every change that requires new workers."""
+    """Incremented by every change that requires new workers."""
     environment_names: tuple[str, ...] = ()
     worker_statuses: tuple[WorkerStatus, ...] = ()
     counts: TaskCounts = TaskCounts()
@@ -309,14 +309,14 @@ class Endpoint:
 
 
 def needs_new_workers(before: EndpointConfig, after: EndpointConfig) -> bool:
-    """Return whether running workers must be replaced to apply `after`. Callers compare the environment themselves."""
+    """Return whether running workers must be replaced to apply `after`. The caller compares the environment."""
     return any(
         getattr(before, one.name) != getattr(after, one.name) for one in SETTINGS if one.definition.renews_workers
     )
 
 
 def endpoint_status(desired: DesiredState, failed: bool, workers: Iterable[WorkerStatus]) -> EndpointStatus:
-    """Return the status that follows from the desired state and the workers' statuses."""
+    """Return the status for a desired state and the workers' statuses."""
     statuses = set(workers)
     if desired is not DesiredState.RUNNING:
         alive = statuses - {WorkerStatus.STOPPED, WorkerStatus.FAILED}

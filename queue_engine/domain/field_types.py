@@ -56,7 +56,7 @@ ContainerPath = Annotated[
     AfterValidator(normalize_process_uri),
     Field(json_schema_extra={"minLength": 1, "maxLength": MAX_PROCESS_URI_CHARACTERS}),
 ]
-"""A path on a container; a leading slash is added."""
+"""A path on a container, with a leading slash added."""
 
 
 def _few(headers: object) -> object:

@@ -6,7 +6,7 @@ import re
 from uuid import UUID
 
 MAX_ENDPOINT_ID = 2**53 - 1
-"""Ids of endpoints and credentials stay below 2^53 so that every JSON reader keeps them exact."""
+"""Limit below 2^53 for ids of endpoints and credentials, so that every JSON reader keeps them exact."""
 
 TASKS_PER_PARTITION_STEP = 1024
 """A task number is `counter * 1024 + partition`: unique over all partitions without a shared counter."""

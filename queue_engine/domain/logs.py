@@ -27,7 +27,7 @@ class LogQuery:
 
     size: int
     keyword: str = ""
-    """Select only lines that contain it, ignoring case."""
+    """Select only lines that contain this text, ignoring case."""
     start_ms: int | None = None
     end_ms: int | None = None
     after: Place | None = None
@@ -47,4 +47,4 @@ class LogPage:
     has_more: bool
     """True if there may be more lines now. False if there were none at the time of reading; new lines may follow."""
     next: Place | None
-    """The next page starts after this place. None if no line was looked at."""
+    """The next page starts after this place. None if no line was read."""

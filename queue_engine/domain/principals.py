@@ -1,4 +1,4 @@
-"""Holders of API keys. Each call is made in the name of a principal."""
+"""Principals: holders of API keys. Each call is made for a principal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ class Role(StrEnum):
     """Calls that a key allows."""
 
     ADMIN = "admin"
-    """Every call inside one tenant."""
+    """All calls inside one tenant."""
 
 
 @dataclass(frozen=True)
 class Principal:
-    """The holder of a valid API key. Every use case gets a principal, and sees only data of that principal's tenant."""
+    """The holder of a valid API key. Use cases show and change only data of the principal's tenant."""
 
     tenant: str
     role: Role

@@ -49,7 +49,7 @@ class Schedule:
 
 
 def spread(delay_seconds: float, jitter: float, luck: float) -> float:
-    """Return `delay_seconds` changed by up to `± jitter` of itself. `luck` in [0, 1) selects the value."""
+    """Return `delay_seconds` with a jitter of up to `± jitter` of itself. `luck` in [0, 1) selects the value."""
     return delay_seconds * (1 + jitter * (2 * luck - 1))
 
 

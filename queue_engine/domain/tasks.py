@@ -30,18 +30,18 @@ class TaskState(StrEnum):
     """The state of a task. The last six are terminal."""
 
     SCHEDULED = "scheduled"
-    """Waits for the time of its next attempt."""
+    """The task waits for the time of its next attempt."""
     QUEUED = "queued"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    """Its time in the queue ran out before it started."""
+    """The task's time in the queue ran out before it started."""
     TIMED_OUT = "timed_out"
     """No response within the execution timeout."""
     DEAD = "dead"
-    """Its worker was lost too many times."""
+    """The task's worker was lost too many times."""
 
 
 TERMINAL_STATES = frozenset(TaskState) - {TaskState.SCHEDULED, TaskState.QUEUED, TaskState.RUNNING}
@@ -69,9 +69,9 @@ class AttemptOutcome(StrEnum):
     NO_CONNECTION = "no_connection"
     CONNECTION_LOST = "connection_lost"
     LOST = "lost"
-    """Its worker was lost."""
+    """The worker was lost."""
     RELEASED = "released"
-    """Its agent drained and released it. The attempt does not count."""
+    """The agent drained and released the task. The attempt does not count."""
     CANCELLED = "cancelled"
 
 
@@ -80,7 +80,7 @@ class Attempt:
     """An attempt of a task. Times are epoch milliseconds of the store's clock."""
 
     number: int
-    """1 for the first. An attempt that cost nothing does not count, so its number is used again."""
+    """1 for the first. The next attempt reuses the number of an attempt that did not count."""
     worker_id: str
     outcome: AttemptOutcome
     started_at_ms: int
@@ -100,7 +100,7 @@ class DeliveryStatus(StrEnum):
 
 
 def status_of(state: TaskState, delivery: DeliveryStatus) -> TaskStatus:
-    """Return the API's status of a task in `state` whose result's delivery is at `delivery`."""
+    """Return the API's status of a task in `state`, given the delivery status of its result."""
     if state not in TERMINAL_STATES:
         return TaskStatus.PROCESSING
     if state is not TaskState.SUCCEEDED:
@@ -113,9 +113,9 @@ class TaskField(Definition):
     """Definition of a field of a submission: see queue_engine/domain/definitions.py."""
 
     secret: bool = False
-    """Sealed in the store, and left out of lists."""
+    """True for a field that is sealed in the store and left out of lists."""
     is_shown: bool = True
-    """Lists and the detail of tasks show it as it was given."""
+    """True for a field that lists and the detail of tasks show unchanged."""
 
 
 AuthKey = Annotated[
@@ -228,7 +228,7 @@ class Task:
     next_delivery_at_ms: int | None
     """The earliest time of the next delivery attempt."""
     delivery_parked: bool = False
-    """Set if the receiver does not respond: at that time the delivery is checked again, and sent only as a probe."""
+    """True if the destination is parked: at that time the delivery is checked again, and sent only as a probe."""
     timeout_seconds: float = 0.0
     """Time limit of an attempt."""
     queue_ttl_seconds: float | None = None
@@ -237,9 +237,9 @@ class Task:
     runs: int = 1
     """Number of times that the task was submitted or retried by hand."""
     lost_lease: bool = False
-    """The latest attempt lost its lease, and no other attempt has started."""
+    """True if the latest attempt lost its lease and no other attempt has started."""
     latest_attempt_noted: bool = False
-    """The history includes the latest attempt: it ended before the task did, or the task has not ended."""
+    """True if the history includes the latest attempt: it ended before the task did, or the task has not ended."""
     input: bytes | None = None
     """JSON text; None if it was not requested."""
     output: bytes | None = None
@@ -326,9 +326,10 @@ class Cost(StrEnum):
 
     ATTEMPT = "attempt"
     BUSY = "busy"
-    """Free until consecutive tries of this kind have lasted for the endpoint's maxBusySeconds; then it counts."""
+    """Costs nothing until consecutive tries of this kind have lasted for the endpoint's maxBusySeconds; then it counts.
+    """
     NOTHING = "nothing"
-    """The worker has not served yet. The task does not wait, because another worker may be ready."""
+    """The worker has never been ready. The task does not wait, because another worker may be ready."""
 
 
 @dataclass(frozen=True)
@@ -348,12 +349,12 @@ class Budget:
     """The attempts that a task has used up."""
 
     attempt: int
-    """Number of the attempt that ends now, not counting attempts whose worker was lost."""
+    """Number of the attempt that ends now, not counting attempts that lost their worker."""
     max_attempts: int
     connections_lost: int = 0
     """Number of earlier attempts during which the connection to the container broke."""
     busy_tries: int = 0
-    """Number of latest consecutive tries that found a worker busy or not up."""
+    """Number of consecutive tries, up to now, that found a worker busy or not up."""
 
 
 Outcome = Succeeded | Failed | TryAgain
@@ -362,7 +363,7 @@ Outcome = Succeeded | Failed | TryAgain
 def outcome_of(
     response: ContainerResponse, policy: TaskRetryPolicy, budget: Budget, *, luck: float, is_starting: bool = False
 ) -> Outcome:
-    """Return the outcome of an attempt that got this response.
+    """Return the outcome of an attempt with this response.
 
     2xx succeeds. Responses that `policy` names are retried while attempts are left. 429, 503 and no connection have a
     budget of their own, which the store tracks. 503 and no connection cost nothing while the worker `is_starting`,
@@ -389,9 +390,9 @@ def outcome_of(
 
 
 _NOT_READY = frozenset({RetryOn.UNAVAILABLE, RetryOn.NO_CONNECTION})
-"""Responses of a worker that has not served yet and may still be loading."""
+"""Responses of a worker that has never been ready and may still be loading."""
 _UNAVAILABLE = _NOT_READY | {RetryOn.TOO_MANY_REQUESTS}
-"""Responses that mean that the task has not started."""
+"""Responses that show that the task has not started."""
 
 
 def _budget_is_used_up(response: ContainerResponse, budget: Budget) -> str:

@@ -1,4 +1,4 @@
-"""A token bucket: limits the burst and the average rate."""
+"""A token bucket, which limits the burst and the average rate."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ class TokenBucket:
         return True
 
     def seconds_until(self, tokens: float = 1.0) -> float:
-        """Return the seconds after the last `fill` until the bucket has that number of tokens."""
+        """Return the seconds after the last `fill` until the bucket has `tokens` tokens."""
         return max(0.0, tokens - self._tokens) / self._per_second

@@ -1,7 +1,8 @@
-"""Versions of Redis and Valkey with published vulnerabilities that an authenticated client can use, by Lua above all.
+"""Versions of Redis and Valkey with published vulnerabilities that an authenticated client can use, most of them by
+Lua.
 
-The fixed versions are those of the projects' release notes and security advisories. A distribution may repair a version
-without changing its number (Debian's 7.0.15-1~deb12uN), so this is a reason to look, not a proof.
+The fixed versions are from the projects' release notes and security advisories. A distribution may fix a version
+without changing its number (Debian's 7.0.15-1~deb12uN), so the version is a reason to check and not a proof.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _VULNERABILITIES = (
 
 
 def known_vulnerabilities(server: str, version: str) -> str | None:
-    """Return a warning about this version of `redis` or `valkey`; None when no vulnerability of it is known here."""
+    """Return a warning about this version of `redis` or `valkey`; None if no vulnerability of it is listed here."""
     found = _VERSION.match(version)
     if found is None or server not in ("redis", "valkey"):
         return None

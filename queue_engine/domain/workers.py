@@ -41,6 +41,6 @@ class Worker:
     restarts: int = 0
     error: str | None = None
     revision: int = 1
-    """The endpoint's revision that it was started with."""
+    """The endpoint's revision when the worker was started."""
     address: str | None = None
     """`host:port` at which the agent reaches the container."""

@@ -62,9 +62,9 @@ class WorkerPolicy:
     store_ports: frozenset[int] = frozenset()
 
     def refusal(self, address: str, port: int, machine: Collection[str] = ()) -> str | None:
-        """Return why connections to the address and port are refused; None if they are allowed.
+        """Return the reason to refuse connections to the address and port; None if they are allowed.
 
-        `machine` holds this machine's addresses besides loopback. It counts for `own_ports` only.
+        `machine` holds this machine's addresses besides loopback. It is used for `own_ports` only.
         """
         try:
             parsed = ip_address(address)
@@ -87,5 +87,5 @@ def _never(address: Address) -> str | None:
         return ISATAP
     special = special_use(address)
     if special is not None and special.startswith(EMBEDDED_IPV4):
-        return special  # an IPv4 address is connected to as such
+        return special  # a connection to this form goes to the IPv4 address
     return next((reason for network, reason in _NEVER if address in network), None)

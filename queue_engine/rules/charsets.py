@@ -65,7 +65,9 @@ _CODEC_OF = {label: codec for codec, labels in _LABELS.items() for label in labe
 
 
 def _table_of(codec: str) -> str:
-    """The windows encodings map bytes 0x80–0x9F that they do not use to the controls U+0080–9F; Python does not."""
+    """Return the decoding table of a codec. Unused bytes 0x80–0x9F of the windows encodings become the controls
+    U+0080–9F, which Python's codecs refuse.
+    """
     table = [bytes([number]).decode(codec, "replace") for number in range(256)]
     unused = ["\ufffe" if char == "\ufffd" else char for char in table]
     return "".join(chr(at) if char == "\ufffe" and at < 0xA0 else char for at, char in enumerate(unused))
@@ -98,5 +100,5 @@ def decoded(body: bytes, codec: str, *, errors: str = "strict") -> str | None:
             return "".join(codecs.charmap_decode(part, errors, _TABLES[codec])[0] for part in slices)
         decoder = codecs.getincrementaldecoder(codec)(errors)
         return "".join([*map(decoder.decode, slices), decoder.decode(b"", final=True)])
-    except UnicodeError:  # not only UnicodeDecodeError: iso2022_jp raises the plain one, whatever `errors` is
+    except UnicodeError:  # iso2022_jp raises UnicodeError itself, whatever `errors` is
         return body.decode("utf-8", errors) if errors == "replace" else None

@@ -29,9 +29,9 @@ class HeaderKind(Enum):
     CONTENT = "describes a body that the agent writes"
     """Applies to tasks only; an ALB request has a body of its own."""
     ROUTING = "routing or client address"
-    """Where the request comes from and which host and scheme it was sent to, as a proxy reports it."""
+    """The client's address, host and scheme, as reported by a proxy."""
     OVERRIDE = "overrides the URL or the method"
-    """Another URL, method or file than the request names, for servers that trust a proxy in front of them."""
+    """A URL, method or file other than the requested one, for servers that trust a proxy in front of them."""
     AGENT = "set by the agent"
 
 
@@ -55,7 +55,7 @@ _NAMES = {
         "x-original-url", "x-original-uri", "x-original-method", "x-rewrite-url", "x-rewrite-uri", "x-override-url",
         "x-original-path", "x-rewrite-path", "x-request-uri", "x-http-path-override", "x-script-name", "script-name",
         "x-http-method", "x-http-method-override", "x-method-override",
-        "x-sendfile-type", "x-accel-mapping",  # tell Rack::Sendfile which files to send
+        "x-sendfile-type", "x-accel-mapping",  # select the files that Rack::Sendfile sends
     ),
     HeaderKind.AGENT: ("x-task-id", "x-endpoint-id", "x-task-attempt"),
 }  # fmt: skip
@@ -64,7 +64,7 @@ _PREFIXES = (
     ("proxy-", HeaderKind.HOP_BY_HOP),
     ("sec-websocket-", HeaderKind.HOP_BY_HOP),
     ("x-forwarded-", HeaderKind.ROUTING),
-    ("x-envoy-", HeaderKind.ROUTING),  # Envoy's orders on retries, timeouts, paths and addresses
+    ("x-envoy-", HeaderKind.ROUTING),  # control Envoy's retries, timeouts, paths and addresses
 )
 _CLIENT_ADDRESS_SUFFIXES = ("-forwarded-for", "-client-ip", "-real-ip", "-connecting-ip")
 """Suffixes that platforms combine with their own prefix: `Ali-CDN-Real-IP`, `X-Vercel-Forwarded-For`."""
@@ -91,7 +91,7 @@ def canonical(name: str) -> str:
 
 
 def kind_of(name: str) -> HeaderKind | None:
-    """Return why a client may not set a header of this name; None if it may."""
+    """Return the reason why a client may not set a header of this name; None if it may."""
     spelled = canonical(name)
     kind = _KINDS.get(spelled)
     if kind is None and spelled.startswith(_ANY_PREFIX):
@@ -125,14 +125,14 @@ def _header_error(name: str, value: str) -> str | None:
     if kind is not None:
         return f"{name!r} must not be forwarded ({kind.value})"
     if canonical(name) == _CONTENT_TYPE != name.lower():
-        return f"{name!r} must be spelled Content-Type"  # or the container would get two, one of them from the agent
+        return f"{name!r} must be spelled Content-Type"  # because the agent adds one in this spelling
     if _VALUE.fullmatch(value) is None:
         return f"the value of {name!r} must be visible ASCII, with spaces and tabs inside only"
     return None
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether the value of this header must never be shown because it may carry a credential."""
+    """Return whether the value of this header may be a credential and must never be shown."""
     spelled = canonical(name)
     return _SECRET_PARTS.search(spelled) is not None or not _SECRET_WORDS.isdisjoint(spelled.split("-"))
 

@@ -1,4 +1,4 @@
-"""The body of a container's response as a task's output, and as the text that an error repeats.
+"""The body of a container's response as a task's output, and as an excerpt in an error.
 
 | body | output |
 | --- | --- |
@@ -40,8 +40,9 @@ _TEXT_NAMES = (
     "bibtex", "latex", "markdown", "rst", "tex",
     "pem-certificate-chain", "pem-file", "pgp-encrypted", "pgp-keys", "pgp-signature",
 )  # fmt: skip
-"""Names below `application/`, each also with `x-` before it. PGP's types are text only with ASCII armor: a body that is
-not in its character set is binary anyway."""
+"""Names below `application/`, each also with `x-` before it. PGP's types are text only with ASCII armor; other PGP
+bodies are not in their character set and so become base64.
+"""
 _TEXT_TYPES = frozenset(f"application/{prefix}{name}" for name in _TEXT_NAMES for prefix in ("", "x-")) | {
     "audio/mpegurl", "audio/x-mpegurl", "model/mtl", "model/obj", "chemical/x-cif", "chemical/x-pdb", "chemical/x-xyz",
 }  # fmt: skip
@@ -49,8 +50,9 @@ _JSON_TYPES = frozenset({"", "application/json", "application/x-json", "text/jso
 
 _CHECKER = msgspec.json.Decoder(msgspec.Raw)
 _WITHOUT_SURROGATES = bytes.maketrans(b"dD", b"cC")
-"""The checker refuses escapes of lone surrogates, which RFC 8259 allows. With `c` in the place of `d` there are none,
-and what is valid and what is not stay the same."""
+"""The checker refuses escapes of lone surrogates, which RFC 8259 allows. Replacing `d` by `c` removes them without
+making another text valid or invalid.
+"""
 
 
 def output_of(content_type: str, body: bytes) -> bytes:
@@ -58,7 +60,7 @@ def output_of(content_type: str, body: bytes) -> bytes:
     if not body:
         return b"null"
     media_type, codec = read_content_type(content_type)
-    # RFC 8259 has no charset parameter: frameworks that declare one for all they send write JSON in UTF-8 all the same.
+    # RFC 8259 has no charset parameter: frameworks that declare one for all responses still write JSON in UTF-8.
     if _may_be_json(media_type) and is_json(unmarked := body.removeprefix(codecs.BOM_UTF8)):
         return unmarked
     if codec is not None and _is_text(media_type):
@@ -74,14 +76,16 @@ def output_of(content_type: str, body: bytes) -> bytes:
 
 
 def text_of(content_type: str, body: bytes) -> str:
-    """Return the text of an error's body, which may have been cut, with what cannot be decoded replaced."""
+    """Return the text of an error's body, which may be cut. Bytes that cannot be decoded are replaced."""
     _, codec = read_content_type(content_type)
     return decoded(body, codec or "utf-8", errors="replace") or ""
 
 
 def read_content_type(content_type: str) -> tuple[str, str | None]:
-    """Return the media type in lower case, and Python's codec for its character set: UTF-8 when none is declared or an
-    empty one, None for one that is not known."""
+    """Return the media type in lower case, and Python's codec for its character set.
+
+    The codec is UTF-8 when no character set or an empty one is declared, and None for an unknown one.
+    """
     media_type, _, _ = content_type.partition(";")
     media_type = media_type.strip().lower()[:MAX_CONTENT_TYPE_LENGTH]
     for name, value in _PARAMETER.findall(content_type[:MAX_CONTENT_TYPE_LENGTH]):
@@ -93,9 +97,10 @@ def read_content_type(content_type: str) -> tuple[str, str | None]:
 
 def is_json(body: bytes) -> bool:
     """Return whether `body` is one JSON value by RFC 8259: UTF-8 without a byte order mark, no NaN or Infinity, nested
-    only as deep as the interpreter can follow. Builds no objects: 8 MiB take some tens of milliseconds."""
+    only as deep as the interpreter can follow. Builds no objects, so 8 MiB take only tens of milliseconds.
+    """
     try:
-        body.decode()  # the checker does not look into strings
+        body.decode()  # the checker does not validate UTF-8 inside strings
         _CHECKER.decode(body.translate(_WITHOUT_SURROGATES) if b"\\u" in body else body)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False

@@ -14,10 +14,10 @@ _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 
 
 def normalize_process_uri(text: str) -> str:
-    """Return `text` with a leading slash. Raises a ValueError whose text is the rule that `text` breaks.
+    """Return `text` with a leading slash. Raises ValueError with the broken rule as its text.
 
-    A trailing slash is kept, because for many servers `/a/` and `/a` are two paths, and one of them only redirects.
-    A segment may carry `;parameters`, which some servers cut off before they look at the path, so `..;x` is `..`.
+    A trailing slash is kept, because for many servers `/a/` and `/a` are two paths, and one of them only redirects. A
+    segment may contain `;parameters`. Some servers cut them off first, so `..;x` counts as `..`.
     """
     if not 1 <= len(text) <= MAX_PROCESS_URI_CHARACTERS:
         raise ValueError(f"must be 1–{MAX_PROCESS_URI_CHARACTERS} characters")

@@ -1,8 +1,8 @@
 """Strict parsing of requests as JSON objects (RFC 8259), with some members kept as the bytes received.
 
 Parsing and serializing JSON loses big integers, duplicate keys and spacing, and takes time. So this module splits only
-the top-level object: the standard library's C scanner finds the end of each value, and members that other programs will
-read are passed on unchanged.
+the top-level object: the standard library's C scanner finds the end of each value, and members for other programs are
+passed on unchanged.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _space = re.compile(r"[ \t\n\r]*").match
 
 
 class InvalidJson(ValueError):
-    """The text is not an acceptable JSON object. `rule` follows the name of `member`, or of the whole if None."""
+    """The text is not an acceptable JSON object. `rule` is about `member`, or about the whole text if that is None."""
 
     def __init__(self, rule: str, member: str | None = None) -> None:
         super().__init__(rule)
@@ -34,17 +34,17 @@ class JsonObject:
     """The members of a JSON object by name."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    """Parsed."""
+    """Parsed members."""
     raw: dict[str, bytes] = field(default_factory=dict)
-    """Checked, and kept as JSON text without the space around it."""
+    """Members that were checked and kept as JSON text, without the surrounding space."""
 
 
 def split_object(body: bytes, keep_raw: AbstractSet[str] = frozenset()) -> JsonObject:
-    """Take a JSON object apart. Members named in `keep_raw` stay text.
+    """Split a JSON object into its members. Members named in `keep_raw` stay text.
 
-    Raises InvalidJson for anything but one object in UTF-8 without a byte order mark, for a name that is given twice in
+    Raises InvalidJson for anything but one object in UTF-8 without a byte order mark, for a name that is repeated in
     the object or at any depth of a parsed member, for NaN and Infinity, and for nesting that the interpreter cannot
-    follow (about 1,000 levels on Python 3.11). Lone surrogates, written as escapes, pass.
+    follow (about 1,000 levels on Python 3.11). Lone surrogates, written as escapes, are accepted.
     """
     text = _text_of(body)
     found = JsonObject()
@@ -67,8 +67,8 @@ def split_object(body: bytes, keep_raw: AbstractSet[str] = frozenset()) -> JsonO
 def same_value(first: bytes, second: bytes) -> bool:
     """Return whether two checked JSON texts are one value. Order of names, white space and escapes do not count.
 
-    Numbers count as they are written, so that no digit is lost: `2.0` is not `2`. The result is False for a text in
-    which an object repeats a name, because readers differ in what it means, and for one nested too deeply to compare.
+    Numbers are compared as written, so that no digit is lost: `2.0` is not `2`. The result is False for a text in which
+    an object repeats a name, because readers interpret it differently, and for a text nested too deeply to compare.
     """
     try:
         return bool(_VALUES.decode(first.decode()) == _VALUES.decode(second.decode()))
@@ -119,7 +119,7 @@ def _scan(text: str, start: int, name: str | None, decoder: json.JSONDecoder) ->
 
 
 def _after_space(text: str, at: int) -> int:
-    if text[at : at + 1] > " ":  # mostly there is none
+    if text[at : at + 1] > " ":  # usually there is no white space
         return at
     match = _space(text, at)
     return match.end() if match else at
@@ -159,7 +159,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-# The checker builds as little as the scanner lets it: numbers stay text, so no digit is ever interpreted.
+# The checker keeps numbers as text, so that no digit is interpreted and the scanner builds little.
 _CHECKER = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=_refuse_constant)
 _PARSER = json.JSONDecoder(parse_int=_bounded_integer, parse_constant=_refuse_constant, object_pairs_hook=_unique)
 _VALUES = json.JSONDecoder(

@@ -1,8 +1,8 @@
 """Webhook targets: the URLs that are accepted, and the addresses to which connections are allowed.
 
-URLs are parsed by a grammar narrower than RFC 3986, so that no two parsers can disagree about the host: the host
-checked here is the host connected to later. Refused networks are an explicit table from the IANA special-purpose
-address registries (RFC 6890), because `ipaddress.is_global` is wrong for several IPv6 forms on Python 3.11.
+URLs are parsed by a grammar narrower than RFC 3986, so that all parsers agree about the host: the host checked here is
+the host connected to later. Refused networks are an explicit table from the IANA special-purpose address registries
+(RFC 6890), because `ipaddress.is_global` is wrong for several IPv6 forms on Python 3.11.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class InvalidWebhook(ValueError):
 
 @dataclass(frozen=True)
 class Webhook:
-    """A target whose URL is well-formed. Its addresses are checked elsewhere."""
+    """A target with a well-formed URL. Its addresses are checked elsewhere."""
 
     url: str
-    """The URL as given, with the scheme and the host in canonical spelling."""
+    """The URL as submitted, with the scheme and the host in canonical spelling."""
     scheme: str
     host: str
     """Lower case, no trailing dot, no brackets."""
@@ -136,11 +136,11 @@ def _bracketed(host: str) -> str:
 
 
 EMBEDDED_IPV4 = "an IPv4 address inside an IPv6 one"
-"""Prefix of the reason for such a form."""
+"""Prefix of the reason to refuse such a form."""
 ISATAP = f"{EMBEDDED_IPV4} (ISATAP)"
 
 # Rows of the IANA IPv4 and IPv6 special-purpose address registries that a webhook must not reach, and their equivalents
-# on clouds. The error shows the text to the client that gave the address.
+# on clouds. The error shows the text to the client that submitted the address.
 _REFUSED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
     (ip_network(network), reason)
     for network, reason in (
@@ -212,7 +212,7 @@ class AddressPolicy:
         return parsed is not None and any(parsed in network for network in self.allowed)
 
     def refusal(self, address: str | Address) -> str | None:
-        """Return why connections to the address are refused; None if they are allowed."""
+        """Return the reason to refuse connections to the address; None if they are allowed."""
         parsed = _address(address)
         if parsed is None:
             return "is not an IP address"
@@ -230,7 +230,7 @@ def _address(text: str | Address) -> Address | None:
 
 
 def special_use(address: Address) -> str | None:
-    """Return what the address is for when it is not on the public internet; None when it is."""
+    """Return the purpose of an address that is not on the public internet; None for a public address."""
     for network, reason in _REFUSED_NETWORKS:
         if address in network:
             return reason
@@ -242,7 +242,7 @@ def special_use(address: Address) -> str | None:
 
 
 def is_isatap(address: IPv6Address) -> bool:
-    """Return whether an address of any network ends in an IPv4 address in the way of ISATAP."""
+    """Return whether the address ends in an IPv4 address by the rules of ISATAP, in any network."""
     return (int(address) >> 32) & 0xFFFF_FFFF in _ISATAP_MARKS
 
 
@@ -250,11 +250,13 @@ _INSIDE_SUFFIXES = (
     "localhost", "localdomain", "local", "internal", "intranet", "private", "corp", "home", "lan", "svc",
     "arpa", "onion", "alt",
 )  # fmt: skip
-"""Names that are never on the public internet: RFC 6761, 6762, 7686, 8375, 9476, ICANN's `internal`, and habit."""
+"""Suffixes that are never on the public internet: RFC 6761, 6762, 7686, 8375, 9476, ICANN's `internal`, and names in
+common private use.
+"""
 
 
 def name_refusal(host: str) -> str | None:
-    """Return why a host name is refused without a lookup; None if it may be public. For names, not addresses."""
+    """Return the reason to refuse a host name without a lookup; None if it may be public. For names, not addresses."""
     labels = host.split(".")
     if labels[-1] in _INSIDE_SUFFIXES:
         return f"names under .{labels[-1]} are not on the public internet"
@@ -267,8 +269,9 @@ HOW_TO_ALLOW = "the operator may allow it by QUEUE_ENGINE_WEBHOOK_ALLOW"
 NO_PUBLIC_ADDRESS = (
     f"must not point at this host: it does not resolve to addresses on the public internet only ({HOW_TO_ALLOW})"
 )
-"""The refusal of a name that resolves inside, and of one that does not resolve: a difference would show a tenant the
-names of the private network."""
+"""The refusal of a name that resolves to a private address, and of a name that does not resolve. Different texts would
+show a tenant the names of the private network.
+"""
 POINTS_BACK = "must not point back at this engine"
 POINTS_AT_OWN_HOST = "must not point at a host of this engine (QUEUE_ENGINE_OWN_HOSTS)"
 
@@ -283,15 +286,15 @@ def destination_refusal(
     own_hosts: Collection[OwnHost] = (),
     machine: Collection[str] = (),
 ) -> str | None:
-    """Return why nothing may be sent to this webhook; None when it may. The text goes after the field's name.
+    """Return the reason to refuse this webhook; None if it is allowed. The text follows the field's name.
 
-    `addresses` is all that the host resolves to, None when that is not known: a name that looks public then passes,
-    since the guard checks the address of every connection again. `own_ports` are the ports on which this engine listens
-    on this machine, whose addresses besides loopback are `machine`; `own_hosts` are its hosts elsewhere, and
-    `store_ports` the ports of its store. The policy cannot allow these.
+    `addresses` holds all addresses of the host. With None, which means that they are not known, a name that looks
+    public is accepted, since the guard checks the address of every connection again. `own_ports` are the ports on which
+    this engine listens on this machine, whose addresses besides loopback are `machine`. `own_hosts` are its hosts
+    elsewhere, and `store_ports` the ports of its store. The policy cannot allow connections to the engine or its store.
 
-    The address rules come first, so that only a host that would otherwise pass is known to be the engine's own. For a
-    private name the text is the same whether it is one.
+    The address rules come first, so that a refusal reveals the engine's own host only if that host is otherwise
+    allowed. All private names are refused with the same text, the engine's own included.
     """
     if webhook.literal is not None:
         addresses = (webhook.host,)
@@ -344,10 +347,10 @@ def points_back(address: str, port: int, own_ports: frozenset[int], machine: Col
 
 @dataclass(frozen=True)
 class OwnHost:
-    """A public host of this engine; `port` None means every port."""
+    """A public host of this engine. `port` None means every port."""
 
     host: str
-    """A name as `Webhook.host` has it, or an address."""
+    """A name in the form of `Webhook.host`, or an address."""
     port: int | None = None
 
 
@@ -396,7 +399,7 @@ _WITH_IPV4_AT_THEIR_END = tuple(map(IPv6Network, ("::ffff:0:0/96", "::ffff:0:0:0
 
 
 def _plain(text: str | Address) -> Address | None:
-    """Return the address without its interface. An IPv6 form of an IPv4 address returns the IPv4 address."""
+    """Return the address without its interface. For an IPv6 form of an IPv4 address, return the IPv4 address."""
     address = _address(text.partition("%")[0] if isinstance(text, str) else text)
     if address is None or int(address) <= 1 or not any(address in network for network in _WITH_IPV4_AT_THEIR_END):
         return address

@@ -297,7 +297,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._discarding = None
 
     def _expect_after(self, data: bytes) -> None:
-        """Start the timer between messages, so that blank lines before a request do not keep a connection open forever."""
+        """Start the timer between messages, so that a client cannot keep a connection open by sending blank lines."""
         if data and self._pending_cycle() is None and self.timeout_keep_alive_task is None:
             self._expect()
 

@@ -50,7 +50,7 @@ class Query:
         return None if text is None else _choice(name, text, kind)
 
     def choices(self, name: str, kind: type[E]) -> frozenset[E]:
-        """Return words of `kind`, in any case, repeated or separated by commas. Empty when the parameter is not given."""
+        """Return words of `kind`, in any case, repeated or separated by commas. Empty without the parameter."""
         words = [word for key, value in self._pairs if key == name for word in value.split(",")]
         return frozenset(_choice(name, word, kind) for word in words)
 

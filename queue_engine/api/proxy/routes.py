@@ -73,7 +73,7 @@ class AlbRoutes:
             raise
 
     async def _send_to_one(self, listing: Listing, outgoing: Outgoing, exchange: Exchange) -> None:
-        """Try the workers one after the other, until one accepts the request. Raises WorkerUnavailable when none does."""
+        """Try the workers in turn until one accepts the request. Raises WorkerUnavailable when none does."""
         for upstream in self._balancer.candidates(listing):
             with self._balancer.using(upstream):
                 try:

@@ -62,6 +62,6 @@ class Balancer:
 
 
 def least_busy(upstreams: Sequence[Upstream], load: Callable[[Upstream], int], last: str | None) -> Upstream:
-    """Return the upstream with the least load; of equal ones, the next after the worker `last` in a fixed cyclic order."""
+    """Return the upstream with the least load; of equal ones, the next after `last` in a fixed cyclic order."""
     in_turn = sorted(upstreams, key=lambda one: (last is not None and one.worker_id <= last, one.worker_id))
     return min(in_turn, key=load)
