@@ -1,4 +1,4 @@
-"""Rule of what a principal sees: the endpoints of its tenant, and what belongs to them."""
+"""The rule of access: a principal sees the endpoints of its tenant, and their tasks, workers and logs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from queue_engine.domain.principals import Principal
 
 
 def check_sees(principal: Principal, endpoint: Endpoint) -> None:
-    """Raise NotFound for another tenant's endpoint. Use cases that are passed an endpoint call this first, because a
-    caller may have it from somewhere else than `Endpoints.get`.
+    """Raise NotFound for another tenant's endpoint.
+
+    Use cases that take an endpoint call this first, because the caller may not have used `Endpoints.get` to read it.
     """
     if endpoint.tenant != principal.tenant:
         raise NotFound(Resource.ENDPOINT)

@@ -1,4 +1,4 @@
-"""Keep, read, change and delete credentials for registries."""
+"""Create, read, change and delete credentials for registries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from queue_engine.store.credentials import CredentialStore, Deletion
 
 
 class Credentials:
-    """The credentials of each tenant. Every use case raises StoreUnavailable; one about one credential, NotFound."""
+    """The credentials of each tenant.
+
+    Each use case raises StoreUnavailable. Use cases that take an id also raise NotFound.
+    """
 
     def __init__(self, credentials: CredentialStore, sealer: Sealer) -> None:
         self._credentials = credentials
@@ -27,12 +30,12 @@ class Credentials:
         return _found(await from_store(self._credentials.get(principal.tenant, credential_id)))
 
     async def create(self, principal: Principal, name: str, kind: RegistryType, auth: RegistryAuth) -> Credential:
-        """Keep a credential. Raises InvalidRequest."""
+        """Store a credential. Raises InvalidRequest."""
         raise_for(self.creation_errors())
         return await from_store(self._credentials.create(principal.tenant, name, kind, auth))
 
     def creation_errors(self) -> list[FieldError]:
-        """Return the errors of any new credential on this server, which `create` raises."""
+        """Return the errors that every new credential has on this server. `create` raises them."""
         return secret_errors(self._sealer, "password")
 
     async def update(
@@ -44,7 +47,7 @@ class Credentials:
         username: str | None = None,
         password: str | None = None,
     ) -> Credential:
-        """Change what is not None. Workers that are started from now on use the new values. Raises InvalidRequest."""
+        """Change the values that are not None. Workers started from now on use the new values. Raises InvalidRequest."""
         raise_for(self.change_errors(username, password))
         return _found(
             await from_store(
@@ -55,7 +58,7 @@ class Credentials:
         )
 
     def change_errors(self, username: str | None, password: str | None) -> list[FieldError]:
-        """Return the errors of well-formed changes on this server, which `update` raises."""
+        """Return the errors that well-formed changes have on this server. `update` raises them."""
         secret = "username" if username is not None else None if password is None else "password"
         return secret_errors(self._sealer, secret)
 

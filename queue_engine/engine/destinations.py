@@ -1,4 +1,4 @@
-"""The destination guard at the time a webhook is given; the delivery process checks every connection again."""
+"""Check a webhook's destination when the webhook is submitted. The delivery process checks each connection again."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from queue_engine.rules.webhook_urls import (
 
 
 class AddressLookup(Protocol):
-    """Finds all addresses of a host in bounded time.
+    """Resolves a host to all its addresses, in bounded time.
 
-    Raises NoAnswer when no name server has answered, another OSError when the name has no address.
+    Raises NoAnswer when no name server responded, and another OSError when the name has no address.
     """
 
     async def addresses(self, host: str) -> Sequence[str]: ...
 
 
 class Tenants(Protocol):
-    """Knows whether there was never a second tenant."""
+    """Tells whether this engine has only ever had one tenant."""
 
     async def has_one_tenant(self) -> bool: ...
 
@@ -51,9 +51,9 @@ class DestinationGuard:
         self._machine = machine
 
     async def errors(self, webhook: Webhook) -> list[FieldError]:
-        """Return an error of the field `webhook` when nothing may be sent there.
+        """Return an error of the field `webhook` if deliveries to it are not allowed.
 
-        A name that looks public passes when no name server has answered: the delivery process checks it again.
+        A name that looks public is accepted when no name server responded: the delivery process checks it again.
         """
         policy = self._rules.policy
         addresses: Sequence[str] | None = None
@@ -75,7 +75,10 @@ class DestinationGuard:
     async def _refusal_with_one_tenant(
         self, webhook: Webhook, addresses: Sequence[str] | None, refusal: str, policy: AddressPolicy
     ) -> str | None:
-        """Return the refusal while there is one tenant. The store is asked only where that makes a difference."""
+        """Return the refusal under the policy for a single tenant, or `refusal` if there is a second tenant.
+
+        The store is read only if the two differ.
+        """
         local = self._refusal(webhook, addresses, policy)
         return local if local != refusal and await from_store(self._tenants.has_one_tenant()) else refusal
 

@@ -24,7 +24,7 @@ _UNKNOWN_CREDENTIAL: FieldError = ("containerRegistryAuthId", "unknown credentia
 
 @dataclass(frozen=True)
 class References:
-    """New values of an endpoint that must be kept secret, reached or found. None: there is none."""
+    """New values of an endpoint that must be encrypted, reached or found. None means no such value."""
 
     environment: Mapping[str, str] | None = None
     webhook: Webhook | None = None
@@ -32,7 +32,10 @@ class References:
 
 
 class Endpoints:
-    """The endpoints of each tenant. Every use case raises StoreUnavailable; one about one endpoint, NotFound."""
+    """The endpoints of each tenant.
+
+    Each use case raises StoreUnavailable. Use cases for one endpoint also raise NotFound.
+    """
 
     def __init__(
         self, endpoints: EndpointStore, credentials: CredentialStore, sealer: Sealer, destinations: DestinationGuard
@@ -43,21 +46,22 @@ class Endpoints:
         self._destinations = destinations
 
     async def get(self, principal: Principal, endpoint_id: str) -> Endpoint:
-        """Return the endpoint when the principal may see it. `endpoint_id` is one by its form."""
+        """Return the endpoint, if the principal may see it. `endpoint_id` has the form of an id."""
         endpoint = await from_store(self._endpoints.get(endpoint_id, principal.tenant))
         if endpoint is None:
             raise NotFound(Resource.ENDPOINT)
         return endpoint
 
     async def all(self, principal: Principal, statuses: AbstractSet[EndpointStatus]) -> list[Endpoint]:
-        """Return the endpoints with one of the statuses, newest first; all of them for an empty set."""
+        """Return the endpoints with one of the statuses, newest first. An empty set means all statuses."""
         endpoints = await from_store(self._endpoints.of_tenant(principal.tenant))
         return [one for one in endpoints if not statuses or one.status in statuses]
 
     async def field_errors(self, principal: Principal, references: References) -> list[FieldError]:
-        """Return the errors of well-formed fields whose values this server cannot keep secret, reach or find.
+        """Return the errors of well-formed fields whose values this server cannot encrypt, reach or find.
 
-        `create` and `update` raise them. A caller whose parser has found others calls this to name all in one message.
+        `create` and `update` raise them. A caller whose parser found other errors calls this to report all of them in
+        one message.
         """
         errors = secret_errors(self._sealer, "environmentVars" if references.environment else None)
         if references.webhook is not None:
@@ -75,7 +79,7 @@ class Endpoints:
         return await from_store(self._create(principal, config))
 
     async def _create(self, principal: Principal, config: EndpointConfig) -> Endpoint:
-        """Note the credential as used before the endpoint is stored, so that it is not deleted in between."""
+        """Create the endpoint after marking its credential as used, so that the credential is not deleted in between."""
         credential_id = config.credential_id
         if credential_id is None:
             return await self._endpoints.create(principal.tenant, config)
@@ -95,10 +99,10 @@ class Endpoints:
         edit: Callable[[EndpointConfig], EndpointConfig],
         references: References,
     ) -> Endpoint:
-        """Change the configuration to what `edit` makes of it, and the environment unless that of `references` is None.
+        """Change the configuration to the value that `edit` returns, and the environment to that of `references`.
 
-        `references` has the values that are new. `edit` is called again when another request changed the endpoint in
-        between. Raises InvalidRequest, and what `edit` raises.
+        An environment of None stays as it is. `references` holds the new values. `edit` is called again if another
+        request changed the endpoint in between. Raises InvalidRequest and the errors of `edit`.
         """
         check_sees(principal, before)
         raise_for(await self.field_errors(principal, references))
@@ -125,21 +129,24 @@ class Endpoints:
             raise NotFound(Resource.ENDPOINT)
 
     async def start(self, principal: Principal, endpoint_id: str) -> None:
-        """Start the endpoint. Does nothing when it is started."""
+        """Start the endpoint. Does nothing if it is started."""
         await self._want(principal, endpoint_id, DesiredState.RUNNING)
 
     async def stop(self, principal: Principal, endpoint_id: str) -> None:
-        """Stop the endpoint; queued tasks stay. Does nothing when it is stopped."""
+        """Stop the endpoint. Queued tasks are kept. Does nothing if it is stopped."""
         await self._want(principal, endpoint_id, DesiredState.STOPPED)
 
     async def delete(self, principal: Principal, endpoint_id: str) -> None:
-        """Delete the endpoint: the controller stops it, ends its tasks and removes it. It is not found from now on."""
+        """Delete the endpoint: the controller stops its workers, ends its tasks and removes it.
+
+        Every request for it gets NotFound from now on.
+        """
         endpoint = await self.get(principal, endpoint_id)
         await self._want(principal, endpoint_id, DesiredState.DELETED)
         await self._release_credential(endpoint)
 
     async def webhook_secret(self, principal: Principal, endpoint: Endpoint) -> str:
-        """Return the secret that the endpoint's webhooks are signed with."""
+        """Return the secret that signs the endpoint's webhooks."""
         check_sees(principal, endpoint)
         secret = await from_store(self._endpoints.signing_secret(endpoint.endpoint_id))
         if secret is None:

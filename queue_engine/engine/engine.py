@@ -1,4 +1,4 @@
-"""All use cases of one process, put together once."""
+"""All use cases of one process, built in one place."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from queue_engine.store.store import Store
 
 
 class Engine:
-    """Everything that a surface of the engine calls. `secret_keys` are the server's, the current one first.
+    """All use cases, for the API and the other surfaces of the engine. Creating it opens no connection.
 
-    Opens no connection.
+    `secret_keys` are the server's keys, the current key first.
     """
 
     def __init__(
@@ -44,5 +44,5 @@ class Engine:
         self.listings = Listings(store.endpoints, store.workers)
 
     async def check_ready(self) -> None:
-        """Raise StoreUnavailable when the store cannot be reached or written to."""
+        """Raise StoreUnavailable if the store cannot be reached or does not accept writes."""
         await from_store(self._store.check_ready())

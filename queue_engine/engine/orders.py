@@ -1,4 +1,4 @@
-"""Orders about tasks that are there: cancel, retry, delete."""
+"""Orders about existing tasks: cancel, retry, delete."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ from queue_engine.store.tasks import Cancellation, Deletion, Rerun, TaskStore
 
 @dataclass(frozen=True)
 class CancelOrder:
-    """A cancellation that was asked for."""
+    """The result of a request to cancel a task."""
 
     task: Task
-    """As it stands now, without input and output."""
+    """The task after the request, without input and output."""
     result: str
-    """`cancelled`: it waited and has ended; `requested`: it runs and its agent stops it; `ended`: it had ended."""
+    """`cancelled`: the task was waiting and is now cancelled. `requested`: the task is running and its agent stops it.
+    `ended`: the task had already ended.
+    """
 
 
 class Orders:
-    """Carries out orders. Each may be repeated after a lost reply. `task_id` is one by its form."""
+    """Carries out orders. Each is safe to repeat after a lost reply. `task_id` has the form of an id."""
 
     def __init__(self, tasks: TaskStore) -> None:
         self._tasks = tasks
@@ -41,9 +43,10 @@ class Orders:
         return CancelOrder(await self._task(endpoint, task_id), cancellation.value.lower())
 
     async def retry(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
-        """Queue an ended task for another attempt with new budgets; its result and the delivery of that are removed.
+        """Queue an ended task for another attempt with new budgets.
 
-        Raises NotFound, StateConflict, EndpointClosed, TooManyRequests for a full queue, StoreUnavailable.
+        Its result and the delivery of that result are removed.
+        Raises NotFound, StateConflict, EndpointClosed, StoreUnavailable, and TooManyRequests for a full queue.
         """
         check_sees(principal, endpoint)
         _check_rerun(await from_store(self._tasks.rerun(endpoint.endpoint_id, task_id, uuid4().hex)))
@@ -56,7 +59,8 @@ class Orders:
         """
         check_sees(principal, endpoint)
         await self._task(endpoint, task_id)
-        # It was there a moment ago: when it is missing now, this very call may have removed it and lost the reply.
+        # The task existed a moment ago. If it is missing now, this call may have removed it and lost the reply, so a
+        # missing task is a success.
         if await from_store(self._tasks.delete(endpoint.endpoint_id, task_id)) is Deletion.NOT_ENDED:
             raise StateConflict("taskId: the task has not ended; cancel it first")
 

@@ -1,4 +1,4 @@
-"""Waiting for the store, for a bounded time."""
+"""Wait for the store, for a bounded time."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from queue_engine.store.redis.client import unavailability
 T = TypeVar("T")
 
 STORE_SECONDS = 4.0
-"""A client gets its 503 before it gives up by itself."""
+"""Short enough that a client gets a 503 before its own timeout."""
 
 
 async def from_store(call: Awaitable[T], *, seconds: float = STORE_SECONDS) -> T:
-    """What a store's method answers. Raises StoreUnavailable when it cannot answer now, or not within `seconds`.
+    """Return the result of a call to the store.
 
-    What it was about to write may still be written: every write is one script, done as a whole or not at all.
+    Raises StoreUnavailable if the store is unavailable or does not reply within `seconds`. A write may still be carried
+    out after the timeout; it is one script, so it happens as a whole or not at all.
     """
     try:
         async with asyncio.timeout(seconds):

@@ -1,4 +1,4 @@
-"""Holders of API keys."""
+"""Resolve API keys to principals."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from queue_engine.engine.patience import from_store
 from queue_engine.store.api_keys import hash_of
 
 CACHE_SECONDS = 1.0
-"""How long a key may still open the API after it was revoked."""
+"""How long a revoked key may still be accepted."""
 MAX_CACHED_KEYS = 10_000
 
 
 class KeyLookup(Protocol):
-    """Finds the tenant of a key; None when the key is unknown or revoked."""
+    """Finds the tenant of a key. None means an unknown or revoked key."""
 
     async def tenant_of(self, key_hash: str) -> str | None: ...
 
 
 class Principals:
-    """Finds who holds a key. Remembers valid keys for a second, and never an invalid one."""
+    """Resolves a key to its principal. Valid keys are cached for a second, invalid keys never."""
 
     def __init__(self, keys: KeyLookup, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
@@ -30,7 +30,7 @@ class Principals:
         self._valid: dict[str, tuple[Principal | None, float]] = {}
 
     async def of_key(self, api_key: str) -> Principal | None:
-        """Return the holder of the key; None when it is unknown or revoked. Raises StoreUnavailable."""
+        """Return the principal of the key, or None if the key is unknown or revoked. Raises StoreUnavailable."""
         key_hash = hash_of(api_key)
         principal, expires_at = self._valid.get(key_hash, (None, 0.0))
         now = self._monotonic()

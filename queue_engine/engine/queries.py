@@ -1,4 +1,4 @@
-"""Read what belongs to an endpoint: tasks, attempts, deliveries, workers, logs."""
+"""Read the parts of an endpoint: tasks, attempts, deliveries, workers, logs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from queue_engine.store.workers import WorkerStore
 
 
 class Queries:
-    """Each raises NotFound, and StoreUnavailable. Ids of tasks and workers are such by their form."""
+    """Reads for one endpoint. Each raises NotFound and StoreUnavailable.
+
+    Ids of tasks and workers have the form of an id.
+    """
 
     def __init__(self, tasks: TaskStore, workers: WorkerStore, logs: LogStore) -> None:
         self._tasks = tasks
@@ -29,7 +32,7 @@ class Queries:
     async def tasks(
         self, principal: Principal, endpoint: Endpoint, status: TaskStatus | None, *, page: int, size: int
     ) -> TaskPage:
-        """Return page number `page` (1 for the first) of the tasks, newest first; with None, of every status."""
+        """Return page number `page` of the tasks, newest first. The first page is 1. With None, tasks of every status."""
         check_sees(principal, endpoint)
         return await from_store(self._tasks.page(endpoint.endpoint_id, status, page=page, size=size))
 
@@ -59,13 +62,13 @@ class Queries:
     async def workers(
         self, principal: Principal, endpoint: Endpoint, statuses: AbstractSet[WorkerStatus]
     ) -> list[Worker]:
-        """Return the endpoint's workers with one of the statuses, oldest first; all of them for an empty set."""
+        """Return the endpoint's workers with one of the statuses, oldest first. An empty set means all statuses."""
         check_sees(principal, endpoint)
         workers = await from_store(self._workers.of_endpoint(endpoint.endpoint_id))
         return [one for one in workers if not statuses or one.status in statuses]
 
     async def log(self, principal: Principal, endpoint: Endpoint, worker_id: str, query: LogQuery) -> LogPage:
-        """Return the next lines that the query asks for of a worker's log."""
+        """Return the next lines of a worker's log that match the query."""
         check_sees(principal, endpoint)
         page = await from_store(self._logs.page(endpoint.endpoint_id, worker_id, query))
         if page is None:

@@ -1,11 +1,11 @@
-"""Errors of an endpoint that takes no further task now."""
+"""Errors of an endpoint that accepts no tasks at the moment."""
 
 from __future__ import annotations
 
 from queue_engine.domain.errors import EndpointClosed, TooManyRequests
 
 FULL_RETRY_SECONDS = 5
-"""A full queue is not worth asking about sooner."""
+"""`Retry-After` of a full queue. An earlier retry would rarely succeed."""
 
 
 def closed() -> EndpointClosed:
@@ -14,5 +14,5 @@ def closed() -> EndpointClosed:
 
 
 def full() -> TooManyRequests:
-    """Return the error of an endpoint in whose queue as many tasks wait as may."""
+    """Return the error of an endpoint whose queue has reached its limit."""
     return TooManyRequests("the endpoint's queue is full", scope="queue", retry_after_seconds=FULL_RETRY_SECONDS)

@@ -1,9 +1,9 @@
-"""Submit a task: accepted once for each task id, however often and in whatever spelling the request comes.
+"""Submit a task. Each task id is accepted once, however often and in whatever spelling the request is repeated.
 
-A task keeps a fingerprint of the request that it was accepted with. A request for a task id that is taken is compared
-with it: the same bytes have the same fingerprint, and the store says so in the script that would have accepted the
-task. Only where the fingerprints differ is the request compared here: under the secret keys that were used before, and
-with the input compared by value, because a client may print the same value differently when it retries.
+A task keeps a fingerprint of the request that created it. A later request for the same task id is compared with that
+fingerprint. Requests of the same bytes have the same fingerprint, and the script that accepts tasks compares it. Only
+if the fingerprints differ are the requests compared here: with the fingerprints under previous secret keys, and with
+the input compared by value, because a client may print the same value differently when it retries.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from queue_engine.rules.webhook_urls import Webhook
 from queue_engine.store.tasks import AcceptedRequest, Submission, TaskStore
 
 MAX_COMPARED_BYTES = 64 * 1024
-"""Longest input that is compared by value with another one: some megabytes of Python objects."""
+"""Longest input that is compared by value. Comparing inputs of this size takes some megabytes of Python objects."""
 FINGERPRINT_BYTES = 16
 
 _FINGERPRINTED = ("worker_port", "process_uri", "webhook", "webhook_auth_key", "headers")
@@ -47,28 +47,30 @@ _REJECTED = metrics.tasks_submitted.labels(result="rejected")
 
 @dataclass(frozen=True)
 class TaskRequest:
-    """A task that a client asks for."""
+    """A task as a client submits it."""
 
     task_id: str | None
-    """None: the engine chooses one."""
+    """None: the engine generates an id."""
     spec: TaskSpec
     input: bytes
-    """JSON text as it came in."""
+    """The JSON text as received."""
     webhook: Webhook | None = None
-    """The webhook of `spec`, as it was parsed."""
+    """The webhook of `spec`, parsed."""
     execution_timeout_seconds: int | None = None
     queue_ttl_seconds: float | None = None
 
     def fingerprint(self, key: bytes) -> str:
-        """The same for the same request, whatever its spacing outside `input` and the order of its fields.
+        """Return the fingerprint. It does not depend on the spacing outside `input` or on the order of the fields.
 
-        Keyed with `key` (at most 64 bytes), so that a guess at a secret cannot be checked against the store's data.
+        The hash is keyed with `key` (at most 64 bytes), so that a guess at a secret cannot be checked against the
+        store's data.
         """
         spec = self.spec
         known: list[object] = [
             spec.worker_port, spec.process_uri, spec.webhook, spec.webhook_auth_key, sorted(spec.headers.items())
         ]  # fmt: skip
-        # Only when given, so that a request without them stays the same request as before there were these fields.
+        # Included only when given. A request without these fields must keep the fingerprint that it had before the
+        # fields existed.
         if self.execution_timeout_seconds is not None or self.queue_ttl_seconds is not None:
             known += [self.execution_timeout_seconds, self.queue_ttl_seconds]
         if _LATER and (later := self._later()):
@@ -76,21 +78,23 @@ class TaskRequest:
         return blake2b(orjson.dumps(known) + self.input, digest_size=FINGERPRINT_BYTES, key=key).hexdigest()
 
     def _later(self) -> dict[str, Any]:
-        """Return the fields that were added since, when given: for the same reason."""
+        """Return those fields that were added later and are given, so that fingerprints of requests without them stay
+        the same.
+        """
         given = ((asked, getattr(self.spec, name), default) for name, asked, default in _LATER)
         return {asked: value for asked, value, default in given if value != default}
 
 
 @dataclass(frozen=True)
 class Submitted:
-    """A task that is accepted, by this request or by the same one before."""
+    """A task that was accepted, by this request or by an earlier one with the same content."""
 
     task_id: str
     is_new: bool
 
 
 class Submissions:
-    """Accepts tasks. `secret_keys` are the server's: the current one first, then those used before."""
+    """Accepts tasks. `secret_keys` are the server's keys: the current key first, then previous keys."""
 
     def __init__(
         self, tasks: TaskStore, sealer: Sealer, destinations: DestinationGuard, secret_keys: Sequence[bytes]
@@ -98,17 +102,17 @@ class Submissions:
         self._tasks = tasks
         self._sealer = sealer
         self._destinations = destinations
-        # The first one keys the fingerprints of new tasks. Without a secret key fingerprints are not keyed.
+        # The first key is for the fingerprints of new tasks. Without a secret key the fingerprints are not keyed.
         self._fingerprint_keys = tuple(_fingerprint_key(key) for key in secret_keys) or (b"",)
         self._comparing = asyncio.Lock()
 
     async def submit(self, principal: Principal, endpoint_id: str, request: TaskRequest) -> Submitted:
         """Accept the task once. Call this inside `counted_rejections`.
 
-        Raises InvalidRequest, NotFound, StateConflict for a task id that another request has, EndpointClosed,
-        TooManyRequests for a full queue, StoreUnavailable.
+        Raises InvalidRequest, NotFound, EndpointClosed, StoreUnavailable, StateConflict for a task id that another
+        request has, and TooManyRequests for a full queue.
         """
-        # The hot path: one script call for a request, and no more work than its checks need.
+        # The hot path: one script call per request, and only the checks that the request needs.
         spec = request.spec
         raise_for(await self.field_errors(spec.headers, spec.webhook_auth_key, request.webhook))
         task = self._new_task(principal, endpoint_id, request)
@@ -123,9 +127,9 @@ class Submissions:
     async def field_errors(
         self, headers: Mapping[str, str], webhook_auth_key: str | None, webhook: Webhook | None
     ) -> list[FieldError]:
-        """Return the errors of well-formed fields whose values this server cannot keep secret or must not reach.
+        """Return the errors of well-formed fields whose values this server cannot encrypt or must not connect to.
 
-        `submit` raises them. A caller whose parser has found others calls this to name all in one message.
+        `submit` raises them. A caller whose parser found other errors calls this to report all of them in one message.
         """
         secret = "headers" if headers else None if webhook_auth_key is None else "webhookAuthKey"
         errors = secret_errors(self._sealer, secret)
@@ -144,11 +148,13 @@ class Submissions:
         )
 
     async def _compare_with_accepted(self, task: NewTask, request: TaskRequest) -> Submission:
-        """Return DUPLICATE for the request of the accepted task in another spelling or under a previous secret key."""
+        """Return DUPLICATE if the task was accepted with the same request in another spelling or under a previous
+        secret key.
+        """
         accepted = await from_store(
             self._tasks.accepted_request(task.endpoint_id, task.task_id, max_input_bytes=MAX_COMPARED_BYTES)
         )
-        if accepted is None:  # removed in between, so that the id is free again
+        if accepted is None:  # removed in between, so the id is available again
             return await from_store(self._tasks.enqueue(task))
         same = self._is_request_of(request, accepted) or await self._is_respelled_request_of(request, accepted)
         return Submission.DUPLICATE if same else Submission.CONFLICT
@@ -157,10 +163,10 @@ class Submissions:
         return any(request.fingerprint(key) == accepted.fingerprint for key in self._fingerprint_keys)
 
     async def _is_respelled_request_of(self, request: TaskRequest, accepted: AcceptedRequest) -> bool:
-        """Compare the inputs by value, when all else is the same.
+        """Compare the inputs by value, if everything else is equal.
 
-        In a thread, because a hostile input takes some milliseconds; one comparison at a time, because it takes some
-        megabytes.
+        The comparison runs in a thread, because a hostile input takes some milliseconds. Only one runs at a time,
+        because it takes some megabytes.
         """
         if accepted.input is None or len(request.input) > MAX_COMPARED_BYTES:
             return False
@@ -173,8 +179,8 @@ class Submissions:
 class counted_rejections:  # noqa: N801 - a context manager that reads as a verb
     """Count a submission that fails in this block as rejected.
 
-    Reading and parsing a request belong into the block, because a request that breaks a rule is a rejected submission.
-    An outage of the store is no rejection.
+    The block includes reading and parsing the request, because a request that breaks a rule is a rejected submission. A
+    submission that fails because the store is unavailable is not counted.
     """
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the requests to an ALB endpoint can go."""
+"""Find the workers to which an ALB endpoint's requests can be sent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from queue_engine.engine.access import check_sees
 from queue_engine.engine.patience import from_store
 
 CACHE_SECONDS = 1.0
-"""How long a worker that has stopped may still be chosen, and a new one may not be."""
+"""How long a stopped worker may still be selected, and how long a new worker may be missing."""
 MAX_REMEMBERED = 10_000
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})")
@@ -32,10 +32,10 @@ class Upstream:
 
     worker_id: str
     host: str
-    """A name or an address; one of IPv6 without brackets."""
+    """A name or an address. An IPv6 address has no brackets."""
     port: int
     load: int = 0
-    """What it is said to be doing besides our requests."""
+    """The worker's number of running tasks, as its agent reported it. Requests through the proxy are not included."""
 
     @property
     def origin(self) -> str:
@@ -51,7 +51,7 @@ class Listing:
 
 
 def upstream_of(worker: Worker) -> Upstream | None:
-    """Where requests to this worker go; None while it does not run, or when what its agent said is no `host:port`."""
+    """Return the upstream of the worker. None if it is not running or its agent reported no valid `host:port`."""
     match = _ADDRESS.fullmatch(worker.address or "")
     if worker.status is not WorkerStatus.RUNNING or match is None or not 1 <= int(match[3]) <= 65535:
         return None
@@ -60,7 +60,7 @@ def upstream_of(worker: Worker) -> Upstream | None:
 
 
 def _is_host(text: str) -> bool:
-    """Return whether the text is an address in its usual spelling, or a name that no resolver reads as an address."""
+    """Return True for an address in its usual spelling, and for a name that no resolver reads as an address."""
     try:
         ip_address(text)
     except ValueError:
@@ -82,7 +82,7 @@ class Workers(Protocol):
 
 
 class Listings:
-    """The store's endpoints and workers, remembered for a second. However many ask, the store is asked once."""
+    """The store's endpoints and workers, cached for a second. Concurrent requests for an endpoint share one read."""
 
     def __init__(
         self, endpoints: Endpoints, workers: Workers, *, monotonic: Callable[[], float] = time.monotonic
@@ -116,10 +116,13 @@ class Listings:
     def _forget_asking(self, endpoint_id: str, done: asyncio.Task[Listing | None]) -> None:
         self._asked.pop(endpoint_id, None)
         if not done.cancelled():
-            done.exception()  # all who asked may have gone, and then nobody else takes it
+            done.exception()  # marked as retrieved: all requests may have ended, and asyncio would log it
 
     async def _ask(self, endpoint_id: str) -> Listing | None:
-        """What is not there is not remembered: an endpoint can be used as soon as it is made."""
+        """Read the endpoint and its workers.
+
+        A missing endpoint is not cached, so that an endpoint can be used as soon as it is created.
+        """
         expires_at = self._monotonic() + CACHE_SECONDS
         self._known.pop(endpoint_id, None)
         endpoint, workers = await from_store(self._read(endpoint_id))
