@@ -47,7 +47,7 @@ class Credentials:
         username: str | None = None,
         password: str | None = None,
     ) -> Credential:
-        """Change the values that are not None. Workers started from now on use the new values. Raises InvalidRequest."""
+        """Change the values that are not None. Workers that start later use the new values. Raises InvalidRequest."""
         raise_for(self.change_errors(username, password))
         return _found(
             await from_store(

@@ -79,7 +79,7 @@ class Endpoints:
         return await from_store(self._create(principal, config))
 
     async def _create(self, principal: Principal, config: EndpointConfig) -> Endpoint:
-        """Create the endpoint after marking its credential as used, so that the credential is not deleted in between."""
+        """Create the endpoint after marking its credential as used, so that the credential is not deleted."""
         credential_id = config.credential_id
         if credential_id is None:
             return await self._endpoints.create(principal.tenant, config)

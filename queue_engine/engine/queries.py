@@ -32,7 +32,7 @@ class Queries:
     async def tasks(
         self, principal: Principal, endpoint: Endpoint, status: TaskStatus | None, *, page: int, size: int
     ) -> TaskPage:
-        """Return page number `page` of the tasks, newest first. The first page is 1. With None, tasks of every status."""
+        """Return page number `page` of the tasks, newest first. The first page is 1. None means every status."""
         check_sees(principal, endpoint)
         return await from_store(self._tasks.page(endpoint.endpoint_id, status, page=page, size=size))
 

@@ -7,7 +7,7 @@ from queue_engine.domain.field_errors import FieldError
 
 
 def secret_errors(sealer: Sealer, field: str | None) -> list[FieldError]:
-    """Return an error of `field` if the field holds a secret and this server cannot encrypt it. None means no secret."""
+    """Return an error of `field`, which holds a secret, if this server cannot encrypt it. None means no secret."""
     if field is None or sealer.has_key:
         return []
     return [(field, "the server has no QUEUE_ENGINE_SECRET_KEY, so it cannot keep it")]
