@@ -1,6 +1,6 @@
 """The header of a script: its keys, arguments and replies as data.
 
-A script is a file of `lua/` that begins with comments: what it does, an empty comment line, then sections.
+A script is a file of `lua/` that begins with comments: a description, an empty comment line, then sections.
 
     -- Put an entry back that an agent has read and cannot start.
     --
@@ -10,10 +10,10 @@ A script is a file of `lua/` that begins with comments: what it does, an empty c
     -- arguments: entry_id text, task_id text
     -- replies:
     --   OK: attempts integer, since_ms integer
-    --   STALE (another entry stands for the task)
+    --   STALE (the task waits with another entry)
 
-Text in parentheses is for readers only. A line that begins with three spaces or more continues its section, one with
-five or more its reply. `keys of a …` are attributes of one of the classes of `keys.py`; `keys` are passed one by one.
+Text in parentheses is for readers only. A line that begins with three spaces or more continues its section, a line with
+five or more continues its reply. `keys of a …` are attributes of a class of `keys.py`; `keys` are passed one by one.
 The types are those of ARGUMENT_TYPES and REPLY_TYPES, each also as `optional …` and as `list of …`; only the last of
 the keys and the last of the arguments may be a list or a `map`.
 """
@@ -25,8 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLAGS = ("allow-oom", "no-writes", "durable")
-"""`allow-oom` and `no-writes` are the server's. `durable`: the reply promises something, so it waits for the durability
-that is configured; what any other script writes is found missing and done again, or nobody relies on it."""
+"""`allow-oom` and `no-writes` are flags of the server. A `durable` script replies after its writes have the configured
+durability. Lost writes of any other script are detected and repeated, or no client relies on them."""
 KEY = "key"
 ARGUMENT_TYPES = ("text", "bytes", "integer", "number", "flag", "map")
 REPLY_TYPES = ("text", "bytes", "integer", "number", "flag", "map", "entries")
@@ -39,7 +39,7 @@ _REMARK = re.compile(r" *\([^()]*\)")
 
 
 class BadHeader(Exception):
-    """A header that is not as it must be; the message says where."""
+    """A header is invalid. The message names the part."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Type:
 
     @property
     def is_variadic(self) -> bool:
-        """Return whether one value takes any number of places in a call."""
+        """True if a value takes any number of places in a call."""
         return self.lists > 0 or self.base == "map"
 
 
@@ -66,12 +66,12 @@ class Field:
 
 @dataclass(frozen=True)
 class Header:
-    """What a script takes and gives."""
+    """The keys, arguments and replies of a script."""
 
     description: str
     flags: frozenset[str]
     scope: str | None
-    """Which of SCOPES the `scoped_keys` belong to."""
+    """The item of SCOPES to which the `scoped_keys` belong."""
     scoped_keys: tuple[str, ...]
     keys: tuple[Field, ...]
     arguments: tuple[Field, ...]
@@ -79,12 +79,12 @@ class Header:
 
     @property
     def given(self) -> tuple[Field, ...]:
-        """What a caller passes by keyword."""
+        """Fields that a caller passes by keyword."""
         return (*self.keys, *self.arguments)
 
 
 def split_source(source: str) -> tuple[list[str], str]:
-    """Return the comment lines that a file begins with, without their dashes, and what follows."""
+    """Return the comment lines at the start of a file, without their dashes, and the remaining text."""
     lines = source.splitlines()
     end = next((index for index, line in enumerate(lines) if not line.startswith("--")), len(lines))
     return [line[2:] for line in lines[:end]], "\n".join(lines[end:])
@@ -119,7 +119,7 @@ def parse_header(comments: Sequence[str]) -> Header:
 
 
 def _sections(lines: Sequence[str]) -> dict[str, list[str]]:
-    """Return the lines of each section, without the one space that all begin with."""
+    """Return the lines of each section without their first space."""
     sections: dict[str, list[str]] = {}
     current: list[str] | None = None
     for line in lines:
@@ -145,7 +145,7 @@ def _without_remarks(text: str) -> str:
 
 
 def _items(lines: Sequence[str]) -> list[str]:
-    """Return what is between the commas."""
+    """Return the items between the commas."""
     text = _without_remarks(" ".join(line.strip() for line in lines))
     items = [" ".join(item.split()) for item in text.split(",")] if text else []
     if "" in items:

@@ -1,4 +1,4 @@
-"""Running scripts: many calls that come at once share one round trip."""
+"""Script execution: concurrent calls share one round trip."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class _Call:
 
     @property
     def key(self) -> str:
-        """The first key: it says which node of a cluster has them all."""
+        """The first key. All keys of a call are on the same node of a cluster."""
         return str(self.arguments[1])
 
 
 @dataclass
 class _Lane:
-    """Calls that go out one batch after the other."""
+    """Calls that are sent one batch after the other."""
 
     waiting: deque[_Call] = field(default_factory=deque)
     flusher: asyncio.Task[None] | None = None
@@ -53,13 +53,13 @@ class _Lane:
 class ScriptRunner:
     """Runs scripts over one Redis client.
 
-    Calls made while a round trip is under way are gathered and go out together in the next one, in the order they came.
-    In a cluster that is so for each node by itself, and what promises something and waits for replicas or a disk has
-    round trips of its own, so that nothing else waits with it.
+    Calls made during a round trip are collected and sent together in the next one, in the order of the calls. In a
+    cluster each node has round trips of its own. Durable calls that wait for replicas or a disk have separate round
+    trips, so that other calls do not wait with them.
 
-    Every script is idempotent, so a call whose reply was lost is simply sent once more on a new connection; what fails
-    twice is raised as the RedisError it is. A call that promises something raises NotDurable when it was carried out
-    and too few servers have acknowledged it: called again, it waits for them again.
+    Every script is idempotent, so a call whose reply was lost is sent once more on a new connection. A second failure
+    is raised as RedisError. A durable call raises NotDurable when it was executed and too few servers have acknowledged
+    it. When it is repeated, it waits for the servers again.
     """
 
     def __init__(self, redis: Redis, durability: Durability = STORE_DURABILITY) -> None:
@@ -70,9 +70,9 @@ class ScriptRunner:
         self._lanes: dict[tuple[Address | None, bool], _Lane] = {}
 
     def submit(self, script: Script, arguments: list[Argument]) -> asyncio.Future[Any]:
-        """Return what becomes the script's reply, as redis-py gives it (bytes), or a RedisError.
+        """Return a future of the script's reply, undecoded as redis-py returns it, or of a RedisError.
 
-        `arguments` begin with the number of the keys and the keys.
+        `arguments` begin with the number of keys and the keys.
         """
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         promises = self._durability.waits and script.is_durable
@@ -87,9 +87,9 @@ class ScriptRunner:
         return done
 
     async def confirm(self, key: str) -> None:
-        """Return when everything that the server of `key` has been told is as durable as is asked for.
+        """Wait until all writes sent to the server of `key` have the configured durability.
 
-        Raises NotDurable. Without a durability to wait for it does nothing.
+        Does nothing when no durability is configured. Raises NotDurable.
         """
         if self._durability.waits:
             await self.submit(self._mark, [1, _mark_beside(key)])
@@ -120,7 +120,7 @@ class ScriptRunner:
         try:
             return await self._through(self._redis, batch)
         except (RedisConnectionError, RedisTimeoutError):
-            # The server may be another one by now: what else is connected to the old one is no use either.
+            # After a fail-over the idle connections lead to the old server, so they are closed too.
             with suppress(RedisConnectionError, OSError):
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
             return await self._through(self._redis, batch)
@@ -128,7 +128,7 @@ class ScriptRunner:
     # A cluster
 
     async def _spread(self, batch: list[_Call], cluster: ClusterClient) -> list[Any]:
-        """Each node's calls together; what is redirected then goes its way alone."""
+        """Send the calls of each node together. A call that is redirected is then sent alone."""
         groups: dict[Address, list[_Call]] = {}
         for call in batch:
             groups.setdefault(await cluster.owner(slot_of(call.key)), []).append(call)
@@ -154,7 +154,7 @@ class ScriptRunner:
         ]
 
     async def _elsewhere(self, silent: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
-        """Calls whose node did not answer: the nodes that have their keys now are asked, once."""
+        """Repeat calls whose node did not respond, once, at the nodes that own their keys now."""
         try:
             await cluster.note_silence(silent)
             groups: dict[Address, list[_Call]] = {}
@@ -190,7 +190,7 @@ class ScriptRunner:
     # One server
 
     async def _through(self, client: Redis, batch: list[_Call], *, asking: bool = False) -> list[Any]:
-        """One reply or error for each call; scripts that the server does not have are loaded. Raises RedisError."""
+        """Return a reply or error for each call. Loads scripts that the server does not have. Raises RedisError."""
         replies = await self._pipeline(client, batch, asking)
         missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
         if missing:
@@ -202,7 +202,7 @@ class ScriptRunner:
         return replies
 
     async def _pipeline(self, client: Redis, batch: list[_Call], asking: bool) -> list[Any]:
-        waits = batch[0].promises  # so do all of a lane
+        waits = batch[0].promises  # the same for all calls of a lane
         if len(batch) == 1 and not waits and not asking:
             return [await _alone(client, batch[0])]
         pipeline = client.pipeline(transaction=False)
@@ -223,7 +223,10 @@ class ScriptRunner:
     # Durability
 
     def _add_wait(self, pipeline: Pipeline, key: str, asking: bool) -> None:
-        """A server waits for what this connection has written only, and a repeat writes nothing: hence the mark."""
+        """Append a write of the mark and a wait for the configured durability.
+
+        A server waits only for writes of this connection. The mark is needed because a repeated call writes nothing.
+        """
         if asking:
             pipeline.execute_command("ASKING")
         pipeline.execute_command("EVALSHA", self._mark.sha, 1, _mark_beside(key))
@@ -236,7 +239,7 @@ class ScriptRunner:
     async def _shortfall(
         self, client: Redis, key: str, asking: bool, acknowledged: Any, mark: Any
     ) -> RedisError | None:
-        """What is missing for the writes before to be as durable as is asked for; None when nothing is."""
+        """Return NotDurable when the writes before do not have the configured durability, else None."""
         if isinstance(mark, NoScriptError):
             await client.script_load(self._mark.text)
             pipeline = client.pipeline(transaction=False)
@@ -259,7 +262,7 @@ _calls_of = cache(metrics.StoreCalls)
 
 
 async def _alone(client: Redis, call: _Call) -> Any:
-    """A single call, without a pipeline."""
+    """Send a single call without a pipeline."""
     try:
         return await client.execute_command(  # type: ignore[no-untyped-call]
             "EVALSHA", call.script.sha, *call.arguments
@@ -271,7 +274,7 @@ async def _alone(client: Redis, call: _Call) -> Any:
 
 
 def _mark_beside(key: str) -> str:
-    """The key that is written to be waited for, in the same slot as `key`."""
+    """Return the key of the mark in the same slot as `key`."""
     return f"{key[: key.index('}') + 1]}:mark"
 
 

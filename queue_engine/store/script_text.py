@@ -1,7 +1,7 @@
 """The text that the server runs for a script: its library functions, its keys and arguments as locals, then its body.
 
-A run makes all functions of its text again, so a script gets only those functions and constants of `library.lua` that
-it uses, itself or through another. What a text uses is found by the names that occur in it.
+Every run defines all functions of its text again. Therefore a script gets only the functions and constants of
+`library.lua` that it uses, directly or through another function. They are found by the names that occur in the text.
 
 `library.lua` consists of blocks with an empty line between them; each begins with comments and defines functions or
 constants as locals. A function may use keys by their names. It lists them in its last comment, `-- keys: task, leases`,
@@ -34,20 +34,20 @@ _GLOBALS = frozenset(
 )
 _KEY_TYPE = Type(KEY)
 _PLACES = frozenset(("KEYS", "ARGV"))
-"""Only the loader addresses keys and arguments by their place."""
+"""Names that only the loader may use, because scripts address keys and arguments by name."""
 
 
 class BadScript(Exception):
-    """A script or a part of the library that is not as it must be; the message says where."""
+    """A script or a part of the library is invalid. The message names the part."""
 
 
 def items(text: str) -> list[str]:
-    """Return the words, strings and signs of a Lua text, without comments."""
+    """Return the tokens of a Lua text, without comments."""
     return [item for item in _ITEM.findall(text) if not item.startswith("--")]
 
 
 def free_names(text: str) -> set[str]:
-    """Return the names that a text uses and does not define; fields of tables are no names."""
+    """Return the names that a text uses and does not define, without fields of tables."""
     found = items(text)
     return set(_used(found)) - _defined(found) - _KEYWORDS
 
@@ -86,7 +86,7 @@ def _defined(found: Sequence[str]) -> set[str]:
 
 
 def _names_from(found: Sequence[str], start: int, ends: Sequence[str]) -> set[str]:
-    """Return names with commas between them, up to one of `ends` or to what follows no comma."""
+    """Return names with commas between them, up to one of `ends` or to the first name without a comma behind it."""
     names = set()
     while start < len(found) and found[start] not in ends and (_NAME.fullmatch(found[start]) or found[start] == "..."):
         names.add(found[start])
@@ -103,13 +103,13 @@ class Block:
     text: str
     names: tuple[str, ...]
     keys: tuple[str, ...]
-    """Keys that it uses by their names."""
+    """Keys that the block uses by name."""
     uses: frozenset[str]
-    """Other names of the library or constants that it uses."""
+    """Other names of the library, and constants, that the block uses."""
 
 
 class Library:
-    """Blocks of Lua and constants, by the names that they define. Raises BadScript when a name is unknown or unused."""
+    """Blocks of Lua and constants by the names that they define. Raises BadScript for unknown names and unused keys."""
 
     def __init__(self, text: str, constants: Mapping[str, str | int]) -> None:
         self._constants = {name: f"local {name} = {_literal(value)}" for name, value in constants.items()}
@@ -120,7 +120,7 @@ class Library:
 
     @property
     def names(self) -> frozenset[str]:
-        """All names that it defines."""
+        """All names that the library defines."""
         return frozenset(self._by_name) | frozenset(self._constants)
 
     def _add(self, part: str) -> None:
@@ -139,7 +139,7 @@ class Library:
             raise BadScript(f"{where}: only the loader says {_list(places)}: use names")
         if unused := set(keys) - used:
             raise BadScript(f"{where}: unused keys: {_list(unused)}")
-        # Functions are defined in an order in which each comes after those that it uses, as Lua needs it.
+        # A function is defined after the functions that it uses, because Lua resolves locals in order.
         if unknown := used - set(keys) - self.names:
             raise BadScript(f"{where}: unknown names: {_list(unknown)}")
         block = Block(text, names, keys, frozenset(used - set(keys)))
@@ -147,7 +147,7 @@ class Library:
         self._by_name |= dict.fromkeys(names, block)
 
     def part_for(self, names: Iterable[str]) -> tuple[list[str], list[Block]]:
-        """Return the constants and the blocks that stand for these names, with all that they use, in order."""
+        """Return the constants and blocks that define these names, with everything they use, in order."""
         needed: set[str] = set()
         waiting = [name for name in names if name in self.names]
         while waiting:
@@ -168,7 +168,7 @@ class Assembled:
 
 
 def assemble(header: Header, body: str, library: Library) -> Assembled:
-    """Return what the server runs. Raises BadScript when header, body and library do not fit each other."""
+    """Return the text that the server runs. Raises BadScript when header, body and library do not fit each other."""
     given = [field.name for field in header.given]
     declared = {*header.scoped_keys, *given}
     used = free_names(body)
@@ -206,7 +206,7 @@ def _check_names(declared: set[str], used: set[str], own: set[str], library: Lib
 
 
 def _check_replies(header: Header, body: str) -> None:
-    """Every reply begins with a declared word, has its number of fields, and every declared word is replied."""
+    """Check that every reply has a declared word and its number of fields, and that every declared word is used."""
     seen: set[str] = set()
     for elements in _returned(items(body)):
         words = {match[1] for item in elements[0] if (match := _WORD.fullmatch(item))}
@@ -241,7 +241,7 @@ def _returned(found: Sequence[str]) -> Iterable[list[list[str]]]:
 
 
 def _locals(source: str, fields: Sequence[Field]) -> list[str]:
-    """Return the Lua that gives the fields their names."""
+    """Return the Lua that assigns the fields to locals with their names."""
     single = [field for field in fields if not field.type.is_variadic]
     parts = []
     if single:

@@ -1,8 +1,8 @@
-"""The scripts of the store: read, checked and made callable once, by the headers of their files.
+"""The scripts of the store: loaded, checked against the headers of their files, and made callable.
 
-`load_scripts` gives each script by its name. `Script.bind` makes a coroutine function of it: keys and arguments go in
-by keyword, and a reply comes out with its `word` and its fields, each of the type that the header says. `calls.py` has
-these functions as methods, and `calls.pyi`, which is made from the headers too, tells mypy their signatures.
+`load_scripts` returns the scripts by name. `Script.bind` returns a coroutine function that takes keys and arguments by
+keyword and returns a reply with its `word` and its fields, each with the type from the header. `calls.py` has these
+functions as methods. `calls.pyi` is generated from the headers too and gives mypy their signatures.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ _SCOPES: dict[str | None, tuple[tuple[str, type], ...]] = {
     "endpoint": (("", EndpointKeys), ("partition.", Partition)),
     "partition": (("", Partition),),
 }
-"""Where the names of a scope's keys are looked for, from an object of its first class."""
+"""Attribute paths in which the keys of a scope are looked up, starting at an object of its first class."""
 
 
 class Submit(Protocol):
-    """Sends a script with its keys and arguments, behind the number of the keys; gives the store's reply."""
+    """Sends a script with the number of its keys, its keys and its arguments, and returns the store's reply."""
 
     def __call__(self, script: Script, arguments: list[Argument]) -> Awaitable[Any]: ...
 
 
 @dataclass(frozen=True)
 class Script:
-    """One transition."""
+    """A script: one transition in the store."""
 
     name: str
     header: Header
     text: str
-    """What the server runs."""
+    """The text that the server runs."""
     sha: str
     scoped_keys: tuple[str, ...]
     """Attributes of the scope's keys that are passed, in order."""
 
     @property
     def is_durable(self) -> bool:
-        """Return whether its reply promises something, so that it waits for the durability that is configured."""
+        """True if a call waits for the configured durability."""
         return "durable" in self.header.flags
 
     def bind(self, submit: Submit) -> Call:
-        """Return a function that calls the script: one with the scope's keys first, if it has any, and keywords.
+        """Return a function that calls the script with keywords and, for a script with a scope, the object of its keys.
 
-        It raises TypeError for a keyword that is missing or unknown.
+        It raises TypeError when a keyword is missing or unknown.
         """
         pack, parse = self._pack, self._parse
         if not self.scoped_keys:
@@ -76,7 +76,7 @@ class Script:
 
     @cached_property
     def _pack(self) -> Callable[[Any, dict[str, Any]], list[Argument]]:
-        """What makes the arguments of a call from the scope's keys and the keywords."""
+        """Function that makes the arguments of a call from the scope's keys and the keywords."""
         header = self.header
         names = [field.name for field in header.given]
         take_keys = _taker(attrgetter, [path_of(header.scope, name) for name in self.scoped_keys])
@@ -112,7 +112,7 @@ class Script:
 
     @cached_property
     def _parse(self) -> Callable[[Any], Any]:
-        """What makes a reply object from the store's reply."""
+        """Function that makes a reply object from the store's reply."""
         kinds = {
             word.encode(): (_reply_class(self.name, word, fields), [_decoder(field.type) for field in fields])
             for word, fields in self.header.replies.items()
@@ -159,7 +159,7 @@ def make_script(name: str, source: str, library: Library) -> Script:
 
 
 def path_of(scope: str | None, key: str) -> str:
-    """Return where a key is in an object of the scope's class, with dots. Raises BadScript."""
+    """Return the attribute path of a key in an object of the scope's class. Raises BadScript."""
     for path, kind in _SCOPES[scope]:
         if isinstance(getattr(kind, key, None), (property, cached_property)):
             return path + key
@@ -172,7 +172,7 @@ def scope_class(scope: str | None) -> str:
 
 
 def _taker(getter: Callable[..., Any], names: Sequence[str]) -> Callable[[Any], tuple[Any, ...]]:
-    """Return what gets these attributes or items as a tuple."""
+    """Return a function that gets these attributes or items as a tuple."""
     if not names:
         return lambda _: ()
     take: Callable[[Any], Any] = getter(*names)
@@ -180,7 +180,7 @@ def _taker(getter: Callable[..., Any], names: Sequence[str]) -> Callable[[Any], 
 
 
 def _encoder(kind: Type) -> Callable[[Any], Any] | None:
-    """Return how a value is written for the store; None when redis-py does it."""
+    """Return a function that encodes a value for the store; None when redis-py encodes it."""
     if kind.base == "flag":
         return lambda value: "1" if value else "0"
     if kind.base == "map":
@@ -197,7 +197,7 @@ def _decoder(kind: Type) -> Callable[[Any], Any]:
 
 
 def _entries(values: Sequence[Any]) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Return entries of a stream. One that was deleted has no fields."""
+    """Return entries of a stream. A deleted entry has no fields."""
     return [(entry_id, dict(zip(flat[::2], flat[1::2], strict=True)) if flat else {}) for entry_id, flat in values]
 
 

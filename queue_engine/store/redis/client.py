@@ -52,8 +52,8 @@ _PASSING = (
 _AROUND_REPLY = re.compile(
     r"Command # \d+ \(.*\) of pipeline caused error: (?:\(['\"])?|Transaction discarded because of: ", re.DOTALL
 )
-"""What stands before an error reply: redis-py names the command of a pipeline (5.x then shows a tuple), and the store
-says why EXEC was refused. Greedy, because the arguments of the command may hold the same words."""
+"""Text before an error reply: redis-py names the command of a pipeline (5.x then shows a tuple), and the store reports
+why EXEC was refused. Greedy, because the arguments of the command may contain the same words."""
 
 _REASONS: Mapping[type[BaseException], str] = {
     # Checked before the connection errors, because some of these are subclasses of them.

@@ -56,7 +56,7 @@ class _Watchful(AbstractConnection):
             raise
 
     async def can_read_destructive(self) -> bool:
-        """Return whether unread data waits. The pool calls this before reuse, and reconnects when it raises."""
+        """Return True if there is unread data. The pool calls this before reuse, and reconnects when it raises."""
         if self._demoted:
             self._demoted = False
             raise RedisConnectionError("the server is a replica now")
