@@ -1,7 +1,7 @@
 """A self-hosted engine for QUEUE-mode serverless endpoints.
 
-Programs use it by its HTTP API and its command line. The names in `__all__` are all that a Python program may import;
-every other module may change with any version.
+Programs use its HTTP API and its command line. Python programs may import only the names in `__all__`, because every
+other name may change with any version.
 """
 
 __all__ = ["__version__"]

@@ -4,7 +4,7 @@ from queue_engine.processes.interpreter import Loading, leave_current_folder
 
 
 def main() -> None:
-    """Run the command line, with a safe import path, and ready for Ctrl-C before the imports."""
+    """Run the command line, with a safe import path, and with Ctrl-C handled before the slow imports."""
     leave_current_folder(__file__)
     from queue_engine.processes.interrupts import exit_on_interrupt
 

@@ -1,4 +1,4 @@
-"""Small asyncio tools: a loop that drives a step, retries while a service is away, and the waits of both."""
+"""Small asyncio tools: a loop that drives a step, retries while a service is unavailable, and the delays of both."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Backoff:
-    """Waits that double from `first_seconds` to `max_seconds`."""
+    """Delays that double from `first_seconds` to `max_seconds`."""
 
     first_seconds: float
     max_seconds: float
 
     def delay_after(self, failures: int, *, luck: float = 1.0) -> float:
-        """Return the seconds to wait after that many failures in a row (1 for the first).
+        """Return the delay in seconds after `failures` consecutive failures (1 for the first).
 
-        `luck`, a random number in [0, 1), shortens the wait by up to half, so that callers do not retry in step.
+        `luck`, a random number in [0, 1), shortens the delay by up to half, so that callers do not retry at the same
+        time.
         """
-        doublings = min(failures - 1, 64)  # a float has room for these, and no wait for more
+        doublings = min(failures - 1, 64)  # because a float would overflow with more
         return min(self.max_seconds, self.first_seconds * 2.0**doublings) * (1 + luck) / 2
 
 
@@ -41,10 +42,10 @@ async def retry_while_unavailable(
     backoff: Backoff = DEFAULT_BACKOFF,
     what: str = "",
 ) -> T:
-    """Retry `call` until it succeeds, for as long as its errors mean that a service is unavailable.
+    """Return the result of `call`, retrying as long as its errors mean that a service is unavailable.
 
-    `passing` gives the reason when an error is of that kind, None otherwise; any other error is raised. Ends early only
-    by cancellation. `what` names the work in the lines that are logged about the outage.
+    `passing` returns the reason for such an error, and None for any other error, which is raised. There is no timeout;
+    the retries end early only if cancelled. `what` names the work in the log lines about the outage.
     """
     failures = 0
     caller = object()
@@ -67,9 +68,9 @@ async def retry_while_unavailable(
 
 
 async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
-    """Return whether `event` is set within that time; None waits forever.
+    """Wait for `event`, and return True if it is set within that time; None waits forever.
 
-    Not asyncio.wait_for: before Python 3.12 it can lose a cancellation that comes at the same moment as the event.
+    This does not use asyncio.wait_for, which can lose a simultaneous cancellation before Python 3.12.
     """
     try:
         async with asyncio.timeout(seconds):
@@ -79,7 +80,7 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
 
 
 async def end_tasks(*tasks: asyncio.Task[None]) -> None:
-    """Cancel tasks and return when all have ended. A cancellation that a library has swallowed is sent again."""
+    """Cancel tasks and wait until all have ended. Repeats the cancellation, because a library may swallow it."""
     running = {task for task in tasks if not task.done()}
     while running:
         for task in running:
@@ -95,11 +96,11 @@ async def run_forever(
     passing: Callable[[BaseException], str | None] = lambda _: None,
     backoff: Backoff = DEFAULT_BACKOFF,
 ) -> None:
-    """Run `step` forever. It returns how much it did: after 0 comes a pause of `idle_seconds`, after more none.
+    """Run `step` forever. If it returns 0, which means that there was no work, pause for `idle_seconds`.
 
-    A step that raises is retried with backoff: one bad round must not end a process. `passing` gives the reason
-    when an error passes by itself; such an error is part of an outage and has no line of its own. Any other error is
-    logged with its traceback, a lasting one less and less often.
+    A step that raises is retried with backoff, so that a single failure does not end the process. `passing` returns the
+    reason of an error that belongs to an outage; such errors are summarized in the outage's log lines. Any other error
+    is logged with its traceback, at decreasing frequency if it repeats.
     """
     failures = 0
     caller = object()

@@ -1,1 +1,1 @@
-"""Backends: where the containers of workers run. Each one implements `backends/base.py`."""
+"""Backends run the agents and containers of workers. Each one implements `backends/base.py`."""

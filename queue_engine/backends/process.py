@@ -1,14 +1,15 @@
-"""Workers as processes of this machine: for a laptop and for tests.
+"""Workers as processes of this machine, for a laptop and for tests.
 
-A worker is one process group. Its leader, the agent, is the controller's only child; the agent starts the endpoint's
-command beside itself in the same group (see domain/agent_protocol.py). Whenever the agent ends, the group is killed.
-What has left the group is the agent's to end, which adopts the orphans of its container (processes/orphans.py). When
-the agent is killed they come to the controller, which ends them.
-There is no isolation: an endpoint's command runs as the controller's user and can do what that user can. It is handed
-none of the agent's secrets, but as the same user it could read them from the agent's own environment.
+A worker is a process group. Its leader is the agent, a child of the controller. The agent starts the endpoint's command
+in the same group (see domain/agent_protocol.py). When the agent ends, the group is killed. Processes that have left the
+group are adopted and ended by the agent (processes/orphans.py). If the agent is killed, the controller adopts and ends
+them.
 
-No worker outlives its controller: agents watch a lifeline and end by themselves, and what is left when controller and
-agents were killed together is found by its environment at the next start (`reap_orphans`).
+There is no isolation: an endpoint's command runs as the controller's user, with all permissions of that user. Its
+environment has none of the agent's secrets, but as the same user it could read them from the agent's environment.
+
+No worker outlives its controller: agents watch a lifeline, and drain when the controller has died. If controller and
+agents were killed together, the next start finds the remaining processes by their environment (`reap_orphans`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ from queue_engine.processes.processors import usable_processors
 
 AGENT_COMMAND = python_command("worker_agent")
 STARTS_PER_CPU = 2
-"""A start is mostly the import of the agent's code: more of them at once end no sooner."""
+"""Simultaneous starts per processor. A start mostly imports code, so more of them would not finish earlier."""
 _KEPT_LOGS = 50
 _ORPHAN_POLL_SECONDS = 1.0
 
@@ -59,14 +60,16 @@ logger = logging.getLogger(__name__)
 
 
 class ProcessBackend:
-    """Runs workers as processes. See `Backend` for what each method promises.
+    """Runs workers as processes. The guarantees of each method are in `Backend`.
 
-    `instance_id` names the installation and is the same after a restart of the controller. Of `environment`, which
-    is the controller's own, workers get the few variables in PASSED_ON. `work_dir` gets each worker's output in
-    `<worker id>.log`, and the sockets on which the living agents serve their metrics. `epoch_seconds` is the clock
-    of `Observed.started_at_ms`. A worker that drains is ended by force `end_margin_seconds` after its grace.
-    Without `max_starting` as many start at once as the processors bear. With `adopts_orphans` this process is a
-    subreaper and starts no processes but workers: all its other children are what workers left, and end with them.
+    - `work_dir` has each worker's output in `<worker id>.log`, and the sockets on which agents serve their metrics.
+    - `instance_id` names the installation and is the same after a restart of the controller.
+    - `environment` is the controller's own; workers get only the variables in PASSED_ON.
+    - `epoch_seconds` is the clock of `Observed.started_at_ms`.
+    - `end_margin_seconds` after its grace period, a draining worker is killed.
+    - `max_starting` defaults to STARTS_PER_CPU for each processor.
+    - With `adopts_orphans`, this process is a subreaper and starts no processes except workers. All other children are
+      orphans of workers, and are ended with them.
     """
 
     def __init__(
@@ -115,7 +118,7 @@ class ProcessBackend:
         if known is not None and known.alive:
             return
         self._check_can_start(spec)
-        # Nothing is awaited from here on: a second call cannot come in between.
+        # There is no await below, so that a concurrent call cannot start the same worker.
         try:
             self._workers[spec.worker_id] = self._started(spec)
         except (OSError, ValueError) as error:
@@ -144,7 +147,7 @@ class ProcessBackend:
         return {worker_id: worker.observed() for worker_id, worker in self._workers.items()}
 
     def metrics_targets(self) -> list[AgentTarget]:
-        """Return where the living agents serve their metrics. May be called by another thread."""
+        """Return the addresses at which the living agents serve their metrics. May be called from another thread."""
         return [worker.metrics for worker in list(self._workers.values()) if worker.alive]
 
     async def aclose(self, grace_seconds: float) -> None:
@@ -158,8 +161,8 @@ class ProcessBackend:
     async def reap_orphans(self, grace_seconds: float) -> frozenset[str]:
         """End the workers of this instance whose controller has died; return their ids. Call it at start.
 
-        An agent that still runs has noticed and is draining: it has the same time as in `stop`. The workers of a
-        controller that lives are left alone.
+        An agent that still runs is already draining, and has the same time as in `stop`. Workers of a living controller
+        are not touched.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + grace_seconds + self._end_margin_seconds
@@ -234,7 +237,7 @@ class ProcessBackend:
         overridden = [name for name in spec.environment if name not in given]
         return {
             **passed_on(self._environment),
-            **python_path(self._environment),  # for the agent's own code; the container does not get it
+            **python_path(self._environment),  # for the agent's code only, not for the container
             **spec.agent_environment,
             **self._marks,
             **exposed,
@@ -254,10 +257,10 @@ class ProcessBackend:
         }
 
     def _container_environment(self, spec: WorkerSpec, port: int) -> dict[str, str]:
-        # The marks by which orphans are found come last: an endpoint cannot take them off.
+        # The variables by which orphans are found come last, so that an endpoint cannot override them.
         return {
             **passed_on(self._environment),
-            "PYTHONUNBUFFERED": "1",  # else a Python program that crashes takes its last lines with it
+            "PYTHONUNBUFFERED": "1",  # because a Python program that is killed loses buffered output
             **spec.environment,
             protocol.CONTAINER_PORT: str(port),
             **self._marks,
@@ -269,7 +272,7 @@ class ProcessBackend:
         return [(process, found) for process, found in processes_with(ours) if _is_orphan(found)]
 
     def _forget_old_logs(self) -> None:
-        """Keep the logs of living workers and the newest of the others: ids are never used again."""
+        """Remove all logs except those of living workers and the newest others. Ids are never reused."""
         names = {f"{worker_id}.log" for worker_id in self._workers}
         old = [path for path in self._work_dir.glob("*.log") if path.name not in names]
         old.sort(key=_modified_at, reverse=True)
@@ -279,7 +282,7 @@ class ProcessBackend:
 
 @dataclass(eq=False)
 class _Worker:
-    """One worker from its start until it is forgotten."""
+    """A worker, from its start until it is removed."""
 
     worker_id: str
     port: int
@@ -305,7 +308,7 @@ class _Worker:
         return Observed(self.alive, self.started_at_ms, self.exit_reason, self.last_lines)
 
     def ask_to_end(self) -> None:
-        """Once only: a second SIGTERM could mean to an agent that it shall not drain."""
+        """Send SIGTERM, but only once, because a second one could make an agent end without draining."""
         if not self.asked_to_end:
             self.asked_to_end = True
             self.group.terminate()
@@ -315,7 +318,7 @@ class _Worker:
         if self.adopts_orphans:
             await end_orphans(keep=is_leader)
         else:
-            # What has left the group, such as a daemon, is known by the environment that it got.
+            # Processes that have left the group, such as daemons, are found by their environment.
             await kill_processes_with(self.marks)
         end = protocol.read_end(os.pread(self.end_file.fileno(), protocol.END_BYTES, 0))
         self.end_file.close()
@@ -328,7 +331,7 @@ class _Worker:
 
 
 def _container_url(spec: WorkerSpec, port: int) -> str:
-    """A CUSTOM container that exposes nothing need not listen: it runs when it lives."""
+    """Return the container's URL; without a port for a CUSTOM container without exposed port, which may not listen."""
     silent = spec.service_mode is ServiceMode.CUSTOM and spec.exposed_port is None
     return f"http://{LOOPBACK}" if silent else f"http://{LOOPBACK}:{port}"
 
@@ -342,7 +345,7 @@ def _is_orphan(environment: Mapping[str, str]) -> bool:
 
 
 def _can_be_passed(text: str) -> bool:
-    """Whether it can be an argument or a variable of a process: no NUL, no lone surrogates."""
+    """Return True if the text can be an argument or a variable of a process: no NUL, no lone surrogates."""
     try:
         return b"\0" not in text.encode()
     except UnicodeEncodeError:
@@ -350,7 +353,7 @@ def _can_be_passed(text: str) -> bool:
 
 
 def _reason(error: OSError | ValueError) -> str:
-    """Return why a start failed, with the command or the file that it failed for."""
+    """Return the reason of a failed start, with the command or file that it is about."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"

@@ -237,7 +237,7 @@ class Controller:
         return done
 
     async def purge(self) -> int:
-        """Remove ended tasks after their retention, and consumer groups of dead agents; return the number of tasks."""
+        """Remove ended tasks after their retention, and the consumers of dead agents; return the number of tasks."""
         removed = 0
         for endpoint in await self._store.endpoints.of_tenant(None):
             now_ms = await self._store.now_ms(endpoint.endpoint_id)

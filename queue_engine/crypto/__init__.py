@@ -1,1 +1,1 @@
-"""Encryption, signatures and the files that secrets come from."""
+"""Encryption, signatures, and secrets from files."""

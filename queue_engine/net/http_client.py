@@ -1,14 +1,14 @@
-"""aiohttp's client side, made safe for responses of strangers. For all sessions that read whole responses.
+"""aiohttp's HTTP client, made safe for untrusted responses. All sessions that read whole responses use it.
 
-Four things differ from plain aiohttp (3.14), each by a few lines in the protocol of the connection:
+It differs from plain aiohttp (3.14) in the protocol of the connection:
 
-- The head of a response is limited as a whole. aiohttp limits each line and the number of lines, not their sum.
-- What is not HTTP raises BadResponse, which says in words what is wrong. Found in the middle of a body, plain aiohttp
-  never tells the reader of the body, which then waits until its timeout.
-- The head and the body are parsed apart. When both come in one packet and the body is malformed, plain aiohttp loses
-  the head too, so that whether a status is known would depend on how the packets were cut.
-- What comes on a kept connection between two requests closes it. Plain aiohttp keeps a response that comes then, such
-  as the 408 by which some servers end an idle connection, and returns it as the response to the next request.
+- The size of a response's head is limited. aiohttp limits each line and the number of lines, but not the total size.
+- Data that is not HTTP raises BadResponse with a description. If such data is in the middle of a body, plain aiohttp
+  does not notify the reader of the body, which then waits until its timeout.
+- The head and the body are parsed separately. If both arrive in one packet and the body is malformed, plain aiohttp
+  loses the head too, so that it would depend on the packets if the status is known.
+- Data that arrives on a kept connection between two requests closes it. Plain aiohttp stores such data, for example the
+  408 with which some servers end an idle connection, and returns it as the response to the next request.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooL
 from queue_engine.net.error_types import BadResponse
 
 MAX_HEAD_BYTES = 64 * 1024
-"""The status line and the headers of one response, with their line ends. Sessions set aiohttp's own three limits to it:
-they are only meant to step back behind it."""
+"""Maximum size of a response's status line and headers, including line ends. Sessions set aiohttp's own three limits to
+the same value, so that they never apply first."""
 
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _TOO_LONG = f"its headers are longer than {MAX_HEAD_BYTES} bytes in all"
@@ -40,11 +40,12 @@ _BEGINNINGS = (
     (re.compile(rb"\x00\x00[\x00-\xff]\x04[\x00\x01]\x00\x00\x00\x00"), "the port speaks HTTP/2 only, not HTTP/1.1"),
 )
 _SHOWN_LINE = re.compile(r"""(?s:(.*?)):\s+(b'.*'|b".*")(?:\n|$)""")
-"""How the parser ends its message: with the line at fault, as Python writes bytes."""
+"""The end of the parser's message: the invalid line, as a Python bytes literal."""
 
 
 def checked_sockets(check: Callable[[str, int], None]) -> aiohttp.SocketFactoryType:
-    """Make the sockets of a connector. `check` is called with address and port before a connection, and may raise."""
+    """Return a connector's socket factory. It calls `check`, which may raise, with the address and port of each
+    connection before it is made."""
 
     def checked_socket(info: aiohttp.AddrInfoType) -> socket.socket:
         family, kind, protocol, _, sockaddr = info
@@ -55,7 +56,7 @@ def checked_sockets(check: Callable[[str, int], None]) -> aiohttp.SocketFactoryT
 
 
 class ResponseConnector(aiohttp.TCPConnector):
-    """A TCPConnector whose connections read responses as this module says. Needs a running event loop."""
+    """A TCPConnector whose connections read responses by the rules of this module. Needs a running event loop."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -74,9 +75,9 @@ class _ResponseProtocol(ResponseHandler):
         self._in_head = False
         self._head_bytes = 0
         self._beginning = b""
-        """The first bytes of the response that is being read."""
+        """The first bytes of the current response."""
         self._last = b""
-        """The last bytes of the head so far: its end may be cut by a packet's end."""
+        """The last bytes of the head so far, because the end of the head may be split between packets."""
 
     def set_response_params(self, **params: Any) -> None:
         self._begin_head()
@@ -95,12 +96,12 @@ class _ResponseProtocol(ResponseHandler):
             super().data_received(rest)
 
     def feed_data(self, data: Any, size: int = 0) -> None:
-        """A response's head is complete. After an interim one (1xx) another head follows."""
+        """Handle a complete head of a response. After an interim response (1xx), another head follows."""
         status = data[0].code
         self._begin_head()
         self._in_head = 100 <= status < 200 and status != 101
         if status == 101:
-            self.force_close()  # what follows is another protocol, and must not be read as the next response
+            self.force_close()  # because the data that follows is another protocol, not the next response
         super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = NO_CAUSE) -> None:
@@ -111,13 +112,13 @@ class _ResponseProtocol(ResponseHandler):
             self._fail_body(exc)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """A body without a length ends with its connection, but not when that is reset."""
+        """Fail a body if the connection is reset. Otherwise the end of the connection ends a body without a length."""
         if exc is not None:
             self._fail_body(aiohttp.ClientPayloadError("the connection was reset"))
         super().connection_lost(exc)
 
     def _is_idle(self) -> bool:
-        """True when the last response is complete and no request has followed it."""
+        """Return True if the last response is complete and no request has followed it."""
         body_ended = self._payload is None or self._payload.is_eof()
         return self._parser is not None and not self._in_head and body_ended
 
@@ -132,7 +133,7 @@ class _ResponseProtocol(ResponseHandler):
         self._last = b""
 
     def _end_of_head(self, data: bytes) -> int:
-        """How much of `data` belongs to the head that is being read."""
+        """Return the number of bytes of `data` that belong to the current head."""
         joined = self._last + data
         found = _END_OF_HEAD.search(joined)
         self._last = b"" if found else joined[-2:]
@@ -163,7 +164,10 @@ class _ResponseProtocol(ResponseHandler):
 
 
 def _in_the_parsers_words(message: str) -> BadResponse:
-    """From, for example, `Invalid header token:`, an empty line, the line of the response, and a pointer into it."""
+    """Return the parser's message as BadResponse.
+
+    A message is, for example, `Invalid header token:`, an empty line, the line of the response, and a pointer into it.
+    """
     shown = _SHOWN_LINE.match(message)
     problem = (shown[1] if shown else message.partition("\n")[0]).strip().rstrip(":") or "it is not HTTP"
     if problem.split()[0].isalpha() and not problem.isupper():

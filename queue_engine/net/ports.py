@@ -21,15 +21,16 @@ _EPHEMERAL_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port(taken: Container[int] = ()) -> int:
-    """A port that was free a moment ago and is not in `taken`. Raises OSError when none is found.
+    """Return a port that was free a moment ago and is not in `taken`. Raises OSError if none is found.
 
-    It lies below the ports that the system gives to outgoing connections. A client that keeps trying to connect to such
-    a port on loopback while nothing listens there can be given the very same port, connect to itself and so keep the
-    server from ever listening; and any other program's connection could take it while a server restarts.
+    The port is below the range that the system uses for outgoing connections, for two reasons. A client that tries to
+    connect to a port of that range on loopback, while no server listens there, may get the same port as its local port:
+    it connects to itself, and the server cannot listen. And any outgoing connection could take the port while a server
+    restarts.
     """
     highest = min(_HIGHEST_PORT, _ephemeral_start() - 1)
     for _ in range(_TRIES):
-        # Where outgoing connections may use all ports, let the system choose.
+        # If outgoing connections may use all ports, let the system choose.
         wanted = random.randint(_LOWEST_PORT, highest) if highest > _LOWEST_PORT else 0
         port = _bound_port(wanted)
         if port is not None and port not in taken:
@@ -38,12 +39,12 @@ def free_port(taken: Container[int] = ()) -> int:
 
 
 def is_free(port: int) -> bool:
-    """Whether a server could listen on this loopback port now."""
+    """Return True if a server could listen on this loopback port now."""
     return _bound_port(port) is not None
 
 
 def machine_addresses() -> frozenset[str]:
-    """The IP addresses of this machine's interfaces as they are now."""
+    """Return the current IP addresses of this machine's interfaces."""
     return frozenset(
         entry.address
         for entries in psutil.net_if_addrs().values()
@@ -53,7 +54,7 @@ def machine_addresses() -> frozenset[str]:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a listener on this host. No name but `localhost` is looked up."""
+    """Return True if the host is `localhost` or a loopback address. Other names are not looked up."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -61,14 +62,15 @@ def is_loopback(host: str) -> bool:
 
 
 def is_this_machine(host: str) -> bool:
-    """Return whether the host is `localhost` or an address of this machine. Other names are not looked up."""
+    """Return True if the host is `localhost` or an address of this machine. Other names are not looked up."""
     return is_loopback(host) or host in ("0.0.0.0", "::") or host in machine_addresses()  # noqa: S104 - compared only
 
 
 def _bound_port(wanted: int) -> int | None:
-    """Return the port, the system's choice for 0, when it can be listened on; not when `::1` has another server on it.
+    """Return the port if a server can listen on it; else None. With 0, the system chooses the port.
 
-    A client that tries both addresses would reach that server until its own one listens.
+    A port is not usable if another server listens on it at `::1`, because a client that tries both addresses would
+    reach that server until the intended one listens.
     """
     port = _bound(socket.AF_INET, LOOPBACK, wanted)
     if port is None or (_has_ipv6_loopback() and _bound(socket.AF_INET6, IPV6_LOOPBACK, port) is None):
@@ -78,7 +80,7 @@ def _bound_port(wanted: int) -> int | None:
 
 def _bound(family: socket.AddressFamily, host: str, wanted: int) -> int | None:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As servers do: the waiting connections of a server that has just ended do not count.
+        # Like servers do, because old connections of a server that has just ended do not prevent listening.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, wanted))
@@ -99,5 +101,5 @@ def _ephemeral_start() -> int:
 def _has_ipv6_loopback() -> bool:
     try:
         return _bound(socket.AF_INET6, IPV6_LOOPBACK, 0) is not None
-    except OSError:  # the system has no IPv6 at all
+    except OSError:  # the system does not support IPv6
         return False

@@ -6,12 +6,12 @@ file:
     <work_dir>/sockets/5f0c9a1be2d4
 
 Some work directories cannot have sockets: the path would be longer than about 100 bytes, or the file system does not
-support them. Then the folder is in the temporary folder, or in /tmp when it cannot be made there either:
+support them. The folder is then created in the temporary folder, or in /tmp if that fails too:
 
     /tmp/queue-engine-1000-8c1f22d0a4b7/5f0c9a1be2d4
 
-Its name is made of the user's id and a hash of the work directory, so that the next process finds and removes the
-sockets of one that was killed (`remove_unserved`).
+Its name has the user's id and a hash of the work directory, so that the next process finds and removes the sockets of a
+killed process (`remove_unserved`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BACKLOG = 32
 
 
 def listen_privately(work_dir: Path) -> tuple[socket.socket, Path]:
-    """Return a listening socket and its absolute address. `work_dir` is made if missing. Raises OSError."""
+    """Return a listening socket and its absolute address. Creates `work_dir` if it is missing. Raises OSError."""
     failures: list[OSError] = []
     for folder in _folders(work_dir):
         try:
@@ -64,7 +64,7 @@ def remove_unserved(work_dir: Path) -> None:
 
 
 def remove_folders(work_dir: Path) -> None:
-    """Delete the folders for the sockets of this work directory where they are empty. Never raises."""
+    """Delete the socket folders of this work directory that are empty. Never raises."""
     for folder in _folders(work_dir):
         with suppress(OSError):
             folder.rmdir()
@@ -94,7 +94,7 @@ def _listening_in(folder: Path) -> tuple[socket.socket, Path]:
 
 
 def _make_private(folder: Path) -> None:
-    """Make the folder if missing. Raises OSError when other users can enter it or could have made it."""
+    """Create the folder if it is missing. Raises OSError if other users can enter it or may have created it."""
     folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with suppress(FileExistsError):
         folder.mkdir(mode=0o700)

@@ -1,8 +1,8 @@
-"""Names to addresses, without threads and without waiting for a slow name server more than once.
+"""Resolve host names without threads, and without waiting for a slow name server more than once.
 
-DNS is a queue that everybody shares: the event loop's own resolver runs in a handful of threads, so that a few names
-whose servers do not answer would hold up every other name. `CachingResolver` fits aiohttp's connector; it remembers
-answers for a short time, asks once for many waiters, and gives up after a bounded time.
+The event loop's own resolver uses a few threads for all names, so a few names whose servers do not respond would block
+all others. `CachingResolver` is a resolver for aiohttp's connector. It caches results for a short time, makes a single
+lookup for concurrent callers, and has a timeout.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ LOCALHOST_ADDRESSES = ("127.0.0.1", "::1")
 
 
 class NameNotResolved(OSError):
-    """The name has no address, or no server told one in time."""
+    """The name has no address, or no server has responded in time."""
 
 
 class NoAnswer(NameNotResolved):
-    """No name server has answered: whether the name has an address is not known."""
+    """No name server has responded, so it is unknown if the name has an address."""
 
 
 class Lookup(Protocol):
-    """Asks the network, one name at a time. `DnsLookup` does it; tests script the answers."""
+    """Looks up a name in the network. `DnsLookup` implements it; tests use scripted results."""
 
     async def addresses(self, name: str) -> Sequence[str]:
-        """All addresses of the name. Raises OSError when there is none."""
+        """Return all addresses of the name. Raises OSError if there is none."""
 
     async def close(self) -> None:
-        """Give up what is under way. Safe to call twice."""
+        """Cancel running lookups. Safe to call twice."""
 
 
 @dataclass(frozen=True)
 class ResolverLimits:
-    """How long a look-up may take, and how long and how many answers are remembered."""
+    """The timeout of a lookup, the times for which results are cached, and the maximum number of cached names."""
 
     lookup_seconds: float = 2.0
     positive_seconds: float = 30.0
@@ -54,9 +54,9 @@ class ResolverLimits:
 @dataclass(frozen=True)
 class _Answer:
     addresses: tuple[str, ...]
-    """Empty: the name was not resolved."""
+    """Empty if the name was not resolved."""
     is_known: bool
-    """Return whether a name server has responded."""
+    """True if a name server has responded."""
     expires_at: float
 
 
@@ -77,7 +77,7 @@ class CachingResolver(AbstractResolver):
         self._under_way: dict[str, asyncio.Task[_Answer]] = {}
 
     async def addresses(self, host: str) -> tuple[str, ...]:
-        """All addresses of a host, which may be an address itself. Raises NameNotResolved."""
+        """Return all addresses of a host, which may itself be an address. Raises NameNotResolved."""
         name = host.lower().removesuffix(".")
         if known := _known_without_asking(name):
             return known
@@ -92,7 +92,7 @@ class CachingResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """What aiohttp's connector asks for. Raises NameNotResolved."""
+        """Return the addresses of `family`, in the form that aiohttp's connector needs. Raises NameNotResolved."""
         results = [_result(host, address, port) for address in await self.addresses(host)]
         wanted = [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
         if not wanted:
@@ -100,7 +100,7 @@ class CachingResolver(AbstractResolver):
         return wanted
 
     async def close(self) -> None:
-        """Stop all look-ups. Safe to call twice."""
+        """Cancel all lookups. Safe to call twice."""
         under_way = list(self._under_way.values())
         for task in under_way:
             task.cancel()
@@ -114,7 +114,7 @@ class CachingResolver(AbstractResolver):
         return answer
 
     def _ask_once(self, name: str) -> asyncio.Task[_Answer]:
-        """The look-up of the name that is under way, or a new one: a waiter that leaves does not end it."""
+        """Return the running lookup of the name, or start one. It continues when a caller is cancelled."""
         task = self._under_way.get(name)
         if task is None:
             task = asyncio.create_task(self._ask(name), name=f"resolve {name[:64]}")
@@ -145,18 +145,18 @@ class CachingResolver(AbstractResolver):
 
 
 _NO_ADDRESS = frozenset({aiodns.error.ARES_ENODATA, aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_EBADNAME})
-"""Errors of c-ares for a name without an address. All other errors are about the way to the name servers."""
+"""Errors of c-ares for a name without an address. All other errors mean that no name server was reached."""
 
 
 class DnsLookup:
-    """Asks /etc/hosts and the name servers of /etc/resolv.conf (or those given) through c-ares."""
+    """Looks up names with c-ares, in /etc/hosts and with `name_servers` or those of /etc/resolv.conf."""
 
     def __init__(self, *, name_servers: Sequence[str] | None = None, try_seconds: float = 1.0) -> None:
-        """Needs a running event loop. `try_seconds` is for one question to one server; there are two tries."""
+        """Needs a running event loop. `try_seconds` is the timeout of a request to one server; there are two tries."""
         self._resolver = aiodns.DNSResolver(nameservers=name_servers, timeout=try_seconds, tries=2)
 
     async def addresses(self, name: str) -> list[str]:
-        """All IPv4 and IPv6 addresses. Raises NameNotResolved."""
+        """Return all IPv4 and IPv6 addresses. Raises NameNotResolved."""
         try:
             answer = await self._resolver.getaddrinfo(name, type=socket.SOCK_STREAM)
         except aiodns.error.DNSError as error:
@@ -165,12 +165,12 @@ class DnsLookup:
         return [_text_of(node.addr) for node in answer.nodes]
 
     async def close(self) -> None:
-        """Give up what is under way. Safe to call twice."""
+        """Cancel running lookups. Safe to call twice."""
         await self._resolver.close()
 
 
 def _text_of(sockaddr: tuple[bytes, int] | tuple[bytes, int, int, int]) -> str:
-    """The address in a sockaddr of c-ares, with the interface's number when it is link-local."""
+    """Return the address of a c-ares sockaddr, with the interface's number if it is link-local."""
     host = sockaddr[0].decode("ascii")
     return f"{host}%{sockaddr[3]}" if len(sockaddr) == 4 and sockaddr[3] else host
 
