@@ -27,7 +27,7 @@ class TaskSpecs:
         self._sealer = sealer
 
     def encode(self, spec: TaskSpec, endpoint_id: str, task_id: str) -> bytes:
-        """Return the spec as stored text. Raises SecretKeyMissing when there is no key to seal its secrets with."""
+        """Return the spec as stored text. Raises SecretKeyMissing when there is no key to seal its secrets."""
         record = _changed_fields(spec, _PUBLIC)
         if spec.webhook_destination is not None:
             record["destination"] = spec.webhook_destination

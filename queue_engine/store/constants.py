@@ -1,4 +1,4 @@
-"""Numbers and sentences that scripts use by these names: the loader makes them locals of a script that names them."""
+"""Constants of the scripts. The loader defines them as locals of a script that uses their names."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from queue_engine.domain.ids import TASKS_PER_PARTITION_STEP
 from queue_engine.domain.tasks import CANCELLED_WHILE_RUNNING
 
 EXPIRY_SLACK_MS = 2 * 86_400_000
-"""How much longer than its retention a task's data may stay when the retention job does not run."""
+"""Time that a task's data outlives its retention when the retention job does not run."""
 
 CANCELLED_BEFORE_IT_STARTED = "the task was cancelled before it was started"
 CANCELLED_WHILE_WAITING = "the task was cancelled while it waited for another attempt"
 
 MAX_DELIVERY_RECORDS = 20
-"""Delivery attempts in a task's log, the latest."""
+"""Limit of delivery attempts in a task's ledger. The latest are kept."""
 
 MAX_LINES = 10_000
-"""Lines kept of one worker's log; the oldest go first. A little more, because the stream is cut in whole nodes."""
+"""Limit of lines in a worker's log. The oldest are removed first, in whole nodes of the stream, so a few more stay."""
 MAX_NODES = 2048
-"""Nodes kept of one worker's log, too: about 8 MiB with the servers' default of 4 KiB a node."""
+"""Limit of stream nodes in a worker's log: about 8 MiB with the servers' default of 4 KiB a node."""
 MAX_ENDED_LOGS = 100
-"""Logs of ended workers kept for one endpoint; those that were silent longest go first."""
+"""Limit of logs of ended workers of an endpoint. The logs with the oldest last write are removed first."""
 
 USE_GRACE_MS = 60_000
-"""How long a note that an endpoint uses a credential counts by itself: the endpoint is stored right after it. Later
-only an endpoint that does use it counts, so that a note that was left behind does not block forever."""
+"""Time for which a note that an endpoint uses a credential prevents its deletion. The endpoint is stored right after
+the note. Later only a stored endpoint counts, so that a note without an endpoint does not block deletion forever."""
 
 CONSTANTS: dict[str, str | int] = {
     "EXPIRY_SLACK_MS": EXPIRY_SLACK_MS,

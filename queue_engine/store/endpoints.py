@@ -1,4 +1,4 @@
-"""Endpoints in the store."""
+"""Endpoints: configuration, desired state and the records that show their observed state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
 
 
 class EndpointStore:
-    """What users configured, and how it stands."""
+    """The endpoints of all tenants."""
 
     def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions, sealer: Sealer) -> None:
         self._redis = redis
@@ -45,9 +45,10 @@ class EndpointStore:
         self._sealer = sealer
 
     async def new_id(self) -> str:
-        """An id that no endpoint has.
+        """Return an id that no endpoint has.
 
-        The counter may have been set back by a fail-over that an endpoint on another server of a cluster has outlived.
+        A fail-over may set the counter back while endpoints on other servers of a cluster keep their ids, so ids in use
+        are skipped.
         """
         while True:
             endpoint_id = str(await self._redis.incr(ENDPOINT_IDS))
@@ -55,9 +56,10 @@ class EndpointStore:
                 return endpoint_id
 
     async def create(self, tenant: str, config: EndpointConfig, endpoint_id: str | None = None) -> Endpoint:
-        """Store a new endpoint under a new id, or under one from `new_id`, with a new signing secret for its webhooks.
+        """Store a new endpoint with a new signing secret for its webhooks, and return it.
 
-        Raises SecretKeyMissing when it has environment variables and there is no key to seal them with.
+        `endpoint_id` is an id from `new_id`; without it a new id is assigned. Raises SecretKeyMissing when there are
+        environment variables and no key to seal them with.
         """
         endpoint_id = endpoint_id or await self.new_id()
         keys = self._partitions.of(endpoint_id)
@@ -80,11 +82,11 @@ class EndpointStore:
         edit: Callable[[EndpointConfig], EndpointConfig],
         environment: Mapping[str, str] | None = None,
     ) -> Endpoint | None:
-        """Replace the configuration by what `edit` makes of it, and the environment unless it is None.
+        """Replace the configuration by the result of `edit`, and the environment unless it is None.
 
-        Its workers are replaced when they would be other ones under the new configuration. Without any change nothing
-        is written. None when the tenant has no such endpoint. `edit` is called again when the endpoint was
-        changed in between. Raises what `edit` raises, and SecretKeyMissing as `create` does.
+        Workers are replaced when the change affects them. Without a change the store is not written. Return None when
+        the tenant has no such endpoint. `edit` is called again when the endpoint was changed at the same time. Raises
+        the exceptions of `edit`, and SecretKeyMissing as `create` does.
         """
         keys = self._partitions.of(endpoint_id)
         while (endpoint := await self.get(endpoint_id, tenant)) is not None:
@@ -109,17 +111,20 @@ class EndpointStore:
         return None
 
     async def want(self, endpoint_id: str, tenant: str, desired: DesiredState) -> bool:
-        """Record the desired state of an endpoint. False when the tenant has no such endpoint."""
+        """Record the desired state of an endpoint. Return False when the tenant has no such endpoint."""
         keys = self._partitions.of(endpoint_id)
         return (await self._scripts.want_endpoint(keys, tenant=tenant, wanted=desired.value)).word == "OK"
 
     async def remove(self, endpoint_id: str) -> bool:
-        """Remove a deleted endpoint for good; False while it has workers, tasks or deliveries."""
+        """Remove a deleted endpoint from the store. Return False while it has workers, tasks or deliveries."""
         keys = self._partitions.of(endpoint_id)
         return (await self._scripts.remove_endpoint(keys, endpoint_id=endpoint_id)).word == "OK"
 
     async def get(self, endpoint_id: str, tenant: str | None) -> Endpoint | None:
-        """The endpoint when it exists, is this tenant's and not deleted; with None any tenant's, deleted or not."""
+        """Return the endpoint if it belongs to the tenant and is not deleted, else None.
+
+        With `tenant=None` return an endpoint of any tenant, also while it is being deleted.
+        """
         keys = self._partitions.of(endpoint_id)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.hgetall(keys.endpoint)
@@ -129,20 +134,20 @@ class EndpointStore:
         return self._endpoint(endpoint_id, tenant, record, statuses, counts)
 
     async def of_tenant(self, tenant: str | None) -> list[Endpoint]:
-        """The tenant's endpoints, newest first; every tenant's with None."""
+        """Return the tenant's endpoints, newest first; with None, those of all tenants."""
         ids = await self.ids()
         endpoints = await asyncio.gather(*(self.get(endpoint_id, tenant) for endpoint_id in ids))
         return sorted((endpoint for endpoint in endpoints if endpoint), key=lambda one: -int(one.endpoint_id))
 
     async def ids(self) -> list[str]:
-        """The ids of all endpoints of all tenants."""
+        """Return the ids of all endpoints of all tenants."""
         pipeline = self._redis.pipeline(transaction=False)
         for partition in self._partitions.all():
             pipeline.zrange(partition.endpoints, 0, -1)
         return [endpoint_id.decode() for ids in await pipeline.execute() for endpoint_id in ids]
 
     async def environment(self, endpoint_id: str) -> dict[str, str]:
-        """The endpoint's environment variables in clear. Raises SecretKeyMissing or SealBroken."""
+        """Return the endpoint's environment variables in clear text. Raises SecretKeyMissing or SealBroken."""
         sealed = await self._sealed_environment(endpoint_id)
         if not sealed:
             return {}
@@ -150,14 +155,14 @@ class EndpointStore:
         return environment
 
     async def _environment_if_readable(self, endpoint_id: str) -> dict[str, str] | None:
-        """None when it cannot be opened: a new one takes its place."""
+        """Return the environment; None when it cannot be opened, so that a new one can replace it."""
         try:
             return await self.environment(endpoint_id)
         except (SealBroken, SecretKeyMissing):
             return None
 
     async def set_failed(self, endpoint_id: str, failed: bool) -> None:
-        """Note whether all workers of the endpoint crash on start or are not ready in time.
+        """Record if all workers of the endpoint crash on start or are not ready in time.
 
         Does nothing when the endpoint no longer exists.
         """
@@ -165,14 +170,14 @@ class EndpointStore:
         await self._scripts.mark_endpoint(keys, has_failed=failed)
 
     async def signing_secret(self, endpoint_id: str) -> str | None:
-        """The `whsec_…` that the endpoint's webhooks are signed with."""
+        """Return the `whsec_…` secret that the endpoint's webhooks are signed with. Raises as `open_signing_secret`."""
         sealed: bytes | None = await self._redis.hget(self._partitions.of(endpoint_id).endpoint, "signing")  # type: ignore[misc]
         return open_signing_secret(self._sealer, endpoint_id, sealed.decode()) if sealed else None
 
     async def reseal(self, endpoint_id: str) -> Resealed:
-        """Seal environment and signing secret with the current key, unless they are.
+        """Seal environment and signing secret with the current key, unless they already are.
 
-        Safe while others change the endpoint: whoever comes second looks again.
+        Safe during concurrent changes of the endpoint: a write of an outdated value is refused and repeated.
         """
         return worst(
             [
@@ -204,7 +209,7 @@ class EndpointStore:
         return stored if renewed == sealed else json.dumps(config | {"environment": renewed})
 
     def _resealed_signing_secret(self, endpoint_id: str, stored: str) -> str:
-        """One that was made while there was no key is sealed now."""
+        """Return the secret sealed with the current key, also when it was stored in clear text without a key."""
         context = _signing_context(endpoint_id)
         if _is_in_clear(stored):
             return self._sealer.seal(stored.encode(), context)
@@ -256,7 +261,7 @@ _IN_JSON = tuple(one for one in SETTINGS if not one.definition.for_scripts)
 
 
 def _fields(config: EndpointConfig, sealed_environment: str, environment_names: list[str]) -> dict[str, str | int]:
-    """Return the settings as fields of the endpoint's hash: those that scripts read, and the others as JSON."""
+    """Return the settings as fields of the endpoint's hash. Settings that scripts do not read are in one JSON field."""
     stored = {one.stored: _encoded(one, getattr(config, one.name)) for one in _IN_JSON}
     stored |= {"environment": sealed_environment, "environment_names": environment_names}
     return {
@@ -267,7 +272,7 @@ def _fields(config: EndpointConfig, sealed_environment: str, environment_names: 
 
 
 def _config(fields: Mapping[str, str]) -> EndpointConfig:
-    """Return the settings in an endpoint's hash. One that an older version did not store has its default."""
+    """Return the settings in an endpoint's hash. Settings that an older version did not store have their defaults."""
     stored = json.loads(fields["config"])
     values = {one.name: _decoded(one, stored[one.stored]) for one in _IN_JSON if one.stored in stored}
     values |= {one.name: _decoded(one, _value(one, fields[one.stored])) for one in _IN_HASH if one.stored in fields}
@@ -275,7 +280,7 @@ def _config(fields: Mapping[str, str]) -> EndpointConfig:
 
 
 def _text(value: Any) -> str | int:
-    """Return a value as it stands in a hash: None is empty, and a number has all its digits."""
+    """Return a value as stored in a hash: None as empty text, a number with all its digits."""
     if isinstance(value, float):
         return repr(value)
     if isinstance(value, bool):
@@ -284,7 +289,7 @@ def _text(value: Any) -> str | int:
 
 
 def _value(setting: Defined[Setting], text: str) -> Any:
-    """Return the value that stands in a hash as `text`."""
+    """Return the value that is stored in a hash as `text`."""
     if not text and setting.nullable:
         return None
     if setting.kind is bool:
@@ -304,7 +309,7 @@ def _decoded(setting: Defined[Setting], value: Any) -> Any:
     return codec[1](value)
 
 
-# Of the settings with a structure of their own: how each becomes text or JSON, and back.
+# Functions that encode and decode the settings with a structure of their own, as text or JSON.
 _CODECS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "resources": (
         lambda resources: [[one.region, one.gpu_type, one.gpu_count] for one in resources],
@@ -318,7 +323,7 @@ _CODECS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 
 
 def open_signing_secret(sealer: Sealer, endpoint_id: str, stored: str) -> str:
-    """The secret as it was made. Raises SecretKeyMissing or SealBroken when this process cannot open it."""
+    """Return the signing secret in clear text. Raises SecretKeyMissing or SealBroken when it cannot be opened."""
     if _is_in_clear(stored):
         return stored
     return sealer.open(stored, _signing_context(endpoint_id)).decode()

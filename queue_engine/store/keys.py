@@ -1,10 +1,10 @@
-"""Every key in Redis, as a function. `docs/internals/data-model.md` describes their contents.
+"""All keys in the store. `docs/internals/data-model.md` describes their contents.
 
-The tag `{pNN}` puts all keys of one endpoint, and the outbox that its results go to, into one Cluster slot, so that one
-script can write them together. Endpoints are spread over a fixed number of partitions by a hash of their id.
+The tag `{pNN}` puts all keys of an endpoint, and the outbox of its results, into one cluster slot, so that one script
+can write them together. Endpoints are distributed over a fixed number of partitions by a hash of their id.
 
-Scripts take keys by the names of the properties here. They take the ids of a task, a worker and a delivery from the
-ends of their keys (`names_of`, `id_of_delivery` and `change_status` in library.lua).
+Scripts name keys by the properties here. They read the ids of a task, a worker and a delivery from the ends of their
+keys (`names_of`, `id_of_delivery` and `change_status` in library.lua).
 """
 
 from __future__ import annotations
@@ -17,32 +17,32 @@ from zlib import crc32
 META = "{qe}:meta"
 """Hash: data format version, number of partitions, instance id, fingerprints of secret keys."""
 FORMAT = "format"
-"""Field: the number of the format that all data has, at least."""
+"""Field: the lowest format number of any stored data."""
 MIGRATION = "migration"
-"""Field: how far the migration to the next format is, as JSON; absent or empty when none has begun."""
+"""Field: the progress of the migration to the next format as JSON; absent or empty when no migration has begun."""
 FINGERPRINT = "secret_key"
-"""Field: the fingerprint of the key that all secrets can be opened with."""
+"""Field: the fingerprint of the store's secret key. A process must have this key to use the store."""
 NEXT_FINGERPRINT = "secret_key_next"
-"""Field, while the key is being changed: the fingerprint of the key that secrets are sealed with now."""
+"""Field, during a rotation: the fingerprint of the new key, with which secrets are sealed now."""
 ENDPOINT_IDS = "{qe}:endpoint-ids"
 """Counter that numbers the endpoints."""
 CREDENTIAL_IDS = "{qe}:credential-ids"
 """Counter that numbers the registry credentials."""
 PROCESSES = "{qe}:processes"
-"""Sorted set: data format and name of each running process but the agents, by the end of its note; expires."""
+"""Sorted set: data format and name of each running process except agents, by the expiry of its note; expires."""
 LEADER = "{qe}:leader"
 """The controller that runs the backend; expires."""
 
 
 def api_key(key_hash: str) -> str:
-    """Hash: tenant, name and creation time of one API key, by the SHA-256 of the key."""
+    """Hash: tenant, name and creation time of an API key, by the SHA-256 of the key."""
     return f"{{qe}}:key:{key_hash}"
 
 
 API_KEYS = "{qe}:keys"
 """Set of the hashes of all API keys."""
 REVOKED_API_KEYS = "{qe}:keys:revoked"
-"""Set of the hashes of revoked API keys: none of them is made valid again."""
+"""Set of the hashes of revoked API keys. A revoked key stays revoked."""
 TENANTS = "{qe}:tenants"
 """Set of the tenants that have or had an API key."""
 
@@ -53,7 +53,7 @@ def credential(credential_id: int) -> str:
 
 
 def credential_users(credential_id: int) -> str:
-    """Sorted set: endpoints that use the credential, by when that was noted."""
+    """Sorted set: endpoints that use the credential, by the time of the note."""
     return f"{{qe}}:credential:{credential_id}:users"
 
 
@@ -63,12 +63,12 @@ def credentials_of(tenant: str) -> str:
 
 
 def member(endpoint_id: str, task_id: str) -> str:
-    """A task as a member of a partition's sorted sets."""
+    """Return the member for a task in a partition's sorted sets."""
     return f"{endpoint_id}:{task_id}"
 
 
 def parse_member(text: str) -> tuple[str, str]:
-    """The endpoint id and the task id in a member."""
+    """Return the endpoint id and the task id in a member."""
     endpoint_id, _, task_id = text.partition(":")
     return endpoint_id, task_id
 
@@ -90,7 +90,7 @@ class Partition:
 
     @cached_property
     def counts(self) -> str:
-        """Hash: `seq` numbers the tasks; queued, running and scheduled count them."""
+        """Hash: `seq` is the number of the newest task; `queued`, `running` and `scheduled` are counts of tasks."""
         return f"{self.tag}:cnt"
 
     @cached_property
@@ -105,12 +105,12 @@ class Partition:
 
     @cached_property
     def deadlines(self) -> str:
-        """Sorted set: waiting task by the time until which it may wait."""
+        """Sorted set: waiting task by its deadline."""
         return f"{self.tag}:exp"
 
     @cached_property
     def ticks(self) -> str:
-        """Hash: when each periodic check last ran, and until when it grants grace after a gap."""
+        """Hash: for each periodic check, the time of its last run and the end of its grace after a gap."""
         return f"{self.tag}:ticks"
 
     @cached_property
@@ -125,7 +125,7 @@ class Partition:
 
     @cached_property
     def outbox_parked(self) -> str:
-        """Sorted set: delivery whose receiver is not served now, by the time when it is looked at again."""
+        """Sorted set: deferred delivery by the time at which it goes back to the outbox."""
         return f"{self.tag}:out:parked"
 
     @cached_property
@@ -134,15 +134,15 @@ class Partition:
         return f"{self.tag}:senders"
 
     def delivery(self, delivery_id: str) -> str:
-        """Hash: one delivery, until it has ended."""
+        """Hash: a delivery, until it has ended."""
         return f"{self.tag}:w:{delivery_id}"
 
     def task(self, endpoint_id: str, task_id: str) -> str:
-        """Hash with values of at most 64 bytes, so that Redis keeps it compact."""
+        """Hash: a task. Values have at most 64 bytes, so that the store keeps the hash compact."""
         return f"{self.tag}:t:{endpoint_id}:{task_id}"
 
     def body(self, endpoint_id: str, task_id: str) -> str:
-        """String: the task's spec, its input, as the bytes that came in, and, when all is small, its result."""
+        """String: the task's spec, its input as received, and its result when both are small."""
         return f"{self.tag}:b:{endpoint_id}:{task_id}"
 
     def result(self, endpoint_id: str, task_id: str) -> str:
@@ -150,17 +150,17 @@ class Partition:
         return f"{self.tag}:r:{endpoint_id}:{task_id}"
 
     def history(self, endpoint_id: str, task_id: str) -> str:
-        """List: one JSON object for each attempt of the task but the latest, the latest 50."""
+        """List: a JSON object for each attempt of the task except the latest; at most the last 50."""
         return f"{self.tag}:at:{endpoint_id}:{task_id}"
 
     def attempts_log(self, endpoint_id: str, task_id: str) -> str:
-        """List: one JSON object for each delivery attempt of the task's result."""
+        """List: a JSON object for each delivery attempt of the task's result."""
         return f"{self.tag}:wl:{endpoint_id}:{task_id}"
 
 
 @dataclass(frozen=True)
 class EndpointKeys:
-    """The keys of one endpoint."""
+    """The keys of an endpoint."""
 
     partition: Partition
     endpoint_id: str
@@ -180,22 +180,22 @@ class EndpointKeys:
 
     @cached_property
     def retry_queue(self) -> str:
-        """Stream, group `agents`: ids of the tasks that come back; read before the other."""
+        """Stream, group `agents`: ids of the tasks that were queued again; read before `queue`."""
         return self._key("q") + ":retry"
 
     @cached_property
     def counts(self) -> str:
-        """Hash: counts of the tasks by status; of each index, the latest number and the gaps in its blocks."""
+        """Hash: counts of the tasks by status; for each index the latest number and the gaps in its blocks."""
         return self._key("cnt")
 
     @cached_property
     def created(self) -> str:
-        """Index, a stream: task ids by creation; the entry's number is the task's place in that order."""
+        """Index, a stream: task ids in the order of creation. An entry's number is the task's place in that order."""
         return self._key("all")
 
     @cached_property
     def live(self) -> str:
-        """Sorted set: tasks that have not ended, by creation."""
+        """Sorted set: tasks that have not ended, by their place in the order of creation."""
         return self._key("live")
 
     def finished(self, status: str) -> str:
@@ -224,28 +224,28 @@ class EndpointKeys:
         return self._key("workers")
 
     def worker(self, worker_id: str) -> str:
-        """Hash: one worker."""
+        """Hash: a worker."""
         return self._key("wk") + f":{worker_id}"
 
     @cached_property
     def logs(self) -> str:
-        """Sorted set: worker that has a log, by the time when it last wrote to it."""
+        """Sorted set: worker with a log, by the time of its last write."""
         return self._key("logs")
 
     def log(self, worker_id: str) -> str:
-        """Stream: the lines that the worker's container wrote."""
+        """Stream: the output lines of the worker's container."""
         return self._key("log") + f":{worker_id}"
 
     def worker_events(self, worker_id: str) -> str:
-        """List: the worker's status changes that its endpoint's webhook has not been told yet, oldest first."""
+        """List: the worker's status events that wait for delivery to the endpoint's webhook, oldest first."""
         return self._key("ev") + f":{worker_id}"
 
     def of_task(self, task_id: str) -> TaskKeys:
-        """Return the keys of one of its tasks."""
+        """Return the keys of a task of the endpoint."""
         return TaskKeys(self, task_id)
 
     def of_worker(self, worker_id: str) -> WorkerKeys:
-        """Return the keys of one of its workers."""
+        """Return the keys of a worker of the endpoint."""
         return WorkerKeys(self, worker_id)
 
     def task(self, task_id: str) -> str:
@@ -265,7 +265,7 @@ class EndpointKeys:
 
 
 class TaskKeys(NamedTuple):
-    """The keys of one task, for scripts; they name those of its endpoint and of its partition too."""
+    """The keys of a task, for scripts. Scripts also use keys of its endpoint and its partition."""
 
     endpoint_keys: EndpointKeys
     task_id: str
@@ -296,7 +296,7 @@ class TaskKeys(NamedTuple):
 
 
 class WorkerKeys(NamedTuple):
-    """The keys of one worker, for scripts; they name those of its endpoint and of its partition too."""
+    """The keys of a worker, for scripts. Scripts also use keys of its endpoint and its partition."""
 
     endpoint_keys: EndpointKeys
     worker_id: str
@@ -320,17 +320,17 @@ class WorkerKeys(NamedTuple):
 
 
 def worker_delivery_id(endpoint_id: str, worker_id: str) -> str:
-    """The delivery of a worker's status changes: one at a time, in order."""
+    """Return the id of the delivery of a worker's status events. They are delivered in order, one at a time."""
     return f"s:{endpoint_id}:{worker_id}"
 
 
 def task_delivery_id(endpoint_id: str, task_id: str) -> str:
-    """The delivery of a task's result; there is at most one at a time."""
+    """Return the id of the delivery of a task's result. A task has at most one delivery at a time."""
     return f"t:{endpoint_id}:{task_id}"
 
 
 def ids_of_delivery(delivery_id: str) -> dict[str, str]:
-    """Return whose delivery it is: its `endpoint`, and its `task` or its `worker`."""
+    """Return the ids of a delivery's `endpoint` and `task`, or `endpoint` and `worker`, by these names."""
     kind, _, rest = delivery_id.partition(":")
     endpoint_id, _, name = rest.partition(":")
     return {"endpoint": endpoint_id, "task" if kind == "t" else "worker": name}
@@ -343,7 +343,7 @@ class Partitions:
     count: int = 16
 
     def of(self, endpoint_id: str) -> EndpointKeys:
-        """The keys of this endpoint."""
+        """Return the keys of this endpoint."""
         return _keys_of(self.count, endpoint_id)
 
     def all(self) -> tuple[Partition, ...]:
@@ -352,5 +352,5 @@ class Partitions:
 
 @lru_cache(maxsize=4096)
 def _keys_of(partitions: int, endpoint_id: str) -> EndpointKeys:
-    """Return the same object again, so that the keys in it are built once."""
+    """Return the keys of an endpoint. The object is cached, so that its keys are built once."""
     return EndpointKeys(Partition(crc32(endpoint_id.encode()) % partitions), endpoint_id)

@@ -1,4 +1,4 @@
-"""Leadership: only one of several controllers runs the backend."""
+"""Leadership: a single controller of several runs the backend."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from queue_engine.store.keys import LEADER
 
 
 class Leadership:
-    """A lease that one controller holds at a time. The holder renews it well before it expires."""
+    """A lease that at most one controller holds. The holder renews it well before it expires."""
 
     def __init__(self, scripts: Scripts) -> None:
         self._scripts = scripts

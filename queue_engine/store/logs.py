@@ -1,8 +1,8 @@
-"""Logs of workers: what their containers wrote, one stream for each worker.
+"""Logs of workers: the output of their containers, in one stream for each worker.
 
-A line's place is its entry's id: milliseconds of the store's clock when it came in, and an offset among those of one
-millisecond. Places only grow, also when the clock goes back, so a reader that goes on after the last place it has seen
-gets every line once.
+The place of a line is the id of its stream entry: the time of arrival in milliseconds of the store's clock, and an
+offset within that millisecond. Places always increase, also when the clock goes back. A reader that continues after the
+last place that it has seen gets every line exactly once.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions
 
 MAX_BATCH_LINES = 500
-"""Lines in one script call: the store answers nobody else meanwhile."""
+"""Limit of lines in one script call, because the store serves no other client during the call."""
 CHUNK_LINES = 500
-"""Lines that are read at once."""
+"""Number of lines that one command reads."""
 _MAX_CHUNKS = 30
-"""Chunks that one page may look through for its keyword: more than a whole log."""
+"""Limit of chunks that are searched for the keyword of a page. A whole log has fewer chunks."""
 _DROPPED_AT_ONCE = 100
 
 
@@ -39,11 +39,11 @@ class LogStore:
     async def append(
         self, endpoint_id: str, worker_id: str, batch_id: str, lines: Sequence[str], *, retention_ms: int
     ) -> bool:
-        """Append at most MAX_BATCH_LINES; with none, say that the worker lives and its log must stay.
+        """Append at most MAX_BATCH_LINES lines. A call without lines extends the retention of the log.
 
-        Every batch of a worker has an id of its own. Sending a batch again right after it, with the same id, appends
-        nothing, so it is safe when a reply was lost. The log is kept until `retention_ms` after the last call. False
-        when there is no such endpoint: nothing is kept.
+        Every batch of a worker has its own id. A batch that is sent twice in a row is appended once, so a call can be
+        repeated after a lost reply. The log is kept until `retention_ms` after the last call. Return False, and append
+        nothing, when there is no such endpoint.
         """
         keys = self._partitions.of(endpoint_id)
         reply = await self._scripts.append_logs(
@@ -54,9 +54,9 @@ class LogStore:
         return reply.word != "GONE"
 
     async def page(self, endpoint_id: str, worker_id: str, query: LogQuery) -> LogPage | None:
-        """The next lines that the query asks for; None when nothing is known of such a worker.
+        """Return the next page of lines that match the query; None when the worker is unknown.
 
-        A page may be short, or empty, although there is more: one call looks through a bounded number of lines.
+        A page may be short or empty although more lines follow, because a call searches a limited number of lines.
         """
         found: list[LogLine] = []
         last = query.after
@@ -78,7 +78,7 @@ class LogStore:
         return LogPage(tuple(found), False, last)
 
     async def delete_endpoint(self, endpoint_id: str) -> None:
-        """Forget the logs of all workers of an endpoint. Safe to call again."""
+        """Delete the logs of all workers of an endpoint. Safe to repeat."""
         key = self._partitions.of(endpoint_id).logs
         while names := await self._redis.zrange(key, 0, _DROPPED_AT_ONCE - 1):
             await self._drop(endpoint_id, [name.decode() for name in names])
@@ -93,9 +93,9 @@ class LogStore:
     async def _read(
         self, endpoint_id: str, worker_id: str, query: LogQuery, last: Place | None, count: int
     ) -> list[LogLine]:
-        """At most `count` lines after `last` within the times of the query."""
+        """Return at most `count` lines after `last` within the times of the query."""
         if (query.end_ms is not None and query.end_ms < 0) or (query.backward and last == (0, 0)):
-            return []  # the store knows no place before the first
+            return []  # there are no places before 0-0, and the store refuses such ranges
         key = self._partitions.of(endpoint_id).log(worker_id)
         low, high = _bounds(query, last)
         if query.backward:
@@ -110,7 +110,7 @@ class LogStore:
 
 
 def _bounds(query: LogQuery, last: Place | None) -> tuple[str, str]:
-    """The range in the store's words; `(` leaves out the place itself."""
+    """Return the range of entry ids for XRANGE; `(` excludes the place itself."""
     low = "-" if query.start_ms is None else str(max(0, query.start_ms))
     high = "+" if query.end_ms is None else str(query.end_ms)
     if last is None:

@@ -30,5 +30,5 @@ def retry_delays_of(text: str) -> tuple[float, ...]:
 
 
 def retry_policy_of(on: str, delays: str) -> TaskRetryPolicy:
-    """Return the policy that these two texts stand for."""
+    """Return the policy that is stored as these two texts."""
     return TaskRetryPolicy(retry_on_of(on), retry_delays_of(delays))

@@ -32,7 +32,7 @@ GROUP = "agents"
 MAX_WHY_BYTES = 512
 """Limit of an error's text in the history of a task's attempts."""
 SUSPECT_AFTER = 2
-"""Attempts of a task that ended with a dead worker or container; from then on it is run alone."""
+"""Number of attempts that ended with a lost worker or connection after which the task is run alone."""
 MAX_STEPS = 20
 """Limit of steps in one search for claimed entries that no agent has started."""
 
@@ -63,34 +63,35 @@ class Started:
     sealed_spec: bytes
     input: bytes
     connections_lost: int = 0
-    """Earlier attempts during which the connection to the container broke."""
+    """Earlier attempts that lost the connection to the container."""
     attempts_before: int = 0
-    """Attempts before the task was last retried by hand: they count against no budget."""
+    """Attempts before the latest retry by hand. They count against no budget."""
     retry_policy: TaskRetryPolicy = field(default_factory=TaskRetryPolicy)
     cancel_uri: str | None = None
-    """Path of the container that is called when the attempt is given up while its call runs."""
+    """Path of the container that is called when the attempt ends before its call has returned."""
     busy_tries: int = 0
-    """Latest tries in a row that found a worker busy or not up."""
+    """Number of the latest tries in a row that found a worker busy or not connected."""
     is_first: bool = True
     """True when the history has no earlier try."""
 
     @property
     def budget(self) -> Budget:
-        """Budget that is used up when this attempt has ended."""
+        """The used budget, including this attempt."""
         attempt = self.attempt - self.attempts_before - self.lost
         return Budget(attempt, self.max_attempts, self.connections_lost, self.busy_tries)
 
     @property
     def is_suspect(self) -> bool:
-        """True when so many attempts ended with a dead worker or container that the task may be the cause."""
+        """True when SUSPECT_AFTER attempts have lost their worker or connection, so that the task may be the cause."""
         return self.lost + self.connections_lost >= SUSPECT_AFTER
 
 
 class TaskQueue:
-    """Queue of an endpoint, as one agent uses it.
+    """Queue of an endpoint, for one agent.
 
-    `commands` and `blocking` are separate clients: a read that waits must not hold up results and heartbeats. Every
-    method may be called again after a lost reply. `lease_ms` is how long a task is held without a heartbeat.
+    `scripts`, `beats` and `blocking` use separate clients, because a blocking read must not delay results and
+    heartbeats. `lease_ms` is the time for which a task is held without a heartbeat. Every method may be repeated after
+    a lost reply.
     """
 
     def __init__(
@@ -115,7 +116,7 @@ class TaskQueue:
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
 
     async def claim(self, limit: int, *, block_ms: int) -> list[Entry]:
-        """Up to `limit` entries of each queue, the retry queue's first; waits up to `block_ms` for one to come."""
+        """Return up to `limit` entries of each queue, the retry queue's first. Waits up to `block_ms` for an entry."""
         streams: dict[Any, Any] = {self._keys.retry_queue: ">", self._keys.queue: ">"}
         try:
             reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=limit, block=block_ms)
@@ -128,10 +129,10 @@ class TaskQueue:
         return _entries(reply)
 
     async def claim_abandoned(self, limit: int, *, idle_ms: int) -> list[Entry]:
-        """Entries that another agent has read and not started for `idle_ms`: it has died in between.
+        """Return entries that another agent read at least `idle_ms` ago and did not start, because it has died.
 
-        A call looks through each queue until it finds some, or to the end, in at most MAX_STEPS steps; the next call
-        goes on from there, so that entries behind those of living agents are reached.
+        A call searches each queue until it finds entries, or to the end, in at most MAX_STEPS steps. The next call
+        continues there, so that entries behind those of living agents are found too.
         """
         entries: list[Entry] = []
         for stream in self._cursors:
@@ -143,9 +144,9 @@ class TaskQueue:
         return entries
 
     async def _claim_abandoned_step(self, stream: str, limit: int, idle_ms: int) -> tuple[list[Entry], bool]:
-        """The store looks through ten entries for each one that is asked for: those behind are for the next step.
+        """Return the entries found by one command, and True if it reached the end of the queue.
 
-        What was found, and whether the end was reached.
+        The store searches ten entries for each requested entry. The next step continues behind them.
         """
         try:
             cursor, entries, *_ = await self._blocking.xautoclaim(
@@ -160,7 +161,7 @@ class TaskQueue:
         return _entries([(stream.encode(), entries)]), cursor == b"0-0"
 
     async def unstarted(self) -> list[Entry]:
-        """Entries that were handed to this worker and that it has not started: a read of them was cut off."""
+        """Return entries that this worker has claimed and not started, because the reply of a read was lost."""
         streams: dict[Any, Any] = {self._keys.retry_queue: "0", self._keys.queue: "0"}
         try:
             reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=1000)
@@ -171,7 +172,10 @@ class TaskQueue:
         return _entries(reply)
 
     async def start(self, entry: Entry, *, address: str) -> Started | None:
-        """Begin an attempt: None when the task no longer waits with this entry. `address` is the container's."""
+        """Begin an attempt. Return None when the task no longer waits with this entry.
+
+        `address` is the address of the container.
+        """
         reply = await self._scripts.start(
             self._keys.of_task(entry.task_id),
             stream=entry.stream,
@@ -203,7 +207,10 @@ class TaskQueue:
         )
 
     def open(self, started: Started) -> ClaimedTask:
-        """The attempt with its spec's secrets opened. Raises SecretKeyMissing, SealKeyUnknown or SealBroken."""
+        """Return the attempt with the secrets of its spec opened.
+
+        Raises SecretKeyMissing, SealKeyUnknown or SealBroken.
+        """
         spec = self._specs.decode(started.sealed_spec, started.lease.endpoint_id, started.lease.task_id)
         return ClaimedTask(
             lease=started.lease,
@@ -215,12 +222,12 @@ class TaskQueue:
         )
 
     async def is_key_in_use(self, fingerprint: str) -> bool:
-        """Return whether processes of this store seal with this secret key now; otherwise no process needs it."""
+        """Return True if processes of this store seal with this secret key now; otherwise no process needs it."""
         noted = await self._blocking.hmget(META, [FINGERPRINT, NEXT_FINGERPRINT])  # type: ignore[misc]
         return fingerprint.encode() in noted
 
     async def renew(self, leases: Sequence[Lease]) -> list[Renewal]:
-        """Renew all these leases in one call; return a result for each."""
+        """Renew all leases in one call. Return a result for each."""
         reply = await self._beats.renew(
             self._keys,
             tasks=[self._keys.task(lease.task_id) for lease in leases],
@@ -230,21 +237,22 @@ class TaskQueue:
         return [Renewal(word) for word in reply.words]
 
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
-        """Record what came of the attempt."""
+        """Record the outcome of the attempt."""
         if isinstance(outcome, TryAgain):
             return await self._retry(lease, outcome)
         return await self._finish(lease, outcome)
 
     async def release(self, lease: Lease, *, called: bool = True) -> str:
-        """Hand a running task back at no cost to its budgets. Returns OK, CANCELLED, ALREADY, FENCED or GONE.
+        """Release a running task at no cost to its budgets. Return OK, CANCELLED, ALREADY, FENCED or GONE.
 
-        `called` is whether the container may have got it: if not, the attempt leaves no trace in the task's history.
+        `called` is True when the container may have received the task. Otherwise the attempt is not recorded in the
+        task's history.
         """
         keys = self._keys.of_task(lease.task_id)
         return (await self._scripts.release(keys, token=lease.token, was_called=called)).word
 
     async def put_back(self, entry: Entry) -> None:
-        """Put an entry back that was claimed and cannot be started."""
+        """Put back a claimed entry that cannot be started."""
         keys = self._keys.of_task(entry.task_id)
         await self._scripts.put_back(keys, stream=entry.stream, entry_id=entry.entry_id)
 
@@ -275,15 +283,15 @@ class TaskQueue:
         return Settled(reply.word, reply.created_ms, reply.started_ms, reply.now_ms)
 
     async def _make_groups(self) -> bool:
-        """The store came back without the groups: they are made again from the start of the streams.
+        """Create the consumer groups again after the store has lost them, at the start of the streams.
 
-        False when there is no such endpoint.
+        Return False when there is no such endpoint.
         """
         return (await self._scripts.make_queues(self._keys)).word == "OK"
 
 
 def _entries(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> list[Entry]:
-    """The entries of an XREADGROUP reply. Garbage is an entry without a task: its start is stale, and takes it away."""
+    """Return the entries of an XREADGROUP reply. An invalid entry gets an empty task id, and `start` removes it."""
     return [
         Entry(stream.decode(), entry_id.decode(), fields.get(b"t", b"").decode("utf-8", "replace"))
         for stream, entries in reply

@@ -187,7 +187,7 @@ class ScriptRunner:
         except RedisError as error:
             return error
 
-    # One server
+    # A single server
 
     async def _through(self, client: Redis, batch: list[_Call], *, asking: bool = False) -> list[Any]:
         """Return a reply or error for each call. Loads scripts that the server does not have. Raises RedisError."""

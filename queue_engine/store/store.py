@@ -1,4 +1,4 @@
-"""The store as a whole: open it, check that it is one we can work with, and hand out its parts."""
+"""The store as a whole: connects to it, checks that it can be used, and provides its parts."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ log = logging.getLogger(__name__)
 MIN_REDIS = (7, 0)
 MIN_VALKEY = (7, 2)
 MIN_WAITAOF = (7, 2)
-"""From here on both can say what is on their disks."""
+"""First version of both servers with WAITAOF, which waits until writes are on disk."""
 PROBE_KEY = "{qe}:probe"
 
 
 class UnfitStore(EngineError):
-    """The store is there and must not be used as it is; the message says what to change."""
+    """The store must not be used in its current state or configuration. The message names the necessary change."""
 
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """Which server answers."""
+    """Name, version and settings of the connected server."""
 
     name: str
     """`redis` or `valkey`."""
@@ -64,18 +64,18 @@ class ServerInfo:
     mode: str = "standalone"
     """`standalone`, `sentinel` or `cluster`."""
     appends_to_file: bool = True
-    """Whether it has an append-only file."""
+    """True if the server writes an append-only file."""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
 
 
 class Store:
-    """One process's way to Redis or Valkey. `close` it at the end.
+    """A process's access to Redis or Valkey. Call `close` at the end.
 
-    No connection is made before the first call. `max_connections` bounds those for commands; blocking reads,
-    heartbeats and logs have their own, so that none waits for another. An agent may use data whose format is one newer
-    than its own. `steps` are the migrations that are known, those of this version unless a test has others.
+    The first call connects. `max_connections` limits the connections for commands; blocking reads, heartbeats and logs
+    have separate connections, so that none of these waits for another. An agent may use data whose format is one newer
+    than its own. `steps` are the known migrations: those of this version, unless a test passes others.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class Store:
         self._is_agent = is_agent
         self._steps = migrations.MIGRATIONS if steps is None else steps
         self._process: str | None = None
-        """The name that this process is noted by, when it is."""
+        """The name in this process's note; None when the process does not note itself."""
         self.redis = connect(self._address, max_connections=max_connections)
-        # In a cluster each partition is waited for by itself.
+        # In a cluster a blocking read waits on each partition separately.
         self._blocking = connect(self._address, max_connections=4 + partitions, blocking=True)
         self._beats = connect(self._address, max_connections=2)
         self._logs = connect(self._address, max_connections=max_connections)
@@ -123,19 +123,19 @@ class Store:
         return max((step.number for step in self._steps), default=FIRST_FORMAT)
 
     def migrator(self, *, page_size: int = TASKS_PER_PAGE) -> Migrator:
-        """Return what brings the data to this version's format."""
+        """Return the migrator that converts the data to this version's format."""
         records = Records(self.redis, self.partitions, self.endpoints.ids, page_size=page_size)
         return Migrator(self.redis, records, self.processes, self._steps)
 
     @asynccontextmanager
     async def noted(self, role: str) -> AsyncIterator[None]:
-        """Note during the block that this process runs, so that no migration begins that it does not know."""
+        """Note during the block that this process runs, so that no migration to a format unknown to it begins."""
         self._process = process_name(role)
         async with self.processes.noted(self._process):
             yield
 
     def queue(self, *, endpoint_id: str, worker_id: str, lease_ms: int) -> TaskQueue:
-        """The queue of one endpoint for one agent."""
+        """Return the queue of an endpoint, for one agent."""
         return TaskQueue(
             self.scripts,
             Scripts(ScriptRunner(self._beats).submit),
@@ -148,18 +148,18 @@ class Store:
         )
 
     def outbox(self, process_id: str | None = None, *, max_age_ms: int = DEFAULT_MAX_AGE_MS) -> Outbox:
-        """The webhook outbox for one delivery process."""
+        """Return the webhook outbox, for one delivery process."""
         name = process_id or uuid.uuid4().hex
         return Outbox(
             self.redis, self.scripts, self._blocking, self.partitions, self.sealer, name, max_age_ms=max_age_ms
         )
 
     async def prepare(self) -> ServerInfo:
-        """Check that this store can be used by this process, and note what must stay the same for its life.
+        """Check that this process can use the store, and record the values that must not change for the store's life.
 
         In a cluster every master is checked. Raises UnfitStore when a version, an eviction policy, the data or the
-        secret key do not fit, or a server cannot give the durability that is asked for; StoreUnavailable when one does
-        not answer, with the addresses of the URL and without its credentials.
+        secret key do not fit, or a server cannot provide the configured durability. Raises StoreUnavailable when a
+        server does not respond; its reason has the addresses of the URL, without the credentials.
         """
         self._check_tls_files()
         try:
@@ -182,11 +182,11 @@ class Store:
             return info
 
     async def servers(self) -> dict[str, ServerInfo]:
-        """What the server is, or each master of the cluster, by its address."""
+        """Return the facts of the server, or of each master of the cluster, by address."""
         return {where: await _server_info(client) for where, client in (await self._masters()).items()}
 
     async def _masters(self) -> dict[str, Redis]:
-        """A client for the server, or for each master of the cluster by its address."""
+        """Return a client for the server, or for each master of the cluster, by address."""
         if not isinstance(self.redis, ClusterClient):
             return {"": self.redis}
         try:
@@ -196,11 +196,11 @@ class Store:
         return {str(address): client for address, client in masters.items()}
 
     async def server(self) -> ServerInfo:
-        """Name, version and eviction policy of the server; in a cluster, of one of them."""
+        """Return the facts of the server; in a cluster, of one of the masters."""
         return next(iter((await self.servers()).values()))
 
     async def ports(self) -> frozenset[int]:
-        """Return the ports of the servers that a cluster or sentinels name now, waiting while the store is away."""
+        """Return the ports of the servers that a cluster or sentinels name. Waits while the store is unavailable."""
         return await retry_while_unavailable(self._ports, passing=_reason, what="the store")
 
     async def _ports(self) -> frozenset[int]:
@@ -211,7 +211,7 @@ class Store:
             return frozenset({(await pool.get_master_address()).port} if isinstance(pool, MasterPool) else ())
 
     async def now_ms(self, endpoint_id: str | None = None) -> int:
-        """The store's clock, epoch milliseconds. In a cluster it is that of the server that has the endpoint."""
+        """Return the store's clock in epoch milliseconds; in a cluster, the clock of the endpoint's server."""
         client = self.redis
         if isinstance(client, ClusterClient) and endpoint_id is not None:
             client = client.client_of(await client.owner(slot_of(self.partitions.of(endpoint_id).counts)))
@@ -219,11 +219,11 @@ class Store:
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def wait_until_ready(self) -> ServerInfo:
-        """`prepare`, waiting for as long as the store does not answer. Raises UnfitStore."""
+        """Call `prepare` until the store responds, and return its result. Raises UnfitStore."""
         return await retry_while_unavailable(self.prepare, passing=_reason, what="the store")
 
     async def check_ready(self) -> None:
-        """As `check_writable`, and that no server has begun to evict keys since the start. Raises StoreUnavailable."""
+        """Check as `check_writable` does, and that no server evicts keys since the start. Raises StoreUnavailable."""
         await self.check_writable()
         async with store_errors():
             for where, client in (await self._masters()).items():
@@ -233,9 +233,9 @@ class Store:
                     raise StoreUnavailable(f"it {fault}" + (f" ({where})" if where else ""))
 
     async def check_writable(self) -> None:
-        """Write to every part of the store: raises StoreUnavailable when one does not answer or refuses writes.
+        """Write to every server of the store. Raises StoreUnavailable when a server does not respond or refuses writes.
 
-        One that does not give the durability that is asked for counts as refusing.
+        A server that does not provide the configured durability counts as refusing.
         """
         async with store_errors():
             await asyncio.gather(*(self._check_writable(key) for key in await self._probe_keys()))
@@ -245,7 +245,7 @@ class Store:
         await self._runner.confirm(key)
 
     async def _probe_keys(self) -> list[str]:
-        """A key on every server that has data of ours."""
+        """Return a key on each server that has data of the engine."""
         if not isinstance(self.redis, ClusterClient):
             return [PROBE_KEY]
         probes = [PROBE_KEY, *(f"{partition.tag}:probe" for partition in self.partitions.all())]
@@ -253,7 +253,7 @@ class Store:
         return list(dict(zip(reversed(owners), reversed(probes), strict=True)).values())
 
     async def instance_id(self) -> str:
-        """A random id of this store's data, made once."""
+        """Return the random id of this store's data. It is made by the first call."""
         await self.redis.hsetnx(keys.META, "instance", uuid.uuid4().hex)  # type: ignore[misc]
         found: bytes = await self.redis.hget(keys.META, "instance")  # type: ignore[misc]
         return found.decode()
@@ -296,7 +296,7 @@ class Store:
 
     async def _check_format(self) -> None:
         """Check that this version may use the data; a store without data gets the newest format."""
-        if self._process is not None:  # before the look: a migration that begins after it finds this process
+        if self._process is not None:  # note first, so that a migration that begins after the check finds this process
             await self.processes.note(self._process)
         found = await self._noted(keys.FORMAT, str(self.data_format))
         progress = progress_from(await self.redis.hget(keys.META, keys.MIGRATION))  # type: ignore[misc]
@@ -307,7 +307,7 @@ class Store:
             raise UnfitStore(f"the store does not fit: {refusal}")
 
     async def _check_key(self, stores_key: str) -> None:
-        """Check that the store's key is known, and note a newer one that this process seals with."""
+        """Check that the store's secret key is known. If this process seals with a newer key, note that key."""
         if not self.sealer.knows(stores_key):
             raise UnfitStore(
                 "the store does not fit: its secrets were sealed with another secret key: set QUEUE_ENGINE_SECRET_KEY, "
@@ -317,7 +317,7 @@ class Store:
             await self.redis.hset(keys.META, keys.NEXT_FINGERPRINT, self.sealer.fingerprint)  # type: ignore[misc]
 
     async def check_has_key(self) -> None:
-        """Raise UnfitStore when secrets of the store are sealed and this process has no key, so that it cannot work."""
+        """Raise UnfitStore when secrets of the store are sealed and this process has no secret key."""
         if not self.sealer.has_key and await self.redis.hexists(keys.META, keys.FINGERPRINT):  # type: ignore[misc]
             raise UnfitStore(
                 "the store does not fit: its secrets are sealed with a secret key and this process has none: set "
@@ -330,7 +330,7 @@ class Store:
             raise UnfitStore("the store does not fit: " + message.format(found=found, wanted=wanted))
 
     async def _noted(self, field: str, first: str) -> str:
-        """What the store has in this field of its meta data; `first` when nothing was there."""
+        """Return the value of a field of the store's meta data, after setting it to `first` if it was missing."""
         await self.redis.hsetnx(keys.META, field, first)  # type: ignore[misc]
         found: bytes = await self.redis.hget(keys.META, field)  # type: ignore[misc]
         return found.decode()
@@ -354,7 +354,7 @@ async def _server_info(client: Redis) -> ServerInfo:
 
 
 def _eviction_fault(policy: str) -> str | None:
-    """Return the problem of a server's eviction policy; None when it evicts nothing, or does not say."""
+    """Return the problem with a server's eviction policy; None when it evicts no keys or the policy is unknown."""
     if policy in ("noeviction", ""):
         return None
     return (
@@ -363,7 +363,7 @@ def _eviction_fault(policy: str) -> str | None:
 
 
 def _check_mode(info: ServerInfo, topology: Topology) -> None:
-    """Whether the URL's form is the right one for what answers."""
+    """Check that the form of the URL fits the kind of server that responds. Raises UnfitStore."""
     if info.mode == "sentinel":
         raise UnfitStore("the server is a sentinel: use redis+sentinel://host:port,…/SERVICE as the store's URL")
     if info.mode == "cluster" and topology is not Topology.CLUSTER:

@@ -7,7 +7,7 @@ from redis.exceptions import ResponseError
 
 
 async def make_group(redis: Redis, stream: str, group: str) -> None:
-    """Make a consumer group that reads `stream` from its start; does nothing when it is there."""
+    """Create a consumer group that reads `stream` from its start; does nothing when it exists."""
     try:
         await redis.xgroup_create(stream, group, id="0", mkstream=True)
     except ResponseError as error:

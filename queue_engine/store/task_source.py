@@ -23,7 +23,7 @@ from queue_engine.store.redis.client import unavailability
 from queue_engine.store.workers import WorkerStore
 
 READ_BLOCK_MS = 2000
-"""Time that one read waits for a task. A dead connection is noticed by its silence beyond that."""
+"""Maximum wait of a read for a task. A connection that is silent for longer is treated as dead."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -149,8 +149,8 @@ class StoreLog:
 
 
 async def _opened(started: Started, queue: TaskQueue) -> ClaimedTask | Unreadable:
-    """Open the task's headers. They cannot be opened by any process when they were moved or changed in the store, or
-    when their key is no longer in use."""
+    """Open the task's secrets. No process can open them when they were moved or changed in the store, or when their key
+    is no longer in use."""
     try:
         return queue.open(started)
     except SealKeyUnknown as error:

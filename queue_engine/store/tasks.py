@@ -31,23 +31,23 @@ if TYPE_CHECKING:
 
 
 class Cancellation(StrEnum):
-    """What became of a wish to cancel a task."""
+    """Result of cancelling a task."""
 
     CANCELLED = "CANCELLED"
-    """It waited, and has ended by this call."""
+    """The task was waiting and has ended by this call."""
     REQUESTED = "REQUESTED"
-    """It runs; its agent is told with the next heartbeat."""
+    """The task is running. Its agent learns of the cancellation with the next heartbeat."""
     ENDED = "ENDED"
-    """It had ended before."""
+    """The task had ended before."""
     NOT_FOUND = "GONE"
 
 
 class Rerun(StrEnum):
-    """What became of a wish to run an ended task once more."""
+    """Result of queueing an ended task again."""
 
     QUEUED = "OK"
     DUPLICATE = "ALREADY"
-    """The same call queued it before."""
+    """The same call has queued the task before."""
     NOT_ENDED = "BUSY"
     CLOSED = "CLOSED"
     FULL = "FULL"
@@ -55,7 +55,7 @@ class Rerun(StrEnum):
 
 
 class Deletion(StrEnum):
-    """What became of a wish to delete a task."""
+    """Result of deleting a task."""
 
     DELETED = "OK"
     NOT_ENDED = "BUSY"
@@ -63,13 +63,13 @@ class Deletion(StrEnum):
 
 
 class Submission(StrEnum):
-    """What became of a submitted task."""
+    """Result of submitting a task."""
 
     ACCEPTED = "OK"
     DUPLICATE = "EXISTS"
     """The same request was accepted before."""
     CONFLICT = "CONFLICT"
-    """The id is taken by another request."""
+    """A task of another request has the id."""
     NOT_FOUND = "NOT_FOUND"
     NOT_QUEUE = "NOT_QUEUE"
     CLOSED = "CLOSED"
@@ -82,11 +82,11 @@ class AcceptedRequest:
 
     fingerprint: str
     input: bytes | None
-    """None when it is longer than was asked for."""
+    """None when the input is longer than requested."""
 
 
 class TaskStore:
-    """Tasks as the use cases of the engine need them. Every method may be called again after a lost reply."""
+    """The tasks of all endpoints. Every method may be repeated after a lost reply."""
 
     def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions, sealer: Sealer) -> None:
         self._redis = redis
@@ -95,7 +95,7 @@ class TaskStore:
         self._specs = TaskSpecs(sealer)
 
     async def enqueue(self, task: NewTask) -> Submission:
-        """Accept `task` unless its endpoint forbids it. The same task twice is accepted once."""
+        """Accept `task` unless its endpoint refuses it. A repeated submission is accepted once."""
         keys = self._partitions.of(task.endpoint_id)
         spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
         reply = await self._scripts.enqueue(
@@ -112,23 +112,23 @@ class TaskStore:
         return Submission(reply.word)
 
     async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
-        """Return the request of the task, with its input up to a length; None when there is no such task."""
+        """Return the request of the task, with its input up to `max_input_bytes`; None when there is no such task."""
         keys = self._partitions.of(endpoint_id).of_task(task_id)
         reply = await self._scripts.read_request(keys, max_bytes=max_input_bytes)
         return AcceptedRequest(reply.fingerprint, reply.input) if reply.word == "OK" else None
 
     async def get(self, endpoint_id: str, task_id: str) -> Task | None:
-        """The task with its input and output, or None."""
+        """Return the task with its input and output, or None."""
         return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id, is_whole=True), detail=True)
 
     async def brief(self, endpoint_id: str, task_id: str) -> Task | None:
-        """The task without its input, output and secrets, or None."""
+        """Return the task without its input, output and secrets, or None."""
         return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id), detail=False)
 
     async def page(self, endpoint_id: str, status: TaskStatus | None, *, page: int, size: int) -> TaskPage:
-        """Page number `page` (1 for the first) of the endpoint's tasks, newest first.
+        """Return page number `page` (1 for the first) of the endpoint's tasks, newest first.
 
-        Every page costs about the same, at any depth and however many tasks there are.
+        The cost depends neither on the number of the page nor on the number of tasks.
         """
         keys = self._partitions.of(endpoint_id)
         ids, total = await self._page_ids(keys, status, (page - 1) * size, size)
@@ -139,34 +139,37 @@ class TaskStore:
         return TaskPage(tuple(task for task in tasks if task is not None), total)
 
     async def counts(self, endpoint_id: str) -> TaskCounts:
-        """How many tasks the endpoint has, by where they are: a constant-time read."""
+        """Return the number of tasks of the endpoint by status, in constant time."""
         fields = ["queued", "running", "scheduled", "success", "delivered", "failed"]
         values = await self._redis.hmget(self._partitions.of(endpoint_id).counts, fields)  # type: ignore[misc]
         return TaskCounts(**{name: max(0, int(value or 0)) for name, value in zip(fields, values, strict=True)})
 
     async def delivery_log(self, endpoint_id: str, task_id: str) -> list[dict[str, Any]]:
-        """The attempts made to deliver the task's result, oldest first; at most the latest 20."""
+        """Return the delivery attempts of the task's result, oldest first; at most the latest 20."""
         key = self._partitions.of(endpoint_id).partition.attempts_log(endpoint_id, task_id)
         return [json.loads(record) for record in await self._redis.lrange(key, 0, -1)]  # type: ignore[misc]
 
     async def cancel(self, endpoint_id: str, task_id: str) -> Cancellation:
-        """Cancel a task: one that waits ends at once, one that runs when its agent hears of it. Safe to call again."""
+        """Cancel a task. A waiting task ends at once, a running task after the next heartbeat of its agent."""
         return Cancellation((await self._scripts.cancel(self._partitions.of(endpoint_id).of_task(task_id))).word)
 
     async def rerun(self, endpoint_id: str, task_id: str, call_id: str) -> Rerun:
-        """Queue an ended task for a further attempt with fresh budgets. Its result and the delivery of that go.
+        """Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed.
 
-        `call_id` is the caller's own for this wish: with the same one nothing is done twice.
+        `call_id` identifies the request: a repeated call with the same id has no effect.
         """
         keys = self._partitions.of(endpoint_id).of_task(task_id)
         return Rerun((await self._scripts.rerun(keys, call_id=call_id)).word)
 
     async def delete(self, endpoint_id: str, task_id: str) -> Deletion:
-        """Remove an ended task with all its data; a delivery of its result that goes on is dropped."""
+        """Remove an ended task with all its data. A delivery of its result that has not ended is dropped."""
         return Deletion((await self._scripts.delete_task(self._partitions.of(endpoint_id).of_task(task_id))).word)
 
     async def attempts(self, endpoint_id: str, task_id: str) -> list[Attempt] | None:
-        """The task's attempts, oldest first, with the one under way; at most the latest 51. None without the task."""
+        """Return the task's attempts, oldest first, including a running one; at most the latest 51.
+
+        None when there is no such task.
+        """
         reply = await self._scripts.read_attempts(self._partitions.of(endpoint_id).of_task(task_id))
         if reply.word != "OK":
             return None
@@ -177,7 +180,7 @@ class TaskStore:
         return history if latest is None else [*history, latest]
 
     async def reseal(self, endpoint_id: str, task_ids: Sequence[str]) -> list[Resealed]:
-        """Seal the secrets of these tasks with the current key, where they are not."""
+        """Seal the secrets of these tasks with the current key, unless they already are. Return a result for each."""
         keys = self._partitions.of(endpoint_id)
         return await asyncio.gather(*(self._reseal(keys, task_id) for task_id in task_ids))
 
@@ -196,7 +199,7 @@ class TaskStore:
         return Resealed.CURRENT
 
     async def _read(self, endpoint_id: str, task_id: str, *, is_whole: bool = False) -> ReadOk | None:
-        """The task's record, with its input and output when `is_whole`; None when there is no such task."""
+        """Return the task's record, with its input and output when `is_whole`; None when there is no such task."""
         reply = await self._scripts.read(self._partitions.of(endpoint_id).of_task(task_id), is_whole=is_whole)
         return reply if reply.word == "OK" else None
 
@@ -220,7 +223,7 @@ class TaskStore:
         return task_from(endpoint_id, task_id, read.fields, spec, input_, read.result)
 
     def _readable_spec(self, text: bytes, endpoint_id: str, task_id: str, *, detail: bool) -> TaskSpec:
-        """A page needs no secrets; a detail shows header names, unless this process cannot open them."""
+        """Return the spec, with its secrets when `detail` is True and this process can open them."""
         if detail:
             try:
                 return self._specs.decode(text, endpoint_id, task_id)

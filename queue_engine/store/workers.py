@@ -1,4 +1,4 @@
-"""Workers in the store: put by the controller, reported on by their agents."""
+"""Workers: the controller creates their records, and their agents report to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from queue_engine.store.redis.client import optional_int
 
 
 class WorkerStore:
-    """The workers of all endpoints. Every method may be called again after a lost reply."""
+    """The workers of all endpoints. Every method may be repeated after a lost reply."""
 
     def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions) -> None:
         self._redis = redis
@@ -22,13 +22,13 @@ class WorkerStore:
         self._partitions = partitions
 
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None:
-        """Record a worker that is about to start; does nothing when it is recorded, or its endpoint gone or deleted."""
+        """Record a worker that is about to start. Does nothing when it exists, or its endpoint was deleted."""
         await self._scripts.put_worker(self._keys(endpoint_id, worker_id), is_managed=managed, revision=revision)
 
     async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None:
-        """Record that a worker is being started; return the number of this start, None when there is no such worker.
+        """Record a start of the worker. Return the number of this start; None when there is no such worker.
 
-        Reports by agents of earlier starts are refused from here on.
+        Reports from agents of earlier starts are refused from then on.
         """
         reply = await self._scripts.start_worker(self._keys(endpoint_id, worker_id))
         return reply.run if reply.word == "OK" else None
@@ -45,11 +45,11 @@ class WorkerStore:
         run: int = 0,
         error: str = "",
     ) -> DesiredState | None:
-        """Record what an agent says of its worker; return the desired state of the endpoint.
+        """Record the status that an agent reports for its worker. Return the desired state of the endpoint.
 
-        `run` is the number of the start that the agent is of, 0 when no controller started it. `error` is why the
-        worker is not ready; it is kept until the worker runs, and an empty one changes nothing. None when the worker or
-        its endpoint is not there any more, or the worker was started again: the agent must end.
+        `run` is the number of the worker's start, 0 when no controller started the agent. `error` is the reason why the
+        worker is not ready. It is kept until the worker runs; an empty text does not change it. Return None when the
+        worker or its endpoint no longer exists, or the worker was started again: the agent must end.
         """
         reply = await self._scripts.report_worker(
             self._keys(endpoint_id, worker_id),
@@ -72,7 +72,7 @@ class WorkerStore:
         error: str = "",
         restarted: bool = False,
     ) -> None:
-        """A controller's word on a worker; does nothing when there is no such worker."""
+        """Set a worker's status, as decided by the controller. Does nothing when there is no such worker."""
         await self._scripts.mark_worker(
             self._keys(endpoint_id, worker_id),
             status=status.value,
@@ -84,24 +84,24 @@ class WorkerStore:
     async def remove(
         self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = WorkerStatus.STOPPED, reason: str = "stopped"
     ) -> None:
-        """Forget a worker that has ended with `status` (STOPPED or FAILED). Safe to call twice."""
+        """Remove a worker that has ended with `status` (STOPPED or FAILED). Safe to repeat."""
         keys = self._keys(endpoint_id, worker_id)
         await self._scripts.remove_worker(keys, worker_id=worker_id, status=status.value, reason=reason)
 
     async def tidy(self, endpoint_id: str) -> int:
-        """Forget names that agents which are gone have left in the groups of the queues; returns how many."""
+        """Remove the consumers of ended agents from the groups of the queues. Return their number."""
         keys = self._partitions.of(endpoint_id)
         return (await self._scripts.tidy_consumers(keys)).forgotten
 
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
-        """The endpoint's workers, oldest first."""
+        """Return the endpoint's workers, oldest first."""
         keys = self._partitions.of(endpoint_id)
         ids = [name.decode() for name in await self._redis.hkeys(keys.workers)]  # type: ignore[misc]
         workers = await asyncio.gather(*(self.get(endpoint_id, worker_id) for worker_id in ids))
         return sorted((worker for worker in workers if worker), key=lambda one: (one.created_at_ms, one.worker_id))
 
     async def get(self, endpoint_id: str, worker_id: str) -> Worker | None:
-        """One worker, or None."""
+        """Return the worker, or None when there is no such worker."""
         record = await self._redis.hgetall(self._partitions.of(endpoint_id).worker(worker_id))  # type: ignore[misc]
         fields = {name.decode(): value.decode("utf-8", "replace") for name, value in record.items()}
         if "status" not in fields:

@@ -1,4 +1,4 @@
-"""What a step of a migration is, and the records that it goes over."""
+"""A step of a migration, and the records that it reads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TASKS_PER_PAGE = 200
 
 @dataclass(frozen=True)
 class Page:
-    """What was done for one page of records."""
+    """Result of migrating one page of records."""
 
     cursor: str
-    """Where the next page begins, in the step's own words."""
+    """The place after which the next page begins, in the format of the step."""
     seen: int
     changed: int
 
@@ -33,7 +33,7 @@ class TaskIds:
 
 
 class Records:
-    """The data of a store, as a step reads and changes it."""
+    """The data of a store, for a migration step."""
 
     def __init__(
         self,
@@ -49,9 +49,10 @@ class Records:
         self._page_size = page_size
 
     async def tasks(self, after: str) -> AsyncIterator[TaskIds]:
-        """Yield the ids of all tasks in pages, those behind the cursor `after` only unless it is empty.
+        """Yield the ids of all tasks in pages, beginning after the cursor `after`, or with the first if it is empty.
 
-        An endpoint that is created later is left out: no process of an older version has created it.
+        Endpoints that are created during the iteration are not included, because processes of this version create them
+        in the new format.
         """
         endpoint, _, entry = after.partition(" ")
         for endpoint_id in sorted(await self.endpoint_ids(), key=int):
@@ -71,13 +72,13 @@ class Records:
 
 @dataclass(frozen=True)
 class Migration:
-    """One step: what brings data of format `number` - 1 to format `number`.
+    """A step that converts data of format `number` - 1 to format `number`.
 
-    `pages` does the work of one page before it yields it, beginning behind a cursor that it has yielded before, or with
-    the first record when the cursor is empty.
+    `pages` migrates a page before it yields the page. It begins after a cursor from an earlier page, or with the first
+    record when the cursor is empty.
     """
 
     number: int
     title: str
-    """What becomes different, for the log."""
+    """Description of the change, for the log."""
     pages: Callable[[Records, str], AsyncIterator[Page]]

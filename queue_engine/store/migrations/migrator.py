@@ -1,14 +1,14 @@
-"""Runs the migrations of the data, in bounded steps while everything works.
+"""Runs the migrations of the data in limited steps, while all processes keep working.
 
-The leading controller calls `step` again and again. A migration goes through these states, all of them in the hash
-`{qe}:meta`, so that another leader takes it up where the one before was killed:
+The leading controller calls `step` repeatedly. The state of a migration is in the hash `{qe}:meta`, so that a new
+leader continues where the previous leader ended:
 
-- It is due, and waits until no process of an older version has been seen in two looks.
-- It has begun: `migration` says so, and processes of the older version do not start any longer, agents excepted. Each
-  step does one page, then notes the cursor. A page whose cursor was not noted is done once more.
-- After a round in which something had to be changed comes another one. It finds what a process that was not seen, such
-  as one that was paused, wrote behind the cursor.
-- After a round in which nothing had to be changed, `format` is raised, and the migration is complete.
+- Due: the migration waits until two consecutive checks have found no process of an older version.
+- Begun: the field `migration` has the progress, and processes of the older version, except agents, refuse to start.
+  Each step migrates one page, then stores the cursor. A page whose cursor was not stored is migrated again.
+- When a round has changed records, another round follows. It finds records that an undetected process, such as a paused
+  one, has written behind the cursor.
+- Complete: after a round without changes, the field `format` is raised.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ PROGRESS_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a migration is, as it is noted in the store."""
+    """Progress of a migration, as recorded in the store."""
 
     to: int
     cursor: str = ""
     round: int = 1
     seen: int = 0
     changed: int = 0
-    """Records of this round."""
+    """`seen` and `changed` are numbers of records in this round."""
 
     def after(self, page: Page) -> Progress:
         return replace(self, cursor=page.cursor, seen=self.seen + page.seen, changed=self.changed + page.changed)
@@ -52,7 +52,7 @@ class Progress:
 
 
 class Migrator:
-    """Brings the data to the format of the last of `migrations`. Two that run at once do the same work twice."""
+    """Converts the data to the format of the last migration. Two concurrent migrators are safe but duplicate work."""
 
     def __init__(self, redis: Redis, records: Records, processes: Processes, migrations: Sequence[Migration]) -> None:
         self._redis = redis
@@ -61,14 +61,14 @@ class Migrator:
         self._migrations = {migration.number: migration for migration in migrations}
         self._newest = max(self._migrations, default=1)
         self._older: list[str] | None = None
-        """Older processes that were seen in the look before."""
+        """Older processes that the previous check found; None before the first check."""
         self._pages: AsyncIterator[Page] | None = None
         self._expected = Progress(0)
-        """The progress behind which `_pages` goes on."""
+        """The progress from which `_pages` continues."""
         self._told_at = 0.0
 
     async def step(self) -> int:
-        """Do one page, or look whether there is something to do; 0 when the next step can wait. Raises RedisError."""
+        """Migrate one page, or check if a migration is due. Return 0 when the next step can wait. Raises RedisError."""
         found, noted = await self._redis.hmget(META, [FORMAT, MIGRATION])  # type: ignore[misc]
         number = int(found or self._newest)
         metrics.data_format.set({"store": number, "newest": self._newest})
@@ -81,12 +81,12 @@ class Migrator:
         return await self._go_on(migration, progress)
 
     async def aclose(self) -> None:
-        """End a round under way; another migrator takes it up. Its figures are no longer exported."""
+        """Stop the current round, which another migrator can continue, and stop exporting the metrics."""
         self._pages = None
         metrics.data_format.set({})
 
     async def _begin(self, migration: Migration) -> bool:
-        """Begin the migration if no older process has been seen twice."""
+        """Begin the migration after two consecutive checks without an older process. Return True if it has begun."""
         before, self._older = self._older, await self._processes.older()
         if self._older and self._older != before:
             log.warning(
@@ -97,7 +97,7 @@ class Migrator:
             return False
         await self._note(Progress(migration.number))
         self._older = await self._processes.older()
-        if self._older:  # it started at this moment
+        if self._older:  # an older process started between the check and the note
             await self._redis.hdel(META, MIGRATION)  # type: ignore[misc]
             return False
         log.info("migration begins", extra={"to": migration.number, "title": migration.title})
@@ -106,7 +106,7 @@ class Migrator:
     async def _go_on(self, migration: Migration, progress: Progress) -> int:
         if self._pages is None or progress != self._expected:
             self._pages = migration.pages(self._records, progress.cursor)
-        pages, self._pages = self._pages, None  # one that has failed is not gone on with
+        pages, self._pages = self._pages, None  # an iterator that has raised cannot continue
         began = time.monotonic()
         page = await anext(pages, None)
         if page is None:
@@ -115,7 +115,7 @@ class Migrator:
         await self._note(self._expected)
         self._tell(self._expected)
         metrics.records_migrated.inc(page.changed)
-        await asyncio.sleep(time.monotonic() - began)  # at most half of the time the store works for this
+        await asyncio.sleep(time.monotonic() - began)  # so that the store is busy with it half of the time at most
         return 1
 
     async def _end_round(self, migration: Migration, progress: Progress) -> int:
@@ -138,9 +138,9 @@ class Migrator:
 
 
 def progress_from(noted: bytes | None) -> Progress | None:
-    """Return the progress that is noted in the store; None when no migration has begun.
+    """Return the progress that the store has recorded; None when no migration has begun.
 
-    A newer version may have noted more than this one knows.
+    Fields that a newer version has added are ignored.
     """
     if not noted:
         return None

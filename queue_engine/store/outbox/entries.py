@@ -1,4 +1,4 @@
-"""Entries of the outbox, and what the two kinds of deliveries share."""
+"""Entries of the outbox, and functions shared by the two kinds of deliveries."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from queue_engine.store.keys import Partition, parse_member
 
 @dataclass(frozen=True)
 class OutboxEntry:
-    """A delivery that is due, as the outbox handed it out to this process."""
+    """A due delivery that this process has read from the outbox."""
 
     partition: Partition
     entry_id: str
     delivery_id: str
     destination: str
-    """`scheme://host:port`: deliveries are served in turn by it."""
+    """`scheme://host:port`. Deliveries are served in turn by destination."""
 
 
 @dataclass(frozen=True)
 class Settlement:
-    """Result of settling. Not accepted: another process has the delivery, or it was settled before."""
+    """Result of settling a delivery attempt."""
 
     accepted: bool
+    """False when another process has the delivery, or it was settled before."""
     latency_seconds: float = 0.0
 
 
 def outbox_entries(partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
-    """Garbage in the outbox is an entry without a delivery: opening it says so, and it goes."""
+    """Return the entries. An invalid entry gets empty texts; `open` finds no delivery for it and drops it."""
     return [
         OutboxEntry(partition, entry_id.decode(), _text_in(fields, b"d"), _text_in(fields, b"h"))
         for entry_id, fields in entries
@@ -61,7 +62,7 @@ def verdict_words(verdict: Verdict) -> tuple[str, int, str]:
 
 
 def open_secret(sealer: Sealer, endpoint_id: str, stored: str) -> tuple[str | None, str | None]:
-    """Return the endpoint's signing secret, and the reason when it cannot be read."""
+    """Return the endpoint's signing secret, and the reason when it cannot be opened."""
     try:
         return (open_signing_secret(sealer, endpoint_id, stored) if stored else None), None
     except (SecretKeyMissing, SealBroken) as error:

@@ -1,4 +1,4 @@
-"""The webhook outbox: what a delivery process reads, sends and settles."""
+"""The webhook outbox: a delivery process reads, opens, settles and defers deliveries."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from queue_engine.store.streams import make_group
 
 GROUP = "delivery"
 PARKED_MS = 2 * 86_400_000
-"""How much longer than all its attempts a delivery may take because its receiver is not served."""
+"""Time that a delivery may be deferred, in addition to the time of all its attempts."""
 DEFAULT_MAX_AGE_MS = 3 * 86_400_000
 MISSED_CHUNK = 1000
-"""Entries that one command looks through for those that never reached their process."""
+"""Number of entries that one command searches for entries whose reply was lost."""
 
 
 class Outbox:
     """Deliveries for one delivery process.
 
-    When the process dies, others take over the entries that it has read and not settled.
-    `process_id` must be new for each start of a process. Every method may be called again after a lost reply.
-    `max_age_ms`: a delivery that is older is given up instead of put off again.
+    When the process dies, other processes adopt the entries that it has read and not settled. `process_id` must be new
+    for each start of a process. A delivery older than `max_age_ms` is given up instead of deferred again. Every method
+    may be repeated after a lost reply.
     """
 
     def __init__(
@@ -54,12 +54,12 @@ class Outbox:
         self._results = ResultDeliveries(scripts, sealer, process_id, max_age_ms=max_age_ms)
         self._events = EventDeliveries(scripts, sealer, process_id, max_age_ms=max_age_ms)
         self._held: dict[str, set[str]] = {partition.outbox: set() for partition in partitions.all()}
-        """Ids of the entries that were given out and not settled or put off since, by outbox."""
+        """Ids of the entries that were returned and not yet settled or deferred, by outbox."""
         self._reads: dict[Partition, asyncio.Task[list[OutboxEntry]]] = {}
-        """Reads under way, when each partition is read by itself."""
+        """Reads in progress, when each partition is read separately."""
 
     async def read(self, limit: int, *, block_ms: int) -> list[OutboxEntry]:
-        """Up to `limit` due deliveries of each partition; waits up to `block_ms` for one to come."""
+        """Return up to `limit` due deliveries of each partition. Waits up to `block_ms` when there are none."""
         if isinstance(self._blocking, ClusterClient):
             return await self._read_each(limit, block_ms)
         partitions = {partition.outbox: partition for partition in self._partitions.all()}
@@ -74,10 +74,11 @@ class Outbox:
         return [entry for stream, entries in reply for entry in self._hold(partitions[stream.decode()], entries)]
 
     async def adopt(self, *, tick_ms: int, lease_ms: int, limit: int = 256) -> list[OutboxEntry]:
-        """Say that this process lives (call it at least every `lease_ms` / 3), and take over from dead ones.
+        """Renew the lease of this process, and return the entries adopted from dead processes.
 
-        Gives out again what was read for this process at least `lease_ms` ago and never reached it. When a partition
-        fails, what was had from the others is given out, and the error is raised by a call that finds nothing.
+        Call it at least every `lease_ms` / 3. Entries that the store sent to this process at least `lease_ms` ago in a
+        lost reply are returned too. When some partitions fail, the entries of the others are returned; the error is
+        raised only when there are no entries.
         """
         adopted = await asyncio.gather(
             *(self._adopt(partition, tick_ms, lease_ms, limit) for partition in self._partitions.all()),
@@ -90,7 +91,7 @@ class Outbox:
         return entries
 
     async def promote(self, limit: int = 1000) -> int:
-        """Move deliveries whose wait is over into the outbox; returns how many."""
+        """Move deliveries whose wait is over into the outbox. Return their number."""
 
         waits = [
             (partition, waiting)
@@ -100,7 +101,7 @@ class Outbox:
         return sum(await asyncio.gather(*(self._promote(partition, waiting, limit) for partition, waiting in waits)))
 
     async def open(self, entry: OutboxEntry) -> Delivery | None:
-        """All that an attempt needs; None when the delivery is not due by this entry any more."""
+        """Return the data for a delivery attempt; None when the delivery is no longer due by this entry."""
         delivery = await (self._events.open(entry) if _is_event(entry) else self._results.open(entry))
         if delivery is None:
             self._forget(entry)
@@ -109,7 +110,7 @@ class Outbox:
     async def settle(
         self, entry: OutboxEntry, response: WebhookResponse, verdict: Verdict, *, at_ms: int
     ) -> Settlement:
-        """Record what came of one attempt. `at_ms` is when it was sent, for the log of attempts only."""
+        """Record the result of a delivery attempt. `at_ms`, the time of sending, is for the ledger only."""
         if _is_event(entry):
             settlement = await self._events.settle(entry, verdict)
         else:
@@ -118,9 +119,9 @@ class Outbox:
         return settlement
 
     async def defer(self, entry: OutboxEntry, *, delay_ms: int, parked: bool = False) -> bool:
-        """Put a delivery off without using up an attempt. False when it has become too old and was given up instead.
+        """Defer a delivery without using up an attempt. Return False when it is too old and was given up instead.
 
-        With `parked` its task says that it waits for a receiver that does not respond, and until when.
+        With `parked` the task shows that the delivery waits for a parked destination, and until when.
         """
         if _is_event(entry):
             word = await self._events.defer(entry, delay_ms)
@@ -130,7 +131,7 @@ class Outbox:
         return word != "GIVEN_UP"
 
     async def pending(self) -> dict[str, int]:
-        """Deliveries of all processes that have not ended: due now (fresh), waiting for a retry, parked."""
+        """Return the numbers of deliveries of all processes: due (fresh), waiting for a retry, parked."""
         counts = {"fresh": 0, "retry": 0, "parked": 0}
         for partition in self._partitions.all():
             pipeline = self._redis.pipeline(transaction=False)
@@ -142,14 +143,14 @@ class Outbox:
         return counts
 
     async def make_groups(self) -> None:
-        """Make the outbox's groups where they are missing."""
+        """Create the missing consumer groups of the outbox."""
         for partition in self._partitions.all():
             await make_group(self._redis, partition.outbox, GROUP)
 
     async def _read_each(self, limit: int, block_ms: int) -> list[OutboxEntry]:
-        """As `read`, in a cluster: one command reads one slot, so there is one for each partition.
+        """Read as `read` does, with one command for each partition, because a cluster's command reads one slot.
 
-        A read that waits when another has found something goes on, and the next call takes it up.
+        Reads that still wait when another read has returned entries continue, and the next call uses their results.
         """
         for partition in self._partitions.all():
             if partition not in self._reads:
@@ -166,7 +167,7 @@ class Outbox:
                     else:
                         entries += read.result()
         except asyncio.CancelledError:
-            for read in self._reads.values():  # what they may have read comes back by `adopt`
+            for read in self._reads.values():  # `adopt` returns the entries that they may have read
                 read.cancel()
             self._reads.clear()
             raise
@@ -194,7 +195,7 @@ class Outbox:
         return self._hold(partition, [*reply.adopted, *missed])
 
     async def _missed(self, partition: Partition, idle_ms: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
-        """Entries that the store gave out to this process in replies that were lost."""
+        """Return entries that the store sent to this process in lost replies."""
         missed: list[tuple[bytes, dict[bytes, bytes]]] = []
         after = "-"
         while True:

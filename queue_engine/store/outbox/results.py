@@ -81,13 +81,13 @@ class ResultDeliveries:
 
 
 def _task_keys(entry: OutboxEntry) -> TaskKeys:
-    """The keys in the outbox's own slot, also when the entry is garbage."""
+    """Return the task's keys in the outbox's slot, also for an invalid entry."""
     endpoint_id, task_id = owner_of(entry.delivery_id)
     return EndpointKeys(entry.partition, endpoint_id).of_task(task_id)
 
 
 def _message_id(task: Task) -> str:
-    """The `webhook-id`: one for each result, so another one after each retry by hand."""
+    """Return the `webhook-id`. Each result has its own id, so a retry by hand gets a new one."""
     run = f"_{task.runs}" if task.runs > 1 else ""
     return f"msg_{task.number}_{task.attempts}{run}"
 
