@@ -1,1 +1,1 @@
-"""The command line: the processes of the engine, and the commands that talk to its API."""
+"""The command line: the processes of the engine, and the commands that call its API."""

@@ -1,4 +1,4 @@
-"""A thin client of the HTTP API: paths in, the envelope's `data` out, and two ways in which that may fail."""
+"""A thin client of the HTTP API, which returns the `data` of the envelope."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ Query = Mapping[str, str | int | None]
 
 
 class ConsoleFault(Exception):
-    """A command cannot go on; the text says why."""
+    """A command cannot continue. The text has the reason."""
 
 
 class WrongUse(ConsoleFault):
-    """The options do not make sense."""
+    """The options or arguments are invalid."""
 
 
 def read_bounded(source: str, file: Path | None, limit: int) -> bytes:
-    """Return what is in the file, or on standard input for None. Raises WrongUse, also for more than `limit` bytes.
+    """Return the contents of the file, or of standard input for None.
 
-    `source` is the option with its value, for the message.
+    Raises WrongUse if it cannot be read or has more than `limit` bytes. `source` is the option with its value, for the
+    message.
     """
     try:
         if file is None:
@@ -52,7 +53,7 @@ def read_bounded(source: str, file: Path | None, limit: int) -> bytes:
 
 
 class Refused(ConsoleFault):
-    """The API answered with an error."""
+    """The API responded with an error."""
 
     def __init__(self, message: str, *, status: int, retry_after_seconds: int | None = None) -> None:
         super().__init__(message)
@@ -61,40 +62,43 @@ class Refused(ConsoleFault):
 
     @property
     def passes(self) -> bool:
-        """Whether the same request may be accepted a little later."""
+        """True if the same request may be accepted a little later."""
         return self.status in BUSY_STATUSES
 
 
 class NotInTime(ConsoleFault):
-    """What was waited for has not happened."""
+    """The task has not ended before the timeout."""
 
 
 class Unreachable(ConsoleFault):
-    """No answer came, or one that is not the API's."""
+    """There was no response, or it was not a response of the API."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """The `data` of an answer, as the JSON text that came: no number has lost a digit."""
+    """The `data` of a response, as unchanged JSON text, so that no number loses digits."""
 
     text: bytes
 
     def rows(self) -> list[dict[str, Any]]:
-        """A list of objects. Raises Unreachable when it is something else."""
+        """Return the data as a list of objects. Raises Unreachable if it is anything else."""
         value = self._parsed()
         if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
             raise Unreachable("the answer is not the list that was expected")
         return value
 
     def members(self) -> dict[str, Any]:
-        """An object. Raises Unreachable when it is something else."""
+        """Return the data as an object. Raises Unreachable if it is anything else."""
         value = self._parsed()
         if not isinstance(value, dict):
             raise Unreachable("the answer is not the object that was expected")
         return value
 
     def split(self, *keep_raw: str) -> JsonObject:
-        """An object of which some members stay JSON text. Raises Unreachable when it is something else."""
+        """Return the data as an object in which some members stay JSON text.
+
+        Raises Unreachable if it is anything else.
+        """
         try:
             return split_object(self.text, frozenset(keep_raw))
         except InvalidJson as error:
@@ -108,7 +112,7 @@ class Data:
 
 
 class Api:
-    """Calls the API. Every call raises Refused or Unreachable."""
+    """Calls the API. Every call may raise Refused or Unreachable."""
 
     def __init__(self, http: httpx.Client) -> None:
         self._http = http
@@ -117,7 +121,7 @@ class Api:
         return self.send("GET", *path, query=query)
 
     def send(self, method: str, *path: str, query: Query | None = None, body: bytes | None = None) -> Data:
-        """`body` is JSON text. The parts of `path` after the first are escaped."""
+        """Send a request and return its data. `body` is JSON text. The parts of `path` after the first are escaped."""
         import httpx
 
         given = {name: value for name, value in (query or {}).items() if value is not None}
@@ -131,7 +135,7 @@ class Api:
         return self._data_of(response)
 
     def endpoint_id(self, id_or_name: str) -> str:
-        """The id of the endpoint that is meant. A name begins with a letter, so it is never taken for an id."""
+        """Return the id of the endpoint with this id or name. A name begins with a letter, so it cannot be an id."""
         if is_endpoint_id(id_or_name):
             return id_or_name
         named = [row for row in self.get(ENDPOINTS).rows() if row.get("name") == id_or_name]
@@ -159,13 +163,13 @@ class Api:
 
 @contextmanager
 def opened(url: str, api_key: str, transport: httpx.BaseTransport | None) -> Iterator[Api]:
-    """A client of the API at `url`. Raises WrongUse when the URL or the key cannot be one."""
+    """Yield a client of the API at `url`. Raises WrongUse if the URL or the key is invalid."""
     import httpx
 
     host = _host_of(url)
     if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
         raise WrongUse("the API key must be visible ASCII characters")
-    # A proxy named by the environment is for other machines.
+    # Proxies from the environment are for other machines.
     with httpx.Client(
         base_url=url,
         headers={"X-Api-Key": api_key},
@@ -177,7 +181,7 @@ def opened(url: str, api_key: str, transport: httpx.BaseTransport | None) -> Ite
 
 
 def _host_of(url: str) -> str:
-    """Raises WrongUse when the URL cannot be the API's."""
+    """Return the host of the API's URL. Raises WrongUse if the URL is invalid."""
     try:
         parts = urlsplit(url)
         _ = parts.port
@@ -198,7 +202,7 @@ def _is_this_machine(host: str) -> bool:
 def _joined(path: tuple[str, ...]) -> str:
     first, *rest = path
     for part in rest:
-        # The HTTP client would resolve these: a DELETE of the task `..` would be one of its endpoint.
+        # The HTTP client would resolve these parts, so that a DELETE of the task `..` would delete its endpoint.
         if part in ("", ".", ".."):
             raise WrongUse(f"{part!r}: is not an id or a name")
     return "/".join([f"/{first}", *(quote(part, safe="") for part in rest)])

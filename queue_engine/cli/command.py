@@ -1,7 +1,7 @@
-"""How a command runs: with a client of the API, a screen, the options that all commands share, and an exit status.
+"""Run a command with a client of the API, a screen, the options that all commands share, and an exit status.
 
-Exit status: 0 done; 1 the API refused; 2 wrong use; 3 the API cannot be reached; 4 the task that was waited for has
-failed; 124 it has not ended in time; 130 Ctrl-C.
+Exit status: 0 success; 1 the API refused the request; 2 invalid options; 3 the API cannot be reached; 4 `--wait` or
+`tasks wait`: the task has failed; 124 the same: the task has not ended in time; 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_TASK_FAILED = 4
 EXIT_NOT_IN_TIME = 124
-"""As timeout(1) has it."""
+"""The status of timeout(1)."""
 EXIT_INTERRUPTED = 130
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 PANEL = "Use a running API"
 PATIENCE_SECONDS = 30.0
-"""How long a command that watches something bears an API that is away or busy."""
+"""Time for which a command that waits or follows retries while the API is unavailable or busy."""
 POLL_SECONDS = 1.0
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -61,23 +61,23 @@ _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's data 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a command finds around it; whoever calls it otherwise passes it as the context's `obj`."""
+    """The environment of a command. Tests pass another one as the context's `obj`."""
 
     transport: httpx.BaseTransport | None = None
-    """None: the network."""
+    """None means the network."""
     now: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
     pause: Callable[[float], None] = pause_while_read
     zone: tzinfo | None = None
-    """None: the machine's."""
+    """None means the machine's time zone."""
     terminal: bool | None = None
-    """Whether standard output is a terminal; None: look."""
+    """True if standard output is a terminal; None means to check it."""
     width: int | None = None
 
 
 @dataclass(frozen=True)
 class Session:
-    """What a command works with."""
+    """The API, the screen and the options of a running command."""
 
     api: Api
     screen: Screen
@@ -91,14 +91,17 @@ class Session:
         return self.around.monotonic()
 
     def show(self, data: Data, render: Callable[[], None]) -> None:
-        """As JSON when that is wanted, else by `render`."""
+        """Print the data as JSON with `--json`, else with `render`."""
         if self.as_json:
             self.screen.json(data.text)
         else:
             render()
 
     def confirm(self, question: str) -> None:
-        """Ask; end the program when the response is not yes. Raises WrongUse where standard input holds no response."""
+        """Ask the user, and end the program unless the response is yes.
+
+        Raises WrongUse if standard input has no response and is not a terminal.
+        """
         try:
             agreed = typer.confirm(question, err=True)
         except typer.Abort:
@@ -110,7 +113,7 @@ class Session:
             raise typer.Abort
 
     def patiently(self, ask: Callable[[], Data]) -> Data:
-        """What `ask` gives, tried again for a while when the API is away or busy."""
+        """Return the result of `ask`, retrying for PATIENCE_SECONDS while the API is unavailable or busy."""
         began = self.monotonic()
         while True:
             try:
@@ -128,8 +131,8 @@ def command(
 ) -> Callable[[Command], Command]:
     """Register `run(session, …)` as a command of `group`, with the options that all commands share.
 
-    `options` are annotations of further options by name, for a last parameter `**fields`; those that are not given do
-    not arrive. `panel` is where the help lists the command.
+    `options` are annotations of further options by name. Their values are passed as `**fields`, which has only the
+    options that are set. `panel` is the section of the help that lists the command.
     """
 
     def register(run: Command) -> Command:
@@ -161,7 +164,7 @@ def _session(around: Surroundings | None, url: str, api_key: str | None, as_json
 
 
 def secret_in_environment(name: str) -> str | None:
-    """Return a secret from the environment or from the file that it names. Raises WrongUse."""
+    """Return a secret from the environment, or from a file that the environment names. Raises WrongUse."""
     try:
         return secret_from(os.environ, name)
     except ValueError as error:
@@ -170,7 +173,7 @@ def secret_in_environment(name: str) -> str | None:
 
 @contextmanager
 def _exit_status() -> Iterator[None]:
-    """Say on standard error what went wrong, and end with the status for it."""
+    """Print an error on standard error, and end with its exit status."""
     try:
         yield
     except WrongUse as fault:
@@ -193,7 +196,7 @@ def _fail(message: str, status: int) -> None:
 
 
 def _parameters_of(run: Callable[..., None]) -> list[inspect.Parameter]:
-    """Return the parameters of the command line that `run` names."""
+    """Return the parameters of `run` for the command line: all except the session and `**fields`."""
     hints = get_type_hints(run, include_extras=True)
     return [
         parameter.replace(annotation=hints[parameter.name], kind=inspect.Parameter.KEYWORD_ONLY)
@@ -207,7 +210,7 @@ def options_of(
 ) -> dict[str, Any]:
     """Return an option for each defined field, by its name in requests.
 
-    A field with a structure of its own has the options that `structured` gives for its name.
+    A structured field has the options that `structured` has for its name.
     """
     options: dict[str, Any] = {}
     for one in fields:
@@ -227,12 +230,12 @@ def camel(name: str) -> str:
 
 
 def _type_of(field: Defined[Any]) -> type:
-    """Return the type of an option's value. The API checks words, so that its message names the known ones."""
+    """Return the type of an option's value. Enums are passed as text, so that the API's error names the valid words."""
     return str if issubclass(field.kind, str) else field.kind
 
 
 def _pose_as(call: Callable[..., None], run: Callable[..., None], parameters: list[inspect.Parameter]) -> None:
-    """Let typer see the parameters that `call` takes for `run`, and the help of `run`."""
+    """Give `call` the signature and the help of `run`, and the shared options, for typer."""
     shared = [
         _option("url", _UrlOption, DEFAULT_URL),
         _option("api_key", _KeyOption, None),

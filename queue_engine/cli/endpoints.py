@@ -39,7 +39,7 @@ File = Annotated[Path | None, typer.Option("--file", help="JSON object with the 
 
 
 def _text(name: str) -> str:
-    """Return the text of a setting."""
+    """Return the description of a setting."""
     return next(one.definition.text for one in SETTINGS if one.name == name)
 
 
@@ -82,7 +82,7 @@ STRUCTURED: dict[str, dict[str, Any]] = {
         ]
     },
 }
-"""Options of the settings with a structure of their own, which `_requested` makes of them."""
+"""Options of structured settings, from which `_requested` makes the API's fields."""
 _CREATION = options_of(SETTINGS, STRUCTURED)
 _CHANGE = options_of((one for one in SETTINGS if not one.definition.fixed), STRUCTURED)
 
@@ -176,7 +176,7 @@ def _send(session: Session, method: str, body: Mapping[str, Any], *path: str) ->
 
 
 def _order(session: Session, endpoint: str, method: str, *path: str, says: str, query: Query | None = None) -> None:
-    """A call that begins something; what becomes of it shows in the endpoint's status."""
+    """Send a request whose effect takes time and shows in the endpoint's status."""
     endpoint_id = session.api.endpoint_id(endpoint)
     done = session.api.send(method, ENDPOINTS, endpoint_id, *path, query=query)
     session.show(done, lambda: session.screen.line(f"endpoint {endpoint_id}: {says}"))
@@ -204,7 +204,7 @@ def _read_object(file: Path | None) -> dict[str, Any]:
 
 
 def _requested(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
-    """The API's fields for the options. `base` has what the other options are put on."""
+    """Return the API's fields for the options. `base` has the `expose` that port and protocol are merged into."""
     given = dict(fields)
     resources, variables, plain = given.pop("resource", ()), given.pop("env", ()), given.pop("env_plain", ())
     port, protocol = given.pop("port", None), given.pop("protocol", None)
@@ -225,7 +225,7 @@ def _requested(fields: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, 
 
 
 def _exposed(session: Session, endpoint_id: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the endpoint exposes, when port or protocol are changed: the other one keeps its value."""
+    """Return the endpoint's `expose` if only port or protocol may be changed, so that the other one keeps its value."""
     if "port" not in fields and "protocol" not in fields:
         return {}
     return {"expose": session.api.get(ENDPOINTS, endpoint_id).members().get("expose")}

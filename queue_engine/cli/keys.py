@@ -34,7 +34,7 @@ def create_key(
 
 
 async def _put_key(store: Store, key: str, tenant: str, name: str) -> str:
-    """Make the key valid; say so when its tenant is a second one."""
+    """Store the key, and print a warning if it creates a second tenant."""
     had_one_tenant = await store.api_keys.has_one_tenant()
     await store.api_keys.put(key, tenant=tenant, name=name)
     if had_one_tenant and not await store.api_keys.has_one_tenant():

@@ -1,4 +1,4 @@
-"""`queue-engine logs`: the lines that a worker has printed."""
+"""`queue-engine logs`: the log lines of a worker."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _chosen(log: _Log, begin: int | None, end: int | None, last: int | None, fol
     if last is None:
         yield from log.walk("Forward", begin, end, follow=follow)
         return
-    # The newest line is looked up even when none is wanted: following goes on after it.
+    # Get the newest line even for `--lines 0`, because following continues after it.
     recent = list(islice(log.walk("Backward", begin, end), max(last, 1)))[::-1]
     yield from recent[len(recent) - min(last, len(recent)) :]
     if not follow:
@@ -57,7 +57,7 @@ def _chosen(log: _Log, begin: int | None, end: int | None, last: int | None, fol
 
 
 class _Log:
-    """The lines of one worker, page by page."""
+    """The log of a worker, read page by page."""
 
     def __init__(self, session: Session, endpoint_id: str, worker: str, keyword: str | None) -> None:
         self._session = session
@@ -65,7 +65,10 @@ class _Log:
         self._keyword = keyword
 
     def walk(self, direction: str, begin: str | int | None, end: int | None, *, follow: bool = False) -> Iterator[Line]:
-        """Every line once in this direction. With `follow` it never ends, and bears an API that is away."""
+        """Yield every line once, in this direction.
+
+        With `follow`, continue forever, and retry while the API is unavailable.
+        """
         query: Page = {"pageSize": PAGE_SIZE, "direction": direction, "keyword": self._keyword}
         query |= {"startTime": begin, "endTime": end}
         page = _read(self._ask(query))
@@ -91,7 +94,7 @@ def _read(data: Data) -> Page:
 
 
 def _move_on(query: Page, page: Page) -> bool:
-    """Let `query` ask for what comes after `page`; False when that is where it was already."""
+    """Move `query` to the position after `page`; return False if it is already there."""
     tokens = {
         "searchAfterTime": page.get("nextSearchAfterTime"),
         "searchAfterOffset": page.get("nextSearchAfterOffset"),
@@ -103,7 +106,7 @@ def _move_on(query: Page, page: Page) -> bool:
 
 
 def _place(line: Line) -> tuple[str, int]:
-    """Where a line is among those of its worker: its time, and its number within the millisecond."""
+    """Return the position of a line in its log: its time, and its number within the millisecond."""
     return str(line["timestamp"]), int(line.get("offset") or 0)
 
 

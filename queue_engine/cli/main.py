@@ -1,7 +1,6 @@
-"""The command line of the engine: all its commands, each loaded when it is run.
+"""The command line of the engine. Each command is loaded when it is used, because imports take most of a start.
 
-Imports are most of a start. A command that talks to the API needs no settings and no store, a process needs no client.
-The help loads all commands.
+Commands that call the API need neither settings nor a store, and processes need no client. The help loads all commands.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _MODULES = {
     "logs": "queue_engine.cli.logs",
     "tasks": "queue_engine.cli.tasks",
 }
-"""The module of each command; its `commands` has it."""
+"""The module of each command. The module's `commands` has the command."""
 _LOGGING = ("api", "controller", "delivery")
 
 
@@ -41,7 +40,7 @@ def main() -> None:
 
 
 class _Commands(Mapping[str, Any]):
-    """Commands by name: those of `_MODULES`, loaded when they are looked up, and others."""
+    """Commands by name: those of `_MODULES`, which are loaded at the first access, and others."""
 
     def __init__(self, others: Mapping[str, Any]) -> None:
         self._names = tuple(dict.fromkeys((*_MODULES, *others)))

@@ -1,8 +1,7 @@
-"""What is printed: tables by rich on a terminal, plain and stable text for a pipe, JSON as it came.
+"""The output of commands: tables by rich on a terminal, plain and stable text for a pipe, and unchanged JSON.
 
-For a pipe a table has every column, whole values, one line a row, two spaces at least between columns and no tab,
-whatever the width. On a terminal it fits the width: times are ages, and columns that are empty or unimportant are left
-out.
+For a pipe, a table has all columns, complete values, one line per row, and at least two spaces and no tabs between
+columns. On a terminal, it fits the width: times are ages, and empty or unimportant columns are omitted.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ Row = Mapping[str, Any]
 
 NOTHING = "-"
 MAX_CELL_CHARACTERS = 120
-"""Characters of a message on a terminal; all of it is one command away."""
+"""Maximum length of a message in a table on a terminal."""
 
-# Control characters move cursors, those for direction turn text around, and half a surrogate pair cannot be printed.
+# Control characters move the cursor, direction marks reverse text, and a lone surrogate cannot be printed.
 _UNSAFE = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNSAFE_IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
@@ -42,18 +41,18 @@ _STYLES = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its title, and where its values are in a row."""
+    """A column: its title, and the member of a row with its value."""
 
     title: str
     member: str
     kind: str = "text"
     """`text`, `id` (never cut), `number`, `time`, `length` (ms), or `message` (on a terminal cut, below the table)."""
     on_terminal: bool = True
-    """False for what there is no room for at 80 columns."""
+    """False if there is no room for the column on a terminal with 80 columns."""
 
 
 class Screen:
-    """Prints to standard output. `width` and `terminal` are looked up when they are None."""
+    """Prints to standard output. If `width` or `terminal` is None, the value is detected."""
 
     def __init__(
         self,
@@ -73,15 +72,15 @@ class Screen:
         return int(self._now() * 1000)
 
     def line(self, text: str) -> None:
-        """One line of text as it is, tabs too, but with control characters escaped."""
+        """Print a line of text. Tabs are kept, other control characters are escaped."""
         typer.echo("\t".join(safe(part) for part in text.split("\t")))
 
     def json(self, text: bytes) -> None:
-        """JSON text as it came, in UTF-8 and on a terminal just as harmless."""
+        """Print JSON text in UTF-8, unchanged except for escaped characters that could affect a terminal."""
         typer.echo(_UNSAFE_IN_JSON.sub(_json_escape, text.decode()).encode())
 
     def table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
-        """The rows under the columns' titles."""
+        """Print rows as a table with titles."""
         if self.terminal:
             self._rich_table(columns, rows)
             return
@@ -90,7 +89,7 @@ class Screen:
             typer.echo(line)
 
     def detail(self, members: Mapping[str, Any]) -> None:
-        """A line for each member, under the API's own names."""
+        """Print a line for each member, with the names of the API."""
         lines = _aligned([[name, self._value(name, value)] for name, value in members.items()])
         if not self.terminal:
             for line in lines:
@@ -107,7 +106,7 @@ class Screen:
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[Callable[[str], None]]:
-        """A spinner on standard error while the block runs, when that is a terminal; gives what changes its text."""
+        """Show a spinner while the block runs, if standard error is a terminal. Yield a function that sets its text."""
         terminal = sys.stderr.isatty()
         if not (terminal and self.terminal):
             yield lambda _text: None
@@ -118,18 +117,18 @@ class Screen:
             yield lambda text: status.update(_plain(text))
 
     def time(self, epoch_ms: int) -> str:
-        """A moment as local ISO time."""
+        """Return a time as local ISO time."""
         return times.local_time(epoch_ms, self._zone)
 
     def iso_time(self, text: str) -> str:
-        """An ISO time of the API as a local one; what is none stays as it is."""
+        """Return an ISO time of the API as local ISO time; any other text is unchanged."""
         try:
             return self.time(self.moment_ms(text))
         except ValueError:
             return text
 
     def moment_ms(self, text: str) -> int:
-        """What a user means by `text`. Raises ValueError."""
+        """Return the epoch milliseconds of a time given by a user. Raises ValueError."""
         return times.moment_ms(text, self.now_ms, self._zone)
 
     def _rich_table(self, columns: Sequence[Column], rows: Sequence[Row]) -> None:
@@ -153,7 +152,7 @@ class Screen:
             self._notes(cells[key] if key else [], cells[message])
 
     def _notes(self, keys: Sequence[str], messages: Sequence[str]) -> None:
-        """Below a table, the messages that would have made its columns narrow."""
+        """Print the messages of a table below it, because a column of messages would leave too little room."""
         for key, message in zip(keys, messages, strict=True):
             if message != NOTHING:
                 typer.echo(f"{key}: {message}")
@@ -161,7 +160,7 @@ class Screen:
     def _console(self) -> Console:
         from rich.console import Console
 
-        # rich itself honours NO_COLOR; that variables like FORCE_COLOR make a pipe a terminal is not wanted.
+        # rich itself respects NO_COLOR. Variables such as FORCE_COLOR must not make it treat a pipe as a terminal.
         return Console(
             file=sys.stdout,
             width=self._width,
@@ -195,12 +194,12 @@ class Screen:
 
 
 def safe(text: str) -> str:
-    """`text` with control characters and their like shown as escapes, so that it can do nothing to a terminal."""
+    """Return `text` with control characters and similar ones escaped, so that it cannot affect a terminal."""
     return _UNSAFE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def compact(value: Any) -> str:
-    """A parsed JSON value on one line."""
+    """Return a parsed JSON value as text on one line."""
     import json
 
     return json.dumps(value, ensure_ascii=False)
@@ -211,7 +210,7 @@ def _json_escape(match: re.Match[str]) -> str:
 
 
 def _has_room(column: Column, key: Column | None) -> bool:
-    """Whether the column is part of the table on a terminal. Beside an id, messages would leave room for neither."""
+    """Return True if the column is part of the table on a terminal. Messages and ids together would be too wide."""
     return column.on_terminal and (column.kind != "message" or key is None)
 
 
@@ -230,7 +229,7 @@ def _plain(text: str) -> Text:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines whose columns begin at the same place, without space at their end."""
+    """Return the rows as lines with aligned columns, without trailing spaces."""
     from rich.cells import cell_len
 
     widths = [max(cell_len(cell) for cell in column) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""Run one of the engine's processes: its log, its metrics, and what ends it."""
+"""Run one of the engine's processes: set up its log, its metrics and its shutdown."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def start(role: str, settings: StoreSettings) -> None:
 
 
 def serve_metrics(settings: MetricsSettings, role: metrics.Role, **more: Page) -> int:
-    """Serve the role's metrics, and further pages below them; returns the port."""
+    """Serve the role's metrics, and further pages below `/metrics/`; return the port."""
     pages = own_metrics(metrics.registry_of(role)) | {f"/metrics/{name}": page for name, page in more.items()}
     listener = or_fail("QUEUE_ENGINE_METRICS_PORT", lambda: listen(settings.metrics_host, settings.metrics_port))
     serve_pages(listener, pages)
@@ -41,7 +41,7 @@ def serve_metrics(settings: MetricsSettings, role: metrics.Role, **more: Page) -
 
 
 def or_fail(variable: str, make: Callable[[], Made]) -> Made:
-    """What `make` gives; a fault that the operator can mend becomes an EngineError that names the setting."""
+    """Return the result of `make`. An error that the operator can fix becomes an EngineError with the setting."""
     try:
         return make()
     except (OSError, ValueError) as error:

@@ -52,7 +52,7 @@ def rotate_key(
 
 
 class _Progress:
-    """Says at most once a second how far a rotation is."""
+    """Prints the progress of a rotation, at most once a second."""
 
     def __init__(self) -> None:
         self._said_at = time.monotonic()

@@ -40,7 +40,7 @@ def up(
         from queue_engine.local.up import UpOptions, run_up
 
     for kind in (ApiSettings, DeliverySettings):
-        settings_from(kind, redis_url=redis_url)  # a bad value is named before anything starts
+        settings_from(kind, redis_url=redis_url)  # so that invalid settings are reported before a process starts
     controller_settings = settings_from(ControllerSettings, redis_url=redis_url)
     if redis_url is not None:
         _check_jobs_place(controller_settings)

@@ -1,4 +1,4 @@
-"""The process `queue-engine api`, put together."""
+"""The composition root of the process `queue-engine api`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("queue_engine")
 
 
 async def serve_api(settings: ApiSettings) -> int:
-    # Before the store is waited for, because waiting does not correct these.
+    # Before waiting for the store, because waiting does not fix errors of these settings.
     listener = or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
@@ -49,7 +49,7 @@ async def serve_api(settings: ApiSettings) -> int:
 
 
 async def _prepare_keys(settings: ApiSettings, store: Store) -> None:
-    """Make the first API key valid, and log what does not work with the keys as they are."""
+    """Store the first API key, and log warnings about missing or unusable keys."""
     if settings.api_key is not None:
         warning = await store.api_keys.put_first(settings.api_key.get_secret_value())
         if warning is not None:

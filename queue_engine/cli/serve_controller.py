@@ -1,4 +1,4 @@
-"""The process `queue-engine controller`, put together."""
+"""The composition root of the process `queue-engine controller`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def serve_controller(settings: ControllerSettings) -> int:
             adopts_orphans=become_subreaper(),
         )
         agents.targets = backend.metrics_targets
-        # Beside the controller's work: the agents of a controller that was killed may drain for their whole grace.
+        # In the background, because agents of a killed controller may drain for their whole grace period.
         reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))
 
         def make_reconciler() -> Reconciler:
@@ -73,7 +73,7 @@ def _reconciler_config(settings: ControllerSettings) -> ReconcilerConfig:
 
 
 def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
-    """Return what the agents of this controller's workers are given: the shared settings, and what it decides."""
+    """Return the variables for agents: the shared settings, and the settings that the controller decides."""
     return settings.agent_environment() | {
         "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
         "WORKER_AGENT_MANAGED": "true",

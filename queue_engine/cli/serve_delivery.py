@@ -1,4 +1,4 @@
-"""The process `queue-engine delivery`, put together."""
+"""The composition root of the process `queue-engine delivery`."""
 
 from __future__ import annotations
 

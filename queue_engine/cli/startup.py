@@ -1,4 +1,4 @@
-"""Start a command that has settings: from the environment and options, with a store, on uvloop."""
+"""Start a command that has settings: read them from environment and options, open the store, run on uvloop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EXIT_USAGE = 2
 
 
 def option(settings: type[ProcessSettings], name: str) -> Any:
-    """Return a command line option for a setting, with its text and its variable."""
+    """Return a command line option for a setting, with its description and variable as help."""
     return typer.Option(help=f"{text_of(settings, name)} ({variable_of(settings, name)})")
 
 
@@ -35,14 +35,14 @@ RedisUrl = Annotated[str | None, option(StoreSettings, "redis_url")]
 
 
 def settings_from(kind: type[Settings], **options: Any) -> Settings:
-    """Return the settings from the environment, options first. Ends the program with a message that names a fault."""
+    """Return the settings; options take precedence over the environment. Ends the program if a setting is invalid."""
     if removed := removed_variables(os.environ):
         fail("\n".join(removed))
     try:
         return kind(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
         fail("\n".join(_setting_faults(error)))
-    except ValueError as error:  # a secret whose file cannot be read, or that is given twice
+    except ValueError as error:  # a secret whose file cannot be read, or that is set twice
         fail(str(error))
 
 
@@ -79,7 +79,7 @@ async def with_store(redis_url: str | None, call: Callable[[Store], Coroutine[An
 
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
-    """Run to the end on uvloop. What the caller can mend is said in a line, without a traceback."""
+    """Run `work` on uvloop. For an EngineError, print its message without a traceback and exit."""
     try:
         import uvloop
     except ImportError:  # not on Windows
@@ -91,4 +91,4 @@ def run(work: Coroutine[Any, Any, Any]) -> Any:
     except EngineError as error:
         fail(str(error))
     finally:
-        exit_on_interrupt()  # the loop has put Python's own handler back
+        exit_on_interrupt()  # again, because the event loop has restored Python's own handler

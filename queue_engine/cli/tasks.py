@@ -61,10 +61,10 @@ _ATTEMPT_COLUMNS = (
 )
 
 DEFAULT_MAX_BODY_BYTES = 1024 * 1024
-"""As the API has it."""
+"""The API's default."""
 POLLS = Backoff(0.1, 2.0)
 MAX_SHOWN_CHARACTERS = 4000
-"""Characters of an input or output; `--json` prints all of it."""
+"""Maximum length of a printed input or output; `--json` prints all of it."""
 
 Task = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task")]
 Timeout = Annotated[
@@ -92,7 +92,7 @@ STRUCTURED: dict[str, dict[str, Any]] = {
         ]
     },
 }
-"""Options of the fields that are more here than in the API."""
+"""Options of the fields that differ from those of the API."""
 _SUBMIT_OPTIONS = {
     "task_id": Annotated[str, typer.Option(help="Your id for it, which makes it safe to submit again")],
     **options_of(TASK_FIELDS, STRUCTURED),
@@ -222,7 +222,7 @@ def _standing(task: str, stands: dict[str, Any]) -> str:
 
 
 def _wait(session: Session, endpoint_id: str, task_id: str, timeout: float | None) -> None:
-    """Wait for the end of the task and show it; ends the program when it has failed or not ended in time."""
+    """Wait until the task has ended, and show it. Ends the program if it has failed or has not ended in time."""
 
     def ask() -> Data:
         return session.api.get(ENDPOINTS, endpoint_id, "tasks", task_id)
@@ -245,7 +245,7 @@ def _wait(session: Session, endpoint_id: str, task_id: str, timeout: float | Non
 
 
 def _members(task: Data) -> dict[str, Any]:
-    """A task without its input and output, which may be large and are nobody's to interpret."""
+    """Return a task without its input, output and headers, which may be large and are not used here."""
     return task.split("input", "output", "headers").values
 
 
@@ -272,7 +272,7 @@ def _show_page(session: Session, page: dict[str, Any]) -> None:
 
 
 def _input(text: str | None, file: Path | None, limit: int) -> bytes:
-    """Return the JSON text of the input, as it was given. Raises WrongUse."""
+    """Return the unchanged JSON text of the input. Raises WrongUse."""
     if (text is None) == (file is None):
         raise WrongUse("give either --input or --input-file")
     source = _source_of(text, file)
@@ -287,7 +287,7 @@ def _input(text: str | None, file: Path | None, limit: int) -> bytes:
 
 
 def _source_of(text: str | None, file: Path | None) -> str:
-    """Return where the input comes from, for messages: the option, and the file that it names."""
+    """Return the source of the input for messages: the option, and the file that it names."""
     if text is None:
         return f"--input-file {file}"
     return f"--input {text}" if text == "-" or text.startswith("@") else "--input"
@@ -336,5 +336,5 @@ def _exposed_port(session: Session, endpoint_id: str) -> Any:
 
 
 def _with_input(body: dict[str, Any], given: bytes) -> bytes:
-    """The body as JSON text. The input goes in as it is, so that no number of it loses digits."""
+    """Return the body as JSON text. The input is inserted unchanged, so that its numbers lose no digits."""
     return json.dumps(body).encode()[:-1] + b', "input": ' + given + b"}"

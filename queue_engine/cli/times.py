@@ -1,4 +1,4 @@
-"""Times as people write and read them."""
+"""Format times for users, and parse the times that they enter."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 def local_time(epoch_ms: int, zone: tzinfo | None) -> str:
-    """ISO 8601 with the offset; `zone` None is this machine's."""
+    """Return the time in ISO 8601 with its offset; `zone` None means this machine's time zone."""
     try:
         moment = datetime.fromtimestamp(epoch_ms / 1000, UTC).astimezone(zone)
-    except (ValueError, OverflowError, OSError):  # years that no calendar here has
+    except (ValueError, OverflowError, OSError):  # the year is out of range
         return str(epoch_ms)
     return moment.isoformat(timespec="milliseconds")
 
 
 def age(epoch_ms: int, now_ms: int) -> str:
-    """How long ago, in the largest fitting unit: `5s`, `12m`, `3h`, `40d`; 0s for what is yet to come."""
+    """Return the age of a time in the largest fitting unit: `5s`, `12m`, `3h`, `40d`; `0s` for future times."""
     return length(max(0, now_ms - epoch_ms) // 1000 * 1000)
 
 
 def length(milliseconds: int) -> str:
-    """`0.42s`, `8s`, `12m`, `3h`, `40d`: two digits say enough."""
+    """Return a duration with about two digits: `0.42s`, `8s`, `12m`, `3h`, `40d`."""
     seconds = milliseconds / 1000
     if 0 < seconds < 1:
         return f"{seconds:.2g}s"
@@ -36,9 +36,10 @@ def length(milliseconds: int) -> str:
 
 
 def moment_ms(text: str, now_ms: int, zone: tzinfo | None) -> int:
-    """Epoch milliseconds for `10m` (that long ago), ISO 8601 (local unless it has an offset) or epoch milliseconds.
+    """Return the epoch milliseconds of a time entered by a user. Raises ValueError.
 
-    Raises ValueError.
+    `text` is a duration such as `10m` (before now), ISO 8601 (local time unless it has an offset), or epoch
+    milliseconds.
     """
     duration = _DURATION.fullmatch(text)
     if duration is not None:

@@ -1,1 +1,1 @@
-"""Log lines of containers: from the bytes that a container writes to lines without secrets, limited in number."""
+"""Log lines of containers: turn output into lines, mask secrets, and limit the number of lines."""

@@ -1,4 +1,4 @@
-"""The budget of a log: a number of lines a second, of which a long line costs several."""
+"""The budget of a log: a number of lines per second, in which a long line counts as several."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from queue_engine.domain.token_bucket import TokenBucket
 LINES_PER_SECOND = 1000.0
 BURST_LINES = 5000.0
 BYTES_PER_LINE = 256
-"""A longer line counts as several."""
+"""Length above which a line counts as several."""
 
 
 def line_budget(now: float) -> TokenBucket:
-    """Return how many lines may be kept, each of which costs `line_cost` tokens."""
+    """Return the budget of a log; each line costs `line_cost` tokens."""
     return TokenBucket(LINES_PER_SECOND, BURST_LINES, now)
 
 

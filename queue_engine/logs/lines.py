@@ -1,4 +1,4 @@
-"""Make lines that may be kept of the bytes that a container writes: split, cleaned, masked, limited in number."""
+"""Turn the output of a container into log lines: split, cleaned, masked, and limited in number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from queue_engine.logs.budget import line_cost
 from queue_engine.logs.masking import Secrets, cleaned
 
 MAX_LINE_BYTES = 4096
-"""A longer line is cut and says so."""
+"""Maximum length of a line. A longer line is cut and ends with CUT."""
 TAIL_LINES = 20
 CUT = " [queue-engine: line cut]"
 
@@ -27,16 +27,16 @@ def skipped_note(skipped_bytes: int) -> str:
 
 
 class LineReader:
-    """Turns the output of a container into lines, whatever the pieces it arrives in.
+    """Turns the output of a container into lines, independent of the chunks in which it arrives.
 
-    A line ends with LF, CR or CRLF. Lines above the budget are dropped without being looked at, and a note in their
-    place says how many. `dropped` counts those that were said.
+    A line ends with LF, CR or CRLF. Lines above the budget are dropped without being parsed, and a note with their
+    number is in their place. `dropped` is the number of dropped lines for which there was a note.
     """
 
     def __init__(self, secrets: Secrets, budget: TokenBucket) -> None:
         self._secrets = secrets
         self._budget = budget
-        # The end of what is kept of a longer line is given up: there may be the beginning of a secret.
+        # More than MAX_LINE_BYTES, because the end of the kept part is discarded: it may be the beginning of a secret.
         self._kept_bytes = MAX_LINE_BYTES + 8 * secrets.longest
         self._rest = b""
         self._torn = False
@@ -45,7 +45,7 @@ class LineReader:
         self.dropped = 0
 
     def feed(self, data: bytes, *, now: float, room: int) -> list[str]:
-        """Return the lines that `data` completes, at most about `room`. `now` is monotonic, in seconds."""
+        """Return the lines that `data` completes, at most about `room`. `now` is in monotonic seconds."""
         self._budget.fill(now)
         data = self._mended(self._rest + data)
         kept: list[str] = []
@@ -78,22 +78,22 @@ class LineReader:
         self._skipped_bytes += skipped_bytes
 
     def pause(self, tail: bytes) -> list[str]:
-        """Return the last lines that were dropped before output paused, because they often say why it ended.
+        """Return the last lines that were dropped before output paused, because they often have the reason of a crash.
 
-        `tail` is the end of what was fed, from the beginning of a line.
+        `tail` is the end of the fed output, from the beginning of a line.
         """
         lines = self._complete(tail)[-min(self._unsaid, TAIL_LINES) :] if self._unsaid else []
         self._unsaid -= len(lines)
         return [*self.note(), *(self._text(line) for line in lines)]
 
     def end(self, tail: bytes) -> list[str]:
-        """Return the lines of `pause` and an unfinished line: output has ended."""
+        """Return the lines of `pause` and an unfinished last line, at the end of the output."""
         unfinished = [self._text(self._rest.removesuffix(b"\r"))] if self._rest else []
         self._rest = b""
         return [*self.pause(tail), *unfinished]
 
     def last_lines(self, tail: bytes) -> list[str]:
-        """Return the last lines of a text that begins with a line, masked and cut; an unfinished one too."""
+        """Return the last lines of `tail`, masked and cut, including an unfinished one. It must begin with a line."""
         lines = _LINE_END.split(tail)
         return [self._text(line) for line in (lines if lines[-1] else lines[:-1])[-TAIL_LINES:]]
 
@@ -102,7 +102,7 @@ class LineReader:
         return _LINE_END.split(tail.removesuffix(b"\r"))[:-1]  # after a CR an LF may follow
 
     def _mended(self, data: bytes) -> bytes:
-        """Without the rest of a line whose beginning was skipped: there may be the end of a secret."""
+        """Return the data without the rest of a line whose beginning was skipped: it may be part of a secret."""
         if not self._torn:
             return data
         end = _LINE_END.search(data)
@@ -110,14 +110,14 @@ class LineReader:
         return data[end.end() :] if end else b""
 
     def _drop(self, data: bytes, first: int) -> int:
-        """Count the complete lines from `first` on; where they end."""
+        """Count the complete lines from `first` on as dropped; return the index where they end."""
         last = len(data) - data.endswith(b"\r")
         breaks = data.count(b"\n", first, last) + data.count(b"\r", first, last) - data.count(b"\r\n", first, last)
         self._unsaid += breaks
         return max(data.rfind(b"\n", first, last), data.rfind(b"\r", first, last)) + 1
 
     def _shortened(self, rest: bytes) -> bytes:
-        """The beginning of an unfinished line, as much as its text needs; one byte more tells that there is more."""
+        """Return the part of an unfinished line that its text needs, and one byte more if the line is longer."""
         if len(rest) <= self._kept_bytes:
             return rest
         return rest[: self._kept_bytes + 1] + (b"\r" if rest.endswith(b"\r") else b"")

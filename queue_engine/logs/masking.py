@@ -1,4 +1,4 @@
-"""Lines that may be kept: plain text in which no secret is found."""
+"""Turn lines into plain text in which secrets are masked."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from urllib.parse import quote, quote_plus
 
 MIN_VALUE_CHARACTERS = 6
-"""A shorter value of an endpoint's variable is not masked: `true` and `8000` are no secrets, and are in many lines."""
+"""Minimum length of a masked value of an endpoint's variable: `true` and `8000` are in many lines, and not secret."""
 MIN_OWN_SECRET_CHARACTERS = 4
-"""The same for a secret of the engine, which is one for certain."""
+"""The same for secrets of the engine. It is lower, because these are certainly secrets."""
 MASK = "***"
 
-# ECMA-48: control sequences; strings up to their terminator; other escape sequences. Also in their one-byte form.
+# ECMA-48: control sequences; strings up to their terminator; other escape sequences; also in their one-byte form.
 _ESCAPES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"
     r"|(?:\x1b[PX\]^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"
@@ -25,7 +25,10 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 
 
 def cleaned(line: bytes) -> str:
-    """Plain text: without escape sequences, other control characters but the tab as `\\x07`, bad UTF-8 as `\ufffd`."""
+    """Return the line as plain text.
+
+    Escape sequences are removed. Control characters except the tab become `\\x07`, and invalid UTF-8 becomes `\ufffd`.
+    """
     text = line.decode("utf-8", "replace")
     if text.isprintable():
         return text
@@ -33,9 +36,9 @@ def cleaned(line: bytes) -> str:
 
 
 class Secrets:
-    """Values that must not be in a log, with the ways in which they are commonly printed.
+    """Values that must not be in a log, with the encoded forms in which they are commonly printed.
 
-    `values` are those of the endpoint's variables, `own` the engine's secrets. A value of several lines is looked for
+    `values` are those of the endpoint's variables, `own` the engine's secrets. A value with several lines is masked
     line by line. `longest` is the number of characters of the longest form.
     """
 
@@ -46,7 +49,7 @@ class Secrets:
         self.longest = len(self._forms[0]) if self._forms else 0
 
     def masked(self, text: str) -> str:
-        """`text` with every secret in it as `***`, secrets that overlap as one."""
+        """Return `text` with `***` in place of every secret. Overlapping secrets are replaced together."""
         spans = sorted((at, at + len(form)) for form in self._forms for at in _places(form, text))
         if not spans:
             return text
@@ -59,7 +62,7 @@ class Secrets:
 
 
 def _forms(value: str, minimum: int) -> Iterable[str]:
-    """Yield what is looked for. Parts and forms with fewer than `minimum` characters would be found everywhere."""
+    """Yield the forms of a value, without those shorter than `minimum` characters, which would match everywhere."""
     texts = {value, *(line.strip() for line in re.split(r"[\r\n]+", value))}
     for text in texts:
         if len(text) >= minimum and not text.isspace():
@@ -69,10 +72,10 @@ def _forms(value: str, minimum: int) -> Iterable[str]:
 
 
 def _base64_forms(value: bytes) -> Iterable[str]:
-    """Yield the value in base64, alone and as a part of a longer text, such as `user:<value>` of Basic credentials.
+    """Yield the value in base64, alone and as part of a longer text, such as `user:<value>` of Basic credentials.
 
-    Base64 makes 4 characters of 3 bytes, so the characters depend on the place of the value modulo 3. For each of the
-    three, these are the characters that the value alone determines.
+    Base64 encodes 3 bytes as 4 characters, so the characters depend on the offset of the value modulo 3. For each of
+    the three offsets, the characters that depend only on the value are yielded.
     """
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         yield encode(value).decode().rstrip("=")

@@ -1,4 +1,4 @@
-"""`/metrics` for processes that have no web server of their own, and one's own metrics as a page."""
+"""The HTTP server of `/metrics` for processes that have no other web server."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 log = logging.getLogger(__name__)
 
 Page = Callable[[], bytes]
-"""Gives metrics in the Prometheus text format. Called in a thread of its own, several at once."""
+"""Function that returns metrics in the Prometheus text format. It is called from several threads at the same time."""
 MAX_REQUESTS = 32
-"""Requests that are served at once; a connection beyond is closed."""
+"""Maximum number of requests that are served at the same time. Further connections are closed."""
 REQUEST_SECONDS = 10.0
-"""Time limit for receiving a request, and another one for sending the response."""
+"""Timeout for receiving a request, and for sending the response."""
 
 
 def own_metrics(registry: CollectorRegistry) -> dict[str, Page]:
-    """Return the page `/metrics` with what `registry` has."""
+    """Return the page `/metrics` with the metrics of `registry`."""
     return {"/metrics": lambda: generate_latest(registry)}
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens there (on a free port for 0). Raises OSError when the port is taken."""
+    """Return a listening socket; port 0 means a free port. Raises OSError if the port is in use."""
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=32)
 
 
@@ -70,7 +70,7 @@ class _Server(ThreadingHTTPServer):
             self._free.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that leave or send no HTTP."""
+        """Do not log clients that disconnect or send data that is not HTTP."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        # `timeout` is for one read: a client that sends a byte now and then would hold its place for hours.
+        # Needed because `timeout` limits only a single read, so a slow client could keep its connection for hours.
         self._deadline = threading.Timer(REQUEST_SECONDS, self._give_up)
         self._deadline.daemon = True
         self._deadline.start()
@@ -119,4 +119,4 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Log no requests."""
+        """Do not log requests."""

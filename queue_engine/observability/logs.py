@@ -1,4 +1,4 @@
-"""Logging: one JSON object a line on standard error."""
+"""Logging as JSON lines on standard error."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "ta
 
 
 class JsonFormatter(logging.Formatter):
-    """Time (UTC), level, process role, message, and whatever was passed as `extra`."""
+    """Formats a record as a JSON object: time (UTC), level, process role, message, and the fields of `extra`."""
 
     def __init__(self, role: str) -> None:
         super().__init__()

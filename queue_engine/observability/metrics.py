@@ -1,13 +1,12 @@
-"""All Prometheus metrics of the engine and of the agent, and which process exports which.
+"""All Prometheus metrics of the engine and of the agent, and the processes that export each of them.
 
-docs/operations/metrics.md explains them to the operator. Base units; `_total` only on counters; timestamps instead of
-ages; label values from closed sets, never an id, a URL or a tenant; only the metrics of single endpoints, which are off
-by default, have the ids of a limited number of endpoints.
+docs/operations/metrics.md explains them to operators. Rules: base units; `_total` only on counters; timestamps instead
+of ages; label values from closed sets, never an id, a URL or a tenant. The exception are the metrics of single
+endpoints, which are off by default and have the ids of a limited number of endpoints.
 
-A metric belongs to the roles that keep it, and `registry_of` gives a process the metrics of its role only: a gauge that
-a process does not keep would be exported as 0, and an alert on it would always fire. The label values that a role can
-count are declared with it, so that its counters begin at 0: Prometheus does not see the first increment of a series
-that begins with it.
+Each metric has the roles that maintain it, and `registry_of` returns only the metrics of a role: a gauge that a process
+does not maintain would be exported as 0, and an alert on it would always fire. The label values that a role counts are
+declared with the metric, so that its counters begin at 0: Prometheus misses the increment that creates a series.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call] # twice the series, a
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LONG = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600, 14400, 86400)
 FIGURES_SECONDS = 30.0
-"""Figures that could not be read for so long are not exported any longer."""
+"""Time after which figures that could not be read are no longer exported."""
 
 
 class Role(StrEnum):
@@ -51,10 +50,10 @@ class Role(StrEnum):
 
 
 class Figures(Collector):
-    """A gauge that is only exported when it has a value, and not when that is older than `good_seconds`.
+    """A gauge that is exported only while it has a value that is not older than `good_seconds`.
 
-    A Gauge of prometheus_client exports 0 before it is set, and its last value forever. `label` is the name of its one
-    label, if it has one. `set` replaces all values. Safe to call from several threads.
+    A Gauge of prometheus_client would export 0 before it is set, and then its last value forever. `label` is the name
+    of its only label, if it has one. `set` replaces all values. Safe to call from several threads.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Figures(Collector):
         self._values: tuple[float, dict[str, float]] = (0.0, {})
 
     def set(self, values: float | Mapping[str, float]) -> None:
-        """Replace the values: one, or one for each value of the label."""
+        """Replace all values with a single one, or with one for each value of the label."""
         found = dict(values) if isinstance(values, Mapping) else {"": values}
         self._values = (self._monotonic(), found)
 
@@ -86,7 +85,7 @@ class Figures(Collector):
         self.set(self._values[1] | {label_value: value})
 
     def remove(self, label_value: str) -> None:
-        """Export this value no longer. Does nothing when there is none."""
+        """Stop exporting this value. Does nothing if there is none."""
         self.set({name: value for name, value in self._values[1].items() if name != label_value})
 
     def collect(self) -> Iterable[GaugeMetricFamily]:
@@ -108,13 +107,13 @@ _ALL: dict[Role, tuple[str, ...]] = dict.fromkeys(Role, ())
 
 
 def _export(metric: Collector, by: Mapping[Role, tuple[str, ...]]) -> None:
-    """Let these roles export `metric`, each with the values of its label that it begins with."""
+    """Have these roles export `metric`, each with its initial label values."""
     for role, values in by.items():
         _exports[role][metric] = values
 
 
 def registry_of(role: Role) -> CollectorRegistry:
-    """Return a registry with the metrics of this role, and with those of its process: memory, descriptors, start."""
+    """Return a registry with the metrics of this role and of its process: memory, descriptors, start time."""
     registry = CollectorRegistry()
     for metric, begin_with in _exports[role].items():
         if isinstance(metric, Counter):
@@ -279,9 +278,9 @@ build_info = _gauge("queue_engine_build_info", "Always 1; what runs", ["version"
 
 
 class StoreCalls:
-    """The metrics of the calls of one script. `labels()` costs more than the counting itself, so its results are kept.
+    """The metrics of the calls of one script. The results of `labels()` are kept, because it is slower than counting.
 
-    The error counter of a script begins at 0 with its first call.
+    The error counter of a script is exported as 0 from its first call.
     """
 
     def __init__(self, op: str) -> None:
@@ -295,6 +294,6 @@ class StoreCalls:
 
 
 def note_build(store: str) -> None:
-    """Say in the metrics what runs; `store` is the server's name and version, such as `valkey 9.1.2`."""
+    """Set the build info metric. `store` is the server's name and version, such as `valkey 9.1.2`."""
     build_info.clear()
     build_info.labels(version=__version__, python=platform.python_version(), store=store).set(1)

@@ -1,13 +1,13 @@
-"""What a process logs while the store is away: one line when it begins, one when it is over.
+"""The log lines about an outage of the store: one when it begins, and one when it is over.
 
-Many loops and tasks meet the same outage, and each of them retries. They say so here instead of logging by themselves:
+Many loops and tasks retry during the same outage. They report to this module instead of logging each failure:
 
     20:11:03 WARNING the store is away: it cannot be reached   {"what": "heartbeats"}
     20:11:25 WARNING the store is back                         {"seconds": 21.4, "failed_calls": 312, "calls": {…}}
 
-An outage is over when every caller that has met it has succeeded again. That is awaited for SETTLE_SECONDS, so that
-callers which recover one after the other, or fail in turns, make one outage and not many. A caller that has not called
-for SILENT_SECONDS is forgotten: another process may do its work by now.
+An outage is over when every caller that has failed has succeeded again. The end is logged after another SETTLE_SECONDS,
+so that callers which recover or fail one after the other make a single outage. A caller that has not called for
+SILENT_SECONDS is ignored, because another process may have taken over its work.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ log = logging.getLogger(__name__)
 SETTLE_SECONDS = 1.0
 SILENT_SECONDS = 60.0
 MAX_REASONS = 8
-"""Reasons of one outage that are logged, each of them once."""
+"""Maximum number of reasons of an outage that are logged, each of them once."""
 
 
 @dataclass
 class _Outage:
-    """Times by the monotonic clock."""
+    """An outage. Times are monotonic."""
 
     loop: asyncio.AbstractEventLoop
     began: float
     ended: float = 0.0
-    """When a call was last refused, or served again."""
+    """Time of the latest failure, or success after a failure."""
     served: bool = False
-    """The latest call was served."""
+    """True if the latest call has succeeded."""
     reasons: list[str] = field(default_factory=list)
     calls: Counter[str] = field(default_factory=Counter)
     callers: dict[Hashable, float] = field(default_factory=dict)
-    """Those that have failed and not been served since, with the time."""
+    """Callers that have failed and not succeeded since, with the time of the failure."""
 
 
 class Outages:
-    """The outages of one service that this process needs, one after the other."""
+    """The outages of a service that this process depends on."""
 
     def __init__(self, service: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._service = service
@@ -54,11 +54,11 @@ class Outages:
 
     @property
     def goes_on(self) -> bool:
-        """An outage that has not ended. May be read by another thread."""
+        """True while there is an outage. May be read from another thread."""
         return self._outage is not None
 
     def failed(self, caller: Hashable, what: str, reason: str) -> None:
-        """Note a failed call. `caller` has failed until it is given to `succeeded` or `left`; `what` names its work."""
+        """Note a failed call. `caller` counts as failed until `succeeded` or `left`; `what` names its work."""
         outage = self._current()
         outage.calls[what] += 1
         outage.callers[caller] = outage.ended = self._monotonic()
@@ -70,7 +70,7 @@ class Outages:
         self._look_in(outage, SILENT_SECONDS)
 
     def succeeded(self, caller: Hashable) -> None:
-        """Note that `caller` is served again. Does nothing for one that has not failed."""
+        """Note that a call of `caller` has succeeded. Does nothing if it has not failed before."""
         outage = self._outage
         if outage is not None and outage.callers.pop(caller, None) is not None:
             outage.ended = self._monotonic()
@@ -78,13 +78,13 @@ class Outages:
             self._look_in(outage, SETTLE_SECONDS)
 
     def left(self, caller: Hashable) -> None:
-        """Note that `caller` has ended without being served: that says nothing of the service."""
+        """Note that `caller` has ended without success, so that the outage no longer waits for it."""
         outage = self._outage
         if outage is not None and outage.callers.pop(caller, None) is not None:
             self._look_in(outage, SETTLE_SECONDS)
 
     def _current(self) -> _Outage:
-        """Return the outage that goes on, or a new one; that of another event loop has ended with it."""
+        """Return the current outage, or a new one. An outage of another event loop has ended with that loop."""
         loop = asyncio.get_running_loop()
         if self._outage is None or self._outage.loop is not loop:
             self._outage = _Outage(loop, self._monotonic())
@@ -97,7 +97,7 @@ class Outages:
             self._timer = outage.loop.call_later(seconds, self._look, outage)
 
     def _look(self, outage: _Outage) -> None:
-        """End the outage when no caller waits any longer."""
+        """End the outage if no caller waits."""
         heard_after = self._monotonic() - SILENT_SECONDS
         outage.callers = {caller: at for caller, at in outage.callers.items() if at > heard_after}
         if outage.callers:
@@ -110,4 +110,4 @@ class Outages:
 
 
 STORE = Outages("the store")
-"""The store's outages, as this process has met them. One for a process, as its log is."""
+"""The outages of the store in this process. There is one instance per process, because there is one log."""

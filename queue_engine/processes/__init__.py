@@ -1,1 +1,1 @@
-"""Child processes and this one: start, watch, end, standard files."""
+"""Tools for processes: start, watch and end child processes, and this process's signals and standard files."""

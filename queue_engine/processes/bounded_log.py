@@ -1,9 +1,8 @@
-"""A log file that child processes write to directly, kept under a limit.
+"""A log file of limited size, to which child processes write directly.
 
-The child gets the file itself, not a pipe: it never waits for a reader, and it can go on writing while its parent
-hangs or is dead. The file is opened for appending, so it can be cut while the child writes: the next line goes to the
-new end.
-Lines that are written in the middle of a cut may be lost.
+A child writes to the file and not to a pipe, so that it never waits for a reader and can write while its parent hangs
+or is dead. The file is opened for appending, so it can be truncated while the child writes: the next line is written at
+the new end. Lines that are written during a truncation may be lost.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ logger = logging.getLogger(__name__)
 
 
 class BoundedLog:
-    """At most two files: `path`, and `path` + `.1` with what was there before.
+    """At most two files: `path`, and `path` + `.1` with the older lines.
 
-    `.1` is never above `limit_bytes`; `path` is above it only by what is written between two calls of `trim`.
+    `.1` is never larger than `limit_bytes`; `path` exceeds it only by the bytes written between two calls of `trim`.
     """
 
     def __init__(self, path: Path, *, limit_bytes: int = LIMIT_BYTES) -> None:
@@ -32,13 +31,13 @@ class BoundedLog:
         self._limit_bytes = limit_bytes
 
     def open(self) -> int:
-        """A new descriptor to write to; the caller closes it. Makes the directory. Raises OSError."""
+        """Return a new descriptor to write to; the caller closes it. Creates the directory. Raises OSError."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         return os.open(self.path, flags, 0o600)
 
     def trim(self) -> None:
-        """Cut the file if it is above the limit. Never raises: a full disk must not end what writes the log."""
+        """Truncate the file if it exceeds the limit. Never raises, so that a full disk does not end the caller."""
         try:
             if self.path.stat().st_size > self._limit_bytes:
                 self._cut()
@@ -48,7 +47,10 @@ class BoundedLog:
             logger.warning("log %s cannot be kept under its limit: %s", self.path, error)
 
     def last_lines(self, count: int = LAST_LINES) -> tuple[str, ...]:
-        """The newest complete or last lines, of the last 16 KiB and 1000 characters each; none when unreadable."""
+        """Return the newest lines of the last 16 KiB, at most 1000 characters each; none if the file is unreadable.
+
+        The last line may be incomplete.
+        """
         text = (_tail(self._older) + _tail(self.path))[-_TAIL_BYTES:].decode("utf-8", "replace")
         lines = [line.rstrip("\r")[:_LINE_CHARACTERS] for line in text.split("\n")]
         return tuple(line for line in lines if line)[-count:]
@@ -64,7 +66,7 @@ class BoundedLog:
                 log.seek(-self._limit_bytes, os.SEEK_END)
                 self._keep(log.read(self._limit_bytes))
             finally:
-                # Also when the copy failed: the disk may be full because of this very file.
+                # Even if the copy failed, because the disk may be full due to this file.
                 log.truncate(0)
 
     def _keep(self, end: bytes) -> None:

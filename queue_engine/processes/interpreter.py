@@ -1,8 +1,8 @@
-"""How the interpreter loads the engine: without the current folder on its path, and without collecting garbage.
+"""Load the engine without the current folder on the import path, and without garbage collection.
 
-A stray `orjson.py` in the current folder would run inside the engine. `python -m` puts that folder first on the path,
-and an empty element of PYTHONPATH stands for it too. This module imports nothing that is not loaded already, because it
-runs before the path is safe.
+A file such as `orjson.py` in the current folder must not run inside the engine. `python -m` puts that folder first on
+the path, and an empty element of PYTHONPATH means the same folder. This module runs before the path is safe, so it
+imports only modules that are already loaded.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ def python_command(module: str, *arguments: str) -> tuple[str, ...]:
 
 
 def python_path(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the PYTHONPATH that a child process gets: the operator's, without the elements that are empty."""
+    """Return the PYTHONPATH of a child process: the operator's, without empty elements."""
     elements = [element for element in environment.get("PYTHONPATH", "").split(os.pathsep) if element]
     return {"PYTHONPATH": os.pathsep.join(elements)} if elements else {}
 
 
 def leave_current_folder(main_file: str) -> None:
-    """Take the current folder off the path, unless it holds the code of `main_file` or the given PYTHONPATH names it.
+    """Remove the current folder from the path, unless it has the code of `main_file` or is in PYTHONPATH.
 
-    Only what comes before the standard library is looked at: what is behind it was installed there.
+    Only the part of the path before the standard library is changed. The rest are folders of installed packages.
     """
     try:
         here = os.getcwd()
-    except OSError:  # deleted: nothing can lie in it
+    except OSError:  # the folder was deleted, so it has no files
         return
     code = os.path.dirname(os.path.dirname(os.path.abspath(main_file)))
     named = python_path(os.environ).get("PYTHONPATH", "").split(os.pathsep)
@@ -43,10 +43,10 @@ def leave_current_folder(main_file: str) -> None:
 
 
 class Loading:
-    """Collect no garbage while the block imports, and never look again at what it has loaded.
+    """Disable garbage collection while the block imports, and exclude the loaded modules from later collections.
 
-    Modules stay until the process ends, so that collections during and after their import find nothing: they take a
-    quarter of the processor time of a start, and most of the time of an end.
+    Modules are never freed, so collecting them is useless. It takes a quarter of the CPU time of a start, and most of
+    the time of an exit.
     """
 
     def __enter__(self) -> None:

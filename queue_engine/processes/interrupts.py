@@ -1,7 +1,7 @@
-"""Ctrl-C before a command has its own handler, and after: the process ends with status 130 and without a message.
+"""End the process with status 130 and without a message on Ctrl-C, while a command has no handler of its own.
 
 Imports take half a second. Python's own handler would end them with a traceback, and an exception that a handler raises
-may be lost in a callback of the import system. Nothing has been started by then, so the process exits at once.
+may be lost in a callback of the import system. No work has begun during the imports, so the process exits at once.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from types import FrameType
 
 
 def exit_on_interrupt() -> None:
-    """Exit at once on SIGINT, unless it is ignored, as for a background job of a shell."""
+    """Exit at once on SIGINT, unless the signal is ignored, as in a background job of a shell."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
 @contextmanager
 def raised_interrupts() -> Iterator[None]:
-    """Raise KeyboardInterrupt on SIGINT in the block, which can clean up."""
+    """Raise KeyboardInterrupt on SIGINT in the block, so that the block can clean up."""
     if signal.getsignal(signal.SIGINT) is not _exit:
         yield
         return

@@ -1,8 +1,8 @@
-"""A pipe by which children notice that their parent has died, however it died.
+"""A pipe with which children notice that their parent has died, even by SIGKILL.
 
-The parent holds the writing end and never writes; children inherit the reading end. When the parent ends, even by
-SIGKILL, the kernel closes the writing end and every reader sees the end of the file. (Linux has PR_SET_PDEATHSIG for
-this, but it is sent when the parent's *thread* ends.)
+The parent keeps the write end open and never writes; children inherit the read end. When the parent ends, the kernel
+closes the write end and every reader gets an end-of-file. (Linux has PR_SET_PDEATHSIG for this, but it is sent when the
+parent's *thread* ends.)
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ import stat
 from collections.abc import Callable
 
 LIFELINE_VARIABLE = "QUEUE_ENGINE_LIFELINE_FD"
-"""The environment variable that tells a supervised child its reading end."""
+"""The environment variable with the descriptor of the read end, for supervised children."""
 
 
 class Lifeline:
-    """The parent's side. Hand `fd` to children (`pass_fds`); keep the object as long as they shall live."""
+    """The parent's side. Pass `fd` to children (`pass_fds`), and keep the object as long as they should live."""
 
     def __init__(self) -> None:
-        # Neither end is inherited unless it is handed out, so no child keeps the writing end open.
+        # Neither end is inherited by default, so that no child keeps the write end open.
         self._read_end, self._write_end = os.pipe()
         self._closed = False
 
     @property
     def fd(self) -> int:
-        """The reading end."""
+        """The descriptor of the read end."""
         return self._read_end
 
     def close(self) -> None:
-        """Children see the end of the file now. Safe to call twice."""
+        """Close the pipe, so that children get an end-of-file. Safe to call twice."""
         if not self._closed:
             self._closed = True
             os.close(self._write_end)
@@ -38,10 +38,10 @@ class Lifeline:
 
 
 def watch_lifeline(fd: int, lost: Callable[[], None]) -> Callable[[], None]:
-    """The child's side: `lost` is called once, in the running event loop, when the parent has died.
+    """Call `lost` once, in the running event loop, when the parent has died. For the child's side.
 
-    Returns a function that ends the watch; it is safe to call twice. The descriptor is kept from this process's own
-    children. Raises ValueError when `fd` is not an open pipe.
+    Returns a function that ends the watch; it is safe to call twice. This process's own children do not inherit the
+    descriptor. Raises ValueError if `fd` is not an open pipe.
     """
     _check_is_pipe(fd)
     os.set_inheritable(fd, False)
@@ -55,7 +55,7 @@ def watch_lifeline(fd: int, lost: Callable[[], None]) -> Callable[[], None]:
         end()
         lost()
 
-    # Nothing is ever written: readable means the end of the file.
+    # The pipe is never written to, so readable means end-of-file.
     loop.add_reader(fd, at_end_of_file)
     return end
 

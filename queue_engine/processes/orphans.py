@@ -1,11 +1,11 @@
-"""Processes whose parent has died: adopted, and ended or reaped.
+"""Adopt processes whose parent has died, and end or reap them.
 
-A process that has left its group, its session and its environment can still not leave its ancestors: with
-`become_subreaper`, whatever our children start becomes our child when its parent dies. So a child that we did not start
-is an orphan. Only direct children are signalled: their numbers cannot be used again before we have reaped them, and
-what they leave behind becomes our child in turn.
+A process can leave its group and session and change its environment, but it cannot leave its ancestors: after
+`become_subreaper`, each descendant becomes a child of this process when its parent dies. So a child that this process
+did not start is an orphan. Only direct children are signalled, because a process id cannot be reused before the child
+is reaped. The children of an ended orphan become orphans in turn.
 
-Linux only. Elsewhere orphans belong to the system's process 1, and these functions find none.
+Linux only. On other systems orphans become children of process 1, and these functions find none.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from typing import NamedTuple
 _PR_SET_CHILD_SUBREAPER = 36
 _GIVE_UP_SECONDS = 10.0
 _PASSES_IN_A_ROW = 200
-"""Without letting other work of this process run in between: a program that forks and exits without a pause is
-caught by being faster."""
+"""Number of consecutive passes without running other work of this process. They must be faster than a program that
+forks and exits in a loop."""
 _PAUSE_SECONDS = 0.01
 
 logger = logging.getLogger(__name__)
 
 Keep = Callable[[int], bool]
-"""Whether a child with this number is left alone: one that was started by us, or one that ends by itself."""
+"""Function that returns True if the child with this process id is not touched: this process has started it, or it may
+end without being killed."""
 
 
 def become_subreaper() -> bool:
-    """Adopt the orphans of all our descendants from now on; return whether the system can."""
+    """Adopt the orphans of all descendants from now on; return True if the system supports it."""
     if sys.platform != "linux":
         return False
     return bool(ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 def children() -> list[int]:
-    """Return the numbers of this process's children, zombies too; none where the system does not list them."""
+    """Return the ids of this process's children, including zombies; none if the system does not list them."""
     found: list[int] = []
     with suppress(OSError):
         for thread in os.listdir("/proc/self/task"):
@@ -52,10 +53,11 @@ def children() -> list[int]:
 
 
 async def child_ended() -> None:
-    """Return when a child of this process has ended and is not reaped yet; at once when there is no child.
+    """Wait until a child of this process has ended and is not reaped yet. Return at once if there is no child.
 
-    A thread of the loop's executor waits: uvloop keeps SIGCHLD to itself. It ends with the next child that ends. Where
-    the system cannot wait without reaping, this waits forever: orphans are not ours there.
+    A thread of the loop's executor waits, because uvloop handles SIGCHLD itself. The thread continues after a
+    cancellation, until the next child ends. On systems other than Linux this waits forever, because orphans are not
+    adopted there.
     """
     if sys.platform != "linux":
         await asyncio.Event().wait()
@@ -64,14 +66,15 @@ async def child_ended() -> None:
 
 
 def reap_orphans(keep: Keep) -> list[int]:
-    """Reap the orphans that have ended; return those that live. Call it from the thread that starts processes."""
+    """Reap the orphans that have ended; return those that run. Call it from the thread that starts processes."""
     return [pid for pid in children() if not keep(pid) and not _is_reaped(pid)]
 
 
 async def end_orphans(keep: Keep) -> None:
-    """SIGKILL all orphans, and what they leave behind, until none lives; log an error when that takes too long.
+    """Kill all orphans, and the orphans that they leave, until none lives; log an error if that takes too long.
 
-    Call it from the event loop that starts processes, so that a child that is just being started is not mistaken.
+    Call it from the event loop that starts processes, so that a child which is just being started is not treated as an
+    orphan.
     """
     clock = asyncio.get_running_loop().time
     deadline = clock() + _GIVE_UP_SECONDS
@@ -83,11 +86,11 @@ async def end_orphans(keep: Keep) -> None:
 
 
 class _Left(NamedTuple):
-    """Orphans after a pass."""
+    """The orphans that remain after a pass."""
 
     alive: set[int]
     reaped: bool
-    """The pass has reaped an orphan. It may have left a child that was adopted after the pass had listed orphans."""
+    """True if the pass has reaped an orphan. Its children may have been adopted after the pass had listed orphans."""
 
     @property
     def none(self) -> bool:
@@ -95,7 +98,7 @@ class _Left(NamedTuple):
 
 
 def _kill_orphans(keep: Keep) -> _Left:
-    """Kill until no new orphan appears; return what the last pass left."""
+    """Kill orphans until no new one appears; return the result of the last pass."""
     killed: set[int] = set()
     left = _Left(set(), reaped=False)
     for _ in range(_PASSES_IN_A_ROW):
@@ -114,7 +117,7 @@ def _kill(pid: int) -> None:
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, signal.SIGKILL)
         group = os.getpgid(pid)
-        # Of its own group's members too, at once: but ours may have it as a member.
+        # Kill its group at once too, but only if it is the leader, because it may be a member of this process's group.
         if group == pid:
             os.killpg(group, signal.SIGKILL)
 

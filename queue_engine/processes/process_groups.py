@@ -1,4 +1,4 @@
-"""Child processes that lead a process group of their own, so that they end with all they have started."""
+"""Child processes that lead their own process group, so that they end together with the processes they start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PASSED_ON = (
     *("PATH", "HOME", "USER", "LOGNAME", "TMPDIR", "TZ", "LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE"),
     *("VIRTUAL_ENV", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "CUDA_HOME", "CUDA_VISIBLE_DEVICES"),
 )
-"""The variables that children get from this process's environment: where things are, and nothing secret."""
+"""The variables that children get from this process's environment: locations and locale, but no secrets."""
 
 _HAS_PROC: bool = sys.platform == "linux"
 _TRIM_SECONDS = 1.0
@@ -30,21 +30,21 @@ _POLL_SECONDS = 0.01
 _GIVE_UP_SECONDS = 10.0
 
 _leaders: set[int] = set()
-"""Leaders that were started and not reaped yet."""
+"""Process ids of the leaders that were started and not reaped yet."""
 
 logger = logging.getLogger(__name__)
 
 
 def is_leader(pid: int) -> bool:
-    """Return whether this process has started `pid` as the leader of a group."""
+    """Return True if this process has started `pid` as the leader of a group."""
     return pid in _leaders
 
 
 class ProcessGroup:
-    """One child process, the leader, and all that it starts without leaving its group.
+    """A child process, the leader, and all processes that it starts in its group.
 
-    When the leader ends, for whatever reason, the rest of the group is killed. The group has no terminal, so a
-    terminal's Ctrl-C does not reach it. Use it from the event loop that it was started in.
+    When the leader ends for any reason, the rest of the group is killed. The group has no terminal, so a terminal's
+    Ctrl-C does not reach it. Use it in the event loop in which it was started.
     """
 
     def __init__(self, leader: subprocess.Popen[bytes], log: BoundedLog | None) -> None:
@@ -62,10 +62,10 @@ class ProcessGroup:
         inherited_fds: Collection[int] = (),
         umask: int = -1,
     ) -> Self:
-        """Start `command` with exactly `environment`, and with no open file but `inherited_fds` and its output.
+        """Start `command` with exactly `environment`, and with no open files except `inherited_fds` and its output.
 
-        Its output goes to `log`, which is kept under its limit, or to this process's own. Raises OSError when it cannot
-        be executed, ValueError when an argument or a variable holds what the system cannot pass on.
+        Its output is written to `log`, which is kept under its limit, or to this process's own output. Raises OSError
+        if the command cannot be executed, and ValueError if an argument or a variable has invalid characters.
         """
         output = log.open() if log is not None else None
         try:
@@ -86,25 +86,25 @@ class ProcessGroup:
 
     @property
     def pid(self) -> int:
-        """The leader's process id, and the group's."""
+        """The process id of the leader, which is also the id of the group."""
         return self._leader.pid
 
     def terminate(self) -> None:
-        """Ask the leader, and only it, to end (SIGTERM). Does nothing once it has ended."""
+        """Send SIGTERM to the leader only. Does nothing after it has ended."""
         if self._leader.returncode is None:
             os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """End the whole group at once (SIGKILL). Does nothing once the leader has ended."""
+        """Send SIGKILL to the whole group. Does nothing after the leader has ended."""
         if self._leader.returncode is None:
             _signal_group(self.pid, signal.SIGKILL)
 
     async def wait(self) -> int:
-        """Wait until nothing of the group is left. The leader's exit status; a signal that ended it is negative."""
+        """Wait until the whole group has ended; return the leader's exit status, negative if a signal ended it."""
         return await asyncio.shield(self._end)
 
     async def ended_within(self, seconds: float) -> bool:
-        """Whether nothing of the group is left after at most that time."""
+        """Wait at most that time, and return True if the whole group has ended."""
         done, _ = await asyncio.wait({self._end}, timeout=seconds)
         return bool(done)
 
@@ -113,8 +113,8 @@ class ProcessGroup:
         while not (await asyncio.wait({exited}, timeout=_TRIM_SECONDS))[0]:
             if log is not None:
                 log.trim()
-        # The leader is not reaped yet, so no other group can have got its number. One signal is enough: the kernel
-        # lets no member fork past it.
+        # The leader is not reaped yet, so its id cannot belong to another group. A single signal is enough, because
+        # the kernel does not let a member fork while a signal is pending.
         _signal_group(self.pid, signal.SIGKILL)
         status = self._leader.wait()
         _leaders.discard(self.pid)
@@ -135,7 +135,7 @@ def exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[None]:
 
     def wait() -> None:
         _wait_without_reaping(process)
-        with suppress(RuntimeError):  # the loop is closed: no task waits any more
+        with suppress(RuntimeError):  # the loop is closed, so no task waits
             loop.call_soon_threadsafe(resolve)
 
     threading.Thread(target=wait, name=f"wait-{process.pid}", daemon=True).start()
@@ -143,22 +143,22 @@ def exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[None]:
 
 
 def describe_exit(what: str, status: int) -> str:
-    """`agent exited with status 3`, or `agent killed by signal 9` for a negative status."""
+    """Return, for example, `agent exited with status 3`, or `agent killed by signal 9` for a negative status."""
     return f"{what} exited with status {status}" if status >= 0 else f"{what} killed by signal {-status}"
 
 
 def passed_on(environment: Mapping[str, str]) -> dict[str, str]:
-    """What of `environment` children get: the variables in PASSED_ON."""
+    """Return the variables of `environment` that children get: those in PASSED_ON."""
     return {name: environment[name] for name in PASSED_ON if name in environment}
 
 
 def birth_of(pid: int) -> str | None:
-    """What tells the process from every other one that has had or will get its number, on this boot of the machine.
+    """Return the start time of the process, which distinguishes it from others with the same id since boot.
 
-    None when there is no such process; a zombie is none.
+    Return None if there is no such process, or it is a zombie.
     """
     if _HAS_PROC:
-        # Ticks since boot: unlike a time of day it does not move when the clock is set. See proc_pid_stat(5).
+        # Ticks since boot, because a time of day would change when the clock is set. See proc_pid_stat(5).
         try:
             fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         except OSError:
@@ -172,7 +172,7 @@ def birth_of(pid: int) -> str | None:
 
 
 def own_processes() -> Iterator[psutil.Process]:
-    """The processes of this user, without this one."""
+    """Yield the processes of this user, except this one."""
     for pid in psutil.pids():
         with suppress(psutil.Error):
             process = psutil.Process(pid)
@@ -181,7 +181,7 @@ def own_processes() -> Iterator[psutil.Process]:
 
 
 def processes_with(marks: Mapping[str, str]) -> list[tuple[psutil.Process, Mapping[str, str]]]:
-    """This user's processes that were started with all of `marks` in their environment, and that environment."""
+    """Return this user's processes that were started with all `marks` in their environment, with that environment."""
     found: list[tuple[psutil.Process, Mapping[str, str]]] = []
     for process in own_processes():
         with suppress(psutil.Error, OSError):
@@ -192,12 +192,12 @@ def processes_with(marks: Mapping[str, str]) -> list[tuple[psutil.Process, Mappi
 
 
 async def kill_processes_with(marks: Mapping[str, str]) -> None:
-    """SIGKILL this user's processes with `marks`, those that have left their group too; wait until they have ended.
+    """Kill this user's processes with `marks`, even those that have left their group; wait until they have ended.
 
-    They must be orphans, not children that we have started. Logs an error and returns when it takes too long.
+    They must be orphans, not children that this process has started. Logs an error and returns if it takes too long.
     """
     deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
-    # What is ending loses its environment before its open files.
+    # Remembered, because an ending process loses its environment before its open files.
     killed: dict[int, str | None] = {}
     while (found := await asyncio.to_thread(processes_with, marks)) or _any_lives(killed):
         for process, _ in found:
@@ -213,7 +213,7 @@ async def kill_processes_with(marks: Mapping[str, str]) -> None:
 
 
 async def end_processes(processes: Collection[psutil.Process], grace_seconds: float) -> None:
-    """SIGTERM to processes that others have started, SIGKILL after the grace; wait until they have ended."""
+    """Send SIGTERM to processes that are not children, and SIGKILL after the grace period; wait until they end."""
     births = {process.pid: birth_of(process.pid) for process in processes}
     for end, patience in ((psutil.Process.terminate, grace_seconds), (psutil.Process.kill, _GIVE_UP_SECONDS)):
         for process in processes:
@@ -225,9 +225,9 @@ async def end_processes(processes: Collection[psutil.Process], grace_seconds: fl
 
 
 def kill_group_of(process: psutil.Process) -> int | None:
-    """SIGKILL the group that `process`, a stranger's child, is in; returns its number.
+    """Kill the process group of `process`, which is not a child of this process; return the group's id.
 
-    Does nothing and returns None when the process has ended or is in this process's own group.
+    Does nothing and returns None if the process has ended or is in this process's own group.
     """
     group = _group_of(process.pid)
     if group is None or group == os.getpgrp() or not process.is_running():
@@ -237,7 +237,7 @@ def kill_group_of(process: psutil.Process) -> int | None:
 
 
 async def wait_for_group(group: int) -> None:
-    """Wait until a killed group has no member left but zombies; logs an error and returns when that takes too long."""
+    """Wait until a killed group has no members except zombies; log an error and return if that takes too long."""
     deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
     while _group_lives(group):
         if asyncio.get_running_loop().time() > deadline:
@@ -248,9 +248,9 @@ async def wait_for_group(group: int) -> None:
 
 
 def end_own_group() -> None:
-    """The last act of a group's leader: SIGKILL to all of the group, itself too.
+    """Kill this process's whole group, including itself.
 
-    Does nothing in a process that does not lead its group: what else is in there is not its own.
+    Does nothing if this process does not lead its group, because the other members are then not its own.
     """
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
@@ -269,7 +269,7 @@ def _wait_without_reaping(leader: subprocess.Popen[bytes]) -> None:
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:
-    # macOS says "not permitted" when there are only zombies.
+    # On macOS it fails with EPERM if there are only zombies.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(group, number)
 
@@ -279,7 +279,7 @@ def _group_lives(group: int) -> bool:
         os.killpg(group, 0)
     except (ProcessLookupError, PermissionError):
         return False
-    # It may be zombies only: orphans are reaped by the system's process 1, and that may take its time.
+    # Ignore zombies, because process 1 may reap orphans late.
     return any(_group_of(pid) == group and birth_of(pid) is not None for pid in psutil.pids())
 
 
@@ -291,9 +291,9 @@ def _group_of(pid: int) -> int | None:
 
 
 def _reap_adopted(pid_or_group: int) -> None:
-    """Reap orphans that became our children, as they do when this process is the system's process 1.
+    """Reap orphans that became children of this process, as happens if it is process 1 of a container.
 
-    A negative number means a group, as in waitpid(2). They must not be children that we have started.
+    A negative number means a group, as in waitpid(2). They must not be children that this process has started.
     """
     with suppress(ChildProcessError):
         while os.waitpid(pid_or_group, os.WNOHANG)[0]:

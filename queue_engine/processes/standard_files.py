@@ -1,8 +1,8 @@
-"""Standard files that cannot be written, read or used at all.
+"""Handle standard files that are closed or cannot be written.
 
-A command whose reader has closed the pipe, as in `… | head -1`, ends with status 0 and without a message. Without this,
-click ends such a command with status 1, and a follower that has nothing to print runs on unread. A command whose output
-goes to a full disk says so in a line and ends with status 1.
+A command whose reader has closed the pipe, as in `… | head -1`, ends with status 0 and without a message. Without this
+module, click would end such a command with status 1, and `--follow` would continue without a reader while there are no
+new lines. A command whose output goes to a full disk prints an error and ends with status 1.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
-"""Errors of a write that the program cannot avoid: no space, quota or size left, or a terminal that was closed."""
+"""Errors of a write that the program cannot prevent: the disk, quota or size limit is full, or the terminal closed."""
 
 
 @contextmanager
 def guarded_output(program: str) -> Iterator[None]:
-    """End the program in order when the block cannot write its output.
+    """End the program with a defined status if the block cannot write its output.
 
-    With status 0 when the pipe is closed, because its reader has all that it needs: click and rich have ended the
-    program with another status by then, while they handled the same error. With status 1 and a line that begins with
-    `program` when there is no space. A log on standard error that cannot be written changes no status. Standard files
-    that were closed from the start (`>&-`, as some daemons do) read and write nothing.
+    If the pipe is closed, the status is 0, because its reader has all that it needs; click and rich would use another
+    status for the same error. If there is no space, the status is 1, with an error line that begins with `program`. A
+    log on standard error that cannot be written does not change the status. Standard files that were closed from the
+    start (`>&-`, as some daemons do) are replaced with the null device.
     """
     _open_missing_files()
     try:
@@ -49,12 +49,12 @@ def guarded_output(program: str) -> Iterator[None]:
 
 
 def _is_of_output(error: OSError) -> bool:
-    """Return whether a write has failed because of where it went. Errors with a file name are of other files."""
+    """Return True if writing the output has failed. Errors with a file name are about other files."""
     return isinstance(error, BrokenPipeError) or (error.errno in _UNWRITABLE and error.filename is None)
 
 
 def _flush_error() -> OSError | None:
-    """Return why the rest of the output cannot be written, if it cannot; the interpreter would fail at its end."""
+    """Flush the output, and return the error if that fails, because the interpreter would fail at its exit."""
     try:
         sys.stdout.flush()
     except OSError as error:
@@ -75,20 +75,20 @@ def _end(program: str, error: OSError) -> NoReturn:
 
 
 def _open_missing_files() -> None:
-    """Open what is closed of the standard files, in the order of their descriptors, so that each gets its own."""
+    """Open closed standard files, in the order of their descriptors, so that each gets its own descriptor."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def pause_while_read(seconds: float) -> None:
-    """Wait. Raises BrokenPipeError as soon as standard output is a pipe that is read no longer."""
+    """Wait. Raises BrokenPipeError as soon as the reader of a piped standard output has closed the pipe."""
     pipe = _output_pipe()
     if pipe is None:
         threading.Event().wait(seconds)
         return
     waiting = select.poll()
-    waiting.register(pipe, 0)  # errors are reported without being asked for
+    waiting.register(pipe, 0)  # errors are always reported
     if waiting.poll(seconds * 1000):
         raise BrokenPipeError
 
@@ -97,13 +97,13 @@ def _output_pipe() -> int | None:
     try:
         fd = sys.stdout.fileno()
         mode = os.fstat(fd).st_mode
-    except (OSError, ValueError):  # no file, as in a test, or closed
+    except (OSError, ValueError):  # not a file, as in a test, or closed
         return None
     return fd if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) else None
 
 
 def _discard_output() -> None:
-    """Send what is still in the buffers nowhere, so that the interpreter does not fail to write it at its end."""
+    """Discard the buffered output, so that the interpreter does not fail to write it at its exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:

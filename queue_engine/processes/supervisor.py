@@ -1,4 +1,4 @@
-"""Keeps named child processes running: one that dies is started again, and all are stopped in order."""
+"""Keep named child processes running: restart those that die, and stop all in order."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from queue_engine.processes.orphans import end_orphans, reap_orphans
 from queue_engine.processes.process_groups import ProcessGroup, describe_exit, is_leader
 
 ORPHAN_POLL_SECONDS = 0.2
-"""Between looks whether orphans that may go on have ended; only while there are some."""
+"""Interval at which the supervisor checks if orphans that may continue have ended; only while there are some."""
 RESTART_BACKOFF = Backoff(0.2, 10.0)
 CALM_SECONDS = 30.0
-"""A program that has run this long has recovered: its next death counts as the first."""
+"""Running time after which the backoff of a program begins again with its shortest delay."""
 _PRIVATE_UMASK = 0o077
 
 logger = logging.getLogger(__name__)
 
 
 class ProgramError(Exception):
-    """A program cannot be started: the message names it and says why."""
+    """A program cannot be started. The message has its name and the reason."""
 
 
 @dataclass(frozen=True)
 class Program:
-    """One child process.
+    """A child process.
 
-    `environment` is all that it gets, besides the lifeline's variable. Its output goes to `log`, or to our own.
-    On stop it has `grace_seconds` between SIGTERM and SIGKILL.
+    It gets exactly `environment` and the lifeline's variable. Its output is written to `log`, or to this process's own
+    output. When stopped, it has `grace_seconds` between SIGTERM and SIGKILL.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Program:
 
 @dataclass(frozen=True)
 class ProgramState:
-    """What a program does now. `last_exit` says how it last died by itself; None when it never did."""
+    """The state of a program. `last_exit` describes its last unexpected exit; None if there was none."""
 
     pid: int | None
     restarts: int
@@ -53,7 +53,7 @@ class ProgramState:
 
 @dataclass(frozen=True)
 class ProgramExit:
-    """A program has died by itself, or could not be started again."""
+    """A program has exited unexpectedly, or could not be restarted."""
 
     name: str
     reason: str
@@ -61,28 +61,29 @@ class ProgramExit:
 
 
 def log_exit(end: ProgramExit) -> None:
-    """Say it in the log: the default of `Supervisor`."""
+    """Log the exit. The default `on_exit` of `Supervisor`."""
     logger.warning("%s; starting it again in %g s", end.reason, end.restart_in_seconds)
 
 
 @dataclass(frozen=True)
 class OrphanPolicy:
-    """Which orphans of a program that has died may end by themselves, and for how long."""
+    """The orphans of a dead program that are not killed at once, and their time limit."""
 
     may_go_on: Callable[[int], bool]
-    """Return whether the process with this id is left to end on its own. Must not raise."""
+    """Function that returns True if the process with this id may continue. Must not raise."""
     seconds: float
+    """Time after which they are killed."""
 
 
 class Supervisor:
-    """Runs programs, each in a process group of its own, which a terminal's Ctrl-C does not reach.
+    """Runs programs, each in its own process group, so that a terminal's Ctrl-C does not reach them.
 
-    A program that has died is started again after `backoff`, by its deaths in a row. Its group ends with it. Every
-    program inherits a lifeline (descriptor number in QUEUE_ENGINE_LIFELINE_FD): one that watches it notices when this
-    process has been killed. `on_exit` must not raise.
+    A program that has died is restarted after `backoff`, which grows with consecutive deaths. Its group ends with it.
+    Every program inherits a lifeline (descriptor in QUEUE_ENGINE_LIFELINE_FD), with which it can notice that this
+    process was killed. `on_exit` must not raise.
 
-    With `orphans` this process is a subreaper: what a program that has died leaves behind, in whatever group, is ended
-    too, but for those that end by themselves, while they may.
+    With `orphans`, this process must be a subreaper. Orphans of a dead program are killed, even if they have left its
+    group, except those that may continue by the policy.
     """
 
     def __init__(
@@ -103,9 +104,9 @@ class Supervisor:
         self._kept: dict[str, _Kept] = {}
 
     def start(self, program: Program) -> None:
-        """Start a program and keep it running. Raises ProgramError when it cannot be executed at all.
+        """Start a program and keep it running. Raises ProgramError if it cannot be executed.
 
-        Its name must not be in use by a program that runs. Needs a running event loop.
+        Its name must not be in use by a running program. Needs a running event loop.
         """
         if program.name in self._kept:
             raise ProgramError(f"{program.name} is running")
@@ -118,14 +119,14 @@ class Supervisor:
         self._kept[program.name] = kept
 
     def states(self) -> dict[str, ProgramState]:
-        """The programs that were started and not stopped, in order of their start."""
+        """Return the programs that were started and not stopped, in the order of their start."""
         return {name: kept.state() for name, kept in self._kept.items()}
 
     async def stop(self, names: Iterable[str] | None = None) -> None:
-        """Stop these programs one after the other, in this order; without names all, the last started first.
+        """Stop these programs one by one, in this order; without names all of them, the last started first.
 
-        Each gets SIGTERM, its grace, then SIGKILL. Returns when nothing of them is left. Names that do not run are
-        passed over. Safe to call twice.
+        Each gets SIGTERM, and SIGKILL after its grace period. Returns when all their processes have ended. Names of
+        programs that do not run are ignored. Safe to call twice.
         """
         for name in list(reversed(self._kept) if names is None else names):
             kept = self._kept.get(name)
@@ -134,13 +135,13 @@ class Supervisor:
                 self._kept.pop(name, None)
 
     def kill(self) -> None:
-        """End everything at once, for the second Ctrl-C: a `stop` under way, or to come, returns without any grace."""
+        """Kill all programs, for the second Ctrl-C. A running or later `stop` returns without a grace period."""
         self._killed = True
         for kept in self._kept.values():
             kept.kill()
 
     async def aclose(self) -> None:
-        """Stop everything and cut the lifeline. Safe to call twice."""
+        """Stop all programs and close the lifeline. Safe to call twice."""
         await self.stop()
         self._lifeline.close()
         self._tend_orphans()
@@ -200,7 +201,7 @@ class Supervisor:
 
 
 class _Kept:
-    """One program that is kept running."""
+    """A program that is kept running."""
 
     def __init__(self, program: Program, group: ProcessGroup) -> None:
         self.program = program
@@ -215,7 +216,7 @@ class _Kept:
         return ProgramState(self.group.pid if self.group else None, self.restarts, self.last_exit)
 
     async def run_out(self) -> str:
-        """Wait for the end of the program, when it could be started; why it does not run."""
+        """Wait until the program has ended, and return the reason; if it could not be started, return the error."""
         if self.group is None:
             return self.spawn_error
         status = await self.group.wait()

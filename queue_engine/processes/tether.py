@@ -1,9 +1,9 @@
-"""Runs a program that cannot watch a lifeline itself, and ends it some time after this process's parent has died.
+"""Run a program that cannot watch a lifeline itself, and end it some time after this process's parent has died.
 
     python -m queue_engine.processes.tether LINGER_SECONDS PROGRAM [ARGUMENT ...]
 
-SIGTERM is handed on to the program. Exits with the program's status, or 128 + the signal that ended it. When the
-lifeline is cut, the program may go on for LINGER_SECONDS, so that those who still use it can put their things in order.
+SIGTERM is forwarded to the program. Exits with the program's status, or 128 + the signal that ended it. When the parent
+has died, the program continues for LINGER_SECONDS, so that its clients can finish their work.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _STOP_SECONDS = 30.0
 
 
 def tether_command(linger_seconds: float, command: Sequence[str]) -> tuple[str, ...]:
-    """The command line that runs `command` at a tether."""
+    """Return the command line that runs `command` under a tether."""
     return python_command("queue_engine.processes.tether", str(linger_seconds), *command)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the program to its end."""
+    """Run the program until it ends; return the exit status."""
     linger_seconds, command = float(arguments[0]), arguments[1:]
     lifeline = int(os.environ.pop(LIFELINE_VARIABLE))
     program = _start_with_sigterm_handed_on(command)
@@ -47,7 +47,7 @@ def _start_with_sigterm_handed_on(command: Sequence[str]) -> subprocess.Popen[by
         if program is not None:
             program.terminate()
 
-    # Before the program runs: a tether that SIGTERM ends would leave it alone.
+    # Set before the program is started, because SIGTERM would otherwise end the tether and leave the program running.
     signal.signal(signal.SIGTERM, hand_on)
     program = subprocess.Popen(command)
     if is_told:
@@ -56,8 +56,8 @@ def _start_with_sigterm_handed_on(command: Sequence[str]) -> subprocess.Popen[by
 
 
 def _end_when_cut(lifeline: int, linger_seconds: float, program: subprocess.Popen[bytes]) -> None:
-    # Nothing is ever written: readable means the end of the file. Not `read`, which another reader of the same pipe
-    # may have made non-blocking.
+    # The pipe is never written to, so readable means end-of-file. This does not use `read`, because another reader of
+    # the same pipe may have made it non-blocking.
     select.select([lifeline], [], [])
     for end, patience in ((program.terminate, linger_seconds), (program.kill, _STOP_SECONDS)):
         try:
