@@ -479,7 +479,9 @@ class Scripts:
         lease_ms: int,
         limit: int,
     ) -> AdoptDeliveriesOk:
-        """Say that this delivery process lives, and take over what dead ones had read and not settled."""
+        """Renew the lease of this delivery process, and adopt the entries that dead processes have read and not
+        settled.
+        """
     async def append_logs(
         self,
         keys: WorkerKeys,
@@ -490,11 +492,12 @@ class Scripts:
         retention_ms: int,
         lines: Sequence[str],
     ) -> AppendLogsOk | AppendLogsAlready | AppendLogsGone:
-        """Append lines to a worker's log. Not allowed at maxmemory: logs give way to tasks. Without lines, only say
-        that the worker lives.
+        """Append lines to a worker's log, and extend its retention. A call without lines only extends the retention.
+        Not allowed at maxmemory, so that logs take no memory from tasks.
         """
     async def cancel(self, keys: TaskKeys, /) -> CancelCancelled | CancelRequested | CancelEnded | CancelGone:
-        """Cancel a task: one that waits ends at once; of one that runs its agent learns with the next heartbeat."""
+        """Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
+        """
     async def create_credential(
         self,
         *,
@@ -512,7 +515,7 @@ class Scripts:
         endpoint_id: str,
         fields: Mapping[str, str | int],
     ) -> CreateEndpointOk | CreateEndpointExists:
-        """Store a new endpoint and make its queues."""
+        """Store a new endpoint and create its queues."""
     async def defer_delivery(
         self,
         keys: TaskKeys,
@@ -523,8 +526,8 @@ class Scripts:
         max_age_ms: int,
         is_parked: bool,
     ) -> DeferDeliveryOk | DeferDeliveryGivenUp | DeferDeliveryStale:
-        """Put the delivery of a task's result off without an attempt: its receiver is not served now. The task stays at
-        least as long. A delivery that has become too old meanwhile is given up.
+        """Defer the delivery of a task's result without an attempt, because its destination is not served now. The
+        task's data is kept at least until then. A delivery that is too old is given up instead.
         """
     async def defer_event(
         self,
@@ -535,8 +538,8 @@ class Scripts:
         delay_ms: int,
         max_age_ms: int,
     ) -> DeferEventOk | DeferEventGivenUp | DeferEventStale:
-        """Put the delivery of a worker's status event off without an attempt: its receiver is not served now. An event
-        that has become too old meanwhile is given up, and the worker's next one is due.
+        """Defer the delivery of a worker's status event without an attempt, because its destination is not served now.
+        An event that is too old is given up instead, and the worker's next event is due.
         """
     async def delete_credential(
         self,
@@ -547,11 +550,11 @@ class Scripts:
         tenant: str,
         credential_id: int,
     ) -> DeleteCredentialOk | DeleteCredentialInUse | DeleteCredentialNotFound:
-        """Remove a credential, unless a user of it was noted lately. The caller has looked before whether one that was
-        noted earlier still uses it.
+        """Remove a credential, unless its use was noted within USE_GRACE_MS. The caller has checked that no stored
+        endpoint uses it.
         """
     async def delete_task(self, keys: TaskKeys, /) -> DeleteTaskOk | DeleteTaskBusy | DeleteTaskGone:
-        """Remove an ended task with everything of it, now. A delivery of its result that goes on is dropped."""
+        """Remove an ended task with all its data. A delivery of its result that has not ended is dropped."""
     async def drop_logs(
         self,
         keys: EndpointKeys,
@@ -560,11 +563,11 @@ class Scripts:
         worker_logs: Sequence[str],
         worker_ids: Sequence[str],
     ) -> DropLogsOk:
-        """Forget the logs of some workers."""
+        """Delete the logs of some workers."""
     async def due_deliveries(self, *, waiting: str, limit: int) -> DueDeliveriesOk:
-        """Find deliveries of one partition whose wait is over."""
+        """Find the deliveries of a partition whose wait is over."""
     async def end_waiting(self, keys: TaskKeys, /, *, error_text: str) -> EndWaitingOk | EndWaitingGone:
-        """End a task of an endpoint that is being deleted, whether it waits or its worker has not given it back."""
+        """End a task of an endpoint that is being deleted: a waiting task, or one that its worker has not released."""
     async def enqueue(
         self,
         keys: TaskKeys,
@@ -579,10 +582,9 @@ class Scripts:
         execution_timeout: str | None,
         queue_ttl: str | None,
     ) -> EnqueueOk | EnqueueExists | EnqueueConflict | EnqueueNotFound | EnqueueNotQueue | EnqueueClosed | EnqueueFull:
-        """Accept a task, once for each task id. Not allowed at maxmemory: new work is refused while running work ends.
-        """
+        """Accept a task, once for each task id. Not allowed at maxmemory, so that running tasks can still end."""
     async def expire(self, keys: TaskKeys, /) -> ExpireExpired | ExpireOk:
-        """End a task that has waited until its deadline. One that runs is left alone."""
+        """End a task that has waited until its deadline. A running task is not changed."""
     async def finish(
         self,
         keys: TaskKeys,
@@ -592,7 +594,7 @@ class Scripts:
         state_after: str,
         value: bytes,
     ) -> FinishOk | FinishAlready | FinishFenced | FinishGone:
-        """End a task: result, state, indexes, counts and the webhook's outbox entry, in one step and behind the fence.
+        """End a task by its running attempt: store result, state, indexes, counts and the outbox entry of the webhook.
         """
     async def hold_leadership(
         self,
@@ -601,17 +603,16 @@ class Scripts:
         controller_id: str,
         lease_ms: int,
     ) -> HoldLeadershipOk | HoldLeadershipHeld:
-        """Take the leadership when it is free, or renew one's own."""
+        """Acquire or renew the leadership of a controller."""
     async def make_queues(self, keys: EndpointKeys, /) -> MakeQueuesOk | MakeQueuesGone:
-        """Make the groups of an endpoint's queues where they are missing: the store has come back without them. An
-        agent that outlives its endpoint must not leave queues behind.
+        """Create the missing groups of an endpoint's queues, after the store has lost them. Does nothing without the
+        endpoint, so that an agent that outlives its endpoint does not leave queues behind.
         """
     async def mark(self, *, mark: str) -> MarkOk:
-        """Write something: what waits for replicas or a disk waits for everything before this, whichever process wrote
-        it.
+        """Write a mark, so that a wait for replicas or a disk covers all earlier writes, also those of other processes.
         """
     async def mark_endpoint(self, keys: EndpointKeys, /, *, has_failed: bool) -> MarkEndpointOk | MarkEndpointNotFound:
-        """Record whether all workers of an endpoint crash on start."""
+        """Record if all workers of an endpoint crash on start."""
     async def mark_worker(
         self,
         keys: WorkerKeys,
@@ -622,7 +623,7 @@ class Scripts:
         error_text: str | None,
         restarts: int,
     ) -> MarkWorkerOk | MarkWorkerGone:
-        """Change a worker's status, as a controller decides."""
+        """Set a worker's status, as decided by the controller."""
     async def open_delivery(
         self,
         keys: TaskKeys,
@@ -631,9 +632,9 @@ class Scripts:
         entry_id: str,
         process_id: str,
     ) -> OpenDeliveryOk | OpenDeliveryStale:
-        """Read all that one attempt to deliver a task's result needs, and note which process makes it."""
+        """Read the data for a delivery attempt of a task's result, and record the process that makes the attempt."""
     async def open_event(self, keys: WorkerKeys, /, *, entry_id: str, process_id: str) -> OpenEventOk | OpenEventStale:
-        """Read the worker's status event that is to be sent next, and note which process sends it."""
+        """Read the next status event of a worker, and record the process that sends it."""
     async def overdue(
         self,
         keys: EndpointKeys,
@@ -644,13 +645,13 @@ class Scripts:
         before_ms: int,
         limit: int,
     ) -> OverdueOk:
-        """Find ended tasks of one status whose retention is over, the oldest first. Entries are in the order in which
-        they came, and so in that of their times, unless the clock went back in between: then what is stamped with a
-        time to come counts as of now, so that nothing stays for as long as the step was, and nothing goes too early.
+        """Find ended tasks of a status whose retention is over, oldest first. Entries are in the order of their times,
+        unless the clock was set back. Then entries with times in the future count as of now, so that they are neither
+        kept longer by the step nor removed too early.
         """
     async def page(self, keys: EndpointKeys, /, *, stream: str, index: str, offset: int, limit: int) -> PageOk:
-        """Read one page of an index, newest first. Takes steps in the levels of blocks and in one block, not in all
-        entries before it.
+        """Read a page of an index, newest first. The search descends the levels of blocks and does not read the entries
+        before the page.
         """
     async def promote(self, keys: TaskKeys, /) -> PromoteQueued | PromoteOk:
         """Queue a scheduled task whose wait is over."""
@@ -663,7 +664,7 @@ class Scripts:
         waiting: str,
         delivery_id: str,
     ) -> PromoteDeliveryOk | PromoteDeliveryStale:
-        """Put a delivery whose wait is over into the outbox."""
+        """Add a delivery whose wait is over to the outbox."""
     async def purge(
         self,
         keys: TaskKeys,
@@ -674,8 +675,8 @@ class Scripts:
         status: str,
         place: str,
     ) -> PurgePurged | PurgeKept | PurgeOk:
-        """Remove an ended task whose retention is over. A task whose delivery still goes on is moved to the end of its
-        stream, to be looked at again after another retention time.
+        """Remove an ended task whose retention is over. A task whose delivery has not ended is kept for another
+        retention time, at the end of its stream.
         """
     async def put_api_key(
         self,
@@ -688,8 +689,8 @@ class Scripts:
         tenant: str,
         name: str,
     ) -> PutApiKeyOk | PutApiKeyRevoked:
-        """Store a new API key, so that it can be listed and revoked from the moment on which it is valid. A known one
-        stays as it is, and a revoked one stays revoked.
+        """Store a new API key in one step, so that every valid key can be listed and revoked. A known key is not
+        changed, and a revoked key stays revoked.
         """
     async def put_back(self, keys: TaskKeys, /, *, stream: str, entry_id: str) -> PutBackOk | PutBackStale:
         """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other."""
@@ -703,11 +704,12 @@ class Scripts:
     ) -> PutWorkerOk | PutWorkerExists | PutWorkerGone:
         """Record a worker that is about to start."""
     async def read(self, keys: TaskKeys, /, *, is_whole: bool) -> ReadOk | ReadGone:
-        """Read one task."""
+        """Read a task."""
     async def read_attempts(self, keys: TaskKeys, /) -> ReadAttemptsOk | ReadAttemptsGone:
-        """Read one task with the history of its attempts, so that no attempt is in both or in neither."""
+        """Read a task and the history of its attempts in one step, so that each attempt is in exactly one of the two.
+        """
     async def read_request(self, keys: TaskKeys, /, *, max_bytes: int) -> ReadRequestOk | ReadRequestGone:
-        """Read what tells whether a request is that of an accepted task."""
+        """Read the request of an accepted task, for a comparison with another request."""
     async def reclaim(
         self,
         keys: TaskKeys,
@@ -715,8 +717,8 @@ class Scripts:
         *,
         max_lost: int,
     ) -> ReclaimQueued | ReclaimDead | ReclaimCancelled | ReclaimOk:
-        """Take a task from an agent whose lease ran out: back to the queue, or the end when its workers are lost again
-        and again, or when it is to be cancelled.
+        """Reclaim a task whose lease has expired. The task is queued again, or ends when too many of its workers were
+        lost or when its cancellation was requested.
         """
     async def release(
         self,
@@ -726,8 +728,8 @@ class Scripts:
         token: str,
         was_called: bool,
     ) -> ReleaseOk | ReleaseCancelled | ReleaseAlready | ReleaseFenced | ReleaseGone:
-        """Hand a running task back to the queue at no cost to its budgets: its agent drains, or leaves it to another.
-        One that is to be cancelled ends instead.
+        """Put a running task back into the queue at no cost to its budgets, because its agent drains or leaves the task
+        to another. A task whose cancellation was requested ends instead.
         """
     async def release_credential(self, *, users: str, endpoint_id: str) -> ReleaseCredentialOk:
         """Note that an endpoint no longer uses a credential."""
@@ -738,9 +740,9 @@ class Scripts:
         *,
         endpoint_id: str,
     ) -> RemoveEndpointOk | RemoveEndpointBusy:
-        """Remove a deleted endpoint when nothing of it is left to do."""
+        """Remove a deleted endpoint that has no workers, tasks or deliveries any longer."""
     async def remove_worker(self, keys: WorkerKeys, /, *, worker_id: str, status: str, reason: str) -> RemoveWorkerOk:
-        """Forget a worker that has ended; its last status is an event too."""
+        """Remove a worker that has ended. Its last status is an event too."""
     async def renew(
         self,
         keys: EndpointKeys,
@@ -750,7 +752,7 @@ class Scripts:
         lease_ms: int,
         tokens: Sequence[str],
     ) -> RenewOk:
-        """Renew the leases of all tasks of one agent."""
+        """Renew the leases of all tasks of an agent."""
     async def report_worker(
         self,
         keys: WorkerKeys,
@@ -763,7 +765,7 @@ class Scripts:
         run: int,
         error_text: str | None,
     ) -> ReportWorkerOk | ReportWorkerGone:
-        """Record what a worker's agent says of it."""
+        """Record the status that an agent reports for its worker."""
     async def rerun(
         self,
         keys: TaskKeys,
@@ -771,8 +773,8 @@ class Scripts:
         *,
         call_id: str,
     ) -> RerunOk | RerunAlready | RerunBusy | RerunClosed | RerunFull | RerunGone:
-        """Queue an ended task for a further attempt, with fresh budgets. Its result goes, and the delivery of that with
-        it. Not allowed at maxmemory: it is new work.
+        """Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed. Not
+        allowed at maxmemory, because it is new work.
         """
     async def reseal_field(
         self,
@@ -783,11 +785,11 @@ class Scripts:
         after: str,
         has_version: bool,
     ) -> ResealFieldOk | ResealFieldStale:
-        """Replace a sealed text by the same secret sealed with another key, unless the text has changed since it was
+        """Replace a sealed text by the same secret sealed with another key, unless the text was changed since it was
         read.
         """
     async def reseal_spec(self, keys: TaskKeys, /, *, before: bytes, after: bytes) -> ResealSpecOk | ResealSpecStale:
-        """Replace a task's spec by the same one sealed with another key. What is behind it stays."""
+        """Replace a task's spec by the same spec sealed with another key. The rest of the body is not changed."""
     async def retry(
         self,
         keys: TaskKeys,
@@ -800,11 +802,11 @@ class Scripts:
         cost: str,
         last_error: bytes,
     ) -> RetryOk | RetryCancelled | RetryFailed | RetryAlready | RetryFenced | RetryGone:
-        """Put a running task off: it waits and is tried again. One that is to be cancelled ends instead, and so does
-        one whose last attempt was used up by a busy streak.
+        """Schedule the retry of a running task. The task ends instead when its cancellation was requested, or when a
+        busy streak has used up its last attempt.
         """
     async def revoke_api_key(self, *, api_key: str, api_keys: str, revoked: str, key_hash: str) -> RevokeApiKeyOk:
-        """Revoke an API key for good."""
+        """Revoke an API key permanently."""
     async def settle_delivery(
         self,
         keys: TaskKeys,
@@ -817,7 +819,7 @@ class Scripts:
         reason: str,
         record: str,
     ) -> SettleDeliveryOk | SettleDeliveryFenced:
-        """Record what came of one attempt to deliver a task's result."""
+        """Record the result of a delivery attempt for a task's result."""
     async def settle_event(
         self,
         keys: WorkerKeys,
@@ -829,8 +831,8 @@ class Scripts:
         delay_ms: int,
         max_age_ms: int,
     ) -> SettleEventOk | SettleEventFenced:
-        """Record what came of one attempt to send a worker's status event; when it is done with, the worker's next one
-        is due.
+        """Record the result of a delivery attempt for a worker's status event. When the event has ended, the worker's
+        next event is due.
         """
     async def start(
         self,
@@ -844,16 +846,16 @@ class Scripts:
         worker_id: str,
         address: str,
     ) -> StartOk | StartStale:
-        """Begin an attempt: the entry leaves the queue, the task gets a token and a lease."""
+        """Begin an attempt: remove the entry from the queue, and give the task a token and a lease."""
     async def start_worker(self, keys: WorkerKeys, /) -> StartWorkerOk | StartWorkerGone:
-        """Begin a further start of a worker: what agents of earlier starts say does not count from here on."""
+        """Record a start of a worker. Reports from agents of earlier starts are refused from then on."""
     async def sweep(self, keys: Partition, /, *, tick_ms: int, lease_ms: int, limit: int) -> SweepOk:
-        """Find what is due in one partition: lost leases, unless grace is granted; waits that are over; tasks that
-        waited for too long.
+        """Find the due tasks of a partition: tasks with expired leases, unless there is a grace; scheduled tasks whose
+        wait is over; tasks at their deadline.
         """
     async def tidy_consumers(self, keys: EndpointKeys, /) -> TidyConsumersOk:
-        """Forget agents in the groups of an endpoint's queues that are no workers any more and hold no entries. One
-        that lives all the same is there again with its next read.
+        """Remove consumers without entries that no longer belong to a worker from the groups of an endpoint's queues.
+        If such an agent is still alive, its next read creates the consumer again.
         """
     async def update_credential(
         self,
@@ -862,7 +864,7 @@ class Scripts:
         tenant: str,
         fields: Mapping[str, str | int],
     ) -> UpdateCredentialOk | UpdateCredentialNotFound:
-        """Change some fields of a credential; those that are not given stay."""
+        """Change some fields of a credential. Other fields are not changed."""
     async def update_endpoint(
         self,
         keys: EndpointKeys,
@@ -882,9 +884,7 @@ class Scripts:
         tenant: str,
         endpoint_id: str,
     ) -> UseCredentialOk | UseCredentialNotFound:
-        """Note that an endpoint uses a credential, or is about to. The note counts for USE_GRACE_MS by itself and is
-        kept no longer.
-        """
+        """Note that an endpoint uses a credential or is about to use it. The note expires after USE_GRACE_MS."""
     async def want_endpoint(
         self,
         keys: EndpointKeys,
@@ -893,6 +893,8 @@ class Scripts:
         tenant: str,
         wanted: str,
     ) -> WantEndpointOk | WantEndpointNotFound:
-        """Set the desired state of an endpoint. Deleting is final. May run at maxmemory: it is how memory is freed."""
+        """Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees
+        memory.
+        """
     async def yield_leadership(self, *, leader: str, controller_id: str) -> YieldLeadershipOk | YieldLeadershipHeld:
-        """Give up one's own leadership at once."""
+        """Give up the leadership of a controller at once."""

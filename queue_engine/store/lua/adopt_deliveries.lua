@@ -1,8 +1,8 @@
--- Say that this delivery process lives, and take over what dead ones had read and not settled.
+-- Renew the lease of this delivery process, and adopt the entries that dead processes have read and not settled.
 --
 -- flags: allow-oom
 -- keys of a partition: outbox, senders
--- arguments: process_id text, tick_ms integer, lease_ms integer, limit integer (entries that are taken over)
+-- arguments: process_id text, tick_ms integer, lease_ms integer, limit integer (of adopted entries)
 -- replies:
 --   OK: unsettled integer (entries that this process had read and not settled before), adopted entries
 local now = now_ms()
@@ -10,7 +10,7 @@ redis.call('ZADD', senders, text(now + lease_ms), process_id)
 local grace = in_grace('adopt', now, tick_ms, lease_ms)
 if grace then shorten_leases(senders, now + lease_ms, 1000) end
 local unsettled, adopted = 0, {}
--- A process that is not listed counts as dead, just as one whose lease ran out: names of dead processes need not stay.
+-- A process without a lease counts as dead, like a process with an expired lease, so expired leases can be removed.
 if not grace then redis.call('ZREMRANGEBYSCORE', senders, '-inf', '(' .. text(now)) end
 local consumers = redis.pcall('XINFO', 'CONSUMERS', outbox, 'delivery')
 if consumers.err then return { 'OK', unsettled, adopted } end

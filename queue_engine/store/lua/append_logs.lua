@@ -1,11 +1,11 @@
--- Append lines to a worker's log. Not allowed at maxmemory: logs give way to tasks. Without lines, only say that the
--- worker lives.
+-- Append lines to a worker's log, and extend its retention. A call without lines only extends the retention. Not allowed at
+-- maxmemory, so that logs take no memory from tasks.
 --
 -- keys of a worker: log, logs, endpoint, workers
 -- arguments: worker_id text, batch_id text, retention_ms integer, lines list of text
 -- replies:
---   OK: surplus list of text (ids of ended workers whose logs are too many)
---   ALREADY (this batch is there)
+--   OK: surplus list of text (ids of ended workers whose logs exceed the limit)
+--   ALREADY (this batch was appended before)
 --   GONE (there is no such endpoint)
 if redis.call('EXISTS', endpoint) == 0 then return { 'GONE' } end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
@@ -19,7 +19,7 @@ for index, line in ipairs(lines) do
 end
 if redis.call('EXISTS', log) == 0 then return { 'OK', {} } end
 
--- A node of a stream holds at most `stream-node-max-bytes`, so their number bounds the size.
+-- A node of a stream holds at most `stream-node-max-bytes`, so the number of nodes limits the size.
 local facts = redis.call('XINFO', 'STREAM', log)
 for index = 1, #facts, 2 do
   if facts[index] == 'radix-tree-keys' and facts[index + 1] > MAX_NODES then
@@ -34,7 +34,7 @@ redis.call('ZADD', logs, text(now), worker_id)
 redis.call('ZREMRANGEBYSCORE', logs, '-inf', text(now - retention_ms))
 redis.call('PEXPIRE', logs, retention_ms)
 
--- An endpoint whose workers crash again and again must not fill the store with their logs.
+-- Workers that crash repeatedly must not fill the store with their logs.
 local surplus = {}
 local count = redis.call('ZCARD', logs) - redis.call('HLEN', workers) - MAX_ENDED_LOGS
 if count > 0 then

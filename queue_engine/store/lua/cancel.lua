@@ -1,11 +1,11 @@
--- Cancel a task: one that waits ends at once; of one that runs its agent learns with the next heartbeat.
+-- Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
 --
 -- flags: allow-oom, durable
 -- keys of a task: task
 -- replies:
---   CANCELLED (it has ended by this call)
---   REQUESTED (it runs and is to be stopped)
---   ENDED (it had ended before)
+--   CANCELLED (the task has ended by this call)
+--   REQUESTED (the task runs, and its agent will stop it)
+--   ENDED (the task had ended before)
 --   GONE
 local state, attempts, base = unpack(redis.call('HMGET', task, 'state', 'attempts', 'base'))
 if not state then return { 'GONE' } end

@@ -5,7 +5,7 @@
 -- arguments: credential_id integer, fields map
 -- replies:
 --   OK: created_ms integer
---   EXISTS: created_ms integer (a repeat: ids are given out once)
+--   EXISTS: created_ms integer (a repeated call, because each id is assigned once)
 local created = redis.call('HGET', credential, 'created')
 if created then return { 'EXISTS', created } end
 created = text(now_ms())

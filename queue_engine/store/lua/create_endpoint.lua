@@ -1,4 +1,4 @@
--- Store a new endpoint and make its queues.
+-- Store a new endpoint and create its queues.
 --
 -- flags: durable
 -- keys of an endpoint: endpoint, endpoints, queue, retry_queue, outbox

@@ -1,9 +1,9 @@
--- Put the delivery of a task's result off without an attempt: its receiver is not served now. The task stays at least as
--- long. A delivery that has become too old meanwhile is given up.
+-- Defer the delivery of a task's result without an attempt, because its destination is not served now. The task's data is
+-- kept at least until then. A delivery that is too old is given up instead.
 --
 -- flags: allow-oom
 -- keys of a task: delivery, outbox, outbox_parked, task, body, result, attempts_log, history
--- arguments: entry_id text, delay_ms integer, max_age_ms integer, is_parked flag (it waits because its receiver is parked)
+-- arguments: entry_id text, delay_ms integer, max_age_ms integer, is_parked flag (its destination is parked)
 -- replies:
 --   OK
 --   GIVEN_UP

@@ -1,5 +1,5 @@
--- Put the delivery of a worker's status event off without an attempt: its receiver is not served now. An event that has
--- become too old meanwhile is given up, and the worker's next one is due.
+-- Defer the delivery of a worker's status event without an attempt, because its destination is not served now. An event that
+-- is too old is given up instead, and the worker's next event is due.
 --
 -- flags: allow-oom
 -- keys of a worker: delivery, outbox, outbox_parked

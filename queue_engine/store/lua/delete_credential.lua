@@ -1,5 +1,4 @@
--- Remove a credential, unless a user of it was noted lately. The caller has looked before whether one that was noted earlier
--- still uses it.
+-- Remove a credential, unless its use was noted within USE_GRACE_MS. The caller has checked that no stored endpoint uses it.
 --
 -- flags: allow-oom, durable
 -- keys: credential, users (of the credential), credentials (the tenant's)

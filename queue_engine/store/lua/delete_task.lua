@@ -1,10 +1,10 @@
--- Remove an ended task with everything of it, now. A delivery of its result that goes on is dropped.
+-- Remove an ended task with all its data. A delivery of its result that has not ended is dropped.
 --
 -- flags: allow-oom, durable
 -- keys of a task: task, body, result, history, attempts_log, created
 -- replies:
 --   OK
---   BUSY (it has not ended)
+--   BUSY (the task has not ended)
 --   GONE
 local state, seq = unpack(redis.call('HMGET', task, 'state', 'seq'))
 if not state then return { 'GONE' } end

@@ -1,4 +1,4 @@
--- Forget the logs of some workers.
+-- Delete the logs of some workers.
 --
 -- flags: allow-oom
 -- keys of an endpoint: logs

@@ -1,4 +1,4 @@
--- Find deliveries of one partition whose wait is over.
+-- Find the deliveries of a partition whose wait is over.
 --
 -- flags: no-writes, allow-oom
 -- keys: waiting (outbox_due or outbox_parked)

@@ -1,11 +1,11 @@
--- End a task of an endpoint that is being deleted, whether it waits or its worker has not given it back.
+-- End a task of an endpoint that is being deleted: a waiting task, or one that its worker has not released.
 --
 -- flags: allow-oom
 -- keys of a task: task, live
 -- arguments: error_text text
 -- replies:
 --   OK
---   GONE (it has ended or is not there)
+--   GONE (the task has ended or does not exist)
 local state = redis.call('HGET', task, 'state')
 if not state or TERMINAL[state] then
   local _, task_id = names_of(task)

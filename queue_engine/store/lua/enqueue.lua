@@ -1,15 +1,16 @@
--- Accept a task, once for each task id. Not allowed at maxmemory: new work is refused while running work ends.
+-- Accept a task, once for each task id. Not allowed at maxmemory, so that running tasks can still end.
 --
 -- flags: durable
 -- keys of a task: endpoint, task, body, queue, created, live, counts, partition_counts, deadlines
 -- arguments:
 --   fingerprint text (of the request), tenant text, spec_and_input bytes, spec_length integer,
---   destination optional text (of its webhook, none without one), partition_index integer, execution_timeout optional text (seconds; none: the endpoint's),
---   queue_ttl optional text (seconds; none: the endpoint's)
+--   destination optional text (of its webhook, if any), partition_index integer,
+--   execution_timeout optional text (seconds; default: the endpoint's),
+--   queue_ttl optional text (seconds; default: the endpoint's)
 -- replies:
 --   OK
 --   EXISTS (the same request was accepted before)
---   CONFLICT (the id is taken by another request)
+--   CONFLICT (a task of another request has the id)
 --   NOT_FOUND
 --   NOT_QUEUE
 --   CLOSED (the endpoint is stopped or failed)
@@ -30,7 +31,7 @@ local member, task_id = names_of(task)
 local seq = index_add('all', created, 1, 't', task_id)
 local number = redis.call('HINCRBY', partition_counts, 'seq', 1) * TASKS_PER_PARTITION_STEP + partition_index
 local entry = redis.call('XADD', queue, '*', 't', task_id)
--- A plain SET would look for an expiry to remove, in a table of as many keys as tasks have ended.
+-- A plain SET would search for an expiry to remove, in a table with a key for each ended task.
 if not redis.call('SET', body, spec_and_input, 'NX', 'KEEPTTL') then redis.call('SET', body, spec_and_input) end
 redis.call('HSET', task, 'state', 'queued', 'entry', entry, 'attempts', 0, 'lost', 0, 'created', now, 'updated', now,
   'number', text(number), 'seq', seq, 'print', fingerprint, 'spec', spec_length, 'timeout', timeout, 'max', max_attempts)
@@ -39,7 +40,7 @@ if ttl and ttl ~= '' then
   redis.call('HSET', task, 'ttl', ttl, 'deadline', deadline)
   redis.call('ZADD', deadlines, deadline, member)
 end
--- A hash with a longer value is not compact any more: then the spec alone has the destination.
+-- A longer value would make the hash no longer compact. Then only the spec has the destination.
 if destination then redis.call('HSET', task, 'webhook', #destination <= 64 and destination or '1') end
 redis.call('ZADD', live, seq, task_id)
 count_move(nil, 'queued')

@@ -1,10 +1,10 @@
--- End a task that has waited until its deadline. One that runs is left alone.
+-- End a task that has waited until its deadline. A running task is not changed.
 --
 -- flags: allow-oom
 -- keys of a task: task, deadlines
 -- replies:
 --   EXPIRED
---   OK (nothing to do: not at its deadline, or not waiting)
+--   OK (no change: the task is not at its deadline, or not waiting)
 local now = now_ms()
 local member = names_of(task)
 local deadline = tonumber(redis.call('ZSCORE', deadlines, member) or '')

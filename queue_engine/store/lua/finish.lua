@@ -1,11 +1,11 @@
--- End a task: result, state, indexes, counts and the webhook's outbox entry, in one step and behind the fence.
+-- End a task by its running attempt: store result, state, indexes, counts and the outbox entry of the webhook.
 --
 -- flags: allow-oom, durable
 -- keys of a task: task
--- arguments: token text, state_after text (succeeded, or why it failed), value bytes (output or error)
+-- arguments: token text, state_after text (succeeded, failed, timed_out, dead or cancelled), value bytes (output or error)
 -- replies:
 --   OK: created_ms integer, started_ms integer, now_ms integer
---   ALREADY (this attempt ended the task before)
+--   ALREADY (this attempt has ended the task before)
 --   FENCED (another attempt has the task)
 --   GONE
 local state, holder = unpack(redis.call('HMGET', task, 'state', 'token'))

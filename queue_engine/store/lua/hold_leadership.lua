@@ -1,4 +1,4 @@
--- Take the leadership when it is free, or renew one's own.
+-- Acquire or renew the leadership of a controller.
 --
 -- flags: allow-oom
 -- keys: leader

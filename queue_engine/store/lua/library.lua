@@ -1,36 +1,36 @@
--- What the scripts share. Parts have an empty line between them; a script gets those parts that it uses.
+-- Functions and constants of the scripts. Parts have an empty line between them. A script gets the parts that it uses.
 
--- Attempts of one task that its history holds.
+-- Limit of attempts in a task's history.
 local MAX_ATTEMPTS = 50
 
--- Bytes of the reason of an attempt in a task's history.
+-- Limit of the error text of an attempt in a task's history.
 local MAX_WHY_BYTES = 512
 
--- Of a task's body and of its result, bytes up to which the two are kept together.
+-- Limit of a task's body and limit of its result up to which both are stored in one key.
 local MAX_JOINED_BYTES = 1024
 
--- What the history says of the attempt that ended a task in this state.
+-- Outcome of the attempt that ended a task in this state, for the history.
 local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', timed_out = 'timeout', dead = 'lost' }
 
 local TERMINAL = { succeeded = true, failed = true, cancelled = true, expired = true, timed_out = true, dead = true }
 
--- The store's clock in epoch milliseconds: the only clock that decides about leases, waits and retention.
+-- Return the store's clock in epoch milliseconds. No other clock decides about leases, waits and retention.
 local function now_ms()
   local time = redis.call('TIME')
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
--- A whole number as text without an exponent.
+-- Return a whole number as text without an exponent.
 local function text(number)
   return string.format('%.0f', number)
 end
 
--- Return a task's member in the sorted sets of its partition, and its id, both from its key.
+-- Return the member of a task in the sorted sets of its partition, and the task id, both from the task's key.
 local function names_of(task_key)
   return string.match(task_key, ':t:([^:]+:(.+))$')
 end
 
--- Move a task from one waiting or running state to another, in the counts of the endpoint and of its partition.
+-- Move a task between waiting and running states in the counts of its endpoint and its partition.
 -- keys: counts, partition_counts
 local function count_move(from, to)
   if from then
@@ -41,13 +41,13 @@ local function count_move(from, to)
   redis.call('HINCRBY', partition_counts, to, 1)
 end
 
--- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … as they come. Most go in the order in which they
--- came. One that goes out of turn leaves a gap: the endpoint's counts say how many gaps, after the oldest entry, are in each
--- block of BLOCK numbers, of each FAN such blocks, and so on, so that page.lua finds an offset in a few steps however long the
--- stream is. Where nothing went out of turn there are no fields.
+-- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … in order of arrival. Most entries are removed in that
+-- order. An entry that is removed before an older one leaves a gap. The endpoint's counts have the number of gaps, newer than
+-- the oldest entry, in each block: blocks of level 1 have BLOCK numbers, a block of each higher level has FAN blocks of the
+-- level below. With them page.lua finds an offset in a few steps, however long the stream is. Blocks without gaps have no field.
 local BLOCK, FAN, LEVELS = 64, 16, 6
 
--- How many numbers a block of this level has, 1 and up.
+-- Return how many numbers a block of this level has. Levels begin with 1.
 local function width(level)
   return BLOCK * FAN ^ (level - 1)
 end
@@ -67,12 +67,12 @@ end
 local function count_gaps(index, level, block, by)
   local gaps = redis.call('HINCRBY', counts, index .. ':' .. level .. ':' .. block, by)
   if gaps == 0 then forget_gaps(index, level, block, block) end
-  -- A block that is one gap is not looked into.
+  -- The counts inside a block without entries are not needed.
   if gaps == width(level) and level > 1 then forget_gaps(index, level - 1, block * FAN, block * FAN + FAN - 1) end
 end
 
--- The oldest entry was `gone` and is now `first`: the gaps between them are none any more. Blocks that lie between them with
--- all their neighbours have no fields, as the block above was one gap.
+-- Remove the gaps between `gone`, which was the oldest entry, and `first`, the oldest entry now. Blocks between them whose
+-- block of the next level is between them too have no fields, because that block had no entries.
 local function pass_gaps(index, gone, first)
   if first == gone + 1 then return end
   for level = 1, LEVELS do
@@ -87,7 +87,7 @@ local function pass_gaps(index, gone, first)
   end
 end
 
--- Append an entry with these fields and values to an index: all | success | delivered | failed. Its number.
+-- Append an entry with these fields and values to an index: all, success, delivered or failed. Return its number.
 -- keys: counts
 local function index_add(index, stream, time, ...)
   local number = redis.call('HINCRBY', counts, 'seq:' .. index, 1)
@@ -95,13 +95,13 @@ local function index_add(index, stream, time, ...)
   return number
 end
 
--- The number of the oldest entry of an index; nil when it is empty.
+-- Return the number of the oldest entry of an index; nil when the index is empty.
 local function index_oldest(stream)
   local entry = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   return entry and tonumber(string.match(entry[1], '^%d+'))
 end
 
--- Take an entry out of an index by its number. True when it was there.
+-- Remove an entry from an index by its number. Return true if it existed.
 -- keys: counts
 local function index_remove(index, stream, number)
   local entry = redis.call('XRANGE', stream, number, number, 'COUNT', 1)[1]
@@ -117,14 +117,15 @@ local function index_remove(index, stream, number)
   return true
 end
 
--- Take an entry out of a queue for good. True when it was there.
+-- Acknowledge an entry and remove it from its stream. Return true if it existed.
 local function drop(stream, group, entry)
   redis.call('XACK', stream, group, entry)
   return redis.call('XDEL', stream, entry) == 1
 end
 
--- A check that runs every `tick` ms must not judge by time in which it did not run, or in which the clock jumped: an outage
--- of the store or a step of its clock would make healthy leases look lost. True while grace is granted.
+-- Return true while a check that runs every `tick` ms must not expire leases. It gets a grace of `lease` ms after a time in
+-- which it did not run or the clock jumped, because after an outage of the store or a step of its clock healthy leases seem
+-- to have expired.
 -- keys: ticks
 local function in_grace(check, now, tick, lease)
   local last = tonumber(redis.call('HGET', ticks, check) or '')
@@ -137,16 +138,16 @@ local function in_grace(check, now, tick, lease)
   return now < grace and grace <= now + lease
 end
 
--- Bring leases that end later than `latest` back to it. After a step back of the clock they would hold for as long as the
--- step, and the death of their holders would go unnoticed.
+-- Shorten leases that end after `latest`. After a step back of the clock they would be longer by the step, and dead holders
+-- would be detected that much later.
 local function shorten_leases(leases_key, latest, limit)
   for _, member in ipairs(redis.call('ZRANGEBYSCORE', leases_key, '(' .. text(latest), '+inf', 'LIMIT', 0, limit)) do
     redis.call('ZADD', leases_key, text(latest), member)
   end
 end
 
--- Hold a task again for the attempt whose lease ran out, unless it was started again since: hours of work are kept. True when
--- `token` holds the lease afterwards.
+-- Return a task to the attempt whose lease has expired, unless the task was started again since, so that its work is not lost.
+-- Return true if `token` holds the lease afterwards.
 -- keys: retry_queue, leases
 local function readopt(task_key, token, lease_end)
   local state, lost_token, entry = unpack(redis.call('HMGET', task_key, 'state', 'lost_token', 'entry'))
@@ -160,9 +161,9 @@ local function readopt(task_key, token, lease_end)
   return true
 end
 
--- Note in the task's history how its latest attempt ended. A task that ended by its only attempt has no history: what came of
--- the latest attempt is in the task itself. To look for a key that is not there costs more the more keys there are, so the
--- task says whether it has one. `tries` is given by note_try only.
+-- Record the end of a task's latest attempt in its history. A task that ended by its only attempt has no history, because the
+-- outcome of the latest attempt is in the task itself. The task's field `history` tells that it has one, because the search for
+-- a missing key costs more the more keys there are. Only note_try passes `tries`.
 -- keys: task, history
 local function note_attempt(ended, outcome, why, tries)
   local attempt, worker, started = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started'))
@@ -172,9 +173,8 @@ local function note_attempt(ended, outcome, why, tries)
   redis.call('HSET', task, 'noted', 1, 'history', 1)
 end
 
--- Note a try that found the worker busy or not up. Such tries may come every second for hours, and the attempt's number is
--- used again, so all that follow each other under one number share a record, which counts them: the history stays short, and
--- keeps the other attempts.
+-- Record a try that found the worker busy or not connected. Such tries may repeat every second for hours under the same attempt
+-- number. Consecutive tries under one number share a record with their count, so that they do not displace other attempts.
 -- keys: task, history
 local function note_try(ended, outcome, why)
   local attempt, worker, has_history = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'history'))
@@ -189,13 +189,13 @@ local function note_try(ended, outcome, why)
   redis.call('HSET', task, 'noted', 1)
 end
 
--- A busy streak: tries in a row that found the worker busy (429, 503) or not up. It costs one attempt for each maxBusySeconds
--- that it lasts. Returns whether the try that ends now costs one.
+-- Add a try to the busy streak: tries in a row that found the worker busy (429, 503) or not connected. The streak costs an
+-- attempt for each maxBusySeconds that it lasts. Return true if the try that ends now costs an attempt.
 -- keys: task, endpoint
 local function extend_busy_streak(now)
   local max_busy = tonumber(redis.call('HGET', endpoint, 'max_busy') or '900') * 1000
   local since = tonumber(redis.call('HGET', task, 'busy_since') or '')
-  if not since or since > now then since = now end -- a time to come is from before a step back of the clock
+  if not since or since > now then since = now end -- a time in the future is from before a step back of the clock
   local is_over = now - since >= max_busy
   redis.call('HSET', task, 'busy_since', text(is_over and now or since))
   redis.call('HINCRBY', task, 'busy_tries', 1)
@@ -207,8 +207,8 @@ local function end_busy_streak()
   redis.call('HDEL', task, 'busy_since', 'busy_tries')
 end
 
--- Take a waiting task out of wherever it waits. Its entry's id alone does not tell where: both queues may use it in one
--- millisecond, and then the other entry is another task's.
+-- Remove a waiting task from its queue or from the sets of waiting tasks. Both queues may have an entry with the same id, made
+-- in the same millisecond, so the entry's task is compared.
 -- keys: task, queue, retry_queue, due, deadlines
 local function stop_waiting()
   local member, task_id = names_of(task)
@@ -221,9 +221,9 @@ local function stop_waiting()
   redis.call('ZREM', deadlines, member)
 end
 
--- Keep the result of a task that ends. The body is the spec and the input: a small result is put behind a small body, which
--- saves a key for each task. A result that is there already, at `place`, is replaced. Returns the task's fields and values
--- that tell of it.
+-- Store the result of a task that ends. The body has the spec and the input. A small result is appended to a small body, which
+-- saves a key for each task. A result that exists already, at `place`, is replaced. Return the fields and values by which the
+-- task refers to it.
 -- keys: body, result
 local function keep_result(value, expiry, place)
   local may_join = place or #value <= MAX_JOINED_BYTES
@@ -237,7 +237,7 @@ local function keep_result(value, expiry, place)
   return 'result_at', #front
 end
 
--- The result of an ended task, of which only the first `limit` bytes when these are given.
+-- Return the result of an ended task, or its first `limit` bytes.
 -- keys: task, body, result
 local function read_result(limit)
   local place = redis.call('HGET', task, 'result_at')
@@ -245,21 +245,21 @@ local function read_result(limit)
   return redis.call('GETRANGE', place and body or result, first, limit and first + limit - 1 or -1)
 end
 
--- The error of a task that has failed; empty for any other.
+-- Return the error of a failed task; empty for any other task.
 -- keys: task
 local function read_error()
   local state = redis.call('HGET', task, 'state')
   return TERMINAL[state] and state ~= 'succeeded' and read_result() or ''
 end
 
--- The task's spec, as it is stored.
+-- Return the task's spec, as stored.
 -- keys: task, body
 local function read_spec()
   return redis.call('GETRANGE', body, 0, tonumber(redis.call('HGET', task, 'spec')) - 1)
 end
 
--- The destination of the task's webhook. Field `webhook` of the task is the destination or, when that is long or an older
--- version accepted the task, 1: then it is in the spec, which is `length` bytes long.
+-- Return the destination of the task's webhook. The task's field `webhook` is the destination, or 1 when the destination is long
+-- or an older version has accepted the task. Then the destination is in the spec, which has `length` bytes.
 -- keys: body
 local function destination_of(webhook, length)
   if webhook ~= '1' then return webhook end
@@ -273,14 +273,14 @@ local function id_of_delivery(delivery_key)
   return string.match(delivery_key, ':w:(.+)$')
 end
 
--- Put a delivery that is new into the outbox.
+-- Create a delivery, and add it to the outbox.
 -- keys: delivery, outbox
 local function begin_delivery(destination, created)
   local entry = redis.call('XADD', outbox, '*', 'd', id_of_delivery(delivery), 'h', destination)
   redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', created, 'destination', destination)
 end
 
--- End a task for good, which is counted in the state `from`. `value` is its output or the error.
+-- End a task, which is counted in the state `from`. `value` is its output or its error.
 -- keys: task, history, leases, live, counts, partition_counts, finished_success, finished_failed, endpoint
 local function end_task(at, from, state, value)
   local now = text(at)
@@ -291,7 +291,7 @@ local function end_task(at, from, state, value)
     unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history', 'result_at', 'spec'))
   local destination = webhook and destination_of(webhook, spec)
   if lost_token then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
-  -- A net under the retention job: the data does not stay forever even if that job never runs again.
+  -- Let the data expire even if the retention job never runs again.
   local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
   local expiry = text(retention + EXPIRY_SLACK_MS)
   redis.call('PEXPIRE', task, expiry)
@@ -311,7 +311,7 @@ local function end_task(at, from, state, value)
   end
 end
 
--- Remove the index entry, the count and the delivery of an ended task: it is to run again, or to be forgotten.
+-- Remove the index entry, the count and the delivery of an ended task, before it is queued again or deleted.
 -- keys: task, counts, finished_success, finished_delivered, finished_failed, outbox, outbox_due, outbox_parked, delivery
 local function undo_end()
   local state, delivered, fin = unpack(redis.call('HMGET', task, 'state', 'delivery', 'fin'))
@@ -330,8 +330,7 @@ local function undo_end()
   redis.call('DEL', delivery)
 end
 
--- The status event of a worker that was to be sent is done with: the next one is due. Those that are older than `max_age`
--- are left out.
+-- Remove the current status event of a worker, and make the next event due. Events older than `max_age` are skipped.
 -- keys: events, counts, delivery
 local function next_event(max_age)
   local now, event = now_ms(), nil
@@ -349,12 +348,12 @@ local function next_event(max_age)
   redis.call('HDEL', delivery, 'owner')
 end
 
--- Events of one worker that wait at most: when it crashes again and again and its webhook is away, the oldest ones that are
--- not being sent give way.
+-- Limit of waiting events of a worker. Above it the oldest event that is not being sent is dropped, so that a worker that
+-- crashes repeatedly does not fill the store while its webhook is unavailable.
 local MAX_EVENTS = 100
 
--- Change a worker's status. Every change is an event for the endpoint's webhook; the events of one worker are sent one
--- after the other, so that they arrive in order.
+-- Change a worker's status. Every change is an event for the endpoint's webhook. The events of a worker are sent one after the
+-- other, so that they arrive in order.
 -- keys: worker, workers, endpoint, events, counts
 local function change_status(status, reason)
   local before = redis.call('HGET', worker, 'status')

@@ -1,5 +1,5 @@
--- Make the groups of an endpoint's queues where they are missing: the store has come back without them. An agent that outlives
--- its endpoint must not leave queues behind.
+-- Create the missing groups of an endpoint's queues, after the store has lost them. Does nothing without the endpoint, so that
+-- an agent that outlives its endpoint does not leave queues behind.
 --
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, queue, retry_queue

@@ -1,7 +1,7 @@
--- Write something: what waits for replicas or a disk waits for everything before this, whichever process wrote it.
+-- Write a mark, so that a wait for replicas or a disk covers all earlier writes, also those of other processes.
 --
 -- flags: allow-oom, durable
--- keys: mark (beside the keys that matter)
+-- keys: mark (in the slot of the earlier writes)
 -- replies:
 --   OK
 redis.call('SET', mark, '1', 'PX', 60000)

@@ -1,4 +1,4 @@
--- Record whether all workers of an endpoint crash on start.
+-- Record if all workers of an endpoint crash on start.
 --
 -- flags: allow-oom
 -- keys of an endpoint: endpoint

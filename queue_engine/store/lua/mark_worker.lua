@@ -1,4 +1,4 @@
--- Change a worker's status, as a controller decides.
+-- Set a worker's status, as decided by the controller.
 --
 -- flags: allow-oom
 -- keys of a worker: worker

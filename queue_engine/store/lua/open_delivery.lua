@@ -1,12 +1,12 @@
--- Read all that one attempt to deliver a task's result needs, and note which process makes it.
+-- Read the data for a delivery attempt of a task's result, and record the process that makes the attempt.
 --
 -- flags: allow-oom
 -- keys of a task: delivery, outbox, task, endpoint
 -- arguments: entry_id text, process_id text
 -- replies:
 --   OK: attempts integer, created_ms integer, fields map (of the task), spec bytes, result bytes (output or error),
---     is_too_large flag (the result, which is left out), signing_secret text (sealed)
---   STALE (the delivery is not due by this entry: a second delivery of it, or it has ended)
+--     is_too_large flag (the result is too large and left out), signing_secret text (sealed)
+--   STALE (the delivery is not due by this entry, because the entry was read twice or the delivery has ended)
 local entry = redis.call('HGET', delivery, 'entry')
 local fields = redis.call('HGETALL', task)
 if entry ~= entry_id or #fields == 0 then

@@ -1,4 +1,4 @@
--- Read the worker's status event that is to be sent next, and note which process sends it.
+-- Read the next status event of a worker, and record the process that sends it.
 --
 -- flags: allow-oom
 -- keys of a worker: delivery, outbox, events, endpoint

@@ -1,11 +1,11 @@
--- Find ended tasks of one status whose retention is over, the oldest first. Entries are in the order in which they came, and so
--- in that of their times, unless the clock went back in between: then what is stamped with a time to come counts as of now, so
--- that nothing stays for as long as the step was, and nothing goes too early.
+-- Find ended tasks of a status whose retention is over, oldest first. Entries are in the order of their times, unless the clock
+-- was set back. Then entries with times in the future count as of now, so that they are neither kept longer by the step nor
+-- removed too early.
 --
 -- flags: allow-oom
 -- keys of an endpoint: counts
 -- keys: stream (of the index)
--- arguments: status text (lower case), before_ms integer (when the retention began at the latest), limit integer
+-- arguments: status text (lower case), before_ms integer (latest start of a retention that is over), limit integer
 -- replies:
 --   OK: entries list of list of text (number, task id, place in the order of creation)
 local now = now_ms()
@@ -21,7 +21,7 @@ if not head then
   redis.call('HDEL', counts, stepped)
   return { 'OK', {} }
 end
--- Up to number `upto`, entries were there at `seen`.
+-- Entries up to number `upto` existed at the time `seen`.
 local upto, seen = string.match(redis.call('HGET', counts, stepped) or '', '^(%d+) (%d+)$')
 upto, seen = tonumber(upto), tonumber(seen)
 local number, time = number_and_time(head)

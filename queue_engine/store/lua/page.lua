@@ -1,4 +1,4 @@
--- Read one page of an index, newest first. Takes steps in the levels of blocks and in one block, not in all entries before it.
+-- Read a page of an index, newest first. The search descends the levels of blocks and does not read the entries before the page.
 --
 -- flags: no-writes, allow-oom
 -- keys of an endpoint: counts
@@ -10,11 +10,12 @@ local total = redis.call('XLEN', stream)
 local size = math.min(limit, total - offset)
 if size <= 0 then return { 'OK', total, {} } end
 
--- Blocks whose gaps are read at once.
+-- Number of blocks whose gaps one command reads.
 local STRIDE = 4
 
--- Of the numbers `low` to `high` with `held` entries, the block of a level that has the one that `left` newer ones come
--- before, looked for from the nearer end. Reply its lowest and highest number, its entries, and how many of these are newer.
+-- Find the block of a level that has the entry with `left` newer entries, among the numbers `low` to `high`, which have `held`
+-- entries. The search begins at the nearer end. Return the block's lowest and highest number, the number of its entries, and
+-- how many of them are newer.
 local function find(level, low, high, held, left)
   local wide, prefix, fields = width(level), index .. ':' .. level .. ':', {}
   local block, last, step, bottom, top = block_of(high, level), block_of(low, level), -1, low, high
@@ -35,7 +36,7 @@ local function find(level, low, high, held, left)
   end
 end
 
--- A number, and how many entries up to it come before the page.
+-- Return a number at or above the page's first entry, and how many entries from it downwards come before the page.
 local function go_down()
   local low, high = index_oldest(stream), tonumber(redis.call('HGET', counts, 'seq:' .. index))
   local held, left = total, offset

@@ -4,7 +4,7 @@
 -- keys of a task: task, due, retry_queue
 -- replies:
 --   QUEUED
---   OK (nothing to do: not due, or not scheduled)
+--   OK (no change: the task is not due, or not scheduled)
 local now = now_ms()
 local member, task_id = names_of(task)
 local due_at = tonumber(redis.call('ZSCORE', due, member) or '')

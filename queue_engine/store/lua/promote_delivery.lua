@@ -1,4 +1,4 @@
--- Put a delivery whose wait is over into the outbox.
+-- Add a delivery whose wait is over to the outbox.
 --
 -- flags: allow-oom
 -- keys of a partition: outbox
@@ -6,7 +6,7 @@
 -- arguments: delivery_id text
 -- replies:
 --   OK
---   STALE (not due, or ended)
+--   STALE (the delivery is not due, or has ended)
 local now = now_ms()
 local due_at = tonumber(redis.call('ZSCORE', waiting, delivery_id) or '')
 if due_at == nil or due_at > now then return { 'STALE' } end

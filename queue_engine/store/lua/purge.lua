@@ -1,5 +1,5 @@
--- Remove an ended task whose retention is over. A task whose delivery still goes on is moved to the end of its stream, to be
--- looked at again after another retention time.
+-- Remove an ended task whose retention is over. A task whose delivery has not ended is kept for another retention time, at the
+-- end of its stream.
 --
 -- flags: allow-oom
 -- keys of a task: task, body, result, history, attempts_log, created, counts, delivery, endpoint
@@ -10,7 +10,7 @@
 --   KEPT
 --   OK (the entry was stale)
 if not index_remove(status, stream, number) then return { 'OK' } end
--- A task with this id that is not the one of the entry was submitted after that one's data had gone: it stays.
+-- A task with the same id at another place was submitted after the data of the entry's task had expired. It is not removed.
 local seq, webhook, has_history, result_at = unpack(redis.call('HMGET', task, 'seq', 'webhook', 'history', 'result_at'))
 local is_there = seq == place
 if is_there and webhook and redis.call('EXISTS', delivery) == 1 then
@@ -25,7 +25,7 @@ redis.call('HINCRBY', counts, status, -1)
 index_remove('all', created, place)
 if is_there then
   redis.call('DEL', task, body)
-  -- To look for keys that are not there costs as much as to remove them.
+  -- Missing keys are not deleted, because the search for a missing key costs as much as a deletion.
   if not result_at then redis.call('DEL', result) end
   if webhook then redis.call('DEL', attempts_log) end
   if has_history then redis.call('DEL', history) end

@@ -1,11 +1,11 @@
--- Store a new API key, so that it can be listed and revoked from the moment on which it is valid. A known one stays as it is,
--- and a revoked one stays revoked.
+-- Store a new API key in one step, so that every valid key can be listed and revoked. A known key is not changed, and a revoked
+-- key stays revoked.
 --
 -- flags: allow-oom, durable
 -- keys: api_key, api_keys, revoked (all revoked API keys), tenants
 -- arguments: key_hash text, tenant text, name text
 -- replies:
---   OK: tenant text, name text, created_ms integer (as they are now stored)
+--   OK: tenant text, name text, created_ms integer (as stored)
 --   REVOKED
 if redis.call('SISMEMBER', revoked, key_hash) == 1 then return { 'REVOKED' } end
 if redis.call('HEXISTS', api_key, 'tenant') == 0 then

@@ -8,7 +8,7 @@
 --   OK
 --   STALE
 local state, entry = unpack(redis.call('HMGET', task, 'state', 'entry'))
--- In a repeat the entry is not there any more. Its id alone does not tell: both queues may use it in one millisecond.
+-- In a repeated call the entry no longer exists. Its id alone is not sufficient, because both queues may use it.
 local was_there = drop(stream, 'agents', entry_id)
 if not was_there or state ~= 'queued' or entry ~= entry_id then return { 'STALE' } end
 local _, task_id = names_of(task)

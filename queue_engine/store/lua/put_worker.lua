@@ -2,7 +2,7 @@
 --
 -- flags: allow-oom
 -- keys of a worker: worker, endpoint
--- arguments: is_managed flag (by a controller), revision integer (of the endpoint)
+-- arguments: is_managed flag (a controller starts the worker), revision integer (of the endpoint)
 -- replies:
 --   OK
 --   EXISTS

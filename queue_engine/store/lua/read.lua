@@ -1,4 +1,4 @@
--- Read one task.
+-- Read a task.
 --
 -- flags: no-writes, allow-oom
 -- keys of a task: task, body, result

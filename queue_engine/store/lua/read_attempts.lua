@@ -1,4 +1,4 @@
--- Read one task with the history of its attempts, so that no attempt is in both or in neither.
+-- Read a task and the history of its attempts in one step, so that each attempt is in exactly one of the two.
 --
 -- flags: no-writes, allow-oom
 -- keys of a task: task, history

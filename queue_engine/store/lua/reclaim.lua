@@ -1,5 +1,5 @@
--- Take a task from an agent whose lease ran out: back to the queue, or the end when its workers are lost again and again, or
--- when it is to be cancelled.
+-- Reclaim a task whose lease has expired. The task is queued again, or ends when too many of its workers were lost or when its
+-- cancellation was requested.
 --
 -- flags: allow-oom
 -- keys of a task: task, leases, retry_queue
@@ -8,7 +8,7 @@
 --   QUEUED: worker_id text, attempts integer
 --   DEAD: worker_id text, attempts integer
 --   CANCELLED: worker_id text, attempts integer
---   OK (nothing to do: the lease was renewed or the task ended)
+--   OK (no change: the lease was renewed, or the task has ended)
 local now = now_ms()
 local member, task_id = names_of(task)
 local lease_end = tonumber(redis.call('ZSCORE', leases, member) or '')

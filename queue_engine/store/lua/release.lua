@@ -1,9 +1,9 @@
--- Hand a running task back to the queue at no cost to its budgets: its agent drains, or leaves it to another. One that is to be
--- cancelled ends instead.
+-- Put a running task back into the queue at no cost to its budgets, because its agent drains or leaves the task to another. A
+-- task whose cancellation was requested ends instead.
 --
 -- flags: allow-oom
 -- keys of a task: task, leases, retry_queue
--- arguments: token text, was_called flag (the container may have got it: if not, the history does not tell of it)
+-- arguments: token text, was_called flag (the container may have received the task, so the attempt is recorded in the history)
 -- replies:
 --   OK
 --   CANCELLED
@@ -15,7 +15,7 @@ if not state then return { 'GONE' } end
 if state ~= 'running' or holder ~= token then return { retried == token and 'ALREADY' or 'FENCED' } end
 local now = now_ms()
 if was_called or cancel then
-  end_busy_streak() -- its worker had taken it
+  end_busy_streak() -- the worker had accepted the task
   note_attempt(now, 'released')
 else
   redis.call('HSET', task, 'noted', 1)

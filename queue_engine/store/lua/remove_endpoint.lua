@@ -1,4 +1,4 @@
--- Remove a deleted endpoint when nothing of it is left to do.
+-- Remove a deleted endpoint that has no workers, tasks or deliveries any longer.
 --
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, endpoints, counts, live, workers, queue, retry_queue, created, finished_success,
@@ -6,7 +6,7 @@
 -- arguments: endpoint_id text
 -- replies:
 --   OK
---   BUSY (it has workers, tasks or deliveries)
+--   BUSY (the endpoint has workers, tasks or deliveries)
 if redis.call('EXISTS', endpoint) == 0 then
   redis.call('ZREM', endpoints, endpoint_id)
   return { 'OK' }

@@ -1,4 +1,4 @@
--- Forget a worker that has ended; its last status is an event too.
+-- Remove a worker that has ended. Its last status is an event too.
 --
 -- flags: allow-oom
 -- keys of a worker: worker, workers, queue, retry_queue
@@ -8,7 +8,7 @@
 if redis.call('EXISTS', worker) == 1 then change_status(status, reason) end
 redis.call('DEL', worker)
 redis.call('HDEL', workers, worker_id)
--- Its name in the groups goes too, unless it still holds entries that another agent must take over first.
+-- Remove its consumer from the groups too, unless the consumer has entries that another agent must claim first.
 for _, stream in ipairs({ queue, retry_queue }) do
   local pending = redis.pcall('XPENDING', stream, 'agents', '-', '+', 1, worker_id)
   if not pending.err and #pending == 0 then redis.pcall('XGROUP', 'DELCONSUMER', stream, 'agents', worker_id) end

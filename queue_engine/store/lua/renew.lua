@@ -1,12 +1,12 @@
--- Renew the leases of all tasks of one agent.
+-- Renew the leases of all tasks of an agent.
 --
 -- flags: allow-oom
 -- keys of an endpoint: leases
 -- keys: tasks list
 -- arguments: lease_ms integer, tokens list of text (in the order of the tasks)
 -- replies:
---   OK: words list of text (of each task: OK; READOPTED when the lease had run out and is held again; CANCEL when it is held
---     and is to be stopped; FENCED when another attempt has it; GONE)
+--   OK: words list of text (for each task: OK; READOPTED when the lease had expired and is held again; CANCEL when the lease is
+--     renewed and the task must be stopped; FENCED when another attempt has the task; GONE)
 local now = now_ms()
 local lease_end = now + lease_ms
 local words = {}

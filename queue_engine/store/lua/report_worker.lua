@@ -1,21 +1,21 @@
--- Record what a worker's agent says of it.
+-- Record the status that an agent reports for its worker.
 --
 -- flags: allow-oom
 -- keys of a worker: worker, endpoint
 -- arguments:
 --   reported text (its status), running_tasks integer, address text (of the container), reason text,
---   run integer (the number of the start that the agent is of; 0 when no controller started it), error_text optional text
+--   run integer (number of the worker's start, 0 when no controller started the agent), error_text optional text
 -- replies:
 --   OK: wanted text (the desired state of the endpoint)
---   GONE (no such worker or endpoint, or it was started again: its agent must end)
+--   GONE (the worker or its endpoint does not exist, or the worker was started again, so the agent must end)
 local wanted = redis.call('HGET', endpoint, 'wanted')
 local before, managed, latest_run = unpack(redis.call('HMGET', worker, 'status', 'managed', 'run'))
 if not before or not wanted then return { 'GONE' } end
 if run ~= 0 and run ~= tonumber(latest_run or '') then return { 'GONE' } end
 redis.call('HSET', worker, 'running', running_tasks, 'address', address, 'beat', text(now_ms()))
 local status = reported
--- What a controller decided stands: a worker that is being stopped is not running again, one that keeps crashing is
--- failed until it runs.
+-- The controller's decision has priority: a worker that is being stopped does not become running again, and a worker that
+-- crashes repeatedly stays failed until it runs.
 if before == 'STOPPING' and managed == '1' and status ~= 'STOPPED' then status = before end
 if before == 'FAILED' and status == 'INITIALIZING' then status = before end
 if status == 'RUNNING' then

@@ -1,13 +1,13 @@
--- Queue an ended task for a further attempt, with fresh budgets. Its result goes, and the delivery of that with it. Not allowed
--- at maxmemory: it is new work.
+-- Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed. Not allowed at maxmemory,
+-- because it is new work.
 --
 -- flags: durable
 -- keys of a task: task, body, result, history, attempts_log, counts, endpoint, live, queue
 -- arguments: call_id text
 -- replies:
 --   OK
---   ALREADY (by the same call before)
---   BUSY (it has not ended)
+--   ALREADY (the same call has queued the task before)
+--   BUSY (the task has not ended)
 --   CLOSED (the endpoint is stopped or failed)
 --   FULL
 --   GONE
@@ -34,7 +34,7 @@ else
   redis.call('DEL', result)
 end
 for _, key in ipairs({ task, body, history, attempts_log }) do redis.call('PERSIST', key) end
--- The deadline goes too: it counted from the first submission, and who runs a task again wants it to run.
+-- Remove the deadline too, because it counted from the first submission and would expire the task.
 redis.call('HDEL', task, 'deadline', 'ttl', 'finished', 'fin', 'result_at', 'token', 'retry_token', 'cancel', 'resets',
   'busy_since', 'busy_tries', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery', 'delivery_parked')
 local _, task_id = names_of(task)

@@ -1,8 +1,8 @@
--- Replace a sealed text by the same secret sealed with another key, unless the text has changed since it was read.
+-- Replace a sealed text by the same secret sealed with another key, unless the text was changed since it was read.
 --
 -- flags: allow-oom
 -- keys: record (a hash)
--- arguments: field text, before text, after text, has_version flag (when changes of the hash are fenced by its version)
+-- arguments: field text, before text, after text, has_version flag (the hash has a version that fences its changes)
 -- replies:
 --   OK
 --   STALE

@@ -1,11 +1,11 @@
--- Replace a task's spec by the same one sealed with another key. What is behind it stays.
+-- Replace a task's spec by the same spec sealed with another key. The rest of the body is not changed.
 --
 -- flags: allow-oom
 -- keys of a task: task, body
 -- arguments: before bytes (the spec that was read), after bytes
 -- replies:
 --   OK
---   STALE (the spec has changed since it was read, or there is no such task)
+--   STALE (the spec was changed since it was read, or there is no such task)
 local length, place = unpack(redis.call('HMGET', task, 'spec', 'result_at'))
 if length ~= text(#before) or redis.call('GETRANGE', body, 0, #before - 1) ~= before then return { 'STALE' } end
 redis.call('SET', body, after .. redis.call('GETRANGE', body, #before, -1), 'KEEPTTL')

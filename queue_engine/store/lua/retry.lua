@@ -1,13 +1,13 @@
--- Put a running task off: it waits and is tried again. One that is to be cancelled ends instead, and so does one whose last
--- attempt was used up by a busy streak.
+-- Schedule the retry of a running task. The task ends instead when its cancellation was requested, or when a busy streak has
+-- used up its last attempt.
 --
 -- flags: allow-oom, durable
 -- keys of a task: task, leases, retry_queue, due, deadlines
 -- arguments:
---   token text, delay_ms integer, outcome text, why bytes (shortened),
---   cost text (`attempt`; `busy`: an attempt when the busy streak has lasted for the endpoint's maxBusySeconds, else nothing;
---     `nothing`: the worker has not served yet, and the task is queued again at once),
---   last_error bytes (of a task whose busy streak has used up its last attempt)
+--   token text, delay_ms integer, outcome text, why bytes (the shortened error),
+--   cost text (`attempt`; `busy`: an attempt for each maxBusySeconds of the busy streak; `nothing`: the worker has not served
+--     yet, and the task is queued again at once),
+--   last_error bytes (for a task whose busy streak has used up its last attempt)
 -- replies:
 --   OK
 --   CANCELLED

@@ -1,4 +1,4 @@
--- Revoke an API key for good.
+-- Revoke an API key permanently.
 --
 -- flags: allow-oom, durable
 -- keys: api_key, api_keys, revoked (all revoked API keys)

@@ -1,14 +1,14 @@
--- Record what came of one attempt to deliver a task's result.
+-- Record the result of a delivery attempt for a task's result.
 --
 -- flags: allow-oom, durable
 -- keys of a task: delivery, outbox, outbox_due, task, body, result, attempts_log, history, counts, finished_success,
 --   finished_delivered
 -- arguments:
---   entry_id text, process_id text, verdict text (delivered, again or given_up), delay_ms integer (when again), reason text,
---   record text (JSON, for the log)
+--   entry_id text, process_id text, verdict text (delivered, again or given_up), delay_ms integer (for again), reason text,
+--   record text (JSON, for the ledger)
 -- replies:
 --   OK: created_ms integer, now_ms integer
---   FENCED (another process has it, or it was settled before)
+--   FENCED (another process has the delivery, or it was settled before)
 local entry, owner, begun = unpack(redis.call('HMGET', delivery, 'entry', 'owner', 'created'))
 if entry ~= entry_id or owner ~= process_id then return { 'FENCED' } end
 local now = now_ms()

@@ -1,4 +1,4 @@
--- Begin an attempt: the entry leaves the queue, the task gets a token and a lease.
+-- Begin an attempt: remove the entry from the queue, and give the task a token and a lease.
 --
 -- flags: allow-oom
 -- keys of a task: task, body, leases, endpoint, deadlines
@@ -8,18 +8,18 @@
 --   OK: attempt integer, max_attempts integer, timeout_seconds number, created_ms integer, started_ms integer,
 --     number integer, spec_length integer, spec_and_input bytes, lost integer, connections_lost integer,
 --     attempts_before integer (the latest retry by hand), retry_on text, retry_delays text, cancel_uri text,
---     busy_tries integer (of the busy streak so far), has_history flag (an earlier try is in the history)
---   STALE (the task is not waiting with this entry: a second delivery of it, or there is no such task)
+--     busy_tries integer (of the busy streak so far), has_history flag (the history has an earlier try)
+--   STALE (the task does not wait with this entry, because the entry was read twice or there is no such task)
 local state, entry, holder, lost_token, deadline, updated =
   unpack(redis.call('HMGET', task, 'state', 'entry', 'token', 'lost_token', 'deadline', 'updated'))
 local repeated = state == 'running' and holder == token
--- The entry's id alone does not tell where the task waits: both queues may use it in one millisecond.
+-- The entry's id alone does not identify the queue in which the task waits, because both queues may use the same id.
 local was_there = drop(stream, 'agents', entry_id)
 if not repeated and (not was_there or state ~= 'queued' or entry ~= entry_id) then return { 'STALE' } end
 local now = now_ms()
 if not repeated then
   local member = names_of(task)
-  -- Until now the agent that had lost the task could have come back to it.
+  -- Until now the attempt that lost its lease could have been readopted, so it is recorded only here.
   if lost_token then note_attempt(updated, 'lost') end
   if deadline then redis.call('ZREM', deadlines, member) end
   redis.call('HSET', task, 'state', 'running', 'token', token, 'worker', worker_id, 'address', address,

@@ -1,4 +1,4 @@
--- Begin a further start of a worker: what agents of earlier starts say does not count from here on.
+-- Record a start of a worker. Reports from agents of earlier starts are refused from then on.
 --
 -- flags: allow-oom
 -- keys of a worker: worker
@@ -9,6 +9,6 @@ if redis.call('EXISTS', worker) == 0 then return { 'GONE' } end
 local run = redis.call('HINCRBY', worker, 'run', 1)
 redis.call('HSET', worker, 'started', text(now_ms()), 'running', 0)
 redis.call('HDEL', worker, 'beat')
--- Before its first start a worker's only error is that it waits for it.
+-- The error of a worker before its first start only says that it waits for the start.
 if run == 1 then redis.call('HDEL', worker, 'error') end
 return { 'OK', run }

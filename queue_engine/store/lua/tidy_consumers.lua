@@ -1,5 +1,5 @@
--- Forget agents in the groups of an endpoint's queues that are no workers any more and hold no entries. One that lives all
--- the same is there again with its next read.
+-- Remove consumers without entries that no longer belong to a worker from the groups of an endpoint's queues. If such an agent
+-- is still alive, its next read creates the consumer again.
 --
 -- flags: allow-oom
 -- keys of an endpoint: queue, retry_queue, workers

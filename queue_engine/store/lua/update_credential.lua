@@ -1,4 +1,4 @@
--- Change some fields of a credential; those that are not given stay.
+-- Change some fields of a credential. Other fields are not changed.
 --
 -- flags: durable
 -- keys: credential

@@ -5,7 +5,7 @@
 -- arguments: tenant text, version integer (that was read), needs_new_workers flag, fields map
 -- replies:
 --   OK
---   CONFLICT (changed in between)
+--   CONFLICT (the endpoint was changed since)
 --   NOT_FOUND
 local owner, wanted, current = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted', 'version'))
 if owner ~= tenant or wanted == 'deleted' then return { 'NOT_FOUND' } end

@@ -1,4 +1,4 @@
--- Note that an endpoint uses a credential, or is about to. The note counts for USE_GRACE_MS by itself and is kept no longer.
+-- Note that an endpoint uses a credential or is about to use it. The note expires after USE_GRACE_MS.
 --
 -- keys: credential, users (of the credential)
 -- arguments: tenant text, endpoint_id text

@@ -1,4 +1,4 @@
--- Set the desired state of an endpoint. Deleting is final. May run at maxmemory: it is how memory is freed.
+-- Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees memory.
 --
 -- flags: allow-oom, durable
 -- keys of an endpoint: endpoint
