@@ -8,13 +8,16 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError
+from redis.exceptions import DataError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 CONNECT_TIMEOUT_SECONDS = 2.0
+MAX_COPIED_BYTES = 32 * 1024
+"""Longest argument that is copied into one buffer with the rest of its command."""
 
 
 class _Watchful(AbstractConnection):
@@ -36,6 +39,21 @@ class _Watchful(AbstractConnection):
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("the server does not answer a new connection") from None
+
+    def pack_command(self, *args: Any) -> list[bytes]:
+        """Return the command as bytes. Raises DataError for an argument that is no bytes, string or number.
+
+        In C, because redis-py packs in Python where it is asynchronous: 17 µs for the 20 arguments of a script, beside
+        4 µs. A long argument is left to redis-py, which sends it without a copy.
+        """
+        for arg in args:  # a loop, because a generator costs as much as the packing
+            if type(arg) is bytes and len(arg) > MAX_COPIED_BYTES:
+                return list(super().pack_command(*args))
+        words = args[0].split() if type(args[0]) in (str, bytes) else ()
+        try:
+            return [hiredis.pack_command((*words, *args[1:]))]
+        except TypeError as error:
+            raise DataError(f"{args[0]!r}: {error}") from None
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send a command; raise ConnectionError when the peer has closed the connection.

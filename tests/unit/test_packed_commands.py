@@ -1,0 +1,34 @@
+"""Commands are packed as redis-py packs them."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from redis.asyncio.connection import Connection
+from redis.exceptions import DataError
+
+from queue_engine.store.redis.connections import MAX_COPIED_BYTES, PlainConnection
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+_ARGUMENTS = st.lists(st.one_of(st.binary(), _TEXT, st.integers(), st.floats()))
+
+
+def _packed(kind: type[Connection], *command: object) -> bytes:
+    return b"".join(kind().pack_command(*command))  # type: ignore[no-untyped-call, arg-type]
+
+
+@given(name=st.sampled_from(["GET", b"GET", "CLUSTER SLOTS", b"SCRIPT LOAD"]), arguments=_ARGUMENTS)
+def test_commands_have_the_bytes_that_redis_py_sends(name: str | bytes, arguments: list[object]) -> None:
+    assert _packed(PlainConnection, name, *arguments) == _packed(Connection, name, *arguments)
+
+
+@pytest.mark.parametrize("value", [True, None, [1], bytearray(b"x")])
+def test_an_argument_of_another_type_is_refused_by_name_of_its_command(value: object) -> None:
+    with pytest.raises(DataError, match="SET"):
+        _packed(PlainConnection, "SET", "key", value)
+
+
+def test_a_long_argument_is_sent_without_a_copy() -> None:
+    long = bytes(MAX_COPIED_BYTES + 1)
+    pieces = PlainConnection().pack_command("SET", "key", long)
+
+    assert any(piece is long for piece in pieces)
