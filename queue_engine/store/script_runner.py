@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -11,7 +12,6 @@ from time import perf_counter
 from typing import Any
 
 from redis.asyncio import Redis
-from redis.asyncio.client import Pipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from queue_engine.config.durability import Durability
 from queue_engine.config.store_url import Address
 from queue_engine.observability import metrics
-from queue_engine.store.redis.client import NotDurable, unavailability
+from queue_engine.store.redis.client import NotDurable, exchange, unavailability
 from queue_engine.store.redis.cluster import ClusterClient, is_redirection, slot_of
 from queue_engine.store.scripts import Argument, Script, load_scripts
 
@@ -203,38 +203,27 @@ class ScriptRunner:
 
     async def _pipeline(self, client: Redis, batch: list[_Call], asking: bool) -> list[Any]:
         waits = batch[0].promises  # the same for all calls of a lane
-        if len(batch) == 1 and not waits and not asking:
-            return [await _alone(client, batch[0])]
-        pipeline = client.pipeline(transaction=False)
-        for call in batch:
-            if asking:
-                pipeline.execute_command("ASKING")
-            pipeline.execute_command("EVALSHA", call.script.sha, *call.arguments)
+        commands: list[tuple[Argument, ...]] = [("EVALSHA", call.script.sha, *call.arguments) for call in batch]
         if waits:
-            self._add_wait(pipeline, batch[0].key, asking)
-        replies: list[Any] = await pipeline.execute(raise_on_error=False)
+            commands += self._wait(batch[0].key)
+        replies = await _replies(client, commands, asking)
         shortfall = await self._shortfall(client, batch[0].key, asking, replies.pop(), replies.pop()) if waits else None
-        if asking:
-            replies = [replies[2 * index + 1] for index in range(len(batch))]
         if shortfall is not None:
             replies = [reply if isinstance(reply, Exception) else shortfall for reply in replies]
         return replies
 
     # Durability
 
-    def _add_wait(self, pipeline: Pipeline, key: str, asking: bool) -> None:
-        """Append a write of the mark and a wait for the configured durability.
+    def _wait(self, key: str) -> tuple[tuple[Argument, ...], tuple[Argument, ...]]:
+        """Return a write of the mark and a wait for the configured durability.
 
         A server waits only for writes of this connection. The mark is needed because a repeated call writes nothing.
         """
-        if asking:
-            pipeline.execute_command("ASKING")
-        pipeline.execute_command("EVALSHA", self._mark.sha, 1, _mark_beside(key))
         asked, timeout_ms = self._durability, int(self._durability.timeout_seconds * 1000)
+        mark = ("EVALSHA", self._mark.sha, 1, _mark_beside(key))
         if asked.disk:
-            pipeline.execute_command("WAITAOF", 1, asked.replicas, timeout_ms)
-        else:
-            pipeline.execute_command("WAIT", asked.replicas, timeout_ms)
+            return mark, ("WAITAOF", 1, asked.replicas, timeout_ms)
+        return mark, ("WAIT", asked.replicas, timeout_ms)
 
     async def _shortfall(
         self, client: Redis, key: str, asking: bool, acknowledged: Any, mark: Any
@@ -242,9 +231,7 @@ class ScriptRunner:
         """Return NotDurable when the writes before do not have the configured durability, else None."""
         if isinstance(mark, NoScriptError):
             await client.script_load(self._mark.text)
-            pipeline = client.pipeline(transaction=False)
-            self._add_wait(pipeline, key, asking)
-            *_, mark, acknowledged = await pipeline.execute(raise_on_error=False)
+            mark, acknowledged = await _replies(client, self._wait(key), asking)
         for reply in (mark, acknowledged):
             if isinstance(reply, Exception):
                 return NotDurable(unavailability(reply) or f"it cannot confirm writes: {reply}")
@@ -261,16 +248,12 @@ class ScriptRunner:
 _calls_of = cache(metrics.StoreCalls)
 
 
-async def _alone(client: Redis, call: _Call) -> Any:
-    """Send a single call without a pipeline."""
-    try:
-        return await client.execute_command(  # type: ignore[no-untyped-call]
-            "EVALSHA", call.script.sha, *call.arguments
-        )
-    except (RedisConnectionError, RedisTimeoutError):
-        raise
-    except RedisError as error:
-        return error
+async def _replies(client: Redis, commands: Sequence[tuple[Argument, ...]], asking: bool) -> list[Any]:
+    """Return the replies to commands. `asking` sends them to a node that does not own their keys yet."""
+    if not asking:
+        return await exchange(client, commands)
+    # A node forgets ASKING with the next command that has keys. It ignores it before one that has none.
+    return (await exchange(client, [one for command in commands for one in (("ASKING",), command)]))[1::2]
 
 
 def _mark_beside(key: str) -> str:

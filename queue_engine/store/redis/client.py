@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -34,6 +34,7 @@ from queue_engine.store.redis.connections import (
     PlainConnection,
     TlsConnection,
     TlsMasterConnection,
+    Watchful,
 )
 from queue_engine.store.redis.sentinel import MasterFinder, MasterPool
 
@@ -85,6 +86,22 @@ def connect(url: str | StoreUrl, *, max_connections: int = 32, blocking: bool = 
     if parsed.topology is Topology.SENTINEL:
         return Redis.from_pool(_master_pool(parsed, max_connections, options))
     return Redis.from_pool(_pool_of(parsed.addresses[0], parsed.tls, max_connections, options))
+
+
+async def exchange(client: Redis, commands: Sequence[Iterable[Any]]) -> list[Any]:
+    """Send commands to one server in one write; return the reply or the ResponseError of each, in order.
+
+    A call that loses its connection is repeated once on a new one. Raises ConnectionError and TimeoutError of redis-py.
+    """
+    pool = client.connection_pool
+    connection: Watchful = await pool.get_connection()
+    try:
+        try:
+            return await connection.exchange(commands)
+        except RedisConnectionError:
+            return await connection.exchange(commands)
+    finally:
+        await pool.release(connection)
 
 
 async def close(client: Redis) -> None:

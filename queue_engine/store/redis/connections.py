@@ -6,7 +6,8 @@ A lost connection always raises a ConnectionError or a TimeoutError, on every ev
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
@@ -20,7 +21,7 @@ MAX_COPIED_BYTES = 32 * 1024
 """Longest argument that is copied into one buffer with the rest of its command."""
 
 
-class _Watchful(AbstractConnection):
+class Watchful(AbstractConnection):
     """Limits the whole handshake, and reconnects after the server was demoted to a replica.
 
     A frozen server still accepts connections but never replies to the handshake. redis-py has a timeout for the TCP
@@ -55,6 +56,43 @@ class _Watchful(AbstractConnection):
         except TypeError as error:
             raise DataError(f"{args[0]!r}: {error}") from None
 
+    async def exchange(self, commands: Sequence[Iterable[Any]]) -> list[Any]:
+        """Send commands in one write; return the reply or the ResponseError of each, in order.
+
+        Each reply must come within the socket timeout. When one does not come, the connection is closed, so that it
+        is never read as the reply to a later command. Raises ConnectionError and TimeoutError of redis-py.
+        """
+        packed = [piece for command in commands for piece in self.pack_command(*command)]
+        await self.connect()
+        try:
+            return await self._replies_to(packed, len(commands))
+        except TimeoutError:
+            await self.disconnect(nowait=True)
+            raise RedisTimeoutError("the server does not reply in time") from None
+        except (OSError, RuntimeError) as error:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(f"the connection is lost: {error}") from error
+        except BaseException:
+            await self.disconnect(nowait=True)
+            raise
+
+    async def _replies_to(self, packed: list[bytes], count: int) -> list[Any]:
+        """Write packed commands and read their replies, with one timer for all, which each reply sets again."""
+        replies: list[Any] = []
+        writer, parser = cast(asyncio.StreamWriter, self._writer), cast(Any, self._parser)
+        clock, read = asyncio.get_running_loop().time, parser.read_response
+        async with asyncio.timeout(self.socket_timeout) as limit:
+            writer.writelines(packed)
+            await writer.drain()
+            for _ in range(count):
+                reply = await read()
+                if isinstance(reply, ReadOnlyError):
+                    self._demoted = True
+                replies.append(reply)
+                if self.socket_timeout is not None:
+                    limit.reschedule(clock() + self.socket_timeout)
+        return replies
+
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send a command; raise ConnectionError when the peer has closed the connection.
 
@@ -74,24 +112,31 @@ class _Watchful(AbstractConnection):
             raise
 
     async def can_read_destructive(self) -> bool:
-        """Return True if there is unread data. The pool calls this before reuse, and reconnects when it raises."""
+        """Return True if there is unread data. The pool calls this before reuse, and reconnects when it raises.
+
+        redis-py starts a read and cancels it, which costs as much as a call of the store. The event loop reads whatever
+        arrives, so looking into its buffer tells the same.
+        """
         if self._demoted:
             self._demoted = False
             raise RedisConnectionError("the server is a replica now")
-        return bool(await super().can_read_destructive())  # type: ignore[no-untyped-call]
+        reader, writer = cast(Any, self._reader), cast(asyncio.StreamWriter, self._writer)
+        if reader.at_eof() or writer.is_closing():
+            raise RedisConnectionError("the server has closed the connection")
+        return bool(reader._buffer)
 
 
-class PlainConnection(_Watchful, Connection):
+class PlainConnection(Watchful, Connection):
     pass
 
 
-class TlsConnection(_Watchful, SSLConnection):
+class TlsConnection(Watchful, SSLConnection):
     pass
 
 
-class MasterConnection(_Watchful, SentinelManagedConnection):
+class MasterConnection(Watchful, SentinelManagedConnection):
     pass
 
 
-class TlsMasterConnection(_Watchful, SentinelManagedSSLConnection):
+class TlsMasterConnection(Watchful, SentinelManagedSSLConnection):
     pass
