@@ -75,7 +75,10 @@ def test_requests_are_spread_over_the_workers_and_go_on_when_one_dies(up: Up) ->
     spread = answered_by()
     assert set(spread.values()) == {10}
     dying = next(iter(spread))
-    psutil.Process(int(dying)).kill()
+    process = psutil.Process(int(dying))
+    process.kill()
+    # Until then its socket takes connections, and a request that it has taken fails with it.
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
     answers = [ask(up, endpoint_id, "/who") for _ in range(50)]
     assert {answer.status_code for answer in answers} == {200}
     wait_for_workers(up, endpoint_id, 2)
