@@ -1,15 +1,18 @@
 """A connection that has ended says so by a ConnectionError, on every event loop."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvloop
+from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.store.redis.client import close, connect, store_errors
+from queue_engine.store.redis.client import close, connect, exchange, store_errors
 from tests.waiting import wait_until_async
 
 
@@ -51,3 +54,52 @@ async def test_a_server_of_another_protocol_is_named_as_that() -> None:
                     await client.ping()
         finally:
             await close(client)
+
+
+async def _has_blocked_client(client: Redis) -> bool:
+    return bool((await client.info("clients"))["blocked_clients"])
+
+
+@pytest.fixture
+async def client(valkey_url: str) -> AsyncIterator[Redis]:
+    client = connect(valkey_url, max_connections=1)
+    yield client
+    await close(client)
+
+
+async def test_an_exchange_returns_each_reply_or_error_in_order(client: Redis) -> None:
+    first, second, third = await exchange(client, [("ECHO", "a"), ("NONE",), ("ECHO", b"b" * 100_000)])
+
+    assert (first, third) == (b"a", b"b" * 100_000)
+    assert isinstance(second, ResponseError)
+
+
+async def test_a_reply_after_the_timeout_is_not_read_as_the_next_reply(client: Redis) -> None:
+    connection = await client.connection_pool.get_connection()
+    connection.socket_timeout = 0.05
+    await client.connection_pool.release(connection)
+
+    with pytest.raises(RedisTimeoutError):
+        await exchange(client, [("BLPOP", "nothing", "0.2")])
+
+    assert await exchange(client, [("ECHO", "a")]) == [b"a"]
+
+
+async def test_a_cancelled_exchange_does_not_leave_its_reply_to_the_next_one(client: Redis, valkey_url: str) -> None:
+    waiting = asyncio.create_task(exchange(client, [("BLPOP", "nothing", "0")]))
+    other = connect(valkey_url)
+    await wait_until_async(lambda: _has_blocked_client(other))
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await close(other)
+
+    assert await exchange(client, [("ECHO", "a")]) == [b"a"]
+
+
+async def test_a_connection_that_the_server_closed_is_replaced(client: Redis) -> None:
+    (own_id,) = await exchange(client, [("CLIENT", "ID")])
+    await exchange(client, [("CLIENT", "KILL", "ID", own_id, "SKIPME", "no")])
+
+    (new_id,) = await exchange(client, [("CLIENT", "ID")])
+
+    assert new_id != own_id
