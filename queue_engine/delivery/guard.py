@@ -79,13 +79,18 @@ class ConnectionUse:
 
 
 def guarded_session(
-    guard: Guard, resolver: AbstractResolver, *, connections: int = 256, keep_alive_seconds: float | None = 5.0
+    guard: Guard,
+    resolver: AbstractResolver,
+    *,
+    connections: int = 256,
+    keep_alive_seconds: float | None = 5.0,
+    tls: ssl.SSLContext | None = None,
 ) -> aiohttp.ClientSession:
     """Return a session that checks every connection with the guard. Needs a running event loop.
 
     At most `connections` are in use at the same time. An idle connection is kept for `keep_alive_seconds`; with None,
-    every request uses a new connection. Proxies, cookies and netrc are not used; TLS certificates are verified against
-    the system's authorities. Close the session, then the resolver.
+    every request uses a new connection. Proxies, cookies and netrc are not used; TLS certificates are verified as `tls`
+    says, by default against the system's authorities. Close the session, then the resolver.
     """
     kept: dict[str, Any] = (
         {"force_close": True} if keep_alive_seconds is None else {"keepalive_timeout": keep_alive_seconds}
@@ -94,7 +99,7 @@ def guarded_session(
         resolver=_GuardedResolver(guard, resolver),
         use_dns_cache=False,
         socket_factory=checked_sockets(guard.check_connect),
-        ssl=ssl.create_default_context(),
+        ssl=tls or ssl.create_default_context(),
         limit=connections,
         **kept,
     )

@@ -171,9 +171,10 @@ async def open_sender(
     guard: Guard, resolver: AbstractResolver, limits: SenderLimits | None = None, *, connections: int = 256
 ) -> AsyncIterator[Sender]:
     """Yield a sender, and close its sessions afterwards. The resolver belongs to the caller and is not closed."""
+    tls = ssl.create_default_context()  # once, because reading the system's authorities takes 40 ms
     async with (
-        guarded_session(guard, resolver, connections=connections) as session,
-        guarded_session(guard, resolver, connections=connections, keep_alive_seconds=None) as unshared,
+        guarded_session(guard, resolver, connections=connections, tls=tls) as session,
+        guarded_session(guard, resolver, connections=connections, keep_alive_seconds=None, tls=tls) as unshared,
     ):
         yield Sender(session, unshared, limits)
 

@@ -8,8 +8,10 @@ def printable(text: str, max_bytes: int, *, keep: str = "") -> str:
 
     Control characters, lone surrogates and invisible marks become `\\x1b`, `\\udce9`, `\\u202e`; those in `keep` stay.
     """
-    shown = "".join(
-        char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii")
-        for char in text[:max_bytes]
-    )
+    shown = text[:max_bytes]
+    if not shown.isprintable():  # most texts are, and looking at each character costs as much as an HTTP call
+        shown = "".join(
+            char if char.isprintable() or char in keep else char.encode("unicode_escape").decode("ascii")
+            for char in shown
+        )
     return shown.encode()[:max_bytes].decode("utf-8", "ignore")

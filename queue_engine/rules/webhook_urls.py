@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import (
     AddressValueError,
     IPv4Address,
@@ -66,6 +67,7 @@ class Webhook:
         return _address(self.host)
 
 
+@lru_cache(maxsize=512)  # a destination gets many tasks, and each delivery parses its URL again
 def parse_webhook(text: str) -> Webhook:
     """Parse `text`. Raises InvalidWebhook. The destination is not checked: see `destination_refusal`."""
     if not 1 <= len(text) <= MAX_URL_CHARACTERS:

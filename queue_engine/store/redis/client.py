@@ -115,7 +115,7 @@ async def close(client: Redis) -> None:
 def check_tls_files(url: StoreUrl) -> None:
     """Check that the files of a TLS connection can be used. Raises ValueError that names the option otherwise."""
     options = dict(url.tls_options)
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if path := options.get("ssl_ca_certs"):
         _use("ssl_ca_certs", path, lambda: context.load_verify_locations(path))
     if path := options.get("ssl_certfile"):
