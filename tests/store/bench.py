@@ -1,4 +1,4 @@
-"""One endpoint in a real store, with short ways to do what the tests are about."""
+"""Test bench: an endpoint in a real store, with short methods for the steps of tests."""
 
 from dataclasses import dataclass, field
 
@@ -25,7 +25,7 @@ SECRET_KEY = bytes(range(32))
 
 
 def config(**changes: object) -> EndpointConfig:
-    """A QUEUE endpoint's configuration."""
+    """Return the configuration of a QUEUE endpoint."""
     fields: dict[str, object] = {
         "name": "sums",
         "image": "python:3.11",
@@ -38,7 +38,7 @@ def config(**changes: object) -> EndpointConfig:
 
 
 def spec(*, webhook: bool = False, headers: dict[str, str] | None = None, auth_key: str | None = None) -> TaskSpec:
-    """What a submitter asks for."""
+    """Return a task's spec."""
     return TaskSpec(
         worker_port=8000,
         process_uri="/run",
@@ -50,7 +50,7 @@ def spec(*, webhook: bool = False, headers: dict[str, str] | None = None, auth_k
 
 
 def answer(status: int | None = 200, error_type: str | None = None, excerpt: str = "") -> WebhookResponse:
-    """What came of a delivery attempt."""
+    """Return a webhook's response to a delivery attempt."""
     return WebhookResponse(status, error_type, excerpt=excerpt, duration_seconds=0.012)
 
 
@@ -66,7 +66,7 @@ GIVEN_UP = GivenUp("gone (status 410); the receiver wants no more")
 
 @dataclass
 class Bench:
-    """A store with one endpoint. `check` says what is inconsistent in it."""
+    """A store with an endpoint. `check` returns its inconsistencies."""
 
     store: Store
     endpoint_id: str
@@ -88,14 +88,14 @@ class Bench:
         return self.store.queue(endpoint_id=self.endpoint_id, worker_id=worker_id, lease_ms=lease_ms)
 
     async def outbox(self, process_id: str = "d1") -> Outbox:
-        """A delivery process that has said that it lives; nothing is adopted."""
+        """Return the outbox of a delivery process that has renewed its lease and adopted nothing."""
         outbox = self.store.outbox(process_id)
         await outbox.make_groups()
         await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, limit=0)
         return outbox
 
     async def submit(self, task_id: str, **changes: object) -> Submission:
-        """Enqueue; `changes` are fields of the NewTask."""
+        """Enqueue a task; `changes` are fields of the NewTask."""
         return await self.store.tasks.enqueue(self.new_task(task_id, **changes))
 
     def new_task(self, task_id: str, **changes: object) -> NewTask:
@@ -110,7 +110,7 @@ class Bench:
         return NewTask(**(fields | changes))  # type: ignore[arg-type]
 
     async def start(self, agent: TaskQueue, *, address: str = "127.0.0.1:9000") -> Started:
-        """Read one entry and begin its attempt."""
+        """Claim an entry and begin its attempt."""
         entries = await agent.claim(1, block_ms=1)
         started = await agent.start(entries[0], address=address)
         assert started is not None
@@ -144,23 +144,23 @@ class Bench:
         return task
 
     async def data_keys(self, task_id: str) -> list[str]:
-        """The keys of an ended task's data: with one for the result unless it is in the body."""
+        """Return the keys of an ended task's data. The result has a key unless it is in the body."""
         keys = [self.keys.task(task_id), self.keys.body(task_id)]
         joined = await self.probe.ask("HEXISTS", self.keys.task(task_id), "result_at")
         return keys if joined else [*keys, self.keys.result(task_id)]
 
     async def run_out(self, task_id: str) -> None:
-        """Let the task's lease end in the past."""
+        """Set the end of the task's lease into the past."""
         assert await self.probe.ask("ZADD", self.partition.leases, "XX", "CH", 1, self.member(task_id)) == 1
 
     async def steady(self) -> None:
-        """As if the periodic checks had run all the time: no grace is granted."""
+        """Pretend that the periodic checks have run without a gap, so that they grant no grace."""
         now = await self.probe.now_ms()
         await self.probe.ask("DEL", self.partition.ticks)
         await self.probe.ask("HSET", self.partition.ticks, "sweep", now, "adopt", now)
 
     async def sweep(self, *, max_lost: int = 3, lease_ms: int = LONG_LEASE_MS, limit: int = 1000) -> Swept:
-        """One sweep after steady operation."""
+        """Sweep once, without grace."""
         await self.steady()
         return await self.sweep_as_it_is(max_lost=max_lost, lease_ms=lease_ms, limit=limit)
 
@@ -170,25 +170,25 @@ class Bench:
         )
 
     async def lose(self, task_id: str, *, max_lost: int = 3) -> Swept:
-        """The task's worker is lost, and the sweep notices."""
+        """Let the task's lease expire, and sweep."""
         await self.run_out(task_id)
         return await self.sweep(max_lost=max_lost)
 
     async def make_due(self, task_id: str) -> None:
-        """Let the wait of a scheduled task be over."""
+        """End the wait of a scheduled task."""
         assert await self.probe.ask("ZADD", self.partition.due, "XX", "CH", 1, self.member(task_id)) == 1
 
     async def let_busy_streak_last(self, task_id: str) -> None:
-        """Let the task's busy streak have begun long ago."""
+        """Set the start of the task's busy streak far into the past."""
         assert await self.probe.ask("HSET", self.keys.task(task_id), "busy_since", 1) == 0
 
     async def pass_deadline(self, task_id: str) -> None:
-        """Let the time that the task may wait be over."""
+        """Set the task's deadline into the past."""
         assert await self.probe.ask("ZADD", self.partition.deadlines, "XX", "CH", 1, self.member(task_id)) == 1
         await self.probe.ask("HSET", self.keys.task(task_id), "deadline", 1)
 
     async def deliver(self, outbox: Outbox, verdict: Verdict = DELIVERED) -> OutboxEntry:
-        """One delivery attempt, from reading to settling."""
+        """Make a delivery attempt, from reading to settling."""
         (entry,) = await outbox.read(10, block_ms=1)
         assert await outbox.open(entry) is not None
         status = 200 if verdict is DELIVERED else 500
@@ -197,7 +197,7 @@ class Bench:
         return entry
 
     async def bring_delivery_to(self, place: str, outbox: Outbox) -> OutboxEntry | None:
-        """Bring the only delivery to a place: ready, read, retry, parked or given up. Its entry when it was read."""
+        """Bring the only delivery to a place: ready, read, retry, parked or given up. Return its entry if read."""
         if place == "ready":
             return None
         (entry,) = await outbox.read(10, block_ms=1)
@@ -211,12 +211,12 @@ class Bench:
         return entry
 
     async def purge(self, endpoint_id: str | None = None) -> int:
-        """Remove all that has ended, however fresh."""
+        """Remove all ended tasks, also those within their retention."""
         before = await self.probe.now_ms() + 1000
         return await self.store.sweeper.purge(endpoint_id or self.endpoint_id, before_ms=before)
 
     async def check(self) -> list[str]:
-        """What is inconsistent in the whole store."""
+        """Return the inconsistencies in the whole store."""
         faults = []
         for partition in self.store.partitions.all():
             ids = [one for one in self.endpoint_ids if self.store.partitions.of(one).partition == partition]

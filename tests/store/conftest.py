@@ -1,4 +1,4 @@
-"""A store on every kind of server, and one with an endpoint whose consistency is checked when the test has ended."""
+"""Fixtures: a store on every kind of server, and a bench whose consistency is checked at the end of the test."""
 
 from collections.abc import AsyncIterator
 
@@ -15,7 +15,7 @@ PARTITIONS = 4
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_timers(store_server: StoreServer) -> None:
-    """A read that waits for one millisecond waits for the server's next timer round: 100 ms by default."""
+    """Raise the server's timer rate, because a blocking read of 1 ms waits for the next round: 100 ms by default."""
     store_server.command("CONFIG", "SET", "hz", "500")
 
 

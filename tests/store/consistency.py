@@ -1,7 +1,7 @@
-"""Whether what the store holds agrees with itself: every task in exactly one place, every count equal to reality.
+"""Consistency of the stored data: every task is in exactly one place, and every count is right.
 
-The rules are those of docs/internals/data-model.md, checked by reading every key of a partition. No task may be in
-flight while they are checked.
+The rules are those of docs/internals/data-model.md, checked by reading every key of a partition. No task may change
+during the check.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ BLOCK, FAN, LEVELS = 64, 16, 6
 
 
 async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str]) -> list[str]:
-    """Sentences about what is wrong in one partition with exactly these endpoints; empty when nothing is."""
+    """Return a sentence for each inconsistency in a partition with exactly these endpoints."""
     contents = _read(await probe.snapshot(partition.tag), partition, endpoint_ids)
     faults: list[str] = []
     for one in contents.endpoints:
@@ -34,9 +34,9 @@ class _EndpointContent:
     keys: EndpointKeys
     tasks: dict[str, Fields]
     queued: dict[Place, str]
-    """Task id by where it waits, of both queues."""
+    """Task id by its place in one of the queues."""
     pending: set[Place]
-    """What was read and not acknowledged."""
+    """Entries that were read and not acknowledged."""
     created: dict[str, Fields]
     live: dict[str, float]
     finished: dict[str, dict[str, Fields]]
@@ -108,7 +108,7 @@ def _faults_of_tasks(contents: _Content, one: _EndpointContent) -> list[str]:
 
 
 def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fields) -> Counter[str]:
-    """Everywhere where something says that this task is."""
+    """Return all places at which the store lists this task."""
     name = member(one.keys.endpoint_id, task_id)
     delivery_id = task_delivery_id(one.keys.endpoint_id, task_id)
     places: Counter[str] = Counter()
@@ -137,13 +137,13 @@ def _places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fie
 
 
 def _expected_places(contents: _Content, one: _EndpointContent, task_id: str, fields: Fields) -> Counter[str]:
-    """Where a task in this state is."""
+    """Return the places for a task in this state."""
     state = fields["state"]
-    # Time that the engine itself took, by a lost worker or a drain, is not held against a task.
+    # The wait after a lost worker or a drain does not count against the queue TTL.
     never_begun = fields.get("started") is None
     deadline = ["deadline"] if "deadline" in fields and (state == "scheduled" or never_begun) else []
     if state == "queued":
-        # Promoted from the wait for another attempt it keeps its deadline.
+        # A task that was promoted from the wait for another attempt keeps its deadline.
         if "deadline" in fields and member(one.keys.endpoint_id, task_id) in contents.deadlines:
             deadline = ["deadline"]
         return Counter(["queue", "entry's id", "live", "body", *deadline])
@@ -199,7 +199,7 @@ def _faults_of_indexes(one: _EndpointContent) -> list[str]:
 
 
 def _faults_of_blocks(one: _EndpointContent) -> list[str]:
-    """The gaps in the indexes' blocks: every field that must be there, and no other."""
+    """Yield a sentence for each missing or superfluous field of the gaps in the indexes' blocks."""
     expected: dict[str, int] = {}
     for index, entries in {"all": one.created, **{ENDED[status]: one.finished[status] for status in ENDED}}.items():
         latest = int(one.counts.get(f"seq:{index}", 0))
@@ -210,8 +210,8 @@ def _faults_of_blocks(one: _EndpointContent) -> list[str]:
 
 
 def block_gaps(index: str, numbers: set[int], latest: int) -> dict[str, int]:
-    """What an index with these entries says of its blocks: the gaps after the oldest entry, from the top down as far as
-    there is something to find."""
+    """Return the fields of an index with these entries: the gaps after the oldest entry by block, from the highest
+    level down to blocks that have entries."""
     gaps = set(range(min(numbers, default=latest), latest + 1)) - numbers - {min(numbers, default=latest)}
     sizes = {
         level: Counter((number - 1) // (BLOCK * FAN ** (level - 1)) for number in gaps)
@@ -226,7 +226,7 @@ def block_gaps(index: str, numbers: set[int], latest: int) -> dict[str, int]:
 
 
 def _number(entry_id: str) -> int:
-    """The number of an entry of an index."""
+    """Return the number of an entry of an index."""
     return int(entry_id.partition("-")[0])
 
 

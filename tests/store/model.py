@@ -1,4 +1,4 @@
-"""What the store promises about tasks and their deliveries, as plain Python."""
+"""Model of the store's guarantees about tasks and their deliveries, in plain Python."""
 
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ TURNS_OF_A_RUN = 1_000_000
 
 @dataclass
 class ModelDelivery:
-    """One event on its way. `turn` counts how often it came into the outbox: an entry of an older turn is stale."""
+    """A delivery. `turn` counts its entries in the outbox: an entry of an older turn is stale."""
 
     place: str = "ready"
     """ready, read, retry or parked."""
@@ -26,32 +26,32 @@ class ModelDelivery:
 
 @dataclass
 class ModelTask:
-    """One task. `turn` counts how often it came into a queue: an entry of an older turn is stale."""
+    """A task. `turn` counts its entries in the queues: an entry of an older turn is stale."""
 
     webhook: bool
     has_deadline: bool = False
     state: str = "queued"
     turn: int = 1
     place: str = "new"
-    """Where a queued task is: new or retry (its queue), or read."""
+    """Place of a queued task: new or retry (its queue), or read."""
     attempts: int = 0
     lost: int = 0
     token: str = ""
     lost_token: str = ""
     left_token: str = ""
-    """Of the latest attempt that put the task off or handed it back."""
+    """Token of the latest attempt that was retried or released."""
     lease_is_over: bool = False
     wait_is_over: bool = False
     is_listed: bool = False
-    """Its deadline is looked at."""
+    """True while the deadline counts."""
     deadline_is_over: bool = False
     cancel: bool = False
     base: int = 0
     run: int = 1
     history: list[tuple[int, str, int]] = field(default_factory=list)
-    """Attempts that are over and did not end the task: number, outcome, and tries that share the row."""
+    """Ended attempts that did not end the task: number, outcome, and number of tries that share the row."""
     shares_row: bool = False
-    """The latest row of the history is one that tries of a busy worker may share."""
+    """True when further busy tries share the latest row of the history."""
     busy_tries: int = 0
     busy_streak_is_over: bool = False
     latest: str = ""
@@ -108,7 +108,7 @@ class ModelTask:
         return "OK"
 
     def _note_try(self, outcome: TryAgain) -> bool:
-        """Note it; return whether it costs an attempt."""
+        """Record the try. Return True if it costs an attempt."""
         if outcome.cost is Cost.ATTEMPT:
             self._note(outcome.attempt_outcome)
             return True
@@ -220,7 +220,7 @@ class ModelTask:
     # Delivery
 
     def deliver(self, turn: int, process: str, verdict: Verdict) -> bool:
-        """Settle; False when this process does not have the delivery."""
+        """Settle the delivery. Return False when this process does not have it."""
         delivery = self.delivery
         if delivery is None or delivery.turn != turn or delivery.place != "read" or delivery.owner != process:
             return False
@@ -236,11 +236,11 @@ class ModelTask:
 
 @dataclass
 class Model:
-    """All tasks of one endpoint."""
+    """All tasks of an endpoint."""
 
     tasks: dict[str, ModelTask] = field(default_factory=dict)
     alive: set[str] = field(default_factory=set)
-    """Delivery processes that are within their lease."""
+    """Delivery processes with an unexpired lease."""
 
     def submit(self, task_id: str, *, webhook: bool, has_deadline: bool) -> bool:
         if task_id in self.tasks:
@@ -249,7 +249,7 @@ class Model:
         return True
 
     def waiting(self, *places: str) -> list[str]:
-        """Queued tasks there."""
+        """Return the queued tasks at this place."""
         return [name for name, task in self.tasks.items() if task.state == "queued" and task.place in places]
 
     def deliveries(self, *places: str) -> dict[str, ModelDelivery]:

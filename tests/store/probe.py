@@ -1,4 +1,4 @@
-"""A look into the store past the code under test: what is really there, as text."""
+"""Direct access to the store without the code under test: its content as text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,26 +18,26 @@ READS: dict[str, tuple[str | int, ...]] = {
     "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
     "stream": ("XRANGE", "-", "+"),
 }
-"""The command that reads a key of each type whole."""
+"""The command that reads the whole content of a key, by type."""
 
 
 class Probe:
-    """Plain reads and writes of keys. Replies are decoded; what is no UTF-8 is replaced."""
+    """Plain reads and writes of keys. Replies are decoded, and invalid UTF-8 is replaced."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
 
     async def ask(self, *words: str | bytes | int | float) -> Any:
-        """One command, replied to as redis-py does."""
+        """Send a command, and return redis-py's reply."""
         return await self.redis.execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def now_ms(self) -> int:
-        """The store's clock."""
+        """Return the store's clock."""
         seconds, micros = await self.redis.time()
         return int(seconds) * 1000 + int(micros) // 1000
 
     async def keys(self) -> set[str]:
-        """The names of all keys; those of all masters of a cluster."""
+        """Return the names of all keys, of all masters in a cluster."""
         if isinstance(self.redis, ClusterClient):
             replies = [await Probe(master).keys() for master in (await self.redis.masters()).values()]
             return {name for reply in replies for name in reply}
@@ -62,11 +62,11 @@ class Probe:
         return {_text(one["message_id"]): _text(one["consumer"]) for one in records}
 
     async def dump(self) -> dict[str, bytes]:
-        """Every key with all of its content, in one piece of bytes for each."""
+        """Return every key with its content as bytes."""
         return {name: _flat(content) for name, content in (await self.snapshot()).contents.items()}
 
     async def snapshot(self, prefix: str = "") -> "Snapshot":
-        """All keys that begin with `prefix`, in three round trips."""
+        """Return a snapshot of all keys that begin with `prefix`. Takes three round trips."""
         found = sorted(name for name in await self.keys() if name.startswith(prefix))
         types = await self._all([("TYPE", name) for name in found])
         # A key may have expired since the keys were listed.
@@ -91,7 +91,7 @@ class Probe:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a set of keys held at one time."""
+    """The content of a set of keys at one time."""
 
     contents: dict[str, Any]
     unacknowledged: dict[str, Fields]

@@ -1,4 +1,4 @@
-"""A connection to the store that loses replies: the command was carried out, and nobody was told."""
+"""A connection to the store that loses replies after the commands were executed."""
 
 import asyncio
 from types import TracebackType
@@ -14,11 +14,11 @@ class LossyProxy:
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self.replies_to_lose = 0
-        """So many replies still are dropped, each together with its connection."""
+        """Number of further replies that are dropped, each together with its connection."""
         self.lost = 0
 
     def lead_to(self, store_url: str) -> None:
-        """Where new connections go; those that are there stay."""
+        """Connect new connections to this address. Existing connections are not changed."""
         target = urlsplit(store_url)
         self._target = (target.hostname or "", target.port or 0)
 
@@ -54,7 +54,7 @@ class LossyProxy:
                     break
                 client_writer.write(data)
         except OSError:
-            pass  # the client has gone
+            pass  # the client has closed the connection
         finally:
             requests.cancel()
             writer.close()

@@ -1,4 +1,4 @@
-"""API keys open the API until they are revoked, and are kept as hashes only."""
+"""API keys give access to the API until they are revoked. Only their hashes are stored."""
 
 from queue_engine.store.api_keys import hash_of, new_api_key
 from queue_engine.store.store import Store
@@ -68,14 +68,14 @@ async def test_the_first_key_says_when_it_is_revoked_or_anothers(store: Store) -
 
 
 async def test_making_or_revoking_a_key_is_one_call_of_a_script(store: Store) -> None:
-    """No command runs between the parts of a script, so no crash leaves a key that is valid and cannot be revoked."""
+    """A script is atomic, so a crash cannot leave a valid key that cannot be revoked."""
     for key in ("qe_warm", "qe_key"):
         before = await _calls(store)
         await store.api_keys.put(key, tenant=TENANT, name="")
         await store.api_keys.revoke(hash_of(key))
     after = await _calls(store)
     assert after["evalsha"] - before["evalsha"] == 2
-    # What the two scripts call themselves is counted too.
+    # Commands that the two scripts execute are counted too.
     assert {name: after[name] - before[name] for name in after if name != "evalsha"} == {
         "hset": 1, "hsetnx": 0, "sadd": 3, "srem": 1, "del": 1,
     }  # fmt: skip
@@ -88,7 +88,7 @@ async def _calls(store: Store) -> dict[str, int]:
 
 
 async def test_a_key_that_is_in_no_list_can_be_revoked_by_its_whole_hash(store: Store, probe: Probe) -> None:
-    """An older version that crashed between two steps left such keys."""
+    """Older versions left such keys when they crashed between two steps."""
     key_hash = hash_of("qe_stranded")
     await probe.ask("HSET", f"{{qe}}:key:{key_hash}", "tenant", TENANT, "name", "", "created", 1)
     assert await store.api_keys.tenant_of(key_hash) == TENANT

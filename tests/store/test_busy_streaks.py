@@ -1,4 +1,4 @@
-"""Tries that find a worker busy or not up: what they cost, and what the history of a task says of them."""
+"""Tries that find a worker busy or not connected: their cost, and their records in the history of a task."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ LOST = TryAgain("the connection was lost", 60, AttemptOutcome.CONNECTION_LOST)
 
 
 async def endpoint_with(bench: Bench, **settings: Any) -> None:
-    """Put the bench on an endpoint with these settings."""
+    """Let the bench use an endpoint with these settings."""
     bench.endpoint_id = (await bench.store.endpoints.create(TENANT, config(**settings))).endpoint_id
     bench.endpoint_ids.append(bench.endpoint_id)
 

@@ -1,4 +1,4 @@
-"""Cancelling: a task that waits ends at once, one that runs when its agent hears of it."""
+"""Cancelling: a waiting task ends at once, a running task after its agent's next heartbeat."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The agent's side: an attempt begins once, is kept by heartbeats, and ends once."""
+"""The agent's calls: an attempt begins once, is kept by heartbeats, and ends once."""
 
 import asyncio
 
@@ -332,7 +332,7 @@ async def test_an_end_with_a_webhook_puts_one_delivery_into_the_outbox(bench: Be
     assert [fields["h"] for fields in entries.values()] == ["https://hooks.example:443"]
 
 
-# Retries, and tasks that are handed back
+# Retries and releases
 
 
 async def test_a_task_that_is_put_off_waits_for_its_time(bench: Bench) -> None:
@@ -475,7 +475,7 @@ async def test_putting_back_an_entry_of_a_task_that_has_started_does_nothing(ben
 
 
 async def test_an_entry_is_not_taken_for_one_of_the_same_id_in_the_other_queue(bench: Bench) -> None:
-    """An entry that is put back in the millisecond of its task's submission gets the id that it had."""
+    """An entry that is put back in the millisecond of its task's submission gets the same id in the other queue."""
     agent = bench.agent()
     await bench.submit("t1")
     (entry,) = await agent.claim(1, block_ms=1)
@@ -490,7 +490,7 @@ async def test_an_entry_is_not_taken_for_one_of_the_same_id_in_the_other_queue(b
     assert (await bench.start(agent)).attempt == 1
 
 
-# Reading, and taking over from the dead
+# Claims, and entries of dead agents
 
 
 async def test_each_entry_is_read_by_one_agent(bench: Bench) -> None:
@@ -552,7 +552,7 @@ async def test_one_look_reaches_entries_behind_those_of_living_agents(bench: Ben
 
 
 async def test_an_entry_taken_from_an_agent_that_lives_is_begun_once(bench: Bench) -> None:
-    """It was only slow: whoever starts first has it, and the other one's entry is stale."""
+    """The agent was only slow. The first agent to start gets the task, and the entry of the other agent is stale."""
     for task_id in ("t1", "t2"):
         await bench.submit(task_id)
     slow, heir = bench.agent("slow"), bench.agent("heir")
@@ -625,5 +625,5 @@ async def _call(agent: TaskQueue, name: str) -> list[Entry]:
 
 
 async def _age(bench: Bench, consumer: str, entry_ids: list[str]) -> None:
-    """As if `consumer` had read these entries an hour ago."""
+    """Pretend that `consumer` read these entries an hour ago."""
     await bench.probe.ask("XCLAIM", bench.keys.queue, "agents", consumer, 0, *entry_ids, "IDLE", 3_600_000)

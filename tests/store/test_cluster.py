@@ -1,4 +1,4 @@
-"""What only a cluster has: slots that move while their endpoints are at work, and nodes that are silent."""
+"""Cluster operation: slots that are migrated while their endpoints work, and nodes that do not respond."""
 
 import asyncio
 from collections import Counter
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.topology
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_timers() -> None:
-    """The servers here are quick by themselves."""
+    """Do nothing, because the servers of this module are configured with quick timers."""
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ async def test_nothing_is_lost_or_done_twice_while_a_slot_moves(setup: ClusterSe
 
 
 async def test_what_a_moving_slot_cannot_serve_is_reported_as_passing(setup: ClusterSetup, bench: Bench) -> None:
-    """New keys belong to the new node already and old ones to the old: a script with both must wait."""
+    """During a migration new keys are on the new node and old keys on the old node, so a script with both must wait."""
     await bench.submit("t1")
     slot = setup.slot_of(bench.keys.queue)
     target = next(node for node in setup.masters if node is not setup.owner(slot))
@@ -86,7 +86,7 @@ async def test_what_a_moving_slot_cannot_serve_is_reported_as_passing(setup: Clu
                 await bench.submit("t2")
         while move_some():
             continue
-        # All keys are there now, and the old node still is the owner: it redirects with ASK.
+        # All keys are on the new node now, and the old node is still the owner, so it redirects with ASK.
         assert await bench.probe.ask("HGET", bench.keys.task("t1"), "state") == b"queued"
         with pytest.raises(StoreUnavailable, match="TRYAGAIN"):
             async with store_errors():
@@ -163,7 +163,7 @@ async def test_deliveries_are_adopted_from_the_nodes_that_answer(setup: ClusterS
     await wait_until_async(all_read)
     for partition in bench.store.partitions.all():
         await bench.probe.ask("ZADD", partition.senders, 1, "dead")
-        await bench.probe.ask("DEL", partition.ticks)  # no grace any more
+        await bench.probe.ask("DEL", partition.ticks)  # the grace is over
         await bench.probe.ask("HSET", partition.ticks, "adopt", await bench.probe.now_ms())
     frozen = setup.owner_of(bench.keys.queue)
     others = {one.endpoint_id for one in benches if setup.owner_of(one.keys.queue) is not frozen}
@@ -180,9 +180,10 @@ async def test_deliveries_are_adopted_from_the_nodes_that_answer(setup: ClusterS
 
 
 async def _settled(outbox: Outbox, entries: list[OutboxEntry], count: int) -> bool:
-    """Adopt what is left, and settle everything when it is complete.
+    """Adopt the remaining deliveries, and settle all deliveries when they are complete.
 
-    What the frozen node has read from its socket since was claimed in a reply that nobody waited for.
+    The frozen node later executes commands that it has read from its socket, so some entries are claimed in a reply
+    that no client receives.
     """
     entries += await retry_while_unavailable(lambda: outbox.adopt(tick_ms=60_000, lease_ms=500), passing=unavailability)
     if len(entries) < count:
@@ -194,7 +195,7 @@ async def _settled(outbox: Outbox, entries: list[OutboxEntry], count: int) -> bo
 
 
 class _Work:
-    """Tasks that are submitted, executed and delivered without an end, each as the processes do it."""
+    """Tasks that are continuously submitted, executed and delivered, as by the processes."""
 
     def __init__(self, bench: Bench, outbox: Outbox) -> None:
         self.bench = bench

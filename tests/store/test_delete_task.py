@@ -1,4 +1,4 @@
-"""Deleting a task: everything of it is gone at once, and nobody can bring it back."""
+"""Deleting a task removes all its data at once, and no late call restores it."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The outbox: every ended task with a webhook is delivered or given up, once, whichever process dies."""
+"""The outbox: each ended task with a webhook is delivered or given up once, whichever process dies."""
 
 import asyncio
 import json
@@ -255,7 +255,7 @@ async def test_a_delivery_can_be_opened_again_by_who_has_it(bench: Bench) -> Non
     assert (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
 
 
-# The log of attempts
+# The ledger
 
 
 async def test_every_attempt_is_logged(bench: Bench) -> None:
@@ -308,7 +308,7 @@ async def test_a_deferred_delivery_uses_up_no_attempt(bench: Bench) -> None:
     await bench.finish("t1", webhook=True)
     entry = await _read_one(outbox)
     await outbox.defer(entry, delay_ms=0)
-    await outbox.defer(entry, delay_ms=HOUR_MS)  # as after a lost reply: the first one counts
+    await outbox.defer(entry, delay_ms=HOUR_MS)  # repeated as after a lost reply: the first call counts
     assert await outbox.pending() == {"fresh": 0, "retry": 0, "parked": 1}
     assert await outbox.promote() == 1
 
@@ -430,7 +430,7 @@ async def test_a_deferred_delivery_of_a_task_that_is_gone_goes_too(bench: Bench)
     assert await bench.purge() == 1
 
 
-# Taking over from the dead
+# Deliveries of dead processes
 
 
 async def test_the_name_of_a_dead_process_that_read_nothing_goes(bench: Bench) -> None:
@@ -568,7 +568,7 @@ async def test_a_process_that_died_before_the_clock_went_back_is_noticed_within_
     await wait_until_async(is_adopted)
 
 
-# What goes wrong
+# Missing and invalid data
 
 
 async def test_an_entry_whose_task_is_gone_is_dropped_with_its_delivery(bench: Bench) -> None:
@@ -676,12 +676,12 @@ async def _body(bench: Bench) -> dict[str, object]:
 
 
 async def _die(bench: Bench, process_id: str) -> None:
-    """As if the process had been silent for longer than its lease."""
+    """Pretend that the process was silent for longer than its lease."""
     assert await bench.probe.ask("ZADD", bench.partition.senders, "XX", "CH", 1, process_id) == 1
 
 
 async def _adopt(bench: Bench, outbox: Outbox, *, limit: int = 256) -> list[OutboxEntry]:
-    """Adopt after steady operation."""
+    """Adopt without grace."""
     await bench.steady()
     return await outbox.adopt(tick_ms=TICK_MS, lease_ms=LONG_LEASE_MS, limit=limit)
 
@@ -769,7 +769,7 @@ async def test_a_task_whose_body_is_gone_ends(bench: Bench) -> None:
 
 
 async def _destination(bench: Bench) -> str:
-    """The destination of the only delivery, in the outbox and in its record."""
+    """Return the destination of the only delivery, which the outbox and the delivery's record agree on."""
     (entry,) = await (await bench.outbox()).read(10, block_ms=1)
     assert entry.delivery_id == f"t:{bench.endpoint_id}:t1"
     assert (await bench.probe.hash(bench.keys.delivery("t1")))["destination"] == entry.destination

@@ -1,4 +1,4 @@
-"""The use cases about endpoints and credentials, and who holds a key."""
+"""The use cases for endpoints, credentials and API keys."""
 
 from collections.abc import AsyncIterator
 from dataclasses import replace

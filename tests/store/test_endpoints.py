@@ -1,4 +1,4 @@
-"""Endpoints are kept as they were configured, each for its tenant, and their secrets only sealed."""
+"""Endpoints are stored as configured, separately for each tenant, and their secrets only sealed."""
 
 import asyncio
 import json

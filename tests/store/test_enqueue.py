@@ -1,4 +1,4 @@
-"""A task is accepted once, or not at all, and kept as it came in."""
+"""A task is accepted once or refused, and stored as received."""
 
 import asyncio
 from collections import Counter

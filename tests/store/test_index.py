@@ -1,4 +1,4 @@
-"""An index says where its gaps are, whatever goes in whatever order, and a page is found among them."""
+"""An index knows its gaps after removals in any order, and finds every page among them."""
 
 from collections.abc import Callable, Iterable
 from random import Random
@@ -66,7 +66,7 @@ ORDERS: dict[str, Order] = {
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("before", [0, *(BLOCK * FAN**level - 1500 for level in range(2, LEVELS))])
 async def test_gaps_are_known_and_pages_found_whatever_goes(bench: Bench, order: str, before: int) -> None:
-    """`before`: as if so many entries had come and gone already."""
+    """`before` is the number of entries that were added and removed before."""
     random, numbers = Random(before), range(before + 1, before + ENTRIES + 1)
     await bench.probe.ask("HSET", bench.keys.counts, "seq:all", before)
     await bench.probe.ask("EVAL", _text(ADD), 2, bench.keys.created, bench.keys.counts, numbers[0], numbers[-1])

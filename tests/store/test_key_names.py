@@ -1,4 +1,4 @@
-"""Scripts find the ids of tasks in their keys, whatever the ids and however many partitions there are."""
+"""Scripts find the ids of tasks in their keys, for any ids and any number of partitions."""
 
 import pytest
 

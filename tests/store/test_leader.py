@@ -1,4 +1,4 @@
-"""Of several controllers one leads, and another soon after it is gone."""
+"""Leadership: a single controller of several leads, and another one soon after it has died."""
 
 import asyncio
 

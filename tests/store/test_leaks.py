@@ -1,4 +1,4 @@
-"""When all is done and removed, nothing is left but what belongs to the endpoint and its partition."""
+"""After all tasks were removed, only keys of the endpoint and its partition are left."""
 
 from queue_engine.domain.tasks import Failed, Succeeded, TryAgain
 from tests.store.bench import GIVEN_UP, Bench, again, spec

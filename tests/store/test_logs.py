@@ -1,4 +1,4 @@
-"""Logs of workers: every line once and in order, whoever reads while others write; never too much, never for ever."""
+"""Logs of workers: readers get each line once and in order during writes. Size and retention are limited."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -197,7 +197,7 @@ async def test_a_reader_that_follows_is_not_given_the_same_place_to_search_again
 
 
 Steps = list[int | list[tuple[int, int, bool]]]
-"""What happens: a number reads a page of so many lines; a list appends: ms since the line before, offset step, has the
+"""Steps: a number reads a page of that size; a list appends lines: ms since the line before, offset step, has the
 keyword."""
 
 steps: st.SearchStrategy[Steps] = st.lists(
@@ -231,7 +231,7 @@ class Writer:
 
 @dataclass
 class Reader:
-    """Walks through the pages in one direction, with the place that the page before gave."""
+    """Reads page after page in one direction, from the place that the previous page returned."""
 
     logs: LogStore
     endpoint_id: str

@@ -1,4 +1,4 @@
-"""Random lives of tasks, among several agents and delivery processes, held against a model after every step."""
+"""Random lives of tasks, with several agents and delivery processes, compared with a model after every step."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -70,7 +70,7 @@ tasks = st.sampled_from(TASKS)
 agents = st.sampled_from(AGENTS)
 processes = st.sampled_from(PROCESSES)
 luck = st.integers(min_value=0, max_value=1_000)
-"""Chooses among what there is."""
+"""Strategy that chooses from the existing items."""
 
 
 def test_every_life_of_a_task_follows_the_model(store_url: str) -> None:
@@ -83,7 +83,7 @@ def test_every_life_of_a_task_follows_the_model(store_url: str) -> None:
 
 
 class Lives(RuleBasedStateMachine):
-    """Each rule does one thing to the store and to the model, and compares the answers."""
+    """Each rule changes the store and the model by one step, and compares the results."""
 
     def __init__(self, run: Callable[[Coroutine[Any, Any, Any]], Any], store: Store) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ class Lives(RuleBasedStateMachine):
         self._forget_what_is_gone()
 
     def _forget_what_is_gone(self) -> None:
-        # Entries of tasks that are gone may not be taken for those of new tasks with the same id.
+        # Entries of removed tasks must not be treated as entries of new tasks with the same id.
         self.entries = [one for one in self.entries if one[1].task_id in self.model.tasks]
         self.attempts = [one for one in self.attempts if one[1].lease.task_id in self.model.tasks]
         self.deliveries = [one for one in self.deliveries if _task_id(one[1]) in self.model.tasks]
@@ -292,7 +292,7 @@ class Lives(RuleBasedStateMachine):
     def _put_off(self) -> list[str]:
         return [name for name, task in self.model.tasks.items() if task.state == "scheduled" and not task.wait_is_over]
 
-    # What a user orders
+    # Orders of users
 
     @rule(task_id=tasks)
     def cancel(self, task_id: str) -> None:
@@ -448,7 +448,7 @@ class Lives(RuleBasedStateMachine):
             delivery.place, delivery.turn = "ready", delivery.turn + 1
         assert self.run(self.outboxes["d1"].promote()) == len(waiting)
 
-    # What must hold after every step
+    # Invariants after every step
 
     @invariant()
     def the_store_agrees_with_itself(self) -> None:
@@ -486,7 +486,7 @@ class Lives(RuleBasedStateMachine):
 
 
 def _pick(items: list[T], which: int) -> T:
-    """The newer ones more often: what is old is mostly stale."""
+    """Return an item, newer ones more often, because old items are mostly stale."""
     return items[-1 - (which % len(items)) * (which % 3 == 0)]
 
 

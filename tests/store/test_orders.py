@@ -1,4 +1,4 @@
-"""The use cases about tasks that are there: cancel, retry, delete, and the queries."""
+"""The use cases for existing tasks: cancel, retry, delete, and the queries."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Lists are whole and in order, wherever a page begins, and counts are what is really there."""
+"""Lists are complete and in order at every offset, and counts equal the numbers of tasks."""
 
 import asyncio
 from random import Random
@@ -78,7 +78,7 @@ async def test_an_output_is_only_in_the_detail(bench: Bench) -> None:
 
 @pytest.mark.parametrize("gone", [{0}, {9}, {4, 5}, {0, 3, 9}, set(range(9)), set(range(1, 10))])
 async def test_gaps_that_retention_leaves_do_not_show(bench: Bench, gone: set[int]) -> None:
-    """Tasks end in another order than they were submitted in, so retention takes some out of the middle."""
+    """Tasks end in another order than they were submitted in, so retention removes entries in the middle."""
     agent = bench.agent()
     attempts = [await bench.submit_and_start(f"t{number}", agent) for number in range(10)]
     for number in gone:
@@ -101,7 +101,7 @@ async def test_tasks_submitted_after_a_gap_are_listed_first(bench: Bench) -> Non
 
 @pytest.mark.parametrize("before", [0, 30, BLOCK - 3, *(BLOCK * FAN**level - 60 * level for level in range(1, LEVELS))])
 async def test_any_page_is_the_slice_of_a_list_whatever_came_and_went(bench: Bench, before: int) -> None:
-    """Tasks come, end and go in any order. `before`: as if so many tasks had come, ended and gone already."""
+    """Tasks are added, ended and removed in any order. `before` is the number of tasks removed before the test."""
     await _as_if_gone(bench, before)
     created: list[str] = []
     ended: dict[TaskStatus, list[str]] = {TaskStatus.SUCCESS: [], TaskStatus.FAILED: []}
@@ -147,7 +147,7 @@ async def _expect_page(bench: Bench, status: TaskStatus | None, newest_first: li
 
 
 async def test_pages_stay_right_while_tasks_come_and_go(bench: Bench) -> None:
-    """No page repeats a task or breaks; what was there all the time is there in the end."""
+    """No page repeats a task or fails, and tasks that are never removed are listed at the end."""
 
     async def churn() -> None:
         for number in range(60):
@@ -179,7 +179,7 @@ async def test_the_oldest_waiting_task_is_known(bench: Bench) -> None:
 
 
 async def _one_of_each(bench: Bench) -> dict[TaskStatus | None, list[str]]:
-    """Tasks in every place; returns what each list should show."""
+    """Submit tasks in every place; return the expected content of each list."""
     agent = bench.agent()
     await bench.finish("success1")
     await bench.finish("delivered", webhook=True)
@@ -201,7 +201,7 @@ async def _one_of_each(bench: Bench) -> dict[TaskStatus | None, list[str]]:
 
 
 async def _walk(bench: Bench, status: TaskStatus | None, size: int) -> list[str]:
-    """The ids on all pages."""
+    """Return the ids on all pages."""
     ids: list[str] = []
     page = 1
     while (found := await bench.store.tasks.page(bench.endpoint_id, status, page=page, size=size)).items:
@@ -213,13 +213,13 @@ async def _walk(bench: Bench, status: TaskStatus | None, size: int) -> list[str]
 
 
 async def _as_if_gone(bench: Bench, number: int) -> None:
-    """As if so many tasks had been submitted, had ended with every status and been removed."""
+    """Pretend that this number of tasks was submitted, has ended with every status and was removed."""
     if number:
         for index in ("all", "success", "failed"):
             await bench.probe.ask("HSET", bench.keys.counts, f"seq:{index}", number)
 
 
 async def _take_out(bench: Bench, status: TaskStatus, task_id: str) -> None:
-    """Let retention remove this one task, as if it had ended first."""
+    """Let retention remove this task, as if it had ended first."""
     fields = await bench.probe.hash(bench.keys.task(task_id))
     assert await bench.store.sweeper._purge(bench.keys, status, fields["fin"], task_id, fields["seq"]) == "PURGED"

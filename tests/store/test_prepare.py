@@ -1,4 +1,4 @@
-"""A store is used only when it keeps what it is given, and is the one that was used before."""
+"""A store is used only when it does not evict data and has the expected data."""
 
 import pytest
 

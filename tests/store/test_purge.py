@@ -1,4 +1,4 @@
-"""Retention: what has ended goes when its time is over, all of it, and nothing else does."""
+"""Retention: ended tasks are removed with all their data when their retention is over, and no other tasks."""
 
 import asyncio
 
@@ -122,7 +122,7 @@ async def test_a_purged_id_can_be_submitted_again(bench: Bench) -> None:
 
 
 async def test_a_task_submitted_again_survives_the_purge_of_the_one_before(bench: Bench) -> None:
-    """Its data had expired by themselves; only the entries in the lists were left."""
+    """The data of the first task had expired, and only its entries in the lists were left."""
     await bench.finish("t1")
     await bench.probe.ask("DEL", *await bench.data_keys("t1"))
     await bench.submit("t1", input=b'"new"')
@@ -146,7 +146,7 @@ async def test_a_purge_that_is_repeated_does_not_touch_a_task_submitted_meanwhil
 
 
 async def test_after_a_step_back_of_the_clock_nothing_goes_too_early_or_is_stuck(bench: Bench) -> None:
-    """What is stamped with a time to come counts from when that is noticed; what ends later counts by itself."""
+    """Tasks with an end in the future count from the time of detection; later tasks count from their end."""
     hour = 3_600_000
     for number in range(3):
         await bench.finish(f"t{number}")
@@ -191,7 +191,7 @@ async def test_a_task_that_has_not_ended_never_expires(bench: Bench) -> None:
 
 
 async def _restamp(bench: Bench, times_ms: list[int]) -> None:
-    """As if the successful tasks had ended at these times."""
+    """Pretend that the successful tasks ended at these times."""
     stream = bench.keys.finished(TaskStatus.SUCCESS)
     entries = await bench.probe.stream(stream)
     await bench.probe.ask("DEL", stream)

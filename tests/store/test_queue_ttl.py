@@ -1,4 +1,4 @@
-"""A task may wait for its queue TTL; one that runs, or that the engine itself made wait, is left alone."""
+"""A task expires after its queue TTL, unless it runs or waits because of a lost worker or a drain."""
 
 from queue_engine.domain.endpoints import EndpointConfig
 from queue_engine.domain.tasks import TaskState, TaskStatus, TryAgain
@@ -6,7 +6,7 @@ from tests.store.bench import TENANT, Bench, config, spec
 
 
 async def let_it_pass(bench: Bench, task_id: str = "t1") -> None:
-    """Let the deadline of a waiting task be over."""
+    """Set the deadline of a waiting task into the past."""
     assert await bench.probe.ask("ZADD", bench.partition.deadlines, "XX", "CH", 1, bench.member(task_id)) == 1
 
 
@@ -33,7 +33,7 @@ async def test_a_running_task_is_not_ended(bench: Bench) -> None:
     agent = bench.agent()
     await bench.submit_and_start("t1", agent, queue_ttl_seconds=30)
     assert await bench.probe.scores(bench.partition.deadlines) == {}
-    # As if a sweep had found it just before it was started.
+    # A sweep may have found the task just before it was started.
     await bench.probe.ask("ZADD", bench.partition.deadlines, 1, bench.member("t1"))
     assert (await bench.sweep()).expired == 0
     assert (await bench.task("t1")).state is TaskState.RUNNING

@@ -1,4 +1,4 @@
-"""A small result is behind a small body, any other has a key of its own. From outside both are the same."""
+"""A small result is stored behind a small body, any other result in its own key. Callers see no difference."""
 
 import json
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from tests.store.bench import Bench, spec
 
 MAX_JOINED_BYTES = 1024
 SPEC_BYTES = 26
-"""Of a task without headers or a webhook."""
+"""Bytes of the spec of a task without headers or a webhook."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes of an input and of a result, and whether they are kept together."""
+    """Bytes of an input and of a result; `joined` is True if they are stored together."""
 
     input: int
     result: int
@@ -35,7 +35,7 @@ SIZES = [
 
 
 def json_of(size: int) -> bytes:
-    """A JSON text of so many bytes, two at least."""
+    """Return a JSON text of this number of bytes, at least two."""
     return b'"' + b"x" * (size - 2) + b'"'
 
 
@@ -154,7 +154,7 @@ async def test_a_result_does_not_stand_in_for_a_body_that_is_gone(bench: Bench) 
 
 
 async def test_a_body_that_was_left_behind_is_no_part_of_a_new_task(bench: Bench) -> None:
-    """Its expiry must not take the new one's."""
+    """The old body's expiry must not apply to the new body."""
     await bench.probe.ask("SET", bench.keys.body("t1"), b"old", "PX", 60_000)
     await bench.submit("t1", input=b'"new"')
     assert (await bench.task("t1")).input == b'"new"'
@@ -163,7 +163,7 @@ async def test_a_body_that_was_left_behind_is_no_part_of_a_new_task(bench: Bench
 
 @pytest.mark.parametrize("size", [3, MAX_JOINED_BYTES + 1])
 async def test_an_end_that_nothing_forbids_replaces_the_result(bench: Bench, size: int) -> None:
-    """The fence forbids it. Should that ever fail, the result is one of the two, and the input is what it was."""
+    """The fence prevents a second end. If it failed, the result would be one of the two, and the input unchanged."""
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.settle(agent, started, Succeeded(b"1"))

@@ -1,4 +1,4 @@
-"""The secret key is changed for another while everything runs, and no secret is lost on the way."""
+"""Rotation of the secret key while all processes run loses no secret."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -73,7 +73,7 @@ async def test_everything_is_sealed_anew_and_says_the_same(
         META, bench.keys.endpoint, credential(kept.credential_id), bench.keys.body("running"),
         bench.keys.body("waiting"),
     }  # fmt: skip
-    # The attempt that was under way ends as it would have.
+    # The attempt that was running can still end.
     assert bench.agent().open(running).spec == SECRETS
     assert (await bench.settle(bench.agent(), running, Succeeded(b"1"))).word == "OK"
 
@@ -168,7 +168,7 @@ async def test_a_secret_that_nobody_can_open_is_named_and_stays(store: Store, ro
 async def test_what_another_process_seals_meanwhile_is_found_by_the_next_round(
     store: Store, rotated: Store, probe: Probe, store_server: StoreServer, times: int, complete: bool
 ) -> None:
-    """After credentials were looked at in a round, a process with the old key changes one of them."""
+    """A process with the old key changes a credential after a round has checked the credentials."""
     await store.prepare()
     await _secret_bench(store, probe)
     kept = await store.credentials.create(TENANT, "ours", RegistryType.GCR, AUTH)
@@ -191,7 +191,7 @@ async def test_what_another_process_seals_meanwhile_is_found_by_the_next_round(
 async def test_no_change_is_lost_that_is_made_during_a_rotation(
     store: Store, rotated: Store, later: Store, probe: Probe
 ) -> None:
-    """Processes that seal with the one and with the other key change everything while two rotations run."""
+    """Processes with the old key and processes with the new key change all data while two rotations run."""
     older = Store(store.url, Sealer(SECRET_KEY, (NEW_KEY,)), partitions=store.partitions.count)
     bench = await _secret_bench(store, probe)
     kept = await store.credentials.create(TENANT, "ours", RegistryType.GCR, AUTH)

@@ -1,4 +1,4 @@
-"""Both queues number their entries by the clock, so in one millisecond each may have an entry of the same id."""
+"""Entry ids of both queues come from the clock, so both may have an entry with the same id."""
 
 from collections.abc import Awaitable, Callable
 
@@ -23,7 +23,7 @@ async def end_waiting(bench: Bench) -> None:
 
 
 async def wait_with_the_same_id(bench: Bench, in_queue: str, in_retry_queue: str) -> None:
-    """Let one task wait in each queue, each by an entry of the same id."""
+    """Let a task wait in each queue, with the same entry id."""
     entry = (await bench.probe.hash(bench.keys.task(in_queue)))["entry"]
     before = (await bench.probe.hash(bench.keys.task(in_retry_queue)))["entry"]
     await bench.probe.ask("XDEL", bench.keys.queue, before)

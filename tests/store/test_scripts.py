@@ -1,4 +1,4 @@
-"""Script calls that come at once share a round trip, and each gets its own reply, whatever happens to the others."""
+"""Concurrent script calls share a round trip, and each call gets its own reply or error."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ NEW_WORK = {
     *("enqueue", "rerun", "create_endpoint", "update_endpoint", "append_logs"),
     *("create_credential", "update_credential", "use_credential"),
 }
-"""What brings new data; everything else helps what is there to its end."""
+"""Scripts that add new data. All others let existing work end."""
 
 
 DURABLE = {
@@ -37,7 +37,7 @@ DURABLE = {
     *("create_credential", "update_credential", "delete_credential"),
     *("put_api_key", "revoke_api_key"),
 }
-"""What makes a promise; everything else that is lost is found missing and done again."""
+"""Scripts whose replies promise that their writes are kept. Lost writes of all others are detected and repeated."""
 
 
 def test_only_what_brings_new_data_is_refused_at_maxmemory() -> None:
@@ -135,7 +135,7 @@ async def proxy(store: Store) -> AsyncIterator[LossyProxy]:
 
 @pytest.fixture
 async def far(proxy: LossyProxy, sealer: Sealer, bench: Bench) -> AsyncIterator[Bench]:
-    """The same endpoint, over a connection that loses replies when it is told to."""
+    """The same endpoint, over a connection that loses replies on demand."""
     store = Store(proxy.url, sealer, partitions=bench.store.partitions.count)
     yield Bench(store, bench.endpoint_id, bench.probe, bench.endpoint_ids)
     proxy.replies_to_lose = 0
@@ -189,7 +189,7 @@ async def test_a_task_goes_its_whole_way_although_replies_are_lost(far: Bench, p
 
 async def test_orders_for_a_task_are_carried_out_once_although_replies_are_lost(far: Bench, proxy: LossyProxy) -> None:
     agent, tasks = far.agent(), far.store.tasks
-    for script in load_scripts().values():  # so that the lost reply is that of the script itself
+    for script in load_scripts().values():  # so that the lost reply is the script's
         await far.probe.ask("SCRIPT", "LOAD", script.text)
     started = await far.submit_and_start("t1", agent, spec=spec(webhook=True), queue_ttl_seconds=30)
 
@@ -206,7 +206,7 @@ async def test_orders_for_a_task_are_carried_out_once_although_replies_are_lost(
     task = await far.task("t1")
     assert (task.state, task.runs) == (TaskState.QUEUED, 2)
     proxy.replies_to_lose = 1
-    # The reply that is lost may be that of a look before.
+    # The lost reply may be that of an earlier read.
     assert await tasks.cancel(far.endpoint_id, "t1") in (Cancellation.CANCELLED, Cancellation.ENDED)
     assert (await far.task("t1")).state is TaskState.CANCELLED
 
@@ -270,7 +270,7 @@ async def test_deliveries_whose_reply_was_lost_come_back_to_the_living_process(f
     for task_id in ("t1", "t2"):
         await far.finish(task_id, webhook=True)
     proxy.replies_to_lose = 1
-    assert await outbox.read(1, block_ms=1) != await outbox.read(1, block_ms=1)  # one of the two never came
+    assert await outbox.read(1, block_ms=1) != await outbox.read(1, block_ms=1)  # a reply with one of the two was lost
 
     async def is_back() -> list[OutboxEntry]:
         return await outbox.adopt(tick_ms=TICK_MS, lease_ms=50)

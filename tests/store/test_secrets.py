@@ -1,4 +1,4 @@
-"""No secret is in the store in clear: not in a key, not in a value, not in what it writes to disk."""
+"""No secret is in the store in clear text: neither in keys nor in values nor on disk."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""When the store cannot take more, new work is refused whole while running work still ends."""
+"""When the store refuses writes, new work is refused completely, and running work can still end."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -152,7 +152,7 @@ async def test_a_store_that_wants_replicas_refuses_and_recovers(bench: Bench) ->
 
 @pytest.mark.parametrize("transaction", [False, True])
 async def test_a_pipeline_that_is_refused_is_an_outage(bench: Bench, transaction: bool) -> None:
-    """redis-py puts the command before the store's reply."""
+    """redis-py adds the command before the store's error reply."""
     await bench.probe.ask("CONFIG", "SET", "min-replicas-to-write", 1)
     try:
         for call in (bench.store.processes.note("api:here:1:a"), _set_in_pipeline(bench.store, transaction)):
@@ -174,7 +174,7 @@ async def _set_in_pipeline(store: Store, transaction: bool) -> None:
 async def test_a_store_that_restarts_serves_again_with_its_data(
     store_server: StoreServer, tmp_path: Path, sealer: Sealer
 ) -> None:
-    """The same client, without being told; the groups and the scripts too."""
+    """The client reconnects without an explicit call, and groups and scripts are created again."""
     options = ("--appendonly", "yes", "--appendfsync", "always")
     with StoreServer(store_server.binary, tmp_path, options=options) as server:
         store = Store(server.url, sealer, partitions=1)
@@ -201,7 +201,7 @@ async def test_a_store_that_restarts_serves_again_with_its_data(
 async def test_a_name_that_leads_to_another_master_is_followed_although_the_old_one_lives(
     store_server: StoreServer, tmp_path: Path, sealer: Sealer
 ) -> None:
-    """As a load balancer or a change in DNS does it: open connections stay with the old master, a replica now."""
+    """After a change in DNS or a load balancer, open connections lead to the old master, which is a replica now."""
     with StoreServer(store_server.binary, tmp_path) as other:
         async with LossyProxy(store_server.url) as proxy:
             store = Store(proxy.url, sealer, partitions=1)

@@ -1,4 +1,4 @@
-"""The use case "submit a task": accepted once, compared with what was accepted, and refused for a reason."""
+"""The use case "submit a task": accepts once, compares repeated requests, and refuses with a reason."""
 
 import asyncio
 
@@ -96,7 +96,7 @@ async def test_a_request_accepted_under_a_previous_secret_key_is_known(store: St
 
 
 async def test_an_id_that_is_freed_during_the_comparison_is_taken(engine: Engine, bench: Bench) -> None:
-    """The task is removed between the script that finds the conflict and the one that reads its request."""
+    """The task is removed between the script that finds the conflict and the script that reads the request."""
     await bench.finish("t1")
     tasks = bench.store.tasks
     read = tasks.accepted_request

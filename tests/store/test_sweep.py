@@ -1,4 +1,4 @@
-"""Lost leases come back, waits end, and no healthy task is judged by time in which nobody could renew it."""
+"""The sweep requeues tasks with expired leases and ends waits. It grants a grace after times without renewals."""
 
 import asyncio
 
@@ -48,7 +48,7 @@ async def test_a_lease_that_is_renewed_outlives_many_leases(bench: Bench) -> Non
         assert await agent.renew([started.lease]) == [Renewal.OK]
         swept = await bench.sweep_as_it_is(lease_ms=200)
         now = await bench.probe.now_ms()
-        if now - began < 200:  # else a busy machine stood still for a lease, and the next round takes the task back
+        if now - began < 200:  # else the machine stalled for a lease, and the next round readopts the task
             assert swept.work == 0
             judged += 1
         return now > end and judged >= 3

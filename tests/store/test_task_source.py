@@ -91,7 +91,7 @@ async def test_headers_sealed_with_a_key_no_longer_in_use_can_be_opened_by_no_ag
 
 
 async def unreadable(bench: Bench, store: Store) -> bool:
-    """Start the task that waits, whose headers this store cannot open; return whether only its key is missing."""
+    """Start the waiting task, whose headers this store cannot open. Return True if only its key is missing."""
     claims = store.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
     attempt = await started_by(StoreTaskSource(claims))
     assert isinstance(attempt.task, Unreadable)

@@ -23,12 +23,12 @@ pytestmark = pytest.mark.redis7  # the embedded Valkey is built without TLS
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_timers() -> None:
-    """The servers here are quick by themselves."""
+    """Do nothing, because the servers of this module are configured with quick timers."""
 
 
 @dataclass(frozen=True)
 class Secure:
-    """A server and the files of TLS; it wants a client certificate. Its other port is for the tests."""
+    """A server that requires client certificates, and its TLS files. Its other port is for the tests."""
 
     server: StoreServer
     tls_port: int

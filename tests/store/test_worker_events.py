@@ -1,4 +1,4 @@
-"""Status changes of workers on their way to the webhook: each is told, in order, and no worker holds up another."""
+"""Status events of workers: each event is delivered in order, and no worker blocks another."""
 
 import json
 from dataclasses import replace
@@ -22,7 +22,7 @@ OTHER_WEBHOOK, OTHER_DESTINATION = "https://other.example:8443/status", "https:/
 
 @pytest.fixture
 async def told(bench: Bench) -> Bench:
-    """An endpoint whose webhook is told what becomes of its workers."""
+    """An endpoint whose webhook receives the status events of its workers."""
     endpoint = await bench.store.endpoints.create(TENANT, config(webhook=WEBHOOK))
     bench.endpoint_ids.append(endpoint.endpoint_id)
     return Bench(bench.store, endpoint.endpoint_id, bench.probe, bench.endpoint_ids)
@@ -59,7 +59,7 @@ async def opened(outbox: Outbox, entry: OutboxEntry) -> Delivery:
 
 
 async def send_one(outbox: Outbox, verdict: Verdict = DELIVERED) -> dict[str, Any]:
-    """One attempt at the one event that is due; what was sent."""
+    """Make a delivery attempt for the only due event; return the sent event."""
     [entry] = await due(outbox)
     delivery = await opened(outbox, entry)
     assert (await outbox.settle(entry, answer(), verdict, at_ms=1)).accepted
@@ -68,11 +68,11 @@ async def send_one(outbox: Outbox, verdict: Verdict = DELIVERED) -> dict[str, An
 
 
 async def events(bench: Bench) -> int:
-    """As the endpoint counts them."""
+    """Return the endpoint's count of waiting events."""
     return int((await bench.probe.hash(bench.keys.counts)).get("events", 0))
 
 
-# What is an event
+# Changes that are events
 
 
 async def test_every_change_of_status_is_told_once_in_order(told: Bench) -> None:
@@ -287,7 +287,7 @@ async def test_a_deleted_endpoint_stays_until_its_events_are_told(told: Bench) -
 
 
 async def test_of_a_worker_that_crashes_for_ever_so_many_events_wait(told: Bench) -> None:
-    """Its webhook takes none: the first one, which may be under way, and the latest ones stay."""
+    """The webhook accepts none. The first event, which may be in delivery, and the latest events are kept."""
     await put(told)
     for _ in range(MAX_EVENTS):
         await mark(told, RUNNING)
@@ -331,7 +331,7 @@ async def test_an_event_whose_receiver_is_not_served_for_too_long_is_given_up(to
 
 
 async def _age(bench: Bench, index: int) -> None:
-    """As if one of the worker's events had waited for too long."""
+    """Pretend that one of the worker's events has waited for too long."""
     key = bench.keys.worker_events("w1")
     event = json.loads(await bench.probe.ask("LINDEX", key, index))
     event["at"] = str(int(event["at"]) - DEFAULT_MAX_AGE_MS - 1)

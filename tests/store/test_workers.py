@@ -1,4 +1,4 @@
-"""Workers as their agents and the controller say."""
+"""Workers: records made by the controller and reports of their agents."""
 
 import asyncio
 
@@ -169,7 +169,7 @@ async def _status(bench: Bench, worker_id: str) -> WorkerStatus | None:
 
 
 async def test_the_name_of_an_agent_goes_when_others_have_taken_over_what_it_had_read(bench: Bench) -> None:
-    """It was removed while it still held an entry."""
+    """The worker was removed while it still had an entry."""
     await bench.store.workers.put(bench.endpoint_id, "dead", managed=False)
     await bench.submit("t1")
     assert await bench.agent("dead").claim(1, block_ms=1)

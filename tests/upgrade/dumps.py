@@ -1,17 +1,17 @@
-"""The data of a store as a text file, and back into any store.
+"""Write the data of a store to a text file, and restore it into any store.
 
-An RDB file of Valkey cannot be read by Redis 7, and a diff of two says nothing. A dump is JSON lines: the first line
-is about the dump, each other line is one key. What is no UTF-8 is `{"base64": …}`. For example:
+Redis 7 cannot read an RDB file of Valkey, and RDB files cannot be compared as text. A dump has JSON lines: the first
+line describes the dump, each other line is a key. A value that is not UTF-8 is `{"base64": …}`. For example:
 
     {"format": 1, "recorded_at_ms": 1795815000000, "recorded_on": "a17922d"}
     {"key": "{p03}:t:1:sum", "type": "hash", "value": {"state": "queued", "created": "1795814998000"}}
     {"key": "{p03}:b:1:sum", "type": "string", "value": "{\"port\":8000}1", "ttl_ms": 172800000}
 
-Times in the store are absolute: leases, waits, ages, ids of stream entries. Restored as they are, a dump would be a
-store that nobody has used for months, whose ended tasks are all over their retention. `restore` therefore moves the
-dump to the present: each number that can only be a time, because it has 13 digits and lies within MAX_DISTANCE_MS of
-the recording, is moved by the dump's age. A moved time is as long as it was, so that lengths and offsets in other
-fields stay right.
+Times in the store are absolute: leases, waits, ages, ids of stream entries. A dump restored without a change would be a
+store unused for months, and the retention of all ended tasks would be over. `restore` therefore moves the dump to the
+present: each number that can only be a time, because it has 13 digits and lies within MAX_DISTANCE_MS of the recording,
+is moved by the dump's age. A moved time has the same number of digits, so that lengths and offsets in other fields stay
+right.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TIME = re.compile(r"(?<![0-9A-Za-z_.])[1-9][0-9]{12}(?![0-9A-Za-z_.])")
 
 @dataclass(frozen=True)
 class Dump:
-    """A dump as its file has it."""
+    """The content of a dump's file."""
 
     about: dict[str, Any]
     records: tuple[Value, ...]
@@ -61,7 +61,7 @@ def read(path: Path) -> Dump:
 
 
 async def write(redis: Redis, path: Path, **about: Any) -> None:
-    """Write everything that the store holds. No process may use the store during this."""
+    """Write all data of the store. No process may use the store at the same time."""
     seconds, micros = await redis.time()
     about |= {"recorded_at_ms": int(seconds) * 1000 + int(micros) // 1000}
     records = [record async for record in _records(redis)]
@@ -70,7 +70,7 @@ async def write(redis: Redis, path: Path, **about: Any) -> None:
 
 
 async def restore(redis: Redis, dump: Dump) -> Callable[[str], str]:
-    """Put the dump's keys into an empty store, moved to the present; return what moves the times in a text."""
+    """Restore the dump into an empty store, moved to the present. Return the function that moves times in a text."""
     seconds, micros = await redis.time()
     moved = mover(dump.recorded_at_ms, int(seconds) * 1000 + int(micros) // 1000)
     for record in dump.records:
@@ -84,7 +84,7 @@ async def restore(redis: Redis, dump: Dump) -> Callable[[str], str]:
 
 
 def mover(recorded_at_ms: int, now_ms: int) -> Callable[[str], str]:
-    """Return what moves the times in a text from the recording to now."""
+    """Return a function that moves the times in a text from the recording to now."""
 
     def moved(found: re.Match[str]) -> str:
         time_ms = int(found[0])
@@ -95,7 +95,7 @@ def mover(recorded_at_ms: int, now_ms: int) -> Callable[[str], str]:
 
 
 def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """Return the value with every text in it changed, names too."""
+    """Return the value with all texts in it changed, including names."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, dict):
@@ -222,7 +222,7 @@ def _write_sorted_set(name: str, value: Any) -> list[Command]:
 
 
 def _write_stream(name: str, value: Any) -> list[Command]:
-    """Write entries, groups and what each consumer has read. A stream may be empty and still have counted."""
+    """Write entries, groups and the pending entries of each consumer. An empty stream may have a last id."""
     last_id = value["last_id"]
     commands: list[Command] = [
         ("XADD", name, entry_id, *(part for field, text in fields.items() for part in (field, _bytes(text))))
@@ -266,7 +266,7 @@ async def _ask(redis: Redis, *words: Any) -> Any:
 
 
 def subset_fault(expected: Any, found: Any, where: str = "") -> str | None:
-    """Return where `found` lacks or changes something of `expected`; None when it has all. Fields may be added."""
+    """Return the first place where `found` lacks or changes a part of `expected`, or None. Fields may be added."""
     if isinstance(expected, dict) and isinstance(found, dict):
         return _first(subset_fault(part, found.get(name), f"{where}.{name}") for name, part in expected.items())
     if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):

@@ -1,7 +1,7 @@
 """The engine of a made-up next version, as a process: `python -m tests.upgrade.next_version controller`.
 
-Its data format is one newer than this version's, and its migration is that of `made_up`. Each page waits for a word in
-the list GATE, so that a test can kill a leader amid the migration.
+Its data format is one newer than this version's, and its migration is that of `made_up`. Each page waits for an item in
+the list GATE, so that a test can kill a leader during the migration.
 """
 
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ async def gated(records: Records, after: str) -> AsyncIterator[Page]:
 
 
 async def _enqueue(self: TaskStore, task: NewTask) -> Submission:
-    """Accept a task as the next version does: with its mark."""
+    """Accept a task as the next version does, with the field `mark`."""
     submission = await _enqueue_before(self, task)
     if submission is Submission.ACCEPTED:
         keys = self._partitions.of(task.endpoint_id)

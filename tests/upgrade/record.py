@@ -1,13 +1,14 @@
 """Record a dump of this version's data format: `python -m tests.upgrade.record tests/upgrade/format1`.
 
-It writes NAME.jsonl, what the store holds, and NAME.views.jsonl, the API's responses on it. format1 was recorded by
-the code of commit a17922d, before anything had changed the format, and is not recorded again: a later version would
-write what it writes itself. When the data format changes, a dump of the new one is recorded with the then current code.
+It writes NAME.jsonl, the data of the store, and NAME.views.jsonl, the API's responses to it. format1 was recorded by
+the code of commit a17922d, before any change of the format. It is not recorded again, because a later version would
+write its own form of the data. When the data format changes, a dump of the new format is recorded with the then current
+code.
 
-Endpoints are made and tasks submitted over HTTP by a real API, and a real controller has led for a while. Attempts and
-deliveries are made by the classes that agents and delivery processes use, one call after the other, because a process
-does not stop in each state. Nothing uses the store when the dump is written. Agents and delivery processes are
-dead then, most of their leases have run out, and one agent holds a lease that is long.
+Endpoints are created and tasks submitted over HTTP by a real API, and a real controller has led for a while. Attempts
+and deliveries are made by the classes that agents and delivery processes use, one call after the other, because a
+process does not stop in each state. No process uses the store when the dump is written. The agents and delivery
+processes are dead, most of their leases have expired, and one agent has a long lease.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ API_KEY = "qe_dumped"
 OTHER_KEY = "qe_dumped_other"
 REVOKED_KEY = "qe_dumped_revoked"
 RECEIVER = "127.0.0.1:65001"
-"""Nothing listens there. A test replaces the port by that of a receiver."""
+"""A port without a server. A test replaces it by the port of a receiver."""
 LOST_ADDRESS = "127.0.0.1:65002"
-"""Of the workers, whose agents are dead."""
+"""Address of the workers, whose agents are dead."""
 LONG_LEASE_MS = 600_000
 AUTH_KEY = "only you know this"
 PLAIN_WEBHOOK: dict[str, Any] = {"webhook": f"http://{RECEIVER}/hook"}
@@ -56,7 +57,7 @@ WEBHOOK: dict[str, Any] = PLAIN_WEBHOOK | {"webhookAuthKey": AUTH_KEY}
 RESOURCES = [{"region": "here", "gpuType": "CPU", "gpuCount": 1}]
 LARGE = "x" * 2000
 CUT_AMID = "x" + "é" * 300
-"""The history keeps 512 bytes of an attempt's error: the last one is half a character."""
+"""The history keeps 512 bytes of an attempt's error. This error is cut in the middle of a character."""
 
 
 def endpoint(name: str, **changes: Any) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def endpoint(name: str, **changes: Any) -> dict[str, Any]:
 
 
 class Recorder:
-    """Makes the data, task by task: the name of each says what it is."""
+    """Makes the data, task by task. The name of a task describes its state."""
 
     def __init__(self, store: Store, client: httpx.AsyncClient) -> None:
         self.store = store
@@ -79,7 +80,7 @@ class Recorder:
         self.bench = Bench(store, "", self.probe)
 
     async def record(self) -> None:
-        """Make everything. What is left unread in a queue comes last, because a read would take it along."""
+        """Make all data. Tasks that stay unread in a queue are made last, because a read would claim them too."""
         await self.make_endpoints()
         await self.make_ended_tasks()
         await self.make_reruns_and_gaps()
@@ -142,7 +143,7 @@ class Recorder:
             await self.swept("dead", "queued" if left else "dead", max_lost=1)
 
     async def make_task_after_attempts(self) -> None:
-        """A task that each kind of attempt has come before."""
+        """Make a task with an earlier attempt of each kind."""
         started = await self.start("ok_after_attempts")
         again = [
             TryAgain("status 500: broken", 0, AttemptOutcome.ERROR),
@@ -187,7 +188,7 @@ class Recorder:
         assert entry.delivery_id.endswith("delivery_read")
 
     async def outbox(self, process_id: str) -> Outbox:
-        """Return the outbox of a delivery process that is soon taken to be dead."""
+        """Return the outbox of a delivery process whose lease expires soon."""
         outbox = self.store.outbox(process_id)
         await outbox.make_groups()
         await outbox.adopt(tick_ms=1000, lease_ms=1000, limit=0)
@@ -220,7 +221,7 @@ class Recorder:
         await self.call("DELETE", self.path("gone_2"))
 
     async def make_impatient_tasks(self) -> None:
-        """A task whose last attempt was used up by a busy streak."""
+        """Make a task whose last attempt was used up by a busy streak."""
         main, self.bench = (
             self.bench,
             Bench(self.store, await self.new_endpoint("impatient", maxBusySeconds=0, maxAttempts=1), self.probe),
@@ -263,7 +264,7 @@ class Recorder:
     # Tasks that are queued
 
     async def make_requeued_tasks(self) -> None:
-        """Tasks that came back. This comes before others lose their leases, because a sweep takes all of them."""
+        """Make requeued tasks, before other tasks lose their leases, because a sweep reclaims all of them."""
         await self.lose("queued_lost_lease", **WEBHOOK)
         await self.swept("queued_lost_lease", "queued")
         started = await self.start("queued_released")
@@ -280,7 +281,7 @@ class Recorder:
         await self.submit("queued_deadline", queueTtlSeconds=3600, executionTimeoutSeconds=60)
         await self.submit("queued_expires", queueTtlSeconds=2, **WEBHOOK)
 
-    # What else there is
+    # Other data
 
     async def make_other_endpoints(self) -> None:
         main = self.bench
@@ -300,7 +301,7 @@ class Recorder:
         await self.new_endpoint("custom", serviceMode="CUSTOM")
 
     async def make_workers(self) -> None:
-        """Workers of each kind. Those of `main` have events for its webhook that nobody has sent."""
+        """Make workers of each kind. The workers of `main` have status events that wait for delivery."""
         await self.worker("main", "a1", managed=False)
         await self.worker("managed", "m1")
         await self.worker("balanced", "b1", managed=False)
@@ -363,7 +364,7 @@ class Recorder:
         return found
 
     async def lose(self, task_id: str, *, submitted: bool = False, **changes: Any) -> None:
-        """Begin an attempt whose lease runs out at once."""
+        """Begin an attempt whose lease expires at once."""
         if not submitted:
             await self.submit(task_id, **changes)
         await self.restart(task_id, lease_ms=1)
@@ -387,7 +388,7 @@ class Recorder:
 
 
 async def views(client: httpx.AsyncClient) -> AsyncIterator[dict[str, Any]]:
-    """Yield what the API says of everything that there is."""
+    """Yield the API's responses about all data."""
 
     async def view(path: str) -> dict[str, Any]:
         reply = await client.get(path)
@@ -415,7 +416,7 @@ async def views(client: httpx.AsyncClient) -> AsyncIterator[dict[str, Any]]:
 
 
 def _without_dates(data: Any) -> Any:
-    """Leave out the times that are no numbers, because they cannot be moved to the present: of logs and credentials."""
+    """Remove times of logs and credentials that are not numbers, because they cannot be moved to the present."""
     if isinstance(data, list):
         return [_without_dates(part) for part in data]
     if not isinstance(data, dict):

@@ -1,4 +1,4 @@
-"""A recorded dump is restored into any kind of store as it was, and moved to the present."""
+"""A recorded dump can be restored into any kind of store, moved to the present."""
 
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ def test_the_dump_is_small_enough_to_be_read() -> None:
 
 
 def _lasting(record: dict[str, Any]) -> dict[str, Any]:
-    """Return the record without what goes on by itself: how long a key lives, and how long an entry has been read."""
+    """Return the record without values that change with time: the TTL of a key and the idle time of an entry."""
     if record["type"] != "stream":
         return {name: part for name, part in record.items() if name != "ttl_ms"}
     groups = [

@@ -1,4 +1,4 @@
-"""Data that was recorded in format 1 is opened by today's version, and every task reaches the end that it should."""
+"""The current version uses data that was recorded in format 1, and every task ends as expected."""
 
 import asyncio
 import json
@@ -39,13 +39,13 @@ ENDS = {
     **dict.fromkeys(("queued_expires", "scheduled_expires"), TaskState.EXPIRED),
     **dict.fromkeys(("running_cancelled", "running_cancel_held"), TaskState.CANCELLED),
 }
-"""How tasks of `main` that had not ended do end. `scheduled_long` waits for an hour."""
+"""Expected end of the tasks of `main` that had not ended. `scheduled_long` waits for an hour."""
 DELIVERED = {
     *("delivery_retried", "delivery_deferred", "delivery_parked", "delivery_opened", "delivery_read"),
     *("delivery_queued", "queued_lost_lease", "queued_webhook", "queued_headers", "queued_expires"),
     *("scheduled_error", "running_held", "running_lost_webhook", "running_lost_twice", "running_cancelled"),
 }
-"""Tasks of `main` whose webhook gets their result now. That of `delivery_waits_long` is due in an hour."""
+"""Tasks of `main` whose result is delivered now. The delivery of `delivery_waits_long` is due in an hour."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Recorded:
 
     views: dict[str, dict[str, Any]]
     endpoint_ids: dict[str, str]
-    """By name; also that of the endpoint that is being deleted."""
+    """Endpoint ids by name, including the endpoint that is being deleted."""
 
     def endpoint_id(self, name: str) -> str:
         return self.endpoint_ids[name]
@@ -67,7 +67,7 @@ class Recorded:
 
 @pytest.fixture
 async def recorded(store: Store, format1: dumps.Dump, receiver: HttpServer) -> Recorded:
-    """The store holds the dump now, with this test's receiver in its webhooks."""
+    """Restore the dump into the store, with this test's receiver in its webhooks."""
     ours = {RECEIVER: f"127.0.0.1:{receiver.port}"}
     moved = await dumps.restore(store.redis, format1.replaced(ours))
     lines = [json.loads(line) for line in FORMAT_1_VIEWS.read_text().splitlines()]
@@ -105,7 +105,7 @@ async def api(programs: Programs, recorded: Recorded) -> AsyncIterator[httpx.Asy
 
 
 async def migrate(store: Store, probe: Probe) -> None:
-    """Bring the data to today's format, if that is another one."""
+    """Migrate the data to the current format, if it is another one."""
     await store.prepare()
     migrator = store.migrator(page_size=7)
 
@@ -117,7 +117,7 @@ async def migrate(store: Store, probe: Probe) -> None:
 
 
 async def faults(store: Store, probe: Probe) -> list[str]:
-    """Return what is inconsistent in the whole store."""
+    """Return the inconsistencies in the whole store."""
     return await Bench(store, "", probe, await store.endpoints.ids()).check()
 
 
@@ -174,7 +174,7 @@ async def test_every_task_reaches_its_end(
     store: Store, probe: Probe, recorded: Recorded, api: httpx.AsyncClient, programs: Programs, container: HttpServer,
     receiver: HttpServer,
 ) -> None:  # fmt: skip
-    """All processes of today run on the data, beside an agent that has run since then."""
+    """Run all processes of the current version on the data, beside an agent of the recorded version."""
     main = recorded.endpoint_id("main")
     programs.controller()
     await _have_ended(store, main, "queued_expires", "scheduled_expires")  # before an agent can run them
@@ -227,7 +227,7 @@ async def _is_removed(store: Store, probe: Probe, endpoint_id: str) -> None:
 
 
 async def _is_started_again(store: Store, endpoint_id: str) -> None:
-    """Wait until the endpoint's worker has an agent of today; that of then died with its controller."""
+    """Wait until the endpoint's worker has an agent of the current version. The old agent died with its controller."""
 
     async def has_another_address() -> bool:
         workers = await store.workers.of_endpoint(endpoint_id)
@@ -250,7 +250,7 @@ async def _none_is_left(look: Any, message: str) -> None:
 
 
 async def _end_what_was_held(store: Store, probe: Probe, endpoint_id: str) -> None:
-    """An agent of the version before goes on: its leases are renewed, and its results recorded."""
+    """Renew the leases and record the results of an agent of the recorded version."""
     agent = store.queue(endpoint_id=endpoint_id, worker_id="a1", lease_ms=600_000)
     cancelled = Failed("the task was cancelled while it was running", TaskState.CANCELLED)
     held: dict[str, tuple[Renewal, Outcome]] = {
@@ -265,7 +265,7 @@ async def _end_what_was_held(store: Store, probe: Probe, endpoint_id: str) -> No
 
 
 async def _others_are_as_they_were(recorded: Recorded, api: httpx.AsyncClient) -> None:
-    """Nothing has changed of the tasks that had ended, and of those that still wait."""
+    """Check that the ended tasks and the tasks that still wait are unchanged."""
     changed = set(ENDS) | DELIVERED
     for name in ("main", "impatient"):
         path = f"/v2/serverless/{recorded.endpoint_id(name)}/tasks"
@@ -280,7 +280,7 @@ async def _others_are_as_they_were(recorded: Recorded, api: httpx.AsyncClient) -
 
 
 async def _webhooks_are_right(recorded: Recorded, receiver: HttpServer) -> None:
-    """Each result came once, signed with the endpoint's secret; the events of a worker came in order."""
+    """Check that each result was sent once, signed with the endpoint's secret, and the events of a worker in order."""
     main = recorded.endpoint_id("main")
     secret = recorded.views[f"/v2/serverless/{main}/webhook-secret"]["data"]["secret"]
     results = [request for request in receiver.requests if request.path == "/hook"]

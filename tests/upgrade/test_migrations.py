@@ -1,4 +1,4 @@
-"""A migration goes over all records in bounded steps, survives the death of its leader, and ends when all is done."""
+"""A migration converts all records in limited steps, survives the death of its leader, and then ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -34,7 +34,7 @@ async def upgraded(store_server: StoreServer, store: Store) -> AsyncIterator[Sto
 
 @pytest.fixture
 async def benches(store: Store, probe: Probe) -> list[Bench]:
-    """Two endpoints with tasks, made by the version before."""
+    """Two endpoints with tasks, created by the previous version."""
     await store.prepare()
     made = []
     for _ in range(2):
@@ -115,7 +115,7 @@ def _ids(benches: list[Bench]) -> list[str]:
 async def test_another_leader_goes_on_where_the_one_before_was_killed(
     upgraded: Store, probe: Probe, benches: list[Bench], steps_each: int
 ) -> None:
-    """Each leader lives for a few steps: two looks, then pages."""
+    """Each leader lives for a few steps: two checks, then pages."""
     leaders = 0
     while (await probe.hash(META))[FORMAT] != str(TO):
         leaders += 1
@@ -187,7 +187,7 @@ async def test_a_migration_waits_for_processes_of_the_version_before(
     waiting = [record for record in caplog.records if "waits for processes" in record.getMessage()]
     assert [record.__dict__["processes"] for record in waiting] == [["api:old"]]
     await store.processes.remove("api:old")
-    assert await migrator.step() == 0  # it may only be unable to note itself now
+    assert await migrator.step() == 0  # the process may only be unable to note itself now
     assert MIGRATION not in await probe.hash(META)
     await to_the_end(migrator, probe)
     assert await unmarked(benches) == 0
@@ -211,7 +211,7 @@ async def test_processes_of_the_same_version_are_not_waited_for(upgraded: Store,
 async def test_a_process_of_the_version_before_that_starts_as_a_migration_begins_is_seen(
     store: Store, upgraded: Store, probe: Probe, benches: list[Bench]
 ) -> None:
-    """It has noted itself after the migrator's look, and its own look found no migration."""
+    """The process notes itself after the migrator's check, and its own check has found no migration."""
     migrator = upgraded.migrator(page_size=PAGE)
     assert await migrator.step() == 0
     looks = upgraded.processes.older

@@ -1,4 +1,4 @@
-"""Real processes are replaced by those of a next version one after the other, under load, and a migration runs."""
+"""Real processes are replaced by processes of a next version one by one, under load, and a migration runs."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -44,7 +44,7 @@ async def opened(valkey_server: StoreServer) -> AsyncIterator[Store]:
 
 
 class Client:
-    """Submits tasks through whichever API serves now, and remembers those that were accepted."""
+    """Submits tasks through an API process that serves now, and remembers the accepted ones."""
 
     def __init__(self, programs: Programs) -> None:
         self._programs = programs
@@ -73,7 +73,7 @@ class Client:
 
 
 async def progress(probe: Probe) -> Progress:
-    """Return how far the migration is, when it has begun."""
+    """Wait until the migration has begun, and return its progress."""
 
     async def begun() -> Progress | None:
         return progress_from((await probe.hash(META)).get(MIGRATION, "").encode())
@@ -84,7 +84,7 @@ async def progress(probe: Probe) -> Progress:
 
 
 async def let_pages_be_done(probe: Probe, count: int) -> None:
-    """Open the gate for some pages, and wait until they are noted."""
+    """Open the gate for some pages, and wait until their progress is recorded."""
     before = await progress(probe)
     await probe.ask("RPUSH", GATE, *["go"] * count)
 
