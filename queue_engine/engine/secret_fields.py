@@ -10,4 +10,4 @@ def secret_errors(sealer: Sealer, field: str | None) -> list[FieldError]:
     """Return an error of `field`, which holds a secret, if this server cannot encrypt it. None means no secret."""
     if field is None or sealer.has_key:
         return []
-    return [(field, "the server has no QUEUE_ENGINE_SECRET_KEY, so it cannot keep it")]
+    return [(field, "the server has no QUEUE_ENGINE_SECRET_KEY, so secrets cannot be stored")]

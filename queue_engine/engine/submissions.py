@@ -198,7 +198,7 @@ def _check_accepted(submission: Submission) -> None:
         case Submission.ACCEPTED | Submission.DUPLICATE:
             return
         case Submission.CONFLICT:
-            raise StateConflict("taskId: is taken by a task with another body")
+            raise StateConflict("taskId: is already used by a task with a different body")
         case Submission.NOT_FOUND:
             raise NotFound(Resource.ENDPOINT)
         case Submission.NOT_QUEUE:

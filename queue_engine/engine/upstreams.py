@@ -103,7 +103,7 @@ class Listings:
         check_sees(principal, listing.endpoint)
         mode = listing.endpoint.config.service_mode
         if mode is not ServiceMode.ALB:
-            raise InvalidRequest("serviceMode", f"must be ALB; the endpoint's is {mode}")
+            raise InvalidRequest("serviceMode", f"must be ALB; the endpoint has {mode}")
         return listing
 
     def _asking(self, endpoint_id: str) -> asyncio.Task[Listing | None]:

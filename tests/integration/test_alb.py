@@ -682,7 +682,7 @@ async def test_only_alb_endpoints_take_requests(api: RunningApi, mode: str) -> N
     endpoint_id = await endpoint_with(api, mode=mode)
     got = await api.client.get(f"/e/{endpoint_id}/")
     assert (got.status_code, got.json()["code"]) == (400, 10001)
-    assert got.json()["message"] == f"serviceMode: must be ALB; the endpoint's is {mode}"
+    assert got.json()["message"] == f"serviceMode: must be ALB; the endpoint has {mode}"
 
 
 async def test_anothers_and_deleted_endpoints_are_404(api: RunningApi) -> None:

@@ -158,7 +158,7 @@ def test_a_custom_container_that_exposes_nothing_runs_when_it_lives(up: Up) -> N
     wait_for_workers(up, endpoint_id, 1)
     answer = ask(up, endpoint_id)
     assert answer.status_code == 400
-    assert answer.json()["message"] == "serviceMode: must be ALB; the endpoint's is CUSTOM"
+    assert answer.json()["message"] == "serviceMode: must be ALB; the endpoint has CUSTOM"
 
 
 def test_a_custom_container_that_crashes_at_once_is_failed(up: Up) -> None:

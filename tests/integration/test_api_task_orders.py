@@ -165,7 +165,7 @@ async def test_an_endpoint_shows_when_its_workers_are_ready(api: RunningApi) -> 
     assert given.items() <= endpoint.items()
     refused = await api.client.patch(path, json={"expose": None})
     assert (refused.status_code, refused.json()["code"]) == (400, 10001)
-    assert refused.json()["message"].startswith("readyPath: needs expose")
+    assert refused.json()["message"].startswith("readyPath: requires expose")
     kept = (await api.client.patch(path, json={})).json()["data"]
     assert given.items() <= kept.items()
     cleared = (await api.client.patch(path, json={"expose": None, "readyPath": None})).json()["data"]

@@ -73,7 +73,7 @@ async def test_the_same_request_in_any_spelling_is_accepted_once(engine: Engine,
 )
 async def test_another_request_for_a_taken_id_is_a_conflict(engine: Engine, bench: Bench, other: object) -> None:
     await engine.submissions.submit(OWNER, bench.endpoint_id, request())
-    with pytest.raises(StateConflict, match="taskId: is taken by a task with another body"):
+    with pytest.raises(StateConflict, match="taskId: is already used by a task with a different body"):
         await engine.submissions.submit(OWNER, bench.endpoint_id, other)  # type: ignore[arg-type]
 
 

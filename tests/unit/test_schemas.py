@@ -353,7 +353,7 @@ def test_a_variable_is_a_secret_unless_it_says_otherwise() -> None:
 
 
 def test_a_ready_path_needs_an_exposed_port_also_after_a_change() -> None:
-    rule = "^readyPath: needs expose"
+    rule = "^readyPath: requires expose"
     with pytest.raises(InvalidRequest, match=rule):
         creation(readyPath="/healthz").config()
     exposed = creation(expose=EXPOSED, readyPath="/healthz").config()

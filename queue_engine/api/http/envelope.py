@@ -11,22 +11,24 @@ T = TypeVar("T")
 
 
 class View(BaseModel):
-    """Something that the API answers. Times are epoch milliseconds."""
+    """A JSON object in a response. Times are epoch milliseconds."""
 
     model_config = ConfigDict(alias_generator=to_camel)  # type: ignore[pydantic-alias]
 
 
 class Success(View, Generic[T]):
-    """The envelope of every successful answer."""
+    """The envelope of every successful response."""
 
     message: Literal["success"]
     code: Literal[10000]
-    data: T = Field(description="The answer itself")
+    data: T = Field(description="The content of the response")
 
 
 class Failure(View):
     """The envelope of every error."""
 
-    message: str = Field(description="What is wrong; for a field `<field>: <rule>`", examples=["input: is required"])
-    code: int = Field(description="Finer than the HTTP status", examples=[10001])
+    message: str = Field(
+        description="Description of the error; for a field, `<field>: <rule>`", examples=["input: is required"]
+    )
+    code: int = Field(description="Error code, more specific than the HTTP status", examples=[10001])
     data: None = Field(description="Always null")

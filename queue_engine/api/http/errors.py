@@ -53,7 +53,7 @@ class BodyStalled(EngineError):
 
 
 class WorkerUnavailable(EngineError):
-    """No worker runs that takes a request, or the one that took it gave no answer."""
+    """No running worker accepts the request, or the worker that accepted it sent no valid response."""
 
     retry_after_seconds = 1
 

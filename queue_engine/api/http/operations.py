@@ -27,13 +27,13 @@ _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FAILURES = {
     400: "A field or a query parameter breaks its rule, or a writing request carries a `webhook-id` header",
     401: "The API key is missing, malformed, unknown, revoked or sent twice",
-    404: "Not found, or another tenant's",
-    409: "The state of the thing forbids it",
+    404: "Not found, or owned by another tenant",
+    409: "The current state does not allow the operation",
     413: "The body is too large",
     415: "The body is not declared as JSON",
-    429: "A rate limit or a full queue; `Retry-After` says when to come back",
-    500: "Our fault; the message has the id under which it is logged",
-    503: "The store is unreachable or refuses writes; `Retry-After` says when to come back",
+    429: "A rate limit or a full queue; `Retry-After` says when to retry",
+    500: "Internal error; the message has the id under which it is logged",
+    503: "The store is unreachable or refuses writes; `Retry-After` says when to retry",
 }
 _RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type": "integer", "minimum": 1}}}
 
@@ -80,9 +80,9 @@ def _not_called(_request: Request) -> NoReturn:
 class Operation(DescribedRoute):
     """`handler` at `method path`.
 
-    `answer` is the schema of a successful answer, or `media_type` the type of one that is not JSON; `failures` are the
-    HTTP statuses that it may have besides 500; `takes` is the schema of its body; `parameters` are those of its path
-    and its query. The handler's docstring is for the reader of the API's description.
+    `response` is the schema of a successful response. For a response that is not JSON, `media_type` is its type.
+    `failures` are the HTTP statuses of errors besides 500, `takes` is the schema of the request's body, and
+    `parameters` are the parameters of the path and the query. The handler's docstring is part of the API's description.
 
     A writing operation under `/v2` refuses webhook deliveries: a task whose webhook is this API, at an address that is
     not known as its own, would otherwise submit or retry itself forever.
@@ -140,9 +140,7 @@ def _check_no_delivery(scope: Scope) -> None:
     # Only this spelling: all Standard Webhooks senders use it, and this server does not treat webhook_id as the same
     # name.
     if any(name == b"webhook-id" for name, _ in scope["headers"]):
-        raise InvalidRequest(
-            "webhook-id", "is the header of a webhook delivery, and no delivery may change anything here"
-        )
+        raise InvalidRequest("webhook-id", "marks a webhook delivery; operations that change something refuse it")
 
 
 def described_failure(status: int) -> dict[str, Any]:

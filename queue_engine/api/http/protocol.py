@@ -84,7 +84,7 @@ class _CycleTransport:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. Use a class made by `limited_protocol`."""
+    """A connection. Use a class made by `limited_protocol`."""
 
     patience_seconds: ClassVar[float]
     """Time limit for a client to send a head."""
@@ -327,7 +327,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._allowance < 0 and self._in_head:
             self._refuse(_HEAD_TOO_LARGE)
         elif self._allowance < 0:
-            self._refuse(Refusal(400, "body: has too much around its chunks"))
+            self._refuse(Refusal(400, "body: has too much overhead around its chunks"))
         elif self._discarding is not None:
             self._discarding.note(size)
 

@@ -27,7 +27,7 @@ _DEFAULT_PORTS = {b"http": 80, b"https": 443}
 
 
 class Refusal(NamedTuple):
-    """Response to a request of which no more is read."""
+    """The response to a refused request. The rest of the request is not parsed."""
 
     status: int
     message: str

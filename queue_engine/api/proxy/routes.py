@@ -28,9 +28,9 @@ PATH = "/e/{id}/{path:path}"
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS")
 _PARAMETERS = [
     in_path("id", "Id of an ALB endpoint", {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"}),
-    in_path("path", "The path on the worker; query, headers and body go with it", {"type": "string"}),
+    in_path("path", "The path on the worker. Query, headers and body are passed on", {"type": "string"}),
 ]
-_ANSWER = {"description": "Whatever the worker answers"}
+_ANSWER = {"description": "The worker's response"}
 
 
 class AlbRoutes:
@@ -48,9 +48,10 @@ class AlbRoutes:
         return [ForwardRoute(method, self.forward) for method in METHODS]
 
     async def forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Streams both ways. The key goes no further; `X-Forwarded-For`, `-Proto`, `-Host`, `X-Request-Id` are added.
+        """Streams the request to the worker and the response to the client. The API key is not passed on;
+        `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Request-Id` are added.
 
-        503 also stands for a worker that broke off or was silent for too long before it answered.
+        The response is also 503 if the worker closes the connection or exceeds the timeout before it responds.
         """
         headers: rules.RawHeaders = scope["headers"]
         principal = await self._services.authenticator.principal_of(headers)

@@ -31,7 +31,7 @@ def render(document: dict[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"<h1>{title} {escape(document['info']['version'])}</h1><p>{_prose(document['info']['description'])}</p>"
-        '<p>The same for programs: <a href="openapi.json">openapi.json</a>. Operations on <code>/v2</code> need the '
+        '<p>As an OpenAPI document: <a href="openapi.json">openapi.json</a>. Operations on <code>/v2</code> need the '
         f"header <code>X-Api-Key</code> or <code>Authorization: Bearer</code>.</p>{sections}</html>"
     )
 

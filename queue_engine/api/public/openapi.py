@@ -15,23 +15,23 @@ from queue_engine.api.public.webhooks import EVENTS, TAG, describe_webhooks
 
 TITLE = "Queue Engine"
 _DESCRIPTION = (
-    "Elastic endpoints and their task queues. Every answer is an envelope `{message, code, data}`; `code` is 10000 for "
-    "success. Times are epoch milliseconds. Members of a request that are not listed here are ignored."
+    "Elastic endpoints and their task queues. Every response is an envelope `{message, code, data}`; `code` is 10000 "
+    "for success. Times are epoch milliseconds. Unknown members of a request are ignored."
 )
 _TAGS = [
-    {"name": "endpoints", "description": "What runs: an image, and how many workers of it"},
-    {"name": "tasks", "description": "Work for the workers of a QUEUE endpoint"},
-    {"name": "requests", "description": "Requests to the workers of an ALB endpoint: each goes to the least busy one"},
-    {"name": "credentials", "description": "Access to the registries that images come from"},
-    {"name": TAG, "description": "What the engine sends to the webhooks of tasks and endpoints"},
-    {"name": "operations", "description": "For those who run this server; no API key is needed"},
+    {"name": "endpoints", "description": "Endpoints: an image, its settings and the number of workers"},
+    {"name": "tasks", "description": "Tasks for the workers of a QUEUE endpoint"},
+    {"name": "requests", "description": "Requests to an ALB endpoint. Each is sent to the least busy worker"},
+    {"name": "credentials", "description": "Credentials for the registries of images"},
+    {"name": TAG, "description": "Requests that the engine sends to the webhooks of tasks and endpoints"},
+    {"name": "operations", "description": "Health, metrics and documentation; no API key is needed"},
 ]
 _SECURITY_SCHEMES = {
     "ApiKey": {
         "type": "apiKey",
         "in": "header",
         "name": "X-Api-Key",
-        "description": "The API key. With an `Authorization` header of any scheme beside it the request is refused "
+        "description": "The API key. A request that also has an `Authorization` header, of any scheme, is refused "
         "with 401",
     },
     "Bearer": {"type": "http", "scheme": "bearer", "description": "The API key"},

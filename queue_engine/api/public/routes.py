@@ -22,14 +22,14 @@ TAG = "operations"
 class IndexView(View):
     """Paths of this server that need no API key."""
 
-    docs: str = Field(description="The description of the API as a page")
-    openapi: str = Field(description="The same as an OpenAPI document")
-    health: str = Field(description="Whether this process is alive")
-    ready: str = Field(description="Whether the store is reachable and writable")
+    docs: str = Field(description="Path of the API's description as a page")
+    openapi: str = Field(description="Path of the API's description as an OpenAPI document")
+    health: str = Field(description="Path of the check that this process is alive")
+    ready: str = Field(description="Path of the check that the store is reachable and writable")
 
 
 class HealthView(View):
-    """The process, or the store, is well."""
+    """The check has passed."""
 
     status: Literal["ok"] = Field(description="Always `ok`")
 
@@ -45,27 +45,27 @@ class OperationsRoutes:
     def operations(self) -> list[Operation]:
         return [
             Operation(
-                "GET", "/", self.show_index, summary="Where the description and the health checks are", tag=TAG,
+                "GET", "/", self.show_index, summary="List the paths of the documentation and the checks", tag=TAG,
                 public=True, response=Success[IndexView],
             ),
             Operation(
-                "GET", "/healthz", self.is_alive, summary="Whether this process is alive", tag=TAG, public=True,
+                "GET", "/healthz", self.is_alive, summary="Check that this process is alive", tag=TAG, public=True,
                 response=Success[HealthView],
             ),
             Operation(
-                "GET", "/readyz", self.is_ready, summary="Whether the store is reachable and writable", tag=TAG,
+                "GET", "/readyz", self.is_ready, summary="Check that the store is reachable and writable", tag=TAG,
                 public=True, response=Success[HealthView], failures=(503,),
             ),
             Operation(
-                "GET", "/metrics", self.show_metrics, summary="Metrics in the Prometheus text format", tag=TAG,
+                "GET", "/metrics", self.show_metrics, summary="Read the metrics in the Prometheus text format", tag=TAG,
                 public=True, media_type="text/plain",
             ),
             Operation(
-                "GET", "/openapi.json", self.show_openapi, summary="This description", tag=TAG, public=True,
-                response=dict[str, Any],
+                "GET", "/openapi.json", self.show_openapi, summary="Read this description as an OpenAPI document",
+                tag=TAG, public=True, response=dict[str, Any],
             ),
             Operation(
-                "GET", "/docs", self.show_docs, summary="This description as a page", tag=TAG, public=True,
+                "GET", "/docs", self.show_docs, summary="Read this description as a page", tag=TAG, public=True,
                 media_type="text/html",
             ),
         ]  # fmt: skip

@@ -17,30 +17,31 @@ _TIME = r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}$"
 class TaskResultEvent(BaseModel):
     """The end of a task, sent to the task's `webhook`."""
 
-    task_id: int = Field(description="The engine's number of the task; `user_task_id` is the id that the API uses")
+    task_id: int = Field(description="Internal number of the task; the API uses the id in `user_task_id`")
     user_task_id: str = Field(description="The `taskId` of the submission")
     endpoint_id: str = Field(description="The endpoint's id")
-    status: Literal["Success", "Failed"] = Field(description="Whether the task was executed")
+    status: Literal["Success", "Failed"] = Field(description="Result of the task")
     success: bool = Field(description="The same as `status`")
     timestamp: str = Field(description="Time of the task's end: UTC, `YYYY-MM-DD HH:mm:ss.SSS`", pattern=_TIME)
     retry_count: int = Field(ge=1, description="Number of this delivery attempt, 1 for the first")
     result: Any = Field(
-        None, description=f"The task's `output`, when it succeeded and has at most {MAX_RESULT_BYTES // 1024} KiB"
+        None,
+        description=f"The task's `output`, if the task succeeded and it has at most {MAX_RESULT_BYTES // 1024} KiB",
     )
     result_truncated: Literal[True] | None = Field(
-        None, description="Present when the output is larger: get it from the API"
+        None, description="Present if the output is larger: read it from the API"
     )
-    failed_reason: str | None = Field(None, description="The task's `error`; present when it failed")
+    failed_reason: str | None = Field(None, description="The task's `error`; present if the task failed")
 
 
 class WorkerStatusEvent(View):
     """A change of a worker's status, sent to the endpoint's `webhook`. The body is the same in every attempt."""
 
-    type: Literal["worker.status"] = Field(description="The kind of the event")
+    type: Literal["worker.status"] = Field(description="Type of the event")
     endpoint_id: str = Field(description="The endpoint's id")
     worker_id: str = Field(description="The worker's id")
-    status: WorkerStatus = Field(description="The new status")
-    previous_status: WorkerStatus | None = Field(description="The status before; null for a new worker")
+    status: WorkerStatus = Field(description="The worker's new status")
+    previous_status: WorkerStatus | None = Field(description="The worker's previous status; null for a new worker")
     reason: str = Field(description="Reason for the change, in a sentence")
     timestamp: str = Field(description="Time of the change: UTC, `YYYY-MM-DD HH:mm:ss.SSS`", pattern=_TIME)
 
@@ -51,7 +52,7 @@ EVENTS: dict[str, tuple[type[BaseModel], str]] = {
 }
 
 _HEADERS = (
-    ("webhook-id", "Id of the event: the same in every attempt. Compare it to notice repeats", True),
+    ("webhook-id", "Id of the event, the same in every attempt. Use it to detect repeated deliveries", True),
     ("webhook-timestamp", "Time of this attempt, in seconds since 1970", True),
     (
         "webhook-signature",
@@ -60,14 +61,14 @@ _HEADERS = (
         "`whsec_`",
         True,
     ),
-    ("X-API-Key", "The task's `webhookAuthKey`; absent without one, and when it begins with `whsec_`", False),
+    ("X-API-Key", "The task's `webhookAuthKey`. Absent if the task has none or if it begins with `whsec_`", False),
 )
 _RESPONSES = {
-    "2XX": {"description": "Delivered. The body is not read further than 16 KiB"},
-    "410": {"description": "Given up at once: the receiver wants no further attempts"},
+    "2XX": {"description": "Delivered. At most 16 KiB of the body are read"},
+    "410": {"description": "Given up: no further attempts are made"},
     "default": {
-        "description": "The attempt has failed, as it has without a response within 15 s. A redirect is not followed. "
-        "The next attempt comes after a growing wait, which `Retry-After` can lengthen to 6 hours at most"
+        "description": "The attempt failed. It also fails without a response within 15 s. Redirects are not followed. "
+        "The delay before the next attempt grows; `Retry-After` can extend it to at most 6 hours"
     },
 }
 

@@ -34,20 +34,22 @@ class CreateCredential(RequestModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    name: Name = Field(description="What you call it")
+    name: Name = Field(description="Display name")
     type: Annotated[RegistryType, Field(strict=False), BeforeValidator(_upper)] = Field(
         description="Kind of registry, in any case"
     )
-    username: Username = Field(description="User name; encrypted at rest and never shown again")
-    password: Password = Field(description="Password, token or key file; encrypted at rest and never shown again")
+    username: Username = Field(description="User name; encrypted at rest and never returned")
+    password: Password = Field(description="Password, token or key file; encrypted at rest and never returned")
 
 
 class UpdateCredential(RequestModel):
-    """Changes of a credential. A member left out keeps its value."""
+    """Changes of a credential. An omitted member keeps its value."""
 
-    name: Name | None = Field(None, description="What you call it")
-    username: Username | None = Field(None, description="User name; encrypted at rest and never shown again")
-    password: Password | None = Field(None, description="Password, token or key file; never shown again")
+    name: Name | None = Field(None, description="Display name")
+    username: Username | None = Field(None, description="User name; encrypted at rest and never returned")
+    password: Password | None = Field(
+        None, description="Password, token or key file; encrypted at rest and never returned"
+    )
 
     @classmethod
     def parse(cls, values: dict[str, Any]) -> tuple[UpdateCredential, list[FieldError]]:

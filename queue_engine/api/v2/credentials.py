@@ -26,12 +26,12 @@ CREDENTIAL_ID = in_path("id", "Id of a credential", {"type": "string", "pattern"
 
 
 class CredentialView(View):
-    """One credential, without its user name and password."""
+    """A credential, without its user name and password."""
 
     id: int = Field(description="A positive integer below 2^53", examples=[7])
-    name: str = Field(description="What you call it")
+    name: str = Field(description="Display name")
     type: RegistryType = Field(description="Kind of registry")
-    created_at: str = Field(description="When it was created, ISO 8601 in UTC", examples=["2026-01-31T09:30:00.000Z"])
+    created_at: str = Field(description="Time of creation, ISO 8601 in UTC", examples=["2026-01-31T09:30:00.000Z"])
 
 
 class CredentialRoutes:
@@ -44,7 +44,7 @@ class CredentialRoutes:
     def operations(self) -> list[Operation]:
         return [
             Operation(
-                "POST", PATH, self.create_credential, summary="Keep a credential", tag=TAG,
+                "POST", PATH, self.create_credential, summary="Create a credential", tag=TAG,
                 response=Success[CredentialView], takes=CreateCredential, failures=(400, 401, 413, 415, 429, 503),
             ),
             Operation(
@@ -67,7 +67,7 @@ class CredentialRoutes:
         ]  # fmt: skip
 
     async def create_credential(self, request: Request) -> Response:
-        """Endpoints name it as `containerRegistryAuthId`."""
+        """An endpoint refers to the credential by its id, in `containerRegistryAuthId`."""
         principal = await self._services.admit(request)
         body = await self._services.bodies.read_object(request)
         requested, errors = parsed(CreateCredential, body.values)
@@ -87,7 +87,7 @@ class CredentialRoutes:
         return success(credential_view(await self._credentials.get(principal, _id_in(request))))
 
     async def update_credential(self, request: Request) -> Response:
-        """Workers that are started from now on use the new values."""
+        """Workers that start after the change use the new values."""
         principal = await self._services.admit(request)
         credential_id = _id_in(request)
         body = await self._services.bodies.read_object(request)
@@ -100,7 +100,7 @@ class CredentialRoutes:
         return success(credential_view(changed))
 
     async def delete_credential(self, request: Request) -> Response:
-        """Refused while an endpoint uses it."""
+        """Refused with 409 while an endpoint uses the credential."""
         principal = await self._services.admit(request)
         await self._credentials.delete(principal, _id_in(request))
         return success(True)

@@ -96,13 +96,13 @@ def _protocol(text: str) -> str:
 
 
 class ResourceRequest(RequestModel):
-    """A place where workers may run."""
+    """A region and GPU type on which workers may run."""
 
     region: Annotated[str, Field(min_length=1, max_length=64), LINE, AfterValidator(_known_region)] = Field(
         description="Region, such as `us-east-3`"
     )
     gpu_type: Annotated[str, Field(min_length=1, max_length=64), LINE, AfterValidator(_known_gpu_type)] = Field(
-        description="A GPU type of the catalogue, in any case; `CPU` for workers without one"
+        description="A GPU type of the catalogue, in any case; `CPU` for workers without a GPU"
     )
     gpu_count: Annotated[int, Field(ge=1, le=64)] = Field(description="GPUs for each worker")
 
@@ -122,10 +122,10 @@ class VariableRequest(RequestModel):
         validation_alias=AliasChoices("key", "name"), description="Name"
     )
     value: Annotated[str, Field(max_length=32 * 1024), NO_NUL] = Field(
-        description="Value; never shown again, and masked in workers' logs when it has 6 characters or more"
+        description="Value; never returned, and masked in workers' logs if it has 6 characters or more"
     )
     secret: bool | None = Field(
-        True, description="false: the value is not masked in workers' logs; null is the same as left out"
+        True, description="false: the value is not masked in workers' logs; null means the default"
     )
 
 
@@ -207,7 +207,7 @@ def _changed(setting: Defined[Setting]) -> tuple[Any, Any]:
     if not also:
         return annotation, Field(None, description=text)
     names = AliasChoices(to_camel(setting.asked), also)
-    return annotation, Field(None, validation_alias=names, description=f"{text}; also taken as `{also}`")
+    return annotation, Field(None, validation_alias=names, description=f"{text}; `{also}` is accepted as another name")
 
 
 def _without_default(schema: dict[str, Any]) -> None:
@@ -243,7 +243,7 @@ else:
 
 
 class CreateEndpoint(_Creation):
-    """A new endpoint: what to run, where, and how many of it."""
+    """A new endpoint: its image, resources, number of workers and settings."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -260,9 +260,9 @@ class CreateEndpoint(_Creation):
 
 
 class UpdateEndpoint(_Change):
-    """Changes of an endpoint. A member left out keeps its value.
+    """Changes of an endpoint. An omitted member keeps its value.
 
-    An explicit null clears it, or brings back its default. The first four have neither: null breaks their rule.
+    Null clears a member or restores its default. Null is refused for the first four members, which are required.
     """
 
     model_config = ConfigDict(json_schema_extra=_without_default)
@@ -301,7 +301,7 @@ def _errors_together(
     """
     if ready_path is None or expose is not None or any(name.startswith("expose") for name, _ in errors):
         return []
-    return [("readyPath", "needs expose, whose port it is requested on")]
+    return [("readyPath", "requires expose, because it is requested on that port")]
 
 
 def environment_of(variables: Sequence[VariableRequest]) -> dict[str, str]:

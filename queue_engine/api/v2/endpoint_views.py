@@ -21,21 +21,21 @@ from queue_engine.domain.workers import Worker, WorkerStatus
 
 
 class ResourceView(View):
-    """A place where workers may run."""
+    """A region and GPU type on which workers may run."""
 
     region: str = Field(description="Region")
-    gpu_type: str = Field(description="GPU type as the catalogue spells it")
+    gpu_type: str = Field(description="GPU type, in the catalogue's spelling")
     gpu_count: int = Field(description="GPUs for each worker")
 
 
 class VariableView(View):
-    """An environment variable, without its value, which is masked in workers' logs."""
+    """An environment variable without its value. The value is masked in workers' logs."""
 
     key: str = Field(description="Name")
 
 
 class PlainVariableView(View):
-    """An environment variable whose value is no secret, and shown here neither."""
+    """An environment variable that is not a secret. Its value is not returned either."""
 
     key: str = Field(description="Name")
     secret: Literal[False] = Field(description="The value is not masked in workers' logs")
@@ -45,7 +45,7 @@ class ExposeView(View):
     """The port on which the container listens."""
 
     port: int = Field(description="1–65535")
-    protocol: Literal["HTTP", "TCP"] = Field(description="What it speaks")
+    protocol: Literal["HTTP", "TCP"] = Field(description="Protocol of the port")
 
 
 class _Shown(NamedTuple):
@@ -83,14 +83,14 @@ def _shown_settings() -> dict[str, Any]:
 
 
 class _EndpointState(View):
-    """How an endpoint stands."""
+    """The state of an endpoint."""
 
     id: str = Field(description="A positive integer below 2^53", examples=["7"])
     status: EndpointStatus = Field(
-        description="INITIALIZING: no worker runs yet; RUNNING: at least one; "
-        "FAILED: all crash on start or are not ready in time"
+        description="INITIALIZING: no worker runs yet; RUNNING: at least one worker runs; "
+        "FAILED: all workers crash on start or are not ready in time"
     )
-    running_workers: int = Field(description="Workers that run")
+    running_workers: int = Field(description="Number of running workers")
     cost: float = Field(description="Price per hour of the desired workers; 0 without a price list")
 
 
@@ -104,12 +104,12 @@ else:
 
 
 class EndpointView(_EndpointSettings):
-    """One endpoint."""
+    """An endpoint."""
 
-    created_at: int = Field(description="When it was created")
-    updated_at: int = Field(description="When it was last changed")
-    queued_tasks: int = Field(description="Tasks that wait, for a worker or for their next attempt")
-    running_tasks: int = Field(description="Tasks that are being executed")
+    created_at: int = Field(description="Time of creation")
+    updated_at: int = Field(description="Time of the last change")
+    queued_tasks: int = Field(description="Tasks that wait for a worker or for their next attempt")
+    running_tasks: int = Field(description="Tasks that are being executed now")
 
 
 _FIRST = ("id", "name", "image", "status", "totalWorkers", "runningWorkers", "cost", "serviceMode", "webhook")
@@ -154,22 +154,22 @@ class WebhookSecretView(View):
     """The signing secret of an endpoint's webhooks."""
 
     secret: str = Field(
-        description="`whsec_` and base64, as Standard Webhooks has it", examples=["whsec_MfKQ9r8GKYqrTwjU"]
+        description="`whsec_` followed by base64, as in Standard Webhooks", examples=["whsec_MfKQ9r8GKYqrTwjU"]
     )
 
 
 class WorkerView(View):
-    """One worker: a container and the agent beside it."""
+    """A worker: a container and its agent."""
 
-    worker_id: str = Field(description="Id")
-    status: WorkerStatus = Field(description="RUNNING: ready, by `readyPath` or an open port")
-    created_at: int = Field(description="When it was started")
-    region: str | None = Field(description="Where it runs; null when that is not known")
-    gpu_type: str | None = Field(description="What it runs on; null when that is not known")
-    restarts: int = Field(description="How often a worker in this place was replaced because it died")
-    last_heartbeat_at: int | None = Field(description="When its agent last reported")
-    running_tasks: int = Field(description="Tasks that it runs now")
-    error: str | None = Field(description="Why it failed")
+    worker_id: str = Field(description="Id of the worker")
+    status: WorkerStatus = Field(description="RUNNING: the container is ready, by `readyPath` or an open port")
+    created_at: int = Field(description="Time of creation")
+    region: str | None = Field(description="Region of the worker; null if not known")
+    gpu_type: str | None = Field(description="GPU type of the worker; null if not known")
+    restarts: int = Field(description="Number of restarts after the worker ended or stopped reporting")
+    last_heartbeat_at: int | None = Field(description="Time of the last report from its agent")
+    running_tasks: int = Field(description="Tasks that the worker is executing now")
+    error: str | None = Field(description="Reason of the failure")
 
 
 def worker_view(worker: Worker, endpoint: Endpoint) -> dict[str, Any]:

@@ -68,13 +68,13 @@ class EndpointRoutes:
             Operation(
                 "PUT", "/v2/serverless/{id}/workers", self.scale_endpoint, summary="Set the number of workers",
                 tag=TAG, response=Success[bool],
-                parameters=[ENDPOINT_ID, in_query("count", "Workers wanted", _COUNT, required=True)],
+                parameters=[ENDPOINT_ID, in_query("count", "Desired workers", _COUNT, required=True)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
                 "PUT", "/v2/serverless/{id}/workers/{count}", self.scale_endpoint_by_path,
                 summary="Set the number of workers", tag=TAG, response=Success[bool],
-                parameters=[ENDPOINT_ID, in_path("count", "Workers wanted", _COUNT)],
+                parameters=[ENDPOINT_ID, in_path("count", "Desired workers", _COUNT)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
@@ -84,7 +84,7 @@ class EndpointRoutes:
             ),
             Operation(
                 "GET", "/v2/serverless/{id}/webhook-secret", self.get_webhook_secret,
-                summary="Read the secret that an endpoint's webhooks are signed with", tag=TAG,
+                summary="Read the signing secret of an endpoint's webhooks", tag=TAG,
                 response=Success[WebhookSecretView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
         ]  # fmt: skip
@@ -109,7 +109,7 @@ class EndpointRoutes:
         return success(endpoint_view(await self._services.endpoint(request, principal), self._services.catalogue))
 
     async def update_endpoint(self, request: Request) -> Response:
-        """Workers are replaced one at a time when they would be other ones under the new configuration."""
+        """Workers are replaced one at a time if the change affects how they run."""
         principal = await self._services.admit(request)
         before = await self._services.endpoint(request, principal)
         body = await self._services.bodies.read_object(request)
@@ -121,25 +121,31 @@ class EndpointRoutes:
         return success(endpoint_view(endpoint, self._services.catalogue))
 
     async def start_endpoint(self, request: Request) -> Response:
-        """Brings the workers back. Starting one that runs changes nothing."""
+        """Starts the endpoint's workers. Does nothing if the endpoint is already started."""
         principal = await self._services.admit(request)
         await self._endpoints.start(principal, endpoint_id_in(request))
         return success(True)
 
     async def stop_endpoint(self, request: Request) -> Response:
-        """Running tasks finish within a grace time or are handed back; queued tasks stay. Safe to repeat."""
+        """Stops the workers. Running tasks finish within the grace period or are requeued. Queued tasks are kept. Safe
+        to repeat.
+        """
         principal = await self._services.admit(request)
         await self._endpoints.stop(principal, endpoint_id_in(request))
         return success(True)
 
     async def delete_endpoint(self, request: Request) -> Response:
-        """Stops it, ends what is queued as FAILED, sends the webhooks, then removes it and its data."""
+        """Stops the workers, ends queued tasks as FAILED and sends their webhooks. Then removes the endpoint with its
+        data.
+        """
         principal = await self._services.admit(request)
         await self._endpoints.delete(principal, endpoint_id_in(request))
         return success(True)
 
     async def scale_endpoint(self, request: Request) -> Response:
-        """Idle workers go first; a busy one finishes its tasks within the grace time, or hands them back."""
+        """When the number falls, idle workers are stopped first. A busy worker finishes its tasks within the grace
+        period. Unfinished tasks are requeued.
+        """
         principal = await self._services.admit(request)
         query = Query(request)
         if query.one("count") is None:
@@ -147,7 +153,7 @@ class EndpointRoutes:
         return await self._scale(request, principal, query.integer("count", default=0, minimum=0, maximum=MAX_WORKERS))
 
     async def scale_endpoint_by_path(self, request: Request) -> Response:
-        """As by the query."""
+        """The same operation with the number in the path."""
         principal = await self._services.admit(request)
         text: str = request.scope["path_params"]["count"]
         if not (text.isascii() and text.isdigit() and len(text) <= 18 and int(text) <= MAX_WORKERS):
@@ -167,7 +173,7 @@ class EndpointRoutes:
         return success([worker_view(one, endpoint) for one in workers])
 
     async def get_webhook_secret(self, request: Request) -> Response:
-        """Receivers verify `webhook-signature` with it, by any library for Standard Webhooks."""
+        """Receivers verify `webhook-signature` with this secret, with any library for Standard Webhooks."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         return success({"secret": await self._endpoints.webhook_secret(principal, endpoint)})
@@ -183,7 +189,7 @@ def _references(body: CreateEndpoint | UpdateEndpoint) -> References:
 def _status_list(kind: type[EndpointStatus] | type[WorkerStatus]) -> dict[str, object]:
     return in_query(
         "statusList",
-        "Only those with one of these statuses; repeated or separated by commas, in any case",
+        "Return only entries with one of these statuses; repeated or separated by commas, in any case",
         {"type": "array", "minItems": 1, "items": {"type": "string", "enum": [status.value for status in kind]}},
         style="form",
         explode=False,

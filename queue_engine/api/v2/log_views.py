@@ -12,20 +12,24 @@ from queue_engine.domain.logs import LogPage
 
 
 class LogLineView(View):
-    """One line that a container wrote."""
+    """A line that a container wrote."""
 
-    timestamp: str = Field(description="When it came in, ISO 8601 in UTC", examples=["2026-01-31T12:00:00.007Z"])
+    timestamp: str = Field(description="Time of receipt, ISO 8601 in UTC", examples=["2026-01-31T12:00:00.007Z"])
     log: str = Field(description="The line, without control sequences; the endpoint's environment values are `***`")
-    offset: int = Field(description="Tells the lines of one millisecond apart")
+    offset: int = Field(description="Distinguishes lines of the same millisecond")
 
 
 class LogPageView(View):
-    """Some lines of a log, in the direction of reading."""
+    """A page of a log's lines, in the requested direction."""
 
     logs: list[LogLineView] = Field(description="The lines")
-    has_more: bool = Field(description="Whether there may be more now. A page can be short although there is more")
-    next_search_after_time: str | None = Field(description="`searchAfterTime` of the next page; null: begin again")
-    next_search_after_offset: str | None = Field(description="`searchAfterOffset` of the next page; null: begin again")
+    has_more: bool = Field(description="True if more lines may exist now. A short page may be followed by others")
+    next_search_after_time: str | None = Field(
+        description="`searchAfterTime` of the next page; null: no line was read yet"
+    )
+    next_search_after_offset: str | None = Field(
+        description="`searchAfterOffset` of the next page; null: no line was read yet"
+    )
 
 
 def log_page_view(page: LogPage) -> dict[str, Any]:

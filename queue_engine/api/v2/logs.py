@@ -48,16 +48,16 @@ class LogRoutes:
         return [
             Operation(
                 "GET", "/v2/serverless/{id}/workers/{workerId}/logs", self.get_logs,
-                summary="Read what a worker's container wrote", tag=TAG, response=Success[LogPageView],
+                summary="Read the log of a worker's container", tag=TAG, response=Success[LogPageView],
                 parameters=[ENDPOINT_ID, WORKER_ID, *_log_parameters()], failures=(400, 401, 404, 429, 503),
             ),
         ]  # fmt: skip
 
     async def get_logs(self, request: Request) -> Response:
-        """Page after page with the two tokens of the page before gives every line once, also while lines are added.
+        """Pass the two tokens of a page to get the next page. Each line is returned once, also while lines are added.
 
-        With `hasMore` false the same tokens ask for what has come since. Logs stay readable for a time after their
-        worker has ended; of each worker the latest lines are kept.
+        When `hasMore` is false, the same tokens return the lines that are added later. The latest lines of each worker
+        are kept, and stay readable for a time after the worker has ended.
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
@@ -109,7 +109,7 @@ def _token(given: Query, name: str) -> int | None:
     if text is None:
         return None
     if _TOKEN.fullmatch(text) is None or int(text) > MAX_TOKEN:
-        raise InvalidRequest(name, "must be the one that the previous page gave")
+        raise InvalidRequest(name, "must be the token of the previous page")
     return int(text)
 
 
@@ -118,19 +118,19 @@ def _log_parameters() -> list[dict[str, Any]]:
     token: dict[str, Any] = {"type": "string", "pattern": "^[0-9]{1,19}$"}
     return [
         in_query(
-            "pageSize", "Most lines in the answer",
+            "pageSize", "Maximum number of lines in the response",
             {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": DEFAULT_PAGE_SIZE},
         ),
         in_query(
-            "keyword", "Only lines that contain it, in any case",
+            "keyword", "Return only lines that contain this text, in any case",
             {"type": "string", "maxLength": MAX_KEYWORD_CHARACTERS},
         ),
-        in_query("startTime", "Only lines from then on: epoch milliseconds, or ISO 8601 (UTC without an offset)", time),
-        in_query("endTime", "Only lines up to then: epoch milliseconds, or ISO 8601 (UTC without an offset)", time),
-        in_query("searchAfterTime", "`nextSearchAfterTime` of the previous page; with searchAfterOffset", token),
-        in_query("searchAfterOffset", "`nextSearchAfterOffset` of the previous page; with searchAfterTime", token),
+        in_query("startTime", "Return only lines from this time on: epoch ms, or ISO 8601 (UTC without offset)", time),
+        in_query("endTime", "Return only lines up to this time: epoch ms, or ISO 8601 (UTC without offset)", time),
+        in_query("searchAfterTime", "`nextSearchAfterTime` of the previous page; requires searchAfterOffset", token),
+        in_query("searchAfterOffset", "`nextSearchAfterOffset` of the previous page; requires searchAfterTime", token),
         in_query(
-            "direction", "Forward: older to newer; in any case",
+            "direction", "Forward: older lines first; Backward: newer lines first. In any case",
             {"type": "string", "enum": ["Forward", "Backward"], "default": "Forward"},
         ),
     ]  # fmt: skip

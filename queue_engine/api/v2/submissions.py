@@ -47,9 +47,9 @@ class _Identity(RequestModel):
             Field(json_schema_extra={"pattern": "^[A-Za-z0-9_]{1,255}$"}),
         ]
         | None
-    ) = Field(None, description="Your id for the task; a UUID without hyphens when absent")
+    ) = Field(None, description="Your id for the task; without it, a UUID without hyphens is generated")
     input: Annotated[bytes, AfterValidator(_not_null), WithJsonSchema({"not": {"type": "null"}, "title": "Input"})] = (
-        Field(description="Any JSON value but null; the container gets the same bytes")
+        Field(description="Any JSON value except null. The container gets the same bytes")
     )
 
 

@@ -30,15 +30,15 @@ from queue_engine.rules.headers import masked
 
 
 class _TaskState(View):
-    task_id: str = Field(description="The submitter's id, or the one that it was given")
+    task_id: str = Field(description="Id of the task, as submitted or generated")
     endpoint_id: int = Field(description="Id of its endpoint")
     endpoint_name: str = Field(description="Name of its endpoint")
     status: TaskStatus = Field(
-        description="PROCESSING: waits or runs; SUCCESS: executed; "
-        "DELIVERED: executed, and the webhook has the result; FAILED"
+        description="PROCESSING: waiting or running; SUCCESS: executed; "
+        "DELIVERED: executed, and the webhook has received the result; FAILED: ended without success"
     )
-    state: TaskState = Field(description="Where it is exactly")
-    worker_url: str | None = Field(description="Where the latest attempt was posted to")
+    state: TaskState = Field(description="State of the task, more specific than `status`")
+    worker_url: str | None = Field(description="URL to which the latest attempt was sent")
 
 
 _SHOWN_FIELDS = tuple(one for one in SPEC_FIELDS if one.definition.is_shown)
@@ -58,29 +58,29 @@ else:
 
 
 class TaskView(_TaskFields):
-    """One task, as lists show it."""
+    """A task without input and output."""
 
     delivery_status: DeliveryStatus = Field(
-        description="INIT: not yet sent, or no webhook; FAILED: the last attempt failed and another is due"
+        description="INIT: not yet sent, or no webhook; FAILED: the last attempt failed and another follows"
     )
     delivery_attempts: int = Field(description="Attempts made to deliver the result")
-    delivery_error: str | None = Field(description="Why the delivery was given up")
+    delivery_error: str | None = Field(description="Reason why the delivery was given up")
     next_delivery_at: int | None = Field(description="The earliest time of the next delivery attempt")
     delivery_parked: bool = Field(
-        description="The receiver does not respond, so its deliveries wait. At `nextDeliveryAt` one of them is sent as "
-        "a probe, and the others wait again when that fails"
+        description="True while the receiver does not respond, so that its deliveries wait. At `nextDeliveryAt` one of "
+        "them is sent as a probe. If the probe fails, all of them wait again"
     )
-    error: str | None = Field(description="Why it failed")
-    cancel_requested: bool = Field(description="Whether its cancellation was asked for before it ended")
-    attempts: int = Field(description="Attempts begun, without those that cost nothing")
-    execution_timeout_seconds: float = Field(description="How long one attempt may take")
-    queue_ttl_seconds: float | None = Field(description="How long it may wait; null: for ever")
-    created_at: int = Field(description="When it was accepted")
-    updated_at: int = Field(description="When it last changed")
-    started_at: int | None = Field(description="When its latest attempt began")
-    finished_at: int | None = Field(description="When it ended")
-    duration_ms: int | None = Field(description="How long its last attempt took")
-    delivered_at: int | None = Field(description="When the webhook took the result")
+    error: str | None = Field(description="Reason of the failure")
+    cancel_requested: bool = Field(description="True if cancellation was requested before the task ended")
+    attempts: int = Field(description="Number of attempts, without those that do not count")
+    execution_timeout_seconds: float = Field(description="Time limit of one attempt")
+    queue_ttl_seconds: float | None = Field(description="Time limit of waiting in the queue; null: none")
+    created_at: int = Field(description="Time of acceptance")
+    updated_at: int = Field(description="Time of the last change")
+    started_at: int | None = Field(description="Time at which its latest attempt began")
+    finished_at: int | None = Field(description="Time at which the task ended")
+    duration_ms: int | None = Field(description="Duration of its last attempt")
+    delivered_at: int | None = Field(description="Time at which the webhook accepted the result")
 
 
 def task_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
@@ -121,10 +121,10 @@ def _duration_ms(task: Task) -> int | None:
 
 
 class TaskDetailView(TaskView):
-    """One task with what went in and what came out."""
+    """A task with its input and output."""
 
-    input: Any = Field(description="As it was submitted")
-    output: Any = Field(description="The container's answer; null before it, and when the task failed")
+    input: Any = Field(description="The input as submitted")
+    output: Any = Field(description="The container's response; null before the task succeeds, and if it failed")
     headers: dict[str, str] = Field(description="Headers for the container; values that may be secrets are `***`")
 
 
@@ -142,12 +142,12 @@ def _json_text(text: bytes | None) -> orjson.Fragment | None:
 
 
 class TaskPageView(View):
-    """One page of tasks, newest first."""
+    """A page of tasks, newest first."""
 
     items: list[TaskView] = Field(description="The tasks of this page")
     page: int = Field(description="Number of this page, from 1")
-    size: int = Field(description="Most tasks on a page")
-    total: int = Field(description="Tasks on all pages")
+    size: int = Field(description="Maximum number of tasks on a page")
+    total: int = Field(description="Number of tasks on all pages")
     pages: int = Field(description="Number of pages")
 
 
@@ -163,16 +163,16 @@ def task_page_view(tasks: TaskPage, endpoint: Endpoint, *, page: int, size: int)
 
 
 class TaskCountsView(View):
-    """How many tasks the endpoint has; ended ones as long as they are kept."""
+    """Number of the endpoint's tasks by state. Ended tasks count as long as they are kept."""
 
-    processing: int = Field(description="Accepted and not ended: queued, running and scheduled")
-    queued: int = Field(description="Wait for a worker")
-    running: int = Field(description="Are being executed")
-    scheduled: int = Field(description="Wait for the time of their next attempt")
-    delivered: int = Field(description="Executed, and the webhook told")
-    success: int = Field(description="Executed; no webhook, or not told yet")
-    failed: int = Field(description="Ended without success")
-    total: int = Field(description="All of them")
+    processing: int = Field(description="Tasks that have not ended: queued, running and scheduled")
+    queued: int = Field(description="Tasks that wait for a worker")
+    running: int = Field(description="Tasks that are being executed now")
+    scheduled: int = Field(description="Tasks that wait for the time of their next attempt")
+    delivered: int = Field(description="Executed tasks whose webhook has received the result")
+    success: int = Field(description="Executed tasks without a webhook, or whose webhook has not received the result")
+    failed: int = Field(description="Tasks that ended without success")
+    total: int = Field(description="All tasks")
 
 
 def task_counts_view(counts: TaskCounts) -> dict[str, int]:
@@ -192,16 +192,16 @@ def task_counts_view(counts: TaskCounts) -> dict[str, int]:
 class SubmittedView(View):
     """An accepted task."""
 
-    task_id: str = Field(description="The submitter's id, or the one that it was given")
+    task_id: str = Field(description="Id of the task, as submitted or generated")
 
 
 class TaskStandingView(View):
-    """How a task stands."""
+    """The status of a task."""
 
     task_id: str = Field(description="Id of the task")
-    status: TaskStatus = Field(description="As in the task itself")
-    state: TaskState = Field(description="Where it is exactly")
-    cancel_requested: bool = Field(description="Whether its cancellation was asked for before it ended")
+    status: TaskStatus = Field(description="Status, as in the task itself")
+    state: TaskState = Field(description="State of the task, more specific than `status`")
+    cancel_requested: bool = Field(description="True if cancellation was requested before the task ended")
 
 
 def task_standing_view(task: Task) -> dict[str, Any]:
@@ -215,16 +215,18 @@ def task_standing_view(task: Task) -> dict[str, Any]:
 
 
 class AttemptView(View):
-    """One attempt of a task."""
+    """An attempt of a task."""
 
-    attempt: int = Field(description="Its number. One that cost nothing does not count: the next has the same number")
-    worker_id: str = Field(description="The worker that ran it")
-    started_at: int = Field(description="When it began")
-    ended_at: int | None = Field(description="When it ended; null while it runs")
-    outcome: AttemptOutcome = Field(description="What came of it")
-    error: str | None = Field(description="Why, in short; null when it runs, succeeded or was released")
+    attempt: int = Field(
+        description="Number of the attempt. After an attempt that does not count, the next has the same number"
+    )
+    worker_id: str = Field(description="Id of the worker that ran the attempt")
+    started_at: int = Field(description="Time at which the attempt began")
+    ended_at: int | None = Field(description="Time at which the attempt ended; null while it runs")
+    outcome: AttemptOutcome = Field(description="Outcome of the attempt")
+    error: str | None = Field(description="Reason of the outcome; null if the attempt runs, succeeded or was released")
     tries: int = Field(
-        description="Tries in a row that found a worker busy or not up and share this row; 1 for other attempts"
+        description="Number of consecutive tries in this entry that found the worker busy or unavailable; 1 for others"
     )
 
 
@@ -245,13 +247,13 @@ def attempts_view(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
 
 
 class DeliveryAttemptView(View):
-    """One attempt to deliver a task's result."""
+    """An attempt to deliver a task's result."""
 
-    at: int = Field(description="When it was sent")
-    status: int | None = Field(description="HTTP status of the receiver's answer; null when none came")
-    error: str | None = Field(description="Null when delivered, else what went wrong", examples=["http_5xx"])
-    duration_ms: int = Field(description="How long it took")
-    response: str = Field(description="The beginning of the receiver's answer")
+    at: int = Field(description="Time at which the request was sent")
+    status: int | None = Field(description="HTTP status of the receiver's response; null without a response")
+    error: str | None = Field(description="Error type; null if delivered", examples=["http_5xx"])
+    duration_ms: int = Field(description="Duration of the attempt")
+    response: str = Field(description="The beginning of the receiver's response")
 
 
 def delivery_log_view(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

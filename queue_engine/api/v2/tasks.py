@@ -95,7 +95,7 @@ class TaskRoutes:
         ]  # fmt: skip
 
     async def submit_task(self, request: Request) -> Response:
-        """Accepted once for each task id: the same request again answers as the first time and runs nothing twice."""
+        """A task id is accepted once. Repeating the same request gets the same response and queues nothing."""
         principal = await self._services.admit(request)
         with counted_rejections():
             endpoint_id = endpoint_id_in(request)  # checked before the body: an impossible id is a 404
@@ -140,14 +140,14 @@ class TaskRoutes:
         return success(delivery_log_view(await self._queries.deliveries(principal, endpoint, task_id_in(request))))
 
     async def list_attempts(self, request: Request) -> Response:
-        """Up to 50 attempts that are over and did not end the task, and the one that runs or ended it."""
+        """Returns the attempt that is running or that ended the task, and up to 50 earlier attempts."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         return success(attempts_view(await self._queries.attempts(principal, endpoint, task_id_in(request))))
 
     async def cancel_task(self, request: Request) -> Response:
-        """One that waits ends at once. One that runs is stopped when its worker's agent hears of it, within a quarter
-        of a lease: `cancelRequested` is true until then. One that has ended stays as it is.
+        """A waiting task is cancelled at once. A running task is stopped when the agent of its worker renews the lease,
+        within a quarter of the lease time; until then `cancelRequested` is true. An ended task does not change.
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
@@ -156,13 +156,13 @@ class TaskRoutes:
         return success(task_standing_view(order.task))
 
     async def retry_task(self, request: Request) -> Response:
-        """The same task with its next attempt and new budgets. Its result goes; the new one is delivered anew."""
+        """Queues the task again with new retry budgets. Its previous result is removed; the new result is delivered."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         return success(task_standing_view(await self._orders.retry(principal, endpoint, task_id_in(request))))
 
     async def delete_task(self, request: Request) -> Response:
-        """Its input, output, attempts and deliveries go at once; a delivery that was still to come is dropped."""
+        """Removes the task with its input, output, attempts and deliveries. A pending delivery is dropped."""
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         await self._orders.delete(principal, endpoint, task_id_in(request))
@@ -172,15 +172,15 @@ class TaskRoutes:
 def _page_parameters() -> list[dict[str, object]]:
     statuses = [status.value for status in TaskStatus]
     return [
-        in_query("status", "Only tasks with this status, in any case", {"type": "string", "enum": statuses}),
+        in_query("status", "Return only tasks with this status, in any case", {"type": "string", "enum": statuses}),
         in_query(
             "pageNumber",
-            "Which page, from 1",
+            "Number of the page, from 1",
             {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_NUMBER, "default": 1},
         ),
         in_query(
             "pageSize",
-            "Tasks on a page",
+            "Maximum number of tasks on a page",
             {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": DEFAULT_PAGE_SIZE},
         ),
     ]
