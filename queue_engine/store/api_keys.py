@@ -68,13 +68,13 @@ class ApiKeyStore:
         stored = await self.put(api_key, tenant=FIRST_TENANT, name="first key")
         if stored is None:
             return (
-                "the first API key (QUEUE_ENGINE_API_KEY) was revoked and stays revoked: it does not open the API. "
-                "`queue-engine keys create` makes another"
+                "the first API key (QUEUE_ENGINE_API_KEY) was revoked and stays revoked, so the API refuses it. "
+                "`queue-engine keys create` makes another key"
             )
         if stored.tenant != FIRST_TENANT:
             return (
-                f"the first API key (QUEUE_ENGINE_API_KEY) is a key of tenant {stored.tenant!r} already and stays one: "
-                f"it does not open what belongs to tenant {FIRST_TENANT!r}"
+                f"the first API key (QUEUE_ENGINE_API_KEY) is a key of tenant {stored.tenant!r} already and is not "
+                f"changed, so it has no access to tenant {FIRST_TENANT!r}"
             )
         return None
 

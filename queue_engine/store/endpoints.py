@@ -72,7 +72,7 @@ class EndpointStore:
         await self._scripts.create_endpoint(keys, endpoint_id=endpoint_id, fields=fields)
         endpoint = await self.get(endpoint_id, tenant)
         if endpoint is None:
-            raise LookupError(f"endpoint {endpoint_id} is gone right after it was created")
+            raise LookupError(f"endpoint {endpoint_id} does not exist right after it was created")
         return endpoint
 
     async def update(

@@ -103,7 +103,7 @@ def parse_header(comments: Sequence[str]) -> Header:
         raise BadHeader("the section `replies` is missing")
     scoped = [(scope, name) for scope in SCOPES for name in sections if name.endswith(f" {scope}")]
     if len(scoped) > 1:
-        raise BadHeader("the keys may be those of one thing only")
+        raise BadHeader("only one section may begin with `keys of a`")
     scope, section = scoped[0] if scoped else (None, "")
     header = Header(
         description=description,
@@ -125,14 +125,14 @@ def _sections(lines: Sequence[str]) -> dict[str, list[str]]:
     for line in lines:
         if line.startswith("   "):
             if current is None:
-                raise BadHeader(f"`{line.strip()}` belongs to no section")
+                raise BadHeader(f"`{line.strip()}` is not in a section")
             current.append(line[1:])
             continue
         match = _SECTION.fullmatch(line.strip())
         if match is None or match[1] not in (*_SECTIONS, "replies"):
-            raise BadHeader(f"`{line.strip()}` begins no section; known are: {', '.join((*_SECTIONS, 'replies'))}")
+            raise BadHeader(f"`{line.strip()}` does not begin a section: {', '.join((*_SECTIONS, 'replies'))}")
         if match[1] in sections:
-            raise BadHeader(f"the section `{match[1]}` is there twice")
+            raise BadHeader(f"the section `{match[1]}` is repeated")
         current = sections[match[1]] = ["  " + match[2]] if match[2] else []
     return sections
 
@@ -149,7 +149,7 @@ def _items(lines: Sequence[str]) -> list[str]:
     text = _without_remarks(" ".join(line.strip() for line in lines))
     items = [" ".join(item.split()) for item in text.split(",")] if text else []
     if "" in items:
-        raise BadHeader(f"a comma has nothing beside it in `{text}`")
+        raise BadHeader(f"an item is missing beside a comma in `{text}`")
     return items
 
 
@@ -157,20 +157,20 @@ def _flags(lines: Sequence[str]) -> frozenset[str]:
     flags = _items(lines)
     for flag in flags:
         if flag not in FLAGS:
-            raise BadHeader(f"`{flag}` is no flag; known are: {', '.join(FLAGS)}")
+            raise BadHeader(f"`{flag}` is not a flag; known are: {', '.join(FLAGS)}")
     return frozenset(flags)
 
 
 def _name(item: str) -> str:
     if not _NAME.fullmatch(item):
-        raise BadHeader(f"`{item}` is no name")
+        raise BadHeader(f"`{item}` is not a name")
     return item
 
 
 def _key(item: str) -> Field:
     name, _, kind = item.partition(" ")
     if kind not in ("", "list"):
-        raise BadHeader(f"`{item}`: a key has no type but `list`")
+        raise BadHeader(f"`{item}`: the type of a key can only be `list`")
     return Field(_name(name), Type(KEY, lists=int(kind == "list")))
 
 
@@ -186,7 +186,7 @@ def _type(text: str, types: Sequence[str]) -> Type:
     optional = base.startswith("optional ")
     base = base.removeprefix("optional ")
     if base not in types:
-        raise BadHeader(f"`{text}` is no type; known are: {', '.join(types)}, `optional …`, `list of …`")
+        raise BadHeader(f"`{text}` is not a type; known are: {', '.join(types)}, `optional …`, `list of …`")
     return Type(base, optional, lists)
 
 
@@ -201,12 +201,12 @@ def _replies(lines: Sequence[str]) -> dict[str, tuple[Field, ...]]:
     for line in joined:
         match = _REPLY.fullmatch(_without_remarks(line))
         if match is None:
-            raise BadHeader(f"`{line}` is no reply: a word in capitals, and after a colon its fields")
+            raise BadHeader(f"`{line}` is not a reply: a word in capitals, and after a colon its fields")
         if match[1] in replies:
-            raise BadHeader(f"the reply {match[1]} is there twice")
+            raise BadHeader(f"the reply {match[1]} is repeated")
         replies[match[1]] = tuple(_field(item, REPLY_TYPES) for item in _items([match[2] or ""]))
     if not replies:
-        raise BadHeader("there is no reply")
+        raise BadHeader("the section `replies` is empty")
     return replies
 
 
@@ -220,10 +220,10 @@ def _check(header: Header) -> None:
                 raise BadHeader(f"`{field.name}` takes any number of places, so it must be the last")
     for field in header.arguments:
         if field.type.lists > 1 or (field.type.is_variadic and field.type.optional):
-            raise BadHeader(f"`{field.name}`: such a type is for replies only")
+            raise BadHeader(f"`{field.name}`: only replies may have this type")
 
 
 def _check_once(where: str, names: Sequence[str]) -> None:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise BadHeader(f"{', '.join(sorted(twice))}: more than once in {where}")
+        raise BadHeader(f"{', '.join(sorted(twice))}: repeated in {where}")

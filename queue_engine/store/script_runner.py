@@ -238,10 +238,10 @@ class ScriptRunner:
         asked, within = self._durability, f"within {self._durability.timeout_seconds:g} s"
         on_disk, replicas = acknowledged if asked.disk else (1, acknowledged)
         if not on_disk:
-            return NotDurable(f"a write has not reached its disk {within}")
+            return NotDurable(f"a write was not on disk {within}")
         if replicas < asked.replicas:
             where = "on disk " if asked.disk else ""
-            return NotDurable(f"{replicas} of {asked.replicas} replicas had a write {where}{within}")
+            return NotDurable(f"{replicas} of {asked.replicas} replicas acknowledged a write {where}{within}")
         return None
 
 

@@ -136,7 +136,7 @@ class Library:
         used = free_names(text) - _GLOBALS - set(names)
         where = f"library.lua, {names[0]}"
         if places := _PLACES & free_names(text):
-            raise BadScript(f"{where}: only the loader says {_list(places)}: use names")
+            raise BadScript(f"{where}: only the loader may use {_list(places)}: use names")
         if unused := set(keys) - used:
             raise BadScript(f"{where}: unused keys: {_list(unused)}")
         # A function is defined after the functions that it uses, because Lua resolves locals in order.
@@ -178,7 +178,7 @@ def assemble(header: Header, body: str, library: Library) -> Assembled:
     inherited = dict.fromkeys(key for block in blocks for key in block.keys)
     scoped_keys = (*header.scoped_keys, *(key for key in inherited if key not in declared))
     if header.scope is None and scoped_keys:
-        raise BadScript(f"keys of what? {_list(scoped_keys)}")
+        raise BadScript(f"keys without a section `keys of a …`: {_list(scoped_keys)}")
     keys = (*(Field(name, _KEY_TYPE) for name in scoped_keys), *header.keys)
     flags = ",".join(flag for flag in ("no-writes", "allow-oom") if flag in header.flags)
     parts = [
@@ -194,11 +194,11 @@ def assemble(header: Header, body: str, library: Library) -> Assembled:
 
 def _check_names(declared: set[str], used: set[str], own: set[str], library: Library) -> None:
     if places := used & _PLACES:
-        raise BadScript(f"only the loader says {_list(places)}: use names")
+        raise BadScript(f"only the loader may use {_list(places)}: use names")
     if hidden := (declared | library.names | _GLOBALS) & own:
-        raise BadScript(f"defined although it stands for something else: {_list(hidden)}")
+        raise BadScript(f"defined although the name is in use: {_list(hidden)}")
     if hidden := declared & (library.names | _GLOBALS | _KEYWORDS):
-        raise BadScript(f"declared although it stands for something else: {_list(hidden)}")
+        raise BadScript(f"declared although the name is in use: {_list(hidden)}")
     if unused := declared - used:
         raise BadScript(f"declared and unused: {_list(unused)}")
     if unknown := used - declared - library.names - _GLOBALS:

@@ -163,7 +163,7 @@ def path_of(scope: str | None, key: str) -> str:
     for path, kind in _SCOPES[scope]:
         if isinstance(getattr(kind, key, None), (property, cached_property)):
             return path + key
-    raise BadScript(f"`{key}` is no key of a {scope} in keys.py")
+    raise BadScript(f"`{key}` is not a key of a {scope} in keys.py")
 
 
 def scope_class(scope: str | None) -> str:

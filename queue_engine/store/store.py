@@ -278,18 +278,18 @@ class Store:
             return
         if _version(info) < MIN_WAITAOF:
             raise UnfitStore(
-                f"{info}{where} cannot tell what is on its disk, as QUEUE_ENGINE_DURABILITY asks for: Redis or Valkey "
+                f"{info}{where} cannot confirm writes on disk, as QUEUE_ENGINE_DURABILITY requires: Redis or Valkey "
                 f"{_dotted(MIN_WAITAOF)} or newer is needed"
             )
         if not info.appends_to_file:
             raise UnfitStore(
-                f"the store{where} has no append-only file, as QUEUE_ENGINE_DURABILITY asks for: set appendonly yes"
+                f"the store{where} has no append-only file, as QUEUE_ENGINE_DURABILITY requires: set appendonly yes"
             )
 
     async def _check_meta(self) -> None:
         await self._check_format()
         await self._must_stay(
-            "partitions", str(self.partitions.count), "it was set up with {found} partitions, not {wanted}"
+            "partitions", str(self.partitions.count), "it was set up with {found} partitions, not {expected}"
         )
         if self.sealer.has_key:
             await self._check_key(await self._noted(keys.FINGERPRINT, self.sealer.fingerprint))
@@ -324,10 +324,10 @@ class Store:
                 "QUEUE_ENGINE_SECRET_KEY"
             )
 
-    async def _must_stay(self, field: str, wanted: str, message: str) -> None:
-        found = await self._noted(field, wanted)
-        if found != wanted:
-            raise UnfitStore("the store does not fit: " + message.format(found=found, wanted=wanted))
+    async def _must_stay(self, field: str, expected: str, message: str) -> None:
+        found = await self._noted(field, expected)
+        if found != expected:
+            raise UnfitStore("the store does not fit: " + message.format(found=found, expected=expected))
 
     async def _noted(self, field: str, first: str) -> str:
         """Return the value of a field of the store's meta data, after setting it to `first` if it was missing."""
@@ -357,9 +357,7 @@ def _eviction_fault(policy: str) -> str | None:
     """Return the problem with a server's eviction policy; None when it evicts no keys or the policy is unknown."""
     if policy in ("noeviction", ""):
         return None
-    return (
-        f"evicts keys (maxmemory-policy {policy}), so acknowledged tasks would vanish: set maxmemory-policy noeviction"
-    )
+    return f"evicts keys (maxmemory-policy {policy}), so accepted tasks would be lost: set maxmemory-policy noeviction"
 
 
 def _check_mode(info: ServerInfo, topology: Topology) -> None:

@@ -1,4 +1,4 @@
-"""A connection that has ended says so by a ConnectionError, on every event loop."""
+"""Connections: a closed connection raises ConnectionError, on every event loop."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -49,7 +49,7 @@ async def test_a_server_of_another_protocol_is_named_as_that() -> None:
     async with await asyncio.start_server(speak_http, "127.0.0.1", 0) as server:
         client = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
         try:
-            with pytest.raises(StoreUnavailable, match="does not speak the protocol of Redis"):
+            with pytest.raises(StoreUnavailable, match="does not speak the Redis protocol"):
                 async with store_errors():
                     await client.ping()
         finally:

@@ -1,4 +1,4 @@
-"""What is acknowledged has reached what was asked for: so many replicas, or a disk."""
+"""Durability: acknowledged writes are on the configured number of replicas, or on disk."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,12 +28,12 @@ Open = Callable[..., Store]
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_timers() -> None:
-    """The servers here are quick by themselves."""
+    """Do nothing, because the servers of this module are configured with quick timers."""
 
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SentinelSetup]:
-    """A master with an append-only file and two replicas; nobody fails over."""
+    """A master with an append-only file and two replicas, without fail-over."""
     with SentinelSetup(
         valkey_binary(), tmp_path_factory.mktemp("durability"), sentinels=0, options=("--appendonly", "yes")
     ) as made:
@@ -87,12 +87,12 @@ async def test_a_task_goes_its_whole_way(opened: Open, level: str) -> None:
 async def test_a_write_that_no_replica_has_is_not_acknowledged_until_one_has(
     opened: Open, setup: SentinelSetup
 ) -> None:
-    """Nor is its repeat, which finds the task there, and comes over another connection."""
+    """A repeated call is not acknowledged either, although it finds the task and uses another connection."""
     store, other = opened("replica"), opened("replica")
     bench = await bench_of(store)
     for replica in setup.servers[1:]:
         replica.pause()
-    with pytest.raises(StoreUnavailable, match=r"0 of 1 replicas had a write within 0\.2 s"):
+    with pytest.raises(StoreUnavailable, match=r"0 of 1 replicas acknowledged a write within 0\.2 s"):
         async with store_errors():
             await bench.submit("t1")
     with pytest.raises(NotDurable):
@@ -132,7 +132,7 @@ async def test_a_result_is_kept_and_offered_again_until_a_replica_has_it(opened:
 
 
 async def test_what_promises_nothing_does_not_wait(opened: Open, setup: SentinelSetup) -> None:
-    """Claims, heartbeats and reads go on while no replica answers, also beside writes that wait."""
+    """Claims, heartbeats and reads continue while no replica responds, also beside durable writes that wait."""
     bench = await bench_of(opened("replica", 2.0))
     agent = bench.agent()
     await asyncio.gather(bench.submit("t1"), bench.submit("t2"))
@@ -162,7 +162,7 @@ async def test_waiting_takes_no_round_trip_of_its_own(opened: Open, setup: Senti
     before = await _socket_reads(bench)
     for number in range(1, 21):
         await bench.submit(f"t{number}")
-    # One read for each command line that comes in; the replicas' acknowledgements are read as well.
+    # The server reads its sockets once for each pipeline. It also reads the replicas' acknowledgements.
     commands = await bench.probe.redis.info("commandstats")
     assert commands["cmdstat_wait"]["calls"] >= 21
     assert await _socket_reads(bench) - before <= 20 * 4
@@ -221,7 +221,7 @@ async def test_a_server_that_knows_nothing_of_its_disk_is_refused(tmp_path: Path
             pytest.skip("this redis-server is new enough")
         store = Store(server.url, Sealer(SECRET_KEY), durability=Durability(disk=True))
         try:
-            with pytest.raises(UnfitStore, match=r"redis 7\.0.* cannot tell what is on its disk.*7\.2 or newer"):
+            with pytest.raises(UnfitStore, match=r"redis 7\.0.* cannot confirm writes on disk.*7\.2 or newer"):
                 await store.prepare()
         finally:
             await store.close()

@@ -1,4 +1,4 @@
-"""What the store promises holds behind sentinels and in a cluster as well."""
+"""The store's guarantees hold behind sentinels and in a cluster too."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -55,7 +55,7 @@ def setup(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_timers() -> None:
-    """The servers here are quick by themselves."""
+    """Do nothing, because the servers of this module are configured with quick timers."""
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def masters_of(setup: Setup) -> list[StoreServer]:
     return setup.masters if isinstance(setup, ClusterSetup) else [setup.master]
 
 
-# A task's way
+# The life of a task
 
 
 async def test_a_task_goes_its_whole_way(bench: Bench) -> None:
@@ -170,7 +170,7 @@ async def test_an_agent_waits_for_a_task_to_come(bench: Bench) -> None:
     assert [entry.task_id for entry in await waiting] == ["t1"]
 
 
-# Everything else that is in the store
+# All other data
 
 
 async def test_logs_workers_keys_credentials_and_leadership(store: Store, bench: Bench) -> None:
@@ -241,7 +241,7 @@ async def test_an_id_whose_counter_was_set_back_is_not_given_out_again(bench: Be
     assert other.config.name == "other"
 
 
-# Whether the store is fit, and answers
+# Checks of the store
 
 
 async def test_every_master_is_checked(setup: Setup, store: Store) -> None:
@@ -273,7 +273,7 @@ async def test_another_kind_of_url_is_refused(setup: Setup) -> None:
                 await single.prepare()
             await in_cluster.prepare()
             return
-        with pytest.raises(UnfitStore, match="belongs to no cluster: use redis:// or redis\\+sentinel://"):
+        with pytest.raises(UnfitStore, match="is not part of a cluster: use redis:// or redis\\+sentinel://"):
             await in_cluster.prepare()
         to_sentinel = Store(setup.sentinels[0].url, Sealer(SECRET_KEY))
         with pytest.raises(UnfitStore, match="is a sentinel: use redis\\+sentinel://"):
@@ -353,7 +353,7 @@ async def test_a_clusters_pipeline_keeps_the_order_of_its_replies(setup: Setup, 
 async def test_work_goes_on_after_the_master_has_died_and_nothing_acknowledged_is_lost(
     setup: Setup, store: Store, bench: Bench
 ) -> None:
-    """With every write acknowledged by a replica. The dead master comes back as a replica."""
+    """Every write is acknowledged by a replica. The dead master comes back as a replica."""
     durable = Store(setup.url, Sealer(SECRET_KEY), partitions=PARTITIONS, durability=_replica(1))
     acknowledged: list[str] = []
     agent, outbox = bench.agent(), await bench.outbox()
@@ -428,7 +428,7 @@ async def _submit_until(stopping: asyncio.Event, store: Store, bench: Bench, num
 
 
 async def _read_until(stopping: asyncio.Event, bench: Bench) -> None:
-    """Blocking reads, as an agent does them."""
+    """Read with blocking reads, as an agent does."""
     agent = bench.agent("reader")
     while not stopping.is_set():
         try:

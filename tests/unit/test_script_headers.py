@@ -137,31 +137,31 @@ def test_a_reply_of_another_length_is_refused(reply: list[bytes]) -> None:
     [
         ("-- Do something.\n--\n", "--\n", "description is missing"),
         ("--\n-- flags", "-- flags", "empty comment line"),
-        ("durable", "lasting", "`lasting` is no flag"),
-        ("-- keys: stream", "-- key: stream", "begins no section"),
-        ("-- keys: stream", "-- flags: stream", "`flags` is there twice"),
-        ("-- keys: stream", "-- keys of a worker: log", "one thing only"),
-        ("-- keys: stream", "--\n-- keys: stream", "begins no section"),
-        ("-- keys: stream", "-- keys: stream text", "no type but `list`"),
+        ("durable", "lasting", "`lasting` is not a flag"),
+        ("-- keys: stream", "-- key: stream", "does not begin a section"),
+        ("-- keys: stream", "-- flags: stream", "`flags` is repeated"),
+        ("-- keys: stream", "-- keys of a worker: log", "only one section may begin with `keys of a`"),
+        ("-- keys: stream", "--\n-- keys: stream", "does not begin a section"),
+        ("-- keys: stream", "-- keys: stream text", "can only be `list`"),
         ("-- keys: stream", "-- keys: stream list, other", "must be the last"),
         ("-- keys: stream", "-- keys: stream, other", "declared and unused: other"),
-        ("-- keys: stream", "-- keys: stream, body", "body: more than once"),
+        ("-- keys: stream", "-- keys: stream, body", "body: repeated in keys and arguments"),
         ("keys of a task: body", "keys of a task: body, bodies", "declared and unused: bodies"),
-        ("keys of a task: body", "keys of a task: body,", "a comma has nothing beside it"),
+        ("keys of a task: body", "keys of a task: body,", "an item is missing beside a comma"),
         ("(the input)", "(the input", "the parentheses do not match"),
-        ("entry_id text", "entry_id string", "`string` is no type"),
-        ("entry_id text", "EntryId text", "`EntryId` is no name"),
-        ("entry_id text", "entry_id", "`` is no type"),
+        ("entry_id text", "entry_id string", "`string` is not a type"),
+        ("entry_id text", "EntryId text", "`EntryId` is not a name"),
+        ("entry_id text", "entry_id", "`` is not a type"),
         ("entry_id text", "entry_id map", "must be the last"),
-        ("list of text\n", "list of optional text\n", "for replies only"),
-        ("count integer, name", "count entire, name", "`entire` is no type"),
+        ("list of text\n", "list of optional text\n", "only replies may have this type"),
+        ("count integer, name", "count entire, name", "`entire` is not a type"),
         ("-- replies:\n", "", "the section `replies` is missing"),
-        ("--   STALE", "--   stale", "is no reply"),
-        ("--   STALE", "--   OK", "OK is there twice"),
+        ("--   STALE", "--   stale", "is not a reply"),
+        ("--   STALE", "--   OK", "OK is repeated"),
         ("--   STALE (nothing to do)\n", "", "the reply STALE is not declared"),
         ("--   STALE", "--   GONE\n--   STALE", "never replied: GONE"),
         ("--   STALE", "--   STALE: at_ms integer", "the reply STALE has 0 fields, not 1"),
-        ("was_last flag", "count flag", "count: more than once in the reply OK"),
+        ("was_last flag", "count flag", "count: repeated in the reply OK"),
     ],
 )
 def test_a_header_that_is_not_as_it_must_be_is_refused(old: str, new: str, message: str) -> None:
@@ -174,10 +174,10 @@ def test_a_header_that_is_not_as_it_must_be_is_refused(old: str, new: str, messa
     ("old", "new", "message"),
     [
         ("stream then", "stream or strean then", "used and not declared: strean"),
-        ("entry_id", "ARGV[1]", "only the loader says ARGV"),
+        ("entry_id", "ARGV[1]", "only the loader may use ARGV"),
         ("count, false", "0, false", "declared and unused: count"),
-        ("if redis", "local names = 1\nif redis", "defined although it stands for something else: names"),
-        ("if redis", "local drop = 1\nif redis", "defined although it stands for something else: drop"),
+        ("if redis", "local names = 1\nif redis", "defined although the name is in use: names"),
+        ("if redis", "local drop = 1\nif redis", "defined although the name is in use: drop"),
         ("{ 'STALE' }", "{ stream }", "a reply without a word"),
         ("{ 'STALE' }", "{ 'GONE' }", "the reply GONE is not declared"),
         ("count, false", "count", "the reply OK has 5 fields, not 6"),
@@ -195,7 +195,7 @@ def test_a_body_that_does_not_fit_its_header_is_refused(old: str, new: str, mess
         ("-- keys: task, queue", "-- keys: task", "drop: unknown names: queue"),
         ("-- keys: task, queue", "-- keys: task, queue, live", "drop: unused keys: live"),
         ("now_ms())", "later())", "drop: unknown names: later"),
-        ("queue, entry", "KEYS[1], entry", "only the loader says KEYS"),
+        ("queue, entry", "KEYS[1], entry", "only the loader may use KEYS"),
         ("return LIMIT", "return\n\n1", "defines nothing|unknown"),
     ],
 )
@@ -206,7 +206,7 @@ def test_a_library_that_uses_unknown_names_is_refused(old: str, new: str, messag
 
 
 def test_a_key_that_keys_py_does_not_have_is_refused() -> None:
-    with pytest.raises(BadScript, match="`bodie` is no key of a task"):
+    with pytest.raises(BadScript, match="`bodie` is not a key of a task"):
         made(header=HEADER.replace("task: body", "task: bodie"), body=BODY.replace("body", "bodie"))
 
 

@@ -20,7 +20,7 @@ if now - tonumber(begun) > max_age_ms then
   redis.call('DEL', delivery)
   redis.call('HDEL', task, 'next_delivery', 'delivery_parked')
   redis.call('HSET', task, 'delivery', 'MAX_RETRIES_EXCEEDED', 'updated', text(now), 'delivery_error',
-    'the receiver was not served for so long that the result is not sent any more: more than '
+    'the result is no longer sent, because the receiver was not served for more than '
     .. math.floor(max_age_ms / 3600000) .. ' hours')
   return { 'GIVEN_UP' }
 end

@@ -63,7 +63,7 @@ _REASONS: Mapping[type[BaseException], str] = {
     OutOfMemoryError: "it has reached maxmemory",
     MasterNotFoundError: "the sentinels name no master",
     AuthenticationError: "it refuses the user name or the password",
-    InvalidResponse: "what listens there does not speak the protocol of Redis",
+    InvalidResponse: "the server there does not speak the Redis protocol",
 }
 
 

@@ -76,7 +76,7 @@ class ClusterClient(Redis):
 
     def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Pipeline:
         if transaction:
-            raise ValueError("a cluster's pipeline is no transaction")
+            raise ValueError("a pipeline of a cluster cannot be a transaction")
         return ClusterPipeline(self, self.connection_pool, self.response_callbacks, False, shard_hint)
 
     async def routed(self, key: str | bytes, send: Send[T], *, after: Exception | None = None) -> T:
@@ -150,7 +150,7 @@ class ClusterClient(Redis):
             async with asyncio.timeout(PROBE_SECONDS):
                 await self.client_of(node).ping()
         except (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError):
-            raise RedisConnectionError(f"{node} does not answer") from None
+            raise RedisConnectionError(f"{node} does not respond") from None
         except ResponseError:
             pass  # an error reply shows that the node responds
         self._silent.pop(node, None)
@@ -200,7 +200,7 @@ class ClusterClient(Redis):
                     )
             except ResponseError as error:
                 if "cluster support disabled" in str(error):
-                    raise NotACluster(f"{address} belongs to no cluster") from None
+                    raise NotACluster(f"{address} is not part of a cluster") from None
                 fault = error
                 continue
             except (RedisError, OSError, TimeoutError) as error:
@@ -212,7 +212,7 @@ class ClusterClient(Redis):
         if not self._owners:
             if isinstance(fault, AuthenticationError):
                 raise fault
-            raise RedisConnectionError("no node of the cluster answers") from fault
+            raise RedisConnectionError("no node of the cluster responds") from fault
 
     async def _learn(self, view: Iterable[Any], asked: Address) -> None:
         owners: dict[int, Address] = {}

@@ -39,7 +39,7 @@ class Watchful(AbstractConnection):
                 await super().connect()  # type: ignore[no-untyped-call]
         except TimeoutError:
             await self.disconnect(nowait=True)
-            raise RedisTimeoutError("the server does not answer a new connection") from None
+            raise RedisTimeoutError("the server does not respond to a new connection") from None
 
     def pack_command(self, *args: Any) -> list[bytes]:
         """Return the command as bytes. Raises DataError for an argument that is no bytes, string or number.

@@ -64,7 +64,7 @@ class MasterFinder:
             for task in pending:
                 task.cancel()
         if len(faults) == len(self._sentinels):
-            raise RedisConnectionError("no sentinel answers") from faults[0]
+            raise RedisConnectionError("no sentinel responds") from faults[0]
         if not votes:
             raise MasterNotFoundError(f"no sentinel names a master for {self._service!r}")
         return votes.most_common(1)[0][0]
