@@ -154,7 +154,7 @@ class Endpoints:
         return secret
 
     async def _want(self, principal: Principal, endpoint_id: str, desired: DesiredState) -> None:
-        if not await from_store(self._endpoints.want(endpoint_id, principal.tenant, desired)):
+        if not await from_store(self._endpoints.set_desired_state(endpoint_id, principal.tenant, desired)):
             raise NotFound(Resource.ENDPOINT)
 
     async def _release_credential(self, endpoint: Endpoint) -> None:

@@ -320,7 +320,7 @@ class RenewOk:
 
 class ReportWorkerOk:
     word: Literal["OK"]
-    wanted: str
+    desired: str
 
 class ReportWorkerGone:
     word: Literal["GONE"]
@@ -378,6 +378,12 @@ class RetryGone:
 
 class RevokeApiKeyOk:
     word: Literal["OK"]
+
+class SetDesiredStateOk:
+    word: Literal["OK"]
+
+class SetDesiredStateNotFound:
+    word: Literal["NOT_FOUND"]
 
 class SettleDeliveryOk:
     word: Literal["OK"]
@@ -453,12 +459,6 @@ class UseCredentialOk:
     word: Literal["OK"]
 
 class UseCredentialNotFound:
-    word: Literal["NOT_FOUND"]
-
-class WantEndpointOk:
-    word: Literal["OK"]
-
-class WantEndpointNotFound:
     word: Literal["NOT_FOUND"]
 
 class YieldLeadershipOk:
@@ -807,6 +807,17 @@ class Scripts:
         """
     async def revoke_api_key(self, *, api_key: str, api_keys: str, revoked: str, key_hash: str) -> RevokeApiKeyOk:
         """Revoke an API key permanently."""
+    async def set_desired_state(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        tenant: str,
+        desired: str,
+    ) -> SetDesiredStateOk | SetDesiredStateNotFound:
+        """Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees
+        memory.
+        """
     async def settle_delivery(
         self,
         keys: TaskKeys,
@@ -885,16 +896,5 @@ class Scripts:
         endpoint_id: str,
     ) -> UseCredentialOk | UseCredentialNotFound:
         """Note that an endpoint uses a credential or is about to use it. The note expires after USE_GRACE_MS."""
-    async def want_endpoint(
-        self,
-        keys: EndpointKeys,
-        /,
-        *,
-        tenant: str,
-        wanted: str,
-    ) -> WantEndpointOk | WantEndpointNotFound:
-        """Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees
-        memory.
-        """
     async def yield_leadership(self, *, leader: str, controller_id: str) -> YieldLeadershipOk | YieldLeadershipHeld:
         """Give up the leadership of a controller at once."""

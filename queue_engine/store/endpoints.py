@@ -110,10 +110,10 @@ class EndpointStore:
                 return await self.get(endpoint_id, tenant)
         return None
 
-    async def want(self, endpoint_id: str, tenant: str, desired: DesiredState) -> bool:
+    async def set_desired_state(self, endpoint_id: str, tenant: str, desired: DesiredState) -> bool:
         """Record the desired state of an endpoint. Return False when the tenant has no such endpoint."""
         keys = self._partitions.of(endpoint_id)
-        return (await self._scripts.want_endpoint(keys, tenant=tenant, wanted=desired.value)).word == "OK"
+        return (await self._scripts.set_desired_state(keys, tenant=tenant, desired=desired.value)).word == "OK"
 
     async def remove(self, endpoint_id: str) -> bool:
         """Remove a deleted endpoint from the store. Return False while it has workers, tasks or deliveries."""

@@ -60,7 +60,7 @@ class WorkerStore:
             run=run,
             error_text=error,
         )
-        return DesiredState(reply.wanted) if reply.word == "OK" else None
+        return DesiredState(reply.desired) if reply.word == "OK" else None
 
     async def mark(
         self,

@@ -434,12 +434,12 @@ async def test_an_agent_that_nobody_manages_pauses_while_its_endpoint_is_stopped
         (DesiredState.RUNNING, WorkerStatus.RUNNING),
         (DesiredState.STOPPED, WorkerStatus.STOPPING),
     ):
-        assert await store.endpoints.want(endpoint_id, TENANT, wanted)
+        assert await store.endpoints.set_desired_state(endpoint_id, TENANT, wanted)
         await wait_until_async(partial(has_worker, store, endpoint_id, status), message=f"is not {status}")
     release.set()
     assert (await ended(store, endpoint_id, "running")).state is TaskState.SUCCEEDED
     await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.STOPPED))
-    await store.endpoints.want(endpoint_id, TENANT, DesiredState.RUNNING)
+    await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.RUNNING)
     await submit(store, endpoint_id, "next")
     assert (await ended(store, endpoint_id, "next")).state is TaskState.SUCCEEDED
     await wait_until_async(partial(has_worker, store, endpoint_id, WorkerStatus.RUNNING))
@@ -456,7 +456,7 @@ async def test_an_agent_that_nobody_manages_finishes_its_task_and_ends_when_its_
     agent = programs.agent(endpoint_id, container.url)
     container.next()
     programs.controller()
-    assert await store.endpoints.want(endpoint_id, TENANT, DesiredState.DELETED)
+    assert await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.DELETED)
     wait_until(lambda: "the endpoint is deleted" in agent.output())
     late = programs.agent(endpoint_id, container.url)
     assert late.wait() == 0

@@ -694,7 +694,7 @@ async def test_anothers_and_deleted_endpoints_are_404(api: RunningApi) -> None:
         got = await api.client.get(f"/e/{endpoint_id}/", headers=stranger)
         assert (got.status_code, got.json()) == (404, never.json())
         assert got.json()["code"] == 14000
-        await api.store.endpoints.want(endpoint_id, "default", DesiredState.DELETED)
+        await api.store.endpoints.set_desired_state(endpoint_id, "default", DesiredState.DELETED)
 
         async def is_gone() -> bool:
             return (await api.client.get(f"/e/{endpoint_id}/")).status_code == 404

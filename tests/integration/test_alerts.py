@@ -173,7 +173,7 @@ async def test_no_alert_fires_in_an_engine_that_works_with_an_endpoint_that_is_s
 ) -> None:
     stopped = await new_endpoint(store, workers=1)
     await submit(store, stopped, "waits_on_purpose")
-    await store.endpoints.want(stopped, TENANT, DesiredState.STOPPED)
+    await store.endpoints.set_desired_state(stopped, TENANT, DesiredState.STOPPED)
     scaled_to_zero = await new_endpoint(store, workers=0)
     await submit(store, scaled_to_zero, "waits_on_purpose")
     endpoint_id = await new_endpoint(store)

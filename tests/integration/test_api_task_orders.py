@@ -114,7 +114,7 @@ async def test_an_ended_task_is_not_cancelled(task: Orders) -> None:
 
 
 async def test_a_task_of_a_stopped_endpoint_is_cancelled_too(task: Orders) -> None:
-    await task.api.store.endpoints.want(task.endpoint_id, "default", DesiredState.STOPPED)
+    await task.api.store.endpoints.set_desired_state(task.endpoint_id, "default", DesiredState.STOPPED)
     assert (await task.ordered("cancel"))["state"] == "cancelled"
 
 
@@ -253,7 +253,7 @@ async def test_a_closed_endpoint_runs_nothing_again(task: Orders, how: str) -> N
     await task.run(Failed("no"))
     endpoints = task.api.store.endpoints
     if how == "stopped":
-        await endpoints.want(task.endpoint_id, "default", DesiredState.STOPPED)
+        await endpoints.set_desired_state(task.endpoint_id, "default", DesiredState.STOPPED)
     else:
         await endpoints.set_failed(task.endpoint_id, True)
     answer = await task.post("retry")

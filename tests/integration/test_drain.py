@@ -74,7 +74,7 @@ async def assert_released(store: Store, endpoint_id: str) -> None:
 
 
 async def stop(store: Store, endpoint_id: str) -> None:
-    await store.endpoints.want(endpoint_id, TENANT, DesiredState.STOPPED)
+    await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.STOPPED)
 
 
 async def test_the_tasks_of_a_stopped_endpoint_are_all_released(store: Store, programs: Programs) -> None:
@@ -117,7 +117,7 @@ async def test_a_long_task_survives_more_stops_than_it_may_lose_workers(store: S
         await stop(store, endpoint_id)
         await assert_released(store, endpoint_id)
         await wait_until_async(lambda: _no_worker(store, endpoint_id), 60, "workers do not end")
-        await store.endpoints.want(endpoint_id, TENANT, DesiredState.RUNNING)
+        await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.RUNNING)
     await tasks_in(store, endpoint_id, TaskState.RUNNING)
     assert all(worker.status is not WorkerStatus.FAILED for worker in await store.workers.of_endpoint(endpoint_id))
 

@@ -75,7 +75,7 @@ async def test_the_agents_of_a_controller_are_scraped_at_one_address(store: Stor
         assert workers_up(port) == up - {hanging}
     finally:
         agent.send_signal(signal.SIGCONT)
-    await store.endpoints.want(endpoint_id, TENANT, DesiredState.STOPPED)
+    await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.STOPPED)
     wait_until(lambda: scraped(port) == {}, 60, "series of agents that have ended stay")
 
 

@@ -44,7 +44,7 @@ async def test_nothing_is_left_of_processes_and_tasks_that_are_gone(
         assert await store.redis.xlen(key) == 0
 
     assert agent.stop() == 0
-    await store.endpoints.want(endpoint_id, TENANT, DesiredState.DELETED)
+    await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.DELETED)
 
     async def is_removed() -> bool:
         return await store.endpoints.get(endpoint_id, None) is None

@@ -54,11 +54,11 @@ async def started(store: Store, programs: Programs, daemon: str, life: str = "sl
 
 
 async def stop(store: Store, endpoint_id: str, _: Program) -> None:
-    await store.endpoints.want(endpoint_id, TENANT, DesiredState.STOPPED)
+    await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.STOPPED)
 
 
 async def delete(store: Store, endpoint_id: str, _: Program) -> None:
-    await store.endpoints.want(endpoint_id, TENANT, DesiredState.DELETED)
+    await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.DELETED)
 
 
 async def kill_the_agent(store: Store, endpoint_id: str, controller: Program) -> None:

@@ -602,7 +602,7 @@ async def test_an_agent_makes_its_groups_when_the_store_came_back_without_them(b
 @pytest.mark.parametrize("call", ["claim", "claim_abandoned"])
 async def test_an_agent_that_outlives_its_endpoint_leaves_no_queues(bench: Bench, call: str) -> None:
     agent = bench.agent()
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.DELETED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.DELETED)
     assert await bench.store.endpoints.remove(bench.endpoint_id)
     bench.endpoint_ids.clear()
     assert await _call(agent, call) == []

@@ -180,7 +180,7 @@ async def test_the_status_follows_the_workers(bench: Bench) -> None:
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
     await bench.store.workers.mark(bench.endpoint_id, "w1", WorkerStatus.RUNNING, reason="a test")
     assert await status() is EndpointStatus.RUNNING
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
     assert await status() is EndpointStatus.STOPPING
     await bench.store.workers.remove(bench.endpoint_id, "w1")
     assert await status() is EndpointStatus.STOPPED
@@ -246,21 +246,21 @@ async def test_an_endpoint_is_changed_by_its_tenant_only(bench: Bench) -> None:
     endpoints = bench.store.endpoints
     for endpoint_id, tenant in ((bench.endpoint_id, "globex"), ("999", TENANT)):
         assert await endpoints.update(endpoint_id, tenant, lambda config: replace(config, workers=9)) is None
-        assert not await endpoints.want(endpoint_id, tenant, DesiredState.DELETED)
+        assert not await endpoints.set_desired_state(endpoint_id, tenant, DesiredState.DELETED)
     assert await _endpoint(bench) == before
 
 
 async def test_a_stopped_endpoint_takes_tasks_again_when_it_is_started(bench: Bench) -> None:
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
     assert await bench.submit("t1") is Submission.CLOSED
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.RUNNING)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.RUNNING)
     assert await bench.submit("t1") is Submission.ACCEPTED
 
 
 async def test_the_mark_of_a_failed_endpoint_goes_when_it_is_stopped_or_started(bench: Bench) -> None:
     await bench.store.endpoints.set_failed(bench.endpoint_id, True)
     assert (await _endpoint(bench)).failed
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
     assert not (await _endpoint(bench)).failed
 
 
@@ -269,10 +269,10 @@ async def test_the_mark_of_a_failed_endpoint_goes_when_it_is_stopped_or_started(
 
 async def test_a_deleted_endpoint_is_not_found_and_cannot_come_back(bench: Bench) -> None:
     endpoints = bench.store.endpoints
-    assert await endpoints.want(bench.endpoint_id, TENANT, DesiredState.DELETED)
+    assert await endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.DELETED)
     assert await endpoints.get(bench.endpoint_id, TENANT) is None
     assert await endpoints.of_tenant(TENANT) == []
-    assert not await endpoints.want(bench.endpoint_id, TENANT, DesiredState.RUNNING)
+    assert not await endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.RUNNING)
     assert await endpoints.update(bench.endpoint_id, TENANT, lambda config: config) is None
     assert await bench.submit("t1") is Submission.NOT_FOUND
 
@@ -288,7 +288,7 @@ async def test_the_tasks_of_a_deleted_endpoint_end_wherever_they_are(bench: Benc
     await bench.submit("read", spec=spec(webhook=True))
     await agent.claim(1, block_ms=1)
     await bench.submit("queued", spec=spec(webhook=True), queue_ttl_seconds=30)
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.DELETED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.DELETED)
     assert await bench.store.tasks.rerun(bench.endpoint_id, "ended", "call") is Rerun.NOT_FOUND
     assert len(await bench.probe.scores(bench.partition.deadlines)) == 2
 
@@ -307,7 +307,7 @@ async def test_the_tasks_of_a_deleted_endpoint_end_wherever_they_are(bench: Benc
 
 async def test_only_a_deleted_endpoint_is_removed(bench: Bench) -> None:
     assert not await bench.store.endpoints.remove(bench.endpoint_id)
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
     assert not await bench.store.endpoints.remove(bench.endpoint_id)
     assert (await _endpoint(bench)).desired is DesiredState.STOPPED
 
@@ -316,7 +316,7 @@ async def test_a_deleted_endpoint_is_removed_after_its_workers_and_deliveries(be
     outbox = await bench.outbox()
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
     await bench.submit("t1", spec=spec(webhook=True))
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.DELETED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.DELETED)
     assert not await bench.store.endpoints.remove(bench.endpoint_id)
     await bench.store.workers.remove(bench.endpoint_id, "w1")
     assert not await bench.store.endpoints.remove(bench.endpoint_id)

@@ -67,7 +67,7 @@ async def test_a_retry_needs_an_open_endpoint_with_room(engine: Engine, bench: B
     await bench.submit("t2", endpoint_id=small.endpoint_id)
     with pytest.raises(TooManyRequests):
         await engine.orders.retry(OWNER, small, "t1")
-    await bench.store.endpoints.want(small.endpoint_id, TENANT, DesiredState.STOPPED)
+    await bench.store.endpoints.set_desired_state(small.endpoint_id, TENANT, DesiredState.STOPPED)
     with pytest.raises(EndpointClosed):
         await engine.orders.retry(OWNER, small, "t1")
 

@@ -159,7 +159,7 @@ async def test_a_closed_or_full_endpoint_takes_it_no_more_than_new_work(bench: B
     await bench.finish("t1")
     await bench.probe.ask("HSET", bench.keys.endpoint, "max_queued", 0)
     assert await rerun(bench) is Rerun.FULL
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
     assert await rerun(bench) is Rerun.CLOSED
     assert (await bench.task("t1")).state is TaskState.SUCCEEDED
 

@@ -33,7 +33,7 @@ NEW_WORK = {
 
 DURABLE = {
     *("enqueue", "finish", "retry", "cancel", "rerun", "delete_task", "settle_delivery", "settle_event", "mark"),
-    *("create_endpoint", "update_endpoint", "want_endpoint"),
+    *("create_endpoint", "update_endpoint", "set_desired_state"),
     *("create_credential", "update_credential", "delete_credential"),
     *("put_api_key", "revoke_api_key"),
 }

@@ -128,7 +128,7 @@ async def test_an_endpoint_that_takes_no_tasks_says_why(engine: Engine, bench: B
     bench.endpoint_ids.append(other.endpoint_id)
     with pytest.raises(InvalidRequest, match="serviceMode: only endpoints with service mode QUEUE take tasks"):
         await engine.submissions.submit(OWNER, other.endpoint_id, request())
-    await bench.store.endpoints.want(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
     with pytest.raises(EndpointClosed):
         await engine.submissions.submit(OWNER, bench.endpoint_id, request())
 

@@ -131,7 +131,7 @@ async def test_an_agent_that_nobody_manages_says_itself_that_it_runs_again(told:
 
 async def test_a_deleted_endpoint_gets_no_new_worker(told: Bench) -> None:
     await put(told, "before")
-    await told.store.endpoints.want(told.endpoint_id, TENANT, DesiredState.DELETED)
+    await told.store.endpoints.set_desired_state(told.endpoint_id, TENANT, DesiredState.DELETED)
     await put(told, "after")
     assert [one.worker_id for one in await told.store.workers.of_endpoint(told.endpoint_id)] == ["before"]
     assert await report(told, RUNNING, "after") is None
@@ -274,7 +274,7 @@ async def test_an_old_entry_of_an_event_opens_nothing(told: Bench) -> None:
 async def test_a_deleted_endpoint_stays_until_its_events_are_told(told: Bench) -> None:
     outbox = await told.outbox()
     await put(told)
-    await told.store.endpoints.want(told.endpoint_id, TENANT, DesiredState.DELETED)
+    await told.store.endpoints.set_desired_state(told.endpoint_id, TENANT, DesiredState.DELETED)
     assert not await told.store.endpoints.remove(told.endpoint_id)
     await told.store.workers.remove(told.endpoint_id, "w1")
     assert not await told.store.endpoints.remove(told.endpoint_id)

@@ -51,7 +51,7 @@ async def test_no_worker_is_recorded_for_an_endpoint_that_is_not_there(bench: Be
 async def test_a_report_is_answered_with_what_the_endpoint_is_wanted_to_be(bench: Bench) -> None:
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
     for wanted in (DesiredState.STOPPED, DesiredState.RUNNING, DesiredState.DELETED):
-        await bench.store.endpoints.want(bench.endpoint_id, TENANT, wanted)
+        await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, wanted)
         assert await _report(bench, "w1", WorkerStatus.RUNNING) is wanted
 
 

@@ -15,13 +15,13 @@
 --   NOT_QUEUE
 --   CLOSED (the endpoint is stopped or failed)
 --   FULL
-local owner, mode, wanted, failed, max_queued, max_attempts, timeout, ttl = unpack(redis.call('HMGET', endpoint,
+local owner, mode, desired, failed, max_queued, max_attempts, timeout, ttl = unpack(redis.call('HMGET', endpoint,
   'tenant', 'mode', 'wanted', 'failed', 'max_queued', 'max_attempts', 'timeout', 'queue_ttl'))
-if owner ~= tenant or wanted == 'deleted' then return { 'NOT_FOUND' } end
+if owner ~= tenant or desired == 'deleted' then return { 'NOT_FOUND' } end
 if mode ~= 'QUEUE' then return { 'NOT_QUEUE' } end
 local before = redis.call('HGET', task, 'print')
 if before then return { before == fingerprint and 'EXISTS' or 'CONFLICT' } end
-if wanted ~= 'running' or failed == '1' then return { 'CLOSED' } end
+if desired ~= 'running' or failed == '1' then return { 'CLOSED' } end
 local waiting = redis.call('HMGET', counts, 'queued', 'scheduled')
 if (tonumber(waiting[1]) or 0) + (tonumber(waiting[2]) or 0) >= tonumber(max_queued) then return { 'FULL' } end
 

@@ -7,8 +7,8 @@
 --   OK
 --   EXISTS
 --   GONE (there is no such endpoint, or it is being deleted)
-local wanted = redis.call('HGET', endpoint, 'wanted')
-if not wanted or wanted == 'deleted' then return { 'GONE' } end
+local desired = redis.call('HGET', endpoint, 'wanted')
+if not desired or desired == 'deleted' then return { 'GONE' } end
 if redis.call('EXISTS', worker) == 1 then return { 'EXISTS' } end
 redis.call('HSET', worker, 'created', text(now_ms()), 'managed', is_managed and '1' or '0', 'revision', revision,
   'restarts', 0)

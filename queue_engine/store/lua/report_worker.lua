@@ -6,11 +6,11 @@
 --   reported text (its status), running_tasks integer, address text (of the container), reason text,
 --   run integer (number of the worker's start, 0 when no controller started the agent), error_text optional text
 -- replies:
---   OK: wanted text (the desired state of the endpoint)
+--   OK: desired text (the desired state of the endpoint)
 --   GONE (the worker or its endpoint does not exist, or the worker was started again, so the agent must end)
-local wanted = redis.call('HGET', endpoint, 'wanted')
+local desired = redis.call('HGET', endpoint, 'wanted')
 local before, managed, latest_run = unpack(redis.call('HMGET', worker, 'status', 'managed', 'run'))
-if not before or not wanted then return { 'GONE' } end
+if not before or not desired then return { 'GONE' } end
 if run ~= 0 and run ~= tonumber(latest_run or '') then return { 'GONE' } end
 redis.call('HSET', worker, 'running', running_tasks, 'address', address, 'beat', text(now_ms()))
 local status = reported
@@ -24,4 +24,4 @@ elseif error_text and (status == 'INITIALIZING' or status == 'FAILED') then
   redis.call('HSET', worker, 'error', error_text)
 end
 change_status(status, reason)
-return { 'OK', wanted }
+return { 'OK', desired }

@@ -16,9 +16,9 @@ local state, call, attempts, started, noted, seq, place =
 if not state then return { 'GONE' } end
 if call == call_id then return { 'ALREADY' } end
 if not TERMINAL[state] then return { 'BUSY' } end
-local wanted, failed, max_queued = unpack(redis.call('HMGET', endpoint, 'wanted', 'failed', 'max_queued'))
-if wanted == 'deleted' then return { 'GONE' } end
-if wanted ~= 'running' or failed == '1' then return { 'CLOSED' } end
+local desired, failed, max_queued = unpack(redis.call('HMGET', endpoint, 'wanted', 'failed', 'max_queued'))
+if desired == 'deleted' then return { 'GONE' } end
+if desired ~= 'running' or failed == '1' then return { 'CLOSED' } end
 local waiting = redis.call('HMGET', counts, 'queued', 'scheduled')
 if (tonumber(waiting[1]) or 0) + (tonumber(waiting[2]) or 0) >= tonumber(max_queued) then return { 'FULL' } end
 

@@ -7,8 +7,8 @@
 --   OK
 --   CONFLICT (the endpoint was changed since)
 --   NOT_FOUND
-local owner, wanted, current = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted', 'version'))
-if owner ~= tenant or wanted == 'deleted' then return { 'NOT_FOUND' } end
+local owner, desired, current = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted', 'version'))
+if owner ~= tenant or desired == 'deleted' then return { 'NOT_FOUND' } end
 if tonumber(current) ~= version then return { 'CONFLICT' } end
 redis.call('HSET', endpoint, 'updated', text(now_ms()), unpack(fields))
 redis.call('HINCRBY', endpoint, 'version', 1)

@@ -2,14 +2,14 @@
 --
 -- flags: allow-oom, durable
 -- keys of an endpoint: endpoint
--- arguments: tenant text, wanted text (running, stopped or deleted)
+-- arguments: tenant text, desired text (running, stopped or deleted)
 -- replies:
 --   OK
 --   NOT_FOUND
 local owner, before = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
 if owner ~= tenant or before == 'deleted' then return { 'NOT_FOUND' } end
-if before ~= wanted then
-  redis.call('HSET', endpoint, 'wanted', wanted, 'updated', text(now_ms()))
+if before ~= desired then
+  redis.call('HSET', endpoint, 'wanted', desired, 'updated', text(now_ms()))
   redis.call('HINCRBY', endpoint, 'version', 1)
   redis.call('HDEL', endpoint, 'failed')
 end
