@@ -30,6 +30,7 @@ from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.engine.engine import Engine
 from queue_engine.observability import metrics
+from queue_engine.observability.exporter import Page, own_metrics
 
 
 class Api(Starlette):
@@ -49,12 +50,14 @@ def create_app(
     engine: Engine,
     worker_client: WorkerClient,
     catalogue: Catalogue,
+    metrics_page: Page | None = None,
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Starlette:
     """Return the application. The caller closes `worker_client`.
 
-    Opens no connection and reads no file.
+    `metrics_page` makes the page `/metrics`; by default it has the metrics of this process. Opens no connection and
+    reads no file.
     """
     services = Services(
         engine=engine,
@@ -72,7 +75,8 @@ def create_app(
     operations += LogRoutes(services).operations()
     operations += CredentialRoutes(services).operations()
     operations += AlbRoutes(services, worker_client, limits).routes()
-    operations += OperationsRoutes(engine, document, metrics.registry_of(metrics.Role.API)).operations()
+    page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
+    operations += OperationsRoutes(engine, document, page).operations()
     _count_failures_from_zero(operations)
     return Api(operations, RefusedRequests(engine.check_ready))
 

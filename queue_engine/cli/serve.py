@@ -14,6 +14,7 @@ from queue_engine.cli.startup import RedisUrl, fail, option, run, settings_from
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
 from queue_engine.config.shared import MetricsSettings
 from queue_engine.processes.interpreter import Loading
+from queue_engine.processes.sharing import Membership
 
 commands = typer.Typer()
 
@@ -59,11 +60,17 @@ def up(
 def api(
     host: Annotated[str | None, option(ApiSettings, "host")] = None,
     port: Annotated[int | None, option(ApiSettings, "port")] = None,
+    processes: Annotated[int | None, option(ApiSettings, "api_processes")] = None,
     redis_url: RedisUrl = None,
 ) -> None:
     """The HTTP API. Any number of replicas."""
-    settings = settings_from(ApiSettings, host=host, port=port, redis_url=redis_url)
+    settings = settings_from(ApiSettings, host=host, port=port, api_processes=processes, redis_url=redis_url)
     start("api", settings)
+    if settings.api_processes > 1 and Membership.from_environment(os.environ) is None:
+        with Loading():
+            from queue_engine.cli.serve_api_group import serve_api_group
+
+        sys.exit(run(serve_api_group(settings)))
     with Loading():
         from queue_engine.cli.serve_api import serve_api
 

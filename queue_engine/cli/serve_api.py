@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+from functools import partial
 
 from queue_engine.api.app import create_app
 from queue_engine.api.http.server import BACKLOG, bind, serve
 from queue_engine.api.proxy.exchange import WorkerClient
 from queue_engine.cli.process import on_end, or_fail
+from queue_engine.cli.serve_api_group import group_metrics
 from queue_engine.cli.startup import open_store
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.engine.engine import Engine
+from queue_engine.net.private_sockets import listen_privately
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
+from queue_engine.observability.exporter import Page, own_metrics, serve_pages
+from queue_engine.processes.sharing import Membership
 from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
@@ -22,7 +28,8 @@ log = logging.getLogger("queue_engine")
 
 async def serve_api(settings: ApiSettings) -> int:
     # Before waiting for the store, because waiting does not fix errors of these settings.
-    listener = or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
+    membership = Membership.from_environment(os.environ)
+    listener = or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings)) if membership is None else membership.listener()
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
         await store.wait_until_ready()
@@ -36,7 +43,7 @@ async def serve_api(settings: ApiSettings) -> int:
             worker_client = WorkerClient(settings.worker_policy(own_ports, store_ports))
             rules = settings.destination_rules(own_ports, store_ports)
             engine = Engine(store, resolver, rules, settings.secret_keys)
-            app = create_app(settings, engine, worker_client, catalogue)
+            app = create_app(settings, engine, worker_client, catalogue, _metrics_page(membership))
             stopping = asyncio.Event()
             on_end(stopping.set)
             log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
@@ -46,6 +53,16 @@ async def serve_api(settings: ApiSettings) -> int:
                 await worker_client.aclose()
             await resolver.close()
     return 0
+
+
+def _metrics_page(membership: Membership | None) -> Page:
+    """Return what makes the page `/metrics`: of this process, or of the group that it is a member of."""
+    pages = own_metrics(metrics.registry_of(metrics.Role.API))
+    if membership is None:
+        return pages["/metrics"]
+    listener, _ = listen_privately(membership.folder / str(membership.number))
+    serve_pages(listener, pages)
+    return partial(group_metrics, membership.folder)
 
 
 async def _prepare_keys(settings: ApiSettings, store: Store) -> None:

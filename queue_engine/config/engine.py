@@ -149,6 +149,12 @@ class ApiSettings(WebhookSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on")
+    api_processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Number of API processes that share the port, one for each processor core that the API may use",
+    )
     api_key: SecretStr | None = Field(
         None,
         description="A first API key, made valid for the tenant `default` at start. One that was revoked or belongs to "

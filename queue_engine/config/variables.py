@@ -15,6 +15,7 @@ from queue_engine.config.engine import ApiSettings, ControllerSettings, Delivery
 from queue_engine.config.names import AGENT_PREFIX, CLIENT_VARIABLES, ENGINE_PREFIX, is_prefixed
 from queue_engine.domain import agent_protocol
 from queue_engine.processes.lifeline import LIFELINE_VARIABLE
+from queue_engine.processes.sharing import GROUP_VARIABLES
 
 PROCESSES: Mapping[str, type[ProcessSettings]] = {
     "api": ApiSettings,
@@ -29,7 +30,7 @@ MAX_SHOWN_CHARACTERS = 100
 
 _INTERNAL = (agent_protocol.INSTANCE, agent_protocol.CONTROLLER_PID, agent_protocol.CONTROLLER_STARTED)
 KNOWN_VARIABLES = frozenset(
-    {LIFELINE_VARIABLE, *_INTERNAL, *CLIENT_VARIABLES}
+    {LIFELINE_VARIABLE, *GROUP_VARIABLES, *_INTERNAL, *CLIENT_VARIABLES}
     | {variable for settings in PROCESSES.values() for variable in variables_of(settings)}
 )
 

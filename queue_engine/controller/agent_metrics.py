@@ -15,23 +15,19 @@ runs and does not respond.
 
 from __future__ import annotations
 
-import http.client
-import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from queue_engine.backends.base import AgentTarget
+from queue_engine.observability.scraping import fetch_page
 
 AGENT_SECONDS = 1.0
 """Timeout for one agent."""
 ALL_SECONDS = 6.0
 """Timeout for all agents together, below Prometheus's usual timeout of 10 s."""
 MAX_AT_ONCE = 32
-MAX_BYTES = 4 * 1024 * 1024
-"""Maximum size of an agent's page."""
 _UP = ("# HELP worker_agent_up 1 when the agent gave its metrics, else 0", "# TYPE worker_agent_up gauge")
 
 
@@ -52,7 +48,7 @@ class AgentMetrics:
     def page(self) -> bytes:
         """Return the metrics of all agents, in the Prometheus text format."""
         with self._one_at_a_time:
-            asked = {self._pool.submit(_fetch, target.address): target for target in self.targets()}
+            asked = {self._pool.submit(fetch_page, target.address, AGENT_SECONDS): target for target in self.targets()}
             wait(asked, timeout=ALL_SECONDS)
             found: list[tuple[AgentTarget, str | None]] = []
             for request, target in asked.items():
@@ -94,27 +90,3 @@ def _labelled(sample: str, labels: str) -> str:
         return f"{name}{{{labels},{rest}"
     name, _, value = sample.partition(" ")
     return f"{name}{{{labels}}} {value}"
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, address: Path, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._address = address
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._address))
-
-
-def _fetch(address: Path) -> str | None:
-    connection = _UnixConnection(address, AGENT_SECONDS)
-    try:
-        connection.request("GET", "/metrics")
-        response = connection.getresponse()
-        body = response.read(MAX_BYTES + 1)
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-    return body.decode(errors="replace") if response.status == 200 and len(body) <= MAX_BYTES else None

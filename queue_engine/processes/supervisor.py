@@ -31,8 +31,8 @@ class ProgramError(Exception):
 class Program:
     """A child process.
 
-    It gets exactly `environment` and the lifeline's variable. Its output is written to `log`, or to this process's own
-    output. When stopped, it has `grace_seconds` between SIGTERM and SIGKILL.
+    It gets exactly `environment` and the lifeline's variable, and inherits `inherited_fds`. Its output is written to
+    `log`, or to this process's own output. When stopped, it has `grace_seconds` between SIGTERM and SIGKILL.
     """
 
     name: str
@@ -40,6 +40,7 @@ class Program:
     environment: Mapping[str, str] = field(repr=False)
     log: BoundedLog | None = None
     grace_seconds: float = 10.0
+    inherited_fds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class Supervisor:
             program.command,
             environment={**program.environment, LIFELINE_VARIABLE: str(self._lifeline.fd)},
             log=program.log,
-            inherited_fds=(self._lifeline.fd,),
+            inherited_fds=(self._lifeline.fd, *program.inherited_fds),
             umask=_PRIVATE_UMASK,
         )
 

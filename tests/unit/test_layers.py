@@ -28,6 +28,7 @@ PREFIXES = {
     "queue_engine.cli.process": "process",
     "queue_engine.cli.serve": "serve",
     "queue_engine.cli.serve_api": "serve_api",
+    "queue_engine.cli.serve_api_group": "serve_api_group",
     "queue_engine.cli.serve_controller": "serve_controller",
     "queue_engine.cli.serve_delivery": "serve_delivery",
     "queue_engine.api": "api",
@@ -58,9 +59,32 @@ PREFIXES = {
 TOOLS = {"domain", "rules", "aio", "net", "crypto", "processes", "observability", "version"}
 MAY_IMPORT = {
     "root": {"root", "cli", "serve", "store_commands", "config"} | TOOLS,
-    "serve": {"serve", "serve_api", "serve_controller", "serve_delivery", "process", "startup", "local", "config"}
+    "serve": {
+        "serve",
+        "serve_api",
+        "serve_api_group",
+        "serve_controller",
+        "serve_delivery",
+        "process",
+        "startup",
+        "local",
+        "config",
+    }
     | TOOLS,
-    "serve_api": {"serve_api", "process", "startup", "api", "proxy", "http", "engine", "config", "store"} | TOOLS,
+    "serve_api": {
+        "serve_api",
+        "serve_api_group",
+        "process",
+        "startup",
+        "api",
+        "proxy",
+        "http",
+        "engine",
+        "config",
+        "store",
+    }
+    | TOOLS,
+    "serve_api_group": {"serve_api_group", "process", "startup", "http", "config"} | TOOLS,
     "serve_controller": {"serve_controller", "process", "startup", "controller", "backends", "config"} | TOOLS,
     "serve_delivery": {"serve_delivery", "process", "startup", "delivery", "config", "store"} | TOOLS,
     "process": {"process", "startup", "config"} | TOOLS,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
 import orjson
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import Field
 from starlette.requests import Request
 
@@ -15,6 +16,7 @@ from queue_engine.api.http.operations import Operation
 from queue_engine.api.http.responses import Response, success
 from queue_engine.api.public.docs_page import CONTENT_SECURITY_POLICY, render
 from queue_engine.engine.engine import Engine
+from queue_engine.observability.exporter import Page
 
 TAG = "operations"
 
@@ -35,12 +37,12 @@ class HealthView(View):
 
 
 class OperationsRoutes:
-    """Routes without a key. `document` returns the OpenAPI document of all operations; `registry` has the metrics."""
+    """Routes without a key. `document` returns the OpenAPI document of all operations."""
 
-    def __init__(self, engine: Engine, document: Callable[[], dict[str, Any]], registry: CollectorRegistry) -> None:
+    def __init__(self, engine: Engine, document: Callable[[], dict[str, Any]], metrics_page: Page) -> None:
         self._engine = engine
         self._document = document
-        self._registry = registry
+        self._metrics_page = metrics_page
 
     def operations(self) -> list[Operation]:
         return [
@@ -81,7 +83,8 @@ class OperationsRoutes:
         return success({"status": "ok"})
 
     async def show_metrics(self, _request: Request) -> Response:
-        return Response(200, generate_latest(self._registry), CONTENT_TYPE_LATEST.encode())
+        page = await asyncio.to_thread(self._metrics_page)  # it may ask other processes
+        return Response(200, page, CONTENT_TYPE_LATEST.encode())
 
     async def show_openapi(self, _request: Request) -> Response:
         return Response(200, orjson.dumps(self._document()))

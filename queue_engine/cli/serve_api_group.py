@@ -1,0 +1,101 @@
+"""`queue-engine api --processes N`: N API processes on one port, kept running by this one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from queue_engine.api.http.server import SHUTDOWN_SECONDS, bind
+from queue_engine.cli.process import on_end, or_fail
+from queue_engine.config.engine import ApiSettings
+from queue_engine.crypto.secret_files import FILE_SUFFIX
+from queue_engine.net.private_sockets import remove_unserved, sockets_of
+from queue_engine.observability.scraping import fetch_page
+from queue_engine.observability.sums import summed
+from queue_engine.processes.interpreter import python_command
+from queue_engine.processes.sharing import Membership
+from queue_engine.processes.supervisor import Program, ProgramExit, Supervisor, log_exit
+
+log = logging.getLogger("queue_engine")
+
+END_SECONDS = SHUTDOWN_SECONDS + 10.0
+"""Time between SIGTERM and SIGKILL for a member: its requests under way, and what it closes afterwards."""
+MEMBER_SECONDS = 1.0
+"""Timeout for the metrics of one member."""
+MAX_AT_ONCE = 16
+
+
+async def serve_api_group(settings: ApiSettings) -> int:
+    """Run the members until SIGTERM or SIGINT. A member that dies is started again."""
+    listener = or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
+    folder = Path(tempfile.mkdtemp(prefix="queue-engine-api-"))
+
+    def on_exit(end: ProgramExit) -> None:
+        for member in _members_in(folder):
+            remove_unserved(member)
+        log_exit(end)
+
+    supervisor = Supervisor(on_exit=on_exit)
+    stopping = asyncio.Event()
+    on_end(stopping.set)
+    try:
+        members = [
+            _member(settings, Membership(listener.fileno(), folder, number))
+            for number in range(1, settings.api_processes + 1)
+        ]
+        for member in members:
+            supervisor.start(member)
+        port = listener.getsockname()[1]
+        log.info("started", extra={"url": f"http://{settings.host}:{port}", "processes": len(members)})
+        await stopping.wait()
+        await asyncio.gather(*(supervisor.stop([member.name]) for member in members))
+    finally:
+        listener.close()
+        await supervisor.aclose()
+        shutil.rmtree(folder, ignore_errors=True)
+    return 0
+
+
+def group_metrics(folder: Path) -> bytes:
+    """Return the metrics of all members on one page. One that does not respond is left out. Blocks for a second."""
+    members = _members_in(folder)
+    with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
+        pages = zip(members, pool.map(_page_of, members), strict=True)
+        return summed({member.name: page for member, page in pages if page is not None})
+
+
+def _page_of(member: Path) -> str | None:
+    """Return the page of a member. A socket that a dead process has left does not respond."""
+    pages = (fetch_page(address, MEMBER_SECONDS) for address in sockets_of(member))
+    return next((page for page in pages if page is not None), None)
+
+
+def _members_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _member(settings: ApiSettings, membership: Membership) -> Program:
+    return Program(
+        f"api {membership.number}",
+        python_command("queue_engine", "api"),
+        {**_given(settings, os.environ), **membership.variables()},
+        grace_seconds=END_SECONDS,
+        inherited_fds=(membership.listener_fd,),
+    )
+
+
+def _given(settings: ApiSettings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return this process's environment with what the command line may have set."""
+    kept = {name: value for name, value in environment.items() if name != "QUEUE_ENGINE_REDIS_URL" + FILE_SUFFIX}
+    return {
+        **kept,
+        "QUEUE_ENGINE_HOST": settings.host,
+        "QUEUE_ENGINE_PORT": str(settings.port),
+        "QUEUE_ENGINE_REDIS_URL": settings.redis_url.get_secret_value(),
+    }

@@ -1,0 +1,113 @@
+"""`queue-engine api --processes N`: several processes behind one port, and one page of their metrics."""
+
+import re
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.integration.parts import Program, Programs
+from tests.ports import free_port
+from tests.waiting import wait_until
+
+PROCESSES = 3
+ANSWERED = re.compile(r'^queue_engine_http_requests_total\{.*route="/healthz".*\} ([0-9.]+)$', re.MULTILINE)
+MEMORY = re.compile(r'^process_resident_memory_bytes\{process="(\d+)"\} ', re.MULTILINE)
+
+
+class Group:
+    """A running group. Each of its requests uses a connection of its own, so that any process may accept it."""
+
+    def __init__(self, program: Program, port: int) -> None:
+        self.program = program
+        self.url = f"http://127.0.0.1:{port}"
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.url + path, timeout=60, headers={"Connection": "close"})
+
+    def is_ready(self) -> bool:
+        try:
+            return self.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def members(self) -> list[psutil.Process]:
+        return psutil.Process(self.program.pid).children()
+
+    def processes_on_the_page(self) -> set[str]:
+        return set(MEMORY.findall(self.get("/metrics").text))
+
+    def answered(self) -> float:
+        return sum(map(float, ANSWERED.findall(self.get("/metrics").text)))
+
+
+@pytest.fixture
+def group(programs: Programs, tmp_path: Path) -> Group:
+    port = free_port()
+    arguments = ("queue_engine", "api", "--port", str(port), "--processes", str(PROCESSES))
+    group = Group(programs.start("api", *arguments, TMPDIR=str(tmp_path)), port)
+    wait_until(group.is_ready)
+    wait_until(lambda: group.processes_on_the_page() == {"1", "2", "3"})
+    return group
+
+
+def folders_in(tmp_path: Path) -> list[str]:
+    return [path.name for path in tmp_path.iterdir() if path.name.startswith("queue-engine-api-")]
+
+
+def test_one_page_counts_the_requests_to_all_processes(group: Group) -> None:
+    before = group.answered()
+    assert {group.get("/healthz").status_code for _ in range(60)} == {200}
+
+    wait_until(lambda: group.answered() == before + 60)
+
+
+def test_a_killed_process_is_replaced_and_the_others_serve_on(group: Group) -> None:
+    killed, *others = group.members()
+    killed.kill()
+    wait_until(lambda: not _is_alive(killed))  # until then it may accept a request, which fails with it
+
+    assert {group.get("/healthz").status_code for _ in range(30)} == {200}
+    wait_until(lambda: len(group.members()) == PROCESSES and killed.pid not in [one.pid for one in group.members()])
+    wait_until(lambda: group.processes_on_the_page() == {"1", "2", "3"})
+    assert all(one.is_running() for one in others)
+
+
+def test_sigterm_ends_all_processes_and_leaves_no_file(group: Group, tmp_path: Path) -> None:
+    members = group.members()
+    assert folders_in(tmp_path) != []
+
+    assert group.program.stop() == 0
+    assert not any(member.is_running() for member in members)
+    assert folders_in(tmp_path) == []
+
+
+def test_the_processes_end_when_their_parent_is_killed(group: Group) -> None:
+    members = group.members()
+    group.program.kill()
+
+    wait_until(lambda: not any(_is_alive(member) for member in members))
+
+
+def test_a_port_in_use_ends_the_start_and_names_the_setting(group: Group, programs: Programs) -> None:
+    port = group.url.rpartition(":")[2]
+    second = programs.start("second", "queue_engine", "api", "--port", port, "--processes", "2")
+
+    assert second.wait() == 2
+    assert "QUEUE_ENGINE_PORT" in second.output()
+
+
+@pytest.mark.parametrize("count", ["0", "65", "many"])
+def test_an_invalid_number_of_processes_is_refused(programs: Programs, count: str) -> None:
+    program = programs.start("api", "queue_engine", "api", QUEUE_ENGINE_API_PROCESSES=count)
+
+    assert program.wait() == 2
+    assert "QUEUE_ENGINE_API_PROCESSES" in program.output()
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
