@@ -30,31 +30,31 @@ class AgentSettings(SharedSettings, MetricsSettings):
     endpoint: str = Field(description="Id of the endpoint whose tasks are claimed")
     container_url: str = Field(
         "http://127.0.0.1",
-        description="Where the container listens. With a port, every task goes there; else to the exposed port",
+        description="URL of the container. With a port, every task is sent to that port; without, to the exposed port",
     )
     exposed_port: int | None = Field(
         None,
         ge=1,
         le=65535,
-        description="The only workerPort that tasks may name; it stands for the container's port. The endpoint's "
-        "`expose` by default",
+        description="The only workerPort that tasks may have; the agent maps it to the container's port. "
+        "Default: the endpoint's `expose`",
     )
     own_network: bool = Field(
         False,
-        description="Only this agent and its container are in their network, as in a pod: tasks may name every port "
-        "but the agent's own, and go to the one that they name",
+        description="Set it if only this agent and its container share a network, as in a pod: each task is sent to "
+        "its workerPort, which may be any port except the agent's own",
     )
     worker_id: str = Field(
         default_factory=lambda: f"{_hostname()}-{uuid.uuid4().hex[:12]}",
-        description="Name of the worker; made from the host's name when not given",
+        description="Name of the worker; generated from the host's name by default",
     )
     service_mode: ServiceMode | None = Field(
-        None, description="The endpoint's mode, QUEUE, ALB or CUSTOM; read from the store when not given"
+        None, description="The endpoint's mode: QUEUE, ALB or CUSTOM; read from the store by default"
     )
     ready_path: str | None = Field(
         None,
         description="Path that responds 2xx while the container is ready; the endpoint's setting by default. "
-        "Without one, an open port is enough",
+        "Without a path, the container is ready while its port is open",
     )
     start_timeout_seconds: float | None = Field(
         None,
@@ -63,26 +63,36 @@ class AgentSettings(SharedSettings, MetricsSettings):
         description="Time limit for one start of the container; the endpoint's setting by default",
     )
     managed: bool = Field(False, description="A controller started this worker and removes its record")
-    run: int = Field(0, ge=0, description="Number of this start of a worker that a controller started; else 0")
-    concurrency: int | None = Field(None, ge=1, le=1000, description="Tasks at once; the endpoint's setting by default")
-    grace_seconds: float = Field(30.0, ge=0, description="How long running tasks may go on after SIGTERM")
-    max_answer_bytes: int = Field(8 * 1024 * 1024, ge=1, description="Largest answer of the container, in bytes")
-    container_command: str | None = Field(None, description="A command that the agent runs as its container")
+    run: int = Field(
+        0, ge=0, description="Sequence number of this start, set by the controller; 0 for an agent started by hand"
+    )
+    concurrency: int | None = Field(
+        None, ge=1, le=1000, description="Maximum number of concurrent tasks; the endpoint's setting by default"
+    )
+    grace_seconds: float = Field(30.0, ge=0, description="Time limit for running tasks to finish after SIGTERM")
+    max_answer_bytes: int = Field(
+        8 * 1024 * 1024, ge=1, description="Maximum size of the container's response, in bytes"
+    )
+    container_command: str | None = Field(None, description="Command that the agent runs as its container")
     container_environment: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, description="The complete environment of that command, as a JSON object"
     )
     secret_names: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Variables in that environment whose values are masked in the container's log, as a JSON array"
+        (), description="Variables of that command whose values are masked in the container's log, as a JSON array"
     )
     overridden_names: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="Variables of the endpoint that have other values in that environment, as a JSON array"
+        (), description="Variables of the endpoint that have other values for that command, as a JSON array"
     )
-    end_fd: int | None = Field(None, ge=0, description="A file where the agent writes why it ends by itself")
+    end_fd: int | None = Field(
+        None,
+        ge=0,
+        description="File descriptor to which the agent writes the reason when it ends without being stopped",
+    )
     metrics_fd: int | None = Field(
-        None, description="A listening socket to serve `/metrics` on, in place of an address and a port"
+        None, description="File descriptor of a listening socket for `/metrics`, instead of an address and a port"
     )
     lifeline_fd: int | None = Field(
-        None, description="A pipe whose end means that the process that started us has died"
+        None, description="File descriptor of a pipe that is closed when the parent process has died"
     )
 
     @field_validator("endpoint")

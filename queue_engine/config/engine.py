@@ -53,12 +53,12 @@ class StorePlaces:
 
 
 class ControlSettings(ProcessSettings):
-    """Place of the background jobs' own queue. Processes that send webhooks refuse a webhook to it."""
+    """Server of the background jobs' own queue. Processes that send webhooks refuse webhooks to it."""
 
     control_redis_url: SecretStr | None = Field(
         None,
-        description="One server, or a master behind sentinels, for the background jobs' own queue; the store by "
-        "default. Required by the controller when the store is a cluster; api and delivery send no webhook there",
+        description="Redis server, or master behind sentinels, for the queue of background jobs; the store by default. "
+        "The controller requires it when the store is a cluster. Webhooks to it are refused",
     )
 
     @field_validator("control_redis_url")
@@ -74,26 +74,26 @@ class WebhookSettings(StoreSettings, ControlSettings):
 
     webhook_allow: Annotated[tuple[Network, ...], NoDecode] = Field(
         (),
-        description="Networks inside which webhooks are allowed although they are not public, comma-separated CIDRs. "
-        "With `up` an empty one closes loopback",
+        description="Networks that are not public and to which webhooks are allowed, comma-separated CIDRs. "
+        "With `up`, an empty value refuses webhooks to loopback",
     )
 
     webhook_loopback: bool = Field(
         False,
-        description="Also allow webhooks to loopback while there is one tenant; a second tenant closes it for good. "
-        "`up` sets it when neither its --host nor `QUEUE_ENGINE_WEBHOOK_ALLOW` says otherwise",
+        description="Also allow webhooks to loopback while there is one tenant. Once there was a second tenant, they "
+        "stay refused. `up` sets it, unless `--host` or `QUEUE_ENGINE_WEBHOOK_ALLOW` is given",
     )
     own_ports: Annotated[tuple[int, ...], NoDecode] = Field(
         (),
-        description="Ports of the engine on this machine, comma-separated: no webhook may point at them on any of its "
-        "addresses, whatever is allowed. Each process adds its own, and `up` adds all. The ports of the store and of "
-        "`QUEUE_ENGINE_CONTROL_REDIS_URL` are refused at every private address, because a store has more addresses "
-        "than its URL names",
+        description="Ports of the engine on this machine, comma-separated. Webhooks to them are refused on all its "
+        "addresses, even in allowed networks. Each process adds its own port, and `up` adds all. The ports of the "
+        "store and of `QUEUE_ENGINE_CONTROL_REDIS_URL` are refused on every private address, because a store has more "
+        "addresses than its URL names",
     )
     own_hosts: Annotated[tuple[OwnHost, ...], NoDecode] = Field(
         (),
-        description="Public hosts of this engine, comma-separated `host` or `host:port`: no webhook may point at them, "
-        "whatever is allowed. A task whose webhook is the engine's own API would send itself again without end",
+        description="Public hosts of this engine, comma-separated `host` or `host:port`. Webhooks to these hosts are "
+        "refused, even in allowed networks. A task whose webhook is the engine's own API would submit itself forever",
     )
 
     def store_places(self) -> StorePlaces:
@@ -157,33 +157,33 @@ class ApiSettings(WebhookSettings):
     )
     api_key: SecretStr | None = Field(
         None,
-        description="A first API key, made valid for the tenant `default` at start. One that was revoked or belongs to "
-        "another tenant stays as it is, and the log says so",
+        description="First API key, added for the tenant `default` at start. A key that was revoked or belongs to "
+        "another tenant is not changed, and a warning is logged",
     )
-    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Largest request body, in bytes")
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes")
     read_timeout_seconds: float = Field(
         9.0, gt=0, description="Timeout for receiving the request headers, and between chunks of the body"
     )
     alb_max_body_bytes: int = Field(
-        1024**3, ge=1, description="Largest body of a request to the workers of an ALB endpoint, in bytes"
+        1024**3, ge=1, description="Maximum size of the body of a request to an ALB endpoint, in bytes"
     )
     alb_timeout_seconds: float = Field(
         300.0,
         gt=0,
-        description="How long a request to an ALB endpoint may wait while nothing moves",
+        description="Timeout of a request to an ALB endpoint while no data is transferred",
     )
     worker_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         DEFAULT_WORKER_NETWORKS,
-        description="Networks where the workers of ALB endpoints may be, comma-separated CIDRs; loopback and private "
-        "networks by default. Link-local and metadata addresses and the engine's own ports are refused inside them too",
+        description="Networks to which requests to ALB endpoints may be sent, comma-separated CIDRs; loopback and "
+        "private networks by default. Link-local and metadata addresses and the engine's own ports are always refused",
     )
     rate_limit_per_second: float = Field(
-        0.0, ge=0, description="Requests a second that one tenant may send to one API process; 0: no limit"
+        0.0, ge=0, description="Maximum number of requests per second of a tenant to an API process; 0: no limit"
     )
     catalogue_file: Path | None = Field(
         None,
-        description="TOML file with further GPU types, regions and the prices that `cost` "
-        "is made of: `deploy/examples/catalogue.toml`",
+        description="TOML file with further GPU types, regions, and the prices for `cost`; for example "
+        "`deploy/examples/catalogue.toml`",
     )
 
     @field_validator("worker_networks", mode="before")
@@ -214,13 +214,15 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
     delivery_schedule: Annotated[tuple[float, ...], NoDecode] = Field(
         DELIVERY_DELAYS_SECONDS, description="Seconds to wait after each failed attempt, comma-separated, each ± 20 %"
     )
-    delivery_timeout_seconds: float = Field(15.0, gt=0, le=300, description="Wall clock of one delivery attempt")
+    delivery_timeout_seconds: float = Field(15.0, gt=0, le=300, description="Total time limit of a delivery attempt")
     delivery_connect_timeout_seconds: float = Field(
-        5.0, gt=0, le=60, description="Connection timeout of one delivery attempt"
+        5.0, gt=0, le=60, description="Connection timeout of a delivery attempt"
     )
-    delivery_slots: int = Field(256, ge=1, le=10_000, description="Delivery attempts in flight at once in one process")
+    delivery_slots: int = Field(
+        256, ge=1, le=10_000, description="Maximum number of concurrent delivery attempts of a process"
+    )
     delivery_lease_seconds: float = Field(
-        10.0, ge=1, description="A delivery process silent for this long is assumed to be dead"
+        10.0, ge=1, description="Time without a renewal after which a delivery process is assumed to be dead"
     )
 
     @field_validator("delivery_schedule", mode="before")
@@ -241,17 +243,23 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
 class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
     """`queue-engine controller`."""
 
-    backend: Literal["process"] = Field("process", description="Where workers run: `process`: as local processes")
+    backend: Literal["process"] = Field(
+        "process", description="Backend that runs the workers. `process`: as local processes"
+    )
     worker_silence_seconds: float = Field(
-        30.0, ge=1, description="A worker that has reported and then does not for this long is started again"
+        30.0, ge=1, description="Time without a report after which a worker is restarted"
     )
     work_dir: Path = Field(
         Path("queue-engine-data/workers"), description="Folder for the workers' files (process backend)"
     )
-    max_lost: int = Field(3, ge=0, description="How often a task may lose its worker before it ends as failed")
-    leader_lease_seconds: float = Field(10.0, ge=1, description="A leading controller silent for this long is replaced")
+    max_lost: int = Field(
+        3, ge=0, description="Number of times that a task may lose its worker before it ends as failed"
+    )
+    leader_lease_seconds: float = Field(
+        10.0, ge=1, description="Time without a renewal after which the leading controller is replaced"
+    )
     worker_grace_seconds: float = Field(
-        30.0, ge=0, description="How long a worker that is stopped may finish its tasks; 10 with `up`"
+        30.0, ge=0, description="Grace period for the tasks of a worker that is stopped; 10 with `up`"
     )
     metrics_endpoint_limit: int = Field(
         0,

@@ -28,26 +28,29 @@ class StoreSettings(ProcessSettings):
     )
     durability: str = Field(
         "store",
-        description="What a write must have reached before it is acknowledged: `store`, `replica`, `replicas:N`, "
-        "`disk` or `disk+replica`",
+        description="Durability of a write before it is acknowledged: `store`, `replica`, `replicas:N`, `disk` or "
+        "`disk+replica`",
     )
     durability_timeout_seconds: float = Field(
-        DEFAULT_TIMEOUT_SECONDS, ge=0.01, le=MAX_TIMEOUT_SECONDS, description="How long one write waits for that"
+        DEFAULT_TIMEOUT_SECONDS,
+        ge=0.01,
+        le=MAX_TIMEOUT_SECONDS,
+        description="Time limit of a write for reaching that durability",
     )
     secret_key: SecretStr | None = Field(
         None,
-        description="32 random bytes as base64 (`queue-engine secret-key new` makes one): encrypts forwarded headers, "
-        "webhook keys, environment variables and registry credentials at rest. Without it requests that carry these "
-        "are refused. `up` makes and keeps one",
+        description="32 random bytes as base64 (`queue-engine secret-key new` generates them): encrypts forwarded "
+        "headers, webhook keys, environment variables and registry credentials at rest. Without a key, requests that "
+        "contain these are refused. `up` generates and keeps a key",
     )
     secret_key_previous: SecretStr | None = Field(
         None,
-        description="Further keys, comma-separated, that open what was sealed with them; none of them seals. "
-        "`docs/guides/secrets.md` has how to change the key",
+        description="Previous keys, comma-separated. They decrypt existing secrets; new secrets are encrypted with the "
+        "current key only. `docs/guides/secrets.md` describes how to change the key",
     )
-    partitions: int = Field(16, ge=1, le=100, description="Into how many parts the keys are split; fixed for a store")
+    partitions: int = Field(16, ge=1, le=100, description="Number of partitions of the store's keys; fixed for a store")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
-        "INFO", description="Least level that is logged. Logs are JSON lines on standard error"
+        "INFO", description="Minimum level of log messages. Logs are JSON lines on standard error"
     )
 
     @field_validator("redis_url")
@@ -104,11 +107,11 @@ class SharedSettings(StoreSettings):
         30.0,
         ge=0.5,
         le=3600,
-        description="A task whose agent is silent for this long is given to another. With less than 4 a short outage "
-        "of the store may look like that",
+        description="Time without a renewal after which a task is requeued, because its agent is assumed to be dead. "
+        "Below 4, a short outage of the store can have the same effect",
     )
     log_retention_seconds: float = Field(
-        86_400, ge=1, le=365 * 86_400, description="How long a worker's log is kept after its end"
+        86_400, ge=1, le=365 * 86_400, description="Time for which a worker's log is kept after the worker's end"
     )
 
     def agent_environment(self) -> dict[str, str]:
@@ -121,7 +124,7 @@ class MetricsSettings(ProcessSettings):
     """Address and port of `/metrics` for a process without an API of its own."""
 
     metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
-    metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 takes a free one and logs it")
+    metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 chooses a free port and logs it")
 
 
 def _text(value: object) -> str:

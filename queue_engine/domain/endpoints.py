@@ -104,7 +104,7 @@ Command = Annotated[str, Field(max_length=32 * 1024), NO_NUL]
 class EndpointConfig:
     """The settings of an endpoint, each defined here once. Sizes in GB, times in seconds."""
 
-    name: Annotated[EndpointName, Setting("1–20 of `[A-Za-z0-9@._-]`, first a letter", renews_workers=False)]
+    name: Annotated[EndpointName, Setting("1–20 of `[A-Za-z0-9@._-]`, beginning with a letter", renews_workers=False)]
     image: Annotated[Image, Setting("Container image", fixed=True)]
     service_mode: Annotated[
         ServiceMode,
@@ -117,16 +117,16 @@ class EndpointConfig:
             option="--mode",
         ),
     ]
-    resources: Annotated[tuple[Resource, ...], Setting("Where workers may run")]
+    resources: Annotated[tuple[Resource, ...], Setting("Regions and GPU types on which workers may run")]
     workers: Annotated[
         int,
         Field(ge=0, le=MAX_WORKERS),
         Setting("Desired number of workers", shown="total_workers", renews_workers=False, for_scripts=True),
     ]
     container_volume_in_gb: Annotated[
-        int, Field(ge=20, le=1_000_000), Setting("Storage of one worker, in GB", option="--volume-gb")
+        int, Field(ge=20, le=1_000_000), Setting("Storage of a worker, in GB", option="--volume-gb")
     ]
-    image_registry: Annotated[Registry | None, Setting("Registry of the image; Docker Hub when absent", fixed=True)] = (
+    image_registry: Annotated[Registry | None, Setting("Registry of the image; Docker Hub by default", fixed=True)] = (
         None
     )
     credential_id: Annotated[
@@ -140,13 +140,15 @@ class EndpointConfig:
     ] = None
     min_single_card_vram_in_gb: Annotated[
         Annotated[int, Field(ge=0, le=1536)] | None,
-        Setting("Least video memory of one GPU, in GB", option="--min-vram-gb"),
+        Setting("Minimum video memory of a GPU, in GB", option="--min-vram-gb"),
     ] = None
     min_single_card_vcpu: Annotated[
-        Annotated[int, Field(ge=0, le=1024)] | None, Setting("Least virtual CPUs for one GPU", option="--min-vcpu")
+        Annotated[int, Field(ge=0, le=1024)] | None,
+        Setting("Minimum number of virtual CPUs for each GPU", option="--min-vcpu"),
     ] = None
     min_single_card_ram_in_gb: Annotated[
-        Annotated[int, Field(ge=0, le=1536)] | None, Setting("Least memory for one GPU, in GB", option="--min-ram-gb")
+        Annotated[int, Field(ge=0, le=1536)] | None,
+        Setting("Minimum memory for each GPU, in GB", option="--min-ram-gb"),
     ] = None
     initialization_command: Annotated[
         Command | None, Setting("The command to run in the container", option="--command")
@@ -156,7 +158,7 @@ class EndpointConfig:
     plain_variables: Annotated[
         frozenset[str],
         Setting(
-            "Environment variables of the container, all of them; their values are encrypted at rest and never shown",
+            "All environment variables of the container. Their values are encrypted at rest and never returned",
             asked="environment_vars",
             also_asked="envVars",
         ),
@@ -165,14 +167,14 @@ class EndpointConfig:
     expose: Annotated[Expose | None, Setting("The port on which the container listens")] = None
     webhook: Annotated[
         str | None,
-        Setting("URL that every change of a worker's status is POSTed to", renews_workers=False, for_scripts=True),
+        Setting("URL to which each change of a worker's status is POSTed", renews_workers=False, for_scripts=True),
     ] = None
-    concurrency: Annotated[int, Field(ge=1, le=1000), Setting("Tasks that one worker runs at once")] = (
+    concurrency: Annotated[int, Field(ge=1, le=1000), Setting("Maximum number of concurrent tasks of a worker")] = (
         DEFAULT_CONCURRENCY
     )
     execution_timeout_seconds: Annotated[
         ExecutionTimeout,
-        Setting("How long one attempt of a task may take", renews_workers=False, for_scripts=True, stored="timeout"),
+        Setting("Time limit of an attempt, in seconds", renews_workers=False, for_scripts=True, stored="timeout"),
     ] = 3600
     max_attempts: Annotated[
         int,
@@ -183,7 +185,7 @@ class EndpointConfig:
         int,
         Field(ge=1, le=100_000_000),
         Setting(
-            "Tasks that may wait; more are refused with 429",
+            "Maximum number of waiting tasks; further tasks are refused with 429",
             renews_workers=False,
             for_scripts=True,
             stored="max_queued",
@@ -192,12 +194,17 @@ class EndpointConfig:
     result_retention_seconds: Annotated[
         int,
         Field(ge=1, le=MAX_RETENTION_SECONDS),
-        Setting("How long an ended task is kept", renews_workers=False, for_scripts=True, stored="retention"),
+        Setting(
+            "Time for which an ended task is kept, in seconds",
+            renews_workers=False,
+            for_scripts=True,
+            stored="retention",
+        ),
     ] = 86_400
     queue_ttl_seconds: Annotated[
         QueueTtl | None,
         Setting(
-            "How long a task may wait before it ends as expired; without limit when absent",
+            "Time limit of waiting, in seconds, after which a task ends as expired; none by default",
             renews_workers=False,
             for_scripts=True,
             stored="queue_ttl",
@@ -206,8 +213,8 @@ class EndpointConfig:
     cancel_uri: Annotated[
         ContainerPath | None,
         Setting(
-            "Path of the container that is called when an attempt is given up while its call runs: cancelled, timed "
-            "out, released by a drain, or taken over; when absent, the call is only closed",
+            "Path of the container that is called when a running attempt is given up: cancelled, timed out, released "
+            "by a drain, or taken over. Without it, only the connection is closed",
             renews_workers=False,
             for_scripts=True,
         ),
@@ -215,8 +222,8 @@ class EndpointConfig:
     ready_path: Annotated[
         ContainerPath | None,
         Setting(
-            "Path on the exposed port; a worker is RUNNING while GET of it responds 2xx. When absent: while the port "
-            "accepts connections"
+            "Path on the exposed port. A worker is RUNNING while a GET request to it gets a 2xx response. Without it, "
+            "while the port accepts connections"
         ),
     ] = None
     start_timeout_seconds: Annotated[
@@ -228,8 +235,8 @@ class EndpointConfig:
         float,
         Field(ge=0, le=MAX_BUSY_SECONDS, allow_inf_nan=False),
         Setting(
-            "Seconds for which a task may meet only 429, 503 and refused connections in a row before that counts as an "
-            "attempt",
+            "Time for which consecutive tries of a task may get 429, 503 or a refused connection before they count as "
+            "an attempt, in seconds",
             renews_workers=False,
             for_scripts=True,
             stored="max_busy",
@@ -242,7 +249,7 @@ class EndpointConfig:
     retry_delays_seconds: Annotated[
         tuple[float, ...],
         Setting(
-            "Seconds to wait after each attempt, ± 20 %; the last one repeats",
+            "Delays after each attempt in seconds, ± 20 %; the last delay repeats",
             renews_workers=False,
             for_scripts=True,
             stored="retry_delays",

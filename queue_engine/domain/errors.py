@@ -45,7 +45,7 @@ class Resource(StrEnum):
 
 
 class NotFound(EngineError):
-    """The thing does not exist for this caller. Says the same for another tenant's."""
+    """The resource does not exist, or it belongs to another tenant."""
 
     def __init__(self, resource: Resource) -> None:
         super().__init__(f"{resource.value} not found")
@@ -53,7 +53,7 @@ class NotFound(EngineError):
 
 
 class StateConflict(EngineError):
-    """The state of the thing forbids the request."""
+    """The state of the resource does not allow the request."""
 
 
 class EndpointClosed(EngineError):
@@ -61,7 +61,7 @@ class EndpointClosed(EngineError):
 
 
 class TooManyRequests(EngineError):
-    """The caller, or the queue, has reached a limit.
+    """The rate limit, or the limit of waiting tasks, is reached.
 
     `scope` is the limit's name in the metrics; `retry_after_seconds` is at least 1.
     """
@@ -73,7 +73,7 @@ class TooManyRequests(EngineError):
 
 
 class StoreUnavailable(EngineError):
-    """Redis cannot be reached or refuses writes. Nothing was half-written."""
+    """The store cannot be reached or refuses writes. No change was made in part."""
 
     def __init__(self, reason: str, *, retry_after_seconds: int = 1) -> None:
         super().__init__(f"the store is unavailable: {reason}")

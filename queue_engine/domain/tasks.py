@@ -135,12 +135,12 @@ class TaskSpec:
 
     worker_port: Annotated[
         Port,
-        TaskField("Port of the container that the task is posted to", stored="port", option="--port", is_shown=False),
+        TaskField("Port of the container to which the task is POSTed", stored="port", option="--port", is_shown=False),
     ]
     process_uri: Annotated[
         ContainerPath,
         TaskField(
-            "Path that the task is posted to; a leading slash is added, and one at the end is kept",
+            "Path to which the task is POSTed; a leading slash is added, a trailing slash is kept",
             stored="uri",
             option="--path",
             is_shown=False,
@@ -155,14 +155,12 @@ class TaskSpec:
             is_shown=False,
         ),
     ] = field(default_factory=dict, repr=False)
-    webhook: Annotated[str | None, TaskField("URL that the result is POSTed to")] = None
+    webhook: Annotated[str | None, TaskField("URL to which the result is POSTed")] = None
     webhook_destination: str | None = None
     """`scheme://host:port` of the webhook."""
     webhook_auth_key: Annotated[
         AuthKey | None,
-        TaskField(
-            "Sent to the webhook as `X-API-Key`; never shown again", stored="auth_key", secret=True, is_shown=False
-        ),
+        TaskField("Sent to the webhook as `X-API-Key`; never returned", stored="auth_key", secret=True, is_shown=False),
     ] = field(default=None, repr=False)
     traceparent: str | None = None
 
@@ -185,7 +183,7 @@ class NewTask:
     timeout_seconds: Annotated[
         ExecutionTimeout | None,
         TaskField(
-            "How long one attempt may take, in seconds; as the endpoint has it when absent",
+            "Time limit of an attempt, in seconds; the endpoint's setting by default",
             asked="execution_timeout_seconds",
             option="--execution-timeout",
         ),
@@ -193,7 +191,7 @@ class NewTask:
     queue_ttl_seconds: Annotated[
         QueueTtl | None,
         TaskField(
-            "How long it may wait before it ends as expired, in seconds; as the endpoint has it when absent",
+            "Time limit of waiting, in seconds, after which it ends as expired; the endpoint's setting by default",
             option="--queue-ttl",
         ),
     ] = None
