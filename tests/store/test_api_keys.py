@@ -6,7 +6,7 @@ from tests.store.bench import TENANT
 from tests.store.probe import Probe
 
 
-async def test_a_key_tells_its_tenant(store: Store) -> None:
+async def test_a_valid_key_has_a_tenant(store: Store) -> None:
     key = new_api_key()
     recorded = await store.api_keys.put(key, tenant=TENANT, name="laptop")
     assert recorded is not None
@@ -14,12 +14,12 @@ async def test_a_key_tells_its_tenant(store: Store) -> None:
     assert await store.api_keys.tenant_of(hash_of(key)) == TENANT
 
 
-async def test_an_unknown_key_tells_nothing(store: Store) -> None:
+async def test_an_unknown_key_has_no_tenant(store: Store) -> None:
     assert await store.api_keys.tenant_of(hash_of("qe_unknown")) is None
     assert await store.api_keys.tenant_of("") is None
 
 
-async def test_a_revoked_key_tells_nothing_and_the_others_stay(store: Store, probe: Probe) -> None:
+async def test_a_revoked_key_has_no_tenant_and_other_keys_stay_valid(store: Store, probe: Probe) -> None:
     keys = [new_api_key() for _ in range(3)]
     for number, key in enumerate(keys):
         await store.api_keys.put(key, tenant=f"tenant{number}", name="")
@@ -30,7 +30,7 @@ async def test_a_revoked_key_tells_nothing_and_the_others_stay(store: Store, pro
     assert not [name for name in await probe.keys() if hash_of(keys[1]) in name]
 
 
-async def test_revoking_what_is_not_there_revokes_nothing(store: Store) -> None:
+async def test_revoking_an_unknown_key_revokes_no_key(store: Store) -> None:
     await store.api_keys.put("qe_key", tenant=TENANT, name="")
     assert await store.api_keys.revoke("zz") == []
     assert await store.api_keys.tenant_of(hash_of("qe_key")) == TENANT
@@ -56,7 +56,7 @@ async def test_a_revoked_key_stays_revoked(store: Store) -> None:
     assert await store.api_keys.all() == []
 
 
-async def test_the_first_key_says_when_it_is_revoked_or_anothers(store: Store) -> None:
+async def test_the_first_key_is_refused_with_a_reason_when_revoked_or_of_another_tenant(store: Store) -> None:
     assert await store.api_keys.put_first("qe_first") is None
     assert await store.api_keys.put_first("qe_first") is None
     await store.api_keys.revoke(hash_of("qe_first"))

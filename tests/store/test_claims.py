@@ -94,7 +94,9 @@ async def test_an_entry_without_a_task_starts_nothing_and_goes(bench: Bench) -> 
 
 
 @pytest.mark.parametrize("garbage", [("x", "y"), ("t", b"\xff\xfe"), ("t", "a:b"), ("t", "")])
-async def test_garbage_in_a_queue_stops_nobody_and_goes(bench: Bench, garbage: tuple[str, str | bytes]) -> None:
+async def test_invalid_queue_entries_are_removed_and_block_no_agent(
+    bench: Bench, garbage: tuple[str, str | bytes]
+) -> None:
     agent = bench.agent()
     await bench.probe.ask("XADD", bench.keys.queue, "*", *garbage)
     await bench.submit("t1")
@@ -105,7 +107,9 @@ async def test_garbage_in_a_queue_stops_nobody_and_goes(bench: Bench, garbage: t
 
 
 @pytest.mark.parametrize("garbage", [("x", "y"), ("t", b"\xff\xfe")])
-async def test_garbage_that_a_dead_agent_read_stops_no_heir(bench: Bench, garbage: tuple[str, str | bytes]) -> None:
+async def test_invalid_entries_of_a_dead_agent_block_no_other_agent(
+    bench: Bench, garbage: tuple[str, str | bytes]
+) -> None:
     await bench.probe.ask("XADD", bench.keys.queue, "*", *garbage)
     await bench.submit("t1")
     await bench.agent("dead").claim(10, block_ms=1)
@@ -152,7 +156,7 @@ async def test_the_task_of_an_unknown_lease_is_gone(bench: Bench) -> None:
     assert await bench.probe.scores(bench.partition.leases) == {}
 
 
-async def test_one_heartbeat_answers_each_task_by_itself(bench: Bench) -> None:
+async def test_a_heartbeat_returns_a_result_for_each_task(bench: Bench) -> None:
     agent, other = bench.agent("a1"), bench.agent("a2")
     fine = await bench.submit_and_start("t1", agent)
     fenced = await bench.submit_and_start("t2", agent)
@@ -167,7 +171,7 @@ async def test_one_heartbeat_answers_each_task_by_itself(bench: Bench) -> None:
     assert words == [Renewal.OK, Renewal.FENCED, Renewal.GONE, Renewal.READOPTED]
 
 
-async def test_a_lost_task_that_nobody_has_started_again_is_readopted(bench: Bench) -> None:
+async def test_a_lost_task_that_no_agent_has_started_again_is_readopted(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.lose("t1")
@@ -242,7 +246,7 @@ async def test_a_failure_records_its_reason(bench: Bench, state: TaskState) -> N
     assert (task.output, task.error) == (None, "the container answered 500: \ufffd")
 
 
-async def test_an_error_that_is_no_text_is_recorded_all_the_same(bench: Bench) -> None:
+async def test_an_error_with_invalid_text_is_recorded(bench: Bench) -> None:
     assert (await bench.finish("t1", outcome=Failed("bad \ud800 text"))).error == "bad ? text"
 
 
@@ -284,7 +288,7 @@ async def test_the_result_of_an_attempt_is_refused_once_another_has_begun(bench:
     assert (await bench.task("t1")).output == b'"new"'
 
 
-async def test_a_result_is_taken_when_the_lease_has_run_out_and_nobody_noticed(bench: Bench) -> None:
+async def test_a_result_is_accepted_when_the_lease_has_expired_before_the_sweep(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.run_out("t1")
@@ -296,7 +300,7 @@ async def test_a_result_is_taken_when_the_lease_has_run_out_and_nobody_noticed(b
     ("outcome", "state"),
     [(Succeeded(b"1"), "succeeded"), (Failed("no"), "failed"), (TryAgain("busy", 60), "scheduled")],
 )
-async def test_a_result_is_taken_when_the_task_is_back_in_the_queue_and_nobody_has_started_it(
+async def test_a_result_is_accepted_when_the_task_was_requeued_and_not_started(
     bench: Bench, outcome: Outcome, state: str
 ) -> None:
     agent, other = bench.agent("a1"), bench.agent("a2")
@@ -312,7 +316,7 @@ async def test_a_result_is_taken_when_the_task_is_back_in_the_queue_and_nobody_h
     assert (await bench.settle(agent, started, outcome)).word == "ALREADY"
 
 
-async def test_the_result_for_a_task_that_is_gone_is_refused(bench: Bench) -> None:
+async def test_the_result_of_a_removed_task_is_refused(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.settle(agent, started, Succeeded(b"1"))
@@ -362,7 +366,7 @@ async def test_a_task_whose_wait_is_over_is_started_again(bench: Bench) -> None:
     assert (await bench.settle(agent, started, Succeeded(b'"old"'))).word == "FENCED"
 
 
-async def test_a_putting_off_that_is_repeated_changes_nothing(bench: Bench) -> None:
+async def test_a_repeated_retry_changes_nothing(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.settle(agent, started, TryAgain("busy", 60.0))
@@ -511,7 +515,7 @@ async def test_a_blocked_read_ends_when_a_task_comes(bench: Bench) -> None:
     assert [entry.task_id for entry in await asyncio.wait_for(reading, 4)] == ["t1"]
 
 
-async def test_what_a_dead_agent_read_is_taken_over(bench: Bench) -> None:
+async def test_entries_of_a_dead_agent_are_claimed_by_another(bench: Bench) -> None:
     await bench.submit("t1")
     await bench.agent("dead").claim(1, block_ms=1)
     heir = bench.agent("heir")
@@ -520,7 +524,7 @@ async def test_what_a_dead_agent_read_is_taken_over(bench: Bench) -> None:
     assert await heir.start(entry, address="x:1") is not None
 
 
-async def test_what_a_living_agent_has_just_read_is_left_to_it(bench: Bench) -> None:
+async def test_entries_of_a_living_agent_are_not_claimed_by_another(bench: Bench) -> None:
     await bench.submit("t1")
     await bench.agent("living").claim(1, block_ms=1)
     assert await bench.agent("heir").claim_abandoned(10, idle_ms=60_000) == []

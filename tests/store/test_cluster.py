@@ -122,7 +122,7 @@ async def test_a_read_that_waits_follows_its_queue(setup: ClusterSetup, bench: B
     assert found == ["t1"]
 
 
-async def test_a_node_that_is_frozen_holds_up_no_other(setup: ClusterSetup, bench: Bench) -> None:
+async def test_a_frozen_node_does_not_block_other_nodes(setup: ClusterSetup, bench: Bench) -> None:
     ids = [(await bench.store.endpoints.create(TENANT, config(name=f"e{n}"))).endpoint_id for n in range(16)]
     bench.endpoint_ids += ids
     benches = [Bench(bench.store, one, bench.probe) for one in ids]
@@ -147,7 +147,7 @@ async def test_a_node_that_is_frozen_holds_up_no_other(setup: ClusterSetup, benc
     assert await bench.submit("t2") in (Submission.ACCEPTED, Submission.DUPLICATE)
 
 
-async def test_deliveries_are_adopted_from_the_nodes_that_answer(setup: ClusterSetup, bench: Bench) -> None:
+async def test_deliveries_are_adopted_from_the_nodes_that_respond(setup: ClusterSetup, bench: Bench) -> None:
     ids = [(await bench.store.endpoints.create(TENANT, config(name=f"e{n}"))).endpoint_id for n in range(16)]
     bench.endpoint_ids += ids
     benches = [Bench(bench.store, one, bench.probe) for one in ids]

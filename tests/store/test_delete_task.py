@@ -51,12 +51,12 @@ async def test_a_task_that_has_not_ended_stays(bench: Bench, state: str) -> None
     assert await bench.task("t1") == before
 
 
-async def test_one_that_is_gone_is_gone(bench: Bench) -> None:
+async def test_deleting_a_missing_task_reports_it_as_gone(bench: Bench) -> None:
     await bench.finish("t1")
     assert [await delete(bench), await delete(bench)] == [Deletion.DELETED, Deletion.NOT_FOUND]
 
 
-async def test_an_agent_that_comes_late_finds_nothing(bench: Bench) -> None:
+async def test_a_late_result_for_a_deleted_task_is_refused(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.lose("t1", max_lost=0)

@@ -63,14 +63,14 @@ async def test_an_open_delivery_has_all_that_an_attempt_needs(bench: Bench) -> N
     assert (body["status"], body["success"], body["retry_count"]) == ("Success", True, 1)
 
 
-async def test_a_failed_tasks_webhook_is_told_why(bench: Bench) -> None:
+async def test_a_failed_task_is_delivered_with_its_error(bench: Bench) -> None:
     await bench.finish("t1", outcome=Failed("no answer", TaskState.TIMED_OUT), webhook=True)
     body = await _body(bench)
     assert (body["status"], body["success"], body["failed_reason"]) == ("Failed", False, "no answer")
     assert "result" not in body
 
 
-async def test_a_dead_tasks_webhook_is_told_why(bench: Bench) -> None:
+async def test_a_dead_task_is_delivered_with_its_error(bench: Bench) -> None:
     await bench.submit_and_start("t1", spec=spec(webhook=True))
     await bench.lose("t1", max_lost=0)
     assert str((await _body(bench))["failed_reason"]).startswith("the worker was lost 1 times while it ran the task")
@@ -492,7 +492,7 @@ async def test_what_a_process_holds_is_not_given_out_to_it_again(bench: Bench) -
     assert (await outbox.settle(first, answer(), DELIVERED, at_ms=1)).accepted
 
 
-async def test_of_several_heirs_one_adopts(bench: Bench) -> None:
+async def test_each_delivery_of_a_dead_process_is_adopted_once(bench: Bench) -> None:
     dead = await bench.outbox("dead")
     heirs = [await bench.outbox(f"heir{number}") for number in range(4)]
     for number in range(5):
@@ -515,7 +515,7 @@ async def test_many_deliveries_of_the_dead_are_adopted_round_by_round(bench: Ben
     assert len({entry.delivery_id for entries in rounds for entry in entries}) == 5
 
 
-async def test_an_heir_that_dies_too_is_inherited_from(bench: Bench) -> None:
+async def test_deliveries_are_adopted_again_when_the_adopting_process_dies(bench: Bench) -> None:
     first, second, third = [await bench.outbox(name) for name in ("first", "second", "third")]
     await bench.finish("t1", webhook=True)
     await _read_one(first)
@@ -603,7 +603,9 @@ async def test_a_wait_without_its_delivery_ends(bench: Bench) -> None:
 @pytest.mark.parametrize(
     "garbage", [("x", "y"), ("d", b"\xff\xfe"), ("d", "no colons"), ("d", "a:b:c:d:e"), ("d", ""), ("h", b"\xff")]
 )
-async def test_garbage_in_the_outbox_stops_nobody_and_goes(bench: Bench, garbage: tuple[str, str | bytes]) -> None:
+async def test_invalid_outbox_entries_are_removed_and_block_no_delivery(
+    bench: Bench, garbage: tuple[str, str | bytes]
+) -> None:
     await bench.probe.ask("XADD", bench.partition.outbox, "*", *garbage)
     await bench.finish("t1", webhook=True)
     outbox = await bench.outbox()

@@ -64,7 +64,7 @@ async def bench_of(store: Store) -> Bench:
     return Bench(store, endpoint.endpoint_id, Probe(store.redis), [endpoint.endpoint_id])
 
 
-async def test_the_default_waits_for_nobody(opened: Open, setup: SentinelSetup) -> None:
+async def test_the_default_durability_waits_for_no_replica(opened: Open, setup: SentinelSetup) -> None:
     bench = await bench_of(opened("store"))
     for replica in setup.servers[1:]:
         replica.pause()
@@ -131,7 +131,7 @@ async def test_a_result_is_kept_and_offered_again_until_a_replica_has_it(opened:
     assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "ALREADY"
 
 
-async def test_what_promises_nothing_does_not_wait(opened: Open, setup: SentinelSetup) -> None:
+async def test_scripts_that_are_not_durable_do_not_wait(opened: Open, setup: SentinelSetup) -> None:
     """Claims, heartbeats and reads continue while no replica responds, also beside durable writes that wait."""
     bench = await bench_of(opened("replica", 2.0))
     agent = bench.agent()

@@ -69,7 +69,7 @@ async def test_a_task_is_kept_while_its_delivery_goes_on(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(b"1"), TOO_LARGE_TO_JOIN])
-async def test_a_task_that_is_kept_does_not_expire_meanwhile(bench: Bench, outcome: Succeeded) -> None:
+async def test_a_kept_task_does_not_expire_during_its_delivery(bench: Bench, outcome: Succeeded) -> None:
     await bench.finish("t1", outcome=outcome, webhook=True)
     names = await bench.data_keys("t1")
     for key in names:
@@ -165,7 +165,7 @@ async def test_after_a_step_back_of_the_clock_nothing_goes_too_early_or_is_stuck
     assert "stepped:success" not in await bench.probe.hash(bench.keys.counts)
 
 
-async def test_a_clock_that_steps_back_twice_does_not_keep_tasks_for_ever(bench: Bench) -> None:
+async def test_a_clock_that_steps_back_twice_does_not_keep_tasks_forever(bench: Bench) -> None:
     await bench.finish("t1")
     later = await bench.probe.now_ms() + 3_600_000
     await _restamp(bench, [later + 1])

@@ -66,7 +66,7 @@ async def test_an_endpoint_has_a_ttl_for_all_its_tasks(bench: Bench) -> None:
     assert [(await bench.task(name)).queue_ttl_seconds for name in ("t1", "t2")] == [7, 60]
 
 
-async def test_without_a_ttl_a_task_waits_for_ever(bench: Bench) -> None:
+async def test_without_a_ttl_a_task_waits_forever(bench: Bench) -> None:
     await bench.submit("t1")
     assert (await bench.task("t1")).queue_ttl_seconds is None
     assert await bench.probe.scores(bench.partition.deadlines) == {}

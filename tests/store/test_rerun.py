@@ -76,7 +76,7 @@ async def test_a_task_that_has_not_ended_does_not(bench: Bench, state: str) -> N
     assert (await bench.task("t1")).state == state
 
 
-async def test_budgets_begin_anew(bench: Bench) -> None:
+async def test_budgets_are_reset_by_a_rerun(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.settle(agent, started, TryAgain("broke", 0, AttemptOutcome.CONNECTION_LOST))

@@ -42,7 +42,7 @@ async def _secret_bench(store: Store, probe: Probe) -> Bench:
     return Bench(store, endpoint.endpoint_id, probe, [endpoint.endpoint_id])
 
 
-async def test_everything_is_sealed_anew_and_says_the_same(
+async def test_all_secrets_are_resealed_without_a_change(
     store: Store, rotated: Store, later: Store, probe: Probe
 ) -> None:
     await store.prepare()
@@ -78,7 +78,7 @@ async def test_everything_is_sealed_anew_and_says_the_same(
     assert (await bench.settle(bench.agent(), running, Succeeded(b"1"))).word == "OK"
 
 
-async def test_what_is_cancelled_or_runs_again_is_sealed_anew_too(
+async def test_secrets_of_cancelled_and_rerun_tasks_are_resealed(
     store: Store, rotated: Store, later: Store, probe: Probe
 ) -> None:
     await store.prepare()
@@ -123,7 +123,7 @@ async def test_a_second_rotation_changes_nothing(store: Store, rotated: Store, p
     assert (await probe.snapshot()).contents == before
 
 
-async def test_more_tasks_than_one_chunk_are_sealed_anew_with_their_retention(
+async def test_more_tasks_than_one_chunk_are_resealed_and_keep_their_retention(
     store: Store, rotated: Store, later: Store, probe: Probe
 ) -> None:
     bench = await _secret_bench(store, probe)
@@ -143,7 +143,7 @@ async def test_more_tasks_than_one_chunk_are_sealed_anew_with_their_retention(
         assert (task.spec, task.input) == (SECRETS, b"%d" % number)
 
 
-async def test_a_secret_that_nobody_can_open_is_named_and_stays(store: Store, rotated: Store, probe: Probe) -> None:
+async def test_a_secret_that_no_key_opens_is_named_and_kept(store: Store, rotated: Store, probe: Probe) -> None:
     stranger = Store(store.url, Sealer(bytes(32)), partitions=store.partitions.count)
     lost = await _secret_bench(stranger, probe)
     await lost.submit("t1", spec=SECRETS)
@@ -165,7 +165,7 @@ async def test_a_secret_that_nobody_can_open_is_named_and_stays(store: Store, ro
 
 
 @pytest.mark.parametrize(("times", "complete"), [(1, True), (MAX_ROUNDS + 1, False)], ids=["once", "again and again"])
-async def test_what_another_process_seals_meanwhile_is_found_by_the_next_round(
+async def test_a_secret_sealed_with_the_old_key_during_a_round_is_found_by_the_next(
     store: Store, rotated: Store, probe: Probe, store_server: StoreServer, times: int, complete: bool
 ) -> None:
     """A process with the old key changes a credential after a round has checked the credentials."""
@@ -249,7 +249,7 @@ async def test_an_agent_with_only_the_old_key_is_told_so(store: Store, rotated: 
         agent.open(await bench.start(agent))
 
 
-async def test_tasks_that_are_gone_are_passed_over(store: Store, rotated: Store, probe: Probe) -> None:
+async def test_removed_tasks_are_skipped(store: Store, rotated: Store, probe: Probe) -> None:
     bench = await _secret_bench(store, probe)
     await bench.submit("t1", spec=SECRETS)
     await bench.submit("t2", spec=SECRETS)

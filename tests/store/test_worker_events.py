@@ -75,7 +75,7 @@ async def events(bench: Bench) -> int:
 # Changes that are events
 
 
-async def test_every_change_of_status_is_told_once_in_order(told: Bench) -> None:
+async def test_every_change_of_status_is_delivered_once_in_order(told: Bench) -> None:
     outbox = await told.outbox()
     await put(told)
     await put(told)
@@ -271,7 +271,7 @@ async def test_an_old_entry_of_an_event_opens_nothing(told: Bench) -> None:
     assert await outbox.open(entry) is None
 
 
-async def test_a_deleted_endpoint_stays_until_its_events_are_told(told: Bench) -> None:
+async def test_a_deleted_endpoint_stays_until_its_events_are_delivered(told: Bench) -> None:
     outbox = await told.outbox()
     await put(told)
     await told.store.endpoints.set_desired_state(told.endpoint_id, TENANT, DesiredState.DELETED)
@@ -286,7 +286,7 @@ async def test_a_deleted_endpoint_stays_until_its_events_are_told(told: Bench) -
     told.endpoint_ids.remove(told.endpoint_id)
 
 
-async def test_of_a_worker_that_crashes_for_ever_so_many_events_wait(told: Bench) -> None:
+async def test_waiting_events_of_a_crashing_worker_are_limited(told: Bench) -> None:
     """The webhook accepts none. The first event, which may be in delivery, and the latest events are kept."""
     await put(told)
     for _ in range(MAX_EVENTS):

@@ -48,7 +48,7 @@ async def test_no_worker_is_recorded_for_an_endpoint_that_is_not_there(bench: Be
     assert await bench.probe.keys() == before
 
 
-async def test_a_report_is_answered_with_what_the_endpoint_is_wanted_to_be(bench: Bench) -> None:
+async def test_a_report_returns_the_desired_state_of_the_endpoint(bench: Bench) -> None:
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
     for wanted in (DesiredState.STOPPED, DesiredState.RUNNING, DesiredState.DELETED):
         await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, wanted)
@@ -114,7 +114,7 @@ async def test_a_worker_that_is_not_there_is_not_started(bench: Bench) -> None:
     assert await bench.probe.keys() == before
 
 
-async def test_a_word_on_an_unknown_worker_records_nothing(bench: Bench) -> None:
+async def test_a_status_of_an_unknown_worker_is_not_recorded(bench: Bench) -> None:
     await _mark(bench, "w1", WorkerStatus.FAILED)
     assert await bench.store.workers.of_endpoint(bench.endpoint_id) == []
 
