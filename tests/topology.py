@@ -1,7 +1,7 @@
 """Real stores of several servers: a master with replicas and sentinels, and a cluster.
 
-Both keep their ports while servers are killed and started again. Nothing here is asynchronous: an asynchronous test
-runs what takes long, like `migrate_slot`, in a thread.
+Both keep their ports while servers are killed and started again. All functions are synchronous: an asynchronous test
+runs long ones, like `migrate_slot`, in a thread.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _QUICK_REPLICATION = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-pe
 
 
 class SentinelServer(StoreServer):
-    """One sentinel. Its configuration file is written at the first start; the sentinel itself keeps it up to date."""
+    """A sentinel. Its configuration file is written at the first start; the sentinel itself keeps it up to date."""
 
     def __init__(self, binary: Path, directory: Path, *, config: str) -> None:
         super().__init__(binary, directory)
@@ -259,12 +259,12 @@ class ClusterSetup:
         return node
 
     def slot_of(self, key: str) -> int:
-        """The slot of a key."""
+        """Return the slot of a key."""
         with client_of(self.masters[0].port) as client:
             return int(client.execute_command("CLUSTER KEYSLOT", key))
 
     def owner_of(self, key: str) -> StoreServer:
-        """The master that has this key's slot."""
+        """Return the master that has this key's slot."""
         return self.owner(self.slot_of(key))
 
     def kill_master(self, index: int = 0) -> StoreServer:
@@ -317,7 +317,7 @@ class ClusterSetup:
                     client.execute_command("CLUSTER SETSLOT", slot, "NODE", _id_of(to))
 
     def migrate_slot(self, slot: int, to: StoreServer | None = None) -> StoreServer:
-        """Move a slot with its data, key by key, while everything runs; to the next master when not told."""
+        """Move a slot with its data, key by key, during operation; by default to the next master."""
         source = self.owner(slot)
         target = to or next(node for node in self.masters if node is not source)
         with self.migrating(slot, target):
@@ -411,7 +411,7 @@ def client_of(port: int, *, timeout: float = 10.0) -> Iterator[Any]:
 
 
 def _role(server: StoreServer) -> str:
-    """`master` or `slave`; nothing when it does not answer."""
+    """Return `master` or `slave`; an empty text when the server does not respond."""
     try:
         with client_of(server.port, timeout=2.0) as client:
             return str(client.info("replication")["role"])
@@ -420,7 +420,7 @@ def _role(server: StoreServer) -> str:
 
 
 def _follows(server: StoreServer, master: StoreServer) -> bool:
-    """Whether a server is a replica of this master, and both say that it has the master's data."""
+    """Return True if a server is a replica of this master, and both report that it has the master's data."""
     with client_of(server.port) as replica, client_of(master.port) as client:
         own, facts = replica.info("replication"), client.info("replication")
     listed = [value for name, value in facts.items() if name.startswith("slave") and isinstance(value, dict)]
@@ -437,14 +437,14 @@ def _id_of(node: StoreServer) -> str:
 
 
 def _view(node: StoreServer) -> dict[str, dict[str, Any]]:
-    """What a node knows of all nodes, by address."""
+    """Return a node's view of all nodes, by address."""
     with client_of(node.port) as client:
         view: dict[str, dict[str, Any]] = client.execute_command("CLUSTER NODES")
     return view
 
 
 def _slots(view: dict[str, dict[str, Any]], node_id: str) -> set[int]:
-    """The slots that a node has in a view."""
+    """Return the slots that a node has in a view."""
     found: set[int] = set()
     for one in view.values():
         if one["node_id"] == node_id:
@@ -454,7 +454,7 @@ def _slots(view: dict[str, dict[str, Any]], node_id: str) -> set[int]:
 
 
 def _flags_agree(view: dict[str, dict[str, Any]], masters: Sequence[StoreServer]) -> bool:
-    """Whether a view has no failing node, and the same masters."""
+    """Return True if a view has no failing node and the same masters."""
     flags = {address: one["flags"].split(",") for address, one in view.items()}
     named = {int(address.rpartition(":")[2]) for address, words in flags.items() if "master" in words}
     failing = any("fail" in words or "fail?" in words for words in flags.values())
