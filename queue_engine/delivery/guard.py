@@ -17,8 +17,9 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from queue_engine import __version__
+from queue_engine.net.bad_responses import MAX_HEAD_BYTES
 from queue_engine.net.error_types import BlockedAddress
-from queue_engine.net.http_client import MAX_HEAD_BYTES, ResponseConnector, checked_sockets
+from queue_engine.net.http_client import ResponseConnector, checked_sockets
 from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.webhook_urls import (
     AddressPolicy,

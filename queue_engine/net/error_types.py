@@ -1,6 +1,6 @@
 """The error type of a failed HTTP call: a word of a closed set, and a short description for users.
 
-Both are derived from the exceptions of aiohttp and of the operating system.
+Both are derived from CallError, and from the exceptions of aiohttp and of the operating system.
 """
 
 from __future__ import annotations
@@ -41,6 +41,14 @@ ERROR_TYPES = frozenset(
 
 class BlockedAddress(OSError):
     """The guard refuses the address. No request was sent to it."""
+
+
+class CallError(Exception):
+    """A call over a connection of the engine's own failed. Its text is the problem in a few words."""
+
+    def __init__(self, error_type: str, problem: str = "") -> None:
+        super().__init__(problem or _PROBLEMS[error_type])
+        self.error_type = error_type
 
 
 class BadResponse(aiohttp.ClientError):
@@ -91,6 +99,9 @@ _PROBLEMS = {
     INVALID_REQUEST: "the URL or a header of the request cannot be sent",
     INTERNAL: "an internal error",
 }
+CLOSED_WITHOUT_RESPONSE = "it was closed without a response"
+CLOSED_IN_HEAD = "it was closed within the response's headers"
+CLOSED_IN_BODY = "it was closed within the body"
 _BODY_CUT = re.compile(r"received ([0-9]+) of ([0-9]+) bytes")
 
 
@@ -100,6 +111,8 @@ def error_type_of(error: BaseException) -> str:
     `connect_refused`, `connect_timeout` and `dns_error` mean that no connection was made, so no part of the request can
     have arrived.
     """
+    if isinstance(error, CallError):
+        return error.error_type
     chain = list(_causes(error))
     if any(isinstance(link, BlockedAddress) for link in chain):
         return BLOCKED_ADDRESS
@@ -113,7 +126,7 @@ def problem_of(error: BaseException) -> str:
     """Return the problem in a few words of one line, without Python's notation and without an address."""
     error_type = error_type_of(error)
     chain = list(_causes(error))
-    if isinstance(chain[0], BadResponse | BlockedAddress):
+    if isinstance(chain[0], CallError | BadResponse | BlockedAddress):
         return str(chain[0])
     if error_type == RESET:
         return _how_it_broke(chain)
@@ -123,16 +136,29 @@ def problem_of(error: BaseException) -> str:
     return _PROBLEMS[error_type]
 
 
+def closed_after(received: int, length: int) -> str:
+    """Return the problem of a body that ended before the length that its headers say."""
+    return f"it was closed after {received} of {length} bytes of the body"
+
+
+def not_connected(error: OSError) -> CallError:
+    """Return the error of a call for which no connection was made, because of `error`."""
+    error_type = _type_of_connecting(error)
+    if error_type in (CONNECT_REFUSED, INTERNAL) and error.errno:
+        return CallError(error_type, os.strerror(error.errno))
+    return CallError(error_type)
+
+
 def _how_it_broke(chain: list[BaseException]) -> str:
     disconnected = next((link for link in chain if isinstance(link, aiohttp.ServerDisconnectedError)), None)
     if disconnected is not None:
         no_response = isinstance(disconnected.message, str)  # otherwise it is the received part of the head
-        return "it was closed without a response" if no_response else "it was closed within the response's headers"
+        return CLOSED_WITHOUT_RESPONSE if no_response else CLOSED_IN_HEAD
     for link in chain:
         if cut := _BODY_CUT.search(str(link)):
-            return f"it was closed after {cut[1]} of {cut[2]} bytes of the body"
+            return closed_after(int(cut[1]), int(cut[2]))
     if any(isinstance(link, HttpProcessingError) for link in chain):
-        return "it was closed within the body"
+        return CLOSED_IN_BODY
     return _PROBLEMS[RESET]
 
 
@@ -159,6 +185,10 @@ def _connect_error_type(error: aiohttp.ClientConnectorError, chain: list[BaseExc
         return CONNECT_REFUSED
     if isinstance(reason, ConnectionResetError | ConnectionAbortedError) and error._conn_key.is_ssl:
         return TLS_ERROR  # a reset happens after the TCP connection was made, so during the TLS handshake
+    return _type_of_connecting(reason)
+
+
+def _type_of_connecting(reason: OSError) -> str:
     if isinstance(reason, ssl.SSLError | ssl.CertificateError | socket.gaierror | ConnectionError):
         return _type_of(reason)
     if isinstance(reason, TimeoutError):

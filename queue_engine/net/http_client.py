@@ -27,18 +27,10 @@ from aiohttp.helpers import _EXC_SENTINEL as NO_CAUSE
 from aiohttp.helpers import set_exception
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
 
+from queue_engine.net.bad_responses import MAX_HEAD_BYTES, head_too_long, no_status_line, other_protocol, refused
 from queue_engine.net.error_types import BadResponse
 
-MAX_HEAD_BYTES = 64 * 1024
-"""Maximum size of a response's status line and headers, including line ends. Sessions set aiohttp's own three limits to
-the same value, so that they never apply first."""
-
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
-_TOO_LONG = f"its headers are longer than {MAX_HEAD_BYTES} bytes in all"
-_BEGINNINGS = (
-    (re.compile(rb"[\x14-\x17]\x03[\x00-\x04]"), "the port speaks TLS (https), not plain HTTP"),
-    (re.compile(rb"\x00\x00[\x00-\xff]\x04[\x00\x01]\x00\x00\x00\x00"), "the port speaks HTTP/2 only, not HTTP/1.1"),
-)
 _SHOWN_LINE = re.compile(r"""(?s:(.*?)):\s+(b'.*'|b".*")(?:\n|$)""")
 """The end of the parser's message: the invalid line, as a Python bytes literal."""
 
@@ -145,7 +137,7 @@ class _ResponseProtocol(ResponseHandler):
         if self._head_bytes <= MAX_HEAD_BYTES:
             super().data_received(data)
             return
-        self.set_exception(BadResponse(_TOO_LONG))
+        self.set_exception(head_too_long())
         self._close()
 
     def _fail_body(self, error: Exception) -> None:
@@ -153,13 +145,12 @@ class _ResponseProtocol(ResponseHandler):
             set_exception(self._payload, error)
 
     def _judged(self, error: HttpProcessingError) -> BadResponse:
-        for beginning, problem in _BEGINNINGS:
-            if beginning.match(self._beginning):
-                return BadResponse(problem)
+        if (other := other_protocol(self._beginning)) is not None:
+            return other
         if isinstance(error, LineTooLong):
-            return BadResponse(_TOO_LONG)
+            return head_too_long()
         if isinstance(error, BadStatusLine):
-            return BadResponse("it does not begin with a valid HTTP status line", self._beginning.partition(b"\n")[0])
+            return no_status_line(self._beginning.partition(b"\n")[0])
         return _in_the_parsers_words(error.message)
 
 
@@ -169,7 +160,5 @@ def _in_the_parsers_words(message: str) -> BadResponse:
     A message is, for example, `Invalid header token:`, an empty line, the line of the response, and a pointer into it.
     """
     shown = _SHOWN_LINE.match(message)
-    problem = (shown[1] if shown else message.partition("\n")[0]).strip().rstrip(":") or "it is not HTTP"
-    if problem.split()[0].isalpha() and not problem.isupper():
-        problem = problem[0].lower() + problem[1:]
-    return BadResponse(problem, ast.literal_eval(shown[2]) if shown else b"")
+    problem = (shown[1] if shown else message.partition("\n")[0]).strip().rstrip(":")
+    return refused(problem, ast.literal_eval(shown[2]) if shown else b"")

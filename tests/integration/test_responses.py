@@ -11,7 +11,7 @@ from queue_engine.domain.tasks import ContainerResponse
 from tests.integration.raw_container import RawResponse, ok, raw_container
 from tests.integration.receivers import Peer, Received, answering, receiver
 from tests.waiting import wait_until_async
-from worker_agent import forward
+from worker_agent import response_reader
 from worker_agent.forward import HttpForwarder
 from worker_agent.requests import ForwardRequest
 
@@ -115,6 +115,10 @@ async def test_packets_may_be_cut_anywhere(forwarder: HttpForwarder) -> None:
         (CHUNKED, b"5\r\nhello\r\n0\r\nno trailer\r\n\r\n", "invalid header token"),
         (("HTTP/1.1 200 OK", "Content-Length: 5", "Content-Length: 6"), b"hello!", "duplicate Content-Length"),
         (("HTTP/1.1 200 OK", "Content-Length: five"), b"hello", "invalid character in Content-Length"),
+        (("HTTP/1.1 200 OK", "Content-Length: -5"), b"hello", "invalid character in Content-Length"),
+        (CHUNKED, b"-5\r\nhello\r\n", "invalid character in chunk size"),
+        (CHUNKED, b"5;" + b"a" * 200_000 + b"\r\nhello\r\n", "chunk extensions and trailers are longer than 65536"),
+        (CHUNKED, b"0\r\nx: " + b"a" * 200_000 + b"\r\n", "chunk extensions and trailers are longer than 65536"),
         ((*CHUNKED, "Content-Length: 5"), b"hello", "Content-Length can't be present with Transfer-Encoding"),
         (("HTTP/1.1 200 OK", "this is no header"), b"", 'invalid header token: "this is no header"'),
         (("HTTP/1.1 200 OK", "X: a\0b"), b"", r'invalid HTTP header: "a\x00b"'),
@@ -236,7 +240,7 @@ async def test_an_error_in_reading_a_success_is_not_one_of_the_request(
     def unreadable(_content_type: str, _body: bytes) -> bytes:
         raise UnicodeError("a decoder gave up")
 
-    monkeypatch.setattr(forward, "output_of", unreadable)
+    monkeypatch.setattr(response_reader, "output_of", unreadable)
     answer = await answer_to(forwarder, ok(b"[1]"))
     assert (answer.error_type, answer.detail) == ("bad_response", "its body cannot be read")
 
@@ -250,8 +254,11 @@ async def test_the_beginning_of_a_large_failure_is_kept(forwarder: HttpForwarder
     assert (answer.error_type, answer.status, answer.excerpt[:17]) == (None, 500, r"no such model\x00")
 
 
-async def test_what_comes_after_the_body_is_not_part_of_it(forwarder: HttpForwarder) -> None:
-    async with receiver(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]and more")) as target:
+@pytest.mark.parametrize(
+    "more", [b"and more", b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[2]"], ids=["text", "response"]
+)
+async def test_what_comes_after_the_body_is_not_part_of_it(forwarder: HttpForwarder, more: bytes) -> None:
+    async with receiver(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n[1]" + more)) as target:
         for _ in range(2):
             answer = await forwarded(forwarder, target.port)
             assert (answer.status, answer.output) == (200, b"[1]")

@@ -10,7 +10,15 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError, TransferEncodingError
 
-from queue_engine.net.error_types import ERROR_TYPES, BadResponse, BlockedAddress, error_type_of, problem_of
+from queue_engine.net.error_types import (
+    ERROR_TYPES,
+    BadResponse,
+    BlockedAddress,
+    CallError,
+    error_type_of,
+    not_connected,
+    problem_of,
+)
 
 KEY = ConnectionKey("host", 80, False, True, None, None, None)
 
@@ -56,6 +64,13 @@ def tls_connector_error(cause: OSError) -> BaseException:
         (aiohttp.ClientResponseError(Mock(), (), status=400, message="bad status line"), "bad_response"),
         (BadStatusLine("x"), "bad_response"),
         (BadResponse("not HTTP"), "bad_response"),
+        (CallError("reset"), "reset"),
+        (not_connected(ConnectionRefusedError(errno.ECONNREFUSED, "refused")), "connect_refused"),
+        (not_connected(OSError(errno.ENETUNREACH, "unreachable")), "connect_refused"),
+        (not_connected(OSError("Multiple exceptions: …")), "connect_refused"),
+        (not_connected(socket.gaierror(-2, "unknown")), "dns_error"),
+        (not_connected(TimeoutError(errno.ETIMEDOUT, "timed out")), "connect_timeout"),
+        (not_connected(OSError(errno.EMFILE, "too many open files")), "internal"),
         (tls_connector_error(ConnectionResetError(errno.ECONNRESET, "reset")), "tls_error"),
         (tls_connector_error(ConnectionRefusedError(errno.ECONNREFUSED, "refused")), "connect_refused"),
         (aiohttp.InvalidURL("x"), "invalid_request"),
@@ -101,6 +116,11 @@ def test_a_circle_of_causes_ends() -> None:
         (aiohttp.ClientOSError(errno.ECONNRESET, "Connection reset by peer"), "the connection was reset"),
         (BadResponse("duplicate header", b"X: \xe9\x00\r\n"), 'duplicate header: "X: \\xe9\\x00"'),
         (BadResponse("x", b"a" * 5000), 'x: "' + "a" * 100 + '"'),
+        (CallError("reset"), "the connection was reset"),
+        (CallError("reset", "it was closed without a response"), "it was closed without a response"),
+        (not_connected(OSError(errno.EHOSTUNREACH, "x")), "No route to host"),
+        (not_connected(OSError("Multiple exceptions: …")), "the connection was refused"),
+        (not_connected(socket.gaierror(-2, "x")), "the host name could not be resolved"),
         (BlockedAddress("the address is private"), "the address is private"),
         (ValueError("Newline in header <repr>"), "the URL or a header of the request cannot be sent"),
         (KeyError("a bug"), "an internal error"),

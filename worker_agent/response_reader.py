@@ -1,0 +1,137 @@
+"""What a task needs of its container's response: the whole body of a success, the beginning of a failure's."""
+
+from __future__ import annotations
+
+import asyncio
+
+from queue_engine.domain.retry import container_retry_after
+from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ContainerResponse
+from queue_engine.net.error_types import BAD_RESPONSE, BadResponse
+from queue_engine.rules.excerpts import printable
+from queue_engine.rules.outputs import output_of, text_of
+from worker_agent.codings import BodyDecoder, TooLarge
+from worker_agent.response_head import Head
+
+MAX_LOCATION_BYTES = 200
+MAX_ON_LOOP_BYTES = 64 * 1024
+"""Limit for a body that is decoded on the event loop. A larger one is decoded in a thread, so that it does not delay
+heartbeats."""
+MAX_FAILURE_BYTES = 1024 * 1024
+"""Limit for the decoded bytes of a failed response's body, of which the error quotes the beginning."""
+_UNREADABLE = "its body cannot be read"
+
+
+class ResponseReader:
+    """Reads one response within `limit`, and keeps no more of its body than `max_bytes` after decoding.
+
+    The status of a failure decides the outcome, even if its body does not end in time: after the head, `limit` becomes
+    `failure_body_seconds` if that is shorter.
+    """
+
+    def __init__(self, limit: asyncio.Timeout, *, max_bytes: int, failure_body_seconds: float) -> None:
+        self._limit = limit
+        self._max_bytes = max_bytes
+        self._failure_body_seconds = failure_body_seconds
+        self._head: Head | None = None
+        self._decoder: BodyDecoder | None = None
+        """None if the body has no coding."""
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    # What the connection calls
+
+    def begin(self, head: Head) -> bool:
+        """Take the head. Raises BadResponse for a success in a transfer coding that is not decoded."""
+        self._head = head
+        problem = _problem_of_transfer_codings(head)
+        if self.is_failure:
+            self._shorten_limit()
+            self._max_bytes = MAX_FAILURE_BYTES
+        elif problem:
+            raise BadResponse(problem)
+        if codings := head.values(b"content-encoding"):
+            self._decoder = BodyDecoder(codings, max_bytes=self._max_bytes)
+        return not problem
+
+    def feed(self, data: bytes) -> bool:
+        """Take a piece of the body. Raises BadResponse and TooLarge, if it is a success."""
+        if not self.is_failure:
+            self._keep(data)
+            return True
+        try:
+            self._keep(data)
+        except (BadResponse, TooLarge):
+            return False
+        return self._size < ERROR_EXCERPT_BYTES
+
+    # What came of it
+
+    @property
+    def is_failure(self) -> bool:
+        """True once a head with another status than 2xx has come."""
+        return self._head is not None and not 200 <= self._head.status < 300
+
+    async def success(self) -> ContainerResponse:
+        """Return the response with its whole body. Raises BadResponse."""
+        if self._decoder is not None:
+            self._decoder.end()
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        content_type = self._begun.value(b"content-type") or ""
+        try:
+            if len(body) <= MAX_ON_LOOP_BYTES:
+                output = output_of(content_type, body)
+            else:
+                output = await asyncio.to_thread(output_of, content_type, body)
+        except ValueError as error:
+            raise BadResponse(_UNREADABLE) from error
+        return ContainerResponse(self._begun.status, output)
+
+    def failure(self) -> ContainerResponse:
+        """Return the status, and as much of the body as came and as the error quotes."""
+        head = self._begun
+        body = b"".join(self._pieces)[:ERROR_EXCERPT_BYTES]
+        try:
+            text = text_of(head.value(b"content-type") or "", body)
+        except ValueError:
+            return ContainerResponse(error_type=BAD_RESPONSE, detail=_UNREADABLE)
+        location = head.value(b"location") or "" if 300 <= head.status < 400 else ""
+        return ContainerResponse(
+            head.status,
+            excerpt=printable(text.replace("\r\n", "\n"), ERROR_EXCERPT_BYTES, keep="\n\t"),
+            location=printable(location, MAX_LOCATION_BYTES),
+            retry_after_seconds=container_retry_after(head.value(b"retry-after")),
+        )
+
+    def too_large(self) -> ContainerResponse:
+        """Return the result of a success whose body is larger than the limit."""
+        length = self._begun.length
+        is_coded = self._decoder is not None
+        size = f"more than {self._max_bytes} bytes" if is_coded or length is None else f"{length} bytes"
+        decoded = " when decoded" if is_coded else ""
+        detail = f"the worker's container answered with {size}{decoded}; the limit is {self._max_bytes}"
+        return ContainerResponse(status=self._begun.status, error_type="too_large", detail=detail)
+
+    @property
+    def _begun(self) -> Head:
+        if self._head is None:
+            raise RuntimeError("the response has no head")
+        return self._head
+
+    def _shorten_limit(self) -> None:
+        until = asyncio.get_running_loop().time() + self._failure_body_seconds
+        self._limit.reschedule(min(until, self._limit.when() or until))
+
+    def _keep(self, data: bytes) -> None:
+        for piece in (data,) if self._decoder is None else self._decoder.feed(data):
+            self._size += len(piece)
+            if self._size > self._max_bytes:
+                raise TooLarge
+            self._pieces.append(piece)
+
+
+def _problem_of_transfer_codings(head: Head) -> str:
+    for name in head.transfer_codings:
+        if name not in ("chunked", "identity"):
+            shown = name[:40].encode("unicode_escape").decode()
+            return f"it has the transfer coding {shown}; only chunked is decoded"
+    return ""
