@@ -165,7 +165,9 @@ class ContainerWatch:
     @property
     def address(self) -> ContainerAddress:
         """The address on which the container was found to listen."""
-        return replace(self._address, host=self._probe.host)
+        if self._address.host != self._probe.host:
+            self._address = replace(self._address, host=self._probe.host)
+        return self._address
 
     @property
     def status(self) -> WorkerStatus:
@@ -220,11 +222,12 @@ class ContainerWatch:
         self._calls += 1
         self._in_flight += 1
         self._idle.clear()
-        executing = asyncio.get_running_loop().call_later(self._readiness.patience_seconds, self._note_long_call)
+        watching = self._watch_for_long_call()
         try:
             response = await call
         finally:
-            executing.cancel()
+            if watching is not None:
+                watching.cancel()
             self._in_flight -= 1
             if not self._in_flight:
                 self._idle.set()
@@ -237,6 +240,13 @@ class ContainerWatch:
             self._wake.set()
         self._publish()
         return response, is_free
+
+    def _watch_for_long_call(self) -> asyncio.TimerHandle | None:
+        """Have a long call noted. It changes nothing unless the container is loading: only a response that arrives
+        while no other call is running begins that."""
+        if not self._readiness.is_loading:
+            return None
+        return asyncio.get_running_loop().call_later(self._readiness.patience_seconds, self._note_long_call)
 
     def _note_long_call(self) -> None:
         self._readiness.note_long_call()

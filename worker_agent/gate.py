@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 
 class Gate:
@@ -35,18 +34,15 @@ class Gate:
         """Wait until no exclusive holder is inside and none waits."""
         await self._open.wait()
 
-    @asynccontextmanager
-    async def passed(self, *, alone: bool) -> AsyncIterator[None]:
+    def passed(self, *, alone: bool) -> AbstractAsyncContextManager[None]:
         """Hold the gate, shared or alone. Cancellation while waiting leaves the gate unchanged."""
-        await self._enter(alone)
-        try:
-            yield
-        finally:
-            self._inside -= 1
-            self._alone = False
-            self._let_in()
+        return _Pass(self, alone=alone)
 
-    async def _enter(self, alone: bool) -> None:
+    async def enter(self, *, alone: bool) -> None:
+        """Become a holder, until `leave` is called."""
+        if not alone and self.is_open:  # nothing waits: no future is needed
+            self._inside += 1
+            return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((alone, turn))
         self._let_in()
@@ -61,6 +57,13 @@ class Gate:
             self._let_in()
             raise
 
+    def leave(self) -> None:
+        """End a hold, and admit those whose turn it is."""
+        self._inside -= 1
+        self._alone = False
+        if not self.is_open:
+            self._let_in()
+
     def _let_in(self) -> None:
         while self._waiting and not self._alone:
             alone, turn = self._waiting[0]
@@ -72,3 +75,17 @@ class Gate:
             turn.set_result(None)
         closed = self._alone or any(alone for alone, _ in self._waiting)
         (self._open.clear if closed else self._open.set)()
+
+
+class _Pass:
+    """A context that holds the gate. A class, because an asynccontextmanager costs several times as much."""
+
+    def __init__(self, gate: Gate, *, alone: bool) -> None:
+        self._gate = gate
+        self._alone = alone
+
+    async def __aenter__(self) -> None:
+        await self._gate.enter(alone=self._alone)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._gate.leave()

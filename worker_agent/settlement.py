@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from functools import cache, partial
+
+from prometheus_client import Counter
 
 from queue_engine.domain.attempts import Settled, StartedAttempt
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TryAgain, loggable_error
@@ -34,21 +36,33 @@ class Settlement:
         word = await until_available(partial(self._sink.release, attempt.lease, called=called), "release")
         log.info("attempt released", extra={**attempt.ids, "called": called, "store": word})
         if word == "CANCELLED":
-            metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
+            _finished(TaskState.CANCELLED).inc()
 
 
 def _count(outcome: Outcome, settled: Settled, run_seconds: float) -> None:
     is_refused = settled.word in ("FENCED", "GONE")
-    metrics.task_attempts.labels(outcome="fenced" if is_refused else _label(outcome)).inc()
+    _attempts("fenced" if is_refused else _label(outcome)).inc()
     metrics.task_run.observe(run_seconds)
     if is_refused:
         metrics.stale_results_rejected.inc()
     elif settled.word == "CANCELLED":
-        metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
+        _finished(TaskState.CANCELLED).inc()
     elif settled.word == "FAILED" or not isinstance(outcome, TryAgain):
-        metrics.tasks_finished.labels(state=_state_after(outcome).value).inc()
+        _finished(_state_after(outcome)).inc()
         if settled.now_ms:
             metrics.task_end_to_end.observe((settled.now_ms - settled.created_at_ms) / 1000)
+
+
+@cache
+def _attempts(outcome: str) -> Counter:
+    """Return the counter of attempts with this outcome. Finding it by its label costs more than counting."""
+    return metrics.task_attempts.labels(outcome=outcome)
+
+
+@cache
+def _finished(state: TaskState) -> Counter:
+    """Return the counter of tasks that ended in this state."""
+    return metrics.tasks_finished.labels(state=state.value)
 
 
 def _label(outcome: Outcome) -> str:

@@ -170,7 +170,10 @@ class TaskWork:
             ends.append(self._settlement.settle(held.attempt, executed.outcome, run_seconds=held.run_seconds))
         if executed.is_broken_off:
             ends.append(self._execution.notify_stopped(held, task, duty))
-        await asyncio.gather(*ends)
+        if len(ends) == 1:  # the usual end needs no further asyncio task
+            await ends[0]
+        else:
+            await asyncio.gather(*ends)
 
     # Unreadable tasks
 
