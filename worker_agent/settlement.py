@@ -10,6 +10,7 @@ from prometheus_client import Counter
 from queue_engine.domain.attempts import Settled, StartedAttempt
 from queue_engine.domain.tasks import Failed, Outcome, Succeeded, TaskState, TryAgain, loggable_error
 from queue_engine.observability import metrics
+from queue_engine.observability.logs import log_soon
 from worker_agent.ports import OutcomeSink, until_available
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Settlement:
             why = {} if isinstance(outcome, Succeeded) else {"error": loggable_error(outcome.error)}
             facts = {"outcome": _label(outcome), "store": settled.word, "seconds": round(run_seconds, 4)}
             waited = {"waited_seconds": (attempt.started_at_ms - attempt.created_at_ms) / 1000}
-            log.info("attempt ended", extra={**attempt.ids, **waited, **facts, **why})
+            log_soon(log, logging.INFO, "attempt ended", {**attempt.ids, **waited, **facts, **why})
 
     async def release(self, attempt: StartedAttempt, *, called: bool) -> None:
         """Queue the task again. `called` is True if the container may have received the request."""

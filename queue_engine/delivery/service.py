@@ -27,6 +27,7 @@ from queue_engine.domain.deliveries import (
 from queue_engine.domain.retry import Schedule
 from queue_engine.net.error_types import INTERNAL
 from queue_engine.observability import metrics
+from queue_engine.observability.logs import log_soon
 from queue_engine.rules.webhook_urls import InvalidWebhook, parse_webhook
 from queue_engine.store.keys import ids_of_delivery
 from queue_engine.store.outbox.entries import OutboxEntry
@@ -197,7 +198,7 @@ class DeliveryService:
                 "seconds": round(response.duration_seconds, 4),
                 "recorded": settlement.accepted,
             }
-            log.log(level, "delivery attempt", extra={**_ids(entry), **facts})
+            log_soon(log, level, "delivery attempt", {**_ids(entry), **facts})
         return recorded.error_type
 
     # The end

@@ -8,6 +8,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.types import Scope
 
+from queue_engine.observability.logs import log_soon
+
 log = logging.getLogger(__name__)
 
 _FACTS = "queue_engine.order"
@@ -23,7 +25,8 @@ def note(request: Request, **facts: str | int) -> None:
 def log_order(order: str, scope: Scope) -> None:
     """Log an order that was carried out. `order` is the name of the operation."""
     if log.isEnabledFor(logging.INFO):
-        log.info("order carried out", extra={"order": order, **_ids_in_path(scope), **scope.get(_FACTS, {})})
+        facts = {"order": order, **_ids_in_path(scope), **scope.get(_FACTS, {})}
+        log_soon(log, logging.INFO, "order carried out", facts)
 
 
 def _ids_in_path(scope: Scope) -> dict[str, Any]:
