@@ -30,6 +30,7 @@ from queue_engine.logs.masking import Secrets
 from queue_engine.observability.exporter import listen, own_metrics, port_of, serve_pages
 from queue_engine.observability.logs import configure_logging
 from queue_engine.observability.metrics import Role, registry_of
+from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.interrupts import exit_on_interrupt
 from queue_engine.processes.lifeline import watch_lifeline
 from queue_engine.processes.orphans import become_subreaper
@@ -275,6 +276,7 @@ def _record(settings: AgentSettings, store: Store) -> StoreWorkerRecord:
 
 async def _work(settings: AgentSettings, store: Store, agent: Agent) -> int:
     _drain_on_signals(agent, settings)
+    collect_rarely()
     if settings.container_command is None:
         await agent.run()
         return 0

@@ -20,6 +20,7 @@ from queue_engine.net.private_sockets import listen_privately
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, own_metrics, serve_pages
+from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.sharing import Membership
 from queue_engine.store.store import Store
 
@@ -46,6 +47,7 @@ async def serve_api(settings: ApiSettings) -> int:
             app = create_app(settings, engine, worker_client, catalogue, _metrics_page(membership))
             stopping = asyncio.Event()
             on_end(stopping.set)
+            collect_rarely()
             log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
             await serve(app, settings, listener, stopping)
         finally:

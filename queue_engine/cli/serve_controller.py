@@ -16,6 +16,7 @@ from queue_engine.controller.agent_metrics import AgentMetrics
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.observability import metrics
+from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.orphans import become_subreaper
 
 log = logging.getLogger("queue_engine")
@@ -44,6 +45,7 @@ async def serve_controller(settings: ControllerSettings) -> int:
 
         running = Controller(_config(settings), store, backend, make_reconciler)
         on_end(running.stop)
+        collect_rarely()
         log.info("started", extra={"backend": settings.backend, "server": str(info)})
         try:
             await running.run()

@@ -15,6 +15,7 @@ from queue_engine.delivery.service import DeliveryConfig, DeliveryService
 from queue_engine.domain.retry import Schedule
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
+from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy
 from queue_engine.store.outbox.outbox import PARKED_MS
 
@@ -46,6 +47,7 @@ async def serve_delivery(settings: DeliverySettings) -> int:
             max_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS
             service = DeliveryService(config, store.outbox(max_age_ms=max_age_ms), sender)
             on_end(service.drain)
+            collect_rarely()
             log.info("started", extra={"max_attempts": config.schedule.max_attempts, "slots": config.slots})
             await service.run()
         await resolver.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.processes.interpreter import Loading
+from queue_engine.processes.interpreter import COLLECTION_THRESHOLDS, Loading, collect_rarely
 
 ROOT = Path(__file__).parents[2]
 
@@ -32,6 +32,19 @@ def test_collections_go_on_after_an_import_that_fails() -> None:
         assert gc.isenabled()
     finally:
         gc.unfreeze()
+
+
+def test_what_the_start_has_made_is_left_out_of_later_collections_which_are_rare() -> None:
+    before = gc.get_threshold()
+    started: list[object] = [[]]
+    try:
+        collect_rarely()
+        assert gc.get_threshold() == COLLECTION_THRESHOLDS
+        assert gc.isenabled()
+        assert not any(one is started for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*before)
 
 
 @pytest.mark.parametrize(
