@@ -15,23 +15,23 @@ _PAGE = f"""# Command line
 
 {MADE}
 
-`queue-engine endpoints`, `workers`, `tasks` and `logs` talk to the HTTP API, so they work from any machine. They read
-`QUEUE_ENGINE_URL` and `QUEUE_ENGINE_API_KEY`; `--url`, `--api-key` and `--json` go behind the command. An endpoint is
-given by its id or its name. The other commands start a process or talk to the store, and read the variables of
+`queue-engine endpoints`, `workers`, `tasks` and `logs` use the HTTP API, so they work from any machine. They read
+`QUEUE_ENGINE_URL` and `QUEUE_ENGINE_API_KEY`. The options `--url`, `--api-key` and `--json` follow the command. An
+endpoint is named by its id or its name. The other commands start a process or use the store, and read the variables of
 [Configuration](configuration.md).
 
-On a terminal tables have colours (not with `NO_COLOR`) and ages. In a pipe they are plain and stable, one line a row;
-`--json` prints the API's data.
+On a terminal, tables have colours (not with `NO_COLOR`) and ages. In a pipe, the format of tables is plain and stable,
+with one line for each row; `--json` prints the API's data.
 
 | exit status | meaning |
 | --- | --- |
 | 0 | done |
 | 1 | the API refused the request, or the output could not be written |
-| 2 | wrong use, or a setting that is missing or wrong |
+| 2 | invalid arguments, or a missing or invalid setting |
 | 3 | the API cannot be reached |
 | 4 | the task that was waited for has failed |
-| 124 | it has not ended within `--timeout` |
-| 130 | Ctrl-C |
+| 124 | the task that was waited for has not ended within `--timeout` |
+| 130 | interrupted with Ctrl-C |
 
 {{commands}}
 """

@@ -23,7 +23,7 @@ _HTTP_API = f"""# HTTP API
 
 The running API serves the same as `/openapi.json` (OpenAPI 3.1) and as a page at `/docs`. Requests to `/v2` and `/e`
 need one API key: `X-Api-Key: <key>` or `Authorization: Bearer <key>`. Every JSON response is an envelope
-`{{{{message, code, data}}}}`; this page says what `data` is. Errors have the same envelope: [Errors](errors.md).
+`{{{{message, code, data}}}}`; this page describes `data`. Errors have the same envelope: [Errors](errors.md).
 
 {{sections}}
 ## Objects
@@ -137,38 +137,38 @@ HTTP status and `code`, never by the text.
 
 {{codes}}
 
-429 and 503 carry `Retry-After` in whole seconds: repeat the request after it. Nothing is written in part. A submission
-with a `taskId` is safe to repeat after any failure and after a timeout. 500 is a fault of the engine: the `message` has
-an id, under which the API's log has the traceback.
+Responses with 429 and 503 have a `Retry-After` header in whole seconds: retry after that time. A failed request makes
+no change in part. A submission with a `taskId` is safe to retry after any failure and after a timeout. 500 is an error
+inside the engine: its `message` has an id, and the API's log has the traceback under this id.
 
 ## Error types of failed HTTP calls
 
-One closed set of words for what can go wrong between two HTTP peers. It is `error` in the list of delivery attempts
-(`GET …/tasks/{{{{taskId}}}}/deliveries`), and `class` in their metrics.
+The error types of failed HTTP requests are a closed set. The error type is `error` in the list of delivery attempts
+(`GET …/tasks/{{{{taskId}}}}/deliveries`), and the label `class` in the metrics of deliveries.
 
 {{types}}
 
 ## Outcomes of an attempt
 
-`GET …/tasks/{{{{taskId}}}}/attempts` has one row for each attempt. The outcomes are listed in
-[State machine](../internals/state-machine.md#attempts). Which of them are retried:
-[Retries and timeouts](../guides/retries-and-timeouts.md).
+`GET …/tasks/{{{{taskId}}}}/attempts` has one entry for each attempt.
+[State machine](../internals/state-machine.md#attempts) lists the outcomes.
+[Retries and timeouts](../guides/retries-and-timeouts.md) lists the outcomes that are retried.
 """
 
 _WHAT_TO_DO = {
-    "dns_error": "check the host name; a private name is refused in the same words",
+    "dns_error": "check the host name; a name that resolves to a private address has the same error type",
     "connect_refused": "start the receiver, or correct the port",
     "connect_timeout": "look for a firewall that drops packets, or an overloaded receiver",
     "tls_error": "renew the certificate, complete its chain, or correct https to http",
     "read_timeout": "respond within 15 s, and do the work after the response",
     "reset": "look at the receiver's log: it closed the connection, or crashed",
-    "bad_response": "look at what the port speaks: it is not HTTP, or the headers exceed 64 KiB",
+    "bad_response": "check the protocol of the port: it is not HTTP, or the headers exceed 64 KiB",
     "blocked_address": "use a public address, or name its network in `QUEUE_ENGINE_WEBHOOK_ALLOW`",
     "invalid_request": "correct the URL or the auth key",
-    "internal": "look at the delivery process's log, and report it",
-    "redirect": "give the URL that the receiver redirects to: redirects are not followed",
-    "gone": "nothing: the receiver wants no further attempts, and gets none",
-    "rate_limited": "nothing, or let the receiver accept more: `Retry-After` is respected up to 6 hours",
+    "internal": "read the delivery process's log, and report the error",
+    "redirect": "use the URL to which the receiver redirects: redirects are not followed",
+    "gone": "none: with 410 the receiver asks for no further attempts, and gets none",
+    "rate_limited": "none, or raise the receiver's limit; `Retry-After` is respected up to 6 hours",
     "http_4xx": "look at the response in `deliveries`: often a wrong secret or auth key",
     "http_5xx": "look at the receiver's log",
 }
@@ -196,8 +196,8 @@ def _error_rows() -> Iterator[Sequence[str]]:
     ]
     rows += [
         (404, 10001, "No such path"),
-        (405, 10001, "The path exists, not with this method; `Allow` lists the methods"),
-        (500, 10002, "A fault of the engine"),
+        (405, 10001, "The path does not have this method; `Allow` lists its methods"),
+        (500, 10002, "An error inside the engine"),
     ]
     yield from ((str(status), str(code), text) for status, code, text in sorted(rows))
 

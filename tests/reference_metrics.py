@@ -14,9 +14,9 @@ _PAGE = f"""# Metrics
 
 {MADE}
 
-Each process serves the metrics that it keeps at `/metrics`.
-[Metrics, dashboards and alerts](../operations/metrics.md) explains the labels and how to read the figures. Within a
-major version names, labels and label values stay.
+Each process serves its metrics at `/metrics`.
+[Metrics, dashboards and alerts](../operations/metrics.md) explains the labels and how to read the values. Names,
+labels and label values do not change within a major version.
 
 {{rows}}
 

@@ -52,9 +52,9 @@ _CONFIGURATION = f"""# Configuration
 
 {MADE}
 
-Each process reads environment variables. A value that breaks its limits is named at start, and so is a variable that no
-process reads. A *secret* may be in a file instead: its variable with `_FILE` at the end names the file. Both forms at
-once are an error.
+Each process reads environment variables. At start, a process reports a value that breaks its limits and a variable that
+no process reads. A *secret* may be in a file instead: the variable with `_FILE` at the end of its name holds the path
+of the file. Setting both variables is an error.
 
 ## The engine
 
@@ -65,8 +65,8 @@ Commands for people also read `QUEUE_ENGINE_URL`, `QUEUE_ENGINE_API_KEY` (secret
 
 ## The agent
 
-Variables marked *shared* are handed by the controller to the agents that it starts. An agent that is started by hand
-reads `QUEUE_ENGINE_…` where the `WORKER_AGENT_…` form is not given.
+The controller passes the variables marked *shared* to the agents that it starts. An agent that is started by hand reads
+`QUEUE_ENGINE_…` if the `WORKER_AGENT_…` variable is not set.
 
 {{agent}}
 """
@@ -91,9 +91,9 @@ _ENDPOINT_SETTINGS = f"""# Settings of an endpoint
 
 {MADE}
 
-`POST /v2/serverless` creates an endpoint with these, `PATCH` changes those that can be changed, and `GET` shows them.
-In a change a setting that is left out keeps its value; null clears it or brings back its default. A change that
-replaces workers replaces them one at a time. The options are those of `queue-engine endpoints create` and `update`.
+`POST /v2/serverless` creates an endpoint with these settings. `PATCH` changes settings, and `GET` returns them. In a
+change, an omitted setting keeps its value, and null clears it or restores its default. If a change replaces workers,
+they are replaced one at a time. The options are those of `queue-engine endpoints create` and `update`.
 
 {{settings}}
 """
@@ -133,7 +133,7 @@ _TASK_FIELDS = f"""# Fields of a task
 
 {MADE}
 
-`POST /v2/serverless/{{{{id}}}}/tasks` takes these. The options are those of `queue-engine tasks submit`.
+`POST /v2/serverless/{{{{id}}}}/tasks` accepts these fields. The options are those of `queue-engine tasks submit`.
 
 {{fields}}
 """

@@ -1,4 +1,4 @@
-"""What the reference pages have in common: tables, defaults and limits as text."""
+"""Tables, defaults and limits as text, for all reference pages."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
     @classmethod
     def _check_schedule(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if any(not 0 <= delay <= 30 * 86400 for delay in value):
-            raise ValueError("each wait must be between 0 seconds and 30 days")
+            raise ValueError("each delay must be between 0 seconds and 30 days")
         return value
 
 

@@ -164,13 +164,13 @@ def _options(query: str, topology: Topology, tls: bool) -> dict[str, str]:
         if name in TLS_OPTIONS and not tls:
             raise ValueError(f"{name} is an option of TLS: the URL must begin with rediss")
         if name not in allowed:
-            raise ValueError(f"has an unknown option in its query; known here are {', '.join(sorted(allowed))}")
+            raise ValueError(f"has an unknown option in its query; known options are {', '.join(sorted(allowed))}")
     if options.get("ssl_cert_reqs", "required") not in _CERT_REQS:
         raise ValueError(f"ssl_cert_reqs must be one of {', '.join(_CERT_REQS)}")
     if options.get("ssl_check_hostname", "yes").lower() not in _YES + _NO:
         raise ValueError("ssl_check_hostname must be yes or no")
     if options.get("ssl_keyfile") and not options.get("ssl_certfile"):
-        raise ValueError("ssl_keyfile needs ssl_certfile")
+        raise ValueError("ssl_keyfile requires ssl_certfile")
     return options
 
 

@@ -62,7 +62,7 @@ ContainerPath = Annotated[
 def _few(headers: object) -> object:
     """Refuse too many headers before validating each, because building the errors of 100,000 headers takes a second."""
     if isinstance(headers, dict) and len(headers) > MAX_HEADERS:
-        raise ValueError(f"must hold at most {MAX_HEADERS} headers")
+        raise ValueError(f"must have at most {MAX_HEADERS} headers")
     return headers
 
 

@@ -104,7 +104,7 @@ def kind_of(name: str) -> HeaderKind | None:
 def headers_error(headers: Mapping[str, str]) -> str | None:
     """Return the rule that a task's `headers` break, naming the header, or None. Never repeats a value."""
     if len(headers) > MAX_HEADERS:
-        return f"must hold at most {MAX_HEADERS} headers"
+        return f"must have at most {MAX_HEADERS} headers"
     if sum(len(name) + len(value) for name, value in headers.items()) > MAX_HEADERS_BYTES:
         return f"must be at most {MAX_HEADERS_BYTES} bytes in all"
     seen: set[str] = set()

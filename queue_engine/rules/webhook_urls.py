@@ -382,7 +382,7 @@ def parse_own_host(text: str) -> OwnHost:
         host = parts["host"]
         return OwnHost(_parse_host(host if host.startswith("[") else _ascii_name(host)), port)
     except ValueError as error:
-        raise ValueError(f"{text!r} must be a host name or an address, with :port where only that is meant") from error
+        raise ValueError(f"{text!r} must be a host name or an address, with :port to name only that port") from error
 
 
 def _ascii_name(name: str) -> str:

@@ -145,7 +145,7 @@ async def test_the_message_on_bad_fields_is_bounded(api: RunningApi) -> None:
 
 async def test_too_many_headers_are_not_looked_at_one_by_one(api: RunningApi, endpoint_id: str) -> None:
     answer = await api.submit(endpoint_id, headers={f"a{number}": 1 for number in range(51)})
-    assert answer.json()["message"] == "headers: must hold at most 50 headers"
+    assert answer.json()["message"] == "headers: must have at most 50 headers"
 
 
 async def test_fields_that_look_like_ours_change_nothing(api: RunningApi, endpoint_id: str) -> None:

@@ -71,8 +71,8 @@ BAD = {
     "redis://a?ssl_ca_certs=/ca.pem": "ssl_ca_certs is an option of TLS: the URL must begin with rediss",
     "rediss://a?ssl_cert_reqs=maybe": "ssl_cert_reqs must be one of required, optional, none",
     "rediss://a?ssl_check_hostname=maybe": "ssl_check_hostname must be yes or no",
-    "rediss://a?ssl_keyfile=/key.pem": "ssl_keyfile needs ssl_certfile",
-    "redis://a?socket_timeout=1": "unknown option in its query; known here are db",
+    "rediss://a?ssl_keyfile=/key.pem": "ssl_keyfile requires ssl_certfile",
+    "redis://a?socket_timeout=1": "unknown option in its query; known options are db",
 }
 
 
