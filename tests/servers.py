@@ -1,11 +1,12 @@
 """Real stores for tests: a Valkey or Redis server of one's own on a free loopback port."""
 
+import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,13 +29,22 @@ class StoreServer:
     """One server process, without persistence unless `options` say otherwise.
 
     It keeps its port and its directory over `stop`, `kill` and `start`. `options` are words of the server's
-    command line that come after the defaults, for example `("--appendonly", "yes")`.
+    command line that come after the defaults, for example `("--appendonly", "yes")`. `variables` are added to its
+    environment.
     """
 
-    def __init__(self, binary: Path, directory: Path, *, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        binary: Path,
+        directory: Path,
+        *,
+        options: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.binary = binary
         self.directory = directory
         self.options = tuple(options)
+        self.variables = dict(variables or {})
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._paused = False
@@ -145,6 +155,7 @@ class StoreServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
+                env={**os.environ, **self.variables},
             )
         try:
             wait_until(lambda: self._ready_or_ended(port), START_SECONDS, "the store does not answer")

@@ -56,8 +56,8 @@ TOP_LEVEL = {"claim": ("evalsha", "xreadgroup"), "count": ("hmget",)}
 """The commands that an operation sends, where these are not scripts only."""
 
 
-async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) -> None:
-    """Fill, measure, print the table. `binary` is the server's."""
+async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS, *, result: Path | None = None) -> None:
+    """Fill, measure, print the table, and write it to `result` as JSON. `binary` is the server's."""
     started = time.monotonic()
     os.environ.update(server_environment())
     async with AsyncExitStack() as stack:
@@ -75,6 +75,9 @@ async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS) 
             await history.make_gaps()
         found |= await _measured(histories, (AMONG_GAPS,), rounds)
         _print(histories, found)
+        if result is not None:
+            result.parent.mkdir(parents=True, exist_ok=True)
+            result.write_text(json.dumps(_to_json(f"{server}, {allocator}", histories, found), indent=1) + "\n")
     _say(f"\n{rounds} rounds of {CALLS} calls, lower quartiles; {time.monotonic() - started:.0f} s in all")
 
 
@@ -85,6 +88,8 @@ class History:
     store: Store
     endpoint_id: str
     size: int
+    payload: bytes = INPUT
+    output: bytes = OUTPUT
     bytes_per_task: float = 0.0
     number: int = 0
     """Tasks that were submitted so far."""
@@ -104,29 +109,18 @@ class History:
         templates = json.dumps(await _templates(self))
         await redis.evalsha(script, 0, templates, "1", str(WARM_UP))  # type: ignore[misc]
         await redis.script_flush("SYNC")
-        before = await self._used_memory()
+        before = await settled_memory(self.store.redis)
         await redis.script_load(text)
         for first in range(WARM_UP + 1, self.size + 1, FILL_CHUNK):
             last = min(self.size, first + FILL_CHUNK - 1)
             await redis.evalsha(script, 0, templates, str(first), str(last))  # type: ignore[misc]
             _progress(f"{self.size:,} finished tasks", last / self.size)
         await redis.script_flush("SYNC")
-        self.bytes_per_task = (await self._used_memory() - before) / (self.size - WARM_UP)
+        self.bytes_per_task = (await settled_memory(self.store.redis) - before) / (self.size - WARM_UP)
         self.number = self.size
         counts = await self.store.tasks.counts(self.endpoint_id)
         if counts.success != self.size or counts.total != self.size:
             raise RuntimeError(f"the store was not filled as it should be: {counts}")
-
-    async def _used_memory(self) -> int:
-        """As soon as it stays the same: tables that have just grown are there twice for a moment."""
-        used, deadline = 0, time.monotonic() + SETTLE_SECONDS
-        while True:
-            before, used = used, int((await self.store.redis.info("memory"))["used_memory"])
-            if abs(used - before) <= SETTLED_BYTES:
-                return used
-            if time.monotonic() > deadline:
-                raise RuntimeError(f"the server's memory goes on changing: {used} bytes, {before} before")
-            await asyncio.sleep(SETTLE_PAUSE_SECONDS)
 
     async def make_gaps(self) -> None:
         """Delete one task of GAP_EVERY, as a user may."""
@@ -146,7 +140,10 @@ class History:
         first = self.number + 1
         self.number += CALLS
         await asyncio.gather(
-            *(self.store.tasks.enqueue(_task(self.endpoint_id, f"task-{first + index:09}")) for index in range(CALLS))
+            *(
+                self.store.tasks.enqueue(_task(self.endpoint_id, f"task-{first + index:09}", self.payload))
+                for index in range(CALLS)
+            )
         )
 
     async def claim(self) -> None:
@@ -155,7 +152,7 @@ class History:
         self._started = [one for one in started if one is not None]
 
     async def finish(self) -> None:
-        await asyncio.gather(*(self.agent.settle(one.lease, Succeeded(OUTPUT)) for one in self._started))
+        await asyncio.gather(*(self.agent.settle(one.lease, Succeeded(self.output)) for one in self._started))
 
     async def purge(self) -> None:
         later = await self.store.now_ms() + 1000
@@ -197,8 +194,8 @@ async def _opened(stack: AsyncExitStack, binary: Path, folder: Path, size: int) 
     return History(store, (await store.endpoints.create("default", config)).endpoint_id, size)
 
 
-def _task(endpoint_id: str, task_id: str) -> NewTask:
-    return NewTask(task_id, endpoint_id, "default", TaskSpec(8000, "/run", {}, None, None, None), INPUT, "f" * 32)
+def _task(endpoint_id: str, task_id: str, payload: bytes = INPUT) -> NewTask:
+    return NewTask(task_id, endpoint_id, "default", TaskSpec(8000, "/run", {}, None, None, None), payload, "f" * 32)
 
 
 @dataclass(frozen=True)
@@ -220,9 +217,9 @@ async def _measured(
         # One store does its whole round before the next: a server's caches hold what it did itself, as in real life.
         for history in histories:
             for name in operations:
-                spent = await _spent(history, name)
+                cost = await spent(history, name)
                 if number:  # the first round warms up
-                    found.setdefault((name, history.size), []).append(spent)
+                    found.setdefault((name, history.size), []).append(cost)
         _progress(f"{rounds} rounds", number / rounds)
     return {
         key: Cost(_lower_quartile([one.whole for one in costs]), _lower_quartile([one.server for one in costs]))
@@ -234,21 +231,33 @@ def _lower_quartile(values: Sequence[float]) -> float:
     return statistics.quantiles(values, n=4)[0]
 
 
-async def _spent(history: History, name: str) -> Cost:
+async def spent(history: History, name: str) -> Cost:
     redis = history.store.redis
     calls = PAGES if "page" in name else CALLS
     await redis.config_resetstat()
-    before = await _server_seconds(redis), time.process_time()
+    before = await server_seconds(redis), time.process_time()
     await history.operations()[name]()
     here = time.process_time() - before[1]
-    whole = here + await _server_seconds(redis) - before[0]
+    whole = here + await server_seconds(redis) - before[0]
     stats = cast("dict[str, dict[str, Any]]", await redis.info("commandstats"))
     commands = TOP_LEVEL.get(name, ("evalsha",))
     server = sum(float(stats.get(f"cmdstat_{one}", {"usec": 0})["usec"]) for one in commands)
     return Cost(whole * 1e6 / calls, server / calls)
 
 
-async def _server_seconds(redis: Redis) -> float:
+async def settled_memory(redis: Redis) -> int:
+    """Return the server's used memory as soon as it stays the same: a table that grows exists twice for a moment."""
+    used, deadline = 0, time.monotonic() + SETTLE_SECONDS
+    while True:
+        before, used = used, int((await redis.info("memory"))["used_memory"])
+        if abs(used - before) <= SETTLED_BYTES:
+            return used
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the server's memory goes on changing: {used} bytes, {before} before")
+        await asyncio.sleep(SETTLE_PAUSE_SECONDS)
+
+
+async def server_seconds(redis: Redis) -> float:
     """Of the processor, that the server has used so far."""
     used = cast("dict[str, float]", await redis.info("cpu"))
     return used["used_cpu_user"] + used["used_cpu_sys"]
@@ -263,6 +272,19 @@ def _print(histories: Sequence[History], found: dict[tuple[str, int], Cost]) -> 
     server = [(f"{name}, µs", [found[name, size].server for size in sizes]) for name in names]
     _print_table("of it the server's commands", sizes, server)
     _say(f"\nratio: the last column to {sizes[0]:,}; flat: at most {FLAT_PERCENT} % more")
+
+
+def _to_json(server: str, histories: Sequence[History], found: dict[tuple[str, int], Cost]) -> dict[str, Any]:
+    sizes = [history.size for history in histories]
+    costs = {
+        name: {
+            "whole": [found[name, size].whole for size in sizes],
+            "server": [found[name, size].server for size in sizes],
+        }
+        for name in (*OPERATIONS, AMONG_GAPS)
+    }
+    memory = [history.bytes_per_task for history in histories]
+    return {"server": server, "sizes": sizes, "bytes per finished task": memory, "microseconds": costs}
 
 
 def _print_table(title: str, sizes: Sequence[int], rows: Sequence[tuple[str, list[float]]]) -> None:

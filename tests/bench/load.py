@@ -2,10 +2,11 @@
 
 It runs as a process of its own, so that its cost is not that of the server under test:
 
-    python -m tests.bench.load HOST PORT PATH API_KEY REQUESTS CONNECTIONS
+    python -m tests.bench.load PORTS PATH API_KEY REQUESTS CONNECTIONS RATE BODY_FILE
 
-reads one JSON body template from standard input, replaces `%d` in it by the number of the request, and prints
-`{"seconds": …, "failures": …}`.
+POSTs the JSON template in BODY_FILE, with `%d` replaced by the number of the request and `%t` by CLOCK_MONOTONIC in
+nanoseconds. PORTS are loopback ports, comma-separated; the connections are spread over them. RATE is in requests a
+second, 0 for as many as possible. It prints `{"seconds": …, "cpu_seconds": …, "failures": …}`.
 """
 
 from __future__ import annotations
@@ -14,21 +15,59 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+HOST = "127.0.0.1"
 
 
-async def post_all(host: str, port: int, path: str, api_key: str, bodies: list[bytes], connections: int) -> int:
-    """POST all bodies; returns how many were not answered with 200."""
-    waiting = iter(bodies)
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nX-Api-Key: {api_key}\r\nContent-Type: application/json\r\n"
-    failures = await asyncio.gather(*(_connection(host, port, head, waiting) for _ in range(connections)))
+@dataclass(frozen=True)
+class Load:
+    """The words of the command line."""
+
+    ports: tuple[int, ...]
+    path: str
+    api_key: str
+    requests: int
+    connections: int
+    rate: float
+    template: bytes
+
+    @classmethod
+    def of(cls, words: list[str]) -> Load:
+        ports, path, api_key, requests, connections, rate, body_file = words
+        return cls(
+            tuple(int(port) for port in ports.split(",")), path, api_key, int(requests), int(connections),
+            float(rate), Path(body_file).read_bytes(),
+        )  # fmt: skip
+
+    def request(self, port: int, number: int) -> bytes:
+        body = self.template
+        if b"%" in body:
+            body = body.replace(b"%d", b"%d" % number).replace(b"%t", b"%d" % time.monotonic_ns())
+        head = (
+            f"POST {self.path} HTTP/1.1\r\nHost: {HOST}:{port}\r\nX-Api-Key: {self.api_key}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        return head.encode() + body
+
+
+async def run(load: Load) -> int:
+    """Send all requests; return how many had another status than 200."""
+    numbers, began = iter(range(load.requests)), time.perf_counter()
+    ports = (load.ports[index % len(load.ports)] for index in range(load.connections))
+    failures = await asyncio.gather(*(_connection(load, port, numbers, began) for port in ports))
     return sum(failures)
 
 
-async def _connection(host: str, port: int, head: str, bodies: object) -> int:
-    reader, writer = await asyncio.open_connection(host, port)
+async def _connection(load: Load, port: int, numbers: Iterator[int], began: float) -> int:
+    reader, writer = await asyncio.open_connection(HOST, port)
     failures = 0
-    for body in bodies:  # type: ignore[attr-defined]
-        writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+    for number in numbers:
+        if load.rate:
+            await asyncio.sleep(max(0.0, began + number / load.rate - time.perf_counter()))
+        writer.write(load.request(port, number))
         failures += not await _is_ok(reader)
     writer.close()
     return failures
@@ -42,12 +81,11 @@ async def _is_ok(reader: asyncio.StreamReader) -> bool:
 
 
 async def _main() -> None:
-    host, port, path, api_key, requests, connections = sys.argv[1:]
-    template = sys.stdin.read()
-    bodies = [template.replace("%d", str(number)).encode() for number in range(int(requests))]
-    started = time.perf_counter()
-    failures = await post_all(host, int(port), path, api_key, bodies, int(connections))
-    sys.stdout.write(json.dumps({"seconds": time.perf_counter() - started, "failures": failures}) + "\n")
+    load = Load.of(sys.argv[1:])
+    started, cpu = time.perf_counter(), time.process_time()
+    failures = await run(load)
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    sys.stdout.write(json.dumps({"seconds": seconds, "cpu_seconds": cpu_seconds, "failures": failures}) + "\n")
 
 
 if __name__ == "__main__":

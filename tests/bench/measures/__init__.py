@@ -1,0 +1,1 @@
+"""The rows of the benchmarks: a module each, with the function that measures it."""

@@ -1,0 +1,112 @@
+"""The rows of `make bench`: what each is called, how long it takes, how it is measured, and its goals."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from tests.bench.figures import Goal, Measured
+from tests.bench.measures import (
+    deliveries,
+    end_to_end,
+    forwarding,
+    idle,
+    large,
+    latency,
+    scaling,
+    store_cost,
+    submission,
+)
+from tests.bench.peer_workers import BULLMQ, PYTHON_NAMES
+from tests.bench.stage import Stage
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table. `seconds` is about how long it takes on two cores."""
+
+    name: str
+    title: str
+    seconds: float
+    measure: Callable[[Stage], Awaitable[Measured]]
+    goals: tuple[Goal, ...] = ()
+
+
+MAX_COPIES = 1.25
+"""A copy, and a quarter of one for buffers."""
+UNAFFECTED = 1.25
+"""Ratio of two 99th percentiles that counts as the same."""
+
+ROWS = (
+    Row(
+        "agent", "one agent, echo container, 64 at once: claimed, forwarded, recorded, leased and fenced", 110,
+        forwarding.measure,
+        (
+            Goal("tasks", "≥ 1.2 × BullMQ", 1.2, against=(BULLMQ.name,)),
+            Goal("tasks", "≥ 5 × the best Python peer", 5, against=PYTHON_NAMES),
+        ),
+    ),
+    Row(
+        "submit", "submits through one API process, 32 kept-alive clients", 40, submission.measure,
+        (
+            Goal("submits", "≥ 1.0 × bare Starlette", 1.0, against=(submission.BARE,)),
+            Goal("submits", "≥ 3 × FastAPI + arq", 3, against=(submission.FASTAPI,)),
+        ),
+    ),
+    Row(
+        "deliveries", "webhooks by one process to one receiver, signed, with the ledger", 60, deliveries.measure,
+        (
+            Goal("deliveries", "≥ 6 × arq + httpx", 6, against=(deliveries.ARQ,)),
+            Goal("deliveries", "≥ 0.35 × bare aiohttp", 0.35, against=(deliveries.AIOHTTP,)),
+        ),
+    ),
+    Row(
+        "latency", "submit → container, idle worker, 50/s", 55, latency.measure,
+        (Goal("p50", "≤ 3 ms", 3, at_most=True), Goal("p99", "≤ 10 ms", 10, at_most=True)),
+    ),
+    Row(
+        "end-to-end", "submit → forwarded → recorded → webhook delivered, on two cores", 55, end_to_end.measure,
+        (Goal("tasks", "≥ 3 × FastAPI + arq", 3, against=(end_to_end.FASTAPI,)),),
+    ),
+    Row(
+        "store", "the store's cost of one task with 300 bytes of input and output", 45, store_cost.measure,
+        (
+            Goal("scripts", "≤ 55 µs", 55, at_most=True),
+            Goal("bytes queued", "≤ 720 B", 720, at_most=True),
+            Goal("bytes finished", "≤ 800 B", 800, at_most=True),
+        ),
+    ),
+    Row(
+        "idle-agent", "an agent without tasks", 25, idle.measure_agent,
+        (
+            Goal("memory", "≤ 60 MB", 60, at_most=True),
+            Goal("cpu", "≤ 0.2 % of a core", 0.2, at_most=True),
+            Goal("store calls", "≤ 1 /s", 1, at_most=True),
+        ),
+    ),
+    Row(
+        "idle-up", "`queue-engine up` without requests", 30, idle.measure_up,
+        (
+            Goal("memory", "≤ 250 MB", 250, at_most=True),
+            Goal("cpu", "≤ 2 % of a core", 2, at_most=True),
+            Goal("ready", "≤ 3 s", 3, at_most=True),
+        ),
+    ),
+    Row(
+        "large", "10 MB of input and output, both limits raised to 16 MiB", 45, large.measure,
+        (
+            Goal("copies in the api", "≤ 1", MAX_COPIES, at_most=True),
+            Goal("copies in the agent", "≤ 1", MAX_COPIES, at_most=True),
+            Goal("p99", "others' p99 unaffected", UNAFFECTED, against=(large.WITHOUT,), at_most=True),
+        ),
+    ),
+    Row("processes", "1, 2 and 4 API processes and agents", 75, scaling.measure),
+)  # fmt: skip
+
+
+def chosen(only: list[str]) -> list[Row]:
+    """Return the rows with these names, all without a name. Raises ValueError for a name that no row has."""
+    names = [row.name for row in ROWS]
+    if unknown := [name for name in only if name not in names]:
+        raise ValueError(f"no row {', '.join(unknown)}; rows are {', '.join(names)}")
+    return [row for row in ROWS if not only or row.name in only]
