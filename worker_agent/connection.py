@@ -1,4 +1,4 @@
-"""One HTTP/1.1 connection to a container: it posts a request, reads the response, and can then be used again.
+"""An HTTP/1.1 connection to a container: it posts a request, reads the response, and can then be used again.
 
 Own code and not aiohttp, because a call through aiohttp costs more than twice the processor time, and the agent makes
 one for each task. llhttp parses the responses in both. The rules of this module:
@@ -7,7 +7,7 @@ one for each task. llhttp parses the responses in both. The rules of this module
 - The head of a response is limited as a whole (MAX_HEAD_BYTES), and so is what stands between the pieces of its body.
 - What comes after a response, or between two requests, is not a response: the connection is closed and not used again.
   Some servers end an idle connection with a 408.
-- Pieces of a body go to the reader as they arrive. It keeps what it needs and no more, so nothing is queued here and
+- Pieces of a body go to the reader as they arrive. It keeps only the part that it needs, so nothing is queued here and
   reading is never paused.
 """
 
@@ -42,7 +42,7 @@ _WITHOUT_BODY = frozenset({_SWITCHING_PROTOCOLS, 204, 304})
 
 
 class Reader(Protocol):
-    """Takes one response as it arrives. What it raises becomes the error of the call."""
+    """Takes one response as it arrives. An exception that it raises becomes the error of the call."""
 
     def begin(self, head: Head) -> bool:
         """Take the head of the final response; return whether its body is needed."""
@@ -54,7 +54,7 @@ class Reader(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """A connection of an event loop. One request at a time."""
+    """A connection of an event loop, for a single request at a time."""
 
     def __init__(self) -> None:
         self._parser = _parser_for(self)
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         """Close the connection without waiting for what is still to be written. Safe to call twice."""
         self._transport.abort()
 
-    # What the event loop calls
+    # Callbacks of the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -129,7 +129,7 @@ class Connection(asyncio.Protocol):
                 self._fail(CallError(RESET, self._how_it_broke() if error is None else ""))
         del self._parser  # it refers to this object: without a circle both are freed at once
 
-    # What the parser calls
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         if self._is_complete:

@@ -13,7 +13,7 @@ from worker_agent.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 HAPPY_EYEBALLS_SECONDS = 0.25
-"""Time after which the next address of a name is tried beside the one that has not answered (RFC 8305, section 8)."""
+"""Time after which the next address of a name is tried beside the one that has not responded (RFC 8305, section 8)."""
 KEEPALIVE_SECONDS = 1.5
 """Idle time after which a connection is closed. It is shorter than that of common servers (gunicorn 2 s, uvicorn 5 s),
 because a task that is sent on a connection which the container is just closing would fail without having run."""

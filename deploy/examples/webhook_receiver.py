@@ -38,7 +38,7 @@ def verify(headers: Mapping[str, str], body: bytes, *, secret: str, auth_key: st
         raise NotGenuine("X-API-Key is missing or wrong")
     message_id, timestamp = headers.get("webhook-id", ""), headers.get("webhook-timestamp", "")
     if not timestamp.isdigit() or abs(now - int(timestamp)) > TOLERANCE_SECONDS:
-        raise NotGenuine("webhook-timestamp is missing or too far from now")
+        raise NotGenuine("webhook-timestamp is missing, or differs too much from the current time")
     key = base64.b64decode(secret.removeprefix("whsec_"))
     signed = f"{message_id}.{timestamp}.".encode() + body  # the bytes as they came, before any parsing
     expected = "v1," + base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode()

@@ -63,7 +63,7 @@ async def serve_api_group(settings: ApiSettings) -> int:
 
 
 def group_metrics(folder: Path) -> bytes:
-    """Return the metrics of all members on one page. One that does not respond is left out. Blocks for a second."""
+    """Return the metrics of all members on one page. A member that does not respond within a second is left out."""
     members = _members_in(folder)
     with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
         pages = zip(members, pool.map(_page_of, members), strict=True)

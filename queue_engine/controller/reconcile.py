@@ -406,7 +406,7 @@ class Reconciler:
             return None
         auth = await self._credentials.open(endpoint.tenant, credential_id)
         if auth is None:
-            raise BackendError(f"the registry credential {credential_id} is gone")
+            raise BackendError(f"the registry credential {credential_id} does not exist")
         return RegistryCredential(auth.username, auth.password)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a response that is not HTTP/1.1, for all connections that read responses."""
+"""The problem of a response that is not HTTP/1.1, for all connections that read responses."""
 
 from __future__ import annotations
 

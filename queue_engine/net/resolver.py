@@ -94,10 +94,10 @@ class CachingResolver(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the addresses of `family`, in the form that aiohttp's connector needs. Raises NameNotResolved."""
         results = [_result(host, address, port) for address in await self.addresses(host)]
-        wanted = [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
-        if not wanted:
-            raise NameNotResolved(f"{host[:253]} has no address of the wanted family")
-        return wanted
+        matching = [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
+        if not matching:
+            raise NameNotResolved(f"{host[:253]} has no address of the requested family")
+        return matching
 
     async def close(self) -> None:
         """Cancel all lookups. Safe to call twice."""

@@ -2,7 +2,7 @@
 
 A line that a process writes for each task goes through `log_soon`, because a record of the logging module costs more
 than the rest of such a line. These lines are written together in the next turn of the event loop; every other line is
-written at once, after those that wait. Nothing is lost when the process ends, also with an exception. Only SIGKILL and
+written at once, after those that wait. The end of the process loses no line, nor does an exception. Only SIGKILL and
 a crash of the interpreter lose lines: at most those of one turn.
 """
 

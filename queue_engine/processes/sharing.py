@@ -1,4 +1,4 @@
-"""What several processes share that serve one port: the listening socket, and a folder for their metrics.
+"""The parts that processes share when they serve one port: the listening socket, and a folder for their metrics.
 
 The parent binds the port and starts the members with both in their environment:
 

@@ -128,7 +128,7 @@ async def test_a_backend_is_given_the_variables_that_are_no_secrets() -> None:
 @pytest.mark.parametrize(
     ("kept", "environment", "told"),
     [
-        (None, None, "the registry credential 7 is gone"),
+        (None, None, "the registry credential 7 does not exist"),
         (SealBroken(), None, "cannot be opened"),
         (SecretKeyMissing(), None, "QUEUE_ENGINE_SECRET_KEY"),
         (AUTH, SealBroken(), "cannot be opened"),
