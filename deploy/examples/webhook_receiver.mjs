@@ -24,7 +24,7 @@ function faultOf(headers, body, { secret, authKey, now }) {
   const id = headers["webhook-id"] ?? "";
   const timestamp = headers["webhook-timestamp"] ?? "";
   if (!/^\d+$/.test(timestamp) || Math.abs(now - Number(timestamp)) > TOLERANCE_SECONDS) {
-    return "webhook-timestamp is missing or too far from now";
+    return "webhook-timestamp is missing, or differs too much from the current time";
   }
   const key = Buffer.from(secret.replace(/^whsec_/, ""), "base64");
   const hmac = createHmac("sha256", key).update(`${id}.${timestamp}.`).update(body); // the bytes as they came
