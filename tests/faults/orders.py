@@ -1,4 +1,4 @@
-"""The client that decides about tasks that are there: cancels them, runs them again, removes them."""
+"""Client that gives orders for tasks that exist: cancel, retry by hand, delete."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Client:
 
     async def give(self, order: str, task_id: str) -> str:
         """One of the orders below: cancel, retry or delete."""
-        give = {"cancel": self.cancel, "retry": self.run_again, "delete": self.delete}[order]
+        give = {"cancel": self.cancel, "retry": self.rerun, "delete": self.delete}[order]
         return await give(task_id)
 
     async def cancel(self, task_id: str) -> str:
@@ -58,7 +58,7 @@ class Client:
             answer = "REQUESTED"
         return self._note("cancel", task_id, answer)
 
-    async def run_again(self, task_id: str) -> str:
+    async def rerun(self, task_id: str) -> str:
         """QUEUED, or NOT_ENDED: perhaps because an earlier request, which was not answered, has queued it."""
         status = (await self._until_answered("retry", "POST", task_id, "/retry")).status
         return self._note("retry", task_id, {200: "QUEUED", 409: "NOT_ENDED"}.get(status, str(status)))

@@ -211,7 +211,7 @@ def order(story: Story, task: str, kind: str, answer: str | None, *, requests: i
         story.note(kind, task=task, answer=answer)
 
 
-def run_again(story: Story, task: str, answer: str | None = "QUEUED", **changes: Any) -> None:
+def rerun(story: Story, task: str, answer: str | None = "QUEUED", **changes: Any) -> None:
     """Ask for a second run of a task that has ended, and let it happen."""
     order(story, task, "retry", answer)
     execution = story.execute(task, 2)
@@ -220,45 +220,45 @@ def run_again(story: Story, task: str, answer: str | None = "QUEUED", **changes:
 
 
 @pytest.mark.parametrize("answer", ["QUEUED", "NOT_ENDED", None])
-def test_a_task_that_was_run_again_as_somebody_asked_is_no_violation(story: Story, answer: str | None) -> None:
-    run_again(story, "a", answer)
+def test_a_rerun_that_was_ordered_is_no_violation(story: Story, answer: str | None) -> None:
+    rerun(story, "a", answer)
     verdict = check(story.evidence())
     assert verdict.violations == ()
     assert verdict.duplicated == 0
 
 
-def test_a_cancelled_task_that_was_run_again_may_succeed(story: Story) -> None:
+def test_a_cancelled_task_may_succeed_after_a_rerun(story: Story) -> None:
     order(story, "a", "cancel", "CANCELLED")
-    run_again(story, "a")
+    rerun(story, "a")
     assert violations(story.evidence()) == []
 
 
-def test_a_task_that_was_run_again_and_cancelled_then_is_cancelled(story: Story) -> None:
-    run_again(story, "a")
+def test_a_task_that_is_cancelled_after_a_rerun_is_cancelled(story: Story) -> None:
+    rerun(story, "a")
     order(story, "a", "cancel", "CANCELLED")
     assert any("a (ok) ended as succeeded" in one for one in violations(story.evidence()))
 
 
-def _run_again_though_nobody_asked(story: Story) -> None:
-    run_again(story, "a")
+def _rerun_without_an_order(story: Story) -> None:
+    rerun(story, "a")
     story.journal = [one for one in story.journal if one["what"] not in ("asked", "retry")]
 
 
-def _run_again_and_delivered_under_the_old_id(story: Story) -> None:
-    run_again(story, "a")
+def _rerun_and_delivered_under_the_old_id(story: Story) -> None:
+    rerun(story, "a")
     story.journal = [one | {"id": "msg_1_1"} if one.get("id") == "msg_1_2_2" else one for one in story.journal]
 
 
-def _run_again_and_told_another_result_before(story: Story) -> None:
+def _rerun_after_another_result_was_delivered(story: Story) -> None:
     story.journal = [
         one | {"result": {"task": "a", "attempt": 1, "execution": "z"}} if one["what"] == "webhook" else one
         for one in story.journal
     ]
-    run_again(story, "a")
+    rerun(story, "a")
 
 
-def _run_again_and_executed_once_more(story: Story) -> None:
-    run_again(story, "a")
+def _rerun_and_executed_once_more(story: Story) -> None:
+    rerun(story, "a")
     story.execute("a", 2, name="again")
 
 
@@ -266,12 +266,12 @@ def _run_again_and_executed_once_more(story: Story) -> None:
     ("happens", "words"),
     [
         (lambda story: order(story, "a", "retry", "QUEUED"), "a ran 1 times from the queue to an end; 2 to 2"),
-        (_run_again_though_nobody_asked, "a ran 2 times from the queue to an end; 1 to 1"),
-        (lambda story: run_again(story, "a", runs=3), "a ran 3 times from the queue to an end; 2 to 2"),
-        (lambda story: run_again(story, "a", history=[2]), "its history was not kept"),
-        (_run_again_and_delivered_under_the_old_id, "a has ended and its webhook was not told"),
-        (_run_again_and_told_another_result_before, "a was delivered with the result of an execution that never was"),
-        (_run_again_and_executed_once_more, "a was executed 3 times; at most 2"),
+        (_rerun_without_an_order, "a ran 2 times from the queue to an end; 1 to 1"),
+        (lambda story: rerun(story, "a", runs=3), "a ran 3 times from the queue to an end; 2 to 2"),
+        (lambda story: rerun(story, "a", history=[2]), "its history was not kept"),
+        (_rerun_and_delivered_under_the_old_id, "a has ended and its webhook was not told"),
+        (_rerun_after_another_result_was_delivered, "a was delivered with the result of an execution that never was"),
+        (_rerun_and_executed_once_more, "a was executed 3 times; at most 2"),
         (lambda story: story.tell("a", 1, "a-1", message_id="msg_1_1_2"), "a was delivered as of run 2 and has made 1"),
         (lambda story: order(story, "a", "retry", "404"), "the order to retry a was answered 404"),
     ],
@@ -289,7 +289,7 @@ def test_one_id_with_two_results_is_noticed_for_a_run_before_the_last(story: Sto
     story.execute("a", 1, name="other")
     story.fault("kill agent", "w1")
     story.tell("a", 1, "other")
-    run_again(story, "a")
+    rerun(story, "a")
     assert any(
         "a was delivered under the id msg_1_1 with several results" in one for one in violations(story.evidence())
     )

@@ -88,7 +88,7 @@ async def retry_by_hand(stage: Stage) -> None:
 async def _run_all_again(stage: Stage, plans: Iterable[TaskPlan]) -> None:
     async with asyncio.TaskGroup() as group:
         for plan in plans:
-            group.create_task(stage.client.run_again(plan.task_id))
+            group.create_task(stage.client.rerun(plan.task_id))
             await stage.hold(ORDER_SECONDS)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from queue_engine.api.http.request_head import head_fault
+from queue_engine.api.http.request_head import head_problem
 
 
 @pytest.mark.parametrize(
@@ -20,15 +20,15 @@ from queue_engine.api.http.request_head import head_fault
     ],
 )
 def test_a_host_name_or_an_address_is_a_host(host: str) -> None:
-    assert head_fault("1.1", b"/", [(b"host", host.encode())]) is None
+    assert head_problem("1.1", b"/", [(b"host", host.encode())]) is None
 
 
 @pytest.mark.parametrize(
     "host", ["", ".", "..", "a..b", ".a", "a..", "-", "a.-", "-.a", "a.-.b", "a b", "a/b", "a" * 256, ":80", "..:80"]
 )
 def test_a_name_with_an_empty_label_is_no_host(host: str) -> None:
-    fault = head_fault("1.1", b"/", [(b"host", host.encode())])
-    assert fault is not None
-    assert fault.status == 400
+    problem = head_problem("1.1", b"/", [(b"host", host.encode())])
+    assert problem is not None
+    assert problem.status == 400
     target = f"http://{host}/".encode()
-    assert head_fault("1.1", target, [(b"host", host.encode())]) is not None
+    assert head_problem("1.1", target, [(b"host", host.encode())]) is not None

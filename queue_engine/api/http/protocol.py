@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from queue_engine.api.http.errors import INVALID_REQUEST
-from queue_engine.api.http.request_head import Refusal, head_fault, line_fault
+from queue_engine.api.http.request_head import Refusal, head_problem, line_problem
 from queue_engine.api.http.request_pieces import MAX_PIECES_OF_CHUNKS, Cutter, HeadLines
 from queue_engine.api.http.responses import failure
 
@@ -201,11 +201,11 @@ class LimitedProtocol(HttpToolsProtocol):
         line += begun[: end or None]
         if not end:
             return True
-        fault = line_fault(bytes(line))
+        problem = line_problem(bytes(line))
         self._line = None
-        if fault is not None:
-            self._refuse(fault)
-        return fault is None
+        if problem is not None:
+            self._refuse(problem)
+        return problem is None
 
     # The parser's callbacks
 
@@ -228,12 +228,12 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_header(name, value.rstrip(b" \t"))
 
     def on_headers_complete(self) -> None:
-        fault = head_fault(self.parser.get_http_version(), self.url, self.headers)
-        if fault is None and self.parser.should_upgrade() and self._has_body():
+        problem = head_problem(self.parser.get_http_version(), self.url, self.headers)
+        if problem is None and self.parser.should_upgrade() and self._has_body():
             # The parser would treat the body as bytes of another protocol.
-            fault = Refusal(400, "Upgrade: is not supported with a body")
-        if fault is not None:
-            self._refusal = fault
+            problem = Refusal(400, "Upgrade: is not supported with a body")
+        if problem is not None:
+            self._refusal = problem
             raise _Refused
         self._in_head = False
         self._cutter.body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)

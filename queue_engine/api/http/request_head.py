@@ -33,7 +33,7 @@ class Refusal(NamedTuple):
     message: str
 
 
-def line_fault(line: bytes) -> Refusal | None:
+def line_problem(line: bytes) -> Refusal | None:
     """Return the reason to refuse the request line, CR LF included; None when it is well-formed and of HTTP/1."""
     found = _LINE.fullmatch(line)
     if found is None:
@@ -43,18 +43,18 @@ def line_fault(line: bytes) -> Refusal | None:
     return None
 
 
-def head_fault(version: str, target: bytes, headers: RawHeaders) -> Refusal | None:
+def head_problem(version: str, target: bytes, headers: RawHeaders) -> Refusal | None:
     """Return the reason to refuse a request with this head; None when it is accepted."""
     hosts = [value for name, value in headers if name == b"host"]
     codings = [value for name, value in headers if name == b"transfer-encoding"]
     return (
-        _host_fault(version, hosts)
-        or _target_fault(target, hosts)
-        or (_coding_fault(version, codings) if codings else None)
+        _host_problem(version, hosts)
+        or _target_problem(target, hosts)
+        or (_coding_problem(version, codings) if codings else None)
     )
 
 
-def _host_fault(version: str, hosts: Sequence[bytes]) -> Refusal | None:
+def _host_problem(version: str, hosts: Sequence[bytes]) -> Refusal | None:
     if not hosts and version == "1.1":
         return Refusal(400, "Host: is required")
     if len(hosts) > 1:
@@ -64,7 +64,7 @@ def _host_fault(version: str, hosts: Sequence[bytes]) -> Refusal | None:
     return None
 
 
-def _target_fault(target: bytes, hosts: Sequence[bytes]) -> Refusal | None:
+def _target_problem(target: bytes, hosts: Sequence[bytes]) -> Refusal | None:
     if target.startswith(b"/") and b"#" not in target:
         return None
     found = _TARGET.fullmatch(target)
@@ -94,7 +94,7 @@ def _normalized(host: bytes, scheme: bytes) -> tuple[str, int] | None:
         return None
 
 
-def _coding_fault(version: str, values: Sequence[bytes]) -> Refusal | None:
+def _coding_problem(version: str, values: Sequence[bytes]) -> Refusal | None:
     codings = [one.strip(b" \t").lower() for value in values for one in value.split(b",")]
     if version == "1.0":
         return Refusal(400, "Transfer-Encoding: must not be used with HTTP/1.0")
