@@ -7,6 +7,7 @@ import asyncio
 from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ContainerResponse
 from queue_engine.net.error_types import BAD_RESPONSE, BadResponse
+from queue_engine.net.transfer_codings import problem_of_transfer_codings
 from queue_engine.rules.excerpts import printable
 from queue_engine.rules.outputs import output_of, text_of
 from worker_agent.codings import BodyDecoder, TooLarge
@@ -43,7 +44,7 @@ class ResponseReader:
     def begin(self, head: Head) -> bool:
         """Take the head. Raises BadResponse for a success in a transfer coding that is not decoded."""
         self._head = head
-        problem = _problem_of_transfer_codings(head)
+        problem = problem_of_transfer_codings(head.transfer_codings)
         if self.is_failure:
             self._shorten_limit()
             self._max_bytes = MAX_FAILURE_BYTES
@@ -127,11 +128,3 @@ class ResponseReader:
             if self._size > self._max_bytes:
                 raise TooLarge
             self._pieces.append(piece)
-
-
-def _problem_of_transfer_codings(head: Head) -> str:
-    for name in head.transfer_codings:
-        if name not in ("chunked", "identity"):
-            shown = name[:40].encode("unicode_escape").decode()
-            return f"it has the transfer coding {shown}; only chunked is decoded"
-    return ""

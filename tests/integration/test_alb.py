@@ -454,6 +454,50 @@ async def test_no_valid_answer_is_503_and_the_request_is_not_repeated(api: Runni
             assert len(worker.visits) == count
 
 
+@pytest.mark.parametrize(
+    ("response", "problem"),
+    [
+        (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", 'it does not begin with a valid HTTP status line: "SSH-2.0-OpenSSH_9.2"'),
+        (b"HTTP/1.1 999 Odd\r\nContent-Length: 0\r\n\r\n", "its status is 999"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab", "duplicate Content-Length"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nab", "it has the transfer coding gzip; only chunked"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n" + END, "it has the transfer coding gzip"),
+    ],
+)
+async def test_the_503_for_an_invalid_response_of_a_worker_names_its_problem(
+    api: RunningApi, response: bytes, problem: str
+) -> None:
+    async with worker_doing(answering(response)) as worker:
+        endpoint_id = await endpoint_with(api, worker.port)
+        got = await api.client.get(f"/e/{endpoint_id}/")
+    assert got.status_code == 503
+    assert got.json()["message"].startswith(f"the worker's response is not valid HTTP: {problem}")
+
+
+async def test_a_transfer_coding_of_a_response_without_a_body_is_ignored(api: RunningApi) -> None:
+    async with worker_doing(answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n")) as worker:
+        endpoint_id = await endpoint_with(api, worker.port)
+        got = await api.client.head(f"/e/{endpoint_id}/")
+    assert (got.status_code, got.content) == (200, b"")
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        (b"4\r\nhalf\r\nZZ\r\n", "it is not valid HTTP: invalid character in chunk size"),
+        (b"4\r\nhalf\r\n", "it broke the connection"),
+    ],
+)
+async def test_the_log_tells_an_invalid_body_of_a_worker_from_a_lost_connection(
+    api: RunningApi, body: bytes, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with worker_doing(answering(CHUNKED + body)) as worker:
+        endpoint_id = await endpoint_with(api, worker.port)
+        with pytest.raises(httpx.RemoteProtocolError):
+            await api.client.get(f"/e/{endpoint_id}/")
+    assert f"a request failed: the worker's response was cut off: {problem}" in caplog.text
+
+
 async def test_a_worker_that_refuses_is_left_out(api: RunningApi) -> None:
     async with worker_doing(answering(OK)) as worker:
         endpoint_id = await endpoint_with(api, free_port(), worker.port, free_port())

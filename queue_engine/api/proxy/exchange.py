@@ -18,9 +18,19 @@ from queue_engine.aio import end_tasks
 from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, ResponseCutOff, WorkerUnavailable
 from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
-from queue_engine.net.error_types import CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR, BlockedAddress, error_type_of
+from queue_engine.net.error_types import (
+    BAD_RESPONSE,
+    CONNECT_REFUSED,
+    CONNECT_TIMEOUT,
+    DNS_ERROR,
+    BadResponse,
+    BlockedAddress,
+    error_type_of,
+    problem_of,
+)
 from queue_engine.net.http_client import ResponseConnector, checked_sockets
 from queue_engine.net.ports import machine_addresses
+from queue_engine.net.transfer_codings import problem_of_transfer_codings
 from queue_engine.rules.addresses import WorkerPolicy
 
 CONNECT_SECONDS = 3.0
@@ -206,6 +216,9 @@ class Exchange:
             if self._watch is not None:
                 await end_tasks(self._watch)
         if isinstance(error, (aiohttp.ClientError, OSError, _Broken)):
+            if error_type_of(error) == BAD_RESPONSE:
+                not_http = f"is not valid HTTP: {problem_of(error)}"
+                raise self._failure(f"it {not_http}", f"the worker's response {not_http}") from error
             raise self._failure("it broke the connection") from error
 
     def body(self) -> AsyncIterator[bytes] | None:
@@ -213,10 +226,18 @@ class Exchange:
         return None if self._length == 0 else self._chunks()
 
     async def relay(self, response: aiohttp.ClientResponse, request_id: str) -> None:
-        """Send the worker's response to the client while it arrives."""
+        """Send the worker's response to the client while it arrives.
+
+        Raises BadResponse, and the errors of the connection.
+        """
         headers = headers_for_client(response.status, response.raw_headers, request_id)
-        if headers is None or not 200 <= response.status <= 599:
-            raise WorkerUnavailable("the worker's answer is not valid HTTP")
+        if headers is None:
+            raise BadResponse("it has a header with an invalid name or value")
+        if not 200 <= response.status <= 599:
+            raise BadResponse(f"its status is {response.status}")
+        problem = problem_of_transfer_codings(response.headers.getall("Transfer-Encoding", ()))
+        if problem and response.method != "HEAD":
+            raise BadResponse(problem)
         self._move()
         self._started = True
         await self._send({"type": "http.response.start", "status": response.status, "headers": headers})
@@ -276,12 +297,16 @@ class Exchange:
         if self._error is None and not self._over and not self._limit.expired():
             self._limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
-    def _failure(self, what: str) -> Exception:
-        """Return the error that names the failed side: for the client or, after a response has begun, for the log."""
+    def _failure(self, problem: str, without_response: str = "") -> Exception:
+        """Return the error that names the failed side: for the client or, after a response has begun, for the log.
+
+        `without_response` replaces the default text for a worker whose response has not begun.
+        """
         if isinstance(self._error, ClientGone):
             return self._error
         if self._started:
-            return ResponseCutOff(str(self._error) if self._error else f"the worker's answer was cut off: {what}")
+            return ResponseCutOff(str(self._error or f"the worker's response was cut off: {problem}"))
         if self._error is not None:
             return self._error
-        return BodyStalled() if self._awaits_client else WorkerUnavailable(f"the worker gave no answer: {what}")
+        text = without_response or f"the worker gave no answer: {problem}"
+        return BodyStalled() if self._awaits_client else WorkerUnavailable(text)
