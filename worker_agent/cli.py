@@ -27,7 +27,8 @@ from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SE
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
 from queue_engine.logs.masking import Secrets
-from queue_engine.observability.exporter import listen, own_metrics, port_of, serve_pages
+from queue_engine.net.listening import CannotListen, listen
+from queue_engine.observability.exporter import own_metrics, port_of, serve_pages
 from queue_engine.observability.logs import configure_logging
 from queue_engine.observability.metrics import Role, registry_of
 from queue_engine.processes.interpreter import collect_rarely
@@ -188,9 +189,12 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
 def _serve_metrics(settings: AgentSettings) -> socket.socket:
     try:
         listener = _metrics_listener(settings)
-    except OSError as error:
+    except CannotListen as error:
         where = f"{settings.metrics_host}:{settings.metrics_port}"
-        raise EngineError(f"metrics cannot be served on {where}: {error.strerror or error}") from error
+        variable = f"{AGENT_PREFIX}METRICS_{error.part.upper()}"
+        raise EngineError(f"{variable}: metrics cannot be served on {where}: {error.reason}") from error
+    except OSError as error:
+        raise EngineError(f"{AGENT_PREFIX}METRICS_FD: metrics cannot be served: {error.strerror}") from error
     serve_pages(listener, own_metrics(registry_of(Role.AGENT)))
     return listener
 

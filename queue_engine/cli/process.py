@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import socket
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,8 +14,9 @@ from queue_engine.cli.startup import fail
 from queue_engine.config.shared import MetricsSettings, StoreSettings
 from queue_engine.config.variables import unknown_variables
 from queue_engine.domain.errors import EngineError
+from queue_engine.net.listening import CannotListen, listen
 from queue_engine.observability import metrics
-from queue_engine.observability.exporter import Page, listen, own_metrics, serve_pages
+from queue_engine.observability.exporter import Page, own_metrics, serve_pages
 from queue_engine.observability.logs import configure_logging
 from queue_engine.processes.lifeline import LIFELINE_VARIABLE, watch_lifeline
 
@@ -33,11 +35,22 @@ def start(role: str, settings: StoreSettings) -> None:
 def serve_metrics(settings: MetricsSettings, role: metrics.Role, **more: Page) -> int:
     """Serve the role's metrics, and further pages below `/metrics/`; return the port."""
     pages = own_metrics(metrics.registry_of(role)) | {f"/metrics/{name}": page for name, page in more.items()}
-    listener = or_fail("QUEUE_ENGINE_METRICS_PORT", lambda: listen(settings.metrics_host, settings.metrics_port))
+    listener = bound_or_fail("QUEUE_ENGINE_METRICS", lambda: listen(settings.metrics_host, settings.metrics_port))
     serve_pages(listener, pages)
     port: int = listener.getsockname()[1]
     log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
     return port
+
+
+def bound_or_fail(prefix: str, make: Callable[[], socket.socket]) -> socket.socket:
+    """Return the socket that `make` makes. CannotListen becomes an EngineError.
+
+    The message names the variable that is the cause, `<prefix>_HOST` or `<prefix>_PORT`.
+    """
+    try:
+        return make()
+    except CannotListen as error:
+        raise EngineError(f"{prefix}_{error.part.upper()}: {error.strerror}") from None
 
 
 def or_fail(variable: str, make: Callable[[], Made]) -> Made:

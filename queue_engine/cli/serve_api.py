@@ -10,7 +10,7 @@ from functools import partial
 from queue_engine.api.app import create_app
 from queue_engine.api.http.server import BACKLOG, bind, serve
 from queue_engine.api.proxy.exchange import WorkerClient
-from queue_engine.cli.process import on_end, or_fail
+from queue_engine.cli.process import bound_or_fail, on_end, or_fail
 from queue_engine.cli.serve_api_group import group_metrics
 from queue_engine.cli.startup import open_store
 from queue_engine.config.catalogue import load_catalogue
@@ -30,7 +30,7 @@ log = logging.getLogger("queue_engine")
 async def serve_api(settings: ApiSettings) -> int:
     # Before waiting for the store, because waiting does not fix errors of these settings.
     membership = Membership.from_environment(os.environ)
-    listener = or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings)) if membership is None else membership.listener()
+    listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings)) if membership is None else membership.listener()
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
         await store.wait_until_ready()

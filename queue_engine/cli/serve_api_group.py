@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from queue_engine.api.http.server import SHUTDOWN_SECONDS, bind
-from queue_engine.cli.process import on_end, or_fail
+from queue_engine.cli.process import bound_or_fail, on_end
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.secret_files import FILE_SUFFIX
 from queue_engine.net.private_sockets import remove_unserved, sockets_of
@@ -33,7 +33,7 @@ MAX_AT_ONCE = 16
 
 async def serve_api_group(settings: ApiSettings) -> int:
     """Run the members until SIGTERM or SIGINT. A member that dies is started again."""
-    listener = or_fail("QUEUE_ENGINE_PORT", lambda: bind(settings))
+    listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings))
     folder = Path(tempfile.mkdtemp(prefix="queue-engine-api-"))
 
     def on_exit(end: ProgramExit) -> None:

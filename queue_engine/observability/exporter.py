@@ -28,11 +28,6 @@ def own_metrics(registry: CollectorRegistry) -> dict[str, Page]:
     return {"/metrics": lambda: generate_latest(registry)}
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Return a listening socket; port 0 means a free port. Raises OSError if the port is in use."""
-    return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=32)
-
-
 def serve_pages(listener: socket.socket, pages: Mapping[str, Page]) -> None:
     """Serve these pages on a listening TCP or Unix socket, from threads that end with the process."""
     server = _Server(listener, pages)

@@ -84,14 +84,21 @@ async def test_an_agent_without_tasks_needs_no_port(store: Store, programs: Prog
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"WORKER_AGENT_METRICS_PORT": "{taken}"}, ("metrics cannot be served on 127.0.0.1:{taken}",)),
+        (
+            {"WORKER_AGENT_METRICS_PORT": "{taken}"},
+            ("WORKER_AGENT_METRICS_PORT: metrics cannot be served on 127.0.0.1:{taken}",),
+        ),
+        (
+            {"WORKER_AGENT_METRICS_HOST": "a host"},
+            ("WORKER_AGENT_METRICS_HOST: metrics cannot be served on a host:0", "the host must be an address of"),
+        ),
         (
             {"WORKER_AGENT_METRICS_PORT": "{free}", "WORKER_AGENT_CONTAINER_URL": "http://localhost:{free}"},
             ("port {free} is the agent's own", "--metrics-port"),
         ),
         ({"WORKER_AGENT_READY_PATH": "/ready", "WORKER_AGENT_OWN_NETWORK": "1"}, ("WORKER_AGENT_READY_PATH needs",)),
     ],
-    ids=["metrics port taken", "metrics port of the container", "ready path"],
+    ids=["metrics port taken", "metrics host", "metrics port of the container", "ready path"],
 )
 async def test_what_an_agent_cannot_work_without_is_said_at_start(
     store: Store, programs: Programs, receiver: HttpServer, environment: dict[str, str], words: tuple[str, ...]

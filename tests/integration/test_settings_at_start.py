@@ -118,3 +118,36 @@ def test_what_an_api_cannot_start_with_is_named_while_the_store_is_away(
     program = programs.start("api", "queue_engine", "api", **given | {variable: str(container.port)})
     assert program.wait() == 2
     assert message.format(port=container.port) in program.output()
+
+
+HOST_RULE = "; the host must be an address of this machine, or a name that resolves to one"
+
+
+@pytest.mark.parametrize("host", ["a host", "192.0.2.1", "::1%nowhere"])
+@pytest.mark.parametrize(
+    ("name", "variable"),
+    [
+        ("api", "QUEUE_ENGINE_HOST"),
+        ("delivery", "QUEUE_ENGINE_METRICS_HOST"),
+        ("controller", "QUEUE_ENGINE_METRICS_HOST"),
+    ],
+)
+def test_a_process_names_the_host_variable_when_it_cannot_listen_on_the_host(
+    programs: Programs, name: str, variable: str, host: str
+) -> None:
+    program = programs.start(name, *COMMANDS[name], **{variable: host})
+    assert program.wait() == 2
+    assert f"{variable}: cannot listen on {host}:0: " in program.output()
+    assert HOST_RULE in program.output()
+    assert "Traceback" not in program.output()
+
+
+@pytest.mark.parametrize("name", ["delivery", "controller"])
+def test_a_process_names_the_metrics_port_when_it_is_taken(
+    programs: Programs, container: HttpServer, name: str
+) -> None:
+    port = container.port
+    program = programs.start(name, *COMMANDS[name], QUEUE_ENGINE_METRICS_PORT=str(port))
+    assert program.wait() == 2
+    assert f"QUEUE_ENGINE_METRICS_PORT: cannot listen on 127.0.0.1:{port}: Address already in use" in program.output()
+    assert HOST_RULE not in program.output()

@@ -15,9 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from queue_engine.backends.base import AgentTarget
 from queue_engine.controller import agent_metrics
 from queue_engine.controller.agent_metrics import AgentMetrics, merged
+from queue_engine.net.listening import listen
 from queue_engine.net.private_sockets import listen_privately
 from queue_engine.observability import exporter
-from queue_engine.observability.exporter import Page, listen, own_metrics, port_of, serve_pages
+from queue_engine.observability.exporter import Page, own_metrics, port_of, serve_pages
 from tests.promtool import check, promtool_binary
 from tests.waiting import wait_until
 

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from queue_engine.api.http.protocol import limited_protocol
 from queue_engine.config.engine import ApiSettings
+from queue_engine.net import listening
 
 KEEP_ALIVE_SECONDS = 75
 """Keep-alive timeout, above the 60 s after which common load balancers close an idle connection themselves."""
@@ -21,27 +22,18 @@ BACKLOG = 2048
 
 
 def listen(settings: ApiSettings) -> socket.socket:
-    """Return a socket that listens as configured; port 0 chooses a free one. Raises OSError that names address and
-    port.
-    """
+    """Return a socket that listens as configured; port 0 chooses a free one. Raises CannotListen."""
     listener = bind(settings)
     listener.listen(BACKLOG)
     return listener
 
 
 def bind(settings: ApiSettings) -> socket.socket:
-    """Return a socket bound to the port, which refuses connections until it listens. Raises OSError as `listen` does.
+    """Return a socket bound to the port, which refuses connections until it listens. Raises CannotListen.
 
     Until the store is ready, clients are refused at once, so that a load balancer chooses another server.
     """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from None
+    listener = listening.bind(settings.host, settings.port)
     listener.setblocking(False)
     return listener
 
