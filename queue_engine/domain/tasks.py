@@ -332,7 +332,10 @@ class Cost(StrEnum):
 
 @dataclass(frozen=True)
 class TryAgain:
-    """The task is retried after `delay_seconds`."""
+    """The task is retried after `delay_seconds`, or after `retry_after_seconds` if the container asks for that.
+
+    No wait of a busy streak goes beyond the endpoint's maxBusySeconds.
+    """
 
     error: str
     delay_seconds: float
@@ -340,6 +343,8 @@ class TryAgain:
     cost: Cost = Cost.ATTEMPT
     last_error: str = ""
     """With Cost.BUSY: the task's error if this try uses up the last attempt."""
+    retry_after_seconds: float | None = None
+    """With Cost.BUSY: the container's `Retry-After`."""
 
 
 @dataclass(frozen=True)
@@ -378,10 +383,8 @@ def outcome_of(
         return Failed(error, state)
     last_error = f"{error} ({_budget_is_used_up(response, budget)})"
     if reason in _UNAVAILABLE:
-        wait = policy.delay_after(budget.busy_tries + 1, luck=luck)
-        if response.retry_after_seconds is not None:
-            wait = response.retry_after_seconds
-        return TryAgain(error, wait, _attempt_outcome(response), Cost.BUSY, last_error)
+        wait, retry_after = policy.delay_after(budget.busy_tries + 1, luck=luck), response.retry_after_seconds
+        return TryAgain(error, wait, _attempt_outcome(response), Cost.BUSY, last_error, retry_after)
     if budget.attempt >= budget.max_attempts:
         return Failed(last_error, state)
     return TryAgain(error, policy.delay_after(budget.attempt, luck=luck), _attempt_outcome(response))

@@ -797,6 +797,7 @@ class Scripts:
         *,
         token: str,
         delay_ms: int,
+        retry_after_ms: int | None,
         outcome: str,
         why: bytes,
         cost: str,

@@ -269,10 +269,12 @@ class TaskQueue:
         return Settled(reply.word, reply.created_ms, reply.started_ms, reply.now_ms)
 
     async def _retry(self, lease: Lease, outcome: TryAgain) -> Settled:
+        retry_after = outcome.retry_after_seconds
         reply = await self._scripts.retry(
             self._keys.of_task(lease.task_id),
             token=lease.token,
             delay_ms=int(outcome.delay_seconds * 1000),
+            retry_after_ms=None if retry_after is None else int(retry_after * 1000),
             outcome=outcome.attempt_outcome,
             why=outcome.error.encode("utf-8", "replace")[:MAX_WHY_BYTES],
             cost=outcome.cost,

@@ -198,6 +198,20 @@ async def test_a_worker_that_stays_busy_uses_up_the_attempts(
     assert "attempt 2 of 2" in (task.error or "")
 
 
+async def test_a_retry_after_of_the_container_does_not_outlast_max_busy_seconds(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    container.answer = replies(Reply(), Reply(503, b"loading", {"Retry-After": "3600"}))
+    endpoint_id = await new_endpoint(store, max_attempts=1, max_busy_seconds=2)
+    await submit(store, endpoint_id, "first")
+    await submit(store, endpoint_id)
+    programs.agent(endpoint_id, container.url)
+    programs.controller()
+    task = await ended(store, endpoint_id)
+    assert (task.state, task.attempts) == (TaskState.FAILED, 1)
+    assert "answered 503: loading" in (task.error or "")
+
+
 async def test_no_answer_within_the_execution_timeout_ends_the_task_and_the_call(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:

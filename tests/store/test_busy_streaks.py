@@ -1,5 +1,6 @@
 """Tries that find a worker busy or not connected: their cost, and their records in the history of a task."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -38,6 +39,12 @@ async def attempts(bench: Bench) -> list[Attempt]:
     return found
 
 
+async def wait_seconds(bench: Bench) -> float:
+    """Return the time from the latest try to the next."""
+    due = await bench.probe.scores(bench.partition.due)
+    return (due[bench.member("t1")] - (await bench.task("t1")).updated_at_ms) / 1000
+
+
 @pytest.mark.parametrize("outcome", [BUSY, NOT_UP, LOADING])
 async def test_a_try_that_found_the_worker_unavailable_returns_its_attempt(bench: Bench, outcome: TryAgain) -> None:
     await bench.submit("t1")
@@ -59,6 +66,35 @@ async def test_a_busy_streak_costs_an_attempt_each_time_it_has_lasted_for_max_bu
         await again(bench)
         assert (await bench.task("t1")).attempts == expected
     assert await rows(bench) == [(1, AttemptOutcome.BUSY, 2), (2, AttemptOutcome.BUSY, 3), (3, AttemptOutcome.BUSY, 1)]
+
+
+@pytest.mark.parametrize(
+    ("max_busy_seconds", "retry_after_seconds", "expected"),
+    [(900, None, 60), (900, 300, 300), (900, 0, 0), (10, 300, 10), (10, None, 10), (10, 3, 3)],
+)
+async def test_a_wait_within_a_busy_streak_ends_with_max_busy_seconds(
+    bench: Bench, max_busy_seconds: float, retry_after_seconds: float | None, expected: float
+) -> None:
+    await endpoint_with(bench, max_busy_seconds=max_busy_seconds)
+    await bench.submit("t1")
+    await again(bench, replace(BUSY, retry_after_seconds=retry_after_seconds))
+    assert await wait_seconds(bench) == expected
+
+
+@pytest.mark.parametrize(
+    ("max_busy_seconds", "retry_after_seconds", "expected"),
+    [(900, 300, 300), (100, 300, 100), (10, 300, 60), (10, None, 60), (0, 300, 60), (0, 3, 3)],
+)
+async def test_a_wait_after_a_busy_try_that_cost_an_attempt_is_limited_by_max_busy_seconds_or_the_endpoints_delay(
+    bench: Bench, max_busy_seconds: float, retry_after_seconds: float | None, expected: float
+) -> None:
+    await endpoint_with(bench, max_busy_seconds=max_busy_seconds)
+    await bench.submit("t1")
+    await again(bench)
+    await bench.let_busy_streak_last("t1")
+    await again(bench, replace(BUSY, retry_after_seconds=retry_after_seconds))
+    assert (await bench.task("t1")).attempts >= 1
+    assert await wait_seconds(bench) == expected
 
 
 async def test_max_busy_seconds_of_the_endpoint_apply_at_once(bench: Bench) -> None:

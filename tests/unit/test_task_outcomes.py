@@ -171,10 +171,10 @@ def test_waits_are_spread(luck: float, seconds: float) -> None:
 def test_a_busy_container_may_say_when_to_come_back() -> None:
     again = decided(ContainerResponse(503, retry_after_seconds=30))
     assert isinstance(again, TryAgain)
-    assert again.delay_seconds == 30
+    assert (again.delay_seconds, again.retry_after_seconds) == (1, 30)
     other = decided(ContainerResponse(500, retry_after_seconds=30), EVERYTHING)
     assert isinstance(other, TryAgain)
-    assert other.delay_seconds == 1
+    assert (other.delay_seconds, other.retry_after_seconds) == (1, None)
 
 
 def test_a_task_that_broke_every_connection_is_named_as_the_cause() -> None:

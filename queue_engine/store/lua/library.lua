@@ -190,16 +190,20 @@ local function note_try(ended, outcome, why)
 end
 
 -- Add a try to the busy streak: tries in a row that found the worker busy (429, 503) or not connected. The streak costs an
--- attempt for each maxBusySeconds that it lasts. Return true if the try that ends now costs an attempt.
+-- attempt for each maxBusySeconds that it lasts. Return true if the try that ends now costs an attempt, and the milliseconds
+-- until the next try: the container's Retry-After, else the delay of the endpoint. Either ends with the maxBusySeconds, so that
+-- no container can keep a task without an outcome. After a try that costs an attempt the endpoint's delay applies in full.
 -- keys: task, endpoint
-local function extend_busy_streak(now)
+local function extend_busy_streak(now, delay_ms, retry_after_ms)
   local max_busy = tonumber(redis.call('HGET', endpoint, 'max_busy') or '900') * 1000
   local since = tonumber(redis.call('HGET', task, 'busy_since') or '')
   if not since or since > now then since = now end -- a time in the future is from before a step back of the clock
   local is_over = now - since >= max_busy
-  redis.call('HSET', task, 'busy_since', text(is_over and now or since))
+  if is_over then since = now end
+  redis.call('HSET', task, 'busy_since', text(since))
   redis.call('HINCRBY', task, 'busy_tries', 1)
-  return is_over
+  local left = since + max_busy - now
+  return is_over, math.min(retry_after_ms or delay_ms, is_over and math.max(left, delay_ms) or left)
 end
 
 -- keys: task

@@ -4,7 +4,8 @@
 -- flags: allow-oom, durable
 -- keys of a task: task, leases, retry_queue, due, deadlines
 -- arguments:
---   token text, delay_ms integer, outcome text, why bytes (the shortened error),
+--   token text, delay_ms integer, retry_after_ms optional integer (of the container; with the cost `busy` only), outcome text,
+--   why bytes (the shortened error),
 --   cost text (`attempt`; `busy`: an attempt for each maxBusySeconds of the busy streak; `nothing`: the worker has not served
 --     yet, and the task is queued again at once),
 --   last_error bytes (for a task whose busy streak has used up its last attempt)
@@ -22,12 +23,12 @@ if state ~= 'running' or holder ~= token then
   if retried == token then return { 'ALREADY' } end
   if not readopt(task, token, now) then return { 'FENCED' } end
 end
-local is_spent = cost == 'attempt'
+local is_spent, wait_ms = cost == 'attempt', delay_ms
 if is_spent then
   end_busy_streak()
   note_attempt(now, outcome, why)
 else
-  is_spent = cost == 'busy' and extend_busy_streak(now)
+  if cost == 'busy' then is_spent, wait_ms = extend_busy_streak(now, delay_ms, retry_after_ms) end
   note_try(now, outcome, why)
 end
 redis.call('HSET', task, 'updated', text(now), 'retry_token', token)
@@ -53,7 +54,7 @@ if cost == 'nothing' then
   state_after = 'queued'
   redis.call('HSET', task, 'entry', redis.call('XADD', retry_queue, '*', 't', task_id))
 else
-  redis.call('ZADD', due, text(now + delay_ms), member)
+  redis.call('ZADD', due, text(now + wait_ms), member)
 end
 redis.call('HSET', task, 'state', state_after)
 redis.call('ZREM', leases, member)
