@@ -219,6 +219,14 @@ async def test_every_method_is_passed_on_with_and_without_a_body(api: RunningApi
     assert [visit.request.split()[0] for visit in worker.visits] == [method] * 3
 
 
+async def test_an_endpoints_url_without_a_path_reaches_the_root_of_the_worker(api: RunningApi) -> None:
+    async with worker_doing(answering(OK)) as worker:
+        endpoint_id = await endpoint_with(api, worker.port)
+        assert (await api.client.get(f"/e/{endpoint_id}")).text == "ok"
+        assert (await api.client.post(f"/e/{endpoint_id}?a=%20", content=b"body")).text == "ok"
+    assert [visit.request for visit in worker.visits] == ["GET / HTTP/1.1", "POST /?a=%20 HTTP/1.1"]
+
+
 async def test_the_answer_comes_back_as_it_was(api: RunningApi) -> None:
     answer = (
         b"HTTP/1.1 418 Teapot\r\nContent-Type: x/y\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-Utf: gr\xc3\xbc\r\n"
@@ -713,7 +721,7 @@ async def test_dot_segments_are_refused(api: RunningApi, path: str) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["/e/{id}", "/e//x", "/e/0/x", "/e/x/y", "/e/{id}%2Fx", "/e/{id}%20/x", "/e/9999999999999999999/", "/e/7/"],
+    ["/e/", "/e/7", "/e//x", "/e/0/x", "/e/x/y", "/e/{id}%2Fx", "/e/{id}%20/x", "/e/9999999999999999999/", "/e/7/"],
 )
 async def test_what_is_no_endpoint_is_404(api: RunningApi, target: str) -> None:
     endpoint_id = await endpoint_with(api)

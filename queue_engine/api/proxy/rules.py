@@ -19,7 +19,7 @@ from queue_engine.rules.headers import HeaderKind, canonical, kind_of
 RawHeaders = Sequence[tuple[bytes, bytes]]
 """Names and values as received; names of requests in lower case."""
 
-_TARGET = re.compile(rb"/e/([^/]+)(/.*)", re.DOTALL)
+_TARGET = re.compile(rb"/e/([^/]+)(/.*)?", re.DOTALL)
 _SEPARATORS = re.compile(rb"[/\\]")
 
 _FRAMING_NAMES = frozenset({b"content-length", b"transfer-encoding"})
@@ -51,9 +51,12 @@ class Caller:
 
 
 def split_target(raw_path: bytes) -> tuple[str, bytes] | None:
-    """Return the endpoint id, as sent, and the path on the worker, byte for byte; None when it is no `/e/{id}/…`."""
+    """Return the endpoint id, as sent, and the path on the worker, byte for byte. None for another path.
+
+    `/e/{id}` is `/e/{id}/`, as the path of an `http://host` is `/`.
+    """
     match = _TARGET.fullmatch(raw_path)
-    return None if match is None else (match[1].decode("latin-1"), match[2])
+    return None if match is None else (match[1].decode("latin-1"), match[2] or b"/")
 
 
 def check_path(path: bytes) -> None:
