@@ -23,7 +23,7 @@ from typing import Any
 
 from arq import Worker, cron
 from arq.connections import ArqRedis
-from arq.constants import abort_jobs_ss
+from arq.constants import abort_jobs_ss, job_key_prefix
 from arq.cron import CronJob
 from redis.exceptions import RedisError
 
@@ -47,6 +47,11 @@ LEADERS_QUEUE = "{qe}:periodic:leader"
 STALE_SECONDS = 60.0
 """Lateness after which an entry is dropped, because its job has been queued many times since."""
 MAX_ENTRY_BYTES = 1024
+_PICKLE = b"\x80"
+"""First byte of a pickle of protocol 2 or newer."""
+_IS_PICKLE = "it is a pickle, and no pickle is ever loaded"
+_IS_UNKNOWN = "no job of ours has its name"
+_IS_LATE = "its time is not about now"
 
 
 @dataclass(frozen=True)
@@ -136,17 +141,33 @@ class _Worker(Worker):
         names = [job.name for job in self.cron_jobs]
         dropped = [job_id for job_id in job_ids if not _is_due(job_id, names, time.time())]
         if dropped:
-            extra = {"queue": self.queue_name, "count": len(dropped), "entry": repr(dropped[0][:80])}
-            # Late entries of our own are normal: another controller's clock may be behind. They do not need a warning,
-            # because both controllers queue all jobs.
-            are_ours = all(_time_ms(job_id, names) is not None for job_id in dropped)
-            level = logging.DEBUG if are_ours else logging.WARNING
-            log.log(level, "entries of the job queue are dropped: unknown or too late", extra=extra)
-            if len(dropped) == len(job_ids) and not are_ours:
+            by_problem = await self._by_problem(dropped, names)
+            for problem, entries in by_problem.items():
+                self._log_dropped(problem, entries)
+            if len(dropped) == len(job_ids) and by_problem.keys() != {_IS_LATE}:
                 await self.pool.delete(self.queue_name)
             else:
                 await self.pool.zrem(self.queue_name, *dropped)
         await super().start_jobs([job_id for job_id in job_ids if job_id not in dropped])
+
+    async def _by_problem(self, dropped: Sequence[bytes], names: Collection[str]) -> dict[str, list[bytes]]:
+        """Return the entries by the reason for dropping them. Of their contents only the first byte is read."""
+        pipeline = self.pool.pipeline(transaction=False)
+        for job_id in dropped:
+            pipeline.getrange(job_key_prefix.encode() + job_id, 0, 0)
+        beginnings = await pipeline.execute(raise_on_error=False)
+        by_problem: dict[str, list[bytes]] = {}
+        for job_id, beginning in zip(dropped, beginnings, strict=True):
+            by_name = _IS_UNKNOWN if _time_ms(job_id, names) is None else _IS_LATE
+            by_problem.setdefault(_IS_PICKLE if beginning == _PICKLE else by_name, []).append(job_id)
+        return by_problem
+
+    def _log_dropped(self, problem: str, entries: Sequence[bytes]) -> None:
+        # Late entries of our own are normal: another controller's clock may be behind. They do not need a warning,
+        # because both controllers queue all jobs.
+        level = logging.DEBUG if problem == _IS_LATE else logging.WARNING
+        extra = {"queue": self.queue_name, "count": len(entries), "entry": repr(entries[0][:80])}
+        log.log(level, "entries of the job queue are dropped, each because %s", problem, extra=extra)
 
 
 def _is_due(job_id: bytes, names: Collection[str], now: float) -> bool:
@@ -185,6 +206,8 @@ class _Reader:
             return _call("(refused)", 0)
 
     def _read(self, raw: bytes) -> dict[str, Any]:
+        if raw.startswith(_PICKLE):
+            raise ValueError(_IS_PICKLE)
         if len(raw) > MAX_ENTRY_BYTES or not raw.startswith(b"{"):
             raise ValueError("it is not JSON of ours")
         entry = json.loads(raw)

@@ -210,6 +210,28 @@ async def test_a_poisoned_queue_runs_no_code_and_stops_no_job(
         assert any(word in log for word in ("refused", "dropped", "deleted")), log
 
 
+async def late_pickle(redis: Redis, folder: Path) -> None:
+    entry = f"{QUEUE}:quick:{int(time.time() * 1000) - 120_000}"
+    await redis.set(f"arq:job:{entry}", pickle.dumps({"f": SideEffect(folder), "a": (), "k": {}, "t": None, "et": 1}))
+    await redis.zadd(QUEUE, {entry: 1})
+
+
+@pytest.mark.parametrize("poison", [pickled_job, pickled_under_any_name, late_pickle])
+async def test_the_warning_about_a_pickled_entry_says_that_it_is_a_pickle(
+    valkey_server: StoreServer, poison: Poison, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await runs_on(valkey_server, poison, tmp_path, caplog)
+    warnings = [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    assert any("it is a pickle, and no pickle is ever loaded" in one for one in warnings), warnings
+
+
+async def test_an_unknown_entry_is_dropped_with_its_name_as_the_reason(
+    valkey_server: StoreServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await runs_on(valkey_server, name_that_is_no_text, tmp_path, caplog)
+    assert "entries of the job queue are dropped, each because no job of ours has its name" in caplog.text
+
+
 GOOD: dict[str, object] = {"f": f"{QUEUE}:quick", "a": [], "k": {}, "t": None, "et": 1_795_000_000_000}
 WRONG: list[dict[str, object]] = [
     {"f": "os.system"}, {"f": ["x"]}, {"f": {}}, {"f": None}, {"a": ["x"]}, {"a": 5}, {"k": {"x": 1}}, {"t": "x"},
