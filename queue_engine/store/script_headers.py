@@ -12,6 +12,9 @@ A script is a file of `lua/` that begins with comments: a description, an empty 
     --   OK: attempts integer, since_ms integer
     --   STALE (the task waits with another entry)
 
+A section `label` has the script's value of the metric label `op`, when that is not its name. A script that is renamed
+keeps its old value, because dashboards and alerts of users select by it.
+
 Text in parentheses is for readers only. A line that begins with three spaces or more continues its section, a line with
 five or more continues its reply. `keys of a …` are attributes of a class of `keys.py`; `keys` are passed one by one.
 The types are those of ARGUMENT_TYPES and REPLY_TYPES, each also as `optional …` and as `list of …`; only the last of
@@ -31,7 +34,13 @@ KEY = "key"
 ARGUMENT_TYPES = ("text", "bytes", "integer", "number", "flag", "map")
 REPLY_TYPES = ("text", "bytes", "integer", "number", "flag", "map", "entries")
 SCOPES = ("task", "worker", "endpoint", "partition")
-_SECTIONS = ("flags", *(f"keys of a{'n' * (scope == 'endpoint')} {scope}" for scope in SCOPES), "keys", "arguments")
+_SECTIONS = (
+    "label",
+    "flags",
+    *(f"keys of a{'n' * (scope == 'endpoint')} {scope}" for scope in SCOPES),
+    "keys",
+    "arguments",
+)
 _SECTION = re.compile(r"([a-z ]+):(?: +(.+))?")
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _REPLY = re.compile(r"([A-Z][A-Z_]*)(?:: *(.+))?")
@@ -69,6 +78,8 @@ class Header:
     """The keys, arguments and replies of a script."""
 
     description: str
+    label: str | None
+    """Value of the metric label `op`; None: the script's name."""
     flags: frozenset[str]
     scope: str | None
     """The item of SCOPES to which the `scoped_keys` belong."""
@@ -107,6 +118,7 @@ def parse_header(comments: Sequence[str]) -> Header:
     scope, section = scoped[0] if scoped else (None, "")
     header = Header(
         description=description,
+        label=_name(" ".join(sections["label"]).strip()) if "label" in sections else None,
         flags=_flags(sections.get("flags", [])),
         scope=scope,
         scoped_keys=tuple(_name(item) for item in _items(sections.get(section, []))),

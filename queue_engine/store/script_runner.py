@@ -262,7 +262,7 @@ def _mark_beside(key: str) -> str:
 
 
 def _settle(call: _Call, reply: Any) -> None:
-    _calls_of(call.script.name).count(perf_counter() - call.asked_at, failed=isinstance(reply, Exception))
+    _calls_of(call.script.label).count(perf_counter() - call.asked_at, failed=isinstance(reply, Exception))
     if call.done.done():
         return
     if isinstance(reply, Exception):

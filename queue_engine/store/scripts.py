@@ -52,6 +52,11 @@ class Script:
     """Attributes of the scope's keys that are passed, in order."""
 
     @property
+    def label(self) -> str:
+        """Return its value of the metric label `op`."""
+        return self.header.label or self.name
+
+    @property
     def is_durable(self) -> bool:
         """True if a call waits for the configured durability."""
         return "durable" in self.header.flags

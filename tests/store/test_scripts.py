@@ -11,6 +11,7 @@ from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
+from queue_engine.observability import metrics
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.redis.client import store_errors
 from queue_engine.store.script_runner import MAX_BATCH
@@ -53,6 +54,19 @@ def test_only_what_makes_a_promise_waits_for_durability() -> None:
 async def test_the_server_can_run_every_script(store: Store) -> None:
     for script in load_scripts().values():
         assert await store.redis.script_load(script.text) == script.sha
+
+
+async def test_calls_of_a_renamed_script_are_counted_under_its_released_label(bench: Bench) -> None:
+    def counted(op: str) -> float:
+        [family] = metrics.redis_command_duration.collect()
+        return float(sum(one.value for one in family.samples if one.name.endswith("_count") and one.labels["op"] == op))
+
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent)
+    before = counted("beat")
+    await agent.renew([started.lease])
+    assert counted("beat") == before + 1
+    assert counted("renew") == 0
 
 
 async def test_calls_that_come_at_once_get_their_own_replies(bench: Bench) -> None:

@@ -138,6 +138,8 @@ def test_a_reply_of_another_length_is_refused(reply: list[bytes]) -> None:
         ("-- Do something.\n--\n", "--\n", "description is missing"),
         ("--\n-- flags", "-- flags", "empty comment line"),
         ("durable", "lasting", "`lasting` is not a flag"),
+        ("-- flags", "-- label: two words\n-- flags", "`two words` is not a name"),
+        ("-- flags", "-- label:\n-- flags", "`` is not a name"),
         ("-- keys: stream", "-- key: stream", "does not begin a section"),
         ("-- keys: stream", "-- flags: stream", "`flags` is repeated"),
         ("-- keys: stream", "-- keys of a worker: log", "only one section may begin with `keys of a`"),
@@ -216,6 +218,29 @@ def test_strings_comments_and_labels_are_no_names() -> None:
 
 def test_the_signatures_are_those_of_the_headers() -> None:
     assert STUB.read_text() == stub(), "run `make stubs`"
+
+
+RELEASED_LABELS = """
+adopt_deliveries append_logs beat cancel create_credential create_endpoint defer_delivery defer_event
+delete_credential delete_task drop_logs due_deliveries end_waiting enqueue expire finish hold_leadership make_queues
+mark mark_endpoint mark_worker open_delivery open_event overdue page promote promote_delivery purge put_api_key
+put_worker read read_attempts read_request reclaim release release_credential remove_endpoint remove_worker
+report_worker reseal_field reseal_spec retry revoke_api_key run_again settle_delivery settle_event start
+start_worker sweep tidy_consumers unread update_credential update_endpoint use_credential want_endpoint
+yield_leadership
+"""
+"""Values of the metric label `op` in release 0.2.0. Never remove one while its script exists under any name."""
+
+
+def test_the_metric_label_of_a_script_is_its_name_or_the_label_of_its_header() -> None:
+    assert made().label == "example"
+    assert made(header=HEADER.replace("-- flags", "-- label: sample\n-- flags")).label == "sample"
+
+
+def test_each_metric_label_of_a_release_still_belongs_to_one_script() -> None:
+    labels = [script.label for script in load_scripts().values()]
+    assert set(labels) >= set(RELEASED_LABELS.split())
+    assert len(labels) == len(set(labels))
 
 
 def test_every_part_of_the_library_and_every_constant_is_used() -> None:

@@ -1,5 +1,6 @@
 -- Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other.
 --
+-- label: unread
 -- flags: allow-oom
 -- keys of a task: task, retry_queue
 -- keys: stream (that the entry came from)

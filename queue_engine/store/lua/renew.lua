@@ -1,5 +1,6 @@
 -- Renew the leases of all tasks of an agent.
 --
+-- label: beat
 -- flags: allow-oom
 -- keys of an endpoint: leases
 -- keys: tasks list

@@ -1,6 +1,7 @@
 -- Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed. Not allowed at maxmemory,
 -- because it is new work.
 --
+-- label: run_again
 -- flags: durable
 -- keys of a task: task, body, result, history, attempts_log, counts, endpoint, live, queue
 -- arguments: call_id text

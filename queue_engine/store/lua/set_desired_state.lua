@@ -1,5 +1,6 @@
 -- Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees memory.
 --
+-- label: want_endpoint
 -- flags: allow-oom, durable
 -- keys of an endpoint: endpoint
 -- arguments: tenant text, desired text (running, stopped or deleted)
