@@ -176,6 +176,36 @@ def test_the_secrets_are_of_the_right_form_and_for_the_owner_only(made: Path) ->
     assert re.fullmatch(r"qe_[A-Za-z0-9]{43}", (made / "api-key").read_text().strip())
 
 
+def test_prometheus_gives_the_metrics_of_an_agent_its_endpoint_and_worker() -> None:
+    jobs = msgspec.yaml.decode((DEPLOY / "compose/prometheus.yml").read_bytes())["scrape_configs"]
+    [job] = [job for job in jobs if job["job_name"] == "worker-agents"]
+    for name in job["dns_sd_configs"][0]["names"]:
+        environment = SERVICES[name]["environment"]
+        assert relabelled(name, job["relabel_configs"]) == {
+            "endpoint": environment["WORKER_AGENT_ENDPOINT"],
+            "worker": environment["WORKER_AGENT_WORKER_ID"],
+        }
+
+
+def relabelled(dns_name: str, rules: list[dict[str, Any]]) -> dict[str, str]:
+    """Return the labels that these rules of Prometheus add to a target that was found by its name."""
+    labels = {}
+    for rule in rules:
+        found = re.fullmatch(rule.get("regex", "(.*)"), dns_name if "source_labels" in rule else "")
+        if found:
+            labels[rule["target_label"]] = found.expand(rule["replacement"].replace("$", "\\"))
+    return labels
+
+
+def test_the_controller_has_metrics_of_single_endpoints(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without them no alert names an endpoint."""
+    service = SERVICES["controller"]
+    shared = read_env_file(COMPOSE.with_name(*service["env_file"]))
+    settings = read_settings("controller", shared | service["environment"], monkeypatch, tmp_path)
+    assert isinstance(settings, ControllerSettings)
+    assert settings.metrics_endpoint_limit > 0
+
+
 @pytest.mark.promtool
 def test_prometheus_scrapes_every_process_of_the_engine(promtool: str, tmp_path: Path) -> None:
     configuration = str(shutil.copy(DEPLOY / "compose/prometheus.yml", tmp_path))

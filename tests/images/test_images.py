@@ -137,6 +137,14 @@ def test_prometheus_scrapes_every_process(stack: Stack) -> None:
     wait_until(lambda: up() == expected, message="not every process is scraped")
 
 
+def test_metrics_of_the_example_agents_have_their_endpoint_and_worker(stack: Stack) -> None:
+    def labels() -> set[tuple[str, str]]:
+        found = stack.prometheus.get("/api/v1/query", params={"query": "worker_agent_container_up"}).json()
+        return {(one["metric"].get("endpoint", ""), one["metric"].get("worker", "")) for one in found["data"]["result"]}
+
+    wait_until(lambda: labels() >= {("1", "echo-1"), ("1", "echo-2")}, message="no agent has its labels")
+
+
 def test_a_command_for_operators_runs_in_the_container_of_the_api(stack: Stack) -> None:
     assert "first key" in stack.services.execute("api", "queue-engine", "keys", "list")
 
