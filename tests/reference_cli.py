@@ -95,6 +95,6 @@ def _default(option: Any) -> str:
 
 def _text(parameter: Any) -> str:
     text = " ".join((parameter.help or "").split())
-    again = "; may be given again" if parameter.multiple and "again" not in text else ""
+    repeated = "; may be repeated" if parameter.multiple and "repeated" not in text else ""
     variable = f" (`{parameter.envvar}`)" if isinstance(parameter.envvar, str) and parameter.envvar not in text else ""
-    return text + again + variable
+    return text + repeated + variable

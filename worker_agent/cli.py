@@ -68,10 +68,10 @@ def _option(name: str, *flags: str) -> Any:
 
 
 @app.command(
-    help="Stand beside a container: claim the tasks of an endpoint, forward each to the container, record the result. "
-    "For an ALB or CUSTOM endpoint, only say where the container is and how it is. "
-    "Every option is also an environment variable WORKER_AGENT_…; the store's password and the secret key are better "
-    "given that way.",
+    help="Run beside a container: claim tasks of an endpoint, forward each to the container, and record the result. "
+    "For an ALB or CUSTOM endpoint, only report the address and the status of the container. "
+    "Every option is also an environment variable WORKER_AGENT_…; prefer variables for the store's password and the "
+    "secret key.",
 )
 def run(
     redis_url: Annotated[str | None, _option("redis_url")] = None,
@@ -148,8 +148,8 @@ async def serve(settings: AgentSettings) -> int:
     try:
         return await _serve(settings, store)
     except EngineError as error:
-        log.error("cannot work: %s", error)
-        say_end(f"the agent cannot work: {error}")
+        log.error("the agent cannot run: %s", error)
+        say_end(f"the agent cannot run: {error}")
         return EXIT_USAGE
     finally:
         await store.close()
@@ -213,11 +213,11 @@ def _metrics_listener(settings: AgentSettings) -> socket.socket:
 def _check_address(settings: AgentSettings, address: ContainerAddress) -> None:
     """Raise EngineError if no task could be sent, or if tasks would be sent to the agent itself."""
     if settings.ready_path is not None and address.probed_port is None:
-        raise EngineError("WORKER_AGENT_READY_PATH needs a port: give --container-url http://<host>:<port>")
+        raise EngineError("WORKER_AGENT_READY_PATH needs a port: set --container-url http://<host>:<port>")
     if settings.service_mode is ServiceMode.QUEUE and address.probed_port is None and not address.own_network:
         raise EngineError(
-            "where may tasks be sent? Give --container-url http://<host>:<port>, or the endpoint an `expose`; "
-            "or --own-network when nothing but this agent and its container is in their network"
+            "no port for tasks: set --container-url http://<host>:<port>, or `expose` of the endpoint; "
+            "or --own-network if only this agent and its container are in their network"
         )
     is_near = address.host in (*LOOPBACKS, "localhost")
     if is_near and not address.own_network and address.probed_port in address.refused_ports:

@@ -91,7 +91,7 @@ class _Stage:
     def _begin(self, data: bytes) -> zlib._Decompress:
         if self._name == "deflate":
             if self._begun:
-                raise BadResponse("its body goes on after the end of its content coding, deflate")
+                raise BadResponse("its body continues after the end of its content coding, deflate")
             self._begun = True
             has_header = data[0] & 15 == 8 and (data[0] * 256 + data[1]) % 31 == 0
             return zlib.decompressobj(_ZLIB if has_header else _RAW)

@@ -78,7 +78,7 @@ class Drain:
             stopped |= self._slots.runners
         _, late = await asyncio.wait({*writes, *stopped}, timeout=self._end_seconds)
         if not late.isdisjoint(writes):
-            log.warning("the store is away: the tasks are queued again when their leases have run out")
+            log.warning("the store is away: the tasks are queued again when their leases expire")
         await end_tasks(*late)
         _log_failures(writes)
 
@@ -91,7 +91,7 @@ class Drain:
 def _log_failures(writes: list[asyncio.Task[None]]) -> None:
     for write in writes:
         if not write.cancelled() and (error := write.exception()) is not None:
-            log.error("an attempt was not released; its lease will run out", exc_info=error)
+            log.error("an attempt was not released; its lease will expire", exc_info=error)
 
 
 async def _all_ended(runners: set[asyncio.Task[None]]) -> None:

@@ -42,7 +42,7 @@ class ServiceWork:
             async with asyncio.timeout(self._grace_seconds):
                 await self._requests_end(duty)
         except TimeoutError:
-            log.warning("requests are cut off: the grace is over")
+            log.warning("running requests are cut off: the grace period is over")
 
     async def _requests_end(self, duty: Duty) -> None:
         if self._address.probed_port is None or await wait_for_event(duty.container_ended, UNLISTED_SECONDS):

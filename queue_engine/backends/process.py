@@ -325,7 +325,7 @@ class _Worker:
         remove_socket(self.metrics.address)
         self.exit_reason = describe_exit("agent", status) if end is None else end.reason
         if end is None and not self.asked_to_end:
-            text = "worker %s: the %s without saying why; its log: %s"
+            text = "worker %s: the %s without reporting a reason; its log: %s"
             logger.warning(text, self.worker_id, self.exit_reason, self.log_path)
         self.last_lines = () if end is None else end.last_lines
 

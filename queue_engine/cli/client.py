@@ -84,14 +84,14 @@ class Data:
         """Return the data as a list of objects. Raises Unreachable if it is anything else."""
         value = self._parsed()
         if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-            raise Unreachable("the answer is not the list that was expected")
+            raise Unreachable("the response is not the expected list")
         return value
 
     def members(self) -> dict[str, Any]:
         """Return the data as an object. Raises Unreachable if it is anything else."""
         value = self._parsed()
         if not isinstance(value, dict):
-            raise Unreachable("the answer is not the object that was expected")
+            raise Unreachable("the response is not the expected object")
         return value
 
     def split(self, *keep_raw: str) -> JsonObject:
@@ -102,13 +102,13 @@ class Data:
         try:
             return split_object(self.text, frozenset(keep_raw))
         except InvalidJson as error:
-            raise Unreachable(f"the answer cannot be read: it {error.rule}") from None
+            raise Unreachable(f"the response cannot be read: it {error.rule}") from None
 
     def _parsed(self) -> Any:
         try:
             return json.loads(self.text)
         except (ValueError, RecursionError) as error:
-            raise Unreachable(f"the answer cannot be read: {error}") from None
+            raise Unreachable(f"the response cannot be read: {error}") from None
 
 
 class Api:
@@ -131,7 +131,7 @@ class Api:
         except httpx.TransportError as error:
             raise Unreachable(f"{self._http.base_url}: {str(error) or type(error).__name__}") from None
         except httpx.HTTPError as error:
-            raise Unreachable(f"{self._http.base_url}: the answer cannot be read: {error}") from None
+            raise Unreachable(f"{self._http.base_url}: the response cannot be read: {error}") from None
         return self._data_of(response)
 
     def endpoint_id(self, id_or_name: str) -> str:
@@ -158,7 +158,7 @@ class Api:
         return Data(data)
 
     def _foreign(self, response: httpx.Response, why: str) -> Unreachable:
-        return Unreachable(f"{self._http.base_url} answers, but not as the API: HTTP {response.status_code}, {why}")
+        return Unreachable(f"{self._http.base_url} is not the API: it responds HTTP {response.status_code}, {why}")
 
 
 @contextmanager

@@ -46,14 +46,14 @@ POLL_SECONDS = 1.0
 Command = TypeVar("Command", bound=Callable[..., None])
 
 Endpoint = Annotated[
-    str, typer.Argument(metavar="ENDPOINT", help="Id of an endpoint, or its name when no other has it")
+    str, typer.Argument(metavar="ENDPOINT", help="Id of an endpoint, or its name if no other endpoint has the same")
 ]
-_UrlOption = Annotated[str, typer.Option(envvar="QUEUE_ENGINE_URL", help="Where the API is")]
+_UrlOption = Annotated[str, typer.Option(envvar="QUEUE_ENGINE_URL", help="URL of the API")]
 _KeyOption = Annotated[
     str | None,
     typer.Option(
-        help="API key; better given by the variable QUEUE_ENGINE_API_KEY, where others cannot see it, or by the file "
-        "that QUEUE_ENGINE_API_KEY_FILE names"
+        help="API key. Prefer the variable QUEUE_ENGINE_API_KEY, which other users cannot see, or a file named by "
+        "QUEUE_ENGINE_API_KEY_FILE"
     ),
 ]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print the API's data as JSON")]
@@ -108,7 +108,7 @@ class Session:
             if sys.stdin.isatty():
                 raise
             typer.echo(err=True)  # ends the line of the question
-            raise WrongUse("standard input is not a terminal and holds no response: give --yes") from None
+            raise WrongUse("standard input is not a terminal and has no response: use --yes") from None
         if not agreed:
             raise typer.Abort
 
@@ -157,7 +157,7 @@ def _session(around: Surroundings | None, url: str, api_key: str | None, as_json
     around = around or Surroundings()
     api_key = api_key or secret_in_environment("QUEUE_ENGINE_API_KEY")
     if not api_key:
-        raise WrongUse("no API key: set QUEUE_ENGINE_API_KEY or give --api-key")
+        raise WrongUse("no API key: set QUEUE_ENGINE_API_KEY or use --api-key")
     screen = Screen(around.now, zone=around.zone, terminal=around.terminal, width=around.width)
     with opened(url, api_key, around.transport) as api:
         yield Session(api, screen, as_json, around)

@@ -16,7 +16,7 @@ from queue_engine.cli.output import Column
 from queue_engine.domain.endpoints import SETTINGS, ServiceMode
 
 commands = typer.Typer()
-group = typer.Typer(no_args_is_help=True, help="Create, look at and change endpoints.")
+group = typer.Typer(no_args_is_help=True, help="Create, show, change and delete endpoints.")
 commands.add_typer(group, name="endpoints", rich_help_panel=PANEL)
 
 _COLUMNS = (
@@ -24,7 +24,7 @@ _COLUMNS = (
     Column("NAME", "name", "id"),
     Column("STATUS", "status"),
     Column("WORKERS", "runningWorkers", "number"),
-    Column("WANTED", "totalWorkers", "number"),
+    Column("DESIRED", "totalWorkers", "number"),
     Column("QUEUED", "queuedTasks", "number"),
     Column("RUNNING", "runningTasks", "number"),
     Column("MODE", "serviceMode"),
@@ -35,7 +35,9 @@ MAX_FILE_BYTES = 16 * 1024 * 1024
 _NEVER = "never"
 _CREATE_DEFAULTS: dict[str, Any] = {"serviceMode": ServiceMode.QUEUE.value, "workers": 1, "containerVolumeInGb": 20}
 
-File = Annotated[Path | None, typer.Option("--file", help="JSON object with the API's fields; options go before it")]
+File = Annotated[
+    Path | None, typer.Option("--file", help="File with a JSON object of the API's fields; options override them")
+]
 
 
 def _text(name: str) -> str:
@@ -47,7 +49,7 @@ STRUCTURED: dict[str, dict[str, Any]] = {
     "resources": {
         "resource": Annotated[
             list[str],
-            typer.Option(metavar="REGION:GPU[:COUNT]", help=f"{_text('resources')}; may be given again"),
+            typer.Option(metavar="REGION:GPU[:COUNT]", help=f"{_text('resources')}; may be repeated"),
         ]
     },
     "plain_variables": {
@@ -55,30 +57,28 @@ STRUCTURED: dict[str, dict[str, Any]] = {
             list[str],
             typer.Option(
                 metavar="NAME[=VALUE]",
-                help="Variable of the container; without a value it is taken from yours. May be given again",
+                help="Variable of the container; without =VALUE, it is copied from your environment. May be repeated",
             ),
         ],
         "env_plain": Annotated[
             list[str],
-            typer.Option(metavar="NAME[=VALUE]", help="The same for a value that is no secret: logs show it unmasked"),
+            typer.Option(metavar="NAME[=VALUE]", help="The same for a value that is not secret: logs show it unmasked"),
         ],
     },
     "expose": {
         "port": Annotated[int, typer.Option(help=_text("expose"))],
-        "protocol": Annotated[str, typer.Option(help="What it speaks: http (default) or tcp")],
+        "protocol": Annotated[str, typer.Option(help="Protocol of the port: http (default) or tcp")],
     },
     "retry_on": {
         "retry_on": Annotated[
             list[str],
-            typer.Option(
-                metavar="WORD", help="An outcome that is retried; may be given again. `never` disables retries"
-            ),
+            typer.Option(metavar="WORD", help="An outcome that is retried; may be repeated. `never` disables retries"),
         ]
     },
     "retry_delays_seconds": {
         "retry_delay": Annotated[
             list[float],
-            typer.Option(metavar="SECONDS", help="Wait after the first attempt, the second, … the last repeats"),
+            typer.Option(metavar="SECONDS", help="Delay after the first attempt, the second, … the last one repeats"),
         ]
     },
 }
@@ -90,7 +90,7 @@ _CHANGE = options_of((one for one in SETTINGS if not one.definition.fixed), STRU
 @command(group, "list")
 def list_endpoints(
     session: Session,
-    status: Annotated[list[str] | None, typer.Option(help="Only these statuses; may be given again")] = None,
+    status: Annotated[list[str] | None, typer.Option(help="Only these statuses; may be repeated")] = None,
 ) -> None:
     """List endpoints, newest first."""
     found = session.api.get(ENDPOINTS, query={"statusList": ",".join(status) if status else None})
@@ -120,11 +120,11 @@ def update_endpoint(
     endpoint: Endpoint,
     file: File = None,
     clear: Annotated[
-        list[str] | None, typer.Option(metavar="FIELD", help="Set this field of the API to null; may be given again")
+        list[str] | None, typer.Option(metavar="FIELD", help="Set this field of the API to null; may be repeated")
     ] = None,
     **fields: Any,
 ) -> None:
-    """Change an endpoint. What is not given keeps its value; --env and --env-plain replace all variables."""
+    """Change an endpoint. Fields that are not set keep their value; --env and --env-plain replace all variables."""
     endpoint_id = session.api.endpoint_id(endpoint)
     body = _read_object(file) | dict.fromkeys(clear or ())
     body |= _requested(fields, _exposed(session, endpoint_id, fields) | body)
@@ -133,7 +133,7 @@ def update_endpoint(
 
 @command(group, "start")
 def start_endpoint(session: Session, endpoint: Endpoint) -> None:
-    """Bring an endpoint's workers back."""
+    """Start the workers of a stopped endpoint."""
     _order(session, endpoint, "POST", "start", says="starting")
 
 
@@ -147,9 +147,9 @@ def stop_endpoint(session: Session, endpoint: Endpoint) -> None:
 def delete_endpoint(
     session: Session,
     endpoint: Endpoint,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")] = False,
 ) -> None:
-    """Delete an endpoint. Its queued tasks fail, and its data go."""
+    """Delete an endpoint. Its queued tasks fail, and its data is removed."""
     endpoint_id = session.api.endpoint_id(endpoint)
     if not yes:
         session.confirm(f"Delete endpoint {_described(session, endpoint_id)}?")
@@ -160,10 +160,10 @@ def delete_endpoint(
 def scale_endpoint(
     session: Session,
     endpoint: Endpoint,
-    workers: Annotated[int, typer.Argument(min=0, help="Workers wanted")],
+    workers: Annotated[int, typer.Argument(min=0, help="Desired number of workers")],
 ) -> None:
-    """Change how many workers an endpoint wants."""
-    says = f"{workers} worker{'' if workers == 1 else 's'} wanted"
+    """Change the desired number of workers of an endpoint."""
+    says = f"{workers} worker{'' if workers == 1 else 's'} desired"
     _order(session, endpoint, "PUT", "workers", query={"count": workers}, says=says)
 
 
@@ -250,6 +250,6 @@ def _variables(option: str, texts: Sequence[str]) -> list[dict[str, Any]]:
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals and name not in os.environ:
-            raise WrongUse(f"{option} {name}: has no value, and there is no such variable here")
+            raise WrongUse(f"{option} {name}: has no value, and your environment has no variable of this name")
         variables.append({"key": name, "value": value if equals else os.environ[name]})
     return variables

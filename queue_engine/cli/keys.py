@@ -13,22 +13,22 @@ from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
 from queue_engine.store.store import Store
 
 commands = typer.Typer()
-group = typer.Typer(no_args_is_help=True, help="API keys: make, list and revoke them.")
+group = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys.")
 commands.add_typer(group, name="keys")
 
 SECOND_TENANT = (
-    "queue-engine: there is a second tenant now: `queue-engine up` sends webhooks to loopback no longer, because one "
-    "tenant could reach what belongs to another. QUEUE_ENGINE_WEBHOOK_ALLOW=127.0.0.0/8,::1/128 allows it again"
+    "queue-engine: there is a second tenant now: `queue-engine up` no longer sends webhooks to loopback, because one "
+    "tenant could reach services of another. QUEUE_ENGINE_WEBHOOK_ALLOW=127.0.0.0/8,::1/128 allows it again"
 )
 
 
 @group.command("create")
 def create_key(
-    name: Annotated[str, typer.Option(help="What the key is for")] = "",
-    tenant: Annotated[str, typer.Option(help="Whose it is")] = FIRST_TENANT,
+    name: Annotated[str, typer.Option(help="Purpose of the key, for the list of keys")] = "",
+    tenant: Annotated[str, typer.Option(help="Tenant that the key belongs to")] = FIRST_TENANT,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Make an API key and print it. It is shown this once; only its hash is stored."""
+    """Create an API key and print it. It is shown only once, because only its hash is stored."""
     key = new_api_key()
     typer.echo(run(with_store(redis_url, lambda store: _put_key(store, key, tenant, name))))
 
@@ -46,7 +46,7 @@ async def _put_key(store: Store, key: str, tenant: str, name: str) -> str:
 def list_keys(
     redis_url: RedisUrl = None,
 ) -> None:
-    """List the API keys by the start of their hash."""
+    """List the API keys, each with the beginning of its hash."""
     for key in run(with_store(redis_url, lambda store: store.api_keys.all())):
         created = datetime.fromtimestamp(key.created_at_ms / 1000, UTC)
         typer.echo(f"{key.key_hash[:12]}  {key.tenant:<20} {created:%Y-%m-%d %H:%M}  {key.name}")

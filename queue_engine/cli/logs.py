@@ -25,14 +25,16 @@ def show_logs(
     session: Session,
     endpoint: Endpoint,
     worker: Annotated[str, typer.Argument(metavar="WORKER", help="Id of a worker, as `workers list` shows it")],
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C")] = False,
-    last: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only the last so many lines")] = None,
-    since: Annotated[str | None, typer.Option(help="Not before: 10m, 2h, an ISO time or epoch milliseconds")] = None,
-    until: Annotated[str | None, typer.Option(help="Not after; as --since")] = None,
-    grep: Annotated[str | None, typer.Option(help="Only lines that contain this, in any case")] = None,
-    times: Annotated[bool, typer.Option(help="Put each line's time before it")] = True,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue with new lines until Ctrl-C")] = False,
+    last: Annotated[int | None, typer.Option("--lines", "-n", min=0, help="Only this number of newest lines")] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only lines since: 10m, 2h, an ISO time or epoch milliseconds")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only lines until; same forms as --since")] = None,
+    grep: Annotated[str | None, typer.Option(help="Only lines that contain this text, in any case")] = None,
+    times: Annotated[bool, typer.Option(help="Print each line with its time")] = True,
 ) -> None:
-    """Print a worker's lines, oldest first. With --json: one JSON object a line."""
+    """Print a worker's log lines, oldest first. With --json, print one JSON object per line."""
     if follow and until:
         raise WrongUse("--follow and --until cannot be combined")
     log = _Log(session, session.api.endpoint_id(endpoint), worker, grep)
@@ -89,7 +91,7 @@ def _read(data: Data) -> Page:
     page = data.members()
     lines = page.get("logs")
     if not isinstance(lines, list) or not all(isinstance(line, dict) and "timestamp" in line for line in lines):
-        raise Unreachable("the answer is not the page of lines that was expected")
+        raise Unreachable("the response is not the expected page of lines")
     return page
 
 

@@ -14,7 +14,7 @@ from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.store.rotation import Progress, Rotated
 
 commands = typer.Typer()
-group = typer.Typer(help="The secret key: make one, and change it for another. By itself prints a new one.")
+group = typer.Typer(help="Create and rotate the secret key. Without a subcommand, print a new key.")
 commands.add_typer(group, name="secret-key")
 
 
@@ -35,14 +35,14 @@ def new_key() -> None:
 def rotate_key(
     redis_url: RedisUrl = None,
 ) -> None:
-    """Seal every stored secret anew with QUEUE_ENGINE_SECRET_KEY.
+    """Seal every stored secret with the new QUEUE_ENGINE_SECRET_KEY.
 
-    Opens what QUEUE_ENGINE_SECRET_KEY_PREVIOUS sealed. Safe while everything runs, and safe to repeat.
+    Opens the secrets with the keys in QUEUE_ENGINE_SECRET_KEY_PREVIOUS. Safe while the engine runs, and safe to repeat.
     docs/guides/secrets.md has the steps before and after.
     """
     settings = settings_from(StoreSettings, redis_url=redis_url)
     if settings.secret_key is None:
-        fail("QUEUE_ENGINE_SECRET_KEY: is required, the new key")
+        fail("QUEUE_ENGINE_SECRET_KEY: is required; it is the new key")
     shown = _Progress()
     rotated: Rotated = run(with_store(redis_url, lambda store: store.rotation.run(shown)))
     for line in _summary(rotated):
@@ -62,20 +62,20 @@ class _Progress:
             return
         self._said_at = time.monotonic()
         checked = ", ".join(f"{count} {kind}" for kind, count in progress.checked.items())
-        typer.echo(f"round {progress.round}: {checked} checked; {progress.total_resealed} sealed anew", err=True)
+        typer.echo(f"round {progress.round}: {checked} checked; {progress.total_resealed} resealed", err=True)
 
 
 def _summary(rotated: Rotated) -> Iterable[str]:
     progress = rotated.progress
     for kind, checked in progress.checked.items():
-        yield f"{kind + ':':<13} {checked} checked, {progress.resealed.get(kind, 0)} sealed anew"
+        yield f"{kind + ':':<13} {checked} checked, {progress.resealed.get(kind, 0)} resealed"
     if progress.unreadable:
-        yield f"{progress.unreadable} cannot be opened with any of the configured keys and stay as they are:"
+        yield f"{progress.unreadable} cannot be opened with any of the configured keys and are not changed:"
         yield from (f"  {name}" for name in progress.unreadable_names)
         if progress.unreadable > len(progress.unreadable_names):
             yield "  and others"
     if not rotated.complete:
-        yield "not complete: some process still seals with an older key. Restart it with the new one, then repeat this"
+        yield "not complete: a process still seals with an older key. Restart it with the new key, then repeat this"
     elif progress.unreadable:
         yield "all others are sealed with the current key"
     else:

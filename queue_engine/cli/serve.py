@@ -25,17 +25,17 @@ MetricsPort = Annotated[int | None, option(MetricsSettings, "metrics_port")]
 def up(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the API")] = 8000,
     host: Annotated[str, typer.Option(help="Address of the API")] = "127.0.0.1",
-    data_dir: Annotated[Path, typer.Option(help="Folder for the data; kept and used again")] = Path(
+    data_dir: Annotated[Path, typer.Option(help="Folder for the data, which is kept for the next run")] = Path(
         "queue-engine-data"
     ),
     redis_url: Annotated[
-        str | None, typer.Option(help="An external Redis or Valkey instead of the embedded one")
+        str | None, typer.Option(help="URL of an external Redis or Valkey, which replaces the embedded one")
     ] = None,
 ) -> None:
-    """Everything on this machine: store, API, controller, delivery. Ctrl-C drains and stops it.
+    """Run the whole engine on this machine: store, API, controller and delivery. Ctrl-C drains and stops it.
 
-    Workers are processes of this user: every API key gives a shell on this machine, because an endpoint's
-    initializationCommand runs here. Give keys only to people who may log in.
+    Workers are processes of this user, so every API key gives a shell on this machine: an endpoint's
+    initializationCommand runs here. Give keys only to users who may log in.
     """
     with Loading():
         from queue_engine.local.up import UpOptions, run_up
@@ -63,7 +63,7 @@ def api(
     processes: Annotated[int | None, option(ApiSettings, "api_processes")] = None,
     redis_url: RedisUrl = None,
 ) -> None:
-    """The HTTP API. Any number of replicas."""
+    """Run the HTTP API. There may be any number of replicas."""
     settings = settings_from(ApiSettings, host=host, port=port, api_processes=processes, redis_url=redis_url)
     start("api", settings)
     if settings.api_processes > 1 and Membership.from_environment(os.environ) is None:
@@ -82,7 +82,7 @@ def delivery(
     redis_url: RedisUrl = None,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Sends webhooks. Any number of replicas."""
+    """Run the delivery process, which sends webhooks. There may be any number of replicas."""
     settings = settings_from(DeliverySettings, redis_url=redis_url, metrics_port=metrics_port)
     start("delivery", settings)
     with Loading():
@@ -96,7 +96,7 @@ def controller(
     redis_url: RedisUrl = None,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Starts and stops workers, and runs the background jobs. Safe to run twice."""
+    """Run the controller, which starts and stops workers and runs the background jobs. Safe to run twice."""
     settings = settings_from(ControllerSettings, redis_url=redis_url, metrics_port=metrics_port)
     _check_jobs_place(settings)
     start("controller", settings)
@@ -109,6 +109,6 @@ def controller(
 def _check_jobs_place(settings: ControllerSettings) -> None:
     if settings.needs_control_redis_url:
         fail(
-            "QUEUE_ENGINE_CONTROL_REDIS_URL: is required when the store is a cluster: the background jobs' own queue "
-            "needs one server, or a master that sentinels name"
+            "QUEUE_ENGINE_CONTROL_REDIS_URL: is required when the store is a cluster, because the queue of the "
+            "background jobs needs a single server, or a master that sentinels name"
         )

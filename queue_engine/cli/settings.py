@@ -27,10 +27,10 @@ _PROCESSES: Mapping[ProcessName, type[ProcessSettings]] = {
 def show_config(
     process: Annotated[ProcessName | None, typer.Argument(help="Only the settings of this process")] = None,
 ) -> None:
-    """Print the settings that the environment of this command gives to a process, and the source of each.
+    """Print the settings that a process would have in this environment, and the source of each.
 
-    Secrets are masked. A setting that breaks its rule is named, as at the start of the process. `up` gives its
-    processes a store, keys and addresses of their own.
+    Secrets are masked. An invalid setting is reported as at the start of the process. `up` sets the store, keys and
+    addresses of its processes itself.
     """
     kinds = _PROCESSES.values() if process is None else [_PROCESSES[process]]
     shown = list(effective_settings([settings_from(kind) for kind in kinds], os.environ))

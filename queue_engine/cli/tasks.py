@@ -30,7 +30,7 @@ group = typer.Typer(
     name="tasks",
     rich_help_panel=PANEL,
     no_args_is_help=True,
-    help="Submit tasks, look at them, and cancel, retry or delete them.",
+    help="Submit, show, cancel, retry and delete tasks.",
 )
 commands.add_typer(group, name="tasks", rich_help_panel=PANEL)
 
@@ -68,33 +68,33 @@ MAX_SHOWN_CHARACTERS = 4000
 
 Task = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task")]
 Timeout = Annotated[
-    float | None, typer.Option(min=0, help="Seconds to wait for the end; then exit with 124, and the task goes on")
+    float | None, typer.Option(min=0, help="Seconds to wait; then exit with 124, while the task continues")
 ]
 
 
 STRUCTURED: dict[str, dict[str, Any]] = {
     "process_uri": {},  # has a default here
     "worker_port": {
-        "worker_port": Annotated[
-            int, typer.Option("--port", help="Port of the container; by default the one that is exposed")
-        ]
+        "worker_port": Annotated[int, typer.Option("--port", help="Port of the container; by default the exposed port")]
     },
     "headers": {
-        "header": Annotated[list[str], typer.Option(metavar="NAME:VALUE", help="For the container; may be given again")]
+        "header": Annotated[
+            list[str], typer.Option(metavar="NAME:VALUE", help="Header for the container; may be repeated")
+        ]
     },
     "webhook_auth_key": {
         "webhook_auth_key": Annotated[
             str,
             typer.Option(
-                help="Sent to the webhook; better given by the variable QUEUE_ENGINE_WEBHOOK_AUTH_KEY, or by a file "
-                "that QUEUE_ENGINE_WEBHOOK_AUTH_KEY_FILE names"
+                help="Key that is sent to the webhook. Prefer the variable QUEUE_ENGINE_WEBHOOK_AUTH_KEY, which other "
+                "users cannot see, or a file named by QUEUE_ENGINE_WEBHOOK_AUTH_KEY_FILE"
             ),
         ]
     },
 }
 """Options of the fields that differ from those of the API."""
 _SUBMIT_OPTIONS = {
-    "task_id": Annotated[str, typer.Option(help="Your id for it, which makes it safe to submit again")],
+    "task_id": Annotated[str, typer.Option(help="Your id for the task, which makes it safe to submit it again")],
     **options_of(TASK_FIELDS, STRUCTURED),
 }
 
@@ -105,15 +105,15 @@ def submit_task(
     endpoint: Endpoint,
     text: Annotated[
         str | None,
-        typer.Option("--input", metavar="JSON", help="The task's input; @FILE is in a file, - on standard input"),
+        typer.Option("--input", metavar="JSON", help="The task's input; @FILE reads a file, - reads standard input"),
     ] = None,
     file: Annotated[Path | None, typer.Option("--input-file", help="File with the input; - is standard input")] = None,
     max_body_bytes: Annotated[
         int,
-        typer.Option(envvar="QUEUE_ENGINE_MAX_BODY_BYTES", min=1, help="Largest request body that the API accepts"),
+        typer.Option(envvar="QUEUE_ENGINE_MAX_BODY_BYTES", min=1, help="Size limit of the API for a request body"),
     ] = DEFAULT_MAX_BODY_BYTES,
     process_uri: Annotated[str, typer.Option("--path", help="Path of the container that the task is posted to")] = "/",
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until it has ended, and show it")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until the task has ended, and show it")] = False,
     timeout: Timeout = None,
     **fields: Any,
 ) -> None:
@@ -139,7 +139,7 @@ def submit_task(
 
 @command(group, "wait")
 def wait_for_task(session: Session, endpoint: Endpoint, task: Task, timeout: Timeout = None) -> None:
-    """Wait until a task has ended, and show it. Exits with 4 when it has failed."""
+    """Wait until a task has ended, and show it. Exits with 4 if it has failed."""
     _wait(session, session.api.endpoint_id(endpoint), task, timeout)
 
 
@@ -154,8 +154,8 @@ def list_tasks(
     session: Session,
     endpoint: Endpoint,
     status: Annotated[str | None, typer.Option(help="PROCESSING, SUCCESS, DELIVERED or FAILED")] = None,
-    page: Annotated[int, typer.Option(min=1, help="Which page")] = 1,
-    size: Annotated[int, typer.Option(min=1, help="Tasks on a page")] = 20,
+    page: Annotated[int, typer.Option(min=1, help="Page number")] = 1,
+    size: Annotated[int, typer.Option(min=1, help="Number of tasks per page")] = 20,
 ) -> None:
     """List the tasks of an endpoint, newest first."""
     query = {"status": status, "pageNumber": page, "pageSize": size}
@@ -179,20 +179,20 @@ def list_deliveries(session: Session, endpoint: Endpoint, task: Task) -> None:
 
 @command(group, "attempts")
 def list_attempts(session: Session, endpoint: Endpoint, task: Task) -> None:
-    """List the attempts of a task, oldest first, with the one that runs."""
+    """List the attempts of a task, oldest first, including a running one."""
     found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, "attempts")
     session.show(found, lambda: session.screen.table(_ATTEMPT_COLUMNS, found.rows()))
 
 
 @command(group, "cancel")
 def cancel_task(session: Session, endpoint: Endpoint, task: Task) -> None:
-    """Cancel a task. One that waits ends at once, one that runs when its worker hears of it."""
+    """Cancel a task. A waiting task ends at once, a running one when its worker is notified."""
     _order(session, session.api.endpoint_id(endpoint), task, "cancel")
 
 
 @command(group, "retry")
 def retry_task(session: Session, endpoint: Endpoint, task: Task) -> None:
-    """Run a task that has ended again, with its next attempt. Its result goes."""
+    """Run an ended task again, as its next attempt. Its result is removed."""
     _order(session, session.api.endpoint_id(endpoint), task, "retry")
 
 
@@ -201,9 +201,9 @@ def delete_task(
     session: Session,
     endpoint: Endpoint,
     task: Task,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")] = False,
 ) -> None:
-    """Remove a task that has ended, with its input and output."""
+    """Delete an ended task, with its input and output."""
     endpoint_id = session.api.endpoint_id(endpoint)
     if not yes:
         session.confirm(f"Delete task {task} of endpoint {endpoint_id}?")
@@ -217,7 +217,7 @@ def _order(session: Session, endpoint_id: str, task: str, order: str) -> None:
 
 
 def _standing(task: str, stands: dict[str, Any]) -> str:
-    asked = ", to be stopped" if stands.get("cancelRequested") and stands.get("state") == "running" else ""
+    asked = ", cancel requested" if stands.get("cancelRequested") and stands.get("state") == "running" else ""
     return f"task {task}: {stands.get('state')}{asked}"
 
 
@@ -304,7 +304,7 @@ def _read_input(source: str, text: str | None, file: Path | None, limit: int) ->
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def _headers(texts: Sequence[str]) -> dict[str, str]:
 def _exposed_port(session: Session, endpoint_id: str) -> Any:
     expose = session.api.get(ENDPOINTS, endpoint_id).members().get("expose")
     if not isinstance(expose, dict):
-        raise WrongUse("give --port: the endpoint exposes none")
+        raise WrongUse("--port: is required, because the endpoint exposes no port")
     return expose.get("port")
 
 

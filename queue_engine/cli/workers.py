@@ -11,7 +11,7 @@ from queue_engine.cli.command import PANEL, Endpoint, Session, command
 from queue_engine.cli.output import Column
 
 commands = typer.Typer()
-group = typer.Typer(no_args_is_help=True, help="Look at the workers of an endpoint.")
+group = typer.Typer(no_args_is_help=True, help="Show the workers of an endpoint.")
 commands.add_typer(group, name="workers", rich_help_panel=PANEL)
 
 _COLUMNS = (
@@ -31,7 +31,7 @@ _COLUMNS = (
 def list_workers(
     session: Session,
     endpoint: Endpoint,
-    status: Annotated[list[str] | None, typer.Option(help="Only these statuses; may be given again")] = None,
+    status: Annotated[list[str] | None, typer.Option(help="Only these statuses; may be repeated")] = None,
 ) -> None:
     """List the workers of an endpoint, oldest first."""
     query = {"statusList": ",".join(status) if status else None}

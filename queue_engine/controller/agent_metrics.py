@@ -28,7 +28,7 @@ AGENT_SECONDS = 1.0
 ALL_SECONDS = 6.0
 """Timeout for all agents together, below Prometheus's usual timeout of 10 s."""
 MAX_AT_ONCE = 32
-_UP = ("# HELP worker_agent_up 1 when the agent gave its metrics, else 0", "# TYPE worker_agent_up gauge")
+_UP = ("# HELP worker_agent_up 1 if the agent responded with its metrics, else 0", "# TYPE worker_agent_up gauge")
 
 
 @dataclass

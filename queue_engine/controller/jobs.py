@@ -209,15 +209,15 @@ class _Reader:
         if raw.startswith(_PICKLE):
             raise ValueError(_IS_PICKLE)
         if len(raw) > MAX_ENTRY_BYTES or not raw.startswith(b"{"):
-            raise ValueError("it is not JSON of ours")
+            raise ValueError("it is not an entry in the expected JSON form")
         entry = json.loads(raw)
         name, queued_at_ms = entry.get("f"), entry.get("et")
         if not isinstance(name, str) or name not in self.names:
-            raise ValueError("it names no job of ours")
+            raise ValueError("it names an unknown job")
         if type(queued_at_ms) is not int or not 0 <= queued_at_ms < 10**14:
             raise ValueError("its time is not in epoch milliseconds")
         if (entry.get("a"), entry.get("k"), entry.get("t")) != ([], {}, None):
-            raise ValueError("it has arguments, and our jobs take none")
+            raise ValueError("it has arguments, which the jobs do not take")
         return _call(name, queued_at_ms)
 
 
@@ -233,7 +233,7 @@ async def _delete_queue(pool: ArqRedis, queue: str) -> None:
         await pool.delete(queue)
         if await pool.type(abort_jobs_ss) not in (b"none", b"zset"):
             await pool.delete(abort_jobs_ss)
-        log.warning("the queue of the background jobs is deleted: its contents are at fault", extra={"queue": queue})
+        log.warning("the queue of the background jobs is deleted: its contents are invalid", extra={"queue": queue})
 
 
 def _cron(job: Periodic, queue: str) -> CronJob:

@@ -232,7 +232,7 @@ def _of_ended(ended: Sequence[Worker], surplus: set[str], situation: Situation) 
 def _of_alive(alive: Sequence[Worker], surplus: set[str], situation: Situation) -> list[Action]:
     # STOPPING workers are drained again, because the controller that drained them may have died, or its backend failed.
     going = [worker for worker in alive if worker.worker_id in surplus or worker.status is WorkerStatus.STOPPING]
-    actions: list[Action] = [Drain(worker, "not wanted") for worker in going]
+    actions: list[Action] = [Drain(worker, "no longer desired") for worker in going]
     stay = [worker for worker in alive if worker not in going]
     kills = _of_silent(stay, situation)
     actions += kills

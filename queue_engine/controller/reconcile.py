@@ -303,7 +303,7 @@ class Reconciler:
         record = self._records.get(worker.worker_id, FRESH)
         is_new = record.noted_end != seen.started_at_ms
         if is_new:
-            log.warning("a worker ended by itself: %s", reason, extra=_ids(worker.endpoint_id, worker.worker_id))
+            log.warning("a worker ended unexpectedly: %s", reason, extra=_ids(worker.endpoint_id, worker.worker_id))
             record = after_end(record, had_run=worker.status is WorkerStatus.RUNNING, now=situation.now)
             self._records[worker.worker_id] = replace(record, noted_end=seen.started_at_ms)
         await self._workers.mark(

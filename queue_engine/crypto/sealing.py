@@ -38,7 +38,7 @@ class SealKeyUnknown(SealBroken):
     """A sealed secret names a key that is not configured. `fingerprint` is the fingerprint of that key."""
 
     def __init__(self, fingerprint: str) -> None:
-        super().__init__(f"was sealed with another key than those configured, with the fingerprint {fingerprint[:16]}")
+        super().__init__(f"was sealed with a key that is not configured, with the fingerprint {fingerprint[:16]}")
         self.fingerprint = fingerprint
 
 

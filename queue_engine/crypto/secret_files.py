@@ -21,7 +21,7 @@ def secret_from(environment: Mapping[str, str], name: str) -> str | None:
     """
     value, file = environment.get(name), environment.get(name + FILE_SUFFIX)
     if value and file:
-        raise ValueError(f"{name} and {name}{FILE_SUFFIX} are both given: give one of them")
+        raise ValueError(f"{name} and {name}{FILE_SUFFIX} are both set: set only one of them")
     if not file:
         return value or None
     try:

@@ -93,7 +93,7 @@ class Sender:
         except Exception as error:
             response = _failed(error, request)
             if response.error_type == INTERNAL:
-                logger.exception("a delivery attempt broke inside the sender")
+                logger.exception("a delivery attempt failed with an internal error in the sender")
         return replace(response, duration_seconds=self._monotonic() - started)
 
     async def _attempt(self, request: OutgoingRequest) -> WebhookResponse:
@@ -211,5 +211,5 @@ def _tls_problem(error: BaseException) -> str:
     if isinstance(cause, ConnectionError):
         return "the connection was closed; does the port speak TLS?"
     if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
-        return "what came is not TLS; is the port one for http?"
+        return "the response is not TLS; does the port speak plain http?"
     return ""

@@ -158,7 +158,7 @@ class DeliveryService:
         try:
             error_type = await self._deliver(turn.item)
         except Exception:
-            log.exception("a delivery attempt failed inside", extra=_ids(turn.item))
+            log.exception("a delivery attempt failed with an internal error", extra=_ids(turn.item))
             await self._defer(turn.item, BROKEN_SECONDS)
         finally:
             self._lanes.finished(turn, time.monotonic(), error_type)
@@ -214,7 +214,7 @@ class DeliveryService:
             lambda: self._outbox.defer(entry, delay_ms=delay_ms, parked=parked), passing=unavailability, what="defer"
         )
         if not deferred:
-            log.warning("a delivery is given up: its receiver was not served for too long", extra=_ids(entry))
+            log.warning("a delivery is given up: it has waited too long for its receiver", extra=_ids(entry))
             metrics.deliveries.labels(status="max_retries_exceeded").inc()
 
     async def _gauges(self) -> int:

@@ -197,7 +197,7 @@ class EmbeddedStore:
         if state is None or state.last_exit is not None:
             raise EmbeddedStoreError(f"the embedded store ended at once:\n{self._last_words()}")
         if overdue:
-            raise EmbeddedStoreError(f"the embedded store does not answer:\n{self._last_words()}")
+            raise EmbeddedStoreError(f"the embedded store does not respond:\n{self._last_words()}")
 
     def _last_words(self) -> str:
         return "\n".join(self._files.log.last_lines(8)) or f"(nothing in {self._files.log.path})"

@@ -65,7 +65,7 @@ async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -
     try:
         await ended.unless_first(stack.start())
         await ended.wait()
-        stack.say("\nstopping: running tasks may finish, the others go back to the queue (Ctrl-C again: at once)")
+        stack.say("\nstopping: running tasks may finish, the others are queued again (Ctrl-C again: stop at once)")
     except (EmbeddedStoreError, ProgramError) as error:
         raise EngineError(str(error)) from error
     finally:
@@ -210,7 +210,7 @@ class _Stack:
     async def _embedded_store(self) -> str:
         for name in ("QUEUE_ENGINE_REDIS_URL", "QUEUE_ENGINE_REDIS_URL_FILE"):
             if self._options.environment.get(name):
-                self.say(f"{name} is ignored: `up` has a store of its own. Give --redis-url to use another one")
+                self.say(f"{name} is ignored: `up` has its own store. Use --redis-url for another one")
         self.say(f"starting: embedded store in {self._data_dir / 'store'}")
         self._store = EmbeddedStore(
             self._data_dir / "store",
@@ -279,7 +279,7 @@ class _Stack:
     def _on_exit(self, end: ProgramExit) -> None:
         logs = self._data_dir / "logs"
         with suppress(OSError):  # an output that cannot be written must not stop the restart
-            self.say(f"{end.reason}; starting it again in {end.restart_in_seconds:g} s (logs: {logs})")
+            self.say(f"{end.reason}; restarting it in {end.restart_in_seconds:g} s (logs: {logs})")
 
     async def _greet(self, redis_url: str, api_key: str, metrics_ports: Mapping[str, int]) -> None:
         fault, alone = await self._state_of_keys(redis_url, api_key)

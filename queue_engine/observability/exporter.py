@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             body = page()
         except Exception:
-            log.exception("a page of metrics cannot be made")
+            log.exception("a metrics page cannot be generated")
             self.send_error(500)
             return
         self.send_response(200)

@@ -175,21 +175,21 @@ task_attempts = _counter(
     by={CONTROLLER: ("lost",), AGENT: ("ok", "error", "timeout", "cancelled", "fenced")},
 )  # fmt: skip
 task_queue_wait = _histogram(
-    "queue_engine_task_queue_wait_seconds", "From submission to the start of the first attempt",
+    "queue_engine_task_queue_wait_seconds", "Time from submission to the start of the first attempt",
     buckets=_LONG, by=[AGENT],
 )  # fmt: skip
 task_run = _histogram(
-    "queue_engine_task_run_seconds", "From the start of an attempt to its outcome", buckets=_LONG, by=[AGENT]
+    "queue_engine_task_run_seconds", "Time from the start of an attempt to its outcome", buckets=_LONG, by=[AGENT]
 )
 task_end_to_end = _histogram(
-    "queue_engine_task_end_to_end_seconds", "From submission to the terminal state", buckets=_LONG, by=[AGENT]
+    "queue_engine_task_end_to_end_seconds", "Time from submission to the terminal state", buckets=_LONG, by=[AGENT]
 )
 queue_tasks = _figures(
     "queue_engine_queue_tasks", "Tasks that have not ended", "state", by=CONTROLLER, good_seconds=FIGURES_SECONDS
 )
 queue_oldest_task_timestamp = _figures(
     "queue_engine_queue_oldest_task_timestamp_seconds",
-    "When the oldest waiting task of the endpoints that should work was queued; 0 when none waits",
+    "Time when the oldest waiting task of the endpoints that should work was queued; 0 if none waits",
     by=CONTROLLER, good_seconds=FIGURES_SECONDS,
 )  # fmt: skip
 endpoint_waiting_tasks = _figures(
@@ -198,17 +198,17 @@ endpoint_waiting_tasks = _figures(
 )  # fmt: skip
 endpoint_oldest_task_timestamp = _figures(
     "queue_engine_endpoint_oldest_task_timestamp_seconds",
-    "When the oldest queued task of one endpoint was queued; 0 when none is, or the endpoint is not supposed to work",
+    "Time when the oldest queued task of one endpoint was queued; 0 if there is none, or the endpoint should not work",
     "endpoint", by=CONTROLLER, good_seconds=FIGURES_SECONDS,
 )  # fmt: skip
 workers = _figures("queue_engine_workers", "Workers by status", "status", by=CONTROLLER, good_seconds=FIGURES_SECONDS)
 leases_reclaimed = _counter(
-    "queue_engine_leases_reclaimed", "Tasks taken back from a worker whose lease expired", by={CONTROLLER: ()}
+    "queue_engine_leases_reclaimed", "Tasks reclaimed from a worker whose lease expired", by={CONTROLLER: ()}
 )
 controller_leading = _gauge("queue_engine_controller_leading", "1 while this controller leads, else 0", by=[CONTROLLER])
 background_job_last_success = _figures(
     "queue_engine_background_job_last_success_timestamp_seconds",
-    "When this controller last completed a background job; before the first time, when it began to run jobs",
+    "Time when this controller last completed a background job; before the first time, when it began to run jobs",
     "name", by=CONTROLLER,
 )  # fmt: skip
 data_format = _figures(
@@ -229,11 +229,11 @@ delivery_attempts = _counter(
     "queue_engine_delivery_attempts", "Delivery attempts", ["outcome", "class"], by={DELIVERY: ()}
 )
 delivery_attempt_duration = _histogram(
-    "queue_engine_delivery_attempt_duration_seconds", "Wall clock of one delivery attempt",
+    "queue_engine_delivery_attempt_duration_seconds", "Duration of a delivery attempt",
     buckets=(*_FAST, 15), by=[DELIVERY],
 )  # fmt: skip
 delivery_latency = _histogram(
-    "queue_engine_delivery_latency_seconds", "From the event to its delivery", buckets=_LONG, by=[DELIVERY]
+    "queue_engine_delivery_latency_seconds", "Time from the event to its delivery", buckets=_LONG, by=[DELIVERY]
 )
 deliveries_pending = _figures(
     "queue_engine_deliveries_pending", "Deliveries that wait", "lane", by=DELIVERY, good_seconds=FIGURES_SECONDS
@@ -255,7 +255,7 @@ auth_failures = _counter(
 
 redis_errors = _counter("queue_engine_redis_errors", "Failed calls of the store's scripts", ["op"], by=_ALL)
 redis_command_duration = _histogram(
-    "queue_engine_redis_command_duration_seconds", "Time of a store call, waiting for its turn included", ["op"],
+    "queue_engine_redis_command_duration_seconds", "Duration of a store call, including the wait for its turn", ["op"],
     buckets=_FAST, by=Role,
 )  # fmt: skip
 
@@ -264,17 +264,19 @@ store_away.set_function(lambda: float(outages.STORE.goes_on))
 
 agent_running_tasks = _gauge("worker_agent_running_tasks", "Tasks that this agent runs", by=[AGENT])
 agent_last_heartbeat_timestamp = _figures(
-    "worker_agent_last_heartbeat_timestamp_seconds", "When the store last took this agent's heartbeat", by=AGENT
+    "worker_agent_last_heartbeat_timestamp_seconds", "Time of this agent's last accepted heartbeat", by=AGENT
 )
 agent_container_up = _gauge("worker_agent_container_up", "1 while the container is ready", by=[AGENT])
 agent_tasks_unreadable = _counter(
     "worker_agent_tasks_unreadable", "Tasks released because the agent lacks the key of their headers", by={AGENT: ()}
 )
 agent_log_lines_dropped = _counter(
-    "worker_agent_log_lines_dropped", "Log lines of the container that were not kept", by={AGENT: ()}
+    "worker_agent_log_lines_dropped", "Log lines of the container that were dropped", by={AGENT: ()}
 )
 
-build_info = _gauge("queue_engine_build_info", "Always 1; what runs", ["version", "python", "store"], by=Role)
+build_info = _gauge(
+    "queue_engine_build_info", "Always 1; the labels have the versions", ["version", "python", "store"], by=Role
+)
 
 
 class StoreCalls:

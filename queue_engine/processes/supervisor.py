@@ -63,7 +63,7 @@ class ProgramExit:
 
 def log_exit(end: ProgramExit) -> None:
     """Log the exit. The default `on_exit` of `Supervisor`."""
-    logger.warning("%s; starting it again in %g s", end.reason, end.restart_in_seconds)
+    logger.warning("%s; restarting it in %g s", end.reason, end.restart_in_seconds)
 
 
 @dataclass(frozen=True)

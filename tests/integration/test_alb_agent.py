@@ -61,7 +61,7 @@ async def test_it_ends_when_the_last_request_has_ended(store: Store, programs: P
 async def test_it_waits_no_longer_than_the_grace(store: Store, programs: Programs) -> None:
     agent, writer = await drained_with_a_request(store, programs, grace="3")
     assert await asyncio.to_thread(agent.wait, 10) == 0
-    assert "requests are cut off" in agent.output()
+    assert "running requests are cut off" in agent.output()
     writer.close()
 
 

@@ -316,7 +316,7 @@ class TestOperatorsMistakes:
 
     async def test_a_server_that_does_not_answer_in_time_is_ended(self, data: Path) -> None:
         store = store_in(data)
-        with pytest.raises(EmbeddedStoreError, match="does not answer"):
+        with pytest.raises(EmbeddedStoreError, match="does not respond"):
             await store.start(timeout_seconds=-1)
         assert store.server_pid() is None
 

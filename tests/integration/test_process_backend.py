@@ -275,7 +275,10 @@ class TestRefusal:
         backend = ProcessBackend(tmp_path, instance_id="i", environment=INHERITED, agent_command=dying)
         await backend.start(spec_for("w1", FOREVER))
         assert (await ended(backend, "w1")).exit_reason == "agent exited with status 1"
-        assert f"w1: the agent exited with status 1 without saying why; its log: {tmp_path / 'w1.log'}" in caplog.text
+        assert (
+            f"w1: the agent exited with status 1 without reporting a reason; its log: {tmp_path / 'w1.log'}"
+            in caplog.text
+        )
         assert "no_such_module" in (tmp_path / "w1.log").read_text()
         await backend.aclose(0)
 

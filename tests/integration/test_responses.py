@@ -357,7 +357,7 @@ async def test_an_empty_body_has_nothing_to_decode(
         ("gzip", bytes(9) + gzipped(TEXT), "its body is not in its content coding, gzip"),
         ("gzip", gzipped(TEXT) + bytes(9) + b"and more", "its body is not in its content coding, gzip"),
         ("gzip", gzipped(TEXT) + b"and more", "its body is not in its content coding, gzip"),
-        ("deflate", zlib.compress(TEXT) + b"and more", "goes on after the end of its content coding, deflate"),
+        ("deflate", zlib.compress(TEXT) + b"and more", "continues after the end of its content coding, deflate"),
         ("br", b"\x0b\x05\x80[1]\x03", "the content coding br; gzip and deflate are decoded"),
         ("zstd", b"x", "the content coding zstd;"),
         ("gzip, br", b"x", "the content coding br;"),

@@ -153,10 +153,10 @@ def test_the_secret_key_is_changed_while_everything_runs(
     first.stop()
 
     told = _rotate(programs, newer)
-    assert "endpoints:    1 checked, 1 sealed anew" in told
-    assert "tasks:        2 checked, 1 sealed anew" in told
+    assert "endpoints:    1 checked, 1 resealed" in told
+    assert "tasks:        2 checked, 1 resealed" in told
     assert told[-1] == "complete: every secret is sealed with the current key"
-    assert "tasks:        2 checked, 0 sealed anew" in _rotate(programs, newer)
+    assert "tasks:        2 checked, 0 resealed" in _rotate(programs, newer)
 
     # The old key is needed no more: an agent that never knew it runs what was submitted before.
     third = _api(programs, only_new)
@@ -191,9 +191,9 @@ async def test_a_rotation_that_cannot_open_everything_says_what(programs: Progra
     partly = programs.start(*rotate, QUEUE_ENGINE_SECRET_KEY=new_key, QUEUE_ENGINE_SECRET_KEY_PREVIOUS=SECRET_KEY)
     assert partly.wait() == 1
     lines = partly.output().splitlines()
-    assert "endpoints:    2 checked, 1 sealed anew" in lines
+    assert "endpoints:    2 checked, 1 resealed" in lines
     assert lines[-3:] == [
-        "1 cannot be opened with any of the configured keys and stay as they are:",
+        "1 cannot be opened with any of the configured keys and are not changed:",
         "  endpoint 1",
         "all others are sealed with the current key",
     ]

@@ -361,7 +361,7 @@ async def test_a_response_that_breaks_off_in_its_headers_is_a_broken_connection(
     async with receiver(answering_and_closing(data)) as target:
         answer = await send(sender, target.url)
     assert (answer.status, answer.error_type) == (None, "reset")
-    assert answer.excerpt.startswith("the connection broke before a whole response came")
+    assert answer.excerpt.startswith("the connection broke before the whole response arrived")
 
 
 async def test_a_receiver_that_resets_before_it_answers_is_a_broken_connection(sender: Sender) -> None:
@@ -465,7 +465,7 @@ async def _plain_words(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     ("serve", "words"),
     [
         (_closing, "the connection was closed; does the port speak TLS?"),
-        (_plain_words, "what came is not TLS; is the port one for http?"),
+        (_plain_words, "the response is not TLS; does the port speak plain http?"),
     ],
 )
 async def test_a_port_without_tls_is_a_tls_error_at_once(
@@ -532,7 +532,7 @@ async def test_a_closed_sender_says_internal_and_logs_it(caplog: pytest.LogCaptu
         pass
     answer = await send(sender, "http://127.0.0.1:9/", {"X-API-Key": "canary-4711"})
     assert answer.error_type == "internal"
-    assert "inside the sender" in caplog.text
+    assert "internal error in the sender" in caplog.text
     assert "canary-4711" not in caplog.text
 
 

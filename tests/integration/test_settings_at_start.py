@@ -49,7 +49,7 @@ def test_a_command_says_which_variables_it_does_not_know(programs: Programs, nam
 def test_a_secret_in_both_forms_is_an_error_that_names_both(programs: Programs, name: str) -> None:
     program = programs.start(name, *COMMANDS[name], QUEUE_ENGINE_SECRET_KEY_FILE="/nowhere")
     assert program.wait() == 2
-    assert "QUEUE_ENGINE_SECRET_KEY and QUEUE_ENGINE_SECRET_KEY_FILE are both given" in program.output()
+    assert "QUEUE_ENGINE_SECRET_KEY and QUEUE_ENGINE_SECRET_KEY_FILE are both set" in program.output()
     assert "Traceback" not in program.output()
 
 

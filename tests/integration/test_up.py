@@ -358,9 +358,7 @@ def test_a_store_in_the_environment_is_ignored_and_up_says_so(tmp_path: Path, na
     up = Up(tmp_path, **{name: given})
     try:
         up.wait_until_up()
-        assert f"{name} is ignored: `up` has a store of its own. Give --redis-url to use another one" in (
-            up.program.output()
-        )
+        assert f"{name} is ignored: `up` has its own store. Use --redis-url for another one" in (up.program.output())
     finally:
         up.end()
 

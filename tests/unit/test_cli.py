@@ -51,12 +51,12 @@ def test_the_api_may_live_below_a_path() -> None:
         (failure(400, f"name: {ESCAPE}[2J"), 1, r"name: \x1b[2J"),
         (httpx.ConnectError("[Errno 111] Connection refused"), 3, "http://127.0.0.1:8000: [Errno 111] Connection"),
         (httpx.ReadTimeout(""), 3, "http://127.0.0.1:8000: ReadTimeout"),
-        (httpx.Response(200, text="<html>"), 3, "answers, but not as the API: HTTP 200"),
-        (httpx.Response(404, json={"detail": "Not Found"}), 3, "answers, but not as the API: HTTP 404"),
-        (httpx.Response(302, headers={"Location": "http://elsewhere.example/"}), 3, "not as the API: HTTP 302"),
-        (httpx.Response(200, content=b"\xff"), 3, "not as the API"),
-        (raw(b'{"a": 1}'), 3, "not the list that was expected"),
-        (raw(b"[1]"), 3, "not the list that was expected"),
+        (httpx.Response(200, text="<html>"), 3, "is not the API: it responds HTTP 200"),
+        (httpx.Response(404, json={"detail": "Not Found"}), 3, "is not the API: it responds HTTP 404"),
+        (httpx.Response(302, headers={"Location": "http://elsewhere.example/"}), 3, "it responds HTTP 302"),
+        (httpx.Response(200, content=b"\xff"), 3, "is not the API"),
+        (raw(b'{"a": 1}'), 3, "not the expected list"),
+        (raw(b"[1]"), 3, "not the expected list"),
     ],
 )
 def test_what_goes_wrong_is_told_in_a_line_and_by_the_exit_status(answer: Any, status: int, message: str) -> None:
@@ -96,7 +96,7 @@ def test_the_key_may_be_in_a_file(tmp_path: Path) -> None:
     assert [request.headers["x-api-key"] for request in api.requests] == ["from-a-file", "given"]
     both = api.run("endpoints", "list", env=file)
     assert (both.exit_code, len(api.requests)) == (2, 2)
-    assert "QUEUE_ENGINE_API_KEY and QUEUE_ENGINE_API_KEY_FILE are both given" in both.stderr
+    assert "QUEUE_ENGINE_API_KEY and QUEUE_ENGINE_API_KEY_FILE are both set" in both.stderr
 
 
 def test_an_endpoint_may_be_named() -> None:
@@ -141,12 +141,12 @@ def test_json_can_do_nothing_to_a_terminal() -> None:
 
 
 def test_a_table_for_a_pipe_is_plain_and_whole() -> None:
-    api = FakeApi({LIST: [endpoint(), endpoint(id="12", name="b" * 20, status="STOPPED", runningWorkers=0)]})
+    api = FakeApi({LIST: [endpoint(), endpoint(id="12", name="b" * 19, status="STOPPED", runningWorkers=0)]})
     for width in (20, 200):
         assert api.run("endpoints", "list", width=width).stdout.splitlines() == [
-            "ID  NAME                  STATUS   WORKERS  WANTED  QUEUED  RUNNING  MODE   CREATED",
-            "7   echo                  RUNNING  1        2       3       1        QUEUE  2025-11-24T16:00:00.000+01:00",
-            "12  bbbbbbbbbbbbbbbbbbbb  STOPPED  0        2       3       1        QUEUE  2025-11-24T16:00:00.000+01:00",
+            "ID  NAME                 STATUS   WORKERS  DESIRED  QUEUED  RUNNING  MODE   CREATED",
+            "7   echo                 RUNNING  1        2        3       1        QUEUE  2025-11-24T16:00:00.000+01:00",
+            "12  bbbbbbbbbbbbbbbbbbb  STOPPED  0        2        3       1        QUEUE  2025-11-24T16:00:00.000+01:00",
         ]
 
 

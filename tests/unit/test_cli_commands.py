@@ -103,8 +103,8 @@ def test_update_cannot_change_what_the_api_does_not() -> None:
     [
         (("start", "7"), f"POST {ONE}/start", "endpoint 7: starting\n"),
         (("stop", "7"), f"POST {ONE}/stop", "endpoint 7: stopping\n"),
-        (("scale", "7", "4"), f"PUT {ONE}/workers?count=4", "endpoint 7: 4 workers wanted\n"),
-        (("scale", "7", "1"), f"PUT {ONE}/workers?count=1", "endpoint 7: 1 worker wanted\n"),
+        (("scale", "7", "4"), f"PUT {ONE}/workers?count=4", "endpoint 7: 4 workers desired\n"),
+        (("scale", "7", "1"), f"PUT {ONE}/workers?count=1", "endpoint 7: 1 worker desired\n"),
         (("delete", "7", "--yes"), f"DELETE {ONE}", "endpoint 7: deleting\n"),
     ],
 )
@@ -129,7 +129,7 @@ def test_a_command_that_asks_names_the_option_when_standard_input_is_at_its_end(
     api = FakeApi({f"GET {ONE}": endpoint()})
     result = api.run(*what, input="")
     assert result.exit_code == 2
-    assert result.stderr.endswith("\nerror: standard input is not a terminal and holds no response: give --yes\n")
+    assert result.stderr.endswith("\nerror: standard input is not a terminal and has no response: use --yes\n")
     assert [call for call in api.calls if call.startswith("DELETE")] == []
 
 
@@ -281,7 +281,10 @@ def test_submit_names_a_wrong_option(options: tuple[str, ...], message: str) -> 
 
 def test_submit_needs_a_port_when_none_is_exposed() -> None:
     result = FakeApi({f"GET {ONE}": endpoint(expose=None)}).run("tasks", "submit", "7", "--input", "1")
-    assert (result.exit_code, result.stderr) == (2, "error: give --port: the endpoint exposes none\n")
+    assert (result.exit_code, result.stderr) == (
+        2,
+        "error: --port: is required, because the endpoint exposes no port\n",
+    )
 
 
 def test_waiting_looks_again_until_the_task_has_ended() -> None:
@@ -399,7 +402,7 @@ def test_attempts_are_listed() -> None:
     ("order", "stands", "says"),
     [
         ("cancel", {"state": "cancelled", "cancelRequested": True}, "task t1: cancelled\n"),
-        ("cancel", {"state": "running", "cancelRequested": True}, "task t1: running, to be stopped\n"),
+        ("cancel", {"state": "running", "cancelRequested": True}, "task t1: running, cancel requested\n"),
         ("cancel", {"state": "succeeded", "cancelRequested": False}, "task t1: succeeded\n"),
         ("retry", {"state": "queued", "cancelRequested": False}, "task t1: queued\n"),
     ],

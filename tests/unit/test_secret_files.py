@@ -41,7 +41,7 @@ def test_a_secret_that_is_given_in_both_forms_is_an_error_that_names_both(
     name = f"{kind.model_config['env_prefix']}SECRET_KEY"
     monkeypatch.setenv(name, KEY)
     monkeypatch.setenv(f"{name}_FILE", "/nowhere")
-    with pytest.raises(ValueError, match=f"^{name} and {name}_FILE are both given: give one of them$"):
+    with pytest.raises(ValueError, match=f"^{name} and {name}_FILE are both set: set only one of them$"):
         kind()
 
 

@@ -106,7 +106,7 @@ class Capture:
                 self._free(self.fd, self._freed_to, self._read_to - TAIL_BYTES - self._freed_to)
                 self._freed_to = self._read_to - TAIL_BYTES
             except OSError as error:
-                log.info("what was read of the container's output cannot be freed, only cut: %s", error)
+                log.info("the container's output that was read cannot be freed, only truncated: %s", error)
                 self._can_free = False
         if self._read_to > (_MAX_SIZE_FREED if self._can_free else _MAX_SIZE_CUT) and self._size() == self._read_to:
             # Data that is written at this moment is lost. The writer appends, so it continues at the beginning.

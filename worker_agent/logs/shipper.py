@@ -81,7 +81,7 @@ class LogShipper:
         except TimeoutError:
             self._give_up("the store is away: the last log lines are lost")
         except Exception:
-            log.exception("the log cannot be shipped to its end")
+            log.exception("the rest of the log cannot be shipped")
             self._give_up("the last log lines are lost")
 
     def tail(self) -> list[str]:
