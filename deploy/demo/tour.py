@@ -17,7 +17,7 @@ from typing import Any
 from deploy.demo.files import PROJECT, NotEnoughFiles, SampleFile, collect
 from deploy.demo.jobs import WORKER_PORT, Job, faults_of
 from deploy.demo.receiver import ALWAYS, Inbox, Receiver, listening
-from queue_engine.cli.client import ENDPOINTS, Api, ConsoleFault, Unreachable
+from queue_engine.cli.client import ENDPOINTS, Api, CommandError, Unreachable
 from queue_engine.cli.output import Column, Screen
 from queue_engine.processes.standard_files import pause_while_read
 
@@ -86,7 +86,7 @@ class Tour:
         self._screen.line(f"{name} ...")
         try:
             yield
-        except (ConsoleFault, NotEnoughFiles, Wrong) as error:
+        except (CommandError, NotEnoughFiles, Wrong) as error:
             reason = str(error)
             if isinstance(error, Unreachable):  # the engine may be about to end
                 with suppress(subprocess.TimeoutExpired):
@@ -133,7 +133,7 @@ class Tour:
     def _is_ready(self) -> bool:
         try:
             self._api.get(ENDPOINTS)
-        except ConsoleFault:
+        except CommandError:
             return False
         return True
 

@@ -25,11 +25,11 @@ BUSY_STATUSES = frozenset({429, 503})
 Query = Mapping[str, str | int | None]
 
 
-class ConsoleFault(Exception):
+class CommandError(Exception):
     """A command cannot continue. The text has the reason."""
 
 
-class WrongUse(ConsoleFault):
+class WrongUse(CommandError):
     """The options or arguments are invalid."""
 
 
@@ -52,7 +52,7 @@ def read_bounded(source: str, file: Path | None, limit: int) -> bytes:
     return found
 
 
-class Refused(ConsoleFault):
+class Refused(CommandError):
     """The API responded with an error."""
 
     def __init__(self, message: str, *, status: int, retry_after_seconds: int | None = None) -> None:
@@ -66,11 +66,11 @@ class Refused(ConsoleFault):
         return self.status in BUSY_STATUSES
 
 
-class NotInTime(ConsoleFault):
+class NotInTime(CommandError):
     """The task has not ended before the timeout."""
 
 
-class Unreachable(ConsoleFault):
+class Unreachable(CommandError):
     """There was no response, or it was not a response of the API."""
 
 

@@ -118,12 +118,12 @@ class Session:
         while True:
             try:
                 return ask()
-            except (Refused, Unreachable) as fault:
-                if isinstance(fault, Refused) and not fault.passes:
+            except (Refused, Unreachable) as error:
+                if isinstance(error, Refused) and not error.passes:
                     raise
                 if self.monotonic() - began >= PATIENCE_SECONDS:
                     raise
-                self.pause((isinstance(fault, Refused) and fault.retry_after_seconds) or POLL_SECONDS)
+                self.pause((isinstance(error, Refused) and error.retry_after_seconds) or POLL_SECONDS)
 
 
 def command(
@@ -176,15 +176,15 @@ def _exit_status() -> Iterator[None]:
     """Print an error on standard error, and end with its exit status."""
     try:
         yield
-    except WrongUse as fault:
-        _fail(str(fault), EXIT_USAGE)
-    except Refused as fault:
-        again = f" (try again in {fault.retry_after_seconds} s)" if fault.retry_after_seconds else ""
-        _fail(f"{fault}{again}", EXIT_REFUSED)
-    except Unreachable as fault:
-        _fail(str(fault), EXIT_UNREACHABLE)
-    except NotInTime as fault:
-        _fail(str(fault), EXIT_NOT_IN_TIME)
+    except WrongUse as error:
+        _fail(str(error), EXIT_USAGE)
+    except Refused as error:
+        again = f" (try again in {error.retry_after_seconds} s)" if error.retry_after_seconds else ""
+        _fail(f"{error}{again}", EXIT_REFUSED)
+    except Unreachable as error:
+        _fail(str(error), EXIT_UNREACHABLE)
+    except NotInTime as error:
+        _fail(str(error), EXIT_NOT_IN_TIME)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
 

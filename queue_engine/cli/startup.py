@@ -41,14 +41,14 @@ def settings_from(kind: type[Settings], **options: Any) -> Settings:
     try:
         return kind(**{name: value for name, value in options.items() if value is not None})
     except ValidationError as error:
-        fail("\n".join(_setting_faults(error)))
+        fail("\n".join(_messages_of(error)))
     except ValueError as error:  # a secret whose file cannot be read, or that is set twice
         fail(str(error))
 
 
-def _setting_faults(error: ValidationError) -> Iterable[str]:
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
-        yield f"QUEUE_ENGINE_{str(fault['loc'][0]).upper()}: {fault['msg'].removeprefix('Value error, ')}"
+def _messages_of(error: ValidationError) -> Iterable[str]:
+    for one in error.errors(include_url=False, include_input=False, include_context=False):
+        yield f"QUEUE_ENGINE_{str(one['loc'][0]).upper()}: {one['msg'].removeprefix('Value error, ')}"
 
 
 def fail(message: str) -> NoReturn:

@@ -282,7 +282,7 @@ class _Stack:
             self.say(f"{end.reason}; restarting it in {end.restart_in_seconds:g} s (logs: {logs})")
 
     async def _greet(self, redis_url: str, api_key: str, metrics_ports: Mapping[str, int]) -> None:
-        fault, alone = await self._state_of_keys(redis_url, api_key)
+        problem, alone = await self._state_of_keys(redis_url, api_key)
         metrics = [f"{self.base_url}/metrics", *(f"http://127.0.0.1:{port}/metrics" for port in metrics_ports.values())]
         shown, in_shell = self._shown_key(api_key)
         self.say(
@@ -302,8 +302,8 @@ Try it:
 
 Ctrl-C stops everything."""
         )
-        if fault is not None:
-            self.say(f"\nwarning: {fault}")
+        if problem is not None:
+            self.say(f"\nwarning: {problem}")
 
     async def _state_of_keys(self, redis_url: str, api_key: str) -> tuple[str | None, bool]:
         """Return a problem with the first API key, or None; and True if there is a single tenant."""
