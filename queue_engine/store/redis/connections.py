@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import hiredis
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -30,6 +31,8 @@ class Watchful(AbstractConnection):
     """
 
     _demoted = False
+    _follows_master = False
+    """True if a new connection asks the sentinels for the master, so that refused commands are sent to it at once."""
 
     async def connect(self) -> None:
         if self.is_connected:
@@ -59,8 +62,9 @@ class Watchful(AbstractConnection):
     async def exchange(self, commands: Sequence[Iterable[Any]]) -> list[Any]:
         """Send commands in one write; return the reply or the ResponseError of each, in order.
 
-        Each reply must come within the socket timeout. When one does not come, the connection is closed, so that it
-        is never read as the reply to a later command. Raises ConnectionError and TimeoutError of redis-py.
+        No pause between replies may be longer than the socket timeout. When one does not come, the connection is
+        closed, so that it is never read as the reply to a later command. Raises ConnectionError and TimeoutError of
+        redis-py.
         """
         packed = [piece for command in commands for piece in self.pack_command(*command)]
         await self.connect()
@@ -77,21 +81,37 @@ class Watchful(AbstractConnection):
             raise
 
     async def _replies_to(self, packed: list[bytes], count: int) -> list[Any]:
-        """Write packed commands and read their replies, with one timer for all, which each reply sets again."""
+        """Write packed commands and read their replies, with one timer for all, which data sets again.
+
+        Takes the replies from the parser without `read_response`, which costs a coroutine for each.
+        """
         replies: list[Any] = []
         writer, parser = cast(asyncio.StreamWriter, self._writer), cast(Any, self._parser)
-        clock, read = asyncio.get_running_loop().time, parser.read_response
         async with asyncio.timeout(self.socket_timeout) as limit:
             writer.writelines(packed)
             await writer.drain()
-            for _ in range(count):
-                reply = await read()
-                if isinstance(reply, ReadOnlyError):
-                    self._demoted = True
-                replies.append(reply)
+            while True:
+                await parser.read_from_socket()
+                while (reply := parser._reader.gets()) is not NOT_ENOUGH_DATA:
+                    if isinstance(reply, Exception):
+                        self._check(reply)
+                    replies.append(reply)
+                if len(replies) >= count:
+                    break
                 if self.socket_timeout is not None:
-                    limit.reschedule(clock() + self.socket_timeout)
+                    limit.reschedule(asyncio.get_running_loop().time() + self.socket_timeout)
+        if len(replies) > count:
+            raise RedisConnectionError("the server has sent more replies than it got commands")
         return replies
+
+    def _check(self, reply: Exception) -> None:
+        """Raise ConnectionError when an error reply means that the commands need another connection."""
+        if isinstance(reply, RedisConnectionError):
+            raise reply
+        if isinstance(reply, ReadOnlyError):
+            if self._follows_master:
+                raise RedisConnectionError("the server is a replica now")
+            self._demoted = True
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:
         """Send a command; raise ConnectionError when the peer has closed the connection.
@@ -123,7 +143,7 @@ class Watchful(AbstractConnection):
         reader, writer = cast(Any, self._reader), cast(asyncio.StreamWriter, self._writer)
         if reader.at_eof() or writer.is_closing():
             raise RedisConnectionError("the server has closed the connection")
-        return bool(reader._buffer)
+        return bool(reader._buffer) or bool(cast(Any, self._parser)._reader.has_data())
 
 
 class PlainConnection(Watchful, Connection):
@@ -135,8 +155,8 @@ class TlsConnection(Watchful, SSLConnection):
 
 
 class MasterConnection(Watchful, SentinelManagedConnection):
-    pass
+    _follows_master = True
 
 
 class TlsMasterConnection(Watchful, SentinelManagedSSLConnection):
-    pass
+    _follows_master = True

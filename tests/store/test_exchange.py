@@ -1,0 +1,169 @@
+"""An exchange sends packed commands in one write and gives each its own reply, or ends the connection."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import hiredis
+import pytest
+from redis.asyncio import Redis
+from redis.exceptions import BusyLoadingError, ReadOnlyError
+
+from queue_engine.config.store_url import Address
+from queue_engine.store.redis.client import close, connect, exchange
+from queue_engine.store.redis.connections import MasterConnection
+from queue_engine.store.redis.sentinel import MasterPool
+from tests.waiting import wait_until_async
+
+OK = b"+OK\r\n"
+READONLY = b"-READONLY You can't write against a read only replica.\r\n"
+Respond = Callable[[int, list[bytes]], bytes]
+"""Returns the bytes to send on a connection, counted from 1, after a command."""
+
+
+class Server:
+    """Sends replies as a test says. Responds to the handshake with OK."""
+
+    def __init__(self, respond: Respond) -> None:
+        self.port = 0
+        self.connections = 0
+        self.commands: list[tuple[int, list[bytes]]] = []
+        self._respond = respond
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        number = self.connections
+        self.writers.append(writer)
+        parser = hiredis.Reader()
+        try:
+            while data := await reader.read(65536):
+                parser.feed(data)
+                while command := parser.gets():
+                    if command[0] == b"CLIENT":
+                        writer.write(OK)
+                        continue
+                    self.commands.append((number, command))
+                    writer.write(self._respond(number, command))
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def serving(respond: Respond) -> AsyncIterator[tuple[Server, Redis]]:
+    server = Server(respond)
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listener:
+        server.port = listener.sockets[0].getsockname()[1]
+        client = connect(f"redis://127.0.0.1:{server.port}/0", max_connections=1)
+        try:
+            yield server, client
+        finally:
+            await close(client)
+
+
+def echo(_: int, command: list[bytes]) -> bytes:
+    return b"$%d\r\n%s\r\n" % (len(command[1]), command[1])
+
+
+async def test_replies_that_no_command_asked_for_end_the_connection() -> None:
+    def respond(connection: int, command: list[bytes]) -> bytes:
+        return echo(connection, command) + (b"$3\r\nold\r\n" if connection == 1 else b"")
+
+    async with serving(respond) as (server, client):
+        assert await exchange(client, [("ECHO", "a")]) == [b"a"]
+        assert await exchange(client, [("ECHO", "b")]) == [b"b"]
+        assert server.connections == 2
+
+
+async def test_a_reply_that_comes_between_exchanges_is_given_to_neither() -> None:
+    async with serving(echo) as (server, client):
+        assert await exchange(client, [("ECHO", "a")]) == [b"a"]
+        server.writers[0].write(b"$3\r\nold\r\n")
+        stream = _idle_stream(client)
+        await wait_until_async(lambda: len(stream._buffer) > 0)
+        assert await exchange(client, [("ECHO", "b")]) == [b"b"]
+        assert server.connections == 2
+
+
+async def test_an_idle_connection_that_the_server_closed_costs_no_retry() -> None:
+    async with serving(echo) as (server, client):
+        await exchange(client, [("ECHO", "a")])
+        server.writers[0].close()
+        stream = _idle_stream(client)
+        await wait_until_async(lambda: bool(stream.at_eof()))
+
+        def break_second(connection: int, command: list[bytes]) -> bytes:
+            if connection == 2:
+                server.writers[1].close()
+                return b""
+            return echo(connection, command)
+
+        server._respond = break_second
+        assert await exchange(client, [("ECHO", "b")]) == [b"b"]
+        assert [number for number, _ in server.commands] == [1, 2, 3]
+
+
+async def test_a_connection_that_breaks_between_replies_is_repeated_whole_on_a_new_one() -> None:
+    async with serving(echo) as (server, client):
+
+        def break_first(connection: int, command: list[bytes]) -> bytes:
+            if (connection, command[1]) == (1, b"b"):
+                server.writers[0].close()
+                return b""
+            return echo(connection, command)
+
+        server._respond = break_first
+        commands = [("ECHO", "a"), ("ECHO", "b")]
+        assert await exchange(client, commands) == [b"a", b"b"]
+        assert [(number, command[1]) for number, command in server.commands if number == 2] == [(2, b"a"), (2, b"b")]
+
+
+async def test_a_server_that_loads_its_data_is_asked_again_on_a_new_connection() -> None:
+    loading = b"-LOADING the dataset\r\n"
+    async with serving(lambda number, command: loading if number == 1 else echo(number, command)) as (server, client):
+        assert await exchange(client, [("ECHO", "a")]) == [b"a"]
+        assert server.connections == 2
+    async with serving(lambda *_: loading) as (server, client):
+        with pytest.raises(BusyLoadingError):
+            await exchange(client, [("ECHO", "a")])
+        assert server.connections == 2
+
+
+async def test_after_a_read_only_reply_the_next_exchange_connects_again() -> None:
+    async with serving(lambda number, command: READONLY if number == 1 else echo(number, command)) as (server, client):
+        (reply,) = await exchange(client, [("ECHO", "a")])
+        assert isinstance(reply, ReadOnlyError)
+        assert await exchange(client, [("ECHO", "b")]) == [b"b"]
+        assert server.connections == 2
+
+
+async def test_commands_that_a_demoted_master_refuses_are_sent_to_the_master_that_the_sentinels_name() -> None:
+    async with serving(lambda *_: READONLY) as (old, _), serving(echo) as (new, _):
+        finder: Any = Finder(old.port, new.port)
+        pool = MasterPool(finder, connection_class=MasterConnection, max_connections=1, socket_timeout=3)
+        client = Redis.from_pool(pool)
+        try:
+            assert await exchange(client, [("ECHO", "a"), ("ECHO", "b")]) == [b"a", b"b"]
+            assert len(new.commands) == 2
+        finally:
+            await close(client)
+
+
+class Finder:
+    """Names one master after the other."""
+
+    def __init__(self, *ports: int) -> None:
+        self._ports = list(ports)
+
+    async def find(self) -> Address:
+        return Address("127.0.0.1", self._ports.pop(0))
+
+    async def aclose(self) -> None:
+        pass
+
+
+def _idle_stream(client: Redis) -> Any:
+    return client.connection_pool._available_connections[0]._reader
