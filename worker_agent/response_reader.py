@@ -1,4 +1,4 @@
-"""What a task needs of its container's response: the whole body of a success, the beginning of a failure's."""
+"""Read a container's response to a task: the whole body of a success, or the beginning of a failed response's body."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNREADABLE = "its body cannot be read"
 
 
 class ResponseReader:
-    """Reads one response within `limit`, and keeps no more of its body than `max_bytes` after decoding.
+    """Reads one response within `limit`, and keeps at most `max_bytes` of its body after decoding.
 
     The status of a failure decides the outcome, even if its body does not end in time: after the head, `limit` becomes
     `failure_body_seconds` if that is shorter.
@@ -39,10 +39,10 @@ class ResponseReader:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    # What the connection calls
+    # Called by the connection
 
     def begin(self, head: Head) -> bool:
-        """Take the head. Raises BadResponse for a success in a transfer coding that is not decoded."""
+        """Note the head; return True if the body can be read. Raises BadResponse for a success whose body cannot."""
         self._head = head
         problem = problem_of_transfer_codings(head.transfer_codings)
         if self.is_failure:
@@ -55,7 +55,7 @@ class ResponseReader:
         return not problem
 
     def feed(self, data: bytes) -> bool:
-        """Take a piece of the body. Raises BadResponse and TooLarge, if it is a success."""
+        """Add a piece of the body; return True if more is needed. A success may raise BadResponse and TooLarge."""
         if not self.is_failure:
             self._keep(data)
             return True
@@ -65,11 +65,11 @@ class ResponseReader:
             return False
         return self._size < ERROR_EXCERPT_BYTES
 
-    # What came of it
+    # Results
 
     @property
     def is_failure(self) -> bool:
-        """True once a head with another status than 2xx has come."""
+        """True after a head with a status other than 2xx."""
         return self._head is not None and not 200 <= self._head.status < 300
 
     async def success(self) -> ContainerResponse:
@@ -88,7 +88,7 @@ class ResponseReader:
         return ContainerResponse(self._begun.status, output)
 
     def failure(self) -> ContainerResponse:
-        """Return the status, and as much of the body as came and as the error quotes."""
+        """Return the status, and the received part of the body, as much as the error quotes."""
         head = self._begun
         body = b"".join(self._pieces)[:ERROR_EXCERPT_BYTES]
         try:

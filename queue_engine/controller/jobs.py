@@ -151,7 +151,7 @@ class _Worker(Worker):
         await super().start_jobs([job_id for job_id in job_ids if job_id not in dropped])
 
     async def _by_problem(self, dropped: Sequence[bytes], names: Collection[str]) -> dict[str, list[bytes]]:
-        """Return the entries by the reason for dropping them. Of their contents only the first byte is read."""
+        """Return the entries by the reason for dropping them. Reads only the first byte of their contents."""
         pipeline = self.pool.pipeline(transaction=False)
         for job_id in dropped:
             pipeline.getrange(job_key_prefix.encode() + job_id, 0, 0)
