@@ -1,4 +1,4 @@
-"""One exchange with a worker: a request and its response, streamed both ways."""
+"""An exchange with a worker: a request and its response, streamed both ways."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ class Limits:
 
 
 class Exchange:
-    """One request of a client: a context in which the request is tried on workers until one accepts it.
+    """A request of a client. Inside the context, the request is tried on workers until one of them accepts it.
 
     The block ends early with ClientGone when the client has disconnected, with BodyTooLarge or BodyStalled when its
     body breaks a limit, with WorkerUnavailable when the worker fails, and with ResponseCutOff when the worker fails

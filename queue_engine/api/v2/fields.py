@@ -107,7 +107,7 @@ OptionalWebhook = Annotated[
     WebhookUrl | None,
     WithJsonSchema({"type": "string", "format": "uri", "minLength": 1, "maxLength": MAX_URL_CHARACTERS}),
 ]
-"""A URL, or absent; null is an error (see `validated`)."""
+"""A URL, or absent; null is an error (see `parsed`)."""
 
 _RULES = {
     "missing": "is required",

@@ -1,4 +1,4 @@
-"""Times as the log routes write and read them."""
+"""Parse and print the times of the log routes."""
 
 from __future__ import annotations
 
