@@ -18,7 +18,7 @@ from tests.faults.producer import PAUSES, TRANSIENT, TRY_SECONDS
 
 @dataclass(frozen=True)
 class Answer:
-    """The answer that ended an order."""
+    """The response that ended an order."""
 
     status: int
     data: Any
@@ -26,9 +26,9 @@ class Answer:
 
 
 class Client:
-    """Gives orders to any of `urls` (of APIs), repeating each until it is answered, and journals both.
+    """Gives orders to any of `urls` (of APIs), repeats each until a response arrives, and journals both.
 
-    No two orders for one task at the same time. An answer that no order may have is journaled as its status.
+    A task has one order at a time. A response that no order may have is journaled as its status.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Client:
         self._journal = journal
         self._rng = rng
         self.answers: Counter[tuple[str, str]] = Counter()
-        """How often each order was answered with each word."""
+        """Number of responses by order and word."""
         self._headers = {"X-Api-Key": api_key}
 
     async def give(self, order: str, task_id: str) -> str:
-        """One of the orders below: cancel, retry or delete."""
+        """Give an order: `cancel`, `retry` or `delete`."""
         give = {"cancel": self.cancel, "retry": self.rerun, "delete": self.delete}[order]
         return await give(task_id)
 
@@ -59,12 +59,12 @@ class Client:
         return self._note("cancel", task_id, answer)
 
     async def rerun(self, task_id: str) -> str:
-        """QUEUED, or NOT_ENDED: perhaps because an earlier request, which was not answered, has queued it."""
+        """Return QUEUED, or NOT_ENDED, perhaps because an earlier request whose response was lost has queued it."""
         status = (await self._until_answered("retry", "POST", task_id, "/retry")).status
         return self._note("retry", task_id, {200: "QUEUED", 409: "NOT_ENDED"}.get(status, str(status)))
 
     async def delete(self, task_id: str) -> str:
-        """DELETED, by this request or an earlier one that was not answered, or NOT_ENDED."""
+        """Return DELETED, by this request or an earlier one whose response was lost, or NOT_ENDED."""
         answered = await self._until_answered("delete", "DELETE", task_id, "")
         words = {200: "DELETED", 409: "NOT_ENDED"} | ({404: "DELETED"} if answered.tries > 1 else {})
         return self._note("delete", task_id, words.get(answered.status, str(answered.status)))
@@ -88,7 +88,7 @@ class Client:
 
 
 async def _try(session: aiohttp.ClientSession, method: str, url: str) -> tuple[int, Any]:
-    """Status and data; 0 and None when there was no whole answer."""
+    """Return status and data; 0 and None without a complete response."""
     try:
         async with asyncio.timeout(TRY_SECONDS), session.request(method, url) as answer:
             body = await answer.json(content_type=None)

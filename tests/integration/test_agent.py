@@ -1,4 +1,4 @@
-"""The agent as a process: what the container gets, and what becomes of every kind of answer and fault."""
+"""The agent as a process: requests to the container, and the outcome of each kind of response and failure."""
 
 import asyncio
 import json
@@ -227,7 +227,7 @@ async def test_no_answer_within_the_execution_timeout_ends_the_task_and_the_call
 
 
 def raw_container(talk: Callable[[socket.socket], None]) -> tuple[socket.socket, int]:
-    """A server that answers with bytes of its own choice."""
+    """Return a server that runs `talk` for each connection, and its port."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

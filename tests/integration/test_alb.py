@@ -27,7 +27,7 @@ MANY = 512 * 1024 * 1024
 
 
 class Visit:
-    """One connection to a worker."""
+    """A connection to a worker, with the head of its request."""
 
     def __init__(self, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.request, *lines = head.decode("latin-1").split("\r\n")[:-2]
@@ -322,7 +322,7 @@ async def test_a_body_arrives_piece_by_piece(api: RunningApi) -> None:
 
 
 async def test_a_worker_that_does_not_read_holds_the_client_back(api: RunningApi) -> None:
-    """What has left the client waits in sockets, and in buffers that do not grow with the body."""
+    """Bytes that the client has sent wait in sockets, and in buffers that do not grow with the body."""
     read_on, received = asyncio.Event(), 0
 
     async def script(visit: Visit) -> None:
@@ -371,7 +371,7 @@ async def test_a_client_that_does_not_read_holds_the_worker_back(api: RunningApi
 
 
 async def still(number: Callable[[], int]) -> int:
-    """What `number` stays at for half a second."""
+    """Return the value that `number` keeps for half a second."""
     seen, since = -1, 0.0
     clock = asyncio.get_running_loop().time
 

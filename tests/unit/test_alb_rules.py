@@ -1,4 +1,4 @@
-"""What goes on to a worker and what comes back: paths and headers."""
+"""Paths and headers that the proxy passes on to a worker, and headers that it passes back."""
 
 import pytest
 from hypothesis import given

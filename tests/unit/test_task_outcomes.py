@@ -1,4 +1,4 @@
-"""What a container's answer means for its task."""
+"""Outcomes of tasks by the response of their container."""
 
 import pytest
 
@@ -58,7 +58,7 @@ def test_what_is_worth_it_is_tried_again_until_the_budget_is_used_up(
     if outcome is AttemptOutcome.CONNECTION_LOST:
         assert isinstance(last, Failed)
         assert last.error.endswith("(attempt 5 of 5, no attempts are left)")
-    else:  # the store decides, by how long that has gone on
+    else:  # the store decides, by the length of the busy streak
         assert isinstance(last, TryAgain)
         assert last.cost is Cost.BUSY
         assert last.last_error == f"{last.error} (attempt 5 of 5, no attempts are left)"
