@@ -1,7 +1,7 @@
 """A container of an ALB endpoint. Listens on $PORT.
 
-The response to `/who` is its process id, to `/drip?pieces=3&pause=0.1` a line at a time, to `/zeros?bytes=9` that number
-of bytes, and to any other path an empty body. The response to a POST is the number of bytes in its body.
+The response to `/who` is its process id, to `/drip?pieces=3&pause=0.1` a line at a time, to `/zeros?bytes=9` that
+number of bytes, and to any other path an empty body. The response to a POST is the number of bytes in its body.
 """
 
 import os
