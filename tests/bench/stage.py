@@ -163,11 +163,21 @@ class Stage:
             yield started
 
     @asynccontextmanager
-    async def api(self, variables: Mapping[str, str] | None = None) -> AsyncIterator[tuple[Program, int]]:
-        """Run an API process during the block; yields it and its port."""
+    async def api(
+        self, variables: Mapping[str, str] | None = None, *, processes: int = 1
+    ) -> AsyncIterator[tuple[Program, int]]:
+        """Run the API during the block, which begins when all processes serve; yields the program and its port."""
         port = free_port()
-        command = python("queue_engine", "api", "--port", str(port))
+        command = python("queue_engine", "api", "--port", str(port), "--processes", str(processes))
         async with self.programs.running("api", command, {**self.variables, **(variables or {})}, port=port) as program:
+            # The parent of several processes logs a line of its own.
+            lines = processes + (processes > 1)
+
+            async def all_started() -> bool:
+                program.check_runs()
+                return program.output().count('"message": "started"') >= lines
+
+            await until(all_started, f"{processes} API processes have not started")
             yield program, port
 
     @asynccontextmanager

@@ -1,4 +1,7 @@
-"""API processes and agents, one, two and four of each. The load generator and the echo server run on the same cores."""
+"""API processes and agents, one, two and four of each. The API is `queue-engine api --processes N`.
+
+The load generator and the echo server run on the same cores.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +38,15 @@ async def _apis(stage: Stage) -> Measured:
         endpoint_id = await stage.endpoint()
         contestants = []
         for number in NUMBERS:
-            started = [await stack.enter_async_context(stage.api()) for _ in range(number)]
-            programs, ports = [program for program, _ in started], [port for _, port in started]
-            run = partial(_submits, stage, programs, ports, endpoint_path(endpoint_id))
-            contestants.append(Contestant(str(number), run, tuple(programs)))
+            program, port = await stack.enter_async_context(stage.api(processes=number))
+            run = partial(_submits, stage, program, port, endpoint_path(endpoint_id))
+            contestants.append(Contestant(str(number), run, (program,)))
         return await alternate(contestants, [SUBMITS])
 
 
-async def _submits(stage: Stage, programs: list[Program], ports: list[int], path: str) -> Round:
-    cores = stage.cores(stage.server, **{f"api{index}": one for index, one in enumerate(programs, 1)})
-    count = stage.count(SUBMIT_COUNT)
-    found = await stage.load(ports, path, submission(payload_of(50)), count=count)
+async def _submits(stage: Stage, program: Program, port: int, path: str) -> Round:
+    cores, count = stage.cores(stage.server, api=program), stage.count(SUBMIT_COUNT)
+    found = await stage.load([port], path, submission(payload_of(50)), count=count)
     note = f"{cores}, load {found['cpu_seconds'] / found['seconds']:.2f}"
     return Round({SUBMITS.name: count / found["seconds"]}, note)
 
