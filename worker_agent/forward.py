@@ -6,7 +6,7 @@ import asyncio
 from typing import Protocol
 
 from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
-from queue_engine.net.error_types import BadResponse, CallError, error_type_of, problem_of
+from queue_engine.net.error_types import INVALID_REQUEST, CallError
 from worker_agent.codings import TooLarge
 from worker_agent.pool import ConnectionPool
 from worker_agent.requests import ForwardRequest
@@ -46,13 +46,19 @@ class HttpForwarder:
         )
         try:
             head = head_of(request)
+        except ValueError:
+            return _failed(CallError(INVALID_REQUEST), request)
+        try:
             async with limit:
                 await self._exchange(request, head, reader)
                 if not reader.is_failure:
                     return await reader.success()
         except TooLarge:
             return reader.too_large()
-        except (CallError, BadResponse, OSError, ValueError) as error:
+        except TimeoutError:
+            if not reader.is_failure:
+                return ContainerResponse(error_type="timeout", detail=f"{request.timeout_seconds:g} s")
+        except CallError as error:
             if not reader.is_failure:
                 return _failed(error, request)
         return reader.failure()
@@ -86,13 +92,9 @@ def head_of(request: ForwardRequest) -> bytes:
     return text.encode()
 
 
-def _failed(error: Exception, request: ForwardRequest) -> ContainerResponse:
-    if isinstance(error, TimeoutError):
-        return ContainerResponse(error_type="timeout", detail=f"{request.timeout_seconds:g} s")
-    error_type, problem = error_type_of(error), problem_of(error)
-    if error_type in NOT_CONNECTED:
-        problem = f"{problem} ({_bracketed(request.host)}:{request.port})"
-    return ContainerResponse(error_type=error_type, detail=problem)
+def _failed(error: CallError, request: ForwardRequest) -> ContainerResponse:
+    where = f" ({_bracketed(request.host)}:{request.port})" if error.error_type in NOT_CONNECTED else ""
+    return ContainerResponse(error_type=error.error_type, detail=f"{error}{where}")
 
 
 def _bracketed(host: str) -> str:

@@ -8,7 +8,7 @@ import socket
 
 from aiohappyeyeballs import start_connection
 
-from queue_engine.net.error_types import CONNECT_TIMEOUT, CallError, not_connected
+from queue_engine.net.error_types import CONNECT_TIMEOUT, INVALID_REQUEST, CallError, not_connected
 from worker_agent.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5.0
@@ -92,6 +92,8 @@ class ConnectionPool:
             raise CallError(CONNECT_TIMEOUT) from None
         except OSError as error:
             raise not_connected(error) from error
+        except UnicodeError as error:
+            raise CallError(INVALID_REQUEST) from error
 
     def _sweep_later(self) -> None:
         since, _, _ = self._idle[0]

@@ -25,7 +25,8 @@ from queue_engine.delivery.responses import (
     retry_after_seconds,
 )
 from queue_engine.domain.deliveries import WebhookResponse
-from queue_engine.net.error_types import INTERNAL, RESET, TLS_ERROR, BadResponse, error_type_of
+from queue_engine.net.client_errors import error_type_of
+from queue_engine.net.error_types import INTERNAL, RESET, TLS_ERROR, BadResponse
 from queue_engine.rules.excerpts import printable
 from queue_engine.rules.headers import is_secret_name
 from queue_engine.rules.webhook_urls import parse_webhook

@@ -209,6 +209,10 @@ async def test_an_unknown_name_is_a_dns_error(forwarder: HttpForwarder) -> None:
     )
 
 
+async def test_a_name_that_no_host_can_have_is_an_invalid_request(forwarder: HttpForwarder) -> None:
+    assert (await forwarder.forward(request_to(8000, host="a" * 64))).error_type == "invalid_request"
+
+
 async def test_a_host_that_does_not_accept_is_given_up(pool: ConnectionPool) -> None:
     """A listener whose queue is full lets a further connection wait, as a host that does not answer does."""
     with socket.create_server(("127.0.0.1", 0), backlog=1) as full:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import aiohttp
 import pytest
 
-from queue_engine.net.error_types import error_type_of
+from queue_engine.net.client_errors import error_type_of
 from queue_engine.net.http_client import ResponseConnector
 from tests.integration.receivers import (
     OK,

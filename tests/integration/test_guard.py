@@ -8,7 +8,8 @@ import pytest
 from queue_engine.delivery.guard import Guard, guarded_session
 from queue_engine.delivery.sender import OutgoingRequest, SenderLimits, open_sender
 from queue_engine.domain.deliveries import WebhookResponse
-from queue_engine.net.error_types import BlockedAddress, error_type_of
+from queue_engine.net.client_errors import error_type_of
+from queue_engine.net.error_types import BlockedAddress
 from queue_engine.net.resolver import CachingResolver
 from queue_engine.rules.webhook_urls import AddressPolicy, destination_refusal, parse_webhook
 from tests.integration.receivers import OK, Receiver, answering, receiver, stub_resolver

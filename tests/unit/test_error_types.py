@@ -10,14 +10,13 @@ import pytest
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.http_exceptions import BadStatusLine, ContentLengthError, TransferEncodingError
 
+from queue_engine.net.client_errors import error_type_of, problem_of
 from queue_engine.net.error_types import (
     ERROR_TYPES,
     BadResponse,
     BlockedAddress,
     CallError,
-    error_type_of,
     not_connected,
-    problem_of,
 )
 
 KEY = ConnectionKey("host", 80, False, True, None, None, None)

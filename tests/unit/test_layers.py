@@ -139,7 +139,7 @@ IMPURE_MODULES = {
 IMPURE_CALLS = {"open", "print", "input", "breakpoint"}
 CLOCK_READS = {"now", "utcnow", "today"}
 
-SERVER_ONLY = {"fastapi", "starlette", "uvicorn", "arq", "flask"}
+SERVER_ONLY = {"fastapi", "starlette", "uvicorn", "arq", "flask", "aiohttp"}
 
 
 def test_the_code_keeps_the_layers() -> None:

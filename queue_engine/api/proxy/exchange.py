@@ -18,6 +18,7 @@ from queue_engine.aio import end_tasks
 from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, ResponseCutOff, WorkerUnavailable
 from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
+from queue_engine.net.client_errors import error_type_of, problem_of
 from queue_engine.net.error_types import (
     BAD_RESPONSE,
     CONNECT_REFUSED,
@@ -25,8 +26,6 @@ from queue_engine.net.error_types import (
     DNS_ERROR,
     BadResponse,
     BlockedAddress,
-    error_type_of,
-    problem_of,
 )
 from queue_engine.net.http_client import ResponseConnector, checked_sockets
 from queue_engine.net.ports import machine_addresses
@@ -215,7 +214,7 @@ class Exchange:
         finally:
             if self._watch is not None:
                 await end_tasks(self._watch)
-        if isinstance(error, (aiohttp.ClientError, OSError, _Broken)):
+        if isinstance(error, (aiohttp.ClientError, BadResponse, OSError, _Broken)):
             if error_type_of(error) == BAD_RESPONSE:
                 not_http = f"is not valid HTTP: {problem_of(error)}"
                 raise self._failure(f"it {not_http}", f"the worker's response {not_http}") from error
