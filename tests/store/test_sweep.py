@@ -23,6 +23,8 @@ async def test_a_task_whose_lease_has_run_out_goes_back_to_the_queue(bench: Benc
 
     assert (again.attempt, again.lost) == (2, 1)
     assert again.lease.token != started.lease.token
+    assert started.is_first
+    assert not again.is_first
 
 
 async def test_a_lease_that_is_not_renewed_runs_out_by_itself(bench: Bench) -> None:

@@ -8,7 +8,7 @@
 --   ALREADY (this attempt has ended the task before)
 --   FENCED (another attempt has the task)
 --   GONE
-local state, holder = unpack(redis.call('HMGET', task, 'state', 'token'))
+local state, holder, created, started = unpack(redis.call('HMGET', task, 'state', 'token', 'created', 'started'))
 if not state then return { 'GONE' } end
 local now = now_ms()
 if state ~= 'running' or holder ~= token then
@@ -17,5 +17,4 @@ if state ~= 'running' or holder ~= token then
 end
 
 end_task(now, 'running', state_after, value)
-local created, started = unpack(redis.call('HMGET', task, 'created', 'started'))
 return { 'OK', created, started, text(now) }

@@ -291,8 +291,8 @@ local function end_task(at, from, state, value)
   local member, task_id = names_of(task)
   local status, stream = 'failed', finished_failed
   if state == 'succeeded' then status, stream = 'success', finished_success end
-  local seq, webhook, lost_token, has_history, place, spec =
-    unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history', 'result_at', 'spec'))
+  local seq, webhook, lost_token, has_history, place, spec, entry =
+    unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history', 'result_at', 'spec', 'entry'))
   local destination = webhook and destination_of(webhook, spec)
   if lost_token then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
   -- Let the data expire even if the retention job never runs again.
@@ -303,7 +303,7 @@ local function end_task(at, from, state, value)
   local number = index_add(status, stream, at, 't', task_id, 'n', seq)
   redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number,
     keep_result(value, expiry, place))
-  redis.call('HDEL', task, 'entry', 'lost_token')
+  if entry or lost_token then redis.call('HDEL', task, 'entry', 'lost_token') end
   redis.call('ZREM', leases, member)
   redis.call('ZREM', live, task_id)
   redis.call('HINCRBY', counts, from, -1)
