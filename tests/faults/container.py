@@ -2,8 +2,8 @@
 
     python -m tests.faults.container --port PORT --journal FILE --worker NAME
 
-The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503) in this process's first `times`
-executions of the task, then as `ok`, because a busy try does not raise the attempt's number; `reset` and `crash` (the
+The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503) in the task's first execution by any container, then as `ok`: a
+file beside the journal marks it, because a busy response does not raise the attempt's number; `reset` and `crash` (the
 end of this process) while the attempt's number is at most `times`, then as `ok`; `exit`, its end in every attempt;
 `fail` (500); `hang`; `drip`, a byte a second; `huge`, a response of 1 GB. The output names the task, the attempt and
 the execution.
@@ -16,7 +16,6 @@ import asyncio
 import json
 import os
 import uuid
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,15 @@ POISON_STATUS = 3
 
 
 class Container:
-    """Executes tasks. `worker` names this container in the journal, over all its restarts."""
+    """Executes tasks. `worker` names this container in the journal, over all its restarts.
 
-    def __init__(self, journal: Journal, worker: str) -> None:
+    `marks` is a folder that all containers share.
+    """
+
+    def __init__(self, journal: Journal, worker: str, marks: Path) -> None:
         self._journal = journal
         self._worker = worker
-        self._refused: Counter[str] = Counter()
+        self._marks = marks
 
     async def handle(self, exchange: Exchange) -> None:
         headers = exchange.request.headers
@@ -77,11 +79,18 @@ class Container:
         return str(given["do"])
 
     def _due(self, given: dict[str, Any], execution: dict[str, Any]) -> str:
-        done = execution["attempt"]
         if given["do"] == "busy":
-            self._refused[execution["task"]] += 1
-            done = self._refused[execution["task"]]
+            return "busy" if self._is_first(execution["task"]) else "ok"
+        done = execution["attempt"]
         return str(given["do"]) if done <= given.get("times", done) else "ok"
+
+    def _is_first(self, task: str) -> bool:
+        """Return True in one execution of the task. Counted by each process, new ones would refuse it for minutes."""
+        try:
+            (self._marks / f"refused-{task}").touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
 
     async def _succeed(self, given: dict[str, Any], execution: dict[str, Any], exchange: Exchange) -> str:
         leaving = asyncio.create_task(exchange.client_left())
@@ -115,7 +124,7 @@ def main() -> None:
     parser.add_argument("--worker", required=True)
     options = parser.parse_args()
     with Journal(options.journal) as journal:
-        asyncio.run(serve(options.port, Container(journal, options.worker).handle))
+        asyncio.run(serve(options.port, Container(journal, options.worker, options.journal.parent).handle))
 
 
 if __name__ == "__main__":
