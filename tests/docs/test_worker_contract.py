@@ -56,7 +56,7 @@ def test_a_limit_is_that_of_the_code(place: str, text: str) -> None:
     [
         f"kept alive for {KEEPALIVE_SECONDS:g} s",
         f"A connection has\n  {CONNECT_TIMEOUT_SECONDS:g} s",
-        f"at most\n{FAILURE_BODY_SECONDS:g} s are spent",
+        f"that body for at most {FAILURE_BODY_SECONDS:g} s",
     ],
 )
 def test_a_time_is_that_of_the_code(text: str) -> None:

@@ -2,11 +2,11 @@
 
     python -m tests.faults.container --port PORT --journal FILE --worker NAME
 
-The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503) in the task's first execution by any container, then as `ok`: a
-file beside the journal marks it, because a busy response does not raise the attempt's number; `reset` and `crash` (the
-end of this process) while the attempt's number is at most `times`, then as `ok`; `exit`, its end in every attempt;
-`fail` (500); `hang`; `drip`, a byte a second; `huge`, a response of 1 GB. The output names the task, the attempt and
-the execution.
+The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503) in the task's first execution by any
+container, then as `ok`: a file beside the journal marks it, because a busy response does not raise the attempt's
+number; `reset` and `crash` (the end of this process) while the attempt's number is at most `times`, then as `ok`;
+`exit`, its end in every attempt; `fail` (500); `hang`; `drip`, a byte a second; `huge`, a response of 1 GB. The output
+names the task, the attempt and the execution.
 """
 
 from __future__ import annotations
