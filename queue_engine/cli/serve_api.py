@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from functools import partial
 
 from queue_engine.api.app import create_app
 from queue_engine.api.http.server import BACKLOG, bind, serve
 from queue_engine.api.proxy.exchange import WorkerClient
 from queue_engine.cli.process import bound_or_fail, on_end, or_fail
-from queue_engine.cli.serve_api_group import group_metrics
+from queue_engine.cli.serve_api_group import join_group
 from queue_engine.cli.startup import open_store
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.engine.engine import Engine
-from queue_engine.net.private_sockets import listen_privately
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
-from queue_engine.observability.exporter import Page, own_metrics, serve_pages
+from queue_engine.observability.exporter import Page, own_metrics
 from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.sharing import Membership
 from queue_engine.store.store import Store
@@ -60,11 +58,7 @@ async def serve_api(settings: ApiSettings) -> int:
 def _metrics_page(membership: Membership | None) -> Page:
     """Return what makes the page `/metrics`: of this process, or of the group that it is a member of."""
     pages = own_metrics(metrics.registry_of(metrics.Role.API))
-    if membership is None:
-        return pages["/metrics"]
-    listener, _ = listen_privately(membership.folder / str(membership.number))
-    serve_pages(listener, pages)
-    return partial(group_metrics, membership.folder)
+    return pages["/metrics"] if membership is None else join_group(membership, pages)
 
 
 async def _prepare_keys(settings: ApiSettings, store: Store) -> None:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from queue_engine.api.http.server import SHUTDOWN_SECONDS, bind
 from queue_engine.cli.process import bound_or_fail, on_end
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.secret_files import FILE_SUFFIX
-from queue_engine.net.private_sockets import remove_unserved, sockets_of
+from queue_engine.net.private_sockets import listen_privately, remove_unserved, sockets_of
+from queue_engine.observability.exporter import Page, serve_pages
 from queue_engine.observability.scraping import fetch_page
 from queue_engine.observability.sums import summed
 from queue_engine.processes.interpreter import python_command
 from queue_engine.processes.sharing import Membership
-from queue_engine.processes.supervisor import Program, ProgramExit, Supervisor, log_exit
+from queue_engine.processes.supervisor import Program, Supervisor
 
 log = logging.getLogger("queue_engine")
 
@@ -30,18 +34,19 @@ MEMBER_SECONDS = 1.0
 """Timeout for the metrics of one member."""
 MAX_AT_ONCE = 16
 
+_LOCK = "lock"
+_LAST = "last"
+"""File with the page of a member as it was last scraped."""
+_ENDED = "ended"
+"""File with the counts of the members that had the same number and have ended."""
+
 
 async def serve_api_group(settings: ApiSettings) -> int:
     """Run the members until SIGTERM or SIGINT. A member that dies is started again."""
     listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings))
     folder = Path(tempfile.mkdtemp(prefix="queue-engine-api-"))
 
-    def on_exit(end: ProgramExit) -> None:
-        for member in _members_in(folder):
-            remove_unserved(member)
-        log_exit(end)
-
-    supervisor = Supervisor(on_exit=on_exit)
+    supervisor = Supervisor()
     stopping = asyncio.Event()
     on_end(stopping.set)
     try:
@@ -63,11 +68,53 @@ async def serve_api_group(settings: ApiSettings) -> int:
 
 
 def group_metrics(folder: Path) -> bytes:
-    """Return the metrics of all members on one page. A member that does not respond within a second is left out."""
-    members = _members_in(folder)
-    with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
-        pages = zip(members, pool.map(_page_of, members), strict=True)
-        return summed({member.name: page for member, page in pages if page is not None})
+    """Return the metrics of all members on one page. Waits at most a second for a member."""
+    with _locked(folder):
+        members = _members_in(folder)
+        with ThreadPoolExecutor(MAX_AT_ONCE) as pool:
+            pages = dict(zip(members, pool.map(_page_of, members), strict=True))
+        for member, page in pages.items():
+            if page is not None:
+                _write(member / _LAST, page.encode())
+        silent = [member / _LAST for member, page in pages.items() if page is None]
+        ended = [*silent, *(member / _ENDED for member in members)]
+        return summed(
+            {member.name: page for member, page in pages.items() if page is not None},
+            [path.read_text() for path in ended if path.exists()],
+        )
+
+
+def join_group(membership: Membership, pages: Mapping[str, Page]) -> Page:
+    """Serve a member's pages to the group, and return the page of the group.
+
+    The counts of the member that it replaces stay in the sums, as they were when they were last scraped.
+    """
+    member = membership.folder / str(membership.number)
+    member.mkdir(mode=0o700, exist_ok=True)
+    with _locked(membership.folder):
+        before = [path.read_text() for path in (member / _ENDED, member / _LAST) if path.exists()]
+        if before:
+            _write(member / _ENDED, summed({}, before))
+            (member / _LAST).unlink(missing_ok=True)
+        remove_unserved(member)
+        listener, _ = listen_privately(member)
+    serve_pages(listener, pages)
+    return partial(group_metrics, membership.folder)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let one scrape or start of a member happen at a time, so that no sum is made of halves."""
+    with (folder / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _write(path: Path, page: bytes) -> None:
+    """Replace a file in one step, because its writer may be killed."""
+    draft = path.with_suffix(".new")
+    draft.write_bytes(page)
+    draft.replace(path)
 
 
 def _page_of(member: Path) -> str | None:

@@ -9,7 +9,9 @@ label `process`:
     process_resident_memory_bytes{process="1"} 6.1e+07
     process_resident_memory_bytes{process="2"} 5.9e+07
 
-A restarted process begins at 0, which Prometheus takes for a reset of the sum, as it does for a single process.
+A sum must not fall when a process is restarted: Prometheus would take that for a reset and count the other processes'
+share a second time. So the caller passes the last known pages of processes that have ended. Only their counters and
+histograms are used.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ class _Family:
     samples: dict[str, float] = field(default_factory=dict)
 
 
-def summed(pages: Mapping[str, str]) -> bytes:
-    """Return one page from the pages of processes, by the name of each process."""
+def summed(pages: Mapping[str, str], ended: Iterable[str] = ()) -> bytes:
+    """Return one page from the pages of processes, by the name of each, and from pages of processes that have ended."""
     families: dict[str, _Family] = {}
     for process, text in pages.items():
         _add(families, process, text.splitlines())
+    for text in ended:
+        _add(families, None, text.splitlines())
     lines: list[str] = []
     for family in families.values():
         lines += family.header
@@ -39,7 +43,7 @@ def summed(pages: Mapping[str, str]) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
-def _add(families: dict[str, _Family], process: str, lines: Iterable[str]) -> None:
+def _add(families: dict[str, _Family], process: str | None, lines: Iterable[str]) -> None:
     family = _Family()
     for line in lines:
         if line.startswith("# HELP "):
@@ -52,6 +56,8 @@ def _add(families: dict[str, _Family], process: str, lines: Iterable[str]) -> No
         elif line:
             series, _, value = line.rpartition(" ")
             if family.kind not in _SUMMED:
+                if process is None:
+                    continue
                 series = _labelled(series, f'process="{process}"')
             family.samples[series] = family.samples.get(series, 0.0) + float(value)
 

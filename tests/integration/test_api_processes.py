@@ -63,6 +63,18 @@ def test_one_page_counts_the_requests_to_all_processes(group: Group) -> None:
     wait_until(lambda: group.answered() == before + 60)
 
 
+def test_the_sums_do_not_fall_when_a_process_is_replaced(group: Group) -> None:
+    assert {group.get("/healthz").status_code for _ in range(30)} == {200}
+    before = group.answered()
+    for killed in group.members():
+        killed.kill()
+        wait_until(lambda killed=killed: not _is_alive(killed))  # type: ignore[misc]
+        assert group.answered() >= before
+    wait_until(lambda: group.processes_on_the_page() == {"1", "2", "3"})
+
+    assert group.answered() >= before
+
+
 def test_a_killed_process_is_replaced_and_the_others_serve_on(group: Group) -> None:
     killed, *others = group.members()
     killed.kill()

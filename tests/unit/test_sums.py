@@ -44,6 +44,17 @@ def test_counters_and_histograms_are_summed_and_gauges_are_labelled_by_process()
     ]
 
 
+def test_processes_that_have_ended_keep_their_counts_and_lose_their_gauges() -> None:
+    assert _samples(summed({"1": ONE}, [OTHER])) == [
+        'http_requests_total{code="200"} 42.0',
+        'seconds_bucket{le="+Inf"} 7.0',
+        "seconds_sum 3.0",
+        'memory_bytes{process="1"} 100.0',
+        'build{process="1",version="1 2"} 1.0',
+        "only_here_total 7.0",
+    ]
+
+
 def test_each_family_is_described_once() -> None:
     lines = summed({"1": ONE, "2": OTHER}).decode().splitlines()
 
