@@ -436,10 +436,10 @@ def error_of(response: ContainerResponse) -> str:
     if response.error_type in NOT_CONNECTED:
         return f"no connection to the worker's container: {response.detail or response.error_type}"
     if response.error_type == "timeout":
-        return f"the worker's container gave no answer within the execution timeout{_reason(response.detail)}"
+        return f"the worker's container gave no response within the execution timeout{_reason(response.detail)}"
     if response.error_type == "reset":
         return (
-            f"the connection to the worker's container was lost before the whole answer came{_reason(response.detail)}"
+            f"the connection to the worker's container was lost before the whole response arrived{_reason(response.detail)}"
         )
     if response.error_type == "bad_response":
         return f"the response of the worker's container cannot be understood{_reason(response.detail)}"

@@ -627,7 +627,7 @@ async def test_a_silent_worker_is_503_and_a_silent_client_400(valkey_url: str) -
         endpoint_id = await endpoint_with(api, worker.port)
         got = await api.client.get(f"/e/{endpoint_id}/")
         assert (got.status_code, got.json()["code"]) == (503, 10002)
-        assert got.json()["message"] == "the worker gave no answer: it was silent for too long"
+        assert got.json()["message"] == "the worker gave no response: it was silent for too long"
         late = await sent_raw(api, raw_head(api, f"/e/{endpoint_id}/", "Content-Length: 9", method="POST") + b"part")
         assert late.startswith(b"HTTP/1.1 400 ")
         assert b"did not arrive in time" in late

@@ -307,5 +307,5 @@ class Exchange:
             return ResponseCutOff(str(self._error or f"the worker's response was cut off: {problem}"))
         if self._error is not None:
             return self._error
-        text = without_response or f"the worker gave no answer: {problem}"
+        text = without_response or f"the worker gave no response: {problem}"
         return BodyStalled() if self._awaits_client else WorkerUnavailable(text)
