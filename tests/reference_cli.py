@@ -18,7 +18,8 @@ _PAGE = f"""# Command line
 `queue-engine endpoints`, `workers`, `tasks` and `logs` use the HTTP API, so they work from any machine. They read
 `QUEUE_ENGINE_URL` and `QUEUE_ENGINE_API_KEY`. The options `--url`, `--api-key` and `--json` follow the command. An
 endpoint is named by its id or its name. The other commands start a process or use the store, and read the variables of
-[Configuration](configuration.md).
+[Configuration](configuration.md). To use the store of a running `up`, set
+`QUEUE_ENGINE_REDIS_URL_FILE=queue-engine-data/store/store-url`.
 
 On a terminal, tables have colours (not with `NO_COLOR`) and ages. In a pipe, the format of tables is plain and stable,
 with one line for each row; `--json` prints the API's data.
@@ -70,9 +71,10 @@ def _command(command: Any, name: str) -> str:
 
 
 def _prose(text: str) -> str:
-    """Put the examples of a help text, which are commands, into code."""
-    return "\n".join(
-        f"`{line}`" if line.startswith(("queue-engine ", "worker-agent ")) else line for line in text.splitlines()
+    """Put the examples of a help text, which are paragraphs that begin with a command, into code, each in one line."""
+    return "\n\n".join(
+        f"`{' '.join(part.splitlines())}`" if part.startswith(("queue-engine ", "worker-agent ")) else part
+        for part in text.split("\n\n")
     )
 
 

@@ -67,7 +67,7 @@ class Tour:
             with self._step("collect files"):
                 files = collect(file_count)
             with self._step("start the engine"):
-                self._watch("API that is ready", 1, self._is_ready)
+                self._watch("API that is ready", 1, lambda: int(self._is_ready()))
             with self._step("create the endpoint"):
                 self._endpoint = (ENDPOINTS, str(self._post(self._endpoint_of(command))["id"]))
                 jobs = self._jobs(files, until_end)

@@ -57,7 +57,8 @@ async def serve_api_group(settings: ApiSettings) -> int:
         for member in members:
             supervisor.start(member)
         port = listener.getsockname()[1]
-        log.info("started", extra={"url": f"http://{settings.host}:{port}", "processes": len(members)})
+        # Each member logs `started` when it listens.
+        log.info("starting", extra={"url": f"http://{settings.host}:{port}", "processes": len(members)})
         await stopping.wait()
         await asyncio.gather(*(supervisor.stop([member.name]) for member in members))
     finally:

@@ -439,7 +439,8 @@ def error_of(response: ContainerResponse) -> str:
         return f"the worker's container gave no response within the execution timeout{_reason(response.detail)}"
     if response.error_type == "reset":
         return (
-            f"the connection to the worker's container was lost before the whole response arrived{_reason(response.detail)}"
+            "the connection to the worker's container was lost before the whole response arrived"
+            f"{_reason(response.detail)}"
         )
     if response.error_type == "bad_response":
         return f"the response of the worker's container cannot be understood{_reason(response.detail)}"
