@@ -68,12 +68,20 @@ def test_the_output_names_the_execution_that_is_in_the_journal(
     assert (end["execution"], end["how"]) == (begin["execution"], "ok")
 
 
-def test_it_is_busy_for_the_given_number_of_executions(
+def test_it_is_busy_in_the_first_execution_by_any_container(
     container: tuple[int, subprocess.Popen[bytes]], tmp_path: Path
 ) -> None:
-    responses = [post(container[0], {"do": "busy", "times": 2}, attempt=1)[0] for _ in range(3)]
-    assert responses == [503, 503, 200]
-    wait_until(lambda: seen(tmp_path)[1::2] == [("end", "busy"), ("end", "busy"), ("end", "ok")])
+    responses = [post(container[0], {"do": "busy"}, attempt=1)[0] for _ in range(3)]
+    assert responses == [503, 200, 200]
+    wait_until(lambda: seen(tmp_path)[1::2] == [("end", "busy"), ("end", "ok"), ("end", "ok")])
+
+
+def test_it_is_not_busy_for_a_task_that_another_container_has_refused(
+    container: tuple[int, subprocess.Popen[bytes]], tmp_path: Path
+) -> None:
+    with program("container", tmp_path / "j", "--worker", "w2") as (port, _):
+        assert post(port, {"do": "busy"})[0] == 503
+    assert post(container[0], {"do": "busy"})[0] == 200
 
 
 def test_it_notes_that_the_agent_has_left(container: tuple[int, subprocess.Popen[bytes]], tmp_path: Path) -> None:
