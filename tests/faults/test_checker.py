@@ -138,7 +138,7 @@ def test_a_result_that_waited_for_the_store_may_still_be_hit(story: Story) -> No
     assert violations(story.evidence()) == []
 
 
-def test_an_acknowledged_task_that_is_gone_is_lost(story: Story) -> None:
+def test_an_acknowledged_task_that_does_not_exist_is_lost(story: Story) -> None:
     del story.tasks["a"]
     assert "a was acknowledged and is gone" in violations(story.evidence())
     assert check(story.evidence()).lost == 1
@@ -149,7 +149,7 @@ def test_an_acknowledged_task_that_has_not_ended_is_lost(story: Story) -> None:
     assert "a was acknowledged and has not ended: it is running" in violations(story.evidence())
 
 
-def test_a_task_that_nobody_submitted_is_noticed(story: Story) -> None:
+def test_a_task_without_a_submission_is_noticed(story: Story) -> None:
     story.end("x", 1, "x-1")
     assert "x was never submitted" in violations(story.evidence())
 
@@ -194,7 +194,7 @@ def test_a_record_that_disagrees_with_the_journals_is_noticed(
         (None, "cancelled", False),
     ],
 )
-def test_a_task_is_cancelled_when_and_only_when_somebody_was_told_so(
+def test_a_task_is_cancelled_if_and_only_if_a_client_was_promised_it(
     story: Story, answer: str | None, state: str, is_right: bool
 ) -> None:
     if answer is not None:
@@ -312,7 +312,7 @@ def test_a_task_that_was_deleted_is_not_lost(story: Story, answer: str | None) -
         ("404", False, "the order to delete a was answered 404"),
     ],
 )
-def test_a_deletion_that_was_not_as_it_was_answered_is_noticed(
+def test_a_deletion_that_differs_from_its_response_is_noticed(
     story: Story, answer: str, is_there: bool, words: str
 ) -> None:
     order(story, "a", "delete", answer)

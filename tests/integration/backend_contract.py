@@ -56,7 +56,7 @@ class BackendContract:
         await backend.stop("w1", 0)
         assert await backend.observe() == {}
 
-    async def test_a_worker_that_has_ended_can_be_started_anew(self, backend: Backend, make_spec: MakeSpec) -> None:
+    async def test_a_worker_that_has_ended_can_be_started_again(self, backend: Backend, make_spec: MakeSpec) -> None:
         await backend.start(make_spec("w1", "exit 3"))
         await ended(backend, "w1")
         await backend.start(make_spec("w1", FOREVER))

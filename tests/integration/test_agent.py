@@ -138,7 +138,7 @@ def agent_of_small_responses(tmp_path_factory: pytest.TempPathFactory) -> Iterat
     ],
     ids=["json", "text", "not quite json", "empty", "deep", "binary", "broken utf-8"],
 )
-async def test_a_2xx_answer_becomes_the_output(agent: RunningAgent, reply: Reply, output: bytes) -> None:
+async def test_a_2xx_response_becomes_the_output(agent: RunningAgent, reply: Reply, output: bytes) -> None:
     task = await agent.run(reply)
     assert task.state is TaskState.SUCCEEDED
     assert task.output == output
@@ -155,7 +155,7 @@ async def test_a_2xx_answer_becomes_the_output(agent: RunningAgent, reply: Reply
     ],
     ids=["500", "404", "redirect", "too large"],
 )
-async def test_any_other_answer_ends_the_task_with_the_reason(
+async def test_any_other_response_ends_the_task_with_the_reason(
     agent_of_small_responses: RunningAgent, reply: Reply, words: list[str]
 ) -> None:
     task = await agent_of_small_responses.run(reply)
@@ -212,7 +212,7 @@ async def test_a_retry_after_of_the_container_does_not_outlast_max_busy_seconds(
     assert "answered 503: loading" in (task.error or "")
 
 
-async def test_no_answer_within_the_execution_timeout_ends_the_task_and_the_call(
+async def test_no_response_within_the_execution_timeout_ends_the_task_and_the_call(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
     release = threading.Event()
@@ -368,7 +368,7 @@ async def test_a_paused_agent_whose_task_ran_elsewhere_is_fenced(
     assert task.output == b'"second"'
 
 
-async def test_a_paused_agent_whose_task_nobody_took_keeps_its_work(
+async def test_a_paused_agent_keeps_a_task_that_no_other_agent_took(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
     stuck = threading.Event()
@@ -434,7 +434,7 @@ async def test_a_task_that_outlasts_the_grace_is_handed_back_at_no_cost(
     never.set()
 
 
-async def test_an_agent_that_nobody_manages_pauses_while_its_endpoint_is_stopped(
+async def test_an_unmanaged_agent_pauses_while_its_endpoint_is_stopped(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
     release = threading.Event()
@@ -460,7 +460,7 @@ async def test_an_agent_that_nobody_manages_pauses_while_its_endpoint_is_stopped
     assert agent.running
 
 
-async def test_an_agent_that_nobody_manages_finishes_its_task_and_ends_when_its_endpoint_is_deleted(
+async def test_an_unmanaged_agent_finishes_its_task_and_ends_when_its_endpoint_is_deleted(
     store: Store, programs: Programs, container: HttpServer, receiver: HttpServer
 ) -> None:
     release = threading.Event()

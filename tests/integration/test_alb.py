@@ -227,7 +227,7 @@ async def test_an_endpoints_url_without_a_path_reaches_the_root_of_the_worker(ap
     assert [visit.request for visit in worker.visits] == ["GET / HTTP/1.1", "POST /?a=%20 HTTP/1.1"]
 
 
-async def test_the_answer_comes_back_as_it_was(api: RunningApi) -> None:
+async def test_the_response_is_passed_on_unchanged(api: RunningApi) -> None:
     answer = (
         b"HTTP/1.1 418 Teapot\r\nContent-Type: x/y\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\nX-Utf: gr\xc3\xbc\r\n"
         b"Content-Encoding: gzip\r\nDate: Mon, 01 Jan 2001 00:00:00 GMT\r\nConnection: x-hop, close\r\nX-Hop: 1\r\n"
@@ -263,7 +263,7 @@ async def test_the_answer_comes_back_as_it_was(api: RunningApi) -> None:
         ("GET", b"HTTP/1.0 200 OK\r\n\r\n", 200, None),
     ],
 )
-async def test_answers_without_a_body(
+async def test_responses_without_a_body(
     api: RunningApi, method: str, answer: bytes, status: int, length: str | None
 ) -> None:
     async with worker_doing(answering(answer)) as worker:
@@ -274,14 +274,14 @@ async def test_answers_without_a_body(
     assert len(worker.visits) == 1
 
 
-async def test_an_answer_that_ends_with_its_connection_is_passed_on_in_chunks(api: RunningApi) -> None:
+async def test_a_response_that_ends_with_its_connection_is_passed_on_in_chunks(api: RunningApi) -> None:
     async with worker_doing(answering(b"HTTP/1.0 200 OK\r\n\r\nto the end")) as worker:
         endpoint_id = await endpoint_with(api, worker.port)
         got = await api.client.get(f"/e/{endpoint_id}/")
     assert (got.text, got.headers["transfer-encoding"]) == ("to the end", "chunked")
 
 
-async def test_a_streaming_answer_comes_piece_by_piece(api: RunningApi) -> None:
+async def test_a_streaming_response_comes_piece_by_piece(api: RunningApi) -> None:
     more = asyncio.Event()
 
     async def script(visit: Visit) -> None:
@@ -407,7 +407,7 @@ async def test_a_client_that_leaves_ends_the_request_at_the_worker(api: RunningA
 
 
 @pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf", CHUNKED + b"4\r\nhalf\r\n"])
-async def test_an_answer_that_breaks_off_does_not_look_complete(api: RunningApi, begun: bytes) -> None:
+async def test_a_response_that_breaks_off_does_not_look_complete(api: RunningApi, begun: bytes) -> None:
     async with worker_doing(answering(begun)) as worker:
         endpoint_id = await endpoint_with(api, worker.port)
         with pytest.raises(httpx.RemoteProtocolError):
@@ -451,7 +451,9 @@ async def test_a_malformed_body_ends_the_request_at_once(api: RunningApi) -> Non
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
     ],
 )
-async def test_no_valid_answer_is_503_and_the_request_is_not_repeated(api: RunningApi, answer: bytes) -> None:
+async def test_without_a_valid_response_it_is_503_and_the_request_is_not_repeated(
+    api: RunningApi, answer: bytes
+) -> None:
     async with worker_doing(answering(answer)) as worker:
         endpoint_id = await endpoint_with(api, worker.port)
         for count, method in enumerate(("GET", "POST"), 1):
@@ -681,7 +683,7 @@ async def test_a_body_above_the_limit_is_413(valkey_url: str, declared: bool) ->
         assert len(worker.visits) == (0 if declared else 1)
 
 
-async def test_a_worker_may_answer_before_it_has_read_the_body(api: RunningApi) -> None:
+async def test_a_worker_may_respond_before_it_has_read_the_body(api: RunningApi) -> None:
     refusal = b"HTTP/1.1 413 Too Large\r\nContent-Length: 7\r\n\r\nno more"
 
     async def script(visit: Visit) -> None:
@@ -694,7 +696,7 @@ async def test_a_worker_may_answer_before_it_has_read_the_body(api: RunningApi) 
         assert (got.status_code, got.text) == (413, "no more")
 
 
-async def test_expect_100_continue_is_answered_here(api: RunningApi) -> None:
+async def test_the_api_itself_responds_to_expect_100_continue(api: RunningApi) -> None:
     async with worker_doing(answering(OK)) as worker:
         endpoint_id = await endpoint_with(api, worker.port)
         reader, writer = await asyncio.open_connection("127.0.0.1", api.port)

@@ -65,7 +65,7 @@ async def test_it_waits_no_longer_than_the_grace(store: Store, programs: Program
     writer.close()
 
 
-async def test_a_crashed_container_is_told_of_at_once(store: Store, programs: Programs) -> None:
+async def test_a_crashed_container_is_reported_at_once(store: Store, programs: Programs) -> None:
     endpoint_id = await new_endpoint(store, service_mode=ServiceMode.ALB)
     agent = programs.agent(
         endpoint_id,

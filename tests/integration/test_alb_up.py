@@ -85,7 +85,7 @@ def test_requests_are_spread_over_the_workers_and_go_on_when_one_dies(up: Up) ->
     wait_until(lambda: len(answered_by()) == 2)
 
 
-def test_the_example_server_answers_what_it_got(up: Up) -> None:
+def test_the_example_server_echoes_the_request(up: Up) -> None:
     endpoint_id = create(up, workers=1, command=ECHO)
     wait_for_workers(up, endpoint_id, 1)
     url = f"{up.url}/e/{endpoint_id}/a%2Fb//c?x=%20&y"
@@ -97,7 +97,7 @@ def test_the_example_server_answers_what_it_got(up: Up) -> None:
     assert API_KEY not in answer.text
 
 
-def test_a_large_body_and_answer_stream_through_bounded_memory(up: Up) -> None:
+def test_a_large_body_and_response_stream_through_bounded_memory(up: Up) -> None:
     endpoint_id = create(up, workers=1)
     wait_for_workers(up, endpoint_id, 1)
     api = up.role("api")
@@ -116,7 +116,7 @@ def test_a_large_body_and_answer_stream_through_bounded_memory(up: Up) -> None:
     assert api.memory_info().rss - before < 32 * MEGABYTE
 
 
-def test_without_a_running_worker_the_answer_is_503_and_start_brings_it_back(up: Up) -> None:
+def test_without_a_running_worker_it_is_503_until_start(up: Up) -> None:
     endpoint_id = create(up, workers=1)
     wait_for_workers(up, endpoint_id, 1)
     assert ask(up, endpoint_id).status_code == 200

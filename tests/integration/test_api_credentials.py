@@ -151,7 +151,7 @@ async def test_anothers_credential_looks_like_one_that_never_was(api: RunningApi
     assert await api.store.credentials.open("stranger", created["id"]) is None
 
 
-async def test_a_deleted_credential_is_gone(api: RunningApi) -> None:
+async def test_a_deleted_credential_does_not_exist(api: RunningApi) -> None:
     before = await api.keys_stored()
     created = await _create(api)
     answer = await api.client.delete(f"{PATH}/{created['id']}")

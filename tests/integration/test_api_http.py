@@ -62,7 +62,9 @@ async def test_a_connection_that_says_nothing_is_closed(hasty_connection: Connec
 
 
 @pytest.mark.parametrize("start", [b"G", b"GET / HTT", b"GET / HTTP/1.1\r\nHost: x\r\nX-", b"\r\n\r\n"])
-async def test_a_head_that_is_never_complete_is_answered_or_closed(hasty_connection: Connection, start: bytes) -> None:
+async def test_a_head_that_is_never_complete_gets_a_response_or_is_closed(
+    hasty_connection: Connection, start: bytes
+) -> None:
     await hasty_connection.send(start)
     if start.strip():
         received = await hasty_connection.answer()
@@ -93,7 +95,7 @@ async def test_blank_lines_between_requests_do_not_keep_a_connection(
 
 
 @pytest.mark.parametrize("lines", [["Content-Length: 50"], ["Transfer-Encoding: chunked"]])
-async def test_a_body_that_stops_is_answered_and_closed(
+async def test_a_body_that_stops_gets_a_response_and_is_closed(
     hasty_api: RunningApi, hasty_connection: Connection, lines: list[str]
 ) -> None:
     await hasty_api.create_endpoint()
@@ -175,7 +177,7 @@ async def test_a_chunked_body_without_end_is_refused_and_cut_off(api: RunningApi
     assert await _tasks(api) == 0
 
 
-async def test_a_client_that_sends_all_before_it_listens_sees_the_answer(
+async def test_a_client_that_sends_all_before_it_reads_gets_the_response(
     api: RunningApi, connection: Connection
 ) -> None:
     size = 1_000_000
@@ -275,9 +277,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("name", MALFORMED)
-async def test_malformed_requests_are_answered_400_and_closed(
-    api: RunningApi, connection: Connection, name: str
-) -> None:
+async def test_malformed_requests_get_400_and_are_closed(api: RunningApi, connection: Connection, name: str) -> None:
     await api.create_endpoint()
     common = f"Host: x\r\nX-Api-Key: {api.key}\r\nContent-Type: application/json\r\n".encode()
     request = MALFORMED[name].replace(b"{path}", b"/v2/serverless/1/tasks").replace(b"{common}", common)
@@ -288,7 +288,7 @@ async def test_malformed_requests_are_answered_400_and_closed(
     assert await _tasks(api) == 0
 
 
-async def test_an_upgrade_that_is_not_wanted_is_ignored(api: RunningApi, connection: Connection) -> None:
+async def test_an_upgrade_that_is_not_supported_is_ignored(api: RunningApi, connection: Connection) -> None:
     upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x", "Sec-WebSocket-Version: 13")
     await connection.send(_head(api, *upgrade, path="/healthz", method="GET"))
     assert (await connection.answer()).status == 200
@@ -327,7 +327,7 @@ async def test_a_head_that_is_cut_anywhere_is_understood_as_a_whole_one(api: Run
         connection.close()
 
 
-async def test_garbage_after_a_request_does_not_take_its_answer(api: RunningApi, connection: Connection) -> None:
+async def test_garbage_after_a_request_does_not_destroy_its_response(api: RunningApi, connection: Connection) -> None:
     await api.create_endpoint()
     await connection.send(_head(api, f"Content-Length: {len(BODY)}") + BODY + b"\x00\x01garbage\r\n\r\n")
     received = await connection.answer()
@@ -335,7 +335,7 @@ async def test_garbage_after_a_request_does_not_take_its_answer(api: RunningApi,
     assert await connection.is_closed()
 
 
-async def test_requests_sent_at_once_are_answered_in_order(api: RunningApi, connection: Connection) -> None:
+async def test_requests_sent_at_once_get_responses_in_order(api: RunningApi, connection: Connection) -> None:
     await api.create_endpoint()
     bodies = [json.dumps(TASK | {"taskId": f"t{index}"}).encode() for index in range(20)]
     await connection.send(b"".join(_head(api, f"Content-Length: {len(body)}") + body for body in bodies))
@@ -348,7 +348,7 @@ async def test_space_around_a_key_is_no_part_of_it(api: RunningApi, connection: 
     assert (await connection.answer()).status == 200
 
 
-async def test_a_client_is_asked_for_its_body_only_when_it_is_wanted(api: RunningApi, connection: Connection) -> None:
+async def test_a_client_is_asked_for_its_body_only_when_it_is_needed(api: RunningApi, connection: Connection) -> None:
     head = b"POST /v2/serverless/1/tasks HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n"
     await connection.send(head)
     assert (await connection.answer()).status == 401
@@ -461,7 +461,7 @@ async def test_requests_are_counted_by_route_and_never_by_id(api: RunningApi) ->
     assert not any("nothing-like-this" in line or "PROPFIND" in line for line in lines)
 
 
-async def test_answers_are_not_kept_and_not_guessed_at(api: RunningApi) -> None:
+async def test_responses_are_not_cached_and_not_sniffed(api: RunningApi) -> None:
     for path in ("/v2/serverless", "/nope"):
         headers = (await api.client.get(path)).headers
         assert (headers["Cache-Control"], headers["X-Content-Type-Options"]) == ("no-store", "nosniff")
@@ -476,9 +476,7 @@ async def test_a_port_that_is_taken_is_named(api: RunningApi) -> None:
         listen(api.settings.model_copy(update={"port": api.port}))
 
 
-async def test_a_request_under_way_ends_when_the_server_is_told_to_stop(
-    api: RunningApi, connection: Connection
-) -> None:
+async def test_a_request_under_way_ends_when_the_server_stops(api: RunningApi, connection: Connection) -> None:
     await api.create_endpoint()
     await connection.send(_head(api, f"Content-Length: {len(BODY)}") + BODY[:-1])
     api.stopping.set()

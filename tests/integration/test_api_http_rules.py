@@ -168,7 +168,7 @@ async def test_the_rules_hold_for_every_request_of_a_connection(api: RunningApi)
             connection.close()
 
 
-async def test_requests_after_a_chunked_one_are_answered_in_order(api: RunningApi) -> None:
+async def test_requests_after_a_chunked_one_get_responses_in_order(api: RunningApi) -> None:
     bodies = [json.dumps(TASK | {"taskId": f"t{index}"}).encode() for index in range(10)]
     chunked = [b"%x\r\n%b\r\n6\r\n\r\n\r\n\r\n\r\n0\r\n\r\n" % (len(body), body) for body in bodies]
     connection = await Connection.to(api)

@@ -64,7 +64,7 @@ async def test_its_examples_are_accepted(document: dict[str, Any]) -> None:
     assert errors == []
 
 
-async def test_every_answer_is_as_described(api: RunningApi) -> None:
+async def test_every_response_is_as_described(api: RunningApi) -> None:
     """A scenario in which every operation answers, well and badly."""
     operations = _operations(api)
     seen: set[tuple[str, int]] = set()

@@ -10,7 +10,7 @@ from tests.integration.parts import Programs
 EXAMPLE = Path(__file__).parents[2] / "deploy/examples/catalogue.toml"
 
 
-async def test_every_answer_with_an_endpoint_has_its_cost(valkey_url: str) -> None:
+async def test_every_response_with_an_endpoint_has_its_cost(valkey_url: str) -> None:
     async with running_api(valkey_url, catalogue_file=EXAMPLE) as api:
         created = (await api.post("/v2/serverless", ENDPOINT | {"workers": 3})).json()["data"]
         cost = round(3 * (0.39 + 20 * 0.0001), 6)

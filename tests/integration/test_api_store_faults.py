@@ -106,7 +106,7 @@ async def test_a_store_that_comes_back_empty_makes_no_error_of_ours(api: Running
     assert (await api.submit(again)).status_code == 200
 
 
-async def test_a_fault_of_ours_is_logged_under_the_id_that_is_told(
+async def test_an_internal_error_is_logged_under_the_id_of_its_response(
     api: RunningApi, own_server: StoreServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     endpoint_id = await api.create_endpoint()

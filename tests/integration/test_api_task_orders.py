@@ -211,7 +211,7 @@ async def test_the_attempts_of_a_task_are_listed_oldest_first(task: Orders) -> N
 # Run again
 
 
-async def test_an_ended_task_is_run_again_and_its_new_result_delivered_anew(task: Orders) -> None:
+async def test_an_ended_task_runs_again_and_its_new_result_is_delivered(task: Orders) -> None:
     outbox = task.api.store.outbox()
     await outbox.make_groups()
     await task.run(Succeeded(b"1"))

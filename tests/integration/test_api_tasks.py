@@ -81,7 +81,7 @@ async def test_the_input_stays_the_bytes_that_came_in(api: RunningApi, endpoint_
         assert b'"input":' + raw + b',"output":null' in read
 
 
-async def test_the_same_request_again_answers_the_same_and_runs_once(api: RunningApi, endpoint_id: str) -> None:
+async def test_the_same_request_again_gets_the_same_response_and_runs_once(api: RunningApi, endpoint_id: str) -> None:
     answers = [await api.submit(endpoint_id, taskId="a", webhook="http://a.example/") for _ in range(3)]
     assert [one.status_code for one in answers] == [200] * 3
     assert len({one.text for one in answers}) == 1

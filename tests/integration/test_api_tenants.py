@@ -43,7 +43,7 @@ async def _call(
 
 
 @pytest.mark.parametrize("call", CALLS, ids=" ".join)
-async def test_without_one_valid_key_every_call_answers_the_same(api: RunningApi, call: tuple[str, str]) -> None:
+async def test_without_one_valid_key_every_call_gets_the_same_response(api: RunningApi, call: tuple[str, str]) -> None:
     key = ("X-Api-Key", api.key)
     before = await api.keys_stored()
     bad: list[list[tuple[str, str]]] = [
@@ -171,7 +171,7 @@ async def test_a_revoked_key_stops_working_within_a_second(api: RunningApi) -> N
     await wait_until_async(refused, CACHE_SECONDS + 1, "the revoked key still works")
 
 
-async def test_a_tenant_over_its_rate_is_told_when_to_come_back(valkey_url: str) -> None:
+async def test_a_tenant_over_its_rate_gets_a_retry_after(valkey_url: str) -> None:
     async with running_api(valkey_url, rate_limit_per_second=2) as api:
         stranger = [("X-Api-Key", await api.new_key("stranger"))]
         answers = [await api.client.get("/v2/serverless") for _ in range(6)]
@@ -183,7 +183,7 @@ async def test_a_tenant_over_its_rate_is_told_when_to_come_back(valkey_url: str)
         assert 'queue_engine_rate_limited_total{scope="tenant"}' in (await api.client.get("/metrics")).text
 
 
-async def test_secrets_are_in_no_answer_log_metric_or_stored_value(
+async def test_secrets_are_in_no_response_log_metric_or_stored_value(
     api: RunningApi, caplog: pytest.LogCaptureFixture
 ) -> None:
     canary = "canary-5b7d"

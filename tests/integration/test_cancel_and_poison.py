@@ -20,7 +20,7 @@ from tests.waiting import wait_until_async
 FRAGILE_SERVER = Path(__file__).with_name("fragile_server.py")
 
 
-async def test_a_running_task_is_broken_off_and_its_container_told(
+async def test_a_running_task_is_broken_off_and_its_container_notified(
     store: Store, programs: Programs, container: HttpServer
 ) -> None:
     never = threading.Event()

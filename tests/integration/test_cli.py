@@ -136,7 +136,7 @@ async def test_deep_inputs_are_shown(api: RunningApi) -> None:
     assert deep in await console.run_beside("tasks", "get", endpoint_id, "deep")
 
 
-async def test_refusals_are_told_by_message_and_status(api: RunningApi) -> None:
+async def test_refusals_are_reported_by_message_and_status(api: RunningApi) -> None:
     console = Console(api.url, api.key)
     endpoint_id = await api.create_endpoint()
     for arguments, status, message in [

@@ -154,7 +154,7 @@ async def test_a_response_that_comes_before_the_end_of_the_request_ends_the_conn
 # Number and age
 
 
-async def test_no_more_connections_are_open_than_the_limit(forwarder: HttpForwarder) -> None:
+async def test_open_connections_never_exceed_the_limit(forwarder: HttpForwarder) -> None:
     async def behave(peer: Peer, _request: Received) -> None:
         assert target.connections - target.left <= MAX_CONNECTIONS
         await peer.send(OK)

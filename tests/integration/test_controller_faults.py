@@ -70,7 +70,7 @@ async def test_background_jobs_end_although_the_store_is_frozen(valkey_server: S
         valkey_server.resume()
 
 
-async def test_background_jobs_go_on_after_the_store_was_frozen_or_gone(
+async def test_background_jobs_go_on_after_the_store_was_frozen_or_away(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with StoreServer(valkey_binary(), tmp_path) as server:

@@ -71,7 +71,7 @@ async def test_a_result_is_delivered_with_key_and_signature(
     assert task.delivered_at_ms is not None
 
 
-async def test_a_failure_is_told_and_stays_failed(store: Store, programs: Programs, receiver: HttpServer) -> None:
+async def test_a_failure_is_delivered_and_stays_failed(store: Store, programs: Programs, receiver: HttpServer) -> None:
     endpoint_id = await new_endpoint(store)
     await end_task(store, endpoint_id, outcome=Failed("out of memory"), webhook=f"{receiver.url}/hook")
     programs.delivery()
@@ -157,7 +157,7 @@ async def test_what_is_not_2xx_is_a_failure_with_its_class(
     assert {record["error"] for record in await store.tasks.delivery_log(endpoint_id, "task")} == {fault}
 
 
-async def test_nobody_listening_is_a_failure_like_any_other(store: Store, programs: Programs) -> None:
+async def test_a_refused_connection_is_a_failure_like_any_other(store: Store, programs: Programs) -> None:
     endpoint_id = await new_endpoint(store)
     await end_task(store, endpoint_id, webhook=f"http://127.0.0.1:{free_port()}/hook")
     programs.delivery(schedule="0.1")
@@ -176,7 +176,7 @@ async def test_no_connection_is_made_to_a_refused_address(
     assert receiver.requests == []
 
 
-async def test_an_answer_that_never_comes_is_given_up(store: Store, programs: Programs, receiver: HttpServer) -> None:
+async def test_a_response_that_never_comes_is_given_up(store: Store, programs: Programs, receiver: HttpServer) -> None:
     never = threading.Event()
     receiver.answer = lambda _: Reply(hold=never)
     endpoint_id = await new_endpoint(store)

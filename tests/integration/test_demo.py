@@ -133,7 +133,7 @@ def test_a_command_that_does_not_run_is_named_with_what_it_said(start: Start) ->
     assert demo.remains() == []
 
 
-def test_a_model_that_answers_nonsense_is_found_out(start: Start) -> None:
+def test_a_model_with_wrong_output_is_found_out(start: Start) -> None:
     echo = ROOT / "deploy" / "examples" / "echo_server.py"
     demo = start("--command", f"exec {sys.executable} {echo}")
     status, _, errors = demo.finish()

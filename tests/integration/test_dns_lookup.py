@@ -75,7 +75,7 @@ async def test_a_name_has_its_addresses_of_both_families(resolver: CachingResolv
     assert await resolver.addresses("four.example") == ("192.0.2.4",)
 
 
-async def test_an_answer_is_asked_for_once(resolver: CachingResolver, server: NameServer) -> None:
+async def test_an_address_is_looked_up_once(resolver: CachingResolver, server: NameServer) -> None:
     await resolver.addresses("four.example")
     asked = len(server.asked)
     assert asked
@@ -89,7 +89,7 @@ async def test_a_name_that_does_not_exist_is_not_resolved(resolver: CachingResol
     assert not isinstance(refused.value, NoAnswer)
 
 
-async def test_a_server_that_does_not_answer_is_given_up(resolver: CachingResolver, server: NameServer) -> None:
+async def test_a_server_that_does_not_respond_is_given_up(resolver: CachingResolver, server: NameServer) -> None:
     with pytest.raises(NoAnswer):
         await resolver.addresses("silent.example")
     assert server.asked

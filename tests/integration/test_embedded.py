@@ -314,7 +314,7 @@ class TestOperatorsMistakes:
         with pytest.raises(EmbeddedStoreError, match=r"queue-engine\[embedded\]"):
             await store_in(data).start()
 
-    async def test_a_server_that_does_not_answer_in_time_is_ended(self, data: Path) -> None:
+    async def test_a_server_that_does_not_respond_in_time_is_ended(self, data: Path) -> None:
         store = store_in(data)
         with pytest.raises(EmbeddedStoreError, match="does not respond"):
             await store.start(timeout_seconds=-1)
@@ -332,7 +332,7 @@ class TestOperatorsMistakes:
         async with store_in(data):
             pass
 
-    async def test_a_password_file_that_is_broken_is_made_anew(self, data: Path) -> None:
+    async def test_a_broken_password_file_is_replaced(self, data: Path) -> None:
         async with store_in(data):
             pass
         (data / "store-password").write_text("x\nport 1")
@@ -341,7 +341,7 @@ class TestOperatorsMistakes:
 
 
 class TestLoading:
-    async def test_progress_is_told_while_data_is_loaded(self, data: Path) -> None:
+    async def test_progress_is_shown_while_data_is_loaded(self, data: Path) -> None:
         async with store_in(data) as store:
             pipe = client(store).pipeline()
             for number in range(20_000):
@@ -373,7 +373,7 @@ class TestLoading:
             (b"", StoreAnswer(StoreState.DOWN)),
         ],
     )
-    async def test_whatever_answers_on_the_port_is_judged(self, replies: bytes, answer: StoreAnswer) -> None:
+    async def test_every_response_on_the_port_is_classified(self, replies: bytes, answer: StoreAnswer) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.readline()
             writer.write(replies)

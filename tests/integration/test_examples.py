@@ -171,7 +171,7 @@ def test_the_model_has_one_path(model: int) -> None:
     assert post(model, "/other", b"{}")[0] == 404
 
 
-def test_the_model_answers_many_at_once(model: int) -> None:
+def test_the_model_serves_many_requests_at_once(model: int) -> None:
     content = base64.b64encode(Path(__file__).read_bytes()).decode()
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda number: identified(model, {"name": str(number), "content": content}), range(40)))

@@ -83,7 +83,7 @@ async def test_a_private_networks_name_is_refused_although_its_address_is_public
     assert (await send(Guard(), resolver, "http://metadata.google.internal/")).error_type == "blocked_address"
 
 
-async def test_the_socket_is_refused_when_the_answers_check_would_not_have_seen_it(canary: Receiver) -> None:
+async def test_the_socket_is_refused_where_the_check_of_the_lookup_would_not_see_it(canary: Receiver) -> None:
     """An address literal never reaches the resolver: the connector's own socket must be refused."""
     async with guarded_session(Guard(), stub_resolver()) as session:
         with pytest.raises(aiohttp.ClientConnectorError) as error:
@@ -114,7 +114,7 @@ async def test_what_the_operator_allows_is_connected_to() -> None:
     assert target.connections == 3
 
 
-async def test_a_session_that_keeps_nothing_alive_connects_anew_each_time() -> None:
+async def test_a_session_without_keep_alive_connects_for_each_request() -> None:
     async with (
         receiver(answering(OK)) as target,
         guarded_session(Guard(LOOPBACK), stub_resolver(), keep_alive_seconds=None) as session,

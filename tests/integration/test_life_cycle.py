@@ -212,7 +212,7 @@ def test_a_worker_that_crashes_on_start_is_failed_with_its_last_words(up: Up) ->
     wait_until(lambda: status(up, endpoint_id) == "RUNNING", 60, "the endpoint does not recover")
 
 
-def test_every_change_of_a_workers_status_is_told_in_order(up: Up) -> None:
+def test_every_change_of_a_workers_status_is_sent_in_order(up: Up) -> None:
     with HttpServer() as receiver:
         endpoint_id = create(up, workers=1, webhook=f"{receiver.url}/status")
         wait_for_workers(up, endpoint_id, 1)

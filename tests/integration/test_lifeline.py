@@ -141,7 +141,7 @@ class TestTether:
             assert process.wait(30) == 5
         os.close(write_end)
 
-    def test_when_the_lifeline_is_cut_the_program_is_told_after_a_while(self, tmp_path: Path) -> None:
+    def test_when_the_lifeline_is_cut_the_program_gets_sigterm_after_a_while(self, tmp_path: Path) -> None:
         process, write_end = self.start(
             tmp_path, "trap 'echo told; exit 5' TERM; echo up; while :; do sleep 0.02; done"
         )
@@ -152,7 +152,7 @@ class TestTether:
             assert process.stdout.read() == "told\n"
             assert process.wait(30) == 5
 
-    def test_a_program_that_ends_while_it_lingers_is_not_told(self, tmp_path: Path) -> None:
+    def test_a_program_that_ends_while_it_lingers_gets_no_signal(self, tmp_path: Path) -> None:
         process, write_end = self.start(
             tmp_path, "trap 'echo told' TERM; until [ -e go ]; do sleep 0.02; done; exit 4", linger_seconds=600
         )

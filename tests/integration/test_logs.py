@@ -248,7 +248,7 @@ async def test_lines_wait_for_a_store_that_is_away(
     assert await lines_of(store, worker) == [f"line {number}" for number in range(600)]
 
 
-async def test_a_container_may_open_its_standard_output_anew(store: Store, programs: Programs, tmp_path: Path) -> None:
+async def test_a_container_may_reopen_its_standard_output(store: Store, programs: Programs, tmp_path: Path) -> None:
     command = "for n in 1 2 3; do echo anew $n > /dev/stdout; sleep 0.5; echo line $n; sleep 0.5; done; sleep 60"
     worker = Worker(programs, await new_endpoint(store), tmp_path, command)
     await has_line(store, worker, "line 3")

@@ -194,7 +194,7 @@ async def test_a_bad_parameter_is_refused_by_name(api: RunningApi, endpoint_id: 
         assert answer.json()["data"] is None
 
 
-async def test_a_token_that_nobody_gave_is_only_a_place(api: RunningApi, endpoint_id: str) -> None:
+async def test_a_missing_token_is_only_a_placeholder(api: RunningApi, endpoint_id: str) -> None:
     await write(api, endpoint_id, (0, 0))
     for token in ("0", "1", str(2**53), str(2**63 - 1)):
         for direction in ("Forward", "Backward"):

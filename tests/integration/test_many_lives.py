@@ -13,7 +13,7 @@ LIVES = 3
 SECONDS = 120
 
 
-async def test_nothing_is_left_of_processes_and_tasks_that_are_gone(
+async def test_processes_and_tasks_that_have_ended_leave_nothing(
     store: Store, programs: Programs, container: HttpServer, receiver: HttpServer
 ) -> None:
     receiver.answer = lambda request: Reply(500 if _is_first_attempt(json.loads(request.body)) else 200)

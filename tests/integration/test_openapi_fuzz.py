@@ -5,7 +5,7 @@ import pytest
 from tests.integration.parts import Programs
 
 
-def test_every_answer_is_described_and_none_is_a_5xx(programs: Programs, subtests: pytest.Subtests) -> None:
+def test_every_response_is_described_and_none_is_a_5xx(programs: Programs, subtests: pytest.Subtests) -> None:
     # Imported here, because every process of a test run imports every test file.
     from tests.integration.made_up_requests import GenerationMode, Target, operations_of, send_some
 

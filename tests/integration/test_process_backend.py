@@ -227,9 +227,7 @@ class TestAgreement:
         assert sockets_in(tmp_path) == []
         assert backend.metrics_targets() == []
 
-    async def test_without_an_exposed_port_the_agent_is_told_none(
-        self, backend: ProcessBackend, instance_id: str
-    ) -> None:
+    async def test_without_an_exposed_port_the_agent_gets_none(self, backend: ProcessBackend, instance_id: str) -> None:
         await backend.start(WorkerSpec("7", "w1", "image", command=FOREVER))
         assert protocol.EXPOSED_PORT not in psutil.Process(await agent_of(instance_id, "w1")).environ()
 
@@ -312,7 +310,7 @@ class TestEnd:
         await backend.stop("w1", 10)
         assert birth_of(pid) is None
 
-    async def test_a_killed_container_is_told_from_a_killed_agent(
+    async def test_a_killed_container_is_distinguished_from_a_killed_agent(
         self, backend: ProcessBackend, tmp_path: Path
     ) -> None:
         container = tmp_path / "container"

@@ -32,7 +32,7 @@ def start(script: str, **environment: str) -> ProcessGroup:
     ("script", "status", "text"),
     [("exit 0", 0, "x exited with status 0"), ("kill -9 $$", -9, "x killed by signal 9")],
 )
-async def test_the_leaders_status_is_told(script: str, status: int, text: str) -> None:
+async def test_the_leaders_status_is_reported(script: str, status: int, text: str) -> None:
     group = start(script)
     assert await group.wait() == status
     assert await group.wait() == status

@@ -484,7 +484,7 @@ def receiver() -> Iterator[Receiver]:
     made.server.close()
 
 
-def test_after_a_random_life_all_is_as_wanted_and_no_task_is_lost(
+def test_after_a_random_life_the_desired_state_is_reached_and_no_task_is_lost(
     valkey_server: StoreServer, tmp_path: Path, receiver: Receiver
 ) -> None:
     seed = int(os.environ.get("RANDOM_LIFE_CYCLE_SEED") or random.SystemRandom().randrange(10**6))

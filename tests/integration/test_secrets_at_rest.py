@@ -61,7 +61,7 @@ class Client:
         return bool(self.call("GET", f"/v2/serverless/{endpoint_id}/tasks/{task_id}")["status"] == "DELIVERED")
 
 
-def test_canaries_are_in_no_answer_no_log_and_not_on_disk_in_clear(
+def test_canaries_are_in_no_response_no_log_and_not_on_disk_in_clear(
     disk_server: StoreServer, on_disk: Programs, container: HttpServer, receiver: HttpServer, tmp_path: Path
 ) -> None:
     container.answer = lambda _: Reply(body=b'{"done": true}')

@@ -156,7 +156,7 @@ async def test_a_url_that_is_no_webhook_is_not_sent_to(sender: Sender, url: str)
         ("999 x", "http_5xx"),
     ],
 )
-async def test_an_answer_is_called_by_its_status(sender: Sender, status: str, error_type: str | None) -> None:
+async def test_a_response_is_named_by_its_status(sender: Sender, status: str, error_type: str | None) -> None:
     async with receiver(answering(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())) as target:
         answer = await send(sender, target.url)
     assert (answer.status, answer.error_type) == (int(status[:3]), error_type)
@@ -198,7 +198,7 @@ async def test_retry_after_is_read(sender: Sender, value: str, seconds: float | 
     assert (answer.error_type, answer.retry_after_seconds) == ("rate_limited", seconds)
 
 
-async def test_a_200_after_interim_answers_is_delivered(sender: Sender) -> None:
+async def test_a_200_after_interim_responses_is_delivered(sender: Sender) -> None:
     async with receiver(answering(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\n\r\n" + OK)) as target:
         answer = await send(sender, target.url)
     assert (answer.status, answer.error_type) == (200, None)
@@ -249,7 +249,7 @@ async def _endless_body(peer: Peer, _request: Received) -> None:
 
 
 @pytest.mark.parametrize("behaviour", [_silent, _never_ending_interim_answers, _dripping_headers])
-async def test_no_answer_within_the_wall_clock_is_a_timeout(hasty: Sender, behaviour: Behaviour) -> None:
+async def test_no_response_within_the_wall_clock_is_a_timeout(hasty: Sender, behaviour: Behaviour) -> None:
     async with receiver(behaviour) as target:
         answer = await send(hasty, target.url)
         assert (answer.status, answer.error_type) == (None, "read_timeout")
@@ -364,7 +364,7 @@ async def test_a_response_that_breaks_off_in_its_headers_is_a_broken_connection(
     assert answer.excerpt.startswith("the connection broke before the whole response arrived")
 
 
-async def test_a_receiver_that_resets_before_it_answers_is_a_broken_connection(sender: Sender) -> None:
+async def test_a_receiver_that_resets_before_its_response_is_a_broken_connection(sender: Sender) -> None:
     async def behave(peer: Peer, _request: Received) -> None:
         peer.reset()
 
@@ -409,7 +409,7 @@ async def test_a_repeat_that_fails_too_is_not_repeated(sender: Sender) -> None:
     assert (answer.error_type, len(target.received)) == ("reset", 3)
 
 
-async def test_a_reused_connection_that_broke_after_part_of_an_answer_is_not_repeated(sender: Sender) -> None:
+async def test_a_request_is_not_repeated_after_a_reused_connection_broke_within_a_response(sender: Sender) -> None:
     async def behave(peer: Peer, _request: Received) -> None:
         if peer.requests == 1:
             await peer.send(OK)
@@ -485,7 +485,7 @@ async def test_http_to_a_port_with_tls_says_so(sender: Sender, tmp_path: Path) -
     assert "speaks TLS (https)" in answer.excerpt
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_a_tls_error(sender: Sender, tmp_path: Path) -> None:
+async def test_an_untrusted_certificate_is_a_tls_error(sender: Sender, tmp_path: Path) -> None:
     context = self_signed(tmp_path, "127.0.0.1").server_context()
     async with receiver(answering(OK), tls=context) as target:
         answer = await send(sender, target.url.replace("http:", "https:"))
@@ -536,7 +536,7 @@ async def test_a_closed_sender_says_internal_and_logs_it(caplog: pytest.LogCaptu
     assert "canary-4711" not in caplog.text
 
 
-async def test_many_attempts_at_once_are_all_answered(sender: Sender) -> None:
+async def test_many_attempts_at_once_all_get_a_response(sender: Sender) -> None:
     async with receiver(answering(OK)) as target:
         answers = await asyncio.gather(*(send(sender, target.url) for _ in range(300)))
     assert {answer.error_type for answer in answers} == {None}

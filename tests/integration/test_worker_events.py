@@ -73,7 +73,7 @@ async def test_the_events_of_another_worker_are_not_held_up(
     wait_until(lambda: told(receiver) == ["INITIALIZING", "INITIALIZING"])
 
 
-async def test_an_event_that_is_not_answered_holds_up_no_other_worker(
+async def test_an_event_without_a_response_does_not_delay_other_workers(
     store: Store, programs: Programs, receiver: HttpServer
 ) -> None:
     held = threading.Event()
@@ -134,9 +134,7 @@ async def test_an_event_that_is_given_up_lets_the_next_one_go(
     assert told(receiver) == ["INITIALIZING"] * attempts + ["RUNNING"]
 
 
-async def test_a_new_webhook_is_told_what_happens_from_then_on(
-    store: Store, programs: Programs, receiver: HttpServer
-) -> None:
+async def test_a_new_webhook_gets_later_events_only(store: Store, programs: Programs, receiver: HttpServer) -> None:
     with HttpServer() as other:
         receiver.answer = other.answer = replies(OK)
         endpoint_id = await new_endpoint(store, webhook=f"{receiver.url}/status")
@@ -149,7 +147,7 @@ async def test_a_new_webhook_is_told_what_happens_from_then_on(
         assert (told(receiver), told(other)) == (["INITIALIZING", "RUNNING"], ["STOPPING", "STOPPED"])
 
 
-async def test_a_change_during_an_attempt_is_told_after_it(
+async def test_a_change_during_an_attempt_is_sent_after_it(
     store: Store, programs: Programs, receiver: HttpServer
 ) -> None:
     held = threading.Event()

@@ -44,7 +44,7 @@ async def test_a_task_that_waits_for_another_attempt_ends_at_once(bench: Bench) 
     assert (await bench.task("t1")).state is TaskState.CANCELLED
 
 
-async def test_the_agent_of_a_running_task_is_told_with_each_heartbeat(bench: Bench) -> None:
+async def test_the_agent_of_a_running_task_is_notified_with_each_heartbeat(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     other = await bench.submit_and_start("t2", agent)

@@ -150,7 +150,7 @@ async def test_an_attempt_whose_task_another_has_started_is_fenced(bench: Bench)
     assert await second.renew([held.lease]) == [Renewal.OK]
 
 
-async def test_the_task_of_an_unknown_lease_is_gone(bench: Bench) -> None:
+async def test_the_task_of_an_unknown_lease_does_not_exist(bench: Bench) -> None:
     lease = Lease(bench.endpoint_id, "nobody", "0" * 32)
     assert await bench.agent().renew([lease]) == [Renewal.GONE]
     assert await bench.probe.scores(bench.partition.leases) == {}
@@ -478,7 +478,7 @@ async def test_putting_back_an_entry_of_a_task_that_has_started_does_nothing(ben
     assert await agent.claim(1, block_ms=1) == []
 
 
-async def test_an_entry_is_not_taken_for_one_of_the_same_id_in_the_other_queue(bench: Bench) -> None:
+async def test_an_entry_is_not_confused_with_one_of_the_same_id_in_the_other_queue(bench: Bench) -> None:
     """An entry that is put back in the millisecond of its task's submission gets the same id in the other queue."""
     agent = bench.agent()
     await bench.submit("t1")

@@ -11,7 +11,7 @@ async def delete(bench: Bench, task_id: str = "t1") -> Deletion:
     return await bench.store.tasks.delete(bench.endpoint_id, task_id)
 
 
-async def test_an_ended_task_is_gone_with_all_its_data(bench: Bench) -> None:
+async def test_an_ended_task_is_deleted_with_all_its_data(bench: Bench) -> None:
     agent = bench.agent()
     await bench.submit_and_start("t1", agent, spec=spec(webhook=True))
     await bench.lose("t1")
@@ -51,7 +51,7 @@ async def test_a_task_that_has_not_ended_stays(bench: Bench, state: str) -> None
     assert await bench.task("t1") == before
 
 
-async def test_deleting_a_missing_task_reports_it_as_gone(bench: Bench) -> None:
+async def test_deleting_a_missing_task_reports_it_as_missing(bench: Bench) -> None:
     await bench.finish("t1")
     assert [await delete(bench), await delete(bench)] == [Deletion.DELETED, Deletion.NOT_FOUND]
 

@@ -97,7 +97,7 @@ async def test_a_delivered_success_moves_to_delivered(bench: Bench) -> None:
     assert await bench.store.tasks.counts(bench.endpoint_id) == TaskCounts(delivered=1)
 
 
-async def test_a_failed_task_stays_failed_when_its_webhook_has_been_told(bench: Bench) -> None:
+async def test_a_failed_task_stays_failed_when_its_webhook_is_delivered(bench: Bench) -> None:
     await bench.finish("t1", outcome=Failed("no"), webhook=True)
     await bench.deliver(await bench.outbox())
     task = await bench.task("t1")
@@ -213,7 +213,7 @@ async def test_a_late_settlement_does_not_count_for_the_next_attempt(bench: Benc
     assert (await outbox.settle(new, answer(), DELIVERED, at_ms=1)).accepted
 
 
-async def test_a_delivery_that_was_put_off_again_meanwhile_is_not_promoted(bench: Bench) -> None:
+async def test_a_delivery_that_was_deferred_again_is_not_promoted(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     await bench.deliver(outbox, again(60))
@@ -419,7 +419,7 @@ async def test_a_delivery_whose_receiver_is_not_served_for_too_long_is_given_up(
     assert await bench.purge() == 1
 
 
-async def test_a_deferred_delivery_of_a_task_that_is_gone_goes_too(bench: Bench) -> None:
+async def test_a_deferred_delivery_is_deleted_with_its_task(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     entry = await _read_one(outbox)
@@ -571,7 +571,7 @@ async def test_a_process_that_died_before_the_clock_went_back_is_noticed_within_
 # Missing and invalid data
 
 
-async def test_an_entry_whose_task_is_gone_is_dropped_with_its_delivery(bench: Bench) -> None:
+async def test_an_entry_without_its_task_is_dropped_with_its_delivery(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     await bench.probe.ask("DEL", *await bench.data_keys("t1"))
@@ -581,7 +581,7 @@ async def test_an_entry_whose_task_is_gone_is_dropped_with_its_delivery(bench: B
     await bench.purge()
 
 
-async def test_a_settlement_after_the_task_is_gone_ends_the_delivery(bench: Bench) -> None:
+async def test_a_settlement_after_the_tasks_deletion_ends_the_delivery(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
     entry = await _read_one(outbox)
@@ -628,7 +628,7 @@ async def test_a_process_makes_its_groups_when_the_store_came_back_empty(bench: 
 
 
 @pytest.mark.parametrize("key", [None, bytes(32)], ids=["no key", "another key"])
-async def test_a_process_that_cannot_open_the_secrets_is_told_so(bench: Bench, key: bytes | None) -> None:
+async def test_a_process_that_cannot_open_the_secrets_gets_the_reason(bench: Bench, key: bytes | None) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent, spec=spec(webhook=True, auth_key="let me in"))
     await bench.settle(agent, started, Succeeded(b"1"))
@@ -761,7 +761,7 @@ async def test_a_long_destination_leaves_the_task_compact(bench: Bench) -> None:
     assert await _destination(bench) == destination
 
 
-async def test_a_task_whose_body_is_gone_ends(bench: Bench) -> None:
+async def test_a_task_without_its_body_ends(bench: Bench) -> None:
     await bench.submit("t1", spec=spec(webhook=True))
     await bench.probe.ask("HSET", bench.keys.task("t1"), "webhook", 1)
     await bench.probe.ask("DEL", bench.keys.body("t1"))

@@ -82,7 +82,7 @@ async def test_an_endpoint_that_has_recovered_takes_tasks_again(bench: Bench) ->
     assert await bench.submit("t1") is Submission.ACCEPTED
 
 
-async def test_a_full_queue_takes_no_more_until_a_task_leaves_it(store: Store, probe: Probe) -> None:
+async def test_a_full_queue_refuses_tasks_until_one_leaves_it(store: Store, probe: Probe) -> None:
     endpoint = await store.endpoints.create(TENANT, config(max_queued_tasks=2))
     bench = Bench(store, endpoint.endpoint_id, probe, [endpoint.endpoint_id])
     words = [await bench.submit(f"t{number}") for number in range(3)]

@@ -4,7 +4,7 @@ from queue_engine.domain.tasks import Failed, Succeeded, TryAgain
 from tests.store.bench import GIVEN_UP, Bench, again, spec
 
 
-async def test_only_the_keys_of_the_endpoint_are_left_when_all_tasks_are_gone(bench: Bench) -> None:
+async def test_only_the_keys_of_the_endpoint_are_left_without_tasks(bench: Bench) -> None:
     await _live_through_everything(bench)
     assert await bench.purge() == 9
 
@@ -33,7 +33,7 @@ async def test_only_the_keys_of_the_endpoint_are_left_when_all_tasks_are_gone(be
     assert others - per_partition == {"{qe}:endpoint-ids"}
 
 
-async def test_the_counts_are_zero_when_all_tasks_are_gone(bench: Bench) -> None:
+async def test_the_counts_are_zero_without_tasks(bench: Bench) -> None:
     await _live_through_everything(bench)
     await bench.purge()
     counts = await bench.probe.hash(bench.keys.counts)

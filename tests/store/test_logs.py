@@ -131,7 +131,7 @@ async def test_the_logs_of_ended_workers_are_kept_up_to_a_number(bench: Bench) -
     await bench.store.workers.remove(bench.endpoint_id, "lives")
 
 
-async def test_nothing_is_kept_of_an_endpoint_that_is_gone(bench: Bench) -> None:
+async def test_an_endpoint_that_was_deleted_leaves_nothing(bench: Bench) -> None:
     assert not await bench.store.logs.append("4711", "w1", "b1", ["line"], retention_ms=DAY_MS)
     assert not {name for name in await bench.probe.keys() if ":log" in name}
 
@@ -252,7 +252,7 @@ class Reader:
 
 
 @pytest.mark.parametrize("chunk_lines", [3, 500])
-def test_every_line_comes_once_and_in_order_whatever_is_written_meanwhile(store_url: str, chunk_lines: int) -> None:
+def test_every_line_comes_once_and_in_order_beside_other_writers(store_url: str, chunk_lines: int) -> None:
     with asyncio.Runner() as runner:
         store = Store(store_url, Sealer(SECRET_KEY), partitions=1)
         logs = LogStore(

@@ -47,7 +47,7 @@ async def test_nothing_is_left_of_a_purged_task(bench: Bench) -> None:
     assert [name for name, content in dump.items() if "marked_task" in name or b"marked_task" in content] == []
 
 
-async def test_one_call_removes_no_more_than_it_may(bench: Bench) -> None:
+async def test_one_call_removes_at_most_its_limit(bench: Bench) -> None:
     for number in range(5):
         await bench.finish(f"t{number}")
     before = await bench.probe.now_ms() + 1000
@@ -134,7 +134,7 @@ async def test_a_task_submitted_again_survives_the_purge_of_the_one_before(bench
     assert (await bench.start(bench.agent())).lease.task_id == "t1"
 
 
-async def test_a_purge_that_is_repeated_does_not_touch_a_task_submitted_meanwhile(bench: Bench) -> None:
+async def test_a_repeated_purge_does_not_touch_a_task_submitted_in_between(bench: Bench) -> None:
     await bench.finish("t1")
     await bench.purge()
     await bench.submit("t1", input=b'"new"')

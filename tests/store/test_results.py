@@ -143,7 +143,7 @@ async def test_a_spec_of_another_length_moves_nothing_else(bench: Bench, sizes: 
     )  # fmt: skip
 
 
-async def test_a_result_does_not_stand_in_for_a_body_that_is_gone(bench: Bench) -> None:
+async def test_a_result_does_not_replace_a_missing_body(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.probe.ask("DEL", bench.keys.body("t1"))

@@ -240,7 +240,7 @@ async def test_a_signing_secret_from_before_there_was_a_key_is_sealed(rotated: S
         await keyless.close()
 
 
-async def test_an_agent_with_only_the_old_key_is_told_so(store: Store, rotated: Store, probe: Probe) -> None:
+async def test_an_agent_with_only_the_old_key_gets_the_reason(store: Store, rotated: Store, probe: Probe) -> None:
     bench = await _secret_bench(store, probe)
     await bench.submit("t1", spec=SECRETS)
     await rotated.rotation.run()

@@ -48,7 +48,7 @@ async def test_at_maxmemory_new_work_is_refused_whole(bench: Bench) -> None:
     await bench.store.check_writable()
 
 
-async def test_at_maxmemory_a_batch_of_submits_is_refused_and_reads_are_answered(bench: Bench) -> None:
+async def test_at_maxmemory_a_batch_of_submits_is_refused_and_reads_work(bench: Bench) -> None:
     await bench.submit("t0")
     async with full_memory(bench.probe):
         with pytest.raises(StoreUnavailable):
@@ -116,7 +116,7 @@ async def test_at_maxmemory_workers_still_report(bench: Bench) -> None:
         assert await bench.store.leadership.hold("c1", lease_ms=1000)
 
 
-async def test_a_read_only_replica_is_unavailable_for_writes_and_answers_reads(bench: Bench) -> None:
+async def test_a_read_only_replica_is_unavailable_for_writes_and_serves_reads(bench: Bench) -> None:
     await bench.finish("t1")
     await bench.probe.ask("REPLICAOF", "127.0.0.1", 1)
     try:

@@ -122,7 +122,7 @@ async def test_what_a_controller_decided_about_its_worker_stands(told: Bench) ->
     assert await status_of(told, "w2") is RUNNING
 
 
-async def test_an_agent_that_nobody_manages_says_itself_that_it_runs_again(told: Bench) -> None:
+async def test_an_unmanaged_agent_reports_itself_that_it_runs_again(told: Bench) -> None:
     await put(told, managed=False)
     for status in (RUNNING, STOPPING, RUNNING, STOPPING, STOPPED, RUNNING):
         await report(told, status)

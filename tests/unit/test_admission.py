@@ -98,7 +98,7 @@ async def test_what_is_remembered_is_bounded() -> None:
     assert len(principals._valid) <= MAX_CACHED_KEYS
 
 
-def test_a_tenant_gets_its_rate_and_no_more() -> None:
+def test_a_tenant_gets_exactly_its_rate() -> None:
     clock = Clock()
     limiter = RateLimiter(10, monotonic=clock)
     for _ in range(10):

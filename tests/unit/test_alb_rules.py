@@ -199,7 +199,7 @@ def test_a_request_id_is_kept_when_it_can_be(headers: list[tuple[bytes, bytes]],
         (304, [(b"Content-Length", b"5")], None),
     ],
 )
-def test_the_length_of_an_answer_is_said_when_it_counts(
+def test_the_length_of_a_response_is_named_when_it_matters(
     status: int, headers: list[tuple[bytes, bytes]], length: bytes | None
 ) -> None:
     kept = headers_for_client(status, headers, "id-1")
@@ -207,14 +207,14 @@ def test_the_length_of_an_answer_is_said_when_it_counts(
     assert dict(kept) == ({b"content-length": length} if length else {}) | {b"x-request-id": b"id-1"}
 
 
-def test_an_answers_own_request_id_stays() -> None:
+def test_a_responses_own_request_id_stays() -> None:
     assert headers_for_client(200, [(b"X-Request-Id", b"own")], "id-1") == [(b"X-Request-Id", b"own")]
 
 
 @pytest.mark.parametrize(
     "header", [(b"a b", b""), (b"", b""), (b"a:", b""), (b"a", b"x\ry"), (b"a", b"\x00"), (b"\xff", b"")]
 )
-def test_an_answer_with_a_header_that_is_none_is_no_answer(header: tuple[bytes, bytes]) -> None:
+def test_a_response_with_an_invalid_header_is_no_response(header: tuple[bytes, bytes]) -> None:
     assert headers_for_client(200, [header], "id-1") is None
 
 

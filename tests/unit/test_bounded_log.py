@@ -81,7 +81,7 @@ def test_the_last_lines_are_bounded_and_always_text(log: BoundedLog) -> None:
     assert log.last_lines() == ("y" * 1000, "\ufffd\ufffd broken", "no end")
 
 
-def test_a_file_that_is_gone_has_no_lines_and_is_no_error(log: BoundedLog) -> None:
+def test_a_missing_file_has_no_lines_and_is_no_error(log: BoundedLog) -> None:
     log.trim()
     assert log.last_lines() == ()
     log.remove()

@@ -26,7 +26,7 @@ def test_a_timeout_or_a_connection_error_makes_a_trusted_destination_degraded(er
     assert lanes.kind_of("a") is Kind.DEGRADED
 
 
-def test_trust_comes_back_after_a_row_of_answers() -> None:
+def test_trust_comes_back_after_a_row_of_responses() -> None:
     lanes = filled({})
     make_trusted(lanes, "a")
     fail(lanes, "a", 1)
@@ -38,7 +38,7 @@ def test_trust_comes_back_after_a_row_of_answers() -> None:
     assert kinds == [Kind.DEGRADED] * (LIMITS.breaker.responses_to_recover - 1) + [Kind.TRUSTED]
 
 
-def test_every_error_type_is_either_the_destinations_or_neutral_or_an_answer() -> None:
+def test_every_error_type_is_either_the_destinations_or_neutral_or_a_response() -> None:
     assert DESTINATION_ERRORS.isdisjoint(NEUTRAL_ERRORS)
     responses = ERROR_TYPES - DESTINATION_ERRORS - NEUTRAL_ERRORS
     assert responses == {"redirect", "gone", "rate_limited", "http_4xx", "http_5xx"}
@@ -66,7 +66,7 @@ def test_five_errors_in_a_row_park_a_destination() -> None:
     assert lanes.kind_of("a") is Kind.PARKED
 
 
-def test_an_answer_in_between_restarts_the_row() -> None:
+def test_a_response_in_between_restarts_the_row() -> None:
     lanes = filled({})
     fail(lanes, "a", 4)
     fail(lanes, "a", 1, error_type="http_5xx")
@@ -121,7 +121,7 @@ def test_a_probe_that_fails_doubles_the_parking_time_up_to_five_minutes() -> Non
 
 
 @pytest.mark.parametrize("error_type", [None, "http_5xx", "redirect"])
-def test_an_answer_to_the_probe_closes_the_breaker(error_type: str | None) -> None:
+def test_a_response_to_the_probe_closes_the_breaker(error_type: str | None) -> None:
     lanes = parked_lanes()
     for number in range(20):
         lanes.add("a", number)
@@ -166,7 +166,7 @@ def test_an_attempt_that_began_before_the_breaker_opened_can_close_it() -> None:
     assert lanes.kind_of("a") is Kind.DEGRADED
 
 
-def test_the_time_of_the_probe_is_told() -> None:
+def test_the_time_of_the_probe_is_reported() -> None:
     lanes = parked_lanes()
     assert lanes.changes_at() is None
     lanes.add("a", 1)

@@ -50,7 +50,7 @@ def config(*resources: Resource, workers: int = 1, storage: int = 20) -> Endpoin
         (config(Resource("x", "FAST", 1), workers=1000, storage=1_000_000), 102_490),
     ],
 )
-def test_the_cost_is_that_of_the_wanted_workers_and_their_storage(wanted: EndpointConfig, cost: float) -> None:
+def test_the_cost_is_that_of_the_desired_workers_and_their_storage(wanted: EndpointConfig, cost: float) -> None:
     assert PRICED.cost_per_hour(wanted) == cost
 
 
@@ -74,7 +74,7 @@ def test_a_price_for_a_built_in_type_keeps_its_other_names() -> None:
 
 
 @pytest.mark.parametrize("entry", ['name = "nvidia_h100_80g"', 'name = "MINE"\naliases = ["NVIDIA_H100_80G"]'])
-def test_a_built_in_type_that_is_named_anew_is_not_there_twice(entry: str) -> None:
+def test_a_renamed_built_in_type_is_listed_once(entry: str) -> None:
     both = BUILT_IN.extended_by(Catalogue.parse(f"[[gpu]]\n{entry}\nprice_per_hour = 2"))
     mine = both.canonical("NVIDIA_H100_80G")
     assert mine in both.names

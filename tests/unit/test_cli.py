@@ -59,7 +59,7 @@ def test_the_api_may_live_below_a_path() -> None:
         (raw(b"[1]"), 3, "not the expected list"),
     ],
 )
-def test_what_goes_wrong_is_told_in_a_line_and_by_the_exit_status(answer: Any, status: int, message: str) -> None:
+def test_an_error_is_reported_in_a_line_and_by_the_exit_status(answer: Any, status: int, message: str) -> None:
     result = FakeApi({LIST: answer}).run("endpoints", "list")
     assert result.exit_code == status
     assert result.stdout == ""

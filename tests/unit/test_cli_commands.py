@@ -323,20 +323,20 @@ def test_waiting_ends_at_the_time_limit() -> None:
     assert sum(api.pauses) == pytest.approx(5)
 
 
-def test_waiting_bears_an_api_that_is_away_for_a_while() -> None:
+def test_waiting_tolerates_an_api_that_is_away_for_a_while() -> None:
     away = httpx.ConnectError("refused")
     api = FakeApi({TASK: Script(RUNNING, away, failure(503, "store", retry_after="3"), away, task())})
     assert api.run("tasks", "wait", "7", "t1").exit_code == 0
     assert 3 in api.pauses
 
 
-def test_waiting_does_not_bear_it_for_ever() -> None:
+def test_waiting_does_not_tolerate_it_forever() -> None:
     api = FakeApi({TASK: Script(RUNNING, httpx.ConnectError("refused"))})
     assert api.run("tasks", "wait", "7", "t1").exit_code == 3
     assert 30 <= sum(api.pauses) < 40
 
 
-def test_waiting_for_a_task_that_is_gone_ends_at_once() -> None:
+def test_waiting_for_a_missing_task_ends_at_once() -> None:
     api = FakeApi({TASK: Script(RUNNING, failure(404, "task not found"))})
     assert api.run("tasks", "wait", "7", "t1").exit_code == 1
 
@@ -531,7 +531,7 @@ def test_following_after_the_last_lines_shows_each_once(last: str, expected: lis
     assert api.requests[1].url.params["startTime"] == "2025-11-24T16:00:05.000Z"
 
 
-def test_following_bears_an_api_that_is_away() -> None:
+def test_following_tolerates_an_api_that_is_away() -> None:
     api = FakeApi({LOGS: Script(page(line(1), token="1"), httpx.ConnectError("x"), page(line(2), token="2"))})
     assert follow(api) == ["line 1", "line 2"]
 

@@ -24,7 +24,7 @@ EAST = timezone(timedelta(hours=2))
         (40 * 86_400_000, "40d"),
     ],
 )
-def test_a_length_is_told_in_its_largest_fitting_unit(milliseconds: int, text: str) -> None:
+def test_a_length_is_shown_in_its_largest_fitting_unit(milliseconds: int, text: str) -> None:
     assert length(milliseconds) == text
 
 

@@ -53,7 +53,7 @@ async def test_many_are_inside_at_once() -> None:
     assert await is_open(guests.gate)
 
 
-async def test_one_alone_waits_for_the_others_and_lets_nobody_in_meanwhile() -> None:
+async def test_one_alone_waits_for_the_others_and_lets_no_other_in() -> None:
     guests = Guests(Gate())
     await guests.come("a")
     await guests.come("alone", alone=True)
@@ -77,7 +77,7 @@ async def test_two_who_want_to_be_alone_take_turns() -> None:
     assert guests.inside == {"second"}
 
 
-async def test_who_gives_up_waiting_holds_nobody_up() -> None:
+async def test_a_cancelled_waiter_delays_no_other() -> None:
     guests = Guests(Gate())
     await guests.come("a")
     await guests.come("alone", alone=True)

@@ -243,7 +243,7 @@ def test_a_destination_is_forgotten_when_nothing_was_heard_of_it_for_long() -> N
     assert (lanes.kind_of("a"), lanes.kind_of("b"), lanes.destinations) == (Kind.FRESH, Kind.TRUSTED, 2)
 
 
-def test_no_more_destinations_are_remembered_than_allowed() -> None:
+def test_remembered_destinations_never_exceed_the_limit() -> None:
     lanes = filled({}, LaneLimits(histories=10))
     for n in range(100):
         fail(lanes, f"d{n}", 1, now=float(n))
@@ -304,7 +304,7 @@ REFUSES = (0.001, "connect_refused")
 ANSWERS = (0.05, None)
 
 
-def test_receivers_that_hang_or_refuse_do_not_delay_one_that_answers() -> None:
+def test_receivers_that_hang_or_refuse_do_not_delay_one_that_responds() -> None:
     world = Simulation()
     for n in range(60):
         world.behaviour[f"hangs{n}"], world.behaviour[f"refuses{n}"] = HANGS, REFUSES
@@ -321,7 +321,7 @@ def test_receivers_that_hang_or_refuse_do_not_delay_one_that_answers() -> None:
     assert world.most_in_flight <= 256
 
 
-def test_a_receiver_that_begins_to_hang_does_not_delay_one_that_answers() -> None:
+def test_a_receiver_that_begins_to_hang_does_not_delay_one_that_responds() -> None:
     world = Simulation()
     world.behaviour.update({"big": ANSWERS, "answers": ANSWERS})
     for second in range(60):
@@ -334,7 +334,7 @@ def test_a_receiver_that_begins_to_hang_does_not_delay_one_that_answers() -> Non
     assert max(world.waits["answers"]) <= 0.2
 
 
-def test_a_burst_to_one_receiver_is_sent_as_fast_as_it_answers() -> None:
+def test_a_burst_to_one_receiver_is_sent_as_fast_as_it_responds() -> None:
     world = Simulation()
     world.behaviour["big"] = ANSWERS
     for step in range(100):

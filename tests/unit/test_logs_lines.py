@@ -90,7 +90,7 @@ def test_a_longer_line_is_cut_and_says_so(data: bytes) -> None:
         assert rest == ["next"] * (given_data != data)
 
 
-def test_a_line_without_end_takes_no_more_memory_than_a_line() -> None:
+def test_a_line_without_end_takes_the_memory_of_one_line() -> None:
     one = reader()
     for _ in range(100):
         assert one.feed(b"x" * 65536, now=0.0, room=ROOM) == []
@@ -223,7 +223,7 @@ def test_a_burst_is_kept_and_what_goes_beyond_is_counted_in_its_place() -> None:
     assert one.dropped == 700
 
 
-def test_the_rate_is_kept_for_ever() -> None:
+def test_the_rate_is_kept_forever() -> None:
     one = reader()
     kept = 0
     for tick in range(1, 101):

@@ -265,7 +265,7 @@ def test_little_is_never_skipped(capture: Capture) -> None:
     assert capture.read().endswith(b"xy")
 
 
-def test_the_file_has_no_name_and_is_for_nobody_else(capture: Capture) -> None:
+def test_the_file_has_no_name_and_is_private(capture: Capture) -> None:
     status = os.fstat(capture.fd)
     assert status.st_nlink == 0
     assert status.st_mode & 0o777 == 0o600

@@ -129,7 +129,7 @@ def test_what_is_missing_is_created(wanted: int, there: int, expected: list[str]
         ("a failed one", [Seen(), Seen(WorkerStatus.FAILED, observed=None, record=Record(0.0, 3, 3, NOW + 9))]),
     ],
 )
-def test_of_two_workers_where_one_is_wanted_the_lesser_goes(name: str, workers: list[Seen]) -> None:
+def test_of_two_workers_where_one_is_desired_the_lesser_is_stopped(name: str, workers: list[Seen]) -> None:
     gone = [action for action in steps(endpoint(1), *workers) if action in ("drain w1", "forget w1")]
     assert len(gone) == 1, name
     assert not {"drain w0", "kill w0", "forget w0"} & set(steps(endpoint(1), *workers))
@@ -148,7 +148,7 @@ def test_what_has_ended_of_a_stopped_endpoint_is_forgotten(wanted: DesiredState,
     assert steps(endpoint(1, wanted), Seen(observed=observed, record=waiting)) == ["forget w0"]
 
 
-def test_a_draining_worker_still_counts_and_is_replaced_once_it_has_gone() -> None:
+def test_a_draining_worker_still_counts_and_is_replaced_once_it_has_ended() -> None:
     assert steps(endpoint(1), Seen(STOPPING, observed=None)) == ["forget w0"]
     assert steps(endpoint(1)) == ["create 1"]
     assert "create 1" not in steps(endpoint(1), Seen(STOPPING))
@@ -321,7 +321,7 @@ def test_an_unmanaged_worker_is_left_alone_until_it_is_silent() -> None:
     )
 
 
-def test_an_unmanaged_worker_counts_for_none_that_is_wanted() -> None:
+def test_an_unmanaged_worker_does_not_count_as_a_desired_one() -> None:
     assert steps(endpoint(1), Seen(managed=False, observed=None)) == ["create 1"]
 
 
@@ -405,7 +405,7 @@ def test_no_worker_gets_two_actions(of: Endpoint, workers: list[Seen]) -> None:
 
 
 @given(endpoints, crowds)
-def test_a_worker_that_runs_stays_when_two_or_more_are_wanted(of: Endpoint, workers: list[Seen]) -> None:
+def test_a_running_worker_stays_when_two_or_more_are_desired(of: Endpoint, workers: list[Seen]) -> None:
     if of.desired is not DesiredState.RUNNING or of.config.workers < 2:
         return
     before = {f"w{number}" for number, seen in enumerate(workers) if really_runs(seen)}
@@ -547,7 +547,7 @@ class World:
 
 @examples(500)
 @given(endpoints, crowds, st.integers(1, 4), st.integers(1, 6))
-def test_the_wanted_number_is_reached_from_any_situation_and_kept(
+def test_the_desired_number_is_reached_from_any_situation_and_kept(
     of: Endpoint, workers: list[Seen], start_rounds: int, drain_rounds: int
 ) -> None:
     world = World.of_crowd(of, workers, start_rounds, drain_rounds)

@@ -287,7 +287,7 @@ async def world() -> AsyncIterator[World]:
 # The number and kind of workers
 
 
-async def test_the_workers_that_are_wanted_are_recorded_and_started(world: World) -> None:
+async def test_the_desired_workers_are_recorded_and_started(world: World) -> None:
     world.endpoint(workers=2)
     await world.round()
     assert world.is_as_wanted()
@@ -298,7 +298,7 @@ async def test_the_workers_that_are_wanted_are_recorded_and_started(world: World
     assert len(world.backend.starts) == 2
 
 
-async def test_a_worker_that_is_not_wanted_may_finish_and_is_then_forgotten(world: World) -> None:
+async def test_a_surplus_worker_may_finish_and_is_then_forgotten(world: World) -> None:
     world.endpoint()
     await world.round()
     world.backend.slow = True
@@ -472,7 +472,7 @@ async def test_a_silent_worker_is_ended_by_force_and_started_again(world: World)
     assert world.is_as_wanted()
 
 
-async def test_after_a_gap_nobody_is_judged_by_silence(world: World) -> None:
+async def test_after_a_gap_no_worker_is_judged_by_silence(world: World) -> None:
     world.endpoint(workers=2)
     await world.rounds(40)
     world.beating = False
@@ -537,7 +537,7 @@ async def test_what_an_earlier_start_said_is_no_sign_of_this_one(world: World) -
     assert world.backend.running[world.worker().worker_id].run == 2
 
 
-async def test_no_more_workers_start_at_once_than_the_backend_allows_and_the_others_say_so(world: World) -> None:
+async def test_workers_beyond_the_backends_start_limit_wait_and_say_so(world: World) -> None:
     world.backend.max_starting = 2
     world.endpoint(workers=5)
     world.beating = False
@@ -613,7 +613,7 @@ async def test_a_single_start_among_many_places_does_not_let_others_be_late(worl
     assert world.backend.stopping.get(late) == 0
 
 
-async def test_a_worker_that_nobody_manages_is_forgotten_when_it_is_silent(world: World) -> None:
+async def test_an_unmanaged_worker_is_forgotten_when_it_is_silent(world: World) -> None:
     world.endpoint(workers=0)
     await world.store.put("7", "by-hand", managed=False)
     await world.rounds(int(SILENCE))
@@ -654,7 +654,7 @@ async def test_an_environment_that_cannot_be_read_holds_up_no_other_endpoint(wor
     assert world.store.endpoints["9"].failed
 
 
-async def test_a_credential_that_is_gone_fails_the_worker_and_no_other(world: World) -> None:
+async def test_a_missing_credential_fails_the_worker_and_no_other(world: World) -> None:
     world.endpoint(endpoint_id="9")
     world.endpoint(endpoint_id="8")
     gone = world.store.endpoints["9"]

@@ -59,7 +59,7 @@ async def bench() -> AsyncIterator[Bench]:
     await made.resolver.close()
 
 
-async def test_an_answer_is_remembered_for_thirty_seconds(bench: Bench) -> None:
+async def test_an_address_is_cached_for_thirty_seconds(bench: Bench) -> None:
     assert await bench.resolver.addresses("a.example") == ("192.0.2.1",)
     bench.clock.now += 29.9
     assert await bench.resolver.addresses("A.Example.") == ("192.0.2.1",)
@@ -119,7 +119,7 @@ async def test_one_slow_name_does_not_delay_another(bench: Bench) -> None:
     slow.cancel()
 
 
-async def test_no_more_names_are_remembered_than_allowed(bench: Bench) -> None:
+async def test_cached_names_never_exceed_the_limit(bench: Bench) -> None:
     for name in ("a.example", "b.example", "c.example", "d.example"):
         await asyncio.gather(bench.resolver.addresses(name), return_exceptions=True)
     await bench.resolver.addresses("a.example")

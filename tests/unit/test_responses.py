@@ -76,7 +76,7 @@ def test_every_error_type_without_a_response_has_its_sentence() -> None:
         ("Tue Tue Tue Tue Tue Tue", None),
     ],
 )
-def test_retry_after_is_read_or_taken_for_nonsense(value: str | None, seconds: float | None) -> None:
+def test_retry_after_is_read_or_ignored_as_invalid(value: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(value, NOW) == seconds
 
 

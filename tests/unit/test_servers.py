@@ -36,7 +36,7 @@ def test_options_come_after_the_defaults(tmp_path: Path) -> None:
         assert server.command("GET", "key") == "value"
 
 
-def test_a_paused_server_answers_again_when_it_is_emptied(server: StoreServer) -> None:
+def test_a_paused_server_responds_again_when_it_is_emptied(server: StoreServer) -> None:
     server.command("SET", "key", "value")
     server.pause()
     assert server.running
@@ -60,7 +60,7 @@ def test_a_server_that_refuses_its_options_says_why(tmp_path: Path) -> None:
     assert not server.running
 
 
-def test_waiting_gives_the_answer_and_names_what_did_not_happen() -> None:
+def test_waiting_returns_the_result_and_names_the_missing_condition() -> None:
     assert wait_until(lambda: "there") == "there"
     with pytest.raises(AssertionError, match="no answer yet"):
         wait_until(lambda: None, 0.02, "no answer yet")

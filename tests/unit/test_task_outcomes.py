@@ -112,7 +112,7 @@ def test_what_would_fail_again_is_never_tried_again(answer: ContainerResponse) -
     assert isinstance(decided(answer, EVERYTHING), Failed)
 
 
-def test_no_answer_in_time_is_a_state_of_its_own() -> None:
+def test_no_response_in_time_is_a_state_of_its_own() -> None:
     late = ContainerResponse(error_type="timeout", detail="3 s")
     assert decided(late) == Failed(
         "the worker's container gave no response within the execution timeout: 3 s", TaskState.TIMED_OUT
