@@ -36,7 +36,10 @@ class ResponseReader:
         self._head: Head | None = None
         self._decoder: BodyDecoder | None = None
         """None if the body has no coding."""
-        self._pieces: list[bytes] = []
+        self._first = b""
+        """The first piece. Usually it is the whole body, and then it is not copied."""
+        self._rest = bytearray()
+        """The pieces that follow. They are joined at once, because a small piece alone takes many times its bytes."""
         self._size = 0
 
     # Called by the connection
@@ -76,7 +79,7 @@ class ResponseReader:
         """Return the response with its whole body. Raises BadResponse."""
         if self._decoder is not None:
             self._decoder.end()
-        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        body = self._body
         content_type = self._begun.value(b"content-type") or ""
         try:
             if len(body) <= MAX_ON_LOOP_BYTES:
@@ -90,7 +93,7 @@ class ResponseReader:
     def failure(self) -> ContainerResponse:
         """Return the status, and the received part of the body, as much as the error quotes."""
         head = self._begun
-        body = b"".join(self._pieces)[:ERROR_EXCERPT_BYTES]
+        body = self._body[:ERROR_EXCERPT_BYTES]
         try:
             text = text_of(head.value(b"content-type") or "", body)
         except ValueError:
@@ -113,6 +116,10 @@ class ResponseReader:
         return ContainerResponse(status=self._begun.status, error_type="too_large", detail=detail)
 
     @property
+    def _body(self) -> bytes:
+        return self._first + self._rest if self._rest else self._first
+
+    @property
     def _begun(self) -> Head:
         if self._head is None:
             raise RuntimeError("the response has no head")
@@ -127,4 +134,7 @@ class ResponseReader:
             self._size += len(piece)
             if self._size > self._max_bytes:
                 raise TooLarge
-            self._pieces.append(piece)
+            if self._size == len(piece):
+                self._first = piece
+            else:
+                self._rest += piece
