@@ -43,6 +43,7 @@ class OperationsRoutes:
         self._engine = engine
         self._document = document
         self._metrics_page = metrics_page
+        self._scrape: asyncio.Task[bytes] | None = None
 
     def operations(self) -> list[Operation]:
         return [
@@ -83,8 +84,11 @@ class OperationsRoutes:
         return success({"status": "ok"})
 
     async def show_metrics(self, _request: Request) -> Response:
-        page = await asyncio.to_thread(self._metrics_page)  # it may ask other processes
-        return Response(200, page, CONTENT_TYPE_LATEST.encode())
+        # In a thread, because it may ask other processes. Requests at the same time share one page, so that a burst of
+        # them does not take the threads that other work needs.
+        if self._scrape is None or self._scrape.done():
+            self._scrape = asyncio.create_task(asyncio.to_thread(self._metrics_page))
+        return Response(200, await asyncio.shield(self._scrape), CONTENT_TYPE_LATEST.encode())
 
     async def show_openapi(self, _request: Request) -> Response:
         return Response(200, orjson.dumps(self._document()))
