@@ -47,7 +47,7 @@ class LineReader:
     def feed(self, data: bytes, *, now: float, room: int) -> list[str]:
         """Return the lines that `data` completes, at most about `room`. `now` is in monotonic seconds."""
         self._budget.fill(now)
-        data = self._mended(self._rest + data)
+        data = self._completed(self._rest + data)
         kept: list[str] = []
         done = 0
         for end in _LINE_END.finditer(data, 0, len(data) - data.endswith(b"\r")):  # an LF may follow
@@ -101,7 +101,7 @@ class LineReader:
     def _complete(tail: bytes) -> list[bytes]:
         return _LINE_END.split(tail.removesuffix(b"\r"))[:-1]  # after a CR an LF may follow
 
-    def _mended(self, data: bytes) -> bytes:
+    def _completed(self, data: bytes) -> bytes:
         """Return the data without the rest of a line whose beginning was skipped: it may be part of a secret."""
         if not self._torn:
             return data
