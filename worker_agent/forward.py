@@ -6,9 +6,9 @@ import asyncio
 from typing import Protocol
 
 from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
+from queue_engine.net.connection_pool import ConnectionPool
 from queue_engine.net.error_types import INVALID_REQUEST, CallError
 from worker_agent.codings import TooLarge
-from worker_agent.pool import ConnectionPool
 from worker_agent.requests import ForwardRequest
 from worker_agent.response_reader import ResponseReader
 

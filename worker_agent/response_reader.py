@@ -7,11 +7,11 @@ import asyncio
 from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ContainerResponse
 from queue_engine.net.error_types import BAD_RESPONSE, BadResponse
+from queue_engine.net.response_head import Head
 from queue_engine.net.transfer_codings import problem_of_transfer_codings
 from queue_engine.rules.excerpts import printable
 from queue_engine.rules.outputs import output_of, text_of
 from worker_agent.codings import BodyDecoder, TooLarge
-from worker_agent.response_head import Head
 
 MAX_LOCATION_BYTES = 200
 MAX_ON_LOOP_BYTES = 64 * 1024

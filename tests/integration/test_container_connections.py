@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from queue_engine.domain.tasks import ContainerResponse
+from queue_engine.net.connection import Connection
+from queue_engine.net.connection_pool import ConnectionPool
 from queue_engine.net.error_types import CallError
+from queue_engine.net.response_head import Head
 from tests.integration.receivers import OK, Peer, Received, answering, answering_and_closing, receiver
 from tests.waiting import wait_until_async
-from worker_agent.connection import Connection
 from worker_agent.forward import HttpForwarder, head_of
-from worker_agent.pool import ConnectionPool
 from worker_agent.requests import ForwardRequest
-from worker_agent.response_head import Head
 
 MAX_CONNECTIONS = 2
 

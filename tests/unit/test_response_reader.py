@@ -3,7 +3,7 @@
 import asyncio
 import tracemalloc
 
-from worker_agent.response_head import Head
+from queue_engine.net.response_head import Head
 from worker_agent.response_reader import ResponseReader
 
 PIECES = 200_000

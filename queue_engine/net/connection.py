@@ -29,7 +29,7 @@ from queue_engine.net.error_types import (
     CallError,
     closed_after,
 )
-from worker_agent.response_head import Head
+from queue_engine.net.response_head import Head
 
 MAX_JOINED_BYTES = 64 * 1024
 """Limit for a body that is copied behind its head, which costs less than a second write."""

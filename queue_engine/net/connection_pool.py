@@ -8,8 +8,8 @@ import socket
 
 from aiohappyeyeballs import start_connection
 
+from queue_engine.net.connection import Connection
 from queue_engine.net.error_types import CONNECT_TIMEOUT, INVALID_REQUEST, CallError, not_connected
-from worker_agent.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 HAPPY_EYEBALLS_SECONDS = 0.25
