@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from queue_engine.rules.charsets import codec_of, decoded
 from queue_engine.rules.excerpts import printable
-from queue_engine.rules.outputs import is_json, output_of, read_content_type, text_of
+from queue_engine.rules.outputs import output_of, read_content_type, text_of
+from queue_engine.rules.strict_json import is_json
 
 MIB = 1024 * 1024
 

@@ -1,13 +1,15 @@
 """Requests are read strictly, and what is handed on stays as it came in."""
 
+import gc
 import json
 import math
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.rules.strict_json import InvalidJson, same_value, split_object
+from queue_engine.rules.strict_json import InvalidJson, JsonObject, same_value, split_object
 
 INPUT = frozenset({"input"})
 JSON = st.recursive(
@@ -242,3 +244,91 @@ def test_what_is_written_in_two_ways_is_the_same(value: object) -> None:
 
 def test_what_is_nested_too_deeply_to_compare_is_not_the_same() -> None:
     assert not same_value(b"[" * 30_000 + b"]" * 30_000, b" " + b"[" * 30_000 + b"]" * 30_000)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["[[1, 2], {}]", '{"a":[]}', '"a\\"b"', r'"\ud800"', "1", "true", '"é"', r'"\u00e9d"'],
+)
+@pytest.mark.parametrize("space", ["", " ", "\r\n\t "])
+def test_a_value_ends_before_the_space_that_follows_it(value: str, space: str) -> None:
+    body = f'{{"input":{space}{value}{space},"é":{space}{value}{space}}}'.encode()
+    found = split_object(body, INPUT)
+    assert found.raw == {"input": value.encode()}
+    assert found.values == {"é": json.loads(value)}
+
+
+MEBIBYTE = 1 << 20
+SMALL_CONTAINERS = {"arrays": b"[],", "objects": b"{},", "nested": b"[[{}]],", "objects with a member": b'{"":0},'}
+KNOWN = frozenset({"input", "headers"})
+
+
+@pytest.mark.parametrize("kind", SMALL_CONTAINERS)
+@pytest.mark.parametrize("name", ["input", "unknown", "headers"])
+def test_a_body_of_many_small_containers_builds_few_objects(name: str, kind: str) -> None:
+    filling = SMALL_CONTAINERS[kind]
+    body = b'{"%b": [%b0]}' % (name.encode(), filling * (MEBIBYTE // len(filling)))
+    kept: list[object] = []
+    assert _containers_built(lambda: kept.append(_split_or_refused(body))) < 100
+    if name == "headers":
+        assert kept == ["must have at most 4000 values"]
+
+
+def _split_or_refused(body: bytes) -> JsonObject | str:
+    try:
+        return split_object(body, INPUT, KNOWN)
+    except InvalidJson as error:
+        return error.rule
+
+
+def _containers_built(call: Callable[[], object]) -> int:
+    """Return how many objects that the garbage collector visits `call` has made and kept, or made and freed.
+
+    The collector counts allocations less releases, and collects at a threshold. So it would start for every list and
+    object of the text that is alive at the same time.
+    """
+    collections: list[int] = []
+    thresholds = gc.get_threshold()
+    gc.collect()
+    gc.callbacks.append(note := lambda phase, _info: collections.append(1) if phase == "start" else None)
+    gc.set_threshold(10, 1_000_000, 1_000_000)
+    try:
+        call()
+    finally:
+        gc.set_threshold(*thresholds)
+        gc.callbacks.remove(note)
+    return 10 * len(collections)
+
+
+def test_the_values_of_all_parsed_members_are_limited_together() -> None:
+    half = b"[" + b"0," * 2500 + b"0]"
+    with pytest.raises(InvalidJson, match="must have at most 4000 values") as caught:
+        split_object(b'{"a": %b, "b": %b}' % (half, half))
+    assert caught.value.member == "b"
+    assert split_object(b'{"a": %b, "b": %b}' % (half, half), known=frozenset({"b"})).values.keys() == {"b"}
+
+
+def test_separators_inside_strings_are_no_values() -> None:
+    text = '[,{"' * 5000
+    assert split_object(json.dumps({"a": [text]}).encode()).values == {"a": [text]}
+
+
+def test_the_members_of_a_body_are_limited() -> None:
+    members = [b'"%d": 0' % number for number in range(1001)]
+    assert split_object(b"{%b}" % b",".join(members[:1000]), known=frozenset()) == JsonObject()
+    with pytest.raises(InvalidJson, match="must have at most 1000 members"):
+        split_object(b"{%b}" % b",".join(members), known=frozenset())
+
+
+def test_an_unknown_member_is_checked_and_skipped() -> None:
+    assert split_object(b'{"x": {"a": 1, "a": 2}, "y": 1}', known=frozenset({"y"})).values == {"y": 1}
+    with pytest.raises(InvalidJson, match="not valid JSON"):
+        split_object(b'{"x": [1,], "y": 1}', known=frozenset({"y"}))
+    with pytest.raises(InvalidJson, match="twice"):
+        split_object(b'{"x": 1, "x": 2}', known=frozenset())
+
+
+@pytest.mark.parametrize(("body", "character"), [(b'{"a": [1,]}', 10), ('{"é": [1,]}'.encode(), 10), (b'{"a": [1', 9)])
+def test_an_error_names_the_character_where_it_is(body: bytes, character: int) -> None:
+    with pytest.raises(InvalidJson, match=rf"not valid JSON \(character {character}\)"):
+        split_object(body)

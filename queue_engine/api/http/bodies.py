@@ -25,12 +25,17 @@ class BodyReader:
     max_bytes: int
     silence_seconds: float
 
-    async def read_object(self, request: Request, keep_raw: AbstractSet[str] = frozenset()) -> JsonObject:
-        """Return the body as a JSON object. Raises NotJson, BodyTooLarge, BodyStalled, InvalidRequest, ClientGone."""
+    async def read_object(
+        self, request: Request, known: AbstractSet[str], keep_raw: AbstractSet[str] = frozenset()
+    ) -> JsonObject:
+        """Return the members in `known` of the body, which is a JSON object; those in `keep_raw` stay text.
+
+        Raises NotJson, BodyTooLarge, BodyStalled, InvalidRequest, ClientGone.
+        """
         check_content_type(request.scope)
         body = await self.read(request)
         try:
-            return split_object(body, keep_raw)
+            return split_object(body, keep_raw, known)
         except InvalidJson as error:
             raise InvalidRequest(_field_name(error.member), error.rule) from None
 

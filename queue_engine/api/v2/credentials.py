@@ -14,7 +14,7 @@ from queue_engine.api.http.order_log import note
 from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services
 from queue_engine.api.v2.credential_requests import CreateCredential, UpdateCredential
-from queue_engine.api.v2.fields import parsed
+from queue_engine.api.v2.fields import names_of, parsed
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
 from queue_engine.domain.errors import NotFound, Resource
 from queue_engine.domain.field_errors import raise_for
@@ -69,7 +69,7 @@ class CredentialRoutes:
     async def create_credential(self, request: Request) -> Response:
         """An endpoint refers to the credential by its id, in `containerRegistryAuthId`."""
         principal = await self._services.admit(request)
-        body = await self._services.bodies.read_object(request)
+        body = await self._services.bodies.read_object(request, names_of(CreateCredential))
         requested, errors = parsed(CreateCredential, body.values)
         if errors:
             raise_for(errors + self._credentials.creation_errors())
@@ -90,7 +90,7 @@ class CredentialRoutes:
         """Workers that start after the change use the new values."""
         principal = await self._services.admit(request)
         credential_id = _id_in(request)
-        body = await self._services.bodies.read_object(request)
+        body = await self._services.bodies.read_object(request, names_of(UpdateCredential))
         changes, errors = UpdateCredential.parse(body.values)
         if errors:
             raise_for(errors + self._credentials.change_errors(changes.username, changes.password))

@@ -14,6 +14,7 @@ from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
 from queue_engine.api.v2.endpoint_views import EndpointView, WebhookSecretView, WorkerView, endpoint_view, worker_view
+from queue_engine.api.v2.fields import names_of
 from queue_engine.domain.endpoints import MAX_WORKERS, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for
@@ -91,7 +92,7 @@ class EndpointRoutes:
 
     async def create_endpoint(self, request: Request) -> Response:
         principal = await self._services.admit(request)
-        body = await self._services.bodies.read_object(request)
+        body = await self._services.bodies.read_object(request, names_of(CreateEndpoint))
         requested, errors = CreateEndpoint.parse(body.values, self._services.catalogue)
         if errors:
             raise_for(errors + await self._endpoints.field_errors(principal, _references(requested)))
@@ -112,7 +113,7 @@ class EndpointRoutes:
         """Workers are replaced one at a time if the change affects how they run."""
         principal = await self._services.admit(request)
         before = await self._services.endpoint(request, principal)
-        body = await self._services.bodies.read_object(request)
+        body = await self._services.bodies.read_object(request, names_of(UpdateEndpoint))
         changes, errors = UpdateEndpoint.parse(body.values, self._services.catalogue, before.config)
         references = _references(changes)
         if errors:

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -36,6 +37,16 @@ class RequestModel(BaseModel):  # type: ignore[pydantic-alias]
     model_config = ConfigDict(  # type: ignore[pydantic-alias]
         strict=True, frozen=True, extra="ignore", alias_generator=to_camel, hide_input_in_errors=True
     )
+
+
+@cache
+def names_of(model: type[RequestModel]) -> frozenset[str]:
+    """Return the names of the members that `model` reads, all spellings included."""
+    names: set[str] = set()
+    for name, field in model.model_fields.items():
+        alias = field.validation_alias or name
+        names.update(alias.choices if isinstance(alias, AliasChoices) else (alias,))  # type: ignore[arg-type]
+    return frozenset(names)
 
 
 def parsed(

@@ -11,6 +11,7 @@ from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in, task_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
+from queue_engine.api.v2.fields import names_of
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
 from queue_engine.api.v2.task_views import (
     AttemptView,
@@ -106,7 +107,7 @@ class TaskRoutes:
         return success({"taskId": submitted.task_id})
 
     async def _read_task(self, request: Request) -> SubmitTask:
-        body = await self._services.bodies.read_object(request, RAW_FIELDS)
+        body = await self._services.bodies.read_object(request, names_of(SubmitTask), RAW_FIELDS)
         submitted_task, errors = SubmitTask.parse(body)
         if errors:
             secrets = submitted_task.headers, submitted_task.webhook_auth_key
