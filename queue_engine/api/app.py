@@ -18,6 +18,7 @@ from queue_engine.api.http.operations import DescribedRoute, Operation
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.api.http.services import Services
+from queue_engine.api.http.slots import TenantSlots
 from queue_engine.api.proxy.exchange import Limits, WorkerClient
 from queue_engine.api.proxy.routes import AlbRoutes
 from queue_engine.api.public.openapi import describe
@@ -67,6 +68,9 @@ def create_app(
         catalogue=catalogue,
     )
     limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds)
+    alb_slots = TenantSlots(
+        settings.alb_max_requests_per_tenant, "ALB requests", "QUEUE_ENGINE_ALB_MAX_REQUESTS_PER_TENANT"
+    )
     operations: list[DescribedRoute] = []
     document = functools.cache(lambda: describe(operations))
     # Routes are tried in this order, so the most frequent ones come first.
@@ -74,7 +78,7 @@ def create_app(
     operations += EndpointRoutes(services).operations()
     operations += LogRoutes(services).operations()
     operations += CredentialRoutes(services).operations()
-    operations += AlbRoutes(services, worker_client, limits).routes()
+    operations += AlbRoutes(services, worker_client, limits, alb_slots).routes()
     page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
     operations += OperationsRoutes(engine, document, page).operations()
     _count_failures_from_zero(operations)

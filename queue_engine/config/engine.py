@@ -172,6 +172,12 @@ class ApiSettings(WebhookSettings):
         gt=0,
         description="Timeout of a request to an ALB endpoint while no data is transferred",
     )
+    alb_max_requests_per_tenant: int = Field(
+        1000,
+        ge=0,
+        description="Maximum number of requests to ALB endpoints that a tenant has in progress in an API process; 0: "
+        "no limit",
+    )
     worker_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         DEFAULT_WORKER_NETWORKS,
         description="Networks to which requests to ALB endpoints may be sent, comma-separated CIDRs; loopback and "

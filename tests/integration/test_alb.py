@@ -449,6 +449,7 @@ async def test_a_malformed_body_ends_the_request_at_once(api: RunningApi) -> Non
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
         b"HTTP/1.1 200 OK\r\nX: " + b"x" * 200_000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+        b"HTTP/1.1 200 OK\r\n" + (b"X: " + b"y" * 1000 + b"\r\n") * 80 + b"\r\n",
     ],
 )
 async def test_without_a_valid_response_it_is_503_and_the_request_is_not_repeated(
@@ -835,3 +836,25 @@ async def test_ipv6_workers_are_reached(api: RunningApi) -> None:
         endpoint_id = await endpoint_with(api)
         await add_worker(api, endpoint_id, "w", f"[::1]:{server.sockets[0].getsockname()[1]}")
         assert (await api.client.get(f"/e/{endpoint_id}/")).text == "ok"
+
+
+async def test_a_tenant_has_a_limit_of_requests_in_progress_and_others_are_served(valkey_url: str) -> None:
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(visit: Visit) -> None:
+        arrived.set()
+        if visit.request.startswith("GET /slow"):
+            await go_on.wait()
+        await visit.answer(OK)
+
+    async with running_api(valkey_url, alb_max_requests_per_tenant=1) as api, worker_doing(script) as worker:
+        endpoint_id = await endpoint_with(api, worker.port)
+        slow = asyncio.create_task(api.client.get(f"/e/{endpoint_id}/slow"))
+        await arrived.wait()
+        got = await api.client.get(f"/e/{endpoint_id}/")
+        assert (got.status_code, got.json()["code"], got.headers["Retry-After"]) == (429, 429, "1")
+        assert "at most 1 ALB requests of a tenant" in got.json()["message"]
+        assert len(worker.visits) == 1
+        go_on.set()
+        assert (await slow).status_code == 200
+        assert (await api.client.get(f"/e/{endpoint_id}/")).status_code == 200

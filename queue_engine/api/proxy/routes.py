@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from queue_engine.api.http.errors import BodyTooLarge, ResponseCutOff, WorkerUnavailable
 from queue_engine.api.http.operations import SECURITY, DescribedRoute, described_failure, in_path
 from queue_engine.api.http.services import Services
+from queue_engine.api.http.slots import TenantSlots
 from queue_engine.api.proxy import rules
 from queue_engine.api.proxy.exchange import AddressRefused, Exchange, Limits, NotConnected, Outgoing, WorkerClient
 from queue_engine.api.proxy.workers import MAX_REMEMBERED, Balancer
@@ -36,10 +37,11 @@ _ANSWER = {"description": "The worker's response"}
 class AlbRoutes:
     """Sends each request to the least busy running worker of its endpoint."""
 
-    def __init__(self, services: Services, client: WorkerClient, limits: Limits) -> None:
+    def __init__(self, services: Services, client: WorkerClient, limits: Limits, slots: TenantSlots) -> None:
         self._services = services
         self._client = client
         self._limits = limits
+        self._slots = slots
         self._balancer = Balancer()
         self._refused: set[tuple[str, str]] = set()
 
@@ -67,8 +69,9 @@ class AlbRoutes:
         outgoing = Outgoing(scope["method"], target, rules.headers_for_worker(headers, caller), caller.request_id)
         exchange = Exchange(receive, send, self._limits, length=length)
         try:
-            async with exchange:
-                await self._send_to_one(listing, outgoing, exchange)
+            with self._slots.taken(principal.tenant):
+                async with exchange:
+                    await self._send_to_one(listing, outgoing, exchange)
         except (WorkerUnavailable, ResponseCutOff) as error:
             _log(error, listing, outgoing)
             raise
