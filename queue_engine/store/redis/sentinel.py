@@ -63,6 +63,8 @@ class MasterFinder:
         finally:
             for task in pending:
                 task.cancel()
+            # Retrieves their errors: a connection that is cancelled while it breaks raises its own error.
+            await asyncio.gather(*pending, return_exceptions=True)
         if len(faults) == len(self._sentinels):
             raise RedisConnectionError("no sentinel responds") from faults[0]
         if not votes:
