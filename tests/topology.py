@@ -52,8 +52,9 @@ class SentinelServer(StoreServer):
 class SentinelSetup:
     """A master, its replicas, and sentinels that watch them. Use it as a context manager.
 
-    `options` are for the master and the replicas alike. The sentinels take the master for dead after
-    `down_after_ms`; a new one is there about two seconds later.
+    `options` are for the master and the replicas alike. The sentinels consider the master dead after `down_after_ms`; a
+    new one takes writes about two seconds later. When the value is too low for a loaded machine, the sentinels replace
+    a healthy master, which may lose acknowledged writes.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class SentinelSetup:
         service: str = "main",
         replicas: int = 2,
         sentinels: int = 3,
-        down_after_ms: int = 1000,
+        down_after_ms: int = 3000,
         options: Sequence[str] = (),
         sentinel_config: str = "",
     ) -> None:
