@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from queue_engine.observability import outages
 
@@ -79,7 +79,7 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
         return False
 
 
-async def end_tasks(*tasks: asyncio.Task[None]) -> None:
+async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
     """Cancel tasks and wait until all have ended. Repeats the cancellation, because a library may swallow it."""
     running = {task for task in tasks if not task.done()}
     while running:

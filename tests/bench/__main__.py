@@ -21,6 +21,7 @@ from typing import Any
 
 import uvloop
 
+from queue_engine.aio import end_tasks
 from tests.bench import growth
 from tests.bench.comparison import Change, compare, missing
 from tests.bench.report import figures_from_json
@@ -69,20 +70,25 @@ def _rows(arguments: argparse.Namespace) -> int:
     rows = chosen(arguments.only)
     with tempfile.TemporaryDirectory(prefix="queue-engine-bench-") as folder:
         work = run_rows(Path(folder), rows, scale=arguments.scale, binary=arguments.server, result=arguments.result)
-        return _until_interrupted(work)
+        return until_interrupted(work)
 
 
-def _until_interrupted(work: Coroutine[Any, Any, int]) -> int:
-    """Run to the end. SIGINT and SIGTERM cancel the work, which then ends what it has started."""
+def until_interrupted(work: Coroutine[Any, Any, int]) -> int:
+    """Run to the end. SIGINT and SIGTERM cancel the work, which then ends what it has started.
+
+    The cancellation is repeated, because a library may swallow it.
+    """
 
     async def run() -> int:
-        task, loop = asyncio.ensure_future(work), asyncio.get_running_loop()
+        task, interrupted = asyncio.ensure_future(work), asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, task.cancel)
-        try:
+            asyncio.get_running_loop().add_signal_handler(number, interrupted.set)
+        interrupt = asyncio.create_task(interrupted.wait())
+        await asyncio.wait({task, interrupt}, return_when=asyncio.FIRST_COMPLETED)
+        if not interrupted.is_set():
             return await task
-        except asyncio.CancelledError:
-            return STATUS_INTERRUPTED
+        await end_tasks(task)
+        return STATUS_INTERRUPTED
 
     return uvloop.run(run())
 

@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.bench.__main__ import until_interrupted
 from tests.bench.comparison import Change, compare, missing
 from tests.bench.contestants import Contestant, Measure, Round, alternate
 from tests.bench.figures import OURS, Figure, Goal, Measured, Reached, percentile, verdict
@@ -294,6 +296,22 @@ async def test_an_interrupt_ends_all_programs_and_removes_the_data(tmp_path: Pat
             os.killpg(bench.pid, signal.SIGKILL)
     await wait_until_async(lambda: not any(map(is_alive, pids)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_that_a_library_swallows_ends_the_work() -> None:
+    ended = []
+
+    async def work() -> int:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(2):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+                break
+            ended.append("swallowed")
+        return 0
+
+    assert until_interrupted(work()) == 130
+    assert ended == ["swallowed", "swallowed"]
 
 
 def commands_below(pid: int) -> list[str]:
