@@ -18,11 +18,15 @@ from queue_engine.engine.engine import Engine
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, own_metrics
+from queue_engine.processes.file_limit import raise_file_limit
 from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.sharing import Membership
 from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
+
+OTHER_FILES = 256
+"""Files that an API process opens besides connections of clients and to workers: the store, logs, libraries."""
 
 
 async def serve_api(settings: ApiSettings) -> int:
@@ -45,6 +49,7 @@ async def serve_api(settings: ApiSettings) -> int:
             app = create_app(settings, engine, worker_client, catalogue, _metrics_page(membership))
             stopping = asyncio.Event()
             on_end(stopping.set)
+            _check_file_limit(settings)
             collect_rarely()
             log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
             await serve(app, settings, listener, stopping)
@@ -59,6 +64,19 @@ def _metrics_page(membership: Membership | None) -> Page:
     """Return what makes the page `/metrics`: of this process, or of the group that it is a member of."""
     pages = own_metrics(metrics.registry_of(metrics.Role.API))
     return pages["/metrics"] if membership is None else join_group(membership, pages)
+
+
+def _check_file_limit(settings: ApiSettings) -> None:
+    """Raise the limit of open files so that it fits the limits of connections. Log a warning if it cannot be raised."""
+    needed = settings.max_connections + settings.alb_max_requests_per_tenant + OTHER_FILES
+    limit = raise_file_limit(needed)
+    if limit < needed:
+        log.warning(
+            "the limit of open files is %d, but QUEUE_ENGINE_MAX_CONNECTIONS and "
+            "QUEUE_ENGINE_ALB_MAX_REQUESTS_PER_TENANT need %d: raise it (ulimit -n, LimitNOFILE), or lower them",
+            limit,
+            needed,
+        )
 
 
 async def _prepare_keys(settings: ApiSettings, store: Store) -> None:

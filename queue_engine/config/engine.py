@@ -164,6 +164,30 @@ class ApiSettings(WebhookSettings):
     read_timeout_seconds: float = Field(
         9.0, gt=0, description="Timeout for receiving the request headers, and between chunks of the body"
     )
+    max_connections: int = Field(
+        10_000,
+        ge=0,
+        description="Maximum number of connections to an API process; 0: no limit. Further ones get 429 and are "
+        "closed. At start the process raises its limit of open files to fit, or logs a warning if it may not",
+    )
+    max_connections_per_address: int = Field(
+        256,
+        ge=0,
+        description="Maximum number of connections of an address (IPv6: a /64 network) to an API process on which no "
+        "request has had a valid API key; 0: no limit",
+    )
+    max_connections_per_tenant: int = Field(
+        5000,
+        ge=0,
+        description="Maximum number of connections of a tenant to an API process; 0: no limit. A connection counts for "
+        "the tenant of its first valid API key",
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="Networks of the reverse proxies in front of the API, comma-separated CIDRs. The client of a "
+        "request from them is the last address in `X-Forwarded-For` that is not in these networks. Their connections "
+        "have no limit per address or tenant",
+    )
     alb_max_body_bytes: int = Field(
         1024**3, ge=1, description="Maximum size of the body of a request to an ALB endpoint, in bytes"
     )
@@ -192,7 +216,7 @@ class ApiSettings(WebhookSettings):
         "`deploy/examples/catalogue.toml`",
     )
 
-    @field_validator("worker_networks", mode="before")
+    @field_validator("worker_networks", "trusted_proxies", mode="before")
     @classmethod
     def _split_worker_networks(cls, value: Any) -> Any:
         return _networks(value)

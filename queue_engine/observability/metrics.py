@@ -248,6 +248,10 @@ http_request_duration = _histogram(
 rate_limited = _counter(
     "queue_engine_rate_limited", "Requests refused with 429", ["scope"], by={API: ("tenant", "queue")}
 )
+connections_refused = _counter(
+    "queue_engine_connections_refused", "Connections and requests refused because of a limit of connections", ["limit"],
+    by={API: ("all", "address", "tenant")},
+)  # fmt: skip
 auth_failures = _counter(
     "queue_engine_auth_failures", "Requests refused with 401", ["reason"],
     by={API: ("missing", "malformed", "unknown", "repeated")},

@@ -858,3 +858,14 @@ async def test_a_tenant_has_a_limit_of_requests_in_progress_and_others_are_serve
         go_on.set()
         assert (await slow).status_code == 200
         assert (await api.client.get(f"/e/{endpoint_id}/")).status_code == 200
+
+
+@pytest.mark.parametrize(("networks", "address"), [("127.0.0.0/8", "198.51.100.7"), ("192.0.2.0/24", "127.0.0.1")])
+async def test_the_worker_gets_the_address_of_the_client_that_a_trusted_proxy_names(
+    valkey_url: str, networks: str, address: str
+) -> None:
+    async with running_api(valkey_url, trusted_proxies=networks) as api, worker_doing(answering(OK)) as worker:
+        endpoint_id = await endpoint_with(api, worker.port)
+        headers = {"X-Forwarded-For": "203.0.113.9, 198.51.100.7"}
+        assert (await api.client.get(f"/e/{endpoint_id}/", headers=headers)).status_code == 200
+        assert worker.visits[0].values("x-forwarded-for") == [address]

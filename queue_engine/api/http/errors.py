@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 INVALID_REQUEST = 10001
 INTERNAL = 10002
+TOO_MANY = 429
 ENDPOINT_NOT_FOUND = 14000
 
 CLOSE: Headers = ((b"connection", b"close"),)
@@ -81,7 +82,7 @@ _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
     (EndpointClosed, 409, 24000),
     (BodyTooLarge, 413, INVALID_REQUEST),
     (NotJson, 415, INVALID_REQUEST),
-    (TooManyRequests, 429, 429),
+    (TooManyRequests, 429, TOO_MANY),
     (StoreUnavailable, 503, INTERNAL),
     (WorkerUnavailable, 503, INTERNAL),
 )

@@ -20,7 +20,14 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from queue_engine.api.http.errors import INVALID_REQUEST
+from queue_engine.api.http.connections import (
+    CONNECTION,
+    RETRY_AFTER_SECONDS,
+    Connection,
+    Connections,
+    TooManyConnections,
+)
+from queue_engine.api.http.errors import INVALID_REQUEST, TOO_MANY
 from queue_engine.api.http.request_head import Refusal, head_problem, line_problem
 from queue_engine.api.http.request_pieces import MAX_PIECES_OF_CHUNKS, Cutter, HeadLines
 from queue_engine.api.http.responses import failure
@@ -39,6 +46,10 @@ IGNORED_SECONDS = 10.0
 """Total time limit of reading and discarding."""
 IGNORED_SILENCE_SECONDS = 2.0
 """Time limit of reading and discarding while nothing arrives."""
+KEEP_ALIVE_SECONDS = 75
+"""Keep-alive timeout, above the 60 s after which common load balancers close an idle connection themselves."""
+ANONYMOUS_KEEP_ALIVE_SECONDS = 10
+"""Keep-alive timeout of a connection on which no request has had a valid key."""
 
 _NOT_HTTP = Refusal(400, "request: must be valid HTTP/1.1")
 _HEAD_TOO_LARGE = Refusal(431, f"headers: must be at most {MAX_HEAD_BYTES} bytes in all")
@@ -88,6 +99,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     patience_seconds: ClassVar[float]
     """Time limit for a client to send a head."""
+    connections_of_all: ClassVar[Connections]
+    """The open connections of the server, with their limits."""
+    anonymous_keep_alive_seconds: ClassVar[float] = ANONYMOUS_KEEP_ALIVE_SECONDS
 
     def __init__(
         self,
@@ -97,6 +111,8 @@ class LimitedProtocol(HttpToolsProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
+        self._connection: Connection | None = None
+        """None if the connection is beyond a limit."""
         self._patience: asyncio.TimerHandle | None = None
         self._in_head = False
         self._in_message = False
@@ -124,11 +140,21 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._cycle_transport = _CycleTransport(self)
+        try:
+            self._connection = self.connections_of_all.open(self.client[0] if self.client else "")
+        except TooManyConnections as error:
+            # Closed without lingering: connections that wait for their end would take the place of others.
+            headers = b"retry-after: %d\r\n" % RETRY_AFTER_SECONDS
+            transport.write(_last_response(429, TOO_MANY, str(error), headers))
+            transport.close()
+            return
         self._expect()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()
         self._stop_discarding()
+        if self._connection is not None:
+            self._connection.close()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -146,6 +172,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._lingers:
             self.server_state.total_requests += 1
             return
+        is_anonymous = self._connection is not None and self._connection.is_anonymous
+        self.timeout_keep_alive = self.anonymous_keep_alive_seconds if is_anonymous else KEEP_ALIVE_SECONDS  # type: ignore[assignment]
         super().on_response_complete()
         if self._in_message and not self._in_head and not self.transport.is_closing():
             if self.expect_100_continue:
@@ -213,6 +241,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._completed:
             raise _Refused  # its request line was not checked
         super().on_message_begin()
+        self.scope |= {CONNECTION: self._connection}  # type: ignore[misc]
         self._in_head = self._in_message = self._began = True
         self._head_bytes = 0
         self._allowance = MAX_HEAD_BYTES
@@ -238,6 +267,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._cutter.body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         self._stop_expecting()
+        self._note_client()
         super().on_headers_complete()
         self.cycle.transport = self._cycle_transport
 
@@ -337,21 +367,31 @@ class LimitedProtocol(HttpToolsProtocol):
             for name, value in self.headers
         )
 
+    def _note_client(self) -> None:
+        """Put the address that a trusted proxy names into the scope."""
+        if self._connection is not None and self._connection.is_trusted:
+            client = self.connections_of_all.proxies.client_of(self.headers)
+            if client is not None:
+                self.scope["client"] = (client, 0)
+
     def _refuse(self, refusal: Refusal) -> None:
         self._refusal = refusal
         self.send_400_response(refusal.message)
 
     def _write_refusal(self) -> None:
         status, message = self._refusal
-        body = failure(status, INVALID_REQUEST, message).body
-        self.transport.write(
-            STATUS_LINE[status]
-            + b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-            + body
-        )
+        self.transport.write(_last_response(status, INVALID_REQUEST, message))
         self._linger(MAX_IGNORED_BYTES_OF_REFUSED)
 
 
-def limited_protocol(patience_seconds: float) -> type[LimitedProtocol]:
-    """Return the class of connections with this time limit, for `uvicorn.Config(http=…)`."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"patience_seconds": patience_seconds})
+def _last_response(status: int, code: int, message: str, headers: bytes = b"") -> bytes:
+    """Return a response after which the connection is closed. `headers` are further lines."""
+    body = failure(status, code, message).body
+    common = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n" % len(body)
+    return STATUS_LINE[status] + common + headers + b"\r\n" + body
+
+
+def limited_protocol(patience_seconds: float, connections: Connections) -> type[LimitedProtocol]:
+    """Return the class of connections with these limits, for `uvicorn.Config(http=…)`."""
+    members = {"patience_seconds": patience_seconds, "connections_of_all": connections}
+    return type("LimitedProtocol", (LimitedProtocol,), members)

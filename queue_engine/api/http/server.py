@@ -10,12 +10,12 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from queue_engine.api.http.client_addresses import TrustedProxies
+from queue_engine.api.http.connections import ConnectionLimits, Connections
 from queue_engine.api.http.protocol import limited_protocol
 from queue_engine.config.engine import ApiSettings
 from queue_engine.net import listening
 
-KEEP_ALIVE_SECONDS = 75
-"""Keep-alive timeout, above the 60 s after which common load balancers close an idle connection themselves."""
 SHUTDOWN_SECONDS = 30
 """Time limit for requests in progress when the server stops."""
 BACKLOG = 2048
@@ -43,17 +43,20 @@ async def serve(app: ASGIApp, settings: ApiSettings, listener: socket.socket, st
 
     The caller handles signals.
     """
+    limits = ConnectionLimits(
+        settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_tenant
+    )
+    connections = Connections(limits, TrustedProxies(settings.trusted_proxies))
     server = _Server(
         uvicorn.Config(
             app,
-            http=limited_protocol(settings.read_timeout_seconds),
+            http=limited_protocol(settings.read_timeout_seconds, connections),
             ws="none",
             lifespan="off",
             log_config=None,
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
     )

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from queue_engine.api.http.auth import Authenticator
 from queue_engine.api.http.bodies import BodyReader
+from queue_engine.api.http.connections import CONNECTION, Connection
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.domain.catalogue import Catalogue
@@ -30,9 +32,17 @@ class Services:
 
     async def admit(self, request: Request) -> Principal:
         """Return the principal of the request. Raises Unauthorized, TooManyRequests, StoreUnavailable."""
-        principal = await self.authenticator.principal_of(request.scope["headers"])
-        self.limiter.take(principal.tenant)
+        principal = await self.admit_to(request.scope)
         note(request, tenant=principal.tenant)
+        return principal
+
+    async def admit_to(self, scope: Scope) -> Principal:
+        """Return the principal of a request by its scope: see `admit`."""
+        principal = await self.authenticator.principal_of(scope["headers"])
+        connection: Connection | None = scope.get(CONNECTION)
+        if connection is not None:
+            connection.admit(principal.tenant)
+        self.limiter.take(principal.tenant)
         return principal
 
     async def endpoint(self, request: Request, principal: Principal) -> Endpoint:

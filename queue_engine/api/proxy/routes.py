@@ -56,8 +56,7 @@ class AlbRoutes:
         The response is also 503 if the worker closes the connection or exceeds the timeout before it responds.
         """
         headers: rules.RawHeaders = scope["headers"]
-        principal = await self._services.authenticator.principal_of(headers)
-        self._services.limiter.take(principal.tenant)
+        principal = await self._services.admit_to(scope)
         endpoint_id, path = _target(scope)
         length = rules.declared_length(headers)
         if length is not None and length > self._limits.max_body_bytes:

@@ -1,0 +1,112 @@
+"""Limits of the connections of clients to this process.
+
+A connection counts for its address until a request on it has had a valid key, and then for the tenant of that key. So
+neither strangers at one address nor a tenant can take all connections. Connections of trusted proxies count only for
+the limit of all, because each carries the requests of many clients.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from queue_engine.api.http.client_addresses import TrustedProxies, share_of
+from queue_engine.domain.errors import TooManyRequests
+from queue_engine.observability import metrics
+
+CONNECTION = "queue_engine.connection"
+"""The name of the connection in the scope of a request."""
+RETRY_AFTER_SECONDS = 1
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """Maximum numbers of connections; 0 sets no limit."""
+
+    in_all: int = 0
+    per_address: int = 0
+    per_tenant: int = 0
+
+
+class TooManyConnections(Exception):
+    """A connection beyond a limit. The message is for the client."""
+
+
+class Connections:
+    """The open connections of this process."""
+
+    def __init__(self, limits: ConnectionLimits, proxies: TrustedProxies | None = None) -> None:
+        self.limits = limits
+        self.proxies = proxies or TrustedProxies()
+        self.count = 0
+        self.by_address: Counter[str] = Counter()
+        self.by_tenant: Counter[str] = Counter()
+
+    def open(self, address: str) -> Connection:
+        """Count a new connection from `address`. Raises TooManyConnections."""
+        if self.limits.in_all and self.count >= self.limits.in_all:
+            raise _refused("all", f"at most {self.limits.in_all} connections are served at the same time")
+        is_trusted = self.proxies.has(address)
+        share = None if is_trusted else share_of(address)
+        if share is not None and self.limits.per_address and self.by_address[share] >= self.limits.per_address:
+            raise _refused(
+                "address", f"at most {self.limits.per_address} connections of an address are served without a valid key"
+            )
+        return Connection(self, share)
+
+
+class Connection:
+    """An open connection. Made by `Connections.open`; close it once."""
+
+    def __init__(self, all_of_them: Connections, share: str | None) -> None:
+        self._all = all_of_them
+        self._share = share
+        self.is_trusted = share is None
+        """True if the connection comes from a trusted proxy."""
+        self._tenant: str | None = None
+        self._all.count += 1
+        if share is not None:
+            self._all.by_address[share] += 1
+
+    @property
+    def is_anonymous(self) -> bool:
+        """True until a request has had a valid key. A trusted proxy is never anonymous."""
+        return self._share is not None and self._tenant is None
+
+    def admit(self, tenant: str) -> None:
+        """Count the connection for the tenant of its first valid key. Raises TooManyRequests at the tenant's limit."""
+        if not self.is_anonymous:
+            return
+        limit = self._all.limits.per_tenant
+        if limit and self._all.by_tenant[tenant] >= limit:
+            metrics.connections_refused.labels(limit="tenant").inc()
+            raise TooManyRequests(
+                f"at most {limit} connections of a tenant are served at the same time",
+                scope="tenant",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        self._release()
+        self._tenant = tenant
+        self._all.by_tenant[tenant] += 1
+
+    def close(self) -> None:
+        """Stop counting the connection."""
+        self._all.count -= 1
+        self._release()
+
+    def _release(self) -> None:
+        if self._tenant is not None:
+            _subtract(self._all.by_tenant, self._tenant)
+        elif self._share is not None:
+            _subtract(self._all.by_address, self._share)
+
+
+def _subtract(counter: Counter[str], name: str) -> None:
+    counter[name] -= 1
+    if not counter[name]:
+        del counter[name]
+
+
+def _refused(limit: str, message: str) -> TooManyConnections:
+    metrics.connections_refused.labels(limit=limit).inc()
+    return TooManyConnections(message)
