@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever
 from queue_engine.config.agent import AgentSettings
-from queue_engine.config.base import secret_fields, text_of
+from queue_engine.config.base import secret_fields, text_of, without_prefix
 from queue_engine.config.names import AGENT_PREFIX, ENGINE_PREFIX
 from queue_engine.config.shared import SharedSettings
 from queue_engine.config.variables import unknown_variables
@@ -112,7 +112,7 @@ def _settings(given: dict[str, Any]) -> AgentSettings:
         return AgentSettings(**(given | shared))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
-        messages = [f"{_said_of(one['loc'], shared)}{one['msg'].removeprefix('Value error, ')}" for one in problems]
+        messages = [f"{_said_of(one['loc'], shared)}{without_prefix(one['msg'])}" for one in problems]
     except ValueError as error:  # a secret whose file cannot be read, or that is set twice
         messages = [str(error)]
     for message in (*messages, *unknown_variables(os.environ)):

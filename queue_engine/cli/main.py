@@ -69,6 +69,16 @@ class _CommandLine(TyperGroup):
         super().__init__(**attributes)
         self.commands: Any = _Commands(commands)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Remove pydantic's prefix from the error of an invalid argument."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            from queue_engine.config.base import without_prefix
+
+            error.message = without_prefix(error.message)
+            raise
+
 
 app = typer.Typer(
     cls=_CommandLine,

@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
-from queue_engine.config.base import ProcessSettings, text_of, variable_of
+from queue_engine.config.base import ProcessSettings, text_of, variable_of, without_prefix
 from queue_engine.config.shared import StoreSettings
 from queue_engine.config.variables import removed_variables
 from queue_engine.domain.errors import EngineError
@@ -48,7 +48,7 @@ def settings_from(kind: type[Settings], **options: Any) -> Settings:
 
 def _messages_of(error: ValidationError) -> Iterable[str]:
     for one in error.errors(include_url=False, include_input=False, include_context=False):
-        yield f"QUEUE_ENGINE_{str(one['loc'][0]).upper()}: {one['msg'].removeprefix('Value error, ')}"
+        yield f"QUEUE_ENGINE_{str(one['loc'][0]).upper()}: {without_prefix(one['msg'])}"
 
 
 def fail(message: str) -> NoReturn:
