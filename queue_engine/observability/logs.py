@@ -26,7 +26,8 @@ MAX_WAITING_LINES = 200
 
 _HEAD = frozenset({"time", "level", "process", "message"})
 _encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
-_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_PLAIN = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+"""Attributes of a record that are no fields of its line. `color_message` is uvicorn's message with terminal colours."""
 
 
 class JsonFormatter(logging.Formatter):

@@ -42,6 +42,14 @@ def test_a_line_is_one_json_object_with_the_fields_that_were_given() -> None:
     assert (line["process"], line["message"], line["task"]) == ("api", "a broken\nline", "t")
 
 
+def test_a_line_of_uvicorn_has_its_message_once() -> None:
+    record = logging.makeLogRecord({"msg": "Started server process [%d]", "args": (7,), "created": 1.0})
+    record.color_message = "Started server process [\x1b[36m%d\x1b[0m]"
+    line = json.loads(JsonFormatter("api").format(record))
+    assert line.keys() == {"time", "level", "process", "message"}
+    assert line["message"] == "Started server process [7]"
+
+
 LOGGER = logging.getLogger("a logger of the tests")
 
 
