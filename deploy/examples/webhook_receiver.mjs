@@ -50,7 +50,8 @@ async function bodyOf(request) {
   return Buffer.concat(chunks);
 }
 
-createServer(async (request, response) => {
+const port = Number(process.env.PORT ?? 9000);
+const server = createServer(async (request, response) => {
   const body = await bodyOf(request);
   const known = {
     secret: process.env.WEBHOOK_SECRET,
@@ -70,4 +71,9 @@ createServer(async (request, response) => {
     handle(JSON.parse(body));
   }
   response.writeHead(204).end();
-}).listen(Number(process.env.PORT ?? 9000), "127.0.0.1");
+});
+server.on("error", (error) => {
+  console.error(`cannot listen on 127.0.0.1:${port}: ${error.code}`);
+  process.exit(1);
+});
+server.listen(port, "127.0.0.1");

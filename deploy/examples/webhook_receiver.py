@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import json
 import os
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -104,5 +105,14 @@ def handle(event: dict[str, Any]) -> None:
         print(f"task {event['user_task_id']}: {event['status']}", event.get("result", ""), flush=True)
 
 
+def main() -> None:
+    port = int(os.environ.get("PORT", "9000"))
+    try:
+        server = ThreadingHTTPServer(("127.0.0.1", port), Receiver)
+    except OSError as error:
+        sys.exit(f"cannot listen on 127.0.0.1:{port}: {error.strerror}")
+    server.serve_forever()
+
+
 if __name__ == "__main__":
-    ThreadingHTTPServer(("127.0.0.1", int(os.environ.get("PORT", "9000"))), Receiver).serve_forever()
+    main()

@@ -1,6 +1,8 @@
 """The example workers by their contract, and the example receivers by theirs: the same in each language."""
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,9 @@ from standardwebhooks import Webhook
 
 from queue_engine.crypto.signing import new_secret, signature_headers
 from queue_engine.domain.deliveries import TaskResult, task_result_body
+from queue_engine.net.listening import listen
 from tests.integration.parts import HttpServer, Reply, replies
-from tests.integration.test_examples import EXAMPLES, post, running
+from tests.integration.test_examples import EXAMPLES, INTERPRETERS, post, running
 from tests.waiting import wait_until
 
 NODE = pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
@@ -117,6 +120,21 @@ def inbox(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Inbox]:
 
 def event(task_id: str) -> bytes:
     return task_result_body(TaskResult(1, task_id, "7", True, 1_767_225_600_000, b'{"text": "HI"}'), retry_count=1)
+
+
+@pytest.mark.parametrize("name", RECEIVERS)
+def test_a_receiver_whose_port_is_taken_says_so_and_ends(name: str) -> None:
+    with listen("127.0.0.1", 0) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [INTERPRETERS[Path(name).suffix], str(EXAMPLES / name)],
+            env={"PATH": os.environ["PATH"], "PORT": str(port), "WEBHOOK_SECRET": SECRET},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(rf"cannot listen on 127.0.0.1:{port}: (Address already in use|EADDRINUSE)\n", done.stderr)
 
 
 def test_a_receiver_takes_a_genuine_delivery_once(inbox: Inbox) -> None:
