@@ -150,7 +150,8 @@ The error types of failed HTTP requests are a closed set. The error type is `err
 
 ## Outcomes of an attempt
 
-`GET …/tasks/{{{{taskId}}}}/attempts` has one entry for each attempt.
+`GET …/tasks/{{{{taskId}}}}/attempts` has one entry for each attempt. A released attempt does not count: the next one
+has the same number (`TRY` in `queue-engine tasks attempts`).
 [State machine](../internals/state-machine.md#attempts) lists the outcomes.
 [Retries and timeouts](../guides/retries-and-timeouts.md) lists the outcomes that are retried.
 """

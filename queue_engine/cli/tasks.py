@@ -179,7 +179,10 @@ def list_deliveries(session: Session, endpoint: Endpoint, task: Task) -> None:
 
 @command(group, "attempts")
 def list_attempts(session: Session, endpoint: Endpoint, task: Task) -> None:
-    """List the attempts of a task, oldest first, including a running one."""
+    """List the attempts of a task, oldest first, including a running one.
+
+    TRY is the number of the attempt. A released attempt does not count: the next one has the same number.
+    """
     found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, "attempts")
     session.show(found, lambda: session.screen.table(_ATTEMPT_COLUMNS, found.rows()))
 
