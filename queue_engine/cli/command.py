@@ -48,6 +48,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 Endpoint = Annotated[
     str, typer.Argument(metavar="ENDPOINT", help="Id of an endpoint, or its name if no other endpoint has the same")
 ]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")]
 _UrlOption = Annotated[str, typer.Option(envvar="QUEUE_ENGINE_URL", help="URL of the API")]
 _KeyOption = Annotated[
     str | None,

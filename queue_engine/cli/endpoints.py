@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from queue_engine.cli.client import ENDPOINTS, Data, Query, WrongUse, read_bounded
-from queue_engine.cli.command import PANEL, Endpoint, Session, camel, command, options_of
+from queue_engine.cli.command import PANEL, Endpoint, Session, Yes, camel, command, options_of
 from queue_engine.cli.output import Column
 from queue_engine.domain.endpoints import SETTINGS, ServiceMode
 
@@ -147,7 +147,7 @@ def stop_endpoint(session: Session, endpoint: Endpoint) -> None:
 def delete_endpoint(
     session: Session,
     endpoint: Endpoint,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete an endpoint. Its queued tasks fail, and its data is removed."""
     endpoint_id = session.api.endpoint_id(endpoint)

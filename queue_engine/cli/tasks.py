@@ -16,6 +16,7 @@ from queue_engine.cli.command import (
     PANEL,
     Endpoint,
     Session,
+    Yes,
     camel,
     command,
     options_of,
@@ -204,7 +205,7 @@ def delete_task(
     session: Session,
     endpoint: Endpoint,
     task: Task,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation")] = False,
+    yes: Yes = False,
 ) -> None:
     """Delete an ended task, with its input and output."""
     endpoint_id = session.api.endpoint_id(endpoint)
