@@ -22,6 +22,7 @@ from queue_engine.net.ports import IPV6_LOOPBACK, LOOPBACK
 from queue_engine.observability import metrics
 from queue_engine.processes.orphans import child_ended, end_orphans, reap_orphans
 from queue_engine.processes.process_groups import exit_of
+from queue_engine.rules.hosts import bracketed
 from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, SettledProbe, Target, where_children_listen
 from worker_agent.readiness import READY_PATH_FAILURES, Clocks, Finding, Probed, Readiness
 
@@ -87,7 +88,7 @@ class ContainerAddress:
         return f"workerPort {worker_port} is not exposed by the worker: tasks may name {self.exposed_port} only"
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        host = bracketed(self.host)
         return f"{host}:{self.probed_port}" if self.probed_port else host
 
 

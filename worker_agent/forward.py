@@ -8,6 +8,7 @@ from typing import Protocol
 from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
 from queue_engine.net.connection_pool import ConnectionPool
 from queue_engine.net.error_types import INVALID_REQUEST, CallError
+from queue_engine.rules.hosts import bracketed
 from worker_agent.codings import TooLarge
 from worker_agent.requests import ForwardRequest
 from worker_agent.response_reader import ResponseReader
@@ -78,7 +79,7 @@ class HttpForwarder:
 
 def head_of(request: ForwardRequest) -> bytes:
     """Return the request line and the headers. Raises ValueError if one of them would end its line early."""
-    host = _bracketed(request.host)
+    host = bracketed(request.host)
     lines = [
         f"POST {request.path} HTTP/1.1",
         f"Host: {host}" if request.port == _HTTP_PORT else f"Host: {host}:{request.port}",
@@ -93,9 +94,5 @@ def head_of(request: ForwardRequest) -> bytes:
 
 
 def _failed(error: CallError, request: ForwardRequest) -> ContainerResponse:
-    where = f" ({_bracketed(request.host)}:{request.port})" if error.error_type in NOT_CONNECTED else ""
+    where = f" ({bracketed(request.host)}:{request.port})" if error.error_type in NOT_CONNECTED else ""
     return ContainerResponse(error_type=error.error_type, detail=f"{error}{where}")
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

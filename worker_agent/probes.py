@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import psutil
 
+from queue_engine.rules.hosts import bracketed
 from worker_agent.readiness import Finding, Probed
 
 CONNECT_TIMEOUT_SECONDS = 1.0
@@ -40,7 +41,7 @@ class Target:
     """The container's name for the port, such as `$PORT`."""
 
     def __str__(self) -> str:
-        return f"{_bracketed(self.hosts[0])}:{self.port}" + (f" ({self.name})" if self.name else "")
+        return f"{bracketed(self.hosts[0])}:{self.port}" + (f" ({self.name})" if self.name else "")
 
 
 class Probe(Protocol):
@@ -238,7 +239,7 @@ async def _connect(target: Target, first: str) -> _Connected | Probed:
             async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_connection(host, target.port, limit=_MAX_LINE_BYTES)
         except TimeoutError:
-            silent = f"{_bracketed(host)}:{target.port} accepts no connection within {CONNECT_TIMEOUT_SECONDS:g} s"
+            silent = f"{bracketed(host)}:{target.port} accepts no connection within {CONNECT_TIMEOUT_SECONDS:g} s"
             continue
         except OSError:
             continue
@@ -273,7 +274,7 @@ def _keep_alive(connection: socket.socket) -> None:
 
 async def _get(connected: _Connected, path: str, port: int) -> int:
     """Return the status of the final response. Raises OSError, EOFError, and ValueError if it is not HTTP/1."""
-    host = f"{_bracketed(connected.host)}:{port}"
+    host = f"{bracketed(connected.host)}:{port}"
     request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\nConnection: close\r\n\r\n"
     connected.writer.write(request.encode("ascii"))
     for _ in range(_MAX_HEADERS):
@@ -302,7 +303,3 @@ async def _read_head(reader: asyncio.StreamReader) -> int:
 async def _end(task: asyncio.Task[Any]) -> None:
     task.cancel()
     await asyncio.wait({task})
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from queue_engine.domain.ids import is_endpoint_id
+from queue_engine.rules.hosts import is_loopback
 from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 
 if TYPE_CHECKING:  # it takes 0.3 s to import, and every process of the engine starts by importing this module
@@ -175,7 +175,7 @@ def opened(url: str, api_key: str, transport: httpx.BaseTransport | None) -> Ite
         headers={"X-Api-Key": api_key},
         timeout=TIMEOUT_SECONDS,
         transport=transport,
-        trust_env=not _is_this_machine(host),
+        trust_env=not is_loopback(host),
     ) as http:
         yield Api(http)
 
@@ -190,13 +190,6 @@ def _host_of(url: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not url.isprintable():
         raise WrongUse("--url: must be http://host:port or https://…")
     return parts.hostname
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _joined(path: tuple[str, ...]) -> str:

@@ -19,8 +19,9 @@ from queue_engine.config.base import ProcessSettings
 from queue_engine.config.shared import MetricsSettings, SharedSettings, StoreSettings
 from queue_engine.config.store_url import DEFAULT_PORT, Topology, parse_store_url
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
-from queue_engine.net.ports import is_this_machine
+from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
+from queue_engine.rules.hosts import is_loopback
 from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy, DestinationRules, OwnHost, parse_own_host
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -43,7 +44,7 @@ class StorePlaces:
         stores = [parse_store_url(url) for url in urls]
         addresses = [address for store in stores for address in store.addresses]
         behind = {DEFAULT_PORT for store in stores if store.topology is Topology.SENTINEL}
-        here = [address for address in addresses if is_this_machine(address.host)]
+        here = [address for address in addresses if _is_this_machine(address.host)]
         elsewhere = [OwnHost(address.host.lower(), address.port) for address in addresses if address not in here]
         return cls(
             frozenset(address.port for address in here),
@@ -323,3 +324,8 @@ def _networks(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(ipaddress.ip_network(part.strip(), strict=True) for part in value.split(",") if part.strip())
     return value
+
+
+def _is_this_machine(host: str) -> bool:
+    """Return True if the host is `localhost` or an address of this machine. Other names are not looked up."""
+    return is_loopback(host) or host in ("0.0.0.0", "::") or host in machine_addresses()  # noqa: S104 - compared only

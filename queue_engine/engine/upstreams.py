@@ -16,6 +16,7 @@ from queue_engine.domain.principals import Principal
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.engine.access import check_sees
 from queue_engine.engine.patience import from_store
+from queue_engine.rules.hosts import bracketed
 
 CACHE_SECONDS = 1.0
 """How long a stopped worker may still be selected, and how long a new worker may be missing."""
@@ -39,7 +40,7 @@ class Upstream:
 
     @property
     def origin(self) -> str:
-        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+        return f"http://{bracketed(self.host)}:{self.port}"
 
 
 @dataclass(frozen=True)

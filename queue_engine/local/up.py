@@ -22,12 +22,13 @@ from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.domain.agent_protocol import CONTAINER_COMMAND, END_MARGIN_SECONDS
 from queue_engine.domain.errors import EngineError
 from queue_engine.local.embedded import EmbeddedStore, EmbeddedStoreError
-from queue_engine.net.ports import free_port, is_free, is_loopback
+from queue_engine.net.ports import free_port, is_free
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_command, python_path
 from queue_engine.processes.orphans import become_subreaper
 from queue_engine.processes.process_groups import passed_on
 from queue_engine.processes.supervisor import OrphanPolicy, Program, ProgramError, ProgramExit, Supervisor
+from queue_engine.rules.hosts import bracketed, is_loopback
 from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.redis.client import store_errors
 from queue_engine.store.store import Store
@@ -152,7 +153,7 @@ class _Stack:
         host = self._options.host
         if host in ("0.0.0.0", "::"):  # noqa: S104 - shown to a person on this machine
             host = "127.0.0.1"
-        return f"http://{f'[{host}]' if ':' in host else host}:{self._options.port}"
+        return f"http://{bracketed(host)}:{self._options.port}"
 
     # The environment of the processes
 

@@ -6,7 +6,6 @@ import random
 import socket
 from collections.abc import Container
 from functools import lru_cache
-from ipaddress import ip_address
 from pathlib import Path
 
 import psutil
@@ -51,19 +50,6 @@ def machine_addresses() -> frozenset[str]:
         for entry in entries
         if entry.family in (socket.AF_INET, socket.AF_INET6)
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Return True if the host is `localhost` or a loopback address. Other names are not looked up."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def is_this_machine(host: str) -> bool:
-    """Return True if the host is `localhost` or an address of this machine. Other names are not looked up."""
-    return is_loopback(host) or host in ("0.0.0.0", "::") or host in machine_addresses()  # noqa: S104 - compared only
 
 
 def _bound_port(wanted: int) -> int | None:

@@ -23,6 +23,8 @@ from ipaddress import (
 
 import idna
 
+from queue_engine.rules.hosts import bracketed
+
 MAX_URL_CHARACTERS = 512
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -59,7 +61,7 @@ class Webhook:
     @property
     def destination(self) -> str:
         """Return `scheme://host:port`. Webhooks with the same destination share one receiver's state."""
-        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+        return f"{self.scheme}://{bracketed(self.host)}:{self.port}"
 
     @property
     def literal(self) -> Address | None:
@@ -83,7 +85,7 @@ def parse_webhook(text: str) -> Webhook:
     if _NOT_IN_PATH.search(rest) is not None or _BAD_PERCENT.search(rest) is not None:
         raise InvalidWebhook('must percent-encode ", <, >, ` and % in the path and the query')
     host, port = _parse_authority(parts["authority"])
-    url = f"{scheme}://{_bracketed(host)}{'' if port is None else f':{port}'}{rest}"
+    url = f"{scheme}://{bracketed(host)}{'' if port is None else f':{port}'}{rest}"
     return Webhook(url, scheme, host, port or DEFAULT_PORTS[scheme])
 
 
@@ -131,10 +133,6 @@ def _parse_ipv6(text: str) -> str:
         return str(IPv6Address(text))
     except AddressValueError:
         raise InvalidWebhook("must have a valid IPv6 address in the brackets") from None
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 EMBEDDED_IPV4 = "an IPv4 address inside an IPv6 one"

@@ -20,7 +20,8 @@ from yottaml.skywalker import SkywalkerTaskApi
 
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.local.embedded import read_store_url
-from queue_engine.net.ports import is_loopback, machine_addresses
+from queue_engine.net.ports import machine_addresses
+from queue_engine.rules.hosts import is_loopback
 from queue_engine.store.api_keys import hash_of
 from tests.environment import inherited
 from tests.integration.parts import HttpServer, Program, Reply, replies
