@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from queue_engine.api.http.auth import Authenticator
 from queue_engine.api.http.bodies import BodyReader
+from queue_engine.api.http.failed_keys import FailedKeys
 from queue_engine.api.http.middleware import Edge
 from queue_engine.api.http.operations import DescribedRoute, Operation
 from queue_engine.api.http.rate_limit import RateLimiter
@@ -62,7 +63,9 @@ def create_app(
     """
     services = Services(
         engine=engine,
-        authenticator=Authenticator(engine.principals),
+        authenticator=Authenticator(
+            engine.principals, FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)
+        ),
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
         bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds),
         catalogue=catalogue,

@@ -183,6 +183,12 @@ class ApiSettings(WebhookSettings):
         description="Maximum number of connections of a tenant to an API process; 0: no limit. A connection counts for "
         "the tenant of its first valid API key",
     )
+    unknown_keys_per_minute: float = Field(
+        60.0,
+        ge=0,
+        description="Maximum number of requests per minute of an address (IPv6: a /64 network) to an API process with "
+        "an unknown API key; 0: no limit. Beyond it, keys that were not valid in this process before get 429",
+    )
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
         (),
         description="Networks of the reverse proxies in front of the API, comma-separated CIDRs. The client of a "

@@ -102,3 +102,17 @@ async def test_the_keep_alive_of_a_connection_is_short_until_a_key_was_valid() -
         known.close()
     finally:
         server.close()
+
+
+async def test_unknown_keys_of_an_address_are_limited_and_known_keys_are_not(valkey_url: str) -> None:
+    async with running_api(valkey_url, unknown_keys_per_minute=2, trusted_proxies="127.0.0.0/8") as api:
+
+        async def status(key: str, address: str) -> int:
+            headers = {"X-Api-Key": key, "X-Forwarded-For": address}
+            return (await api.client.get("/v2/serverless", headers=headers)).status_code
+
+        assert await status(api.key, "192.0.2.1") == 200
+        assert [await status(f"guess{number}", "192.0.2.1") for number in range(3)] == [401, 401, 429]
+        assert await status(api.key, "192.0.2.1") == 200
+        assert await status(await api.new_key("other"), "192.0.2.1") == 429
+        assert await status(await api.new_key("other"), "192.0.2.2") == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from queue_engine.api.http.failed_keys import FailedKeys
 from queue_engine.domain.errors import Unauthorized
 from queue_engine.domain.principals import Principal
 from queue_engine.engine.principals import Principals
@@ -18,14 +19,22 @@ _KEY = re.compile(rb"[\x21-\x7e]{1,255}")
 class Authenticator:
     """Finds the principal of a request."""
 
-    def __init__(self, principals: Principals) -> None:
+    def __init__(self, principals: Principals, failed: FailedKeys) -> None:
         self._principals = principals
+        self._failed = failed
 
-    async def principal_of(self, headers: Iterable[tuple[bytes, bytes]]) -> Principal:
-        """Return the principal of the key in `headers` (names in lower case). Raises Unauthorized, StoreUnavailable."""
-        principal = await self._principals.of_key(_only_key(headers))
+    async def principal_of(self, headers: Iterable[tuple[bytes, bytes]], address: str = "") -> Principal:
+        """Return the principal of the key in `headers` (names in lower case). `address` is the client's.
+
+        Raises Unauthorized, TooManyRequests, StoreUnavailable.
+        """
+        key = _only_key(headers)
+        self._failed.check(key, address)
+        principal = None if self._failed.is_unknown(key) else await self._principals.of_key(key)
         if principal is None:
+            self._failed.note_unknown(key, address)
             raise _refused("unknown")
+        self._failed.note_valid(key)
         return principal
 
 

@@ -38,7 +38,8 @@ class Services:
 
     async def admit_to(self, scope: Scope) -> Principal:
         """Return the principal of a request by its scope: see `admit`."""
-        principal = await self.authenticator.principal_of(scope["headers"])
+        client: tuple[str, int] | None = scope["client"]
+        principal = await self.authenticator.principal_of(scope["headers"], client[0] if client else "")
         connection: Connection | None = scope.get(CONNECTION)
         if connection is not None:
             connection.admit(principal.tenant)
