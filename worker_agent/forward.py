@@ -6,13 +6,19 @@ import asyncio
 from typing import Protocol
 
 from queue_engine.domain.tasks import NOT_CONNECTED, ContainerResponse
+from queue_engine.net.connecting import connect_to_host
 from queue_engine.net.connection_pool import ConnectionPool
 from queue_engine.net.error_types import INVALID_REQUEST, CallError
-from queue_engine.rules.hosts import bracketed
+from queue_engine.net.request_head import post_head
+from queue_engine.rules.hosts import bracketed, host_header
 from worker_agent.codings import TooLarge
 from worker_agent.requests import ForwardRequest
 from worker_agent.response_reader import ResponseReader
 
+CONNECT_TIMEOUT_SECONDS = 5.0
+KEEPALIVE_SECONDS = 1.5
+"""Idle time after which a connection is closed. It is shorter than that of common servers (gunicorn 2 s, uvicorn 5 s),
+because a task that is sent on a connection which the container is just closing would fail without having run."""
 FAILURE_BODY_SECONDS = 2.0
 """Timeout for reading the beginning of a failure's body. It can be short, because only the text of the error depends on
 the body."""
@@ -38,7 +44,12 @@ class HttpForwarder:
     ) -> None:
         self._max_response_bytes = max_response_bytes
         self._failure_body_seconds = failure_body_seconds
-        self._pool = ConnectionPool(max_connections)
+        self._pool = ConnectionPool(
+            connect_to_host,
+            max_connections,
+            keepalive_seconds=KEEPALIVE_SECONDS,
+            connect_seconds=CONNECT_TIMEOUT_SECONDS,
+        )
 
     async def forward(self, request: ForwardRequest) -> ContainerResponse:
         limit = asyncio.timeout(request.timeout_seconds)
@@ -79,18 +90,8 @@ class HttpForwarder:
 
 def head_of(request: ForwardRequest) -> bytes:
     """Return the request line and the headers. Raises ValueError if one of them would end its line early."""
-    host = bracketed(request.host)
-    lines = [
-        f"POST {request.path} HTTP/1.1",
-        f"Host: {host}" if request.port == _HTTP_PORT else f"Host: {host}:{request.port}",
-        *[f"{name}: {value}" for name, value in request.headers],
-        f"Content-Length: {len(request.body)}\r\n\r\n",
-    ]
-    text = "\r\n".join(lines)
-    ends = len(lines) + 1
-    if text.count("\n") != ends or text.count("\r") != ends or "\0" in text or " " in request.path:
-        raise ValueError("a line break, a NUL or a space in the path of a request")
-    return text.encode()
+    host = host_header(request.host, request.port, default_port=_HTTP_PORT)
+    return post_head(request.path, (("Host", host), *request.headers), len(request.body))
 
 
 def _failed(error: CallError, request: ForwardRequest) -> ContainerResponse:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from dataclasses import replace
 
 from queue_engine.cli.process import on_end, serve_metrics
@@ -35,10 +36,11 @@ async def serve_delivery(settings: DeliverySettings) -> int:
         store_ports = places.ports | await store.ports()
         guard = Guard(AddressPolicy(settings.webhook_allow), own_ports, own_hosts, store_ports)
         local = replace(guard, policy=AddressPolicy((*settings.webhook_allow, *LOOPBACK)))
+        tls = ssl.create_default_context()  # once, because reading the system's authorities takes 40 ms
         await store.check_has_key()
         async with (
-            open_sender(guard, resolver, limits, connections=config.slots) as strict,
-            open_sender(local, resolver, limits, connections=config.slots) as to_loopback,
+            open_sender(guard, resolver, limits, connections=config.slots, tls=tls) as strict,
+            open_sender(local, resolver, limits, connections=config.slots, tls=tls) as to_loopback,
         ):
             if settings.webhook_loopback:
                 await store.api_keys.note_tenants()

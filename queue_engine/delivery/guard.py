@@ -1,25 +1,22 @@
 """The guard: prevent connections to addresses that the policy refuses, for any URL and any response of a name server.
 
 Addresses are checked twice. All addresses of a name are checked together, so that a name with one refused address is
-refused. The address of every connection is checked again when its socket is created. This covers address literals, and
-names that resolve to another address than at submission.
+refused. The address of every connection is checked again when its socket is created, and the socket connects to that
+address without another lookup. This covers address literals, and names that resolve to another address than at
+submission.
 """
 
 from __future__ import annotations
 
-import socket
 import ssl
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple, Protocol
 
-import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-
-from queue_engine import __version__
-from queue_engine.net.bad_responses import MAX_HEAD_BYTES
-from queue_engine.net.error_types import BlockedAddress
-from queue_engine.net.http_client import ResponseConnector, checked_sockets
+from queue_engine.net.connecting import Tls, address_info, checked_sockets, connect, is_literal
+from queue_engine.net.connection import Connection
+from queue_engine.net.connection_pool import ConnectionPool
+from queue_engine.net.error_types import DNS_ERROR, BlockedAddress, CallError
 from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.webhook_urls import (
     AddressPolicy,
@@ -30,9 +27,7 @@ from queue_engine.rules.webhook_urls import (
     points_back,
 )
 
-USER_AGENT = f"queue-engine/{__version__}"
-
-READ_BUFFER_BYTES = 16 * 1024
+KEEPALIVE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -71,79 +66,57 @@ class Guard:
             raise BlockedAddress("the address is this engine's own")
 
 
-class ConnectionUse:
-    """Information about a request's connection, filled in if it is passed as `trace_request_ctx`."""
+class Origin(NamedTuple):
+    """Where a request goes. Requests with the same origin share connections."""
 
-    def __init__(self) -> None:
-        self.reused = False
-        """True if the connection has served another request before."""
-
-
-def guarded_session(
-    guard: Guard,
-    resolver: AbstractResolver,
-    *,
-    connections: int = 256,
-    keep_alive_seconds: float | None = 5.0,
-    tls: ssl.SSLContext | None = None,
-) -> aiohttp.ClientSession:
-    """Return a session that checks every connection with the guard. Needs a running event loop.
-
-    At most `connections` are in use at the same time. An idle connection is kept for `keep_alive_seconds`; with None,
-    every request uses a new connection. Proxies, cookies and netrc are not used; TLS certificates are verified as `tls`
-    says, by default against the system's authorities. Close the session, then the resolver.
-    """
-    kept: dict[str, Any] = (
-        {"force_close": True} if keep_alive_seconds is None else {"keepalive_timeout": keep_alive_seconds}
-    )
-    connector = ResponseConnector(
-        resolver=_GuardedResolver(guard, resolver),
-        use_dns_cache=False,
-        socket_factory=checked_sockets(guard.check_connect),
-        ssl=tls or ssl.create_default_context(),
-        limit=connections,
-        **kept,
-    )
-    return aiohttp.ClientSession(
-        connector=connector,
-        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
-        skip_auto_headers=("Accept", "Content-Type"),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-        read_bufsize=READ_BUFFER_BYTES,
-        trace_configs=[_reuse_trace()],
-        max_line_size=MAX_HEAD_BYTES,
-        max_field_size=MAX_HEAD_BYTES,
-        max_headers=MAX_HEAD_BYTES,
-    )
+    host: str
+    """A name, or an address without brackets."""
+    port: int
+    is_tls: bool
 
 
-class _GuardedResolver(AbstractResolver):
-    """Returns another resolver's results if all their addresses are allowed. Does not close the other resolver."""
+class Resolver(Protocol):
+    """Looks up host names."""
 
-    def __init__(self, guard: Guard, inner: AbstractResolver) -> None:
+    async def addresses(self, host: str) -> Sequence[str]:
+        """Return all addresses of a name. Raises OSError if there is none."""
+        ...
+
+
+class GuardedConnector:
+    """Opens connections that the guard allows. `tls` says which certificates are trusted."""
+
+    def __init__(self, guard: Guard, resolver: Resolver, tls: ssl.SSLContext) -> None:
         self._guard = guard
-        self._inner = inner
+        self._resolver = resolver
+        self._tls = tls
+        self._new_socket = checked_sockets(guard.check_connect)
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        self._guard.check_addresses(host, [result["host"] for result in found], port)
+    async def connect(self, origin: Origin) -> Connection:
+        """Connect, with a TLS handshake if the origin has one. Raises CallError, OSError, and BlockedAddress."""
+        tls = Tls(self._tls, origin.host) if origin.is_tls else None
+        found = [address_info(address, origin.port) for address in await self._addresses(origin)]
+        return await connect(found, new_socket=self._new_socket, tls=tls)
+
+    async def _addresses(self, origin: Origin) -> Sequence[str]:
+        if is_literal(origin.host):
+            return (origin.host,)
+        try:
+            found = await self._resolver.addresses(origin.host)
+        except OSError as error:
+            raise CallError(DNS_ERROR) from error
+        self._guard.check_addresses(origin.host, list(found), origin.port)
         return found
 
-    async def close(self) -> None:
-        """Do nothing, because the inner resolver belongs to the caller."""
 
+def guarded_pool(
+    guard: Guard, resolver: Resolver, *, tls: ssl.SSLContext, connections: int, connect_seconds: float
+) -> ConnectionPool[Origin]:
+    """Return a pool that checks every connection with the guard. Close it; the resolver belongs to the caller.
 
-def _reuse_trace() -> aiohttp.TraceConfig:
-    async def note_reuse(
-        _session: aiohttp.ClientSession, context: Any, _params: aiohttp.TraceConnectionReuseconnParams
-    ) -> None:
-        if isinstance(context.trace_request_ctx, ConnectionUse):
-            context.trace_request_ctx.reused = True
-
-    trace = aiohttp.TraceConfig()
-    trace.on_connection_reuseconn.append(note_reuse)
-    return trace
+    `connect_seconds` limits the lookup of the name, the connection and the TLS handshake together.
+    """
+    connector = GuardedConnector(guard, resolver, tls)
+    return ConnectionPool(
+        connector.connect, connections, keepalive_seconds=KEEPALIVE_SECONDS, connect_seconds=connect_seconds
+    )

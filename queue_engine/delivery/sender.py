@@ -7,14 +7,12 @@ import logging
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
-import aiohttp
-from aiohttp.abc import AbstractResolver
-from yarl import URL
-
-from queue_engine.delivery.guard import ConnectionUse, Guard, guarded_session
+from queue_engine import __version__
+from queue_engine.delivery.guard import Guard, Origin, Resolver, guarded_pool
 from queue_engine.delivery.responses import (
     ERROR_TEXTS,
     EXCERPT_BYTES,
@@ -25,13 +23,26 @@ from queue_engine.delivery.responses import (
     retry_after_seconds,
 )
 from queue_engine.domain.deliveries import WebhookResponse
-from queue_engine.net.client_errors import error_type_of
-from queue_engine.net.error_types import INTERNAL, RESET, TLS_ERROR, BadResponse
+from queue_engine.net.connection_pool import ConnectionPool
+from queue_engine.net.error_types import (
+    INTERNAL,
+    INVALID_REQUEST,
+    READ_TIMEOUT,
+    TLS_ERROR,
+    BadResponse,
+    CallError,
+    NoResponse,
+)
+from queue_engine.net.request_head import post_head
+from queue_engine.net.response_head import Head
 from queue_engine.rules.excerpts import printable
 from queue_engine.rules.headers import is_secret_name
-from queue_engine.rules.webhook_urls import parse_webhook
+from queue_engine.rules.hosts import host_header
+from queue_engine.rules.webhook_urls import DEFAULT_PORTS, parse_webhook
 
 logger = logging.getLogger(__name__)
+
+USER_AGENT = f"queue-engine/{__version__}"
 
 
 @dataclass(frozen=True)
@@ -61,22 +72,17 @@ _NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"
 
 
 class Sender:
-    """Sends attempts with `session`. Safe to use from many tasks of one event loop.
-
-    `unshared` is a session without keep-alive, for the repeat of an attempt on a new connection.
-    """
+    """Sends attempts over the connections of `pool`. Safe to use from many tasks of one event loop."""
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
-        unshared: aiohttp.ClientSession,
+        pool: ConnectionPool[Origin],
         limits: SenderLimits | None = None,
         *,
         epoch_seconds: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._session = session
-        self._unshared = unshared
+        self._pool = pool
         self._limits = limits or SenderLimits()
         self._epoch_seconds = epoch_seconds
         self._monotonic = monotonic
@@ -98,119 +104,173 @@ class Sender:
         return replace(response, duration_seconds=self._monotonic() - started)
 
     async def _attempt(self, request: OutgoingRequest) -> WebhookResponse:
-        # Send the URL exactly as it was validated: without `encoded`, yarl would rewrite the query.
-        url = URL(parse_webhook(request.url).url, encoded=True)
-        if not all(value.isascii() and value.isprintable() for value in request.headers.values()):
-            raise ValueError("a header's value must be visible ASCII")
-        deadline = asyncio.get_running_loop().time() + self._limits.total_seconds
-        async with asyncio.timeout_at(deadline):
-            response = await self._response(url, request)
+        target = _target_of(request.url)
+        head = target.head_of(request)
+        reader = _ResponseReader(self._limits)
+        problem = ""
         try:
-            return await self._read(response, request, deadline)
-        finally:
-            response.close()
-
-    async def _response(self, url: URL, request: OutgoingRequest) -> aiohttp.ClientResponse:
-        use = ConnectionUse()
-        try:
-            return await self._post(self._session, url, request, use)
-        except aiohttp.ClientConnectionError as error:
-            if not (use.reused and _broke_without_response(error)):
+            async with reader.limit:
+                await self._exchange(target.origin, head, request.body, reader)
+        except (CallError, TimeoutError) as error:
+            if reader.head is None:
                 raise
-        return await self._post(self._unshared, url, request, ConnectionUse())
+            if isinstance(error, BadResponse):
+                problem = error.problem
+        return self._response(request, reader, problem)
 
-    async def _post(
-        self, session: aiohttp.ClientSession, url: URL, request: OutgoingRequest, use: ConnectionUse
-    ) -> aiohttp.ClientResponse:
-        return await session.post(
-            url,
-            data=request.body,
-            headers=request.headers,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect_seconds),
-            trace_request_ctx=use,
-        )
+    async def _exchange(self, origin: Origin, head: bytes, body: bytes, reader: _ResponseReader) -> None:
+        fresh = False
+        while True:
+            connection = await self._pool.acquire(origin, fresh=fresh)
+            try:
+                return await connection.post(head, body, reader)
+            except NoResponse:
+                if not connection.is_reused:
+                    raise
+            finally:
+                self._pool.release(origin, connection)
+            fresh = True
 
-    async def _read(
-        self, response: aiohttp.ClientResponse, request: OutgoingRequest, deadline: float
-    ) -> WebhookResponse:
-        body = b"" if response.status < 200 else await self._excerpted(response, deadline)
+    def _response(self, request: OutgoingRequest, reader: _ResponseReader, problem: str) -> WebhookResponse:
+        """Return the result of a response; `problem` is why its body cannot be understood."""
+        head, body = reader.result()
+        if problem:
+            body = f"(the body of the response cannot be understood: {problem})".encode()
         secrets = [value for name, value in request.headers.items() if is_secret_name(name)]
         excerpt = excerpt_of(body, secrets)
-        error_type = error_type_of_status(response.status)
-        if error_type == REDIRECT and (location := response.headers.get("Location")):
+        error_type = error_type_of_status(head.status)
+        if error_type == REDIRECT and (location := head.value(b"location")):
             excerpt = printable(f"{redirect_of(location, secrets)}: {excerpt}".removesuffix(": "), EXCERPT_BYTES)
         return WebhookResponse(
-            status=response.status,
+            status=head.status,
             error_type=error_type,
             excerpt=excerpt,
-            retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), self._epoch_seconds()),
+            retry_after_seconds=retry_after_seconds(head.value(b"retry-after"), self._epoch_seconds()),
         )
-
-    async def _excerpted(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
-        try:
-            return await self._body(response, deadline)
-        except BadResponse as error:
-            return f"(the body of the response cannot be understood: {error.problem})".encode()
-
-    async def _body(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
-        """Return the part of the body that arrives within the limits. Raises BadResponse; other errors end the body."""
-        body = bytearray()
-        until = min(deadline, asyncio.get_running_loop().time() + self._limits.body_seconds)
-        with suppress(TimeoutError, OSError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError):
-            async with asyncio.timeout_at(until):
-                while len(body) < self._limits.body_bytes:
-                    chunk = await response.content.read(self._limits.body_bytes - len(body))
-                    if not chunk:
-                        break
-                    body += chunk
-        return bytes(body)
 
 
 @asynccontextmanager
 async def open_sender(
-    guard: Guard, resolver: AbstractResolver, limits: SenderLimits | None = None, *, connections: int = 256
+    guard: Guard,
+    resolver: Resolver,
+    limits: SenderLimits | None = None,
+    *,
+    connections: int = 256,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[Sender]:
-    """Yield a sender, and close its sessions afterwards. The resolver belongs to the caller and is not closed."""
-    tls = ssl.create_default_context()  # once, because reading the system's authorities takes 40 ms
-    async with (
-        guarded_session(guard, resolver, connections=connections, tls=tls) as session,
-        guarded_session(guard, resolver, connections=connections, keep_alive_seconds=None, tls=tls) as unshared,
-    ):
-        yield Sender(session, unshared, limits)
+    """Yield a sender, and close its connections afterwards. The resolver belongs to the caller.
+
+    At most `connections` are open at the same time. Certificates are verified as `tls` says, by default against the
+    system's authorities. Proxies, cookies and the environment are not used.
+    """
+    limits = limits or SenderLimits()
+    pool = guarded_pool(
+        guard,
+        resolver,
+        tls=tls or ssl.create_default_context(),
+        connections=connections,
+        connect_seconds=limits.connect_seconds,
+    )
+    try:
+        yield Sender(pool, limits)
+    finally:
+        pool.close()
 
 
-def _broke_without_response(error: Exception) -> bool:
-    """Return True if the connection broke before a response. A reset counts, because it discards received bytes."""
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return isinstance(error.message, str)  # otherwise it is the received part of a response
-    return isinstance(error, aiohttp.ClientConnectionError) and error_type_of(error) == RESET
+class _ResponseReader:
+    """Keeps the head of a response and the first bytes of its body.
+
+    `limit` is the timeout of the attempt. After the head it ends with the timeout of the body, if that comes first.
+    """
+
+    def __init__(self, limits: SenderLimits) -> None:
+        self._limits = limits
+        self.limit = asyncio.timeout(limits.total_seconds)
+        self.head: Head | None = None
+        self._body = bytearray()
+
+    def begin(self, head: Head) -> bool:
+        self.head = head
+        until = asyncio.get_running_loop().time() + self._limits.body_seconds
+        self.limit.reschedule(min(until, self.limit.when() or until))
+        return True
+
+    def feed(self, data: bytes) -> bool:
+        self._body += data[: self._limits.body_bytes - len(self._body)]
+        return len(self._body) < self._limits.body_bytes
+
+    def result(self) -> tuple[Head, bytes]:
+        if self.head is None:
+            raise RuntimeError("the response has no head")
+        return self.head, bytes(self._body)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """The common part of all requests to a URL."""
+
+    origin: Origin
+    target: str
+    headers: tuple[tuple[str, str], ...]
+
+    def head_of(self, request: OutgoingRequest) -> bytes:
+        """Return the head of a request. Raises ValueError for a header that cannot be sent."""
+        if not all(value.isascii() and value.isprintable() for value in request.headers.values()):
+            raise ValueError("a header's value must be visible ASCII")
+        return post_head(self.target, (*self.headers, *request.headers.items()), len(request.body))
+
+
+@lru_cache(maxsize=512)  # as many as parsed URLs
+def _target_of(url: str) -> _Target:
+    """Return the target of a webhook's URL, which is sent exactly as it was validated. Raises ValueError."""
+    webhook = parse_webhook(url)
+    host = host_header(webhook.host, webhook.port, default_port=DEFAULT_PORTS[webhook.scheme])
+    return _Target(
+        Origin(webhook.host, webhook.port, webhook.scheme == "https"),
+        webhook.target,
+        (("Host", host), ("User-Agent", USER_AGENT), ("Accept-Encoding", "identity")),
+    )
 
 
 def _failed(error: Exception, request: OutgoingRequest) -> WebhookResponse:
-    error_type = error_type_of(error)
-    detail = _detail(error, error_type, plain=request.url.startswith("http:"))
+    error_type = _error_type_of(error)
+    detail = _detail(error, plain=request.url.startswith("http:"))
     text = ERROR_TEXTS[error_type]
     return WebhookResponse(status=None, error_type=error_type, excerpt=f"{text}: {detail}" if detail else text)
 
 
-def _detail(error: Exception, error_type: str, *, plain: bool) -> str:
+def _error_type_of(error: Exception) -> str:
+    match error:
+        case CallError():
+            return error.error_type
+        case TimeoutError():
+            return READ_TIMEOUT
+        case ValueError():
+            return INVALID_REQUEST
+        case _:
+            return INTERNAL
+
+
+def _detail(error: Exception, *, plain: bool) -> str:
     """Return a detail that helps the receiver's owner and has no address; empty if there is none."""
-    if isinstance(error, BadResponse):
-        return error.problem
-    if error_type == TLS_ERROR:
-        return _tls_problem(error)
-    if plain and error_type == RESET and _broke_without_response(error):
-        return "it was closed without a response, perhaps because the port speaks TLS (https)"
-    return ""
+    match error:
+        case BadResponse():
+            return error.problem
+        case CallError() if error.error_type == TLS_ERROR:
+            return _tls_problem(error.__cause__)
+        case NoResponse() if plain:
+            return "it was closed without a response, perhaps because the port speaks TLS (https)"
+        case _:
+            return ""
 
 
-def _tls_problem(error: BaseException) -> str:
-    cause = error.__cause__
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return cause.verify_message
-    if isinstance(cause, ConnectionError):
-        return "the connection was closed; does the port speak TLS?"
-    if isinstance(cause, ssl.SSLError) and cause.reason in _NOT_TLS:
-        return "the response is not TLS; does the port speak plain http?"
-    return ""
+def _tls_problem(cause: BaseException | None) -> str:
+    match cause:
+        case ssl.SSLCertVerificationError():
+            return cause.verify_message
+        case ConnectionError():
+            return "the connection was closed; does the port speak TLS?"
+        case ssl.SSLError() if cause.reason in _NOT_TLS:
+            return "the response is not TLS; does the port speak plain http?"
+        case _:
+            return ""

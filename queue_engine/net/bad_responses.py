@@ -7,8 +7,7 @@ import re
 from queue_engine.net.error_types import BadResponse
 
 MAX_HEAD_BYTES = 64 * 1024
-"""Maximum size of a response's status line and headers, including line ends. Sessions set aiohttp's own three limits to
-the same value, so that they never apply first."""
+"""Maximum size of a response's status line and headers, including line ends."""
 
 _BEGINNINGS = (
     (re.compile(rb"[\x14-\x17]\x03[\x00-\x04]"), "the port speaks TLS (https), not plain HTTP"),

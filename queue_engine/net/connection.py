@@ -1,9 +1,10 @@
-"""An HTTP/1.1 connection to a container: it posts a request, reads the response, and can then be used again.
+"""An HTTP/1.1 connection: it posts a request, reads the response, and can then be used again.
 
-Own code and not aiohttp, because a call through aiohttp costs more than twice the processor time, and the agent makes
-one for each task. llhttp parses the responses in both. The rules of this module:
+Tasks are sent to containers with it, and deliveries to webhooks. Own code and not aiohttp, because a call through
+aiohttp costs more than twice the processor time, and there is one for each task and for each delivery. llhttp parses
+the responses in both. The rules of this module:
 
-- A request is sent once. When the connection breaks, the call fails: the container may have run the task.
+- A request is sent once. When the connection breaks, the call fails: the server may have executed the request.
 - The head of a response is limited as a whole (MAX_HEAD_BYTES), and so is what stands between the pieces of its body.
 - What comes after a response, or between two requests, is not a response: the connection is closed and not used again.
   Some servers end an idle connection with a 408.
@@ -27,6 +28,7 @@ from queue_engine.net.error_types import (
     RESET,
     BadResponse,
     CallError,
+    NoResponse,
     closed_after,
 )
 from queue_engine.net.response_head import Head
@@ -58,6 +60,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._parser = _parser_for(self)
+        self._requests = 0
         self._end: asyncio.Future[None] | None = None
         """The end of the response that is being read; None between two requests."""
 
@@ -66,14 +69,20 @@ class Connection(asyncio.Protocol):
         """True if a request may be sent now."""
         return self._end is None and not self._transport.is_closing()
 
+    @property
+    def is_reused(self) -> bool:
+        """True if a request came before the latest one, so that the server may have closed it while it was idle."""
+        return self._requests > 1
+
     async def post(self, head: bytes, body: bytes, reader: Reader) -> None:
         """Send a request, and return when the reader has what it needs of the response.
 
-        Raises CallError, BadResponse, and what the reader raises. After an error or a cancellation the connection is
-        closed.
+        Raises CallError, of which NoResponse and BadResponse are kinds, and what the reader raises. After an error or a
+        cancellation the connection is closed.
         """
+        self._requests += 1
         if self._transport.is_closing():
-            raise CallError(RESET, CLOSED_WITHOUT_RESPONSE)
+            raise NoResponse(CLOSED_WITHOUT_RESPONSE)
         self._reader = reader
         self._is_complete = self._is_enough = self._keeps = False
         self._begin_head([], 0)
@@ -126,7 +135,9 @@ class Connection(asyncio.Protocol):
             if error is None and not self._in_head and self._head.body_ends_with_connection:
                 self._end.set_result(None)
             else:
-                self._fail(CallError(RESET, self._how_it_broke() if error is None else ""))
+                problem = self._how_it_broke() if error is None else ""
+                heard = not self._in_head or self._head_pieces
+                self._fail(CallError(RESET, problem) if heard else NoResponse(problem))
         del self._parser  # it refers to this object: without a circle both are freed at once
 
     # Callbacks of the parser

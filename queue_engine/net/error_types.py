@@ -1,7 +1,7 @@
 """The error type of a failed HTTP call: a word of a closed set, and a short description for users.
 
-For calls through aiohttp, queue_engine/net/client_errors.py derives both from its exceptions. The agent does not load
-aiohttp, which would take 11 MB of its memory and a third of its start.
+For calls through aiohttp, queue_engine/net/client_errors.py derives both from its exceptions. Only the API loads it,
+because it would take 11 MB of an agent's memory and a third of its start.
 """
 
 from __future__ import annotations
@@ -55,6 +55,13 @@ class BadResponse(CallError):
         self.problem = problem
 
 
+class NoResponse(CallError):
+    """The connection broke before the first byte of a response."""
+
+    def __init__(self, problem: str = "") -> None:
+        super().__init__(RESET, problem)
+
+
 MAX_SHOWN_BYTES = 100
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -92,6 +99,8 @@ def not_connected(error: OSError) -> CallError:
 
 def type_of_connecting(reason: OSError) -> str:
     """Return the error type of a call for which no connection was made, because of `reason`."""
+    if isinstance(reason, BlockedAddress):
+        return BLOCKED_ADDRESS
     if isinstance(reason, socket.gaierror):
         return DNS_ERROR
     if isinstance(reason, ConnectionError):

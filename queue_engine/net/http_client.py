@@ -1,4 +1,4 @@
-"""aiohttp's HTTP client, made safe for untrusted responses. All sessions that read whole responses use it.
+"""aiohttp's HTTP client, made safe for untrusted responses. The proxy of ALB endpoints uses it.
 
 It differs from plain aiohttp (3.14) in the protocol of the connection:
 
@@ -16,8 +16,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
-import socket
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,18 +31,6 @@ from queue_engine.net.error_types import BadResponse
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _SHOWN_LINE = re.compile(r"""(?s:(.*?)):\s+(b'.*'|b".*")(?:\n|$)""")
 """The end of the parser's message: the invalid line, as a Python bytes literal."""
-
-
-def checked_sockets(check: Callable[[str, int], None]) -> aiohttp.SocketFactoryType:
-    """Return a connector's socket factory. It calls `check`, which may raise, with the address and port of each
-    connection before it is made."""
-
-    def checked_socket(info: aiohttp.AddrInfoType) -> socket.socket:
-        family, kind, protocol, _, sockaddr = info
-        check(str(sockaddr[0]), int(sockaddr[1]))
-        return socket.socket(family, kind, protocol)
-
-    return checked_socket
 
 
 class ResponseConnector(aiohttp.TCPConnector):

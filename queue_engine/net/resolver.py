@@ -1,8 +1,8 @@
 """Resolve host names without threads, and without waiting for a slow name server more than once.
 
 The event loop's own resolver uses a few threads for all names, so a few names whose servers do not respond would block
-all others. `CachingResolver` is a resolver for aiohttp's connector. It caches results for a short time, makes a single
-lookup for concurrent callers, and has a timeout.
+all others. `CachingResolver` caches results for a short time, makes a single lookup for concurrent callers, and has a
+timeout.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Protocol
 
 import aiodns
 import aiodns.error
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 LOCALHOST_ADDRESSES = ("127.0.0.1", "::1")
 
@@ -60,7 +59,7 @@ class _Answer:
     expires_at: float
 
 
-class CachingResolver(AbstractResolver):
+class CachingResolver:
     """Resolves through `lookup`. Use it on one event loop; `close` it once."""
 
     def __init__(
@@ -88,16 +87,6 @@ class CachingResolver(AbstractResolver):
             kind = NameNotResolved if found.is_known else NoAnswer
             raise kind(f"{name[:253]} could not be resolved")
         return found.addresses
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Return the addresses of `family`, in the form that aiohttp's connector needs. Raises NameNotResolved."""
-        results = [_result(host, address, port) for address in await self.addresses(host)]
-        matching = [result for result in results if family in (socket.AF_UNSPEC, result["family"])]
-        if not matching:
-            raise NameNotResolved(f"{host[:253]} has no address of the requested family")
-        return matching
 
     async def close(self) -> None:
         """Cancel all lookups. Safe to call twice."""
@@ -182,14 +171,3 @@ def _known_without_asking(name: str) -> tuple[str, ...] | None:
         return (str(ip_address(name)),)
     except ValueError:
         return None
-
-
-def _result(host: str, address: str, port: int) -> ResolveResult:
-    return ResolveResult(
-        hostname=host,
-        host=address,
-        port=port,
-        family=socket.AF_INET6 if ":" in address else socket.AF_INET,
-        proto=0,
-        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-    )

@@ -1,4 +1,4 @@
-"""The head of a container's response."""
+"""The head of an HTTP response."""
 
 from __future__ import annotations
 

@@ -10,6 +10,11 @@ def bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
+def host_header(host: str, port: int, *, default_port: int) -> str:
+    """Return the value of the Host header."""
+    return bracketed(host) if port == default_port else f"{bracketed(host)}:{port}"
+
+
 def is_loopback(host: str) -> bool:
     """Return True if the host is `localhost` or a loopback address. Other names are not looked up."""
     try:

@@ -64,6 +64,13 @@ class Webhook:
         return f"{self.scheme}://{bracketed(self.host)}:{self.port}"
 
     @property
+    def target(self) -> str:
+        """Return the path and the query of the URL, as the request line has them."""
+        parts = _URL.fullmatch(self.url)
+        rest = (parts and parts["rest"]) or ""
+        return rest if rest.startswith("/") else f"/{rest}"
+
+    @property
     def literal(self) -> Address | None:
         """Return the host as an address; None if it is a name."""
         return _address(self.host)

@@ -11,13 +11,12 @@ from queue_engine.domain.deliveries import MAX_RESULT_BYTES
 from queue_engine.domain.retry import MAX_CONTAINER_RETRY_AFTER_SECONDS
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES
 from queue_engine.net.bad_responses import MAX_HEAD_BYTES
-from queue_engine.net.connection_pool import CONNECT_TIMEOUT_SECONDS, KEEPALIVE_SECONDS
 from queue_engine.processes.process_groups import PASSED_ON
 from queue_engine.rules.headers import MAX_HEADERS, MAX_HEADERS_BYTES
 from queue_engine.rules.outputs import output_of
 from queue_engine.rules.paths import MAX_PROCESS_URI_CHARACTERS
 from tests.docs.pages import page
-from worker_agent.forward import FAILURE_BODY_SECONDS
+from worker_agent.forward import CONNECT_TIMEOUT_SECONDS, FAILURE_BODY_SECONDS, KEEPALIVE_SECONDS
 
 PAGE = page("docs/reference/worker-contract.md").text
 

@@ -97,9 +97,14 @@ def answering_and_closing(data: bytes) -> Behaviour:
 
 @asynccontextmanager
 async def receiver(
-    behaviour: Behaviour, *, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None, greeting: bytes = b""
+    behaviour: Behaviour,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    tls: ssl.SSLContext | None = None,
+    greeting: bytes = b"",
 ) -> AsyncIterator[Receiver]:
-    """A server on a free port that runs `behaviour` for each request of each connection.
+    """A server, by default on a free port, that runs `behaviour` for each request of each connection.
 
     `greeting` is sent as soon as somebody connects.
     """
@@ -127,7 +132,7 @@ async def receiver(
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(on_connection, host, 0, ssl=tls)
+    server = await asyncio.start_server(on_connection, host, port, ssl=tls)
     seen.port = server.sockets[0].getsockname()[1]
     try:
         yield seen

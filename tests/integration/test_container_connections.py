@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from queue_engine.domain.tasks import ContainerResponse
+from queue_engine.net.connecting import connect_to_host
 from queue_engine.net.connection import Connection
 from queue_engine.net.connection_pool import ConnectionPool
 from queue_engine.net.error_types import CallError
@@ -37,8 +38,8 @@ async def forwarder() -> AsyncIterator[HttpForwarder]:
 
 
 @pytest.fixture
-async def pool() -> AsyncIterator[ConnectionPool]:
-    made = ConnectionPool(MAX_CONNECTIONS, keepalive_seconds=0.05, connect_seconds=0.3)
+async def pool() -> AsyncIterator[ConnectionPool[tuple[str, int]]]:
+    made = ConnectionPool(connect_to_host, MAX_CONNECTIONS, keepalive_seconds=0.05, connect_seconds=0.3)
     yield made
     made.close()
 
@@ -49,7 +50,7 @@ def request_to(
     return ForwardRequest(host, port, path, headers, body, 20.0)
 
 
-async def post(pool: ConnectionPool, port: int) -> Connection:
+async def post(pool: ConnectionPool[tuple[str, int]], port: int) -> Connection:
     request = request_to(port)
     connection = await pool.acquire(("127.0.0.1", port))
     try:
@@ -83,7 +84,7 @@ async def test_a_connection_is_used_again_unless_the_response_says_that_it_ends(
         assert target.connections == connections
 
 
-async def test_a_connection_that_the_container_has_closed_is_not_used(pool: ConnectionPool) -> None:
+async def test_a_connection_that_the_container_has_closed_is_not_used(pool: ConnectionPool[tuple[str, int]]) -> None:
     async with receiver(answering_and_closing(OK)) as target:
         for _ in range(3):
             connection = await post(pool, target.port)
@@ -174,7 +175,7 @@ async def test_idle_connections_make_room_for_one_to_another_port(forwarder: Htt
         assert (first.connections, second.connections) == (2, 1)
 
 
-async def test_an_idle_connection_is_closed_after_its_time(pool: ConnectionPool) -> None:
+async def test_an_idle_connection_is_closed_after_its_time(pool: ConnectionPool[tuple[str, int]]) -> None:
     async with receiver(answering(OK)) as target:
         await post(pool, target.port)
         await wait_until_async(lambda: target.left == 1)
@@ -213,7 +214,7 @@ async def test_a_name_that_no_host_can_have_is_an_invalid_request(forwarder: Htt
     assert (await forwarder.forward(request_to(8000, host="a" * 64))).error_type == "invalid_request"
 
 
-async def test_a_host_that_does_not_accept_is_given_up(pool: ConnectionPool) -> None:
+async def test_a_host_that_does_not_accept_is_given_up(pool: ConnectionPool[tuple[str, int]]) -> None:
     """A listener whose queue is full lets a further connection wait, as a host that does not answer does."""
     with socket.create_server(("127.0.0.1", 0), backlog=1) as full:
         port = full.getsockname()[1]

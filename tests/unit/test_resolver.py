@@ -1,7 +1,6 @@
 """The caching resolver, on scripted look-ups and a clock of its own."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
@@ -139,21 +138,6 @@ async def test_localhost_is_not_looked_up(bench: Bench, name: str) -> None:
 async def test_an_address_is_not_looked_up(bench: Bench, address: str) -> None:
     assert await bench.resolver.addresses(address) == (address,)
     assert bench.lookup.asked == []
-
-
-async def test_the_connector_gets_each_address_with_its_family_and_port(bench: Bench) -> None:
-    results = await bench.resolver.resolve("both.example", 8080)
-    assert [(r["host"], r["port"], r["family"]) for r in results] == [
-        ("192.0.2.1", 8080, socket.AF_INET),
-        ("2001:db8::1", 8080, socket.AF_INET6),
-    ]
-
-
-async def test_a_family_can_be_asked_for(bench: Bench) -> None:
-    results = await bench.resolver.resolve("both.example", 80, socket.AF_INET6)
-    assert [r["host"] for r in results] == ["2001:db8::1"]
-    with pytest.raises(NameNotResolved):
-        await bench.resolver.resolve("a.example", 80, socket.AF_INET6)
 
 
 async def test_closing_stops_what_is_under_way(bench: Bench) -> None:

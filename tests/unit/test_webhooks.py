@@ -46,6 +46,19 @@ def test_a_url_keeps_its_text_but_for_the_spelling_of_scheme_and_host(text: str,
 
 
 @pytest.mark.parametrize(
+    ("text", "target"),
+    [
+        ("http://example.com", "/"),
+        ("http://example.com?x=1", "/?x=1"),
+        ("http://Example.com./a/../b//c?", "/a/../b//c?"),
+        ("https://[2606:4700::1]:8443/%2fa;b?c=%7e+{}", "/%2fa;b?c=%7e+{}"),
+    ],
+)
+def test_the_request_line_has_the_path_and_query_as_submitted(text: str, target: str) -> None:
+    assert parse_webhook(text).target == target
+
+
+@pytest.mark.parametrize(
     ("text", "rule"),
     [
         ("", "1–512 characters"),

@@ -19,6 +19,7 @@ from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, 
 from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
 from queue_engine.net.client_errors import error_type_of, problem_of
+from queue_engine.net.connecting import checked_sockets
 from queue_engine.net.error_types import (
     BAD_RESPONSE,
     CONNECT_REFUSED,
@@ -27,7 +28,7 @@ from queue_engine.net.error_types import (
     BadResponse,
     BlockedAddress,
 )
-from queue_engine.net.http_client import ResponseConnector, checked_sockets
+from queue_engine.net.http_client import ResponseConnector
 from queue_engine.net.ports import machine_addresses
 from queue_engine.net.transfer_codings import problem_of_transfer_codings
 from queue_engine.rules.addresses import WorkerPolicy
