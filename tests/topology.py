@@ -21,6 +21,11 @@ from tests.waiting import wait_until
 
 READY_SECONDS = 60.0
 FAIL_OVER_SECONDS = 60.0
+QUICK_DETECTION_MS = 1000
+"""Silence after which sentinels treat a server as dead, while a test has killed or frozen the master."""
+SLOW_DETECTION_MS = 60_000
+"""The same at all other times, because a server that waits for a processor for a second is not dead. The sentinels
+would replace a master that still writes and still has a replica, and lose what that replica has acknowledged."""
 SLOTS = 16384
 HOST = "127.0.0.1"
 _QUICK_REPLICATION = ("--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--hz", "500")
@@ -52,9 +57,8 @@ class SentinelServer(StoreServer):
 class SentinelSetup:
     """A master, its replicas, and sentinels that watch them. Use it as a context manager.
 
-    `options` are for the master and the replicas alike. The sentinels consider the master dead after `down_after_ms`; a
-    new one takes writes about two seconds later. When the value is too low for a loaded machine, the sentinels replace
-    a healthy master, which may lose acknowledged writes.
+    `options` are for the master and the replicas alike. The sentinels replace the master in `fail_over` only; a new one
+    takes writes about three seconds after the old one has died.
     """
 
     def __init__(
@@ -65,7 +69,6 @@ class SentinelSetup:
         service: str = "main",
         replicas: int = 2,
         sentinels: int = 3,
-        down_after_ms: int = 3000,
         options: Sequence[str] = (),
         sentinel_config: str = "",
     ) -> None:
@@ -76,7 +79,6 @@ class SentinelSetup:
         """The first master and the replicas; who is the master may change, the list does not."""
         self.sentinels: list[SentinelServer] = []
         self._counts = replicas, sentinels
-        self._down_after_ms = down_after_ms
         self._options = tuple(options)
         self._sentinel_config = sentinel_config
         self._stack = ExitStack()
@@ -104,10 +106,24 @@ class SentinelSetup:
     def kill_master(self) -> StoreServer:
         """SIGKILL the master and wait for another one; returns the new one. The old one is left down."""
         old = self.master
-        old.kill()
-        return self.wait_for_promotion(old)
+        return self.fail_over(old, old.kill)
 
-    def wait_for_promotion(self, old: StoreServer) -> StoreServer:
+    def fail_over(self, old: StoreServer, how: Callable[[], None]) -> StoreServer:
+        """Do `how` to the master, for example pause it, and wait until another server is the master; returns that."""
+        how()
+        self._detect_within(QUICK_DETECTION_MS)
+        try:
+            return self._wait_for_promotion(old)
+        finally:
+            self._detect_within(SLOW_DETECTION_MS)
+
+    def _detect_within(self, milliseconds: int) -> None:
+        """Set how long a server may be silent before the sentinels treat it as dead."""
+        for sentinel in self.sentinels:
+            with client_of(sentinel.port) as client:
+                client.execute_command("SENTINEL SET", self.service, "down-after-milliseconds", milliseconds)
+
+    def _wait_for_promotion(self, old: StoreServer) -> StoreServer:
         """Wait until the sentinels name another master than `old`, and it takes writes."""
 
         def promoted() -> StoreServer | None:
@@ -171,7 +187,7 @@ class SentinelSetup:
             f"sentinel {line}\n"
             for line in (
                 f"monitor {self.service} {HOST} {master_port} {quorum}",
-                f"down-after-milliseconds {self.service} {self._down_after_ms}",
+                f"down-after-milliseconds {self.service} {SLOW_DETECTION_MS}",
                 f"failover-timeout {self.service} 5000",
                 f"parallel-syncs {self.service} 2",
             )

@@ -405,8 +405,7 @@ def _kill_owner(setup: Setup, bench: Bench) -> None:
 def _freeze_owner(setup: Setup, bench: Bench) -> None:
     if isinstance(setup, SentinelSetup):
         old = setup.master
-        old.pause()
-        setup.wait_for_promotion(old)
+        setup.fail_over(old, old.pause)
     else:
         owner = setup.owner_of(bench.keys.queue)
         setup.fail_over(owner, owner.pause)
