@@ -46,6 +46,10 @@ class Probe:
     async def hash(self, key: str) -> Fields:
         return _fields(await self.ask("HGETALL", key))
 
+    async def hashes(self, keys: Sequence[str]) -> list[Fields]:
+        """Return the content of many hashes on one connection, because a machine under load opens many slowly."""
+        return [_fields(record) for record in await self._all([("HGETALL", key) for key in keys])]
+
     async def scores(self, key: str) -> dict[str, float]:
         """A sorted set."""
         return _scores(await self.ask("ZRANGE", key, 0, -1, "WITHSCORES"))

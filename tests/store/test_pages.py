@@ -133,7 +133,7 @@ async def _come_and_go(
     gone: set[str] = set()
     for status, share in ((TaskStatus.SUCCESS, random.random()), (TaskStatus.FAILED, random.choice([0, 1]))):
         leaving = [name for name in ended[status] if random.random() < share]
-        await asyncio.gather(*(_take_out(bench, status, name) for name in leaving))
+        await _take_out(bench, status, leaving)
         ended[status] = [name for name in ended[status] if name not in leaving]
         gone.update(leaving)
     return [name for name in [*created, *names] if name not in gone]
@@ -219,7 +219,11 @@ async def _as_if_gone(bench: Bench, number: int) -> None:
             await bench.probe.ask("HSET", bench.keys.counts, f"seq:{index}", number)
 
 
-async def _take_out(bench: Bench, status: TaskStatus, task_id: str) -> None:
-    """Let retention remove this task, as if it had ended first."""
-    fields = await bench.probe.hash(bench.keys.task(task_id))
-    assert await bench.store.sweeper._purge(bench.keys, status, fields["fin"], task_id, fields["seq"]) == "PURGED"
+async def _take_out(bench: Bench, status: TaskStatus, task_ids: list[str]) -> None:
+    """Let retention remove these tasks, as if they had ended first."""
+    found = await bench.probe.hashes([bench.keys.task(task_id) for task_id in task_ids])
+    purges = (
+        bench.store.sweeper._purge(bench.keys, status, fields["fin"], task_id, fields["seq"])
+        for task_id, fields in zip(task_ids, found, strict=True)
+    )
+    assert set(await asyncio.gather(*purges)) <= {"PURGED"}
