@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,6 +21,8 @@ from queue_engine.engine.engine import Engine
 from queue_engine.observability.exporter import Page
 
 TAG = "operations"
+READINESS_SECONDS = 1.0
+"""How long the result of a readiness check is used."""
 
 
 class IndexView(View):
@@ -36,12 +40,50 @@ class HealthView(View):
     status: Literal["ok"] = Field(description="Always `ok`")
 
 
+class Readiness:
+    """The check of the store, at most once a second: requests without a key must not load the store."""
+
+    def __init__(self, engine: Engine, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._engine = engine
+        self._monotonic = monotonic
+        self._checking: asyncio.Task[None] | None = None
+        self._expires_at = 0.0
+
+    async def check(self) -> None:
+        """Raise StoreUnavailable if the store was not reachable or did not accept writes within the last second."""
+        if self._checking is None or (self._checking.done() and self._monotonic() >= self._expires_at):
+            self._checking = asyncio.create_task(self._check(), name="readiness")
+            self._checking.add_done_callback(_retrieve)
+        await asyncio.shield(self._checking)
+
+    async def _check(self) -> None:
+        try:
+            await self._engine.check_ready()
+        finally:
+            self._expires_at = self._monotonic() + READINESS_SECONDS
+
+
+def _retrieve(checked: asyncio.Task[None]) -> None:
+    """Mark the error as retrieved: all requests may have ended, and asyncio would log it."""
+    if not checked.cancelled():
+        checked.exception()
+
+
 class OperationsRoutes:
     """Routes without a key. `document` returns the OpenAPI document of all operations."""
 
-    def __init__(self, engine: Engine, document: Callable[[], dict[str, Any]], metrics_page: Page) -> None:
-        self._engine = engine
-        self._document = document
+    def __init__(
+        self,
+        engine: Engine,
+        document: Callable[[], dict[str, Any]],
+        metrics_page: Page,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._readiness = Readiness(engine, monotonic=monotonic)
+        # Made once: the document does not change, and making a page takes some milliseconds.
+        self._openapi = functools.cache(lambda: orjson.dumps(document()))
+        self._docs = functools.cache(lambda: render(document()).encode())
         self._metrics_page = metrics_page
         self._scrape: asyncio.Task[bytes] | None = None
 
@@ -80,7 +122,8 @@ class OperationsRoutes:
         return success({"status": "ok"})
 
     async def is_ready(self, _request: Request) -> Response:
-        await self._engine.check_ready()
+        """The result is up to a second old."""
+        await self._readiness.check()
         return success({"status": "ok"})
 
     async def show_metrics(self, _request: Request) -> Response:
@@ -91,8 +134,8 @@ class OperationsRoutes:
         return Response(200, await asyncio.shield(self._scrape), CONTENT_TYPE_LATEST.encode())
 
     async def show_openapi(self, _request: Request) -> Response:
-        return Response(200, orjson.dumps(self._document()))
+        return Response(200, self._openapi())
 
     async def show_docs(self, _request: Request) -> Response:
         policy = (b"content-security-policy", CONTENT_SECURITY_POLICY.encode())
-        return Response(200, render(self._document()).encode(), b"text/html; charset=utf-8", (policy,))
+        return Response(200, self._docs(), b"text/html; charset=utf-8", (policy,))
