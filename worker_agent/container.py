@@ -198,6 +198,11 @@ class ContainerWatch:
             if pause <= 0 or not self._readiness.is_paced or await wait_for_event(self._unpaced, pause):
                 return
 
+    @property
+    def is_open(self) -> bool:
+        """True if the last probes and calls show that tasks can be sent."""
+        return self._open.is_set()
+
     def take_turn(self) -> bool:
         """Return True if a task may begin now. While the container responds 503, one per TRY_INTERVAL_SECONDS may."""
         if not self._open.is_set():

@@ -50,6 +50,11 @@ class HeldAttempt:
     def run_seconds(self) -> float:
         return time.monotonic() - self.began
 
+    def begin_call(self) -> None:
+        """Note that the container may receive the request from now on. A wait before it does not count as running."""
+        self.calling = True
+        self.began = time.monotonic()
+
 
 class Leases:
     """The attempts that this agent runs."""

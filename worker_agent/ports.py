@@ -53,7 +53,8 @@ class ClaimSource(Protocol):
     async def claim(self, limit: int) -> Sequence[Claim]:
         """Claim tasks; if none waits, wait some seconds for one.
 
-        `limit` is the number of free slots. A source with several queues may return that number for each queue.
+        `limit` is the number of attempts that may begin. A source with several queues may return that number for each
+        queue.
         """
         ...
 

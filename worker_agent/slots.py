@@ -1,21 +1,46 @@
-"""The slots of an agent, which limit the attempts that run at the same time to its concurrency."""
+"""The slots of an agent, which limit the calls that run at the same time to its concurrency.
+
+While calls are short, an agent begins a few attempts more than it has slots. They wait, with their leases, for the next
+free slot. Otherwise each slot would be empty while the store is asked for the next task: an agent with 64 slots was
+idle for a fifth of its time. The number follows the rate at which slots become free. The wait is short, because an idle
+agent could run these tasks at once:
+
+    slots that became free in the last 20 ms      0    1    2    10    64
+    attempts that may wait                        0    0    1     5    32
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Coroutine
 
 log = logging.getLogger(__name__)
 
+RECENT_SECONDS = 0.02
+"""Time in which slots that became free count. It is longer than a claim and a start take."""
+MAX_WAIT_SECONDS = 0.1
+"""Maximum time for which an attempt waits for a slot. It is reached when calls suddenly take longer."""
+
 
 class Slots:
-    """Runs at most `limit` attempts at the same time, each in its own asyncio task."""
+    """Runs attempts, each in its own asyncio task, of which at most `limit` have a slot."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(
+        self, limit: int, *, recent_seconds: float = RECENT_SECONDS, max_wait_seconds: float = MAX_WAIT_SECONDS
+    ) -> None:
         self._limit = limit
+        self._recent_seconds = recent_seconds
+        self._max_wait_seconds = max_wait_seconds
+        self._free = limit
+        self._recent: deque[float] = deque(maxlen=limit)
+        """The times at which slots became free recently."""
+        self._waiting: deque[tuple[float, asyncio.Future[bool]]] = deque()
+        """The time until which each attempt waits for a slot."""
+        self._giving_up: asyncio.TimerHandle | None = None
         self._runners: set[asyncio.Task[None]] = set()
-        self._freed = asyncio.Event()
+        self._has_ended = asyncio.Event()
 
     @property
     def runners(self) -> set[asyncio.Task[None]]:
@@ -23,24 +48,100 @@ class Slots:
         return set(self._runners)
 
     @property
-    def has_free(self) -> bool:
-        return len(self._runners) < self._limit
+    def room(self) -> int:
+        """Number of attempts that may begin now; not positive if there is no room."""
+        return self._limit + self._ahead - len(self._runners)
 
-    async def wait_for_free(self) -> int:
-        """Wait for a free slot, and return the number of free slots."""
-        while not self.has_free:
-            self._freed.clear()
-            await self._freed.wait()
-        return self._limit - len(self._runners)
+    async def wait_for_room(self) -> int:
+        """Wait until an attempt may begin, and return the number of those that may."""
+        while (room := self.room) <= 0:
+            self._has_ended.clear()
+            await self._has_ended.wait()
+        return room
 
     def run(self, attempt: Coroutine[None, None, None]) -> None:
-        """Run an attempt in a free slot. If it raises, the exception is logged and its lease expires."""
+        """Run an attempt. If it raises, the exception is logged and its lease expires."""
         runner = asyncio.create_task(attempt)
         self._runners.add(runner)
-        runner.add_done_callback(self._ended)
+        runner.add_done_callback(self._note_end)
 
-    def _ended(self, runner: asyncio.Task[None]) -> None:
+    def slot(self) -> _Slot:
+        """Return the context in which an attempt has a slot; entering it waits for one.
+
+        It returns False, and there is no slot, if none became free within `max_wait_seconds`.
+        """
+        return _Slot(self)
+
+    async def take(self) -> bool:
+        """Wait for a slot; return False if none became free in time. Cancellation leaves the slots unchanged."""
+        if self._free:
+            self._free -= 1
+            return True
+        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._waiting.append((_now() + self._max_wait_seconds, turn))
+        if self._giving_up is None:
+            self._give_up_later()
+        try:
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.result():  # got a slot at the same moment
+                self.give_back()
+            raise
+
+    def give_back(self) -> None:
+        """Return a slot: the attempt that has waited for the longest time gets it."""
+        self._recent.append(_now())
+        while self._waiting:
+            _, turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(True)
+                return
+        self._free += 1
+
+    @property
+    def _ahead(self) -> int:
+        """Number of attempts that may wait for a slot."""
+        oldest = _now() - self._recent_seconds
+        while self._recent and self._recent[0] < oldest:
+            self._recent.popleft()
+        return len(self._recent) // 2
+
+    def _give_up_later(self) -> None:
+        until, _ = self._waiting[0]
+        self._giving_up = asyncio.get_running_loop().call_at(until, self._give_up)
+
+    def _give_up(self) -> None:
+        """End the waits that have taken too long."""
+        self._giving_up = None
+        while self._waiting and (self._waiting[0][0] <= _now() or self._waiting[0][1].done()):
+            _, turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(False)
+        if self._waiting:
+            self._give_up_later()
+
+    def _note_end(self, runner: asyncio.Task[None]) -> None:
         self._runners.discard(runner)
-        self._freed.set()
+        self._has_ended.set()
         if not runner.cancelled() and (error := runner.exception()) is not None:
             log.error("a task's runner failed; its lease will run out", exc_info=error)
+
+
+class _Slot:
+    """A context that holds a slot. A class, because an asynccontextmanager costs several times as much."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self._has_slot = False
+
+    async def __aenter__(self) -> bool:
+        self._has_slot = await self._slots.take()
+        return self._has_slot
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._has_slot:
+            self._slots.give_back()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

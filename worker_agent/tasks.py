@@ -47,12 +47,13 @@ class TaskWork:
         forwarder: Forwarder,
         watch: ContainerWatch,
         pause: ClaimPause | None = None,
+        slots: Slots | None = None,
     ) -> None:
         self._config = config
         self._source = source
         self._watch = watch
         self._pause = pause or ClaimPause()
-        self._slots = Slots(config.concurrency)
+        self._slots = slots or Slots(config.concurrency)
         self._isolation = Isolation()
         self._leases = Leases(source, lease_seconds=config.lease_seconds)
         self._execution = Execution(forwarder, watch, runs_container=config.runs_container)
@@ -83,15 +84,15 @@ class TaskWork:
         return asyncio.create_task(new, name="claim"), asyncio.create_task(abandoned, name="take over")
 
     async def _claim_step(self, duty: Duty) -> int:
-        """Wait for the container and a free slot, claim tasks, and begin them."""
+        """Wait for the container and for room, claim tasks, and begin them."""
         await duty.open.wait()
         await self._watch.wait_for_turn()
         if pause_seconds := self._pause.seconds_left:
             await asyncio.sleep(pause_seconds)
             return 1
         await self._isolation.wait_until_open()
-        free = await self._slots.wait_for_free()
-        claims = await self._source.claim(min(free, MAX_CLAIMS))
+        room = await self._slots.wait_for_room()
+        claims = await self._source.claim(min(room, MAX_CLAIMS))
         if not claims:
             self._clear_problem()
         await self._begin(claims, duty)
@@ -120,7 +121,7 @@ class TaskWork:
 
     def _has_room(self, duty: Duty) -> bool:
         is_working = duty.open.is_set() and not duty.draining.is_set() and not self._pause.seconds_left
-        return is_working and self._slots.has_free and self._isolation.is_open
+        return is_working and self._slots.room > 0 and self._isolation.is_open
 
     # Execute
 
@@ -143,13 +144,20 @@ class TaskWork:
                 await self._run_attempt(held, attempt.task, duty)
 
     async def _run_attempt(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
-        """Wait for the attempt's turn, execute it, and settle its outcome."""
-        if held.attempt.is_first:
-            metrics.task_queue_wait.observe((held.attempt.started_at_ms - held.attempt.created_at_ms) / 1000)
+        """Wait for a slot and for the attempt's turn, execute it, and settle its outcome.
+
+        An attempt that gets no slot in time is released, so that an idle agent can run its task. So is one that must
+        not begin when it gets its slot.
+        """
         try:
-            async with self._isolation.turn(held.attempt):
-                held.calling = True
-                await self._execute(held, task, duty)
+            async with self._slots.slot() as has_slot:
+                if not has_slot or duty.draining.is_set() or not (self._isolation.is_open and self._watch.is_open):
+                    held.settling = True
+                    await self._settlement.release(held.attempt, called=False)
+                    return
+                async with self._isolation.turn(held.attempt):
+                    held.begin_call()
+                    await self._execute(held, task, duty)
         except asyncio.CancelledError:
             if held.calling or held.stop is None:
                 raise
@@ -163,6 +171,8 @@ class TaskWork:
 
         The slot stays occupied until the container is notified, so that the next task does not run beside this one.
         """
+        if held.attempt.is_first:
+            metrics.task_queue_wait.observe((held.attempt.started_at_ms - held.attempt.created_at_ms) / 1000)
         executed = await self._execution.run(held, task, duty)
         ends: list[Awaitable[None]] = []
         if executed.outcome is not None:

@@ -33,6 +33,11 @@ class CancelEnded:
 class CancelGone:
     word: Literal["GONE"]
 
+class ClaimOk:
+    word: Literal["OK"]
+    retried: list[tuple[bytes, dict[bytes, bytes]]]
+    new: list[tuple[bytes, dict[bytes, bytes]]]
+
 class CreateCredentialOk:
     word: Literal["OK"]
     created_ms: int
@@ -440,6 +445,10 @@ class TidyConsumersOk:
     word: Literal["OK"]
     forgotten: int
 
+class UnstartedOk:
+    word: Literal["OK"]
+    entries: int
+
 class UpdateCredentialOk:
     word: Literal["OK"]
 
@@ -498,6 +507,8 @@ class Scripts:
     async def cancel(self, keys: TaskKeys, /) -> CancelCancelled | CancelRequested | CancelEnded | CancelGone:
         """Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
         """
+    async def claim(self, keys: EndpointKeys, /, *, worker_id: str, limit: int) -> ClaimOk:
+        """Claim waiting tasks for an agent, those of the retry queue first. Does not wait for a task."""
     async def create_credential(
         self,
         *,
@@ -869,6 +880,8 @@ class Scripts:
         """Remove consumers without entries that no longer belong to a worker from the groups of an endpoint's queues.
         If such an agent is still alive, its next read creates the consumer again.
         """
+    async def unstarted(self, keys: EndpointKeys, /) -> UnstartedOk:
+        """Count the entries of an endpoint's queues that agents have read and not started."""
     async def update_credential(
         self,
         *,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,20 +114,40 @@ class TaskQueue:
         self._specs = TaskSpecs(sealer)
         self.worker_id = worker_id
         self._lease_ms = lease_ms
+        self._has_more = False
+        """True if the last claim got all that it asked for, so that more tasks probably wait."""
+        self._none_before = 0.0
+        """Monotonic time before which no entry can be abandoned."""
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
 
     async def claim(self, limit: int, *, block_ms: int) -> list[Entry]:
-        """Return up to `limit` entries of each queue, the retry queue's first. Waits up to `block_ms` for an entry."""
-        streams: dict[Any, Any] = {self._keys.retry_queue: ">", self._keys.queue: ">"}
+        """Return up to `limit` entries of each queue, the retry queue's first. Waits up to `block_ms` for an entry.
+
+        While tasks wait, the entries come by a script, which shares the round trips of the other scripts. A blocking
+        read would cost a round trip of its own, and the agent's slots would be empty for that time.
+        """
         try:
-            reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=limit, block=block_ms)
+            entries = await self._waiting(limit) if self._has_more else []
+            entries = entries or await self._read(limit, block_ms)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             if not await self._make_groups():
                 await asyncio.sleep(block_ms / 1000)
             return []
-        return _entries(reply)
+        self._has_more = len(entries) >= limit
+        return entries
+
+    async def _waiting(self, limit: int) -> list[Entry]:
+        """Return up to `limit` entries that wait now."""
+        reply = await self._scripts.claim(self._keys, worker_id=self.worker_id, limit=limit)
+        return _entries(self._keys.retry_queue, reply.retried) + _entries(self._keys.queue, reply.new)
+
+    async def _read(self, limit: int, block_ms: int) -> list[Entry]:
+        streams: dict[Any, Any] = {self._keys.retry_queue: ">", self._keys.queue: ">"}
+        return _entries_read(
+            await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=limit, block=block_ms)
+        )
 
     async def claim_abandoned(self, limit: int, *, idle_ms: int) -> list[Entry]:
         """Return entries that another agent read at least `idle_ms` ago and did not start, because it has died.
@@ -134,6 +155,8 @@ class TaskQueue:
         A call searches each queue until it finds entries, or to the end, in at most MAX_STEPS steps. The next call
         continues there, so that entries behind those of living agents are found too.
         """
+        if time.monotonic() < self._none_before or not await self._has_unstarted(idle_ms):
+            return []
         entries: list[Entry] = []
         for stream in self._cursors:
             for _ in range(MAX_STEPS):
@@ -142,6 +165,23 @@ class TaskQueue:
                 if found or is_through:
                     break
         return entries
+
+    async def _has_unstarted(self, idle_ms: int) -> bool:
+        """Return True if any agent has read entries and not started them.
+
+        Otherwise no entry can be abandoned for the next `idle_ms`, so that an idle agent asks the store that rarely.
+        """
+        asked_at = time.monotonic()
+        try:
+            reply = await self._scripts.unstarted(self._keys)
+        except ResponseError as error:
+            if "NOGROUP" not in str(error):
+                raise
+            await self._make_groups()
+            return False
+        if not reply.entries:
+            self._none_before = asked_at + idle_ms / 1000
+        return reply.entries > 0
 
     async def _claim_abandoned_step(self, stream: str, limit: int, idle_ms: int) -> tuple[list[Entry], bool]:
         """Return the entries found by one command, and True if it reached the end of the queue.
@@ -158,7 +198,7 @@ class TaskQueue:
             await self._make_groups()
             return [], True
         self._cursors[stream] = cursor.decode()
-        return _entries([(stream.encode(), entries)]), cursor == b"0-0"
+        return _entries(stream, entries), cursor == b"0-0"
 
     async def unstarted(self) -> list[Entry]:
         """Return entries that this worker has claimed and not started, because the reply of a read was lost."""
@@ -169,7 +209,7 @@ class TaskQueue:
             if "NOGROUP" not in str(error):
                 raise
             return []
-        return _entries(reply)
+        return _entries_read(reply)
 
     async def start(self, entry: Entry, *, address: str) -> Started | None:
         """Begin an attempt. Return None when the task no longer waits with this entry.
@@ -292,11 +332,15 @@ class TaskQueue:
         return (await self._scripts.make_queues(self._keys)).word == "OK"
 
 
-def _entries(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> list[Entry]:
-    """Return the entries of an XREADGROUP reply. An invalid entry gets an empty task id, and `start` removes it."""
+def _entries(stream: str, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
+    """Return the entries of a stream. An invalid entry gets an empty task id, and `start` removes it."""
     return [
-        Entry(stream.decode(), entry_id.decode(), fields.get(b"t", b"").decode("utf-8", "replace"))
-        for stream, entries in reply
+        Entry(stream, entry_id.decode(), fields.get(b"t", b"").decode("utf-8", "replace"))
         for entry_id, fields in entries
         if fields
     ]
+
+
+def _entries_read(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> list[Entry]:
+    """Return the entries of an XREADGROUP reply."""
+    return [entry for stream, entries in reply for entry in _entries(stream.decode(), entries)]

@@ -385,7 +385,7 @@ async def test_tasks_that_come_back_are_read_before_new_ones(bench: Bench) -> No
     started = await bench.submit_and_start("old", agent)
     await bench.submit("new")
     await agent.release(started.lease)
-    assert [entry.task_id for entry in await agent.claim(1, block_ms=1)] == ["old", "new"]
+    assert [entry.task_id for entry in await agent.claim(2, block_ms=1)] == ["old", "new"]
 
 
 async def test_a_release_costs_no_budget(bench: Bench) -> None:
@@ -505,6 +505,43 @@ async def test_each_entry_is_read_by_one_agent(bench: Bench) -> None:
     assert sorted(entry.task_id for entries in reads for entry in entries) == [f"t{number}" for number in range(10)]
 
 
+async def test_claims_while_many_tasks_wait_get_as_many_as_asked_for_in_order(bench: Bench) -> None:
+    agent = bench.agent()
+    for number in range(9):
+        await bench.submit(f"t{number}")
+    claimed: list[str] = []
+    for size in (2, 2, 3, 3):  # the first comes by a read, the others by the script
+        entries = await agent.claim(size, block_ms=1)
+        claimed += [entry.task_id for entry in entries]
+        assert len(entries) == min(size, 9 - (len(claimed) - len(entries)))
+    assert claimed == [f"t{number}" for number in range(9)]
+    assert await agent.claim(3, block_ms=1) == []
+
+
+async def test_a_claim_while_many_tasks_wait_takes_retried_tasks_first(bench: Bench) -> None:
+    agent = bench.agent()
+    for number in range(6):
+        await bench.submit(f"t{number}")
+    first, second = await agent.claim(2, block_ms=1)
+    await agent.put_back(first)
+    await agent.put_back(second)
+    assert [entry.task_id for entry in await agent.claim(3, block_ms=1)] == ["t0", "t1", "t2"]
+    assert {entry.stream for entry in await agent.unstarted()} == {bench.keys.queue, bench.keys.retry_queue}
+
+
+async def test_a_claim_after_the_queue_is_empty_waits_for_a_task(bench: Bench) -> None:
+    async def is_blocked() -> bool:
+        return int((await bench.probe.redis.info("clients"))["blocked_clients"]) == 1
+
+    agent = bench.agent()
+    await bench.submit("t1")
+    assert len(await agent.claim(1, block_ms=1)) == 1
+    reading = asyncio.create_task(agent.claim(1, block_ms=5_000))
+    await wait_until_async(is_blocked)
+    await bench.submit("t2")
+    assert [entry.task_id for entry in await asyncio.wait_for(reading, 4)] == ["t2"]
+
+
 async def test_a_blocked_read_ends_when_a_task_comes(bench: Bench) -> None:
     async def is_blocked() -> bool:
         return int((await bench.probe.redis.info("clients"))["blocked_clients"]) == 1
@@ -553,6 +590,31 @@ async def test_one_look_reaches_entries_behind_those_of_living_agents(bench: Ben
     (left_behind,) = await dead.claim(1, block_ms=1)
     await _age(bench, "dead", [left_behind.entry_id])
     assert await heir.claim_abandoned(1, idle_ms=60_000) == [left_behind]
+
+
+async def test_an_agent_does_not_search_for_abandoned_entries_while_none_can_be(bench: Bench) -> None:
+    async def calls() -> int:
+        stats = await bench.probe.redis.info("commandstats")
+        return int(sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("evalsha", "xautoclaim")))
+
+    agent = bench.agent("heir")
+    await agent.claim_abandoned(10, idle_ms=3_600_000)  # loads the script
+    before = await calls()
+    for _ in range(10):
+        assert await agent.claim_abandoned(10, idle_ms=3_600_000) == []
+    assert await calls() == before
+
+
+async def test_an_entry_that_is_abandoned_after_a_search_found_none_is_claimed_in_time(bench: Bench) -> None:
+    heir = bench.agent("heir")
+    assert await heir.claim_abandoned(10, idle_ms=50) == []
+    await bench.submit("t1")
+    await bench.agent("dead").claim(1, block_ms=1)
+
+    async def is_found() -> bool:
+        return [entry.task_id for entry in await heir.claim_abandoned(10, idle_ms=50)] == ["t1"]
+
+    await wait_until_async(is_found)
 
 
 async def test_an_entry_taken_from_an_agent_that_lives_is_begun_once(bench: Bench) -> None:

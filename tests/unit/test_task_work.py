@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -24,6 +25,7 @@ from worker_agent.agent import AgentConfig, Duty
 from worker_agent.container import ContainerAddress, ContainerWatch, watch_over
 from worker_agent.ports import Claim
 from worker_agent.requests import ForwardRequest
+from worker_agent.slots import Slots
 from worker_agent.tasks import TaskWork
 
 LEASE_SECONDS = 0.2
@@ -133,6 +135,81 @@ async def work(source: MemorySource, container: Container, duty: Duty) -> AsyncI
     container.free.set()
     await running
     await watch.aclose()
+
+
+@asynccontextmanager
+async def work_ahead(
+    source: MemorySource, container: Container, duty: Duty, *, max_wait_seconds: float
+) -> AsyncIterator[TaskWork]:
+    """The work of an agent with two slots whose calls were short, so that one more attempt may wait for a slot."""
+    config = AgentConfig("1", "w1", 2, lease_seconds=LEASE_SECONDS, grace_seconds=0, managed=False)
+    watch = await ready_watch()
+    slots = Slots(2, recent_seconds=3600, max_wait_seconds=max_wait_seconds)
+    made = TaskWork(config, source, container, watch, slots=slots)
+    running = asyncio.create_task(made.run(duty))
+    container.free.set()
+    for name in ("short 1", "short 2"):
+        source.offered.put_nowait(attempt(name))
+        await until(lambda: name in source.settled)  # noqa: B023
+    container.free.clear()
+    yield made
+    duty.draining.set()
+    container.free.set()
+    await running
+    await watch.aclose()
+
+
+async def test_an_attempt_that_waits_for_a_slot_is_leased_and_not_called(
+    source: MemorySource, container: Container, duty: Duty
+) -> None:
+    async with work_ahead(source, container, duty, max_wait_seconds=60) as work:
+        for name in ("t1", "t2", "t3", "t4"):
+            source.offered.put_nowait(attempt(name))
+        await until(lambda: {"t1", "t2", "t3"} <= source.renewed)
+        assert container.running == {"t1", "t2"}
+        assert work.running_tasks == 3
+        assert source.offered.qsize() == 1  # no further task is claimed
+        container.free.set()
+        await until(lambda: {"t1", "t2", "t3", "t4"} <= set(source.settled))
+    assert not source.released
+
+
+async def test_an_attempt_without_a_slot_is_left_to_other_agents_in_time(
+    source: MemorySource, container: Container, duty: Duty
+) -> None:
+    async with work_ahead(source, container, duty, max_wait_seconds=0.01):
+        for name in ("t1", "t2", "t3"):
+            source.offered.put_nowait(attempt(name))
+        await until(lambda: source.released == {"t3": False})
+        assert container.running == {"t1", "t2"}
+
+
+async def test_a_drain_releases_an_attempt_that_waits_for_a_slot(
+    source: MemorySource, container: Container, duty: Duty
+) -> None:
+    async with work_ahead(source, container, duty, max_wait_seconds=60) as work:
+        for name in ("t1", "t2", "t3"):
+            source.offered.put_nowait(attempt(name))
+        await until(lambda: work.running_tasks == 3)
+        duty.draining.set()
+        await until(lambda: not work.running_tasks)
+    assert source.released == {"t1": True, "t2": True, "t3": False}
+    assert set(source.settled) == {"short 1", "short 2"}
+
+
+async def test_a_cancelled_task_that_waits_for_a_slot_ends_as_cancelled(
+    source: MemorySource, container: Container, duty: Duty
+) -> None:
+    async with work_ahead(source, container, duty, max_wait_seconds=60) as work:
+        for name in ("t1", "t2", "t3"):
+            source.offered.put_nowait(attempt(name))
+        await until(lambda: work.running_tasks == 3)
+        source.renewals["t3"] = Renewal.CANCEL
+        await until(lambda: "t3" in source.settled)
+        outcome = source.settled["t3"]
+        assert isinstance(outcome, Failed)
+        assert outcome.state is TaskState.CANCELLED
+        assert container.running == {"t1", "t2"}
 
 
 async def ready_watch() -> ContainerWatch:
