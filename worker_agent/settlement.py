@@ -27,10 +27,16 @@ class Settlement:
         settled = await until_available(partial(self._sink.settle, attempt.lease, outcome), "settle")
         _count(outcome, settled, run_seconds)
         if log.isEnabledFor(logging.INFO):
-            why = {} if isinstance(outcome, Succeeded) else {"error": loggable_error(outcome.error)}
-            facts = {"outcome": _label(outcome), "store": settled.word, "seconds": round(run_seconds, 4)}
-            waited = {"waited_seconds": (attempt.started_at_ms - attempt.created_at_ms) / 1000}
-            log_soon(log, logging.INFO, "attempt ended", {**attempt.ids, **waited, **facts, **why})
+            waited_seconds = (attempt.started_at_ms - attempt.created_at_ms) / 1000
+            facts = attempt.ids | {
+                "waited_seconds": waited_seconds,
+                "outcome": _label(outcome),
+                "store": settled.word,
+                "seconds": round(run_seconds, 4),
+            }
+            if not isinstance(outcome, Succeeded):
+                facts["error"] = loggable_error(outcome.error)
+            log_soon(log, logging.INFO, "attempt ended", facts)
 
     async def release(self, attempt: StartedAttempt, *, called: bool) -> None:
         """Queue the task again. `called` is True if the container may have received the request."""

@@ -63,7 +63,7 @@ class StartedAttempt:
     """True if the history has no earlier try."""
 
     @property
-    def ids(self) -> dict[str, str | int]:
+    def ids(self) -> dict[str, str | int | float]:
         """Return the fields that identify an attempt in log lines."""
         return {
             "endpoint": self.lease.endpoint_id,

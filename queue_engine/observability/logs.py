@@ -14,15 +14,18 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from json.encoder import encode_basestring as _text_of
 from math import isfinite
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 MAX_WAITING_LINES = 200
 """Limit for the lines of one turn of the event loop; more are written at once."""
+
+MAX_TEMPLATES = 256
+"""Limit for the kinds of lines whose constant part is kept."""
 
 _HEAD = frozenset({"time", "level", "process", "message"})
 _encode = json.JSONEncoder(default=str, ensure_ascii=False).encode
@@ -36,7 +39,7 @@ class JsonFormatter(logging.Formatter):
     def __init__(self, role: str) -> None:
         super().__init__()
         self._role = role
-        self._process = f', "process": {_text_of(role)}'
+        self._template = lru_cache(maxsize=MAX_TEMPLATES)(self._new_template)
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {name: value for name, value in vars(record).items() if name not in _PLAIN}
@@ -48,28 +51,35 @@ class JsonFormatter(logging.Formatter):
         """Return the line with these fields; `created` is in epoch seconds."""
         second = int(created)
         when = f"{_second(second)}.{int((created - second) * 1000):03d}Z"
-        if not _HEAD.isdisjoint(fields):  # such a field takes the place of the line's own
+        template = self._template(level, tuple(fields))
+        if template is None:
             head = {"time": when, "level": level, "process": self._role, "message": message}
             return _encode(head | dict(fields))
-        parts = [f'{{"time": "{when}", "level": "{level}"{self._process}, "message": {_text_of(message)}']
-        for name, value in fields.items():
-            parts.append(_name(name))
-            parts.append(_text_of(value) if type(value) is str else _value(value))
-        parts.append("}")
-        return "".join(parts)
+        return template % (
+            when,
+            _text_of(message),
+            *[_ENCODERS.get(type(value), _encode)(value) for value in fields.values()],
+        )
+
+    def _new_template(self, level: str, names: tuple[str, ...]) -> str | None:
+        """Return the line with places for its time, its message, and the values of fields with these names.
+
+        A program has few kinds of lines, and most of the cost of a line was to put its names together. Return None if a
+        field takes the place of one of the line's own.
+        """
+        if not _HEAD.isdisjoint(names):
+            return None
+        constant = f', "level": {_text_of(level)}, "process": {_text_of(self._role)}, "message": '.replace("%", "%%")
+        places = "".join(f", {_text_of(name)}: ".replace("%", "%%") + "%s" for name in names)
+        return f'{{"time": "%s"{constant}%s{places}}}'
 
 
-def _value(value: object) -> str:
-    """Return a value as JSON. Plain numbers, which are most, need no encoder."""
-    kind = type(value)
-    if kind is int or (kind is float and isfinite(cast("float", value))):
-        return repr(value)
-    return _encode(value)
+def _number(value: float) -> str:
+    return repr(value) if isfinite(value) else _encode(value)
 
 
-@lru_cache(maxsize=256)
-def _name(name: str) -> str:
-    return f", {_text_of(name)}: "
+_ENCODERS: dict[type, Callable[[Any], str]] = {str: _text_of, int: repr, float: _number}
+"""Encoders of most values. Others need the one of all values, which costs ten times as much."""
 
 
 class LineHandler(logging.Handler):
