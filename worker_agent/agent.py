@@ -18,6 +18,7 @@ from worker_agent.ports import WorkerRecord, loop, until_available
 log = logging.getLogger(__name__)
 
 MAX_REPORT_INTERVAL_SECONDS = 1.0
+"""Maximum time between two reports while tasks run, and while the worker is not RUNNING."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class AgentConfig:
     lease_seconds: float
     grace_seconds: float
     managed: bool
+    idle_report_seconds: float = MAX_REPORT_INTERVAL_SECONDS
+    """Maximum time between two reports while the worker waits for tasks."""
     runs_container: bool = False
     """True if the container is a child process of the agent, so that the agent notices its end."""
 
@@ -113,10 +116,10 @@ class Agent:
         self._follow(await self._report_status())
 
     async def _reports(self) -> None:
-        interval = min(self._config.lease_seconds / 4, MAX_REPORT_INTERVAL_SECONDS)
-        await loop(lambda: self._report_and_wait(interval), idle_seconds=0, name="reports")
+        await loop(self._report_and_wait, idle_seconds=0, name="reports")
 
-    async def _report_and_wait(self, interval: float) -> int:
+    async def _report_and_wait(self) -> int:
+        interval = self._report_interval
         if self._duty.draining.is_set() and self._config.managed:
             # The controller sets the status, because it knows whether it stopped the worker or the container crashed.
             await asyncio.sleep(interval)
@@ -129,6 +132,13 @@ class Agent:
             self._follow(desired)
         await wait_for_event(self._watch.changed, interval)
         return 0
+
+    @property
+    def _report_interval(self) -> float:
+        """Seconds until the next report."""
+        is_idle = self._status() is WorkerStatus.RUNNING and not self._work.running_tasks
+        limit = self._config.idle_report_seconds if is_idle else MAX_REPORT_INTERVAL_SECONDS
+        return min(self._config.lease_seconds / 4, limit)
 
     def _follow(self, desired: DesiredState | None) -> None:
         """Follow the desired state: pause while the endpoint is stopped, drain if it is deleted.

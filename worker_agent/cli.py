@@ -268,6 +268,7 @@ def _config(settings: AgentSettings) -> AgentConfig:
         lease_seconds=settings.lease_seconds,
         grace_seconds=settings.grace_seconds,
         managed=settings.managed,
+        idle_report_seconds=settings.idle_report_seconds,
         runs_container=settings.container_command is not None,
     )
 

@@ -21,6 +21,10 @@ from queue_engine.processes.orphans import become_subreaper
 
 log = logging.getLogger("queue_engine")
 
+MAX_IDLE_REPORT_SECONDS = 3.0
+REPORTS_PER_SILENCE = 4
+"""Minimum number of reports of an idle worker within the time after which it counts as silent."""
+
 
 async def serve_controller(settings: ControllerSettings) -> int:
     agents = AgentMetrics()
@@ -78,5 +82,8 @@ def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
     """Return the variables for agents: the shared settings, and the settings that the controller decides."""
     return settings.agent_environment() | {
         "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
+        "WORKER_AGENT_IDLE_REPORT_SECONDS": str(
+            min(MAX_IDLE_REPORT_SECONDS, settings.worker_silence_seconds / REPORTS_PER_SILENCE)
+        ),
         "WORKER_AGENT_MANAGED": "true",
     }

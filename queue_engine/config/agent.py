@@ -63,6 +63,12 @@ class AgentSettings(SharedSettings, MetricsSettings):
         description="Time limit for one start of the container; the endpoint's setting by default",
     )
     managed: bool = Field(False, description="A controller started this worker and removes its record")
+    idle_report_seconds: float = Field(
+        3.0,
+        ge=0.1,
+        description="Maximum time between two reports of an idle worker; while tasks run it is 1. The controller sets "
+        "it to a quarter of `QUEUE_ENGINE_WORKER_SILENCE_SECONDS`, and to 3 at most",
+    )
     run: int = Field(
         0, ge=0, description="Sequence number of this start, set by the controller; 0 for an agent started by hand"
     )
