@@ -51,7 +51,6 @@ class Job:
             **self.task,
             **self.task["output"],
             "queuedMs": self.task["startedAt"] - self.task["createdAt"],
-            "runMs": self.task["durationMs"],
             "totalMs": self.total_ms,
             "receiver": self.receiver.name,
             "responses": ", ".join(str(one.status) for one in self.received),

@@ -27,19 +27,20 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from deploy.demo.tour import POLL_SECONDS, SETTINGS, StepFailed, Stopped, Tour
-from queue_engine.cli.client import opened
+from deploy.demo.tour import POLL_SECONDS, SETTINGS, Tour
+from queue_engine.cli.client import CommandError, Unreachable, opened
 from queue_engine.cli.output import Screen, safe
 from queue_engine.net.ports import free_port
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_command
 from queue_engine.processes.process_groups import kill_processes_with, passed_on, processes_with
-from queue_engine.processes.standard_files import guarded_output
+from queue_engine.processes.standard_files import guarded_output, pause_while_read
 
 STOP_SECONDS, FORCE_SECONDS = 25.0, 5.0
 
@@ -73,16 +74,26 @@ def _run(folder: Path, files: int, command: str | None, signals: Sequence[signal
     engine = subprocess.Popen(
         up, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
     )
+
+    def pause(seconds: float) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        if engine.poll() is not None:
+            raise CommandError
+        pause_while_read(seconds)
+
     try:
         with opened(f"http://127.0.0.1:{port}", api_key, None) as api:
-            Tour(api, engine, screen, signals).run(files, command)
-    except StepFailed as failure:
-        failures = [*_ends_of_logs(folder), f"FAILED: {failure}"]
-    except Stopped:
+            tour = Tour(api, screen, pause)
+            tour.run(files, command)
+    except CommandError as error:
+        failures = [*_ends_of_logs(folder), f"FAILED: {tour.step}: {_reason(error, engine)}"]
+    except KeyboardInterrupt:
         failures = [f"{signals[0].name}: stopped"]
     finally:
         left = _end(engine, {"TMPDIR": str(folder)}, signals)
-    failures += [f"FAILED: stop the engine: process {pid} was left" for pid in left]
+    if left:
+        failures.append(f"FAILED: stop the engine: it left {left} processes")
     for text in failures:
         typer.echo("\n" + "\n".join(map(safe, text.splitlines())), err=True)
     if not failures:
@@ -90,27 +101,28 @@ def _run(folder: Path, files: int, command: str | None, signals: Sequence[signal
     return 128 + signals[0] if signals else int(bool(failures))
 
 
-def _end(engine: subprocess.Popen[bytes], mark: dict[str, str], signals: Sequence[signal.Signals]) -> list[int]:
-    """End the engine, at once after a second signal, and kill what it leaves. Return the ids of what it has left."""
-    asked_at, asked_twice = time.monotonic(), False
+def _reason(error: CommandError, engine: subprocess.Popen[bytes]) -> str:
+    if isinstance(error, Unreachable):  # the engine may be about to end
+        with suppress(subprocess.TimeoutExpired):
+            engine.wait(STOP_SECONDS)
+    status = engine.poll()
+    return str(error) if status is None else f"queue-engine up ended with status {status}"
+
+
+def _end(engine: subprocess.Popen[bytes], mark: dict[str, str], signals: Sequence[signal.Signals]) -> int:
+    """End the engine, at once after a second signal. Kill the processes that it leaves, and return their number."""
+    asked_at = time.monotonic()
     engine.terminate()
     while engine.poll() is None:
         waited = time.monotonic() - asked_at
-        if not asked_twice and (len(signals) > 1 or waited > STOP_SECONDS):
-            asked_twice = True
-            engine.terminate()
         if waited > STOP_SECONDS + FORCE_SECONDS:
             engine.kill()
+        elif len(signals) > 1 or waited > STOP_SECONDS:
+            engine.terminate()  # the second SIGTERM ends it at once
         threading.Event().wait(POLL_SECONDS)
-    return asyncio.run(_kill_left(mark))
-
-
-async def _kill_left(mark: dict[str, str]) -> list[int]:
-    deadline = time.monotonic() + FORCE_SECONDS
-    while (left := processes_with(mark)) and time.monotonic() < deadline:  # noqa: ASYNC110 - no children of ours
-        await asyncio.sleep(POLL_SECONDS)
-    await kill_processes_with(mark)
-    return [process.pid for process, _ in left]
+    left = len(processes_with(mark))
+    asyncio.run(kill_processes_with(mark))
+    return left
 
 
 def _ends_of_logs(folder: Path) -> list[str]:

@@ -4,122 +4,97 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from statistics import median
 from typing import Any
 
-from deploy.demo.files import PROJECT, NotEnoughFiles, SampleFile, collect
+from deploy.demo.files import PROJECT, SampleFile, collect
 from deploy.demo.jobs import WORKER_PORT, Job, faults_of
 from deploy.demo.receiver import ALWAYS, Inbox, Receiver, listening
-from queue_engine.cli.client import ENDPOINTS, Api, CommandError, Unreachable
+from queue_engine.cli.client import ENDPOINTS, Api, CommandError
 from queue_engine.cli.output import Column, Screen
-from queue_engine.processes.standard_files import pause_while_read
 
 WORKERS = 2
 MODEL_SERVER = PROJECT / "deploy" / "examples" / "magika_server.py"
 SETTINGS = {"QUEUE_ENGINE_WORKER_GRACE_SECONDS": "3", "QUEUE_ENGINE_DELIVERY_SCHEDULE": "0.5,1,2"}
 """Short waits between delivery attempts, so that the one that is given up delays the demo only for a moment."""
 DELIVERY_ATTEMPTS = 4
-STANDSTILL_SECONDS, ENGINE_END_SECONDS, POLL_SECONDS = 90.0, 25.0, 0.1
+STANDSTILL_SECONDS, POLL_SECONDS = 90.0, 0.1
 MAX_ROWS, MAX_TYPES, MAX_FAULTS = 15, 12, 5
 
-DELIVERY = Column("DELIVERY", "deliveryStatus")
-TIMES = [Column(name, f"{name.lower()}Ms", "number") for name in ("QUEUED", "RUN", "TOTAL")]
-FILES = (Column("FILE", "name", "id"), Column("TYPE", "type"), Column("SCORE", "score", "number"), *TIMES, DELIVERY)
-RECEIVERS = (Column("RECEIVER", "receiver", "id"), Column("RESPONSES", "responses"), Column("TASK", "status"), DELIVERY)
-
-
-class StepFailed(Exception):
-    """A step of the demo did not work; the message names it and says why."""
-
-
-class Stopped(Exception):
-    """A signal has asked for the end."""
-
-
-class Wrong(Exception):
-    """Something is not as it must be; the message says what."""
+_FILES = (
+    *(Column("FILE", "name", "id"), Column("TYPE", "type"), Column("SCORE", "score", "number")),
+    *(Column("QUEUED", "queuedMs", "number"), Column("RUN", "durationMs", "number")),
+    *(Column("TOTAL", "totalMs", "number"), Column("DELIVERY", "deliveryStatus")),
+)
+_RECEIVERS = (
+    *(Column("RECEIVER", "receiver", "id"), Column("RESPONSES", "responses")),
+    *(Column("TASK", "status"), Column("DELIVERY", "deliveryStatus")),
+)
 
 
 class Tour:
-    """A run of the demo on an engine that is being started. The caller ends the engine."""
+    """A run of the demo on an engine that is being started. The caller ends the engine.
 
-    def __init__(
-        self, api: Api, engine: subprocess.Popen[bytes], screen: Screen, signals: Sequence[signal.Signals]
-    ) -> None:
+    `pause` waits for some seconds, and raises what must end the tour.
+    """
+
+    def __init__(self, api: Api, screen: Screen, pause: Callable[[float], None]) -> None:
+        self.step = ""
+        """The name of the current step."""
         self._api = api
-        self._engine = engine
         self._screen = screen
-        self._signals = signals
-        """Signals that were received. The first signal ends the tour."""
+        self._pause = pause
         self._inbox = Inbox()
         self._endpoint: tuple[str, ...] = (ENDPOINTS,)
 
     def run(self, file_count: int, command: str | None) -> None:
-        """Do everything and show what came of it. Raises StepFailed and Stopped."""
+        """Do everything and show its results. Raises CommandError, and what `pause` raises."""
         with ExitStack() as until_end:
-            with self._step("collect files"):
-                files = collect(file_count)
-            with self._step("start the engine"):
-                self._watch("API that is ready", 1, lambda: int(self._is_ready()))
-            with self._step("create the endpoint"):
-                self._endpoint = (ENDPOINTS, str(self._post(self._endpoint_of(command))["id"]))
-                jobs = self._jobs(files, until_end)
-            with self._step(f"wait for {WORKERS} workers that run the model"):
-                self._watch("workers that run", WORKERS, self._running_workers)
-            with self._step(f"submit {len(jobs)} tasks"):
-                self._submit(jobs)
-            with self._step("wait for the webhooks"):
-                self._wait_for_webhooks(jobs)
-            with self._step("check every task against the API"):
-                self._check(jobs)
+            self._begin("collect files")
+            files = collect(file_count)
+            self._begin("start the engine")
+            self._watch("API that is ready", 1, self._is_ready)
+            self._begin("create the endpoint")
+            self._endpoint = (ENDPOINTS, str(self._post(_endpoint(command))["id"]))
+            jobs = self._jobs(files, until_end)
+            self._begin(f"wait for {WORKERS} workers that run the model")
+            self._watch("workers that run", WORKERS, self._running_workers)
+            self._begin(f"submit {len(jobs)} tasks")
+            self._submit(jobs)
+            self._begin("wait for the webhooks")
+            self._wait_for_webhooks(jobs)
+            self._begin("check every task against the API")
+            self._check(jobs)
         self._report(jobs[2:], jobs[:2])
 
-    @contextmanager
-    def _step(self, name: str) -> Iterator[None]:
-        self._screen.line(f"{name} ...")
-        try:
-            yield
-        except (CommandError, NotEnoughFiles, Wrong) as error:
-            reason = str(error)
-            if isinstance(error, Unreachable):  # the engine may be about to end
-                with suppress(subprocess.TimeoutExpired):
-                    self._engine.wait(ENGINE_END_SECONDS)
-            if self._engine.poll() is not None:
-                reason = f"queue-engine up ended with status {self._engine.returncode}"
-            raise StepFailed(f"{name}: {reason}") from error
+    def _begin(self, step: str) -> None:
+        self.step = step
+        self._screen.line(f"{step} ...")
 
     def _watch(self, title: str, total: int, count: Callable[[], int]) -> None:
         """Show how far something is until it is whole: all the time on a terminal, else a line for each quarter.
 
-        Raises Wrong when the count stalls, the engine has ended or a webhook was forged.
+        Raises CommandError when the count stalls or a webhook was forged.
         """
-        before, quarters, moved_at = -1, 0, time.monotonic()
-        with self._screen.waiting(title) as tell:
+        before, moved_at = 0, time.monotonic()
+        with self._screen.waiting(title) as show:
             while (done := count()) < total:
-                self._check_nothing_ended()
+                show(f"{title}: {done}/{total}")
+                if not self._screen.terminal and done * 4 // total > before * 4 // total:
+                    self._screen.line(f"  {title}: {done}/{total}")
                 if done != before:
                     before, moved_at = done, time.monotonic()
-                    tell(f"{title}: {done}/{total}")
-                if not self._screen.terminal and done * 4 // total > quarters:
-                    quarters = done * 4 // total
-                    self._screen.line(f"  {title}: {done}/{total}")
+                if self._inbox.faults:
+                    raise CommandError(self._inbox.faults[0])
                 if time.monotonic() - moved_at > STANDSTILL_SECONDS:
-                    raise Wrong(f"{title}: {done}/{total}, without progress for {STANDSTILL_SECONDS:g} s")
-                pause_while_read(POLL_SECONDS)
+                    raise CommandError(f"{title}: {done}/{total}, without progress for {STANDSTILL_SECONDS:g} s")
+                self._pause(POLL_SECONDS)
         self._screen.line(f"  {title}: {total}/{total}")
-
-    def _check_nothing_ended(self) -> None:
-        if self._signals:
-            raise Stopped
-        if self._inbox.faults or self._engine.poll() is not None:
-            raise Wrong("".join(self._inbox.faults[:1]))
 
     def _get(self, *path: str) -> dict[str, Any]:
         """Return what the API says of the endpoint."""
@@ -130,26 +105,11 @@ class Tour:
 
     # The steps
 
-    def _is_ready(self) -> bool:
-        try:
+    def _is_ready(self) -> int:
+        with suppress(CommandError):
             self._api.get(ENDPOINTS)
-        except CommandError:
-            return False
-        return True
-
-    def _endpoint_of(self, command: str | None) -> dict[str, Any]:
-        return {
-            "name": "file-types",
-            "image": "none",  # workers are processes here
-            "serviceMode": "QUEUE",
-            "workers": WORKERS,
-            "resources": [{"region": "local", "gpuType": "CPU", "gpuCount": 1}],
-            "containerVolumeInGb": 20,
-            "initializationCommand": command or f"exec {shlex.join([sys.executable, str(MODEL_SERVER)])}",
-            "environmentVars": [{"key": "THREADS", "value": "1"}],
-            "expose": {"port": WORKER_PORT, "protocol": "http"},
-            "executionTimeoutSeconds": 30,
-        }
+            return 1
+        return 0
 
     def _jobs(self, files: Sequence[SampleFile], until_end: ExitStack) -> list[Job]:
         """Return the tasks, with one receiver for all files, and two that show what happens on failure."""
@@ -168,12 +128,12 @@ class Tour:
         endpoint = self._get()
         if endpoint["status"] == "FAILED":
             errors = [worker["error"] for worker in self._api.get(*self._endpoint, "workers").rows() if worker["error"]]
-            raise Wrong("\n".join(["the endpoint is FAILED, because its workers do not run:", *errors[:1]]))
+            raise CommandError("\n".join(["the endpoint is FAILED, because its workers do not run:", *errors[:1]]))
         return int(endpoint["runningWorkers"])
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            self._check_nothing_ended()
+            self._pause(0)
             job.submitted_at = time.monotonic()
             self._post(job.body(), "tasks")
 
@@ -194,31 +154,44 @@ class Tour:
             job.received = self._inbox.received.pop(job.task_id, [])
         faults = [fault for job in jobs for fault in faults_of(job, self._endpoint[1])]
         faults += [f"a webhook for a task that was not submitted: {task_id}" for task_id in self._inbox.received]
-        delivered, counts = sum(job.delivered for job in jobs), self._get("tasks", "count")
-        for name, count in (("processing", 0), ("delivered", delivered), ("failed", 0), ("total", len(jobs))):
+        expected = {"processing": 0, "delivered": sum(job.delivered for job in jobs), "failed": 0, "total": len(jobs)}
+        counts = self._get("tasks", "count")
+        for name, count in expected.items():
             if counts[name] != count:
                 faults.append(f"the API counts {counts[name]} tasks as {name}, not {count}")
         if faults := faults + self._inbox.faults:
-            raise Wrong(f"{len(faults)} faults: {'; '.join(faults[:MAX_FAULTS])}")
+            raise CommandError(f"{len(faults)} faults: {'; '.join(faults[:MAX_FAULTS])}")
 
     def _report(self, files: Sequence[Job], special: Sequence[Job]) -> None:
+        shown, line = files[:MAX_ROWS], self._screen.line
         for title, columns, jobs in (
-            (
-                f"The first {len(files[:MAX_ROWS])} of {len(files)} files, times in ms",
-                FILES,
-                files[:MAX_ROWS],
-            ),
-            ("The receivers", RECEIVERS, (files[0], *special)),
+            (f"The first {len(shown)} of {len(files)} files, times in ms", _FILES, shown),
+            ("The receivers", _RECEIVERS, (files[0], *special)),
         ):
-            self._screen.line("")
-            self._screen.line(title)
+            line("")
+            line(title)
             self._screen.table(columns, [job.row() for job in jobs])
         types = Counter(job.task["output"]["type"] for job in files).most_common()
-        most = ", ".join(f"{name} {count}" for name, count in types[:MAX_TYPES])
+        names = ", ".join(f"{name} {count}" for name, count in types[:MAX_TYPES])
         times = sorted(job.total_ms for job in files)
         slowest = times[(len(times) * 99 - 1) // 100]
         seconds = max(job.received[0].at for job in files) - files[0].submitted_at
-        self._screen.line("")
-        self._screen.line(f"the model found {len(types)} types: {most}{', ...' if len(types) > MAX_TYPES else ''}")
-        self._screen.line(f"from submit to webhook: median {median(times):.0f} ms, 99th percentile {slowest} ms")
-        self._screen.line(f"from the first submit to the last webhook: {len(files) / seconds:.1f} tasks a second")
+        line("")
+        line(f"the model found {len(types)} types: {names}{', ...' if types[MAX_TYPES:] else ''}")
+        line(f"from submit to webhook: median {median(times):.0f} ms, 99th percentile {slowest} ms")
+        line(f"from the first submit to the last webhook: {len(files) / seconds:.1f} tasks a second")
+
+
+def _endpoint(command: str | None) -> dict[str, Any]:
+    return {
+        "name": "file-types",
+        "image": "none",  # workers are processes here
+        "serviceMode": "QUEUE",
+        "workers": WORKERS,
+        "resources": [{"region": "local", "gpuType": "CPU", "gpuCount": 1}],
+        "containerVolumeInGb": 20,
+        "initializationCommand": command or f"exec {shlex.join([sys.executable, str(MODEL_SERVER)])}",
+        "environmentVars": [{"key": "THREADS", "value": "1"}],
+        "expose": {"port": WORKER_PORT, "protocol": "http"},
+        "executionTimeoutSeconds": 30,
+    }
