@@ -7,7 +7,7 @@ import logging
 import os
 
 from queue_engine.api.app import create_app
-from queue_engine.api.http.server import BACKLOG, bind, serve
+from queue_engine.api.http.server import BACKLOG, bind, certificate_of, serve
 from queue_engine.api.proxy.exchange import WorkerClient
 from queue_engine.cli.process import bound_or_fail, on_end, or_fail
 from queue_engine.cli.serve_api_group import join_group
@@ -33,6 +33,7 @@ async def serve_api(settings: ApiSettings) -> int:
     # Before waiting for the store, because waiting does not fix errors of these settings.
     membership = Membership.from_environment(os.environ)
     listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings)) if membership is None else membership.listener()
+    certificate = or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
         await store.wait_until_ready()
@@ -51,8 +52,8 @@ async def serve_api(settings: ApiSettings) -> int:
             on_end(stopping.set)
             _check_file_limit(settings)
             collect_rarely()
-            log.info("started", extra={"url": f"http://{settings.host}:{listener.getsockname()[1]}"})
-            await serve(app, settings, listener, stopping)
+            log.info("started", extra={"url": f"{settings.url}:{listener.getsockname()[1]}"})
+            await serve(app, settings, listener, stopping, certificate)
         finally:
             if worker_client is not None:
                 await worker_client.aclose()

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from queue_engine.api.http.server import SHUTDOWN_SECONDS, bind
-from queue_engine.cli.process import bound_or_fail, on_end
+from queue_engine.api.http.server import SHUTDOWN_SECONDS, bind, certificate_of
+from queue_engine.cli.process import bound_or_fail, on_end, or_fail
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.secret_files import FILE_SUFFIX
 from queue_engine.net.private_sockets import listen_privately, remove_unserved, sockets_of
@@ -44,6 +44,7 @@ _ENDED = "ended"
 async def serve_api_group(settings: ApiSettings) -> int:
     """Run the members until SIGTERM or SIGINT. A member that dies is started again."""
     listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings))
+    or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))  # here, because members would be restarted
     folder = Path(tempfile.mkdtemp(prefix="queue-engine-api-"))
 
     supervisor = Supervisor()
@@ -58,7 +59,7 @@ async def serve_api_group(settings: ApiSettings) -> int:
             supervisor.start(member)
         port = listener.getsockname()[1]
         # Each member logs `started` when it listens.
-        log.info("starting", extra={"url": f"http://{settings.host}:{port}", "processes": len(members)})
+        log.info("starting", extra={"url": f"{settings.url}:{port}", "processes": len(members)})
         await stopping.wait()
         await asyncio.gather(*(supervisor.stop([member.name]) for member in members))
     finally:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from queue_engine.config.base import ProcessSettings
@@ -165,6 +165,14 @@ class ApiSettings(WebhookSettings):
     read_timeout_seconds: float = Field(
         9.0, gt=0, description="Timeout for receiving the request headers, and between chunks of the body"
     )
+    tls_cert: Path | None = Field(
+        None,
+        description="PEM file with the certificate of the API and its chain; the API then speaks HTTPS only. It is "
+        "read again when it changes, without a restart",
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file with the key of `QUEUE_ENGINE_TLS_CERT`, not encrypted; by default in the same file"
+    )
     max_connections: int = Field(
         10_000,
         ge=0,
@@ -227,6 +235,18 @@ class ApiSettings(WebhookSettings):
     @classmethod
     def _split_worker_networks(cls, value: Any) -> Any:
         return _networks(value)
+
+    @field_validator("tls_key")
+    @classmethod
+    def _check_tls_key(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_cert") is None:
+            raise ValueError("needs QUEUE_ENGINE_TLS_CERT")
+        return value
+
+    @property
+    def url(self) -> str:
+        """Return the URL of the API without its port."""
+        return f"{'http' if self.tls_cert is None else 'https'}://{self.host}"
 
     def worker_policy(self, own_ports: frozenset[int], store_ports: frozenset[int] = frozenset()) -> WorkerPolicy:
         """Return the addresses of workers to which this process may connect. `own_ports` are the engine's on this

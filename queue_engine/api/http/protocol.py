@@ -198,7 +198,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._discarding = _Discarding(self.loop, max_bytes, self.transport.close)
         self.flow.resume_reading()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # not with TLS; the response has its length
+            self.transport.write_eof()
 
     def _ignore(self, size: int) -> None:
         """Drop bytes that are not parsed. Stop reading while earlier requests wait for their responses."""

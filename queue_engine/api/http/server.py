@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from queue_engine.api.http.certificates import ServerCertificate
 from queue_engine.api.http.client_addresses import TrustedProxies
 from queue_engine.api.http.connections import ConnectionLimits, Connections
 from queue_engine.api.http.protocol import limited_protocol
@@ -38,28 +39,40 @@ def bind(settings: ApiSettings) -> socket.socket:
     return listener
 
 
-async def serve(app: ASGIApp, settings: ApiSettings, listener: socket.socket, stopping: asyncio.Event) -> None:
-    """Serve on `listener` until `stopping` is set. Then let requests in progress end, and close the listener.
+def certificate_of(settings: ApiSettings) -> ServerCertificate | None:
+    """Return the configured certificate; None for plain HTTP. Raises OSError and ValueError."""
+    return None if settings.tls_cert is None else ServerCertificate(settings.tls_cert, settings.tls_key)
 
-    The caller handles signals.
+
+async def serve(
+    app: ASGIApp,
+    settings: ApiSettings,
+    listener: socket.socket,
+    stopping: asyncio.Event,
+    certificate: ServerCertificate | None = None,
+) -> None:
+    """Serve on `listener` until `stopping` is set, with TLS if there is a `certificate`.
+
+    Then let requests in progress end, and close the listener. The caller handles signals.
     """
     limits = ConnectionLimits(
         settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_tenant
     )
     connections = Connections(limits, TrustedProxies(settings.trusted_proxies))
-    server = _Server(
-        uvicorn.Config(
-            app,
-            http=limited_protocol(settings.read_timeout_seconds, connections),
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-        )
+    config = uvicorn.Config(
+        app,
+        http=limited_protocol(settings.read_timeout_seconds, connections),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
+    config.load()
+    config.ssl = None if certificate is None else certificate.context()
+    server = _Server(config)
     watcher = asyncio.create_task(_stop_when(stopping, server))
     try:
         await server.serve(sockets=[listener])

@@ -1,0 +1,134 @@
+"""The API with a certificate of its own."""
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queue_engine.api.http.certificates import CHECK_SECONDS, ServerCertificate
+from queue_engine.api.http.server import listen, serve
+from queue_engine.config.engine import ApiSettings
+from tests.integration.certificates import self_signed
+from tests.integration.parts import Programs
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-scheme", scope["scheme"].encode())]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def served(certificate: ServerCertificate) -> AsyncIterator[int]:
+    settings = ApiSettings(port=0)
+    stopping = asyncio.Event()
+    with listen(settings) as listener:
+        port: int = listener.getsockname()[1]
+        serving = asyncio.create_task(serve(app, settings, listener, stopping, certificate))  # type: ignore[arg-type]
+        try:
+            yield port
+        finally:
+            stopping.set()
+            await serving
+
+
+async def exchange(port: int, request: bytes = REQUEST) -> tuple[bytes, bytes]:
+    """Return the response and the certificate of the server."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
+    writer.write(request)
+    response = await reader.read()
+    shown = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return response, shown
+
+
+def put(source: Path, target: Path) -> bytes:
+    """Replace the file as certificate managers do, and return the certificate in it."""
+    draft = target.with_suffix(".new")
+    draft.write_bytes(source.read_bytes())
+    os.replace(draft, target)
+    return ssl.PEM_cert_to_DER_cert(target.read_text().partition("-----BEGIN PRIVATE")[0])
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> list[Path]:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    return [self_signed(tmp_path / name, "localhost").path for name in ("a", "b")]
+
+
+async def test_a_changed_certificate_is_used_by_new_connections(tmp_path: Path, made: list[Path]) -> None:
+    clock, path = Clock(), tmp_path / "used.pem"
+    first = put(made[0], path)
+    async with served(ServerCertificate(path, None, monotonic=clock)) as port:
+        response, shown = await exchange(port)
+        assert response.startswith(b"HTTP/1.1 200 ")
+        assert b"x-scheme: https" in response
+        assert shown == first
+        second = put(made[1], path)
+        clock.now += CHECK_SECONDS
+        assert (await exchange(port))[1] == second != first
+
+
+async def test_a_certificate_that_cannot_be_used_leaves_the_previous_one(
+    tmp_path: Path, made: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    clock, path = Clock(), tmp_path / "used.pem"
+    first = put(made[0], path)
+    async with served(ServerCertificate(path, None, monotonic=clock)) as port:
+        for broken in (b"no certificate", made[1].read_bytes()[:300]):
+            path.write_bytes(broken)
+            for _ in range(2):
+                clock.now += CHECK_SECONDS
+                assert (await exchange(port))[1] == first
+        path.unlink()
+        clock.now += CHECK_SECONDS
+        assert (await exchange(port))[1] == first
+        assert caplog.text.count("the new certificate is not used (QUEUE_ENGINE_TLS_CERT)") == 3
+        second = put(made[1], path)
+        clock.now += CHECK_SECONDS
+        with caplog.at_level(logging.INFO):
+            assert (await exchange(port))[1] == second
+        assert "the certificate was replaced" in caplog.text
+
+
+async def test_a_refused_request_gets_its_response_over_tls(made: list[Path]) -> None:
+    async with served(ServerCertificate(made[0], None)) as port:
+        async with asyncio.timeout(60):
+            response, _ = await exchange(port, b"GET  / HTTP/1.1\r\n\r\n")
+        assert response.startswith(b"HTTP/1.1 400 ")
+        assert b"one space" in response
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"QUEUE_ENGINE_TLS_CERT": "/nowhere.pem"}, "QUEUE_ENGINE_TLS_CERT: No such file or directory"),
+        ({"QUEUE_ENGINE_TLS_CERT": __file__}, "QUEUE_ENGINE_TLS_CERT: "),
+        ({"QUEUE_ENGINE_TLS_KEY": "/nowhere.pem"}, "QUEUE_ENGINE_TLS_KEY: needs QUEUE_ENGINE_TLS_CERT"),
+    ],
+)
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_an_unusable_certificate_ends_the_start_and_names_the_setting(
+    programs: Programs, variables: dict[str, str], message: str, processes: str
+) -> None:
+    program = programs.start("api", "queue_engine", "api", "--port", "0", "--processes", processes, **variables)
+    assert program.wait() == 2
+    assert message in program.output()
