@@ -24,6 +24,7 @@ from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.hosts import is_loopback
 from queue_engine.store.api_keys import hash_of
 from tests.environment import inherited
+from tests.integration.certificates import self_signed
 from tests.integration.parts import HttpServer, Program, Reply, replies
 from tests.ports import free_port
 from tests.waiting import GIVE_UP_SECONDS, wait_until
@@ -468,3 +469,16 @@ def machine_hosts() -> list[str]:
     """This machine's addresses besides loopback, as hosts of a URL."""
     found = [one for one in machine_addresses() if not is_loopback(one) and "%" not in one]
     return [f"[{one}]" if ":" in one else one for one in found]
+
+
+def test_up_serves_https_with_a_certificate_of_its_own(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path, "engine.example")
+    up = Up(tmp_path, QUEUE_ENGINE_TLS_CERT=str(certificate.path))
+    try:
+        up.wait_until_up()
+        assert f"Base URL   https://127.0.0.1:{up.port}\n" in up.program.output()
+        secure = up.url.replace("http:", "https:")
+        response = httpx.get(f"{secure}/v2/serverless", headers={"X-Api-Key": API_KEY}, verify=False, trust_env=False)
+        assert response.json()["data"] == []
+    finally:
+        up.end()
