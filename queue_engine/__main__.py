@@ -1,6 +1,12 @@
 """The entry point of `queue-engine` and `python -m queue_engine`."""
 
+import sys
+from typing import NoReturn
+
 from queue_engine.processes.interpreter import Loading, leave_current_folder
+
+PROCESSES = ("api", "controller", "delivery")
+"""Commands that need no parser when they have no options, as `up` and services start them."""
 
 
 def main() -> None:
@@ -9,10 +15,21 @@ def main() -> None:
     from queue_engine.processes.interrupts import exit_on_interrupt
 
     exit_on_interrupt()
+    if len(sys.argv) == 2 and sys.argv[1] in PROCESSES:
+        _run_process(sys.argv[1])
     with Loading():
         from queue_engine.cli.main import main as run
 
     run()
+
+
+def _run_process(role: str) -> NoReturn:
+    with Loading():
+        from queue_engine.cli.serve_role import serve_role
+        from queue_engine.processes.standard_files import guarded_output
+
+    with guarded_output("queue-engine"):
+        serve_role(role)
 
 
 if __name__ == "__main__":

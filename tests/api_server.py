@@ -16,10 +16,10 @@ from queue_engine.api.http.server import listen, serve
 from queue_engine.api.proxy.exchange import WorkerClient
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
+from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.engine.engine import Engine
 from queue_engine.net.resolver import NameNotResolved
-from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.store import Store
 from tests.waiting import GIVE_UP_SECONDS
 

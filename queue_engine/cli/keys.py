@@ -8,8 +8,11 @@ from typing import Annotated
 
 import typer
 
-from queue_engine.cli.startup import RedisUrl, fail, run, with_store
-from queue_engine.store.api_keys import FIRST_TENANT, new_api_key
+from queue_engine.cli.options import RedisUrl
+from queue_engine.cli.running import fail, run
+from queue_engine.cli.store_access import with_store
+from queue_engine.crypto.api_keys import new_api_key
+from queue_engine.store.api_keys import FIRST_TENANT
 from queue_engine.store.store import Store
 
 commands = typer.Typer()

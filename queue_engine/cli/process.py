@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import TypeVar
 
-from queue_engine.cli.startup import fail
+from queue_engine.cli.running import fail
 from queue_engine.config.shared import MetricsSettings, StoreSettings
 from queue_engine.config.variables import unknown_variables
 from queue_engine.domain.errors import EngineError

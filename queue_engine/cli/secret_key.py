@@ -8,7 +8,10 @@ from collections.abc import Iterable
 
 import typer
 
-from queue_engine.cli.startup import RedisUrl, fail, run, settings_from, with_store
+from queue_engine.cli.options import RedisUrl
+from queue_engine.cli.running import fail, run
+from queue_engine.cli.startup import settings_from
+from queue_engine.cli.store_access import with_store
 from queue_engine.config.shared import StoreSettings
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.store.rotation import Progress, Rotated

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from queue_engine.cli.process import start
-from queue_engine.cli.startup import RedisUrl, fail, option, run, settings_from
+from queue_engine.cli import serve_role
+from queue_engine.cli.options import RedisUrl, option
+from queue_engine.cli.serve_up import become_up
+from queue_engine.cli.startup import settings_from
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
 from queue_engine.config.shared import MetricsSettings
-from queue_engine.processes.interpreter import Loading
-from queue_engine.processes.sharing import Membership
 
 commands = typer.Typer()
 
@@ -37,23 +35,12 @@ def up(
     Workers are processes of this user, so every API key gives a shell on this machine: an endpoint's
     initializationCommand runs here. Give keys only to users who may log in.
     """
-    with Loading():
-        from queue_engine.local.up import UpOptions, run_up
-
     for kind in (ApiSettings, DeliverySettings):
         settings_from(kind, redis_url=redis_url)  # so that invalid settings are reported before a process starts
     controller_settings = settings_from(ControllerSettings, redis_url=redis_url)
     if redis_url is not None:
-        _check_jobs_place(controller_settings)
-    options = UpOptions(
-        host=host,
-        port=port,
-        data_dir=data_dir,
-        redis_url=redis_url,
-        environment=dict(os.environ),
-        on_terminal=sys.stdout.isatty(),
-    )
-    sys.exit(run(run_up(options)))
+        serve_role.check_jobs_place(controller_settings)
+    become_up(host, port, data_dir, redis_url)
 
 
 @commands.command()
@@ -64,17 +51,7 @@ def api(
     redis_url: RedisUrl = None,
 ) -> None:
     """Run the HTTP API. There may be any number of replicas."""
-    settings = settings_from(ApiSettings, host=host, port=port, api_processes=processes, redis_url=redis_url)
-    start("api", settings)
-    if settings.api_processes > 1 and Membership.from_environment(os.environ) is None:
-        with Loading():
-            from queue_engine.cli.serve_api_group import serve_api_group
-
-        sys.exit(run(serve_api_group(settings)))
-    with Loading():
-        from queue_engine.cli.serve_api import serve_api
-
-    sys.exit(run(serve_api(settings)))
+    serve_role.api(host=host, port=port, processes=processes, redis_url=redis_url)
 
 
 @commands.command()
@@ -83,12 +60,7 @@ def delivery(
     metrics_port: MetricsPort = None,
 ) -> None:
     """Run the delivery process, which sends webhooks. There may be any number of replicas."""
-    settings = settings_from(DeliverySettings, redis_url=redis_url, metrics_port=metrics_port)
-    start("delivery", settings)
-    with Loading():
-        from queue_engine.cli.serve_delivery import serve_delivery
-
-    sys.exit(run(serve_delivery(settings)))
+    serve_role.delivery(redis_url=redis_url, metrics_port=metrics_port)
 
 
 @commands.command()
@@ -97,18 +69,4 @@ def controller(
     metrics_port: MetricsPort = None,
 ) -> None:
     """Run the controller, which starts and stops workers and runs the background jobs. Safe to run twice."""
-    settings = settings_from(ControllerSettings, redis_url=redis_url, metrics_port=metrics_port)
-    _check_jobs_place(settings)
-    start("controller", settings)
-    with Loading():
-        from queue_engine.cli.serve_controller import serve_controller
-
-    sys.exit(run(serve_controller(settings)))
-
-
-def _check_jobs_place(settings: ControllerSettings) -> None:
-    if settings.needs_control_redis_url:
-        fail(
-            "QUEUE_ENGINE_CONTROL_REDIS_URL: is required when the store is a cluster, because the queue of the "
-            "background jobs needs a single server, or a master that sentinels name"
-        )
+    serve_role.controller(redis_url=redis_url, metrics_port=metrics_port)

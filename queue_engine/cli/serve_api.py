@@ -11,7 +11,7 @@ from queue_engine.api.http.server import BACKLOG, bind, certificate_of, serve
 from queue_engine.api.proxy.exchange import WorkerClient
 from queue_engine.cli.process import bound_or_fail, on_end, or_fail
 from queue_engine.cli.serve_api_group import join_group
-from queue_engine.cli.startup import open_store
+from queue_engine.cli.store_access import open_store
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.engine.engine import Engine
@@ -21,6 +21,7 @@ from queue_engine.observability.exporter import Page, own_metrics
 from queue_engine.processes.file_limit import raise_file_limit
 from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.sharing import Membership
+from queue_engine.processes.start_notice import Facts, send_notice
 from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
@@ -37,7 +38,7 @@ async def serve_api(settings: ApiSettings) -> int:
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
         await store.wait_until_ready()
-        await _prepare_keys(settings, store)
+        facts = await _prepare_keys(settings, store)
         resolver = CachingResolver(DnsLookup())
         worker_client = None
         try:
@@ -53,6 +54,7 @@ async def serve_api(settings: ApiSettings) -> int:
             _check_file_limit(settings)
             collect_rarely()
             log.info("started", extra={"url": f"{settings.url}:{listener.getsockname()[1]}"})
+            send_notice(os.environ, facts)
             await serve(app, settings, listener, stopping, certificate)
         finally:
             if worker_client is not None:
@@ -80,8 +82,9 @@ def _check_file_limit(settings: ApiSettings) -> None:
         )
 
 
-async def _prepare_keys(settings: ApiSettings, store: Store) -> None:
-    """Store the first API key, and log warnings about missing or unusable keys."""
+async def _prepare_keys(settings: ApiSettings, store: Store) -> Facts:
+    """Store the first API key, and log warnings about missing or unusable keys. Return what `up` shows about them."""
+    warning = None
     if settings.api_key is not None:
         warning = await store.api_keys.put_first(settings.api_key.get_secret_value())
         if warning is not None:
@@ -90,3 +93,4 @@ async def _prepare_keys(settings: ApiSettings, store: Store) -> None:
         await store.api_keys.note_tenants()
     if not store.sealer.has_key:
         log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
+    return {"key_problem": warning, "has_one_tenant": await store.api_keys.has_one_tenant()}

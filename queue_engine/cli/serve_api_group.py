@@ -24,6 +24,7 @@ from queue_engine.observability.scraping import fetch_page
 from queue_engine.observability.sums import summed
 from queue_engine.processes.interpreter import python_command
 from queue_engine.processes.sharing import Membership
+from queue_engine.processes.start_notice import notice_fd
 from queue_engine.processes.supervisor import Program, Supervisor
 
 log = logging.getLogger("queue_engine")
@@ -135,7 +136,7 @@ def _member(settings: ApiSettings, membership: Membership) -> Program:
         python_command("queue_engine", "api"),
         {**_given(settings, os.environ), **membership.variables()},
         grace_seconds=END_SECONDS,
-        inherited_fds=(membership.listener_fd,),
+        inherited_fds=tuple(fd for fd in (membership.listener_fd, notice_fd(os.environ)) if fd is not None),
     )
 
 

@@ -10,7 +10,7 @@ import uuid
 
 from queue_engine.backends.process import ProcessBackend
 from queue_engine.cli.process import on_end, serve_metrics
-from queue_engine.cli.startup import open_store
+from queue_engine.cli.store_access import open_store
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.controller.agent_metrics import AgentMetrics
 from queue_engine.controller.controller import Controller, ControllerConfig

@@ -7,7 +7,7 @@ import ssl
 from dataclasses import replace
 
 from queue_engine.cli.process import on_end, serve_metrics
-from queue_engine.cli.startup import open_store
+from queue_engine.cli.store_access import open_store
 from queue_engine.config.engine import DeliverySettings
 from queue_engine.delivery.guard import Guard
 from queue_engine.delivery.loopback import LoopbackSender

@@ -16,6 +16,7 @@ from queue_engine.config.names import AGENT_PREFIX, CLIENT_VARIABLES, ENGINE_PRE
 from queue_engine.domain import agent_protocol
 from queue_engine.processes.lifeline import LIFELINE_VARIABLE
 from queue_engine.processes.sharing import GROUP_VARIABLES
+from queue_engine.processes.start_notice import NOTICE_VARIABLE
 
 PROCESSES: Mapping[str, type[ProcessSettings]] = {
     "api": ApiSettings,
@@ -30,7 +31,7 @@ MAX_SHOWN_CHARACTERS = 100
 
 _INTERNAL = (agent_protocol.INSTANCE, agent_protocol.CONTROLLER_PID, agent_protocol.CONTROLLER_STARTED)
 KNOWN_VARIABLES = frozenset(
-    {LIFELINE_VARIABLE, *GROUP_VARIABLES, *_INTERNAL, *CLIENT_VARIABLES}
+    {LIFELINE_VARIABLE, NOTICE_VARIABLE, *GROUP_VARIABLES, *_INTERNAL, *CLIENT_VARIABLES}
     | {variable for settings in PROCESSES.values() for variable in variables_of(settings)}
 )
 

@@ -11,9 +11,10 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -76,7 +77,7 @@ class Sealer:
 
     def __init__(self, key: bytes | None, previous: Iterable[bytes] = ()) -> None:
         ring = [] if key is None else [key, *previous]
-        self._ciphers = {fingerprint_of(one): AESGCM(one) for one in ring}
+        self._ciphers = {fingerprint_of(one): _cipher(one) for one in ring}
         self.fingerprint = fingerprint_of(key) if key is not None else ""
         """The fingerprint of the current key; empty without one."""
 
@@ -118,12 +119,25 @@ class Sealer:
             raise SealKeyUnknown(fingerprint)
         try:
             return cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context.encode())
-        except (InvalidTag, ValueError):
+        except (_invalid_tag(), ValueError):
             raise SealBroken from None
 
     def resealed(self, sealed: str, context: str) -> str:
         """Return the same secret, sealed with the current key. Raises like `open` unless that is already the case."""
         return sealed if self.is_current(sealed) else self.seal(self.open(sealed, context), context)
+
+
+def _cipher(key: bytes) -> AESGCM:
+    # Imported with the first key, because processes without one, such as that of `up`, would keep the library's 8 MB.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key)
+
+
+def _invalid_tag() -> type[Exception]:
+    from cryptography.exceptions import InvalidTag
+
+    return InvalidTag
 
 
 def _parts(sealed: str) -> tuple[str, bytes]:

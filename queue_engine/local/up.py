@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 import psutil
 
-from queue_engine.crypto.sealing import Sealer, new_secret_key
+from queue_engine.crypto.api_keys import new_api_key
+from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
 from queue_engine.domain.agent_protocol import CONTAINER_COMMAND, END_MARGIN_SECONDS
 from queue_engine.domain.errors import EngineError
@@ -27,14 +27,11 @@ from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_command, python_path
 from queue_engine.processes.orphans import become_subreaper
 from queue_engine.processes.process_groups import passed_on
+from queue_engine.processes.start_notice import NOTICE_VARIABLE, Facts, NoticePipe
 from queue_engine.processes.supervisor import OrphanPolicy, Program, ProgramError, ProgramExit, Supervisor
 from queue_engine.rules.hosts import bracketed, is_loopback
-from queue_engine.store.api_keys import new_api_key
-from queue_engine.store.redis.client import store_errors
-from queue_engine.store.store import Store
 
 READY_SECONDS = 60.0
-POLL_SECONDS = 0.1
 WORKER_GRACE_SECONDS = 10.0
 """Time for which tasks may continue after Ctrl-C, unless QUEUE_ENGINE_WORKER_GRACE_SECONDS is set."""
 CONTROLLER_MARGIN_SECONDS = 10.0
@@ -112,6 +109,9 @@ class _Stack:
         self._data_dir = options.data_dir.absolute()
         self._store: EmbeddedStore | None = None
         self._supervisor: Supervisor | None = None
+        self._notice = NoticePipe()
+        """The pipe with which the API tells that it serves, and about the first key."""
+        self._role_ended = asyncio.Event()
 
     async def start(self) -> None:
         if not is_free(self._options.port):
@@ -130,10 +130,10 @@ class _Stack:
             command = python_command("queue_engine", role)
             # Longer than the grace period of workers, because the controller must outlive them.
             grace_seconds = self._grace_seconds() + END_MARGIN_SECONDS + CONTROLLER_MARGIN_SECONDS
-            self._supervisor.start(Program(role, command, environment, log, grace_seconds))
+            inherited = (self._notice.fd,) if role == "api" else ()
+            self._supervisor.start(Program(role, command, environment, log, grace_seconds, inherited))
         self.say("starting: " + ", ".join(ROLES))
-        await self._wait_until_ready()
-        await self._greet(redis_url, api_key, metrics_ports)
+        self._greet(await self._api_notice(), api_key, metrics_ports)
 
     async def stop(self) -> None:
         if self._supervisor is not None:
@@ -141,6 +141,7 @@ class _Stack:
             await self._supervisor.aclose()
         if self._store is not None:
             await self._store.stop()
+        self._notice.close()
 
     def kill(self) -> None:
         if self._supervisor is not None:
@@ -183,6 +184,7 @@ class _Stack:
         environment.pop("QUEUE_ENGINE_API_KEY", None)
         if role == "api":
             environment["QUEUE_ENGINE_API_KEY"] = api_key
+            environment[NOTICE_VARIABLE] = str(self._notice.fd)
         if metrics_port is not None:
             environment["QUEUE_ENGINE_METRICS_PORT"] = str(metrics_port)
         return environment
@@ -261,19 +263,19 @@ class _Stack:
 
     # Watching
 
-    async def _wait_until_ready(self) -> None:
-        # The certificate, if there is one, is that of a public name, and these requests do not leave the machine.
-        client = httpx.AsyncClient(trust_env=False, timeout=2.0, verify=False)  # noqa: S501
-        async with client, asyncio.timeout(READY_SECONDS):
-            while not await self._is_ready(client):
-                self._check_none_failed()
-                await asyncio.sleep(POLL_SECONDS)
-
-    async def _is_ready(self, client: httpx.AsyncClient) -> bool:
+    async def _api_notice(self) -> Facts:
+        """Wait until the API serves, and return what it tells. Raises EngineError if a process ends before."""
+        notice = asyncio.create_task(self._notice.first())
+        failure = asyncio.create_task(self._role_ended.wait())
         try:
-            return (await client.get(f"{self.base_url}/readyz")).status_code == 200
-        except httpx.HTTPError:
-            return False
+            await asyncio.wait((notice, failure), timeout=READY_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            self._check_none_failed()
+            if not notice.done():
+                raise EngineError(f"the API does not serve after {READY_SECONDS:g} s: see {self._data_dir / 'logs'}")
+            return notice.result()
+        finally:
+            notice.cancel()
+            failure.cancel()
 
     def _check_none_failed(self) -> None:
         """Raise EngineError if a program has ended during the start, because waiting would not help."""
@@ -285,11 +287,13 @@ class _Stack:
 
     def _on_exit(self, end: ProgramExit) -> None:
         logs = self._data_dir / "logs"
+        if end.name in ROLES:
+            self._role_ended.set()
         with suppress(OSError):  # an output that cannot be written must not stop the restart
             self.say(f"{end.reason}; restarting it in {end.restart_in_seconds:g} s (logs: {logs})")
 
-    async def _greet(self, redis_url: str, api_key: str, metrics_ports: Mapping[str, int]) -> None:
-        problem, alone = await self._state_of_keys(redis_url, api_key)
+    def _greet(self, facts: Facts, api_key: str, metrics_ports: Mapping[str, int]) -> None:
+        problem, alone = facts["key_problem"], bool(facts["has_one_tenant"])
         metrics = [f"{self.base_url}/metrics", *(f"http://127.0.0.1:{port}/metrics" for port in metrics_ports.values())]
         shown, in_shell = self._shown_key(api_key)
         self.say(
@@ -311,15 +315,6 @@ Ctrl-C stops everything."""
         )
         if problem is not None:
             self.say(f"\nwarning: {problem}")
-
-    async def _state_of_keys(self, redis_url: str, api_key: str) -> tuple[str | None, bool]:
-        """Return a problem with the first API key, or None; and True if there is a single tenant."""
-        store = Store(redis_url, Sealer(None))
-        try:
-            async with store_errors():
-                return await store.api_keys.put_first(api_key), await store.api_keys.has_one_tenant()
-        finally:
-            await store.close()
 
     def _shown_key(self, api_key: str) -> tuple[str, str]:
         """Return the API key as it is shown, and its header as a shell word; only a terminal shows the key itself."""

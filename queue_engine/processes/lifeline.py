@@ -7,7 +7,6 @@ parent's *thread* ends.)
 
 from __future__ import annotations
 
-import asyncio
 import os
 import stat
 from collections.abc import Callable
@@ -43,7 +42,9 @@ def watch_lifeline(fd: int, lost: Callable[[], None]) -> Callable[[], None]:
     Returns a function that ends the watch; it is safe to call twice. This process's own children do not inherit the
     descriptor. Raises ValueError if `fd` is not an open pipe.
     """
-    _check_is_pipe(fd)
+    import asyncio  # here, because the tether, which needs only the name of the variable, would keep its 9 MB
+
+    check_is_pipe(fd)
     os.set_inheritable(fd, False)
     loop = asyncio.get_running_loop()
 
@@ -60,7 +61,8 @@ def watch_lifeline(fd: int, lost: Callable[[], None]) -> Callable[[], None]:
     return end
 
 
-def _check_is_pipe(fd: int) -> None:
+def check_is_pipe(fd: int) -> None:
+    """Raise ValueError unless the descriptor is an open pipe."""
     try:
         mode = os.fstat(fd).st_mode
     except OSError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
@@ -11,7 +10,6 @@ from redis.asyncio import Redis
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
 
-KEY_PREFIX = "qe_"
 HASH_CHARACTERS = 64
 FIRST_TENANT = "default"
 """The tenant of the key that the operator configures."""
@@ -25,11 +23,6 @@ class ApiKey:
     tenant: str
     name: str
     created_at_ms: int
-
-
-def new_api_key() -> str:
-    """Return a new random key of 256 bits."""
-    return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
 def hash_of(api_key: str) -> str:

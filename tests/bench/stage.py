@@ -13,12 +13,12 @@ from typing import Any
 
 import httpx
 
+from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, Succeeded, TaskSpec
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.local.embedded import server_environment
-from queue_engine.store.api_keys import new_api_key
 from queue_engine.store.store import Store
 from tests.bench.environments import PROGRAMS, PYTHON
 from tests.bench.peer_workers import PEERS_PYTHON, PeerWorker

@@ -32,7 +32,7 @@ sys.meta_path.insert(0, Interrupting())
         (UP, "pydantic_settings"),
         (UP, "queue_engine.local.up"),
         (UP, "psutil"),
-        (UP, "uvloop"),
+        (UP, "queue_engine.local.embedded"),
         (("-m", "queue_engine", "api"), "redis"),
         (("-m", "queue_engine", "api"), "starlette"),
         (("-m", "queue_engine", "delivery"), "queue_engine.delivery.guard"),

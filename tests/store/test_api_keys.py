@@ -1,6 +1,7 @@
 """API keys give access to the API until they are revoked. Only their hashes are stored."""
 
-from queue_engine.store.api_keys import hash_of, new_api_key
+from queue_engine.crypto.api_keys import new_api_key
+from queue_engine.store.api_keys import hash_of
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT
 from tests.store.probe import Probe

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, EndpointStatus
@@ -13,7 +14,7 @@ from queue_engine.domain.principals import Principal, Role
 from queue_engine.engine.endpoints import References
 from queue_engine.engine.engine import Engine
 from queue_engine.rules.webhook_urls import parse_webhook
-from queue_engine.store.api_keys import hash_of, new_api_key
+from queue_engine.store.api_keys import hash_of
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, config
 from tests.store.use_cases import OWNER, STRANGER, engine_on

@@ -231,12 +231,13 @@ STORE = {"prometheus_client", "pydantic_settings", "redis", "queue_engine.store"
     [
         (("version",), "queue_engine", set()),
         (("endpoints", "workers", "logs", "tasks"), "queue_engine.cli.command", {"queue_engine.cli.command"}),
-        (("config", "keys", "secret-key"), "queue_engine.cli.startup", STORE),
+        (("config",), "queue_engine.cli.startup", {"pydantic_settings"}),
+        (("keys", "secret-key"), "queue_engine.cli.store_access", STORE),
         (("api",), "queue_engine.cli.serve_api", STORE | {"aiohttp", "starlette", "uvicorn"}),
         (("delivery",), "queue_engine.cli.serve_delivery", STORE),
         (("controller",), "queue_engine.cli.serve_controller", STORE | {"arq"}),
     ],
-    ids=("version", "client", "store", "api", "delivery", "controller"),
+    ids=("version", "client", "settings", "store", "api", "delivery", "controller"),
 )
 def test_a_command_loads_what_it_needs(commands: tuple[str, ...], module: str, loaded: set[str]) -> None:
     """The client commands load httpx for their first request, and rich for a terminal."""

@@ -51,7 +51,8 @@ def test_what_the_start_has_made_is_left_out_of_later_collections_which_are_rare
     ("package", "arguments", "module", "imports"),
     [
         ("queue_engine", [], "queue_engine.cli.main", 50),
-        ("queue_engine", ["api"], "queue_engine.cli.process", 200),
+        ("queue_engine", ["api"], "queue_engine.cli.process", 150),
+        ("queue_engine", ["keys"], "queue_engine.cli.options", 200),
         ("worker_agent", [], "worker_agent.cli", 200),
     ],
 )

@@ -1,0 +1,60 @@
+"""The process of `queue-engine up`, which takes the place of the command line once the settings are checked.
+
+    python -P -m queue_engine.cli.serve_up HOST PORT DATA_DIR
+
+The command line and the settings take 45 MB, which a process that only watches others would keep for its whole life. It
+has the same process id, so that a terminal or a service sees one process.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+from queue_engine.processes.interpreter import Loading, python_command, python_path
+
+_STORE_URL = "QUEUE_ENGINE_UP_REDIS_URL"
+"""The option --redis-url, not shown among the processes of the machine."""
+
+
+def become_up(host: str, port: int, data_dir: Path, redis_url: str | None) -> NoReturn:
+    """Replace this program. Its environment and its standard files stay."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    command = python_command(__name__, host, str(port), str(data_dir))
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {**kept, **python_path(os.environ), **({} if redis_url is None else {_STORE_URL: redis_url})}
+    os.execve(command[0], command, environment)  # noqa: S606 - this interpreter, with words of ours
+
+
+def main() -> None:
+    """Run `up` with the words of the command line."""
+    from queue_engine.processes.interrupts import exit_on_interrupt
+
+    exit_on_interrupt()
+    with Loading():
+        import asyncio
+
+        from queue_engine.cli.running import run
+        from queue_engine.local.up import UpOptions, run_up
+        from queue_engine.processes.standard_files import guarded_output
+
+    host, port, data_dir = sys.argv[1:]
+    redis_url = os.environ.pop(_STORE_URL, None)
+    with guarded_output("queue-engine"):
+        options = UpOptions(
+            host=host,
+            port=int(port),
+            data_dir=Path(data_dir),
+            redis_url=redis_url,
+            environment=dict(os.environ),
+            on_terminal=sys.stdout.isatty(),
+        )
+        # Without uvloop, which takes 3 MB and is not faster where nearly nothing happens.
+        sys.exit(run(run_up(options), on=asyncio.run))
+
+
+if __name__ == "__main__":
+    main()
