@@ -55,6 +55,9 @@ demo: setup ## run the demo on this machine, with an embedded store
 
 # A file stays in one process, because its tests may share a running engine. The files are taken in the order in which
 # they are collected: those with few and long tests come first, so that all processes end at about the same time.
+# Bytecode is written although the environment may forbid it, because without it each process compiles all tests, and
+# rewrites their asserts, in every run.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
 test: setup ## run all tests but the benchmarks, the model servers and the images
 	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers --ignore=tests/images \
 		-n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1

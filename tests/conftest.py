@@ -4,11 +4,12 @@
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
 
+from queue_engine.processes.interpreter import Loading, collect_rarely
 from tests.environment import trust_no_authority
 from tests.examples import FULL
 from tests.promtool import promtool_binary
@@ -69,6 +70,15 @@ def promtool() -> str:
 def _empty_stores(request: pytest.FixtureRequest) -> None:
     for server in {"store_server", "valkey_server"} & set(request.fixturenames):
         request.getfixturevalue(server).empty()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect the tests without garbage collections, and leave them out of later ones, because they stay to the end."""
+    with Loading():
+        collected = yield
+    collect_rarely()
+    return collected
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ A test fails when a page differs from the definitions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,24 +28,24 @@ from tests.reference_text import MADE, limits_of, shown_default, table
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
 
 
-def pages() -> dict[str, str]:
-    """Return the text of each page by the name of its file."""
+def pages() -> dict[str, Callable[[], str]]:
+    """Return a function that makes the text of each page, by the name of its file."""
     return {
-        "configuration.md": _configuration(),
-        "endpoint-settings.md": _endpoint_settings(),
-        "task-fields.md": _task_fields(),
-        "http-api.md": reference_http.http_api(),
-        "errors.md": reference_http.errors(),
-        "cli.md": reference_cli.command_line(),
-        "metrics.md": reference_metrics.metrics_page(),
+        "configuration.md": _configuration,
+        "endpoint-settings.md": _endpoint_settings,
+        "task-fields.md": _task_fields,
+        "http-api.md": reference_http.http_api,
+        "errors.md": reference_http.errors,
+        "cli.md": reference_cli.command_line,
+        "metrics.md": reference_metrics.metrics_page,
     }
 
 
 def write(folder: Path = FOLDER) -> None:
     """Write all pages."""
     folder.mkdir(exist_ok=True)
-    for name, text in pages().items():
-        (folder / name).write_text(text)
+    for name, make in pages().items():
+        (folder / name).write_text(make())
 
 
 _CONFIGURATION = f"""# Configuration
