@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 LOCK   := requirements/all.txt
 # Most tests wait for processes of their own rather than compute.
-TEST_PROCESSES ?= 4
+TEST_PROCESSES ?= 6
 # Tested end to end by `make test-servers`.
 MODEL_SERVERS  := cog mlserver litserve bentoml flask
 # Measured by `make bench` beside the engine, and what their programs and plots need.
@@ -64,7 +64,7 @@ test: setup ## run all tests but the benchmarks, the model servers and the image
 
 test-fast: setup ## run the unit tests with few examples, and the store's on the embedded Valkey only
 	$(BIN)/python -m pytest tests/unit tests/store -m "not redis7 and not topology" --hypothesis-profile=fast \
-		-n $(TEST_PROCESSES) --dist worksteal
+		-n 4 --dist worksteal
 
 test-servers: setup ## run model servers from PyPI end to end, each in a virtual environment of its own
 	$(BIN)/python -m tests.model_servers.environments
