@@ -146,9 +146,13 @@ MUTANTS = {
 
 
 def make(mutant: Mutant, directory: Path) -> Path:
-    """The mutant's code, in a directory for PYTHONPATH. Raises Stale."""
+    """The mutant's code, in a directory for PYTHONPATH. Raises Stale.
+
+    With the bytecode of what is not edited, because each of an engine's processes would compile all of it.
+    """
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("__pycache__"))
+        # The bytecode that another process is writing has a temporary name.
+        shutil.copytree(ROOT / package, directory / package, ignore=shutil.ignore_patterns("*.pyc.*"))
     for name, edits in mutant.edits.items():
         file = directory / name
         text = file.read_text()
