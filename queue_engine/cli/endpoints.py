@@ -91,9 +91,12 @@ _CHANGE = options_of((one for one in SETTINGS if not one.definition.fixed), STRU
 def list_endpoints(
     session: Session,
     status: Annotated[list[str] | None, typer.Option(help="Only these statuses; may be repeated")] = None,
+    page: Annotated[int | None, typer.Option(min=1, help="Page number")] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Number of endpoints per page")] = None,
 ) -> None:
-    """List endpoints, newest first."""
-    found = session.api.get(ENDPOINTS, query={"statusList": ",".join(status) if status else None})
+    """List endpoints, newest first: all, or those on a page."""
+    statuses = ",".join(status) if status else None
+    found = session.api.get(ENDPOINTS, query={"statusList": statuses, "pageNumber": page, "pageSize": size})
     session.show(found, lambda: session.screen.table(_COLUMNS, found.rows()))
 
 

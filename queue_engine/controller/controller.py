@@ -14,6 +14,7 @@ from queue_engine.backends.base import Backend
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
+from queue_engine.controller.resync import Resync
 from queue_engine.domain.endpoints import DesiredState, Endpoint
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.observability import metrics
@@ -30,6 +31,8 @@ DELETE_SECONDS = 2
 GAUGES_SECONDS = 5.0
 MIGRATE_SECONDS = 5.0
 """Interval at which the controller checks if the data must be migrated."""
+RESYNC_SECONDS = 4.0
+"""Interval at which the leader checks the index entries of a page of endpoints."""
 SWEPT_AT_ONCE = 16
 """Number of partitions that are swept at the same time. There are several, because an unresponsive server must not make
 the sweeps of other partitions late: after a late sweep, expired leases are extended."""
@@ -131,7 +134,8 @@ class Controller:
         return 0
 
     async def _leaders_jobs(self) -> None:
-        reconciler, migrating = self._make_reconciler(), asyncio.create_task(self._migrate())
+        reconciler = self._make_reconciler()
+        background = [asyncio.create_task(self._migrate()), asyncio.create_task(self._resync())]
         try:
             await run_jobs(
                 self._config.jobs_redis_url,
@@ -139,7 +143,7 @@ class Controller:
                 [Periodic("reconcile", reconciler.step, RECONCILE_SECONDS)],
             )
         finally:
-            await end_tasks(migrating)
+            await end_tasks(*background)
             await reconciler.aclose()
 
     async def _migrate(self) -> None:
@@ -149,6 +153,10 @@ class Controller:
             await run_forever(migrator.step, idle_seconds=MIGRATE_SECONDS, name="migration", passing=unavailability)
         finally:
             await migrator.aclose()
+
+    async def _resync(self) -> None:
+        resync = Resync(self._store.endpoints.index)
+        await run_forever(resync.step, idle_seconds=RESYNC_SECONDS, name="resync", passing=unavailability)
 
     async def _stop_leading(self) -> None:
         if self._leading is not None:

@@ -23,6 +23,25 @@ _UNKNOWN_CREDENTIAL: FieldError = ("containerRegistryAuthId", "unknown credentia
 
 
 @dataclass(frozen=True)
+class Page:
+    """A page of a list."""
+
+    number: int
+    """From 1."""
+    size: int
+
+    @property
+    def start(self) -> int:
+        """Number of entries before the page."""
+        return (self.number - 1) * self.size
+
+    @property
+    def end(self) -> int:
+        """Number of entries up to the end of the page."""
+        return self.number * self.size
+
+
+@dataclass(frozen=True)
 class References:
     """New values of an endpoint that must be encrypted, reached or found. None means no such value."""
 
@@ -52,10 +71,24 @@ class Endpoints:
             raise NotFound(Resource.ENDPOINT)
         return endpoint
 
-    async def all(self, principal: Principal, statuses: AbstractSet[EndpointStatus]) -> list[Endpoint]:
-        """Return the endpoints with one of the statuses, newest first. An empty set means all statuses."""
-        endpoints = await from_store(self._endpoints.of_tenant(principal.tenant))
-        return [one for one in endpoints if not statuses or one.status in statuses]
+    async def all(
+        self, principal: Principal, statuses: AbstractSet[EndpointStatus], page: Page | None = None
+    ) -> list[Endpoint]:
+        """Return the endpoints with one of the statuses, newest first. An empty set means all statuses.
+
+        With a page, return only the endpoints on it.
+        """
+        return await from_store(self._all(principal, statuses, page))
+
+    async def _all(
+        self, principal: Principal, statuses: AbstractSet[EndpointStatus], page: Page | None
+    ) -> list[Endpoint]:
+        chosen: list[Endpoint] = []
+        async for endpoints in self._endpoints.pages_of(principal.tenant):
+            chosen += [one for one in endpoints if not statuses or one.status in statuses]
+            if page is not None and len(chosen) >= page.end:
+                break
+        return chosen if page is None else chosen[page.start : page.end]
 
     async def field_errors(self, principal: Principal, references: References) -> list[FieldError]:
         """Return the errors of well-formed fields whose values this server cannot encrypt, reach or find.

@@ -170,6 +170,12 @@ class MarkWorkerOk:
 class MarkWorkerGone:
     word: Literal["GONE"]
 
+class NoteEndpointOk:
+    word: Literal["OK"]
+
+class NoteEndpointFull:
+    word: Literal["FULL"]
+
 class OpenDeliveryOk:
     word: Literal["OK"]
     attempts: int
@@ -312,6 +318,7 @@ class ReleaseCredentialOk:
 
 class RemoveEndpointOk:
     word: Literal["OK"]
+    tenant: str | None
 
 class RemoveEndpointBusy:
     word: Literal["BUSY"]
@@ -635,6 +642,16 @@ class Scripts:
         restarts: int,
     ) -> MarkWorkerOk | MarkWorkerGone:
         """Set a worker's status, as decided by the controller."""
+    async def note_endpoint(
+        self,
+        *,
+        tenant_endpoints: str,
+        endpoint_id: int,
+        limit: int,
+    ) -> NoteEndpointOk | NoteEndpointFull:
+        """Note in a tenant's index that the tenant has an endpoint, or is about to store it. Refused when the tenant
+        has as many as the limit, unless the endpoint is noted already.
+        """
     async def open_delivery(
         self,
         keys: TaskKeys,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.crypto.signing import new_secret
@@ -28,11 +30,16 @@ from queue_engine.domain.endpoints import (
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.webhook_urls import parse_webhook
 from queue_engine.store.calls import Scripts
+from queue_engine.store.endpoint_index import PAGE_SIZE, EndpointIndex
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
 from queue_engine.store.policies import retry_delays_of, retry_delays_text, retry_on_of, retry_on_text
 from queue_engine.store.resealing import Resealed, worst
 
 _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
+
+
+class EndpointLimitReached(Exception):
+    """The tenant has as many endpoints as it may have."""
 
 
 class EndpointStore:
@@ -43,6 +50,7 @@ class EndpointStore:
         self._scripts = scripts
         self._partitions = partitions
         self._sealer = sealer
+        self.index = EndpointIndex(redis, scripts, partitions)
 
     async def new_id(self) -> str:
         """Return an id that no endpoint has.
@@ -55,11 +63,14 @@ class EndpointStore:
             if not await self._redis.exists(self._partitions.of(endpoint_id).endpoint):
                 return endpoint_id
 
-    async def create(self, tenant: str, config: EndpointConfig, endpoint_id: str | None = None) -> Endpoint:
+    async def create(
+        self, tenant: str, config: EndpointConfig, endpoint_id: str | None = None, *, limit: int = 0
+    ) -> Endpoint:
         """Store a new endpoint with a new signing secret for its webhooks, and return it.
 
         `endpoint_id` is an id from `new_id`; without it a new id is assigned. Raises SecretKeyMissing when there are
-        environment variables and no key to seal them with.
+        environment variables and no key to seal them with, and EndpointLimitReached when the tenant has `limit`
+        endpoints. 0 means no limit.
         """
         endpoint_id = endpoint_id or await self.new_id()
         keys = self._partitions.of(endpoint_id)
@@ -69,11 +80,18 @@ class EndpointStore:
             "signing": self._new_signing_secret(endpoint_id),
             **_fields(config, self._sealed(endpoint_id, config.environment), sorted(config.environment)),
         }
+        if not await self.index.note(tenant, endpoint_id, limit=limit):
+            raise EndpointLimitReached
         await self._scripts.create_endpoint(keys, endpoint_id=endpoint_id, fields=fields)
-        endpoint = await self.get(endpoint_id, tenant)
+        endpoint, _ = await asyncio.gather(self.get(endpoint_id, tenant), self._note_again(tenant, endpoint_id))
         if endpoint is None:
             raise LookupError(f"endpoint {endpoint_id} does not exist right after it was created")
         return endpoint
+
+    async def _note_again(self, tenant: str, endpoint_id: str) -> None:
+        """Note a stored endpoint, because a list may have removed the first note before the endpoint was stored."""
+        with suppress(RedisError):  # the first note is there unless a list came in between
+            await self.index.note(tenant, endpoint_id)
 
     async def update(
         self,
@@ -118,26 +136,63 @@ class EndpointStore:
     async def remove(self, endpoint_id: str) -> bool:
         """Remove a deleted endpoint from the store. Return False while it has workers, tasks or deliveries."""
         keys = self._partitions.of(endpoint_id)
-        return (await self._scripts.remove_endpoint(keys, endpoint_id=endpoint_id)).word == "OK"
+        reply = await self._scripts.remove_endpoint(keys, endpoint_id=endpoint_id)
+        if reply.word != "OK":
+            return False
+        if reply.tenant is not None:
+            await self.index.forget(reply.tenant, [endpoint_id])
+        return True
 
     async def get(self, endpoint_id: str, tenant: str | None) -> Endpoint | None:
         """Return the endpoint if it belongs to the tenant and is not deleted, else None.
 
         With `tenant=None` return an endpoint of any tenant, also while it is being deleted.
         """
-        keys = self._partitions.of(endpoint_id)
+        endpoint = (await self.read([endpoint_id])).get(endpoint_id)
+        return endpoint if endpoint is not None and (tenant is None or _is_visible(endpoint, tenant)) else None
+
+    async def read(self, endpoint_ids: Sequence[str]) -> dict[str, Endpoint]:
+        """Return endpoints of any tenant by id, also while they are being deleted, without those that do not exist.
+
+        All are read in one pipeline, so the caller passes at most a page.
+        """
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.hgetall(keys.endpoint)
-        pipeline.hvals(keys.workers)
-        pipeline.hmget(keys.counts, _COUNTS)
-        record, statuses, counts = await pipeline.execute()
-        return self._endpoint(endpoint_id, tenant, record, statuses, counts)
+        for endpoint_id in endpoint_ids:
+            keys = self._partitions.of(endpoint_id)
+            pipeline.hgetall(keys.endpoint)
+            pipeline.hvals(keys.workers)
+            pipeline.hmget(keys.counts, _COUNTS)
+        replies = iter(await pipeline.execute())
+        found = zip(endpoint_ids, replies, replies, replies, strict=True)
+        return {
+            endpoint_id: _endpoint(endpoint_id, record, statuses, counts)
+            for endpoint_id, record, statuses, counts in found
+            if record
+        }
 
     async def of_tenant(self, tenant: str | None) -> list[Endpoint]:
         """Return the tenant's endpoints, newest first; with None, those of all tenants."""
-        ids = await self.ids()
-        endpoints = await asyncio.gather(*(self.get(endpoint_id, tenant) for endpoint_id in ids))
-        return sorted((endpoint for endpoint in endpoints if endpoint), key=lambda one: -int(one.endpoint_id))
+        pages = self._all_pages() if tenant is None else self.pages_of(tenant)
+        return [endpoint async for page in pages for endpoint in page]
+
+    async def pages_of(self, tenant: str) -> AsyncIterator[list[Endpoint]]:
+        """Yield the tenant's endpoints, newest first, in pages. The cost depends on the tenant's endpoints only."""
+        below: str | None = None
+        while ids := await self.index.ids_of(tenant, below=below):
+            below = ids[-1]
+            found = await self.read(ids)
+            with suppress(RedisError):  # the next list removes them
+                await self.index.forget(tenant, [one for one in ids if one not in found or found[one].tenant != tenant])
+            yield [endpoint for endpoint in found.values() if _is_visible(endpoint, tenant)]
+        if ids is None:  # an unfinished migration
+            async for page in self._all_pages():
+                yield [endpoint for endpoint in page if _is_visible(endpoint, tenant)]
+
+    async def _all_pages(self) -> AsyncIterator[list[Endpoint]]:
+        """Yield the endpoints of all tenants, newest first, in pages."""
+        ids = sorted(await self.ids(), key=int, reverse=True)
+        for first in range(0, len(ids), PAGE_SIZE):
+            yield list((await self.read(ids[first : first + PAGE_SIZE])).values())
 
     async def ids(self) -> list[str]:
         """Return the ids of all endpoints of all tenants."""
@@ -230,30 +285,29 @@ class EndpointStore:
         stored = await self._redis.hget(self._partitions.of(endpoint_id).endpoint, "config")  # type: ignore[misc]
         return str(json.loads(stored)["environment"]) if stored else ""
 
-    def _endpoint(
-        self, endpoint_id: str, tenant: str | None, record: dict[bytes, bytes], statuses: list[bytes], counts: list[Any]
-    ) -> Endpoint | None:
-        fields = {name.decode(): value.decode() for name, value in record.items()}
-        if not fields or (tenant is not None and not _is_visible(fields, tenant)):
-            return None
-        return Endpoint(
-            endpoint_id=endpoint_id,
-            tenant=fields["tenant"],
-            config=_config(fields),
-            version=int(fields["version"]),
-            revision=int(fields["revision"]),
-            environment_names=tuple(json.loads(fields["config"])["environment_names"]),
-            desired=DesiredState(fields["wanted"]),
-            failed=fields.get("failed") == "1",
-            created_at_ms=int(fields["created"]),
-            updated_at_ms=int(fields["updated"]),
-            worker_statuses=tuple(WorkerStatus(status.decode()) for status in statuses),
-            counts=TaskCounts(**{name: max(0, int(value or 0)) for name, value in zip(_COUNTS, counts, strict=True)}),
-        )
+
+def _endpoint(
+    endpoint_id: str, record: Mapping[bytes, bytes], statuses: Sequence[bytes], counts: Sequence[Any]
+) -> Endpoint:
+    fields = {name.decode(): value.decode() for name, value in record.items()}
+    return Endpoint(
+        endpoint_id=endpoint_id,
+        tenant=fields["tenant"],
+        config=_config(fields),
+        version=int(fields["version"]),
+        revision=int(fields["revision"]),
+        environment_names=tuple(json.loads(fields["config"])["environment_names"]),
+        desired=DesiredState(fields["wanted"]),
+        failed=fields.get("failed") == "1",
+        created_at_ms=int(fields["created"]),
+        updated_at_ms=int(fields["updated"]),
+        worker_statuses=tuple(WorkerStatus(status.decode()) for status in statuses),
+        counts=TaskCounts(**{name: max(0, int(value or 0)) for name, value in zip(_COUNTS, counts, strict=True)}),
+    )
 
 
-def _is_visible(fields: dict[str, str], tenant: str) -> bool:
-    return fields["tenant"] == tenant and fields["wanted"] != DesiredState.DELETED
+def _is_visible(endpoint: Endpoint, tenant: str) -> bool:
+    return endpoint.tenant == tenant and endpoint.desired is not DesiredState.DELETED
 
 
 _IN_HASH = tuple(one for one in SETTINGS if one.definition.for_scripts)

@@ -34,6 +34,11 @@ LEADER = "{qe}:leader"
 """The controller that runs the backend; expires."""
 
 
+def endpoints_of(tenant: str) -> str:
+    """Sorted set: the tenant's endpoints, by their id."""
+    return f"{{qe}}:endpoints:{tenant}"
+
+
 def api_key(key_hash: str) -> str:
     """Hash: tenant, name and creation time of an API key, by the SHA-256 of the key."""
     return f"{{qe}}:key:{key_hash}"

@@ -190,6 +190,27 @@ async def test_endpoints_are_listed_newest_first_and_by_status(api: RunningApi) 
     assert await listed("?other=1&statusList=FAILED,%20RUNNING") == [third, second]
 
 
+async def test_a_page_of_the_endpoints_is_listed(api: RunningApi) -> None:
+    ids = [await api.create_endpoint(name=f"e{number}") for number in range(12)][::-1]
+    for failed in ids[1::2]:
+        await api.store.endpoints.set_failed(failed, True)
+
+    async def listed(query: str) -> list[str]:
+        answer = await api.client.get(f"/v2/serverless?{query}")
+        assert answer.status_code == 200, answer.text
+        return [one["id"] for one in answer.json()["data"]]
+
+    assert await listed("pageSize=5") == ids[:5]
+    assert await listed("pageNumber=3&pageSize=5") == ids[10:]
+    assert await listed("pageNumber=1") == ids[:10]
+    assert await listed("pageNumber=1000000000&pageSize=1000") == []
+    assert await listed("pageNumber=2&pageSize=4&statusList=FAILED") == ids[9::2]
+    for query in ("pageNumber=0", "pageNumber=1000000001", "pageSize=0", "pageSize=1001", "pageSize=x", "pageSize="):
+        answer = await api.client.get(f"/v2/serverless?{query}")
+        name, maximum = query.partition("=")[0], 1000 if "Size" in query else 1_000_000_000
+        assert (answer.status_code, answer.json()["message"]) == (400, f"{name}: must be an integer from 1 to {maximum}")
+
+
 @pytest.mark.parametrize("path", ["/v2/serverless", "/v2/serverless/{id}/workers"])
 async def test_an_unknown_status_is_refused(api: RunningApi, path: str) -> None:
     endpoint_id = await api.create_endpoint()

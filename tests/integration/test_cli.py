@@ -145,6 +145,7 @@ async def test_refusals_are_reported_by_message_and_status(api: RunningApi) -> N
         (("endpoints", "create", "--name", "x"), 1, "image: is required"),
         (("endpoints", "scale", endpoint_id, "100000"), 1, "count: must be"),
         (("endpoints", "list", "--status", "BUSY"), 1, "statusList: must be one of"),
+        (("endpoints", "list", "--size", "1001"), 1, "pageSize: must be an integer from 1 to 1000"),
         (("tasks", "get", endpoint_id, "none"), 1, "task not found"),
         (("tasks", "list", endpoint_id, "--size", "100000"), 1, "pageSize: must be"),
         (("logs", endpoint_id, "none"), 1, "worker not found"),

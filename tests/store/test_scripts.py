@@ -26,7 +26,7 @@ EVERYTHING = 1_000_000
 
 
 NEW_WORK = {
-    *("enqueue", "rerun", "create_endpoint", "update_endpoint", "append_logs"),
+    *("enqueue", "rerun", "create_endpoint", "note_endpoint", "update_endpoint", "append_logs"),
     *("create_credential", "update_credential", "use_credential"),
 }
 """Scripts that add new data. All others let existing work end."""
@@ -34,7 +34,7 @@ NEW_WORK = {
 
 DURABLE = {
     *("enqueue", "finish", "retry", "cancel", "rerun", "delete_task", "settle_delivery", "settle_event", "mark"),
-    *("create_endpoint", "update_endpoint", "set_desired_state"),
+    *("create_endpoint", "note_endpoint", "update_endpoint", "set_desired_state"),
     *("create_credential", "update_credential", "delete_credential"),
     *("put_api_key", "revoke_api_key"),
 }

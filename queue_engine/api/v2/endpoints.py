@@ -15,6 +15,7 @@ from queue_engine.api.http.services import Services, endpoint_id_in
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
 from queue_engine.api.v2.endpoint_views import EndpointView, WebhookSecretView, WorkerView, endpoint_view, worker_view
 from queue_engine.api.v2.fields import names_of
+from queue_engine.api.v2.pages import optional_page_in, page_parameters
 from queue_engine.domain.endpoints import MAX_WORKERS, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for
@@ -42,7 +43,8 @@ class EndpointRoutes:
             ),
             Operation(
                 "GET", "/v2/serverless", self.list_endpoints, summary="List endpoints, newest first", tag=TAG,
-                response=Success[list[EndpointView]], parameters=[_status_list(EndpointStatus)],
+                response=Success[list[EndpointView]],
+                parameters=[_status_list(EndpointStatus), *page_parameters("endpoints", optional=True)],
                 failures=(400, 401, 429, 503),
             ),
             Operation(
@@ -102,7 +104,9 @@ class EndpointRoutes:
 
     async def list_endpoints(self, request: Request) -> Response:
         principal = await self._services.admit(request)
-        endpoints = await self._endpoints.all(principal, Query(request).choices("statusList", EndpointStatus))
+        query = Query(request)
+        statuses, page = query.choices("statusList", EndpointStatus), optional_page_in(query)
+        endpoints = await self._endpoints.all(principal, statuses, page)
         return success([endpoint_view(one, self._services.catalogue) for one in endpoints])
 
     async def get_endpoint(self, request: Request) -> Response:

@@ -12,6 +12,7 @@ from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in, task_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.fields import names_of
+from queue_engine.api.v2.pages import page_in, page_parameters
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
 from queue_engine.api.v2.task_views import (
     AttemptView,
@@ -33,10 +34,6 @@ from queue_engine.domain.tasks import TaskStatus
 from queue_engine.engine.submissions import counted_rejections
 
 TAG = "tasks"
-MAX_PAGE_NUMBER = 10**9
-MAX_PAGE_SIZE = 1000
-DEFAULT_PAGE_SIZE = 10
-
 TASK_ID = in_path("taskId", "Id of a task", {"type": "string", "pattern": "^[A-Za-z0-9_]{1,255}$"})
 
 
@@ -119,10 +116,9 @@ class TaskRoutes:
         endpoint = await self._services.endpoint(request, principal)
         query = Query(request)
         status = query.choice("status", TaskStatus)
-        page = query.integer("pageNumber", default=1, maximum=MAX_PAGE_NUMBER)
-        size = query.integer("pageSize", default=DEFAULT_PAGE_SIZE, maximum=MAX_PAGE_SIZE)
-        tasks = await self._queries.tasks(principal, endpoint, status, page=page, size=size)
-        return success(task_page_view(tasks, endpoint, page=page, size=size))
+        page = page_in(query)
+        tasks = await self._queries.tasks(principal, endpoint, status, page=page.number, size=page.size)
+        return success(task_page_view(tasks, endpoint, page=page.number, size=page.size))
 
     async def count_tasks(self, request: Request) -> Response:
         principal = await self._services.admit(request)
@@ -174,14 +170,5 @@ def _page_parameters() -> list[dict[str, object]]:
     statuses = [status.value for status in TaskStatus]
     return [
         in_query("status", "Return only tasks with this status, in any case", {"type": "string", "enum": statuses}),
-        in_query(
-            "pageNumber",
-            "Number of the page, from 1",
-            {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_NUMBER, "default": 1},
-        ),
-        in_query(
-            "pageSize",
-            "Maximum number of tasks on a page",
-            {"type": "integer", "minimum": 1, "maximum": MAX_PAGE_SIZE, "default": DEFAULT_PAGE_SIZE},
-        ),
+        *page_parameters("tasks"),
     ]

@@ -5,13 +5,14 @@
 --   finished_delivered, finished_failed
 -- arguments: endpoint_id text
 -- replies:
---   OK
+--   OK: tenant optional text (none when there is no such endpoint)
 --   BUSY (the endpoint has workers, tasks or deliveries)
 if redis.call('EXISTS', endpoint) == 0 then
   redis.call('ZREM', endpoints, endpoint_id)
-  return { 'OK' }
+  return { 'OK', false }
 end
-if redis.call('HGET', endpoint, 'wanted') ~= 'deleted' then return { 'BUSY' } end
+local tenant, desired = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
+if desired ~= 'deleted' then return { 'BUSY' } end
 for _, count in ipairs(redis.call('HMGET', counts, 'success', 'delivered', 'failed', 'events')) do
   if (tonumber(count) or 0) > 0 then return { 'BUSY' } end
 end
@@ -19,4 +20,4 @@ if redis.call('ZCARD', live) > 0 or redis.call('HLEN', workers) > 0 then return 
 redis.call('DEL', endpoint, counts, live, workers, queue, retry_queue, created, finished_success, finished_delivered,
   finished_failed)
 redis.call('ZREM', endpoints, endpoint_id)
-return { 'OK' }
+return { 'OK', tenant }

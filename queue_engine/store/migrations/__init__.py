@@ -14,7 +14,8 @@ working: see `migrator`. To change the data format:
 
 from __future__ import annotations
 
+from queue_engine.store.migrations import step_0002_endpoint_indexes
 from queue_engine.store.migrations.migration import Migration
 
-MIGRATIONS: tuple[Migration, ...] = ()
+MIGRATIONS: tuple[Migration, ...] = (step_0002_endpoint_indexes.STEP,)
 """All steps of this version."""

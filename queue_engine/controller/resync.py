@@ -1,0 +1,50 @@
+"""Put endpoints back into indexes that lack them, all of them in turn and a few at a time.
+
+All work of the controller, and every list, is found by indexes. They may lack entries that a process or an agent of the
+data format before has not written, or that a fail-over has lost. This round through all endpoints limits the time for
+which such an entry is missing: 10,000 endpoints take about seven minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+PAGES_WITHOUT_INDEXES = 10
+"""Pages of a step while processes of the format before may still write, so that their changes are noticed soon."""
+
+
+class Page(Protocol):
+    """Some endpoints, and the place after them."""
+
+    @property
+    def cursor(self) -> str: ...
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+
+class Index(Protocol):
+    """The part of the endpoint index that the resync uses."""
+
+    async def page(self, after: str = "") -> Page | None: ...
+    async def restore(self, endpoint_ids: Sequence[str]) -> int: ...
+    async def is_complete(self) -> bool: ...
+
+
+class Resync:
+    """Goes through all endpoints again and again. Safe beside another one."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self._cursor = ""
+
+    async def step(self) -> int:
+        """Restore the index entries of the next page. Return 0, because the next step can always wait."""
+        for _ in range(1 if await self._index.is_complete() else PAGES_WITHOUT_INDEXES):
+            page = await self._index.page(self._cursor)
+            if page is None:
+                self._cursor = ""
+                break
+            await self._index.restore(page.ids)
+            self._cursor = page.cursor
+        return 0

@@ -1,0 +1,113 @@
+"""Indexes of the endpoints, so that finding some endpoints does not read all of them.
+
+A tenant's index, `{qe}:endpoints:<tenant>`, is in another cluster slot than the tenant's endpoints, so no script can
+write both. An endpoint is noted before it is stored and forgotten after it is removed. If a process dies in between,
+the index has an id without an endpoint. A list skips such an id and removes it. If that happens while the endpoint is
+about to be stored, the second note, right after it was stored, puts the id back.
+
+Processes of data format 1 do not write the indexes. Therefore a migration, and afterwards the leading controller for as
+long as it runs, goes through all endpoints in pages and puts them back into the indexes that lack them (`restore`).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from queue_engine.store.calls import Scripts
+from queue_engine.store.keys import FORMAT, META, Partitions, endpoints_of
+
+PAGE_SIZE = 100
+"""Number of endpoints that are read in one pipeline."""
+INDEXED_FORMAT = 2
+"""First data format in which every endpoint is in its tenant's index."""
+
+
+@dataclass(frozen=True)
+class IdPage:
+    """Some endpoints of all tenants."""
+
+    cursor: str
+    """The place after which the next page begins: partition, creation time, number of endpoints with this time."""
+    ids: Sequence[str]
+
+
+class EndpointIndex:
+    """The indexes of all endpoints. Every method may be repeated after a lost reply. All raise RedisError."""
+
+    def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions) -> None:
+        self._redis = redis
+        self._scripts = scripts
+        self._partitions = partitions
+
+    async def note(self, tenant: str, endpoint_id: str, *, limit: int = 0) -> bool:
+        """Note that the tenant has the endpoint, or is about to store it.
+
+        Return False when the tenant has `limit` endpoints; 0 means no limit.
+        """
+        reply = await self._scripts.note_endpoint(
+            tenant_endpoints=endpoints_of(tenant), endpoint_id=int(endpoint_id), limit=limit
+        )
+        return reply.word == "OK"
+
+    async def forget(self, tenant: str, endpoint_ids: Sequence[str]) -> None:
+        """Remove endpoints from the tenant's index."""
+        if endpoint_ids:
+            await self._redis.zrem(endpoints_of(tenant), *endpoint_ids)
+
+    async def ids_of(self, tenant: str, *, below: str | None = None) -> list[str] | None:
+        """Return the ids of the tenant's newest endpoints that are below the id `below`, newest first, at most a page.
+
+        An id may have no endpoint of this tenant. Return None when the store's data is of a format without the index.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.hget(META, FORMAT)
+        highest = f"({below}" if below else "+inf"
+        pipeline.zrevrangebyscore(endpoints_of(tenant), highest, "-inf", start=0, num=PAGE_SIZE)
+        found, ids = await pipeline.execute()
+        return [endpoint_id.decode() for endpoint_id in ids] if _is_indexed(found) else None
+
+    async def is_complete(self) -> bool:
+        """Return False while the store's data is of a format without the indexes."""
+        return _is_indexed(await self._redis.hget(META, FORMAT))  # type: ignore[misc]
+
+    async def page(self, after: str = "") -> IdPage | None:
+        """Return the page of endpoints of all tenants after this cursor, the first without one; None after the last.
+
+        Endpoints that are created or removed at the same time may be missed.
+        """
+        number, score, offset = after.split() if after else ("0", "-inf", "0")
+        for partition in self._partitions.all()[int(number) :]:
+            entries = await self._redis.zrangebyscore(
+                partition.endpoints, score, "+inf", start=int(offset), num=PAGE_SIZE, withscores=True
+            )
+            if entries:
+                last = entries[-1][1]
+                # Entries of the same time are distinguished by their number, because a page begins at a time.
+                same = sum(time == last for _, time in entries)
+                seen = same + (int(offset) if same == len(entries) and f"{last:.0f}" == score else 0)
+                return IdPage(f"{partition.index} {last:.0f} {seen}", [one.decode() for one, _ in entries])
+            score, offset = "-inf", "0"
+        return None
+
+    async def restore(self, endpoint_ids: Sequence[str]) -> int:
+        """Put endpoints into the indexes that lack them. Return the number of entries that were missing."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for endpoint_id in endpoint_ids:
+            pipeline.hget(self._partitions.of(endpoint_id).endpoint, "tenant")
+        by_tenant: dict[str, dict[str, int]] = defaultdict(dict)
+        for endpoint_id, tenant in zip(endpoint_ids, await pipeline.execute(), strict=True):
+            if tenant is not None:
+                by_tenant[tenant.decode()][endpoint_id] = int(endpoint_id)
+        pipeline = self._redis.pipeline(transaction=False)
+        for name, ids in by_tenant.items():
+            pipeline.zadd(endpoints_of(name), ids)
+        return sum(await pipeline.execute())
+
+
+def _is_indexed(found: bytes | None) -> bool:
+    """Return whether data whose recorded format is `found` has the indexes. A store without data has none recorded."""
+    return int(found or INDEXED_FORMAT) >= INDEXED_FORMAT

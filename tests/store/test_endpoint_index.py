@@ -1,0 +1,198 @@
+"""Endpoints are found by the index of their tenant, and the index is restored when entries are missing."""
+
+from dataclasses import replace
+
+import pytest
+
+from queue_engine.controller.resync import PAGES_WITHOUT_INDEXES, Resync
+from queue_engine.domain.endpoints import DesiredState
+from queue_engine.store.endpoint_index import PAGE_SIZE
+from queue_engine.store.endpoints import EndpointLimitReached
+from queue_engine.store.keys import FORMAT, META, endpoints_of
+from queue_engine.store.store import Store
+from tests.store.bench import TENANT, config
+from tests.store.probe import Probe
+
+OTHER = "globex"
+
+
+async def create(store: Store, count: int, tenant: str = TENANT) -> list[str]:
+    """Create endpoints and return their ids, newest first."""
+    return [(await store.endpoints.create(tenant, config())).endpoint_id for _ in range(count)][::-1]
+
+
+async def listed(store: Store, tenant: str = TENANT) -> list[str]:
+    return [endpoint.endpoint_id for endpoint in await store.endpoints.of_tenant(tenant)]
+
+
+async def indexed(probe: Probe, tenant: str = TENANT) -> list[str]:
+    """Return the ids in the tenant's index, newest first."""
+    return list(await probe.scores(endpoints_of(tenant)))[::-1]
+
+
+async def test_a_list_of_several_pages_has_every_endpoint_once_newest_first(store: Store) -> None:
+    ids = await create(store, 2 * PAGE_SIZE + 1)
+    pages = [[one.endpoint_id for one in page] async for page in store.endpoints.pages_of(TENANT)]
+    assert [len(page) for page in pages] == [PAGE_SIZE, PAGE_SIZE, 1]
+    assert [endpoint_id for page in pages for endpoint_id in page] == ids
+
+
+async def test_a_list_reads_no_endpoint_of_another_tenant(store: Store, probe: Probe) -> None:
+    await create(store, PAGE_SIZE, OTHER)
+    mine = await create(store, 3)
+    await probe.ask("CONFIG", "RESETSTAT")
+    assert await listed(store) == mine
+    stats = await store.redis.info("commandstats")
+    assert stats["cmdstat_hgetall"]["calls"] == 3
+    assert "cmdstat_zrange" not in stats
+
+
+async def test_a_deleted_endpoint_is_not_listed_and_leaves_the_index_when_it_is_removed(
+    store: Store, probe: Probe
+) -> None:
+    newer, older = await create(store, 2)
+    await store.endpoints.set_desired_state(older, TENANT, DesiredState.DELETED)
+    assert await listed(store) == [newer]
+    assert await indexed(probe) == [newer, older]
+    assert await store.endpoints.remove(older)
+    assert await indexed(probe) == [newer]
+    assert await store.endpoints.remove(older)
+
+
+async def test_an_id_without_an_endpoint_is_skipped_and_removed(store: Store, probe: Probe) -> None:
+    (mine,) = await create(store, 1)
+    (theirs,) = await create(store, 1, OTHER)
+    await store.endpoints.index.note(TENANT, "999")
+    await store.endpoints.index.note(TENANT, theirs)
+    assert await listed(store) == [mine]
+    assert await indexed(probe) == [mine]
+    assert await listed(store, OTHER) == [theirs]
+
+
+async def test_a_list_between_the_note_and_the_endpoint_does_not_lose_the_endpoint(
+    store: Store, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create_endpoint = store.scripts.create_endpoint
+
+    async def create_after_a_list(*keys: object, **given: object) -> object:
+        assert await listed(store) == []
+        assert await indexed(probe) == []
+        return await create_endpoint(*keys, **given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store.scripts, "create_endpoint", create_after_a_list)
+    ids = await create(store, 1)
+    assert await listed(store) == ids
+
+
+async def test_a_tenant_at_its_limit_creates_no_endpoint(store: Store, probe: Probe) -> None:
+    async def create_one(tenant: str = TENANT) -> None:
+        await store.endpoints.create(tenant, config(), limit=2)
+
+    await create_one()
+    await create_one()
+    with pytest.raises(EndpointLimitReached):
+        await create_one()
+    await create_one(OTHER)
+    ids = await listed(store)
+    assert len(ids) == len(await indexed(probe)) == 2
+    assert await store.endpoints.index.note(TENANT, ids[0], limit=2)
+    assert not await store.endpoints.index.note(TENANT, "999", limit=2)
+    assert await store.endpoints.index.note(TENANT, "999", limit=0)
+
+
+async def all_pages(store: Store) -> list[list[str]]:
+    pages, cursor = [], ""
+    while (page := await store.endpoints.index.page(cursor)) is not None:
+        assert len(page.ids) <= PAGE_SIZE
+        pages.append(list(page.ids))
+        cursor = page.cursor
+    return pages
+
+
+@pytest.mark.parametrize("same_time", [False, True], ids=["at different times", "all at the same time"])
+async def test_pages_of_all_endpoints_have_each_endpoint_once(store: Store, probe: Probe, same_time: bool) -> None:
+    ids = await create(store, 60) + await create(store, 40, OTHER)
+    for partition in store.partitions.all() if same_time else ():
+        for number in range(2 * PAGE_SIZE + 10):  # more than two pages in one partition
+            await probe.ask("ZADD", partition.endpoints, 5, f"{partition.index}9{number:03}")
+    pages = await all_pages(store)
+    found = [endpoint_id for page in pages for endpoint_id in page]
+    assert len(found) == len(set(found))
+    assert set(ids) <= set(found)
+    assert len(found) == (len(ids) if not same_time else len(ids) + 4 * (2 * PAGE_SIZE + 10))
+
+
+async def test_a_page_that_begins_after_a_removed_endpoint_goes_on(store: Store) -> None:
+    assert await all_pages(store) == []
+    await create(store, 3)
+    page = await store.endpoints.index.page()
+    assert page is not None
+    for endpoint_id in page.ids:
+        await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.DELETED)
+        await store.endpoints.remove(endpoint_id)
+    rest = await all_pages(store)
+    assert sum(map(len, rest)) == 3 - len(page.ids)
+
+
+async def test_missing_entries_are_restored_once(store: Store, probe: Probe) -> None:
+    mine, theirs = await create(store, 3), await create(store, 2, OTHER)
+    await probe.ask("ZREM", endpoints_of(TENANT), mine[1])
+    await probe.ask("DEL", endpoints_of(OTHER))
+    index = store.endpoints.index
+    assert await index.restore([*mine, *theirs, "999"]) == 3
+    assert await index.restore([*mine, *theirs, "999"]) == 0
+    assert (await listed(store), await listed(store, OTHER)) == (mine, theirs)
+
+
+async def make_format_1(store: Store, probe: Probe) -> None:
+    """Change the data to format 1, in which there are no indexes."""
+    await store.prepare()
+    await probe.ask("HSET", META, FORMAT, 1)
+    await probe.ask("DEL", endpoints_of(TENANT), endpoints_of(OTHER))
+
+
+async def test_data_of_format_1_is_listed_without_the_index(store: Store, probe: Probe) -> None:
+    mine, theirs = await create(store, 3), await create(store, 2, OTHER)
+    await make_format_1(store, probe)
+    new = await create(store, 1)
+    assert await listed(store) == [*new, *mine]
+    assert await listed(store, OTHER) == theirs
+
+
+async def test_the_migration_to_format_2_makes_the_indexes(store: Store, probe: Probe) -> None:
+    mine, theirs = await create(store, 30), await create(store, 2, OTHER)
+    await make_format_1(store, probe)
+    migrator = store.migrator()
+    for _ in range(100):
+        await migrator.step()
+    assert (await probe.hash(META))[FORMAT] == "2"
+    assert (await indexed(probe), await indexed(probe, OTHER)) == (mine, theirs)
+    assert (await listed(store), await listed(store, OTHER)) == (mine, theirs)
+
+
+async def test_the_resync_restores_every_entry_a_page_at_a_time(store: Store, probe: Probe) -> None:
+    mine = await create(store, 40)
+    resync = Resync(store.endpoints.index)
+    for _ in range(2):  # a second round begins with the first endpoint again
+        await probe.ask("DEL", endpoints_of(TENANT))
+        for number in range(1, store.partitions.count + 1):
+            assert await resync.step() == 0
+            if number == 1:
+                assert 0 < len(await indexed(probe)) < len(mine)
+        assert await indexed(probe) == mine
+        assert await resync.step() == 0
+
+
+async def test_the_resync_is_faster_while_processes_of_format_1_may_write(store: Store, probe: Probe) -> None:
+    mine = await create(store, 40)
+    await make_format_1(store, probe)
+    assert store.partitions.count < PAGES_WITHOUT_INDEXES
+    await Resync(store.endpoints.index).step()
+    assert await indexed(probe) == mine
+
+
+async def test_a_change_of_an_endpoint_does_not_move_it_in_the_list(store: Store) -> None:
+    ids = await create(store, 3)
+    await store.endpoints.update(ids[2], TENANT, lambda one: replace(one, name="renamed"))
+    await store.endpoints.set_desired_state(ids[1], TENANT, DesiredState.STOPPED)
+    assert await listed(store) == ids
