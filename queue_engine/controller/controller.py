@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -33,14 +33,20 @@ MIGRATE_SECONDS = 5.0
 """Interval at which the controller checks if the data must be migrated."""
 RESYNC_SECONDS = 4.0
 """Interval at which the leader checks the index entries of a page of endpoints."""
-SWEPT_AT_ONCE = 16
-"""Number of partitions that are swept at the same time. There are several, because an unresponsive server must not make
-the sweeps of other partitions late: after a late sweep, expired leases are extended."""
+PARTITIONS_AT_ONCE = 16
+"""Number of partitions in which a job works at the same time. There are several, because an unresponsive server must
+not make the sweeps of other partitions late: after a late sweep, expired leases are extended."""
 ROUND_TASKS = 250
 """Maximum number of tasks in one round of a sweep."""
+ROUND_ENDPOINTS = 100
+"""Maximum number of endpoints in one round of a purge."""
+DELETED_AT_ONCE = 4
+"""Number of endpoints of a partition that are deleted at the same time."""
+DELETED_PAGES = 10
+"""Maximum number of pages of tasks that one round ends, and removes, of an endpoint that is being deleted."""
 MAX_ROUNDS = 200
-"""Maximum number of rounds in one sweep of a partition, so that a million due tasks take minutes instead of blocking
-the store."""
+"""Maximum number of rounds in one sweep or purge of a partition, so that a million due tasks take minutes instead of
+blocking the store."""
 
 
 @dataclass(frozen=True)
@@ -207,22 +213,22 @@ class Controller:
         await run_jobs(self._config.jobs_redis_url, SHARED_QUEUE, jobs)
 
     async def sweep(self) -> int:
-        """Sweep all partitions; return the amount of work done.
+        """Sweep all partitions; return the amount of work done."""
+        return await self._in_partitions(self._sweep)
 
-        In a cluster, a partition may be unavailable while others are not. The others are swept, then the error is
-        raised.
+    async def _in_partitions(self, work: Callable[[Partition], Awaitable[int]]) -> int:
+        """Do work in all partitions; return the sum of its results.
+
+        In a cluster, a partition may be unavailable while others are not. The work is done in the others, then the
+        error is raised.
         """
-        at_once = asyncio.Semaphore(SWEPT_AT_ONCE)
+        at_once = asyncio.Semaphore(PARTITIONS_AT_ONCE)
 
-        async def sweep(partition: Partition) -> int:
+        async def do(partition: Partition) -> int:
             async with at_once:
-                return await self._sweep(partition)
+                return await work(partition)
 
-        swept = await asyncio.gather(*map(sweep, self._store.partitions.all()), return_exceptions=True)
-        for error in swept:
-            if isinstance(error, BaseException):
-                raise error
-        return sum(count for count in swept if isinstance(count, int))
+        return _sum_of(await asyncio.gather(*map(do, self._store.partitions.all()), return_exceptions=True))
 
     async def _sweep(self, partition: Partition) -> int:
         done = 0
@@ -246,13 +252,15 @@ class Controller:
 
     async def purge(self) -> int:
         """Remove ended tasks after their retention, and the consumers of dead agents; return the number of tasks."""
+        return await self._in_partitions(self._purge)
+
+    async def _purge(self, partition: Partition) -> int:
         removed = 0
-        for endpoint in await self._store.endpoints.of_tenant(None):
-            now_ms = await self._store.now_ms(endpoint.endpoint_id)
-            before_ms = now_ms - endpoint.config.result_retention_seconds * 1000
-            while count := await self._store.sweeper.purge(endpoint.endpoint_id, before_ms=before_ms):
-                removed += count
-            await self._store.workers.tidy(endpoint.endpoint_id)
+        for _ in range(MAX_ROUNDS):
+            purged = await self._store.sweeper.purge_due(partition, limit=ROUND_ENDPOINTS)
+            removed += purged.tasks
+            if purged.endpoints < ROUND_ENDPOINTS:
+                break
         return removed
 
     async def delete(self) -> int:
@@ -261,23 +269,34 @@ class Controller:
         Return the number of endpoints whose deletion is complete. A round continues where the previous one stopped,
         even if another controller ran it.
         """
+        return await self._in_partitions(self._delete_in)
+
+    async def _delete_in(self, partition: Partition) -> int:
         removed = 0
-        for endpoint in await self._store.endpoints.of_tenant(None):
-            is_deleted = endpoint.desired is DesiredState.DELETED
-            if is_deleted and not await self._store.workers.of_endpoint(endpoint.endpoint_id):
-                removed += await self._delete(endpoint.endpoint_id)
+        async for endpoint_ids in self._store.endpoints.index.deletions(partition):
+            for first in range(0, len(endpoint_ids), DELETED_AT_ONCE):
+                some = endpoint_ids[first : first + DELETED_AT_ONCE]
+                removed += _sum_of(await asyncio.gather(*map(self._delete, some), return_exceptions=True))
         return removed
 
-    async def _delete(self, endpoint_id: str) -> bool:
-        while count := await self._store.sweeper.end_waiting(endpoint_id, "endpoint deleted"):
+    async def _delete(self, endpoint_id: str) -> int:
+        """Advance the deletion of an endpoint without workers; return 1 if it is complete.
+
+        An endpoint with many tasks continues in the next round, so that others do not wait for it.
+        """
+        for _ in range(DELETED_PAGES):
+            count = await self._store.sweeper.end_waiting(endpoint_id, "endpoint deleted")
+            if not count:
+                break
             metrics.tasks_finished.labels(state="failed").inc(count)
         now_ms = await self._store.now_ms(endpoint_id)
-        while await self._store.sweeper.purge(endpoint_id, before_ms=now_ms + 1):
-            continue
+        for _ in range(DELETED_PAGES):
+            if not await self._store.sweeper.purge(endpoint_id, before_ms=now_ms + 1):
+                break
         if not await self._store.endpoints.remove(endpoint_id):
-            return False
+            return 0
         await self._store.logs.delete_endpoint(endpoint_id)
-        return True
+        return 1
 
     async def _gauges(self) -> int:
         metrics.queue_tasks.set(await self._store.sweeper.waiting_and_running())
@@ -302,6 +321,14 @@ class Controller:
         if counts.queued and _should_work(endpoint):
             oldest_ms = await self._store.sweeper.oldest_waiting_ms(endpoint.endpoint_id)
         return EndpointQueue(endpoint.endpoint_id, counts.queued + counts.scheduled, oldest_ms)
+
+
+def _sum_of(results: Sequence[int | BaseException]) -> int:
+    """Return the sum of the results. Raises the first error among them."""
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return sum(result for result in results if isinstance(result, int))
 
 
 def _should_work(endpoint: Endpoint) -> bool:

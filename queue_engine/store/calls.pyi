@@ -95,6 +95,11 @@ class DueDeliveriesOk:
     word: Literal["OK"]
     delivery_ids: list[str]
 
+class DuePurgesOk:
+    word: Literal["OK"]
+    now_ms: int
+    endpoint_ids: list[str]
+
 class EndWaitingOk:
     word: Literal["OK"]
 
@@ -148,6 +153,14 @@ class HoldLeadershipOk:
 
 class HoldLeadershipHeld:
     word: Literal["HELD"]
+
+class IndexEndpointOk:
+    word: Literal["OK"]
+    tenant: str
+    restored: int
+
+class IndexEndpointGone:
+    word: Literal["GONE"]
 
 class MakeQueuesOk:
     word: Literal["OK"]
@@ -207,6 +220,9 @@ class PageOk:
     word: Literal["OK"]
     total: int
     task_ids: list[str]
+
+class PlanPurgeOk:
+    word: Literal["OK"]
 
 class PromoteQueued:
     word: Literal["QUEUED"]
@@ -451,6 +467,7 @@ class SweepOk:
 class TidyConsumersOk:
     word: Literal["OK"]
     forgotten: int
+    left: int
 
 class UnstartedOk:
     word: Literal["OK"]
@@ -584,6 +601,8 @@ class Scripts:
         """Delete the logs of some workers."""
     async def due_deliveries(self, *, waiting: str, limit: int) -> DueDeliveriesOk:
         """Find the deliveries of a partition whose wait is over."""
+    async def due_purges(self, keys: Partition, /, *, limit: int) -> DuePurgesOk:
+        """Find the endpoints of a partition that may have ended tasks or consumers to remove."""
     async def end_waiting(self, keys: TaskKeys, /, *, error_text: str) -> EndWaitingOk | EndWaitingGone:
         """End a task of an endpoint that is being deleted: a waiting task, or one that its worker has not released."""
     async def enqueue(
@@ -622,6 +641,8 @@ class Scripts:
         lease_ms: int,
     ) -> HoldLeadershipOk | HoldLeadershipHeld:
         """Acquire or renew the leadership of a controller."""
+    async def index_endpoint(self, keys: EndpointKeys, /) -> IndexEndpointOk | IndexEndpointGone:
+        """Put an endpoint into the indexes of its partition that lack it."""
     async def make_queues(self, keys: EndpointKeys, /) -> MakeQueuesOk | MakeQueuesGone:
         """Create the missing groups of an endpoint's queues, after the store has lost them. Does nothing without the
         endpoint, so that an agent that outlives its endpoint does not leave queues behind.
@@ -680,6 +701,10 @@ class Scripts:
     async def page(self, keys: EndpointKeys, /, *, stream: str, index: str, offset: int, limit: int) -> PageOk:
         """Read a page of an index, newest first. The search descends the levels of blocks and does not read the entries
         before the page.
+        """
+    async def plan_purge(self, keys: EndpointKeys, /, *, has_consumers: bool) -> PlanPurgeOk:
+        """Set the time at which an endpoint is purged next: when its next ended task expires, and soon while consumers
+        are left.
         """
     async def promote(self, keys: TaskKeys, /) -> PromoteQueued | PromoteOk:
         """Queue a scheduled task whose wait is over."""

@@ -22,6 +22,11 @@ MAX_NODES = 2048
 MAX_ENDED_LOGS = 100
 """Limit of logs of ended workers of an endpoint. The logs with the oldest last write are removed first."""
 
+CONSUMERS_MS = 60_000
+"""Interval of looking for consumers of ended agents, while some have entries that another agent must claim first."""
+REMOVED_MS = 10_000
+"""Time after the removal of a worker at which its consumers are removed. Until then its agent may read once more."""
+
 USE_GRACE_MS = 60_000
 """Time for which a note that an endpoint uses a credential prevents its deletion. The endpoint is stored right after
 the note. Later only a stored endpoint counts, so that a note without an endpoint does not block deletion forever."""
@@ -37,5 +42,7 @@ CONSTANTS: dict[str, str | int] = {
     "MAX_LINES": MAX_LINES,
     "MAX_NODES": MAX_NODES,
     "MAX_ENDED_LOGS": MAX_ENDED_LOGS,
+    "CONSUMERS_MS": CONSUMERS_MS,
+    "REMOVED_MS": REMOVED_MS,
     "USE_GRACE_MS": USE_GRACE_MS,
 }

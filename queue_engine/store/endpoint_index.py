@@ -11,14 +11,15 @@ long as it runs, goes through all endpoints in pages and puts them back into the
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from queue_engine.store.calls import Scripts
-from queue_engine.store.keys import FORMAT, META, Partitions, endpoints_of
+from queue_engine.store.keys import FORMAT, META, Partition, Partitions, endpoints_of
 
 PAGE_SIZE = 100
 """Number of endpoints that are read in one pipeline."""
@@ -93,19 +94,36 @@ class EndpointIndex:
             score, offset = "-inf", "0"
         return None
 
+    async def deletions(self, partition: Partition) -> AsyncIterator[list[str]]:
+        """Yield the ids of the partition's endpoints that are being deleted and have no workers, in pages."""
+        cursor = 0
+        while True:
+            cursor, members = await self._redis.sscan(partition.deletions, cursor, count=PAGE_SIZE)
+            ids = [member.decode() for member in members]
+            pipeline = self._redis.pipeline(transaction=False)
+            for endpoint_id in ids:
+                pipeline.hlen(self._partitions.of(endpoint_id).workers)
+            workers = await pipeline.execute()
+            yield [endpoint_id for endpoint_id, count in zip(ids, workers, strict=True) if not count]
+            if cursor == 0:
+                return
+
     async def restore(self, endpoint_ids: Sequence[str]) -> int:
         """Put endpoints into the indexes that lack them. Return the number of entries that were missing."""
-        pipeline = self._redis.pipeline(transaction=False)
-        for endpoint_id in endpoint_ids:
-            pipeline.hget(self._partitions.of(endpoint_id).endpoint, "tenant")
+        indexed = await asyncio.gather(
+            *(self._scripts.index_endpoint(self._partitions.of(endpoint_id)) for endpoint_id in endpoint_ids)
+        )
         by_tenant: dict[str, dict[str, int]] = defaultdict(dict)
-        for endpoint_id, tenant in zip(endpoint_ids, await pipeline.execute(), strict=True):
-            if tenant is not None:
-                by_tenant[tenant.decode()][endpoint_id] = int(endpoint_id)
+        restored = 0
+        for endpoint_id, reply in zip(endpoint_ids, indexed, strict=True):
+            if reply.word == "OK":
+                by_tenant[reply.tenant][endpoint_id] = int(endpoint_id)
+                restored += reply.restored
         pipeline = self._redis.pipeline(transaction=False)
         for name, ids in by_tenant.items():
             pipeline.zadd(endpoints_of(name), ids)
-        return sum(await pipeline.execute())
+        added: list[int] = await pipeline.execute()
+        return restored + sum(added)
 
 
 def _is_indexed(found: bytes | None) -> bool:

@@ -94,6 +94,16 @@ class Partition:
         return f"{self.tag}:endpoints"
 
     @cached_property
+    def deletions(self) -> str:
+        """Set: endpoints that are being deleted."""
+        return f"{self.tag}:deleting"
+
+    @cached_property
+    def due_purges(self) -> str:
+        """Sorted set: endpoint by the time at which its next ended task expires, or consumers may be left to remove."""
+        return f"{self.tag}:purge"
+
+    @cached_property
     def counts(self) -> str:
         """Hash: `seq` is the number of the newest task; `queued`, `running` and `scheduled` are counts of tasks."""
         return f"{self.tag}:cnt"

@@ -14,6 +14,11 @@ from queue_engine.store.keys import EndpointKeys, Partition, Partitions, TaskKey
 
 log = logging.getLogger(__name__)
 
+PURGED_AT_ONCE = 4
+"""Number of endpoints of a partition that are purged at the same time."""
+PURGED_PAGES = 10
+"""Maximum number of pages of ended tasks that are removed from an endpoint before the next endpoint's turn."""
+
 
 @dataclass(frozen=True)
 class Swept:
@@ -29,6 +34,23 @@ class Swept:
     @property
     def work(self) -> int:
         return self.requeued + self.dead + self.promoted + self.cancelled + self.expired
+
+
+@dataclass(frozen=True)
+class Tidied:
+    """Number of consumers of ended agents in the groups of an endpoint's queues."""
+
+    forgotten: int
+    left: int
+    """Number of consumers with entries that another agent must claim first."""
+
+
+@dataclass(frozen=True)
+class Purged:
+    """Result of purging the endpoints of a partition that were due."""
+
+    endpoints: int
+    tasks: int
 
 
 class Sweeper:
@@ -57,6 +79,41 @@ class Sweeper:
             cancelled=reclaimed.count("CANCELLED"),
             expired=expired.count("EXPIRED"),
         )
+
+    async def purge_due(self, partition: Partition, *, limit: int) -> Purged:
+        """Purge up to `limit` endpoints that have ended tasks whose retention is over, or consumers of ended agents.
+
+        An endpoint with more than PURGED_PAGES pages of such tasks is due again at once, behind no other endpoint.
+        """
+        due = await self._scripts.due_purges(partition, limit=limit)
+        pipeline = self._redis.pipeline(transaction=False)
+        for endpoint_id in due.endpoint_ids:
+            pipeline.hget(self._partitions.of(endpoint_id).endpoint, "retention")
+        at_once = asyncio.Semaphore(PURGED_AT_ONCE)
+
+        async def purge(endpoint_id: str, retention_seconds: bytes | None) -> int:
+            async with at_once:
+                return await self._purge_due(endpoint_id, due.now_ms - int(retention_seconds or 0) * 1000)
+
+        pairs = zip(due.endpoint_ids, await pipeline.execute(), strict=True)
+        removed = await asyncio.gather(*(purge(*pair) for pair in pairs))
+        return Purged(len(due.endpoint_ids), sum(removed))
+
+    async def _purge_due(self, endpoint_id: str, before_ms: int) -> int:
+        removed = 0
+        for _ in range(PURGED_PAGES):
+            count = await self.purge(endpoint_id, before_ms=before_ms)
+            removed += count
+            if not count:
+                break
+        left = (await self.tidy(endpoint_id)).left
+        await self._scripts.plan_purge(self._partitions.of(endpoint_id), has_consumers=left > 0)
+        return removed
+
+    async def tidy(self, endpoint_id: str) -> Tidied:
+        """Remove the consumers of ended agents from the groups of the endpoint's queues."""
+        reply = await self._scripts.tidy_consumers(self._partitions.of(endpoint_id))
+        return Tidied(reply.forgotten, reply.left)
 
     async def purge(self, endpoint_id: str, *, before_ms: int, limit: int = 1000) -> int:
         """Remove ended tasks that reached their status before `before_ms` (store's clock). Return how many.

@@ -88,11 +88,6 @@ class WorkerStore:
         keys = self._keys(endpoint_id, worker_id)
         await self._scripts.remove_worker(keys, worker_id=worker_id, status=status.value, reason=reason)
 
-    async def tidy(self, endpoint_id: str) -> int:
-        """Remove the consumers of ended agents from the groups of the queues. Return their number."""
-        keys = self._partitions.of(endpoint_id)
-        return (await self._scripts.tidy_consumers(keys)).forgotten
-
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
         """Return the endpoint's workers, oldest first."""
         keys = self._partitions.of(endpoint_id)

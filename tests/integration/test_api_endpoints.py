@@ -208,7 +208,10 @@ async def test_a_page_of_the_endpoints_is_listed(api: RunningApi) -> None:
     for query in ("pageNumber=0", "pageNumber=1000000001", "pageSize=0", "pageSize=1001", "pageSize=x", "pageSize="):
         answer = await api.client.get(f"/v2/serverless?{query}")
         name, maximum = query.partition("=")[0], 1000 if "Size" in query else 1_000_000_000
-        assert (answer.status_code, answer.json()["message"]) == (400, f"{name}: must be an integer from 1 to {maximum}")
+        assert (answer.status_code, answer.json()["message"]) == (
+            400,
+            f"{name}: must be an integer from 1 to {maximum}",
+        )
 
 
 @pytest.mark.parametrize("path", ["/v2/serverless", "/v2/serverless/{id}/workers"])

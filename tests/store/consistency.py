@@ -26,12 +26,14 @@ async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str])
         faults += _faults_of_tasks(contents, one)
         faults += _faults_of_indexes(one)
         faults += _faults_of_blocks(one)
+        faults += _faults_of_work(contents, one)
     return faults + _faults_of_partition(contents)
 
 
 @dataclass(frozen=True)
 class _EndpointContent:
     keys: EndpointKeys
+    fields: Fields
     tasks: dict[str, Fields]
     queued: dict[Place, str]
     """Task id by its place in one of the queues."""
@@ -57,6 +59,8 @@ class _Content:
     outbox_due: dict[str, float]
     outbox_parked: dict[str, float]
     deliveries: dict[str, Fields]
+    purges: dict[str, float]
+    deletions: set[str]
 
 
 def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> _Content:
@@ -75,6 +79,8 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
         outbox_due=snapshot.scores(partition.outbox_due),
         outbox_parked=snapshot.scores(partition.outbox_parked),
         deliveries={name.removeprefix(prefix): snapshot.hash(name) for name in names if name.startswith(prefix)},
+        purges=snapshot.scores(partition.due_purges),
+        deletions=snapshot.members(partition.deletions),
     )
 
 
@@ -83,6 +89,7 @@ def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
     prefix = keys.task("")
     return _EndpointContent(
         keys=keys,
+        fields=snapshot.hash(keys.endpoint),
         tasks={name.removeprefix(prefix): snapshot.hash(name) for name in snapshot.contents if name.startswith(prefix)},
         queued={
             (stream, entry_id): entry["t"] for stream in queues for entry_id, entry in snapshot.stream(stream).items()
@@ -223,6 +230,19 @@ def block_gaps(index: str, numbers: set[int], latest: int) -> dict[str, int]:
         for block, size in sizes[level].items()
         if sizes[level + 1][block // FAN] < BLOCK * FAN**level
     }
+
+
+def _faults_of_work(contents: _Content, one: _EndpointContent) -> list[str]:
+    """Return a sentence for each index of the controller's work that lacks the endpoint."""
+    endpoint_id, faults = one.keys.endpoint_id, []
+    times = [int(entry_id.partition("-")[2]) for entries in one.finished.values() for entry_id in entries]
+    if times and one.fields:
+        expiry = min(times) + 1000 * int(one.fields["retention"]) + 1
+        if contents.purges.get(endpoint_id, expiry + 1) > expiry:
+            faults.append(f"endpoint {endpoint_id} is purged at {contents.purges.get(endpoint_id)}, not by {expiry}")
+    if (one.fields.get("wanted") == "deleted") != (endpoint_id in contents.deletions):
+        faults.append(f"endpoint {endpoint_id} is {one.fields.get('wanted')}, deletions are {contents.deletions}")
+    return faults
 
 
 def _number(entry_id: str) -> int:

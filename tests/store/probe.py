@@ -107,6 +107,10 @@ class Snapshot:
         """A sorted set."""
         return _scores(self.contents.get(key, []))
 
+    def members(self, key: str) -> set[str]:
+        """A set."""
+        return set(map(_text, self.contents.get(key, ())))
+
     def stream(self, key: str) -> dict[str, Fields]:
         """All entries by id, oldest first."""
         return {_text(entry_id): _fields(fields) for entry_id, fields in self.contents.get(key, [])}

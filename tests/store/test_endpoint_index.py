@@ -134,6 +134,18 @@ async def test_a_page_that_begins_after_a_removed_endpoint_goes_on(store: Store)
     assert sum(map(len, rest)) == 3 - len(page.ids)
 
 
+async def test_an_endpoint_is_put_back_among_the_deletions(store: Store, probe: Probe) -> None:
+    (endpoint_id,) = await create(store, 1)
+    await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.DELETED)
+    deletions = store.partitions.of(endpoint_id).partition.deletions
+    assert await probe.ask("SMEMBERS", deletions) == {endpoint_id.encode()}
+    await probe.ask("DEL", deletions)
+    assert [await store.endpoints.index.restore([endpoint_id]) for _ in range(2)] == [1, 0]
+    assert await probe.ask("SMEMBERS", deletions) == {endpoint_id.encode()}
+    assert await store.endpoints.remove(endpoint_id)
+    assert await probe.ask("SMEMBERS", deletions) == set()
+
+
 async def test_missing_entries_are_restored_once(store: Store, probe: Probe) -> None:
     mine, theirs = await create(store, 3), await create(store, 2, OTHER)
     await probe.ask("ZREM", endpoints_of(TENANT), mine[1])

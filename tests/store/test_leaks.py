@@ -12,6 +12,7 @@ async def test_only_the_keys_of_the_endpoint_are_left_without_tasks(bench: Bench
     keys, partition = bench.keys, bench.partition
     assert {name for name in await bench.probe.keys() if name.startswith(partition.tag)} == {
         partition.endpoints,
+        partition.due_purges,
         partition.counts,
         partition.ticks,
         partition.outbox,

@@ -4,6 +4,7 @@ import asyncio
 
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.sweeper import Tidied
 from tests.store.bench import TENANT, Bench
 from tests.waiting import wait_until_async
 
@@ -174,16 +175,16 @@ async def test_the_name_of_an_agent_goes_when_others_have_taken_over_what_it_had
     await bench.submit("t1")
     assert await bench.agent("dead").claim(1, block_ms=1)
     await bench.store.workers.remove(bench.endpoint_id, "dead")
-    assert await bench.store.workers.tidy(bench.endpoint_id) == 0
+    assert await bench.store.sweeper.tidy(bench.endpoint_id) == Tidied(forgotten=0, left=1)
     heir = bench.agent("heir")
     await bench.store.workers.put(bench.endpoint_id, "heir", managed=False)
     [entry] = await heir.claim_abandoned(1, idle_ms=0)
     await heir.start(entry, address="x:1")
 
-    assert await bench.store.workers.tidy(bench.endpoint_id) == 1
+    assert await bench.store.sweeper.tidy(bench.endpoint_id) == Tidied(forgotten=1, left=0)
 
     assert await _agents_of(bench, bench.keys.queue) == {"heir"}
-    assert await bench.store.workers.tidy(bench.endpoint_id) == 0
+    assert await bench.store.sweeper.tidy(bench.endpoint_id) == Tidied(forgotten=0, left=0)
 
 
 async def test_an_agent_whose_name_was_forgotten_while_it_waits_gets_the_next_task(bench: Bench) -> None:
@@ -194,7 +195,7 @@ async def test_an_agent_whose_name_was_forgotten_while_it_waits_gets_the_next_ta
         return int((await bench.store.redis.info("clients"))["blocked_clients"]) == 1
 
     await wait_until_async(waits)
-    await bench.store.workers.tidy(bench.endpoint_id)
+    await bench.store.sweeper.tidy(bench.endpoint_id)
     assert await _agents_of(bench, bench.keys.queue) == set()
     await bench.submit("t1")
     [entry] = await reading

@@ -30,6 +30,11 @@ local function names_of(task_key)
   return string.match(task_key, ':t:([^:]+:(.+))$')
 end
 
+-- Return the id of an endpoint from its key.
+local function id_of_endpoint(endpoint_key)
+  return string.match(endpoint_key, ':e:(.+)$')
+end
+
 -- Move a task between waiting and running states in the counts of its endpoint and its partition.
 -- keys: counts, partition_counts
 local function count_move(from, to)
@@ -99,6 +104,27 @@ end
 local function index_oldest(stream)
   local entry = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
   return entry and tonumber(string.match(entry[1], '^%d+'))
+end
+
+-- Return the time at which the first of an endpoint's ended tasks expires; nil when it has none. A task with a time in the future
+-- ended before a step back of the clock. It expires from when the step was noticed (see overdue.lua), and now until then, so
+-- that it is noticed.
+-- keys: endpoint, counts, finished_success, finished_delivered, finished_failed
+local function next_expiry(now)
+  local retention, first = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000, nil
+  local streams = { success = finished_success, delivered = finished_delivered, failed = finished_failed }
+  for status, stream in pairs(streams) do
+    local head = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+    if head then
+      local number, time = string.match(head[1], '^(%d+)-(%d+)$')
+      local upto, seen = string.match(redis.call('HGET', counts, 'stepped:' .. status) or '', '^(%d+) (%d+)$')
+      time = tonumber(time)
+      if upto and tonumber(number) <= tonumber(upto) then time = math.min(time, tonumber(seen)) end
+      local expiry = time > now and now or time + retention + 1
+      if not first or expiry < first then first = expiry end
+    end
+  end
+  return first
 end
 
 -- Remove an entry from an index by its number. Return true if it existed.
@@ -285,7 +311,7 @@ local function begin_delivery(destination, created)
 end
 
 -- End a task, which is counted in the state `from`. `value` is its output or its error.
--- keys: task, history, leases, live, counts, partition_counts, finished_success, finished_failed, endpoint
+-- keys: task, history, leases, live, counts, partition_counts, finished_success, finished_failed, endpoint, due_purges
 local function end_task(at, from, state, value)
   local now = text(at)
   local member, task_id = names_of(task)
@@ -308,7 +334,10 @@ local function end_task(at, from, state, value)
   redis.call('ZREM', live, task_id)
   redis.call('HINCRBY', counts, from, -1)
   redis.call('HINCRBY', partition_counts, from, -1)
-  redis.call('HINCRBY', counts, status, 1)
+  -- The first task with a status expires before all others that get it, so these need no command.
+  if redis.call('HINCRBY', counts, status, 1) == 1 then
+    redis.call('ZADD', due_purges, 'LT', text(at + retention + 1), string.match(member, '^[^:]+'))
+  end
   if webhook then
     begin_delivery(destination, now)
     redis.call('HSET', task, 'delivery', 'INIT')

@@ -1,14 +1,20 @@
 -- Remove a deleted endpoint that has no workers, tasks or deliveries any longer.
 --
 -- flags: allow-oom
--- keys of an endpoint: endpoint, endpoints, counts, live, workers, queue, retry_queue, created, finished_success,
---   finished_delivered, finished_failed
+-- keys of an endpoint: endpoint, endpoints, deletions, due_purges, counts, live, workers, queue, retry_queue, created,
+--   finished_success, finished_delivered, finished_failed
 -- arguments: endpoint_id text
 -- replies:
 --   OK: tenant optional text (none when there is no such endpoint)
 --   BUSY (the endpoint has workers, tasks or deliveries)
-if redis.call('EXISTS', endpoint) == 0 then
+local function leave_indexes()
   redis.call('ZREM', endpoints, endpoint_id)
+  redis.call('SREM', deletions, endpoint_id)
+  redis.call('ZREM', due_purges, endpoint_id)
+end
+
+if redis.call('EXISTS', endpoint) == 0 then
+  leave_indexes()
   return { 'OK', false }
 end
 local tenant, desired = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
@@ -19,5 +25,5 @@ end
 if redis.call('ZCARD', live) > 0 or redis.call('HLEN', workers) > 0 then return { 'BUSY' } end
 redis.call('DEL', endpoint, counts, live, workers, queue, retry_queue, created, finished_success, finished_delivered,
   finished_failed)
-redis.call('ZREM', endpoints, endpoint_id)
+leave_indexes()
 return { 'OK', tenant }

@@ -1,13 +1,14 @@
 -- Remove a worker that has ended. Its last status is an event too.
 --
 -- flags: allow-oom
--- keys of a worker: worker, workers, queue, retry_queue
+-- keys of a worker: worker, workers, endpoint, queue, retry_queue, due_purges
 -- arguments: worker_id text, status text (the last one: STOPPED or FAILED), reason text
 -- replies:
 --   OK
 if redis.call('EXISTS', worker) == 1 then change_status(status, reason) end
 redis.call('DEL', worker)
 redis.call('HDEL', workers, worker_id)
+redis.call('ZADD', due_purges, 'LT', text(now_ms() + REMOVED_MS), id_of_endpoint(endpoint))
 -- Remove its consumer from the groups too, unless the consumer has entries that another agent must claim first.
 for _, stream in ipairs({ queue, retry_queue }) do
   local pending = redis.pcall('XPENDING', stream, 'agents', '-', '+', 1, worker_id)

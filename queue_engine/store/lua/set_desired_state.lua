@@ -2,7 +2,7 @@
 --
 -- label: want_endpoint
 -- flags: allow-oom, durable
--- keys of an endpoint: endpoint
+-- keys of an endpoint: endpoint, deletions
 -- arguments: tenant text, desired text (running, stopped or deleted)
 -- replies:
 --   OK
@@ -13,5 +13,6 @@ if before ~= desired then
   redis.call('HSET', endpoint, 'wanted', desired, 'updated', text(now_ms()))
   redis.call('HINCRBY', endpoint, 'version', 1)
   redis.call('HDEL', endpoint, 'failed')
+  if desired == 'deleted' then redis.call('SADD', deletions, id_of_endpoint(endpoint)) end
 end
 return { 'OK' }
