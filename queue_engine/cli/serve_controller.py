@@ -45,7 +45,9 @@ async def serve_controller(settings: ControllerSettings) -> int:
 
         def make_reconciler() -> Reconciler:
             rules = _reconciler_config(settings)
-            return Reconciler(rules, store.endpoints, store.workers, store.credentials, backend, store.now_ms)
+            return Reconciler(
+                rules, store.endpoints, store.workers, store.checks, store.credentials, backend, store.now_ms
+            )
 
         running = Controller(_config(settings), store, backend, make_reconciler)
         on_end(running.stop)

@@ -196,11 +196,17 @@ class Controller:
 
     async def _forget_workers(self) -> None:
         observed = await self._backend.observe()
-        for endpoint_id in await self._store.endpoints.ids():
-            for worker in await self._store.workers.of_endpoint(endpoint_id):
-                seen = observed.get(worker.worker_id)
-                if worker.managed and (seen is None or not seen.alive):
-                    await self._store.workers.remove(endpoint_id, worker.worker_id, reason="the engine is stopped")
+        async for endpoint_ids in self._store.checks.pages():
+            found = await self._store.workers.of_endpoints(endpoint_ids)
+            ended = [
+                worker
+                for workers in found.values()
+                for worker in workers
+                if worker.managed and not (worker.worker_id in observed and observed[worker.worker_id].alive)
+            ]
+            remove = self._store.workers.remove
+            reason = "the engine is stopped"
+            await asyncio.gather(*(remove(one.endpoint_id, one.worker_id, reason=reason) for one in ended))
 
     # Jobs that any controller may run
 

@@ -21,6 +21,10 @@ STEADY_SECONDS = 10.0
 """Minimum lifetime of a worker that is restarted at once after it has run. A shorter one is a short life."""
 
 
+SOON = 0.0
+"""Seconds until the next look, when it is in the next round."""
+
+
 @dataclass(frozen=True)
 class Record:
     """The history of one worker since this controller leads."""
@@ -132,6 +136,31 @@ def plan(situation: Situation) -> list[Action]:
     actions += _of_alive([worker for worker in managed if worker not in ended], surplus, situation)
     missing = desired_workers(situation.endpoint) - len(managed)
     return [*actions, Create(missing)] if missing > 0 else actions
+
+
+def next_look(situation: Situation, actions: Sequence[Action], silence_seconds: float) -> float | None:
+    """Return the seconds until the endpoint must be looked at again, 0 for the next round.
+
+    None if only a change makes it necessary: of the endpoint, of a worker's status, or of what the backend observes.
+    `silence_seconds` is the usual limit, because the one in the situation may become shorter before the next look.
+    """
+    if actions or any(worker.revision != situation.endpoint.revision for worker in situation.workers if worker.managed):
+        return SOON
+    waits = [_next_look_at(worker, situation, silence_seconds) for worker in situation.workers]
+    return max(SOON, min(waits)) if waits else None
+
+
+def _next_look_at(worker: Worker, situation: Situation, silence_seconds: float) -> float:
+    """Return the seconds until something may have to be done about a worker that does not change."""
+    if worker.managed and not _is_alive(worker, situation):
+        return situation.records.get(worker.worker_id, FRESH).not_before - situation.now
+    if _is_starting(worker, situation):
+        age_seconds = _start_age_seconds(worker, situation)
+        # Looked at in each round, because the start takes one of the backend's places. There are few.
+        is_in_place = age_seconds <= START_PLACE_SECONDS
+        return SOON if is_in_place else situation.endpoint.config.start_timeout_seconds - age_seconds
+    heard_ms = worker.created_at_ms if worker.last_heartbeat_at_ms is None else worker.last_heartbeat_at_ms
+    return silence_seconds - (situation.store_now_ms - heard_ms) / 1000
 
 
 def starts_under_way(situation: Situation) -> list[Start]:

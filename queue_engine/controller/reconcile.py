@@ -7,11 +7,12 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from queue_engine.backends.base import Backend, BackendError, Observed, RegistryCredential, WorkerSpec
+from queue_engine.controller.known import Known
 from queue_engine.controller.plan import (
     FAILED_AFTER_CRASHES,
     FRESH,
@@ -27,6 +28,7 @@ from queue_engine.controller.plan import (
     Start,
     after_end,
     is_failing,
+    next_look,
     next_starts,
     plan,
     starts_under_way,
@@ -34,7 +36,9 @@ from queue_engine.controller.plan import (
 from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.domain.ids import is_endpoint_id
+from queue_engine.domain.workers import Worker, WorkerStatus, endpoint_of_worker, managed_worker_id
+from queue_engine.store.checks import Taken
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +56,7 @@ WAITS_FOR_START = "waits for its start"
 class Endpoints(Protocol):
     """The part of the endpoint store that reconciling uses."""
 
-    async def of_tenant(self, tenant: str | None) -> list[Endpoint]: ...
+    async def read(self, endpoint_ids: Sequence[str]) -> Mapping[str, Endpoint]: ...
     async def environment(self, endpoint_id: str) -> dict[str, str]: ...
     async def set_failed(self, endpoint_id: str, failed: bool) -> None: ...
 
@@ -60,7 +64,7 @@ class Endpoints(Protocol):
 class Workers(Protocol):
     """The part of the worker store that reconciling uses."""
 
-    async def of_endpoint(self, endpoint_id: str) -> list[Worker]: ...
+    async def of_endpoints(self, endpoint_ids: Sequence[str]) -> Mapping[str, list[Worker]]: ...
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
     async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None: ...
     async def mark(
@@ -76,6 +80,15 @@ class Workers(Protocol):
     async def remove(
         self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = ..., reason: str = ...
     ) -> None: ...
+
+
+class Checks(Protocol):
+    """The endpoints to look at, each at its time or when it has changed."""
+
+    async def take(self) -> Sequence[Taken]: ...
+    async def plan(self, taken: Taken, wait_seconds: float | None) -> None: ...
+    async def hasten(self, endpoint_ids: Collection[str]) -> None: ...
+    async def hasten_all(self) -> None: ...
 
 
 class Credentials(Protocol):
@@ -122,6 +135,7 @@ class Reconciler:
         config: ReconcilerConfig,
         endpoints: Endpoints,
         workers: Workers,
+        checks: Checks,
         credentials: Credentials,
         backend: Backend,
         store_now_ms: Callable[[], Awaitable[int]],
@@ -131,6 +145,7 @@ class Reconciler:
         self._config = config
         self._endpoints = endpoints
         self._workers = workers
+        self._checks = checks
         self._credentials = credentials
         self._backend = backend
         self._store_now_ms = store_now_ms
@@ -141,6 +156,11 @@ class Reconciler:
         self._silence_counts_from = 0.0
         self._starts_seen_at = -math.inf
         """Monotonic time when starts last occupied half of the places."""
+        self._known = Known()
+        self._observed: Mapping[str, Observed] | None = None
+        """Observation of the previous round; None before the first."""
+        self._unplanned: set[str] = set()
+        """Endpoints that an interrupted round has taken, without setting their next look."""
 
     async def step(self) -> int:
         """Run a round; return the number of actions."""
@@ -148,20 +168,57 @@ class Reconciler:
         now = self._clock()
         self._note_round(now)
         observed = await self._backend.observe()
-        known: set[str] = set()
+        await self._make_due(observed)
+        taken = await self._checks.take()
+        ids = [one.endpoint_id for one in taken]
+        self._unplanned.update(ids)
+        endpoints, workers = await self._endpoints.read(ids), await self._workers.of_endpoints(ids)
+        waits: dict[str, float | None] = {}
         due: list[_Due] = []
-        under_way: list[Start] = []
         done = 0
-        for endpoint in await self._endpoints.of_tenant(None):
-            workers = await self._workers.of_endpoint(endpoint.endpoint_id)
-            known |= {worker.worker_id for worker in workers}
-            situation = self._situation(endpoint, workers, observed, now, store_now_ms)
-            under_way += starts_under_way(situation)
-            done += await self._reconcile(situation, due)
-        await self._start_in_turn(due, under_way)
-        done += await self._end_strangers(observed, known)
-        self._records = {worker_id: record for worker_id, record in self._records.items() if worker_id in known}
+        for endpoint_id in ids:
+            endpoint = endpoints.get(endpoint_id)
+            if endpoint is None:
+                self._look(endpoint_id, [], [])
+                continue
+            situation = self._situation(endpoint, workers.get(endpoint_id, []), observed, now, store_now_ms)
+            self._look(endpoint_id, situation.workers, starts_under_way(situation))
+            actions = await self._reconcile(situation, due)
+            waits[endpoint_id] = next_look(situation, actions, self._config.silence_seconds)
+            done += len(actions)
+        await self._start_in_turn(due)
+        done += self._end_strangers(observed, ids)
+        await self._plan(taken, waits)
         return done
+
+    async def _make_due(self, observed: Mapping[str, Observed]) -> None:
+        """Make endpoints due for reasons that the store does not know: a new leader, a worker that has ended or
+        appeared in the backend, an interrupted round."""
+        if self._observed is None:
+            await self._checks.hasten_all()
+        before = self._observed or {}
+        changed = {one for one in before.keys() | observed.keys() if before.get(one) != observed.get(one)}
+        unknown = {one for one in observed if one not in self._known.endpoint_of and one not in self._draining}
+        found = {self._known.endpoint_of.get(one) or endpoint_of_worker(one) for one in changed | unknown}
+        await self._checks.hasten({*self._unplanned, *filter(is_endpoint_id, found)})
+        self._observed = dict(observed)
+
+    def _look(self, endpoint_id: str, workers: Sequence[Worker], starts: Sequence[Start]) -> None:
+        """Remember the workers and starts of an endpoint, and forget the records of its former workers."""
+        for worker_id in self._known.replace(endpoint_id, [worker.worker_id for worker in workers], starts):
+            self._records.pop(worker_id, None)
+
+    async def _plan(self, taken: Sequence[Taken], waits: Mapping[str, float | None]) -> None:
+        """Set the next looks of the endpoints of this round."""
+
+        async def plan_one(one: Taken) -> None:
+            wait_seconds = waits.get(one.endpoint_id)
+            if wait_seconds is not None:
+                wait_seconds = max(wait_seconds, self._known.wait_for_start(one.endpoint_id))
+            await self._checks.plan(one, wait_seconds)
+            self._unplanned.discard(one.endpoint_id)
+
+        await asyncio.gather(*map(plan_one, taken))
 
     async def aclose(self) -> None:
         """Stop waiting for draining workers, without ending them. Safe to call twice."""
@@ -194,8 +251,8 @@ class Reconciler:
             endpoint, workers, observed, self._records, now, store_now_ms, silence_seconds, start_timeout_seconds
         )
 
-    async def _reconcile(self, situation: Situation, due: list[_Due]) -> int:
-        """Carry out the planned actions, except starts, which are added to `due`."""
+    async def _reconcile(self, situation: Situation, due: list[_Due]) -> list[Action]:
+        """Carry out the planned actions, except starts, which are added to `due`. Return the actions."""
         await self._note_running(situation)
         actions = plan(situation)
         for action in actions:
@@ -204,7 +261,7 @@ class Reconciler:
             except BackendError as error:  # continue with the other workers; the next round tries again
                 log.warning("the backend failed: %s", error, extra={"endpoint": situation.endpoint.endpoint_id})
         await self._judge_endpoint(situation)
-        return len(actions)
+        return actions
 
     async def _carry_out(self, situation: Situation, action: Action, due: list[_Due]) -> None:
         endpoint = situation.endpoint
@@ -224,19 +281,24 @@ class Reconciler:
                 await self._workers.remove(endpoint.endpoint_id, worker.worker_id, status=status, reason=reason)
 
     async def _create(self, endpoint: Endpoint) -> str:
-        worker_id = f"{endpoint.endpoint_id}-{secrets.token_hex(5)}"
+        worker_id = managed_worker_id(endpoint.endpoint_id, secrets.token_hex(5))
         await self._workers.put(endpoint.endpoint_id, worker_id, managed=True, revision=endpoint.revision)
+        self._known.add(endpoint.endpoint_id, worker_id)
         return worker_id
 
-    async def _start_in_turn(self, due: list[_Due], under_way: list[Start]) -> None:
+    async def _start_in_turn(self, due: list[_Due]) -> None:
         """Begin as many starts as the backend has places for; mark the other workers as waiting."""
+        under_way = self._known.starts()
         chosen = set(next_starts([one.start for one in due], under_way, self._backend.max_starting))
         self._note_starts([*under_way, *chosen])
         others = len(under_way) + len(chosen)
         for one in due:
             if one.start not in chosen:
+                self._known.note_waiting(one.start)
                 await self._note_waiting(one, others)
-            elif one.worker is None:
+                continue
+            self._known.note_start(one.start)
+            if one.worker is None:
                 await self._start(one.endpoint, one.worker_id)
             else:
                 await self._restart(one.endpoint, one.worker)
@@ -352,9 +414,18 @@ class Reconciler:
         except BackendError as error:  # the next round drains the worker again
             log.warning("a worker cannot be stopped: %s", error, extra={"worker": worker_id})
 
-    async def _end_strangers(self, observed: Mapping[str, Observed], known: set[str]) -> int:
-        """Drain workers that run without a record in the store: their endpoint was removed, or the store lost data."""
-        strangers = [worker_id for worker_id in observed if worker_id not in known and worker_id not in self._draining]
+    def _end_strangers(self, observed: Mapping[str, Observed], looked_at: Collection[str]) -> int:
+        """Drain workers that run without a record in the store: their endpoint was removed, or the store lost data.
+
+        A worker that is not known belongs to an endpoint that has not been looked at yet, or to none.
+        """
+        strangers = [
+            worker_id
+            for worker_id in observed
+            if worker_id not in self._known.endpoint_of
+            and worker_id not in self._draining
+            and (endpoint_of_worker(worker_id) in looked_at or not is_endpoint_id(endpoint_of_worker(worker_id)))
+        ]
         for worker_id in strangers:
             self._drain_in_background(worker_id)
         return len(strangers)

@@ -20,6 +20,16 @@ class WorkerStatus(StrEnum):
     """Keeps ending before it is ready, or has exceeded the time limit of its start. It is still restarted."""
 
 
+def managed_worker_id(endpoint_id: str, suffix: str) -> str:
+    """Return the id of a worker that a controller starts."""
+    return f"{endpoint_id}-{suffix}"
+
+
+def endpoint_of_worker(worker_id: str) -> str:
+    """Return the endpoint of a worker that a controller has started, from the worker's id."""
+    return worker_id.rpartition("-")[0]
+
+
 LIVE_WORKER_STATUSES = frozenset({WorkerStatus.INITIALIZING, WorkerStatus.RUNNING})
 
 

@@ -33,6 +33,9 @@ class CancelEnded:
 class CancelGone:
     word: Literal["GONE"]
 
+class CheckEndpointOk:
+    word: Literal["OK"]
+
 class ClaimOk:
     word: Literal["OK"]
     retried: list[tuple[bytes, dict[bytes, bytes]]]
@@ -148,6 +151,10 @@ class FinishFenced:
 class FinishGone:
     word: Literal["GONE"]
 
+class HastenChecksOk:
+    word: Literal["OK"]
+    hastened: int
+
 class HoldLeadershipOk:
     word: Literal["OK"]
 
@@ -220,6 +227,12 @@ class PageOk:
     word: Literal["OK"]
     total: int
     task_ids: list[str]
+
+class PlanCheckOk:
+    word: Literal["OK"]
+
+class PlanCheckChanged:
+    word: Literal["CHANGED"]
 
 class PlanPurgeOk:
     word: Literal["OK"]
@@ -464,6 +477,11 @@ class SweepOk:
     due: list[str]
     overdue: list[str]
 
+class TakeChecksOk:
+    word: Literal["OK"]
+    held_until_ms: int
+    endpoint_ids: list[str]
+
 class TidyConsumersOk:
     word: Literal["OK"]
     forgotten: int
@@ -531,6 +549,8 @@ class Scripts:
     async def cancel(self, keys: TaskKeys, /) -> CancelCancelled | CancelRequested | CancelEnded | CancelGone:
         """Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
         """
+    async def check_endpoint(self, keys: EndpointKeys, /) -> CheckEndpointOk:
+        """Let the leading controller look at an endpoint's workers in its next round."""
     async def claim(self, keys: EndpointKeys, /, *, worker_id: str, limit: int) -> ClaimOk:
         """Claim waiting tasks for an agent, those of the retry queue first. Does not wait for a task."""
     async def create_credential(
@@ -633,6 +653,8 @@ class Scripts:
     ) -> FinishOk | FinishAlready | FinishFenced | FinishGone:
         """End a task by its running attempt: store result, state, indexes, counts and the outbox entry of the webhook.
         """
+    async def hasten_checks(self, keys: Partition, /, *, limit: int) -> HastenChecksOk:
+        """Let the leading controller look at endpoints of a partition at once that it would look at later."""
     async def hold_leadership(
         self,
         *,
@@ -642,7 +664,8 @@ class Scripts:
     ) -> HoldLeadershipOk | HoldLeadershipHeld:
         """Acquire or renew the leadership of a controller."""
     async def index_endpoint(self, keys: EndpointKeys, /) -> IndexEndpointOk | IndexEndpointGone:
-        """Put an endpoint into the indexes of its partition that lack it."""
+        """Put an endpoint into the indexes of its partition that lack it, and let the controller look at its workers.
+        """
     async def make_queues(self, keys: EndpointKeys, /) -> MakeQueuesOk | MakeQueuesGone:
         """Create the missing groups of an endpoint's queues, after the store has lost them. Does nothing without the
         endpoint, so that an agent that outlives its endpoint does not leave queues behind.
@@ -701,6 +724,17 @@ class Scripts:
     async def page(self, keys: EndpointKeys, /, *, stream: str, index: str, offset: int, limit: int) -> PageOk:
         """Read a page of an index, newest first. The search descends the levels of blocks and does not read the entries
         before the page.
+        """
+    async def plan_check(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        held_until_ms: int,
+        wait_ms: int | None,
+    ) -> PlanCheckOk | PlanCheckChanged:
+        """Set the time at which an endpoint's workers are looked at next, unless they have changed since the endpoint
+        was taken.
         """
     async def plan_purge(self, keys: EndpointKeys, /, *, has_consumers: bool) -> PlanPurgeOk:
         """Set the time at which an endpoint is purged next: when its next ended task expires, and soon while consumers
@@ -917,6 +951,10 @@ class Scripts:
     async def sweep(self, keys: Partition, /, *, tick_ms: int, lease_ms: int, limit: int) -> SweepOk:
         """Find the due tasks of a partition: tasks with expired leases, unless there is a grace; scheduled tasks whose
         wait is over; tasks at their deadline.
+        """
+    async def take_checks(self, keys: Partition, /, *, hold_ms: int, limit: int) -> TakeChecksOk:
+        """Take endpoints of a partition whose workers are to be looked at now. If the caller dies, they are due again
+        after the hold. A change of such an endpoint makes it due at once, so that plan_check.lua notices the change.
         """
     async def tidy_consumers(self, keys: EndpointKeys, /) -> TidyConsumersOk:
         """Remove consumers without entries that no longer belong to a worker from the groups of an endpoint's queues.

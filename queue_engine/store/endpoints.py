@@ -154,8 +154,14 @@ class EndpointStore:
     async def read(self, endpoint_ids: Sequence[str]) -> dict[str, Endpoint]:
         """Return endpoints of any tenant by id, also while they are being deleted, without those that do not exist.
 
-        All are read in one pipeline, so the caller passes at most a page.
+        A pipeline reads a page of them.
         """
+        found: dict[str, Endpoint] = {}
+        for first in range(0, len(endpoint_ids), PAGE_SIZE):
+            found |= await self._read_page(endpoint_ids[first : first + PAGE_SIZE])
+        return found
+
+    async def _read_page(self, endpoint_ids: Sequence[str]) -> dict[str, Endpoint]:
         pipeline = self._redis.pipeline(transaction=False)
         for endpoint_id in endpoint_ids:
             keys = self._partitions.of(endpoint_id)

@@ -104,6 +104,11 @@ class Partition:
         return f"{self.tag}:purge"
 
     @cached_property
+    def due_checks(self) -> str:
+        """Sorted set: endpoint, if it has workers or work for the controller, by the time of the next look at it."""
+        return f"{self.tag}:check"
+
+    @cached_property
     def counts(self) -> str:
         """Hash: `seq` is the number of the newest task; `queued`, `running` and `scheduled` are counts of tasks."""
         return f"{self.tag}:cnt"

@@ -22,6 +22,7 @@ from queue_engine.observability import metrics
 from queue_engine.store import keys, migrations
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.calls import Scripts
+from queue_engine.store.checks import CheckStore
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leadership import Leadership
@@ -109,6 +110,7 @@ class Store:
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
         self.sweeper = Sweeper(self.redis, self.scripts, self.partitions)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
+        self.checks = CheckStore(self.redis, self.scripts, self.partitions)
         self.workers = WorkerStore(self.redis, self.scripts, self.partitions)
         self.credentials = CredentialStore(self.redis, self.scripts, sealer, self.endpoints)
         self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)

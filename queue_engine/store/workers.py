@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from redis.asyncio import Redis
 
@@ -11,6 +13,9 @@ from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions, WorkerKeys
 from queue_engine.store.redis.client import optional_int
+
+PAGE_SIZE = 100
+"""Number of commands in one pipeline."""
 
 
 class WorkerStore:
@@ -90,31 +95,59 @@ class WorkerStore:
 
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
         """Return the endpoint's workers, oldest first."""
-        keys = self._partitions.of(endpoint_id)
-        ids = [name.decode() for name in await self._redis.hkeys(keys.workers)]  # type: ignore[misc]
-        workers = await asyncio.gather(*(self.get(endpoint_id, worker_id) for worker_id in ids))
-        return sorted((worker for worker in workers if worker), key=lambda one: (one.created_at_ms, one.worker_id))
+        return (await self.of_endpoints([endpoint_id])).get(endpoint_id, [])
+
+    async def of_endpoints(self, endpoint_ids: Sequence[str]) -> dict[str, list[Worker]]:
+        """Return the workers of endpoints that have some, by endpoint id, oldest first. A pipeline reads a page."""
+        keys = [self._partitions.of(endpoint_id) for endpoint_id in endpoint_ids]
+        names = await self._read([("HKEYS", one.workers) for one in keys])
+        pairs = [(one.endpoint_id, name.decode()) for one, of_one in zip(keys, names, strict=True) for name in of_one]
+        found: dict[str, list[Worker]] = defaultdict(list)
+        for worker in await self._get(pairs):
+            found[worker.endpoint_id].append(worker)
+        return {
+            endpoint_id: sorted(workers, key=lambda one: (one.created_at_ms, one.worker_id))
+            for endpoint_id, workers in found.items()
+        }
 
     async def get(self, endpoint_id: str, worker_id: str) -> Worker | None:
         """Return the worker, or None when there is no such worker."""
-        record = await self._redis.hgetall(self._partitions.of(endpoint_id).worker(worker_id))  # type: ignore[misc]
-        fields = {name.decode(): value.decode("utf-8", "replace") for name, value in record.items()}
-        if "status" not in fields:
-            return None
-        return Worker(
-            worker_id=worker_id,
-            endpoint_id=endpoint_id,
-            status=WorkerStatus(fields["status"]),
-            created_at_ms=int(fields["created"]),
-            started_at_ms=optional_int(fields.get("started")),
-            managed=fields.get("managed") == "1",
-            last_heartbeat_at_ms=optional_int(fields.get("beat")),
-            running_tasks=int(fields.get("running", 0)),
-            restarts=int(fields.get("restarts", 0)),
-            error=fields.get("error"),
-            revision=int(fields.get("revision", 1)),
-            address=fields.get("address"),
-        )
+        return next(iter(await self._get([(endpoint_id, worker_id)])), None)
+
+    async def _get(self, pairs: Sequence[tuple[str, str]]) -> list[Worker]:
+        """Return the workers with these endpoint and worker ids that exist."""
+        records = await self._read([("HGETALL", self._keys(*pair).worker) for pair in pairs])
+        workers = (_worker(*pair, record) for pair, record in zip(pairs, records, strict=True))
+        return [worker for worker in workers if worker is not None]
+
+    async def _read(self, commands: Sequence[tuple[str, str]]) -> list[Any]:
+        replies: list[Any] = []
+        for first in range(0, len(commands), PAGE_SIZE):
+            pipeline = self._redis.pipeline(transaction=False)
+            for command in commands[first : first + PAGE_SIZE]:
+                pipeline.execute_command(*command)
+            replies += await pipeline.execute()
+        return replies
 
     def _keys(self, endpoint_id: str, worker_id: str) -> WorkerKeys:
         return self._partitions.of(endpoint_id).of_worker(worker_id)
+
+
+def _worker(endpoint_id: str, worker_id: str, record: Mapping[bytes, bytes]) -> Worker | None:
+    fields = {name.decode(): value.decode("utf-8", "replace") for name, value in record.items()}
+    if "status" not in fields:
+        return None
+    return Worker(
+        worker_id=worker_id,
+        endpoint_id=endpoint_id,
+        status=WorkerStatus(fields["status"]),
+        created_at_ms=int(fields["created"]),
+        started_at_ms=optional_int(fields.get("started")),
+        managed=fields.get("managed") == "1",
+        last_heartbeat_at_ms=optional_int(fields.get("beat")),
+        running_tasks=int(fields.get("running", 0)),
+        restarts=int(fields.get("restarts", 0)),
+        error=fields.get("error"),
+        revision=int(fields.get("revision", 1)),
+        address=fields.get("address"),
+    )

@@ -167,6 +167,7 @@ async def test_a_sweep_does_what_it_can_while_one_node_of_a_cluster_is_frozen(tm
             for one in benches:
                 await one.submit_and_start("t1")
                 await one.run_out("t1")
+            for one in benches:  # after all else, because a sweep seconds later would grant a grace
                 await one.steady()
             frozen = setup.owner_of(store.partitions.all()[0].outbox)  # the first that is swept
             others = [one for one in benches if setup.owner_of(one.keys.queue) is not frozen]
@@ -236,7 +237,7 @@ def _controller(store: Store, backend: FailingBackend, leading: asyncio.Event | 
     def make_reconciler() -> Reconciler:
         if leading is not None:
             leading.set()
-        return Reconciler(rules, store.endpoints, store.workers, store.credentials, backend, store.now_ms)
+        return Reconciler(rules, store.endpoints, store.workers, store.checks, store.credentials, backend, store.now_ms)
 
     return Controller(config, store, backend, make_reconciler)
 

@@ -12,6 +12,8 @@ from queue_engine.backends.base import Observed
 from queue_engine.controller.plan import (
     FAILED_AFTER_CRASHES,
     FRESH,
+    SOON,
+    START_PLACE_SECONDS,
     STEADY_SECONDS,
     Action,
     Create,
@@ -25,6 +27,7 @@ from queue_engine.controller.plan import (
     Start,
     after_end,
     is_failing,
+    next_look,
     next_starts,
     plan,
     starts_under_way,
@@ -576,3 +579,42 @@ def test_a_rolling_replacement_takes_one_worker_away_at_a_time(
         assert world.running() >= min(count, wanted - 1), number
     assert world.is_as_wanted()
     assert not {f"w{number}" for number in range(count)} & set(world.workers)
+
+
+# The time of the next look
+
+
+def look_after(of: Endpoint, *workers: Seen) -> float | None:
+    found = situation(of, *workers)
+    return next_look(found, plan(found), SILENCE)
+
+
+@pytest.mark.parametrize(
+    ("of", "workers", "expected"),
+    [
+        (endpoint(0), [], None),
+        (endpoint(1, DesiredState.STOPPED), [], None),
+        (endpoint(1), [], SOON),
+        (endpoint(2), [Seen(), Seen(heard_ms_ago=4000)], 26.0),
+        (endpoint(0), [Seen(managed=False, observed=None, heard_ms_ago=None, age_ms=29_000)], 1.0),
+        (endpoint(1), [Seen(heard_ms_ago=30_000)], SOON),
+        (endpoint(1), [Seen(heard_ms_ago=None)], SOON),
+        (endpoint(1), [Seen(heard_ms_ago=None, started_ms_ago=int(1000 * START_PLACE_SECONDS))], SOON),
+        (endpoint(1), [Seen(INITIALIZING, heard_ms_ago=None, started_ms_ago=500_000)], 1300.0),
+        (endpoint(1), [Seen(INITIALIZING, heard_ms_ago=1000)], 29.0),
+        (endpoint(1), [Seen(INITIALIZING, None, record=Record(not_before=NOW + 8))], 8.0),
+        (endpoint(1), [Seen(INITIALIZING, None, record=Record(not_before=NOW - 8))], SOON),
+        (endpoint(2), [Seen(INITIALIZING, None, record=Record(not_before=NOW + 80)), Seen()], 29.5),
+        (endpoint(1), [Seen(STOPPING), Seen()], SOON),
+        (endpoint(2), [Seen(revision=1), Seen(INITIALIZING)], SOON),
+    ],
+    ids=[
+        "nothing to do", "stopped", "a missing worker", "healthy workers", "by hand, silent in a second",
+        "silent in a moment", "a start", "a start that still has a place", "a start without a place", "not ready",
+        "waits for its restart", "due to restart", "the earliest of two", "a drain", "a replacement under way",
+    ],
+)  # fmt: skip
+def test_an_endpoint_is_looked_at_when_something_may_have_to_be_done(
+    of: Endpoint, workers: list[Seen], expected: float | None
+) -> None:
+    assert look_after(of, *workers) == expected

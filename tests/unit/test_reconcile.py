@@ -1,19 +1,22 @@
 """The rounds that make the workers that run be the workers that are wanted. Store and backend are in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import math
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
 
 from queue_engine.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.controller.known import WAITING_LOOKS_PER_SECOND
 from queue_engine.controller.plan import START_PLACE_SECONDS
 from queue_engine.controller.reconcile import GAP_SECONDS, STARTING_SILENCE_SECONDS, Reconciler, ReconcilerConfig
 from queue_engine.crypto.sealing import SealBroken
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.store.checks import HOLD_MS, Taken
 
 SILENCE = 30.0
 ROUNDS = 40
@@ -55,17 +58,53 @@ class Store:
     failed_said: list[bool] = field(default_factory=list)
     credentials: dict[int, RegistryAuth] = field(default_factory=dict)
     runs: dict[str, int] = field(default_factory=dict)
+    checks: dict[str, int] = field(default_factory=dict)
+    """Time of the next look by endpoint."""
+    looked_at: list[str] = field(default_factory=list)
+
+    def change(self, endpoint_id: str) -> None:
+        """Make the endpoint due, as the scripts of a change do."""
+        self.checks[endpoint_id] = min(self.now_ms, self.checks.get(endpoint_id, self.now_ms))
+
+    async def take(self) -> list[Taken]:
+        self.faults.before()
+        held_until_ms = self.now_ms + HOLD_MS
+        ids = [one for one, at_ms in sorted(self.checks.items(), key=lambda pair: pair[1]) if at_ms <= self.now_ms]
+        self.checks |= dict.fromkeys(ids, held_until_ms)
+        self.faults.after()
+        return [Taken(one, held_until_ms) for one in ids]
+
+    async def plan(self, taken: Taken, wait_seconds: float | None) -> None:
+        self.faults.before()
+        if self.checks.get(taken.endpoint_id) == taken.held_until_ms:
+            if wait_seconds is not None:
+                self.checks[taken.endpoint_id] = self.now_ms + math.ceil(wait_seconds * 1000)
+            elif not any(worker.endpoint_id == taken.endpoint_id for worker in self.recorded.values()):
+                del self.checks[taken.endpoint_id]
+        self.faults.after()
+
+    async def hasten(self, endpoint_ids: Collection[str]) -> None:
+        self.faults.before()
+        for endpoint_id in endpoint_ids:
+            self.change(endpoint_id)
+        self.faults.after()
+
+    async def hasten_all(self) -> None:
+        self.faults.before()
+        for endpoint_id in self.checks:
+            self.change(endpoint_id)
+        self.faults.after()
 
     async def time_ms(self) -> int:
         self.faults.before()
         self.faults.after()
         return self.now_ms
 
-    async def of_tenant(self, tenant: str | None) -> list[Endpoint]:
-        assert tenant is None
+    async def read(self, endpoint_ids: Sequence[str]) -> dict[str, Endpoint]:
         self.faults.before()
+        self.looked_at += endpoint_ids
         self.faults.after()
-        return list(self.endpoints.values())
+        return {one: self.endpoints[one] for one in endpoint_ids if one in self.endpoints}
 
     async def environment(self, endpoint_id: str) -> dict[str, str]:
         self.faults.before()
@@ -85,10 +124,11 @@ class Store:
         self.faults.after()
         return self.credentials.get(credential_id)
 
-    async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
+    async def of_endpoints(self, endpoint_ids: Sequence[str]) -> dict[str, list[Worker]]:
         self.faults.before()
         self.faults.after()
-        return [worker for worker in self.recorded.values() if worker.endpoint_id == endpoint_id]
+        workers = list(self.recorded.values())
+        return {one: [worker for worker in workers if worker.endpoint_id == one] for one in endpoint_ids}
 
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None:
         self.faults.before()
@@ -96,6 +136,7 @@ class Store:
             self.recorded[worker_id] = Worker(
                 worker_id, endpoint_id, INITIALIZING, self.now_ms, managed, revision=revision
             )
+            self.change(endpoint_id)
         self.faults.after()
 
     async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None:
@@ -121,6 +162,8 @@ class Store:
         self.faults.before()
         if worker_id in self.recorded:
             worker = self.recorded[worker_id]
+            if worker.status is not status:
+                self.change(endpoint_id)
             self.recorded[worker_id] = replace(
                 worker,
                 status=status,
@@ -133,7 +176,8 @@ class Store:
         self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = WorkerStatus.STOPPED, reason: str = ""
     ) -> None:
         self.faults.before()
-        self.recorded.pop(worker_id, None)
+        if self.recorded.pop(worker_id, None) is not None:
+            self.change(endpoint_id)
         self.faults.after()
 
 
@@ -216,7 +260,14 @@ class World:
         config = ReconcilerConfig({"SECRET": "x"}, grace_seconds=5.0, silence_seconds=SILENCE)
         self.leaders.append(
             Reconciler(
-                config, self.store, self.store, self.store, self.backend, self.store.time_ms, clock=lambda: self.now
+                config,
+                self.store,
+                self.store,
+                self.store,
+                self.store,
+                self.backend,
+                self.store.time_ms,
+                clock=lambda: self.now,
             )
         )
 
@@ -225,15 +276,18 @@ class World:
         self.store.endpoints[endpoint_id] = Endpoint(
             endpoint_id, "t", config, wanted, failed=False, created_at_ms=0, updated_at_ms=0
         )
+        self.store.change(endpoint_id)
 
     def change(self, endpoint_id: str = "7", *, revision: int | None = None, workers: int | None = None) -> None:
         before = self.store.endpoints[endpoint_id]
         config = before.config if workers is None else replace(before.config, workers=workers)
         new_revision = before.revision if revision is None else revision
         self.store.endpoints[endpoint_id] = replace(before, config=config, revision=new_revision, failed=False)
+        self.store.change(endpoint_id)
 
     def want(self, wanted: DesiredState, endpoint_id: str = "7") -> None:
         self.store.endpoints[endpoint_id] = replace(self.store.endpoints[endpoint_id], desired=wanted)
+        self.store.change(endpoint_id)
 
     async def round(self) -> int:
         """One round of the controller, then a second passes; how many things it did."""
@@ -257,6 +311,8 @@ class World:
         worker = self.store.recorded.get(worker_id)
         if worker is not None:
             said = STOPPING if worker.status is STOPPING else status
+            if worker.status is not said or worker.last_heartbeat_at_ms is None:
+                self.store.change(worker.endpoint_id)
             self.store.recorded[worker_id] = replace(worker, status=said, last_heartbeat_at_ms=self.store.now_ms)
 
     def worker(self) -> Worker:
@@ -722,6 +778,81 @@ async def test_a_drain_that_died_with_its_controller_goes_on_under_the_next(worl
     world.lead()
     await world.rounds(3)
     assert world.is_as_wanted()
+
+
+# Which endpoints are looked at
+
+
+async def looks(world: World, rounds: int) -> list[str]:
+    """Return the endpoints that are looked at in these rounds."""
+    world.store.looked_at.clear()
+    await world.rounds(rounds)
+    return world.store.looked_at
+
+
+async def test_an_endpoint_without_workers_is_looked_at_once(world: World) -> None:
+    world.endpoint(workers=0)
+    assert await looks(world, 5) == ["7"]
+    assert world.store.checks == {}
+    world.change(workers=0)
+    assert await looks(world, 5) == ["7"]
+
+
+async def test_an_endpoint_with_healthy_workers_is_looked_at_when_one_could_be_silent(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(5)
+    assert world.is_as_wanted()
+    assert len(await looks(world, int(4 * SILENCE))) in (4, 5)
+
+
+async def test_a_new_leader_looks_at_all_endpoints_with_workers(world: World) -> None:
+    for number in range(5):
+        world.endpoint(endpoint_id=str(10 + number))
+    world.endpoint(workers=0, endpoint_id="20")
+    await world.rounds(5)
+    world.lead()
+    assert sorted(await looks(world, 1)) == ["10", "11", "12", "13", "14"]
+
+
+async def test_a_worker_that_ends_makes_its_endpoint_due_in_the_same_round(world: World) -> None:
+    for endpoint_id in ("7", "8"):
+        world.endpoint(endpoint_id=endpoint_id)
+    await world.rounds(5)
+    (worker_id,) = [one for one, spec in world.backend.running.items() if spec.endpoint_id == "8"]
+    world.backend.end(worker_id, "agent killed by signal 9")
+    assert await looks(world, 1) == ["8"]
+    assert world.store.recorded[worker_id].error == "agent killed by signal 9"
+
+
+async def test_a_change_during_a_look_is_looked_at_in_the_next_round(world: World) -> None:
+    world.endpoint(workers=0)
+    read = world.store.read
+
+    async def change_after_reading(endpoint_ids: Sequence[str]) -> dict[str, Endpoint]:
+        found = await read(endpoint_ids)
+        world.store.read = read  # type: ignore[method-assign]
+        world.change(workers=1)
+        return found
+
+    world.store.read = change_after_reading  # type: ignore[method-assign]
+    await world.round()
+    assert world.backend.running == {}
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+async def test_endpoints_of_a_tenant_with_many_waiting_starts_are_looked_at_in_turn(world: World) -> None:
+    world.backend.max_starting = 2
+    world.beating = False
+    count = 2 * WAITING_LOOKS_PER_SECOND
+    for number in range(count):
+        world.endpoint(endpoint_id=str(1000 + number))
+    await world.rounds(2)
+    assert len(await looks(world, 4)) < 3 * count
+    world.store.endpoints["7"] = replace(world.store.endpoints["1000"], endpoint_id="7", tenant="other")
+    world.store.change("7")
+    await world.rounds(int(START_PLACE_SECONDS) + 3)
+    assert "7" in {spec.endpoint_id for spec in world.backend.running.values()}
 
 
 # A round that is broken off

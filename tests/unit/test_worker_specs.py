@@ -1,6 +1,6 @@
 """What a backend is told to start: with the secrets of the endpoint, or not at all."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.store.checks import Taken
 
 AUTH = RegistryAuth("robot", "a password")
 
@@ -45,8 +46,8 @@ class Endpoints:
     def __init__(self, unreadable: Exception | None = None) -> None:
         self._unreadable = unreadable
 
-    async def of_tenant(self, tenant: str | None) -> list[Endpoint]:
-        return [_endpoint("1", credential_id=7), _endpoint("2", credential_id=None)]
+    async def read(self, endpoint_ids: Sequence[str]) -> dict[str, Endpoint]:
+        return {"1": _endpoint("1", credential_id=7), "2": _endpoint("2", credential_id=None)}
 
     async def environment(self, endpoint_id: str) -> dict[str, str]:
         if self._unreadable is not None and endpoint_id == "1":
@@ -54,6 +55,19 @@ class Endpoints:
         return {"A": endpoint_id}
 
     async def set_failed(self, endpoint_id: str, failed: bool) -> None: ...
+
+
+class Checks:
+    """Both endpoints are due."""
+
+    async def take(self) -> list[Taken]:
+        return [Taken("1", 1), Taken("2", 1)]
+
+    async def plan(self, taken: Taken, wait_seconds: float | None) -> None: ...
+
+    async def hasten(self, endpoint_ids: Collection[str]) -> None: ...
+
+    async def hasten_all(self) -> None: ...
 
 
 class Credentials:
@@ -76,8 +90,8 @@ class Workers:
     def __init__(self) -> None:
         self.errors: dict[str, str] = {}
 
-    async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
-        return []
+    async def of_endpoints(self, endpoint_ids: Sequence[str]) -> dict[str, list[Worker]]:
+        return {}
 
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
 
@@ -98,7 +112,7 @@ async def _step(credentials: Credentials, endpoints: Endpoints) -> tuple[Backend
 
     backend, workers = Backend(), Workers()
     config = ReconcilerConfig(agent_environment={}, grace_seconds=1, silence_seconds=1)
-    reconciler = Reconciler(config, endpoints, workers, credentials, backend, now_ms, clock=lambda: 0.0)
+    reconciler = Reconciler(config, endpoints, workers, Checks(), credentials, backend, now_ms, clock=lambda: 0.0)
     await reconciler.step()
     await reconciler.aclose()
     return backend, workers

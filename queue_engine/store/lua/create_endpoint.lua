@@ -14,4 +14,5 @@ for _, stream in ipairs({ queue, retry_queue }) do
   redis.pcall('XGROUP', 'CREATE', stream, 'agents', '0', 'MKSTREAM')
 end
 redis.pcall('XGROUP', 'CREATE', outbox, 'delivery', '0', 'MKSTREAM')
+check_now()
 return { 'OK' }

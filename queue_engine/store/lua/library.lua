@@ -35,6 +35,12 @@ local function id_of_endpoint(endpoint_key)
   return string.match(endpoint_key, ':e:(.+)$')
 end
 
+-- Let the leading controller look at an endpoint's workers in its next round.
+-- keys: endpoint, due_checks
+local function check_now()
+  redis.call('ZADD', due_checks, 'LT', text(now_ms()), id_of_endpoint(endpoint))
+end
+
 -- Move a task between waiting and running states in the counts of its endpoint and its partition.
 -- keys: counts, partition_counts
 local function count_move(from, to)
@@ -391,6 +397,7 @@ local MAX_EVENTS = 100
 local function change_status(status, reason)
   local before = redis.call('HGET', worker, 'status')
   if before == status then return end
+  check_now()
   local now = text(now_ms())
   redis.call('HSET', worker, 'status', status, 'updated', now)
   redis.call('HSET', workers, string.match(worker, ':wk:[^:]+:(.+)$'), status)

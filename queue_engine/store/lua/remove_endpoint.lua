@@ -1,8 +1,8 @@
 -- Remove a deleted endpoint that has no workers, tasks or deliveries any longer.
 --
 -- flags: allow-oom
--- keys of an endpoint: endpoint, endpoints, deletions, due_purges, counts, live, workers, queue, retry_queue, created,
---   finished_success, finished_delivered, finished_failed
+-- keys of an endpoint: endpoint, endpoints, deletions, due_purges, due_checks, counts, live, workers, queue, retry_queue,
+--   created, finished_success, finished_delivered, finished_failed
 -- arguments: endpoint_id text
 -- replies:
 --   OK: tenant optional text (none when there is no such endpoint)
@@ -11,6 +11,7 @@ local function leave_indexes()
   redis.call('ZREM', endpoints, endpoint_id)
   redis.call('SREM', deletions, endpoint_id)
   redis.call('ZREM', due_purges, endpoint_id)
+  redis.call('ZREM', due_checks, endpoint_id)
 end
 
 if redis.call('EXISTS', endpoint) == 0 then

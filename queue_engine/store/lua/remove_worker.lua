@@ -5,7 +5,10 @@
 -- arguments: worker_id text, status text (the last one: STOPPED or FAILED), reason text
 -- replies:
 --   OK
-if redis.call('EXISTS', worker) == 1 then change_status(status, reason) end
+if redis.call('EXISTS', worker) == 1 then
+  change_status(status, reason)
+  check_now()
+end
 redis.call('DEL', worker)
 redis.call('HDEL', workers, worker_id)
 redis.call('ZADD', due_purges, 'LT', text(now_ms() + REMOVED_MS), id_of_endpoint(endpoint))

@@ -9,10 +9,11 @@
 --   OK: desired text (the desired state of the endpoint)
 --   GONE (the worker or its endpoint does not exist, or the worker was started again, so the agent must end)
 local desired = redis.call('HGET', endpoint, 'wanted')
-local before, managed, latest_run = unpack(redis.call('HMGET', worker, 'status', 'managed', 'run'))
+local before, managed, latest_run, last_report = unpack(redis.call('HMGET', worker, 'status', 'managed', 'run', 'beat'))
 if not before or not desired then return { 'GONE' } end
 if run ~= 0 and run ~= tonumber(latest_run or '') then return { 'GONE' } end
 redis.call('HSET', worker, 'running', running_tasks, 'address', address, 'beat', text(now_ms()))
+if not last_report then check_now() end -- the start of the worker no longer takes one of the backend's places
 local status = reported
 -- The controller's decision has priority: a worker that is being stopped does not become running again, and a worker that
 -- crashes repeatedly stays failed until it runs.

@@ -13,6 +13,7 @@ if before ~= desired then
   redis.call('HSET', endpoint, 'wanted', desired, 'updated', text(now_ms()))
   redis.call('HINCRBY', endpoint, 'version', 1)
   redis.call('HDEL', endpoint, 'failed')
+  check_now()
   if desired == 'deleted' then redis.call('SADD', deletions, id_of_endpoint(endpoint)) end
 end
 return { 'OK' }

@@ -19,4 +19,5 @@ if needs_new_workers then
   redis.call('HINCRBY', endpoint, 'revision', 1)
   redis.call('HDEL', endpoint, 'failed')
 end
+check_now()
 return { 'OK' }

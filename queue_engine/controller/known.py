@@ -1,0 +1,71 @@
+"""The leading controller's memory of the endpoints with workers, as of its last look at each of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+from queue_engine.controller.plan import Start
+
+WAITING_LOOKS_PER_SECOND = 200
+"""Maximum number of endpoints of a tenant that are looked at in a second because they wait for a start. Thousands of
+them would make the endpoints of other tenants wait for their look."""
+
+
+class Known:
+    """Workers, starts in progress and waiting starts by endpoint."""
+
+    def __init__(self) -> None:
+        self._workers: dict[str, set[str]] = {}
+        self._endpoint_of: dict[str, str] = {}
+        self._starts: dict[str, set[Start]] = {}
+        self._waiting: dict[str, str] = {}
+        """Tenant by endpoint with workers that wait for a start."""
+        self._waiting_of: Counter[str] = Counter()
+
+    @property
+    def endpoint_of(self) -> Mapping[str, str]:
+        """Endpoint by worker."""
+        return self._endpoint_of
+
+    def starts(self) -> list[Start]:
+        """Return all starts in progress."""
+        return [start for starts in self._starts.values() for start in starts]
+
+    def replace(self, endpoint_id: str, worker_ids: Collection[str], starts: Sequence[Start]) -> set[str]:
+        """Remember these workers and starts of an endpoint in place of the former ones. Return the former workers."""
+        self._starts.pop(endpoint_id, None)
+        tenant = self._waiting.pop(endpoint_id, None)
+        if tenant is not None:
+            self._waiting_of[tenant] -= 1
+        gone = self._workers.pop(endpoint_id, set()) - set(worker_ids)
+        for worker_id in gone:
+            del self._endpoint_of[worker_id]
+        for worker_id in worker_ids:
+            self.add(endpoint_id, worker_id)
+        for start in starts:
+            self.note_start(start)
+        return gone
+
+    def add(self, endpoint_id: str, worker_id: str) -> None:
+        """Remember a worker that was created."""
+        self._workers.setdefault(endpoint_id, set()).add(worker_id)
+        self._endpoint_of[worker_id] = endpoint_id
+
+    def note_start(self, start: Start) -> None:
+        """Remember a start that has begun."""
+        self._starts.setdefault(start.endpoint_id, set()).add(start)
+
+    def note_waiting(self, start: Start) -> None:
+        """Remember that the endpoint has a start that is due and has no place."""
+        if start.endpoint_id not in self._waiting:
+            self._waiting[start.endpoint_id] = start.tenant
+            self._waiting_of[start.tenant] += 1
+
+    def wait_for_start(self, endpoint_id: str) -> float:
+        """Return the seconds after which an endpoint is looked at to start its waiting workers; 0 if none waits.
+
+        They grow with the waiting endpoints of its tenant.
+        """
+        tenant = self._waiting.get(endpoint_id)
+        return 0.0 if tenant is None else self._waiting_of[tenant] / WAITING_LOOKS_PER_SECOND

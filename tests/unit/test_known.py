@@ -1,0 +1,38 @@
+"""The leader's memory of workers and starts is that of the last look at each endpoint."""
+
+from queue_engine.controller.known import WAITING_LOOKS_PER_SECOND, Known
+from queue_engine.controller.plan import Start
+
+
+def start(endpoint_id: str, worker_id: str = "w", tenant: str = "t") -> Start:
+    return Start(tenant, endpoint_id, worker_id)
+
+
+def test_a_look_replaces_the_workers_and_starts_of_its_endpoint_only() -> None:
+    known = Known()
+    known.replace("1", ["1-a", "1-b"], [start("1", "1-a")])
+    known.replace("2", ["2-a"], [start("2", "2-a")])
+    known.add("1", "1-c")
+    assert known.replace("1", ["1-b"], []) == {"1-a", "1-c"}
+    assert dict(known.endpoint_of) == {"1-b": "1", "2-a": "2"}
+    assert known.starts() == [start("2", "2-a")]
+    known.note_start(start("1", "1-b"))
+    known.note_start(start("1", "1-b"))
+    assert len(known.starts()) == 2
+    assert known.replace("2", [], []) == {"2-a"}
+    assert known.replace("1", [], []) == {"1-b"}
+    assert (dict(known.endpoint_of), known.starts()) == ({}, [])
+
+
+def test_endpoints_wait_for_a_start_the_longer_the_more_of_their_tenant_wait() -> None:
+    known = Known()
+    for number in range(2 * WAITING_LOOKS_PER_SECOND):
+        known.note_waiting(start(str(number), "a"))
+        known.note_waiting(start(str(number), "b"))
+    known.note_waiting(start("x", tenant="other"))
+    assert known.wait_for_start("0") == 2.0
+    assert known.wait_for_start("x") == 1 / WAITING_LOOKS_PER_SECOND
+    known.replace("0", ["a", "b"], [])
+    assert known.wait_for_start("0") == 0.0
+    assert known.wait_for_start("1") == 2.0 - 1 / WAITING_LOOKS_PER_SECOND
+    assert known.wait_for_start("not known") == 0.0
