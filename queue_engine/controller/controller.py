@@ -15,8 +15,6 @@ from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_fig
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.controller.resync import Resync
-from queue_engine.domain.endpoints import DesiredState, Endpoint
-from queue_engine.domain.workers import WorkerStatus
 from queue_engine.observability import metrics
 from queue_engine.store.keys import Partition
 from queue_engine.store.redis.client import unavailability
@@ -306,13 +304,9 @@ class Controller:
 
     async def _gauges(self) -> int:
         metrics.queue_tasks.set(await self._store.sweeper.waiting_and_running())
-        statuses = dict.fromkeys(WorkerStatus, 0)
-        queues: list[EndpointQueue] = []
-        for endpoint in await self._store.endpoints.of_tenant(None):
-            for status in endpoint.worker_statuses:
-                statuses[status] += 1
-            queues.append(await self._queue_of(endpoint))
-        metrics.workers.set({status.value: count for status, count in statuses.items()})
+        metrics.workers.set(await self._store.sweeper.workers())
+        found = {one.endpoint_id: one async for one in self._store.sweeper.waiting()}
+        queues = [EndpointQueue(one.endpoint_id, one.depth, one.oldest_ms) for one in found.values()]
         oldest = [queue.oldest_ms for queue in queues if queue.oldest_ms is not None]
         metrics.queue_oldest_task_timestamp.set(min(oldest) / 1000 if oldest else 0)
         if self._config.metrics_endpoint_limit:
@@ -321,13 +315,6 @@ class Controller:
             metrics.endpoint_oldest_task_timestamp.set(figures.oldest_seconds)
         return 0
 
-    async def _queue_of(self, endpoint: Endpoint) -> EndpointQueue:
-        """Return depth and oldest task of an endpoint. An endpoint without queued tasks needs no store call."""
-        counts, oldest_ms = endpoint.counts, None
-        if counts.queued and _should_work(endpoint):
-            oldest_ms = await self._store.sweeper.oldest_waiting_ms(endpoint.endpoint_id)
-        return EndpointQueue(endpoint.endpoint_id, counts.queued + counts.scheduled, oldest_ms)
-
 
 def _sum_of(results: Sequence[int | BaseException]) -> int:
     """Return the sum of the results. Raises the first error among them."""
@@ -335,8 +322,3 @@ def _sum_of(results: Sequence[int | BaseException]) -> int:
         if isinstance(result, BaseException):
             raise result
     return sum(result for result in results if isinstance(result, int))
-
-
-def _should_work(endpoint: Endpoint) -> bool:
-    """Return True if tasks that wait there are delayed: the endpoint runs, and has workers or should have some."""
-    return endpoint.desired is DesiredState.RUNNING and (endpoint.config.workers > 0 or bool(endpoint.worker_statuses))

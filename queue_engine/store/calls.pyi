@@ -169,6 +169,9 @@ class IndexEndpointOk:
 class IndexEndpointGone:
     word: Literal["GONE"]
 
+class LeaveWaitingOk:
+    word: Literal["OK"]
+
 class MakeQueuesOk:
     word: Literal["OK"]
 
@@ -308,6 +311,11 @@ class ReadRequestOk:
 
 class ReadRequestGone:
     word: Literal["GONE"]
+
+class ReadWaitingOk:
+    word: Literal["OK"]
+    depth: int
+    oldest_ms: int | None
 
 class ReclaimQueued:
     word: Literal["QUEUED"]
@@ -664,8 +672,11 @@ class Scripts:
     ) -> HoldLeadershipOk | HoldLeadershipHeld:
         """Acquire or renew the leadership of a controller."""
     async def index_endpoint(self, keys: EndpointKeys, /) -> IndexEndpointOk | IndexEndpointGone:
-        """Put an endpoint into the indexes of its partition that lack it, and let the controller look at its workers.
+        """Put an endpoint into the indexes of its partition that lack it, correct the counts of its workers, and let
+        the controller look at them.
         """
+    async def leave_waiting(self, keys: EndpointKeys, /) -> LeaveWaitingOk:
+        """Remove an endpoint without waiting tasks from the endpoints that may have some."""
     async def make_queues(self, keys: EndpointKeys, /) -> MakeQueuesOk | MakeQueuesGone:
         """Create the missing groups of an endpoint's queues, after the store has lost them. Does nothing without the
         endpoint, so that an agent that outlives its endpoint does not leave queues behind.
@@ -797,6 +808,8 @@ class Scripts:
         """
     async def read_request(self, keys: TaskKeys, /, *, max_bytes: int) -> ReadRequestOk | ReadRequestGone:
         """Read the request of an accepted task, for a comparison with another request."""
+    async def read_waiting(self, keys: EndpointKeys, /) -> ReadWaitingOk:
+        """Read how many tasks wait at an endpoint, and for how long."""
     async def reclaim(
         self,
         keys: TaskKeys,

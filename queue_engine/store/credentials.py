@@ -33,7 +33,7 @@ class Deletion(StrEnum):
 class Endpoints(Protocol):
     """The endpoints of a tenant, to find those that use a credential."""
 
-    async def of_tenant(self, tenant: str | None) -> list[Endpoint]: ...
+    async def of_tenant(self, tenant: str) -> list[Endpoint]: ...
 
 
 class CredentialStore:

@@ -176,10 +176,9 @@ class EndpointStore:
             if record
         }
 
-    async def of_tenant(self, tenant: str | None) -> list[Endpoint]:
-        """Return the tenant's endpoints, newest first; with None, those of all tenants."""
-        pages = self._all_pages() if tenant is None else self.pages_of(tenant)
-        return [endpoint async for page in pages for endpoint in page]
+    async def of_tenant(self, tenant: str) -> list[Endpoint]:
+        """Return the tenant's endpoints, newest first."""
+        return [endpoint async for page in self.pages_of(tenant) for endpoint in page]
 
     async def pages_of(self, tenant: str) -> AsyncIterator[list[Endpoint]]:
         """Yield the tenant's endpoints, newest first, in pages. The cost depends on the tenant's endpoints only."""

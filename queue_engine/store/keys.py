@@ -109,8 +109,14 @@ class Partition:
         return f"{self.tag}:check"
 
     @cached_property
+    def waiting_endpoints(self) -> str:
+        """Set: endpoints that may have queued or scheduled tasks."""
+        return f"{self.tag}:waiting"
+
+    @cached_property
     def counts(self) -> str:
-        """Hash: `seq` is the number of the newest task; `queued`, `running` and `scheduled` are counts of tasks."""
+        """Hash: `seq` is the number of the newest task; `queued`, `running` and `scheduled` are counts of tasks, and
+        `workers:<status>` of workers."""
         return f"{self.tag}:cnt"
 
     @cached_property

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 
 from queue_engine.domain.tasks import TaskStatus
+from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import EndpointKeys, Partition, Partitions, TaskKeys, parse_member
 
 log = logging.getLogger(__name__)
 
+WAITING_AT_ONCE = 100
+"""Number of endpoints whose waiting tasks are read at once."""
 PURGED_AT_ONCE = 4
 """Number of endpoints of a partition that are purged at the same time."""
 PURGED_PAGES = 10
@@ -51,6 +57,20 @@ class Purged:
 
     endpoints: int
     tasks: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The waiting tasks of an endpoint."""
+
+    endpoint_id: str
+    depth: int
+    """Number of tasks that are queued or scheduled."""
+    oldest_ms: int | None
+    """The time when the oldest queued task was queued, in epoch milliseconds of the store's clock.
+
+    None without one, and for an endpoint that is stopped, or has no workers and should have none.
+    """
 
 
 class Sweeper:
@@ -146,22 +166,42 @@ class Sweeper:
 
     async def waiting_and_running(self) -> dict[str, int]:
         """Return the number of queued, running and scheduled tasks of all endpoints."""
-        totals = {"queued": 0, "running": 0, "scheduled": 0}
+        return await self._totals({state: state for state in ("queued", "running", "scheduled")})
+
+    async def workers(self) -> dict[str, int]:
+        """Return the number of workers of all endpoints by status."""
+        return await self._totals({status.value: f"workers:{status}" for status in WorkerStatus})
+
+    async def _totals(self, fields: Mapping[str, str]) -> dict[str, int]:
+        """Return the sums of fields of the partitions' counts, by name."""
+        pipeline = self._redis.pipeline(transaction=False)
         for partition in self._partitions.all():
-            values = await self._redis.hmget(partition.counts, list(totals))  # type: ignore[misc]
-            for state, value in zip(totals, values, strict=True):
-                totals[state] += max(0, int(value or 0))
-        return totals
+            pipeline.hmget(partition.counts, list(fields.values()))
+        by_field = zip(*await pipeline.execute(), strict=True)
+        sums = [sum(max(0, int(value or 0)) for value in values) for values in by_field]
+        return dict(zip(fields, sums, strict=True))
 
-    async def oldest_waiting_ms(self, endpoint_id: str) -> int | None:
-        """Return when the oldest waiting task of the endpoint was queued, in epoch milliseconds of the store's clock.
+    async def waiting(self) -> AsyncIterator[Waiting]:
+        """Yield what waits at each endpoint that has queued or scheduled tasks. An endpoint may come twice.
 
-        None when no task waits.
+        The cost depends on the number of such endpoints. Endpoints without waiting tasks leave their index.
         """
-        keys = self._partitions.of(endpoint_id)
-        heads = [await self._redis.xrange(stream, count=1) for stream in (keys.queue, keys.retry_queue)]
-        times = [int(head[0][0].partition(b"-")[0]) for head in heads if head]
-        return min(times, default=None)
+        for partition in self._partitions.all():
+            cursor = 0
+            while True:
+                cursor, members = await self._redis.sscan(partition.waiting_endpoints, cursor, count=WAITING_AT_ONCE)
+                ids = [member.decode() for member in members]
+                keys = [self._partitions.of(endpoint_id) for endpoint_id in ids]
+                replies = await asyncio.gather(*map(self._scripts.read_waiting, keys))
+                found = [Waiting(one, reply.depth, reply.oldest_ms) for one, reply in zip(ids, replies, strict=True)]
+                for one in found:
+                    if one.depth > 0:
+                        yield one
+                idle = [of_one for of_one, one in zip(keys, found, strict=True) if one.depth <= 0]
+                with suppress(RedisError):  # the next pass removes them
+                    await asyncio.gather(*map(self._scripts.leave_waiting, idle))
+                if cursor == 0:
+                    break
 
     async def _reclaim(self, name: str, max_lost: int) -> str:
         keys = self._keys_of_member(name)

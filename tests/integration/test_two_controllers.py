@@ -45,7 +45,7 @@ def agents_of(controller: Program) -> set[int]:
 
 async def all_run(store: Store, leader: Program, *others: Program) -> set[str]:
     """Wait until the workers that are wanted run at this controller and nowhere else; their ids."""
-    [endpoint] = await store.endpoints.of_tenant(None)
+    [endpoint] = (await store.endpoints.read(await store.endpoints.ids())).values()
 
     async def running() -> set[str] | None:
         workers = await store.workers.of_endpoint(endpoint.endpoint_id)

@@ -34,6 +34,8 @@ async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str])
 class _EndpointContent:
     keys: EndpointKeys
     fields: Fields
+    workers: Fields
+    """Status by worker."""
     tasks: dict[str, Fields]
     queued: dict[Place, str]
     """Task id by its place in one of the queues."""
@@ -61,6 +63,8 @@ class _Content:
     deliveries: dict[str, Fields]
     purges: dict[str, float]
     deletions: set[str]
+    checks: dict[str, float]
+    waiting: set[str]
 
 
 def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> _Content:
@@ -81,6 +85,8 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
         deliveries={name.removeprefix(prefix): snapshot.hash(name) for name in names if name.startswith(prefix)},
         purges=snapshot.scores(partition.due_purges),
         deletions=snapshot.members(partition.deletions),
+        checks=snapshot.scores(partition.due_checks),
+        waiting=snapshot.members(partition.waiting_endpoints),
     )
 
 
@@ -90,6 +96,7 @@ def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
     return _EndpointContent(
         keys=keys,
         fields=snapshot.hash(keys.endpoint),
+        workers=snapshot.hash(keys.workers),
         tasks={name.removeprefix(prefix): snapshot.hash(name) for name in snapshot.contents if name.startswith(prefix)},
         queued={
             (stream, entry_id): entry["t"] for stream in queues for entry_id, entry in snapshot.stream(stream).items()
@@ -240,9 +247,23 @@ def _faults_of_work(contents: _Content, one: _EndpointContent) -> list[str]:
         expiry = min(times) + 1000 * int(one.fields["retention"]) + 1
         if contents.purges.get(endpoint_id, expiry + 1) > expiry:
             faults.append(f"endpoint {endpoint_id} is purged at {contents.purges.get(endpoint_id)}, not by {expiry}")
+    if one.workers and endpoint_id not in contents.checks:
+        faults.append(f"endpoint {endpoint_id} has workers and no planned look")
+    if sum(int(one.counts.get(name, 0)) for name in ("queued", "scheduled")) and endpoint_id not in contents.waiting:
+        faults.append(f"endpoint {endpoint_id} has waiting tasks, those that have some are {contents.waiting}")
+    if (counted := _workers_in(one.counts)) != Counter(one.workers.values()):
+        faults.append(f"endpoint {endpoint_id} counts the workers {counted}, really {one.workers}")
     if (one.fields.get("wanted") == "deleted") != (endpoint_id in contents.deletions):
         faults.append(f"endpoint {endpoint_id} is {one.fields.get('wanted')}, deletions are {contents.deletions}")
     return faults
+
+
+def _workers_in(counts: Fields) -> Counter[str]:
+    """Return the number of workers by status in the counts of an endpoint or a partition."""
+    prefix = "workers:"
+    numbers = {name.removeprefix(prefix): int(value) for name, value in counts.items() if name.startswith(prefix)}
+    assert all(number >= 0 for number in numbers.values()), numbers
+    return +Counter(numbers)
 
 
 def _number(entry_id: str) -> int:
@@ -261,6 +282,9 @@ def _faults_of_partition(contents: _Content) -> list[str]:
     counted = {name: int(contents.counts.get(name, 0)) for name in WAITING_AND_RUNNING}
     if counted != {name: states[name] for name in WAITING_AND_RUNNING}:
         faults.append(f"the partition counts {counted}, really {dict(states)}")
+    workers = Counter(status for one in contents.endpoints for status in one.workers.values())
+    if _workers_in(contents.counts) != workers:
+        faults.append(f"the partition counts the workers {_workers_in(contents.counts)}, really {workers}")
     for kind, names in (("leases", contents.leases), ("due", contents.due), ("deadlines", contents.deadlines)):
         if strangers := set(names) - set(members):
             faults.append(f"{kind} holds {strangers}, which are no tasks")

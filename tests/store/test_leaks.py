@@ -13,6 +13,8 @@ async def test_only_the_keys_of_the_endpoint_are_left_without_tasks(bench: Bench
     assert {name for name in await bench.probe.keys() if name.startswith(partition.tag)} == {
         partition.endpoints,
         partition.due_purges,
+        partition.due_checks,
+        partition.waiting_endpoints,
         partition.counts,
         partition.ticks,
         partition.outbox,

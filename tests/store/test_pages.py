@@ -165,19 +165,6 @@ async def test_pages_stay_right_while_tasks_come_and_go(bench: Bench) -> None:
     await asyncio.gather(churn(), look())
 
 
-async def test_the_oldest_waiting_task_is_known(bench: Bench) -> None:
-    assert await bench.store.sweeper.oldest_waiting_ms(bench.endpoint_id) is None
-    await bench.submit("t1")
-    await bench.submit("t2")
-    first = (await bench.task("t1")).created_at_ms
-    assert await bench.store.sweeper.oldest_waiting_ms(bench.endpoint_id) == first
-
-    await bench.start(bench.agent())
-    oldest = await bench.store.sweeper.oldest_waiting_ms(bench.endpoint_id)
-    assert oldest is not None
-    assert oldest >= first
-
-
 async def _one_of_each(bench: Bench) -> dict[TaskStatus | None, list[str]]:
     """Submit tasks in every place; return the expected content of each list."""
     agent = bench.agent()

@@ -1,16 +1,19 @@
--- Put an endpoint into the indexes of its partition that lack it, and let the controller look at its workers.
+-- Put an endpoint into the indexes of its partition that lack it, correct the counts of its workers, and let the controller look
+-- at them.
 --
 -- flags: allow-oom
--- keys of an endpoint: endpoint, deletions, due_purges
+-- keys of an endpoint: endpoint, deletions, due_purges, counts, waiting_endpoints
 -- replies:
---   OK: tenant text, restored integer (number of entries that were missing or too late)
+--   OK: tenant text, restored integer (number of entries and counts that were missing or wrong)
 --   GONE
 local id = id_of_endpoint(endpoint)
 local tenant, desired = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
 if not tenant then return { 'GONE' } end
-local restored = 0
-if desired == 'deleted' then restored = redis.call('SADD', deletions, id) end
-local expiry = next_expiry(now_ms())
+local restored = recount_workers()
+if desired == 'deleted' then restored = restored + redis.call('SADD', deletions, id) end
+local queued, scheduled = unpack(redis.call('HMGET', counts, 'queued', 'scheduled'))
+if (queued or 0) + (scheduled or 0) > 0 then restored = restored + redis.call('SADD', waiting_endpoints, id) end
 check_now()
+local expiry = next_expiry(now_ms())
 if expiry then restored = restored + redis.call('ZADD', due_purges, 'LT', 'CH', text(expiry), id) end
 return { 'OK', tenant, restored }

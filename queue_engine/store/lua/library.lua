@@ -42,14 +42,39 @@ local function check_now()
 end
 
 -- Move a task between waiting and running states in the counts of its endpoint and its partition.
--- keys: counts, partition_counts
+-- keys: counts, partition_counts, waiting_endpoints
 local function count_move(from, to)
   if from then
     redis.call('HINCRBY', counts, from, -1)
     redis.call('HINCRBY', partition_counts, from, -1)
   end
-  redis.call('HINCRBY', counts, to, 1)
+  -- The endpoint of the first waiting task is noted for the metrics, which remove endpoints without waiting tasks.
+  if redis.call('HINCRBY', counts, to, 1) == 1 and to ~= 'running' then
+    redis.call('SADD', waiting_endpoints, string.match(counts, ':cnt:(.+)$'))
+  end
   redis.call('HINCRBY', partition_counts, to, 1)
+end
+
+-- Change the number of workers with a status in the counts of the endpoint and its partition.
+-- keys: counts, partition_counts
+local function count_workers(status, by)
+  redis.call('HINCRBY', counts, 'workers:' .. status, by)
+  redis.call('HINCRBY', partition_counts, 'workers:' .. status, by)
+end
+
+-- Correct the numbers of an endpoint's workers, which agents of data format 1 do not change. Return the number of corrections.
+-- keys: counts, workers
+local function recount_workers()
+  local real, corrections = {}, 0
+  for _, status in ipairs(redis.call('HVALS', workers)) do real[status] = (real[status] or 0) + 1 end
+  for _, status in ipairs({ 'INITIALIZING', 'RUNNING', 'STOPPING', 'STOPPED', 'FAILED' }) do
+    local by = (real[status] or 0) - (redis.call('HGET', counts, 'workers:' .. status) or 0)
+    if by ~= 0 then
+      count_workers(status, by)
+      corrections = corrections + 1
+    end
+  end
+  return corrections
 end
 
 -- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … in order of arrival. Most entries are removed in that
@@ -398,6 +423,8 @@ local function change_status(status, reason)
   local before = redis.call('HGET', worker, 'status')
   if before == status then return end
   check_now()
+  if before then count_workers(before, -1) end
+  count_workers(status, 1)
   local now = text(now_ms())
   redis.call('HSET', worker, 'status', status, 'updated', now)
   redis.call('HSET', workers, string.match(worker, ':wk:[^:]+:(.+)$'), status)

@@ -1,8 +1,8 @@
 -- Remove a deleted endpoint that has no workers, tasks or deliveries any longer.
 --
 -- flags: allow-oom
--- keys of an endpoint: endpoint, endpoints, deletions, due_purges, due_checks, counts, live, workers, queue, retry_queue,
---   created, finished_success, finished_delivered, finished_failed
+-- keys of an endpoint: endpoint, endpoints, deletions, due_purges, due_checks, waiting_endpoints, counts, live, workers, queue,
+--   retry_queue, created, finished_success, finished_delivered, finished_failed
 -- arguments: endpoint_id text
 -- replies:
 --   OK: tenant optional text (none when there is no such endpoint)
@@ -10,6 +10,7 @@
 local function leave_indexes()
   redis.call('ZREM', endpoints, endpoint_id)
   redis.call('SREM', deletions, endpoint_id)
+  redis.call('SREM', waiting_endpoints, endpoint_id)
   redis.call('ZREM', due_purges, endpoint_id)
   redis.call('ZREM', due_checks, endpoint_id)
 end
@@ -24,6 +25,7 @@ for _, count in ipairs(redis.call('HMGET', counts, 'success', 'delivered', 'fail
   if (tonumber(count) or 0) > 0 then return { 'BUSY' } end
 end
 if redis.call('ZCARD', live) > 0 or redis.call('HLEN', workers) > 0 then return { 'BUSY' } end
+recount_workers()
 redis.call('DEL', endpoint, counts, live, workers, queue, retry_queue, created, finished_success, finished_delivered,
   finished_failed)
 leave_indexes()

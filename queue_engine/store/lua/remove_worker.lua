@@ -7,6 +7,7 @@
 --   OK
 if redis.call('EXISTS', worker) == 1 then
   change_status(status, reason)
+  count_workers(status, -1)
   check_now()
 end
 redis.call('DEL', worker)
