@@ -57,3 +57,9 @@ def loaded_by(program: str, **variables: str) -> set[str]:
     )
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
+
+
+def test_the_stores_client_is_loaded_without_what_reads_tokens() -> None:
+    found = loaded_by("import queue_engine.store.store, redis")
+    assert "redis" in found
+    assert "jwt" not in found
