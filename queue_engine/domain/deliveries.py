@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from queue_engine.domain.retry import Schedule
 
@@ -13,6 +14,9 @@ MAX_RESULT_BYTES = 256 * 1024
 
 MAX_RETRY_AFTER_SECONDS = 6 * 3600.0
 """Maximum delay that a receiver can ask for."""
+
+
+_json = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would make an encoder for each body
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ def worker_event_body(event: WorkerEvent) -> bytes:
         "reason": event.reason,
         "timestamp": webhook_time(event.at_ms),
     }
-    return json.dumps(body, ensure_ascii=False).encode()
+    return _json(body).encode()
 
 
 def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
@@ -92,7 +96,7 @@ def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
         body["result_truncated"] = True
     if result.error is not None:
         body["failed_reason"] = result.error
-    text = json.dumps(body, ensure_ascii=False).encode()
+    text = _json(body).encode()
     if result.output is None:
         return text
     return text[:-1] + b', "result": ' + result.output + b"}"
@@ -100,8 +104,12 @@ def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
 
 def webhook_time(epoch_ms: int) -> str:
     """Return the time as `YYYY-MM-DD HH:mm:ss.SSS` in UTC."""
-    moment = datetime.fromtimestamp(epoch_ms // 1000, UTC)
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{epoch_ms % 1000:03d}"
+    return f"{_second(epoch_ms // 1000)}.{epoch_ms % 1000:03d}"
+
+
+@lru_cache(maxsize=64)  # tasks that are delivered after each other have ended in the same few seconds
+def _second(epoch_seconds: int) -> str:
+    return f"{datetime.fromtimestamp(epoch_seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 @dataclass(frozen=True)

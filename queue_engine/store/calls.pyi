@@ -203,7 +203,11 @@ class OpenDeliveryOk:
     word: Literal["OK"]
     attempts: int
     created_ms: int
-    fields: dict[str, str]
+    number: int
+    executions: int
+    reruns: int
+    has_succeeded: bool
+    finished_ms: int
     spec: bytes
     result: bytes
     is_too_large: bool

@@ -137,7 +137,7 @@ MUTANTS = {
             expected="was delivered under several ids",
             edits={
                 "queue_engine/store/outbox/results.py": [
-                    ("message_id=_message_id(task),", 'message_id=f"{_message_id(task)}_{reply.attempts}",')
+                    ("message_id=_message_id(", 'message_id=f"{reply.attempts}_" + _message_id(')
                 ]
             },
         ),

@@ -4,14 +4,17 @@
 -- keys of a task: delivery, outbox, task, endpoint
 -- arguments: entry_id text, process_id text
 -- replies:
---   OK: attempts integer, created_ms integer, fields map (of the task), spec bytes, result bytes (output or error),
+--   OK: attempts integer (to deliver), created_ms integer, number integer (of the task), executions integer (attempts of the
+--     task), reruns integer, has_succeeded flag, finished_ms integer, spec bytes, result bytes (output or error),
 --     is_too_large flag (the result is too large and left out), signing_secret text (sealed)
 --   STALE (the delivery is not due by this entry, because the entry was read twice or the delivery has ended)
 local entry = redis.call('HGET', delivery, 'entry')
-local fields = redis.call('HGETALL', task)
-if entry ~= entry_id or #fields == 0 then
+-- Only the fields that a webhook's body has: all of them took 12 µs of a delivery to read in Python.
+local state, number, executions, reruns, finished, updated =
+  unpack(redis.call('HMGET', task, 'state', 'number', 'attempts', 'runs', 'finished', 'updated'))
+if entry ~= entry_id or not state then
   drop(outbox, 'delivery', entry_id)
-  if #fields == 0 then redis.call('DEL', delivery) end
+  if not state then redis.call('DEL', delivery) end
   return { 'STALE' }
 end
 redis.call('HSET', delivery, 'owner', process_id)
@@ -19,4 +22,5 @@ local attempts, created = unpack(redis.call('HMGET', delivery, 'attempts', 'crea
 local value = read_result(MAX_RESULT_BYTES + 1)
 local is_too_large = #value > MAX_RESULT_BYTES
 if is_too_large then value = '' end
-return { 'OK', attempts, created, fields, read_spec(), value, is_too_large, redis.call('HGET', endpoint, 'signing') or '' }
+return { 'OK', attempts, created, number, executions, reruns or 0, state == 'succeeded', finished or updated, read_spec(), value,
+  is_too_large, redis.call('HGET', endpoint, 'signing') or '' }

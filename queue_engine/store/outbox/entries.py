@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.deliveries import Delivered, GivenUp, Verdict
 from queue_engine.store.endpoints import open_signing_secret
-from queue_engine.store.keys import Partition, parse_member
+from queue_engine.store.keys import EndpointKeys, Partition, TaskKeys, parse_member
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,17 @@ class OutboxEntry:
     delivery_id: str
     destination: str
     """`scheme://host:port`. Deliveries are served in turn by destination."""
+
+    @cached_property
+    def task_keys(self) -> TaskKeys:
+        """The keys of its task in the outbox's slot, also for an invalid entry. Made once, for `open` and `settle`."""
+        endpoint_id, task_id = owner_of(self.delivery_id)
+        return _endpoint_keys(self.partition, endpoint_id).of_task(task_id)
+
+
+@lru_cache(maxsize=4096)  # an endpoint has many deliveries, and building its keys takes as long as sending one command
+def _endpoint_keys(partition: Partition, endpoint_id: str) -> EndpointKeys:
+    return EndpointKeys(partition, endpoint_id)
 
 
 @dataclass(frozen=True)
