@@ -136,7 +136,7 @@ class Sender:
         head, body = reader.result()
         if problem:
             body = f"(the body of the response cannot be understood: {problem})".encode()
-        secrets = [value for name, value in request.headers.items() if is_secret_name(name)]
+        secrets = [value for name, value in request.headers.items() if _is_secret_name(name)]
         excerpt = excerpt_of(body, secrets)
         error_type = error_type_of_status(head.status)
         if error_type == REDIRECT and (location := head.value(b"location")):
@@ -218,6 +218,10 @@ class _Target:
         if not all(value.isascii() and value.isprintable() for value in request.headers.values()):
             raise ValueError("a header's value must be visible ASCII")
         return post_head(self.target, (*self.headers, *request.headers.items()), len(request.body))
+
+
+_is_secret_name = lru_cache(maxsize=64)(is_secret_name)
+"""All deliveries have the same few names, and looking at one takes 1.5 µs."""
 
 
 @lru_cache(maxsize=512)  # as many as parsed URLs
