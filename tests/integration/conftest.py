@@ -8,6 +8,7 @@ import pytest
 from queue_engine.store.store import Store
 from tests.api_server import RunningApi, running_api
 from tests.integration.parts import HttpServer, Programs, open_store, programs_on
+from tests.integration.test_up import Up, delete_endpoints, running_up
 from tests.servers import StoreServer
 
 
@@ -46,3 +47,17 @@ def container() -> Iterator[HttpServer]:
 def receiver() -> Iterator[HttpServer]:
     with HttpServer() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def lasting_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """An `up` for the tests of a module, because its start and end take four seconds of processor time."""
+    with running_up(tmp_path_factory.mktemp("up")) as running:
+        yield running
+
+
+@pytest.fixture
+def shared_up(lasting_up: Up) -> Iterator[Up]:
+    """The module's `up`, for tests that leave its processes as they were. Their endpoints are deleted."""
+    yield lasting_up
+    delete_endpoints(lasting_up)

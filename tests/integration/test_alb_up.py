@@ -12,7 +12,7 @@ from yottaml.elastic import ElasticApi
 from yottaml.error import ClientError
 from yottaml.skywalker import SkywalkerTaskApi
 
-from tests.integration.test_up import API_KEY, ECHO, ROOT, Up, wait_for_workers
+from tests.integration.test_up import API_KEY, ECHO, ROOT, Up, running_up, wait_for_workers
 from tests.waiting import GIVE_UP_SECONDS, wait_until
 
 BEARER = {"Authorization": f"Bearer {API_KEY}"}
@@ -23,23 +23,15 @@ SLEEPER = f"{sys.executable} -c 'import threading; threading.Event().wait()'"
 
 
 @pytest.fixture(scope="module")
-def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    running = Up(tmp_path_factory.mktemp("up"), QUEUE_ENGINE_WORKER_GRACE_SECONDS="8")
-    try:
-        running.wait_until_up()
+def lasting_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    with running_up(tmp_path_factory.mktemp("up"), QUEUE_ENGINE_WORKER_GRACE_SECONDS="8") as running:
         yield running
         assert "Traceback" not in running.program.output()
-    finally:
-        running.end()
 
 
 @pytest.fixture
-def up(shared_up: Up) -> Iterator[Up]:
-    """The shared stack; every test's endpoints are deleted after it."""
-    yield shared_up
-    for endpoint in shared_up.get("/v2/serverless"):
-        elastic(shared_up).delete_deployment(endpoint["id"])
-    wait_until(lambda: shared_up.workers() == [], message="workers of deleted endpoints are left")
+def up(shared_up: Up) -> Up:
+    return shared_up
 
 
 def elastic(up: Up) -> ElasticApi:

@@ -160,13 +160,8 @@ async def test_refusals_are_reported_by_message_and_status(api: RunningApi) -> N
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Any:
-    running = Up(tmp_path)
-    try:
-        running.wait_until_up()
-        yield running
-    finally:
-        running.end()
+def up(shared_up: Up) -> Up:
+    return shared_up
 
 
 def test_a_tour_through_the_whole_engine(up: Up, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,24 +21,9 @@ from tests.waiting import wait_until
 RESOURCES = [{"region": "here", "gpuType": "CPU", "gpuCount": 1}]
 
 
-@pytest.fixture(scope="module")
-def shared_up(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    running = Up(tmp_path_factory.mktemp("up"))
-    try:
-        running.wait_until_up()
-        yield running
-    finally:
-        running.end()
-
-
 @pytest.fixture
-def up(shared_up: Up) -> Iterator[Up]:
-    """The shared stack; every test's endpoints are deleted after it."""
-    yield shared_up
-    endpoints = ElasticApi(api_key=API_KEY, base_url=shared_up.url)
-    for endpoint in shared_up.get("/v2/serverless"):
-        endpoints.delete_deployment(endpoint["id"])
-    wait_until(lambda: shared_up.workers() == [], message="workers of deleted endpoints are left")
+def up(shared_up: Up) -> Up:
+    return shared_up
 
 
 def elastic(up: Up) -> ElasticApi:

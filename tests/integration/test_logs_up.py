@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +18,8 @@ SECRET = "tiger-4711-canary"
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    running = Up(tmp_path)
-    try:
-        running.wait_until_up()
-        yield running
-    finally:
-        running.end()
+def up(shared_up: Up) -> Up:
+    return shared_up
 
 
 def logs_of(up: Up, endpoint_id: int, worker_id: str, **parameters: Any) -> list[str]:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,8 @@ RESOURCES = [{"region": "here", "gpuType": "NVIDIA_RTX_4090_24G", "gpuCount": 1}
 
 
 @pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    running = Up(tmp_path)
-    try:
-        running.wait_until_up()
-        yield running
-    finally:
-        running.end()
+def up(shared_up: Up) -> Up:
+    return shared_up
 
 
 def data(answer: dict[str, Any]) -> Any:

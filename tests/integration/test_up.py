@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,6 +44,8 @@ class Up:
         self.data_dir = directory / "data"
         self._directory = directory
         self._options = options
+        self._strangers: set[psutil.Process] = set()
+        """Processes of others, because to read the variables of all processes takes long, and waits ask many times."""
         self._environment = {
             **inherited(),
             "TMPDIR": str(directory),
@@ -93,9 +96,12 @@ class Up:
         """Everything that this `up` has started, directly or not, found by a variable that all of it inherits."""
         found = []
         for process in psutil.process_iter():
+            if process in self._strangers or process.pid == self.program.pid:
+                continue
             try:
-                ours = process.environ().get("TMPDIR") == str(self._directory)
-                if ours and process.pid != self.program.pid and process.status() != psutil.STATUS_ZOMBIE:
+                if process.environ().get("TMPDIR") != str(self._directory):
+                    self._strangers.add(process)
+                elif process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
             except (psutil.Error, OSError):
                 continue
@@ -131,14 +137,29 @@ def command_of(process: psutil.Process) -> str:
         return ""
 
 
-@pytest.fixture
-def up(tmp_path: Path) -> Iterator[Up]:
-    running = Up(tmp_path)
+@contextmanager
+def running_up(directory: Path, *options: str, **environment: str) -> Iterator[Up]:
+    """An `up` that has started; all of it is ended afterwards."""
+    running = Up(directory, *options, **environment)
     try:
         running.wait_until_up()
         yield running
     finally:
         running.end()
+
+
+def delete_endpoints(up: Up) -> None:
+    """Delete all endpoints, so that the next test finds none, and wait until their workers have ended."""
+    endpoints = ElasticApi(api_key=API_KEY, base_url=up.url)
+    for endpoint in up.get("/v2/serverless"):
+        endpoints.delete_deployment(endpoint["id"])
+    wait_until(lambda: up.workers() == [], message="workers of deleted endpoints are left")
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    with running_up(tmp_path) as running:
+        yield running
 
 
 def create(up: Up, workers: int = 1, command: str = ECHO, **given: Any) -> int:
@@ -165,7 +186,8 @@ def wait_for_workers(up: Up, endpoint_id: int, count: int) -> None:
     wait_until(running, 90, "the workers do not run")
 
 
-def test_the_published_client_gets_a_task_through_the_whole_engine(up: Up) -> None:
+def test_the_published_client_gets_a_task_through_the_whole_engine(shared_up: Up) -> None:
+    up = shared_up
     with HttpServer() as receiver:
         endpoint_id = create(up, workers=2, environment_vars=[{"name": "MODE", "value": "fast"}])
         wait_for_workers(up, endpoint_id, 2)
@@ -257,7 +279,8 @@ def test_the_data_outlive_a_kill_of_everything_and_no_worker_does(up: Up) -> Non
     assert len(up.workers()) == 1
 
 
-def test_a_worker_that_is_killed_is_replaced_and_its_task_ends(up: Up) -> None:
+def test_a_worker_that_is_killed_is_replaced_and_its_task_ends(shared_up: Up) -> None:
+    up = shared_up
     endpoint_id = create(up, workers=1, command=SLOW)
     wait_for_workers(up, endpoint_id, 1)
     tasks = SkywalkerTaskApi(api_key=API_KEY, base_url=up.url)
@@ -291,7 +314,8 @@ def test_parts_that_are_killed_come_back_by_themselves(up: Up) -> None:
         receiver.next(40)
 
 
-def test_every_process_serves_its_metrics(up: Up) -> None:
+def test_every_process_serves_its_metrics(shared_up: Up) -> None:
+    up = shared_up
     create(up, workers=1)
     urls = [word for line in up.program.output().splitlines() if "Metrics" in line for word in line.split()[1:]]
     assert len(urls) == 3
