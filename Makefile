@@ -100,7 +100,7 @@ bench: setup ## measure beside other job queues, and draw docs/benchmarks; BENCH
 bench-check: setup ## name what got slower from one result of `make bench` to another: A=old.json B=new.json
 	$(BIN)/python -m tests.bench check $(A) $(B)
 
-bench-growth: setup ## measure whether costs depend on how many tasks have ended
+bench-growth: setup ## measure whether costs depend on how many tasks have ended or wait
 	$(BIN)/python -m tests.bench growth
 
 faults: setup ## hurt a running engine in many ways, and look for what was lost

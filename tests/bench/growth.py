@@ -1,10 +1,11 @@
-"""Whether the cost of work, and the memory for each task, depend on how many tasks have ended.
+"""Whether the cost of work, and the memory for each task, depend on how many tasks have ended or wait.
 
-A store for each size of history is filled by the scripts of the transitions themselves, run inside the server. Then the
-same work is done on each of them in turn, many times over. Measured are the processor's time that an operation takes as
-a whole, here in the process that asks for it and in the server, and of that the server's own time for the commands, as
-INFO commandstats has it. Of all rounds the lower quartile is taken: what other programs do at the same time, to the
-caches above all, can only add.
+There is a store for each number of finished tasks, and one in which as many tasks wait as the largest of them has
+finished. Each is filled by the scripts of the transitions themselves, run inside the server. Then the same work is done
+on each of them in turn, many times over. Measured are the processor's time that an operation takes as a whole, here in
+the process that asks for it and in the server, and of that the server's own time for the commands, as INFO commandstats
+has it. Of all rounds the lower quartile is taken: what other programs do at the same time, to the caches above all, can
+only add.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +49,9 @@ WARM_UP = 100
 SETTLE_SECONDS, SETTLE_PAUSE_SECONDS, SETTLED_BYTES = 30.0, 0.5, 1000
 INPUT = json.dumps({"prompt": "x" * 50, "n": 1}).encode()
 OUTPUT = json.dumps({"answer": "y" * 50}).encode()
+WAITING = "waiting"
+PROGRESS_STEP = 0.25
+"""Share of the work after which progress is printed where no terminal shows a bar."""
 GAP_EVERY = 64
 """Of so many tasks one is deleted by hand, before pages among gaps are read."""
 OPERATIONS = ("submit", "claim", "finish", "count", "first page", "middle page", "last page", "page of all", "purge")
@@ -59,35 +63,39 @@ TOP_LEVEL = {"claim": ("evalsha", "xreadgroup"), "count": ("hmget",)}
 async def run(binary: Path, sizes: Sequence[int] = SIZES, rounds: int = ROUNDS, *, result: Path | None = None) -> None:
     """Fill, measure, print the table, and write it to `result` as JSON. `binary` is the server's."""
     started = time.monotonic()
-    os.environ.update(server_environment())
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="queue-engine-growth-")))
-        histories = [await _opened(stack, binary, folder / str(size), size) for size in sizes]
+        kinds = [*((size, False) for size in sizes), (max(sizes), True)]
+        histories = [await _opened(stack, binary, folder, size, waiting=waiting) for size, waiting in kinds]
         server = await histories[0].store.server()
         allocator = (await histories[0].store.redis.info("memory"))["mem_allocator"]
         if allocator == "libc":
-            allocator = os.environ.get("LD_PRELOAD", "the C library's allocator (jemalloc is not installed)")
+            allocator = server_environment().get("LD_PRELOAD", "the C library's allocator (jemalloc is not installed)")
         _say(f"{server} with {allocator}, {os.cpu_count()} cores; nothing is written to disk")
         for history in histories:
             await history.fill()
         found = await _measured(histories, OPERATIONS, rounds)
-        for history in histories:
+        finished = [history for history in histories if not history.waiting]
+        for history in finished:
             await history.make_gaps()
-        found |= await _measured(histories, (AMONG_GAPS,), rounds)
+        found |= await _measured(finished, (AMONG_GAPS,), rounds)
         _print(histories, found)
         if result is not None:
+            document = _to_json(f"{server}, {allocator}", histories, found)
+            print_change(_read(result), document)
             result.parent.mkdir(parents=True, exist_ok=True)
-            result.write_text(json.dumps(_to_json(f"{server}, {allocator}", histories, found), indent=1) + "\n")
+            result.write_text(json.dumps(document, indent=1) + "\n")
     _say(f"\n{rounds} rounds of {CALLS} calls, lower quartiles; {time.monotonic() - started:.0f} s in all")
 
 
 @dataclass
 class History:
-    """A store with one endpoint and `size` finished tasks."""
+    """A store with one endpoint and `size` tasks, which have finished or are `waiting`."""
 
     store: Store
     endpoint_id: str
     size: int
+    waiting: bool = False
     payload: bytes = INPUT
     output: bytes = OUTPUT
     bytes_per_task: float = 0.0
@@ -99,14 +107,19 @@ class History:
         self._entries: list[Entry] = []
         self._started: list[Started] = []
 
+    @property
+    def label(self) -> str:
+        """The number of tasks, and that they wait."""
+        return f"{self.size:,}" + (f" {WAITING}" if self.waiting else "")
+
     # Filling
 
     async def fill(self) -> None:
-        """Submit, start and finish tasks inside the server, as the scripts do."""
+        """Submit tasks inside the server, as the scripts do; start and finish them too, unless they are to wait."""
         redis = self.store.redis
         text = _fill_script()
         script = await redis.script_load(text)
-        templates = json.dumps(await _templates(self))
+        templates = json.dumps((await _templates(self))[: 1 if self.waiting else None])
         await redis.evalsha(script, 0, templates, "1", str(WARM_UP))  # type: ignore[misc]
         await redis.script_flush("SYNC")
         before = await settled_memory(self.store.redis)
@@ -114,12 +127,12 @@ class History:
         for first in range(WARM_UP + 1, self.size + 1, FILL_CHUNK):
             last = min(self.size, first + FILL_CHUNK - 1)
             await redis.evalsha(script, 0, templates, str(first), str(last))  # type: ignore[misc]
-            _progress(f"{self.size:,} finished tasks", last / self.size)
+            _progress(f"{self.label} tasks" if self.waiting else f"{self.label} finished tasks", last / self.size)
         await redis.script_flush("SYNC")
         self.bytes_per_task = (await settled_memory(self.store.redis) - before) / (self.size - WARM_UP)
         self.number = self.size
         counts = await self.store.tasks.counts(self.endpoint_id)
-        if counts.success != self.size or counts.total != self.size:
+        if (counts.queued if self.waiting else counts.success) != self.size or counts.total != self.size:
             raise RuntimeError(f"the store was not filled as it should be: {counts}")
 
     async def make_gaps(self) -> None:
@@ -170,28 +183,32 @@ class History:
 
     def operations(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """In an order in which each finds what it needs, and the number of tasks is in the end what it was."""
+        status = None if self.waiting else TaskStatus.SUCCESS
         return {
             "submit": self.submit,
             "claim": self.claim,
             "finish": self.finish,
             "count": self.count,
-            "first page": lambda: self.page(0.0),
-            "middle page": lambda: self.page(0.5),
-            "last page": lambda: self.page(1.0),
+            "first page": lambda: self.page(0.0, status),
+            "middle page": lambda: self.page(0.5, status),
+            "last page": lambda: self.page(1.0, status),
             "page of all": lambda: self.page(0.5, None),
             "purge": self.purge,
             AMONG_GAPS: lambda: self.page(0.5),
         }
 
 
-async def _opened(stack: AsyncExitStack, binary: Path, folder: Path, size: int) -> History:
+async def _opened(stack: AsyncExitStack, binary: Path, parent: Path, size: int, *, waiting: bool) -> History:
+    folder = parent / f"{size}-{WAITING}" if waiting else parent / str(size)
     folder.mkdir()
-    server = stack.enter_context(StoreServer(binary, folder))
+    server = stack.enter_context(StoreServer(binary, folder, variables=server_environment()))
     store = Store(server.url, Sealer(None))
     stack.push_async_callback(store.close)
     await store.prepare()
-    config = EndpointConfig("growth", "none", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 0, 20)
-    return History(store, (await store.endpoints.create("default", config)).endpoint_id, size)
+    config = EndpointConfig(
+        "growth", "none", ServiceMode.QUEUE, (Resource("here", "CPU", 1),), 0, 20, max_queued_tasks=2 * size
+    )
+    return History(store, (await store.endpoints.create("default", config)).endpoint_id, size, waiting)
 
 
 def _task(endpoint_id: str, task_id: str, payload: bytes = INPUT) -> NewTask:
@@ -210,16 +227,16 @@ class Cost:
 
 async def _measured(
     histories: Sequence[History], operations: Sequence[str], rounds: int
-) -> dict[tuple[str, int], Cost]:
-    """What one call of each operation costs, by operation and size."""
-    found: dict[tuple[str, int], list[Cost]] = {}
+) -> dict[tuple[str, str], Cost]:
+    """Return the cost of one call of each operation, by operation and label of the history."""
+    found: dict[tuple[str, str], list[Cost]] = {}
     for number in range(rounds + 1):
         # One store does its whole round before the next: a server's caches hold what it did itself, as in real life.
         for history in histories:
             for name in operations:
                 cost = await spent(history, name)
                 if number:  # the first round warms up
-                    found.setdefault((name, history.size), []).append(cost)
+                    found.setdefault((name, history.label), []).append(cost)
         _progress(f"{rounds} rounds", number / rounds)
     return {
         key: Cost(_lower_quartile([one.whole for one in costs]), _lower_quartile([one.server for one in costs]))
@@ -263,36 +280,80 @@ async def server_seconds(redis: Redis) -> float:
     return used["used_cpu_user"] + used["used_cpu_sys"]
 
 
-def _print(histories: Sequence[History], found: dict[tuple[str, int], Cost]) -> None:
-    sizes = [history.size for history in histories]
+def _print(histories: Sequence[History], found: Mapping[tuple[str, str], Cost]) -> None:
+    labels = [history.label for history in histories]
     names = (*OPERATIONS, AMONG_GAPS)
-    memory = [("bytes per finished task", [history.bytes_per_task for history in histories])]
-    whole = [(f"{name}, µs", [found[name, size].whole for size in sizes]) for name in names]
-    _print_table("the whole", sizes, memory + whole)
-    server = [(f"{name}, µs", [found[name, size].server for size in sizes]) for name in names]
-    _print_table("of it the server's commands", sizes, server)
-    _say(f"\nratio: the last column to {sizes[0]:,}; flat: at most {FLAT_PERCENT} % more")
+    memory = [("bytes per task", [history.bytes_per_task for history in histories])]
+    costs = {name: [found[name, label] for label in labels if (name, label) in found] for name in names}
+    _print_table("the whole", labels, memory + [(f"{name}, µs", [one.whole for one in costs[name]]) for name in names])
+    _print_table(
+        "the server's commands", labels, [(f"{name}, µs", [one.server for one in costs[name]]) for name in names]
+    )
+    _say(f"\nratio: a column to {labels[0]}; flat: at most {FLAT_PERCENT} % more. Waiting tasks take other bytes")
 
 
-def _to_json(server: str, histories: Sequence[History], found: dict[tuple[str, int], Cost]) -> dict[str, Any]:
-    sizes = [history.size for history in histories]
-    costs = {
-        name: {
-            "whole": [found[name, size].whole for size in sizes],
-            "server": [found[name, size].server for size in sizes],
-        }
-        for name in (*OPERATIONS, AMONG_GAPS)
-    }
-    memory = [history.bytes_per_task for history in histories]
-    return {"server": server, "sizes": sizes, "bytes per finished task": memory, "microseconds": costs}
-
-
-def _print_table(title: str, sizes: Sequence[int], rows: Sequence[tuple[str, list[float]]]) -> None:
-    _say(f"\n{title}, by finished tasks".ljust(46) + "".join(f"{size:>12,}" for size in sizes) + "     ratio   flat")
+def _print_table(title: str, labels: Sequence[str], rows: Sequence[tuple[str, list[float]]]) -> None:
+    """Print the values by label, and the ratio of the last of each kind to the first."""
+    widths = [max(len(label), 9) + 2 for label in labels]
+    heads = "".join(label.rjust(width) for label, width in zip(labels, widths, strict=True))
+    _say(f"\n{title}, by tasks".ljust(36) + heads + "   ratios       flat")
     for name, values in rows:
-        ratio = values[-1] / values[0]
-        flat = "yes" if ratio <= 1 + FLAT_PERCENT / 100 else "no"
-        _say(name.ljust(45) + "".join(f"{value:>12.1f}" for value in values) + f"{ratio:>10.2f}   {flat}")
+        ratios = [value / values[0] for value in values[1:]][-2:]
+        flat = "yes" if max(ratios, default=1) <= 1 + FLAT_PERCENT / 100 else "no"
+        cells = "".join(f"{value:.1f}".rjust(width) for value, width in zip(values, widths, strict=False))
+        _say(
+            f"{name:<35}{cells:<{sum(widths)}}   "
+            + " ".join(f"{ratio:.2f}" for ratio in ratios).ljust(10)
+            + f"   {flat}"
+        )
+
+
+def _to_json(server: str, histories: Sequence[History], found: Mapping[tuple[str, str], Cost]) -> dict[str, Any]:
+    """Return the costs by operation, in the order of the sizes, and those beside waiting tasks."""
+    finished, waiting = ([one for one in histories if one.waiting is kind] for kind in (False, True))
+    return {
+        "server": server,
+        "sizes": [history.size for history in finished],
+        "bytes per finished task": [history.bytes_per_task for history in finished],
+        "microseconds": _costs(finished, found, (*OPERATIONS, AMONG_GAPS)),
+        "waiting": {
+            "sizes": [history.size for history in waiting],
+            "bytes per task": [history.bytes_per_task for history in waiting],
+            "microseconds": _costs(waiting, found, OPERATIONS),
+        },
+    }
+
+
+def _costs(
+    histories: Sequence[History], found: Mapping[tuple[str, str], Cost], names: Sequence[str]
+) -> dict[str, dict[str, list[float]]]:
+    return {
+        name: {
+            "whole": [found[name, one.label].whole for one in histories],
+            "server": [found[name, one.label].server for one in histories],
+        }
+        for name in names
+    }
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    """Return the result of an earlier run; None if there is none that can be read."""
+    try:
+        document: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return document
+
+
+def print_change(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> None:
+    """Print the costs with the most finished tasks beside those of the earlier run, if it has the same sizes."""
+    if before is None or before.get("sizes") != after["sizes"]:
+        return
+    _say(f"\nthe whole with {after['sizes'][-1]:,} finished tasks, µs".ljust(46) + "      before       after     ratio")
+    for name, costs in after["microseconds"].items():
+        if name in before["microseconds"]:
+            earlier, later = before["microseconds"][name]["whole"][-1], costs["whole"][-1]
+            _say(f"{name:<45}{earlier:>12.1f}{later:>12.1f}{later / earlier:>10.2f}")
 
 
 # Filling a store from the inside
@@ -358,10 +419,21 @@ return 'OK'
 
 
 def _progress(what: str, share: float) -> None:
-    if sys.stderr.isatty() or share >= 1:
+    """Show a bar on a terminal, elsewhere a line for each PROGRESS_STEP."""
+    if sys.stderr.isatty():
         bar = "#" * round(30 * share)
         sys.stderr.write(f"\r{what:<28} [{bar:<30}] {share:4.0%}" + ("\n" if share >= 1 else ""))
         sys.stderr.flush()
+        return
+    step = int(share / PROGRESS_STEP)
+    if _shown.get(what) != step:
+        _shown[what] = step
+        sys.stderr.write(f"{what} {step * PROGRESS_STEP:4.0%}\n")
+        sys.stderr.flush()
+
+
+_shown: dict[str, int] = {}
+"""The last step that was printed, by the name of the work."""
 
 
 def _say(text: str) -> None:

@@ -170,12 +170,10 @@ class Stage:
         port = free_port()
         command = python("queue_engine", "api", "--port", str(port), "--processes", str(processes))
         async with self.programs.running("api", command, {**self.variables, **(variables or {})}, port=port) as program:
-            # The parent of several processes logs a line of its own.
-            lines = processes + (processes > 1)
 
             async def all_started() -> bool:
                 program.check_runs()
-                return program.output().count('"message": "started"') >= lines
+                return program.output().count('"message": "started"') >= processes
 
             await until(all_started, f"{processes} API processes have not started")
             yield program, port

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.bench import growth
 from tests.bench.__main__ import until_interrupted
 from tests.bench.comparison import Change, compare, missing
 from tests.bench.contestants import Contestant, Measure, Round, alternate
@@ -32,6 +33,7 @@ from tests.bench.report import (
 )
 from tests.bench.rows import ROWS, chosen
 from tests.environment import inherited
+from tests.servers import valkey_binary
 from tests.waiting import wait_until_async
 
 TASKS = Measure("tasks", "/s")
@@ -329,3 +331,28 @@ def is_alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
+
+
+# Growth
+
+
+def test_the_change_to_an_earlier_run_of_the_same_sizes_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    def document(*sizes: int, whole: float) -> dict[str, Any]:
+        return {"sizes": list(sizes), "microseconds": {"submit": {"whole": [1.0, whole]}}}
+
+    growth.print_change(document(1, 2, whole=50.0), document(1, 2, whole=60.0))
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["submit", "50.0", "60.0", "1.20"]
+    growth.print_change(document(1, 3, whole=50.0), document(1, 2, whole=60.0))
+    growth.print_change(None, document(1, 2, whole=60.0))
+    assert capsys.readouterr().out == ""
+
+
+async def test_costs_are_measured_beside_finished_and_waiting_tasks(tmp_path: Path) -> None:
+    result = tmp_path / "growth.json"
+    await growth.run(valkey_binary(), (200, 400), rounds=2, result=result)
+    document = json.loads(result.read_text())
+    assert document["sizes"] == [200, 400]
+    assert document["waiting"]["sizes"] == [400]
+    for costs in (document["microseconds"], document["waiting"]["microseconds"]):
+        assert set(costs) >= set(growth.OPERATIONS)
+        assert all(value > 0 for cost in costs.values() for value in cost["whole"])
