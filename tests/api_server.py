@@ -18,8 +18,10 @@ from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.crypto.sealing import new_secret_key
+from queue_engine.domain.api_keys import Grant
 from queue_engine.engine.engine import Engine
 from queue_engine.net.resolver import NameNotResolved
+from queue_engine.store.api_keys import Creation
 from queue_engine.store.store import Store
 from tests.waiting import GIVE_UP_SECONDS
 
@@ -71,9 +73,11 @@ class RunningApi:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    async def new_key(self, tenant: str) -> str:
+    async def new_key(self, tenant: str, **limits: Any) -> str:
+        """Return a new key. `limits` are fields of its Grant; a key without any has all rights inside the tenant."""
         key = new_api_key()
-        await self.store.api_keys.put(key, tenant=tenant, name="test")
+        result = await self.store.api_keys.create(key, tenant, Grant("test", **limits))
+        assert result is Creation.OK
         return key
 
     async def post(self, path: str, body: object) -> httpx.Response:

@@ -9,7 +9,7 @@ from unittest.mock import Mock
 
 from queue_engine.api.app import create_app
 from queue_engine.api.http.errors import _NOT_FOUND_CODES, _STATUS_AND_CODE
-from queue_engine.api.http.operations import DescribedRoute
+from queue_engine.api.http.operations import ROLES, DescribedRoute
 from queue_engine.api.public.openapi import describe
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
@@ -22,7 +22,8 @@ _HTTP_API = f"""# HTTP API
 {MADE}
 
 The running API serves the same as `/openapi.json` (OpenAPI 3.1) and as a page at `/docs`. Requests to `/v2` and `/e`
-need one API key: `X-Api-Key: <key>` or `Authorization: Bearer <key>`. Every JSON response is an envelope
+need one API key: `X-Api-Key: <key>` or `Authorization: Bearer <key>`. Each operation lists the roles of keys that allow
+it; any other role gets 403 ([roles](../operations/security.md#roles)). Every JSON response is an envelope
 `{{{{message, code, data}}}}`; this page describes `data`. Errors have the same envelope: [Errors](errors.md).
 
 {{sections}}
@@ -68,6 +69,7 @@ def _operation(document: dict[str, Any], name: str, operation: dict[str, Any]) -
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema")
     data = _data_of(document, operation)
     facts = [
+        *([f"Roles: {', '.join(operation[ROLES])}."] if operation.get(ROLES) else []),
         *([f"Body: {_type(document, body)}."] if body else []),
         *([f"`data`: {data}."] if data else []),
         *([f"Errors: {', '.join(failures)}."] if (failures := _failures(operation)) else []),

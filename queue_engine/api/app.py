@@ -24,10 +24,13 @@ from queue_engine.api.proxy.exchange import Limits, WorkerClient
 from queue_engine.api.proxy.routes import AlbRoutes
 from queue_engine.api.public.openapi import describe
 from queue_engine.api.public.routes import OperationsRoutes
+from queue_engine.api.v2.audit import AuditRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
+from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
 from queue_engine.api.v2.tasks import TaskRoutes
+from queue_engine.api.v2.tenants import TenantRoutes
 from queue_engine.config.engine import ApiSettings
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.engine.engine import Engine
@@ -81,6 +84,9 @@ def create_app(
     operations += EndpointRoutes(services).operations()
     operations += LogRoutes(services).operations()
     operations += CredentialRoutes(services).operations()
+    operations += KeyRoutes(services).operations()
+    operations += AuditRoutes(services).operations()
+    operations += TenantRoutes(services).operations()
     operations += AlbRoutes(services, worker_client, limits, alb_slots).routes()
     page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
     operations += OperationsRoutes(engine, document, page).operations()

@@ -89,8 +89,7 @@ async def _prepare_keys(settings: ApiSettings, store: Store) -> Facts:
         warning = await store.api_keys.put_first(settings.api_key.get_secret_value())
         if warning is not None:
             log.warning("%s", warning)
-    if settings.webhook_loopback:
-        await store.api_keys.note_tenants()
+    await store.api_keys.index_keys()
     if not store.sealer.has_key:
         log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): headers, webhook keys and environments are refused")
     return {"key_problem": warning, "has_one_tenant": await store.api_keys.has_one_tenant()}

@@ -43,7 +43,7 @@ async def serve_delivery(settings: DeliverySettings) -> int:
             open_sender(local, resolver, limits, connections=config.slots, tls=tls) as to_loopback,
         ):
             if settings.webhook_loopback:
-                await store.api_keys.note_tenants()
+                await store.api_keys.index_keys()
             alone = LoopbackSender(store.api_keys, to_loopback, strict)
             sender = alone if settings.webhook_loopback else strict
             max_age_ms = int(config.schedule.longest_seconds * 1000) + PARKED_MS

@@ -35,15 +35,21 @@ def length(milliseconds: int) -> str:
     return f"{int(seconds // 86_400)}d"
 
 
-def moment_ms(text: str, now_ms: int, zone: tzinfo | None) -> int:
+def duration_ms(text: str) -> int | None:
+    """Return a duration such as `10m` or `3d` in milliseconds; None if the text is something else."""
+    duration = _DURATION.fullmatch(text)
+    return None if duration is None else int(float(duration[1]) * _SECONDS[duration[2]] * 1000)
+
+
+def moment_ms(text: str, now_ms: int, zone: tzinfo | None, *, later: bool = False) -> int:
     """Return the epoch milliseconds of a time entered by a user. Raises ValueError.
 
-    `text` is a duration such as `10m` (before now), ISO 8601 (local time unless it has an offset), or epoch
-    milliseconds.
+    `text` is a duration such as `10m` (before now, or after it with `later`), ISO 8601 (local time unless it has an
+    offset), or epoch milliseconds.
     """
-    duration = _DURATION.fullmatch(text)
+    duration = duration_ms(text)
     if duration is not None:
-        return max(0, now_ms - int(float(duration[1]) * _SECONDS[duration[2]] * 1000))
+        return max(0, now_ms + duration if later else now_ms - duration)
     if _EPOCH_MS.fullmatch(text) is not None:
         return int(text)
     try:

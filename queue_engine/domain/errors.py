@@ -3,10 +3,12 @@
 EngineError
 ├── InvalidRequest          a field or a query parameter breaks its rule
 ├── Unauthorized            no valid API key; one and the same text for every reason
+├── Forbidden               the role of the API key does not allow the call
 ├── NotFound                an endpoint, task, worker or credential that the caller cannot see
 ├── StateConflict           the state of the resource forbids the request
 ├── EndpointClosed          the endpoint takes no tasks now
 ├── TooManyRequests         rate limit or full queue; has the time after which to retry
+│   └── QuotaReached        a tenant has the maximum number of something; waiting does not help
 └── StoreUnavailable        the store does not respond or refuses writes; has the time after which to retry
 """
 
@@ -29,10 +31,17 @@ class InvalidRequest(EngineError):
 
 
 class Unauthorized(EngineError):
-    """The API key is missing, malformed, unknown, revoked or sent twice."""
+    """The API key is missing, malformed, unknown, revoked, expired or sent twice."""
 
     def __init__(self) -> None:
         super().__init__("X-Api-Key: one valid API key is required")
+
+
+class Forbidden(EngineError):
+    """The role of the API key does not allow the call."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"X-Api-Key: {reason}")
 
 
 class Resource(StrEnum):
@@ -42,6 +51,8 @@ class Resource(StrEnum):
     TASK = "task"
     WORKER = "worker"
     CREDENTIAL = "credential"
+    KEY = "key"
+    TENANT = "tenant"
 
 
 class NotFound(EngineError):
@@ -63,13 +74,21 @@ class EndpointClosed(EngineError):
 class TooManyRequests(EngineError):
     """The rate limit, or the limit of waiting tasks, is reached.
 
-    `scope` is the limit's name in the metrics; `retry_after_seconds` is at least 1.
+    `scope` is the limit's name in the metrics; `retry_after_seconds` is at least 1, and None where waiting does not
+    help.
     """
 
-    def __init__(self, message: str, *, scope: str, retry_after_seconds: int) -> None:
+    def __init__(self, message: str, *, scope: str, retry_after_seconds: int | None) -> None:
         super().__init__(message)
         self.scope = scope
-        self.retry_after_seconds = max(1, retry_after_seconds)
+        self.retry_after_seconds = None if retry_after_seconds is None else max(1, retry_after_seconds)
+
+
+class QuotaReached(TooManyRequests):
+    """The tenant has its maximum number of something. The message is `<limit>: <rule>`."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, scope="quota", retry_after_seconds=None)
 
 
 class StoreUnavailable(EngineError):

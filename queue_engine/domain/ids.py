@@ -13,6 +13,7 @@ TASKS_PER_PARTITION_STEP = 1024
 
 _ENDPOINT_ID = re.compile(r"[1-9][0-9]{0,15}")
 _TASK_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
+_KEY_ID = re.compile(r"[0-9a-f]{16}")
 _WORKER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
 
@@ -34,6 +35,11 @@ def is_task_id(text: str) -> bool:
 def is_worker_id(text: str) -> bool:
     """Return whether `text` is 1–63 letters, digits, `_` and `-`, and starts with a letter or digit."""
     return _WORKER_ID.fullmatch(text) is not None
+
+
+def is_key_id(text: str) -> bool:
+    """Return whether `text` has the form of an API key's id."""
+    return _KEY_ID.fullmatch(text) is not None
 
 
 def task_id_from(uuid: UUID) -> str:

@@ -163,6 +163,8 @@ class TaskSpec:
         TaskField("Sent to the webhook as `X-API-Key`; never returned", stored="auth_key", secret=True, is_shown=False),
     ] = field(default=None, repr=False)
     traceparent: str | None = None
+    submitter: str | None = None
+    """The submitter of a task from a key that may only read its own tasks: see `Principal.submitter`."""
 
 
 SPEC_FIELDS = definitions_of(TaskSpec, TaskField)

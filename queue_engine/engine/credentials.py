@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from queue_engine.crypto.sealing import Sealer
+from queue_engine.domain.audit import Action, credential_target
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
 from queue_engine.domain.errors import NotFound, Resource, StateConflict
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
+from queue_engine.engine.audit import Audit
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
 from queue_engine.store.credentials import CredentialStore, Deletion
@@ -18,9 +20,10 @@ class Credentials:
     Each use case raises StoreUnavailable. Use cases that take an id also raise NotFound.
     """
 
-    def __init__(self, credentials: CredentialStore, sealer: Sealer) -> None:
+    def __init__(self, credentials: CredentialStore, sealer: Sealer, audit: Audit) -> None:
         self._credentials = credentials
         self._sealer = sealer
+        self._audit = audit
 
     async def all(self, principal: Principal) -> list[Credential]:
         """Return the tenant's credentials, newest first."""
@@ -32,7 +35,9 @@ class Credentials:
     async def create(self, principal: Principal, name: str, kind: RegistryType, auth: RegistryAuth) -> Credential:
         """Store a credential. Raises InvalidRequest."""
         raise_for(self.creation_errors())
-        return await from_store(self._credentials.create(principal.tenant, name, kind, auth))
+        created = await from_store(self._credentials.create(principal.tenant, name, kind, auth))
+        await self._note(principal, Action.CREATE_CREDENTIAL, created.credential_id)
+        return created
 
     def creation_errors(self) -> list[FieldError]:
         """Return the errors that every new credential has on this server. `create` raises them."""
@@ -49,13 +54,15 @@ class Credentials:
     ) -> Credential:
         """Change the values that are not None. Workers that start later use the new values. Raises InvalidRequest."""
         raise_for(self.change_errors(username, password))
-        return _found(
+        changed = _found(
             await from_store(
                 self._credentials.update(
                     principal.tenant, credential_id, name=name, username=username, password=password
                 )
             )
         )
+        await self._note(principal, Action.UPDATE_CREDENTIAL, credential_id)
+        return changed
 
     def change_errors(self, username: str | None, password: str | None) -> list[FieldError]:
         """Return the errors that well-formed changes have on this server. `update` raises them."""
@@ -70,7 +77,10 @@ class Credentials:
             case Deletion.IN_USE:
                 raise StateConflict("the credential is used by an endpoint")
             case Deletion.OK:
-                return
+                await self._note(principal, Action.DELETE_CREDENTIAL, credential_id)
+
+    async def _note(self, principal: Principal, action: Action, credential_id: int) -> None:
+        await self._audit.note(principal, action, credential_target(credential_id))
 
 
 def _found(credential: Credential | None) -> Credential:

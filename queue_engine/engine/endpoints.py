@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from queue_engine.crypto.sealing import Sealer
+from queue_engine.domain.audit import Action, endpoint_target
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
-from queue_engine.engine.access import check_sees
+from queue_engine.engine.access import check_has_access, check_sees
+from queue_engine.engine.audit import Audit
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
@@ -57,15 +59,22 @@ class Endpoints:
     """
 
     def __init__(
-        self, endpoints: EndpointStore, credentials: CredentialStore, sealer: Sealer, destinations: DestinationGuard
+        self,
+        endpoints: EndpointStore,
+        credentials: CredentialStore,
+        sealer: Sealer,
+        destinations: DestinationGuard,
+        audit: Audit,
     ) -> None:
         self._endpoints = endpoints
         self._credentials = credentials
         self._sealer = sealer
         self._destinations = destinations
+        self._audit = audit
 
     async def get(self, principal: Principal, endpoint_id: str) -> Endpoint:
         """Return the endpoint, if the principal may see it. `endpoint_id` has the form of an id."""
+        check_has_access(principal, endpoint_id)
         endpoint = await from_store(self._endpoints.get(endpoint_id, principal.tenant))
         if endpoint is None:
             raise NotFound(Resource.ENDPOINT)
@@ -84,11 +93,22 @@ class Endpoints:
         self, principal: Principal, statuses: AbstractSet[EndpointStatus], page: Page | None
     ) -> list[Endpoint]:
         chosen: list[Endpoint] = []
-        async for endpoints in self._endpoints.pages_of(principal.tenant):
+        async for endpoints in self._pages_of(principal):
             chosen += [one for one in endpoints if not statuses or one.status in statuses]
             if page is not None and len(chosen) >= page.end:
                 break
         return chosen if page is None else chosen[page.start : page.end]
+
+    async def _pages_of(self, principal: Principal) -> AsyncIterator[list[Endpoint]]:
+        """Yield the endpoints that the principal sees, newest first, in pages."""
+        if principal.endpoints is None:
+            async for page in self._endpoints.pages_of(principal.tenant):
+                yield page
+            return
+        found = await self._endpoints.read(sorted(principal.endpoints, key=int, reverse=True))
+        yield [
+            one for one in found.values() if one.tenant == principal.tenant and one.desired is not DesiredState.DELETED
+        ]
 
     async def field_errors(self, principal: Principal, references: References) -> list[FieldError]:
         """Return the errors of well-formed fields whose values this server cannot encrypt, reach or find.
@@ -109,7 +129,9 @@ class Endpoints:
         webhook = parse_webhook(config.webhook) if config.webhook else None
         references = References(config.environment, webhook, config.credential_id)
         raise_for(await self.field_errors(principal, references))
-        return await from_store(self._create(principal, config))
+        endpoint = await from_store(self._create(principal, config))
+        await self._note(principal, Action.CREATE_ENDPOINT, endpoint.endpoint_id)
+        return endpoint
 
     async def _create(self, principal: Principal, config: EndpointConfig) -> Endpoint:
         """Create the endpoint after marking its credential as used, so that the credential is not deleted."""
@@ -149,25 +171,30 @@ class Endpoints:
         )
         if endpoint is None:
             raise NotFound(Resource.ENDPOINT)
+        await self._note(principal, Action.UPDATE_ENDPOINT, endpoint.endpoint_id)
         if endpoint.config.credential_id != before.config.credential_id:
             await self._release_credential(before)
         return endpoint
 
     async def scale(self, principal: Principal, endpoint_id: str, workers: int) -> None:
         """Set the number of workers."""
+        check_has_access(principal, endpoint_id)
         scaled = await from_store(
             self._endpoints.update(endpoint_id, principal.tenant, lambda config: replace(config, workers=workers))
         )
         if scaled is None:
             raise NotFound(Resource.ENDPOINT)
+        await self._note(principal, Action.SCALE_ENDPOINT, endpoint_id)
 
     async def start(self, principal: Principal, endpoint_id: str) -> None:
         """Start the endpoint. Does nothing if it is started."""
         await self._want(principal, endpoint_id, DesiredState.RUNNING)
+        await self._note(principal, Action.START_ENDPOINT, endpoint_id)
 
     async def stop(self, principal: Principal, endpoint_id: str) -> None:
         """Stop the endpoint. Queued tasks are kept. Does nothing if it is stopped."""
         await self._want(principal, endpoint_id, DesiredState.STOPPED)
+        await self._note(principal, Action.STOP_ENDPOINT, endpoint_id)
 
     async def delete(self, principal: Principal, endpoint_id: str) -> None:
         """Delete the endpoint: the controller stops its workers, ends its tasks and removes it.
@@ -176,6 +203,7 @@ class Endpoints:
         """
         endpoint = await self.get(principal, endpoint_id)
         await self._want(principal, endpoint_id, DesiredState.DELETED)
+        await self._note(principal, Action.DELETE_ENDPOINT, endpoint_id)
         await self._release_credential(endpoint)
 
     async def webhook_secret(self, principal: Principal, endpoint: Endpoint) -> str:
@@ -186,7 +214,11 @@ class Endpoints:
             raise NotFound(Resource.ENDPOINT)
         return secret
 
+    async def _note(self, principal: Principal, action: Action, endpoint_id: str) -> None:
+        await self._audit.note(principal, action, endpoint_target(endpoint_id))
+
     async def _want(self, principal: Principal, endpoint_id: str, desired: DesiredState) -> None:
+        check_has_access(principal, endpoint_id)
         if not await from_store(self._endpoints.set_desired_state(endpoint_id, principal.tenant, desired)):
             raise NotFound(Resource.ENDPOINT)
 

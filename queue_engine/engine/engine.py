@@ -5,14 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from queue_engine.engine.audit import Audit
 from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
+from queue_engine.engine.keys import Keys
 from queue_engine.engine.orders import Orders
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.principals import Principals
 from queue_engine.engine.queries import Queries
 from queue_engine.engine.submissions import Submissions
+from queue_engine.engine.tenants import Tenants
 from queue_engine.engine.upstreams import Listings
 from queue_engine.rules.webhook_urls import DestinationRules
 from queue_engine.store.store import Store
@@ -37,11 +40,18 @@ class Engine:
         sealer, destinations = store.sealer, DestinationGuard(lookup, rules, store.api_keys)
         self.principals = Principals(store.api_keys, monotonic=monotonic)
         self.submissions = Submissions(store.tasks, sealer, destinations, secret_keys)
-        self.orders = Orders(store.tasks)
+        self.audit = Audit(store.audit)
+        self.orders = Orders(store.tasks, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
-        self.endpoints = Endpoints(store.endpoints, store.credentials, sealer, destinations)
-        self.credentials = Credentials(store.credentials, sealer)
+        self.endpoints = Endpoints(store.endpoints, store.credentials, sealer, destinations, self.audit)
+        self.credentials = Credentials(store.credentials, sealer, self.audit)
+        self.keys = Keys(store.api_keys, store.endpoints, self.audit)
+        self.tenants = Tenants(store.tenants, self.audit)
         self.listings = Listings(store.endpoints, store.workers)
+
+    async def now_ms(self) -> int:
+        """Return the store's clock, to which all times of the API belong. Raises StoreUnavailable."""
+        return await from_store(self._store.now_ms())
 
     async def check_ready(self) -> None:
         """Raise StoreUnavailable if the store cannot be reached or does not accept writes."""

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import uuid4
 
+from queue_engine.domain.audit import Action, task_target
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import NotFound, Resource, StateConflict
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import Task, TaskState
-from queue_engine.engine.access import check_sees
+from queue_engine.engine.access import check_sees, check_sees_task
+from queue_engine.engine.audit import Audit
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.observability import metrics
@@ -31,15 +33,20 @@ class CancelOrder:
 class Orders:
     """Carries out orders. Each is safe to repeat after a lost reply. `task_id` has the form of an id."""
 
-    def __init__(self, tasks: TaskStore) -> None:
+    def __init__(self, tasks: TaskStore, audit: Audit) -> None:
         self._tasks = tasks
+        self._audit = audit
 
     async def cancel(self, principal: Principal, endpoint: Endpoint, task_id: str) -> CancelOrder:
         """Cancel a task that has not ended. Raises NotFound, StoreUnavailable."""
         check_sees(principal, endpoint)
+        if principal.sees_only_own_tasks:
+            check_sees_task(principal, await self._task(endpoint, task_id))
         cancellation = await from_store(self._tasks.cancel(endpoint.endpoint_id, task_id))
         if cancellation is Cancellation.CANCELLED:
             metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
+        if cancellation in (Cancellation.CANCELLED, Cancellation.REQUESTED):
+            await self._note(principal, Action.CANCEL_TASK, endpoint, task_id)
         return CancelOrder(await self._task(endpoint, task_id), cancellation.value.lower())
 
     async def retry(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
@@ -50,6 +57,7 @@ class Orders:
         """
         check_sees(principal, endpoint)
         _check_rerun(await from_store(self._tasks.rerun(endpoint.endpoint_id, task_id, uuid4().hex)))
+        await self._note(principal, Action.RETRY_TASK, endpoint, task_id)
         return await self._task(endpoint, task_id)
 
     async def delete(self, principal: Principal, endpoint: Endpoint, task_id: str) -> None:
@@ -63,6 +71,10 @@ class Orders:
         # missing task is a success.
         if await from_store(self._tasks.delete(endpoint.endpoint_id, task_id)) is Deletion.NOT_ENDED:
             raise StateConflict("taskId: the task has not ended; cancel it first")
+        await self._note(principal, Action.DELETE_TASK, endpoint, task_id)
+
+    async def _note(self, principal: Principal, action: Action, endpoint: Endpoint, task_id: str) -> None:
+        await self._audit.note(principal, action, task_target(endpoint.endpoint_id, task_id))
 
     async def _task(self, endpoint: Endpoint, task_id: str) -> Task:
         task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))

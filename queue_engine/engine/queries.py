@@ -11,7 +11,7 @@ from queue_engine.domain.logs import LogPage, LogQuery
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import Attempt, Task, TaskPage, TaskStatus
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.engine.access import check_sees
+from queue_engine.engine.access import check_sees, check_sees_task
 from queue_engine.engine.patience import from_store
 from queue_engine.store.logs import LogStore
 from queue_engine.store.tasks import TaskStore
@@ -42,11 +42,14 @@ class Queries:
         task = await from_store(self._tasks.get(endpoint.endpoint_id, task_id))
         if task is None:
             raise NotFound(Resource.TASK)
+        check_sees_task(principal, task)
         return task
 
     async def attempts(self, principal: Principal, endpoint: Endpoint, task_id: str) -> list[Attempt]:
         """Return the latest attempts of the task, oldest first."""
         check_sees(principal, endpoint)
+        if principal.sees_only_own_tasks:
+            await self._check_task(principal, endpoint, task_id)
         attempts = await from_store(self._tasks.attempts(endpoint.endpoint_id, task_id))
         if attempts is None:
             raise NotFound(Resource.TASK)
@@ -55,8 +58,7 @@ class Queries:
     async def deliveries(self, principal: Principal, endpoint: Endpoint, task_id: str) -> list[dict[str, Any]]:
         """Return the latest attempts to deliver the task's result, oldest first."""
         check_sees(principal, endpoint)
-        if await from_store(self._tasks.brief(endpoint.endpoint_id, task_id)) is None:
-            raise NotFound(Resource.TASK)
+        await self._check_task(principal, endpoint, task_id)
         return await from_store(self._tasks.delivery_log(endpoint.endpoint_id, task_id))
 
     async def workers(
@@ -74,3 +76,10 @@ class Queries:
         if page is None:
             raise NotFound(Resource.WORKER)
         return page
+
+    async def _check_task(self, principal: Principal, endpoint: Endpoint, task_id: str) -> None:
+        """Raise NotFound unless the principal may read the task."""
+        task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))
+        if task is None:
+            raise NotFound(Resource.TASK)
+        check_sees_task(principal, task)

@@ -24,6 +24,7 @@ from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.ids import task_id_from
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, TaskSpec
+from queue_engine.engine.access import check_has_access
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed, full
@@ -113,6 +114,7 @@ class Submissions:
         request has, and TooManyRequests for a full queue.
         """
         # The hot path: one script call per request, and only the checks that the request needs.
+        check_has_access(principal, endpoint_id)
         spec = request.spec
         raise_for(await self.field_errors(spec.headers, spec.webhook_auth_key, request.webhook))
         task = self._new_task(principal, endpoint_id, request)
@@ -136,11 +138,14 @@ class Submissions:
         return errors if webhook is None else errors + await self._destinations.errors(webhook)
 
     def _new_task(self, principal: Principal, endpoint_id: str, request: TaskRequest) -> NewTask:
+        spec = request.spec
+        if principal.sees_only_own_tasks:
+            spec = replace(spec, submitter=principal.submitter)
         return NewTask(
             task_id=request.task_id or task_id_from(uuid4()),
             endpoint_id=endpoint_id,
             tenant=principal.tenant,
-            spec=request.spec,
+            spec=spec,
             input=request.input,
             fingerprint=request.fingerprint(self._fingerprint_keys[0]),
             timeout_seconds=request.execution_timeout_seconds,

@@ -246,7 +246,10 @@ http_request_duration = _histogram(
     "queue_engine_http_request_duration_seconds", "Time to respond", ["route", "method"], buckets=_FAST, by=[API]
 )
 rate_limited = _counter(
-    "queue_engine_rate_limited", "Requests refused with 429", ["scope"], by={API: ("tenant", "queue", "address")}
+    "queue_engine_rate_limited",
+    "Requests refused with 429",
+    ["scope"],
+    by={API: ("tenant", "queue", "address", "quota")},
 )
 connections_refused = _counter(
     "queue_engine_connections_refused", "Connections and requests refused because of a limit of connections", ["limit"],

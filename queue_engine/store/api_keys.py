@@ -1,33 +1,68 @@
-"""API keys. The store holds only their hashes."""
+"""API keys. The store holds only their hashes.
+
+A key with less than all rights inside its tenant, or with an end, is *limited*. Its record has the tenant in another
+field, so that a process of an older version, which does not know limits, refuses the key: see `create_api_key.lua`. The
+store removes the record of a key at its end; the indexes are tidied when the keys are listed.
+"""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from redis.asyncio import Redis
 
+from queue_engine.domain.api_keys import KEY_ID_CHARACTERS, MAX_KEYS_PER_TENANT, ApiKey, Grant
+from queue_engine.domain.principals import Role
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
 
 HASH_CHARACTERS = 64
 FIRST_TENANT = "default"
 """The tenant of the key that the operator configures."""
+OPERATORS = ""
+"""The tenant in the records of operators' keys. No tenant has this name."""
+KEYS_PER_READ = 200
+
+
+class Creation(StrEnum):
+    """Result of storing a new key."""
+
+    OK = "OK"
+    PAST = "PAST"
+    """The key would have expired already."""
+    FULL = "FULL"
+    """The tenant has its maximum number of keys."""
+
+
+class Rotation(StrEnum):
+    """Result of replacing a key."""
+
+    OK = "OK"
+    ROTATED = "ROTATED"
+    """The key has been rotated before."""
+    FULL = "FULL"
+    NOT_FOUND = "GONE"
 
 
 @dataclass(frozen=True)
-class ApiKey:
-    """The stored data of an API key: its hash, never the key itself."""
+class KeyPage:
+    """A page of a tenant's keys."""
 
-    key_hash: str
-    tenant: str
-    name: str
-    created_at_ms: int
+    keys: Sequence[ApiKey]
+    total: int
 
 
 def hash_of(api_key: str) -> str:
     """Return the SHA-256 of a key in hexadecimal. Keys are random, so a slow hash would not add security."""
     return hashlib.sha256(api_key.encode()).hexdigest()
+
+
+def id_of(api_key: str) -> str:
+    """Return the id by which a key is shown and found."""
+    return hash_of(api_key)[:KEY_ID_CHARACTERS]
 
 
 class ApiKeyStore:
@@ -40,7 +75,7 @@ class ApiKeyStore:
     async def put(self, api_key: str, *, tenant: str, name: str) -> ApiKey | None:
         """Make `api_key` valid for `tenant`, and return it as stored. A key that already exists is not changed.
 
-        Return None when the key was revoked: it stays revoked.
+        Return None when the key was revoked or is limited: it stays so.
         """
         key_hash = hash_of(api_key)
         stored = await self._scripts.put_api_key(
@@ -48,6 +83,7 @@ class ApiKeyStore:
             api_keys=keys.API_KEYS,
             revoked=keys.REVOKED_API_KEYS,
             tenants=keys.TENANTS,
+            tenant_keys=keys.api_keys_of(tenant),
             key_hash=key_hash,
             tenant=tenant,
             name=name,
@@ -59,6 +95,11 @@ class ApiKeyStore:
     async def put_first(self, api_key: str) -> str | None:
         """Make the operator's first key (QUEUE_ENGINE_API_KEY) valid. Return the reason when that is not possible."""
         stored = await self.put(api_key, tenant=FIRST_TENANT, name="first key")
+        if stored is None and (limited := await self.find(hash_of(api_key))) is not None:
+            return (
+                f"the first API key (QUEUE_ENGINE_API_KEY) is a key with the role {limited.role} or with other limits "
+                "already and is not changed. `queue-engine keys create` makes another key"
+            )
         if stored is None:
             return (
                 "the first API key (QUEUE_ENGINE_API_KEY) was revoked and stays revoked, so the API refuses it. "
@@ -71,40 +112,121 @@ class ApiKeyStore:
             )
         return None
 
-    async def tenant_of(self, key_hash: str) -> str | None:
-        """Return the tenant of the key with this hash; None when the key is unknown or revoked."""
-        tenant = await self._redis.hget(keys.api_key(key_hash), "tenant")  # type: ignore[misc]
-        return tenant.decode() if tenant else None
+    async def create(self, api_key: str, tenant: str, grant: Grant) -> Creation:
+        """Store the new random key `api_key`. An operator's key has the tenant OPERATORS. Safe to repeat."""
+        key_hash = hash_of(api_key)
+
+        async def attempt() -> Creation:
+            reply = await self._scripts.create_api_key(
+                api_key=keys.api_key(key_hash),
+                api_keys=keys.API_KEYS,
+                revoked=keys.REVOKED_API_KEYS,
+                tenants=keys.TENANTS,
+                tenant_keys=keys.api_keys_of(tenant),
+                key_hash=key_hash,
+                tenant=tenant,
+                is_limited=grant.is_limited,
+                expires_ms=grant.expires_at_ms,
+                max_keys=MAX_KEYS_PER_TENANT,
+                fields=_fields_of(grant),
+            )
+            return Creation(reply.word)
+
+        result = await attempt()
+        return await attempt() if result is Creation.FULL and await self._tidy(tenant) else result
+
+    async def rotate(self, key: ApiKey, new_key: str, *, overlap_ms: int) -> Rotation:
+        """Replace `key` by `new_key`, which has the same rights and the same end. Safe to repeat with the same keys.
+
+        The old key stays valid for `overlap_ms`, and not beyond its own end.
+        """
+        new_hash = hash_of(new_key)
+
+        async def attempt() -> Rotation:
+            reply = await self._scripts.rotate_api_key(
+                api_key=keys.api_key(key.key_hash),
+                new_key=keys.api_key(new_hash),
+                api_keys=keys.API_KEYS,
+                revoked=keys.REVOKED_API_KEYS,
+                tenant_keys=keys.api_keys_of(key.tenant),
+                key_hash=key.key_hash,
+                new_hash=new_hash,
+                tenant=key.tenant,
+                origin=key.key_id,
+                overlap_ms=overlap_ms,
+                max_keys=MAX_KEYS_PER_TENANT,
+            )
+            return Rotation(reply.word)
+
+        result = await attempt()
+        return await attempt() if result is Rotation.FULL and await self._tidy(key.tenant) else result
+
+    async def find(self, key_hash: str) -> ApiKey | None:
+        """Return the key with this hash; None when it is unknown, revoked or has expired."""
+        return _key_from(key_hash, await self._redis.hgetall(keys.api_key(key_hash)))  # type: ignore[misc]
+
+    async def note_use(self, key_hash: str) -> None:
+        """Record that the key is in use, at most once a minute."""
+        await self._scripts.use_api_key(api_key=keys.api_key(key_hash))
 
     async def all(self) -> list[ApiKey]:
-        """Return all keys, oldest first."""
-        hashes = await self._redis.smembers(keys.API_KEYS)  # type: ignore[misc]
-        found = [await self._get(key_hash.decode()) for key_hash in hashes]
-        return sorted((key for key in found if key), key=lambda key: key.created_at_ms)
+        """Return all keys of all tenants, oldest first. Reads all keys."""
+        found = [key async for page in self._pages() for key in page]
+        return sorted(found, key=lambda key: key.created_at_ms)
+
+    async def page_of(self, tenant: str, *, page: int, size: int) -> KeyPage:
+        """Return page number `page` (1 for the first) of the tenant's keys, newest first."""
+        index = keys.api_keys_of(tenant)
+        while True:
+            hashes = await self._redis.zrevrange(index, (page - 1) * size, page * size - 1)
+            found = await self._read([key_hash.decode() for key_hash in hashes])
+            if None not in found.values():
+                return KeyPage([key for key in found.values() if key], await self._redis.zcard(index))
+            await self._forget(tenant, [key_hash for key_hash, key in found.items() if key is None])
+
+    async def find_of(self, tenant: str, key_id: str) -> ApiKey | None:
+        """Return the tenant's key with this id; None when there is none."""
+        hashes = await self._redis.zrange(keys.api_keys_of(tenant), 0, -1)
+        for key_hash in hashes:
+            if key_hash.decode().startswith(key_id):
+                return await self.find(key_hash.decode())
+        return None
 
     async def revoke(self, key_hash_prefix: str) -> list[ApiKey]:
-        """Revoke the keys whose hash starts with `key_hash_prefix` permanently, and return them.
+        """Revoke the keys whose hash starts with `key_hash_prefix` permanently, and return them. Reads all keys.
 
         A complete hash also revokes a valid key that is missing in the list, which an older version could leave. Safe
         to repeat after an interruption.
         """
         found = [key for key in await self.all() if key.key_hash.startswith(key_hash_prefix)]
-        if not found and len(key_hash_prefix) == HASH_CHARACTERS and (stray := await self._get(key_hash_prefix)):
+        if not found and len(key_hash_prefix) == HASH_CHARACTERS and (stray := await self.find(key_hash_prefix)):
             found = [stray]
         for key in found:
-            await self._scripts.revoke_api_key(
-                api_key=keys.api_key(key.key_hash),
-                api_keys=keys.API_KEYS,
-                revoked=keys.REVOKED_API_KEYS,
-                key_hash=key.key_hash,
-            )
+            await self.revoke_key(key)
         return found
 
-    async def note_tenants(self) -> None:
-        """Record the tenants of keys that an older version has stored. Reads all keys. Safe to repeat."""
-        tenants = {key.tenant for key in await self.all()}
-        if tenants:
-            await self._redis.sadd(keys.TENANTS, *tenants)  # type: ignore[misc]
+    async def revoke_key(self, key: ApiKey) -> None:
+        """Revoke a key permanently. Safe to repeat."""
+        await self._scripts.revoke_api_key(
+            api_key=keys.api_key(key.key_hash),
+            api_keys=keys.API_KEYS,
+            revoked=keys.REVOKED_API_KEYS,
+            tenant_keys=keys.api_keys_of(key.tenant),
+            key_hash=key.key_hash,
+        )
+
+    async def index_keys(self) -> None:
+        """Add the keys that an older version has stored to the indexes of tenants and of each tenant's keys.
+
+        Reads all keys. Safe to repeat.
+        """
+        async for page in self._pages():
+            pipeline = self._redis.pipeline(transaction=False)
+            for key in page:
+                pipeline.zadd(keys.api_keys_of(key.tenant), {key.key_hash: key.created_at_ms})
+                if key.tenant != OPERATORS:
+                    pipeline.sadd(keys.TENANTS, key.tenant)
+            await pipeline.execute()
 
     async def has_one_tenant(self) -> bool:
         """Return True if there was never a second tenant.
@@ -113,9 +235,67 @@ class ApiKeyStore:
         """
         return int(await self._redis.scard(keys.TENANTS)) <= 1  # type: ignore[misc]
 
-    async def _get(self, key_hash: str) -> ApiKey | None:
-        record = await self._redis.hgetall(keys.api_key(key_hash))  # type: ignore[misc]
-        if b"tenant" not in record:
-            return None
-        name, created = record.get(b"name", b""), record.get(b"created", b"0")
-        return ApiKey(key_hash, record[b"tenant"].decode(), name.decode(), int(created))
+    async def _pages(self) -> AsyncIterator[list[ApiKey]]:
+        """Yield all keys in pages. A key may be in more than one page while keys are added and removed."""
+        cursor, seen = 0, set[str]()
+        while True:
+            cursor, hashes = await self._redis.sscan(keys.API_KEYS, cursor, count=KEYS_PER_READ)
+            fresh = [name for key_hash in hashes if (name := key_hash.decode()) not in seen]
+            seen.update(fresh)
+            yield [key for key in (await self._read(fresh)).values() if key is not None]
+            if not int(cursor):
+                return
+
+    async def _read(self, hashes: Sequence[str]) -> dict[str, ApiKey | None]:
+        if not hashes:
+            return {}
+        pipeline = self._redis.pipeline(transaction=False)
+        for key_hash in hashes:
+            pipeline.hgetall(keys.api_key(key_hash))
+        records = await pipeline.execute()
+        return {key_hash: _key_from(key_hash, record) for key_hash, record in zip(hashes, records, strict=True)}
+
+    async def _tidy(self, tenant: str) -> bool:
+        """Remove the tenant's expired keys from the indexes. Return True if there were any."""
+        hashes = await self._redis.zrange(keys.api_keys_of(tenant), 0, -1)
+        found = await self._read([key_hash.decode() for key_hash in hashes])
+        ended = [key_hash for key_hash, key in found.items() if key is None]
+        if ended:
+            await self._forget(tenant, ended)
+        return bool(ended)
+
+    async def _forget(self, tenant: str, ended: Sequence[str]) -> None:
+        """Remove keys without a record from the indexes. No key gets its record back."""
+        await self._redis.zrem(keys.api_keys_of(tenant), *ended)
+        await self._redis.srem(keys.API_KEYS, *ended)  # type: ignore[misc]
+
+
+def _fields_of(grant: Grant) -> dict[str, str]:
+    """Return the fields of a new key. A field that is left out has its default."""
+    fields = {"name": grant.name}
+    if grant.role is not Role.ADMIN:
+        fields["role"] = grant.role.value
+    if grant.endpoints is not None:
+        fields["endpoints"] = ",".join(sorted(grant.endpoints, key=int))
+    return fields
+
+
+def _key_from(key_hash: str, record: Mapping[bytes, bytes]) -> ApiKey | None:
+    """Return the key of a record. The field `owner` has precedence, because only a limited key has it."""
+    fields = {name.decode(): value.decode() for name, value in record.items()}
+    tenant = fields.get("owner", fields.get("tenant"))
+    if tenant is None:
+        return None
+    endpoints = fields.get("endpoints")
+    return ApiKey(
+        key_hash,
+        tenant,
+        fields.get("name", ""),
+        int(fields.get("created", 0)),
+        role=Role(fields.get("role", Role.ADMIN)),
+        endpoints=None if endpoints is None else frozenset(endpoints.split(",")),
+        expires_at_ms=int(fields["expires"]) if "expires" in fields else None,
+        last_used_at_ms=int(fields["used"]) if "used" in fields else None,
+        origin=fields.get("origin"),
+        is_replaced="replaced" in fields,
+    )

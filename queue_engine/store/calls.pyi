@@ -11,6 +11,12 @@ class AdoptDeliveriesOk:
     unsettled: int
     adopted: list[tuple[bytes, dict[bytes, bytes]]]
 
+class AppendAuditOk:
+    word: Literal["OK"]
+
+class AppendAuditAlready:
+    word: Literal["ALREADY"]
+
 class AppendLogsOk:
     word: Literal["OK"]
     surplus: list[str]
@@ -41,6 +47,16 @@ class ClaimOk:
     retried: list[tuple[bytes, dict[bytes, bytes]]]
     new: list[tuple[bytes, dict[bytes, bytes]]]
 
+class CreateApiKeyOk:
+    word: Literal["OK"]
+    created_ms: int
+
+class CreateApiKeyPast:
+    word: Literal["PAST"]
+
+class CreateApiKeyFull:
+    word: Literal["FULL"]
+
 class CreateCredentialOk:
     word: Literal["OK"]
     created_ms: int
@@ -53,6 +69,12 @@ class CreateEndpointOk:
     word: Literal["OK"]
 
 class CreateEndpointExists:
+    word: Literal["EXISTS"]
+
+class CreateTenantOk:
+    word: Literal["OK"]
+
+class CreateTenantExists:
     word: Literal["EXISTS"]
 
 class DeferDeliveryOk:
@@ -432,11 +454,29 @@ class RetryGone:
 class RevokeApiKeyOk:
     word: Literal["OK"]
 
+class RotateApiKeyOk:
+    word: Literal["OK"]
+
+class RotateApiKeyRotated:
+    word: Literal["ROTATED"]
+
+class RotateApiKeyFull:
+    word: Literal["FULL"]
+
+class RotateApiKeyGone:
+    word: Literal["GONE"]
+
 class SetDesiredStateOk:
     word: Literal["OK"]
 
 class SetDesiredStateNotFound:
     word: Literal["NOT_FOUND"]
+
+class SetTenantLimitsOk:
+    word: Literal["OK"]
+
+class SetTenantLimitsGone:
+    word: Literal["GONE"]
 
 class SettleDeliveryOk:
     word: Literal["OK"]
@@ -518,6 +558,15 @@ class UpdateEndpointConflict:
 class UpdateEndpointNotFound:
     word: Literal["NOT_FOUND"]
 
+class UseApiKeyOk:
+    word: Literal["OK"]
+
+class UseApiKeyRecent:
+    word: Literal["RECENT"]
+
+class UseApiKeyGone:
+    word: Literal["GONE"]
+
 class UseCredentialOk:
     word: Literal["OK"]
 
@@ -545,6 +594,16 @@ class Scripts:
         """Renew the lease of this delivery process, and adopt the entries that dead processes have read and not
         settled.
         """
+    async def append_audit(
+        self,
+        *,
+        audit: str,
+        change_id: str,
+        fields: Mapping[str, str | int],
+    ) -> AppendAuditOk | AppendAuditAlready:
+        """Append a change to a tenant's audit log. Allowed at maxmemory, because the change has been made. The log is
+        limited.
+        """
     async def append_logs(
         self,
         keys: WorkerKeys,
@@ -565,6 +624,25 @@ class Scripts:
         """Let the leading controller look at an endpoint's workers in its next round."""
     async def claim(self, keys: EndpointKeys, /, *, worker_id: str, limit: int) -> ClaimOk:
         """Claim waiting tasks for an agent, those of the retry queue first. Does not wait for a task."""
+    async def create_api_key(
+        self,
+        *,
+        api_key: str,
+        api_keys: str,
+        revoked: str,
+        tenants: str,
+        tenant_keys: str,
+        key_hash: str,
+        tenant: str,
+        is_limited: bool,
+        expires_ms: int | None,
+        max_keys: int,
+        fields: Mapping[str, str | int],
+    ) -> CreateApiKeyOk | CreateApiKeyPast | CreateApiKeyFull:
+        """Store a new API key. A limited key has its tenant in the field `owner`, because processes of older versions
+        do not know limits: they look for the field `tenant`, do not find it, and refuse the key. They also refuse to
+        make the key valid in full, because its hash is in the set of revoked keys.
+        """
     async def create_credential(
         self,
         *,
@@ -583,6 +661,15 @@ class Scripts:
         fields: Mapping[str, str | int],
     ) -> CreateEndpointOk | CreateEndpointExists:
         """Store a new endpoint and create its queues."""
+    async def create_tenant(
+        self,
+        *,
+        tenants: str,
+        tenant: str,
+        name: str,
+        call_id: str,
+    ) -> CreateTenantOk | CreateTenantExists:
+        """Create a tenant, unless it exists."""
     async def defer_delivery(
         self,
         keys: TaskKeys,
@@ -787,6 +874,7 @@ class Scripts:
         api_keys: str,
         revoked: str,
         tenants: str,
+        tenant_keys: str,
         key_hash: str,
         tenant: str,
         name: str,
@@ -910,8 +998,35 @@ class Scripts:
         """Schedule the retry of a running task. The task ends instead when its cancellation was requested, or when a
         busy streak has used up its last attempt.
         """
-    async def revoke_api_key(self, *, api_key: str, api_keys: str, revoked: str, key_hash: str) -> RevokeApiKeyOk:
+    async def revoke_api_key(
+        self,
+        *,
+        api_key: str,
+        api_keys: str,
+        revoked: str,
+        tenant_keys: str,
+        key_hash: str,
+    ) -> RevokeApiKeyOk:
         """Revoke an API key permanently."""
+    async def rotate_api_key(
+        self,
+        *,
+        api_key: str,
+        new_key: str,
+        api_keys: str,
+        revoked: str,
+        tenant_keys: str,
+        key_hash: str,
+        new_hash: str,
+        tenant: str,
+        origin: str,
+        overlap_ms: int,
+        max_keys: int,
+    ) -> RotateApiKeyOk | RotateApiKeyRotated | RotateApiKeyFull | RotateApiKeyGone:
+        """Replace an API key by a new one with the same rights and the same end. The old key stays valid for the
+        overlap, and is never made valid again. It is stored as a limited key, because it has an end now: see
+        create_api_key.lua.
+        """
     async def set_desired_state(
         self,
         keys: EndpointKeys,
@@ -923,6 +1038,15 @@ class Scripts:
         """Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees
         memory.
         """
+    async def set_tenant_limits(
+        self,
+        *,
+        tenants: str,
+        tenant: str,
+        name: str,
+        limits: Mapping[str, str | int],
+    ) -> SetTenantLimitsOk | SetTenantLimitsGone:
+        """Set limits of a tenant. An empty value removes the tenant's own limit, so that the default applies."""
     async def settle_delivery(
         self,
         keys: TaskKeys,
@@ -998,6 +1122,10 @@ class Scripts:
         fields: Mapping[str, str | int],
     ) -> UpdateEndpointOk | UpdateEndpointConflict | UpdateEndpointNotFound:
         """Change an endpoint, unless it was changed since it was read."""
+    async def use_api_key(self, *, api_key: str) -> UseApiKeyOk | UseApiKeyRecent | UseApiKeyGone:
+        """Note that an API key is in use, unless that was noted within USE_NOTE_MS. Does not create the record of a key
+        that has ended.
+        """
     async def use_credential(
         self,
         *,

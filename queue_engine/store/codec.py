@@ -33,6 +33,8 @@ class TaskSpecs:
             record["destination"] = spec.webhook_destination
         if spec.traceparent is not None:
             record["traceparent"] = spec.traceparent
+        if spec.submitter is not None:
+            record["by"] = spec.submitter
         if secrets := _changed_fields(spec, _SECRET):
             record["sealed"] = self._sealer.seal(json.dumps(secrets).encode(), _seal_context(endpoint_id, task_id))
         return _spec_text(record)
@@ -74,7 +76,11 @@ def _spec_from(record: dict[str, Any], secrets: dict[str, Any]) -> TaskSpec:
     given = {name: record[stored] for name, stored, _ in _PUBLIC if stored in record}
     opened = {name: secrets[stored] for name, stored, _ in _SECRET if stored in secrets}
     return TaskSpec(
-        **given, **opened, webhook_destination=record.get("destination"), traceparent=record.get("traceparent")
+        **given,
+        **opened,
+        webhook_destination=record.get("destination"),
+        traceparent=record.get("traceparent"),
+        submitter=record.get("by"),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from queue_engine.domain.audit import MAX_AUDIT_RECORDS
 from queue_engine.domain.deliveries import MAX_RESULT_BYTES
 from queue_engine.domain.ids import TASKS_PER_PARTITION_STEP
 from queue_engine.domain.tasks import CANCELLED_WHILE_RUNNING
@@ -31,6 +32,12 @@ USE_GRACE_MS = 60_000
 """Time for which a note that an endpoint uses a credential prevents its deletion. The endpoint is stored right after
 the note. Later only a stored endpoint counts, so that a note without an endpoint does not block deletion forever."""
 
+USE_NOTE_MS = 60_000
+"""Minimum time between two notes that an API key is in use."""
+
+AUDIT_RECORDS_COMPARED = 20
+"""Number of the latest audit records among which a repeated one is found."""
+
 CONSTANTS: dict[str, str | int] = {
     "EXPIRY_SLACK_MS": EXPIRY_SLACK_MS,
     "CANCELLED_BEFORE_IT_STARTED": CANCELLED_BEFORE_IT_STARTED,
@@ -45,4 +52,7 @@ CONSTANTS: dict[str, str | int] = {
     "CONSUMERS_MS": CONSUMERS_MS,
     "REMOVED_MS": REMOVED_MS,
     "USE_GRACE_MS": USE_GRACE_MS,
+    "USE_NOTE_MS": USE_NOTE_MS,
+    "MAX_AUDIT_RECORDS": MAX_AUDIT_RECORDS,
+    "AUDIT_RECORDS_COMPARED": AUDIT_RECORDS_COMPARED,
 }

@@ -40,16 +40,31 @@ def endpoints_of(tenant: str) -> str:
 
 
 def api_key(key_hash: str) -> str:
-    """Hash: tenant, name and creation time of an API key, by the SHA-256 of the key."""
+    """Hash: tenant, name, creation time and limits of an API key, by the SHA-256 of the key; expires at its end."""
     return f"{{qe}}:key:{key_hash}"
 
 
 API_KEYS = "{qe}:keys"
 """Set of the hashes of all API keys."""
 REVOKED_API_KEYS = "{qe}:keys:revoked"
-"""Set of the hashes of revoked API keys. A revoked key stays revoked."""
+"""Set of the hashes of revoked and of limited API keys. They are never stored as unlimited keys again."""
 TENANTS = "{qe}:tenants"
-"""Set of the tenants that have or had an API key."""
+"""Set of the tenants: those that were created, and those that have or had an API key."""
+
+
+def tenant(name: str) -> str:
+    """Hash: creation time of a tenant, and its limits that differ from the defaults."""
+    return f"{{qe}}:tenant:{name}"
+
+
+def api_keys_of(tenant: str) -> str:
+    """Sorted set: hashes of the tenant's API keys, by creation time. Operators' keys have an empty tenant."""
+    return f"{{qe}}:keys-of:{tenant}"
+
+
+def audit_of(tenant: str) -> str:
+    """Stream: the tenant's audit log, a record for each change; limited."""
+    return f"{{qe}}:audit:{tenant}"
 
 
 def credential(credential_id: int) -> str:

@@ -21,6 +21,7 @@ from queue_engine.domain.vulnerabilities import known_vulnerabilities
 from queue_engine.observability import metrics
 from queue_engine.store import keys, migrations
 from queue_engine.store.api_keys import ApiKeyStore
+from queue_engine.store.audit import AuditStore
 from queue_engine.store.calls import Scripts
 from queue_engine.store.checks import CheckStore
 from queue_engine.store.credentials import CredentialStore
@@ -39,6 +40,7 @@ from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner
 from queue_engine.store.sweeper import Sweeper
 from queue_engine.store.tasks import TaskStore
+from queue_engine.store.tenants import TenantStore
 from queue_engine.store.workers import WorkerStore
 
 log = logging.getLogger(__name__)
@@ -115,6 +117,8 @@ class Store:
         self.credentials = CredentialStore(self.redis, self.scripts, sealer, self.endpoints)
         self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)
         self.api_keys = ApiKeyStore(self.redis, self.scripts)
+        self.audit = AuditStore(self.redis, self.scripts)
+        self.tenants = TenantStore(self.redis, self.scripts)
         self.leadership = Leadership(self.scripts)
         self.logs = LogStore(self._logs, Scripts(ScriptRunner(self._logs).submit), self.partitions)
         self.processes = Processes(self.redis, self.data_format)

@@ -19,9 +19,11 @@ from queue_engine.api.public.openapi import describe
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask
 from queue_engine.config.catalogue import load_catalogue
+from queue_engine.domain.principals import Role
 from queue_engine.domain.tasks import Succeeded
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.strict_json import split_object
+from queue_engine.store.api_keys import OPERATORS
 from tests.api_server import ENDPOINT, RunningApi
 
 ANY_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
@@ -44,6 +46,7 @@ async def test_the_document_is_valid_and_complete(document: dict[str, Any]) -> N
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             assert operation["security"] == SECURITY.get(path.split("/")[1], [])
+            assert bool(operation.get("x-roles")) == bool(operation["security"])
             assert operation["summary"]
             if path.startswith("/v2/") and method != "get":
                 assert "webhook-id" in operation["responses"]["400"]["description"]
@@ -85,7 +88,7 @@ async def test_every_response_is_as_described(api: RunningApi) -> None:
     await _scenario(api)
     every = {operation.name for operation in operations}
     assert {name for name, status in seen if status == 200} == every
-    assert {status for _, status in seen} >= {200, 400, 401, 404, 409, 413, 415, 429}
+    assert {status for _, status in seen} >= {200, 400, 401, 403, 404, 409, 413, 415, 429}
 
 
 async def _scenario(api: RunningApi) -> None:
@@ -126,6 +129,8 @@ async def _scenario(api: RunningApi) -> None:
     await _orders_scenario(api)
     await _life_cycle_scenario(api)
     await _credentials_scenario(api)
+    await _keys_scenario(api)
+    await _tenants_scenario(api)
 
 
 async def _orders_scenario(api: RunningApi) -> None:
@@ -165,6 +170,32 @@ async def _credentials_scenario(api: RunningApi) -> None:
         await api.client.patch(f"{path}/{one}", json={"name": None})
     for one in (used, free, 77):
         await api.client.delete(f"{path}/{one}")
+
+
+async def _keys_scenario(api: RunningApi) -> None:
+    await api.client.get("/v2/me")
+    answer = await api.post("/v2/keys", {"name": "dashboard", "role": "read"})
+    key = answer.json()["data"]
+    await api.post("/v2/keys", {"name": "no role"})
+    await api.client.get("/v2/keys")
+    await api.client.get("/v2/keys?pageNumber=0")
+    await api.client.get("/v2/audit")
+    await api.client.get("/v2/audit?pageSize=0")
+    await api.client.get("/v2/keys", headers={"X-Api-Key": key["key"]})
+    for method, path in (("POST", "/rotate"), ("POST", "/rotate"), ("DELETE", ""), ("DELETE", ""), ("POST", "/rotate")):
+        await api.client.request(method, f"/v2/keys/{key['id']}{path}")
+
+
+async def _tenants_scenario(api: RunningApi) -> None:
+    operator = await api.new_key(OPERATORS, role=Role.OPERATOR)
+    await api.client.get("/v2/tenants")
+    requests: list[tuple[str, str, Any]] = [
+        *(("POST", "", body) for body in ({"name": "acme"}, {"name": "acme"}, {"name": "?"})),
+        *(("PATCH", name, {"limits": {"workers": 5, "endpoints": None}}) for name in ("/acme", "/none")),
+        *(("GET", path, None) for path in ("", "?pageSize=0", "/acme", "/none")),
+    ]
+    for method, path, body in requests:
+        await api.client.request(method, f"/v2/tenants{path}", json=body, headers={"X-Api-Key": operator})
 
 
 async def _succeed(api: RunningApi, endpoint_id: str) -> None:

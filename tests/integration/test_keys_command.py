@@ -6,17 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.store.api_keys import hash_of
+from queue_engine.domain.audit import Action
+from queue_engine.domain.principals import Role
+from queue_engine.store.api_keys import OPERATORS, hash_of
 from tests.environment import inherited
 from tests.integration.parts import Programs, open_store, programs_on
+from tests.store.bench import config, tenant_of
 from tests.waiting import wait_until
 
 FIRST_KEY = "configured-first-key"
 
 
-def run(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(url: str, *arguments: str, group: str = "keys") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "queue_engine", "keys", *arguments, "--redis-url", url],
+        [sys.executable, "-m", "queue_engine", group, *arguments, "--redis-url", url],
         env={**inherited(), "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,
@@ -46,6 +49,91 @@ def test_a_key_is_revoked_by_the_hash_that_the_list_shows(valkey_url: str) -> No
     assert run(valkey_url, "revoke", line[:12]).returncode == 1
 
 
+async def test_a_key_has_the_limits_of_the_options(valkey_url: str) -> None:
+    store = open_store(valkey_url)
+    try:
+        endpoint_id = (await store.endpoints.create("default", config())).endpoint_id
+        options = ("--name", "ci", "--role", "submit", "--endpoint", endpoint_id, "--expires", "2d")
+        key = await store.api_keys.find(hash_of(run(valkey_url, "create", *options).stdout.strip()))
+        assert key is not None
+        assert (key.tenant, key.role, key.endpoints) == ("default", Role.SUBMIT, frozenset({endpoint_id}))
+        assert key.expires_at_ms is not None
+        assert abs(key.expires_at_ms - key.created_at_ms - 2 * 86_400_000) < 600_000
+        (line,) = run(valkey_url, "list", "--tenant", "default").stdout.splitlines()
+        assert line.split()[:3] == [key.key_id, "default", "submit"]
+        (record,) = (await store.audit.page("default", before=None, size=10)).records
+        assert (record.change.action, record.change.target) == (Action.CREATE_KEY, f"key {key.key_id}")
+    finally:
+        await store.close()
+
+
+async def test_an_operators_key_belongs_to_no_tenant(valkey_url: str) -> None:
+    store = open_store(valkey_url)
+    try:
+        key = await store.api_keys.find(hash_of(run(valkey_url, "create", "--operator").stdout.strip()))
+        assert key is not None
+        assert (key.tenant, key.role) == (OPERATORS, Role.OPERATOR)
+        assert "(operator)" in run(valkey_url, "list").stdout
+        assert await store.redis.smembers("{qe}:tenants") == set()  # type: ignore[misc]
+    finally:
+        await store.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--role", "operator"), "'operator' is not one of"),
+        (("--endpoint", "7"), "--endpoint: the tenant has no endpoint with the id '7'"),
+        (("--endpoint", "x"), "--endpoint: the tenant has no endpoint with the id 'x'"),
+        (("--expires", "soon"), "--expires: must be like 10m"),
+        (("--expires", "2020-01-01"), "--expires: must be in the future"),
+        (("--tenant", "a/b"), "--tenant: must be 1–64"),
+        (("--tenant", ""), "--tenant: must be 1–64"),
+        (("--operator", "--role", "read"), "--operator: cannot be combined"),
+    ],
+)
+def test_wrong_options_create_no_key(valkey_url: str, options: tuple[str, ...], message: str) -> None:
+    made = run(valkey_url, "create", *options)
+    assert (made.returncode, made.stdout) == (2, "")
+    assert message in made.stderr
+
+
+def test_a_rotated_key_is_replaced(valkey_url: str) -> None:
+    old = hash_of(run(valkey_url, "create", "--name", "laptop").stdout.strip())
+    assert "--overlap: must be a duration" in run(valkey_url, "rotate", old[:12], "--overlap", "8d").stderr
+    new = run(valkey_url, "rotate", old[:12], "--overlap", "1h").stdout.strip()
+    assert new.startswith("qe_")
+    listed = run(valkey_url, "list").stdout
+    assert hash_of(new)[:16] in listed
+    assert old[:16] in listed
+    assert "has been rotated before" in run(valkey_url, "rotate", old[:12]).stderr
+    assert run(valkey_url, "rotate", hash_of(new)[:12], "--overlap", "0s").returncode == 0
+    assert hash_of(new)[:16] not in run(valkey_url, "list").stdout
+    assert "0 keys have a hash" in run(valkey_url, "rotate", hash_of(new)[:12]).stderr
+
+
+def test_tenants_are_created_listed_and_limited(valkey_url: str) -> None:
+    def tenants(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return run(valkey_url, *arguments, group="tenants")
+
+    run(valkey_url, "create")
+    made = tenants("create", "acme", "--workers-per-endpoint", "5")
+    assert "there is a second tenant now" in made.stderr
+    assert [line.split() for line in made.stdout.splitlines()] == [
+        ["endpoints", "1000", "(default)"], ["credentials", "1000", "(default)"], ["workersPerEndpoint", "5"],
+        ["workers", "1000", "(default)"],
+    ]  # fmt: skip
+    assert "there is a tenant acme already" in tenants("create", "acme").stderr
+    assert "NAME: must be 1–64" in tenants("create", "a/b").stderr
+    limited = tenants("limits", "acme", "--workers-per-endpoint", "default", "--endpoints", "0").stdout
+    assert limited.splitlines()[0].split() == ["endpoints", "0"]
+    names = [line.split()[0] for line in tenants("list").stdout.splitlines()]
+    assert names == ["acme", "default"]
+    assert tenants("list").stdout.splitlines()[0].endswith("endpoints=0")
+    assert "--workers-per-endpoint: must be a number" in tenants("limits", "acme", "--workers-per-endpoint", "x").stderr
+    assert tenants("limits", "none", "--workers", "1").returncode == 2
+
+
 @pytest.mark.parametrize("state", ["revoked", "another tenant's"])
 async def test_an_api_that_restarts_leaves_its_first_key_as_it_is_and_says_so(
     valkey_url: str, tmp_path: Path, state: str
@@ -59,7 +147,7 @@ async def test_an_api_that_restarts_leaves_its_first_key_as_it_is_and_says_so(
             await store.api_keys.put(FIRST_KEY, tenant="acme", name="")
         with programs_on(valkey_url, tmp_path) as programs:
             assert_says_so(programs)
-        tenant = await store.api_keys.tenant_of(hash_of(FIRST_KEY))
+        tenant = await tenant_of(store, hash_of(FIRST_KEY))
         assert tenant == (None if state == "revoked" else "acme")
     finally:
         await store.close()

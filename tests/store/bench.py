@@ -54,6 +54,12 @@ def answer(status: int | None = 200, error_type: str | None = None, excerpt: str
     return WebhookResponse(status, error_type, excerpt=excerpt, duration_seconds=0.012)
 
 
+async def tenant_of(store: Store, key_hash: str) -> str | None:
+    """Return the tenant of the valid API key with this hash."""
+    key = await store.api_keys.find(key_hash)
+    return None if key is None else key.tenant
+
+
 def again(delay_seconds: float = 0.0) -> DeliverAgain:
     return DeliverAgain(delay_seconds, "http_5xx (status 500): out of order")
 

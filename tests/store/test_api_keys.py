@@ -3,7 +3,7 @@
 from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.store import Store
-from tests.store.bench import TENANT
+from tests.store.bench import TENANT, tenant_of
 from tests.store.probe import Probe
 
 
@@ -12,12 +12,12 @@ async def test_a_valid_key_has_a_tenant(store: Store) -> None:
     recorded = await store.api_keys.put(key, tenant=TENANT, name="laptop")
     assert recorded is not None
     assert (recorded.tenant, recorded.name, recorded.key_hash) == (TENANT, "laptop", hash_of(key))
-    assert await store.api_keys.tenant_of(hash_of(key)) == TENANT
+    assert await tenant_of(store, hash_of(key)) == TENANT
 
 
 async def test_an_unknown_key_has_no_tenant(store: Store) -> None:
-    assert await store.api_keys.tenant_of(hash_of("qe_unknown")) is None
-    assert await store.api_keys.tenant_of("") is None
+    assert await tenant_of(store, hash_of("qe_unknown")) is None
+    assert await tenant_of(store, "") is None
 
 
 async def test_a_revoked_key_has_no_tenant_and_other_keys_stay_valid(store: Store, probe: Probe) -> None:
@@ -26,7 +26,7 @@ async def test_a_revoked_key_has_no_tenant_and_other_keys_stay_valid(store: Stor
         await store.api_keys.put(key, tenant=f"tenant{number}", name="")
     revoked = await store.api_keys.revoke(hash_of(keys[1])[:12])
     assert [one.tenant for one in revoked] == ["tenant1"]
-    assert [await store.api_keys.tenant_of(hash_of(key)) for key in keys] == ["tenant0", None, "tenant2"]
+    assert [await tenant_of(store, hash_of(key)) for key in keys] == ["tenant0", None, "tenant2"]
     assert len(await store.api_keys.all()) == 2
     assert not [name for name in await probe.keys() if hash_of(keys[1]) in name]
 
@@ -34,7 +34,7 @@ async def test_a_revoked_key_has_no_tenant_and_other_keys_stay_valid(store: Stor
 async def test_revoking_an_unknown_key_revokes_no_key(store: Store) -> None:
     await store.api_keys.put("qe_key", tenant=TENANT, name="")
     assert await store.api_keys.revoke("zz") == []
-    assert await store.api_keys.tenant_of(hash_of("qe_key")) == TENANT
+    assert await tenant_of(store, hash_of("qe_key")) == TENANT
 
 
 async def test_a_known_key_is_never_changed(store: Store, probe: Probe) -> None:
@@ -43,7 +43,7 @@ async def test_a_known_key_is_never_changed(store: Store, probe: Probe) -> None:
     second = await store.api_keys.put("qe_key", tenant="thief", name="new")
     assert first == second
     assert await probe.hash(f"{{qe}}:key:{hash_of('qe_key')}") == before
-    assert await store.api_keys.tenant_of(hash_of("qe_key")) == TENANT
+    assert await tenant_of(store, hash_of("qe_key")) == TENANT
     assert len(await store.api_keys.all()) == 1
 
 
@@ -53,7 +53,7 @@ async def test_a_revoked_key_stays_revoked(store: Store) -> None:
     assert await store.api_keys.revoke(key.key_hash[:8]) == [key]
     for tenant in (TENANT, "other"):
         assert await store.api_keys.put("qe_key", tenant=tenant, name="again") is None
-    assert await store.api_keys.tenant_of(key.key_hash) is None
+    assert await tenant_of(store, key.key_hash) is None
     assert await store.api_keys.all() == []
 
 
@@ -64,8 +64,8 @@ async def test_the_first_key_is_refused_with_a_reason_when_revoked_or_of_another
     assert "was revoked and stays revoked" in (await store.api_keys.put_first("qe_first") or "")
     await store.api_keys.put("qe_anothers", tenant="acme", name="")
     assert "is a key of tenant 'acme' already" in (await store.api_keys.put_first("qe_anothers") or "")
-    assert await store.api_keys.tenant_of(hash_of("qe_anothers")) == "acme"
-    assert await store.api_keys.tenant_of(hash_of("qe_first")) is None
+    assert await tenant_of(store, hash_of("qe_anothers")) == "acme"
+    assert await tenant_of(store, hash_of("qe_first")) is None
 
 
 async def test_making_or_revoking_a_key_is_one_call_of_a_script(store: Store) -> None:
@@ -92,10 +92,10 @@ async def test_a_key_that_is_in_no_list_can_be_revoked_by_its_whole_hash(store: 
     """Older versions left such keys when they crashed between two steps."""
     key_hash = hash_of("qe_stranded")
     await probe.ask("HSET", f"{{qe}}:key:{key_hash}", "tenant", TENANT, "name", "", "created", 1)
-    assert await store.api_keys.tenant_of(key_hash) == TENANT
+    assert await tenant_of(store, key_hash) == TENANT
     assert await store.api_keys.revoke(key_hash[:12]) == []
     assert [key.key_hash for key in await store.api_keys.revoke(key_hash)] == [key_hash]
-    assert await store.api_keys.tenant_of(key_hash) is None
+    assert await tenant_of(store, key_hash) is None
     assert await store.api_keys.revoke(hash_of("qe_never_seen")) == []
 
 
@@ -110,7 +110,7 @@ async def test_a_second_tenant_is_noticed_and_stays_one_without_a_key(store: Sto
     assert not await store.api_keys.has_one_tenant()
     await probe.ask("DEL", "{qe}:tenants")  # as an older version leaves the store
     await store.api_keys.put("qe_d", tenant="third", name="")
-    await store.api_keys.note_tenants()
+    await store.api_keys.index_keys()
     assert not await store.api_keys.has_one_tenant()
 
 

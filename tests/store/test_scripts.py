@@ -36,7 +36,8 @@ DURABLE = {
     *("enqueue", "finish", "retry", "cancel", "rerun", "delete_task", "settle_delivery", "settle_event", "mark"),
     *("create_endpoint", "note_endpoint", "update_endpoint", "set_desired_state"),
     *("create_credential", "update_credential", "delete_credential"),
-    *("put_api_key", "revoke_api_key"),
+    *("put_api_key", "create_api_key", "rotate_api_key", "revoke_api_key"),
+    *("append_audit", "create_tenant", "set_tenant_limits"),
 }
 """Scripts whose replies promise that their writes are kept. Lost writes of all others are detected and repeated."""
 

@@ -23,7 +23,7 @@ from queue_engine.store.redis.cluster import ClusterClient
 from queue_engine.store.store import Store, UnfitStore
 from queue_engine.store.tasks import Submission
 from tests.servers import StoreServer, redis_binary, valkey_binary
-from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, TICK_MS, Bench, again, config, spec
+from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, TICK_MS, Bench, again, config, spec, tenant_of
 from tests.store.probe import Probe
 from tests.topology import ClusterSetup, SentinelSetup
 from tests.upgrade.made_up import FIELD, STEP, TO
@@ -186,7 +186,7 @@ async def test_logs_workers_keys_credentials_and_leadership(store: Store, bench:
 
     key = await store.api_keys.put("qe_something", tenant=TENANT, name="k")
     assert key is not None
-    assert await store.api_keys.tenant_of(key.key_hash) == TENANT
+    assert await tenant_of(store, key.key_hash) == TENANT
     assert len(await store.api_keys.revoke(key.key_hash[:8])) == 1
 
     made = await store.credentials.create(TENANT, "hub", RegistryType.DOCKER_HUB, RegistryAuth("u", "p"))

@@ -5,8 +5,9 @@ import pytest
 from queue_engine.api.http.auth import Authenticator
 from queue_engine.api.http.failed_keys import MAX_REMEMBERED, UNKNOWN_SECONDS, FailedKeys
 from queue_engine.api.http.rate_limit import RateLimiter
-from queue_engine.domain.errors import TooManyRequests, Unauthorized
-from queue_engine.engine.principals import CACHE_SECONDS, MAX_CACHED_KEYS, Principals
+from queue_engine.domain.api_keys import ApiKey
+from queue_engine.domain.errors import StoreUnavailable, TooManyRequests, Unauthorized
+from queue_engine.engine.principals import CACHE_SECONDS, MAX_CACHED_KEYS, USE_NOTE_SECONDS, Principals
 from queue_engine.store.api_keys import hash_of
 
 
@@ -23,9 +24,15 @@ class Keys:
         self.tenants = {hash_of(key): tenant for key, tenant in tenants.items()}
         self.asked = 0
 
-    async def tenant_of(self, key_hash: str) -> str | None:
+        self.noted: list[str] = []
+
+    async def find(self, key_hash: str) -> ApiKey | None:
         self.asked += 1
-        return self.tenants.get(key_hash)
+        tenant = self.tenants.get(key_hash)
+        return None if tenant is None else ApiKey(key_hash, tenant, "", 0)
+
+    async def note_use(self, key_hash: str) -> None:
+        self.noted.append(key_hash)
 
 
 def authenticator_of(principals: Principals, *, clock: Clock | None = None) -> Authenticator:
@@ -153,6 +160,27 @@ async def test_the_limit_of_unknown_keys_can_be_off() -> None:
     for _ in range(1000):
         failed.check("guess", "192.0.2.1")
         failed.note_unknown("guess", "192.0.2.1")
+
+
+async def test_the_use_of_a_key_is_noted_once_a_minute() -> None:
+    keys, clock = Keys(alice="a", bob="b"), Clock()
+    authenticator = authenticator_of(Principals(keys, monotonic=clock), clock=clock)
+    for _ in range(int(USE_NOTE_SECONDS / CACHE_SECONDS)):
+        await authenticator.principal_of(_headers(b"alice"))
+        clock.now += CACHE_SECONDS
+    assert keys.noted == [hash_of("alice")]
+    for key in (b"alice", b"bob", b"alice", b"bob"):
+        await authenticator.principal_of(_headers(key))
+    assert keys.noted == [hash_of("alice"), hash_of("alice"), hash_of("bob")]
+
+
+async def test_a_key_is_valid_while_its_use_cannot_be_noted() -> None:
+    class ReadOnly(Keys):
+        async def note_use(self, key_hash: str) -> None:
+            raise StoreUnavailable("it is a read-only replica")
+
+    authenticator = authenticator_of(Principals(ReadOnly(alice="a")))
+    assert (await authenticator.principal_of(_headers(b"alice"))).tenant == "a"
 
 
 async def test_what_is_remembered_is_bounded() -> None:

@@ -13,6 +13,7 @@ from queue_engine.api.http.responses import Headers, Response, failure
 from queue_engine.domain.errors import (
     EndpointClosed,
     EngineError,
+    Forbidden,
     InvalidRequest,
     NotFound,
     Resource,
@@ -72,12 +73,15 @@ _NOT_FOUND_CODES = {
     Resource.TASK: 24011,
     Resource.WORKER: 10007,
     Resource.CREDENTIAL: 10007,
+    Resource.KEY: 10007,
+    Resource.TENANT: 10007,
 }
 
 _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
     (InvalidRequest, 400, INVALID_REQUEST),
     (BodyStalled, 400, INVALID_REQUEST),
     (Unauthorized, 401, 40101),
+    (Forbidden, 403, 40301),
     (StateConflict, 409, 12001),
     (EndpointClosed, 409, 24000),
     (BodyTooLarge, 413, INVALID_REQUEST),
@@ -102,7 +106,8 @@ def response_to(error: Exception, scope: Scope) -> Response:
 
 def _headers_for(error: EngineError) -> Headers:
     if isinstance(error, (TooManyRequests, StoreUnavailable, WorkerUnavailable)):
-        return ((b"retry-after", b"%d" % error.retry_after_seconds),)
+        seconds = error.retry_after_seconds
+        return () if seconds is None else ((b"retry-after", b"%d" % seconds),)
     if isinstance(error, Unauthorized):
         return ((b"www-authenticate", b"ApiKey"),)
     return CLOSE if isinstance(error, BodyStalled) else ()

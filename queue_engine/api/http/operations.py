@@ -18,15 +18,19 @@ from queue_engine.api.http.envelope import Failure
 from queue_engine.api.http.order_log import log_order
 from queue_engine.api.http.responses import Response
 from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.principals import Right, roles_with
 
 SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
+ROLES = "x-roles"
+"""The member of an operation's description that lists the roles that allow it."""
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FAILURES = {
     400: "A field or a query parameter breaks its rule, or a writing request carries a `webhook-id` header",
-    401: "The API key is missing, malformed, unknown, revoked or sent twice",
+    401: "The API key is missing, malformed, unknown, revoked, expired or sent twice",
+    403: "The role of the API key does not allow the operation",
     404: "Not found, or owned by another tenant",
     409: "The current state does not allow the operation",
     413: "The body is too large",
@@ -39,7 +43,11 @@ _RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type
 
 
 class DescribedRoute(Route):
-    """`app` at `method path`, with its description for OpenAPI."""
+    """`app` at `method path`, with its description for OpenAPI.
+
+    `right` is the right that a key needs, and None for a route without a key. Every route declares it, and
+    `Services.admit` checks it.
+    """
 
     response_model: Any = None
     media_type: str | None = None
@@ -51,6 +59,7 @@ class DescribedRoute(Route):
         path: str,
         app: ASGIApp,
         *,
+        right: Right | None,
         name: str,
         summary: str,
         text: str | None,
@@ -60,12 +69,16 @@ class DescribedRoute(Route):
         success: str = "Successful Response",
     ) -> None:
         super().__init__(path, _not_called, methods=[method], name=name)
+        self.right = right
         self.app = app
         self.methods = {method}  # Starlette adds HEAD, but the edge turns HEAD into GET
         self.responses = responses
         self.success = success
         about = {"description": inspect.cleandoc(text)} if text else {}
-        self.described = {"tags": [tag], "summary": summary, **about, "operationId": name, **described}
+        access: dict[str, Any] = {"security": [] if right is None else SECURITY}
+        if right is not None:
+            access[ROLES] = [role.value for role in roles_with(right)]
+        self.described = {"tags": [tag], "summary": summary, **about, "operationId": name, **described, **access}
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
@@ -81,8 +94,9 @@ class Operation(DescribedRoute):
     """`handler` at `method path`.
 
     `response` is the schema of a successful response. For a response that is not JSON, `media_type` is its type.
-    `failures` are the HTTP statuses of errors besides 500, `takes` is the schema of the request's body, and
-    `parameters` are the parameters of the path and the query. The handler's docstring is part of the API's description.
+    `failures` are the HTTP statuses of errors besides 500 and those that follow from `right`, `takes` is the schema of
+    the request's body, and `parameters` are the parameters of the path and the query. The handler's docstring is part
+    of the API's description.
 
     A writing operation under `/v2` refuses webhook deliveries: a task whose webhook is this API, at an address that is
     not known as its own, would otherwise submit or retry itself forever.
@@ -94,6 +108,7 @@ class Operation(DescribedRoute):
         path: str,
         handler: Handler,
         *,
+        right: Right | None,
         summary: str,
         tag: str,
         response: Any = None,
@@ -101,10 +116,9 @@ class Operation(DescribedRoute):
         failures: Sequence[int] = (),
         takes: type[BaseModel] | None = None,
         parameters: Sequence[dict[str, Any]] = (),
-        public: bool = False,
     ) -> None:
-        writes = method not in _SAFE_METHODS and path.startswith("/v2/")
-        statuses = sorted({*failures, 500, *((400,) if writes else ())})
+        writes = method not in SAFE_METHODS and path.startswith("/v2/")
+        statuses = sorted({*failures, 500, *((400,) if writes else ()), *failures_of(right)})
         described: dict[str, Any] = {"requestBody": _body(takes)} if takes is not None else {}
         if parameters:
             described["parameters"] = list(parameters)
@@ -112,12 +126,13 @@ class Operation(DescribedRoute):
             method,
             path,
             _responding(handler, writes=writes),
+            right=right,
             name=handler.__name__,
             summary=summary,
             text=handler.__doc__,
             tag=tag,
             responses={status: described_failure(status) for status in statuses},
-            described=described | {"security": [] if public else SECURITY},
+            described=described,
         )
         self.response_model = response
         self.media_type = media_type
@@ -134,6 +149,13 @@ def _responding(handler: Handler, *, writes: bool) -> ASGIApp:
         await response.send(send)
 
     return app
+
+
+def failures_of(right: Right | None) -> tuple[int, ...]:
+    """Return the HTTP statuses of errors that follow from the right that a route needs."""
+    if right is None:
+        return ()
+    return (401, 429, 503) if right is Right.IDENTIFY else (401, 403, 429, 503)
 
 
 def _check_no_delivery(scope: Scope) -> None:

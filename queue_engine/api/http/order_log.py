@@ -13,7 +13,7 @@ from queue_engine.observability.logs import log_soon
 log = logging.getLogger(__name__)
 
 _FACTS = "queue_engine.order"
-_FIELDS = {"taskId": "task", "workerId": "worker", "count": "count"}
+_FIELDS = {"taskId": "task", "workerId": "worker", "count": "count", "keyId": "key", "tenantName": "of_tenant"}
 """Log fields of the parts of a path."""
 
 

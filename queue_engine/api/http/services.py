@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from starlette.requests import Request
 from starlette.types import Scope
@@ -10,13 +10,15 @@ from starlette.types import Scope
 from queue_engine.api.http.auth import Authenticator
 from queue_engine.api.http.bodies import BodyReader
 from queue_engine.api.http.connections import CONNECTION, Connection
+from queue_engine.api.http.operations import SAFE_METHODS
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id, is_task_id, is_worker_id
-from queue_engine.domain.principals import Principal
+from queue_engine.domain.principals import Principal, Right
+from queue_engine.engine.access import check_may
 from queue_engine.engine.engine import Engine
 
 
@@ -31,24 +33,39 @@ class Services:
     catalogue: Catalogue
 
     async def admit(self, request: Request) -> Principal:
-        """Return the principal of the request. Raises Unauthorized, TooManyRequests, StoreUnavailable."""
+        """Return the principal of the request, if its role allows the operation.
+
+        Raises Unauthorized, Forbidden, TooManyRequests, StoreUnavailable.
+        """
         principal = await self.admit_to(request.scope)
         note(request, tenant=principal.tenant)
         return principal
 
     async def admit_to(self, scope: Scope) -> Principal:
-        """Return the principal of a request by its scope: see `admit`."""
-        client: tuple[str, int] | None = scope["client"]
-        principal = await self.authenticator.principal_of(scope["headers"], client[0] if client else "")
+        """Return the principal of a request by its scope: see `admit`.
+
+        This is the only place that checks the right that the route declares. Use cases check what depends on an object.
+        """
+        address = _address_of(scope)
+        principal = await self.authenticator.principal_of(scope["headers"], address)
         connection: Connection | None = scope.get(CONNECTION)
         if connection is not None:
             connection.admit(principal.tenant)
         self.limiter.take(principal.tenant)
-        return principal
+        right: Right = scope["route"].right
+        check_may(principal, right)
+        # Submissions are not audited, and most requests are submissions.
+        is_audited = scope["method"] not in SAFE_METHODS and right is not Right.SUBMIT
+        return replace(principal, address=address) if is_audited else principal
 
     async def endpoint(self, request: Request, principal: Principal) -> Endpoint:
         """Return the endpoint in the path. Raises NotFound, StoreUnavailable."""
         return await self.engine.endpoints.get(principal, endpoint_id_in(request))
+
+
+def _address_of(scope: Scope) -> str:
+    client: tuple[str, int] | None = scope["client"]
+    return client[0] if client else ""
 
 
 def endpoint_id_in(request: Request) -> str:

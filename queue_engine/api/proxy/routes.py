@@ -11,7 +11,7 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from queue_engine.api.http.errors import BodyTooLarge, ResponseCutOff, WorkerUnavailable
-from queue_engine.api.http.operations import SECURITY, DescribedRoute, described_failure, in_path
+from queue_engine.api.http.operations import DescribedRoute, described_failure, failures_of, in_path
 from queue_engine.api.http.services import Services
 from queue_engine.api.http.slots import TenantSlots
 from queue_engine.api.proxy import rules
@@ -20,6 +20,7 @@ from queue_engine.api.proxy.workers import MAX_REMEMBERED, Balancer
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id
+from queue_engine.domain.principals import Right
 from queue_engine.engine.upstreams import Listing, Upstream
 
 log = logging.getLogger(__name__)
@@ -113,15 +114,16 @@ class ForwardRoute(DescribedRoute):
             method,
             PATH,
             forward,
+            right=Right.SUBMIT,
             name=f"forward_{method.lower()}",
             summary="Send a request to a worker",
             text=forward.__doc__,
             tag=TAG,
             responses={
-                **{status: described_failure(status) for status in (400, 401, 404, 413, 429, 503)},
+                **{status: described_failure(status) for status in sorted({400, *failures_of(Right.SUBMIT), 404, 413})},
                 "default": _ANSWER,
             },
-            described={"parameters": _PARAMETERS, "security": SECURITY},
+            described={"parameters": _PARAMETERS},
             success=_ANSWER["description"],
         )
 

@@ -10,6 +10,8 @@ import hashlib
 from html import escape
 from typing import Any
 
+from queue_engine.api.http.operations import ROLES
+
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60em;margin:2em auto;padding:0 1em;color:#222}"
     "code{font-size:90%;background:#f2f2f2;padding:.1em .3em}h2{margin-top:2em}"
@@ -48,6 +50,8 @@ def _section(document: dict[str, Any], tag: dict[str, str]) -> str:
 
 def _operation(document: dict[str, Any], method: str, path: str, operation: dict[str, Any]) -> str:
     parts = [f"<summary><code>{method.upper()} {escape(path)}</code> {escape(operation['summary'])}</summary>"]
+    if roles := operation.get(ROLES):
+        parts.append(f"<p>Roles: {_prose(', '.join(roles))}</p>")
     parameters = [
         (parameter["name"], _kind(parameter["schema"]), parameter["description"])
         for parameter in operation.get("parameters", [])

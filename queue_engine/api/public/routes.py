@@ -91,26 +91,26 @@ class OperationsRoutes:
         return [
             Operation(
                 "GET", "/", self.show_index, summary="List the paths of the documentation and the checks", tag=TAG,
-                public=True, response=Success[IndexView],
+                right=None, response=Success[IndexView],
             ),
             Operation(
-                "GET", "/healthz", self.is_alive, summary="Check that this process is alive", tag=TAG, public=True,
+                "GET", "/healthz", self.is_alive, summary="Check that this process is alive", tag=TAG, right=None,
                 response=Success[HealthView],
             ),
             Operation(
                 "GET", "/readyz", self.is_ready, summary="Check that the store is reachable and writable", tag=TAG,
-                public=True, response=Success[HealthView], failures=(503,),
+                right=None, response=Success[HealthView], failures=(503,),
             ),
             Operation(
                 "GET", "/metrics", self.show_metrics, summary="Read the metrics in the Prometheus text format", tag=TAG,
-                public=True, media_type="text/plain",
+                right=None, media_type="text/plain",
             ),
             Operation(
                 "GET", "/openapi.json", self.show_openapi, summary="Read this description as an OpenAPI document",
-                tag=TAG, public=True, response=dict[str, Any],
+                tag=TAG, right=None, response=dict[str, Any],
             ),
             Operation(
-                "GET", "/docs", self.show_docs, summary="Read this description as a page", tag=TAG, public=True,
+                "GET", "/docs", self.show_docs, summary="Read this description as a page", tag=TAG, right=None,
                 media_type="text/html",
             ),
         ]  # fmt: skip

@@ -19,6 +19,7 @@ from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryTy
 from queue_engine.domain.errors import NotFound, Resource
 from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.ids import is_endpoint_id
+from queue_engine.domain.principals import Right
 
 TAG = "credentials"
 PATH = "/v2/container-registry-auths"
@@ -44,24 +45,28 @@ class CredentialRoutes:
     def operations(self) -> list[Operation]:
         return [
             Operation(
-                "POST", PATH, self.create_credential, summary="Create a credential", tag=TAG,
+                "POST", PATH, self.create_credential, right=Right.MANAGE_TENANT, summary="Create a credential", tag=TAG,
                 response=Success[CredentialView], takes=CreateCredential, failures=(400, 401, 413, 415, 429, 503),
             ),
             Operation(
-                "GET", PATH, self.list_credentials, summary="List credentials, newest first", tag=TAG,
+                "GET", PATH, self.list_credentials, right=Right.VIEW_TENANT,
+                summary="List credentials, newest first", tag=TAG,
                 response=Success[list[CredentialView]], failures=(401, 429, 503),
             ),
             Operation(
-                "GET", f"{PATH}/{{id}}", self.get_credential, summary="Read a credential", tag=TAG,
+                "GET", f"{PATH}/{{id}}", self.get_credential, right=Right.VIEW_TENANT,
+                summary="Read a credential", tag=TAG,
                 response=Success[CredentialView], parameters=[CREDENTIAL_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "PATCH", f"{PATH}/{{id}}", self.update_credential, summary="Change a credential", tag=TAG,
+                "PATCH", f"{PATH}/{{id}}", self.update_credential, right=Right.MANAGE_TENANT,
+                summary="Change a credential", tag=TAG,
                 response=Success[CredentialView], takes=UpdateCredential, parameters=[CREDENTIAL_ID],
                 failures=(400, 401, 404, 413, 415, 429, 503),
             ),
             Operation(
-                "DELETE", f"{PATH}/{{id}}", self.delete_credential, summary="Delete a credential", tag=TAG,
+                "DELETE", f"{PATH}/{{id}}", self.delete_credential, right=Right.MANAGE_TENANT,
+                summary="Delete a credential", tag=TAG,
                 response=Success[bool], parameters=[CREDENTIAL_ID], failures=(401, 404, 409, 429, 503),
             ),
         ]  # fmt: skip

@@ -19,7 +19,7 @@ from queue_engine.api.v2.pages import optional_page_in, page_parameters
 from queue_engine.domain.endpoints import MAX_WORKERS, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for
-from queue_engine.domain.principals import Principal
+from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.engine.endpoints import References
 
@@ -38,55 +38,62 @@ class EndpointRoutes:
     def operations(self) -> list[Operation]:
         return [
             Operation(
-                "POST", "/v2/serverless", self.create_endpoint, summary="Create an endpoint", tag=TAG,
+                "POST", "/v2/serverless", self.create_endpoint, right=Right.MANAGE_TENANT,
+                summary="Create an endpoint", tag=TAG,
                 response=Success[EndpointView], takes=CreateEndpoint, failures=(400, 401, 413, 415, 429, 503),
             ),
             Operation(
-                "GET", "/v2/serverless", self.list_endpoints, summary="List endpoints, newest first", tag=TAG,
-                response=Success[list[EndpointView]],
+                "GET", "/v2/serverless", self.list_endpoints, right=Right.VIEW,
+                summary="List endpoints, newest first", tag=TAG, response=Success[list[EndpointView]],
                 parameters=[_status_list(EndpointStatus), *page_parameters("endpoints", optional=True)],
                 failures=(400, 401, 429, 503),
             ),
             Operation(
-                "GET", "/v2/serverless/{id}", self.get_endpoint, summary="Read an endpoint", tag=TAG,
+                "GET", "/v2/serverless/{id}", self.get_endpoint, right=Right.VIEW, summary="Read an endpoint", tag=TAG,
                 response=Success[EndpointView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "PATCH", "/v2/serverless/{id}", self.update_endpoint, summary="Change an endpoint", tag=TAG,
+                "PATCH", "/v2/serverless/{id}", self.update_endpoint, right=Right.MANAGE,
+                summary="Change an endpoint", tag=TAG,
                 response=Success[EndpointView], takes=UpdateEndpoint, parameters=[ENDPOINT_ID],
                 failures=(400, 401, 404, 413, 415, 429, 503),
             ),
             Operation(
-                "DELETE", "/v2/serverless/{id}", self.delete_endpoint, summary="Delete an endpoint and its tasks",
+                "DELETE", "/v2/serverless/{id}", self.delete_endpoint, right=Right.MANAGE,
+                summary="Delete an endpoint and its tasks",
                 tag=TAG, response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "POST", "/v2/serverless/{id}/start", self.start_endpoint, summary="Start an endpoint", tag=TAG,
+                "POST", "/v2/serverless/{id}/start", self.start_endpoint, right=Right.OPERATE,
+                summary="Start an endpoint", tag=TAG,
                 response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "POST", "/v2/serverless/{id}/stop", self.stop_endpoint, summary="Stop an endpoint", tag=TAG,
+                "POST", "/v2/serverless/{id}/stop", self.stop_endpoint, right=Right.OPERATE,
+                summary="Stop an endpoint", tag=TAG,
                 response=Success[bool], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "PUT", "/v2/serverless/{id}/workers", self.scale_endpoint, summary="Set the number of workers",
+                "PUT", "/v2/serverless/{id}/workers", self.scale_endpoint, right=Right.OPERATE,
+                summary="Set the number of workers",
                 tag=TAG, response=Success[bool],
                 parameters=[ENDPOINT_ID, in_query("count", "Desired workers", _COUNT, required=True)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
-                "PUT", "/v2/serverless/{id}/workers/{count}", self.scale_endpoint_by_path,
+                "PUT", "/v2/serverless/{id}/workers/{count}", self.scale_endpoint_by_path, right=Right.OPERATE,
                 summary="Set the number of workers", tag=TAG, response=Success[bool],
                 parameters=[ENDPOINT_ID, in_path("count", "Desired workers", _COUNT)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
-                "GET", "/v2/serverless/{id}/workers", self.list_workers, summary="List workers, oldest first", tag=TAG,
+                "GET", "/v2/serverless/{id}/workers", self.list_workers, right=Right.VIEW,
+                summary="List workers, oldest first", tag=TAG,
                 response=Success[list[WorkerView]], parameters=[ENDPOINT_ID, _status_list(WorkerStatus)],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
-                "GET", "/v2/serverless/{id}/webhook-secret", self.get_webhook_secret,
+                "GET", "/v2/serverless/{id}/webhook-secret", self.get_webhook_secret, right=Right.MANAGE,
                 summary="Read the signing secret of an endpoint's webhooks", tag=TAG,
                 response=Success[WebhookSecretView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),

@@ -138,6 +138,7 @@ _RULES = {
     "too_short": "must have {min_length} items or more",
     "too_long": "must have {max_length} items or fewer",
     "enum": "must be {expected}",
+    "literal_error": "must be {expected}",
     "value_error": "{error}",
 }
 

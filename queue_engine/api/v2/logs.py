@@ -18,6 +18,7 @@ from queue_engine.api.v2.log_views import LogPageView, log_page_view
 from queue_engine.api.v2.times import epoch_ms
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.logs import LogQuery, Place
+from queue_engine.domain.principals import Right
 
 TAG = "endpoints"
 DEFAULT_PAGE_SIZE = 100
@@ -47,7 +48,7 @@ class LogRoutes:
     def operations(self) -> list[Operation]:
         return [
             Operation(
-                "GET", "/v2/serverless/{id}/workers/{workerId}/logs", self.get_logs,
+                "GET", "/v2/serverless/{id}/workers/{workerId}/logs", self.get_logs, right=Right.VIEW,
                 summary="Read the log of a worker's container", tag=TAG, response=Success[LogPageView],
                 parameters=[ENDPOINT_ID, WORKER_ID, *_log_parameters()], failures=(400, 401, 404, 429, 503),
             ),

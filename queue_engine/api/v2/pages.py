@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from queue_engine.api.http.operations import in_query
@@ -35,6 +36,12 @@ def page_parameters(entries: str, *, optional: bool = False) -> list[dict[str, o
         in_query("pageNumber", f"Number of the page, from 1{note}", _integer(MAX_PAGE_NUMBER, 1, optional)),
         in_query("pageSize", f"Maximum number of {entries} on a page", size),
     ]
+
+
+def page_view(items: Sequence[Any], total: int, page: Page) -> dict[str, Any]:
+    """Return the response with the entries of a page; `total` is the number of entries on all pages."""
+    pages = -(-total // page.size)
+    return {"items": items, "page": page.number, "size": page.size, "total": total, "pages": pages}
 
 
 def _integer(maximum: int, default: int, optional: bool) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from queue_engine.api.v2.task_views import (
     task_standing_view,
 )
 from queue_engine.domain.field_errors import raise_for
+from queue_engine.domain.principals import Right
 from queue_engine.domain.tasks import TaskStatus
 from queue_engine.engine.submissions import counted_rejections
 
@@ -50,44 +51,48 @@ class TaskRoutes:
         tasks, task = "/v2/serverless/{id}/tasks", "/v2/serverless/{id}/tasks/{taskId}"
         return [
             Operation(
-                "POST", tasks, self.submit_task, summary="Submit a task", tag=TAG, response=Success[SubmittedView],
+                "POST", tasks, self.submit_task, right=Right.SUBMIT,
+                summary="Submit a task", tag=TAG, response=Success[SubmittedView],
                 takes=SubmitTask, parameters=[ENDPOINT_ID], failures=(400, 401, 404, 409, 413, 415, 429, 503),
             ),
             Operation(
-                "GET", tasks, self.list_tasks, summary="List tasks, newest first", tag=TAG,
+                "GET", tasks, self.list_tasks, right=Right.VIEW, summary="List tasks, newest first", tag=TAG,
                 response=Success[TaskPageView], parameters=[ENDPOINT_ID, *_page_parameters()],
                 failures=(400, 401, 404, 429, 503),
             ),
             Operation(
-                "GET", f"{tasks}/count", self.count_tasks, summary="Count tasks", tag=TAG,
+                "GET", f"{tasks}/count", self.count_tasks, right=Right.VIEW, summary="Count tasks", tag=TAG,
                 response=Success[TaskCountsView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "GET", task, self.get_task, summary="Read a task with its input and output", tag=TAG,
+                "GET", task, self.get_task, right=Right.VIEW_TASK,
+                summary="Read a task with its input and output", tag=TAG,
                 response=Success[TaskDetailView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "GET", f"{task}/deliveries", self.list_deliveries,
+                "GET", f"{task}/deliveries", self.list_deliveries, right=Right.VIEW_TASK,
                 summary="List the latest attempts to deliver a task's result, oldest first", tag=TAG,
                 response=Success[list[DeliveryAttemptView]], parameters=[ENDPOINT_ID, TASK_ID],
                 failures=(401, 404, 429, 503),
             ),
             Operation(
-                "GET", f"{task}/attempts", self.list_attempts,
+                "GET", f"{task}/attempts", self.list_attempts, right=Right.VIEW_TASK,
                 summary="List the latest attempts of a task, oldest first", tag=TAG,
                 response=Success[list[AttemptView]], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "POST", f"{task}/cancel", self.cancel_task, summary="Cancel a task", tag=TAG,
+                "POST", f"{task}/cancel", self.cancel_task, right=Right.CANCEL, summary="Cancel a task", tag=TAG,
                 response=Success[TaskStandingView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
             ),
             Operation(
-                "POST", f"{task}/retry", self.retry_task, summary="Run an ended task again", tag=TAG,
+                "POST", f"{task}/retry", self.retry_task, right=Right.OPERATE,
+                summary="Run an ended task again", tag=TAG,
                 response=Success[TaskStandingView], parameters=[ENDPOINT_ID, TASK_ID],
                 failures=(401, 404, 409, 429, 503),
             ),
             Operation(
-                "DELETE", task, self.delete_task, summary="Remove an ended task", tag=TAG, response=Success[bool],
+                "DELETE", task, self.delete_task, right=Right.MANAGE,
+                summary="Remove an ended task", tag=TAG, response=Success[bool],
                 parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 409, 429, 503),
             ),
         ]  # fmt: skip

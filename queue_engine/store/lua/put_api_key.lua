@@ -2,7 +2,7 @@
 -- key stays revoked.
 --
 -- flags: allow-oom, durable
--- keys: api_key, api_keys, revoked (all revoked API keys), tenants
+-- keys: api_key, api_keys, revoked (all revoked and all limited API keys), tenants, tenant_keys
 -- arguments: key_hash text, tenant text, name text
 -- replies:
 --   OK: tenant text, name text, created_ms integer (as stored)
@@ -14,4 +14,5 @@ end
 local stored = redis.call('HMGET', api_key, 'tenant', 'name', 'created')
 redis.call('SADD', api_keys, key_hash)
 redis.call('SADD', tenants, stored[1])
+if stored[1] == tenant then redis.call('ZADD', tenant_keys, stored[3] or '0', key_hash) end
 return { 'OK', stored[1], stored[2] or '', stored[3] or '0' }

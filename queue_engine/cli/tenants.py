@@ -1,0 +1,136 @@
+"""`queue-engine tenants …`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from queue_engine.cli.keys import note_change, warn_of_second_tenant
+from queue_engine.cli.options import RedisUrl
+from queue_engine.cli.running import fail, run
+from queue_engine.cli.store_access import with_store
+from queue_engine.domain.audit import Action, tenant_target
+from queue_engine.domain.errors import EngineError
+from queue_engine.domain.tenants import (
+    DEFAULT_LIMITS,
+    MAX_LIMIT,
+    TENANT_NAME_RULE,
+    Limit,
+    Tenant,
+    is_tenant_name,
+)
+from queue_engine.store.store import Store
+
+commands = typer.Typer()
+group = typer.Typer(no_args_is_help=True, help="Create tenants, list them, and set their limits.")
+commands.add_typer(group, name="tenants")
+
+TENANTS_PER_READ = 1000
+DEFAULT = "default"
+_HELP = f"a number from 0 (no limit) to {MAX_LIMIT}, or `{DEFAULT}`"
+
+
+def _option(limit: Limit, things: str) -> Any:
+    return typer.Option(help=f"Maximum number of {things}: {_HELP} ({DEFAULT_LIMITS[limit]})")
+
+
+Endpoints = Annotated[str | None, _option(Limit.ENDPOINTS, "endpoints")]
+Credentials = Annotated[str | None, _option(Limit.CREDENTIALS, "credentials")]
+WorkersPerEndpoint = Annotated[str | None, _option(Limit.WORKERS_PER_ENDPOINT, "workers of one endpoint")]
+Workers = Annotated[str | None, _option(Limit.WORKERS, "workers of all endpoints")]
+
+
+@group.command("create")
+def create_tenant(
+    name: Annotated[str, typer.Argument(help="Name of the tenant")],
+    endpoints: Endpoints = None,
+    credentials: Credentials = None,
+    workers_per_endpoint: WorkersPerEndpoint = None,
+    workers: Workers = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Create a tenant, and print its limits. `keys create --tenant NAME` makes its first key."""
+    if not is_tenant_name(name):
+        fail(f"NAME: {TENANT_NAME_RULE}")
+    limits = _limits(endpoints, credentials, workers_per_endpoint, workers)
+    _print(run(with_store(redis_url, lambda store: _create(store, name, limits))))
+
+
+async def _create(store: Store, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
+    had_one_tenant = await store.api_keys.has_one_tenant()
+    if not await store.tenants.create(name):
+        raise EngineError(f"there is a tenant {name} already")
+    await note_change(store, name, Action.CREATE_TENANT, tenant_target(name))
+    await warn_of_second_tenant(store, had_one_tenant)
+    return await _set_limits(store, name, limits)
+
+
+@group.command("list")
+def list_tenants(redis_url: RedisUrl = None) -> None:
+    """List the tenants by name, each with its time of creation and the limits that differ from the defaults."""
+    for tenant in run(with_store(redis_url, _all)):
+        created = "-" if tenant.created_at_ms is None else _shown(tenant.created_at_ms)
+        limits = " ".join(f"{limit}={value}" for limit, value in tenant.overrides.items())
+        typer.echo(f"{tenant.name:<20} {created:<16}  {limits}".rstrip())
+
+
+async def _all(store: Store) -> list[Tenant]:
+    tenants: list[Tenant] = []
+    number = 1
+    while page := (await store.tenants.page(page=number, size=TENANTS_PER_READ)).tenants:
+        tenants += page
+        number += 1
+    return tenants
+
+
+@group.command("limits")
+def limit_tenant(
+    name: Annotated[str, typer.Argument(help="Name of the tenant")],
+    endpoints: Endpoints = None,
+    credentials: Credentials = None,
+    workers_per_endpoint: WorkersPerEndpoint = None,
+    workers: Workers = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Set the given limits of a tenant, and print all its limits. They are recorded; nothing is refused by them yet."""
+    limits = _limits(endpoints, credentials, workers_per_endpoint, workers)
+    _print(run(with_store(redis_url, lambda store: _set_limits(store, name, limits))))
+
+
+async def _set_limits(store: Store, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
+    await store.tenants.set_limits(name, limits)
+    tenant = await store.tenants.get(name)
+    if tenant is None:
+        raise EngineError(f"there is no tenant {name}")
+    if limits:
+        await note_change(store, name, Action.SET_TENANT_LIMITS, tenant_target(name))
+    return tenant
+
+
+def _limits(*texts: str | None) -> dict[Limit, int | None]:
+    """Return the limits of the options, which are in the order of their definition."""
+    return {limit: _number(limit, text) for limit, text in zip(Limit, texts, strict=True) if text is not None}
+
+
+def _number(limit: Limit, text: str) -> int | None:
+    """Return the value of an option; None for the default."""
+    if text == DEFAULT:
+        return None
+    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > MAX_LIMIT:
+        option = re.sub("([A-Z])", lambda match: f"-{match[1].lower()}", limit.value)
+        fail(f"--{option}: must be {_HELP}")
+    return int(text)
+
+
+def _print(tenant: Tenant) -> None:
+    for limit, value in tenant.limits.items():
+        origin = "" if limit in tenant.overrides else f"  ({DEFAULT})"
+        typer.echo(f"{limit:<20} {value}{origin}")
+
+
+def _shown(epoch_ms: int) -> str:
+    return f"{datetime.fromtimestamp(epoch_ms / 1000, UTC):%Y-%m-%d %H:%M}"

@@ -1,0 +1,87 @@
+"""The audit log: a record of each change that is made with a key, except submissions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_AUDIT_RECORDS = 10_000
+"""Limit of a tenant's records. The oldest are removed."""
+
+
+class Action(StrEnum):
+    """A change that is recorded."""
+
+    CREATE_ENDPOINT = "create_endpoint"
+    UPDATE_ENDPOINT = "update_endpoint"
+    SCALE_ENDPOINT = "scale_endpoint"
+    START_ENDPOINT = "start_endpoint"
+    STOP_ENDPOINT = "stop_endpoint"
+    DELETE_ENDPOINT = "delete_endpoint"
+    CANCEL_TASK = "cancel_task"
+    RETRY_TASK = "retry_task"
+    DELETE_TASK = "delete_task"
+    CREATE_CREDENTIAL = "create_credential"
+    UPDATE_CREDENTIAL = "update_credential"
+    DELETE_CREDENTIAL = "delete_credential"
+    CREATE_KEY = "create_key"
+    ROTATE_KEY = "rotate_key"
+    REVOKE_KEY = "revoke_key"
+    CREATE_TENANT = "create_tenant"
+    SET_TENANT_LIMITS = "set_tenant_limits"
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change and its author, without any value that the change set: those may be secrets."""
+
+    action: Action
+    target: str
+    """The changed object, such as `endpoint 7` or `endpoint 7, task a`."""
+    key_id: str
+    """Empty for a change on the command line."""
+    key_name: str
+    address: str
+    """The network address of the client."""
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """A change as recorded."""
+
+    record_id: str
+    """Its place in the log: later records have greater ids."""
+    at_ms: int
+    change: Change
+
+
+@dataclass(frozen=True)
+class AuditPage:
+    """A page of the log, newest first."""
+
+    records: tuple[AuditRecord, ...]
+    has_more: bool
+
+
+def endpoint_target(endpoint_id: str) -> str:
+    return f"endpoint {endpoint_id}"
+
+
+def task_target(endpoint_id: str, task_id: str) -> str:
+    return f"endpoint {endpoint_id}, task {task_id}"
+
+
+def credential_target(credential_id: int) -> str:
+    return f"credential {credential_id}"
+
+
+def key_target(key_id: str) -> str:
+    return f"key {key_id}"
+
+
+def rotation_target(key_id: str, new_key_id: str) -> str:
+    return f"key {key_id}, new key {new_key_id}"
+
+
+def tenant_target(name: str) -> str:
+    return f"tenant {name}"

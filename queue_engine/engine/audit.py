@@ -1,0 +1,86 @@
+"""Record changes in the tenant's audit log, and read the log.
+
+A use case calls `note` after it has made a change. When the store fails between the change and its record, the change
+stays, the request succeeds, the record is logged as an error, and this process writes it when the store is available
+again. Only a process that ends before that loses the record, and then the process's log has it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from dataclasses import asdict, dataclass
+
+from queue_engine.aio import retry_while_unavailable
+from queue_engine.domain.audit import Action, AuditPage, Change
+from queue_engine.domain.errors import InvalidRequest, StoreUnavailable
+from queue_engine.domain.principals import Principal
+from queue_engine.engine.patience import from_store
+from queue_engine.store.audit import AuditStore, is_record_id
+
+log = logging.getLogger(__name__)
+
+MAX_UNWRITTEN = 1000
+"""Limit of the records that wait for the store. Further ones are only in the log of this process."""
+
+
+@dataclass(frozen=True)
+class _Unwritten:
+    tenant: str
+    change_id: str
+    change: Change
+
+
+class Audit:
+    """The audit log of each tenant."""
+
+    def __init__(self, audit: AuditStore) -> None:
+        self._audit = audit
+        self._unwritten: deque[_Unwritten] = deque()
+        self._writing: asyncio.Task[None] | None = None
+
+    async def note(self, principal: Principal, action: Action, target: str, *, tenant: str | None = None) -> None:
+        """Record a change that the principal has made, in the log of its tenant or of `tenant`.
+
+        Does not raise StoreUnavailable, because the change has been made.
+        """
+        change = Change(action, target, principal.key_id, principal.key_name, principal.address)
+        record = _Unwritten(principal.tenant if tenant is None else tenant, uuid.uuid4().hex, change)
+        try:
+            await from_store(self._write(record))
+        except StoreUnavailable as error:
+            self._keep(record, error)
+
+    async def page(self, principal: Principal, *, before: str | None, size: int) -> AuditPage:
+        """Return the tenant's records, newest first: see `AuditStore.page`. Raises InvalidRequest, StoreUnavailable."""
+        if before is not None and not is_record_id(before):
+            raise InvalidRequest("before", "must be the id of a record")
+        return await from_store(self._audit.page(principal.tenant, before=before, size=size))
+
+    async def _write(self, record: _Unwritten) -> None:
+        await self._audit.append(record.tenant, record.change_id, record.change)
+
+    def _keep(self, record: _Unwritten, error: StoreUnavailable) -> None:
+        is_full = len(self._unwritten) >= MAX_UNWRITTEN
+        facts = {"tenant": record.tenant, **asdict(record.change)}
+        text = "an audit record is only in this log" if is_full else "an audit record waits for the store"
+        log.error("%s: the store is unavailable: %s", text, error.reason, extra=facts)
+        if is_full:
+            return
+        self._unwritten.append(record)
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(self._write_all(), name="write audit records")
+
+    async def _write_all(self) -> None:
+        while self._unwritten:
+            await retry_while_unavailable(self._write_oldest, passing=_reason, what="audit")
+            self._unwritten.popleft()
+
+    async def _write_oldest(self) -> None:
+        await from_store(self._write(self._unwritten[0]))
+
+
+def _reason(error: BaseException) -> str | None:
+    return error.reason if isinstance(error, StoreUnavailable) else None

@@ -1,0 +1,144 @@
+"""Create, list, rotate and revoke the API keys of a tenant.
+
+No principal makes a key with more rights, more endpoints or a later end than its own key has. A key for some endpoints
+sees and revokes only keys whose rights and endpoints are a part of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from queue_engine.crypto.api_keys import new_api_key
+from queue_engine.domain.api_keys import (
+    MAX_KEYS_PER_TENANT,
+    ApiKey,
+    Grant,
+    has_access_of,
+    lives_as_long_as,
+)
+from queue_engine.domain.audit import Action, key_target, rotation_target
+from queue_engine.domain.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    QuotaReached,
+    Resource,
+    StateConflict,
+)
+from queue_engine.domain.field_errors import FieldError, raise_for
+from queue_engine.domain.principals import Principal
+from queue_engine.engine.audit import Audit
+from queue_engine.engine.patience import from_store
+from queue_engine.store.api_keys import ApiKeyStore, Creation, KeyPage, Rotation, hash_of, id_of
+from queue_engine.store.endpoints import EndpointStore
+
+_TOO_LATE: FieldError = ("expiresAt", "must not be after the end of your key")
+
+
+@dataclass(frozen=True)
+class NewKey:
+    """A key that was just created. The key itself is not stored, so it cannot be read again."""
+
+    stored: ApiKey
+    secret: str
+
+
+class Keys:
+    """The API keys of each tenant.
+
+    Each use case raises StoreUnavailable. Use cases that take a key's id also raise NotFound.
+    """
+
+    def __init__(self, keys: ApiKeyStore, endpoints: EndpointStore, audit: Audit) -> None:
+        self._keys = keys
+        self._endpoints = endpoints
+        self._audit = audit
+
+    async def page(self, principal: Principal, *, page: int, size: int) -> KeyPage:
+        """Return page number `page` (1 for the first) of the keys that the principal may manage, newest first."""
+        if principal.endpoints is None:
+            return await from_store(self._keys.page_of(principal.tenant, page=page, size=size))
+        every = await from_store(self._keys.page_of(principal.tenant, page=1, size=MAX_KEYS_PER_TENANT))
+        own = [key for key in every.keys if has_access_of(principal, key)]
+        return KeyPage(own[(page - 1) * size : page * size], len(own))
+
+    async def create(self, principal: Principal, grant: Grant) -> NewKey:
+        """Create a key. Endpoints and end that `grant` does not have are those of the principal's key.
+
+        Raises InvalidRequest, Forbidden, QuotaReached.
+        """
+        granted = _inherited(principal, grant)
+        raise_for(await self._field_errors(principal, granted))
+        if not has_access_of(principal, granted):
+            raise Forbidden("no key makes a key with more rights than its own")
+        secret = new_api_key()
+        match await from_store(self._keys.create(secret, principal.tenant, granted)):
+            case Creation.PAST:
+                raise InvalidRequest("expiresAt", "must be in the future")
+            case Creation.FULL:
+                raise _full()
+        await self._audit.note(principal, Action.CREATE_KEY, key_target(id_of(secret)))
+        return NewKey(await self._stored(secret), secret)
+
+    async def rotate(self, principal: Principal, key_id: str, *, overlap_seconds: int) -> NewKey:
+        """Replace a key by a new one with the same rights and the same end. The old key ends after the overlap.
+
+        Raises Forbidden for a key that lives longer than the principal's, StateConflict, QuotaReached.
+        """
+        key = await self._find(principal, key_id)
+        if not lives_as_long_as(principal, key):
+            raise Forbidden("no key makes a key that lives longer than itself")
+        secret = new_api_key()
+        match await from_store(self._keys.rotate(key, secret, overlap_ms=overlap_seconds * 1000)):
+            case Rotation.NOT_FOUND:
+                raise NotFound(Resource.KEY)
+            case Rotation.ROTATED:
+                raise StateConflict("the key has been rotated before; rotate the key that replaces it")
+            case Rotation.FULL:
+                raise _full()
+        await self._audit.note(principal, Action.ROTATE_KEY, rotation_target(key_id, id_of(secret)))
+        return NewKey(await self._stored(secret), secret)
+
+    async def revoke(self, principal: Principal, key_id: str) -> None:
+        """Revoke a key permanently. All processes refuse it within two seconds."""
+        await from_store(self._keys.revoke_key(await self._find(principal, key_id)))
+        await self._audit.note(principal, Action.REVOKE_KEY, key_target(key_id))
+
+    async def _field_errors(self, principal: Principal, granted: Grant) -> list[FieldError]:
+        """Return the errors of well-formed fields that the principal may not grant."""
+        errors = [] if lives_as_long_as(principal, granted) else [_TOO_LATE]
+        ids = sorted(granted.endpoints or (), key=int)
+        found = await asyncio.gather(*(self._is_visible(principal, endpoint_id) for endpoint_id in ids))
+        unknown = [endpoint_id for endpoint_id, is_visible in zip(ids, found, strict=True) if not is_visible]
+        return errors + [("endpoints", f"unknown endpoint {endpoint_id}") for endpoint_id in unknown]
+
+    async def _find(self, principal: Principal, key_id: str) -> ApiKey:
+        key = await from_store(self._keys.find_of(principal.tenant, key_id))
+        if key is None or not has_access_of(principal, key):
+            raise NotFound(Resource.KEY)
+        return key
+
+    async def _stored(self, secret: str) -> ApiKey:
+        key = await from_store(self._keys.find(hash_of(secret)))
+        if key is None:
+            raise NotFound(Resource.KEY)
+        return key
+
+    async def _is_visible(self, principal: Principal, endpoint_id: str) -> bool:
+        if not principal.sees_endpoint(endpoint_id):
+            return False
+        return await from_store(self._endpoints.get(endpoint_id, principal.tenant)) is not None
+
+
+def _inherited(principal: Principal, grant: Grant) -> Grant:
+    """Return `grant` with the limits of the principal's key where it has none."""
+    return replace(
+        grant,
+        endpoints=principal.endpoints if grant.endpoints is None else grant.endpoints,
+        expires_at_ms=principal.expires_at_ms if grant.expires_at_ms is None else grant.expires_at_ms,
+    )
+
+
+def _full() -> QuotaReached:
+    return QuotaReached(f"keys: a tenant has at most {MAX_KEYS_PER_TENANT}")

@@ -1,0 +1,46 @@
+"""Create tenants, and set their limits: the use cases of operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from queue_engine.domain.audit import Action, tenant_target
+from queue_engine.domain.errors import NotFound, Resource, StateConflict
+from queue_engine.domain.principals import Principal
+from queue_engine.domain.tenants import Limit, Tenant
+from queue_engine.engine.audit import Audit
+from queue_engine.engine.patience import from_store
+from queue_engine.store.tenants import TenantPage, TenantStore
+
+
+class Tenants:
+    """All tenants, without their data. Each use case raises StoreUnavailable."""
+
+    def __init__(self, tenants: TenantStore, audit: Audit) -> None:
+        self._tenants = tenants
+        self._audit = audit
+
+    async def page(self, *, page: int, size: int) -> TenantPage:
+        """Return page number `page` (1 for the first) of the tenants, by name."""
+        return await from_store(self._tenants.page(page=page, size=size))
+
+    async def get(self, name: str) -> Tenant:
+        """Return the tenant. Raises NotFound."""
+        tenant = await from_store(self._tenants.get(name))
+        if tenant is None:
+            raise NotFound(Resource.TENANT)
+        return tenant
+
+    async def create(self, principal: Principal, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
+        """Create a tenant with these limits. Raises StateConflict if it exists."""
+        if not await from_store(self._tenants.create(name)):
+            raise StateConflict("name: there is a tenant with this name")
+        await self._audit.note(principal, Action.CREATE_TENANT, tenant_target(name), tenant=name)
+        return await self.set_limits(principal, name, limits) if limits else await self.get(name)
+
+    async def set_limits(self, principal: Principal, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
+        """Set these limits; None restores the default. Raises NotFound."""
+        if not await from_store(self._tenants.set_limits(name, limits)):
+            raise NotFound(Resource.TENANT)
+        await self._audit.note(principal, Action.SET_TENANT_LIMITS, tenant_target(name), tenant=name)
+        return await self.get(name)

@@ -1,0 +1,74 @@
+"""Tenants and their limits."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+
+from queue_engine.domain.tenants import Limit, Tenant
+from queue_engine.store import keys
+from queue_engine.store.calls import Scripts
+from queue_engine.store.redis.client import optional_int
+
+
+@dataclass(frozen=True)
+class TenantPage:
+    """A page of the tenants."""
+
+    tenants: Sequence[Tenant]
+    total: int
+
+
+class TenantStore:
+    """The tenants: those that were created, and those that have or had an API key."""
+
+    def __init__(self, redis: Redis, scripts: Scripts) -> None:
+        self._redis = redis
+        self._scripts = scripts
+
+    async def create(self, name: str) -> bool:
+        """Create a tenant. Return False if it exists. A repeated call after a lost reply has no further effect."""
+        reply = await self._scripts.create_tenant(
+            tenants=keys.TENANTS, tenant=keys.tenant(name), name=name, call_id=uuid.uuid4().hex
+        )
+        return reply.word == "OK"
+
+    async def set_limits(self, name: str, limits: Mapping[Limit, int | None]) -> bool:
+        """Set these limits; None restores the default. Return False if there is no such tenant. Safe to repeat."""
+        if not limits:
+            return await self.get(name) is not None
+        fields = {limit.value: "" if value is None else str(value) for limit, value in limits.items()}
+        reply = await self._scripts.set_tenant_limits(
+            tenants=keys.TENANTS, tenant=keys.tenant(name), name=name, limits=fields
+        )
+        return reply.word == "OK"
+
+    async def get(self, name: str) -> Tenant | None:
+        """Return the tenant, or None."""
+        if not await self._redis.sismember(keys.TENANTS, name):  # type: ignore[misc]
+            return None
+        return _tenant(name, await self._redis.hgetall(keys.tenant(name)))  # type: ignore[misc]
+
+    async def page(self, *, page: int, size: int) -> TenantPage:
+        """Return page number `page` (1 for the first) of the tenants by name. Reads the names of all tenants."""
+        names = sorted([name.decode() async for name in self._redis.sscan_iter(keys.TENANTS, count=1000)])
+        names = list(dict.fromkeys(names))  # a scan may return a member twice
+        shown = names[(page - 1) * size : page * size]
+        return TenantPage(await self._read(shown), len(names))
+
+    async def _read(self, names: Sequence[str]) -> list[Tenant]:
+        if not names:
+            return []
+        pipeline = self._redis.pipeline(transaction=False)
+        for name in names:
+            pipeline.hgetall(keys.tenant(name))
+        return [_tenant(name, record) for name, record in zip(names, await pipeline.execute(), strict=True)]
+
+
+def _tenant(name: str, record: Mapping[bytes, bytes]) -> Tenant:
+    fields = {field.decode(): value.decode() for field, value in record.items()}
+    overrides = {limit: int(fields[limit.value]) for limit in Limit if limit.value in fields}
+    return Tenant(name, optional_int(fields.get("created")), overrides)

@@ -1,0 +1,155 @@
+"""`/v2/audit`: each change except submissions, and never a secret."""
+
+import logging
+from typing import Any
+
+import pytest
+
+from queue_engine.domain.audit import Action
+from queue_engine.domain.principals import Role
+from queue_engine.store.api_keys import hash_of
+from queue_engine.store.audit import AuditStore
+from queue_engine.store.redis.client import NotDurable
+from tests.api_server import ENDPOINT, RunningApi
+from tests.waiting import wait_until_async
+
+CREDENTIAL = {"name": "ours", "type": "GCR", "username": "robot", "password": "canary-password"}
+
+
+async def audit_of(api: RunningApi, key: str | None = None, **query: str | int) -> dict[str, Any]:
+    answer = await api.client.get("/v2/audit", params=query, headers={"X-Api-Key": key or api.key})
+    assert answer.status_code == 200, answer.text
+    page: dict[str, Any] = answer.json()["data"]
+    return page
+
+
+async def changes(api: RunningApi) -> list[tuple[str, str]]:
+    """Return action and target of all records, oldest first."""
+    return [(one["action"], one["target"]) for one in reversed((await audit_of(api))["items"])]
+
+
+async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint(environmentVars=[{"key": "A", "value": "canary-variable"}])
+    base = f"/v2/serverless/{endpoint_id}"
+    await api.submit(endpoint_id, taskId="a", headers={"X-Secret": "canary-header"})
+    credential = (await api.post("/v2/container-registry-auths", CREDENTIAL)).json()["data"]["id"]
+    key = (await api.post("/v2/keys", {"name": "dashboard", "role": "read"})).json()["data"]
+    rotated = (await api.client.post(f"/v2/keys/{key['id']}/rotate")).json()["data"]
+    orders: list[tuple[str, str, dict[str, Any] | None]] = [
+        ("PATCH", base, {"environmentVars": [{"key": "A", "value": "canary-new"}]}),
+        ("PUT", f"{base}/workers?count=2", None),
+        ("PUT", f"{base}/workers/3", None),
+        ("POST", f"{base}/stop", None),
+        ("POST", f"{base}/start", None),
+        ("POST", f"{base}/tasks/a/cancel", None),
+        ("POST", f"{base}/tasks/a/retry", None),
+        ("POST", f"{base}/tasks/a/cancel", None),
+        ("DELETE", f"{base}/tasks/a", None),
+        ("PATCH", f"/v2/container-registry-auths/{credential}", {"password": "canary-new"}),
+        ("DELETE", f"/v2/container-registry-auths/{credential}", None),
+        ("DELETE", f"/v2/keys/{rotated['id']}", None),
+        ("DELETE", base, None),
+    ]
+    for method, path, body in orders:
+        answer = await api.client.request(method, path, json=body)
+        assert answer.status_code == 200, (path, answer.text)
+    endpoint, task = f"endpoint {endpoint_id}", f"endpoint {endpoint_id}, task a"
+    assert await changes(api) == [
+        ("create_endpoint", endpoint),
+        ("create_credential", f"credential {credential}"),
+        ("create_key", f"key {key['id']}"),
+        ("rotate_key", f"key {key['id']}, new key {rotated['id']}"),
+        ("update_endpoint", endpoint),
+        ("scale_endpoint", endpoint),
+        ("scale_endpoint", endpoint),
+        ("stop_endpoint", endpoint),
+        ("start_endpoint", endpoint),
+        ("cancel_task", task),
+        ("retry_task", task),
+        ("cancel_task", task),
+        ("delete_task", task),
+        ("update_credential", f"credential {credential}"),
+        ("delete_credential", f"credential {credential}"),
+        ("revoke_key", f"key {rotated['id']}"),
+        ("delete_endpoint", endpoint),
+    ]
+    assert {action for action, _ in await changes(api)} == {action.value for action in Action if "tenant" not in action}
+    stored = str(await api.store.redis.xrange("{qe}:audit:default"))
+    assert "canary" not in stored
+    assert key["key"] not in stored
+
+
+async def test_a_record_names_key_address_and_time(api: RunningApi) -> None:
+    before = await api.store.now_ms()
+    endpoint_id = await api.create_endpoint()
+    operating = await api.new_key("default", role=Role.OPERATE)
+    await api.client.post(f"/v2/serverless/{endpoint_id}/stop", headers={"X-Api-Key": operating})
+    latest = (await audit_of(api))["items"][0]
+    assert before <= latest.pop("time") <= await api.store.now_ms()
+    assert latest.pop("id")
+    assert latest == {
+        "action": "stop_endpoint", "target": f"endpoint {endpoint_id}", "keyId": hash_of(operating)[:16],
+        "keyName": "test", "address": "127.0.0.1",
+    }  # fmt: skip
+
+
+async def test_what_changes_nothing_is_not_recorded(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    await api.submit(endpoint_id, taskId="a")
+    cancel = f"/v2/serverless/{endpoint_id}/tasks/a/cancel"
+    await api.client.post(cancel)
+    before = await changes(api)
+    await api.client.post(cancel)  # has ended
+    await api.client.post(f"/v2/serverless/{endpoint_id}/tasks/none/cancel")
+    await api.client.post("/v2/serverless/987654/stop")
+    await api.post("/v2/serverless", {})
+    await api.post("/v2/keys", {"name": "no role"})
+    await api.client.get(f"/v2/serverless/{endpoint_id}")
+    reader = {"X-Api-Key": await api.new_key("default", role=Role.READ)}
+    await api.client.post(f"/v2/serverless/{endpoint_id}/stop", headers=reader)
+    assert await changes(api) == before
+
+
+async def test_the_log_is_read_in_pages_and_is_the_own_tenants(api: RunningApi) -> None:
+    stranger = await api.new_key("stranger")
+    await api.client.post("/v2/serverless", json=ENDPOINT, headers={"X-Api-Key": stranger})
+    ids = [await api.create_endpoint() for _ in range(5)]
+    targets, before = [], None
+    for has_more in (True, True, False):
+        page = await audit_of(api, pageSize=2, **({} if before is None else {"before": before}))
+        targets += [one["target"] for one in page["items"]]
+        assert page["hasMore"] is has_more
+        before = page["nextBefore"]
+    assert targets == [f"endpoint {one}" for one in reversed(ids)]
+    assert len((await audit_of(api, stranger))["items"]) == 1
+    for query in ({"before": "x"}, {"before": "1"}, {"before": "0-0"}, {"pageSize": "0"}, {"pageSize": "1001"}):
+        assert (await api.client.get("/v2/audit", params=query)).status_code == 400
+
+
+async def test_a_key_for_some_endpoints_does_not_read_the_log(api: RunningApi) -> None:
+    endpoint_id = await api.create_endpoint()
+    key = await api.new_key("default", endpoints=frozenset({endpoint_id}))
+    assert (await api.client.get("/v2/audit", headers={"X-Api-Key": key})).status_code == 403
+
+
+async def test_a_record_that_the_store_refuses_is_logged_and_written_later(
+    api: RunningApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change has been made, so the request succeeds, and the record must not be lost."""
+    refusals, append = [NotDurable("it does not acknowledge"), NotDurable("still not")], AuditStore.append
+
+    async def refuse(self: AuditStore, *arguments: Any) -> None:
+        if refusals:
+            raise refusals.pop()
+        await append(self, *arguments)
+
+    monkeypatch.setattr(AuditStore, "append", refuse)
+    with caplog.at_level(logging.ERROR):
+        endpoint_id = await api.create_endpoint()
+    (record,) = [one for one in caplog.records if "audit record" in one.getMessage()]
+    assert (vars(record)["action"], vars(record)["target"]) == ("create_endpoint", f"endpoint {endpoint_id}")
+
+    async def is_written() -> bool:
+        return await changes(api) == [("create_endpoint", f"endpoint {endpoint_id}")]
+
+    await wait_until_async(is_written, message="the record is not written")

@@ -1,0 +1,96 @@
+"""`/v2/tenants`: operators create tenants and set their limits; they have no access to any tenant's data."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from queue_engine.domain.principals import Role
+from queue_engine.store.api_keys import OPERATORS
+from tests.api_server import RunningApi
+
+DEFAULTS = {"endpoints": 1000, "credentials": 1000, "workersPerEndpoint": 100, "workers": 1000}
+
+
+@pytest.fixture
+async def operator(api: RunningApi) -> AsyncIterator[httpx.AsyncClient]:
+    """A client with an operator's key."""
+    key = await api.new_key(OPERATORS, role=Role.OPERATOR)
+    async with httpx.AsyncClient(base_url=api.url, headers={"X-Api-Key": key}) as client:
+        yield client
+
+
+def data(answer: httpx.Response) -> Any:
+    assert answer.status_code == 200, answer.text
+    return answer.json()["data"]
+
+
+async def test_a_tenant_is_created_once_and_listed(operator: httpx.AsyncClient, api: RunningApi) -> None:
+    before = await api.store.now_ms()
+    tenant = data(await operator.post("/v2/tenants", json={"name": "acme", "limits": {"workers": 5}}))
+    assert before <= tenant.pop("createdAt") <= await api.store.now_ms()
+    assert tenant == {"name": "acme", "limits": DEFAULTS | {"workers": 5}, "overridden": ["workers"]}
+    again = await operator.post("/v2/tenants", json={"name": "acme"})
+    assert (again.status_code, again.json()["code"]) == (409, 12001)
+    listed = data(await operator.get("/v2/tenants"))
+    assert [one["name"] for one in listed["items"]] == ["acme", "default"]
+    assert listed["items"][1] == {"name": "default", "createdAt": None, "limits": DEFAULTS, "overridden": []}
+    page = data(await operator.get("/v2/tenants", params={"pageSize": 1, "pageNumber": 2}))
+    assert ([one["name"] for one in page["items"]], page["total"], page["pages"]) == (["default"], 2, 2)
+
+
+async def test_limits_are_set_kept_and_restored(operator: httpx.AsyncClient) -> None:
+    async def limited(limits: dict[str, int | None]) -> Any:
+        return data(await operator.patch("/v2/tenants/default", json={"limits": limits}))
+
+    assert (await limited({"endpoints": 5, "workersPerEndpoint": 0}))["overridden"] == [
+        "endpoints",
+        "workersPerEndpoint",
+    ]
+    assert (await limited({"endpoints": 7}))["limits"] == DEFAULTS | {"endpoints": 7, "workersPerEndpoint": 0}
+    assert (await limited({"endpoints": None}))["limits"] == DEFAULTS | {"workersPerEndpoint": 0}
+    assert (await limited({}))["overridden"] == ["workersPerEndpoint"]
+    assert data(await operator.get("/v2/tenants/default"))["overridden"] == ["workersPerEndpoint"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "name: is required"),
+        ({"name": ""}, "name: must be 1–64"),
+        ({"name": "a/b"}, "name: must be 1–64"),
+        ({"name": "-a"}, "name: must be 1–64"),
+        ({"name": "a", "limits": {"workers": -1}}, "limits.workers: must be at least 0"),
+        ({"name": "a", "limits": {"workers": 10**9 + 1}}, "limits.workers: must be at most"),
+        ({"name": "a", "limits": {"workers": "5"}}, "limits.workers: must be an integer"),
+        ({"name": "a", "limits": []}, "limits: must be an object"),
+    ],
+)
+async def test_an_invalid_tenant_is_refused_with_its_field(
+    operator: httpx.AsyncClient, body: dict[str, Any], message: str
+) -> None:
+    answer = await operator.post("/v2/tenants", json=body)
+    assert answer.status_code == 400
+    assert message in answer.json()["message"]
+    assert data(await operator.get("/v2/tenants"))["total"] == 1
+
+
+async def test_an_unknown_tenant_is_not_found(operator: httpx.AsyncClient) -> None:
+    for method, body in (("GET", None), ("PATCH", {"limits": {"workers": 1}}), ("PATCH", {"limits": {}})):
+        answer = await operator.request(method, "/v2/tenants/none", json=body)
+        assert (answer.status_code, answer.json()["code"]) == (404, 10007)
+
+
+async def test_a_second_tenant_closes_loopback_for_webhooks(operator: httpx.AsyncClient, api: RunningApi) -> None:
+    assert await api.store.api_keys.has_one_tenant()
+    data(await operator.post("/v2/tenants", json={"name": "second"}))
+    assert not await api.store.api_keys.has_one_tenant()
+
+
+async def test_changes_of_an_operator_are_in_the_tenants_audit_log(
+    operator: httpx.AsyncClient, api: RunningApi
+) -> None:
+    data(await operator.patch("/v2/tenants/default", json={"limits": {"workers": 5}}))
+    (record,) = data(await api.client.get("/v2/audit"))["items"]
+    assert (record["action"], record["target"], record["keyName"]) == ("set_tenant_limits", "tenant default", "test")

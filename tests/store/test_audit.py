@@ -1,0 +1,41 @@
+"""The audit log of a tenant keeps the newest records, each once."""
+
+from queue_engine.domain.audit import MAX_AUDIT_RECORDS, Action, Change
+from queue_engine.store.store import Store
+from tests.store.bench import TENANT
+from tests.store.probe import Probe
+
+LOG = f"{{qe}}:audit:{TENANT}"
+
+
+def change(target: str) -> Change:
+    return Change(Action.STOP_ENDPOINT, target, "0123456789abcdef", "shift", "192.0.2.7")
+
+
+async def test_records_are_read_newest_first_in_pages(store: Store) -> None:
+    for number in range(5):
+        await store.audit.append(TENANT, f"c{number}", change(f"endpoint {number}"))
+    first = await store.audit.page(TENANT, before=None, size=3)
+    assert [record.change for record in first.records] == [change(f"endpoint {number}") for number in (4, 3, 2)]
+    assert first.has_more
+    rest = await store.audit.page(TENANT, before=first.records[-1].record_id, size=3)
+    assert [record.change.target for record in rest.records] == ["endpoint 1", "endpoint 0"]
+    assert not rest.has_more
+    assert (await store.audit.page("other", before=None, size=3)).records == ()
+
+
+async def test_a_repeated_record_is_written_once(store: Store, probe: Probe) -> None:
+    for name in ("a", "b", "a", "b", "c"):
+        await store.audit.append(TENANT, name, change(name))
+    assert [fields["target"] for fields in (await probe.stream(LOG)).values()] == ["a", "b", "c"]
+
+
+async def test_the_oldest_records_beyond_the_limit_are_removed(store: Store, probe: Probe) -> None:
+    pipeline = store.redis.pipeline(transaction=False)
+    for number in range(MAX_AUDIT_RECORDS):
+        pipeline.xadd(LOG, {"id": number, "action": "stop_endpoint"}, id=f"{number + 1}-0")
+    await pipeline.execute()
+    for number in range(3):
+        await store.audit.append(TENANT, f"c{number}", change("endpoint 1"))
+    assert await probe.ask("XLEN", LOG) == MAX_AUDIT_RECORDS
+    assert next(iter(await probe.stream(LOG))) == "4-0"
