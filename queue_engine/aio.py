@@ -47,22 +47,26 @@ async def retry_while_unavailable(
     `passing` returns the reason for such an error, and None for any other error, which is raised. There is no timeout;
     the retries end early only if cancelled. `what` names the work in the log lines about the outage.
     """
+    try:
+        return await call()  # alone, because every task passes here several times
+    except Exception as error:
+        if (reason := passing(error)) is None:
+            raise
     failures = 0
     caller = object()
     try:
         while True:
+            failures += 1
+            outages.STORE.failed(caller, what, reason)
+            await asyncio.sleep(backoff.delay_after(failures, luck=random.random()))
             try:
                 result = await call()
             except Exception as error:
-                reason = passing(error)
-                if reason is None:
+                if (reason := passing(error)) is None:
                     raise
-                failures += 1
-                outages.STORE.failed(caller, what, reason)
             else:
                 outages.STORE.succeeded(caller)
                 return result
-            await asyncio.sleep(backoff.delay_after(failures, luck=random.random()))
     finally:
         outages.STORE.left(caller)
 

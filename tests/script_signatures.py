@@ -84,7 +84,7 @@ def _docstring(text: str) -> Iterable[str]:
 def _argument_type(field: Field) -> str:
     if field.type.base == "map":
         return "Mapping[str, str | int]"
-    base = _TYPES[field.type.base]
+    base = "bytes | memoryview" if field.type.base == "bytes" else _TYPES[field.type.base]
     base = f"{base} | None" if field.type.optional else base
     return f"Sequence[{base}]" if field.type.lists else base
 

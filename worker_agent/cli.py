@@ -34,6 +34,7 @@ from queue_engine.observability.metrics import Role, registry_of
 from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.interrupts import exit_on_interrupt
 from queue_engine.processes.lifeline import watch_lifeline
+from queue_engine.processes.memory import return_large_blocks
 from queue_engine.processes.orphans import become_subreaper
 from queue_engine.processes.process_groups import end_own_group
 from queue_engine.processes.standard_files import guarded_output
@@ -282,6 +283,7 @@ def _record(settings: AgentSettings, store: Store) -> StoreWorkerRecord:
 async def _work(settings: AgentSettings, store: Store, agent: Agent) -> int:
     _drain_on_signals(agent, settings)
     collect_rarely()
+    return_large_blocks()
     if settings.container_command is None:
         await agent.run()
         return 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -63,20 +61,14 @@ class Leases:
         self._source = source
         self._interval_seconds = lease_seconds / 4
         self._held: dict[str, HeldAttempt] = {}
+        metrics.agent_running_tasks.set_function(lambda: len(self._held))
 
     def __len__(self) -> int:
         return len(self._held)
 
-    @contextmanager
-    def holding(self, attempt: StartedAttempt) -> Iterator[HeldAttempt]:
+    def holding(self, attempt: StartedAttempt) -> _Holding:
         """Hold an attempt that runs in the current asyncio task: its lease is renewed within this context."""
-        held = self._held[attempt.lease.token] = HeldAttempt(attempt, runner=_current_task())
-        metrics.agent_running_tasks.inc()
-        try:
-            yield held
-        finally:
-            metrics.agent_running_tasks.dec()
-            self._held.pop(attempt.lease.token, None)
+        return _Holding(self._held, attempt)
 
     def unfinished(self) -> list[HeldAttempt]:
         """Return the attempts that are not being stopped and whose outcome is not being sent to the store."""
@@ -114,6 +106,21 @@ class Leases:
             log.warning("a lease had run out and is held again", extra=held.attempt.ids)
         elif renewal is not Renewal.OK:
             self.stop(held, StopReason.FENCED)
+
+
+class _Holding:
+    """A context that holds an attempt. A class, because a contextmanager costs several times as much."""
+
+    def __init__(self, held: dict[str, HeldAttempt], attempt: StartedAttempt) -> None:
+        self._all = held
+        self._attempt = attempt
+
+    def __enter__(self) -> HeldAttempt:
+        held = self._all[self._attempt.lease.token] = HeldAttempt(self._attempt, runner=_current_task())
+        return held
+
+    def __exit__(self, *_: object) -> None:
+        self._all.pop(self._attempt.lease.token, None)
 
 
 def _current_task() -> asyncio.Task[None]:

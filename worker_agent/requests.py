@@ -20,7 +20,7 @@ class ForwardRequest:
     port: int
     path: str
     headers: tuple[tuple[str, str], ...] = field(repr=False)
-    body: bytes = field(repr=False)
+    body: bytes | memoryview = field(repr=False)
     timeout_seconds: float
 
 

@@ -36,10 +36,11 @@ class ResponseReader:
         self._head: Head | None = None
         self._decoder: BodyDecoder | None = None
         """None if the body has no coding."""
-        self._first = b""
-        """The first piece. Usually it is the whole body, and then it is not copied."""
-        self._rest = bytearray()
-        """The pieces that follow. They are joined at once, because a small piece alone takes many times its bytes."""
+        self._only = b""
+        """The only piece. Usually it is the whole body, and then it is not copied."""
+        self._joined = bytearray()
+        """The pieces, if there are several. They are joined at once, because a small piece alone takes many times its
+        bytes."""
         self._size = 0
 
     # Called by the connection
@@ -88,12 +89,13 @@ class ResponseReader:
                 output = await asyncio.to_thread(output_of, content_type, body)
         except ValueError as error:
             raise BadResponse(_UNREADABLE) from error
-        return ContainerResponse(self._begun.status, output)
+        # A view, because the store's connection sends it without a copy.
+        return ContainerResponse(self._begun.status, memoryview(output) if isinstance(output, bytearray) else output)
 
     def failure(self) -> ContainerResponse:
         """Return the status, and the received part of the body, as much as the error quotes."""
         head = self._begun
-        body = self._body[:ERROR_EXCERPT_BYTES]
+        body = bytes(self._body[:ERROR_EXCERPT_BYTES])
         try:
             text = text_of(head.value(b"content-type") or "", body)
         except ValueError:
@@ -116,8 +118,11 @@ class ResponseReader:
         return ContainerResponse(status=self._begun.status, error_type="too_large", detail=detail)
 
     @property
-    def _body(self) -> bytes:
-        return self._first + self._rest if self._rest else self._first
+    def _body(self) -> bytes | bytearray:
+        """The body as far as it has arrived. A large one in several pieces is not copied."""
+        if not self._joined:
+            return self._only
+        return bytes(self._joined) if len(self._joined) <= MAX_ON_LOOP_BYTES else self._joined
 
     @property
     def _begun(self) -> Head:
@@ -135,6 +140,6 @@ class ResponseReader:
             if self._size > self._max_bytes:
                 raise TooLarge
             if self._size == len(piece):
-                self._first = piece
+                self._only = piece
             else:
-                self._rest += piece
+                self._joined += piece if self._joined else self._only + piece

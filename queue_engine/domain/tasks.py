@@ -285,7 +285,7 @@ class ClaimedTask:
     """1 for the first; the container sees it as `X-Task-Attempt`."""
     timeout_seconds: float
     spec: TaskSpec
-    input: bytes = field(repr=False)
+    input: bytes | memoryview = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class ContainerResponse:
     """Result of a call of the container: a status with a body, or the error type of a failed call."""
 
     status: int | None = None
-    output: bytes = field(default=b"null", repr=False)
+    output: bytes | memoryview = field(default=b"null", repr=False)
     """With 2xx: the body as JSON text."""
     excerpt: str = ""
     """With any other status: the beginning of the body as printable text."""
@@ -310,7 +310,7 @@ class ContainerResponse:
 class Succeeded:
     """The attempt succeeded; `output` is JSON text."""
 
-    output: bytes = field(repr=False)
+    output: bytes | memoryview = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
         """True if a request came before the latest one, so that the server may have closed it while it was idle."""
         return self._requests > 1
 
-    async def post(self, head: bytes, body: bytes, reader: Reader) -> None:
+    async def post(self, head: bytes, body: bytes | memoryview, reader: Reader) -> None:
         """Send a request, and return when the reader has what it needs of the response.
 
         Raises CallError, of which NoResponse and BadResponse are kinds, and what the reader raises. After an error or a

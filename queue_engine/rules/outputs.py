@@ -49,14 +49,16 @@ _TEXT_TYPES = frozenset(f"application/{prefix}{name}" for name in _TEXT_NAMES fo
 _JSON_TYPES = frozenset({"", "application/json", "application/x-json", "text/json", "text/x-json"})
 
 
-def output_of(content_type: str, body: bytes) -> bytes:
-    """Return the JSON text that is recorded as a task's `output` for this body."""
+def output_of(content_type: str, body: bytes | bytearray) -> bytes | bytearray:
+    """Return the JSON text that is recorded as a task's `output` for this body: a JSON body itself, without a copy."""
     if not body:
         return b"null"
     media_type, codec = read_content_type(content_type)
     # RFC 8259 has no charset parameter: frameworks that declare one for all responses still write JSON in UTF-8.
-    if _may_be_json(media_type) and is_json(unmarked := body.removeprefix(codecs.BOM_UTF8)):
+    unmarked = body[len(codecs.BOM_UTF8) :] if body.startswith(codecs.BOM_UTF8) else body
+    if _may_be_json(media_type) and is_json(unmarked):
         return unmarked
+    body = bytes(body)
     if codec is not None and _is_text(media_type):
         output = _text_output(media_type, codec, body)
         if output is not None:

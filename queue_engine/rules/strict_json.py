@@ -8,6 +8,7 @@ members that nothing reads are skipped, and the others are parsed if they have f
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ MAX_MEMBERS = 1000
 MAX_VALUES = 4000
 """Limit of the values in all parsed members together. The largest valid request has about 2,500."""
 
+_SLICE = 64 * 1024
+"""Bytes that are decoded at once, so that a long text is not copied as a whole."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPACE = rb"[ \t\n\r]*+"
 _PLAIN = rb'"([^"\\\x00-\x1f]*)"'
@@ -91,16 +94,37 @@ def split_object(
     return found
 
 
-def is_json(text: bytes) -> bool:
+def is_json(text: bytes | bytearray) -> bool:
     """Return whether `text` is one JSON value by RFC 8259: UTF-8 without a byte order mark, no NaN or Infinity, nested
-    only as deep as the interpreter can follow. Builds no objects, so 8 MiB take only tens of milliseconds.
+    only as deep as the interpreter can follow. Builds no objects, so 8 MiB take only tens of milliseconds. A long text
+    is not copied, unless the checker refuses it for a surrogate.
     """
     try:
-        text.decode()  # the checker does not validate UTF-8 inside strings
-        _CHECKER.decode(_for_checker(text))
+        _check_utf8(text)
+        _check_json(text)
     except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False
     return True
+
+
+def _check_utf8(text: bytes | bytearray) -> None:
+    """Raise UnicodeDecodeError if `text` is not UTF-8, because the checker does not look inside strings."""
+    if len(text) <= _SLICE:
+        text.decode()
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for at in range(0, len(text), _SLICE):
+        decoder.decode(text[at : at + _SLICE], final=at + _SLICE >= len(text))
+
+
+def _check_json(text: bytes | bytearray) -> None:
+    """Raise DecodeError if `text` is not JSON, apart from its encoding."""
+    try:
+        _CHECKER.decode(text)
+    except msgspec.DecodeError:
+        if b"\\u" not in text:
+            raise
+        _CHECKER.decode(text.translate(_WITHOUT_SURROGATES))
 
 
 def same_value(first: bytes, second: bytes) -> bool:

@@ -731,7 +731,7 @@ class Scripts:
         *,
         fingerprint: str,
         tenant: str,
-        spec_and_input: bytes,
+        spec_and_input: bytes | memoryview,
         spec_length: int,
         destination: str | None,
         partition_index: int,
@@ -748,7 +748,7 @@ class Scripts:
         *,
         token: str,
         state_after: str,
-        value: bytes,
+        value: bytes | memoryview,
     ) -> FinishOk | FinishAlready | FinishFenced | FinishGone:
         """End a task by its running attempt: store result, state, indexes, counts and the outbox entry of the webhook.
         """
@@ -980,7 +980,14 @@ class Scripts:
         """Replace a sealed text by the same secret sealed with another key, unless the text was changed since it was
         read.
         """
-    async def reseal_spec(self, keys: TaskKeys, /, *, before: bytes, after: bytes) -> ResealSpecOk | ResealSpecStale:
+    async def reseal_spec(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        before: bytes | memoryview,
+        after: bytes | memoryview,
+    ) -> ResealSpecOk | ResealSpecStale:
         """Replace a task's spec by the same spec sealed with another key. The rest of the body is not changed."""
     async def retry(
         self,
@@ -991,9 +998,9 @@ class Scripts:
         delay_ms: int,
         retry_after_ms: int | None,
         outcome: str,
-        why: bytes,
+        why: bytes | memoryview,
         cost: str,
-        last_error: bytes,
+        last_error: bytes | memoryview,
     ) -> RetryOk | RetryCancelled | RetryFailed | RetryAlready | RetryFenced | RetryGone:
         """Schedule the retry of a running task. The task ends instead when its cancellation was requested, or when a
         busy streak has used up its last attempt.

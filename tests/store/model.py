@@ -86,7 +86,7 @@ class ModelTask:
         if isinstance(outcome, TryAgain):
             return self._try_again(token, outcome)
         self._end("succeeded" if isinstance(outcome, Succeeded) else "failed")
-        self.output = outcome.output if isinstance(outcome, Succeeded) else None
+        self.output = bytes(outcome.output) if isinstance(outcome, Succeeded) else None
         return "OK"
 
     def _try_again(self, token: str, outcome: TryAgain) -> str:

@@ -167,3 +167,19 @@ class Finder:
 
 def _idle_stream(client: Redis) -> Any:
     return client.connection_pool._available_connections[0]._reader
+
+
+async def test_a_connection_goes_on_after_a_large_reply_and_keeps_none_of_it() -> None:
+    large = bytes(4 * 1024 * 1024)
+    reply = b"$%d\r\n%b\r\n" % (len(large), large)
+    async with serving(lambda number, command: reply if command[0] == b"GET" else OK) as (server, client):
+        for _ in range(2):
+            assert await exchange(client, [("GET", "k"), ("SET", "k", "v")]) == [large, b"OK"]
+        (connection,) = client.connection_pool._available_connections
+        parser: Any = connection._parser
+        before = parser._reader
+        assert await exchange(client, [("SET", "k", "v")]) == [b"OK"]
+        assert parser._reader is before  # only after large replies
+        assert await exchange(client, [("GET", "k")]) == [large]
+        assert parser._reader is not before
+        assert server.connections == 1

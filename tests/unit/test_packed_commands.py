@@ -27,8 +27,16 @@ def test_an_argument_of_another_type_is_refused_by_name_of_its_command(value: ob
         _packed(PlainConnection, "SET", "key", value)
 
 
-def test_a_long_argument_is_sent_without_a_copy() -> None:
-    long = bytes(MAX_COPIED_BYTES + 1)
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+def test_a_long_argument_is_sent_without_a_copy(kind: type[bytes] | type[memoryview]) -> None:
+    long = kind(bytes(MAX_COPIED_BYTES + 1))
     pieces = PlainConnection().pack_command("SET", "key", long)
 
     assert any(piece is long for piece in pieces)
+
+
+@given(st.binary())
+def test_a_view_has_the_bytes_of_what_it_shows(data: bytes) -> None:
+    assert _packed(PlainConnection, "SET", "key", memoryview(bytearray(data))) == _packed(
+        Connection, "SET", "key", data
+    )

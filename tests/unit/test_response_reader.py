@@ -3,6 +3,8 @@
 import asyncio
 import tracemalloc
 
+import pytest
+
 from queue_engine.net.response_head import Head
 from worker_agent.response_reader import ResponseReader
 
@@ -21,17 +23,51 @@ async def test_a_body_in_small_pieces_takes_memory_of_about_its_size() -> None:
         tracemalloc.stop()
 
     assert used < 2 * 3 * PIECES
-    output = (await reader.success()).output
-    assert output is not None
+    output = bytes((await reader.success()).output)
     assert output.startswith(b'"000001002')
 
 
+@pytest.mark.parametrize("piece", [b'"' + b"x" * 65534 + b'",', b'"\\u00e9\xc3\xa9' + b"x" * 65520 + b'",'])
+async def test_a_large_json_body_is_kept_once(piece: bytes) -> None:
+    count = 64
+    reader = ResponseReader(asyncio.timeout(10), max_bytes=2**24, failure_body_seconds=1)
+    reader.begin(Head(200, [(b"content-type", b"application/json")]))
+    tracemalloc.start()
+    try:
+        reader.feed(b"[")
+        for _ in range(count):
+            reader.feed(bytes(piece))
+        reader.feed(b"1]")
+        output = (await reader.success()).output
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert output == b"[" + piece * count + b"1]"
+    assert peak < 1.3 * len(piece) * count  # a growing body has some room
+
+
+async def test_a_large_body_that_is_not_json_becomes_text_or_base64() -> None:
+    async def output_of(body: bytes) -> bytes:
+        reader = ResponseReader(asyncio.timeout(10), max_bytes=2**24, failure_body_seconds=1)
+        reader.begin(Head(200, [(b"content-type", b"application/json")]))
+        reader.feed(body[:10])
+        reader.feed(body[10:])
+        return bytes((await reader.success()).output)
+
+    assert await output_of(b"x" * 200_000) == b'"%b"' % (b"x" * 200_000)
+    assert await output_of(b"\xef\xbb\xbf[" + b"1," * 100_000 + b"1]") == b"[" + b"1," * 100_000 + b"1]"
+    assert (await output_of(b'"' + b"x" * 200_000 + b'\xff"')).startswith(
+        b'{"contentType": "application/json", "base64"'
+    )
+
+
 async def test_a_body_in_one_piece_and_in_several_is_the_same() -> None:
-    async def output_of(*pieces: bytes) -> bytes | None:
+    async def output_of(*pieces: bytes) -> bytes:
         reader = ResponseReader(asyncio.timeout(10), max_bytes=100, failure_body_seconds=1)
         reader.begin(Head(200, [(b"content-type", b"application/json")]))
         for piece in pieces:
             reader.feed(piece)
-        return (await reader.success()).output
+        return bytes((await reader.success()).output)
 
     assert await output_of(b"[1, 2]") == await output_of(b"[1", b", ", b"2]") == b"[1, 2]"

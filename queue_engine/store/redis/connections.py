@@ -18,6 +18,9 @@ from redis.exceptions import DataError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 CONNECT_TIMEOUT_SECONDS = 2.0
+MAX_KEPT_READS = 16
+"""Number of reads from a socket, of 64 KiB at most, after whose replies a connection's parser is replaced. It keeps the
+bytes until the next ones come, which would be a second copy of a large input while its task runs."""
 MAX_COPIED_BYTES = 32 * 1024
 """Longest argument that is copied into one buffer with the rest of its command."""
 
@@ -51,7 +54,8 @@ class Watchful(AbstractConnection):
         4 µs. A long argument is left to redis-py, which sends it without a copy.
         """
         for arg in args:  # a loop, because a generator costs as much as the packing
-            if type(arg) is bytes and len(arg) > MAX_COPIED_BYTES:
+            kind = type(arg)
+            if (kind is bytes or kind is memoryview) and len(arg) > MAX_COPIED_BYTES:
                 return list(super().pack_command(*args))
         words = args[0].split() if type(args[0]) in (str, bytes) else ()
         try:
@@ -86,12 +90,14 @@ class Watchful(AbstractConnection):
         Takes the replies from the parser without `read_response`, which costs a coroutine for each.
         """
         replies: list[Any] = []
+        reads = 0
         writer, parser = cast(asyncio.StreamWriter, self._writer), cast(Any, self._parser)
         async with asyncio.timeout(self.socket_timeout) as limit:
             writer.writelines(packed)
             await writer.drain()
             while True:
                 await parser.read_from_socket()
+                reads += 1
                 while (reply := parser._reader.gets()) is not NOT_ENOUGH_DATA:
                     if isinstance(reply, Exception):
                         self._check(reply)
@@ -100,6 +106,8 @@ class Watchful(AbstractConnection):
                     break
                 if self.socket_timeout is not None:
                     limit.reschedule(asyncio.get_running_loop().time() + self.socket_timeout)
+        if reads > MAX_KEPT_READS and not parser._reader.has_data():
+            parser.on_connect(self)  # makes a new parser of replies
         if len(replies) > count:
             raise RedisConnectionError("the server has sent more replies than it got commands")
         return replies
