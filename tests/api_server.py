@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 
 from queue_engine.api.app import create_app
 from queue_engine.api.http.server import listen, serve
-from queue_engine.api.proxy.exchange import WorkerClient
+from queue_engine.api.proxy.access import WorkerAccess
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.api_keys import new_api_key
@@ -111,10 +111,10 @@ async def running_api(
     lookup = lookup or ScriptedLookup()
     with listen(settings) as listener:
         port: int = listener.getsockname()[1]
-        worker_client = WorkerClient(settings.worker_policy(frozenset({port})))
+        worker_access = WorkerAccess(settings.worker_policy(frozenset({port})))
         catalogue = load_catalogue(settings.catalogue_file)
         engine = Engine(store, lookup, settings.destination_rules(frozenset({port})), settings.secret_keys)
-        app = create_app(settings, engine, worker_client, catalogue)
+        app = create_app(settings, engine, worker_access, catalogue)
         key = new_api_key()
         await store.api_keys.put(key, tenant="default", name="test")
         url = f"http://127.0.0.1:{port}"
@@ -129,5 +129,5 @@ async def running_api(
                 await client.aclose()
                 api.stopping.set()
                 await serving
-                await worker_client.aclose()
+                await worker_access.aclose()
                 await store.close()

@@ -20,7 +20,7 @@ from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.api.http.services import Services
 from queue_engine.api.http.slots import TenantSlots
-from queue_engine.api.proxy.exchange import Limits, WorkerClient
+from queue_engine.api.proxy.access import Limits, WorkerAccess
 from queue_engine.api.proxy.routes import AlbRoutes
 from queue_engine.api.public.openapi import describe
 from queue_engine.api.public.routes import OperationsRoutes
@@ -53,13 +53,13 @@ class Api(Starlette):
 def create_app(
     settings: ApiSettings,
     engine: Engine,
-    worker_client: WorkerClient,
+    worker_access: WorkerAccess,
     catalogue: Catalogue,
     metrics_page: Page | None = None,
     *,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Starlette:
-    """Return the application. The caller closes `worker_client`.
+    """Return the application. The caller closes `worker_access`.
 
     `metrics_page` makes the page `/metrics`; by default it has the metrics of this process. Opens no connection and
     reads no file.
@@ -87,7 +87,7 @@ def create_app(
     operations += KeyRoutes(services).operations()
     operations += AuditRoutes(services).operations()
     operations += TenantRoutes(services).operations()
-    operations += AlbRoutes(services, worker_client, limits, alb_slots).routes()
+    operations += AlbRoutes(services, worker_access, limits, alb_slots).routes()
     page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
     operations += OperationsRoutes(engine, document, page).operations()
     _count_failures_from_zero(operations)

@@ -8,7 +8,7 @@ import os
 
 from queue_engine.api.app import create_app
 from queue_engine.api.http.server import BACKLOG, bind, certificate_of, serve
-from queue_engine.api.proxy.exchange import WorkerClient
+from queue_engine.api.proxy.access import WorkerAccess
 from queue_engine.cli.process import bound_or_fail, on_end, or_fail
 from queue_engine.cli.serve_api_group import join_group
 from queue_engine.cli.store_access import open_store
@@ -40,15 +40,15 @@ async def serve_api(settings: ApiSettings) -> int:
         await store.wait_until_ready()
         facts = await _prepare_keys(settings, store)
         resolver = CachingResolver(DnsLookup())
-        worker_client = None
+        worker_access = None
         try:
             or_fail("QUEUE_ENGINE_PORT", lambda: listener.listen(BACKLOG))
             own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
             store_ports = await store.ports()
-            worker_client = WorkerClient(settings.worker_policy(own_ports, store_ports))
+            worker_access = WorkerAccess(settings.worker_policy(own_ports, store_ports))
             rules = settings.destination_rules(own_ports, store_ports)
             engine = Engine(store, resolver, rules, settings.secret_keys)
-            app = create_app(settings, engine, worker_client, catalogue, _metrics_page(membership))
+            app = create_app(settings, engine, worker_access, catalogue, _metrics_page(membership))
             stopping = asyncio.Event()
             on_end(stopping.set)
             _check_file_limit(settings)
@@ -57,8 +57,8 @@ async def serve_api(settings: ApiSettings) -> int:
             send_notice(os.environ, facts)
             await serve(app, settings, listener, stopping, certificate)
         finally:
-            if worker_client is not None:
-                await worker_client.aclose()
+            if worker_access is not None:
+                await worker_access.aclose()
             await resolver.close()
     return 0
 

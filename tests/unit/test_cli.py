@@ -233,7 +233,7 @@ STORE = {"prometheus_client", "pydantic_settings", "redis", "queue_engine.store"
         (("endpoints", "workers", "logs", "tasks"), "queue_engine.cli.command", {"queue_engine.cli.command"}),
         (("config",), "queue_engine.cli.startup", {"pydantic_settings"}),
         (("keys", "secret-key"), "queue_engine.cli.store_access", STORE),
-        (("api",), "queue_engine.cli.serve_api", STORE | {"aiohttp", "starlette", "uvicorn"}),
+        (("api",), "queue_engine.cli.serve_api", STORE | {"starlette", "uvicorn"}),
         (("delivery",), "queue_engine.cli.serve_delivery", STORE),
         (("controller",), "queue_engine.cli.serve_controller", STORE | {"arq"}),
     ],

@@ -25,7 +25,10 @@ ALL = PARSERS | SERVERS | CLIENTS | STORE | SETTINGS | REST
             ALL - {"psutil"},
         ),
         (("queue_engine.processes.tether",), ALL | {"asyncio", "logging"}),
-        (("queue_engine.cli.serve_role", "queue_engine.cli.serve_api"), PARSERS - {"click"} | {"httpx", "arq"}),
+        (
+            ("queue_engine.cli.serve_role", "queue_engine.cli.serve_api"),
+            PARSERS - {"click"} | {"httpx", "aiohttp", "arq"},
+        ),
         (("queue_engine.cli.serve_role", "queue_engine.cli.serve_delivery"), PARSERS | {"starlette", "uvicorn", "arq"}),
         (("queue_engine.cli.serve_role", "queue_engine.cli.serve_controller"), PARSERS | SERVERS | CLIENTS),
     ],

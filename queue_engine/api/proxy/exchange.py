@@ -16,6 +16,7 @@ from yarl import URL
 
 from queue_engine.aio import end_tasks
 from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, ResponseCutOff, WorkerUnavailable
+from queue_engine.api.proxy.access import Limits
 from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
 from queue_engine.net.client_errors import error_type_of, problem_of
@@ -167,15 +168,6 @@ async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerTy
         raise
     except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
         raise _Broken(str(error)) from error
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of an exchange."""
-
-    max_body_bytes: int
-    silence_seconds: float
-    """Time limit while no data moves in either direction."""
 
 
 class Exchange:

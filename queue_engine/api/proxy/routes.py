@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Set as AbstractSet
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -15,13 +16,16 @@ from queue_engine.api.http.operations import DescribedRoute, described_failure, 
 from queue_engine.api.http.services import Services
 from queue_engine.api.http.slots import TenantSlots
 from queue_engine.api.proxy import rules
-from queue_engine.api.proxy.exchange import AddressRefused, Exchange, Limits, NotConnected, Outgoing, WorkerClient
+from queue_engine.api.proxy.access import Limits, WorkerAccess
 from queue_engine.api.proxy.workers import MAX_REMEMBERED, Balancer
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.domain.principals import Right
 from queue_engine.engine.upstreams import Listing, Upstream
+
+if TYPE_CHECKING:
+    from queue_engine.api.proxy.exchange import AddressRefused, Exchange, Outgoing, WorkerClient
 
 log = logging.getLogger(__name__)
 
@@ -38,9 +42,9 @@ _ANSWER = {"description": "The worker's response"}
 class AlbRoutes:
     """Sends each request to the least busy running worker of its endpoint."""
 
-    def __init__(self, services: Services, client: WorkerClient, limits: Limits, slots: TenantSlots) -> None:
+    def __init__(self, services: Services, access: WorkerAccess, limits: Limits, slots: TenantSlots) -> None:
         self._services = services
-        self._client = client
+        self._access = access
         self._limits = limits
         self._slots = slots
         self._balancer = Balancer()
@@ -66,22 +70,29 @@ class AlbRoutes:
         caller = _caller(scope)
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         target = (path + query).decode("ascii")
+        client = await self._access.client()
+        from queue_engine.api.proxy.exchange import Exchange, Outgoing  # here, because `client` has loaded it
+
         outgoing = Outgoing(scope["method"], target, rules.headers_for_worker(headers, caller), caller.request_id)
         exchange = Exchange(receive, send, self._limits, length=length)
         try:
             with self._slots.taken(principal.tenant):
                 async with exchange:
-                    await self._send_to_one(listing, outgoing, exchange)
+                    await self._send_to_one(client, listing, outgoing, exchange)
         except (WorkerUnavailable, ResponseCutOff) as error:
             _log(error, listing, outgoing)
             raise
 
-    async def _send_to_one(self, listing: Listing, outgoing: Outgoing, exchange: Exchange) -> None:
+    async def _send_to_one(
+        self, client: WorkerClient, listing: Listing, outgoing: Outgoing, exchange: Exchange
+    ) -> None:
         """Try the workers in turn until one accepts the request. Raises WorkerUnavailable when none does."""
+        from queue_engine.api.proxy.exchange import AddressRefused, NotConnected
+
         for upstream in self._balancer.candidates(listing):
             with self._balancer.using(upstream):
                 try:
-                    response = await self._client.send(upstream, outgoing, exchange.body())
+                    response = await client.send(upstream, outgoing, exchange.body())
                 except AddressRefused as error:
                     self._note_refused(upstream, error)
                     continue
