@@ -77,7 +77,9 @@ class Sealer:
 
     def __init__(self, key: bytes | None, previous: Iterable[bytes] = ()) -> None:
         ring = [] if key is None else [key, *previous]
-        self._ciphers = {fingerprint_of(one): _cipher(one) for one in ring}
+        self._keys = {fingerprint_of(one): one for one in ring}
+        self._ciphers: dict[str, AESGCM] = {}
+        """The ciphers of the keys that were used."""
         self.fingerprint = fingerprint_of(key) if key is not None else ""
         """The fingerprint of the current key; empty without one."""
 
@@ -88,11 +90,11 @@ class Sealer:
 
     @property
     def has_key(self) -> bool:
-        return bool(self._ciphers)
+        return bool(self._keys)
 
     def knows(self, fingerprint: str) -> bool:
         """Return True if the key with this fingerprint is the current one or a previous one."""
-        return fingerprint in self._ciphers
+        return fingerprint in self._keys
 
     def is_current(self, sealed: str) -> bool:
         """Return True if `sealed` names the current key."""
@@ -100,10 +102,10 @@ class Sealer:
 
     def seal(self, secret: bytes, context: str) -> str:
         """Return `secret` encrypted with the current key and bound to `context`."""
-        if not self._ciphers:
+        if not self._keys:
             raise SecretKeyMissing
         nonce = os.urandom(_NONCE_BYTES)
-        sealed = nonce + self._ciphers[self.fingerprint].encrypt(nonce, secret, context.encode())
+        sealed = nonce + self._cipher_of(self.fingerprint).encrypt(nonce, secret, context.encode())
         return f"{_VERSION}.{self.fingerprint}.{base64.urlsafe_b64encode(sealed).decode()}"
 
     def open(self, sealed: str, context: str) -> bytes:
@@ -111,16 +113,20 @@ class Sealer:
 
         Raises SealKeyUnknown and SealBroken.
         """
-        if not self._ciphers:
+        if not self._keys:
             raise SecretKeyMissing
         fingerprint, data = _parts(sealed)
-        cipher = self._ciphers.get(fingerprint)
-        if cipher is None:
+        if fingerprint not in self._keys:
             raise SealKeyUnknown(fingerprint)
         try:
-            return cipher.decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context.encode())
+            return self._cipher_of(fingerprint).decrypt(data[:_NONCE_BYTES], data[_NONCE_BYTES:], context.encode())
         except (_invalid_tag(), ValueError):
             raise SealBroken from None
+
+    def _cipher_of(self, fingerprint: str) -> AESGCM:
+        if fingerprint not in self._ciphers:
+            self._ciphers[fingerprint] = _cipher(self._keys[fingerprint])
+        return self._ciphers[fingerprint]
 
     def resealed(self, sealed: str, context: str) -> str:
         """Return the same secret, sealed with the current key. Raises like `open` unless that is already the case."""
@@ -128,7 +134,7 @@ class Sealer:
 
 
 def _cipher(key: bytes) -> AESGCM:
-    # Imported with the first key, because processes without one, such as that of `up`, would keep the library's 8 MB.
+    # Imported with the first secret, because the library takes 8 MB of a process, and many tasks have no secret.
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     return AESGCM(key)

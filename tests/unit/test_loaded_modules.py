@@ -66,3 +66,9 @@ def test_the_stores_client_is_loaded_without_what_reads_tokens() -> None:
     found = loaded_by("import queue_engine.store.store, redis")
     assert "redis" in found
     assert "jwt" not in found
+
+
+def test_the_cipher_is_loaded_with_the_first_secret() -> None:
+    program = "from queue_engine.crypto.sealing import Sealer; sealer = Sealer(bytes(32))"
+    assert "cryptography" not in loaded_by(program)
+    assert "cryptography" in loaded_by(f"{program}; sealer.seal(b'secret', 'place')")
