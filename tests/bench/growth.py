@@ -44,7 +44,8 @@ PAGES = 20
 """Pages read in a round, of each kind."""
 PAGE_SIZE = 20
 FLAT_PERCENT = 10
-FILL_CHUNK = 500
+FILL_CHUNK = 100
+"""Tasks that one call of the filling script makes: few, so that no call times out on a busy machine."""
 WARM_UP = 100
 SETTLE_SECONDS, SETTLE_PAUSE_SECONDS, SETTLED_BYTES = 30.0, 0.5, 1000
 INPUT = json.dumps({"prompt": "x" * 50, "n": 1}).encode()
