@@ -42,7 +42,7 @@ PUBLIC_ADDRESSES = ("93.184.216.34",)
 
 
 class ScriptedLookup:
-    """Answers for names from a table; None stands for a name without an address. All other names are public."""
+    """Addresses of names from a table; None stands for a name without an address. All other names are public."""
 
     def __init__(self, addresses: Mapping[str, Sequence[str] | None] | None = None) -> None:
         self.by_host = dict(addresses or {})

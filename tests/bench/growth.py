@@ -1,11 +1,10 @@
-"""Whether the cost of work, and the memory for each task, depend on how many tasks have ended or wait.
+"""Measure the cost of work, and the memory for each task, by the number of tasks that have ended or wait.
 
 There is a store for each number of finished tasks, and one in which as many tasks wait as the largest of them has
 finished. Each is filled by the scripts of the transitions themselves, run inside the server. Then the same work is done
 on each of them in turn, many times over. Measured are the processor's time that an operation takes as a whole, here in
 the process that asks for it and in the server, and of that the server's own time for the commands, as INFO commandstats
-has it. Of all rounds the lower quartile is taken: what other programs do at the same time, to the caches above all, can
-only add.
+has it. The figure is the lower quartile of the rounds, because other programs, which use the caches too, can only add.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ WAITING = "waiting"
 PROGRESS_STEP = 0.25
 """Share of the work after which progress is printed where no terminal shows a bar."""
 GAP_EVERY = 64
-"""Of so many tasks one is deleted by hand, before pages among gaps are read."""
+"""One task in this number is deleted by hand, before pages among gaps are read."""
 OPERATIONS = ("submit", "claim", "finish", "count", "first page", "middle page", "last page", "page of all", "purge")
 AMONG_GAPS = "page among gaps"
 TOP_LEVEL = {"claim": ("evalsha", "xreadgroup"), "count": ("hmget",)}
@@ -221,9 +220,9 @@ class Cost:
     """Microseconds for one call of an operation."""
 
     whole: float
-    """Of the processor, here and in the server."""
+    """Processor time, here and in the server."""
     server: float
-    """Of the server, for the commands alone."""
+    """Processor time of the server, for the commands alone."""
 
 
 async def _measured(
@@ -276,7 +275,7 @@ async def settled_memory(redis: Redis) -> int:
 
 
 async def server_seconds(redis: Redis) -> float:
-    """Of the processor, that the server has used so far."""
+    """Return the processor time that the server has used so far."""
     used = cast("dict[str, float]", await redis.info("cpu"))
     return used["used_cpu_user"] + used["used_cpu_sys"]
 

@@ -1,4 +1,4 @@
-"""Webhook receivers on loopback: raw sockets, so that they can answer as badly as they like."""
+"""Webhook receivers on loopback: raw sockets, so that they can respond as badly as they like."""
 
 import asyncio
 import socket
@@ -152,7 +152,7 @@ async def _read_request(reader: asyncio.StreamReader) -> Received:
 
 
 class ScriptedLookup:
-    """Answers each look-up of a name with the next entry of its script; the last one repeats."""
+    """Resolves each look-up of a name with the next entry of its script; the last one repeats."""
 
     def __init__(self, scripts: Mapping[str, Sequence[Sequence[str]]]) -> None:
         self._scripts = {name: deque(script) for name, script in scripts.items()}
@@ -170,6 +170,6 @@ class ScriptedLookup:
 
 
 def stub_resolver(scripts: Mapping[str, Sequence[Sequence[str]]] | None = None) -> CachingResolver:
-    """A resolver with scripted answers that remembers none of them, so that a name can change between two look-ups."""
+    """A resolver with a script that remembers no response, so that a name can change between two look-ups."""
     limits = ResolverLimits(positive_seconds=0.0, negative_seconds=0.0)
     return CachingResolver(ScriptedLookup(scripts or {}), limits)

@@ -1,4 +1,4 @@
-"""Two controllers on one store: one leads, and whatever becomes of either, the wanted workers run once."""
+"""Two controllers on one store: one leads, and whatever becomes of either, the desired workers run once."""
 
 import signal
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def agents_of(controller: Program) -> set[int]:
 
 
 async def all_run(store: Store, leader: Program, *others: Program) -> set[str]:
-    """Wait until the workers that are wanted run at this controller and nowhere else; their ids."""
+    """Wait until the desired workers run at this controller and nowhere else; their ids."""
     [endpoint] = (await store.endpoints.read(await store.endpoints.ids())).values()
 
     async def running() -> set[str] | None:

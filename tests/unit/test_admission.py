@@ -1,4 +1,4 @@
-"""Who gets in, and how often."""
+"""The admission of requests by their key, and its rate."""
 
 import pytest
 

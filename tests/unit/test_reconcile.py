@@ -1,4 +1,4 @@
-"""The rounds that make the workers that run be the workers that are wanted. Store and backend are in memory."""
+"""The rounds that make the workers that run be the desired workers. Store and backend are in memory."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""What a process tells its parent when it works."""
+"""The notice of a process to its parent that it works."""
 
 import asyncio
 import os

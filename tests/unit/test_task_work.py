@@ -92,7 +92,7 @@ class MemorySource:
 
 
 class Container:
-    """Responds when told to."""
+    """Responds when the test lets it."""
 
     def __init__(self) -> None:
         self.running: set[str] = set()
