@@ -326,6 +326,16 @@ def test_every_process_serves_its_metrics(shared_up: Up) -> None:
         assert families & set(own) == {name}
 
 
+def test_up_starts_with_several_api_processes_too(tmp_path: Path) -> None:
+    up = Up(tmp_path, QUEUE_ENGINE_API_PROCESSES="2")
+    try:
+        up.wait_until_up()
+        assert len([one for one in up.processes() if command_of(one).endswith("-m queue_engine api")]) == 3
+        assert up.get("/v2/serverless") == []
+    finally:
+        up.end()
+
+
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     with HttpServer() as taken:
         arguments = ("queue_engine", "up", "--port", str(taken.port), "--data-dir", str(tmp_path / "data"))
