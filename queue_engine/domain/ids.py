@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from uuid import UUID
 
 MAX_ENDPOINT_ID = 2**53 - 1
 """Limit below 2^53 for ids of endpoints and credentials, so that every JSON reader keeps them exact."""
 
 TASKS_PER_PARTITION_STEP = 1024
 """A task number is `counter * 1024 + partition`: unique over all partitions without a shared counter."""
+
+_UUID4_MASK = ~(0xF << 76 | 0x3 << 62)
+_UUID4_BITS = 0x4 << 76 | 0x2 << 62
+"""Version and variant of a random UUID (RFC 9562, section 5.4)."""
 
 _ENDPOINT_ID = re.compile(r"[1-9][0-9]{0,15}")
 _TASK_ID = re.compile(r"[A-Za-z0-9_]{1,255}")
@@ -42,6 +45,9 @@ def is_key_id(text: str) -> bool:
     return _KEY_ID.fullmatch(text) is not None
 
 
-def task_id_from(uuid: UUID) -> str:
-    """Return the id of a task that was submitted without one: a UUID without hyphens."""
-    return uuid.hex
+def task_id_from(random: bytes) -> str:
+    """Return the id of a task that was submitted without one: a UUID of version 4 without hyphens, from 16 bytes.
+
+    Without the class of the standard library, which takes a hundredth of a submit.
+    """
+    return f"{int.from_bytes(random) & _UUID4_MASK | _UUID4_BITS:032x}"

@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
+from os import urandom
 from types import TracebackType
 from typing import Any
-from uuid import uuid4
 
 import orjson
 
@@ -142,7 +142,7 @@ class Submissions:
         if principal.sees_only_own_tasks:
             spec = replace(spec, submitter=principal.submitter)
         return NewTask(
-            task_id=request.task_id or task_id_from(uuid4()),
+            task_id=request.task_id or task_id_from(urandom(16)),
             endpoint_id=endpoint_id,
             tenant=principal.tenant,
             spec=spec,

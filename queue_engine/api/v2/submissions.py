@@ -56,7 +56,12 @@ class _Identity(RequestModel):
 def _member(field: Defined[TaskField]) -> tuple[Any, Any]:
     """Return the annotation and the pydantic field of a field of a task."""
     rule = OptionalWebhook if field.name == "webhook" else field.rule
-    return rule, Field(description=field.definition.text, **({} if field.required else {"default": field.default}))
+    return rule, Field(description=field.definition.text, **({} if field.required else _default(field.default)))
+
+
+def _default(value: Any) -> dict[str, Any]:
+    """Return the options of a field for its default. pydantic would make a deep copy of an empty object each time."""
+    return {"default_factory": dict, "json_schema_extra": {"default": {}}} if value == {} else {"default": value}
 
 
 if TYPE_CHECKING:
