@@ -96,7 +96,10 @@ def limit_tenant(
     workers: Workers = None,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Set the given limits of a tenant, and print all its limits. They are recorded; nothing is refused by them yet."""
+    """Set the given limits of a tenant, and print all its limits.
+
+    This version enforces the limits of endpoints and credentials, and records the others.
+    """
     limits = _limits(endpoints, credentials, workers_per_endpoint, workers)
     _print(run(with_store(redis_url, lambda store: _set_limits(store, name, limits))))
 

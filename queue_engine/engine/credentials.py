@@ -5,13 +5,15 @@ from __future__ import annotations
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.audit import Action, credential_target
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
-from queue_engine.domain.errors import NotFound, Resource, StateConflict
+from queue_engine.domain.errors import NotFound, QuotaReached, Resource, StateConflict
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
+from queue_engine.domain.tenants import Limit
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
-from queue_engine.store.credentials import CredentialStore, Deletion
+from queue_engine.store.credentials import CredentialLimitReached, CredentialStore, Deletion
+from queue_engine.store.tenants import TenantStore
 
 
 class Credentials:
@@ -20,9 +22,10 @@ class Credentials:
     Each use case raises StoreUnavailable. Use cases that take an id also raise NotFound.
     """
 
-    def __init__(self, credentials: CredentialStore, sealer: Sealer, audit: Audit) -> None:
+    def __init__(self, credentials: CredentialStore, sealer: Sealer, tenants: TenantStore, audit: Audit) -> None:
         self._credentials = credentials
         self._sealer = sealer
+        self._tenants = tenants
         self._audit = audit
 
     async def all(self, principal: Principal) -> list[Credential]:
@@ -33,9 +36,13 @@ class Credentials:
         return _found(await from_store(self._credentials.get(principal.tenant, credential_id)))
 
     async def create(self, principal: Principal, name: str, kind: RegistryType, auth: RegistryAuth) -> Credential:
-        """Store a credential. Raises InvalidRequest."""
+        """Store a credential. Raises InvalidRequest, and QuotaReached at the tenant's limit of credentials."""
         raise_for(self.creation_errors())
-        created = await from_store(self._credentials.create(principal.tenant, name, kind, auth))
+        limit = await from_store(self._tenants.limit(principal.tenant, Limit.CREDENTIALS))
+        try:
+            created = await from_store(self._credentials.create(principal.tenant, name, kind, auth, limit=limit))
+        except CredentialLimitReached:
+            raise QuotaReached(f"credentials: the tenant has at most {limit}") from None
         await self._note(principal, Action.CREATE_CREDENTIAL, created.credential_id)
         return created
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.audit import Action, endpoint_target
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, EndpointStatus
-from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
+from queue_engine.domain.errors import InvalidRequest, NotFound, QuotaReached, Resource
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
+from queue_engine.domain.tenants import Limit
 from queue_engine.engine.access import check_has_access, check_sees
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.destinations import DestinationGuard
@@ -19,7 +20,8 @@ from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
 from queue_engine.rules.webhook_urls import Webhook, parse_webhook
 from queue_engine.store.credentials import CredentialStore
-from queue_engine.store.endpoints import EndpointStore
+from queue_engine.store.endpoints import EndpointLimitReached, EndpointStore
+from queue_engine.store.tenants import TenantStore
 
 _UNKNOWN_CREDENTIAL: FieldError = ("containerRegistryAuthId", "unknown credential")
 
@@ -64,12 +66,14 @@ class Endpoints:
         credentials: CredentialStore,
         sealer: Sealer,
         destinations: DestinationGuard,
+        tenants: TenantStore,
         audit: Audit,
     ) -> None:
         self._endpoints = endpoints
         self._credentials = credentials
         self._sealer = sealer
         self._destinations = destinations
+        self._tenants = tenants
         self._audit = audit
 
     async def get(self, principal: Principal, endpoint_id: str) -> Endpoint:
@@ -125,7 +129,7 @@ class Endpoints:
         return errors
 
     async def create(self, principal: Principal, config: EndpointConfig) -> Endpoint:
-        """Create an endpoint. Raises InvalidRequest."""
+        """Create an endpoint. Raises InvalidRequest, and QuotaReached at the tenant's limit of endpoints."""
         webhook = parse_webhook(config.webhook) if config.webhook else None
         references = References(config.environment, webhook, config.credential_id)
         raise_for(await self.field_errors(principal, references))
@@ -137,15 +141,22 @@ class Endpoints:
         """Create the endpoint after marking its credential as used, so that the credential is not deleted."""
         credential_id = config.credential_id
         if credential_id is None:
-            return await self._endpoints.create(principal.tenant, config)
+            return await self._stored(principal, config)
         endpoint_id = await self._endpoints.new_id()
         if not await self._credentials.use(principal.tenant, credential_id, endpoint_id):
             raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
         try:
-            return await self._endpoints.create(principal.tenant, config, endpoint_id)
+            return await self._stored(principal, config, endpoint_id)
         except Exception:
             await self._credentials.release(credential_id, endpoint_id)
             raise
+
+    async def _stored(self, principal: Principal, config: EndpointConfig, endpoint_id: str | None = None) -> Endpoint:
+        limit = await self._tenants.limit(principal.tenant, Limit.ENDPOINTS)
+        try:
+            return await self._endpoints.create(principal.tenant, config, endpoint_id, limit=limit)
+        except EndpointLimitReached:
+            raise QuotaReached(f"endpoints: the tenant has at most {limit}") from None
 
     async def update(
         self,

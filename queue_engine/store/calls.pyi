@@ -65,6 +65,9 @@ class CreateCredentialExists:
     word: Literal["EXISTS"]
     created_ms: int
 
+class CreateCredentialFull:
+    word: Literal["FULL"]
+
 class CreateEndpointOk:
     word: Literal["OK"]
 
@@ -649,8 +652,9 @@ class Scripts:
         credential: str,
         credentials: str,
         credential_id: int,
+        max_credentials: int,
         fields: Mapping[str, str | int],
-    ) -> CreateCredentialOk | CreateCredentialExists:
+    ) -> CreateCredentialOk | CreateCredentialExists | CreateCredentialFull:
         """Store a new credential."""
     async def create_endpoint(
         self,

@@ -30,6 +30,10 @@ class Deletion(StrEnum):
     IN_USE = "IN_USE"
 
 
+class CredentialLimitReached(Exception):
+    """The tenant has as many credentials as it may have."""
+
+
 class Endpoints(Protocol):
     """The endpoints of a tenant, to find those that use a credential."""
 
@@ -45,8 +49,14 @@ class CredentialStore:
         self._sealer = sealer
         self._endpoints = endpoints
 
-    async def create(self, tenant: str, name: str, kind: RegistryType, auth: RegistryAuth) -> Credential:
-        """Store a new credential under a new id. Raises SecretKeyMissing when there is no key to seal it with."""
+    async def create(
+        self, tenant: str, name: str, kind: RegistryType, auth: RegistryAuth, *, limit: int = 0
+    ) -> Credential:
+        """Store a new credential under a new id.
+
+        Raises SecretKeyMissing when there is no key to seal it with, and CredentialLimitReached when the tenant has
+        `limit` credentials. 0 means no limit.
+        """
         if not self._sealer.has_key:
             raise SecretKeyMissing
         credential_id: int = await self._redis.incr(keys.CREDENTIAL_IDS)
@@ -56,8 +66,11 @@ class CredentialStore:
             credential=keys.credential(credential_id),
             credentials=keys.credentials_of(tenant),
             credential_id=credential_id,
+            max_credentials=limit,
             fields=fields | secrets,
         )
+        if reply.word == "FULL":
+            raise CredentialLimitReached
         return Credential(credential_id, tenant, name, kind, reply.created_ms)
 
     async def update(

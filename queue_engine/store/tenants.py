@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.tenants import Limit, Tenant
+from queue_engine.domain.tenants import DEFAULT_LIMITS, Limit, Tenant
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
 from queue_engine.store.redis.client import optional_int
@@ -45,6 +45,11 @@ class TenantStore:
             tenants=keys.TENANTS, tenant=keys.tenant(name), name=name, limits=fields
         )
         return reply.word == "OK"
+
+    async def limit(self, name: str, limit: Limit) -> int:
+        """Return a limit of the tenant; 0 means no limit. One command."""
+        own = await self._redis.hget(keys.tenant(name), limit.value)  # type: ignore[misc]
+        return DEFAULT_LIMITS[limit] if own is None else int(own)
 
     async def get(self, name: str) -> Tenant | None:
         """Return the tenant, or None."""

@@ -8,7 +8,7 @@ import pytest
 
 from queue_engine.domain.principals import Role
 from queue_engine.store.api_keys import OPERATORS
-from tests.api_server import RunningApi
+from tests.api_server import ENDPOINT, RunningApi
 
 DEFAULTS = {"endpoints": 1000, "credentials": 1000, "workersPerEndpoint": 100, "workers": 1000}
 
@@ -94,3 +94,42 @@ async def test_changes_of_an_operator_are_in_the_tenants_audit_log(
     data(await operator.patch("/v2/tenants/default", json={"limits": {"workers": 5}}))
     (record,) = data(await api.client.get("/v2/audit"))["items"]
     assert (record["action"], record["target"], record["keyName"]) == ("set_tenant_limits", "tenant default", "test")
+
+
+async def test_a_tenant_gets_429_at_its_limit_of_endpoints(operator: httpx.AsyncClient, api: RunningApi) -> None:
+    await operator.patch("/v2/tenants/default", json={"limits": {"endpoints": 2}})
+    for _ in range(2):
+        await api.create_endpoint()
+    answer = await api.post("/v2/serverless", ENDPOINT)
+    assert (answer.status_code, answer.json()["code"]) == (429, 429)
+    assert answer.json()["message"] == "endpoints: the tenant has at most 2"
+    assert "Retry-After" not in answer.headers
+    assert len(data(await api.client.get("/v2/serverless"))) == 2
+    stranger = {"X-Api-Key": await api.new_key("stranger")}
+    assert (await api.client.post("/v2/serverless", json=ENDPOINT, headers=stranger)).status_code == 200
+    await operator.patch("/v2/tenants/default", json={"limits": {"endpoints": 0}})
+    await api.create_endpoint()
+
+
+async def test_a_tenant_gets_429_at_its_limit_of_credentials(operator: httpx.AsyncClient, api: RunningApi) -> None:
+    path = "/v2/container-registry-auths"
+    await operator.patch("/v2/tenants/default", json={"limits": {"credentials": 1}})
+    body = {"name": "ours", "type": "GCR", "username": "robot", "password": "a password"}
+    first = data(await api.post(path, body))
+    answer = await api.post(path, body)
+    assert (answer.status_code, answer.json()["message"]) == (429, "credentials: the tenant has at most 1")
+    assert data(await api.client.get(path)) == [first]
+    endpoint_id = await api.create_endpoint(containerRegistryAuthId=first["id"])
+    await api.client.delete(f"/v2/serverless/{endpoint_id}")
+    await api.client.delete(f"{path}/{first['id']}")
+    data(await api.post(path, body))
+
+
+async def test_a_refused_endpoint_does_not_use_its_credential(operator: httpx.AsyncClient, api: RunningApi) -> None:
+    path = "/v2/container-registry-auths"
+    body = {"name": "ours", "type": "GCR", "username": "robot", "password": "a password"}
+    credential = data(await api.post(path, body))["id"]
+    await api.create_endpoint()
+    await operator.patch("/v2/tenants/default", json={"limits": {"endpoints": 1}})
+    assert (await api.post("/v2/serverless", ENDPOINT | {"containerRegistryAuthId": credential})).status_code == 429
+    assert data(await api.client.delete(f"{path}/{credential}")) is True

@@ -143,7 +143,7 @@ async def test_an_endpoint_that_could_not_be_stored_does_not_use_its_credential(
 ) -> None:
     credential = await _credential(engine)
 
-    async def fail(*_: object) -> Endpoint:
+    async def fail(*_: object, **_limit: object) -> Endpoint:
         raise LookupError("not stored")
 
     monkeypatch.setattr(store.endpoints, "create", fail)

@@ -67,7 +67,7 @@ class UpdateTenant(RequestModel):
 
 
 class LimitsView(View):
-    """The limits that apply. They are recorded; this version does not refuse anything because of them."""
+    """The limits that apply. This version enforces the limits of endpoints and credentials, and records the others."""
 
     endpoints: int = Field(description="Maximum number of endpoints; 0: no limit")
     credentials: int = Field(description="Maximum number of credentials; 0: no limit")
