@@ -1,7 +1,7 @@
 """Run the benchmarks, print a table, write it as JSON, and draw plots.
 
     python -m tests.bench [--only ROW]… [--scale 0.2]     all rows, or some
-    python -m tests.bench growth                          whether costs depend on the history
+    python -m tests.bench growth                          whether costs depend on the history, and on idle endpoints
     python -m tests.bench check A.json B.json             what got slower from A to B
 
 Figures of different machines, or of different runs on a busy machine, do not compare. The figures of one run do.
@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from queue_engine.aio import end_tasks
-from tests.bench import growth
+from tests.bench import growth, idle_endpoints
 from tests.bench.comparison import Change, compare, missing
 from tests.bench.report import figures_from_json
 from tests.bench.rows import chosen
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     costs = commands.add_parser("growth", help="measure whether costs depend on how many tasks have ended")
     costs.set_defaults(run=_growth)
     costs.add_argument("--sizes", default=growth.SIZES, type=_sizes, help="numbers of finished tasks, comma-separated")
+    costs.add_argument("--only-endpoints", action="store_true", help="measure idle endpoints only")
     costs.add_argument("--server", type=Path, default=valkey_binary(), help="valkey-server or redis-server")
     check = commands.add_parser("check", help="name the figures that got slower from one result to another")
     check.set_defaults(run=_check)
@@ -94,8 +95,10 @@ def until_interrupted(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _growth(arguments: argparse.Namespace) -> int:
-    uvloop.run(growth.run(arguments.server, arguments.sizes, result=GROWTH_RESULT))
-    return 0
+    if not arguments.only_endpoints:
+        uvloop.run(growth.run(arguments.server, arguments.sizes, result=GROWTH_RESULT))
+    goals = uvloop.run(idle_endpoints.run(arguments.server))
+    return int(any(goal.value > goal.limit for goal in goals))
 
 
 def _check(arguments: argparse.Namespace) -> int:
