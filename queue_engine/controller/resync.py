@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-PAGES_WITHOUT_INDEXES = 10
-"""Pages of a step while processes of the format before may still write, so that their changes are noticed soon."""
+ENDPOINTS = 100
+"""Minimum number of endpoints of a step, if there are as many."""
+ENDPOINTS_WITHOUT_INDEXES = 1000
+"""The same while processes of the format before may still write, so that their changes are noticed soon."""
 
 
 class Page(Protocol):
@@ -40,12 +42,14 @@ class Resync:
         self._cursor = ""
 
     async def step(self) -> int:
-        """Restore the index entries of the next page. Return 0, because the next step can always wait."""
-        for _ in range(1 if await self._index.is_complete() else PAGES_WITHOUT_INDEXES):
+        """Restore the index entries of the next endpoints. Return 0, because the next step can always wait."""
+        left = ENDPOINTS if await self._index.is_complete() else ENDPOINTS_WITHOUT_INDEXES
+        while left > 0:
             page = await self._index.page(self._cursor)
             if page is None:
                 self._cursor = ""
                 break
             await self._index.restore(page.ids)
             self._cursor = page.cursor
+            left -= len(page.ids)
         return 0

@@ -23,6 +23,8 @@ MAX_NODES = 2048
 MAX_ENDED_LOGS = 100
 """Limit of logs of ended workers of an endpoint. The logs with the oldest last write are removed first."""
 
+MAX_CHECK_MS = 60_000
+"""Maximum time until the next look at an endpoint with workers. A later one is from before a step back of the clock."""
 CONSUMERS_MS = 60_000
 """Interval of looking for consumers of ended agents, while some have entries that another agent must claim first."""
 REMOVED_MS = 10_000
@@ -49,6 +51,7 @@ CONSTANTS: dict[str, str | int] = {
     "MAX_LINES": MAX_LINES,
     "MAX_NODES": MAX_NODES,
     "MAX_ENDED_LOGS": MAX_ENDED_LOGS,
+    "MAX_CHECK_MS": MAX_CHECK_MS,
     "CONSUMERS_MS": CONSUMERS_MS,
     "REMOVED_MS": REMOVED_MS,
     "USE_GRACE_MS": USE_GRACE_MS,

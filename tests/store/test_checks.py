@@ -9,6 +9,7 @@ import pytest
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.checks import HOLD_MS, TAKEN_PER_PARTITION
+from queue_engine.store.constants import MAX_CHECK_MS
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, Bench, config
 from tests.store.probe import Probe
@@ -115,6 +116,21 @@ async def test_an_endpoint_is_due_again_after_its_wait(bench: Bench) -> None:
     due = await due_at(bench)
     assert due is not None
     assert before + 11 <= due <= await bench.probe.now_ms() + 11
+
+
+async def test_a_look_is_at_most_a_minute_away(bench: Bench) -> None:
+    (taken,) = await bench.store.checks.take()
+    await bench.store.checks.plan(taken, 3600)
+    due = await due_at(bench)
+    assert due is not None
+    assert due <= await bench.probe.now_ms() + MAX_CHECK_MS
+
+
+async def test_a_look_that_was_planned_before_a_step_back_of_the_clock_is_due(bench: Bench) -> None:
+    await look(bench)
+    await bench.probe.ask("ZADD", bench.partition.due_checks, await bench.probe.now_ms() + 3_600_000, bench.endpoint_id)
+    assert await take(bench.store) == [bench.endpoint_id]
+    assert await take(bench.store) == []
 
 
 async def test_an_endpoint_that_is_taken_and_not_planned_is_due_again_after_the_hold(bench: Bench) -> None:

@@ -9,7 +9,7 @@
 local id = id_of_endpoint(endpoint)
 if tonumber(redis.call('ZSCORE', due_checks, id) or '') ~= held_until_ms then return { 'CHANGED' } end
 if wait_ms then
-  redis.call('ZADD', due_checks, text(now_ms() + wait_ms), id)
+  redis.call('ZADD', due_checks, text(now_ms() + math.min(wait_ms, MAX_CHECK_MS)), id)
 elseif redis.call('HLEN', workers) == 0 then
   redis.call('ZREM', due_checks, id)
 end
