@@ -12,11 +12,18 @@ WAITING_LOOKS_PER_SECOND = 200
 them would make the endpoints of other tenants wait for their look."""
 
 
+OVERDUE_SECONDS = 90.0
+"""Time since the last look at an endpoint with workers after which the store must have lost the time of the next one.
+Otherwise two looks are at most a minute apart."""
+
+
 class Known:
     """Workers, starts in progress and waiting starts by endpoint."""
 
     def __init__(self) -> None:
         self._workers: dict[str, set[str]] = {}
+        self._looked_at: dict[str, float] = {}
+        """Monotonic time of the last look by endpoint with workers."""
         self._endpoint_of: dict[str, str] = {}
         self._starts: dict[str, set[Start]] = {}
         self._waiting: dict[str, str] = {}
@@ -32,8 +39,15 @@ class Known:
         """Return all starts in progress."""
         return [start for starts in self._starts.values() for start in starts]
 
-    def replace(self, endpoint_id: str, worker_ids: Collection[str], starts: Sequence[Start]) -> set[str]:
+    def overdue(self, now: float) -> set[str]:
+        """Return the endpoints with workers that have not been looked at for OVERDUE_SECONDS."""
+        return {endpoint_id for endpoint_id, at in self._looked_at.items() if now - at > OVERDUE_SECONDS}
+
+    def replace(self, endpoint_id: str, worker_ids: Collection[str], starts: Sequence[Start], now: float) -> set[str]:
         """Remember these workers and starts of an endpoint in place of the former ones. Return the former workers."""
+        self._looked_at.pop(endpoint_id, None)
+        if worker_ids:
+            self._looked_at[endpoint_id] = now
         self._starts.pop(endpoint_id, None)
         tenant = self._waiting.pop(endpoint_id, None)
         if tenant is not None:

@@ -168,7 +168,7 @@ class Reconciler:
         now = self._clock()
         self._note_round(now)
         observed = await self._backend.observe()
-        await self._make_due(observed)
+        await self._make_due(observed, now)
         taken = await self._checks.take()
         ids = [one.endpoint_id for one in taken]
         self._unplanned.update(ids)
@@ -179,10 +179,10 @@ class Reconciler:
         for endpoint_id in ids:
             endpoint = endpoints.get(endpoint_id)
             if endpoint is None:
-                self._look(endpoint_id, [], [])
+                self._look(endpoint_id, [], [], now)
                 continue
             situation = self._situation(endpoint, workers.get(endpoint_id, []), observed, now, store_now_ms)
-            self._look(endpoint_id, situation.workers, starts_under_way(situation))
+            self._look(endpoint_id, situation.workers, starts_under_way(situation), now)
             actions = await self._reconcile(situation, due)
             waits[endpoint_id] = next_look(situation, actions, self._config.silence_seconds)
             done += len(actions)
@@ -191,21 +191,21 @@ class Reconciler:
         await self._plan(taken, waits)
         return done
 
-    async def _make_due(self, observed: Mapping[str, Observed]) -> None:
+    async def _make_due(self, observed: Mapping[str, Observed], now: float) -> None:
         """Make endpoints due for reasons that the store does not know: a new leader, a worker that has ended or
-        appeared in the backend, an interrupted round."""
+        appeared in the backend, an interrupted round, and a next look that the store has lost."""
         if self._observed is None:
             await self._checks.hasten_all()
         before = self._observed or {}
         changed = {one for one in before.keys() | observed.keys() if before.get(one) != observed.get(one)}
         unknown = {one for one in observed if one not in self._known.endpoint_of and one not in self._draining}
         found = {self._known.endpoint_of.get(one) or endpoint_of_worker(one) for one in changed | unknown}
-        await self._checks.hasten({*self._unplanned, *filter(is_endpoint_id, found)})
+        await self._checks.hasten({*self._unplanned, *self._known.overdue(now), *filter(is_endpoint_id, found)})
         self._observed = dict(observed)
 
-    def _look(self, endpoint_id: str, workers: Sequence[Worker], starts: Sequence[Start]) -> None:
+    def _look(self, endpoint_id: str, workers: Sequence[Worker], starts: Sequence[Start], now: float) -> None:
         """Remember the workers and starts of an endpoint, and forget the records of its former workers."""
-        for worker_id in self._known.replace(endpoint_id, [worker.worker_id for worker in workers], starts):
+        for worker_id in self._known.replace(endpoint_id, [worker.worker_id for worker in workers], starts, now):
             self._records.pop(worker_id, None)
 
     async def _plan(self, taken: Sequence[Taken], waits: Mapping[str, float | None]) -> None:

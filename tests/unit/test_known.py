@@ -1,6 +1,6 @@
 """The leader's memory of workers and starts is that of the last look at each endpoint."""
 
-from queue_engine.controller.known import WAITING_LOOKS_PER_SECOND, Known
+from queue_engine.controller.known import OVERDUE_SECONDS, WAITING_LOOKS_PER_SECOND, Known
 from queue_engine.controller.plan import Start
 
 
@@ -10,17 +10,17 @@ def start(endpoint_id: str, worker_id: str = "w", tenant: str = "t") -> Start:
 
 def test_a_look_replaces_the_workers_and_starts_of_its_endpoint_only() -> None:
     known = Known()
-    known.replace("1", ["1-a", "1-b"], [start("1", "1-a")])
-    known.replace("2", ["2-a"], [start("2", "2-a")])
+    known.replace("1", ["1-a", "1-b"], [start("1", "1-a")], 0)
+    known.replace("2", ["2-a"], [start("2", "2-a")], 0)
     known.add("1", "1-c")
-    assert known.replace("1", ["1-b"], []) == {"1-a", "1-c"}
+    assert known.replace("1", ["1-b"], [], 0) == {"1-a", "1-c"}
     assert dict(known.endpoint_of) == {"1-b": "1", "2-a": "2"}
     assert known.starts() == [start("2", "2-a")]
     known.note_start(start("1", "1-b"))
     known.note_start(start("1", "1-b"))
     assert len(known.starts()) == 2
-    assert known.replace("2", [], []) == {"2-a"}
-    assert known.replace("1", [], []) == {"1-b"}
+    assert known.replace("2", [], [], 0) == {"2-a"}
+    assert known.replace("1", [], [], 0) == {"1-b"}
     assert (dict(known.endpoint_of), known.starts()) == ({}, [])
 
 
@@ -32,7 +32,18 @@ def test_endpoints_wait_for_a_start_the_longer_the_more_of_their_tenant_wait() -
     known.note_waiting(start("x", tenant="other"))
     assert known.wait_for_start("0") == 2.0
     assert known.wait_for_start("x") == 1 / WAITING_LOOKS_PER_SECOND
-    known.replace("0", ["a", "b"], [])
+    known.replace("0", ["a", "b"], [], 0)
     assert known.wait_for_start("0") == 0.0
     assert known.wait_for_start("1") == 2.0 - 1 / WAITING_LOOKS_PER_SECOND
     assert known.wait_for_start("not known") == 0.0
+
+
+def test_an_endpoint_with_workers_is_overdue_after_the_longest_time_between_two_looks() -> None:
+    known = Known()
+    known.replace("1", ["1-a"], [], 100)
+    known.replace("2", ["2-a"], [], 101)
+    known.replace("3", [], [], 100)
+    assert known.overdue(100 + OVERDUE_SECONDS) == set()
+    assert known.overdue(100.5 + OVERDUE_SECONDS) == {"1"}
+    known.replace("1", [], [], 200)
+    assert known.overdue(200 + OVERDUE_SECONDS) == {"2"}

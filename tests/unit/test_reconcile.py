@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from queue_engine.backends.base import BackendError, Observed, WorkerSpec
-from queue_engine.controller.known import WAITING_LOOKS_PER_SECOND
+from queue_engine.controller.known import OVERDUE_SECONDS, WAITING_LOOKS_PER_SECOND
 from queue_engine.controller.plan import START_PLACE_SECONDS
 from queue_engine.controller.reconcile import GAP_SECONDS, STARTING_SILENCE_SECONDS, Reconciler, ReconcilerConfig
 from queue_engine.crypto.sealing import SealBroken
@@ -822,6 +822,16 @@ async def test_a_worker_that_ends_makes_its_endpoint_due_in_the_same_round(world
     world.backend.end(worker_id, "agent killed by signal 9")
     assert await looks(world, 1) == ["8"]
     assert world.store.recorded[worker_id].error == "agent killed by signal 9"
+
+
+async def test_workers_are_ended_when_the_store_has_lost_all_data(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(5)
+    world.store.endpoints.clear()
+    world.store.recorded.clear()
+    world.store.checks.clear()
+    await world.rounds(int(OVERDUE_SECONDS) + 3)
+    assert world.backend.running == {}
 
 
 async def test_a_change_during_a_look_is_looked_at_in_the_next_round(world: World) -> None:
