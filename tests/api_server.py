@@ -105,6 +105,7 @@ async def running_api(
 ) -> AsyncIterator[RunningApi]:
     """Serve the API until the block ends. `values` are settings."""
     values.setdefault("port", 0)
+    values.setdefault("api_metrics", "public")
     secret = SecretStr(SECRET_KEY) if with_secret_key else None
     settings = ApiSettings(redis_url=SecretStr(store_url), secret_key=secret, **values)
     store = Store(store_url, settings.sealer())

@@ -42,7 +42,7 @@ def http_api() -> str:
 
 
 def _document() -> dict[str, Any]:
-    app = create_app(ApiSettings.model_construct(), Mock(), Mock(), load_catalogue(None))
+    app = create_app(ApiSettings.model_construct(api_metrics="public"), Mock(), Mock(), load_catalogue(None))
     return describe(route for route in app.router.routes if isinstance(route, DescribedRoute))
 
 

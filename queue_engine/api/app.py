@@ -89,7 +89,7 @@ def create_app(
     operations += TenantRoutes(services).operations()
     operations += AlbRoutes(services, worker_access, limits, alb_slots).routes()
     page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
-    operations += OperationsRoutes(engine, document, page).operations()
+    operations += OperationsRoutes(engine, document, page, shows_metrics=settings.api_metrics == "public").operations()
     _count_failures_from_zero(operations)
     return Api(operations, RefusedRequests(engine.check_ready))
 

@@ -49,9 +49,10 @@ def api(
     port: Annotated[int | None, option(ApiSettings, "port")] = None,
     processes: Annotated[int | None, option(ApiSettings, "api_processes")] = None,
     redis_url: RedisUrl = None,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Run the HTTP API. There may be any number of replicas."""
-    serve_role.api(host=host, port=port, processes=processes, redis_url=redis_url)
+    serve_role.api(host=host, port=port, processes=processes, redis_url=redis_url, metrics_port=metrics_port)
 
 
 @commands.command()

@@ -9,7 +9,7 @@ import os
 from queue_engine.api.app import create_app
 from queue_engine.api.http.server import BACKLOG, bind, certificate_of, serve
 from queue_engine.api.proxy.access import WorkerAccess
-from queue_engine.cli.process import bound_or_fail, on_end, or_fail
+from queue_engine.cli.process import bound_or_fail, on_end, or_fail, serve_metrics
 from queue_engine.cli.serve_api_group import join_group
 from queue_engine.cli.store_access import open_store
 from queue_engine.config.catalogue import load_catalogue
@@ -34,6 +34,8 @@ async def serve_api(settings: ApiSettings) -> int:
     # Before waiting for the store, because waiting does not fix errors of these settings.
     membership = Membership.from_environment(os.environ)
     listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings)) if membership is None else membership.listener()
+    is_private = membership is None and settings.api_metrics == "private"
+    metrics_ports = [serve_metrics(settings, metrics.Role.API)] if is_private else []
     certificate = or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
@@ -43,7 +45,7 @@ async def serve_api(settings: ApiSettings) -> int:
         worker_access = None
         try:
             or_fail("QUEUE_ENGINE_PORT", lambda: listener.listen(BACKLOG))
-            own_ports = frozenset({*settings.own_ports, listener.getsockname()[1]})
+            own_ports = frozenset({*settings.own_ports, listener.getsockname()[1], *metrics_ports})
             store_ports = await store.ports()
             worker_access = WorkerAccess(settings.worker_policy(own_ports, store_ports))
             rules = settings.destination_rules(own_ports, store_ports)

@@ -18,6 +18,7 @@ from queue_engine.api.http.server import SHUTDOWN_SECONDS, bind, certificate_of
 from queue_engine.cli.process import bound_or_fail, on_end, or_fail
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.secret_files import FILE_SUFFIX
+from queue_engine.net.listening import listen
 from queue_engine.net.private_sockets import listen_privately, remove_unserved, sockets_of
 from queue_engine.observability.exporter import Page, serve_pages
 from queue_engine.observability.scraping import fetch_page
@@ -48,12 +49,13 @@ async def serve_api_group(settings: ApiSettings) -> int:
     or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))  # here, because members would be restarted
     folder = Path(tempfile.mkdtemp(prefix="queue-engine-api-"))
 
+    metrics_port = _serve_metrics(settings, folder)
     supervisor = Supervisor()
     stopping = asyncio.Event()
     on_end(stopping.set)
     try:
         members = [
-            _member(settings, Membership(listener.fileno(), folder, number))
+            _member(settings, Membership(listener.fileno(), folder, number), metrics_port)
             for number in range(1, settings.api_processes + 1)
         ]
         for member in members:
@@ -130,22 +132,34 @@ def _members_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir())
 
 
-def _member(settings: ApiSettings, membership: Membership) -> Program:
+def _serve_metrics(settings: ApiSettings, folder: Path) -> int | None:
+    """Serve the metrics of the group at the metrics address, and return the port; None if they are public."""
+    if settings.api_metrics == "public":
+        return None
+    listener = bound_or_fail("QUEUE_ENGINE_METRICS", lambda: listen(settings.metrics_host, settings.metrics_port))
+    serve_pages(listener, {"/metrics": partial(group_metrics, folder)})
+    port: int = listener.getsockname()[1]
+    log.info("metrics", extra={"url": f"http://{settings.metrics_host}:{port}/metrics"})
+    return port
+
+
+def _member(settings: ApiSettings, membership: Membership, metrics_port: int | None) -> Program:
     return Program(
         f"api {membership.number}",
         python_command("queue_engine", "api"),
-        {**_given(settings, os.environ), **membership.variables()},
+        {**_given(settings, os.environ, metrics_port), **membership.variables()},
         grace_seconds=END_SECONDS,
         inherited_fds=tuple(fd for fd in (membership.listener_fd, notice_fd(os.environ)) if fd is not None),
     )
 
 
-def _given(settings: ApiSettings, environment: Mapping[str, str]) -> dict[str, str]:
+def _given(settings: ApiSettings, environment: Mapping[str, str], metrics_port: int | None) -> dict[str, str]:
     """Return this process's environment with what the command line may have set."""
     kept = {name: value for name, value in environment.items() if name != "QUEUE_ENGINE_REDIS_URL" + FILE_SUFFIX}
     return {
         **kept,
         "QUEUE_ENGINE_HOST": settings.host,
         "QUEUE_ENGINE_PORT": str(settings.port),
+        "QUEUE_ENGINE_OWN_PORTS": ",".join(map(str, [*settings.own_ports, *([metrics_port] if metrics_port else [])])),
         "QUEUE_ENGINE_REDIS_URL": settings.redis_url.get_secret_value(),
     }

@@ -21,10 +21,17 @@ def serve_role(role: str) -> NoReturn:
 
 
 def api(
-    *, host: str | None = None, port: int | None = None, processes: int | None = None, redis_url: str | None = None
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    processes: int | None = None,
+    redis_url: str | None = None,
+    metrics_port: int | None = None,
 ) -> NoReturn:
     """Run the HTTP API. Options that are None come from the environment."""
-    settings = settings_from(ApiSettings, host=host, port=port, api_processes=processes, redis_url=redis_url)
+    settings = settings_from(
+        ApiSettings, host=host, port=port, api_processes=processes, redis_url=redis_url, metrics_port=metrics_port
+    )
     start("api", settings)
     if settings.api_processes > 1 and Membership.from_environment(os.environ) is None:
         with Loading():

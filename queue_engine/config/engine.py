@@ -145,7 +145,7 @@ class WebhookSettings(StoreSettings, ControlSettings):
         return _networks(value)
 
 
-class ApiSettings(WebhookSettings):
+class ApiSettings(WebhookSettings, MetricsSettings):
     """`queue-engine api`."""
 
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -155,6 +155,11 @@ class ApiSettings(WebhookSettings):
         ge=1,
         le=64,
         description="Number of API processes that share the port, one for each processor core that the API may use",
+    )
+    api_metrics: Literal["private", "public"] = Field(
+        "private",
+        description="Address of the API's `/metrics`. `private`: that of `QUEUE_ENGINE_METRICS_HOST` and "
+        "`QUEUE_ENGINE_METRICS_PORT`; `public`: the API's own port, for everybody who reaches it, as with `up`",
     )
     api_key: SecretStr | None = Field(
         None,

@@ -121,7 +121,7 @@ class SharedSettings(StoreSettings):
 
 
 class MetricsSettings(ProcessSettings):
-    """Address and port of `/metrics` for a process without an API of its own."""
+    """Address and port of `/metrics`."""
 
     metrics_host: str = Field("127.0.0.1", description="Address for `/metrics`")
     metrics_port: int = Field(0, ge=0, le=65535, description="Port for `/metrics`; 0 chooses a free port and logs it")

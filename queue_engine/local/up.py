@@ -168,6 +168,7 @@ class _Stack:
         given, metrics_port = self._options.environment, ports.get(role)
         environment = {
             "QUEUE_ENGINE_WEBHOOK_LOOPBACK": str(self._allows_loopback),
+            "QUEUE_ENGINE_API_METRICS": "public",
             "QUEUE_ENGINE_WORKER_GRACE_SECONDS": str(WORKER_GRACE_SECONDS),
             "QUEUE_ENGINE_WORK_DIR": str(self._data_dir / "workers"),
             **passed_on(given),

@@ -7,8 +7,14 @@ from contextlib import suppress
 
 
 def raise_file_limit(needed: int) -> int:
-    """Raise the limit of open files to at least `needed`, as far as the system allows, and return the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    """Raise the limit of open files to at least `needed`, as far as the system allows, and return the limit.
+
+    Return `needed` if the limit is unknown, because a sandbox may refuse even to read it.
+    """
+    try:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    except OSError:
+        return needed
     wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with suppress(OSError, ValueError):  # macOS has a further limit, which `hard` does not name

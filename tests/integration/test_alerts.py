@@ -53,7 +53,13 @@ class Stage:
         self.urls: dict[str, str] = {}
         self._running: dict[str, Program] = {}
         self.api_port = free_port()
-        self._start("api", self.api_port, QUEUE_ENGINE_PORT=str(self.api_port), QUEUE_ENGINE_API_KEY=API_KEY)
+        self._start(
+            "api",
+            self.api_port,
+            QUEUE_ENGINE_PORT=str(self.api_port),
+            QUEUE_ENGINE_API_KEY=API_KEY,
+            QUEUE_ENGINE_API_METRICS="public",
+        )
         for role in ("controller", "delivery"):
             port = free_port()
             environment = {

@@ -46,10 +46,30 @@ class Group:
 def group(programs: Programs, tmp_path: Path) -> Group:
     port = free_port()
     arguments = ("queue_engine", "api", "--port", str(port), "--processes", str(PROCESSES))
-    group = Group(programs.start("api", *arguments, TMPDIR=str(tmp_path)), port)
+    group = Group(programs.start("api", *arguments, TMPDIR=str(tmp_path), QUEUE_ENGINE_API_METRICS="public"), port)
     wait_until(group.is_ready)
     wait_until(lambda: group.processes_on_the_page() == {"1", "2", "3"})
     return group
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_metrics_are_at_an_address_of_their_own_and_not_on_the_port(programs: Programs, processes: int) -> None:
+    port, metrics_port = free_port(), free_port()
+    arguments = ("--port", str(port), "--metrics-port", str(metrics_port), "--processes", str(processes))
+    group = Group(programs.start("api", "queue_engine", "api", *arguments), port)
+    wait_until(group.is_ready)
+    metrics = Group(group.program, metrics_port)
+
+    def all_are_on_the_page() -> bool:
+        text = metrics.get("/metrics").text
+        return processes == 1 or set(MEMORY.findall(text)) == {"1", "2"}
+
+    wait_until(all_are_on_the_page)
+    assert metrics.answered() == 0
+    assert {group.get("/healthz").status_code for _ in range(10)} == {200}
+    wait_until(lambda: metrics.answered() == 10)
+    assert group.get("/metrics").status_code == 404
+    assert "/metrics" not in group.get("/openapi.json").json()["paths"]
 
 
 def folders_in(tmp_path: Path) -> list[str]:

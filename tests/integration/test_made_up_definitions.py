@@ -99,7 +99,7 @@ def path_to(code: Path) -> dict[str, str]:
 
 
 def url_of(program: Program) -> str:
-    found = wait_until(lambda: re.findall(r'"url": "(http://[^"]+)"', program.output()), GIVE_UP_SECONDS)
+    found = wait_until(lambda: re.findall(r'"url": "(http://[^"/]+)"', program.output()), GIVE_UP_SECONDS)
     return str(found[0])
 
 

@@ -101,13 +101,15 @@ def test_canaries_are_in_no_response_no_log_and_not_on_disk_in_clear(
     bad_task = task | {"webhookAuthKey": CANARIES["auth-key"] + "\n"}
     client.call("POST", f"/v2/serverless/{by_hand}/tasks", bad_task, status=400)
     for path in (
-        *("/v2/container-registry-auths", f"/v2/container-registry-auths/{credential_id}", "/metrics", "/openapi.json"),
+        *("/v2/container-registry-auths", f"/v2/container-registry-auths/{credential_id}", "/openapi.json"),
         *(f"/v2/serverless/{by_hand}{rest}" for rest in ("", "/tasks", "/tasks/t1", "/tasks/t1/deliveries")),
         *(f"/v2/serverless/{with_worker}{rest}" for rest in ("", "/workers")),
     ):
         client.call("GET", path)
     shown = list(client.answers)
-    shown += [httpx.get(_logged_url(one, "metrics"), trust_env=False).text for one in (delivery, controller, agent)]
+    shown += [
+        httpx.get(_logged_url(one, "metrics"), trust_env=False).text for one in (api, delivery, controller, agent)
+    ]
     on_disk.stop()
     shown += [program.output() for program in (agent, controller, delivery, api)]
     shown += [path.read_text(errors="replace") for path in (tmp_path / "workers").rglob("*.log*")]

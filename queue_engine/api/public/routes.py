@@ -78,6 +78,7 @@ class OperationsRoutes:
         document: Callable[[], dict[str, Any]],
         metrics_page: Page,
         *,
+        shows_metrics: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._readiness = Readiness(engine, monotonic=monotonic)
@@ -85,9 +86,14 @@ class OperationsRoutes:
         self._openapi = functools.cache(lambda: orjson.dumps(document()))
         self._docs = functools.cache(lambda: render(document()).encode())
         self._metrics_page = metrics_page
+        self._shows_metrics = shows_metrics
         self._scrape: asyncio.Task[bytes] | None = None
 
     def operations(self) -> list[Operation]:
+        """Return the operations, without `/metrics` if it is not shown here."""
+        return [one for one in self._operations() if self._shows_metrics or one.path != "/metrics"]
+
+    def _operations(self) -> list[Operation]:
         return [
             Operation(
                 "GET", "/", self.show_index, summary="List the paths of the documentation and the checks", tag=TAG,
@@ -127,6 +133,7 @@ class OperationsRoutes:
         return success({"status": "ok"})
 
     async def show_metrics(self, _request: Request) -> Response:
+        """Only with `QUEUE_ENGINE_API_METRICS=public`, as with `up`. Otherwise at the process's metrics address."""
         # In a thread, because it may ask other processes. Requests at the same time share one page, so that a burst of
         # them does not take the threads that other work needs.
         if self._scrape is None or self._scrape.done():
