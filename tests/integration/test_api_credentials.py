@@ -159,7 +159,7 @@ async def test_a_deleted_credential_does_not_exist(api: RunningApi) -> None:
     for method in ("GET", "PATCH", "DELETE"):
         assert (await api.client.request(method, f"{PATH}/{created['id']}", json={})).status_code == 404
     assert (await api.client.get(PATH)).json()["data"] == []
-    assert await api.keys_stored() == before + 1  # the counter of the ids
+    assert await api.keys_stored() == before + 2  # the counter of the ids and the audit log
     assert (await _create(api))["id"] == created["id"] + 1
 
 
