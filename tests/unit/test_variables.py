@@ -16,6 +16,7 @@ from queue_engine.config.variables import (
 from queue_engine.domain import agent_protocol
 from queue_engine.processes.lifeline import LIFELINE_VARIABLE
 from queue_engine.processes.sharing import GROUP_VARIABLES
+from queue_engine.processes.start_notice import NOTICE_VARIABLE
 
 CONSOLE = {
     "QUEUE_ENGINE_URL",
@@ -42,7 +43,7 @@ def test_every_variable_of_every_process_is_known_and_no_other() -> None:
         for value in vars(agent_protocol).values()
         if isinstance(value, str) and value.startswith(("QUEUE_ENGINE_", "WORKER_AGENT_"))
     }
-    read = {LIFELINE_VARIABLE, *GROUP_VARIABLES} | CONSOLE | protocol
+    read = {LIFELINE_VARIABLE, NOTICE_VARIABLE, *GROUP_VARIABLES} | CONSOLE | protocol
     for kind in kinds:
         read |= variables_of(kind)
     assert read == KNOWN_VARIABLES
