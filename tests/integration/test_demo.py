@@ -60,7 +60,7 @@ class Demo:
     def engine(self) -> psutil.Process:
         """The process of `queue-engine up`."""
         children = psutil.Process(self._process.pid).children()
-        return next(child for child in children if "queue_engine" in child.cmdline())
+        return next(child for child in children if any(word.startswith("queue_engine") for word in child.cmdline()))
 
     def log_of_up(self) -> str:
         """What `queue-engine up` has said so far."""
