@@ -47,7 +47,7 @@ class TenantStore:
         return reply.word == "OK"
 
     async def limit(self, name: str, limit: Limit) -> int:
-        """Return a limit of the tenant; 0 means no limit. One command."""
+        """Return a limit of the tenant; 0 means no limit."""
         own = await self._redis.hget(keys.tenant(name), limit.value)  # type: ignore[misc]
         return DEFAULT_LIMITS[limit] if own is None else int(own)
 
