@@ -191,7 +191,11 @@ async def test_every_task_reaches_its_end(
     assert calls == Counter(EXECUTED)
     await _others_are_as_they_were(recorded, api)
     await _webhooks_are_right(recorded, receiver)
-    assert (await probe.hash(META))[FORMAT] == str(store.data_format)
+
+    async def is_migrated() -> bool:
+        return bool((await probe.hash(META))[FORMAT] == str(store.data_format))
+
+    await wait_until_async(is_migrated, 60, "the migration is not complete")
     assert await faults(store, probe) == []
 
 
