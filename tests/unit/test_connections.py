@@ -59,6 +59,16 @@ def test_no_count_is_left_of_closed_connections() -> None:
     assert (connections.count, dict(connections.by_address), dict(connections.by_tenant)) == (0, {}, {})
 
 
+def test_a_valid_key_counts_for_nothing_when_its_client_has_disconnected() -> None:
+    connections = Connections(ConnectionLimits(per_address=1, per_tenant=1))
+    for _ in range(2):
+        closed = connections.open("192.0.2.1")
+        closed.close()
+        closed.admit("a")
+        assert (connections.count, dict(connections.by_address), dict(connections.by_tenant)) == (0, {}, {})
+    connections.open("192.0.2.1").admit("a")
+
+
 @pytest.mark.parametrize(
     ("values", "client"),
     [

@@ -70,11 +70,14 @@ class Connection:
 
     @property
     def is_anonymous(self) -> bool:
-        """True until a request has had a valid key. A trusted proxy is never anonymous."""
-        return self._share is not None and self._tenant is None
+        """True until a request has had a valid key. A trusted proxy and a closed connection are never anonymous."""
+        return self._share is not None
 
     def admit(self, tenant: str) -> None:
-        """Count the connection for the tenant of its first valid key. Raises TooManyRequests at the tenant's limit."""
+        """Count the connection for the tenant of its first valid key. Raises TooManyRequests at the tenant's limit.
+
+        Does nothing after `close`, because a client may disconnect while its key is looked up.
+        """
         if not self.is_anonymous:
             return
         limit = self._all.limits.per_tenant
@@ -99,6 +102,7 @@ class Connection:
             _subtract(self._all.by_tenant, self._tenant)
         elif self._share is not None:
             _subtract(self._all.by_address, self._share)
+        self._share = self._tenant = None
 
 
 def _subtract(counter: Counter[str], name: str) -> None:
