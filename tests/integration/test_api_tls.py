@@ -109,6 +109,27 @@ async def test_a_certificate_that_cannot_be_used_leaves_the_previous_one(
         assert "the certificate was replaced" in caplog.text
 
 
+async def test_a_certificate_that_could_not_be_read_is_tried_again(
+    tmp_path: Path, made: list[Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, path = Clock(), tmp_path / "used.pem"
+    first = put(made[0], path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("not readable yet")
+
+    async with served(ServerCertificate(path, None, monotonic=clock)) as port:
+        second = put(made[1], path)
+        with monkeypatch.context() as unreadable:  # as root, the tests could read a file of any mode
+            unreadable.setattr(ssl.SSLContext, "load_cert_chain", refuse)
+            for _ in range(2):
+                clock.now += CHECK_SECONDS
+                assert (await exchange(port))[1] == first
+        assert caplog.text.count("not readable yet") == 1
+        clock.now += CHECK_SECONDS
+        assert (await exchange(port))[1] == second
+
+
 async def test_a_refused_request_gets_its_response_over_tls(made: list[Path]) -> None:
     async with served(ServerCertificate(made[0], None)) as port:
         async with asyncio.timeout(60):

@@ -21,7 +21,8 @@ class ServerCertificate:
     """A certificate chain and its key in PEM files; `key` is None if it is in the file of the chain.
 
     Raises OSError or ValueError if they cannot be used. Later, unusable files are logged and the previous
-    certificate stays, because a file may be replaced before the other.
+    certificate stays, because a file may be replaced before the other. They are tried again at each check, because
+    they may become readable without a change of their contents.
     """
 
     def __init__(self, certificate: Path, key: Path | None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -29,7 +30,7 @@ class ServerCertificate:
         self._key = key
         self._monotonic = monotonic
         self._checked_at = monotonic()
-        self._state = self._state_of_files()
+        self._loaded_state = self._logged_state = self._state_of_files()
         self._current = self._loaded()
 
     def context(self) -> ssl.SSLContext:
@@ -46,15 +47,17 @@ class ServerCertificate:
             return
         self._checked_at = now
         state = self._state_of_files()
-        if state == self._state:
+        if state == self._loaded_state:
             return
-        self._state = state
         try:
             self._current = self._loaded()
         except (OSError, ValueError) as error:
-            log.warning("the new certificate is not used (QUEUE_ENGINE_TLS_CERT): %s", error)
+            if state != self._logged_state:  # once, because the files are tried again at each check
+                log.warning("the new certificate is not used (QUEUE_ENGINE_TLS_CERT): %s", error)
         else:
+            self._loaded_state = state
             log.info("the certificate was replaced", extra={"path": str(self._certificate)})
+        self._logged_state = state
 
     def _state_of_files(self) -> _State:
         """Return a value that changes with the files. Empty while one of them is missing."""
