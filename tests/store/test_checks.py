@@ -109,6 +109,18 @@ async def test_a_change_while_the_endpoint_is_looked_at_is_not_missed(bench: Ben
     assert await take(bench.store) == [bench.endpoint_id]
 
 
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+async def test_a_change_after_the_hold_of_a_long_look_is_not_missed(bench: Bench, change: Change) -> None:
+    await healthy(bench)
+    await bench.store.checks.hasten([bench.endpoint_id])
+    (taken,) = await bench.store.checks.take()
+    ended_ms = await bench.probe.now_ms() - 1000
+    await bench.probe.ask("ZADD", bench.partition.due_checks, ended_ms, bench.endpoint_id)
+    await change(bench)
+    await bench.store.checks.plan(replace(taken, held_until_ms=ended_ms), 60)
+    assert await take(bench.store) == [bench.endpoint_id]
+
+
 async def test_an_endpoint_is_due_again_after_its_wait(bench: Bench) -> None:
     (taken,) = await bench.store.checks.take()
     before = await bench.probe.now_ms()
