@@ -187,11 +187,22 @@ class EndpointStore:
             below = ids[-1]
             found = await self.read(ids)
             with suppress(RedisError):  # the next list removes them
-                await self.index.forget(tenant, [one for one in ids if one not in found or found[one].tenant != tenant])
+                await self._forget(tenant, [one for one in ids if one not in found or found[one].tenant != tenant])
             yield [endpoint for endpoint in found.values() if _is_visible(endpoint, tenant)]
         if ids is None:  # an unfinished migration
             async for page in self._all_pages():
                 yield [endpoint for endpoint in page if _is_visible(endpoint, tenant)]
+
+    async def _forget(self, tenant: str, endpoint_ids: Sequence[str]) -> None:
+        """Remove ids without an endpoint of the tenant from its index.
+
+        One of them may have been stored since it was read, and its second note may have come before the removal, so
+        they are read again. If an endpoint is stored after that, its second note follows the removal.
+        """
+        await self.index.forget(tenant, endpoint_ids)
+        for endpoint_id, endpoint in (await self.read(endpoint_ids)).items():
+            if endpoint.tenant == tenant:
+                await self.index.note(tenant, endpoint_id)
 
     async def _all_pages(self) -> AsyncIterator[list[Endpoint]]:
         """Yield the endpoints of all tenants, newest first, in pages."""

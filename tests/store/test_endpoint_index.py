@@ -1,5 +1,6 @@
 """Endpoints are found by the index of their tenant, and the index is restored when entries are missing."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -83,6 +84,21 @@ async def test_a_list_between_the_note_and_the_endpoint_does_not_lose_the_endpoi
     monkeypatch.setattr(store.scripts, "create_endpoint", create_after_a_list)
     ids = await create(store, 1)
     assert await listed(store) == ids
+
+
+async def test_an_endpoint_that_is_stored_while_a_list_removes_its_id_is_not_lost(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forget, endpoint_id = store.endpoints.index.forget, await store.endpoints.new_id()
+    await store.endpoints.index.note(TENANT, endpoint_id)
+
+    async def forget_after_the_endpoint_is_stored(tenant: str, ids: Sequence[str]) -> None:
+        await store.endpoints.create(TENANT, config(), endpoint_id)
+        await forget(tenant, ids)
+
+    monkeypatch.setattr(store.endpoints.index, "forget", forget_after_the_endpoint_is_stored)
+    assert await listed(store) == []
+    assert await listed(store) == [endpoint_id]
 
 
 async def test_a_tenant_at_its_limit_creates_no_endpoint(store: Store, probe: Probe) -> None:
