@@ -109,7 +109,10 @@ class EndpointIndex:
                 return
 
     async def restore(self, endpoint_ids: Sequence[str]) -> int:
-        """Put endpoints into the indexes that lack them. Return the number of entries that were missing."""
+        """Put endpoints into the indexes that lack them, and correct the counts of their workers.
+
+        Return the number of missing entries that only an API or a controller writes.
+        """
         indexed = await asyncio.gather(
             *(self._scripts.index_endpoint(self._partitions.of(endpoint_id)) for endpoint_id in endpoint_ids)
         )

@@ -4,16 +4,19 @@
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, deletions, due_purges, counts, waiting_endpoints
 -- replies:
---   OK: tenant text, restored integer (number of entries and counts that were missing or wrong)
+--   OK: tenant text, restored integer (number of missing entries that only an API or a controller writes)
 --   GONE
 local id = id_of_endpoint(endpoint)
 local tenant, desired = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
 if not tenant then return { 'GONE' } end
-local restored = recount_workers()
-if desired == 'deleted' then restored = restored + redis.call('SADD', deletions, id) end
+local restored = 0
+if desired == 'deleted' then restored = redis.call('SADD', deletions, id) end
+-- What agents write is not counted: agents of data format 1 may run during the whole migration, which ends after a round in
+-- which nothing was missing.
+recount_workers()
 local queued, scheduled = unpack(redis.call('HMGET', counts, 'queued', 'scheduled'))
-if (queued or 0) + (scheduled or 0) > 0 then restored = restored + redis.call('SADD', waiting_endpoints, id) end
+if (queued or 0) + (scheduled or 0) > 0 then redis.call('SADD', waiting_endpoints, id) end
 check_now()
 local expiry = next_expiry(now_ms())
-if expiry then restored = restored + redis.call('ZADD', due_purges, 'LT', 'CH', text(expiry), id) end
+if expiry then redis.call('ZADD', due_purges, 'LT', text(expiry), id) end
 return { 'OK', tenant, restored }

@@ -62,19 +62,15 @@ local function count_workers(status, by)
   redis.call('HINCRBY', partition_counts, 'workers:' .. status, by)
 end
 
--- Correct the numbers of an endpoint's workers, which agents of data format 1 do not change. Return the number of corrections.
+-- Correct the numbers of an endpoint's workers, which agents of data format 1 do not change.
 -- keys: counts, workers
 local function recount_workers()
-  local real, corrections = {}, 0
+  local real = {}
   for _, status in ipairs(redis.call('HVALS', workers)) do real[status] = (real[status] or 0) + 1 end
   for _, status in ipairs({ 'INITIALIZING', 'RUNNING', 'STOPPING', 'STOPPED', 'FAILED' }) do
     local by = (real[status] or 0) - (redis.call('HGET', counts, 'workers:' .. status) or 0)
-    if by ~= 0 then
-      count_workers(status, by)
-      corrections = corrections + 1
-    end
+    if by ~= 0 then count_workers(status, by) end
   end
-  return corrections
 end
 
 -- An index is a stream of entries `<number>-<time>`, numbered 1, 2, 3 … in order of arrival. Most entries are removed in that
