@@ -80,13 +80,27 @@ class EndpointStore:
             "signing": self._new_signing_secret(endpoint_id),
             **_fields(config, self._sealed(endpoint_id, config.environment), sorted(config.environment)),
         }
-        if not await self.index.note(tenant, endpoint_id, limit=limit):
+        if not await self._note(tenant, endpoint_id, limit):
             raise EndpointLimitReached
         await self._scripts.create_endpoint(keys, endpoint_id=endpoint_id, fields=fields)
         endpoint, _ = await asyncio.gather(self.get(endpoint_id, tenant), self._note_again(tenant, endpoint_id))
         if endpoint is None:
             raise LookupError(f"endpoint {endpoint_id} does not exist right after it was created")
         return endpoint
+
+    async def _note(self, tenant: str, endpoint_id: str, limit: int) -> bool:
+        """Note the endpoint; at the limit once more without ids whose endpoint was never stored."""
+        if await self.index.note(tenant, endpoint_id, limit=limit):
+            return True
+        below: str | None = None
+        while ids := await self.index.ids_of(tenant, below=below):
+            below = ids[-1]
+            pipeline = self._redis.pipeline(transaction=False)
+            for one in ids:
+                pipeline.exists(self._partitions.of(one).endpoint)
+            stored = await pipeline.execute()
+            await self._forget(tenant, [one for one, exists in zip(ids, stored, strict=True) if not exists])
+        return await self.index.note(tenant, endpoint_id, limit=limit)
 
     async def _note_again(self, tenant: str, endpoint_id: str) -> None:
         """Note a stored endpoint, because a list may have removed the first note before the endpoint was stored."""

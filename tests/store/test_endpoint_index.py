@@ -126,6 +126,18 @@ async def all_pages(store: Store) -> list[list[str]]:
     return pages
 
 
+async def test_an_id_whose_endpoint_was_never_stored_does_not_count_towards_the_limit(
+    store: Store, probe: Probe
+) -> None:
+    for lost in range(PAGE_SIZE + 1):
+        await store.endpoints.index.note(TENANT, str(1000 + lost))
+    (mine,) = await create(store, 1)
+    created = await store.endpoints.create(TENANT, config(), limit=2)
+    assert await indexed(probe) == [created.endpoint_id, mine]
+    with pytest.raises(EndpointLimitReached):
+        await store.endpoints.create(TENANT, config(), limit=2)
+
+
 @pytest.mark.parametrize("same_time", [False, True], ids=["at different times", "all at the same time"])
 async def test_pages_of_all_endpoints_have_each_endpoint_once(store: Store, probe: Probe, same_time: bool) -> None:
     ids = await create(store, 60) + await create(store, 40, OTHER)

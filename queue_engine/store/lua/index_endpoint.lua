@@ -11,7 +11,7 @@ local tenant, desired = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted')
 if not tenant then return { 'GONE' } end
 local restored = 0
 if desired == 'deleted' then restored = redis.call('SADD', deletions, id) end
--- What agents write is not counted: agents of data format 1 may run during the whole migration, which ends after a round in
+-- Entries that agents write are not counted: agents of data format 1 may run during the whole migration, which ends after a round in
 -- which nothing was missing.
 recount_workers()
 local queued, scheduled = unpack(redis.call('HMGET', counts, 'queued', 'scheduled'))
