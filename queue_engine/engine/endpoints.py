@@ -11,9 +11,9 @@ from queue_engine.domain.audit import Action, endpoint_target
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest, NotFound, QuotaReached, Resource
 from queue_engine.domain.field_errors import FieldError, raise_for
-from queue_engine.domain.principals import Principal
+from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tenants import Limit
-from queue_engine.engine.access import check_has_access, check_sees
+from queue_engine.engine.access import check_has_access, check_may, check_sees
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.patience import from_store
@@ -114,12 +114,17 @@ class Endpoints:
             one for one in found.values() if one.tenant == principal.tenant and one.desired is not DesiredState.DELETED
         ]
 
-    async def field_errors(self, principal: Principal, references: References) -> list[FieldError]:
+    async def field_errors(
+        self, principal: Principal, references: References, before: Endpoint | None = None
+    ) -> list[FieldError]:
         """Return the errors of well-formed fields whose values this server cannot encrypt, reach or find.
 
         `create` and `update` raise them. A caller whose parser found other errors calls this to report all of them in
-        one message.
+        one message. `before` is the endpoint to update. Raises Forbidden if the principal may not use credentials and
+        the credential is not the one that the endpoint has.
         """
+        if references.credential_id not in (None, before.config.credential_id if before else None):
+            check_may(principal, Right.MANAGE_TENANT)  # first, so that no error reveals which credentials exist
         errors = secret_errors(self._sealer, "environmentVars" if references.environment else None)
         if references.webhook is not None:
             errors += await self._destinations.errors(references.webhook)
@@ -168,10 +173,11 @@ class Endpoints:
         """Change the configuration to the value that `edit` returns, and the environment to that of `references`.
 
         An environment of None stays as it is. `references` holds the new values. `edit` is called again if another
-        request changed the endpoint in between. Raises InvalidRequest and the errors of `edit`.
+        request changed the endpoint in between. Raises InvalidRequest, Forbidden for another credential if the
+        principal may not use those of the tenant, and the errors of `edit`.
         """
         check_sees(principal, before)
-        raise_for(await self.field_errors(principal, references))
+        raise_for(await self.field_errors(principal, references, before))
         credential_id = references.credential_id
         if credential_id is not None and not await from_store(
             self._credentials.use(principal.tenant, credential_id, before.endpoint_id)

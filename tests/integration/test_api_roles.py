@@ -64,6 +64,7 @@ UNKNOWN = {
     "tenantName": "none",
 }  # fmt: skip
 """Values of path parameters, of things that do not exist."""
+CREDENTIAL = {"name": "a", "type": "PRIVATE", "username": "robot", "password": "secret"}
 
 FORBIDDEN, NOT_FOUND, UNAUTHORIZED = (403, 40301), (404, 14000), (401, 40101)
 
@@ -215,6 +216,26 @@ async def test_a_key_for_some_endpoints_works_on_these(api: RunningApi) -> None:
     answer = await api.post("/v2/serverless", ENDPOINT)
     assert result_of(answer) == FORBIDDEN
     assert "limited to some endpoints" in answer.text
+
+
+async def test_a_key_for_some_endpoints_gives_them_no_other_credential(api: RunningApi) -> None:
+    present, other = [
+        (await api.post("/v2/container-registry-auths", CREDENTIAL)).json()["data"]["id"] for _ in range(2)
+    ]
+    inside = await api.create_endpoint(containerRegistryAuthId=present)
+    path = f"/v2/serverless/{inside}"
+    admin = {"X-Api-Key": api.client.headers["X-Api-Key"]}
+    api.client.headers["X-Api-Key"] = await key_of(api, ADMIN, endpoints=frozenset({inside}))
+    for rest in ({}, {"workers": -1}):
+        refused = [
+            await api.client.patch(path, json={"containerRegistryAuthId": one} | rest) for one in (other, other + 1000)
+        ]
+        assert [result_of(answer) for answer in refused] == [FORBIDDEN] * 2
+        assert refused[0].json()["message"] == refused[1].json()["message"]
+    changed = await api.client.patch(path, json={"containerRegistryAuthId": present, "name": "renamed"})
+    assert (changed.status_code, changed.json()["data"]["containerRegistryAuthId"]) == (200, present)
+    unused = await api.client.delete(f"/v2/container-registry-auths/{other}", headers=admin)
+    assert unused.status_code == 200
 
 
 async def test_a_submit_key_reads_and_cancels_only_its_own_tasks(api: RunningApi) -> None:

@@ -128,7 +128,7 @@ class EndpointRoutes:
         changes, errors = UpdateEndpoint.parse(body.values, self._services.catalogue, before.config)
         references = _references(changes)
         if errors:
-            raise_for(errors + await self._endpoints.field_errors(principal, references))
+            raise_for(errors + await self._endpoints.field_errors(principal, references, before))
         endpoint = await self._endpoints.update(principal, before, changes.edited, references)
         return success(endpoint_view(endpoint, self._services.catalogue))
 
