@@ -76,7 +76,6 @@ def create_key(
     grant = Grant(name, Role.OPERATOR if operator else Role(role), endpoints, _end(expires))
     key = new_api_key()
     run(with_store(redis_url, lambda store: _create(store, key, OPERATORS if operator else tenant, grant)))
-    typer.echo(key)
 
 
 def _end(expires: str | None) -> int | None:
@@ -89,7 +88,7 @@ def _end(expires: str | None) -> int | None:
 
 
 async def _create(store: Store, key: str, tenant: str, grant: Grant) -> None:
-    """Store the key, and print a warning if it creates a second tenant."""
+    """Store the key and print it. Print a warning if it creates a second tenant."""
     if grant.role is not Role.OPERATOR:
         await _check_tenant(store, tenant)
     await _check_endpoints(store, tenant, grant)
@@ -99,6 +98,7 @@ async def _create(store: Store, key: str, tenant: str, grant: Grant) -> None:
             raise EngineError("--expires: must be in the future")
         case Creation.FULL:
             raise EngineError(FULL)
+    typer.echo(key)  # before all that can fail, because the key is valid now and cannot be read again
     await note_change(store, tenant, Action.CREATE_KEY, key_target(id_of(key)))
     await warn_of_second_tenant(store, had_one_tenant)
 
@@ -168,7 +168,6 @@ def rotate_key(
         fail("--overlap: must be a duration of at most 7d, such as 15m or 12h")
     checked, new_key = _checked(key_hash), new_api_key()
     run(with_store(redis_url, lambda store: _rotate(store, checked, new_key, overlap_ms)))
-    typer.echo(new_key)
 
 
 async def _rotate(store: Store, key_hash: str, new_key: str, overlap_ms: int) -> None:
@@ -182,6 +181,7 @@ async def _rotate(store: Store, key_hash: str, new_key: str, overlap_ms: int) ->
             raise EngineError(FULL)
         case Rotation.NOT_FOUND:
             raise EngineError("the key has ended")
+    typer.echo(new_key)  # before all that can fail, as in _create
     await note_change(store, found[0].tenant, Action.ROTATE_KEY, rotation_target(found[0].key_id, id_of(new_key)))
 
 

@@ -67,6 +67,19 @@ async def test_a_key_has_the_limits_of_the_options(valkey_url: str) -> None:
         await store.close()
 
 
+async def test_a_valid_key_is_printed_although_its_audit_record_cannot_be_written(valkey_url: str) -> None:
+    store = open_store(valkey_url)
+    try:
+        await store.redis.set("{qe}:audit:default", "no stream")
+        created = run(valkey_url, "create")
+        rotated = run(valkey_url, "rotate", hash_of(created.stdout.strip())[:12])
+        for made in (created, rotated):
+            assert made.returncode != 0
+            assert await store.api_keys.find(hash_of(made.stdout.strip())) is not None, made.stderr
+    finally:
+        await store.close()
+
+
 async def test_an_operators_key_belongs_to_no_tenant(valkey_url: str) -> None:
     store = open_store(valkey_url)
     try:
