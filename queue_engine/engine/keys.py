@@ -7,6 +7,7 @@ sees and revokes only keys whose rights and endpoints are a part of its own.
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, replace
 
 from queue_engine.crypto.api_keys import new_api_key
@@ -25,6 +26,7 @@ from queue_engine.domain.errors import (
     QuotaReached,
     Resource,
     StateConflict,
+    StoreUnavailable,
 )
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
@@ -79,7 +81,16 @@ class Keys:
             case Creation.FULL:
                 raise _full()
         await self._audit.note(principal, Action.CREATE_KEY, key_target(id_of(secret)))
-        return NewKey(await self._stored(secret), secret)
+        expected = ApiKey(
+            hash_of(secret),
+            principal.tenant,
+            granted.name,
+            _now_ms(),
+            role=granted.role,
+            endpoints=granted.endpoints,
+            expires_at_ms=granted.expires_at_ms,
+        )
+        return NewKey(await self._stored(expected), secret)
 
     async def rotate(self, principal: Principal, key_id: str, *, overlap_seconds: int) -> NewKey:
         """Replace a key by a new one with the same rights and the same end. The old key ends after the overlap.
@@ -98,7 +109,14 @@ class Keys:
             case Rotation.FULL:
                 raise _full()
         await self._audit.note(principal, Action.ROTATE_KEY, rotation_target(key_id, id_of(secret)))
-        return NewKey(await self._stored(secret), secret)
+        expected = replace(
+            key,
+            key_hash=hash_of(secret),
+            created_at_ms=_now_ms(),
+            last_used_at_ms=None,
+            origin=key.origin or key.key_id,
+        )
+        return NewKey(await self._stored(expected), secret)
 
     async def revoke(self, principal: Principal, key_id: str) -> None:
         """Revoke a key permanently. All processes refuse it within two seconds."""
@@ -119,8 +137,12 @@ class Keys:
             raise NotFound(Resource.KEY)
         return key
 
-    async def _stored(self, secret: str) -> ApiKey:
-        key = await from_store(self._keys.find(hash_of(secret)))
+    async def _stored(self, expected: ApiKey) -> ApiKey:
+        """Return the new key as stored; `expected` if it cannot be read, because only this response has the secret."""
+        try:
+            key = await from_store(self._keys.find(expected.key_hash))
+        except StoreUnavailable:
+            return expected
         if key is None:
             raise NotFound(Resource.KEY)
         return key
@@ -138,6 +160,11 @@ def _inherited(principal: Principal, grant: Grant) -> Grant:
         endpoints=principal.endpoints if grant.endpoints is None else grant.endpoints,
         expires_at_ms=principal.expires_at_ms if grant.expires_at_ms is None else grant.expires_at_ms,
     )
+
+
+def _now_ms() -> int:
+    """Return the time on the clock of this process, for a key whose time on the store's clock cannot be read."""
+    return int(time.time() * 1000)
 
 
 def _full() -> QuotaReached:

@@ -7,6 +7,7 @@ import pytest
 
 from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.crypto.sealing import Sealer
+from queue_engine.domain.api_keys import ApiKey, Grant
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
 from queue_engine.domain.endpoints import Endpoint, EndpointConfig, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest, NotFound, StateConflict
@@ -173,3 +174,30 @@ async def test_a_key_has_a_holder_until_it_is_revoked(engine: Engine, store: Sto
     assert await engine.principals.of_key(key) == holder
     await store.api_keys.revoke(hash_of(key))
     assert await engine_on(store).principals.of_key(key) is None
+
+
+@pytest.mark.parametrize("is_rotated", [False, True])
+async def test_a_new_key_is_returned_although_it_cannot_be_read(
+    engine: Engine, store: Store, monkeypatch: pytest.MonkeyPatch, is_rotated: bool
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ConnectionError("lost")
+
+    grant = Grant("ci", Role.SUBMIT, expires_at_ms=2**45)
+    before = await engine.keys.create(OWNER, grant)
+    key = await store.api_keys.find_of(TENANT, before.stored.key_id)
+
+    async def found(*_: object) -> ApiKey | None:
+        return key
+
+    with monkeypatch.context() as broken:
+        broken.setattr(store.api_keys, "find", fail)
+        broken.setattr(store.api_keys, "find_of", found)  # it ends with `find`
+        if is_rotated:
+            made = await engine.keys.rotate(OWNER, before.stored.key_id, overlap_seconds=60)
+        else:
+            made = await engine.keys.create(OWNER, grant)
+    stored = await store.api_keys.find(hash_of(made.secret))
+    assert stored is not None
+    assert replace(made.stored, created_at_ms=stored.created_at_ms) == stored
+    assert abs(made.stored.created_at_ms - stored.created_at_ms) < 600_000
