@@ -16,9 +16,10 @@ import json
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from arq import Worker, cron
@@ -115,7 +116,7 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
     async def note_start(ctx: dict[Any, Any]) -> None:  # noqa: ARG001 - arq's signature
         outages.STORE.succeeded(queue)  # because arq has read the server's version
 
-    return _Worker(
+    worker = _Worker(
         cron_jobs=cron_jobs,
         queue_name=queue,
         redis_pool=ArqRedis(
@@ -130,6 +131,9 @@ def _worker(redis_url: str, queue: str, jobs: Sequence[Periodic]) -> Worker:
         keep_result=0,
         log_results=False,
     )
+    periods = (timedelta(seconds=job.every_seconds) for job in jobs)
+    worker.periods = dict(zip((job.name for job in cron_jobs), periods, strict=True))
+    return worker
 
 
 class _Worker(Worker):
@@ -139,6 +143,23 @@ class _Worker(Worker):
     others. If a whole page has only foreign entries, the queue is flooded and is deleted. Its jobs are queued again
     within a second.
     """
+
+    periods: Mapping[str, timedelta]
+    """Time between two runs of each job."""
+
+    async def run_cron(self, n: datetime, delay: float, num_windows: int = 2) -> None:
+        """Queue the jobs that are due. Runs that were missed, because the process or the store paused, are not made up.
+
+        arq queues one run of a job each time, so that with one look a second a job of every second would stay as late
+        as the longest pause, and its entries would be dropped as late. After a step back of the clock it would wait
+        until the clock has the time of the next run again.
+        """
+        ahead = timedelta(seconds=delay * num_windows)
+        for job in self.cron_jobs:
+            period = self.periods[job.name]
+            if job.next_run is not None and not n - period <= job.next_run <= n + period + ahead:
+                job.calculate_next(n - period)  # the latest time that is not after n
+        await super().run_cron(n, delay, num_windows)
 
     async def _poll_iteration(self) -> None:
         """Look at the queue, and wait until jobs may be due again.
