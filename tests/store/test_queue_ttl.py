@@ -48,6 +48,16 @@ async def test_a_wait_for_another_attempt_counts(bench: Bench) -> None:
     assert await bench.probe.scores(bench.partition.due) == {}
 
 
+async def test_the_wait_of_an_agent_that_called_no_container_counts(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent, queue_ttl_seconds=30)
+    await agent.release(started.lease, called=False)
+    created_ms = (await bench.task("t1")).created_at_ms
+    assert await bench.probe.scores(bench.partition.deadlines) == {bench.member("t1"): created_ms + 30_000}
+    await let_it_pass(bench)
+    assert (await bench.sweep()).expired == 1
+
+
 async def test_time_that_the_engine_took_does_not_count(bench: Bench) -> None:
     agent = bench.agent()
     lost = await bench.submit_and_start("t1", agent, queue_ttl_seconds=30)

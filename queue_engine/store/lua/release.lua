@@ -2,7 +2,7 @@
 -- task whose cancellation was requested ends instead.
 --
 -- flags: allow-oom
--- keys of a task: task, leases, retry_queue
+-- keys of a task: task, leases, retry_queue, deadlines
 -- arguments: token text, was_called flag (the container may have received the task, so the attempt is recorded in the history)
 -- replies:
 --   OK
@@ -30,5 +30,8 @@ local member, task_id = names_of(task)
 redis.call('HSET', task, 'state', 'queued', 'entry', redis.call('XADD', retry_queue, '*', 't', task_id))
 redis.call('HINCRBY', task, 'attempts', -1)
 redis.call('ZREM', leases, member)
+-- A task that no container has received has waited all the time.
+local deadline = not was_called and redis.call('HGET', task, 'deadline')
+if deadline then redis.call('ZADD', deadlines, deadline, member) end
 count_move('running', 'queued')
 return { 'OK' }
