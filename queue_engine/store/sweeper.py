@@ -24,6 +24,8 @@ PURGED_AT_ONCE = 4
 """Number of endpoints of a partition that are purged at the same time."""
 PURGED_PAGES = 10
 """Maximum number of pages of ended tasks that are removed from an endpoint before the next endpoint's turn."""
+KEPT_PAGES = 4
+"""Maximum number of pages of one status that one call looks at. It goes on after a page of tasks that are all kept."""
 
 
 @dataclass(frozen=True)
@@ -138,20 +140,20 @@ class Sweeper:
     async def purge(self, endpoint_id: str, *, before_ms: int, limit: int = 1000) -> int:
         """Remove ended tasks that reached their status before `before_ms` (store's clock). Return how many.
 
-        Removes at most `limit` tasks of each status. A task whose delivery has not ended is kept for another retention
-        time.
+        Removes at most `limit` tasks of each status, and looks at KEPT_PAGES times as many at most. A task whose
+        delivery has not ended is kept for another retention time.
         """
         keys = self._partitions.of(endpoint_id)
         removed = 0
         for status in (TaskStatus.SUCCESS, TaskStatus.DELIVERED, TaskStatus.FAILED):
-            kept = limit
-            while kept == limit:  # a full page of kept tasks may hide others that can be removed
+            for _ in range(KEPT_PAGES):
                 overdue = await self._scripts.overdue(
                     keys, stream=keys.finished(status), status=status.lower(), before_ms=before_ms, limit=limit
                 )
                 words = await asyncio.gather(*(self._purge(keys, status, *entry) for entry in overdue.entries))
                 removed += words.count("PURGED")
-                kept = words.count("KEPT")
+                if words.count("KEPT") < limit:  # a full page of kept tasks may hide others that can be removed
+                    break
         return removed
 
     async def end_waiting(self, endpoint_id: str, error: str, *, limit: int = 1000) -> int:

@@ -7,6 +7,7 @@ import pytest
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import Failed, Succeeded, TaskState, TaskStatus
 from queue_engine.store.constants import EXPIRY_SLACK_MS
+from queue_engine.store.sweeper import KEPT_PAGES
 from queue_engine.store.tasks import Submission
 from tests.store.bench import DELIVERED, GIVEN_UP, TOO_LARGE_TO_JOIN, Bench, again
 from tests.waiting import wait_until_async
@@ -77,6 +78,18 @@ async def test_a_kept_task_does_not_expire_during_its_delivery(bench: Bench, out
     await bench.purge()
     for key in names:
         assert await bench.probe.ask("PTTL", key) > EXPIRY_SLACK_MS
+
+
+async def test_a_call_looks_at_a_limited_number_of_kept_tasks_and_the_next_goes_on(bench: Bench) -> None:
+    for number in range(2 * KEPT_PAGES):
+        await bench.finish(f"kept{number}", webhook=True)
+    await bench.finish("last")
+    ended = (await bench.task("last")).finished_at_ms
+    assert ended is not None
+    await _until_later_than(bench, ended)
+    purge = bench.store.sweeper.purge
+    removed = [await purge(bench.endpoint_id, before_ms=ended + 1, limit=1) for _ in range(3)]
+    assert removed == [0, 0, 1]
 
 
 async def test_tasks_behind_many_that_are_kept_go_in_the_same_call(bench: Bench) -> None:
