@@ -134,7 +134,7 @@ async def test_a_task_that_ended_in_the_future_is_noticed_and_then_expires_as_of
     await bench.probe.ask("DEL", stream)
     await bench.probe.ask("XADD", stream, f"1-{now + 3_600_000}", *(part for pair in entry.items() for part in pair))
     await bench.probe.ask("ZADD", bench.partition.due_purges, now + 7_200_000, bench.endpoint_id)
-    assert await bench.store.endpoints.index.restore([bench.endpoint_id]) == 1
+    await bench.store.endpoints.index.restore([bench.endpoint_id])
     assert await purge_due(bench) == Purged(endpoints=1, tasks=0)
     endpoint = await bench.store.endpoints.get(bench.endpoint_id, TENANT)
     due = await due_at(bench)
@@ -149,8 +149,7 @@ async def test_a_missing_time_is_restored(bench: Bench) -> None:
     await bench.finish("t1")
     due = await due_at(bench)
     await bench.probe.ask("DEL", bench.partition.due_purges)
-    restore = bench.store.endpoints.index.restore
-    assert [await restore([bench.endpoint_id]) for _ in range(2)] == [1, 0]
+    await bench.store.endpoints.index.restore([bench.endpoint_id])
     assert await due_at(bench) == due
 
 

@@ -185,20 +185,6 @@ async def test_missing_entries_are_restored_once(store: Store, probe: Probe) -> 
     assert (await listed(store), await listed(store, OTHER)) == (mine, theirs)
 
 
-async def test_what_an_agent_of_format_1_left_out_is_restored_and_does_not_prolong_the_migration(
-    store: Store, probe: Probe
-) -> None:
-    (endpoint_id,) = await create(store, 1)
-    keys = store.partitions.of(endpoint_id)
-    await store.workers.put(endpoint_id, "w1", managed=False)
-    await probe.ask("HSET", keys.counts, "workers:INITIALIZING", 0, "scheduled", 1)
-    assert await store.endpoints.index.restore([endpoint_id]) == 0
-    assert (await probe.hash(keys.counts))["workers:INITIALIZING"] == "1"
-    assert await probe.ask("SMEMBERS", keys.partition.waiting_endpoints) == {endpoint_id.encode()}
-    await probe.ask("HSET", keys.counts, "scheduled", 0)
-    await probe.ask("DEL", keys.partition.waiting_endpoints)
-
-
 async def make_format_1(store: Store, probe: Probe) -> None:
     """Change the data to format 1, in which there are no indexes."""
     await store.prepare()

@@ -113,14 +113,15 @@ async def test_workers_are_counted_by_status(bench: Bench, store: Store) -> None
 
 
 async def test_counts_that_an_older_agent_has_not_changed_are_corrected(bench: Bench) -> None:
-    store, restore = bench.store, bench.store.endpoints.index.restore
+    """They are not reported, because a migration goes on as long as something is."""
+    store = bench.store
     await store.workers.put(bench.endpoint_id, "a", managed=True)
     await store.workers.put(bench.endpoint_id, "b", managed=True)
     await bench.submit("t1")
     await bench.probe.ask("HSET", bench.keys.workers, "a", "RUNNING")
     await bench.probe.ask("HSET", bench.keys.worker("a"), "status", "RUNNING")
     await bench.probe.ask("DEL", bench.partition.waiting_endpoints)
-    assert [await restore([bench.endpoint_id]) for _ in range(2)] == [3, 0]
+    assert await store.endpoints.index.restore([bench.endpoint_id]) == 0
     workers = await store.sweeper.workers()
     assert (workers["INITIALIZING"], workers["RUNNING"]) == (1, 1)
     assert [one.depth for one in await waiting(bench)] == [1]
