@@ -18,7 +18,7 @@ from queue_engine.engine.engine import Engine
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, own_metrics
-from queue_engine.processes.file_limit import raise_file_limit
+from queue_engine.processes.file_limit import ALL_FILES, raise_file_limit
 from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.sharing import Membership
 from queue_engine.processes.start_notice import Facts, send_notice
@@ -73,8 +73,11 @@ def _metrics_page(membership: Membership | None) -> Page:
 
 def _check_file_limit(settings: ApiSettings) -> None:
     """Raise the limit of open files so that it fits the limits of connections. Log a warning if it cannot be raised."""
-    needed = settings.max_connections + settings.alb_max_requests_per_tenant + OTHER_FILES
+    limits = (settings.max_connections, settings.alb_max_requests_per_tenant)
+    needed = sum(limits) + OTHER_FILES
     limit = raise_file_limit(needed)
+    if 0 in limits:  # no limit: the process may need any number of files
+        limit = raise_file_limit(ALL_FILES)
     if limit < needed:
         log.warning(
             "the limit of open files is %d, but QUEUE_ENGINE_MAX_CONNECTIONS and "

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import resource
+import sys
 from contextlib import suppress
+
+ALL_FILES = sys.maxsize
+"""More files than any system allows: raises the limit to the hard limit."""
 
 
 def raise_file_limit(needed: int) -> int:

@@ -29,3 +29,13 @@ def test_a_limit_that_cannot_be_raised_is_a_warning_with_both_numbers() -> None:
     assert warning.startswith("the limit of open files is 400, but QUEUE_ENGINE_MAX_CONNECTIONS and ")
     assert "need 1266: raise it" in warning
     assert _output(program.format(100)) == ""
+
+
+def test_without_a_limit_of_connections_or_requests_the_hard_limit_is_used() -> None:
+    program = (
+        "from queue_engine.cli.serve_api import _check_file_limit\n"
+        "from queue_engine.config.engine import ApiSettings\n"
+        "_check_file_limit(ApiSettings(max_connections={}, alb_max_requests_per_tenant={}))\n"
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
+    )
+    assert [_output(program.format(*limits)) for limits in ((0, 10), (10, 0), (10, 10))] == ["400\n", "400\n", "276\n"]
