@@ -47,13 +47,12 @@ async def serve_api_group(settings: ApiSettings) -> int:
     """Run the members until SIGTERM or SIGINT. A member that dies is started again."""
     listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings))
     or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))  # here, because members would be restarted
-    folder = Path(tempfile.mkdtemp(prefix="queue-engine-api-"))
-
-    metrics_port = _serve_metrics(settings, folder)
     supervisor = Supervisor()
     stopping = asyncio.Event()
     on_end(stopping.set)
+    folder = Path(tempfile.mkdtemp(prefix="queue-engine-api-"))
     try:
+        metrics_port = _serve_metrics(settings, folder)
         members = [
             _member(settings, Membership(listener.fileno(), folder, number), metrics_port)
             for number in range(1, settings.api_processes + 1)

@@ -1,6 +1,7 @@
 """`queue-engine api --processes N`: several processes behind one port, and one page of their metrics."""
 
 import re
+import socket
 from pathlib import Path
 
 import httpx
@@ -128,6 +129,16 @@ def test_a_port_in_use_ends_the_start_and_names_the_setting(group: Group, progra
 
     assert second.wait() == 2
     assert "QUEUE_ENGINE_PORT" in second.output()
+
+
+def test_a_metrics_port_in_use_ends_the_start_and_leaves_no_file(programs: Programs, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = ("--port", "0", "--metrics-port", str(taken.getsockname()[1]))
+        arguments = ("queue_engine", "api", *ports, "--processes", "2")
+        program = programs.start("api", *arguments, TMPDIR=str(tmp_path))
+        assert program.wait() == 2
+    assert "QUEUE_ENGINE_METRICS_PORT" in program.output()
+    assert folders_in(tmp_path) == []
 
 
 @pytest.mark.parametrize("count", ["0", "65", "many"])
