@@ -77,7 +77,7 @@ async def test_a_task_that_comes_while_its_endpoint_is_read_is_not_missed(bench:
     assert [one.depth for one in await waiting(bench)] == [1]
 
 
-async def test_tasks_that_nobody_should_execute_have_no_oldest_one(bench: Bench) -> None:
+async def test_tasks_that_no_worker_should_execute_have_no_oldest_one(bench: Bench) -> None:
     await bench.submit("t1")
     endpoints, workers = bench.store.endpoints, bench.store.workers
     await endpoints.update(bench.endpoint_id, TENANT, lambda one: replace(one, workers=0))
