@@ -625,8 +625,20 @@ class Scripts:
         """
     async def check_endpoint(self, keys: EndpointKeys, /) -> CheckEndpointOk:
         """Let the leading controller look at an endpoint's workers in its next round."""
-    async def claim(self, keys: EndpointKeys, /, *, worker_id: str, limit: int) -> ClaimOk:
-        """Claim waiting tasks for an agent, those of the retry queue first. Does not wait for a task."""
+    async def claim(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        worker_id: str,
+        limit: int,
+        is_turn_of_new: bool,
+        retried_after: str,
+        new_after: str,
+    ) -> ClaimOk:
+        """Claim waiting tasks for an agent. While both queues have tasks, each gets half of the places, so that no
+        queue waits until the other one is empty. A repeated call returns the same entries. Does not wait for a task.
+        """
     async def create_api_key(
         self,
         *,

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal, Settled
@@ -37,6 +39,8 @@ SUSPECT_AFTER = 2
 """Number of attempts that ended with a lost worker or connection after which the task is run alone."""
 MAX_STEPS = 20
 """Limit of steps in one search for claimed entries that no agent has started."""
+StreamEntry = tuple[bytes, dict[bytes, bytes]]
+"""Id and fields of an entry of a stream."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ class TaskQueue:
     """Queue of an endpoint, for one agent.
 
     `scripts`, `beats` and `blocking` use separate clients, because a blocking read must not delay results and
-    heartbeats. `lease_ms` is the time for which a task is held without a heartbeat. Every method may be repeated after
+    heartbeats. The client of `blocking` must not repeat commands, because a repeated read claims other entries.
+    `lease_ms` is the time for which a task is held without a heartbeat. Every method may be repeated after
     a lost reply.
     """
 
@@ -115,40 +120,71 @@ class TaskQueue:
         self._specs = TaskSpecs(sealer)
         self.worker_id = worker_id
         self._lease_ms = lease_ms
-        self._has_more = False
-        """True if the last claim got all that it asked for, so that more tasks probably wait."""
+        self._claims_by_script = False
+        """True if the last claim got all that it asked for, so that more tasks probably wait, or its reply was lost."""
+        self._claiming: asyncio.Future[Any] | None = None
+        """The latest call of the script, which goes on when its claim is cancelled."""
+        self._is_turn_of_new = False
+        """True if the odd place of the next claim belongs to the new tasks."""
+        self._received = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
+        """The id of the latest entry of each queue that a claim has returned."""
         self._none_before = 0.0
         """Monotonic time before which no entry can be abandoned."""
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
 
     async def claim(self, limit: int, *, block_ms: int) -> list[Entry]:
-        """Return up to `limit` entries of each queue, the retry queue's first. Waits up to `block_ms` for an entry.
+        """Return up to `limit` entries, or that number of each queue. Wait up to `block_ms` for the first one.
 
         While tasks wait, the entries come by a script, which shares the round trips of the other scripts. A blocking
-        read would cost a round trip of its own, and the agent's slots would be empty for that time.
+        read would cost a round trip of its own, and the agent's slots would be empty for that time. The script also
+        returns entries that an earlier claim got and did not return, because its reply was lost or it was cancelled.
         """
         try:
-            entries = await self._waiting(limit) if self._has_more else []
-            entries = entries or await self._read(limit, block_ms)
+            entries = await self._claim(limit, block_ms)
         except ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             if not await self._make_groups():
                 await asyncio.sleep(block_ms / 1000)
             return []
-        self._has_more = len(entries) >= limit
+        self._claims_by_script = len(entries) >= limit
         return entries
+
+    async def _claim(self, limit: int, block_ms: int) -> list[Entry]:
+        if self._claims_by_script and (entries := await self._waiting(limit)):
+            return entries
+        self._claims_by_script = True  # unless this read returns
+        try:
+            return await self._read(limit, block_ms)
+        except (RedisConnectionError, RedisTimeoutError):
+            return await self._waiting(limit)
 
     async def _waiting(self, limit: int) -> list[Entry]:
         """Return up to `limit` entries that wait now."""
-        reply = await self._scripts.claim(self._keys, worker_id=self.worker_id, limit=limit)
-        return _entries(self._keys.retry_queue, reply.retried) + _entries(self._keys.queue, reply.new)
+        self._claiming = asyncio.ensure_future(
+            self._scripts.claim(
+                self._keys,
+                worker_id=self.worker_id,
+                limit=limit,
+                is_turn_of_new=self._is_turn_of_new,
+                retried_after=self._received[self._keys.retry_queue],
+                new_after=self._received[self._keys.queue],
+            )
+        )
+        reply = await asyncio.shield(self._claiming)
+        self._is_turn_of_new = not self._is_turn_of_new
+        return self._take(self._keys.retry_queue, reply.retried) + self._take(self._keys.queue, reply.new)
 
     async def _read(self, limit: int, block_ms: int) -> list[Entry]:
         streams: dict[Any, Any] = {self._keys.retry_queue: ">", self._keys.queue: ">"}
-        return _entries_read(
-            await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=limit, block=block_ms)
-        )
+        reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=limit, block=block_ms)
+        return [entry for stream, entries in reply for entry in self._take(stream.decode(), entries)]
+
+    def _take(self, stream: str, entries: Sequence[StreamEntry]) -> list[Entry]:
+        """Return claimed entries of a stream, and note that they were received."""
+        if entries:
+            self._received[stream] = entries[-1][0].decode()
+        return _entries(stream, entries)
 
     async def claim_abandoned(self, limit: int, *, idle_ms: int) -> list[Entry]:
         """Return entries that another agent read at least `idle_ms` ago and did not start, because it has died.
@@ -202,7 +238,9 @@ class TaskQueue:
         return _entries(stream, entries), cursor == b"0-0"
 
     async def unstarted(self) -> list[Entry]:
-        """Return entries that this worker has claimed and not started, because the reply of a read was lost."""
+        """Return entries that this worker has claimed and not started, including those of a cancelled claim."""
+        if self._claiming is not None:
+            await asyncio.wait({self._claiming})  # the store may not have executed it yet
         streams: dict[Any, Any] = {self._keys.retry_queue: "0", self._keys.queue: "0"}
         try:
             reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=1000)
@@ -338,7 +376,7 @@ def _end_of(text: bytes, start: int) -> bytes | memoryview:
     return text[start:] if len(text) <= MAX_COPIED_BYTES else memoryview(text)[start:]
 
 
-def _entries(stream: str, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[Entry]:
+def _entries(stream: str, entries: Iterable[StreamEntry]) -> list[Entry]:
     """Return the entries of a stream. An invalid entry gets an empty task id, and `start` removes it."""
     return [
         Entry(stream, entry_id.decode(), fields.get(b"t", b"").decode("utf-8", "replace"))
@@ -347,6 +385,6 @@ def _entries(stream: str, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -
     ]
 
 
-def _entries_read(reply: list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]) -> list[Entry]:
+def _entries_read(reply: list[tuple[bytes, list[StreamEntry]]]) -> list[Entry]:
     """Return the entries of an XREADGROUP reply."""
     return [entry for stream, entries in reply for entry in _entries(stream.decode(), entries)]

@@ -102,8 +102,9 @@ class Store:
         self._process: str | None = None
         """The name in this process's note; None when the process does not note itself."""
         self.redis = connect(self._address, max_connections=max_connections)
-        # In a cluster a blocking read waits on each partition separately.
-        self._blocking = connect(self._address, max_connections=4 + partitions, blocking=True)
+        # In a cluster a blocking read waits on each partition separately. An agent's read that is repeated after a lost
+        # reply would claim other tasks; TaskQueue claims the same ones by a script.
+        self._blocking = connect(self._address, max_connections=4 + partitions, blocking=True, repeats=not is_agent)
         self._beats = connect(self._address, max_connections=2)
         self._logs = connect(self._address, max_connections=max_connections)
         self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._beats, self._logs)

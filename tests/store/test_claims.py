@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import (
@@ -18,6 +19,7 @@ from queue_engine.domain.tasks import (
     TryAgain,
 )
 from queue_engine.store.queue import Entry, TaskQueue
+from queue_engine.store.store import Store
 from tests.store.bench import LONG_LEASE_MS, TENANT, Bench, spec
 from tests.waiting import wait_until_async
 
@@ -527,6 +529,89 @@ async def test_a_claim_while_many_tasks_wait_takes_retried_tasks_first(bench: Be
     await agent.put_back(second)
     assert [entry.task_id for entry in await agent.claim(3, block_ms=1)] == ["t0", "t1", "t2"]
     assert {entry.stream for entry in await agent.unstarted()} == {bench.keys.queue, bench.keys.retry_queue}
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+async def test_neither_queue_waits_for_the_other_to_be_empty(bench: Bench, size: int) -> None:
+    agent = bench.agent()
+    for number in range(20):
+        await bench.submit(f"retried-{number}")
+    for entry in await agent.claim(20, block_ms=1):
+        await agent.put_back(entry)
+    for number in range(20):
+        await bench.submit(f"new-{number}")
+
+    claimed = [entry.task_id for _ in range(12 // size) for entry in await agent.claim(size, block_ms=1)]
+
+    assert claimed[0] == "retried-0"
+    retried = [task_id for task_id in claimed if task_id.startswith("retried")]
+    new = [task_id for task_id in claimed if task_id.startswith("new")]
+    assert retried == [f"retried-{number}" for number in range(6)]
+    assert new == [f"new-{number}" for number in range(6)]
+
+
+@pytest.mark.parametrize(("retried", "new"), [(1, 9), (9, 1), (0, 9), (9, 0)])
+async def test_a_queue_leaves_places_that_it_cannot_fill_to_the_other_one(bench: Bench, retried: int, new: int) -> None:
+    agent = bench.agent()
+    for number in range(max(retried, 1)):
+        await bench.submit(f"retried-{number}")
+    entries = await agent.claim(max(retried, 1), block_ms=1)
+    for entry in entries[:retried]:
+        await agent.put_back(entry)
+    for number in range(new):
+        await bench.submit(f"new-{number}")
+    for _ in range(2):  # the turns of both queues
+        assert len(await agent.claim(4, block_ms=1)) == 4
+
+
+async def test_a_queue_without_its_group_costs_the_entries_of_the_other_one_no_time(bench: Bench) -> None:
+    agent = bench.agent()
+    for task_id in ("t1", "t2"):
+        await bench.submit(task_id)
+    for entry in await agent.claim(2, block_ms=1):
+        await agent.put_back(entry)
+    await bench.probe.ask("XGROUP", "DESTROY", bench.keys.queue, "agents")
+
+    claimed = await agent.claim(1, block_ms=1) or await agent.claim(1, block_ms=1)
+
+    assert [entry.task_id for entry in claimed] == ["t1"]
+    assert [entry.task_id for entry in await agent.unstarted()] == ["t1"]
+
+
+async def test_a_claim_returns_what_a_cancelled_claim_has_claimed(bench: Bench) -> None:
+    agent = bench.agent()
+    for number in range(5):
+        await bench.submit(f"t{number}")
+    assert len(await agent.claim(1, block_ms=1)) == 1
+    cancelled = asyncio.create_task(agent.claim(2, block_ms=1))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.wait({cancelled})
+    assert cancelled.cancelled()
+    assert [entry.task_id for entry in await agent.claim(2, block_ms=1)] == ["t1", "t2"]
+
+
+async def test_a_read_back_has_the_entries_of_a_cancelled_claim_that_the_store_executes_later(
+    store: Store, bench: Bench, sealer: Sealer
+) -> None:
+    slow = Store(store.url, sealer, partitions=store.partitions.count, max_connections=1)
+    agent = slow.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=LONG_LEASE_MS)
+    try:
+        for task_id in ("t1", "t2"):
+            await bench.submit(task_id)
+        assert len(await agent.claim(1, block_ms=1)) == 1
+        connection = await slow.redis.connection_pool.get_connection()  # the only one of the scripts
+        claiming = asyncio.create_task(agent.claim(1, block_ms=1))
+        await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.wait({claiming})
+        reading = asyncio.create_task(agent.unstarted())
+        await asyncio.wait({reading}, timeout=0.2)
+        assert not reading.done()
+        await slow.redis.connection_pool.release(connection)
+        assert [entry.task_id for entry in await reading] == ["t1", "t2"]
+    finally:
+        await slow.close()
 
 
 async def test_a_claim_after_the_queue_is_empty_waits_for_a_task(bench: Bench) -> None:

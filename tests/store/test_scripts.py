@@ -13,6 +13,7 @@ from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
 from queue_engine.observability import metrics
 from queue_engine.store.outbox.entries import OutboxEntry
+from queue_engine.store.queue import TaskQueue
 from queue_engine.store.redis.client import store_errors
 from queue_engine.store.script_runner import MAX_BATCH
 from queue_engine.store.scripts import load_scripts
@@ -155,6 +156,55 @@ async def far(proxy: LossyProxy, sealer: Sealer, bench: Bench) -> AsyncIterator[
     yield Bench(store, bench.endpoint_id, bench.probe, bench.endpoint_ids)
     proxy.replies_to_lose = 0
     await store.close()
+
+
+@pytest.fixture
+async def far_agent(proxy: LossyProxy, sealer: Sealer, bench: Bench) -> AsyncIterator[TaskQueue]:
+    """An agent of the same endpoint, over a connection that loses replies on demand."""
+    store = Store(proxy.url, sealer, partitions=bench.store.partitions.count, is_agent=True)
+    yield store.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=LONG_LEASE_MS)
+    proxy.replies_to_lose = 0
+    await store.close()
+
+
+async def test_a_claim_whose_reply_was_lost_returns_the_entries_that_it_claimed(
+    bench: Bench, far_agent: TaskQueue, proxy: LossyProxy
+) -> None:
+    for number in range(9):
+        await bench.submit(f"t{number}")
+    assert len(await far_agent.claim(1, block_ms=1)) == 1  # by a blocking read
+    assert len(await far_agent.claim(2, block_ms=1)) == 2  # by the script, which is known now
+    proxy.replies_to_lose = 1
+    claimed = await far_agent.claim(3, block_ms=1)
+    assert proxy.lost == 1
+    assert [entry.task_id for entry in claimed] == ["t3", "t4", "t5"]
+    assert len(await far_agent.unstarted()) == 6
+
+
+async def test_a_blocking_read_whose_reply_was_lost_returns_the_entries_that_it_claimed(
+    bench: Bench, far_agent: TaskQueue, proxy: LossyProxy
+) -> None:
+    assert await far_agent.claim(1, block_ms=1) == []
+    for number in range(9):
+        await bench.submit(f"t{number}")
+    proxy.replies_to_lose = 1
+    claimed = await far_agent.claim(3, block_ms=1)
+    assert proxy.lost == 1
+    assert [entry.task_id for entry in claimed] == ["t0", "t1", "t2"]
+    assert len(await far_agent.unstarted()) == 3
+
+
+async def test_a_claim_while_every_reply_is_lost_costs_no_entry(
+    bench: Bench, far_agent: TaskQueue, proxy: LossyProxy
+) -> None:
+    for number in range(9):
+        await bench.submit(f"t{number}")
+    assert len(await far_agent.claim(1, block_ms=1)) == 1
+    proxy.replies_to_lose = EVERYTHING
+    with pytest.raises(RedisConnectionError):
+        await far_agent.claim(3, block_ms=1)
+    proxy.replies_to_lose = 0
+    assert [entry.task_id for entry in await far_agent.claim(3, block_ms=1)] == ["t1", "t2", "t3"]
 
 
 @pytest.mark.parametrize("losses", [1, 2])

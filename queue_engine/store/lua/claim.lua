@@ -1,13 +1,28 @@
--- Claim waiting tasks for an agent, those of the retry queue first. Does not wait for a task.
+-- Claim waiting tasks for an agent. While both queues have tasks, each gets half of the places, so that no queue waits until
+-- the other one is empty. A repeated call returns the same entries. Does not wait for a task.
 --
 -- flags: allow-oom
 -- keys of an endpoint: retry_queue, queue
--- arguments: worker_id text, limit integer
+-- arguments: worker_id text, limit integer, is_turn_of_new flag (an odd place belongs to the new tasks),
+--   retried_after text, new_after text (id of the latest entry of each queue that the agent has received)
 -- replies:
 --   OK: retried entries, new entries
-local function claim(stream, count)
-  local found = count > 0 and redis.call('XREADGROUP', 'GROUP', 'agents', worker_id, 'COUNT', count, 'STREAMS', stream, '>')
+local function read(stream, after, count)
+  local found = count > 0
+    and redis.call('XREADGROUP', 'GROUP', 'agents', worker_id, 'COUNT', count, 'STREAMS', stream, after)
   return found and found[1][2] or {}
 end
-local retried = claim(retry_queue, limit)
-return { 'OK', retried, claim(queue, limit - #retried) }
+local function claim(entries, stream, count)
+  local found = read(stream, '>', count)
+  for _, entry in ipairs(found) do entries[#entries + 1] = entry end
+  return #found
+end
+-- The entries of a reply that was lost. Nothing is claimed before both queues are read, because a missing group is an error.
+local retried, new = read(retry_queue, retried_after, limit), read(queue, new_after, limit)
+local left = limit - #retried - #new
+local share = math.floor((left + (is_turn_of_new and 0 or 1)) / 2)
+local claimed = claim(retried, retry_queue, share)
+left = left - claimed
+left = left - claim(new, queue, left)
+if claimed == share then claim(retried, retry_queue, left) end
+return { 'OK', retried, new }

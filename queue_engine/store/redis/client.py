@@ -71,17 +71,20 @@ class NotDurable(RedisError):
     """A write was executed but not yet acknowledged by enough servers. The caller repeats it until it is."""
 
 
-def connect(url: str | StoreUrl, *, max_connections: int = 32, blocking: bool = False) -> Redis:
+def connect(url: str | StoreUrl, *, max_connections: int = 32, blocking: bool = False, repeats: bool = True) -> Redis:
     """Return a client that does not decode replies. It connects when the first command is sent.
 
-    With `blocking` its timeout is above MAX_BLOCK_SECONDS, for reads that wait on the server. `max_connections` limits
-    the connections to each server. Raises ValueError when the URL is invalid.
+    With `blocking` its timeout is above MAX_BLOCK_SECONDS, for reads that wait on the server. With `repeats` a command
+    that loses its connection is repeated once; the server may have executed it. `max_connections` limits the
+    connections to each server. Raises ValueError when the URL is invalid.
     """
     parsed = parse_store_url(url) if isinstance(url, str) else url
-    options = _connection_options(parsed, blocking=blocking)
+    options = _connection_options(parsed, blocking=blocking, repeats=repeats)
     if parsed.topology is Topology.CLUSTER:
         return ClusterClient(
-            parsed.addresses, lambda address: Redis.from_pool(_pool_of(address, parsed.tls, max_connections, options))
+            parsed.addresses,
+            lambda address: Redis.from_pool(_pool_of(address, parsed.tls, max_connections, options)),
+            repeats=repeats,
         )
     if parsed.topology is Topology.SENTINEL:
         return Redis.from_pool(_master_pool(parsed, max_connections, options))
@@ -165,7 +168,7 @@ def _master_pool(url: StoreUrl, max_connections: int, options: Mapping[str, Any]
     )
 
 
-def _connection_options(url: StoreUrl, *, blocking: bool) -> dict[str, Any]:
+def _connection_options(url: StoreUrl, *, blocking: bool, repeats: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "db": url.db,
         "username": url.username,
@@ -174,7 +177,7 @@ def _connection_options(url: StoreUrl, *, blocking: bool) -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "socket_keepalive": True,
         "socket_keepalive_options": _keepalive(),
-        "retry": Retry(NoBackoff(), 1),
+        "retry": Retry(NoBackoff(), 1 if repeats else 0),
         "retry_on_error": [RedisConnectionError],
     }
     if url.tls:

@@ -51,13 +51,16 @@ class ClusterClient(Redis):
     """A Redis client for a cluster. A command's keys must be in one slot; a pipeline may use several slots.
 
     `make_client` returns a client for one node. The slot map is updated by redirections, and fetched again when a node
-    does not respond.
+    does not respond. With `repeats` a command that loses its connection is repeated once.
     """
 
-    def __init__(self, seeds: Sequence[Address], make_client: Callable[[Address], Redis]) -> None:
+    def __init__(
+        self, seeds: Sequence[Address], make_client: Callable[[Address], Redis], *, repeats: bool = True
+    ) -> None:
         super().__init__(connection_pool=BlockingConnectionPool())  # never connected; the nodes have their own
         self._seeds = tuple(seeds)
         self._make_client = make_client
+        self._repeats = repeats
         self._nodes: dict[Address, Redis] = {}
         self._owners: dict[int, Address] = {}
         self._refreshing: asyncio.Task[None] | None = None
@@ -83,7 +86,7 @@ class ClusterClient(Redis):
         """Return the result of `send` at the node that owns `key`, following redirections.
 
         `after` is an error reply that the caller has already received. When the connection fails, `send` is repeated
-        once, at the node that owns the key by then.
+        once, at the node that owns the key by then, if this client repeats commands.
         """
         slot = slot_of(key)
         node, asking = None if after is None else self._owners.get(slot), False
@@ -97,9 +100,8 @@ class ClusterClient(Redis):
                     return await send(self.client_of(node), asking)
                 except (RedisConnectionError, RedisTimeoutError):
                     failures += 1
-                    if failures > 1 or node is None:
+                    if not await self._may_repeat(node, failures):
                         raise
-                    await self.note_silence(node)
                     node, asking = None, False
                     continue
                 except ResponseError as answer:
@@ -116,6 +118,13 @@ class ClusterClient(Redis):
                     await self.refresh()
                 raise error
         raise ResponseError("TRYAGAIN too many redirections")
+
+    async def _may_repeat(self, node: Address | None, failures: int) -> bool:
+        """Note that a node did not respond. Return True if the command may be sent again."""
+        if node is None or failures > 1:
+            return False
+        await self.note_silence(node)
+        return self._repeats
 
     async def owner(self, slot: int) -> Address:
         """Return the node that owns the slot by the known slot map. A node that did not respond is probed first.
