@@ -159,6 +159,16 @@ def delete_endpoint(
     _order(session, endpoint_id, "DELETE", says="deleting")
 
 
+@command(group, "rotate-secret")
+def rotate_secret(session: Session, endpoint: Endpoint) -> None:
+    """Replace the secret that signs an endpoint's webhooks, and show the new one. It is shown only once.
+
+    For 24 hours, webhooks are signed with the replaced secret too.
+    """
+    endpoint_id = session.api.endpoint_id(endpoint)
+    _show(session, session.api.send("POST", ENDPOINTS, endpoint_id, "webhook-secret", "rotate"))
+
+
 @command(group, "scale")
 def scale_endpoint(
     session: Session,

@@ -6,14 +6,11 @@ HMAC-SHA256 over `id.timestamp.body` lets a receiver verify that a message is au
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import hmac
+from collections.abc import Sequence
 
-SECRET_PREFIX = "whsec_"  # noqa: S105 - the public prefix of every secret
-MIN_SECRET_BYTES = 24
-MAX_SECRET_BYTES = 64
-"""The specification's limits of the length of a symmetric key."""
+from queue_engine.rules.signing_secrets import MAX_SECRET_BYTES, MIN_SECRET_BYTES, SECRET_PREFIX, key_of
 
 
 def new_secret(randomness: bytes) -> str:
@@ -24,26 +21,19 @@ def new_secret(randomness: bytes) -> str:
 
 
 def sign(secret: str, message_id: str, timestamp_seconds: int, body: bytes) -> str:
-    """Return the value of `webhook-signature`: `v1,<base64>`. Raises ValueError if the secret is not a `whsec_…`."""
+    """Return a signature: `v1,<base64>`. Raises ValueError if the secret is not a `whsec_…`."""
     signed = f"{message_id}.{timestamp_seconds}.".encode() + body
-    digest = hmac.new(_key_of(secret), signed, hashlib.sha256).digest()
+    digest = hmac.new(key_of(secret), signed, hashlib.sha256).digest()
     return "v1," + base64.b64encode(digest).decode()
 
 
-def signature_headers(secret: str, message_id: str, timestamp_seconds: int, body: bytes) -> dict[str, str]:
-    """Return the three headers of a signed message. Raises ValueError like `sign`."""
-    return {
-        "webhook-id": message_id,
-        "webhook-timestamp": str(timestamp_seconds),
-        "webhook-signature": sign(secret, message_id, timestamp_seconds, body),
-    }
+def signature_headers(secrets: Sequence[str], message_id: str, timestamp_seconds: int, body: bytes) -> dict[str, str]:
+    """Return the headers of a message that is signed with each of the secrets. Raises ValueError like `sign`.
 
-
-def _key_of(secret: str) -> bytes:
-    try:
-        if not secret.startswith(SECRET_PREFIX):
-            raise ValueError
-        return base64.b64decode(secret.removeprefix(SECRET_PREFIX), validate=True)
-    except (ValueError, binascii.Error):
-        # The message must not contain the secret.
-        raise ValueError(f"a signing secret is {SECRET_PREFIX} and base64") from None
+    A receiver accepts the message if it knows one of the secrets. Without secrets there is no signature.
+    """
+    headers = {"webhook-id": message_id, "webhook-timestamp": str(timestamp_seconds)}
+    if secrets:
+        signatures = (sign(secret, message_id, timestamp_seconds, body) for secret in secrets)
+        headers["webhook-signature"] = " ".join(signatures)
+    return headers

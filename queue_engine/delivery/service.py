@@ -252,10 +252,7 @@ def _request(delivery: Delivery, timestamp_seconds: int) -> OutgoingRequest:
     headers = {"Content-Type": "application/json"}
     if delivery.auth_key is not None:
         headers["X-API-Key"] = delivery.auth_key
-    if delivery.signing_secret is not None:
-        headers |= signature_headers(delivery.signing_secret, delivery.message_id, timestamp_seconds, delivery.body)
-    else:
-        headers |= {"webhook-id": delivery.message_id, "webhook-timestamp": str(timestamp_seconds)}
+    headers |= signature_headers(delivery.signing_secrets, delivery.message_id, timestamp_seconds, delivery.body)
     return OutgoingRequest(delivery.url, headers, delivery.body)
 
 

@@ -18,6 +18,7 @@ class Action(StrEnum):
     START_ENDPOINT = "start_endpoint"
     STOP_ENDPOINT = "stop_endpoint"
     DELETE_ENDPOINT = "delete_endpoint"
+    ROTATE_WEBHOOK_SECRET = "rotate_webhook_secret"  # noqa: S105 - the name of an action
     CANCEL_TASK = "cancel_task"
     RETRY_TASK = "retry_task"
     DELETE_TASK = "delete_task"

@@ -48,7 +48,8 @@ class Delivery:
     created_at_ms: int
     url: str
     auth_key: str | None = field(repr=False)
-    signing_secret: str | None = field(repr=False)
+    signing_secrets: tuple[str, ...] = field(repr=False)
+    """The secrets that sign the event, the newest first. After a rotation there are several."""
     body: bytes = field(repr=False)
     unreadable: str | None = None
     """The reason why this process cannot send the event: the key that sealed the webhook's secrets is missing."""

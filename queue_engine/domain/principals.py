@@ -31,7 +31,7 @@ class Right(StrEnum):
     OPERATE = "operate"
     """Retry tasks; scale, start and stop endpoints."""
     MANAGE = "manage"
-    """Change and delete endpoints, delete tasks, read signing secrets, and manage keys."""
+    """Change and delete endpoints, delete tasks, read and rotate signing secrets, and manage keys."""
     MANAGE_TENANT = "manage_tenant"
     """Create endpoints, manage credentials, and read the audit log."""
     MANAGE_TENANTS = "manage_tenants"

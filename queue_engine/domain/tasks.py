@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from queue_engine.domain.definitions import Definition, definitions_of
 from queue_engine.domain.field_types import ContainerPath, ExecutionTimeout, ForwardedHeaders, Port, QueueTtl, matching
 from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
+from queue_engine.rules.signing_secrets import check_auth_key
 
 ERROR_EXCERPT_BYTES = 2048
 """Maximum number of bytes of a container's response that a task's `error` repeats."""
@@ -122,6 +123,7 @@ AuthKey = Annotated[
     str,
     Field(min_length=1, max_length=255),
     matching(r"[!-~](?:[ -~]*[!-~])?", "must be visible ASCII characters, with spaces inside only"),
+    AfterValidator(check_auth_key),
 ]
 
 
@@ -160,7 +162,13 @@ class TaskSpec:
     """`scheme://host:port` of the webhook."""
     webhook_auth_key: Annotated[
         AuthKey | None,
-        TaskField("Sent to the webhook as `X-API-Key`; never returned", stored="auth_key", secret=True, is_shown=False),
+        TaskField(
+            "Sent to the webhook as `X-API-Key`; never returned. A key that begins with `whsec_` is a signing secret, "
+            "which signs the result in place of the endpoint's, and is never sent",
+            stored="auth_key",
+            secret=True,
+            is_shown=False,
+        ),
     ] = field(default=None, repr=False)
     traceparent: str | None = None
     submitter: str | None = None

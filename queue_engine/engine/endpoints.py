@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.audit import Action, endpoint_target
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, EndpointStatus
-from queue_engine.domain.errors import InvalidRequest, NotFound, QuotaReached, Resource
+from queue_engine.domain.errors import InvalidRequest, NotFound, QuotaReached, Resource, StateConflict
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tenants import Limit
@@ -20,8 +20,17 @@ from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
 from queue_engine.rules.webhook_urls import Webhook, parse_webhook
 from queue_engine.store.credentials import CredentialStore
-from queue_engine.store.endpoints import EndpointLimitReached, EndpointStore
+from queue_engine.store.endpoints import (
+    MAX_REPLACED_SECRETS,
+    EndpointLimitReached,
+    EndpointStore,
+    TooManySecrets,
+    new_signing_secret,
+)
 from queue_engine.store.tenants import TenantStore
+
+SECRET_OVERLAP_SECONDS = 86_400
+"""Time for which webhooks are also signed with a replaced secret: receivers change theirs within a day."""
 
 _UNKNOWN_CREDENTIAL: FieldError = ("containerRegistryAuthId", "unknown credential")
 
@@ -52,6 +61,22 @@ class References:
     environment: Mapping[str, str] | None = None
     webhook: Webhook | None = None
     credential_id: int | None = None
+
+
+@dataclass(frozen=True)
+class NewEndpoint:
+    """An endpoint that was just created, and the secret that signs its webhooks."""
+
+    endpoint: Endpoint
+    signing_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class RotatedSecret:
+    """A new signing secret, and the time until which webhooks are signed with the replaced one too."""
+
+    secret: str = field(repr=False)
+    replaced_until_ms: int
 
 
 class Endpoints:
@@ -133,16 +158,16 @@ class Endpoints:
             errors += [] if found else [_UNKNOWN_CREDENTIAL]
         return errors
 
-    async def create(self, principal: Principal, config: EndpointConfig) -> Endpoint:
+    async def create(self, principal: Principal, config: EndpointConfig) -> NewEndpoint:
         """Create an endpoint. Raises InvalidRequest, and QuotaReached at the tenant's limit of endpoints."""
         webhook = parse_webhook(config.webhook) if config.webhook else None
         references = References(config.environment, webhook, config.credential_id)
         raise_for(await self.field_errors(principal, references))
-        endpoint = await from_store(self._create(principal, config))
-        await self._note(principal, Action.CREATE_ENDPOINT, endpoint.endpoint_id)
-        return endpoint
+        created = await from_store(self._create(principal, config))
+        await self._note(principal, Action.CREATE_ENDPOINT, created.endpoint.endpoint_id)
+        return created
 
-    async def _create(self, principal: Principal, config: EndpointConfig) -> Endpoint:
+    async def _create(self, principal: Principal, config: EndpointConfig) -> NewEndpoint:
         """Create the endpoint after marking its credential as used, so that the credential is not deleted."""
         credential_id = config.credential_id
         if credential_id is None:
@@ -156,12 +181,18 @@ class Endpoints:
             await self._credentials.release(credential_id, endpoint_id)
             raise
 
-    async def _stored(self, principal: Principal, config: EndpointConfig, endpoint_id: str | None = None) -> Endpoint:
+    async def _stored(
+        self, principal: Principal, config: EndpointConfig, endpoint_id: str | None = None
+    ) -> NewEndpoint:
         limit = await self._tenants.limit(principal.tenant, Limit.ENDPOINTS)
+        secret = new_signing_secret()
         try:
-            return await self._endpoints.create(principal.tenant, config, endpoint_id, limit=limit)
+            endpoint = await self._endpoints.create(
+                principal.tenant, config, endpoint_id, limit=limit, signing_secret=secret
+            )
         except EndpointLimitReached:
             raise QuotaReached(f"endpoints: the tenant has at most {limit}") from None
+        return NewEndpoint(endpoint, secret)
 
     async def update(
         self,
@@ -224,12 +255,40 @@ class Endpoints:
         await self._release_credential(endpoint)
 
     async def webhook_secret(self, principal: Principal, endpoint: Endpoint) -> str:
-        """Return the secret that signs the endpoint's webhooks."""
+        """Return the secret that signs the endpoint's webhooks. Raises StateConflict once it has been rotated."""
         check_sees(principal, endpoint)
         secret = await from_store(self._endpoints.signing_secret(endpoint.endpoint_id))
         if secret is None:
             raise NotFound(Resource.ENDPOINT)
+        # Asked after reading, because a rotation in between may have replaced the secret.
+        if await from_store(self._endpoints.is_secret_rotated(endpoint.endpoint_id)):
+            raise StateConflict(
+                "webhook-secret: has been rotated: only the response to the rotation has the new secret"
+            )
         return secret
+
+    async def rotate_webhook_secret(self, principal: Principal, endpoint_id: str) -> RotatedSecret:
+        """Replace the secret that signs the endpoint's webhooks. The replaced one signs too for SECRET_OVERLAP_SECONDS.
+
+        Raises StateConflict if too many replaced secrets still sign.
+        """
+        check_has_access(principal, endpoint_id)
+        secret = new_signing_secret()
+        try:
+            until_ms = await from_store(
+                self._endpoints.rotate_signing_secret(
+                    endpoint_id, principal.tenant, secret, overlap_seconds=SECRET_OVERLAP_SECONDS
+                )
+            )
+        except TooManySecrets as error:
+            raise StateConflict(
+                f"webhook-secret: {MAX_REPLACED_SECRETS} replaced secrets still sign webhooks: rotate it again after "
+                f"{error.free_at_ms} (epoch milliseconds)"
+            ) from None
+        if until_ms is None:
+            raise NotFound(Resource.ENDPOINT)
+        await self._note(principal, Action.ROTATE_WEBHOOK_SECRET, endpoint_id)
+        return RotatedSecret(secret, until_ms)
 
     async def _note(self, principal: Principal, action: Action, endpoint_id: str) -> None:
         await self._audit.note(principal, action, endpoint_target(endpoint_id))

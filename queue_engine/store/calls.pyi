@@ -236,7 +236,7 @@ class OpenDeliveryOk:
     spec: bytes
     result: bytes
     is_too_large: bool
-    signing_secret: str
+    signing_secrets: list[str]
 
 class OpenDeliveryStale:
     word: Literal["STALE"]
@@ -246,7 +246,7 @@ class OpenEventOk:
     attempts: int
     created_ms: int
     event: bytes
-    signing_secret: str
+    signing_secrets: list[str]
 
 class OpenEventStale:
     word: Literal["STALE"]
@@ -468,6 +468,17 @@ class RotateApiKeyFull:
 
 class RotateApiKeyGone:
     word: Literal["GONE"]
+
+class RotateSigningSecretOk:
+    word: Literal["OK"]
+    replaced_until_ms: int
+
+class RotateSigningSecretFull:
+    word: Literal["FULL"]
+    free_at_ms: int
+
+class RotateSigningSecretNotFound:
+    word: Literal["NOT_FOUND"]
 
 class SetDesiredStateOk:
     word: Literal["OK"]
@@ -1049,6 +1060,19 @@ class Scripts:
         """Replace an API key by a new one with the same rights and the same end. The old key stays valid for the
         overlap, and is never made valid again. It is stored as a limited key, because it has an end now: see
         create_api_key.lua.
+        """
+    async def rotate_signing_secret(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        tenant: str,
+        secret: str,
+        overlap_ms: int,
+        max_replaced: int,
+    ) -> RotateSigningSecretOk | RotateSigningSecretFull | RotateSigningSecretNotFound:
+        """Give an endpoint a new signing secret. Its webhooks are signed with the replaced one too until the overlap
+        ends.
         """
     async def set_desired_state(
         self,

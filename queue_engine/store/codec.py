@@ -17,6 +17,7 @@ from queue_engine.domain.tasks import (
     TaskSpec,
     TaskState,
 )
+from queue_engine.rules.signing_secrets import signs
 from queue_engine.store.redis.client import optional_int
 
 
@@ -36,6 +37,8 @@ class TaskSpecs:
         if spec.submitter is not None:
             record["by"] = spec.submitter
         if secrets := _changed_fields(spec, _SECRET):
+            if signs(secrets.get(_AUTH_KEY, "")):
+                secrets[_SIGNING_KEY] = secrets.pop(_AUTH_KEY)
             record["sealed"] = self._sealer.seal(json.dumps(secrets).encode(), _seal_context(endpoint_id, task_id))
         return _spec_text(record)
 
@@ -45,6 +48,8 @@ class TaskSpecs:
         secrets: dict[str, Any] = {}
         if "sealed" in record:
             secrets = json.loads(self._sealer.open(record["sealed"], _seal_context(endpoint_id, task_id)))
+            if _SIGNING_KEY in secrets:
+                secrets[_AUTH_KEY] = secrets.pop(_SIGNING_KEY)
         return _spec_from(record, secrets)
 
     def resealed(self, text: bytes, endpoint_id: str, task_id: str) -> bytes:
@@ -61,6 +66,10 @@ class TaskSpecs:
         """Return the spec without its secrets, for a process that does not need them."""
         return _spec_from(json.loads(text), {})
 
+
+_AUTH_KEY = "auth_key"
+_SIGNING_KEY = "signing_key"
+"""The stored name of an auth key that signs. Delivery processes of version 0.2 would send it under the other name."""
 
 _PUBLIC = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if not one.definition.secret)
 _SECRET = tuple((one.name, one.stored, one.default) for one in SPEC_FIELDS if one.definition.secret)

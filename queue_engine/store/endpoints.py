@@ -35,11 +35,22 @@ from queue_engine.store.keys import ENDPOINT_IDS, Partitions
 from queue_engine.store.policies import retry_delays_of, retry_delays_text, retry_on_of, retry_on_text
 from queue_engine.store.resealing import Resealed, worst
 
+MAX_REPLACED_SECRETS = 4
+"""Limit of an endpoint's replaced signing secrets in their overlap. Each adds a signature of 47 bytes to a webhook."""
+
 _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
 
 
 class EndpointLimitReached(Exception):
     """The tenant has as many endpoints as it may have."""
+
+
+class TooManySecrets(Exception):
+    """MAX_REPLACED_SECRETS are in their overlap. The first of them ends at `free_at_ms`."""
+
+    def __init__(self, free_at_ms: int) -> None:
+        super().__init__(free_at_ms)
+        self.free_at_ms = free_at_ms
 
 
 class EndpointStore:
@@ -64,11 +75,18 @@ class EndpointStore:
                 return endpoint_id
 
     async def create(
-        self, tenant: str, config: EndpointConfig, endpoint_id: str | None = None, *, limit: int = 0
+        self,
+        tenant: str,
+        config: EndpointConfig,
+        endpoint_id: str | None = None,
+        *,
+        limit: int = 0,
+        signing_secret: str | None = None,
     ) -> Endpoint:
-        """Store a new endpoint with a new signing secret for its webhooks, and return it.
+        """Store a new endpoint, and return it.
 
-        `endpoint_id` is an id from `new_id`; without it a new id is assigned. Raises SecretKeyMissing when there are
+        `endpoint_id` is an id from `new_id`; without it a new id is assigned. `signing_secret` signs its webhooks;
+        without it a new one is made. Raises SecretKeyMissing when there are
         environment variables and no key to seal them with, and EndpointLimitReached when the tenant has `limit`
         endpoints. 0 means no limit.
         """
@@ -77,7 +95,7 @@ class EndpointStore:
         fields: dict[str, str | int] = {
             "tenant": tenant,
             "wanted": DesiredState.RUNNING.value,
-            "signing": self._new_signing_secret(endpoint_id),
+            "signing": self._sealed_secret(endpoint_id, signing_secret or new_signing_secret()),
             **_fields(config, self._sealed(endpoint_id, config.environment), sorted(config.environment)),
         }
         if not await self._note(tenant, endpoint_id, limit):
@@ -259,8 +277,31 @@ class EndpointStore:
         sealed: bytes | None = await self._redis.hget(self._partitions.of(endpoint_id).endpoint, "signing")  # type: ignore[misc]
         return open_signing_secret(self._sealer, endpoint_id, sealed.decode()) if sealed else None
 
+    async def is_secret_rotated(self, endpoint_id: str) -> bool:
+        """Return True if the endpoint's signing secret has been rotated."""
+        key = self._partitions.of(endpoint_id).endpoint
+        return bool(await self._redis.hexists(key, "signing_replaced_until"))  # type: ignore[misc]
+
+    async def rotate_signing_secret(
+        self, endpoint_id: str, tenant: str, secret: str, *, overlap_seconds: int
+    ) -> int | None:
+        """Replace the signing secret. Webhooks are signed with both until the overlap ends. Return that time.
+
+        The time is in epoch milliseconds; None when the tenant has no such endpoint. Raises TooManySecrets.
+        """
+        reply = await self._scripts.rotate_signing_secret(
+            self._partitions.of(endpoint_id),
+            tenant=tenant,
+            secret=self._sealed_secret(endpoint_id, secret),
+            overlap_ms=overlap_seconds * 1000,
+            max_replaced=MAX_REPLACED_SECRETS,
+        )
+        if reply.word == "FULL":
+            raise TooManySecrets(reply.free_at_ms)
+        return reply.replaced_until_ms if reply.word == "OK" else None
+
     async def reseal(self, endpoint_id: str) -> Resealed:
-        """Seal environment and signing secret with the current key, unless they already are.
+        """Seal environment and signing secrets with the current key, unless they already are.
 
         Safe during concurrent changes of the endpoint: a write of an outdated value is refused and repeated.
         """
@@ -268,6 +309,7 @@ class EndpointStore:
             [
                 await self._reseal(endpoint_id, "config", self._resealed_config),
                 await self._reseal(endpoint_id, "signing", self._resealed_signing_secret),
+                await self._reseal(endpoint_id, "signing_replaced", self._resealed_replaced_secrets),
             ]
         )
 
@@ -300,8 +342,14 @@ class EndpointStore:
             return self._sealer.seal(stored.encode(), context)
         return self._sealer.resealed(stored, context)
 
-    def _new_signing_secret(self, endpoint_id: str) -> str:
-        secret = new_secret(secrets.token_bytes(32))
+    def _resealed_replaced_secrets(self, endpoint_id: str, stored: str) -> str:
+        """Return the replaced secrets, each sealed with the current key and followed by its end, as they are stored."""
+        parts = stored.split()
+        sealed = [self._resealed_signing_secret(endpoint_id, one) for one in parts[::2]]
+        return " ".join(f"{one} {end}" for one, end in zip(sealed, parts[1::2], strict=True))
+
+    def _sealed_secret(self, endpoint_id: str, secret: str) -> str:
+        """Return the signing secret as it is stored: in clear text without a key."""
         if not self._sealer.has_key:
             return secret
         return self._sealer.seal(secret.encode(), _signing_context(endpoint_id))
@@ -404,6 +452,11 @@ _CODECS: Mapping[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "retry_on": (retry_on_text, retry_on_of),
     "retry_delays_seconds": (retry_delays_text, retry_delays_of),
 }
+
+
+def new_signing_secret() -> str:
+    """Return a new random signing secret."""
+    return new_secret(secrets.token_bytes(32))
 
 
 def open_signing_secret(sealer: Sealer, endpoint_id: str, stored: str) -> str:

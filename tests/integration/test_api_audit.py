@@ -41,6 +41,7 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
         ("PUT", f"{base}/workers/3", None),
         ("POST", f"{base}/stop", None),
         ("POST", f"{base}/start", None),
+        ("POST", f"{base}/webhook-secret/rotate", None),
         ("POST", f"{base}/tasks/a/cancel", None),
         ("POST", f"{base}/tasks/a/retry", None),
         ("POST", f"{base}/tasks/a/cancel", None),
@@ -64,6 +65,7 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
         ("scale_endpoint", endpoint),
         ("stop_endpoint", endpoint),
         ("start_endpoint", endpoint),
+        ("rotate_webhook_secret", endpoint),
         ("cancel_task", task),
         ("retry_task", task),
         ("cancel_task", task),
@@ -76,6 +78,7 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
     assert {action for action, _ in await changes(api)} == {action.value for action in Action if "tenant" not in action}
     stored = str(await api.store.redis.xrange("{qe}:audit:default"))
     assert "canary" not in stored
+    assert "whsec_" not in stored
     assert key["key"] not in stored
 
 

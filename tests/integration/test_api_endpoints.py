@@ -55,6 +55,9 @@ async def test_an_endpoint_is_created_and_read_back(api: RunningApi) -> None:
     assert created["id"].isdigit()
     assert created["createdAt"] == created["updatedAt"] > 1_700_000_000_000
     assert "canary" not in answer.text
+    secret = created.pop("webhookSecret")
+    shown = await api.client.get(f"/v2/serverless/{created['id']}/webhook-secret")
+    assert shown.json()["data"] == {"secret": secret}
     read = await api.client.get(f"/v2/serverless/{created['id']}")
     assert read.json() == {"message": "success", "code": 10000, "data": created}
 
@@ -91,6 +94,22 @@ async def test_optional_fields_may_be_null(api: RunningApi) -> None:
     answer = await api.post("/v2/serverless", ENDPOINT | dict.fromkeys(optional))
     assert answer.status_code == 200
     assert answer.json()["data"]["maxAttempts"] == 5
+
+
+async def test_a_rotated_secret_is_shown_once(api: RunningApi) -> None:
+    created = (await api.post("/v2/serverless", ENDPOINT)).json()["data"]
+    path = f"/v2/serverless/{created['id']}/webhook-secret"
+    before_ms = await api.store.now_ms()
+    answer = await api.client.post(f"{path}/rotate")
+    assert answer.status_code == 200
+    rotated = answer.json()["data"]
+    assert rotated["secret"] not in (created["webhookSecret"], "")
+    assert rotated["replacedSecretEndsAt"] >= before_ms + 24 * 3600 * 1000
+    refused = await api.client.get(path)
+    assert (refused.status_code, refused.json()["code"], refused.json()["data"]) == (409, 12001, None)
+    assert refused.json()["message"].startswith("webhook-secret: has been rotated")
+    for shown in (f"/v2/serverless/{created['id']}", "/v2/serverless", "/v2/audit"):
+        assert "whsec_" not in (await api.client.get(shown)).text
 
 
 def _with_each(base: dict[str, Any], name: str, *values: Any) -> list[dict[str, Any]]:

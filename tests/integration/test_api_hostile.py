@@ -49,7 +49,10 @@ BAD_VALUES: dict[str, list[Any]] = {
         *("http://example.com/#x", "http://", "", "x", "http://example.com/" + "a" * 494, "\ud800"),
         *(None, 5, {}, [], True),
     ],
-    "webhookAuthKey": ["", " a", "a ", "a\r\nb", "a\nb", "a\x00", "é", "a\tb", "a" * 256, 5, [], {}, "\ud800", "\x7f"],
+    "webhookAuthKey": [
+        *("", " a", "a ", "a\r\nb", "a\nb", "a\x00", "é", "a\tb", "a" * 256, 5, [], {}, "\ud800", "\x7f"),
+        *("whsec_", "whsec_QUJD", "whsec_!", "whsec_" + "A" * 92),
+    ],
     "headers": [
         *([], "A: b", 5, [["A", "b"]], {"A": 5}, {"A": None}, {"A": ["b"]}, {"A": {}}),
         *({"Transfer-Encoding": "x"}, {"content-length": "1"}, {"HOST": "x"}, {"Connection": "x"}, {"Upgrade": "x"}),

@@ -150,7 +150,10 @@ async def _life_cycle_scenario(api: RunningApi) -> None:
     await api.client.patch(base, json={"name": None})
     variables = [{"key": "A", "value": "b"}, {"key": "C", "value": "d", "secret": False}]
     await api.client.patch(base, json={"environmentVars": variables})
+    rotate = ("POST", "/webhook-secret/rotate")
     for method, path in (
+        *([rotate] * 5),
+        ("GET", "/webhook-secret"),
         *(("PUT", "/workers?count=2"), ("PUT", "/workers/3"), ("PUT", "/workers?count=x")),
         *(("POST", "/stop"), ("POST", "/start"), ("DELETE", ""), ("DELETE", ""), ("POST", "/start")),
     ):

@@ -40,7 +40,7 @@ ROLES: dict[str, set[Role]] = {
     "delete_endpoint": ADMINS,
     **dict.fromkeys(("start_endpoint", "stop_endpoint", "scale_endpoint", "scale_endpoint_by_path"), OPERATING),
     "list_workers": VIEWERS,
-    "get_webhook_secret": ADMINS,
+    **dict.fromkeys(("get_webhook_secret", "rotate_webhook_secret"), ADMINS),
     "get_logs": VIEWERS,
     "list_credentials": VIEWERS,
     "get_credential": VIEWERS,

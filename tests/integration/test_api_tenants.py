@@ -16,6 +16,7 @@ CALLS = [
     ("GET", "/v2/serverless/{id}"),
     ("GET", "/v2/serverless/{id}/workers"),
     ("GET", "/v2/serverless/{id}/webhook-secret"),
+    ("POST", "/v2/serverless/{id}/webhook-secret/rotate"),
     ("POST", "/v2/serverless/{id}/tasks"),
     ("GET", "/v2/serverless/{id}/tasks"),
     ("GET", "/v2/serverless/{id}/tasks/count"),

@@ -9,8 +9,9 @@ import pytest
 from standardwebhooks import Webhook
 
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, Task, TaskStatus
+from queue_engine.store.endpoints import new_signing_secret
 from queue_engine.store.store import Store
-from tests.integration.parts import HttpServer, Programs, Reply, Request, new_endpoint, replies, submit
+from tests.integration.parts import TENANT, HttpServer, Programs, Reply, Request, new_endpoint, replies, submit
 from tests.ports import free_port
 from tests.servers import StoreServer
 from tests.waiting import wait_until, wait_until_async
@@ -69,6 +70,31 @@ async def test_a_result_is_delivered_with_key_and_signature(
     assert task.status is TaskStatus.DELIVERED
     assert task.delivery_attempts == 1
     assert task.delivered_at_ms is not None
+
+
+async def test_receivers_with_the_replaced_and_the_new_secret_verify_a_result(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    secrets = [await store.endpoints.signing_secret(endpoint_id), new_signing_secret()]
+    await store.endpoints.rotate_signing_secret(endpoint_id, TENANT, str(secrets[1]), overlap_seconds=3600)
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
+    programs.delivery()
+    request = receiver.next()
+    assert len(request.headers["webhook-signature"].split(" ")) == 2
+    for secret in secrets:
+        Webhook(str(secret)).verify(request.body, request.headers)
+
+
+async def test_an_auth_key_that_signs_is_not_sent(store: Store, programs: Programs, receiver: HttpServer) -> None:
+    endpoint_id, own = await new_endpoint(store), new_signing_secret()
+    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook", auth_key=own)
+    programs.delivery()
+    request = receiver.next()
+    assert "x-api-key" not in request.headers
+    assert own not in str(request.headers)
+    assert len(request.headers["webhook-signature"].split(" ")) == 1
+    Webhook(own).verify(request.body, request.headers)
 
 
 async def test_a_failure_is_delivered_and_stays_failed(store: Store, programs: Programs, receiver: HttpServer) -> None:

@@ -101,7 +101,7 @@ class Inbox(NamedTuple):
 
     def send(self, event: bytes, **changed: str) -> int:
         """POST a genuine delivery, with some headers changed; an empty value removes a header."""
-        signed = signature_headers(SECRET, "msg_1", int(time.time()), event)
+        signed = signature_headers([SECRET], "msg_1", int(time.time()), event)
         headers = {"Content-Type": "application/json", "X-API-Key": AUTH_KEY, **signed}
         headers |= {name.replace("_", "-"): value for name, value in changed.items()}
         connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
@@ -143,7 +143,7 @@ def test_a_receiver_takes_a_genuine_delivery_once(inbox: Inbox) -> None:
 
 
 def test_a_receiver_takes_one_good_signature_among_several(inbox: Inbox) -> None:
-    signed = signature_headers(SECRET, "msg_1", int(time.time()), event("t2"))
+    signed = signature_headers([SECRET], "msg_1", int(time.time()), event("t2"))
     assert inbox.send(event("t2"), webhook_signature=f"v1,other {signed['webhook-signature']}") == 204
 
 
@@ -167,13 +167,13 @@ def test_a_receiver_refuses_what_is_not_genuine(changed: dict[str, str], inbox: 
 
 @pytest.mark.parametrize("seconds", [-3600, 3600])
 def test_a_receiver_refuses_a_genuine_delivery_of_another_time(seconds: int, inbox: Inbox) -> None:
-    signed = signature_headers(SECRET, "msg_1", int(time.time()) + seconds, event("t5"))
+    signed = signature_headers([SECRET], "msg_1", int(time.time()) + seconds, event("t5"))
     changed = {name.replace("-", "_"): value for name, value in signed.items()}
     assert inbox.send(event("t5"), **changed) == 401
 
 
 def test_the_signature_of_the_receivers_is_that_of_the_public_library() -> None:
-    signed = signature_headers(SECRET, "msg_1", int(time.time()), event("t4"))
+    signed = signature_headers([SECRET], "msg_1", int(time.time()), event("t4"))
     assert Webhook(SECRET).verify(event("t4"), signed)["user_task_id"] == "t4"
 
 

@@ -84,7 +84,7 @@ async def test_a_request_holds_what_it_was_given_and_little_else(sender: Sender)
 async def test_a_receiver_can_verify_the_signature(sender: Sender) -> None:
     secret, body = new_secret(bytes(32)), b'{"task_id": 1}'
     async with receiver(answering(OK)) as target:
-        await send(sender, target.url, signature_headers(secret, "msg_1", int(time.time()), body), body)
+        await send(sender, target.url, signature_headers([secret], "msg_1", int(time.time()), body), body)
     [request] = target.received
     Verifier(secret).verify(request.body, {name.lower(): value for name, value in request.headers})
 

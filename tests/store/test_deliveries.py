@@ -54,7 +54,7 @@ async def test_an_open_delivery_has_all_that_an_attempt_needs(bench: Bench) -> N
 
     task = await bench.task("t1")
     assert (delivery.url, delivery.auth_key, delivery.attempts) == (WEBHOOK, "let me in", 0)
-    assert delivery.signing_secret == await bench.store.endpoints.signing_secret(bench.endpoint_id)
+    assert delivery.signing_secrets == (await bench.store.endpoints.signing_secret(bench.endpoint_id),)
     assert delivery.created_at_ms == task.finished_at_ms
     assert delivery.body.endswith(b'"result": {"big": 12345678901234567890,  "x":1}}')
     body = json.loads(delivery.body)
@@ -641,7 +641,7 @@ async def test_a_process_that_cannot_open_the_secrets_gets_the_reason(bench: Ben
         await stranger.close()
     assert delivery.unreadable is not None
     assert "QUEUE_ENGINE_SECRET_KEY" in delivery.unreadable
-    assert (delivery.auth_key, delivery.signing_secret) == (None, None)
+    assert (delivery.auth_key, delivery.signing_secrets) == (None, ())
 
 
 @pytest.mark.parametrize("outcome", [Succeeded(b"1"), Failed("no")])

@@ -41,7 +41,7 @@ async def _credential(engine: Engine, principal: Principal = OWNER) -> Credentia
 
 
 async def test_an_endpoint_is_seen_by_its_tenant_only(engine: Engine) -> None:
-    endpoint = await engine.endpoints.create(OWNER, config())
+    endpoint = (await engine.endpoints.create(OWNER, config())).endpoint
     assert (endpoint.tenant, endpoint.config) == (TENANT, config())
     assert await engine.endpoints.get(OWNER, endpoint.endpoint_id) == endpoint
     assert await engine.endpoints.all(OWNER, frozenset()) == [endpoint]
@@ -57,7 +57,7 @@ async def test_an_endpoint_is_seen_by_its_tenant_only(engine: Engine) -> None:
 
 
 async def test_an_endpoint_stops_starts_scales_and_is_deleted(engine: Engine) -> None:
-    endpoint_id = (await engine.endpoints.create(OWNER, config())).endpoint_id
+    endpoint_id = (await engine.endpoints.create(OWNER, config())).endpoint.endpoint_id
 
     async def status() -> EndpointStatus:
         return (await engine.endpoints.get(OWNER, endpoint_id)).status
@@ -94,7 +94,7 @@ async def test_all_that_an_endpoint_names_is_checked_at_once(engine_without_key:
 async def test_a_change_that_names_what_cannot_be_changes_nothing(
     engine: Engine, references: References, field: str
 ) -> None:
-    before = await engine.endpoints.create(OWNER, config())
+    before = (await engine.endpoints.create(OWNER, config())).endpoint
     with pytest.raises(InvalidRequest) as caught:
         await engine.endpoints.update(OWNER, before, lambda one: replace(one, name="other"), references)
     assert caught.value.field == field
@@ -102,7 +102,7 @@ async def test_a_change_that_names_what_cannot_be_changes_nothing(
 
 
 async def test_a_change_replaces_the_environment_only_when_there_is_a_new_one(engine: Engine, store: Store) -> None:
-    endpoint = await engine.endpoints.create(OWNER, config(environment={"A": "b"}))
+    endpoint = (await engine.endpoints.create(OWNER, config(environment={"A": "b"}))).endpoint
 
     async def changed(references: References) -> dict[str, str]:
         await engine.endpoints.update(OWNER, endpoint, lambda before: replace(before, workers=2), references)
@@ -115,7 +115,7 @@ async def test_a_change_replaces_the_environment_only_when_there_is_a_new_one(en
 
 async def test_a_credential_cannot_be_deleted_while_an_endpoint_uses_it(engine: Engine) -> None:
     first, second = await _credential(engine), await _credential(engine)
-    endpoint = await engine.endpoints.create(OWNER, config(credential_id=first.credential_id))
+    endpoint = (await engine.endpoints.create(OWNER, config(credential_id=first.credential_id))).endpoint
     with pytest.raises(StateConflict):
         await engine.credentials.delete(OWNER, first.credential_id)
 

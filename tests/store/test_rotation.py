@@ -9,6 +9,7 @@ import pytest
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing, fingerprint_of
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
 from queue_engine.domain.tasks import Succeeded
+from queue_engine.store.endpoints import new_signing_secret
 from queue_engine.store.keys import META, credential
 from queue_engine.store.rotation import CHUNK, MAX_ROUNDS, Progress
 from queue_engine.store.store import Store, UnfitStore
@@ -238,6 +239,25 @@ async def test_a_signing_secret_from_before_there_was_a_key_is_sealed(rotated: S
             await keyless.rotation.run()
     finally:
         await keyless.close()
+
+
+async def test_replaced_signing_secrets_are_resealed(store: Store, rotated: Store, later: Store, probe: Probe) -> None:
+    await store.prepare()
+    bench = await _secret_bench(store, probe)
+    secrets = [str(await store.endpoints.signing_secret(bench.endpoint_id))]
+    for _ in range(2):
+        secrets.insert(0, new_signing_secret())
+        await store.endpoints.rotate_signing_secret(bench.endpoint_id, TENANT, secrets[0], overlap_seconds=3600)
+    await bench.finish("t1", webhook=True)
+    assert (await rotated.rotation.run()).progress.resealed["endpoints"] == 1
+    old = fingerprint_of(SECRET_KEY).encode()
+    assert [name for name, content in (await probe.dump()).items() if old in content] == []
+    outbox = later.outbox("later")
+    await outbox.make_groups()
+    [entry] = await outbox.read(10, block_ms=1)
+    delivery = await outbox.open(entry)
+    assert delivery is not None
+    assert delivery.signing_secrets == tuple(secrets)
 
 
 async def test_an_agent_with_only_the_old_key_gets_the_reason(store: Store, rotated: Store, probe: Probe) -> None:

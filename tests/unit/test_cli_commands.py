@@ -115,6 +115,13 @@ def test_orders_are_passed_on(arguments: tuple[str, ...], call: str, says: str) 
     assert api.run("endpoints", *arguments, "--json").stdout == "true\n"
 
 
+def test_a_rotated_secret_is_shown_with_the_end_of_the_replaced_one() -> None:
+    api = FakeApi({f"POST {ONE}/webhook-secret/rotate": {"secret": "whsec_QUJD", "replacedSecretEndsAt": NOW_MS}})
+    result = api.run("endpoints", "rotate-secret", "7")
+    assert (result.exit_code, api.calls) == (0, [f"POST {ONE}/webhook-secret/rotate"])
+    assert result.stdout == "secret                whsec_QUJD\nreplacedSecretEndsAt  2025-11-24T17:00:00.000+01:00\n"
+
+
 @pytest.mark.parametrize(("typed", "deleted"), [("y\n", True), ("n\n", False), ("\n", False)])
 def test_delete_asks_first(typed: str, deleted: bool) -> None:
     api = FakeApi({f"GET {ONE}": endpoint(), f"DELETE {ONE}": True})

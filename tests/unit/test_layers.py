@@ -123,7 +123,7 @@ MAY_IMPORT = {
     "aio": {"aio", "observability"},
     "observability": {"observability", "version"},
     "net": {"net"},
-    "crypto": {"crypto"},
+    "crypto": {"crypto", "rules"},
     "domain": {"domain", "rules"},
     "rules": {"rules"},
     "version": {"version"},

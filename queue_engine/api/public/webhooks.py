@@ -58,7 +58,8 @@ _HEADERS = (
         "webhook-signature",
         "`v1,` and the base64 of HMAC-SHA256 over `{webhook-id}.{webhook-timestamp}.{body}`, with the decoded signing "
         "secret as its key (Standard Webhooks). The secret is the endpoint's, or a `webhookAuthKey` that begins with "
-        "`whsec_`",
+        "`whsec_`. For 24 hours after a rotation there are several values, separated by spaces: accept the request if "
+        "one of them fits",
         True,
     ),
     ("X-API-Key", "The task's `webhookAuthKey`. Absent if the task has none or if it begins with `whsec_`", False),

@@ -150,11 +150,29 @@ def _expose_view(expose: Expose | None) -> dict[str, Any] | None:
     return {"port": expose.port, "protocol": expose.protocol} if expose else None
 
 
+_SECRET: dict[str, Any] = {
+    "description": "Signing secret of the endpoint's webhooks: `whsec_` followed by base64, as in Standard Webhooks",
+    "examples": ["whsec_MfKQ9r8GKYqrTwjU"],
+}
+
+
+class NewEndpointView(EndpointView):
+    """An endpoint that was just created."""
+
+    webhook_secret: str = Field(**_SECRET)
+
+
 class WebhookSecretView(View):
     """The signing secret of an endpoint's webhooks."""
 
-    secret: str = Field(
-        description="`whsec_` followed by base64, as in Standard Webhooks", examples=["whsec_MfKQ9r8GKYqrTwjU"]
+    secret: str = Field(**_SECRET)
+
+
+class RotatedSecretView(WebhookSecretView):
+    """A new signing secret. Only this response has it."""
+
+    replaced_secret_ends_at: int = Field(
+        description="Time until which webhooks are signed with the replaced secret too"
     )
 
 

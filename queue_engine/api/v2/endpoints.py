@@ -13,7 +13,15 @@ from queue_engine.api.http.queries import Query
 from queue_engine.api.http.responses import Response, success
 from queue_engine.api.http.services import Services, endpoint_id_in
 from queue_engine.api.v2.endpoint_requests import CreateEndpoint, UpdateEndpoint, environment_of
-from queue_engine.api.v2.endpoint_views import EndpointView, WebhookSecretView, WorkerView, endpoint_view, worker_view
+from queue_engine.api.v2.endpoint_views import (
+    EndpointView,
+    NewEndpointView,
+    RotatedSecretView,
+    WebhookSecretView,
+    WorkerView,
+    endpoint_view,
+    worker_view,
+)
 from queue_engine.api.v2.fields import names_of
 from queue_engine.api.v2.pages import optional_page_in, page_parameters
 from queue_engine.domain.endpoints import MAX_WORKERS, EndpointStatus
@@ -40,7 +48,7 @@ class EndpointRoutes:
             Operation(
                 "POST", "/v2/serverless", self.create_endpoint, right=Right.MANAGE_TENANT,
                 summary="Create an endpoint", tag=TAG,
-                response=Success[EndpointView], takes=CreateEndpoint, failures=(400, 401, 413, 415, 429, 503),
+                response=Success[NewEndpointView], takes=CreateEndpoint, failures=(400, 401, 413, 415, 429, 503),
             ),
             Operation(
                 "GET", "/v2/serverless", self.list_endpoints, right=Right.VIEW,
@@ -95,7 +103,12 @@ class EndpointRoutes:
             Operation(
                 "GET", "/v2/serverless/{id}/webhook-secret", self.get_webhook_secret, right=Right.MANAGE,
                 summary="Read the signing secret of an endpoint's webhooks", tag=TAG,
-                response=Success[WebhookSecretView], parameters=[ENDPOINT_ID], failures=(401, 404, 429, 503),
+                response=Success[WebhookSecretView], parameters=[ENDPOINT_ID], failures=(401, 404, 409, 429, 503),
+            ),
+            Operation(
+                "POST", "/v2/serverless/{id}/webhook-secret/rotate", self.rotate_webhook_secret, right=Right.MANAGE,
+                summary="Replace the signing secret of an endpoint's webhooks", tag=TAG,
+                response=Success[RotatedSecretView], parameters=[ENDPOINT_ID], failures=(401, 404, 409, 429, 503),
             ),
         ]  # fmt: skip
 
@@ -105,9 +118,10 @@ class EndpointRoutes:
         requested, errors = CreateEndpoint.parse(body.values, self._services.catalogue)
         if errors:
             raise_for(errors + await self._endpoints.field_errors(principal, _references(requested)))
-        endpoint = await self._endpoints.create(principal, requested.config())
-        note(request, endpoint=endpoint.endpoint_id)
-        return success(endpoint_view(endpoint, self._services.catalogue))
+        created = await self._endpoints.create(principal, requested.config())
+        note(request, endpoint=created.endpoint.endpoint_id)
+        view = endpoint_view(created.endpoint, self._services.catalogue)
+        return success({**view, "webhookSecret": created.signing_secret})
 
     async def list_endpoints(self, request: Request) -> Response:
         principal = await self._services.admit(request)
@@ -185,10 +199,21 @@ class EndpointRoutes:
         return success([worker_view(one, endpoint) for one in workers])
 
     async def get_webhook_secret(self, request: Request) -> Response:
-        """Receivers verify `webhook-signature` with this secret, with any library for Standard Webhooks."""
+        """Receivers verify `webhook-signature` with this secret, with any library for Standard Webhooks. 409 once the
+        secret has been rotated.
+        """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         return success({"secret": await self._endpoints.webhook_secret(principal, endpoint)})
+
+    async def rotate_webhook_secret(self, request: Request) -> Response:
+        """The response has the new secret, which is shown only once. For 24 hours, webhooks have two values in
+        `webhook-signature`, separated by a space: one of the new secret and one of the replaced secret. 409 while four
+        replaced secrets still sign.
+        """
+        principal = await self._services.admit(request)
+        rotated = await self._endpoints.rotate_webhook_secret(principal, endpoint_id_in(request))
+        return success({"secret": rotated.secret, "replacedSecretEndsAt": rotated.replaced_until_ms})
 
 
 def _references(body: CreateEndpoint | UpdateEndpoint) -> References:

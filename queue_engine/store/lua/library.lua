@@ -330,6 +330,21 @@ local function id_of_delivery(delivery_key)
   return string.match(delivery_key, ':w:(.+)$')
 end
 
+-- Return the sealed secrets that sign the endpoint's webhooks, the newest first: the current one, and those that it has
+-- replaced, each until its time.
+-- keys: endpoint
+local function signing_secrets()
+  local current, replaced = unpack(redis.call('HMGET', endpoint, 'signing', 'signing_replaced'))
+  local secrets = { current or nil }
+  if replaced then
+    local now = now_ms()
+    for secret, expires in string.gmatch(replaced, '(%S+) (%d+)') do
+      if tonumber(expires) > now then secrets[#secrets + 1] = secret end
+    end
+  end
+  return secrets
+end
+
 -- Create a delivery, and add it to the outbox.
 -- keys: delivery, outbox
 local function begin_delivery(destination, created)

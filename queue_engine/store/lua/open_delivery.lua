@@ -1,12 +1,12 @@
 -- Read the data for a delivery attempt of a task's result, and record the process that makes the attempt.
 --
 -- flags: allow-oom
--- keys of a task: delivery, outbox, task, endpoint
+-- keys of a task: delivery, outbox, task
 -- arguments: entry_id text, process_id text
 -- replies:
 --   OK: attempts integer (to deliver), created_ms integer, number integer (of the task), executions integer (attempts of the
 --     task), reruns integer, has_succeeded flag, finished_ms integer, spec bytes, result bytes (output or error),
---     is_too_large flag (the result is too large and left out), signing_secret text (sealed)
+--     is_too_large flag (the result is too large and left out), signing_secrets list of text (sealed)
 --   STALE (the delivery is not due by this entry, because the entry was read twice or the delivery has ended)
 local entry = redis.call('HGET', delivery, 'entry')
 -- Only the fields that a webhook's body has: all of them took 12 µs of a delivery to read in Python.
@@ -23,4 +23,4 @@ local value = read_result(MAX_RESULT_BYTES + 1)
 local is_too_large = #value > MAX_RESULT_BYTES
 if is_too_large then value = '' end
 return { 'OK', attempts, created, number, executions, reruns or 0, state == 'succeeded', finished or updated, read_spec(), value,
-  is_too_large, redis.call('HGET', endpoint, 'signing') or '' }
+  is_too_large, signing_secrets() }

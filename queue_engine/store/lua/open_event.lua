@@ -1,10 +1,10 @@
 -- Read the next status event of a worker, and record the process that sends it.
 --
 -- flags: allow-oom
--- keys of a worker: delivery, outbox, events, endpoint
+-- keys of a worker: delivery, outbox, events
 -- arguments: entry_id text, process_id text
 -- replies:
---   OK: attempts integer, created_ms integer, event bytes (JSON), signing_secret text (sealed)
+--   OK: attempts integer, created_ms integer, event bytes (JSON), signing_secrets list of text (sealed)
 --   STALE
 local event = redis.call('LINDEX', events, 0)
 if not event or redis.call('HGET', delivery, 'entry') ~= entry_id then
@@ -14,4 +14,4 @@ if not event or redis.call('HGET', delivery, 'entry') ~= entry_id then
 end
 redis.call('HSET', delivery, 'owner', process_id)
 local attempts, created = unpack(redis.call('HMGET', delivery, 'attempts', 'created'))
-return { 'OK', attempts, created, event, redis.call('HGET', endpoint, 'signing') or '' }
+return { 'OK', attempts, created, event, signing_secrets() }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -73,9 +73,9 @@ def verdict_words(verdict: Verdict) -> tuple[str, int, str]:
     return "again", int(verdict.delay_seconds * 1000), verdict.reason
 
 
-def open_secret(sealer: Sealer, endpoint_id: str, stored: str) -> tuple[str | None, str | None]:
-    """Return the endpoint's signing secret, and the reason when it cannot be opened."""
+def open_secrets(sealer: Sealer, endpoint_id: str, stored: Sequence[str]) -> tuple[tuple[str, ...], str | None]:
+    """Return the endpoint's signing secrets, and the reason when one of them cannot be opened."""
     try:
-        return (open_signing_secret(sealer, endpoint_id, stored) if stored else None), None
+        return tuple(open_signing_secret(sealer, endpoint_id, one) for one in stored), None
     except (SecretKeyMissing, SealBroken) as error:
-        return None, str(error)
+        return (), str(error)

@@ -8,7 +8,7 @@ from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.deliveries import Delivery, Verdict, WorkerEvent, worker_event_body
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import EndpointKeys, WorkerKeys
-from queue_engine.store.outbox.entries import OutboxEntry, Settlement, open_secret, owner_of, settlement, verdict_words
+from queue_engine.store.outbox.entries import OutboxEntry, Settlement, open_secrets, owner_of, settlement, verdict_words
 
 
 class EventDeliveries:
@@ -28,7 +28,7 @@ class EventDeliveries:
         if reply.word != "OK":
             return None
         event = json.loads(reply.event)
-        signing_secret, unreadable = open_secret(self._sealer, endpoint_id, reply.signing_secret)
+        signing_secrets, unreadable = open_secrets(self._sealer, endpoint_id, reply.signing_secrets)
         change = WorkerEvent(
             endpoint_id, worker_id, event["status"], event["previous"] or None, event["reason"], int(event["at"])
         )
@@ -40,7 +40,7 @@ class EventDeliveries:
             created_at_ms=reply.created_ms,
             url=event["url"],
             auth_key=None,
-            signing_secret=signing_secret,
+            signing_secrets=signing_secrets,
             body=worker_event_body(change),
             unreadable=unreadable,
         )

@@ -6,9 +6,10 @@ import json
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.deliveries import Delivery, TaskResult, Verdict, WebhookResponse, task_result_body
+from queue_engine.rules.signing_secrets import check_auth_key, signs
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import TaskSpecs
-from queue_engine.store.outbox.entries import OutboxEntry, Settlement, open_secret, owner_of, settlement, verdict_words
+from queue_engine.store.outbox.entries import OutboxEntry, Settlement, open_secrets, owner_of, settlement, verdict_words
 
 _json = json.JSONEncoder().encode  # json.dumps would look at its options for each record
 
@@ -28,11 +29,17 @@ class ResultDeliveries:
         reply = await self._scripts.open_delivery(entry.task_keys, entry_id=entry.entry_id, process_id=self._process_id)
         if reply.word != "OK":
             return None
-        signing_secret, unreadable = open_secret(self._sealer, endpoint_id, reply.signing_secret)
+        unreadable: str | None = None
         try:
             spec = self._specs.decode(reply.spec, endpoint_id, task_id)
         except (SecretKeyMissing, SealBroken) as error:
             spec, unreadable = self._specs.decode_public(reply.spec), str(error)
+        auth_key, signing_secrets = spec.webhook_auth_key, tuple[str, ...]()
+        if auth_key is not None and signs(auth_key):
+            signing_secrets, unreadable = (auth_key,), _problem_of(auth_key)
+            auth_key = None
+        elif unreadable is None:
+            signing_secrets, unreadable = open_secrets(self._sealer, endpoint_id, reply.signing_secrets)
         result = TaskResult(
             task_number=reply.number,
             task_id=task_id,
@@ -50,8 +57,8 @@ class ResultDeliveries:
             attempts=reply.attempts,
             created_at_ms=reply.created_ms,
             url=spec.webhook or "",
-            auth_key=spec.webhook_auth_key,
-            signing_secret=signing_secret,
+            auth_key=auth_key,
+            signing_secrets=signing_secrets,
             body=task_result_body(result, retry_count=reply.attempts + 1),
             unreadable=unreadable,
         )
@@ -85,6 +92,15 @@ class ResultDeliveries:
             is_parked=parked,
         )
         return reply.word
+
+
+def _problem_of(secret: str) -> str | None:
+    """Return the problem with a task's signing secret: earlier versions accepted any text as the auth key."""
+    try:
+        check_auth_key(secret)
+    except ValueError as error:
+        return f"webhookAuthKey: {error}"
+    return None
 
 
 def _message_id(number: int, executions: int, reruns: int) -> str:
