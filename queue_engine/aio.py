@@ -7,6 +7,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, TypeVar
 
 from queue_engine.observability import outages
@@ -81,6 +82,82 @@ async def wait_for_event(event: asyncio.Event, seconds: float | None) -> bool:
             return await event.wait()
     except TimeoutError:
         return False
+
+
+class CommonTimeout:
+    """A time limit of `seconds` for many blocks, with one timer for all of them.
+
+    For a block that is run for each request and rarely reaches its limit: `asyncio.timeout` starts and cancels a timer
+    each time, which takes 4 µs beside 1 µs here. All blocks have the same limit, so they reach it in the order in which
+    they began, and the timer is that of the first.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._line: _Line | None = None
+
+    def limit(self) -> _Block:
+        """Return a context manager for a block, which raises TimeoutError like `asyncio.timeout(seconds)`."""
+        loop = asyncio.get_running_loop()
+        line = self._line
+        if line is None or line.loop is not loop:  # the blocks of another loop keep their line
+            line = self._line = _Line(loop)
+        return _Block(line, self._seconds)
+
+
+class _Line:
+    """The blocks that run on one event loop, the first one that reaches its limit first."""
+
+    __slots__ = ("blocks", "loop", "timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.blocks: dict[_Block, None] = {}
+        self.timer: asyncio.TimerHandle | None = None
+
+    def add(self, block: _Block) -> None:
+        self.blocks[block] = None
+        if self.timer is None:
+            self.timer = self.loop.call_at(block.ends_at, self._look)
+
+    def _look(self) -> None:
+        """End the blocks that have reached their limit. The timer may be that of a block that has ended in time."""
+        now = self.loop.time()
+        for block in [one for one in self.blocks if one.ends_at <= now]:
+            del self.blocks[block]
+            block.expire()
+        first = next(iter(self.blocks), None)
+        self.timer = None if first is None else self.loop.call_at(first.ends_at, self._look)
+
+
+class _Block:
+    """A block with a limit: see CommonTimeout."""
+
+    __slots__ = ("_cancelling", "_expired", "_line", "_task", "ends_at")
+
+    def __init__(self, line: _Line, seconds: float) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("a time limit needs a task")
+        self._line = line
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._expired = False
+        self.ends_at = line.loop.time() + seconds
+
+    def __enter__(self) -> None:
+        self._line.add(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._line.blocks.pop(self, None)
+        if self._expired and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise TimeoutError from error
+
+    def expire(self) -> None:
+        self._expired = True
+        self._task.cancel()
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 from typing import TypeVar
 
+from queue_engine.aio import CommonTimeout
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.store.redis.client import unavailability
 
@@ -14,15 +14,17 @@ T = TypeVar("T")
 STORE_SECONDS = 4.0
 """Short enough that a client gets a 503 before its own timeout."""
 
+_TIMEOUT = CommonTimeout(STORE_SECONDS)
 
-async def from_store(call: Awaitable[T], *, seconds: float = STORE_SECONDS) -> T:
+
+async def from_store(call: Awaitable[T]) -> T:
     """Return the result of a call to the store.
 
-    Raises StoreUnavailable if the store is unavailable or does not reply within `seconds`. A write may still be carried
-    out after the timeout; it is one script, so it happens as a whole or not at all.
+    Raises StoreUnavailable if the store is unavailable or does not reply within STORE_SECONDS. A write may still be
+    carried out after the timeout; it is one script, so it happens as a whole or not at all.
     """
     try:
-        async with asyncio.timeout(seconds):
+        with _TIMEOUT.limit():
             return await call
     except Exception as error:
         reason = unavailability(error)
