@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.backoff import NoBackoff
@@ -36,6 +36,7 @@ from queue_engine.store.redis.connections import (
     TlsMasterConnection,
     Watchful,
 )
+from queue_engine.store.redis.pools import QuickPool
 from queue_engine.store.redis.sentinel import MasterFinder, MasterPool
 
 COMMAND_TIMEOUT_SECONDS = 3.0
@@ -133,11 +134,11 @@ def _use(option: str, path: str, load: Any) -> None:
         raise ValueError(f"{option}: cannot use {path}: {reason}") from None
 
 
-def _pool_of(address: Address, tls: bool, max_connections: int, options: Mapping[str, Any]) -> BlockingConnectionPool:
-    return BlockingConnectionPool(
+def _pool_of(address: Address, tls: bool, max_connections: int, options: Mapping[str, Any]) -> QuickPool:
+    return QuickPool(
         connection_class=TlsConnection if tls else PlainConnection,
         max_connections=max_connections,
-        timeout=COMMAND_TIMEOUT_SECONDS,  # type: ignore[arg-type]
+        timeout=COMMAND_TIMEOUT_SECONDS,
         host=address.host,
         port=address.port,
         **options,

@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import Redis
 from redis.asyncio.sentinel import MasterNotFoundError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from queue_engine.config.store_url import Address
+from queue_engine.store.redis.pools import QuickPool
 
 
 class MasterFinder:
@@ -78,7 +79,7 @@ class MasterFinder:
         return Address(_text(found[0]), int(found[1])) if found else None
 
 
-class MasterPool(BlockingConnectionPool):
+class MasterPool(QuickPool):
     """A bounded pool whose connections look up the master when they connect.
 
     A connection that breaks, or gets a read-only error, looks up the master again. When the master has changed, all
