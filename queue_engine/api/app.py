@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from itertools import product
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Router
-from starlette.types import ASGIApp
+from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
 
 from queue_engine.api.http.auth import Authenticator
 from queue_engine.api.http.bodies import BodyReader
@@ -18,6 +18,7 @@ from queue_engine.api.http.middleware import Edge
 from queue_engine.api.http.operations import DescribedRoute, Operation
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.api.http.refused_requests import RefusedRequests
+from queue_engine.api.http.routes import Routes
 from queue_engine.api.http.services import Services
 from queue_engine.api.http.slots import TenantSlots
 from queue_engine.api.proxy.access import Limits, WorkerAccess
@@ -39,15 +40,15 @@ from queue_engine.observability.exporter import Page, own_metrics
 
 
 class Api(Starlette):
-    """Starlette with our own outermost layer instead of its middleware, which our routes do not need."""
+    """Starlette with our own outermost layer and search for the route, instead of its middleware and its router."""
 
-    def __init__(self, routes: Sequence[BaseRoute], refused: RefusedRequests) -> None:
-        self._refused = refused
+    def __init__(self, routes: Sequence[DescribedRoute], refused: RefusedRequests) -> None:
         super().__init__()
-        self.router = Router(routes, redirect_slashes=False)
+        self.router = Router(routes, redirect_slashes=False)  # lists the routes; nothing is sent through it
+        self._edge = Edge(Routes(routes), refused)
 
-    def build_middleware_stack(self) -> ASGIApp:
-        return Edge(self.router, self._refused)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._edge(scope, receive, send)
 
 
 def create_app(

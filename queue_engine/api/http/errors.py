@@ -6,7 +6,6 @@ import logging
 import uuid
 
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
 from starlette.types import Scope
 
 from queue_engine.api.http.responses import Headers, Response, failure
@@ -116,17 +115,10 @@ def _headers_for(error: EngineError) -> Headers:
 def _routing_failure(error: HTTPException, scope: Scope) -> Response:
     """Return the response for a path that does not exist, or that does not have this method."""
     if error.status_code == 405:
-        allowed = ", ".join(_methods_of(scope))
+        allowed = (error.headers or {})["Allow"]
         return failure(405, INVALID_REQUEST, f"method: must be one of {allowed}", ((b"allow", allowed.encode()),))
     code = ENDPOINT_NOT_FOUND if scope["path"].startswith("/v2/serverless") else INVALID_REQUEST
     return failure(404, code, "no such path")
-
-
-def _methods_of(scope: Scope) -> list[str]:
-    """Return the methods of the path in `scope`."""
-    routes = [one for one in scope["router"].routes if isinstance(one, Route)]
-    found = {method for one in routes if one.path_regex.match(scope["path"]) for method in one.methods or ()}
-    return sorted(found | ({"HEAD"} if "GET" in found else set()))
 
 
 def _internal_failure(error: Exception, scope: Scope) -> Response:

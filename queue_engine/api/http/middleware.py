@@ -6,9 +6,10 @@ from http import HTTPStatus
 from time import perf_counter
 
 from prometheus_client import Counter, Histogram
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from queue_engine.api.http.errors import ClientGone, ResponseCutOff, response_to
+from queue_engine.api.http.operations import Serve
 from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
 from queue_engine.observability import metrics
@@ -23,16 +24,12 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Edge:
     """Wraps the routes. Turns an exception of a handler into a response, unless a response has begun."""
 
-    def __init__(self, app: ASGIApp, refused: RefusedRequests) -> None:
-        self._app = app
+    def __init__(self, serve: Serve, refused: RefusedRequests) -> None:
+        self._serve = serve
         self._refused = refused
-        self._requests: dict[tuple[str, str, str], Counter] = {}
-        self._durations: dict[tuple[str, str], Histogram] = {}
+        self._figures: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         started = perf_counter()
         method, scope = scope["method"], _routed(scope)
         status = 0
@@ -44,14 +41,19 @@ class Edge:
             await send(message)
 
         try:
-            await self._app(scope, receive, note_status)
+            response = await self._serve(scope, receive, note_status)
+            if response is not None:
+                status = response.status
+                await response.send(send)
         except (ClientGone, ResponseCutOff):  # the server closes the connection: the response is incomplete
             status = status or CLIENT_GONE
         except Exception as error:
             if status:
                 raise
             self._note(error)
-            await response_to(error, scope).send(note_status)
+            response = response_to(error, scope)
+            status = response.status
+            await response.send(send)
         finally:
             self._measure(scope, method, status, perf_counter() - started)
 
@@ -64,23 +66,22 @@ class Edge:
 
     def _measure(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")
-        method = method if method in _METHODS else "OTHER"
-        self._counter(route, method, _code(status)).inc()
-        self._duration(route, method).observe(seconds)
+        key = (route, method if method in _METHODS else "OTHER", status)
+        count, duration = self._figures.get(key) or self._figures_of(*key)
+        count.inc()
+        duration.observe(seconds)
 
-    # Cached because `labels()` costs more than the counting. Both caches are bounded: routes, methods and statuses are
-    # closed sets.
-    def _counter(self, route: str, method: str, code: str) -> Counter:
-        key = (route, method, code)
-        if key not in self._requests:
-            self._requests[key] = metrics.http_requests.labels(route=route, method=method, code=code)
-        return self._requests[key]
+    def _figures_of(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
+        """Return the counter and the histogram of such requests, and keep them: `labels()` costs more than counting.
 
-    def _duration(self, route: str, method: str) -> Histogram:
-        key = (route, method)
-        if key not in self._durations:
-            self._durations[key] = metrics.http_request_duration.labels(route=route, method=method)
-        return self._durations[key]
+        What is kept is bounded, because routes, methods and statuses of three digits are closed sets.
+        """
+        figures = (
+            metrics.http_requests.labels(route=route, method=method, code=_code(status)),
+            metrics.http_request_duration.labels(route=route, method=method),
+        )
+        self._figures[route, method, status] = figures
+        return figures
 
 
 def _routed(scope: Scope) -> Scope:

@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel
 from starlette.requests import Request
-from starlette.routing import Match, Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from queue_engine.api.http.envelope import Failure
+from queue_engine.api.http.headers import named
 from queue_engine.api.http.order_log import log_order
 from queue_engine.api.http.responses import Response
 from queue_engine.domain.errors import InvalidRequest
@@ -25,6 +26,8 @@ ROLES = "x-roles"
 """The member of an operation's description that lists the roles that allow it."""
 
 Handler = Callable[[Request], Awaitable[Response]]
+Serve = Callable[[Scope, Receive, Send], Awaitable[Response | None]]
+"""Function that sends the response to a request, or returns it for its caller to send."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _FAILURES = {
@@ -43,7 +46,7 @@ _RETRY_AFTER = {"Retry-After": {"description": "Whole seconds", "schema": {"type
 
 
 class DescribedRoute(Route):
-    """`app` at `method path`, with its description for OpenAPI.
+    """`serve` at `method path`, with its description for OpenAPI.
 
     `right` is the right that a key needs, and None for a route without a key. Every route declares it, and
     `Services.admit` checks it.
@@ -57,7 +60,7 @@ class DescribedRoute(Route):
         self,
         method: str,
         path: str,
-        app: ASGIApp,
+        serve: Serve,
         *,
         right: Right | None,
         name: str,
@@ -70,7 +73,8 @@ class DescribedRoute(Route):
     ) -> None:
         super().__init__(path, _not_called, methods=[method], name=name)
         self.right = right
-        self.app = app
+        self.serve = serve
+        self.method = method
         self.methods = {method}  # Starlette adds HEAD, but the edge turns HEAD into GET
         self.responses = responses
         self.success = success
@@ -80,13 +84,14 @@ class DescribedRoute(Route):
             access[ROLES] = [role.value for role in roles_with(right)]
         self.described = {"tags": [tag], "summary": summary, **about, "operationId": name, **described, **access}
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child = super().matches(scope)
-        return match, {**child, "route": self}
+    def parameters_in(self, scope: Scope) -> dict[str, str] | None:
+        """Return the parameters in the path of a request; None if the path is not this route's."""
+        found = self.path_regex.match(scope["path"])
+        return None if found is None else found.groupdict()
 
 
 def _not_called(_request: Request) -> NoReturn:
-    """Stand for the endpoint that Starlette requires: `app` is called instead."""
+    """Stand for the endpoint that Starlette requires: `serve` is called instead."""
     raise NotImplementedError
 
 
@@ -139,16 +144,16 @@ class Operation(DescribedRoute):
         self.takes = takes
 
 
-def _responding(handler: Handler, *, writes: bool) -> ASGIApp:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+def _responding(handler: Handler, *, writes: bool) -> Serve:
+    async def serve(scope: Scope, receive: Receive, _send: Send) -> Response:
         if writes:
             _check_no_delivery(scope)
         response = await handler(Request(scope, receive))
         if writes:
             log_order(handler.__name__, scope)
-        await response.send(send)
+        return response
 
-    return app
+    return serve
 
 
 def failures_of(right: Right | None) -> tuple[int, ...]:
@@ -161,7 +166,7 @@ def failures_of(right: Right | None) -> tuple[int, ...]:
 def _check_no_delivery(scope: Scope) -> None:
     # Only this spelling: all Standard Webhooks senders use it, and this server does not treat webhook_id as the same
     # name.
-    if any(name == b"webhook-id" for name, _ in scope["headers"]):
+    if b"webhook-id" in named(scope):
         raise InvalidRequest("webhook-id", "marks a webhook delivery; operations that change something refuse it")
 
 

@@ -15,7 +15,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from typing import Any, ClassVar
+from urllib.parse import unquote
 
+import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
@@ -27,6 +29,7 @@ from queue_engine.api.http.connections import (
     Connections,
     TooManyConnections,
 )
+from queue_engine.api.http.cycle import Cycle
 from queue_engine.api.http.errors import INVALID_REQUEST, TOO_MANY
 from queue_engine.api.http.request_head import Refusal, head_problem, line_problem
 from queue_engine.api.http.request_pieces import MAX_PIECES_OF_CHUNKS, Cutter, HeadLines
@@ -114,6 +117,8 @@ class LimitedProtocol(HttpToolsProtocol):
         self._connection: Connection | None = None
         """None if the connection is beyond a limit."""
         self._patience: asyncio.TimerHandle | None = None
+        self._idle_until: float | None = None
+        """The end of the keep-alive time, on the event loop's clock; None while a request is under way."""
         self._in_head = False
         self._in_message = False
         self._began = False
@@ -153,6 +158,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()
         self._stop_discarding()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         if self._connection is not None:
             self._connection.close()
         super().connection_lost(exc)
@@ -172,14 +180,43 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._lingers:
             self.server_state.total_requests += 1
             return
-        is_anonymous = self._connection is not None and self._connection.is_anonymous
-        self.timeout_keep_alive = self.anonymous_keep_alive_seconds if is_anonymous else KEEP_ALIVE_SECONDS  # type: ignore[assignment]
-        super().on_response_complete()
-        if self._in_message and not self._in_head and not self.transport.is_closing():
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        else:
+            self._keep_alive()
+        if self._in_message and not self._in_head:
             if self.expect_100_continue:
                 self.close_after_response()  # the client may omit its body, so the next bytes are ambiguous
             else:
                 self._discarding = _Discarding(self.loop, MAX_IGNORED_BYTES, self.transport.close)
+
+    # The keep-alive time. A timer for each response would be started and cancelled for nothing on a busy connection, so
+    # the timer keeps running, and looks at its end how long the connection has been idle.
+
+    def _keep_alive(self) -> None:
+        """Begin the keep-alive time."""
+        is_anonymous = self._connection is not None and self._connection.is_anonymous
+        seconds = self.anonymous_keep_alive_seconds if is_anonymous else KEEP_ALIVE_SECONDS
+        self._idle_until = self.loop.time() + seconds
+        if self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_at(self._idle_until, self.timeout_keep_alive_handler)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_until = None
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close the connection if its keep-alive time is over."""
+        self.timeout_keep_alive_task = None
+        if self._idle_until is None:
+            return  # the next response starts the timer again
+        if self.loop.time() < self._idle_until:
+            self.timeout_keep_alive_task = self.loop.call_at(self._idle_until, self.timeout_keep_alive_handler)
+        else:
+            super().timeout_keep_alive_handler()
 
     def close_after_response(self) -> None:
         """Close the connection: at once when the request is complete, else when the client has stopped sending."""
@@ -218,6 +255,8 @@ class LimitedProtocol(HttpToolsProtocol):
             super().data_received(piece)
         if self.transport.is_closing() or self._broken:
             return
+        if self._in_head:
+            self._expect()
         if not self._in_message:
             self._expect_after(piece)
         elif not self._began:
@@ -246,7 +285,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = self._in_message = self._began = True
         self._head_bytes = 0
         self._allowance = MAX_HEAD_BYTES
-        self._expect()
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -254,11 +292,16 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value) + 4)
-        if self._in_head:  # ignore trailers: no handler reads them
-            super().on_header(name, value.rstrip(b" \t"))
+        if not self._in_head:
+            return  # a trailer: no handler reads it
+        name, value = name.lower(), value.rstrip(b" \t")
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        problem = head_problem(self.parser.get_http_version(), self.url, self.headers)
+        version = self.parser.get_http_version()
+        problem = head_problem(version, self.url, self.headers)
         if problem is None and self.parser.should_upgrade() and self._has_body():
             # The parser would treat the body as bytes of another protocol.
             problem = Refusal(400, "Upgrade: is not supported with a body")
@@ -268,9 +311,41 @@ class LimitedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._cutter.body_left = next((int(value) for name, value in self.headers if name == b"content-length"), 0)
         self._stop_expecting()
+        self._begin_request(version)
+
+    def _begin_request(self, version: str) -> None:
+        """Start the application with the request, after the response to the request before it."""
+        target = httptools.parse_url(self.url)
+        path = target.path.decode("ascii")
+        self.scope |= {
+            "method": self.parser.get_method().decode("ascii"),
+            "http_version": version,
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": target.path,
+            "query_string": target.query or b"",
+        }
         self._note_client()
-        super().on_headers_complete()
-        self.cycle.transport = self._cycle_transport
+        before, self.cycle = (
+            self._pending_cycle(),
+            Cycle(
+                scope=self.scope,
+                transport=self._cycle_transport,
+                flow=self.flow,
+                logger=self.logger,
+                access_logger=self.access_logger,
+                access_log=False,
+                default_headers=self.server_state.default_headers,
+                message_event=asyncio.Event(),
+                expect_100_continue=self.expect_100_continue,
+                keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+                on_response=self.on_response_complete,
+            ),
+        )
+        if before is None:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._allowance += BODY_OVERHEAD * len(body)
@@ -329,7 +404,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _expect_after(self, data: bytes) -> None:
         """Start the timer between messages, so that a client cannot keep a connection open by sending blank lines."""
-        if data and self._pending_cycle() is None and self.timeout_keep_alive_task is None:
+        if data and self._pending_cycle() is None and self._idle_until is None:
             self._expect()
 
     def _pending_cycle(self) -> RequestResponseCycle | None:

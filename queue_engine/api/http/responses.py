@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import orjson
 from starlette.types import Send
+
+from queue_engine.api.http.cycle import MAX_JOINED_BYTES, written_at_once
 
 SUCCESS = 10000
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
 _COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_HEAD = b"content-type: %b\r\ncontent-length: %d\r\n" + b"".join(b"%b: %b\r\n" % one for one in _COMMON_HEADERS)
+"""The head of a response without further headers."""
+
+
+class Streamed(Protocol):
+    """A part of a body that is made while it is sent. It has exactly its length, or raises an exception."""
+
+    def __len__(self) -> int: ...
+
+    def __aiter__(self) -> AsyncIterator[bytes]: ...
+
+
+Part = bytes | memoryview | Streamed
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +39,66 @@ class Response:
     body: bytes
     content_type: bytes = b"application/json"
     headers: Headers = ()
+    more: tuple[Part, ...] = ()
+    """Further parts of the body, so that long texts are not copied to be joined."""
 
     async def send(self, send: Send) -> None:
-        """Send the response through ASGI."""
+        """Send the response."""
+        if not self.headers and not self.more:
+            head = _HEAD % (self.content_type, len(self.body))
+            if written_at_once(send, self.status, head, self.body):
+                return
+        length = len(self.body) + sum(map(len, self.more))
         headers = [
             (b"content-type", self.content_type),
-            (b"content-length", b"%d" % len(self.body)),
+            (b"content-length", b"%d" % length),
             *_COMMON_HEADERS,
             *self.headers,
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        await send({"type": "http.response.body", "body": self.body, "more_body": bool(self.more)})
+        if not self.more:
+            return
+        for part in self.more:
+            async for piece in _pieces_of(part):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def _pieces_of(part: Part) -> AsyncIterator[bytes | memoryview]:
+    if isinstance(part, bytes | memoryview):
+        yield part
+        return
+    async for piece in part:
+        yield piece
 
 
 def success(data: Any) -> Response:
     """Return `data` in the envelope. Pass JSON text inside `data` as `orjson.Fragment`."""
     return Response(200, orjson.dumps({"message": "success", "code": SUCCESS, "data": data}))
+
+
+def success_with_texts(data: Mapping[str, Any], texts: Mapping[str, Part | None]) -> Response:
+    """Return `data`, which has a member or more, in the envelope, with further members that are JSON text already.
+
+    None and empty text are null.
+    """
+    if sum(len(text) for text in texts.values() if text) <= MAX_JOINED_BYTES:
+        return success({**data, **{name: _fragment(text) for name, text in texts.items()}})
+    begun = success(data)
+    parts: list[Part] = []
+    for name, text in texts.items():
+        parts.append(b',"%b":' % name.encode())
+        parts.append(text or b"null")
+    return replace(begun, body=begun.body.removesuffix(_END), more=(*parts, _END))
+
+
+def _fragment(text: Part | None) -> orjson.Fragment | None:
+    return orjson.Fragment(bytes(text)) if isinstance(text, bytes | memoryview) and text else None
+
+
+_END = b"}}"
+"""The end of the data and of the envelope."""
 
 
 def failure(status: int, code: int, message: str, headers: Headers = ()) -> Response:

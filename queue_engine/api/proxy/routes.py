@@ -8,7 +8,6 @@ from collections.abc import Set as AbstractSet
 from contextlib import closing
 from typing import TYPE_CHECKING
 
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from queue_engine.api.http.errors import BodyTooLarge, ResponseCutOff, WorkerUnavailable
@@ -138,11 +137,8 @@ class ForwardRoute(DescribedRoute):
             success=_ANSWER["description"],
         )
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if scope["type"] != "http" or not scope["raw_path"].startswith(b"/e/"):
-            return Match.NONE, {}
-        found = Match.FULL if scope["method"] in (self.methods or ()) else Match.PARTIAL
-        return found, {"endpoint": self.endpoint, "path_params": {}, "route": self}
+    def parameters_in(self, scope: Scope) -> dict[str, str] | None:
+        return {} if scope["raw_path"].startswith(b"/e/") else None
 
 
 def _target(scope: Scope) -> tuple[str, bytes]:
