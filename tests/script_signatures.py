@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from queue_engine.store.keys import EndpointKeys, Partition, TaskKeys, WorkerKeys
+from queue_engine.store.redis.connections import Pieces
 from queue_engine.store.scripts import Submit
 """
 _TYPES = {
@@ -84,7 +85,7 @@ def _docstring(text: str) -> Iterable[str]:
 def _argument_type(field: Field) -> str:
     if field.type.base == "map":
         return "Mapping[str, str | int]"
-    base = "bytes | memoryview" if field.type.base == "bytes" else _TYPES[field.type.base]
+    base = "bytes | memoryview | Pieces" if field.type.base == "bytes" else _TYPES[field.type.base]
     base = f"{base} | None" if field.type.optional else base
     return f"Sequence[{base}]" if field.type.lists else base
 

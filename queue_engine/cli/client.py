@@ -155,7 +155,7 @@ class Api:
             raise self._foreign(response, "no envelope")
         if response.status_code != 200:
             raise Refused(message, status=response.status_code, retry_after_seconds=_retry_after(response))
-        return Data(data)
+        return Data(bytes(data))
 
     def _foreign(self, response: httpx.Response, why: str) -> Unreachable:
         return Unreachable(f"{self._http.base_url} is not the API: it responds HTTP {response.status_code}, {why}")

@@ -259,7 +259,7 @@ def _show(session: Session, found: Data) -> None:
 
 def _readable(found: Data) -> dict[str, Any]:
     task = found.split("input", "output")
-    return task.values | {name: _shortened(text.decode()) for name, text in task.raw.items() if text != b"null"}
+    return task.values | {name: _shortened(bytes(text).decode()) for name, text in task.raw.items() if text != b"null"}
 
 
 def _shortened(text: str) -> str:

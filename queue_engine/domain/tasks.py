@@ -6,6 +6,7 @@ queue_engine/store/lua.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
@@ -187,7 +188,7 @@ class NewTask:
     endpoint_id: str
     tenant: str
     spec: TaskSpec
-    input: bytes
+    input: bytes | memoryview
     fingerprint: str
     """Hash of the request, which identifies a repeated submission; at most 64 characters."""
     timeout_seconds: Annotated[
@@ -209,6 +210,23 @@ class NewTask:
 
 TASK_FIELDS = (*SPEC_FIELDS, *definitions_of(NewTask, TaskField))
 """The fields of a request besides its id and its input."""
+
+
+@dataclass(frozen=True)
+class LongText:
+    """JSON text that is not read as a whole, because a process would hold megabytes of it while it is sent on."""
+
+    size: int
+    read: Callable[[int], Awaitable[bytes]]
+    """Function that returns the part that begins at an offset; empty when the text no longer exists."""
+
+
+@dataclass(frozen=True)
+class LongTexts:
+    """The input and the output of a task, if they are not read as a whole."""
+
+    input: LongText
+    output: LongText | None
 
 
 @dataclass(frozen=True)
@@ -248,10 +266,12 @@ class Task:
     """True if the latest attempt lost its lease and no other attempt has started."""
     latest_attempt_noted: bool = False
     """True if the history includes the latest attempt: it ended before the task did, or the task has not ended."""
-    input: bytes | None = None
+    input: bytes | memoryview | None = None
     """JSON text; None if it was not requested."""
     output: bytes | None = None
     """JSON text; None if there is none or it was not requested."""
+    long: LongTexts | None = None
+    """Input and output in place of the two before, if they are long."""
 
     @property
     def status(self) -> TaskStatus:

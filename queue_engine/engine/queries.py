@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Any
 
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import NotFound, Resource
 from queue_engine.domain.logs import LogPage, LogQuery
 from queue_engine.domain.principals import Principal
-from queue_engine.domain.tasks import Attempt, Task, TaskPage, TaskStatus
+from queue_engine.domain.tasks import Attempt, LongText, LongTexts, Task, TaskPage, TaskStatus
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.engine.access import check_sees, check_sees_task
 from queue_engine.engine.patience import from_store
 from queue_engine.store.logs import LogStore
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.workers import WorkerStore
+
+MAX_WHOLE_BYTES = 1024 * 1024
+"""Longest input and output, together, that are read at once. Longer ones are read in parts while they are sent on."""
 
 
 class Queries:
@@ -37,13 +41,13 @@ class Queries:
         return await from_store(self._tasks.page(endpoint.endpoint_id, status, page=page, size=size))
 
     async def task(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
-        """Return the task with its input and output."""
+        """Return the task with its input and output; reading parts of long ones raises StoreUnavailable."""
         check_sees(principal, endpoint)
-        task = await from_store(self._tasks.get(endpoint.endpoint_id, task_id))
+        task = await from_store(self._tasks.get(endpoint.endpoint_id, task_id, max_bytes=MAX_WHOLE_BYTES))
         if task is None:
             raise NotFound(Resource.TASK)
         check_sees_task(principal, task)
-        return task
+        return task if task.long is None else replace(task, long=_patient(task.long))
 
     async def attempts(self, principal: Principal, endpoint: Endpoint, task_id: str) -> list[Attempt]:
         """Return the latest attempts of the task, oldest first."""
@@ -83,3 +87,12 @@ class Queries:
         if task is None:
             raise NotFound(Resource.TASK)
         check_sees_task(principal, task)
+
+
+def _patient(texts: LongTexts) -> LongTexts:
+    """Return texts whose parts are read by the rules of `from_store`."""
+
+    def patient(text: LongText) -> LongText:
+        return LongText(text.size, lambda offset: from_store(text.read(offset)))
+
+    return LongTexts(patient(texts.input), None if texts.output is None else patient(texts.output))

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from queue_engine.store.keys import EndpointKeys, Partition, TaskKeys, WorkerKeys
+from queue_engine.store.redis.connections import Pieces
 from queue_engine.store.scripts import Submit
 
 class AdoptDeliveriesOk:
@@ -320,6 +321,14 @@ class ReadOk:
     front: bytes
     result: bytes
 
+class ReadLong:
+    word: Literal["LONG"]
+    fields: dict[str, str]
+    spec: bytes
+    error: bytes
+    input_bytes: int
+    output_bytes: int
+
 class ReadGone:
     word: Literal["GONE"]
 
@@ -331,6 +340,13 @@ class ReadAttemptsOk:
     records: list[bytes]
 
 class ReadAttemptsGone:
+    word: Literal["GONE"]
+
+class ReadPartOk:
+    word: Literal["OK"]
+    part: bytes
+
+class ReadPartGone:
     word: Literal["GONE"]
 
 class ReadRequestOk:
@@ -758,7 +774,7 @@ class Scripts:
         *,
         fingerprint: str,
         tenant: str,
-        spec_and_input: bytes | memoryview,
+        spec_and_input: bytes | memoryview | Pieces,
         spec_length: int,
         destination: str | None,
         partition_index: int,
@@ -775,7 +791,7 @@ class Scripts:
         *,
         token: str,
         state_after: str,
-        value: bytes | memoryview,
+        value: bytes | memoryview | Pieces,
     ) -> FinishOk | FinishAlready | FinishFenced | FinishGone:
         """End a task by its running attempt: store result, state, indexes, counts and the outbox entry of the webhook.
         """
@@ -920,10 +936,23 @@ class Scripts:
         revision: int,
     ) -> PutWorkerOk | PutWorkerExists | PutWorkerGone:
         """Record a worker that is about to start."""
-    async def read(self, keys: TaskKeys, /, *, is_whole: bool) -> ReadOk | ReadGone:
+    async def read(self, keys: TaskKeys, /, *, is_whole: bool, max_bytes: int | None) -> ReadOk | ReadLong | ReadGone:
         """Read a task."""
     async def read_attempts(self, keys: TaskKeys, /) -> ReadAttemptsOk | ReadAttemptsGone:
         """Read a task and the history of its attempts in one step, so that each attempt is in exactly one of the two.
+        """
+    async def read_part(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        number: str,
+        finished: str | None,
+        is_output: bool,
+        offset: int,
+        length: int,
+    ) -> ReadPartOk | ReadPartGone:
+        """Read a part of the input or the output of a task, if they are still those that the caller has begun to read.
         """
     async def read_request(self, keys: TaskKeys, /, *, max_bytes: int) -> ReadRequestOk | ReadRequestGone:
         """Read the request of an accepted task, for a comparison with another request."""
@@ -1012,8 +1041,8 @@ class Scripts:
         keys: TaskKeys,
         /,
         *,
-        before: bytes | memoryview,
-        after: bytes | memoryview,
+        before: bytes | memoryview | Pieces,
+        after: bytes | memoryview | Pieces,
     ) -> ResealSpecOk | ResealSpecStale:
         """Replace a task's spec by the same spec sealed with another key. The rest of the body is not changed."""
     async def retry(
@@ -1025,9 +1054,9 @@ class Scripts:
         delay_ms: int,
         retry_after_ms: int | None,
         outcome: str,
-        why: bytes | memoryview,
+        why: bytes | memoryview | Pieces,
         cost: str,
-        last_error: bytes | memoryview,
+        last_error: bytes | memoryview | Pieces,
     ) -> RetryOk | RetryCancelled | RetryFailed | RetryAlready | RetryFenced | RetryGone:
         """Schedule the retry of a running task. The task ends instead when its cancellation was requested, or when a
         busy streak has used up its last attempt.

@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+import orjson
+
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.tasks import (
     SPEC_FIELDS,
@@ -19,6 +21,7 @@ from queue_engine.domain.tasks import (
 )
 from queue_engine.rules.signing_secrets import signs
 from queue_engine.store.redis.client import optional_int
+from queue_engine.store.redis.connections import MAX_COPIED_BYTES
 
 
 class TaskSpecs:
@@ -93,19 +96,26 @@ def _spec_from(record: dict[str, Any], secrets: dict[str, Any]) -> TaskSpec:
     )
 
 
-_compact = json.JSONEncoder(separators=(",", ":")).encode  # json.dumps would make an encoder for each spec
-
-
 def _spec_text(record: dict[str, object]) -> bytes:
-    return _compact(record).encode()
+    return orjson.dumps(record)  # a sixth of the time of json, for each submission
 
 
 def _seal_context(endpoint_id: str, task_id: str) -> str:
     return f"task:{endpoint_id}:{task_id}"
 
 
+def rest_of(text: bytes, start: int) -> bytes | memoryview:
+    """Return the text from `start` on; a view of a long text, which is not copied."""
+    return text[start:] if len(text) <= MAX_COPIED_BYTES else memoryview(text)[start:]
+
+
 def task_from(
-    endpoint_id: str, task_id: str, fields: dict[str, str], spec: TaskSpec, input_: bytes | None, result: bytes
+    endpoint_id: str,
+    task_id: str,
+    fields: dict[str, str],
+    spec: TaskSpec,
+    input_: bytes | memoryview | None,
+    result: bytes,
 ) -> Task:
     """Return a task from its hash and texts. `result` is the output of a succeeded task, or the error of any other."""
     state = TaskState(fields["state"])

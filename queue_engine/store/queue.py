@@ -27,10 +27,9 @@ from queue_engine.domain.tasks import (
     TryAgain,
 )
 from queue_engine.store.calls import Scripts
-from queue_engine.store.codec import TaskSpecs
+from queue_engine.store.codec import TaskSpecs, rest_of
 from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions
 from queue_engine.store.policies import retry_policy_of
-from queue_engine.store.redis.connections import MAX_COPIED_BYTES
 
 GROUP = "agents"
 MAX_WHY_BYTES = 512
@@ -276,7 +275,7 @@ class TaskQueue:
             started_at_ms=reply.started_ms,
             number=reply.number,
             sealed_spec=reply.spec_and_input[: reply.spec_length],
-            input=_end_of(reply.spec_and_input, reply.spec_length),
+            input=rest_of(reply.spec_and_input, reply.spec_length),
             connections_lost=reply.connections_lost,
             attempts_before=reply.attempts_before,
             retry_policy=retry_policy_of(reply.retry_on, reply.retry_delays),
@@ -369,11 +368,6 @@ class TaskQueue:
         Return False when there is no such endpoint.
         """
         return (await self._scripts.make_queues(self._keys)).word == "OK"
-
-
-def _end_of(text: bytes, start: int) -> bytes | memoryview:
-    """Return the text from `start` on; a view of a long text, which is not copied."""
-    return text[start:] if len(text) <= MAX_COPIED_BYTES else memoryview(text)[start:]
 
 
 def _entries(stream: str, entries: Iterable[StreamEntry]) -> list[Entry]:

@@ -28,7 +28,7 @@ MAX_BATCH = 128
 STORE_DURABILITY = Durability()
 
 
-@dataclass
+@dataclass(slots=True)
 class _Call:
     script: Script
     arguments: list[Argument]

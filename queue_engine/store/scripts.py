@@ -123,7 +123,12 @@ class Script:
             for word, fields in self.header.replies.items()
         }
 
+        # Most replies are a word, and one object stands for all of them.
+        words = {word: make() for word, (make, decoders) in kinds.items() if not decoders}
+
         def parse(reply: Any) -> Any:
+            if (made := words.get(reply[0])) is not None and len(reply) == 1:
+                return made
             make, decoders = kinds[reply[0]]
             return make(*[decode(value) for decode, value in zip(decoders, reply[1:], strict=True)])
 

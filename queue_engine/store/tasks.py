@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import (
     Attempt,
+    LongText,
+    LongTexts,
     NewTask,
     Task,
     TaskPage,
@@ -22,12 +24,17 @@ from queue_engine.domain.tasks import (
     TaskStatus,
 )
 from queue_engine.store.calls import Scripts
-from queue_engine.store.codec import TaskSpecs, attempt_from, latest_attempt, task_from
-from queue_engine.store.keys import EndpointKeys, Partitions
+from queue_engine.store.codec import TaskSpecs, attempt_from, latest_attempt, rest_of, task_from
+from queue_engine.store.keys import EndpointKeys, Partitions, TaskKeys
+from queue_engine.store.redis.connections import MAX_COPIED_BYTES, Pieces
 from queue_engine.store.resealing import Resealed
 
 if TYPE_CHECKING:
-    from queue_engine.store.calls import ReadOk
+    from queue_engine.store.calls import ReadLong, ReadOk
+
+
+PART_BYTES = 256 * 1024
+"""Length of the parts in which a long input or output is read. Other calls of the store wait for one part at most."""
 
 
 class Cancellation(StrEnum):
@@ -102,7 +109,7 @@ class TaskStore:
             keys.of_task(task.task_id),
             fingerprint=task.fingerprint,
             tenant=task.tenant,
-            spec_and_input=spec + task.input,
+            spec_and_input=_joined(spec, task.input),
             spec_length=len(spec),
             destination=None if task.spec.webhook is None else task.spec.webhook_destination or "1",
             partition_index=keys.partition.index,
@@ -117,9 +124,16 @@ class TaskStore:
         reply = await self._scripts.read_request(keys, max_bytes=max_input_bytes)
         return AcceptedRequest(reply.fingerprint, reply.input) if reply.word == "OK" else None
 
-    async def get(self, endpoint_id: str, task_id: str) -> Task | None:
-        """Return the task with its input and output, or None."""
-        return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id, is_whole=True), detail=True)
+    async def get(self, endpoint_id: str, task_id: str, *, max_bytes: int | None = None) -> Task | None:
+        """Return the task with its input and output, or None.
+
+        If these two have more than `max_bytes` together, the task has them as `long`.
+        """
+        keys = self._partitions.of(endpoint_id).of_task(task_id)
+        reply = await self._scripts.read(keys, is_whole=True, max_bytes=max_bytes)
+        if reply.word == "LONG":
+            return self._long_task(keys, reply)
+        return self._task(endpoint_id, task_id, reply if reply.word == "OK" else None, detail=True)
 
     async def brief(self, endpoint_id: str, task_id: str) -> Task | None:
         """Return the task without its input, output and secrets, or None."""
@@ -198,9 +212,10 @@ class TaskStore:
                 return Resealed.RESEALED
         return Resealed.CURRENT
 
-    async def _read(self, endpoint_id: str, task_id: str, *, is_whole: bool = False) -> ReadOk | None:
-        """Return the task's record, with its input and output when `is_whole`; None when there is no such task."""
-        reply = await self._scripts.read(self._partitions.of(endpoint_id).of_task(task_id), is_whole=is_whole)
+    async def _read(self, endpoint_id: str, task_id: str) -> ReadOk | None:
+        """Return the task's record without its input and output; None when there is no such task."""
+        keys = self._partitions.of(endpoint_id).of_task(task_id)
+        reply = await self._scripts.read(keys, is_whole=False, max_bytes=None)
         return reply if reply.word == "OK" else None
 
     async def _page_ids(
@@ -219,8 +234,30 @@ class TaskStore:
             return None
         length = int(read.fields["spec"])
         spec = self._readable_spec(read.front[:length], endpoint_id, task_id, detail=detail)
-        input_ = read.front[length:] if detail else None
+        input_ = rest_of(read.front, length) if detail else None
         return task_from(endpoint_id, task_id, read.fields, spec, input_, read.result)
+
+    def _long_task(self, keys: TaskKeys, read: ReadLong) -> Task:
+        endpoint_id, task_id = keys.endpoint_keys.endpoint_id, keys.task_id
+        spec = self._readable_spec(read.spec, endpoint_id, task_id, detail=True)
+        task = task_from(endpoint_id, task_id, read.fields, spec, None, read.error)
+        input_ = self._long_text(keys, read.fields, read.input_bytes, is_output=False)
+        output = self._long_text(keys, read.fields, read.output_bytes, is_output=True) if read.output_bytes else None
+        return replace(task, long=LongTexts(input_, output))
+
+    def _long_text(self, keys: TaskKeys, fields: dict[str, str], size: int, *, is_output: bool) -> LongText:
+        async def read(offset: int) -> bytes:
+            reply = await self._scripts.read_part(
+                keys,
+                number=fields["number"],
+                finished=fields.get("finished"),
+                is_output=is_output,
+                offset=offset,
+                length=min(PART_BYTES, size - offset),
+            )
+            return reply.part if reply.word == "OK" else b""
+
+        return LongText(size, read)
 
     def _readable_spec(self, text: bytes, endpoint_id: str, task_id: str, *, detail: bool) -> TaskSpec:
         """Return the spec, with its secrets when `detail` is True and this process can open them."""
@@ -230,6 +267,11 @@ class TaskStore:
             except (SecretKeyMissing, SealBroken):
                 pass
         return self._specs.decode_public(text)
+
+
+def _joined(spec: bytes, input_: bytes | memoryview) -> bytes | Pieces:
+    """Return both as one argument, a long input without a copy."""
+    return spec + input_ if len(input_) <= MAX_COPIED_BYTES else Pieces((spec, input_))
 
 
 def _optional_number(seconds: float | None) -> str | None:

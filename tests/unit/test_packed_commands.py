@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from redis.asyncio.connection import Connection
 from redis.exceptions import DataError
 
-from queue_engine.store.redis.connections import MAX_COPIED_BYTES, PlainConnection
+from queue_engine.store.redis.connections import MAX_COPIED_BYTES, Pieces, PlainConnection
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 _ARGUMENTS = st.lists(st.one_of(st.binary(), _TEXT, st.integers(), st.floats()))
@@ -40,3 +40,19 @@ def test_a_view_has_the_bytes_of_what_it_shows(data: bytes) -> None:
     assert _packed(PlainConnection, "SET", "key", memoryview(bytearray(data))) == _packed(
         Connection, "SET", "key", data
     )
+
+
+@given(_ARGUMENTS, st.lists(st.binary()), st.integers(0, 3))
+def test_an_argument_in_pieces_has_the_bytes_of_the_joined_one(
+    others: list[object], pieces: list[bytes], place: int
+) -> None:
+    joined, apart = list(others), list(others)
+    joined.insert(place, b"".join(pieces))
+    apart.insert(place, Pieces(pieces))
+    assert _packed(PlainConnection, "EVALSHA", *apart) == _packed(Connection, "EVALSHA", *joined)
+
+
+def test_a_long_piece_is_sent_without_a_copy() -> None:
+    long = memoryview(bytes(MAX_COPIED_BYTES + 1))
+    packed = PlainConnection().pack_command("SET", "key", Pieces((b"head", long)))
+    assert any(piece is long for piece in packed)

@@ -178,7 +178,7 @@ def test_null_counts_as_absent(name: str) -> None:
 
 @pytest.mark.parametrize("value", ["", {}, [], 0, False])
 def test_an_empty_input_is_an_input(value: object) -> None:
-    assert json.loads(submission(input=value).input) == value
+    assert json.loads(bytes(submission(input=value).input)) == value
 
 
 def fingerprint(key: bytes = KEY, **changes: Any) -> str:

@@ -3,13 +3,21 @@
 import gc
 import json
 import math
+import re
 from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.rules.strict_json import InvalidJson, JsonObject, same_value, split_object
+from queue_engine.rules.strict_json import (
+    MAX_COPIED_BYTES,
+    MAX_USUAL_BYTES,
+    InvalidJson,
+    JsonObject,
+    same_value,
+    split_object,
+)
 
 INPUT = frozenset({"input"})
 JSON = st.recursive(
@@ -20,7 +28,7 @@ JSON = st.recursive(
 
 
 def _raw(value: str) -> bytes:
-    return split_object(b'{"a": 1, "input": ' + value.encode() + b' , "b": [2]}', INPUT).raw["input"]
+    return bytes(split_object(b'{"a": 1, "input": ' + value.encode() + b' , "b": [2]}', INPUT).raw["input"])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +75,7 @@ def test_an_empty_object_has_no_members() -> None:
 def test_what_json_writes_is_read_back(members: dict[str, object], ascii_only: bool) -> None:
     body = json.dumps(members, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     found = split_object(body, frozenset(members))
-    assert {name: json.loads(text) for name, text in found.raw.items()} == members
+    assert {name: json.loads(bytes(text)) for name, text in found.raw.items()} == members
     assert split_object(body).values == members
 
 
@@ -332,3 +340,73 @@ def test_an_unknown_member_is_checked_and_skipped() -> None:
 def test_an_error_names_the_character_where_it_is(body: bytes, character: int) -> None:
     with pytest.raises(InvalidJson, match=rf"not valid JSON \(character {character}\)"):
         split_object(body)
+
+
+def _outcome(body: bytes, known: frozenset[str] | None) -> object:
+    try:
+        return split_object(body, INPUT, known)
+    except InvalidJson as error:
+        return error.member, re.sub(r"character [0-9]+", "character", error.rule)
+
+
+_WORDS = st.sampled_from(
+    [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        " ",
+        "\n",
+        '"',
+        "\\",
+        "u0061",
+        "a",
+        '"a"',
+        '"input"',
+        "1",
+        "-",
+        ".5",
+        "NaN",
+        "null",
+        "é",
+    ]
+)
+
+
+@given(st.lists(_WORDS, max_size=14).map("".join), st.sampled_from([None, frozenset({"a", "input"})]))
+def test_a_usual_text_is_split_like_a_long_one(inside: str, known: frozenset[str] | None) -> None:
+    body = f"{{{inside}}}".encode()
+    assert len(body) <= MAX_USUAL_BYTES
+    assert _outcome(body, known) == _outcome(body + b" " * MAX_USUAL_BYTES, known)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": 1, "a": 1}',
+        b'{"a": 1, "\\u0061": 1}',
+        b'{"a/b": 1, "a\\/b": 1}',
+        b'{"\\u00e9": 1, "\xc3\xa9": 1}',
+        b'{"z": 1, "z": 2}',
+    ],
+)
+def test_a_name_given_twice_in_any_spelling_is_refused(body: bytes) -> None:
+    with pytest.raises(InvalidJson, match="is given twice"):
+        split_object(body, INPUT, frozenset({"a"}))
+
+
+def test_a_name_inside_a_value_is_not_given_twice() -> None:
+    assert split_object(b'{"input": {"input": "input"}, "a": "\\"input\\""}', INPUT) == JsonObject(
+        {"a": '"input"'}, {"input": b'{"input": "input"}'}
+    )
+
+
+def test_a_long_raw_member_is_not_copied() -> None:
+    long = b'"' + b"x" * MAX_COPIED_BYTES + b'"'
+    body = bytearray(b'{"input": ' + long + b', "a": 1}')
+    found = split_object(body, INPUT).raw["input"]
+    assert isinstance(found, memoryview)
+    assert found.obj is body
+    assert found == long

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.types import Message, Scope
 
+from queue_engine.api.http.cycle import arrived_body
 from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, NotJson
+from queue_engine.api.http.headers import named
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 
@@ -39,10 +41,19 @@ class BodyReader:
         except InvalidJson as error:
             raise InvalidRequest(_field_name(error.member), error.rule) from None
 
-    async def read(self, request: Request) -> bytes:
+    async def read(self, request: Request) -> bytes | bytearray:
         """Return the body unchanged. Raises BodyTooLarge, before reading when the declared length exceeds the limit."""
         if _declared_length(request.scope) > self.max_bytes:
             raise BodyTooLarge(self.max_bytes)
+        arrived = arrived_body(request.receive)
+        if arrived is None:
+            return await self._received(request)
+        if len(arrived) > self.max_bytes:
+            raise BodyTooLarge(self.max_bytes)
+        return arrived
+
+    async def _received(self, request: Request) -> bytearray:
+        """Return the body, received in parts. The array grows in place, so that a large body exists once."""
         body = bytearray()
         started = time.monotonic()
         try:
@@ -53,7 +64,7 @@ class BodyReader:
                     if len(body) > self.max_bytes:
                         raise BodyTooLarge(self.max_bytes)
                     if not message.get("more_body", False):
-                        return bytes(body)
+                        return body
                     limit.reschedule(self._patience_ends(started, len(body)))
         except TimeoutError:
             raise BodyStalled from None
@@ -71,7 +82,9 @@ def check_content_type(scope: Scope) -> None:
         raise NotJson("needs one Content-Type header: application/json")
     if types[0] != b"application/json":
         _check_media_type(types[0].decode("latin-1"))
-    if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in scope["headers"]):
+    if b"content-encoding" in named(scope) and any(
+        name == b"content-encoding" and value.lower() != b"identity" for name, value in scope["headers"]
+    ):
         raise NotJson("must not be compressed (Content-Encoding)")
 
 
@@ -86,10 +99,7 @@ def _check_media_type(text: str) -> None:
 
 
 def _declared_length(scope: Scope) -> int:
-    for name, value in scope["headers"]:
-        if name == b"content-length":
-            return int(value)  # the HTTP parser accepts only digits
-    return 0
+    return int(named(scope).get(b"content-length", b"0"))  # the HTTP parser accepts only digits
 
 
 def _chunk(message: Message) -> bytes:

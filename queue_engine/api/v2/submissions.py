@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, create_model
+from pydantic import ConfigDict, Field, GetPydanticSchema, WithJsonSchema, create_model
 from pydantic.config import JsonDict
+from pydantic_core import core_schema
 
 from queue_engine.api.v2.fields import OptionalWebhook, RequestModel, parsed
 from queue_engine.domain.definitions import Defined
@@ -23,7 +24,7 @@ RAW_FIELDS = frozenset({"input"})
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-def _not_null(text: bytes) -> bytes:
+def _not_null(text: bytes | memoryview) -> bytes | memoryview:
     if text == b"null":
         raise ValueError("must not be null")
     return text
@@ -39,6 +40,14 @@ _EXAMPLE: JsonDict = {
 }
 
 
+JsonText = Annotated[
+    bytes | memoryview,
+    GetPydanticSchema(lambda _source, _handler: core_schema.no_info_plain_validator_function(_not_null)),
+    WithJsonSchema({"not": {"type": "null"}, "title": "Input"}),
+]
+"""A member that was checked and kept as JSON text."""
+
+
 class _Identity(RequestModel):
     task_id: (
         Annotated[
@@ -48,9 +57,7 @@ class _Identity(RequestModel):
         ]
         | None
     ) = Field(None, description="Your id for the task; without it, a UUID without hyphens is generated")
-    input: Annotated[bytes, AfterValidator(_not_null), WithJsonSchema({"not": {"type": "null"}, "title": "Input"})] = (
-        Field(description="Any JSON value except null. The container gets the same bytes")
-    )
+    input: JsonText = Field(description="Any JSON value except null. The container gets the same bytes")
 
 
 def _member(field: Defined[TaskField]) -> tuple[Any, Any]:

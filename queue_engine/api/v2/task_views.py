@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import orjson
 from pydantic import Field, create_model
 from pydantic.alias_generators import to_camel
 
@@ -129,16 +128,8 @@ class TaskDetailView(TaskView):
 
 
 def task_detail_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
-    """Return a TaskDetailView; input and output are the JSON text that was recorded."""
-    return task_view(task, endpoint) | {
-        "input": _json_text(task.input),
-        "output": _json_text(task.output),
-        "headers": masked(task.spec.headers),
-    }
-
-
-def _json_text(text: bytes | None) -> orjson.Fragment | None:
-    return orjson.Fragment(text) if text else None
+    """Return a TaskDetailView without input and output, which are JSON text already."""
+    return task_view(task, endpoint) | {"headers": masked(task.spec.headers)}
 
 
 class TaskPageView(View):

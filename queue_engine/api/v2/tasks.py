@@ -5,13 +5,15 @@ from __future__ import annotations
 from starlette.requests import Request
 
 from queue_engine.api.http.envelope import Success
+from queue_engine.api.http.headers import named
 from queue_engine.api.http.operations import Operation, in_path, in_query
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.queries import Query
-from queue_engine.api.http.responses import Response, success
+from queue_engine.api.http.responses import Response, success, success_with_texts
 from queue_engine.api.http.services import Services, endpoint_id_in, task_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.fields import names_of
+from queue_engine.api.v2.long_texts import sent_texts
 from queue_engine.api.v2.pages import page_in, page_parameters
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
 from queue_engine.api.v2.task_views import (
@@ -103,7 +105,8 @@ class TaskRoutes:
         with counted_rejections():
             endpoint_id = endpoint_id_in(request)  # checked before the body: an impossible id is a 404
             submitted_task = await self._read_task(request)
-            task = submitted_task.request(traceparent_of(request.scope["headers"]))
+            is_traced = b"traceparent" in named(request.scope)
+            task = submitted_task.request(traceparent_of(request.scope["headers"]) if is_traced else None)
             submitted = await self._submissions.submit(principal, endpoint_id, task)
         note(request, task=submitted.task_id, result="accepted" if submitted.is_new else "duplicate")
         return success({"taskId": submitted.task_id})
@@ -134,7 +137,7 @@ class TaskRoutes:
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         task = await self._queries.task(principal, endpoint, task_id_in(request))
-        return success(task_detail_view(task, endpoint))
+        return success_with_texts(task_detail_view(task, endpoint), sent_texts(task))
 
     async def list_deliveries(self, request: Request) -> Response:
         principal = await self._services.admit(request)
