@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from queue_engine.aio import end_tasks, run_forever
 from queue_engine.backends.base import Backend
+from queue_engine.controller.deletions import Deleter
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
@@ -38,10 +39,6 @@ ROUND_TASKS = 250
 """Maximum number of tasks in one round of a sweep."""
 ROUND_ENDPOINTS = 100
 """Maximum number of endpoints in one round of a purge."""
-DELETED_AT_ONCE = 4
-"""Number of endpoints of a partition that are deleted at the same time."""
-DELETED_PAGES = 10
-"""Maximum number of pages of tasks that one round ends, and removes, of an endpoint that is being deleted."""
 MAX_ROUNDS = 200
 """Maximum number of rounds in one sweep or purge of a partition, so that a million due tasks take minutes instead of
 blocking the store."""
@@ -74,6 +71,7 @@ class Controller:
         self._store = store
         self._backend = backend
         self._make_reconciler = make_reconciler
+        self._deleter = Deleter(store)
         self._stopping = asyncio.Event()
         self._leading: asyncio.Task[None] | None = None
         self._leads_until = 0.0
@@ -268,39 +266,8 @@ class Controller:
         return removed
 
     async def delete(self) -> int:
-        """Advance the deletion of endpoints: their workers end, tasks end, deliveries are made, then data is removed.
-
-        Return the number of endpoints whose deletion is complete. A round continues where the previous one stopped,
-        even if another controller ran it.
-        """
-        return await self._in_partitions(self._delete_in)
-
-    async def _delete_in(self, partition: Partition) -> int:
-        removed = 0
-        async for endpoint_ids in self._store.endpoints.index.deletions(partition):
-            for first in range(0, len(endpoint_ids), DELETED_AT_ONCE):
-                some = endpoint_ids[first : first + DELETED_AT_ONCE]
-                removed += _sum_of(await asyncio.gather(*map(self._delete, some), return_exceptions=True))
-        return removed
-
-    async def _delete(self, endpoint_id: str) -> int:
-        """Advance the deletion of an endpoint without workers; return 1 if it is complete.
-
-        An endpoint with many tasks continues in the next round, so that others do not wait for it.
-        """
-        for _ in range(DELETED_PAGES):
-            count = await self._store.sweeper.end_waiting(endpoint_id, "endpoint deleted")
-            if not count:
-                break
-            metrics.tasks_finished.labels(state="failed").inc(count)
-        now_ms = await self._store.now_ms(endpoint_id)
-        for _ in range(DELETED_PAGES):
-            if not await self._store.sweeper.purge(endpoint_id, before_ms=now_ms + 1):
-                break
-        if not await self._store.endpoints.remove(endpoint_id):
-            return 0
-        await self._store.logs.delete_endpoint(endpoint_id)
-        return 1
+        """Advance the deletions of endpoints that are due; return the number of those that are complete."""
+        return await self._in_partitions(self._deleter.step)
 
     async def _gauges(self) -> int:
         metrics.queue_tasks.set(await self._store.sweeper.waiting_and_running())

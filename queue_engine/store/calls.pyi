@@ -267,6 +267,9 @@ class PlanCheckOk:
 class PlanCheckChanged:
     word: Literal["CHANGED"]
 
+class PlanDeletionsOk:
+    word: Literal["OK"]
+
 class PlanPurgeOk:
     word: Literal["OK"]
 
@@ -561,6 +564,12 @@ class SweepOk:
 
 class TakeChecksOk:
     word: Literal["OK"]
+    held_until_ms: int
+    endpoint_ids: list[str]
+
+class TakeDeletionsOk:
+    word: Literal["OK"]
+    now_ms: int
     held_until_ms: int
     endpoint_ids: list[str]
 
@@ -881,6 +890,17 @@ class Scripts:
         """Set the time at which an endpoint's workers are looked at next, unless they have changed since the endpoint
         was taken.
         """
+    async def plan_deletions(
+        self,
+        keys: Partition,
+        /,
+        *,
+        held_until_ms: int,
+        times_ms: Mapping[str, str | int],
+    ) -> PlanDeletionsOk:
+        """Set the times of the next attempts to delete endpoints that were taken, unless an endpoint was deleted or
+        made due since.
+        """
     async def plan_purge(self, keys: EndpointKeys, /, *, has_consumers: bool) -> PlanPurgeOk:
         """Set the time at which an endpoint is purged next: when its next ended task expires, and soon while consumers
         are left.
@@ -1172,6 +1192,10 @@ class Scripts:
     async def take_checks(self, keys: Partition, /, *, hold_ms: int, limit: int) -> TakeChecksOk:
         """Take endpoints of a partition whose workers are to be looked at now. If the caller dies, they are due again
         after the hold. A change of such an endpoint makes it due at once, so that plan_check.lua notices the change.
+        """
+    async def take_deletions(self, keys: Partition, /, *, limit: int) -> TakeDeletionsOk:
+        """Take endpoints of a partition whose deletion is to be attempted now. If the caller dies, they are due again
+        after the hold.
         """
     async def tidy_consumers(self, keys: EndpointKeys, /) -> TidyConsumersOk:
         """Remove consumers without entries that no longer belong to a worker from the groups of an endpoint's queues.

@@ -25,6 +25,13 @@ MAX_ENDED_LOGS = 100
 
 MAX_CHECK_MS = 60_000
 """Maximum time until the next look at an endpoint with workers. A later one is from before a step back of the clock."""
+MAX_DELETION_MS = 60_000
+"""Maximum time until the next attempt to delete an endpoint. A later one is from before a step back of the clock."""
+DELETION_HOLD_MS = 30_000
+"""Time after which an endpoint that was taken for a deletion is due again, if its taker has died."""
+PURGE_HOLD_MS = 600_000
+"""Time after which an endpoint that was taken for a purge is due again, if its taker has died. Twice as long as a purge
+may take."""
 CONSUMERS_MS = 60_000
 """Interval of looking for consumers of ended agents, while some have entries that another agent must claim first."""
 REMOVED_MS = 10_000
@@ -52,6 +59,9 @@ CONSTANTS: dict[str, str | int] = {
     "MAX_NODES": MAX_NODES,
     "MAX_ENDED_LOGS": MAX_ENDED_LOGS,
     "MAX_CHECK_MS": MAX_CHECK_MS,
+    "MAX_DELETION_MS": MAX_DELETION_MS,
+    "DELETION_HOLD_MS": DELETION_HOLD_MS,
+    "PURGE_HOLD_MS": PURGE_HOLD_MS,
     "CONSUMERS_MS": CONSUMERS_MS,
     "REMOVED_MS": REMOVED_MS,
     "USE_GRACE_MS": USE_GRACE_MS,

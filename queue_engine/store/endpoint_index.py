@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from redis.asyncio import Redis
 
 from queue_engine.store.calls import Scripts
-from queue_engine.store.keys import FORMAT, META, Partition, Partitions, endpoints_of
+from queue_engine.store.keys import FORMAT, META, RESYNC, Partitions, endpoints_of
 
 PAGE_SIZE = 100
 """Number of endpoints that are read in one pipeline."""
@@ -93,20 +93,6 @@ class EndpointIndex:
                 return IdPage(f"{partition.index} {last:.0f} {seen}", [one.decode() for one, _ in entries])
             score, offset = "-inf", "0"
         return None
-
-    async def deletions(self, partition: Partition) -> AsyncIterator[list[str]]:
-        """Yield the ids of the partition's endpoints that are being deleted and have no workers, in pages."""
-        cursor = 0
-        while True:
-            cursor, members = await self._redis.sscan(partition.deletions, cursor, count=PAGE_SIZE)
-            ids = [member.decode() for member in members]
-            pipeline = self._redis.pipeline(transaction=False)
-            for endpoint_id in ids:
-                pipeline.hlen(self._partitions.of(endpoint_id).workers)
-            workers = await pipeline.execute()
-            yield [endpoint_id for endpoint_id, count in zip(ids, workers, strict=True) if not count]
-            if cursor == 0:
-                return
 
     async def restore(self, endpoint_ids: Sequence[str]) -> int:
         """Put endpoints into the indexes that lack them, and correct the counts of their workers.

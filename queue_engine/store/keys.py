@@ -110,8 +110,8 @@ class Partition:
 
     @cached_property
     def deletions(self) -> str:
-        """Set: endpoints that are being deleted."""
-        return f"{self.tag}:deleting"
+        """Sorted set: endpoint that is being deleted, by the time of the next attempt to remove it."""
+        return f"{self.tag}:delete"
 
     @cached_property
     def due_purges(self) -> str:

@@ -25,6 +25,7 @@ from queue_engine.store.audit import AuditStore
 from queue_engine.store.calls import Scripts
 from queue_engine.store.checks import CheckStore
 from queue_engine.store.credentials import CredentialStore
+from queue_engine.store.deletions import DeletionStore
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.leadership import Leadership
 from queue_engine.store.logs import LogStore
@@ -114,6 +115,7 @@ class Store:
         self.sweeper = Sweeper(self.redis, self.scripts, self.partitions)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
         self.checks = CheckStore(self.redis, self.scripts, self.partitions)
+        self.deletions = DeletionStore(self.redis, self.scripts, self.partitions)
         self.workers = WorkerStore(self.redis, self.scripts, self.partitions)
         self.credentials = CredentialStore(self.redis, self.scripts, sealer, self.endpoints)
         self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)

@@ -62,7 +62,7 @@ class _Content:
     outbox_parked: dict[str, float]
     deliveries: dict[str, Fields]
     purges: dict[str, float]
-    deletions: set[str]
+    deletions: dict[str, float]
     checks: dict[str, float]
     waiting: set[str]
 
@@ -84,7 +84,7 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
         outbox_parked=snapshot.scores(partition.outbox_parked),
         deliveries={name.removeprefix(prefix): snapshot.hash(name) for name in names if name.startswith(prefix)},
         purges=snapshot.scores(partition.due_purges),
-        deletions=snapshot.members(partition.deletions),
+        deletions=snapshot.scores(partition.deletions),
         checks=snapshot.scores(partition.due_checks),
         waiting=snapshot.members(partition.waiting_endpoints),
     )

@@ -10,7 +10,7 @@ local id = id_of_endpoint(endpoint)
 local tenant, desired = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
 if not tenant then return { 'GONE' } end
 local restored = 0
-if desired == 'deleted' then restored = redis.call('SADD', deletions, id) end
+if desired == 'deleted' then restored = redis.call('ZADD', deletions, 'NX', text(now_ms()), id) end
 -- Entries that agents write are not counted: agents of data format 1 may run during the whole migration, which ends after a round in
 -- which nothing was missing.
 recount_workers()

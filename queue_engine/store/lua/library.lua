@@ -35,6 +35,21 @@ local function id_of_endpoint(endpoint_key)
   return string.match(endpoint_key, ':e:(.+)$')
 end
 
+-- Take members of a sorted set of times that are due, the longest due first. They are held, so that no other taker gets them: a
+-- member that is not planned again, because its taker has died, is due after the hold. A member later than `latest` is due too,
+-- because its time is from before a step back of the clock. Return the time, the end of the hold and the members.
+local function take_due(key, hold, latest, limit)
+  local now = now_ms()
+  local held_until = text(now + hold)
+  local members = redis.call('ZRANGEBYSCORE', key, '-inf', text(now), 'LIMIT', 0, limit)
+  if latest then
+    local late = redis.call('ZRANGEBYSCORE', key, '(' .. text(now + latest), '+inf', 'LIMIT', 0, limit - #members)
+    for _, member in ipairs(late) do members[#members + 1] = member end
+  end
+  for _, member in ipairs(members) do redis.call('ZADD', key, held_until, member) end
+  return text(now), held_until, members
+end
+
 -- Let the leading controller look at an endpoint's workers in its next round.
 -- keys: endpoint, due_checks
 local function check_now()

@@ -9,7 +9,7 @@
 --   BUSY (the endpoint has workers, tasks or deliveries)
 local function leave_indexes()
   redis.call('ZREM', endpoints, endpoint_id)
-  redis.call('SREM', deletions, endpoint_id)
+  redis.call('ZREM', deletions, endpoint_id)
   redis.call('SREM', waiting_endpoints, endpoint_id)
   redis.call('ZREM', due_purges, endpoint_id)
   redis.call('ZREM', due_checks, endpoint_id)

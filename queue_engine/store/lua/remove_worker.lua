@@ -1,7 +1,7 @@
 -- Remove a worker that has ended. Its last status is an event too.
 --
 -- flags: allow-oom
--- keys of a worker: worker, workers, endpoint, queue, retry_queue, due_purges
+-- keys of a worker: worker, workers, endpoint, queue, retry_queue, due_purges, deletions
 -- arguments: worker_id text, status text (the last one: STOPPED or FAILED), reason text
 -- replies:
 --   OK
@@ -12,7 +12,10 @@ if redis.call('EXISTS', worker) == 1 then
 end
 redis.call('DEL', worker)
 redis.call('HDEL', workers, worker_id)
-redis.call('ZADD', due_purges, 'LT', text(now_ms() + REMOVED_MS), id_of_endpoint(endpoint))
+local id, now = id_of_endpoint(endpoint), now_ms()
+redis.call('ZADD', due_purges, 'LT', text(now + REMOVED_MS), id)
+-- The deletion of an endpoint waits for the end of its workers.
+if redis.call('HLEN', workers) == 0 then redis.call('ZADD', deletions, 'XX', 'LT', text(now), id) end
 -- Remove its consumer from the groups too, unless the consumer has entries that another agent must claim first.
 for _, stream in ipairs({ queue, retry_queue }) do
   local pending = redis.pcall('XPENDING', stream, 'agents', '-', '+', 1, worker_id)

@@ -14,6 +14,6 @@ if before ~= desired then
   redis.call('HINCRBY', endpoint, 'version', 1)
   redis.call('HDEL', endpoint, 'failed')
   check_now()
-  if desired == 'deleted' then redis.call('SADD', deletions, id_of_endpoint(endpoint)) end
+  if desired == 'deleted' then redis.call('ZADD', deletions, text(now_ms()), id_of_endpoint(endpoint)) end
 end
 return { 'OK' }
