@@ -124,11 +124,6 @@ class DueDeliveriesOk:
     word: Literal["OK"]
     delivery_ids: list[str]
 
-class DuePurgesOk:
-    word: Literal["OK"]
-    now_ms: int
-    endpoint_ids: list[str]
-
 class EndWaitingOk:
     word: Literal["OK"]
 
@@ -573,6 +568,12 @@ class TakeDeletionsOk:
     held_until_ms: int
     endpoint_ids: list[str]
 
+class TakePurgesOk:
+    word: Literal["OK"]
+    now_ms: int
+    held_until_ms: int
+    endpoint_ids: list[str]
+
 class TidyConsumersOk:
     word: Literal["OK"]
     forgotten: int
@@ -772,8 +773,6 @@ class Scripts:
         """Delete the logs of some workers."""
     async def due_deliveries(self, *, waiting: str, limit: int) -> DueDeliveriesOk:
         """Find the deliveries of a partition whose wait is over."""
-    async def due_purges(self, keys: Partition, /, *, limit: int) -> DuePurgesOk:
-        """Find the endpoints of a partition that may have ended tasks or consumers to remove."""
     async def end_waiting(self, keys: TaskKeys, /, *, error_text: str) -> EndWaitingOk | EndWaitingGone:
         """End a task of an endpoint that is being deleted: a waiting task, or one that its worker has not released."""
     async def enqueue(
@@ -901,9 +900,9 @@ class Scripts:
         """Set the times of the next attempts to delete endpoints that were taken, unless an endpoint was deleted or
         made due since.
         """
-    async def plan_purge(self, keys: EndpointKeys, /, *, has_consumers: bool) -> PlanPurgeOk:
+    async def plan_purge(self, keys: EndpointKeys, /, *, held_until_ms: int, has_consumers: bool) -> PlanPurgeOk:
         """Set the time at which an endpoint is purged next: when its next ended task expires, and soon while consumers
-        are left.
+        are left. An earlier time that was set since the endpoint was taken stays.
         """
     async def promote(self, keys: TaskKeys, /) -> PromoteQueued | PromoteOk:
         """Queue a scheduled task whose wait is over."""
@@ -1196,6 +1195,11 @@ class Scripts:
     async def take_deletions(self, keys: Partition, /, *, limit: int) -> TakeDeletionsOk:
         """Take endpoints of a partition whose deletion is to be attempted now. If the caller dies, they are due again
         after the hold.
+        """
+    async def take_purges(self, keys: Partition, /, *, limit: int) -> TakePurgesOk:
+        """Take endpoints of a partition that may have ended tasks or consumers to remove. If the caller dies, they are
+        due again after the hold. A worker that is removed during the purge makes its endpoint due earlier, so that
+        plan_purge.lua notices it.
         """
     async def tidy_consumers(self, keys: EndpointKeys, /) -> TidyConsumersOk:
         """Remove consumers without entries that no longer belong to a worker from the groups of an endpoint's queues.

@@ -71,7 +71,7 @@ class Waiting:
     oldest_ms: int | None
     """The time when the oldest queued task was queued, in epoch milliseconds of the store's clock.
 
-    None without one, and for an endpoint that is stopped, or has no workers and should have none.
+    None without one, and for an endpoint that should not work.
     """
 
 
@@ -107,29 +107,32 @@ class Sweeper:
 
         An endpoint with more than PURGED_PAGES pages of such tasks is due again at once, behind no other endpoint.
         """
-        due = await self._scripts.due_purges(partition, limit=limit)
-        pipeline = self._redis.pipeline(transaction=False)
-        for endpoint_id in due.endpoint_ids:
-            pipeline.hget(self._partitions.of(endpoint_id).endpoint, "retention")
+        due = await self._scripts.take_purges(partition, limit=limit)
         at_once = asyncio.Semaphore(PURGED_AT_ONCE)
 
-        async def purge(endpoint_id: str, retention_seconds: bytes | None) -> int:
+        async def purge(endpoint_id: str) -> int:
             async with at_once:
-                return await self._purge_due(endpoint_id, due.now_ms - int(retention_seconds or 0) * 1000)
+                removed = await self._purge_ended(endpoint_id, due.now_ms)
+                left = (await self.tidy(endpoint_id)).left
+                await self._scripts.plan_purge(
+                    self._partitions.of(endpoint_id), held_until_ms=due.held_until_ms, has_consumers=left > 0
+                )
+                return removed
 
-        pairs = zip(due.endpoint_ids, await pipeline.execute(), strict=True)
-        removed = await asyncio.gather(*(purge(*pair) for pair in pairs))
-        return Purged(len(due.endpoint_ids), sum(removed))
+        return Purged(len(due.endpoint_ids), sum(await asyncio.gather(*map(purge, due.endpoint_ids))))
 
-    async def _purge_due(self, endpoint_id: str, before_ms: int) -> int:
+    async def _purge_ended(self, endpoint_id: str, now_ms: int) -> int:
+        """Remove some pages of tasks whose retention is over. Return how many.
+
+        The retention is read before each page, because a client may make it longer during the purge.
+        """
         removed = 0
         for _ in range(PURGED_PAGES):
-            count = await self.purge(endpoint_id, before_ms=before_ms)
+            stored = await self._redis.hget(self._partitions.of(endpoint_id).endpoint, "retention")  # type: ignore[misc]
+            count = await self.purge(endpoint_id, before_ms=now_ms - int(stored or 0) * 1000)
             removed += count
             if not count:
                 break
-        left = (await self.tidy(endpoint_id)).left
-        await self._scripts.plan_purge(self._partitions.of(endpoint_id), has_consumers=left > 0)
         return removed
 
     async def tidy(self, endpoint_id: str) -> Tidied:

@@ -9,9 +9,9 @@ import pytest
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import Failed, TaskStatus
-from queue_engine.store.constants import CONSUMERS_MS, REMOVED_MS
+from queue_engine.store.constants import CONSUMERS_MS, PURGE_HOLD_MS, REMOVED_MS
 from queue_engine.store.store import Store
-from queue_engine.store.sweeper import PURGED_PAGES, Purged
+from queue_engine.store.sweeper import PURGED_PAGES, Purged, Tidied
 from tests.store.bench import TENANT, Bench, config, spec
 from tests.store.probe import Probe
 from tests.waiting import wait_until_async
@@ -188,6 +188,53 @@ async def test_consumers_with_entries_are_looked_at_until_another_agent_has_thes
     await purge_due(bench)
     assert await due_at(bench) is None
     assert [one["name"] for one in await bench.store.redis.xinfo_consumers(bench.keys.queue, "agents")] == [b"heir"]
+
+
+async def test_a_worker_that_is_removed_during_a_purge_is_looked_at_again(bench: Bench) -> None:
+    """Its agent reads once more before it learns of its end, after the purge has looked for consumers."""
+    tidy = bench.store.sweeper.tidy
+
+    async def tidy_and_remove(endpoint_id: str) -> Tidied:
+        tidied = await tidy(endpoint_id)
+        await bench.store.workers.remove(endpoint_id, "w1")
+        return tidied
+
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=False)
+    await bench.store.workers.put(bench.endpoint_id, "w2", managed=False)
+    await bench.store.workers.remove(bench.endpoint_id, "w2")
+    await make_due(bench)
+    bench.store.sweeper.tidy = tidy_and_remove  # type: ignore[method-assign]
+    assert await purge_due(bench) == Purged(endpoints=1, tasks=0)
+    due = await due_at(bench)
+    assert due is not None
+    assert due <= await bench.probe.now_ms() + REMOVED_MS
+
+
+async def test_an_endpoint_is_due_again_when_the_controller_that_purged_it_has_died(bench: Bench) -> None:
+    await bench.finish("t1")
+    await make_due(bench)
+    assert (await bench.store.scripts.take_purges(bench.partition, limit=100)).endpoint_ids == [bench.endpoint_id]
+    assert await purge_due(bench) == Purged(endpoints=0, tasks=0)
+    due = await due_at(bench)
+    assert due is not None
+    assert due <= await bench.probe.now_ms() + PURGE_HOLD_MS
+
+
+async def test_a_longer_retention_applies_to_the_next_page_of_a_purge(bench: Bench) -> None:
+    limits: list[int] = []
+
+    async def one_task_a_page(endpoint_id: str, *, before_ms: int, limit: int = 1000) -> int:
+        limits.append(before_ms)
+        await set_retention(bench, 3600)
+        return 1 if len(limits) < 2 else 0
+
+    await bench.finish("t1")
+    await set_retention(bench, 0)
+    await make_due(bench)
+    bench.store.sweeper.purge = one_task_a_page  # type: ignore[method-assign]
+    await purge_due(bench)
+    first, second = limits
+    assert first - second == 3_600_000
 
 
 # Deletion, and what idle endpoints cost
