@@ -44,6 +44,8 @@ class Change:
     key_name: str
     address: str
     """The network address of the client."""
+    is_certain: bool = True
+    """False if the store became unavailable during the change, so that it may not have been made."""
 
 
 @dataclass(frozen=True)

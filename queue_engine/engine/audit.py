@@ -1,8 +1,10 @@
 """Record changes in the tenant's audit log, and read the log.
 
-A use case calls `note` after it has made a change. When the store fails between the change and its record, the change
-stays, the request succeeds, the record is logged as an error, and this process writes it when the store is available
-again. Only a process that ends before that loses the record, and then the process's log has it.
+A use case makes a change by `change`, and calls `note` if the change was made. When the store fails between the change
+and its record, the change stays, the request succeeds, the record is logged as an error, and this process writes it
+when the store is available again. When the store fails during the change, its outcome is unknown: the request fails,
+and the record says that the change may have been made. A record is lost only when the process is killed between the
+change and its record, or ends while the record waits for the store; then its log has the record.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ import asyncio
 import logging
 import uuid
 from collections import deque
+from collections.abc import Awaitable
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 from queue_engine.aio import retry_while_unavailable
 from queue_engine.domain.audit import Action, AuditPage, Change
@@ -20,6 +24,7 @@ from queue_engine.domain.principals import Principal
 from queue_engine.engine.patience import from_store
 from queue_engine.store.audit import AuditStore, is_record_id
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_UNWRITTEN = 1000
@@ -32,6 +37,10 @@ class _Unwritten:
     change_id: str
     change: Change
 
+    def is_same_as(self, other: _Unwritten) -> bool:
+        """Return True if both records are of the same change, as when a client repeats its request in an outage."""
+        return (self.tenant, self.change) == (other.tenant, other.change)
+
 
 class Audit:
     """The audit log of each tenant."""
@@ -41,13 +50,27 @@ class Audit:
         self._unwritten: deque[_Unwritten] = deque()
         self._writing: asyncio.Task[None] | None = None
 
+    async def change(
+        self, principal: Principal, action: Action, target: str, call: Awaitable[T], *, tenant: str | None = None
+    ) -> T:
+        """Return the result of a call of the store that makes a change. Raises StoreUnavailable.
+
+        If the store is unavailable, the call may have made the change, so the change is recorded as not certain.
+        """
+        try:
+            return await from_store(call)
+        except StoreUnavailable as error:
+            record = _record(principal, action, target, tenant, is_certain=False)
+            if not any(record.is_same_as(one) for one in self._unwritten):
+                self._keep(record, error)
+            raise
+
     async def note(self, principal: Principal, action: Action, target: str, *, tenant: str | None = None) -> None:
         """Record a change that the principal has made, in the log of its tenant or of `tenant`.
 
         Does not raise StoreUnavailable, because the change has been made.
         """
-        change = Change(action, target, principal.key_id, principal.key_name, principal.address)
-        record = _Unwritten(principal.tenant if tenant is None else tenant, uuid.uuid4().hex, change)
+        record = _record(principal, action, target, tenant)
         try:
             await from_store(self._write(record))
         except StoreUnavailable as error:
@@ -80,6 +103,13 @@ class Audit:
 
     async def _write_oldest(self) -> None:
         await from_store(self._write(self._unwritten[0]))
+
+
+def _record(
+    principal: Principal, action: Action, target: str, tenant: str | None, *, is_certain: bool = True
+) -> _Unwritten:
+    change = Change(action, target, principal.key_id, principal.key_name, principal.address, is_certain)
+    return _Unwritten(principal.tenant if tenant is None else tenant, uuid.uuid4().hex, change)
 
 
 def _reason(error: BaseException) -> str | None:

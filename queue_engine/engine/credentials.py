@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from typing import TypeVar
+
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.audit import Action, credential_target
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
@@ -14,6 +17,8 @@ from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
 from queue_engine.store.credentials import CredentialLimitReached, CredentialStore, Deletion
 from queue_engine.store.tenants import TenantStore
+
+T = TypeVar("T")
 
 
 class Credentials:
@@ -39,8 +44,10 @@ class Credentials:
         """Store a credential. Raises InvalidRequest, and QuotaReached at the tenant's limit of credentials."""
         raise_for(self.creation_errors())
         limit = await from_store(self._tenants.limit(principal.tenant, Limit.CREDENTIALS))
+        credential_id = await from_store(self._credentials.new_id())
+        call = self._credentials.create(principal.tenant, name, kind, auth, credential_id, limit=limit)
         try:
-            created = await from_store(self._credentials.create(principal.tenant, name, kind, auth, limit=limit))
+            created = await self._change(principal, Action.CREATE_CREDENTIAL, credential_id, call)
         except CredentialLimitReached:
             raise QuotaReached(f"credentials: the tenant has at most {limit}") from None
         await self._note(principal, Action.CREATE_CREDENTIAL, created.credential_id)
@@ -61,13 +68,10 @@ class Credentials:
     ) -> Credential:
         """Change the values that are not None. Workers that start later use the new values. Raises InvalidRequest."""
         raise_for(self.change_errors(username, password))
-        changed = _found(
-            await from_store(
-                self._credentials.update(
-                    principal.tenant, credential_id, name=name, username=username, password=password
-                )
-            )
+        call = self._credentials.update(
+            principal.tenant, credential_id, name=name, username=username, password=password
         )
+        changed = _found(await self._change(principal, Action.UPDATE_CREDENTIAL, credential_id, call))
         await self._note(principal, Action.UPDATE_CREDENTIAL, credential_id)
         return changed
 
@@ -78,13 +82,17 @@ class Credentials:
 
     async def delete(self, principal: Principal, credential_id: int) -> None:
         """Delete the credential. Raises StateConflict while an endpoint uses it."""
-        match await from_store(self._credentials.delete(principal.tenant, credential_id)):
+        call = self._credentials.delete(principal.tenant, credential_id)
+        match await self._change(principal, Action.DELETE_CREDENTIAL, credential_id, call):
             case Deletion.NOT_FOUND:
                 raise NotFound(Resource.CREDENTIAL)
             case Deletion.IN_USE:
                 raise StateConflict("the credential is used by an endpoint")
             case Deletion.OK:
                 await self._note(principal, Action.DELETE_CREDENTIAL, credential_id)
+
+    async def _change(self, principal: Principal, action: Action, credential_id: int, call: Awaitable[T]) -> T:
+        return await self._audit.change(principal, action, credential_target(credential_id), call)
 
     async def _note(self, principal: Principal, action: Action, credential_id: int) -> None:
         await self._audit.note(principal, action, credential_target(credential_id))

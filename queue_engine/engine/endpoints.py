@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.audit import Action, endpoint_target
@@ -24,6 +25,7 @@ from queue_engine.store.endpoints import (
     MAX_REPLACED_SECRETS,
     EndpointLimitReached,
     EndpointStore,
+    StateChange,
     TooManySecrets,
     new_signing_secret,
 )
@@ -32,6 +34,7 @@ from queue_engine.store.tenants import TenantStore
 SECRET_OVERLAP_SECONDS = 86_400
 """Time for which webhooks are also signed with a replaced secret: receivers change theirs within a day."""
 
+T = TypeVar("T")
 _UNKNOWN_CREDENTIAL: FieldError = ("containerRegistryAuthId", "unknown credential")
 
 
@@ -77,6 +80,19 @@ class RotatedSecret:
 
     secret: str = field(repr=False)
     replaced_until_ms: int
+
+
+class _NotedEdit:
+    """An edit of a configuration that remembers if it has changed anything."""
+
+    def __init__(self, edit: Callable[[EndpointConfig], EndpointConfig]) -> None:
+        self._edit = edit
+        self.has_changed = False
+
+    def __call__(self, config: EndpointConfig) -> EndpointConfig:
+        edited = self._edit(config)
+        self.has_changed = self.has_changed or edited != config
+        return edited
 
 
 class Endpoints:
@@ -163,16 +179,17 @@ class Endpoints:
         webhook = parse_webhook(config.webhook) if config.webhook else None
         references = References(config.environment, webhook, config.credential_id)
         raise_for(await self.field_errors(principal, references))
-        created = await from_store(self._create(principal, config))
-        await self._note(principal, Action.CREATE_ENDPOINT, created.endpoint.endpoint_id)
+        endpoint_id = await from_store(self._endpoints.new_id())
+        call = self._create(principal, config, endpoint_id)
+        created = await self._change(principal, Action.CREATE_ENDPOINT, endpoint_id, call)
+        await self._note(principal, Action.CREATE_ENDPOINT, endpoint_id)
         return created
 
-    async def _create(self, principal: Principal, config: EndpointConfig) -> NewEndpoint:
+    async def _create(self, principal: Principal, config: EndpointConfig, endpoint_id: str) -> NewEndpoint:
         """Create the endpoint after marking its credential as used, so that the credential is not deleted."""
         credential_id = config.credential_id
         if credential_id is None:
-            return await self._stored(principal, config)
-        endpoint_id = await self._endpoints.new_id()
+            return await self._stored(principal, config, endpoint_id)
         if not await self._credentials.use(principal.tenant, credential_id, endpoint_id):
             raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
         try:
@@ -181,9 +198,7 @@ class Endpoints:
             await self._credentials.release(credential_id, endpoint_id)
             raise
 
-    async def _stored(
-        self, principal: Principal, config: EndpointConfig, endpoint_id: str | None = None
-    ) -> NewEndpoint:
+    async def _stored(self, principal: Principal, config: EndpointConfig, endpoint_id: str) -> NewEndpoint:
         limit = await self._tenants.limit(principal.tenant, Limit.ENDPOINTS)
         secret = new_signing_secret()
         try:
@@ -214,12 +229,13 @@ class Endpoints:
             self._credentials.use(principal.tenant, credential_id, before.endpoint_id)
         ):
             raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
-        endpoint = await from_store(
-            self._endpoints.update(before.endpoint_id, principal.tenant, edit, references.environment)
-        )
+        noted = _NotedEdit(edit)
+        call = self._endpoints.update(before.endpoint_id, principal.tenant, noted, references.environment)
+        endpoint = await self._change(principal, Action.UPDATE_ENDPOINT, before.endpoint_id, call)
         if endpoint is None:
             raise NotFound(Resource.ENDPOINT)
-        await self._note(principal, Action.UPDATE_ENDPOINT, endpoint.endpoint_id)
+        if noted.has_changed or references.environment is not None:
+            await self._note(principal, Action.UPDATE_ENDPOINT, endpoint.endpoint_id)
         if endpoint.config.credential_id != before.config.credential_id:
             await self._release_credential(before)
         return endpoint
@@ -227,22 +243,20 @@ class Endpoints:
     async def scale(self, principal: Principal, endpoint_id: str, workers: int) -> None:
         """Set the number of workers."""
         check_has_access(principal, endpoint_id)
-        scaled = await from_store(
-            self._endpoints.update(endpoint_id, principal.tenant, lambda config: replace(config, workers=workers))
-        )
-        if scaled is None:
+        noted = _NotedEdit(lambda config: replace(config, workers=workers))
+        call = self._endpoints.update(endpoint_id, principal.tenant, noted)
+        if await self._change(principal, Action.SCALE_ENDPOINT, endpoint_id, call) is None:
             raise NotFound(Resource.ENDPOINT)
-        await self._note(principal, Action.SCALE_ENDPOINT, endpoint_id)
+        if noted.has_changed:
+            await self._note(principal, Action.SCALE_ENDPOINT, endpoint_id)
 
     async def start(self, principal: Principal, endpoint_id: str) -> None:
         """Start the endpoint. Does nothing if it is started."""
-        await self._want(principal, endpoint_id, DesiredState.RUNNING)
-        await self._note(principal, Action.START_ENDPOINT, endpoint_id)
+        await self._set_state(principal, endpoint_id, DesiredState.RUNNING, Action.START_ENDPOINT)
 
     async def stop(self, principal: Principal, endpoint_id: str) -> None:
         """Stop the endpoint. Queued tasks are kept. Does nothing if it is stopped."""
-        await self._want(principal, endpoint_id, DesiredState.STOPPED)
-        await self._note(principal, Action.STOP_ENDPOINT, endpoint_id)
+        await self._set_state(principal, endpoint_id, DesiredState.STOPPED, Action.STOP_ENDPOINT)
 
     async def delete(self, principal: Principal, endpoint_id: str) -> None:
         """Delete the endpoint: the controller stops its workers, ends its tasks and removes it.
@@ -250,8 +264,7 @@ class Endpoints:
         Every request for it gets NotFound from now on.
         """
         endpoint = await self.get(principal, endpoint_id)
-        await self._want(principal, endpoint_id, DesiredState.DELETED)
-        await self._note(principal, Action.DELETE_ENDPOINT, endpoint_id)
+        await self._set_state(principal, endpoint_id, DesiredState.DELETED, Action.DELETE_ENDPOINT)
         await self._release_credential(endpoint)
 
     async def webhook_secret(self, principal: Principal, endpoint: Endpoint) -> str:
@@ -293,10 +306,17 @@ class Endpoints:
     async def _note(self, principal: Principal, action: Action, endpoint_id: str) -> None:
         await self._audit.note(principal, action, endpoint_target(endpoint_id))
 
-    async def _want(self, principal: Principal, endpoint_id: str, desired: DesiredState) -> None:
+    async def _change(self, principal: Principal, action: Action, endpoint_id: str, call: Awaitable[T]) -> T:
+        return await self._audit.change(principal, action, endpoint_target(endpoint_id), call)
+
+    async def _set_state(self, principal: Principal, endpoint_id: str, desired: DesiredState, action: Action) -> None:
         check_has_access(principal, endpoint_id)
-        if not await from_store(self._endpoints.set_desired_state(endpoint_id, principal.tenant, desired)):
-            raise NotFound(Resource.ENDPOINT)
+        call = self._endpoints.set_desired_state(endpoint_id, principal.tenant, desired)
+        match await self._change(principal, action, endpoint_id, call):
+            case StateChange.NOT_FOUND:
+                raise NotFound(Resource.ENDPOINT)
+            case StateChange.OK:
+                await self._note(principal, action, endpoint_id)
 
     async def _release_credential(self, endpoint: Endpoint) -> None:
         credential_id = endpoint.config.credential_id

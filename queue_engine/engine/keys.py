@@ -75,12 +75,14 @@ class Keys:
         if not has_access_of(principal, granted):
             raise Forbidden("no key makes a key with more rights than its own")
         secret = new_api_key()
-        match await from_store(self._keys.create(secret, principal.tenant, granted)):
+        target = key_target(id_of(secret))
+        call = self._keys.create(secret, principal.tenant, granted)
+        match await self._audit.change(principal, Action.CREATE_KEY, target, call):
             case Creation.PAST:
                 raise InvalidRequest("expiresAt", "must be in the future")
             case Creation.FULL:
                 raise _full()
-        await self._audit.note(principal, Action.CREATE_KEY, key_target(id_of(secret)))
+        await self._audit.note(principal, Action.CREATE_KEY, target)
         expected = ApiKey(
             hash_of(secret),
             principal.tenant,
@@ -101,14 +103,16 @@ class Keys:
         if not lives_as_long_as(principal, key):
             raise Forbidden("no key makes a key that lives longer than itself")
         secret = new_api_key()
-        match await from_store(self._keys.rotate(key, secret, overlap_ms=overlap_seconds * 1000)):
+        target = rotation_target(key_id, id_of(secret))
+        call = self._keys.rotate(key, secret, overlap_ms=overlap_seconds * 1000)
+        match await self._audit.change(principal, Action.ROTATE_KEY, target, call):
             case Rotation.NOT_FOUND:
                 raise NotFound(Resource.KEY)
             case Rotation.ROTATED:
                 raise StateConflict("the key has been rotated before; rotate the key that replaces it")
             case Rotation.FULL:
                 raise _full()
-        await self._audit.note(principal, Action.ROTATE_KEY, rotation_target(key_id, id_of(secret)))
+        await self._audit.note(principal, Action.ROTATE_KEY, target)
         expected = replace(
             key,
             key_hash=hash_of(secret),
@@ -120,8 +124,9 @@ class Keys:
 
     async def revoke(self, principal: Principal, key_id: str) -> None:
         """Revoke a key permanently. All processes refuse it within two seconds."""
-        await from_store(self._keys.revoke_key(await self._find(principal, key_id)))
-        await self._audit.note(principal, Action.REVOKE_KEY, key_target(key_id))
+        target, call = key_target(key_id), self._keys.revoke_key(await self._find(principal, key_id))
+        await self._audit.change(principal, Action.REVOKE_KEY, target, call)
+        await self._audit.note(principal, Action.REVOKE_KEY, target)
 
     async def _field_errors(self, principal: Principal, granted: Grant) -> list[FieldError]:
         """Return the errors of well-formed fields that the principal may not grant."""

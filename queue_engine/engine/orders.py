@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import uuid4
 
 from queue_engine.domain.audit import Action, task_target
@@ -16,6 +18,16 @@ from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.observability import metrics
 from queue_engine.store.tasks import Cancellation, Deletion, Rerun, TaskStore
+
+T = TypeVar("T")
+
+_CANCEL_RESULTS: Mapping[Cancellation, str] = {
+    Cancellation.CANCELLED: "cancelled",
+    Cancellation.REQUESTED: "requested",
+    Cancellation.REPEATED: "requested",
+    Cancellation.ENDED: "ended",
+    Cancellation.NOT_FOUND: "gone",
+}
 
 
 @dataclass(frozen=True)
@@ -42,12 +54,13 @@ class Orders:
         check_sees(principal, endpoint)
         if principal.sees_only_own_tasks:
             check_sees_task(principal, await self._task(endpoint, task_id))
-        cancellation = await from_store(self._tasks.cancel(endpoint.endpoint_id, task_id))
+        call = self._tasks.cancel(endpoint.endpoint_id, task_id)
+        cancellation = await self._change(principal, Action.CANCEL_TASK, endpoint, task_id, call)
         if cancellation is Cancellation.CANCELLED:
             metrics.tasks_finished.labels(state=TaskState.CANCELLED.value).inc()
         if cancellation in (Cancellation.CANCELLED, Cancellation.REQUESTED):
             await self._note(principal, Action.CANCEL_TASK, endpoint, task_id)
-        return CancelOrder(await self._task(endpoint, task_id), cancellation.value.lower())
+        return CancelOrder(await self._task(endpoint, task_id), _CANCEL_RESULTS[cancellation])
 
     async def retry(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
         """Queue an ended task for another attempt with new budgets.
@@ -56,7 +69,8 @@ class Orders:
         Raises NotFound, StateConflict, EndpointClosed, StoreUnavailable, and TooManyRequests for a full queue.
         """
         check_sees(principal, endpoint)
-        _check_rerun(await from_store(self._tasks.rerun(endpoint.endpoint_id, task_id, uuid4().hex)))
+        call = self._tasks.rerun(endpoint.endpoint_id, task_id, uuid4().hex)
+        _check_rerun(await self._change(principal, Action.RETRY_TASK, endpoint, task_id, call))
         await self._note(principal, Action.RETRY_TASK, endpoint, task_id)
         return await self._task(endpoint, task_id)
 
@@ -69,9 +83,15 @@ class Orders:
         await self._task(endpoint, task_id)
         # The task existed a moment ago. If it is missing now, this call may have removed it and lost the reply, so a
         # missing task is a success.
-        if await from_store(self._tasks.delete(endpoint.endpoint_id, task_id)) is Deletion.NOT_ENDED:
+        call = self._tasks.delete(endpoint.endpoint_id, task_id)
+        if await self._change(principal, Action.DELETE_TASK, endpoint, task_id, call) is Deletion.NOT_ENDED:
             raise StateConflict("taskId: the task has not ended; cancel it first")
         await self._note(principal, Action.DELETE_TASK, endpoint, task_id)
+
+    async def _change(
+        self, principal: Principal, action: Action, endpoint: Endpoint, task_id: str, call: Awaitable[T]
+    ) -> T:
+        return await self._audit.change(principal, action, task_target(endpoint.endpoint_id, task_id), call)
 
     async def _note(self, principal: Principal, action: Action, endpoint: Endpoint, task_id: str) -> None:
         await self._audit.note(principal, action, task_target(endpoint.endpoint_id, task_id))

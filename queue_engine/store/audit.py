@@ -36,6 +36,7 @@ class AuditStore:
                 "key": change.key_id,
                 "name": change.key_name,
                 "address": change.address,
+                **({} if change.is_certain else {"certain": "0"}),
             },
         )
 
@@ -49,5 +50,6 @@ class AuditStore:
 
 def _record(entry_id: str, fields: dict[bytes, bytes]) -> AuditRecord:
     texts = {name.decode(): value.decode() for name, value in fields.items()}
-    change = Change(Action(texts["action"]), texts["target"], texts["key"], texts["name"], texts["address"])
+    is_certain = texts.get("certain") != "0"
+    change = Change(Action(texts["action"]), texts["target"], texts["key"], texts["name"], texts["address"], is_certain)
     return AuditRecord(entry_id, int(entry_id.partition("-")[0]), change)

@@ -34,6 +34,9 @@ class CancelCancelled:
 class CancelRequested:
     word: Literal["REQUESTED"]
 
+class CancelRepeated:
+    word: Literal["REPEATED"]
+
 class CancelEnded:
     word: Literal["ENDED"]
 
@@ -497,6 +500,9 @@ class RotateSigningSecretNotFound:
 class SetDesiredStateOk:
     word: Literal["OK"]
 
+class SetDesiredStateUnchanged:
+    word: Literal["UNCHANGED"]
+
 class SetDesiredStateNotFound:
     word: Literal["NOT_FOUND"]
 
@@ -657,7 +663,13 @@ class Scripts:
         """Append lines to a worker's log, and extend its retention. A call without lines only extends the retention.
         Not allowed at maxmemory, so that logs take no memory from tasks.
         """
-    async def cancel(self, keys: TaskKeys, /) -> CancelCancelled | CancelRequested | CancelEnded | CancelGone:
+    async def cancel(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        call_id: str,
+    ) -> CancelCancelled | CancelRequested | CancelRepeated | CancelEnded | CancelGone:
         """Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
         """
     async def check_endpoint(self, keys: EndpointKeys, /) -> CheckEndpointOk:
@@ -1129,7 +1141,8 @@ class Scripts:
         *,
         tenant: str,
         desired: str,
-    ) -> SetDesiredStateOk | SetDesiredStateNotFound:
+        call_id: str,
+    ) -> SetDesiredStateOk | SetDesiredStateUnchanged | SetDesiredStateNotFound:
         """Set the desired state of an endpoint. A deletion is final. Allowed at maxmemory, because a deletion frees
         memory.
         """

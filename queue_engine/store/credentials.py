@@ -49,17 +49,28 @@ class CredentialStore:
         self._sealer = sealer
         self._endpoints = endpoints
 
-    async def create(
-        self, tenant: str, name: str, kind: RegistryType, auth: RegistryAuth, *, limit: int = 0
-    ) -> Credential:
-        """Store a new credential under a new id.
+    async def new_id(self) -> int:
+        """Return an id that no credential has."""
+        return int(await self._redis.incr(keys.CREDENTIAL_IDS))
 
-        Raises SecretKeyMissing when there is no key to seal it with, and CredentialLimitReached when the tenant has
-        `limit` credentials. 0 means no limit.
+    async def create(
+        self,
+        tenant: str,
+        name: str,
+        kind: RegistryType,
+        auth: RegistryAuth,
+        credential_id: int | None = None,
+        *,
+        limit: int = 0,
+    ) -> Credential:
+        """Store a new credential.
+
+        `credential_id` is an id from `new_id`; without it a new id is assigned. Raises SecretKeyMissing when there
+        is no key to seal it with, and CredentialLimitReached when the tenant has `limit` credentials. 0 means no limit.
         """
         if not self._sealer.has_key:
             raise SecretKeyMissing
-        credential_id: int = await self._redis.incr(keys.CREDENTIAL_IDS)
+        credential_id = credential_id or await self.new_id()
         fields = {"tenant": tenant, "name": name, "type": kind.value}
         secrets = self._sealed(tenant, credential_id, {"username": auth.username, "password": auth.password})
         reply = await self._scripts.create_credential(
@@ -162,7 +173,8 @@ class CredentialStore:
             tenant=tenant,
             credential_id=credential_id,
         )
-        return Deletion(reply.word)
+        # The credential existed a moment ago. If it is missing now, this call may have removed it and lost the reply.
+        return Deletion.OK if reply.word == "NOT_FOUND" else Deletion(reply.word)
 
     async def last_id(self) -> int:
         """Return the highest id that was assigned; 0 before the first."""

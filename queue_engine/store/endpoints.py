@@ -29,6 +29,7 @@ from queue_engine.domain.endpoints import (
 )
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.webhook_urls import parse_webhook
+from queue_engine.store.call_ids import new_call_id
 from queue_engine.store.calls import Scripts
 from queue_engine.store.endpoint_index import PAGE_SIZE, EndpointIndex
 from queue_engine.store.keys import ENDPOINT_IDS, Partitions
@@ -39,6 +40,15 @@ MAX_REPLACED_SECRETS = 4
 """Limit of an endpoint's replaced signing secrets in their overlap. Each adds a signature of 47 bytes to a webhook."""
 
 _COUNTS = ["queued", "running", "scheduled", "success", "delivered", "failed"]
+
+
+class StateChange(StrEnum):
+    """Result of setting the desired state of an endpoint."""
+
+    OK = "OK"
+    UNCHANGED = "UNCHANGED"
+    """The endpoint had this desired state."""
+    NOT_FOUND = "NOT_FOUND"
 
 
 class EndpointLimitReached(Exception):
@@ -160,10 +170,11 @@ class EndpointStore:
                 return await self.get(endpoint_id, tenant)
         return None
 
-    async def set_desired_state(self, endpoint_id: str, tenant: str, desired: DesiredState) -> bool:
-        """Record the desired state of an endpoint. Return False when the tenant has no such endpoint."""
+    async def set_desired_state(self, endpoint_id: str, tenant: str, desired: DesiredState) -> StateChange:
+        """Record the desired state of an endpoint."""
         keys = self._partitions.of(endpoint_id)
-        return (await self._scripts.set_desired_state(keys, tenant=tenant, desired=desired.value)).word == "OK"
+        reply = await self._scripts.set_desired_state(keys, tenant=tenant, desired=desired.value, call_id=new_call_id())
+        return StateChange(reply.word)
 
     async def remove(self, endpoint_id: str) -> bool:
         """Remove a deleted endpoint from the store. Return False while it has workers, tasks or deliveries."""

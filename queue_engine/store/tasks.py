@@ -23,6 +23,7 @@ from queue_engine.domain.tasks import (
     TaskSpec,
     TaskStatus,
 )
+from queue_engine.store.call_ids import new_call_id
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import TaskSpecs, attempt_from, latest_attempt, rest_of, task_from
 from queue_engine.store.keys import EndpointKeys, Partitions, TaskKeys
@@ -44,6 +45,8 @@ class Cancellation(StrEnum):
     """The task was waiting and has ended by this call."""
     REQUESTED = "REQUESTED"
     """The task is running. Its agent learns of the cancellation with the next heartbeat."""
+    REPEATED = "REPEATED"
+    """The same, by an earlier cancellation."""
     ENDED = "ENDED"
     """The task had ended before."""
     NOT_FOUND = "GONE"
@@ -165,7 +168,8 @@ class TaskStore:
 
     async def cancel(self, endpoint_id: str, task_id: str) -> Cancellation:
         """Cancel a task. A waiting task ends at once, a running task after the next heartbeat of its agent."""
-        return Cancellation((await self._scripts.cancel(self._partitions.of(endpoint_id).of_task(task_id))).word)
+        keys = self._partitions.of(endpoint_id).of_task(task_id)
+        return Cancellation((await self._scripts.cancel(keys, call_id=new_call_id())).word)
 
     async def rerun(self, endpoint_id: str, task_id: str, call_id: str) -> Rerun:
         """Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed.

@@ -9,6 +9,7 @@ from queue_engine.domain.audit import Action
 from queue_engine.domain.principals import Role
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.audit import AuditStore
+from queue_engine.store.endpoints import EndpointStore, StateChange
 from queue_engine.store.redis.client import NotDurable
 from tests.api_server import ENDPOINT, RunningApi
 from tests.waiting import wait_until_async
@@ -92,7 +93,7 @@ async def test_a_record_names_key_address_and_time(api: RunningApi) -> None:
     assert latest.pop("id")
     assert latest == {
         "action": "stop_endpoint", "target": f"endpoint {endpoint_id}", "keyId": hash_of(operating)[:16],
-        "keyName": "test", "address": "127.0.0.1",
+        "keyName": "test", "address": "127.0.0.1", "certain": True,
     }  # fmt: skip
 
 
@@ -105,6 +106,11 @@ async def test_what_changes_nothing_is_not_recorded(api: RunningApi) -> None:
     await api.client.post(cancel)  # has ended
     await api.client.post(f"/v2/serverless/{endpoint_id}/tasks/none/cancel")
     await api.client.post("/v2/serverless/987654/stop")
+    base = f"/v2/serverless/{endpoint_id}"
+    assert (await api.client.post(f"{base}/start")).status_code == 200
+    workers = (await api.client.get(base)).json()["data"]["totalWorkers"]
+    assert (await api.client.put(f"{base}/workers/{workers}")).status_code == 200
+    assert (await api.client.patch(base, json={"name": ENDPOINT["name"]})).status_code == 200
     await api.post("/v2/serverless", {})
     await api.post("/v2/keys", {"name": "no role"})
     await api.client.get(f"/v2/serverless/{endpoint_id}")
@@ -133,6 +139,40 @@ async def test_a_key_for_some_endpoints_does_not_read_the_log(api: RunningApi) -
     endpoint_id = await api.create_endpoint()
     key = await api.new_key("default", endpoints=frozenset({endpoint_id}))
     assert (await api.client.get("/v2/audit", headers={"X-Api-Key": key})).status_code == 403
+
+
+async def test_a_change_whose_outcome_is_unknown_is_recorded_once_and_not_as_certain(
+    api: RunningApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store becomes unavailable after the change, so its reply is lost. The client repeats the request."""
+    endpoint_id = await api.create_endpoint()
+    set_desired_state, append = EndpointStore.set_desired_state, AuditStore.append
+    outage = True
+
+    async def lose_reply(self: EndpointStore, *arguments: Any) -> StateChange:
+        await set_desired_state(self, *arguments)
+        raise NotDurable("it does not respond")
+
+    async def append_later(self: AuditStore, *arguments: Any) -> None:
+        if outage:
+            raise NotDurable("it does not respond")
+        await append(self, *arguments)
+
+    monkeypatch.setattr(EndpointStore, "set_desired_state", lose_reply)
+    monkeypatch.setattr(AuditStore, "append", append_later)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            assert (await api.client.post(f"/v2/serverless/{endpoint_id}/stop")).status_code == 503
+    assert sum("audit record" in one.getMessage() for one in caplog.records) == 1
+    outage = False
+
+    async def is_written() -> bool:
+        return len(await changes(api)) == 2
+
+    await wait_until_async(is_written, message="the record is not written")
+    latest = (await audit_of(api))["items"][0]
+    assert (latest["action"], latest["target"]) == ("stop_endpoint", f"endpoint {endpoint_id}")
+    assert latest["certain"] is False
 
 
 async def test_a_record_that_the_store_refuses_is_logged_and_written_later(

@@ -163,9 +163,9 @@ class ModelTask:
     def ask_to_cancel(self) -> str:
         if self.state in ENDED:
             return "ENDED"
-        self.cancel = True
+        is_first, self.cancel = not self.cancel, True
         if self.state == "running":
-            return "REQUESTED"
+            return "REQUESTED" if is_first else "REPEATED"
         self._end("cancelled")
         return "CANCELLED"
 

@@ -127,5 +127,11 @@ async def test_cancelling_twice_says_the_same_and_counts_once(bench: Bench) -> N
     assert (counts.failed, counts.processing) == (1, 0)
 
 
+async def test_a_repeated_cancellation_of_a_running_task_is_not_a_change(bench: Bench) -> None:
+    await bench.submit_and_start("t1", bench.agent())
+    assert [await cancel(bench), await cancel(bench)] == [Cancellation.REQUESTED, Cancellation.REPEATED]
+    assert (await bench.task("t1")).cancel_requested
+
+
 async def test_a_task_that_is_not_there_cannot_be_cancelled(bench: Bench) -> None:
     assert await cancel(bench) is Cancellation.NOT_FOUND

@@ -21,6 +21,7 @@ from queue_engine.domain.endpoints import (
 )
 from queue_engine.domain.tasks import Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.endpoints import StateChange
 from queue_engine.store.store import Store
 from queue_engine.store.tasks import Rerun, Submission
 from tests.store.bench import TENANT, Bench, config, spec
@@ -246,7 +247,8 @@ async def test_an_endpoint_is_changed_by_its_tenant_only(bench: Bench) -> None:
     endpoints = bench.store.endpoints
     for endpoint_id, tenant in ((bench.endpoint_id, "globex"), ("999", TENANT)):
         assert await endpoints.update(endpoint_id, tenant, lambda config: replace(config, workers=9)) is None
-        assert not await endpoints.set_desired_state(endpoint_id, tenant, DesiredState.DELETED)
+        found = await endpoints.set_desired_state(endpoint_id, tenant, DesiredState.DELETED)
+        assert found is StateChange.NOT_FOUND
     assert await _endpoint(bench) == before
 
 
@@ -269,10 +271,11 @@ async def test_the_mark_of_a_failed_endpoint_goes_when_it_is_stopped_or_started(
 
 async def test_a_deleted_endpoint_is_not_found_and_cannot_come_back(bench: Bench) -> None:
     endpoints = bench.store.endpoints
-    assert await endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.DELETED)
+    assert await endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.DELETED) is StateChange.OK
     assert await endpoints.get(bench.endpoint_id, TENANT) is None
     assert await endpoints.of_tenant(TENANT) == []
-    assert not await endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.RUNNING)
+    started = await endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.RUNNING)
+    assert started is StateChange.NOT_FOUND
     assert await endpoints.update(bench.endpoint_id, TENANT, lambda config: config) is None
     assert await bench.submit("t1") is Submission.NOT_FOUND
 

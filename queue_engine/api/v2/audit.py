@@ -30,6 +30,7 @@ class AuditRecordView(View):
     key_id: str | None = Field(description="Id of the key; null for the command line on the store")
     key_name: str = Field(description="Purpose of the key")
     address: str | None = Field(description="Network address of the client; null for the command line on the store")
+    certain: bool = Field(description="False if the store became unavailable, so that the change may not be made")
 
 
 class AuditPageView(View):
@@ -92,4 +93,5 @@ def record_view(record: AuditRecord) -> dict[str, Any]:
         "keyId": change.key_id or None,
         "keyName": change.key_name,
         "address": change.address or None,
+        "certain": change.is_certain,
     }

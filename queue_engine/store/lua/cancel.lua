@@ -2,20 +2,23 @@
 --
 -- flags: allow-oom, durable
 -- keys of a task: task
+-- arguments: call_id text (of this call, so that a repeated call gets the same reply)
 -- replies:
 --   CANCELLED (the task has ended by this call)
 --   REQUESTED (the task runs, and its agent will stop it)
+--   REPEATED (the same, by an earlier call)
 --   ENDED (the task had ended before)
 --   GONE
-local state, attempts, base = unpack(redis.call('HMGET', task, 'state', 'attempts', 'base'))
+local state, attempts, base, call = unpack(redis.call('HMGET', task, 'state', 'attempts', 'base', 'cancel'))
 if not state then return { 'GONE' } end
-if TERMINAL[state] then return { 'ENDED' } end
+if TERMINAL[state] then return { state == 'cancelled' and call == call_id and 'CANCELLED' or 'ENDED' } end
 if state == 'running' then
-  redis.call('HSET', task, 'cancel', 1)
+  if call and call ~= call_id then return { 'REPEATED' } end
+  redis.call('HSET', task, 'cancel', call_id)
   return { 'REQUESTED' }
 end
 stop_waiting()
-redis.call('HSET', task, 'cancel', 1)
+redis.call('HSET', task, 'cancel', call_id)
 local has_run = tonumber(attempts) ~= tonumber(base or '0')
 end_task(now_ms(), state, 'cancelled', has_run and CANCELLED_WHILE_WAITING or CANCELLED_BEFORE_IT_STARTED)
 return { 'CANCELLED' }

@@ -3,17 +3,20 @@
 -- label: want_endpoint
 -- flags: allow-oom, durable
 -- keys of an endpoint: endpoint, deletions
--- arguments: tenant text, desired text (running, stopped or deleted)
+-- arguments: tenant text, desired text (running, stopped or deleted), call_id text (of this call, so that a repeated call gets the
+--   same reply)
 -- replies:
 --   OK
+--   UNCHANGED (the endpoint had this desired state)
 --   NOT_FOUND
-local owner, before = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted'))
+local owner, before, call = unpack(redis.call('HMGET', endpoint, 'tenant', 'wanted', 'state_call'))
+if owner == tenant and call == call_id then return { 'OK' } end
 if owner ~= tenant or before == 'deleted' then return { 'NOT_FOUND' } end
-if before ~= desired then
-  redis.call('HSET', endpoint, 'wanted', desired, 'updated', text(now_ms()))
-  redis.call('HINCRBY', endpoint, 'version', 1)
-  redis.call('HDEL', endpoint, 'failed')
-  check_now()
-  if desired == 'deleted' then redis.call('ZADD', deletions, text(now_ms()), id_of_endpoint(endpoint)) end
-end
+if before == desired then return { 'UNCHANGED' } end
+local now = text(now_ms())
+redis.call('HSET', endpoint, 'wanted', desired, 'updated', now, 'state_call', call_id)
+redis.call('HINCRBY', endpoint, 'version', 1)
+redis.call('HDEL', endpoint, 'failed')
+check_now()
+if desired == 'deleted' then redis.call('ZADD', deletions, now, id_of_endpoint(endpoint)) end
 return { 'OK' }
