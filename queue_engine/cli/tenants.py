@@ -62,11 +62,11 @@ def create_tenant(
 
 async def _create(store: Store, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
     had_one_tenant = await store.api_keys.has_one_tenant()
-    if not await store.tenants.create(name):
+    if not await store.tenants.create(name, limits):
         raise EngineError(f"there is a tenant {name} already")
     await note_change(store, name, Action.CREATE_TENANT, tenant_target(name))
     await warn_of_second_tenant(store, had_one_tenant)
-    return await _set_limits(store, name, limits)
+    return await _read(store, name)
 
 
 @group.command("list")
@@ -105,12 +105,17 @@ def limit_tenant(
 
 
 async def _set_limits(store: Store, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
-    await store.tenants.set_limits(name, limits)
-    tenant = await store.tenants.get(name)
-    if tenant is None:
+    if not await store.tenants.set_limits(name, limits):
         raise EngineError(f"there is no tenant {name}")
     if limits:
         await note_change(store, name, Action.SET_TENANT_LIMITS, tenant_target(name))
+    return await _read(store, name)
+
+
+async def _read(store: Store, name: str) -> Tenant:
+    tenant = await store.tenants.get(name)
+    if tenant is None:
+        raise EngineError(f"there is no tenant {name}")
     return tenant
 
 

@@ -33,14 +33,17 @@ class Tenants:
 
     async def create(self, principal: Principal, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
         """Create a tenant with these limits. Raises StateConflict if it exists."""
-        if not await from_store(self._tenants.create(name)):
+        target, call = tenant_target(name), self._tenants.create(name, limits)
+        if not await self._audit.change(principal, Action.CREATE_TENANT, target, call, tenant=name):
             raise StateConflict("name: there is a tenant with this name")
-        await self._audit.note(principal, Action.CREATE_TENANT, tenant_target(name), tenant=name)
-        return await self.set_limits(principal, name, limits) if limits else await self.get(name)
+        await self._audit.note(principal, Action.CREATE_TENANT, target, tenant=name)
+        return await self.get(name)
 
     async def set_limits(self, principal: Principal, name: str, limits: Mapping[Limit, int | None]) -> Tenant:
         """Set these limits; None restores the default. Raises NotFound."""
-        if not await from_store(self._tenants.set_limits(name, limits)):
+        target, call = tenant_target(name), self._tenants.set_limits(name, limits)
+        if not await self._audit.change(principal, Action.SET_TENANT_LIMITS, target, call, tenant=name):
             raise NotFound(Resource.TENANT)
-        await self._audit.note(principal, Action.SET_TENANT_LIMITS, tenant_target(name), tenant=name)
+        if limits:
+            await self._audit.note(principal, Action.SET_TENANT_LIMITS, target, tenant=name)
         return await self.get(name)

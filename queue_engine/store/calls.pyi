@@ -733,8 +733,9 @@ class Scripts:
         tenant: str,
         name: str,
         call_id: str,
+        limits: Mapping[str, str | int],
     ) -> CreateTenantOk | CreateTenantExists:
-        """Create a tenant, unless it exists."""
+        """Create a tenant with limits of its own, unless it exists."""
     async def defer_delivery(
         self,
         keys: TaskKeys,

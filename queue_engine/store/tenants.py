@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from redis.asyncio import Redis
 
 from queue_engine.domain.tenants import DEFAULT_LIMITS, Limit, Tenant
 from queue_engine.store import keys
+from queue_engine.store.call_ids import new_call_id
 from queue_engine.store.calls import Scripts
 from queue_engine.store.redis.client import optional_int
 
@@ -29,10 +30,17 @@ class TenantStore:
         self._redis = redis
         self._scripts = scripts
 
-    async def create(self, name: str) -> bool:
-        """Create a tenant. Return False if it exists. A repeated call after a lost reply has no further effect."""
+    async def create(self, name: str, limits: Mapping[Limit, int | None] = MappingProxyType({})) -> bool:
+        """Create a tenant with these limits; None is the default. Return False if it exists.
+
+        A repeated call after a lost reply has no further effect.
+        """
         reply = await self._scripts.create_tenant(
-            tenants=keys.TENANTS, tenant=keys.tenant(name), name=name, call_id=uuid.uuid4().hex
+            tenants=keys.TENANTS,
+            tenant=keys.tenant(name),
+            name=name,
+            call_id=new_call_id(),
+            limits={limit.value: value for limit, value in limits.items() if value is not None},
         )
         return reply.word == "OK"
 

@@ -8,6 +8,7 @@ import pytest
 
 from queue_engine.domain.principals import Role
 from queue_engine.store.api_keys import OPERATORS
+from queue_engine.store.tenants import TenantStore
 from tests.api_server import ENDPOINT, RunningApi
 
 DEFAULTS = {"endpoints": 1000, "credentials": 1000, "workersPerEndpoint": 100, "workers": 1000}
@@ -94,6 +95,21 @@ async def test_changes_of_an_operator_are_in_the_tenants_audit_log(
     data(await operator.patch("/v2/tenants/default", json={"limits": {"workers": 5}}))
     (record,) = data(await api.client.get("/v2/audit"))["items"]
     assert (record["action"], record["target"], record["keyName"]) == ("set_tenant_limits", "tenant default", "test")
+
+
+async def test_a_tenant_has_its_limits_from_its_first_moment_on(
+    operator: httpx.AsyncClient, api: RunningApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Creating a tenant with limits is one step: a process that dies between two would leave it with the defaults."""
+
+    async def die(*arguments: Any) -> None:
+        raise AssertionError("limits are set in a second step")
+
+    monkeypatch.setattr(TenantStore, "set_limits", die)
+    limits = {"endpoints": 0, "workers": 5, "credentials": None}
+    tenant = data(await operator.post("/v2/tenants", json={"name": "acme", "limits": limits}))
+    assert tenant["limits"] == DEFAULTS | {"endpoints": 0, "workers": 5}
+    assert tenant["overridden"] == ["endpoints", "workers"]
 
 
 async def test_a_tenant_gets_429_at_its_limit_of_endpoints(operator: httpx.AsyncClient, api: RunningApi) -> None:
