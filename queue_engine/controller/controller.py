@@ -16,6 +16,7 @@ from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_fig
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.controller.resync import Resync
+from queue_engine.controller.waiting_tasks import WaitingTasks
 from queue_engine.observability import metrics
 from queue_engine.store.keys import Partition
 from queue_engine.store.redis.client import unavailability
@@ -42,6 +43,13 @@ ROUND_ENDPOINTS = 100
 MAX_ROUNDS = 200
 """Maximum number of rounds in one sweep or purge of a partition, so that a million due tasks take minutes instead of
 blocking the store."""
+
+_OF_THE_LEADER = (
+    metrics.queue_oldest_task_timestamp,
+    metrics.endpoint_waiting_tasks,
+    metrics.endpoint_oldest_task_timestamp,
+)
+"""Metrics that only the leading controller exports."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,8 @@ class Controller:
         self._leading: asyncio.Task[None] | None = None
         self._leads_until = 0.0
         """Monotonic time at which the leadership expires, as far as this controller knows."""
-        metrics.controller_leading.set_function(lambda: float(time.monotonic() < self._leads_until))
+        self._waiting_tasks = WaitingTasks(store.sweeper.waiting)
+        metrics.controller_leading.set_function(lambda: float(self._leads()))
         self._deposed = False
         """True if another controller leads and workers of this one may still run."""
 
@@ -134,6 +143,9 @@ class Controller:
             await self._stop_workers()
             self._deposed = False
         return 0
+
+    def _leads(self) -> bool:
+        return time.monotonic() < self._leads_until
 
     async def _leaders_jobs(self) -> None:
         reconciler = self._make_reconciler()
@@ -272,7 +284,12 @@ class Controller:
     async def _gauges(self) -> int:
         metrics.queue_tasks.set(await self._store.sweeper.waiting_and_running())
         metrics.workers.set(await self._store.sweeper.workers())
-        found = {one.endpoint_id: one async for one in self._store.sweeper.waiting()}
+        if not self._leads():
+            # Only one controller exports these, because each endpoint with waiting tasks costs a call.
+            for metric in _OF_THE_LEADER:
+                metric.set({})
+            return 0
+        found = await self._waiting_tasks.read()
         queues = [EndpointQueue(one.endpoint_id, one.depth, one.oldest_ms) for one in found.values()]
         oldest = [queue.oldest_ms for queue in queues if queue.oldest_ms is not None]
         metrics.queue_oldest_task_timestamp.set(min(oldest) / 1000 if oldest else 0)

@@ -362,6 +362,7 @@ class ReadWaitingOk:
     word: Literal["OK"]
     depth: int
     oldest_ms: int | None
+    should_work: bool
 
 class ReclaimQueued:
     word: Literal["QUEUED"]

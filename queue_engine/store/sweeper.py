@@ -6,7 +6,8 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -73,6 +74,8 @@ class Waiting:
 
     None without one, and for an endpoint that should not work.
     """
+    should_work: bool = field(default=True, compare=False)
+    """False if the endpoint is stopped, or has no workers and should have none."""
 
 
 class Sweeper:
@@ -186,19 +189,27 @@ class Sweeper:
         sums = [sum(max(0, int(value or 0)) for value in values) for values in by_field]
         return dict(zip(fields, sums, strict=True))
 
-    async def waiting(self) -> AsyncIterator[Waiting]:
+    async def waiting(self, known: Mapping[str, Waiting] = MappingProxyType({})) -> AsyncIterator[Waiting]:
         """Yield what waits at each endpoint that has queued or scheduled tasks. An endpoint may come twice.
 
-        The cost depends on the number of such endpoints. Endpoints without waiting tasks leave their index.
+        The cost depends on the number of such endpoints, except those in `known`, which are not read again. Endpoints
+        without waiting tasks leave their index.
         """
         for partition in self._partitions.all():
             cursor = 0
             while True:
                 cursor, members = await self._redis.sscan(partition.waiting_endpoints, cursor, count=WAITING_AT_ONCE)
-                ids = [member.decode() for member in members]
+                found_ids = [member.decode() for member in members]
+                for endpoint_id in found_ids:
+                    if endpoint_id in known:
+                        yield known[endpoint_id]
+                ids = [endpoint_id for endpoint_id in found_ids if endpoint_id not in known]
                 keys = [self._partitions.of(endpoint_id) for endpoint_id in ids]
                 replies = await asyncio.gather(*map(self._scripts.read_waiting, keys))
-                found = [Waiting(one, reply.depth, reply.oldest_ms) for one, reply in zip(ids, replies, strict=True)]
+                found = [
+                    Waiting(one, reply.depth, reply.oldest_ms, reply.should_work)
+                    for one, reply in zip(ids, replies, strict=True)
+                ]
                 for one in found:
                     if one.depth > 0:
                         yield one

@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import pytest
 
+from queue_engine.controller.waiting_tasks import STOPPED_SECONDS, WaitingTasks
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import TryAgain
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.observability import metrics
 from queue_engine.store.store import Store
 from queue_engine.store.sweeper import Waiting
 from tests.store.bench import TENANT, Bench, config
@@ -89,6 +91,44 @@ async def test_tasks_that_no_worker_should_execute_have_no_oldest_one(bench: Ben
     assert await waiting(bench) == [Waiting(bench.endpoint_id, 1, None)]
 
 
+async def test_a_stopped_endpoint_is_read_once_a_minute(bench: Bench) -> None:
+    now = 0.0
+    figures = WaitingTasks(bench.store.sweeper.waiting, clock=lambda: now)
+
+    async def depth() -> int:
+        return (await figures.read())[bench.endpoint_id].depth
+
+    await bench.submit("t1")
+    assert await depth() == 1
+    await bench.submit("t2")
+    assert await depth() == 2
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.STOPPED)
+    assert await depth() == 2
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    now = STOPPED_SECONDS - 1
+    assert await depth() == 2
+    now = STOPPED_SECONDS
+    assert await depth() == 1
+    await bench.store.endpoints.set_desired_state(bench.endpoint_id, TENANT, DesiredState.RUNNING)
+    await bench.submit("t3")
+    now = 2 * STOPPED_SECONDS
+    assert await depth() == 2
+    await bench.submit("t4")
+    assert await depth() == 3
+
+
+async def test_a_controller_that_does_not_lead_reads_no_endpoint(bench: Bench) -> None:
+    await bench.submit("t1")
+    follower, leader = controller(bench.store), controller(bench.store)
+    await leader._hold_leadership()
+    own = await commands(bench.probe, follower._gauges)
+    await bench.submit("t2")
+    assert await commands(bench.probe, leader._gauges) > own
+    assert next(iter(metrics.queue_oldest_task_timestamp.collect())).samples[0].value > 0
+    await follower._gauges()
+    assert list(metrics.queue_oldest_task_timestamp.collect()) == []
+
+
 async def test_workers_are_counted_by_status(bench: Bench, store: Store) -> None:
     other = (await store.endpoints.create(TENANT, config())).endpoint_id
     bench.endpoint_ids.append(other)
@@ -138,6 +178,7 @@ async def test_the_counts_of_a_removed_endpoint_are_not_kept(bench: Bench) -> No
 
 async def test_the_figures_cost_the_same_with_many_idle_endpoints(store: Store, probe: Probe) -> None:
     running = controller(store)
+    await running._hold_leadership()
     await running._gauges()
     alone = await commands(probe, running._gauges)
     await asyncio.gather(*(store.endpoints.create(TENANT, config(workers=0)) for _ in range(200)))
