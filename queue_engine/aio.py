@@ -169,6 +169,34 @@ async def end_tasks(*tasks: asyncio.Task[Any]) -> None:
         _, running = await asyncio.wait(running, timeout=1.0)
 
 
+class LaterErrors:
+    """Lets work go on after a part of it has failed, and raises the first error at the end.
+
+    A `with` block is a part. Its error is kept; a cancellation ends the work at once.
+    """
+
+    def __init__(self) -> None:
+        self._first: BaseException | None = None
+
+    def __enter__(self) -> None:
+        """Begin a part."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        self.keep(error)
+        return True
+
+    def keep(self, error: BaseException) -> None:
+        """Keep an error, unless there is an earlier one."""
+        self._first = self._first or error
+
+    def raise_first(self) -> None:
+        """Raise the first error, if there is one."""
+        if self._first is not None:
+            raise self._first
+
+
 async def run_forever(
     step: Callable[[], Awaitable[int]],
     *,

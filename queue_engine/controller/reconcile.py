@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from queue_engine.aio import LaterErrors
 from queue_engine.backends.base import Backend, BackendError, Observed, RegistryCredential, WorkerSpec
 from queue_engine.controller.known import Known
 from queue_engine.controller.plan import (
@@ -38,7 +39,7 @@ from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.domain.workers import Worker, WorkerStatus, endpoint_of_worker, managed_worker_id
-from queue_engine.store.checks import Taken
+from queue_engine.store.checks import Taken, TakenChecks
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class Workers(Protocol):
 class Checks(Protocol):
     """The endpoints to look at, each at its time or when it has changed."""
 
-    async def take(self) -> Sequence[Taken]: ...
+    async def take(self) -> TakenChecks: ...
     async def plan(self, taken: Taken, wait_seconds: float | None) -> None: ...
     async def hasten(self, endpoint_ids: Collection[str]) -> None: ...
     async def hasten_all(self) -> None: ...
@@ -157,20 +158,29 @@ class Reconciler:
         self._starts_seen_at = -math.inf
         """Monotonic time when starts last occupied half of the places."""
         self._known = Known()
-        self._observed: Mapping[str, Observed] | None = None
-        """Observation of the previous round; None before the first."""
+        self._observed: Mapping[str, Observed] = {}
+        """Observation of the previous round."""
         self._unplanned: set[str] = set()
-        """Endpoints that an interrupted round has taken, without setting their next look."""
+        """Endpoints to look at, until a round has set their next look."""
+        self._hastens_all = True
+        """True until all endpoints with workers have been made due: for a new leader, and after a step of the clock."""
+        self._last_store_ms = 0
 
     async def step(self) -> int:
-        """Run a round; return the number of actions."""
+        """Run a round; return the number of actions.
+
+        An error of one endpoint, or of a part of the store, does not stop the work for others. It is raised at the end.
+        """
         store_now_ms = await self._store_now_ms()
         now = self._clock()
-        self._note_round(now)
+        self._note_round(now, store_now_ms)
         observed = await self._backend.observe()
-        await self._make_due(observed, now)
-        taken = await self._checks.take()
-        ids = [one.endpoint_id for one in taken]
+        later = LaterErrors()
+        await self._make_due(observed, now, later)
+        checks = await self._checks.take()
+        for error in checks.errors:
+            later.keep(error)
+        ids = [one.endpoint_id for one in checks.taken]
         self._unplanned.update(ids)
         endpoints, workers = await self._endpoints.read(ids), await self._workers.of_endpoints(ids)
         waits: dict[str, float | None] = {}
@@ -180,28 +190,38 @@ class Reconciler:
             endpoint = endpoints.get(endpoint_id)
             if endpoint is None:
                 self._look(endpoint_id, [], [], now)
+                waits[endpoint_id] = None
                 continue
             situation = self._situation(endpoint, workers.get(endpoint_id, []), observed, now, store_now_ms)
             self._look(endpoint_id, situation.workers, starts_under_way(situation), now)
-            actions = await self._reconcile(situation, due)
-            waits[endpoint_id] = next_look(situation, actions, self._config.silence_seconds)
-            done += len(actions)
-        await self._start_in_turn(due)
+            with later:
+                actions = await self._reconcile(situation, due)
+                waits[endpoint_id] = next_look(situation, actions, self._config.silence_seconds)
+                done += len(actions)
+        with later:
+            await self._start_in_turn(due)
         done += self._end_strangers(observed, ids)
-        await self._plan(taken, waits)
+        with later:
+            await self._plan([one for one in checks.taken if one.endpoint_id in waits], waits)
+        later.raise_first()
         return done
 
-    async def _make_due(self, observed: Mapping[str, Observed], now: float) -> None:
-        """Make endpoints due for reasons that the store does not know: a new leader, a worker that has ended or
-        appeared in the backend, an interrupted round, and a next look that the store has lost."""
-        if self._observed is None:
-            await self._checks.hasten_all()
-        before = self._observed or {}
+    async def _make_due(self, observed: Mapping[str, Observed], now: float, later: LaterErrors) -> None:
+        """Make endpoints due for reasons that the store does not know: a new leader, a step back of the store's clock,
+        a worker that has ended or appeared in the backend, an interrupted round, and a next look that the store has
+        lost."""
+        if self._hastens_all:
+            with later:
+                await self._checks.hasten_all()
+                self._hastens_all = False
+        before = self._observed
         changed = {one for one in before.keys() | observed.keys() if before.get(one) != observed.get(one)}
         unknown = {one for one in observed if one not in self._known.endpoint_of and one not in self._draining}
         found = {self._known.endpoint_of.get(one) or endpoint_of_worker(one) for one in changed | unknown}
-        await self._checks.hasten({*self._unplanned, *self._known.overdue(now), *filter(is_endpoint_id, found)})
+        self._unplanned |= {*self._known.overdue(now), *filter(is_endpoint_id, found)}
         self._observed = dict(observed)
+        with later:
+            await self._checks.hasten(self._unplanned)
 
     def _look(self, endpoint_id: str, workers: Sequence[Worker], starts: Sequence[Start], now: float) -> None:
         """Remember the workers and starts of an endpoint, and forget the records of its former workers."""
@@ -218,7 +238,11 @@ class Reconciler:
             await self._checks.plan(one, wait_seconds)
             self._unplanned.discard(one.endpoint_id)
 
-        await asyncio.gather(*map(plan_one, taken))
+        later = LaterErrors()
+        for result in await asyncio.gather(*map(plan_one, taken), return_exceptions=True):
+            if result is not None:
+                later.keep(result)
+        later.raise_first()
 
     async def aclose(self) -> None:
         """Stop waiting for draining workers, without ending them. Safe to call twice."""
@@ -227,7 +251,10 @@ class Reconciler:
             task.cancel()
         await asyncio.gather(*draining, return_exceptions=True)
 
-    def _note_round(self, now: float) -> None:
+    def _note_round(self, now: float, store_now_ms: int) -> None:
+        # After a step back of the clock the planned looks would be late by the step.
+        self._hastens_all = self._hastens_all or store_now_ms < self._last_store_ms
+        self._last_store_ms = store_now_ms
         gap_seconds = max(MIN_GAP_SECONDS, min(GAP_SECONDS, self._config.silence_seconds / 2))
         if self._last_round is None or now - self._last_round > gap_seconds:
             self._silence_counts_from = now + self._config.silence_seconds

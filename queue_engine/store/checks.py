@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
 
 from queue_engine.store.calls import Scripts
-from queue_engine.store.keys import Partitions
+from queue_engine.store.keys import Partition, Partitions
 
 HOLD_MS = 5_000
 """Time after which an endpoint that was taken and not planned is due again."""
@@ -34,23 +34,40 @@ class Taken:
     held_until_ms: int
 
 
+@dataclass(frozen=True)
+class TakenChecks:
+    """The endpoints that were taken, and the errors of partitions whose server is not available."""
+
+    taken: Sequence[Taken]
+    errors: Sequence[BaseException] = ()
+
+
 class CheckStore:
-    """The next looks at all endpoints. Every method may be repeated after a lost reply. All raise RedisError."""
+    """The next looks at all endpoints. Every method may be repeated after a lost reply. All raise RedisError.
+
+    In a cluster, a partition may be unavailable while others are not. The work is done in the others before the error
+    is raised.
+    """
 
     def __init__(self, redis: Redis, scripts: Scripts, partitions: Partitions) -> None:
         self._redis = redis
         self._scripts = scripts
         self._partitions = partitions
 
-    async def take(self) -> list[Taken]:
+    async def take(self) -> TakenChecks:
         """Take the endpoints that are due, of each partition at most TAKEN_PER_PARTITION, the longest due first."""
         taken = await asyncio.gather(
             *(
                 self._scripts.take_checks(partition, hold_ms=HOLD_MS, limit=TAKEN_PER_PARTITION)
                 for partition in self._partitions.all()
-            )
+            ),
+            return_exceptions=True,
         )
-        return [Taken(endpoint_id, reply.held_until_ms) for reply in taken for endpoint_id in reply.endpoint_ids]
+        replies = [reply for reply in taken if not isinstance(reply, BaseException)]
+        return TakenChecks(
+            [Taken(endpoint_id, reply.held_until_ms) for reply in replies for endpoint_id in reply.endpoint_ids],
+            [error for error in taken if isinstance(error, BaseException)],
+        )
 
     async def plan(self, taken: Taken, wait_seconds: float | None) -> None:
         """Set the time of the next look at an endpoint that was taken. None: when something changes.
@@ -63,13 +80,16 @@ class CheckStore:
 
     async def hasten(self, endpoint_ids: Collection[str]) -> None:
         """Make these endpoints due."""
-        await asyncio.gather(*(self._scripts.check_endpoint(self._partitions.of(one)) for one in endpoint_ids))
+        check = self._scripts.check_endpoint
+        await _all(check(self._partitions.of(one)) for one in endpoint_ids)
 
     async def hasten_all(self) -> None:
         """Make all endpoints due that have workers, or a look planned."""
-        for partition in self._partitions.all():
-            while (await self._scripts.hasten_checks(partition, limit=HASTENED_AT_ONCE)).hastened == HASTENED_AT_ONCE:
-                continue
+        await _all(map(self._hasten_all_in, self._partitions.all()))
+
+    async def _hasten_all_in(self, partition: Partition) -> None:
+        while (await self._scripts.hasten_checks(partition, limit=HASTENED_AT_ONCE)).hastened == HASTENED_AT_ONCE:
+            continue
 
     async def pages(self) -> AsyncIterator[list[str]]:
         """Yield the ids of all endpoints that have workers, or a look planned, in pages. An id may come twice."""
@@ -80,3 +100,10 @@ class CheckStore:
                 yield [endpoint_id.decode() for endpoint_id, _ in entries]
                 if cursor == 0:
                     break
+
+
+async def _all(calls: Iterable[Awaitable[object]]) -> None:
+    """Wait for all calls. Raises the first error when all have ended."""
+    for result in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

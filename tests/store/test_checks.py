@@ -18,12 +18,12 @@ RUNNING, INITIALIZING = WorkerStatus.RUNNING, WorkerStatus.INITIALIZING
 
 
 async def take(store: Store) -> list[str]:
-    return [one.endpoint_id for one in await store.checks.take()]
+    return [one.endpoint_id for one in (await store.checks.take()).taken]
 
 
 async def look(bench: Bench, wait_seconds: float | None = 60) -> None:
     """Take what is due, and plan it for later."""
-    for taken in await bench.store.checks.take():
+    for taken in (await bench.store.checks.take()).taken:
         await bench.store.checks.plan(taken, wait_seconds)
     assert await take(bench.store) == []
 
@@ -103,7 +103,7 @@ async def test_the_first_report_after_a_start_makes_the_endpoint_due(bench: Benc
 async def test_a_change_while_the_endpoint_is_looked_at_is_not_missed(bench: Bench, change: Change) -> None:
     await healthy(bench)
     await bench.store.checks.hasten([bench.endpoint_id])
-    (taken,) = await bench.store.checks.take()
+    (taken,) = (await bench.store.checks.take()).taken
     await change(bench)
     await bench.store.checks.plan(taken, 60)
     assert await take(bench.store) == [bench.endpoint_id]
@@ -113,7 +113,7 @@ async def test_a_change_while_the_endpoint_is_looked_at_is_not_missed(bench: Ben
 async def test_a_change_after_the_hold_of_a_long_look_is_not_missed(bench: Bench, change: Change) -> None:
     await healthy(bench)
     await bench.store.checks.hasten([bench.endpoint_id])
-    (taken,) = await bench.store.checks.take()
+    (taken,) = (await bench.store.checks.take()).taken
     ended_ms = await bench.probe.now_ms() - 1000
     await bench.probe.ask("ZADD", bench.partition.due_checks, ended_ms, bench.endpoint_id)
     await change(bench)
@@ -122,7 +122,7 @@ async def test_a_change_after_the_hold_of_a_long_look_is_not_missed(bench: Bench
 
 
 async def test_an_endpoint_is_due_again_after_its_wait(bench: Bench) -> None:
-    (taken,) = await bench.store.checks.take()
+    (taken,) = (await bench.store.checks.take()).taken
     before = await bench.probe.now_ms()
     await bench.store.checks.plan(taken, 0.0105)
     due = await due_at(bench)
@@ -131,7 +131,7 @@ async def test_an_endpoint_is_due_again_after_its_wait(bench: Bench) -> None:
 
 
 async def test_a_look_is_at_most_a_minute_away(bench: Bench) -> None:
-    (taken,) = await bench.store.checks.take()
+    (taken,) = (await bench.store.checks.take()).taken
     await bench.store.checks.plan(taken, 3600)
     due = await due_at(bench)
     assert due is not None
@@ -147,12 +147,12 @@ async def test_a_look_that_was_planned_before_a_step_back_of_the_clock_is_due(be
 
 async def test_an_endpoint_that_is_taken_and_not_planned_is_due_again_after_the_hold(bench: Bench) -> None:
     before = await bench.probe.now_ms()
-    (taken,) = await bench.store.checks.take()
+    (taken,) = (await bench.store.checks.take()).taken
     assert await take(bench.store) == []
     assert before + HOLD_MS <= taken.held_until_ms <= await bench.probe.now_ms() + HOLD_MS
     assert await due_at(bench) == taken.held_until_ms
     await bench.probe.ask("ZADD", bench.partition.due_checks, 1, bench.endpoint_id)
-    (again,) = await bench.store.checks.take()
+    (again,) = (await bench.store.checks.take()).taken
     await bench.store.checks.plan(replace(taken, held_until_ms=1), 60)
     assert await due_at(bench) == again.held_until_ms
 
@@ -168,7 +168,7 @@ async def test_an_endpoint_without_workers_leaves_the_index_and_one_with_workers
 async def test_an_endpoint_that_does_not_exist_leaves_the_index(bench: Bench, store: Store) -> None:
     await look(bench)
     await store.checks.hasten(["999"])
-    (taken,) = await store.checks.take()
+    (taken,) = (await store.checks.take()).taken
     assert taken.endpoint_id == "999"
     await store.checks.plan(taken, None)
     assert [one for page in [page async for page in store.checks.pages()] for one in page] == [bench.endpoint_id]

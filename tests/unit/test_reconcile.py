@@ -16,7 +16,7 @@ from queue_engine.crypto.sealing import SealBroken
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.store.checks import HOLD_MS, Taken
+from queue_engine.store.checks import HOLD_MS, Taken, TakenChecks
 
 SILENCE = 30.0
 ROUNDS = 40
@@ -61,18 +61,21 @@ class Store:
     checks: dict[str, int] = field(default_factory=dict)
     """Time of the next look by endpoint."""
     looked_at: list[str] = field(default_factory=list)
+    unavailable: set[str] = field(default_factory=set)
+    """Endpoints of a partition whose server does not respond."""
 
     def change(self, endpoint_id: str) -> None:
         """Make the endpoint due, as the scripts of a change do."""
         self.checks[endpoint_id] = min(self.now_ms, self.checks.get(endpoint_id, self.now_ms))
 
-    async def take(self) -> list[Taken]:
+    async def take(self) -> TakenChecks:
         self.faults.before()
         held_until_ms = self.now_ms + HOLD_MS
-        ids = [one for one, at_ms in sorted(self.checks.items(), key=lambda pair: pair[1]) if at_ms <= self.now_ms]
+        due = [one for one, at_ms in sorted(self.checks.items(), key=lambda pair: pair[1]) if at_ms <= self.now_ms]
+        ids = [one for one in due if one not in self.unavailable]
         self.checks |= dict.fromkeys(ids, held_until_ms)
         self.faults.after()
-        return [Taken(one, held_until_ms) for one in ids]
+        return TakenChecks([Taken(one, held_until_ms) for one in ids], [Broken()] if self.unavailable else [])
 
     async def plan(self, taken: Taken, wait_seconds: float | None) -> None:
         self.faults.before()
@@ -410,6 +413,54 @@ async def test_the_registry_credential_of_the_endpoint_is_handed_to_the_backend(
     [spec] = world.backend.running.values()
     assert spec.registry_credential is not None
     assert (spec.registry_credential.username, spec.registry_credential.password) == ("me", "secret")
+
+
+# Parts that fail
+
+
+async def test_a_partition_that_is_not_available_does_not_stop_the_others(world: World) -> None:
+    world.endpoint()
+    world.endpoint(endpoint_id="8")
+    world.store.unavailable = {"7"}
+    for _ in range(2):
+        with pytest.raises(Broken):
+            await world.round()
+    assert [spec.endpoint_id for spec in world.backend.running.values()] == ["8"]
+    world.store.unavailable.clear()
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+async def test_an_endpoint_whose_round_fails_does_not_stop_the_others(world: World) -> None:
+    """It is looked at again in the next round."""
+    world.endpoint()
+    world.endpoint(endpoint_id="8")
+    put = world.store.put
+
+    async def fail_for_7(endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None:
+        if endpoint_id == "7":
+            raise Broken
+        await put(endpoint_id, worker_id, managed=managed, revision=revision)
+
+    world.store.put = fail_for_7  # type: ignore[method-assign]
+    with pytest.raises(Broken):
+        await world.round()
+    assert [spec.endpoint_id for spec in world.backend.running.values()] == ["8"]
+    world.store.put = put  # type: ignore[method-assign]
+    await world.round()
+    assert world.is_as_wanted()
+
+
+async def test_all_endpoints_are_looked_at_after_a_step_back_of_the_stores_clock(world: World) -> None:
+    """Their planned looks would be late by the step."""
+    world.endpoint()
+    await world.rounds(5)
+    world.store.looked_at.clear()
+    await world.round()
+    assert world.store.looked_at == []
+    world.store.now_ms -= 20_000
+    await world.round()
+    assert world.store.looked_at == ["7"]
 
 
 # Workers that end by themselves

@@ -11,7 +11,7 @@ from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
-from queue_engine.store.checks import Taken
+from queue_engine.store.checks import Taken, TakenChecks
 
 AUTH = RegistryAuth("robot", "a password")
 
@@ -60,8 +60,8 @@ class Endpoints:
 class Checks:
     """Both endpoints are due."""
 
-    async def take(self) -> list[Taken]:
-        return [Taken("1", 1), Taken("2", 1)]
+    async def take(self) -> TakenChecks:
+        return TakenChecks([Taken("1", 1), Taken("2", 1)])
 
     async def plan(self, taken: Taken, wait_seconds: float | None) -> None: ...
 
