@@ -15,15 +15,12 @@ from queue_engine.config.engine import ControllerSettings
 from queue_engine.controller.agent_metrics import AgentMetrics
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS, REPORTS_PER_SILENCE
 from queue_engine.observability import metrics
 from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.orphans import become_subreaper
 
 log = logging.getLogger("queue_engine")
-
-MAX_IDLE_REPORT_SECONDS = 3.0
-REPORTS_PER_SILENCE = 4
-"""Minimum number of reports of an idle worker within the time after which it counts as silent."""
 
 
 async def serve_controller(settings: ControllerSettings) -> int:

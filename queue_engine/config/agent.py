@@ -17,6 +17,7 @@ from queue_engine.config.shared import MetricsSettings, SharedSettings
 from queue_engine.config.store_url import parse_store_url
 from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
+from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS
 from queue_engine.rules.paths import normalize_process_uri
 
 
@@ -64,7 +65,7 @@ class AgentSettings(SharedSettings, MetricsSettings):
     )
     managed: bool = Field(False, description="A controller started this worker and removes its record")
     idle_report_seconds: float = Field(
-        3.0,
+        MAX_IDLE_REPORT_SECONDS,
         ge=0.1,
         description="Maximum time between two reports of an idle worker; while tasks run it is 1. The controller sets "
         "it to a quarter of `QUEUE_ENGINE_WORKER_SILENCE_SECONDS`, and to 3 at most",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from queue_engine.aio import Backoff
 from queue_engine.backends.base import Observed
 from queue_engine.domain.endpoints import DesiredState, Endpoint
-from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS, REPORTS_PER_SILENCE, Worker, WorkerStatus
 
 FAILED_AFTER_CRASHES = 3
 """Number of consecutive ends without having run after which a worker is FAILED. It is still restarted, with backoff."""
@@ -21,6 +21,9 @@ STEADY_SECONDS = 10.0
 """Minimum lifetime of a worker that is restarted at once after it has run. A shorter one is a short life."""
 
 
+BY_HAND_SILENCE_SECONDS = MAX_IDLE_REPORT_SECONDS * REPORTS_PER_SILENCE
+"""Minimum silence of an agent that was started by hand. It does not know the controller's `worker_silence_seconds`, so
+it reports every MAX_IDLE_REPORT_SECONDS when idle."""
 SOON = 0.0
 """Seconds until the next look, when it is in the next round."""
 
@@ -160,7 +163,7 @@ def _next_look_at(worker: Worker, situation: Situation, silence_seconds: float) 
         is_in_place = age_seconds <= START_PLACE_SECONDS
         return SOON if is_in_place else situation.endpoint.config.start_timeout_seconds - age_seconds
     heard_ms = worker.created_at_ms if worker.last_heartbeat_at_ms is None else worker.last_heartbeat_at_ms
-    return silence_seconds - (situation.store_now_ms - heard_ms) / 1000
+    return _silence_of(worker, silence_seconds) - (situation.store_now_ms - heard_ms) / 1000
 
 
 def starts_under_way(situation: Situation) -> list[Start]:
@@ -325,4 +328,8 @@ def _is_silent(worker: Worker, situation: Situation) -> bool:
         if worker.managed:
             return False
         heard_ms = worker.created_at_ms
-    return situation.store_now_ms - heard_ms > situation.silence_seconds * 1000
+    return situation.store_now_ms - heard_ms > _silence_of(worker, situation.silence_seconds) * 1000
+
+
+def _silence_of(worker: Worker, silence_seconds: float) -> float:
+    return silence_seconds if worker.managed else max(silence_seconds, BY_HAND_SILENCE_SECONDS)

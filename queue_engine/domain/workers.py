@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+MAX_IDLE_REPORT_SECONDS = 3.0
+"""Maximum time between two reports of an idle agent. An agent that is started by hand uses it by default."""
+REPORTS_PER_SILENCE = 4
+"""Minimum number of reports of an idle worker within the time after which it counts as silent."""
+
 
 class WorkerStatus(StrEnum):
     """The status of a worker in the API."""

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from queue_engine.backends.base import Observed
 from queue_engine.controller.plan import (
+    BY_HAND_SILENCE_SECONDS,
     FAILED_AFTER_CRASHES,
     FRESH,
     SOON,
@@ -322,6 +323,19 @@ def test_an_unmanaged_worker_is_left_alone_until_it_is_silent() -> None:
     assert action == Forget(
         Seen(managed=False, heard_ms_ago=30_001).worker("w0"), WorkerStatus.FAILED, "no sign of life"
     )
+
+
+def test_an_agent_that_was_started_by_hand_has_time_for_its_own_reports() -> None:
+    """It does not know that the controller's limit is shorter than the time between two of its reports."""
+
+    def silent_for(heard_ms_ago: int, *, managed: bool) -> list[Action]:
+        seen = Seen(managed=managed, observed=ALIVE if managed else None, heard_ms_ago=heard_ms_ago)
+        return plan(replace(situation(endpoint(int(managed)), seen), silence_seconds=1.0))
+
+    own_ms = int(1000 * BY_HAND_SILENCE_SECONDS)
+    assert [type(action) for action in silent_for(1001, managed=True)] == [Kill]
+    assert silent_for(own_ms, managed=False) == []
+    assert [type(action) for action in silent_for(own_ms + 1, managed=False)] == [Forget]
 
 
 def test_an_unmanaged_worker_does_not_count_as_a_desired_one() -> None:
