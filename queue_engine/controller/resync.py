@@ -32,24 +32,32 @@ class Index(Protocol):
     async def page(self, after: str = "") -> Page | None: ...
     async def restore(self, endpoint_ids: Sequence[str]) -> int: ...
     async def is_complete(self) -> bool: ...
+    async def place(self) -> str: ...
+    async def note_place(self, cursor: str) -> None: ...
 
 
 class Resync:
-    """Goes through all endpoints again and again. Safe beside another one."""
+    """Goes through all endpoints again and again. Safe beside another one.
+
+    The place is kept in the store, so that a new leader goes on where the former one ended. With leaders that change
+    often, the endpoints at the end would otherwise never have a turn.
+    """
 
     def __init__(self, index: Index) -> None:
         self._index = index
-        self._cursor = ""
 
     async def step(self) -> int:
         """Restore the index entries of the next endpoints. Return 0, because the next step can always wait."""
         left = ENDPOINTS if await self._index.is_complete() else ENDPOINTS_WITHOUT_INDEXES
+        cursor = before = await self._index.place()
         while left > 0:
-            page = await self._index.page(self._cursor)
+            page = await self._index.page(cursor)
             if page is None:
-                self._cursor = ""
+                cursor = ""
                 break
             await self._index.restore(page.ids)
-            self._cursor = page.cursor
+            cursor = page.cursor
             left -= len(page.ids)
+        if cursor != before:
+            await self._index.note_place(cursor)
         return 0

@@ -225,6 +225,16 @@ async def test_the_resync_restores_every_entry_some_at_a_time(store: Store, prob
         await resync.step()  # to the end, if the last step did not reach it
 
 
+async def test_a_new_leader_goes_on_with_the_resync_of_the_former_one(store: Store, probe: Probe) -> None:
+    mine = await create(store, 3 * ENDPOINTS)
+    await probe.ask("DEL", endpoints_of(TENANT))
+    for _ in mine:
+        await Resync(store.endpoints.index).step()
+        if await indexed(probe) == mine:
+            break
+    assert await indexed(probe) == mine
+
+
 async def test_the_resync_is_faster_while_processes_of_format_1_may_write(store: Store, probe: Probe) -> None:
     mine = await create(store, 3 * ENDPOINTS)
     await make_format_1(store, probe)
