@@ -18,6 +18,7 @@ from queue_engine.domain.api_keys import KEY_ID_CHARACTERS, MAX_KEYS_PER_TENANT,
 from queue_engine.domain.principals import Role
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
+from queue_engine.store.endpoint_index import is_indexed
 
 HASH_CHARACTERS = 64
 FIRST_TENANT = "default"
@@ -218,8 +219,17 @@ class ApiKeyStore:
     async def index_keys(self) -> None:
         """Add the keys that an older version has stored to the indexes of tenants and of each tenant's keys.
 
-        Reads all keys. Safe to repeat.
+        Reads all keys, unless that has been done since the data has a format whose processes write the indexes. Safe to
+        repeat.
         """
+        found, done = await self._redis.hmget(keys.META, [keys.FORMAT, keys.KEYS_INDEXED])  # type: ignore[misc]
+        if done:
+            return
+        await self._index_keys()
+        if is_indexed(found):
+            await self._redis.hset(keys.META, keys.KEYS_INDEXED, "1")  # type: ignore[misc]
+
+    async def _index_keys(self) -> None:
         async for page in self._pages():
             pipeline = self._redis.pipeline(transaction=False)
             for key in page:

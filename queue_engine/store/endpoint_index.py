@@ -69,11 +69,19 @@ class EndpointIndex:
         highest = f"({below}" if below else "+inf"
         pipeline.zrevrangebyscore(endpoints_of(tenant), highest, "-inf", start=0, num=PAGE_SIZE)
         found, ids = await pipeline.execute()
-        return [endpoint_id.decode() for endpoint_id in ids] if _is_indexed(found) else None
+        return [endpoint_id.decode() for endpoint_id in ids] if is_indexed(found) else None
 
     async def is_complete(self) -> bool:
         """Return False while the store's data is of a format without the indexes."""
-        return _is_indexed(await self._redis.hget(META, FORMAT))  # type: ignore[misc]
+        return is_indexed(await self._redis.hget(META, FORMAT))  # type: ignore[misc]
+
+    async def place(self) -> str:
+        """Return the cursor of the round through all endpoints, as it was noted last."""
+        return (await self._redis.hget(META, RESYNC) or b"").decode()  # type: ignore[misc]
+
+    async def note_place(self, cursor: str) -> None:
+        """Note the cursor of the round through all endpoints."""
+        await self._redis.hset(META, RESYNC, cursor)  # type: ignore[misc]
 
     async def page(self, after: str = "") -> IdPage | None:
         """Return the page of endpoints of all tenants after this cursor, the first without one; None after the last.
@@ -115,6 +123,6 @@ class EndpointIndex:
         return restored + sum(added)
 
 
-def _is_indexed(found: bytes | None) -> bool:
+def is_indexed(found: bytes | None) -> bool:
     """Return whether data whose recorded format is `found` has the indexes. A store without data has none recorded."""
     return int(found or INDEXED_FORMAT) >= INDEXED_FORMAT

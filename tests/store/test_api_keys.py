@@ -2,6 +2,7 @@
 
 from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.store.api_keys import hash_of
+from queue_engine.store.keys import FORMAT, META
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, tenant_of
 from tests.store.probe import Probe
@@ -112,6 +113,23 @@ async def test_a_second_tenant_is_noticed_and_stays_one_without_a_key(store: Sto
     await store.api_keys.put("qe_d", tenant="third", name="")
     await store.api_keys.index_keys()
     assert not await store.api_keys.has_one_tenant()
+
+
+async def test_all_keys_are_read_for_the_indexes_until_older_versions_can_no_longer_store_any(
+    store: Store, probe: Probe
+) -> None:
+    async def indexed(key: str) -> bool:
+        """Store a key as an older version does, and return whether it is then indexed."""
+        key_hash = hash_of(key)
+        await probe.ask("HSET", f"{{qe}}:key:{key_hash}", "tenant", TENANT, "name", "", "created", 1)
+        await probe.ask("SADD", "{qe}:keys", key_hash)
+        await store.api_keys.index_keys()
+        return key_hash in await probe.scores(f"{{qe}}:keys-of:{TENANT}")
+
+    await probe.ask("HSET", META, FORMAT, 1)
+    assert [await indexed("qe_a"), await indexed("qe_b")] == [True, True]
+    await probe.ask("HSET", META, FORMAT, 2)
+    assert [await indexed("qe_c"), await indexed("qe_d")] == [True, False]
 
 
 async def test_keys_are_listed_oldest_first(store: Store, probe: Probe) -> None:
