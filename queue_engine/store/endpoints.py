@@ -229,9 +229,12 @@ class EndpointStore:
         while ids := await self.index.ids_of(tenant, below=below):
             below = ids[-1]
             found = await self.read(ids)
+            strays = [one for one in ids if one not in found or found[one].tenant != tenant]
             with suppress(RedisError):  # the next list removes them
-                await self._forget(tenant, [one for one in ids if one not in found or found[one].tenant != tenant])
+                await self._forget(tenant, strays)
             yield [endpoint for endpoint in found.values() if _is_visible(endpoint, tenant)]
+            if len(ids) < PAGE_SIZE:
+                return
         if ids is None:  # an unfinished migration
             async for page in self._all_pages():
                 yield [endpoint for endpoint in page if _is_visible(endpoint, tenant)]

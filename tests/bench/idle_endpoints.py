@@ -86,13 +86,16 @@ async def _measured(store: Store, programs: Programs, idle: int, others: int, se
         listed = [await _seconds(lambda: api.get("")) for _ in range(LISTS)]
         started = [await _seconds_to_start(store, api, number) for number in range(CREATED)]
         deleted = [await _seconds_to_delete(store, api, endpoint_id) for endpoint_id, _ in started]
+    began = time.monotonic()
     await asyncio.to_thread(controller.stop)
+    ended = time.monotonic() - began
     return [
         Goal(f"controller, {idle:,} idle endpoints", 100 * used[0], 3, "%"),
         Goal(f"store, {idle:,} idle endpoints", 100 * used[1], 1, "%"),
         Goal(f"list of {OWN} own beside {others:,}, p99", 1000 * statistics.quantiles(listed, n=100)[98], 20, "ms"),
         Goal(f"start of a new worker beside {others:,}, slowest", max(seconds for _, seconds in started), 2, "s"),
         Goal(f"deletion of an endpoint beside {others:,}, slowest", max(deleted), 10, "s"),
+        Goal(f"end of the controller beside {others:,}", ended, 10, "s"),
     ]
 
 

@@ -46,6 +46,7 @@ async def test_a_list_reads_no_endpoint_of_another_tenant(store: Store, probe: P
     assert await listed(store) == mine
     stats = await store.redis.info("commandstats")
     assert stats["cmdstat_hgetall"]["calls"] == 3
+    assert stats["cmdstat_zrevrangebyscore"]["calls"] == 1
     assert "cmdstat_zrange" not in stats
 
 
