@@ -558,6 +558,13 @@ class StartWorkerOk:
 class StartWorkerGone:
     word: Literal["GONE"]
 
+class SumWorkersOk:
+    word: Literal["OK"]
+    changed: int
+
+class SumWorkersChanged:
+    word: Literal["CHANGED"]
+
 class SweepOk:
     word: Literal["OK"]
     lost: list[str]
@@ -1199,6 +1206,14 @@ class Scripts:
         """Begin an attempt: remove the entry from the queue, and give the task a token and a lease."""
     async def start_worker(self, keys: WorkerKeys, /) -> StartWorkerOk | StartWorkerGone:
         """Record a start of a worker. Reports from agents of earlier starts are refused from then on."""
+    async def sum_workers(
+        self,
+        keys: Partition,
+        /,
+        *,
+        endpoint_counts: Sequence[str],
+    ) -> SumWorkersOk | SumWorkersChanged:
+        """Set the counts of a partition's workers by status to the sums over its endpoints."""
     async def sweep(self, keys: Partition, /, *, tick_ms: int, lease_ms: int, limit: int) -> SweepOk:
         """Find the due tasks of a partition: tasks with expired leases, unless there is a grace; scheduled tasks whose
         wait is over; tasks at their deadline.

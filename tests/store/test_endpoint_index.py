@@ -212,6 +212,25 @@ async def test_the_migration_to_format_2_makes_the_indexes(store: Store, probe: 
     assert (await listed(store), await listed(store, OTHER)) == (mine, theirs)
 
 
+async def test_the_migration_corrects_the_counts_that_a_mixed_version_delete_has_left(
+    store: Store, probe: Probe
+) -> None:
+    """A controller of format 1 removes an endpoint with the counts of its workers, and not those of the partition."""
+    kept, removed = await create(store, 2)
+    for endpoint_id in (kept, removed):
+        await store.workers.put(endpoint_id, "w1", managed=True)
+    keys = store.partitions.of(removed)
+    await probe.ask("DEL", keys.endpoint, keys.counts, keys.workers, keys.worker("w1"))
+    await probe.ask("ZREM", keys.partition.endpoints, removed)
+    assert (await store.sweeper.workers())["INITIALIZING"] == 2
+    await make_format_1(store, probe)
+    migrator = store.migrator()
+    for _ in range(100):
+        await migrator.step()
+    assert (await probe.hash(META))[FORMAT] == "2"
+    assert (await store.sweeper.workers())["INITIALIZING"] == 1
+
+
 async def test_the_resync_restores_every_entry_some_at_a_time(store: Store, probe: Probe) -> None:
     mine = await create(store, 3 * ENDPOINTS)
     resync = Resync(store.endpoints.index)

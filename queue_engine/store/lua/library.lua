@@ -12,6 +12,9 @@ local MAX_JOINED_BYTES = 1024
 -- Outcome of the attempt that ended a task in this state, for the history.
 local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', timed_out = 'timeout', dead = 'lost' }
 
+-- Fields of the counts of an endpoint and of a partition: the numbers of workers by status.
+local WORKER_COUNTS = { 'workers:INITIALIZING', 'workers:RUNNING', 'workers:STOPPING', 'workers:STOPPED', 'workers:FAILED' }
+
 local TERMINAL = { succeeded = true, failed = true, cancelled = true, expired = true, timed_out = true, dead = true }
 
 -- Return the store's clock in epoch milliseconds. No other clock decides about leases, waits and retention.
