@@ -13,10 +13,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from queue_engine.net.connecting import Tls, address_info, checked_sockets, connect, is_literal
+from queue_engine.net.connecting import Tls, address_info, checked_sockets, connect
 from queue_engine.net.connection import Connection
 from queue_engine.net.connection_pool import ConnectionPool
 from queue_engine.net.error_types import DNS_ERROR, BlockedAddress, CallError
+from queue_engine.net.names import is_literal
 from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.webhook_urls import (
     AddressPolicy,

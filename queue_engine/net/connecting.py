@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from aiohappyeyeballs import AddrInfoType, SocketFactoryType, pop_addr_infos_int
 
 from queue_engine.net.connection import Connection
 from queue_engine.net.error_types import TLS_ERROR, CallError
+from queue_engine.net.names import is_literal, look_up
 
 HAPPY_EYEBALLS_SECONDS = 0.25
 """Time after which the next address of a name is tried beside the one that has not responded (RFC 8305, section 8)."""
@@ -30,8 +30,7 @@ async def connect_to_host(address: tuple[str, int]) -> Connection:
     """Connect to the first address of a host that accepts, of both families. Raises OSError and UnicodeError."""
     host, port = address
     flags = 0 if is_literal(host) else socket.AI_ADDRCONFIG
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    return await connect(found)
+    return await connect(await look_up(host, port, flags=flags))
 
 
 async def connect(
@@ -70,15 +69,6 @@ def checked_sockets(check: Callable[[str, int], None]) -> SocketFactoryType:
         return socket.socket(family, kind, protocol)
 
     return checked_socket
-
-
-def is_literal(host: str) -> bool:
-    """Return True if the host is an IP address, False if it is a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 async def _connection_on(accepted: socket.socket, tls: Tls | None) -> Connection:

@@ -6,7 +6,7 @@ A lost connection always raises a ConnectionError or a TimeoutError, on every ev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import hiredis
@@ -16,6 +16,8 @@ from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSL
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from queue_engine.net.names import is_literal, look_up
 
 CONNECT_TIMEOUT_SECONDS = 2.0
 MAX_KEPT_READS = 16
@@ -43,6 +45,11 @@ class Watchful(AbstractConnection):
     _follows_master = False
     """True if a new connection asks the sentinels for the master, so that refused commands are sent to it at once."""
 
+    host: str
+    port: int
+    _found_host: str | None = None
+    """The address of `host` to connect to; None for `host` itself."""
+
     async def connect(self) -> None:
         if self.is_connected:
             return
@@ -52,6 +59,31 @@ class Watchful(AbstractConnection):
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("the server does not respond to a new connection") from None
+
+    async def _connect(self) -> None:
+        """Connect to the first address of the host that accepts. Raises OSError and TimeoutError."""
+        if is_literal(self.host):
+            self._found_host = None
+            await super()._connect()  # type: ignore[no-untyped-call,safe-super]
+            return
+        error: OSError | None = None
+        for *_, address in await look_up(self.host, int(self.port)):
+            self._found_host = str(address[0])
+            try:
+                await super()._connect()  # type: ignore[no-untyped-call,safe-super]
+            except OSError as refused:
+                error = error or refused
+            else:
+                return
+        raise error or OSError(f"{self.host} has no address")
+
+    def _connection_arguments(self) -> Mapping[str, Any]:
+        arguments = dict(super()._connection_arguments())  # type: ignore[misc]
+        if self._found_host is not None:
+            arguments["host"] = self._found_host
+            if arguments.get("ssl") is not None:
+                arguments.setdefault("server_hostname", self.host)  # the name that the certificate must have
+        return arguments
 
     def pack_command(self, *args: Any) -> list[Any]:
         """Return the command as buffers. Raises DataError for an argument that is no bytes, string or number.
