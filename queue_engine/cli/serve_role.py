@@ -11,6 +11,7 @@ from queue_engine.cli.process import start
 from queue_engine.cli.running import fail, run
 from queue_engine.cli.startup import settings_from
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.crypto.sealing import load_cipher
 from queue_engine.processes.interpreter import Loading
 from queue_engine.processes.sharing import Membership
 
@@ -41,6 +42,8 @@ def api(
     with Loading():
         from queue_engine.cli.serve_api import serve_api
 
+        if settings.secret_key is not None:
+            load_cipher()  # here, because no request may block the others while the library is loaded
     sys.exit(run(serve_api(settings)))
 
 

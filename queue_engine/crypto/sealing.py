@@ -133,6 +133,11 @@ class Sealer:
         return sealed if self.is_current(sealed) else self.seal(self.open(sealed, context), context)
 
 
+def load_cipher() -> None:
+    """Load the cipher now, because loading it with the first secret would block the event loop for that time."""
+    _cipher(bytes(KEY_BYTES))
+
+
 def _cipher(key: bytes) -> AESGCM:
     # Imported with the first secret, because the library takes 8 MB of a process, and many tasks have no secret.
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
