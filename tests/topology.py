@@ -229,7 +229,8 @@ class SentinelSetup:
 class ClusterSetup:
     """Masters that share the slots, each with replicas. Use it as a context manager.
 
-    A master that is silent for `node_timeout_ms` is replaced by its replica.
+    A master that is silent for `node_timeout_ms` is replaced by its replica. Without replicas it is treated as dead,
+    which a node that only waits for a processor is not: tests of such setups give SLOW_DETECTION_MS.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from tests.integration.parts import Programs, open_store, programs_on
 from tests.servers import StoreServer, valkey_binary
 from tests.store.bench import TENANT, Bench, config
 from tests.store.probe import Probe
-from tests.topology import ClusterSetup, SentinelSetup
+from tests.topology import SLOW_DETECTION_MS, ClusterSetup, SentinelSetup
 from tests.waiting import wait_until_async
 
 QUEUE = "{qe}:jobs:test"
@@ -159,7 +159,9 @@ async def test_a_controller_that_has_lost_the_leadership_tries_until_its_workers
 
 async def test_a_sweep_does_what_it_can_while_one_node_of_a_cluster_is_frozen(tmp_path: Path) -> None:
     options = ("--cluster-require-full-coverage", "no")
-    with ClusterSetup(valkey_binary(), tmp_path, replicas_each=0, options=options) as setup:
+    with ClusterSetup(
+        valkey_binary(), tmp_path, replicas_each=0, node_timeout_ms=SLOW_DETECTION_MS, options=options
+    ) as setup:
         store = open_store(setup.url)
         try:
             endpoints = [await store.endpoints.create(TENANT, config()) for _ in range(16)]

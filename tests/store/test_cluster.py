@@ -21,7 +21,7 @@ from queue_engine.store.tasks import Submission
 from tests.servers import valkey_binary
 from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, Bench, answer, config, spec
 from tests.store.probe import Probe
-from tests.topology import ClusterSetup
+from tests.topology import SLOW_DETECTION_MS, ClusterSetup
 from tests.waiting import wait_until_async
 
 pytestmark = pytest.mark.topology
@@ -38,8 +38,13 @@ def _quick_timers() -> None:
 
 @pytest.fixture(scope="module")
 def setup(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClusterSetup]:
-    options = ("--cluster-require-full-coverage", "no")
-    with ClusterSetup(valkey_binary(), tmp_path_factory.mktemp("cluster"), replicas_each=0, options=options) as made:
+    with ClusterSetup(
+        valkey_binary(),
+        tmp_path_factory.mktemp("cluster"),
+        replicas_each=0,
+        node_timeout_ms=SLOW_DETECTION_MS,
+        options=("--cluster-require-full-coverage", "no"),
+    ) as made:
         yield made
 
 
