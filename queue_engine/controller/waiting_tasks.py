@@ -1,4 +1,4 @@
-"""What waits at each endpoint, for the metrics, read as rarely as it changes.
+"""Waiting tasks of each endpoint, for the metrics, read as rarely as they change.
 
 An endpoint that works is read each time. A stopped one takes no tasks, so what waits there hardly changes: thousands of
 them must not cost a call each every few seconds.

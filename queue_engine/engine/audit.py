@@ -3,8 +3,8 @@
 A use case makes a change by `change`, and calls `note` if the change was made. When the store fails between the change
 and its record, the change stays, the request succeeds, the record is logged as an error, and this process writes it
 when the store is available again. When the store fails during the change, its outcome is unknown: the request fails,
-and the record says that the change may have been made. A record is lost only when the process is killed between the
-change and its record, or ends while the record waits for the store; then its log has the record.
+and the record says that the change may have been made. A record is lost when the process is killed between the change
+and its record. It is only in the process's log when the process ends while the record waits for the store.
 """
 
 from __future__ import annotations

@@ -28,10 +28,9 @@ MAX_CHECK_MS = 60_000
 MAX_DELETION_MS = 60_000
 """Maximum time until the next attempt to delete an endpoint. A later one is from before a step back of the clock."""
 DELETION_HOLD_MS = 30_000
-"""Time after which an endpoint that was taken for a deletion is due again, if its taker has died."""
+"""Time after which a deletion that was taken is due again, if its taker has died."""
 PURGE_HOLD_MS = 600_000
-"""Time after which an endpoint that was taken for a purge is due again, if its taker has died. Twice as long as a purge
-may take."""
+"""Time after which a purge that was taken is due again, if its taker has died. Twice as long as a purge may take."""
 CONSUMERS_MS = 60_000
 """Interval of looking for consumers of ended agents, while some have entries that another agent must claim first."""
 REMOVED_MS = 10_000
