@@ -287,12 +287,11 @@ class Endpoints:
         """
         check_has_access(principal, endpoint_id)
         secret = new_signing_secret()
+        call = self._endpoints.rotate_signing_secret(
+            endpoint_id, principal.tenant, secret, overlap_seconds=SECRET_OVERLAP_SECONDS
+        )
         try:
-            until_ms = await from_store(
-                self._endpoints.rotate_signing_secret(
-                    endpoint_id, principal.tenant, secret, overlap_seconds=SECRET_OVERLAP_SECONDS
-                )
-            )
+            until_ms = await self._change(principal, Action.ROTATE_WEBHOOK_SECRET, endpoint_id, call)
         except TooManySecrets as error:
             raise StateConflict(
                 f"webhook-secret: {MAX_REPLACED_SECRETS} replaced secrets still sign webhooks: rotate it again after "
