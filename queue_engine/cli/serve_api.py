@@ -20,6 +20,7 @@ from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, own_metrics
 from queue_engine.processes.file_limit import ALL_FILES, raise_file_limit
 from queue_engine.processes.interpreter import collect_rarely
+from queue_engine.processes.memory import return_large_blocks
 from queue_engine.processes.sharing import Membership
 from queue_engine.processes.start_notice import Facts, send_notice
 from queue_engine.store.store import Store
@@ -54,6 +55,7 @@ async def serve_api(settings: ApiSettings) -> int:
             stopping = asyncio.Event()
             on_end(stopping.set)
             _check_file_limit(settings)
+            return_large_blocks()
             collect_rarely()
             log.info("started", extra={"url": f"{settings.url}:{listener.getsockname()[1]}"})
             send_notice(os.environ, facts)

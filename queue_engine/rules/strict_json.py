@@ -241,8 +241,18 @@ def _end_of_value(body: bytes | bytearray, text: memoryview, start: int, name: s
         followed = _followed(str(error))
         if followed is None:
             raise _problem(body, start, str(error), name) from None
-        return start + len(body[start : start + int(followed[1]) - _COUNTED_FROM].rstrip(b" \t\n\r"))
+        return _end_before_space(body, start, start + int(followed[1]) - _COUNTED_FROM)
     raise _malformed(body, len(body))
+
+
+def _end_before_space(body: bytes | bytearray, start: int, end: int) -> int:
+    """Return the end of the text from `start` to `end` without the space at its end. Does not copy a long text."""
+    while start < end:
+        tail = body[max(start, end - _SLICE) : end]
+        if kept := len(tail.rstrip(b" \t\n\r")):
+            return end - len(tail) + kept
+        end -= len(tail)
+    return end
 
 
 def _problem(body: bytes | bytearray, start: int, message: str, name: str | None) -> InvalidJson:

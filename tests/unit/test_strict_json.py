@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import re
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -410,3 +411,21 @@ def test_a_long_raw_member_is_not_copied() -> None:
     assert isinstance(found, memoryview)
     assert found.obj is body
     assert found == long
+
+
+@pytest.mark.parametrize("space", [0, 1, MAX_COPIED_BYTES - 1, MAX_COPIED_BYTES, 3 * MAX_COPIED_BYTES])
+def test_a_long_value_ends_before_any_space_that_follows_it(space: int) -> None:
+    long = b'["' + b"x" * MAX_COPIED_BYTES + b'"]'
+    body = b'{"input": ' + long + b" " * space + b', "a": 1}'
+    assert split_object(body, INPUT).raw["input"] == long
+
+
+def test_a_long_body_is_not_copied_to_find_its_members() -> None:
+    body = bytearray(b'{"input": ["' + b"x" * 50 * MAX_COPIED_BYTES + b'"], "a": 1}')
+    tracemalloc.start()
+    try:
+        split_object(body, INPUT)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < len(body) / 4
