@@ -20,8 +20,8 @@ MIN_BYTES_PER_SECOND = 500
 """Minimum rate of a body that takes longer than the timeout between chunks."""
 
 MAX_SPLIT_BYTES = 1024 * 1024
-"""Longest body that is parsed on the event loop, in 21 ms at worst. A longer one is parsed in a thread: one of 10 MB would
-delay all other requests by 30 ms and more."""
+"""Longest body that is parsed on the event loop, in 21 ms at worst. A longer one is parsed in a thread, because one of
+10 MB would delay all other requests by 30 ms."""
 
 
 @dataclass(frozen=True)
