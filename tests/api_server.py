@@ -114,7 +114,8 @@ async def running_api(
         port: int = listener.getsockname()[1]
         worker_access = WorkerAccess(settings.worker_policy(frozenset({port})))
         catalogue = load_catalogue(settings.catalogue_file)
-        engine = Engine(store, lookup, settings.destination_rules(frozenset({port})), settings.secret_keys)
+        rules, limits = settings.destination_rules(frozenset({port})), settings.tenant_limits()
+        engine = Engine(store, lookup, rules, settings.secret_keys, limits=limits, ceilings=settings.ceilings())
         app = create_app(settings, engine, worker_access, catalogue)
         key = new_api_key()
         await store.api_keys.put(key, tenant="default", name="test")

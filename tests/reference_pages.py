@@ -168,7 +168,8 @@ def _engine_row(name: str, processes: dict[str, type[ProcessSettings]]) -> Seque
     having = [process for process, settings in processes.items() if name in settings.model_fields]
     settings = processes[having[0]]
     field = settings.model_fields[name]
-    where = "all" if len(having) == len(processes) else ", ".join(having)
+    # `up` reads only its own settings, and hands all others to its processes.
+    where = "all" if {*having, "up"} == {*processes} else ", ".join(having)
     return (_variable(settings, name), _default(field), _limits(settings, name), where, field.description or "")
 
 

@@ -27,6 +27,7 @@ from queue_engine.domain.audit import Action, Change, key_target, rotation_targe
 from queue_engine.domain.errors import EngineError
 from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.domain.principals import Role
+from queue_engine.domain.rates import MAX_SUBMITS_PER_SECOND
 from queue_engine.domain.tenants import TENANT_NAME_RULE, is_tenant_name
 from queue_engine.store.api_keys import FIRST_TENANT, OPERATORS, Creation, Rotation, id_of
 from queue_engine.store.store import Store
@@ -64,6 +65,14 @@ def create_key(
     expires: Annotated[
         str | None, typer.Option(help="End of the key: a duration such as 12h or 90d, or a time in ISO 8601")
     ] = None,
+    max_submits_per_second: Annotated[
+        int | None,
+        typer.Option(
+            help="Maximum number of submissions per second with the key; without it, no limit",
+            min=1,
+            max=MAX_SUBMITS_PER_SECOND,
+        ),
+    ] = None,
     operator: Annotated[
         bool, typer.Option("--operator", help="Create an operator's key, which manages tenants and belongs to none")
     ] = False,
@@ -73,7 +82,7 @@ def create_key(
     if operator and (tenant != FIRST_TENANT or role != "admin" or endpoint):
         fail("--operator: cannot be combined with --tenant, --role and --endpoint")
     endpoints = frozenset(endpoint) if endpoint else None
-    grant = Grant(name, Role.OPERATOR if operator else Role(role), endpoints, _end(expires))
+    grant = Grant(name, Role.OPERATOR if operator else Role(role), endpoints, _end(expires), max_submits_per_second)
     key = new_api_key()
     run(with_store(redis_url, lambda store: _create(store, key, OPERATORS if operator else tenant, grant)))
 

@@ -11,8 +11,9 @@ from queue_engine.cli import serve_role
 from queue_engine.cli.options import RedisUrl, option
 from queue_engine.cli.serve_up import become_up
 from queue_engine.cli.startup import settings_from
-from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings, UpSettings
 from queue_engine.config.shared import MetricsSettings
+from queue_engine.processes.memory import available_memory
 
 commands = typer.Typer()
 
@@ -40,7 +41,8 @@ def up(
     controller_settings = settings_from(ControllerSettings, redis_url=redis_url)
     if redis_url is not None:
         serve_role.check_jobs_place(controller_settings)
-    become_up(host, port, data_dir, redis_url)
+    max_memory = settings_from(UpSettings).embedded_max_memory_bytes
+    become_up(host, port, data_dir, redis_url, available_memory() // 2 if max_memory is None else max_memory)
 
 
 @commands.command()

@@ -22,6 +22,11 @@ from queue_engine.processes.orphans import become_subreaper
 
 log = logging.getLogger("queue_engine")
 
+AGENT_CONNECTIONS = 3
+"""Connections of an idle agent to the store: for scripts, for heartbeats, and for reads that wait for tasks."""
+OTHER_CONNECTIONS = 200
+"""Connections of the engine's other processes, a few of each kind, and some for operators."""
+
 
 async def serve_controller(settings: ControllerSettings) -> int:
     agents = AgentMetrics()
@@ -29,6 +34,7 @@ async def serve_controller(settings: ControllerSettings) -> int:
     async with open_store(settings) as store, store.noted(metrics.Role.CONTROLLER):
         info = await store.wait_until_ready()
         await store.check_has_key()
+        check_client_limit(await store.max_clients(), sum((await store.sweeper.workers()).values()))
         instance_id = await store.instance_id()
         backend = ProcessBackend(
             settings.work_dir,
@@ -55,6 +61,19 @@ async def serve_controller(settings: ControllerSettings) -> int:
         finally:
             await reaping
     return 0
+
+
+def check_client_limit(limit: int | None, workers: int) -> None:
+    """Log a warning when a store that accepts `limit` connections accepts too few for its workers. None: unknown."""
+    needed = workers * AGENT_CONNECTIONS + OTHER_CONNECTIONS
+    if limit is not None and limit < needed:
+        log.warning(
+            "the store accepts %d connections (maxclients), but %d workers need about %d: raise maxclients, and the "
+            "store's limit of open files",
+            limit,
+            workers,
+            needed,
+        )
 
 
 def _config(settings: ControllerSettings) -> ControllerConfig:

@@ -1,6 +1,6 @@
 """The process of `queue-engine up`, which takes the place of the command line once the settings are checked.
 
-    python -P -m queue_engine.cli.serve_up HOST PORT DATA_DIR
+    python -P -m queue_engine.cli.serve_up HOST PORT DATA_DIR MAX_MEMORY
 
 The command line and the settings take 45 MB, which a process that only watches others would keep for its whole life. It
 has the same process id, so that a terminal or a service sees one process.
@@ -19,11 +19,14 @@ _STORE_URL = "QUEUE_ENGINE_UP_REDIS_URL"
 """The option --redis-url, not shown among the processes of the machine."""
 
 
-def become_up(host: str, port: int, data_dir: Path, redis_url: str | None) -> NoReturn:
-    """Replace this program. Its environment and its standard files stay."""
+def become_up(host: str, port: int, data_dir: Path, redis_url: str | None, max_memory: int) -> NoReturn:
+    """Replace this program. Its environment and its standard files stay.
+
+    `max_memory` is the memory limit of the embedded store in bytes; 0 means no limit.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    command = python_command(__name__, host, str(port), str(data_dir))
+    command = python_command(__name__, host, str(port), str(data_dir), str(max_memory))
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment = {**kept, **python_path(os.environ), **({} if redis_url is None else {_STORE_URL: redis_url})}
     os.execve(command[0], command, environment)  # noqa: S606 - this interpreter, with words of ours
@@ -41,7 +44,7 @@ def main() -> None:
         from queue_engine.local.up import UpOptions, run_up
         from queue_engine.processes.standard_files import guarded_output
 
-    host, port, data_dir = sys.argv[1:]
+    host, port, data_dir, max_memory = sys.argv[1:]
     redis_url = os.environ.pop(_STORE_URL, None)
     with guarded_output("queue-engine"):
         options = UpOptions(
@@ -50,6 +53,7 @@ def main() -> None:
             data_dir=Path(data_dir),
             redis_url=redis_url,
             environment=dict(os.environ),
+            max_memory=int(max_memory),
             on_terminal=sys.stdout.isatty(),
         )
         # Without uvloop, which takes 3 MB and is not faster where nearly nothing happens.

@@ -11,15 +11,16 @@ import typer
 from queue_engine.cli.startup import settings_from
 from queue_engine.config.base import ProcessSettings
 from queue_engine.config.effective import effective_settings
-from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings, UpSettings
 
 commands = typer.Typer()
 
-ProcessName = Literal["api", "delivery", "controller"]
+ProcessName = Literal["api", "delivery", "controller", "up"]
 _PROCESSES: Mapping[ProcessName, type[ProcessSettings]] = {
     "api": ApiSettings,
     "delivery": DeliverySettings,
     "controller": ControllerSettings,
+    "up": UpSettings,
 }
 
 

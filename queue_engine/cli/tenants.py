@@ -12,17 +12,12 @@ import typer
 from queue_engine.cli.keys import note_change, warn_of_second_tenant
 from queue_engine.cli.options import RedisUrl
 from queue_engine.cli.running import fail, run
+from queue_engine.cli.startup import settings_from
 from queue_engine.cli.store_access import with_store
+from queue_engine.config.limits import LimitSettings
 from queue_engine.domain.audit import Action, tenant_target
 from queue_engine.domain.errors import EngineError
-from queue_engine.domain.tenants import (
-    DEFAULT_LIMITS,
-    MAX_LIMIT,
-    TENANT_NAME_RULE,
-    Limit,
-    Tenant,
-    is_tenant_name,
-)
+from queue_engine.domain.tenants import LIMITS, TENANT_NAME_RULE, Limit, Tenant, is_tenant_name
 from queue_engine.store.store import Store
 
 commands = typer.Typer()
@@ -31,17 +26,26 @@ commands.add_typer(group, name="tenants")
 
 TENANTS_PER_READ = 1000
 DEFAULT = "default"
-_HELP = f"a number from 0 (no limit) to {MAX_LIMIT}, or `{DEFAULT}`"
+FROM_STORE = "half of maxmemory"
+"""The default of a limit that follows from the store."""
 
 
-def _option(limit: Limit, things: str) -> Any:
-    return typer.Option(help=f"Maximum number of {things}: {_HELP} ({DEFAULT_LIMITS[limit]})")
+def _rule(limit: Limit) -> str:
+    return f"a number from 0 (no limit) to {LIMITS[limit].max}, or `{DEFAULT}`"
 
 
-Endpoints = Annotated[str | None, _option(Limit.ENDPOINTS, "endpoints")]
-Credentials = Annotated[str | None, _option(Limit.CREDENTIALS, "credentials")]
-WorkersPerEndpoint = Annotated[str | None, _option(Limit.WORKERS_PER_ENDPOINT, "workers of one endpoint")]
-Workers = Annotated[str | None, _option(Limit.WORKERS, "workers of all endpoints")]
+def _option(limit: Limit) -> Any:
+    return typer.Option(help=f"Maximum number of {LIMITS[limit].text}: {_rule(limit)}")
+
+
+Endpoints = Annotated[str | None, _option(Limit.ENDPOINTS)]
+Credentials = Annotated[str | None, _option(Limit.CREDENTIALS)]
+WorkersPerEndpoint = Annotated[str | None, _option(Limit.WORKERS_PER_ENDPOINT)]
+Workers = Annotated[str | None, _option(Limit.WORKERS)]
+StoredBytes = Annotated[str | None, _option(Limit.STORED_BYTES)]
+WaitingTasks = Annotated[str | None, _option(Limit.WAITING_TASKS)]
+WaitingDeliveries = Annotated[str | None, _option(Limit.WAITING_DELIVERIES)]
+SubmitsPerSecond = Annotated[str | None, _option(Limit.SUBMITS_PER_SECOND)]
 
 
 @group.command("create")
@@ -51,12 +55,25 @@ def create_tenant(
     credentials: Credentials = None,
     workers_per_endpoint: WorkersPerEndpoint = None,
     workers: Workers = None,
+    stored_bytes: StoredBytes = None,
+    waiting_tasks: WaitingTasks = None,
+    waiting_deliveries: WaitingDeliveries = None,
+    submits_per_second: SubmitsPerSecond = None,
     redis_url: RedisUrl = None,
 ) -> None:
     """Create a tenant, and print its limits. `keys create --tenant NAME` makes its first key."""
     if not is_tenant_name(name):
         fail(f"NAME: {TENANT_NAME_RULE}")
-    limits = _limits(endpoints, credentials, workers_per_endpoint, workers)
+    limits = _limits(
+        endpoints,
+        credentials,
+        workers_per_endpoint,
+        workers,
+        stored_bytes,
+        waiting_tasks,
+        waiting_deliveries,
+        submits_per_second,
+    )
     _print(run(with_store(redis_url, lambda store: _create(store, name, limits))))
 
 
@@ -94,13 +111,23 @@ def limit_tenant(
     credentials: Credentials = None,
     workers_per_endpoint: WorkersPerEndpoint = None,
     workers: Workers = None,
+    stored_bytes: StoredBytes = None,
+    waiting_tasks: WaitingTasks = None,
+    waiting_deliveries: WaitingDeliveries = None,
+    submits_per_second: SubmitsPerSecond = None,
     redis_url: RedisUrl = None,
 ) -> None:
-    """Set the given limits of a tenant, and print all its limits.
-
-    This version enforces the limits of endpoints and credentials, and records the others.
-    """
-    limits = _limits(endpoints, credentials, workers_per_endpoint, workers)
+    """Set the given limits of a tenant, and print all its limits."""
+    limits = _limits(
+        endpoints,
+        credentials,
+        workers_per_endpoint,
+        workers,
+        stored_bytes,
+        waiting_tasks,
+        waiting_deliveries,
+        submits_per_second,
+    )
     _print(run(with_store(redis_url, lambda store: _set_limits(store, name, limits))))
 
 
@@ -128,16 +155,17 @@ def _number(limit: Limit, text: str) -> int | None:
     """Return the value of an option; None for the default."""
     if text == DEFAULT:
         return None
-    if not re.fullmatch(r"[0-9]{1,10}", text) or int(text) > MAX_LIMIT:
+    if not re.fullmatch(r"[0-9]{1,16}", text) or int(text) > LIMITS[limit].max:
         option = re.sub("([A-Z])", lambda match: f"-{match[1].lower()}", limit.value)
-        fail(f"--{option}: must be {_HELP}")
+        fail(f"--{option}: must be {_rule(limit)}")
     return int(text)
 
 
 def _print(tenant: Tenant) -> None:
-    for limit, value in tenant.limits.items():
+    """Print the limits. Defaults are those of an API process with this command's environment."""
+    for limit, value in tenant.limits(settings_from(LimitSettings).tenant_limits()).items():
         origin = "" if limit in tenant.overrides else f"  ({DEFAULT})"
-        typer.echo(f"{limit:<20} {value}{origin}")
+        typer.echo(f"{limit:<20} {FROM_STORE if value is None else value}{origin}")
 
 
 def _shown(epoch_ms: int) -> str:

@@ -16,6 +16,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from queue_engine.config.base import ProcessSettings
+from queue_engine.config.limits import LimitSettings
 from queue_engine.config.shared import MetricsSettings, SharedSettings, StoreSettings
 from queue_engine.config.store_url import DEFAULT_PORT, Topology, parse_store_url
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
@@ -145,7 +146,7 @@ class WebhookSettings(StoreSettings, ControlSettings):
         return _networks(value)
 
 
-class ApiSettings(WebhookSettings, MetricsSettings):
+class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
     """`queue-engine api`."""
 
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -300,6 +301,17 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
         if any(not 0 <= delay <= 30 * 86400 for delay in value):
             raise ValueError("each delay must be between 0 seconds and 30 days")
         return value
+
+
+class UpSettings(ProcessSettings):
+    """`queue-engine up`, besides the settings of its processes."""
+
+    embedded_max_memory_bytes: int | None = Field(
+        None,
+        ge=0,
+        description="Memory limit of the embedded store in bytes, its `maxmemory`; 0: no limit. By default half of the "
+        "machine's or the container's memory, because writing the data to disk may take as much again",
+    )
 
 
 class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):

@@ -11,7 +11,7 @@ from difflib import get_close_matches
 
 from queue_engine.config.agent import AgentSettings
 from queue_engine.config.base import ProcessSettings, variables_of
-from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings
+from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings, UpSettings
 from queue_engine.config.names import AGENT_PREFIX, CLIENT_VARIABLES, ENGINE_PREFIX, is_prefixed
 from queue_engine.domain import agent_protocol
 from queue_engine.processes.lifeline import LIFELINE_VARIABLE
@@ -22,6 +22,7 @@ PROCESSES: Mapping[str, type[ProcessSettings]] = {
     "api": ApiSettings,
     "delivery": DeliverySettings,
     "controller": ControllerSettings,
+    "up": UpSettings,
     "worker-agent": AgentSettings,
 }
 """The settings of each process, by its name."""

@@ -25,6 +25,8 @@ class Grant:
     """The ids of the only endpoints that the key gives access to; None means all endpoints of the tenant."""
     expires_at_ms: int | None = None
     """The end of the key on the store's clock; None means no end."""
+    max_submits_per_second: int | None = None
+    """Limit of submissions with the key; None means no limit."""
 
     @property
     def is_limited(self) -> bool:
@@ -50,6 +52,8 @@ class ApiKey:
     """The id of the key that was rotated first to become this key; None for a key that was created."""
     is_replaced: bool = False
     """True if the key has been rotated: it is valid until its end, beside the key that replaces it."""
+    max_submits_per_second: int | None = None
+    """Limit of submissions with the key, and with keys that it was rotated from or to; None means no limit."""
 
     @property
     def key_id(self) -> str:
@@ -66,6 +70,7 @@ class ApiKey:
             endpoints=self.endpoints,
             expires_at_ms=self.expires_at_ms,
             submitter=self.origin or self.key_id,
+            max_submits_per_second=self.max_submits_per_second,
         )
 
 
@@ -81,3 +86,10 @@ def lives_as_long_as(holder: Principal, key: Grant | ApiKey) -> bool:
     if holder.expires_at_ms is None:
         return True
     return key.expires_at_ms is not None and key.expires_at_ms <= holder.expires_at_ms
+
+
+def submits_as_slowly_as(holder: Principal, key: Grant) -> bool:
+    """Return True if the limit of submissions of `key` is not above that of the holder's key."""
+    if holder.max_submits_per_second is None:
+        return True
+    return key.max_submits_per_second is not None and key.max_submits_per_second <= holder.max_submits_per_second

@@ -18,6 +18,7 @@ from queue_engine.domain.field_types import (
     QueueTtl,
     matching,
 )
+from queue_engine.domain.rates import MAX_SUBMITS_PER_SECOND
 from queue_engine.domain.retry import DEFAULT_RETRY_ON, TASK_RETRY_DELAYS_SECONDS, RetryOn, TaskRetryPolicy
 from queue_engine.domain.workers import WorkerStatus
 
@@ -191,6 +192,15 @@ class EndpointConfig:
             stored="max_queued",
         ),
     ] = 1_000_000
+    max_submits_per_second: Annotated[
+        Annotated[int, Field(ge=1, le=MAX_SUBMITS_PER_SECOND)] | None,
+        Setting(
+            "Maximum number of submissions per second; further ones are refused with 429. No limit by default",
+            renews_workers=False,
+            for_scripts=True,
+            stored="max_submits",
+        ),
+    ] = None
     result_retention_seconds: Annotated[
         int,
         Field(ge=1, le=MAX_RETENTION_SECONDS),

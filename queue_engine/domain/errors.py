@@ -8,13 +8,17 @@ EngineError
 ├── StateConflict           the state of the resource forbids the request
 ├── EndpointClosed          the endpoint takes no tasks now
 ├── TooManyRequests         rate limit or full queue; has the time after which to retry
-│   └── QuotaReached        a tenant has the maximum number of something; waiting does not help
+│   ├── RateLimitReached    too many submissions in this second
+│   └── QuotaReached        a tenant has the maximum number of something
 └── StoreUnavailable        the store does not respond or refuses writes; has the time after which to retry
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
+
+from queue_engine.domain.rates import RateScope, RateState
 
 
 class EngineError(Exception):
@@ -84,11 +88,34 @@ class TooManyRequests(EngineError):
         self.retry_after_seconds = None if retry_after_seconds is None else max(1, retry_after_seconds)
 
 
-class QuotaReached(TooManyRequests):
-    """The tenant has its maximum number of something. The message is `<limit>: <rule>`."""
+_RATE_RULES = {
+    RateScope.TENANT: "submitsPerSecond: the tenant may submit at most {} tasks per second",
+    RateScope.KEY: "maxSubmitsPerSecond: the API key may submit at most {} tasks per second",
+    RateScope.ENDPOINT: "maxSubmitsPerSecond: the endpoint takes at most {} submissions per second",
+}
+RATE_RETRY_SECONDS = 1
+"""`Retry-After` at a rate limit. A limit is at least one per second, so that a token is back after a second."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, scope="quota", retry_after_seconds=None)
+
+class RateLimitReached(TooManyRequests):
+    """The rate limit `reached` allows no further submission in this second. `others` apply to the submission too."""
+
+    def __init__(self, reached: RateState, others: Sequence[RateState] = ()) -> None:
+        super().__init__(
+            _RATE_RULES[reached.scope].format(reached.per_second),
+            scope="submits",
+            retry_after_seconds=RATE_RETRY_SECONDS,
+        )
+        self.limit = f"{reached.scope}SubmitsPerSecond"
+        self.rates = (*others, reached)
+
+
+class QuotaReached(TooManyRequests):
+    """The tenant has its maximum number of something. The message is `<limit>: <rule>`, `limit` is the limit's name."""
+
+    def __init__(self, message: str, *, limit: str, retry_after_seconds: int | None = None) -> None:
+        super().__init__(message, scope="quota", retry_after_seconds=retry_after_seconds)
+        self.limit = limit
 
 
 class StoreUnavailable(EngineError):

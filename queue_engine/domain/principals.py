@@ -99,6 +99,8 @@ class Principal:
     expires_at_ms: int | None = None
     submitter: str = ""
     """The id by which tasks that this key has submitted are recognized. It stays the same when the key is rotated."""
+    max_submits_per_second: int | None = None
+    """Limit of submissions with the key; None means no limit."""
     address: str = ""
     """The network address of the client, for the audit log."""
 

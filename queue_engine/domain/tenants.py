@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from queue_engine.domain.rates import MAX_SUBMITS_PER_SECOND
+
 MAX_LIMIT = 10**9
+MAX_STORED_BYTES = 10**15
 
 TENANT_NAME = r"[A-Za-z0-9][A-Za-z0-9@._-]{0,63}"
 TENANT_NAME_RULE = "must be 1–64 of letters, digits and @ . _ -, and begin with a letter or digit"
@@ -21,11 +24,40 @@ class Limit(StrEnum):
     CREDENTIALS = "credentials"
     WORKERS_PER_ENDPOINT = "workersPerEndpoint"
     WORKERS = "workers"
+    STORED_BYTES = "storedBytes"
+    WAITING_TASKS = "waitingTasks"
+    WAITING_DELIVERIES = "waitingDeliveries"
+    SUBMITS_PER_SECOND = "submitsPerSecond"
 
 
-DEFAULT_LIMITS: Mapping[Limit, int] = MappingProxyType(
-    {Limit.ENDPOINTS: 1000, Limit.CREDENTIALS: 1000, Limit.WORKERS_PER_ENDPOINT: 100, Limit.WORKERS: 1000}
+@dataclass(frozen=True)
+class LimitDefinition:
+    """A limit as operators see it."""
+
+    text: str
+    """The objects that are limited, in the plural."""
+    default: int | None
+    """The limit unless a setting says otherwise. None: it follows from the store."""
+    max: int = MAX_LIMIT
+
+
+LIMITS: Mapping[Limit, LimitDefinition] = MappingProxyType(
+    {
+        Limit.ENDPOINTS: LimitDefinition("endpoints", 1000),
+        Limit.CREDENTIALS: LimitDefinition("credentials", 1000),
+        Limit.WORKERS_PER_ENDPOINT: LimitDefinition("workers of one endpoint", 100),
+        Limit.WORKERS: LimitDefinition("workers of all endpoints", 1000),
+        Limit.STORED_BYTES: LimitDefinition("stored bytes of tasks and endpoints", None, MAX_STORED_BYTES),
+        Limit.WAITING_TASKS: LimitDefinition("waiting tasks of all endpoints", 0),
+        Limit.WAITING_DELIVERIES: LimitDefinition("results that wait for their delivery", 0),
+        Limit.SUBMITS_PER_SECOND: LimitDefinition("submissions per second", 0, MAX_SUBMITS_PER_SECOND),
+    }
 )
+
+LimitValues = Mapping[Limit, int | None]
+"""The value of each limit. None for a limit that follows from the store."""
+
+DEFAULT_LIMITS: LimitValues = MappingProxyType({limit: one.default for limit, one in LIMITS.items()})
 
 
 @dataclass(frozen=True)
@@ -38,10 +70,9 @@ class Tenant:
     overrides: Mapping[Limit, int]
     """The limits that differ from the defaults, as an operator has set them."""
 
-    @property
-    def limits(self) -> Mapping[Limit, int]:
-        """The limits that apply."""
-        return {**DEFAULT_LIMITS, **self.overrides}
+    def limits(self, defaults: LimitValues) -> LimitValues:
+        """Return the limits that apply."""
+        return {**defaults, **self.overrides}
 
 
 def is_tenant_name(text: str) -> bool:

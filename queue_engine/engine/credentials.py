@@ -8,15 +8,15 @@ from typing import TypeVar
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.audit import Action, credential_target
 from queue_engine.domain.credentials import Credential, RegistryAuth, RegistryType
-from queue_engine.domain.errors import NotFound, QuotaReached, Resource, StateConflict
+from queue_engine.domain.errors import NotFound, Resource, StateConflict
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.tenants import Limit
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
+from queue_engine.engine.tenant_limits import Reached, TenantLimits
 from queue_engine.store.credentials import CredentialLimitReached, CredentialStore, Deletion
-from queue_engine.store.tenants import TenantStore
 
 T = TypeVar("T")
 
@@ -27,10 +27,10 @@ class Credentials:
     Each use case raises StoreUnavailable. Use cases that take an id also raise NotFound.
     """
 
-    def __init__(self, credentials: CredentialStore, sealer: Sealer, tenants: TenantStore, audit: Audit) -> None:
+    def __init__(self, credentials: CredentialStore, sealer: Sealer, limits: TenantLimits, audit: Audit) -> None:
         self._credentials = credentials
         self._sealer = sealer
-        self._tenants = tenants
+        self._limits = limits
         self._audit = audit
 
     async def all(self, principal: Principal) -> list[Credential]:
@@ -43,13 +43,13 @@ class Credentials:
     async def create(self, principal: Principal, name: str, kind: RegistryType, auth: RegistryAuth) -> Credential:
         """Store a credential. Raises InvalidRequest, and QuotaReached at the tenant's limit of credentials."""
         raise_for(self.creation_errors())
-        limit = await from_store(self._tenants.limit(principal.tenant, Limit.CREDENTIALS))
+        limit = (await self._limits.of(principal.tenant))[Limit.CREDENTIALS] or 0
         credential_id = await from_store(self._credentials.new_id())
         call = self._credentials.create(principal.tenant, name, kind, auth, credential_id, limit=limit)
         try:
             created = await self._change(principal, Action.CREATE_CREDENTIAL, credential_id, call)
         except CredentialLimitReached:
-            raise QuotaReached(f"credentials: the tenant has at most {limit}") from None
+            raise Reached(Limit.CREDENTIALS, limit).error() from None
         await self._note(principal, Action.CREATE_CREDENTIAL, created.credential_id)
         return created
 

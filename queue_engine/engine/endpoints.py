@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.audit import Action, endpoint_target
+from queue_engine.domain.ceilings import Ceilings
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, EndpointStatus
-from queue_engine.domain.errors import InvalidRequest, NotFound, QuotaReached, Resource, StateConflict
+from queue_engine.domain.errors import InvalidRequest, NotFound, Resource, StateConflict
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tenants import Limit
@@ -19,6 +20,7 @@ from queue_engine.engine.audit import Audit
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.secret_fields import secret_errors
+from queue_engine.engine.tenant_limits import Reached, TenantLimits
 from queue_engine.rules.webhook_urls import Webhook, parse_webhook
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.endpoints import (
@@ -29,7 +31,6 @@ from queue_engine.store.endpoints import (
     TooManySecrets,
     new_signing_secret,
 )
-from queue_engine.store.tenants import TenantStore
 
 SECRET_OVERLAP_SECONDS = 86_400
 """Time for which webhooks are also signed with a replaced secret: receivers change theirs within a day."""
@@ -107,14 +108,16 @@ class Endpoints:
         credentials: CredentialStore,
         sealer: Sealer,
         destinations: DestinationGuard,
-        tenants: TenantStore,
+        limits: TenantLimits,
+        ceilings: Ceilings,
         audit: Audit,
     ) -> None:
         self._endpoints = endpoints
         self._credentials = credentials
         self._sealer = sealer
         self._destinations = destinations
-        self._tenants = tenants
+        self._limits = limits
+        self._ceilings = ceilings
         self._audit = audit
 
     async def get(self, principal: Principal, endpoint_id: str) -> Endpoint:
@@ -175,10 +178,13 @@ class Endpoints:
         return errors
 
     async def create(self, principal: Principal, config: EndpointConfig) -> NewEndpoint:
-        """Create an endpoint. Raises InvalidRequest, and QuotaReached at the tenant's limit of endpoints."""
+        """Create an endpoint. Raises InvalidRequest, and QuotaReached at a limit of the tenant."""
+        config = self._ceilings.applied(config)
         webhook = parse_webhook(config.webhook) if config.webhook else None
         references = References(config.environment, webhook, config.credential_id)
         raise_for(await self.field_errors(principal, references))
+        await self._limits.check_room(principal.tenant)
+        await self._limits.check_workers(principal.tenant, config.workers)
         endpoint_id = await from_store(self._endpoints.new_id())
         call = self._create(principal, config, endpoint_id)
         created = await self._change(principal, Action.CREATE_ENDPOINT, endpoint_id, call)
@@ -199,14 +205,14 @@ class Endpoints:
             raise
 
     async def _stored(self, principal: Principal, config: EndpointConfig, endpoint_id: str) -> NewEndpoint:
-        limit = await self._tenants.limit(principal.tenant, Limit.ENDPOINTS)
+        limit = (await self._limits.of(principal.tenant))[Limit.ENDPOINTS] or 0
         secret = new_signing_secret()
         try:
             endpoint = await self._endpoints.create(
                 principal.tenant, config, endpoint_id, limit=limit, signing_secret=secret
             )
         except EndpointLimitReached:
-            raise QuotaReached(f"endpoints: the tenant has at most {limit}") from None
+            raise Reached(Limit.ENDPOINTS, limit).error() from None
         return NewEndpoint(endpoint, secret)
 
     async def update(
@@ -220,16 +226,21 @@ class Endpoints:
 
         An environment of None stays as it is. `references` holds the new values. `edit` is called again if another
         request changed the endpoint in between. Raises InvalidRequest, Forbidden for another credential if the
-        principal may not use those of the tenant, and the errors of `edit`.
+        principal may not use those of the tenant, QuotaReached for more workers, and the errors of `edit`.
         """
         check_sees(principal, before)
         raise_for(await self.field_errors(principal, references, before))
+
+        def edited(config: EndpointConfig) -> EndpointConfig:
+            return self._ceilings.applied(edit(config), config)
+
+        await self._limits.check_workers(principal.tenant, edited(before.config).workers, before=before.config.workers)
         credential_id = references.credential_id
         if credential_id is not None and not await from_store(
             self._credentials.use(principal.tenant, credential_id, before.endpoint_id)
         ):
             raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
-        noted = _NotedEdit(edit)
+        noted = _NotedEdit(edited)
         call = self._endpoints.update(before.endpoint_id, principal.tenant, noted, references.environment)
         endpoint = await self._change(principal, Action.UPDATE_ENDPOINT, before.endpoint_id, call)
         if endpoint is None:
@@ -241,8 +252,9 @@ class Endpoints:
         return endpoint
 
     async def scale(self, principal: Principal, endpoint_id: str, workers: int) -> None:
-        """Set the number of workers."""
-        check_has_access(principal, endpoint_id)
+        """Set the number of workers. Raises QuotaReached for more workers than the tenant's limits allow."""
+        before = await self.get(principal, endpoint_id)
+        await self._limits.check_workers(principal.tenant, workers, before=before.config.workers)
         noted = _NotedEdit(lambda config: replace(config, workers=workers))
         call = self._endpoints.update(endpoint_id, principal.tenant, noted)
         if await self._change(principal, Action.SCALE_ENDPOINT, endpoint_id, call) is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
+from queue_engine.domain.ceilings import NO_CEILINGS, Ceilings
+from queue_engine.domain.tenants import DEFAULT_LIMITS, LimitValues
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.destinations import AddressLookup, DestinationGuard
@@ -15,6 +17,7 @@ from queue_engine.engine.patience import from_store
 from queue_engine.engine.principals import Principals
 from queue_engine.engine.queries import Queries
 from queue_engine.engine.submissions import Submissions
+from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.engine.tenants import Tenants
 from queue_engine.engine.upstreams import Listings
 from queue_engine.rules.webhook_urls import DestinationRules
@@ -24,7 +27,8 @@ from queue_engine.store.store import Store
 class Engine:
     """All use cases, for the API and the other surfaces of the engine. Creating it opens no connection.
 
-    `secret_keys` are the server's keys, the current key first.
+    `secret_keys` are the server's keys, the current key first. `limits` are those of tenants for which an operator has
+    set no others. `ceilings` are the highest values of endpoints' settings.
     """
 
     def __init__(
@@ -34,19 +38,24 @@ class Engine:
         rules: DestinationRules,
         secret_keys: Sequence[bytes],
         *,
+        limits: LimitValues = DEFAULT_LIMITS,
+        ceilings: Ceilings = NO_CEILINGS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         sealer, destinations = store.sealer, DestinationGuard(lookup, rules, store.api_keys)
         self.principals = Principals(store.api_keys, monotonic=monotonic)
-        self.submissions = Submissions(store.tasks, sealer, destinations, secret_keys)
+        tenant_limits = TenantLimits(store.tenants, store.usage, store, limits, monotonic=monotonic)
+        self.submissions = Submissions(store.tasks, sealer, destinations, secret_keys, tenant_limits)
         self.audit = Audit(store.audit)
         self.orders = Orders(store.tasks, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
-        self.endpoints = Endpoints(store.endpoints, store.credentials, sealer, destinations, store.tenants, self.audit)
-        self.credentials = Credentials(store.credentials, sealer, store.tenants, self.audit)
+        self.endpoints = Endpoints(
+            store.endpoints, store.credentials, sealer, destinations, tenant_limits, ceilings, self.audit
+        )
+        self.credentials = Credentials(store.credentials, sealer, tenant_limits, self.audit)
         self.keys = Keys(store.api_keys, store.endpoints, self.audit)
-        self.tenants = Tenants(store.tenants, self.audit)
+        self.tenants = Tenants(store.tenants, tenant_limits, self.audit)
         self.listings = Listings(store.endpoints, store.workers)
 
     async def now_ms(self) -> int:

@@ -17,6 +17,7 @@ from queue_engine.domain.api_keys import (
     Grant,
     has_access_of,
     lives_as_long_as,
+    submits_as_slowly_as,
 )
 from queue_engine.domain.audit import Action, key_target, rotation_target
 from queue_engine.domain.errors import (
@@ -35,6 +36,7 @@ from queue_engine.engine.patience import from_store
 from queue_engine.store.api_keys import ApiKeyStore, Creation, KeyPage, Rotation, hash_of, id_of
 from queue_engine.store.endpoints import EndpointStore
 
+_TOO_FAST: FieldError = ("maxSubmitsPerSecond", "must not be above the limit of your key")
 _TOO_LATE: FieldError = ("expiresAt", "must not be after the end of your key")
 
 
@@ -66,7 +68,7 @@ class Keys:
         return KeyPage(own[(page - 1) * size : page * size], len(own))
 
     async def create(self, principal: Principal, grant: Grant) -> NewKey:
-        """Create a key. Endpoints and end that `grant` does not have are those of the principal's key.
+        """Create a key. Endpoints, end and limit that `grant` does not have are those of the principal's key.
 
         Raises InvalidRequest, Forbidden, QuotaReached.
         """
@@ -91,6 +93,7 @@ class Keys:
             role=granted.role,
             endpoints=granted.endpoints,
             expires_at_ms=granted.expires_at_ms,
+            max_submits_per_second=granted.max_submits_per_second,
         )
         return NewKey(await self._stored(expected), secret)
 
@@ -131,6 +134,7 @@ class Keys:
     async def _field_errors(self, principal: Principal, granted: Grant) -> list[FieldError]:
         """Return the errors of well-formed fields that the principal may not grant."""
         errors = [] if lives_as_long_as(principal, granted) else [_TOO_LATE]
+        errors += [] if submits_as_slowly_as(principal, granted) else [_TOO_FAST]
         ids = sorted(granted.endpoints or (), key=int)
         found = await asyncio.gather(*(self._is_visible(principal, endpoint_id) for endpoint_id in ids))
         unknown = [endpoint_id for endpoint_id, is_visible in zip(ids, found, strict=True) if not is_visible]
@@ -164,6 +168,9 @@ def _inherited(principal: Principal, grant: Grant) -> Grant:
         grant,
         endpoints=principal.endpoints if grant.endpoints is None else grant.endpoints,
         expires_at_ms=principal.expires_at_ms if grant.expires_at_ms is None else grant.expires_at_ms,
+        max_submits_per_second=(
+            principal.max_submits_per_second if grant.max_submits_per_second is None else grant.max_submits_per_second
+        ),
     )
 
 
@@ -173,4 +180,4 @@ def _now_ms() -> int:
 
 
 def _full() -> QuotaReached:
-    return QuotaReached(f"keys: a tenant has at most {MAX_KEYS_PER_TENANT}")
+    return QuotaReached(f"keys: a tenant has at most {MAX_KEYS_PER_TENANT}", limit="keys")

@@ -19,20 +19,30 @@ from typing import Any
 import orjson
 
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.errors import EngineError, InvalidRequest, NotFound, Resource, StateConflict, StoreUnavailable
+from queue_engine.domain.errors import (
+    EngineError,
+    InvalidRequest,
+    NotFound,
+    RateLimitReached,
+    Resource,
+    StateConflict,
+    StoreUnavailable,
+)
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.ids import task_id_from
 from queue_engine.domain.principals import Principal
+from queue_engine.domain.rates import RateState
 from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, TaskSpec
 from queue_engine.engine.access import check_has_access
 from queue_engine.engine.destinations import DestinationGuard
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.engine.secret_fields import secret_errors
+from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.observability import metrics
 from queue_engine.rules.strict_json import same_value
 from queue_engine.rules.webhook_urls import Webhook
-from queue_engine.store.tasks import AcceptedRequest, Submission, TaskStore
+from queue_engine.store.tasks import AcceptedRequest, Enqueued, Submission, TaskStore
 
 MAX_COMPARED_BYTES = 64 * 1024
 """Longest input that is compared by value. Comparing inputs of this size takes some megabytes of Python objects."""
@@ -97,15 +107,23 @@ class Submitted:
 
     task_id: str
     is_new: bool
+    rates: Sequence[RateState] = ()
+    """The rate limits that apply to the submission."""
 
 
 class Submissions:
     """Accepts tasks. `secret_keys` are the server's keys: the current key first, then previous keys."""
 
     def __init__(
-        self, tasks: TaskStore, sealer: Sealer, destinations: DestinationGuard, secret_keys: Sequence[bytes]
+        self,
+        tasks: TaskStore,
+        sealer: Sealer,
+        destinations: DestinationGuard,
+        secret_keys: Sequence[bytes],
+        limits: TenantLimits,
     ) -> None:
         self._tasks = tasks
+        self._limits = limits
         self._sealer = sealer
         self._destinations = destinations
         # The first key is for the fingerprints of new tasks. Without a secret key the fingerprints are not keyed.
@@ -116,25 +134,26 @@ class Submissions:
         """Accept the task once. Call this inside `counted_rejections`.
 
         Raises InvalidRequest, NotFound, EndpointClosed, StoreUnavailable, StateConflict for a task id that another
-        request has, and TooManyRequests for a full queue.
+        request has, RateLimitReached, QuotaReached, and TooManyRequests for a full queue.
         """
         # The hot path: one script call per request, and only the checks that the request needs.
         check_has_access(principal, endpoint_id)
         spec = request.spec
         raise_for(await self.field_errors(spec.headers, spec.webhook_auth_key, request.webhook))
+        rates = await self._limits.admit_submission(principal, has_webhook=request.webhook is not None)
         key = self._fingerprint_keys[0]
         if len(request.input) <= MAX_HASHED_BYTES:
             fingerprint = request.fingerprint(key)
         else:
             fingerprint = await asyncio.to_thread(request.fingerprint, key)
         task = self._new_task(principal, endpoint_id, request, fingerprint)
-        submission = await from_store(self._tasks.enqueue(task))
-        if submission is Submission.CONFLICT:
-            submission = await self._compare_with_accepted(task, request)
-        _check_accepted(submission)
-        is_new = submission is not Submission.DUPLICATE
+        enqueued = await from_store(self._tasks.enqueue(task))
+        if enqueued.result is Submission.CONFLICT:
+            enqueued = replace(enqueued, result=await self._compare_with_accepted(task, request))
+        _check_accepted(enqueued, rates)
+        is_new = enqueued.result is not Submission.DUPLICATE
         (_ACCEPTED if is_new else _DUPLICATE).inc()
-        return Submitted(task.task_id, is_new)
+        return Submitted(task.task_id, is_new, rates if enqueued.rate is None else (*rates, enqueued.rate))
 
     async def field_errors(
         self, headers: Mapping[str, str], webhook_auth_key: str | None, webhook: Webhook | None
@@ -170,7 +189,7 @@ class Submissions:
             self._tasks.accepted_request(task.endpoint_id, task.task_id, max_input_bytes=MAX_COMPARED_BYTES)
         )
         if accepted is None:  # removed in between, so the id is available again
-            return await from_store(self._tasks.enqueue(task))
+            return (await from_store(self._tasks.enqueue(task))).result
         same = self._is_request_of(request, accepted) or await self._is_respelled_request_of(request, accepted)
         return Submission.DUPLICATE if same else Submission.CONFLICT
 
@@ -208,8 +227,11 @@ class counted_rejections:  # noqa: N801 - a context manager that reads as a verb
             _REJECTED.inc()
 
 
-def _check_accepted(submission: Submission) -> None:
-    match submission:
+def _check_accepted(enqueued: Enqueued, rates: Sequence[RateState]) -> None:
+    """Raise the error of a submission that was refused. `rates` are limits of its key and tenant."""
+    if enqueued.result is Submission.LIMITED and enqueued.rate is not None:
+        raise RateLimitReached(enqueued.rate, rates)
+    match enqueued.result:
         case Submission.ACCEPTED | Submission.DUPLICATE:
             return
         case Submission.CONFLICT:

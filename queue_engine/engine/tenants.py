@@ -7,18 +7,24 @@ from collections.abc import Mapping
 from queue_engine.domain.audit import Action, tenant_target
 from queue_engine.domain.errors import NotFound, Resource, StateConflict
 from queue_engine.domain.principals import Principal
-from queue_engine.domain.tenants import Limit, Tenant
+from queue_engine.domain.tenants import Limit, LimitValues, Tenant
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.patience import from_store
+from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.store.tenants import TenantPage, TenantStore
 
 
 class Tenants:
     """All tenants, without their data. Each use case raises StoreUnavailable."""
 
-    def __init__(self, tenants: TenantStore, audit: Audit) -> None:
+    def __init__(self, tenants: TenantStore, limits: TenantLimits, audit: Audit) -> None:
         self._tenants = tenants
+        self._limits = limits
         self._audit = audit
+
+    def limits_of(self, tenant: Tenant) -> LimitValues:
+        """Return the limits that apply to the tenant."""
+        return tenant.limits(self._limits.defaults)
 
     async def page(self, *, page: int, size: int) -> TenantPage:
         """Return page number `page` (1 for the first) of the tenants, by name."""
@@ -44,6 +50,7 @@ class Tenants:
         target, call = tenant_target(name), self._tenants.set_limits(name, limits)
         if not await self._audit.change(principal, Action.SET_TENANT_LIMITS, target, call, tenant=name):
             raise NotFound(Resource.TENANT)
+        self._limits.forget(name)
         if limits:
             await self._audit.note(principal, Action.SET_TENANT_LIMITS, target, tenant=name)
         return await self.get(name)

@@ -342,6 +342,9 @@ class _Files:
             # The command line must not change, because a server of an earlier run is found by it.
             "set-proc-title": "no",
             "databases": "1",
+            # Three for each of 10,000 agents, and some for the engine's processes. The server lowers it where its limit
+            # of open files is lower.
+            "maxclients": "40000",
             "save": '""',
             "appendonly": "yes",
             "appendfsync": "everysec",

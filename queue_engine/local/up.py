@@ -48,6 +48,8 @@ class UpOptions:
     data_dir: Path
     redis_url: str | None = field(repr=False)
     environment: Mapping[str, str] = field(repr=False)
+    max_memory: int = 0
+    """Memory limit of the embedded store in bytes; 0: no limit."""
     on_terminal: bool = False
     """True if the output is a terminal. Only a terminal shows the API key."""
 
@@ -223,6 +225,7 @@ class _Stack:
         self._store = EmbeddedStore(
             self._data_dir / "store",
             environment=self._options.environment,
+            options={"maxmemory": str(self._options.max_memory)},
             on_loading=lambda percent: self.say(f"loading the data: {percent:.0f} %"),
             on_exit=self._on_exit,
         )

@@ -249,8 +249,18 @@ rate_limited = _counter(
     "queue_engine_rate_limited",
     "Requests refused with 429",
     ["scope"],
-    by={API: ("tenant", "queue", "address", "quota")},
+    by={API: ("tenant", "queue", "address", "quota", "submits")},
 )
+limit_refusals = _counter(
+    "queue_engine_limit_refusals", "Requests refused because of a limit of a tenant, an API key or an endpoint",
+    ["limit"],
+    by={
+        API: (
+            "endpoints", "credentials", "keys", "workersPerEndpoint", "workers", "storedBytes", "waitingTasks",
+            "waitingDeliveries", "tenantSubmitsPerSecond", "keySubmitsPerSecond", "endpointSubmitsPerSecond",
+        ),
+    },
+)  # fmt: skip
 connections_refused = _counter(
     "queue_engine_connections_refused", "Connections and requests refused because of a limit of connections", ["limit"],
     by={API: ("all", "address", "tenant")},

@@ -287,6 +287,8 @@ def _fields_of(grant: Grant) -> dict[str, str]:
         fields["role"] = grant.role.value
     if grant.endpoints is not None:
         fields["endpoints"] = ",".join(sorted(grant.endpoints, key=int))
+    if grant.max_submits_per_second is not None:
+        fields["submits"] = str(grant.max_submits_per_second)
     return fields
 
 
@@ -308,4 +310,5 @@ def _key_from(key_hash: str, record: Mapping[bytes, bytes]) -> ApiKey | None:
         last_used_at_ms=int(fields["used"]) if "used" in fields else None,
         origin=fields.get("origin"),
         is_replaced="replaced" in fields,
+        max_submits_per_second=int(fields["submits"]) if "submits" in fields else None,
     )

@@ -154,6 +154,16 @@ class EnqueueClosed:
 class EnqueueFull:
     word: Literal["FULL"]
 
+class EnqueueLimited:
+    word: Literal["LIMITED"]
+    per_second: int
+
+class EnqueueWithin:
+    word: Literal["WITHIN"]
+    result: str
+    per_second: int
+    left: int
+
 class ExpireExpired:
     word: Literal["EXPIRED"]
 
@@ -558,6 +568,13 @@ class StartWorkerOk:
 class StartWorkerGone:
     word: Literal["GONE"]
 
+class SumUsageOk:
+    word: Literal["OK"]
+    workers: int
+    stored_bytes: int
+    waiting_tasks: int
+    waiting_deliveries: int
+
 class SumWorkersOk:
     word: Literal["OK"]
     changed: int
@@ -587,6 +604,17 @@ class TakePurgesOk:
     now_ms: int
     held_until_ms: int
     endpoint_ids: list[str]
+
+class TakeSubmitOk:
+    word: Literal["OK"]
+    key_left: int
+    tenant_left: int
+
+class TakeSubmitKey:
+    word: Literal["KEY"]
+
+class TakeSubmitTenant:
+    word: Literal["TENANT"]
 
 class TidyConsumersOk:
     word: Literal["OK"]
@@ -809,7 +837,17 @@ class Scripts:
         partition_index: int,
         execution_timeout: str | None,
         queue_ttl: str | None,
-    ) -> EnqueueOk | EnqueueExists | EnqueueConflict | EnqueueNotFound | EnqueueNotQueue | EnqueueClosed | EnqueueFull:
+    ) -> (
+        EnqueueOk
+        | EnqueueExists
+        | EnqueueConflict
+        | EnqueueNotFound
+        | EnqueueNotQueue
+        | EnqueueClosed
+        | EnqueueFull
+        | EnqueueLimited
+        | EnqueueWithin
+    ):
         """Accept a task, once for each task id. Not allowed at maxmemory, so that running tasks can still end."""
     async def expire(self, keys: TaskKeys, /) -> ExpireExpired | ExpireOk:
         """End a task that has waited until its deadline. A running task is not changed."""
@@ -1206,6 +1244,9 @@ class Scripts:
         """Begin an attempt: remove the entry from the queue, and give the task a token and a lease."""
     async def start_worker(self, keys: WorkerKeys, /) -> StartWorkerOk | StartWorkerGone:
         """Record a start of a worker. Reports from agents of earlier starts are refused from then on."""
+    async def sum_usage(self, *, records: Sequence[str], tenant: str) -> SumUsageOk:
+        """Add up what endpoints of a tenant in one partition use. Keys without an endpoint of the tenant count nothing.
+        """
     async def sum_workers(
         self,
         keys: Partition,
@@ -1230,6 +1271,18 @@ class Scripts:
         """Take endpoints of a partition that may have ended tasks or consumers to remove. If the caller dies, they are
         due again after the hold. A worker that is removed during the purge makes its endpoint due earlier, so that
         plan_purge.lua notices it.
+        """
+    async def take_submit(
+        self,
+        *,
+        rates: str,
+        key_id: str,
+        key_limit: int,
+        tenant_limit: int,
+    ) -> TakeSubmitOk | TakeSubmitKey | TakeSubmitTenant:
+        """Take a token for a submission from the bucket of its API key and from that of its tenant: from both or from
+        none. Not allowed at maxmemory, where no submission is accepted. A call that is repeated after a lost reply may
+        take a second token.
         """
     async def tidy_consumers(self, keys: EndpointKeys, /) -> TidyConsumersOk:
         """Remove consumers without entries that no longer belong to a worker from the groups of an endpoint's queues.

@@ -43,6 +43,13 @@ the note. Later only a stored endpoint counts, so that a note without an endpoin
 USE_NOTE_MS = 60_000
 """Minimum time between two notes that an API key is in use."""
 
+TASK_BYTES = 1024
+"""Bytes that a task counts besides its input and its result. A small task with its keys and its entries in queues and
+indexes takes 0.8 to 1.2 KB: see docs/benchmarks/results.md."""
+
+RATES_MS = 2000
+"""Time for which buckets of rate limits are kept without a submission. They are full again after a second."""
+
 AUDIT_RECORDS_COMPARED = 20
 """Number of the latest audit records among which a repeated one is found."""
 
@@ -65,6 +72,8 @@ CONSTANTS: dict[str, str | int] = {
     "REMOVED_MS": REMOVED_MS,
     "USE_GRACE_MS": USE_GRACE_MS,
     "USE_NOTE_MS": USE_NOTE_MS,
+    "TASK_BYTES": TASK_BYTES,
+    "RATES_MS": RATES_MS,
     "MAX_AUDIT_RECORDS": MAX_AUDIT_RECORDS,
     "AUDIT_RECORDS_COMPARED": AUDIT_RECORDS_COMPARED,
 }

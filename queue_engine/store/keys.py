@@ -178,6 +178,10 @@ class Partition:
         """Sorted set: delivery process by the end of its lease."""
         return f"{self.tag}:senders"
 
+    def rates(self, tenant: str) -> str:
+        """Hash: buckets of the tenant's rate limit, and of those of its API keys; expires."""
+        return f"{self.tag}:rates:{tenant}"
+
     def delivery(self, delivery_id: str) -> str:
         """Hash: a delivery, until it has ended."""
         return f"{self.tag}:w:{delivery_id}"
@@ -390,6 +394,10 @@ class Partitions:
     def of(self, endpoint_id: str) -> EndpointKeys:
         """Return the keys of this endpoint."""
         return _keys_of(self.count, endpoint_id)
+
+    def rates_of(self, tenant: str) -> str:
+        """Return the key of the tenant's rate limits. Tenants are distributed over the partitions as endpoints are."""
+        return Partition(crc32(tenant.encode()) % self.count).rates(tenant)
 
     def all(self) -> tuple[Partition, ...]:
         return tuple(Partition(index) for index in range(self.count))

@@ -42,6 +42,7 @@ from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner
 from queue_engine.store.sweeper import Sweeper
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.tenants import TenantStore
+from queue_engine.store.usage import UsageStore
 from queue_engine.store.workers import WorkerStore
 
 log = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ class Store:
         self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)
         self.api_keys = ApiKeyStore(self.redis, self.scripts)
         self.audit = AuditStore(self.redis, self.scripts)
-        self.tenants = TenantStore(self.redis, self.scripts)
+        self.tenants = TenantStore(self.redis, self.scripts, self.partitions)
+        self.usage = UsageStore(self.scripts, self.partitions, self.endpoints.index)
         self.leadership = Leadership(self.scripts)
         self.logs = LogStore(self._logs, Scripts(ScriptRunner(self._logs).submit), self.partitions)
         self.processes = Processes(self.redis, self.data_format)
@@ -240,6 +242,24 @@ class Store:
                 fault = _eviction_fault(str(memory.get("maxmemory_policy", "")))
                 if fault is not None:
                     raise StoreUnavailable(f"it {fault}" + (f" ({where})" if where else ""))
+
+    async def has_one_tenant(self) -> bool:
+        """Return True if there was never a second tenant."""
+        return await self.api_keys.has_one_tenant()
+
+    async def max_memory(self) -> int:
+        """Return the memory limit of the server in bytes, of the smallest master of a cluster; 0 means no limit."""
+        facts = [await client.info("memory") for client in (await self._masters()).values()]
+        return min(int(memory.get("maxmemory", 0)) for memory in facts)
+
+    async def max_clients(self) -> int | None:
+        """Return the maximum number of connections to the server, to the smallest master of a cluster.
+
+        None when a server does not tell it.
+        """
+        facts = [await client.info("clients") for client in (await self._masters()).values()]
+        limits = [int(clients["maxclients"]) for clients in facts if "maxclients" in clients]
+        return min(limits, default=None)
 
     async def check_writable(self) -> None:
         """Write to every server of the store. Raises StoreUnavailable when a server does not respond or refuses writes.

@@ -13,6 +13,7 @@ from redis.asyncio import Redis
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.endpoints import TaskCounts
+from queue_engine.domain.rates import RateScope, RateState
 from queue_engine.domain.tasks import (
     Attempt,
     LongText,
@@ -84,6 +85,20 @@ class Submission(StrEnum):
     NOT_QUEUE = "NOT_QUEUE"
     CLOSED = "CLOSED"
     FULL = "FULL"
+    LIMITED = "LIMITED"
+    """The endpoint has got as many submissions in this second as it takes."""
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """The result of a submission, and the state of the endpoint's rate limit if it has one."""
+
+    result: Submission
+    rate: RateState | None = None
+
+
+_ENQUEUED = {result.value: Enqueued(result) for result in Submission}
+"""Results without a rate limit, made once because most submissions have none."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +119,7 @@ class TaskStore:
         self._partitions = partitions
         self._specs = TaskSpecs(sealer)
 
-    async def enqueue(self, task: NewTask) -> Submission:
+    async def enqueue(self, task: NewTask) -> Enqueued:
         """Accept `task` unless its endpoint refuses it. A repeated submission is accepted once."""
         keys = self._partitions.of(task.endpoint_id)
         spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
@@ -119,7 +134,11 @@ class TaskStore:
             execution_timeout=_optional_number(task.timeout_seconds),
             queue_ttl=_optional_number(task.queue_ttl_seconds),
         )
-        return Submission(reply.word)
+        if reply.word == "WITHIN":
+            return Enqueued(Submission(reply.result), RateState(RateScope.ENDPOINT, reply.per_second, reply.left))
+        if reply.word == "LIMITED":
+            return Enqueued(Submission.LIMITED, RateState(RateScope.ENDPOINT, reply.per_second, 0))
+        return _ENQUEUED[reply.word]
 
     async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
         """Return the request of the task, with its input up to `max_input_bytes`; None when there is no such task."""

@@ -8,11 +8,11 @@ from types import MappingProxyType
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.tenants import DEFAULT_LIMITS, Limit, Tenant
+from queue_engine.domain.rates import RateScope, RateState
+from queue_engine.domain.tenants import Limit, Tenant
 from queue_engine.store import keys
 from queue_engine.store.call_ids import new_call_id
 from queue_engine.store.calls import Scripts
-from queue_engine.store.redis.client import optional_int
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,21 @@ class TenantPage:
     total: int
 
 
+@dataclass(frozen=True)
+class TakenSubmit:
+    """The rate limits of a submission by key and tenant after a token was taken, or the one that refuses it."""
+
+    states: Sequence[RateState] = ()
+    refused_by: RateState | None = None
+
+
 class TenantStore:
     """The tenants: those that were created, and those that have or had an API key."""
 
-    def __init__(self, redis: Redis, scripts: Scripts) -> None:
+    def __init__(self, redis: Redis, scripts: Scripts, partitions: keys.Partitions) -> None:
         self._redis = redis
         self._scripts = scripts
+        self._partitions = partitions
 
     async def create(self, name: str, limits: Mapping[Limit, int | None] = MappingProxyType({})) -> bool:
         """Create a tenant with these limits; None is the default. Return False if it exists.
@@ -54,10 +63,27 @@ class TenantStore:
         )
         return reply.word == "OK"
 
-    async def limit(self, name: str, limit: Limit) -> int:
-        """Return a limit of the tenant; 0 means no limit."""
-        own = await self._redis.hget(keys.tenant(name), limit.value)  # type: ignore[misc]
-        return DEFAULT_LIMITS[limit] if own is None else int(own)
+    async def overrides(self, name: str) -> Mapping[Limit, int]:
+        """Return the limits of the tenant that an operator has set; none for an unknown tenant."""
+        return _overrides(await self._redis.hgetall(keys.tenant(name)))  # type: ignore[misc]
+
+    async def take_submit(self, name: str, key_id: str, *, key_limit: int, tenant_limit: int) -> TakenSubmit:
+        """Take a token for a submission from the buckets of an API key and its tenant. Limits are tokens per second.
+
+        0 means no limit. Takes no token when one of the buckets is empty.
+        """
+        reply = await self._scripts.take_submit(
+            rates=self._partitions.rates_of(name), key_id=key_id, key_limit=key_limit, tenant_limit=tenant_limit
+        )
+        if reply.word == "KEY":
+            return TakenSubmit(refused_by=RateState(RateScope.KEY, key_limit, 0))
+        if reply.word == "TENANT":
+            return TakenSubmit(refused_by=RateState(RateScope.TENANT, tenant_limit, 0))
+        states = (
+            RateState(RateScope.KEY, key_limit, reply.key_left),
+            RateState(RateScope.TENANT, tenant_limit, reply.tenant_left),
+        )
+        return TakenSubmit(tuple(state for state in states if state.per_second))
 
     async def get(self, name: str) -> Tenant | None:
         """Return the tenant, or None."""
@@ -82,6 +108,9 @@ class TenantStore:
 
 
 def _tenant(name: str, record: Mapping[bytes, bytes]) -> Tenant:
-    fields = {field.decode(): value.decode() for field, value in record.items()}
-    overrides = {limit: int(fields[limit.value]) for limit in Limit if limit.value in fields}
-    return Tenant(name, optional_int(fields.get("created")), overrides)
+    created = record.get(b"created")
+    return Tenant(name, None if created is None else int(created), _overrides(record))
+
+
+def _overrides(record: Mapping[bytes, bytes]) -> dict[Limit, int]:
+    return {limit: int(record[name]) for limit in Limit if (name := limit.value.encode()) in record}

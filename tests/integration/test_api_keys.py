@@ -46,6 +46,7 @@ async def test_a_new_key_is_shown_once_and_works(api: RunningApi) -> None:
     assert key == {
         "id": hash_of(secret)[:16], "name": "dashboard", "role": "submit", "endpoints": [endpoint_id],
         "createdAt": key["createdAt"], "expiresAt": end, "lastUsedAt": None, "replaced": False,
+        "maxSubmitsPerSecond": None,
     }  # fmt: skip
     assert (await listed(api))[0] == key
     assert secret not in (await api.client.get("/v2/keys")).text
@@ -201,7 +202,7 @@ async def test_a_key_describes_itself(api: RunningApi) -> None:
     assert me == {
         "tenant": "default", "keyId": key["id"], "keyName": "dashboard", "role": "operate",
         "rights": ["identify", "view", "view_task", "submit", "cancel", "operate"],
-        "endpoints": [endpoint_id], "expiresAt": 4_102_444_800_000, "version": __version__,
+        "endpoints": [endpoint_id], "expiresAt": 4_102_444_800_000, "version": __version__, "maxSubmitsPerSecond": None,
     }  # fmt: skip
     me = (await api.client.get("/v2/me")).json()["data"]
     assert (me["role"], me["endpoints"], me["expiresAt"]) == ("admin", None, None)

@@ -72,7 +72,7 @@ def test_one_process_has_its_own_settings_only(process: str) -> None:
 
 def test_an_unknown_process_is_refused_in_the_words_of_the_engine() -> None:
     message = re.sub(r"[│\s]+", " ", shown("nosuch", status=2))
-    assert "Invalid value for 'process': 'nosuch' is not one of 'api', 'delivery', 'controller'." in message
+    assert "Invalid value for 'process': 'nosuch' is not one of 'api', 'delivery', 'controller', 'up'." in message
 
 
 def test_a_bad_value_is_named_as_at_the_start() -> None:

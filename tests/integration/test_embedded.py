@@ -1,5 +1,6 @@
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -93,6 +94,7 @@ async def test_it_is_the_real_server_set_up_to_lose_nothing(store: EmbeddedStore
         "aof-use-rdb-preamble": "yes",
         "save": "",
         "maxmemory-policy": "noeviction",
+        "maxclients": str(min(40_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 32)),
         "protected-mode": "yes",
         "bind": "127.0.0.1",
         "unixsocket": "",

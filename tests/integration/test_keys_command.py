@@ -134,15 +134,21 @@ def test_tenants_are_created_listed_and_limited(valkey_url: str) -> None:
     assert "there is a second tenant now" in made.stderr
     assert [line.split() for line in made.stdout.splitlines()] == [
         ["endpoints", "1000", "(default)"], ["credentials", "1000", "(default)"], ["workersPerEndpoint", "5"],
-        ["workers", "1000", "(default)"],
+        ["workers", "1000", "(default)"], ["storedBytes", "half", "of", "maxmemory", "(default)"],
+        ["waitingTasks", "0", "(default)"], ["waitingDeliveries", "0", "(default)"],
+        ["submitsPerSecond", "0", "(default)"],
     ]  # fmt: skip
     assert "there is a tenant acme already" in tenants("create", "acme").stderr
     assert "NAME: must be 1–64" in tenants("create", "a/b").stderr
     limited = tenants("limits", "acme", "--workers-per-endpoint", "default", "--endpoints", "0").stdout
     assert limited.splitlines()[0].split() == ["endpoints", "0"]
+    limited = tenants("limits", "acme", "--stored-bytes", "5000000000", "--submits-per-second", "50").stdout
+    assert "storedBytes          5000000000" in limited
+    assert "submitsPerSecond     50" in limited
+    assert "from 0 (no limit) to 1000000, or" in tenants("limits", "acme", "--submits-per-second", "1000001").stderr
     names = [line.split()[0] for line in tenants("list").stdout.splitlines()]
     assert names == ["acme", "default"]
-    assert tenants("list").stdout.splitlines()[0].endswith("endpoints=0")
+    assert tenants("list").stdout.splitlines()[0].endswith("endpoints=0 storedBytes=5000000000 submitsPerSecond=50")
     assert "--workers-per-endpoint: must be a number" in tenants("limits", "acme", "--workers-per-endpoint", "x").stderr
     assert tenants("limits", "none", "--workers", "1").returncode == 2
 

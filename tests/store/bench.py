@@ -6,6 +6,7 @@ from queue_engine.domain.attempts import Settled
 from queue_engine.domain.deliveries import DeliverAgain, Delivered, GivenUp, Verdict, WebhookResponse
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import NewTask, Outcome, Succeeded, Task, TaskSpec
+from queue_engine.store.constants import TASK_BYTES
 from queue_engine.store.keys import EndpointKeys, Partition, member
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import Outbox
@@ -78,6 +79,8 @@ class Bench:
     endpoint_id: str
     probe: Probe
     endpoint_ids: list[str] = field(default_factory=list)
+    has_use: bool = True
+    """False for data of an earlier version, which did not count bytes and deliveries."""
 
     @property
     def keys(self) -> EndpointKeys:
@@ -102,7 +105,7 @@ class Bench:
 
     async def submit(self, task_id: str, **changes: object) -> Submission:
         """Enqueue a task; `changes` are fields of the NewTask."""
-        return await self.store.tasks.enqueue(self.new_task(task_id, **changes))
+        return (await self.store.tasks.enqueue(self.new_task(task_id, **changes))).result
 
     def new_task(self, task_id: str, **changes: object) -> NewTask:
         fields: dict[str, object] = {
@@ -148,6 +151,12 @@ class Bench:
         task = await self.store.tasks.get(self.endpoint_id, task_id)
         assert task is not None
         return task
+
+    async def recount_bytes(self) -> None:
+        """Correct the endpoint's bytes after a test has replaced or removed bodies of tasks that have not ended."""
+        live = await self.probe.scores(self.keys.live)
+        sizes = [TASK_BYTES + await self.probe.ask("STRLEN", self.keys.body(task_id)) for task_id in live]
+        await self.probe.ask("HSET", self.keys.counts, "bytes", sum(sizes))
 
     async def data_keys(self, task_id: str) -> list[str]:
         """Return the keys of an ended task's data. The result has a key unless it is in the body."""
@@ -226,5 +235,5 @@ class Bench:
         faults = []
         for partition in self.store.partitions.all():
             ids = [one for one in self.endpoint_ids if self.store.partitions.of(one).partition == partition]
-            faults += await faults_of(self.probe, partition, ids)
+            faults += await faults_of(self.probe, partition, ids, has_use=self.has_use)
         return faults

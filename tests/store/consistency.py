@@ -7,6 +7,7 @@ during the check.
 from collections import Counter
 from dataclasses import dataclass
 
+from queue_engine.store.constants import TASK_BYTES
 from queue_engine.store.keys import EndpointKeys, Partition, member, task_delivery_id
 from tests.store.probe import Fields, Probe, Snapshot
 
@@ -18,8 +19,11 @@ BLOCK, FAN, LEVELS = 64, 16, 6
 """As in library.lua."""
 
 
-async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str]) -> list[str]:
-    """Return a sentence for each inconsistency in a partition with exactly these endpoints."""
+async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str], *, has_use: bool = True) -> list[str]:
+    """Return a sentence for each inconsistency in a partition with exactly these endpoints.
+
+    `has_use` is False for data of an earlier version, which did not count bytes and deliveries.
+    """
     contents = _read(await probe.snapshot(partition.tag), partition, endpoint_ids)
     faults: list[str] = []
     for one in contents.endpoints:
@@ -27,6 +31,8 @@ async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str])
         faults += _faults_of_indexes(one)
         faults += _faults_of_blocks(one)
         faults += _faults_of_work(contents, one)
+        if has_use:
+            faults += _faults_of_use(contents, one)
     return faults + _faults_of_partition(contents)
 
 
@@ -51,6 +57,8 @@ class _EndpointContent:
 class _Content:
     partition: Partition
     names: set[str]
+    sizes: dict[str, int]
+    """Length of each string, in bytes."""
     endpoints: list[_EndpointContent]
     leases: dict[str, float]
     due: dict[str, float]
@@ -73,6 +81,7 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
     return _Content(
         partition=partition,
         names=names,
+        sizes={name: len(content) for name, content in snapshot.contents.items() if isinstance(content, bytes)},
         endpoints=[_read_endpoint(snapshot, EndpointKeys(partition, one)) for one in endpoint_ids],
         leases=snapshot.scores(partition.leases),
         due=snapshot.scores(partition.due),
@@ -256,6 +265,17 @@ def _faults_of_work(contents: _Content, one: _EndpointContent) -> list[str]:
     if (one.fields.get("wanted") == "deleted") != (endpoint_id in contents.deletions):
         faults.append(f"endpoint {endpoint_id} is {one.fields.get('wanted')}, deletions are {contents.deletions}")
     return faults
+
+
+def _faults_of_use(contents: _Content, one: _EndpointContent) -> list[str]:
+    """Return a sentence for each sum that an endpoint's quota is checked with and that is wrong."""
+    keys, endpoint_id = one.keys, one.keys.endpoint_id
+    bytes_used = sum(TASK_BYTES + contents.sizes.get(keys.body(task_id), 0) for task_id in one.live)
+    bytes_used += sum(int(entry["b"]) for entries in one.finished.values() for entry in entries.values())
+    waiting = sum(name.startswith(task_delivery_id(endpoint_id, "")) for name in contents.deliveries)
+    real = {"bytes": bytes_used, "deliveries": waiting}
+    counted = {name: int(one.counts.get(name, 0)) for name in real}
+    return [] if counted == real else [f"endpoint {endpoint_id} uses {counted}, really {real}"]
 
 
 def _workers_in(counts: Fields) -> Counter[str]:

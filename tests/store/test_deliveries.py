@@ -765,6 +765,7 @@ async def test_a_task_without_its_body_ends(bench: Bench) -> None:
     await bench.submit("t1", spec=spec(webhook=True))
     await bench.probe.ask("HSET", bench.keys.task("t1"), "webhook", 1)
     await bench.probe.ask("DEL", bench.keys.body("t1"))
+    await bench.recount_bytes()
     assert await bench.store.tasks.cancel(bench.endpoint_id, "t1") is Cancellation.CANCELLED
     assert await _destination(bench) == ""
     await bench.store.tasks.delete(bench.endpoint_id, "t1")

@@ -210,7 +210,9 @@ async def _restamp(bench: Bench, times_ms: list[int]) -> None:
     await bench.probe.ask("DEL", stream)
     for (entry_id, fields), time_ms in zip(entries.items(), times_ms, strict=True):
         number, _, _ = entry_id.partition("-")
-        await bench.probe.ask("XADD", stream, f"{number}-{time_ms}", "t", fields["t"], "n", fields["n"])
+        await bench.probe.ask(
+            "XADD", stream, f"{number}-{time_ms}", *(word for pair in fields.items() for word in pair)
+        )
 
 
 async def _until_later_than(bench: Bench, at_ms: int) -> None:

@@ -147,6 +147,7 @@ async def test_a_result_does_not_replace_a_missing_body(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("t1", agent)
     await bench.probe.ask("DEL", bench.keys.body("t1"))
+    await bench.recount_bytes()
     await bench.settle(agent, started, Failed("no", TaskState.FAILED))
     assert await bench.probe.ask("GET", bench.keys.result("t1")) == b"no"
     assert await bench.probe.ask("DEL", bench.keys.task("t1"), bench.keys.result("t1")) == 2

@@ -30,7 +30,7 @@ EVERYTHING = 1_000_000
 
 NEW_WORK = {
     *("enqueue", "rerun", "create_endpoint", "note_endpoint", "update_endpoint", "append_logs"),
-    *("create_credential", "update_credential", "use_credential"),
+    *("create_credential", "update_credential", "use_credential", "take_submit"),
 }
 """Scripts that add new data. All others let existing work end."""
 

@@ -416,7 +416,8 @@ async def _submit_until(stopping: asyncio.Event, store: Store, bench: Bench, num
     while not stopping.is_set():
         task_id = f"t{number}-{count}"
         try:
-            assert await store.tasks.enqueue(bench.new_task(task_id)) in (Submission.ACCEPTED, Submission.DUPLICATE)
+            enqueued = await store.tasks.enqueue(bench.new_task(task_id))
+            assert enqueued.result in (Submission.ACCEPTED, Submission.DUPLICATE)
         except Exception as error:
             if unavailability(error) is None:
                 raise

@@ -324,7 +324,7 @@ def test_null_clears_or_brings_back_the_default() -> None:
         "initializationCommand": "run", "expose": EXPOSED, "webhook": "http://hooks.example.com", "concurrency": 2,
         "executionTimeoutSeconds": 9, "maxAttempts": 2, "maxQueuedTasks": 2, "resultRetentionSeconds": 2,
         "queueTtlSeconds": 2, "cancelUri": "/c", "readyPath": "/r", "startTimeoutSeconds": 60, "maxBusySeconds": 2,
-        "retryOn": [], "retryDelaysSeconds": [9], "environmentVars": [],
+        "retryOn": [], "retryDelaysSeconds": [9], "environmentVars": [], "maxSubmitsPerSecond": 2,
     }  # fmt: skip
     before = creation(**given).config()
     assert change(before, **dict.fromkeys(given)) == creation().config()

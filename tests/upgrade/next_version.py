@@ -11,7 +11,7 @@ from queue_engine.domain.tasks import NewTask
 from queue_engine.store import migrations
 from queue_engine.store.keys import PROCESSES
 from queue_engine.store.migrations.migration import Migration, Page, Records
-from queue_engine.store.tasks import Submission, TaskStore
+from queue_engine.store.tasks import Enqueued, Submission, TaskStore
 from tests.upgrade.made_up import FIELD, STEP, TO, mark_tasks
 
 GATE = f"{PROCESSES}:gate"
@@ -26,13 +26,13 @@ async def gated(records: Records, after: str) -> AsyncIterator[Page]:
         yield page
 
 
-async def _enqueue(self: TaskStore, task: NewTask) -> Submission:
+async def _enqueue(self: TaskStore, task: NewTask) -> Enqueued:
     """Accept a task as the next version does, with the field `mark`."""
-    submission = await _enqueue_before(self, task)
-    if submission is Submission.ACCEPTED:
+    enqueued = await _enqueue_before(self, task)
+    if enqueued.result is Submission.ACCEPTED:
         keys = self._partitions.of(task.endpoint_id)
         await self._redis.hset(keys.task(task.task_id), FIELD, "1")  # type: ignore[misc]
-    return submission
+    return enqueued
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import uuid
 from starlette.exceptions import HTTPException
 from starlette.types import Scope
 
+from queue_engine.api.http.rate_headers import rate_headers
 from queue_engine.api.http.responses import Headers, Response, failure
 from queue_engine.domain.errors import (
     EndpointClosed,
@@ -15,6 +16,7 @@ from queue_engine.domain.errors import (
     Forbidden,
     InvalidRequest,
     NotFound,
+    RateLimitReached,
     Resource,
     StateConflict,
     StoreUnavailable,
@@ -106,7 +108,8 @@ def response_to(error: Exception, scope: Scope) -> Response:
 def _headers_for(error: EngineError) -> Headers:
     if isinstance(error, (TooManyRequests, StoreUnavailable, WorkerUnavailable)):
         seconds = error.retry_after_seconds
-        return () if seconds is None else ((b"retry-after", b"%d" % seconds),)
+        rates = rate_headers(error.rates) if isinstance(error, RateLimitReached) else ()
+        return rates if seconds is None else ((b"retry-after", b"%d" % seconds), *rates)
     if isinstance(error, Unauthorized):
         return ((b"www-authenticate", b"ApiKey"),)
     return CLOSE if isinstance(error, BodyStalled) else ()

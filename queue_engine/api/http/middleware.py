@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from queue_engine.api.http.errors import ClientGone, ResponseCutOff, response_to
 from queue_engine.api.http.operations import Serve
 from queue_engine.api.http.refused_requests import RefusedRequests
-from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
+from queue_engine.domain.errors import QuotaReached, RateLimitReached, StoreUnavailable, TooManyRequests
 from queue_engine.observability import metrics
 
 CLIENT_GONE = 499
@@ -61,6 +61,8 @@ class Edge:
         """Count or log the errors that an operator must notice."""
         if isinstance(error, TooManyRequests):
             metrics.rate_limited.labels(scope=error.scope).inc()
+            if isinstance(error, (QuotaReached, RateLimitReached)):
+                metrics.limit_refusals.labels(limit=error.limit).inc()
         elif isinstance(error, StoreUnavailable):
             self._refused.note(error)
 

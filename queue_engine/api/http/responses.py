@@ -73,9 +73,9 @@ async def _pieces_of(part: Part) -> AsyncIterator[bytes | memoryview]:
         yield piece
 
 
-def success(data: Any) -> Response:
+def success(data: Any, headers: Headers = ()) -> Response:
     """Return `data` in the envelope. Pass JSON text inside `data` as `orjson.Fragment`."""
-    return Response(200, orjson.dumps({"message": "success", "code": SUCCESS, "data": data}))
+    return Response(200, orjson.dumps({"message": "success", "code": SUCCESS, "data": data}), headers=headers)
 
 
 def success_with_texts(data: Mapping[str, Any], texts: Mapping[str, Part | None]) -> Response:

@@ -11,6 +11,7 @@ from queue_engine.api.v2.fields import RequestModel
 from queue_engine.domain.api_keys import MAX_ENDPOINTS_PER_KEY, MAX_NAME_CHARACTERS, Grant
 from queue_engine.domain.field_types import LINE, matching
 from queue_engine.domain.principals import Role
+from queue_engine.domain.rates import MAX_SUBMITS_PER_SECOND
 
 MAX_TIME_MS = 2**53 - 1
 
@@ -39,8 +40,12 @@ class CreateKey(RequestModel):
     expires_at: Annotated[int, Field(ge=1, le=MAX_TIME_MS)] | None = Field(
         None, description="End of the key; without it, that of the calling key"
     )
+    max_submits_per_second: Annotated[int, Field(ge=1, le=MAX_SUBMITS_PER_SECOND)] | None = Field(
+        None,
+        description="Maximum number of submissions per second with the key; without it, that of the calling key",
+    )
 
     def grant(self) -> Grant:
         """Return the properties of the key."""
         endpoints = None if self.endpoints is None else frozenset(self.endpoints)
-        return Grant(self.name, Role(self.role), endpoints, self.expires_at)
+        return Grant(self.name, Role(self.role), endpoints, self.expires_at, self.max_submits_per_second)

@@ -41,6 +41,9 @@ class KeyView(View):
     endpoints: list[str] | None = Field(description="Ids of the only endpoints that the key gives access to; null: all")
     created_at: int = Field(description="Time of creation")
     expires_at: int | None = Field(description="End of the key; null: none")
+    max_submits_per_second: int | None = Field(
+        description="Maximum number of submissions per second with the key; null: no limit"
+    )
     last_used_at: int | None = Field(description="Time of the latest use, accurate to a minute; null: never used")
     replaced: bool = Field(description="True if the key has been rotated and is valid until `expiresAt` only")
 
@@ -71,6 +74,9 @@ class MeView(View):
     rights: list[Right] = Field(description="Rights that follow from the role and the list of endpoints")
     endpoints: list[str] | None = Field(description="Ids of the only endpoints that the key gives access to; null: all")
     expires_at: int | None = Field(description="End of the key; null: none")
+    max_submits_per_second: int | None = Field(
+        description="Maximum number of submissions per second with the key; null: no limit"
+    )
     version: str = Field(description="Version of the engine")
     time: int = Field(description="Time of the store's clock, to which all times of the API belong")
 
@@ -121,6 +127,7 @@ class KeyRoutes:
                 "rights": [right for right in Right if right in me.rights],
                 "endpoints": _endpoints(me.endpoints),
                 "expiresAt": me.expires_at_ms,
+                "maxSubmitsPerSecond": me.max_submits_per_second,
                 "version": __version__,
                 "time": await self._services.engine.now_ms(),
             }
@@ -172,6 +179,7 @@ def key_view(key: ApiKey) -> dict[str, Any]:
         "endpoints": _endpoints(key.endpoints),
         "createdAt": key.created_at_ms,
         "expiresAt": key.expires_at_ms,
+        "maxSubmitsPerSecond": key.max_submits_per_second,
         "lastUsedAt": key.last_used_at_ms,
         "replaced": key.is_replaced,
     }

@@ -9,6 +9,7 @@ from queue_engine.api.http.headers import named
 from queue_engine.api.http.operations import Operation, in_path, in_query
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.queries import Query
+from queue_engine.api.http.rate_headers import rate_headers
 from queue_engine.api.http.responses import Response, success, success_with_texts
 from queue_engine.api.http.services import Services, endpoint_id_in, task_id_in
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
@@ -109,7 +110,7 @@ class TaskRoutes:
             task = submitted_task.request(traceparent_of(request.scope["headers"]) if is_traced else None)
             submitted = await self._submissions.submit(principal, endpoint_id, task)
         note(request, task=submitted.task_id, result="accepted" if submitted.is_new else "duplicate")
-        return success({"taskId": submitted.task_id})
+        return success({"taskId": submitted.task_id}, rate_headers(submitted.rates))
 
     async def _read_task(self, request: Request) -> SubmitTask:
         body = await self._services.bodies.read_object(request, names_of(SubmitTask), RAW_FIELDS)

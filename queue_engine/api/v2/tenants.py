@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+import re
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, create_model
 from pydantic.config import JsonDict
 from starlette.requests import Request
 
@@ -20,35 +20,58 @@ from queue_engine.api.v2.pages import page_in, page_parameters, page_view
 from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.field_types import matching
 from queue_engine.domain.principals import Right
-from queue_engine.domain.tenants import MAX_LIMIT, TENANT_NAME, TENANT_NAME_RULE, Limit, Tenant
+from queue_engine.domain.tenants import LIMITS, TENANT_NAME, TENANT_NAME_RULE, Limit, Tenant
 
 TAG = "tenants"
 PATH = "/v2/tenants"
 TENANT = in_path("tenantName", "Name of a tenant", {"type": "string"})
 
 _EXAMPLE: JsonDict = {"name": "acme", "limits": {"endpoints": 50, "workers": 20}}
-_NAMES: Mapping[Limit, str] = {
-    Limit.ENDPOINTS: "endpoints",
-    Limit.CREDENTIALS: "credentials",
-    Limit.WORKERS_PER_ENDPOINT: "workers_per_endpoint",
-    Limit.WORKERS: "workers",
-}
-"""The member of each limit."""
-
-Value = Annotated[int, Field(ge=0, le=MAX_LIMIT)] | None
 
 
-class LimitsRequest(RequestModel):
+def _member(limit: Limit) -> str:
+    """Return the name of a limit's member in snake case."""
+    return re.sub("([A-Z])", lambda match: f"_{match[1].lower()}", limit.value)
+
+
+def _requested(limit: Limit) -> tuple[Any, Any]:
+    """Return the annotation and the pydantic field of a limit in a request."""
+    one = LIMITS[limit]
+    value = Annotated[int, Field(ge=0, le=one.max)] | None
+    return value, Field(None, description=f"Maximum number of {one.text}; 0: no limit")
+
+
+def _shown(limit: Limit) -> tuple[Any, Any]:
+    """Return the annotation and the pydantic field of a limit in a response."""
+    one = LIMITS[limit]
+    if one.default is None:
+        return int | None, Field(
+            description=f"Maximum number of {one.text}; 0: no limit; null: set by the store's size"
+        )
+    return int, Field(description=f"Maximum number of {one.text}; 0: no limit")
+
+
+if TYPE_CHECKING:
+
+    class _LimitsRequest(RequestModel):
+        """Base class for mypy. The members are made from the definitions."""
+
+    class _LimitsView(View):
+        """As _LimitsRequest."""
+
+else:
+    _LimitsRequest = create_model(
+        "_LimitsRequest", __base__=RequestModel, **{_member(one): _requested(one) for one in Limit}
+    )
+    _LimitsView = create_model("_LimitsView", __base__=View, **{_member(one): _shown(one) for one in Limit})
+
+
+class LimitsRequest(_LimitsRequest):
     """Limits of a tenant. An omitted limit keeps its value, and null restores the default."""
-
-    endpoints: Value = Field(None, description="Maximum number of endpoints; 0: no limit")
-    credentials: Value = Field(None, description="Maximum number of credentials; 0: no limit")
-    workers_per_endpoint: Value = Field(None, description="Maximum number of workers of one endpoint; 0: no limit")
-    workers: Value = Field(None, description="Maximum number of workers of all endpoints; 0: no limit")
 
     def given(self) -> dict[Limit, int | None]:
         """Return the members that the request has."""
-        return {limit: getattr(self, name) for limit, name in _NAMES.items() if name in self.model_fields_set}
+        return {limit: getattr(self, name) for limit in Limit if (name := _member(limit)) in self.model_fields_set}
 
 
 class CreateTenant(RequestModel):
@@ -66,13 +89,8 @@ class UpdateTenant(RequestModel):
     limits: LimitsRequest = Field(description="Limits to set")
 
 
-class LimitsView(View):
-    """The limits that apply. This version enforces the limits of endpoints and credentials, and records the others."""
-
-    endpoints: int = Field(description="Maximum number of endpoints; 0: no limit")
-    credentials: int = Field(description="Maximum number of credentials; 0: no limit")
-    workers_per_endpoint: int = Field(description="Maximum number of workers of one endpoint; 0: no limit")
-    workers: int = Field(description="Maximum number of workers of all endpoints; 0: no limit")
+class LimitsView(_LimitsView):
+    """The limits that apply."""
 
 
 class TenantView(View):
@@ -132,17 +150,17 @@ class TenantRoutes:
         limits = requested.limits.given() if requested.limits is not None else {}
         tenant = await self._tenants.create(principal, requested.name, limits)
         note(request, of_tenant=tenant.name)
-        return success(tenant_view(tenant))
+        return success(self._view(tenant))
 
     async def list_tenants(self, request: Request) -> Response:
         await self._services.admit(request)
         page = page_in(Query(request))
         found = await self._tenants.page(page=page.number, size=page.size)
-        return success(page_view([tenant_view(tenant) for tenant in found.tenants], found.total, page))
+        return success(page_view([self._view(tenant) for tenant in found.tenants], found.total, page))
 
     async def get_tenant(self, request: Request) -> Response:
         await self._services.admit(request)
-        return success(tenant_view(await self._tenants.get(_tenant_in(request))))
+        return success(self._view(await self._tenants.get(_tenant_in(request))))
 
     async def limit_tenant(self, request: Request) -> Response:
         """An omitted limit keeps its value, and null restores the default."""
@@ -151,17 +169,16 @@ class TenantRoutes:
         body = await self._services.bodies.read_object(request, names_of(UpdateTenant))
         changes, errors = parsed_changes(UpdateTenant, body.values)
         raise_for(errors)
-        return success(tenant_view(await self._tenants.set_limits(principal, name, changes.limits.given())))
+        return success(self._view(await self._tenants.set_limits(principal, name, changes.limits.given())))
 
-
-def tenant_view(tenant: Tenant) -> dict[str, Any]:
-    """Return a TenantView."""
-    return {
-        "name": tenant.name,
-        "createdAt": tenant.created_at_ms,
-        "limits": {limit.value: value for limit, value in tenant.limits.items()},
-        "overridden": [limit.value for limit in Limit if limit in tenant.overrides],
-    }
+    def _view(self, tenant: Tenant) -> dict[str, Any]:
+        """Return a TenantView."""
+        return {
+            "name": tenant.name,
+            "createdAt": tenant.created_at_ms,
+            "limits": {limit.value: value for limit, value in self._tenants.limits_of(tenant).items()},
+            "overridden": [limit.value for limit in Limit if limit in tenant.overrides],
+        }
 
 
 def _tenant_in(request: Request) -> str:

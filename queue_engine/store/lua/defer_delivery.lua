@@ -13,11 +13,11 @@ local entry, begun = unpack(redis.call('HMGET', delivery, 'entry', 'created'))
 if entry ~= entry_id then return { 'STALE' } end
 local now = now_ms()
 if redis.call('EXISTS', task) == 0 then
-  redis.call('DEL', delivery)
+  end_delivery()
   return { 'STALE' }
 end
 if now - tonumber(begun) > max_age_ms then
-  redis.call('DEL', delivery)
+  end_delivery()
   redis.call('HDEL', task, 'next_delivery', 'delivery_parked')
   redis.call('HSET', task, 'delivery', 'MAX_RETRIES_EXCEEDED', 'updated', text(now), 'delivery_error',
     'the result is no longer sent, because the receiver was not served for more than '

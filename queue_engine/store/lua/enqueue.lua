@@ -15,11 +15,22 @@
 --   NOT_QUEUE
 --   CLOSED (the endpoint is stopped or failed)
 --   FULL
-local owner, mode, desired, failed, max_queued, max_attempts, timeout, ttl = unpack(redis.call('HMGET', endpoint,
-  'tenant', 'mode', 'wanted', 'failed', 'max_queued', 'max_attempts', 'timeout', 'queue_ttl'))
+--   LIMITED: per_second integer (the endpoint's limit of submissions, which is reached)
+--   WITHIN: result text (OK, EXISTS or CONFLICT), per_second integer (the endpoint's limit of submissions), left integer
+local owner, mode, desired, failed, max_queued, max_attempts, timeout, ttl, max_submits = unpack(redis.call('HMGET', endpoint,
+  'tenant', 'mode', 'wanted', 'failed', 'max_queued', 'max_attempts', 'timeout', 'queue_ttl', 'max_submits'))
 if owner ~= tenant or desired == 'deleted' then return { 'NOT_FOUND' } end
 if mode ~= 'QUEUE' then return { 'NOT_QUEUE' } end
+local left = nil
+if (max_submits or '') ~= '' then
+  -- Before the look at the task, because a repeated submission costs as much as a new one.
+  local bucket = nil
+  bucket, left = take_token(redis.call('HGET', counts, 'submits'), max_submits, now_us())
+  if not bucket then return { 'LIMITED', max_submits } end
+  redis.call('HSET', counts, 'submits', bucket)
+end
 local before = redis.call('HGET', task, 'print')
+if before and left then return { 'WITHIN', before == fingerprint and 'EXISTS' or 'CONFLICT', max_submits, left } end
 if before then return { before == fingerprint and 'EXISTS' or 'CONFLICT' } end
 if desired ~= 'running' or failed == '1' then return { 'CLOSED' } end
 local waiting = redis.call('HMGET', counts, 'queued', 'scheduled')
@@ -44,4 +55,6 @@ end
 if destination then redis.call('HSET', task, 'webhook', #destination <= 64 and destination or '1') end
 redis.call('ZADD', live, seq, task_id)
 count_move(nil, 'queued')
+add_use('bytes', #spec_and_input + TASK_BYTES)
+if left then return { 'WITHIN', 'OK', max_submits, left } end
 return { 'OK' }

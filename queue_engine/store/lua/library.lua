@@ -23,6 +23,23 @@ local function now_ms()
   return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
+-- Return the store's clock in epoch microseconds.
+local function now_us()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+-- Take a token from a bucket that holds the tokens of one second and is full at first. A bucket is the number of tokens left and
+-- the time at which they were left, in microseconds. After a step back of the clock it is full. Return the bucket and the number
+-- of tokens left in it; nothing when it is empty. A millionth of a token is added, because fractions are rounded.
+local function take_token(bucket, per_second, now)
+  local tokens, at = string.match(bucket or '', '^(%S+) (%d+)$')
+  per_second, at = tonumber(per_second), tonumber(at or now + 1)
+  tokens = at > now and per_second or math.min(per_second, tokens + (now - at) * per_second / 1000000)
+  local left = math.floor(tokens - 1 + 0.000001)
+  if left >= 0 then return string.format('%.6f %.0f', tokens - 1, now), left end
+end
+
 -- Return a whole number as text without an exponent.
 local function text(number)
   return string.format('%.0f', number)
@@ -71,6 +88,18 @@ local function count_move(from, to)
     redis.call('SADD', waiting_endpoints, string.match(counts, ':cnt:(.+)$'))
   end
   redis.call('HINCRBY', partition_counts, to, 1)
+end
+
+-- Add to what an endpoint uses: `bytes` of its tasks, or `deliveries` of results that wait. Tasks of earlier versions were not added,
+-- so a sum may not become negative.
+-- keys: counts
+local function add_use(name, by)
+  if redis.call('HINCRBY', counts, name, by) < 0 then redis.call('HSET', counts, name, 0) end
+end
+
+-- Return the bytes of an ended task by its entry's fields in an index: 0 for a task that ended in an earlier version.
+local function bytes_in(fields)
+  return fields and fields[5] == 'b' and tonumber(fields[6]) or 0
 end
 
 -- Change the number of workers with a status in the counts of the endpoint and its partition.
@@ -172,11 +201,11 @@ local function next_expiry(now)
   return first
 end
 
--- Remove an entry from an index by its number. Return true if it existed.
+-- Remove an entry from an index by its number. Return its fields and values; nil when it did not exist.
 -- keys: counts
 local function index_remove(index, stream, number)
   local entry = redis.call('XRANGE', stream, number, number, 'COUNT', 1)[1]
-  if not entry then return false end
+  if not entry then return nil end
   redis.call('XDEL', stream, entry[1])
   local gone = tonumber(number)
   local oldest = index_oldest(stream) or redis.call('HGET', counts, 'seq:' .. index) + 1
@@ -185,7 +214,7 @@ local function index_remove(index, stream, number)
   else
     for level = 1, LEVELS do count_gaps(index, level, block_of(gone, level), 1) end
   end
-  return true
+  return entry[2]
 end
 
 -- Acknowledge an entry and remove it from its stream. Return true if it existed.
@@ -370,8 +399,14 @@ local function begin_delivery(destination, created)
   redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', created, 'destination', destination)
 end
 
+-- Remove the delivery of a task's result, if there is one.
+-- keys: delivery
+local function end_delivery()
+  if redis.call('DEL', delivery) == 1 then add_use('deliveries', -1) end
+end
+
 -- End a task, which is counted in the state `from`. `value` is its output or its error.
--- keys: task, history, leases, live, counts, partition_counts, finished_success, finished_failed, endpoint, due_purges
+-- keys: task, body, history, leases, live, counts, partition_counts, finished_success, finished_failed, endpoint, due_purges
 local function end_task(at, from, state, value)
   local now = text(at)
   local member, task_id = names_of(task)
@@ -386,7 +421,10 @@ local function end_task(at, from, state, value)
   local expiry = text(retention + EXPIRY_SLACK_MS)
   redis.call('PEXPIRE', task, expiry)
   if has_history or lost_token then redis.call('PEXPIRE', history, expiry) end
-  local number = index_add(status, stream, at, 't', task_id, 'n', seq)
+  -- The entry keeps the bytes, so that they can be subtracted when the task's data has expired.
+  local bytes = (place or redis.call('STRLEN', body)) + TASK_BYTES + #value
+  local number = index_add(status, stream, at, 't', task_id, 'n', seq, 'b', bytes)
+  add_use('bytes', #value)
   redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number,
     keep_result(value, expiry, place))
   if entry or lost_token then redis.call('HDEL', task, 'entry', 'lost_token') end
@@ -400,11 +438,12 @@ local function end_task(at, from, state, value)
   end
   if webhook then
     begin_delivery(destination, now)
+    add_use('deliveries', 1)
     redis.call('HSET', task, 'delivery', 'INIT')
   end
 end
 
--- Remove the index entry, the count and the delivery of an ended task, before it is queued again or deleted.
+-- Remove the index entry, the counts and the delivery of an ended task, before it is queued again or deleted.
 -- keys: task, counts, finished_success, finished_delivered, finished_failed, outbox, outbox_due, outbox_parked, delivery
 local function undo_end()
   local state, delivered, fin = unpack(redis.call('HMGET', task, 'state', 'delivery', 'fin'))
@@ -413,14 +452,15 @@ local function undo_end()
     status, stream = 'success', finished_success
     if delivered == 'SUCCESS' then status, stream = 'delivered', finished_delivered end
   end
-  index_remove(status, stream, fin)
+  local bytes = bytes_in(index_remove(status, stream, fin))
+  if bytes > 0 then add_use('bytes', -bytes) end
   redis.call('HINCRBY', counts, status, -1)
   local entry = redis.call('HGET', delivery, 'entry')
   if entry then drop(outbox, 'delivery', entry) end
   local delivery_id = id_of_delivery(delivery)
   redis.call('ZREM', outbox_due, delivery_id)
   redis.call('ZREM', outbox_parked, delivery_id)
-  redis.call('DEL', delivery)
+  end_delivery()
 end
 
 -- Remove the current status event of a worker, and make the next event due. Events older than `max_age` are skipped.

@@ -14,7 +14,7 @@ local state, number, executions, reruns, finished, updated =
   unpack(redis.call('HMGET', task, 'state', 'number', 'attempts', 'runs', 'finished', 'updated'))
 if entry ~= entry_id or not state then
   drop(outbox, 'delivery', entry_id)
-  if not state then redis.call('DEL', delivery) end
+  if not state then end_delivery() end
   return { 'STALE' }
 end
 redis.call('HSET', delivery, 'owner', process_id)

@@ -9,19 +9,22 @@
 --   PURGED
 --   KEPT
 --   OK (the entry was stale)
-if not index_remove(status, stream, number) then return { 'OK' } end
+local fields = index_remove(status, stream, number)
+if not fields then return { 'OK' } end
+local bytes = bytes_in(fields)
 -- A task with the same id at another place was submitted after the data of the entry's task had expired. It is not removed.
 local seq, webhook, has_history, result_at = unpack(redis.call('HMGET', task, 'seq', 'webhook', 'history', 'result_at'))
 local is_there = seq == place
 if is_there and webhook and redis.call('EXISTS', delivery) == 1 then
   local _, task_id = names_of(task)
-  redis.call('HSET', task, 'fin', index_add(status, stream, now_ms(), 't', task_id, 'n', place))
+  redis.call('HSET', task, 'fin', index_add(status, stream, now_ms(), 't', task_id, 'n', place, 'b', bytes))
   local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
   local ttl = text(math.max(redis.call('PTTL', task), retention + EXPIRY_SLACK_MS))
   for _, key in ipairs({ task, body, result, attempts_log, history }) do redis.call('PEXPIRE', key, ttl) end
   return { 'KEPT' }
 end
 redis.call('HINCRBY', counts, status, -1)
+if bytes > 0 then add_use('bytes', -bytes) end
 index_remove('all', created, place)
 if is_there then
   redis.call('DEL', task, body)

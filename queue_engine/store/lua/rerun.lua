@@ -34,6 +34,7 @@ if place then
 else
   redis.call('DEL', result)
 end
+add_use('bytes', redis.call('STRLEN', body) + TASK_BYTES)
 for _, key in ipairs({ task, body, history, attempts_log }) do redis.call('PERSIST', key) end
 -- Remove the deadline too, because it counted from the first submission and would expire the task.
 redis.call('HDEL', task, 'deadline', 'ttl', 'finished', 'fin', 'result_at', 'token', 'retry_token', 'cancel', 'resets',

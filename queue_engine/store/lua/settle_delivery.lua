@@ -34,7 +34,7 @@ if verdict == 'again' then
     for _, key in ipairs({ task, body, result, history }) do redis.call('PEXPIRE', key, text(ttl)) end
   end
 else
-  redis.call('DEL', delivery)
+  end_delivery()
   if state then
     redis.call('HDEL', task, 'next_delivery')
     redis.call('HSET', task, 'delivery', verdict == 'delivered' and 'SUCCESS' or 'MAX_RETRIES_EXCEEDED')
@@ -45,9 +45,9 @@ else
     end
     if verdict == 'delivered' and state == 'succeeded' then
       local fin, seq = unpack(redis.call('HMGET', task, 'fin', 'seq'))
-      index_remove('success', finished_success, fin)
+      local bytes = bytes_in(index_remove('success', finished_success, fin))
       local _, task_id = names_of(task)
-      redis.call('HSET', task, 'fin', index_add('delivered', finished_delivered, now, 't', task_id, 'n', seq))
+      redis.call('HSET', task, 'fin', index_add('delivered', finished_delivered, now, 't', task_id, 'n', seq, 'b', bytes))
       redis.call('HINCRBY', counts, 'success', -1)
       redis.call('HINCRBY', counts, 'delivered', 1)
     end

@@ -1,0 +1,169 @@
+"""The limits of tenants, and the admission of submissions by them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from queue_engine.domain.errors import QuotaReached, RateLimitReached
+from queue_engine.domain.principals import Principal
+from queue_engine.domain.rates import RateState
+from queue_engine.domain.tenants import Limit, LimitValues
+from queue_engine.engine.patience import from_store
+from queue_engine.engine.refreshed import Refreshed
+from queue_engine.store.tenants import TenantStore
+from queue_engine.store.usage import UsageStore
+
+REFRESH_SECONDS = 1.0
+"""Age at which limits and use of a tenant that submits are read again, so that both apply within two seconds."""
+MEMORY_REFRESH_SECONDS = 5.0
+"""Age at which the store's `maxmemory` is read again. It changes only when an operator changes it."""
+FULL_RETRY_SECONDS = 5
+"""`Retry-After` of a tenant with too many waiting tasks or deliveries. An earlier retry would rarely succeed."""
+STORED_RETRY_SECONDS = 60
+"""`Retry-After` of a tenant with too many stored bytes, which fall as the retention of results ends."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """A limit that a tenant has reached."""
+
+    limit: Limit
+    value: int
+    retry_after_seconds: int | None = None
+
+    def error(self, rule: str = "the tenant has at most") -> QuotaReached:
+        """Return the error of the tenant."""
+        message = f"{self.limit}: {rule} {self.value}"
+        return QuotaReached(message, limit=self.limit, retry_after_seconds=self.retry_after_seconds)
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """The limits of a tenant that apply to submissions, and the quotas that it has reached."""
+
+    submits_per_second: int = 0
+    full: Reached | None = None
+    """Refuses every submission."""
+    full_for_webhooks: Reached | None = None
+    """Refuses submissions with a webhook."""
+
+    def refusal(self, *, has_webhook: bool) -> Reached | None:
+        return self.full or (self.full_for_webhooks if has_webhook else None)
+
+
+class StoreFacts(Protocol):
+    """Facts of the store on which the default limit of stored bytes depends."""
+
+    async def max_memory(self) -> int: ...
+
+    async def has_one_tenant(self) -> bool: ...
+
+
+class TenantLimits:
+    """The limits of each tenant: those that an operator has set, and `defaults` for the others.
+
+    Totals of a tenant are added up at most once a second in each process, so they may be exceeded by the submissions of
+    two seconds.
+    """
+
+    def __init__(
+        self,
+        tenants: TenantStore,
+        usage: UsageStore,
+        facts: StoreFacts,
+        defaults: LimitValues,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._tenants = tenants
+        self._usage = usage
+        self._facts = facts
+        self.defaults = defaults
+        self._standings = Refreshed(self._read, REFRESH_SECONDS, monotonic=monotonic)
+        self._memory = Refreshed(lambda _: from_store(facts.max_memory()), MEMORY_REFRESH_SECONDS, monotonic=monotonic)
+
+    async def of(self, tenant: str) -> LimitValues:
+        """Return the limits of the tenant as stored now. Raises StoreUnavailable."""
+        return {**self.defaults, **await from_store(self._tenants.overrides(tenant))}
+
+    def forget(self, tenant: str) -> None:
+        """Apply changed limits to the next submission in this process."""
+        self._standings.forget(tenant)
+
+    async def check_workers(self, tenant: str, wanted: int, *, before: int = 0) -> None:
+        """Check that an endpoint may have `wanted` workers in place of `before`. Stopped endpoints count too.
+
+        Fewer workers are always allowed. Raises QuotaReached, StoreUnavailable.
+        """
+        if wanted <= before:
+            return
+        limits = await self.of(tenant)
+        of_endpoint, of_tenant = limits[Limit.WORKERS_PER_ENDPOINT] or 0, limits[Limit.WORKERS] or 0
+        if of_endpoint and wanted > of_endpoint:
+            raise Reached(Limit.WORKERS_PER_ENDPOINT, of_endpoint).error("an endpoint of the tenant has at most")
+        if of_tenant and (await from_store(self._usage.of(tenant))).workers - before + wanted > of_tenant:
+            raise Reached(Limit.WORKERS, of_tenant).error()
+
+    async def check_room(self, tenant: str) -> None:
+        """Check that the tenant may store more. Raises QuotaReached, StoreUnavailable."""
+        await self._check(tenant, has_webhook=False)
+
+    async def _check(self, tenant: str, *, has_webhook: bool) -> _Standing:
+        """Return the standing of a tenant that has reached no quota. Raises QuotaReached, StoreUnavailable."""
+        standing = await self._standings.get(tenant)
+        if standing.refusal(has_webhook=has_webhook):
+            standing = await self._standings.recent(tenant)  # an old value must not refuse anything
+            if refusal := standing.refusal(has_webhook=has_webhook):
+                raise refusal.error()
+        return standing
+
+    async def admit_submission(self, principal: Principal, *, has_webhook: bool) -> Sequence[RateState]:
+        """Return the rate limits of the principal's key and tenant that apply, after taking a token from each.
+
+        Limits that are not set cost no call of the store. Raises RateLimitReached, QuotaReached, StoreUnavailable.
+        """
+        standing = await self._check(principal.tenant, has_webhook=has_webhook)
+        key_limit, tenant_limit = principal.max_submits_per_second or 0, standing.submits_per_second
+        if not key_limit and not tenant_limit:
+            return ()
+        key_id = principal.submitter or principal.key_id  # a rotated key keeps its bucket
+        taken = await from_store(
+            self._tenants.take_submit(principal.tenant, key_id, key_limit=key_limit, tenant_limit=tenant_limit)
+        )
+        if taken.refused_by is not None:
+            raise RateLimitReached(taken.refused_by)
+        return taken.states
+
+    async def _read(self, tenant: str) -> _Standing:
+        limits = await self.of(tenant)
+        stored_bytes = await self._max_stored_bytes(limits)
+        tasks, deliveries = limits[Limit.WAITING_TASKS] or 0, limits[Limit.WAITING_DELIVERIES] or 0
+        submits = limits[Limit.SUBMITS_PER_SECOND] or 0
+        if not (stored_bytes or tasks or deliveries):
+            return _Standing(submits)
+        usage = await from_store(self._usage.of(tenant))
+        full = _reached(Limit.STORED_BYTES, usage.stored_bytes, stored_bytes, STORED_RETRY_SECONDS) or _reached(
+            Limit.WAITING_TASKS, usage.waiting_tasks, tasks, FULL_RETRY_SECONDS
+        )
+        webhooks = _reached(Limit.WAITING_DELIVERIES, usage.waiting_deliveries, deliveries, FULL_RETRY_SECONDS)
+        return _Standing(submits, full, webhooks)
+
+    async def _max_stored_bytes(self, limits: LimitValues) -> int:
+        """Return the limit of stored bytes: by default half of the store's memory, so that one tenant cannot fill it.
+
+        A single tenant has no limit by default. 0 means no limit.
+        """
+        limit = limits[Limit.STORED_BYTES]
+        if limit is not None:
+            return limit
+        if await from_store(self._facts.has_one_tenant()):
+            return 0
+        return await self._memory.get("") // 2
+
+
+def _reached(limit: Limit, used: int, value: int, retry_after_seconds: int) -> Reached | None:
+    """Return the limit if the tenant uses `value` of something or more; None below it and without a limit."""
+    return Reached(limit, value, retry_after_seconds) if value and used >= value else None

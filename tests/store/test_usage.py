@@ -1,0 +1,156 @@
+"""The use of the store by a tenant: bytes, waiting tasks, deliveries and workers, summed over its endpoints."""
+
+from dataclasses import replace
+
+import pytest
+
+from queue_engine.domain.endpoints import DesiredState
+from queue_engine.domain.tasks import Failed, Succeeded, TryAgain
+from queue_engine.store.constants import TASK_BYTES
+from queue_engine.store.endpoint_index import PAGE_SIZE
+from queue_engine.store.store import Store
+from queue_engine.store.usage import Usage
+from tests.store.bench import DELIVERED, GIVEN_UP, TENANT, TOO_LARGE_TO_JOIN, Bench, again, config
+from tests.store.probe import Probe
+
+
+async def _usage(bench: Bench) -> Usage:
+    return await bench.store.usage.of(TENANT)
+
+
+async def _bytes(bench: Bench) -> int:
+    """Return the bytes of the tasks, which are those that are left without the endpoint's configuration."""
+    config_bytes = await bench.probe.ask("HSTRLEN", bench.keys.endpoint, "config")
+    return (await _usage(bench)).stored_bytes - int(config_bytes)
+
+
+async def test_a_tenant_without_tasks_uses_the_bytes_of_its_configuration(bench: Bench) -> None:
+    usage = await _usage(bench)
+    assert usage.stored_bytes > 0
+    assert replace(usage, stored_bytes=0) == Usage(workers=1)
+    assert await bench.store.usage.of("stranger") == Usage()
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(b"42"), TOO_LARGE_TO_JOIN, Failed("no")])
+async def test_a_task_counts_its_input_and_its_result_until_it_is_removed(
+    bench: Bench, outcome: Succeeded | Failed
+) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("t1", agent, input=b'"' + b"x" * 5000 + b'"')
+    before = await _bytes(bench)
+    assert before == TASK_BYTES + await bench.probe.ask("STRLEN", bench.keys.body("t1")) > 5000
+    await bench.settle(agent, started, outcome)
+    result = outcome.output if isinstance(outcome, Succeeded) else outcome.error.encode()
+    assert await _bytes(bench) == before + len(result)
+    await bench.store.tasks.delete(bench.endpoint_id, "t1")
+    assert await _bytes(bench) == 0
+
+
+async def test_bytes_return_to_zero_after_every_kind_of_end(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("delivered", webhook=True)
+    await bench.deliver(outbox)
+    await bench.finish("given_up", webhook=True)
+    await bench.deliver(outbox, GIVEN_UP)
+    await bench.finish("failed", outcome=Failed("no"))
+    await bench.finish("again", outcome=TOO_LARGE_TO_JOIN, webhook=True)
+    await bench.store.tasks.rerun(bench.endpoint_id, "again", "call")
+    await bench.store.tasks.cancel(bench.endpoint_id, "again")
+    await bench.deliver(outbox)
+    agent = bench.agent()
+    started = await bench.submit_and_start("late", agent)
+    await bench.settle(agent, started, TryAgain("busy", 60))
+    await bench.store.tasks.cancel(bench.endpoint_id, "late")
+    assert await _bytes(bench) > 5 * TASK_BYTES
+    assert await bench.purge() == 5
+    assert await _bytes(bench) == 0
+    assert (await _usage(bench)).waiting_deliveries == 0
+
+
+async def test_a_task_whose_data_has_expired_is_subtracted(bench: Bench) -> None:
+    await bench.finish("t1", outcome=TOO_LARGE_TO_JOIN)
+    await bench.probe.ask("DEL", *await bench.data_keys("t1"))
+    await bench.purge()
+    assert await _bytes(bench) == 0
+
+
+async def test_tasks_of_an_earlier_version_do_not_make_the_bytes_negative(bench: Bench) -> None:
+    await bench.submit("old", input=b'"' + b"x" * 3000 + b'"')
+    await bench.probe.ask("HDEL", bench.keys.counts, "bytes")
+    await bench.store.tasks.cancel(bench.endpoint_id, "old")
+    await bench.store.tasks.delete(bench.endpoint_id, "old")
+    assert await _bytes(bench) == 0
+    await bench.submit("new")
+    assert await _bytes(bench) >= TASK_BYTES
+
+
+async def test_queued_and_scheduled_tasks_wait(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("scheduled", agent)
+    assert (await _usage(bench)).waiting_tasks == 0
+    await bench.settle(agent, started, TryAgain("busy", 60))
+    await bench.submit("queued")
+    assert (await _usage(bench)).waiting_tasks == 2
+
+
+async def test_a_delivery_waits_from_the_end_of_its_task_until_it_has_ended(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    assert (await _usage(bench)).waiting_deliveries == 1
+    await bench.deliver(outbox, again())
+    assert (await _usage(bench)).waiting_deliveries == 1
+    await bench.store.tasks.rerun(bench.endpoint_id, "t1", "call")
+    assert (await _usage(bench)).waiting_deliveries == 0
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    assert (await _usage(bench)).waiting_deliveries == 1
+    await bench.deliver(outbox, DELIVERED)
+    assert (await _usage(bench)).waiting_deliveries == 0
+
+
+async def test_workers_of_deleted_endpoints_are_not_wanted_and_those_of_stopped_ones_are(
+    store: Store, probe: Probe
+) -> None:
+    stopped = await store.endpoints.create(TENANT, config(workers=3))
+    deleted = await store.endpoints.create(TENANT, config(workers=5))
+    await store.endpoints.set_desired_state(stopped.endpoint_id, TENANT, DesiredState.STOPPED)
+    await store.endpoints.set_desired_state(deleted.endpoint_id, TENANT, DesiredState.DELETED)
+    assert (await store.usage.of(TENANT)).workers == 3
+
+
+async def test_all_endpoints_of_a_tenant_count_and_no_others(store: Store, probe: Probe) -> None:
+    count = PAGE_SIZE + 3
+    own = [(await store.endpoints.create(TENANT, config(workers=2))).endpoint_id for _ in range(count)]
+    other = await store.endpoints.create("other", config(workers=50))
+    for endpoint_id in (own[0], own[-1]):
+        await Bench(store, endpoint_id, probe).submit("t")
+    await store.endpoints.index.note(TENANT, other.endpoint_id)  # as an interrupted creation may leave it
+    usage = await store.usage.of(TENANT)
+    assert (usage.workers, usage.waiting_tasks) == (2 * count, 2)
+
+
+async def test_the_memory_limit_of_the_store_is_read(store: Store, probe: Probe) -> None:
+    assert await store.max_memory() == 0
+    await probe.ask("CONFIG", "SET", "maxmemory", 123_000_000)
+    try:
+        assert await store.max_memory() == 123_000_000
+    finally:
+        await probe.ask("CONFIG", "SET", "maxmemory", 0)
+
+
+async def test_the_limit_of_connections_is_read(store: Store, probe: Probe) -> None:
+    configured = (await probe.redis.config_get("maxclients"))["maxclients"]
+    assert await store.max_clients() == int(configured)
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_a_spec_that_is_sealed_again_with_another_length_leaves_no_bytes(bench: Bench, has_ended: bool) -> None:
+    await bench.submit("t1")
+    if has_ended:
+        await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    length = int((await bench.probe.hash(bench.keys.task("t1")))["spec"])
+    old = (await bench.probe.ask("GET", bench.keys.body("t1")))[:length]
+    new = old.replace(b"/run", b"/a-longer-path")
+    assert (await bench.store.scripts.reseal_spec(bench.keys.of_task("t1"), before=old, after=new)).word == "OK"
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    await bench.store.tasks.delete(bench.endpoint_id, "t1")
+    assert await _bytes(bench) == 0
