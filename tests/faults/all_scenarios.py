@@ -12,6 +12,7 @@ from tests.faults import (
     misbehaving,
     mixture,
     stores,
+    tenants,
     waits_and_retries,
 )
 from tests.faults.scenarios import ENTERED
@@ -24,6 +25,7 @@ _IN_ORDER = (
     misbehaving,
     stores,
     waits_and_retries,
+    tenants,
     mixture,
     fail_over,
     clocks_and_crowds,
