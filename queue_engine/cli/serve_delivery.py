@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from dataclasses import replace
 
-from queue_engine.cli.process import on_end, serve_metrics
+from queue_engine.cli.process import on_end, or_fail, serve_metrics
 from queue_engine.cli.store_access import open_store
 from queue_engine.config.engine import DeliverySettings
+from queue_engine.delivery.authorities import Authorities
 from queue_engine.delivery.guard import Guard
 from queue_engine.delivery.loopback import LoopbackSender
 from queue_engine.delivery.sender import SenderLimits, open_sender
@@ -24,6 +24,8 @@ log = logging.getLogger("queue_engine")
 
 
 async def serve_delivery(settings: DeliverySettings) -> int:
+    # Before waiting for the store, because waiting does not fix an error of this setting.
+    authorities = or_fail("QUEUE_ENGINE_WEBHOOK_CA", lambda: Authorities(settings.webhook_ca))
     metrics_port = serve_metrics(settings, metrics.Role.DELIVERY)
     config = _config(settings)
     limits = SenderLimits(settings.delivery_timeout_seconds, settings.delivery_connect_timeout_seconds)
@@ -36,11 +38,10 @@ async def serve_delivery(settings: DeliverySettings) -> int:
         store_ports = places.ports | await store.ports()
         guard = Guard(AddressPolicy(settings.webhook_allow), own_ports, own_hosts, store_ports)
         local = replace(guard, policy=AddressPolicy((*settings.webhook_allow, *LOOPBACK)))
-        tls = ssl.create_default_context()  # once, because reading the system's authorities takes 40 ms
         await store.check_has_key()
         async with (
-            open_sender(guard, resolver, limits, connections=config.slots, tls=tls) as strict,
-            open_sender(local, resolver, limits, connections=config.slots, tls=tls) as to_loopback,
+            open_sender(guard, resolver, limits, connections=config.slots, tls=authorities.context) as strict,
+            open_sender(local, resolver, limits, connections=config.slots, tls=authorities.context) as to_loopback,
         ):
             if settings.webhook_loopback:
                 await store.api_keys.index_keys()

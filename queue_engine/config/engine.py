@@ -284,6 +284,11 @@ class DeliverySettings(WebhookSettings, MetricsSettings):
     delivery_slots: int = Field(
         256, ge=1, le=10_000, description="Maximum number of concurrent delivery attempts of a process"
     )
+    webhook_ca: Path | None = Field(
+        None,
+        description="PEM file with certificate authorities that are trusted besides the system's, for webhooks to "
+        "receivers with certificates of a private authority. It is read again when it changes, without a restart",
+    )
     delivery_lease_seconds: float = Field(
         10.0, ge=1, description="Time without a renewal after which a delivery process is assumed to be dead"
     )

@@ -30,6 +30,8 @@ from queue_engine.rules.webhook_urls import (
 
 KEEPALIVE_SECONDS = 5.0
 
+TlsContext = Callable[[], ssl.SSLContext]
+
 
 @dataclass(frozen=True)
 class Guard:
@@ -85,9 +87,9 @@ class Resolver(Protocol):
 
 
 class GuardedConnector:
-    """Opens connections that the guard allows. `tls` says which certificates are trusted."""
+    """Opens connections that the guard allows. `tls` returns the context of a new connection."""
 
-    def __init__(self, guard: Guard, resolver: Resolver, tls: ssl.SSLContext) -> None:
+    def __init__(self, guard: Guard, resolver: Resolver, tls: TlsContext) -> None:
         self._guard = guard
         self._resolver = resolver
         self._tls = tls
@@ -95,7 +97,7 @@ class GuardedConnector:
 
     async def connect(self, origin: Origin) -> Connection:
         """Connect, with a TLS handshake if the origin has one. Raises CallError, OSError, and BlockedAddress."""
-        tls = Tls(self._tls, origin.host) if origin.is_tls else None
+        tls = Tls(self._tls(), origin.host) if origin.is_tls else None
         found = [address_info(address, origin.port) for address in await self._addresses(origin)]
         return await connect(found, new_socket=self._new_socket, tls=tls)
 
@@ -111,7 +113,7 @@ class GuardedConnector:
 
 
 def guarded_pool(
-    guard: Guard, resolver: Resolver, *, tls: ssl.SSLContext, connections: int, connect_seconds: float
+    guard: Guard, resolver: Resolver, *, tls: TlsContext, connections: int, connect_seconds: float
 ) -> ConnectionPool[Origin]:
     """Return a pool that checks every connection with the guard. Close it; the resolver belongs to the caller.
 

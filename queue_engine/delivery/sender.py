@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from queue_engine import __version__
-from queue_engine.delivery.guard import Guard, Origin, Resolver, guarded_pool
+from queue_engine.delivery.authorities import Authorities
+from queue_engine.delivery.guard import Guard, Origin, Resolver, TlsContext, guarded_pool
 from queue_engine.delivery.responses import (
     ERROR_TEXTS,
     EXCERPT_BYTES,
@@ -156,18 +157,18 @@ async def open_sender(
     limits: SenderLimits | None = None,
     *,
     connections: int = 256,
-    tls: ssl.SSLContext | None = None,
+    tls: TlsContext | None = None,
 ) -> AsyncIterator[Sender]:
     """Yield a sender, and close its connections afterwards. The resolver belongs to the caller.
 
-    At most `connections` are open at the same time. Certificates are verified as `tls` says, by default against the
-    system's authorities. Proxies, cookies and the environment are not used.
+    At most `connections` are open at the same time. `tls` returns the context of a new connection; by default
+    certificates are verified against the system's authorities. Proxies, cookies and the environment are not used.
     """
     limits = limits or SenderLimits()
     pool = guarded_pool(
         guard,
         resolver,
-        tls=tls or ssl.create_default_context(),
+        tls=tls or Authorities().context,
         connections=connections,
         connect_seconds=limits.connect_seconds,
     )

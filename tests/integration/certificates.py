@@ -27,21 +27,54 @@ class Certificate:
 def self_signed(directory: Path, host: str) -> Certificate:
     """A certificate for one host name or address, signed by itself."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test receiver")])
+    name = _name("test receiver")
+    builder = _builder(name, name, key, is_authority=True)
+    alternative = x509.SubjectAlternativeName([_general_name(host)])
+    signed = builder.add_extension(alternative, critical=False).sign(key, hashes.SHA256())
+    return _written(directory / "certificate.pem", signed, key)
+
+
+class Authority:
+    """A private certificate authority. `bundle` is the PEM file with its certificate."""
+
+    def __init__(self, directory: Path, name: str = "test authority") -> None:
+        self._directory = directory
+        self._name = _name(name)
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        own = _builder(self._name, self._name, self._key, is_authority=True).sign(self._key, hashes.SHA256())
+        self.bundle = directory / f"{name.replace(' ', '_')}.pem"
+        self.bundle.write_bytes(own.public_bytes(serialization.Encoding.PEM))
+
+    def issue(self, host: str) -> Certificate:
+        """Return a certificate for one host name or address."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        builder = _builder(_name("test receiver"), self._name, key, is_authority=False)
+        alternative = x509.SubjectAlternativeName([_general_name(host)])
+        signed = builder.add_extension(alternative, critical=False).sign(self._key, hashes.SHA256())
+        return _written(self._directory / f"{signed.serial_number}.pem", signed, key)
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool
+) -> x509.CertificateBuilder:
     now = datetime.now(UTC)
-    certificate = (
+    return (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([_general_name(host)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
+        .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
     )
-    path = directory / "certificate.pem"
+
+
+def _written(path: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> Certificate:
     path.write_bytes(
         certificate.public_bytes(serialization.Encoding.PEM)
         + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 
-from queue_engine.api.http.certificates import CHECK_SECONDS, ServerCertificate
+from queue_engine.api.http.certificates import ServerCertificate
 from queue_engine.api.http.server import listen, serve
 from queue_engine.config.engine import ApiSettings
+from queue_engine.net.reloaded_files import CHECK_SECONDS
 from tests.integration.certificates import self_signed
 from tests.integration.parts import Programs
 

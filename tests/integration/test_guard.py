@@ -28,7 +28,7 @@ async def canary() -> AsyncIterator[Receiver]:
 
 @contextmanager
 def connections(guard: Guard, resolver: CachingResolver) -> Iterator[ConnectionPool[Origin]]:
-    pool = guarded_pool(guard, resolver, tls=ssl.create_default_context(), connections=4, connect_seconds=4.0)
+    pool = guarded_pool(guard, resolver, tls=ssl.create_default_context, connections=4, connect_seconds=4.0)
     try:
         yield pool
     finally:

@@ -6,6 +6,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -544,7 +545,7 @@ async def test_a_connection_with_tls_is_used_again(tmp_path: Path) -> None:
     serving.sni_callback = lambda _socket, name, _context: seen.append(name)
     async with (
         receiver(answering(OK), tls=serving) as target,
-        open_sender(LOOPBACK, stub_resolver(HOOK), PATIENT, tls=trusting(certificate)) as sender,
+        open_sender(LOOPBACK, stub_resolver(HOOK), PATIENT, tls=partial(trusting, certificate)) as sender,
     ):
         for _ in range(3):
             answer = await send(sender, f"https://hook.example:{target.port}/")
@@ -558,7 +559,7 @@ async def test_a_response_with_tls_that_ends_with_its_connection_is_read(tmp_pat
         receiver(
             answering_and_closing(b"HTTP/1.1 500 x\r\n\r\nto the end"), tls=certificate.server_context()
         ) as target,
-        open_sender(LOOPBACK, stub_resolver(HOOK), PATIENT, tls=trusting(certificate)) as sender,
+        open_sender(LOOPBACK, stub_resolver(HOOK), PATIENT, tls=partial(trusting, certificate)) as sender,
     ):
         answer = await send(sender, f"https://hook.example:{target.port}/")
         assert (answer.status, answer.excerpt) == (500, "to the end")
@@ -571,7 +572,7 @@ async def test_a_second_address_is_tried_when_the_handshake_with_the_first_fails
     async with (
         receiver(answering(OK), host="127.0.0.2", tls=certificate.server_context()) as good,
         receiver(answering(OK), port=good.port, greeting=b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain,
-        open_sender(LOOPBACK, resolver, PATIENT, tls=trusting(certificate)) as sender,
+        open_sender(LOOPBACK, resolver, PATIENT, tls=partial(trusting, certificate)) as sender,
     ):
         answer = await send(sender, f"https://hook.example:{good.port}/")
         assert (answer.error_type, plain.received, len(good.received)) == (None, [], 1)
