@@ -112,7 +112,7 @@ async def running_api(
     lookup = lookup or ScriptedLookup()
     with listen(settings) as listener:
         port: int = listener.getsockname()[1]
-        worker_access = WorkerAccess(settings.worker_policy(frozenset({port})))
+        worker_access = WorkerAccess(settings.worker_policy(frozenset({port})), settings.alb_keepalive_seconds)
         catalogue = load_catalogue(settings.catalogue_file)
         rules, limits = settings.destination_rules(frozenset({port})), settings.tenant_limits()
         engine = Engine(store, lookup, rules, settings.secret_keys, limits=limits, ceilings=settings.ceilings())

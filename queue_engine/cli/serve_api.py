@@ -28,7 +28,7 @@ from queue_engine.store.store import Store
 log = logging.getLogger("queue_engine")
 
 OTHER_FILES = 256
-"""Files that an API process opens besides connections of clients and to workers: the store, logs, libraries."""
+"""Files that an API process opens besides connections in use: idle ones to workers (MAX_KEPT), the store, logs."""
 
 
 async def serve_api(settings: ApiSettings) -> int:
@@ -48,7 +48,7 @@ async def serve_api(settings: ApiSettings) -> int:
             or_fail("QUEUE_ENGINE_PORT", lambda: listener.listen(BACKLOG))
             own_ports = frozenset({*settings.own_ports, listener.getsockname()[1], *metrics_ports})
             store_ports = await store.ports()
-            worker_access = WorkerAccess(settings.worker_policy(own_ports, store_ports))
+            worker_access = WorkerAccess(settings.worker_policy(own_ports, store_ports), settings.alb_keepalive_seconds)
             rules = settings.destination_rules(own_ports, store_ports)
             limits, ceilings = settings.tenant_limits(), settings.ceilings()
             engine = Engine(store, resolver, rules, settings.secret_keys, limits=limits, ceilings=ceilings)

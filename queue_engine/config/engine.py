@@ -217,6 +217,13 @@ class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
         gt=0,
         description="Timeout of a request to an ALB endpoint while no data is transferred",
     )
+    alb_keepalive_seconds: float = Field(
+        1.0,
+        ge=0,
+        le=30,
+        description="Time for which an idle connection to a worker of an ALB endpoint is kept for the next request; 0: "
+        "each request has a new connection. It must be shorter than the keep-alive timeout of the workers' servers",
+    )
     alb_max_requests_per_tenant: int = Field(
         1000,
         ge=0,

@@ -16,29 +16,76 @@ from __future__ import annotations
 import ast
 import asyncio
 import re
+import select
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.connector import Connection
 from aiohttp.helpers import _EXC_SENTINEL as NO_CAUSE
 from aiohttp.helpers import set_exception
 from aiohttp.http_exceptions import BadStatusLine, HttpProcessingError, LineTooLong
+from aiohttp.tracing import Trace
 
 from queue_engine.net.bad_responses import MAX_HEAD_BYTES, head_too_long, no_status_line, other_protocol, refused
-from queue_engine.net.error_types import BadResponse
+from queue_engine.net.error_types import CLOSED_WITHOUT_RESPONSE, BadResponse, NoResponse
 
 _END_OF_HEAD = re.compile(rb"\n\r?\n")
 _SHOWN_LINE = re.compile(r"""(?s:(.*?)):\s+(b'.*'|b".*")(?:\n|$)""")
 """The end of the parser's message: the invalid line, as a Python bytes literal."""
 
 
-class ResponseConnector(aiohttp.TCPConnector):
-    """A TCPConnector whose connections read responses by the rules of this module. Needs a running event loop."""
+_BROKEN = (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError)
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+
+@dataclass(frozen=True)
+class Keeping:
+    """Limits of idle connections that are kept for further requests. With `seconds` 0 none is kept."""
+
+    seconds: float = 0.0
+    per_server: int = 0
+    in_all: int = 0
+
+
+KEEP_NONE = Keeping()
+
+
+class ResponseConnector(aiohttp.TCPConnector):
+    """A TCPConnector whose connections read responses by the rules of this module. Needs a running event loop.
+
+    A kept connection is used only for a request with the same host, port and `server_hostname`. A request on a kept
+    connection that breaks before the first byte of a response raises NoResponse.
+    """
+
+    def __init__(self, keeping: Keeping = KEEP_NONE, **options: Any) -> None:
+        kept = {"keepalive_timeout": keeping.seconds} if keeping.seconds else {"force_close": True}
+        super().__init__(**kept, **options)
+        self._keeping = keeping
         self._factory = partial(_new_protocol, asyncio.get_running_loop())
+
+    def close_kept(self, server_hostname: str) -> None:
+        """Close the idle connections of this `server_hostname`."""
+        for key in [one for one in self._conns if one.server_hostname == server_hostname]:
+            for protocol, _ in self._conns.pop(key):
+                protocol.close()
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
+        while (connection := await super()._get(key, traces)) is not None:
+            if isinstance(connection.protocol, _ResponseProtocol) and connection.protocol.is_reusable():
+                return connection
+            connection.close()
+        return None
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        kept = self._conns.get(key, ())
+        is_full = len(kept) >= self._keeping.per_server or self._kept_in_all() >= self._keeping.in_all
+        super()._release(key, protocol, should_close=should_close or is_full)
+
+    def _kept_in_all(self) -> int:
+        return sum(map(len, self._conns.values()))
 
 
 def _new_protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
@@ -56,15 +103,28 @@ class _ResponseProtocol(ResponseHandler):
         """The first bytes of the current response."""
         self._last = b""
         """The last bytes of the head so far, because the end of the head may be split between packets."""
+        self._requests = 0
+        self._is_answered = False
+        """True if a byte of a response to the latest request has arrived."""
+
+    def is_reusable(self) -> bool:
+        """Return True if this kept connection has neither been closed by the server nor received anything.
+
+        The socket is asked, because the event loop may not have noticed it yet.
+        """
+        return self._is_idle() and not self.should_close and not _has_news(self.transport)
 
     def set_response_params(self, **params: Any) -> None:
         self._begin_head()
+        self._requests += 1
+        self._is_answered = False
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
         if data and self._is_idle():
             self._close()
             return
+        self._is_answered = self._is_answered or bool(data)
         rest = data
         while self._in_head and rest and self._exception is None:
             end = self._end_of_head(rest)
@@ -79,12 +139,16 @@ class _ResponseProtocol(ResponseHandler):
         self._begin_head()
         self._in_head = 100 <= status < 200 and status != 101
         if status == 101:
-            self.force_close()  # because the data that follows is another protocol, not the next response
+            # The data that follows is another protocol, not the next response. Its reader resumes reading.
+            self.force_close()
+            self.pause_reading()
         super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = NO_CAUSE) -> None:
         if isinstance(exc, HttpProcessingError):
             exc = self._judged(exc_cause if isinstance(exc_cause, HttpProcessingError) else exc)
+        elif isinstance(exc, _BROKEN) and self._requests > 1 and not self._is_answered:
+            exc, exc_cause = NoResponse(CLOSED_WITHOUT_RESPONSE), exc
         super().set_exception(exc, exc_cause)
         if isinstance(exc, BadResponse):
             self._fail_body(exc)
@@ -98,7 +162,7 @@ class _ResponseProtocol(ResponseHandler):
     def _is_idle(self) -> bool:
         """Return True if the last response is complete and no request has followed it."""
         body_ended = self._payload is None or self._payload.is_eof()
-        return self._parser is not None and not self._in_head and body_ended
+        return self._parser is not None and not self._in_head and body_ended and not self.upgraded
 
     def _close(self) -> None:
         if self.transport is not None:
@@ -138,6 +202,15 @@ class _ResponseProtocol(ResponseHandler):
         if isinstance(error, BadStatusLine):
             return no_status_line(self._beginning.partition(b"\n")[0])
         return _in_the_parsers_words(error.message)
+
+
+def _has_news(transport: asyncio.BaseTransport | None) -> bool:
+    """Return True if the peer has sent something or closed the connection."""
+    if transport is None:
+        return True
+    poll = select.poll()
+    poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _in_the_parsers_words(message: str) -> BadResponse:

@@ -15,6 +15,11 @@ from queue_engine.rules.addresses import WorkerPolicy
 if TYPE_CHECKING:
     from queue_engine.api.proxy.exchange import WorkerClient
 
+MAX_KEPT_PER_WORKER = 16
+"""Limit of idle connections to a worker. Its server has a thread for each in the worst case."""
+MAX_KEPT = 128
+"""Limit of all idle connections to workers, so that they do not use up the process's files."""
+
 _CLIENT_MODULE = "queue_engine.api.proxy.exchange"
 
 
@@ -28,10 +33,14 @@ class Limits:
 
 
 class WorkerAccess:
-    """Makes the client. `policy` checks the address of every connection. Close it with `aclose`."""
+    """Makes the client. `policy` checks the address of every connection. Close it with `aclose`.
 
-    def __init__(self, policy: WorkerPolicy) -> None:
+    An idle connection is kept for `kept_seconds`.
+    """
+
+    def __init__(self, policy: WorkerPolicy, kept_seconds: float) -> None:
         self._policy = policy
+        self._kept_seconds = kept_seconds
         self._opening = asyncio.Lock()
         self._client: WorkerClient | None = None
 
@@ -41,7 +50,7 @@ class WorkerAccess:
             if self._client is None:
                 # In a thread, so that other requests do not wait for the imports.
                 module = await asyncio.to_thread(import_module, _CLIENT_MODULE)
-                client: WorkerClient = module.WorkerClient(self._policy)
+                client: WorkerClient = module.WorkerClient(self._policy, kept_seconds=self._kept_seconds)
                 self._client = client
             return self._client
 

@@ -16,7 +16,7 @@ from yarl import URL
 
 from queue_engine.aio import end_tasks
 from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, ResponseCutOff, WorkerUnavailable
-from queue_engine.api.proxy.access import Limits
+from queue_engine.api.proxy.access import MAX_KEPT, MAX_KEPT_PER_WORKER, Limits
 from queue_engine.api.proxy.rules import headers_for_client
 from queue_engine.engine.upstreams import Upstream
 from queue_engine.net.client_errors import error_type_of, problem_of
@@ -28,8 +28,9 @@ from queue_engine.net.error_types import (
     DNS_ERROR,
     BadResponse,
     BlockedAddress,
+    NoResponse,
 )
-from queue_engine.net.http_client import ResponseConnector
+from queue_engine.net.http_client import Keeping, ResponseConnector
 from queue_engine.net.ports import machine_addresses
 from queue_engine.net.transfer_codings import problem_of_transfer_codings
 from queue_engine.rules.addresses import WorkerPolicy
@@ -40,6 +41,9 @@ MAX_RESPONSE_HEADERS = 256
 MAX_RESPONSE_LINE_BYTES = 64 * 1024
 
 DEFAULT_POLICY = WorkerPolicy()
+
+_IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+"""Methods whose requests have the same effect when they are received twice (RFC 9110, section 9.2.2)."""
 
 _NOT_CONNECTED = frozenset({CONNECT_REFUSED, CONNECT_TIMEOUT, DNS_ERROR})
 
@@ -65,21 +69,31 @@ class Outgoing:
     """Path and query, percent-encoded as in the client's request."""
     headers: list[tuple[str, str]] = field(repr=False)
     request_id: str
+    endpoint_id: str
 
 
 class WorkerClient:
-    """The HTTP client towards workers. Each request uses a new connection.
+    """The HTTP client towards workers. Connects only when a request is sent. Close it with `aclose`.
 
-    A worker may close an idle connection at any time. A request sent at that moment would fail, and the engine could
-    not know whether it may be sent again. A new connection costs less than that. Connects only when a request is sent.
-    Close the client with `aclose`. `policy` checks the address of every connection, after names are resolved.
+    `policy` checks the address of every connection, after names are resolved. An idle connection is kept for
+    `kept_seconds` (0: not at all), for requests to the same worker of the same endpoint. Two endpoints may have workers
+    at the same address, and what the worker of one does to a connection must not reach the other.
+
+    A worker may close a kept connection at any time, also while a request is on its way. That request is sent again
+    only if it is idempotent, has no body, and nothing of a response has arrived.
     """
 
     def __init__(
-        self, policy: WorkerPolicy = DEFAULT_POLICY, *, machine: Callable[[], Collection[str]] = machine_addresses
+        self,
+        policy: WorkerPolicy = DEFAULT_POLICY,
+        *,
+        kept_seconds: float = 0.0,
+        machine: Callable[[], Collection[str]] = machine_addresses,
     ) -> None:
         self._policy = policy
+        self._keeping = Keeping(kept_seconds, MAX_KEPT_PER_WORKER, MAX_KEPT)
         self._machine = machine
+        self._connector: ResponseConnector | None = None
         self._session: aiohttp.ClientSession | None = None
 
     async def send(
@@ -89,13 +103,41 @@ class WorkerClient:
 
         Raises AddressRefused, another NotConnected, or the error that broke the connection.
         """
+        session, connector = self._opened()
+        users = f"{outgoing.endpoint_id}/{upstream.worker_id}"
         try:
-            return await self._opened().request(
+            return await self._sent(session, users, upstream, outgoing, body)
+        except NoResponse as error:
+            if body is not None or outgoing.method not in _IDEMPOTENT:
+                raise _Broken(str(error)) from error
+        connector.close_kept(users)  # so that the second try has a new connection
+        try:
+            return await self._sent(session, users, upstream, outgoing, body)
+        except NoResponse as error:
+            raise _Broken(str(error)) from error
+
+    async def aclose(self) -> None:
+        """Close all connections. Safe to call twice."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _sent(
+        self,
+        session: aiohttp.ClientSession,
+        users: str,
+        upstream: Upstream,
+        outgoing: Outgoing,
+        body: AsyncIterator[bytes] | None,
+    ) -> aiohttp.ClientResponse:
+        """Send the request over a connection that only these `users` have."""
+        try:
+            return await session.request(
                 outgoing.method,
                 URL(upstream.origin + outgoing.target, encoded=True),
                 headers=outgoing.headers,
                 data=body,
                 allow_redirects=False,
+                server_hostname=users,  # without TLS it only tells kept connections apart
             )
         except aiohttp.ClientError as error:
             if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, BlockedAddress):
@@ -104,21 +146,16 @@ class WorkerClient:
                 raise NotConnected(str(error)) from error
             raise
 
-    async def aclose(self) -> None:
-        """Close all connections. Safe to call twice."""
-        if self._session is not None:
-            await self._session.close()
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            connector = ResponseConnector(
+    def _opened(self) -> tuple[aiohttp.ClientSession, ResponseConnector]:
+        if self._session is None or self._connector is None:
+            self._connector = ResponseConnector(
+                self._keeping,
                 limit=0,
-                force_close=True,
                 resolver=_CheckedResolver(self._check_connect),
                 socket_factory=checked_sockets(self._check_connect),
             )
             self._session = aiohttp.ClientSession(
-                connector=connector,
+                connector=self._connector,
                 middlewares=(_once,),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
                 skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
@@ -130,7 +167,7 @@ class WorkerClient:
                 max_field_size=MAX_RESPONSE_LINE_BYTES,
                 max_headers=MAX_RESPONSE_HEADERS,
             )
-        return self._session
+        return self._session, self._connector
 
     def _check_connect(self, address: str, port: int) -> None:
         machine = self._machine() if port in self._policy.own_ports else ()

@@ -72,7 +72,9 @@ class AlbRoutes:
         client = await self._access.client()
         from queue_engine.api.proxy.exchange import Exchange, Outgoing  # here, because `client` has loaded it
 
-        outgoing = Outgoing(scope["method"], target, rules.headers_for_worker(headers, caller), caller.request_id)
+        outgoing = Outgoing(
+            scope["method"], target, rules.headers_for_worker(headers, caller), caller.request_id, endpoint_id
+        )
         exchange = Exchange(receive, send, self._limits, length=length)
         try:
             with self._slots.taken(principal.tenant):
