@@ -11,6 +11,9 @@ For example, the fifth consecutive timeout opens the breaker for ten seconds. Th
 it fails, the next probe is due after twenty seconds. If a response arrives, even a 500, the destination is alive and
 the breaker closes. The destination counts as recovering until it has sent eight consecutive responses.
 
+A receiver can ask for a pause too. `Retry-After` holds the destination for that time, up to five minutes. Consecutive
+410 responses open the breaker like timeouts, but the destination does not count as recovering, because it responds.
+
 Pure: times are monotonic seconds passed in as `now`.
 """
 
@@ -19,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from queue_engine.aio import Backoff
+from queue_engine.delivery.responses import GONE
 from queue_engine.net import error_types
 
 DESTINATION_ERRORS = frozenset(
@@ -50,6 +54,8 @@ class BreakerLimits:
     """Pause before the first probe, and after each probe that fails."""
     responses_to_recover: int = 8
     """Number of consecutive HTTP responses with which a destination recovers from a timeout or connection error."""
+    max_hold_seconds: float = 300.0
+    """Maximum time for which a `Retry-After` pauses a destination, so that a wrong one is noticed by a probe."""
 
 
 @dataclass
@@ -69,6 +75,10 @@ class Breaker:
     """True while a probe is in flight."""
     _pauses: int = 0
     """Number of consecutive pauses: the first one, and one after each failed probe."""
+    _gone: int = 0
+    """Number of consecutive 410 responses."""
+    _is_held: bool = False
+    """True if the receiver has asked for the pause, which only a probe or the receiver's next wish ends."""
 
     @property
     def is_open(self) -> bool:
@@ -79,6 +89,11 @@ class Breaker:
     def is_recovering(self) -> bool:
         """True if too few responses have followed the latest timeout or connection error."""
         return self._responses_missing > 0
+
+    @property
+    def has_history(self) -> bool:
+        """True if a destination that is forgotten now would be treated differently afterwards."""
+        return self.has_succeeded or self.is_recovering or self.is_open or self._gone > 0
 
     @property
     def next_probe_at(self) -> float | None:
@@ -93,10 +108,10 @@ class Breaker:
         """Allow no other probe until the end of this one is recorded."""
         self._probing = True
 
-    def record(self, error_type: str | None, now: float, *, is_probe: bool) -> bool:
+    def record(self, error_type: str | None, now: float, *, is_probe: bool, hold_seconds: float = 0.0) -> bool:
         """Record the end of an attempt; `error_type` is None for a delivery.
 
-        Return True if a response arrived or a pause began.
+        `hold_seconds` is the pause for which the response asks. Return True if a response arrived or a pause began.
         """
         if is_probe:
             self._probing = False
@@ -104,7 +119,12 @@ class Breaker:
             return False
         if error_type in DESTINATION_ERRORS:
             return self._record_error(now, is_probe=is_probe)
-        self._record_response(delivered=error_type is None)
+        self._gone = self._gone + 1 if error_type == GONE else 0
+        if self._gone >= self.limits.opens_after:
+            return self._record_too_many_410(now, is_probe=is_probe)
+        self._record_response(delivered=error_type is None, is_probe=is_probe)
+        if hold_seconds > 0:
+            self._hold(now, hold_seconds)
         return True
 
     def _record_error(self, now: float, *, is_probe: bool) -> bool:
@@ -112,15 +132,31 @@ class Breaker:
         self._responses_missing = self.limits.responses_to_recover
         # While the breaker is open only probes count, so that attempts which began before do not prolong the pause.
         pauses = is_probe if self.is_open else self._errors >= self.limits.opens_after
-        if not pauses:
-            return False
+        if pauses:
+            self._pause(now)
+        return pauses
+
+    def _record_too_many_410(self, now: float, *, is_probe: bool) -> bool:
+        self._errors = 0
+        pauses = is_probe or not self.is_open  # as for timeouts, attempts that began before do not prolong it
+        if pauses:
+            self._pause(now)
+        return pauses
+
+    def _pause(self, now: float) -> None:
+        self._is_held = False
         self._pauses += 1
         self._probe_at = now + self.limits.parking.delay_after(self._pauses)
-        return True
 
-    def _record_response(self, *, delivered: bool) -> None:
+    def _hold(self, now: float, seconds: float) -> None:
+        self._is_held = True
+        self._probe_at = max(self._probe_at or 0.0, now + min(seconds, self.limits.max_hold_seconds))
+
+    def _record_response(self, *, delivered: bool, is_probe: bool) -> None:
         self._errors = 0
-        self._probe_at = None
-        self._pauses = 0
         self._responses_missing = max(0, self._responses_missing - 1)
         self.has_succeeded = self.has_succeeded or delivered
+        if is_probe or not self._is_held:  # a response to an attempt from before does not end the pause
+            self._probe_at = None
+            self._pauses = 0
+            self._is_held = False

@@ -76,13 +76,15 @@ class Origin(NamedTuple):
     """A name, or an address without brackets."""
     port: int
     is_tls: bool
+    tenant: str = ""
+    """The tenant that sends. Tenants share no connections, and each has its own share of lookups."""
 
 
 class Resolver(Protocol):
     """Looks up host names."""
 
-    async def addresses(self, host: str) -> Sequence[str]:
-        """Return all addresses of a name. Raises OSError if there is none."""
+    async def addresses(self, host: str, owner: str = "") -> Sequence[str]:
+        """Return all addresses of a name, looked up for `owner`. Raises OSError if there is none."""
         ...
 
 
@@ -105,7 +107,7 @@ class GuardedConnector:
         if is_literal(origin.host):
             return (origin.host,)
         try:
-            found = await self._resolver.addresses(origin.host)
+            found = await self._resolver.addresses(origin.host, origin.tenant)
         except OSError as error:
             raise CallError(DNS_ERROR) from error
         self._guard.check_addresses(origin.host, list(found), origin.port)

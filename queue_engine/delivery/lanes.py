@@ -1,7 +1,7 @@
-"""Choose the delivery that is sent next, so that a slow or dead receiver does not delay those of other receivers.
+"""Choose which delivery of a tenant is sent next, so that no receiver delays the deliveries of another receiver.
 
-Deliveries wait in one lane per destination (scheme, host and port). Lanes are served in turn, one item per turn, within
-limits that depend on the history of the destination:
+Deliveries wait in one lane per destination (scheme, host and port). The lane that has used the least slot time is first
+(`slot_time`), within limits that depend on the history of the destination:
 
     FRESH ──success──► TRUSTED          no history yet; a few slots
       │                  │ ▲
@@ -18,20 +18,31 @@ for fresh ones, and a single trusted destination never holds more slots than it 
 with an attempt that has been in flight for long is degraded, so that fresh destinations that hang block other fresh
 ones only until then.
 
+Destinations in one network (a /24 or a /48) share limits too, so that 400 ports of one host are not 400 shares. The
+network of a name is known after its first lookup.
+
+`shares` has the lanes of all tenants, and gives each of them its slots.
+
 Pure: times are monotonic seconds passed in as `now`, which never decreases. Not thread-safe.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Generic, TypeVar
 
 from queue_engine.delivery.breaker import Breaker, BreakerLimits
+from queue_engine.delivery.slot_time import Account, FairQueue
 
 Item = TypeVar("Item")
+
+SLOTS_BESIDE = 8
+"""Number of slots that a trusted destination may hold for each slot that it leaves to the others."""
+RELEASED_AT_ONCE = 8
+"""Number of lanes of a full network that may compete for a slot that one of its attempts has freed."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +60,18 @@ class LaneLimits:
     """Maximum number of slots of one fresh or degraded destination."""
     trusted_slots_each: int = 128
     """Maximum number of slots of one trusted destination."""
+    unproven_slots_of_network: int = 32
+    """Maximum number of slots of all fresh destinations in one network, and of all degraded ones."""
     slow_after_seconds: float = 2.0
     """Duration of an attempt after which its destination is degraded, until the attempt ends."""
     breaker: BreakerLimits = field(default_factory=BreakerLimits)
     items: int = 20_000
-    """Maximum number of items in all lanes. Beyond it, items of the longest lanes are deferred."""
+    """Maximum number of items in all lanes. Beyond it, items of the longest lanes are returned by `take_deferred`."""
     unproven_items_each: int = 1000
     """Maximum number of items of a destination that is not trusted."""
-    full_lane_seconds: float = 1.0
-    """Delay of an item that is deferred because there is no room."""
     spread_seconds: float = 0.001
-    """Additional delay of each further deferred item of an unproven destination, so that a large number of items does
-    not become due at the same time."""
+    """Additional delay of each further item of a parked destination, so that many items do not become due at the same
+    time."""
     history_seconds: float = 900.0
     """Time without an attempt after which the history of a destination is forgotten."""
     histories: int = 10_000
@@ -69,7 +80,12 @@ class LaneLimits:
     @property
     def kept_slots(self) -> int:
         """Number of slots reserved for fresh destinations, and the same number for trusted ones."""
-        return self.slots // 8
+        return self.slots // 32
+
+    @property
+    def network_slots(self) -> int:
+        """Maximum number of slots of all destinations in one network. It leaves some for trusted ones elsewhere."""
+        return max(1, self.slots - self.kept_slots - self.slots // 64)
 
 
 class Kind(StrEnum):
@@ -95,6 +111,9 @@ class Turn(Generic[Item]):
     started_at: float
     kind: Kind
     """The kind of the destination when the turn began; PARKED for a probe."""
+    charge: float
+    """Slot time that the destination was charged with in advance."""
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -103,9 +122,24 @@ class Deferred(Generic[Item]):
 
     destination: str
     item: Item
-    delay_seconds: float
+    delay_seconds: float = 0.0
+    """Time until the destination is probed. 0 if the item waits until there is room for it here."""
     parked: bool = False
     """True if the item waits because its destination is parked."""
+    tenant: str = ""
+
+
+@dataclass
+class _Network(Generic[Item]):
+    """The destinations of one network."""
+
+    name: str
+    lanes: int = 0
+    in_flight: int = 0
+    held: dict[Kind, int] = field(default_factory=lambda: dict.fromkeys(Kind, 0))
+    """Number of slots by the kind of the lane, counted as for `Lanes._held`."""
+    blocked: dict[str, _Lane[Item]] = field(default_factory=dict)
+    """Lanes that wait until another attempt in this network ends."""
 
 
 @dataclass
@@ -118,9 +152,18 @@ class _Lane(Generic[Item]):
     """Number of attempts in flight that have exceeded `slow_after_seconds`."""
     deferrals: int = 0
     """Number of items deferred since the latest response or the beginning of the pause."""
-    filed_length: int = 0
-    """The length under which the lane is found in `_by_length`."""
     heard_at: float = 0.0
+    account: Account = field(default_factory=Account)
+    network: _Network[Item] | None = None
+    # The state in the indexes, which `_file` brings up to date
+    filed_kind: Kind | None = None
+    filed_held: int = 0
+    filed_length: int = 0
+    filed_in_network: tuple[Kind, int, int] = (Kind.FRESH, 0, 0)
+    """Kind, held slots and attempts in flight."""
+    queued_as: Kind | None = None
+    """The queue in which the lane waits for its turn, unless its network is full."""
+    queued_at: tuple[float, int] = (0.0, 0)
 
     @property
     def kind(self) -> Kind:
@@ -134,24 +177,36 @@ class _Lane(Generic[Item]):
     def idle(self) -> bool:
         return not self.items and not self.in_flight
 
-    @property
-    def worth_remembering(self) -> bool:
-        return self.breaker.has_succeeded or self.breaker.is_recovering
+
+def _no_network(_destination: str) -> str | None:
+    return None
 
 
 class Lanes(Generic[Item]):
-    """The lanes of one delivery process. `next` takes a slot, `finished` frees it.
+    """The lanes of one tenant in one delivery process. `next` takes a slot, `finished` frees it.
 
     Call `take_deferred` after every `add` and `finished`. The items that it returns are no longer held here.
+    `network_of` returns the network of a destination, None while it is unknown.
     """
 
-    def __init__(self, limits: LaneLimits | None = None) -> None:
+    def __init__(
+        self,
+        limits: LaneLimits | None = None,
+        *,
+        tenant: str = "",
+        network_of: Callable[[str], str | None] = _no_network,
+    ) -> None:
         self._limits = limits or LaneLimits()
+        self._tenant = tenant
+        self._network_of = network_of
         self._lanes: dict[str, _Lane[Item]] = {}
-        self._rings: dict[Kind, OrderedDict[str, _Lane[Item]]] = {kind: OrderedDict() for kind in Kind}
-        """Lanes that have items, in the order of their turns."""
-        self._filed: dict[str, tuple[Kind, int]] = {}
-        """The kind and the number of slots under which a lane is counted in `_held`."""
+        self._networks: dict[str, _Network[Item]] = {}
+        self._queues: dict[Kind, FairQueue[_Lane[Item]]] = {kind: FairQueue() for kind in Kind}
+        """Lanes that have items and may hold another slot."""
+        self._served: dict[Kind, float] = dict.fromkeys(Kind, 0.0)
+        """The charge of the lane that was served last, by its kind."""
+        self._parked: dict[str, _Lane[Item]] = {}
+        """Parked lanes that have items."""
         self._held: dict[Kind, int] = dict.fromkeys(Kind, 0)
         """Number of slots held, by the kind that the lane has now."""
         self._began: dict[Kind, int] = dict.fromkeys(Kind, 0)
@@ -197,50 +252,67 @@ class Lanes(Generic[Item]):
         lane = self._lanes.get(destination)
         if lane is None:
             lane = self._lanes[destination] = _Lane(destination, Breaker(self._limits.breaker))
+            self._find_network(lane)
         lane.items.append(item)
         self._waiting += 1
         self._file(lane)
-        if lane.kind is not Kind.TRUSTED and len(lane.items) > self._limits.unproven_items_each:
+        if len(lane.items) > self._limits.unproven_items_each and lane.kind is not Kind.TRUSTED:
             self._shorten(lane)
         elif self._waiting > self._limits.items:
             self._shorten(self._longest_lane())
 
-    def next(self, now: float) -> Turn[Item] | None:
-        """Return the item whose turn it is, which now holds a slot; None if no item may be sent."""
+    def next(self, now: float, allowed: int | None = None) -> Turn[Item] | None:
+        """Return the item whose turn it is, which now holds a slot; None if no item may be sent.
+
+        `allowed` is the number of slots that the tenant may still take, if that is less than its limits.
+        """
         self._now = now
         self._note_slow_ones(now)
+        if not self._waiting:
+            return None
         for _ in range(len(self._kinds_in_turn)):
             kind = self._kinds_in_turn[0]
             self._kinds_in_turn.rotate(-1)
-            lane = self._admissible(kind, now)
+            lane = self._admissible(kind, now, allowed)
             if lane is not None:
                 return self._start(lane, now)
         return None
 
-    def finished(self, turn: Turn[Item], now: float, error_type: str | None) -> None:
-        """Free the slot of a turn. `error_type` is None if the item was delivered."""
+    def finished(self, turn: Turn[Item], now: float, error_type: str | None, *, hold_seconds: float = 0.0) -> None:
+        """Free the slot of a turn. `error_type` is None if the item was delivered.
+
+        `hold_seconds` is the time for which the receiver wants no further requests.
+        """
         lane = self._lanes[turn.destination]
         lane.in_flight -= 1
         if self._young.pop(turn.number, None) is None:
             self._slow.remove(turn.number)
             lane.slow -= 1
         self._began[turn.kind] -= 1
-        if lane.breaker.record(error_type, now, is_probe=turn.kind is Kind.PARKED):
+        is_probe = turn.kind is Kind.PARKED
+        if lane.breaker.record(error_type, now, is_probe=is_probe, hold_seconds=hold_seconds):
             lane.deferrals = 0
+        lane.account.end(turn.charge, now - turn.started_at, served=self._served[lane.kind])
         lane.heard_at = now
+        if lane.network is None:
+            self._find_network(lane)
         self._file(lane)
         self._forget_old_ones(now)
 
     def take_deferred(self, now: float) -> list[Deferred[Item]]:
         """Remove and return the items that should wait in the store: those of parked destinations and of full lanes."""
         deferred, self._overflow = self._overflow, []
-        for lane in list(self._rings[Kind.PARKED].values()):
+        for lane in list(self._parked.values()):
             probe_at = lane.breaker.next_probe_at
             if probe_at is not None and probe_at > now:
-                delay_seconds = probe_at - now
-                deferred.extend(self._deferred(lane, item, delay_seconds, parked=True) for item in self._emptied(lane))
+                deferred.extend(self._postponed(lane, item, probe_at - now) for item in self._emptied(lane))
         self._forget_old_ones(now)
         return deferred
+
+    def shorten(self, count: int) -> None:
+        """Defer `count` items of the longest lanes, or all if there are fewer, to make room for other tenants."""
+        for _ in range(min(count, self._waiting)):
+            self._shorten(self._longest_lane())
 
     def drain(self) -> list[Item]:
         """Remove and return all items that are not in flight, for the end of the process."""
@@ -254,24 +326,42 @@ class Lanes(Generic[Item]):
         """Return the time when `next` may return an item although none was added or finished; None if there is none."""
         if not self._waiting:
             return None
-        probes = (lane.breaker.next_probe_at for lane in self._rings[Kind.PARKED].values())
+        probes = (lane.breaker.next_probe_at for lane in self._parked.values())
         times = [at for at in probes if at is not None and at > self._now]
         if self._young:
             oldest = next(iter(self._young.values()))
             times.append(oldest.started_at + self._limits.slow_after_seconds)
         return min(times, default=None)
 
+    def forget_idle(self, count: int) -> None:
+        """Forget the history of the `count` destinations that have been idle for the longest time."""
+        for lane in list(self._idle.values())[:count]:
+            self._forget(lane)
+
     # Choosing
 
-    def _admissible(self, kind: Kind, now: float) -> _Lane[Item] | None:
-        """Return the lane of this kind whose turn it is. Lanes that have to wait keep their place at the front."""
-        ring = self._rings[kind]
-        if not ring:  # most often there are lanes of one kind only, and the limits of the others need no look
-            return None
+    def _admissible(self, kind: Kind, now: float, allowed: int | None) -> _Lane[Item] | None:
+        """Return the lane of this kind whose turn it is. Lanes that have to wait keep their places."""
+        is_parked = kind is Kind.PARKED
+        if not (self._parked if is_parked else self._queues[kind]):
+            return None  # most often there are lanes of one kind only, and the limits of the others need no look
         spare = self._spare(kind)
-        if spare <= 0:
+        if spare <= 0 or (allowed is not None and allowed <= 0):
             return None
-        return next((lane for lane in ring.values() if self._may_start(lane, kind, spare, now)), None)
+        if is_parked:
+            return next((lane for lane in self._parked.values() if lane.breaker.may_probe(now)), None)
+        return self._first(kind, spare)
+
+    def _first(self, kind: Kind, spare: int) -> _Lane[Item] | None:
+        queue = self._queues[kind]
+        each = self._slots_each(kind)
+        most = min(each, SLOTS_BESIDE * spare) if kind is Kind.TRUSTED else each
+        while True:
+            lane = queue.first(lambda one: one.in_flight < most)
+            if lane is None or not self._is_network_full(lane, kind):
+                return lane
+            self._leave_queue(lane)
+            lane.network.blocked[lane.destination] = lane  # type: ignore[union-attr]
 
     def _spare(self, kind: Kind) -> int:
         """Return the number of slots that lanes of this kind may still take."""
@@ -288,25 +378,29 @@ class Lanes(Generic[Item]):
                 degraded = held[Kind.DEGRADED] + held[Kind.PARKED]
                 return min(free - kept_for_trusted - kept_for_fresh, limits.degraded_slots - degraded)
 
-    def _may_start(self, lane: _Lane[Item], kind: Kind, spare: int, now: float) -> bool:
-        match kind:
-            case Kind.TRUSTED:
-                return lane.in_flight < min(self._limits.trusted_slots_each, spare)
-            case Kind.PARKED:
-                return lane.breaker.may_probe(now)
-            case Kind.FRESH | Kind.DEGRADED:
-                return lane.in_flight < self._limits.unproven_slots_each
+    def _slots_each(self, kind: Kind) -> int:
+        return self._limits.trusted_slots_each if kind is Kind.TRUSTED else self._limits.unproven_slots_each
+
+    def _is_network_full(self, lane: _Lane[Item], kind: Kind) -> bool:
+        network = lane.network
+        if network is None:
+            return False
+        if kind is Kind.TRUSTED:
+            return network.in_flight >= self._limits.network_slots
+        return network.held[kind] >= self._limits.unproven_slots_of_network
 
     def _start(self, lane: _Lane[Item], now: float) -> Turn[Item]:
         self._turns += 1
-        turn = Turn(self._turns, lane.destination, lane.items.popleft(), now, lane.kind)
+        kind = lane.kind
+        self._served[kind] = lane.account.charged
+        charge = lane.account.begin(self._turns)
+        turn = Turn(self._turns, lane.destination, lane.items.popleft(), now, kind, charge, self._tenant)
         self._waiting -= 1
         self._young[turn.number] = turn
-        self._began[turn.kind] += 1
+        self._began[kind] += 1
         lane.in_flight += 1
-        if turn.kind is Kind.PARKED:
+        if kind is Kind.PARKED:
             lane.breaker.start_probe()
-        self._rings[turn.kind].move_to_end(lane.destination)
         self._file(lane)
         return turn
 
@@ -316,7 +410,7 @@ class Lanes(Generic[Item]):
         """Defer the newest item of a lane."""
         item = lane.items.pop()
         self._waiting -= 1
-        self._overflow.append(self._deferred(lane, item, self._limits.full_lane_seconds))
+        self._overflow.append(Deferred(lane.destination, item, tenant=self._tenant))
         self._file(lane)
 
     def _longest_lane(self) -> _Lane[Item]:
@@ -325,10 +419,10 @@ class Lanes(Generic[Item]):
             self._longest -= 1
         return next(reversed(self._by_length[self._longest].values()))
 
-    def _deferred(self, lane: _Lane[Item], item: Item, delay_seconds: float, *, parked: bool = False) -> Deferred[Item]:
-        spread = 0.0 if lane.kind is Kind.TRUSTED else lane.deferrals * self._limits.spread_seconds
+    def _postponed(self, lane: _Lane[Item], item: Item, delay_seconds: float) -> Deferred[Item]:
+        spread = lane.deferrals * self._limits.spread_seconds
         lane.deferrals += 1
-        return Deferred(lane.destination, item, delay_seconds + spread, parked)
+        return Deferred(lane.destination, item, delay_seconds + spread, parked=True, tenant=self._tenant)
 
     # Slow attempts
 
@@ -343,26 +437,81 @@ class Lanes(Generic[Item]):
             lane.slow += 1
             self._file(lane)
 
+    # Networks
+
+    def _find_network(self, lane: _Lane[Item]) -> None:
+        name = self._network_of(lane.destination)
+        if name is None:
+            return
+        lane.network = self._networks.get(name)
+        if lane.network is None:
+            lane.network = self._networks[name] = _Network(name)
+        lane.network.lanes += 1
+
+    def _release(self, network: _Network[Item]) -> None:
+        """Let some lanes compete for the slot that another one has freed."""
+        for lane in list(network.blocked.values())[:RELEASED_AT_ONCE]:
+            del network.blocked[lane.destination]
+            self._file(lane)
+
     # Book-keeping
 
     def _file(self, lane: _Lane[Item]) -> None:
-        """Update ring, counts and indexes after the lane has changed; forget it if it has neither items nor history."""
+        """Update queues, counts and indexes after a lane has changed; forget one with neither items nor history."""
         kind = lane.kind
         held = lane.in_flight if kind is Kind.TRUSTED else min(lane.in_flight, self._limits.unproven_slots_each)
-        was, held_before = self._filed.get(lane.destination, (kind, 0))
-        self._held[was] -= held_before
+        if lane.filed_kind is not None:
+            self._held[lane.filed_kind] -= lane.filed_held
         self._held[kind] += held
-        self._filed[lane.destination] = (kind, held)
-        if was is not kind or not lane.items:
-            self._rings[was].pop(lane.destination, None)
-        if lane.items:
-            self._rings[kind].setdefault(lane.destination, lane)
+        lane.filed_kind, lane.filed_held = kind, held
         self._file_by_length(lane)
+        if kind is Kind.PARKED and lane.items:
+            self._parked[lane.destination] = lane
+        else:
+            self._parked.pop(lane.destination, None)
+        network = lane.network
+        has_room = network is not None and self._file_in_network(lane, network, kind)
+        self._queue(lane, kind)
+        if has_room and network is not None and network.blocked:
+            self._release(network)
         self._idle.pop(lane.destination, None)
         if lane.idle:
             self._idle[lane.destination] = lane
-            if not lane.worth_remembering:
+            if not lane.breaker.has_history:
                 self._forget(lane)
+
+    def _queue(self, lane: _Lane[Item], kind: Kind) -> None:
+        """Put a lane into the queue of its kind, if it may take a slot, and into no other."""
+        is_ready = bool(lane.items) and kind is not Kind.PARKED and lane.in_flight < self._slots_each(kind)
+        if lane.network is not None and lane.network.blocked:
+            if is_ready and lane.destination in lane.network.blocked and self._is_network_full(lane, kind):
+                return
+            lane.network.blocked.pop(lane.destination, None)
+        if lane.queued_as is not None and not (is_ready and lane.queued_as is kind):
+            self._leave_queue(lane)
+        if not is_ready:
+            return
+        account = lane.account
+        if lane.queued_as is None:
+            account.catch_up(self._served[kind])
+        elif lane.queued_at == (account.charged, account.latest_turn):
+            return
+        lane.queued_as, lane.queued_at = kind, (account.charged, account.latest_turn)
+        self._queues[kind].put(lane.destination, lane, account)
+
+    def _leave_queue(self, lane: _Lane[Item]) -> None:
+        if lane.queued_as is not None:
+            self._queues[lane.queued_as].remove(lane.destination)
+            lane.queued_as = None
+
+    def _file_in_network(self, lane: _Lane[Item], network: _Network[Item], kind: Kind) -> bool:
+        """Update the counts of the lane's network. Return True if another lane may have room now."""
+        before, held_before, in_flight_before = lane.filed_in_network
+        lane.filed_in_network = (kind, lane.filed_held, lane.in_flight)
+        network.held[before] -= held_before
+        network.held[kind] += lane.filed_held
+        network.in_flight += lane.in_flight - in_flight_before
+        return held_before > (lane.filed_held if before is kind else 0) or in_flight_before > lane.in_flight
 
     def _file_by_length(self, lane: _Lane[Item]) -> None:
         length = len(lane.items)
@@ -388,5 +537,9 @@ class Lanes(Generic[Item]):
             self._forget(longest_idle)
 
     def _forget(self, lane: _Lane[Item]) -> None:
-        del self._lanes[lane.destination], self._filed[lane.destination]
+        del self._lanes[lane.destination]
         self._idle.pop(lane.destination, None)
+        if lane.network is not None:
+            lane.network.lanes -= 1
+            if not lane.network.lanes:
+                del self._networks[lane.network.name]

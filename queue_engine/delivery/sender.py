@@ -53,6 +53,7 @@ class OutgoingRequest:
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Sender:
         return replace(response, duration_seconds=self._monotonic() - started)
 
     async def _attempt(self, request: OutgoingRequest) -> WebhookResponse:
-        target = _target_of(request.url)
+        target = _target_of(request.url, request.tenant)
         head = target.head_of(request)
         reader = _ResponseReader(self._limits)
         problem = ""
@@ -226,12 +227,12 @@ _is_secret_name = lru_cache(maxsize=64)(is_secret_name)
 
 
 @lru_cache(maxsize=512)  # as many as parsed URLs
-def _target_of(url: str) -> _Target:
-    """Return the target of a webhook's URL, which is sent exactly as it was validated. Raises ValueError."""
+def _target_of(url: str, tenant: str) -> _Target:
+    """Return the target of a tenant's webhook, whose URL is sent exactly as it was validated. Raises ValueError."""
     webhook = parse_webhook(url)
     host = host_header(webhook.host, webhook.port, default_port=DEFAULT_PORTS[webhook.scheme])
     return _Target(
-        Origin(webhook.host, webhook.port, webhook.scheme == "https"),
+        Origin(webhook.host, webhook.port, webhook.scheme == "https", tenant),
         webhook.target,
         (("Host", host), ("User-Agent", USER_AGENT), ("Accept-Encoding", "identity")),
     )

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import random
 import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,9 +16,11 @@ from prometheus_client import Counter
 from queue_engine.aio import Backoff, end_tasks, retry_while_unavailable, run_forever, wait_for_event
 from queue_engine.crypto.signing import signature_headers
 from queue_engine.delivery.breaker import BreakerLimits
-from queue_engine.delivery.lanes import LaneLimits, Lanes, Turn
+from queue_engine.delivery.lanes import Deferred, LaneLimits, Turn
+from queue_engine.delivery.networks import Networks
 from queue_engine.delivery.responses import ERROR_TYPES
 from queue_engine.delivery.sender import OutgoingRequest
+from queue_engine.delivery.shares import ShareLimits, Shares
 from queue_engine.domain.deliveries import (
     Delivered,
     Delivery,
@@ -40,10 +44,22 @@ log = logging.getLogger(__name__)
 
 MAX_READ = 32
 """Maximum number of entries read from one partition at once."""
+MAX_READ_AHEAD = 256
+"""The same while a partition has more than MAX_READ, so that a new entry is soon found behind many of another tenant.
+Reading them all from 16 partitions takes about 20 ms."""
+MAX_TAKEN = 256
+"""Maximum number of entries taken from a shelf at once."""
+MAX_UNSHELVED = 10_000
+"""Number of entries that wait to be put onto shelves above which nothing is read."""
+PARKED_AT_ONCE = 64
+"""Number of deliveries that are deferred at the same time, so that other calls of the store do not wait behind them."""
 BLOCK_MS = 2000
 PROMOTE_SECONDS = 0.25
+"""Minimum time between two looks for due deliveries, so that many of them share one."""
 GAUGES_SECONDS = 5.0
 PARKING = Backoff(2.0, 300.0)
+HOLDING_STATUSES = (429, 503)
+"""Statuses whose `Retry-After` holds for the destination, and not for the one delivery only."""
 BROKEN_SECONDS = 30.0
 """Pause of a delivery after an internal error, so that it is neither lost nor retried in a tight loop."""
 
@@ -73,12 +89,27 @@ class DeliveryService:
     `webhook-id`.
     """
 
-    def __init__(self, config: DeliveryConfig, outbox: Outbox, sender: Sends) -> None:
+    def __init__(
+        self,
+        config: DeliveryConfig,
+        outbox: Outbox,
+        sender: Sends,
+        *,
+        seen_addresses: Callable[[str], Sequence[str]] = lambda _: (),
+    ) -> None:
+        """`seen_addresses` returns the addresses of a host name as the latest lookup has found them."""
         self._config = config
         self._outbox = outbox
         self._sender = sender
-        limits = LaneLimits(slots=config.slots, breaker=BreakerLimits(parking=PARKING))
-        self._lanes: Lanes[OutboxEntry] = Lanes(limits)
+        limits = ShareLimits(slots=config.slots, lanes=LaneLimits(breaker=BreakerLimits(parking=PARKING)))
+        self._shares: Shares[OutboxEntry] = Shares(limits, network_of=Networks(seen_addresses).of)
+        self._read_limit = MAX_READ
+        self._to_park: deque[Deferred[OutboxEntry]] = deque()
+        self._to_shelve: deque[OutboxEntry] = deque()
+        self._parking = asyncio.Event()
+        self._shelving = asyncio.Event()
+        self._shelved = asyncio.Event()
+        self._refill = asyncio.Event()
         self._wake = asyncio.Event()
         self._draining = asyncio.Event()
         self._attempts: set[asyncio.Task[None]] = set()
@@ -91,20 +122,14 @@ class DeliveryService:
         """Work until drained. Then attempts in flight finish and are recorded, and the rest returns to the outbox."""
         tick_seconds = self._config.lease_seconds / 4
         await retry_while_unavailable(self._adopt, passing=unavailability, what="the outbox")
-        background = [
-            asyncio.create_task(
-                run_forever(self._adopt, idle_seconds=tick_seconds, name="adopt", passing=unavailability)
-            ),
-            asyncio.create_task(
-                run_forever(self._gauges, idle_seconds=GAUGES_SECONDS, name="gauges", passing=unavailability)
-            ),
-        ]
+        background = [_loop(self._adopt, "adopt", tick_seconds), _loop(self._gauges, "gauges", GAUGES_SECONDS)]
         feeding = [
-            asyncio.create_task(run_forever(self._read, idle_seconds=0, name="read", passing=unavailability)),
-            asyncio.create_task(
-                run_forever(self._outbox.promote, idle_seconds=PROMOTE_SECONDS, name="promote", passing=unavailability)
-            ),
-            asyncio.create_task(run_forever(self._dispatch, idle_seconds=0, name="dispatch", passing=unavailability)),
+            _loop(self._read, "read"),
+            _loop(self._promote, "promote", PROMOTE_SECONDS),
+            _loop(self._dispatch, "dispatch"),
+            _loop(self._park, "park"),
+            _loop(self._shelve, "shelve"),
+            _loop(self._take, "take"),
         ]
         try:
             await self._draining.wait()
@@ -116,10 +141,34 @@ class DeliveryService:
     # Feeding the lanes
 
     async def _read(self) -> int:
-        """Read a batch, even if many deliveries wait here: the lanes defer those for which they have no room."""
-        entries = await self._outbox.read(MAX_READ, block_ms=BLOCK_MS)
+        """Read a batch, even if many deliveries wait here: those for which there is no room are put onto shelves."""
+        while len(self._to_shelve) > MAX_UNSHELVED:
+            self._shelved.clear()
+            await self._shelved.wait()
+        entries = await self._outbox.read(self._read_limit, block_ms=BLOCK_MS)
+        self._read_limit = MAX_READ if len(entries) < self._read_limit else MAX_READ_AHEAD
         self._add(entries)
         return len(entries)
+
+    async def _promote(self) -> int:
+        """Wait until a delivery is due again, and move those that are due. Return 0 to let further ones gather."""
+        await self._outbox.wait_until_due()
+        return int(await self._outbox.promote_due())
+
+    async def _take(self) -> int:
+        """Take deliveries from a shelf whose tenant has room here, or wait for a change."""
+        self._refill.clear()
+        now = time.monotonic()
+        shelves = self._outbox.shelves
+        place = shelves.next(now, self._shares.has_room)
+        if place is not None:
+            shelf, after = place
+            self._add(await self._outbox.take(shelf, after, MAX_TAKEN))
+            return 1
+        ready_at = shelves.ready_at
+        resting = ready_at is not None and ready_at > now
+        await wait_for_event(self._refill, ready_at - now if resting and ready_at is not None else None)
+        return 1
 
     async def _adopt(self) -> int:
         """Report that this process lives, and take over the deliveries of dead ones. Return 0, to wait for the tick."""
@@ -128,59 +177,96 @@ class DeliveryService:
         if adopted:
             log.warning("deliveries of a dead process are taken over", extra={"count": len(adopted)})
         self._add(adopted)
+        self._refill.set()
         return 0
 
     def _add(self, entries: list[OutboxEntry]) -> None:
         for entry in entries:
-            self._lanes.add(entry.destination, entry)
+            self._shares.add(entry.tenant, entry.destination, entry)
         if entries:
             self._wake.set()
 
     # Sending
 
     async def _dispatch(self) -> int:
-        """Start all attempts that may start now, defer the deliveries that should wait, then wait for a change."""
+        """Start all attempts that may start now, hand over the deliveries that should wait, then wait for a change."""
         self._wake.clear()
-        while (turn := self._lanes.next(time.monotonic())) is not None:
+        while (turn := self._shares.next(time.monotonic())) is not None:
             attempt = asyncio.create_task(self._attempt(turn))
             self._attempts.add(attempt)
             attempt.add_done_callback(self._attempts.discard)
-        deferred = self._lanes.take_deferred(time.monotonic())
-        await asyncio.gather(*(self._defer(one.item, one.delay_seconds, parked=one.parked) for one in deferred))
+        for one in self._shares.take_deferred(time.monotonic()):
+            if one.parked:
+                self._to_park.append(one)
+                self._parking.set()
+            else:
+                self._to_shelve.append(one.item)
+                self._shelving.set()
         await self._wait_for_change()
         return 1
 
+    async def _park(self) -> int:
+        """Defer some deliveries of parked destinations until the next probe."""
+        if not self._to_park:
+            self._parking.clear()
+            await self._parking.wait()
+        parked = [self._to_park.popleft() for _ in range(min(PARKED_AT_ONCE, len(self._to_park)))]
+        try:
+            await asyncio.gather(*(self._defer(one.item, one.delay_seconds, parked=True) for one in parked))
+        except BaseException:
+            self._to_park.extend(parked)  # deferring one twice changes nothing
+            raise
+        return 1
+
+    async def _shelve(self) -> int:
+        """Put deliveries for which there is no room onto shelves."""
+        if not self._to_shelve:
+            self._shelving.clear()
+            await self._shelving.wait()
+        entries = list(self._to_shelve)
+        self._to_shelve.clear()
+        try:
+            await self._outbox.shelve(entries)
+        except BaseException:
+            self._to_shelve.extendleft(reversed(entries))
+            raise
+        self._shelved.set()
+        self._refill.set()
+        return 1
+
     async def _wait_for_change(self) -> None:
-        changes_at = self._lanes.changes_at()
+        changes_at = self._shares.changes_at()
         timeout = None if changes_at is None else max(0.01, changes_at - time.monotonic())
         await wait_for_event(self._wake, timeout)
 
     async def _attempt(self, turn: Turn[OutboxEntry]) -> None:
-        error_type: str | None = INTERNAL
+        response = NOTHING_SENT
         try:
-            error_type = await self._deliver(turn.item)
+            response = await self._deliver(turn.item)
         except Exception:
             log.exception("a delivery attempt failed with an internal error", extra=_ids(turn.item))
             await self._defer(turn.item, BROKEN_SECONDS)
         finally:
-            self._lanes.finished(turn, time.monotonic(), error_type)
+            hold_seconds = (response.retry_after_seconds or 0.0) if response.status in HOLDING_STATUSES else 0.0
+            self._shares.finished(turn, time.monotonic(), response.error_type, hold_seconds=hold_seconds)
             self._wake.set()
+            self._refill.set()
 
-    async def _deliver(self, entry: OutboxEntry) -> str | None:
-        """Open, send and settle a delivery. Return the error type of the response; INTERNAL if none was sent."""
+    async def _deliver(self, entry: OutboxEntry) -> WebhookResponse:
+        """Open, send and settle a delivery. Return the response as it was recorded, NOTHING_SENT without an attempt."""
         sent_at_ms = int(time.time() * 1000)
         delivery = await retry_while_unavailable(lambda: self._outbox.open(entry), passing=unavailability, what="open")
         if delivery is None:
-            return INTERNAL
+            return NOTHING_SENT
         if delivery.unreadable is not None:
             response = WebhookResponse(None, INTERNAL, delivery.unreadable)
         else:
-            response = await self._sender.send(_request(delivery, sent_at_ms // 1000))
+            response = await self._sender.send(_request(delivery, sent_at_ms // 1000, entry.tenant))
         return await self._settle(entry, delivery, response, sent_at_ms)
 
     async def _settle(
         self, entry: OutboxEntry, delivery: Delivery, response: WebhookResponse, sent_at_ms: int
-    ) -> str | None:
+    ) -> WebhookResponse:
         attempt = delivery.attempts + 1
         recorded = response
         if response.error_type is not None:
@@ -203,12 +289,13 @@ class DeliveryService:
                 "recorded": settlement.accepted,
             }
             log_soon(log, level, "delivery attempt", {**_ids(entry), **facts})
-        return recorded.error_type
+        return recorded
 
     # The end
 
     async def _finish(self) -> None:
-        await asyncio.gather(*(self._defer(entry, 0) for entry in self._lanes.drain()))
+        entries = [*self._shares.drain(), *self._to_shelve, *(one.item for one in self._to_park)]
+        await retry_while_unavailable(lambda: self._outbox.shelve(entries), passing=unavailability, what="shelve")
         if self._attempts:
             await asyncio.wait(set(self._attempts), timeout=self._config.attempt_seconds + 5)
 
@@ -236,6 +323,14 @@ _delivered = metrics.deliveries.labels(status="success")
 _given_up = metrics.deliveries.labels(status="max_retries_exceeded")
 
 
+NOTHING_SENT = WebhookResponse(None, INTERNAL)
+"""Stands for the response when no attempt was made. It says nothing about the destination."""
+
+
+def _loop(step: Callable[[], Awaitable[int]], name: str, idle_seconds: float = 0) -> asyncio.Task[None]:
+    return asyncio.create_task(run_forever(step, idle_seconds=idle_seconds, name=name, passing=unavailability))
+
+
 def _is_named(url: str) -> bool:
     """Return True if the host of a webhook is a name, not an address."""
     try:
@@ -248,12 +343,12 @@ def _ids(entry: OutboxEntry) -> dict[str, str]:
     return {"delivery": entry.delivery_id, "destination": entry.destination, **ids_of_delivery(entry.delivery_id)}
 
 
-def _request(delivery: Delivery, timestamp_seconds: int) -> OutgoingRequest:
+def _request(delivery: Delivery, timestamp_seconds: int, tenant: str) -> OutgoingRequest:
     headers = {"Content-Type": "application/json"}
     if delivery.auth_key is not None:
         headers["X-API-Key"] = delivery.auth_key
     headers |= signature_headers(delivery.signing_secrets, delivery.message_id, timestamp_seconds, delivery.body)
-    return OutgoingRequest(delivery.url, headers, delivery.body)
+    return OutgoingRequest(delivery.url, headers, delivery.body, tenant)
 
 
 def _count(response: WebhookResponse, verdict: Verdict, latency_seconds: float | None) -> None:

@@ -2,7 +2,9 @@
 
 The event loop's own resolver uses a few threads for all names, so a few names whose servers do not respond would block
 all others. `CachingResolver` caches results for a short time, makes a single lookup for concurrent callers, and has a
-timeout.
+timeout. Each owner, such as a tenant, has a limited number of lookups in progress, so that names of one owner whose
+servers do not respond delay no name of another owner. Names without an address have a cache of their own, so that they
+displace no addresses.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Protocol
+from typing import Protocol, cast
 
 import aiodns
 import aiodns.error
@@ -42,12 +44,15 @@ class Lookup(Protocol):
 
 @dataclass(frozen=True)
 class ResolverLimits:
-    """The timeout of a lookup, the times for which results are cached, and the maximum number of cached names."""
+    """The timeout of a lookup, the times for which results are cached, and the limits of names and lookups."""
 
     lookup_seconds: float = 2.0
     positive_seconds: float = 30.0
     negative_seconds: float = 5.0
     names: int = 10_000
+    """Maximum number of cached names with addresses, and of those without one."""
+    lookups_each: int = 32
+    """Maximum number of lookups of one owner that are in progress. Further ones wait."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,14 @@ class _Answer:
     is_known: bool
     """True if a name server has responded."""
     expires_at: float
+
+
+@dataclass
+class _Owner:
+    lookups: asyncio.Semaphore
+    """The right to start another lookup."""
+    users: int = 0
+    """Number of callers and lookups that need the semaphore."""
 
 
 class CachingResolver:
@@ -72,21 +85,34 @@ class CachingResolver:
         self._lookup = lookup
         self._limits = limits or ResolverLimits()
         self._monotonic = monotonic
-        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        self._found: OrderedDict[str, _Answer] = OrderedDict()
+        self._missing: OrderedDict[str, _Answer] = OrderedDict()
         self._under_way: dict[str, asyncio.Task[_Answer]] = {}
+        self._owners: dict[str, _Owner] = {}
 
-    async def addresses(self, host: str) -> tuple[str, ...]:
-        """Return all addresses of a host, which may itself be an address. Raises NameNotResolved."""
-        name = host.lower().removesuffix(".")
+    async def addresses(self, host: str, owner: str = "") -> tuple[str, ...]:
+        """Return all addresses of a host, which may itself be an address. Raises NameNotResolved.
+
+        A lookup waits while `owner` has too many in progress. The time of waiting is the caller's to limit.
+        """
+        name = _normalized(host)
         if known := _known_without_asking(name):
             return known
         found = self._remembered(name)
         if found is None:
-            found = await asyncio.shield(self._ask_once(name))
+            found = await self._look_up(name, owner)
         if not found.addresses:
             kind = NameNotResolved if found.is_known else NoAnswer
             raise kind(f"{name[:253]} could not be resolved")
         return found.addresses
+
+    def seen(self, host: str) -> tuple[str, ...]:
+        """Return the addresses that the latest lookup has found, also when they are no longer cached as valid."""
+        name = _normalized(host)
+        known = _known_without_asking(name)
+        if known or name not in self._found:
+            return known or ()
+        return self._found[name].addresses
 
     async def close(self) -> None:
         """Cancel all lookups. Safe to call twice."""
@@ -97,18 +123,48 @@ class CachingResolver:
         await self._lookup.close()
 
     def _remembered(self, name: str) -> _Answer | None:
-        answer = self._answers.get(name)
-        if answer is None or self._monotonic() >= answer.expires_at:
-            return None
-        return answer
+        now = self._monotonic()
+        for cache in (self._found, self._missing):
+            answer = cache.get(name)
+            if answer is not None and now < answer.expires_at:
+                return answer
+        return None
 
-    def _ask_once(self, name: str) -> asyncio.Task[_Answer]:
-        """Return the running lookup of the name, or start one. It continues when a caller is cancelled."""
-        task = self._under_way.get(name)
-        if task is None:
-            task = asyncio.create_task(self._ask(name), name=f"resolve {name[:64]}")
-            self._under_way[name] = task
-            task.add_done_callback(lambda _: self._under_way.pop(name, None))
+    async def _look_up(self, name: str, owner: str) -> _Answer:
+        """Return the result of the running lookup of the name, or of a new one when it is the owner's turn."""
+        if name in self._under_way:
+            return await asyncio.shield(self._under_way[name])
+        state = self._owners.setdefault(owner, _Owner(asyncio.Semaphore(self._limits.lookups_each)))
+        state.users += 1
+        try:
+            await state.lookups.acquire()
+        except BaseException:
+            self._leave(owner, state)
+            raise
+        # Another caller may have asked for the same name during the wait.
+        task, answer = self._under_way.get(name), self._remembered(name)
+        if task is None and answer is None:
+            return await asyncio.shield(self._ask_once(name, owner, state))
+        state.lookups.release()
+        self._leave(owner, state)
+        return await asyncio.shield(task) if answer is None and task is not None else cast(_Answer, answer)
+
+    def _leave(self, owner: str, state: _Owner) -> None:
+        state.users -= 1
+        if not state.users:
+            del self._owners[owner]
+
+    def _ask_once(self, name: str, owner: str, state: _Owner) -> asyncio.Task[_Answer]:
+        """Start a lookup, which holds its owner's turn until it ends. It continues when a caller is cancelled."""
+        task = asyncio.create_task(self._ask(name), name=f"resolve {name[:64]}")
+        self._under_way[name] = task
+
+        def end(_task: asyncio.Task[_Answer]) -> None:
+            self._under_way.pop(name, None)
+            state.lookups.release()
+            self._leave(owner, state)
+
+        task.add_done_callback(end)
         return task
 
     async def _ask(self, name: str) -> _Answer:
@@ -127,10 +183,13 @@ class CachingResolver:
         return answer
 
     def _remember(self, name: str, answer: _Answer) -> None:
-        self._answers.pop(name, None)
-        while len(self._answers) >= self._limits.names:
-            self._answers.popitem(last=False)
-        self._answers[name] = answer
+        kept, other = (self._found, self._missing) if answer.addresses else (self._missing, self._found)
+        if answer.is_known:  # while no server responds, what the name had is still the best guess
+            other.pop(name, None)
+        kept.pop(name, None)
+        while len(kept) >= self._limits.names:
+            kept.popitem(last=False)
+        kept[name] = answer
 
 
 _NO_ADDRESS = frozenset({aiodns.error.ARES_ENODATA, aiodns.error.ARES_ENOTFOUND, aiodns.error.ARES_EBADNAME})
@@ -162,6 +221,10 @@ def _text_of(sockaddr: tuple[bytes, int] | tuple[bytes, int, int, int]) -> str:
     """Return the address of a c-ares sockaddr, with the interface's number if it is link-local."""
     host = sockaddr[0].decode("ascii")
     return f"{host}%{sockaddr[3]}" if len(sockaddr) == 4 and sockaddr[3] else host
+
+
+def _normalized(host: str) -> str:
+    return host.lower().removesuffix(".")
 
 
 def _known_without_asking(name: str) -> tuple[str, ...] | None:

@@ -10,6 +10,9 @@ from queue_engine.store.scripts import Submit
 class AdoptDeliveriesOk:
     word: Literal["OK"]
     unsettled: int
+    retry_ms: int | None
+    parked_ms: int | None
+    shelves: list[str]
     adopted: list[tuple[bytes, dict[bytes, bytes]]]
 
 class AppendAuditOk:
@@ -126,6 +129,7 @@ class DropLogsOk:
 class DueDeliveriesOk:
     word: Literal["OK"]
     delivery_ids: list[str]
+    next_ms: int | None
 
 class EndWaitingOk:
     word: Literal["OK"]
@@ -539,6 +543,10 @@ class SettleEventOk:
 class SettleEventFenced:
     word: Literal["FENCED"]
 
+class ShelveDeliveriesOk:
+    word: Literal["OK"]
+    shelved: int
+
 class StartOk:
     word: Literal["OK"]
     attempt: int
@@ -598,6 +606,11 @@ class TakeDeletionsOk:
     now_ms: int
     held_until_ms: int
     endpoint_ids: list[str]
+
+class TakeDeliveriesOk:
+    word: Literal["OK"]
+    is_empty: bool
+    taken: list[tuple[bytes, dict[bytes, bytes]]]
 
 class TakePurgesOk:
     word: Literal["OK"]
@@ -674,7 +687,8 @@ class Scripts:
         limit: int,
     ) -> AdoptDeliveriesOk:
         """Renew the lease of this delivery process, and adopt the entries that dead processes have read and not
-        settled.
+        settled. Find the shelves with deliveries, and the next delivery whose wait is over, for a process that has not
+        put them there itself.
         """
     async def append_audit(
         self,
@@ -1229,6 +1243,19 @@ class Scripts:
         """Record the result of a delivery attempt for a worker's status event. When the event has ended, the worker's
         next event is due.
         """
+    async def shelve_deliveries(
+        self,
+        keys: Partition,
+        /,
+        *,
+        shelf: str,
+        process_id: str,
+        entry_ids: Sequence[str],
+    ) -> ShelveDeliveriesOk:
+        """Put deliveries that this process has read, and has no room for, onto a shelf of their tenant. A shelf is a
+        consumer of the outbox's group that no process has: its entries stay in the outbox until a process with room
+        takes them.
+        """
     async def start(
         self,
         keys: TaskKeys,
@@ -1266,6 +1293,19 @@ class Scripts:
     async def take_deletions(self, keys: Partition, /, *, limit: int) -> TakeDeletionsOk:
         """Take endpoints of a partition whose deletion is to be attempted now. If the caller dies, they are due again
         after the hold.
+        """
+    async def take_deliveries(
+        self,
+        keys: Partition,
+        /,
+        *,
+        shelf: str,
+        process_id: str,
+        after: str,
+        limit: int,
+    ) -> TakeDeliveriesOk:
+        """Take deliveries from a shelf, in the order of the outbox, so that this process has them. An empty shelf is
+        removed.
         """
     async def take_purges(self, keys: Partition, /, *, limit: int) -> TakePurgesOk:
         """Take endpoints of a partition that may have ended tasks or consumers to remove. If the caller dies, they are

@@ -16,6 +16,9 @@ CANCELLED_WHILE_WAITING = "the task was cancelled while it waited for another at
 MAX_DELIVERY_RECORDS = 20
 """Limit of delivery attempts in a task's ledger. The latest are kept."""
 
+SHELF = "shelf:"
+"""Beginning of the names of shelves, which are consumers of an outbox's group that no process has."""
+
 MAX_LINES = 10_000
 """Limit of lines in a worker's log. The oldest are removed first, in whole nodes of the stream, so a few more stay."""
 MAX_NODES = 2048
@@ -60,6 +63,7 @@ CONSTANTS: dict[str, str | int] = {
     "CANCELLED_WHILE_RUNNING": CANCELLED_WHILE_RUNNING,
     "MAX_DELIVERY_RECORDS": MAX_DELIVERY_RECORDS,
     "MAX_RESULT_BYTES": MAX_RESULT_BYTES,
+    "SHELF": SHELF,
     "TASKS_PER_PARTITION_STEP": TASKS_PER_PARTITION_STEP,
     "MAX_LINES": MAX_LINES,
     "MAX_NODES": MAX_NODES,

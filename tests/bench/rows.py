@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from tests.bench.figures import Goal, Measured
 from tests.bench.measures import (
+    crowds,
     deliveries,
     end_to_end,
     forwarding,
@@ -36,6 +37,12 @@ MAX_COPIES = 1.25
 """A copy, and a quarter of one for buffers."""
 UNAFFECTED = 1.25
 """Ratio of two 99th percentiles that counts as the same."""
+
+NOT_DELAYED = (
+    Goal("p99", "≤ 500 ms", 500, at_most=True),
+    Goal("arrived", "100 %", 100),
+    Goal("p99 simulated", "≤ 500 ms", 500, at_most=True),
+)
 
 ROWS = (
     Row(
@@ -99,6 +106,17 @@ ROWS = (
             Goal("copies in the agent", "≤ 1", MAX_COPIES, at_most=True),
             Goal("p99", "others' p99 unaffected", UNAFFECTED, against=(large.WITHOUT,), at_most=True),
         ),
+    ),
+    Row(
+        "beside-tarpits", "a healthy receiver at 50/s beside 10,000 deliveries to another tenant's 100 tarpits", 22,
+        crowds.measure_tarpits, NOT_DELAYED,
+    ),
+    Row(
+        "beside-slow", "the same beside 400 receivers that respond after 1.9 s", 18, crowds.measure_slow, NOT_DELAYED,
+    ),
+    Row(
+        "beside-names", "the same beside 5,000 host names whose name server does not respond", 18,
+        crowds.measure_names, NOT_DELAYED,
     ),
     Row("processes", "1, 2 and 4 API processes and agents", 75, scaling.measure),
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults import (
     clocks_and_crowds,
+    crowded,
     drains,
     fail_over,
     kills,
@@ -23,6 +24,7 @@ _IN_ORDER = (
     drains,
     links,
     misbehaving,
+    crowded,
     stores,
     waits_and_retries,
     tenants,

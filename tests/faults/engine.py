@@ -105,13 +105,13 @@ class Engine:
             self.start_role(name)
         self.wait_until_ready()
 
-    def start_role(self, name: str) -> None:
-        """Start one process of the engine when it does not run."""
+    def start_role(self, name: str, *, module: str = "queue_engine", **variables: str) -> None:
+        """Start one process of the engine when it does not run, with further environment variables."""
         if name in self._programs and self._programs[name].running:
             return
         kind = name.split("-")[0]
         arguments = ("--port", str(self._api_ports[name])) if kind == "api" else ()
-        self._programs[name] = self.run(name, self._links[name], "queue_engine", kind, *arguments)
+        self._programs[name] = self.run(name, self._links[name], module, kind, *arguments, **variables)
 
     def wait_until_ready(self) -> None:
         """Return when every API can write to the store, and the other processes say that they have started."""
@@ -121,11 +121,11 @@ class Engine:
             program = self._programs[name]
             wait_until(lambda program=program: '"started"' in program.output(), READY_SECONDS, f"{name} does not start")  # type: ignore[misc]
 
-    def run(self, name: str, link: Link | None, *arguments: str) -> Program:
+    def run(self, name: str, link: Link | None, *arguments: str, **variables: str) -> Program:
         """Run `python -m <arguments>` with `link` as its way to the store."""
         linked = link is not None and isinstance(self.store, StoreServer)
         own = {"QUEUE_ENGINE_REDIS_URL": f"redis://127.0.0.1:{link.port}/0" if linked and link else self.store.url}
-        program = Program(name, arguments, {**self._environment(), **own}, self.directory)
+        program = Program(name, arguments, {**self._environment(), **own, **variables}, self.directory)
         self._started.append(program)
         return program
 

@@ -244,7 +244,7 @@ def replies(*given: Reply) -> Callable[[Request], Reply]:
     return answer
 
 
-async def new_endpoint(store: Store, **settings: Any) -> str:
+async def new_endpoint(store: Store, tenant: str = TENANT, **settings: Any) -> str:
     """A QUEUE endpoint without workers of its own; returns its id."""
     config = EndpointConfig(
         **{
@@ -257,7 +257,7 @@ async def new_endpoint(store: Store, **settings: Any) -> str:
             **settings,
         }
     )
-    return (await store.endpoints.create(TENANT, config)).endpoint_id
+    return (await store.endpoints.create(tenant, config)).endpoint_id
 
 
 async def submit(store: Store, endpoint_id: str, task_id: str = "task", **given: Any) -> None:
@@ -271,7 +271,8 @@ async def submit(store: Store, endpoint_id: str, task_id: str = "task", **given:
         webhook_destination=webhook.rsplit("/", 1)[0] if webhook else None,
         webhook_auth_key=given.get("auth_key"),
     )
-    await store.tasks.enqueue(NewTask(task_id, endpoint_id, TENANT, spec, given.get("input", b'{"n": 1}'), "print"))
+    tenant = given.get("tenant", TENANT)
+    await store.tasks.enqueue(NewTask(task_id, endpoint_id, tenant, spec, given.get("input", b'{"n": 1}'), "print"))
 
 
 async def ended(store: Store, endpoint_id: str, task_id: str = "task", timeout: float = GIVE_UP_SECONDS) -> Task:

@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -286,6 +287,103 @@ async def test_a_receiver_that_hangs_does_not_delay_another(
         await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, "quick")
         assert len(hanging.requests) < 16
         never.set()
+
+
+async def test_slow_receivers_of_one_tenant_do_not_delay_those_of_another(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    """They hold all slots that a tenant may have, more deliveries than a process keeps in memory wait behind them."""
+    never = threading.Event()
+    slow = [HttpServer(lambda _: Reply(hold=never)) for _ in range(4)]
+    with ExitStack() as stack:
+        hanging = [stack.enter_context(server) for server in slow]
+        crowd, good = await new_endpoint(store, "crowd"), await new_endpoint(store)
+        for number in range(120):
+            url = f"{hanging[number % 4].url}/hook"
+            await end_task(store, crowd, f"slow{number}", webhook=url, tenant="crowd")
+        programs.delivery(QUEUE_ENGINE_DELIVERY_SLOTS="16")
+        wait_until(lambda: sum(len(server.requests) for server in hanging) >= 8)
+        for number in range(20):
+            await end_task(store, good, f"quick{number}", webhook=f"{receiver.url}/hook")
+        for number in range(20):
+            await delivery_at(store, good, DeliveryStatus.SUCCESS, f"quick{number}")
+        assert sum(len(server.requests) for server in hanging) <= 15, "no attempt of the crowd has ended"
+        never.set()
+
+
+async def test_a_backlog_that_no_process_has_room_for_is_delivered_in_full(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    endpoint_id = await new_endpoint(store)
+    for number in range(40):
+        await end_task(store, endpoint_id, f"t{number}", webhook=f"{receiver.url}/hook")
+    programs.start(
+        "delivery", "tests.integration.small_delivery", "delivery", QUEUE_ENGINE_DELIVERY_SCHEDULE="0.1",
+        QUEUE_ENGINE_DELIVERY_LEASE_SECONDS="1",
+    )  # fmt: skip
+    for number in range(40):
+        await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, f"t{number}")
+    assert len(receiver.requests) == 40
+
+
+async def test_what_a_drained_process_has_not_sent_is_sent_by_the_next_one(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    release = threading.Event()
+    receiver.answer = replies(*[Reply(hold=release)] * 8, Reply())
+    endpoint_id = await new_endpoint(store)
+    for number in range(20):
+        await end_task(store, endpoint_id, f"t{number}", webhook=f"{receiver.url}/hook")
+    process = programs.delivery()
+    for _ in range(8):
+        receiver.next()
+    process.signal(signal.SIGTERM)
+    release.set()
+    assert process.wait() == 0
+    programs.delivery()
+    for number in range(20):
+        await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS, f"t{number}")
+    assert len(receiver.requests) == 20
+
+
+async def test_a_retry_after_holds_for_all_deliveries_to_the_receiver(
+    store: Store, programs: Programs, receiver: HttpServer
+) -> None:
+    receiver.answer = replies(Reply(429, b"", {"Retry-After": "200"}))
+    endpoint_id = await new_endpoint(store)
+    await end_task(store, endpoint_id, "first", webhook=f"{receiver.url}/hook")
+    programs.delivery()
+    await delivery_at(store, endpoint_id, DeliveryStatus.FAILED, "first")
+    await end_task(store, endpoint_id, "second", webhook=f"{receiver.url}/other")
+
+    async def is_parked() -> bool:
+        task = await store.tasks.get(endpoint_id, "second")
+        return task is not None and task.delivery_parked
+
+    await wait_until_async(is_parked)
+    task = await store.tasks.get(endpoint_id, "second")
+    assert task is not None
+    assert task.delivery_attempts == 0
+    wait_seconds = ((task.next_delivery_at_ms or 0) - (task.finished_at_ms or 0)) / 1000
+    assert 150 <= wait_seconds <= 205
+    assert len(receiver.requests) == 1
+
+
+async def test_an_idle_process_does_not_look_for_due_deliveries(store: Store, programs: Programs) -> None:
+    process = programs.delivery(lease=3600.0)
+    wait_until(lambda: '"started"' in process.output())
+    reads, scripts = await _calls_of(store, "xreadgroup"), await _calls_of(store, "evalsha")
+
+    async def has_read_again() -> bool:
+        return await _calls_of(store, "xreadgroup") > reads
+
+    await wait_until_async(has_read_again)  # a read of an idle process takes two seconds
+    assert await _calls_of(store, "evalsha") - scripts <= 5
+
+
+async def _calls_of(store: Store, command: str) -> int:
+    stats = await store.redis.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {"calls": 0})["calls"])
 
 
 async def test_deliveries_go_on_after_the_store_was_away(

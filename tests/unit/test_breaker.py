@@ -10,7 +10,7 @@ from tests.unit.filled_lanes import LIMITS, fail, filled, make_trusted, start, s
 # Trust
 
 
-@pytest.mark.parametrize("error_type", ["http_4xx", "http_5xx", "redirect", "gone", "rate_limited"])
+@pytest.mark.parametrize("error_type", ["http_4xx", "http_5xx", "redirect", "rate_limited"])
 def test_an_http_error_makes_no_destination_trusted_or_degraded(error_type: str) -> None:
     lanes = filled({"a": 20})
     for _ in range(10):
@@ -194,3 +194,84 @@ def test_a_probe_that_fails_after_a_late_response_does_not_open_the_breaker_agai
     breaker.record("read_timeout", 10.0, is_probe=True)
     assert not breaker.is_open
     assert breaker.is_recovering
+
+
+# Pauses that the receiver asks for
+
+
+def test_a_destination_that_asks_for_a_pause_gets_no_request_until_it_is_over() -> None:
+    breaker = Breaker(BreakerLimits())
+    breaker.record("rate_limited", 0.0, is_probe=False, hold_seconds=30.0)
+    assert breaker.is_open
+    assert not breaker.may_probe(29.9)
+    assert breaker.may_probe(30.0)
+    breaker.start_probe()
+    breaker.record(None, 30.1, is_probe=True)
+    assert (breaker.is_open, breaker.is_recovering) == (False, False)
+
+
+def test_a_pause_ends_after_five_minutes_even_if_the_receiver_asks_for_hours() -> None:
+    breaker = Breaker(BreakerLimits())
+    breaker.record("http_5xx", 0.0, is_probe=False, hold_seconds=6 * 3600.0)
+    assert breaker.next_probe_at == 300.0
+
+
+def test_a_response_to_an_earlier_request_does_not_end_the_pause_that_a_receiver_asks_for() -> None:
+    breaker = Breaker(BreakerLimits())
+    breaker.record("rate_limited", 0.0, is_probe=False, hold_seconds=30.0)
+    breaker.record(None, 1.0, is_probe=False)
+    breaker.record("rate_limited", 1.0, is_probe=False, hold_seconds=10.0)
+    assert breaker.next_probe_at == 30.0
+
+
+def test_a_probe_that_is_rate_limited_prolongs_the_pause() -> None:
+    breaker = Breaker(BreakerLimits())
+    breaker.record("rate_limited", 0.0, is_probe=False, hold_seconds=1.0)
+    breaker.start_probe()
+    breaker.record("rate_limited", 1.0, is_probe=True, hold_seconds=5.0)
+    assert breaker.next_probe_at == 6.0
+
+
+def test_a_destination_that_is_gone_is_paused_and_probed_less_and_less_often() -> None:
+    limits = BreakerLimits()
+    breaker = Breaker(limits)
+    for _ in range(limits.opens_after):
+        assert not breaker.is_open
+        breaker.record("gone", 0.0, is_probe=False)
+    first = breaker.next_probe_at
+    assert first == limits.parking.delay_after(1)
+    breaker.record("gone", 0.0, is_probe=False)
+    assert breaker.next_probe_at == first, "requests that were on their way do not prolong the pause"
+    breaker.start_probe()
+    breaker.record("gone", first, is_probe=True)
+    assert breaker.next_probe_at == first + limits.parking.delay_after(2)
+
+
+@pytest.mark.parametrize("error_type", [None, "http_5xx", "http_4xx"])
+def test_a_410_among_other_responses_pauses_nothing(error_type: str | None) -> None:
+    """A destination has several URLs, and only a few of them respond with 410."""
+    breaker = Breaker(BreakerLimits())
+    for _ in range(20):
+        for _ in range(4):
+            breaker.record("gone", 0.0, is_probe=False)
+        breaker.record(error_type, 0.0, is_probe=False)
+    assert (breaker.is_open, breaker.is_recovering) == (False, False)
+
+
+def test_a_response_other_than_410_ends_the_pause_of_a_destination_that_was_gone() -> None:
+    breaker = Breaker(BreakerLimits())
+    for _ in range(5):
+        breaker.record("gone", 0.0, is_probe=False)
+    breaker.start_probe()
+    breaker.record(None, 10.0, is_probe=True)
+    assert not breaker.is_open
+
+
+def test_a_paused_destination_is_not_forgotten() -> None:
+    lanes = filled({"a": 1})
+    lanes.finished(start(lanes), 0.0, "rate_limited", hold_seconds=30.0)
+    assert lanes.kind_of("a") is Kind.PARKED
+    lanes.add("a", 1)
+    assert lanes.next(1.0) is None
+    [deferred] = lanes.take_deferred(1.0)
+    assert (deferred.parked, deferred.delay_seconds) == (True, 29.0)

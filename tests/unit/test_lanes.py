@@ -189,12 +189,95 @@ def test_an_attempt_in_flight_for_two_seconds_makes_its_destination_degraded_unt
     assert lanes.kind_of("a") is Kind.TRUSTED
 
 
+# Networks
+
+
+def in_one_network(items: dict[str, int], limits: LaneLimits = LIMITS) -> Lanes[int]:
+    """Return lanes of destinations in one network, except those whose name begins with `other`."""
+    lanes: Lanes[int] = Lanes(limits, network_of=lambda name: None if name.startswith("other") else "net")
+    for destination, count in items.items():
+        for number in range(count):
+            lanes.add(destination, number)
+    return lanes
+
+
+def test_fresh_destinations_in_one_network_hold_32_slots_together() -> None:
+    lanes = in_one_network({f"port{n}": 10 for n in range(400)})
+    assert len(start_all(lanes)) == LIMITS.unproven_slots_of_network == 32
+    lanes.add("other", 1)
+    assert start(lanes).destination == "other"
+
+
+def test_degraded_destinations_in_one_network_do_not_block_fresh_ones_there() -> None:
+    lanes = in_one_network({f"hangs{n}": 1 for n in range(32)})
+    assert len(start_all(lanes, 0.0)) == 32
+    lanes.add("port", 1)
+    assert lanes.next(1.9) is None
+    assert start(lanes, 2.0).destination == "port"
+
+
+def test_trusted_destinations_in_one_network_leave_slots_for_those_elsewhere() -> None:
+    lanes = in_one_network({})
+    ports = [f"port{n}" for n in range(400)]
+    for first in range(0, 400, 20):
+        make_trusted(lanes, *ports[first : first + 20])
+    make_trusted(lanes, "other")
+    for destination in ports:
+        lanes.add(destination, 1)
+    assert len(start_all(lanes)) == LIMITS.network_slots
+    lanes.add("other", 1)
+    assert start(lanes).destination == "other"
+
+
+def test_a_slot_that_a_full_network_frees_goes_to_a_destination_that_waited() -> None:
+    lanes = in_one_network({f"port{n}": 1 for n in range(100)})
+    turns = start_all(lanes)
+    served = {turn.destination for turn in turns}
+    while turns:
+        lanes.finished(turns.pop(0), 0.0, "http_5xx")
+        more = start_all(lanes)
+        served |= {turn.destination for turn in more}
+        turns += more
+    assert len(served) == 100
+
+
+def test_a_network_that_becomes_known_counts_what_is_in_flight() -> None:
+    known: dict[str, str] = {}
+    lanes: Lanes[int] = Lanes(network_of=known.get)
+    for n in range(100):
+        lanes.add(f"name{n}", 0)
+    turns = start_all(lanes)
+    assert len(turns) == 64
+    known.update({f"name{n}": "net" for n in range(100)})
+    for turn in turns:
+        lanes.finished(turn, 0.0, "http_5xx")
+    assert len(start_all(lanes)) == 36, "those that were looked up are forgotten, and none of the others is known yet"
+
+
+# Slot time
+
+
+def test_a_receiver_that_responds_quickly_gets_its_share_beside_many_slow_ones() -> None:
+    world = Simulation()
+    world.behaviour["quick"] = (0.01, None)  # 20 a second need less slot time than its share
+    world.submit(0.0, "quick", 1)
+    for n in range(400):
+        world.behaviour[f"slow{n}"] = (1.5 + n / 1000, None)
+        world.submit(0.0, f"slow{n}", 40)
+    for step in range(400):
+        world.submit(15.0 + step / 20, "quick", 1)
+    world.run(until=37.0)
+    waits = sorted(world.waits["quick"])
+    assert len(waits) == 401
+    assert waits[len(waits) * 99 // 100] <= 0.5
+
+
 # Memory
 
 
 def test_items_beyond_a_lanes_bound_are_deferred() -> None:
     lanes = filled({"a": 5}, LaneLimits(unproven_items_each=3))
-    assert lanes.take_deferred(0.0) == [Deferred("a", 3, 1.0), Deferred("a", 4, 1.001)]
+    assert lanes.take_deferred(0.0) == [Deferred("a", 3), Deferred("a", 4)]
     assert lanes.waiting == 3
 
 
@@ -204,7 +287,7 @@ def test_a_trusted_destination_may_hold_all_items() -> None:
     for number in range(110):
         lanes.add("a", number)
     assert lanes.waiting == 100
-    assert {one.delay_seconds for one in lanes.take_deferred(0.0)} == {1.0}
+    assert len(lanes.take_deferred(0.0)) == 10
 
 
 def test_the_longest_lanes_make_room_for_the_others() -> None:
@@ -263,6 +346,10 @@ def test_draining_takes_out_all_that_is_not_in_flight() -> None:
 # A day in the life: receivers that answer, hang and refuse, all at once
 
 
+ROOM_SECONDS = 1.0
+"""Time after which an item for which there was no room comes again."""
+
+
 class Simulation:
     """Plays receivers with a fixed time to answer. Items deferred come again after their delay."""
 
@@ -293,7 +380,7 @@ class Simulation:
             self._push(now + self.behaviour[turn.destination][0], turn)
         self.most_in_flight = max(self.most_in_flight, self.lanes.in_flight)
         for deferred in self.lanes.take_deferred(now):
-            self._push(now + deferred.delay_seconds, deferred)
+            self._push(now + (deferred.delay_seconds if deferred.parked else ROOM_SECONDS), deferred)
 
     def _push(self, at: float, event: Turn[float] | Deferred[float]) -> None:
         heapq.heappush(self._events, (at, next(self._numbers), event))
@@ -365,13 +452,15 @@ class LanesMachine(RuleBasedStateMachine):
 
     limits = LaneLimits(
         slots=16, degraded_slots=6, fresh_slots=6, unproven_slots_each=3, trusted_slots_each=8, items=20,
-        unproven_items_each=5, breaker=BreakerLimits(opens_after=2, responses_to_recover=2), histories=3,
+        unproven_items_each=5, unproven_slots_of_network=4,
+        breaker=BreakerLimits(opens_after=2, responses_to_recover=2), histories=3,
         history_seconds=50.0,
     )  # fmt: skip
 
     def __init__(self) -> None:
         super().__init__()
-        self.lanes: Lanes[int] = Lanes(self.limits)
+        networks = dict.fromkeys("abcdef", "net")
+        self.lanes: Lanes[int] = Lanes(self.limits, network_of=networks.get)
         self.now = 0.0
         self.added = 0
         self.out: list[int] = []
@@ -400,11 +489,29 @@ class LanesMachine(RuleBasedStateMachine):
             most = 8 if turn.kind is Kind.TRUSTED else 3
             assert len(same) < most
 
-    @rule(data=st.data(), error_type=st.sampled_from([None, None, "read_timeout", "reset", "http_5xx", "internal"]))
-    def finish(self, data: st.DataObject, error_type: str | None) -> None:
+    @rule(
+        data=st.data(),
+        error_type=st.sampled_from([None, None, "read_timeout", "reset", "http_5xx", "gone", "internal"]),
+        hold_seconds=st.sampled_from([0.0, 0.0, 0.0, 5.0]),
+    )
+    def finish(self, data: st.DataObject, error_type: str | None, hold_seconds: float) -> None:
         if self.turns:
             turn = self.turns.pop(data.draw(st.integers(0, len(self.turns) - 1)))
-            self.lanes.finished(turn, self.now, error_type)
+            self.lanes.finished(turn, self.now, error_type, hold_seconds=hold_seconds)
+
+    @rule()
+    def every_item_gets_its_turn(self) -> None:
+        """No lane is left out of its queue."""
+        for turn in self.turns:
+            self.lanes.finished(turn, self.now, "http_5xx")
+        self.turns = []
+        self.now += 1000.0
+        self.out.extend(one.item for one in self.lanes.take_deferred(self.now))
+        while self.lanes.waiting:
+            next_turn = self.lanes.next(self.now)
+            assert next_turn is not None
+            self.out.append(next_turn.item)
+            self.lanes.finished(next_turn, self.now, "http_5xx")
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 2.0, 10.0, 60.0]))
     def time_passes(self, seconds: float) -> None:
@@ -413,7 +520,7 @@ class LanesMachine(RuleBasedStateMachine):
     @rule()
     def defer(self) -> None:
         deferred = self.lanes.take_deferred(self.now)
-        assert all(one.delay_seconds > 0 for one in deferred)
+        assert all((one.delay_seconds > 0) is one.parked for one in deferred)
         self.out.extend(one.item for one in deferred)
         assert self.lanes.waiting <= self.limits.items
         busy = {turn.destination for turn in self.turns}
@@ -439,6 +546,8 @@ class LanesMachine(RuleBasedStateMachine):
             self.lanes.finished(turn, self.now + 1000.0, "http_4xx")
         assert (self.lanes.in_flight, self.lanes.waiting) == (0, 0)
         assert not any(self.lanes._by_length.values())
+        assert not any(map(len, self.lanes._queues.values()))
+        assert not any(network.in_flight or any(network.held.values()) for network in self.lanes._networks.values())
         assert {*self.lanes._held.values(), *self.lanes._began.values()} == {0}
 
 

@@ -8,6 +8,8 @@ import pytest
 from queue_engine.net.resolver import CachingResolver, NameNotResolved, NoAnswer, ResolverLimits
 from tests.waiting import wait_until_async
 
+LOOKUPS_EACH = ResolverLimits().lookups_each
+
 
 class ScriptedLookup:
     """Answers with the next entry of the name's script; the last one repeats. An empty entry is a failure."""
@@ -119,13 +121,75 @@ async def test_one_slow_name_does_not_delay_another(bench: Bench) -> None:
 
 
 async def test_cached_names_never_exceed_the_limit(bench: Bench) -> None:
-    for name in ("a.example", "b.example", "c.example", "d.example"):
+    for name in ("a.example", "b.example", "c.example", "d.example", "e.example"):
         await asyncio.gather(bench.resolver.addresses(name), return_exceptions=True)
+    for name, times in (("b.example", 2), ("e.example", 1)):
+        with pytest.raises(NameNotResolved):
+            await bench.resolver.addresses(name)
+        assert bench.lookup.asked.count(name) == times, "the oldest is forgotten"
+    for number in range(4):
+        bench.lookup.scripts[f"{number}.example"] = [["192.0.2.9"]]
+        await bench.resolver.addresses(f"{number}.example")
     await bench.resolver.addresses("a.example")
-    assert bench.lookup.asked.count("a.example") == 2, "the oldest was forgotten"
-    with pytest.raises(NameNotResolved):
-        await bench.resolver.addresses("d.example")
-    assert bench.lookup.asked.count("d.example") == 1
+    assert bench.lookup.asked.count("a.example") == 2
+
+
+async def test_names_without_an_address_displace_no_addresses(bench: Bench) -> None:
+    await bench.resolver.addresses("a.example")
+    for number in range(20):
+        with pytest.raises(NameNotResolved):
+            await bench.resolver.addresses(f"nowhere{number}.example")
+    await bench.resolver.addresses("a.example")
+    assert bench.lookup.asked.count("a.example") == 1
+
+
+async def test_names_of_one_owner_that_hang_do_not_delay_those_of_another(bench: Bench) -> None:
+    bench.lookup.gate.clear()
+    hanging = [
+        asyncio.create_task(bench.resolver.addresses(f"hangs{number}.example", "a tenant")) for number in range(100)
+    ]
+    await wait_until_async(lambda: len(bench.lookup.asked) >= LOOKUPS_EACH)
+    other = asyncio.create_task(bench.resolver.addresses("a.example", "another tenant"))
+    await wait_until_async(lambda: "a.example" in bench.lookup.asked)
+    assert len(bench.lookup.asked) == LOOKUPS_EACH + 1, "the others wait for their turn"
+    bench.lookup.gate.set()
+    assert await other == ("192.0.2.1",)
+    results = await asyncio.gather(*hanging, return_exceptions=True)
+    assert {type(one) for one in results} == {NameNotResolved}
+    assert len(bench.lookup.asked) == 101
+
+
+async def test_callers_that_leave_free_the_turns_of_their_owner(bench: Bench) -> None:
+    bench.lookup.gate.clear()
+    hanging = [asyncio.create_task(bench.resolver.addresses(f"hangs{number}.example", "t")) for number in range(100)]
+    await wait_until_async(lambda: len(bench.lookup.asked) >= LOOKUPS_EACH)
+    for task in hanging:
+        task.cancel()
+    await asyncio.gather(*hanging, return_exceptions=True)
+    bench.lookup.gate.set()
+    assert await bench.resolver.addresses("a.example", "t") == ("192.0.2.1",)
+    assert len(bench.lookup.asked) == LOOKUPS_EACH + 1
+    await wait_until_async(lambda: not bench.resolver._owners)
+
+
+async def test_a_name_that_several_callers_of_a_busy_owner_wait_for_is_asked_once(bench: Bench) -> None:
+    bench.lookup.gate.clear()
+    hanging = [asyncio.create_task(bench.resolver.addresses(f"hangs{n}.example", "t")) for n in range(LOOKUPS_EACH)]
+    waiting = [asyncio.create_task(bench.resolver.addresses("a.example", "t")) for _ in range(5)]
+    await wait_until_async(lambda: len(bench.lookup.asked) >= LOOKUPS_EACH)
+    bench.lookup.gate.set()
+    assert await asyncio.gather(*waiting) == [("192.0.2.1",)] * 5
+    assert bench.lookup.asked.count("a.example") == 1
+    await asyncio.gather(*hanging, return_exceptions=True)
+
+
+async def test_the_latest_addresses_are_known_without_a_lookup(bench: Bench) -> None:
+    assert bench.resolver.seen("a.example") == ()
+    await bench.resolver.addresses("a.example")
+    bench.clock.now += 1000.0
+    assert bench.resolver.seen("A.example.") == ("192.0.2.1",)
+    assert bench.resolver.seen("192.0.2.7") == ("192.0.2.7",)
+    assert bench.lookup.asked == ["a.example"]
 
 
 @pytest.mark.parametrize("name", ["localhost", "LOCALHOST.", "a.localhost"])

@@ -47,7 +47,7 @@ def test_a_worker_event_has_the_described_members_and_no_others(previous: str | 
 @pytest.mark.parametrize(("auth_key", "absent"), [("sesame", set()), (None, {"X-API-Key"})])
 def test_a_webhook_has_the_described_headers(auth_key: str | None, absent: set[str]) -> None:
     delivery = Delivery("d", "1-0", "msg_1", 0, AT_MS, "https://hooks.example/", auth_key, (SECRET,), b"{}")
-    sent = _request(delivery, AT_MS // 1000).headers
+    sent = _request(delivery, AT_MS // 1000, "acme").headers
     for event in describe_webhooks().values():
         described = {header["name"]: header["required"] for header in event["post"]["parameters"]}
         assert sent.keys() | absent == {"Content-Type", *described}

@@ -66,8 +66,8 @@ class TaskView(_TaskFields):
     delivery_error: str | None = Field(description="Reason why the delivery was given up")
     next_delivery_at: int | None = Field(description="The earliest time of the next delivery attempt")
     delivery_parked: bool = Field(
-        description="True while the receiver does not respond, so that its deliveries wait. At `nextDeliveryAt` one of "
-        "them is sent as a probe. If the probe fails, all of them wait again"
+        description="True while the receiver does not respond or has asked for a pause, so that its deliveries wait. "
+        "At `nextDeliveryAt` one of them is sent as a probe. If the probe fails, all of them wait again"
     )
     error: str | None = Field(description="Reason of the failure")
     cancel_requested: bool = Field(description="True if cancellation was requested before the task ended")

@@ -372,6 +372,13 @@ local function destination_of(webhook, length)
   return type(destination) == 'string' and destination or ''
 end
 
+-- Return the milliseconds until the first delivery of a set of waiting ones is due, among those with a time from `first` on; false
+-- without one.
+local function next_due(waiting, first, now)
+  local found = redis.call('ZRANGEBYSCORE', waiting, first, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
+  return found[2] and math.max(0, tonumber(found[2]) - now) or false
+end
+
 -- Return the id of a delivery from its key.
 local function id_of_delivery(delivery_key)
   return string.match(delivery_key, ':w:(.+)$')

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,7 +20,11 @@ class OutboxEntry:
     entry_id: str
     delivery_id: str
     destination: str
-    """`scheme://host:port`. Deliveries are served in turn by destination."""
+    """`scheme://host:port`. Each destination of a tenant gets a share of the tenant's slots."""
+    tenant: str = ""
+    """The tenant of its endpoint; empty when the endpoint is no longer stored."""
+    was_shelved: bool = False
+    """True if it was taken from a shelf."""
 
     @cached_property
     def task_keys(self) -> TaskKeys:
@@ -43,13 +47,35 @@ class Settlement:
     latency_seconds: float = 0.0
 
 
-def outbox_entries(partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
-    """Return the entries. An invalid entry gets empty texts; `open` finds no delivery for it and drops it."""
-    return [
-        OutboxEntry(partition, entry_id.decode(), _text_in(fields, b"d"), _text_in(fields, b"h"))
-        for entry_id, fields in entries
-        if fields
-    ]
+RawEntry = tuple[bytes, dict[bytes, bytes]]
+"""An entry as the store returns it. A deleted entry has no fields."""
+
+
+def outbox_entries(
+    partition: Partition, entries: Iterable[RawEntry], tenants: Mapping[str, str], *, was_shelved: bool = False
+) -> list[OutboxEntry]:
+    """Return the entries. An invalid entry gets empty texts; `open` finds no delivery for it and drops it.
+
+    `tenants` has the tenant of each endpoint by its id.
+    """
+    made = []
+    for entry_id, fields in entries:
+        if fields:
+            delivery_id = _text_in(fields, b"d")
+            tenant = tenants.get(endpoint_of(delivery_id), "")
+            made.append(
+                OutboxEntry(partition, entry_id.decode(), delivery_id, _text_in(fields, b"h"), tenant, was_shelved)
+            )
+    return made
+
+
+def endpoints_of(entries: Iterable[RawEntry]) -> set[str]:
+    """Return the ids of the entries' endpoints."""
+    return {endpoint_of(_text_in(fields, b"d")) for _, fields in entries if fields}
+
+
+def endpoint_of(delivery_id: str) -> str:
+    return owner_of(delivery_id)[0]
 
 
 def _text_in(fields: dict[bytes, bytes], name: bytes) -> str:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import time
+from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
+from queue_engine.aio import wait_for_event
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.deliveries import Delivery, Verdict, WebhookResponse
+from queue_engine.domain.deliveries import DeliverAgain, Delivery, Verdict, WebhookResponse
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partition, Partitions
-from queue_engine.store.outbox.entries import OutboxEntry, Settlement, outbox_entries
+from queue_engine.store.outbox.due_times import DueTimes
+from queue_engine.store.outbox.entries import OutboxEntry, RawEntry, Settlement, endpoints_of, outbox_entries
 from queue_engine.store.outbox.events import EventDeliveries
 from queue_engine.store.outbox.results import ResultDeliveries
+from queue_engine.store.outbox.shelves import Shelf, Shelves, shelf_of
+from queue_engine.store.outbox.tenants import EndpointTenants
 from queue_engine.store.redis.cluster import ClusterClient
 from queue_engine.store.streams import make_group
 
@@ -25,6 +31,12 @@ PARKED_MS = 2 * 86_400_000
 DEFAULT_MAX_AGE_MS = 3 * 86_400_000
 MISSED_CHUNK = 1000
 """Number of entries that one command searches for entries whose reply was lost."""
+PROMOTED_AT_ONCE = 128
+"""Number of due deliveries that one round moves, so that other calls do not wait for long behind them."""
+DUE_SLACK_SECONDS = 0.005
+"""Added to the time of a look, so that rounding does not let it find nothing."""
+SHELVED_AT_ONCE = 256
+"""Number of entries that one script puts onto a shelf, which takes about 1 ms."""
 
 
 class Outbox:
@@ -57,6 +69,12 @@ class Outbox:
         """Ids of the entries that were returned and not yet settled or deferred, by outbox."""
         self._reads: dict[Partition, asyncio.Task[list[OutboxEntry]]] = {}
         """Reads in progress, when each partition is read separately."""
+        self._tenants = EndpointTenants(redis)
+        self._due: DueTimes[tuple[Partition, str]] = DueTimes()
+        """When the sets of waiting deliveries have a due one."""
+        self._due_earlier = asyncio.Event()
+        self.shelves = Shelves()
+        """The shelves that have deliveries."""
 
     async def read(self, limit: int, *, block_ms: int) -> list[OutboxEntry]:
         """Return up to `limit` due deliveries of each partition. Waits up to `block_ms` when there are none."""
@@ -71,14 +89,14 @@ class Outbox:
                 raise
             await self.make_groups()
             return []
-        return [entry for stream, entries in reply for entry in self._hold(partitions[stream.decode()], entries)]
+        return await self._hold({partitions[stream.decode()]: entries for stream, entries in reply})
 
     async def adopt(self, *, tick_ms: int, lease_ms: int, limit: int = 256) -> list[OutboxEntry]:
         """Renew the lease of this process, and return the entries adopted from dead processes.
 
         Call it at least every `lease_ms` / 3. Entries that the store sent to this process at least `lease_ms` ago in a
         lost reply are returned too. When some partitions fail, the entries of the others are returned; the error is
-        raised only when there are no entries.
+        raised only when there are no entries. Notes what other processes have left on shelves or deferred.
         """
         adopted = await asyncio.gather(
             *(self._adopt(partition, tick_ms, lease_ms, limit) for partition in self._partitions.all()),
@@ -91,14 +109,56 @@ class Outbox:
         return entries
 
     async def promote(self, limit: int = 1000) -> int:
-        """Move deliveries whose wait is over into the outbox. Return their number."""
-
-        waits = [
+        """Move deliveries whose wait is over into the outbox, those of other processes too. Return their number."""
+        places = [
             (partition, waiting)
             for partition in self._partitions.all()
             for waiting in (partition.outbox_due, partition.outbox_parked)
         ]
-        return sum(await asyncio.gather(*(self._promote(partition, waiting, limit) for partition, waiting in waits)))
+        return sum(await asyncio.gather(*(self._promote(place, limit) for place in places)))
+
+    async def promote_due(self) -> bool:
+        """Move some of the deliveries whose wait is over, as far as this process knows. Return True if more are due."""
+        for place in self._due.take(time.monotonic()):
+            try:
+                await self._promote(place, PROMOTED_AT_ONCE)
+            except BaseException:
+                self._due.note(place, time.monotonic())
+                raise
+        return (self._due.next_at or float("inf")) <= time.monotonic()
+
+    async def wait_until_due(self) -> None:
+        """Wait until the wait of a delivery is over, as far as this process knows."""
+        while True:
+            self._due_earlier.clear()
+            at = self._due.next_at
+            seconds = None if at is None else at - time.monotonic()
+            if seconds is not None and seconds <= 0:
+                return
+            await wait_for_event(self._due_earlier, seconds)
+
+    async def shelve(self, entries: Sequence[OutboxEntry]) -> None:
+        """Put entries that this process has no room for onto shelves, for any process that has room."""
+        by_shelf: defaultdict[Shelf, list[OutboxEntry]] = defaultdict(list)
+        for entry in entries:
+            by_shelf[shelf_of(entry.partition, entry.tenant, entry.destination)].append(entry)
+        await asyncio.gather(
+            *(
+                self._shelve(shelf, of_shelf[first : first + SHELVED_AT_ONCE])
+                for shelf, of_shelf in by_shelf.items()
+                for first in range(0, len(of_shelf), SHELVED_AT_ONCE)
+            )
+        )
+
+    async def take(self, shelf: Shelf, after: str, limit: int) -> list[OutboxEntry]:
+        """Take up to `limit` entries from a shelf, behind the entry with the id `after`."""
+        reply = await self._scripts.take_deliveries(
+            shelf.partition, shelf=shelf.name, process_id=self._process_id, after=after, limit=limit
+        )
+        taken = await self._hold({shelf.partition: reply.taken}, was_shelved=True)
+        last = reply.taken[-1][0].decode() if len(reply.taken) == limit else None
+        self.shelves.took(shelf, time.monotonic(), last=last, is_empty=reply.is_empty)
+        return taken
 
     async def open(self, entry: OutboxEntry) -> Delivery | None:
         """Return the data for a delivery attempt; None when the delivery is no longer due by this entry."""
@@ -116,6 +176,8 @@ class Outbox:
         else:
             settlement = await self._results.settle(entry, response, verdict, at_ms)
         self._forget(entry)
+        if isinstance(verdict, DeliverAgain):
+            self._note_due(entry.partition, entry.partition.outbox_due, verdict.delay_seconds)
         return settlement
 
     async def defer(self, entry: OutboxEntry, *, delay_ms: int, parked: bool = False) -> bool:
@@ -128,6 +190,7 @@ class Outbox:
         else:
             word = await self._results.defer(entry, delay_ms, parked)
         self._forget(entry)
+        self._note_due(entry.partition, entry.partition.outbox_parked, delay_ms / 1000)
         return word != "GIVEN_UP"
 
     async def pending(self) -> dict[str, int]:
@@ -185,14 +248,19 @@ class Outbox:
                 raise
             await make_group(self._redis, partition.outbox, GROUP)
             return []
-        return [entry for _, entries in reply for entry in self._hold(partition, entries)]
+        return await self._hold({partition: [entry for _, entries in reply for entry in entries]})
 
     async def _adopt(self, partition: Partition, tick_ms: int, lease_ms: int, limit: int) -> list[OutboxEntry]:
         reply = await self._scripts.adopt_deliveries(
             partition, process_id=self._process_id, tick_ms=tick_ms, lease_ms=lease_ms, limit=limit
         )
+        for shelf in reply.shelves:
+            self.shelves.note(Shelf(partition, shelf))
+        for waiting, wait_ms in ((partition.outbox_due, reply.retry_ms), (partition.outbox_parked, reply.parked_ms)):
+            if wait_ms is not None:
+                self._note_due(partition, waiting, wait_ms / 1000)
         missed = await self._missed(partition, lease_ms) if reply.unsettled > len(self._held[partition.outbox]) else []
-        return self._hold(partition, [*reply.adopted, *missed])
+        return await self._hold({partition: [*reply.adopted, *missed]})
 
     async def _missed(self, partition: Partition, idle_ms: int) -> list[tuple[bytes, dict[bytes, bytes]]]:
         """Return entries that the store sent to this process in lost replies."""
@@ -211,21 +279,49 @@ class Outbox:
                 return missed
             after = "(" + ids[-1].decode()
 
-    def _hold(self, partition: Partition, entries: Iterable[tuple[bytes, dict[bytes, bytes]]]) -> list[OutboxEntry]:
-        held = outbox_entries(partition, entries)
-        self._held[partition.outbox].update(entry.entry_id for entry in held)
+    async def _hold(self, raw: dict[Partition, Sequence[RawEntry]], *, was_shelved: bool = False) -> list[OutboxEntry]:
+        """Return the entries that the store has sent, with their tenants, as held by this process."""
+        held: list[OutboxEntry] = []
+        for partition, entries in raw.items():
+            tenants = await self._tenants.of(partition, endpoints_of(entries))
+            made = outbox_entries(partition, entries, tenants, was_shelved=was_shelved)
+            self._held[partition.outbox].update(entry.entry_id for entry in made)
+            held += made
         return held
 
     def _forget(self, entry: OutboxEntry) -> None:
         self._held[entry.partition.outbox].discard(entry.entry_id)
 
-    async def _promote(self, partition: Partition, waiting: str, limit: int) -> int:
-        ids = (await self._scripts.due_deliveries(waiting=waiting, limit=limit)).delivery_ids
+    async def _shelve(self, shelf: Shelf, entries: Sequence[OutboxEntry]) -> None:
+        await self._scripts.shelve_deliveries(
+            shelf.partition,
+            shelf=shelf.name,
+            process_id=self._process_id,
+            entry_ids=[entry.entry_id for entry in entries],
+        )
+        for entry in entries:
+            self._forget(entry)
+        self.shelves.note(shelf, was_returned=any(entry.was_shelved for entry in entries))
+
+    async def _promote(self, place: tuple[Partition, str], limit: int) -> int:
+        partition, waiting = place
+        found = await self._scripts.due_deliveries(waiting=waiting, limit=limit)
         promote = self._scripts.promote_delivery
         replies = await asyncio.gather(
-            *(promote(partition, delivery=partition.delivery(name), waiting=waiting, delivery_id=name) for name in ids)
+            *(
+                promote(partition, delivery=partition.delivery(name), waiting=waiting, delivery_id=name)
+                for name in found.delivery_ids
+            )
         )
+        if found.next_ms == 0:
+            self._due.note(place, time.monotonic())
+        elif found.next_ms is not None:
+            self._note_due(partition, waiting, found.next_ms / 1000)
         return sum(reply.word == "OK" for reply in replies)
+
+    def _note_due(self, partition: Partition, waiting: str, seconds: float) -> None:
+        if self._due.note((partition, waiting), time.monotonic() + seconds + DUE_SLACK_SECONDS):
+            self._due_earlier.set()
 
 
 def _is_event(entry: OutboxEntry) -> bool:
