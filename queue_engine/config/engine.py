@@ -200,8 +200,9 @@ class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
     unknown_keys_per_minute: float = Field(
         60.0,
         ge=0,
-        description="Maximum number of requests per minute of an address (IPv6: a /64 network) to an API process with "
-        "an unknown API key; 0: no limit. Beyond it, keys that were not valid in this process before get 429",
+        description="Maximum number of unknown API keys per minute that an API process refuses with 401 for an address "
+        "(IPv6: a /64 network); 0: no limit. Beyond it, unknown keys get 429, and they are looked up together, at most "
+        "ten times a second. Valid keys are always admitted",
     )
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
         (),

@@ -24,6 +24,10 @@ class TokenBucket:
         self._tokens -= tokens
         return True
 
+    def put(self, tokens: float = 1.0) -> None:
+        """Return tokens that were taken."""
+        self._tokens = min(self._burst, self._tokens + tokens)
+
     def seconds_until(self, tokens: float = 1.0) -> float:
         """Return the seconds after the last `fill` until the bucket has `tokens` tokens."""
         return max(0.0, tokens - self._tokens) / self._per_second

@@ -8,9 +8,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from queue_engine.domain.api_keys import ApiKey
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.principals import Principal
+from queue_engine.engine.key_lookups import Answer, KeyLookup, KeyLookups
 from queue_engine.engine.patience import from_store
 from queue_engine.store.api_keys import hash_of
 
@@ -21,10 +21,8 @@ USE_NOTE_SECONDS = 60.0
 MAX_CACHED_KEYS = 10_000
 
 
-class KeyLookup(Protocol):
-    """Finds keys by their hash. None means an unknown, revoked or expired key."""
-
-    async def find(self, key_hash: str) -> ApiKey | None: ...
+class KeyRecords(KeyLookup, Protocol):
+    """Keys with the time of their latest use."""
 
     async def note_use(self, key_hash: str) -> None: ...
 
@@ -40,28 +38,45 @@ class _Cached:
 class Principals:
     """Resolves a key to its principal. Valid keys are cached for a second, invalid keys never."""
 
-    def __init__(self, keys: KeyLookup, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, keys: KeyRecords, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._keys = keys
+        self._lookups = KeyLookups(keys, monotonic)
         self._monotonic = monotonic
         self._valid: dict[str, _Cached] = {}
+        """Keys that were valid when they were last looked up, the oldest look-up first."""
 
-    async def of_key(self, api_key: str) -> Principal | None:
-        """Return the principal of the key; None if it is unknown, revoked or has expired. Raises StoreUnavailable."""
+    def cached(self, api_key: str) -> Principal | None:
+        """Return the principal of a key that was valid a moment ago; None if the key must be looked up."""
+        return self._cached(hash_of(api_key))
+
+    async def of_key(self, api_key: str, *, may_wait: bool = False) -> Principal | None:
+        """Return the principal of the key; None if it is unknown, revoked or has expired.
+
+        With `may_wait` a key that was not valid before is looked up with the next batch. Raises StoreUnavailable, and
+        with `may_wait` TooManyRequests.
+        """
         key_hash = hash_of(api_key)
-        cached = self._valid.get(key_hash)
-        now = self._monotonic()
-        return cached.principal if cached and now < cached.expires_at else await self._ask(key_hash, cached, now)
+        principal = self._cached(key_hash)
+        if principal is not None:
+            return principal
+        waits = may_wait and key_hash not in self._valid
+        answer = await (self._lookups.in_batch(key_hash) if waits else self._lookups.at_once(key_hash))
+        return self._cached(key_hash) or await self._accepted(key_hash, answer)
 
-    async def _ask(self, key_hash: str, cached: _Cached | None, now: float) -> Principal | None:
-        self._valid.pop(key_hash, None)
-        key = await from_store(self._keys.find(key_hash))
-        if key is None:
+    def _cached(self, key_hash: str) -> Principal | None:
+        cached = self._valid.get(key_hash)
+        return cached.principal if cached is not None and self._monotonic() < cached.expires_at else None
+
+    async def _accepted(self, key_hash: str, answer: Answer) -> Principal | None:
+        before = self._valid.pop(key_hash, None)
+        if answer.key is None:
             return None
         if len(self._valid) >= MAX_CACHED_KEYS:
-            self._valid.clear()
-        is_noted = cached is not None and now - cached.noted_at < USE_NOTE_SECONDS
-        noted_at = cached.noted_at if cached is not None and is_noted else now
-        principal = key.principal()
+            del self._valid[next(iter(self._valid))]
+        now = answer.asked_at
+        is_noted = before is not None and now - before.noted_at < USE_NOTE_SECONDS
+        noted_at = before.noted_at if before is not None and is_noted else now
+        principal = answer.key.principal()
         # Before the note, so that requests that arrive while it is written do not write it too.
         self._valid[key_hash] = _Cached(principal, now + CACHE_SECONDS, noted_at)
         if not is_noted:

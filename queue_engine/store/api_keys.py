@@ -166,6 +166,16 @@ class ApiKeyStore:
         """Return the key with this hash; None when it is unknown, revoked or has expired."""
         return _key_from(key_hash, await self._redis.hgetall(keys.api_key(key_hash)))  # type: ignore[misc]
 
+    async def find_all(self, hashes: Sequence[str]) -> dict[str, ApiKey | None]:
+        """Return the keys with these hashes in one call, as `find` does for one."""
+        if not hashes:
+            return {}
+        pipeline = self._redis.pipeline(transaction=False)
+        for key_hash in hashes:
+            pipeline.hgetall(keys.api_key(key_hash))
+        records = await pipeline.execute()
+        return {key_hash: _key_from(key_hash, record) for key_hash, record in zip(hashes, records, strict=True)}
+
     async def note_use(self, key_hash: str) -> None:
         """Record that the key is in use, at most once a minute."""
         await self._scripts.use_api_key(api_key=keys.api_key(key_hash))
@@ -180,7 +190,7 @@ class ApiKeyStore:
         index = keys.api_keys_of(tenant)
         while True:
             hashes = await self._redis.zrevrange(index, (page - 1) * size, page * size - 1)
-            found = await self._read([key_hash.decode() for key_hash in hashes])
+            found = await self.find_all([key_hash.decode() for key_hash in hashes])
             if None not in found.values():
                 return KeyPage([key for key in found.values() if key], await self._redis.zcard(index))
             await self._forget(tenant, [key_hash for key_hash, key in found.items() if key is None])
@@ -252,23 +262,14 @@ class ApiKeyStore:
             cursor, hashes = await self._redis.sscan(keys.API_KEYS, cursor, count=KEYS_PER_READ)
             fresh = [name for key_hash in hashes if (name := key_hash.decode()) not in seen]
             seen.update(fresh)
-            yield [key for key in (await self._read(fresh)).values() if key is not None]
+            yield [key for key in (await self.find_all(fresh)).values() if key is not None]
             if not int(cursor):
                 return
-
-    async def _read(self, hashes: Sequence[str]) -> dict[str, ApiKey | None]:
-        if not hashes:
-            return {}
-        pipeline = self._redis.pipeline(transaction=False)
-        for key_hash in hashes:
-            pipeline.hgetall(keys.api_key(key_hash))
-        records = await pipeline.execute()
-        return {key_hash: _key_from(key_hash, record) for key_hash, record in zip(hashes, records, strict=True)}
 
     async def _tidy(self, tenant: str) -> bool:
         """Remove the tenant's expired keys from the indexes. Return True if there were any."""
         hashes = await self._redis.zrange(keys.api_keys_of(tenant), 0, -1)
-        found = await self._read([key_hash.decode() for key_hash in hashes])
+        found = await self.find_all([key_hash.decode() for key_hash in hashes])
         ended = [key_hash for key_hash, key in found.items() if key is None]
         if ended:
             await self._forget(tenant, ended)

@@ -104,7 +104,7 @@ async def test_the_keep_alive_of_a_connection_is_short_until_a_key_was_valid() -
         server.close()
 
 
-async def test_unknown_keys_of_an_address_are_limited_and_known_keys_are_not(valkey_url: str) -> None:
+async def test_unknown_keys_of_an_address_are_limited_and_valid_keys_are_not(valkey_url: str) -> None:
     async with running_api(valkey_url, unknown_keys_per_minute=2, trusted_proxies="127.0.0.0/8") as api:
 
         async def status(key: str, address: str) -> int:
@@ -114,5 +114,20 @@ async def test_unknown_keys_of_an_address_are_limited_and_known_keys_are_not(val
         assert await status(api.key, "192.0.2.1") == 200
         assert [await status(f"guess{number}", "192.0.2.1") for number in range(3)] == [401, 401, 429]
         assert await status(api.key, "192.0.2.1") == 200
-        assert await status(await api.new_key("other"), "192.0.2.1") == 429
-        assert await status(await api.new_key("other"), "192.0.2.2") == 200
+        assert await status(await api.new_key("other"), "192.0.2.1") == 200
+        assert await status("guess", "192.0.2.2") == 401
+
+
+async def test_valid_keys_are_admitted_beside_a_flood_of_unknown_ones_behind_the_same_proxy(valkey_url: str) -> None:
+    async with running_api(valkey_url) as api:
+
+        async def status(key: str) -> int:
+            return (await api.client.get("/v2/serverless", headers={"X-Api-Key": key})).status_code
+
+        assert await status(api.key) == 200
+        guesses = asyncio.gather(*(status(f"guess{number}") for number in range(1000)))
+        fresh = [await api.new_key("other") for _ in range(10)]
+        assert await asyncio.gather(*(status(key) for key in (api.key, *fresh))) == [200] * 11
+        refused = await guesses
+        assert set(refused) == {401, 429}
+        assert refused.count(429) > 500

@@ -1,5 +1,8 @@
 """The admission of requests by their key, and its rate."""
 
+import asyncio
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from queue_engine.api.http.auth import Authenticator
@@ -7,6 +10,7 @@ from queue_engine.api.http.failed_keys import MAX_REMEMBERED, UNKNOWN_SECONDS, F
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.domain.api_keys import ApiKey
 from queue_engine.domain.errors import StoreUnavailable, TooManyRequests, Unauthorized
+from queue_engine.engine.key_lookups import MAX_BATCH
 from queue_engine.engine.principals import CACHE_SECONDS, MAX_CACHED_KEYS, USE_NOTE_SECONDS, Principals
 from queue_engine.store.api_keys import hash_of
 
@@ -23,11 +27,21 @@ class Keys:
     def __init__(self, **tenants: str) -> None:
         self.tenants = {hash_of(key): tenant for key, tenant in tenants.items()}
         self.asked = 0
-
+        self.batches: list[int] = []
+        """The number of keys of each call with several keys."""
         self.noted: list[str] = []
 
     async def find(self, key_hash: str) -> ApiKey | None:
         self.asked += 1
+        await asyncio.sleep(0)  # as a call of the store does
+        return self._key(key_hash)
+
+    async def find_all(self, hashes: Sequence[str]) -> Mapping[str, ApiKey | None]:
+        self.batches.append(len(hashes))
+        await asyncio.sleep(0)
+        return {key_hash: self._key(key_hash) for key_hash in hashes}
+
+    def _key(self, key_hash: str) -> ApiKey | None:
         tenant = self.tenants.get(key_hash)
         return None if tenant is None else ApiKey(key_hash, tenant, "", 0)
 
@@ -114,52 +128,134 @@ async def test_an_unknown_key_is_refused_for_a_second_without_asking_the_store()
     assert (await authenticator.principal_of(_headers(b"alice"))).tenant == "a"
 
 
-async def test_unknown_keys_of_an_address_are_limited_before_the_store_is_asked() -> None:
-    keys, clock = Keys(alice="a", bob="b"), Clock()
+async def outcome_of(authenticator: Authenticator, key: str, address: str = "192.0.2.1") -> str:
+    """Return the tenant of the key, or the name of the error."""
+    try:
+        return (await authenticator.principal_of(_headers(key.encode()), address)).tenant
+    except (Unauthorized, TooManyRequests) as error:
+        return type(error).__name__
+
+
+async def test_unknown_keys_beyond_the_limit_of_an_address_get_429_and_the_time_that_is_left() -> None:
+    keys, clock = Keys(), Clock()
     authenticator = authenticator_of(Principals(keys, monotonic=clock), clock=clock)
-    await authenticator.principal_of(_headers(b"alice"), "192.0.2.1")
     for number in range(60):
-        with pytest.raises(Unauthorized):
-            await authenticator.principal_of(_headers(b"guess%d" % number), "192.0.2.1")
-    asked = keys.asked
-    for key in (b"guess", b"guess59", b"bob"):
+        assert await outcome_of(authenticator, f"guess{number}") == "Unauthorized"
+    clock.now += 0.5
+    for key in (b"guess", b"guess59"):
         with pytest.raises(TooManyRequests, match="at most 60 requests a minute with an unknown key") as caught:
             await authenticator.principal_of(_headers(key), "192.0.2.1")
         assert (caught.value.scope, caught.value.retry_after_seconds) == ("address", 1)
-    assert keys.asked == asked
-    assert (await authenticator.principal_of(_headers(b"bob"), "192.0.2.2")).tenant == "b"
+    assert await outcome_of(authenticator, "guess", "192.0.2.2") == "Unauthorized"
     clock.now += 0.5
-    assert (await authenticator.principal_of(_headers(b"alice"), "192.0.2.1")).tenant == "a"
-    clock.now += 0.5
-    with pytest.raises(Unauthorized):
-        await authenticator.principal_of(_headers(b"guess"), "192.0.2.1")
+    assert await outcome_of(authenticator, "another") == "Unauthorized"
+
+
+async def test_valid_keys_are_admitted_beside_a_thousand_unknown_ones_of_their_address() -> None:
+    keys, clock = Keys(known="a"), Clock()
+    authenticator = authenticator_of(Principals(keys, monotonic=clock), clock=clock)
+    assert await outcome_of(authenticator, "known") == "a"
+    clock.now += CACHE_SECONDS
+    guesses = [asyncio.create_task(outcome_of(authenticator, f"guess{number}")) for number in range(500)]
+    await asyncio.sleep(0)
+    keys.tenants[hash_of("fresh")] = "b"
+    valid = [asyncio.create_task(outcome_of(authenticator, key)) for key in ("known", "fresh")]
+    guesses += [asyncio.create_task(outcome_of(authenticator, f"guess{number}")) for number in range(500, 1000)]
+    assert await asyncio.gather(*valid) == ["a", "b"]
+    refused = await asyncio.gather(*guesses)
+    assert (refused.count("Unauthorized"), refused.count("TooManyRequests")) == (60, 940)
+    assert keys.asked == 60 + 2  # the limit, and the known key twice
+    assert sum(keys.batches) <= MAX_BATCH
+
+
+async def test_a_key_that_is_created_again_is_admitted_although_its_requests_used_up_the_limit() -> None:
+    keys, clock = Keys(), Clock()
+    authenticator = authenticator_of(Principals(keys, monotonic=clock), clock=clock)
+    for number in range(60):
+        assert await outcome_of(authenticator, f"other{number}") == "Unauthorized"
+    assert await outcome_of(authenticator, "again") == "TooManyRequests"
+    keys.tenants[hash_of("again")] = "a"
+    clock.now += UNKNOWN_SECONDS
+    assert await outcome_of(authenticator, "guess") == "Unauthorized"  # takes the second's look-up
+    assert await outcome_of(authenticator, "again") == "a"
+
+
+async def test_valid_keys_use_up_no_look_ups_of_their_address() -> None:
+    keys, clock = Keys(**{f"k{number}": "a" for number in range(100)}), Clock()
+    authenticator = authenticator_of(Principals(keys, monotonic=clock), clock=clock)
+    for number in range(100):
+        assert await outcome_of(authenticator, f"k{number}") == "a"
+    assert await outcome_of(authenticator, "guess") == "Unauthorized"
+
+
+async def test_a_batch_of_look_ups_is_bounded() -> None:
+    keys = Keys()
+    authenticator = authenticator_of(Principals(keys))
+    found = await asyncio.gather(*(outcome_of(authenticator, f"guess{number}") for number in range(60 + MAX_BATCH + 5)))
+    assert found.count("TooManyRequests") == MAX_BATCH + 5
+    assert (keys.asked, keys.batches) == (60, [MAX_BATCH])
+
+
+async def test_a_store_that_fails_fails_all_requests_of_a_batch() -> None:
+    class Broken(Keys):
+        async def find_all(self, hashes: Sequence[str]) -> Mapping[str, ApiKey | None]:
+            raise StoreUnavailable("it cannot be reached")
+
+    principals = Principals(Broken())
+    results = await asyncio.gather(
+        *(principals.of_key(key, may_wait=True) for key in ("a", "b")), return_exceptions=True
+    )
+    assert [type(one) for one in results] == [StoreUnavailable] * 2
+
+
+@pytest.mark.parametrize("key", ["alice", "guess"])
+async def test_simultaneous_requests_with_one_key_share_a_look_up(key: str) -> None:
+    keys = Keys(alice="a")
+    authenticator = authenticator_of(Principals(keys))
+    found = await asyncio.gather(*(outcome_of(authenticator, key) for _ in range(50)))
+    assert set(found) == ({"a"} if key == "alice" else {"Unauthorized"})
+    assert keys.asked == 1
+    assert keys.noted == [hash_of("alice")] * (key == "alice")
+
+
+async def test_a_client_that_disconnects_does_not_end_the_look_up_of_others() -> None:
+    keys = Keys(alice="a")
+    authenticator = authenticator_of(Principals(keys))
+    first = asyncio.create_task(outcome_of(authenticator, "alice"))
+    second = asyncio.create_task(outcome_of(authenticator, "alice"))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == "a"
+    assert keys.asked == 1
 
 
 async def test_a_key_that_was_revoked_is_limited_like_an_unknown_one() -> None:
     keys, clock = Keys(alice="a"), Clock()
     authenticator = authenticator_of(Principals(keys, monotonic=clock), clock=clock)
-    await authenticator.principal_of(_headers(b"alice"), "192.0.2.1")
+    assert await outcome_of(authenticator, "alice") == "a"
     keys.tenants.clear()
     clock.now += CACHE_SECONDS
-    for _ in range(60):
-        with pytest.raises(Unauthorized):
-            await authenticator.principal_of(_headers(b"alice"), "192.0.2.1")
-    with pytest.raises(TooManyRequests):
-        await authenticator.principal_of(_headers(b"alice"), "192.0.2.1")
+    for number in range(59):
+        assert await outcome_of(authenticator, f"guess{number}") == "Unauthorized"
+    assert await outcome_of(authenticator, "alice") == "Unauthorized"
+    assert await outcome_of(authenticator, "alice") == "TooManyRequests"
+    assert keys.batches == []
 
 
 def test_what_is_remembered_of_failed_keys_is_bounded() -> None:
-    failed = FailedKeys(60, monotonic=Clock())
+    failed = FailedKeys(1, monotonic=Clock())
     for number in range(MAX_REMEMBERED + 5):
-        failed.note_unknown(str(number), f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        failed.note_unknown(str(number))
+        assert failed.take(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
     assert (failed.is_unknown("4"), failed.is_unknown("5")) == (False, True)
+    assert (failed.take("10.0.0.4"), failed.take("10.0.0.10")) == (True, False)
 
 
 async def test_the_limit_of_unknown_keys_can_be_off() -> None:
     failed = FailedKeys(0, monotonic=Clock())
     for _ in range(1000):
-        failed.check("guess", "192.0.2.1")
-        failed.note_unknown("guess", "192.0.2.1")
+        assert failed.take("192.0.2.1")
+        failed.check("192.0.2.1")
 
 
 async def test_the_use_of_a_key_is_noted_once_a_minute() -> None:

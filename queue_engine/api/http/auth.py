@@ -29,12 +29,21 @@ class Authenticator:
         Raises Unauthorized, TooManyRequests, StoreUnavailable.
         """
         key = _only_key(headers)
-        self._failed.check(key, address)
-        principal = None if self._failed.is_unknown(key) else await self._principals.of_key(key)
-        if principal is None:
-            self._failed.note_unknown(key, address)
+        return self._principals.cached(key) or await self._look_up(key, address)
+
+    async def _look_up(self, key: str, address: str) -> Principal:
+        if self._failed.is_unknown(key):
+            self._failed.check(address)
             raise _refused("unknown")
-        self._failed.note_valid(key)
+        is_within = self._failed.take(address)
+        principal = await self._principals.of_key(key, may_wait=not is_within)
+        if principal is None:
+            self._failed.note_unknown(key)
+            if not is_within:
+                self._failed.check(address)
+            raise _refused("unknown")
+        if is_within:
+            self._failed.give_back(address)
         return principal
 
 
