@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -9,6 +10,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 Network = IPv4Network | IPv6Network
 
 _SHARED_PREFIX = 64
+_WITH_PORT = re.compile(r"\[([^]]*)\](?::[0-9]{1,5})?|([^:]*):[0-9]{1,5}")
+"""An address as some proxies write it: `192.0.2.1:50000`, `[2001:db8::1]:50000` or `[2001:db8::1]`."""
 
 
 @lru_cache(maxsize=1024)
@@ -39,7 +42,7 @@ class TrustedProxies:
         """
         client = None
         for text in reversed(_forwarded_for(headers)):
-            parsed = _parsed(text)
+            parsed = _parsed(_without_port(text))
             if parsed is None:
                 break
             client = str(parsed)
@@ -51,6 +54,11 @@ class TrustedProxies:
 def _forwarded_for(headers: Sequence[tuple[bytes, bytes]]) -> list[str]:
     values = [value.decode("latin-1") for name, value in headers if name == b"x-forwarded-for"]
     return [one.strip() for value in values for one in value.split(",")]
+
+
+def _without_port(text: str) -> str:
+    found = _WITH_PORT.fullmatch(text)
+    return text if found is None else found[1] or found[2] or ""
 
 
 def _parsed(address: str) -> IPv4Address | IPv6Address | None:
