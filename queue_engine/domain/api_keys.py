@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from queue_engine.domain.principals import Principal, Role, rights_of
+from queue_engine.domain.principals import ROLE_RIGHTS, Principal, Role, rights_of
 
 KEY_ID_CHARACTERS = 16
 """Length of a key's id. Shorter beginnings of the hash are accepted on the command line only."""
@@ -43,7 +43,8 @@ class ApiKey:
     """Empty for an operator's key."""
     name: str
     created_at_ms: int
-    role: Role = Role.ADMIN
+    role: str = Role.ADMIN
+    """A Role, or a role that only a later version has."""
     endpoints: frozenset[str] | None = None
     expires_at_ms: int | None = None
     last_used_at_ms: int | None = None
@@ -54,6 +55,11 @@ class ApiKey:
     """True if the key has been rotated: it is valid until its end, beside the key that replaces it."""
     max_submits_per_second: int | None = None
     """Limit of submissions with the key, and with keys that it was rotated from or to; None means no limit."""
+
+    @property
+    def has_known_role(self) -> bool:
+        """True if this version knows the role."""
+        return self.role in ROLE_RIGHTS
 
     @property
     def key_id(self) -> str:
@@ -75,7 +81,12 @@ class ApiKey:
 
 
 def has_access_of(holder: Principal, key: Grant | ApiKey) -> bool:
-    """Return True if every right and every endpoint of `key` is also the holder's. Does not compare tenants."""
+    """Return True if every right and every endpoint of `key` is also the holder's. Does not compare tenants.
+
+    The rights of a role that only a later version has are unknown, so a holder with a list of endpoints has no access.
+    """
+    if isinstance(key, ApiKey) and not key.has_known_role:
+        return holder.endpoints is None
     if not rights_of(key.role, key.endpoints) <= holder.rights:
         return False
     return holder.endpoints is None or (key.endpoints is not None and key.endpoints <= holder.endpoints)

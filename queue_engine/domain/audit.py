@@ -32,11 +32,20 @@ class Action(StrEnum):
     SET_TENANT_LIMITS = "set_tenant_limits"
 
 
+_ACTIONS = frozenset(Action)
+
+
+def action_in(text: str) -> str:
+    """Return the action with this name. The name of an action that only a later version has stays text."""
+    return Action(text) if text in _ACTIONS else text
+
+
 @dataclass(frozen=True)
 class Change:
     """A change and its author, without any value that the change set: those may be secrets."""
 
-    action: Action
+    action: str
+    """An Action, or an action that only a later version has."""
     target: str
     """The changed object, such as `endpoint 7` or `endpoint 7, task a`."""
     key_id: str

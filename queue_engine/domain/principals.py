@@ -60,7 +60,7 @@ _READ = {Right.IDENTIFY, Right.VIEW, Right.VIEW_TENANT, Right.VIEW_TASK}
 _SUBMIT = {Right.IDENTIFY, Right.VIEW_TASK, Right.SUBMIT, Right.CANCEL}
 _OPERATE = {*_READ, *_SUBMIT, Right.OPERATE}
 
-ROLE_RIGHTS: Mapping[Role, frozenset[Right]] = MappingProxyType(
+ROLE_RIGHTS: Mapping[str, frozenset[Right]] = MappingProxyType(
     {
         Role.READ: frozenset(_READ),
         Role.SUBMIT: frozenset(_SUBMIT),
@@ -73,9 +73,17 @@ TENANT_WIDE = frozenset({Right.VIEW_TENANT, Right.MANAGE_TENANT})
 """Rights that a key with a list of endpoints does not have, because what they concern belongs to no endpoint."""
 
 
-def rights_of(role: Role, endpoints: AbstractSet[str] | None) -> frozenset[Right]:
-    """Return the rights of a key with this role and this list of endpoints; None means all endpoints."""
-    rights = ROLE_RIGHTS[role]
+def role_in(text: str) -> str:
+    """Return the role with this name. The name of a role that only a later version has stays text."""
+    return Role(text) if text in ROLE_RIGHTS else text
+
+
+def rights_of(role: str, endpoints: AbstractSet[str] | None) -> frozenset[Right]:
+    """Return the rights of a key with this role and this list of endpoints; None means all endpoints.
+
+    A role that only a later version has gives no rights.
+    """
+    rights = ROLE_RIGHTS.get(role, frozenset())
     return rights if endpoints is None else rights - TENANT_WIDE
 
 
@@ -90,7 +98,8 @@ class Principal:
 
     tenant: str
     """Empty for an operator's key."""
-    role: Role
+    role: str
+    """A Role, or a role that only a later version has."""
     key_id: str
     """The id of the key, which is the beginning of its hash."""
     key_name: str = ""

@@ -103,6 +103,8 @@ class Keys:
         Raises Forbidden for a key that lives longer than the principal's, StateConflict, QuotaReached.
         """
         key = await self._find(principal, key_id)
+        if not key.has_known_role:
+            raise StateConflict(f"the key has the role {key.role}, which this version does not know")
         if not lives_as_long_as(principal, key):
             raise Forbidden("no key makes a key that lives longer than itself")
         secret = new_api_key()

@@ -15,7 +15,7 @@ from enum import StrEnum
 from redis.asyncio import Redis
 
 from queue_engine.domain.api_keys import KEY_ID_CHARACTERS, MAX_KEYS_PER_TENANT, ApiKey, Grant
-from queue_engine.domain.principals import Role
+from queue_engine.domain.principals import Role, role_in
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
 from queue_engine.store.endpoint_index import is_indexed
@@ -305,7 +305,7 @@ def _key_from(key_hash: str, record: Mapping[bytes, bytes]) -> ApiKey | None:
         tenant,
         fields.get("name", ""),
         int(fields.get("created", 0)),
-        role=Role(fields.get("role", Role.ADMIN)),
+        role=role_in(fields.get("role", Role.ADMIN)),
         endpoints=None if endpoints is None else frozenset(endpoints.split(",")),
         expires_at_ms=int(fields["expires"]) if "expires" in fields else None,
         last_used_at_ms=int(fields["used"]) if "used" in fields else None,

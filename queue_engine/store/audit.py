@@ -6,7 +6,7 @@ import re
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.audit import Action, AuditPage, AuditRecord, Change
+from queue_engine.domain.audit import AuditPage, AuditRecord, Change, action_in
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
 
@@ -31,7 +31,7 @@ class AuditStore:
             audit=keys.audit_of(tenant),
             change_id=change_id,
             fields={
-                "action": change.action.value,
+                "action": str(change.action),
                 "target": change.target,
                 "key": change.key_id,
                 "name": change.key_name,
@@ -51,5 +51,6 @@ class AuditStore:
 def _record(entry_id: str, fields: dict[bytes, bytes]) -> AuditRecord:
     texts = {name.decode(): value.decode() for name, value in fields.items()}
     is_certain = texts.get("certain") != "0"
-    change = Change(Action(texts["action"]), texts["target"], texts["key"], texts["name"], texts["address"], is_certain)
+    action = action_in(texts["action"])
+    change = Change(action, texts["target"], texts["key"], texts["name"], texts["address"], is_certain)
     return AuditRecord(entry_id, int(entry_id.partition("-")[0]), change)

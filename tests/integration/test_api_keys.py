@@ -194,6 +194,22 @@ async def test_another_tenants_key_is_not_found(api: RunningApi) -> None:
     assert key["id"] not in {one["id"] for one in await listed(api, stranger["X-Api-Key"])}
 
 
+async def test_a_key_with_a_role_of_a_later_version_is_shown_and_revoked_and_allows_nothing(api: RunningApi) -> None:
+    key = await made(api)
+    await api.store.redis.hset(f"{{qe}}:key:{hash_of(key['key'])}", "role", "auditor")  # type: ignore[misc]
+    headers = {"X-Api-Key": key["key"]}
+    for path in ("/v2/me", "/v2/serverless", "/v2/keys"):
+        refused(await api.client.get(path, headers=headers), 403, "the role auditor does not allow this")
+    assert {one["id"]: one["role"] for one in await listed(api)}[key["id"]] == "auditor"
+    refused(
+        await api.client.post(f"/v2/keys/{key['id']}/rotate"), 409, "role auditor, which this version does not know"
+    )
+    limited = await made(api, role="admin", endpoints=[await api.create_endpoint()])
+    answer = await api.client.delete(f"/v2/keys/{key['id']}", headers={"X-Api-Key": limited["key"]})
+    refused(answer, 404, "key not found")
+    assert (await api.client.delete(f"/v2/keys/{key['id']}")).status_code == 200
+
+
 async def test_a_key_describes_itself(api: RunningApi) -> None:
     endpoint_id = await api.create_endpoint()
     key = await made(api, role="operate", endpoints=[endpoint_id], expiresAt=4_102_444_800_000)

@@ -39,3 +39,11 @@ async def test_the_oldest_records_beyond_the_limit_are_removed(store: Store, pro
         await store.audit.append(TENANT, f"c{number}", change("endpoint 1"))
     assert await probe.ask("XLEN", LOG) == MAX_AUDIT_RECORDS
     assert next(iter(await probe.stream(LOG))) == "4-0"
+
+
+async def test_an_action_of_a_later_version_is_shown_as_stored(store: Store, probe: Probe) -> None:
+    await store.audit.append(TENANT, "c1", change("endpoint 1"))
+    fields = ("id", "c2", "action", "clone_endpoint", "target", "endpoint 2", "key", "k", "name", "", "address", "")
+    await probe.ask("XADD", LOG, "*", *fields)
+    page = await store.audit.page(TENANT, before=None, size=10)
+    assert [record.change.action for record in page.records] == ["clone_endpoint", "stop_endpoint"]
