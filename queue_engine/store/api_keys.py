@@ -83,6 +83,7 @@ class ApiKeyStore:
             api_key=keys.api_key(key_hash),
             api_keys=keys.API_KEYS,
             revoked=keys.REVOKED_API_KEYS,
+            configured=keys.CONFIGURED_API_KEYS,
             tenants=keys.TENANTS,
             tenant_keys=keys.api_keys_of(tenant),
             key_hash=key_hash,
@@ -222,6 +223,8 @@ class ApiKeyStore:
             api_key=keys.api_key(key.key_hash),
             api_keys=keys.API_KEYS,
             revoked=keys.REVOKED_API_KEYS,
+            ended=keys.ended_api_keys_of(key.tenant),
+            configured=keys.CONFIGURED_API_KEYS,
             tenant_keys=keys.api_keys_of(key.tenant),
             key_hash=key.key_hash,
         )
@@ -276,9 +279,15 @@ class ApiKeyStore:
         return bool(ended)
 
     async def _forget(self, tenant: str, ended: Sequence[str]) -> None:
-        """Remove keys without a record from the indexes. No key gets its record back."""
-        await self._redis.zrem(keys.api_keys_of(tenant), *ended)
-        await self._redis.srem(keys.API_KEYS, *ended)  # type: ignore[misc]
+        """Remove keys without a record from the indexes."""
+        await self._scripts.forget_api_keys(
+            api_keys=keys.API_KEYS,
+            revoked=keys.REVOKED_API_KEYS,
+            ended=keys.ended_api_keys_of(tenant),
+            configured=keys.CONFIGURED_API_KEYS,
+            tenant_keys=keys.api_keys_of(tenant),
+            key_hashes=ended,
+        )
 
 
 def _fields_of(grant: Grant) -> dict[str, str]:

@@ -189,6 +189,9 @@ class FinishFenced:
 class FinishGone:
     word: Literal["GONE"]
 
+class ForgetApiKeysOk:
+    word: Literal["OK"]
+
 class HastenChecksOk:
     word: Literal["OK"]
     hastened: int
@@ -876,6 +879,17 @@ class Scripts:
     ) -> FinishOk | FinishAlready | FinishFenced | FinishGone:
         """End a task by its running attempt: store result, state, indexes, counts and the outbox entry of the webhook.
         """
+    async def forget_api_keys(
+        self,
+        *,
+        api_keys: str,
+        revoked: str,
+        ended: str,
+        configured: str,
+        tenant_keys: str,
+        key_hashes: Sequence[str],
+    ) -> ForgetApiKeysOk:
+        """Remove API keys that have expired from the indexes."""
     async def hasten_checks(self, keys: Partition, /, *, limit: int) -> HastenChecksOk:
         """Let the leading controller look at endpoints of a partition at once that it would look at later."""
     async def hold_leadership(
@@ -1008,14 +1022,15 @@ class Scripts:
         api_key: str,
         api_keys: str,
         revoked: str,
+        configured: str,
         tenants: str,
         tenant_keys: str,
         key_hash: str,
         tenant: str,
         name: str,
     ) -> PutApiKeyOk | PutApiKeyRevoked:
-        """Store a new API key in one step, so that every valid key can be listed and revoked. A known key is not
-        changed, and a revoked key stays revoked.
+        """Store the first API key of a process in one step, so that every valid key can be listed and revoked. A known
+        key is not changed, and a revoked key stays revoked.
         """
     async def put_back(self, keys: TaskKeys, /, *, stream: str, entry_id: str) -> PutBackOk | PutBackStale:
         """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other."""
@@ -1159,6 +1174,8 @@ class Scripts:
         api_key: str,
         api_keys: str,
         revoked: str,
+        ended: str,
+        configured: str,
         tenant_keys: str,
         key_hash: str,
     ) -> RevokeApiKeyOk:

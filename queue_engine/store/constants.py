@@ -45,6 +45,8 @@ the note. Later only a stored endpoint counts, so that a note without an endpoin
 
 USE_NOTE_MS = 60_000
 """Minimum time between two notes that an API key is in use."""
+MAX_ENDED_KEYS = 1000
+"""Limit of a tenant's ended API keys that are remembered, so that none of them is stored as a new first key."""
 
 TASK_BYTES = 1024
 """Bytes that a task counts besides its input and its result. A small task with its keys and its entries in queues and
@@ -76,6 +78,7 @@ CONSTANTS: dict[str, str | int] = {
     "REMOVED_MS": REMOVED_MS,
     "USE_GRACE_MS": USE_GRACE_MS,
     "USE_NOTE_MS": USE_NOTE_MS,
+    "MAX_ENDED_KEYS": MAX_ENDED_KEYS,
     "TASK_BYTES": TASK_BYTES,
     "RATES_MS": RATES_MS,
     "MAX_AUDIT_RECORDS": MAX_AUDIT_RECORDS,

@@ -51,7 +51,9 @@ def api_key(key_hash: str) -> str:
 API_KEYS = "{qe}:keys"
 """Set of the hashes of all API keys."""
 REVOKED_API_KEYS = "{qe}:keys:revoked"
-"""Set of the hashes of revoked and of limited API keys. They are never stored as unlimited keys again."""
+"""Set of the hashes of limited API keys, and of ended ones that are remembered. None is stored as an unlimited key."""
+CONFIGURED_API_KEYS = "{qe}:keys:configured"
+"""Set of the hashes of all API keys that were the first key of a process. Their end is remembered forever."""
 TENANTS = "{qe}:tenants"
 """Set of the tenants: those that were created, and those that have or had an API key."""
 
@@ -64,6 +66,11 @@ def tenant(name: str) -> str:
 def api_keys_of(tenant: str) -> str:
     """Sorted set: hashes of the tenant's API keys, by creation time. Operators' keys have an empty tenant."""
     return f"{{qe}}:keys-of:{tenant}"
+
+
+def ended_api_keys_of(tenant: str) -> str:
+    """Sorted set: hashes of the tenant's latest ended API keys, by the time at which their end was noted; limited."""
+    return f"{{qe}}:keys-ended:{tenant}"
 
 
 def audit_of(tenant: str) -> str:

@@ -1,5 +1,7 @@
 """Keys with a role, endpoints and an end; rotation; and what processes of the version before do with such keys."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
 from queue_engine.crypto.api_keys import new_api_key
@@ -7,6 +9,7 @@ from queue_engine.domain.api_keys import MAX_KEYS_PER_TENANT, ApiKey, Grant
 from queue_engine.domain.principals import Role
 from queue_engine.store import api_keys
 from queue_engine.store.api_keys import OPERATORS, Creation, Rotation, hash_of
+from queue_engine.store.constants import MAX_ENDED_KEYS
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, tenant_of
 from tests.store.probe import Probe
@@ -257,3 +260,72 @@ async def test_a_limited_key_is_found_by_its_id_and_revoked(store: Store) -> Non
     assert await store.api_keys.revoke(key.key_id) == [key]
     assert await store.api_keys.find_of(TENANT, key.key_id) is None
     assert await store.api_keys.put("qe_x", tenant=TENANT, name="") is not None
+
+
+REVOKED = "{qe}:keys:revoked"
+ENDED = f"{{qe}}:keys-ended:{TENANT}"
+
+
+async def fill_with_ended_keys(probe: Probe) -> None:
+    """Fill the memory of the tenant's ended keys, as creating and revoking keys does."""
+    hashes = [f"{number:064d}" for number in range(MAX_ENDED_KEYS)]
+    now = await probe.now_ms()
+    await probe.ask("SADD", REVOKED, *hashes)
+    await probe.ask("ZADD", ENDED, *(item for one in hashes for item in (now, one)))
+
+
+async def remembered(probe: Probe) -> tuple[int, int]:
+    return await probe.ask("SCARD", REVOKED), await probe.ask("ZCARD", ENDED)
+
+
+async def test_creating_and_revoking_keys_does_not_fill_the_store(store: Store, probe: Probe) -> None:
+    await fill_with_ended_keys(probe)
+    for grant in LIMITED[:3]:
+        key = await create(store, grant)
+        assert await remembered(probe) == (MAX_ENDED_KEYS + 1, MAX_ENDED_KEYS)
+        await store.api_keys.revoke_key(key)
+        assert await remembered(probe) == (MAX_ENDED_KEYS, MAX_ENDED_KEYS)
+        assert await probe.ask("SISMEMBER", REVOKED, key.key_hash)
+
+
+async def test_keys_that_expire_do_not_fill_the_store(store: Store, probe: Probe) -> None:
+    await fill_with_ended_keys(probe)
+    for _ in range(2):
+        key = await create(store, Grant("short", expires_at_ms=await probe.now_ms() + 60_000))
+        await probe.ask("PEXPIRE", record(key), 0)
+        for _ in range(2):
+            assert (await store.api_keys.page_of(TENANT, page=1, size=10)).total == 0
+        assert await remembered(probe) == (MAX_ENDED_KEYS, MAX_ENDED_KEYS)
+        assert await probe.ask("SISMEMBER", REVOKED, key.key_hash)
+
+
+async def test_a_record_that_is_missing_does_not_revoke_an_unlimited_key(store: Store, probe: Probe) -> None:
+    key = await create(store, Grant("all"))
+    await probe.ask("DEL", record(key))
+    assert (await store.api_keys.page_of(TENANT, page=1, size=10)).total == 0
+    assert await remembered(probe) == (0, 0)
+
+
+async def _revoke(store: Store, key: ApiKey) -> None:
+    await store.api_keys.revoke_key(key)
+
+
+async def _rotate(store: Store, key: ApiKey) -> None:
+    assert await store.api_keys.rotate(key, "qe_new", overlap_ms=0) is Rotation.OK
+    await store.api_keys.page_of(key.tenant, page=1, size=10)
+
+
+@pytest.mark.parametrize("end", [_revoke, _rotate])
+async def test_the_end_of_a_first_key_is_remembered_forever(
+    store: Store, probe: Probe, end: Callable[[Store, ApiKey], Awaitable[None]]
+) -> None:
+    await store.api_keys.put("qe_first", tenant=TENANT, name="first key")
+    first = await store.api_keys.find(hash_of("qe_first"))
+    assert first is not None
+    await end(store, first)
+    await probe.ask("ZADD", ENDED, "XX", 1, first.key_hash)  # a long time ago
+    await fill_with_ended_keys(probe)
+    for grant in LIMITED[:2]:
+        await store.api_keys.revoke_key(await create(store, grant))
+    assert await probe.ask("ZSCORE", ENDED, first.key_hash) is None
+    assert "was revoked and stays revoked" in (await store.api_keys.put_first("qe_first") or "")

@@ -518,3 +518,24 @@ local function change_status(status, reason)
   end
   if waiting == 1 then begin_delivery(destination, now) end
 end
+
+-- Return true if the key of a request is still valid for the tenant, with the role and endpoints that it was admitted with.
+local function is_still_valid(own_key, tenant, role, endpoints)
+  local owner, unlimited_owner, stored_role, stored_endpoints, expires =
+    unpack(redis.call('HMGET', own_key, 'owner', 'tenant', 'role', 'endpoints', 'expires'))
+  return (owner or unlimited_owner) == tenant and (stored_role or 'admin') == role and (stored_endpoints or '') == endpoints
+    and (not expires or tonumber(expires) > now_ms())
+end
+
+-- Remember that a key has ended, so that it is not stored as an unlimited key again. Only the latest ended keys of a tenant and
+-- the first keys of processes are remembered, so that creating and revoking keys does not fill the store.
+local function remember_end(key_hash, revoked, ended, configured)
+  redis.call('SADD', revoked, key_hash)
+  redis.call('ZADD', ended, text(now_ms()), key_hash)
+  local beyond = redis.call('ZCARD', ended) - MAX_ENDED_KEYS
+  if beyond <= 0 then return end
+  local oldest = redis.call('ZPOPMIN', ended, beyond)
+  for index = 1, #oldest, 2 do
+    if redis.call('SISMEMBER', configured, oldest[index]) == 0 then redis.call('SREM', revoked, oldest[index]) end
+  end
+end
