@@ -77,6 +77,7 @@ class ApiKey:
             expires_at_ms=self.expires_at_ms,
             submitter=self.origin or self.key_id,
             max_submits_per_second=self.max_submits_per_second,
+            key_hash=self.key_hash,
         )
 
 

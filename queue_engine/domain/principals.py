@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
@@ -112,6 +112,8 @@ class Principal:
     """Limit of submissions with the key; None means no limit."""
     address: str = ""
     """The network address of the client, for the audit log."""
+    key_hash: str = field(default="", compare=False, repr=False)
+    """The hash of the key, by which scripts check that the key is still valid."""
 
     @cached_property
     def rights(self) -> frozenset[Right]:

@@ -28,6 +28,7 @@ from queue_engine.domain.errors import (
     Resource,
     StateConflict,
     StoreUnavailable,
+    Unauthorized,
 )
 from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.principals import Principal
@@ -70,7 +71,7 @@ class Keys:
     async def create(self, principal: Principal, grant: Grant) -> NewKey:
         """Create a key. Endpoints, end and limit that `grant` does not have are those of the principal's key.
 
-        Raises InvalidRequest, Forbidden, QuotaReached.
+        Raises InvalidRequest, Forbidden, QuotaReached, and Unauthorized if the principal's key has ended since.
         """
         granted = _inherited(principal, grant)
         raise_for(await self._field_errors(principal, granted))
@@ -78,8 +79,10 @@ class Keys:
             raise Forbidden("no key makes a key with more rights than its own")
         secret = new_api_key()
         target = key_target(id_of(secret))
-        call = self._keys.create(secret, principal.tenant, granted)
+        call = self._keys.create(secret, principal.tenant, granted, principal)
         match await self._audit.change(principal, Action.CREATE_KEY, target, call):
+            case Creation.REFUSED:
+                raise Unauthorized
             case Creation.PAST:
                 raise InvalidRequest("expiresAt", "must be in the future")
             case Creation.FULL:
@@ -100,7 +103,8 @@ class Keys:
     async def rotate(self, principal: Principal, key_id: str, *, overlap_seconds: int) -> NewKey:
         """Replace a key by a new one with the same rights and the same end. The old key ends after the overlap.
 
-        Raises Forbidden for a key that lives longer than the principal's, StateConflict, QuotaReached.
+        Raises Forbidden for a key that lives longer than the principal's, StateConflict, QuotaReached, and Unauthorized
+        if the principal's key has ended since.
         """
         key = await self._find(principal, key_id)
         if not key.has_known_role:
@@ -109,8 +113,10 @@ class Keys:
             raise Forbidden("no key makes a key that lives longer than itself")
         secret = new_api_key()
         target = rotation_target(key_id, id_of(secret))
-        call = self._keys.rotate(key, secret, overlap_ms=overlap_seconds * 1000)
+        call = self._keys.rotate(key, secret, overlap_ms=overlap_seconds * 1000, maker=principal)
         match await self._audit.change(principal, Action.ROTATE_KEY, target, call):
+            case Rotation.REFUSED:
+                raise Unauthorized
             case Rotation.NOT_FOUND:
                 raise NotFound(Resource.KEY)
             case Rotation.ROTATED:

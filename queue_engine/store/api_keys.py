@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from redis.asyncio import Redis
 
 from queue_engine.domain.api_keys import KEY_ID_CHARACTERS, MAX_KEYS_PER_TENANT, ApiKey, Grant
-from queue_engine.domain.principals import Role, role_in
+from queue_engine.domain.principals import Principal, Role, role_in
 from queue_engine.store import keys
 from queue_engine.store.calls import Scripts
 from queue_engine.store.endpoint_index import is_indexed
@@ -36,6 +38,8 @@ class Creation(StrEnum):
     """The key would have expired already."""
     FULL = "FULL"
     """The tenant has its maximum number of keys."""
+    REFUSED = "REFUSED"
+    """The maker's key has ended."""
 
 
 class Rotation(StrEnum):
@@ -46,6 +50,8 @@ class Rotation(StrEnum):
     """The key has been rotated before."""
     FULL = "FULL"
     NOT_FOUND = "GONE"
+    REFUSED = "REFUSED"
+    """The maker's key has ended."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,11 @@ class ApiKeyStore:
             )
         return None
 
-    async def create(self, api_key: str, tenant: str, grant: Grant) -> Creation:
-        """Store the new random key `api_key`. An operator's key has the tenant OPERATORS. Safe to repeat."""
+    async def create(self, api_key: str, tenant: str, grant: Grant, maker: Principal | None = None) -> Creation:
+        """Store the new random key `api_key`. An operator's key has the tenant OPERATORS. Safe to repeat.
+
+        `maker` is the principal of the request, whose key must still be valid; None on the command line.
+        """
         key_hash = hash_of(api_key)
 
         async def attempt() -> Creation:
@@ -130,6 +139,7 @@ class ApiKeyStore:
                 is_limited=grant.is_limited,
                 expires_ms=grant.expires_at_ms,
                 max_keys=MAX_KEYS_PER_TENANT,
+                **_maker_arguments(maker),
                 fields=_fields_of(grant),
             )
             return Creation(reply.word)
@@ -137,10 +147,10 @@ class ApiKeyStore:
         result = await attempt()
         return await attempt() if result is Creation.FULL and await self._tidy(tenant) else result
 
-    async def rotate(self, key: ApiKey, new_key: str, *, overlap_ms: int) -> Rotation:
+    async def rotate(self, key: ApiKey, new_key: str, *, overlap_ms: int, maker: Principal | None = None) -> Rotation:
         """Replace `key` by `new_key`, which has the same rights and the same end. Safe to repeat with the same keys.
 
-        The old key stays valid for `overlap_ms`, and not beyond its own end.
+        The old key stays valid for `overlap_ms`, and not beyond its own end. `maker` is as in `create`.
         """
         new_hash = hash_of(new_key)
 
@@ -157,6 +167,7 @@ class ApiKeyStore:
                 origin=key.key_id,
                 overlap_ms=overlap_ms,
                 max_keys=MAX_KEYS_PER_TENANT,
+                **_maker_arguments(maker),
             )
             return Rotation(reply.word)
 
@@ -290,13 +301,28 @@ class ApiKeyStore:
         )
 
 
+def _maker_arguments(maker: Principal | None) -> dict[str, Any]:
+    """Return the arguments by which a script checks the key of the request."""
+    if maker is None:
+        return {"makers": [], "maker_role": "", "maker_endpoints": ""}
+    return {
+        "makers": [keys.api_key(maker.key_hash)],
+        "maker_role": str(maker.role),
+        "maker_endpoints": "" if maker.endpoints is None else _endpoints_text(maker.endpoints),
+    }
+
+
+def _endpoints_text(endpoints: AbstractSet[str]) -> str:
+    return ",".join(sorted(endpoints, key=int))
+
+
 def _fields_of(grant: Grant) -> dict[str, str]:
     """Return the fields of a new key. A field that is left out has its default."""
     fields = {"name": grant.name}
     if grant.role is not Role.ADMIN:
         fields["role"] = grant.role.value
     if grant.endpoints is not None:
-        fields["endpoints"] = ",".join(sorted(grant.endpoints, key=int))
+        fields["endpoints"] = _endpoints_text(grant.endpoints)
     if grant.max_submits_per_second is not None:
         fields["submits"] = str(grant.max_submits_per_second)
     return fields

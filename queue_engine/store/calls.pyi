@@ -64,6 +64,9 @@ class CreateApiKeyPast:
 class CreateApiKeyFull:
     word: Literal["FULL"]
 
+class CreateApiKeyRefused:
+    word: Literal["REFUSED"]
+
 class CreateCredentialOk:
     word: Literal["OK"]
     created_ms: int
@@ -504,6 +507,9 @@ class RotateApiKeyFull:
 class RotateApiKeyGone:
     word: Literal["GONE"]
 
+class RotateApiKeyRefused:
+    word: Literal["REFUSED"]
+
 class RotateSigningSecretOk:
     word: Literal["OK"]
     replaced_until_ms: int
@@ -749,13 +755,16 @@ class Scripts:
         revoked: str,
         tenants: str,
         tenant_keys: str,
+        makers: Sequence[str],
         key_hash: str,
         tenant: str,
         is_limited: bool,
         expires_ms: int | None,
         max_keys: int,
+        maker_role: str,
+        maker_endpoints: str,
         fields: Mapping[str, str | int],
-    ) -> CreateApiKeyOk | CreateApiKeyPast | CreateApiKeyFull:
+    ) -> CreateApiKeyOk | CreateApiKeyPast | CreateApiKeyFull | CreateApiKeyRefused:
         """Store a new API key. A limited key has its tenant in the field `owner`, because processes of older versions
         do not know limits: they look for the field `tenant`, do not find it, and refuse the key. They also refuse to
         make the key valid in full, because its hash is in the set of revoked keys.
@@ -1188,13 +1197,16 @@ class Scripts:
         api_keys: str,
         revoked: str,
         tenant_keys: str,
+        makers: Sequence[str],
         key_hash: str,
         new_hash: str,
         tenant: str,
         origin: str,
         overlap_ms: int,
         max_keys: int,
-    ) -> RotateApiKeyOk | RotateApiKeyRotated | RotateApiKeyFull | RotateApiKeyGone:
+        maker_role: str,
+        maker_endpoints: str,
+    ) -> RotateApiKeyOk | RotateApiKeyRotated | RotateApiKeyFull | RotateApiKeyGone | RotateApiKeyRefused:
         """Replace an API key by a new one with the same rights and the same end. The old key stays valid for the
         overlap, and is never made valid again. It is stored as a limited key, because it has an end now: see
         create_api_key.lua.

@@ -184,7 +184,9 @@ async def test_a_new_key_is_returned_although_it_cannot_be_read(
         raise ConnectionError("lost")
 
     grant = Grant("ci", Role.SUBMIT, expires_at_ms=2**45)
-    before = await engine.keys.create(OWNER, grant)
+    await store.api_keys.put("qe_owner", tenant=TENANT, name="owner")
+    owner = replace(OWNER, key_hash=hash_of("qe_owner"))
+    before = await engine.keys.create(owner, grant)
     key = await store.api_keys.find_of(TENANT, before.stored.key_id)
 
     async def found(*_: object) -> ApiKey | None:
@@ -194,9 +196,9 @@ async def test_a_new_key_is_returned_although_it_cannot_be_read(
         broken.setattr(store.api_keys, "find", fail)
         broken.setattr(store.api_keys, "find_of", found)  # it ends with `find`
         if is_rotated:
-            made = await engine.keys.rotate(OWNER, before.stored.key_id, overlap_seconds=60)
+            made = await engine.keys.rotate(owner, before.stored.key_id, overlap_seconds=60)
         else:
-            made = await engine.keys.create(OWNER, grant)
+            made = await engine.keys.create(owner, grant)
     stored = await store.api_keys.find(hash_of(made.secret))
     assert stored is not None
     assert replace(made.stored, created_at_ms=stored.created_at_ms) == stored

@@ -1,12 +1,13 @@
 """Keys with a role, endpoints and an end; rotation; and what processes of the version before do with such keys."""
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
 
 from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.domain.api_keys import MAX_KEYS_PER_TENANT, ApiKey, Grant
-from queue_engine.domain.principals import Role
+from queue_engine.domain.principals import Principal, Role
 from queue_engine.store import api_keys
 from queue_engine.store.api_keys import OPERATORS, Creation, Rotation, hash_of
 from queue_engine.store.constants import MAX_ENDED_KEYS
@@ -329,3 +330,54 @@ async def test_the_end_of_a_first_key_is_remembered_forever(
         await store.api_keys.revoke_key(await create(store, grant))
     assert await probe.ask("ZSCORE", ENDED, first.key_hash) is None
     assert "was revoked and stays revoked" in (await store.api_keys.put_first("qe_first") or "")
+
+
+async def maker_of(store: Store, grant: Grant) -> Principal:
+    return (await create(store, grant)).principal()
+
+
+async def made_by(store: Store, maker: Principal, key: ApiKey) -> tuple[Creation, Rotation]:
+    """Return the results of creating a key, and of rotating `key`, with the maker's key."""
+    created = await store.api_keys.create(new_api_key(), TENANT, Grant("made", Role.READ), maker)
+    return created, await store.api_keys.rotate(key, new_api_key(), overlap_ms=1000, maker=maker)
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [Grant("all"), Grant("one endpoint", endpoints=frozenset({"7", "12"})), Grant("a day", expires_at_ms=2**45)],
+    ids=lambda grant: grant.name,
+)
+async def test_a_valid_key_makes_keys(store: Store, grant: Grant) -> None:
+    key = await create(store, Grant("rotated", Role.READ))
+    assert await made_by(store, await maker_of(store, grant), key) == (Creation.OK, Rotation.OK)
+
+
+async def test_a_key_makes_no_key_after_its_end(store: Store, probe: Probe) -> None:
+    key = await create(store, Grant("rotated", Role.READ))
+    admin = await maker_of(store, Grant("all"))
+    ended = await maker_of(store, Grant("ended", expires_at_ms=await probe.now_ms() + 60_000))
+    await probe.ask("HSET", f"{{qe}}:key:{ended.key_hash}", "expires", await probe.now_ms())
+    revoked = await create(store, Grant("revoked"))
+    await store.api_keys.revoke_key(revoked)
+    listed = await store.api_keys.all()
+    for maker in (
+        ended,
+        revoked.principal(),
+        replace(admin, role=Role.OPERATE),
+        replace(admin, endpoints=frozenset({"7"})),
+        replace(admin, key_hash=hash_of("qe_unknown")),
+        replace(admin, key_hash=""),
+        (await create(store, Grant("another tenant's"), tenant="other")).principal(),
+    ):
+        assert await made_by(store, maker, key) == (Creation.REFUSED, Rotation.REFUSED)
+    assert len(await store.api_keys.all()) == len(listed) + 1  # the other tenant's
+
+
+async def test_a_role_of_a_later_version_gives_no_rights_and_is_kept(store: Store, probe: Probe) -> None:
+    key = await create(store, Grant("later", Role.READ))
+    await probe.ask("HSET", record(key), "role", "auditor")
+    (found,) = await store.api_keys.all()
+    assert found.role == "auditor"
+    assert not found.principal().rights
+    assert await store.api_keys.rotate(found, "qe_new", overlap_ms=60_000) is Rotation.OK
+    assert {one.role for one in await store.api_keys.all()} == {"auditor"}
