@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,7 +102,12 @@ class RunningApi:
 
 @asynccontextmanager
 async def running_api(
-    store_url: str, *, lookup: ScriptedLookup | None = None, with_secret_key: bool = True, **values: Any
+    store_url: str,
+    *,
+    lookup: ScriptedLookup | None = None,
+    with_secret_key: bool = True,
+    monotonic: Callable[[], float] = time.monotonic,
+    **values: Any,
 ) -> AsyncIterator[RunningApi]:
     """Serve the API until the block ends. `values` are settings."""
     values.setdefault("port", 0)
@@ -115,8 +121,9 @@ async def running_api(
         worker_access = WorkerAccess(settings.worker_policy(frozenset({port})), settings.alb_keepalive_seconds)
         catalogue = load_catalogue(settings.catalogue_file)
         rules, limits = settings.destination_rules(frozenset({port})), settings.tenant_limits()
-        engine = Engine(store, lookup, rules, settings.secret_keys, limits=limits, ceilings=settings.ceilings())
-        app = create_app(settings, engine, worker_access, catalogue)
+        ceilings, secret_keys = settings.ceilings(), settings.secret_keys
+        engine = Engine(store, lookup, rules, secret_keys, limits=limits, ceilings=ceilings, monotonic=monotonic)
+        app = create_app(settings, engine, worker_access, catalogue, monotonic=monotonic)
         key = new_api_key()
         await store.api_keys.put(key, tenant="default", name="test")
         url = f"http://127.0.0.1:{port}"

@@ -12,7 +12,7 @@ from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
 from queue_engine.api.http.auth import Authenticator
-from queue_engine.api.http.bodies import BodyReader
+from queue_engine.api.http.bodies import BodyReader, TenantBodies
 from queue_engine.api.http.failed_keys import FailedKeys
 from queue_engine.api.http.middleware import Edge
 from queue_engine.api.http.operations import DescribedRoute, Operation
@@ -71,8 +71,9 @@ def create_app(
             engine.principals, FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)
         ),
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
-        bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds),
+        bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds, _tenant_bodies(settings)),
         catalogue=catalogue,
+        monotonic=monotonic,
     )
     limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds)
     alb_slots = TenantSlots(
@@ -93,6 +94,12 @@ def create_app(
     operations += OperationsRoutes(engine, document, page, shows_metrics=settings.api_metrics == "public").operations()
     _count_failures_from_zero(operations)
     return Api(operations, RefusedRequests(engine.check_ready))
+
+
+def _tenant_bodies(settings: ApiSettings) -> TenantBodies:
+    """Return the limit of bytes per tenant, which is never below the maximum size of a body."""
+    limit = settings.max_body_bytes_per_tenant
+    return TenantBodies(limit and max(limit, settings.max_body_bytes))
 
 
 def _count_failures_from_zero(operations: list[DescribedRoute]) -> None:

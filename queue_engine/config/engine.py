@@ -168,6 +168,13 @@ class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
         "another tenant is not changed, and a warning is logged",
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes")
+    max_body_bytes_per_tenant: int = Field(
+        64 * 1024 * 1024,
+        ge=0,
+        description="Maximum number of bytes of a tenant's request bodies that an API process has in progress, without "
+        "the first 8 KiB of each and without requests to ALB endpoints; 0: no limit. A body of the maximum size is "
+        "always accepted",
+    )
     read_timeout_seconds: float = Field(
         9.0, gt=0, description="Timeout for receiving the request headers, and between chunks of the body"
     )

@@ -16,6 +16,8 @@ from queue_engine.store.api_keys import hash_of
 
 CACHE_SECONDS = 1.0
 """How long a revoked or expired key may still be accepted."""
+REVOCATION_SECONDS = 2.0
+"""Time after which every process refuses a key that was revoked: CACHE_SECONDS and the look-up."""
 USE_NOTE_SECONDS = 60.0
 """Minimum time between two notes by this process that a key is in use. The store applies the same to all processes."""
 MAX_CACHED_KEYS = 10_000

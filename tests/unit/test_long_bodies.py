@@ -6,7 +6,7 @@ import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from queue_engine.api.http.bodies import MAX_SPLIT_BYTES, BodyReader
+from queue_engine.api.http.bodies import MAX_SPLIT_BYTES, BodyReader, TenantBodies
 
 
 class NotingNames(frozenset[str]):
@@ -30,6 +30,6 @@ async def test_only_a_long_body_is_parsed_in_a_thread(is_long: bool) -> None:
     names.threads = set()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(text))]
     request = Request({"type": "http", "headers": headers}, receive)
-    body = await BodyReader(2 * len(text), 9.0).read_object(request, names)
+    body = await BodyReader(2 * len(text), 9.0, TenantBodies(0)).read_object(request, "a", names)
     assert len(body.values["a"]) == len(text) - len(b'{"a": ""}')
     assert (threading.get_ident() in names.threads) is not is_long

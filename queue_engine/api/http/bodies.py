@@ -1,9 +1,10 @@
-"""Read a request's JSON body within limits of size and time."""
+"""Read a request's JSON body within limits of size, of time, and of the bytes that a tenant has in progress."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
@@ -13,11 +14,65 @@ from starlette.types import Message, Scope
 from queue_engine.api.http.cycle import arrived_body
 from queue_engine.api.http.errors import BodyStalled, BodyTooLarge, ClientGone, NotJson
 from queue_engine.api.http.headers import named
-from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.errors import InvalidRequest, TooManyRequests
 from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 
-MIN_BYTES_PER_SECOND = 500
-"""Minimum rate of a body that takes longer than the timeout between chunks."""
+MIN_BYTES_PER_SECOND = 16 * 1024
+"""Minimum rate of a body that takes longer than the timeout between chunks: 131 kbit/s. A body is held in memory until
+it is complete, one of 1 MiB for at most 73 s. At half of the rate, a body of 140 KB still arrives in time."""
+UNCOUNTED_BYTES = 8 * 1024
+"""The first bytes of a body that do not count for the tenant's limit, so that large bodies do not delay small ones. All
+connections of a tenant together hold 40 MB of them at most."""
+RETRY_AFTER_SECONDS = 1
+BODY_SHARE = "queue_engine.body"
+"""The name of the share of the body in the scope of its request."""
+
+
+class BodyShare:
+    """The bytes of one body that count for the limit of its tenant."""
+
+    def __init__(self, bodies: TenantBodies, tenant: str) -> None:
+        self._bodies = bodies
+        self._tenant = tenant
+        self._counted = 0
+
+    def grow_to(self, size: int) -> None:
+        """Count a body that has `size` bytes now. Raises TooManyRequests at the limit."""
+        more = max(0, size - UNCOUNTED_BYTES) - self._counted
+        if more > 0:
+            self._bodies.add(self._tenant, more)
+            self._counted += more
+
+    def release(self) -> None:
+        """Stop counting the body."""
+        self._bodies.remove(self._tenant, self._counted)
+        self._counted = 0
+
+
+class TenantBodies:
+    """Bytes of the bodies of requests in progress: at most `limit` for each tenant; 0 sets no limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.counted: Counter[str] = Counter()
+
+    def add(self, tenant: str, size: int) -> None:
+        """Count bytes that have arrived. Raises TooManyRequests, and counts nothing, at the limit."""
+        if self._limit and self.counted[tenant] + size > self._limit:
+            raise TooManyRequests(
+                f"body: at most {self._limit} bytes of a tenant's requests are read at the same time "
+                "(QUEUE_ENGINE_MAX_BODY_BYTES_PER_TENANT)",
+                scope="tenant",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        self.counted[tenant] += size
+
+    def remove(self, tenant: str, size: int) -> None:
+        """Stop counting bytes."""
+        self.counted[tenant] -= size
+        if not self.counted[tenant]:
+            del self.counted[tenant]
+
 
 MAX_SPLIT_BYTES = 1024 * 1024
 """Longest body that is parsed on the event loop, in 21 ms at worst. A longer one is parsed in a thread, because one of
@@ -30,17 +85,19 @@ class BodyReader:
 
     max_bytes: int
     silence_seconds: float
+    of_tenants: TenantBodies
     _splitting: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     async def read_object(
-        self, request: Request, known: AbstractSet[str], keep_raw: AbstractSet[str] = frozenset()
+        self, request: Request, tenant: str, known: AbstractSet[str], keep_raw: AbstractSet[str] = frozenset()
     ) -> JsonObject:
         """Return the members in `known` of the body, which is a JSON object; those in `keep_raw` stay text.
 
-        Raises NotJson, BodyTooLarge, BodyStalled, InvalidRequest, ClientGone.
+        The body counts for the tenant until `release` is called. Raises NotJson, BodyTooLarge, BodyStalled,
+        InvalidRequest, ClientGone, TooManyRequests.
         """
         check_content_type(request.scope)
-        body = await self.read(request)
+        body = await self._read(request, tenant)
         try:
             if len(body) <= MAX_SPLIT_BYTES:
                 return split_object(body, keep_raw, known)
@@ -49,19 +106,26 @@ class BodyReader:
         except InvalidJson as error:
             raise InvalidRequest(_field_name(error.member), error.rule) from None
 
-    async def read(self, request: Request) -> bytes | bytearray:
+    async def _read(self, request: Request, tenant: str) -> bytes | bytearray:
         """Return the body unchanged. Raises BodyTooLarge, before reading when the declared length exceeds the limit."""
         if _declared_length(request.scope) > self.max_bytes:
             raise BodyTooLarge(self.max_bytes)
         arrived = arrived_body(request.receive)
         if arrived is None:
-            return await self._received(request)
+            return await self._received(request, tenant)
         if len(arrived) > self.max_bytes:
             raise BodyTooLarge(self.max_bytes)
+        if len(arrived) > UNCOUNTED_BYTES:
+            self._share(request, tenant).grow_to(len(arrived))
         return arrived
 
-    async def _received(self, request: Request) -> bytearray:
+    def _share(self, request: Request, tenant: str) -> BodyShare:
+        share = request.scope[BODY_SHARE] = BodyShare(self.of_tenants, tenant)
+        return share
+
+    async def _received(self, request: Request, tenant: str) -> bytearray:
         """Return the body, received in parts. The array grows in place, so that a large body exists once."""
+        share = self._share(request, tenant)
         body = bytearray()
         started = time.monotonic()
         try:
@@ -71,6 +135,7 @@ class BodyReader:
                     body += _chunk(message)
                     if len(body) > self.max_bytes:
                         raise BodyTooLarge(self.max_bytes)
+                    share.grow_to(len(body))
                     if not message.get("more_body", False):
                         return body
                     limit.reschedule(self._patience_ends(started, len(body)))
@@ -81,6 +146,13 @@ class BodyReader:
         """Return the deadline of the next chunk, on the event loop's clock."""
         left = started + self.silence_seconds + received / MIN_BYTES_PER_SECOND - time.monotonic()
         return asyncio.get_running_loop().time() + min(self.silence_seconds, left)
+
+
+def release(scope: Scope) -> None:
+    """Stop counting the body of a request that has ended."""
+    share: BodyShare | None = scope.get(BODY_SHARE)
+    if share is not None:
+        share.release()
 
 
 def check_content_type(scope: Scope) -> None:

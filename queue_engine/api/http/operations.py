@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from queue_engine.api.http.bodies import release
 from queue_engine.api.http.envelope import Failure
 from queue_engine.api.http.headers import named
 from queue_engine.api.http.order_log import log_order
@@ -148,7 +149,10 @@ def _responding(handler: Handler, *, writes: bool) -> Serve:
     async def serve(scope: Scope, receive: Receive, _send: Send) -> Response:
         if writes:
             _check_no_delivery(scope)
-        response = await handler(Request(scope, receive))
+        try:
+            response = await handler(Request(scope, receive))
+        finally:
+            release(scope)
         if writes:
             log_order(handler.__name__, scope)
         return response

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from starlette.requests import Request
@@ -20,6 +23,8 @@ from queue_engine.domain.ids import is_endpoint_id, is_task_id, is_worker_id
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.engine.access import check_may
 from queue_engine.engine.engine import Engine
+from queue_engine.engine.principals import REVOCATION_SECONDS
+from queue_engine.rules.strict_json import JsonObject
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,7 @@ class Services:
     limiter: RateLimiter
     bodies: BodyReader
     catalogue: Catalogue
+    monotonic: Callable[[], float] = time.monotonic
 
     async def admit(self, request: Request) -> Principal:
         """Return the principal of the request, if its role allows the operation.
@@ -57,6 +63,21 @@ class Services:
         # Submissions are not audited, and most requests are submissions.
         is_audited = scope["method"] not in SAFE_METHODS and right is not Right.SUBMIT
         return replace(principal, address=address) if is_audited else principal
+
+    async def read_object(
+        self, request: Request, principal: Principal, known: AbstractSet[str], keep_raw: AbstractSet[str] = frozenset()
+    ) -> JsonObject:
+        """Return the members of the body: see `BodyReader.read_object`.
+
+        The key is checked again after a body that has arrived slowly, because it may have been revoked long before.
+        Also raises Unauthorized, Forbidden, StoreUnavailable.
+        """
+        started = self.monotonic()
+        body = await self.bodies.read_object(request, principal.tenant, known, keep_raw)
+        if self.monotonic() - started > REVOCATION_SECONDS:
+            scope = request.scope
+            check_may(await self.authenticator.principal_of(scope["headers"], _address_of(scope)), scope["route"].right)
+        return body
 
     async def endpoint(self, request: Request, principal: Principal) -> Endpoint:
         """Return the endpoint in the path. Raises NotFound, StoreUnavailable."""

@@ -74,7 +74,7 @@ class CredentialRoutes:
     async def create_credential(self, request: Request) -> Response:
         """An endpoint refers to the credential by its id, in `containerRegistryAuthId`."""
         principal = await self._services.admit(request)
-        body = await self._services.bodies.read_object(request, names_of(CreateCredential))
+        body = await self._services.read_object(request, principal, names_of(CreateCredential))
         requested, errors = parsed(CreateCredential, body.values)
         if errors:
             raise_for(errors + self._credentials.creation_errors())
@@ -95,7 +95,7 @@ class CredentialRoutes:
         """Workers that start after the change use the new values."""
         principal = await self._services.admit(request)
         credential_id = _id_in(request)
-        body = await self._services.bodies.read_object(request, names_of(UpdateCredential))
+        body = await self._services.read_object(request, principal, names_of(UpdateCredential))
         changes, errors = UpdateCredential.parse(body.values)
         if errors:
             raise_for(errors + self._credentials.change_errors(changes.username, changes.password))

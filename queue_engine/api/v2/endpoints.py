@@ -114,7 +114,7 @@ class EndpointRoutes:
 
     async def create_endpoint(self, request: Request) -> Response:
         principal = await self._services.admit(request)
-        body = await self._services.bodies.read_object(request, names_of(CreateEndpoint))
+        body = await self._services.read_object(request, principal, names_of(CreateEndpoint))
         requested, errors = CreateEndpoint.parse(body.values, self._services.catalogue)
         if errors:
             raise_for(errors + await self._endpoints.field_errors(principal, _references(requested)))
@@ -138,7 +138,7 @@ class EndpointRoutes:
         """Workers are replaced one at a time if the change affects how they run."""
         principal = await self._services.admit(request)
         before = await self._services.endpoint(request, principal)
-        body = await self._services.bodies.read_object(request, names_of(UpdateEndpoint))
+        body = await self._services.read_object(request, principal, names_of(UpdateEndpoint))
         changes, errors = UpdateEndpoint.parse(body.values, self._services.catalogue, before.config)
         references = _references(changes)
         if errors:

@@ -138,7 +138,7 @@ class KeyRoutes:
         later end than its own.
         """
         principal = await self._services.admit(request)
-        body = await self._services.bodies.read_object(request, names_of(CreateKey))
+        body = await self._services.read_object(request, principal, names_of(CreateKey))
         requested, errors = parsed(CreateKey, body.values)
         raise_for(errors)
         created = await self._keys.create(principal, requested.grant())

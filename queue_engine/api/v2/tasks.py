@@ -33,7 +33,7 @@ from queue_engine.api.v2.task_views import (
     task_standing_view,
 )
 from queue_engine.domain.field_errors import raise_for
-from queue_engine.domain.principals import Right
+from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tasks import TaskStatus
 from queue_engine.engine.submissions import counted_rejections
 
@@ -105,15 +105,15 @@ class TaskRoutes:
         principal = await self._services.admit(request)
         with counted_rejections():
             endpoint_id = endpoint_id_in(request)  # checked before the body: an impossible id is a 404
-            submitted_task = await self._read_task(request)
+            submitted_task = await self._read_task(request, principal)
             is_traced = b"traceparent" in named(request.scope)
             task = submitted_task.request(traceparent_of(request.scope["headers"]) if is_traced else None)
             submitted = await self._submissions.submit(principal, endpoint_id, task)
         note(request, task=submitted.task_id, result="accepted" if submitted.is_new else "duplicate")
         return success({"taskId": submitted.task_id}, rate_headers(submitted.rates))
 
-    async def _read_task(self, request: Request) -> SubmitTask:
-        body = await self._services.bodies.read_object(request, names_of(SubmitTask), RAW_FIELDS)
+    async def _read_task(self, request: Request, principal: Principal) -> SubmitTask:
+        body = await self._services.read_object(request, principal, names_of(SubmitTask), RAW_FIELDS)
         submitted_task, errors = SubmitTask.parse(body)
         if errors:
             secrets = submitted_task.headers, submitted_task.webhook_auth_key

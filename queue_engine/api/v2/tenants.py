@@ -144,7 +144,7 @@ class TenantRoutes:
     async def create_tenant(self, request: Request) -> Response:
         """Keys for the tenant are created with the command line on the store."""
         principal = await self._services.admit(request)
-        body = await self._services.bodies.read_object(request, names_of(CreateTenant))
+        body = await self._services.read_object(request, principal, names_of(CreateTenant))
         requested, errors = parsed(CreateTenant, body.values)
         raise_for(errors)
         limits = requested.limits.given() if requested.limits is not None else {}
@@ -166,7 +166,7 @@ class TenantRoutes:
         """An omitted limit keeps its value, and null restores the default."""
         principal = await self._services.admit(request)
         name = _tenant_in(request)
-        body = await self._services.bodies.read_object(request, names_of(UpdateTenant))
+        body = await self._services.read_object(request, principal, names_of(UpdateTenant))
         changes, errors = parsed_changes(UpdateTenant, body.values)
         raise_for(errors)
         return success(self._view(await self._tenants.set_limits(principal, name, changes.limits.given())))
