@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 
+from queue_engine.api.http import tls_listener
 from queue_engine.api.http.certificates import ServerCertificate
 from queue_engine.api.http.server import listen, serve
 from queue_engine.config.engine import ApiSettings
 from queue_engine.net.reloaded_files import CHECK_SECONDS
 from tests.integration.certificates import self_signed
 from tests.integration.parts import Programs
+from tests.waiting import GIVE_UP_SECONDS, wait_until_async
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
@@ -35,8 +38,8 @@ async def app(scope: dict[str, Any], _receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def served(certificate: ServerCertificate) -> AsyncIterator[int]:
-    settings = ApiSettings(port=0)
+async def served(certificate: ServerCertificate, **values: Any) -> AsyncIterator[int]:
+    settings = ApiSettings(port=0, **values)
     stopping = asyncio.Event()
     with listen(settings) as listener:
         port: int = listener.getsockname()[1]
@@ -137,6 +140,68 @@ async def test_a_refused_request_gets_its_response_over_tls(made: list[Path]) ->
             response, _ = await exchange(port, b"GET  / HTTP/1.1\r\n\r\n")
         assert response.startswith(b"HTTP/1.1 400 ")
         assert b"one space" in response
+
+
+async def is_served(port: int) -> bool:
+    """Return False if the server closes the connection before the handshake."""
+    try:
+        return (await exchange(port))[0].startswith(b"HTTP/1.1 200 ")
+    except OSError:
+        return False
+
+
+async def test_a_connection_counts_before_its_handshake(made: list[Path]) -> None:
+    async with served(ServerCertificate(made[0], None), max_connections_per_address=2) as port:
+        assert await is_served(port)
+        silent = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(2)]
+        assert not await is_served(port)
+        silent[0].close()
+        await wait_until_async(lambda: is_served(port))
+        silent[1].write(b"not TLS")
+        silent.append((await asyncio.open_connection("127.0.0.1", port))[1])
+        await wait_until_async(lambda: is_served(port))
+        for one in silent[1:]:
+            one.close()
+
+
+async def test_a_handshake_has_a_time_limit(made: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tls_listener.HANDSHAKE_SECONDS <= 10
+    async with served(ServerCertificate(made[0], None), max_connections_per_address=1) as port:
+        with monkeypatch.context() as impatient:
+            impatient.setattr(tls_listener, "HANDSHAKE_SECONDS", 0.1)
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                assert await reader.read() == b""
+        writer.close()
+        await wait_until_async(lambda: is_served(port))
+
+
+def test_connections_count_before_their_handshake_on_uvloop_too(
+    made: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario() -> None:
+        async with served(ServerCertificate(made[0], None), max_connections_per_address=2) as port:
+            silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+            assert not await is_served(port)
+            silent[0][1].close()
+            await wait_until_async(lambda: is_served(port))
+            silent[1][1].write(b"not TLS")
+            assert await silent[1][0].read() == b""
+            monkeypatch.setattr(tls_listener, "HANDSHAKE_SECONDS", 0.1)
+            late, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await late.read() == b""
+            writer.close()
+
+    uvloop.run(asyncio.wait_for(scenario(), GIVE_UP_SECONDS))
+
+
+async def test_a_server_stops_while_a_handshake_is_in_progress(made: list[Path]) -> None:
+    async with asyncio.timeout(GIVE_UP_SECONDS):
+        async with served(ServerCertificate(made[0], None)) as port:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await is_served(port)  # accepted after the silent one
+        assert await reader.read() == b""
+    writer.close()
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class LimitedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._connection: Connection | None = None
-        """None if the connection is beyond a limit."""
+        """None if the connection is not counted yet, or is beyond a limit."""
         self._patience: asyncio.TimerHandle | None = None
         self._idle_until: float | None = None
         """The end of the keep-alive time, on the event loop's clock; None while a request is under way."""
@@ -142,11 +142,21 @@ class LimitedProtocol(HttpToolsProtocol):
 
     # The connection
 
+    def count_as(self, connection: Connection) -> None:
+        """Use this count of the connection, which began before the connection was made."""
+        self._connection = connection
+
+    @property
+    def is_connected(self) -> bool:
+        """True once the connection was made. It stays true when the connection is lost."""
+        return self.transport is not None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._cycle_transport = _CycleTransport(self)
         try:
-            self._connection = self.connections_of_all.open(self.client[0] if self.client else "")
+            if self._connection is None:
+                self._connection = self.connections_of_all.open(self.client[0] if self.client else "")
         except TooManyConnections as error:
             # Closed without lingering: connections that wait for their end would take the place of others.
             headers = b"retry-after: %d\r\n" % RETRY_AFTER_SECONDS

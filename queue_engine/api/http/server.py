@@ -14,7 +14,8 @@ from queue_engine.aio import wait_for_event
 from queue_engine.api.http.certificates import ServerCertificate
 from queue_engine.api.http.client_addresses import TrustedProxies
 from queue_engine.api.http.connections import ConnectionLimits, Connections
-from queue_engine.api.http.protocol import limited_protocol
+from queue_engine.api.http.protocol import LimitedProtocol, limited_protocol
+from queue_engine.api.http.tls_listener import TlsListener
 from queue_engine.config.engine import ApiSettings
 from queue_engine.net import listening
 
@@ -64,9 +65,10 @@ async def serve(
         settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_tenant
     )
     connections = Connections(limits, TrustedProxies(settings.trusted_proxies))
+    protocol = limited_protocol(settings.read_timeout_seconds, connections)
     config = uvicorn.Config(
         app,
-        http=limited_protocol(settings.read_timeout_seconds, connections),
+        http=protocol,
         ws="none",
         lifespan="off",
         log_config=None,
@@ -76,8 +78,8 @@ async def serve(
         timeout_graceful_shutdown=SHUTDOWN_SECONDS,
     )
     config.load()
-    config.ssl = None if certificate is None else certificate.context()
-    await _Server(config, stopping).serve(sockets=[listener])
+    server = _Server(config, stopping) if certificate is None else _TlsServer(config, stopping, protocol, certificate)
+    await server.serve(sockets=[listener])
 
 
 class _Server(uvicorn.Server):
@@ -96,3 +98,25 @@ class _Server(uvicorn.Server):
             await self.on_tick(0)  # sets the date of the responses
             await wait_for_event(self._stopping, DATE_SECONDS)
         await asyncio.sleep(LAST_READ_SECONDS)
+
+
+class _TlsServer(_Server):
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        stopping: asyncio.Event,
+        protocol: type[LimitedProtocol],
+        certificate: ServerCertificate,
+    ) -> None:
+        super().__init__(config, stopping)
+        self._protocol = protocol
+        self._certificate = certificate
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Replace uvicorn's start, which would count connections only after their handshake."""
+        connections, context = self._protocol.connections_of_all, self._certificate.context()
+        self.servers = [TlsListener(one, context, connections, self._make_protocol) for one in sockets or ()]  # type: ignore[misc]
+        self.started = True
+
+    def _make_protocol(self) -> LimitedProtocol:
+        return self._protocol(self.config, self.server_state, self.lifespan.state)
