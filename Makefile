@@ -41,7 +41,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-fast test-servers test-images check format docs stubs bench bench-check bench-growth \
-	faults images lock clean
+	faults hostile images lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -105,6 +105,9 @@ bench-growth: setup ## measure whether costs depend on how many tasks have ended
 
 faults: setup ## hurt a running engine in many ways, and look for what was lost
 	$(BIN)/python -m tests.faults $(FAULTS)
+
+hostile: setup ## send hostile and harmless requests to an API, and write docs/operations/hostile-inputs.md
+	$(BIN)/python -m tests.integration.hostile_classes
 
 stubs: setup ## write the signatures of the store's scripts from their headers
 	$(BIN)/python -m tests.script_signatures
