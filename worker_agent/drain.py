@@ -34,8 +34,8 @@ class Drain:
     async def run(self, duty: Duty) -> None:
         """Let running calls finish within the grace period, then release the attempts that remain.
 
-        Attempts that wait to run alone, and claims that were not started, are released at once. A released attempt does
-        not count against its task.
+        Attempts that wait for a slot or to run alone, and unstarted claims, are released at once. A released attempt
+        does not count against its task.
         """
         waiting = [held for held in self._leases.unfinished() if not held.calling]
         early = asyncio.create_task(self._release(waiting, called=False))

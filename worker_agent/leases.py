@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 
 MAX_RENEWED = 500
 """Maximum number of leases that one call renews."""
+NOTE_SECONDS = 0.05
+"""Minimum time between two calls that note which calls have begun. Most calls of a busy agent end earlier, and are not
+noted."""
 
 
 class StopReason(Enum):
@@ -37,6 +41,9 @@ class HeldAttempt:
 
     attempt: StartedAttempt
     runner: asyncio.Task[None]
+    is_ahead: bool = False
+    """True if the engine does not count the attempt yet: it was started ahead of a free slot, and the beginning of its
+    call is not noted."""
     stop: StopReason | None = None
     calling: bool = False
     """True if the container may have received the request."""
@@ -61,14 +68,18 @@ class Leases:
         self._source = source
         self._interval_seconds = lease_seconds / 4
         self._held: dict[str, HeldAttempt] = {}
-        metrics.agent_running_tasks.set_function(lambda: len(self._held))
+        self._has_begun = asyncio.Event()
+        """Set when the engine should learn of a call that has begun."""
 
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def holding(self, attempt: StartedAttempt) -> _Holding:
+    def holding(self, attempt: StartedAttempt, *, is_ahead: bool = False) -> _Holding:
         """Hold an attempt that runs in the current asyncio task: its lease is renewed within this context."""
-        return _Holding(self._held, attempt)
+        return _Holding(self._held, attempt, is_ahead=is_ahead)
+
+    def begin_call(self, held: HeldAttempt) -> None:
+        """Note that the container may receive the request from now on. The engine learns of it soon."""
+        held.begin_call()
+        if held.is_ahead:
+            self._has_begun.set()
 
     def unfinished(self) -> list[HeldAttempt]:
         """Return the attempts that are not being stopped and whose outcome is not being sent to the store."""
@@ -90,14 +101,37 @@ class Leases:
 
     async def renew_step(self) -> int:
         """Renew all leases once. Always return 0, so that the loop waits for the interval before the next renewal."""
-        held = list(self._held.values())
+        held = sorted(self._held.values(), key=lambda one: not one.calling)
         for first in range(0, len(held), MAX_RENEWED):
-            batch = held[first : first + MAX_RENEWED]
-            renewals = await self._source.renew([one.attempt.lease for one in batch])
-            for one, renewal in zip(batch, renewals, strict=True):
-                self._note(one, renewal)
+            await self._renew(held[first : first + MAX_RENEWED])
             metrics.agent_last_heartbeat_timestamp.set_to_current_time()
         return 0
+
+    async def note_calls_forever(self) -> None:
+        """Tell the engine which calls have begun that were started ahead of a free slot, until cancelled."""
+        await loop(self.note_calls_step, idle_seconds=NOTE_SECONDS, name="begun calls")
+
+    async def note_calls_step(self) -> int:
+        """Wait for such calls, and renew their leases. Always return 0, so that the loop waits before the next ones."""
+        await self._has_begun.wait()
+        self._has_begun.clear()
+        begun = [held for held in self._held.values() if held.is_ahead and held.calling and not held.settling]
+        try:
+            for first in range(0, len(begun), MAX_RENEWED):
+                await self._renew(begun[first : first + MAX_RENEWED])
+        except Exception:
+            self._has_begun.set()
+            raise
+        return 0
+
+    async def _renew(self, batch: Sequence[HeldAttempt]) -> None:
+        """Renew these leases; attempts whose calls have begun come first."""
+        begun = sum(one.calling for one in batch)
+        renewals = await self._source.renew([one.attempt.lease for one in batch], begun=begun)
+        for one, renewal in zip(batch, renewals, strict=True):
+            self._note(one, renewal)
+        for one in batch[:begun]:
+            one.is_ahead = False
 
     def _note(self, held: HeldAttempt, renewal: Renewal) -> None:
         if renewal is Renewal.CANCEL:
@@ -111,12 +145,14 @@ class Leases:
 class _Holding:
     """A context that holds an attempt. A class, because a contextmanager costs several times as much."""
 
-    def __init__(self, held: dict[str, HeldAttempt], attempt: StartedAttempt) -> None:
+    def __init__(self, held: dict[str, HeldAttempt], attempt: StartedAttempt, *, is_ahead: bool) -> None:
         self._all = held
         self._attempt = attempt
+        self._is_ahead = is_ahead
 
     def __enter__(self) -> HeldAttempt:
-        held = self._all[self._attempt.lease.token] = HeldAttempt(self._attempt, runner=_current_task())
+        held = HeldAttempt(self._attempt, _current_task(), self._is_ahead)
+        self._all[self._attempt.lease.token] = held
         return held
 
     def __exit__(self, *_: object) -> None:

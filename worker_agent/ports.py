@@ -35,15 +35,17 @@ MAX_LOG_BATCH_LINES = 500
 class Claim(Protocol):
     """A task that this agent has claimed and not started yet."""
 
-    async def start(self, *, address: str) -> StartedAttempt | None:
+    async def start(self, *, address: str, is_ahead: bool = False) -> StartedAttempt | None:
         """Start an attempt; return None if the claim is no longer valid.
 
-        `address` is the address on which the container listens. A repeated call returns the same attempt.
+        `address` is the address on which the container listens. `is_ahead` is True if no slot is free for the call:
+        the attempt does not count if its lease expires before `renew` says that its call has begun. A repeated call
+        returns the same attempt.
         """
         ...
 
     async def put_back(self) -> None:
-        """Return the task to its queue, to be claimed before new tasks. The claim must not have been started."""
+        """Return the task to its queue, to be claimed before most new tasks. The claim must not have been started."""
         ...
 
 
@@ -73,8 +75,11 @@ class ClaimSource(Protocol):
 class LeaseSource(Protocol):
     """The leases of running attempts."""
 
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[Renewal]:
-        """Renew all these leases in one call; return the result for each, in the same order."""
+    async def renew(self, leases: Sequence[Lease], *, begun: int = 0) -> Sequence[Renewal]:
+        """Renew all these leases in one call; return the result for each, in the same order.
+
+        The calls of the first `begun` attempts have begun. The calls of the others wait for a slot.
+        """
         ...
 
 

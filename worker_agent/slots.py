@@ -7,6 +7,9 @@ agent could run these tasks at once:
 
     slots that became free in the last 20 ms      0    1    2    10    64
     attempts that may wait                        0    0    1     5    32
+
+For the same reason an attempt leaves its slot when its call has ended, before its outcome is recorded. As many attempts
+as there are slots may be in that state, so that an agent without a store soon begins no more calls.
 """
 
 from __future__ import annotations
@@ -40,7 +43,9 @@ class Slots:
         """The time until which each attempt waits for a slot."""
         self._giving_up: asyncio.TimerHandle | None = None
         self._runners: set[asyncio.Task[None]] = set()
-        self._has_ended = asyncio.Event()
+        self._left = 0
+        """Number of attempts that have left their slot and still run."""
+        self._has_room = asyncio.Event()
 
     @property
     def runners(self) -> set[asyncio.Task[None]]:
@@ -48,15 +53,25 @@ class Slots:
         return set(self._runners)
 
     @property
+    def taken(self) -> int:
+        """Number of slots that attempts have now."""
+        return self._limit - self._free
+
+    @property
     def room(self) -> int:
         """Number of attempts that may begin now; not positive if there is no room."""
-        return self._limit + self._ahead - len(self._runners)
+        return self._limit + self._ahead - len(self._runners) + min(self._left, self._limit)
+
+    @property
+    def is_full(self) -> bool:
+        """True if an attempt that begins now has to wait for a slot."""
+        return len(self._runners) - self._left >= self._limit
 
     async def wait_for_room(self) -> int:
         """Wait until an attempt may begin, and return the number of those that may."""
         while (room := self.room) <= 0:
-            self._has_ended.clear()
-            await self._has_ended.wait()
+            self._has_room.clear()
+            await self._has_room.wait()
         return room
 
     def run(self, attempt: Coroutine[None, None, None]) -> None:
@@ -65,12 +80,13 @@ class Slots:
         self._runners.add(runner)
         runner.add_done_callback(self._note_end)
 
-    def slot(self) -> _Slot:
+    def slot(self) -> Slot:
         """Return the context in which an attempt has a slot; entering it waits for one.
 
-        It returns False, and there is no slot, if none became free within `max_wait_seconds`.
+        It returns False, and there is no slot, if none became free within `max_wait_seconds`. `leave` ends the hold of
+        the slot before the context ends.
         """
-        return _Slot(self)
+        return Slot(self)
 
     async def take(self) -> bool:
         """Wait for a slot; return False if none became free in time. Cancellation leaves the slots unchanged."""
@@ -98,6 +114,11 @@ class Slots:
                 return
         self._free += 1
 
+    def note_left(self, change: int) -> None:
+        """Note that an attempt has left its slot and still runs (1), or does no longer (-1)."""
+        self._left += change
+        self._has_room.set()
+
     @property
     def _ahead(self) -> int:
         """Number of attempts that may wait for a slot."""
@@ -122,17 +143,18 @@ class Slots:
 
     def _note_end(self, runner: asyncio.Task[None]) -> None:
         self._runners.discard(runner)
-        self._has_ended.set()
+        self._has_room.set()
         if not runner.cancelled() and (error := runner.exception()) is not None:
             log.error("a task's runner failed; its lease will run out", exc_info=error)
 
 
-class _Slot:
+class Slot:
     """A context that holds a slot. A class, because an asynccontextmanager costs several times as much."""
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
         self._has_slot = False
+        self._has_left = False
 
     async def __aenter__(self) -> bool:
         self._has_slot = await self._slots.take()
@@ -141,6 +163,14 @@ class _Slot:
     async def __aexit__(self, *_: object) -> None:
         if self._has_slot:
             self._slots.give_back()
+        elif self._has_left:
+            self._slots.note_left(-1)
+
+    def leave(self) -> None:
+        """Give the slot to the next attempt. The attempt must have one."""
+        self._has_slot, self._has_left = False, True
+        self._slots.give_back()
+        self._slots.note_left(1)
 
 
 def _now() -> float:

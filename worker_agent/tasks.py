@@ -21,7 +21,7 @@ from worker_agent.isolation import Isolation
 from worker_agent.leases import HeldAttempt, Leases, StopReason
 from worker_agent.ports import Claim, TaskSource, loop, until_available
 from worker_agent.settlement import Settlement
-from worker_agent.slots import Slots
+from worker_agent.slots import Slot, Slots
 
 log = logging.getLogger(__name__)
 
@@ -60,20 +60,22 @@ class TaskWork:
         self._settlement = Settlement(source)
         self._unstarted_seconds = min(config.lease_seconds, MAX_UNSTARTED_SECONDS)
         self.problem = ""
+        metrics.agent_running_tasks.set_function(lambda: self.running_tasks)
 
     @property
     def running_tasks(self) -> int:
-        return len(self._leases)
+        return self._slots.taken
 
     async def run(self, duty: Duty) -> None:
         renewing = asyncio.create_task(self._leases.renew_forever(), name="heartbeats")
+        noting = asyncio.create_task(self._leases.note_calls_forever(), name="begun calls")
         claiming = self._start_claiming(duty)
         try:
             await duty.draining.wait()
             await end_tasks(*claiming)
             await Drain(self._config, self._source, self._leases, self._settlement, self._slots).run(duty)
         finally:
-            await end_tasks(renewing, *claiming)
+            await end_tasks(renewing, noting, *claiming)
 
     # Claim
 
@@ -113,11 +115,13 @@ class TaskWork:
 
     async def _begin(self, claims: Sequence[Claim], duty: Duty) -> None:
         """Run the claims for which there is room and put the others back: a source may return more than requested."""
+        others: list[Claim] = []
         for claim in claims:
             if self._has_room(duty) and self._watch.take_turn():
-                self._slots.run(self._run_claim(claim, duty))
+                self._slots.run(self._run_claim(claim, duty, is_ahead=self._slots.is_full))
             else:
-                await until_available(claim.put_back, "put back")
+                others.append(claim)
+        await asyncio.gather(*(until_available(claim.put_back, "put back") for claim in others))
 
     def _has_room(self, duty: Duty) -> bool:
         is_working = duty.open.is_set() and not duty.draining.is_set() and not self._pause.seconds_left
@@ -125,10 +129,10 @@ class TaskWork:
 
     # Execute
 
-    async def _run_claim(self, claim: Claim, duty: Duty) -> None:
+    async def _run_claim(self, claim: Claim, duty: Duty, *, is_ahead: bool) -> None:
         """Start an attempt, execute it, and settle its outcome."""
         address = str(self._watch.address)
-        attempt = await until_available(partial(claim.start, address=address), "start")
+        attempt = await until_available(partial(claim.start, address=address, is_ahead=is_ahead), "start")
         if attempt is None:
             return
         # While a suspect (a task that may crash its worker) runs alone, other attempts are released and do not wait
@@ -140,7 +144,7 @@ class TaskWork:
         else:
             self._pause.note_readable()
             self._clear_problem()
-            with self._leases.holding(attempt) as held:
+            with self._leases.holding(attempt, is_ahead=is_ahead) as held:
                 await self._run_attempt(held, attempt.task, duty)
 
     async def _run_attempt(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
@@ -149,15 +153,16 @@ class TaskWork:
         An attempt that gets no slot in time is released, so that an idle agent can run its task. So is one that must
         not begin when it gets its slot.
         """
+        slot = self._slots.slot()
         try:
-            async with self._slots.slot() as has_slot:
+            async with slot as has_slot:
                 if not has_slot or duty.draining.is_set() or not (self._isolation.is_open and self._watch.is_open):
                     held.settling = True
                     await self._settlement.release(held.attempt, called=False)
                     return
                 async with self._isolation.turn(held.attempt):
-                    held.begin_call()
-                    await self._execute(held, task, duty)
+                    self._leases.begin_call(held)
+                    await self._execute(held, task, slot, duty)
         except asyncio.CancelledError:
             if held.calling or held.stop is None:
                 raise
@@ -166,10 +171,11 @@ class TaskWork:
                 held.settling = True
                 await self._settlement.settle(held.attempt, CANCELLED, run_seconds=held.run_seconds)
 
-    async def _execute(self, held: HeldAttempt, task: ClaimedTask, duty: Duty) -> None:
+    async def _execute(self, held: HeldAttempt, task: ClaimedTask, slot: Slot, duty: Duty) -> None:
         """Call the container and settle the outcome; at the same time notify the container of an aborted call.
 
-        The slot stays occupied until the container is notified, so that the next task does not run beside this one.
+        The slot of an aborted call stays occupied until the container is notified, so that the next task does not run
+        beside this one. The slot of any other call is left while the outcome is recorded.
         """
         if held.attempt.is_first:
             metrics.task_queue_wait.observe((held.attempt.started_at_ms - held.attempt.created_at_ms) / 1000)
@@ -180,6 +186,8 @@ class TaskWork:
             ends.append(self._settlement.settle(held.attempt, executed.outcome, run_seconds=held.run_seconds))
         if executed.is_broken_off:
             ends.append(self._execution.notify_stopped(held, task, duty))
+        else:
+            slot.leave()
         if len(ends) == 1:  # the usual end needs no further asyncio task
             await ends[0]
         else:

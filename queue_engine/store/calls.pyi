@@ -389,6 +389,11 @@ class ReclaimQueued:
     worker_id: str
     attempts: int
 
+class ReclaimUnstarted:
+    word: Literal["UNSTARTED"]
+    worker_id: str
+    attempts: int
+
 class ReclaimDead:
     word: Literal["DEAD"]
     worker_id: str
@@ -1080,9 +1085,10 @@ class Scripts:
         /,
         *,
         max_lost: int,
-    ) -> ReclaimQueued | ReclaimDead | ReclaimCancelled | ReclaimOk:
+    ) -> ReclaimQueued | ReclaimUnstarted | ReclaimDead | ReclaimCancelled | ReclaimOk:
         """Reclaim a task whose lease has expired. The task is queued again, or ends when too many of its workers were
-        lost or when its cancellation was requested.
+        lost or when its cancellation was requested. An attempt that waited for a slot of its agent, and whose call has
+        not begun, costs nothing.
         """
     async def release(
         self,
@@ -1114,9 +1120,10 @@ class Scripts:
         *,
         tasks: Sequence[str],
         lease_ms: int,
+        begun: int,
         tokens: Sequence[str],
     ) -> RenewOk:
-        """Renew the leases of all tasks of an agent."""
+        """Renew the leases of tasks of an agent, and note which calls have begun."""
     async def report_worker(
         self,
         keys: WorkerKeys,
@@ -1296,8 +1303,11 @@ class Scripts:
         lease_ms: int,
         worker_id: str,
         address: str,
+        is_ahead: bool,
     ) -> StartOk | StartStale:
-        """Begin an attempt: remove the entry from the queue, and give the task a token and a lease."""
+        """Begin an attempt: remove the entry from the queue, and give the task a token and a lease. An attempt that
+        begins ahead of a free slot is marked until its agent reports that its call has begun (see renew.lua).
+        """
     async def start_worker(self, keys: WorkerKeys, /) -> StartWorkerOk | StartWorkerGone:
         """Record a start of a worker. Reports from agents of earlier starts are refused from then on."""
     async def sum_usage(self, *, records: Sequence[str], tenant: str) -> SumUsageOk:

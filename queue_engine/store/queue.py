@@ -249,10 +249,11 @@ class TaskQueue:
             return []
         return _entries_read(reply)
 
-    async def start(self, entry: Entry, *, address: str) -> Started | None:
+    async def start(self, entry: Entry, *, address: str, is_ahead: bool = False) -> Started | None:
         """Begin an attempt. Return None when the task no longer waits with this entry.
 
-        `address` is the address of the container.
+        `address` is the address of the container. `is_ahead` is True when no slot is free for the call: the attempt
+        costs nothing when its worker is lost before a renewal says that its call has begun.
         """
         reply = await self._scripts.start(
             self._keys.of_task(entry.task_id),
@@ -262,6 +263,7 @@ class TaskQueue:
             lease_ms=self._lease_ms,
             worker_id=self.worker_id,
             address=address,
+            is_ahead=is_ahead,
         )
         if reply.word != "OK":
             return None
@@ -304,12 +306,16 @@ class TaskQueue:
         noted = await self._blocking.hmget(META, [FINGERPRINT, NEXT_FINGERPRINT])  # type: ignore[misc]
         return fingerprint.encode() in noted
 
-    async def renew(self, leases: Sequence[Lease]) -> list[Renewal]:
-        """Renew all leases in one call. Return a result for each."""
+    async def renew(self, leases: Sequence[Lease], *, begun: int = 0) -> list[Renewal]:
+        """Renew all leases in one call. Return a result for each.
+
+        The calls of the first `begun` attempts have begun. The others may wait for a slot.
+        """
         reply = await self._beats.renew(
             self._keys,
             tasks=[self._keys.task(lease.task_id) for lease in leases],
             lease_ms=self._lease_ms,
+            begun=begun,
             tokens=[lease.token for lease in leases],
         )
         return [Renewal(word) for word in reply.words]

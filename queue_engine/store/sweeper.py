@@ -98,7 +98,7 @@ class Sweeper:
         reclaimed = await asyncio.gather(*(self._reclaim(name, max_lost) for name in found.lost))
         promoted = await asyncio.gather(*(self._promote(name) for name in found.due))
         return Swept(
-            requeued=reclaimed.count("QUEUED"),
+            requeued=reclaimed.count("QUEUED") + reclaimed.count("UNSTARTED"),
             dead=reclaimed.count("DEAD"),
             promoted=promoted.count("QUEUED"),
             cancelled=reclaimed.count("CANCELLED"),

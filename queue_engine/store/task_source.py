@@ -56,8 +56,8 @@ class StoreClaim:
     _entry: Entry
 
     @_raises_unavailable
-    async def start(self, *, address: str) -> StartedAttempt | None:
-        started = await self._queue.start(self._entry, address=address)
+    async def start(self, *, address: str, is_ahead: bool = False) -> StartedAttempt | None:
+        started = await self._queue.start(self._entry, address=address, is_ahead=is_ahead)
         if started is None:
             return None
         return _attempt(started, self._queue.worker_id, await _opened(started, self._queue))
@@ -86,8 +86,8 @@ class StoreTaskSource:
         return self._claims_of(await self._queue.unstarted())
 
     @_raises_unavailable
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[Renewal]:
-        return await self._queue.renew(leases)
+    async def renew(self, leases: Sequence[Lease], *, begun: int = 0) -> Sequence[Renewal]:
+        return await self._queue.renew(leases, begun=begun)
 
     @_raises_unavailable
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:

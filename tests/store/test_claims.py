@@ -18,7 +18,7 @@ from queue_engine.domain.tasks import (
     TaskStatus,
     TryAgain,
 )
-from queue_engine.store.queue import Entry, TaskQueue
+from queue_engine.store.queue import Entry, Started, TaskQueue
 from queue_engine.store.store import Store
 from tests.store.bench import LONG_LEASE_MS, TENANT, Bench, spec
 from tests.waiting import wait_until_async
@@ -225,6 +225,97 @@ async def test_a_heartbeat_after_the_end_of_an_attempt_is_fenced(bench: Bench, o
     before = await bench.task("t1")
     assert await agent.renew([started.lease]) == [Renewal.FENCED]
     assert await bench.task("t1") == before
+
+
+# Attempts that begin ahead of a free slot
+
+
+async def test_an_attempt_whose_call_had_not_begun_costs_nothing_when_its_worker_is_lost(bench: Bench) -> None:
+    agent = bench.agent()
+    for _ in range(3):
+        await bench.submit("t1", queue_ttl_seconds=60)
+        await begin_ahead(bench, agent)
+        assert (await bench.lose("t1", max_lost=0)).requeued == 1
+        task = await bench.task("t1")
+        assert (task.state, task.attempts, task.lost) == (TaskState.QUEUED, 0, 0)
+        assert list(await bench.probe.scores(bench.partition.deadlines)) == [bench.member("t1")]
+    assert await bench.store.tasks.attempts(bench.endpoint_id, "t1") == []
+    started = await bench.start(agent)
+    assert (started.attempt, started.lost, started.is_first) == (1, 0, True)
+    assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
+    history = await bench.store.tasks.attempts(bench.endpoint_id, "t1")
+    assert history is not None
+    assert [(one.number, one.outcome) for one in history] == [(1, AttemptOutcome.OK)]
+
+
+async def test_an_attempt_whose_call_has_begun_counts_as_lost(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t1")
+    started = await begin_ahead(bench, agent)
+    assert await agent.renew([started.lease], begun=1) == [Renewal.OK]
+    await bench.lose("t1")
+    task = await bench.task("t1")
+    assert (task.state, task.attempts, task.lost) == (TaskState.QUEUED, 1, 1)
+
+
+async def test_a_renewal_of_an_attempt_that_waits_does_not_make_it_count(bench: Bench) -> None:
+    agent = bench.agent()
+    for task_id in ("t1", "t2"):
+        await bench.submit(task_id)
+    called, waiting = await begin_ahead(bench, agent), await begin_ahead(bench, agent)
+    assert await agent.renew([called.lease, waiting.lease], begun=1) == [Renewal.OK] * 2
+    for task_id in ("t1", "t2"):
+        await bench.run_out(task_id)
+    await bench.sweep()
+    assert [(await bench.task(task_id)).lost for task_id in ("t1", "t2")] == [1, 0]
+
+
+async def test_a_task_is_spared_a_limited_number_of_times(bench: Bench) -> None:
+    """A task may kill its worker in the moment before the engine learns of the call."""
+    agent = bench.agent()
+    await bench.submit("t1")
+    for _ in range(4):
+        await begin_ahead(bench, agent)
+        await bench.lose("t1", max_lost=0)
+    task = await bench.task("t1")
+    assert (task.state, task.lost) == (TaskState.DEAD, 1)
+
+
+@pytest.mark.parametrize("back_by", ["renewal", "success", "retry"])
+async def test_an_attempt_that_was_spared_is_readopted_by_its_agent(bench: Bench, back_by: str) -> None:
+    agent = bench.agent()
+    await bench.submit("t1", queue_ttl_seconds=60)
+    started = await begin_ahead(bench, agent)
+    await bench.lose("t1")
+    if back_by == "renewal":
+        assert await agent.renew([started.lease], begun=1) == [Renewal.READOPTED]
+    elif back_by == "success":
+        assert (await bench.settle(agent, started, Succeeded(b"1"))).word == "OK"
+    else:
+        assert (await bench.settle(agent, started, TryAgain("busy", 60.0))).word == "OK"
+    task = await bench.task("t1")
+    assert (task.attempts, task.lost) == (1, 0)
+    waits = back_by == "retry"
+    assert list(await bench.probe.scores(bench.partition.deadlines)) == [bench.member("t1")] * waits
+
+
+async def test_a_cancelled_task_whose_call_had_not_begun_ends_without_an_attempt(bench: Bench) -> None:
+    await bench.submit("t1")
+    await begin_ahead(bench, bench.agent())
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    await bench.lose("t1")
+    task = await bench.task("t1")
+    assert (task.state, task.attempts, task.lost) == (TaskState.CANCELLED, 0, 0)
+    assert await bench.store.tasks.attempts(bench.endpoint_id, "t1") == []
+
+
+async def test_a_spared_task_that_ends_while_it_waits_has_no_attempt(bench: Bench) -> None:
+    await bench.submit("t1")
+    await begin_ahead(bench, bench.agent())
+    await bench.lose("t1")
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    assert (await bench.task("t1")).state is TaskState.CANCELLED
+    assert await bench.store.tasks.attempts(bench.endpoint_id, "t1") == []
 
 
 # Ends
@@ -773,6 +864,14 @@ async def _call(agent: TaskQueue, name: str) -> list[Entry]:
     if name == "claim":
         return await agent.claim(1, block_ms=1)
     return await agent.claim_abandoned(1, idle_ms=0)
+
+
+async def begin_ahead(bench: Bench, agent: TaskQueue) -> Started:
+    """Claim a task and start its attempt while no slot is free."""
+    (entry,) = await agent.claim(1, block_ms=1)
+    started = await agent.start(entry, address="x:1", is_ahead=True)
+    assert started is not None
+    return started
 
 
 async def _age(bench: Bench, consumer: str, entry_ids: list[str]) -> None:

@@ -81,6 +81,24 @@ async def test_cancelled_waits_take_no_slot() -> None:
         assert has_slot
 
 
+async def test_an_attempt_that_has_left_its_slot_makes_room_within_a_limit() -> None:
+    slots, ends = Slots(2, recent_seconds=0), asyncio.Event()
+
+    async def attempt() -> None:
+        slot = slots.slot()
+        async with slot:
+            slot.leave()
+            await ends.wait()
+
+    for room in (2, 2, 2, 1):
+        await wait_until_async(lambda: slots.room == room, 60)  # noqa: B023
+        slots.run(attempt())
+    await wait_until_async(lambda: slots.room == 0, 60)
+    await wait_until_async(lambda: not slots.is_full, 60)
+    ends.set()
+    await wait_until_async(lambda: slots.room == 2, 60)
+
+
 async def hold(slots: Slots, ends: asyncio.Event) -> None:
     """An attempt that keeps its slot until `ends`."""
     async with slots.slot():

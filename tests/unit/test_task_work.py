@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from queue_engine.aio import end_tasks
 from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt, Unreadable
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import (
@@ -42,8 +43,10 @@ class MemoryClaim:
     source: "MemorySource"
     attempt: StartedAttempt
 
-    async def start(self, *, address: str) -> StartedAttempt | None:
+    async def start(self, *, address: str, is_ahead: bool = False) -> StartedAttempt | None:
         self.source.unstarted.remove(self)
+        if is_ahead:
+            self.source.uncounted.add(self.attempt.lease.task_id)
         return self.attempt
 
     async def put_back(self) -> None:
@@ -62,7 +65,15 @@ class MemorySource:
     released: dict[str, bool] = field(default_factory=dict)
     renewals: dict[str, Renewal] = field(default_factory=dict)
     renewed: set[str] = field(default_factory=set)
+    uncounted: set[str] = field(default_factory=set)
+    """Tasks that were started ahead of a free slot, and whose calls have not begun as far as the source knows."""
+    records: asyncio.Event = field(default_factory=asyncio.Event)
+    """Outcomes are recorded while it is set."""
     failures: int = 0
+    renewal_failures: int = 0
+
+    def __post_init__(self) -> None:
+        self.records.set()
 
     async def claim(self, limit: int) -> Sequence[Claim]:
         claim = MemoryClaim(self, await self.offered.get())
@@ -75,14 +86,19 @@ class MemorySource:
     async def unstarted_claims(self) -> Sequence[Claim]:
         return list(self.unstarted)
 
-    async def renew(self, leases: Sequence[Lease]) -> Sequence[Renewal]:
+    async def renew(self, leases: Sequence[Lease], *, begun: int = 0) -> Sequence[Renewal]:
+        if self.renewal_failures:
+            self.renewal_failures -= 1
+            raise StoreUnavailable("it cannot be reached")
         self.renewed |= {lease.task_id for lease in leases}
+        self.uncounted -= {lease.task_id for lease in leases[:begun]}
         return [self.renewals.get(lease.task_id, Renewal.OK) for lease in leases]
 
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
         if self.failures:
             self.failures -= 1
             raise StoreUnavailable("it cannot be reached")
+        await self.records.wait()
         self.settled[lease.task_id] = outcome
         return Settled("OK")
 
@@ -92,19 +108,26 @@ class MemorySource:
 
 
 class Container:
-    """Responds when the test lets it."""
+    """Responds when the test lets it: to all requests while `free` is set, or to one after `respond`."""
 
     def __init__(self) -> None:
         self.running: set[str] = set()
         self.free = asyncio.Event()
+        self._responds: dict[str, asyncio.Event] = {}
+
+    def respond(self, name: str) -> None:
+        self._responds[name].set()
 
     async def forward(self, request: ForwardRequest) -> ContainerResponse:
         name = dict(request.headers)["X-Task-Id"]
         self.running.add(name)
+        one = self._responds[name] = asyncio.Event()
+        waits = [asyncio.create_task(event.wait()) for event in (self.free, one)]
         try:
-            await self.free.wait()
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             self.running.discard(name)
+            await end_tasks(*waits)
         return ContainerResponse(200, b"1")
 
 
@@ -139,10 +162,15 @@ async def work(source: MemorySource, container: Container, duty: Duty) -> AsyncI
 
 @asynccontextmanager
 async def work_ahead(
-    source: MemorySource, container: Container, duty: Duty, *, max_wait_seconds: float
+    source: MemorySource,
+    container: Container,
+    duty: Duty,
+    *,
+    max_wait_seconds: float,
+    lease_seconds: float = LEASE_SECONDS,
 ) -> AsyncIterator[TaskWork]:
     """The work of an agent with two slots whose calls were short, so that one more attempt may wait for a slot."""
-    config = AgentConfig("1", "w1", 2, lease_seconds=LEASE_SECONDS, grace_seconds=0, managed=False)
+    config = AgentConfig("1", "w1", 2, lease_seconds=lease_seconds, grace_seconds=0, managed=False)
     watch = await ready_watch()
     slots = Slots(2, recent_seconds=3600, max_wait_seconds=max_wait_seconds)
     made = TaskWork(config, source, container, watch, slots=slots)
@@ -167,7 +195,8 @@ async def test_an_attempt_that_waits_for_a_slot_is_leased_and_not_called(
             source.offered.put_nowait(attempt(name))
         await until(lambda: {"t1", "t2", "t3"} <= source.renewed)
         assert container.running == {"t1", "t2"}
-        assert work.running_tasks == 3
+        assert work.running_tasks == 2
+        assert source.uncounted == {"t3"}
         assert source.offered.qsize() == 1  # no further task is claimed
         container.free.set()
         await until(lambda: {"t1", "t2", "t3", "t4"} <= set(source.settled))
@@ -190,7 +219,7 @@ async def test_a_drain_releases_an_attempt_that_waits_for_a_slot(
     async with work_ahead(source, container, duty, max_wait_seconds=60) as work:
         for name in ("t1", "t2", "t3"):
             source.offered.put_nowait(attempt(name))
-        await until(lambda: work.running_tasks == 3)
+        await until(lambda: "t3" in source.renewed)
         duty.draining.set()
         await until(lambda: not work.running_tasks)
     assert source.released == {"t1": True, "t2": True, "t3": False}
@@ -200,16 +229,46 @@ async def test_a_drain_releases_an_attempt_that_waits_for_a_slot(
 async def test_a_cancelled_task_that_waits_for_a_slot_ends_as_cancelled(
     source: MemorySource, container: Container, duty: Duty
 ) -> None:
-    async with work_ahead(source, container, duty, max_wait_seconds=60) as work:
+    async with work_ahead(source, container, duty, max_wait_seconds=60):
         for name in ("t1", "t2", "t3"):
             source.offered.put_nowait(attempt(name))
-        await until(lambda: work.running_tasks == 3)
+        await until(lambda: "t3" in source.renewed)
         source.renewals["t3"] = Renewal.CANCEL
         await until(lambda: "t3" in source.settled)
         outcome = source.settled["t3"]
         assert isinstance(outcome, Failed)
         assert outcome.state is TaskState.CANCELLED
         assert container.running == {"t1", "t2"}
+
+
+@pytest.mark.parametrize("failures", [0, 2])
+async def test_the_source_learns_of_a_call_that_has_waited_for_a_slot(
+    source: MemorySource, container: Container, duty: Duty, failures: int
+) -> None:
+    async with work_ahead(source, container, duty, max_wait_seconds=60, lease_seconds=3600):
+        for name in ("t1", "t2", "t3"):
+            source.offered.put_nowait(attempt(name))
+        await until(lambda: source.uncounted == {"t3"})
+        source.renewal_failures = failures
+        container.respond("t1")
+        await until(lambda: "t3" in container.running)
+        await until(lambda: not source.uncounted)
+
+
+async def test_a_slot_is_free_while_the_outcome_of_its_call_is_recorded(
+    source: MemorySource, container: Container, duty: Duty
+) -> None:
+    names = [f"t{number}" for number in range(7)]
+    async with work_ahead(source, container, duty, max_wait_seconds=60) as work:
+        container.free.set()
+        source.records.clear()
+        for name in names:
+            source.offered.put_nowait(attempt(name))
+        await until(lambda: set(names[:5]) <= source.renewed)
+        assert source.offered.qsize() == 2  # so many outcomes wait that no further task is claimed
+        assert work.running_tasks == 0
+        source.records.set()
+        await until(lambda: set(names) <= set(source.settled))
 
 
 async def ready_watch() -> ContainerWatch:

@@ -9,6 +9,10 @@ local MAX_WHY_BYTES = 512
 -- Limit of a task's body and limit of its result up to which both are stored in one key.
 local MAX_JOINED_BYTES = 1024
 
+-- Limit of attempts of a task that may end at no cost because their worker was lost before their calls began. The engine learns of
+-- a call a moment after it began. A task that kills its worker in this moment must not continue forever.
+local MAX_SPARED = 3
+
 -- Outcome of the attempt that ended a task in this state, for the history.
 local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', timed_out = 'timeout', dead = 'lost' }
 
@@ -248,15 +252,22 @@ end
 
 -- Return a task to the attempt whose lease has expired, unless the task was started again since, so that its work is not lost.
 -- Return true if `token` holds the lease afterwards.
--- keys: retry_queue, leases
+-- keys: retry_queue, leases, deadlines
 local function readopt(task_key, token, lease_end)
-  local state, lost_token, entry = unpack(redis.call('HMGET', task_key, 'state', 'lost_token', 'entry'))
+  local state, lost_token, entry, was_spared =
+    unpack(redis.call('HMGET', task_key, 'state', 'lost_token', 'entry', 'noted'))
   if state ~= 'queued' or lost_token ~= token then return false end
+  local member = names_of(task_key)
   drop(retry_queue, 'agents', entry)
   redis.call('HSET', task_key, 'state', 'running', 'token', token)
-  redis.call('HDEL', task_key, 'lost_token', 'entry')
-  redis.call('HINCRBY', task_key, 'lost', -1)
-  redis.call('ZADD', leases, text(lease_end), (names_of(task_key)))
+  redis.call('HDEL', task_key, 'lost_token', 'entry', 'noted')
+  if was_spared then
+    redis.call('HINCRBY', task_key, 'attempts', 1)
+    redis.call('ZREM', deadlines, member)
+  else
+    redis.call('HINCRBY', task_key, 'lost', -1)
+  end
+  redis.call('ZADD', leases, text(lease_end), member)
   count_move('queued', 'running')
   return true
 end
@@ -412,17 +423,18 @@ local function end_delivery()
   if redis.call('DEL', delivery) == 1 then add_use('deliveries', -1) end
 end
 
--- End a task, which is counted in the state `from`. `value` is its output or its error.
+-- End a task, which is counted in the state `from`. `value` is its output or its error. A task that waits after a lost lease
+-- has the attempt's `lost_token`, and `noted` when that attempt costs nothing.
 -- keys: task, body, history, leases, live, counts, partition_counts, finished_success, finished_failed, endpoint, due_purges
 local function end_task(at, from, state, value)
   local now = text(at)
   local member, task_id = names_of(task)
   local status, stream = 'failed', finished_failed
   if state == 'succeeded' then status, stream = 'success', finished_success end
-  local seq, webhook, lost_token, has_history, place, spec, entry =
-    unpack(redis.call('HMGET', task, 'seq', 'webhook', 'lost_token', 'history', 'result_at', 'spec', 'entry'))
+  local seq, webhook, lost_token, noted, has_history, place, spec, entry, ahead = unpack(redis.call('HMGET', task, 'seq',
+    'webhook', 'lost_token', 'noted', 'history', 'result_at', 'spec', 'entry', 'ahead'))
   local destination = webhook and destination_of(webhook, spec)
-  if lost_token then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
+  if lost_token and not noted then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
   -- Let the data expire even if the retention job never runs again.
   local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
   local expiry = text(retention + EXPIRY_SLACK_MS)
@@ -434,7 +446,7 @@ local function end_task(at, from, state, value)
   add_use('bytes', #value)
   redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number,
     keep_result(value, expiry, place))
-  if entry or lost_token then redis.call('HDEL', task, 'entry', 'lost_token') end
+  if entry or lost_token or ahead then redis.call('HDEL', task, 'entry', 'lost_token', 'ahead') end
   redis.call('ZREM', leases, member)
   redis.call('ZREM', live, task_id)
   redis.call('HINCRBY', counts, from, -1)

@@ -1,11 +1,12 @@
 -- Reclaim a task whose lease has expired. The task is queued again, or ends when too many of its workers were lost or when its
--- cancellation was requested.
+-- cancellation was requested. An attempt that waited for a slot of its agent, and whose call has not begun, costs nothing.
 --
 -- flags: allow-oom
--- keys of a task: task, leases, retry_queue
+-- keys of a task: task, leases, retry_queue, deadlines
 -- arguments: max_lost integer
 -- replies:
 --   QUEUED: worker_id text, attempts integer
+--   UNSTARTED: worker_id text, attempts integer (queued again; the call had not begun)
 --   DEAD: worker_id text, attempts integer
 --   CANCELLED: worker_id text, attempts integer
 --   OK (no change: the lease was renewed, or the task has ended)
@@ -13,18 +14,25 @@ local now = now_ms()
 local member, task_id = names_of(task)
 local lease_end = tonumber(redis.call('ZSCORE', leases, member) or '')
 if lease_end == nil or lease_end > now then return { 'OK' } end
-local state, token, cancel, worker_id, attempts =
-  unpack(redis.call('HMGET', task, 'state', 'token', 'cancel', 'worker', 'attempts'))
+local state, token, cancel, worker_id, attempts, ahead, deadline =
+  unpack(redis.call('HMGET', task, 'state', 'token', 'cancel', 'worker', 'attempts', 'ahead', 'deadline'))
 if state ~= 'running' then
   redis.call('ZREM', leases, member)
   return { 'OK' }
 end
 worker_id, attempts = worker_id or '', attempts or 0
-end_busy_streak()
-local is_dead = redis.call('HINCRBY', task, 'lost', 1) > max_lost
+local is_dead = false
+if ahead then
+  redis.call('HINCRBY', task, 'spared', 1)
+  redis.call('HINCRBY', task, 'attempts', -1)
+  redis.call('HSET', task, 'noted', 1)
+else
+  end_busy_streak()
+  is_dead = redis.call('HINCRBY', task, 'lost', 1) > max_lost
+end
 if is_dead or cancel then
   redis.call('HDEL', task, 'token')
-  note_attempt(now, 'lost')
+  if not ahead then note_attempt(now, 'lost') end
   if cancel then
     end_task(now, 'running', 'cancelled', CANCELLED_WHILE_RUNNING)
     return { 'CANCELLED', worker_id, attempts }
@@ -37,5 +45,7 @@ local entry = redis.call('XADD', retry_queue, '*', 't', task_id)
 redis.call('HSET', task, 'state', 'queued', 'entry', entry, 'lost_token', token, 'updated', text(now))
 redis.call('HDEL', task, 'token')
 redis.call('ZREM', leases, member)
+-- A task that no container has received has waited all the time.
+if ahead and deadline then redis.call('ZADD', deadlines, deadline, member) end
 count_move('running', 'queued')
-return { 'QUEUED', worker_id, attempts }
+return { ahead and 'UNSTARTED' or 'QUEUED', worker_id, attempts }

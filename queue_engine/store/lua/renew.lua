@@ -1,10 +1,11 @@
--- Renew the leases of all tasks of an agent.
+-- Renew the leases of tasks of an agent, and note which calls have begun.
 --
 -- label: beat
 -- flags: allow-oom
 -- keys of an endpoint: leases
 -- keys: tasks list
--- arguments: lease_ms integer, tokens list of text (in the order of the tasks)
+-- arguments: lease_ms integer, begun integer (the calls of the first so many tasks have begun),
+--   tokens list of text (in the order of the tasks)
 -- replies:
 --   OK: words list of text (for each task: OK; READOPTED when the lease had expired and is held again; CANCEL when the lease is
 --     renewed and the task must be stopped; FENCED when another attempt has the task; GONE)
@@ -13,7 +14,7 @@ local lease_end = now + lease_ms
 local words = {}
 for index, task_key in ipairs(tasks) do
   local token = tokens[index]
-  local state, holder, cancel = unpack(redis.call('HMGET', task_key, 'state', 'token', 'cancel'))
+  local state, holder, cancel, ahead = unpack(redis.call('HMGET', task_key, 'state', 'token', 'cancel', 'ahead'))
   local word = 'FENCED'
   if not state then
     word = 'GONE'
@@ -23,6 +24,7 @@ for index, task_key in ipairs(tasks) do
   elseif readopt(task_key, token, lease_end) then
     word = 'READOPTED'
   end
+  if ahead and index <= begun and word ~= 'FENCED' then redis.call('HDEL', task_key, 'ahead') end
   words[index] = word
 end
 return { 'OK', words }

@@ -38,7 +38,7 @@ add_use('bytes', redis.call('STRLEN', body) + TASK_BYTES)
 for _, key in ipairs({ task, body, history, attempts_log }) do redis.call('PERSIST', key) end
 -- Remove the deadline too, because it counted from the first submission and would expire the task.
 redis.call('HDEL', task, 'deadline', 'ttl', 'finished', 'fin', 'result_at', 'token', 'retry_token', 'cancel', 'resets',
-  'busy_since', 'busy_tries', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery', 'delivery_parked')
+  'busy_since', 'busy_tries', 'spared', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery', 'delivery_parked')
 local _, task_id = names_of(task)
 redis.call('HSET', task, 'state', 'queued', 'entry', redis.call('XADD', queue, '*', 't', task_id),
   'updated', text(now_ms()), 'lost', 0, 'base', attempts, 'call', call_id)
