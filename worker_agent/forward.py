@@ -54,7 +54,10 @@ class HttpForwarder:
     async def forward(self, request: ForwardRequest) -> ContainerResponse:
         limit = asyncio.timeout(request.timeout_seconds)
         reader = ResponseReader(
-            limit, max_bytes=self._max_response_bytes, failure_body_seconds=self._failure_body_seconds
+            limit,
+            max_bytes=self._max_response_bytes,
+            failure_body_seconds=self._failure_body_seconds,
+            request_body=request.body,
         )
         try:
             head = head_of(request)

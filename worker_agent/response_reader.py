@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 from queue_engine.domain.retry import container_retry_after
 from queue_engine.domain.tasks import ERROR_EXCERPT_BYTES, ContainerResponse
@@ -26,11 +27,20 @@ class ResponseReader:
     """Reads one response within `limit`, and keeps at most `max_bytes` of its body after decoding.
 
     The status of a failure decides the outcome, even if its body does not end in time: after the head, `limit` becomes
-    `failure_body_seconds` if that is shorter.
+    `failure_body_seconds` if that is shorter. Then the request's body is not needed: a view of a large one is released,
+    so that it is not in memory beside the response.
     """
 
-    def __init__(self, limit: asyncio.Timeout, *, max_bytes: int, failure_body_seconds: float) -> None:
+    def __init__(
+        self,
+        limit: asyncio.Timeout,
+        *,
+        max_bytes: int,
+        failure_body_seconds: float,
+        request_body: bytes | memoryview = b"",
+    ) -> None:
         self._limit = limit
+        self._request_body = request_body
         self._max_bytes = max_bytes
         self._failure_body_seconds = failure_body_seconds
         self._head: Head | None = None
@@ -48,6 +58,9 @@ class ResponseReader:
     def begin(self, head: Head) -> bool:
         """Note the head; return True if the body can be read. Raises BadResponse for a success whose body cannot."""
         self._head = head
+        if isinstance(self._request_body, memoryview):
+            with suppress(BufferError):  # the server responds before it has the whole request
+                self._request_body.release()
         problem = problem_of_transfer_codings(head.transfer_codings)
         if self.is_failure:
             self._shorten_limit()

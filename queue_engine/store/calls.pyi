@@ -179,18 +179,8 @@ class ExpireOk:
 
 class FinishOk:
     word: Literal["OK"]
-    created_ms: int
-    started_ms: int
     now_ms: int
-
-class FinishAlready:
-    word: Literal["ALREADY"]
-
-class FinishFenced:
-    word: Literal["FENCED"]
-
-class FinishGone:
-    word: Literal["GONE"]
+    words: list[list[str]]
 
 class ForgetApiKeysOk:
     word: Literal["OK"]
@@ -563,25 +553,10 @@ class ShelveDeliveriesOk:
 
 class StartOk:
     word: Literal["OK"]
-    attempt: int
-    max_attempts: int
-    timeout_seconds: float
-    created_ms: int
-    started_ms: int
-    number: int
-    spec_length: int
-    spec_and_input: bytes
-    lost: int
-    connections_lost: int
-    attempts_before: int
     retry_on: str
     retry_delays: str
     cancel_uri: str
-    busy_tries: int
-    has_history: bool
-
-class StartStale:
-    word: Literal["STALE"]
+    attempts: list[list[bytes]]
 
 class StartWorkerOk:
     word: Literal["OK"]
@@ -887,11 +862,11 @@ class Scripts:
         keys: TaskKeys,
         /,
         *,
-        token: str,
-        state_after: str,
-        value: bytes | memoryview | Pieces,
-    ) -> FinishOk | FinishAlready | FinishFenced | FinishGone:
-        """End a task by its running attempt: store result, state, indexes, counts and the outbox entry of the webhook.
+        more: Sequence[str],
+        ends: Sequence[bytes | memoryview | Pieces],
+    ) -> FinishOk:
+        """End tasks of one endpoint by their running attempts: store results, states, indexes, counts and the outbox
+        entries of webhooks.
         """
     async def forget_api_keys(
         self,
@@ -1298,15 +1273,14 @@ class Scripts:
         /,
         *,
         stream: str,
-        entry_id: str,
-        token: str,
+        more: Sequence[str],
         lease_ms: int,
         worker_id: str,
-        address: str,
-        is_ahead: bool,
-    ) -> StartOk | StartStale:
-        """Begin an attempt: remove the entry from the queue, and give the task a token and a lease. An attempt that
-        begins ahead of a free slot is marked until its agent reports that its call has begun (see renew.lua).
+        entries: Sequence[str],
+    ) -> StartOk:
+        """Begin attempts of tasks of one endpoint: remove the entries from the queues, and give each task a token and a
+        lease. An attempt that begins ahead of a free slot is marked until its agent reports that its call has begun
+        (see renew.lua). The inputs are returned together, so no further attempt begins after MAX_STARTED_BYTES.
         """
     async def start_worker(self, keys: WorkerKeys, /) -> StartWorkerOk | StartWorkerGone:
         """Record a start of a worker. Reports from agents of earlier starts are refused from then on."""

@@ -28,8 +28,10 @@ from queue_engine.domain.tasks import (
 )
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import TaskSpecs, rest_of
+from queue_engine.store.gatherer import Gatherer
 from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions
 from queue_engine.store.policies import retry_policy_of
+from queue_engine.store.redis.connections import MAX_COPIED_BYTES
 
 GROUP = "agents"
 MAX_WHY_BYTES = 512
@@ -38,6 +40,8 @@ SUSPECT_AFTER = 2
 """Number of attempts that ended with a lost worker or connection after which the task is run alone."""
 MAX_STEPS = 20
 """Limit of steps in one search for claimed entries that no agent has started."""
+MAX_TOGETHER = 64
+"""Limit of attempts that one script begins or ends, because the store serves no other client until the script ends."""
 StreamEntry = tuple[bytes, dict[bytes, bytes]]
 """Id and fields of an entry of a stream."""
 
@@ -130,6 +134,8 @@ class TaskQueue:
         self._none_before = 0.0
         """Monotonic time before which no entry can be abandoned."""
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
+        self._starts = Gatherer(self._start, limit=MAX_TOGETHER)
+        self._ends = Gatherer(self._end, limit=MAX_TOGETHER)
 
     async def claim(self, limit: int, *, block_ms: int) -> list[Entry]:
         """Return up to `limit` entries, or that number of each queue. Wait up to `block_ms` for the first one.
@@ -255,35 +261,59 @@ class TaskQueue:
         `address` is the address of the container. `is_ahead` is True when no slot is free for the call: the attempt
         costs nothing when its worker is lost before a renewal says that its call has begun.
         """
+        return await self._starts.add((entry, address, is_ahead))
+
+    async def _start(self, starts: Sequence[tuple[Entry, str, bool]]) -> list[Started | Exception | None]:
+        """Begin attempts. Return the results of the first ones: their inputs are limited."""
+        (first, _, _), *others = starts
         reply = await self._scripts.start(
-            self._keys.of_task(entry.task_id),
-            stream=entry.stream,
-            entry_id=entry.entry_id,
-            token=entry.token,
+            self._keys.of_task(first.task_id),
+            stream=first.stream,
+            more=[key for entry, _, _ in others for key in self._keys_to_start(entry)],
             lease_ms=self._lease_ms,
             worker_id=self.worker_id,
-            address=address,
-            is_ahead=is_ahead,
+            entries=[
+                text
+                for entry, address, is_ahead in starts
+                for text in (entry.entry_id, entry.token, address, "1" if is_ahead else "")
+            ],
         )
-        if reply.word != "OK":
-            return None
+        policy = retry_policy_of(reply.retry_on, reply.retry_delays)
+        return [
+            self._started(entry, facts, policy, reply.cancel_uri or None)
+            for (entry, _, _), facts in zip(starts, reply.attempts, strict=False)
+        ]
+
+    def _keys_to_start(self, entry: Entry) -> tuple[str, str, str, str]:
+        keys, task_id = self._keys, entry.task_id
+        return keys.task(task_id), keys.body(task_id), keys.history(task_id), entry.stream
+
+    def _started(
+        self, entry: Entry, facts: Sequence[bytes], policy: TaskRetryPolicy, cancel_uri: str | None
+    ) -> Started | Exception | None:
+        """Return the result of a start by its facts in the order of start.lua."""
+        word, *rest = facts
+        if word != b"OK":
+            return None if word == b"STALE" else ResponseError(rest[0].decode("utf-8", "replace"))
+        attempt, limit, timeout, created, started, number, length, content, lost, resets, base, busy, history = rest
+        spec_length = int(length)
         return Started(
             lease=Lease(self._keys.endpoint_id, entry.task_id, entry.token),
-            attempt=reply.attempt,
-            lost=reply.lost,
-            max_attempts=reply.max_attempts,
-            timeout_seconds=reply.timeout_seconds,
-            created_at_ms=reply.created_ms,
-            started_at_ms=reply.started_ms,
-            number=reply.number,
-            sealed_spec=reply.spec_and_input[: reply.spec_length],
-            input=rest_of(reply.spec_and_input, reply.spec_length),
-            connections_lost=reply.connections_lost,
-            attempts_before=reply.attempts_before,
-            retry_policy=retry_policy_of(reply.retry_on, reply.retry_delays),
-            cancel_uri=reply.cancel_uri or None,
-            busy_tries=reply.busy_tries,
-            is_first=not reply.has_history,
+            attempt=int(attempt),
+            lost=int(lost),
+            max_attempts=int(limit),
+            timeout_seconds=float(timeout),
+            created_at_ms=int(created),
+            started_at_ms=int(started),
+            number=int(number),
+            sealed_spec=content[:spec_length],
+            input=rest_of(content, spec_length),
+            connections_lost=int(resets),
+            attempts_before=int(base),
+            retry_policy=policy,
+            cancel_uri=cancel_uri,
+            busy_tries=int(busy),
+            is_first=not history,
         )
 
     def open(self, started: Started) -> ClaimedTask:
@@ -345,12 +375,29 @@ class TaskQueue:
             state, value = "succeeded", outcome.output
         else:
             state, value = outcome.state.value, outcome.error.encode("utf-8", "replace")
+        # A large value is sent alone, so that the others do not wait for it.
+        ends = self._ends if len(value) <= MAX_COPIED_BYTES else Gatherer(self._end, limit=1)
+        return await ends.add((lease, state, value))
+
+    async def _end(self, ends: Sequence[tuple[Lease, str, bytes | memoryview]]) -> list[Settled | Exception]:
+        """End tasks by their attempts, with the states and the outputs or errors."""
+        (first, _, _), *others = ends
         reply = await self._scripts.finish(
-            self._keys.of_task(lease.task_id), token=lease.token, state_after=state, value=value
+            self._keys.of_task(first.task_id),
+            more=[key for lease, _, _ in others for key in self._keys_to_end(lease.task_id)],
+            ends=[part for lease, state, value in ends for part in (lease.token.encode(), state.encode(), value)],
         )
-        if reply.word != "OK":
-            return Settled(reply.word)
-        return Settled(reply.word, reply.created_ms, reply.started_ms, reply.now_ms)
+        return [_settled(words, reply.now_ms) for words in reply.words]
+
+    def _keys_to_end(self, task_id: str) -> tuple[str, str, str, str, str]:
+        keys = self._keys
+        return (
+            keys.task(task_id),
+            keys.body(task_id),
+            keys.result(task_id),
+            keys.history(task_id),
+            keys.delivery(task_id),
+        )
 
     async def _retry(self, lease: Lease, outcome: TryAgain) -> Settled:
         retry_after = outcome.retry_after_seconds
@@ -374,6 +421,17 @@ class TaskQueue:
         Return False when there is no such endpoint.
         """
         return (await self._scripts.make_queues(self._keys)).word == "OK"
+
+
+def _settled(words: Sequence[str], now_ms: int) -> Settled | Exception:
+    """Return the result of an end by its words in the order of finish.lua."""
+    word, *rest = words
+    if word == "ERROR":
+        return ResponseError(rest[0])
+    if not rest:
+        return Settled(word)
+    created_ms, started_ms = map(int, rest)
+    return Settled(word, created_ms, started_ms, now_ms)
 
 
 def _entries(stream: str, entries: Iterable[StreamEntry]) -> list[Entry]:

@@ -365,14 +365,18 @@ class _Recorder:
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str], list[str]]] = []
 
-    async def submit(self, script: Script, arguments: list[Argument]) -> list[bytes]:
+    async def submit(self, script: Script, arguments: list[Argument]) -> list[Any]:
         texts = [one.decode() if isinstance(one, bytes) else str(one) for one in arguments[1:]]
         keys = int(arguments[0])
         self.calls.append((script.name, texts[:keys], texts[keys:]))
         return _REPLIES[script.name]
 
 
-_REPLIES = {"enqueue": [b"OK"], "start": [b"STALE"], "finish": [b"ALREADY"]}
+_REPLIES: dict[str, list[Any]] = {
+    "enqueue": [b"OK"],
+    "start": [b"OK", b"", b"", b"", [[b"STALE"]]],
+    "finish": [b"OK", b"0", [[b"ALREADY"]]],
+}
 
 
 async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]:

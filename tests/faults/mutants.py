@@ -58,11 +58,12 @@ if webhook then
 end
 return { 'OK' }
 """
-_FINISH_REPLY = """\
-        if reply.word != "OK":
-            return Settled(reply.word)
+_FINISH_REPLY = "        return [_settled(words, reply.now_ms) for words in reply.words]\n"
+_END = "record_end(now, state_after, value"
+_SECOND_STEP = """\
+        for lease, _, _ in ends:
+            await self._scripts.announce(self._keys.of_task(lease.task_id))
 """
-_SECOND_STEP = "        await self._scripts.announce(self._keys.of_task(lease.task_id))\n"
 
 MUTANTS = {
     mutant.name: mutant
@@ -87,11 +88,11 @@ MUTANTS = {
             expected="its webhook was not told",
             edits={
                 "queue_engine/store/lua/library.lua": [
-                    ("end_task(at, from, state, value)", "end_task(at, from, state, value, is_told_later)"),
+                    ("function record_end(at, state, value)", "function record_end(at, state, value, is_told_later)"),
                     ("if webhook then", "if webhook and not is_told_later then"),
                 ],
-                "queue_engine/store/lua/finish.lua": [("state_after, value)", "state_after, value, true)")],
-                "queue_engine/store/queue.py": [(_FINISH_REPLY, _FINISH_REPLY + _SECOND_STEP)],
+                "queue_engine/store/lua/finish.lua": [(f"{_END})", f"{_END}, true)")],
+                "queue_engine/store/queue.py": [(_FINISH_REPLY, _SECOND_STEP + _FINISH_REPLY)],
             },
             new_files={"queue_engine/store/lua/announce.lua": ANNOUNCE},
         ),

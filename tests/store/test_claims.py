@@ -1,11 +1,13 @@
 """The agent's calls: an attempt begins once, is kept by heartbeats, and ends once."""
 
 import asyncio
+from collections.abc import Awaitable
 
 import pytest
+from redis.exceptions import ResponseError
 
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.attempts import Renewal
+from queue_engine.domain.attempts import Renewal, Settled
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.tasks import (
     AttemptOutcome,
@@ -119,6 +121,80 @@ async def test_invalid_entries_of_a_dead_agent_block_no_other_agent(
     starts = [await heir.start(entry, address="x:1") for entry in await heir.claim_abandoned(10, idle_ms=0)]
     assert [one.lease.task_id for one in starts if one] == ["t1"]
     assert await bench.probe.pending(bench.keys.queue, "agents") == {}
+
+
+# Attempts that begin and end together
+
+
+async def test_attempts_that_begin_and_end_at_once_share_a_script_call(bench: Bench) -> None:
+    agent = bench.agent()
+    for number in range(30):
+        await bench.submit(f"t{number}", input=b"[%d]" % number, spec=spec(webhook=number % 2 == 0))
+    entries = await agent.claim(30, block_ms=1)
+    before = await calls_of_scripts(bench)
+    started = await asyncio.gather(*(agent.start(entry, address="x:1") for entry in entries))
+    settled = await asyncio.gather(*(agent.settle(one.lease, Succeeded(b"1")) for one in started if one is not None))
+    assert await calls_of_scripts(bench) - before <= 4  # each may have to be loaded first
+    assert [one.input for one in started if one is not None] == [b"[%d]" % number for number in range(30)]
+    assert {one.word for one in settled} == {"OK"}
+    counts = await bench.store.tasks.counts(bench.endpoint_id)
+    assert (counts.queued, counts.running, counts.success) == (0, 0, 30)
+    assert len(await bench.probe.stream(bench.partition.outbox)) == 15
+
+
+async def test_attempts_that_begin_and_end_together_have_results_of_their_own(bench: Bench) -> None:
+    first, second = bench.agent("a1"), bench.agent("a2")
+    for task_id in ("fenced", "gone", "twice", "fine"):
+        await bench.submit(task_id)
+    entries = await first.claim(4, block_ms=1)
+    started = await asyncio.gather(*(first.start(entry, address="x:1") for entry in (*entries, entries[0])))
+    leases = [one.lease for one in started if one is not None]
+    assert [lease.task_id for lease in leases] == ["fenced", "gone", "twice", "fine", "fenced"]
+    await bench.lose("fenced")
+    await bench.start(second)
+    assert (await first.settle(leases[1], Succeeded(b"1"))).word == "OK"
+    await bench.purge()
+    assert (await first.settle(leases[2], Succeeded(b"1"))).word == "OK"
+
+    settled = await asyncio.gather(*(first.settle(lease, Succeeded(b"2")) for lease in leases[:4]))
+
+    assert [one.word for one in settled] == ["FENCED", "GONE", "ALREADY", "OK"]
+    assert [bool(one.created_at_ms) for one in settled] == [False, False, False, True]
+    assert (await bench.task("twice")).output == b"1"
+
+
+async def test_large_inputs_are_not_returned_together(bench: Bench) -> None:
+    agent = bench.agent()
+    for number in range(5):
+        await bench.submit(f"t{number}", input=b'"%s"' % (b"%d" % number * 700_000))
+    entries = await agent.claim(5, block_ms=1)
+    started = await asyncio.gather(*(agent.start(entry, address="x:1") for entry in entries))
+    assert [bytes(one.input[1:2]) for one in started if one is not None] == [b"0", b"1", b"2", b"3", b"4"]
+    assert (await bench.store.tasks.counts(bench.endpoint_id)).running == 5
+
+
+@pytest.mark.parametrize("step", ["start", "settle"])
+async def test_a_task_that_cannot_be_read_fails_alone(bench: Bench, step: str) -> None:
+    agent = bench.agent()
+    for task_id in ("t1", "broken", "t2"):
+        await bench.submit(task_id)
+    entries = await agent.claim(3, block_ms=1)
+    leases = [Lease(bench.endpoint_id, entry.task_id, entry.token) for entry in entries]
+    key = bench.keys.task("broken")
+    if step == "settle":
+        await asyncio.gather(*(agent.start(entry, address="x:1") for entry in entries))
+    await bench.probe.ask("RENAME", key, f"{key}:kept")
+    await bench.probe.ask("SET", key, "no hash")
+    calls: list[Awaitable[object]] = [
+        agent.start(entry, address="x:1") if step == "start" else agent.settle(lease, Succeeded(b"1"))
+        for entry, lease in zip(entries, leases, strict=True)
+    ]
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(one, Started | Settled) for one in results] == [True, False, True]
+    assert isinstance(results[1], ResponseError)
+    await bench.probe.ask("RENAME", f"{key}:kept", key)
+    if step == "start":
+        await agent.start(entries[1], address="x:1")
 
 
 # Heartbeats
@@ -872,6 +948,11 @@ async def begin_ahead(bench: Bench, agent: TaskQueue) -> Started:
     started = await agent.start(entry, address="x:1", is_ahead=True)
     assert started is not None
     return started
+
+
+async def calls_of_scripts(bench: Bench) -> int:
+    stats = await bench.probe.redis.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {}).get("calls", 0))
 
 
 async def _age(bench: Bench, consumer: str, entry_ids: list[str]) -> None:

@@ -1,20 +1,34 @@
--- End a task by its running attempt: store result, state, indexes, counts and the outbox entry of the webhook.
+-- End tasks of one endpoint by their running attempts: store results, states, indexes, counts and the outbox entries of webhooks.
 --
 -- flags: allow-oom, durable
--- keys of a task: task
--- arguments: token text, state_after text (succeeded, failed, timed_out, dead or cancelled), value bytes (output or error)
+-- keys of a task: task, body, result, history, delivery
+-- keys: more list (the same keys of each further task)
+-- arguments: ends list of bytes (of each task: the attempt's token; the state after it, which is succeeded, failed, timed_out,
+--   dead or cancelled; the output or error)
 -- replies:
---   OK: created_ms integer, started_ms integer, now_ms integer
---   ALREADY (this attempt has ended the task before)
---   FENCED (another attempt has the task)
---   GONE
-local state, holder, created, started = unpack(redis.call('HMGET', task, 'state', 'token', 'created', 'started'))
-if not state then return { 'GONE' } end
+--   OK: now_ms integer, words list of list of text (of each task: OK, with created_ms and started_ms; ALREADY when this attempt
+--     has ended the task before; FENCED when another attempt has the task; GONE; ERROR and its text)
 local now = now_ms()
-if state ~= 'running' or holder ~= token then
-  if TERMINAL[state] and holder == token then return { 'ALREADY' } end
-  if not readopt(task, token, now) then return { 'FENCED' } end
+local ended, bytes = {}, {}
+local function finish(token, state_after, value)
+  local state, holder, created, started = unpack(redis.call('HMGET', task, 'state', 'token', 'created', 'started'))
+  if not state then return 'GONE' end
+  if state ~= 'running' or holder ~= token then
+    if TERMINAL[state] and holder == token then return 'ALREADY' end
+    if not readopt(task, token, now) then return 'FENCED' end
+  end
+  local status = record_end(now, state_after, value)
+  ended[status], bytes[status] = (ended[status] or 0) + 1, (bytes[status] or 0) + #value
+  return 'OK', created, started
 end
 
-end_task(now, 'running', state_after, value)
-return { 'OK', created, started, text(now) }
+local words = {}
+for index = 1, #ends, 3 do
+  if index > 1 then
+    local place = (index - 1) / 3 * 5 - 4
+    task, body, result, history, delivery = unpack(more, place, place + 4)
+  end
+  words[#words + 1] = results_of(finish, ends[index], ends[index + 1], ends[index + 2])
+end
+for status, number in pairs(ended) do count_ends(now, 'running', status, number, bytes[status]) end
+return { 'OK', text(now), words }

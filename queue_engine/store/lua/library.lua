@@ -13,6 +13,9 @@ local MAX_JOINED_BYTES = 1024
 -- a call a moment after it began. A task that kills its worker in this moment must not continue forever.
 local MAX_SPARED = 3
 
+-- Limit of the inputs of attempts that begin in one call. They are in the server's memory several times.
+local MAX_STARTED_BYTES = 1024 * 1024
+
 -- Outcome of the attempt that ended a task in this state, for the history.
 local OUTCOME = { succeeded = 'ok', failed = 'error', cancelled = 'cancelled', timed_out = 'timeout', dead = 'lost' }
 
@@ -80,18 +83,19 @@ local function check_now()
   redis.call('ZADD', due_checks, 'LT', text(now_ms()), id_of_endpoint(endpoint))
 end
 
--- Move a task between waiting and running states in the counts of its endpoint and its partition.
+-- Move tasks between waiting and running states in the counts of their endpoint and its partition: one, unless `number` is given.
 -- keys: counts, partition_counts, waiting_endpoints
-local function count_move(from, to)
+local function count_move(from, to, number)
+  number = number or 1
   if from then
-    redis.call('HINCRBY', counts, from, -1)
-    redis.call('HINCRBY', partition_counts, from, -1)
+    redis.call('HINCRBY', counts, from, -number)
+    redis.call('HINCRBY', partition_counts, from, -number)
   end
   -- The endpoint of the first waiting task is noted for the metrics, which remove endpoints without waiting tasks.
-  if redis.call('HINCRBY', counts, to, 1) == 1 and to ~= 'running' then
+  if redis.call('HINCRBY', counts, to, number) == number and to ~= 'running' then
     redis.call('SADD', waiting_endpoints, string.match(counts, ':cnt:(.+)$'))
   end
-  redis.call('HINCRBY', partition_counts, to, 1)
+  redis.call('HINCRBY', partition_counts, to, number)
 end
 
 -- Add to what an endpoint uses: `bytes` of its tasks, or `deliveries` of results that wait. Tasks of earlier versions were not added,
@@ -219,6 +223,15 @@ local function index_remove(index, stream, number)
     for level = 1, LEVELS do count_gaps(index, level, block_of(gone, level), 1) end
   end
   return entry[2]
+end
+
+-- Call a function for one of several tasks. Return its results in a table, or the text of its error, so that an error with one
+-- task does not end the script before the work on the others is complete.
+local function results_of(call, ...)
+  local results = { pcall(call, ...) }
+  if table.remove(results, 1) then return results end
+  local failure = results[1]
+  return { 'ERROR', type(failure) == 'table' and failure.err or tostring(failure) }
 end
 
 -- Acknowledge an entry and remove it from its stream. Return true if it existed.
@@ -423,10 +436,18 @@ local function end_delivery()
   if redis.call('DEL', delivery) == 1 then add_use('deliveries', -1) end
 end
 
--- End a task, which is counted in the state `from`. `value` is its output or its error. A task that waits after a lost lease
--- has the attempt's `lost_token`, and `noted` when that attempt costs nothing.
--- keys: task, body, history, leases, live, counts, partition_counts, finished_success, finished_failed, endpoint, due_purges
-local function end_task(at, from, state, value)
+-- Return the retention of the endpoint's tasks in milliseconds.
+-- keys: endpoint
+local known_retention
+local function task_retention()
+  known_retention = known_retention or tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
+  return known_retention
+end
+
+-- Record the end of a task, except in the counts. `value` is its output or its error. Return the status that it has now. A task
+-- that waits after a lost lease has the attempt's `lost_token`, and `noted` when that attempt costs nothing.
+-- keys: task, body, history, leases, live, finished_success, finished_failed
+local function record_end(at, state, value)
   local now = text(at)
   local member, task_id = names_of(task)
   local status, stream = 'failed', finished_failed
@@ -434,32 +455,43 @@ local function end_task(at, from, state, value)
   local seq, webhook, lost_token, noted, has_history, place, spec, entry, ahead = unpack(redis.call('HMGET', task, 'seq',
     'webhook', 'lost_token', 'noted', 'history', 'result_at', 'spec', 'entry', 'ahead'))
   local destination = webhook and destination_of(webhook, spec)
-  if lost_token and not noted then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
+  local is_lost = lost_token and not noted
+  if is_lost then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
   -- Let the data expire even if the retention job never runs again.
-  local retention = tonumber(redis.call('HGET', endpoint, 'retention') or '0') * 1000
-  local expiry = text(retention + EXPIRY_SLACK_MS)
+  local expiry = text(task_retention() + EXPIRY_SLACK_MS)
   redis.call('PEXPIRE', task, expiry)
-  if has_history or lost_token then redis.call('PEXPIRE', history, expiry) end
+  if has_history or is_lost then redis.call('PEXPIRE', history, expiry) end
   -- The entry keeps the bytes, so that they can be subtracted when the task's data has expired.
   local bytes = (place or redis.call('STRLEN', body)) + TASK_BYTES + #value
   local number = index_add(status, stream, at, 't', task_id, 'n', seq, 'b', bytes)
-  add_use('bytes', #value)
   redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number,
     keep_result(value, expiry, place))
   if entry or lost_token or ahead then redis.call('HDEL', task, 'entry', 'lost_token', 'ahead') end
   redis.call('ZREM', leases, member)
   redis.call('ZREM', live, task_id)
-  redis.call('HINCRBY', counts, from, -1)
-  redis.call('HINCRBY', partition_counts, from, -1)
-  -- The first task with a status expires before all others that get it, so these need no command.
-  if redis.call('HINCRBY', counts, status, 1) == 1 then
-    redis.call('ZADD', due_purges, 'LT', text(at + retention + 1), string.match(member, '^[^:]+'))
-  end
   if webhook then
     begin_delivery(destination, now)
     add_use('deliveries', 1)
     redis.call('HSET', task, 'delivery', 'INIT')
   end
+  return status
+end
+
+-- Count tasks that have ended at the same time, from the state `from` to a status, and the bytes of their outputs and errors.
+-- keys: counts, partition_counts, endpoint, due_purges
+local function count_ends(at, from, status, number, bytes)
+  add_use('bytes', bytes)
+  redis.call('HINCRBY', counts, from, -number)
+  redis.call('HINCRBY', partition_counts, from, -number)
+  -- The first task with a status expires before all others that get it, so these need no command.
+  if redis.call('HINCRBY', counts, status, number) == number then
+    redis.call('ZADD', due_purges, 'LT', text(at + task_retention() + 1), id_of_endpoint(endpoint))
+  end
+end
+
+-- End a task, which is counted in the state `from`. `value` is its output or its error.
+local function end_task(at, from, state, value)
+  count_ends(at, from, record_end(at, state, value), 1, #value)
 end
 
 -- Remove the index entry, the counts and the delivery of an ended task, before it is queued again or deleted.

@@ -1,42 +1,63 @@
--- Begin an attempt: remove the entry from the queue, and give the task a token and a lease. An attempt that begins ahead of a
--- free slot is marked until its agent reports that its call has begun (see renew.lua).
+-- Begin attempts of tasks of one endpoint: remove the entries from the queues, and give each task a token and a lease. An attempt
+-- that begins ahead of a free slot is marked until its agent reports that its call has begun (see renew.lua). The inputs are
+-- returned together, so no further attempt begins after MAX_STARTED_BYTES.
 --
 -- flags: allow-oom
--- keys of a task: task, body, leases, endpoint, deadlines
--- keys: stream (that the entry came from)
--- arguments: entry_id text, token text, lease_ms integer, worker_id text, address text (of the container),
---   is_ahead flag (no slot of the agent is free for the call)
+-- keys of a task: task, body, history, leases, endpoint, deadlines
+-- keys: stream (that the entry came from), more list (task, body, history and stream of each further entry)
+-- arguments: lease_ms integer, worker_id text,
+--   entries list of text (of each entry: its id, the token of the attempt, the address of the container, and `1` when no slot of
+--     the agent is free for the call)
 -- replies:
---   OK: attempt integer, max_attempts integer, timeout_seconds number, created_ms integer, started_ms integer,
---     number integer, spec_length integer, spec_and_input bytes, lost integer, connections_lost integer,
---     attempts_before integer (the latest retry by hand), retry_on text, retry_delays text, cancel_uri text,
---     busy_tries integer (of the busy streak so far), has_history flag (the history has an earlier try)
---   STALE (the task does not wait with this entry, because the entry was read twice or there is no such task)
-local state, entry, holder, lost_token, deadline, updated, attempt, max, timeout, created, started, number, spec, lost, resets,
-  base, busy_tries, has_history, noted, spared = unpack(redis.call('HMGET', task, 'state', 'entry', 'token', 'lost_token',
-    'deadline', 'updated', 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec', 'lost', 'resets', 'base',
-    'busy_tries', 'history', 'noted', 'spared'))
-local repeated = state == 'running' and holder == token
--- The entry's id alone does not identify the queue in which the task waits, because both queues may use the same id.
-local was_there = drop(stream, 'agents', entry_id)
-if not repeated and (not was_there or state ~= 'queued' or entry ~= entry_id) then return { 'STALE' } end
-if not repeated then
-  local now = now_ms()
-  local member = names_of(task)
-  -- Until now the attempt that lost its lease could have been readopted, so it is recorded only here.
-  if lost_token and not noted then
-    note_attempt(updated, 'lost')
-    has_history = 1
+--   OK: retry_on text, retry_delays text, cancel_uri text, attempts list of list of bytes (of the first entries: OK and what
+--     `start` returns; STALE when the task does not wait with the entry, because the entry was read twice or there is no such
+--     task; ERROR and its text)
+local now = now_ms()
+local started_at = text(now)
+local moved, bytes, new_leases = 0, 0, {}
+
+local function start(entry_id, token, address, is_ahead)
+  local state, entry, holder, lost_token, deadline, updated, attempt, max, timeout, created, started, number, spec, lost,
+    resets, base, busy_tries, has_history, noted, spared = unpack(redis.call('HMGET', task, 'state', 'entry', 'token',
+      'lost_token', 'deadline', 'updated', 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec', 'lost',
+      'resets', 'base', 'busy_tries', 'history', 'noted', 'spared'))
+  local repeated = state == 'running' and holder == token
+  -- The entry's id alone does not identify the queue in which the task waits, because both queues may use the same id.
+  local was_there = drop(stream, 'agents', entry_id)
+  if not repeated and (not was_there or state ~= 'queued' or entry ~= entry_id) then return 'STALE' end
+  if not (max and timeout and created and number and spec) then error('the task has not all of its fields') end
+  if not repeated then
+    local member = names_of(task)
+    -- Until now the attempt that lost its lease could have been readopted, so it is recorded only here.
+    if lost_token and not noted then
+      note_attempt(updated, 'lost')
+      has_history = 1
+    end
+    if deadline then redis.call('ZREM', deadlines, member) end
+    attempt, started = text(attempt + 1), started_at
+    redis.call('HDEL', task, 'entry', 'lost_token', 'noted', 'ahead')
+    redis.call('HSET', task, 'state', 'running', 'token', token, 'worker', worker_id, 'address', address,
+      'started', started, 'updated', started, 'attempts', attempt)
+    if is_ahead and tonumber(spared or 0) < MAX_SPARED then redis.call('HSET', task, 'ahead', 1) end
+    moved = moved + 1
+    new_leases[2 * moved - 1], new_leases[2 * moved] = text(now + lease_ms), member
   end
-  if deadline then redis.call('ZREM', deadlines, member) end
-  attempt, started = attempt + 1, text(now)
-  redis.call('HSET', task, 'state', 'running', 'token', token, 'worker', worker_id, 'address', address,
-    'started', started, 'updated', started, 'attempts', attempt)
-  redis.call('HDEL', task, 'entry', 'lost_token', 'noted', 'ahead')
-  if is_ahead and tonumber(spared or 0) < MAX_SPARED then redis.call('HSET', task, 'ahead', 1) end
-  redis.call('ZADD', leases, text(now + lease_ms), member)
-  count_move('queued', 'running')
+  local spec_and_input = redis.call('GET', body) or ''
+  bytes = bytes + #spec_and_input
+  return 'OK', attempt, max, timeout, created, started, number, spec, spec_and_input, lost, resets or '0', base or '0',
+    busy_tries or '0', has_history and '1' or ''
+end
+
+local attempts = {}
+for index = 1, #entries, 4 do
+  if index > 1 then task, body, history, stream = unpack(more, index - 4, index - 1) end
+  local is_ahead = entries[index + 3] == '1'
+  attempts[#attempts + 1] = results_of(start, entries[index], entries[index + 1], entries[index + 2], is_ahead)
+  if bytes > MAX_STARTED_BYTES then break end
+end
+if moved > 0 then
+  redis.call('ZADD', leases, unpack(new_leases))
+  count_move('queued', 'running', moved)
 end
 local retry_on, retry_delays, cancel_uri = unpack(redis.call('HMGET', endpoint, 'retry_on', 'retry_delays', 'cancel_uri'))
-return { 'OK', attempt, max, timeout, created, started, number, spec, redis.call('GET', body) or '', lost, resets or 0,
-  base or 0, retry_on or '', retry_delays or '', cancel_uri or '', busy_tries or 0, has_history }
+return { 'OK', retry_on or '', retry_delays or '', cancel_uri or '', attempts }
