@@ -41,7 +41,7 @@ endef
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test test-fast test-servers test-images check format docs stubs bench bench-check bench-growth \
-	faults hostile images lock clean
+	faults hostile audit images lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -109,6 +109,9 @@ faults: setup ## hurt a running engine in many ways, and look for what was lost
 hostile: setup ## send hostile and harmless requests to an API, and write docs/operations/hostile-inputs.md
 	$(BIN)/python -m tests.integration.hostile_classes
 
+audit: setup .venv-audit/.installed ## look for known vulnerabilities in the locked packages
+	$(BIN)/python -m tests.audit_packages .venv-audit/bin/pip-audit
+
 stubs: setup ## write the signatures of the store's scripts from their headers
 	$(BIN)/python -m tests.script_signatures
 
@@ -150,6 +153,7 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 				- --output-file "$$1"; \
 		} && \
 		printf '%s\n' $(PEERS) | compile_alone requirements/peers.txt && \
+		echo pip-audit | compile_alone requirements/audit.txt && \
 		{ ! command -v npm >/dev/null || ( \
 			echo "== tests/bench/peers/node/package-lock.json" && cd tests/bench/peers/node && rm -f package-lock.json && \
 			npm install --package-lock-only --omit-lockfile-registry-resolved --no-audit --no-fund >/dev/null ); } && \
@@ -158,7 +162,7 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 		done
 
 clean: ## remove .venv, caches and build results
-	rm -rf $(VENV) .venv-servers .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) .venv-servers .venv-peers .venv-audit .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info
 	find $(PRESENT) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # A changed lock makes the environment anew, so that nothing of the old one stays behind.
@@ -179,4 +183,11 @@ $(VENV)/.installed: $(VENV)/.locked pyproject.toml
 $(VENV)/.tools: $(VENV)/.locked requirements/deploy.txt
 	@echo "== programs that check deploy/"
 	$(BIN)/python -m pip install --disable-pip-version-check --require-hashes -r requirements/deploy.txt
+	@touch $@
+
+# An environment of its own, because pip-audit needs many packages.
+.venv-audit/.installed: requirements/audit.txt
+	@$(find_python); "$$found" -m venv --clear .venv-audit
+	@echo "== pip-audit"
+	.venv-audit/bin/python -m pip install --disable-pip-version-check --require-hashes -r requirements/audit.txt
 	@touch $@
