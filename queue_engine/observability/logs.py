@@ -58,7 +58,10 @@ class JsonFormatter(logging.Formatter):
         return template % (
             when,
             _text_of(message),
-            *[_ENCODERS.get(type(value), _encode)(value) for value in fields.values()],
+            *[
+                _text_of(value) if type(value) is str else _ENCODERS.get(type(value), _encode)(value)
+                for value in fields.values()
+            ],
         )
 
     def _new_template(self, level: str, names: tuple[str, ...]) -> str | None:
@@ -78,8 +81,8 @@ def _number(value: float) -> str:
     return repr(value) if isfinite(value) else _encode(value)
 
 
-_ENCODERS: dict[type, Callable[[Any], str]] = {str: _text_of, int: repr, float: _number}
-"""Encoders of most values. Others need the one of all values, which costs ten times as much."""
+_ENCODERS: dict[type, Callable[[Any], str]] = {int: repr, float: _number}
+"""Encoders of most values that are not text. Others need the one of all values, which costs ten times as much."""
 
 
 class LineHandler(logging.Handler):

@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -160,9 +161,16 @@ def _usual_members(body: bytes | bytearray) -> dict[str, msgspec.Raw] | None:
     except (msgspec.DecodeError, RecursionError):
         return None  # `_members` finds the error again, and says where it is
     for name in found:
-        if not name.isidentifier() or body.count(b'"%b"' % name.encode()) > 1:
+        quoted = _quoted(name)
+        if quoted is None or body.count(quoted) > 1:
             return None
     return found
+
+
+@lru_cache(maxsize=64)
+def _quoted(name: str) -> bytes | None:
+    """Return a name of letters, digits and `_` in quotes; None for any other name."""
+    return b'"%b"' % name.encode() if name.isidentifier() else None
 
 
 def _members(body: bytes | bytearray) -> Iterator[tuple[str, memoryview]]:
@@ -291,6 +299,8 @@ def _count_values(text: bytes, limit: int) -> int:
 def _parsed(text: bytes, name: str) -> Any:
     if text[0] == ord('"') and b"\\" not in text:
         return text[1:-1].decode()
+    if len(text) <= MAX_DIGITS and text.isdigit():
+        return int(text)
     try:
         return _PARSER.raw_decode(text.decode())[0]
     except RecursionError:

@@ -301,7 +301,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._count_head(len(name) + len(value) + 4)
+        self._head_bytes += len(name) + len(value) + 4  # without a call for each header
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self._count_head(0)
         if not self._in_head:
             return  # a trailer: no handler reads it
         name, value = name.lower(), value.rstrip(b" \t")

@@ -70,7 +70,7 @@ class HeadLines:
         lines = prefix + self._held + part
         end = lines.rfind(b"\n") + 1
         held = lines[end:]
-        if not end or not _may_become_such_a_line(held):
+        if held and (not end or not _may_become_such_a_line(held)):
             held = b""
         lines = lines[: len(lines) - len(held)]
         self._held = held
