@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +17,9 @@ from queue_engine.store.api_keys import hash_of
 
 CACHE_SECONDS = 1.0
 """How long a revoked or expired key may still be accepted."""
+REFRESH_SECONDS = 0.5
+"""Age of a cached key at which its next request starts a look-up without waiting for it. So requests of a key in use do
+not wait for the store. Before, one a second did, which was the 99th percentile at 50 requests a second."""
 REVOCATION_SECONDS = 2.0
 """Time after which every process refuses a key that was revoked: CACHE_SECONDS and the look-up."""
 USE_NOTE_SECONDS = 60.0
@@ -46,6 +50,7 @@ class Principals:
         self._monotonic = monotonic
         self._valid: dict[str, _Cached] = {}
         """Keys that were valid when they were last looked up, the oldest look-up first."""
+        self._refreshing: dict[str, asyncio.Task[None]] = {}
 
     def cached(self, api_key: str) -> Principal | None:
         """Return the principal of a key that was valid a moment ago; None if the key must be looked up."""
@@ -67,7 +72,19 @@ class Principals:
 
     def _cached(self, key_hash: str) -> Principal | None:
         cached = self._valid.get(key_hash)
-        return cached.principal if cached is not None and self._monotonic() < cached.expires_at else None
+        if cached is None:
+            return None
+        seconds_left = cached.expires_at - self._monotonic()
+        if seconds_left <= 0:
+            return None
+        if seconds_left <= CACHE_SECONDS - REFRESH_SECONDS and key_hash not in self._refreshing:
+            task = self._refreshing[key_hash] = asyncio.create_task(self._refresh(key_hash), name="refresh a key")
+            task.add_done_callback(lambda _: self._refreshing.pop(key_hash))
+        return cached.principal
+
+    async def _refresh(self, key_hash: str) -> None:
+        with suppress(StoreUnavailable):  # then the key is cached until its end, and the next request meets the error
+            await self._accepted(key_hash, await self._lookups.at_once(key_hash))
 
     async def _accepted(self, key_hash: str, answer: Answer) -> Principal | None:
         before = self._valid.pop(key_hash, None)
