@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import wraps
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
@@ -34,46 +36,44 @@ def _rule(limit: Limit) -> str:
     return f"a number from 0 (no limit) to {LIMITS[limit].max}, or `{DEFAULT}`"
 
 
-def _option(limit: Limit) -> Any:
-    return typer.Option(help=f"Maximum number of {LIMITS[limit].text}: {_rule(limit)}")
+def _with_limits(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command with an option for each limit. `command` gets those that are given as its argument `limits`."""
+    hints = get_type_hints(command, include_extras=True)
+    *own, redis_url = [
+        one.replace(annotation=hints[name])
+        for name, one in inspect.signature(command).parameters.items()
+        if name != "limits"
+    ]
+    options = [_option(limit) for limit in Limit]
+
+    @wraps(command)
+    def run_command(**given: Any) -> None:
+        texts = {limit: given.pop(option.name) for limit, option in zip(Limit, options, strict=True)}
+        command(limits={limit: _number(limit, text) for limit, text in texts.items() if text is not None}, **given)
+
+    parameters = [*own, *options, redis_url]
+    run_command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run_command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run_command
 
 
-Endpoints = Annotated[str | None, _option(Limit.ENDPOINTS)]
-Credentials = Annotated[str | None, _option(Limit.CREDENTIALS)]
-WorkersPerEndpoint = Annotated[str | None, _option(Limit.WORKERS_PER_ENDPOINT)]
-Workers = Annotated[str | None, _option(Limit.WORKERS)]
-StoredBytes = Annotated[str | None, _option(Limit.STORED_BYTES)]
-WaitingTasks = Annotated[str | None, _option(Limit.WAITING_TASKS)]
-WaitingDeliveries = Annotated[str | None, _option(Limit.WAITING_DELIVERIES)]
-SubmitsPerSecond = Annotated[str | None, _option(Limit.SUBMITS_PER_SECOND)]
+def _option(limit: Limit) -> inspect.Parameter:
+    name = re.sub("([A-Z])", lambda match: f"_{match[1].lower()}", limit.value)
+    option = typer.Option(help=f"Maximum number of {LIMITS[limit].text}: {_rule(limit)}")
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return inspect.Parameter(name, kind, default=None, annotation=Annotated[str | None, option])
 
 
 @group.command("create")
+@_with_limits
 def create_tenant(
     name: Annotated[str, typer.Argument(help="Name of the tenant")],
-    endpoints: Endpoints = None,
-    credentials: Credentials = None,
-    workers_per_endpoint: WorkersPerEndpoint = None,
-    workers: Workers = None,
-    stored_bytes: StoredBytes = None,
-    waiting_tasks: WaitingTasks = None,
-    waiting_deliveries: WaitingDeliveries = None,
-    submits_per_second: SubmitsPerSecond = None,
+    limits: Mapping[Limit, int | None],
     redis_url: RedisUrl = None,
 ) -> None:
     """Create a tenant, and print its limits. `keys create --tenant NAME` makes its first key."""
     if not is_tenant_name(name):
         fail(f"NAME: {TENANT_NAME_RULE}")
-    limits = _limits(
-        endpoints,
-        credentials,
-        workers_per_endpoint,
-        workers,
-        stored_bytes,
-        waiting_tasks,
-        waiting_deliveries,
-        submits_per_second,
-    )
     _print(run(with_store(redis_url, lambda store: _create(store, name, limits))))
 
 
@@ -105,29 +105,13 @@ async def _all(store: Store) -> list[Tenant]:
 
 
 @group.command("limits")
+@_with_limits
 def limit_tenant(
     name: Annotated[str, typer.Argument(help="Name of the tenant")],
-    endpoints: Endpoints = None,
-    credentials: Credentials = None,
-    workers_per_endpoint: WorkersPerEndpoint = None,
-    workers: Workers = None,
-    stored_bytes: StoredBytes = None,
-    waiting_tasks: WaitingTasks = None,
-    waiting_deliveries: WaitingDeliveries = None,
-    submits_per_second: SubmitsPerSecond = None,
+    limits: Mapping[Limit, int | None],
     redis_url: RedisUrl = None,
 ) -> None:
     """Set the given limits of a tenant, and print all its limits."""
-    limits = _limits(
-        endpoints,
-        credentials,
-        workers_per_endpoint,
-        workers,
-        stored_bytes,
-        waiting_tasks,
-        waiting_deliveries,
-        submits_per_second,
-    )
     _print(run(with_store(redis_url, lambda store: _set_limits(store, name, limits))))
 
 
@@ -144,11 +128,6 @@ async def _read(store: Store, name: str) -> Tenant:
     if tenant is None:
         raise EngineError(f"there is no tenant {name}")
     return tenant
-
-
-def _limits(*texts: str | None) -> dict[Limit, int | None]:
-    """Return the limits of the options, which are in the order of their definition."""
-    return {limit: _number(limit, text) for limit, text in zip(Limit, texts, strict=True) if text is not None}
 
 
 def _number(limit: Limit, text: str) -> int | None:
