@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from redis import Redis
 from standardwebhooks import Webhook
 from yottaml.elastic import ElasticApi
 from yottaml.skywalker import SkywalkerTaskApi
@@ -22,6 +23,7 @@ from yottaml.skywalker import SkywalkerTaskApi
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.local.embedded import read_store_url
 from queue_engine.net.ports import machine_addresses
+from queue_engine.processes.memory import available_memory
 from queue_engine.rules.hosts import is_loopback
 from queue_engine.store.api_keys import hash_of
 from tests.environment import inherited
@@ -326,6 +328,13 @@ def test_every_process_serves_its_metrics(shared_up: Up) -> None:
         assert families & set(own) == {name}
 
 
+def test_the_embedded_store_may_use_half_of_the_memory(shared_up: Up) -> None:
+    with Redis.from_url(read_store_url(shared_up.data_dir / "store") or "") as store:
+        limit = int(store.config_get("maxmemory")["maxmemory"])
+    assert limit == available_memory() // 2
+    assert 0 < limit <= psutil.virtual_memory().total // 2
+
+
 def test_up_starts_with_several_api_processes_too(tmp_path: Path) -> None:
     up = Up(tmp_path, QUEUE_ENGINE_API_PROCESSES="2")
     try:
@@ -346,7 +355,12 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("QUEUE_ENGINE_LEASE_SECONDS", "never"), ("QUEUE_ENGINE_API_KEY", "a b"), ("QUEUE_ENGINE_MAX_BODY_BYTES", "1")],
+    [
+        ("QUEUE_ENGINE_LEASE_SECONDS", "never"),
+        ("QUEUE_ENGINE_API_KEY", "a b"),
+        ("QUEUE_ENGINE_MAX_BODY_BYTES", "1"),
+        ("QUEUE_ENGINE_EMBEDDED_MAX_MEMORY_BYTES", "half"),
+    ],
 )
 def test_a_bad_setting_is_named_before_anything_starts(tmp_path: Path, variable: str, value: str) -> None:
     data_dir = tmp_path / "data"
