@@ -29,10 +29,10 @@ Pure: times are monotonic seconds passed in as `now`, which never decreases. Not
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from queue_engine.delivery.breaker import Breaker, BreakerLimits
 from queue_engine.delivery.slot_time import Account, FairQueue
@@ -101,8 +101,7 @@ class Kind(StrEnum):
     PARKED = "parked"
 
 
-@dataclass(frozen=True)
-class Turn(Generic[Item]):
+class Turn(NamedTuple, Generic[Item]):
     """An item that may be sent now. It holds a slot until `finished` is called with it."""
 
     number: int
@@ -156,11 +155,11 @@ class _Lane(Generic[Item]):
     account: Account = field(default_factory=Account)
     network: _Network[Item] | None = None
     # The state in the indexes, which `_file` brings up to date
-    filed_kind: Kind | None = None
+    filed_kind: Kind = Kind.FRESH
     filed_held: int = 0
+    filed_in_flight: int = 0
     filed_length: int = 0
-    filed_in_network: tuple[Kind, int, int] = (Kind.FRESH, 0, 0)
-    """Kind, held slots and attempts in flight."""
+    is_filed_idle: bool = False
     queued_as: Kind | None = None
     """The queue in which the lane waits for its turn, unless its network is full."""
     queued_at: tuple[float, int] = (0.0, 0)
@@ -207,6 +206,9 @@ class Lanes(Generic[Item]):
         """The charge of the lane that was served last, by its kind."""
         self._parked: dict[str, _Lane[Item]] = {}
         """Parked lanes that have items."""
+        self._ready: dict[Kind, Mapping[str, object]] = {kind: self._queues[kind].members for kind in Kind}
+        self._ready[Kind.PARKED] = self._parked
+        """The lanes that may be chosen, by kind and destination."""
         self._held: dict[Kind, int] = dict.fromkeys(Kind, 0)
         """Number of slots held, by the kind that the lane has now."""
         self._began: dict[Kind, int] = dict.fromkeys(Kind, 0)
@@ -268,14 +270,17 @@ class Lanes(Generic[Item]):
         """
         self._now = now
         self._note_slow_ones(now)
-        if not self._waiting:
+        if not self._waiting or (allowed is not None and allowed <= 0):
             return None
-        for _ in range(len(self._kinds_in_turn)):
-            kind = self._kinds_in_turn[0]
-            self._kinds_in_turn.rotate(-1)
-            lane = self._admissible(kind, now, allowed)
-            if lane is not None:
-                return self._start(lane, now)
+        kinds = self._kinds_in_turn
+        for _ in range(len(kinds)):
+            kind = kinds[0]
+            kinds.rotate(-1)
+            # Most often there are lanes of one kind only, and the limits of the others need no look.
+            if self._ready[kind]:
+                lane = self._admissible(kind, now)
+                if lane is not None:
+                    return self._start(lane, now)
         return None
 
     def finished(self, turn: Turn[Item], now: float, error_type: str | None, *, hold_seconds: float = 0.0) -> None:
@@ -292,7 +297,7 @@ class Lanes(Generic[Item]):
         is_probe = turn.kind is Kind.PARKED
         if lane.breaker.record(error_type, now, is_probe=is_probe, hold_seconds=hold_seconds):
             lane.deferrals = 0
-        lane.account.end(turn.charge, now - turn.started_at, served=self._served[lane.kind])
+        lane.account.end(turn.charge, now - turn.started_at, served=self._served[turn.kind])
         lane.heard_at = now
         if lane.network is None:
             self._find_network(lane)
@@ -340,15 +345,12 @@ class Lanes(Generic[Item]):
 
     # Choosing
 
-    def _admissible(self, kind: Kind, now: float, allowed: int | None) -> _Lane[Item] | None:
+    def _admissible(self, kind: Kind, now: float) -> _Lane[Item] | None:
         """Return the lane of this kind whose turn it is. Lanes that have to wait keep their places."""
-        is_parked = kind is Kind.PARKED
-        if not (self._parked if is_parked else self._queues[kind]):
-            return None  # most often there are lanes of one kind only, and the limits of the others need no look
         spare = self._spare(kind)
-        if spare <= 0 or (allowed is not None and allowed <= 0):
+        if spare <= 0:
             return None
-        if is_parked:
+        if kind is Kind.PARKED:
             return next((lane for lane in self._parked.values() if lane.breaker.may_probe(now)), None)
         return self._first(kind, spare)
 
@@ -391,7 +393,7 @@ class Lanes(Generic[Item]):
 
     def _start(self, lane: _Lane[Item], now: float) -> Turn[Item]:
         self._turns += 1
-        kind = lane.kind
+        kind = lane.filed_kind
         self._served[kind] = lane.account.charged
         charge = lane.account.begin(self._turns)
         turn = Turn(self._turns, lane.destination, lane.items.popleft(), now, kind, charge, self._tenant)
@@ -447,6 +449,8 @@ class Lanes(Generic[Item]):
         if lane.network is None:
             lane.network = self._networks[name] = _Network(name)
         lane.network.lanes += 1
+        lane.network.in_flight += lane.filed_in_flight
+        lane.network.held[lane.filed_kind] += lane.filed_held
 
     def _release(self, network: _Network[Item]) -> None:
         """Let some lanes compete for the slot that another one has freed."""
@@ -457,28 +461,46 @@ class Lanes(Generic[Item]):
     # Book-keeping
 
     def _file(self, lane: _Lane[Item]) -> None:
-        """Update queues, counts and indexes after a lane has changed; forget one with neither items nor history."""
-        kind = lane.kind
-        held = lane.in_flight if kind is Kind.TRUSTED else min(lane.in_flight, self._limits.unproven_slots_each)
-        if lane.filed_kind is not None:
-            self._held[lane.filed_kind] -= lane.filed_held
-        self._held[kind] += held
-        lane.filed_kind, lane.filed_held = kind, held
-        self._file_by_length(lane)
+        """Update queues, counts and indexes after a lane has changed; forget one with neither items nor history.
+
+        Called three times for each delivery, so it changes only what differs.
+        """
+        kind, before = lane.kind, lane.filed_kind
+        has_room = (kind is not before or lane.in_flight != lane.filed_in_flight) and self._file_slots(lane, kind)
+        if len(lane.items) != lane.filed_length:
+            self._file_by_length(lane)
         if kind is Kind.PARKED and lane.items:
             self._parked[lane.destination] = lane
-        else:
+        elif before is Kind.PARKED:
             self._parked.pop(lane.destination, None)
-        network = lane.network
-        has_room = network is not None and self._file_in_network(lane, network, kind)
         self._queue(lane, kind)
-        if has_room and network is not None and network.blocked:
-            self._release(network)
-        self._idle.pop(lane.destination, None)
-        if lane.idle:
-            self._idle[lane.destination] = lane
-            if not lane.breaker.has_history:
-                self._forget(lane)
+        if has_room and lane.network is not None and lane.network.blocked:
+            self._release(lane.network)
+        if not lane.idle:
+            if lane.is_filed_idle:
+                lane.is_filed_idle = False
+                del self._idle[lane.destination]
+            return
+        self._idle[lane.destination] = lane
+        self._idle.move_to_end(lane.destination)
+        lane.is_filed_idle = True
+        if not lane.breaker.has_history:
+            self._forget(lane)
+
+    def _file_slots(self, lane: _Lane[Item], kind: Kind) -> bool:
+        """Update the counts of slots. Return True if another lane in the lane's network may have room now."""
+        before, held_before, in_flight_before = lane.filed_kind, lane.filed_held, lane.filed_in_flight
+        held = lane.in_flight if kind is Kind.TRUSTED else min(lane.in_flight, self._limits.unproven_slots_each)
+        self._held[before] -= held_before
+        self._held[kind] += held
+        lane.filed_kind, lane.filed_held, lane.filed_in_flight = kind, held, lane.in_flight
+        network = lane.network
+        if network is None:
+            return False
+        network.held[before] -= held_before
+        network.held[kind] += held
+        network.in_flight += lane.in_flight - in_flight_before
+        return held_before > (held if before is kind else 0) or in_flight_before > lane.in_flight
 
     def _queue(self, lane: _Lane[Item], kind: Kind) -> None:
         """Put a lane into the queue of its kind, if it may take a slot, and into no other."""
@@ -504,22 +526,12 @@ class Lanes(Generic[Item]):
             self._queues[lane.queued_as].remove(lane.destination)
             lane.queued_as = None
 
-    def _file_in_network(self, lane: _Lane[Item], network: _Network[Item], kind: Kind) -> bool:
-        """Update the counts of the lane's network. Return True if another lane may have room now."""
-        before, held_before, in_flight_before = lane.filed_in_network
-        lane.filed_in_network = (kind, lane.filed_held, lane.in_flight)
-        network.held[before] -= held_before
-        network.held[kind] += lane.filed_held
-        network.in_flight += lane.in_flight - in_flight_before
-        return held_before > (lane.filed_held if before is kind else 0) or in_flight_before > lane.in_flight
-
     def _file_by_length(self, lane: _Lane[Item]) -> None:
         length = len(lane.items)
-        if length != lane.filed_length:
-            self._by_length[lane.filed_length].pop(lane.destination, None)
-            lane.filed_length = length
+        self._by_length[lane.filed_length].pop(lane.destination, None)
+        lane.filed_length = length
         if length:
-            self._by_length[length].setdefault(lane.destination, lane)
+            self._by_length[length][lane.destination] = lane
             self._longest = max(self._longest, length)
 
     def _emptied(self, lane: _Lane[Item]) -> Iterator[Item]:

@@ -250,7 +250,8 @@ class DeliveryService:
             hold_seconds = (response.retry_after_seconds or 0.0) if response.status in HOLDING_STATUSES else 0.0
             self._shares.finished(turn, time.monotonic(), response.error_type, hold_seconds=hold_seconds)
             self._wake.set()
-            self._refill.set()
+            if self._outbox.shelves.tenants:
+                self._refill.set()
 
     async def _deliver(self, entry: OutboxEntry) -> WebhookResponse:
         """Open, send and settle a delivery. Return the response as it was recorded, NOTHING_SENT without an attempt."""

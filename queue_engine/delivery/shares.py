@@ -78,6 +78,7 @@ class _Share(Generic[Item]):
     """Number of destinations that `Shares` has counted."""
     waiting: int = 0
     """Number of items that `Shares` has counted."""
+    is_idle: bool = False
 
 
 class Shares(Generic[Item]):
@@ -180,7 +181,6 @@ class Shares(Generic[Item]):
         share.lanes.finished(turn, now, error_type, hold_seconds=hold_seconds)
         share.account.end(turn.charge, now - turn.started_at, served=self._served)
         share.heard_at = now
-        self._idle.pop(share.tenant, None)
         self._in_flight -= 1
         self._count(share)
         self._enter(share)
@@ -192,8 +192,10 @@ class Shares(Generic[Item]):
         changed, self._changed = self._changed, {}
         deferred: list[Deferred[Item]] = []
         for share in changed.values():
-            deferred += share.lanes.take_deferred(now)
-            self._count(share)
+            taken = share.lanes.take_deferred(now)
+            if taken:
+                deferred += taken
+                self._count(share)
         return deferred
 
     def drain(self) -> list[Item]:
@@ -216,7 +218,8 @@ class Shares(Generic[Item]):
         share.account.charged += turn.charge
         share.account.latest_turn = self._turns
         self._in_flight += 1
-        self._count(share)
+        self._waiting -= 1
+        share.waiting -= 1
         if share.waiting:
             self._queue.put(share.tenant, share, share.account)
         else:
@@ -257,9 +260,13 @@ class Shares(Generic[Item]):
         self._known += known - share.known
         share.waiting, share.known = waiting, known
         if waiting or lanes.in_flight:
-            self._idle.pop(share.tenant, None)
-        else:
-            self._idle.setdefault(share.tenant, share)
+            if share.is_idle:
+                share.is_idle = False
+                del self._idle[share.tenant]
+            return
+        share.is_idle = True
+        self._idle[share.tenant] = share
+        self._idle.move_to_end(share.tenant)
 
     def _forget_old_ones(self, now: float) -> None:
         while self._idle:

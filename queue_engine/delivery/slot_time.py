@@ -65,39 +65,39 @@ class FairQueue(Generic[Member]):
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, int, str]] = []
-        self._members: dict[str, tuple[int, Member]] = {}
-        """The number of a member's valid entry, and the member."""
+        self.members: dict[str, tuple[int, Member]] = {}
+        """The number of a member's valid entry, and the member, by its name."""
         self._entries = 0
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self.members)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._members
+        return name in self.members
 
     def put(self, name: str, member: Member, account: Account) -> None:
         """Add a member, or move it to the place of its present charge."""
         self._entries += 1
-        self._members[name] = (self._entries, member)
+        self.members[name] = (self._entries, member)
         heapq.heappush(self._heap, (account.charged, account.latest_turn, self._entries, name))
-        if len(self._heap) > 2 * len(self._members) + 64:
+        if len(self._heap) > 2 * len(self.members) + 64:
             self._heap = [entry for entry in self._heap if self._is_valid(entry)]
             heapq.heapify(self._heap)
 
     def remove(self, name: str) -> None:
         """Remove a member. Does nothing without one."""
-        self._members.pop(name, None)
+        self.members.pop(name, None)
 
     def first(self, fits: Callable[[Member], bool]) -> Member | None:
         """Return the first member that fits; None without one. The others keep their places."""
         passed = []
         found = None
-        while self._heap and found is None:
+        while self._heap:
             entry = self._heap[0]
-            if self._is_valid(entry):
-                member = self._members[entry[3]][1]
-                if fits(member):
-                    found = member
+            known = self.members.get(entry[3])
+            if known is not None and known[0] == entry[2]:
+                if fits(known[1]):
+                    found = known[1]
                     break
                 passed.append(entry)
             heapq.heappop(self._heap)
@@ -106,5 +106,5 @@ class FairQueue(Generic[Member]):
         return found
 
     def _is_valid(self, entry: tuple[float, int, int, str]) -> bool:
-        known = self._members.get(entry[3])
+        known = self.members.get(entry[3])
         return known is not None and known[0] == entry[2]

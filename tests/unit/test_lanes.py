@@ -269,7 +269,8 @@ def test_a_receiver_that_responds_quickly_gets_its_share_beside_many_slow_ones()
     world.run(until=37.0)
     waits = sorted(world.waits["quick"])
     assert len(waits) == 401
-    assert waits[len(waits) * 99 // 100] <= 0.5
+    assert waits[len(waits) // 2] <= 0.1
+    assert waits[-1] <= 1.0, "until a slot is free, and not until 400 others have had a turn"
 
 
 # Memory
