@@ -14,6 +14,7 @@ from functools import lru_cache
 from queue_engine import __version__
 from queue_engine.delivery.authorities import Authorities
 from queue_engine.delivery.guard import Guard, Origin, Resolver, TlsContext, guarded_pool
+from queue_engine.delivery.phases import Stopwatch
 from queue_engine.delivery.responses import (
     ERROR_TEXTS,
     EXCERPT_BYTES,
@@ -96,19 +97,19 @@ class Sender:
         a reused connection breaks before the first byte of a response, the attempt is repeated once on a new one. The
         receiver may then get the request twice, with the same `webhook-id`.
         """
-        started = self._monotonic()
+        started, watch = self._monotonic(), Stopwatch(self._monotonic)
         try:
-            response = await self._attempt(request)
+            response = await self._attempt(request, watch)
         except Exception as error:
             response = _failed(error, request)
             if response.error_type == INTERNAL:
                 logger.exception("a delivery attempt failed with an internal error in the sender")
-        return replace(response, duration_seconds=self._monotonic() - started)
+        return replace(response, duration_seconds=self._monotonic() - started, phases=watch.phases())
 
-    async def _attempt(self, request: OutgoingRequest) -> WebhookResponse:
+    async def _attempt(self, request: OutgoingRequest, watch: Stopwatch) -> WebhookResponse:
         target = _target_of(request.url, request.tenant)
         head = target.head_of(request)
-        reader = _ResponseReader(self._limits)
+        reader = _ResponseReader(self._limits, watch)
         problem = ""
         try:
             async with reader.limit:
@@ -123,7 +124,9 @@ class Sender:
     async def _exchange(self, origin: Origin, head: bytes, body: bytes, reader: _ResponseReader) -> None:
         fresh = False
         while True:
+            reader.watch.connecting()
             connection = await self._pool.acquire(origin, fresh=fresh)
+            reader.watch.connected(connection)
             try:
                 return await connection.post(head, body, reader)
             except NoResponse:
@@ -185,14 +188,16 @@ class _ResponseReader:
     `limit` is the timeout of the attempt. After the head it ends with the timeout of the body, if that comes first.
     """
 
-    def __init__(self, limits: SenderLimits) -> None:
+    def __init__(self, limits: SenderLimits, watch: Stopwatch) -> None:
         self._limits = limits
+        self.watch = watch
         self.limit = asyncio.timeout(limits.total_seconds)
         self.head: Head | None = None
         self._body = bytearray()
 
     def begin(self, head: Head) -> bool:
         self.head = head
+        self.watch.got_head()
         until = asyncio.get_running_loop().time() + self._limits.body_seconds
         self.limit.reschedule(min(until, self.limit.when() or until))
         return True

@@ -114,6 +114,20 @@ def _second(epoch_seconds: int) -> str:
 
 
 @dataclass(frozen=True)
+class Phases:
+    """Milliseconds of a delivery attempt by phase. None: the phase was not reached, or the connection was kept."""
+
+    connect_ms: int | None = None
+    """Lookup of the name and connection. If the attempt failed in it, the TLS handshake too."""
+    tls_ms: int | None = None
+    """TLS handshake; None without TLS."""
+    send_ms: int | None = None
+    """Until the request was passed to the system."""
+    wait_ms: int | None = None
+    """Until the head of the response."""
+
+
+@dataclass(frozen=True)
 class WebhookResponse:
     """The result of a delivery attempt: a response, or an error if none was received."""
 
@@ -125,6 +139,7 @@ class WebhookResponse:
     """The first 2 KiB of the response, or a text that describes the error."""
     retry_after_seconds: float | None = None
     duration_seconds: float = 0.0
+    phases: Phases = Phases()
 
 
 UNRESOLVED = "the host name does not resolve to an address that is allowed"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -74,7 +75,7 @@ def checked_sockets(check: Callable[[str, int], None]) -> SocketFactoryType:
 async def _connection_on(accepted: socket.socket, tls: Tls | None) -> Connection:
     """Return a connection that uses the socket. Raises CallError when the TLS handshake fails."""
     context, name = (None, None) if tls is None else (tls.context, tls.server_name)
-    loop = asyncio.get_running_loop()
+    loop, began = asyncio.get_running_loop(), time.monotonic()
     try:
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _, connection = await loop.create_connection(Connection, sock=accepted, ssl=context, server_hostname=name)
@@ -83,4 +84,5 @@ async def _connection_on(accepted: socket.socket, tls: Tls | None) -> Connection
         if tls is not None and isinstance(error, ssl.SSLError | ConnectionError):
             raise CallError(TLS_ERROR) from error
         raise
+    connection.tls_seconds = None if tls is None else time.monotonic() - began
     return connection

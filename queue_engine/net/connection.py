@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Protocol, cast
 
 import httptools
@@ -63,11 +64,20 @@ class Connection(asyncio.Protocol):
         self._requests = 0
         self._end: asyncio.Future[None] | None = None
         """The end of the response that is being read; None between two requests."""
+        self.tls_seconds: float | None = None
+        """Duration of the TLS handshake; None without TLS."""
+        self.sent_at: float | None = None
+        """Monotonic time at which the system had taken the latest request; None while it has not."""
 
     @property
     def is_usable(self) -> bool:
         """True if a request may be sent now."""
         return self._end is None and not self._transport.is_closing()
+
+    @property
+    def is_kept(self) -> bool:
+        """True if the connection has served a request."""
+        return self._requests > 0
 
     @property
     def is_reused(self) -> bool:
@@ -92,6 +102,7 @@ class Connection(asyncio.Protocol):
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
+        self.sent_at = None if self._transport.get_write_buffer_size() else time.monotonic()
         try:
             await self._end
         finally:
@@ -108,6 +119,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(0)  # so that `resume_writing` is called when all is sent
+
+    def pause_writing(self) -> None:
+        """Do nothing, because no data is written after the request."""
+
+    def resume_writing(self) -> None:
+        self.sent_at = time.monotonic()
 
     def data_received(self, data: bytes) -> None:
         if self._end is None or self._end.done():

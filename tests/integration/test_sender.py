@@ -29,6 +29,7 @@ from tests.integration.receivers import (
     receiver,
     stub_resolver,
 )
+from tests.ports import free_port
 from tests.waiting import wait_until_async
 
 LOOPBACK = Guard(AddressPolicy.allowing(["127.0.0.0/8", "::1/128"]))
@@ -57,6 +58,65 @@ async def send(sender: Sender, url: str, headers: dict[str, str] | None = None, 
 
 def trusting(certificate: Certificate) -> ssl.SSLContext:
     return ssl.create_default_context(cafile=certificate.path)
+
+
+# How long its phases take
+
+
+def parts(answer: WebhookResponse) -> list[int]:
+    phases = answer.phases
+    found = (phases.connect_ms, phases.tls_ms, phases.send_ms, phases.wait_ms)
+    return [one for one in found if one is not None]
+
+
+async def test_a_new_connection_is_part_of_an_attempt_and_a_kept_one_is_not(sender: Sender) -> None:
+    async with receiver(answering(OK)) as target:
+        first, second = [(await send(sender, target.url)).phases for _ in range(2)]
+    assert None not in (first.connect_ms, first.send_ms, first.wait_ms)
+    assert first.tls_ms is None
+    assert (second.connect_ms, second.tls_ms) == (None, None)
+    assert None not in (second.send_ms, second.wait_ms)
+
+
+async def test_the_tls_handshake_is_a_phase_of_its_own(tmp_path: Path) -> None:
+    certificate = self_signed(tmp_path, "hook.example")
+    async with (
+        receiver(answering(OK), tls=certificate.server_context()) as target,
+        open_sender(LOOPBACK, stub_resolver(HOOK), PATIENT, tls=partial(trusting, certificate)) as sender,
+    ):
+        answers = [await send(sender, f"https://hook.example:{target.port}/") for _ in range(2)]
+    assert [len(parts(answer)) for answer in answers] == [4, 2]
+    assert all(sum(parts(answer)) <= answer.duration_seconds * 1000 + 2 for answer in answers)
+
+
+async def test_a_receiver_that_does_not_respond_is_waited_for(hasty: Sender) -> None:
+    async with receiver(_silent) as target:
+        answer = await send(hasty, target.url)
+    assert answer.phases.wait_ms is not None
+    assert sum(parts(answer)) >= LIMITS.total_seconds * 1000 - 3
+
+
+async def test_a_request_that_is_not_taken_is_still_being_sent(hasty: Sender) -> None:
+    async def take_nothing(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await left.wait()
+        writer.close()
+
+    left = asyncio.Event()
+    server = await asyncio.start_server(take_nothing, "127.0.0.1", 0, limit=1024)
+    port = server.sockets[0].getsockname()[1]
+    answer = await send(hasty, f"http://127.0.0.1:{port}/", body=b"x" * 30_000_000)
+    left.set()
+    server.close()
+    assert answer.error_type == "read_timeout"
+    assert answer.phases.wait_ms is None
+    assert sum(parts(answer)) >= LIMITS.total_seconds * 1000 - 3
+
+
+async def test_an_attempt_without_a_connection_has_one_phase(sender: Sender) -> None:
+    answer = await send(sender, f"http://127.0.0.1:{free_port()}/")
+    assert answer.error_type == "connect_refused"
+    assert answer.phases.connect_ms is not None
+    assert len(parts(answer)) == 1
 
 
 # What is sent
