@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from queue_engine.aio import end_tasks
-from tests.bench import growth, idle_endpoints
+from tests.bench import growth, idle_endpoints, pending_retries
 from tests.bench.comparison import Change, compare, missing
 from tests.bench.report import figures_from_json
 from tests.bench.rows import chosen
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     costs.set_defaults(run=_growth)
     costs.add_argument("--sizes", default=growth.SIZES, type=_sizes, help="numbers of finished tasks, comma-separated")
     costs.add_argument("--only-endpoints", action="store_true", help="measure idle endpoints only")
+    costs.add_argument("--only-retries", action="store_true", help="measure pending retries of deliveries only")
     costs.add_argument("--server", type=Path, default=valkey_binary(), help="valkey-server or redis-server")
     check = commands.add_parser("check", help="name the figures that got slower from one result to another")
     check.set_defaults(run=_check)
@@ -95,9 +96,13 @@ def until_interrupted(work: Coroutine[Any, Any, int]) -> int:
 
 
 def _growth(arguments: argparse.Namespace) -> int:
-    if not arguments.only_endpoints:
+    goals = []
+    if not (arguments.only_endpoints or arguments.only_retries):
         uvloop.run(growth.run(arguments.server, arguments.sizes, result=GROWTH_RESULT))
-    goals = uvloop.run(idle_endpoints.run(arguments.server))
+    if not arguments.only_endpoints:
+        goals += uvloop.run(pending_retries.run(arguments.server))
+    if not arguments.only_retries:
+        goals += uvloop.run(idle_endpoints.run(arguments.server))
     return int(any(goal.value > goal.limit for goal in goals))
 
 
