@@ -320,8 +320,8 @@ CONTROLLER = Dashboard(
         Row(200, "Leadership and jobs", [
             Panel(201, "Leadership", "1 for the controller that leads.",
                   [Query("max by (job, instance) (queue_engine_controller_leading)", "{{instance}}")], width=12),
-            Panel(202, "Time since the last run of a job", "Sweep and reconcile run every second, delete every two and "
-                  "purge every ten. Alerts: 1 minute for sweep and reconcile, 15 for the others.",
+            Panel(202, "Time since the last run of a job", "Sweep and reconcile run every second, delete every two, "
+                  "recover every five, purge every ten. Alerts: 1 minute for sweep and reconcile, 15 for the others.",
                   [Query(_SINCE_JOB, "{{name}}")], unit="s", width=12, thresholds=[(60, "orange"), (900, "red")]),
         ]),
         Row(300, "Workers and tasks", [

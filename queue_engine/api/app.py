@@ -27,6 +27,7 @@ from queue_engine.api.public.openapi import describe
 from queue_engine.api.public.routes import OperationsRoutes
 from queue_engine.api.v2.audit import AuditRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
+from queue_engine.api.v2.deliveries import DeliveryRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
 from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
@@ -83,6 +84,7 @@ def create_app(
     document = functools.cache(lambda: describe(operations))
     # Routes are tried in this order, so the most frequent ones come first.
     operations += TaskRoutes(services).operations()
+    operations += DeliveryRoutes(services).operations()
     operations += EndpointRoutes(services).operations()
     operations += LogRoutes(services).operations()
     operations += CredentialRoutes(services).operations()

@@ -29,6 +29,7 @@ _MODULES = {
     "workers": "queue_engine.cli.workers",
     "logs": "queue_engine.cli.logs",
     "tasks": "queue_engine.cli.tasks",
+    "deliveries": "queue_engine.cli.deliveries",
 }
 """The module of each command. The module's `commands` has the command."""
 _LOGGING = ("api", "controller", "delivery")

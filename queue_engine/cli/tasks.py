@@ -47,9 +47,15 @@ _COLUMNS = (
 )
 _DELIVERY_COLUMNS = (
     Column("AT", "at", "time"),
+    Column("TRIGGER", "trigger"),
     Column("STATUS", "status", "number"),
     Column("ERROR", "error"),
     Column("TOOK", "durationMs", "length"),
+    Column("CONNECT", "connectMs", "length", on_terminal=False),
+    Column("TLS", "tlsMs", "length", on_terminal=False),
+    Column("SEND", "sendMs", "length", on_terminal=False),
+    Column("WAIT", "waitMs", "length", on_terminal=False),
+    Column("NEXT", "nextAttemptAt", "time", on_terminal=False),
     Column("RESPONSE", "response", "message"),
 )
 _ATTEMPT_COLUMNS = (
@@ -175,7 +181,7 @@ def count_tasks(session: Session, endpoint: Endpoint) -> None:
 def list_deliveries(session: Session, endpoint: Endpoint, task: Task) -> None:
     """List the attempts to deliver a task's result, oldest first."""
     found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task, "deliveries")
-    session.show(found, lambda: session.screen.table(_DELIVERY_COLUMNS, found.rows()))
+    session.show(found, lambda: session.screen.table(_DELIVERY_COLUMNS, [_with_phases(row) for row in found.rows()]))
 
 
 @command(group, "attempts")
@@ -213,6 +219,12 @@ def delete_task(
         session.confirm(f"Delete task {task} of endpoint {endpoint_id}?")
     done = session.api.send("DELETE", ENDPOINTS, endpoint_id, "tasks", task)
     session.show(done, lambda: session.screen.line(f"task {task}: deleted"))
+
+
+def _with_phases(attempt: dict[str, Any]) -> dict[str, Any]:
+    """Return a delivery attempt with its phases as members."""
+    phases = attempt.get("phases")
+    return attempt | phases if isinstance(phases, dict) else attempt
 
 
 def _order(session: Session, endpoint_id: str, task: str, order: str) -> None:

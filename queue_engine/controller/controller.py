@@ -28,7 +28,12 @@ SWEEP_SECONDS = 1
 RECONCILE_SECONDS = 1
 PURGE_SECONDS = 10
 DELETE_SECONDS = 2
+RECOVER_SECONDS = 5
+"""Interval at which recoveries are advanced that no delivery process has advanced, because it died or deferred their
+deliveries."""
 GAUGES_SECONDS = 5.0
+BUILD_SECONDS = 5.0
+"""Interval at which the leader checks if the index of given-up deliveries must be built."""
 MIGRATE_SECONDS = 5.0
 """Interval at which the controller checks if the data must be migrated."""
 RESYNC_SECONDS = 4.0
@@ -149,7 +154,7 @@ class Controller:
 
     async def _leaders_jobs(self) -> None:
         reconciler = self._make_reconciler()
-        background = [asyncio.create_task(self._migrate()), asyncio.create_task(self._resync())]
+        background = [asyncio.create_task(work()) for work in (self._migrate, self._resync, self._build_given_up)]
         try:
             await run_jobs(
                 self._config.jobs_redis_url,
@@ -171,6 +176,10 @@ class Controller:
     async def _resync(self) -> None:
         resync = Resync(self._store.endpoints.index)
         await run_forever(resync.step, idle_seconds=RESYNC_SECONDS, name="resync", passing=unavailability)
+
+    async def _build_given_up(self) -> None:
+        build = self._store.given_up_build()
+        await run_forever(build.step, idle_seconds=BUILD_SECONDS, name="given-up index", passing=unavailability)
 
     async def _stop_leading(self) -> None:
         if self._leading is not None:
@@ -223,6 +232,7 @@ class Controller:
             Periodic("sweep", self.sweep, SWEEP_SECONDS),
             Periodic("purge", self.purge, PURGE_SECONDS, timeout_seconds=300),
             Periodic("delete", self.delete, DELETE_SECONDS, timeout_seconds=300),
+            Periodic("recover", self.recover, RECOVER_SECONDS),
         ]
         await run_jobs(self._config.jobs_redis_url, SHARED_QUEUE, jobs)
 
@@ -280,6 +290,18 @@ class Controller:
     async def delete(self) -> int:
         """Advance the deletions of endpoints that are due; return the number of those that are complete."""
         return await self._in_partitions(self._deleter.step)
+
+    async def recover(self) -> int:
+        """Advance all recoveries; return the number of deliveries that were made due.
+
+        Usually the delivery processes advance them. This begins again where one of these has died.
+        """
+        return await self._in_partitions(self._recover)
+
+    async def _recover(self, partition: Partition) -> int:
+        return sum(
+            [await self._store.recoveries.advance(one) async for one in self._store.recoveries.running(partition)]
+        )
 
     async def _gauges(self) -> int:
         metrics.queue_tasks.set(await self._store.sweeper.waiting_and_running())

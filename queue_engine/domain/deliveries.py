@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import lru_cache
 
 from queue_engine.domain.retry import Schedule
@@ -202,3 +203,61 @@ def reason_of(response: WebhookResponse) -> str:
     """Return a short sentence that describes a failed attempt."""
     what = response.error_type if response.status is None else f"{response.error_type} (status {response.status})"
     return f"{what}: {response.excerpt[:200]}" if response.excerpt else str(what)
+
+
+class Trigger(StrEnum):
+    """The event that has made a delivery due."""
+
+    RESULT = "result"
+    """The task ended, or the schedule of the attempts after that."""
+    RETRY = "retry"
+    """A client has ordered to send the result now."""
+    REDELIVER = "redeliver"
+    """A client has ordered to send the result again, although it may have been delivered."""
+    RECOVER = "recover"
+    """A recovery of deliveries that were given up."""
+
+
+@dataclass(frozen=True)
+class DeliveryAttempt:
+    """An attempt in a task's ledger. Times are epoch milliseconds."""
+
+    at_ms: int
+    status: int | None
+    error_type: str | None
+    duration_ms: int
+    excerpt: str
+    trigger: Trigger = Trigger.RESULT
+    phases: Phases | None = None
+    """None for an attempt of version 0.2 or earlier."""
+    next_at_ms: int | None = None
+    """The time at which the next attempt was due after this one; None when no other was due."""
+
+
+class RecoveryState(StrEnum):
+    """The state of a recovery."""
+
+    RUNNING = "running"
+    DONE = "done"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """A recovery: the deliveries that an endpoint has given up in a period are sent again, a few at a time.
+
+    Times are epoch milliseconds of the store's clock.
+    """
+
+    state: RecoveryState
+    since_ms: int
+    until_ms: int
+    total: int
+    """Number of given-up deliveries in the period when the recovery began."""
+    sent: int
+    """Number of deliveries that the recovery has made due."""
+    remaining: int
+    """Number of given-up deliveries in the period now."""
+    created_at_ms: int
+    updated_at_ms: int
+    ended_at_ms: int | None

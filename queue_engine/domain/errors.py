@@ -4,7 +4,7 @@ EngineError
 ├── InvalidRequest          a field or a query parameter breaks its rule
 ├── Unauthorized            no valid API key; one and the same text for every reason
 ├── Forbidden               the role of the API key does not allow the call
-├── NotFound                an endpoint, task, worker or credential that the caller cannot see
+├── NotFound                an object that does not exist, or that the caller cannot see
 ├── StateConflict           the state of the resource forbids the request
 ├── EndpointClosed          the endpoint takes no tasks now
 ├── TooManyRequests         rate limit or full queue; has the time after which to retry
@@ -57,6 +57,7 @@ class Resource(StrEnum):
     CREDENTIAL = "credential"
     KEY = "key"
     TENANT = "tenant"
+    RECOVERY = "recovery"
 
 
 class NotFound(EngineError):

@@ -29,7 +29,7 @@ class Right(StrEnum):
     CANCEL = "cancel"
     """Cancel tasks. A key with the role `submit` cancels only the tasks that it has submitted."""
     OPERATE = "operate"
-    """Retry tasks; scale, start and stop endpoints."""
+    """Retry tasks and deliveries; scale, start and stop endpoints."""
     MANAGE = "manage"
     """Change and delete endpoints, delete tasks, read and rotate signing secrets, and manage keys."""
     MANAGE_TENANT = "manage_tenant"

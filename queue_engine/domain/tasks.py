@@ -294,6 +294,23 @@ class TaskPage:
 
 
 @dataclass(frozen=True)
+class GivenUpDelivery:
+    """A delivery that was given up, with its task."""
+
+    task: Task
+    at_ms: int
+    """The time at which it was given up."""
+
+
+@dataclass(frozen=True)
+class GivenUpPage:
+    """A page of given-up deliveries, newest first. `total` counts those of all pages."""
+
+    items: tuple[GivenUpDelivery, ...]
+    total: int
+
+
+@dataclass(frozen=True)
 class Lease:
     """The right of an attempt to record its result, renewed by heartbeats."""
 

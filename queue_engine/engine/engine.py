@@ -9,6 +9,7 @@ from queue_engine.domain.ceilings import NO_CEILINGS, Ceilings
 from queue_engine.domain.tenants import DEFAULT_LIMITS, LimitValues
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.credentials import Credentials
+from queue_engine.engine.deliveries import Deliveries
 from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
 from queue_engine.engine.keys import Keys
@@ -49,6 +50,7 @@ class Engine:
         self.submissions = Submissions(store.tasks, sealer, destinations, secret_keys, tenant_limits)
         self.audit = Audit(store.audit)
         self.orders = Orders(store.tasks, self.audit)
+        self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
         self.endpoints = Endpoints(
             store.endpoints, store.credentials, sealer, destinations, tenant_limits, ceilings, self.audit

@@ -1,10 +1,9 @@
-"""Read the parts of an endpoint: tasks, attempts, deliveries, workers, logs."""
+"""Read the parts of an endpoint: tasks, attempts, workers, logs."""
 
 from __future__ import annotations
 
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Any
 
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.errors import NotFound, Resource
@@ -58,12 +57,6 @@ class Queries:
         if attempts is None:
             raise NotFound(Resource.TASK)
         return attempts
-
-    async def deliveries(self, principal: Principal, endpoint: Endpoint, task_id: str) -> list[dict[str, Any]]:
-        """Return the latest attempts to deliver the task's result, oldest first."""
-        check_sees(principal, endpoint)
-        await self._check_task(principal, endpoint, task_id)
-        return await from_store(self._tasks.delivery_log(endpoint.endpoint_id, task_id))
 
     async def workers(
         self, principal: Principal, endpoint: Endpoint, statuses: AbstractSet[WorkerStatus]

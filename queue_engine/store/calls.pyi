@@ -46,6 +46,12 @@ class CancelEnded:
 class CancelGone:
     word: Literal["GONE"]
 
+class CancelRecoveryOk:
+    word: Literal["OK"]
+
+class CancelRecoveryEnded:
+    word: Literal["ENDED"]
+
 class CheckEndpointOk:
     word: Literal["OK"]
 
@@ -203,6 +209,16 @@ class IndexEndpointOk:
 class IndexEndpointGone:
     word: Literal["GONE"]
 
+class IndexGivenUpOk:
+    word: Literal["OK"]
+    changed: int
+
+class LeaveRecoveredOk:
+    word: Literal["OK"]
+
+class LeaveRecoveredDue:
+    word: Literal["DUE"]
+
 class LeaveWaitingOk:
     word: Literal["OK"]
 
@@ -246,6 +262,7 @@ class OpenDeliveryOk:
     result: bytes
     is_too_large: bool
     signing_secrets: list[str]
+    sends: int
 
 class OpenDeliveryStale:
     word: Literal["STALE"]
@@ -397,6 +414,18 @@ class ReclaimCancelled:
 class ReclaimOk:
     word: Literal["OK"]
 
+class RecoverDeliveryOk:
+    word: Literal["OK"]
+
+class RecoverDeliveryFull:
+    word: Literal["FULL"]
+
+class RecoverDeliverySkipped:
+    word: Literal["SKIPPED"]
+
+class RecoverDeliveryEnded:
+    word: Literal["ENDED"]
+
 class ReleaseOk:
     word: Literal["OK"]
 
@@ -487,6 +516,27 @@ class RetryFenced:
 class RetryGone:
     word: Literal["GONE"]
 
+class RetryDeliveryOk:
+    word: Literal["OK"]
+
+class RetryDeliveryAlready:
+    word: Literal["ALREADY"]
+
+class RetryDeliveryDue:
+    word: Literal["DUE"]
+
+class RetryDeliveryDelivered:
+    word: Literal["DELIVERED"]
+
+class RetryDeliveryBusy:
+    word: Literal["BUSY"]
+
+class RetryDeliveryNoWebhook:
+    word: Literal["NO_WEBHOOK"]
+
+class RetryDeliveryGone:
+    word: Literal["GONE"]
+
 class RevokeApiKeyOk:
     word: Literal["OK"]
 
@@ -535,6 +585,7 @@ class SettleDeliveryOk:
     word: Literal["OK"]
     created_ms: int
     now_ms: int
+    is_recovered: bool
 
 class SettleDeliveryFenced:
     word: Literal["FENCED"]
@@ -557,6 +608,18 @@ class StartOk:
     retry_delays: str
     cancel_uri: str
     attempts: list[list[bytes]]
+
+class StartRecoveryOk:
+    word: Literal["OK"]
+
+class StartRecoveryAlready:
+    word: Literal["ALREADY"]
+
+class StartRecoveryBusy:
+    word: Literal["BUSY"]
+
+class StartRecoveryGone:
+    word: Literal["GONE"]
 
 class StartWorkerOk:
     word: Literal["OK"]
@@ -606,6 +669,15 @@ class TakePurgesOk:
     now_ms: int
     held_until_ms: int
     endpoint_ids: list[str]
+
+class TakeRecoverableOk:
+    word: Literal["OK"]
+    recovery_id: str
+    due: list[str]
+    task_ids: list[str]
+
+class TakeRecoverableEnded:
+    word: Literal["ENDED"]
 
 class TakeSubmitOk:
     word: Literal["OK"]
@@ -711,6 +783,8 @@ class Scripts:
     ) -> CancelCancelled | CancelRequested | CancelRepeated | CancelEnded | CancelGone:
         """Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
         """
+    async def cancel_recovery(self, keys: EndpointKeys, /) -> CancelRecoveryOk | CancelRecoveryEnded:
+        """Cancel the recovery of an endpoint, if one runs. Deliveries that it has made due are not changed."""
     async def check_endpoint(self, keys: EndpointKeys, /) -> CheckEndpointOk:
         """Let the leading controller look at an endpoint's workers in its next round."""
     async def claim(
@@ -893,6 +967,10 @@ class Scripts:
         """Put an endpoint into the indexes of its partition that lack it, correct the counts of its workers, and let
         the controller look at them.
         """
+    async def index_given_up(self, keys: TaskKeys, /) -> IndexGivenUpOk:
+        """Correct the entry of a task in the index of deliveries that were given up."""
+    async def leave_recovered(self, keys: TaskKeys, /) -> LeaveRecoveredOk | LeaveRecoveredDue:
+        """Remove a task from those whose delivery a recovery has made due, if the delivery is not due any longer."""
     async def leave_waiting(self, keys: EndpointKeys, /) -> LeaveWaitingOk:
         """Remove an endpoint without waiting tasks from the endpoints that may have some."""
     async def make_queues(self, keys: EndpointKeys, /) -> MakeQueuesOk | MakeQueuesGone:
@@ -1065,6 +1143,17 @@ class Scripts:
         lost or when its cancellation was requested. An attempt that waited for a slot of its agent, and whose call has
         not begun, costs nothing.
         """
+    async def recover_delivery(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        recovery_id: str,
+        limit: int,
+    ) -> RecoverDeliveryOk | RecoverDeliveryFull | RecoverDeliverySkipped | RecoverDeliveryEnded:
+        """Send a result again whose delivery was given up, for a recovery. Not allowed at maxmemory, because it is new
+        work.
+        """
     async def release(
         self,
         keys: TaskKeys,
@@ -1159,6 +1248,24 @@ class Scripts:
         """Schedule the retry of a running task. The task ends instead when its cancellation was requested, or when a
         busy streak has used up its last attempt.
         """
+    async def retry_delivery(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        call_id: str,
+        trigger: str,
+        sends_delivered: bool,
+    ) -> (
+        RetryDeliveryOk
+        | RetryDeliveryAlready
+        | RetryDeliveryDue
+        | RetryDeliveryDelivered
+        | RetryDeliveryBusy
+        | RetryDeliveryNoWebhook
+        | RetryDeliveryGone
+    ):
+        """Send the result of an ended task now. Not allowed at maxmemory, because it is new work."""
     async def revoke_api_key(
         self,
         *,
@@ -1282,6 +1389,18 @@ class Scripts:
         lease. An attempt that begins ahead of a free slot is marked until its agent reports that its call has begun
         (see renew.lua). The inputs are returned together, so no further attempt begins after MAX_STARTED_BYTES.
         """
+    async def start_recovery(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        recovery_id: str,
+        since_ms: int,
+        until_ms: int | None,
+    ) -> StartRecoveryOk | StartRecoveryAlready | StartRecoveryBusy | StartRecoveryGone:
+        """Begin a recovery: send the deliveries again that an endpoint has given up in a period. Not allowed at
+        maxmemory, because it is new work.
+        """
     async def start_worker(self, keys: WorkerKeys, /) -> StartWorkerOk | StartWorkerGone:
         """Record a start of a worker. Reports from agents of earlier starts are refused from then on."""
     async def sum_usage(self, *, records: Sequence[str], tenant: str) -> SumUsageOk:
@@ -1325,6 +1444,8 @@ class Scripts:
         due again after the hold. A worker that is removed during the purge makes its endpoint due earlier, so that
         plan_purge.lua notices it.
         """
+    async def take_recoverable(self, keys: EndpointKeys, /, *, limit: int) -> TakeRecoverableOk | TakeRecoverableEnded:
+        """Find the deliveries that a recovery sends next. The recovery ends when there is none."""
     async def take_submit(
         self,
         *,

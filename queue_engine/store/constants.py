@@ -19,6 +19,9 @@ MAX_DELIVERY_RECORDS = 20
 SHELF = "shelf:"
 """Beginning of the names of shelves, which are consumers of an outbox's group that no process has."""
 
+RECOVERY_KEPT_MS = 7 * 86_400_000
+"""Time for which the result of a recovery can be read. A recovery that runs is kept for as long after each step."""
+
 MAX_LINES = 10_000
 """Limit of lines in a worker's log. The oldest are removed first, in whole nodes of the stream, so a few more stay."""
 MAX_NODES = 2048
@@ -64,6 +67,7 @@ CONSTANTS: dict[str, str | int] = {
     "CANCELLED_WHILE_WAITING": CANCELLED_WHILE_WAITING,
     "CANCELLED_WHILE_RUNNING": CANCELLED_WHILE_RUNNING,
     "MAX_DELIVERY_RECORDS": MAX_DELIVERY_RECORDS,
+    "RECOVERY_KEPT_MS": RECOVERY_KEPT_MS,
     "MAX_RESULT_BYTES": MAX_RESULT_BYTES,
     "SHELF": SHELF,
     "TASKS_PER_PARTITION_STEP": TASKS_PER_PARTITION_STEP,

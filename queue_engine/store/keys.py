@@ -24,6 +24,9 @@ RESYNC = "resync"
 """Field: the place of the round in which the leading controller restores index entries."""
 KEYS_INDEXED = "keys_indexed"
 """Field: present when all API keys are in the indexes of tenants and of each tenant's keys."""
+GIVEN_UP_BUILD = "given_up"
+"""Field: the progress of the build of the index of given-up deliveries over tasks from before the index; see
+`store/given_up.py`."""
 FINGERPRINT = "secret_key"
 """Field: the fingerprint of the store's secret key. A process must have this key to use the store."""
 NEXT_FINGERPRINT = "secret_key_next"
@@ -181,6 +184,11 @@ class Partition:
         return f"{self.tag}:out:parked"
 
     @cached_property
+    def recoveries(self) -> str:
+        """Set: endpoints with a recovery that runs."""
+        return f"{self.tag}:recoveries"
+
+    @cached_property
     def senders(self) -> str:
         """Sorted set: delivery process by the end of its lease."""
         return f"{self.tag}:senders"
@@ -269,6 +277,22 @@ class EndpointKeys:
     @cached_property
     def finished_failed(self) -> str:
         return self.finished("FAILED")
+
+    @cached_property
+    def given_up(self) -> str:
+        """Sorted set: ended tasks whose delivery was given up, by the time of that; expires with the last task."""
+        return self._key("given")
+
+    @cached_property
+    def recovery(self) -> str:
+        """Hash: the latest recovery of the endpoint's given-up deliveries; expires."""
+        return self._key("rec")
+
+    @cached_property
+    def recovered(self) -> str:
+        """Set: tasks whose delivery a recovery has made due; tasks whose delivery is no longer due are removed by the
+        next step of a recovery; expires."""
+        return self._key("rec") + ":out"
 
     @cached_property
     def partition_counts(self) -> str:

@@ -26,7 +26,9 @@ from queue_engine.store.calls import Scripts
 from queue_engine.store.checks import CheckStore
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deletions import DeletionStore
+from queue_engine.store.deliveries import DeliveryStore
 from queue_engine.store.endpoints import EndpointStore
+from queue_engine.store.given_up import GivenUpBuild, GivenUpIndex
 from queue_engine.store.leadership import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, Records
@@ -34,6 +36,7 @@ from queue_engine.store.migrations.migrator import Migrator, progress_from
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from queue_engine.store.processes import Processes, process_name
 from queue_engine.store.queue import TaskQueue
+from queue_engine.store.recoveries import RecoveryStore
 from queue_engine.store.redis.client import check_tls_files, close, connect, store_errors, unavailability
 from queue_engine.store.redis.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.redis.sentinel import MasterPool
@@ -113,6 +116,9 @@ class Store:
         self._runner = ScriptRunner(self.redis, durability)
         self.scripts = Scripts(self._runner.submit)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
+        self.deliveries = DeliveryStore(self.redis, self.scripts, self.partitions)
+        self.given_up = GivenUpIndex(self.redis, self.scripts, self.partitions, self.tasks)
+        self.recoveries = RecoveryStore(self.redis, self.scripts, self.partitions)
         self.sweeper = Sweeper(self.redis, self.scripts, self.partitions)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
         self.checks = CheckStore(self.redis, self.scripts, self.partitions)
@@ -137,6 +143,11 @@ class Store:
         """Return the migrator that converts the data to this version's format."""
         records = Records(self.redis, self.partitions, self.endpoints.ids, page_size=page_size)
         return Migrator(self.redis, records, self.processes, self._steps)
+
+    def given_up_build(self, *, page_size: int = TASKS_PER_PAGE) -> GivenUpBuild:
+        """Return the build of the index of given-up deliveries over tasks from before the index."""
+        records = Records(self.redis, self.partitions, self.endpoints.ids, page_size=page_size)
+        return GivenUpBuild(self.redis, records, self.given_up)
 
     @asynccontextmanager
     async def noted(self, role: str) -> AsyncIterator[None]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from redis.asyncio import Redis
 
@@ -179,11 +178,6 @@ class TaskStore:
         fields = ["queued", "running", "scheduled", "success", "delivered", "failed"]
         values = await self._redis.hmget(self._partitions.of(endpoint_id).counts, fields)  # type: ignore[misc]
         return TaskCounts(**{name: max(0, int(value or 0)) for name, value in zip(fields, values, strict=True)})
-
-    async def delivery_log(self, endpoint_id: str, task_id: str) -> list[dict[str, Any]]:
-        """Return the delivery attempts of the task's result, oldest first; at most the latest 20."""
-        key = self._partitions.of(endpoint_id).partition.attempts_log(endpoint_id, task_id)
-        return [json.loads(record) for record in await self._redis.lrange(key, 0, -1)]  # type: ignore[misc]
 
     async def cancel(self, endpoint_id: str, task_id: str) -> Cancellation:
         """Cancel a task. A waiting task ends at once, a running task after the next heartbeat of its agent."""

@@ -36,7 +36,9 @@ pytestmark = pytest.mark.promtool
 API_KEY = "a-key-of-the-alert-tests"
 HEARTBEAT = "worker_agent_last_heartbeat_timestamp_seconds"
 JOB = "queue_engine_background_job_last_success_timestamp_seconds"
-JOBS = [(JOB, f'{{instance="controller",name="{name}"}}') for name in ("sweep", "purge", "delete", "reconcile")]
+JOBS = [
+    (JOB, f'{{instance="controller",name="{name}"}}') for name in ("sweep", "purge", "delete", "recover", "reconcile")
+]
 ENDPOINT_DEPTH = "queue_engine_endpoint_waiting_tasks"
 ENDPOINT_OLDEST = "queue_engine_endpoint_oldest_task_timestamp_seconds"
 OLDEST = "queue_engine_queue_oldest_task_timestamp_seconds"

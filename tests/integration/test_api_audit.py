@@ -12,6 +12,7 @@ from queue_engine.store.audit import AuditStore
 from queue_engine.store.endpoints import EndpointStore, StateChange
 from queue_engine.store.redis.client import NotDurable
 from tests.api_server import ENDPOINT, RunningApi
+from tests.integration.test_api_deliveries import BROKEN, GONE, Results
 from tests.waiting import wait_until_async
 
 CREDENTIAL = {"name": "ours", "type": "GCR", "username": "robot", "password": "canary-password"}
@@ -32,10 +33,19 @@ async def changes(api: RunningApi) -> list[tuple[str, str]]:
 async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) -> None:
     endpoint_id = await api.create_endpoint(environmentVars=[{"key": "A", "value": "canary-variable"}])
     base = f"/v2/serverless/{endpoint_id}"
-    await api.submit(endpoint_id, taskId="a", headers={"X-Secret": "canary-header"})
     credential = (await api.post("/v2/container-registry-auths", CREDENTIAL)).json()["data"]["id"]
     key = (await api.post("/v2/keys", {"name": "dashboard", "role": "read"})).json()["data"]
     rotated = (await api.client.post(f"/v2/keys/{key['id']}/rotate")).json()["data"]
+    results = Results(api, endpoint_id)
+    await results.give_up("b")
+    await results.data("POST", "/tasks/b/deliveries/retry")
+    await results.deliver()
+    await results.data("POST", "/tasks/b/deliveries/redeliver")
+    await results.deliver(BROKEN, GONE)
+    await results.data("POST", "/deliveries/recover", {"since": 0})
+    for _ in range(2):
+        await results.data("DELETE", "/deliveries/recover")
+    await api.submit(endpoint_id, taskId="a", headers={"X-Secret": "canary-header"})
     orders: list[tuple[str, str, dict[str, Any] | None]] = [
         ("PATCH", base, {"environmentVars": [{"key": "A", "value": "canary-new"}]}),
         ("PUT", f"{base}/workers?count=2", None),
@@ -61,6 +71,10 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
         ("create_credential", f"credential {credential}"),
         ("create_key", f"key {key['id']}"),
         ("rotate_key", f"key {key['id']}, new key {rotated['id']}"),
+        ("retry_delivery", f"endpoint {endpoint_id}, task b"),
+        ("redeliver_result", f"endpoint {endpoint_id}, task b"),
+        ("recover_deliveries", endpoint),
+        ("cancel_recovery", endpoint),
         ("update_endpoint", endpoint),
         ("scale_endpoint", endpoint),
         ("scale_endpoint", endpoint),

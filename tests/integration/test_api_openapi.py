@@ -25,6 +25,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.strict_json import split_object
 from queue_engine.store.api_keys import OPERATORS
 from tests.api_server import ENDPOINT, RunningApi
+from tests.integration.test_api_deliveries import Results
 
 ANY_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 SECURITY = {"v2": ANY_KEY, "e": ANY_KEY}
@@ -127,6 +128,7 @@ async def _scenario(api: RunningApi) -> None:
     await api.client.get(f"{base}/workers/w1/logs")
     await api.client.get(f"{base}/workers/nobody/logs")
     await _orders_scenario(api)
+    await _deliveries_scenario(api)
     await _life_cycle_scenario(api)
     await _credentials_scenario(api)
     await _keys_scenario(api)
@@ -140,6 +142,25 @@ async def _orders_scenario(api: RunningApi) -> None:
     orders = (("POST", "/retry"), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry"), ("POST", "/cancel"))
     for method, path in (*orders, ("DELETE", ""), ("DELETE", ""), ("POST", "/retry"), ("POST", "/cancel")):
         await api.client.request(method, task + path)
+
+
+async def _deliveries_scenario(api: RunningApi) -> None:
+    results = Results(api, await api.create_endpoint())
+    await results.give_up("a", "b")
+    orders: list[tuple[str, str, object]] = [
+        ("POST", "/tasks/a/deliveries/retry", None),
+        ("POST", "/tasks/a/deliveries/redeliver", None),
+        ("GET", "/tasks/a/deliveries", None),
+        ("GET", "/deliveries", None),
+        ("GET", "/deliveries?status=FAILED", None),
+        ("GET", "/deliveries/recover", None),
+        ("POST", "/deliveries/recover", {"since": 0}),
+        ("POST", "/deliveries/recover", {"since": 1}),
+        ("GET", "/deliveries/recover", None),
+        ("DELETE", "/deliveries/recover", None),
+    ]
+    for method, rest, body in orders:
+        await results.ask(method, rest, body)
 
 
 async def _life_cycle_scenario(api: RunningApi) -> None:

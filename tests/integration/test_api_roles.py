@@ -32,6 +32,8 @@ ROLES: dict[str, set[Role]] = {
     **dict.fromkeys(("get_task", "list_deliveries", "list_attempts"), ANY),
     "cancel_task": SUBMITTERS,
     "retry_task": OPERATING,
+    **dict.fromkeys(("retry_delivery", "redeliver_result", "recover_deliveries", "cancel_recovery"), OPERATING),
+    **dict.fromkeys(("list_given_up", "get_recovery"), VIEWERS),
     "delete_task": ADMINS,
     "create_endpoint": ADMINS,
     "list_endpoints": VIEWERS,
@@ -64,6 +66,7 @@ UNKNOWN = {
     "tenantName": "none",
 }  # fmt: skip
 """Values of path parameters, of things that do not exist."""
+RECOVER = {"since": 0}
 CREDENTIAL = {"name": "a", "type": "PRIVATE", "username": "robot", "password": "secret"}
 
 FORBIDDEN, NOT_FOUND, UNAUTHORIZED = (403, 40301), (404, 14000), (401, 40101)
@@ -88,7 +91,7 @@ async def call(api: RunningApi, route: DescribedRoute, key: str | None, **ids: s
     """Send a request to the route. Ids that are not given are of things that do not exist."""
     path = route.path_format.format(**{name: (UNKNOWN | ids)[name] for name in route.param_convertors})
     (method,) = route.methods or set[str]()
-    body = TASK if route.name == "submit_task" else None
+    body = {"submit_task": TASK, "recover_deliveries": RECOVER}.get(route.name)
     headers = {} if key is None else {"X-Api-Key": key}
     async with httpx.AsyncClient(base_url=api.url, headers=headers) as client:
         return await client.request(method, path, json=body, params={"count": "1"})

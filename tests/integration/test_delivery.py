@@ -132,8 +132,8 @@ async def test_a_receiver_that_fails_twice_gets_it_a_third_time_under_the_same_i
     assert len({request.headers["webhook-id"] for request in requests}) == 1
     task = await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
     assert task.delivery_attempts == 3
-    log = await store.tasks.delivery_log(endpoint_id, "task")
-    assert [record["status"] for record in log] == [500, 503, 204]
+    log = await store.deliveries.ledger(endpoint_id, "task")
+    assert [one.status for one in log] == [500, 503, 204]
 
 
 async def test_the_schedule_ends_with_max_retries_exceeded(
@@ -181,7 +181,7 @@ async def test_what_is_not_2xx_is_a_failure_with_its_class(
     programs.delivery(schedule="0.1")
     task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
     assert task.delivery_attempts == (1 if fault == "gone" else 2)
-    assert {record["error"] for record in await store.tasks.delivery_log(endpoint_id, "task")} == {fault}
+    assert {one.error_type for one in await store.deliveries.ledger(endpoint_id, "task")} == {fault}
 
 
 async def test_a_refused_connection_is_a_failure_like_any_other(store: Store, programs: Programs) -> None:
@@ -411,7 +411,7 @@ async def test_secrets_are_in_no_log(store: Store, programs: Programs, receiver:
     task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
     assert "canary-4711" not in process.output()
     assert "canary-4711" not in (task.delivery_error or "")
-    assert "canary-4711" not in json.dumps(await store.tasks.delivery_log(endpoint_id, "task"))
+    assert "canary-4711" not in str(await store.deliveries.ledger(endpoint_id, "task"))
 
 
 @pytest.mark.parametrize(
@@ -442,8 +442,8 @@ async def test_a_name_that_resolves_inside_is_recorded_like_one_that_does_not_re
     seen = []
     for task_id in ("inside", "unresolved"):
         task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED, task_id)
-        log = await store.tasks.delivery_log(endpoint_id, task_id)
-        seen.append((task.delivery_error, [(one["status"], one["error"], one["response"]) for one in log]))
+        log = await store.deliveries.ledger(endpoint_id, task_id)
+        seen.append((task.delivery_error, [(one.status, one.error_type, one.excerpt) for one in log]))
     assert seen[0] == seen[1]
     assert [row[2] for row in seen[0][1]] == ["the host name does not resolve to an address that is allowed"] * 2
 
@@ -459,7 +459,7 @@ async def test_loopback_is_closed_as_soon_as_there_is_a_second_tenant(
     await store.api_keys.put("second-key", tenant="second", name="")
     await end_task(store, endpoint_id, "after", webhook=f"{receiver.url}/hook")
     await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED, "after")
-    assert [one["error"] for one in await store.tasks.delivery_log(endpoint_id, "after")] == ["blocked_address"] * 2
+    assert [one.error_type for one in await store.deliveries.ledger(endpoint_id, "after")] == ["blocked_address"] * 2
     assert len(receiver.requests) == 1
 
 
@@ -475,5 +475,5 @@ async def test_the_stores_port_and_an_own_host_get_nothing_although_everything_i
     )
     for number in range(2):
         await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED, f"t{number}")
-    assert [one["error"] for one in await store.tasks.delivery_log(endpoint_id, "t0")] == ["blocked_address"] * 2
+    assert [one.error_type for one in await store.deliveries.ledger(endpoint_id, "t0")] == ["blocked_address"] * 2
     assert receiver.requests == []

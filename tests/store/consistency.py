@@ -51,6 +51,8 @@ class _EndpointContent:
     live: dict[str, float]
     finished: dict[str, dict[str, Fields]]
     counts: Fields
+    given_up: dict[str, float]
+    recovery: Fields
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class _Content:
     deletions: dict[str, float]
     checks: dict[str, float]
     waiting: set[str]
+    recoveries: set[str]
 
 
 def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> _Content:
@@ -96,6 +99,7 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
         deletions=snapshot.scores(partition.deletions),
         checks=snapshot.scores(partition.due_checks),
         waiting=snapshot.members(partition.waiting_endpoints),
+        recoveries=snapshot.members(partition.recoveries),
     )
 
 
@@ -115,6 +119,8 @@ def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
         live=snapshot.scores(keys.live),
         finished={status: snapshot.stream(keys.finished(status)) for status in ENDED},
         counts=snapshot.hash(keys.counts),
+        given_up=snapshot.scores(keys.given_up),
+        recovery=snapshot.hash(keys.recovery),
     )
 
 
@@ -213,6 +219,9 @@ def _faults_of_indexes(one: _EndpointContent) -> list[str]:
     counted = {name: int(one.counts.get(name, 0)) for name in real}
     if counted != real:
         faults.append(f"endpoint {one.keys.endpoint_id} counts {counted}, really {real}")
+    given_up = {name for name, fields in one.tasks.items() if fields.get("delivery") == "MAX_RETRIES_EXCEEDED"}
+    if set(one.given_up) != given_up:
+        faults.append(f"the deliveries of {sorted(one.given_up)} are listed as given up, really of {sorted(given_up)}")
     strangers = set(one.queued.values()) - set(one.tasks)
     if strangers:
         faults.append(f"queued without a task: {strangers}")
@@ -262,6 +271,8 @@ def _faults_of_work(contents: _Content, one: _EndpointContent) -> list[str]:
         faults.append(f"endpoint {endpoint_id} has waiting tasks, those that have some are {contents.waiting}")
     if (counted := _workers_in(one.counts)) != Counter(one.workers.values()):
         faults.append(f"endpoint {endpoint_id} counts the workers {counted}, really {one.workers}")
+    if (one.recovery.get("state") == "running") != (endpoint_id in contents.recoveries):
+        faults.append(f"the recovery of endpoint {endpoint_id} is {one.recovery}, running are {contents.recoveries}")
     if (one.fields.get("wanted") == "deleted") != (endpoint_id in contents.deletions):
         faults.append(f"endpoint {endpoint_id} is {one.fields.get('wanted')}, deletions are {contents.deletions}")
     return faults

@@ -8,7 +8,16 @@ from dataclasses import replace
 import pytest
 
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.deliveries import MAX_RESULT_BYTES, DeliverAgain, Delivery, GivenUp, Verdict
+from queue_engine.domain.deliveries import (
+    MAX_RESULT_BYTES,
+    DeliverAgain,
+    Delivery,
+    DeliveryAttempt,
+    GivenUp,
+    Phases,
+    Trigger,
+    Verdict,
+)
 from queue_engine.domain.endpoints import TaskCounts
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, TaskState, TaskStatus, TryAgain
 from queue_engine.store.constants import MAX_DELIVERY_RECORDS
@@ -261,18 +270,46 @@ async def test_a_delivery_can_be_opened_again_by_who_has_it(bench: Bench) -> Non
 async def test_every_attempt_is_logged(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
-    assert await bench.store.tasks.delivery_log(bench.endpoint_id, "t1") == []
+    assert await bench.store.deliveries.ledger(bench.endpoint_id, "t1") == []
     entry = await _read_one(outbox)
     await _open(outbox, entry)
     await outbox.settle(entry, answer(None, "dns_error", "no such näme \ud800"), again(), at_ms=1_700_000_000_000)
     await outbox.promote()
     await bench.deliver(outbox)
 
-    first, second = await bench.store.tasks.delivery_log(bench.endpoint_id, "t1")
+    first, second = await bench.store.deliveries.ledger(bench.endpoint_id, "t1")
 
-    assert (first["at"], first["status"], first["error"]) == (1_700_000_000_000, None, "dns_error")
-    assert (first["durationMs"], first["response"]) == (12, "no such näme \ud800")
-    assert (second["status"], second["error"]) == (200, None)
+    assert (first.at_ms, first.status, first.error_type) == (1_700_000_000_000, None, "dns_error")
+    assert (first.duration_ms, first.excerpt) == (12, "no such näme \ud800")
+    assert (second.status, second.error_type) == (200, None)
+
+
+async def test_an_attempt_says_when_the_next_one_was_due_and_how_long_its_phases_took(bench: Bench) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("t1", webhook=True)
+    entry = await _read_one(outbox)
+    await _open(outbox, entry)
+    phases = Phases(connect_ms=3, send_ms=0, wait_ms=12)
+    await outbox.settle(entry, replace(answer(500, "http_5xx"), phases=phases), again(60), at_ms=1)
+    due = (await bench.task("t1")).next_delivery_at_ms
+
+    (first,) = await bench.store.deliveries.ledger(bench.endpoint_id, "t1")
+    assert (first.phases, first.next_at_ms, first.trigger) == (phases, due, Trigger.RESULT)
+
+    await bench.probe.ask("ZADD", bench.partition.outbox_due, 1, f"t:{bench.endpoint_id}:t1")
+    await outbox.promote()
+    await bench.deliver(outbox)
+    _, last = await bench.store.deliveries.ledger(bench.endpoint_id, "t1")
+    assert last.next_at_ms is None
+
+
+async def test_an_attempt_that_an_earlier_version_has_recorded_is_shown(bench: Bench) -> None:
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(await bench.outbox())
+    record = '{"at": 1700000000000, "status": 500, "error": "http_5xx", "durationMs": 12, "response": "no"}'
+    await bench.probe.ask("LPUSH", bench.partition.attempts_log(bench.endpoint_id, "t1"), record)
+    first, _ = await bench.store.deliveries.ledger(bench.endpoint_id, "t1")
+    assert first == DeliveryAttempt(1_700_000_000_000, 500, "http_5xx", 12, "no")
 
 
 async def test_the_log_keeps_the_latest_attempts(bench: Bench) -> None:
@@ -283,8 +320,8 @@ async def test_the_log_keeps_the_latest_attempts(bench: Bench) -> None:
         await _open(outbox, entry)
         await outbox.settle(entry, answer(500, "http_5xx"), again(), at_ms=number)
         await outbox.promote()
-    log = await bench.store.tasks.delivery_log(bench.endpoint_id, "t1")
-    assert [record["at"] for record in log] == list(range(3, MAX_DELIVERY_RECORDS + 3))
+    log = await bench.store.deliveries.ledger(bench.endpoint_id, "t1")
+    assert [one.at_ms for one in log] == list(range(3, MAX_DELIVERY_RECORDS + 3))
     assert (await bench.task("t1")).delivery_attempts == MAX_DELIVERY_RECORDS + 3
 
 
@@ -317,7 +354,7 @@ async def test_a_deferred_delivery_uses_up_no_attempt(bench: Bench) -> None:
     assert (delivery.attempts, json.loads(delivery.body)["retry_count"]) == (0, 1)
     task = await bench.task("t1")
     assert (task.delivery_status, task.delivery_attempts, task.next_delivery_at_ms) == (DeliveryStatus.INIT, 0, None)
-    assert await bench.store.tasks.delivery_log(bench.endpoint_id, "t1") == []
+    assert await bench.store.deliveries.ledger(bench.endpoint_id, "t1") == []
 
 
 async def test_a_task_says_that_its_receiver_is_parked_and_until_when(bench: Bench) -> None:

@@ -1,12 +1,17 @@
 """The use cases for existing tasks: cancel, retry, delete, and the queries."""
 
+from collections.abc import Awaitable, Callable
+
 import pytest
 
+from queue_engine.domain.deliveries import Trigger
 from queue_engine.domain.endpoints import DesiredState, Endpoint
 from queue_engine.domain.errors import EndpointClosed, NotFound, Resource, StateConflict, TooManyRequests
 from queue_engine.domain.logs import LogQuery
+from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import TaskState, TaskStatus
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.engine.deliveries import SendOrder
 from queue_engine.engine.engine import Engine
 from queue_engine.observability import metrics
 from queue_engine.store.store import Store
@@ -82,9 +87,13 @@ async def test_only_an_ended_task_is_deleted(engine: Engine, bench: Bench, endpo
         await engine.orders.delete(OWNER, endpoint, "t1")
 
 
+def send(engine: Engine) -> Callable[[Principal, Endpoint, str], Awaitable[SendOrder]]:
+    return lambda principal, endpoint, task_id: engine.deliveries.send(principal, endpoint, task_id, Trigger.RETRY)
+
+
 async def test_an_unknown_task_is_not_found_by_any_use_case(engine: Engine, endpoint: Endpoint) -> None:
-    orders, queries = engine.orders, engine.queries
-    for use_case in (orders.cancel, orders.retry, orders.delete, queries.task, queries.attempts, queries.deliveries):
+    orders, queries, ledger = engine.orders, engine.queries, engine.deliveries.ledger
+    for use_case in (orders.cancel, orders.retry, orders.delete, queries.task, queries.attempts, ledger, send(engine)):
         with pytest.raises(NotFound) as caught:
             await use_case(OWNER, endpoint, "none")
         assert caught.value.resource is Resource.TASK
@@ -95,10 +104,14 @@ async def test_an_endpoint_of_another_tenant_is_not_found_by_any_use_case(
 ) -> None:
     """Also when the caller has the endpoint itself, as from a cache of all tenants' endpoints."""
     await bench.finish("t1")
-    orders, queries, endpoints = engine.orders, engine.queries, engine.endpoints
+    orders, queries, endpoints, deliveries = engine.orders, engine.queries, engine.endpoints, engine.deliveries
     calls = [
         *(call(STRANGER, endpoint, "t1") for call in (orders.cancel, orders.retry, orders.delete)),
-        *(call(STRANGER, endpoint, "t1") for call in (queries.task, queries.attempts, queries.deliveries)),
+        *(call(STRANGER, endpoint, "t1") for call in (queries.task, queries.attempts, deliveries.ledger, send(engine))),
+        deliveries.given_up(STRANGER, endpoint, page=1, size=10),
+        deliveries.recover(STRANGER, endpoint, since_ms=0, until_ms=None),
+        deliveries.recovery(STRANGER, endpoint),
+        deliveries.cancel_recovery(STRANGER, endpoint),
         queries.tasks(STRANGER, endpoint, None, page=1, size=10),
         queries.workers(STRANGER, endpoint, frozenset()),
         queries.log(STRANGER, endpoint, "w1", LogQuery(10)),
@@ -122,7 +135,7 @@ async def test_what_belongs_to_an_endpoint_is_read(engine: Engine, bench: Bench,
     assert [one.task_id for one in ended.items] == ["t1"]
     assert (await queries.task(OWNER, endpoint, "t1")).output == b"42"
     assert len(await queries.attempts(OWNER, endpoint, "t1")) == 1
-    assert await queries.deliveries(OWNER, endpoint, "t1") == []
+    assert await engine.deliveries.ledger(OWNER, endpoint, "t1") == []
     assert [one.worker_id for one in await queries.workers(OWNER, endpoint, frozenset())] == ["w1"]
     assert await queries.workers(OWNER, endpoint, {WorkerStatus.RUNNING}) == []
     assert [one.text for one in (await queries.log(OWNER, endpoint, "w1", LogQuery(10))).lines] == ["ready"]

@@ -31,6 +31,7 @@ EVERYTHING = 1_000_000
 NEW_WORK = {
     *("enqueue", "rerun", "create_endpoint", "note_endpoint", "update_endpoint", "append_logs"),
     *("create_credential", "update_credential", "use_credential", "take_submit"),
+    *("retry_delivery", "start_recovery", "recover_delivery", "rotate_signing_secret"),
 }
 """Scripts that add new data. All others let existing work end."""
 
@@ -41,6 +42,7 @@ DURABLE = {
     *("create_credential", "update_credential", "delete_credential"),
     *("put_api_key", "create_api_key", "rotate_api_key", "revoke_api_key"),
     *("append_audit", "create_tenant", "set_tenant_limits"),
+    *("retry_delivery", "start_recovery", "cancel_recovery", "rotate_signing_secret"),
 }
 """Scripts whose replies promise that their writes are kept. Lost writes of all others are detected and repeated."""
 

@@ -389,9 +389,69 @@ def test_counts_are_listed() -> None:
 
 
 def test_delivery_attempts_are_listed() -> None:
-    attempt = {"at": NOW_MS, "status": 500, "error": "http_5xx", "durationMs": 31, "response": "no\nway"}
-    shown = FakeApi({f"{TASK}/deliveries": [attempt]}).run("tasks", "deliveries", "7", "t1").stdout
-    assert shown.splitlines()[1].split() == ["2025-11-24T17:00:00.000+01:00", "500", "http_5xx", "31", "no\\nway"]
+    time = "2025-11-24T17:00:00.000+01:00"
+    phases = {"connectMs": 3, "tlsMs": None, "sendMs": 0, "waitMs": 27}
+    old = {"at": NOW_MS, "status": 500, "error": "http_5xx", "durationMs": 31, "response": "no\nway"}
+    new = old | {"trigger": "recover", "phases": phases, "nextAttemptAt": NOW_MS}
+    shown = FakeApi({f"{TASK}/deliveries": [old | {"phases": None}, new]}).run("tasks", "deliveries", "7", "t1").stdout
+    assert [line.split() for line in shown.splitlines()[1:]] == [
+        [time, "-", "500", "http_5xx", "31", "-", "-", "-", "-", "-", "no\\nway"],
+        [time, "recover", "500", "http_5xx", "31", "3", "-", "0", "27", time, "no\\nway"],
+    ]
+
+
+# Deliveries
+
+DELIVERIES = f"{ONE}/deliveries"
+RECOVERY = {
+    "state": "running", "status": "MAX_RETRIES_EXCEEDED", "since": NOW_MS - 3_600_000, "until": NOW_MS, "total": 9,
+    "recovered": 4, "remaining": 5, "createdAt": NOW_MS, "updatedAt": NOW_MS, "endedAt": None,
+}  # fmt: skip
+
+
+def test_given_up_deliveries_are_listed() -> None:
+    one = {
+        "taskId": "t1", "taskStatus": "SUCCESS", "status": "MAX_RETRIES_EXCEEDED", "webhook": "http://w.example/",
+        "attempts": 12, "error": "http_5xx (status 500)", "finishedAt": NOW_MS, "givenUpAt": NOW_MS,
+    }  # fmt: skip
+    api = FakeApi({f"GET {DELIVERIES}": {"items": [one], "page": 2, "size": 1, "total": 3, "pages": 3}})
+    shown = api.run("deliveries", "list", "7", "--page", "2", "--size", "1").stdout
+    time = "2025-11-24T17:00:00.000+01:00"
+    assert api.calls == [f"GET {DELIVERIES}?pageNumber=2&pageSize=1"]
+    assert shown.splitlines()[1].split()[:5] == ["t1", "MAX_RETRIES_EXCEEDED", "12", time, time]
+    assert "page 2 of 3, 3 deliveries" in api.run("deliveries", "list", "7", terminal=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("order", "result", "says"),
+    [
+        ("retry", "queued", "task t1: the result is sent now\n"),
+        ("retry", "due", "task t1: the result is already being sent\n"),
+        ("retry", "delivered", "task t1: the result is already delivered (`deliveries redeliver` sends it again)\n"),
+        ("redeliver", "queued", "task t1: the result is sent now\n"),
+    ],
+)
+def test_a_result_is_sent_on_request(order: str, result: str, says: str) -> None:
+    api = FakeApi({f"POST {TASKS}/t1/deliveries/{order}": {"taskId": "t1", "result": result}})
+    assert api.run("deliveries", order, "7", "t1").stdout == says
+
+
+def test_a_recovery_is_started_with_its_period() -> None:
+    api = FakeApi({f"POST {DELIVERIES}/recover": RECOVERY})
+    shown = api.run("deliveries", "recover", "7", "--since", "1h", "--until", "2025-11-24T16:30:00Z", "--yes").stdout
+    assert api.body() == {"since": NOW_MS - 3_600_000, "until": NOW_MS + 1_800_000}
+    assert "since      2025-11-24T16:00:00.000+01:00\n" in shown
+    api.run("deliveries", "recover", "7", "--since", "2h", input="y\n")
+    assert api.body() == {"since": NOW_MS - 7_200_000}
+    refused = api.run("deliveries", "recover", "7", "--since", "soon", "--yes")
+    assert (refused.exit_code, "--since: must be like" in refused.stderr) == (2, True)
+
+
+def test_a_recovery_is_shown_and_cancelled() -> None:
+    api = FakeApi({f"GET {DELIVERIES}/recover": RECOVERY, f"DELETE {DELIVERIES}/recover": RECOVERY})
+    for order in ("recovery", "cancel-recovery"):
+        assert "remaining  5\n" in api.run("deliveries", order, "7").stdout
+    assert [call.split()[0] for call in api.calls] == ["GET", "DELETE"]
 
 
 def test_attempts_are_listed() -> None:

@@ -14,7 +14,8 @@ from standardwebhooks import Webhook
 
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.tasks import Failed, Lease, Outcome, Succeeded, Task, TaskState, TaskStatus
-from queue_engine.store.keys import FORMAT, META
+from queue_engine.store.given_up import DONE
+from queue_engine.store.keys import FORMAT, GIVEN_UP_BUILD, META
 from queue_engine.store.store import Store
 from tests.integration.parts import HttpServer, Programs, programs_on, wait_for_port
 from tests.ports import free_port
@@ -105,7 +106,7 @@ async def api(programs: Programs, recorded: Recorded) -> AsyncIterator[httpx.Asy
 
 
 async def migrate(store: Store, probe: Probe) -> None:
-    """Migrate the data to the current format, if it is another one."""
+    """Migrate the data to the current format, if it is another one, and build the index of given-up deliveries."""
     await store.prepare()
     migrator = store.migrator(page_size=7)
 
@@ -114,6 +115,9 @@ async def migrate(store: Store, probe: Probe) -> None:
         return (await probe.hash(META))[FORMAT] == str(store.data_format)
 
     await wait_until_async(is_done, 30, "the migration does not end")
+    build = store.given_up_build(page_size=7)
+    while await build.step():
+        continue
 
 
 async def faults(store: Store, probe: Probe) -> list[str]:
@@ -129,6 +133,17 @@ async def test_everything_looks_as_it_did_before_and_after_the_migration(
     await migrate(store, probe)
     assert await _differences(api, recorded) == []
     assert await faults(store, probe) == []
+
+
+async def test_what_was_given_up_is_listed_after_the_migration(
+    store: Store, probe: Probe, recorded: Recorded, api: httpx.AsyncClient
+) -> None:
+    path = f"/v2/serverless/{recorded.endpoint_id('main')}/deliveries"
+    assert (await api.get(path)).json()["data"]["items"] == []
+    await migrate(store, probe)
+    (one,) = (await api.get(path)).json()["data"]["items"]
+    task = recorded.tasks("main")["given_up"]
+    assert (one["taskId"], one["givenUpAt"], one["error"]) == ("given_up", task["updatedAt"], task["deliveryError"])
 
 
 async def _differences(api: httpx.AsyncClient, recorded: Recorded) -> list[str]:
@@ -193,7 +208,8 @@ async def test_every_task_reaches_its_end(
     await _webhooks_are_right(recorded, receiver)
 
     async def is_migrated() -> bool:
-        return bool((await probe.hash(META))[FORMAT] == str(store.data_format))
+        meta = await probe.hash(META)
+        return meta[FORMAT] == str(store.data_format) and meta.get(GIVEN_UP_BUILD) == DONE
 
     await wait_until_async(is_migrated, 60, "the migration is not complete")
     assert await faults(store, probe) == []

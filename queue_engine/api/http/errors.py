@@ -76,6 +76,7 @@ _NOT_FOUND_CODES = {
     Resource.CREDENTIAL: 10007,
     Resource.KEY: 10007,
     Resource.TENANT: 10007,
+    Resource.RECOVERY: 10007,
 }
 
 _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (

@@ -21,6 +21,7 @@ _DESCRIPTION = (
 _TAGS = [
     {"name": "endpoints", "description": "Endpoints: an image, its settings and the number of workers"},
     {"name": "tasks", "description": "Tasks for the workers of a QUEUE endpoint"},
+    {"name": "deliveries", "description": "Deliveries of tasks' results to webhooks"},
     {"name": "requests", "description": "Requests to an ALB endpoint. Each is sent to the least busy worker"},
     {"name": "credentials", "description": "Credentials for the registries of images"},
     {"name": "keys", "description": "API keys, their roles, and the changes made with them"},

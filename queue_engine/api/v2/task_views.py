@@ -235,19 +235,3 @@ def attempts_view(attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
         }
         for one in attempts
     ]
-
-
-class DeliveryAttemptView(View):
-    """An attempt to deliver a task's result."""
-
-    at: int = Field(description="Time at which the request was sent")
-    status: int | None = Field(description="HTTP status of the receiver's response; null without a response")
-    error: str | None = Field(description="Error type; null if delivered", examples=["http_5xx"])
-    duration_ms: int = Field(description="Duration of the attempt")
-    response: str = Field(description="The beginning of the receiver's response")
-
-
-def delivery_log_view(log: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return a list of DeliveryAttemptViews."""
-    names = ("at", "status", "error", "durationMs", "response")
-    return [{name: record.get(name) for name in names} for record in log]

@@ -19,14 +19,12 @@ from queue_engine.api.v2.pages import page_in, page_parameters
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
 from queue_engine.api.v2.task_views import (
     AttemptView,
-    DeliveryAttemptView,
     SubmittedView,
     TaskCountsView,
     TaskDetailView,
     TaskPageView,
     TaskStandingView,
     attempts_view,
-    delivery_log_view,
     task_counts_view,
     task_detail_view,
     task_page_view,
@@ -71,12 +69,6 @@ class TaskRoutes:
                 "GET", task, self.get_task, right=Right.VIEW_TASK,
                 summary="Read a task with its input and output", tag=TAG,
                 response=Success[TaskDetailView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
-            ),
-            Operation(
-                "GET", f"{task}/deliveries", self.list_deliveries, right=Right.VIEW_TASK,
-                summary="List the latest attempts to deliver a task's result, oldest first", tag=TAG,
-                response=Success[list[DeliveryAttemptView]], parameters=[ENDPOINT_ID, TASK_ID],
-                failures=(401, 404, 429, 503),
             ),
             Operation(
                 "GET", f"{task}/attempts", self.list_attempts, right=Right.VIEW_TASK,
@@ -139,11 +131,6 @@ class TaskRoutes:
         endpoint = await self._services.endpoint(request, principal)
         task = await self._queries.task(principal, endpoint, task_id_in(request))
         return success_with_texts(task_detail_view(task, endpoint), sent_texts(task))
-
-    async def list_deliveries(self, request: Request) -> Response:
-        principal = await self._services.admit(request)
-        endpoint = await self._services.endpoint(request, principal)
-        return success(delivery_log_view(await self._queries.deliveries(principal, endpoint, task_id_in(request))))
 
     async def list_attempts(self, request: Request) -> Response:
         """Returns the attempt that is running or that ended the task, and up to 50 earlier attempts."""

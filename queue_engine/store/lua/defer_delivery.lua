@@ -18,9 +18,7 @@ if redis.call('EXISTS', task) == 0 then
 end
 if now - tonumber(begun) > max_age_ms then
   end_delivery()
-  redis.call('HDEL', task, 'next_delivery', 'delivery_parked')
-  redis.call('HSET', task, 'delivery', 'MAX_RETRIES_EXCEEDED', 'updated', text(now), 'delivery_error',
-    'the result is no longer sent, because the receiver was not served for more than '
+  give_up(now, 'the result is no longer sent, because the receiver was not served for more than '
     .. math.floor(max_age_ms / 3600000) .. ' hours')
   return { 'GIVEN_UP' }
 end

@@ -436,6 +436,76 @@ local function end_delivery()
   if redis.call('DEL', delivery) == 1 then add_use('deliveries', -1) end
 end
 
+-- Put the task into the index of deliveries that were given up, which is kept as long as its tasks. Return 1 if it was not there.
+-- keys: task, given_up
+local function index_given_up(at)
+  local _, task_id = names_of(task)
+  local added = redis.call('ZADD', given_up, at, task_id)
+  local ttl = math.max(redis.call('PTTL', given_up), redis.call('PTTL', task))
+  if ttl > 0 then redis.call('PEXPIRE', given_up, text(ttl)) end
+  return added
+end
+
+-- Give up the delivery of a task's result. It counts as given up after the end of the recovered period, so that no recovery sends
+-- it again that has sent it before.
+-- keys: task, recovery
+local function give_up(now, reason)
+  redis.call('HDEL', task, 'next_delivery', 'delivery_parked')
+  redis.call('HSET', task, 'delivery', 'MAX_RETRIES_EXCEEDED', 'updated', text(now), 'delivery_error', reason)
+  index_given_up(text(math.max(now, tonumber(redis.call('HGET', recovery, 'upto') or '0') + 1)))
+end
+
+-- Remove the task from the index of deliveries that were given up.
+-- keys: task, given_up
+local function leave_given_up()
+  local _, task_id = names_of(task)
+  redis.call('ZREM', given_up, task_id)
+end
+
+-- Add the delivery of an ended task's result to the outbox: one that waits with its next attempt, one that has ended with all.
+-- keys: task, delivery, outbox, outbox_due, outbox_parked
+local function add_to_outbox(now)
+  local destination, delivery_id = redis.call('HGET', delivery, 'destination'), id_of_delivery(delivery)
+  if not destination then
+    local webhook, spec = unpack(redis.call('HMGET', task, 'webhook', 'spec'))
+    add_use('deliveries', 1)
+    return begin_delivery(destination_of(webhook, spec), text(now))
+  end
+  redis.call('ZREM', outbox_due, delivery_id)
+  redis.call('ZREM', outbox_parked, delivery_id)
+  redis.call('HSET', delivery, 'entry', redis.call('XADD', outbox, '*', 'd', delivery_id, 'h', destination))
+end
+
+-- Count a delivered result as not delivered until its receiver accepts it again.
+-- keys: task, counts, finished_success, finished_delivered
+local function undo_delivered(now)
+  local state, fin, seq = unpack(redis.call('HMGET', task, 'state', 'fin', 'seq'))
+  redis.call('HDEL', task, 'delivered')
+  if state ~= 'succeeded' then return end
+  local _, task_id = names_of(task)
+  local bytes = bytes_in(index_remove('delivered', finished_delivered, fin))
+  redis.call('HSET', task, 'fin', index_add('success', finished_success, now, 't', task_id, 'n', seq, 'b', bytes))
+  redis.call('HINCRBY', counts, 'delivered', -1)
+  redis.call('HINCRBY', counts, 'success', 1)
+end
+
+-- Status of a delivery that is to be sent again, by the status that it had.
+local SENT_AGAIN = { SUCCESS = 'INIT', MAX_RETRIES_EXCEEDED = 'FAILED' }
+
+-- Make the delivery of an ended task's result due now. The task's data is kept at least as long as after its end.
+-- keys: task, body, result, history, attempts_log, delivery
+local function deliver_now(trigger, call_id)
+  local now, status = now_ms(), redis.call('HGET', task, 'delivery')
+  add_to_outbox(now)
+  redis.call('HSET', delivery, 'trigger', trigger, 'call', call_id)
+  if status == 'SUCCESS' then undo_delivered(now) end
+  leave_given_up()
+  redis.call('HDEL', task, 'delivery_error', 'delivery_parked')
+  redis.call('HSET', task, 'delivery', SENT_AGAIN[status] or status, 'next_delivery', text(now), 'updated', text(now))
+  local ttl = text(math.max(redis.call('PTTL', task), EXPIRY_SLACK_MS))
+  for _, key in ipairs({ task, body, result, attempts_log, history }) do redis.call('PEXPIRE', key, ttl) end
+end
+
 -- Return the retention of the endpoint's tasks in milliseconds.
 -- keys: endpoint
 local known_retention
@@ -512,6 +582,7 @@ local function undo_end()
   redis.call('ZREM', outbox_due, delivery_id)
   redis.call('ZREM', outbox_parked, delivery_id)
   end_delivery()
+  leave_given_up()
 end
 
 -- Remove the current status event of a worker, and make the next event due. Events older than `max_age` are skipped.

@@ -6,12 +6,13 @@
 -- replies:
 --   OK: attempts integer (to deliver), created_ms integer, number integer (of the task), executions integer (attempts of the
 --     task), reruns integer, has_succeeded flag, finished_ms integer, spec bytes, result bytes (output or error),
---     is_too_large flag (the result is too large and left out), signing_secrets list of text (sealed)
+--     is_too_large flag (the result is too large and left out), signing_secrets list of text (sealed),
+--     sends integer (attempts of all deliveries of this result)
 --   STALE (the delivery is not due by this entry, because the entry was read twice or the delivery has ended)
 local entry = redis.call('HGET', delivery, 'entry')
 -- Only the fields that a webhook's body has: all of them took 12 µs of a delivery to read in Python.
-local state, number, executions, reruns, finished, updated =
-  unpack(redis.call('HMGET', task, 'state', 'number', 'attempts', 'runs', 'finished', 'updated'))
+local state, number, executions, reruns, finished, updated, sends =
+  unpack(redis.call('HMGET', task, 'state', 'number', 'attempts', 'runs', 'finished', 'updated', 'delivery_attempts'))
 if entry ~= entry_id or not state then
   drop(outbox, 'delivery', entry_id)
   if not state then end_delivery() end
@@ -23,4 +24,4 @@ local value = read_result(MAX_RESULT_BYTES + 1)
 local is_too_large = #value > MAX_RESULT_BYTES
 if is_too_large then value = '' end
 return { 'OK', attempts, created, number, executions, reruns or 0, state == 'succeeded', finished or updated, read_spec(), value,
-  is_too_large, signing_secrets() }
+  is_too_large, signing_secrets(), sends or 0 }

@@ -13,7 +13,8 @@ local fields = index_remove(status, stream, number)
 if not fields then return { 'OK' } end
 local bytes = bytes_in(fields)
 -- A task with the same id at another place was submitted after the data of the entry's task had expired. It is not removed.
-local seq, webhook, has_history, result_at = unpack(redis.call('HMGET', task, 'seq', 'webhook', 'history', 'result_at'))
+local seq, webhook, has_history, result_at, standing =
+  unpack(redis.call('HMGET', task, 'seq', 'webhook', 'history', 'result_at', 'delivery'))
 local is_there = seq == place
 if is_there and webhook and redis.call('EXISTS', delivery) == 1 then
   local _, task_id = names_of(task)
@@ -33,4 +34,5 @@ if is_there then
   if webhook then redis.call('DEL', attempts_log) end
   if has_history then redis.call('DEL', history) end
 end
+if not seq or (is_there and standing == 'MAX_RETRIES_EXCEEDED') then leave_given_up() end
 return { 'PURGED' }

@@ -2,7 +2,7 @@
 --
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, endpoints, deletions, due_purges, due_checks, waiting_endpoints, counts, live, workers, queue,
---   retry_queue, created, finished_success, finished_delivered, finished_failed
+--   retry_queue, created, finished_success, finished_delivered, finished_failed, given_up, recovery, recovered, recoveries
 -- arguments: endpoint_id text
 -- replies:
 --   OK: tenant optional text (none when there is no such endpoint)
@@ -13,6 +13,7 @@ local function leave_indexes()
   redis.call('SREM', waiting_endpoints, endpoint_id)
   redis.call('ZREM', due_purges, endpoint_id)
   redis.call('ZREM', due_checks, endpoint_id)
+  redis.call('SREM', recoveries, endpoint_id)
 end
 
 if redis.call('EXISTS', endpoint) == 0 then
@@ -27,6 +28,6 @@ end
 if redis.call('ZCARD', live) > 0 or redis.call('HLEN', workers) > 0 then return { 'BUSY' } end
 recount_workers()
 redis.call('DEL', endpoint, counts, live, workers, queue, retry_queue, created, finished_success, finished_delivered,
-  finished_failed)
+  finished_failed, given_up, recovery, recovered)
 leave_indexes()
 return { 'OK', tenant }

@@ -5,13 +5,14 @@
 --   finished_delivered
 -- arguments:
 --   entry_id text, process_id text, verdict text (delivered, again or given_up), delay_ms integer (for again), reason text,
---   record text (JSON, for the ledger)
+--   record text (JSON object, for the ledger; the trigger and the time of the next attempt are added)
 -- replies:
---   OK: created_ms integer, now_ms integer
+--   OK: created_ms integer, now_ms integer, is_recovered flag (a recovery has made the delivery due)
 --   FENCED (another process has the delivery, or it was settled before)
-local entry, owner, begun = unpack(redis.call('HMGET', delivery, 'entry', 'owner', 'created'))
+local entry, owner, begun, trigger = unpack(redis.call('HMGET', delivery, 'entry', 'owner', 'created', 'trigger'))
 if entry ~= entry_id or owner ~= process_id then return { 'FENCED' } end
 local now = now_ms()
+local due_at = verdict == 'again' and text(now + delay_ms)
 drop(outbox, 'delivery', entry)
 redis.call('HINCRBY', delivery, 'attempts', 1)
 local state = redis.call('HGET', task, 'state')
@@ -20,30 +21,25 @@ if state then
   redis.call('HINCRBY', task, 'delivery_attempts', 1)
   redis.call('HSET', task, 'updated', text(now))
   redis.call('HDEL', task, 'delivery_parked')
-  redis.call('RPUSH', attempts_log, record)
+  local added = (trigger and ',"trigger":"' .. trigger .. '"' or '') .. (due_at and ',"next":' .. due_at or '')
+  redis.call('RPUSH', attempts_log, string.sub(record, 1, -2) .. added .. '}')
   redis.call('LTRIM', attempts_log, -MAX_DELIVERY_RECORDS, -1)
 end
 
-if verdict == 'again' then
-  local due_at = now + delay_ms
+if due_at then
   redis.call('HDEL', delivery, 'entry', 'owner')
-  redis.call('ZADD', outbox_due, text(due_at), id_of_delivery(delivery))
+  redis.call('ZADD', outbox_due, due_at, id_of_delivery(delivery))
   if state then
-    redis.call('HSET', task, 'delivery', 'FAILED', 'next_delivery', text(due_at))
+    redis.call('HSET', task, 'delivery', 'FAILED', 'next_delivery', due_at)
     ttl = math.max(ttl, delay_ms + EXPIRY_SLACK_MS)
     for _, key in ipairs({ task, body, result, history }) do redis.call('PEXPIRE', key, text(ttl)) end
   end
 else
   end_delivery()
-  if state then
+  if state and verdict == 'delivered' then
     redis.call('HDEL', task, 'next_delivery')
-    redis.call('HSET', task, 'delivery', verdict == 'delivered' and 'SUCCESS' or 'MAX_RETRIES_EXCEEDED')
-    if verdict == 'delivered' then
-      redis.call('HSET', task, 'delivered', text(now))
-    else
-      redis.call('HSET', task, 'delivery_error', reason)
-    end
-    if verdict == 'delivered' and state == 'succeeded' then
+    redis.call('HSET', task, 'delivery', 'SUCCESS', 'delivered', text(now))
+    if state == 'succeeded' then
       local fin, seq = unpack(redis.call('HMGET', task, 'fin', 'seq'))
       local bytes = bytes_in(index_remove('success', finished_success, fin))
       local _, task_id = names_of(task)
@@ -51,7 +47,9 @@ else
       redis.call('HINCRBY', counts, 'success', -1)
       redis.call('HINCRBY', counts, 'delivered', 1)
     end
+  elseif state then
+    give_up(now, reason)
   end
 end
 if state then redis.call('PEXPIRE', attempts_log, text(math.max(ttl, 1))) end
-return { 'OK', begun, text(now) }
+return { 'OK', begun, text(now), trigger == 'recover' }

@@ -22,6 +22,7 @@ from queue_engine.store.outbox.events import EventDeliveries
 from queue_engine.store.outbox.results import ResultDeliveries
 from queue_engine.store.outbox.shelves import Shelf, Shelves, shelf_of
 from queue_engine.store.outbox.tenants import EndpointTenants
+from queue_engine.store.recoveries import RecoveryStore
 from queue_engine.store.redis.cluster import ClusterClient
 from queue_engine.store.streams import make_group
 
@@ -63,7 +64,8 @@ class Outbox:
         self._blocking = blocking
         self._partitions = partitions
         self._process_id = process_id
-        self._results = ResultDeliveries(scripts, sealer, process_id, max_age_ms=max_age_ms)
+        recoveries = RecoveryStore(redis, scripts, partitions)
+        self._results = ResultDeliveries(scripts, sealer, recoveries, process_id, max_age_ms=max_age_ms)
         self._events = EventDeliveries(scripts, sealer, process_id, max_age_ms=max_age_ms)
         self._held: dict[str, set[str]] = {partition.outbox: set() for partition in partitions.all()}
         """Ids of the entries that were returned and not yet settled or deferred, by outbox."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
+
+from redis.exceptions import RedisError
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
 from queue_engine.domain.deliveries import Delivery, TaskResult, Verdict, WebhookResponse, task_result_body
 from queue_engine.rules.signing_secrets import check_auth_key, signs
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import TaskSpecs
+from queue_engine.store.deliveries import ledger_record
 from queue_engine.store.outbox.entries import OutboxEntry, Settlement, open_secrets, owner_of, settlement, verdict_words
-
-_json = json.JSONEncoder().encode  # json.dumps would look at its options for each record
+from queue_engine.store.recoveries import RecoveryStore
 
 
 class ResultDeliveries:
     """Deliveries of results, for one delivery process."""
 
-    def __init__(self, scripts: Scripts, sealer: Sealer, process_id: str, *, max_age_ms: int) -> None:
+    def __init__(
+        self, scripts: Scripts, sealer: Sealer, recoveries: RecoveryStore, process_id: str, *, max_age_ms: int
+    ) -> None:
         self._scripts = scripts
+        self._recoveries = recoveries
         self._sealer = sealer
         self._specs = TaskSpecs(sealer)
         self._process_id = process_id
@@ -59,19 +64,12 @@ class ResultDeliveries:
             url=spec.webhook or "",
             auth_key=auth_key,
             signing_secrets=signing_secrets,
-            body=task_result_body(result, retry_count=reply.attempts + 1),
+            body=task_result_body(result, retry_count=reply.sends + 1),
             unreadable=unreadable,
         )
 
     async def settle(self, entry: OutboxEntry, response: WebhookResponse, verdict: Verdict, at_ms: int) -> Settlement:
         word, delay_ms, reason = verdict_words(verdict)
-        record = {
-            "at": at_ms,
-            "status": response.status,
-            "error": response.error_type,
-            "durationMs": round(response.duration_seconds * 1000),
-            "response": response.excerpt,
-        }
         reply = await self._scripts.settle_delivery(
             entry.task_keys,
             entry_id=entry.entry_id,
@@ -79,9 +77,15 @@ class ResultDeliveries:
             verdict=word,
             delay_ms=delay_ms,
             reason=reason,
-            record=_json(record),
+            record=ledger_record(response, at_ms),
         )
-        return settlement(reply.created_ms, reply.now_ms) if reply.word == "OK" else Settlement(accepted=False)
+        if reply.word != "OK":
+            return Settlement(accepted=False)
+        if reply.is_recovered:
+            # The attempt is recorded. If the store fails now, the controllers' job advances the recovery.
+            with suppress(RedisError, OSError):
+                await self._recoveries.advance(owner_of(entry.delivery_id)[0])
+        return settlement(reply.created_ms, reply.now_ms)
 
     async def defer(self, entry: OutboxEntry, delay_ms: int, parked: bool) -> str:
         reply = await self._scripts.defer_delivery(

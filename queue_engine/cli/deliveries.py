@@ -1,0 +1,129 @@
+"""`queue-engine deliveries …`."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from queue_engine.cli.client import ENDPOINTS, Data, WrongUse
+from queue_engine.cli.command import PANEL, Endpoint, Session, Yes, command
+from queue_engine.cli.output import Column
+
+commands = typer.Typer()
+group = typer.Typer(no_args_is_help=True, help="Show given-up deliveries, and send results again.")
+commands.add_typer(group, name="deliveries", rich_help_panel=PANEL)
+
+DELIVERIES = "deliveries"
+RECOVER = "recover"
+_COLUMNS = (
+    Column("TASK", "taskId", "id"),
+    Column("STATUS", "status"),
+    Column("TRIES", "attempts", "number"),
+    Column("GIVEN UP", "givenUpAt", "time"),
+    Column("ENDED", "finishedAt", "time", on_terminal=False),
+    Column("WEBHOOK", "webhook", on_terminal=False),
+    Column("ERROR", "error", "message"),
+)
+_RESULTS = {
+    "queued": "is sent now",
+    "due": "is already being sent",
+    "delivered": "is already delivered (`deliveries redeliver` sends it again)",
+}
+
+Task = Annotated[str, typer.Argument(metavar="TASK", help="Id of a task")]
+
+
+@command(group, "list")
+def list_deliveries(
+    session: Session,
+    endpoint: Endpoint,
+    status: Annotated[str | None, typer.Option(help="MAX_RETRIES_EXCEEDED, the default")] = None,
+    page: Annotated[int, typer.Option(min=1, help="Page number")] = 1,
+    size: Annotated[int, typer.Option(min=1, help="Number of deliveries per page")] = 20,
+) -> None:
+    """List the deliveries of an endpoint that were given up, newest first."""
+    query = {"status": status, "pageNumber": page, "pageSize": size}
+    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), DELIVERIES, query=query)
+    session.show(found, lambda: _show_page(session, found.members()))
+
+
+@command(group, "retry")
+def retry_delivery(session: Session, endpoint: Endpoint, task: Task) -> None:
+    """Send the result of a task now. A delivered result is not sent again."""
+    _send(session, endpoint, task, "retry")
+
+
+@command(group, "redeliver")
+def redeliver_result(session: Session, endpoint: Endpoint, task: Task) -> None:
+    """Send the result of a task again, also if it was delivered."""
+    _send(session, endpoint, task, "redeliver")
+
+
+@command(group, "recover")
+def recover_deliveries(
+    session: Session,
+    endpoint: Endpoint,
+    since: Annotated[str, typer.Option(help="Deliveries given up since: 10m, 2h, an ISO time or epoch milliseconds")],
+    until: Annotated[
+        str | None, typer.Option(help="Deliveries given up until; same forms as --since; by default now")
+    ] = None,
+    yes: Yes = False,
+) -> None:
+    """Send given-up deliveries again, in the background.
+
+    queue-engine deliveries recover echo --since 12h
+    """
+    begin, end = _moment(session, "--since", since), None if until is None else _moment(session, "--until", until)
+    endpoint_id = session.api.endpoint_id(endpoint)
+    if not yes:
+        session.confirm(f"Send the deliveries of endpoint {endpoint_id} again that were given up since {since}?")
+    asked: dict[str, Any] = {"since": begin} | ({} if end is None else {"until": end})
+    body = json.dumps(asked).encode()
+    _show_recovery(session, session.api.send("POST", ENDPOINTS, endpoint_id, DELIVERIES, RECOVER, body=body))
+
+
+@command(group, "recovery")
+def show_recovery(session: Session, endpoint: Endpoint) -> None:
+    """Show the progress of the latest recovery of given-up deliveries."""
+    _show_recovery(session, session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), DELIVERIES, RECOVER))
+
+
+@command(group, "cancel-recovery")
+def cancel_recovery(session: Session, endpoint: Endpoint) -> None:
+    """Cancel the recovery of given-up deliveries. Deliveries that are due already are still sent."""
+    _show_recovery(
+        session, session.api.send("DELETE", ENDPOINTS, session.api.endpoint_id(endpoint), DELIVERIES, RECOVER)
+    )
+
+
+def _send(session: Session, endpoint: str, task: str, order: str) -> None:
+    endpoint_id = session.api.endpoint_id(endpoint)
+    done = session.api.send("POST", ENDPOINTS, endpoint_id, "tasks", task, DELIVERIES, order)
+    result = str(done.members().get("result"))
+    session.show(done, lambda: session.screen.line(f"task {task}: the result {_RESULTS.get(result, result)}"))
+
+
+def _show_recovery(session: Session, found: Data) -> None:
+    session.show(found, lambda: session.screen.detail(_with_times(session, found.members())))
+
+
+def _with_times(session: Session, recovery: dict[str, Any]) -> dict[str, Any]:
+    """Return a recovery with its period as readable times."""
+    period = {name: recovery[name] for name in ("since", "until") if isinstance(recovery.get(name), int)}
+    return recovery | {name: session.screen.time(value) for name, value in period.items()}
+
+
+def _moment(session: Session, option: str, text: str) -> int:
+    try:
+        return session.screen.moment_ms(text)
+    except ValueError as error:
+        raise WrongUse(f"{option}: {error}") from None
+
+
+def _show_page(session: Session, page: dict[str, Any]) -> None:
+    items = page.get("items")
+    session.screen.table(_COLUMNS, items if isinstance(items, list) else [])
+    if session.screen.terminal:
+        session.screen.line(f"page {page.get('page')} of {page.get('pages')}, {page.get('total')} deliveries")
