@@ -139,9 +139,10 @@ HTTP status and `code`, never by the text.
 
 {{codes}}
 
-Responses with 429 and 503 have a `Retry-After` header in whole seconds: retry after that time. A failed request makes
-no change in part. A submission with a `taskId` is safe to retry after any failure and after a timeout. 500 is an error
-inside the engine: its `message` has an id, and the API's log has the traceback under this id.
+Responses with 429 and 503 have a `Retry-After` header in whole seconds: retry after that time. A 429 without it names a
+quota for which waiting does not help. A failed request makes no change in part. A submission with a `taskId` is safe to
+retry after any failure and after a timeout. 500 is an error inside the engine: its `message` has an id, and the API's
+log has the traceback under this id.
 
 ## Error types of failed HTTP calls
 

@@ -77,7 +77,7 @@ class EndpointClosed(EngineError):
 
 
 class TooManyRequests(EngineError):
-    """The rate limit, or the limit of waiting tasks, is reached.
+    """A limit of requests, waiting tasks or another quota is reached, which the message names.
 
     `scope` is the limit's name in the metrics; `retry_after_seconds` is at least 1, and None where waiting does not
     help.

@@ -39,7 +39,7 @@ _FAILURES = {
     409: "The current state does not allow the operation",
     413: "The body is too large",
     415: "The body is not declared as JSON",
-    429: "A rate limit or a full queue; `Retry-After` says when to retry",
+    429: "A limit is reached, which the message names; `Retry-After` says when to retry, where waiting helps",
     500: "Internal error; the message has the id under which it is logged",
     503: "The store is unreachable or refuses writes; `Retry-After` says when to retry",
 }

@@ -93,7 +93,9 @@ class TaskRoutes:
         ]  # fmt: skip
 
     async def submit_task(self, request: Request) -> Response:
-        """A task id is accepted once. Repeating the same request gets the same response and queues nothing."""
+        """A task id is accepted once. Repeating the same request gets the same response and queues nothing. Where the
+        tenant, the key or the endpoint has a rate limit, the response has `RateLimit` and `RateLimit-Policy`.
+        """
         principal = await self._services.admit(request)
         with counted_rejections():
             endpoint_id = endpoint_id_in(request)  # checked before the body: an impossible id is a 404
