@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -22,6 +23,9 @@ from queue_engine.domain.tasks import (
 from queue_engine.rules.signing_secrets import signs
 from queue_engine.store.redis.client import optional_int
 from queue_engine.store.redis.connections import MAX_COPIED_BYTES
+
+MAX_KEPT_SPECS = 256
+"""Limit of decoded specs that a process keeps. A spec has some KiB at most."""
 
 
 class TaskSpecs:
@@ -47,6 +51,8 @@ class TaskSpecs:
 
     def decode(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
         """Return the spec. Raises SecretKeyMissing or SealBroken when it has a secret that this process cannot open."""
+        if b'"sealed"' not in text:
+            return _public_spec(text)
         record = json.loads(text)
         secrets: dict[str, Any] = {}
         if "sealed" in record:
@@ -67,7 +73,7 @@ class TaskSpecs:
 
     def decode_public(self, text: bytes) -> TaskSpec:
         """Return the spec without its secrets, for a process that does not need them."""
-        return _spec_from(json.loads(text), {})
+        return _public_spec(text)
 
 
 _AUTH_KEY = "auth_key"
@@ -94,6 +100,12 @@ def _spec_from(record: dict[str, Any], secrets: dict[str, Any]) -> TaskSpec:
         traceparent=record.get("traceparent"),
         submitter=record.get("by"),
     )
+
+
+@lru_cache(maxsize=MAX_KEPT_SPECS)
+def _public_spec(text: bytes) -> TaskSpec:
+    """Return a spec without secrets. It is kept, because the tasks of an endpoint often have the same one."""
+    return _spec_from(json.loads(text), {})
 
 
 def _spec_text(record: dict[str, object]) -> bytes:

@@ -59,7 +59,8 @@ end
 return { 'OK' }
 """
 _FINISH_REPLY = "        return [_settled(words, reply.now_ms) for words in reply.words]\n"
-_END = "record_end(now, state_after, value"
+_RECORD = "function record_end(ended, at, state, value"
+_END = "record_end(ended, now, state_after, value"
 _SECOND_STEP = """\
         for lease, _, _ in ends:
             await self._scripts.announce(self._keys.of_task(lease.task_id))
@@ -88,7 +89,7 @@ MUTANTS = {
             expected="its webhook was not told",
             edits={
                 "queue_engine/store/lua/library.lua": [
-                    ("function record_end(at, state, value)", "function record_end(at, state, value, is_told_later)"),
+                    (f"{_RECORD})", f"{_RECORD}, is_told_later)"),
                     ("if webhook then", "if webhook and not is_told_later then"),
                 ],
                 "queue_engine/store/lua/finish.lua": [(f"{_END})", f"{_END}, true)")],

@@ -9,7 +9,7 @@
 --   OK: now_ms integer, words list of list of text (of each task: OK, with created_ms and started_ms; ALREADY when this attempt
 --     has ended the task before; FENCED when another attempt has the task; GONE; ERROR and its text)
 local now = now_ms()
-local ended, bytes = {}, {}
+local ended = {}
 local function finish(token, state_after, value)
   local state, holder, created, started = unpack(redis.call('HMGET', task, 'state', 'token', 'created', 'started'))
   if not state then return 'GONE' end
@@ -17,8 +17,7 @@ local function finish(token, state_after, value)
     if TERMINAL[state] and holder == token then return 'ALREADY' end
     if not readopt(task, token, now) then return 'FENCED' end
   end
-  local status = record_end(now, state_after, value)
-  ended[status], bytes[status] = (ended[status] or 0) + 1, (bytes[status] or 0) + #value
+  record_end(ended, now, state_after, value)
   return 'OK', created, started
 end
 
@@ -28,7 +27,7 @@ for index = 1, #ends, 3 do
     local place = (index - 1) / 3 * 5 - 4
     task, body, result, history, delivery = unpack(more, place, place + 4)
   end
-  words[#words + 1] = results_of(finish, ends[index], ends[index + 1], ends[index + 2])
+  words[#words + 1] = results_of(pcall(finish, ends[index], ends[index + 1], ends[index + 2]))
 end
-for status, number in pairs(ended) do count_ends(now, 'running', status, number, bytes[status]) end
+complete_ends(ended, now, 'running')
 return { 'OK', text(now), words }

@@ -225,13 +225,16 @@ local function index_remove(index, stream, number)
   return entry[2]
 end
 
--- Call a function for one of several tasks. Return its results in a table, or the text of its error, so that an error with one
--- task does not end the script before the work on the others is complete.
-local function results_of(call, ...)
-  local results = { pcall(call, ...) }
-  if table.remove(results, 1) then return results end
-  local failure = results[1]
-  return { 'ERROR', type(failure) == 'table' and failure.err or tostring(failure) }
+-- Return the results of a `pcall` in a table, or the text of its error. A script for several tasks calls a function for each, so
+-- that an error with one task does not end the script before the work on the others is complete.
+local function results_of(is_ok, ...)
+  if is_ok then
+    local results = { ... }
+    return results
+  end
+  local failure = ...
+  local words = { 'ERROR', type(failure) == 'table' and failure.err or tostring(failure) }
+  return words
 end
 
 -- Acknowledge an entry and remove it from its stream. Return true if it existed.
@@ -514,10 +517,11 @@ local function task_retention()
   return known_retention
 end
 
--- Record the end of a task, except in the counts. `value` is its output or its error. Return the status that it has now. A task
--- that waits after a lost lease has the attempt's `lost_token`, and `noted` when that attempt costs nothing.
--- keys: task, body, history, leases, live, finished_success, finished_failed
-local function record_end(at, state, value)
+-- Record the end of a task, except what `complete_ends` records for all tasks in `ended`, which it is added to. `value` is its
+-- output or its error. A task that waits after a lost lease has the attempt's `lost_token`, and `noted` when that attempt costs
+-- nothing.
+-- keys: task, body, history, finished_success, finished_failed
+local function record_end(ended, at, state, value)
   local now = text(at)
   local member, task_id = names_of(task)
   local status, stream = 'failed', finished_failed
@@ -531,37 +535,44 @@ local function record_end(at, state, value)
   local expiry = text(task_retention() + EXPIRY_SLACK_MS)
   redis.call('PEXPIRE', task, expiry)
   if has_history or is_lost then redis.call('PEXPIRE', history, expiry) end
+  local field, length = keep_result(value, expiry, place)
   -- The entry keeps the bytes, so that they can be subtracted when the task's data has expired.
-  local bytes = (place or redis.call('STRLEN', body)) + TASK_BYTES + #value
+  local bytes = (length or redis.call('STRLEN', body)) + TASK_BYTES + #value
   local number = index_add(status, stream, at, 't', task_id, 'n', seq, 'b', bytes)
-  redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number,
-    keep_result(value, expiry, place))
+  redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number, unpack({ field, length }))
   if entry or lost_token or ahead then redis.call('HDEL', task, 'entry', 'lost_token', 'ahead') end
-  redis.call('ZREM', leases, member)
-  redis.call('ZREM', live, task_id)
   if webhook then
     begin_delivery(destination, now)
     add_use('deliveries', 1)
     redis.call('HSET', task, 'delivery', 'INIT')
   end
-  return status
+  local group = ended[status] or { bytes = 0, members = {}, ids = {} }
+  ended[status], group.bytes = group, group.bytes + #value
+  group.members[#group.members + 1], group.ids[#group.ids + 1] = member, task_id
 end
 
--- Count tasks that have ended at the same time, from the state `from` to a status, and the bytes of their outputs and errors.
--- keys: counts, partition_counts, endpoint, due_purges
-local function count_ends(at, from, status, number, bytes)
-  add_use('bytes', bytes)
-  redis.call('HINCRBY', counts, from, -number)
-  redis.call('HINCRBY', partition_counts, from, -number)
-  -- The first task with a status expires before all others that get it, so these need no command.
-  if redis.call('HINCRBY', counts, status, number) == number then
-    redis.call('ZADD', due_purges, 'LT', text(at + task_retention() + 1), id_of_endpoint(endpoint))
+-- Count tasks that have ended, which were counted in the state `from`, and remove them from the sets of tasks that have not.
+-- keys: leases, live, counts, partition_counts, endpoint, due_purges
+local function complete_ends(ended, at, from)
+  for status, group in pairs(ended) do
+    local number = #group.ids
+    redis.call('ZREM', leases, unpack(group.members))
+    redis.call('ZREM', live, unpack(group.ids))
+    add_use('bytes', group.bytes)
+    redis.call('HINCRBY', counts, from, -number)
+    redis.call('HINCRBY', partition_counts, from, -number)
+    -- The first task with a status expires before all others that get it, so these need no command.
+    if redis.call('HINCRBY', counts, status, number) == number then
+      redis.call('ZADD', due_purges, 'LT', text(at + task_retention() + 1), id_of_endpoint(endpoint))
+    end
   end
 end
 
 -- End a task, which is counted in the state `from`. `value` is its output or its error.
 local function end_task(at, from, state, value)
-  count_ends(at, from, record_end(at, state, value), 1, #value)
+  local ended = {}
+  record_end(ended, at, state, value)
+  complete_ends(ended, at, from)
 end
 
 -- Remove the index entry, the counts and the delivery of an ended task, before it is queued again or deleted.

@@ -14,7 +14,7 @@
 --     task; ERROR and its text)
 local now = now_ms()
 local started_at = text(now)
-local moved, bytes, new_leases = 0, 0, {}
+local moved, bytes, new_leases, acknowledged = 0, 0, {}, {}
 
 local function start(entry_id, token, address, is_ahead)
   local state, entry, holder, lost_token, deadline, updated, attempt, max, timeout, created, started, number, spec, lost,
@@ -23,7 +23,9 @@ local function start(entry_id, token, address, is_ahead)
       'resets', 'base', 'busy_tries', 'history', 'noted', 'spared'))
   local repeated = state == 'running' and holder == token
   -- The entry's id alone does not identify the queue in which the task waits, because both queues may use the same id.
-  local was_there = drop(stream, 'agents', entry_id)
+  local was_there = redis.call('XDEL', stream, entry_id) == 1
+  local of_stream = acknowledged[stream] or {}
+  acknowledged[stream], of_stream[#of_stream + 1] = of_stream, entry_id
   if not repeated and (not was_there or state ~= 'queued' or entry ~= entry_id) then return 'STALE' end
   if not (max and timeout and created and number and spec) then error('the task has not all of its fields') end
   if not repeated then
@@ -52,9 +54,10 @@ local attempts = {}
 for index = 1, #entries, 4 do
   if index > 1 then task, body, history, stream = unpack(more, index - 4, index - 1) end
   local is_ahead = entries[index + 3] == '1'
-  attempts[#attempts + 1] = results_of(start, entries[index], entries[index + 1], entries[index + 2], is_ahead)
+  attempts[#attempts + 1] = results_of(pcall(start, entries[index], entries[index + 1], entries[index + 2], is_ahead))
   if bytes > MAX_STARTED_BYTES then break end
 end
+for name, ids in pairs(acknowledged) do redis.call('XACK', name, 'agents', unpack(ids)) end
 if moved > 0 then
   redis.call('ZADD', leases, unpack(new_leases))
   count_move('queued', 'running', moved)
