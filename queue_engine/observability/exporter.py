@@ -19,6 +19,9 @@ Page = Callable[[], bytes]
 """Function that returns metrics in the Prometheus text format. It is called from several threads at the same time."""
 MAX_REQUESTS = 32
 """Maximum number of requests that are served at the same time. Further connections are closed."""
+POLL_SECONDS = 3600.0
+"""Time between two looks for a call of the server's `shutdown`, which nothing makes. By default there are two a second,
+which was most of what an idle process did."""
 REQUEST_SECONDS = 10.0
 """Timeout for receiving a request, and for sending the response."""
 
@@ -31,7 +34,7 @@ def own_metrics(registry: CollectorRegistry) -> dict[str, Page]:
 def serve_pages(listener: socket.socket, pages: Mapping[str, Page]) -> None:
     """Serve these pages on a listening TCP or Unix socket, from threads that end with the process."""
     server = _Server(listener, pages)
-    threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), name="metrics", daemon=True).start()
 
 
 def port_of(listener: socket.socket) -> int | None:
