@@ -1,7 +1,7 @@
 """Look for known vulnerabilities in the locked packages: `python -m tests.audit_packages PIP_AUDIT` (`make audit`).
 
 The status is 1 if there are any. It is 0 if the database of vulnerabilities cannot be reached or does not know the
-packages, so that a check without a network does not fail. What was not checked is named.
+packages, so that a check without a network does not fail. It names the packages that were not checked.
 """
 
 from __future__ import annotations
