@@ -14,6 +14,8 @@ from tests.integration.parts import TENANT
 from tests.servers import StoreServer, valkey_binary
 
 FULL_SECONDS = 60.0
+NEW_KEY_SECONDS = 2.0
+"""Time after which every API admits a key that was created, also one that was refused a moment before."""
 
 
 @scenario("kill store", goal_seconds=STORE_GOAL_SECONDS)
@@ -163,6 +165,7 @@ async def empty_store(stage: Stage) -> None:
         if status != 0:
             stage.violations.append(f"an agent without its endpoint ended with status {status}")
     await stage.store.api_keys.put(API_KEY, tenant=TENANT, name="again")
+    await stage.hold(NEW_KEY_SECONDS)
     status = await asyncio.to_thread(stage.engine.status_of, f"/{stage.endpoint_id}")
     if status != 404:
         stage.violations.append(f"an endpoint that is gone is answered {status}")
