@@ -49,7 +49,7 @@ class ScriptedLookup:
         self.by_host = dict(addresses or {})
         self.asked: list[str] = []
 
-    async def addresses(self, host: str) -> Sequence[str]:
+    async def addresses(self, host: str, owner: str = "") -> Sequence[str]:
         self.asked.append(host)
         found = self.by_host.get(host, PUBLIC_ADDRESSES)
         if found is None:

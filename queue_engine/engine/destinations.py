@@ -25,7 +25,9 @@ class AddressLookup(Protocol):
     Raises NoAnswer when no name server responded, and another OSError when the name has no address.
     """
 
-    async def addresses(self, host: str) -> Sequence[str]: ...
+    async def addresses(self, host: str, owner: str = "") -> Sequence[str]:
+        """Return all addresses of a host, looked up for `owner`."""
+        ...
 
 
 class Tenants(Protocol):
@@ -50,8 +52,8 @@ class DestinationGuard:
         self._tenants = tenants
         self._machine = machine
 
-    async def errors(self, webhook: Webhook) -> list[FieldError]:
-        """Return an error of the field `webhook` if deliveries to it are not allowed.
+    async def errors(self, webhook: Webhook, tenant: str) -> list[FieldError]:
+        """Return an error of the field `webhook` if deliveries to it are not allowed. Lookups count for `tenant`.
 
         A name that looks public is accepted when no name server responded: the delivery process checks it again.
         """
@@ -59,7 +61,7 @@ class DestinationGuard:
         addresses: Sequence[str] | None = None
         if webhook.literal is None:
             try:
-                addresses = await self._lookup.addresses(webhook.host)
+                addresses = await self._lookup.addresses(webhook.host, tenant)
             except NoAnswer:
                 pass
             except OSError:

@@ -171,7 +171,7 @@ class Endpoints:
             check_may(principal, Right.MANAGE_TENANT)  # first, so that no error reveals which credentials exist
         errors = secret_errors(self._sealer, "environmentVars" if references.environment else None)
         if references.webhook is not None:
-            errors += await self._destinations.errors(references.webhook)
+            errors += await self._destinations.errors(references.webhook, principal.tenant)
         if references.credential_id is not None:
             found = await from_store(self._credentials.get(principal.tenant, references.credential_id))
             errors += [] if found else [_UNKNOWN_CREDENTIAL]

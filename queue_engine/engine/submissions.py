@@ -139,7 +139,7 @@ class Submissions:
         # The hot path: one script call per request, and only the checks that the request needs.
         check_has_access(principal, endpoint_id)
         spec = request.spec
-        raise_for(await self.field_errors(spec.headers, spec.webhook_auth_key, request.webhook))
+        raise_for(await self.field_errors(principal, spec.headers, spec.webhook_auth_key, request.webhook))
         rates = await self._limits.admit_submission(principal, has_webhook=request.webhook is not None)
         key = self._fingerprint_keys[0]
         if len(request.input) <= MAX_HASHED_BYTES:
@@ -156,7 +156,7 @@ class Submissions:
         return Submitted(task.task_id, is_new, rates if enqueued.rate is None else (*rates, enqueued.rate))
 
     async def field_errors(
-        self, headers: Mapping[str, str], webhook_auth_key: str | None, webhook: Webhook | None
+        self, principal: Principal, headers: Mapping[str, str], webhook_auth_key: str | None, webhook: Webhook | None
     ) -> list[FieldError]:
         """Return the errors of well-formed fields whose values this server cannot encrypt or must not connect to.
 
@@ -164,7 +164,7 @@ class Submissions:
         """
         secret = "headers" if headers else None if webhook_auth_key is None else "webhookAuthKey"
         errors = secret_errors(self._sealer, secret)
-        return errors if webhook is None else errors + await self._destinations.errors(webhook)
+        return errors if webhook is None else errors + await self._destinations.errors(webhook, principal.tenant)
 
     def _new_task(self, principal: Principal, endpoint_id: str, request: TaskRequest, fingerprint: str) -> NewTask:
         spec = request.spec

@@ -93,7 +93,8 @@ class CachingResolver:
     async def addresses(self, host: str, owner: str = "") -> tuple[str, ...]:
         """Return all addresses of a host, which may itself be an address. Raises NameNotResolved.
 
-        A lookup waits while `owner` has too many in progress. The time of waiting is the caller's to limit.
+        A lookup waits while `owner` has too many in progress, at most as long as a lookup may take. Then it ends as if
+        no name server had responded.
         """
         name = _normalized(host)
         if known := _known_without_asking(name):
@@ -137,9 +138,12 @@ class CachingResolver:
         state = self._owners.setdefault(owner, _Owner(asyncio.Semaphore(self._limits.lookups_each)))
         state.users += 1
         try:
-            await state.lookups.acquire()
-        except BaseException:
+            async with asyncio.timeout(self._limits.lookup_seconds):
+                await state.lookups.acquire()
+        except BaseException as error:
             self._leave(owner, state)
+            if isinstance(error, TimeoutError):
+                raise NoAnswer(f"{name[:253]} was not looked up: there are too many lookups in progress") from None
             raise
         # Another caller may have asked for the same name during the wait.
         task, answer = self._under_way.get(name), self._remembered(name)

@@ -292,7 +292,7 @@ async def test_a_name_that_resolves_inside_is_refused_in_the_words_for_one_that_
 
 async def test_a_name_passes_while_no_name_server_responds(valkey_url: str) -> None:
     class Silent(ScriptedLookup):
-        async def addresses(self, host: str) -> Sequence[str]:
+        async def addresses(self, host: str, owner: str = "") -> Sequence[str]:
             raise NoAnswer(host)
 
     async with running_api(valkey_url, lookup=Silent()) as api:

@@ -17,7 +17,7 @@ STRANGER = Principal("other", Role.ADMIN, "key of a stranger")
 class Lookup:
     """Finds the same address for every name."""
 
-    async def addresses(self, host: str) -> Sequence[str]:
+    async def addresses(self, host: str, owner: str = "") -> Sequence[str]:
         return ("93.184.216.34",)
 
 

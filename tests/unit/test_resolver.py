@@ -172,6 +172,18 @@ async def test_callers_that_leave_free_the_turns_of_their_owner(bench: Bench) ->
     await wait_until_async(lambda: not bench.resolver._owners)
 
 
+async def test_a_lookup_of_a_busy_owner_ends_like_one_without_a_response() -> None:
+    bench = Bench(lookup_seconds=0.02)
+    bench.lookup.gate.clear()
+    bench.lookup.scripts.clear()
+    results = await asyncio.gather(
+        *(bench.resolver.addresses(f"hangs{n}.example", "t") for n in range(10 * LOOKUPS_EACH)), return_exceptions=True
+    )
+    assert {type(one) for one in results} == {NoAnswer}
+    assert len(bench.lookup.asked) < 10 * LOOKUPS_EACH
+    assert not bench.resolver._owners
+
+
 async def test_a_name_that_several_callers_of_a_busy_owner_wait_for_is_asked_once(bench: Bench) -> None:
     bench.lookup.gate.clear()
     hanging = [asyncio.create_task(bench.resolver.addresses(f"hangs{n}.example", "t")) for n in range(LOOKUPS_EACH)]

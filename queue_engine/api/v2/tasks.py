@@ -111,7 +111,7 @@ class TaskRoutes:
         submitted_task, errors = SubmitTask.parse(body)
         if errors:
             secrets = submitted_task.headers, submitted_task.webhook_auth_key
-            raise_for(errors + await self._submissions.field_errors(*secrets, submitted_task.webhook))
+            raise_for(errors + await self._submissions.field_errors(principal, *secrets, submitted_task.webhook))
         return submitted_task
 
     async def list_tasks(self, request: Request) -> Response:
