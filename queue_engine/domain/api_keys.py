@@ -100,7 +100,7 @@ def lives_as_long_as(holder: Principal, key: Grant | ApiKey) -> bool:
     return key.expires_at_ms is not None and key.expires_at_ms <= holder.expires_at_ms
 
 
-def submits_as_slowly_as(holder: Principal, key: Grant) -> bool:
+def submits_as_slowly_as(holder: Principal, key: Grant | ApiKey) -> bool:
     """Return True if the limit of submissions of `key` is not above that of the holder's key."""
     if holder.max_submits_per_second is None:
         return True

@@ -107,10 +107,7 @@ class Keys:
         if the principal's key has ended since.
         """
         key = await self._find(principal, key_id)
-        if not key.has_known_role:
-            raise StateConflict(f"the key has the role {key.role}, which this version does not know")
-        if not lives_as_long_as(principal, key):
-            raise Forbidden("no key makes a key that lives longer than itself")
+        _check_may_replace(principal, key)
         secret = new_api_key()
         target = rotation_target(key_id, id_of(secret))
         call = self._keys.rotate(key, secret, overlap_ms=overlap_seconds * 1000, maker=principal)
@@ -168,6 +165,16 @@ class Keys:
         if not principal.sees_endpoint(endpoint_id):
             return False
         return await from_store(self._endpoints.get(endpoint_id, principal.tenant)) is not None
+
+
+def _check_may_replace(principal: Principal, key: ApiKey) -> None:
+    """Raise StateConflict or Forbidden if a new key with the properties of `key` could allow more than the own one."""
+    if not key.has_known_role:
+        raise StateConflict(f"the key has the role {key.role}, which this version does not know")
+    if not lives_as_long_as(principal, key):
+        raise Forbidden("no key makes a key that lives longer than itself")
+    if not submits_as_slowly_as(principal, key):
+        raise Forbidden("no key makes a key that may submit more per second than itself")
 
 
 def _inherited(principal: Principal, grant: Grant) -> Grant:

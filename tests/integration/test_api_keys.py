@@ -142,6 +142,15 @@ async def test_a_key_with_an_end_makes_no_key_that_lives_longer(api: RunningApi)
     assert (await api.client.post(f"/v2/keys/{key['id']}/rotate")).json()["data"]["expiresAt"] == end
 
 
+async def test_a_key_with_a_rate_replaces_no_key_that_is_faster(api: RunningApi) -> None:
+    faster = [await made(api), await made(api, maxSubmitsPerSecond=6)]
+    slow = await made(api, role="admin", maxSubmitsPerSecond=5)
+    api.client.headers["X-Api-Key"] = slow["key"]
+    for key in faster:
+        refused(await api.client.post(f"/v2/keys/{key['id']}/rotate"), 403, "submit more per second than itself")
+    assert (await api.client.post(f"/v2/keys/{slow['id']}/rotate")).json()["data"]["maxSubmitsPerSecond"] == 5
+
+
 async def test_a_revoked_key_stops_working_and_is_not_listed(api: RunningApi) -> None:
     key = await made(api)
     headers = {"X-Api-Key": key["key"]}
