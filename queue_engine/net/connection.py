@@ -110,6 +110,7 @@ class Connection(asyncio.Protocol):
             if not self._keeps or self._transport.get_write_buffer_size():
                 self.close()
             self._end = None
+            del self._reader  # it has the response, which may be large, and the connection may be idle for long
 
     def close(self) -> None:
         """Close the connection without waiting for what is still to be written. Safe to call twice."""

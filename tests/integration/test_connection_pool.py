@@ -1,5 +1,6 @@
 """The pool that agents and deliveries share: which connection a request gets, and which ones are closed."""
 
+import weakref
 from collections.abc import AsyncIterator
 
 import pytest
@@ -67,6 +68,17 @@ async def test_a_fresh_connection_has_served_no_request_although_an_idle_one_exi
         await post(fresh)
         assert (fresh.is_reused, idle.is_usable, target.connections) == (False, True, 2)
         pool.release(("127.0.0.1", target.port), fresh)
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_response(pool: Pool) -> None:
+    async with receiver(answering(OK)) as target:
+        connection, reader = await acquired(pool, target), Nothing()
+        await connection.post(post_head("/", [("Host", "x")], 2), b"{}", reader)
+        pool.release(("127.0.0.1", target.port), connection)
+        left = weakref.ref(reader)
+        del reader
+        assert connection.is_usable
+        assert left() is None
 
 
 async def test_the_longest_idle_connection_makes_room_for_another_address(pool: Pool) -> None:

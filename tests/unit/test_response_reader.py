@@ -1,6 +1,7 @@
 """A response's body is kept in memory of about its size."""
 
 import asyncio
+import struct
 import tracemalloc
 
 import pytest
@@ -71,3 +72,19 @@ async def test_a_body_in_one_piece_and_in_several_is_the_same() -> None:
         return bytes((await reader.success()).output)
 
     assert await output_of(b"[1, 2]") == await output_of(b"[1", b", ", b"2]") == b"[1, 2]"
+
+
+async def test_a_large_request_is_not_kept_beside_its_response() -> None:
+    request = memoryview(bytes(100_000))
+    reader = ResponseReader(asyncio.timeout(10), max_bytes=100, failure_body_seconds=1, request_body=request)
+    assert reader.begin(Head(200, []))
+    with pytest.raises(ValueError, match="released"):
+        len(request)
+
+
+async def test_a_response_may_come_before_the_large_request_is_sent() -> None:
+    request = memoryview(bytearray(100_000))
+    reader = ResponseReader(asyncio.timeout(10), max_bytes=100, failure_body_seconds=1, request_body=request)
+    being_sent = struct.iter_unpack("B", request)  # holds the buffer, as a transport does
+    assert reader.begin(Head(200, []))
+    assert sum(1 for _ in being_sent) == len(request)
