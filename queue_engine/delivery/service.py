@@ -49,8 +49,8 @@ MAX_READ_AHEAD = 256
 Reading them all from 16 partitions takes about 20 ms."""
 MAX_TAKEN = 256
 """Maximum number of entries taken from a shelf at once."""
-MAX_UNSHELVED = 10_000
-"""Number of entries that wait to be put onto shelves above which nothing is read."""
+MAX_SET_ASIDE = 10_000
+"""Number of deliveries that wait to be put onto shelves or to be deferred above which nothing is read."""
 PARKED_AT_ONCE = 64
 """Number of deliveries that are deferred at the same time, so that other calls of the store do not wait behind them."""
 BLOCK_MS = 2000
@@ -108,7 +108,7 @@ class DeliveryService:
         self._to_shelve: deque[OutboxEntry] = deque()
         self._parking = asyncio.Event()
         self._shelving = asyncio.Event()
-        self._shelved = asyncio.Event()
+        self._set_aside = asyncio.Event()
         self._refill = asyncio.Event()
         self._wake = asyncio.Event()
         self._draining = asyncio.Event()
@@ -142,9 +142,9 @@ class DeliveryService:
 
     async def _read(self) -> int:
         """Read a batch, even if many deliveries wait here: those for which there is no room are put onto shelves."""
-        while len(self._to_shelve) > MAX_UNSHELVED:
-            self._shelved.clear()
-            await self._shelved.wait()
+        while len(self._to_shelve) + len(self._to_park) > MAX_SET_ASIDE:
+            self._set_aside.clear()
+            await self._set_aside.wait()
         entries = await self._outbox.read(self._read_limit, block_ms=BLOCK_MS)
         self._read_limit = MAX_READ if len(entries) < self._read_limit else MAX_READ_AHEAD
         self._add(entries)
@@ -216,6 +216,7 @@ class DeliveryService:
         except BaseException:
             self._to_park.extend(parked)  # deferring one twice changes nothing
             raise
+        self._set_aside.set()
         return 1
 
     async def _shelve(self) -> int:
@@ -230,7 +231,7 @@ class DeliveryService:
         except BaseException:
             self._to_shelve.extendleft(reversed(entries))
             raise
-        self._shelved.set()
+        self._set_aside.set()
         self._refill.set()
         return 1
 
