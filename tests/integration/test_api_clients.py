@@ -34,6 +34,7 @@ def _use_the_client(url: str, key: str) -> None:
         webhook="https://hooks.example.com/x",
     )
     assert (created["code"], created["message"]) == (10000, "success")
+    assert created["data"].pop("webhookSecret").startswith("whsec_")
     endpoint_id = created["data"]["id"]
     assert elastic.get_deployment_detail(endpoint_id)["data"] == created["data"]
     assert elastic.get_deployments()["data"] == [created["data"]]
@@ -73,6 +74,7 @@ async def test_the_published_command_creates_and_submits(api: RunningApi) -> Non
         "--env", "A=b", "--expose-port", "8000", "--expose-protocol", "http",
     )  # fmt: skip
     endpoint_id = created["data"]["id"]
+    assert created["data"].pop("webhookSecret").startswith("whsec_")
     assert created["data"]["environmentVars"] == [{"key": "A"}]
     assert (await _yotta(api, "serverless", "list", "--status", "initializing"))["data"] == [created["data"]]
     submit = ("--worker-port", "8000", "--process-uri", "/run", "--input", '{"a": 1}', "--task-id", "a")

@@ -276,11 +276,14 @@ async def test_a_delivery_is_followed_attempt_by_attempt(api: RunningApi, endpoi
     task = (await api.client.get(path)).json()["data"]
     assert (task["status"], task["deliveryStatus"], task["deliveryAttempts"]) == ("DELIVERED", "SUCCESS", 2)
     assert task["deliveredAt"] >= task["finishedAt"]
-    log = (await api.client.get(f"{path}/deliveries")).json()["data"]
-    assert log == [
-        {"at": 5, "status": 500, "error": "http_5xx", "durationMs": 250, "response": "<b>sorry</b>"},
-        {"at": 5, "status": 204, "error": None, "durationMs": 500, "response": ""},
-    ]
+    first, second = (await api.client.get(f"{path}/deliveries")).json()["data"]
+    assert first.pop("nextAttemptAt") >= task["finishedAt"]
+    assert second.pop("nextAttemptAt") is None
+    unmeasured = {"connectMs": None, "tlsMs": None, "sendMs": None, "waitMs": None}
+    common = {"at": 5, "trigger": "result", "phases": unmeasured}
+    failed = {"status": 500, "error": "http_5xx", "durationMs": 250, "response": "<b>sorry</b>"}
+    assert first == {**common, **failed}
+    assert second == {**common, "status": 204, "error": None, "durationMs": 500, "response": ""}
 
 
 async def test_headers_are_hidden_from_a_process_with_another_key(api: RunningApi, endpoint_id: str) -> None:
