@@ -34,6 +34,8 @@ CHUNK = 500
 MILLION = 1_000_000
 MEGABYTES, SCRIPT_MS = 200.0, 10.0
 """Goals: memory of a million pending retries on top of the tasks, and duration of a script."""
+SCRIPTS_LOGGED = 4000
+"""Number of the latest script calls whose duration is read."""
 DESTINATION = "https://hooks.example:443"
 WEBHOOK = "https://hooks.example/done"
 PAYLOAD = b'{"prompt": "' + b"x" * 50 + b'"}'
@@ -106,12 +108,12 @@ async def _fail(outbox: Outbox) -> None:
 async def _promoted(store: Store, partition: Partition, outbox: Outbox, retries: int) -> float:
     """Let all waits end, and make all deliveries due. Return the milliseconds of the slowest script.
 
-    They are those of 19 of 20 of its calls, because other programs on the machine can delay each call.
+    They are those of 19 of 20 of its latest calls, because other programs on the machine can delay each call.
     """
     redis = store.redis
     await redis.zunionstore(partition.outbox_due, {partition.outbox_due: 0})
     await redis.config_set("slowlog-log-slower-than", 0)
-    await redis.config_set("slowlog-max-len", 200_000)
+    await redis.config_set("slowlog-max-len", SCRIPTS_LOGGED)
     await redis.slowlog_reset()
     promoted = 0
     while promoted < retries:
@@ -119,7 +121,7 @@ async def _promoted(store: Store, partition: Partition, outbox: Outbox, retries:
         if not count:
             raise RuntimeError(f"{retries - promoted} deliveries do not become due")
         promoted += count
-    slow: Sequence[dict[str, Any]] = await redis.slowlog_get(200_000)
+    slow: Sequence[dict[str, Any]] = await redis.slowlog_get(SCRIPTS_LOGGED)
     by_script = defaultdict[bytes, list[float]](list)
     for one in slow:
         words = one["command"].split(b" ", 2)
