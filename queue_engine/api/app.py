@@ -76,9 +76,12 @@ def create_app(
         catalogue=catalogue,
         monotonic=monotonic,
     )
-    limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds)
+    limits = Limits(settings.alb_max_body_bytes, settings.alb_timeout_seconds, settings.alb_websocket_idle_seconds)
     alb_slots = TenantSlots(
         settings.alb_max_requests_per_tenant, "ALB requests", "QUEUE_ENGINE_ALB_MAX_REQUESTS_PER_TENANT"
+    )
+    websocket_slots = TenantSlots(
+        settings.alb_max_websockets_per_tenant, "WebSockets", "QUEUE_ENGINE_ALB_MAX_WEBSOCKETS_PER_TENANT"
     )
     operations: list[DescribedRoute] = []
     document = functools.cache(lambda: describe(operations))
@@ -91,7 +94,7 @@ def create_app(
     operations += KeyRoutes(services).operations()
     operations += AuditRoutes(services).operations()
     operations += TenantRoutes(services).operations()
-    operations += AlbRoutes(services, worker_access, limits, alb_slots).routes()
+    operations += AlbRoutes(services, worker_access, limits, alb_slots, websocket_slots).routes()
     page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
     operations += OperationsRoutes(engine, document, page, shows_metrics=settings.api_metrics == "public").operations()
     _count_failures_from_zero(operations)

@@ -238,6 +238,17 @@ class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
         description="Maximum number of requests to ALB endpoints that a tenant has in progress in an API process; 0: "
         "no limit",
     )
+    alb_max_websockets_per_tenant: int = Field(
+        500,
+        ge=0,
+        description="Maximum number of WebSockets to ALB endpoints that a tenant has in an API process; 0: no limit. "
+        "Each also counts as a request in progress",
+    )
+    alb_websocket_idle_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="Time without data in either direction after which a WebSocket is closed; pings count as data",
+    )
     worker_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         DEFAULT_WORKER_NETWORKS,
         description="Networks to which requests to ALB endpoints may be sent, comma-separated CIDRs; loopback and "

@@ -88,6 +88,25 @@ class ResponseConnector(aiohttp.TCPConnector):
         return sum(map(len, self._conns.values()))
 
 
+def upgraded_stream(response: aiohttp.ClientResponse, limit: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return the connection of a 101 response as a stream, whose reader buffers twice `limit` bytes at most.
+
+    Raises BadResponse if the response does not switch to another protocol. Close the response after the stream.
+    """
+    before = response.connection.protocol if response.connection is not None else None
+    if before is None or before.transport is None or not before.upgraded:
+        raise BadResponse("its status is 101, without Connection: Upgrade")
+    loop, transport = asyncio.get_running_loop(), before.transport
+    reader = asyncio.StreamReader(limit, loop)
+    protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+    protocol.connection_made(transport)
+    transport.set_protocol(protocol)
+    transport.resume_reading()
+    if before._tail:  # what has arrived with the head or right after it
+        reader.feed_data(before._tail)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
 def _new_protocol(loop: asyncio.AbstractEventLoop) -> ResponseHandler:
     return _ResponseProtocol(loop)
 
@@ -139,9 +158,7 @@ class _ResponseProtocol(ResponseHandler):
         self._begin_head()
         self._in_head = 100 <= status < 200 and status != 101
         if status == 101:
-            # The data that follows is another protocol, not the next response. Its reader resumes reading.
-            self.force_close()
-            self.pause_reading()
+            self.force_close()  # because the data that follows is another protocol, not the next response
         super().feed_data(data, size)
 
     def set_exception(self, exc: BaseException, exc_cause: BaseException = NO_CAUSE) -> None:

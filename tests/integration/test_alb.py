@@ -786,7 +786,7 @@ async def test_exactly_one_key_opens_and_none_goes_on(api: RunningApi) -> None:
     assert all(key not in value for visit in worker.visits for _, value in visit.headers)
 
 
-async def test_websocket_is_refused_clearly(api: RunningApi) -> None:
+async def test_a_malformed_websocket_handshake_is_refused_clearly(api: RunningApi) -> None:
     async with worker_doing(answering(OK)) as worker:
         endpoint_id = await endpoint_with(api, worker.port)
         upgrade = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: eA==")
@@ -796,7 +796,7 @@ async def test_websocket_is_refused_clearly(api: RunningApi) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         length = next(line for line in head.split(b"\r\n") if line.startswith(b"content-length"))
         body = json.loads(await reader.readexactly(int(length.split()[1])))
-        assert body["message"] == "Upgrade: WebSocket is not supported"
+        assert body["message"] == "Sec-WebSocket-Key: must be given once, with 16 bytes as base64"
         writer.close()
         assert worker.visits == []
 

@@ -71,7 +71,8 @@ class Edge:
         key = (route, method if method in _METHODS else "OTHER", status)
         count, duration = self._figures.get(key) or self._figures_of(*key)
         count.inc()
-        duration.observe(seconds)
+        if status != HTTPStatus.SWITCHING_PROTOCOLS:  # a WebSocket lasts as long as its client wants
+            duration.observe(seconds)
 
     def _figures_of(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:
         """Return the counter and the histogram of such requests, and keep them: `labels()` costs more than counting.

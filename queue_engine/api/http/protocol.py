@@ -30,10 +30,12 @@ from queue_engine.api.http.connections import (
     TooManyConnections,
 )
 from queue_engine.api.http.cycle import Cycle
-from queue_engine.api.http.errors import INVALID_REQUEST, TOO_MANY
+from queue_engine.api.http.errors import INVALID_REQUEST, TOO_MANY, ClientGone
 from queue_engine.api.http.request_head import Refusal, head_problem, line_problem
 from queue_engine.api.http.request_pieces import MAX_PIECES_OF_CHUNKS, Cutter, HeadLines
 from queue_engine.api.http.responses import failure
+from queue_engine.api.http.upgrades import READ_BYTES, UPGRADE, ClientStream
+from queue_engine.domain.errors import InvalidRequest
 
 MAX_HEAD_BYTES = 64 * 1024
 """Limit of the request line and the headers, and the trailers of a chunked body, all together."""
@@ -139,6 +141,12 @@ class LimitedProtocol(HttpToolsProtocol):
         """The part of the request line that has arrived; None when the line is complete."""
         self._completed = False
         """True when a message ended in the current piece."""
+        self._can_switch = False
+        """True after a request that asks for another protocol, until the client sends more."""
+        self._tunnel: asyncio.StreamReaderProtocol | None = None
+        """The protocol that follows a 101 response."""
+        self._tunnel_stopping: asyncio.Event | None = None
+        self._is_stopping = False
 
     # The connection
 
@@ -173,9 +181,52 @@ class LimitedProtocol(HttpToolsProtocol):
             self.timeout_keep_alive_task = None
         if self._connection is not None:
             self._connection.close()
+        if self._tunnel is not None:
+            self._tunnel.connection_lost(exc)
         super().connection_lost(exc)
 
+    def shutdown(self) -> None:
+        self._is_stopping = True
+        if self._tunnel_stopping is None:
+            super().shutdown()
+        else:
+            self._tunnel_stopping.set()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        return None if self._tunnel is None else self._tunnel.eof_received()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._tunnel is not None:
+            self._tunnel.pause_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._tunnel is not None:
+            self._tunnel.resume_writing()
+
+    def switch(self, head: bytes) -> ClientStream:
+        """Send the head of a 101 response: see `Upgrade`. The requests of this connection have ended then."""
+        if self.transport.is_closing():
+            raise ClientGone
+        if not self._can_switch:
+            raise InvalidRequest("Upgrade", "nothing may be sent before the response")
+        reader = asyncio.StreamReader(READ_BYTES, self.loop)
+        self._tunnel = asyncio.StreamReaderProtocol(reader, loop=self.loop)
+        self._tunnel.connection_made(self.transport)
+        self.cycle.disconnected = True  # so that the server sends nothing more for the request
+        self.transport.write(head)
+        self.flow.resume_reading()
+        self._tunnel_stopping = asyncio.Event()
+        if self._is_stopping:
+            self._tunnel_stopping.set()
+        writer = asyncio.StreamWriter(self.transport, self._tunnel, reader, self.loop)
+        return ClientStream(reader, writer, self._tunnel_stopping)
+
     def data_received(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._tunnel.data_received(data)
+            return
         start, pieces = 0, 0
         while start < len(data) and not self._broken and not self.transport.is_closing():
             pieces += 1
@@ -256,7 +307,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
 
     def _feed(self, piece: bytes) -> None:
-        self._began = self._completed = False
+        self._began = self._completed = self._can_switch = False
         if self._line is not None and not self._takes_line(self._line, piece):
             return
         if self._line is None and (self._in_head or not self._in_message):
@@ -337,6 +388,9 @@ class LimitedProtocol(HttpToolsProtocol):
             "query_string": target.query or b"",
         }
         self._note_client()
+        if self.parser.should_upgrade():
+            self._can_switch = True
+            self.scope |= {UPGRADE: self.switch}  # type: ignore[misc]
         before, self.cycle = (
             self._pending_cycle(),
             Cycle(

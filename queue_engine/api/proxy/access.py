@@ -30,6 +30,8 @@ class Limits:
     max_body_bytes: int
     silence_seconds: float
     """Time limit while no data moves in either direction."""
+    websocket_idle_seconds: float
+    """The same limit of a WebSocket."""
 
 
 class WorkerAccess:

@@ -254,6 +254,12 @@ class Exchange:
         """Return the request's body for one try; None when it has none."""
         return None if self._length == 0 else self._chunks()
 
+    def hand_over(self) -> None:
+        """End the limits of the exchange, because a tunnel follows the response, with limits of its own."""
+        self._over = self._started = True
+        if not self._limit.expired():
+            self._limit.reschedule(None)
+
     async def relay(self, response: aiohttp.ClientResponse, request_id: str) -> None:
         """Send the worker's response to the client while it arrives.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Set as AbstractSet
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,9 +16,11 @@ from queue_engine.api.http.services import Services
 from queue_engine.api.http.slots import TenantSlots
 from queue_engine.api.proxy import rules
 from queue_engine.api.proxy.access import Limits, WorkerAccess
+from queue_engine.api.proxy.handshake import SWITCHING_PROTOCOLS
+from queue_engine.api.proxy.websocket import Visit, visit_in
 from queue_engine.api.proxy.workers import MAX_REMEMBERED, Balancer
 from queue_engine.domain.endpoints import DesiredState
-from queue_engine.domain.errors import InvalidRequest, NotFound, Resource
+from queue_engine.domain.errors import NotFound, Resource
 from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.domain.principals import Right
 from queue_engine.engine.upstreams import Listing, Upstream
@@ -41,11 +43,19 @@ _ANSWER = {"description": "The worker's response"}
 class AlbRoutes:
     """Sends each request to the least busy running worker of its endpoint."""
 
-    def __init__(self, services: Services, access: WorkerAccess, limits: Limits, slots: TenantSlots) -> None:
+    def __init__(
+        self,
+        services: Services,
+        access: WorkerAccess,
+        limits: Limits,
+        slots: TenantSlots,
+        websocket_slots: TenantSlots,
+    ) -> None:
         self._services = services
         self._access = access
         self._limits = limits
         self._slots = slots
+        self._websocket_slots = websocket_slots
         self._balancer = Balancer()
         self._refused: set[tuple[str, str]] = set()
 
@@ -58,6 +68,7 @@ class AlbRoutes:
         `X-Forwarded-For`, `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Request-Id` are added.
 
         The response is also 503 if the worker closes the connection or exceeds the timeout before it responds.
+        A GET that asks for WebSocket becomes one when the worker responds 101.
         """
         headers: rules.RawHeaders = scope["headers"]
         principal = await self._services.admit_to(scope)
@@ -66,26 +77,30 @@ class AlbRoutes:
         if length is not None and length > self._limits.max_body_bytes:
             raise BodyTooLarge(self._limits.max_body_bytes)
         listing = await self._services.engine.listings.of(principal, endpoint_id)
-        caller = _caller(scope)
+        caller, visit = _caller(scope), visit_in(scope, send)
         query = b"?" + scope["query_string"] if scope["query_string"] else b""
         target = (path + query).decode("ascii")
         client = await self._access.client()
         from queue_engine.api.proxy.exchange import Exchange, Outgoing  # here, because `client` has loaded it
 
-        outgoing = Outgoing(
-            scope["method"], target, rules.headers_for_worker(headers, caller), caller.request_id, endpoint_id
+        sent = rules.headers_for_worker(headers, caller) + (
+            [] if visit is None else visit.handshake.headers_for_worker()
         )
+        outgoing = Outgoing(scope["method"], target, sent, caller.request_id, endpoint_id)
         exchange = Exchange(receive, send, self._limits, length=length)
         try:
-            with self._slots.taken(principal.tenant):
+            with ExitStack() as taken:
+                taken.enter_context(self._slots.taken(principal.tenant))
+                if visit is not None:
+                    taken.enter_context(self._websocket_slots.taken(principal.tenant))
                 async with exchange:
-                    await self._send_to_one(client, listing, outgoing, exchange)
+                    await self._send_to_one(client, listing, outgoing, exchange, visit)
         except (WorkerUnavailable, ResponseCutOff) as error:
             _log(error, listing, outgoing)
             raise
 
     async def _send_to_one(
-        self, client: WorkerClient, listing: Listing, outgoing: Outgoing, exchange: Exchange
+        self, client: WorkerClient, listing: Listing, outgoing: Outgoing, exchange: Exchange, visit: Visit | None
     ) -> None:
         """Try the workers in turn until one accepts the request. Raises WorkerUnavailable when none does."""
         from queue_engine.api.proxy.exchange import AddressRefused, NotConnected
@@ -102,7 +117,10 @@ class AlbRoutes:
                     self._balancer.leave_out(upstream)
                     continue
                 with closing(response):
-                    await exchange.relay(response, outgoing.request_id)
+                    if visit is None or response.status != SWITCHING_PROTOCOLS:
+                        await exchange.relay(response, outgoing.request_id)
+                    else:
+                        await visit.run(response, exchange, outgoing.request_id, self._limits)
                 return
         raise WorkerUnavailable(_why_none(listing, self._refused))
 
@@ -149,8 +167,6 @@ def _target(scope: Scope) -> tuple[str, bytes]:
     if target is None or not is_endpoint_id(target[0]):
         raise NotFound(Resource.ENDPOINT)
     rules.check_path(target[1])
-    if rules.asks_for_websocket(scope["headers"]):
-        raise InvalidRequest("Upgrade", "WebSocket is not supported")
     return target
 
 

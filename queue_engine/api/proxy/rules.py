@@ -36,7 +36,7 @@ _NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
 _VALUE = re.compile(rb"[^\x00-\x08\x0a-\x1f\x7f]*")
 _REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,128}")
 _LENGTH = re.compile(rb"[0-9]{1,15}")
-_BODYLESS = frozenset({204, 304})
+_BODYLESS = frozenset({101, 204, 304})
 
 
 @dataclass(frozen=True)
