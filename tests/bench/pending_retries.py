@@ -3,7 +3,7 @@
 A store is filled with tasks that have ended and whose webhook has failed once. Then what belongs to their deliveries is
 removed, one kind after the other: the difference of the server's memory is its cost. The ledgers are printed apart,
 because a task keeps its ledger after the delivery. Then some more are made, their waits end, and all of them are moved
-into the outbox; the server's slow log has the time of each script.
+into the outbox; the server's slow log has the time of the script that finds them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import statistics
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,9 @@ CHUNK = 500
 MILLION = 1_000_000
 MEGABYTES, SCRIPT_MS = 200.0, 10.0
 """Goals: memory of a million pending retries on top of the tasks, and duration of a script."""
-SCRIPTS_LOGGED = 4000
-"""Number of the latest script calls whose duration is read."""
+LOOKS = 21
+MAX_PROMOTED = 1000
+"""Limit of the deliveries that a script finds: that of `Outbox.promote`."""
 DESTINATION = "https://hooks.example:443"
 WEBHOOK = "https://hooks.example/done"
 PAYLOAD = b'{"prompt": "' + b"x" * 50 + b'"}'
@@ -108,26 +108,24 @@ async def _fail(outbox: Outbox) -> None:
 async def _promoted(store: Store, partition: Partition, outbox: Outbox, retries: int) -> float:
     """Let all waits end, and make all deliveries due. Return the milliseconds of the slowest script.
 
-    They are those of 19 of 20 of its latest calls, because other programs on the machine can delay each call.
+    It is the one that finds the due deliveries. The figure is the median of LOOKS calls, because other programs on the
+    machine can delay a call.
     """
-    redis = store.redis
-    await redis.zunionstore(partition.outbox_due, {partition.outbox_due: 0})
+    redis, waiting = store.redis, partition.outbox_due
+    await redis.zunionstore(waiting, {waiting: 0})
     await redis.config_set("slowlog-log-slower-than", 0)
-    await redis.config_set("slowlog-max-len", SCRIPTS_LOGGED)
     await redis.slowlog_reset()
+    for _ in range(LOOKS):
+        await store.scripts.due_deliveries(waiting=waiting, limit=MAX_PROMOTED)
+    slow: Sequence[dict[str, Any]] = await redis.slowlog_get(2 * LOOKS)
+    times = [one["duration"] / 1000 for one in slow if one["command"].upper().startswith(b"EVAL")]
     promoted = 0
     while promoted < retries:
-        count = await outbox.promote()
+        count = await outbox.promote(MAX_PROMOTED)
         if not count:
             raise RuntimeError(f"{retries - promoted} deliveries do not become due")
         promoted += count
-    slow: Sequence[dict[str, Any]] = await redis.slowlog_get(SCRIPTS_LOGGED)
-    by_script = defaultdict[bytes, list[float]](list)
-    for one in slow:
-        words = one["command"].split(b" ", 2)
-        if words[0].upper().startswith(b"EVAL"):
-            by_script[words[1]].append(one["duration"] / 1000)
-    return max((statistics.quantiles(times, n=20)[-1] for times in by_script.values() if len(times) > 1), default=0.1)
+    return statistics.median(times)
 
 
 async def _freed(store: Store, partition: Partition, kinds: Sequence[str], before: int) -> int:
