@@ -118,7 +118,7 @@ async def _promoted(store: Store, partition: Partition, outbox: Outbox, retries:
     for _ in range(LOOKS):
         await store.scripts.due_deliveries(waiting=waiting, limit=MAX_PROMOTED)
     slow: Sequence[dict[str, Any]] = await redis.slowlog_get(2 * LOOKS)
-    times = [one["duration"] / 1000 for one in slow if one["command"].upper().startswith(b"EVAL")]
+    times: list[float] = [one["duration"] / 1000 for one in slow if one["command"].upper().startswith(b"EVAL")]
     promoted = 0
     while promoted < retries:
         count = await outbox.promote(MAX_PROMOTED)
