@@ -9,7 +9,7 @@ agent could run these tasks at once:
     attempts that may wait                        0    0    1     5    32
 
 For the same reason an attempt leaves its slot when its call has ended, before its outcome is recorded. As many attempts
-as there are slots may be in that state, so that an agent without a store soon begins no more calls.
+as there are slots may be in that state, so that an agent without a store soon stops beginning calls.
 """
 
 from __future__ import annotations

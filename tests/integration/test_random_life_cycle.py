@@ -48,7 +48,7 @@ FAILURES = re.compile(
 )
 """Why a task may fail when workers are killed and endpoints deleted."""
 NEXT = {"STOPPING": {"STOPPED"}, "STOPPED": set[str]()}
-"""What may follow the statuses that a worker does not leave again."""
+"""The statuses that may follow those that a worker does not leave again."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Wish:
 
 
 class Receiver:
-    """Takes webhooks; the first attempt of some is answered 500."""
+    """Takes webhooks; responds 500 to the first attempt of some."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()

@@ -17,7 +17,7 @@ local function claim(entries, stream, count)
   for _, entry in ipairs(found) do entries[#entries + 1] = entry end
   return #found
 end
--- The entries of a reply that was lost. Nothing is claimed before both queues are read, because a missing group is an error.
+-- The entries of a reply that was lost. Both queues are read before any claim, because a missing group is an error.
 local retried, new = read(retry_queue, retried_after, limit), read(queue, new_after, limit)
 local left = limit - #retried - #new
 local share = math.floor((left + (is_turn_of_new and 0 or 1)) / 2)

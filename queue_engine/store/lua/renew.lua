@@ -4,7 +4,7 @@
 -- flags: allow-oom
 -- keys of an endpoint: leases
 -- keys: tasks list
--- arguments: lease_ms integer, begun integer (the calls of the first so many tasks have begun),
+-- arguments: lease_ms integer, begun integer (the number of tasks, from the first, whose calls have begun),
 --   tokens list of text (in the order of the tasks)
 -- replies:
 --   OK: words list of text (for each task: OK; READOPTED when the lease had expired and is held again; CANCEL when the lease is
