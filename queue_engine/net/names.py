@@ -26,9 +26,14 @@ async def look_up(host: str, port: int, *, flags: int = 0) -> list[AddrInfoType]
     key = (loop, host, port, flags)
     found = _under_way.get(key)
     if found is None:
-        found = _under_way[key] = loop.create_future()
+        found = loop.create_future()
+        thread = threading.Thread(target=_look_up, args=(key, found), name="look up a name", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # the limit of threads is reached
+            raise OSError(f"{host} cannot be looked up: {error}") from error
+        _under_way[key] = found
         found.add_done_callback(lambda _: _under_way.pop(key, None))
-        threading.Thread(target=_look_up, args=(key, found), name="look up a name", daemon=True).start()
     return await asyncio.shield(found)
 
 
@@ -46,7 +51,7 @@ def _look_up(key: _Key, found: asyncio.Future[list[AddrInfoType]]) -> None:
     result: Any
     try:
         result = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
-    except (OSError, UnicodeError) as error:
+    except Exception as error:  # noqa: BLE001 - whatever it is, the callers must not wait without end
         result = error
     with suppress(RuntimeError):  # the loop was closed, so no caller waits
         loop.call_soon_threadsafe(_settle, found, result)

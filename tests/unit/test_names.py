@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from queue_engine.net.names import is_literal, look_up
+from tests.waiting import GIVE_UP_SECONDS
 
 ROOT = Path(__file__).parents[2]
 HANG_SECONDS = 300
@@ -92,6 +93,35 @@ async def test_a_name_that_does_not_exist_is_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     with pytest.raises(OSError, match="unknown"):
         await look_up("none.test", 80)
+
+
+async def test_a_thread_that_cannot_be_started_fails_one_look_up_and_no_later_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults = [RuntimeError("can't start new thread")]
+
+    class Thread(threading.Thread):
+        def start(self) -> None:
+            if faults:
+                raise faults.pop()
+            super().start()
+
+    monkeypatch.setattr(threading, "Thread", Thread)
+    with pytest.raises(OSError, match=r"one\.test cannot be looked up: can't start new thread"):
+        await look_up("one.test", 80)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_arguments, **_options: [])
+    async with asyncio.timeout(GIVE_UP_SECONDS):
+        assert await look_up("one.test", 80) == []
+
+
+async def test_an_unexpected_error_of_a_look_up_reaches_its_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(socket, "getaddrinfo", fail)
+    async with asyncio.timeout(GIVE_UP_SECONDS):
+        with pytest.raises(MemoryError):
+            await look_up("one.test", 80)
 
 
 @pytest.mark.parametrize(("host", "expected"), [("127.0.0.1", True), ("::1", True), ("localhost", False)])
