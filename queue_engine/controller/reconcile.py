@@ -40,6 +40,7 @@ from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.domain.workers import Worker, WorkerStatus, endpoint_of_worker, managed_worker_id
 from queue_engine.store.checks import Taken, TakenChecks
+from queue_engine.store.keys import Partition
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Checks(Protocol):
     async def take(self) -> TakenChecks: ...
     async def plan(self, taken: Taken, wait_seconds: float | None) -> None: ...
     async def hasten(self, endpoint_ids: Collection[str]) -> None: ...
-    async def hasten_all(self) -> None: ...
+    async def hasten_all(self, done: set[Partition]) -> None: ...
 
 
 class Credentials(Protocol):
@@ -162,8 +163,8 @@ class Reconciler:
         """Observation of the previous round."""
         self._unplanned: set[str] = set()
         """Endpoints to look at, until a round has set their next look."""
-        self._hastens_all = True
-        """True until all endpoints with workers have been made due: for a new leader, and after a step of the clock."""
+        self._hastened: set[Partition] = set()
+        """Partitions whose endpoints have all been made due, by this leader and since the last step of the clock."""
         self._last_store_ms = 0
 
     async def step(self) -> int:
@@ -210,10 +211,8 @@ class Reconciler:
         """Make endpoints due for reasons that the store does not know: a new leader, a step back of the store's clock,
         a worker that has ended or appeared in the backend, an interrupted round, and a next look that the store has
         lost."""
-        if self._hastens_all:
-            with later:
-                await self._checks.hasten_all()
-                self._hastens_all = False
+        with later:
+            await self._checks.hasten_all(self._hastened)
         before = self._observed
         changed = {one for one in before.keys() | observed.keys() if before.get(one) != observed.get(one)}
         unknown = {one for one in observed if one not in self._known.endpoint_of and one not in self._draining}
@@ -253,7 +252,8 @@ class Reconciler:
 
     def _note_round(self, now: float, store_now_ms: int) -> None:
         # After a step back of the clock the planned looks would be late by the step.
-        self._hastens_all = self._hastens_all or store_now_ms < self._last_store_ms
+        if store_now_ms < self._last_store_ms:
+            self._hastened.clear()
         self._last_store_ms = store_now_ms
         gap_seconds = max(MIN_GAP_SECONDS, min(GAP_SECONDS, self._config.silence_seconds / 2))
         if self._last_round is None or now - self._last_round > gap_seconds:

@@ -83,13 +83,17 @@ class CheckStore:
         check = self._scripts.check_endpoint
         await _all(check(self._partitions.of(one)) for one in endpoint_ids)
 
-    async def hasten_all(self) -> None:
-        """Make all endpoints due that have workers, or a look planned."""
-        await _all(map(self._hasten_all_in, self._partitions.all()))
+    async def hasten_all(self, done: set[Partition]) -> None:
+        """Make all endpoints due that have workers, or a look planned, in all partitions but those in `done`.
 
-    async def _hasten_all_in(self, partition: Partition) -> None:
+        Adds each partition to `done`, so that a repetition after an error makes none of its endpoints due again.
+        """
+        await _all(self._hasten_all_in(one, done) for one in self._partitions.all() if one not in done)
+
+    async def _hasten_all_in(self, partition: Partition, done: set[Partition]) -> None:
         while (await self._scripts.hasten_checks(partition, limit=HASTENED_AT_ONCE)).hastened == HASTENED_AT_ONCE:
             continue
+        done.add(partition)
 
     async def pages(self) -> AsyncIterator[list[str]]:
         """Yield the ids of all endpoints that have workers, or a look planned, in pages. An id may come twice."""

@@ -10,6 +10,7 @@ from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.checks import HOLD_MS, TAKEN_PER_PARTITION
 from queue_engine.store.constants import MAX_CHECK_MS
+from queue_engine.store.keys import Partition
 from queue_engine.store.store import Store
 from tests.store.bench import TENANT, Bench, config
 from tests.store.probe import Probe
@@ -51,7 +52,7 @@ CHANGES: dict[str, Change] = {
     ),
     "status by the agent": lambda bench: report(bench, INITIALIZING),
     "order": lambda bench: bench.store.checks.hasten([bench.endpoint_id]),
-    "new leader": lambda bench: bench.store.checks.hasten_all(),
+    "new leader": lambda bench: bench.store.checks.hasten_all(set()),
     "resync": lambda bench: bench.store.endpoints.index.restore([bench.endpoint_id]),
 }
 NO_CHANGES: dict[str, Change] = {
@@ -197,12 +198,41 @@ async def test_all_planned_looks_are_hastened(store: Store, probe: Probe) -> Non
         entries = [part for number in range(1500) for part in (now + 60_000, f"{number}")]
         await probe.ask("ZADD", partition.due_checks, *entries)
     assert await take(store) == []
-    await store.checks.hasten_all()
+    await store.checks.hasten_all(set())
     later = await probe.now_ms()
     for partition in store.partitions.all():
         assert await probe.ask("ZCOUNT", partition.due_checks, "-inf", later) == 1500
     ids = [endpoint_id async for page in store.checks.pages() for endpoint_id in page]
     assert set(ids) == {str(number) for number in range(1500)}
+
+
+async def test_looks_are_hastened_once_although_a_partition_is_unavailable(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A controller repeats the call in each round, without another look at the endpoints of the other partitions."""
+    other = next(one for one in bench.store.partitions.all() if one != bench.partition)
+    hasten_in = bench.store.checks._hasten_all_in
+    asked: list[Partition] = []
+
+    async def fail_for_other(partition: Partition, done: set[Partition]) -> None:
+        asked.append(partition)
+        if partition == other:
+            raise ConnectionError
+        await hasten_in(partition, done)
+
+    monkeypatch.setattr(bench.store.checks, "_hasten_all_in", fail_for_other)
+    done: set[Partition] = set()
+    await healthy(bench)
+    with pytest.raises(ConnectionError):
+        await bench.store.checks.hasten_all(done)
+    assert await take(bench.store) == [bench.endpoint_id]
+    assert set(bench.store.partitions.all()) - done == {other}
+
+    asked.clear()
+    with pytest.raises(ConnectionError):
+        await bench.store.checks.hasten_all(done)
+    assert asked == [other]
+    assert await take(bench.store) == []
 
 
 async def test_the_workers_of_many_endpoints_are_read_together(store: Store) -> None:

@@ -12,6 +12,7 @@ from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.checks import Taken, TakenChecks
+from queue_engine.store.keys import Partition
 
 AUTH = RegistryAuth("robot", "a password")
 
@@ -67,7 +68,7 @@ class Checks:
 
     async def hasten(self, endpoint_ids: Collection[str]) -> None: ...
 
-    async def hasten_all(self) -> None: ...
+    async def hasten_all(self, done: set[Partition]) -> None: ...
 
 
 class Credentials:
