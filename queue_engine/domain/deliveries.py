@@ -218,6 +218,14 @@ class Trigger(StrEnum):
     """A recovery of deliveries that were given up."""
 
 
+_TRIGGERS = frozenset(Trigger)
+
+
+def trigger_in(text: str) -> str:
+    """Return the trigger with this name. The name of a trigger that only a later version has stays text."""
+    return Trigger(text) if text in _TRIGGERS else text
+
+
 @dataclass(frozen=True)
 class DeliveryAttempt:
     """An attempt in a task's ledger. Times are epoch milliseconds."""
@@ -227,7 +235,8 @@ class DeliveryAttempt:
     error_type: str | None
     duration_ms: int
     excerpt: str
-    trigger: Trigger = Trigger.RESULT
+    trigger: str = Trigger.RESULT
+    """A Trigger, or a trigger that only a later version has."""
     phases: Phases | None = None
     """None for an attempt of version 0.2 or earlier."""
     next_at_ms: int | None = None

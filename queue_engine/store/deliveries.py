@@ -7,7 +7,7 @@ from enum import StrEnum
 
 from redis.asyncio import Redis
 
-from queue_engine.domain.deliveries import DeliveryAttempt, Phases, Trigger, WebhookResponse
+from queue_engine.domain.deliveries import DeliveryAttempt, Phases, Trigger, WebhookResponse, trigger_in
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions
 
@@ -81,7 +81,7 @@ def delivery_attempt_from(record: bytes) -> DeliveryAttempt:
         error_type=fields["error"],
         duration_ms=fields["durationMs"],
         excerpt=fields["response"],
-        trigger=Trigger(fields.get("trigger", Trigger.RESULT)),
+        trigger=trigger_in(fields.get("trigger", Trigger.RESULT)),
         phases=None if phases is None else Phases(*phases),
         next_at_ms=fields.get("next"),
     )

@@ -312,6 +312,16 @@ async def test_an_attempt_that_an_earlier_version_has_recorded_is_shown(bench: B
     assert first == DeliveryAttempt(1_700_000_000_000, 500, "http_5xx", 12, "no")
 
 
+async def test_a_trigger_of_a_later_version_is_shown_as_stored(bench: Bench) -> None:
+    await bench.finish("t1", webhook=True)
+    await bench.deliver(await bench.outbox())
+    log = bench.partition.attempts_log(bench.endpoint_id, "t1")
+    record = json.loads(await bench.probe.ask("LINDEX", log, 0))
+    await bench.probe.ask("LPUSH", log, json.dumps(record | {"trigger": "replayed"}))
+    attempts = await bench.store.deliveries.ledger(bench.endpoint_id, "t1")
+    assert [one.trigger for one in attempts] == ["replayed", Trigger.RESULT]
+
+
 async def test_the_log_keeps_the_latest_attempts(bench: Bench) -> None:
     outbox = await bench.outbox()
     await bench.finish("t1", webhook=True)
