@@ -136,10 +136,16 @@ class Shares(Generic[Item]):
         return None if share is None else share.lanes
 
     def has_room(self, tenant: str) -> bool:
-        """Return True if more items of the tenant should be read, because half of its room is free."""
+        """Return True if more items of the tenant should be read, because half of its room is free.
+
+        While little of the room of all is free, the room of a tenant is an equal part of it. So a tenant with few items
+        has room whatever the others have, and is not the one that loses them again.
+        """
         share = self._shares.get(tenant)
-        has_own = share is None or share.waiting <= self._limits.items_each // 2
-        return has_own and self._waiting <= self._limits.items * 3 // 4
+        room = self._limits.items_each
+        if self._waiting > self._limits.items * 3 // 4:
+            room = min(room, self._limits.items // max(1, len(self._shares) - len(self._idle)))
+        return share is None or share.waiting <= room // 2
 
     def add(self, tenant: str, destination: str, item: Item) -> None:
         """Append an item. If there is no room, an item is deferred (see `take_deferred`)."""

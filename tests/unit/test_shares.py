@@ -128,6 +128,21 @@ def test_a_tenant_that_fills_its_room_takes_none_of_another() -> None:
     assert (shares.waiting, shares.has_room("a"), shares.has_room("b")) == (41, False, True)
 
 
+def test_a_tenant_with_few_items_has_room_while_others_fill_the_memory() -> None:
+    shares = made(ShareLimits(items=1000, items_each=400))
+    for tenant in "abc":
+        fill(shares, tenant, 4, 100)
+    shares.take_deferred(0.0)
+    assert shares.waiting > 750
+    assert [shares.has_room(tenant) for tenant in ("a", "b", "c", "victim")] == [False, False, False, True]
+    fill(shares, "victim", 1, 100)
+    assert "victim" not in {one.tenant for one in shares.take_deferred(0.0)}
+    assert shares.has_room("victim"), "a quarter of the room is its own, and half of that is free"
+    fill(shares, "victim", 1, 50)
+    assert not shares.has_room("victim")
+    assert shares.waiting <= 1000
+
+
 def test_many_tenants_stay_within_the_limit_of_all() -> None:
     shares = made(ShareLimits(items=1000, items_each=400))
     for number in range(20):
