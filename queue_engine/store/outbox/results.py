@@ -40,9 +40,8 @@ class ResultDeliveries:
         except (SecretKeyMissing, SealBroken) as error:
             spec, unreadable = self._specs.decode_public(reply.spec), str(error)
         auth_key, signing_secrets = spec.webhook_auth_key, tuple[str, ...]()
-        if auth_key is not None and signs(auth_key):
-            signing_secrets, unreadable = (auth_key,), _problem_of(auth_key)
-            auth_key = None
+        if auth_key is not None and _can_sign(auth_key):
+            signing_secrets, auth_key = (auth_key,), None
         elif unreadable is None:
             signing_secrets, unreadable = open_secrets(self._sealer, endpoint_id, reply.signing_secrets)
         result = TaskResult(
@@ -98,13 +97,15 @@ class ResultDeliveries:
         return reply.word
 
 
-def _problem_of(secret: str) -> str | None:
-    """Return the problem with a task's signing secret: earlier versions accepted any text as the auth key."""
+def _can_sign(auth_key: str) -> bool:
+    """Return True if a task's auth key is a signing secret.
+
+    Version 0.2 accepted and sent any text, so a key that only begins like a signing secret is still sent.
+    """
     try:
-        check_auth_key(secret)
-    except ValueError as error:
-        return f"webhookAuthKey: {error}"
-    return None
+        return signs(check_auth_key(auth_key))
+    except ValueError:
+        return False
 
 
 def _message_id(number: int, executions: int, reruns: int) -> str:
