@@ -1,6 +1,6 @@
 """When the store is looked into for due deliveries."""
 
-from queue_engine.store.outbox.due_times import DueTimes
+from queue_engine.store.outbox.due_times import MAX_STALE, DueTimes
 
 
 def test_the_earliest_time_of_each_place_counts() -> None:
@@ -29,3 +29,12 @@ def test_notes_of_many_deliveries_take_no_room() -> None:
     for number in range(10_000):
         due.note("a", float(number))
     assert len(due._heap) == 1
+
+
+def test_times_that_are_replaced_by_earlier_ones_take_no_room() -> None:
+    due: DueTimes[str] = DueTimes()
+    due.note("last", 20_000.0)
+    for number in range(10_000, 0, -1):
+        due.note("ab"[number % 2], float(number))
+        assert len(due._heap) <= 2 * 3 + MAX_STALE
+    assert (due.take(2.0), due.next_at) == (["b", "a"], 20_000.0)

@@ -13,6 +13,9 @@ from typing import Generic, TypeVar
 
 Place = TypeVar("Place")
 
+MAX_STALE = 64
+"""Number of entries beyond two for each place at which the heap is made again, without the times that were replaced."""
+
 
 class DueTimes(Generic[Place]):
     """The earliest known time of each place. There are few places, and any number of deliveries in each."""
@@ -36,6 +39,9 @@ class DueTimes(Generic[Place]):
         self._notes += 1
         self._at[place] = at
         heapq.heappush(self._heap, (at, self._notes, place))
+        if len(self._heap) > 2 * len(self._at) + MAX_STALE:
+            self._heap = [(time, number, one) for number, (one, time) in enumerate(self._at.items())]
+            heapq.heapify(self._heap)
         return self.next_at == at
 
     def take(self, now: float) -> list[Place]:
