@@ -188,7 +188,7 @@ def test_a_tour_through_the_whole_engine(up: Up, tmp_path: Path) -> None:
     assert [row[:2] for row in console.cells("tasks", "list", "echo")] == [["t2", "SUCCESS"], ["t1", "SUCCESS"]]
     assert "success     2\n" in console.run("tasks", "count", "echo").stdout
     wait_until(lambda: len(up.get(f"{path}/tasks/t2/deliveries")) == 3, message="the delivery is not tried")
-    assert [row[2] for row in console.cells("tasks", "deliveries", "echo", "t2")] == ["connect_refused"] * 3
+    assert [row[3] for row in console.cells("tasks", "deliveries", "echo", "t2")] == ["connect_refused"] * 3
 
     follower = Program("logs", ("queue_engine", "logs", "echo", worker[0], "-f"), console.environment, tmp_path)
     try:

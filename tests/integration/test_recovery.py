@@ -30,7 +30,7 @@ async def test_a_recovery_ends_although_its_processes_are_killed(
     store: Store, programs: Programs, receiver: HttpServer
 ) -> None:
     endpoint_id = await new_endpoint(store)
-    receiver.answer = lambda _: Reply(410)
+    receiver.answer = lambda _: Reply(500)
     for number in range(COUNT):
         await end_task(store, endpoint_id, f"t{number}", webhook=f"{receiver.url}/hook")
     first = programs.delivery()
@@ -71,7 +71,7 @@ async def test_a_fresh_result_passes_recovered_ones_of_a_receiver_that_hangs(
     store: Store, programs: Programs, receiver: HttpServer
 ) -> None:
     endpoint_id = await new_endpoint(store)
-    receiver.answer = lambda _: Reply(410)
+    receiver.answer = lambda _: Reply(500)
     for number in range(COUNT):
         await end_task(store, endpoint_id, f"t{number}", webhook=f"{receiver.url}/hook")
     programs.delivery()
