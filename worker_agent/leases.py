@@ -101,7 +101,7 @@ class Leases:
 
     async def renew_step(self) -> int:
         """Renew all leases once. Always return 0, so that the loop waits for the interval before the next renewal."""
-        held = sorted(self._held.values(), key=lambda one: not one.calling)
+        held = list(self._held.values())
         for first in range(0, len(held), MAX_RENEWED):
             await self._renew(held[first : first + MAX_RENEWED])
             metrics.agent_last_heartbeat_timestamp.set_to_current_time()
@@ -124,8 +124,9 @@ class Leases:
             raise
         return 0
 
-    async def _renew(self, batch: Sequence[HeldAttempt]) -> None:
-        """Renew these leases; attempts whose calls have begun come first."""
+    async def _renew(self, held: Sequence[HeldAttempt]) -> None:
+        """Renew these leases. Sort them now, because calls begin while other leases are renewed."""
+        batch = sorted(held, key=lambda one: not one.calling)
         begun = sum(one.calling for one in batch)
         renewals = await self._source.renew([one.attempt.lease for one in batch], begun=begun)
         for one, renewal in zip(batch, renewals, strict=True):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
@@ -24,6 +24,7 @@ from queue_engine.domain.tasks import (
 from tests.waiting import wait_until_async
 from worker_agent.agent import AgentConfig, Duty
 from worker_agent.container import ContainerAddress, ContainerWatch, watch_over
+from worker_agent.leases import MAX_RENEWED, Leases
 from worker_agent.ports import Claim
 from worker_agent.requests import ForwardRequest
 from worker_agent.slots import Slots
@@ -253,6 +254,24 @@ async def test_the_source_learns_of_a_call_that_has_waited_for_a_slot(
         container.respond("t1")
         await until(lambda: "t3" in container.running)
         await until(lambda: not source.uncounted)
+
+
+async def test_a_call_that_begins_while_other_leases_are_renewed_is_the_one_that_counts() -> None:
+    class BusySource(MemorySource):
+        async def renew(self, leases: Sequence[Lease], *, begun: int = 0) -> Sequence[Renewal]:
+            renewals = await super().renew(leases, begun=begun)
+            agent_leases.begin_call(last)
+            return renewals
+
+    names = [f"t{number}" for number in range(MAX_RENEWED + 2)]
+    source = BusySource(uncounted=set(names))
+    agent_leases = Leases(source, lease_seconds=LEASE_SECONDS)
+    with ExitStack() as stack:
+        held = [stack.enter_context(agent_leases.holding(attempt(name), is_ahead=True)) for name in names]
+        last = held[-1]
+        await agent_leases.renew_step()
+    assert source.uncounted == {*names} - {names[-1]}
+    assert [one for one in held if not one.is_ahead] == [last]
 
 
 async def test_a_slot_is_free_while_the_outcome_of_its_call_is_recorded(
