@@ -357,6 +357,24 @@ async def test_a_task_is_spared_a_limited_number_of_times(bench: Bench) -> None:
     assert (task.state, task.lost) == (TaskState.DEAD, 1)
 
 
+@pytest.mark.parametrize("left_by", ["release", "loss"])
+async def test_the_mark_of_an_attempt_does_not_spare_a_later_one(bench: Bench, left_by: str) -> None:
+    """An agent of an earlier version leaves the mark where it is when it begins the next attempt."""
+    agent, key = bench.agent(), bench.keys.task("t1")
+    await bench.submit("t1")
+    started = await begin_ahead(bench, agent)
+    mark = await bench.probe.ask("HGET", key, "ahead")
+    if left_by == "release":
+        assert await agent.release(started.lease) == "OK"
+    else:
+        await bench.lose("t1", max_lost=0)
+    await bench.start(agent)
+    await bench.probe.ask("HSET", key, "ahead", mark)
+    await bench.lose("t1", max_lost=0)
+    task = await bench.task("t1")
+    assert (task.state, task.attempts, task.lost) == (TaskState.DEAD, 1, 1)
+
+
 @pytest.mark.parametrize("back_by", ["renewal", "success", "retry"])
 async def test_an_attempt_that_was_spared_is_readopted_by_its_agent(bench: Bench, back_by: str) -> None:
     agent = bench.agent()

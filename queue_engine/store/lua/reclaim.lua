@@ -14,14 +14,14 @@ local now = now_ms()
 local member, task_id = names_of(task)
 local lease_end = tonumber(redis.call('ZSCORE', leases, member) or '')
 if lease_end == nil or lease_end > now then return { 'OK' } end
-local state, token, cancel, worker_id, attempts, ahead, deadline =
+local state, token, cancel, worker_id, attempts, marked, deadline =
   unpack(redis.call('HMGET', task, 'state', 'token', 'cancel', 'worker', 'attempts', 'ahead', 'deadline'))
 if state ~= 'running' then
   redis.call('ZREM', leases, member)
   return { 'OK' }
 end
 worker_id, attempts = worker_id or '', attempts or 0
-local is_dead = false
+local ahead, is_dead = marked and marked == token, false
 if ahead then
   redis.call('HINCRBY', task, 'spared', 1)
   redis.call('HINCRBY', task, 'attempts', -1)

@@ -40,7 +40,8 @@ local function start(entry_id, token, address, is_ahead)
     redis.call('HDEL', task, 'entry', 'lost_token', 'noted', 'ahead')
     redis.call('HSET', task, 'state', 'running', 'token', token, 'worker', worker_id, 'address', address,
       'started', started, 'updated', started, 'attempts', attempt)
-    if is_ahead and tonumber(spared or 0) < MAX_SPARED then redis.call('HSET', task, 'ahead', 1) end
+    -- The mark is the token, because agents of an earlier version do not remove it when they begin another attempt.
+    if is_ahead and tonumber(spared or 0) < MAX_SPARED then redis.call('HSET', task, 'ahead', token) end
     moved = moved + 1
     new_leases[2 * moved - 1], new_leases[2 * moved] = text(now + lease_ms), member
   end
