@@ -119,6 +119,17 @@ async def test_an_order_whose_reply_was_lost_is_carried_out_once(bench: Bench) -
     assert len(await outbox.read(10, block_ms=1)) == 1
 
 
+@pytest.mark.parametrize("trigger", [Trigger.RETRY, Trigger.REDELIVER])
+async def test_an_order_that_is_repeated_after_its_delivery_sends_nothing(bench: Bench, trigger: Trigger) -> None:
+    outbox = await bench.outbox()
+    await give_up(bench, outbox, "t1")
+    assert await send(bench, trigger=trigger) is Resend.SENT
+    await bench.deliver(outbox)
+    before = await bench.probe.dump()
+    assert await send(bench, trigger=trigger) is Resend.DUPLICATE
+    assert await bench.probe.dump() == before
+
+
 @pytest.mark.parametrize("outcome", OUTCOMES)
 async def test_a_delivered_result_is_sent_again_only_when_that_is_ordered(bench: Bench, outcome: Outcome) -> None:
     outbox = await bench.outbox()

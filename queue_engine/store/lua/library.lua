@@ -497,10 +497,10 @@ local SENT_AGAIN = { SUCCESS = 'INIT', MAX_RETRIES_EXCEEDED = 'FAILED' }
 
 -- Make the delivery of an ended task's result due now. The task's data is kept at least as long as after its end.
 -- keys: task, body, result, history, attempts_log, delivery
-local function deliver_now(trigger, call_id)
+local function deliver_now(trigger)
   local now, status = now_ms(), redis.call('HGET', task, 'delivery')
   add_to_outbox(now)
-  redis.call('HSET', delivery, 'trigger', trigger, 'call', call_id)
+  redis.call('HSET', delivery, 'trigger', trigger)
   if status == 'SUCCESS' then undo_delivered(now) end
   leave_given_up()
   redis.call('HDEL', task, 'delivery_error', 'delivery_parked')

@@ -17,7 +17,7 @@ if redis.call('HGET', task, 'delivery') ~= 'MAX_RETRIES_EXCEEDED' then
   redis.call('ZREM', given_up, task_id)
   return { 'SKIPPED' }
 end
-deliver_now('recover', recovery_id)
+deliver_now('recover')
 redis.call('SADD', recovered, task_id)
 redis.call('PEXPIRE', recovered, RECOVERY_KEPT_MS)
 redis.call('HINCRBY', recovery, 'sent', 1)

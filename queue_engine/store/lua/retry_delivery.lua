@@ -11,13 +11,14 @@
 --   BUSY (the task has not ended)
 --   NO_WEBHOOK
 --   GONE
-local state, webhook, status = unpack(redis.call('HMGET', task, 'state', 'webhook', 'delivery'))
+local state, webhook, status, call = unpack(redis.call('HMGET', task, 'state', 'webhook', 'delivery', 'send_call'))
 if not state then return { 'GONE' } end
 if not TERMINAL[state] then return { 'BUSY' } end
 if not webhook then return { 'NO_WEBHOOK' } end
-local entry, call = unpack(redis.call('HMGET', delivery, 'entry', 'call'))
 if call == call_id then return { 'ALREADY' } end
-if entry then return { 'DUE' } end
+if redis.call('HEXISTS', delivery, 'entry') == 1 then return { 'DUE' } end
 if status == 'SUCCESS' and not sends_delivered then return { 'DELIVERED' } end
-deliver_now(trigger, call_id)
+deliver_now(trigger)
+-- The task keeps the id, because the delivery may have ended when the call is repeated.
+redis.call('HSET', task, 'send_call', call_id)
 return { 'OK' }
