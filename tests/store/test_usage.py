@@ -10,7 +10,7 @@ from queue_engine.store.constants import TASK_BYTES
 from queue_engine.store.endpoint_index import PAGE_SIZE
 from queue_engine.store.store import Store
 from queue_engine.store.usage import Usage
-from tests.store.bench import DELIVERED, GIVEN_UP, TENANT, TOO_LARGE_TO_JOIN, Bench, again, config
+from tests.store.bench import DELIVERED, GIVEN_UP, TENANT, TOO_LARGE_TO_JOIN, Bench, again, answer, config
 from tests.store.probe import Probe
 
 
@@ -105,6 +105,22 @@ async def test_a_delivery_waits_from_the_end_of_its_task_until_it_has_ended(benc
     assert (await _usage(bench)).waiting_deliveries == 1
     await bench.deliver(outbox, DELIVERED)
     assert (await _usage(bench)).waiting_deliveries == 0
+
+
+@pytest.mark.parametrize("ends_by", ["delivery", "deletion"])
+async def test_a_delivery_that_an_earlier_version_has_created_is_not_subtracted(bench: Bench, ends_by: str) -> None:
+    outbox = await bench.outbox()
+    await bench.finish("old", webhook=True)
+    await bench.probe.ask("HDEL", bench.keys.delivery("old"), "counted")
+    await bench.probe.ask("HINCRBY", bench.keys.counts, "deliveries", -1)
+    (entry,) = await outbox.read(10, block_ms=1)
+    await outbox.open(entry)
+    await bench.finish("new", webhook=True)
+    if ends_by == "delivery":
+        assert (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+    else:
+        await bench.store.tasks.delete(bench.endpoint_id, "old")
+    assert (await _usage(bench)).waiting_deliveries == 1
 
 
 async def test_workers_of_deleted_endpoints_are_not_wanted_and_those_of_stopped_ones_are(

@@ -9,15 +9,15 @@
 --   GIVEN_UP
 --   STALE
 drop(outbox, 'delivery', entry_id)
-local entry, begun = unpack(redis.call('HMGET', delivery, 'entry', 'created'))
+local entry, begun, is_counted = unpack(redis.call('HMGET', delivery, 'entry', 'created', 'counted'))
 if entry ~= entry_id then return { 'STALE' } end
 local now = now_ms()
 if redis.call('EXISTS', task) == 0 then
-  end_delivery()
+  end_delivery(is_counted)
   return { 'STALE' }
 end
 if now - tonumber(begun) > max_age_ms then
-  end_delivery()
+  end_delivery(is_counted)
   give_up(now, 'the result is no longer sent, because the receiver was not served for more than '
     .. math.floor(max_age_ms / 3600000) .. ' hours')
   return { 'GIVEN_UP' }

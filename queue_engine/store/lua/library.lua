@@ -426,17 +426,24 @@ local function signing_secrets()
   return secrets
 end
 
--- Create a delivery, and add it to the outbox.
+-- Create a delivery, with more fields and values if given, and add it to the outbox.
 -- keys: delivery, outbox
-local function begin_delivery(destination, created)
+local function begin_delivery(destination, created, ...)
   local entry = redis.call('XADD', outbox, '*', 'd', id_of_delivery(delivery), 'h', destination)
-  redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', created, 'destination', destination)
+  redis.call('HSET', delivery, 'entry', entry, 'attempts', 0, 'created', created, 'destination', destination, ...)
 end
 
--- Remove the delivery of a task's result, if there is one.
+-- Create the delivery of a task's result. It is marked as counted, because processes of an earlier version do not count theirs.
+local function begin_counted_delivery(destination, created)
+  begin_delivery(destination, created, 'counted', 1)
+  add_use('deliveries', 1)
+end
+
+-- Remove the delivery of a task's result, if there is one. `is_counted` is its mark.
 -- keys: delivery
-local function end_delivery()
-  if redis.call('DEL', delivery) == 1 then add_use('deliveries', -1) end
+local function end_delivery(is_counted)
+  redis.call('DEL', delivery)
+  if is_counted then add_use('deliveries', -1) end
 end
 
 -- Put the task into the index of deliveries that were given up, which is kept as long as its tasks. Return 1 if it was not there.
@@ -471,8 +478,7 @@ local function add_to_outbox(now)
   local destination, delivery_id = redis.call('HGET', delivery, 'destination'), id_of_delivery(delivery)
   if not destination then
     local webhook, spec = unpack(redis.call('HMGET', task, 'webhook', 'spec'))
-    add_use('deliveries', 1)
-    return begin_delivery(destination_of(webhook, spec), text(now))
+    return begin_counted_delivery(destination_of(webhook, spec), text(now))
   end
   redis.call('ZREM', outbox_due, delivery_id)
   redis.call('ZREM', outbox_parked, delivery_id)
@@ -542,8 +548,7 @@ local function record_end(ended, at, state, value)
   redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number, unpack({ field, length }))
   if entry or lost_token or ahead then redis.call('HDEL', task, 'entry', 'lost_token', 'ahead') end
   if webhook then
-    begin_delivery(destination, now)
-    add_use('deliveries', 1)
+    begin_counted_delivery(destination, now)
     redis.call('HSET', task, 'delivery', 'INIT')
   end
   local group = ended[status] or { bytes = 0, members = {}, ids = {} }
@@ -587,12 +592,12 @@ local function undo_end()
   local bytes = bytes_in(index_remove(status, stream, fin))
   if bytes > 0 then add_use('bytes', -bytes) end
   redis.call('HINCRBY', counts, status, -1)
-  local entry = redis.call('HGET', delivery, 'entry')
+  local entry, is_counted = unpack(redis.call('HMGET', delivery, 'entry', 'counted'))
   if entry then drop(outbox, 'delivery', entry) end
   local delivery_id = id_of_delivery(delivery)
   redis.call('ZREM', outbox_due, delivery_id)
   redis.call('ZREM', outbox_parked, delivery_id)
-  end_delivery()
+  end_delivery(is_counted)
   leave_given_up()
 end
 

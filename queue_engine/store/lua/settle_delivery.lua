@@ -9,7 +9,8 @@
 -- replies:
 --   OK: created_ms integer, now_ms integer, is_recovered flag (a recovery has made the delivery due)
 --   FENCED (another process has the delivery, or it was settled before)
-local entry, owner, begun, trigger = unpack(redis.call('HMGET', delivery, 'entry', 'owner', 'created', 'trigger'))
+local entry, owner, begun, trigger, is_counted =
+  unpack(redis.call('HMGET', delivery, 'entry', 'owner', 'created', 'trigger', 'counted'))
 if entry ~= entry_id or owner ~= process_id then return { 'FENCED' } end
 local now = now_ms()
 local due_at = verdict == 'again' and text(now + delay_ms)
@@ -35,7 +36,7 @@ if due_at then
     for _, key in ipairs({ task, body, result, history }) do redis.call('PEXPIRE', key, text(ttl)) end
   end
 else
-  end_delivery()
+  end_delivery(is_counted)
   if state and verdict == 'delivered' then
     redis.call('HDEL', task, 'next_delivery')
     redis.call('HSET', task, 'delivery', 'SUCCESS', 'delivered', text(now))
