@@ -188,6 +188,21 @@ async def test_valid_keys_use_up_no_look_ups_of_their_address() -> None:
     assert await outcome_of(authenticator, "guess") == "Unauthorized"
 
 
+async def test_look_ups_that_fail_with_the_store_use_up_none_of_their_address() -> None:
+    class Broken(Keys):
+        async def find(self, key_hash: str) -> ApiKey | None:
+            raise StoreUnavailable("it cannot be reached")
+
+    clock = Clock()
+    failed = FailedKeys(60, monotonic=clock)
+    broken = Authenticator(Principals(Broken(), monotonic=clock), failed)
+    for number in range(60):
+        with pytest.raises(StoreUnavailable):
+            await outcome_of(broken, f"k{number}")
+    recovered = Authenticator(Principals(Keys(), monotonic=clock), failed)
+    assert await outcome_of(recovered, "guess") == "Unauthorized"
+
+
 async def test_a_batch_of_look_ups_is_bounded() -> None:
     keys = Keys()
     authenticator = authenticator_of(Principals(keys))

@@ -36,7 +36,12 @@ class Authenticator:
             self._failed.check(address)
             raise _refused("unknown")
         is_within = self._failed.take(address)
-        principal = await self._principals.of_key(key, may_wait=not is_within)
+        try:
+            principal = await self._principals.of_key(key, may_wait=not is_within)
+        except Exception:  # not a cancellation: a client that disconnects has still cost a look-up
+            if is_within:
+                self._failed.give_back(address)
+            raise
         if principal is None:
             self._failed.note_unknown(key)
             if not is_within:
