@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from os import urandom
 from types import TracebackType
-from typing import Any
+from typing import Any, assert_never
 
 import orjson
 
@@ -149,7 +149,7 @@ class Submissions:
         task = self._new_task(principal, endpoint_id, request, fingerprint)
         enqueued = await from_store(self._tasks.enqueue(task))
         if enqueued.result is Submission.CONFLICT:
-            enqueued = replace(enqueued, result=await self._compare_with_accepted(task, request))
+            enqueued = await self._compare_with_accepted(task, request, enqueued)
         _check_accepted(enqueued, rates)
         is_new = enqueued.result is not Submission.DUPLICATE
         (_ACCEPTED if is_new else _DUPLICATE).inc()
@@ -181,17 +181,17 @@ class Submissions:
             queue_ttl_seconds=request.queue_ttl_seconds,
         )
 
-    async def _compare_with_accepted(self, task: NewTask, request: TaskRequest) -> Submission:
-        """Return DUPLICATE if the task was accepted with the same request in another spelling or under a previous
+    async def _compare_with_accepted(self, task: NewTask, request: TaskRequest, conflict: Enqueued) -> Enqueued:
+        """Return a DUPLICATE if the task was accepted with the same request in another spelling or under a previous
         secret key.
         """
         accepted = await from_store(
             self._tasks.accepted_request(task.endpoint_id, task.task_id, max_input_bytes=MAX_COMPARED_BYTES)
         )
         if accepted is None:  # removed in between, so the id is available again
-            return (await from_store(self._tasks.enqueue(task))).result
+            return await from_store(self._tasks.enqueue(task))
         same = self._is_request_of(request, accepted) or await self._is_respelled_request_of(request, accepted)
-        return Submission.DUPLICATE if same else Submission.CONFLICT
+        return replace(conflict, result=Submission.DUPLICATE) if same else conflict
 
     def _is_request_of(self, request: TaskRequest, accepted: AcceptedRequest) -> bool:
         return any(request.fingerprint(key) == accepted.fingerprint for key in self._fingerprint_keys)
@@ -229,8 +229,6 @@ class counted_rejections:  # noqa: N801 - a context manager that reads as a verb
 
 def _check_accepted(enqueued: Enqueued, rates: Sequence[RateState]) -> None:
     """Raise the error of a submission that was refused. `rates` are limits of its key and tenant."""
-    if enqueued.result is Submission.LIMITED and enqueued.rate is not None:
-        raise RateLimitReached(enqueued.rate, rates)
     match enqueued.result:
         case Submission.ACCEPTED | Submission.DUPLICATE:
             return
@@ -244,6 +242,11 @@ def _check_accepted(enqueued: Enqueued, rates: Sequence[RateState]) -> None:
             raise closed()
         case Submission.FULL:
             raise full()
+        case Submission.LIMITED:
+            if enqueued.rate is None:
+                raise ValueError("a submission over a rate limit comes without the limit")
+            raise RateLimitReached(enqueued.rate, rates)
+    assert_never(enqueued.result)
 
 
 def _fingerprint_key(key: bytes) -> bytes:

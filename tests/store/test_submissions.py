@@ -11,16 +11,19 @@ from queue_engine.domain.errors import (
     EngineError,
     InvalidRequest,
     NotFound,
+    RateLimitReached,
     Resource,
     StateConflict,
     StoreUnavailable,
     TooManyRequests,
 )
+from queue_engine.domain.rates import RateScope, RateState
 from queue_engine.domain.tasks import TaskState
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.submissions import MAX_COMPARED_BYTES, counted_rejections
 from queue_engine.observability import metrics
 from queue_engine.store.store import Store
+from queue_engine.store.tasks import Enqueued, Submission
 from tests.store.bench import TENANT, Bench, config
 from tests.store.use_cases import OWNER, STRANGER, engine_on, request
 
@@ -107,6 +110,19 @@ async def test_an_id_that_is_freed_during_the_comparison_is_taken(engine: Engine
 
     tasks.accepted_request = read_after_removal  # type: ignore[method-assign, assignment]
     assert (await engine.submissions.submit(OWNER, bench.endpoint_id, request())).is_new
+
+
+async def test_a_refusal_after_an_id_is_freed_is_reported(engine: Engine, bench: Bench) -> None:
+    """The task is removed, and the endpoint gets a rate limit that is reached, before the second try."""
+    replies = [Enqueued(Submission.CONFLICT), Enqueued(Submission.LIMITED, RateState(RateScope.ENDPOINT, 1, 0))]
+
+    async def enqueue(_task: object) -> Enqueued:
+        return replies.pop(0)
+
+    bench.store.tasks.enqueue = enqueue  # type: ignore[method-assign, assignment]
+    with pytest.raises(RateLimitReached):
+        await engine.submissions.submit(OWNER, bench.endpoint_id, request())
+    assert replies == []
 
 
 async def test_many_that_submit_the_same_at_once_make_one_task(engine: Engine, bench: Bench) -> None:
