@@ -47,7 +47,7 @@ class Engine:
         sealer, destinations = store.sealer, DestinationGuard(lookup, rules, store.api_keys)
         self.principals = Principals(store.api_keys, monotonic=monotonic)
         tenant_limits = TenantLimits(store.tenants, store.usage, store, limits, monotonic=monotonic)
-        self.submissions = Submissions(store.tasks, sealer, destinations, secret_keys, tenant_limits)
+        self.submissions = Submissions(store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits)
         self.audit = Audit(store.audit)
         self.orders = Orders(store.tasks, self.audit)
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)

@@ -23,6 +23,7 @@ from queue_engine.domain.errors import (
     EngineError,
     InvalidRequest,
     NotFound,
+    QuotaReached,
     RateLimitReached,
     Resource,
     StateConflict,
@@ -42,6 +43,7 @@ from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.observability import metrics
 from queue_engine.rules.strict_json import same_value
 from queue_engine.rules.webhook_urls import Webhook
+from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.tasks import AcceptedRequest, Enqueued, Submission, TaskStore
 
 MAX_COMPARED_BYTES = 64 * 1024
@@ -117,12 +119,14 @@ class Submissions:
     def __init__(
         self,
         tasks: TaskStore,
+        endpoints: EndpointStore,
         sealer: Sealer,
         destinations: DestinationGuard,
         secret_keys: Sequence[bytes],
         limits: TenantLimits,
     ) -> None:
         self._tasks = tasks
+        self._endpoints = endpoints
         self._limits = limits
         self._sealer = sealer
         self._destinations = destinations
@@ -140,7 +144,7 @@ class Submissions:
         check_has_access(principal, endpoint_id)
         spec = request.spec
         raise_for(await self.field_errors(principal, spec.headers, spec.webhook_auth_key, request.webhook))
-        rates = await self._limits.admit_submission(principal, has_webhook=request.webhook is not None)
+        rates = await self._admit(principal, endpoint_id, request)
         key = self._fingerprint_keys[0]
         if len(request.input) <= MAX_HASHED_BYTES:
             fingerprint = request.fingerprint(key)
@@ -165,6 +169,22 @@ class Submissions:
         secret = "headers" if headers else None if webhook_auth_key is None else "webhookAuthKey"
         errors = secret_errors(self._sealer, secret)
         return errors if webhook is None else errors + await self._destinations.errors(webhook, principal.tenant)
+
+    async def _admit(self, principal: Principal, endpoint_id: str, request: TaskRequest) -> Sequence[RateState]:
+        """Return the rate limits that apply. No quota refuses a task id that has a task, because it adds no task."""
+        has_webhook = request.webhook is not None
+        try:
+            return await self._limits.admit_submission(principal, has_webhook=has_webhook)
+        except QuotaReached:
+            if request.task_id is None or not await self._has_task(principal, endpoint_id, request.task_id):
+                raise
+        return await self._limits.admit_submission(principal, has_webhook=has_webhook, is_repeated=True)
+
+    async def _has_task(self, principal: Principal, endpoint_id: str, task_id: str) -> bool:
+        """Return True if the tenant's endpoint has the task. Another tenant must not learn which tasks exist."""
+        if await from_store(self._endpoints.get(endpoint_id, principal.tenant)) is None:
+            return False
+        return await from_store(self._tasks.accepted_request(endpoint_id, task_id, max_input_bytes=0)) is not None
 
     def _new_task(self, principal: Principal, endpoint_id: str, request: TaskRequest, fingerprint: str) -> NewTask:
         spec = request.spec

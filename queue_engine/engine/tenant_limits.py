@@ -120,12 +120,18 @@ class TenantLimits:
                 raise refusal.error()
         return standing
 
-    async def admit_submission(self, principal: Principal, *, has_webhook: bool) -> Sequence[RateState]:
+    async def admit_submission(
+        self, principal: Principal, *, has_webhook: bool, is_repeated: bool = False
+    ) -> Sequence[RateState]:
         """Return the rate limits of the principal's key and tenant that apply, after taking a token from each.
 
-        Limits that are not set cost no call of the store. Raises RateLimitReached, QuotaReached, StoreUnavailable.
+        Quotas do not apply to a repeated submission. Limits that are not set cost no call of the store. Raises
+        RateLimitReached, QuotaReached, StoreUnavailable.
         """
-        standing = await self._check(principal.tenant, has_webhook=has_webhook)
+        if is_repeated:
+            standing = await self._standings.get(principal.tenant)
+        else:
+            standing = await self._check(principal.tenant, has_webhook=has_webhook)
         key_limit, tenant_limit = principal.max_submits_per_second or 0, standing.submits_per_second
         if not key_limit and not tenant_limit:
             return ()

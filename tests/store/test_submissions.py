@@ -11,6 +11,7 @@ from queue_engine.domain.errors import (
     EngineError,
     InvalidRequest,
     NotFound,
+    QuotaReached,
     RateLimitReached,
     Resource,
     StateConflict,
@@ -19,6 +20,7 @@ from queue_engine.domain.errors import (
 )
 from queue_engine.domain.rates import RateScope, RateState
 from queue_engine.domain.tasks import TaskState
+from queue_engine.domain.tenants import Limit
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.submissions import MAX_COMPARED_BYTES, counted_rejections
 from queue_engine.observability import metrics
@@ -123,6 +125,35 @@ async def test_a_refusal_after_an_id_is_freed_is_reported(engine: Engine, bench:
     with pytest.raises(RateLimitReached):
         await engine.submissions.submit(OWNER, bench.endpoint_id, request())
     assert replies == []
+
+
+async def test_no_quota_refuses_a_repeated_submission(store: Store, bench: Bench) -> None:
+    theirs = await store.endpoints.create(STRANGER.tenant, config())
+    bench.endpoint_ids.append(theirs.endpoint_id)
+    for principal, endpoint_id in ((OWNER, bench.endpoint_id), (STRANGER, theirs.endpoint_id)):
+        await store.tenants.create(principal.tenant)
+        await engine_on(store).submissions.submit(principal, endpoint_id, request())
+        assert await store.tenants.set_limits(principal.tenant, {Limit.WAITING_TASKS: 1})
+    submit = engine_on(store).submissions.submit
+    for again in (b'{"n": 1}', b'{"n":1}'):
+        submitted = await submit(OWNER, bench.endpoint_id, request(input_=again))
+        assert (submitted.task_id, submitted.is_new) == ("t1", False)
+    with pytest.raises(StateConflict):
+        await submit(OWNER, bench.endpoint_id, request(input_=b"2"))
+    for new in (request("t2"), request(None)):
+        with pytest.raises(QuotaReached):
+            await submit(OWNER, bench.endpoint_id, new)
+    for task_id in ("t1", "t2"):  # tasks of another tenant that exist and that do not exist look the same
+        with pytest.raises(QuotaReached):
+            await submit(STRANGER, bench.endpoint_id, request(task_id))
+
+
+async def test_a_repeated_submission_at_a_quota_costs_a_token(store: Store, bench: Bench) -> None:
+    await store.tenants.create(TENANT)
+    await engine_on(store).submissions.submit(OWNER, bench.endpoint_id, request())
+    assert await store.tenants.set_limits(TENANT, {Limit.WAITING_TASKS: 1, Limit.SUBMITS_PER_SECOND: 5})
+    submitted = await engine_on(store).submissions.submit(OWNER, bench.endpoint_id, request())
+    assert submitted.rates == (RateState(RateScope.TENANT, 5, 4),)
 
 
 async def test_many_that_submit_the_same_at_once_make_one_task(engine: Engine, bench: Bench) -> None:
