@@ -67,11 +67,12 @@ class Deliveries:
         REDELIVER, after the result was delivered.
         """
         check_sees(principal, endpoint)
-        resend = await from_store(self._deliveries.send_now(endpoint.endpoint_id, task_id, uuid4().hex, trigger))
-        result = _result_of(resend)
+        action = Action.REDELIVER_RESULT if trigger is Trigger.REDELIVER else Action.RETRY_DELIVERY
+        target = task_target(endpoint.endpoint_id, task_id)
+        call = self._deliveries.send_now(endpoint.endpoint_id, task_id, uuid4().hex, trigger)
+        result = _result_of(await self._audit.change(principal, action, target, call))
         if result == "queued":
-            action = Action.REDELIVER_RESULT if trigger is Trigger.REDELIVER else Action.RETRY_DELIVERY
-            await self._audit.note(principal, action, task_target(endpoint.endpoint_id, task_id))
+            await self._audit.note(principal, action, target)
         return SendOrder(await self._task(endpoint, task_id), result)
 
     async def recover(
@@ -85,14 +86,15 @@ class Deliveries:
         check_sees(principal, endpoint)
         if until_ms is not None and until_ms < since_ms:
             raise InvalidRequest("until", "must not be before since")
-        endpoint_id = endpoint.endpoint_id
-        start = await from_store(self._recoveries.start(endpoint_id, uuid4().hex, since_ms=since_ms, until_ms=until_ms))
+        endpoint_id, target = endpoint.endpoint_id, endpoint_target(endpoint.endpoint_id)
+        call = self._recoveries.start(endpoint_id, uuid4().hex, since_ms=since_ms, until_ms=until_ms)
+        start = await self._audit.change(principal, Action.RECOVER_DELIVERIES, target, call)
         if start is Start.NOT_FOUND:
             raise NotFound(Resource.ENDPOINT)
         if start is Start.OTHER:
             raise StateConflict("since: a recovery of another period runs; cancel it or wait until it has ended")
         if start is Start.STARTED:
-            await self._audit.note(principal, Action.RECOVER_DELIVERIES, endpoint_target(endpoint_id))
+            await self._audit.note(principal, Action.RECOVER_DELIVERIES, target)
         await from_store(self._recoveries.advance(endpoint_id))
         return await self.recovery(principal, endpoint)
 
@@ -107,8 +109,9 @@ class Deliveries:
     async def cancel_recovery(self, principal: Principal, endpoint: Endpoint) -> Recovery:
         """Cancel the endpoint's recovery. A recovery that has ended is not changed."""
         check_sees(principal, endpoint)
-        if await from_store(self._recoveries.cancel(endpoint.endpoint_id)):
-            await self._audit.note(principal, Action.CANCEL_RECOVERY, endpoint_target(endpoint.endpoint_id))
+        target, call = endpoint_target(endpoint.endpoint_id), self._recoveries.cancel(endpoint.endpoint_id)
+        if await self._audit.change(principal, Action.CANCEL_RECOVERY, target, call):
+            await self._audit.note(principal, Action.CANCEL_RECOVERY, target)
         return await self.recovery(principal, endpoint)
 
     async def _task(self, endpoint: Endpoint, task_id: str) -> Task:

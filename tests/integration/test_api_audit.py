@@ -9,7 +9,9 @@ from queue_engine.domain.audit import Action
 from queue_engine.domain.principals import Role
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.audit import AuditStore
+from queue_engine.store.deliveries import DeliveryStore
 from queue_engine.store.endpoints import EndpointStore, StateChange
+from queue_engine.store.recoveries import RecoveryStore
 from queue_engine.store.redis.client import NotDurable
 from tests.api_server import ENDPOINT, RunningApi
 from tests.integration.test_api_deliveries import BROKEN, GONE, Results
@@ -187,6 +189,42 @@ async def test_a_change_whose_outcome_is_unknown_is_recorded_once_and_not_as_cer
     latest = (await audit_of(api))["items"][0]
     assert (latest["action"], latest["target"]) == ("stop_endpoint", f"endpoint {endpoint_id}")
     assert latest["certain"] is False
+
+
+@pytest.mark.parametrize(
+    ("store", "call", "method", "path", "body", "action"),
+    [
+        (DeliveryStore, "send_now", "POST", "/tasks/a/deliveries/retry", None, "retry_delivery"),
+        (DeliveryStore, "send_now", "POST", "/tasks/a/deliveries/redeliver", None, "redeliver_result"),
+        (RecoveryStore, "start", "POST", "/deliveries/recover", {"since": 0}, "recover_deliveries"),
+        (RecoveryStore, "cancel", "DELETE", "/deliveries/recover", None, "cancel_recovery"),
+    ],
+)
+async def test_an_order_of_deliveries_whose_reply_is_lost_is_recorded_as_not_certain(
+    api: RunningApi,
+    monkeypatch: pytest.MonkeyPatch,
+    store: type,
+    call: str,
+    method: str,
+    path: str,
+    body: dict[str, int] | None,
+    action: str,
+) -> None:
+    endpoint_id = await api.create_endpoint()
+
+    async def lose_reply(*_arguments: Any, **_options: Any) -> None:
+        raise NotDurable("it does not respond")
+
+    monkeypatch.setattr(store, call, lose_reply)
+    answer = await api.client.request(method, f"/v2/serverless/{endpoint_id}{path}", json=body)
+    assert answer.status_code == 503
+
+    async def is_written() -> bool:
+        return len(await changes(api)) == 2
+
+    await wait_until_async(is_written, message="the record is not written")
+    latest = (await audit_of(api))["items"][0]
+    assert (latest["action"], latest["certain"]) == (action, False)
 
 
 async def test_a_record_that_the_store_refuses_is_logged_and_written_later(
