@@ -19,7 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from queue_engine.config.durability import Durability
 from queue_engine.config.store_url import Address
 from queue_engine.observability import metrics
-from queue_engine.store.redis.client import NotDurable, exchange, unavailability
+from queue_engine.store.redis.client import NotDurable, after_loss, exchange, unavailability
 from queue_engine.store.redis.cluster import ClusterClient, is_redirection, slot_of
 from queue_engine.store.scripts import Argument, Script, load_scripts
 
@@ -119,11 +119,11 @@ class ScriptRunner:
     async def _exchange(self, batch: list[_Call]) -> list[Any]:
         try:
             return await self._through(self._redis, batch)
-        except (RedisConnectionError, RedisTimeoutError):
+        except (RedisConnectionError, RedisTimeoutError) as lost:
             # After a fail-over the idle connections lead to the old server, so they are closed too.
             with suppress(RedisConnectionError, OSError):
                 await self._redis.connection_pool.disconnect(inuse_connections=False)
-            return await self._through(self._redis, batch)
+            return after_loss(lost, await self._through(self._redis, batch))
 
     # A cluster
 
@@ -139,8 +139,10 @@ class ScriptRunner:
     async def _at(self, node: Address, calls: list[_Call], cluster: ClusterClient) -> list[tuple[_Call, Any]]:
         try:
             replies = await self._through(cluster.client_of(node), calls)
-        except (RedisConnectionError, RedisTimeoutError):
-            return await self._elsewhere(node, calls, cluster)
+        except (RedisConnectionError, RedisTimeoutError) as lost:
+            repeated = await self._elsewhere(node, calls, cluster)
+            after_loss(lost, [reply for _, reply in repeated])
+            return repeated
         except RedisError as error:
             return [(call, error) for call in calls]
         redirected = [

@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 import pytest
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
 
 from queue_engine.domain.audit import Action
 from queue_engine.domain.principals import Role
@@ -189,6 +190,23 @@ async def test_a_change_whose_outcome_is_unknown_is_recorded_once_and_not_as_cer
     latest = (await audit_of(api))["items"][0]
     assert (latest["action"], latest["target"]) == ("stop_endpoint", f"endpoint {endpoint_id}")
     assert latest["certain"] is False
+
+
+@pytest.mark.parametrize("refusal", [OutOfMemoryError("used memory"), ReadOnlyError("a replica")])
+async def test_a_change_that_the_store_refuses_is_not_recorded(
+    api: RunningApi, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    endpoint_id = await api.create_endpoint()
+
+    async def refuse(*_arguments: Any) -> StateChange:
+        raise refusal
+
+    monkeypatch.setattr(EndpointStore, "set_desired_state", refuse)
+    before = await changes(api)
+    with caplog.at_level(logging.ERROR):
+        assert (await api.client.post(f"/v2/serverless/{endpoint_id}/stop")).status_code == 503
+    assert not [one for one in caplog.records if "audit record" in one.getMessage()]
+    assert await changes(api) == before
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import BusyLoadingError, ReadOnlyError
 
 from queue_engine.config.store_url import Address
-from queue_engine.store.redis.client import close, connect, exchange
+from queue_engine.store.redis.client import close, connect, exchange, is_refused_write
 from queue_engine.store.redis.connections import MasterConnection
 from queue_engine.store.redis.sentinel import MasterPool
 from tests.waiting import wait_until_async
@@ -104,6 +104,19 @@ async def test_an_idle_connection_that_the_server_closed_costs_no_retry() -> Non
         server._respond = break_second
         assert await exchange(client, [("ECHO", "b")]) == [b"b"]
         assert [number for number, _ in server.commands] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+async def test_a_refusal_after_a_lost_connection_leaves_the_outcome_unknown(is_lost: bool) -> None:
+    def refuse(connection: int, _command: list[bytes]) -> bytes:
+        if connection == 1 and is_lost:
+            server.writers[0].close()
+            return b""
+        return b"-MISCONF Errors writing to the append only file.\r\n"
+
+    async with serving(refuse) as (server, client):
+        (reply,) = await exchange(client, [("SET", "a", "b")])
+        assert is_refused_write(reply) is not is_lost
 
 
 async def test_a_connection_that_breaks_between_replies_is_repeated_whole_on_a_new_one() -> None:

@@ -68,6 +68,10 @@ _REASONS: Mapping[type[BaseException], str] = {
 }
 
 
+_REFUSED = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
+"""Prefixes of error replies to writes that the store did not execute. Reads do not get them."""
+
+
 class NotDurable(RedisError):
     """A write was executed but not yet acknowledged by enough servers. The caller repeats it until it is."""
 
@@ -95,15 +99,16 @@ def connect(url: str | StoreUrl, *, max_connections: int = 32, blocking: bool = 
 async def exchange(client: Redis, commands: Sequence[Iterable[Any]]) -> list[Any]:
     """Send commands to one server in one write; return the reply or the ResponseError of each, in order.
 
-    A call that loses its connection is repeated once on a new one. Raises ConnectionError and TimeoutError of redis-py.
+    A call that loses its connection is repeated once on a new one: see `after_loss`. Raises ConnectionError and
+    TimeoutError of redis-py.
     """
     pool = client.connection_pool
     connection: Watchful = await pool.get_connection()
     try:
         try:
             return await connection.exchange(commands)
-        except RedisConnectionError:
-            return await connection.exchange(commands)
+        except RedisConnectionError as lost:
+            return after_loss(lost, await connection.exchange(commands))
     finally:
         await pool.release(connection)
 
@@ -212,6 +217,26 @@ def unavailability(error: BaseException) -> str | None:
     if isinstance(error, ResponseError) and (reply := _reply_of(error)).startswith(_PASSING):
         return f"it refuses writes ({reply.split(' ', 1)[0]})"
     return None
+
+
+def after_loss(lost: RedisError, replies: list[Any]) -> list[Any]:
+    """Return the replies to repeated commands. Their errors have the loss of the first try as their cause.
+
+    The store may have executed the first try, also when it refuses the second one.
+    """
+    for reply in replies:
+        if isinstance(reply, Exception):
+            reply.__cause__ = lost
+    return replies
+
+
+def is_refused_write(error: BaseException | None) -> bool:
+    """Return True if the store has refused a write without executing it, and no earlier try of the call was lost."""
+    while isinstance(error, StoreUnavailable):
+        error = error.__cause__
+    if not isinstance(error, ResponseError) or error.__cause__ is not None:
+        return False
+    return isinstance(error, OutOfMemoryError | ReadOnlyError) or _reply_of(error).startswith(_REFUSED)
 
 
 def _reply_of(error: ResponseError) -> str:
