@@ -83,19 +83,6 @@ class RotatedSecret:
     replaced_until_ms: int
 
 
-class _NotedEdit:
-    """An edit of a configuration that remembers if it has changed anything."""
-
-    def __init__(self, edit: Callable[[EndpointConfig], EndpointConfig]) -> None:
-        self._edit = edit
-        self.has_changed = False
-
-    def __call__(self, config: EndpointConfig) -> EndpointConfig:
-        edited = self._edit(config)
-        self.has_changed = self.has_changed or edited != config
-        return edited
-
-
 class Endpoints:
     """The endpoints of each tenant.
 
@@ -240,12 +227,12 @@ class Endpoints:
             self._credentials.use(principal.tenant, credential_id, before.endpoint_id)
         ):
             raise InvalidRequest(*_UNKNOWN_CREDENTIAL)
-        noted = _NotedEdit(edited)
-        call = self._endpoints.update(before.endpoint_id, principal.tenant, noted, references.environment)
-        endpoint = await self._change(principal, Action.UPDATE_ENDPOINT, before.endpoint_id, call)
-        if endpoint is None:
+        call = self._endpoints.update(before.endpoint_id, principal.tenant, edited, references.environment)
+        updated = await self._change(principal, Action.UPDATE_ENDPOINT, before.endpoint_id, call)
+        if updated is None:
             raise NotFound(Resource.ENDPOINT)
-        if noted.has_changed or references.environment is not None:
+        endpoint, is_written = updated
+        if is_written:
             await self._note(principal, Action.UPDATE_ENDPOINT, endpoint.endpoint_id)
         if endpoint.config.credential_id != before.config.credential_id:
             await self._release_credential(before)
@@ -255,11 +242,11 @@ class Endpoints:
         """Set the number of workers. Raises QuotaReached for more workers than the tenant's limits allow."""
         before = await self.get(principal, endpoint_id)
         await self._limits.check_workers(principal.tenant, workers, before=before.config.workers)
-        noted = _NotedEdit(lambda config: replace(config, workers=workers))
-        call = self._endpoints.update(endpoint_id, principal.tenant, noted)
-        if await self._change(principal, Action.SCALE_ENDPOINT, endpoint_id, call) is None:
+        call = self._endpoints.update(endpoint_id, principal.tenant, lambda config: replace(config, workers=workers))
+        updated = await self._change(principal, Action.SCALE_ENDPOINT, endpoint_id, call)
+        if updated is None:
             raise NotFound(Resource.ENDPOINT)
-        if noted.has_changed:
+        if updated.is_written:
             await self._note(principal, Action.SCALE_ENDPOINT, endpoint_id)
 
     async def start(self, principal: Principal, endpoint_id: str) -> None:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -49,6 +49,14 @@ class StateChange(StrEnum):
     UNCHANGED = "UNCHANGED"
     """The endpoint had this desired state."""
     NOT_FOUND = "NOT_FOUND"
+
+
+class Updated(NamedTuple):
+    """An endpoint after a change of its configuration."""
+
+    endpoint: Endpoint
+    is_written: bool
+    """False if nothing was to be changed, so that no call wrote to the store."""
 
 
 class EndpointLimitReached(Exception):
@@ -141,7 +149,7 @@ class EndpointStore:
         tenant: str,
         edit: Callable[[EndpointConfig], EndpointConfig],
         environment: Mapping[str, str] | None = None,
-    ) -> Endpoint | None:
+    ) -> Updated | None:
         """Replace the configuration by the result of `edit`, and the environment unless it is None.
 
         Workers are replaced when the change affects them. Without a change the store is not written. Return None when
@@ -149,16 +157,19 @@ class EndpointStore:
         the exceptions of `edit`, and SecretKeyMissing as `create` does.
         """
         keys = self._partitions.of(endpoint_id)
+        # Stays True after a conflict, because a call that was repeated after a lost reply conflicts with itself.
+        is_written = False
         while (endpoint := await self.get(endpoint_id, tenant)) is not None:
             config = edit(endpoint.config)
             before = await self._environment_if_readable(endpoint_id) if environment is not None else None
             if config == endpoint.config and environment == before:
-                return endpoint
+                return Updated(endpoint, is_written)
             renew = needs_new_workers(endpoint.config, config) or environment != before
             if environment is None:
                 sealed, names = await self._sealed_environment(endpoint_id), list(endpoint.environment_names)
             else:
                 sealed, names = self._sealed(endpoint_id, environment), sorted(environment)
+            is_written = True
             reply = await self._scripts.update_endpoint(
                 keys,
                 tenant=tenant,
@@ -167,7 +178,8 @@ class EndpointStore:
                 fields=_fields(config, sealed, names),
             )
             if reply.word == "OK":
-                return await self.get(endpoint_id, tenant)
+                written = await self.get(endpoint_id, tenant)
+                return None if written is None else Updated(written, is_written)
         return None
 
     async def set_desired_state(self, endpoint_id: str, tenant: str, desired: DesiredState) -> StateChange:

@@ -115,7 +115,8 @@ async def test_a_record_names_key_address_and_time(api: RunningApi) -> None:
 
 
 async def test_what_changes_nothing_is_not_recorded(api: RunningApi) -> None:
-    endpoint_id = await api.create_endpoint()
+    variables = [{"key": "A", "value": "1"}]
+    endpoint_id = await api.create_endpoint(environmentVars=variables)
     await api.submit(endpoint_id, taskId="a")
     cancel = f"/v2/serverless/{endpoint_id}/tasks/a/cancel"
     await api.client.post(cancel)
@@ -128,6 +129,7 @@ async def test_what_changes_nothing_is_not_recorded(api: RunningApi) -> None:
     workers = (await api.client.get(base)).json()["data"]["totalWorkers"]
     assert (await api.client.put(f"{base}/workers/{workers}")).status_code == 200
     assert (await api.client.patch(base, json={"name": ENDPOINT["name"]})).status_code == 200
+    assert (await api.client.patch(base, json={"environmentVars": variables})).status_code == 200
     await api.post("/v2/serverless", {})
     await api.post("/v2/keys", {"name": "no role"})
     await api.client.get(f"/v2/serverless/{endpoint_id}")

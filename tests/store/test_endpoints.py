@@ -69,11 +69,12 @@ async def test_a_change_that_changes_nothing_is_not_written(store: Store, probe:
     before = (await probe.snapshot()).contents
     for environment in (None, {"A": "1"}):
         found = await store.endpoints.update(created.endpoint_id, TENANT, lambda same: same, environment)
-        assert found == created
+        assert found == (created, False)
     assert (await probe.snapshot()).contents == before
     changed = await store.endpoints.update(created.endpoint_id, TENANT, lambda same: same, {"A": "2"})
     assert changed is not None
-    assert (changed.version, changed.revision) == (2, 2)
+    assert changed.is_written
+    assert (changed.endpoint.version, changed.endpoint.revision) == (2, 2)
 
 
 async def test_an_endpoint_of_an_older_version_has_the_defaults(store: Store, probe: Probe) -> None:
@@ -205,9 +206,10 @@ async def test_a_change_keeps_what_it_does_not_name(bench: Bench) -> None:
     changed = await bench.store.endpoints.update(
         bench.endpoint_id, TENANT, lambda config: replace(config, workers=5, max_queued_tasks=1)
     )
-    assert changed == await _endpoint(bench)
-    assert changed.config == replace(before.config, workers=5, max_queued_tasks=1)
-    assert (changed.version, changed.revision) == (before.version + 1, before.revision)
+    assert changed == (await _endpoint(bench), True)
+    endpoint, _ = changed
+    assert endpoint.config == replace(before.config, workers=5, max_queued_tasks=1)
+    assert (endpoint.version, endpoint.revision) == (before.version + 1, before.revision)
     assert await bench.submit("t1") is Submission.ACCEPTED
     assert await bench.submit("t2") is Submission.FULL
 
@@ -217,20 +219,20 @@ async def test_a_change_that_needs_new_workers_says_so(bench: Bench) -> None:
         bench.endpoint_id, TENANT, lambda config: replace(config, initialization_command="serve")
     )
     assert changed is not None
-    assert changed.revision == 2
+    assert changed.endpoint.revision == 2
 
 
 async def test_a_new_environment_takes_the_place_of_the_old_one(store: Store) -> None:
     endpoint_id = (await store.endpoints.create(TENANT, config(environment={"A": "1"}))).endpoint_id
     kept = await store.endpoints.update(endpoint_id, TENANT, lambda config: replace(config, workers=2))
     assert kept is not None
-    assert (kept.environment_names, kept.revision) == (("A",), 1)
+    assert (kept.endpoint.environment_names, kept.endpoint.revision) == (("A",), 1)
     assert await store.endpoints.environment(endpoint_id) == {"A": "1"}
 
     changed = await store.endpoints.update(endpoint_id, TENANT, lambda config: config, {"B": "2"})
 
     assert changed is not None
-    assert (changed.environment_names, changed.revision) == (("B",), 2)
+    assert (changed.endpoint.environment_names, changed.endpoint.revision) == (("B",), 2)
     assert await store.endpoints.environment(endpoint_id) == {"B": "2"}
 
 
