@@ -84,6 +84,95 @@ async def test_tasks_of_an_earlier_version_do_not_make_the_bytes_negative(bench:
     assert await _bytes(bench) >= TASK_BYTES
 
 
+async def _strip_bytes(bench: Bench, status: str) -> None:
+    """Make the entries of an index those of version 0.2, which keeps no bytes of a task in them."""
+    stream = bench.keys.finished(status)
+    entries = await bench.probe.stream(stream)
+    await bench.probe.ask("DEL", stream)
+    for entry_id, fields in entries.items():
+        await bench.probe.ask("XADD", stream, entry_id, "t", fields["t"], "n", fields["n"])
+
+
+async def _finish_in_old_agent(bench: Bench, *, webhook: bool = False) -> None:
+    """End a task as an agent of version 0.2 does, which does not count the output."""
+    await bench.finish("old", outcome=TOO_LARGE_TO_JOIN, webhook=webhook)
+    await bench.probe.ask("HINCRBY", bench.keys.counts, "bytes", -len(TOO_LARGE_TO_JOIN.output))
+    await _strip_bytes(bench, "SUCCESS")
+
+
+@pytest.mark.parametrize("way", ["purge", "delete", "rerun", "deliver"])
+async def test_a_task_that_ended_in_an_agent_of_an_earlier_version_is_subtracted(bench: Bench, way: str) -> None:
+    outbox = await bench.outbox()
+    await bench.submit_and_start("other")
+    before = await _bytes(bench)
+    await _finish_in_old_agent(bench, webhook=way == "deliver")
+    assert await _bytes(bench) > before
+    if way == "deliver":
+        await bench.deliver(outbox)
+    if way == "rerun":
+        await bench.store.tasks.rerun(bench.endpoint_id, "old", "call")
+        await bench.store.tasks.cancel(bench.endpoint_id, "old")
+    if way in ("deliver", "purge"):
+        assert await bench.purge() == 1
+    else:
+        await bench.store.tasks.delete(bench.endpoint_id, "old")
+    assert await _bytes(bench) == before
+
+
+@pytest.mark.parametrize("outcome", [Succeeded(b"42"), TOO_LARGE_TO_JOIN])
+async def test_a_task_that_a_process_of_an_earlier_version_has_delivered_is_subtracted(
+    bench: Bench, outcome: Succeeded
+) -> None:
+    outbox = await bench.outbox()
+    await bench.submit_and_start("other")
+    before = await _bytes(bench)
+    await bench.finish("t1", outcome=outcome, webhook=True)
+    await bench.deliver(outbox)
+    await _strip_bytes(bench, "DELIVERED")
+    assert await bench.purge() == 1
+    assert await _bytes(bench) == before
+
+
+async def test_an_expired_task_of_an_agent_of_an_earlier_version_is_subtracted_without_its_input(bench: Bench) -> None:
+    await bench.submit_and_start("other")
+    await _finish_in_old_agent(bench)
+    before = await _bytes(bench)
+    input_bytes = await bench.probe.ask("STRLEN", bench.keys.body("old"))
+    await bench.probe.ask("DEL", *await bench.data_keys("old"))
+    await bench.purge()
+    assert await _bytes(bench) == before - TASK_BYTES
+    await bench.probe.ask("HINCRBY", bench.keys.counts, "bytes", -input_bytes)
+
+
+async def test_a_task_from_before_bytes_were_counted_is_not_subtracted(bench: Bench) -> None:
+    agent = bench.agent()
+    started = await bench.submit_and_start("old", agent)
+    await bench.probe.ask("HDEL", bench.keys.counts, "bytes", "counted_from")
+    await bench.submit("new")
+    before = await _bytes(bench)
+    await bench.settle(agent, started, Succeeded(b"42"))
+    await bench.probe.ask("HINCRBY", bench.keys.counts, "bytes", -2)
+    await _strip_bytes(bench, "SUCCESS")
+    assert await bench.purge() == 1
+    assert await _bytes(bench) == before
+
+
+@pytest.mark.parametrize("way", ["purge", "delete", "resync"])
+async def test_an_endpoint_without_tasks_uses_nothing(bench: Bench, way: str) -> None:
+    await bench.finish("t1")
+    if way == "resync":
+        await bench.purge()
+    await bench.probe.ask("HINCRBY", bench.keys.counts, "bytes", 5000)
+    await bench.probe.ask("HINCRBY", bench.keys.counts, "deliveries", 2)
+    if way == "purge":
+        await bench.purge()
+    elif way == "delete":
+        await bench.store.tasks.delete(bench.endpoint_id, "t1")
+    else:
+        await bench.store.endpoints.index.restore([bench.endpoint_id])
+    assert (await _bytes(bench), (await _usage(bench)).waiting_deliveries) == (0, 0)
+
+
 async def test_queued_and_scheduled_tasks_wait(bench: Bench) -> None:
     agent = bench.agent()
     started = await bench.submit_and_start("scheduled", agent)

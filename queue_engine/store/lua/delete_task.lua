@@ -11,5 +11,6 @@ if not state then return { 'GONE' } end
 if not TERMINAL[state] then return { 'BUSY' } end
 undo_end()
 index_remove('all', created, seq)
+correct_use()
 redis.call('DEL', task, body, result, history, attempts_log)
 return { 'OK' }

@@ -33,8 +33,8 @@ local before = redis.call('HGET', task, 'print')
 if before and left then return { 'WITHIN', before == fingerprint and 'EXISTS' or 'CONFLICT', max_submits, left } end
 if before then return { before == fingerprint and 'EXISTS' or 'CONFLICT' } end
 if desired ~= 'running' or failed == '1' then return { 'CLOSED' } end
-local waiting = redis.call('HMGET', counts, 'queued', 'scheduled')
-if (tonumber(waiting[1]) or 0) + (tonumber(waiting[2]) or 0) >= tonumber(max_queued) then return { 'FULL' } end
+local queued, scheduled, counted_from = unpack(redis.call('HMGET', counts, 'queued', 'scheduled', 'counted_from'))
+if (tonumber(queued) or 0) + (tonumber(scheduled) or 0) >= tonumber(max_queued) then return { 'FULL' } end
 
 timeout, ttl = execution_timeout or timeout, queue_ttl or ttl
 local now = text(now_ms())
@@ -56,5 +56,6 @@ if destination then redis.call('HSET', task, 'webhook', #destination <= 64 and d
 redis.call('ZADD', live, seq, task_id)
 count_move(nil, 'queued')
 add_use('bytes', #spec_and_input + TASK_BYTES)
+if not counted_from then redis.call('HSET', counts, 'counted_from', seq) end
 if left then return { 'WITHIN', 'OK', max_submits, left } end
 return { 'OK' }

@@ -1,5 +1,4 @@
--- Put an endpoint into the indexes of its partition that lack it, correct the counts of its workers, and let the controller look
--- at them.
+-- Put an endpoint into the indexes of its partition that lack it, correct its counts, and let the controller look at its workers.
 --
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, deletions, due_purges, counts, waiting_endpoints
@@ -14,6 +13,7 @@ if desired == 'deleted' then restored = redis.call('ZADD', deletions, 'NX', text
 -- Entries that agents write are not counted: agents of data format 1 may run during the whole migration, which ends after a round in
 -- which nothing was missing.
 recount_workers()
+correct_use()
 local queued, scheduled = unpack(redis.call('HMGET', counts, 'queued', 'scheduled'))
 if (queued or 0) + (scheduled or 0) > 0 then redis.call('SADD', waiting_endpoints, id) end
 check_now()

@@ -105,9 +105,28 @@ local function add_use(name, by)
   if redis.call('HINCRBY', counts, name, by) < 0 then redis.call('HSET', counts, name, 0) end
 end
 
--- Return the bytes of an ended task by its entry's fields in an index: 0 for a task that ended in an earlier version.
-local function bytes_in(fields)
-  return fields and fields[5] == 'b' and tonumber(fields[6]) or 0
+-- Set what an endpoint without tasks uses to zero, because processes of an earlier version remove tasks and end deliveries without
+-- subtracting them.
+-- keys: counts, created
+local function correct_use()
+  if redis.call('XLEN', created) == 0 then redis.call('HDEL', counts, 'bytes', 'deliveries') end
+end
+
+-- Return the bytes that were added for an ended task, by its entry's fields in the index of this status. An entry of an agent of an
+-- earlier version has no bytes, and the task's output was not added. An entry of a delivery process of an earlier version has none
+-- either, but the output may have been added. It is included, because a sum that only rises would refuse the tenant's tasks forever.
+-- The field `counted_from` is the place of the first task whose input was added.
+-- keys: counts, task, body, result
+local function bytes_in(fields, status)
+  if not fields then return 0 end
+  if fields[5] == 'b' then return tonumber(fields[6]) end
+  local place, first = fields[4], redis.call('HGET', counts, 'counted_from')
+  if not first or tonumber(place) < tonumber(first) then return 0 end
+  local seq, result_at = unpack(redis.call('HMGET', task, 'seq', 'result_at'))
+  if seq ~= place then return TASK_BYTES end -- the task's data has expired
+  local length = redis.call('STRLEN', body)
+  if status == 'delivered' then return length + redis.call('STRLEN', result) + TASK_BYTES end
+  return tonumber(result_at or length) + TASK_BYTES
 end
 
 -- Change the number of workers with a status in the counts of the endpoint and its partition.
@@ -492,7 +511,7 @@ local function undo_delivered(now)
   redis.call('HDEL', task, 'delivered')
   if state ~= 'succeeded' then return end
   local _, task_id = names_of(task)
-  local bytes = bytes_in(index_remove('delivered', finished_delivered, fin))
+  local bytes = bytes_in(index_remove('delivered', finished_delivered, fin), 'delivered')
   redis.call('HSET', task, 'fin', index_add('success', finished_success, now, 't', task_id, 'n', seq, 'b', bytes))
   redis.call('HINCRBY', counts, 'delivered', -1)
   redis.call('HINCRBY', counts, 'success', 1)
@@ -589,7 +608,7 @@ local function undo_end()
     status, stream = 'success', finished_success
     if delivered == 'SUCCESS' then status, stream = 'delivered', finished_delivered end
   end
-  local bytes = bytes_in(index_remove(status, stream, fin))
+  local bytes = bytes_in(index_remove(status, stream, fin), status)
   if bytes > 0 then add_use('bytes', -bytes) end
   redis.call('HINCRBY', counts, status, -1)
   local entry, is_counted = unpack(redis.call('HMGET', delivery, 'entry', 'counted'))

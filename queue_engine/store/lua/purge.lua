@@ -11,7 +11,7 @@
 --   OK (the entry was stale)
 local fields = index_remove(status, stream, number)
 if not fields then return { 'OK' } end
-local bytes = bytes_in(fields)
+local bytes = bytes_in(fields, status)
 -- A task with the same id at another place was submitted after the data of the entry's task had expired. It is not removed.
 local seq, webhook, has_history, result_at, standing =
   unpack(redis.call('HMGET', task, 'seq', 'webhook', 'history', 'result_at', 'delivery'))
@@ -27,6 +27,7 @@ end
 redis.call('HINCRBY', counts, status, -1)
 if bytes > 0 then add_use('bytes', -bytes) end
 index_remove('all', created, place)
+correct_use()
 if is_there then
   redis.call('DEL', task, body)
   -- Missing keys are not deleted, because the search for a missing key costs as much as a deletion.

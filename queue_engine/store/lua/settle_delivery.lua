@@ -42,7 +42,7 @@ else
     redis.call('HSET', task, 'delivery', 'SUCCESS', 'delivered', text(now))
     if state == 'succeeded' then
       local fin, seq = unpack(redis.call('HMGET', task, 'fin', 'seq'))
-      local bytes = bytes_in(index_remove('success', finished_success, fin))
+      local bytes = bytes_in(index_remove('success', finished_success, fin), 'success')
       local _, task_id = names_of(task)
       redis.call('HSET', task, 'fin', index_add('delivered', finished_delivered, now, 't', task_id, 'n', seq, 'b', bytes))
       redis.call('HINCRBY', counts, 'success', -1)
