@@ -61,8 +61,9 @@ class Refreshed(Generic[T]):
         return kept.value
 
     def forget(self, name: str) -> None:
-        """Read the value again before its next use."""
+        """Read the value again before its next use. The value of a read under way may be old, so it is not kept."""
         self._kept.pop(name, None)
+        self._reading.pop(name, None)
 
     def _begin(self, name: str) -> asyncio.Task[T]:
         """Return the task that reads the value; it is started unless it is under way."""
@@ -74,12 +75,15 @@ class Refreshed(Generic[T]):
 
     async def _refresh(self, name: str) -> T:
         value = await self._read(name)
+        if self._reading.get(name) is not asyncio.current_task():
+            return value
         if len(self._kept) >= MAX_VALUES:
             self._kept.clear()
         self._kept[name] = _Kept(value, self._monotonic() + self._seconds)
         return value
 
     def _end(self, name: str, done: asyncio.Task[T]) -> None:
-        del self._reading[name]
+        if self._reading.get(name) is done:
+            del self._reading[name]
         with suppress(asyncio.CancelledError, StoreUnavailable):
             done.result()  # any other error is a defect, which the event loop logs

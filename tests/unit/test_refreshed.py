@@ -92,6 +92,19 @@ async def test_a_forgotten_value_is_read_before_its_next_use() -> None:
     assert await source.kept.get("a") == 2
 
 
+async def test_a_read_that_began_before_its_name_was_forgotten_is_not_kept() -> None:
+    source = _source([1, 2])
+    source.proceed.clear()
+    first = asyncio.create_task(source.kept.get("a"))
+    await source.settled()
+    source.kept.forget("a")
+    second = asyncio.create_task(source.kept.get("a"))
+    await source.settled()
+    source.proceed.set()
+    assert (await first, await second) == (1, 2)
+    assert await source.kept.get("a") == 2
+
+
 async def test_a_cancelled_use_does_not_end_the_read_of_the_others() -> None:
     source = _source([1])
     source.proceed.clear()
