@@ -45,13 +45,19 @@ class _Standing:
     """The limits of a tenant that apply to submissions, and the quotas that it has reached."""
 
     submits_per_second: int = 0
-    full: Reached | None = None
+    stored_bytes: Reached | None = None
+    """Refuses everything that is stored: every submission too."""
+    waiting_tasks: Reached | None = None
     """Refuses every submission."""
-    full_for_webhooks: Reached | None = None
+    waiting_deliveries: Reached | None = None
     """Refuses submissions with a webhook."""
 
     def refusal(self, *, has_webhook: bool) -> Reached | None:
-        return self.full or (self.full_for_webhooks if has_webhook else None)
+        return self.stored_bytes or self.waiting_tasks or (self.waiting_deliveries if has_webhook else None)
+
+
+def _no_room(standing: _Standing) -> Reached | None:
+    return standing.stored_bytes
 
 
 class StoreFacts(Protocol):
@@ -109,14 +115,17 @@ class TenantLimits:
 
     async def check_room(self, tenant: str) -> None:
         """Check that the tenant may store more. Raises QuotaReached, StoreUnavailable."""
-        await self._check(tenant, has_webhook=False)
+        await self._check(tenant, _no_room)
 
-    async def _check(self, tenant: str, *, has_webhook: bool) -> _Standing:
-        """Return the standing of a tenant that has reached no quota. Raises QuotaReached, StoreUnavailable."""
+    async def _check(self, tenant: str, refusal_of: Callable[[_Standing], Reached | None]) -> _Standing:
+        """Return the standing of a tenant that has reached no quota, as `refusal_of` finds.
+
+        Raises QuotaReached, StoreUnavailable.
+        """
         standing = await self._standings.get(tenant)
-        if standing.refusal(has_webhook=has_webhook):
+        if refusal_of(standing):
             standing = await self._standings.recent(tenant)  # an old value must not refuse anything
-            if refusal := standing.refusal(has_webhook=has_webhook):
+            if refusal := refusal_of(standing):
                 raise refusal.error()
         return standing
 
@@ -128,10 +137,11 @@ class TenantLimits:
         Quotas do not apply to a repeated submission. Limits that are not set cost no call of the store. Raises
         RateLimitReached, QuotaReached, StoreUnavailable.
         """
-        if is_repeated:
-            standing = await self._standings.get(principal.tenant)
-        else:
-            standing = await self._check(principal.tenant, has_webhook=has_webhook)
+
+        def refusal_of(found: _Standing) -> Reached | None:
+            return None if is_repeated else found.refusal(has_webhook=has_webhook)
+
+        standing = await self._check(principal.tenant, refusal_of)
         key_limit, tenant_limit = principal.max_submits_per_second or 0, standing.submits_per_second
         if not key_limit and not tenant_limit:
             return ()
@@ -151,11 +161,12 @@ class TenantLimits:
         if not (stored_bytes or tasks or deliveries):
             return _Standing(submits)
         usage = await from_store(self._usage.of(tenant))
-        full = _reached(Limit.STORED_BYTES, usage.stored_bytes, stored_bytes, STORED_RETRY_SECONDS) or _reached(
-            Limit.WAITING_TASKS, usage.waiting_tasks, tasks, FULL_RETRY_SECONDS
+        return _Standing(
+            submits,
+            _reached(Limit.STORED_BYTES, usage.stored_bytes, stored_bytes, STORED_RETRY_SECONDS),
+            _reached(Limit.WAITING_TASKS, usage.waiting_tasks, tasks, FULL_RETRY_SECONDS),
+            _reached(Limit.WAITING_DELIVERIES, usage.waiting_deliveries, deliveries, FULL_RETRY_SECONDS),
         )
-        webhooks = _reached(Limit.WAITING_DELIVERIES, usage.waiting_deliveries, deliveries, FULL_RETRY_SECONDS)
-        return _Standing(submits, full, webhooks)
 
     async def _max_stored_bytes(self, limits: LimitValues) -> int:
         """Return the limit of stored bytes: by default half of the store's memory, so that one tenant cannot fill it.

@@ -103,6 +103,14 @@ async def test_a_tenant_at_its_limit_of_bytes_is_refused_until_results_are_remov
     await office.submit("t2")
 
 
+async def test_a_tenant_at_its_limit_of_waiting_tasks_may_create_an_endpoint(office: Office) -> None:
+    await office.limit({Limit.WAITING_TASKS: 1})
+    await office.submit("t1")
+    await wait_until_async(office.is_refused, message="a full tenant may submit")
+    created = await office.engine.endpoints.create(OWNER, config())
+    office.bench.endpoint_ids.append(created.endpoint.endpoint_id)
+
+
 async def test_a_single_tenant_has_no_limit_of_bytes_and_each_of_several_half_of_the_memory(
     office: Office, small_memory: None, probe: Probe, store: Store
 ) -> None:
