@@ -213,7 +213,8 @@ class Endpoints:
 
         An environment of None stays as it is. `references` holds the new values. `edit` is called again if another
         request changed the endpoint in between. Raises InvalidRequest, Forbidden for another credential if the
-        principal may not use those of the tenant, QuotaReached for more workers, and the errors of `edit`.
+        principal may not use those of the tenant, QuotaReached for more workers and for an environment while the tenant
+        may not store more, and the errors of `edit`.
         """
         check_sees(principal, before)
         raise_for(await self.field_errors(principal, references, before))
@@ -221,6 +222,8 @@ class Endpoints:
         def edited(config: EndpointConfig) -> EndpointConfig:
             return self._ceilings.applied(edit(config), config)
 
+        if references.environment:
+            await self._limits.check_room(principal.tenant)
         await self._limits.check_workers(principal.tenant, edited(before.config).workers, before=before.config.workers)
         credential_id = references.credential_id
         if credential_id is not None and not await from_store(

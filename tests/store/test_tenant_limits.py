@@ -8,6 +8,7 @@ import pytest
 from queue_engine.domain.errors import QuotaReached, RateLimitReached
 from queue_engine.domain.rates import RateScope, RateState
 from queue_engine.domain.tenants import DEFAULT_LIMITS, Limit
+from queue_engine.engine.endpoints import References
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.submissions import Submitted
 from queue_engine.rules.webhook_urls import AddressPolicy, DestinationRules
@@ -109,6 +110,22 @@ async def test_a_tenant_at_its_limit_of_waiting_tasks_may_create_an_endpoint(off
     await wait_until_async(office.is_refused, message="a full tenant may submit")
     created = await office.engine.endpoints.create(OWNER, config())
     office.bench.endpoint_ids.append(created.endpoint.endpoint_id)
+
+
+async def test_a_tenant_at_its_limit_of_bytes_may_not_change_an_environment_but_may_remove_it(office: Office) -> None:
+    await office.limit({Limit.STORED_BYTES: 20_000})
+    await office.submit("t1", size=30_000)
+    await wait_until_async(office.is_refused, message="a full tenant may submit")
+    endpoints = office.engine.endpoints
+    before = await endpoints.get(OWNER, office.bench.endpoint_id)
+
+    async def update(environment: dict[str, str] | None) -> None:
+        await endpoints.update(OWNER, before, lambda one: one, References(environment))
+
+    with pytest.raises(QuotaReached, match=r"^storedBytes: the tenant has at most 20000$"):
+        await update({"NAME": "value"})
+    await update({})
+    await update(None)
 
 
 async def test_a_single_tenant_has_no_limit_of_bytes_and_each_of_several_half_of_the_memory(
