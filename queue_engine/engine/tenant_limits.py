@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from queue_engine.domain.errors import QuotaReached, RateLimitReached
+from queue_engine.domain.errors import QuotaReached, RateLimitReached, StoreUnavailable
 from queue_engine.domain.principals import Principal
 from queue_engine.domain.rates import RateState
 from queue_engine.domain.tenants import Limit, LimitValues
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.refreshed import Refreshed
 from queue_engine.store.tenants import TenantStore
-from queue_engine.store.usage import UsageStore
+from queue_engine.store.usage import Usage, UsageStore
 
 REFRESH_SECONDS = 1.0
 """Age at which limits and use of a tenant that submits are read again, so that both apply within two seconds."""
@@ -72,7 +73,8 @@ class TenantLimits:
     """The limits of each tenant: those that an operator has set, and `defaults` for the others.
 
     Totals of a tenant are added up at most once a second in each process, so they may be exceeded by the submissions of
-    two seconds.
+    two seconds. Limits and totals that cannot be read refuse nothing, so that an unavailable server of a cluster does
+    not block work on the others.
     """
 
     def __init__(
@@ -102,31 +104,34 @@ class TenantLimits:
     async def check_workers(self, tenant: str, wanted: int, *, before: int = 0) -> None:
         """Check that an endpoint may have `wanted` workers in place of `before`. Stopped endpoints count too.
 
-        Fewer workers are always allowed. Raises QuotaReached, StoreUnavailable.
+        Fewer workers are always allowed. Raises QuotaReached.
         """
         if wanted <= before:
             return
-        limits = await self.of(tenant)
+        try:
+            limits = await self.of(tenant)
+        except StoreUnavailable:
+            return
         of_endpoint, of_tenant = limits[Limit.WORKERS_PER_ENDPOINT] or 0, limits[Limit.WORKERS] or 0
         if of_endpoint and wanted > of_endpoint:
             raise Reached(Limit.WORKERS_PER_ENDPOINT, of_endpoint).error("an endpoint of the tenant has at most")
-        if of_tenant and (await from_store(self._usage.of(tenant))).workers - before + wanted > of_tenant:
+        if of_tenant and (await self._use(tenant)).workers - before + wanted > of_tenant:
             raise Reached(Limit.WORKERS, of_tenant).error()
 
     async def check_room(self, tenant: str) -> None:
-        """Check that the tenant may store more. Raises QuotaReached, StoreUnavailable."""
+        """Check that the tenant may store more. Raises QuotaReached."""
         await self._check(tenant, _no_room)
 
     async def _check(self, tenant: str, refusal_of: Callable[[_Standing], Reached | None]) -> _Standing:
-        """Return the standing of a tenant that has reached no quota, as `refusal_of` finds.
-
-        Raises QuotaReached, StoreUnavailable.
-        """
-        standing = await self._standings.get(tenant)
-        if refusal_of(standing):
-            standing = await self._standings.recent(tenant)  # an old value must not refuse anything
-            if refusal := refusal_of(standing):
-                raise refusal.error()
+        """Return the standing of a tenant that has reached no quota, as `refusal_of` finds. Raises QuotaReached."""
+        try:
+            standing = await from_store(self._standings.get(tenant))
+            if refusal_of(standing):
+                standing = await from_store(self._standings.recent(tenant))  # an old value must not refuse anything
+        except StoreUnavailable:
+            return _Standing()
+        if refusal := refusal_of(standing):
+            raise refusal.error()
         return standing
 
     async def admit_submission(
@@ -160,25 +165,36 @@ class TenantLimits:
         submits = limits[Limit.SUBMITS_PER_SECOND] or 0
         if not (stored_bytes or tasks or deliveries):
             return _Standing(submits)
-        usage = await from_store(self._usage.of(tenant))
+        use = await self._use(tenant)
         return _Standing(
             submits,
-            _reached(Limit.STORED_BYTES, usage.stored_bytes, stored_bytes, STORED_RETRY_SECONDS),
-            _reached(Limit.WAITING_TASKS, usage.waiting_tasks, tasks, FULL_RETRY_SECONDS),
-            _reached(Limit.WAITING_DELIVERIES, usage.waiting_deliveries, deliveries, FULL_RETRY_SECONDS),
+            _reached(Limit.STORED_BYTES, use.stored_bytes, stored_bytes, STORED_RETRY_SECONDS),
+            _reached(Limit.WAITING_TASKS, use.waiting_tasks, tasks, FULL_RETRY_SECONDS),
+            _reached(Limit.WAITING_DELIVERIES, use.waiting_deliveries, deliveries, FULL_RETRY_SECONDS),
         )
+
+    async def _use(self, tenant: str) -> Usage:
+        """Return the sums over the tenant's endpoints, without those that cannot be read."""
+        total, pages = Usage(), self._usage.pages(tenant)
+        with suppress(StoreUnavailable):
+            while page := await from_store(anext(pages, None)):
+                total += page
+        return total
 
     async def _max_stored_bytes(self, limits: LimitValues) -> int:
         """Return the limit of stored bytes: by default half of the store's memory, so that one tenant cannot fill it.
 
-        A single tenant has no limit by default. 0 means no limit.
+        A single tenant has no limit by default. 0 means no limit, also while the store's memory is not known.
         """
         limit = limits[Limit.STORED_BYTES]
         if limit is not None:
             return limit
-        if await from_store(self._facts.has_one_tenant()):
+        try:
+            if await from_store(self._facts.has_one_tenant()):
+                return 0
+            return await self._memory.get("") // 2
+        except StoreUnavailable:
             return 0
-        return await self._memory.get("") // 2
 
 
 def _reached(limit: Limit, used: int, value: int, retry_after_seconds: int) -> Reached | None:
