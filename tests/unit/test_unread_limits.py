@@ -99,6 +99,12 @@ async def test_memory_that_was_never_read_is_no_limit() -> None:
     assert not await parts.is_admitted()
 
 
+async def test_other_limits_apply_while_the_memory_was_never_read() -> None:
+    parts = Parts({Limit.WAITING_TASKS: 7}, pages=[FULL])
+    parts.away = {"memory"}
+    assert not await parts.is_admitted()
+
+
 async def test_memory_that_cannot_be_read_again_limits_by_its_last_value() -> None:
     parts = Parts({}, pages=[FULL], memory=1000)
     assert not await parts.is_admitted()
