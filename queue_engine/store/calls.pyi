@@ -964,8 +964,8 @@ class Scripts:
     ) -> HoldLeadershipOk | HoldLeadershipHeld:
         """Acquire or renew the leadership of a controller."""
     async def index_endpoint(self, keys: EndpointKeys, /) -> IndexEndpointOk | IndexEndpointGone:
-        """Put an endpoint into the indexes of its partition that lack it, correct the counts of its workers, and let
-        the controller look at them.
+        """Put an endpoint into the indexes of its partition that lack it, correct its counts, and let the controller
+        look at its workers.
         """
     async def index_given_up(self, keys: TaskKeys, /) -> IndexGivenUpOk:
         """Correct the entry of a task in the index of deliveries that were given up."""
