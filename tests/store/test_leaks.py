@@ -42,7 +42,7 @@ async def test_the_counts_are_zero_without_tasks(bench: Bench) -> None:
     await bench.purge()
     counts = await bench.probe.hash(bench.keys.counts)
     assert {name: number for name, number in counts.items() if number != "0" and name.count(":") < 2} == {
-        "seq:all": "10", "seq:success": "7", "seq:delivered": "2", "seq:failed": "5",
+        "seq:all": "10", "seq:success": "7", "seq:delivered": "2", "seq:failed": "5", "counted_from": "1",
     }  # fmt: skip
     totals = await bench.probe.hash(bench.partition.counts)
     assert {name: number for name, number in totals.items() if number != "0"} == {"seq": "10"}
