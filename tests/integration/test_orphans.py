@@ -148,8 +148,14 @@ async def test_ended_processes_that_a_container_has_left_do_not_pile_up(
     await new_endpoint(store, workers=1, initialization_command=command, expose=Expose(8000, "HTTP"))
     await wait_until_async(done.exists, 60, "the container does not start")
 
+    def is_left(process: psutil.Process) -> bool:
+        try:
+            return process.status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:  # reaped since it was listed
+            return False
+
     def left() -> list[psutil.Process]:
-        return [one for one in agent_of(controller).children() if one.status() == psutil.STATUS_ZOMBIE]
+        return [one for one in agent_of(controller).children() if is_left(one)]
 
     await wait_until_async(lambda: not left(), message="the agent reaps nothing")
 
