@@ -124,9 +124,9 @@ async def test_valid_keys_are_admitted_beside_a_flood_of_unknown_ones_behind_the
         async def status(key: str) -> int:
             return (await api.client.get("/v2/serverless", headers={"X-Api-Key": key})).status_code
 
-        # At the same time no more than the client keeps connections for. It would queue the others, and the valid keys
-        # behind them, and search its queue and its connections after each response: for so long that the server closes
-        # connections as idle while the client uses them.
+        # Fewer than the client keeps connections for. It would queue further requests, and the valid keys behind them,
+        # and search its queue after each response. On a busy machine the server would then close connections as idle
+        # while the client uses them.
         places = asyncio.Semaphore(20)
 
         async def guess(number: int) -> int:
