@@ -1,7 +1,7 @@
 """A container that takes a while over every task. Listens on $PORT.
 
-Its argument says how long: that many seconds, or until something is written to the named pipe at that path; 1.5 seconds
-without one.
+Its first argument says how long: that many seconds, or until something is written to the named pipe at that path; 1.5
+seconds without one. Its second one is a file to which it appends a line for each task that it has received.
 """
 
 import os
@@ -11,6 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 HOW_LONG = sys.argv[1] if len(sys.argv) > 1 else "1.5"
+RECEIVED = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+
+
+def note_task() -> None:
+    if RECEIVED is not None:
+        with RECEIVED.open("a", encoding="utf-8") as received:
+            received.write("task\n")
 
 
 def work() -> None:
@@ -26,6 +33,7 @@ class SlowHandler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
+        note_task()
         work()
         self.send_response(200)
         self.send_header("Content-Type", "application/json")

@@ -18,7 +18,6 @@ from tests.servers import StoreServer
 from tests.waiting import wait_until_async
 
 WORKERS = 3
-HOUR_LONG = f"{SLOW} 3600"
 SETTINGS = {
     "QUEUE_ENGINE_LEASE_SECONDS": "30",
     "QUEUE_ENGINE_LEADER_LEASE_SECONDS": "10",
@@ -50,18 +49,31 @@ async def tasks_in(store: Store, endpoint_id: str, state: TaskState, timeout: fl
     return tasks
 
 
-async def busy_endpoint(store: Store, concurrency: int = 1) -> str:
-    """An endpoint whose workers each have a task that takes an hour."""
+async def busy_endpoint(store: Store, received: Path) -> str:
+    """An endpoint whose workers each have a task that takes an hour. Their containers note tasks in `received`."""
     endpoint_id = await new_endpoint(
         store,
         workers=WORKERS,
-        concurrency=concurrency,
-        initialization_command=HOUR_LONG,
+        concurrency=1,
+        initialization_command=f"{SLOW} 3600 {received}",
         expose=Expose(8000, "HTTP"),
     )
     for task_id in TASKS:
         await submit(store, endpoint_id, task_id)
+    await all_received(received)
     return endpoint_id
+
+
+async def all_received(received: Path, times: int = 1) -> None:
+    """Wait until the containers have received every task so many times.
+
+    A task is RUNNING in the store some milliseconds before that. An attempt that is released then is not recorded.
+    """
+
+    def are_all() -> bool:
+        return received.exists() and len(received.read_text().splitlines()) >= times * len(TASKS)
+
+    await wait_until_async(are_all, 60, "the containers have not received all tasks")
 
 
 async def assert_released(store: Store, endpoint_id: str) -> None:
@@ -77,28 +89,31 @@ async def stop(store: Store, endpoint_id: str) -> None:
     await store.endpoints.set_desired_state(endpoint_id, TENANT, DesiredState.STOPPED)
 
 
-async def test_the_tasks_of_a_stopped_endpoint_are_all_released(store: Store, programs: Programs) -> None:
+async def test_the_tasks_of_a_stopped_endpoint_are_all_released(
+    store: Store, programs: Programs, tmp_path: Path
+) -> None:
     start(programs)
-    endpoint_id = await busy_endpoint(store)
-    await tasks_in(store, endpoint_id, TaskState.RUNNING)
+    endpoint_id = await busy_endpoint(store, tmp_path / "received")
     await stop(store, endpoint_id)
     await assert_released(store, endpoint_id)
 
 
-async def test_the_tasks_of_a_controller_that_is_stopped_are_all_released(store: Store, programs: Programs) -> None:
+async def test_the_tasks_of_a_controller_that_is_stopped_are_all_released(
+    store: Store, programs: Programs, tmp_path: Path
+) -> None:
     controller = start(programs)
-    endpoint_id = await busy_endpoint(store)
-    await tasks_in(store, endpoint_id, TaskState.RUNNING)
+    endpoint_id = await busy_endpoint(store, tmp_path / "received")
     controller.signal(signal.SIGTERM)
     assert await asyncio.to_thread(controller.wait, 60) == 0
     await assert_released(store, endpoint_id)
 
 
-async def test_the_tasks_of_a_controller_that_is_killed_are_all_released(store: Store, programs: Programs) -> None:
+async def test_the_tasks_of_a_controller_that_is_killed_are_all_released(
+    store: Store, programs: Programs, tmp_path: Path
+) -> None:
     """The agents drain by themselves; the next controller gives them the time for it."""
     controller = start(programs)
-    endpoint_id = await busy_endpoint(store)
-    await tasks_in(store, endpoint_id, TaskState.RUNNING)
+    endpoint_id = await busy_endpoint(store, tmp_path / "received")
     controller.kill()
     start(programs)
 
@@ -109,11 +124,14 @@ async def test_the_tasks_of_a_controller_that_is_killed_are_all_released(store: 
     await wait_until_async(all_released, 60, "not all attempts were released")
 
 
-async def test_a_long_task_survives_more_stops_than_it_may_lose_workers(store: Store, programs: Programs) -> None:
+async def test_a_long_task_survives_more_stops_than_it_may_lose_workers(
+    store: Store, programs: Programs, tmp_path: Path
+) -> None:
     start(programs)
-    endpoint_id = await busy_endpoint(store)
-    for _ in range(4):
-        await tasks_in(store, endpoint_id, TaskState.RUNNING)
+    received = tmp_path / "received"
+    endpoint_id = await busy_endpoint(store, received)
+    for stops in range(4):
+        await all_received(received, stops + 1)
         await stop(store, endpoint_id)
         await assert_released(store, endpoint_id)
         await wait_until_async(lambda: _no_worker(store, endpoint_id), 60, "workers do not end")
