@@ -260,9 +260,8 @@ def block_gaps(index: str, numbers: set[int], latest: int) -> dict[str, int]:
 def _faults_of_work(contents: _Content, one: _EndpointContent) -> list[str]:
     """Return a sentence for each index of the controller's work that lacks the endpoint."""
     endpoint_id, faults = one.keys.endpoint_id, []
-    times = [int(entry_id.partition("-")[2]) for entries in one.finished.values() for entry_id in entries]
-    if times and one.fields:
-        expiry = min(times) + 1000 * int(one.fields["retention"]) + 1
+    if (first := _first_expiring(one)) is not None and one.fields:
+        expiry = first + 1000 * int(one.fields["retention"]) + 1
         if contents.purges.get(endpoint_id, expiry + 1) > expiry:
             faults.append(f"endpoint {endpoint_id} is purged at {contents.purges.get(endpoint_id)}, not by {expiry}")
     if one.workers and endpoint_id not in contents.checks:
@@ -276,6 +275,21 @@ def _faults_of_work(contents: _Content, one: _EndpointContent) -> list[str]:
     if (one.fields.get("wanted") == "deleted") != (endpoint_id in contents.deletions):
         faults.append(f"endpoint {endpoint_id} is {one.fields.get('wanted')}, deletions are {contents.deletions}")
     return faults
+
+
+def _first_expiring(one: _EndpointContent) -> int | None:
+    """Return the time from which the retention of the task counts that expires first; None if no task has ended.
+
+    Only the oldest entries count: after a step back of the clock the entries behind one of them have earlier times and
+    wait for it. It counts from the time at which the step was noticed (see overdue.lua).
+    """
+    times = []
+    for status, entries in one.finished.items():
+        if entries:
+            number, time = map(int, next(iter(entries)).split("-"))
+            upto, seen = map(int, one.counts.get(f"stepped:{ENDED[status]}", f"0 {time}").split())
+            times.append(min(time, seen) if number <= upto else time)
+    return min(times, default=None)
 
 
 def _faults_of_use(contents: _Content, one: _EndpointContent) -> list[str]:

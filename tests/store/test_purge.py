@@ -178,6 +178,21 @@ async def test_after_a_step_back_of_the_clock_nothing_goes_too_early_or_is_stuck
     assert "stepped:success" not in await bench.probe.hash(bench.keys.counts)
 
 
+async def test_what_ended_before_a_step_back_was_noticed_expires_with_what_was_there_before(bench: Bench) -> None:
+    """The oldest entry counts from when the step was noticed, and the entries behind it wait for it."""
+    await bench.finish("t1")
+    await _restamp(bench, [await bench.probe.now_ms() + 3_600_000])
+    await bench.finish("t2")
+    ended = await bench.probe.now_ms()
+    await _until_later_than(bench, ended + 1)
+    await bench.store.endpoints.index.restore([bench.endpoint_id])
+    await bench.store.sweeper.purge_due(bench.partition, limit=100)
+    assert await bench.store.sweeper.purge(bench.endpoint_id, before_ms=ended + 1) == 0
+    due = (await bench.probe.scores(bench.partition.due_purges))[bench.endpoint_id]
+    retention_ms = 86_400_000
+    assert ended + 1 + retention_ms < due <= await bench.probe.now_ms() + retention_ms + 1
+
+
 async def test_a_clock_that_steps_back_twice_does_not_keep_tasks_forever(bench: Bench) -> None:
     await bench.finish("t1")
     later = await bench.probe.now_ms() + 3_600_000
