@@ -41,9 +41,8 @@ SUSPECT_AFTER = 2
 MAX_STEPS = 20
 """Limit of steps in one search for claimed entries that no agent has started."""
 MAX_TOGETHER = 24
-"""Limit of attempts that one script begins or ends. The store serves no other client until the script ends, and an agent
-with 64 slots has work for all that time only while its other slots are filled: if all its attempts ended in one script,
-it would wait for the store, and then the store for it."""
+"""Limit of attempts that one script begins or ends. The store serves no other client until the script ends. If all
+attempts of an agent ended in one script, the agent would have nothing to do until then, and the store afterwards."""
 StreamEntry = tuple[bytes, dict[bytes, bytes]]
 """Id and fields of an entry of a stream."""
 
