@@ -27,7 +27,15 @@ from typing import IO
 
 import psutil
 
-from queue_engine.backends.base import AgentTarget, BackendError, Observed, WorkerSpec
+from queue_engine.backends.base import (
+    STOP_MARGIN_SECONDS,
+    AgentTarget,
+    BackendError,
+    EndNotConfirmed,
+    Observed,
+    Phase,
+    WorkerSpec,
+)
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.ids import is_worker_id
@@ -67,6 +75,7 @@ class ProcessBackend:
     - `environment` is the controller's own; workers get only the variables in PASSED_ON.
     - `epoch_seconds` is the clock of `Observed.started_at_ms`.
     - `end_margin_seconds` after its grace period, a draining worker is killed.
+    - `kill_seconds` after that, a worker that is still there is reported as not ended.
     - `max_starting` defaults to STARTS_PER_CPU for each processor.
     - With `adopts_orphans`, this process is a subreaper and starts no processes except workers. All other children are
       orphans of workers, and are ended with them.
@@ -81,12 +90,14 @@ class ProcessBackend:
         agent_command: Sequence[str] = AGENT_COMMAND,
         epoch_seconds: Callable[[], float] = time.time,
         end_margin_seconds: float = protocol.END_MARGIN_SECONDS,
+        kill_seconds: float = STOP_MARGIN_SECONDS - protocol.END_MARGIN_SECONDS,
         max_starting: int | None = None,
         adopts_orphans: bool = False,
     ) -> None:
         self._adopts_orphans = adopts_orphans
         self._max_starting = max_starting or STARTS_PER_CPU * usable_processors()
         self._end_margin_seconds = end_margin_seconds
+        self._kill_seconds = kill_seconds
         self._work_dir = work_dir
         self._environment = dict(environment)
         self._agent_command = tuple(agent_command)
@@ -98,6 +109,14 @@ class ProcessBackend:
             protocol.CONTROLLER_PID: str(os.getpid()),
             protocol.CONTROLLER_STARTED: birth_of(os.getpid()) or "",
         }
+
+    @property
+    def outlives_controller(self) -> bool:
+        return False
+
+    @property
+    def agents_over_https(self) -> bool:
+        return False
 
     @property
     def max_starting(self) -> int:
@@ -115,8 +134,10 @@ class ProcessBackend:
 
     async def start(self, spec: WorkerSpec) -> None:
         known = self._workers.get(spec.worker_id)
-        if known is not None and known.alive:
+        if known is not None and known.run >= spec.run:
             return
+        if known is not None and known.alive:
+            raise BackendError("an earlier run of the worker has not ended")
         self._check_can_start(spec)
         # There is no await below, so that a concurrent call cannot start the same worker.
         try:
@@ -143,7 +164,7 @@ class ProcessBackend:
             worker.group.kill()
             await self._forget(worker)
 
-    async def observe(self) -> Mapping[str, Observed]:
+    async def observe(self) -> Mapping[str, Observed] | None:
         return {worker_id: worker.observed() for worker_id, worker in self._workers.items()}
 
     def metrics_targets(self) -> list[AgentTarget]:
@@ -151,12 +172,20 @@ class ProcessBackend:
         return [worker.metrics for worker in list(self._workers.values()) if worker.alive]
 
     async def aclose(self, grace_seconds: float) -> None:
-        while self._workers:
-            await asyncio.gather(*(self.stop(worker_id, grace_seconds) for worker_id in list(self._workers)))
+        left: set[str] = set()
+        while worker_ids := self._workers.keys() - left:
+            stops = (self.stop(worker_id, grace_seconds) for worker_id in worker_ids)
+            for worker_id, error in zip(worker_ids, await asyncio.gather(*stops, return_exceptions=True), strict=True):
+                if isinstance(error, EndNotConfirmed):
+                    left.add(worker_id)
+                elif error is not None:
+                    raise error
         if self._lifeline is not None:
             self._lifeline.close()
             self._lifeline = None
         remove_folders(self._work_dir)
+        if left:
+            raise EndNotConfirmed(f"workers do not end: {', '.join(sorted(left))}")
 
     async def reap_orphans(self, grace_seconds: float) -> frozenset[str]:
         """End the workers of this instance whose controller has died; return their ids. Call it at start.
@@ -178,7 +207,8 @@ class ProcessBackend:
         return frozenset(worker_ids)
 
     async def _forget(self, worker: _Worker) -> None:
-        await asyncio.wait({worker.end})
+        if not (await asyncio.wait({worker.end}, timeout=self._kill_seconds))[0]:
+            raise EndNotConfirmed(f"the worker does not end within {self._kill_seconds:g} s of SIGKILL")
         if self._workers.get(worker.worker_id) is worker:
             del self._workers[worker.worker_id]
 
@@ -204,7 +234,16 @@ class ProcessBackend:
         started_at_ms = int(self._epoch_seconds() * 1000)
         log_path = self._log_path(spec.worker_id)
         return _Worker(
-            spec.worker_id, port, target, group, log_path, end_file, marks, started_at_ms, self._adopts_orphans
+            spec.worker_id,
+            spec.run,
+            port,
+            target,
+            group,
+            log_path,
+            end_file,
+            marks,
+            started_at_ms,
+            self._adopts_orphans,
         )
 
     def _started_group(
@@ -285,6 +324,7 @@ class _Worker:
     """A worker, from its start until it is removed."""
 
     worker_id: str
+    run: int
     port: int
     metrics: AgentTarget
     group: ProcessGroup
@@ -304,8 +344,14 @@ class _Worker:
     def alive(self) -> bool:
         return not self.end.done()
 
+    @property
+    def phase(self) -> Phase:
+        if not self.alive:
+            return Phase.ENDED
+        return Phase.ENDING if self.asked_to_end else Phase.RUNNING
+
     def observed(self) -> Observed:
-        return Observed(self.alive, self.started_at_ms, self.exit_reason, self.last_lines)
+        return Observed(self.run, self.phase, self.started_at_ms, self.exit_reason, last_lines=self.last_lines)
 
     def ask_to_end(self) -> None:
         """Send SIGTERM, but only once, because a second one could make an agent end without draining."""

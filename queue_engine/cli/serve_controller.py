@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import uuid
+from collections.abc import Callable
 
 from queue_engine.backends.process import ProcessBackend
 from queue_engine.cli.process import on_end, serve_metrics
@@ -46,10 +47,16 @@ async def serve_controller(settings: ControllerSettings) -> int:
         # In the background, because agents of a killed controller may drain for their whole grace period.
         reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))
 
-        def make_reconciler() -> Reconciler:
-            rules = _reconciler_config(settings)
+        def make_reconciler(leads: Callable[[], bool]) -> Reconciler:
             return Reconciler(
-                rules, store.endpoints, store.workers, store.checks, store.credentials, backend, store.now_ms
+                _reconciler_config(settings),
+                store.endpoints,
+                store.workers,
+                store.checks,
+                store.credentials,
+                backend,
+                store.now_ms,
+                leads=leads,
             )
 
         running = Controller(_config(settings), store, backend, make_reconciler)
@@ -89,8 +96,9 @@ def _config(settings: ControllerSettings) -> ControllerConfig:
 
 
 def _reconciler_config(settings: ControllerSettings) -> ReconcilerConfig:
+    agent_environment = _agent_environment(settings)
     return ReconcilerConfig(
-        agent_environment=_agent_environment(settings),
+        agent_environment=lambda _: agent_environment,
         grace_seconds=settings.worker_grace_seconds,
         silence_seconds=settings.worker_silence_seconds,
     )

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from queue_engine.aio import end_tasks, run_forever
-from queue_engine.backends.base import Backend
+from queue_engine.backends.base import Backend, BackendError
 from queue_engine.controller.deletions import Deleter
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
@@ -57,6 +57,9 @@ _OF_THE_LEADER = (
 """Metrics that only the leading controller exports."""
 
 
+MakeReconciler = Callable[[Callable[[], bool]], Reconciler]
+
+
 @dataclass(frozen=True)
 class ControllerConfig:
     """Times in seconds."""
@@ -69,16 +72,19 @@ class ControllerConfig:
     grace_seconds: float
     metrics_endpoint_limit: int = 0
     """Maximum number of endpoints that have their own metrics; 0 disables them."""
+    ends_workers: bool = False
+    """True if this controller stops all workers when it ends, even if they could outlive it."""
 
 
 class Controller:
     """Runs until `stop`. Several controllers may run at the same time: they share the jobs, and one of them leads.
 
-    `make_reconciler` returns a new reconciler, which the leader runs; `backend` is the backend that it uses.
+    `make_reconciler` returns a new reconciler, which the leader runs, from a function that returns True while this
+    controller leads; `backend` is the backend that the reconciler uses.
     """
 
     def __init__(
-        self, config: ControllerConfig, store: Store, backend: Backend, make_reconciler: Callable[[], Reconciler]
+        self, config: ControllerConfig, store: Store, backend: Backend, make_reconciler: MakeReconciler
     ) -> None:
         self._config = config
         self._store = store
@@ -92,14 +98,15 @@ class Controller:
         self._waiting_tasks = WaitingTasks(store.sweeper.waiting)
         metrics.controller_leading.set_function(lambda: float(self._leads()))
         self._deposed = False
-        """True if another controller leads and workers of this one may still run."""
+        """True if another controller leads and the backend has not been closed since."""
 
     def stop(self) -> None:
-        """Drain the workers, resign and end. Safe to call from a signal handler and more than once."""
+        """Resign and end. Drain the workers first, unless they outlive this controller. Safe to call from a signal
+        handler and more than once."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Work until stopped. When it returns, no worker of this controller runs."""
+        """Work until stopped. When it returns, no worker of this controller runs, unless workers outlive it."""
         background = [
             asyncio.create_task(self._shared_jobs(), name="jobs"),
             asyncio.create_task(
@@ -120,10 +127,11 @@ class Controller:
             self._stopping.set()
             await self._stop_leading()
             # Leadership is renewed during this, because another leader would start the workers that are drained here.
-            await self._backend.aclose(self._config.grace_seconds)
+            left = await self._end_workers()
+            await self._close_backend()
             await end_tasks(background[2])
             with suppress(Exception):  # if the store is unavailable, the leadership expires
-                await self._resign()
+                await self._resign(left)
             await end_tasks(*background)
 
     # Leadership
@@ -131,7 +139,8 @@ class Controller:
     async def _lead(self) -> int:
         """Acquire or renew the leadership. While the store is unavailable, workers continue to run.
 
-        After losing leadership, stop all workers, retrying until it succeeds.
+        After losing leadership, close the backend, retrying until it succeeds. That stops all workers, unless they
+        outlive this controller.
         """
         held = await self._hold_leadership()
         if held:
@@ -145,7 +154,7 @@ class Controller:
             self._deposed = True
             await self._stop_leading()
         if self._deposed:
-            await self._stop_workers()
+            await self._backend.aclose(self._config.grace_seconds)
             self._deposed = False
         return 0
 
@@ -153,7 +162,7 @@ class Controller:
         return time.monotonic() < self._leads_until
 
     async def _leaders_jobs(self) -> None:
-        reconciler = self._make_reconciler()
+        reconciler = self._make_reconciler(self._leads)
         background = [asyncio.create_task(work()) for work in (self._migrate, self._resync, self._build_given_up)]
         try:
             await run_jobs(
@@ -186,21 +195,38 @@ class Controller:
             await end_tasks(self._leading)
             self._leading = None
 
-    async def _stop_workers(self) -> None:
-        """Stop all workers. If some cannot be stopped, stop the others and raise the first error."""
-        grace_seconds = self._config.grace_seconds
-        worker_ids = list(await self._backend.observe())
-        stopped = await asyncio.gather(
-            *(self._backend.stop(worker_id, grace_seconds) for worker_id in worker_ids), return_exceptions=True
-        )
-        for error in stopped:
-            if isinstance(error, BaseException):
-                raise error
+    async def _end_workers(self) -> frozenset[str] | None:
+        """Stop all workers at the same time, if they end with this controller.
 
-    async def _resign(self) -> None:
-        """If this controller still leads, remove its workers' records and release the leadership."""
+        Return the ids of those that have not ended; None if workers outlive this controller or are not known.
+        """
+        outlive = self._backend.outlives_controller
+        observed = await self._backend.observe()
+        if observed is None or (outlive and not (self._config.ends_workers and self._leads())):
+            return None
+        stops = (self._backend.stop(worker_id, self._config.grace_seconds) for worker_id in observed)
+        for error in await asyncio.gather(*stops, return_exceptions=True):
+            if isinstance(error, BackendError):
+                log.warning("a worker has not ended: %s", error)
+            elif error is not None:
+                raise error
+        observed = await self._backend.observe() or {}
+        return frozenset(worker_id for worker_id, seen in observed.items() if seen.alive)
+
+    async def _close_backend(self) -> None:
+        try:
+            await self._backend.aclose(self._config.grace_seconds)
+        except BackendError as error:  # a worker that does not end must not keep the controller
+            log.warning("the backend cannot be closed: %s", error)
+
+    async def _resign(self, left: frozenset[str] | None) -> None:
+        """If this controller still leads, remove the records of its workers, and release the leadership.
+
+        The records of the workers in `left`, and of workers that outlive this controller, are for the next leader.
+        """
         if await self._hold_leadership():
-            await self._forget_workers()
+            if left is not None:
+                await self._forget_workers(left)
             await self._store.leadership.give_up(self._config.controller_id)
             self._leads_until = 0.0
 
@@ -211,16 +237,11 @@ class Controller:
         self._leads_until = asked_at + self._config.leader_lease_seconds if held else 0.0
         return held
 
-    async def _forget_workers(self) -> None:
-        observed = await self._backend.observe()
+    async def _forget_workers(self, left: frozenset[str]) -> None:
         async for endpoint_ids in self._store.checks.pages():
             found = await self._store.workers.of_endpoints(endpoint_ids)
-            ended = [
-                worker
-                for workers in found.values()
-                for worker in workers
-                if worker.managed and not (worker.worker_id in observed and observed[worker.worker_id].alive)
-            ]
+            workers = (worker for of_one in found.values() for worker in of_one)
+            ended = [worker for worker in workers if worker.managed and worker.worker_id not in left]
             remove = self._store.workers.remove
             reason = "the engine is stopped"
             await asyncio.gather(*(remove(one.endpoint_id, one.worker_id, reason=reason) for one in ended))

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from queue_engine.aio import Backoff
-from queue_engine.backends.base import Observed
+from queue_engine.backends.base import Observed, Phase
 from queue_engine.domain.endpoints import DesiredState, Endpoint
 from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS, REPORTS_PER_SILENCE, Worker, WorkerStatus
 
@@ -26,6 +26,11 @@ BY_HAND_SILENCE_SECONDS = MAX_IDLE_REPORT_SECONDS * REPORTS_PER_SILENCE
 it reports every MAX_IDLE_REPORT_SECONDS when idle."""
 SOON = 0.0
 """Seconds until the next look, when it is in the next round."""
+CALM_SECONDS = 60.0
+"""Time until the next look at a worker about which only a change in the backend or of its record can decide."""
+START_PHASES = frozenset({Phase.WAITING, Phase.STARTING})
+EXPLAINED_PHASES = START_PHASES | {Phase.UNKNOWN}
+"""The phases whose reason is shown until the worker runs."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,11 @@ class Record:
     not_before: float = 0.0
     """Monotonic time before which the worker is not restarted."""
     noted_end: int | None = None
-    """`Observed.started_at_ms` of the run whose end was noted last, so that each end counts once."""
+    """The run whose end was noted last, so that each end counts once."""
+    noted_reason: str | None = None
+    """The reason that was recorded last for a start that waits or takes long; None if there is none."""
+    running_since: float | None = None
+    """Monotonic time since which the worker is seen in the phase `running`; None in other phases."""
 
 
 FRESH = Record()
@@ -59,6 +68,23 @@ class Restart:
     """A worker that ended unexpectedly is due to be restarted."""
 
     worker: Worker
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A worker was starting when another controller led: let the backend go on with this start."""
+
+    worker: Worker
+    run: int
+
+
+@dataclass(frozen=True)
+class NoteReason:
+    """A start waits or takes long, or no longer does: record the status and the reason. None removes the reason."""
+
+    worker: Worker
+    status: WorkerStatus
+    reason: str | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +122,8 @@ class Forget:
     reason: str
 
 
-Action = Create | Restart | NoteEnd | Kill | Drain | Forget
+OfWorker = Restart | Resume | NoteReason | NoteEnd | Kill | Drain | Forget
+Action = Create | OfWorker
 
 
 @dataclass(frozen=True)
@@ -112,7 +139,16 @@ class Situation:
     silence_seconds: float
     """Time after the last report at which a worker counts as silent."""
     start_timeout_seconds: float
-    """Time after a start without a report at which a worker counts as silent."""
+    """Time after which a start that waits or takes long is FAILED. Also the time without a first report after which a
+    worker in the phase `running` counts as silent."""
+
+    def seen(self, worker: Worker) -> Observed | None:
+        """Return the state of a worker in the backend; None if it does not exist there."""
+        return self.observed.get(worker.worker_id)
+
+    def record(self, worker: Worker) -> Record:
+        """Return the history of a worker."""
+        return self.records.get(worker.worker_id, FRESH)
 
 
 @dataclass(frozen=True)
@@ -155,15 +191,19 @@ def next_look(situation: Situation, actions: Sequence[Action], silence_seconds: 
 
 def _next_look_at(worker: Worker, situation: Situation, silence_seconds: float) -> float:
     """Return the seconds until something may have to be done about a worker that does not change."""
-    if worker.managed and not _is_alive(worker, situation):
-        return situation.records.get(worker.worker_id, FRESH).not_before - situation.now
-    if _is_starting(worker, situation):
-        age_seconds = _start_age_seconds(worker, situation)
-        # Looked at in each round, because the start takes one of the backend's places. There are few.
-        is_in_place = age_seconds <= START_PLACE_SECONDS
-        return SOON if is_in_place else situation.endpoint.config.start_timeout_seconds - age_seconds
-    heard_ms = worker.created_at_ms if worker.last_heartbeat_at_ms is None else worker.last_heartbeat_at_ms
-    return _silence_of(worker, silence_seconds) - (situation.store_now_ms - heard_ms) / 1000
+    if worker.managed:
+        seen = situation.seen(worker)
+        if seen is None or not seen.alive:
+            return situation.record(worker).not_before - situation.now
+        if _takes_a_place(worker, situation):
+            return SOON  # in each round, because the backend has few places
+        if seen.phase in EXPLAINED_PHASES and worker.status is WorkerStatus.INITIALIZING:
+            return situation.endpoint.config.start_timeout_seconds - _start_age_seconds(worker, situation)
+        if seen.phase is not Phase.RUNNING:
+            return CALM_SECONDS
+        if worker.last_heartbeat_at_ms is None:
+            return situation.endpoint.config.start_timeout_seconds - _unheard_seconds(worker, situation)
+    return _silence_of(worker, silence_seconds) - _unheard_seconds(worker, situation)
 
 
 def starts_under_way(situation: Situation) -> list[Start]:
@@ -172,7 +212,7 @@ def starts_under_way(situation: Situation) -> list[Start]:
     return [
         Start(endpoint.tenant, endpoint.endpoint_id, worker.worker_id)
         for worker in situation.workers
-        if _is_starting(worker, situation) and _start_age_seconds(worker, situation) <= START_PLACE_SECONDS
+        if _takes_a_place(worker, situation)
     ]
 
 
@@ -200,11 +240,17 @@ def desired_workers(endpoint: Endpoint) -> int:
     return endpoint.config.workers if endpoint.desired is DesiredState.RUNNING else 0
 
 
-def after_end(record: Record, *, had_run: bool, now: float) -> Record:
+def after_end(record: Record, *, had_run: bool, now: float, retry_helps: bool = True) -> Record:
     """Return the record of a worker that has just ended unexpectedly.
 
-    A worker that had run for at least STEADY_SECONDS is restarted at once, other ones after a backoff.
+    A worker that had run for at least STEADY_SECONDS is restarted at once, other ones after a backoff. If a new start
+    would fail in the same way, the worker is FAILED at once and the backoff is the longest.
     """
+    record = replace(record, noted_reason=None, running_since=None)
+    if not retry_helps:
+        crashes = max(record.crashes + 1, FAILED_AFTER_CRASHES)
+        not_before = now + RESTART_BACKOFF.max_seconds
+        return replace(record, crashes=crashes, short_lives=record.short_lives + 1, not_before=not_before)
     steady = record.started_at is None or now - record.started_at >= STEADY_SECONDS
     short_lives = 0 if had_run and steady else record.short_lives + 1
     return replace(
@@ -223,8 +269,7 @@ def is_failing(situation: Situation) -> bool:
     failed = [
         worker
         for worker in current
-        if worker.status is WorkerStatus.FAILED
-        or situation.records.get(worker.worker_id, FRESH).crashes >= FAILED_AFTER_CRASHES
+        if worker.status is WorkerStatus.FAILED or situation.record(worker).crashes >= FAILED_AFTER_CRASHES
     ]
     return 0 < desired_workers(situation.endpoint) <= len(failed)
 
@@ -250,13 +295,13 @@ def _worth(worker: Worker, situation: Situation) -> tuple[bool, bool, int, int, 
 def _of_ended(ended: Sequence[Worker], surplus: set[str], situation: Situation) -> list[Action]:
     actions: list[Action] = []
     for worker in ended:
-        record = situation.records.get(worker.worker_id, FRESH)
+        seen = situation.seen(worker)
         unwanted = worker.worker_id in surplus or worker.revision != situation.endpoint.revision
         if worker.status is WorkerStatus.STOPPING or unwanted:
             actions.append(Forget(worker, WorkerStatus.STOPPED, "stopped"))
-        elif worker.worker_id in situation.observed:
-            actions.append(NoteEnd(worker, situation.observed[worker.worker_id].exit_reason or "ended"))
-        elif situation.now >= record.not_before:
+        elif seen is not None:
+            actions.append(NoteEnd(worker, seen.reason or "ended"))
+        elif situation.now >= situation.record(worker).not_before:
             actions.append(Restart(worker))
     return actions
 
@@ -270,6 +315,8 @@ def _of_alive(alive: Sequence[Worker], surplus: set[str], situation: Situation) 
     actions += kills
     killed = [kill.worker for kill in kills]
     outdated = [worker for worker in stay if worker.revision != situation.endpoint.revision and worker not in killed]
+    current = [worker for worker in stay if worker.revision == situation.endpoint.revision and worker not in killed]
+    actions += [action for worker in current if (action := _of_start(worker, situation)) is not None]
     # A rolling replacement: the next worker is drained only after the replacement of the previous one runs.
     idle_first = sorted(outdated, key=lambda worker: _worth(worker, situation))
     broken = [worker for worker in idle_first if worker.status is not WorkerStatus.RUNNING]
@@ -281,15 +328,44 @@ def _of_alive(alive: Sequence[Worker], surplus: set[str], situation: Situation) 
 
 
 def _of_silent(workers: Sequence[Worker], situation: Situation) -> list[Kill]:
+    """Return the kills of silent workers. Only an agent of a worker in the phase `running` has to report."""
     kills: list[Kill] = []
     for worker in workers:
-        if _is_starting(worker, situation):
-            if _start_age_seconds(worker, situation) > situation.start_timeout_seconds:
+        if not _is_in(worker, situation, Phase.RUNNING):
+            continue
+        unheard_seconds = _unheard_seconds(worker, situation)
+        if worker.last_heartbeat_at_ms is None:
+            if unheard_seconds > situation.start_timeout_seconds:
                 limit = f"{situation.start_timeout_seconds:g} s"
                 kills.append(Kill(worker, f"gave no sign of life within {limit} of its start", never_spoke=True))
-        elif _is_silent(worker, situation):
+        elif unheard_seconds > situation.silence_seconds:
             kills.append(Kill(worker, "gave no sign of life"))
     return kills
+
+
+def _of_start(worker: Worker, situation: Situation) -> Resume | NoteReason | None:
+    """Return the action for a worker whose start waits or takes long, or has just come to an end."""
+    seen, record = situation.observed[worker.worker_id], situation.record(worker)
+    if seen.phase in START_PHASES and record.started_at is None:
+        return Resume(worker, seen.run)
+    # The reason of the latest crash stays until the worker runs.
+    if record.crashes >= FAILED_AFTER_CRASHES or worker.status is WorkerStatus.RUNNING:
+        return None
+    if seen.phase in EXPLAINED_PHASES:
+        return _note_of_start(worker, seen, situation)
+    is_over = seen.phase is Phase.RUNNING and worker.status is WorkerStatus.INITIALIZING
+    return NoteReason(worker, worker.status, None) if is_over and record.noted_reason is not None else None
+
+
+def _note_of_start(worker: Worker, seen: Observed, situation: Situation) -> NoteReason | None:
+    limit_seconds = situation.start_timeout_seconds
+    is_late = _start_age_seconds(worker, situation) > limit_seconds
+    reason = seen.reason or (f"has not started within {limit_seconds:g} s" if is_late else None)
+    status = WorkerStatus.FAILED if is_late or not seen.retry_helps else worker.status
+    is_noted = status is worker.status and reason == situation.record(worker).noted_reason
+    # A FAILED worker keeps its reason. After a gap between rounds it is not late for a while.
+    is_kept = reason is None and status is WorkerStatus.FAILED
+    return None if is_noted or is_kept else NoteReason(worker, status, reason)
 
 
 def _is_complete(situation: Situation) -> bool:
@@ -301,18 +377,37 @@ def _is_complete(situation: Situation) -> bool:
 
 def _runs(worker: Worker, situation: Situation) -> bool:
     """Return True if the worker takes tasks. Its status RUNNING is not enough, because it may have died since."""
-    is_running = worker.status is WorkerStatus.RUNNING
-    return is_running and _is_alive(worker, situation) and not _is_silent(worker, situation)
+    if worker.status is not WorkerStatus.RUNNING or _is_in(worker, situation, Phase.ENDING):
+        return False
+    return _is_alive(worker, situation) and not _is_silent(worker, situation)
 
 
 def _is_alive(worker: Worker, situation: Situation) -> bool:
-    seen = situation.observed.get(worker.worker_id)
+    seen = situation.seen(worker)
     return seen is not None and seen.alive
 
 
-def _is_starting(worker: Worker, situation: Situation) -> bool:
-    """Return True if the worker's processes run and its agent has not reported since this start."""
-    return worker.managed and worker.last_heartbeat_at_ms is None and _is_alive(worker, situation)
+def _is_in(worker: Worker, situation: Situation, phase: Phase) -> bool:
+    seen = situation.seen(worker)
+    return seen is not None and seen.phase is phase
+
+
+def _takes_a_place(worker: Worker, situation: Situation) -> bool:
+    """Return True if the worker's recent start occupies a place of the backend: its agent has not reported since.
+
+    A start that waits, for example for a GPU, does not slow down others.
+    """
+    is_starting = worker.managed and worker.last_heartbeat_at_ms is None and _is_alive(worker, situation)
+    is_recent = _start_age_seconds(worker, situation) <= START_PLACE_SECONDS
+    return is_starting and is_recent and not _is_in(worker, situation, Phase.WAITING)
+
+
+def _unheard_seconds(worker: Worker, situation: Situation) -> float:
+    """Return the time for which the worker's agent has not reported, but only since the worker is in the phase
+    `running`: before, the agent did not have to report, or could not."""
+    quiet_seconds = _quiet_seconds(worker, situation)
+    running_since = situation.record(worker).running_since
+    return quiet_seconds if running_since is None else min(quiet_seconds, situation.now - running_since)
 
 
 def _start_age_seconds(worker: Worker, situation: Situation) -> float:
@@ -323,12 +418,18 @@ def _start_age_seconds(worker: Worker, situation: Situation) -> float:
 def _is_silent(worker: Worker, situation: Situation) -> bool:
     """Return True if the agent's last report is too long ago. A managed worker that has not reported yet is starting,
     not silent."""
-    heard_ms = worker.last_heartbeat_at_ms
-    if heard_ms is None:
-        if worker.managed:
-            return False
-        heard_ms = worker.created_at_ms
-    return situation.store_now_ms - heard_ms > _silence_of(worker, situation.silence_seconds) * 1000
+    if worker.managed and worker.last_heartbeat_at_ms is None:
+        return False
+    return _quiet_seconds(worker, situation) > _silence_of(worker, situation.silence_seconds)
+
+
+def _quiet_seconds(worker: Worker, situation: Situation) -> float:
+    """Return the time since the last report of the worker's agent or, without one, since the worker's start."""
+    if worker.last_heartbeat_at_ms is not None:
+        return (situation.store_now_ms - worker.last_heartbeat_at_ms) / 1000
+    if worker.managed:
+        return _start_age_seconds(worker, situation)
+    return (situation.store_now_ms - worker.created_at_ms) / 1000
 
 
 def _silence_of(worker: Worker, silence_seconds: float) -> float:

@@ -9,10 +9,19 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from queue_engine.aio import LaterErrors
-from queue_engine.backends.base import Backend, BackendError, Observed, RegistryCredential, WorkerSpec
+from queue_engine.backends.base import (
+    Backend,
+    BackendError,
+    Observed,
+    Phase,
+    RegistryCredential,
+    WorkerSpec,
+)
+from queue_engine.controller.ends import Ends
 from queue_engine.controller.known import Known
 from queue_engine.controller.plan import (
     FAILED_AFTER_CRASHES,
@@ -23,8 +32,11 @@ from queue_engine.controller.plan import (
     Forget,
     Kill,
     NoteEnd,
+    NoteReason,
+    OfWorker,
     Record,
     Restart,
+    Resume,
     Situation,
     Start,
     after_end,
@@ -77,6 +89,7 @@ class Workers(Protocol):
         *,
         reason: str,
         error: str = "",
+        outdated_error: str = "",
         restarted: bool = False,
     ) -> None: ...
     async def remove(
@@ -103,7 +116,8 @@ class Credentials(Protocol):
 class ReconcilerConfig:
     """Times in seconds."""
 
-    agent_environment: Mapping[str, str]
+    agent_environment: Callable[[str], Mapping[str, str]]
+    """Returns the variables of the agents of an endpoint."""
     grace_seconds: float
     """Time that a drained worker has to finish its tasks."""
     silence_seconds: float
@@ -128,8 +142,11 @@ class Reconciler:
     """Reconciles all endpoints, round by round.
 
     Only the leader may run it. A round may be repeated, and interrupted at any line, because it begins with the current
-    state of the store and the backend. The state kept between rounds is used only for the backoff of restarts and the
-    detection of silent workers.
+    state of the store and the backend. The state kept between rounds is used only for the backoff of restarts, the
+    detection of silent workers and the reasons of starts.
+
+    `leads` returns False as soon as the leadership may have ended, for example after the process was paused. Then
+    nothing more is done, because workers that outlive their controller belong to the next leader.
     """
 
     def __init__(
@@ -142,6 +159,7 @@ class Reconciler:
         backend: Backend,
         store_now_ms: Callable[[], Awaitable[int]],
         *,
+        leads: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -151,9 +169,10 @@ class Reconciler:
         self._credentials = credentials
         self._backend = backend
         self._store_now_ms = store_now_ms
+        self._leads = leads
         self._clock = clock
         self._records: dict[str, Record] = {}
-        self._draining: dict[str, asyncio.Task[None]] = {}
+        self._ends = Ends(workers, leads)
         self._last_round: float | None = None
         self._silence_counts_from = 0.0
         self._starts_seen_at = -math.inf
@@ -161,6 +180,7 @@ class Reconciler:
         self._known = Known()
         self._observed: Mapping[str, Observed] = {}
         """Observation of the previous round."""
+        self._waits_for_backend = False
         self._unplanned: set[str] = set()
         """Endpoints to look at, until a round has set their next look."""
         self._hastened: set[Partition] = set()
@@ -172,12 +192,16 @@ class Reconciler:
 
         An error of one endpoint, or of a part of the store, does not stop the work for others. It is raised at the end.
         """
+        ending = self._ends.in_progress()  # before the observation, which shows these workers as they were
+        observed = await self._backend.observe()
+        self._note_backend(observed)
+        if observed is None or not self._leads():
+            return 0
         store_now_ms = await self._store_now_ms()
         now = self._clock()
         self._note_round(now, store_now_ms)
-        observed = await self._backend.observe()
         later = LaterErrors()
-        await self._make_due(observed, now, later)
+        await self._make_due(observed, ending, now, later)
         checks = await self._checks.take()
         for error in checks.errors:
             later.keep(error)
@@ -196,18 +220,20 @@ class Reconciler:
             situation = self._situation(endpoint, workers.get(endpoint_id, []), observed, now, store_now_ms)
             self._look(endpoint_id, situation.workers, starts_under_way(situation), now)
             with later:
-                actions = await self._reconcile(situation, due)
+                actions = await self._reconcile(situation, ending, due)
                 waits[endpoint_id] = next_look(situation, actions, self._config.silence_seconds)
                 done += len(actions)
         with later:
             await self._start_in_turn(due)
-        done += self._end_strangers(observed, ids)
+        done += self._end_strangers(observed, ending, ids)
         with later:
             await self._plan([one for one in checks.taken if one.endpoint_id in waits], waits)
         later.raise_first()
         return done
 
-    async def _make_due(self, observed: Mapping[str, Observed], now: float, later: LaterErrors) -> None:
+    async def _make_due(
+        self, observed: Mapping[str, Observed], ending: Collection[str], now: float, later: LaterErrors
+    ) -> None:
         """Make endpoints due for reasons that the store does not know: a new leader, a step back of the store's clock,
         a worker that has ended or appeared in the backend, an interrupted round, and a next look that the store has
         lost."""
@@ -215,7 +241,7 @@ class Reconciler:
             await self._checks.hasten_all(self._hastened)
         before = self._observed
         changed = {one for one in before.keys() | observed.keys() if before.get(one) != observed.get(one)}
-        unknown = {one for one in observed if one not in self._known.endpoint_of and one not in self._draining}
+        unknown = {one for one in observed if one not in self._known.endpoint_of and one not in ending}
         found = {self._known.endpoint_of.get(one) or endpoint_of_worker(one) for one in changed | unknown}
         self._unplanned |= {*self._known.overdue(now), *filter(is_endpoint_id, found)}
         self._observed = dict(observed)
@@ -229,6 +255,8 @@ class Reconciler:
 
     async def _plan(self, taken: Sequence[Taken], waits: Mapping[str, float | None]) -> None:
         """Set the next looks of the endpoints of this round."""
+        if not self._leads():
+            return
 
         async def plan_one(one: Taken) -> None:
             wait_seconds = waits.get(one.endpoint_id)
@@ -244,11 +272,14 @@ class Reconciler:
         later.raise_first()
 
     async def aclose(self) -> None:
-        """Stop waiting for draining workers, without ending them. Safe to call twice."""
-        draining = list(self._draining.values())
-        for task in draining:
-            task.cancel()
-        await asyncio.gather(*draining, return_exceptions=True)
+        """Stop waiting for the ends of workers; the next leader requests them again. Safe to call twice."""
+        await self._ends.aclose()
+
+    def _note_backend(self, observed: Mapping[str, Observed] | None) -> None:
+        waits = observed is None
+        if waits and not self._waits_for_backend:
+            log.warning("the backend has not listed its workers yet: no worker is started or stopped until it has")
+        self._waits_for_backend = waits
 
     def _note_round(self, now: float, store_now_ms: int) -> None:
         # After a step back of the clock the planned looks would be late by the step.
@@ -278,34 +309,41 @@ class Reconciler:
             endpoint, workers, observed, self._records, now, store_now_ms, silence_seconds, start_timeout_seconds
         )
 
-    async def _reconcile(self, situation: Situation, due: list[_Due]) -> list[Action]:
-        """Carry out the planned actions, except starts, which are added to `due`. Return the actions."""
-        await self._note_running(situation)
+    async def _reconcile(self, situation: Situation, ending: Collection[str], due: list[_Due]) -> list[Action]:
+        """Carry out the planned actions, except for workers that are being ended. Starts are added to `due`. Return the
+        actions."""
+        self._note_running(situation)
         actions = plan(situation)
         for action in actions:
-            try:
-                await self._carry_out(situation, action, due)
-            except BackendError as error:  # continue with the other workers; the next round tries again
-                log.warning("the backend failed: %s", error, extra={"endpoint": situation.endpoint.endpoint_id})
+            if not self._leads():
+                break
+            if isinstance(action, Create):
+                endpoint = situation.endpoint
+                due += [_Due(endpoint, await self._create(endpoint), None) for _ in range(action.count)]
+            elif action.worker.worker_id not in ending:
+                await self._carry_out(action, situation, due)
         await self._judge_endpoint(situation)
         return actions
 
-    async def _carry_out(self, situation: Situation, action: Action, due: list[_Due]) -> None:
-        endpoint = situation.endpoint
+    async def _carry_out(self, action: OfWorker, situation: Situation, due: list[_Due]) -> None:
         match action:
-            case Create(count):
-                due += [_Due(endpoint, await self._create(endpoint), None) for _ in range(count)]
             case Restart(worker):
-                due.append(_Due(endpoint, worker.worker_id, worker))
+                due.append(_Due(situation.endpoint, worker.worker_id, worker))
+            case Resume(worker, run):
+                await self._resume(situation.endpoint, worker, run)
+            case NoteReason():
+                await self._note_reason(action, situation)
             case NoteEnd(worker, reason):
                 await self._note_end(worker, reason, situation)
             case Kill():
-                await self._kill(action, situation)
+                self._kill(action)
             case Drain(worker, reason):
                 await self._drain(worker, reason)
             case Forget(worker, status, reason):
-                await self._backend.kill(worker.worker_id)
-                await self._workers.remove(endpoint.endpoint_id, worker.worker_id, status=status, reason=reason)
+                remove = partial(
+                    self._workers.remove, worker.endpoint_id, worker.worker_id, status=status, reason=reason
+                )
+                self._ends.begin(worker, partial(self._backend.kill, worker.worker_id), remove)
 
     async def _create(self, endpoint: Endpoint) -> str:
         worker_id = managed_worker_id(endpoint.endpoint_id, secrets.token_hex(5))
@@ -320,6 +358,8 @@ class Reconciler:
         self._note_starts([*under_way, *chosen])
         others = len(under_way) + len(chosen)
         for one in due:
+            if not self._leads():
+                break
             if one.start not in chosen:
                 self._known.note_waiting(one.start)
                 await self._note_waiting(one, others)
@@ -368,7 +408,8 @@ class Reconciler:
         await self._start(endpoint, worker.worker_id)
 
     async def _start(self, endpoint: Endpoint, worker_id: str) -> None:
-        record = replace(self._records.get(worker_id, FRESH), started_at=self._clock())
+        record = self._records.get(worker_id, FRESH)
+        record = replace(record, started_at=self._clock(), noted_reason=None, running_since=None)
         self._records[worker_id] = record
         run = await self._workers.begin_start(endpoint.endpoint_id, worker_id)
         if run is None:
@@ -386,15 +427,41 @@ class Reconciler:
                 error=str(error),
             )
 
+    async def _resume(self, endpoint: Endpoint, worker: Worker, run: int) -> None:
+        """Let the backend make what is missing of a run that another controller has begun."""
+        try:
+            await self._backend.start(await self._spec(endpoint, worker.worker_id, run))
+        except (BackendError, SealBroken, SecretKeyMissing) as error:
+            self._kill(Kill(worker, f"cannot be started ({error})"))
+        else:
+            record = self._records.get(worker.worker_id, FRESH)
+            self._records[worker.worker_id] = replace(record, started_at=self._clock())
+
+    async def _note_reason(self, note: NoteReason, situation: Situation) -> None:
+        """Record why a start waits or takes long, or remove that reason, so that the endpoint's owner sees it."""
+        worker, record = note.worker, situation.record(note.worker)
+        if note.status is not worker.status:
+            log.warning("a worker does not start: %s", note.reason, extra=_ids(worker.endpoint_id, worker.worker_id))
+        await self._workers.mark(
+            worker.endpoint_id,
+            worker.worker_id,
+            note.status,
+            reason=note.reason or "",
+            error=note.reason or "",
+            outdated_error=record.noted_reason or "",
+        )
+        self._records[worker.worker_id] = replace(record, noted_reason=note.reason)
+
     async def _note_end(self, worker: Worker, reason: str, situation: Situation) -> None:
         """Record a worker's end with its last log lines, so that the endpoint's owner sees the reason."""
         seen = situation.observed[worker.worker_id]
-        record = self._records.get(worker.worker_id, FRESH)
-        is_new = record.noted_end != seen.started_at_ms
+        record = situation.record(worker)
+        is_new = record.noted_end != seen.run
         if is_new:
             log.warning("a worker ended unexpectedly: %s", reason, extra=_ids(worker.endpoint_id, worker.worker_id))
-            record = after_end(record, had_run=worker.status is WorkerStatus.RUNNING, now=situation.now)
-            self._records[worker.worker_id] = replace(record, noted_end=seen.started_at_ms)
+            had_run = worker.status is WorkerStatus.RUNNING
+            record = after_end(record, had_run=had_run, now=situation.now, retry_helps=seen.retry_helps)
+            self._records[worker.worker_id] = replace(record, noted_end=seen.run)
         await self._workers.mark(
             worker.endpoint_id,
             worker.worker_id,
@@ -404,15 +471,24 @@ class Reconciler:
             restarted=is_new,
         )
         # Last, because an interrupted round must leave the ended worker in the backend: the next round notes it again.
-        await self._backend.kill(worker.worker_id)
+        # Not by force, because an agent whose container has ended still has to release its tasks.
+        self._ends.begin(worker, partial(self._backend.stop, worker.worker_id, 0.0))
 
-    async def _kill(self, kill: Kill, situation: Situation) -> None:
+    async def _drain(self, worker: Worker, reason: str) -> None:
+        if worker.status is not WorkerStatus.STOPPING:
+            await self._workers.mark(worker.endpoint_id, worker.worker_id, WorkerStatus.STOPPING, reason=reason)
+        self._ends.begin(worker, partial(self._backend.stop, worker.worker_id, self._config.grace_seconds))
+
+    def _kill(self, kill: Kill) -> None:
         worker = kill.worker
         log.warning("a worker %s", kill.reason, extra=_ids(worker.endpoint_id, worker.worker_id))
-        await self._backend.kill(worker.worker_id)
+        self._ends.begin(worker, partial(self._backend.kill, worker.worker_id), partial(self._note_killed, kill))
+
+    async def _note_killed(self, kill: Kill) -> None:
+        worker = kill.worker
         had_run = worker.status is WorkerStatus.RUNNING
         record = self._records.get(worker.worker_id, FRESH)
-        self._records[worker.worker_id] = after_end(record, had_run=had_run, now=situation.now)
+        self._records[worker.worker_id] = after_end(record, had_run=had_run, now=self._clock())
         await self._workers.mark(
             worker.endpoint_id,
             worker.worker_id,
@@ -422,26 +498,9 @@ class Reconciler:
             restarted=True,
         )
 
-    async def _drain(self, worker: Worker, reason: str) -> None:
-        """Drain a worker in the background, so that a slow one does not delay other endpoints."""
-        if worker.worker_id in self._draining:
-            return
-        if worker.status is not WorkerStatus.STOPPING:
-            await self._workers.mark(worker.endpoint_id, worker.worker_id, WorkerStatus.STOPPING, reason=reason)
-        self._drain_in_background(worker.worker_id)
-
-    def _drain_in_background(self, worker_id: str) -> None:
-        drain = asyncio.create_task(self._stop_gently(worker_id))
-        self._draining[worker_id] = drain
-        drain.add_done_callback(lambda _: self._draining.pop(worker_id, None))
-
-    async def _stop_gently(self, worker_id: str) -> None:
-        try:
-            await self._backend.stop(worker_id, self._config.grace_seconds)
-        except BackendError as error:  # the next round drains the worker again
-            log.warning("a worker cannot be stopped: %s", error, extra={"worker": worker_id})
-
-    def _end_strangers(self, observed: Mapping[str, Observed], looked_at: Collection[str]) -> int:
+    def _end_strangers(
+        self, observed: Mapping[str, Observed], ending: Collection[str], looked_at: Collection[str]
+    ) -> int:
         """Drain workers that run without a record in the store: their endpoint was removed, or the store lost data.
 
         A worker that is not known belongs to an endpoint that has not been looked at yet, or to none.
@@ -450,23 +509,31 @@ class Reconciler:
             worker_id
             for worker_id in observed
             if worker_id not in self._known.endpoint_of
-            and worker_id not in self._draining
+            and worker_id not in ending
             and (endpoint_of_worker(worker_id) in looked_at or not is_endpoint_id(endpoint_of_worker(worker_id)))
         ]
-        for worker_id in strangers:
-            self._drain_in_background(worker_id)
+        for worker_id in strangers if self._leads() else ():
+            stop = partial(self._backend.stop, worker_id, self._config.grace_seconds)
+            self._ends.begin_stranger(worker_id, stop)
         return len(strangers)
 
-    async def _note_running(self, situation: Situation) -> None:
+    def _note_running(self, situation: Situation) -> None:
+        """Remember which workers run, and since when their agents could report."""
         for worker in situation.workers:
-            record = self._records.get(worker.worker_id)
-            if worker.status is WorkerStatus.RUNNING and record is not None and record.crashes:
-                self._records[worker.worker_id] = replace(record, crashes=0)
+            record, seen = situation.record(worker), situation.seen(worker)
+            runs = seen is not None and seen.phase is Phase.RUNNING
+            noted = replace(
+                record,
+                crashes=0 if worker.status is WorkerStatus.RUNNING else record.crashes,
+                running_since=(record.running_since or situation.now) if runs else None,
+            )
+            if noted != record:
+                self._records[worker.worker_id] = noted
 
     async def _judge_endpoint(self, situation: Situation) -> None:
         """Mark the endpoint as FAILED while all its desired workers keep crashing."""
         endpoint, failed = situation.endpoint, is_failing(situation)
-        if failed != endpoint.failed:
+        if failed != endpoint.failed and self._leads():
             await self._endpoints.set_failed(endpoint.endpoint_id, failed)
 
     def _status_after(self, worker_id: str) -> WorkerStatus:
@@ -481,6 +548,7 @@ class Reconciler:
             endpoint_id=endpoint.endpoint_id,
             worker_id=worker_id,
             run=run,
+            revision=endpoint.revision,
             image=config.image,
             image_registry=config.image_registry,
             registry_credential=await self._registry_credential(endpoint),
@@ -489,13 +557,13 @@ class Reconciler:
             plain_variables=config.plain_variables,
             exposed_port=config.expose.port if config.expose else None,
             protocol=config.expose.protocol if config.expose else None,
-            resource=config.resources[0] if config.resources else None,
+            resources=config.resources,
             volume_gb=config.container_volume_in_gb,
             service_mode=config.service_mode,
             concurrency=config.concurrency,
             ready_path=config.ready_path,
             start_timeout_seconds=config.start_timeout_seconds,
-            agent_environment=self._config.agent_environment,
+            agent_environment=self._config.agent_environment(endpoint.endpoint_id),
         )
 
     async def _registry_credential(self, endpoint: Endpoint) -> RegistryCredential | None:

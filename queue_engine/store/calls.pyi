@@ -990,6 +990,7 @@ class Scripts:
         status: str,
         reason: str,
         error_text: str | None,
+        outdated_error: str | None,
         restarts: int,
     ) -> MarkWorkerOk | MarkWorkerGone:
         """Set a worker's status, as decided by the controller."""

@@ -75,14 +75,19 @@ class WorkerStore:
         *,
         reason: str,
         error: str = "",
+        outdated_error: str = "",
         restarted: bool = False,
     ) -> None:
-        """Set a worker's status, as decided by the controller. Does nothing when there is no such worker."""
+        """Set a worker's status, as decided by the controller. Does nothing when there is no such worker.
+
+        `error` replaces the recorded error. Without it, `outdated_error` is removed if it is still the recorded one.
+        """
         await self._scripts.mark_worker(
             self._keys(endpoint_id, worker_id),
             status=status.value,
             reason=reason,
             error_text=error,
+            outdated_error=outdated_error,
             restarts=int(restarted),
         )
 

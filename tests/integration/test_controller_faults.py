@@ -2,20 +2,22 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from redis.exceptions import RedisError
 
 from queue_engine.aio import end_tasks
-from queue_engine.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.backends.base import BackendError, WorkerSpec
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.controller.jobs import Periodic, run_jobs
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.domain.tasks import TaskState
 from queue_engine.store.store import Store
 from tests.integration.parts import Programs, open_store, programs_on
+from tests.scripted_backend import ScriptedBackend
 from tests.servers import StoreServer, valkey_binary
 from tests.store.bench import TENANT, Bench, config
 from tests.store.probe import Probe
@@ -103,39 +105,22 @@ async def test_background_jobs_follow_the_master(tmp_path: Path) -> None:
             await end_tasks(running)
 
 
-class FailingBackend:
-    """Two workers run; the first tries to stop one of them fail."""
+@dataclass
+class FailingBackend(ScriptedBackend):
+    """The first tries to close it fail."""
 
-    def __init__(self, failures: int) -> None:
-        self.workers = {"1-stubborn", "1-willing"}
-        self.failures = failures
+    failures: int = 0
 
-    max_starting = 100
-
-    def refusal(self, _: WorkerSpec) -> str | None:
-        return None
-
-    async def start(self, _: WorkerSpec) -> None:
-        raise BackendError("nothing is started here")
-
-    async def stop(self, worker_id: str, _: float) -> None:
-        if worker_id == "1-stubborn" and self.failures > 0:
+    async def aclose(self, grace_seconds: float) -> None:
+        if self.failures > 0:
             self.failures -= 1
-            raise BackendError("the machine does not answer")
-        self.workers.discard(worker_id)
-
-    async def kill(self, worker_id: str) -> None:
-        await self.stop(worker_id, 0)
-
-    async def observe(self) -> Mapping[str, Observed]:
-        return {worker_id: Observed(alive=True, started_at_ms=0) for worker_id in self.workers}
-
-    async def aclose(self, _: float) -> None:
-        self.workers.clear()
+            raise BackendError("the machine does not respond")
+        await super().aclose(grace_seconds)
 
 
 async def test_a_controller_that_has_lost_the_leadership_tries_until_its_workers_are_stopped(store: Store) -> None:
-    backend = FailingBackend(failures=2)
+    # Not listed, so that the reconciler leaves workers without a record alone.
+    backend = FailingBackend(failures=2, listed=False)
     leading = asyncio.Event()
     controller = _controller(store, backend, leading)
     running = asyncio.create_task(controller.run())
@@ -143,11 +128,11 @@ async def test_a_controller_that_has_lost_the_leadership_tries_until_its_workers
     try:
         async with asyncio.timeout(20):
             await leading.wait()
-        backend.workers |= {"1-stubborn", "1-willing"}
+        backend.running |= {worker_id: WorkerSpec("1", worker_id, "image") for worker_id in ("1-a", "1-b")}
         await store.redis.delete("{qe}:leader")
         keeping = asyncio.create_task(_keep_leading(store))
         await wait_until_async(
-            lambda: not backend.workers, message="workers go on under a controller that does not lead"
+            lambda: not backend.running, message="workers go on under a controller that does not lead"
         )
         assert backend.failures == 0
     finally:
@@ -234,12 +219,13 @@ def _controller(store: Store, backend: FailingBackend, leading: asyncio.Event | 
         leader_lease_seconds=0.3,
         grace_seconds=0.0,
     )
-    rules = ReconcilerConfig(agent_environment={}, grace_seconds=0.0, silence_seconds=60.0)
+    rules = ReconcilerConfig(agent_environment=lambda _: {}, grace_seconds=0.0, silence_seconds=60.0)
 
-    def make_reconciler() -> Reconciler:
+    def make_reconciler(leads: Callable[[], bool]) -> Reconciler:
         if leading is not None:
             leading.set()
-        return Reconciler(rules, store.endpoints, store.workers, store.checks, store.credentials, backend, store.now_ms)
+        stores = (store.endpoints, store.workers, store.checks, store.credentials)
+        return Reconciler(rules, *stores, backend, store.now_ms, leads=leads)
 
     return Controller(config, store, backend, make_reconciler)
 

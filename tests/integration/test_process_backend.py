@@ -7,19 +7,33 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from queue_engine.backends.base import BackendError, WorkerSpec
+from queue_engine.backends.base import (
+    STOP_MARGIN_SECONDS,
+    BackendError,
+    EndNotConfirmed,
+    WorkerSpec,
+)
 from queue_engine.backends.process import ProcessBackend
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.agent_protocol import container_end
 from queue_engine.domain.endpoints import Resource
 from queue_engine.net.private_sockets import sockets_of
 from queue_engine.processes.process_groups import birth_of, processes_with
-from tests.integration.backend_contract import FOREVER, BackendContract, MakeSpec, ended
+from tests.integration.backend_contract import (
+    FOREVER,
+    EndsWithController,
+    MakeSpec,
+    Platform,
+    ended,
+    has_containers,
+    observed,
+)
 from tests.waiting import wait_until, wait_until_async
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,16 +43,19 @@ SECRET = "canary-7d2c"
 SIGKILLED = "agent killed by signal 9"
 
 
-def spec_for(worker_id: str, command: str | None, *, drain: str = "quick", **environment: str) -> WorkerSpec:
+def spec_for(
+    worker_id: str, command: str | None, *, run: int = 1, drain: str = "quick", **environment: str
+) -> WorkerSpec:
     return WorkerSpec(
         endpoint_id="7",
         worker_id=worker_id,
         image="demo/image:1",
         command=command,
+        run=run,
         environment=environment,
         exposed_port=8000,
         protocol="HTTP",
-        resource=Resource("local", "NONE", 1),
+        resources=(Resource("local", "NONE", 1),),
         volume_gb=20,
         concurrency=4,
         ready_path="/healthz",
@@ -48,7 +65,12 @@ def spec_for(worker_id: str, command: str | None, *, drain: str = "quick", **env
 
 
 def backend_in(
-    directory: Path, instance_id: str, environment: dict[str, str] | None = None, *, end_margin_seconds: float = 1.0
+    directory: Path,
+    instance_id: str,
+    environment: dict[str, str] | None = None,
+    *,
+    end_margin_seconds: float = 1.0,
+    kill_seconds: float = STOP_MARGIN_SECONDS,
 ) -> ProcessBackend:
     return ProcessBackend(
         directory,
@@ -56,6 +78,7 @@ def backend_in(
         environment=environment or INHERITED,
         agent_command=STUB_AGENT,
         end_margin_seconds=end_margin_seconds,
+        kill_seconds=kill_seconds,
     )
 
 
@@ -103,8 +126,49 @@ def sockets_in(directory: Path) -> list[Path]:
     return sockets_of(directory / "work")
 
 
-class TestContract(BackendContract):
+class Processes:
+    """The platform, as the operating system shows it."""
+
+    def __init__(self, instance_id: str, directory: Path) -> None:
+        self._instance_id = instance_id
+        self._directory = directory
+
+    async def containers(self, worker_id: str) -> int:
+        found = processes_with({protocol.INSTANCE: self._instance_id, protocol.WORKER_ID: worker_id})
+        return sum(protocol.CONTAINER_COMMAND not in environment for _, environment in found)
+
+    async def left(self) -> list[str]:
+        return [*map(str, pids_of(self._instance_id)), *map(str, sockets_in(self._directory))]
+
+    async def kill_agent(self, worker_id: str) -> None:
+        os.kill(await agent_of(self._instance_id, worker_id), signal.SIGKILL)
+
+    def next_backend(self) -> ProcessBackend:
+        return backend_in(self._directory / "work", self._instance_id)
+
+
+class TestContract(EndsWithController):
     """The promises of every backend."""
+
+    @pytest.fixture
+    def platform(self, instance_id: str, tmp_path: Path) -> Platform:
+        return Processes(instance_id, tmp_path)
+
+    async def test_a_worker_that_does_not_end_is_reported_and_can_be_stopped_later(
+        self, tmp_path: Path, instance_id: str, platform: Platform
+    ) -> None:
+        """As a process that the kernel does not let go: here the backend does not wait for any end."""
+        hasty = backend_in(tmp_path / "work", instance_id, end_margin_seconds=0.1, kill_seconds=0)
+        for worker_id, stop in (("w1", partial(hasty.stop, "w1")), ("w2", hasty.aclose)):
+            await hasty.start(spec_for(worker_id, FOREVER, drain="never"))
+            await has_containers(platform, worker_id, 1)
+            with pytest.raises(EndNotConfirmed):
+                await stop(0)
+            assert (await observed(hasty, worker_id)).run == 1
+            await ended(hasty, worker_id)
+            await hasty.stop(worker_id, 0)
+        await hasty.aclose(0)
+        assert await platform.left() == []
 
 
 class TestAgreement:
@@ -249,7 +313,7 @@ class TestRefusal:
         self, backend: ProcessBackend, environment: dict[str, str]
     ) -> None:
         with pytest.raises(BackendError, match="environmentVars"):
-            await backend.start(spec_for("w1", FOREVER, **environment))
+            await backend.start(replace(spec_for("w1", FOREVER), environment=environment))
 
     async def test_what_the_system_refuses_leaves_nothing_behind(
         self, backend: ProcessBackend, instance_id: str, tmp_path: Path
@@ -272,7 +336,7 @@ class TestRefusal:
         dying = [sys.executable, "-c", "import no_such_module"]
         backend = ProcessBackend(tmp_path, instance_id="i", environment=INHERITED, agent_command=dying)
         await backend.start(spec_for("w1", FOREVER))
-        assert (await ended(backend, "w1")).exit_reason == "agent exited with status 1"
+        assert (await ended(backend, "w1")).reason == "agent exited with status 1"
         assert (
             f"w1: the agent exited with status 1 without reporting a reason; its log: {tmp_path / 'w1.log'}"
             in caplog.text
@@ -296,7 +360,7 @@ class TestEnd:
         await backend.start(spec_for("w1", f"sleep 600 & echo $! > {child}; wait"))
         pid = await pid_in(child)
         os.kill(await agent_of(instance_id, "w1"), signal.SIGKILL)
-        assert (await ended(backend, "w1")).exit_reason == SIGKILLED
+        assert (await ended(backend, "w1")).reason == SIGKILLED
         assert birth_of(pid) is None
         assert pids_of(instance_id) == []
 
@@ -316,14 +380,14 @@ class TestEnd:
         container = tmp_path / "container"
         await backend.start(spec_for("w1", f"echo $$ > {container}; {FOREVER}"))
         os.kill(await pid_in(container), signal.SIGKILL)
-        assert (await ended(backend, "w1")).exit_reason == container_end(-signal.SIGKILL)
+        assert (await ended(backend, "w1")).reason == container_end(-signal.SIGKILL)
 
     async def test_an_agent_that_fails_is_named(self, tmp_path: Path) -> None:
         command = ("/bin/sh", "-c", "echo a line of the agent's log >&2; exit 2")
         backend = ProcessBackend(tmp_path, instance_id="i", environment=INHERITED, agent_command=command)
         await backend.start(spec_for("w1", FOREVER))
         observed = await ended(backend, "w1")
-        assert observed.exit_reason == "agent exited with status 2"
+        assert observed.reason == "agent exited with status 2"
         assert observed.last_lines == ()
         await backend.aclose(0)
 
@@ -334,7 +398,7 @@ class TestEnd:
         await wait_until_async(ready.exists)
         stopping = asyncio.create_task(backend.stop("w1", 60))
         assert not (await asyncio.wait({stopping}, timeout=0.3))[0]
-        assert (await backend.observe())["w1"].alive
+        assert (await observed(backend, "w1")).alive
         go.touch()
         await stopping
         assert done.exists()

@@ -81,8 +81,8 @@ async def real_agent(tmp_path: Path, spec: WorkerSpec) -> Observed:
 async def test_an_agent_that_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
     environment = {"WORKER_AGENT_REDIS_URL": "http://:canary@x", "WORKER_AGENT_MANAGED": "true"}
     observed = await real_agent(tmp_path, WorkerSpec("7", "w1", "i", command="x", agent_environment=environment))
-    assert str(observed.exit_reason).startswith("the agent cannot start: --redis-url (WORKER_AGENT_REDIS_URL): must")
-    assert "canary" not in str(observed.exit_reason)
+    assert str(observed.reason).startswith("the agent cannot start: --redis-url (WORKER_AGENT_REDIS_URL): must")
+    assert "canary" not in str(observed.reason)
     assert observed.last_lines == ()
 
 
@@ -107,7 +107,7 @@ async def test_the_log_begins_with_overridden_variables_and_ends_with_the_end(
         },
     )
     observed = await real_agent(tmp_path, spec)
-    assert observed.exit_reason == "container exited with status 4"
+    assert observed.reason == "container exited with status 4"
     page = await store.logs.page(endpoint_id, "w1", LogQuery(size=100))
     assert page is not None
     lines = [line.text for line in page.lines]

@@ -164,6 +164,24 @@ async def _mark(
     )
 
 
+async def test_the_reason_of_a_start_is_removed_unless_another_error_was_recorded_since(bench: Bench) -> None:
+    workers = bench.store.workers
+    await workers.put(bench.endpoint_id, "w1", managed=True)
+
+    async def error_after(*, error: str = "", outdated_error: str = "") -> str | None:
+        status = WorkerStatus.INITIALIZING
+        await workers.mark(bench.endpoint_id, "w1", status, reason="", error=error, outdated_error=outdated_error)
+        worker = await workers.get(bench.endpoint_id, "w1")
+        assert worker is not None
+        return worker.error
+
+    assert await error_after(error="pulling 1 of 8 GB") == "pulling 1 of 8 GB"
+    assert await error_after(error="pulling 2 of 8 GB", outdated_error="pulling 1 of 8 GB") == "pulling 2 of 8 GB"
+    assert await error_after(outdated_error="pulling 1 of 8 GB") == "pulling 2 of 8 GB"
+    assert await error_after() == "pulling 2 of 8 GB"
+    assert await error_after(outdated_error="pulling 2 of 8 GB") is None
+
+
 async def _status(bench: Bench, worker_id: str) -> WorkerStatus | None:
     worker = await bench.store.workers.get(bench.endpoint_id, worker_id)
     return worker.status if worker else None

@@ -3,14 +3,16 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.backends.base import Observed
+from queue_engine.backends.base import Observed, Phase
 from queue_engine.controller.plan import (
     BY_HAND_SILENCE_SECONDS,
+    CALM_SECONDS,
     FAILED_AFTER_CRASHES,
     FRESH,
     SOON,
@@ -22,8 +24,10 @@ from queue_engine.controller.plan import (
     Forget,
     Kill,
     NoteEnd,
+    NoteReason,
     Record,
     Restart,
+    Resume,
     Situation,
     Start,
     after_end,
@@ -43,8 +47,8 @@ SILENCE = 30.0
 START_TIMEOUT = 600.0
 REVISION = 3
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
-ALIVE = Observed(alive=True, started_at_ms=1)
-DEAD = Observed(alive=False, started_at_ms=1, exit_reason="container exited with status 3")
+ALIVE = Observed(run=1, phase=Phase.RUNNING, started_at_ms=1)
+DEAD = Observed(run=1, phase=Phase.ENDED, started_at_ms=1, reason="container exited with status 3")
 
 
 def endpoint(workers: int = 1, wanted: DesiredState = DesiredState.RUNNING, revision: int = REVISION) -> Endpoint:
@@ -283,10 +287,109 @@ def test_a_worker_that_is_failed_and_reports_is_left_to_become_ready() -> None:
         ("that waits", replace(STARTING, observed=None), 0),
         ("by hand", replace(STARTING, managed=False), 0),
         ("that hangs", replace(STARTING, started_ms_ago=30_001), 0),
+        ("that pulls its image", replace(STARTING, observed=replace(ALIVE, phase=Phase.STARTING)), 1),
+        ("that waits for a GPU", replace(STARTING, observed=replace(ALIVE, phase=Phase.WAITING)), 0),
     ],
 )
 def test_a_start_takes_a_place_until_its_first_sign_but_not_for_long(name: str, worker: Seen, expected: int) -> None:
     assert len(starts_under_way(situation(endpoint(1), worker))) == expected, name
+
+
+def test_the_time_to_report_begins_when_the_agent_runs() -> None:
+    waited = replace(STARTING, started_ms_ago=9_000_000)
+    assert steps(endpoint(1), replace(waited, record=Record(NOW - 9000, running_since=NOW - 600))) == []
+    assert steps(endpoint(1), replace(waited, record=Record(NOW - 9000, running_since=NOW - 601))) == ["kill w0"]
+
+
+# Phases of a start
+
+OURS = Record(started_at=NOW - 5)
+
+
+def start_in(phase: Phase, reason: str | None = None, *, retry_helps: bool = True, **seen: Any) -> Seen:
+    """A worker whose start this controller has begun, in a phase of it."""
+    observed = replace(ALIVE, phase=phase, reason=reason, retry_helps=retry_helps)
+    return replace(Seen(INITIALIZING, observed, heard_ms_ago=None, record=OURS), **seen)
+
+
+def note(worker: Seen) -> tuple[WorkerStatus, str | None] | None:
+    """The status and the reason that are recorded for the only worker of an endpoint, if nothing else is done."""
+    actions = plan(situation(endpoint(1), worker))
+    assert all(isinstance(action, NoteReason) for action in actions), actions
+    return next(((action.status, action.reason) for action in actions if isinstance(action, NoteReason)), None)
+
+
+PULLS = "pulling 3.1 of 8.4 GB"
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STARTING, Phase.UNKNOWN])
+@pytest.mark.parametrize("heard_ms_ago", [None, 31_000, 9_000_000])
+def test_a_worker_that_waits_or_starts_is_never_killed_for_silence(phase: Phase, heard_ms_ago: int | None) -> None:
+    worker = start_in(phase, heard_ms_ago=heard_ms_ago, started_ms_ago=90_000_000)
+    assert "kill w0" not in steps(endpoint(1), worker)
+    assert steps(endpoint(1), replace(worker, status=RUNNING)) == []
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STARTING, Phase.UNKNOWN])
+def test_the_reason_of_a_start_is_noted_once_and_when_it_changes(phase: Phase) -> None:
+    assert note(start_in(phase, PULLS)) == (INITIALIZING, PULLS)
+    assert note(start_in(phase, PULLS, record=replace(OURS, noted_reason=PULLS))) is None
+    assert note(start_in(phase, "pulling 3.2 of 8.4 GB", record=replace(OURS, noted_reason=PULLS))) is not None
+    assert note(start_in(phase)) is None
+    assert note(start_in(phase, record=replace(OURS, noted_reason=PULLS))) == (INITIALIZING, None)
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STARTING, Phase.UNKNOWN])
+def test_a_start_beyond_its_timeout_is_failed_with_its_reason_and_not_ended(phase: Phase) -> None:
+    assert note(start_in(phase, PULLS, started_ms_ago=600_000)) == (INITIALIZING, PULLS)
+    late = start_in(phase, PULLS, started_ms_ago=600_001, record=replace(OURS, noted_reason=PULLS))
+    assert note(late) == (WorkerStatus.FAILED, PULLS)
+    assert note(replace(late, status=WorkerStatus.FAILED)) is None
+    assert note(start_in(phase, started_ms_ago=600_001)) == (WorkerStatus.FAILED, "has not started within 600 s")
+    failed = start_in(
+        phase, status=WorkerStatus.FAILED, record=replace(OURS, noted_reason="has not started within 9 s")
+    )
+    assert note(failed) is None
+
+
+def test_a_start_that_cannot_succeed_is_failed_at_once() -> None:
+    assert note(start_in(Phase.WAITING, "no such node", retry_helps=False)) == (WorkerStatus.FAILED, "no such node")
+
+
+def test_the_reason_of_a_start_is_removed_when_the_worker_runs() -> None:
+    noted = replace(OURS, noted_reason=PULLS)
+    assert note(start_in(Phase.RUNNING, record=noted)) == (INITIALIZING, None)
+    assert note(start_in(Phase.RUNNING)) is None
+    assert note(start_in(Phase.RUNNING, record=noted, status=RUNNING, heard_ms_ago=1)) is None
+
+
+def test_the_reason_of_the_crashes_of_a_failed_worker_stays_while_it_starts_again() -> None:
+    crashed = replace(OURS, crashes=FAILED_AFTER_CRASHES)
+    assert note(start_in(Phase.STARTING, PULLS, status=WorkerStatus.FAILED, record=crashed)) is None
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STARTING])
+def test_a_start_of_an_earlier_controller_is_resumed_once(phase: Phase) -> None:
+    theirs = start_in(phase, PULLS, record=FRESH)
+    assert plan(situation(endpoint(1), theirs)) == [Resume(theirs.worker("w0"), run=1)]
+    assert steps(endpoint(1), replace(theirs, record=OURS, observed=replace(ALIVE, phase=phase))) == []
+
+
+@pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.ENDING, Phase.UNKNOWN])
+def test_a_worker_of_an_earlier_controller_is_adopted(phase: Phase) -> None:
+    assert steps(endpoint(1), Seen(observed=replace(ALIVE, phase=phase))) == []
+
+
+def test_a_worker_that_somebody_else_ends_does_not_run() -> None:
+    """No outdated worker is drained until it is replaced."""
+    assert steps(endpoint(2), OLD, Seen(observed=replace(ALIVE, phase=Phase.ENDING))) == []
+
+
+def test_an_end_after_which_no_retry_helps_fails_the_worker_with_the_longest_wait() -> None:
+    record = after_end(FRESH, had_run=False, now=NOW, retry_helps=False)
+    assert (record.crashes, record.not_before) == (FAILED_AFTER_CRASHES, NOW + 60)
+    record = after_end(record, had_run=False, now=NOW, retry_helps=False)
+    assert (record.crashes, record.not_before) == (FAILED_AFTER_CRASHES + 1, NOW + 60)
 
 
 def due(*names: str) -> list[Start]:
@@ -391,7 +494,7 @@ records = st.one_of(
 managed_workers = st.builds(
     Seen,
     status=statuses,
-    observed=st.sampled_from([ALIVE, DEAD, None]),
+    observed=st.sampled_from([ALIVE, DEAD, None, *(replace(ALIVE, phase=phase, reason="because") for phase in Phase)]),
     running_tasks=st.integers(0, 1),
     revision=st.sampled_from([REVISION, 2]),
     age_ms=st.sampled_from([1_000, 9_000]),
@@ -512,8 +615,12 @@ class World:
                         worker_id, "7", INITIALIZING, self.store_now_ms, True, revision=self.of.revision
                     )
                     self._start(worker_id)
-            case Restart(worker):
+            case Restart(worker) | Resume(worker, _):
                 self._start(worker.worker_id)
+            case NoteReason(worker, status, reason):
+                self.workers[worker.worker_id] = replace(self.workers[worker.worker_id], status=status)
+                record = self.records.get(worker.worker_id, FRESH)
+                self.records[worker.worker_id] = replace(record, noted_reason=reason)
             case NoteEnd(worker, _):
                 record = self.records.get(worker.worker_id, FRESH)
                 self.records[worker.worker_id] = after_end(record, had_run=worker.status is RUNNING, now=self.now)
@@ -545,6 +652,9 @@ class World:
     def _pass_a_second(self) -> None:
         self.now += 1
         self.store_now_ms += 1000
+        for worker_id, seen in self.observed.items():
+            if seen.phase is not Phase.ENDED:
+                self.observed[worker_id] = DEAD if seen.phase is Phase.ENDING else ALIVE
         for worker_id in list(self.draining):
             self.draining[worker_id] -= 1
             if self.draining[worker_id] <= 0:
@@ -597,6 +707,8 @@ def test_a_rolling_replacement_takes_one_worker_away_at_a_time(
 
 # The time of the next look
 
+PULLING = replace(ALIVE, phase=Phase.STARTING)
+
 
 def look_after(of: Endpoint, *workers: Seen) -> float | None:
     found = situation(of, *workers)
@@ -621,11 +733,15 @@ def look_after(of: Endpoint, *workers: Seen) -> float | None:
         (endpoint(2), [Seen(INITIALIZING, None, record=Record(not_before=NOW + 80)), Seen()], 29.5),
         (endpoint(1), [Seen(STOPPING), Seen()], SOON),
         (endpoint(2), [Seen(revision=1), Seen(INITIALIZING)], SOON),
+        (endpoint(1), [Seen(INITIALIZING, PULLING, heard_ms_ago=1000, started_ms_ago=500_000, record=OURS)], 1300.0),
+        (endpoint(1), [Seen(WorkerStatus.FAILED, PULLING, started_ms_ago=500_000, record=OURS)], CALM_SECONDS),
+        (endpoint(1), [Seen(observed=replace(ALIVE, phase=Phase.UNKNOWN), heard_ms_ago=90_000)], CALM_SECONDS),
     ],
     ids=[
         "nothing to do", "stopped", "a missing worker", "healthy workers", "by hand, silent in a second",
         "silent in a moment", "a start", "a start that still has a place", "a start without a place", "not ready",
         "waits for its restart", "due to restart", "the earliest of two", "a drain", "a replacement under way",
+        "a pull", "a pull beyond its timeout", "not known",
     ],
 )  # fmt: skip
 def test_an_endpoint_is_looked_at_when_something_may_have_to_be_done(

@@ -2,13 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import pytest
 
-from queue_engine.backends.base import BackendError, Observed, WorkerSpec
+from queue_engine.backends.base import Observed, Phase
 from queue_engine.controller.known import OVERDUE_SECONDS, WAITING_LOOKS_PER_SECOND
 from queue_engine.controller.plan import START_PLACE_SECONDS
 from queue_engine.controller.reconcile import GAP_SECONDS, STARTING_SILENCE_SECONDS, Reconciler, ReconcilerConfig
@@ -18,33 +18,12 @@ from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.checks import HOLD_MS, Taken, TakenChecks
 from queue_engine.store.keys import Partition
+from tests.scripted_backend import Broken, Faults, ScriptedBackend
 
 SILENCE = 30.0
 ROUNDS = 40
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
 FAILED = WorkerStatus.FAILED
-
-
-class Broken(Exception):
-    """The store is away, or the round is cut off."""
-
-
-@dataclass
-class Faults:
-    """Lets the call with this number fail, before it does anything or after it has done it."""
-
-    at: int | None = None
-    after_effect: bool = False
-    calls: int = 0
-
-    def before(self) -> None:
-        self.calls += 1
-        if self.calls == self.at and not self.after_effect:
-            raise Broken
-
-    def after(self) -> None:
-        if self.calls == self.at and self.after_effect:
-            raise Broken
 
 
 @dataclass
@@ -164,6 +143,7 @@ class Store:
         *,
         reason: str,
         error: str = "",
+        outdated_error: str = "",
         restarted: bool = False,
     ) -> None:
         self.faults.before()
@@ -171,10 +151,11 @@ class Store:
             worker = self.recorded[worker_id]
             if worker.status is not status:
                 self.change(endpoint_id)
+            kept = None if worker.error == outdated_error else worker.error
             self.recorded[worker_id] = replace(
                 worker,
                 status=status,
-                error=error or worker.error,
+                error=error or kept,
                 restarts=worker.restarts + restarted,
             )
         self.faults.after()
@@ -188,83 +169,23 @@ class Store:
         self.faults.after()
 
 
-@dataclass
-class FakeBackend:
-    """Workers that run, hang, end by themselves or cannot be started, as a test says."""
-
-    faults: Faults
-    running: dict[str, WorkerSpec] = field(default_factory=dict)
-    ended: dict[str, Observed] = field(default_factory=dict)
-    starts: list[str] = field(default_factory=list)
-    stopping: dict[str, float] = field(default_factory=dict)
-    """What is being stopped, and the shortest grace that it was given."""
-    slow: bool = False
-    """A worker that is drained goes on until `finish_drains`."""
-    max_starting: int = 100
-    refuses_start: str | None = None
-    refuses_stop: str | None = None
-    _drained: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def refusal(self, spec: WorkerSpec) -> str | None:
-        return None
-
-    async def start(self, spec: WorkerSpec) -> None:
-        self.faults.before()
-        if self.refuses_start:
-            raise BackendError(self.refuses_start)
-        if spec.worker_id not in self.running:
-            self.ended.pop(spec.worker_id, None)
-            self.running[spec.worker_id] = spec
-            self.starts.append(spec.worker_id)
-        self.faults.after()
-
-    async def stop(self, worker_id: str, grace_seconds: float) -> None:
-        self.faults.before()
-        if self.refuses_stop:
-            raise BackendError(self.refuses_stop)
-        self.stopping[worker_id] = min(grace_seconds, self.stopping.get(worker_id, grace_seconds))
-        if self.slow and grace_seconds and worker_id in self.running:
-            await self._drained.wait()
-        self.running.pop(worker_id, None)
-        self.ended.pop(worker_id, None)
-        self.faults.after()
-
-    async def kill(self, worker_id: str) -> None:
-        await self.stop(worker_id, 0)
-
-    async def observe(self) -> Mapping[str, Observed]:
-        self.faults.before()
-        self.faults.after()
-        return self.ended | dict.fromkeys(self.running, Observed(alive=True, started_at_ms=1))
-
-    async def aclose(self, grace_seconds: float) -> None:
-        """Nothing is held."""
-
-    def finish_drains(self) -> None:
-        self._drained.set()
-
-    def end(self, worker_id: str, reason: str, *last_lines: str) -> None:
-        """The worker ends by itself."""
-        del self.running[worker_id]
-        self.ended[worker_id] = Observed(False, len(self.starts), reason, last_lines)
-
-
 class World:
     """One installation, and the controller that leads."""
 
     def __init__(self) -> None:
         self.faults = Faults()
         self.store = Store(self.faults)
-        self.backend = FakeBackend(self.faults)
+        self.backend = ScriptedBackend(self.faults)
         self.now = 100.0
         self.beating = True
         """Agents say how they are; a worker is RUNNING one second after its start."""
+        self.leads = True
         self.leaders: list[Reconciler] = []
         self.lead()
 
     def lead(self) -> None:
         """A new controller leads; it knows nothing of what the one before did."""
-        config = ReconcilerConfig({"SECRET": "x"}, grace_seconds=5.0, silence_seconds=SILENCE)
+        config = ReconcilerConfig(lambda _: {"SECRET": "x"}, grace_seconds=5.0, silence_seconds=SILENCE)
         self.leaders.append(
             Reconciler(
                 config,
@@ -274,6 +195,7 @@ class World:
                 self.store,
                 self.backend,
                 self.store.time_ms,
+                leads=lambda: self.leads,
                 clock=lambda: self.now,
             )
         )
@@ -788,7 +710,256 @@ async def test_a_worker_that_cannot_be_stopped_is_tried_again_and_holds_up_no_ot
     assert world.is_as_wanted()
 
 
+# Phases of a start
+
+
+async def begin(world: World, phase: Phase, reason: str | None = None) -> str:
+    """Start the only worker of an endpoint, which comes to a phase; return its id."""
+    world.beating = False
+    world.backend.first = Observed(0, phase, 1, reason)
+    world.endpoint()
+    endpoint = world.store.endpoints["7"]
+    world.store.endpoints["7"] = replace(endpoint, config=replace(endpoint.config, start_timeout_seconds=120))
+    await world.rounds(2)
+    return world.worker().worker_id
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STARTING])
+async def test_a_start_that_takes_long_shows_its_reason_until_the_worker_runs(world: World, phase: Phase) -> None:
+    worker_id = await begin(world, phase, "pulling 1.0 of 8.4 GB")
+    assert (world.worker().status, world.worker().error) == (INITIALIZING, "pulling 1.0 of 8.4 GB")
+    world.backend.see(worker_id, phase, "pulling 3.1 of 8.4 GB")
+    await world.rounds(1)
+    assert world.worker().error == "pulling 3.1 of 8.4 GB"
+    await world.rounds(int(3 * SILENCE))
+    world.backend.see(worker_id, Phase.RUNNING)
+    await world.rounds(1)
+    assert (world.worker().status, world.worker().error) == (INITIALIZING, None)
+    world.beating = True
+    await world.rounds(2)
+    assert world.is_as_wanted()
+    assert (world.worker().worker_id, world.worker().restarts, len(world.backend.starts)) == (worker_id, 0, 1)
+
+
+async def test_an_error_that_the_agent_reports_is_not_removed_with_the_reason_of_the_start(world: World) -> None:
+    worker_id = await begin(world, Phase.STARTING, "pulling 1.0 of 8.4 GB")
+    world.store.recorded[worker_id] = replace(world.worker(), error="the container is not ready")
+    world.backend.see(worker_id, Phase.RUNNING)
+    await world.rounds(2)
+    assert world.worker().error == "the container is not ready"
+
+
+@pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STARTING])
+async def test_a_start_beyond_its_timeout_is_failed_with_its_reason_and_goes_on(world: World, phase: Phase) -> None:
+    worker_id = await begin(world, phase, "waits for 2 × NVIDIA L4: 1 of 4 free")
+    start_timeout = int(world.store.endpoints["7"].config.start_timeout_seconds)
+    await world.rounds(start_timeout - 3)
+    assert world.worker().status is INITIALIZING
+    await world.rounds(5)
+    assert (world.worker().status, world.worker().error) == (FAILED, "waits for 2 × NVIDIA L4: 1 of 4 free")
+    await world.rounds(60)
+    assert world.store.failed_said == [True]
+    assert (len(world.backend.starts), world.backend.stopping) == (1, {})
+    world.backend.see(worker_id, Phase.RUNNING)
+    await world.rounds(int(SILENCE))  # the agent has the time to report
+    world.beating = True
+    await world.rounds(2)
+    assert world.is_as_wanted()
+    assert world.store.failed_said == [True, False]
+    assert (world.worker().worker_id, len(world.backend.starts)) == (worker_id, 1)
+
+
+async def test_a_worker_that_waits_takes_no_place_of_other_starts(world: World) -> None:
+    world.backend.max_starting = 1
+    await begin(world, Phase.WAITING, "waits for a GPU")
+    world.backend.first = None
+    world.endpoint(endpoint_id="8")
+    await world.rounds(1)
+    assert [spec.endpoint_id for spec in world.backend.running.values()] == ["7", "8"]
+
+
+async def test_an_end_after_which_no_retry_helps_fails_the_worker_at_once_and_is_tried_each_minute(
+    world: World,
+) -> None:
+    worker_id = await begin(world, Phase.STARTING)
+    started_at = []
+    for _ in range(150):
+        if worker_id in world.backend.running:
+            started_at.append(world.now)
+            world.backend.end(worker_id, "the image does not exist", retry_helps=False)
+        await world.round()
+        assert (world.worker().status, world.worker().error) == (FAILED, "the image does not exist")
+    assert [later - earlier for earlier, later in pairwise(started_at)] == [61, 61]
+    assert world.store.endpoints["7"].failed
+
+
+async def test_workers_on_a_platform_that_does_not_respond_are_neither_ended_nor_replaced(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(int(SILENCE) + 2)
+    world.beating = False
+    for worker_id in world.backend.running:
+        world.backend.see(worker_id, Phase.UNKNOWN, "the engine does not respond")
+    await world.rounds(int(10 * SILENCE))
+    assert (len(world.backend.starts), world.backend.stopping) == (2, {})
+    assert {worker.status for worker in world.store.recorded.values()} == {RUNNING}
+    world.backend.states.clear()
+    world.beating = True
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+# Ends that are not confirmed
+
+
+async def test_a_silent_worker_whose_end_is_not_confirmed_is_replaced_under_a_new_id(world: World) -> None:
+    world.endpoint()
+    await world.rounds(int(SILENCE) + 2)
+    lost = world.worker().worker_id
+    world.backend.lost.add(lost)
+    world.beating = False
+    await world.rounds(int(SILENCE) + 3)
+    world.beating = True
+    await world.rounds(1)
+    assert world.worker().worker_id != lost
+    assert set(world.backend.running) == {lost, world.worker().worker_id}
+    assert world.backend.starts == [lost, world.worker().worker_id]
+    world.backend.lost.clear()
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+async def test_a_worker_that_has_ended_on_a_lost_node_is_replaced_under_a_new_id(world: World) -> None:
+    world.endpoint()
+    await world.rounds(int(SILENCE) + 2)
+    lost = world.worker().worker_id
+    world.backend.lost.add(lost)
+    world.backend.end(lost, "the node is lost")
+    await world.rounds(3)
+    assert list(world.backend.running) == [world.worker().worker_id]
+    assert world.worker().worker_id != lost
+    world.backend.lost.clear()
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+async def test_a_drained_worker_whose_end_is_not_confirmed_does_not_count_any_more(world: World) -> None:
+    world.endpoint()
+    await world.rounds(2)
+    lost = world.worker().worker_id
+    world.backend.lost.add(lost)
+    world.change(revision=2)
+    await world.rounds(4)
+    assert world.worker().revision == 2
+    world.backend.lost.clear()
+    await world.rounds(2)
+    assert world.is_as_wanted()
+
+
+async def test_an_end_that_takes_long_delays_no_other_worker_and_is_requested_once(world: World) -> None:
+    world.endpoint()
+    await world.rounds(int(SILENCE) + 2)
+    stuck = world.worker().worker_id
+    world.backend.stuck.add(stuck)
+    world.beating = False
+    await world.rounds(int(SILENCE) + 2)
+    world.backend.stopping.clear()
+    world.endpoint(endpoint_id="8")
+    await world.rounds(3)
+    assert [spec.endpoint_id for spec in world.backend.running.values()] == ["7", "8"]
+    assert world.backend.stopping == {}
+    assert world.store.recorded[stuck].restarts == 0
+    world.backend.finish_drains()
+    world.beating = True
+    await world.rounds(3)
+    assert world.is_as_wanted()
+    assert world.store.recorded[stuck].restarts == 1
+
+
 # Workers that nobody knows, and other controllers
+
+
+async def test_nothing_is_planned_until_the_backend_has_listed_its_workers(world: World) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(2)
+    world.backend.listed = False
+    world.lead()
+    before = dict(world.store.recorded)
+    world.store.faults.calls = 0
+    await world.leaders[-1].step()
+    assert world.store.faults.calls == 1, "more than the observation was done"
+    assert world.store.recorded == before
+    world.backend.listed = True
+    await world.rounds(3)
+    assert world.is_as_wanted()
+    assert len(world.backend.starts) == 2
+
+
+async def test_the_next_leader_adopts_the_workers_that_outlive_their_controller(world: World) -> None:
+    world.backend.outlives_controller = True
+    world.endpoint(workers=2)
+    await world.rounds(5)
+    before = dict(world.backend.running)
+    world.lead()
+    await world.rounds(int(2 * SILENCE))
+    assert world.is_as_wanted()
+    assert (world.backend.running, len(world.backend.starts)) == (before, 2)
+    assert (world.backend.resumed, world.backend.stopping) == ([], {})
+    assert [worker.restarts for worker in world.store.recorded.values()] == [0, 0]
+
+
+async def test_the_next_leader_lets_the_backend_go_on_with_a_start_once(world: World) -> None:
+    worker_id = await begin(world, Phase.STARTING, "pulling 1.0 of 8.4 GB")
+    world.lead()
+    await world.rounds(3)
+    assert [(spec.worker_id, spec.run) for spec in world.backend.resumed] == [(worker_id, 1)]
+    assert world.backend.starts == [worker_id]
+
+
+async def test_a_start_that_the_backend_cannot_go_on_with_is_made_again(world: World) -> None:
+    worker_id = await begin(world, Phase.STARTING)
+    world.lead()
+    world.backend.refuses_start = "the agent's image does not exist"
+    await world.rounds(1)
+    assert "the agent's image does not exist" in str(world.worker().error)
+    world.backend.refuses_start, world.backend.first = None, None
+    world.beating = True
+    await world.rounds(4)
+    assert world.is_as_wanted()
+    assert world.backend.starts == [worker_id, worker_id]
+
+
+@pytest.mark.parametrize("change", [lambda world: world.change(workers=3), lambda world: world.change(revision=2)])
+async def test_a_controller_that_no_longer_leads_does_nothing(world: World, change: Callable[[World], None]) -> None:
+    world.endpoint(workers=2)
+    await world.rounds(int(SILENCE) + 2)
+    world.beating = False
+    change(world)
+    world.backend.end(world.backend.starts[0], "container exited with status 3")
+    recorded, running = dict(world.store.recorded), dict(world.backend.running)
+    take = world.store.take
+
+    async def paused_while_taking() -> TakenChecks:
+        taken = await take()
+        world.leads = False
+        return taken
+
+    world.store.take = paused_while_taking  # type: ignore[method-assign]
+    await world.rounds(2)
+    assert (world.store.recorded, world.backend.running) == (recorded, running)
+    assert world.backend.stopping == {}
+
+
+async def test_an_end_is_not_recorded_by_a_controller_that_no_longer_leads(world: World) -> None:
+    world.endpoint()
+    await world.rounds(int(SILENCE) + 2)
+    world.backend.stuck.add(world.worker().worker_id)
+    world.beating = False
+    await world.rounds(int(SILENCE) + 2)
+    recorded = dict(world.store.recorded)
+    world.leads = False
+    world.backend.finish_drains()
+    await world.rounds(2)
+    assert world.store.recorded == recorded
 
 
 async def test_workers_that_the_store_does_not_know_are_ended(world: World) -> None:
@@ -813,7 +984,7 @@ async def test_a_new_leader_with_a_backend_of_its_own_starts_the_same_workers_ag
     world.endpoint(workers=2)
     await world.rounds(2)
     before = set(world.backend.running)
-    world.backend = FakeBackend(world.faults)  # the workers of the controller that died end by themselves
+    world.backend = ScriptedBackend(world.faults)  # the workers of the controller that died end by themselves
     world.lead()
     await world.rounds(2)
     assert world.is_as_wanted()

@@ -35,6 +35,8 @@ class Backend:
         return {}
 
     max_starting = 100
+    outlives_controller = False
+    agents_over_https = False
 
     async def kill(self, worker_id: str) -> None: ...
 
@@ -112,8 +114,10 @@ async def _step(credentials: Credentials, endpoints: Endpoints) -> tuple[Backend
         return 1
 
     backend, workers = Backend(), Workers()
-    config = ReconcilerConfig(agent_environment={}, grace_seconds=1, silence_seconds=1)
-    reconciler = Reconciler(config, endpoints, workers, Checks(), credentials, backend, now_ms, clock=lambda: 0.0)
+    config = ReconcilerConfig(agent_environment=lambda _: {}, grace_seconds=1, silence_seconds=1)
+    reconciler = Reconciler(
+        config, endpoints, workers, Checks(), credentials, backend, now_ms, leads=lambda: True, clock=lambda: 0.0
+    )
     await reconciler.step()
     await reconciler.aclose()
     return backend, workers
