@@ -26,9 +26,9 @@ from queue_engine.domain.tasks import (
     Succeeded,
     TryAgain,
 )
+from queue_engine.gatherer import Gatherer
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import TaskSpecs, rest_of
-from queue_engine.store.gatherer import Gatherer
 from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions
 from queue_engine.store.policies import retry_policy_of
 from queue_engine.store.redis.connections import MAX_COPIED_BYTES

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.store.gatherer import Gatherer
+from queue_engine.gatherer import Gatherer
 
 
 class Store:

@@ -54,6 +54,7 @@ PREFIXES = {
     "queue_engine.engine": "engine",
     "queue_engine.store": "store",
     "queue_engine.aio": "aio",
+    "queue_engine.gatherer": "aio",
     "queue_engine.net": "net",
     "queue_engine.crypto": "crypto",
     "queue_engine.processes": "processes",

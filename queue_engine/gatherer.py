@@ -1,4 +1,4 @@
-"""Items that are sent to the store together: while a call is under way, items are gathered for the next one."""
+"""Items that are sent together: while a call is under way, items are gathered for the next one."""
 
 from __future__ import annotations
 
