@@ -8,12 +8,12 @@ from dataclasses import replace
 from queue_engine.cli.process import on_end, or_fail, serve_metrics
 from queue_engine.cli.store_access import open_store
 from queue_engine.config.engine import DeliverySettings
-from queue_engine.delivery.authorities import Authorities
 from queue_engine.delivery.guard import Guard
 from queue_engine.delivery.loopback import LoopbackSender
 from queue_engine.delivery.sender import SenderLimits, open_sender
 from queue_engine.delivery.service import DeliveryConfig, DeliveryService
 from queue_engine.domain.retry import Schedule
+from queue_engine.net.authorities import Authorities
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
 from queue_engine.processes.interpreter import collect_rarely

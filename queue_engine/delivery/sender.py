@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from queue_engine import __version__
-from queue_engine.delivery.authorities import Authorities
 from queue_engine.delivery.guard import Guard, Origin, Resolver, TlsContext, guarded_pool
 from queue_engine.delivery.phases import Stopwatch
 from queue_engine.delivery.responses import (
@@ -25,6 +24,7 @@ from queue_engine.delivery.responses import (
     retry_after_seconds,
 )
 from queue_engine.domain.deliveries import WebhookResponse
+from queue_engine.net.authorities import Authorities
 from queue_engine.net.connection_pool import ConnectionPool
 from queue_engine.net.error_types import (
     INTERNAL,

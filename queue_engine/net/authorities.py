@@ -1,4 +1,4 @@
-"""The certificate authorities that receivers of webhooks are verified against."""
+"""The certificate authorities that servers are verified against: receivers of webhooks, and the API of an agent."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from queue_engine.net.reloaded_files import Reloaded
 class Authorities:
     """The system's authorities and those in the PEM file `bundle`, which is loaded again when it changes.
 
-    Raises OSError or ValueError if the bundle cannot be used. It only adds authorities: names and chains are verified
-    as without it.
+    `setting` is the variable that names the bundle. Raises OSError or ValueError if the bundle cannot be used. It only
+    adds authorities: names and chains are verified as without it.
     """
 
-    def __init__(self, bundle: Path | None = None, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        bundle: Path | None = None,
+        *,
+        setting: str = "QUEUE_ENGINE_WEBHOOK_CA",
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._bundle = bundle
         self._context = Reloaded(
             self._loaded,
             [] if bundle is None else [bundle],
             what="bundle of authorities",
-            setting="QUEUE_ENGINE_WEBHOOK_CA",
+            setting=setting,
             monotonic=monotonic,
         )
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from queue_engine.delivery.authorities import Authorities
 from queue_engine.delivery.guard import Guard
 from queue_engine.delivery.sender import OutgoingRequest, SenderLimits, open_sender
+from queue_engine.net.authorities import Authorities
 from queue_engine.net.reloaded_files import CHECK_SECONDS
 from queue_engine.rules.webhook_urls import AddressPolicy
 from queue_engine.store.store import Store
