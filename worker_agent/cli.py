@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
-from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever
+from queue_engine.aio import end_tasks, run_forever
 from queue_engine.config.agent import AgentSettings
 from queue_engine.config.base import secret_fields, text_of, without_prefix
 from queue_engine.config.names import AGENT_PREFIX, ENGINE_PREFIX
@@ -38,12 +38,10 @@ from queue_engine.processes.memory import return_large_blocks
 from queue_engine.processes.orphans import become_subreaper
 from queue_engine.processes.process_groups import end_own_group
 from queue_engine.processes.standard_files import guarded_output
-from queue_engine.store.redis.client import unavailability
-from queue_engine.store.store import Store
-from queue_engine.store.task_source import StoreLog, StoreTaskSource, StoreWorkerRecord
 from worker_agent.agent import Agent, AgentConfig
 from worker_agent.container import LOOPBACKS, ContainerAddress, ContainerProcess, ContainerWatch, watch_over
 from worker_agent.end_report import say_end
+from worker_agent.engine import EngineLink
 from worker_agent.forward import HttpForwarder
 from worker_agent.logs.capture import Capture
 from worker_agent.logs.shipper import LogShipper
@@ -139,28 +137,26 @@ def _said_of(place: tuple[int | str, ...], shared: Collection[str]) -> str:
 
 async def serve(settings: AgentSettings) -> int:
     """Run an agent until it has ended; return the exit status."""
-    store = Store(
-        settings.redis_url.get_secret_value(),
-        settings.sealer(),
-        partitions=settings.partitions,
-        durability=settings.asked_durability(),
-        is_agent=True,
-    )
+    engine = _engine_of(settings)
     try:
-        return await _serve(settings, store)
+        return await _serve(settings, engine)
     except EngineError as error:
         log.error("the agent cannot run: %s", error)
         say_end(f"the agent cannot run: {error}")
         return EXIT_USAGE
     finally:
-        await store.close()
+        await engine.close()
 
 
-async def _serve(settings: AgentSettings, store: Store) -> int:
-    info = await store.wait_until_ready()
-    if not store.sealer.has_key:
-        log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers are left to other agents")
-    settings = await completed(settings, store)
+def _engine_of(settings: AgentSettings) -> EngineLink:
+    """Return the way to the engine. It is loaded here, because another way needs no client of the store."""
+    from worker_agent.on_store import StoreLink
+
+    return StoreLink(settings)
+
+
+async def _serve(settings: AgentSettings, engine: EngineLink) -> int:
+    settings, description = await engine.open(settings)
     listener = _serve_metrics(settings)
     port = port_of(listener)
     address = ContainerAddress.parse(
@@ -179,12 +175,12 @@ async def _serve(settings: AgentSettings, store: Store) -> int:
             "mode": settings.service_mode,
             "concurrency": settings.concurrency,
             "metrics": _metrics_place(settings, listener),
-            "server": str(info),
+            "server": description,
         },
     )
     if settings.service_mode is not ServiceMode.QUEUE:
-        return await _serve_requests(settings, store, address)
-    return await _run_tasks(settings, store, address)
+        return await _serve_requests(settings, engine, address)
+    return await _run_tasks(settings, engine, address)
 
 
 def _serve_metrics(settings: AgentSettings) -> socket.socket:
@@ -225,28 +221,24 @@ def _check_address(settings: AgentSettings, address: ContainerAddress) -> None:
         raise EngineError(f"port {address.probed_port} is the agent's own: --metrics-port must be another one")
 
 
-async def _run_tasks(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
+async def _run_tasks(settings: AgentSettings, engine: EngineLink, address: ContainerAddress) -> int:
     """Run an agent of a QUEUE endpoint."""
     config = _config(settings)
-    queue = store.queue(
-        endpoint_id=config.endpoint_id, worker_id=config.worker_id, lease_ms=int(config.lease_seconds * 1000)
-    )
-    source = StoreTaskSource(queue)
     forwarder = HttpForwarder(max_response_bytes=settings.max_answer_bytes, max_connections=config.concurrency)
     watch = _watch_over(settings, address, settle_seconds=0)
-    work = TaskWork(config, source, forwarder, watch)
+    work = TaskWork(config, engine.source(settings), forwarder, watch)
     try:
-        return await _work(settings, store, Agent(config, _record(settings, store), watch, work))
+        return await _work(settings, engine, Agent(config, engine.record(settings), watch, work))
     finally:
         await forwarder.aclose()
 
 
-async def _serve_requests(settings: AgentSettings, store: Store, address: ContainerAddress) -> int:
+async def _serve_requests(settings: AgentSettings, engine: EngineLink, address: ContainerAddress) -> int:
     """Run an agent of an ALB or CUSTOM endpoint, whose requests do not pass through the agent."""
     config = _config(settings)
     watch = _watch_over(settings, address, settle_seconds=UNPROBED_SETTLE_SECONDS)
     work = ServiceWork(address, grace_seconds=config.grace_seconds)
-    return await _work(settings, store, Agent(config, _record(settings, store), watch, work))
+    return await _work(settings, engine, Agent(config, engine.record(settings), watch, work))
 
 
 def _watch_over(settings: AgentSettings, address: ContainerAddress, *, settle_seconds: float) -> ContainerWatch:
@@ -274,23 +266,17 @@ def _config(settings: AgentSettings) -> AgentConfig:
     )
 
 
-def _record(settings: AgentSettings, store: Store) -> StoreWorkerRecord:
-    return StoreWorkerRecord(
-        store.workers, endpoint_id=settings.endpoint, worker_id=settings.worker_id, run=settings.run
-    )
-
-
-async def _work(settings: AgentSettings, store: Store, agent: Agent) -> int:
+async def _work(settings: AgentSettings, engine: EngineLink, agent: Agent) -> int:
     _drain_on_signals(agent, settings)
     collect_rarely()
     return_large_blocks()
     if settings.container_command is None:
         await agent.run()
         return 0
-    return await _run_with_container(agent, settings.container_command, settings, store)
+    return await _run_with_container(agent, settings.container_command, settings, engine)
 
 
-async def _run_with_container(agent: Agent, command: str, settings: AgentSettings, store: Store) -> int:
+async def _run_with_container(agent: Agent, command: str, settings: AgentSettings, engine: EngineLink) -> int:
     """Run the command as the container, and the agent as long as it lives; ship the container's output.
 
     Afterwards no process that the command has started is left, even if it was detached from its parent.
@@ -302,7 +288,7 @@ async def _run_with_container(agent: Agent, command: str, settings: AgentSetting
             container = ContainerProcess.start(command, settings.container_environment, output.fd)
         except OSError as error:
             raise EngineError(f"the container's command cannot be started: {error.strerror or error}") from error
-        logs = _container_log(output, settings, store)
+        logs = _container_log(output, settings, engine)
         logs.start()
         ended = asyncio.create_task(container.wait())
         ended.add_done_callback(lambda task: _note_end(agent, task))
@@ -336,15 +322,9 @@ def _note_end(agent: Agent, ended: asyncio.Task[str]) -> None:
         agent.note_container_end(ended.result())
 
 
-def _container_log(output: Capture, settings: AgentSettings, store: Store) -> LogShipper:
-    sink = StoreLog(
-        store.logs,
-        endpoint_id=settings.endpoint,
-        worker_id=settings.worker_id,
-        retention_seconds=settings.log_retention_seconds,
-    )
+def _container_log(output: Capture, settings: AgentSettings, engine: EngineLink) -> LogShipper:
     secrets = Secrets(settings.masked_values(), settings.own_secrets())
-    return LogShipper(output, sink, secrets, retention_seconds=settings.log_retention_seconds)
+    return LogShipper(output, engine.log(settings), secrets, retention_seconds=settings.log_retention_seconds)
 
 
 def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
@@ -358,26 +338,3 @@ def _drain_on_signals(agent: Agent, settings: AgentSettings) -> None:
         loop.add_signal_handler(number, agent.drain, f"signal {signal.Signals(number).name}")
     if settings.lifeline_fd is not None:
         watch_lifeline(settings.lifeline_fd, orphaned)
-
-
-async def completed(settings: AgentSettings, store: Store) -> AgentSettings:
-    """Return the settings, with defaults read from the endpoint in the store.
-
-    The store is not read for a worker that a backend manages, because the backend passes all settings. It omits the
-    ready path and the exposed port if the endpoint has none.
-    """
-    if settings.managed and None not in (settings.service_mode, settings.concurrency, settings.start_timeout_seconds):
-        return settings
-    endpoint = await retry_while_unavailable(
-        lambda: store.endpoints.get(settings.endpoint, None), passing=unavailability, what="the endpoint"
-    )
-    if endpoint is None:
-        raise EngineError(f"endpoint {settings.endpoint} does not exist in this store")
-    found = {
-        "service_mode": settings.service_mode or endpoint.config.service_mode,
-        "concurrency": settings.concurrency or endpoint.config.concurrency,
-        "exposed_port": settings.exposed_port or (endpoint.config.expose.port if endpoint.config.expose else None),
-        "ready_path": settings.ready_path or endpoint.config.ready_path,
-        "start_timeout_seconds": settings.start_timeout_seconds or endpoint.config.start_timeout_seconds,
-    }
-    return settings.model_copy(update=found)

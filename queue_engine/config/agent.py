@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import uuid
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -135,6 +135,30 @@ class AgentSettings(SharedSettings, MetricsSettings):
     @classmethod
     def _parse_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
+
+    @property
+    def is_complete(self) -> bool:
+        """True for a worker that a backend manages, if the backend has passed all settings of the endpoint."""
+        return self.managed and None not in (self.service_mode, self.concurrency, self.start_timeout_seconds)
+
+    def completed_by(
+        self,
+        *,
+        service_mode: ServiceMode,
+        concurrency: int,
+        exposed_port: int | None,
+        ready_path: str | None,
+        start_timeout_seconds: float,
+    ) -> Self:
+        """Return the settings with these of the endpoint in place of those that were not given."""
+        found = {
+            "service_mode": self.service_mode or service_mode,
+            "concurrency": self.concurrency or concurrency,
+            "exposed_port": self.exposed_port or exposed_port,
+            "ready_path": self.ready_path or ready_path,
+            "start_timeout_seconds": self.start_timeout_seconds or start_timeout_seconds,
+        }
+        return self.model_copy(update=found)
 
     def masked_values(self) -> tuple[str, ...]:
         """Return the values of the endpoint's variables that the container's log must not show."""

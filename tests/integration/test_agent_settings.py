@@ -5,7 +5,7 @@ from pydantic import SecretStr
 from queue_engine.config.agent import AgentSettings
 from queue_engine.domain.endpoints import EndpointConfig, Expose, Resource, ServiceMode
 from queue_engine.store.store import Store
-from worker_agent.cli import completed
+from worker_agent.on_store import completed
 
 CONFIG = EndpointConfig(
     "echo", "python:3.11", ServiceMode.ALB, (Resource("here", "CPU", 1),), 0, 20,

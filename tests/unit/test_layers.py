@@ -17,6 +17,8 @@ PREFIXES = {
     "worker_agent": "worker_agent",
     "worker_agent.__main__": "agent_root",
     "worker_agent.cli": "agent_root",
+    "worker_agent.engine": "agent_root",
+    "worker_agent.on_store": "agent_root",
     "queue_engine": "version",
     "queue_engine.__main__": "root",
     "queue_engine.cli": "cli",
