@@ -23,8 +23,9 @@ from queue_engine.store.redis.client import NotDurable, after_loss, exchange, un
 from queue_engine.store.redis.cluster import ClusterClient, is_redirection, slot_of
 from queue_engine.store.scripts import Argument, Script, load_scripts
 
-MAX_BATCH = 128
-"""Script calls in one pipeline."""
+MAX_BATCH = 32
+"""Script calls in one pipeline. With more, the calls of a busy process would all wait for one pipeline: the process has
+nothing to do until it ends, and the store afterwards."""
 STORE_DURABILITY = Durability()
 
 
