@@ -2,7 +2,7 @@
 
 EngineError
 ├── InvalidRequest          a field or a query parameter breaks its rule
-├── Unauthorized            no valid API key; one and the same text for every reason
+├── Unauthorized            no valid API key or agent token; the same text for every reason
 ├── Forbidden               the role of the API key does not allow the call
 ├── NotFound                an object that does not exist, or that the caller cannot see
 ├── StateConflict           the state of the resource forbids the request
@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from queue_engine.domain.rates import RateScope, RateState
+
+API_KEY_RULE = "X-Api-Key: one valid API key is required"
 
 
 class EngineError(Exception):
@@ -37,8 +39,8 @@ class InvalidRequest(EngineError):
 class Unauthorized(EngineError):
     """The API key is missing, malformed, unknown, revoked, expired or sent twice."""
 
-    def __init__(self) -> None:
-        super().__init__("X-Api-Key: one valid API key is required")
+    def __init__(self, rule: str = API_KEY_RULE) -> None:
+        super().__init__(rule)
 
 
 class Forbidden(EngineError):

@@ -15,7 +15,7 @@ from queue_engine.engine.endpoints import Endpoints
 from queue_engine.engine.keys import Keys
 from queue_engine.engine.orders import Orders
 from queue_engine.engine.patience import from_store
-from queue_engine.engine.principals import Principals
+from queue_engine.engine.principals import AgentPrincipals, Principals
 from queue_engine.engine.queries import Queries
 from queue_engine.engine.submissions import Submissions
 from queue_engine.engine.tenant_limits import TenantLimits
@@ -46,6 +46,7 @@ class Engine:
         self._store = store
         sealer, destinations = store.sealer, DestinationGuard(lookup, rules, store.api_keys)
         self.principals = Principals(store.api_keys, monotonic=monotonic)
+        self.agent_principals = AgentPrincipals(store.agent_tokens, monotonic=monotonic)
         tenant_limits = TenantLimits(store.tenants, store.usage, store, limits, monotonic=monotonic)
         self.submissions = Submissions(store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits)
         self.audit = Audit(store.audit)

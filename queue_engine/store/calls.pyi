@@ -60,6 +60,16 @@ class ClaimOk:
     retried: list[tuple[bytes, dict[bytes, bytes]]]
     new: list[tuple[bytes, dict[bytes, bytes]]]
 
+class CreateAgentTokenOk:
+    word: Literal["OK"]
+    created_ms: int
+
+class CreateAgentTokenFull:
+    word: Literal["FULL"]
+
+class CreateAgentTokenGone:
+    word: Literal["GONE"]
+
 class CreateApiKeyOk:
     word: Literal["OK"]
     created_ms: int
@@ -537,6 +547,9 @@ class RetryDeliveryNoWebhook:
 class RetryDeliveryGone:
     word: Literal["GONE"]
 
+class RevokeAgentTokenOk:
+    word: Literal["OK"]
+
 class RevokeApiKeyOk:
     word: Literal["OK"]
 
@@ -714,6 +727,15 @@ class UpdateEndpointConflict:
 class UpdateEndpointNotFound:
     word: Literal["NOT_FOUND"]
 
+class UseAgentTokenOk:
+    word: Literal["OK"]
+
+class UseAgentTokenRecent:
+    word: Literal["RECENT"]
+
+class UseAgentTokenGone:
+    word: Literal["GONE"]
+
 class UseApiKeyOk:
     word: Literal["OK"]
 
@@ -801,6 +823,17 @@ class Scripts:
         """Claim waiting tasks for an agent. While both queues have tasks, each gets half of the places, so that no
         queue waits until the other one is empty. A repeated call returns the same entries. Does not wait for a task.
         """
+    async def create_agent_token(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        tenant: str,
+        token_hash: str,
+        name: str,
+        max_tokens: int,
+    ) -> CreateAgentTokenOk | CreateAgentTokenFull | CreateAgentTokenGone:
+        """Store a new agent token of an endpoint."""
     async def create_api_key(
         self,
         *,
@@ -1176,7 +1209,16 @@ class Scripts:
         endpoint_id: str,
     ) -> RemoveEndpointOk | RemoveEndpointBusy:
         """Remove a deleted endpoint that has no workers, tasks or deliveries any longer."""
-    async def remove_worker(self, keys: WorkerKeys, /, *, worker_id: str, status: str, reason: str) -> RemoveWorkerOk:
+    async def remove_worker(
+        self,
+        keys: WorkerKeys,
+        /,
+        *,
+        tokens: Sequence[str],
+        worker_id: str,
+        status: str,
+        reason: str,
+    ) -> RemoveWorkerOk:
         """Remove a worker that has ended. Its last status is an event too."""
     async def renew(
         self,
@@ -1267,6 +1309,8 @@ class Scripts:
         | RetryDeliveryGone
     ):
         """Send the result of an ended task now. Not allowed at maxmemory, because it is new work."""
+    async def revoke_agent_token(self, keys: EndpointKeys, /, *, token_hash: str, worker_id: str) -> RevokeAgentTokenOk:
+        """Revoke an agent token permanently. The token of a later start of the same worker stays valid."""
     async def revoke_api_key(
         self,
         *,
@@ -1402,8 +1446,17 @@ class Scripts:
         """Begin a recovery: send the deliveries again that an endpoint has given up in a period. Not allowed at
         maxmemory, because it is new work.
         """
-    async def start_worker(self, keys: WorkerKeys, /) -> StartWorkerOk | StartWorkerGone:
-        """Record a start of a worker. Reports from agents of earlier starts are refused from then on."""
+    async def start_worker(
+        self,
+        keys: WorkerKeys,
+        /,
+        *,
+        worker_id: str,
+        token_hash: str,
+    ) -> StartWorkerOk | StartWorkerGone:
+        """Record a start of a worker. Reports from agents of earlier starts, and their tokens, are refused from then
+        on.
+        """
     async def sum_usage(self, *, records: Sequence[str], tenant: str) -> SumUsageOk:
         """Add up what endpoints of a tenant in one partition use. Keys without an endpoint of the tenant count nothing.
         """
@@ -1484,6 +1537,16 @@ class Scripts:
         fields: Mapping[str, str | int],
     ) -> UpdateEndpointOk | UpdateEndpointConflict | UpdateEndpointNotFound:
         """Change an endpoint, unless it was changed since it was read."""
+    async def use_agent_token(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        token_hash: str,
+    ) -> UseAgentTokenOk | UseAgentTokenRecent | UseAgentTokenGone:
+        """Note that an agent token is in use, unless that was noted within USE_NOTE_MS. Does not store a token that was
+        revoked again.
+        """
     async def use_api_key(self, *, api_key: str) -> UseApiKeyOk | UseApiKeyRecent | UseApiKeyGone:
         """Note that an API key is in use, unless that was noted within USE_NOTE_MS. Does not create the record of a key
         that has ended.

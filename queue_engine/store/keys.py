@@ -308,6 +308,17 @@ class EndpointKeys:
         return self._key("wk") + f":{worker_id}"
 
     @cached_property
+    def agent_tokens(self) -> str:
+        """Hash: creation time, latest use and name of the tokens for agents that are started by hand, by their SHA-256.
+        No script that an agent on the store calls has this key or `worker_tokens`."""
+        return self._key("tokens")
+
+    @cached_property
+    def worker_tokens(self) -> str:
+        """Hash: SHA-256 and creation time of the agent token of each managed worker, by worker id."""
+        return self._key("worker-tokens")
+
+    @cached_property
     def logs(self) -> str:
         """Sorted set: worker with a log, by the time of its last write."""
         return self._key("logs")

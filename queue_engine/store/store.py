@@ -20,6 +20,7 @@ from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.domain.vulnerabilities import known_vulnerabilities
 from queue_engine.observability import metrics
 from queue_engine.store import keys, migrations
+from queue_engine.store.agent_tokens import AgentTokenStore
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.audit import AuditStore
 from queue_engine.store.calls import Scripts
@@ -127,6 +128,7 @@ class Store:
         self.credentials = CredentialStore(self.redis, self.scripts, sealer, self.endpoints)
         self.rotation = Rotation(self.redis, self.partitions, sealer, self.credentials, self.endpoints, self.tasks)
         self.api_keys = ApiKeyStore(self.redis, self.scripts)
+        self.agent_tokens = AgentTokenStore(self.redis, self.scripts, self.partitions)
         self.audit = AuditStore(self.redis, self.scripts)
         self.tenants = TenantStore(self.redis, self.scripts, self.partitions)
         self.usage = UsageStore(self.scripts, self.partitions, self.endpoints.index)

@@ -131,7 +131,7 @@ class StoreWorkerRecord:
 
     @_raises_unavailable
     async def remove(self) -> None:
-        await self._workers.remove(self._endpoint_id, self._worker_id)
+        await self._workers.remove(self._endpoint_id, self._worker_id, may_have_token=False)
 
 
 class StoreLog:

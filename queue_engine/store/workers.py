@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.store.api_keys import hash_of
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions, WorkerKeys
 from queue_engine.store.redis.client import optional_int
@@ -30,12 +31,17 @@ class WorkerStore:
         """Record a worker that is about to start. Does nothing when it exists, or its endpoint was deleted."""
         await self._scripts.put_worker(self._keys(endpoint_id, worker_id), is_managed=managed, revision=revision)
 
-    async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None:
+    async def begin_start(self, endpoint_id: str, worker_id: str, agent_token: str | None = None) -> int | None:
         """Record a start of the worker. Return the number of this start; None when there is no such worker.
 
-        Reports from agents of earlier starts are refused from then on.
+        Reports from agents of earlier starts, and their tokens, are refused from then on. `agent_token` is that of the
+        agent that is about to start, which must be new.
         """
-        reply = await self._scripts.start_worker(self._keys(endpoint_id, worker_id))
+        reply = await self._scripts.start_worker(
+            self._keys(endpoint_id, worker_id),
+            worker_id=worker_id,
+            token_hash="" if agent_token is None else hash_of(agent_token),
+        )
         return reply.run if reply.word == "OK" else None
 
     async def report(
@@ -92,11 +98,26 @@ class WorkerStore:
         )
 
     async def remove(
-        self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = WorkerStatus.STOPPED, reason: str = "stopped"
+        self,
+        endpoint_id: str,
+        worker_id: str,
+        *,
+        status: WorkerStatus = WorkerStatus.STOPPED,
+        reason: str = "stopped",
+        may_have_token: bool = True,
     ) -> None:
-        """Remove a worker that has ended with `status` (STOPPED or FAILED). Safe to repeat."""
+        """Remove a worker that has ended with `status` (STOPPED or FAILED), and its agent token. Safe to repeat.
+
+        With `may_have_token` false, tokens are not accessed: the user of an agent on the store must not be able to.
+        """
         keys = self._keys(endpoint_id, worker_id)
-        await self._scripts.remove_worker(keys, worker_id=worker_id, status=status.value, reason=reason)
+        await self._scripts.remove_worker(
+            keys,
+            tokens=[keys.endpoint_keys.worker_tokens] if may_have_token else [],
+            worker_id=worker_id,
+            status=status.value,
+            reason=reason,
+        )
 
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
         """Return the endpoint's workers, oldest first."""

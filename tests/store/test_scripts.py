@@ -41,6 +41,7 @@ DURABLE = {
     *("create_endpoint", "note_endpoint", "update_endpoint", "set_desired_state"),
     *("create_credential", "update_credential", "delete_credential"),
     *("put_api_key", "create_api_key", "rotate_api_key", "revoke_api_key"),
+    *("create_agent_token", "revoke_agent_token"),
     *("append_audit", "create_tenant", "set_tenant_limits"),
     *("retry_delivery", "start_recovery", "cancel_recovery", "rotate_signing_secret"),
 }

@@ -2,6 +2,9 @@
 --
 -- flags: allow-oom
 -- keys of a worker: worker, workers, endpoint, queue, retry_queue, due_purges, deletions
+-- keys:
+--   tokens list (worker_tokens; none when an agent on the store removes its own worker, because it has no token and its user of
+--   the store has no access to tokens)
 -- arguments: worker_id text, status text (the last one: STOPPED or FAILED), reason text
 -- replies:
 --   OK
@@ -12,6 +15,7 @@ if redis.call('EXISTS', worker) == 1 then
 end
 redis.call('DEL', worker)
 redis.call('HDEL', workers, worker_id)
+for _, of_workers in ipairs(tokens) do redis.call('HDEL', of_workers, worker_id) end
 local id, now = id_of_endpoint(endpoint), now_ms()
 redis.call('ZADD', due_purges, 'LT', text(now + REMOVED_MS), id)
 -- The deletion of an endpoint waits for the end of its workers.
