@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+MAX_BATCH_LINES = 500
+"""Maximum number of lines that are appended at once, because the store serves no other client while it appends them."""
+
 
 class Place(NamedTuple):
     """Position of a line in its log. Places are compared as pairs."""

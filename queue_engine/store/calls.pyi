@@ -28,6 +28,9 @@ class AppendLogsOk:
 class AppendLogsAlready:
     word: Literal["ALREADY"]
 
+class AppendLogsMoved:
+    word: Literal["MOVED"]
+
 class AppendLogsGone:
     word: Literal["GONE"]
 
@@ -790,9 +793,10 @@ class Scripts:
         *,
         worker_id: str,
         batch_id: str,
+        after: str | None,
         retention_ms: int,
         lines: Sequence[str],
-    ) -> AppendLogsOk | AppendLogsAlready | AppendLogsGone:
+    ) -> AppendLogsOk | AppendLogsAlready | AppendLogsMoved | AppendLogsGone:
         """Append lines to a worker's log, and extend its retention. A call without lines only extends the retention.
         Not allowed at maxmemory, so that logs take no memory from tasks.
         """

@@ -8,6 +8,7 @@ last place that it has seen gets every line exactly once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any
 
 from redis.asyncio import Redis
@@ -16,13 +17,27 @@ from queue_engine.domain.logs import LogLine, LogPage, LogQuery, Place
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions
 
-MAX_BATCH_LINES = 500
-"""Limit of lines in one script call, because the store serves no other client during the call."""
 CHUNK_LINES = 500
 """Number of lines that one command reads."""
 _MAX_CHUNKS = 30
 """Limit of chunks that are searched for the keyword of a page. A whole log has fewer chunks."""
 _DROPPED_AT_ONCE = 100
+
+
+EMPTY = "none"
+"""The id of the last batch of a log without lines."""
+
+
+class Appended(StrEnum):
+    """The result of an append after a certain batch."""
+
+    OK = "OK"
+    ALREADY = "ALREADY"
+    """The batch was appended before, and the reply was lost."""
+    MOVED = "MOVED"
+    """The log ends with another batch, so nothing was appended: another process writes the same log."""
+    GONE = "GONE"
+    """There is no such endpoint, so nothing was appended."""
 
 
 class LogStore:
@@ -45,13 +60,28 @@ class LogStore:
         repeated after a lost reply. The log is kept until `retention_ms` after the last call. Return False, and append
         nothing, when there is no such endpoint.
         """
-        keys = self._partitions.of(endpoint_id)
-        reply = await self._scripts.append_logs(
-            keys.of_worker(worker_id), worker_id=worker_id, batch_id=batch_id, retention_ms=retention_ms, lines=lines
-        )
-        if reply.word == "OK":
-            await self._drop(endpoint_id, reply.surplus)
-        return reply.word != "GONE"
+        appended = await self._append(endpoint_id, worker_id, batch_id, lines, None, retention_ms)
+        return appended is not Appended.GONE
+
+    async def append_after(
+        self, endpoint_id: str, worker_id: str, after: str, batch_id: str, lines: Sequence[str], *, retention_ms: int
+    ) -> Appended:
+        """Append lines as `append` does, if the log ends with the batch `after`, or has no line and `after` is EMPTY.
+
+        So of two processes that continue the same log only one appends the next batch.
+        """
+        return await self._append(endpoint_id, worker_id, batch_id, lines, after, retention_ms)
+
+    async def last_batch(self, endpoint_id: str, worker_id: str) -> str:
+        """Return the id of the log's last batch; EMPTY if it has no line."""
+        [last] = await self.last_lines(endpoint_id, worker_id, 1) or [(EMPTY, "")]
+        return last[0]
+
+    async def last_lines(self, endpoint_id: str, worker_id: str, count: int) -> list[tuple[str, str]]:
+        """Return the last lines, newest first, each after the id of the batch that ends with it or an empty text."""
+        key = self._partitions.of(endpoint_id).log(worker_id)
+        entries = await self._redis.xrevrange(key, count=count)
+        return [(fields.get(b"b", b"").decode(), _line(place, fields).text) for place, fields in entries]
 
     async def page(self, endpoint_id: str, worker_id: str, query: LogQuery) -> LogPage | None:
         """Return the next page of lines that match the query; None when the worker is unknown.
@@ -82,6 +112,28 @@ class LogStore:
         key = self._partitions.of(endpoint_id).logs
         while names := await self._redis.zrange(key, 0, _DROPPED_AT_ONCE - 1):
             await self._drop(endpoint_id, [name.decode() for name in names])
+
+    async def _append(
+        self,
+        endpoint_id: str,
+        worker_id: str,
+        batch_id: str,
+        lines: Sequence[str],
+        after: str | None,
+        retention_ms: int,
+    ) -> Appended:
+        keys = self._partitions.of(endpoint_id)
+        reply = await self._scripts.append_logs(
+            keys.of_worker(worker_id),
+            worker_id=worker_id,
+            batch_id=batch_id,
+            after=after,
+            retention_ms=retention_ms,
+            lines=lines,
+        )
+        if reply.word == "OK":
+            await self._drop(endpoint_id, reply.surplus)
+        return Appended(reply.word)
 
     async def _drop(self, endpoint_id: str, worker_ids: Sequence[str]) -> None:
         if not worker_ids:

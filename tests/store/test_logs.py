@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from queue_engine.crypto.sealing import Sealer
-from queue_engine.domain.logs import LogLine, LogPage, LogQuery, Place
+from queue_engine.domain.logs import MAX_BATCH_LINES, LogLine, LogPage, LogQuery, Place
 from queue_engine.store.calls import Scripts
 from queue_engine.store.constants import MAX_ENDED_LOGS, MAX_LINES, MAX_NODES
-from queue_engine.store.logs import MAX_BATCH_LINES, LogStore
+from queue_engine.store.logs import EMPTY, Appended, LogStore
 from queue_engine.store.script_runner import ScriptRunner
 from queue_engine.store.store import Store
 from tests.examples import examples
@@ -66,6 +66,28 @@ async def test_a_batch_whose_reply_is_lost_is_there_once(bench: Bench, sealer: S
         assert proxy.lost == 1
         await far.close()
     assert texts(await page(bench)) == ["one", "two", "three"]
+
+
+async def append_after(bench: Bench, after: str, batch: str, *lines: str) -> Appended:
+    return await bench.store.logs.append_after(bench.endpoint_id, "w1", after, batch, lines, retention_ms=DAY_MS)
+
+
+async def test_of_two_writers_that_continue_a_log_one_appends(bench: Bench) -> None:
+    assert await bench.store.logs.last_batch(bench.endpoint_id, "w1") == EMPTY
+    assert await append_after(bench, EMPTY, "b1", "one", "two") is Appended.OK
+    assert await append_after(bench, EMPTY, "other", "one") is Appended.MOVED
+    assert await append_after(bench, EMPTY, "b1", "one", "two") is Appended.ALREADY
+    assert await append_after(bench, "b1", "b2", "three") is Appended.OK
+    assert await append_after(bench, "b1", "other", "three", "four") is Appended.MOVED
+    assert await bench.store.logs.last_batch(bench.endpoint_id, "w1") == "b2"
+    assert texts(await page(bench)) == ["one", "two", "three"]
+    assert await bench.store.logs.last_lines(bench.endpoint_id, "w1", 2) == [("b2", "three"), ("b1", "two")]
+    assert (await bench.store.logs.last_lines(bench.endpoint_id, "w1", 9))[2:] == [("", "one")]
+
+
+async def test_a_log_of_a_deleted_endpoint_is_not_continued(bench: Bench) -> None:
+    gone = bench.store.logs.append_after("4711", "w1", EMPTY, "b1", ["line"], retention_ms=DAY_MS)
+    assert await gone is Appended.GONE
 
 
 async def test_workers_do_not_see_each_others_lines(bench: Bench) -> None:

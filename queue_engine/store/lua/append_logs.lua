@@ -2,14 +2,18 @@
 -- maxmemory, so that logs take no memory from tasks.
 --
 -- keys of a worker: log, logs, endpoint, workers
--- arguments: worker_id text, batch_id text, retention_ms integer, lines list of text
+-- arguments: worker_id text, batch_id text, after optional text (batch with which the log must end, `none` for a log without
+--   lines; any batch when absent), retention_ms integer, lines list of text
 -- replies:
 --   OK: surplus list of text (ids of ended workers whose logs exceed the limit)
 --   ALREADY (this batch was appended before)
+--   MOVED (the log ends with another batch)
 --   GONE (there is no such endpoint)
 if redis.call('EXISTS', endpoint) == 0 then return { 'GONE' } end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
-if last and last[2][4] == batch_id then return { 'ALREADY' } end
+local last_batch = last and last[2][4] or 'none'
+if last_batch == batch_id then return { 'ALREADY' } end
+if after and after ~= last_batch then return { 'MOVED' } end
 for index, line in ipairs(lines) do
   if index < #lines then
     redis.call('XADD', log, 'MAXLEN', '~', MAX_LINES, '*', 'l', line)
