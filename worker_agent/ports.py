@@ -28,9 +28,6 @@ from queue_engine.domain.workers import WorkerStatus
 
 T = TypeVar("T")
 
-MAX_LOG_BATCH_LINES = 500
-"""Maximum number of lines in one call, because the store serves no other client while it appends them."""
-
 
 class Claim(Protocol):
     """A task that this agent has claimed and not started yet."""
@@ -129,7 +126,7 @@ class LogSink(Protocol):
     """The log of the worker's container."""
 
     async def append(self, batch_id: str, lines: Sequence[str]) -> None:
-        """Append at most MAX_LOG_BATCH_LINES lines. A call without lines extends the time for which the log is kept.
+        """Append at most MAX_BATCH_LINES lines. A call without lines extends the time for which the log is kept.
 
         A batch that is repeated immediately, with the same id, is appended once.
         """

@@ -30,7 +30,8 @@ class LineReader:
     """Turns the output of a container into lines, independent of the chunks in which it arrives.
 
     A line ends with LF, CR or CRLF. Lines above the budget are dropped without being parsed, and a note with their
-    number is in their place. `dropped` is the number of dropped lines for which there was a note.
+    number is in their place. `dropped` is the number of dropped lines for which there was a note. `unfinished` is the
+    number of bytes after the last line end.
     """
 
     def __init__(self, secrets: Secrets, budget: TokenBucket) -> None:
@@ -43,10 +44,12 @@ class LineReader:
         self._unsaid = 0
         self._skipped_bytes = 0
         self.dropped = 0
+        self.unfinished = 0
 
     def feed(self, data: bytes, *, now: float, room: int) -> list[str]:
         """Return the lines that `data` completes, at most about `room`. `now` is in monotonic seconds."""
         self._budget.fill(now)
+        was_torn, new_bytes = self._torn, len(data)
         data = self._completed(self._rest + data)
         kept: list[str] = []
         done = 0
@@ -57,6 +60,7 @@ class LineReader:
                 break
             kept += [*self.note(), self._text(line)]
             done = end.end()
+        self.unfinished = len(data) - done if done or was_torn else self.unfinished + new_bytes
         self._rest = self._shortened(data[done:])
         return kept
 
@@ -90,6 +94,7 @@ class LineReader:
         """Return the lines of `pause` and an unfinished last line, at the end of the output."""
         unfinished = [self._text(self._rest.removesuffix(b"\r"))] if self._rest else []
         self._rest = b""
+        self.unfinished = 0
         return [*self.pause(tail), *unfinished]
 
     def last_lines(self, tail: bytes) -> list[str]:

@@ -8,13 +8,14 @@ import pytest
 from redis.exceptions import ResponseError
 
 from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.logs import MAX_BATCH_LINES
 from queue_engine.logs.lines import CUT
 from queue_engine.logs.masking import Secrets
+from queue_engine.logs.writer import MAX_BATCH_CHARACTERS, MAX_WAITING_LINES
 from queue_engine.observability import metrics
 from tests.waiting import wait_until_async
 from worker_agent.logs.capture import MAX_UNREAD_BYTES, READ_BYTES, Capture
-from worker_agent.logs.shipper import MAX_BATCH_CHARACTERS, MAX_ROUND_BYTES, MAX_WAITING_LINES, LogShipper
-from worker_agent.ports import MAX_LOG_BATCH_LINES
+from worker_agent.logs.shipper import MAX_ROUND_BYTES, LogShipper
 
 
 class Sink:
@@ -89,7 +90,7 @@ async def test_lines_are_shipped_in_order_and_in_batches(capture: Capture, sink:
     while await shipper.read_step():
         pass
     await shipper.ship_step()
-    assert sink.batches == [MAX_LOG_BATCH_LINES]
+    assert sink.batches == [MAX_BATCH_LINES]
     await shipper.finish()
     assert sink.lines == [f"line {number}" for number in range(1200)]
     assert sink.batches == [500, 500, 200]

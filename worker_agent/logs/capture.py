@@ -85,6 +85,10 @@ class Capture:
         data = os.pread(self.fd, self._read_to - first, first)
         return data if first == 0 else data.partition(b"\n")[2]
 
+    def resume_point(self, unfinished: int) -> str:  # noqa: ARG002 - of the protocol
+        """Return an empty text, because the output can be read only once."""
+        return ""
+
     def write_line(self, text: str) -> None:
         """Append a line that the agent writes, after the output of the container."""
         size = self._size()

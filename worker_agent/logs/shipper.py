@@ -6,34 +6,28 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from queue_engine.aio import end_tasks, wait_for_event
 from queue_engine.domain.agent_protocol import LOG_FLUSH_SECONDS
-from queue_engine.logs.budget import line_budget
-from queue_engine.logs.lines import LineReader
 from queue_engine.logs.masking import Secrets
+from queue_engine.logs.writer import LogWriter
 from queue_engine.observability import metrics
 from worker_agent.logs.capture import READ_BYTES, Capture
-from worker_agent.ports import MAX_LOG_BATCH_LINES, LogSink, loop, until_available
+from worker_agent.ports import LogSink, loop, until_available
 
 log = logging.getLogger(__name__)
 
 READ_INTERVAL_SECONDS = 0.2
 MAX_ROUND_BYTES = 8 * 1024 * 1024
 """Maximum number of bytes read without a pause, so that endless output does not delay the agent's tasks."""
-MAX_WAITING_LINES = 5000
-"""Maximum number of lines that wait for the store. Further lines are dropped."""
-MAX_BATCH_CHARACTERS = 256 * 1024
 MAX_SIGN_INTERVAL_SECONDS = 3600.0
 
 
 class LogShipper:
     """Ships the log of one worker, from `start` to `finish`.
 
-    Lines keep their order. Dropped lines are counted, and the log has a note in their place. While the store is
-    unavailable, up to MAX_WAITING_LINES lines wait.
+    While the store is unavailable, up to MAX_WAITING_LINES lines wait, and further ones are dropped.
     """
 
     def __init__(
@@ -45,17 +39,12 @@ class LogShipper:
         retention_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._capture = capture
+        self._writer = LogWriter(capture, masked, now=monotonic(), nonce=secrets.token_hex(4))
         self._sink = sink
         self._retention_seconds = retention_seconds
         self._monotonic = monotonic
-        self._reader = LineReader(masked, line_budget(monotonic()))
         self._round_bytes = 0
-        self._waiting: deque[str] = deque()
-        self._batch: list[str] = []
         self._filled = asyncio.Event()
-        self._nonce = secrets.token_hex(4)
-        self._batches = 0
         self._counted = 0
         self._loops: tuple[asyncio.Task[None], ...] = ()
 
@@ -75,8 +64,9 @@ class LogShipper:
                     if self._read() < READ_BYTES:
                         break
                     await asyncio.sleep(0)
-                self._keep(self._reader.end(self._capture.tail()))
-                while self._batch or self._waiting:
+                self._writer.end()
+                self._note_lines()
+                while not self._writer.is_empty:
                     await self._ship()
         except TimeoutError:
             self._give_up("the store is away: the last log lines are lost")
@@ -86,7 +76,7 @@ class LogShipper:
 
     def tail(self) -> list[str]:
         """Return the last lines that the container wrote, with the masking of the log."""
-        return self._reader.last_lines(self._capture.tail())
+        return self._writer.last_lines()
 
     async def read_step(self) -> int:
         """Read a piece of the output; return 0 if a pause is due."""
@@ -108,50 +98,29 @@ class LogShipper:
 
     def _read(self) -> int:
         """Read a piece of the output; return its size in bytes."""
-        skipped = self._capture.skip()
-        if skipped:
-            self._reader.skip(skipped)
-        data = self._capture.read()
-        room = MAX_WAITING_LINES - len(self._waiting)
-        if data:
-            self._keep(self._reader.feed(data, now=self._monotonic(), room=room))
-        elif room > 0:
-            self._keep(self._reader.pause(self._capture.tail()))
-        return len(data)
+        count = self._writer.read(self._monotonic())
+        self._note_lines()
+        return count
+
+    def _note_lines(self) -> None:
+        if not self._writer.is_empty:
+            self._filled.set()
+        metrics.agent_log_lines_dropped.inc(self._writer.dropped - self._counted)
+        self._counted = self._writer.dropped
 
     def _give_up(self, why: str) -> None:
-        lost = len(self._batch) + len(self._waiting)
+        lost = self._writer.unsent
         metrics.agent_log_lines_dropped.inc(lost)
         log.warning(why, extra={"lines": lost})
 
-    def _keep(self, lines: Sequence[str]) -> None:
-        if lines:
-            self._waiting.extend(lines)
-            self._filled.set()
-        metrics.agent_log_lines_dropped.inc(self._reader.dropped - self._counted)
-        self._counted = self._reader.dropped
-
     async def _ship(self) -> None:
-        """Send the oldest lines, until the store has accepted them or discards them because the endpoint is deleted.
-
-        The batch does not change until then, because it may have been stored although the reply was lost.
-        """
-        if not self._batch:
-            self._batch = self._next_batch()
-            self._batches += 1
-        if self._batch:
-            await self._append(f"{self._nonce}-{self._batches}", self._batch)
-        self._batch = []
-        if not self._waiting:
+        """Send the oldest lines, until the store has accepted them or discards them because the endpoint is deleted."""
+        batch = self._writer.batch()
+        if batch is not None:
+            await self._append(batch.batch_id, batch.lines)
+            self._writer.accept()
+        if self._writer.is_empty:
             self._filled.clear()
-
-    def _next_batch(self) -> list[str]:
-        batch: list[str] = []
-        characters = 0
-        while self._waiting and len(batch) < MAX_LOG_BATCH_LINES and characters < MAX_BATCH_CHARACTERS:
-            batch.append(self._waiting.popleft())
-            characters += len(batch[-1])
-        return batch
 
     async def _append(self, batch_id: str, lines: Sequence[str]) -> None:
         await until_available(lambda: self._sink.append(batch_id, lines), "the log")
