@@ -26,6 +26,11 @@ def skipped_note(skipped_bytes: int) -> str:
     return f"[queue-engine: {skipped_bytes} bytes of output skipped]"
 
 
+def lag_note(seconds: int) -> str:
+    """Return the line that the log has in place of output that was written faster than it could be followed."""
+    return f"[queue-engine: the output of {seconds} seconds skipped]"
+
+
 class LineReader:
     """Turns the output of a container into lines, independent of the chunks in which it arrives.
 
