@@ -218,6 +218,16 @@ data_format = _figures(
 records_migrated = _counter(
     "queue_engine_records_migrated", "Records that a migration of the data has changed", by={CONTROLLER: ()}
 )
+log_followers = _gauge(
+    "queue_engine_log_followers", "Containers whose output this controller writes to their logs", by=[CONTROLLER]
+)
+log_follower_failures = _counter(
+    "queue_engine_log_follower_failures", "Failures to follow the output of a container; each is retried", ["reason"],
+    by={CONTROLLER: ("backend", "store", "other")},
+)  # fmt: skip
+log_lines_dropped = _counter(
+    "queue_engine_log_lines_dropped", "Log lines of followed containers that were dropped", by={CONTROLLER: ()}
+)
 stale_results_rejected = _counter(
     "queue_engine_stale_results_rejected", "Results of fenced attempts that were refused", by={AGENT: ()}
 )
