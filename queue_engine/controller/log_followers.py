@@ -6,13 +6,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from queue_engine.aio import Backoff, end_tasks, wait_for_event
-from queue_engine.backends.base import BackendError
+from queue_engine.backends.base import BackendError, Observed
 from queue_engine.backends.container_logs import LOG_END_SECONDS, ContainerLogs
 from queue_engine.controller.log_follower import EndpointGone, Followed, LogFollower, LogMoved, Logs, WorkerLog
+from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.workers import endpoint_of_worker
 from queue_engine.logs.masking import Secrets
 from queue_engine.observability import metrics, outages
@@ -29,6 +31,14 @@ SETTLED_SECONDS = 60.0
 NOT_FOLLOWED = (
     f"[queue-engine: the output is not followed, because {MAX_FOLLOWED} other containers are; it stays in the platform]"
 )
+
+
+class Endpoints(Protocol):
+    """The part of the endpoint store that the masking of logs uses."""
+
+    async def read(self, endpoint_ids: Sequence[str]) -> Mapping[str, Endpoint]: ...
+    async def environment(self, endpoint_id: str) -> dict[str, str]: ...
+
 
 SecretsOf = Callable[[Followed], Awaitable[Secrets]]
 
@@ -78,6 +88,16 @@ class LogFollowers:
         self._outages = outages.Outages("the output of containers")
         source.before_removal = self.finish
         metrics.log_followers.set_function(self._running)
+
+    def look(self, observed: Mapping[str, Observed]) -> None:
+        """Follow the containers of these workers, as far as the containers exist, and no others."""
+        self.follow(
+            {
+                Followed(endpoint_of_worker(worker_id), worker_id, seen.run): seen.alive
+                for worker_id, seen in observed.items()
+                if seen.container_id is not None
+            }
+        )
 
     def follow(self, containers: Mapping[Followed, bool]) -> None:
         """Follow these containers, and no others. The values say which of them still run."""
@@ -227,6 +247,19 @@ class LogFollowers:
             return
         except Exception:
             log.warning("a log cannot be written", exc_info=True, extra=_ids(followed))
+
+
+def secrets_reader(source: ContainerLogs, endpoints: Endpoints) -> SecretsOf:
+    """Return a function that reads the values which the log of a container must not show."""
+
+    async def read(followed: Followed) -> Secrets:
+        given = await source.environment(followed.worker_id, followed.run)
+        current = await endpoints.environment(followed.endpoint_id)
+        endpoint = (await endpoints.read([followed.endpoint_id])).get(followed.endpoint_id)
+        plain = frozenset[str]() if endpoint is None else endpoint.config.plain_variables
+        return Secrets(masked_values(given, current, plain))
+
+    return read
 
 
 def masked_values(

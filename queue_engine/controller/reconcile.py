@@ -112,6 +112,20 @@ class Credentials(Protocol):
     async def open(self, tenant: str, credential_id: int) -> RegistryAuth | None: ...
 
 
+class ContainerOutput(Protocol):
+    """The output of containers that the controller writes to their logs, because no agent does."""
+
+    def look(self, observed: Mapping[str, Observed]) -> None:
+        """Follow the containers of these workers, and no others."""
+        ...
+
+    async def end_of(self, worker_id: str, run: int, reason: str) -> Sequence[str]:
+        """Return the last lines of a run that has ended. Takes a limited time, and never raises."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class ReconcilerConfig:
     """Times in seconds."""
@@ -160,6 +174,7 @@ class Reconciler:
         store_now_ms: Callable[[], Awaitable[int]],
         *,
         leads: Callable[[], bool],
+        output: ContainerOutput | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -170,6 +185,7 @@ class Reconciler:
         self._backend = backend
         self._store_now_ms = store_now_ms
         self._leads = leads
+        self._output = output
         self._clock = clock
         self._records: dict[str, Record] = {}
         self._ends = Ends(workers, leads)
@@ -200,6 +216,8 @@ class Reconciler:
         store_now_ms = await self._store_now_ms()
         now = self._clock()
         self._note_round(now, store_now_ms)
+        if self._output is not None:
+            self._output.look(observed)
         later = LaterErrors()
         await self._make_due(observed, ending, now, later)
         checks = await self._checks.take()
@@ -274,6 +292,8 @@ class Reconciler:
     async def aclose(self) -> None:
         """Stop waiting for the ends of workers; the next leader requests them again. Safe to call twice."""
         await self._ends.aclose()
+        if self._output is not None:
+            await self._output.aclose()
 
     def _note_backend(self, observed: Mapping[str, Observed] | None) -> None:
         waits = observed is None
@@ -467,12 +487,17 @@ class Reconciler:
             worker.worker_id,
             self._status_after(worker.worker_id),
             reason=reason,
-            error="\n".join([reason, *seen.last_lines]),
+            error="\n".join([reason, *await self._last_lines(worker, seen, reason)]),
             restarted=is_new,
         )
         # Last, because an interrupted round must leave the ended worker in the backend: the next round notes it again.
         # Not by force, because an agent whose container has ended still has to release its tasks.
         self._ends.begin(worker, partial(self._backend.stop, worker.worker_id, 0.0))
+
+    async def _last_lines(self, worker: Worker, seen: Observed, reason: str) -> Sequence[str]:
+        if self._output is None or seen.container_id is None:
+            return seen.last_lines
+        return await self._output.end_of(worker.worker_id, seen.run, reason)
 
     async def _drain(self, worker: Worker, reason: str) -> None:
         if worker.status is not WorkerStatus.STOPPING:

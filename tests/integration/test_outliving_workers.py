@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from queue_engine.controller.controller import Controller, ControllerConfig
+from queue_engine.controller.log_followers import LogFollowers
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.store.store import Store
 from tests.integration.parts import TENANT, new_endpoint
@@ -25,7 +26,12 @@ def backend() -> ScriptedBackend:
 
 @asynccontextmanager
 async def controller_on(
-    store: Store, backend: ScriptedBackend, name: str, *, ends_workers: bool = False
+    store: Store,
+    backend: ScriptedBackend,
+    name: str,
+    *,
+    ends_workers: bool = False,
+    make_output: Callable[[], LogFollowers | None] = lambda: None,
 ) -> AsyncIterator[None]:
     """A controller that runs, and is stopped at the end."""
     settings = ControllerConfig(
@@ -41,7 +47,7 @@ async def controller_on(
 
     def make_reconciler(leads: Callable[[], bool]) -> Reconciler:
         stores = (store.endpoints, store.workers, store.checks, store.credentials)
-        return Reconciler(rules, *stores, backend, store.now_ms, leads=leads)
+        return Reconciler(rules, *stores, backend, store.now_ms, leads=leads, output=make_output())
 
     controller = Controller(settings, store, backend, make_reconciler)
     running = asyncio.create_task(controller.run())
