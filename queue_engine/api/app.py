@@ -25,6 +25,7 @@ from queue_engine.api.proxy.access import Limits, WorkerAccess
 from queue_engine.api.proxy.routes import AlbRoutes
 from queue_engine.api.public.openapi import describe
 from queue_engine.api.public.routes import OperationsRoutes
+from queue_engine.api.v2.agent_tokens import AgentTokenRoutes
 from queue_engine.api.v2.audit import AuditRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes
@@ -38,7 +39,6 @@ from queue_engine.domain.catalogue import Catalogue
 from queue_engine.engine.engine import Engine
 from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, own_metrics
-
 
 class Api(Starlette):
     """Starlette with our own outermost layer and search for the route, instead of its middleware and its router."""
@@ -92,6 +92,7 @@ def create_app(
     operations += LogRoutes(services).operations()
     operations += CredentialRoutes(services).operations()
     operations += KeyRoutes(services).operations()
+    operations += AgentTokenRoutes(services).operations()
     operations += AuditRoutes(services).operations()
     operations += TenantRoutes(services).operations()
     operations += AlbRoutes(services, worker_access, limits, alb_slots, websocket_slots).routes()

@@ -23,6 +23,7 @@ _MODULES = {
     **dict.fromkeys(("up", "api", "delivery", "controller"), "queue_engine.cli.serve"),
     "config": "queue_engine.cli.settings",
     "keys": "queue_engine.cli.keys",
+    "agents": "queue_engine.cli.agents",
     "tenants": "queue_engine.cli.tenants",
     "secret-key": "queue_engine.cli.secret_key",
     "endpoints": "queue_engine.cli.endpoints",

@@ -32,6 +32,8 @@ class Action(StrEnum):
     CREATE_KEY = "create_key"
     ROTATE_KEY = "rotate_key"
     REVOKE_KEY = "revoke_key"
+    CREATE_AGENT_TOKEN = "create_agent_token"  # noqa: S105 - the name of an action
+    REVOKE_AGENT_TOKEN = "revoke_agent_token"  # noqa: S105 - the name of an action
     CREATE_TENANT = "create_tenant"
     SET_TENANT_LIMITS = "set_tenant_limits"
 
@@ -97,6 +99,10 @@ def key_target(key_id: str) -> str:
 
 def rotation_target(key_id: str, new_key_id: str) -> str:
     return f"key {key_id}, new key {new_key_id}"
+
+
+def token_target(endpoint_id: str, token_id: str) -> str:
+    return f"endpoint {endpoint_id}, agent token {token_id}"
 
 
 def tenant_target(name: str) -> str:

@@ -58,6 +58,7 @@ class Resource(StrEnum):
     WORKER = "worker"
     CREDENTIAL = "credential"
     KEY = "key"
+    AGENT_TOKEN = "agent token"  # noqa: S105 - the name of a resource
     TENANT = "tenant"
     RECOVERY = "recovery"
 

@@ -41,7 +41,7 @@ def is_worker_id(text: str) -> bool:
 
 
 def is_key_id(text: str) -> bool:
-    """Return whether `text` has the form of an API key's id."""
+    """Return whether `text` has the form of an API key's or an agent token's id."""
     return _KEY_ID.fullmatch(text) is not None
 
 

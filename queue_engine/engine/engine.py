@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from queue_engine.domain.ceilings import NO_CEILINGS, Ceilings
 from queue_engine.domain.tenants import DEFAULT_LIMITS, LimitValues
+from queue_engine.engine.agent_tokens import AgentTokens
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.deliveries import Deliveries
@@ -58,6 +59,7 @@ class Engine:
         )
         self.credentials = Credentials(store.credentials, sealer, tenant_limits, self.audit)
         self.keys = Keys(store.api_keys, store.endpoints, self.audit)
+        self.agent_tokens = AgentTokens(store.agent_tokens, self.audit)
         self.tenants = Tenants(store.tenants, tenant_limits, self.audit)
         self.listings = Listings(store.endpoints, store.workers)
 

@@ -39,6 +39,7 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
     credential = (await api.post("/v2/container-registry-auths", CREDENTIAL)).json()["data"]["id"]
     key = (await api.post("/v2/keys", {"name": "dashboard", "role": "read"})).json()["data"]
     rotated = (await api.client.post(f"/v2/keys/{key['id']}/rotate")).json()["data"]
+    token = (await api.post(f"{base}/agent-tokens", {"name": "office"})).json()["data"]
     results = Results(api, endpoint_id)
     await results.give_up("b")
     await results.data("POST", "/tasks/b/deliveries/retry")
@@ -63,6 +64,7 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
         ("PATCH", f"/v2/container-registry-auths/{credential}", {"password": "canary-new"}),
         ("DELETE", f"/v2/container-registry-auths/{credential}", None),
         ("DELETE", f"/v2/keys/{rotated['id']}", None),
+        ("DELETE", f"{base}/agent-tokens/{token['id']}", None),
         ("DELETE", base, None),
     ]
     for method, path, body in orders:
@@ -74,6 +76,7 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
         ("create_credential", f"credential {credential}"),
         ("create_key", f"key {key['id']}"),
         ("rotate_key", f"key {key['id']}, new key {rotated['id']}"),
+        ("create_agent_token", f"endpoint {endpoint_id}, agent token {token['id']}"),
         ("retry_delivery", f"endpoint {endpoint_id}, task b"),
         ("redeliver_result", f"endpoint {endpoint_id}, task b"),
         ("recover_deliveries", endpoint),
@@ -91,6 +94,7 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
         ("update_credential", f"credential {credential}"),
         ("delete_credential", f"credential {credential}"),
         ("revoke_key", f"key {rotated['id']}"),
+        ("revoke_agent_token", f"endpoint {endpoint_id}, agent token {token['id']}"),
         ("delete_endpoint", endpoint),
     ]
     assert {action for action, _ in await changes(api)} == {action.value for action in Action if "tenant" not in action}
@@ -98,6 +102,7 @@ async def test_every_change_but_submissions_is_recorded_once(api: RunningApi) ->
     assert "canary" not in stored
     assert "whsec_" not in stored
     assert key["key"] not in stored
+    assert token["token"] not in stored
 
 
 async def test_a_record_names_key_address_and_time(api: RunningApi) -> None:

@@ -132,6 +132,7 @@ async def _scenario(api: RunningApi) -> None:
     await _life_cycle_scenario(api)
     await _credentials_scenario(api)
     await _keys_scenario(api)
+    await _agent_tokens_scenario(api)
     await _tenants_scenario(api)
 
 
@@ -208,6 +209,15 @@ async def _keys_scenario(api: RunningApi) -> None:
     await api.client.get("/v2/keys", headers={"X-Api-Key": key["key"]})
     for method, path in (("POST", "/rotate"), ("POST", "/rotate"), ("DELETE", ""), ("DELETE", ""), ("POST", "/rotate")):
         await api.client.request(method, f"/v2/keys/{key['id']}{path}")
+
+
+async def _agent_tokens_scenario(api: RunningApi) -> None:
+    path = f"/v2/serverless/{await api.create_endpoint()}/agent-tokens"
+    token = (await api.post(path, {"name": "office"})).json()["data"]
+    await api.post(path, {})
+    await api.client.get(path)
+    for _ in range(2):
+        await api.client.delete(f"{path}/{token['id']}")
 
 
 async def _tenants_scenario(api: RunningApi) -> None:

@@ -50,6 +50,7 @@ ROLES: dict[str, set[Role]] = {
     **dict.fromkeys(ALB, SUBMITTERS),
     "show_me": set(Role),
     **dict.fromkeys(("create_key", "list_keys", "rotate_key", "revoke_key"), ADMINS),
+    **dict.fromkeys(("create_agent_token", "list_agent_tokens", "revoke_agent_token"), ADMINS),
     "list_changes": ADMINS,
     **dict.fromkeys(("create_tenant", "list_tenants", "get_tenant", "limit_tenant"), OPERATOR_ONLY),
 }
@@ -63,7 +64,7 @@ LISTS = {"list_endpoints", "list_credentials"}
 
 UNKNOWN = {
     "id": "987654", "taskId": "none", "workerId": "none", "count": "1", "path": "x", "keyId": "0" * 16,
-    "tenantName": "none",
+    "tokenId": "0" * 16, "tenantName": "none",
 }  # fmt: skip
 """Values of path parameters, of things that do not exist."""
 RECOVER = {"since": 0}

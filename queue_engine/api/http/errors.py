@@ -75,6 +75,7 @@ _NOT_FOUND_CODES = {
     Resource.WORKER: 10007,
     Resource.CREDENTIAL: 10007,
     Resource.KEY: 10007,
+    Resource.AGENT_TOKEN: 10007,
     Resource.TENANT: 10007,
     Resource.RECOVERY: 10007,
 }

@@ -13,7 +13,14 @@ from queue_engine.observability.logs import log_soon
 log = logging.getLogger(__name__)
 
 _FACTS = "queue_engine.order"
-_FIELDS = {"taskId": "task", "workerId": "worker", "count": "count", "keyId": "key", "tenantName": "of_tenant"}
+_FIELDS = {
+    "taskId": "task",
+    "workerId": "worker",
+    "count": "count",
+    "keyId": "key",
+    "tokenId": "agent_token",
+    "tenantName": "of_tenant",
+}
 """Log fields of the parts of a path."""
 
 
