@@ -40,6 +40,10 @@ from queue_engine.engine.engine import Engine
 from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, own_metrics
 
+AGENT_PATHS = "/agent/v1/"
+"""Beginning of the paths that only agents use."""
+
+
 class Api(Starlette):
     """Starlette with our own outermost layer and search for the route, instead of its middleware and its router."""
 
@@ -47,6 +51,8 @@ class Api(Starlette):
         super().__init__()
         self.router = Router(routes, redirect_slashes=False)  # lists the routes; nothing is sent through it
         self._edge = Edge(Routes(routes), refused)
+        self.for_agents = Edge(Routes([one for one in routes if one.path.startswith(AGENT_PATHS)]), refused)
+        """The part of the API for agents, without which no other path exists."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._edge(scope, receive, send)
@@ -60,7 +66,7 @@ def create_app(
     metrics_page: Page | None = None,
     *,
     monotonic: Callable[[], float] = time.monotonic,
-) -> Starlette:
+) -> Api:
     """Return the application. The caller closes `worker_access`.
 
     `metrics_page` makes the page `/metrics`; by default it has the metrics of this process. Opens no connection and

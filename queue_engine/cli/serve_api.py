@@ -6,10 +6,12 @@ import asyncio
 import logging
 import os
 
-from queue_engine.api.app import create_app
-from queue_engine.api.http.server import BACKLOG, bind, certificate_of, serve
+from queue_engine.api.app import Api, create_app
+from queue_engine.api.http.certificates import ServerCertificate
+from queue_engine.api.http.server import certificate_of, serve, serve_agents
 from queue_engine.api.proxy.access import WorkerAccess
-from queue_engine.cli.process import bound_or_fail, on_end, or_fail, serve_metrics
+from queue_engine.cli.api_listeners import ApiListeners
+from queue_engine.cli.process import on_end, or_fail, serve_metrics
 from queue_engine.cli.serve_api_group import join_group
 from queue_engine.cli.store_access import open_store
 from queue_engine.config.catalogue import load_catalogue
@@ -34,7 +36,7 @@ OTHER_FILES = 256
 async def serve_api(settings: ApiSettings) -> int:
     # Before waiting for the store, because waiting does not fix errors of these settings.
     membership = Membership.from_environment(os.environ)
-    listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings)) if membership is None else membership.listener()
+    listeners = ApiListeners.bound(settings) if membership is None else ApiListeners.inherited(membership)
     is_private = membership is None and settings.api_metrics == "private"
     metrics_ports = [serve_metrics(settings, metrics.Role.API)] if is_private else []
     certificate = or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))
@@ -45,8 +47,8 @@ async def serve_api(settings: ApiSettings) -> int:
         resolver = CachingResolver(DnsLookup())
         worker_access = None
         try:
-            or_fail("QUEUE_ENGINE_PORT", lambda: listener.listen(BACKLOG))
-            own_ports = frozenset({*settings.own_ports, listener.getsockname()[1], *metrics_ports})
+            listeners.listen()
+            own_ports = frozenset({*settings.own_ports, *listeners.ports, *metrics_ports})
             store_ports = await store.ports()
             worker_access = WorkerAccess(settings.worker_policy(own_ports, store_ports), settings.alb_keepalive_seconds)
             rules = settings.destination_rules(own_ports, store_ports)
@@ -58,14 +60,32 @@ async def serve_api(settings: ApiSettings) -> int:
             _check_file_limit(settings)
             return_large_blocks()
             collect_rarely()
-            log.info("started", extra={"url": f"{settings.url}:{listener.getsockname()[1]}"})
+            log.info("started", extra={"url": f"{settings.url}:{listeners.port}", **_agent_facts(listeners)})
             send_notice(os.environ, facts)
-            await serve(app, settings, listener, stopping, certificate)
+            await _serve_both(app, settings, listeners, stopping, certificate)
         finally:
             if worker_access is not None:
                 await worker_access.aclose()
             await resolver.close()
     return 0
+
+
+async def _serve_both(
+    app: Api,
+    settings: ApiSettings,
+    listeners: ApiListeners,
+    stopping: asyncio.Event,
+    certificate: ServerCertificate | None,
+) -> None:
+    """Serve clients, and agents in containers if there is a socket for them, until `stopping` is set."""
+    serving = [serve(app, settings, listeners.clients, stopping, certificate)]
+    if listeners.agents is not None:
+        serving.append(serve_agents(app.for_agents, settings, listeners.agents, stopping))
+    await asyncio.gather(*serving)
+
+
+def _agent_facts(listeners: ApiListeners) -> dict[str, str]:
+    return {} if listeners.agent_url is None else {"agent_url": listeners.agent_url}
 
 
 def _metrics_page(membership: Membership | None) -> Page:
@@ -76,7 +96,8 @@ def _metrics_page(membership: Membership | None) -> Page:
 
 def _check_file_limit(settings: ApiSettings) -> None:
     """Raise the limit of open files so that it fits the limits of connections. Log a warning if it cannot be raised."""
-    limits = (settings.max_connections, settings.alb_max_requests_per_tenant)
+    listeners = 1 if settings.agent_host is None else 2
+    limits = (settings.max_connections * listeners, settings.alb_max_requests_per_tenant)
     needed = sum(limits) + OTHER_FILES
     limit = raise_file_limit(needed)
     if 0 in limits:  # no limit: the process may need any number of files

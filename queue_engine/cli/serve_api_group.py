@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from queue_engine.api.http.server import SHUTDOWN_SECONDS, bind, certificate_of
+from queue_engine.api.http.server import SHUTDOWN_SECONDS, certificate_of
+from queue_engine.cli.api_listeners import ApiListeners
 from queue_engine.cli.process import bound_or_fail, on_end, or_fail
 from queue_engine.config.engine import ApiSettings
 from queue_engine.crypto.secret_files import FILE_SUFFIX
@@ -45,7 +46,7 @@ _ENDED = "ended"
 
 async def serve_api_group(settings: ApiSettings) -> int:
     """Run the members until SIGTERM or SIGINT. A member that dies is started again."""
-    listener = bound_or_fail("QUEUE_ENGINE", lambda: bind(settings))
+    listeners = ApiListeners.bound(settings)
     or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))  # here, because members would be restarted
     supervisor = Supervisor()
     stopping = asyncio.Event()
@@ -54,18 +55,17 @@ async def serve_api_group(settings: ApiSettings) -> int:
     try:
         metrics_port = _serve_metrics(settings, folder)
         members = [
-            _member(settings, Membership(listener.fileno(), folder, number), metrics_port)
+            _member(settings, listeners.membership(folder, number), metrics_port)
             for number in range(1, settings.api_processes + 1)
         ]
         for member in members:
             supervisor.start(member)
-        port = listener.getsockname()[1]
         # Each member logs `started` when it listens.
-        log.info("starting", extra={"url": f"{settings.url}:{port}", "processes": len(members)})
+        log.info("starting", extra={"url": f"{settings.url}:{listeners.port}", "processes": len(members)})
         await stopping.wait()
         await asyncio.gather(*(supervisor.stop([member.name]) for member in members))
     finally:
-        listener.close()
+        listeners.close()
         await supervisor.aclose()
         shutil.rmtree(folder, ignore_errors=True)
     return 0
@@ -148,7 +148,7 @@ def _member(settings: ApiSettings, membership: Membership, metrics_port: int | N
         python_command("queue_engine", "api"),
         {**_given(settings, os.environ, metrics_port), **membership.variables()},
         grace_seconds=END_SECONDS,
-        inherited_fds=tuple(fd for fd in (membership.listener_fd, notice_fd(os.environ)) if fd is not None),
+        inherited_fds=tuple(fd for fd in (*membership.fds(), notice_fd(os.environ)) if fd is not None),
     )
 
 

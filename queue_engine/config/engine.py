@@ -26,6 +26,7 @@ from queue_engine.rules.hosts import is_loopback
 from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy, DestinationRules, OwnHost, parse_own_host
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 Number = TypeVar("Number", int, float)
 
 
@@ -157,6 +158,12 @@ class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
         le=64,
         description="Number of API processes that share the port, one for each processor core that the API may use",
     )
+    agent_host: IpAddress | None = Field(
+        None,
+        description="Address at which the API also listens for agents in containers of this machine: the gateway of "
+        "their network. It serves `/agent/v1` only, over plain HTTP, so the address must be private",
+    )
+    agent_port: int = Field(8003, ge=0, le=65535, description="Port to listen on at `QUEUE_ENGINE_AGENT_HOST`")
     api_metrics: Literal["private", "public"] = Field(
         "private",
         description="Address of the API's `/metrics`. `private`: that of `QUEUE_ENGINE_METRICS_HOST` and "
@@ -267,6 +274,13 @@ class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
     @classmethod
     def _split_worker_networks(cls, value: Any) -> Any:
         return _networks(value)
+
+    @field_validator("agent_host")
+    @classmethod
+    def _check_agent_host(cls, value: IpAddress | None) -> IpAddress | None:
+        if value is not None and (value.is_unspecified or not value.is_private):
+            raise ValueError("must be a private address of one network, because tokens are sent to it over plain HTTP")
+        return value
 
     @field_validator("tls_key")
     @classmethod

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import errno
 import socket
+import sys
+from contextlib import suppress
 
+_IP_FREEBIND = 15
+_IPV6_FREEBIND = 78
+"""Options of Linux (linux/in.h and linux/in6.h) that Python's `socket` has no names for."""
 _HOST_ERRORS = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 """Errors of the operating system for an address that this machine does not have."""
 
@@ -23,13 +28,14 @@ class CannotListen(OSError):
         super().__init__(number, f"cannot listen on {host}:{port}: {self.reason}")
 
 
-def bind(host: str, port: int, *, ipv6_only: bool = False) -> socket.socket:
+def bind(host: str, port: int, *, ipv6_only: bool = False, may_appear: bool = False) -> socket.socket:
     """Return a socket with this address, which refuses connections until it listens. Raises CannotListen.
 
-    Port 0 takes a free one. On `::` the socket accepts IPv4 too, unless `ipv6_only`.
+    Port 0 takes a free one. On `::` the socket accepts IPv4 too, unless `ipv6_only`. With `may_appear` the machine may
+    get the address later, as that of a network that does not exist yet; not every system can do that.
     """
     try:
-        return _bound(host, port, ipv6_only)
+        return _bound(host, port, ipv6_only, may_appear)
     except (OSError, TypeError) as error:  # TypeError: the name cannot be encoded
         raise CannotListen(host, port, error) from None
 
@@ -45,14 +51,25 @@ def listen(host: str, port: int, *, backlog: int = 32) -> socket.socket:
     return listener
 
 
-def _bound(host: str, port: int, ipv6_only: bool) -> socket.socket:
+def _bound(host: str, port: int, ipv6_only: bool, may_appear: bool) -> socket.socket:
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         if ipv6_only and listener.family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if may_appear and sys.platform == "linux":
+            _allow_to_appear(listener)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
     except BaseException:
         listener.close()
         raise
     return listener
+
+
+def _allow_to_appear(listener: socket.socket) -> None:
+    if listener.family == socket.AF_INET6:
+        level, option = socket.IPPROTO_IPV6, _IPV6_FREEBIND
+    else:
+        level, option = socket.IPPROTO_IP, _IP_FREEBIND
+    with suppress(OSError):  # then the address must exist already
+        listener.setsockopt(level, option, 1)

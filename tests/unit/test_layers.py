@@ -38,6 +38,7 @@ PREFIXES = {
     "queue_engine.cli.serve_up": "serve_up",
     "queue_engine.cli.serve_role": "serve_role",
     "queue_engine.cli.serve_api": "serve_api",
+    "queue_engine.cli.api_listeners": "api_listeners",
     "queue_engine.cli.serve_api_group": "serve_api_group",
     "queue_engine.cli.serve_controller": "serve_controller",
     "queue_engine.cli.serve_delivery": "serve_delivery",
@@ -87,6 +88,7 @@ MAY_IMPORT = {
     "serve_api": {
         "serve_api",
         "serve_api_group",
+        "api_listeners",
         "process",
         "startup",
         "api",
@@ -97,7 +99,8 @@ MAY_IMPORT = {
         "store",
     }
     | TOOLS,
-    "serve_api_group": {"serve_api_group", "process", "startup", "http", "config"} | TOOLS,
+    "serve_api_group": {"serve_api_group", "api_listeners", "process", "startup", "http", "config"} | TOOLS,
+    "api_listeners": {"api_listeners", "process", "http", "config"} | TOOLS,
     "serve_controller": {"serve_controller", "process", "startup", "controller", "backends", "config"} | TOOLS,
     "serve_delivery": {"serve_delivery", "process", "startup", "delivery", "config", "store"} | TOOLS,
     "process": {"process", "running", "config"} | TOOLS,

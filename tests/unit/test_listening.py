@@ -1,6 +1,7 @@
 """Sockets that listen, and the part of the address that an error names."""
 
 import socket
+import sys
 
 import pytest
 
@@ -22,6 +23,17 @@ def test_a_taken_port_is_the_cause() -> None:
         with pytest.raises(CannotListen, match=f"cannot listen on 127.0.0.1:{port}: Address already in use$") as caught:
             listen("127.0.0.1", port)
     assert (caught.value.part, caught.value.reason) == ("port", "Address already in use")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="an option of Linux")
+@pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1"])
+def test_a_socket_can_have_an_address_that_the_machine_gets_later(host: str) -> None:
+    with bind(host, 0, may_appear=True) as listener:
+        listener.listen(1)
+        port = listener.getsockname()[1]
+        with pytest.raises(CannotListen, match="Address already in use") as caught:
+            bind(host, port, may_appear=True).listen(1)
+    assert caught.value.part == "port"
 
 
 def test_a_bound_socket_refuses_connections_until_it_listens() -> None:

@@ -43,6 +43,11 @@ def test_ports_are_named_with_their_rule(value: str, monkeypatch: pytest.MonkeyP
     assert "must be ports" in said(ApiSettings, "own_ports", value, monkeypatch)
 
 
+@pytest.mark.parametrize("value", ["0.0.0.0", "::", "93.184.216.34", "2001:4860::8"])
+def test_the_address_for_agents_must_be_private(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "must be a private address" in said(ApiSettings, "agent_host", value, monkeypatch)
+
+
 @pytest.mark.parametrize("value", ["1,soon", "1,,x", "1;2"])
 def test_a_schedule_is_named_with_its_rule(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "must be seconds, separated by commas" in said(DeliverySettings, "delivery_schedule", value, monkeypatch)

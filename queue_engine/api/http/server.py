@@ -45,6 +45,16 @@ def bind(settings: ApiSettings) -> socket.socket:
     return listener
 
 
+def bind_for_agents(host: str, port: int) -> socket.socket:
+    """Return a socket bound to the address for agents in containers. Raises CannotListen.
+
+    The machine may get the address later, because a container engine makes a network's bridge with its first container.
+    """
+    listener = listening.bind(host, port, may_appear=True)
+    listener.setblocking(False)
+    return listener
+
+
 def certificate_of(settings: ApiSettings) -> ServerCertificate | None:
     """Return the configured certificate; None for plain HTTP. Raises OSError and ValueError."""
     return None if settings.tls_cert is None else ServerCertificate(settings.tls_cert, settings.tls_key)
@@ -61,10 +71,33 @@ async def serve(
 
     Then let requests in progress end, and close the listener. The caller handles signals.
     """
-    limits = ConnectionLimits(
+    connections = Connections(_limits_in(settings), TrustedProxies(settings.trusted_proxies))
+    await _serve(app, settings, connections, listener, stopping, certificate)
+
+
+async def serve_agents(app: ASGIApp, settings: ApiSettings, listener: socket.socket, stopping: asyncio.Event) -> None:
+    """Serve agents in containers of this machine, as `serve` does, over plain HTTP.
+
+    The limits of connections are the same and count only the connections of this listener, so that clients cannot take
+    those of agents. No connection is from a trusted proxy.
+    """
+    await _serve(app, settings, Connections(_limits_in(settings)), listener, stopping, None)
+
+
+def _limits_in(settings: ApiSettings) -> ConnectionLimits:
+    return ConnectionLimits(
         settings.max_connections, settings.max_connections_per_address, settings.max_connections_per_tenant
     )
-    connections = Connections(limits, TrustedProxies(settings.trusted_proxies))
+
+
+async def _serve(
+    app: ASGIApp,
+    settings: ApiSettings,
+    connections: Connections,
+    listener: socket.socket,
+    stopping: asyncio.Event,
+    certificate: ServerCertificate | None,
+) -> None:
     protocol = limited_protocol(settings.read_timeout_seconds, connections)
     config = uvicorn.Config(
         app,
