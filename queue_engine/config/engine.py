@@ -22,6 +22,7 @@ from queue_engine.config.store_url import DEFAULT_PORT, Topology, parse_store_ur
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
 from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
+from queue_engine.rules.agent_urls import agent_url_refusal
 from queue_engine.rules.hosts import is_loopback
 from queue_engine.rules.webhook_urls import LOOPBACK, AddressPolicy, DestinationRules, OwnHost, parse_own_host
 
@@ -365,6 +366,11 @@ class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
     backend: Literal["process"] = Field(
         "process", description="Backend that runs the workers. `process`: as local processes"
     )
+    agent_url: str | None = Field(
+        None,
+        description="URL of the API for agents in containers: `https://…`, or `http://…` with the gateway of their "
+        "network. By default that of `QUEUE_ENGINE_AGENT_HOST` and `QUEUE_ENGINE_AGENT_PORT`, with `up`",
+    )
     worker_silence_seconds: float = Field(
         30.0, ge=1, description="Time without a report after which a worker is restarted"
     )
@@ -387,6 +393,13 @@ class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
         description="Maximum number of endpoints with metrics of their own, for alerts that name the endpoint; further "
         "endpoints are summed up as `other`. 0: none. `docs/operations/metrics.md` has the rule",
     )
+
+    @field_validator("agent_url")
+    @classmethod
+    def _check_agent_url(cls, value: str | None) -> str | None:
+        if value is not None and (refusal := agent_url_refusal(value, None)) is not None:
+            raise ValueError(refusal)
+        return value
 
     @property
     def jobs_redis_url(self) -> str:

@@ -37,6 +37,8 @@ WORKER_GRACE_SECONDS = 10.0
 CONTROLLER_MARGIN_SECONDS = 10.0
 """Time that the controller has to end after its last worker has ended."""
 ROLES = ("api", "controller", "delivery")
+AGENT_PORT_OFFSET = 3
+"""Distance of the port for agents in containers from the API's, after the ports of the metrics."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,7 @@ class _Stack:
             "QUEUE_ENGINE_HOST": self._options.host,
             "QUEUE_ENGINE_PORT": str(self._options.port),
             **self._own_places(ports),
+            **self._agent_places(),
         }
         for name in ("QUEUE_ENGINE_REDIS_URL", "QUEUE_ENGINE_SECRET_KEY", "QUEUE_ENGINE_API_KEY"):
             environment.pop(name + FILE_SUFFIX, None)
@@ -201,8 +204,22 @@ class _Stack:
     def _own_places(self, metrics_ports: Mapping[str, int]) -> dict[str, str]:
         """Return the ports of the engine, to which webhooks are refused; each process adds the addresses of stores."""
         given = self._options.environment
-        ports = sorted({self._options.port, *metrics_ports.values()})
+        agent_port = self._agent_places().get("QUEUE_ENGINE_AGENT_PORT")
+        ports = sorted({self._options.port, *metrics_ports.values(), *([int(agent_port)] if agent_port else [])})
         return {"QUEUE_ENGINE_OWN_PORTS": ",".join([*map(str, ports), given.get("QUEUE_ENGINE_OWN_PORTS", "")])}
+
+    def _agent_places(self) -> dict[str, str]:
+        """Return where the API listens for agents in containers, and their URL; empty without QUEUE_ENGINE_AGENT_HOST.
+
+        The port is the same after a restart, because containers that outlive the engine have it.
+        """
+        given = self._options.environment
+        host = given.get("QUEUE_ENGINE_AGENT_HOST")
+        if not host:
+            return {}
+        port = given.get("QUEUE_ENGINE_AGENT_PORT") or str(self._options.port + AGENT_PORT_OFFSET)
+        url = given.get("QUEUE_ENGINE_AGENT_URL") or f"http://{bracketed(host)}:{port}"
+        return {"QUEUE_ENGINE_AGENT_PORT": port, "QUEUE_ENGINE_AGENT_URL": url}
 
     def _grace_seconds(self) -> float:
         given = self._options.environment.get("QUEUE_ENGINE_WORKER_GRACE_SECONDS")

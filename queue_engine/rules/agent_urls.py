@@ -21,12 +21,12 @@ _PLAIN = (
 )
 
 
-def agent_url_refusal(url: str, gateways: Collection[IpAddress]) -> str | None:
+def agent_url_refusal(url: str, gateways: Collection[IpAddress] | None) -> str | None:
     """Return the rule that the URL of the API breaks; None if an agent may use it.
 
-    `gateways` are the addresses of the default routes of the agent's network. A public one is a router of the internet,
-    not a container network. Names other than `localhost` are not looked up, because a name may resolve to another
-    address at the next request.
+    `gateways` are the addresses of the default routes of the agent's network; None where they are not known, so that
+    any private address may be one. A public one is a router of the internet, not a container network. Names other than
+    `localhost` are not looked up, because a name may resolve to another address at the next request.
     """
     try:
         parts = urlsplit(url)
@@ -41,9 +41,9 @@ def agent_url_refusal(url: str, gateways: Collection[IpAddress]) -> str | None:
     return _PLAIN
 
 
-def _is_gateway(host: str, gateways: Collection[IpAddress]) -> bool:
+def _is_gateway(host: str, gateways: Collection[IpAddress] | None) -> bool:
     try:
         address = ip_address(host)
     except ValueError:
         return False
-    return address.is_private and address in gateways
+    return address.is_private and not address.is_unspecified and (gateways is None or address in gateways)

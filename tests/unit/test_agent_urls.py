@@ -74,6 +74,12 @@ def test_a_url_with_more_than_scheme_host_and_port_is_refused(url: str) -> None:
     assert "without a path" in (agent_url_refusal(url, GATEWAYS) or "")
 
 
+def test_any_private_address_may_be_a_gateway_where_the_gateways_are_not_known() -> None:
+    assert agent_url_refusal("http://10.88.0.2:8003", None) is None
+    for url in ("http://100.64.0.1:8003", "http://0.0.0.0:8003", "http://engine.example"):
+        assert agent_url_refusal(url, None) is not None
+
+
 def test_only_the_gateways_of_default_routes_that_are_up_are_found() -> None:
     assert ipv4_gateways(ROUTES) == {ip_address("10.88.0.1")}
     assert ipv6_gateways(IPV6_ROUTES) == {ip_address("fd00::1")}

@@ -48,6 +48,11 @@ def test_the_address_for_agents_must_be_private(value: str, monkeypatch: pytest.
     assert "must be a private address" in said(ApiSettings, "agent_host", value, monkeypatch)
 
 
+@pytest.mark.parametrize("value", ["http://0.0.0.0:8003", "http://93.184.216.34", "http://engine.example", "10.88.0.1"])
+def test_the_url_for_agents_is_https_or_at_a_private_address(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "must b" in said(ControllerSettings, "agent_url", value, monkeypatch)
+
+
 @pytest.mark.parametrize("value", ["1,soon", "1,,x", "1;2"])
 def test_a_schedule_is_named_with_its_rule(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "must be seconds, separated by commas" in said(DeliverySettings, "delivery_schedule", value, monkeypatch)
