@@ -875,6 +875,23 @@ async def test_an_end_that_takes_long_delays_no_other_worker_and_is_requested_on
     assert world.store.recorded[stuck].restarts == 1
 
 
+async def test_an_end_is_recorded_once_while_the_rest_of_the_worker_ends(world: World) -> None:
+    world.endpoint()
+    await world.rounds(int(SILENCE) + 2)
+    worker_id = world.worker().worker_id
+    world.backend.stuck.add(worker_id)
+    world.backend.end(worker_id, "container exited with status 3")
+    await world.round()
+    assert world.worker().error == "container exited with status 3"
+    world.store.recorded[worker_id] = replace(world.worker(), error="changed since")
+    await world.rounds(3)
+    assert world.worker().error == "changed since"
+    world.backend.finish_drains()
+    await world.rounds(3)
+    assert world.is_as_wanted()
+    assert world.worker().restarts == 1
+
+
 # Workers that nobody knows, and other controllers
 
 
