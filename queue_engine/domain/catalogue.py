@@ -10,6 +10,10 @@ price_per_gb_hour = 0.0001        # optional, like every price: 0 without it
 name = "NVIDIA_H100_80G"          # the name in responses; requests may use any case
 aliases = ["NVIDIA_H100"]         # optional: other names for it
 price_per_hour = 2.49             # of one GPU
+
+[[gpu]]
+name = "CPU_LARGE"
+cpu = true                        # optional: workers of this type get no GPU
 ```
 """
 
@@ -42,6 +46,7 @@ class _Gpu(BaseModel):
     name: str
     aliases: list[str] = []
     price_per_hour: Price | None = None
+    cpu: bool = False
 
 
 class _Storage(BaseModel):
@@ -68,6 +73,8 @@ class Catalogue:
     """The only known regions. If empty, any region is accepted."""
     storage_price: float | None = None
     """Price of one GB for an hour; None if not configured."""
+    cpu_types: frozenset[str] = frozenset()
+    """The types, as in `names`, whose workers get no GPU."""
     _by_lower_name: Mapping[str, str] = field(default_factory=dict, repr=False)
     _prices: Mapping[str, float] = field(default_factory=dict, repr=False)
 
@@ -86,6 +93,7 @@ class Catalogue:
             names=tuple(gpu.name for gpu in content.gpu),
             regions=_regions(content.regions or []),
             storage_price=content.storage.price_per_gb_hour if content.storage else None,
+            cpu_types=frozenset(gpu.name for gpu in content.gpu if gpu.cpu),
             _by_lower_name=_by_lower_name(spellings),
             _prices={gpu.name: gpu.price_per_hour for gpu in content.gpu if gpu.price_per_hour is not None},
         )
@@ -101,6 +109,7 @@ class Catalogue:
             names=tuple(dict.fromkeys((*map(renamed, self.names), *other.names))),
             regions=other.regions or self.regions,
             storage_price=self.storage_price if other.storage_price is None else other.storage_price,
+            cpu_types=frozenset({*map(renamed, self.cpu_types), *other.cpu_types}),
             _by_lower_name=mine | dict(other._by_lower_name),
             _prices={renamed(name): price for name, price in self._prices.items()} | dict(other._prices),
         )
