@@ -31,6 +31,7 @@ from queue_engine.store.endpoints import (
     TooManySecrets,
     new_signing_secret,
 )
+from queue_engine.store.one_tenant import OneTenant
 
 SECRET_OVERLAP_SECONDS = 86_400
 """Time for which webhooks are also signed with a replaced secret: receivers change theirs within a day."""
@@ -98,6 +99,7 @@ class Endpoints:
         limits: TenantLimits,
         ceilings: Ceilings,
         audit: Audit,
+        one_tenant: OneTenant,
     ) -> None:
         self._endpoints = endpoints
         self._credentials = credentials
@@ -106,6 +108,7 @@ class Endpoints:
         self._limits = limits
         self._ceilings = ceilings
         self._audit = audit
+        self._one_tenant = one_tenant
 
     async def get(self, principal: Principal, endpoint_id: str) -> Endpoint:
         """Return the endpoint, if the principal may see it. `endpoint_id` has the form of an id."""
@@ -165,13 +168,17 @@ class Endpoints:
         return errors
 
     async def create(self, principal: Principal, config: EndpointConfig) -> NewEndpoint:
-        """Create an endpoint. Raises InvalidRequest, and QuotaReached at a limit of the tenant."""
+        """Create an endpoint. Raises InvalidRequest, and QuotaReached at a limit of the tenant.
+
+        Raises StateConflict if another tenant has endpoints, and the engine cannot keep their workers apart.
+        """
         config = self._ceilings.applied(config)
         webhook = parse_webhook(config.webhook) if config.webhook else None
         references = References(config.environment, webhook, config.credential_id)
         raise_for(await self.field_errors(principal, references))
         await self._limits.check_room(principal.tenant)
         await self._limits.check_workers(principal.tenant, config.workers)
+        await self._check_is_kept_apart(principal)
         endpoint_id = await from_store(self._endpoints.new_id())
         call = self._create(principal, config, endpoint_id)
         created = await self._change(principal, Action.CREATE_ENDPOINT, endpoint_id, call)
@@ -253,7 +260,9 @@ class Endpoints:
             await self._note(principal, Action.SCALE_ENDPOINT, endpoint_id)
 
     async def start(self, principal: Principal, endpoint_id: str) -> None:
-        """Start the endpoint. Does nothing if it is started."""
+        """Start the endpoint. Does nothing if it is started. Raises StateConflict as `create` does."""
+        if (await self.get(principal, endpoint_id)).desired is not DesiredState.RUNNING:
+            await self._check_is_kept_apart(principal)
         await self._set_state(principal, endpoint_id, DesiredState.RUNNING, Action.START_ENDPOINT)
 
     async def stop(self, principal: Principal, endpoint_id: str) -> None:
@@ -303,6 +312,11 @@ class Endpoints:
             raise NotFound(Resource.ENDPOINT)
         await self._note(principal, Action.ROTATE_WEBHOOK_SECRET, endpoint_id)
         return RotatedSecret(secret, until_ms)
+
+    async def _check_is_kept_apart(self, principal: Principal) -> None:
+        reason = await from_store(self._one_tenant.refusal(principal.tenant))
+        if reason is not None:
+            raise StateConflict(reason)
 
     async def _note(self, principal: Principal, action: Action, endpoint_id: str) -> None:
         await self._audit.note(principal, action, endpoint_target(endpoint_id))

@@ -55,7 +55,14 @@ class Engine:
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
         self.endpoints = Endpoints(
-            store.endpoints, store.credentials, sealer, destinations, tenant_limits, ceilings, self.audit
+            store.endpoints,
+            store.credentials,
+            sealer,
+            destinations,
+            tenant_limits,
+            ceilings,
+            self.audit,
+            store.one_tenant,
         )
         self.credentials = Credentials(store.credentials, sealer, tenant_limits, self.audit)
         self.keys = Keys(store.api_keys, store.endpoints, self.audit)

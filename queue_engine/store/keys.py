@@ -27,6 +27,9 @@ KEYS_INDEXED = "keys_indexed"
 GIVEN_UP_BUILD = "given_up"
 """Field: the progress of the build of the index of given-up deliveries over tasks from before the index; see
 `store/given_up.py`."""
+ONE_TENANT = "one_tenant"
+"""Field: the reason why only one tenant may have endpoints; absent while tenants are kept apart. See
+`store/one_tenant.py`."""
 FINGERPRINT = "secret_key"
 """Field: the fingerprint of the store's secret key. A process must have this key to use the store."""
 NEXT_FINGERPRINT = "secret_key_next"
@@ -37,6 +40,8 @@ CREDENTIAL_IDS = "{qe}:credential-ids"
 """Counter that numbers the registry credentials."""
 PROCESSES = "{qe}:processes"
 """Sorted set: data format and name of each running process except agents, by the expiry of its note; expires."""
+FIRST_TENANT = "{qe}:first-tenant"
+"""The tenant that is about to create the first endpoint, while only one tenant may have endpoints; expires."""
 LEADER = "{qe}:leader"
 """The controller that runs the backend; expires."""
 

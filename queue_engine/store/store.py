@@ -34,6 +34,7 @@ from queue_engine.store.leadership import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, Records
 from queue_engine.store.migrations.migrator import Migrator, progress_from
+from queue_engine.store.one_tenant import OneTenant
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from queue_engine.store.processes import Processes, process_name
 from queue_engine.store.queue import TaskQueue
@@ -133,6 +134,7 @@ class Store:
         self.tenants = TenantStore(self.redis, self.scripts, self.partitions)
         self.usage = UsageStore(self.scripts, self.partitions, self.endpoints.index)
         self.leadership = Leadership(self.scripts)
+        self.one_tenant = OneTenant(self.redis)
         self.logs = LogStore(self._logs, Scripts(ScriptRunner(self._logs).submit), self.partitions)
         self.processes = Processes(self.redis, self.data_format)
 

@@ -217,3 +217,22 @@ async def test_secrets_are_in_no_response_log_metric_or_stored_value(
     assert not any(canary in str(vars(record)) for record in ours)
     for stored in await api.store.redis.keys("*"):
         assert canary.encode() not in stored + (await api.store.redis.dump(stored) or b"")
+
+
+async def test_a_second_tenant_gets_no_workers_while_all_would_run_as_one_user(api: RunningApi) -> None:
+    stranger = [("X-Api-Key", await api.new_key("stranger"))]
+    mine = await api.create_endpoint()
+    theirs = (await _call(api, ("POST", "/v2/serverless"), stranger)).json()["data"]["id"]
+    await api.store.one_tenant.note("the controller is not root")
+    refused = {"message": "the controller is not root", "code": 12001, "data": None}
+    start = ("POST", "/v2/serverless/{id}/start")
+    assert (await _call(api, start, stranger, endpoint_id=theirs)).status_code == 200  # it is started already
+    assert (await _call(api, ("POST", "/v2/serverless/{id}/stop"), stranger, endpoint_id=theirs)).status_code == 200
+    for call in (("POST", "/v2/serverless"), start):
+        answer = await _call(api, call, stranger, endpoint_id=theirs)
+        assert (answer.status_code, answer.json()) == (409, refused)
+    assert (await _call(api, start, stranger, endpoint_id="123456")).status_code == 404
+    await api.create_endpoint()
+    for action in ("stop", "start"):
+        assert (await api.client.post(f"/v2/serverless/{mine}/{action}")).status_code == 200
+    assert await api.store.endpoints.get(theirs, "stranger") is not None
