@@ -250,6 +250,7 @@ def _watch_over(settings: AgentSettings, address: ContainerAddress, *, settle_se
         sees_calls=settings.service_mode is ServiceMode.QUEUE,
         port_name=f"${CONTAINER_PORT}" if given_port == str(address.port) else "",
         settle_seconds=settle_seconds,
+        user_id=settings.container_user,
     )
 
 
@@ -283,9 +284,11 @@ async def _run_with_container(agent: Agent, command: str, settings: AgentSetting
     """
     become_subreaper()
     with closing(Capture()) as output:
-        _note_overridden(settings, output)
+        _write_notes(settings, output)
         try:
-            container = ContainerProcess.start(command, settings.container_environment, output.fd)
+            container = ContainerProcess.start(
+                command, settings.container_environment, output.fd, user_id=settings.container_user
+            )
         except OSError as error:
             raise EngineError(f"the container's command cannot be started: {error.strerror or error}") from error
         logs = _container_log(output, settings, engine)
@@ -310,8 +313,10 @@ async def _run_with_container(agent: Agent, command: str, settings: AgentSetting
         return STATUS_CONTAINER_ENDED
 
 
-def _note_overridden(settings: AgentSettings, output: Capture) -> None:
-    """Write the endpoint's variables that the engine overrides at the beginning of the container's log."""
+def _write_notes(settings: AgentSettings, output: Capture) -> None:
+    """Write the backend's notes, and the endpoint's variables that the engine overrides, before the container's log."""
+    for note in settings.log_notes:
+        output.write_line(note)
     for name in settings.overridden_names:
         value = settings.container_environment.get(name, "")
         output.write_line(f"the endpoint's variable {name} is overridden: the engine sets {name}={value}")

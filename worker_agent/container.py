@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,9 +22,12 @@ from queue_engine.net.ports import IPV6_LOOPBACK, LOOPBACK
 from queue_engine.observability import metrics
 from queue_engine.processes.orphans import child_ended, end_orphans, reap_orphans
 from queue_engine.processes.process_groups import exit_of
+from queue_engine.processes.users import forbid_new_privileges
 from queue_engine.rules.hosts import bracketed
+from worker_agent.port_owner import OwnedPortProbe
 from worker_agent.probes import PortProbe, Probe, ReadyPathProbe, SettledProbe, Target, where_children_listen
 from worker_agent.readiness import READY_PATH_FAILURES, Clocks, Finding, Probed, Readiness
+from worker_agent.unreadable import explanation, unreadable_files
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,7 @@ RECHECK_SECONDS = 5.0
 TRY_INTERVAL_SECONDS = 1.0
 """Interval at which tasks begin while the container responds 503: short, so that the first result follows soon after
 the container is ready, and long enough not to flood it before."""
+_PRIVATE_UMASK = 0o077
 EXPLAIN_INTERVAL_SECONDS = 5.0
 """Interval at which the ports are listed on which the container listens instead."""
 
@@ -118,12 +122,13 @@ def watch_over(
     sees_calls: bool,
     port_name: str = "",
     settle_seconds: float = 0.0,
+    user_id: int | None = None,
 ) -> ContainerWatch:
     """Return the watch of the container at `address`, whose start begins now.
 
     `port_name` is set if the agent starts the container and passes the port in a variable of that name. Then no other
     program listens on that port, so that `::1` is tried too. If no port is known, the container is ready after it has
-    been watched for `settle_seconds`.
+    been watched for `settle_seconds`. With `user_id`, a program of another user at the port is not the container.
     """
     clocks = Clocks(time.monotonic, lambda: datetime.now(UTC))
     allowed = READY_PATH_FAILURES - 1 if ready_path is not None else 0
@@ -133,7 +138,9 @@ def watch_over(
         return ContainerWatch(address, readiness, SettledProbe(address.host, settle_seconds), policy)
     hosts = LOOPBACKS if port_name and address.host in LOOPBACKS else (address.host,)
     target = Target(hosts, address.probed_port, port_name)
-    probe = PortProbe(target) if ready_path is None else ReadyPathProbe(target, ready_path)
+    probe: Probe = PortProbe(target) if ready_path is None else ReadyPathProbe(target, ready_path)
+    if user_id is not None:
+        probe = OwnedPortProbe(probe, target.port, user_id)
     return ContainerWatch(address, readiness, probe, ProbePolicy(target, ready_path, sees_calls))
 
 
@@ -343,17 +350,27 @@ class ContainerProcess:
     The agent starts no other process, so all its other children are orphans that the command has started.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], explain: Callable[[], str] | None = None) -> None:
+        """`explain` returns words about a failure of the command. It may block."""
         self._process = process
+        self._explain = explain
         self._exited = exit_of(process)
 
     @classmethod
-    def start(cls, command: str, environment: Mapping[str, str], output_fd: int) -> ContainerProcess:
+    def start(
+        cls, command: str, environment: Mapping[str, str], output_fd: int, *, user_id: int | None = None
+    ) -> ContainerProcess:
         """Start `command` in a shell with exactly this environment; write its standard output and error to a file.
 
         The command inherits no other descriptor, so that it can neither accept the agent's scrapes nor write the
         worker's end report. (A child that uvloop starts would inherit all inheritable descriptors.) Raises OSError.
+
+        With `user_id`, the command runs as this user and group, in no other group, and cannot gain other rights. The
+        files that it creates are private to it.
         """
+        if user_id is not None:
+            forbid_new_privileges()
+            os.fchown(output_fd, user_id, user_id)  # because a shell opens /dev/stdout again
         process = subprocess.Popen(
             ("/bin/sh", "-c", command),
             env=environment,
@@ -361,12 +378,20 @@ class ContainerProcess:
             stdout=output_fd,
             stderr=output_fd,
             close_fds=True,
+            user=user_id,
+            group=user_id,
+            extra_groups=None if user_id is None else (user_id,),
+            umask=-1 if user_id is None else _PRIVATE_UMASK,
         )
-        return cls(process)
+        if user_id is None:
+            return cls(process)
+        return cls(process, lambda: explanation(unreadable_files(command, environment, user_id), user_id))
 
     async def wait(self) -> str:
         """Wait until the process has ended; return a description of its end, in a few words."""
-        return container_end(await self._status())
+        status = await self._status()
+        unreadable = await asyncio.to_thread(self._explain) if status and self._explain is not None else ""
+        return container_end(status) + unreadable
 
     async def reap_step(self) -> int:
         """Wait until a child has ended, and reap the command's orphans. Always return 0, so that a pause follows."""

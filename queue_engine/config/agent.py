@@ -17,6 +17,7 @@ from queue_engine.config.shared import MetricsSettings, SharedSettings
 from queue_engine.config.store_url import parse_store_url
 from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
+from queue_engine.domain.user_ids import MAX_USER_ID
 from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS
 from queue_engine.rules.paths import normalize_process_uri
 
@@ -84,6 +85,15 @@ class AgentSettings(SharedSettings, MetricsSettings):
     container_environment: Annotated[dict[str, str], NoDecode] = Field(
         default_factory=dict, description="The complete environment of that command, as a JSON object"
     )
+    container_user: int | None = Field(
+        None,
+        ge=1,
+        le=MAX_USER_ID,
+        description="Id of the user, and of the group, as which that command runs; as the agent by default",
+    )
+    log_notes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Lines at the beginning of the container's log, as a JSON array"
+    )
     secret_names: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Variables of that command whose values are masked in the container's log, as a JSON array"
     )
@@ -131,7 +141,7 @@ class AgentSettings(SharedSettings, MetricsSettings):
         _ = parts.port  # raises ValueError for an invalid port
         return value
 
-    @field_validator("container_environment", "secret_names", "overridden_names", mode="before")
+    @field_validator("container_environment", "secret_names", "overridden_names", "log_notes", mode="before")
     @classmethod
     def _parse_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value

@@ -40,6 +40,13 @@ CONTROLLER_PID = "QUEUE_ENGINE_CONTROLLER_PID"
 CONTROLLER_STARTED = "QUEUE_ENGINE_CONTROLLER_STARTED"
 """With INSTANCE and CONTROLLER_PID, identifies the worker of a process; agent and container both have all three."""
 
+CARDS = "QUEUE_ENGINE_CARDS"
+"""The UUIDs of the GPUs that the worker holds, comma-separated; agent and container both have it. By it, cards that a
+worker of a dead controller holds are not handed out."""
+CONTAINER_USER = "WORKER_AGENT_CONTAINER_USER"
+"""The id of the user, and of the group, as which the container runs; absent: as the agent's."""
+LOG_NOTES = "WORKER_AGENT_LOG_NOTES"
+"""A JSON array: lines at the beginning of the container's log."""
 OVERRIDDEN_NAMES = "WORKER_AGENT_OVERRIDDEN_NAMES"
 """A JSON array: variables of the endpoint that the engine sets to other values; the container's log says so."""
 END_FD = "WORKER_AGENT_END_FD"
