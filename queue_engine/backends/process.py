@@ -5,8 +5,12 @@ in the same group (see domain/agent_protocol.py). When the agent ends, the group
 group are adopted and ended by the agent (processes/orphans.py). If the agent is killed, the controller adopts and ends
 them.
 
-There is no isolation: an endpoint's command runs as the controller's user, with all permissions of that user. Its
-environment has none of the agent's secrets, but as the same user it could read them from the agent's environment.
+With one tenant there is no isolation: an endpoint's command runs as the controller's user, with all permissions of that
+user. Its environment has none of the agent's secrets, but as the same user it could read them from the agent's
+environment. With several tenants, a controller that is root runs the commands of each endpoint as a user of its own
+(worker_users.py), while agents stay root. docs/operations/isolation.md lists what a container can do in both cases.
+
+GPUs are handed out one by one (card_queue.py). A worker for which too few are free waits without any process.
 
 No worker outlives its controller: agents watch a lifeline, and drain when the controller has died. If controller and
 agents were killed together, the next start finds the remaining processes by their environment (`reap_orphans`).
@@ -15,13 +19,14 @@ agents were killed together, the next start finds the remaining processes by the
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -36,13 +41,18 @@ from queue_engine.backends.base import (
     Phase,
     WorkerSpec,
 )
+from queue_engine.backends.card_queue import CardQueue
+from queue_engine.backends.held_elsewhere import HeldElsewhere
+from queue_engine.backends.process_environment import ContainerUser, Surroundings, agent_environment
+from queue_engine.backends.worker_homes import WorkerHomes
+from queue_engine.backends.worker_users import WorkerUsers
 from queue_engine.domain import agent_protocol as protocol
-from queue_engine.domain.endpoints import ServiceMode
+from queue_engine.domain.gpus import GpuMode, Gpus, HandedOut, Refused, Waits
 from queue_engine.domain.ids import is_worker_id
-from queue_engine.net.ports import LOOPBACK, free_port
+from queue_engine.net.ports import free_port
 from queue_engine.net.private_sockets import listen_privately, remove_folders, remove_socket, remove_unserved
 from queue_engine.processes.bounded_log import BoundedLog
-from queue_engine.processes.interpreter import python_command, python_path
+from queue_engine.processes.interpreter import python_command
 from queue_engine.processes.lifeline import Lifeline
 from queue_engine.processes.orphans import end_orphans
 from queue_engine.processes.process_groups import (
@@ -52,7 +62,6 @@ from queue_engine.processes.process_groups import (
     is_leader,
     kill_group_of,
     kill_processes_with,
-    passed_on,
     processes_with,
     wait_for_group,
 )
@@ -77,6 +86,8 @@ class ProcessBackend:
     - `end_margin_seconds` after its grace period, a draining worker is killed.
     - `kill_seconds` after that, a worker that is still there is reported as not ended.
     - `max_starting` defaults to STARTS_PER_CPU for each processor.
+    - `gpus` are the cards that workers get; by default, none are handed out or hidden.
+    - `users` has the users as which containers run; by default, as this process.
     - With `adopts_orphans`, this process is a subreaper and starts no processes except workers. All other children are
       orphans of workers, and are ended with them.
     """
@@ -93,6 +104,8 @@ class ProcessBackend:
         kill_seconds: float = STOP_MARGIN_SECONDS - protocol.END_MARGIN_SECONDS,
         max_starting: int | None = None,
         adopts_orphans: bool = False,
+        gpus: Gpus | None = None,
+        users: WorkerUsers | None = None,
     ) -> None:
         self._adopts_orphans = adopts_orphans
         self._max_starting = max_starting or STARTS_PER_CPU * usable_processors()
@@ -104,11 +117,19 @@ class ProcessBackend:
         self._epoch_seconds = epoch_seconds
         self._lifeline: Lifeline | None = None
         self._workers: dict[str, _Worker] = {}
-        self._marks = {
-            protocol.INSTANCE: instance_id,
+        self._waiting: dict[str, _Start] = {}
+        self._failed: dict[str, Observed] = {}
+        """Workers that have waited for GPUs, and could not be started then."""
+        self._gpus = gpus or Gpus(mode=GpuMode.SHARED)
+        self._users = users or WorkerUsers()
+        self._homes = WorkerHomes(work_dir)
+        controller = {
             protocol.CONTROLLER_PID: str(os.getpid()),
             protocol.CONTROLLER_STARTED: birth_of(os.getpid()) or "",
         }
+        self._marks = {protocol.INSTANCE: instance_id, **controller}
+        self._elsewhere = HeldElsewhere(controller, self._offer_cards)
+        self._cards = CardQueue(self._gpus, self._elsewhere.uuids)
 
     @property
     def outlives_controller(self) -> bool:
@@ -133,20 +154,23 @@ class ProcessBackend:
         return None
 
     async def start(self, spec: WorkerSpec) -> None:
-        known = self._workers.get(spec.worker_id)
-        if known is not None and known.run >= spec.run:
+        if self._is_known(spec):
             return
-        if known is not None and known.alive:
-            raise BackendError("an earlier run of the worker has not ended")
         self._check_can_start(spec)
-        # There is no await below, so that a concurrent call cannot start the same worker.
-        try:
-            self._workers[spec.worker_id] = self._started(spec)
-        except (OSError, ValueError) as error:
-            raise BackendError(f"the worker cannot be started: {_reason(error)}") from error
+        with ExitStack() as undo:
+            user_id = await self._users.take(spec.endpoint_id)
+            undo.callback(self._users.release, spec.endpoint_id)
+            if self._gpus.cards:
+                await self._elsewhere.look()
+            # There is no await below, so that a concurrent call cannot start the same worker.
+            if self._is_known(spec):
+                return
+            self._start_or_wait(_Start(spec, user_id, int(self._epoch_seconds() * 1000)))
+            undo.pop_all()
         self._forget_old_logs()
 
     async def stop(self, worker_id: str, grace_seconds: float) -> None:
+        self._forget_start(worker_id)
         worker = self._workers.get(worker_id)
         if worker is None:
             return
@@ -158,6 +182,7 @@ class ProcessBackend:
         await self._forget(worker)
 
     async def kill(self, worker_id: str) -> None:
+        self._forget_start(worker_id)
         worker = self._workers.get(worker_id)
         if worker is not None:
             worker.asked_to_end = True
@@ -165,13 +190,21 @@ class ProcessBackend:
             await self._forget(worker)
 
     async def observe(self) -> Mapping[str, Observed] | None:
-        return {worker_id: worker.observed() for worker_id, worker in self._workers.items()}
+        waiting = {
+            worker_id: Observed(start.spec.run, Phase.WAITING, start.at_ms, self._cards.reason(worker_id))
+            for worker_id, start in self._waiting.items()
+        }
+        started = {worker_id: worker.observed() for worker_id, worker in self._workers.items()}
+        return {**started, **self._failed, **waiting}
 
     def metrics_targets(self) -> list[AgentTarget]:
         """Return the addresses at which the living agents serve their metrics. May be called from another thread."""
         return [worker.metrics for worker in list(self._workers.values()) if worker.alive]
 
     async def aclose(self, grace_seconds: float) -> None:
+        for worker_id in [*self._waiting, *self._failed]:  # first, because the end of others would begin them
+            self._forget_start(worker_id)
+        self._elsewhere.close()
         left: set[str] = set()
         while worker_ids := self._workers.keys() - left:
             stops = (self.stop(worker_id, grace_seconds) for worker_id in worker_ids)
@@ -184,6 +217,7 @@ class ProcessBackend:
             self._lifeline.close()
             self._lifeline = None
         remove_folders(self._work_dir)
+        self._homes.close()
         if left:
             raise EndNotConfirmed(f"workers do not end: {', '.join(sorted(left))}")
 
@@ -204,6 +238,7 @@ class ProcessBackend:
             groups = {kill_group_of(process) for process, _ in orphans}
             await asyncio.gather(*(wait_for_group(group) for group in groups if group is not None))
         await asyncio.to_thread(remove_unserved, self._work_dir)
+        await asyncio.to_thread(self._homes.remove_left)
         return frozenset(worker_ids)
 
     async def _forget(self, worker: _Worker) -> None:
@@ -219,45 +254,106 @@ class ProcessBackend:
         if refusal is not None:
             raise BackendError(refusal)
 
-    def _started(self, spec: WorkerSpec) -> _Worker:
+    def _is_known(self, spec: WorkerSpec) -> bool:
+        """Return True if this run or a later one exists. Raises BackendError if an earlier one has not ended."""
+        worker, failed = self._workers.get(spec.worker_id), self._failed.get(spec.worker_id)
+        waiting = self._waiting.get(spec.worker_id)
+        spec_of_waiting = None if waiting is None else waiting.spec
+        runs = [one.run for one in (worker, failed, spec_of_waiting) if one is not None]
+        if any(run >= spec.run for run in runs):
+            return True
+        if waiting is not None or (worker is not None and worker.alive):
+            raise BackendError("an earlier run of the worker has not ended")
+        self._failed.pop(spec.worker_id, None)
+        return False
+
+    def _start_or_wait(self, start: _Start) -> None:
+        spec = start.spec
+        decision = self._cards.ask(spec.worker_id, spec.resources, partial(self._start_waiting, start))
+        match decision:
+            case Refused(reason):
+                raise BackendError(reason)
+            case Waits():
+                self._waiting[spec.worker_id] = start
+            case HandedOut():
+                try:
+                    self._workers[spec.worker_id] = self._started(start, decision)
+                except (OSError, ValueError) as error:
+                    self._cards.release(spec.worker_id)
+                    raise BackendError(_cannot_start(error)) from error
+
+    def _start_waiting(self, start: _Start, handed_out: HandedOut) -> None:
+        """Start a worker that has waited for its cards. A failure is an end with a reason."""
+        spec = self._waiting.pop(start.spec.worker_id).spec
+        try:
+            self._workers[spec.worker_id] = self._started(start, handed_out)
+        except (OSError, ValueError) as error:
+            self._failed[spec.worker_id] = Observed(spec.run, Phase.ENDED, start.at_ms, _cannot_start(error))
+            self._cards.release(spec.worker_id)
+            self._users.release(spec.endpoint_id)
+
+    def _forget_start(self, worker_id: str) -> None:
+        """Forget a worker that waits for its start, or has failed to start after it has waited."""
+        self._failed.pop(worker_id, None)
+        start = self._waiting.pop(worker_id, None)
+        if start is not None:
+            self._cards.release(worker_id)
+            self._users.release(start.spec.endpoint_id)
+
+    def _offer_cards(self) -> None:
+        self._cards.offer()
+
+    def _note_end(self, start: _Start) -> None:
+        self._users.release(start.spec.endpoint_id)
+        self._cards.release(start.spec.worker_id)
+
+    def _started(self, start: _Start, handed_out: HandedOut) -> _Worker:
+        spec = start.spec
         if self._lifeline is None:
             self._lifeline = Lifeline()
-        lifeline = self._lifeline.fd
         port = free_port({worker.port for worker in self._workers.values() if worker.alive})
-        end_file = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the worker has ended
-        try:
-            group, target = self._started_group(spec, port, lifeline, end_file.fileno())
-        except BaseException:
-            end_file.close()
-            raise
-        marks = {**self._marks, protocol.WORKER_ID: spec.worker_id}
-        started_at_ms = int(self._epoch_seconds() * 1000)
-        log_path = self._log_path(spec.worker_id)
+        with ExitStack() as undo:
+            end_file = undo.enter_context(tempfile.TemporaryFile())
+            user = None
+            if start.user_id is not None:
+                user = ContainerUser(start.user_id, self._homes.make(spec.worker_id, start.user_id))
+                undo.callback(self._homes.remove, user.home)
+            around = Surroundings(self._marks, port, handed_out, self._gpus.are_assigned, user)
+            group, target = self._started_group(spec, around, self._lifeline.fd, end_file.fileno())
+            undo.pop_all()
         return _Worker(
-            spec.worker_id,
-            spec.run,
-            port,
-            target,
-            group,
-            log_path,
-            end_file,
-            marks,
-            started_at_ms,
-            self._adopts_orphans,
+            worker_id=spec.worker_id,
+            run=spec.run,
+            port=port,
+            metrics=target,
+            group=group,
+            log_path=self._log_path(spec.worker_id),
+            end_file=end_file,
+            marks={**self._marks, protocol.WORKER_ID: spec.worker_id},
+            started_at_ms=start.at_ms,
+            adopts_orphans=self._adopts_orphans,
+            users=self._users.ids,
+            remove_home=partial(self._homes.remove, user.home) if user else None,
+            note_end=partial(self._note_end, start),
         )
 
     def _started_group(
-        self, spec: WorkerSpec, port: int, lifeline: int, end_fd: int
+        self, spec: WorkerSpec, around: Surroundings, lifeline: int, end_fd: int
     ) -> tuple[ProcessGroup, AgentTarget]:
         metrics, address = listen_privately(self._work_dir)
+        descriptors = {
+            protocol.LIFELINE_FD: lifeline,
+            protocol.METRICS_FD: metrics.fileno(),
+            protocol.END_FD: end_fd,
+        }
         with metrics:
             try:
                 group = ProcessGroup.start(
                     self._agent_command,
-                    environment=self._agent_environment(spec, port, lifeline)
-                    | {protocol.METRICS_FD: str(metrics.fileno()), protocol.END_FD: str(end_fd)},
+                    environment=agent_environment(spec, self._environment, around)
+                    | {name: str(fd) for name, fd in descriptors.items()},
                     log=BoundedLog(self._log_path(spec.worker_id)),
-                    inherited_fds=(lifeline, metrics.fileno(), end_fd),
+                    inherited_fds=descriptors.values(),
                 )
             except BaseException:
                 remove_socket(address)
@@ -267,48 +363,9 @@ class ProcessBackend:
     def _log_path(self, worker_id: str) -> Path:
         return self._work_dir / f"{worker_id}.log"
 
-    def _agent_environment(self, spec: WorkerSpec, port: int, lifeline: int) -> dict[str, str]:
-        exposed = {} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}
-        ready = {} if spec.ready_path is None else {protocol.READY_PATH: spec.ready_path}
-        container = self._container_environment(spec, port)
-        given = [name for name, value in spec.environment.items() if container[name] == value]
-        secret = [name for name in given if name not in spec.plain_variables]
-        overridden = [name for name in spec.environment if name not in given]
-        return {
-            **passed_on(self._environment),
-            **python_path(self._environment),  # for the agent's code only, not for the container
-            **spec.agent_environment,
-            **self._marks,
-            **exposed,
-            **ready,
-            protocol.ENDPOINT: spec.endpoint_id,
-            protocol.WORKER_ID: spec.worker_id,
-            protocol.RUN: str(spec.run),
-            protocol.SERVICE_MODE: spec.service_mode.value,
-            protocol.CONCURRENCY: str(spec.concurrency),
-            protocol.START_TIMEOUT_SECONDS: str(spec.start_timeout_seconds),
-            protocol.CONTAINER_URL: _container_url(spec, port),
-            protocol.CONTAINER_COMMAND: spec.command or "",
-            protocol.CONTAINER_ENVIRONMENT: json.dumps(container),
-            protocol.SECRET_NAMES: json.dumps(secret),
-            protocol.OVERRIDDEN_NAMES: json.dumps(overridden),
-            protocol.LIFELINE_FD: str(lifeline),
-        }
-
-    def _container_environment(self, spec: WorkerSpec, port: int) -> dict[str, str]:
-        # The variables by which orphans are found come last, so that an endpoint cannot override them.
-        return {
-            **passed_on(self._environment),
-            "PYTHONUNBUFFERED": "1",  # because a Python program that is killed loses buffered output
-            **spec.environment,
-            protocol.CONTAINER_PORT: str(port),
-            **self._marks,
-            protocol.WORKER_ID: spec.worker_id,
-        }
-
     def _orphans(self) -> list[tuple[psutil.Process, Mapping[str, str]]]:
         ours = {protocol.INSTANCE: self._marks[protocol.INSTANCE]}
-        return [(process, found) for process, found in processes_with(ours) if _is_orphan(found)]
+        return [(process, found) for process, found in processes_with(ours, self._users.ids) if _is_orphan(found)]
 
     def _forget_old_logs(self) -> None:
         """Remove all logs except those of living workers and the newest others. Ids are never reused."""
@@ -317,6 +374,15 @@ class ProcessBackend:
         old.sort(key=_modified_at, reverse=True)
         for path in old[_KEPT_LOGS:]:
             BoundedLog(path).remove()
+
+
+@dataclass(frozen=True)
+class _Start:
+    """A start that was asked for at a time in epoch milliseconds, and the container's user, None for the agent's."""
+
+    spec: WorkerSpec
+    user_id: int | None
+    at_ms: int
 
 
 @dataclass(eq=False)
@@ -333,6 +399,11 @@ class _Worker:
     marks: Mapping[str, str]
     started_at_ms: int
     adopts_orphans: bool
+    users: Container[int]
+    """Users besides the agent's that the worker's processes may have."""
+    remove_home: Callable[[], None] | None
+    note_end: Callable[[], None]
+    """Function that is called when no process of the worker is left. Must not raise."""
     exit_reason: str | None = None
     last_lines: tuple[str, ...] = ()
     asked_to_end: bool = False
@@ -365,7 +436,9 @@ class _Worker:
             await end_orphans(keep=is_leader)
         else:
             # Processes that have left the group, such as daemons, are found by their environment.
-            await kill_processes_with(self.marks)
+            await kill_processes_with(self.marks, self.users)
+        if self.remove_home is not None:
+            await asyncio.to_thread(self.remove_home)
         end = protocol.read_end(os.pread(self.end_file.fileno(), protocol.END_BYTES, 0))
         self.end_file.close()
         remove_socket(self.metrics.address)
@@ -374,12 +447,7 @@ class _Worker:
             text = "worker %s: the %s without reporting a reason; its log: %s"
             logger.warning(text, self.worker_id, self.exit_reason, self.log_path)
         self.last_lines = () if end is None else end.last_lines
-
-
-def _container_url(spec: WorkerSpec, port: int) -> str:
-    """Return the container's URL; without a port for a CUSTOM container without exposed port, which may not listen."""
-    silent = spec.service_mode is ServiceMode.CUSTOM and spec.exposed_port is None
-    return f"http://{LOOPBACK}" if silent else f"http://{LOOPBACK}:{port}"
+        self.note_end()
 
 
 def _is_orphan(environment: Mapping[str, str]) -> bool:
@@ -398,11 +466,12 @@ def _can_be_passed(text: str) -> bool:
         return False
 
 
-def _reason(error: OSError | ValueError) -> str:
-    """Return the reason of a failed start, with the command or file that it is about."""
-    if not isinstance(error, OSError) or error.strerror is None:
-        return str(error)
-    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+def _cannot_start(error: OSError | ValueError) -> str:
+    """Return the reason of a failed start in words, with the command or file that it is about."""
+    reason = str(error)
+    if isinstance(error, OSError) and error.strerror is not None:
+        reason = error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return f"the worker cannot be started: {reason}"
 
 
 def _modified_at(path: Path) -> float:

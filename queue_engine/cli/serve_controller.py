@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 import uuid
 from collections.abc import Callable
+from dataclasses import replace
 
-from queue_engine.backends.process import ProcessBackend
 from queue_engine.cli.process import on_end, serve_metrics
+from queue_engine.cli.process_workers import process_workers
 from queue_engine.cli.store_access import open_store
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.controller.agent_metrics import AgentMetrics
@@ -19,7 +19,6 @@ from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS, REPORTS_PER_SILENCE
 from queue_engine.observability import metrics
 from queue_engine.processes.interpreter import collect_rarely
-from queue_engine.processes.orphans import become_subreaper
 
 log = logging.getLogger("queue_engine")
 
@@ -36,13 +35,8 @@ async def serve_controller(settings: ControllerSettings) -> int:
         info = await store.wait_until_ready()
         await store.check_has_key()
         check_client_limit(await store.max_clients(), sum((await store.sweeper.workers()).values()))
-        instance_id = await store.instance_id()
-        backend = ProcessBackend(
-            settings.work_dir,
-            instance_id=instance_id,
-            environment=os.environ,
-            adopts_orphans=become_subreaper(),
-        )
+        workers = await process_workers(settings, store)
+        backend = workers.backend
         agents.targets = backend.metrics_targets
         # In the background, because agents of a killed controller may drain for their whole grace period.
         reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))
@@ -59,7 +53,8 @@ async def serve_controller(settings: ControllerSettings) -> int:
                 leads=leads,
             )
 
-        running = Controller(_config(settings), store, backend, make_reconciler)
+        config = replace(_config(settings), one_tenant_reason=workers.one_tenant_reason)
+        running = Controller(config, store, backend, make_reconciler)
         on_end(running.stop)
         collect_rarely()
         log.info("started", extra={"backend": settings.backend, "server": str(info)})

@@ -19,7 +19,9 @@ from queue_engine.config.base import ProcessSettings
 from queue_engine.config.limits import LimitSettings
 from queue_engine.config.shared import MetricsSettings, SharedSettings, StoreSettings
 from queue_engine.config.store_url import DEFAULT_PORT, Topology, parse_store_url
+from queue_engine.domain.gpus import GpuSetting, parse_gpu_setting
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
+from queue_engine.domain.user_ids import UserIds, parse_user_ids
 from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
 from queue_engine.rules.agent_urls import agent_url_refusal
@@ -148,7 +150,17 @@ class WebhookSettings(StoreSettings, ControlSettings):
         return _networks(value)
 
 
-class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
+class CatalogueSettings(ProcessSettings):
+    """The GPU types of this installation."""
+
+    catalogue_file: Path | None = Field(
+        None,
+        description="TOML file with further GPU types, regions, and the prices for `cost`; for example "
+        "`deploy/examples/catalogue.toml`",
+    )
+
+
+class ApiSettings(WebhookSettings, LimitSettings, CatalogueSettings, MetricsSettings):
     """`queue-engine api`."""
 
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -265,11 +277,6 @@ class ApiSettings(WebhookSettings, LimitSettings, MetricsSettings):
     rate_limit_per_second: float = Field(
         0.0, ge=0, description="Maximum number of requests per second of a tenant to an API process; 0: no limit"
     )
-    catalogue_file: Path | None = Field(
-        None,
-        description="TOML file with further GPU types, regions, and the prices for `cost`; for example "
-        "`deploy/examples/catalogue.toml`",
-    )
 
     @field_validator("worker_networks", "trusted_proxies", mode="before")
     @classmethod
@@ -360,7 +367,7 @@ class UpSettings(ProcessSettings):
     )
 
 
-class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
+class ControllerSettings(SharedSettings, ControlSettings, CatalogueSettings, MetricsSettings):
     """`queue-engine controller`."""
 
     backend: Literal["process"] = Field(
@@ -376,6 +383,23 @@ class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
     )
     work_dir: Path = Field(
         Path("queue-engine-data/workers"), description="Folder for the workers' files (process backend)"
+    )
+    gpus: str = Field(
+        "auto",
+        description="GPUs of the controller's host that workers get, each for one worker at a time. `auto`: all, or "
+        "those in the controller's own `CUDA_VISIBLE_DEVICES`; numbers of `nvidia-smi`, comma-separated: these; "
+        "`none`: none; `shared`: every worker sees all of them, as before version 0.3",
+    )
+    worker_uids: str | None = Field(
+        None,
+        description="Range of user ids, such as `1900000000-1900000999`, of which each endpoint gets one while there "
+        "is more than one tenant (process backend, controller as root). By default a range that no account uses; it "
+        "is logged at start",
+    )
+    process_backend_shared: bool = Field(
+        False,
+        description="Run the workers of all tenants as the controller's user (process backend). They can then read "
+        "each other's data. `docs/operations/isolation.md` lists what they can do",
     )
     max_lost: int = Field(
         3, ge=0, description="Number of times that a task may lose its worker before it ends as failed"
@@ -400,6 +424,29 @@ class ControllerSettings(SharedSettings, ControlSettings, MetricsSettings):
         if value is not None and (refusal := agent_url_refusal(value, None)) is not None:
             raise ValueError(refusal)
         return value
+
+    @field_validator("gpus")
+    @classmethod
+    def _check_gpus(cls, value: str) -> str:
+        parse_gpu_setting(value)
+        return value
+
+    @field_validator("worker_uids")
+    @classmethod
+    def _check_worker_uids(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_user_ids(value)
+        return value
+
+    @property
+    def gpu_setting(self) -> GpuSetting:
+        """Return which GPUs of the host workers get."""
+        return parse_gpu_setting(self.gpus)
+
+    @property
+    def worker_user_ids(self) -> UserIds | None:
+        """Return the configured user ids for containers; None: a range is to be found."""
+        return None if self.worker_uids is None else parse_user_ids(self.worker_uids)
 
     @property
     def jobs_redis_url(self) -> str:

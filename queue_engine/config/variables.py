@@ -30,7 +30,12 @@ PROCESSES: Mapping[str, type[ProcessSettings]] = {
 MAX_HINTS = 20
 MAX_SHOWN_CHARACTERS = 100
 
-_INTERNAL = (agent_protocol.INSTANCE, agent_protocol.CONTROLLER_PID, agent_protocol.CONTROLLER_STARTED)
+_INTERNAL = (
+    agent_protocol.INSTANCE,
+    agent_protocol.CONTROLLER_PID,
+    agent_protocol.CONTROLLER_STARTED,
+    agent_protocol.CARDS,
+)
 KNOWN_VARIABLES = frozenset(
     {LIFELINE_VARIABLE, NOTICE_VARIABLE, *GROUP_VARIABLES, *_INTERNAL, *CLIENT_VARIABLES}
     | {variable for settings in PROCESSES.values() for variable in variables_of(settings)}

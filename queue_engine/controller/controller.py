@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from queue_engine.aio import end_tasks, run_forever
+from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever
 from queue_engine.backends.base import Backend, BackendError
 from queue_engine.controller.deletions import Deleter
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
@@ -74,6 +74,8 @@ class ControllerConfig:
     """Maximum number of endpoints that have their own metrics; 0 disables them."""
     ends_workers: bool = False
     """True if this controller stops all workers when it ends, even if they could outlive it."""
+    one_tenant_reason: str | None = None
+    """The reason why only one tenant may have endpoints, for the owners of others; None if workers are kept apart."""
 
 
 class Controller:
@@ -163,7 +165,8 @@ class Controller:
 
     async def _leaders_jobs(self) -> None:
         reconciler = self._make_reconciler(self._leads)
-        background = [asyncio.create_task(work()) for work in (self._migrate, self._resync, self._build_given_up)]
+        works = (self._note_one_tenant, self._migrate, self._resync, self._build_given_up)
+        background = [asyncio.create_task(work()) for work in works]
         try:
             await run_jobs(
                 self._config.jobs_redis_url,
@@ -173,6 +176,11 @@ class Controller:
         finally:
             await end_tasks(*background)
             await reconciler.aclose()
+
+    async def _note_one_tenant(self) -> None:
+        """Let the API know whether the workers of several tenants are kept apart."""
+        note, reason = self._store.one_tenant.note, self._config.one_tenant_reason
+        await retry_while_unavailable(lambda: note(reason), passing=unavailability, what="the tenants")
 
     async def _migrate(self) -> None:
         """Migrate the store's data to this version's format, also after a backup was restored."""

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -171,19 +171,25 @@ def birth_of(pid: int) -> str | None:
         return None
 
 
-def own_processes() -> Iterator[psutil.Process]:
-    """Yield the processes of this user, except this one."""
+def own_processes(users: Container[int] = ()) -> Iterator[psutil.Process]:
+    """Yield the processes of this user and of `users`, except this process."""
     for pid in psutil.pids():
         with suppress(psutil.Error):
             process = psutil.Process(pid)
-            if pid != os.getpid() and process.uids().real == os.getuid():
+            user = process.uids().real
+            if pid != os.getpid() and (user == os.getuid() or user in users):
                 yield process
 
 
-def processes_with(marks: Mapping[str, str]) -> list[tuple[psutil.Process, Mapping[str, str]]]:
-    """Return this user's processes that were started with all `marks` in their environment, with that environment."""
+def processes_with(
+    marks: Mapping[str, str], users: Container[int] = ()
+) -> list[tuple[psutil.Process, Mapping[str, str]]]:
+    """Return this user's processes that were started with all `marks` in their environment, with that environment.
+
+    `users` are further users whose processes are included.
+    """
     found: list[tuple[psutil.Process, Mapping[str, str]]] = []
-    for process in own_processes():
+    for process in own_processes(users):
         with suppress(psutil.Error, OSError):
             environment = process.environ()
             if marks.items() <= environment.items():
@@ -191,15 +197,16 @@ def processes_with(marks: Mapping[str, str]) -> list[tuple[psutil.Process, Mappi
     return found
 
 
-async def kill_processes_with(marks: Mapping[str, str]) -> None:
+async def kill_processes_with(marks: Mapping[str, str], users: Container[int] = ()) -> None:
     """Kill this user's processes with `marks`, even those that have left their group; wait until they have ended.
 
-    They must be orphans, not children that this process has started. Logs an error and returns if it takes too long.
+    `users` are further users whose processes are included. The processes must be orphans, not children that this
+    process has started. Logs an error and returns if it takes too long.
     """
     deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
     # Remembered, because an ending process loses its environment before its open files.
     killed: dict[int, str | None] = {}
-    while (found := await asyncio.to_thread(processes_with, marks)) or _any_lives(killed):
+    while (found := await asyncio.to_thread(processes_with, marks, users)) or _any_lives(killed):
         for process, _ in found:
             killed[process.pid] = birth_of(process.pid)
             with suppress(psutil.Error):

