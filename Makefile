@@ -40,8 +40,8 @@ endef
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-fast test-servers test-images check format docs stubs bench bench-check bench-growth \
-	faults hostile audit images lock clean
+.PHONY: help setup demo test test-fast test-servers test-images test-clusters check format docs stubs bench \
+	bench-check bench-growth faults hostile audit images lock clean
 
 help: ## list the targets
 	@echo "Targets:"
@@ -58,9 +58,9 @@ demo: setup ## run the demo on this machine, with an embedded store
 # Bytecode is written although the environment may forbid it, because without it each process compiles all tests, and
 # rewrites their asserts, in every run.
 test test-fast: export PYTHONDONTWRITEBYTECODE =
-test: setup ## run all tests but the benchmarks, the model servers and the images
+test: setup ## run all tests but the benchmarks, the model servers, the images and the clusters
 	$(BIN)/python -m pytest tests --ignore=tests/bench --ignore=tests/model_servers --ignore=tests/images \
-		-n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
+		--ignore=tests/clusters -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder --durations=10 --durations-min=1
 
 test-fast: setup ## run the unit tests with few examples, and the store's on the embedded Valkey only
 	$(BIN)/python -m pytest tests/unit tests/store -m "not redis7 and not topology" --hypothesis-profile=fast \
@@ -72,6 +72,9 @@ test-servers: setup ## run model servers from PyPI end to end, each in a virtual
 
 test-images: setup ## build the images with podman on a base of Debian packages, and run compose.yaml with them
 	$(BIN)/python -m pytest tests/images
+
+test-clusters: setup ## run the Docker backend on a real container engine: that of DOCKER_HOST, or podman
+	$(BIN)/python -m pytest tests/clusters -rs --durations=5
 
 check: setup ## lint, formatting, types, prose, layers
 	@echo "== ruff check"
@@ -137,7 +140,7 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 		} && \
 		compile requirements/all.txt --all-extras && \
 		compile requirements/base.txt --constraints requirements/all.txt && \
-		compile requirements/server.txt --extra server --constraints requirements/all.txt && \
+		compile requirements/server.txt --extra server --extra docker --constraints requirements/all.txt && \
 		compile_of() { \
 			echo "== $$1"; \
 			"$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \

@@ -70,6 +70,10 @@ class WorkerSpec:
     resources: tuple[Resource, ...] = ()
     """The resources that the worker may use, in the order of the endpoint's owner. `place` chooses one."""
     volume_gb: int = 0
+    card_vcpus: int = 0
+    """Minimum number of CPUs for each GPU, or for a worker without GPUs; 0 if the endpoint states none."""
+    card_ram_gb: int = 0
+    """Minimum memory in GB for each GPU, or for a worker without GPUs; 0 if the endpoint states none."""
     service_mode: ServiceMode = ServiceMode.QUEUE
     concurrency: int = 1
     ready_path: str | None = None

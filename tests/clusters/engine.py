@@ -1,0 +1,203 @@
+"""A container engine for tests: podman's service with Docker's API, and images made of files of this machine.
+
+Each test session has a service of its own, on a socket, with containers and images in a folder of its own. With
+DOCKER_HOST the tests use that engine instead, for example a Docker daemon, and load the images into it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from tests.ports import free_port
+from tests.waiting import wait_until
+
+NEEDED = ("podman", "runc", "busybox")
+WHERE = "apt-get install podman runc containernetworking-plugins iptables busybox-static"
+CONFIGURATION = Path(__file__).parents[1] / "images" / "containers.conf"
+IMAGE = "localhost/queue-engine-test/shell:1"
+"""An image with a shell. Its entry point stands in for an agent."""
+STUB_AGENT = """#!/bin/sh
+# STUB_EXIT: end with this status at once. STUB_DRAIN: what SIGTERM does: `quick` ends, `never` does nothing.
+[ -n "$STUB_EXIT" ] && exit "$STUB_EXIT"
+trap '[ "$STUB_DRAIN" = never ] || exit 0' TERM
+while :; do
+    sleep 1000 &
+    wait $!
+done
+"""
+_APPLETS = ("sh", "sleep", "echo", "cat", "nc", "wget", "httpd", "id", "ls", "touch", "env", "true", "tail", "mkdir")
+CALL_SECONDS = 120
+
+
+def missing() -> str | None:
+    """Return why no engine can be had here; None if one can."""
+    if os.environ.get("DOCKER_HOST"):
+        return None
+    lacking = [name for name in NEEDED if shutil.which(name) is None]
+    if lacking:
+        return f"no container engine: {', '.join(lacking)} not here (set DOCKER_HOST, or {WHERE})"
+    return None if os.getuid() == 0 else "no container engine: podman needs root here (or set DOCKER_HOST)"
+
+
+class ContainerEngine:
+    """An engine. `start` and `stop` also serve to restart it; containers of podman go on without its service."""
+
+    def __init__(self) -> None:
+        self.given = os.environ.get("DOCKER_HOST")
+        # Short, because the path of a socket is limited.
+        self._folder = Path(tempfile.mkdtemp(prefix="qe-engine-", dir="/tmp"))
+        self._process: subprocess.Popen[bytes] | None = None
+        self.registry_port = free_port()
+        """The port of a registry without TLS that the engine may use."""
+        self._registries = self._folder / "registries.conf"
+        self._registries.write_text(f'[[registry]]\nlocation = "127.0.0.1:{self.registry_port}"\ninsecure = true\n')
+        self.url = self.given or f"unix://{self._folder}/engine.sock"
+        transport = httpx.HTTPTransport(uds=self.url.removeprefix("unix://")) if self.url.startswith("unix:") else None
+        base_url = "http://engine" if transport else self.url.replace("tcp://", "http://")
+        self._client = httpx.Client(base_url=base_url, transport=transport, timeout=CALL_SECONDS, trust_env=False)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start the service and wait until it responds. Does nothing for an engine that was given."""
+        if self.given or self._process is not None:
+            return
+        self._process = subprocess.Popen(
+            self._podman("system", "service", "--time=0", self.url),
+            env=self._environment(),
+            cwd=self._folder,  # the runtime leaves files there
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(self._folder / "service.log").open("ab"),
+            start_new_session=True,
+        )
+        wait_until(self._responds, message=f"the engine does not respond: {self._folder}/service.log")
+
+    def stop(self) -> None:
+        """Kill the service. Containers go on."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def close(self) -> None:
+        """Remove the containers of the session, end the service, and remove its folder."""
+        if not self.given:
+            self.stop()
+            self.run("rm", "--all", "--force", "--time", "0", check=False)
+            self.run("system", "reset", "--force", check=False)
+            for mount in sorted(_mounts_below(self._folder), reverse=True):
+                subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+        self._client.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def run(self, *words: str, check: bool = True) -> str:
+        """Run a command of podman in the storage of this session; return its output."""
+        ran = subprocess.run(
+            self._podman(*words), env=self._environment(), capture_output=True, text=True, check=False, timeout=600
+        )
+        assert ran.returncode == 0 or not check, f"podman {words}: {ran.stderr}"
+        return ran.stdout
+
+    # Docker's API, for what the tests do beside the backend
+
+    def call(self, method: str, path: str, *, good: Sequence[int] = (), **options: Any) -> Any:
+        """Call the API; return the document in the response, or None. AssertionError unless the status is good."""
+        response = self._client.request(method, path, **options)
+        assert response.is_success or response.status_code in good, response.text
+        return response.json() if response.headers.get("content-type", "").startswith("application/json") else None
+
+    def containers(self, label: str) -> list[dict[str, Any]]:
+        """Return the summaries of the containers with a label."""
+        found: list[dict[str, Any]] = self.call(
+            "GET", "/containers/json", params={"all": "1", "filters": json.dumps({"label": [label]})}
+        )
+        return found
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        """Return the description of a container."""
+        found: dict[str, Any] = self.call("GET", f"/containers/{container}/json")
+        return found
+
+    def remove(self, container: str) -> None:
+        """Remove a container, as somebody else would. Does nothing if that is in progress."""
+        self.call("DELETE", f"/containers/{container}", params={"force": "1"}, good=(404, 409, 500))
+
+    def kill(self, container: str, signal: str = "SIGKILL") -> None:
+        """Send a signal to a container, as somebody else would."""
+        self.call("POST", f"/containers/{container}/kill", params={"signal": signal})
+
+    def load(self, name: str, archive: Path, entry_point: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Make an image of a tar archive of files, unless there is one of this name."""
+        changes = [f"ENTRYPOINT {json.dumps(list(entry_point))}", *(f"ENV {k}={v}" for k, v in environment.items())]
+        if not self.given:
+            self.run("import", "--quiet", *(f"--change={one}" for one in changes), str(archive), name)
+            return
+        repository, _, tag = name.rpartition(":")
+        with archive.open("rb") as file:
+            response = self._client.post(
+                "/images/create",
+                params={"fromSrc": "-", "repo": repository, "tag": tag, "changes": changes},
+                content=file,
+                headers={"Content-Type": "application/x-tar"},
+            )
+        assert response.is_success, response.text
+        assert '"error"' not in response.text, response.text
+
+    def _responds(self) -> bool:
+        try:
+            return self._client.get("/_ping").is_success
+        except httpx.TransportError:
+            return False
+
+    def _podman(self, *words: str) -> list[str]:
+        folder = self._folder
+        return ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--events-backend", "file", *words]
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "CONTAINERS_CONF": str(CONFIGURATION), "TMPDIR": str(self._folder)} | {
+            "CONTAINERS_REGISTRIES_CONF": str(self._registries)
+        }
+
+
+def shell_image(folder: Path) -> Path:
+    """Return a tar archive of the files of IMAGE."""
+    path = folder / "shell.tar"
+    with tarfile.open(path, "w") as archive:
+        archive.add(os.path.realpath(shutil.which("busybox") or "/bin/busybox"), "bin/busybox")
+        for name in _APPLETS:
+            link = tarfile.TarInfo(f"bin/{name}")
+            link.type, link.linkname = tarfile.SYMTYPE, "busybox"
+            archive.addfile(link)
+        script = tarfile.TarInfo("agent.sh")
+        script.size, script.mode = len(STUB_AGENT), 0o755
+        archive.addfile(script, io.BytesIO(STUB_AGENT.encode()))
+        for name in ("tmp", "proc", "sys", "dev", "etc"):
+            made = tarfile.TarInfo(name)
+            made.type, made.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(made)
+    return path
+
+
+def _mounts_below(folder: Path) -> list[str]:
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [place for place in (line.split()[1] for line in lines) if place.startswith(f"{folder}/")]

@@ -1,0 +1,301 @@
+"""The Docker backend on a real container engine."""
+
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from queue_engine.backends.base import Backend, BackendError, Phase, RegistryCredential, WorkerSpec
+from queue_engine.backends.docker.backend import DockerBackend, DockerOptions
+from queue_engine.backends.docker.engine import AiodockerEngine, EngineUnavailable
+from queue_engine.backends.docker.names import Part
+from queue_engine.backends.docker.network import gateway_of
+from queue_engine.backends.docker.pull import PullPolicy
+from queue_engine.backends.docker.specs import Hosting
+from queue_engine.backends.docker.worker import INTERRUPTED
+from queue_engine.domain.endpoints import Resource
+from queue_engine.domain.gpus import Card, GpuMode, Gpus
+from tests.clusters.engine import IMAGE
+from tests.clusters.image_registry import PASSWORD, USERNAME, ImageRegistry
+from tests.clusters.installation import Installation, of_registry, spec_for
+from tests.integration.backend_contract import (
+    FOREVER,
+    MakeSpec,
+    OutlivesController,
+    all_of,
+    ended,
+    in_phase,
+    observed,
+)
+from tests.waiting import wait_until_async
+
+CARD = Card(0, "GPU-5e1f0000-0000-0000-0000-000000000000", "NVIDIA L4", 23034)
+ON_CARD = Resource("local", "NVIDIA_L4_24G", 1)
+
+
+@pytest.fixture
+def make_spec() -> MakeSpec:
+    return spec_for
+
+
+@pytest.fixture
+async def backend(platform: Installation) -> AsyncIterator[DockerBackend]:
+    made = platform.backend()
+    yield made
+    await made.aclose(0)
+
+
+class TestDockerBackend(OutlivesController):
+    LIMIT_SECONDS = 60
+    LAST_LINES = ()
+
+
+# Reasons in words
+
+
+async def failed(backend: Backend, spec: WorkerSpec) -> str:
+    """The reason of a start that fails and leaves nothing."""
+    await backend.start(spec)
+    return str((await ended(backend, spec.worker_id)).reason)
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("exit 0", "container exited with status 0"),
+        ("nosuch", "container exited with status 127 (command not found)"),
+        ("exit 139", "container killed by signal 11 (SIGSEGV)"),
+        ('["nosuch"]', "the container cannot be started, because its command is not found: "),
+    ],
+)
+async def test_the_end_of_a_container_is_explained(backend: DockerBackend, command: str, reason: str) -> None:
+    assert (await failed(backend, spec_for("w1", command))).startswith(reason)
+
+
+async def test_a_start_that_fails_leaves_nothing_but_its_reason(backend: DockerBackend, platform: Installation) -> None:
+    await failed(backend, spec_for("w1", '["nosuch"]'))
+
+    async def nothing_is_left() -> bool:
+        return await platform.left() == []
+
+    await wait_until_async(nothing_is_left)
+    assert list(await all_of(backend)) == ["w1"]
+    await backend.kill("w1")
+    assert await all_of(backend) == {}
+
+
+async def test_the_end_of_an_agent_is_explained_also_while_the_container_is_made(backend: DockerBackend) -> None:
+    assert await failed(backend, spec_for("w1", FOREVER, STUB_EXIT="2")) == "agent exited with status 2"
+
+
+async def test_a_missing_image_is_final_until_something_changes(backend: DockerBackend) -> None:
+    await backend.start(replace(spec_for("w1", FOREVER), image="localhost/queue-engine-test/none:1"))
+    seen = await ended(backend, "w1")
+    assert (seen.reason, seen.retry_helps) == (
+        "the image localhost/queue-engine-test/none:1 is not on this host",
+        False,
+    )
+
+
+async def test_a_missing_agent_image_is_explained_with_its_setting(platform: Installation) -> None:
+    options = DockerOptions(Hosting(platform.instance), "queue-engine/none:1", agent_pull=PullPolicy.NEVER)
+    backend = DockerBackend(lambda: AiodockerEngine(platform.engine.url, os.environ), options, Gpus())
+    reason = await failed(backend, spec_for("w1", FOREVER))
+    assert "docker.io/queue-engine/none:1 is not on this host" in reason
+    assert "make images" in reason
+    assert "QUEUE_ENGINE_AGENT_IMAGE" in reason
+    await backend.aclose(0)
+
+
+async def test_an_image_is_pulled_with_the_credential_of_its_endpoint(
+    backend: DockerBackend, platform: Installation, registry: ImageRegistry
+) -> None:
+    spec = replace(spec_for("w1", FOREVER), image=registry.name)
+    assert "the registry refuses access without a credential" in await failed(backend, spec)
+    wrong = RegistryCredential(USERNAME, "wrong")
+    wrong_spec = replace(spec, worker_id="w2", registry_credential=wrong)
+    assert "the registry refuses the credential" in await failed(backend, wrong_spec)
+    right = RegistryCredential(USERNAME, PASSWORD)
+    absent_spec = replace(spec, worker_id="w3", registry_credential=right, image=registry.name.replace(":1", ":2"))
+    assert "the image does not exist" in await failed(backend, absent_spec)
+    await backend.start(replace(spec, worker_id="w4", registry_credential=right))
+    await in_phase(backend, "w4", Phase.RUNNING, 60)
+    await asyncio.gather(*(backend.kill(worker_id) for worker_id in ("w1", "w2", "w3", "w4")))
+    platform.engine.run("rmi", "--force", registry.name, check=False)
+
+
+async def test_a_container_that_needs_too_much_memory_is_explained(platform: Installation) -> None:
+    platform.limits = True
+    backend = platform.backend()
+    spec = replace(spec_for("w1", "exec tail /dev/zero"), card_ram_gb=1)
+    reason = await failed(backend, spec)
+    assert "out of memory" in reason
+    await backend.kill("w1")
+    await backend.aclose(0)
+
+
+async def test_a_gpu_that_the_engine_drops_fails_the_start_and_is_free_again(platform: Installation) -> None:
+    """With podman, and with Docker on a host without GPUs."""
+    platform.gpus = Gpus((CARD,), GpuMode.AUTO)
+    backend = platform.backend()
+    spec = replace(spec_for("w1", FOREVER), resources=(ON_CARD,))
+    assert "GPU" in await failed(backend, spec) or "device" in await failed(backend, spec)
+    assert "GPU" in await failed(backend, replace(spec, worker_id="w2"))
+    await asyncio.gather(backend.kill("w1"), backend.kill("w2"))
+    await backend.aclose(0)
+
+
+async def test_a_worker_waits_for_the_gpu_of_another_also_after_a_change_of_controllers(
+    platform: Installation, registry: ImageRegistry
+) -> None:
+    platform.gpus = Gpus((CARD,), GpuMode.AUTO)
+    first = platform.backend()
+    # While its image is pulled it holds its card, and the engine, which may have none, was not asked for it.
+    registry.layer_may_go.clear()
+    await first.start(replace(of_registry(spec_for("w1", FOREVER), registry), resources=(ON_CARD,)))
+    await asyncio.to_thread(registry.layer_was_asked.wait, 60)
+    await first.aclose(0)
+    second = platform.backend()
+    await second.start(replace(spec_for("w2", FOREVER), resources=(ON_CARD,)))
+    waiting = await observed(second, "w2")
+    assert (waiting.phase, waiting.reason) == (Phase.WAITING, "waits for 1 × NVIDIA L4: 0 of 1 free")
+    await second.kill("w1")
+
+    async def goes_on() -> bool:
+        return (await observed(second, "w2")).phase is not Phase.WAITING
+
+    await wait_until_async(goes_on)
+    await second.kill("w2")
+    await second.aclose(0)
+
+
+# Changes by others
+
+
+@pytest.mark.parametrize(
+    ("part", "reason"),
+    [
+        (Part.MAIN, "the container was removed by somebody else"),
+        (Part.AGENT, "removed by somebody else"),
+    ],
+)
+async def test_a_container_removed_by_somebody_else_is_an_end_with_a_reason(
+    backend: DockerBackend, platform: Installation, part: Part, reason: str
+) -> None:
+    await backend.start(spec_for("w1", FOREVER))
+    await in_phase(backend, "w1", Phase.RUNNING)
+    if part is Part.AGENT:  # the owner of the network can only be removed after the other one
+        platform.engine.remove(platform.id_of("w1", Part.MAIN))
+    platform.engine.remove(platform.id_of("w1", part))
+    seen = await ended(backend, "w1")
+    assert reason in str(seen.reason)
+    assert seen.retry_helps
+    await backend.kill("w1")
+    assert await platform.left() == []
+
+
+async def test_workers_go_on_while_the_engine_restarts(backend: DockerBackend, platform: Installation) -> None:
+    if platform.engine.given:
+        pytest.skip("an engine that was given is not restarted")
+    await backend.start(spec_for("w1", FOREVER))
+    before = await in_phase(backend, "w1", Phase.RUNNING)
+    platform.engine.stop()
+    assert (await in_phase(backend, "w1", Phase.UNKNOWN)).reason == "the container engine does not respond"
+    with pytest.raises(EngineUnavailable):
+        await backend.kill("w1")
+    platform.engine.start()
+    assert await in_phase(backend, "w1", Phase.RUNNING) == before
+    await backend.stop("w1", 10)
+    assert await platform.left() == []
+
+
+async def test_a_start_cut_off_by_the_end_of_its_controller_is_completed_by_the_next_one(
+    platform: Installation, registry: ImageRegistry
+) -> None:
+    registry.layer_may_go.clear()
+    spec = of_registry(spec_for("w1", FOREVER), registry)
+    first = platform.backend()
+    await first.start(spec)
+    await asyncio.to_thread(registry.layer_was_asked.wait, 60)
+    seen = await observed(first, "w1")
+    assert seen.phase is Phase.STARTING
+    assert "pulling" in str(seen.reason)
+    agent = platform.id_of("w1", Part.AGENT)
+    await first.aclose(0)
+    registry.layer_may_go.set()
+    second = platform.backend()
+    assert (await in_phase(second, "w1", Phase.STARTING)).reason == INTERRUPTED
+    await second.start(replace(spec, agent_environment={}))
+    await in_phase(second, "w1", Phase.RUNNING, 60)
+    assert platform.id_of("w1", Part.AGENT) == agent
+    await second.stop("w1", 10)
+    assert await platform.left() == []
+    await second.aclose(0)
+    platform.engine.run("rmi", "--force", registry.name, check=False)
+
+
+async def test_an_installation_does_not_see_the_workers_of_another(
+    backend: DockerBackend, platform: Installation
+) -> None:
+    await backend.start(spec_for("w1", FOREVER))
+    await in_phase(backend, "w1", Phase.RUNNING)
+    other = Installation(platform.engine, uuid.uuid4().hex)
+    others = other.backend()
+    assert await all_of(others) == {}
+    await others.kill("w1")
+    await others.aclose(0)
+    assert await platform.containers("w1") == 1
+
+
+# Containers
+
+
+async def test_the_container_shares_the_agents_network_and_nothing_else(
+    backend: DockerBackend, platform: Installation
+) -> None:
+    spec = replace(spec_for("w1", FOREVER, WORKER_AGENT_TOKEN="canary-a9e1"), environment={"MODEL": "canary-7d2c"})
+    await backend.start(spec)
+    await in_phase(backend, "w1", Phase.RUNNING)
+    agent, main = (platform.engine.inspect(platform.id_of("w1", part)) for part in (Part.AGENT, Part.MAIN))
+    assert main["HostConfig"]["NetworkMode"] == f"container:{agent['Id']}"
+    assert "canary-a9e1" not in str(main)
+    assert "canary-7d2c" not in str(agent)
+    assert main["HostConfig"]["PidMode"] in ("", "private")
+    assert await backend.environment("w1", 1) == {"MODEL": "canary-7d2c"}
+    await backend.kill("w1")
+
+
+async def test_the_output_of_a_container_is_read_to_its_end(backend: DockerBackend) -> None:
+    await backend.start(spec_for("w1", "echo first; echo second >&2; exit 3"))
+    await ended(backend, "w1")
+    async with aclosing(backend.follow("w1", 1, 0)) as entries:
+        found = [entry async for entry in entries]
+    assert sorted(entry.data for entry in found) == [b"first\n", b"second\n"]
+    assert all(entry.stamp_ns > 1_600_000_000 * 10**9 for entry in found)
+    with pytest.raises(BackendError, match="does not exist"):
+        async with aclosing(backend.follow("w1", 2, 0)) as entries:
+            await anext(entries)
+    await backend.kill("w1")
+
+
+async def test_the_gateway_of_the_default_network_is_found(platform: Installation) -> None:
+    assert (await gateway_of(platform.engine.url, None, os.environ)).count(".") == 3
+    with pytest.raises(BackendError, match="no network 'nowhere'"):
+        await gateway_of(platform.engine.url, "nowhere", os.environ)
+    with pytest.raises(EngineUnavailable):
+        await gateway_of("unix:///nowhere.sock", None, os.environ)
+
+
+async def test_without_an_engine_nothing_is_observed_and_no_worker_is_started(tmp_path: Path) -> None:
+    options = DockerOptions(Hosting("here"), IMAGE)
+    backend = DockerBackend(lambda: AiodockerEngine(f"unix://{tmp_path}/none.sock", os.environ), options, Gpus())
+    assert await backend.observe() is None
+    with pytest.raises(BackendError, match="cannot be reached"):
+        await backend.start(spec_for("w1", FOREVER))
+    assert await backend.observe() is None
+    await backend.aclose(0)

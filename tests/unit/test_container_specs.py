@@ -1,0 +1,157 @@
+"""The containers of a worker as the engine is asked for them."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from queue_engine.backends.base import BackendError, WorkerSpec
+from queue_engine.backends.docker.network import gateway_in
+from queue_engine.backends.docker.specs import (
+    AGENT_PORT,
+    Devices,
+    Hosting,
+    MainOptions,
+    agent_config,
+    command_words,
+    main_config,
+)
+from queue_engine.domain.endpoints import Resource
+
+SPEC = WorkerSpec(
+    endpoint_id="7",
+    worker_id="7-ab",
+    run=2,
+    image="demo/image:1",
+    command="serve --port $PORT",
+    environment={"TOKEN": "canary-7d2c"},
+    exposed_port=8000,
+    protocol="HTTP",
+    resources=(Resource("local", "NVIDIA_L4_24G", 2),),
+    volume_gb=20,
+    card_vcpus=4,
+    card_ram_gb=16,
+    ready_path="/healthz",
+    agent_environment={"WORKER_AGENT_TOKEN": "canary-a9e1"},
+)
+HOSTING = Hosting("here", network="workers", agent_server="http://10.88.0.1:8003")
+OPTIONS = MainOptions("docker.io/demo/image:1", "agent-id")
+
+
+def agent() -> dict[str, Any]:
+    return agent_config(SPEC, HOSTING, "agent:1", ())
+
+
+def main(spec: WorkerSpec = SPEC, hosting: Hosting = HOSTING, options: MainOptions = OPTIONS) -> dict[str, Any]:
+    return main_config(spec, hosting, options, ())
+
+
+def variables(config: dict[str, Any]) -> dict[str, str]:
+    return dict(assignment.split("=", 1) for assignment in config["Env"])
+
+
+def test_each_secret_is_in_one_container_only() -> None:
+    assert "canary-7d2c" not in json.dumps(agent())
+    assert "canary-a9e1" not in json.dumps(main())
+    assert variables(main()) == {"PYTHONUNBUFFERED": "1", "PORT": "8000", "TOKEN": "canary-7d2c"}
+
+
+def test_the_agent_knows_its_worker_its_server_and_its_container() -> None:
+    found = variables(agent())
+    assert found["WORKER_AGENT_SERVER"] == "http://10.88.0.1:8003"
+    assert found["WORKER_AGENT_TOKEN"] == "canary-a9e1"
+    assert (found["WORKER_AGENT_ENDPOINT"], found["WORKER_AGENT_WORKER_ID"], found["WORKER_AGENT_RUN"]) == (
+        "7", "7-ab", "2",
+    )  # fmt: skip
+    assert (found["WORKER_AGENT_EXPOSED_PORT"], found["WORKER_AGENT_READY_PATH"]) == ("8000", "/healthz")
+    assert found["WORKER_AGENT_OWN_NETWORK"] == "true"
+    assert found["WORKER_AGENT_METRICS_PORT"] == str(AGENT_PORT)
+
+
+def test_the_agent_has_the_network_and_the_container_joins_it() -> None:
+    assert agent()["HostConfig"]["NetworkMode"] == "workers"
+    assert main()["HostConfig"]["NetworkMode"] == "container:agent-id"
+
+
+def test_the_agent_may_change_nothing_and_has_limits() -> None:
+    host = agent()["HostConfig"]
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["Memory"]
+    assert host["PidsLimit"]
+
+
+@pytest.mark.parametrize("config", [agent(), main()])
+def test_no_container_is_restarted_by_the_engine_or_gains_privileges(config: dict[str, Any]) -> None:
+    host = config["HostConfig"]
+    assert host["RestartPolicy"] == {"Name": "no"}
+    assert host["SecurityOpt"] == ["no-new-privileges"]
+    assert not host.get("Privileged")
+    assert not host.get("Binds")
+    assert not host.get("PidMode")
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("serve --x", ["/bin/sh", "-c", "serve --x"]),
+        ('["serve", "--x"]', ["serve", "--x"]),
+        (' ["serve"]', ["serve"]),
+        ("[ -f x ] && serve", ["/bin/sh", "-c", "[ -f x ] && serve"]),
+        ("[]", ["/bin/sh", "-c", "[]"]),
+        ("[1]", ["/bin/sh", "-c", "[1]"]),
+    ],
+)
+def test_a_command_is_for_the_shell_or_an_array_of_words(command: str, words: list[str]) -> None:
+    assert command_words(command) == words
+
+
+def test_without_a_command_the_image_decides() -> None:
+    for command in (None, " "):
+        config = main(replace(SPEC, command=command))
+        assert "Entrypoint" not in config
+        assert "Cmd" not in config
+
+
+def test_limits_are_the_minimum_for_each_card_and_only_set_when_asked_for() -> None:
+    assert "Memory" not in main()["HostConfig"]
+    host = main(hosting=replace(HOSTING, limits=True))["HostConfig"]
+    assert (host["Memory"], host["NanoCpus"]) == (32 * 1024**3, 8 * 10**9)
+    none = main(replace(SPEC, card_ram_gb=0, card_vcpus=0), replace(HOSTING, limits=True))["HostConfig"]
+    assert not {"Memory", "NanoCpus"} & none.keys()
+
+
+def test_devices_are_requested_by_identifier() -> None:
+    assert "DeviceRequests" not in main()["HostConfig"]
+    some = main(options=replace(OPTIONS, devices=Devices(("GPU-1", "GPU-2"))))["HostConfig"]["DeviceRequests"]
+    assert some == [{"Driver": "nvidia", "Capabilities": [["gpu"]], "DeviceIDs": ["GPU-1", "GPU-2"]}]
+    every = main(options=replace(OPTIONS, devices=Devices(all_of_host=True)))["HostConfig"]["DeviceRequests"]
+    assert every == [{"Driver": "nvidia", "Capabilities": [["gpu"]], "Count": -1}]
+
+
+def test_the_disk_is_limited_where_the_engine_can() -> None:
+    assert "StorageOpt" not in main()["HostConfig"]
+    assert main(options=replace(OPTIONS, sizes_disk=True))["HostConfig"]["StorageOpt"] == {"size": "20G"}
+
+
+@pytest.mark.parametrize(
+    ("description", "address"),
+    [
+        ({"IPAM": {"Config": [{"Subnet": "10.88.0.0/16", "Gateway": "10.88.0.1"}]}}, "10.88.0.1"),
+        ({"IPAM": {"Config": [{"Subnet": "172.17.0.0/16"}]}}, "172.17.0.1"),
+        (
+            {"IPAM": {"Config": [{"Subnet": "fd00::/64", "Gateway": "fd00::1"}, {"Subnet": "172.18.0.0/16"}]}},
+            "172.18.0.1",
+        ),
+        ({"IPAM": {"Config": [{"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.9/16"}]}}, "172.18.0.9"),
+    ],
+)
+def test_the_gateway_of_a_network_is_found(description: dict[str, Any], address: str) -> None:
+    assert gateway_in(description) == address
+
+
+@pytest.mark.parametrize("description", [{}, {"IPAM": None}, {"IPAM": {"Config": []}}, {"Name": "host", "IPAM": {}}])
+def test_a_network_without_a_gateway_is_an_error_with_advice(description: dict[str, Any]) -> None:
+    with pytest.raises(BackendError, match="QUEUE_ENGINE_AGENT_URL"):
+        gateway_in(description)
