@@ -46,7 +46,9 @@ from queue_engine.controller.plan import (
     plan,
     starts_under_way,
 )
+from queue_engine.crypto.api_keys import new_agent_token
 from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
+from queue_engine.domain.agent_tokens import TOKEN_VARIABLE
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.ids import is_endpoint_id
@@ -80,7 +82,7 @@ class Workers(Protocol):
 
     async def of_endpoints(self, endpoint_ids: Sequence[str]) -> Mapping[str, list[Worker]]: ...
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
-    async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None: ...
+    async def begin_start(self, endpoint_id: str, worker_id: str, agent_token: str | None = None) -> int | None: ...
     async def mark(
         self,
         endpoint_id: str,
@@ -431,11 +433,12 @@ class Reconciler:
         record = self._records.get(worker_id, FRESH)
         record = replace(record, started_at=self._clock(), noted_reason=None, running_since=None)
         self._records[worker_id] = record
-        run = await self._workers.begin_start(endpoint.endpoint_id, worker_id)
+        token = new_agent_token(worker_id) if self._backend.agents_over_https else None
+        run = await self._workers.begin_start(endpoint.endpoint_id, worker_id, token)
         if run is None:
             return
         try:
-            await self._backend.start(await self._spec(endpoint, worker_id, run))
+            await self._backend.start(await self._spec(endpoint, worker_id, run, token))
         except (BackendError, SealBroken, SecretKeyMissing) as error:
             log.warning("a worker cannot be started: %s", error, extra=_ids(endpoint.endpoint_id, worker_id))
             self._records[worker_id] = after_end(record, had_run=False, now=self._clock())
@@ -565,10 +568,11 @@ class Reconciler:
         crashes = self._records[worker_id].crashes
         return WorkerStatus.FAILED if crashes >= FAILED_AFTER_CRASHES else WorkerStatus.INITIALIZING
 
-    async def _spec(self, endpoint: Endpoint, worker_id: str, run: int) -> WorkerSpec:
+    async def _spec(self, endpoint: Endpoint, worker_id: str, run: int, token: str | None = None) -> WorkerSpec:
         """Return the worker's specification. Raises BackendError, SealBroken or SecretKeyMissing if its secrets are not
-        available."""
+        available. `token` is that of a new run whose agent uses the API."""
         config = endpoint.config
+        of_agent = self._config.agent_environment(endpoint.endpoint_id)
         return WorkerSpec(
             endpoint_id=endpoint.endpoint_id,
             worker_id=worker_id,
@@ -588,7 +592,7 @@ class Reconciler:
             concurrency=config.concurrency,
             ready_path=config.ready_path,
             start_timeout_seconds=config.start_timeout_seconds,
-            agent_environment=self._config.agent_environment(endpoint.endpoint_id),
+            agent_environment=of_agent if token is None else {**of_agent, TOKEN_VARIABLE: token},
         )
 
     async def _registry_credential(self, endpoint: Endpoint) -> RegistryCredential | None:

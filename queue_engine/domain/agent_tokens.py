@@ -20,6 +20,8 @@ MAX_TOKENS_PER_ENDPOINT = 100
 """Limit of an endpoint's tokens for agents that are started by hand. Each serves any number of agents."""
 TOO_MANY_TOKENS = f"an endpoint has at most {MAX_TOKENS_PER_ENDPOINT}"
 MAX_TOKEN_NAME_CHARACTERS = 100
+TOKEN_VARIABLE = "WORKER_AGENT_TOKEN"  # noqa: S105 - the name of a variable
+"""The environment variable in which an agent gets its token."""
 TOKEN_ID_CHARACTERS = 16
 """Length of a token's id."""
 TOKEN_FORM = r"qea_([1-9][0-9]{0,15}(?:-[0-9a-f]{1,40})?)_[A-Za-z0-9_-]{43}"  # noqa: S105 - a regular expression

@@ -125,7 +125,7 @@ class Store:
             self.change(endpoint_id)
         self.faults.after()
 
-    async def begin_start(self, endpoint_id: str, worker_id: str) -> int | None:
+    async def begin_start(self, endpoint_id: str, worker_id: str, agent_token: str | None = None) -> int | None:
         self.faults.before()
         worker = self.recorded.get(worker_id)
         if worker is None:

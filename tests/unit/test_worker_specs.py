@@ -8,6 +8,7 @@ import pytest
 from queue_engine.backends.base import Observed, RegistryCredential, WorkerSpec
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.crypto.sealing import SealBroken, SecretKeyMissing
+from queue_engine.domain.agent_tokens import TOKEN_VARIABLE, TokenHolder, holder_of
 from queue_engine.domain.credentials import RegistryAuth
 from queue_engine.domain.endpoints import DesiredState, Endpoint, EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.workers import Worker, WorkerStatus
@@ -20,8 +21,9 @@ AUTH = RegistryAuth("robot", "a password")
 class Backend:
     """Remembers what it was told to start."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, agents_over_https: bool = False) -> None:
         self.started: list[WorkerSpec] = []
+        self.agents_over_https = agents_over_https
 
     def refusal(self, spec: WorkerSpec) -> str | None:
         return None
@@ -36,7 +38,6 @@ class Backend:
 
     max_starting = 100
     outlives_controller = False
-    agents_over_https = False
 
     async def kill(self, worker_id: str) -> None: ...
 
@@ -88,17 +89,19 @@ class Credentials:
 
 
 class Workers:
-    """Remembers why workers failed."""
+    """Remembers why workers failed, and the tokens of their agents."""
 
     def __init__(self) -> None:
         self.errors: dict[str, str] = {}
+        self.tokens: dict[str, str | None] = {}
 
     async def of_endpoints(self, endpoint_ids: Sequence[str]) -> dict[str, list[Worker]]:
         return {}
 
     async def put(self, endpoint_id: str, worker_id: str, *, managed: bool, revision: int = 1) -> None: ...
 
-    async def begin_start(self, endpoint_id: str, worker_id: str) -> int:
+    async def begin_start(self, endpoint_id: str, worker_id: str, agent_token: str | None = None) -> int:
+        self.tokens[worker_id] = agent_token
         return 1
 
     async def mark(
@@ -109,12 +112,16 @@ class Workers:
     async def remove(self, endpoint_id: str, worker_id: str, **_: Any) -> None: ...
 
 
-async def _step(credentials: Credentials, endpoints: Endpoints) -> tuple[Backend, Workers]:
+async def _step(
+    credentials: Credentials, endpoints: Endpoints, *, agents_over_https: bool = False
+) -> tuple[Backend, Workers]:
     async def now_ms() -> int:
         return 1
 
-    backend, workers = Backend(), Workers()
-    config = ReconcilerConfig(agent_environment=lambda _: {}, grace_seconds=1, silence_seconds=1)
+    backend, workers = Backend(agents_over_https=agents_over_https), Workers()
+    config = ReconcilerConfig(
+        agent_environment=lambda endpoint_id: {"OF": endpoint_id}, grace_seconds=1, silence_seconds=1
+    )
     reconciler = Reconciler(
         config, endpoints, workers, Checks(), credentials, backend, now_ms, leads=lambda: True, clock=lambda: 0.0
     )
@@ -132,6 +139,24 @@ async def test_a_backend_gets_the_endpoints_environment_and_credential() -> None
     assert credentials.asked == [("acme", 7)]
     assert workers.errors == {}
     assert "a password" not in repr(first)
+
+
+async def test_agents_that_use_the_api_get_a_token_of_their_start() -> None:
+    backend, workers = await _step(Credentials(AUTH), Endpoints(), agents_over_https=True)
+    assert len(backend.started) == 2
+    for spec in backend.started:
+        token = spec.agent_environment[TOKEN_VARIABLE]
+        assert holder_of(token) == TokenHolder(spec.endpoint_id, spec.worker_id)
+        assert spec.agent_environment == {"OF": spec.endpoint_id, TOKEN_VARIABLE: token}
+        assert workers.tokens[spec.worker_id] == token
+        assert token not in repr(spec)
+    assert len(set(workers.tokens.values())) == 2
+
+
+async def test_agents_that_use_the_store_get_no_token() -> None:
+    backend, workers = await _step(Credentials(AUTH), Endpoints())
+    assert [spec.agent_environment for spec in backend.started] == [{"OF": "1"}, {"OF": "2"}]
+    assert set(workers.tokens.values()) == {None}
 
 
 async def test_a_backend_is_notified_when_a_worker_is_ready() -> None:
