@@ -808,6 +808,7 @@ class Scripts:
         call_id: str,
     ) -> CancelCancelled | CancelRequested | CancelRepeated | CancelEnded | CancelGone:
         """Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
+        An entry in the partition's stream tells API processes at once, which pass it on to agents that wait for it.
         """
     async def cancel_recovery(self, keys: EndpointKeys, /) -> CancelRecoveryOk | CancelRecoveryEnded:
         """Cancel the recovery of an endpoint, if one runs. Deliveries that it has made due are not changed."""

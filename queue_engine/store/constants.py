@@ -61,7 +61,15 @@ RATES_MS = 2000
 AUDIT_RECORDS_COMPARED = 20
 """Number of the latest audit records among which a repeated one is found."""
 
+MAX_CANCEL_REQUESTS = 1000
+"""Limit of a partition's latest requests to cancel a running task. An agent that misses one learns of it by its next
+heartbeat."""
+CANCEL_REQUESTS_MS = 60_000
+"""Time for which they are kept after the latest one: longer than an agent waits before it asks again."""
+
 CONSTANTS: dict[str, str | int] = {
+    "MAX_CANCEL_REQUESTS": MAX_CANCEL_REQUESTS,
+    "CANCEL_REQUESTS_MS": CANCEL_REQUESTS_MS,
     "EXPIRY_SLACK_MS": EXPIRY_SLACK_MS,
     "CANCELLED_BEFORE_IT_STARTED": CANCELLED_BEFORE_IT_STARTED,
     "CANCELLED_WHILE_WAITING": CANCELLED_WHILE_WAITING,

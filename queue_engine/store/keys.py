@@ -189,6 +189,11 @@ class Partition:
         return f"{self.tag}:out:parked"
 
     @cached_property
+    def cancel_requests(self) -> str:
+        """Stream: the latest requests to cancel a running task, with its worker; limited, expires."""
+        return f"{self.tag}:cancels"
+
+    @cached_property
     def recoveries(self) -> str:
         """Set: endpoints with a recovery that runs."""
         return f"{self.tag}:recoveries"

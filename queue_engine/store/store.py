@@ -24,6 +24,7 @@ from queue_engine.store.agent_tokens import AgentTokenStore
 from queue_engine.store.api_keys import ApiKeyStore
 from queue_engine.store.audit import AuditStore
 from queue_engine.store.calls import Scripts
+from queue_engine.store.cancel_requests import CancelRequests
 from queue_engine.store.checks import CheckStore
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deletions import DeletionStore
@@ -137,6 +138,7 @@ class Store:
         self.one_tenant = OneTenant(self.redis)
         self.logs = LogStore(self._logs, Scripts(ScriptRunner(self._logs).submit), self.partitions)
         self.processes = Processes(self.redis, self.data_format)
+        self.cancel_requests = CancelRequests(self._blocking)
 
     @property
     def data_format(self) -> int:

@@ -4,6 +4,7 @@ import pytest
 
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.tasks import AttemptOutcome, Failed, Succeeded, TaskState, TaskStatus, TryAgain
+from queue_engine.store.cancel_requests import place_of
 from queue_engine.store.tasks import Cancellation
 from tests.store.bench import Bench, spec
 
@@ -53,6 +54,20 @@ async def test_the_agent_of_a_running_task_is_notified_with_each_heartbeat(bench
     assert (task.state, task.cancel_requested) == (TaskState.RUNNING, True)
     for _ in range(2):
         assert await agent.renew([started.lease, other.lease]) == [Renewal.CANCEL, Renewal.OK]
+
+
+async def test_the_cancellation_of_a_running_task_is_noted_for_those_who_wait_for_it(bench: Bench) -> None:
+    """With its worker, for some time, and not that of a waiting task."""
+    agent, requests, now = bench.agent(), bench.store.cancel_requests, await bench.probe.now_ms()
+    await bench.submit_and_start("t1", agent)
+    await bench.submit("waiting")
+    await cancel(bench, "waiting")
+    assert await requests.read(bench.partition, place_of(now), block_ms=1) == []
+    await cancel(bench)
+    (found,) = await requests.read(bench.partition, place_of(now), block_ms=1)
+    assert (found.endpoint_id, found.task_id, found.worker_id) == (bench.endpoint_id, "t1", agent.worker_id)
+    assert await requests.read(bench.partition, found.place, block_ms=1) == []
+    assert await bench.probe.ask("PTTL", bench.partition.cancel_requests) > 0
 
 
 async def test_the_end_of_a_cancelled_task_is_recorded_by_its_agent(bench: Bench) -> None:

@@ -1,7 +1,8 @@
--- Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
+-- Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat. An entry in the
+-- partition's stream tells API processes at once, which pass it on to agents that wait for it.
 --
 -- flags: allow-oom, durable
--- keys of a task: task
+-- keys of a task: task, cancel_requests
 -- arguments: call_id text (of this call, so that a repeated call gets the same reply)
 -- replies:
 --   CANCELLED (the task has ended by this call)
@@ -9,12 +10,14 @@
 --   REPEATED (the same, by an earlier call)
 --   ENDED (the task had ended before)
 --   GONE
-local state, attempts, base, call = unpack(redis.call('HMGET', task, 'state', 'attempts', 'base', 'cancel'))
+local state, attempts, base, call, worker = unpack(redis.call('HMGET', task, 'state', 'attempts', 'base', 'cancel', 'worker'))
 if not state then return { 'GONE' } end
 if TERMINAL[state] then return { state == 'cancelled' and call == call_id and 'CANCELLED' or 'ENDED' } end
 if state == 'running' then
   if call and call ~= call_id then return { 'REPEATED' } end
   redis.call('HSET', task, 'cancel', call_id)
+  redis.call('XADD', cancel_requests, 'MAXLEN', '~', MAX_CANCEL_REQUESTS, '*', 't', (names_of(task)), 'w', worker or '')
+  redis.call('PEXPIRE', cancel_requests, CANCEL_REQUESTS_MS)
   return { 'REQUESTED' }
 end
 stop_waiting()
