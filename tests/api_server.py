@@ -64,6 +64,7 @@ class RunningApi:
     settings: ApiSettings
     app: Starlette
     store: Store
+    engine: Engine
     lookup: ScriptedLookup
     port: int
     key: str
@@ -73,6 +74,11 @@ class RunningApi:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        """Begin to stop serving, as SIGTERM does."""
+        self.engine.agent_work.drain()
+        self.stopping.set()
 
     async def new_key(self, tenant: str, **limits: Any) -> str:
         """Return a new key. `limits` are fields of its Grant; a key without any has all rights inside the tenant."""
@@ -122,7 +128,16 @@ async def running_api(
         catalogue = load_catalogue(settings.catalogue_file)
         rules, limits = settings.destination_rules(frozenset({port})), settings.tenant_limits()
         ceilings, secret_keys = settings.ceilings(), settings.secret_keys
-        engine = Engine(store, lookup, rules, secret_keys, limits=limits, ceilings=ceilings, monotonic=monotonic)
+        engine = Engine(
+            store,
+            lookup,
+            rules,
+            secret_keys,
+            limits=limits,
+            ceilings=ceilings,
+            agent_times=settings.agent_times(),
+            monotonic=monotonic,
+        )
         app = create_app(settings, engine, worker_access, catalogue, monotonic=monotonic)
         key = new_api_key()
         await store.api_keys.put(key, tenant="default", name="test")
@@ -130,13 +145,14 @@ async def running_api(
         headers = {"X-Api-Key": key}
         # Without TLS there is nothing to verify, and reading the certificates takes a fifth of a short test.
         async with httpx.AsyncClient(base_url=url, headers=headers, timeout=GIVE_UP_SECONDS, verify=False) as client:
-            api = RunningApi(settings, app, store, lookup, port, key, client)
+            api = RunningApi(settings, app, store, engine, lookup, port, key, client)
             serving = asyncio.create_task(serve(app, settings, listener, api.stopping))
             try:
                 yield api
             finally:
                 await client.aclose()
-                api.stopping.set()
+                api.stop()
                 await serving
+                await engine.agent_work.aclose()
                 await worker_access.aclose()
                 await store.close()

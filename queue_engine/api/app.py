@@ -11,7 +11,8 @@ from starlette.applications import Starlette
 from starlette.routing import Router
 from starlette.types import Receive, Scope, Send
 
-from queue_engine.api.http.auth import Authenticator
+from queue_engine.api.agent.routes import AgentRoute, AgentRoutes
+from queue_engine.api.http.auth import AgentAuthenticator, Authenticator
 from queue_engine.api.http.bodies import BodyReader, TenantBodies
 from queue_engine.api.http.failed_keys import FailedKeys
 from queue_engine.api.http.middleware import Edge
@@ -101,11 +102,19 @@ def create_app(
     operations += AgentTokenRoutes(services).operations()
     operations += AuditRoutes(services).operations()
     operations += TenantRoutes(services).operations()
+    agent_routes = AgentRoutes(
+        engine.agent_work,
+        AgentAuthenticator(engine.agent_principals, FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)),
+        BodyReader(settings.agent_max_body_bytes, settings.read_timeout_seconds, _agent_bodies(settings)),
+        max_input_bytes=settings.max_body_bytes,
+        monotonic=monotonic,
+    ).routes()
     operations += AlbRoutes(services, worker_access, limits, alb_slots, websocket_slots).routes()
     page = metrics_page or own_metrics(metrics.registry_of(metrics.Role.API))["/metrics"]
     operations += OperationsRoutes(engine, document, page, shows_metrics=settings.api_metrics == "public").operations()
-    _count_failures_from_zero(operations)
-    return Api(operations, RefusedRequests(engine.check_ready))
+    _count_failures_from_zero([*operations, *agent_routes])
+    # The document describes the operations only.
+    return Api([*operations, *agent_routes], RefusedRequests(engine.check_ready))
 
 
 def _tenant_bodies(settings: ApiSettings) -> TenantBodies:
@@ -114,9 +123,15 @@ def _tenant_bodies(settings: ApiSettings) -> TenantBodies:
     return TenantBodies(limit and max(limit, settings.max_body_bytes))
 
 
-def _count_failures_from_zero(operations: list[DescribedRoute]) -> None:
+def _agent_bodies(settings: ApiSettings) -> TenantBodies:
+    """Return the limit of bytes per tenant for agents, so that outputs and submissions do not delay each other."""
+    limit = settings.max_body_bytes_per_tenant
+    return TenantBodies(limit and max(limit, settings.agent_max_body_bytes))
+
+
+def _count_failures_from_zero(operations: Sequence[DescribedRoute]) -> None:
     """Start the counters of internal errors at zero, so that an alert sees the first error."""
     for operation in operations:
-        if isinstance(operation, Operation):
+        if isinstance(operation, Operation | AgentRoute):
             for method, code in product(operation.methods or (), ("500", "503")):
                 metrics.http_requests.labels(route=operation.path_format, method=method, code=code)

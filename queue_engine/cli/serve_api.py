@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import partial
 
 from queue_engine.api.app import Api, create_app
 from queue_engine.api.http.certificates import ServerCertificate
@@ -25,12 +26,13 @@ from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.memory import return_large_blocks
 from queue_engine.processes.sharing import Membership
 from queue_engine.processes.start_notice import Facts, send_notice
-from queue_engine.store.store import Store
+from queue_engine.store.store import MAX_WAITS, Store
 
 log = logging.getLogger("queue_engine")
 
 OTHER_FILES = 256
-"""Files that an API process opens besides connections in use: idle ones to workers (MAX_KEPT), the store, logs."""
+"""Files that an API process opens besides connections in use and reads that wait for tasks: idle connections to workers
+(MAX_KEPT), the store, logs."""
 
 
 async def serve_api(settings: ApiSettings) -> int:
@@ -45,7 +47,8 @@ async def serve_api(settings: ApiSettings) -> int:
         await store.wait_until_ready()
         facts = await _prepare_keys(settings, store)
         resolver = CachingResolver(DnsLookup())
-        worker_access = None
+        worker_access: WorkerAccess | None = None
+        engine: Engine | None = None
         try:
             listeners.listen()
             own_ports = frozenset({*settings.own_ports, *listeners.ports, *metrics_ports})
@@ -53,10 +56,18 @@ async def serve_api(settings: ApiSettings) -> int:
             worker_access = WorkerAccess(settings.worker_policy(own_ports, store_ports), settings.alb_keepalive_seconds)
             rules = settings.destination_rules(own_ports, store_ports)
             limits, ceilings = settings.tenant_limits(), settings.ceilings()
-            engine = Engine(store, resolver, rules, settings.secret_keys, limits=limits, ceilings=ceilings)
+            engine = Engine(
+                store,
+                resolver,
+                rules,
+                settings.secret_keys,
+                limits=limits,
+                ceilings=ceilings,
+                agent_times=settings.agent_times(),
+            )
             app = create_app(settings, engine, worker_access, catalogue, _metrics_page(membership))
             stopping = asyncio.Event()
-            on_end(stopping.set)
+            on_end(partial(_stop, engine, stopping))
             _check_file_limit(settings)
             return_large_blocks()
             collect_rarely()
@@ -64,6 +75,8 @@ async def serve_api(settings: ApiSettings) -> int:
             send_notice(os.environ, facts)
             await _serve_both(app, settings, listeners, stopping, certificate)
         finally:
+            if engine is not None:
+                await engine.agent_work.aclose()
             if worker_access is not None:
                 await worker_access.aclose()
             await resolver.close()
@@ -84,6 +97,12 @@ async def _serve_both(
     await asyncio.gather(*serving)
 
 
+def _stop(engine: Engine, stopping: asyncio.Event) -> None:
+    """Stop serving. Agents that wait for tasks get a response at once, and wait at another process."""
+    engine.agent_work.drain()
+    stopping.set()
+
+
 def _agent_facts(listeners: ApiListeners) -> dict[str, str]:
     return {} if listeners.agent_url is None else {"agent_url": listeners.agent_url}
 
@@ -98,7 +117,7 @@ def _check_file_limit(settings: ApiSettings) -> None:
     """Raise the limit of open files so that it fits the limits of connections. Log a warning if it cannot be raised."""
     listeners = 1 if settings.agent_host is None else 2
     limits = (settings.max_connections * listeners, settings.alb_max_requests_per_tenant)
-    needed = sum(limits) + OTHER_FILES
+    needed = sum(limits) + MAX_WAITS + OTHER_FILES
     limit = raise_file_limit(needed)
     if 0 in limits:  # no limit: the process may need any number of files
         limit = raise_file_limit(ALL_FILES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,11 +18,12 @@ from pydantic_settings import NoDecode
 
 from queue_engine.config.base import ProcessSettings
 from queue_engine.config.limits import LimitSettings
-from queue_engine.config.shared import MetricsSettings, SharedSettings, StoreSettings
+from queue_engine.config.shared import AgentTimeSettings, MetricsSettings, SharedSettings, StoreSettings
 from queue_engine.config.store_url import DEFAULT_PORT, Topology, parse_store_url
 from queue_engine.domain.gpus import GpuSetting, parse_gpu_setting
 from queue_engine.domain.retry import DELIVERY_DELAYS_SECONDS
 from queue_engine.domain.user_ids import UserIds, parse_user_ids
+from queue_engine.domain.workers import AgentTimes
 from queue_engine.net.ports import machine_addresses
 from queue_engine.rules.addresses import DEFAULT_WORKER_NETWORKS, WorkerPolicy
 from queue_engine.rules.agent_urls import agent_url_refusal
@@ -160,7 +162,7 @@ class CatalogueSettings(ProcessSettings):
     )
 
 
-class ApiSettings(WebhookSettings, LimitSettings, CatalogueSettings, MetricsSettings):
+class ApiSettings(AgentTimeSettings, WebhookSettings, LimitSettings, CatalogueSettings, MetricsSettings):
     """`queue-engine api`."""
 
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -194,6 +196,13 @@ class ApiSettings(WebhookSettings, LimitSettings, CatalogueSettings, MetricsSett
         description="Maximum number of bytes of a tenant's request bodies that an API process has in progress, without "
         "the first 8 KiB of each and without requests to ALB endpoints; 0: no limit. A body of the maximum size is "
         "always accepted",
+    )
+    agent_max_body_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Maximum size of a request of an agent that calls the API, in bytes: the outputs of tasks that it "
+        "settles together. Such requests count for a limit of their own that is as high as "
+        "`QUEUE_ENGINE_MAX_BODY_BYTES_PER_TENANT`, and at least this",
     )
     read_timeout_seconds: float = Field(
         9.0, gt=0, description="Timeout for receiving the request headers, and between chunks of the body"
@@ -301,6 +310,10 @@ class ApiSettings(WebhookSettings, LimitSettings, CatalogueSettings, MetricsSett
     def url(self) -> str:
         """Return the URL of the API without its port."""
         return f"{'http' if self.tls_cert is None else 'https'}://{self.host}"
+
+    def agent_times(self) -> AgentTimes:
+        """Return the times of agents that call the API."""
+        return AgentTimes(timedelta(seconds=self.lease_seconds), timedelta(seconds=self.log_retention_seconds))
 
     def worker_policy(self, own_ports: frozenset[int], store_ports: frozenset[int] = frozenset()) -> WorkerPolicy:
         """Return the addresses of workers to which this process may connect. `own_ports` are the engine's on this

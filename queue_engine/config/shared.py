@@ -96,12 +96,8 @@ class StoreSettings(ProcessSettings):
         return Sealer.of(self.secret_keys)
 
 
-class SharedSettings(StoreSettings):
-    """Settings that must be equal in the controller and its agents.
-
-    The controller passes these to the agents that it starts. An agent started by hand reads the engine's variables for
-    those that it was not given.
-    """
+class AgentTimeSettings(ProcessSettings):
+    """Times of agents: settings of those that use the store, and of the API for those that call it."""
 
     lease_seconds: float = Field(
         30.0,
@@ -113,6 +109,14 @@ class SharedSettings(StoreSettings):
     log_retention_seconds: float = Field(
         86_400, ge=1, le=365 * 86_400, description="Time for which a worker's log is kept after the worker's end"
     )
+
+
+class SharedSettings(AgentTimeSettings, StoreSettings):
+    """Settings that must be equal in the controller and its agents.
+
+    The controller passes these to the agents that it starts. An agent started by hand reads the engine's variables for
+    those that it was not given.
+    """
 
     def agent_environment(self) -> dict[str, str]:
         """Return the shared settings as variables of an agent. SECRET: the store's password and the keys are in it."""

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 
 MAX_IDLE_REPORT_SECONDS = 3.0
 """Maximum time between two reports of an idle agent. An agent that is started by hand uses it by default."""
 REPORTS_PER_SILENCE = 4
 """Minimum number of reports of an idle worker within the time after which it counts as silent."""
+
+
+@dataclass(frozen=True)
+class AgentTimes:
+    """Times of agents that call the API, which decides them."""
+
+    lease: timedelta
+    """Time without a renewal after which a task is queued again."""
+    log_retention: timedelta
+    """Time for which a worker's log is kept after the worker's end."""
+
+
+DEFAULT_AGENT_TIMES = AgentTimes(lease=timedelta(seconds=30), log_retention=timedelta(days=1))
 
 
 class WorkerStatus(StrEnum):

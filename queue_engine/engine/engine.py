@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 
 from queue_engine.domain.ceilings import NO_CEILINGS, Ceilings
 from queue_engine.domain.tenants import DEFAULT_LIMITS, LimitValues
+from queue_engine.domain.workers import DEFAULT_AGENT_TIMES, AgentTimes
 from queue_engine.engine.agent_tokens import AgentTokens
+from queue_engine.engine.agents.work import AgentWork
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.deliveries import Deliveries
@@ -30,7 +32,8 @@ class Engine:
     """All use cases, for the API and the other surfaces of the engine. Creating it opens no connection.
 
     `secret_keys` are the server's keys, the current key first. `limits` are those of tenants for which an operator has
-    set no others. `ceilings` are the highest values of endpoints' settings.
+    set no others. `ceilings` are the highest values of endpoints' settings. `agent_times` are those of agents that call
+    this process.
     """
 
     def __init__(
@@ -42,6 +45,7 @@ class Engine:
         *,
         limits: LimitValues = DEFAULT_LIMITS,
         ceilings: Ceilings = NO_CEILINGS,
+        agent_times: AgentTimes = DEFAULT_AGENT_TIMES,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -69,6 +73,7 @@ class Engine:
         self.agent_tokens = AgentTokens(store.agent_tokens, self.audit)
         self.tenants = Tenants(store.tenants, tenant_limits, self.audit)
         self.listings = Listings(store.endpoints, store.workers)
+        self.agent_work = AgentWork(store, agent_times)
 
     async def now_ms(self) -> int:
         """Return the store's clock, to which all times of the API belong. Raises StoreUnavailable."""

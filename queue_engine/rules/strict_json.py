@@ -103,7 +103,7 @@ def split_object(
     return found
 
 
-def is_json(text: bytes | bytearray) -> bool:
+def is_json(text: bytes | bytearray | memoryview) -> bool:
     """Return whether `text` is one JSON value by RFC 8259: UTF-8 without a byte order mark, no NaN or Infinity, nested
     only as deep as the interpreter can follow. Builds no objects, so 8 MiB take only tens of milliseconds. A long text
     is not copied, unless the checker refuses it for a surrogate.
@@ -116,21 +116,22 @@ def is_json(text: bytes | bytearray) -> bool:
     return True
 
 
-def _check_utf8(text: bytes | bytearray) -> None:
+def _check_utf8(text: bytes | bytearray | memoryview) -> None:
     """Raise UnicodeDecodeError if `text` is not UTF-8, because the checker does not look inside strings."""
     if len(text) <= _SLICE:
-        text.decode()
+        str(text, "utf-8")
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
     for at in range(0, len(text), _SLICE):
         decoder.decode(text[at : at + _SLICE], final=at + _SLICE >= len(text))
 
 
-def _check_json(text: bytes | bytearray) -> None:
+def _check_json(text: bytes | bytearray | memoryview) -> None:
     """Raise DecodeError if `text` is not JSON, apart from its encoding."""
     try:
         _CHECKER.decode(text)
     except msgspec.DecodeError:
+        text = bytes(text)
         if b"\\u" not in text:
             raise
         _CHECKER.decode(text.translate(_WITHOUT_SURROGATES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from collections.abc import Iterable, Sequence
@@ -43,6 +44,10 @@ MAX_STEPS = 20
 MAX_TOGETHER = 24
 """Limit of attempts that one script begins or ends. The store serves no other client until the script ends. If all
 attempts of an agent ended in one script, the agent would have nothing to do until then, and the store afterwards."""
+_KINDS = ("new", "retry")
+"""The words for the two queues of an endpoint."""
+_RETRY_SUFFIX = ":retry"
+_WORDS = re.compile(r"(new|retry):([0-9]{1,20}-[0-9]{1,20}):([A-Za-z0-9_]{0,255})")
 StreamEntry = tuple[bytes, dict[bytes, bytes]]
 """Id and fields of an entry of a stream."""
 
@@ -56,6 +61,10 @@ class Entry:
     task_id: str
     token: str = field(default_factory=lambda: secrets.token_hex(16), compare=False, repr=False)
     """Token of the attempt that this entry starts: a start repeated after a lost reply is the same attempt."""
+
+    def in_words(self) -> str:
+        """Return the entry without its token as text, for an agent that does not use the store."""
+        return f"{_KINDS[self.stream.endswith(_RETRY_SUFFIX)]}:{self.entry_id}:{self.task_id}"
 
 
 @dataclass(frozen=True)
@@ -135,8 +144,22 @@ class TaskQueue:
         self._none_before = 0.0
         """Monotonic time before which no entry can be abandoned."""
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
-        self._starts = Gatherer(self._start, limit=MAX_TOGETHER)
+        self._starts = Gatherer(self.start_together, limit=MAX_TOGETHER)
         self._ends = Gatherer(self._end, limit=MAX_TOGETHER)
+
+    def entry_in(self, words: str, token: str = "") -> Entry | None:
+        """Return the entry of this endpoint that `Entry.in_words` has described; None for text that describes none."""
+        found = _WORDS.fullmatch(words)
+        if found is None:
+            return None
+        kind, entry_id, task_id = found.groups()
+        stream = self._keys.retry_queue if kind == _KINDS[True] else self._keys.queue
+        return Entry(stream, entry_id, task_id, token)
+
+    @property
+    def endpoint_id(self) -> str:
+        """The id of the queue's endpoint."""
+        return self._keys.endpoint_id
 
     async def claim(self, limit: int, *, block_ms: int) -> list[Entry]:
         """Return up to `limit` entries, or that number of each queue. Wait up to `block_ms` for the first one.
@@ -264,8 +287,11 @@ class TaskQueue:
         """
         return await self._starts.add((entry, address, is_ahead))
 
-    async def _start(self, starts: Sequence[tuple[Entry, str, bool]]) -> list[Started | Exception | None]:
-        """Begin attempts. Return the results of the first ones: their inputs are limited."""
+    async def start_together(self, starts: Sequence[tuple[Entry, str, bool]]) -> list[Started | Exception | None]:
+        """Begin at most MAX_TOGETHER attempts: for each, the arguments of `start` in their order.
+
+        Return the results of the first ones, at least of one, because the inputs of a call are limited.
+        """
         (first, _, _), *others = starts
         reply = await self._scripts.start(
             self._keys.of_task(first.task_id),

@@ -57,6 +57,9 @@ MIN_REDIS = (7, 0)
 MIN_VALKEY = (7, 2)
 MIN_WAITAOF = (7, 2)
 """First version of both servers with WAITAOF, which waits until writes are on disk."""
+MAX_WAITS = 2000
+"""Limit of the endpoints with waiting agents that one process serves, each with a connection to the store. Further ones
+get the error that the store is unavailable, and retry."""
 PROBE_KEY = "{qe}:probe"
 
 
@@ -113,11 +116,14 @@ class Store:
         # In a cluster a blocking read waits on each partition separately. An agent's read that is repeated after a lost
         # reply would claim other tasks; TaskQueue claims the same ones by a script.
         self._blocking = connect(self._address, max_connections=4 + partitions, blocking=True, repeats=not is_agent)
+        # For the queues of agents that call this process, one read for each endpoint whose agents wait.
+        self._waits = connect(self._address, max_connections=MAX_WAITS, blocking=True, repeats=False)
         self._beats = connect(self._address, max_connections=2)
         self._logs = connect(self._address, max_connections=max_connections)
-        self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._beats, self._logs)
+        self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._waits, self._beats, self._logs)
         self._runner = ScriptRunner(self.redis, durability)
         self.scripts = Scripts(self._runner.submit)
+        self._beating = Scripts(ScriptRunner(self._beats).submit)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
         self.deliveries = DeliveryStore(self.redis, self.scripts, self.partitions)
         self.given_up = GivenUpIndex(self.redis, self.scripts, self.partitions, self.tasks)
@@ -162,12 +168,15 @@ class Store:
         async with self.processes.noted(self._process):
             yield
 
-    def queue(self, *, endpoint_id: str, worker_id: str, lease_ms: int) -> TaskQueue:
-        """Return the queue of an endpoint, for one agent."""
+    def queue(self, *, endpoint_id: str, worker_id: str, lease_ms: int, is_served: bool = False) -> TaskQueue:
+        """Return the queue of an endpoint, for one agent.
+
+        With `is_served` it is for agents that call this process, whose blocking reads have connections of their own.
+        """
         return TaskQueue(
             self.scripts,
-            Scripts(ScriptRunner(self._beats).submit),
-            self._blocking,
+            self._beating,
+            self._waits if is_served else self._blocking,
             self.partitions,
             self.sealer,
             endpoint_id=endpoint_id,

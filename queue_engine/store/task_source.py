@@ -58,9 +58,7 @@ class StoreClaim:
     @_raises_unavailable
     async def start(self, *, address: str, is_ahead: bool = False) -> StartedAttempt | None:
         started = await self._queue.start(self._entry, address=address, is_ahead=is_ahead)
-        if started is None:
-            return None
-        return _attempt(started, self._queue.worker_id, await _opened(started, self._queue))
+        return None if started is None else await opened_attempt(started, self._queue)
 
     @_raises_unavailable
     async def put_back(self) -> None:
@@ -146,6 +144,11 @@ class StoreLog:
     @_raises_unavailable
     async def append(self, batch_id: str, lines: Sequence[str]) -> None:
         await self._logs.append(self._endpoint_id, self._worker_id, batch_id, lines, retention_ms=self._retention_ms)
+
+
+async def opened_attempt(started: Started, queue: TaskQueue) -> StartedAttempt:
+    """Return the attempt for its agent, with the secrets of its task opened if that is possible."""
+    return _attempt(started, queue.worker_id, await _opened(started, queue))
 
 
 async def _opened(started: Started, queue: TaskQueue) -> ClaimedTask | Unreadable:

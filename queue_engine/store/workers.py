@@ -119,6 +119,11 @@ class WorkerStore:
             reason=reason,
         )
 
+    async def count(self, endpoint_id: str) -> int:
+        """Return the number of the endpoint's workers."""
+        number: int = await self._redis.hlen(self._partitions.of(endpoint_id).workers)  # type: ignore[misc]
+        return number
+
     async def of_endpoint(self, endpoint_id: str) -> list[Worker]:
         """Return the endpoint's workers, oldest first."""
         return (await self.of_endpoints([endpoint_id])).get(endpoint_id, [])

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from queue_engine.api.agent.routes import AgentRoute
 from queue_engine.api.http.operations import DescribedRoute, Operation
 from queue_engine.domain.principals import Role
 from queue_engine.store.api_keys import OPERATORS, hash_of
@@ -77,7 +78,7 @@ def routes_of(api: RunningApi) -> list[DescribedRoute]:
     routes = [route for route in api.app.routes if isinstance(route, Route)]
     described = [route for route in routes if isinstance(route, DescribedRoute)]
     assert routes == described, "a route declares no right"
-    return described
+    return [route for route in described if not isinstance(route, AgentRoute)]
 
 
 def is_of_an_endpoint(route: DescribedRoute) -> bool:
@@ -139,6 +140,14 @@ async def test_a_role_allows_its_calls_and_no_others(api: RunningApi, role: Role
             assert f"the role {role} does not allow this" in answer.text or not answer.content
     # The new key, its index, and the set of limited keys; the calls have created nothing.
     assert await api.keys_stored() <= before + 3
+
+
+async def test_no_role_allows_the_calls_of_agents(api: RunningApi) -> None:
+    calls = [route for route in api.app.routes if isinstance(route, AgentRoute)]
+    assert len(calls) == 11
+    for key in [None, *[await key_of(api, role) for role in Role]]:
+        for route in calls:
+            assert_is(await call(api, route, key), UNAUTHORIZED, route)
 
 
 async def test_routes_without_a_key_take_any_key(api: RunningApi) -> None:

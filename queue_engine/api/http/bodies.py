@@ -97,7 +97,7 @@ class BodyReader:
         InvalidRequest, ClientGone, TooManyRequests.
         """
         check_content_type(request.scope)
-        body = await self._read(request, tenant)
+        body = await self.read(request, tenant)
         try:
             if len(body) <= MAX_SPLIT_BYTES:
                 return split_object(body, keep_raw, known)
@@ -106,8 +106,11 @@ class BodyReader:
         except InvalidJson as error:
             raise InvalidRequest(_field_name(error.member), error.rule) from None
 
-    async def _read(self, request: Request, tenant: str) -> bytes | bytearray:
-        """Return the body unchanged. Raises BodyTooLarge, before reading when the declared length exceeds the limit."""
+    async def read(self, request: Request, tenant: str) -> bytes | bytearray:
+        """Return the body unchanged. Raises BodyTooLarge, before reading when the declared length exceeds the limit.
+
+        The body counts for the tenant until `release` is called. Also raises BodyStalled, ClientGone, TooManyRequests.
+        """
         if _declared_length(request.scope) > self.max_bytes:
             raise BodyTooLarge(self.max_bytes)
         arrived = arrived_body(request.receive)

@@ -71,7 +71,8 @@ class Edge:
         key = (route, method if method in _METHODS else "OTHER", status)
         count, duration = self._figures.get(key) or self._figures_of(*key)
         count.inc()
-        if status != HTTPStatus.SWITCHING_PROTOCOLS:  # a WebSocket lasts as long as its client wants
+        # A WebSocket lasts as long as its client wants, and a long poll until a task comes.
+        if status != HTTPStatus.SWITCHING_PROTOCOLS and not getattr(scope.get("route"), "waits", False):
             duration.observe(seconds)
 
     def _figures_of(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:

@@ -56,6 +56,10 @@ class DescribedRoute(Route):
     response_model: Any = None
     media_type: str | None = None
     takes: type[BaseModel] | None = None
+    waits = False
+    """True for a long poll, whose duration is no measure of the server."""
+    is_exact = False
+    """True if the route has no parameters and no other route has its path, so that it is found by the path alone."""
 
     def __init__(
         self,

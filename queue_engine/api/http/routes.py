@@ -19,6 +19,7 @@ class Routes:
 
     def __init__(self, routes: Sequence[DescribedRoute]) -> None:
         self._routes = routes
+        self._exact = {(route.method, route.path): route for route in routes if route.is_exact}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[Response | None]:
         """Call the route of a request. It sends the response, or returns it for the caller to send.
@@ -27,6 +28,10 @@ class Routes:
         and for a method that it does not have; `Allow` then has the methods.
         """
         method = scope["method"]
+        exact = self._exact.get((method, scope["path"]))
+        if exact is not None:
+            scope["route"], scope["path_params"] = exact, {}
+            return exact.serve(scope, receive, send)
         for route in self._routes:
             if method == route.method and (parameters := route.parameters_in(scope)) is not None:
                 scope["route"], scope["path_params"] = route, parameters
