@@ -21,7 +21,7 @@ from queue_engine.config.store_url import Address
 from queue_engine.observability import metrics
 from queue_engine.store.redis.client import NotDurable, after_loss, exchange, unavailability
 from queue_engine.store.redis.cluster import ClusterClient, is_redirection, slot_of
-from queue_engine.store.scripts import Argument, Script, load_scripts
+from queue_engine.store.scripts import AGENT_SCRIPTS, Argument, Script, load_scripts
 
 MAX_BATCH = 32
 """Script calls in one pipeline. With more, the calls of a busy process would all wait for one pipeline: the process has
@@ -61,10 +61,14 @@ class ScriptRunner:
     Every script is idempotent, so a call whose reply was lost is sent once more on a new connection. A second failure
     is raised as RedisError. A durable call raises NotDurable when it was executed and too few servers have acknowledged
     it. When it is repeated, it waits for the servers again.
+
+    A server that does not know a script gets all scripts that it lacks. With `loads` False, as in an agent, the call
+    raises NoScriptError, until a process of the engine has loaded them.
     """
 
-    def __init__(self, redis: Redis, durability: Durability = STORE_DURABILITY) -> None:
+    def __init__(self, redis: Redis, durability: Durability = STORE_DURABILITY, *, loads: bool = True) -> None:
         self._redis = redis
+        self._loads = loads
         self._cluster = redis if isinstance(redis, ClusterClient) else None
         self._durability = durability
         self._mark = load_scripts()["mark"]
@@ -196,9 +200,8 @@ class ScriptRunner:
         """Return a reply or error for each call. Loads scripts that the server does not have. Raises RedisError."""
         replies = await self._pipeline(client, batch, asking)
         missing = [index for index, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if missing:
-            for script in {batch[index].script.name: batch[index].script for index in missing}.values():
-                await client.script_load(script.text)
+        if missing and self._loads:
+            await load_missing(client, [batch[index].script for index in missing])
             again = await self._pipeline(client, [batch[index] for index in missing], asking)
             for index, reply in zip(missing, again, strict=True):
                 replies[index] = reply
@@ -232,8 +235,8 @@ class ScriptRunner:
         self, client: Redis, key: str, asking: bool, acknowledged: Any, mark: Any
     ) -> RedisError | None:
         """Return NotDurable when the writes before do not have the configured durability, else None."""
-        if isinstance(mark, NoScriptError):
-            await client.script_load(self._mark.text)
+        if isinstance(mark, NoScriptError) and self._loads:
+            await load_missing(client)
             mark, acknowledged = await _replies(client, self._wait(key), asking)
         for reply in (mark, acknowledged):
             if isinstance(reply, Exception):
@@ -246,6 +249,28 @@ class ScriptRunner:
             where = "on disk " if asked.disk else ""
             return NotDurable(f"{replicas} of {asked.replicas} replicas acknowledged a write {where}{within}")
         return None
+
+
+async def load_missing(client: Redis, others: Sequence[Script] = ()) -> int:
+    """Load all scripts that one server does not know, and the given `others`; return their number. Raises RedisError.
+
+    Those of the agents are loaded first: a server that knows one of the engine's has them too, even if the connection
+    was lost in between.
+    """
+    scripts = sorted((*load_scripts().values(), *others), key=lambda script: script.name not in AGENT_SCRIPTS)
+    texts = {script.sha: script.text for script in scripts}
+    (known,) = _checked(await exchange(client, [("SCRIPT", "EXISTS", *texts)]))
+    missing = [text for text, is_known in zip(texts.values(), known, strict=True) if not is_known]
+    _checked(await exchange(client, [("SCRIPT", "LOAD", text) for text in missing]) if missing else [])
+    return len(missing)
+
+
+def _checked(replies: list[Any]) -> list[Any]:
+    """Return the replies. Raises the first error among them."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
 
 
 _calls_of = cache(metrics.StoreCalls)

@@ -3,13 +3,18 @@
 `load_scripts` returns the scripts by name. `Script.bind` returns a coroutine function that takes keys and arguments by
 keyword and returns a reply with its `word` and its fields, each with the type from the header. `calls.py` has these
 functions as methods. `calls.pyi` is generated from the headers too and gives mypy their signatures.
+
+A server does not keep scripts over a restart, and a replica that becomes the master does not have them. Agents have no
+right to load scripts, so the engine's processes load all scripts, also those that only agents call: at start, and when
+a server does not know a script that they call. The text of every script ends with the digest of all of them. So the
+scripts of two versions have different hashes, and a server that knows a script of a version got all of them.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, make_dataclass
+from dataclasses import dataclass, make_dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from operator import attrgetter, itemgetter
@@ -135,6 +140,13 @@ class Script:
         return parse
 
 
+AGENT_SCRIPTS = (
+    *("claim", "unstarted", "start", "renew", "finish", "retry", "release", "put_back", "make_queues", "mark"),
+    *("put_worker", "report_worker", "remove_worker", "append_logs", "drop_logs"),
+)
+"""The scripts that agents call."""
+
+
 @cache
 def load_scripts() -> dict[str, Script]:
     """Return all scripts of the package by name. Raises BadScript."""
@@ -142,10 +154,12 @@ def load_scripts() -> dict[str, Script]:
     library = load_library()
     sources = {entry.name: entry.read_text() for entry in folder.iterdir() if entry.name.endswith(".lua")}
     del sources["library.lua"]
-    return {
+    scripts = {
         name: make_script(name, source, library)
         for name, source in sorted((name.removesuffix(".lua"), source) for name, source in sources.items())
     }
+    digest = _sha1("".join(script.sha for script in scripts.values()))
+    return {name: _with_end(script, f"\n-- {digest}\n") for name, script in scripts.items()}
 
 
 @cache
@@ -164,8 +178,17 @@ def make_script(name: str, source: str, library: Library) -> Script:
             path_of(header.scope, key)
     except (BadHeader, BadScript) as error:
         raise BadScript(f"{name}.lua: {error}") from error
-    sha = hashlib.sha1(made.text.encode(), usedforsecurity=False).hexdigest()
-    return Script(name, header, made.text, sha, made.scoped_keys)
+    return Script(name, header, made.text, _sha1(made.text), made.scoped_keys)
+
+
+def _with_end(script: Script, end: str) -> Script:
+    text = script.text + end
+    return replace(script, text=text, sha=_sha1(text))
+
+
+def _sha1(text: str) -> str:
+    """Return the hash by which the servers name scripts."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def path_of(scope: str | None, key: str) -> str:

@@ -44,7 +44,7 @@ from queue_engine.store.redis.client import check_tls_files, close, connect, sto
 from queue_engine.store.redis.cluster import ClusterClient, NotACluster, slot_of
 from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
-from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner
+from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner, load_missing
 from queue_engine.store.sweeper import Sweeper
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.tenants import TenantStore
@@ -89,7 +89,8 @@ class Store:
 
     The first call connects. `max_connections` limits the connections for commands; blocking reads, heartbeats and logs
     have separate connections, so that none of these waits for another. An agent may use data whose format is one newer
-    than its own. `steps` are the known migrations: those of this version, unless a test passes others.
+    than its own. It loads no scripts and changes no metadata, because its user of the store may not. `steps` are the
+    known migrations: those of this version, unless a test passes others.
     """
 
     def __init__(
@@ -121,9 +122,9 @@ class Store:
         self._beats = connect(self._address, max_connections=2)
         self._logs = connect(self._address, max_connections=max_connections)
         self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._waits, self._beats, self._logs)
-        self._runner = ScriptRunner(self.redis, durability)
+        self._runner = ScriptRunner(self.redis, durability, loads=not is_agent)
         self.scripts = Scripts(self._runner.submit)
-        self._beating = Scripts(ScriptRunner(self._beats).submit)
+        self._beating = self._scripts_over(self._beats)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
         self.deliveries = DeliveryStore(self.redis, self.scripts, self.partitions)
         self.given_up = GivenUpIndex(self.redis, self.scripts, self.partitions, self.tasks)
@@ -142,7 +143,7 @@ class Store:
         self.usage = UsageStore(self.scripts, self.partitions, self.endpoints.index)
         self.leadership = Leadership(self.scripts)
         self.one_tenant = OneTenant(self.redis)
-        self.logs = LogStore(self._logs, Scripts(ScriptRunner(self._logs).submit), self.partitions)
+        self.logs = LogStore(self._logs, self._scripts_over(self._logs), self.partitions)
         self.processes = Processes(self.redis, self.data_format)
         self.cancel_requests = CancelRequests(self._blocking)
 
@@ -184,6 +185,9 @@ class Store:
             lease_ms=lease_ms,
         )
 
+    def _scripts_over(self, redis: Redis) -> Scripts:
+        return Scripts(ScriptRunner(redis, loads=not self._is_agent).submit)
+
     def outbox(self, process_id: str | None = None, *, max_age_ms: int = DEFAULT_MAX_AGE_MS) -> Outbox:
         """Return the webhook outbox, for one delivery process."""
         name = process_id or uuid.uuid4().hex
@@ -194,9 +198,10 @@ class Store:
     async def prepare(self) -> ServerInfo:
         """Check that this process can use the store, and record the values that must not change for the store's life.
 
-        In a cluster every master is checked. Raises UnfitStore when a version, an eviction policy, the data or the
-        secret key do not fit, or a server cannot provide the configured durability. Raises StoreUnavailable when a
-        server does not respond; its reason has the addresses of the URL, without the credentials.
+        Load the scripts too. An agent only checks. In a cluster every master is checked. Raises UnfitStore when a
+        version, an eviction policy, the data or the secret key do not fit, or a server cannot provide the configured
+        durability. Raises StoreUnavailable when a server does not respond; its reason has the addresses of the URL,
+        without the credentials.
         """
         self._check_tls_files()
         try:
@@ -212,11 +217,17 @@ class Store:
             for where, info in servers.items():
                 self._check_server(info, f" ({where})" if len(servers) > 1 else "")
             await self._check_meta()
+            await self._load_scripts()
             for warning in {known_vulnerabilities(info.name, info.version) for info in servers.values()} - {None}:
                 log.warning("%s", warning)
             info = next(iter(servers.values()))
             metrics.note_build(str(info))
             return info
+
+    async def _load_scripts(self) -> None:
+        """Load the scripts that a server does not have, also for the agents."""
+        if not self._is_agent:
+            await asyncio.gather(*map(load_missing, (await self._masters()).values()))
 
     async def servers(self) -> dict[str, ServerInfo]:
         """Return the facts of the server, or of each master of the cluster, by address."""
@@ -368,7 +379,7 @@ class Store:
                 "the store does not fit: its secrets were sealed with another secret key: set QUEUE_ENGINE_SECRET_KEY, "
                 "or QUEUE_ENGINE_SECRET_KEY_PREVIOUS, to the one used before"
             )
-        if stores_key != self.sealer.fingerprint:
+        if stores_key != self.sealer.fingerprint and not self._is_agent:
             await self.redis.hset(keys.META, keys.NEXT_FINGERPRINT, self.sealer.fingerprint)  # type: ignore[misc]
 
     async def check_has_key(self) -> None:
@@ -385,10 +396,11 @@ class Store:
             raise UnfitStore("the store does not fit: " + message.format(found=found, expected=expected))
 
     async def _noted(self, field: str, first: str) -> str:
-        """Return the value of a field of the store's meta data, after setting it to `first` if it was missing."""
-        await self.redis.hsetnx(keys.META, field, first)  # type: ignore[misc]
-        found: bytes = await self.redis.hget(keys.META, field)  # type: ignore[misc]
-        return found.decode()
+        """Return the value of a field of the store's metadata, `first` if it is missing. An agent does not set it."""
+        if not self._is_agent:
+            await self.redis.hsetnx(keys.META, field, first)  # type: ignore[misc]
+        found: bytes | None = await self.redis.hget(keys.META, field)  # type: ignore[misc]
+        return first if found is None else found.decode()
 
 
 def _reason(error: BaseException) -> str | None:

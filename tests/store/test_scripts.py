@@ -1,6 +1,7 @@
 """Concurrent script calls share a round trip, and each call gets its own reply or error."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import pytest
@@ -130,6 +131,33 @@ async def test_scripts_that_the_store_has_forgotten_are_loaded_again(bench: Benc
     for task_id in ("t1", "t2", "t3"):
         await bench.probe.ask("SCRIPT", "FLUSH")
         assert (await bench.finish(task_id)).state is TaskState.SUCCEEDED
+
+
+async def test_an_agent_waits_for_its_scripts_and_the_engine_loads_them_with_its_own(
+    store: Store, bench: Bench
+) -> None:
+    of_agent = Store(store.url, Sealer(None), partitions=store.partitions.count, is_agent=True)
+    agent = of_agent.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
+    await bench.submit("t1")
+    await bench.probe.ask("SCRIPT", "FLUSH")
+    (entry,) = await agent.claim(1, block_ms=1)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable, match="does not know the scripts of this version"):
+            async with store_errors():
+                await agent.start(entry, address="127.0.0.1:9000")
+    await bench.sweep()  # calls scripts that no agent calls
+    started = await agent.start(entry, address="127.0.0.1:9000")
+    assert started is not None
+    await bench.probe.ask("SCRIPT", "FLUSH")
+    await store.prepare()
+    assert (await agent.settle(started.lease, Succeeded(b"1"))).word == "OK"
+    await of_agent.close()
+
+
+def test_scripts_of_two_versions_have_different_hashes() -> None:
+    """Otherwise a server that has got a script from another version would not get the agents' scripts of this one."""
+    (digest,) = {script.text.splitlines()[-1] for script in load_scripts().values()}
+    assert re.fullmatch("-- [0-9a-f]{40}", digest)
 
 
 async def test_scripts_forgotten_in_the_middle_of_a_batch_are_loaded_again(bench: Bench) -> None:

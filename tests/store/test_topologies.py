@@ -1,10 +1,11 @@
 """The store's guarantees hold behind sentinels and in a cluster too."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 
 import pytest
+from redis.exceptions import RedisError
 
 from queue_engine.config.durability import Durability
 from queue_engine.crypto.sealing import Sealer
@@ -315,6 +316,46 @@ async def test_scripts_that_a_server_has_forgotten_are_loaded_again(setup: Setup
         for master in masters_of(setup):
             master.command("SCRIPT", "FLUSH")
         assert (await bench.finish(task_id)).state is TaskState.SUCCEEDED
+
+
+async def test_agents_wait_until_the_engine_has_loaded_the_scripts_on_the_new_master(
+    setup: Setup, store: Store, bench: Bench
+) -> None:
+    """The engine calls other scripts than the agent. A server that becomes the master knows none of them."""
+    of_agent = Store(setup.url, Sealer(None), partitions=PARTITIONS, is_agent=True)
+    agent = of_agent.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
+    started = await bench.submit_and_start("t1", agent)
+    await store.check_writable()
+    await asyncio.to_thread(_kill_owner, setup, bench)
+    refusals: set[str] = set()
+
+    async def settled() -> bool:
+        try:
+            return (await bench.settle(agent, started, Succeeded(b"1"))).word in ("OK", "ALREADY")
+        except RedisError as error:
+            refusals.add(unavailability(error) or repr(error))
+            return False
+
+    await wait_until_async(lambda: _says_scripts_are_missing(settled, refusals))
+    await wait_until_async(lambda: _swept(bench))
+    assert await settled()
+    await of_agent.close()
+    await asyncio.to_thread(setup.restore)
+
+
+async def _says_scripts_are_missing(settled: Callable[[], Awaitable[bool]], refusals: set[str]) -> bool:
+    assert not await settled()
+    return any("does not know the scripts" in one for one in refusals)
+
+
+async def _swept(bench: Bench) -> bool:
+    try:
+        await bench.sweep()
+    except (RedisError, OSError) as error:
+        if unavailability(error) is None:
+            raise
+        return False
+    return True
 
 
 async def test_groups_are_made_again_after_the_store_came_back_empty(setup: Setup, store: Store, bench: Bench) -> None:

@@ -17,6 +17,8 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     InvalidResponse,
+    NoPermissionError,
+    NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -65,6 +67,8 @@ _REASONS: Mapping[type[BaseException], str] = {
     MasterNotFoundError: "the sentinels name no master",
     AuthenticationError: "it refuses the user name or the password",
     InvalidResponse: "the server there does not speak the Redis protocol",
+    NoPermissionError: "its user lacks a right that this version needs (deploy/redis/users.acl)",
+    NoScriptError: "it does not know the scripts of this version, which the engine's processes load",
 }
 
 
@@ -185,6 +189,9 @@ def _connection_options(url: StoreUrl, *, blocking: bool, repeats: bool) -> dict
         "socket_keepalive_options": _keepalive(),
         "retry": Retry(NoBackoff(), 1 if repeats else 0),
         "retry_on_error": [RedisConnectionError],
+        # Not named to the server, because the agents' user may not run CLIENT.
+        "lib_name": None,
+        "lib_version": None,
     }
     if url.tls:
         given = dict(url.tls_options)
