@@ -36,6 +36,10 @@ class ClaimPause:
             self._unreadable += 1
             self._until = self._clock() + self._pauses.delay_after(self._unreadable)
 
+    def wait(self, seconds: float) -> None:
+        """Pause for this time, if no longer pause has begun. The next pause has the length that it would have."""
+        self._until = max(self._until, self._clock() + seconds)
+
     def note_readable(self) -> None:
         """Note that a task's headers could be opened. The next pause has the initial length again."""
         self._unreadable = 0

@@ -24,12 +24,12 @@ class StoreLink:
             partitions=settings.partitions,
             durability=settings.asked_durability(),
             is_agent=True,
+            endpoint_keys=settings.endpoint_sealer(),
         )
 
     async def open(self, settings: AgentSettings) -> tuple[AgentSettings, str]:
         info = await self._store.wait_until_ready()
-        if not self._store.sealer.has_key:
-            log.warning("no secret key (QUEUE_ENGINE_SECRET_KEY): tasks with headers are left to other agents")
+        _warn_of_keys(settings)
         return await completed(settings, self._store), str(info)
 
     def source(self, settings: AgentSettings) -> StoreTaskSource:
@@ -56,6 +56,20 @@ class StoreLink:
 
     async def close(self) -> None:
         await self._store.close()
+
+
+def _warn_of_keys(settings: AgentSettings) -> None:
+    """Log a warning when the agent cannot open the headers of its tasks, or could open more than these."""
+    if settings.endpoint_key is not None:
+        return
+    if settings.secret_key is None:
+        log.warning("no key (WORKER_AGENT_ENDPOINT_KEY): tasks with headers are left to other agents")
+    else:
+        log.warning(
+            "the agent has the secret key, which opens all secrets of the store: give it the key of its endpoint in "
+            "WORKER_AGENT_ENDPOINT_KEY, which `queue-engine agents key %s` prints, and remove the secret key",
+            settings.endpoint,
+        )
 
 
 async def completed(settings: AgentSettings, store: Store) -> AgentSettings:

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MAX_CLAIMS = 64
 """Maximum number of tasks in one claim."""
+SEALING_SECONDS = 2.0
+"""Pause after a task whose headers the engine encrypts for this agent now, which takes it a second."""
 MAX_UNSTARTED_SECONDS = 10.0
 """Maximum time for which a task may be claimed without being started, if the lease is not shorter. After it, another
 agent may claim the task: an agent starts a task right after claiming it, so the first agent has probably died. If it
@@ -197,6 +199,11 @@ class TaskWork:
 
     async def _refuse(self, attempt: StartedAttempt, unreadable: Unreadable) -> None:
         """Release a task whose headers need a key that other agents may have; fail it if no key can open them."""
+        if unreadable.is_being_sealed:
+            self._pause.wait(SEALING_SECONDS)
+            log.info("a task is released until the engine has sealed its headers for this agent", extra=attempt.ids)
+            await self._settlement.release(attempt, called=False)
+            return
         if not unreadable.is_key_missing:
             failed = Failed(f"the worker's agent cannot read the task's headers: {unreadable.reason}")
             await self._settlement.settle(attempt, failed, run_seconds=0.0)

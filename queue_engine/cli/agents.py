@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +13,11 @@ import typer
 from queue_engine.cli.keys import note_change
 from queue_engine.cli.options import RedisUrl
 from queue_engine.cli.running import fail, run
+from queue_engine.cli.startup import settings_from
 from queue_engine.cli.store_access import with_store
+from queue_engine.config.shared import StoreSettings
 from queue_engine.crypto.api_keys import new_agent_token
+from queue_engine.crypto.sealing import endpoint_keys_text
 from queue_engine.domain.agent_tokens import MAX_TOKEN_NAME_CHARACTERS, TOO_MANY_TOKENS, AgentToken
 from queue_engine.domain.audit import Action, token_target
 from queue_engine.domain.endpoints import DesiredState, Endpoint
@@ -22,13 +27,53 @@ from queue_engine.store.agent_tokens import TokenRefusal
 from queue_engine.store.store import Store
 
 commands = typer.Typer()
-group = typer.Typer(no_args_is_help=True, help="Create, list and revoke the tokens of agents that use the API.")
+group = typer.Typer(no_args_is_help=True, help="Make the keys and tokens of agents that are started by hand.")
 commands.add_typer(group, name="agents")
 
 MIN_ID_CHARACTERS = 8
 _TIME = "%Y-%m-%d %H:%M"
 
 EndpointId = Annotated[str, typer.Argument(metavar="ENDPOINT", help="Id of the endpoint")]
+
+
+@group.command("key")
+def print_key(
+    endpoint: EndpointId,
+    file: Annotated[
+        Path | None, typer.Option(help="Write the key to this file, which only its owner can read; by default print it")
+    ] = None,
+    redis_url: RedisUrl = None,
+) -> None:
+    """Print the key with which agents on the store decrypt the headers of an endpoint's tasks.
+
+    The key is derived from QUEUE_ENGINE_SECRET_KEY and opens nothing else. With QUEUE_ENGINE_SECRET_KEY_PREVIOUS the
+    keys from the previous secret keys follow. Agents take it from WORKER_AGENT_ENDPOINT_KEY, or from the file that
+    WORKER_AGENT_ENDPOINT_KEY_FILE names.
+    """
+    secret_keys = settings_from(StoreSettings, redis_url=redis_url).secret_keys
+    if not secret_keys:
+        fail("QUEUE_ENGINE_SECRET_KEY: is required, because the key is derived from it")
+    run(with_store(redis_url, lambda store: _endpoint(store, endpoint)))  # the id may be that of another store
+    keys = endpoint_keys_text(secret_keys, endpoint)
+    if file is None:
+        typer.echo(keys)
+        return
+    try:
+        _write_private(file, f"{keys}\n")
+    except OSError as error:
+        fail(f"--file: cannot write {file}: {error.strerror}")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Only this user can read it."""
+    draft = path.with_name(f".{path.name}-{os.getpid()}")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 @group.command("token")

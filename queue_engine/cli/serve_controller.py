@@ -16,6 +16,7 @@ from queue_engine.config.engine import ControllerSettings
 from queue_engine.controller.agent_metrics import AgentMetrics
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
+from queue_engine.crypto.sealing import endpoint_keys_text
 from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS, REPORTS_PER_SILENCE
 from queue_engine.observability import metrics
 from queue_engine.processes.interpreter import collect_rarely
@@ -91,20 +92,30 @@ def _config(settings: ControllerSettings) -> ControllerConfig:
 
 
 def _reconciler_config(settings: ControllerSettings) -> ReconcilerConfig:
-    agent_environment = _agent_environment(settings)
     return ReconcilerConfig(
-        agent_environment=lambda _: agent_environment,
+        agent_environment=agent_environment(settings),
         grace_seconds=settings.worker_grace_seconds,
         silence_seconds=settings.worker_silence_seconds,
     )
 
 
-def _agent_environment(settings: ControllerSettings) -> dict[str, str]:
-    """Return the variables for agents: the shared settings, and the settings that the controller decides."""
-    return settings.agent_environment() | {
+def agent_environment(settings: ControllerSettings) -> Callable[[str], dict[str, str]]:
+    """Return a function of the endpoint's id that returns the variables of its agents.
+
+    They are the shared settings, the settings that the controller decides, and the keys of the endpoint, of which the
+    first is the current one.
+    """
+    shared = settings.agent_environment() | {
         "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
         "WORKER_AGENT_IDLE_REPORT_SECONDS": str(
             min(MAX_IDLE_REPORT_SECONDS, settings.worker_silence_seconds / REPORTS_PER_SILENCE)
         ),
         "WORKER_AGENT_MANAGED": "true",
     }
+    secret_keys = settings.secret_keys
+
+    def of_endpoint(endpoint_id: str) -> dict[str, str]:
+        keys = endpoint_keys_text(secret_keys, endpoint_id)
+        return shared | ({"WORKER_AGENT_ENDPOINT_KEY": keys} if keys else {})
+
+    return of_endpoint

@@ -15,6 +15,7 @@ from queue_engine.config.base import text_of
 from queue_engine.config.names import AGENT_PREFIX
 from queue_engine.config.shared import MetricsSettings, SharedSettings
 from queue_engine.config.store_url import parse_store_url
+from queue_engine.crypto.sealing import Sealer, parse_secret_keys
 from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
 from queue_engine.domain.user_ids import MAX_USER_ID
@@ -30,6 +31,11 @@ class AgentSettings(SharedSettings, MetricsSettings):
     # Required, because an agent is rarely on the machine of the engine's default URL.
     redis_url: SecretStr = Field(description=text_of(SharedSettings, "redis_url"))
     endpoint: str = Field(description="Id of the endpoint whose tasks are claimed")
+    endpoint_key: SecretStr | None = Field(
+        None,
+        description="Key that decrypts the headers of this endpoint's tasks; `queue-engine agents key` prints it. "
+        "During a change of the secret key several, comma-separated. With it, the agent does not use the secret key",
+    )
     container_url: str = Field(
         "http://127.0.0.1",
         description="URL of the container. With a port, every task is sent to that port; without, to the exposed port",
@@ -119,6 +125,13 @@ class AgentSettings(SharedSettings, MetricsSettings):
             raise ValueError("must be the id of an endpoint: a positive whole number")
         return value
 
+    @field_validator("endpoint_key")
+    @classmethod
+    def _check_endpoint_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not parse_secret_keys(value.get_secret_value(), made_by="agents key"):
+            raise ValueError("has no key")
+        return value
+
     @field_validator("ready_path")
     @classmethod
     def _check_ready_path(cls, value: str | None) -> str | None:
@@ -170,13 +183,24 @@ class AgentSettings(SharedSettings, MetricsSettings):
         }
         return self.model_copy(update=found)
 
+    def sealer(self) -> Sealer:
+        """Return the engine's ring, for an agent that has the secret key in place of the endpoint's keys."""
+        return super().sealer() if self.endpoint_key is None else Sealer(None)
+
+    def endpoint_sealer(self) -> Sealer | None:
+        """Return the ring of the endpoint's keys; None without one."""
+        if self.endpoint_key is None:
+            return None
+        return Sealer.of(parse_secret_keys(self.endpoint_key.get_secret_value(), made_by="agents key"))
+
     def masked_values(self) -> tuple[str, ...]:
         """Return the values of the endpoint's variables that the container's log must not show."""
         return tuple(self.container_environment.get(name, "") for name in self.secret_names)
 
     def own_secrets(self) -> tuple[str, ...]:
         """Return the agent's own secrets, which the container's log must not show either."""
-        own = [secret.get_secret_value() for secret in (self.secret_key, self.secret_key_previous) if secret]
+        keys = (self.endpoint_key, self.secret_key, self.secret_key_previous)
+        own = [secret.get_secret_value() for secret in keys if secret]
         passwords = parse_store_url(self.redis_url.get_secret_value()).secrets
         return (*passwords, *(key.strip() for text in own for key in text.split(",")))
 

@@ -114,14 +114,22 @@ class AgentTimeSettings(ProcessSettings):
 class SharedSettings(AgentTimeSettings, StoreSettings):
     """Settings that must be equal in the controller and its agents.
 
-    The controller passes these to the agents that it starts. An agent started by hand reads the engine's variables for
-    those that it was not given.
+    The controller passes these to the agents that it starts, except the secret keys. An agent started by hand reads the
+    engine's variables for those that it was not given.
     """
 
     def agent_environment(self) -> dict[str, str]:
-        """Return the shared settings as variables of an agent. SECRET: the store's password and the keys are in it."""
-        values = {name: getattr(self, name) for name in SharedSettings.model_fields}
+        """Return the shared settings as variables of an agent, without the secret keys.
+
+        SECRET: the store's password is in it.
+        """
+        names = SharedSettings.model_fields.keys() - _OF_THE_ENGINE
+        values = {name: getattr(self, name) for name in names}
         return {AGENT_PREFIX + name.upper(): _text(value) for name, value in values.items() if value is not None}
+
+
+_OF_THE_ENGINE = frozenset({"secret_key", "secret_key_previous"})
+"""Settings that no agent gets, because an agent needs only the keys of its endpoint."""
 
 
 class MetricsSettings(ProcessSettings):

@@ -36,6 +36,8 @@ BUILD_SECONDS = 5.0
 """Interval at which the leader checks if the index of given-up deliveries must be built."""
 MIGRATE_SECONDS = 5.0
 """Interval at which the controller checks if the data must be migrated."""
+HEADERS_SECONDS = 1.0
+"""Interval at which the leader looks for tasks whose headers agents ask for."""
 RESYNC_SECONDS = 4.0
 """Interval at which the leader checks the index entries of a page of endpoints."""
 PARTITIONS_AT_ONCE = 16
@@ -165,7 +167,7 @@ class Controller:
 
     async def _leaders_jobs(self) -> None:
         reconciler = self._make_reconciler(self._leads)
-        works = (self._note_one_tenant, self._migrate, self._resync, self._build_given_up)
+        works = (self._note_one_tenant, self._migrate, self._resync, self._build_given_up, self._seal_headers)
         background = [asyncio.create_task(work()) for work in works]
         try:
             await run_jobs(
@@ -197,6 +199,10 @@ class Controller:
     async def _build_given_up(self) -> None:
         build = self._store.given_up_build()
         await run_forever(build.step, idle_seconds=BUILD_SECONDS, name="given-up index", passing=unavailability)
+
+    async def _seal_headers(self) -> None:
+        sealing = self._store.header_sealing
+        await run_forever(sealing.step, idle_seconds=HEADERS_SECONDS, name="header sealing", passing=unavailability)
 
     async def _stop_leading(self) -> None:
         if self._leading is not None:

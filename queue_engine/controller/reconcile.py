@@ -133,7 +133,7 @@ class ReconcilerConfig:
     """Times in seconds."""
 
     agent_environment: Callable[[str], Mapping[str, str]]
-    """Returns the variables of the agents of an endpoint."""
+    """Function that returns the variables of an agent of the endpoint with this id."""
     grace_seconds: float
     """Time that a drained worker has to finish its tasks."""
     silence_seconds: float

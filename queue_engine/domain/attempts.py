@@ -40,6 +40,8 @@ class Unreadable:
     reason: str
     is_key_missing: bool
     """True if the agent lacks a secret key that is in use. Then another agent may be able to decrypt the task."""
+    is_being_sealed: bool = False
+    """True if the engine was asked to encrypt the headers for this agent, which can decrypt them in a moment."""
 
 
 @dataclass(frozen=True)

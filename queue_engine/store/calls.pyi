@@ -34,6 +34,9 @@ class AppendLogsMoved:
 class AppendLogsGone:
     word: Literal["GONE"]
 
+class AskForHeadersOk:
+    word: Literal["OK"]
+
 class CancelCancelled:
     word: Literal["CANCELLED"]
 
@@ -799,6 +802,10 @@ class Scripts:
     ) -> AppendLogsOk | AppendLogsAlready | AppendLogsMoved | AppendLogsGone:
         """Append lines to a worker's log, and extend its retention. A call without lines only extends the retention.
         Not allowed at maxmemory, so that logs take no memory from tasks.
+        """
+    async def ask_for_headers(self, *, unsealed: str, name: str) -> AskForHeadersOk:
+        """Ask the engine to seal the headers of a task with a key of its endpoint. A request beyond the limit is
+        dropped, because the agent asks again when it claims the task again.
         """
     async def cancel(
         self,

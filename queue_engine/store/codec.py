@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import orjson
 
-from queue_engine.crypto.sealing import Sealer
+from queue_engine.crypto.sealing import SealBroken, Sealer, SealKeyUnknown, key_named_by
 from queue_engine.domain.tasks import (
     SPEC_FIELDS,
     TERMINAL_STATES,
@@ -28,8 +29,20 @@ MAX_KEPT_SPECS = 256
 """Limit of decoded specs that a process keeps. A spec has some KiB at most."""
 
 
+class SealedForEngine(SealBroken):
+    """A task's headers are not sealed with a key of its endpoint, because a process of version 0.2 accepted it."""
+
+    def __init__(self) -> None:
+        super().__init__("is not sealed with a key of its endpoint yet")
+
+
 class TaskSpecs:
-    """Convert specs to and from stored text. Headers and the webhook's auth key are sealed and bound to their task."""
+    """Convert specs to and from stored text. Headers and the webhook's auth key are sealed and bound to their task.
+
+    The engine's processes read `sealed`, which has both and is sealed with the secret key. Agents read
+    `sealed_headers`, which is sealed with a key of the endpoint; it is empty for a task without headers. Agents and API
+    processes of version 0.2 read the headers in `sealed`.
+    """
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
@@ -47,6 +60,7 @@ class TaskSpecs:
             if signs(secrets.get(_AUTH_KEY, "")):
                 secrets[_SIGNING_KEY] = secrets.pop(_AUTH_KEY)
             record["sealed"] = self._sealer.seal(json.dumps(secrets).encode(), _seal_context(endpoint_id, task_id))
+            record[_FOR_AGENTS] = self._sealed_for_agents(secrets, endpoint_id, task_id)
         return _spec_text(record)
 
     def decode(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
@@ -62,20 +76,74 @@ class TaskSpecs:
         return _spec_from(record, secrets)
 
     def resealed(self, text: bytes, endpoint_id: str, task_id: str) -> bytes:
-        """Return the spec with its secrets sealed with the current key, or `text` itself when they already are.
+        """Return the spec with its secrets sealed with the current keys, or `text` itself when they already are.
 
         Raises SealBroken.
         """
         record = json.loads(text)
-        sealed = record.get("sealed", "")
-        renewed = self._sealer.resealed(sealed, _seal_context(endpoint_id, task_id)) if sealed else sealed
-        return text if renewed == sealed else _spec_text(record | {"sealed": renewed})
+        sealed = record.get("sealed")
+        if not sealed:
+            return text
+        context = _seal_context(endpoint_id, task_id)
+        renewed = {"sealed": self._sealer.resealed(sealed, context)}
+        if not self._is_current_for_agents(record, endpoint_id):
+            secrets = json.loads(self._sealer.open(sealed, context))
+            renewed[_FOR_AGENTS] = self._sealed_for_agents(secrets, endpoint_id, task_id)
+        return text if renewed == {"sealed": sealed} else _spec_text(record | renewed)
+
+    def _is_current_for_agents(self, record: dict[str, Any], endpoint_id: str) -> bool:
+        sealed = record.get(_FOR_AGENTS)
+        return sealed == "" or (sealed is not None and self._sealer.for_endpoint(endpoint_id).is_current(sealed))
+
+    def _sealed_for_agents(self, secrets: dict[str, Any], endpoint_id: str, task_id: str) -> str:
+        if _HEADERS not in secrets:
+            return ""
+        headers = json.dumps({_HEADERS: secrets[_HEADERS]}).encode()
+        return self._sealer.for_endpoint(endpoint_id).seal(headers, _seal_context(endpoint_id, task_id))
 
     def decode_public(self, text: bytes) -> TaskSpec:
         """Return the spec without its secrets, for a process that does not need them."""
         return _public_spec(text)
 
 
+class AgentSpecs:
+    """Opens the headers of an endpoint's tasks for its agent, and no other secret.
+
+    `keys` is the ring of the endpoint's keys. `sealer` is the engine's ring, without a key in an agent on the store.
+    With a key it also opens the headers of tasks from before the endpoint's keys.
+    """
+
+    def __init__(self, keys: Sealer, sealer: Sealer) -> None:
+        self._keys = keys
+        self._sealer = sealer
+
+    def decode(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
+        """Return the spec with its headers.
+
+        Raises SecretKeyMissing, SealKeyUnknown or SealBroken when the headers cannot be opened. SealedForEngine means
+        that the engine can seal them with a key of the endpoint. SealKeyUnknown has the fingerprint of the secret key.
+        """
+        if b'"sealed"' not in text:
+            return _public_spec(text)
+        record = json.loads(text)
+        if not record.get("sealed") or record.get(_FOR_AGENTS) == "":
+            return _spec_from(record, {})
+        if _FOR_AGENTS not in record:
+            return self._sealed_for_engine(text, endpoint_id, task_id)
+        try:
+            opened = self._keys.open(record[_FOR_AGENTS], _seal_context(endpoint_id, task_id))
+        except SealKeyUnknown:
+            raise SealKeyUnknown(key_named_by(record["sealed"])) from None
+        return _spec_from(record, json.loads(opened))
+
+    def _sealed_for_engine(self, text: bytes, endpoint_id: str, task_id: str) -> TaskSpec:
+        if self._keys.has_key and not self._sealer.has_key:
+            raise SealedForEngine
+        return replace(TaskSpecs(self._sealer).decode(text, endpoint_id, task_id), webhook_auth_key=None)
+
+
+_FOR_AGENTS = "sealed_headers"
+_HEADERS = "headers"
 _AUTH_KEY = "auth_key"
 _SIGNING_KEY = "signing_key"
 """The stored name of an auth key that signs. Delivery processes of version 0.2 would send it under the other name."""

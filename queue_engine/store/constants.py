@@ -58,6 +58,11 @@ indexes takes 0.8 to 1.2 KB: see docs/benchmarks/results.md."""
 RATES_MS = 2000
 """Time for which buckets of rate limits are kept without a submission. They are full again after a second."""
 
+MAX_UNSEALED = 10_000
+"""Limit of the tasks for whose headers agents ask, so that an agent cannot fill the store with requests."""
+UNSEALED_MS = 3_600_000
+"""Time after the latest request at which requests are dropped that no controller has taken."""
+
 AUDIT_RECORDS_COMPARED = 20
 """Number of the latest audit records among which a repeated one is found."""
 
@@ -94,5 +99,7 @@ CONSTANTS: dict[str, str | int] = {
     "TASK_BYTES": TASK_BYTES,
     "RATES_MS": RATES_MS,
     "MAX_AUDIT_RECORDS": MAX_AUDIT_RECORDS,
+    "MAX_UNSEALED": MAX_UNSEALED,
+    "UNSEALED_MS": UNSEALED_MS,
     "AUDIT_RECORDS_COMPARED": AUDIT_RECORDS_COMPARED,
 }

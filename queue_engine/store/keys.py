@@ -42,6 +42,8 @@ PROCESSES = "{qe}:processes"
 """Sorted set: data format and name of each running process except agents, by the expiry of its note; expires."""
 FIRST_TENANT = "{qe}:first-tenant"
 """The tenant that is about to create the first endpoint, while only one tenant may have endpoints; expires."""
+UNSEALED = "{qe}:unsealed"
+"""Set: tasks whose agent asks the engine to seal their headers with a key of their endpoint; limited, expires."""
 LEADER = "{qe}:leader"
 """The controller that runs the backend; expires."""
 

@@ -15,7 +15,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal, Settled
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import (
@@ -29,8 +28,8 @@ from queue_engine.domain.tasks import (
 )
 from queue_engine.gatherer import Gatherer
 from queue_engine.store.calls import Scripts
-from queue_engine.store.codec import TaskSpecs, rest_of
-from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, Partitions
+from queue_engine.store.codec import AgentSpecs, rest_of
+from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, UNSEALED, Partitions, member
 from queue_engine.store.policies import retry_policy_of
 from queue_engine.store.redis.connections import MAX_COPIED_BYTES
 
@@ -120,7 +119,7 @@ class TaskQueue:
         beats: Scripts,
         blocking: Redis,
         partitions: Partitions,
-        sealer: Sealer,
+        specs: AgentSpecs,
         *,
         endpoint_id: str,
         worker_id: str,
@@ -130,7 +129,7 @@ class TaskQueue:
         self._beats = beats
         self._blocking = blocking
         self._keys = partitions.of(endpoint_id)
-        self._specs = TaskSpecs(sealer)
+        self._specs = specs
         self.worker_id = worker_id
         self._lease_ms = lease_ms
         self._claims_by_script = False
@@ -344,9 +343,9 @@ class TaskQueue:
         )
 
     def open(self, started: Started) -> ClaimedTask:
-        """Return the attempt with the secrets of its spec opened.
+        """Return the attempt with the headers of its spec opened.
 
-        Raises SecretKeyMissing, SealKeyUnknown or SealBroken.
+        Raises SecretKeyMissing, SealKeyUnknown, SealedForEngine or SealBroken.
         """
         spec = self._specs.decode(started.sealed_spec, started.lease.endpoint_id, started.lease.task_id)
         return ClaimedTask(
@@ -362,6 +361,11 @@ class TaskQueue:
         """Return True if processes of this store seal with this secret key now; otherwise no process needs it."""
         noted = await self._blocking.hmget(META, [FINGERPRINT, NEXT_FINGERPRINT])  # type: ignore[misc]
         return fingerprint.encode() in noted
+
+    async def ask_for_headers(self, started: Started) -> None:
+        """Ask the engine to seal the headers of a task with a key of the endpoint; see `HeaderSealing`."""
+        name = member(started.lease.endpoint_id, started.lease.task_id)
+        await self._scripts.ask_for_headers(unsealed=UNSEALED, name=name)
 
     async def renew(self, leases: Sequence[Lease], *, begun: int = 0) -> list[Renewal]:
         """Renew all leases in one call. Return a result for each.

@@ -26,11 +26,13 @@ from queue_engine.store.audit import AuditStore
 from queue_engine.store.calls import Scripts
 from queue_engine.store.cancel_requests import CancelRequests
 from queue_engine.store.checks import CheckStore
+from queue_engine.store.codec import AgentSpecs
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deletions import DeletionStore
 from queue_engine.store.deliveries import DeliveryStore
 from queue_engine.store.endpoints import EndpointStore
 from queue_engine.store.given_up import GivenUpBuild, GivenUpIndex
+from queue_engine.store.header_sealing import HeaderSealing
 from queue_engine.store.leadership import Leadership
 from queue_engine.store.logs import LogStore
 from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, Records
@@ -89,8 +91,9 @@ class Store:
 
     The first call connects. `max_connections` limits the connections for commands; blocking reads, heartbeats and logs
     have separate connections, so that none of these waits for another. An agent may use data whose format is one newer
-    than its own. It loads no scripts and changes no metadata, because its user of the store may not. `steps` are the
-    known migrations: those of this version, unless a test passes others.
+    than its own. It loads no scripts and changes no metadata, because its user of the store may not. `endpoint_keys`
+    are the keys of its endpoint, if it does not have the secret key. `steps` are the known migrations: those of this
+    version, unless a test passes others.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Store:
         max_connections: int = 32,
         durability: Durability = STORE_DURABILITY,
         is_agent: bool = False,
+        endpoint_keys: Sealer | None = None,
         steps: Sequence[Migration] | None = None,
     ) -> None:
         self.url = url
@@ -110,6 +114,7 @@ class Store:
         self._address = parse_store_url(url)
         self._durability = durability
         self._is_agent = is_agent
+        self._endpoint_keys = endpoint_keys
         self._steps = migrations.MIGRATIONS if steps is None else steps
         self._process: str | None = None
         """The name in this process's note; None when the process does not note itself."""
@@ -144,6 +149,7 @@ class Store:
         self.leadership = Leadership(self.scripts)
         self.one_tenant = OneTenant(self.redis)
         self.logs = LogStore(self._logs, self._scripts_over(self._logs), self.partitions)
+        self.header_sealing = HeaderSealing(self.redis, self.tasks)
         self.processes = Processes(self.redis, self.data_format)
         self.cancel_requests = CancelRequests(self._blocking)
 
@@ -179,7 +185,7 @@ class Store:
             self._beating,
             self._waits if is_served else self._blocking,
             self.partitions,
-            self.sealer,
+            AgentSpecs(self._endpoint_keys or self.sealer.for_endpoint(endpoint_id), self.sealer),
             endpoint_id=endpoint_id,
             worker_id=worker_id,
             lease_ms=lease_ms,

@@ -17,6 +17,7 @@ from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Outcome
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.codec import SealedForEngine
 from queue_engine.store.logs import LogStore
 from queue_engine.store.queue import Entry, Started, TaskQueue
 from queue_engine.store.redis.client import unavailability
@@ -152,10 +153,13 @@ async def opened_attempt(started: Started, queue: TaskQueue) -> StartedAttempt:
 
 
 async def _opened(started: Started, queue: TaskQueue) -> ClaimedTask | Unreadable:
-    """Open the task's secrets. No process can open them when they were moved or changed in the store, or when their key
+    """Open the task's headers. No process can open them when they were moved or changed in the store, or when their key
     is no longer in use."""
     try:
         return queue.open(started)
+    except SealedForEngine as error:
+        await queue.ask_for_headers(started)
+        return Unreadable(str(error), is_key_missing=True, is_being_sealed=True)
     except SealKeyUnknown as error:
         return Unreadable(str(error), is_key_missing=await queue.is_key_in_use(error.fingerprint))
     except SecretKeyMissing as error:

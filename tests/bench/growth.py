@@ -29,6 +29,7 @@ from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.domain.tasks import Lease, NewTask, Succeeded, TaskSpec, TaskStatus
 from queue_engine.local.embedded import server_environment
 from queue_engine.store.calls import Scripts
+from queue_engine.store.codec import AgentSpecs
 from queue_engine.store.queue import Entry, Started, TaskQueue
 from queue_engine.store.scripts import Argument, Script, load_scripts
 from queue_engine.store.store import Store
@@ -385,7 +386,8 @@ async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]
     scripts = Scripts(recorder.submit)
     tasks = TaskStore(store.redis, scripts, store.partitions, store.sealer)
     claims = TaskQueue(
-        scripts, scripts, store.redis, store.partitions, store.sealer,
+        scripts, scripts, store.redis, store.partitions,
+        AgentSpecs(store.sealer.for_endpoint(history.endpoint_id), store.sealer),
         endpoint_id=history.endpoint_id, worker_id="w1", lease_ms=3_600_000,
     )  # fmt: skip
     await tasks.enqueue(_task(history.endpoint_id, "@id@"))

@@ -42,3 +42,15 @@ def test_a_task_that_can_be_opened_makes_the_next_pause_short() -> None:
     pauses(pause, time, 3)
     pause.note_readable()
     assert pauses(pause, time, 2) == [60, 120]
+
+
+def test_a_wait_neither_shortens_a_pause_nor_makes_the_next_one_longer() -> None:
+    time = Time()
+    pause = ClaimPause(time)
+    pause.wait(2)
+    assert pause.seconds_left == 2
+    time.seconds += 2
+    assert pauses(pause, time, 1) == [60]
+    pause.begin()
+    pause.wait(2)
+    assert pause.seconds_left == 120

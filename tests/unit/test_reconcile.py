@@ -185,7 +185,7 @@ class World:
 
     def lead(self) -> None:
         """A new controller leads; it knows nothing of what the one before did."""
-        config = ReconcilerConfig(lambda _: {"SECRET": "x"}, grace_seconds=5.0, silence_seconds=SILENCE)
+        config = ReconcilerConfig(lambda one: {"SECRET": f"of {one}"}, grace_seconds=5.0, silence_seconds=SILENCE)
         self.leaders.append(
             Reconciler(
                 config,
@@ -278,7 +278,7 @@ async def test_the_desired_workers_are_recorded_and_started(world: World) -> Non
     assert world.is_as_wanted()
     [spec, _] = world.backend.running.values()
     assert (spec.endpoint_id, spec.image, spec.environment) == ("7", "image", {"A": "1"})
-    assert spec.agent_environment == {"SECRET": "x"}
+    assert spec.agent_environment == {"SECRET": "of 7"}
     await world.rounds(5)
     assert len(world.backend.starts) == 2
 

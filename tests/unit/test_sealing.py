@@ -3,13 +3,18 @@
 import base64
 
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given
 from hypothesis import strategies as st
 
 from queue_engine.crypto.sealing import (
     SealBroken,
     Sealer,
+    SealKeyUnknown,
     SecretKeyMissing,
+    endpoint_key,
+    endpoint_keys_text,
     fingerprint_of,
     new_secret_key,
     parse_secret_key,
@@ -120,3 +125,28 @@ def test_a_bad_key_is_refused_without_being_shown(text: str) -> None:
     with pytest.raises(ValueError, match="32 random bytes") as refused:
         parse_secret_keys(f"{new_secret_key()},{text}")
     assert text not in str(refused.value)
+
+
+# Keys of endpoints
+
+
+@given(st.binary(min_size=32, max_size=32), st.integers(1, 10**12).map(str))
+def test_the_key_of_an_endpoint_is_the_hkdf_of_the_secret_key(key: bytes, endpoint_id: str) -> None:
+    hkdf = HKDF(algorithm=SHA256(), length=32, salt=None, info=f"endpoint:{endpoint_id}".encode())
+    assert endpoint_key(key, endpoint_id) == hkdf.derive(key)
+
+
+def test_the_ring_of_an_endpoint_opens_only_what_is_sealed_for_the_endpoint() -> None:
+    engine = Sealer(NEW, (OLD,))
+    ring = Sealer.of(parse_secret_keys(endpoint_keys_text((NEW, OLD), "7")))
+    for sealed in (engine, Sealer(OLD)):
+        assert ring.open(sealed.for_endpoint("7").seal(b"headers", "x"), "x") == b"headers"
+        for other in (sealed, sealed.for_endpoint("8"), sealed.for_endpoint("77")):
+            with pytest.raises(SealKeyUnknown):
+                ring.open(other.seal(b"headers", "x"), "x")
+    assert ring.is_current(engine.for_endpoint("7").seal(b"headers", "x"))
+
+
+def test_an_engine_without_a_key_has_no_key_for_an_endpoint() -> None:
+    assert not Sealer(None).for_endpoint("7").has_key
+    assert endpoint_keys_text((), "7") == ""

@@ -383,3 +383,13 @@ async def test_a_task_that_no_process_can_open_fails(work: TaskWork, source: Mem
     await until(lambda: "t1" in source.settled)
     assert source.settled["t1"] == Failed("the worker's agent cannot read the task's headers: was moved")
     assert work.problem == ""
+
+
+async def test_a_task_whose_headers_are_being_sealed_is_released_without_a_problem(
+    work: TaskWork, source: MemorySource
+) -> None:
+    unreadable = Unreadable("not for agents", is_key_missing=True, is_being_sealed=True)
+    source.offered.put_nowait(attempt("t1", unreadable=unreadable))
+    await until(lambda: source.released == {"t1": False})
+    assert work.problem == ""
+    assert source.settled == {}
