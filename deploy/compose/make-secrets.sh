@@ -15,6 +15,10 @@ random_word() { # letters and digits only
     random 64 | tr -dc 'A-Za-z0-9' | cut -c1-43
 }
 
+hash_of() { # the SHA-256 of a word, in hexadecimal digits
+    printf %s "$1" | { sha256sum 2>/dev/null || shasum -a 256; } | cut -d ' ' -f 1
+}
+
 # Write standard input to a file of that name, whole or not at all. The containers' users read it, hence the mode; the
 # folder keeps it from other users of this machine.
 keep() {
@@ -27,6 +31,14 @@ keep() {
 [ -e secrets/secret-key ] || random 32 | keep secret-key
 [ -e secrets/api-key ] || echo "qe_$(random_word)" | keep api-key
 [ -e secrets/grafana-password ] || random_word | keep grafana-password
-[ -e secrets/store-password.conf ] || echo "requirepass $(random_word)" | keep store-password.conf
-[ -e secrets/store-url ] ||
-    echo "redis://:$(sed -n 's/^requirepass //p' secrets/store-password.conf)@valkey:6379/0" | keep store-url
+
+# The users of the store belong together: without their file all of them get new passwords.
+if [ ! -e secrets/users.acl ]; then
+    engine=$(random_word) agent=$(random_word) metrics=$(random_word)
+    echo "redis://engine:$engine@valkey:6379/0" | keep store-url
+    echo "redis://agent:$agent@valkey:6379/0" | keep agent-store-url
+    echo "$metrics" | keep metrics-store-password
+    sed -e "s/^user engine off/user engine on #$(hash_of "$engine")/" \
+        -e "s/^user agent off/user agent on #$(hash_of "$agent")/" \
+        -e "s/^user metrics off/user metrics on #$(hash_of "$metrics")/" ../redis/users.acl | keep users.acl
+fi

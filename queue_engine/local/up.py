@@ -188,6 +188,9 @@ class _Stack:
         for name in ("QUEUE_ENGINE_REDIS_URL", "QUEUE_ENGINE_SECRET_KEY", "QUEUE_ENGINE_API_KEY"):
             environment.pop(name + FILE_SUFFIX, None)
         environment.pop("QUEUE_ENGINE_API_KEY", None)
+        if self._store is not None:
+            environment.pop("QUEUE_ENGINE_AGENT_REDIS_URL" + FILE_SUFFIX, None)
+            environment["QUEUE_ENGINE_AGENT_REDIS_URL"] = self._store.agent_url
         if role == "api":
             environment["QUEUE_ENGINE_API_KEY"] = api_key
             environment[NOTICE_VARIABLE] = str(self._notice.fd)

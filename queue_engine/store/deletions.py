@@ -56,7 +56,7 @@ class DeletionStore:
         pipeline = self._redis.pipeline(transaction=False)
         for endpoint_id in taken.endpoint_ids:
             keys = self._partitions.of(endpoint_id)
-            pipeline.hmget(keys.endpoint, ["tenant", "updated"])
+            pipeline.hmget(keys.endpoint, ["tenant", "updated", "wanted"])
             pipeline.hlen(keys.workers)
         replies = iter(await pipeline.execute())
         due = [
@@ -66,7 +66,11 @@ class DeletionStore:
                 has_workers=workers > 0,
                 age_ms=max(0, taken.now_ms - int(updated or 0)),
             )
-            for endpoint_id, (tenant, updated), workers in zip(taken.endpoint_ids, replies, replies, strict=True)
+            for endpoint_id, (tenant, updated, desired), workers in zip(
+                taken.endpoint_ids, replies, replies, strict=True
+            )
+            # Agents write to this index, so an entry alone must not end the tasks of an endpoint.
+            if desired in (b"deleted", None)
         ]
         return TakenDeletions(due, taken.now_ms, taken.held_until_ms)
 

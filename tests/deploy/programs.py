@@ -22,7 +22,13 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
 
 _APPS = {"queue-engine": engine_app, "worker-agent": agent_app}
-_SECRETS = {"redis_url": "redis://:secret@store:6379/0", "secret_key": new_secret_key(), "api_key": "qe_key-of-a-test"}
+_SECRETS = {
+    "redis_url": "redis://:secret@store:6379/0",
+    "agent_redis_url": "redis://agent:secret@store:6379/0",
+    "secret_key": new_secret_key(),
+    "endpoint_key": new_secret_key(),
+    "api_key": "qe_key-of-a-test",
+}
 
 
 def process_of(command: Sequence[str]) -> str:

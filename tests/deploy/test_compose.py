@@ -16,6 +16,7 @@ import pytest
 from queue_engine.config.agent import AgentSettings
 from queue_engine.config.engine import ControllerSettings, DeliverySettings
 from queue_engine.config.store_url import parse_store_url
+from queue_engine.config.store_users import acl_lines
 from queue_engine.crypto.sealing import parse_secret_key
 from tests.deploy.programs import (
     DEPLOY,
@@ -87,8 +88,8 @@ def test_its_commands_are_commands(name: str) -> None:
 def test_the_example_endpoint_is_created_by_commands_that_exist() -> None:
     shell, script = command_of(SERVICES["example-endpoint"])[1:3]
     assert shell == "-c"
-    commands = [re.sub(r"[>&].*", "", part) for part in script.split("||")]
-    assert len(commands) == 2
+    commands = [re.sub(r">.*", "", part) for part in re.split(r"\|\||&& ", script)]
+    assert len(commands) == 3
     for command in commands:
         check_command(shlex.split(command))
 
@@ -128,7 +129,9 @@ def test_no_secret_is_in_the_environment() -> None:
         for variable, value in service.get("environment", {}).items():
             if re.search("PASSWORD|SECRET|KEY|REDIS_URL", variable):
                 assert variable.endswith("_FILE"), f"{name}: {variable}"
-                assert value.removeprefix("/run/secrets/") in service["secrets"], f"{name}: {variable}"
+                folder, _, file = value.rpartition("/")
+                volumes = [volume.split(":")[1] for volume in service.get("volumes", [])]
+                assert folder in volumes or file in service["secrets"], f"{name}: {variable}"
 
 
 def test_what_services_name_exists() -> None:
@@ -152,9 +155,11 @@ def test_services_have_longer_to_stop_than_their_own_grace_periods() -> None:
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """A copy of make-secrets.sh that was run once; its folder of secrets."""
-    script = shutil.copy(DEPLOY / "compose/make-secrets.sh", tmp_path)
-    subprocess.run(["sh", script], check=True, capture_output=True)
-    return tmp_path / "secrets"
+    for name in ("compose/make-secrets.sh", "redis/users.acl"):
+        (tmp_path / name).parent.mkdir()
+        shutil.copy(DEPLOY / name, tmp_path / name)
+    subprocess.run(["sh", tmp_path / "compose/make-secrets.sh"], check=True, capture_output=True)
+    return tmp_path / "compose/secrets"
 
 
 def test_the_script_makes_every_secret_and_keeps_what_is_there(made: Path) -> None:
@@ -170,9 +175,12 @@ def test_the_secrets_are_of_the_right_form_and_for_the_owner_only(made: Path) ->
     assert made.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in made.iterdir()} == {0o444}
     parse_secret_key((made / "secret-key").read_text().strip())
-    password = (made / "store-password.conf").read_text().removeprefix("requirepass ").strip()
-    assert len(password) == 43
-    assert set(parse_store_url((made / "store-url").read_text().strip()).secrets) == {password}
+    urls = [parse_store_url((made / name).read_text().strip()) for name in ("store-url", "agent-store-url")]
+    metrics = (made / "metrics-store-password").read_text().strip()
+    passwords = {str(url.username): str(url.password) for url in urls} | {"metrics": metrics}
+    assert {len(password) for password in passwords.values()} == {43}
+    assert len(set(passwords.values())) == 3
+    assert (made / "users.acl").read_text().splitlines() == acl_lines(passwords)
     assert re.fullmatch(r"qe_[A-Za-z0-9]{43}", (made / "api-key").read_text().strip())
 
 

@@ -105,7 +105,7 @@ async def test_it_is_the_real_server_set_up_to_lose_nothing(store: EmbeddedStore
 
 async def test_only_who_can_read_the_files_can_read_the_queue(store: EmbeddedStore, data: Path) -> None:
     port = int(store.url.rpartition(":")[2].partition("/")[0])
-    password = store.url.partition("@")[0].removeprefix("redis://:")
+    password = store.url.partition("@")[0].removeprefix("redis://engine:")
     client(store).set("k", "v")
     with pytest.raises(AuthenticationError):
         Redis(port=port).get("k")
