@@ -167,7 +167,7 @@ class LogFollowers:
                 await end_tasks(one.task)
 
     def _running(self) -> int:
-        return sum(not one.task.done() for one in self._following.values())
+        return sum(not one.task.done() for one in list(self._following.values()))  # also called from another thread
 
     def _begin(self, followed: Followed) -> None:
         noting = self._over_limit.pop(followed, None)
