@@ -8,11 +8,12 @@ import pytest
 
 from queue_engine.api.app import Api
 from queue_engine.api.http.server import BACKLOG, bind_for_agents, serve_agents
-from tests.api_server import running_api
+from tests.api_server import ENDPOINT, running_api
 from tests.integration.parts import Program, Programs
 from tests.ports import free_port
 from tests.waiting import wait_until
 
+API_KEY = "key-of-the-listener-test"
 OF_AGENTS = "/agent/v1/hello"
 OTHERS = ("/", "/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/v2/me", "/v2/serverless", "/e/1/x", "/x")
 
@@ -26,6 +27,12 @@ def status_at(port: int, path: str, method: str = "GET") -> int:
     return answer.status_code
 
 
+def webhook_status(port: int, webhook: str) -> int:
+    """Return the status of the creation of an endpoint with this webhook."""
+    url, headers = f"http://127.0.0.1:{port}/v2/serverless", {"X-Api-Key": API_KEY}
+    return httpx.post(url, json=ENDPOINT | {"webhook": webhook}, headers=headers, timeout=60).status_code
+
+
 def api_program(programs: Programs, port: int, agent_port: int, processes: int = 1) -> Program:
     return programs.start(
         "api",
@@ -33,6 +40,7 @@ def api_program(programs: Programs, port: int, agent_port: int, processes: int =
         QUEUE_ENGINE_AGENT_HOST="127.0.0.1",
         QUEUE_ENGINE_AGENT_PORT=str(agent_port),
         QUEUE_ENGINE_API_METRICS="public",
+        QUEUE_ENGINE_API_KEY=API_KEY,
     )
 
 
@@ -44,6 +52,9 @@ def test_only_the_routes_for_agents_exist_at_the_address_for_agents(programs: Pr
     assert {status_at(agent_port, path) for path in OTHERS} == {404}
     assert status_at(agent_port, OF_AGENTS, "POST") == status_at(port, OF_AGENTS, "POST") == 401
     assert f'"agent_url":"http://127.0.0.1:{agent_port}"' in program.output().replace(": ", ":")
+    # The port is one of the engine's own, so no webhook may go there.
+    refused, allowed = (webhook_status(port, f"http://127.0.0.1:{one}/") for one in (agent_port, free_port()))
+    assert (refused, allowed) == (400, 200)
     assert program.stop() == 0
     assert status_at(agent_port, OF_AGENTS) == 0
 
