@@ -2,6 +2,7 @@
 
 import base64
 import json
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -20,7 +21,7 @@ from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.store.store import Store
 from tests.integration import hostile_container
 from tests.integration.other_users import PYTHON
-from tests.integration.parts import TENANT, Programs, new_endpoint, open_store, programs_on
+from tests.integration.parts import TENANT, Program, Programs, new_endpoint, open_store, programs_on
 from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until_async
 
@@ -37,8 +38,8 @@ VICTIM = f"echo secret > $HOME/secret; exec {PYTHON} -m http.server --bind 127.0
 class Engine:
     """A controller on a store of its own."""
 
-    def __init__(self, store: Store, programs: Programs, work_dir: Path) -> None:
-        self.store, self.programs, self.work_dir = store, programs, work_dir
+    def __init__(self, store: Store, work_dir: Path) -> None:
+        self.store, self.work_dir = store, work_dir
 
     async def run(self, command: str, *, tenant: str = TENANT, **environment: str) -> str:
         """Create an endpoint with one worker."""
@@ -118,21 +119,35 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
         yield started
 
 
+class Controllers:
+    """Controllers that are root, one after the other."""
+
+    def __init__(self, programs: Programs, work_dir: Path) -> None:
+        self.work_dir = work_dir
+        self._programs = programs
+        self.current = self.start()
+
+    def start(self) -> Program:
+        self.current = self._programs.controller(
+            QUEUE_ENGINE_WORKER_UIDS=str(IDS), QUEUE_ENGINE_WORKER_GRACE_SECONDS="0"
+        )
+        return self.current
+
+
 @pytest.fixture(scope="module")
-def engine_programs(server: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Programs, Path]]:
+def controllers(server: StoreServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controllers]:
     """A controller that is root, on a store with two tenants."""
     server.command("SADD", "{qe}:tenants", TENANT, SECOND)
     directory = tmp_path_factory.mktemp("engine")
     with programs_on(server.url, directory) as programs:
-        programs.controller(QUEUE_ENGINE_WORKER_UIDS=str(IDS), QUEUE_ENGINE_WORKER_GRACE_SECONDS="0")
-        yield programs, directory / "workers"
+        yield Controllers(programs, directory / "workers")
 
 
 @pytest.fixture
-async def apart(server: StoreServer, engine_programs: tuple[Programs, Path]) -> AsyncIterator[Engine]:
+async def apart(server: StoreServer, controllers: Controllers) -> AsyncIterator[Engine]:
     store = open_store(server.url)
     await store.prepare()
-    yield Engine(store, *engine_programs)
+    yield Engine(store, controllers.work_dir)
     for tenant in (TENANT, SECOND):
         for endpoint in await store.endpoints.of_tenant(tenant):
             await store.endpoints.set_desired_state(endpoint.endpoint_id, tenant, DesiredState.DELETED)
@@ -223,11 +238,28 @@ def _holder(user_id: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["sleep", "600"], user=user_id, group=user_id, extra_groups=(user_id,))
 
 
+@as_root
+async def test_the_next_controller_ends_containers_whose_agent_and_controller_were_killed(
+    apart: Engine, controllers: Controllers
+) -> None:
+    container = container_of(await apart.worker(await apart.run(VICTIM)))
+    homes = Path(container.environ()["HOME"]).parent
+    agent = container.parent()
+    assert agent is not None
+    controllers.current.signal(signal.SIGSTOP)
+    agent.kill()
+    controllers.current.kill()
+    assert container.is_running()
+    controllers.start()
+    await wait_until_async(lambda: not container.is_running(), 60, "the container lives on")
+    await wait_until_async(lambda: not homes.exists(), 60, "its home is left")
+
+
 async def test_with_one_user_a_hostile_container_can_do_what_the_docs_list(
     store: Store, programs: Programs, tmp_path: Path
 ) -> None:
     programs.controller(QUEUE_ENGINE_PROCESS_BACKEND_SHARED="yes", QUEUE_ENGINE_WORKER_GRACE_SECONDS="0")
-    engine = Engine(store, programs, tmp_path / "workers")
+    engine = Engine(store, tmp_path / "workers")
     await store.tenants.create(TENANT)
     await store.tenants.create(SECOND)
     endpoint_id = await engine.run(VICTIM, HOME=str(tmp_path))

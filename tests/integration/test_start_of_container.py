@@ -232,3 +232,15 @@ async def test_a_server_that_takes_one_call_at_a_time_keeps_running_during_a_cal
         assert len(container.requests_of("GET")) == probes
         release.set()
         assert (await ended(store, endpoint_id)).state is TaskState.SUCCEEDED
+
+
+async def test_the_notes_of_the_backend_begin_the_log(store: Store, programs: Programs) -> None:
+    endpoint_id = await new_endpoint(store)
+    notes = ["this host has no GPU: the worker runs without it"]
+    start(programs, endpoint_id, "echo up; exec sleep 600", WORKER_AGENT_LOG_NOTES=json.dumps(notes))
+
+    async def lines() -> list[str]:
+        page = await store.logs.page(endpoint_id, "worker", LogQuery(size=2))
+        return [line.text for line in page.lines] if page is not None and len(page.lines) == 2 else []
+
+    assert await wait_until_async(lines, 60) == [*notes, "up"]
