@@ -15,6 +15,7 @@ from queue_engine.cli.store_access import open_store
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.controller.agent_metrics import AgentMetrics
 from queue_engine.controller.controller import Controller, ControllerConfig
+from queue_engine.controller.log_followers import followers
 from queue_engine.controller.reconcile import Reconciler, ReconcilerConfig
 from queue_engine.crypto.sealing import endpoint_keys_text
 from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS, REPORTS_PER_SILENCE
@@ -53,6 +54,7 @@ async def serve_controller(settings: ControllerSettings) -> int:
                 backend,
                 store.now_ms,
                 leads=leads,
+                output=followers(settings, backend, store.logs, store.endpoints),
             )
 
         config = replace(_config(settings), one_tenant_reason=workers.one_tenant_reason)

@@ -429,6 +429,11 @@ class ControllerSettings(SharedSettings, ControlSettings, CatalogueSettings, Met
     worker_grace_seconds: float = Field(
         30.0, ge=0, description="Grace period for the tasks of a worker that is stopped; 10 with `up`"
     )
+    logs_follow: bool = Field(
+        True,
+        description="Write the output of containers to the workers' logs, with backends whose platform stores it. "
+        "`false` leaves it to the platform",
+    )
     metrics_endpoint_limit: int = Field(
         0,
         ge=0,

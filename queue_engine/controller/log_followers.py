@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from queue_engine.aio import Backoff, end_tasks, wait_for_event
-from queue_engine.backends.base import BackendError, Observed
+from queue_engine.backends.base import Backend, BackendError, Observed
 from queue_engine.backends.container_logs import LOG_END_SECONDS, ContainerLogs
+from queue_engine.config.engine import ControllerSettings
 from queue_engine.controller.log_follower import EndpointGone, Followed, LogFollower, LogMoved, Logs, WorkerLog
 from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.workers import endpoint_of_worker
@@ -247,6 +248,14 @@ class LogFollowers:
             return
         except Exception:
             log.warning("a log cannot be written", exc_info=True, extra=_ids(followed))
+
+
+def followers(settings: ControllerSettings, backend: Backend, logs: Logs, endpoints: Endpoints) -> LogFollowers | None:
+    """Return the followers of the backend's containers; None if its agents ship logs, or the setting disables it."""
+    if not settings.logs_follow or not isinstance(backend, ContainerLogs):
+        return None
+    secrets_of = secrets_reader(backend, endpoints)
+    return LogFollowers(backend, logs, secrets_of, retention_seconds=settings.log_retention_seconds)
 
 
 def secrets_reader(source: ContainerLogs, endpoints: Endpoints) -> SecretsOf:
