@@ -169,7 +169,7 @@ def create(up: Up, workers: int = 1, command: str = ECHO, **given: Any) -> int:
     answer = ElasticApi(api_key=API_KEY, base_url=up.url).create_deployment(
         name="echo",
         image="python:3.11",
-        resources=[{"region": "here", "gpuType": "NVIDIA_RTX_4090_24G", "gpuCount": 1}],
+        resources=[{"region": "here", "gpuType": "CPU", "gpuCount": 1}],
         workers=workers,
         service_mode="QUEUE",
         container_volume_in_gb=20,
