@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from queue_engine.aio import end_tasks, wait_for_event
@@ -12,7 +12,7 @@ from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.observability import metrics
-from worker_agent.container import ContainerWatch
+from worker_agent.container import ContainerAddress, ContainerWatch
 from worker_agent.ports import WorkerRecord, loop, until_available
 
 log = logging.getLogger(__name__)
@@ -35,10 +35,12 @@ class AgentConfig:
     """Maximum time between two reports while the worker waits for tasks."""
     runs_container: bool = False
     """True if the container is a child process of the agent, so that the agent notices its end."""
+    advertise_host: str | None = None
+    """Host of the container in reports, in place of the one to which the agent connects."""
 
 
 class Duty:
-    """The signals of an agent to its work: pause, drain, and the end of the container."""
+    """The signals of an agent to its work: pause, drain, the end of the container, and a refusal by the engine."""
 
     def __init__(self) -> None:
         self.draining = asyncio.Event()
@@ -47,6 +49,8 @@ class Duty:
         """Set when the container has ended unexpectedly, so that there is no response to wait for."""
         self.container_end = ""
         """Description of the container's end, in a few words."""
+        self.refused = asyncio.Event()
+        """Set when the engine refuses the agent for good, so that no result can be recorded."""
         self.open = asyncio.Event()
         """Set while the desired state of the endpoint is RUNNING."""
         self.open.set()
@@ -93,6 +97,11 @@ class Agent:
         self._duty.container_end = how
         self._duty.container_ended.set()
         self.drain(how)
+
+    def note_refusal(self, reason: str) -> None:
+        """Note that the engine refuses this agent for good: drain, without waiting for results."""
+        self._duty.refused.set()
+        self.drain(reason)
 
     async def run(self) -> None:
         """Work until drained. Afterwards no part of this agent runs and it holds no task."""
@@ -158,12 +167,17 @@ class Agent:
         desired = await self._record.report(
             self._status(),
             running_tasks=self._work.running_tasks,
-            address=str(self._watch.address),
+            address=str(self._advertised()),
             reason=self._work.problem or self._watch.reason,
             error=self._work.problem or self._watch.error,
         )
         metrics.agent_last_heartbeat_timestamp.set_to_current_time()
         return desired
+
+    def _advertised(self) -> ContainerAddress:
+        """Return the address at which the API reaches the container."""
+        address, host = self._watch.address, self._config.advertise_host
+        return address if host is None else replace(address, host=host)
 
     def _status(self) -> WorkerStatus:
         if self._duty.draining.is_set():
@@ -183,8 +197,8 @@ class Agent:
 
     async def _leave(self) -> None:
         try:
-            if not self._config.managed:
+            if not self._config.managed and not self._duty.refused.is_set():
                 await self._record.remove()
         except StoreUnavailable:
-            log.warning("the store is away: the worker's record stays")
+            log.warning("the engine is away: the worker's record stays")
         log.info("ended", extra={"reason": self._drain_reason})

@@ -23,7 +23,12 @@ from queue_engine.config.names import AGENT_PREFIX, ENGINE_PREFIX
 from queue_engine.config.shared import SharedSettings
 from queue_engine.config.variables import unknown_variables
 from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from
-from queue_engine.domain.agent_protocol import CONTAINER_PORT, CONTAINER_STOP_SECONDS, STATUS_CONTAINER_ENDED
+from queue_engine.domain.agent_protocol import (
+    CONTAINER_PORT,
+    CONTAINER_STOP_SECONDS,
+    STATUS_CONTAINER_ENDED,
+    STATUS_REFUSED,
+)
 from queue_engine.domain.endpoints import DEFAULT_CONCURRENCY, DEFAULT_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.errors import EngineError
 from queue_engine.logs.masking import Secrets
@@ -41,10 +46,11 @@ from queue_engine.processes.standard_files import guarded_output
 from worker_agent.agent import Agent, AgentConfig
 from worker_agent.container import LOOPBACKS, ContainerAddress, ContainerProcess, ContainerWatch, watch_over
 from worker_agent.end_report import say_end
-from worker_agent.engine import EngineLink
+from worker_agent.engine import AgentRefused, EngineLink
 from worker_agent.forward import HttpForwarder
 from worker_agent.logs.capture import Capture
 from worker_agent.logs.shipper import LogShipper
+from worker_agent.server.token import TOKEN_FILE
 from worker_agent.service_work import ServiceWork
 from worker_agent.tasks import TaskWork
 
@@ -57,6 +63,7 @@ second, and reaping them one by one would delay the agent's tasks."""
 UNPROBED_SETTLE_SECONDS = 3.0
 """Time after which a container without a known port counts as running, unless it has crashed by then."""
 _SECRETS = frozenset(secret_fields(AgentSettings))
+TOKEN_FILE_HELP = f"File with the token for --server, as in {TOKEN_FILE}. The file is read again when it changes"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -70,9 +77,11 @@ def _option(name: str, *flags: str) -> Any:
     help="Run beside a container: claim tasks of an endpoint, forward each to the container, and record the result. "
     "For an ALB or CUSTOM endpoint, only report the address and the status of the container. "
     "Every option is also an environment variable WORKER_AGENT_…; prefer variables for the store's password and the "
-    "secret key.",
+    "secret key. With --server the agent needs neither: it has a token, in WORKER_AGENT_TOKEN or in a file.",
 )
 def run(
+    server: Annotated[str | None, _option("server")] = None,
+    token_file: Annotated[str | None, typer.Option(help=TOKEN_FILE_HELP)] = None,
     redis_url: Annotated[str | None, _option("redis_url")] = None,
     endpoint: Annotated[str | None, _option("endpoint")] = None,
     container_url: Annotated[str | None, _option("container_url")] = None,
@@ -83,7 +92,9 @@ def run(
     metrics_port: Annotated[int | None, _option("metrics_port")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
 ) -> None:
-    given = {name: value for name, value in locals().items() if value is not None}
+    given = {name: value for name, value in locals().items() if value is not None and name != "token_file"}
+    if token_file is not None:
+        os.environ[TOKEN_FILE] = token_file  # so that it follows the rules of all secrets in files
     settings = _settings(given)
     configure_logging("worker-agent", settings.log_level)
     for hint in unknown_variables(os.environ):
@@ -106,8 +117,10 @@ def main() -> None:
 
 def _settings(given: dict[str, Any]) -> AgentSettings:
     """Return the settings. Settings that all processes share default to the engine's variables."""
+    shared: dict[str, str] = {}
     try:
-        shared = {name: value for name in SharedSettings.model_fields if name not in given and (value := _shared(name))}
+        names = SharedSettings.model_fields if not _has_server(given) else ("log_level",)
+        shared = {name: value for name in names if name not in given and (value := _shared(name))}
         return AgentSettings(**(given | shared))
     except ValidationError as error:
         problems = error.errors(include_url=False, include_input=False, include_context=False)
@@ -120,6 +133,11 @@ def _settings(given: dict[str, Any]) -> AgentSettings:
     sys.exit(EXIT_USAGE)
 
 
+def _has_server(given: Collection[str]) -> bool:
+    """Return True if the agent uses the engine's API, and needs none of the settings of the store."""
+    return "server" in given or bool(os.environ.get(f"{AGENT_PREFIX}SERVER"))
+
+
 def _shared(name: str) -> str | None:
     """Return the engine's setting of this name; None if the agent's own setting is set."""
     own, variable = f"{AGENT_PREFIX}{name.upper()}", f"{ENGINE_PREFIX}{name.upper()}"
@@ -129,27 +147,38 @@ def _shared(name: str) -> str | None:
 
 
 def _said_of(place: tuple[int | str, ...], shared: Collection[str]) -> str:
-    """Return the beginning of a message about a setting: its option, and the variable that it was read from."""
-    name = str(place[0]) if place else "settings"
+    """Return the beginning of a message about a setting: its option, and the variable that it was read from.
+
+    Empty for a rule about several settings, whose message names them.
+    """
+    if not place:
+        return ""
+    name = str(place[0])
     prefix = ENGINE_PREFIX if name in shared else AGENT_PREFIX
     return f"--{name.replace('_', '-')} ({prefix}{name.upper()}): "
 
 
 async def serve(settings: AgentSettings) -> int:
     """Run an agent until it has ended; return the exit status."""
-    engine = _engine_of(settings)
+    engine: EngineLink | None = None
     try:
+        engine = _engine_of(settings)
         return await _serve(settings, engine)
     except EngineError as error:
         log.error("the agent cannot run: %s", error)
         say_end(f"the agent cannot run: {error}")
-        return EXIT_USAGE
+        return STATUS_REFUSED if isinstance(error, AgentRefused) else EXIT_USAGE
     finally:
-        await engine.close()
+        if engine is not None:
+            await engine.close()
 
 
 def _engine_of(settings: AgentSettings) -> EngineLink:
-    """Return the way to the engine. It is loaded here, because another way needs no client of the store."""
+    """Return the way to the engine. Each loads its own packages: an agent of a server needs no client of the store."""
+    if settings.server is not None:
+        from worker_agent.on_server import ServerLink
+
+        return ServerLink(settings)
     from worker_agent.on_store import StoreLink
 
     return StoreLink(settings)
@@ -264,17 +293,31 @@ def _config(settings: AgentSettings) -> AgentConfig:
         managed=settings.managed,
         idle_report_seconds=settings.idle_report_seconds,
         runs_container=settings.container_command is not None,
+        advertise_host=settings.advertise_host,
     )
 
 
 async def _work(settings: AgentSettings, engine: EngineLink, agent: Agent) -> int:
+    """Run the agent until it has ended; return the exit status."""
     _drain_on_signals(agent, settings)
     collect_rarely()
     return_large_blocks()
-    if settings.container_command is None:
-        await agent.run()
-        return 0
-    return await _run_with_container(agent, settings.container_command, settings, engine)
+    refusing = asyncio.create_task(engine.refusal(), name="refusal")
+    refusing.add_done_callback(lambda task: _note_refusal(agent, task))
+    try:
+        if settings.container_command is None:
+            await agent.run()
+            status = 0
+        else:
+            status = await _run_with_container(agent, settings.container_command, settings, engine)
+        return STATUS_REFUSED if refusing.done() else status
+    finally:
+        await end_tasks(refusing)
+
+
+def _note_refusal(agent: Agent, refusing: asyncio.Task[str]) -> None:
+    if not refusing.cancelled():
+        agent.note_refusal(refusing.result())
 
 
 async def _run_with_container(agent: Agent, command: str, settings: AgentSettings, engine: EngineLink) -> int:

@@ -28,6 +28,7 @@ class StopReason(Enum):
     CANCELLED = (logging.INFO, "the task is cancelled: its call is stopped")
     FENCED = (logging.WARNING, "the attempt is fenced: its call is stopped")
     RELEASED = (logging.INFO, "the agent drains: its call is stopped")
+    REFUSED = (logging.WARNING, "the engine refuses the agent: its call is stopped")
     CONTAINER_ENDED = (logging.WARNING, "the container has ended: its call is stopped")
 
     def __init__(self, level: int, text: str) -> None:
@@ -70,10 +71,12 @@ class Leases:
         self._held: dict[str, HeldAttempt] = {}
         self._has_begun = asyncio.Event()
         """Set when the engine should learn of a call that has begun."""
+        self._holds_any = asyncio.Event()
+        """Set while attempts are held."""
 
     def holding(self, attempt: StartedAttempt, *, is_ahead: bool = False) -> _Holding:
         """Hold an attempt that runs in the current asyncio task: its lease is renewed within this context."""
-        return _Holding(self._held, attempt, is_ahead=is_ahead)
+        return _Holding(self._held, self._holds_any, attempt, is_ahead=is_ahead)
 
     def begin_call(self, held: HeldAttempt) -> None:
         """Note that the container may receive the request from now on. The engine learns of it soon."""
@@ -106,6 +109,22 @@ class Leases:
             await self._renew(held[first : first + MAX_RENEWED])
             metrics.agent_last_heartbeat_timestamp.set_to_current_time()
         return 0
+
+    async def stop_cancelled_forever(self) -> None:
+        """Stop the attempts of cancelled tasks as soon as the engine tells of them, until cancelled."""
+        await loop(self.stop_cancelled_step, idle_seconds=0, name="cancellations")
+
+    async def stop_cancelled_step(self) -> int:
+        """Wait for cancelled tasks and renew the leases of their attempts, which stops these. Always return 1.
+
+        Without attempts, wait for the next one, so that an idle agent asks nothing.
+        """
+        cancelled = await self._source.cancelled()
+        held = [one for one in self.unfinished() if one.attempt.lease.task_id in cancelled]
+        for first in range(0, len(held), MAX_RENEWED):
+            await self._renew(held[first : first + MAX_RENEWED])
+        await self._holds_any.wait()
+        return 1
 
     async def note_calls_forever(self) -> None:
         """Tell the engine which calls have begun that were started ahead of a free slot, until cancelled."""
@@ -146,18 +165,24 @@ class Leases:
 class _Holding:
     """A context that holds an attempt. A class, because a contextmanager costs several times as much."""
 
-    def __init__(self, held: dict[str, HeldAttempt], attempt: StartedAttempt, *, is_ahead: bool) -> None:
+    def __init__(
+        self, held: dict[str, HeldAttempt], holds_any: asyncio.Event, attempt: StartedAttempt, *, is_ahead: bool
+    ) -> None:
         self._all = held
+        self._holds_any = holds_any
         self._attempt = attempt
         self._is_ahead = is_ahead
 
     def __enter__(self) -> HeldAttempt:
         held = HeldAttempt(self._attempt, _current_task(), self._is_ahead)
         self._all[self._attempt.lease.token] = held
+        self._holds_any.set()
         return held
 
     def __exit__(self, *_: object) -> None:
         self._all.pop(self._attempt.lease.token, None)
+        if not self._all:
+            self._holds_any.clear()
 
 
 def _current_task() -> asyncio.Task[None]:

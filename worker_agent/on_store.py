@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
 from queue_engine.aio import retry_while_unavailable
@@ -53,6 +54,11 @@ class StoreLink:
             worker_id=settings.worker_id,
             retention_seconds=settings.log_retention_seconds,
         )
+
+    async def refusal(self) -> str:
+        """Wait forever, because a store that refuses its password may accept it later."""
+        never: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def close(self) -> None:
         await self._store.close()

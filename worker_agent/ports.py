@@ -16,7 +16,7 @@ Every call fulfils these rules:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Protocol, TypeVar
 
 from queue_engine.aio import retry_while_unavailable, run_forever
@@ -76,6 +76,14 @@ class LeaseSource(Protocol):
         """Renew all these leases in one call; return the result for each, in the same order.
 
         The calls of the first `begun` attempts have begun. The calls of the others wait for a slot.
+        """
+        ...
+
+    async def cancelled(self) -> Collection[str]:
+        """Wait until tasks of this agent are cancelled, and return their ids. Their renewals return CANCEL.
+
+        A hint, so that the agent need not wait for its next renewal: it may name other tasks, or none. A source that
+        learns of cancellations from renewals alone never returns.
         """
         ...
 

@@ -71,13 +71,14 @@ class TaskWork:
     async def run(self, duty: Duty) -> None:
         renewing = asyncio.create_task(self._leases.renew_forever(), name="heartbeats")
         noting = asyncio.create_task(self._leases.note_calls_forever(), name="begun calls")
+        stopping = asyncio.create_task(self._leases.stop_cancelled_forever(), name="cancellations")
         claiming = self._start_claiming(duty)
         try:
             await duty.draining.wait()
             await end_tasks(*claiming)
             await Drain(self._config, self._source, self._leases, self._settlement, self._slots).run(duty)
         finally:
-            await end_tasks(renewing, noting, *claiming)
+            await end_tasks(renewing, noting, stopping, *claiming)
 
     # Claim
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import socket
 import uuid
+from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from queue_engine.config.base import text_of
@@ -16,11 +17,19 @@ from queue_engine.config.names import AGENT_PREFIX
 from queue_engine.config.shared import MetricsSettings, SharedSettings
 from queue_engine.config.store_url import parse_store_url
 from queue_engine.crypto.sealing import Sealer, parse_secret_keys
+from queue_engine.domain.agent_tokens import holder_of
 from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_TIMEOUT_SECONDS, ServiceMode
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
 from queue_engine.domain.user_ids import MAX_USER_ID
 from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS
+from queue_engine.net.gateways import default_gateways
+from queue_engine.rules.agent_urls import agent_url_refusal
+from queue_engine.rules.hosts import is_host
 from queue_engine.rules.paths import normalize_process_uri
+
+TOKEN_RULE = "must be an agent token, which `queue-engine agents token` makes"  # noqa: S105 - not a token
+AUTO = "auto"
+"""The value of a setting that the agent finds out."""
 
 
 class AgentSettings(SharedSettings, MetricsSettings):
@@ -28,8 +37,25 @@ class AgentSettings(SharedSettings, MetricsSettings):
 
     model_config = SettingsConfigDict(env_prefix=AGENT_PREFIX)
 
-    # Required, because an agent is rarely on the machine of the engine's default URL.
-    redis_url: SecretStr = Field(description=text_of(SharedSettings, "redis_url"))
+    server: str | None = Field(
+        None,
+        description="URL of the engine's API: `https://…`. The agent then needs no store and no secret key, but a "
+        "token. `http://…` only for a loopback address, and for the gateway of the agent's container network",
+    )
+    token: SecretStr | None = Field(
+        None,
+        description="Token of the endpoint for `WORKER_AGENT_SERVER` (`queue-engine agents token`). A token in a file "
+        "can be replaced while the agent runs",
+    )
+    server_ca: Path | None = Field(
+        None,
+        description="PEM file with certificate authorities that are trusted besides the system's, for "
+        "`WORKER_AGENT_SERVER`. The file is read again when it changes",
+    )
+    # Without a default URL, because an agent is rarely on the machine of the engine's default URL.
+    redis_url: SecretStr = Field(
+        SecretStr(""), description=f"{text_of(SharedSettings, 'redis_url')}. Required without `WORKER_AGENT_SERVER`"
+    )
     endpoint: str = Field(description="Id of the endpoint whose tasks are claimed")
     endpoint_key: SecretStr | None = Field(
         None,
@@ -51,6 +77,12 @@ class AgentSettings(SharedSettings, MetricsSettings):
         False,
         description="Set it if only this agent and its container share a network, as in a pod: each task is sent to "
         "its workerPort, which may be any port except the agent's own",
+    )
+    advertise_host: str | None = Field(
+        None,
+        description="Host at which the API reaches the container of an ALB or CUSTOM endpoint, in place of the host of "
+        "`WORKER_AGENT_CONTAINER_URL`. `auto`: the agent's own address on its connection to `WORKER_AGENT_SERVER`; the "
+        "default with a server, if the container's host is a loopback address",
     )
     worker_id: str = Field(
         default_factory=lambda: f"{_hostname()}-{uuid.uuid4().hex[:12]}",
@@ -118,6 +150,14 @@ class AgentSettings(SharedSettings, MetricsSettings):
         None, description="File descriptor of a pipe that is closed when the parent process has died"
     )
 
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: SecretStr) -> SecretStr:
+        """Check the URL, unless it is the default."""
+        if text := value.get_secret_value():
+            parse_store_url(text)
+        return value
+
     @field_validator("endpoint")
     @classmethod
     def _check_endpoint(cls, value: str) -> str:
@@ -154,10 +194,50 @@ class AgentSettings(SharedSettings, MetricsSettings):
         _ = parts.port  # raises ValueError for an invalid port
         return value
 
-    @field_validator("container_environment", "secret_names", "overridden_names", "log_notes", mode="before")
+    @field_validator("server")
     @classmethod
-    def _parse_json(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value
+    def _check_server(cls, value: str | None) -> str | None:
+        if value is not None and (refusal := agent_url_refusal(value, default_gateways())) is not None:
+            raise ValueError(refusal)
+        return value
+
+    @field_validator("advertise_host")
+    @classmethod
+    def _check_advertise_host(cls, value: str | None) -> str | None:
+        if value is not None and not is_host(value):
+            raise ValueError("must be `auto`, a host name, or an IP address without brackets")
+        return value
+
+    @model_validator(mode="after")
+    def _check_way(self) -> Self:
+        """Check that there is one way to the engine."""
+        has_store = bool(self.redis_url.get_secret_value())
+        if self.server is None and not has_store:
+            raise ValueError("--server (WORKER_AGENT_SERVER) or --redis-url (WORKER_AGENT_REDIS_URL) is required")
+        if self.server is not None and has_store:
+            raise ValueError("WORKER_AGENT_SERVER and WORKER_AGENT_REDIS_URL are both set: set only one of them")
+        if self.server is not None and self.token is None:
+            raise ValueError("WORKER_AGENT_SERVER needs a token: set WORKER_AGENT_TOKEN, or --token-file")
+        if self.server is None and self.advertise_host == AUTO:
+            raise ValueError("WORKER_AGENT_ADVERTISE_HOST=auto needs WORKER_AGENT_SERVER")
+        return self
+
+    @model_validator(mode="after")
+    def _check_token(self) -> Self:
+        """Check that the token is one of the endpoint and the worker. Only the API knows if it is valid."""
+        if self.token is not None:
+            self.check_token(self.token.get_secret_value())
+        return self
+
+    def check_token(self, token: str) -> None:
+        """Raise ValueError if the text is not a token of the endpoint and the worker."""
+        holder = holder_of(token)
+        if holder is None:
+            raise ValueError(f"WORKER_AGENT_TOKEN {TOKEN_RULE}")
+        if holder.endpoint_id != self.endpoint:
+            raise ValueError(f"WORKER_AGENT_TOKEN is a token of endpoint {holder.endpoint_id}, not {self.endpoint}")
+        if holder.worker_id not in (None, self.worker_id):
+            raise ValueError(f"WORKER_AGENT_TOKEN is the token of worker {holder.worker_id}, not {self.worker_id}")
 
     @property
     def is_complete(self) -> bool:
@@ -183,6 +263,11 @@ class AgentSettings(SharedSettings, MetricsSettings):
         }
         return self.model_copy(update=found)
 
+    @field_validator("container_environment", "secret_names", "overridden_names", "log_notes", mode="before")
+    @classmethod
+    def _parse_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
+
     def sealer(self) -> Sealer:
         """Return the engine's ring, for an agent that has the secret key in place of the endpoint's keys."""
         return super().sealer() if self.endpoint_key is None else Sealer(None)
@@ -199,9 +284,10 @@ class AgentSettings(SharedSettings, MetricsSettings):
 
     def own_secrets(self) -> tuple[str, ...]:
         """Return the agent's own secrets, which the container's log must not show either."""
-        keys = (self.endpoint_key, self.secret_key, self.secret_key_previous)
-        own = [secret.get_secret_value() for secret in keys if secret]
-        passwords = parse_store_url(self.redis_url.get_secret_value()).secrets
+        given = (self.endpoint_key, self.secret_key, self.secret_key_previous, self.token)
+        own = [secret.get_secret_value() for secret in given if secret]
+        store_url = self.redis_url.get_secret_value()
+        passwords = parse_store_url(store_url).secrets if store_url else ()
         return (*passwords, *(key.strip() for text in own for key in text.split(",")))
 
 

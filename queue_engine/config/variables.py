@@ -29,6 +29,9 @@ PROCESSES: Mapping[str, type[ProcessSettings]] = {
 
 MAX_HINTS = 20
 MAX_SHOWN_CHARACTERS = 100
+OWN_CUTOFF = 0.7
+"""Similarity of a name with the same prefix. With less, names that only end alike would come before the same name with
+the other prefix."""
 
 _INTERNAL = (
     agent_protocol.INSTANCE,
@@ -74,7 +77,7 @@ def _nearest(name: str) -> str | None:
     prefix = ENGINE_PREFIX if name.startswith(ENGINE_PREFIX) else AGENT_PREFIX
     own = sorted(one.removeprefix(prefix) for one in KNOWN_VARIABLES if one.startswith(prefix))
     rest = name.removeprefix(prefix)[:MAX_SHOWN_CHARACTERS]
-    if close := get_close_matches(rest, own, n=1):
+    if close := get_close_matches(rest, own, n=1, cutoff=OWN_CUTOFF):
         return prefix + close[0]
     close = get_close_matches(rest, sorted(one.split("_", 2)[2] for one in KNOWN_VARIABLES), n=1)
     return next((one for one in sorted(KNOWN_VARIABLES) if close and one.split("_", 2)[2] == close[0]), None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +24,7 @@ from queue_engine.delivery.responses import (
 )
 from queue_engine.domain.deliveries import WebhookResponse
 from queue_engine.net.authorities import Authorities
+from queue_engine.net.connecting import tls_problem
 from queue_engine.net.connection_pool import ConnectionPool
 from queue_engine.net.error_types import (
     INTERNAL,
@@ -68,10 +68,6 @@ class SenderLimits:
     body_seconds: float = 2.0
     """Timeout of the response's body after its headers. It can be short, because only the excerpt depends on it."""
     body_bytes: int = 16 * 1024
-
-
-_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
-"""Errors of OpenSSL for a peer that does not speak TLS."""
 
 
 class Sender:
@@ -268,20 +264,8 @@ def _detail(error: Exception, *, plain: bool) -> str:
         case BadResponse():
             return error.problem
         case CallError() if error.error_type == TLS_ERROR:
-            return _tls_problem(error.__cause__)
+            return tls_problem(error)
         case NoResponse() if plain:
             return "it was closed without a response, perhaps because the port speaks TLS (https)"
-        case _:
-            return ""
-
-
-def _tls_problem(cause: BaseException | None) -> str:
-    match cause:
-        case ssl.SSLCertVerificationError():
-            return cause.verify_message
-        case ConnectionError():
-            return "the connection was closed; does the port speak TLS?"
-        case ssl.SSLError() if cause.reason in _NOT_TLS:
-            return "the response is not TLS; does the port speak plain http?"
         case _:
             return ""

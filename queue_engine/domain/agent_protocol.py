@@ -66,6 +66,8 @@ CONTAINER_PORT = "PORT"
 
 STATUS_CONTAINER_ENDED = 70
 """The agent's exit status when it ends because the container has ended."""
+STATUS_REFUSED = 77
+"""The agent's exit status when it ends because the engine refuses its token (EX_NOPERM of sysexits.h)."""
 
 # Graceful shutdown of a worker: the backend sends SIGTERM to the agent. Running attempts may finish during the grace
 # period, which is a setting. Then the agent has END_MARGIN_SECONDS for the steps below, in this order, before the

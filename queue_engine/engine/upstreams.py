@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import ip_address
 from typing import Protocol
 
 from queue_engine.domain.endpoints import DesiredState, Endpoint, ServiceMode
@@ -16,15 +15,13 @@ from queue_engine.domain.principals import Principal
 from queue_engine.domain.workers import Worker, WorkerStatus
 from queue_engine.engine.access import check_sees
 from queue_engine.engine.patience import from_store
-from queue_engine.rules.hosts import bracketed
+from queue_engine.rules.hosts import bracketed, is_host
 
 CACHE_SECONDS = 1.0
 """How long a stopped worker may still be selected, and how long a new worker may be missing."""
 MAX_REMEMBERED = 10_000
 
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([A-Za-z0-9._-]{1,253})):([0-9]{1,5})")
-_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
-_NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
 @dataclass(frozen=True)
@@ -57,17 +54,7 @@ def upstream_of(worker: Worker) -> Upstream | None:
     if worker.status is not WorkerStatus.RUNNING or match is None or not 1 <= int(match[3]) <= 65535:
         return None
     host = match[1] or match[2]
-    return Upstream(worker.worker_id, host, int(match[3]), worker.running_tasks) if _is_host(host) else None
-
-
-def _is_host(text: str) -> bool:
-    """Return True for an address in its usual spelling, and for a name that no resolver reads as an address."""
-    try:
-        ip_address(text)
-    except ValueError:
-        labels = text.split(".")
-        return all(map(_LABEL.fullmatch, labels)) and _NUMERIC_LABEL.fullmatch(labels[-1]) is None
-    return True
+    return Upstream(worker.worker_id, host, int(match[3]), worker.running_tasks) if is_host(host) else None
 
 
 class Endpoints(Protocol):

@@ -18,6 +18,9 @@ from queue_engine.net.names import is_literal, look_up
 HAPPY_EYEBALLS_SECONDS = 0.25
 """Time after which the next address of a name is tried beside the one that has not responded (RFC 8305, section 8)."""
 
+_NOT_TLS = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNKNOWN_PROTOCOL", "PACKET_LENGTH_TOO_LONG"})
+"""Errors of OpenSSL for a peer that does not speak TLS."""
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -70,6 +73,19 @@ def checked_sockets(check: Callable[[str, int], None]) -> SocketFactoryType:
         return socket.socket(family, kind, protocol)
 
     return checked_socket
+
+
+def tls_problem(error: CallError) -> str:
+    """Return the reason of a failed TLS handshake, without an address; empty if it is not known."""
+    match error.__cause__:
+        case ssl.SSLCertVerificationError() as cause:
+            return cause.verify_message
+        case ConnectionError():
+            return "the connection was closed; does the port speak TLS?"
+        case ssl.SSLError() as cause if cause.reason in _NOT_TLS:
+            return "the response is not TLS; does the port speak plain http?"
+        case _:
+            return ""
 
 
 async def _connection_on(accepted: socket.socket, tls: Tls | None) -> Connection:

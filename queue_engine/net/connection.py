@@ -84,6 +84,11 @@ class Connection(asyncio.Protocol):
         """True if a request came before the latest one, so that the server may have closed it while it was idle."""
         return self._requests > 1
 
+    @property
+    def own_host(self) -> str:
+        """The address of this machine on the connection."""
+        return str(self._transport.get_extra_info("sockname")[0])
+
     async def post(self, head: bytes, body: bytes | memoryview, reader: Reader) -> None:
         """Send a request, and return when the reader has what it needs of the response.
 

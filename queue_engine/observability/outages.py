@@ -47,7 +47,8 @@ class Outages:
     """The outages of a service that this process depends on."""
 
     def __init__(self, service: str, *, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._service = service
+        self.service = service
+        """Its name in the log lines."""
         self._monotonic = monotonic
         self._outage: _Outage | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -66,7 +67,7 @@ class Outages:
         if reason not in outage.reasons and len(outage.reasons) < MAX_REASONS:
             still = "still " if outage.reasons else ""
             outage.reasons.append(reason)
-            log.warning("%s is %saway: %s", self._service, still, reason, extra={"what": what})
+            log.warning("%s is %saway: %s", self.service, still, reason, extra={"what": what})
         self._look_in(outage, SILENT_SECONDS)
 
     def succeeded(self, caller: Hashable) -> None:
@@ -106,7 +107,7 @@ class Outages:
         self._outage = None
         if outage.served:
             facts = {"seconds": round(outage.ended - outage.began, 1), "failed_calls": outage.calls.total()}
-            log.warning("%s is back", self._service, extra={**facts, "calls": dict(outage.calls)})
+            log.warning("%s is back", self.service, extra={**facts, "calls": dict(outage.calls)})
 
 
 STORE = Outages("the store")

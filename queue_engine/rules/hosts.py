@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
+
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
+_NUMERIC_LABEL = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 
 def bracketed(host: str) -> str:
@@ -21,3 +25,13 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def is_host(text: str) -> bool:
+    """Return True for an address in its usual spelling, and for a name that no resolver reads as an address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        labels = text.split(".")
+        return all(map(_LABEL.fullmatch, labels)) and _NUMERIC_LABEL.fullmatch(labels[-1]) is None
+    return True

@@ -6,7 +6,8 @@ as StoreUnavailable.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -87,6 +88,11 @@ class StoreTaskSource:
     @_raises_unavailable
     async def renew(self, leases: Sequence[Lease], *, begun: int = 0) -> Sequence[Renewal]:
         return await self._queue.renew(leases, begun=begun)
+
+    async def cancelled(self) -> Collection[str]:
+        """Never return: the store tells of cancellations by renewals."""
+        never: asyncio.Future[Collection[str]] = asyncio.get_running_loop().create_future()
+        return await never
 
     @_raises_unavailable
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:

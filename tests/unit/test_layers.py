@@ -18,6 +18,7 @@ PREFIXES = {
     "worker_agent.__main__": "agent_root",
     "worker_agent.cli": "agent_root",
     "worker_agent.engine": "agent_root",
+    "worker_agent.on_server": "agent_root",
     "worker_agent.on_store": "agent_root",
     "queue_engine": "version",
     "queue_engine.__main__": "root",

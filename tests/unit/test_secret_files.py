@@ -12,7 +12,13 @@ from queue_engine.config.shared import StoreSettings
 from queue_engine.crypto.secret_files import MAX_SECRET_FILE_BYTES, secret_from
 
 KEY = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-VALUES = {"secret_key": KEY, "secret_key_previous": KEY, "endpoint_key": KEY, "api_key": "a-first-key"}
+VALUES = {
+    "secret_key": KEY,
+    "secret_key_previous": KEY,
+    "endpoint_key": KEY,
+    "api_key": "a-first-key",
+    "token": f"qea_1_{'t' * 43}",
+}
 PROCESSES = [ApiSettings, ControllerSettings, DeliverySettings, StoreSettings, AgentSettings]
 
 

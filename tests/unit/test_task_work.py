@@ -1,7 +1,7 @@
 """The agent's work on a task source without a store: its claims have started when they are handed out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -24,6 +24,7 @@ from queue_engine.domain.tasks import (
 from tests.waiting import wait_until_async
 from worker_agent.agent import AgentConfig, Duty
 from worker_agent.container import ContainerAddress, ContainerWatch, watch_over
+from worker_agent.execution import CANCELLED
 from worker_agent.leases import MAX_RENEWED, Leases
 from worker_agent.ports import Claim
 from worker_agent.requests import ForwardRequest
@@ -68,6 +69,9 @@ class MemorySource:
     renewed: set[str] = field(default_factory=set)
     uncounted: set[str] = field(default_factory=set)
     """Tasks that were started ahead of a free slot, and whose calls have not begun as far as the source knows."""
+    cancellations: asyncio.Queue[str] = field(default_factory=asyncio.Queue)
+    """Ids of cancelled tasks that the source tells of."""
+    asked_for_cancellations: int = 0
     records: asyncio.Event = field(default_factory=asyncio.Event)
     """Outcomes are recorded while it is set."""
     failures: int = 0
@@ -94,6 +98,10 @@ class MemorySource:
         self.renewed |= {lease.task_id for lease in leases}
         self.uncounted -= {lease.task_id for lease in leases[:begun]}
         return [self.renewals.get(lease.task_id, Renewal.OK) for lease in leases]
+
+    async def cancelled(self) -> Collection[str]:
+        self.asked_for_cancellations += 1
+        return {await self.cancellations.get()}
 
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
         if self.failures:
@@ -343,6 +351,64 @@ async def test_a_cancelled_task_is_stopped_and_ends_as_cancelled(
     assert isinstance(outcome, Failed)
     assert outcome.state is TaskState.CANCELLED
     assert not container.running
+
+
+async def test_a_cancellation_that_the_source_tells_of_stops_the_attempt_before_its_next_renewal(
+    source: MemorySource, container: Container, duty: Duty
+) -> None:
+    async with work_ahead(source, container, duty, max_wait_seconds=60, lease_seconds=3600):
+        source.offered.put_nowait(attempt("t1"))
+        source.offered.put_nowait(attempt("t2"))
+        await until(lambda: container.running == {"t1", "t2"})
+        source.renewals["t1"] = Renewal.CANCEL
+        source.cancellations.put_nowait("another")
+        source.cancellations.put_nowait("t1")
+        await until(lambda: "t1" in source.settled)
+        assert source.settled["t1"] == CANCELLED
+        assert container.running == {"t2"}
+
+
+async def test_an_agent_without_tasks_does_not_ask_for_cancellations(source: MemorySource) -> None:
+    leases = Leases(source, lease_seconds=LEASE_SECONDS)
+    source.cancellations.put_nowait("t1")
+    asking = asyncio.create_task(leases.stop_cancelled_forever())
+    await until(source.cancellations.empty)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert source.asked_for_cancellations == 1
+    with leases.holding(attempt("t1")):
+        await until(lambda: source.asked_for_cancellations == 2)
+    await end_tasks(asking)
+
+
+async def test_a_refused_agent_stops_its_calls_and_releases_nothing(
+    work: TaskWork, source: MemorySource, container: Container, duty: Duty
+) -> None:
+    """The fixture has no grace. A refusal within a long one: see the next test."""
+    source.offered.put_nowait(attempt("t1"))
+    await until(lambda: container.running)
+    duty.refused.set()
+    duty.draining.set()
+    await until(lambda: not work.running_tasks)
+    assert not container.running
+    assert (source.settled, source.released) == ({}, {})
+
+
+async def test_a_refusal_within_the_grace_period_ends_it(
+    source: MemorySource, container: Container, duty: Duty
+) -> None:
+    config = AgentConfig("1", "w1", 2, lease_seconds=LEASE_SECONDS, grace_seconds=3600, managed=False)
+    watch = await ready_watch()
+    running = asyncio.create_task(TaskWork(config, source, container, watch).run(duty))
+    source.offered.put_nowait(attempt("t1"))
+    await until(lambda: container.running)
+    duty.draining.set()
+    await until(lambda: not source.unstarted)
+    assert not running.done()
+    duty.refused.set()
+    await asyncio.wait_for(running, 60)
+    assert (container.running, source.settled, source.released) == (set(), {}, {})
+    await watch.aclose()
 
 
 async def test_a_suspect_is_left_to_other_agents_once_and_then_runs_alone(

@@ -1,0 +1,1 @@
+"""The ports of an agent over the engine's API."""
