@@ -118,9 +118,9 @@ async def running_api(
     """Serve the API until the block ends. `values` are settings."""
     values.setdefault("port", 0)
     values.setdefault("api_metrics", "public")
-    secret = SecretStr(SECRET_KEY) if with_secret_key else None
-    settings = ApiSettings(redis_url=SecretStr(store_url), secret_key=secret, **values)
-    store = Store(store_url, settings.sealer())
+    values.setdefault("secret_key", SecretStr(SECRET_KEY) if with_secret_key else None)
+    settings = ApiSettings(redis_url=SecretStr(store_url), **values)
+    store = Store(store_url, settings.sealer(), partitions=settings.partitions)
     lookup = lookup or ScriptedLookup()
     with listen(settings) as listener:
         port: int = listener.getsockname()[1]
