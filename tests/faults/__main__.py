@@ -1,7 +1,8 @@
 """Hurt a real engine in many ways, and look for what was lost.
 
-    python -m tests.faults [--seed N] [--only NAME… | --mutants] [--list]
+    python -m tests.faults [--seed N] [--only NAME… | --mutants] [--agents https] [--list]
 
+With --agents https, agents use the APIs in place of the store, in every fault where agents can.
 Without --only the checker is checked too: engines that are broken on purpose must not pass (tests/faults/mutants.py).
 Exit status 0: nothing was lost; 1: something was, or is wrong in another way; its journals and logs are kept. Faults
 for which this machine lacks something are skipped and named at the end; when that is all of them, the status is 1.
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from tests.faults.all_scenarios import SCENARIOS
 from tests.faults.mutants import MUTANTS, play_all
+from tests.faults.over_https import over_https
 from tests.faults.report import ended_line, summary, table
 from tests.faults.running import end_like_ctrl_c, run_all
 from tests.faults.scenarios import Scenario
@@ -33,8 +35,10 @@ def main() -> int:
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     names = [] if options.mutants else options.only
     chosen = [one for name, one in SCENARIOS.items() if names is None or name in names]
+    if options.agents == "https":
+        chosen = over_https(chosen)
     end_like_ctrl_c()
-    return _run(chosen, seed, mutants=options.only is None)
+    return _run(chosen, seed, mutants=options.only is None and options.agents == "store")
 
 
 def _options() -> argparse.Namespace:
@@ -43,6 +47,7 @@ def _options() -> argparse.Namespace:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--only", nargs="+", metavar="NAME", choices=list(SCENARIOS), help="run only these faults")
     choice.add_argument("--mutants", action="store_true", help="check only the checker")
+    parser.add_argument("--agents", choices=("store", "https"), default="store", help="how agents reach the engine")
     parser.add_argument("--list", action="store_true", help="list the faults")
     return parser.parse_args()
 

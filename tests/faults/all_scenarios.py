@@ -12,6 +12,7 @@ from tests.faults import (
     managed,
     misbehaving,
     mixture,
+    over_https,
     stores,
     tenants,
     waits_and_retries,
@@ -31,6 +32,7 @@ _IN_ORDER = (
     mixture,
     fail_over,
     clocks_and_crowds,
+    over_https,
 )
 _MODULES = [module.__name__ for module in _IN_ORDER]
 

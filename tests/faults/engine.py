@@ -80,6 +80,7 @@ class Engine:
         self._started: list[Program] = []
         self._api_ports = {name: free_port() for name in ROLES if name.startswith("api")}
         self._links = {name: self.new_store_link(name) for name in ROLES}
+        self._api_links: list[Link] = []
 
     @property
     def store_server(self) -> StoreServer:
@@ -96,6 +97,21 @@ class Engine:
     def new_store_link(self, name: str) -> Link:
         """Between a process and the store. Servers that name each other cannot be behind one: it leads nowhere then."""
         return self.network.link(f"{name} to store", self.store.port if isinstance(self.store, StoreServer) else 0)
+
+    def new_api_link(self, worker: str, unique: str) -> Link:
+        """Between an agent and an API: workers use the APIs in turn, and the other API while one is down."""
+        ports = list(self._api_ports.values())
+        first = len(self._api_links) % len(ports)
+        port, *others = ports[first:] + ports[:first]
+        link = self.network.link(f"{worker} {unique} to api", port, others)
+        self._api_links.append(link)
+        return link
+
+    def swap_apis(self) -> None:
+        """Lead every agent that uses an API to another one, as a load balancer may from one connection to the next."""
+        for link in self._api_links:
+            link.target_port, link.spare_ports = link.spare_ports[0], (*link.spare_ports[1:], link.target_port)
+            link.reset()
 
     # Processes
 
@@ -192,6 +208,20 @@ class Engine:
         endpoint_id: str = answer.json()["data"]["id"]
         return endpoint_id
 
+    def new_token(self, endpoint_id: str) -> tuple[str, str]:
+        """Return a new agent token of the endpoint, and its id."""
+        url = f"{self.api_urls[0]}/v2/serverless/{endpoint_id}/agent-tokens"
+        answer = httpx.post(url, json={"name": "faults"}, headers=_KEY, timeout=20)
+        assert answer.status_code == 200, answer.text
+        created = answer.json()["data"]
+        return str(created["token"]), str(created["id"])
+
+    def revoke_token(self, endpoint_id: str, token_id: str) -> None:
+        """Revoke an agent token."""
+        url = f"{self.api_urls[0]}/v2/serverless/{endpoint_id}/agent-tokens/{token_id}"
+        answer = httpx.delete(url, headers=_KEY, timeout=20)
+        assert answer.status_code == 200, answer.text
+
     def change_endpoint(self, endpoint_id: str, **settings: Any) -> None:
         """Change these, and let the controllers start workers."""
         url = f"{self.api_urls[0]}/v2/serverless/{endpoint_id}"
@@ -277,18 +307,30 @@ def set_clock(directory: Path, seconds: int) -> None:
 
 
 class Worker:
-    """One agent beside one container: two processes, and a link for each connection that they have."""
+    """One agent beside one container: two processes, and a link for each connection that they have.
+
+    With a token the agent uses an API, and gets neither the store's URL nor the secret key.
+    """
 
     def __init__(
-        self, engine: Engine, name: str, endpoint_id: str, journal: Path, *, container_link: bool = False
+        self,
+        engine: Engine,
+        name: str,
+        endpoint_id: str,
+        journal: Path,
+        *,
+        container_link: bool = False,
+        token: str | None = None,
     ) -> None:
         self.name = name
         self._engine = engine
         self._endpoint_id = endpoint_id
+        self._token = token
         self._journal = journal
         self._port = free_port()
         unique = secrets.token_hex(3)
-        self.to_store = engine.new_store_link(f"{name} {unique}")
+        self.to_engine = engine.new_api_link(name, unique) if token else engine.new_store_link(f"{name} {unique}")
+        """To the store or, with a token, to an API."""
         self.to_container = engine.network.link(f"{name} to container {unique}", self._port)
         self._container_port = self.to_container.port if container_link else self._port
         self.agents: list[str] = []
@@ -309,9 +351,25 @@ class Worker:
         worker_id = f"{self.name}-{secrets.token_hex(3)}"
         self.agents.append(worker_id)
         self.agent = self._engine.run(
-            f"agent-{worker_id}", self.to_store, "worker_agent", "--endpoint", self._endpoint_id,
-            "--container-url", f"http://127.0.0.1:{self._container_port}", "--worker-id", worker_id,
+            f"agent-{worker_id}", None if self._token else self.to_engine, "worker_agent",
+            "--endpoint", self._endpoint_id, "--worker-id", worker_id,
+            "--container-url", f"http://127.0.0.1:{self._container_port}", **self._way(),
         )  # fmt: skip
+
+    def _way(self) -> dict[str, str]:
+        """Return the variables of an agent that uses an API."""
+        if self._token is None:
+            return {}
+        return {
+            "WORKER_AGENT_SERVER": f"http://127.0.0.1:{self.to_engine.port}",
+            "WORKER_AGENT_TOKEN": self._token,
+            "QUEUE_ENGINE_REDIS_URL": "",
+            "QUEUE_ENGINE_SECRET_KEY": "",
+        }
+
+    def use_token(self, token: str | None) -> None:
+        """Start agents with this token from now on."""
+        self._token = token
 
     def wait_until_up(self) -> None:
         wait_until(lambda: "the container is up" in self.agent.output(), READY_SECONDS, f"{self.name} is not up")
@@ -326,7 +384,7 @@ class Worker:
         for program in (self.agent, self.container):
             if program.running:
                 program.signal(signal.SIGCONT)
-        self.to_store.heal()
+        self.to_engine.heal()
         self.to_container.heal()
         self.keep_container()
         if not self.agent.running:

@@ -30,9 +30,9 @@ async def cut_agents_briefly(stage: Stage) -> None:
             worker = stage.rng.choice(stage.workers)
             await stage.until_busy(worker)
             with stage.fault(f"{way}: agent and store, half a lease"):
-                hurt(worker.to_store)
+                hurt(worker.to_engine)
                 await stage.hold(LEASE_SECONDS / 2)
-                worker.to_store.heal()
+                worker.to_engine.heal()
             await stage.hold(1)
 
 
@@ -44,9 +44,9 @@ async def cut_agents(stage: Stage) -> None:
             worker = stage.rng.choice(stage.workers)
             await stage.until_busy(worker)
             with stage.fault(f"{way}: agent and store", worker):
-                hurt(worker.to_store)
+                hurt(worker.to_engine)
                 await stage.hold(2 * LEASE_SECONDS)
-                worker.to_store.heal()
+                worker.to_engine.heal()
 
 
 @scenario("late results")
@@ -56,9 +56,9 @@ async def late_results(stage: Stage) -> None:
         for worker in stage.rng.sample(stage.workers, 2):
             await stage.until_busy(worker)
             with stage.fault("blackhole: agent and store", worker):
-                worker.to_store.blackhole()
+                worker.to_engine.blackhole()
                 await stage.hold(2.5 * LEASE_SECONDS)
-                worker.to_store.heal()
+                worker.to_engine.heal()
 
 
 @scenario("engine cut from store")
@@ -106,7 +106,7 @@ async def slow_links(stage: Stage) -> None:
     Without a goal: so many kills come so soon that some tasks are with several dead agents, one after the other.
     """
     for worker in stage.workers:
-        worker.to_store.delay(0.1)
+        worker.to_engine.delay(0.1)
     async with stage.steady_load(rate=12, ms=900):
         for _ in range(8):
             worker = stage.rng.choice(stage.workers)
@@ -131,11 +131,11 @@ async def killed_while_recording(stage: Stage) -> None:
     async with stage.steady_load(rate=12, ms=300):
         for _ in range(4):
             worker = stage.rng.choice(stage.workers)
-            worker.to_store.lose_replies_to(b"succeeded")
-            await stage.until(lambda link=worker.to_store: link.has_lost)  # type: ignore[misc]
+            worker.to_engine.lose_replies_to(b"succeeded")
+            await stage.until(lambda link=worker.to_engine: link.has_lost)  # type: ignore[misc]
             with stage.fault("kill agent", worker):
                 await asyncio.to_thread(kill, worker, "agent")
-            worker.to_store.heal()
+            worker.to_engine.heal()
             await asyncio.to_thread(worker.start_agent)
 
 
@@ -154,14 +154,14 @@ async def killed_before_start(stage: Stage) -> None:
 async def _kill_before_start(stage: Stage) -> None:
     dying = await stage.add_worker("w1")
     await asyncio.to_thread(dying.wait_until_up)
-    dying.to_store.lose_requests_with(b"EVALSHA")
+    dying.to_engine.lose_requests_with(b"EVALSHA")
     stuck = stage.mix.steady(CONCURRENCY, ms=100)
     await stage.load(stuck, rate=200)
     await stage.until(lambda: _has_read(stage, dying.agents[-1], CONCURRENCY), what="the agent reads nothing")
     killed = time.monotonic()
     with stage.fault("kill agent", dying):
         await asyncio.to_thread(kill, dying, "agent")
-    dying.to_store.heal()
+    dying.to_engine.heal()
     await stage.add_worker("w2")
 
     def reached() -> bool:

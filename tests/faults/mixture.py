@@ -114,7 +114,7 @@ async def _kill_role(stage: Stage) -> None:
 async def _cut_worker(stage: Stage) -> None:
     worker = stage.rng.choice(stage.workers)
     way, hurt = stage.rng.choice(WAYS)
-    link = stage.rng.choice((worker.to_store, worker.to_container))
+    link = stage.rng.choice((worker.to_engine, worker.to_container))
     with stage.fault(f"{way}: {worker.name}", worker):
         hurt(link)
         await stage.hold(0.2, 1.5 * LEASE_SECONDS)

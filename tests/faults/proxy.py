@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -39,11 +39,16 @@ class Condition:
 
 
 class Link:
-    """One port that stands for `target_port`, both on loopback. Its methods may be called from any thread."""
+    """One port that stands for `target_port`, both on loopback. Its methods may be called from any thread.
 
-    def __init__(self, network: Network, name: str, target_port: int) -> None:
+    While nothing listens there, connections lead to the first of `spare_ports` on which something does, as behind a
+    load balancer.
+    """
+
+    def __init__(self, network: Network, name: str, target_port: int, spare_ports: Sequence[int] = ()) -> None:
         self.name = name
         self.target_port = target_port
+        self.spare_ports = tuple(spare_ports)
         self.port = 0
         self._network = network
         self._condition = Condition()
@@ -150,7 +155,7 @@ class _Connection:
             await self._swallow(reader)
             return
         async with asyncio.timeout(CONNECT_SECONDS):
-            target_reader, self._target = await asyncio.open_connection("127.0.0.1", self._link.target_port)
+            target_reader, self._target = await self._open()
         ways = {
             asyncio.create_task(self._pass(reader, self._target, upwards=True)),
             asyncio.create_task(self._pass(target_reader, self._client, upwards=False)),
@@ -159,6 +164,13 @@ class _Connection:
         for way in rest:
             way.cancel()
         await asyncio.gather(*ways, return_exceptions=True)
+
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        *others, last = (self._link.target_port, *self._link.spare_ports)
+        for port in others:
+            with suppress(OSError):
+                return await asyncio.open_connection("127.0.0.1", port)
+        return await asyncio.open_connection("127.0.0.1", last)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, upwards: bool) -> None:
         while data := await reader.read(CHUNK_BYTES):
@@ -193,9 +205,9 @@ class Network:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="links", daemon=True)
 
-    def link(self, name: str, target_port: int) -> Link:
+    def link(self, name: str, target_port: int, spare_ports: Sequence[int] = ()) -> Link:
         """A new link; `name` says between which parts, and is this link's alone."""
-        link = Link(self, name, target_port)
+        link = Link(self, name, target_port, spare_ports)
         asyncio.run_coroutine_threadsafe(link.open(), self._loop).result(10)
         self.links[name] = link
         return link

@@ -103,7 +103,10 @@ async def run_scenario(scenario: Scenario, engine: Engine, directory: Path, seed
     stage = Stage(engine, directory, rng_for(scenario.name, seed), rest_seconds=scenario.rest_seconds)
     try:
         await stage.prepare(
-            workers=scenario.workers, container_links=scenario.container_links, **dict(scenario.endpoint)
+            workers=scenario.workers,
+            container_links=scenario.container_links,
+            over_api=scenario.over_api,
+            **dict(scenario.endpoint),
         )
         await play(scenario, stage)
         return await stage.finish(scenario.name, scenario.goal_seconds, began)

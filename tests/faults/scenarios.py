@@ -25,6 +25,8 @@ class Scenario:
     flavour: str = "standard"
     workers: int = 3
     endpoint: Mapping[str, Any] = field(default_factory=dict)
+    over_api: bool = False
+    """True if agents use the APIs with a token; else they use the store."""
     container_links: bool = False
     """Whether agents reach their containers over links too. Behind one, a container that is down looks like one that
     resets every connection."""

@@ -84,6 +84,9 @@ class Stage:
         self._receiver_port = free_port()
         self.to_receiver = engine.network.link(f"delivery to receiver {directory.name}", self._receiver_port)
         self.endpoint_id = ""
+        self.token: str | None = None
+        """The token of agents that use the APIs."""
+        self.token_id = ""
         self.mix = Mix(rng, f"t{rng.randrange(10**6)}")
         self._seed = rng.randrange(10**6)
         self._sampling: asyncio.Task[None] | None = None
@@ -91,10 +94,12 @@ class Stage:
 
     # Setting up
 
-    async def prepare(self, *, workers: int, container_links: bool, **endpoint: Any) -> None:
+    async def prepare(self, *, workers: int, container_links: bool, over_api: bool = False, **endpoint: Any) -> None:
         """Make the endpoint, its workers and the receiver, and begin to watch the counts."""
         self._container_links = container_links
+        self._over_api = over_api
         self.endpoint_id = await asyncio.to_thread(lambda: self.engine.new_endpoint(**endpoint))
+        await self.renew_token()
         self.receiver = self.engine.run(
             "receiver", None, "tests.faults.receiver", "--port", str(self._receiver_port),
             "--journal", str(self.directory / "receiver.jsonl"), "--seed", str(self._seed),
@@ -116,11 +121,20 @@ class Stage:
     async def add_worker(self, name: str) -> Worker:
         journal = self.directory / "containers.jsonl"
         linked = self._container_links
+        token = self.token
         worker = await asyncio.to_thread(
-            lambda: Worker(self.engine, name, self.endpoint_id, journal, container_link=linked)
+            lambda: Worker(self.engine, name, self.endpoint_id, journal, container_link=linked, token=token)
         )
         self.workers.append(worker)
         return worker
+
+    async def renew_token(self) -> None:
+        """Let agents that are started from now on have a new token, if agents use the APIs."""
+        if not self._over_api:
+            return
+        self.token, self.token_id = await asyncio.to_thread(self.engine.new_token, self.endpoint_id)
+        for worker in self.workers:
+            worker.use_token(self.token)
 
     # Load
 
@@ -227,6 +241,7 @@ class Stage:
         """After that: a new endpoint, with new agents beside the same containers."""
         await asyncio.to_thread(self._stop_workers)
         self.endpoint_id = await asyncio.to_thread(self.engine.new_endpoint)
+        await self.renew_token()
         self.producer.endpoint_id = self.client.endpoint_id = self.endpoint_id
         count, self.workers = len(self.workers), []
         for number in range(1, count + 1):

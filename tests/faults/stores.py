@@ -54,13 +54,13 @@ async def store_back_before_agents(stage: Stage) -> None:
     late = stage.rng.sample(stage.workers, len(stage.workers))
     with stage.fault("kill store"):
         for worker in late:
-            worker.to_store.cut()
+            worker.to_engine.cut()
         await asyncio.to_thread(server.kill)
         await stage.hold(LEASE_SECONDS)
         await asyncio.to_thread(server.start)
         for worker in late:
             await stage.hold(LEASE_SECONDS / 8)
-            worker.to_store.heal()
+            worker.to_engine.heal()
     await stage.load(stage.mix.quick(20), rate=20)
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.faults.all_scenarios import SCENARIOS
 from tests.faults.engine import ROOT
+from tests.faults.over_https import ALWAYS, over_https
 from tests.waiting import wait_until
 
 COMMAND = (sys.executable, "-m", "tests.faults")
@@ -29,7 +30,14 @@ def test_it_lists_its_faults_with_what_they_do() -> None:
 
 def test_every_fault_is_described_and_has_a_name_of_its_own() -> None:
     assert all(scenario.description for scenario in SCENARIOS.values())
-    assert len({scenario.play for scenario in SCENARIOS.values()}) == len(SCENARIOS)
+    assert len({(scenario.play, scenario.over_api) for scenario in SCENARIOS.values()}) == len(SCENARIOS)
+
+
+def test_faults_of_agents_are_played_with_agents_over_https_too() -> None:
+    assert {f"{name} over https" for name in ALWAYS} <= SCENARIOS.keys()
+    asked = over_https(SCENARIOS.values())
+    assert all(scenario.over_api for scenario in asked)
+    assert {"late results over https", "cancel over https", "random mix over https"} <= {one.name for one in asked}
 
 
 def test_a_run_in_which_everything_is_skipped_shows_nothing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from contextlib import suppress
 import pytest
 
 from tests.faults.proxy import Link, Network
+from tests.ports import free_port
 from tests.waiting import wait_until
 
 
@@ -175,3 +176,11 @@ def test_a_target_that_is_down_is_a_reset(link: Link, echo: Echo) -> None:
     echo.shutdown()
     echo.server_close()
     assert resets_new_connections(link)
+
+
+def test_a_link_leads_to_a_spare_port_while_nothing_listens_at_its_target(echo: Echo) -> None:
+    with Network() as network:
+        link = network.link("to a spare", free_port(), [free_port(), echo.server_address[1]])
+        with socket.create_connection(("127.0.0.1", link.port), timeout=10) as client:
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"
