@@ -118,7 +118,12 @@ ROWS = (
         "beside-names", "the same beside 5,000 host names whose name server does not respond", 18,
         crowds.measure_names, NOT_DELAYED,
     ),
-    Row("processes", "1, 2 and 4 API processes and agents", 75, scaling.measure),
+    Row(
+        "agent-https", "one agent over HTTPS to one API process, beside an agent on the store", 30,
+        forwarding.measure_https,
+        (Goal("tasks", "≥ 0.5 × the agent on the store", 0.5, against=(forwarding.ON_STORE,)),),
+    ),
+    Row("processes", "1, 2 and 4 API processes and agents", 40, scaling.measure),
 )  # fmt: skip
 
 

@@ -112,7 +112,7 @@ class Stage:
         tasks, text = (store or self.store).tasks, payload_of(size)
         for first in range(0, count, CHUNK):
             numbers = range(first, min(count, first + CHUNK))
-            made = (self.task(endpoint_id, f"{prefix}-{number}", text, webhook=webhook) for number in numbers)
+            made = (self.task(endpoint_id, f"{prefix}_{number}", text, webhook=webhook) for number in numbers)
             await asyncio.gather(*(tasks.enqueue(one) for one in made))
 
     async def enqueue_finished(self, endpoint_id: str, prefix: str, count: int) -> None:
