@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from functools import partial
 
 from queue_engine.aio import retry_while_unavailable
 from queue_engine.backends.gpus import NvmlInventory, host_gpus
 from queue_engine.backends.process import ProcessBackend
 from queue_engine.backends.process_environment import CUDA_VISIBLE_DEVICES
 from queue_engine.backends.worker_users import Isolation, WorkerUsers, isolation
+from queue_engine.cli.hosting import HostedWorkers
 from queue_engine.cli.process import or_fail
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ControllerSettings
@@ -28,15 +29,7 @@ _APART = "with one tenant, containers run as this user and can read what it can;
 _NOT_APART = "containers run as this user: they can read the agents' environment and all files that this user can read"
 
 
-@dataclass(frozen=True)
-class ProcessWorkers:
-    """The backend, and the reason why only one tenant may use it; None if several may."""
-
-    backend: ProcessBackend
-    one_tenant_reason: str | None
-
-
-async def process_workers(settings: ControllerSettings, store: Store) -> ProcessWorkers:
+async def process_workers(settings: ControllerSettings, store: Store) -> HostedWorkers:
     """Return the backend for this machine, and log what it hands out and what it isolates. Raises EngineError."""
     kept_apart = or_fail(
         "QUEUE_ENGINE_WORKER_UIDS",
@@ -51,7 +44,8 @@ async def process_workers(settings: ControllerSettings, store: Store) -> Process
         users=WorkerUsers(kept_apart.ids, store.has_one_tenant),
     )
     await _log_isolation(kept_apart, store)
-    return ProcessWorkers(backend, kept_apart.one_tenant_reason)
+    recover = partial(backend.reap_orphans, settings.worker_grace_seconds)
+    return HostedWorkers(backend, kept_apart.one_tenant_reason, backend.metrics_targets, recover)
 
 
 async def gpus_of_host(settings: ControllerSettings) -> Gpus:

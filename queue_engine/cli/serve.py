@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +11,7 @@ import typer
 
 from queue_engine.cli import serve_role
 from queue_engine.cli.options import RedisUrl, option
+from queue_engine.cli.running import run
 from queue_engine.cli.serve_up import become_up
 from queue_engine.cli.startup import settings_from
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings, UpSettings
@@ -18,6 +21,7 @@ from queue_engine.processes.memory import available_memory
 commands = typer.Typer()
 
 MetricsPort = Annotated[int | None, option(MetricsSettings, "metrics_port")]
+Backend = Annotated[str | None, option(ControllerSettings, "backend")]
 
 
 @commands.command()
@@ -30,19 +34,34 @@ def up(
     redis_url: Annotated[
         str | None, typer.Option(help="URL of an external Redis or Valkey, which replaces the embedded one")
     ] = None,
+    backend: Backend = None,
 ) -> None:
     """Run the whole engine on this machine: store, API, controller and delivery. Ctrl-C drains and stops it.
 
-    Workers are processes of this user, so every API key gives a shell on this machine: an endpoint's
-    initializationCommand runs here. Give keys only to users who may log in.
+    By default workers are processes of this user, so every API key gives a shell on this machine: an endpoint's
+    initializationCommand runs here. Give keys only to users who may log in. With `--backend docker`, workers are
+    containers of Docker or podman, and Ctrl-C removes them.
     """
     for kind in (ApiSettings, DeliverySettings):
         settings_from(kind, redis_url=redis_url)  # so that invalid settings are reported before a process starts
-    controller_settings = settings_from(ControllerSettings, redis_url=redis_url)
+    controller_settings = settings_from(ControllerSettings, redis_url=redis_url, backend=backend)
     if redis_url is not None:
         serve_role.check_jobs_place(controller_settings)
     max_memory = settings_from(UpSettings).embedded_max_memory_bytes
+    os.environ |= _variables_of_backend(controller_settings)
     become_up(host, port, data_dir, redis_url, available_memory() // 2 if max_memory is None else max_memory)
+
+
+def _variables_of_backend(settings: ControllerSettings) -> dict[str, str]:
+    """Return the variables that the processes of `up` need for the backend, besides those that are set."""
+    if settings.backend != "docker":
+        return {}
+    chosen: dict[str, str] = {"QUEUE_ENGINE_BACKEND": settings.backend}
+    if settings.agent_url is not None or os.environ.get("QUEUE_ENGINE_AGENT_HOST"):
+        return chosen
+    from queue_engine.cli.docker_workers import agent_gateway  # here, because it needs most of the engine
+
+    return chosen | {"QUEUE_ENGINE_AGENT_HOST": run(agent_gateway(settings), on=asyncio.run)}
 
 
 @commands.command()
@@ -70,6 +89,7 @@ def delivery(
 def controller(
     redis_url: RedisUrl = None,
     metrics_port: MetricsPort = None,
+    backend: Backend = None,
 ) -> None:
     """Run the controller, which starts and stops workers and runs the background jobs. Safe to run twice."""
-    serve_role.controller(redis_url=redis_url, metrics_port=metrics_port)
+    serve_role.controller(redis_url=redis_url, metrics_port=metrics_port, backend=backend)

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
+from queue_engine.cli.hosted_workers import hosted_workers
 from queue_engine.cli.process import on_end, serve_metrics
-from queue_engine.cli.process_workers import process_workers
 from queue_engine.cli.store_access import open_store
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.controller.agent_metrics import AgentMetrics
@@ -36,17 +36,18 @@ async def serve_controller(settings: ControllerSettings) -> int:
     async with open_store(settings) as store, store.noted(metrics.Role.CONTROLLER):
         info = await store.wait_until_ready()
         await store.check_has_key()
-        warn_of_shared_user(settings)
-        check_client_limit(await store.max_clients(), sum((await store.sweeper.workers()).values()))
-        workers = await process_workers(settings, store)
+        workers = await hosted_workers(settings, store)
         backend = workers.backend
-        agents.targets = backend.metrics_targets
+        if not backend.agents_over_https:
+            warn_of_shared_user(settings)
+            check_client_limit(await store.max_clients(), sum((await store.sweeper.workers()).values()))
+        agents.targets = workers.metrics_targets
         # In the background, because agents of a killed controller may drain for their whole grace period.
-        reaping = asyncio.create_task(backend.reap_orphans(settings.worker_grace_seconds))
+        recovering = asyncio.create_task(workers.recover())
 
         def make_reconciler(leads: Callable[[], bool]) -> Reconciler:
             return Reconciler(
-                _reconciler_config(settings),
+                _reconciler_config(settings, over_https=backend.agents_over_https),
                 store.endpoints,
                 store.workers,
                 store.checks,
@@ -65,7 +66,7 @@ async def serve_controller(settings: ControllerSettings) -> int:
         try:
             await running.run()
         finally:
-            await reaping
+            await recovering
     return 0
 
 
@@ -91,12 +92,14 @@ def _config(settings: ControllerSettings) -> ControllerConfig:
         leader_lease_seconds=settings.leader_lease_seconds,
         grace_seconds=settings.worker_grace_seconds,
         metrics_endpoint_limit=settings.metrics_endpoint_limit,
+        ends_workers=settings.end_workers,
     )
 
 
-def _reconciler_config(settings: ControllerSettings) -> ReconcilerConfig:
+def _reconciler_config(settings: ControllerSettings, *, over_https: bool) -> ReconcilerConfig:
+    without_store = {"WORKER_AGENT_LOG_LEVEL": settings.log_level} | _decided_for_agents(settings)
     return ReconcilerConfig(
-        agent_environment=agent_environment(settings),
+        agent_environment=(lambda _: without_store) if over_https else agent_environment(settings),
         grace_seconds=settings.worker_grace_seconds,
         silence_seconds=settings.worker_silence_seconds,
     )
@@ -108,13 +111,7 @@ def agent_environment(settings: ControllerSettings) -> Callable[[str], dict[str,
     They are the shared settings, the settings that the controller decides, the store's URL for agents, and the keys of
     the endpoint, of which the first is the current one.
     """
-    shared = settings.agent_environment() | {
-        "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
-        "WORKER_AGENT_IDLE_REPORT_SECONDS": str(
-            min(MAX_IDLE_REPORT_SECONDS, settings.worker_silence_seconds / REPORTS_PER_SILENCE)
-        ),
-        "WORKER_AGENT_MANAGED": "true",
-    }
+    shared = settings.agent_environment() | _decided_for_agents(settings)
     if settings.agent_redis_url is not None:
         shared["WORKER_AGENT_REDIS_URL"] = settings.agent_redis_url.get_secret_value()
     secret_keys = settings.secret_keys
@@ -124,6 +121,17 @@ def agent_environment(settings: ControllerSettings) -> Callable[[str], dict[str,
         return shared | ({"WORKER_AGENT_ENDPOINT_KEY": keys} if keys else {})
 
     return of_endpoint
+
+
+def _decided_for_agents(settings: ControllerSettings) -> dict[str, str]:
+    """Return the variables of all agents that the controller decides. None is a secret."""
+    return {
+        "WORKER_AGENT_GRACE_SECONDS": str(settings.worker_grace_seconds),
+        "WORKER_AGENT_IDLE_REPORT_SECONDS": str(
+            min(MAX_IDLE_REPORT_SECONDS, settings.worker_silence_seconds / REPORTS_PER_SILENCE)
+        ),
+        "WORKER_AGENT_MANAGED": "true",
+    }
 
 
 def warn_of_shared_user(settings: ControllerSettings) -> None:

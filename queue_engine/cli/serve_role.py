@@ -57,9 +57,11 @@ def delivery(*, redis_url: str | None = None, metrics_port: int | None = None) -
     sys.exit(run(serve_delivery(settings)))
 
 
-def controller(*, redis_url: str | None = None, metrics_port: int | None = None) -> NoReturn:
+def controller(
+    *, redis_url: str | None = None, metrics_port: int | None = None, backend: str | None = None
+) -> NoReturn:
     """Run the controller. Options that are None come from the environment."""
-    settings = settings_from(ControllerSettings, redis_url=redis_url, metrics_port=metrics_port)
+    settings = settings_from(ControllerSettings, redis_url=redis_url, metrics_port=metrics_port, backend=backend)
     check_jobs_place(settings)
     start("controller", settings)
     with Loading():

@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator
 from pydantic_settings import NoDecode
 
 from queue_engine.config.base import ProcessSettings
+from queue_engine.config.docker import DockerSettings
 from queue_engine.config.limits import LimitSettings
 from queue_engine.config.shared import AgentTimeSettings, MetricsSettings, SharedSettings, StoreSettings
 from queue_engine.config.store_url import DEFAULT_PORT, Topology, parse_store_url
@@ -380,11 +381,18 @@ class UpSettings(ProcessSettings):
     )
 
 
-class ControllerSettings(SharedSettings, ControlSettings, CatalogueSettings, MetricsSettings):
+class ControllerSettings(SharedSettings, ControlSettings, CatalogueSettings, MetricsSettings, DockerSettings):
     """`queue-engine controller`."""
 
-    backend: Literal["process"] = Field(
-        "process", description="Backend that runs the workers. `process`: as local processes"
+    backend: Literal["process", "docker"] = Field(
+        "process",
+        description="Backend that runs the workers. `process`: as local processes; `docker`: as containers of Docker "
+        "or podman on this machine",
+    )
+    end_workers: bool = Field(
+        False,
+        description="Drain and remove all workers when the controller ends, although they could go on without it. "
+        "`up` sets it. Workers of the process backend always end with their controller",
     )
     agent_url: str | None = Field(
         None,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever
-from queue_engine.backends.base import Backend, BackendError
+from queue_engine.backends.base import Backend, BackendError, Observed
 from queue_engine.controller.deletions import Deleter
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
@@ -40,6 +40,9 @@ HEADERS_SECONDS = 1.0
 """Interval at which the leader looks for tasks whose headers agents ask for."""
 RESYNC_SECONDS = 4.0
 """Interval at which the leader checks the index entries of a page of endpoints."""
+LIST_SECONDS = 5.0
+"""Time for which a controller that must end its workers waits for the backend to list them, beyond a leader's lease."""
+LIST_POLL_SECONDS = 0.1
 PARTITIONS_AT_ONCE = 16
 """Number of partitions in which a job works at the same time. There are several, because an unresponsive server must
 not make the sweeps of other partitions late: after a late sweep, expired leases are extended."""
@@ -214,9 +217,8 @@ class Controller:
 
         Return the ids of those that have not ended; None if workers outlive this controller or are not known.
         """
-        outlive = self._backend.outlives_controller
-        observed = await self._backend.observe()
-        if observed is None or (outlive and not (self._config.ends_workers and self._leads())):
+        observed = await self._workers_to_end()
+        if observed is None:
             return None
         stops = (self._backend.stop(worker_id, self._config.grace_seconds) for worker_id in observed)
         for error in await asyncio.gather(*stops, return_exceptions=True):
@@ -226,6 +228,24 @@ class Controller:
                 raise error
         observed = await self._backend.observe() or {}
         return frozenset(worker_id for worker_id, seen in observed.items() if seen.alive)
+
+    async def _workers_to_end(self) -> Mapping[str, Observed] | None:
+        """Return the workers that end with this controller; None if they outlive it or are not known.
+
+        A controller that has just been started again waits until it leads and the backend has listed the workers.
+        """
+        if not self._backend.outlives_controller:
+            return await self._backend.observe()
+        if not self._config.ends_workers:
+            return None
+        ends_at = time.monotonic() + self._config.leader_lease_seconds + LIST_SECONDS
+        while time.monotonic() < ends_at:
+            observed = await self._backend.observe()
+            if observed is not None and self._leads():
+                return observed
+            await asyncio.sleep(LIST_POLL_SECONDS)
+        log.warning("workers are left to the next controller: another one leads, or the backend does not list them")
+        return None
 
     async def _close_backend(self) -> None:
         try:

@@ -588,6 +588,8 @@ class Reconciler:
             protocol=config.expose.protocol if config.expose else None,
             resources=config.resources,
             volume_gb=config.container_volume_in_gb,
+            card_vcpus=config.min_single_card_vcpu or 0,
+            card_ram_gb=config.min_single_card_ram_in_gb or 0,
             service_mode=config.service_mode,
             concurrency=config.concurrency,
             ready_path=config.ready_path,

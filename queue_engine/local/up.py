@@ -37,6 +37,13 @@ WORKER_GRACE_SECONDS = 10.0
 CONTROLLER_MARGIN_SECONDS = 10.0
 """Time that the controller has to end after its last worker has ended."""
 ROLES = ("api", "controller", "delivery")
+"""The order of starts, and of stops where workers are processes."""
+ROLES_BY_USE = ("controller", "api", "delivery")
+"""The order of stops where workers are containers, because their agents use the API until they have drained."""
+CONTAINERS_MARGIN_SECONDS = 30.0
+"""Time for the removal of the containers after the grace period, in place of what processes need."""
+_OF_CONTAINER_ENGINE = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "XDG_RUNTIME_DIR")
+"""Variables of the controller by which it finds the container engine."""
 AGENT_PORT_OFFSET = 3
 """Distance of the port for agents in containers from the API's, after the ports of the metrics."""
 
@@ -67,7 +74,7 @@ async def run_up(options: UpOptions, say: Callable[[str], None] | None = None) -
     try:
         await ended.unless_first(stack.start())
         await ended.wait()
-        stack.say("\nstopping: running tasks may finish, the others are queued again (Ctrl-C again: stop at once)")
+        stack.say(f"\nstopping: running tasks may finish, the others are queued again ({stack.at_once})")
     except (EmbeddedStoreError, ProgramError) as error:
         raise EngineError(str(error)) from error
     finally:
@@ -133,7 +140,8 @@ class _Stack:
             log = BoundedLog(self._data_dir / "logs" / f"{role}.log")
             command = python_command("queue_engine", role)
             # Longer than the grace period of workers, because the controller must outlive them.
-            grace_seconds = self._grace_seconds() + END_MARGIN_SECONDS + CONTROLLER_MARGIN_SECONDS
+            margin_seconds = CONTAINERS_MARGIN_SECONDS if self._runs_containers else END_MARGIN_SECONDS
+            grace_seconds = self._grace_seconds() + margin_seconds + CONTROLLER_MARGIN_SECONDS
             inherited = (self._notice.fd,) if role == "api" else ()
             self._supervisor.start(Program(role, command, environment, log, grace_seconds, inherited))
         self.say("starting: " + ", ".join(ROLES))
@@ -141,7 +149,7 @@ class _Stack:
 
     async def stop(self) -> None:
         if self._supervisor is not None:
-            await self._supervisor.stop(ROLES)
+            await self._supervisor.stop(ROLES_BY_USE if self._runs_containers else ROLES)
             await self._supervisor.aclose()
         if self._store is not None:
             await self._store.stop()
@@ -152,6 +160,16 @@ class _Stack:
             self._supervisor.kill()
         if self._store is not None:
             self._store.kill()
+
+    @property
+    def at_once(self) -> str:
+        """The effect of a second Ctrl-C, in words."""
+        left = ", and leave the workers' containers to the next start" if self._runs_containers else ""
+        return f"Ctrl-C again: stop at once{left}"
+
+    @property
+    def _runs_containers(self) -> bool:
+        return self._options.environment.get("QUEUE_ENGINE_BACKEND") == "docker"
 
     @property
     def base_url(self) -> str:
@@ -194,6 +212,9 @@ class _Stack:
         if role == "api":
             environment["QUEUE_ENGINE_API_KEY"] = api_key
             environment[NOTICE_VARIABLE] = str(self._notice.fd)
+        if role == "controller" and self._runs_containers:
+            environment |= {name: given[name] for name in _OF_CONTAINER_ENGINE if name in given}
+            environment["QUEUE_ENGINE_END_WORKERS"] = "true"
         if metrics_port is not None:
             environment["QUEUE_ENGINE_METRICS_PORT"] = str(metrics_port)
         return environment

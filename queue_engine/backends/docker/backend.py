@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
 from queue_engine.aio import end_tasks
@@ -195,6 +195,7 @@ class DockerBackend:
             await opened.maker.make(worker, spec, self._devices(worker, spec))
         except BackendError as error:
             helps = not isinstance(error, StartFailed) or error.retry_helps
+            await self._look_at_agent(opened, worker)
             # A container that has ended is the cause of what the engine refuses after it.
             worker.failure = worker.end() or Explanation(Phase.ENDED, str(error), helps)
         except Exception:
@@ -203,8 +204,14 @@ class DockerBackend:
         if worker.failure is not None:
             await self._clean_up(opened, worker)
 
+    async def _look_at_agent(self, opened: _Open, worker: Worker) -> None:
+        with suppress(BackendError):
+            if (agent := worker.id_of(Part.AGENT)) is not None:
+                await opened.watch.look_at(agent)
+
     async def _clean_up(self, opened: _Open, worker: Worker) -> None:
         try:
+            await opened.ender.log_failed_agent(worker)
             await opened.maker.remove(worker, below=worker.run + 1)
         except BackendError as error:  # `kill` tries again
             log.warning("containers are left: %s", error, extra={"worker": worker.worker_id})

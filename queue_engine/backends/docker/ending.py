@@ -39,9 +39,8 @@ class Ender:
         Afterwards the output of the endpoint's container was read to its end, and nothing of the worker runs.
         """
         agent, main = worker.id_of(Part.AGENT), worker.id_of(Part.MAIN)
-        if agent is not None and worker.parts[Part.AGENT].has_failed:
-            await self._log_last_lines(agent, worker)
-        elif agent is not None:
+        await self.log_failed_agent(worker)
+        if agent is not None:
             await self._end_agent(agent, worker)
         if main is not None:
             await self._engine.stop(main, self._main_stop_seconds if _left(worker) > 0 else 0)
@@ -55,10 +54,17 @@ class Ender:
             log.warning("a worker does not end in time: killing it", extra={"worker": worker.worker_id})
         await self._engine.signal(agent, "SIGKILL")
 
-    async def _log_last_lines(self, agent: str, worker: Worker) -> None:
-        """Log the last lines of an agent that has failed, because its container is removed."""
+    async def log_failed_agent(self, worker: Worker) -> None:
+        """Log the last lines of an agent that has failed, before its container is removed."""
+        agent = worker.parts.get(Part.AGENT)
+        if agent is None or not agent.has_failed:
+            return
+        container = agent.container_id
         try:
-            async with asyncio.timeout(LOG_SECONDS), aclosing(self._engine.output(agent, last=LAST_LINES)) as pieces:
+            async with (
+                asyncio.timeout(LOG_SECONDS),
+                aclosing(self._engine.output(container, last=LAST_LINES)) as pieces,
+            ):
                 lines = [piece.partition(b" ")[2].decode(errors="replace").rstrip() async for piece in pieces]
         except (EngineError, TimeoutError) as error:
             lines = [f"its output cannot be read: {error}"]

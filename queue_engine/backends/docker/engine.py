@@ -265,7 +265,7 @@ def _engine_errors(done: Sequence[int] = ()) -> Iterator[None]:
     except DockerError as error:
         if error.status == _NO_CONNECTION:
             raise EngineUnavailable(error.message) from error
-        if error.status not in done and not (done and _IMPROPER_STATE in error.message):
+        if not (error.status in done or (done and (_IMPROPER_STATE in error.message or _is_absence(error)))):
             raise EngineError(error.status, error.message) from error
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
         raise EngineUnavailable(str(error) or type(error).__name__) from error
@@ -283,9 +283,14 @@ async def _unless_absent(call: Awaitable[T]) -> T | None:
     try:
         return await call
     except DockerError as error:
-        if error.status == 404:
+        if _is_absence(error):
             return None
         raise
+
+
+def _is_absence(error: DockerError) -> bool:
+    """Return True if a container or an image does not exist. Podman returns 500 while it is removing the container."""
+    return error.status == 404 or "no such container" in error.message
 
 
 async def _json_lines(response: aiohttp.ClientResponse) -> AsyncGenerator[Document, None]:

@@ -1,0 +1,76 @@
+"""Put the Docker backend together. Its packages are imported when it is chosen."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from queue_engine import __version__
+from queue_engine.backends.base import Backend, BackendError
+from queue_engine.cli.hosting import HostedWorkers
+from queue_engine.cli.process_workers import gpus_of_host
+from queue_engine.config.docker import DockerSettings
+from queue_engine.config.engine import ControllerSettings
+from queue_engine.domain.errors import EngineError
+from queue_engine.domain.gpus import Gpus
+from queue_engine.store.store import Store
+
+log = logging.getLogger("queue_engine")
+
+AGENT_IMAGE = f"queue-engine/agent:{__version__}"
+"""The agent's image that `make images` builds. It is never pulled, because its name in a registry may be anybody's."""
+
+
+async def docker_workers(settings: ControllerSettings, store: Store) -> HostedWorkers:
+    """Return the backend for the container engine that the settings name. Raises EngineError."""
+    if settings.agent_url is None:
+        raise EngineError(
+            "QUEUE_ENGINE_AGENT_URL: is required with the Docker backend: the URL of the API for agents in containers"
+        )
+    backend = _backend(settings, settings.agent_url, await store.instance_id(), await gpus_of_host(settings))
+    log.info("workers are containers", extra={"agents_use": settings.agent_url})
+    return HostedWorkers(backend)
+
+
+def _backend(settings: ControllerSettings, agent_url: str, instance_id: str, gpus: Gpus) -> Backend:
+    with _docker_errors():
+        from queue_engine.backends.docker.backend import DockerBackend, DockerOptions
+        from queue_engine.backends.docker.engine import AiodockerEngine, engine_url
+        from queue_engine.backends.docker.pull import PullPolicy
+        from queue_engine.backends.docker.specs import Hosting
+
+        url = engine_url(settings.docker_host, os.environ)
+        hosting = Hosting(
+            instance_id, network=settings.docker_network, agent_server=agent_url, limits=settings.docker_limits
+        )
+        options = DockerOptions(
+            hosting,
+            settings.agent_image or AGENT_IMAGE,
+            agent_pull=PullPolicy.NEVER if settings.agent_image is None else PullPolicy.MISSING,
+            pull=PullPolicy(settings.docker_pull),
+        )
+        return DockerBackend(lambda: AiodockerEngine(url, os.environ), options, gpus)
+
+
+async def agent_gateway(settings: DockerSettings) -> str:
+    """Return the address at which the containers of workers reach this machine. Raises EngineError."""
+    with _docker_errors():
+        from queue_engine.backends.docker.network import gateway_of
+
+        return await gateway_of(settings.docker_host, settings.docker_network, os.environ)
+
+
+@contextmanager
+def _docker_errors() -> Iterator[None]:
+    """Raise what the operator can fix as EngineError that names the setting."""
+    try:
+        yield
+    except ImportError as error:
+        raise EngineError(
+            f"QUEUE_ENGINE_BACKEND: docker needs packages that are not installed ({error.name}): "
+            "pip install 'queue-engine[docker]'"
+        ) from error
+    except (BackendError, OSError, ValueError) as error:
+        raise EngineError(f"QUEUE_ENGINE_BACKEND: docker: {error}") from error
