@@ -25,7 +25,7 @@ from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.store import Store
 from queue_engine.store.task_source import StoreTaskSource
 from tests.store.bench import Bench, spec
-from tests.store.ways import LOG_SECONDS, Way, lossy_api_way, way_of, way_to_nothing
+from tests.store.ways import LOG_SECONDS, Way, lossy_way_of, way_of, way_to_nothing
 from worker_agent.ports import Claim, LogSink, TaskSource, WorkerRecord, until_available
 
 ADDRESS = "127.0.0.1:9000"
@@ -246,8 +246,9 @@ async def test_a_log_is_kept_for_its_retention(bench: Bench, way: Way) -> None:
     assert await bench.store.redis.xlen(key) == 2
 
 
-async def test_a_call_of_the_api_whose_reply_is_lost_can_be_repeated(bench: Bench) -> None:
-    async with lossy_api_way(bench) as (way, proxy):
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_call_whose_reply_is_lost_can_be_repeated(bench: Bench, kind: str) -> None:
+    async with lossy_way_of(kind, bench) as (way, proxy):
         source, record, log = way.source(), way.record(), way.log()
 
         async def repeated(call: Callable[[], Awaitable[Result]]) -> Result:

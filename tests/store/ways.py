@@ -99,8 +99,15 @@ async def way_of(kind: str, bench: Bench) -> AsyncIterator[Way]:
 
 
 @asynccontextmanager
-async def lossy_api_way(bench: Bench) -> AsyncIterator[tuple[Way, LossyProxy]]:
-    """The way over the API, behind a proxy that loses replies."""
+async def lossy_way_of(kind: str, bench: Bench) -> AsyncIterator[tuple[Way, LossyProxy]]:
+    """The way of this kind, behind a proxy that loses replies."""
+    if kind == "store":
+        await bench.store.prepare()  # because agents do not load scripts
+        async with LossyProxy(bench.store.url) as proxy:
+            store = Store(proxy.url, Sealer(SECRET_KEY), partitions=bench.store.partitions.count, is_agent=True)
+            yield StoreWay(store, bench.endpoint_id), proxy
+            await store.close()
+        return
     async with api_url(bench) as url, LossyProxy(url) as proxy:
         way = ApiWay(proxy.url.replace("redis://", "http://"), await new_token(bench), bench.endpoint_id)
         yield way, proxy
