@@ -106,3 +106,22 @@ async def _claimed(stage: Stage, count: int) -> bool:
     """Return True if that many tasks are claimed and not started."""
     keys = stage.store.partitions.of(stage.endpoint_id)
     return len(await Probe(stage.store.redis).pending(keys.queue, "agents")) >= count
+
+
+@scenario("api restarts over https", over_api=True)
+async def restart_apis(stage: Stage) -> None:
+    """SIGTERM of each API in turn under load, and a new one: agents go on with the other one, at no cost to any task.
+
+    The long polls of the API that ends return at once, and their agents wait at the other one.
+    """
+    async with stage.steady_load(rate=12, ms=1200):
+        for name in ("api-1", "api-2"):
+            await stage.until_busy(*stage.workers)
+            with stage.fault(f"restart {name}"):
+                status = await asyncio.to_thread(stage.engine.program(name).stop)
+                if status != 0:
+                    stage.violations.append(f"{name} ended with status {status}")
+                await stage.until_busy(*stage.workers)
+                await asyncio.to_thread(stage.engine.start_role, name)
+                await asyncio.to_thread(stage.engine.wait_until_ready)
+    await stage.until(stage.all_ended, what="tasks do not end")
