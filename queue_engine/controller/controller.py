@@ -40,7 +40,7 @@ HEADERS_SECONDS = 1.0
 """Interval at which the leader looks for tasks whose headers agents ask for."""
 RESYNC_SECONDS = 4.0
 """Interval at which the leader checks the index entries of a page of endpoints."""
-LIST_SECONDS = 5.0
+LIST_SECONDS = 30.0
 """Time for which a controller that must end its workers waits for the backend to list them, beyond a leader's lease."""
 LIST_POLL_SECONDS = 0.1
 PARTITIONS_AT_ONCE = 16

@@ -40,8 +40,8 @@ ROLES = ("api", "controller", "delivery")
 """The order of starts, and of stops where workers are processes."""
 ROLES_BY_USE = ("controller", "api", "delivery")
 """The order of stops where workers are containers, because their agents use the API until they have drained."""
-CONTAINERS_MARGIN_SECONDS = 30.0
-"""Time for the removal of the containers after the grace period, in place of what processes need."""
+CONTAINERS_MARGIN_SECONDS = 75.0
+"""Time to list and to remove the containers besides the grace period, in place of what processes need."""
 _OF_CONTAINER_ENGINE = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "XDG_RUNTIME_DIR")
 """Variables of the controller by which it finds the container engine."""
 AGENT_PORT_OFFSET = 3
