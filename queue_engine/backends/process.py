@@ -72,6 +72,7 @@ STARTS_PER_CPU = 2
 """Simultaneous starts per processor. A start mostly imports code, so more of them would not finish earlier."""
 _KEPT_LOGS = 50
 _ORPHAN_POLL_SECONDS = 1.0
+_NO_USER = "the worker cannot be started: the number of tenants could not be read"
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,8 @@ class ProcessBackend:
         self._lifeline: Lifeline | None = None
         self._workers: dict[str, _Worker] = {}
         self._waiting: dict[str, _Start] = {}
+        self._beginning: set[asyncio.Task[None]] = set()
+        """Starts of workers that have waited for GPUs and have them now, at most one for each."""
         self._failed: dict[str, Observed] = {}
         """Workers that have waited for GPUs, and could not be started then."""
         self._gpus = gpus or Gpus(mode=GpuMode.SHARED)
@@ -157,16 +160,17 @@ class ProcessBackend:
         if self._is_known(spec):
             return
         self._check_can_start(spec)
+        if self._gpus.cards:
+            await self._elsewhere.look()
         with ExitStack() as undo:
+            # The user is chosen last, because the start itself must see if there are several tenants by now.
             user_id = await self._users.take(spec.endpoint_id)
             undo.callback(self._users.release, spec.endpoint_id)
-            if self._gpus.cards:
-                await self._elsewhere.look()
             # There is no await below, so that a concurrent call cannot start the same worker.
             if self._is_known(spec):
                 return
-            self._start_or_wait(_Start(spec, user_id, int(self._epoch_seconds() * 1000)))
-            undo.pop_all()
+            if self._start_or_wait(_Start(spec, int(self._epoch_seconds() * 1000)), user_id):
+                undo.pop_all()
         self._forget_old_logs()
 
     async def stop(self, worker_id: str, grace_seconds: float) -> None:
@@ -205,6 +209,8 @@ class ProcessBackend:
         for worker_id in [*self._waiting, *self._failed]:  # first, because the end of others would begin them
             self._forget_start(worker_id)
         self._elsewhere.close()
+        for task in self._beginning:
+            task.cancel()
         left: set[str] = set()
         while worker_ids := self._workers.keys() - left:
             stops = (self.stop(worker_id, grace_seconds) for worker_id in worker_ids)
@@ -267,30 +273,56 @@ class ProcessBackend:
         self._failed.pop(spec.worker_id, None)
         return False
 
-    def _start_or_wait(self, start: _Start) -> None:
+    def _start_or_wait(self, start: _Start, user_id: int | None) -> bool:
+        """Start a worker and return True, or let it wait for cards. It then needs no user yet. Raises BackendError."""
         spec = start.spec
-        decision = self._cards.ask(spec.worker_id, spec.resources, partial(self._start_waiting, start))
+        decision = self._cards.ask(spec.worker_id, spec.resources, partial(self._begin_waiting, start))
         match decision:
             case Refused(reason):
                 raise BackendError(reason)
             case Waits():
                 self._waiting[spec.worker_id] = start
+                return False
             case HandedOut():
                 try:
-                    self._workers[spec.worker_id] = self._started(start, decision)
+                    self._workers[spec.worker_id] = self._started(start, decision, user_id)
                 except (OSError, ValueError) as error:
                     self._cards.release(spec.worker_id)
                     raise BackendError(_cannot_start(error)) from error
+                return True
 
-    def _start_waiting(self, start: _Start, handed_out: HandedOut) -> None:
+    def _begin_waiting(self, start: _Start, handed_out: HandedOut) -> None:
+        name = f"start-{start.spec.worker_id}"
+        task = asyncio.create_task(self._start_waiting(start, handed_out), name=name)
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+
+    async def _start_waiting(self, start: _Start, handed_out: HandedOut) -> None:
         """Start a worker that has waited for its cards. A failure is an end with a reason."""
-        spec = self._waiting.pop(start.spec.worker_id).spec
+        spec = start.spec
         try:
-            self._workers[spec.worker_id] = self._started(start, handed_out)
-        except (OSError, ValueError) as error:
-            self._failed[spec.worker_id] = Observed(spec.run, Phase.ENDED, start.at_ms, _cannot_start(error))
-            self._cards.release(spec.worker_id)
+            user_id = await self._users.take(spec.endpoint_id)
+        except Exception as error:
+            if not isinstance(error, BackendError):
+                logger.exception("the user of worker %s cannot be chosen", spec.worker_id)
+            self._note_failed_start(start, str(error) if isinstance(error, BackendError) else _NO_USER)
+            return
+        if self._waiting.get(spec.worker_id) is not start:  # stopped, and its cards are released
             self._users.release(spec.endpoint_id)
+            return
+        try:
+            self._workers[spec.worker_id] = self._started(start, handed_out, user_id)
+            del self._waiting[spec.worker_id]
+        except (OSError, ValueError) as error:
+            self._users.release(spec.endpoint_id)
+            self._note_failed_start(start, _cannot_start(error))
+
+    def _note_failed_start(self, start: _Start, reason: str) -> None:
+        worker_id = start.spec.worker_id
+        if self._waiting.get(worker_id) is start:
+            del self._waiting[worker_id]
+            self._failed[worker_id] = Observed(start.spec.run, Phase.ENDED, start.at_ms, reason)
+            self._cards.release(worker_id)
 
     def _forget_start(self, worker_id: str) -> None:
         """Forget a worker that waits for its start, or has failed to start after it has waited."""
@@ -298,7 +330,6 @@ class ProcessBackend:
         start = self._waiting.pop(worker_id, None)
         if start is not None:
             self._cards.release(worker_id)
-            self._users.release(start.spec.endpoint_id)
 
     def _offer_cards(self) -> None:
         self._cards.offer()
@@ -307,7 +338,8 @@ class ProcessBackend:
         self._users.release(start.spec.endpoint_id)
         self._cards.release(start.spec.worker_id)
 
-    def _started(self, start: _Start, handed_out: HandedOut) -> _Worker:
+    def _started(self, start: _Start, handed_out: HandedOut, user_id: int | None) -> _Worker:
+        """Start a worker whose container runs as this user, None for the agent's. Raises OSError and ValueError."""
         spec = start.spec
         if self._lifeline is None:
             self._lifeline = Lifeline()
@@ -315,8 +347,8 @@ class ProcessBackend:
         with ExitStack() as undo:
             end_file = undo.enter_context(tempfile.TemporaryFile())
             user = None
-            if start.user_id is not None:
-                user = ContainerUser(start.user_id, self._homes.make(spec.worker_id, start.user_id))
+            if user_id is not None:
+                user = ContainerUser(user_id, self._homes.make(spec.worker_id, user_id))
                 undo.callback(self._homes.remove, user.home)
             around = Surroundings(self._marks, port, handed_out, self._gpus.are_assigned, user)
             group, target = self._started_group(spec, around, self._lifeline.fd, end_file.fileno())
@@ -378,10 +410,9 @@ class ProcessBackend:
 
 @dataclass(frozen=True)
 class _Start:
-    """A start that was asked for at a time in epoch milliseconds, and the container's user, None for the agent's."""
+    """A start that was asked for at a time in epoch milliseconds."""
 
     spec: WorkerSpec
-    user_id: int | None
     at_ms: int
 
 

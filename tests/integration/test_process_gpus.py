@@ -15,9 +15,11 @@ import pytest
 
 from queue_engine.backends.base import BackendError, Phase, WorkerSpec
 from queue_engine.backends.process import ProcessBackend
+from queue_engine.backends.worker_users import WorkerUsers
 from queue_engine.domain import agent_protocol as protocol
 from queue_engine.domain.endpoints import Resource
 from queue_engine.domain.gpus import GpuMode, Gpus
+from queue_engine.domain.user_ids import UserIds
 from queue_engine.processes.process_groups import processes_with
 from tests.integration.backend_contract import FOREVER, ended
 from tests.integration.test_process_backend import INHERITED, ROOT, STUB_AGENT, agent_of, pids_of, spec_for
@@ -29,7 +31,11 @@ WITH_CUDA = INHERITED | {"CUDA_VISIBLE_DEVICES": "7"}
 
 
 def backend_with(
-    directory: Path, instance_id: str, gpus: Gpus, inherited: dict[str, str] = INHERITED
+    directory: Path,
+    instance_id: str,
+    gpus: Gpus,
+    inherited: dict[str, str] = INHERITED,
+    users: WorkerUsers | None = None,
 ) -> ProcessBackend:
     return ProcessBackend(
         directory / "work",
@@ -38,6 +44,7 @@ def backend_with(
         agent_command=STUB_AGENT,
         end_margin_seconds=1.0,
         gpus=gpus,
+        users=users,
     )
 
 
@@ -122,7 +129,7 @@ async def test_a_worker_waits_for_cards_and_is_begun_by_the_end_of_another(
     assert pids_of(instance_id, "w2") == []
     (tmp_path / "end").touch()
     await ended(backend, "w1")
-    assert await runs(backend, "w2"), "nobody has observed the backend, and it has begun"
+    await wait_until_async(lambda: runs(backend, "w2"), message="the end of another worker does not begin it")
     _, container = await environments_of(instance_id, "w2")
     assert container["CUDA_VISIBLE_DEVICES"] == "0,1"
 
@@ -157,10 +164,61 @@ async def test_a_start_that_fails_after_the_wait_is_an_end_with_its_reason(
     await backend.start(replace(gpu_spec("w2"), environment={"BIG": "x" * 3_000_000}))
     await backend.start(gpu_spec("w3"))
     await backend.kill("w1")
-    assert await seen(backend, "w2") == (Phase.ENDED, f"the worker cannot be started: {_too_long()}")
-    assert await runs(backend, "w3")
+    assert (await ended(backend, "w2")).reason == f"the worker cannot be started: {_too_long()}"
+    await wait_until_async(lambda: runs(backend, "w3"))
     await backend.start(replace(gpu_spec("w2"), run=2))
     assert await runs(backend, "w2")
+
+
+class Tenants:
+    """The tenants of a store, as the users of containers depend on them."""
+
+    one = True
+    error: Exception | None = None
+
+    async def are_one(self) -> bool:
+        if self.error is not None:
+            raise self.error
+        return self.one
+
+
+class TestUserOfAWorkerThatHasWaited:
+    @pytest.fixture
+    def tenants(self) -> Tenants:
+        return Tenants()
+
+    @pytest.fixture
+    async def backend(
+        self, tmp_path: Path, instance_id: str, gpus: Gpus, tenants: Tenants
+    ) -> AsyncIterator[ProcessBackend]:
+        """A backend with a worker that holds all cards, and another one that waits."""
+        users = WorkerUsers(UserIds(1_950_000_040, 1_950_000_041), tenants.are_one)
+        backend = backend_with(tmp_path, instance_id, gpus, users=users)
+        await backend.start(gpu_spec("w1", 2))
+        await backend.start(gpu_spec("w2"))
+        yield backend
+        await backend.aclose(0)
+        assert pids_of(instance_id) == []
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to make a home for another user")
+    async def test_is_that_of_the_time_of_its_start(
+        self, backend: ProcessBackend, tenants: Tenants, instance_id: str
+    ) -> None:
+        tenants.one = False
+        await backend.kill("w1")
+        agent = await agent_of(instance_id, "w2")
+        assert psutil.Process(agent).environ()[protocol.CONTAINER_USER].startswith("19500000")
+
+    async def test_is_a_reason_of_its_end_while_the_tenants_are_not_known(
+        self, backend: ProcessBackend, tenants: Tenants
+    ) -> None:
+        tenants.error = ConnectionError("the store is away")
+        await backend.kill("w1")
+        reason = (await ended(backend, "w2")).reason
+        assert reason == "the worker cannot be started: the number of tenants could not be read"
+        tenants.error = None
+        await backend.start(gpu_spec("w3", 2))
+        assert await runs(backend, "w3"), "its cards are still held"
 
 
 def _too_long() -> str:
