@@ -24,7 +24,7 @@ class HeldElsewhere:
     """The cards that are held by this user's processes which do not have all of the marks `own`.
 
     Containers that run as a user of their own are not asked, because they could claim to hold all cards. Their agents
-    run as this user, and live longer. `freed` is called when a process that held cards has ended.
+    run as this user, and live longer. `freed` is called after a look that has found a card free which was held before.
     """
 
     def __init__(self, own: Mapping[str, str], freed: Callable[[], None]) -> None:
@@ -41,13 +41,21 @@ class HeldElsewhere:
         return self._holders.keys()
 
     async def look(self) -> None:
-        """List the processes of this machine, and watch one holder of each card until it ends."""
+        """List the processes of this machine, and watch one holder of each card until it ends.
+
+        Workers that wait for a card which has become free get it before the return, so before the caller asks.
+        """
         async with self._looking:
+            held = set(self._holders)
             while True:
+                holders = await asyncio.to_thread(self._found)
+                # Watched until here, so that a cancelled look does not miss the end of a holder.
                 self._unwatch()
-                self._holders = await asyncio.to_thread(self._found)
-                if all(self._watch(process) for process in set(self._holders.values())):
-                    return
+                self._holders = holders
+                if all(self._watch(process) for process in set(holders.values())):
+                    break
+        if held - self._holders.keys():
+            self._freed()
 
     def close(self) -> None:
         """Stop watching. Safe to call twice, and before another look."""
@@ -83,11 +91,7 @@ class HeldElsewhere:
     def _look_again(self) -> None:
         self._unwatch()
         if self._again is None or self._again.done():
-            self._again = asyncio.create_task(self._note_end(), name="held-elsewhere")
-
-    async def _note_end(self) -> None:
-        await self.look()
-        self._freed()
+            self._again = asyncio.create_task(self.look(), name="held-elsewhere")
 
     def _unwatch(self) -> None:
         if self._timer is not None:
