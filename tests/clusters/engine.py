@@ -104,7 +104,6 @@ class ContainerEngine:
         if not self.given:
             self.stop()
             self.run("rm", "--all", "--force", "--time", "0", check=False)
-            self.run("system", "reset", "--force", check=False)
             for mount in sorted(_mounts_below(self._folder), reverse=True):
                 subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
         self._client.close()
@@ -171,7 +170,8 @@ class ContainerEngine:
 
     def _podman(self, *words: str) -> list[str]:
         folder = self._folder
-        return ["podman", "--root", f"{folder}/root", "--runroot", f"{folder}/run", "--events-backend", "file", *words]
+        places = ("--root", f"{folder}/root", "--runroot", f"{folder}/run", "--tmpdir", f"{folder}/tmp")
+        return ["podman", *places, "--events-backend", "file", *words]
 
     def _environment(self) -> dict[str, str]:
         return {**os.environ, "CONTAINERS_CONF": str(CONFIGURATION), "TMPDIR": str(self._folder)} | {
