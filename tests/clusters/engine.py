@@ -117,6 +117,24 @@ class ContainerEngine:
         assert ran.returncode == 0 or not check, f"podman {words}: {ran.stderr}"
         return ran.stdout
 
+    def unable(self) -> str | None:
+        """Return why podman runs no containers here, for example because this machine is a container; None if it does.
+
+        An engine that was given has to run them.
+        """
+        if self.given:
+            return None
+        ran = subprocess.run(
+            self._podman("run", "--rm", "--entrypoint", "/bin/true", IMAGE),
+            env=self._environment(),
+            cwd=self._folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=CALL_SECONDS,
+        )
+        return None if ran.returncode == 0 else f"podman runs no containers here: {ran.stderr.strip()}"
+
     # Docker's API, for what the tests do beside the backend
 
     def call(self, method: str, path: str, *, good: Sequence[int] = (), **options: Any) -> Any:
