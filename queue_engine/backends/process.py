@@ -23,7 +23,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -43,6 +43,7 @@ from queue_engine.backends.base import (
 )
 from queue_engine.backends.card_queue import CardQueue
 from queue_engine.backends.held_elsewhere import HeldElsewhere
+from queue_engine.backends.leftovers import AdoptedOrphans, Leftovers, MarkedProcesses
 from queue_engine.backends.process_environment import ContainerUser, Surroundings, agent_environment
 from queue_engine.backends.worker_homes import WorkerHomes
 from queue_engine.backends.worker_users import WorkerUsers
@@ -54,14 +55,11 @@ from queue_engine.net.private_sockets import listen_privately, remove_folders, r
 from queue_engine.processes.bounded_log import BoundedLog
 from queue_engine.processes.interpreter import python_command
 from queue_engine.processes.lifeline import Lifeline
-from queue_engine.processes.orphans import end_orphans
 from queue_engine.processes.process_groups import (
     ProcessGroup,
     birth_of,
     describe_exit,
-    is_leader,
     kill_group_of,
-    kill_processes_with,
     processes_with,
     wait_for_group,
 )
@@ -91,6 +89,7 @@ class ProcessBackend:
     - `users` has the users as which containers run; by default, as this process.
     - With `adopts_orphans`, this process is a subreaper and starts no processes except workers. All other children are
       orphans of workers, and are ended with them.
+    - `leftovers` ends what workers leave behind; by default, orphans or processes with the worker's marks.
     """
 
     def __init__(
@@ -107,8 +106,8 @@ class ProcessBackend:
         adopts_orphans: bool = False,
         gpus: Gpus | None = None,
         users: WorkerUsers | None = None,
+        leftovers: Leftovers | None = None,
     ) -> None:
-        self._adopts_orphans = adopts_orphans
         self._max_starting = max_starting or STARTS_PER_CPU * usable_processors()
         self._end_margin_seconds = end_margin_seconds
         self._kill_seconds = kill_seconds
@@ -125,6 +124,7 @@ class ProcessBackend:
         """Workers that have waited for GPUs, and could not be started then."""
         self._gpus = gpus or Gpus(mode=GpuMode.SHARED)
         self._users = users or WorkerUsers()
+        self._leftovers = leftovers or (AdoptedOrphans() if adopts_orphans else MarkedProcesses(self._users.ids))
         self._homes = WorkerHomes(work_dir)
         controller = {
             protocol.CONTROLLER_PID: str(os.getpid()),
@@ -363,8 +363,7 @@ class ProcessBackend:
             end_file=end_file,
             marks={**self._marks, protocol.WORKER_ID: spec.worker_id},
             started_at_ms=start.at_ms,
-            adopts_orphans=self._adopts_orphans,
-            users=self._users.ids,
+            leftovers=self._leftovers,
             remove_home=partial(self._homes.remove, user.home) if user else None,
             note_end=partial(self._note_end, start),
         )
@@ -429,9 +428,7 @@ class _Worker:
     end_file: IO[bytes]
     marks: Mapping[str, str]
     started_at_ms: int
-    adopts_orphans: bool
-    users: Container[int]
-    """Users besides the agent's that the worker's processes may have."""
+    leftovers: Leftovers
     remove_home: Callable[[], None] | None
     note_end: Callable[[], None]
     """Function that is called when no process of the worker is left. Must not raise."""
@@ -463,11 +460,9 @@ class _Worker:
 
     async def _see_the_end(self) -> None:
         status = await self.group.wait()
-        if self.adopts_orphans:
-            await end_orphans(keep=is_leader)
-        else:
-            # Processes that have left the group, such as daemons, are found by their environment.
-            await kill_processes_with(self.marks, self.users)
+        # Both without a limit, because a process that still lives may use the worker's cards.
+        await self.group.wait_for_members()
+        await self.leftovers.end(self.marks)
         if self.remove_home is not None:
             await asyncio.to_thread(self.remove_home)
         end = protocol.read_end(os.pread(self.end_file.fileno(), protocol.END_BYTES, 0))

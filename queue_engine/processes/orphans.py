@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 _PR_SET_CHILD_SUBREAPER = 36
-_GIVE_UP_SECONDS = 10.0
+GIVE_UP_SECONDS = 10.0
+"""Maximum time for orphans to end after SIGKILL, before an error is logged."""
 _PASSES_IN_A_ROW = 200
 """Number of consecutive passes without running other work of this process. They must be faster than a program that
 forks and exits in a loop."""
@@ -70,22 +71,25 @@ def reap_orphans(keep: Keep) -> list[int]:
     return [pid for pid in children() if not keep(pid) and not _is_reaped(pid)]
 
 
-async def end_orphans(keep: Keep) -> None:
-    """Kill all orphans, and the orphans that they leave, until none lives; log an error if that takes too long.
+async def end_orphans(keep: Keep, give_up_seconds: float = GIVE_UP_SECONDS) -> Left:
+    """Kill all orphans, and the orphans that they leave, until none lives; return what is left.
+
+    If that takes too long, log an error and return the orphans that still live.
 
     Call it from the event loop that starts processes, so that a child which is just being started is not treated as an
     orphan.
     """
     clock = asyncio.get_running_loop().time
-    deadline = clock() + _GIVE_UP_SECONDS
+    deadline = clock() + give_up_seconds
     while not (left := _kill_orphans(keep)).none:
         if clock() > deadline:
             logger.error("orphans do not end: %s", sorted(left.alive))
-            return
+            break
         await asyncio.sleep(_PAUSE_SECONDS)
+    return left
 
 
-class _Left(NamedTuple):
+class Left(NamedTuple):
     """The orphans that remain after a pass."""
 
     alive: set[int]
@@ -94,17 +98,18 @@ class _Left(NamedTuple):
 
     @property
     def none(self) -> bool:
+        """True if no orphan is left."""
         return not self.alive and not self.reaped
 
 
-def _kill_orphans(keep: Keep) -> _Left:
+def _kill_orphans(keep: Keep) -> Left:
     """Kill orphans until no new one appears; return the result of the last pass."""
     killed: set[int] = set()
-    left = _Left(set(), reaped=False)
+    left = Left(set(), reaped=False)
     for _ in range(_PASSES_IN_A_ROW):
         found = {pid for pid in children() if not keep(pid)}
         alive = {pid for pid in found if not _is_reaped(pid)}
-        left = _Left(alive, reaped=alive != found)
+        left = Left(alive, reaped=alive != found)
         if alive <= killed and not left.reaped:
             break
         for pid in alive - killed:

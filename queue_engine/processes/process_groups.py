@@ -49,6 +49,7 @@ class ProcessGroup:
 
     def __init__(self, leader: subprocess.Popen[bytes], log: BoundedLog | None) -> None:
         self._leader = leader
+        self._has_members = True
         _leaders.add(leader.pid)
         self._end = asyncio.create_task(self._see_the_end(log), name=f"process-group-{leader.pid}")
 
@@ -100,8 +101,17 @@ class ProcessGroup:
             _signal_group(self.pid, signal.SIGKILL)
 
     async def wait(self) -> int:
-        """Wait until the whole group has ended; return the leader's exit status, negative if a signal ended it."""
+        """Wait until the whole group has ended; return the leader's exit status, negative if a signal ended it.
+
+        Does not wait longer than ten seconds after the leader's end for members that do not end.
+        """
         return await asyncio.shield(self._end)
+
+    async def wait_for_members(self) -> None:
+        """Wait, without a limit, until no member is left. Call it after `wait`."""
+        # Not after the end of the last member, because another group could have the same id then.
+        while self._has_members:
+            self._has_members = not await wait_for_group(self.pid)
 
     async def ended_within(self, seconds: float) -> bool:
         """Wait at most that time, and return True if the whole group has ended."""
@@ -118,7 +128,7 @@ class ProcessGroup:
         _signal_group(self.pid, signal.SIGKILL)
         status = self._leader.wait()
         _leaders.discard(self.pid)
-        await wait_for_group(self.pid)
+        self._has_members = not await wait_for_group(self.pid)
         if log is not None:
             log.trim()
         return status
@@ -197,13 +207,15 @@ def processes_with(
     return found
 
 
-async def kill_processes_with(marks: Mapping[str, str], users: Container[int] = ()) -> None:
+async def kill_processes_with(
+    marks: Mapping[str, str], users: Container[int] = (), give_up_seconds: float = _GIVE_UP_SECONDS
+) -> bool:
     """Kill this user's processes with `marks`, even those that have left their group; wait until they have ended.
 
     `users` are further users whose processes are included. The processes must be orphans, not children that this
-    process has started. Logs an error and returns if it takes too long.
+    process has started. If it takes too long, logs an error and returns False.
     """
-    deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
+    deadline = asyncio.get_running_loop().time() + give_up_seconds
     # Remembered, because an ending process loses its environment before its open files.
     killed: dict[int, str | None] = {}
     while (found := await asyncio.to_thread(processes_with, marks, users)) or _any_lives(killed):
@@ -213,10 +225,11 @@ async def kill_processes_with(marks: Mapping[str, str], users: Container[int] = 
                 process.kill()
         if asyncio.get_running_loop().time() > deadline:
             logger.error("processes do not end: %s", sorted(killed))
-            return
+            return False
         await asyncio.sleep(_POLL_SECONDS)
     for pid in killed:
         _reap_adopted(pid)
+    return True
 
 
 async def end_processes(processes: Collection[psutil.Process], grace_seconds: float) -> None:
@@ -243,15 +256,16 @@ def kill_group_of(process: psutil.Process) -> int | None:
     return group
 
 
-async def wait_for_group(group: int) -> None:
-    """Wait until a killed group has no members except zombies; log an error and return if that takes too long."""
-    deadline = asyncio.get_running_loop().time() + _GIVE_UP_SECONDS
+async def wait_for_group(group: int, give_up_seconds: float = _GIVE_UP_SECONDS) -> bool:
+    """Wait until a killed group has no members except zombies. If it takes too long, log an error and return False."""
+    deadline = asyncio.get_running_loop().time() + give_up_seconds
     while _group_lives(group):
         if asyncio.get_running_loop().time() > deadline:
             logger.error("process group %d does not end", group)
-            return
+            return False
         await asyncio.sleep(_POLL_SECONDS)
     _reap_adopted(-group)
+    return True
 
 
 def end_own_group() -> None:

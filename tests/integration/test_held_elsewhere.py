@@ -28,7 +28,7 @@ def holder(uuid: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 class Noticed:
-    """What is held elsewhere, and whether it was reported that the card is free."""
+    """A look-out for a card, with the reports that it is free."""
 
     def __init__(self, uuid: str) -> None:
         self.uuid = uuid

@@ -134,6 +134,32 @@ sys.exit(len(children()))
 """
 
 
+DOES_NOT_END = """
+import asyncio, os, signal
+from queue_engine.backends.leftovers import AdoptedOrphans
+from queue_engine.processes import orphans
+
+assert orphans.become_subreaper()
+stuck = os.fork()
+if not stuck:
+    signal.pause()
+
+async def main():
+    ending = asyncio.create_task(orphans.end_orphans(lambda pid: False, give_up_seconds=-1))
+    left = await ending
+    assert left.alive == {stuck}, left
+    leftovers = AdoptedOrphans(give_up_seconds=-1)
+    await asyncio.wait_for(leftovers.end({}), 30)
+    assert orphans.children() == []
+
+asyncio.run(main())
+"""
+
+
+def test_an_orphan_that_does_not_end_in_time_is_reported_and_waited_for() -> None:
+    subprocess.run([sys.executable, "-c", DOES_NOT_END], cwd=ROOT, timeout=60, check=True)
+
+
 def test_a_process_that_forks_and_exits_while_orphans_are_listed_does_not_save_its_child() -> None:
     done = subprocess.run([sys.executable, "-c", LEAVES_A_CHILD], cwd=ROOT, timeout=60, check=False)
     assert done.returncode == 0

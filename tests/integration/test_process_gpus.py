@@ -6,14 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
-from queue_engine.backends.base import BackendError, Phase, WorkerSpec
+from queue_engine.backends.base import STOP_MARGIN_SECONDS, BackendError, EndNotConfirmed, Phase, WorkerSpec
+from queue_engine.backends.leftovers import Leftovers
 from queue_engine.backends.process import ProcessBackend
 from queue_engine.backends.worker_users import WorkerUsers
 from queue_engine.domain import agent_protocol as protocol
@@ -36,6 +37,7 @@ def backend_with(
     gpus: Gpus,
     inherited: dict[str, str] = INHERITED,
     users: WorkerUsers | None = None,
+    leftovers: Leftovers | None = None,
 ) -> ProcessBackend:
     return ProcessBackend(
         directory / "work",
@@ -45,6 +47,8 @@ def backend_with(
         end_margin_seconds=1.0,
         gpus=gpus,
         users=users,
+        leftovers=leftovers,
+        kill_seconds=0.1 if leftovers else STOP_MARGIN_SECONDS,
     )
 
 
@@ -168,6 +172,32 @@ async def test_a_start_that_fails_after_the_wait_is_an_end_with_its_reason(
     await wait_until_async(lambda: runs(backend, "w3"))
     await backend.start(replace(gpu_spec("w2"), run=2))
     assert await runs(backend, "w2")
+
+
+class Stuck:
+    """A process of a worker that does not end until it is let go."""
+
+    def __init__(self) -> None:
+        self.let_go = asyncio.Event()
+
+    async def end(self, marks: Mapping[str, str]) -> None:
+        await self.let_go.wait()
+
+
+async def test_a_card_is_held_until_the_last_process_of_its_worker_has_ended(
+    tmp_path: Path, instance_id: str, gpus: Gpus
+) -> None:
+    stuck = Stuck()
+    backend = backend_with(tmp_path, instance_id, gpus, leftovers=stuck)
+    await backend.start(gpu_spec("w1", 2))
+    await backend.start(gpu_spec("w2"))
+    with pytest.raises(EndNotConfirmed):
+        await backend.kill("w1")
+    assert set(await backend.observe() or {}) == {"w1", "w2"}
+    assert (await seen(backend, "w2"))[0] is Phase.WAITING
+    stuck.let_go.set()
+    await wait_until_async(lambda: runs(backend, "w2"))
+    await backend.aclose(0)
 
 
 class Tenants:

@@ -17,6 +17,7 @@ from queue_engine.processes.process_groups import (
     kill_processes_with,
     passed_on,
     processes_with,
+    wait_for_group,
 )
 from tests.waiting import wait_until, wait_until_async
 
@@ -87,6 +88,16 @@ async def test_all_generations_of_a_marked_process_are_killed() -> None:
     await start(spawner, MARK_C="1").wait()
     await kill_processes_with({"MARK_C": "1"})
     assert processes_with({"MARK_C": "1"}) == []
+
+
+async def test_processes_that_do_not_end_in_time_are_reported() -> None:
+    group = start("exec sleep 600", MARK_E="1")
+    await wait_until_async(lambda: processes_with({"MARK_E": "1"}))
+    assert not await wait_for_group(group.pid, give_up_seconds=0)
+    assert not await kill_processes_with({"MARK_E": "1"}, give_up_seconds=0)
+    await group.wait()
+    assert await wait_for_group(group.pid, give_up_seconds=0)
+    assert await kill_processes_with({"MARK_E": "1"}, give_up_seconds=0)
 
 
 async def test_our_own_group_is_never_killed() -> None:
