@@ -8,8 +8,10 @@ import pytest
 
 from queue_engine.backends.base import BackendError, WorkerSpec
 from queue_engine.backends.docker.network import gateway_in
+from queue_engine.backends.docker.output import variables_in
 from queue_engine.backends.docker.specs import (
     AGENT_PORT,
+    MAIN_MAX_PIDS,
     Devices,
     Hosting,
     MainOptions,
@@ -54,7 +56,12 @@ def variables(config: dict[str, Any]) -> dict[str, str]:
 def test_each_secret_is_in_one_container_only() -> None:
     assert "canary-7d2c" not in json.dumps(agent())
     assert "canary-a9e1" not in json.dumps(main())
-    assert variables(main()) == {"PYTHONUNBUFFERED": "1", "PORT": "8000", "TOKEN": "canary-7d2c"}
+    assert variables(main()) == {
+        "PYTHONUNBUFFERED": "1",
+        "PORT": "8000",
+        "TOKEN": "canary-7d2c",
+        "NVIDIA_VISIBLE_DEVICES": "void",
+    }
 
 
 def test_the_agent_knows_its_worker_its_server_and_its_container() -> None:
@@ -80,6 +87,19 @@ def test_the_agent_may_change_nothing_and_has_limits() -> None:
     assert host["CapDrop"] == ["ALL"]
     assert host["Memory"]
     assert host["PidsLimit"]
+
+
+def test_the_container_can_neither_read_the_agents_traffic_nor_take_all_processes() -> None:
+    host = main()["HostConfig"]
+    assert host["CapDrop"] == ["ALL"]
+    assert not {"NET_RAW", "NET_ADMIN", "MKNOD", "SYS_ADMIN"} & {*host["CapAdd"]}
+    assert {"CHOWN", "SETUID", "SETGID", "NET_BIND_SERVICE"} <= {*host["CapAdd"]}
+    assert host["PidsLimit"] == MAIN_MAX_PIDS
+
+
+@pytest.mark.parametrize("config", [agent(), main()])
+def test_the_check_of_an_image_is_not_run(config: dict[str, Any]) -> None:
+    assert config["Healthcheck"] == {"Test": ["NONE"]}
 
 
 @pytest.mark.parametrize("config", [agent(), main()])
@@ -118,6 +138,9 @@ def test_limits_are_the_minimum_for_each_card_and_only_set_when_asked_for() -> N
     assert "Memory" not in main()["HostConfig"]
     host = main(hosting=replace(HOSTING, limits=True))["HostConfig"]
     assert (host["Memory"], host["NanoCpus"]) == (32 * 1024**3, 8 * 10**9)
+    several = replace(SPEC, resources=(*SPEC.resources, Resource("local", "NVIDIA_L40S_48G", 1)))
+    second = main(several, replace(HOSTING, limits=True), replace(OPTIONS, devices=Devices(("GPU-1",))))["HostConfig"]
+    assert (second["Memory"], second["NanoCpus"]) == (16 * 1024**3, 4 * 10**9)
     none = main(replace(SPEC, card_ram_gb=0, card_vcpus=0), replace(HOSTING, limits=True))["HostConfig"]
     assert not {"Memory", "NanoCpus"} & none.keys()
 
@@ -128,6 +151,18 @@ def test_devices_are_requested_by_identifier() -> None:
     assert some == [{"Driver": "nvidia", "Capabilities": [["gpu"]], "DeviceIDs": ["GPU-1", "GPU-2"]}]
     every = main(options=replace(OPTIONS, devices=Devices(all_of_host=True)))["HostConfig"]["DeviceRequests"]
     assert every == [{"Driver": "nvidia", "Capabilities": [["gpu"]], "Count": -1}]
+
+
+@pytest.mark.parametrize(
+    ("devices", "visible"),
+    [(Devices(), "void"), (Devices(("GPU-1", "GPU-2")), "GPU-1,GPU-2"), (Devices(all_of_host=True), "all")],
+)
+def test_a_container_sees_only_its_gpus_whatever_its_variables_say(devices: Devices, visible: str) -> None:
+    """Where NVIDIA's runtime is the engine's default, it needs no request for GPUs."""
+    spec = replace(SPEC, environment={"TOKEN": "t", "NVIDIA_VISIBLE_DEVICES": "all"})
+    config = main(spec, options=replace(OPTIONS, devices=devices))
+    assert variables(config)["NVIDIA_VISIBLE_DEVICES"] == visible
+    assert variables_in({"Config": config}).get("NVIDIA_VISIBLE_DEVICES") == ("all" if devices.all_of_host else None)
 
 
 def test_the_disk_is_limited_where_the_engine_can() -> None:

@@ -19,8 +19,22 @@ from queue_engine.net.ports import LOOPBACK
 AGENT_PORT = 9091
 """Port of the agent's metrics in the worker's network, which no task and no endpoint may use."""
 AGENT_MEMORY_BYTES = 512 * 1024**2
+MAIN_MAX_PIDS = 8192
+"""Maximum number of processes and threads of the endpoint's container, so that a fork bomb does not take those of the
+host, of which Linux has 32768 by default. Programs with a thread for each CPU and model need up to some thousands."""
+MAIN_CAPABILITIES = (
+    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID",
+    "SYS_CHROOT",
+)  # fmt: skip
+"""Capabilities of the endpoint's container: Docker's usual ones without NET_RAW, MKNOD and AUDIT_WRITE. With NET_RAW it
+could read the agent's token in the network that they share, and redirect the traffic of other workers."""
+VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
+"""Variable by which NVIDIA's container runtime, where it is the engine's default, chooses the GPUs of a container. Many
+images set it to `all`."""
+NO_DEVICES = "void"
 GB = 1024**3
 NANO_CPUS = 1_000_000_000
+NO_HEALTHCHECK = {"Test": ["NONE"]}
 LOG_OPTIONS = {"max-size": "20m", "max-file": "2"}
 """Maximum size of a container's output on the host. The worker's log in the store has limits of its own."""
 
@@ -53,6 +67,11 @@ class Devices:
             return [wanted | {"Count": -1}]
         return [wanted | {"DeviceIDs": list(self.identifiers)}] if self.identifiers else []
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that hide all other GPUs, whatever the image and the endpoint set."""
+        return {} if self.all_of_host else {VISIBLE_DEVICES: ",".join(self.identifiers) or NO_DEVICES}
+
 
 @dataclass(frozen=True)
 class MainOptions:
@@ -79,7 +98,7 @@ def agent_config(spec: WorkerSpec, hosting: Hosting, image: str, gpus: tuple[str
         "Env": _assignments(agent_environment(spec, hosting)),
         "Hostname": spec.worker_id[:63],
         # The image's check asks another port, and a failed check has no effect here.
-        "Healthcheck": {"Test": ["NONE"]},
+        "Healthcheck": NO_HEALTHCHECK,
         "HostConfig": _host_config()
         | {
             "NetworkMode": hosting.network or "default",
@@ -93,14 +112,22 @@ def agent_config(spec: WorkerSpec, hosting: Hosting, image: str, gpus: tuple[str
 
 def main_config(spec: WorkerSpec, hosting: Hosting, options: MainOptions, gpus: tuple[str, ...]) -> dict[str, Any]:
     """Return the configuration of the endpoint's container. SECRET: it has the endpoint's variables."""
+    of_devices = options.devices.environment
     config: dict[str, Any] = {
         "Image": options.image,
         "Labels": part_of(spec, Part.MAIN).labels(hosting.instance, gpus)
-        | {VARIABLES: json.dumps([*spec.environment])},
-        "Env": _assignments(main_environment(spec)),
+        | {VARIABLES: json.dumps([name for name in spec.environment if name not in of_devices])},
+        "Env": _assignments(main_environment(spec) | of_devices),
+        # The agent asks whether the container is ready. An image's check would only cost processes and events.
+        "Healthcheck": NO_HEALTHCHECK,
         "HostConfig": _host_config()
-        | {"NetworkMode": f"container:{options.agent_container}"}
-        | _limits(spec, hosting)
+        | {
+            "NetworkMode": f"container:{options.agent_container}",
+            "CapDrop": ["ALL"],
+            "CapAdd": list(MAIN_CAPABILITIES),
+            "PidsLimit": MAIN_MAX_PIDS,
+        }
+        | _limits(spec, hosting, options.devices)
         | ({"DeviceRequests": requests} if (requests := options.devices.requests) else {})
         | ({"StorageOpt": {"size": f"{spec.volume_gb}G"}} if options.sizes_disk and spec.volume_gb else {}),
     }
@@ -156,10 +183,10 @@ def _host_config() -> dict[str, Any]:
     }
 
 
-def _limits(spec: WorkerSpec, hosting: Hosting) -> dict[str, Any]:
+def _limits(spec: WorkerSpec, hosting: Hosting, devices: Devices) -> dict[str, Any]:
     if not hosting.limits:
         return {}
-    cards = max((1, *(one.gpu_count for one in spec.resources[:1])))
+    cards = len(devices.identifiers) or max((1, *(one.gpu_count for one in spec.resources[:1])))
     memory, cpus = spec.card_ram_gb * cards * GB, spec.card_vcpus * cards * NANO_CPUS
     return ({"Memory": memory, "MemorySwap": memory} if memory else {}) | ({"NanoCpus": cpus} if cpus else {})
 

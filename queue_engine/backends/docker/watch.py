@@ -28,6 +28,8 @@ GONE_KEPT = 1000
 it. Ids are never reused."""
 INSPECTED_AT_ONCE = 8
 """Maximum number of simultaneous inspections, so that a burst of events does not flood the engine."""
+_OTHER_ACTIONS = ("exec", "health_status")
+"""Beginnings of actions that change no state. A container with a check causes several of them in each second."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,12 @@ class Watch:
         try:
             async with aclosing(self._engine.events(self._label)) as events:
                 async for event in events:
-                    container_id = (event.get("Actor") or {}).get("ID") or event.get("id")
-                    if container_id:
-                        self._dirty.add(str(container_id))
-                    elif not event:
+                    if not event:
                         self._list_is_due = True
+                    elif (container_id := changed_by(event)) is not None:
+                        self._dirty.add(container_id)
+                    else:
+                        continue
                     self._wake.set()
         finally:
             self._wake.set()
@@ -218,6 +221,15 @@ class Watch:
         before = self._seen.pop(container_id, None)
         if before is not None:
             self._on_removal(before)
+
+
+def changed_by(event: Document) -> str | None:
+    """Return the id of the container that has changed; None if the event states no change of a container's state."""
+    action = str(event.get("Action") or event.get("status") or "")
+    if action.startswith(_OTHER_ACTIONS):
+        return None
+    container_id = (event.get("Actor") or {}).get("ID") or event.get("id")
+    return str(container_id) if container_id else None
 
 
 def _status_of(summary: Mapping[str, object]) -> str:
