@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from queue_engine.aio import Backoff, end_tasks, wait_for_event
-from queue_engine.backends.base import Backend, BackendError, Observed
+from queue_engine.backends.base import Backend, BackendError, Observed, Phase
 from queue_engine.backends.container_logs import LOG_END_SECONDS, ContainerLogs
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.controller.log_follower import EndpointGone, Followed, LogFollower, LogMoved, Logs, WorkerLog
@@ -32,6 +32,8 @@ SETTLED_SECONDS = 60.0
 NOT_FOLLOWED = (
     f"[queue-engine: the output is not followed, because {MAX_FOLLOWED} other containers are; it stays in the platform]"
 )
+_BEFORE_START = (Phase.WAITING, Phase.STARTING)
+"""Phases in which a container may exist that was not started. Its output cannot be followed yet."""
 
 
 class Endpoints(Protocol):
@@ -91,12 +93,12 @@ class LogFollowers:
         metrics.log_followers.set_function(self._running)
 
     def look(self, observed: Mapping[str, Observed]) -> None:
-        """Follow the containers of these workers, as far as the containers exist, and no others."""
+        """Follow the containers of these workers, as far as the containers exist and were started, and no others."""
         self.follow(
             {
                 Followed(endpoint_of_worker(worker_id), worker_id, seen.run): seen.alive
                 for worker_id, seen in observed.items()
-                if seen.container_id is not None
+                if seen.container_id is not None and seen.phase not in _BEFORE_START
             }
         )
 

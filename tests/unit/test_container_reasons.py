@@ -14,8 +14,9 @@ from queue_engine.backends.docker.explain import (
     time_ms,
 )
 from queue_engine.backends.docker.names import Identity, Part, identity_of
+from queue_engine.backends.docker.output import has_ended
 from queue_engine.backends.docker.progress import Progress
-from queue_engine.backends.docker.watch import Seen
+from queue_engine.backends.docker.watch import Seen, changed_by
 from queue_engine.backends.docker.worker import INTERRUPTED, Worker
 
 NOT_YET = "0001-01-01T00:00:00Z"
@@ -236,3 +237,29 @@ def test_a_removed_container_is_an_end_with_a_reason() -> None:
     left = worker(seen(Part.AGENT, "running"))
     left.removed.add(Part.MAIN)
     assert phase_and_reason(left) == (Phase.ENDED, "the container was removed by somebody else")
+
+
+@pytest.mark.parametrize(
+    ("status", "ended"),
+    [("created", False), ("configured", False), ("running", False), ("stopping", False), ("exited", True)],
+)
+def test_the_output_of_a_container_has_not_ended_before_the_container(status: str, ended: bool) -> None:
+    assert has_ended(described(status)) is ended
+    assert has_ended(None)
+
+
+@pytest.mark.parametrize(
+    ("event", "container_id"),
+    [
+        ({"Action": "start", "Actor": {"ID": "c1"}}, "c1"),
+        ({"status": "died", "id": "c1"}, "c1"),
+        ({"Action": "health_status: healthy", "Actor": {"ID": "c1"}}, None),
+        ({"Action": "exec_create: curl -f localhost", "Actor": {"ID": "c1"}}, None),
+        ({"status": "exec_died", "id": "c1"}, None),
+        ({"Action": "start"}, None),
+    ],
+)
+def test_only_events_that_may_change_a_container_are_followed_by_an_inspection(
+    event: dict[str, Any], container_id: str | None
+) -> None:
+    assert changed_by(event) == container_id

@@ -6,9 +6,11 @@ import json
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 
+from queue_engine.backends.base import Phase
 from queue_engine.backends.container_logs import LogEntry, stamp_ns
 from queue_engine.backends.docker.engine import Document, Engine, EngineError
-from queue_engine.backends.docker.names import VARIABLES
+from queue_engine.backends.docker.explain import explain
+from queue_engine.backends.docker.names import VARIABLES, Part
 
 SECOND_NS = 1_000_000_000
 
@@ -22,7 +24,7 @@ async def follow(engine: Engine, container: str, since_ns: int) -> AsyncGenerato
     async with aclosing(engine.output(container, since_seconds)) as pieces:
         async for piece in pieces:
             yield entry_of(piece)
-    if is_running(await engine.inspect(container)):
+    if not has_ended(await engine.inspect(container)):
         raise EngineError(0, "the engine has ended the stream of the container's output")
 
 
@@ -35,9 +37,12 @@ def entry_of(piece: bytes) -> LogEntry:
         raise EngineError(0, f"the engine sent output without its time: {error}") from error
 
 
-def is_running(description: Document | None) -> bool:
-    """Return True if the described container runs."""
-    return description is not None and bool(description["State"].get("Running"))
+def has_ended(description: Document | None) -> bool:
+    """Return True if the described container has ended, so that its output is complete.
+
+    One that was created and not started yet has not ended, although engines end the stream of its output at once.
+    """
+    return description is None or explain(description, Part.MAIN).phase is Phase.ENDED
 
 
 def variables_in(description: Document) -> Mapping[str, str]:
