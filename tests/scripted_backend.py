@@ -74,6 +74,8 @@ class ScriptedBackend:
             raise BackendError("an earlier run of the worker has not ended")
         if known is not None:
             self.resumed.append(spec)
+            if (state := self.states.get(spec.worker_id)) is not None:
+                self.states[spec.worker_id] = replace(state, is_interrupted=False)
         else:
             self.ended.pop(spec.worker_id, None)
             self.running[spec.worker_id] = spec
@@ -118,6 +120,10 @@ class ScriptedBackend:
     def see(self, worker_id: str, phase: Phase, reason: str | None = None, *, retry_helps: bool = True) -> None:
         """The worker comes to a phase."""
         self.states[worker_id] = Observed(0, phase, 1, reason, retry_helps)
+
+    def interrupt(self, worker_id: str) -> None:
+        """The worker's start does not go on: its controller has ended, or a call had an effect after its timeout."""
+        self.states[worker_id] = replace(self.states[worker_id], is_interrupted=True)
 
     def end(self, worker_id: str, reason: str, *last_lines: str, retry_helps: bool = True) -> None:
         """The worker ends by itself."""

@@ -123,6 +123,9 @@ class Observed:
     because the image does not exist. The worker is then FAILED at once, and started again at the longest interval."""
     container_id: str | None = None
     """The platform's id of the container, where it has one and the container exists."""
+    is_interrupted: bool = False
+    """True if parts of the worker are missing and this backend does not make them: another controller has begun this
+    run, or the platform has carried out a call after its timeout. `start` makes them."""
     last_lines: tuple[str, ...] = ()
     """The last lines of its output, oldest first, after its end; else empty."""
 
@@ -177,8 +180,8 @@ class Backend(Protocol):
         """Begin a run of a worker and return without waiting for it to be ready.
 
         Idempotent by `worker_id` and `run`: does nothing if this run or a later one exists, in any phase. An exception
-        is a run whose start was interrupted by the end of its controller: the parts that are missing are made. Such a
-        specification may lack the secrets in `agent_environment`, because the agent exists already.
+        is a run with `Observed.is_interrupted`: the parts that are missing are made. Such a specification may lack the
+        secrets in `agent_environment`, because the agent exists already.
 
         An earlier run that has ended is removed first. Raises BackendError if an earlier run has not ended, or if the
         start fails, and then leaves nothing of this run. A failure after the return is an end with a reason.

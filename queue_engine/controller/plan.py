@@ -72,7 +72,7 @@ class Restart:
 
 @dataclass(frozen=True)
 class Resume:
-    """A worker was starting when another controller led: let the backend go on with this start."""
+    """The backend has a start that it does not go on with, such as that of another controller: let it go on."""
 
     worker: Worker
     run: int
@@ -346,7 +346,7 @@ def _of_silent(workers: Sequence[Worker], situation: Situation) -> list[Kill]:
 def _of_start(worker: Worker, situation: Situation) -> Resume | NoteReason | None:
     """Return the action for a worker whose start waits or takes long, or has just come to an end."""
     seen, record = situation.observed[worker.worker_id], situation.record(worker)
-    if seen.phase in START_PHASES and record.started_at is None:
+    if seen.phase in START_PHASES and seen.is_interrupted:
         return Resume(worker, seen.run)
     # The reason of the latest crash stays until the worker runs.
     if record.crashes >= FAILED_AFTER_CRASHES or worker.status is WorkerStatus.RUNNING:

@@ -77,16 +77,14 @@ async def test_the_end_of_a_container_is_explained(backend: DockerBackend, comma
     assert (await failed(backend, spec_for("w1", command))).startswith(reason)
 
 
-async def test_a_start_that_fails_leaves_nothing_but_its_reason(backend: DockerBackend, platform: Installation) -> None:
+async def test_a_start_that_fails_stays_with_its_reason_until_nothing_is_left_of_it(
+    backend: DockerBackend, platform: Installation
+) -> None:
     await failed(backend, spec_for("w1", '["nosuch"]'))
-
-    async def nothing_is_left() -> bool:
-        return await platform.left() == []
-
-    await wait_until_async(nothing_is_left)
     assert list(await all_of(backend)) == ["w1"]
-    await backend.kill("w1")
+    await backend.stop("w1", 0)
     assert await all_of(backend) == {}
+    assert await platform.left() == []
 
 
 async def test_the_end_of_an_agent_is_explained_also_while_the_container_is_made(backend: DockerBackend) -> None:
@@ -144,9 +142,10 @@ async def test_a_gpu_that_the_engine_drops_fails_the_start_and_is_free_again(pla
     platform.gpus = Gpus((CARD,), GpuMode.AUTO)
     backend = platform.backend()
     spec = replace(spec_for("w1", FOREVER), resources=(ON_CARD,))
-    assert "GPU" in await failed(backend, spec) or "device" in await failed(backend, spec)
-    assert "GPU" in await failed(backend, replace(spec, worker_id="w2"))
-    await asyncio.gather(backend.kill("w1"), backend.kill("w2"))
+    for worker_id in ("w1", "w2"):
+        reason = await failed(backend, replace(spec, worker_id=worker_id))
+        assert "GPU" in reason or "device" in reason
+        await backend.kill(worker_id)
     await backend.aclose(0)
 
 

@@ -1,7 +1,8 @@
-"""A controller of containers that is killed before or after any of its calls to the engine."""
+"""A controller of containers that is killed, deposed or late at its calls to the engine."""
 
 import asyncio
 import os
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,9 +10,10 @@ import pytest
 
 from queue_engine.backends.base import Backend, Phase
 from queue_engine.backends.docker.backend import DockerBackend
-from queue_engine.backends.docker.engine import AiodockerEngine
+from queue_engine.backends.docker.engine import AiodockerEngine, Document, EngineError, EngineUnavailable
 from tests.clusters.installation import Installation, spec_for
-from tests.integration.backend_contract import FOREVER, all_of, in_phase
+from tests.integration.backend_contract import FOREVER, all_of, ended, in_phase, observed
+from tests.waiting import wait_until_async
 
 CHANGES = ("create", "start", "signal", "stop", "remove")
 """The calls that change something."""
@@ -104,3 +106,92 @@ async def test_the_next_controller_completes_an_end_from_any_step(
     assert await all_of(second) == {}
     assert await platform.left() == []
     await second.aclose(0)
+
+
+async def test_the_output_of_a_container_that_is_not_started_yet_has_not_ended(platform: Installation) -> None:
+    halt = Halt(START_CALLS, is_carried_out=False)
+    first = dying(platform, halt)
+    await first.start(SPEC)
+    await killed(first, halt)
+    second = platform.backend()
+    await in_phase(second, "w1", Phase.STARTING)
+    async with asyncio.timeout(60), aclosing(second.follow("w1", 1, 0)) as entries:
+        with pytest.raises(EngineError, match="has ended the stream"):
+            await anext(entries)
+    await second.kill("w1")
+    await second.aclose(0)
+
+
+@dataclass
+class Creation:
+    """The creation of the second container, until a test lets it go on."""
+
+    is_refused: bool
+    """True if the engine refuses it; False if it has an effect after its call has failed by its timeout."""
+    may_go: asyncio.Event = field(default_factory=asyncio.Event)
+    late: asyncio.Task[str] | None = None
+
+
+class SlowEngine(AiodockerEngine):
+    """An engine that does not create the endpoint's containers at once."""
+
+    def __init__(self, url: str, creation: Creation) -> None:
+        super().__init__(url, os.environ)
+        self._creation = creation
+
+    async def create(self, name: str, config: Document) -> str:
+        if not name.endswith("-main"):
+            return await super().create(name, config)
+        if self._creation.is_refused:
+            await self._creation.may_go.wait()
+            raise EngineError(500, "the disk is full")
+        self._creation.late = self._creation.late or asyncio.create_task(self._create_late(name, config))
+        raise EngineUnavailable("timeout")
+
+    async def _create_late(self, name: str, config: Document) -> str:
+        await self._creation.may_go.wait()
+        return await super().create(name, config)
+
+
+async def test_a_start_that_fails_in_a_deposed_controller_takes_nothing_from_the_next_one(
+    platform: Installation,
+) -> None:
+    creation = Creation(is_refused=True)
+    first = platform.backend(lambda: SlowEngine(platform.engine.url, creation))
+    await first.start(SPEC)
+
+    async def has_agent() -> bool:
+        return len(await platform.left()) == 1
+
+    await wait_until_async(has_agent)
+    second = platform.backend()
+    await in_phase(second, "w1", Phase.STARTING)
+    await second.start(SPEC)
+    await in_phase(second, "w1", Phase.RUNNING, 60)
+    creation.may_go.set()
+    await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name() == "make-w1"], timeout=60)
+    assert "the disk is full" in str((await ended(first, "w1")).reason)
+    assert len(await platform.left()) == 2
+    assert (await observed(second, "w1")).phase is Phase.RUNNING
+    await first.aclose(0)
+    await second.kill("w1")
+    await second.aclose(0)
+
+
+async def test_a_container_that_appears_after_its_creation_timed_out_is_an_interrupted_start(
+    platform: Installation,
+) -> None:
+    creation = Creation(is_refused=False)
+    backend = platform.backend(lambda: SlowEngine(platform.engine.url, creation))
+    await backend.start(SPEC)
+    await ended(backend, "w1")
+    creation.may_go.set()
+    assert creation.late is not None
+    await creation.late
+    await backend.aclose(0)
+    after = platform.backend()
+    assert (await in_phase(after, "w1", Phase.STARTING)).is_interrupted
+    await after.start(SPEC)
+    assert not (await in_phase(after, "w1", Phase.RUNNING, 60)).is_interrupted
+    await after.kill("w1")
+    await after.aclose(0)

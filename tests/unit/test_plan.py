@@ -369,10 +369,13 @@ def test_the_reason_of_the_crashes_of_a_failed_worker_stays_while_it_starts_agai
 
 
 @pytest.mark.parametrize("phase", [Phase.WAITING, Phase.STARTING])
-def test_a_start_of_an_earlier_controller_is_resumed_once(phase: Phase) -> None:
-    theirs = start_in(phase, PULLS, record=FRESH)
-    assert plan(situation(endpoint(1), theirs)) == [Resume(theirs.worker("w0"), run=1)]
-    assert steps(endpoint(1), replace(theirs, record=OURS, observed=replace(ALIVE, phase=phase))) == []
+@pytest.mark.parametrize("record", [FRESH, OURS])
+def test_a_start_that_the_backend_does_not_go_on_with_is_resumed(phase: Phase, record: Record) -> None:
+    """Also one of this controller: a platform may carry out a call after its timeout."""
+    start = start_in(phase, record=record)
+    assert steps(endpoint(1), start) == []
+    interrupted = replace(start, observed=replace(ALIVE, phase=phase, is_interrupted=True))
+    assert plan(situation(endpoint(1), interrupted)) == [Resume(interrupted.worker("w0"), run=1)]
 
 
 @pytest.mark.parametrize("phase", [Phase.RUNNING, Phase.ENDING, Phase.UNKNOWN])

@@ -927,6 +927,7 @@ async def test_the_next_leader_adopts_the_workers_that_outlive_their_controller(
 async def test_the_next_leader_lets_the_backend_go_on_with_a_start_once(world: World) -> None:
     worker_id = await begin(world, Phase.STARTING, "pulling 1.0 of 8.4 GB")
     world.lead()
+    world.backend.interrupt(worker_id)
     await world.rounds(3)
     assert [(spec.worker_id, spec.run) for spec in world.backend.resumed] == [(worker_id, 1)]
     assert world.backend.starts == [worker_id]
@@ -935,6 +936,7 @@ async def test_the_next_leader_lets_the_backend_go_on_with_a_start_once(world: W
 async def test_a_start_that_the_backend_cannot_go_on_with_is_made_again(world: World) -> None:
     worker_id = await begin(world, Phase.STARTING)
     world.lead()
+    world.backend.interrupt(worker_id)
     world.backend.refuses_start = "the agent's image does not exist"
     await world.rounds(1)
     assert "the agent's image does not exist" in str(world.worker().error)

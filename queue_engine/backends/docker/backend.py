@@ -188,7 +188,11 @@ class DockerBackend:
         return opened
 
     async def _make(self, opened: _Open, worker: Worker, spec: WorkerSpec) -> None:
-        """Make the parts of a worker. A failure is its end, with nothing left of it but the reason."""
+        """Make the parts of a worker. A failure is its end. `stop` and `kill` remove what exists of it by then.
+
+        Nothing is removed here, because the controller may no longer lead when the start fails, and the next one may
+        have completed it.
+        """
         try:
             if worker.id_of(Part.AGENT) is None:
                 await self._wait_for_gpus(worker, spec)
@@ -201,22 +205,11 @@ class DockerBackend:
         except Exception:
             log.exception("a start has failed", extra={"worker": worker.worker_id})
             worker.failure = Explanation(Phase.ENDED, "the start has failed by an error of the controller")
-        if worker.failure is not None:
-            await self._clean_up(opened, worker)
 
     async def _look_at_agent(self, opened: _Open, worker: Worker) -> None:
         with suppress(BackendError):
             if (agent := worker.id_of(Part.AGENT)) is not None:
                 await opened.watch.look_at(agent)
-
-    async def _clean_up(self, opened: _Open, worker: Worker) -> None:
-        try:
-            await opened.ender.log_failed_agent(worker)
-            await opened.maker.remove(worker, below=worker.run + 1)
-        except BackendError as error:  # `kill` tries again
-            log.warning("containers are left: %s", error, extra={"worker": worker.worker_id})
-        else:
-            self._free_gpus(worker)
 
     # GPUs
 

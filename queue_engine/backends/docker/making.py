@@ -12,7 +12,7 @@ from queue_engine.backends.base import BackendError, Phase, RegistryCredential, 
 from queue_engine.backends.docker.engine import Engine, EngineError, EngineUnavailable
 from queue_engine.backends.docker.explain import Explanation, StartFailed, explain_start_error
 from queue_engine.backends.docker.images import Reference, parse_reference
-from queue_engine.backends.docker.names import WORKER, Part, identity_of
+from queue_engine.backends.docker.names import INSTANCE, WORKER, Identity, Part, identity_of
 from queue_engine.backends.docker.pull import PullPolicy, ensure_image
 from queue_engine.backends.docker.specs import (
     Devices,
@@ -92,7 +92,7 @@ class Maker:
     async def remove(self, worker: Worker, *, below: int) -> None:
         """Remove the containers of a worker's runs before `below`: first those that use another one's network."""
         found = await self._engine.containers(f"{WORKER}={worker.worker_id}")
-        containers = [(identity_of(one.get("Labels") or {}), str(one["Id"])) for one in found]
+        containers = [(self._identity(one.get("Labels")), str(one["Id"])) for one in found]
         for part in (Part.MAIN, Part.AGENT):
             for identity, container_id in containers:
                 if identity is not None and identity.part is part and identity.run < below:
@@ -137,11 +137,19 @@ class Maker:
             container_id = await uncut(self._engine.create(identity.name, config))
         except EngineError as error:
             existing = await self._engine.inspect(identity.name) if error.status == CONFLICT else None
-            if existing is None or identity_of(existing["Config"].get("Labels") or {}) != identity:
+            if existing is None or self._identity(existing["Config"].get("Labels")) != identity:
                 raise
             container_id = str(existing["Id"])
         await self._watch.look_at(container_id)
         return container_id
+
+    def _identity(self, labels: Mapping[str, str] | None) -> Identity | None:
+        """Return the identity of a container of this installation; None for one of another, which is left alone.
+
+        Worker ids of two installations are equal if one of them has a restored copy of the other's store.
+        """
+        of_container = labels or {}
+        return identity_of(of_container) if of_container.get(INSTANCE) == self._hosting.instance else None
 
     async def _start(self, container_id: str, part: Part) -> None:
         try:

@@ -67,7 +67,13 @@ class Worker:
         if found.phase is not Phase.ENDED and not is_connected:
             found = Explanation(Phase.UNKNOWN, "the container engine does not respond")
         return Observed(
-            self.run, found.phase, self.started_at_ms, found.reason, found.retry_helps, self.id_of(Part.MAIN)
+            self.run,
+            found.phase,
+            self.started_at_ms,
+            found.reason,
+            found.retry_helps,
+            self.id_of(Part.MAIN),
+            is_interrupted=self.is_interrupted,
         )
 
     def end(self) -> Explanation | None:
