@@ -23,8 +23,8 @@ class DockerSettings(ProcessSettings):
     docker_pull: Literal["auto", "always", "missing", "never"] = Field(
         "auto",
         description="When a worker's image is pulled. `missing`: if the host does not have it; `auto`: also if its tag "
-        "is `latest`; `always`: before each start, so that the registry checks the endpoint's credential each time; "
-        "`never`",
+        "is `latest`, and before the first use of a pulled image by each credential, so that the registry checks it; "
+        "`always`: before each start; `never`",
     )
     docker_limits: bool = Field(
         False,

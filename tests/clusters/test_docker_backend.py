@@ -123,7 +123,9 @@ async def test_an_image_is_pulled_with_the_credential_of_its_endpoint(
     assert "the image does not exist" in await failed(backend, absent_spec)
     await backend.start(replace(spec, worker_id="w4", registry_credential=right))
     await in_phase(backend, "w4", Phase.RUNNING, 60)
-    await asyncio.gather(*(backend.kill(worker_id) for worker_id in ("w1", "w2", "w3", "w4")))
+    # The image is on the host now, but only for those that the registry lets pull it.
+    assert "the registry refuses access" in await failed(backend, replace(spec, worker_id="w5"))
+    await asyncio.gather(*(backend.kill(worker_id) for worker_id in ("w1", "w2", "w3", "w4", "w5")))
     platform.engine.run("rmi", "--force", registry.name, check=False)
 
 

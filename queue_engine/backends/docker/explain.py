@@ -47,11 +47,16 @@ class Explanation:
 
 
 class StartFailed(BackendError):
-    """A start has failed. Without `retry_helps`, a new one fails too until the endpoint or the host is changed."""
+    """A start has failed. Without `retry_helps`, a new one fails too until the endpoint or the host is changed.
 
-    def __init__(self, reason: str, *, retry_helps: bool) -> None:
+    `is_refusal` is True if a registry does not let the endpoint have the image. Registries also say that a private
+    image does not exist.
+    """
+
+    def __init__(self, reason: str, *, retry_helps: bool, is_refusal: bool = False) -> None:
         super().__init__(reason)
         self.retry_helps = retry_helps
+        self.is_refusal = is_refusal
 
 
 def explain(description: Mapping[str, Any], part: Part) -> Explanation:
@@ -88,13 +93,15 @@ def explain_failed_pull(message: str, *, has_credential: bool) -> StartFailed:
     refused, absent = (any(one in lower for one in words) for words in (_REFUSALS, _ABSENCES))
     if refused and absent:  # Docker Hub does not distinguish them
         return StartFailed(
-            f"the image does not exist, or the registry refuses the credential: {shown}", retry_helps=False
+            f"the image does not exist, or the registry refuses the credential: {shown}",
+            retry_helps=False,
+            is_refusal=True,
         )
     if refused:
         what = "refuses the credential" if has_credential else "refuses access without a credential"
-        return StartFailed(f"the registry {what}: {shown}", retry_helps=True)
+        return StartFailed(f"the registry {what}: {shown}", retry_helps=True, is_refusal=True)
     if absent:
-        return StartFailed(f"the image does not exist: {shown}", retry_helps=False)
+        return StartFailed(f"the image does not exist: {shown}", retry_helps=False, is_refusal=True)
     return StartFailed(f"the image cannot be pulled: {shown}", retry_helps=True)
 
 

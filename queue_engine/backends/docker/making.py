@@ -13,7 +13,7 @@ from queue_engine.backends.docker.engine import Engine, EngineError, EngineUnava
 from queue_engine.backends.docker.explain import Explanation, StartFailed, explain_start_error
 from queue_engine.backends.docker.images import Reference, parse_reference
 from queue_engine.backends.docker.names import INSTANCE, WORKER, Identity, Part, identity_of
-from queue_engine.backends.docker.pull import PullPolicy, ensure_image
+from queue_engine.backends.docker.pull import Grants, PullPolicy, ensure_image
 from queue_engine.backends.docker.specs import (
     Devices,
     Hosting,
@@ -70,6 +70,7 @@ class Maker:
         self._watch = watch
         self._hosting = hosting
         self._images = images
+        self._grants = Grants()
         self._sizes_disks = True
         """False once the engine has refused to limit the disk of a container."""
 
@@ -128,7 +129,7 @@ class Maker:
         def note(progress: str) -> None:
             worker.progress = Explanation(Phase.STARTING, progress)
 
-        return await ensure_image(self._engine, reference, credential, policy, note)
+        return await ensure_image(self._engine, reference, credential, policy, self._grants, note)
 
     async def _create(self, spec: WorkerSpec, part: Part, config: Mapping[str, Any]) -> str:
         """Create a container; return its id, or that of the one that another controller has just created."""
