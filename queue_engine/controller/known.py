@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 
 from queue_engine.controller.plan import Start
+from queue_engine.domain.workers import endpoint_of_worker
 
 WAITING_LOOKS_PER_SECOND = 200
 """Maximum number of endpoints of a tenant that are looked at in a second because they wait for a start. Thousands of
@@ -24,16 +25,14 @@ class Known:
         self._workers: dict[str, set[str]] = {}
         self._looked_at: dict[str, float] = {}
         """Monotonic time of the last look by endpoint with workers."""
-        self._endpoint_of: dict[str, str] = {}
         self._starts: dict[str, set[Start]] = {}
         self._waiting: dict[str, str] = {}
         """Tenant by endpoint with workers that wait for a start."""
         self._waiting_of: Counter[str] = Counter()
 
-    @property
-    def endpoint_of(self) -> Mapping[str, str]:
-        """Endpoint by worker."""
-        return self._endpoint_of
+    def has(self, worker_id: str) -> bool:
+        """Return True if a managed worker is known: in its own endpoint, because agents started by hand choose ids."""
+        return worker_id in self._workers.get(endpoint_of_worker(worker_id), ())
 
     def starts(self) -> list[Start]:
         """Return all starts in progress."""
@@ -53,8 +52,6 @@ class Known:
         if tenant is not None:
             self._waiting_of[tenant] -= 1
         gone = self._workers.pop(endpoint_id, set()) - set(worker_ids)
-        for worker_id in gone:
-            del self._endpoint_of[worker_id]
         for worker_id in worker_ids:
             self.add(endpoint_id, worker_id)
         for start in starts:
@@ -64,7 +61,6 @@ class Known:
     def add(self, endpoint_id: str, worker_id: str) -> None:
         """Remember a worker that was created."""
         self._workers.setdefault(endpoint_id, set()).add(worker_id)
-        self._endpoint_of[worker_id] = endpoint_id
 
     def note_start(self, start: Start) -> None:
         """Remember a start that has begun."""

@@ -147,8 +147,8 @@ class Situation:
         return self.observed.get(worker.worker_id)
 
     def record(self, worker: Worker) -> Record:
-        """Return the history of a worker."""
-        return self.records.get(worker.worker_id, FRESH)
+        """Return the history of a worker: always fresh if it is unmanaged, because its id may be that of any other."""
+        return self.records.get(worker.worker_id, FRESH) if worker.managed else FRESH
 
 
 @dataclass(frozen=True)

@@ -190,6 +190,7 @@ class Reconciler:
         self._output = output
         self._clock = clock
         self._records: dict[str, Record] = {}
+        """Histories of managed workers. No two of them have the same id."""
         self._ends = Ends(workers, leads)
         self._last_round: float | None = None
         self._silence_counts_from = 0.0
@@ -237,9 +238,9 @@ class Reconciler:
                 self._look(endpoint_id, [], [], now)
                 waits[endpoint_id] = None
                 continue
-            situation = self._situation(endpoint, workers.get(endpoint_id, []), observed, now, store_now_ms)
-            self._look(endpoint_id, situation.workers, starts_under_way(situation), now)
             with later:
+                situation = self._situation(endpoint, workers.get(endpoint_id, []), observed, now, store_now_ms)
+                self._look(endpoint_id, situation.workers, starts_under_way(situation), now)
                 actions = await self._reconcile(situation, ending, due)
                 waits[endpoint_id] = next_look(situation, actions, self._config.silence_seconds)
                 done += len(actions)
@@ -261,8 +262,8 @@ class Reconciler:
             await self._checks.hasten_all(self._hastened)
         before = self._observed
         changed = {one for one in before.keys() | observed.keys() if before.get(one) != observed.get(one)}
-        unknown = {one for one in observed if one not in self._known.endpoint_of and one not in ending}
-        found = {self._known.endpoint_of.get(one) or endpoint_of_worker(one) for one in changed | unknown}
+        unknown = {one for one in observed if not self._known.has(one) and one not in ending}
+        found = {endpoint_of_worker(one) for one in changed | unknown}
         self._unplanned |= {*self._known.overdue(now), *filter(is_endpoint_id, found)}
         self._observed = dict(observed)
         with later:
@@ -271,7 +272,8 @@ class Reconciler:
     def _look(self, endpoint_id: str, workers: Sequence[Worker], starts: Sequence[Start], now: float) -> None:
         """Remember the workers and starts of an endpoint, and forget the records of its former workers."""
         for worker_id in self._known.replace(endpoint_id, [worker.worker_id for worker in workers], starts, now):
-            self._records.pop(worker_id, None)
+            if endpoint_of_worker(worker_id) == endpoint_id:
+                self._records.pop(worker_id, None)
 
     async def _plan(self, taken: Sequence[Taken], waits: Mapping[str, float | None]) -> None:
         """Set the next looks of the endpoints of this round."""
@@ -361,11 +363,20 @@ class Reconciler:
                 self._kill(action)
             case Drain(worker, reason):
                 await self._drain(worker, reason)
-            case Forget(worker, status, reason):
-                remove = partial(
-                    self._workers.remove, worker.endpoint_id, worker.worker_id, status=status, reason=reason
-                )
-                self._ends.begin(worker, partial(self._backend.kill, worker.worker_id), remove)
+            case Forget():
+                await self._forget(action)
+
+    async def _forget(self, forget: Forget) -> None:
+        """Remove the record of a worker after its end. An agent that was started by hand is not ended, because its id
+        may be that of a worker in the backend."""
+        worker = forget.worker
+        remove = partial(
+            self._workers.remove, worker.endpoint_id, worker.worker_id, status=forget.status, reason=forget.reason
+        )
+        if worker.managed:
+            self._ends.begin(worker, partial(self._backend.kill, worker.worker_id), remove)
+        else:
+            await remove()
 
     async def _create(self, endpoint: Endpoint) -> str:
         worker_id = managed_worker_id(endpoint.endpoint_id, secrets.token_hex(5))
@@ -536,7 +547,7 @@ class Reconciler:
         strangers = [
             worker_id
             for worker_id in observed
-            if worker_id not in self._known.endpoint_of
+            if not self._known.has(worker_id)
             and worker_id not in ending
             and (endpoint_of_worker(worker_id) in looked_at or not is_endpoint_id(endpoint_of_worker(worker_id)))
         ]
@@ -546,8 +557,8 @@ class Reconciler:
         return len(strangers)
 
     def _note_running(self, situation: Situation) -> None:
-        """Remember which workers run, and since when their agents could report."""
-        for worker in situation.workers:
+        """Remember which managed workers run, and since when their agents could report."""
+        for worker in filter(_is_managed, situation.workers):
             record, seen = situation.record(worker), situation.seen(worker)
             runs = seen is not None and seen.phase is Phase.RUNNING
             noted = replace(
@@ -605,6 +616,10 @@ class Reconciler:
         if auth is None:
             raise BackendError(f"the registry credential {credential_id} does not exist")
         return RegistryCredential(auth.username, auth.password)
+
+
+def _is_managed(worker: Worker) -> bool:
+    return worker.managed
 
 
 def _ids(endpoint_id: str, worker_id: str) -> dict[str, str]:

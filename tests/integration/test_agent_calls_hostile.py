@@ -101,6 +101,7 @@ async def test_a_token_acts_for_its_own_worker_only(scene: Scene) -> None:
     """That of a managed worker for that worker, and that of agents that were started by hand for no managed one."""
     store, own = scene.api.store, scene.own
     mine, others = managed_worker_id(own, "aa"), managed_worker_id(own, "bb")
+    elsewhere = managed_worker_id(scene.other, "cc")
     for worker in (mine, others):
         await store.workers.put(own, worker, managed=True)
     token = new_agent_token(mine)
@@ -111,7 +112,13 @@ async def test_a_token_acts_for_its_own_worker_only(scene: Scene) -> None:
         assert (await managed.report(run=run)).desired is not None
         for call in (calls.REGISTER, calls.REMOVE):
             assert (await refusal_of(managed.about_worker(call)))[0] == 403
-        for agent, worker in ((managed, others), (managed, "hostile"), (scene.hostile, mine), (scene.hostile, others)):
+        for agent, worker in (
+            (managed, others),
+            (managed, "hostile"),
+            (scene.hostile, mine),
+            (scene.hostile, others),
+            (scene.hostile, elsewhere),
+        ):
             agent.worker = worker
             sent = [
                 agent.report(run=run), agent.append("forged"), agent.claim(), agent.watch(), agent.renew("t1"),

@@ -14,14 +14,25 @@ def test_a_look_replaces_the_workers_and_starts_of_its_endpoint_only() -> None:
     known.replace("2", ["2-a"], [start("2", "2-a")], 0)
     known.add("1", "1-c")
     assert known.replace("1", ["1-b"], [], 0) == {"1-a", "1-c"}
-    assert dict(known.endpoint_of) == {"1-b": "1", "2-a": "2"}
+    assert {one for one in ("1-a", "1-b", "1-c", "2-a") if known.has(one)} == {"1-b", "2-a"}
     assert known.starts() == [start("2", "2-a")]
     known.note_start(start("1", "1-b"))
     known.note_start(start("1", "1-b"))
     assert len(known.starts()) == 2
     assert known.replace("2", [], [], 0) == {"2-a"}
     assert known.replace("1", [], [], 0) == {"1-b"}
-    assert (dict(known.endpoint_of), known.starts()) == ({}, [])
+    assert not any(map(known.has, ("1-b", "2-a")))
+    assert known.starts() == []
+
+
+def test_an_id_that_two_endpoints_have_is_that_of_the_endpoint_in_its_name() -> None:
+    known = Known()
+    known.replace("1", ["gpu", "2-a"], [], 0)
+    known.replace("2", ["gpu", "2-a"], [], 0)
+    assert known.replace("1", [], [], 1) == {"gpu", "2-a"}
+    assert known.has("2-a")
+    assert known.replace("2", [], [], 1) == {"gpu", "2-a"}
+    assert not known.has("2-a")
 
 
 def test_endpoints_wait_for_a_start_the_longer_the_more_of_their_tenant_wait() -> None:

@@ -164,8 +164,10 @@ class Store:
         self, endpoint_id: str, worker_id: str, *, status: WorkerStatus = WorkerStatus.STOPPED, reason: str = ""
     ) -> None:
         self.faults.before()
-        if self.recorded.pop(worker_id, None) is not None:
-            self.change(endpoint_id)
+        for name, worker in list(self.recorded.items()):
+            if (worker.endpoint_id, worker.worker_id) == (endpoint_id, worker_id):
+                del self.recorded[name]
+                self.change(endpoint_id)
         self.faults.after()
 
 
@@ -387,6 +389,61 @@ async def test_all_endpoints_are_looked_at_after_a_step_back_of_the_stores_clock
     world.store.now_ms -= 20_000
     await world.round()
     assert world.store.looked_at == ["7"]
+
+
+# Agents started by hand, which choose their ids
+
+
+def by_hand(world: World, endpoint_id: str, worker_id: str) -> None:
+    """Register an agent that reports once. Other endpoints may have a worker with the same id."""
+    now_ms = world.store.now_ms
+    world.store.recorded[f"{endpoint_id}/{worker_id}"] = Worker(
+        worker_id, endpoint_id, RUNNING, now_ms, managed=False, last_heartbeat_at_ms=now_ms
+    )
+    world.store.change(endpoint_id)
+
+
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_agents_of_two_endpoints_with_the_same_id_do_not_stop_the_round(world: World, is_deleted: bool) -> None:
+    for endpoint_id in ("1", "2"):
+        world.endpoint(endpoint_id=endpoint_id, workers=0)
+        by_hand(world, endpoint_id, "gpu-1")
+    await world.round()
+    for endpoint_id in ("1", "2"):
+        del world.store.recorded[f"{endpoint_id}/gpu-1"]
+        world.store.change(endpoint_id)
+        if is_deleted:
+            del world.store.endpoints[endpoint_id]
+    world.endpoint()
+    await world.round()
+    assert world.is_as_wanted()
+
+
+async def test_an_agent_with_the_id_of_another_endpoints_worker_does_not_clear_its_backoff(world: World) -> None:
+    world.endpoint(endpoint_id="8", workers=0)
+    await fail(world)
+    starts = len(world.backend.starts)
+    key = f"8/{world.worker().worker_id}"
+    by_hand(world, "8", world.worker().worker_id)
+    await world.rounds(2)
+    del world.store.recorded[key]
+    world.store.change("8")
+    await world.round()
+    world.store.change("7")
+    await world.rounds(2)
+    assert len(world.backend.starts) == starts
+    assert world.store.endpoints["7"].failed
+
+
+async def test_a_silent_agent_with_the_id_of_another_endpoints_worker_does_not_end_that_worker(world: World) -> None:
+    world.endpoint()
+    world.endpoint(endpoint_id="8", workers=0)
+    await world.rounds(2)
+    by_hand(world, "8", world.worker().worker_id)
+    await world.rounds(int(2 * SILENCE) + 3)
+    assert world.worker().endpoint_id == "7"
+    assert world.backend.stopping == {}
+    assert len(world.backend.starts) == 1
 
 
 # Workers that end by themselves

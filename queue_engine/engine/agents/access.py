@@ -6,6 +6,7 @@ from ipaddress import IPv6Address, ip_address
 
 from queue_engine.domain.agent_tokens import AgentPrincipal
 from queue_engine.domain.errors import EngineError, Forbidden
+from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.domain.workers import endpoint_of_worker
 
 
@@ -19,14 +20,14 @@ class WorkerForbidden(Forbidden):
 def check_worker(principal: AgentPrincipal, worker_id: str) -> None:
     """Raise WorkerForbidden unless the token may act for this worker of its endpoint.
 
-    The token of a managed worker acts for that worker. Any other token acts for agents that were started by hand, whose
-    ids do not look like those of managed workers.
+    The token of a managed worker acts for that worker. Any other token acts for agents that were started by hand. Their
+    ids must not look like those of managed workers of any endpoint, because the controller identifies these by id.
     """
     if principal.worker_id is not None:
         if worker_id != principal.worker_id:
             raise WorkerForbidden("the token belongs to another worker")
-    elif endpoint_of_worker(worker_id) == principal.endpoint_id:
-        raise WorkerForbidden("this id belongs to a worker that the controller manages")
+    elif is_endpoint_id(endpoint_of_worker(worker_id)):
+        raise WorkerForbidden("an id that begins with an endpoint's id is that of a worker that the controller manages")
 
 
 def check_started_by_hand(principal: AgentPrincipal) -> None:
