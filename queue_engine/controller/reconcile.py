@@ -496,22 +496,36 @@ class Reconciler:
             had_run = worker.status is WorkerStatus.RUNNING
             record = after_end(record, had_run=had_run, now=situation.now, retry_helps=seen.retry_helps)
             self._records[worker.worker_id] = replace(record, noted_end=seen.run)
+        # Last, because an interrupted round must leave the ended worker in the backend: the next round notes it again.
+        # Not by force, because an agent whose container has ended still has to release its tasks.
+        stop = partial(self._backend.stop, worker.worker_id, 0.0)
+        status = self._status_after(worker.worker_id)
+        mark = partial(self._mark_ended, worker, status, reason, is_new=is_new)
+        if self._output is None or seen.container_id is None:
+            await mark(seen.last_lines)
+            self._ends.begin(worker, stop)
+            return
+        end_of = partial(self._output.end_of, worker.worker_id, seen.run, reason)
+
+        async def mark_and_stop() -> None:
+            lines = await end_of()  # takes seconds if the output cannot be read, and must not delay the round
+            if self._leads():
+                await mark(lines)
+                await stop()
+
+        self._ends.begin(worker, mark_and_stop)
+
+    async def _mark_ended(
+        self, worker: Worker, status: WorkerStatus, reason: str, last_lines: Sequence[str], *, is_new: bool
+    ) -> None:
         await self._workers.mark(
             worker.endpoint_id,
             worker.worker_id,
-            self._status_after(worker.worker_id),
+            status,
             reason=reason,
-            error="\n".join([reason, *await self._last_lines(worker, seen, reason)]),
+            error="\n".join([reason, *last_lines]),
             restarted=is_new,
         )
-        # Last, because an interrupted round must leave the ended worker in the backend: the next round notes it again.
-        # Not by force, because an agent whose container has ended still has to release its tasks.
-        self._ends.begin(worker, partial(self._backend.stop, worker.worker_id, 0.0))
-
-    async def _last_lines(self, worker: Worker, seen: Observed, reason: str) -> Sequence[str]:
-        if self._output is None or seen.container_id is None:
-            return seen.last_lines
-        return await self._output.end_of(worker.worker_id, seen.run, reason)
 
     async def _drain(self, worker: Worker, reason: str) -> None:
         if worker.status is not WorkerStatus.STOPPING:

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -171,6 +171,23 @@ class Store:
         self.faults.after()
 
 
+class SlowOutput:
+    """The output of containers, whose last lines cannot be read until a test lets it."""
+
+    def __init__(self) -> None:
+        self.may_go = asyncio.Event()
+
+    def look(self, observed: Mapping[str, Observed]) -> None:
+        """Follow nothing."""
+
+    async def end_of(self, worker_id: str, run: int, reason: str) -> Sequence[str]:
+        await self.may_go.wait()
+        return ("the last line",)
+
+    async def aclose(self) -> None:
+        """Release nothing."""
+
+
 class World:
     """One installation, and the controller that leads."""
 
@@ -182,6 +199,7 @@ class World:
         self.beating = True
         """Agents say how they are; a worker is RUNNING one second after its start."""
         self.leads = True
+        self.output: SlowOutput | None = None
         self.leaders: list[Reconciler] = []
         self.lead()
 
@@ -198,6 +216,7 @@ class World:
                 self.backend,
                 self.store.time_ms,
                 leads=lambda: self.leads,
+                output=self.output,
                 clock=lambda: self.now,
             )
         )
@@ -979,6 +998,25 @@ async def test_the_next_leader_adopts_the_workers_that_outlive_their_controller(
     assert (world.backend.running, len(world.backend.starts)) == (before, 2)
     assert (world.backend.resumed, world.backend.stopping) == ([], {})
     assert [worker.restarts for worker in world.store.recorded.values()] == [0, 0]
+
+
+async def test_output_that_cannot_be_read_to_its_end_delays_no_round(world: World) -> None:
+    world.output = SlowOutput()
+    world.lead()
+    world.endpoint(workers=1)
+    await world.rounds(3)
+    [worker_id] = world.backend.running
+    world.backend.end(worker_id, "container exited with status 3")
+    world.backend.ended[worker_id] = replace(world.backend.ended[worker_id], container_id="c1")
+    async with asyncio.timeout(60):
+        await world.rounds(3)
+    assert list(world.backend.ended) == [worker_id]
+    world.output.may_go.set()
+    await world.rounds(1)
+    assert world.worker().error == "container exited with status 3\nthe last line"
+    assert world.worker().restarts == 1
+    await world.rounds(4)
+    assert world.is_as_wanted()
 
 
 async def test_the_next_leader_lets_the_backend_go_on_with_a_start_once(world: World) -> None:
