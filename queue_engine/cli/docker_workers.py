@@ -6,6 +6,8 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 from queue_engine import __version__
 from queue_engine.backends.base import Backend, BackendError
@@ -14,13 +16,17 @@ from queue_engine.cli.process_workers import gpus_of_host
 from queue_engine.config.docker import DockerSettings
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.domain.errors import EngineError
-from queue_engine.domain.gpus import Gpus
+from queue_engine.domain.gpus import GpuMode, Gpus
 from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
 
 AGENT_IMAGE = f"queue-engine/agent:{__version__}"
 """The agent's image that `make images` builds. It is never pulled, because its name in a registry may be anybody's."""
+
+_ELSEWHERE = "the GPUs of the container engine's host cannot be listed from the controller"
+_TRACES_OF_A_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
+"""A controller in a container sees the GPUs of its host only if it was given them."""
 
 
 async def docker_workers(settings: ControllerSettings, store: Store) -> HostedWorkers:
@@ -29,9 +35,25 @@ async def docker_workers(settings: ControllerSettings, store: Store) -> HostedWo
         raise EngineError(
             "QUEUE_ENGINE_AGENT_URL: is required with the Docker backend: the URL of the API for agents in containers"
         )
-    backend = _backend(settings, settings.agent_url, await store.instance_id(), await gpus_of_host(settings))
+    backend = _backend(settings, settings.agent_url, await store.instance_id(), await _gpus(settings))
     log.info("workers are containers", extra={"agents_use": settings.agent_url})
     return HostedWorkers(backend)
+
+
+async def _gpus(settings: ControllerSettings) -> Gpus:
+    """Return the GPUs of the engine's host. Raises EngineError that names a setting."""
+    with _docker_errors():
+        from queue_engine.backends.docker.engine import engine_url, is_on_this_host
+
+        is_here = is_on_this_host(engine_url(settings.docker_host, os.environ))
+    mode = settings.gpu_setting.mode
+    if mode is GpuMode.LISTED and not is_here:
+        raise EngineError(f"QUEUE_ENGINE_GPUS: must be none or shared, because {_ELSEWHERE}")
+    gpus = await gpus_of_host(settings)
+    is_in_container = any(path.exists() for path in _TRACES_OF_A_CONTAINER)
+    if mode is not GpuMode.AUTO or (is_here and (gpus.cards or not is_in_container)):
+        return gpus
+    return replace(gpus, cards=(), problem=gpus.problem or _ELSEWHERE)
 
 
 def _backend(settings: ControllerSettings, agent_url: str, instance_id: str, gpus: Gpus) -> Backend:

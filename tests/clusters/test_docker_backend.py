@@ -151,6 +151,18 @@ async def test_a_gpu_that_the_engine_drops_fails_the_start_and_is_free_again(pla
     await backend.aclose(0)
 
 
+async def test_a_gpu_is_refused_where_the_engines_gpus_are_not_known(platform: Installation) -> None:
+    platform.gpus = Gpus(problem="the GPUs of the container engine's host cannot be listed from the controller")
+    backend = platform.backend()
+    with pytest.raises(BackendError, match="QUEUE_ENGINE_GPUS must be none or shared"):
+        await backend.start(replace(spec_for("w1", FOREVER), resources=(ON_CARD,)))
+    await backend.start(spec_for("w2", FOREVER))
+    await in_phase(backend, "w2", Phase.RUNNING)
+    await backend.kill("w2")
+    assert await all_of(backend) == {}
+    await backend.aclose(0)
+
+
 async def test_a_worker_waits_for_the_gpu_of_another_also_after_a_change_of_controllers(
     platform: Installation, registry: ImageRegistry
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from queue_engine.backends.base import BackendError, WorkerSpec
+from queue_engine.backends.docker.engine import is_on_this_host
 from queue_engine.backends.docker.network import gateway_in
 from queue_engine.backends.docker.output import variables_in
 from queue_engine.backends.docker.specs import (
@@ -190,3 +191,18 @@ def test_the_gateway_of_a_network_is_found(description: dict[str, Any], address:
 def test_a_network_without_a_gateway_is_an_error_with_advice(description: dict[str, Any]) -> None:
     with pytest.raises(BackendError, match="QUEUE_ENGINE_AGENT_URL"):
         gateway_in(description)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_here"),
+    [
+        ("unix:///run/docker.sock", True),
+        ("tcp://127.0.0.1:2375", True),
+        ("tcp://localhost:2375", True),
+        ("https://[::1]:2376", True),
+        ("tcp://10.0.0.7:2375", False),
+        ("https://gpu.example.com", False),
+    ],
+)
+def test_the_gpus_of_the_controllers_host_are_those_of_a_local_engine_only(url: str, is_here: bool) -> None:
+    assert is_on_this_host(url) is is_here

@@ -221,6 +221,8 @@ class DockerBackend:
             raise BackendError(decision.reason)
         if isinstance(decision, Waits):
             return Explanation(Phase.WAITING, decision.reason)
+        if decision.note and not decision.cards and self._gpus.problem:
+            raise BackendError(f"resources: {self._gpus.problem}: QUEUE_ENGINE_GPUS must be none or shared")
         worker.gpus = tuple(card.uuid for card in decision.cards)
         if decision.note:
             log.warning("%s", decision.note, extra={"worker": worker.worker_id})

@@ -237,6 +237,13 @@ def engine_url(given: str | None, environment: Mapping[str, str]) -> str:
     raise EngineUnavailable("neither QUEUE_ENGINE_DOCKER_HOST nor DOCKER_HOST is set, and there is no socket of one")
 
 
+def is_on_this_host(url: str) -> bool:
+    """Return True if the engine at the URL runs containers on this host, unless this process is in a container."""
+    scheme, _, place = url.partition("://")
+    host = place.rpartition(":")[0] if place.rpartition(":")[2].isdigit() else place
+    return scheme == "unix" or host in ("localhost", "127.0.0.1", "[::1]")
+
+
 def _connection(url: str, environment: Mapping[str, str]) -> tuple[str, aiohttp.BaseConnector]:
     """Return the base URL of requests, and a connector without a limit: each followed log has a connection."""
     scheme, separator, place = url.partition("://")
