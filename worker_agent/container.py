@@ -42,6 +42,9 @@ TRY_INTERVAL_SECONDS = 1.0
 """Interval at which tasks begin while the container responds 503: short, so that the first result follows soon after
 the container is ready, and long enough not to flood it before."""
 _PRIVATE_UMASK = 0o077
+_IN_HOME = 'unset CDPATH; cd -- "${HOME:-/}" 2>/dev/null || cd /; unset OLDPWD; exec "$0" -c "$1"'
+"""Shell command that goes to the home folder as the container's user. The agent itself could enter closed folders, and
+the container would inherit such a folder with access to the files in it."""
 EXPLAIN_INTERVAL_SECONDS = 5.0
 """Interval at which the ports are listed on which the container listens instead."""
 
@@ -366,18 +369,19 @@ class ContainerProcess:
         worker's end report. (A child that uvloop starts would inherit all inheritable descriptors.) Raises OSError.
 
         With `user_id`, the command runs as this user and group, in no other group, and cannot gain other rights. The
-        files that it creates are private to it.
+        files that it creates are private to it. It starts in its HOME, or in `/` if it cannot enter that.
         """
         if user_id is not None:
             forbid_new_privileges()
             os.fchown(output_fd, user_id, user_id)  # because a shell opens /dev/stdout again
         process = subprocess.Popen(
-            ("/bin/sh", "-c", command),
+            ("/bin/sh", "-c", command) if user_id is None else ("/bin/sh", "-c", _IN_HOME, "/bin/sh", command),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=output_fd,
             stderr=output_fd,
             close_fds=True,
+            cwd=None if user_id is None else "/",
             user=user_id,
             group=user_id,
             extra_groups=None if user_id is None else (user_id,),
