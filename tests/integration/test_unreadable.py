@@ -25,8 +25,8 @@ def test_an_unreadable_file_is_named(tmp_path: Path, command: str) -> None:
     assert unreadable_files(given, PATH, OTHER) in ([str(file)], [str(tmp_path)])
 
 
-def test_readable_and_missing_files_and_other_words_are_not_named(tmp_path: Path) -> None:
-    command = f"{PYTHON} -m http.server $PORT --directory /tmp; cat {tmp_path}/missing /etc/passwd ok >/dev/stdout"
+def test_readable_and_missing_files_and_other_words_are_not_named() -> None:
+    command = f"{PYTHON} -m http.server $PORT --directory /tmp; cat /etc/no-such-file /etc/passwd ok >/dev/stdout"
     assert unreadable_files(command, PATH, OTHER) == []
 
 
@@ -36,6 +36,14 @@ def test_a_program_on_the_path_counts(tmp_path: Path) -> None:
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     assert unreadable_files("serve --fast", {"PATH": f"{tmp_path}:/bin"}, OTHER) == [str(program)]
+
+
+def test_an_explanation_does_not_tell_if_a_file_in_a_closed_folder_exists(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    (tmp_path / "there").touch()
+    for name in ("there", "missing"):
+        assert unreadable_files(f"cat {tmp_path}/{name}", PATH, OTHER) == [f"{tmp_path}/{name}"]
+        assert unreadable_files(name, {"PATH": f"{tmp_path}:/bin"}, OTHER) == [f"{tmp_path}/{name}"]
 
 
 def test_few_files_are_shown() -> None:
