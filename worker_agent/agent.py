@@ -105,7 +105,10 @@ class Agent:
 
     async def run(self) -> None:
         """Work until drained. Afterwards no part of this agent runs and it holds no task."""
-        await until_available(self._register, "register")
+        if not await self._registers_before_drain():
+            await self._watch.aclose()
+            await self._leave()
+            return
         background = [
             asyncio.create_task(self._watch_container(), name="watch"),
             asyncio.create_task(self._reports(), name="reports"),
@@ -117,6 +120,19 @@ class Agent:
             await self._leave()
 
     # The worker's own record
+
+    async def _registers_before_drain(self) -> bool:
+        """Register; return False if the agent must end first, because a refused agent would retry forever."""
+        registering = asyncio.create_task(until_available(self._register, "register"), name="register")
+        draining = asyncio.create_task(self._duty.draining.wait(), name="draining")
+        try:
+            await asyncio.wait({registering, draining}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            await end_tasks(registering, draining)
+        if registering.cancelled():
+            return False
+        registering.result()  # raises its error
+        return True
 
     async def _register(self) -> None:
         """Create the record of a worker that no controller manages: a sweep may have removed it during an outage."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from queue_engine.agent_protocol import calls, messages
 from queue_engine.crypto.api_keys import new_agent_token
 from queue_engine.domain.agent_protocol import STATUS_REFUSED
 from queue_engine.domain.endpoints import ServiceMode
@@ -33,11 +34,11 @@ from tests.integration.parts import (
     submit,
     wait_for_port,
 )
-from tests.integration.receivers import answering, receiver
+from tests.integration.receivers import Peer, Received, answering, receiver
 from tests.integration.test_alb_agent import only_worker
 from tests.ports import free_port
 from tests.servers import StoreServer, valkey_binary
-from tests.waiting import wait_until
+from tests.waiting import wait_until, wait_until_async
 
 LEASE_SECONDS = 3600.0
 """So long that no renewal comes in time to tell of a cancellation."""
@@ -211,6 +212,39 @@ async def test_a_token_of_no_endpoint_ends_the_agent_at_start(secured: Secured) 
     agent = secured.agent("7", "http://127.0.0.1:1", WORKER_AGENT_TOKEN=new_agent_token("7"))
     assert await asyncio.to_thread(agent.wait) == STATUS_REFUSED
     assert "the agent cannot run: the API refuses the agent (401)" in agent.output()
+
+
+HELLO = messages.HelloResponse(
+    "7", ServiceMode.CUSTOM, 1, 30.0, 30.0, 60.0, max_request_bytes=2**20, max_response_bytes=2**20
+)
+
+
+@pytest.mark.parametrize(
+    ("response", "sends_sigterm", "status"),
+    [((401, 40101, "the token was revoked"), False, STATUS_REFUSED), ((503, 10002, "the store is away"), True, 0)],
+    ids=["refused", "SIGTERM in an outage"],
+)
+async def test_an_agent_that_has_not_registered_yet_ends(
+    programs: Programs, response: tuple[int, int, str], sends_sigterm: bool, status: int
+) -> None:
+    code, *body = response
+    hello = b"".join(calls.HELLO.response.encode(HELLO))
+    refusal = json.dumps({"code": body[0], "message": body[1], "data": None}).encode()
+
+    async def behave(peer: Peer, request: Received) -> None:
+        sent = (200, hello) if "/hello" in request.request_line else (code, refusal)
+        await peer.send(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (sent[0], len(sent[1]), sent[1]))
+
+    async with receiver(behave) as server:
+        way = {"WORKER_AGENT_SERVER": f"http://127.0.0.1:{server.port}", "WORKER_AGENT_TOKEN": new_agent_token("7")}
+        agent = programs.start(
+            "agent", "worker_agent", "--endpoint", "7", **way, QUEUE_ENGINE_REDIS_URL="", QUEUE_ENGINE_SECRET_KEY=""
+        )
+        if sends_sigterm:
+            await wait_until_async(lambda: sum("/register" in one.request_line for one in server.received) > 1)
+            agent.terminate()
+        assert await asyncio.to_thread(agent.wait) == status
+    assert "Traceback" not in agent.output()
 
 
 async def test_an_agent_waits_for_an_api_whose_certificate_is_not_verified(secured: Secured) -> None:
