@@ -6,12 +6,15 @@
 | 401 | 40101 | the token is missing, malformed, unknown or revoked, or its worker was started again | ends |
 | 403 | 40301 | the token belongs to another worker, or the controller manages the worker's record | ends |
 | 404 | 14000 | the endpoint no longer exists | ends |
-| 404 | 10001 | the server is of a version without this call | a defect: logs it |
+| 404 | 10001 | the server is of a version without this call | repeats it: another process may know it |
 | 409 | 12001 | the endpoint has the maximum number of workers | a defect: logs it |
 | 413 | 10001 | the request is too large | a defect: logs it |
 | 429 | 429 | a limit is reached | repeats the call after `Retry-After` |
-| 500 | 10002 | a defect of the server | logs it |
+| 500 | 10002 | a defect of the server | repeats the call; an outcome for a limited time |
 | 503 | 10002 | the store is unavailable, or the server ends | repeats the call: StoreUnavailable |
+
+The 404 and the 500 are repeated after the agent's first successful call; before it the agent cannot work, and ends.
+Items that were sent together and refused are sent one by one.
 
 A response that is none of these, such as the page of a proxy, is an outage: only the engine's own refusal may end an
 agent.

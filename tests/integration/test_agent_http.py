@@ -3,7 +3,7 @@
 import asyncio
 import json
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,15 +11,20 @@ import pytest
 
 from queue_engine.agent_protocol import calls, messages
 from queue_engine.agent_protocol.frames import MAX_HEAD_BYTES
+from queue_engine.domain.attempts import Settled
 from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.tasks import Lease, Succeeded
 from queue_engine.net.authorities import Authorities
 from tests.integration.certificates import Authority, self_signed
 from tests.integration.receivers import Behaviour, Peer, Received, Receiver, answering, answering_and_closing, receiver
 from tests.ports import free_port
 from tests.waiting import wait_until_async
+from worker_agent.ports import until_available
 from worker_agent.server import http
+from worker_agent.server import source as source_module
 from worker_agent.server.api import MAX_MESSAGE_BYTES, Api, CallFailed
 from worker_agent.server.http import HttpClient, Lane, ServerAddress
+from worker_agent.server.source import ApiLimits, ServerTaskSource
 from worker_agent.server.token import Token
 
 HELLO = messages.WorkerRequest("w1")
@@ -271,3 +276,82 @@ async def test_a_token_that_was_replaced_in_its_file_is_used_when_the_old_one_is
         await register(api)
         assert not api.is_refused
         assert [one.header("authorization") for one in server.received] == [["Bearer old"], ["Bearer new"]]
+
+
+# Defects of one process of the API, and of one item
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_a_served_agent_reaches_another_process_after_the_defect_of_one(status: int) -> None:
+    async def behave(peer: Peer, _request: Received) -> None:
+        await peer.send(refusal(status, 10001, "no such call") if (peer.number, peer.requests) == (1, 2) else DONE)
+
+    async with api_on(behave) as (api, server):
+        await register(api)
+        with pytest.raises(StoreUnavailable, match=f"register: the API responds {status}: no such call"):
+            await register(api)
+        await register(api)
+        assert server.connections == 2
+
+
+class Settling:
+    """An API that has these refusals for the next settles, and always one for ends of the task `bad`."""
+
+    def __init__(self, *refusals: int, bad: int = 400) -> None:
+        self._refusals = list(refusals)
+        self._bad = bad
+        self.sent: list[list[str]] = []
+
+    async def __call__(self, peer: Peer, request: Received) -> None:
+        if "/settle" not in request.request_line:
+            await peer.send(DONE)
+            return
+        asked, _ = calls.SETTLE.request.decode(memoryview(request.body))
+        names = [end.task for end in asked.ends]
+        self.sent.append(names)
+        status = self._refusals.pop(0) if self._refusals else self._bad if "bad" in names else 200
+        results = tuple(messages.SettleResult("OK") for _ in names)
+        served = response(200, b"".join(calls.SETTLE.response.encode(messages.SettleResponse(results))))
+        await peer.send(served if status == 200 else refusal(status, 10001, "a defect"))
+
+
+@asynccontextmanager
+async def settling_on(behaviour: Settling) -> AsyncIterator[ServerTaskSource]:
+    """The queue of an agent that the API has served before."""
+    async with api_on(behaviour) as (api, _):
+        await register(api)
+        yield ServerTaskSource(api, ApiLimits(2**20, 2**20, 30.0), endpoint_id="7", worker_id="w1")
+
+
+def succeeded(source: ServerTaskSource, task_id: str = "t1") -> Awaitable[Settled]:
+    return source.settle(Lease("7", task_id, "0" * 32), Succeeded(b"1"))
+
+
+async def test_a_result_is_kept_while_an_api_process_does_not_know_the_call() -> None:
+    async with settling_on(Settling(404, 404)) as source:
+        assert (await until_available(lambda: succeeded(source), "settle")).word == "OK"
+
+
+async def test_a_result_is_sent_again_after_a_defect_of_the_api_for_a_limited_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with settling_on(Settling(500, 500)) as source:
+        assert (await succeeded(source)).word == "OK"
+    monkeypatch.setattr(source_module, "MAX_DEFECT_SECONDS", 0.0)
+    async with settling_on(Settling(500, 500)) as source:
+        with pytest.raises(CallFailed, match="settle: the API responds 500: a defect"):
+            await succeeded(source)
+
+
+@pytest.mark.parametrize("status", [400, 413, 500])
+async def test_a_refused_result_does_not_cost_those_of_its_batch(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source_module, "MAX_DEFECT_SECONDS", 0.0)
+    behaviour = Settling(bad=status)
+    async with settling_on(behaviour) as source:
+        first, bad, last = await asyncio.gather(
+            *(succeeded(source, name) for name in ("first", "bad", "last")), return_exceptions=True
+        )
+    assert isinstance(first, Settled)
+    assert isinstance(last, Settled)
+    assert isinstance(bad, CallFailed)
+    assert behaviour.sent == [["first", "bad", "last"], ["first"], ["bad"], ["last"]]

@@ -5,8 +5,12 @@
 | 200 with a frame of the protocol | returns its message |
 | a refusal of the agent by the API | raises StoreUnavailable, like every later call; `refusal` returns the reason |
 | the API's own 408, 429, 503 | raises StoreUnavailable |
+| its 404 or 500, after an API has served the agent | raises StoreUnavailable, and for the 500 its kind ApiDefect |
 | another error of the API | raises CallFailed |
 | anything else | raises StoreUnavailable |
+
+During an upgrade one API process may not know a call that the others know. So its 404 is an outage for an agent that an
+API has served, and the next call uses another connection, which may lead to another process.
 """
 
 from __future__ import annotations
@@ -45,6 +49,10 @@ class CallFailed(EngineError):
     """The API has refused a call as invalid, or could not execute it because of a defect."""
 
 
+class ApiDefect(StoreUnavailable):
+    """The API could not execute a call because of a defect. Another process of the API may not have it."""
+
+
 class Api:
     """The calls of one agent. Safe to use from many tasks of one event loop."""
 
@@ -53,6 +61,8 @@ class Api:
         self._token = token
         self._refused = asyncio.Event()
         self._reason = ""
+        self._has_served = False
+        """True after an API has executed a call of this agent."""
 
     async def call(
         self,
@@ -70,9 +80,11 @@ class Api:
         if response.status != 200:
             raise await self._refusal_of(call, response)
         try:
-            return call.response.decode(response.body)
+            message = call.response.decode(response.body)
         except BadFrame as error:
             raise self.bad_response(call, error) from None
+        self._has_served = True
+        return message
 
     def bad_response(self, call: Call[Request, Response], problem: BadFrame) -> StoreUnavailable:
         """Return the error for a response that breaks a rule of the protocol. The call is repeated, as in an outage."""
@@ -111,8 +123,13 @@ class Api:
             return self._http.away(_foreign(response))
         if refusal.is_final:
             return self._end(refusal)
+        problem = f"{call.name}: the API responds {refusal.status}: {refusal.message}"
+        if refusal.status == 500 and self._has_served:
+            return ApiDefect(problem)
+        if refusal.status == 404 and self._has_served:
+            return self._http.away(problem)
         if refusal.status not in _PASSING:
-            return CallFailed(f"{call.name}: the API responds {refusal.status}: {refusal.message}")
+            return CallFailed(problem)
         if refusal.status == 429:
             await asyncio.sleep(min(response.retry_after_seconds, MAX_PAUSE_SECONDS))
         return self._http.away(f"it responds {refusal.status}: {refusal.message}")

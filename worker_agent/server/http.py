@@ -43,6 +43,8 @@ MIN_BYTES_PER_SECOND = 32 * 1024
 """The slowest transfer of a large body that is not given up."""
 MAX_ERROR_BYTES = 64 * 1024
 """The part of a body that is read with another status than 200."""
+ELSEWHERE_STATUSES = frozenset({404, 500})
+"""Statuses after which a connection is closed, because a new one may lead to another process of the API."""
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -146,7 +148,10 @@ class HttpClient:
         while True:
             connection = await pool.acquire(self._address, fresh=fresh)
             try:
-                return await connection.post(head, body, reader)
+                await connection.post(head, body, reader)
+                if reader.status in ELSEWHERE_STATUSES:
+                    connection.close()
+                return
             except NoResponse:
                 if not connection.is_reused:
                     raise
@@ -174,11 +179,11 @@ class _BodyReader:
         self._max_bytes = max_bytes
         self._loop = asyncio.get_running_loop()
         self._head: Head | None = None
-        self._status = 0
+        self.status = 0
         self._body = bytearray()
 
     def begin(self, head: Head) -> bool:
-        self._head, self._status = head, head.status
+        self._head, self.status = head, head.status
         if head.status == 200 and (head.length or 0) > self._max_bytes:
             raise self._too_large()
         self._ends_at = self._loop.time() + SILENCE_SECONDS + self._max_bytes / MIN_BYTES_PER_SECOND
@@ -186,7 +191,7 @@ class _BodyReader:
         return True
 
     def feed(self, data: bytes) -> bool:
-        if self._status != 200:
+        if self.status != 200:
             self._body += data[: MAX_ERROR_BYTES - len(self._body)]
             return len(self._body) < MAX_ERROR_BYTES
         if len(self._body) + len(data) > self._max_bytes:

@@ -1,26 +1,30 @@
 """The queue of one endpoint over the API: see `worker_agent/ports.py`.
 
 Starts and ends are sent in batches: while a call is under way, others are gathered for the next one. A large output is
-sent alone, so that no other outcome waits for it.
+sent alone, so that no other outcome waits for it. Items of a batch that the API refuses are sent one by one, so that
+one bad item does not cost the others.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from queue_engine.agent_protocol import calls, conversions, messages
 from queue_engine.agent_protocol.calls import Call
 from queue_engine.agent_protocol.frames import BadFrame, Blob
+from queue_engine.aio import DEFAULT_BACKOFF
 from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt
-from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.domain.tasks import Failed, Lease, Outcome, Succeeded
 from queue_engine.gatherer import Gatherer
-from worker_agent.server.api import Api, CallFailed
+from worker_agent.server.api import Api, ApiDefect, CallFailed
 from worker_agent.server.http import Lane
 
 POLL_MS = 10_000
@@ -34,6 +38,9 @@ until it has ended, is not asked in a tight loop."""
 MAX_BEAT_SECONDS = 5.0
 """Time limit of a renewal. A shorter lease has a shorter one, so that there is time for a second renewal."""
 MIN_BEAT_SECONDS = 1.0
+MAX_DEFECT_SECONDS = 300.0
+"""Time for which a start, an end or a return is repeated while the API responds with a defect. Longer than an upgrade,
+which replaces the processes of the API one after the other. Later the item itself is assumed to be the cause."""
 ALONE_BYTES = 64 * 1024
 """Size beyond which an output is sent alone."""
 MAX_GATHERED_BYTES = 1024 * 1024
@@ -61,6 +68,9 @@ class ApiLimits:
 _End = tuple[messages.End, Blob | None]
 _Request = TypeVar("_Request")
 _Response = TypeVar("_Response")
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+_Send = Callable[[Sequence[_Item]], Awaitable[Sequence[_Result | Exception]]]
 
 
 class ServerClaim:
@@ -96,9 +106,9 @@ class ServerTaskSource:
         """The time at which the latest watch began."""
         self._watched_after = ""
         """The place at which it ended; empty before the first one."""
-        self._starts = Gatherer(self._send_starts, limit=messages.MAX_TOGETHER)
-        self._ends = Gatherer(self._send_ends, limit=messages.MAX_TOGETHER)
-        self._returns = Gatherer(self._send_returns, limit=messages.MAX_TOGETHER)
+        self._starts = Gatherer(partial(_apart_if_refused, self._send_starts), limit=messages.MAX_TOGETHER)
+        self._ends = Gatherer(partial(_apart_if_refused, self._send_ends), limit=messages.MAX_TOGETHER)
+        self._returns = Gatherer(partial(_apart_if_refused, self._send_returns), limit=messages.MAX_TOGETHER)
 
     # Claim
 
@@ -138,7 +148,7 @@ class ServerTaskSource:
     async def start(self, claim: ServerClaim, start: messages.Start) -> StartedAttempt | None:
         """Start an attempt of a claim. Return None if the claim is no longer valid."""
         try:
-            attempt = await self._starts.add(start)
+            attempt = await _add(self._starts, start)
         except StoreUnavailable:
             raise  # the agent repeats the call
         except Exception:
@@ -168,7 +178,7 @@ class ServerTaskSource:
 
     async def put_back(self, claim: ServerClaim) -> None:
         """Return a claim that was not started."""
-        await self._returns.add(claim.text)
+        await _add(self._returns, claim.text)
         self._unstarted.pop(claim.text, None)
 
     async def _send_returns(self, claims: Sequence[str]) -> list[Exception | None]:
@@ -217,8 +227,8 @@ class ServerTaskSource:
 
     async def _end(self, end: _End) -> messages.SettleResult:
         if end[1] is not None and len(end[1]) > ALONE_BYTES:
-            return await Gatherer(self._send_ends, limit=1).add(end)
-        return await self._ends.add(end)
+            return await _add(Gatherer(self._send_ends, limit=1), end)
+        return await _add(self._ends, end)
 
     async def _send_ends(self, ends: Sequence[_End]) -> list[messages.SettleResult | Exception]:
         """Record outcomes. Return the results of the first ones, as many as are sent in one call."""
@@ -233,6 +243,38 @@ class ServerTaskSource:
         """Make a call to which the API responds after `wait_ms` at the latest."""
         response, _ = await self._api.call(call, request, lane=lane, seconds=wait_ms / 1000 + POLL_MARGIN_SECONDS)
         return response
+
+
+async def _add(gatherer: Gatherer[_Item, _Result], item: _Item) -> _Result:
+    """Send an item. It is sent again for MAX_DEFECT_SECONDS while the API responds with a defect."""
+    gives_up_at = _now() + MAX_DEFECT_SECONDS
+    failures = 0
+    while True:
+        try:
+            return await gatherer.add(item)
+        except ApiDefect as error:
+            if _now() >= gives_up_at:
+                raise CallFailed(error.reason) from None
+        failures += 1
+        await asyncio.sleep(DEFAULT_BACKOFF.delay_after(failures, luck=random.random()))
+
+
+async def _apart_if_refused(send: _Send[_Item, _Result], items: Sequence[_Item]) -> Sequence[_Result | Exception]:
+    """Send items together. If the API cannot execute the call, send them one by one, until the API is away."""
+    try:
+        return await send(items)
+    except (CallFailed, ApiDefect):
+        if len(items) == 1:
+            raise
+    results: list[_Result | Exception] = []
+    for item in items:
+        try:
+            results += await send([item])
+        except (CallFailed, ApiDefect) as error:
+            results.append(error)
+        except EngineError as error:
+            return [*results, error]
+    return results
 
 
 def _count_within(ends: Sequence[_End], max_bytes: int) -> int:
