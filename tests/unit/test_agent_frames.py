@@ -1,5 +1,7 @@
 """Frames and messages of agents: each is decoded as it was encoded, and all other bytes are refused."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,3 +163,20 @@ def test_a_refusal_of_the_api_says_whether_the_agent_must_end(status: int, code:
     refusal = refusal_in(status, b'{"message": "no", "code": %d, "data": null}' % code)
     assert refusal is not None
     assert (refusal.is_final, refusal.message) == (is_final, "no")
+
+
+@pytest.mark.parametrize(
+    ("call", "limit"),
+    [
+        ("claim", m.MAX_CLAIMS),
+        ("start", m.MAX_TOGETHER),
+        ("put-back", m.MAX_TOGETHER),
+        ("renew", m.MAX_LEASES),
+        ("settle", m.MAX_TOGETHER),
+        ("log", m.MAX_LOG_LINES),
+    ],
+)
+def test_the_documented_limit_of_a_call_is_that_of_its_message(call: str, limit: int) -> None:
+    page = Path(__file__).parents[2] / "docs" / "internals" / "agent-protocol.md"
+    (row,) = [line for line in page.read_text().splitlines() if line.startswith(f"| `{call}` |")]
+    assert f"up to {limit} " in row
