@@ -74,6 +74,9 @@ _NO_USER = "the worker cannot be started: the number of tenants could not be rea
 
 logger = logging.getLogger(__name__)
 
+_Orphans = Sequence[tuple[psutil.Process, Mapping[str, str]]]
+"""Processes of workers whose controller has died, with their environments."""
+
 
 class ProcessBackend:
     """Runs workers as processes. The guarantees of each method are in `Backend`.
@@ -161,6 +164,7 @@ class ProcessBackend:
             return
         self._check_can_start(spec)
         if self._gpus.cards:
+            await self._end_abandoned()
             await self._elsewhere.look()
         with ExitStack() as undo:
             # The user is chosen last, because the start itself must see if there are several tenants by now.
@@ -238,14 +242,22 @@ class ProcessBackend:
         worker_ids: set[str] = set()
         while orphans := await asyncio.to_thread(self._orphans):
             worker_ids.update(environment[protocol.WORKER_ID] for _, environment in orphans)
-            if clock() < deadline and any(protocol.CONTAINER_COMMAND in found for _, found in orphans):
+            draining = _with_agents(orphans) if clock() < deadline else frozenset()
+            await _end_groups(orphans, draining)
+            if draining:
                 await asyncio.sleep(_ORPHAN_POLL_SECONDS)
-                continue
-            groups = {kill_group_of(process) for process, _ in orphans}
-            await asyncio.gather(*(wait_for_group(group) for group in groups if group is not None))
         await asyncio.to_thread(remove_unserved, self._work_dir)
         await asyncio.to_thread(self._homes.remove_left)
         return frozenset(worker_ids)
+
+    async def _end_abandoned(self) -> None:
+        """End containers whose agent and controller have died: they could use a card that is handed out next.
+
+        Raises BackendError if they do not end.
+        """
+        orphans = await asyncio.to_thread(self._orphans)
+        if not await _end_groups(orphans, _with_agents(orphans)):
+            raise BackendError("processes of workers of an earlier controller do not end, and may use GPUs")
 
     async def _forget(self, worker: _Worker) -> None:
         if not (await asyncio.wait({worker.end}, timeout=self._kill_seconds))[0]:
@@ -394,7 +406,7 @@ class ProcessBackend:
     def _log_path(self, worker_id: str) -> Path:
         return self._work_dir / f"{worker_id}.log"
 
-    def _orphans(self) -> list[tuple[psutil.Process, Mapping[str, str]]]:
+    def _orphans(self) -> _Orphans:
         ours = {protocol.INSTANCE: self._marks[protocol.INSTANCE]}
         return [(process, found) for process, found in processes_with(ours, self._users.ids) if _is_orphan(found)]
 
@@ -474,6 +486,31 @@ class _Worker:
             logger.warning(text, self.worker_id, self.exit_reason, self.log_path)
         self.last_lines = () if end is None else end.last_lines
         self.note_end()
+
+
+def _with_agents(orphans: _Orphans) -> frozenset[str]:
+    """Return the ids of the workers whose agent still runs.
+
+    Agents run as this user. A container with a user of its own may set the variables of an agent.
+    """
+    return frozenset(
+        found[protocol.WORKER_ID]
+        for process, found in orphans
+        if protocol.CONTAINER_COMMAND in found and _is_own(process)
+    )
+
+
+def _is_own(process: psutil.Process) -> bool:
+    try:
+        return process.uids().real == os.getuid()
+    except psutil.Error:  # it has ended
+        return False
+
+
+async def _end_groups(orphans: _Orphans, kept: frozenset[str]) -> bool:
+    """Kill the groups of orphans, except those of the workers `kept`. Return False if they do not end in time."""
+    groups = {kill_group_of(process) for process, found in orphans if found[protocol.WORKER_ID] not in kept}
+    return all(await asyncio.gather(*(wait_for_group(group) for group in groups if group is not None)))
 
 
 def _is_orphan(environment: Mapping[str, str]) -> bool:

@@ -490,6 +490,11 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+def sleeping(environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """A process that leads its group, as one of a worker."""
+    return subprocess.Popen(["/bin/sleep", "600"], env=environment, start_new_session=True)
+
+
 class TestDeadController:
     @pytest.fixture
     def controller(self, tmp_path: Path, instance_id: str, drain: str) -> Iterator[subprocess.Popen[bytes]]:
@@ -532,6 +537,20 @@ class TestDeadController:
         async with asyncio.timeout(30):
             assert await backend.reap_orphans(grace_seconds=600) == {"w1"}
         assert pids_of(instance_id) == []
+
+    async def test_a_container_without_its_agent_is_ended_while_another_worker_drains(
+        self, backend: ProcessBackend, instance_id: str
+    ) -> None:
+        marks = {protocol.INSTANCE: instance_id, protocol.CONTROLLER_PID: "1", protocol.CONTROLLER_STARTED: "never"}
+        agent = {protocol.WORKER_ID: "w1", protocol.CONTAINER_COMMAND: FOREVER}
+        draining, abandoned = sleeping(marks | agent), sleeping(marks | {protocol.WORKER_ID: "w2"})
+        reaping = asyncio.create_task(backend.reap_orphans(grace_seconds=600))
+        await wait_until_async(lambda: birth_of(abandoned.pid) is None, message="it waits for the other worker")
+        assert birth_of(draining.pid) is not None
+        draining.kill()
+        assert await reaping == {"w1", "w2"}
+        for process in (draining, abandoned):
+            process.wait()
 
     @pytest.mark.parametrize("drain", ["never"])
     async def test_the_workers_of_a_controller_that_lives_are_left_alone(

@@ -317,3 +317,14 @@ class TestAnotherController:
                 os.kill(pid, signal.SIGKILL)
         os.kill(old, signal.SIGKILL)
         await wait_until_async(lambda: runs(backend, "w1"), message="the end of the other worker is not noticed")
+
+    async def test_a_container_that_has_lost_agent_and_controller_is_ended_before_its_card_is_handed_out(
+        self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str
+    ) -> None:
+        old = await agent_of(instance_id, "old")
+        controller.kill()
+        os.kill(old, signal.SIGKILL)
+        controller.wait()
+        await backend.start(gpu_spec("w1", 2))
+        assert pids_of(instance_id, "old") == []
+        assert await runs(backend, "w1")
