@@ -70,6 +70,8 @@ STARTS_PER_CPU = 2
 """Simultaneous starts per processor. A start mostly imports code, so more of them would not finish earlier."""
 _KEPT_LOGS = 50
 _ORPHAN_POLL_SECONDS = 1.0
+_REMOVE_SECONDS = 5.0
+"""Maximum time that a close waits for the deletion of homes. The next controller deletes what is left."""
 _NO_USER = "the worker cannot be started: the number of tenants could not be read"
 
 logger = logging.getLogger(__name__)
@@ -121,6 +123,8 @@ class ProcessBackend:
         self._lifeline: Lifeline | None = None
         self._workers: dict[str, _Worker] = {}
         self._waiting: dict[str, _Start] = {}
+        self._removing: set[asyncio.Task[None]] = set()
+        """Deletions of the homes of ended workers, which may take long."""
         self._beginning: set[asyncio.Task[None]] = set()
         """Starts of workers that have waited for GPUs and have them now, at most one for each."""
         self._failed: dict[str, Observed] = {}
@@ -227,6 +231,8 @@ class ProcessBackend:
             self._lifeline.close()
             self._lifeline = None
         remove_folders(self._work_dir)
+        if self._removing:
+            await asyncio.wait(self._removing, timeout=_REMOVE_SECONDS)
         self._homes.close()
         if left:
             raise EndNotConfirmed(f"workers do not end: {', '.join(sorted(left))}")
@@ -346,7 +352,12 @@ class ProcessBackend:
     def _offer_cards(self) -> None:
         self._cards.offer()
 
-    def _note_end(self, start: _Start) -> None:
+    def _note_end(self, start: _Start, user: ContainerUser | None) -> None:
+        if user is not None:
+            self._homes.close_to_user(user.home)
+            removing = asyncio.create_task(asyncio.to_thread(self._homes.remove, user.home), name="remove-home")
+            self._removing.add(removing)
+            removing.add_done_callback(self._removing.discard)
         self._users.release(start.spec.endpoint_id)
         self._cards.release(start.spec.worker_id)
 
@@ -376,8 +387,7 @@ class ProcessBackend:
             marks={**self._marks, protocol.WORKER_ID: spec.worker_id},
             started_at_ms=start.at_ms,
             leftovers=self._leftovers,
-            remove_home=partial(self._homes.remove, user.home) if user else None,
-            note_end=partial(self._note_end, start),
+            note_end=partial(self._note_end, start, user),
         )
 
     def _started_group(
@@ -441,7 +451,6 @@ class _Worker:
     marks: Mapping[str, str]
     started_at_ms: int
     leftovers: Leftovers
-    remove_home: Callable[[], None] | None
     note_end: Callable[[], None]
     """Function that is called when no process of the worker is left. Must not raise."""
     exit_reason: str | None = None
@@ -475,8 +484,6 @@ class _Worker:
         # Both without a limit, because a process that still lives may use the worker's cards.
         await self.group.wait_for_members()
         await self.leftovers.end(self.marks)
-        if self.remove_home is not None:
-            await asyncio.to_thread(self.remove_home)
         end = protocol.read_end(os.pread(self.end_file.fileno(), protocol.END_BYTES, 0))
         self.end_file.close()
         remove_socket(self.metrics.address)

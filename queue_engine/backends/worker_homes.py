@@ -13,17 +13,22 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
+from uuid import uuid4
 
 from queue_engine.processes.process_groups import birth_of
 
 log = logging.getLogger(__name__)
 
 _PREFIX = "queue-engine-homes"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_AT_ONCE = 1000
+"""Number of entries that are moved between two listings of a folder, so that not all names are in memory."""
 _PASSABLE = 0o711
 """Mode of the folder above the homes: other users can pass through it, and cannot list it."""
 
@@ -44,6 +49,12 @@ class WorkerHomes:
         home = tempfile.mkdtemp(prefix=f"{worker_id}-", dir=self._folder)
         os.chown(home, user_id, user_id)
         return Path(home)
+
+    def close_to_user(self, home: Path) -> None:
+        """Let no user enter a home any longer, so that its user id can be given to another endpoint. Never raises."""
+        with suppress(OSError):
+            os.chown(home, os.geteuid(), os.getegid())
+            home.chmod(0)
 
     def remove(self, home: Path) -> None:
         """Delete a home with its contents. Blocks. Never raises: what cannot be deleted stays until `remove_left`."""
@@ -66,10 +77,49 @@ class WorkerHomes:
 
 
 def _remove(folder: Path) -> None:
+    """Delete a folder, however deep: folders in folders are moved up to it, so that two at a time are open."""
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-    except RecursionError:  # folders that are nested deeper than Python can follow
-        log.warning("a container's folder is nested too deep to be deleted: %s", folder)
+        top = os.open(folder, _FOLDER)
+    except OSError:
+        return
+    try:
+        while _remove_some(top):
+            pass
+        folder.rmdir()
+    except OSError as error:
+        log.warning("a container's folder cannot be deleted: %s", error)
+    finally:
+        os.close(top)
+
+
+def _remove_some(top: int) -> int:
+    """Delete the entries of an open folder, and move up what is in its folders. Return the number deleted."""
+    deleted = 0
+    with os.scandir(top) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                inner = os.open(entry.name, _FOLDER, dir_fd=top)
+                try:
+                    _move_up(inner, top)
+                finally:
+                    os.close(inner)
+                os.rmdir(entry.name, dir_fd=top)
+            else:
+                os.unlink(entry.name, dir_fd=top)
+            deleted += 1
+    return deleted
+
+
+def _move_up(inner: int, top: int) -> None:
+    while names := list(islice(_names(inner), _AT_ONCE)):
+        for name in names:
+            os.rename(name, uuid4().hex, src_dir_fd=inner, dst_dir_fd=top)
+
+
+def _names(folder: int) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            yield entry.name
 
 
 def _is_own(folder: Path) -> bool:
