@@ -31,8 +31,8 @@ the processor time that a container with endless output costs."""
 ENTRIES_AT_ONCE = 500
 """Maximum number of entries that are taken without letting other work of the controller run."""
 MAX_LAG_SECONDS = 60.0
-"""Time for which a container may write faster than it is followed. If its entries are older than that by then, the
-follower skips to the present. A backlog after a change of the leader is read, because it takes less time."""
+"""Time by which a follower may fall behind a container that writes faster than it is followed, before it skips output.
+A backlog after a change of the leader is read, because its entries are read faster than they were written."""
 MAX_SIGN_INTERVAL_SECONDS = 3600.0
 LAST_LINES = 20
 """Number of a worker's last lines that are shown with the reason of its end."""
@@ -127,7 +127,7 @@ class WorkerLog:
 class LogFollower:
     """Follows one container, from the point up to which its log is stored.
 
-    `note_output` is called when the platform has returned output. `now_ns` is the clock of the containers.
+    `note_output` is called when the platform has returned output.
     """
 
     def __init__(
@@ -139,7 +139,6 @@ class LogFollower:
         *,
         note_output: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
-        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._source = source
         self._followed = followed
@@ -147,11 +146,12 @@ class LogFollower:
         self._masked = masked
         self._note_output = note_output
         self._monotonic = monotonic
-        self._now_ns = now_ns
         self._filled = asyncio.Event()
         self._has_room = asyncio.Event()
         self._full_since = monotonic()
         """Monotonic time from which on the output has been full."""
+        self._full_stamp_ns = -1
+        """Time of the latest entry then; negative if there was none."""
         self._counted = 0
 
     async def follow(self) -> bool:
@@ -165,7 +165,7 @@ class LogFollower:
         output = FollowedOutput(point)
         writer = LogWriter(output, await self._masked(), now=self._monotonic(), nonce="")
         self._counted = 0
-        self._full_since = self._monotonic()
+        self._full_since, self._full_stamp_ns = self._monotonic(), -1
         pumping = asyncio.create_task(self._pump(point, output), name="container output")
         try:
             while not pumping.done():
@@ -229,17 +229,23 @@ class LogFollower:
         self._counted = writer.dropped
 
     def _lags(self, output: FollowedOutput) -> bool:
-        """Return True if output must be skipped, because the container has written faster than it is followed."""
-        now = self._monotonic()
-        if not output.is_full:
-            self._full_since = now
-        age_seconds = (self._now_ns() - output.stamp_ns) / _NS
-        return now - self._full_since > MAX_LAG_SECONDS and age_seconds > MAX_LAG_SECONDS
+        """Return True if output must be skipped, because the container has written faster than it is followed.
+
+        Only times of entries are compared with each other, because the platform's clock may differ from this host's.
+        """
+        if not output.is_full or self._full_stamp_ns < 0:
+            self._full_since, self._full_stamp_ns = self._monotonic(), output.stamp_ns
+        return self._present_ns() - output.stamp_ns > MAX_LAG_SECONDS * _NS
+
+    def _present_ns(self) -> int:
+        """Return the time that the entries would have reached by now if they were followed as fast as they are written,
+        since the output is full."""
+        return self._full_stamp_ns + int((self._monotonic() - self._full_since) * _NS)
 
     async def _skip(self, output: FollowedOutput) -> None:
-        now_ns = self._now_ns()
-        point = ResumePoint(self._followed.run, stamp_ns=now_ns)
-        await self._log.append(f"{point}-skip", [lag_note((now_ns - output.stamp_ns) // _NS)])
+        present_ns = self._present_ns()
+        point = ResumePoint(self._followed.run, stamp_ns=present_ns)
+        await self._log.append(f"{point}-skip", [lag_note((present_ns - output.stamp_ns) // _NS)])
 
 
 def _of_run(found: Sequence[tuple[str, str]], run: int) -> list[str]:
