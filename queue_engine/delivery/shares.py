@@ -271,6 +271,8 @@ class Shares(Generic[Item]):
                 del self._idle[share.tenant]
             return
         share.is_idle = True
+        # It may be forgotten now. Later a tenant of the same name would take its place in the queue for its own.
+        self._queue.remove(share.tenant)
         self._idle[share.tenant] = share
         self._idle.move_to_end(share.tenant)
 

@@ -222,6 +222,21 @@ def test_a_tenant_that_is_alone_reaches_nine_tenths_of_the_rate(receivers: int, 
     assert (world.delivered["alone"] - before) / (10 * SLOTS) >= 0.9
 
 
+def test_a_tenant_that_is_heard_of_again_after_its_items_were_deferred_gets_its_turn() -> None:
+    shares = made()
+    shares.add("a", "a", 1)
+    shares.add("b", "b", 1)
+    assert sorted(shares.drain()) == [1, 1]
+    assert shares.take_deferred(0.0) == []
+    shares.add("a", "a", 2)
+    turn = shares.next(1e6)
+    assert turn is not None
+    shares.finished(turn, 1e6, None)  # forgets b
+    assert shares.tenants == 1
+    shares.add("b", "b", 2)
+    assert held(start_all(shares, now=1e6)) == {"b": 1}
+
+
 # Any order of calls
 
 
