@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-LOW = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 400))\n"
+LOW = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (200, 2400))\n"
 
 
 def _output(program: str) -> str:
@@ -14,9 +14,9 @@ def _output(program: str) -> str:
 def test_the_limit_is_raised_as_far_as_the_system_allows_and_never_lowered() -> None:
     assert _output(
         "from queue_engine.processes.file_limit import raise_file_limit\n"
-        "for needed in (100, 300, 250, 1000):\n"
+        "for needed in (100, 300, 250, 5000):\n"
         "    print(raise_file_limit(needed), resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
-    ) == "200 200\n300 300\n300 300\n400 400\n"  # fmt: skip
+    ) == "200 200\n300 300\n300 300\n2400 2400\n"  # fmt: skip
 
 
 def test_a_limit_that_cannot_be_raised_is_a_warning_with_both_numbers() -> None:
@@ -26,8 +26,8 @@ def test_a_limit_that_cannot_be_raised_is_a_warning_with_both_numbers() -> None:
         "_check_file_limit(ApiSettings(max_connections={}, alb_max_requests_per_tenant=10))\n"
     )
     warning = _output(program.format(1000))
-    assert warning.startswith("the limit of open files is 400, but QUEUE_ENGINE_MAX_CONNECTIONS and ")
-    assert "need 1266: raise it" in warning
+    assert warning.startswith("the limit of open files is 2400, but QUEUE_ENGINE_MAX_CONNECTIONS and ")
+    assert "need 3266: raise it" in warning
     assert _output(program.format(100)) == ""
 
 
@@ -38,4 +38,8 @@ def test_without_a_limit_of_connections_or_requests_the_hard_limit_is_used() -> 
         "_check_file_limit(ApiSettings(max_connections={}, alb_max_requests_per_tenant={}))\n"
         "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])\n"
     )
-    assert [_output(program.format(*limits)) for limits in ((0, 10), (10, 0), (10, 10))] == ["400\n", "400\n", "276\n"]
+    assert [_output(program.format(*limits)) for limits in ((0, 10), (10, 0), (10, 10))] == [
+        "2400\n",
+        "2400\n",
+        "2276\n",
+    ]
