@@ -72,8 +72,8 @@ class Ends:
 
     async def _give_up(self, worker: Worker, error: EndNotConfirmed) -> None:
         reason = f"its end is not confirmed: {error}"
-        ids = {"endpoint": worker.endpoint_id, "worker": worker.worker_id}
-        log.warning("a worker is given up: %s", reason, extra=ids)
+        facts = {"endpoint": worker.endpoint_id, "worker": worker.worker_id, "reason": str(error)}
+        log.warning("a worker is given up: its end is not confirmed", extra=facts)
         remove = self._records.remove
         await remove(worker.endpoint_id, worker.worker_id, status=WorkerStatus.FAILED, reason=reason)
 

@@ -475,7 +475,8 @@ class Reconciler:
         """Record why a start waits or takes long, or remove that reason, so that the endpoint's owner sees it."""
         worker, record = note.worker, situation.record(note.worker)
         if note.status is not worker.status:
-            log.warning("a worker does not start: %s", note.reason, extra=_ids(worker.endpoint_id, worker.worker_id))
+            facts = {**_ids(worker.endpoint_id, worker.worker_id), "reason": note.reason}
+            log.warning("a worker does not start", extra=facts)
         await self._workers.mark(
             worker.endpoint_id,
             worker.worker_id,
