@@ -232,7 +232,7 @@ class ApiSettings(AgentTimeSettings, WebhookSettings, LimitSettings, CatalogueSe
         5000,
         ge=0,
         description="Maximum number of connections of a tenant to an API process; 0: no limit. A connection counts for "
-        "the tenant of its first valid API key",
+        "the tenant of its first valid API key. Connections of agents count apart, with the same limit",
     )
     unknown_keys_per_minute: float = Field(
         60.0,

@@ -108,3 +108,18 @@ def test_addresses_of_one_ipv6_network_share_their_limits() -> None:
     assert share_of("2001:db8:0:1::1") != share_of("2001:db8::1")
     assert share_of("::ffff:192.0.2.1") == share_of("192.0.2.1") == "192.0.2.1"
     assert share_of("") == ""
+
+
+def test_agents_of_a_tenant_take_no_connections_of_its_clients() -> None:
+    connections = Connections(ConnectionLimits(per_tenant=1))
+    agent, client, second = (connections.open("192.0.2.1") for _ in range(3))
+    agent.admit("a", is_agent=True)
+    with pytest.raises(TooManyRequests, match="of a tenant's agents"):
+        second.admit("a", is_agent=True)
+    client.admit("a")
+    agent.close()
+    second.admit("a", is_agent=True)
+    client.close()
+    second.close()
+    assert not connections.by_tenant
+    assert not connections.agents_by_tenant

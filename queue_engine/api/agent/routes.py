@@ -218,7 +218,7 @@ class AgentRoutes:
             principal = await self._principal_of(scope)
             connection: Connection | None = scope.get(CONNECTION)
             if connection is not None:
-                connection.admit(principal.tenant)
+                connection.admit(principal.tenant, is_agent=True)
             try:
                 request, blobs = await self._read(call, Request(scope, receive), principal)
                 return await handle(Caller(principal, scope, receive), request, blobs)

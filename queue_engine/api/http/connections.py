@@ -1,8 +1,9 @@
 """Limits of the connections of clients to this process.
 
 A connection counts for its address until a request on it has had a valid key, and then for the tenant of that key. So
-neither strangers at one address nor a tenant can take all connections. Connections of trusted proxies count only for
-the limit of all, because each carries the requests of many clients.
+neither strangers at one address nor a tenant can take all connections. Connections of agents count apart from those of
+their tenant's clients, with the same limit, so that many busy agents do not keep its clients out. Connections of
+trusted proxies count only for the limit of all, because each carries the requests of many clients.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ class ConnectionLimits:
     in_all: int = 0
     per_address: int = 0
     per_tenant: int = 0
+    """Applies to the clients of a tenant, and again to its agents."""
 
 
 class TooManyConnections(Exception):
@@ -41,6 +43,7 @@ class Connections:
         self.count = 0
         self.by_address: Counter[str] = Counter()
         self.by_tenant: Counter[str] = Counter()
+        self.agents_by_tenant: Counter[str] = Counter()
 
     def open(self, address: str) -> Connection:
         """Count a new connection from `address`. Raises TooManyConnections."""
@@ -64,6 +67,7 @@ class Connection:
         self.is_trusted = share is None
         """True if the connection comes from a trusted proxy."""
         self._tenant: str | None = None
+        self._of_tenants = all_of_them.by_tenant
         self._all.count += 1
         if share is not None:
             self._all.by_address[share] += 1
@@ -73,24 +77,28 @@ class Connection:
         """True until a request has had a valid key. A trusted proxy and a closed connection are never anonymous."""
         return self._share is not None
 
-    def admit(self, tenant: str) -> None:
-        """Count the connection for the tenant of its first valid key. Raises TooManyRequests at the tenant's limit.
+    def admit(self, tenant: str, *, is_agent: bool = False) -> None:
+        """Count the connection for the tenant of its first valid key or agent token. Raises TooManyRequests at the
+        tenant's limit.
 
         Does nothing after `close`, because a client may disconnect while its key is looked up.
         """
         if not self.is_anonymous:
             return
         limit = self._all.limits.per_tenant
-        if limit and self._all.by_tenant[tenant] >= limit:
+        of_tenants = self._all.agents_by_tenant if is_agent else self._all.by_tenant
+        if limit and of_tenants[tenant] >= limit:
             metrics.connections_refused.labels(limit="tenant").inc()
+            kind = "a tenant's agents" if is_agent else "a tenant"
             raise TooManyRequests(
-                f"at most {limit} connections of a tenant are served at the same time",
+                f"at most {limit} connections of {kind} are served at the same time",
                 scope="tenant",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
             )
         self._release()
         self._tenant = tenant
-        self._all.by_tenant[tenant] += 1
+        self._of_tenants = of_tenants
+        of_tenants[tenant] += 1
 
     def close(self) -> None:
         """Stop counting the connection."""
@@ -99,7 +107,7 @@ class Connection:
 
     def _release(self) -> None:
         if self._tenant is not None:
-            _subtract(self._all.by_tenant, self._tenant)
+            _subtract(self._of_tenants, self._tenant)
         elif self._share is not None:
             _subtract(self._all.by_address, self._share)
         self._share = self._tenant = None
