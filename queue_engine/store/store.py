@@ -60,8 +60,9 @@ MIN_VALKEY = (7, 2)
 MIN_WAITAOF = (7, 2)
 """First version of both servers with WAITAOF, which waits until writes are on disk."""
 MAX_WAITS = 2000
-"""Limit of the endpoints with waiting agents that one process serves, each with a connection to the store. Further ones
-get the error that the store is unavailable, and retry."""
+"""Limit of the endpoints with waiting agents that one process serves, each with a connection to the store. It is shared
+by all tenants, without a part for each. Agents of further endpoints get the error that the store is unavailable, and
+retry. A tenant can take all of them, so a process with thousands of endpoints needs a limit of endpoints per tenant."""
 PROBE_KEY = "{qe}:probe"
 
 
