@@ -107,6 +107,7 @@ def create_app(
         AgentAuthenticator(engine.agent_principals, FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)),
         BodyReader(settings.agent_max_body_bytes, settings.read_timeout_seconds, _agent_bodies(settings)),
         max_input_bytes=settings.max_body_bytes,
+        limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),  # not shared with clients
         monotonic=monotonic,
     ).routes()
     operations += AlbRoutes(services, worker_access, limits, alb_slots, websocket_slots).routes()

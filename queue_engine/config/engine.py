@@ -285,7 +285,10 @@ class ApiSettings(AgentTimeSettings, WebhookSettings, LimitSettings, CatalogueSe
         "private networks by default. Link-local and metadata addresses and the engine's own ports are always refused",
     )
     rate_limit_per_second: float = Field(
-        0.0, ge=0, description="Maximum number of requests per second of a tenant to an API process; 0: no limit"
+        0.0,
+        ge=0,
+        description="Maximum number of requests per second of a tenant to an API process; 0: no limit. "
+        "Registrations and removals of its agents have the same limit apart from it",
     )
 
     @field_validator("worker_networks", "trusted_proxies", mode="before")

@@ -227,6 +227,18 @@ async def test_large_requests_count_for_a_limit_of_the_tenant(valkey_url: str) -
             assert submitted.status_code == 200, "submissions have a limit of their own"
 
 
+async def test_registrations_have_the_limit_of_requests_per_second_and_reports_have_not(valkey_url: str) -> None:
+    """Each registration and removal makes events; refused reports and renewals would cost the worker its tasks."""
+    async with running_api(valkey_url, rate_limit_per_second=4) as api:
+        endpoint_id = await api.create_endpoint()
+        async with await new_agent(api, endpoint_id) as agent:
+            sent = [agent.about_worker(one) for _ in range(10) for one in (calls.REGISTER, calls.REMOVE)]
+            results = await asyncio.gather(*sent, return_exceptions=True)
+            assert {one.status for one in results if isinstance(one, Refused)} == {429}
+            for _ in range(10):
+                await agent.report()
+
+
 async def test_an_alb_worker_is_at_the_address_of_its_agent(api: RunningApi) -> None:
     """The API sends requests to it, so a token would otherwise reach what only the API can reach."""
     endpoint_id = await api.create_endpoint(serviceMode="ALB", expose={"port": 9000, "protocol": "http"})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -17,20 +16,20 @@ from queue_engine.agent_protocol.calls import Call
 from queue_engine.agent_protocol.conversions import encodable, head_of, outcomes_in, result_of
 from queue_engine.agent_protocol.frames import CONTENT_TYPE, MAX_HEAD_BYTES, BadFrame, Blob
 from queue_engine.api.agent.long_poll import LongPoll
+from queue_engine.api.agent.output_check import OutputCheck
 from queue_engine.api.http.auth import AgentAuthenticator
-from queue_engine.api.http.bodies import MAX_SPLIT_BYTES, BodyReader, release
+from queue_engine.api.http.bodies import BodyReader, release
 from queue_engine.api.http.connections import CONNECTION, Connection
 from queue_engine.api.http.errors import CLOSE, ClientGone, NotJson
 from queue_engine.api.http.operations import DescribedRoute, Serve
+from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.api.http.responses import Response
 from queue_engine.domain.agent_tokens import AgentPrincipal
 from queue_engine.domain.attempts import Settled, StartedAttempt, Unreadable
 from queue_engine.domain.errors import InvalidRequest, StoreUnavailable
 from queue_engine.domain.retry import TaskRetryPolicy
-from queue_engine.domain.tasks import Outcome, Succeeded
 from queue_engine.engine.agents.work import AgentWork, Ending, WantedStart, WorkerReport
 from queue_engine.engine.principals import REVOCATION_SECONDS
-from queue_engine.rules.strict_json import is_json
 
 Asked = TypeVar("Asked")
 Answer = TypeVar("Answer")
@@ -65,14 +64,16 @@ class AgentRoutes:
         bodies: BodyReader,
         *,
         max_input_bytes: int,
+        limiter: RateLimiter,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._work = work
+        self._limiter = limiter
         self._authenticator = authenticator
         self._bodies = bodies
         self._max_response_bytes = max(MIN_RESPONSE_LIMIT, 2 * (max_input_bytes + MAX_HEAD_BYTES))
         self._monotonic = monotonic
-        self._checking = asyncio.Lock()
+        self._outputs = OutputCheck()
 
     def routes(self) -> list[DescribedRoute]:
         """Return the routes, the most frequent ones first."""
@@ -86,8 +87,8 @@ class AgentRoutes:
             self._route(calls.LOG, self._log),
             self._route(calls.PUT_BACK, self._put_back),
             self._route(calls.HELLO, self._hello),
-            self._route(calls.REGISTER, self._register),
-            self._route(calls.REMOVE, self._remove),
+            self._route(calls.REGISTER, self._register, is_limited=True),
+            self._route(calls.REMOVE, self._remove, is_limited=True),
         ]
 
     # Tasks
@@ -147,27 +148,13 @@ class AgentRoutes:
 
     async def _settle(self, caller: Caller, asked: m.SettleRequest, blobs: Sequence[memoryview]) -> Response:
         outcomes = outcomes_in(asked.ends, blobs)
-        await self._check_outputs(outcomes)
+        await self._outputs.check(outcomes)
         endings = [
             Ending(end.task, end.token, outcome, called=isinstance(end, m.ReleasedEnd) and end.called)
             for end, outcome in zip(asked.ends, outcomes, strict=True)
         ]
         results = await self._work.settle(caller.principal, asked.worker, endings)
         return self._response(calls.SETTLE, m.SettleResponse(tuple(map(_settle_result, results))))
-
-    async def _check_outputs(self, outcomes: Sequence[Outcome | None]) -> None:
-        """Raise InvalidRequest for an output that is not JSON, because clients get it inside a JSON response."""
-        for outcome in outcomes:
-            if not isinstance(outcome, Succeeded):
-                continue
-            output = outcome.output
-            if len(output) <= MAX_SPLIT_BYTES:
-                is_valid = is_json(output)
-            else:
-                async with self._checking:  # one at a time, because the threads share the interpreter
-                    is_valid = await asyncio.to_thread(is_json, output)
-            if not is_valid:
-                raise InvalidRequest("body", "an output is not JSON")
 
     # The worker
 
@@ -213,12 +200,18 @@ class AgentRoutes:
         handle: Callable[[Caller, Asked, Sequence[memoryview]], Awaitable[Response]],
         *,
         waits: bool = False,
+        is_limited: bool = False,
     ) -> DescribedRoute:
+        """Return the route of a call. `is_limited` applies the limit of requests per second, for calls that make
+        events. The others do not count, because an agent whose renewals or reports are refused loses its tasks."""
+
         async def serve(scope: Scope, receive: Receive, _send: Send) -> Response:
             principal = await self._principal_of(scope)
             connection: Connection | None = scope.get(CONNECTION)
             if connection is not None:
                 connection.admit(principal.tenant, is_agent=True)
+            if is_limited:
+                self._limiter.take(principal.tenant)
             try:
                 request, blobs = await self._read(call, Request(scope, receive), principal)
                 return await handle(Caller(principal, scope, receive), request, blobs)
