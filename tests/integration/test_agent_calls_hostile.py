@@ -251,3 +251,17 @@ async def test_an_alb_worker_is_at_the_address_of_its_agent(api: RunningApi) -> 
         assert (await agent.report(address="127.0.0.1:9000")).desired is not None
     (worker,) = await api.store.workers.of_endpoint(endpoint_id)
     assert worker.address == "127.0.0.1:9000"
+
+
+@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+async def test_the_address_of_a_proxy_that_is_not_trusted_is_not_that_of_an_alb_worker(
+    api: RunningApi, header: str
+) -> None:
+    """The proxy may be on the API's own host, whose other ports a token must not reach."""
+    endpoint_id = await api.create_endpoint(serviceMode="ALB", expose={"port": 9000, "protocol": "http"})
+    async with await new_agent(api, endpoint_id) as agent:
+        await agent.about_worker(calls.REGISTER)
+        agent.client.headers[header] = "203.0.113.9"
+        status, code, text = await refusal_of(agent.report(address="127.0.0.1:2375"))
+        assert (status, code) == (400, 10001)
+        assert "QUEUE_ENGINE_TRUSTED_PROXIES" in text

@@ -38,6 +38,10 @@ TAG = "agents"
 MIN_RESPONSE_LIMIT = 64 * 1024 * 1024
 """Minimum of the response size that agents must accept, because inputs may be from before a lower limit of bodies."""
 _CONTENT_TYPE = CONTENT_TYPE.encode()
+_FORWARDED = frozenset(
+    {b"forwarded", b"via", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-proto", b"x-real-ip"}
+)
+"""Headers that only proxies set."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,14 @@ class Caller:
     def address(self) -> str:
         """The network address of the agent."""
         return _address_of(self.scope)
+
+    @property
+    def own_address(self) -> str | None:
+        """The network address of the agent; None if a proxy that is not trusted has forwarded the request."""
+        connection: Connection | None = self.scope.get(CONNECTION)
+        is_trusted = connection is not None and connection.is_trusted
+        is_forwarded = any(name in _FORWARDED for name, _ in self.scope["headers"])
+        return None if is_forwarded and not is_trusted else self.address
 
 
 class AgentRoutes:
@@ -181,7 +193,7 @@ class AgentRoutes:
 
     async def _report(self, caller: Caller, asked: m.ReportRequest, _: Sequence[memoryview]) -> Response:
         report = WorkerReport(asked.run, asked.status, asked.running_tasks, asked.address, asked.reason, asked.error)
-        desired = await self._work.report(caller.principal, asked.worker, report, caller.address)
+        desired = await self._work.report(caller.principal, asked.worker, report, caller.own_address)
         return self._response(calls.REPORT, m.ReportResponse(desired))
 
     async def _remove(self, caller: Caller, asked: m.WorkerRequest, _: Sequence[memoryview]) -> Response:

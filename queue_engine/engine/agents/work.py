@@ -199,15 +199,21 @@ class AgentWork:
         await from_store(self._store.workers.put(principal.endpoint_id, worker_id, managed=False))
 
     async def report(
-        self, principal: AgentPrincipal, worker_id: str, report: WorkerReport, client: str
+        self, principal: AgentPrincipal, worker_id: str, report: WorkerReport, client: str | None
     ) -> DesiredState | None:
-        """Record the state of the worker, as reported from the address `client`; return that of its endpoint.
+        """Record the state of the worker, as reported from the address `client`; return that of its endpoint. `client`
+        is None if it is not known.
 
         Return None if the agent must end. Raises InvalidRequest for the address of an ALB worker that is not the
         agent's own: the API sends requests there, so a token would otherwise reach every address that the API reaches.
         """
         check_worker(principal, worker_id)
-        if await self._mode(principal) is ServiceMode.ALB and not is_at(report.address, client):
+        is_alb = await self._mode(principal) is ServiceMode.ALB
+        if is_alb and client is None:
+            raise InvalidRequest(
+                "address", "cannot be checked behind a proxy that is not in the API's QUEUE_ENGINE_TRUSTED_PROXIES"
+            )
+        if is_alb and client is not None and not is_at(report.address, client):
             raise InvalidRequest(
                 "address", f"must be the address {client}, from which the agent calls: requests are sent to it"
             )
