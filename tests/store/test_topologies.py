@@ -165,6 +165,20 @@ async def test_deliveries_whose_read_was_cut_off_come_back(bench: Bench) -> None
     assert entry.delivery_id == f"t:{bench.endpoint_id}:t1"
 
 
+async def test_deliveries_of_a_read_that_ended_just_before_it_was_cut_off_come_back(setup: Setup, bench: Bench) -> None:
+    if not isinstance(setup, ClusterSetup):
+        pytest.skip("of clusters only, whose partitions are read separately")
+    outbox = await bench.outbox()
+    reading = asyncio.create_task(outbox.read(10, block_ms=2000))
+    await wait_until_async(lambda: bench.partition in outbox._reads)
+    outbox._reads[bench.partition].add_done_callback(lambda _: reading.cancel())
+    await bench.finish("t1", webhook=True)
+    await asyncio.gather(reading, return_exceptions=True)
+    assert reading.cancelled()
+    (entry,) = await wait_until_async(lambda: outbox.adopt(tick_ms=TICK_MS, lease_ms=1))
+    assert entry.delivery_id == f"t:{bench.endpoint_id}:t1"
+
+
 async def test_an_agent_waits_for_a_task_to_come(bench: Bench) -> None:
     waiting = asyncio.create_task(bench.agent().claim(1, block_ms=2000))
     await bench.submit("t1")

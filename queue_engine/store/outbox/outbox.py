@@ -232,13 +232,19 @@ class Outbox:
                     else:
                         entries += read.result()
         except asyncio.CancelledError:
-            for read in self._reads.values():  # `adopt` returns the entries that they may have read
-                read.cancel()
-            self._reads.clear()
+            self._cancel_reads()
             raise
         if faults and not entries:
             raise faults[0]
         return entries
+
+    def _cancel_reads(self) -> None:
+        """Cancel the reads in progress. What they have read is not held, so that `adopt` returns it."""
+        for read in self._reads.values():
+            if not read.cancel() and not read.cancelled() and read.exception() is None:
+                for entry in read.result():
+                    self._forget(entry)
+        self._reads.clear()
 
     async def _read_one(self, partition: Partition, limit: int, block_ms: int) -> list[OutboxEntry]:
         try:
@@ -286,9 +292,10 @@ class Outbox:
         held: list[OutboxEntry] = []
         for partition, entries in raw.items():
             tenants = await self._tenants.of(partition, endpoints_of(entries))
-            made = outbox_entries(partition, entries, tenants, was_shelved=was_shelved)
-            self._held[partition.outbox].update(entry.entry_id for entry in made)
-            held += made
+            held += outbox_entries(partition, entries, tenants, was_shelved=was_shelved)
+        # After the last wait: what a cancelled call has read is not held, so that `adopt` returns it.
+        for entry in held:
+            self._held[entry.partition.outbox].add(entry.entry_id)
         return held
 
     def _forget(self, entry: OutboxEntry) -> None:
