@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from queue_engine import __version__
 from queue_engine.backends.base import Backend, BackendError
@@ -16,7 +17,6 @@ from queue_engine.config.docker import DockerSettings
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.domain.errors import EngineError
 from queue_engine.domain.gpus import GpuMode, Gpus
-from queue_engine.net.gateways import is_in_container
 from queue_engine.store.store import Store
 
 log = logging.getLogger("queue_engine")
@@ -25,6 +25,8 @@ AGENT_IMAGE = f"queue-engine/agent:{__version__}"
 """The agent's image that `make images` builds. It is never pulled, because its name in a registry may be anybody's."""
 
 _ELSEWHERE = "the GPUs of the container engine's host cannot be listed from the controller"
+_TRACES_OF_A_CONTAINER = (Path("/.dockerenv"), Path("/run/.containerenv"))
+"""A controller in a container sees the GPUs of its host only if it was given them."""
 
 
 async def docker_workers(settings: ControllerSettings, store: Store) -> HostedWorkers:
@@ -48,8 +50,8 @@ async def _gpus(settings: ControllerSettings) -> Gpus:
     if mode is GpuMode.LISTED and not is_here:
         raise EngineError(f"QUEUE_ENGINE_GPUS: must be none or shared, because {_ELSEWHERE}")
     gpus = await gpus_of_host(settings)
-    # A controller in a container sees the GPUs of its host only if it was given them.
-    if mode is not GpuMode.AUTO or (is_here and (gpus.cards or not is_in_container())):
+    is_in_container = any(path.exists() for path in _TRACES_OF_A_CONTAINER)
+    if mode is not GpuMode.AUTO or (is_here and (gpus.cards or not is_in_container)):
         return gpus
     return replace(gpus, cards=(), problem=gpus.problem or _ELSEWHERE)
 

@@ -22,7 +22,7 @@ from queue_engine.domain.endpoints import MAX_START_TIMEOUT_SECONDS, MIN_START_T
 from queue_engine.domain.ids import is_endpoint_id, is_worker_id
 from queue_engine.domain.user_ids import MAX_USER_ID
 from queue_engine.domain.workers import MAX_IDLE_REPORT_SECONDS
-from queue_engine.net.gateways import container_gateways
+from queue_engine.net.gateways import default_gateways
 from queue_engine.rules.agent_urls import agent_url_refusal
 from queue_engine.rules.hosts import is_host
 from queue_engine.rules.paths import normalize_process_uri
@@ -197,7 +197,7 @@ class AgentSettings(SharedSettings, MetricsSettings):
     @field_validator("server")
     @classmethod
     def _check_server(cls, value: str | None) -> str | None:
-        if value is not None and (refusal := agent_url_refusal(value, container_gateways())) is not None:
+        if value is not None and (refusal := agent_url_refusal(value, default_gateways())) is not None:
             raise ValueError(refusal)
         return value
 

@@ -1,7 +1,6 @@
 """The addresses of the default routes of this process's network, as the kernel lists them.
 
-In a container this is the gateway of the container network, an address of the host. Elsewhere it is a router, to which
-packets leave the machine.
+In a container this is the gateway of the container network, an address of the host.
 """
 
 from __future__ import annotations
@@ -13,21 +12,9 @@ from pathlib import Path
 
 ROUTES = Path("/proc/net/route")
 IPV6_ROUTES = Path("/proc/net/ipv6_route")
-CONTAINER_MARKS = (Path("/.dockerenv"), Path("/run/.containerenv"))
-"""Files of which Docker and podman make one in every container."""
 _RTF_UP = 0x0001
 _RTF_GATEWAY = 0x0002
 _RTF_REJECT = 0x0200
-
-
-def is_in_container() -> bool:
-    """Return True if this process runs in a container of Docker or podman."""
-    return any(mark.exists() for mark in CONTAINER_MARKS)
-
-
-def container_gateways() -> frozenset[IPv4Address | IPv6Address]:
-    """Return the gateways of the container's network; none if this process is in no container."""
-    return default_gateways() if is_in_container() else frozenset()
 
 
 def default_gateways() -> frozenset[IPv4Address | IPv6Address]:

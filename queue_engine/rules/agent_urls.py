@@ -17,16 +17,16 @@ IpAddress = IPv4Address | IPv6Address
 _FORM = "must be https://<host> or https://<host>:<port>, without a path"
 _PLAIN = (
     "must begin with https://, because the agent sends its token; http:// is allowed only to a loopback address and to "
-    "the gateway of the agent's container network, if that is a private address"
+    "the gateway of the agent's own network, if that is a private address"
 )
 
 
 def agent_url_refusal(url: str, gateways: Collection[IpAddress] | None) -> str | None:
     """Return the rule that the URL of the API breaks; None if an agent may use it.
 
-    `gateways` are those of the agent's container network, none if the agent is in no container; None where they are not
-    known, so that any private address may be one. A public one is a router of the internet, not a container network.
-    Names other than `localhost` are not looked up, because a name may resolve to another address at the next request.
+    `gateways` are the addresses of the default routes of the agent's network; None where they are not known, so that
+    any private address may be one. A public one is a router of the internet, not a container network. Names other than
+    `localhost` are not looked up, because a name may resolve to another address at the next request.
     """
     try:
         parts = urlsplit(url)

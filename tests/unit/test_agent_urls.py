@@ -1,14 +1,9 @@
 """Agents send their token over HTTPS, and over plain HTTP only where no packet leaves the machine."""
 
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from queue_engine.config.agent import AgentSettings
-from queue_engine.crypto.api_keys import new_agent_token
-from queue_engine.net import gateways
 from queue_engine.net.gateways import ipv4_gateways, ipv6_gateways
 from queue_engine.rules.agent_urls import agent_url_refusal
 
@@ -94,17 +89,3 @@ def test_a_network_without_routes_has_no_gateway() -> None:
     assert ipv4_gateways(ROUTES.splitlines()[0]) == set()
     assert ipv4_gateways("") == set()
     assert ipv6_gateways("") == set()
-
-
-def test_a_router_is_no_gateway_of_an_agent_outside_of_a_container(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    routes, mark = tmp_path / "route", tmp_path / ".containerenv"
-    routes.write_text(ROUTES)
-    monkeypatch.setattr(gateways, "ROUTES", routes)
-    monkeypatch.setattr(gateways, "CONTAINER_MARKS", (mark,), raising=False)
-    given: dict[str, Any] = {"endpoint": "7", "token": new_agent_token("7"), "server": "http://10.88.0.1:8001"}
-    with pytest.raises(ValueError, match="the agent sends its token"):
-        AgentSettings(**given)
-    mark.touch()
-    assert AgentSettings(**given).server == "http://10.88.0.1:8001"
