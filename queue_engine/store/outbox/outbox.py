@@ -239,7 +239,7 @@ class Outbox:
         return entries
 
     def _cancel_reads(self) -> None:
-        """Cancel the reads in progress. What they have read is not held, so that `adopt` returns it."""
+        """Cancel the reads in progress. Entries that they have read are not held, so that `adopt` returns them."""
         for read in self._reads.values():
             if not read.cancel() and not read.cancelled() and read.exception() is None:
                 for entry in read.result():
