@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from queue_engine.controller.plan import Start
+from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.domain.workers import endpoint_of_worker
 
 WAITING_LOOKS_PER_SECOND = 200
@@ -23,6 +24,8 @@ class Known:
 
     def __init__(self) -> None:
         self._workers: dict[str, set[str]] = {}
+        self._endpoints_of: Counter[str] = Counter()
+        """Number of endpoints that have a worker with this id."""
         self._looked_at: dict[str, float] = {}
         """Monotonic time of the last look by endpoint with workers."""
         self._starts: dict[str, set[Start]] = {}
@@ -31,8 +34,14 @@ class Known:
         self._waiting_of: Counter[str] = Counter()
 
     def has(self, worker_id: str) -> bool:
-        """Return True if a managed worker is known: in its own endpoint, because agents started by hand choose ids."""
-        return worker_id in self._workers.get(endpoint_of_worker(worker_id), ())
+        """Return True if a managed worker is known.
+
+        An id that names its endpoint counts in that endpoint only, because agents started by hand choose ids.
+        """
+        endpoint_id = endpoint_of_worker(worker_id)
+        if is_endpoint_id(endpoint_id):
+            return worker_id in self._workers.get(endpoint_id, ())
+        return self._endpoints_of[worker_id] > 0
 
     def starts(self) -> list[Start]:
         """Return all starts in progress."""
@@ -51,7 +60,12 @@ class Known:
         tenant = self._waiting.pop(endpoint_id, None)
         if tenant is not None:
             self._waiting_of[tenant] -= 1
-        gone = self._workers.pop(endpoint_id, set()) - set(worker_ids)
+        former = self._workers.pop(endpoint_id, set())
+        for worker_id in former:
+            self._endpoints_of[worker_id] -= 1
+            if not self._endpoints_of[worker_id]:
+                del self._endpoints_of[worker_id]
+        gone = former - set(worker_ids)
         for worker_id in worker_ids:
             self.add(endpoint_id, worker_id)
         for start in starts:
@@ -60,7 +74,10 @@ class Known:
 
     def add(self, endpoint_id: str, worker_id: str) -> None:
         """Remember a worker that was created."""
-        self._workers.setdefault(endpoint_id, set()).add(worker_id)
+        of_endpoint = self._workers.setdefault(endpoint_id, set())
+        if worker_id not in of_endpoint:
+            of_endpoint.add(worker_id)
+            self._endpoints_of[worker_id] += 1
 
     def note_start(self, start: Start) -> None:
         """Remember a start that has begun."""
