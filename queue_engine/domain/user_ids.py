@@ -7,7 +7,7 @@ from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass
 
 MAX_USER_ID = 2**32 - 3
-"""The two ids above it mean `no user` and `nobody` to some system calls."""
+"""Highest user id. The next two ids stand for no user and for unmapped users in some system calls."""
 MAX_USER_IDS = 65_536
 DEFAULT_COUNT = 1000
 _DEFAULT_FIRST = 1_900_000_000
