@@ -15,6 +15,7 @@ from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.deliveries import Deliveries
 from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
+from queue_engine.engine.key_watch import KeyWatch
 from queue_engine.engine.keys import Keys
 from queue_engine.engine.orders import Orders
 from queue_engine.engine.patience import from_store
@@ -51,6 +52,7 @@ class Engine:
         self._store = store
         sealer, destinations = store.sealer, DestinationGuard(lookup, rules, store.api_keys)
         self.principals = Principals(store.api_keys, monotonic=monotonic)
+        self.key_watch = KeyWatch(store.api_keys)
         self.agent_principals = AgentPrincipals(store.agent_tokens, monotonic=monotonic)
         tenant_limits = TenantLimits(store.tenants, store.usage, store, limits, monotonic=monotonic)
         self.submissions = Submissions(store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits)

@@ -255,6 +255,7 @@ http_requests = _counter(
 http_request_duration = _histogram(
     "queue_engine_http_request_duration_seconds", "Time to respond", ["route", "method"], buckets=_FAST, by=[API]
 )
+open_websockets = _gauge("queue_engine_open_websockets", "Open WebSockets to workers of ALB endpoints", by=[API])
 waiting_agents = _gauge("queue_engine_waiting_agents", "Agents that wait at this process for a task", by=[API])
 rate_limited = _counter(
     "queue_engine_rate_limited",

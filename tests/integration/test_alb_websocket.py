@@ -14,7 +14,10 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed, ConnectionClosedError, InvalidStatus
 from websockets.http11 import Request, Response
 
-from queue_engine.api.proxy.tunnel import CLOSE_SECONDS
+from queue_engine.api.proxy.tunnel import CLOSE_SECONDS, KEY_ENDED_SECONDS
+from queue_engine.engine.key_watch import CHECK_SECONDS
+from queue_engine.engine.principals import CACHE_SECONDS, REVOCATION_SECONDS
+from queue_engine.store.api_keys import hash_of, id_of
 from tests.api_server import RunningApi, running_api
 from tests.integration.test_alb import endpoint_with, still
 from tests.waiting import GIVE_UP_SECONDS, wait_until_async
@@ -22,6 +25,7 @@ from tests.waiting import GIVE_UP_SECONDS, wait_until_async
 KEY = base64.b64encode(bytes(16)).decode()
 ACCEPT = base64.b64encode(hashlib.sha1(f"{KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode()).digest()).decode()
 MIB = 1024 * 1024
+ENDED_KEY = (1008, "the API key was revoked or has expired")
 
 Handler = Callable[[ServerConnection], Awaitable[None]]
 
@@ -492,6 +496,82 @@ async def test_a_close_is_not_put_into_a_frame(valkey_url: str) -> None:
             rest = await reader.read()
         writer.close()
     assert rest.startswith((b"lf\x88", b"lf\x81\x04more\x88"))
+
+
+async def test_a_revoked_key_ends_its_websockets_and_no_others(api: RunningApi) -> None:
+    """A WebSocket whose handshake is not complete when the key is revoked ends with it."""
+    hold, arrived = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: ServerConnection, request: Request) -> None:
+        if request.path == "/slow":
+            arrived.set()
+            await hold.wait()
+
+    async with worker_doing(echo, process_request=slow) as (worker, port):
+        endpoint_id = await endpoint_with(api, port)
+        key = await api.new_key("default")
+        async with visit(api, endpoint_id) as other, visit(api, endpoint_id, key=key) as client:
+            late = asyncio.create_task(_first_close(visit(api, endpoint_id, "/slow", key=key)))
+            await arrived.wait()
+            assert (await api.client.delete(f"/v2/keys/{id_of(key)}")).status_code == 200
+            assert await closed(client) == ENDED_KEY
+            hold.set()
+            assert await late == ENDED_KEY
+            await other.send("still here")
+            assert await other.recv() == "still here"
+        await wait_until_async(lambda: worker.ended[:2] == [ENDED_KEY] * 2)
+
+
+async def test_an_expired_key_ends_its_websocket(api: RunningApi) -> None:
+    async with worker_doing(echo) as (_, port):
+        endpoint_id = await endpoint_with(api, port)
+        key = await api.new_key("default", expires_at_ms=await api.store.now_ms() + 3000)
+        async with visit(api, endpoint_id, key=key) as client:
+            assert await closed(client) == ENDED_KEY
+
+
+async def test_a_client_with_a_revoked_key_cannot_delay_its_end_by_a_frame_that_never_ends(api: RunningApi) -> None:
+    async with worker_doing(echo) as (worker, port):
+        endpoint_id = await endpoint_with(api, port)
+        key = await api.new_key("default")
+        _, writer, _ = await opened_raw(api, head_of(api, endpoint_id, X_Api_Key=key))
+        writer.write(b"\x81\xff" + (2**40).to_bytes(8, "big") + bytes(4))
+        revoked = asyncio.get_running_loop().time()
+        await api.store.api_keys.revoke(hash_of(key))
+        while not worker.ended:
+            with suppress(OSError):
+                writer.write(b"x")
+                await writer.drain()
+            await asyncio.sleep(0.01)
+        assert asyncio.get_running_loop().time() - revoked < CLOSE_SECONDS
+        assert worker.ended == [(1006, "")]
+
+
+def test_the_parts_of_ending_a_websocket_are_shorter_than_the_time_that_is_promised() -> None:
+    """A revoked key may be cached when the WebSocket begins; a round finds its end; the sides have time to close."""
+    assert CACHE_SECONDS + CHECK_SECONDS + KEY_ENDED_SECONDS < REVOCATION_SECONDS
+
+
+async def test_open_websockets_are_counted(api: RunningApi) -> None:
+    async def count() -> float:
+        page = (await api.client.get("/metrics")).text
+        return float(page.split("\nqueue_engine_open_websockets ")[1].split("\n")[0])
+
+    async with worker_doing(echo) as (_, port):
+        endpoint_id = await endpoint_with(api, port)
+        before = await count()
+        async with visit(api, endpoint_id), visit(api, endpoint_id):
+            assert await count() == before + 2
+
+        async def all_have_ended() -> bool:
+            return await count() == before
+
+        await wait_until_async(all_have_ended)
+
+
+async def _first_close(visited: connect) -> tuple[int | None, str | None]:
+    async with visited as client:
+        return await closed(client)
 
 
 async def test_websockets_are_counted_without_their_duration(api: RunningApi) -> None:

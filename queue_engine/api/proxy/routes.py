@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -93,6 +94,8 @@ class AlbRoutes:
                 taken.enter_context(self._slots.taken(principal.tenant))
                 if visit is not None:
                     taken.enter_context(self._websocket_slots.taken(principal.tenant))
+                    key_ended = taken.enter_context(self._services.engine.key_watch.watched(principal))
+                    visit = replace(visit, key_ended=key_ended)
                 async with exchange:
                     await self._send_to_one(client, listing, outgoing, exchange, visit)
         except (WorkerUnavailable, ResponseCutOff) as error:

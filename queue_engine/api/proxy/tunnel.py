@@ -5,6 +5,7 @@ to end. A side that reads slowly holds back the other, because a chunk is read o
 Frames are followed only to their ends, because a Close may be put only between two frames.
 
     the server stops, or nothing moves   ──►  Close 1001 to both, then their Close is awaited
+    the client's key has ended           ──►  Close 1008 to both, which are cut off soon after
     a side breaks the protocol           ──►  Close 1002 to both
     the worker disconnects without Close ──►  Close 1014 to the client
     the client disconnects               ──►  the worker is disconnected
@@ -22,9 +23,13 @@ from queue_engine.rules.websocket_frames import BadFrame, FrameCutter, close_fra
 
 CLOSE_SECONDS = 5.0
 """Time for the sides to respond to a Close, and to take what is still to be sent. Then they are cut off."""
+KEY_ENDED_SECONDS = 0.4
+"""The same time for a client whose key has ended, so that revoking a key ends its WebSockets within
+REVOCATION_SECONDS."""
 
 GOING_AWAY = 1001
 PROTOCOL_ERROR = 1002
+POLICY_VIOLATION = 1008
 BAD_GATEWAY = 1014
 
 
@@ -65,13 +70,17 @@ class _Side:
 
 
 class Tunnel:
-    """Copies bytes between a client and a worker while something moves within `idle_seconds`."""
+    """Copies bytes between a client and a worker while something moves within `idle_seconds`.
 
-    def __init__(self, client: ClientStream, worker: Stream, idle_seconds: float) -> None:
+    `key_ended` is set when the client's key has ended.
+    """
+
+    def __init__(self, client: ClientStream, worker: Stream, idle_seconds: float, key_ended: asyncio.Event) -> None:
         self._client = _Side(client, is_client=True)
         self._worker = _Side(worker, is_client=False)
         self._stopping = client.stopping
         self._idle_seconds = idle_seconds
+        self._key_ended = key_ended
         self._moved_at = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
@@ -79,8 +88,9 @@ class Tunnel:
         up = asyncio.create_task(self._copy(self._client, self._worker), name="client to worker")
         down = asyncio.create_task(self._copy(self._worker, self._client), name="worker to client")
         stopping = asyncio.create_task(self._stopping.wait(), name="stopping")
+        key_ended = asyncio.create_task(self._key_ended.wait(), name="key ended")
         try:
-            await self._wait_for_end(up, down, stopping)
+            await self._wait_for_end(up, down, stopping, key_ended)
             if up.done() and up.result() is None and not self._client.cutter.has_closed:
                 await self._part()  # the client has disconnected
             else:
@@ -89,7 +99,7 @@ class Tunnel:
         finally:
             for side in (self._client, self._worker):
                 side.writer.transport.abort()
-            await end_tasks(up, down, stopping)
+            await end_tasks(up, down, stopping, key_ended)
 
     async def _copy(self, source: _Side, sink: _Side) -> str | None:
         """Copy until the source sends a Close or is disconnected. Return the problem of a bad frame."""
@@ -123,6 +133,8 @@ class Tunnel:
         problem = next((task.result() for task in (up, down) if task.done() and task.result()), None)
         if problem is not None:
             self._end_both(PROTOCOL_ERROR, problem)
+        elif self._key_ended.is_set():
+            self._end_both(POLICY_VIOLATION, "the API key was revoked or has expired")
         elif self._stopping.is_set():
             self._end_both(GOING_AWAY, "the server is stopping")
         elif not up.done() and not down.done():
@@ -137,7 +149,7 @@ class Tunnel:
     async def _part(self, *copies: asyncio.Task[str | None]) -> None:
         """Wait until these copies have ended by a Close or a disconnect, and each side has taken what was sent."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(KEY_ENDED_SECONDS if self._key_ended.is_set() else CLOSE_SECONDS):
                 if copies:
                     await asyncio.wait(copies)
                 for side in (self._client, self._worker):

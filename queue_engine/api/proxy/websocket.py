@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.types import Scope, Send
@@ -14,6 +15,7 @@ from queue_engine.api.proxy.rules import asks_for_websocket
 from queue_engine.api.proxy.tunnel import Tunnel
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.net.error_types import BadResponse
+from queue_engine.observability import metrics
 
 if TYPE_CHECKING:
     import aiohttp
@@ -28,6 +30,8 @@ class Visit:
     handshake: Handshake
     upgrade: Upgrade
     send: Send
+    key_ended: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the client's key was revoked or has expired."""
 
     async def run(self, response: aiohttp.ClientResponse, exchange: Exchange, request_id: str, limits: Limits) -> None:
         """Complete the handshake with the worker's 101 response, and return when the WebSocket has ended.
@@ -45,7 +49,8 @@ class Visit:
         exchange.hand_over()
         # Only for the metrics: nothing is sent, because the connection has left HTTP.
         await self.send({"type": "http.response.start", "status": SWITCHING_PROTOCOLS, "headers": []})
-        await Tunnel(client, worker, limits.websocket_idle_seconds).run()
+        with metrics.open_websockets.track_inprogress():
+            await Tunnel(client, worker, limits.websocket_idle_seconds, self.key_ended).run()
 
 
 def visit_in(scope: Scope, send: Send) -> Visit | None:
