@@ -221,6 +221,7 @@ class IndexEndpointOk:
     word: Literal["OK"]
     tenant: str
     restored: int
+    has_logs: bool
 
 class IndexEndpointGone:
     word: Literal["GONE"]
@@ -429,6 +430,12 @@ class ReclaimCancelled:
 
 class ReclaimOk:
     word: Literal["OK"]
+
+class RecountLogsOk:
+    word: Literal["OK"]
+
+class RecountLogsChanged:
+    word: Literal["CHANGED"]
 
 class RecoverDeliveryOk:
     word: Literal["OK"]
@@ -1189,6 +1196,15 @@ class Scripts:
         lost or when its cancellation was requested. An attempt that waited for a slot of its agent, and whose call has
         not begun, costs nothing.
         """
+    async def recount_logs(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        worker_logs: Sequence[str],
+        worker_ids: Sequence[str],
+    ) -> RecountLogsOk | RecountLogsChanged:
+        """Count the bytes of an endpoint's logs again, because a log that expires is not subtracted."""
     async def recover_delivery(
         self,
         keys: TaskKeys,

@@ -24,8 +24,10 @@ RECOVERY_KEPT_MS = 7 * 86_400_000
 
 MAX_LINES = 10_000
 """Limit of lines in a worker's log. The oldest are removed first, in whole nodes of the stream, so a few more stay."""
-MAX_NODES = 2048
-"""Limit of stream nodes in a worker's log: about 8 MiB with the servers' default of 4 KiB a node."""
+NODE_BYTES = 4096
+"""Size of a full node of a stream, with the servers' default. A log is counted by its nodes."""
+MAX_LOG_BYTES = 2048 * NODE_BYTES
+"""Limit of a worker's log: 8 MiB."""
 MAX_ENDED_LOGS = 100
 """Limit of logs of ended workers of an endpoint. The logs with the oldest last write are removed first."""
 
@@ -52,8 +54,8 @@ MAX_ENDED_KEYS = 1000
 """Limit of a tenant's ended API keys that are remembered, so that none of them is stored as a new first key."""
 
 TASK_BYTES = 1024
-"""Bytes that a task counts besides its input and its result. A small task with its keys and its entries in queues and
-indexes takes 0.8 to 1.2 KB: see docs/benchmarks/results.md."""
+"""Bytes that a task counts besides its input, its result and its records of attempts. A small task with its keys and
+its entries in queues and indexes takes 0.8 to 1.2 KB: see docs/benchmarks/results.md."""
 
 RATES_MS = 2000
 """Time for which buckets of rate limits are kept without a submission. They are full again after a second."""
@@ -85,7 +87,8 @@ CONSTANTS: dict[str, str | int] = {
     "SHELF": SHELF,
     "TASKS_PER_PARTITION_STEP": TASKS_PER_PARTITION_STEP,
     "MAX_LINES": MAX_LINES,
-    "MAX_NODES": MAX_NODES,
+    "NODE_BYTES": NODE_BYTES,
+    "MAX_LOG_BYTES": MAX_LOG_BYTES,
     "MAX_ENDED_LOGS": MAX_ENDED_LOGS,
     "MAX_CHECK_MS": MAX_CHECK_MS,
     "MAX_DELETION_MS": MAX_DELETION_MS,

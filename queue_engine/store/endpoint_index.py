@@ -103,7 +103,7 @@ class EndpointIndex:
         return None
 
     async def restore(self, endpoint_ids: Sequence[str]) -> int:
-        """Put endpoints into the indexes that lack them, and correct the counts of their workers.
+        """Put endpoints into the indexes that lack them, and correct the counts of their workers and logs.
 
         Return the number of missing entries that only an API or a controller writes.
         """
@@ -111,16 +111,31 @@ class EndpointIndex:
             *(self._scripts.index_endpoint(self._partitions.of(endpoint_id)) for endpoint_id in endpoint_ids)
         )
         by_tenant: dict[str, dict[str, int]] = defaultdict(dict)
+        with_logs = []
         restored = 0
         for endpoint_id, reply in zip(endpoint_ids, indexed, strict=True):
             if reply.word == "OK":
                 by_tenant[reply.tenant][endpoint_id] = int(endpoint_id)
                 restored += reply.restored
+                if reply.has_logs:
+                    with_logs.append(endpoint_id)
         pipeline = self._redis.pipeline(transaction=False)
         for name, ids in by_tenant.items():
             pipeline.zadd(endpoints_of(name), ids)
         added: list[int] = await pipeline.execute()
+        await self._recount_logs(with_logs)
         return restored + sum(added)
+
+    async def _recount_logs(self, endpoint_ids: Sequence[str]) -> None:
+        """Count the bytes of the endpoints' logs again. Those that change at the same time wait for the next round."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for endpoint_id in endpoint_ids:
+            pipeline.zrange(self._partitions.of(endpoint_id).logs, 0, -1)
+        names = await pipeline.execute()
+        for endpoint_id, workers in zip(endpoint_ids, names, strict=True):
+            keys, worker_ids = self._partitions.of(endpoint_id), [name.decode() for name in workers]
+            worker_logs = [keys.log(worker_id) for worker_id in worker_ids]
+            await self._scripts.recount_logs(keys, worker_logs=worker_logs, worker_ids=worker_ids)
 
 
 def is_indexed(found: bytes | None) -> bool:

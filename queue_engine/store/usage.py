@@ -27,7 +27,7 @@ class Usage:
     workers: int = 0
     """Desired workers."""
     stored_bytes: int = 0
-    """Inputs, results and configurations, and about what the keys of the tasks take."""
+    """Inputs, results, records of attempts, configurations and logs, and about what the keys of the tasks take."""
     waiting_tasks: int = 0
     waiting_deliveries: int = 0
     """Results whose delivery has not ended."""

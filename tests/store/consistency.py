@@ -61,6 +61,8 @@ class _Content:
     names: set[str]
     sizes: dict[str, int]
     """Length of each string, in bytes."""
+    records: dict[str, int]
+    """Length of all members of each list, in bytes."""
     endpoints: list[_EndpointContent]
     leases: dict[str, float]
     due: dict[str, float]
@@ -85,6 +87,9 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
         partition=partition,
         names=names,
         sizes={name: len(content) for name, content in snapshot.contents.items() if isinstance(content, bytes)},
+        records={
+            name: sum(map(len, content)) for name, content in snapshot.contents.items() if isinstance(content, list)
+        },
         endpoints=[_read_endpoint(snapshot, EndpointKeys(partition, one)) for one in endpoint_ids],
         leases=snapshot.scores(partition.leases),
         due=snapshot.scores(partition.due),
@@ -297,6 +302,9 @@ def _faults_of_use(contents: _Content, one: _EndpointContent) -> list[str]:
     keys, endpoint_id = one.keys, one.keys.endpoint_id
     bytes_used = sum(TASK_BYTES + contents.sizes.get(keys.body(task_id), 0) for task_id in one.live)
     bytes_used += sum(int(entry["b"]) for entries in one.finished.values() for entry in entries.values())
+    for task_id in one.tasks:
+        records = (keys.history(task_id), keys.partition.attempts_log(endpoint_id, task_id))
+        bytes_used += sum(contents.records.get(name, 0) for name in records)
     waiting = sum(name.startswith(task_delivery_id(endpoint_id, "")) for name in contents.deliveries)
     real = {"bytes": bytes_used, "deliveries": waiting}
     counted = {name: int(one.counts.get(name, 0)) for name in real}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.logs import MAX_BATCH_LINES, LogLine, LogPage, LogQuery, Place
 from queue_engine.store.calls import Scripts
-from queue_engine.store.constants import MAX_ENDED_LOGS, MAX_LINES, MAX_NODES
+from queue_engine.store.constants import MAX_ENDED_LOGS, MAX_LINES, MAX_LOG_BYTES, NODE_BYTES
 from queue_engine.store.logs import EMPTY, Appended, LogStore
 from queue_engine.store.script_runner import ScriptRunner
 from queue_engine.store.store import Store
@@ -134,11 +134,11 @@ async def test_the_oldest_lines_go_when_there_are_too_many(bench: Bench) -> None
 
 
 async def test_the_oldest_lines_go_when_they_are_too_long(bench: Bench) -> None:
-    limit = (MAX_NODES + 100) * 4096
-    for batch in range(3 * MAX_NODES // 100):
+    limit = MAX_LOG_BYTES + 100 * NODE_BYTES
+    for batch in range(3 * MAX_LOG_BYTES // NODE_BYTES // 100):
         await append(bench, *("x" * 4096 for _ in range(100)), batch=f"b{batch}")
         assert await bench.probe.ask("MEMORY", "USAGE", bench.keys.log("w1"), "SAMPLES", 0) < 1.5 * limit
-    assert await bench.probe.ask("XLEN", bench.keys.log("w1")) >= MAX_NODES / 2
+    assert await bench.probe.ask("XLEN", bench.keys.log("w1")) >= MAX_LOG_BYTES / NODE_BYTES / 2
 
 
 async def test_the_logs_of_ended_workers_are_kept_up_to_a_number(bench: Bench) -> None:

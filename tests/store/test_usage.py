@@ -5,13 +5,16 @@ from dataclasses import replace
 import pytest
 
 from queue_engine.domain.endpoints import DesiredState
-from queue_engine.domain.tasks import Failed, Succeeded, TryAgain
-from queue_engine.store.constants import TASK_BYTES
+from queue_engine.domain.tasks import Cost, Failed, Succeeded, TryAgain
+from queue_engine.store.constants import MAX_DELIVERY_RECORDS, MAX_LOG_BYTES, NODE_BYTES, TASK_BYTES
 from queue_engine.store.endpoint_index import PAGE_SIZE
 from queue_engine.store.store import Store
 from queue_engine.store.usage import Usage
-from tests.store.bench import DELIVERED, GIVEN_UP, TENANT, TOO_LARGE_TO_JOIN, Bench, again, answer, config
+from tests.store.bench import DELIVERED, GIVEN_UP, TENANT, TOO_LARGE_TO_JOIN, Bench, again, answer, config, spec
 from tests.store.probe import Probe
+
+MAX_ATTEMPTS = 50
+"""Limit of a task's history in the scripts."""
 
 
 async def _usage(bench: Bench) -> Usage:
@@ -65,6 +68,99 @@ async def test_bytes_return_to_zero_after_every_kind_of_end(bench: Bench) -> Non
     assert await bench.purge() == 5
     assert await _bytes(bench) == 0
     assert (await _usage(bench)).waiting_deliveries == 0
+
+
+async def _records(bench: Bench, key: str) -> int:
+    return sum(map(len, await bench.probe.ask("LRANGE", key, 0, -1)))
+
+
+@pytest.mark.parametrize("way", ["purge", "delete"])
+async def test_the_records_of_attempts_and_deliveries_count_until_the_task_is_removed(bench: Bench, way: str) -> None:
+    """More records than are kept, tries that share one, and a run by hand in between."""
+    outbox, agent = await bench.outbox(), bench.agent()
+    await bench.submit_and_start("other")
+    before = await _bytes(bench)
+    started = await bench.submit_and_start("t1", agent, spec=spec(webhook=True))
+    history, ledger = bench.keys.history("t1"), bench.partition.attempts_log(bench.endpoint_id, "t1")
+    task_bytes = TASK_BYTES + await bench.probe.ask("STRLEN", bench.keys.body("t1"))
+    for length in range(3):
+        await bench.settle(agent, started, TryAgain("x" * length, 0, cost=Cost.NOTHING))
+        started = await bench.start(agent)
+    for _ in range(MAX_ATTEMPTS + 3):
+        await bench.release(agent, started)
+        started = await bench.start(agent)
+    assert await _bytes(bench) == before + task_bytes + await _records(bench, history)
+    await bench.settle(agent, started, Succeeded(b"42"))
+    for _ in range(MAX_DELIVERY_RECORDS + 1):
+        await bench.deliver(outbox, again())
+        await outbox.promote()
+    kept = await _records(bench, history) + await _records(bench, ledger)
+    assert await _bytes(bench) == before + task_bytes + len(b"42") + kept
+    await bench.store.tasks.rerun(bench.endpoint_id, "t1", "call")
+    kept = await _records(bench, history) + await _records(bench, ledger)
+    assert await _bytes(bench) == before + task_bytes + kept
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    await bench.deliver(outbox)
+    if way == "purge":
+        assert await bench.purge() == 1
+    else:
+        await bench.store.tasks.delete(bench.endpoint_id, "t1")
+    assert await _bytes(bench) == before
+
+
+async def _append(bench: Bench, worker: str, *lines: str, retention_ms: int = 60_000) -> None:
+    batch = f"{worker} {len(lines[0]) if lines else 0}"
+    assert await bench.store.logs.append(bench.endpoint_id, worker, batch, lines, retention_ms=retention_ms)
+
+
+async def _nodes(bench: Bench, *workers: str) -> int:
+    """Return the bytes of the nodes of these logs."""
+    facts = [await bench.probe.redis.xinfo_stream(bench.keys.log(worker)) for worker in workers]
+    return sum(found["radix-tree-keys"] for found in facts) * NODE_BYTES
+
+
+async def test_the_logs_of_workers_count_until_they_are_dropped(bench: Bench) -> None:
+    before = (await _usage(bench)).stored_bytes
+    await _append(bench, "w1", *["x" * 1000] * 100)
+    await _append(bench, "w1", *["y" * 2000] * 100)
+    await _append(bench, "w2", "short")
+    await _append(bench, "w2")
+    counted = (await _usage(bench)).stored_bytes - before
+    assert counted == await _nodes(bench, "w1", "w2") > 300_000
+    await bench.store.logs.delete_endpoint(bench.endpoint_id)
+    assert (await _usage(bench)).stored_bytes == before
+
+
+async def test_a_log_that_is_cut_counts_what_is_left(bench: Bench) -> None:
+    before = (await _usage(bench)).stored_bytes
+    line = "x" * (NODE_BYTES - 500)
+    for batch in range(MAX_LOG_BYTES // NODE_BYTES // 500 + 1):
+        await _append(bench, "w1", *[line + "y" * batch] * 500)
+    counted = (await _usage(bench)).stored_bytes - before
+    assert counted == await _nodes(bench, "w1") <= MAX_LOG_BYTES
+
+
+@pytest.mark.parametrize("is_counted", [True, False], ids=["expired", "never counted"])
+async def test_the_round_through_all_endpoints_corrects_the_count_of_logs(bench: Bench, is_counted: bool) -> None:
+    """A log expires without a script, and a process of an earlier version counts none."""
+    before = (await _usage(bench)).stored_bytes
+    await _append(bench, "w1", "kept")
+    await _append(bench, "w2", "expires")
+    await bench.probe.ask("DEL", bench.keys.log("w2"))
+    if not is_counted:
+        await bench.probe.ask("HDEL", bench.keys.counts, "logs")
+    await bench.store.endpoints.index.restore([bench.endpoint_id])
+    assert (await _usage(bench)).stored_bytes == before + await _nodes(bench, "w1")
+    await bench.probe.ask("DEL", bench.keys.log("w1"), bench.keys.logs)
+    await bench.store.endpoints.index.restore([bench.endpoint_id])
+    assert (await _usage(bench)).stored_bytes == before
+
+
+async def test_dropping_the_logs_of_a_removed_endpoint_leaves_no_counts(bench: Bench) -> None:
+    await _append(bench, "w1", "line")
+    await bench.probe.ask("DEL", bench.keys.endpoint, bench.keys.counts)
+    await bench.store.logs.delete_endpoint(bench.endpoint_id)
+    assert await bench.probe.ask("EXISTS", bench.keys.counts) == 0
 
 
 async def test_a_task_whose_data_has_expired_is_subtracted(bench: Bench) -> None:

@@ -14,6 +14,7 @@ local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local last_batch = last and last[2][4] or 'none'
 if last_batch == batch_id then return { 'ALREADY' } end
 if after and after ~= last_batch then return { 'MOVED' } end
+local before = last and log_bytes(log) or 0
 for index, line in ipairs(lines) do
   if index < #lines then
     redis.call('XADD', log, 'MAXLEN', '~', MAX_LINES, '*', 'l', line)
@@ -23,14 +24,12 @@ for index, line in ipairs(lines) do
 end
 if redis.call('EXISTS', log) == 0 then return { 'OK', {} } end
 
--- A node of a stream holds at most `stream-node-max-bytes`, so the number of nodes limits the size.
-local facts = redis.call('XINFO', 'STREAM', log)
-for index = 1, #facts, 2 do
-  if facts[index] == 'radix-tree-keys' and facts[index + 1] > MAX_NODES then
-    local kept = math.floor(redis.call('XLEN', log) * 0.9 * MAX_NODES / facts[index + 1])
-    redis.call('XTRIM', log, 'MAXLEN', kept)
-  end
+local bytes = log_bytes(log)
+if bytes > MAX_LOG_BYTES then
+  redis.call('XTRIM', log, 'MAXLEN', math.floor(redis.call('XLEN', log) * 0.9 * MAX_LOG_BYTES / bytes))
+  bytes = log_bytes(log)
 end
+if bytes ~= before then add_use('logs', bytes - before) end
 
 local now = now_ms()
 redis.call('PEXPIRE', log, retention_ms)

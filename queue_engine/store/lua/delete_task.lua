@@ -9,8 +9,10 @@
 local state, seq = unpack(redis.call('HMGET', task, 'state', 'seq'))
 if not state then return { 'GONE' } end
 if not TERMINAL[state] then return { 'BUSY' } end
-undo_end()
+local bytes = undo_end()
 index_remove('all', created, seq)
+redis.call('DEL', task, body, result)
+forget_records(history, bytes)
+forget_records(attempts_log, bytes)
 correct_use()
-redis.call('DEL', task, body, result, history, attempts_log)
 return { 'OK' }

@@ -105,6 +105,34 @@ local function add_use(name, by)
   if redis.call('HINCRBY', counts, name, by) < 0 then redis.call('HSET', counts, name, 0) end
 end
 
+-- Append a record to a list of a task that keeps the latest `limit`, and count its bytes until `forget_records`.
+local function add_record(records, record, limit)
+  local bytes = #record
+  if redis.call('RPUSH', records, record) > limit then
+    bytes = bytes - #redis.call('LINDEX', records, 0)
+    redis.call('LTRIM', records, -limit, -1)
+  end
+  add_use('bytes', bytes)
+end
+
+-- Remove a list of a task's records, and subtract their bytes if the task is counted: `task_bytes` of it were subtracted.
+local function forget_records(records, task_bytes)
+  if task_bytes == 0 then return redis.call('DEL', records) end
+  local bytes = 0
+  for _, record in ipairs(redis.call('LRANGE', records, 0, -1)) do bytes = bytes + #record end
+  redis.call('DEL', records)
+  if bytes > 0 then add_use('bytes', -bytes) end
+end
+
+-- Return the bytes of the nodes of a worker's log. A node of a stream has at most `stream-node-max-bytes`, NODE_BYTES by default.
+local function log_bytes(log)
+  local facts = redis.pcall('XINFO', 'STREAM', log) -- an error, without items, when there is no such log
+  for index = 1, #facts, 2 do
+    if facts[index] == 'radix-tree-keys' then return facts[index + 1] * NODE_BYTES end
+  end
+  return 0
+end
+
 -- Set what an endpoint without tasks uses to zero, because processes of an earlier version remove tasks and end deliveries without
 -- subtracting them.
 -- keys: counts, created
@@ -313,9 +341,9 @@ end
 -- keys: task, history
 local function note_attempt(ended, outcome, why, tries)
   local attempt, worker, started = unpack(redis.call('HMGET', task, 'attempts', 'worker', 'started'))
-  redis.call('RPUSH', history, cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
-    startedAt = tonumber(started), endedAt = tonumber(ended), error = why, tries = tries }))
-  redis.call('LTRIM', history, -MAX_ATTEMPTS, -1)
+  local record = cjson.encode({ attempt = tonumber(attempt), workerId = worker or '', outcome = outcome,
+    startedAt = tonumber(started), endedAt = tonumber(ended), error = why, tries = tries })
+  add_record(history, record, MAX_ATTEMPTS)
   redis.call('HSET', task, 'noted', 1, 'history', 1)
 end
 
@@ -331,7 +359,9 @@ local function note_try(ended, outcome, why)
   end
   record.workerId, record.outcome, record.endedAt, record.error = worker or '', outcome, tonumber(ended), why
   record.tries = record.tries + 1
-  redis.call('LSET', history, -1, cjson.encode(record))
+  local after = cjson.encode(record)
+  redis.call('LSET', history, -1, after)
+  add_use('bytes', #after - #latest)
   redis.call('HSET', task, 'noted', 1)
 end
 
@@ -599,7 +629,8 @@ local function end_task(at, from, state, value)
   complete_ends(ended, at, from)
 end
 
--- Remove the index entry, the counts and the delivery of an ended task, before it is queued again or deleted.
+-- Remove the index entry, the counts and the delivery of an ended task, before it is queued again or deleted. Return the bytes that
+-- were subtracted.
 -- keys: task, counts, finished_success, finished_delivered, finished_failed, outbox, outbox_due, outbox_parked, delivery
 local function undo_end()
   local state, delivered, fin = unpack(redis.call('HMGET', task, 'state', 'delivery', 'fin'))
@@ -618,6 +649,7 @@ local function undo_end()
   redis.call('ZREM', outbox_parked, delivery_id)
   end_delivery(is_counted)
   leave_given_up()
+  return bytes
 end
 
 -- Remove the current status event of a worker, and make the next event due. Events older than `max_age` are skipped.

@@ -27,13 +27,13 @@ end
 redis.call('HINCRBY', counts, status, -1)
 if bytes > 0 then add_use('bytes', -bytes) end
 index_remove('all', created, place)
-correct_use()
 if is_there then
   redis.call('DEL', task, body)
   -- Missing keys are not deleted, because the search for a missing key costs as much as a deletion.
   if not result_at then redis.call('DEL', result) end
-  if webhook then redis.call('DEL', attempts_log) end
-  if has_history then redis.call('DEL', history) end
+  if webhook then forget_records(attempts_log, bytes) end
+  if has_history then forget_records(history, bytes) end
 end
+correct_use()
 if not seq or (is_there and standing == 'MAX_RETRIES_EXCEEDED') then leave_given_up() end
 return { 'PURGED' }

@@ -23,8 +23,7 @@ if state then
   redis.call('HSET', task, 'updated', text(now))
   redis.call('HDEL', task, 'delivery_parked')
   local added = (trigger and ',"trigger":"' .. trigger .. '"' or '') .. (due_at and ',"next":' .. due_at or '')
-  redis.call('RPUSH', attempts_log, string.sub(record, 1, -2) .. added .. '}')
-  redis.call('LTRIM', attempts_log, -MAX_DELIVERY_RECORDS, -1)
+  add_record(attempts_log, string.sub(record, 1, -2) .. added .. '}', MAX_DELIVERY_RECORDS)
 end
 
 if due_at then
