@@ -116,7 +116,7 @@ async def _append(bench: Bench, worker: str, *lines: str, retention_ms: int = 60
 async def _nodes(bench: Bench, *workers: str) -> int:
     """Return the bytes of the nodes of these logs."""
     facts = [await bench.probe.redis.xinfo_stream(bench.keys.log(worker)) for worker in workers]
-    return sum(found["radix-tree-keys"] for found in facts) * NODE_BYTES
+    return NODE_BYTES * sum(int(found["radix-tree-keys"]) for found in facts)
 
 
 async def test_the_logs_of_workers_count_until_they_are_dropped(bench: Bench) -> None:
