@@ -127,7 +127,7 @@ class EndpointIndex:
         return restored + sum(added)
 
     async def _recount_logs(self, endpoint_ids: Sequence[str]) -> None:
-        """Count the bytes of the endpoints' logs again. Those that change at the same time wait for the next round."""
+        """Count the bytes of the endpoints' logs again. Logs that change at the same time wait for a later round."""
         pipeline = self._redis.pipeline(transaction=False)
         for endpoint_id in endpoint_ids:
             pipeline.zrange(self._partitions.of(endpoint_id).logs, 0, -1)
