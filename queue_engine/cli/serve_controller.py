@@ -24,8 +24,9 @@ from queue_engine.processes.interpreter import collect_rarely
 
 log = logging.getLogger("queue_engine")
 
-AGENT_CONNECTIONS = 3
-"""Connections of an idle agent to the store: for scripts, for heartbeats, and for reads that wait for tasks."""
+AGENT_CONNECTIONS = 2
+"""Connections of an agent to the store: for commands, and for the read that waits for tasks. A busy agent has more for
+moments, when heartbeats, log lines and results are sent at the same time."""
 OTHER_CONNECTIONS = 200
 """Connections of the engine's other processes, a few of each kind, and some for operators."""
 

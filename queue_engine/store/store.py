@@ -63,6 +63,9 @@ MAX_WAITS = 2000
 """Limit of the endpoints with waiting agents that one process serves, each with a connection to the store. It is shared
 by all tenants, without a part for each. Agents of further endpoints get the error that the store is unavailable, and
 retry. A tenant can take all of them, so a process with thousands of endpoints needs a limit of endpoints per tenant."""
+AGENT_KEPT_SECONDS = 10.0
+"""Time after which an agent closes a connection that it does not use. It is longer than the time between two
+heartbeats, so that an agent with tasks does not connect for each."""
 PROBE_KEY = "{qe}:probe"
 
 
@@ -91,10 +94,12 @@ class Store:
     """A process's access to Redis or Valkey. Call `close` at the end.
 
     The first call connects. `max_connections` limits the connections for commands; blocking reads, heartbeats and logs
-    have separate connections, so that none of these waits for another. An agent may use data whose format is one newer
-    than its own. It loads no scripts and changes no metadata, because its user of the store may not. `endpoint_keys`
-    are the keys of its endpoint, if it does not have the secret key. `steps` are the known migrations: those of this
-    version, unless a test passes others.
+    have separate connections, so that none of these waits for another. An agent takes the connections for heartbeats
+    and logs from those for commands, of which it never uses more than a few at the same time, so that an idle one has
+    two: one for commands and one for the read that waits. It closes those that it has not used for
+    `agent_kept_seconds`. It may use data whose format is one newer than its own. It loads no scripts and changes no
+    metadata, because its user of the store may not. `endpoint_keys` are the keys of its endpoint, if it does not have
+    the secret key. `steps` are the known migrations: those of this version, unless a test passes others.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Store:
         durability: Durability = STORE_DURABILITY,
         is_agent: bool = False,
         endpoint_keys: Sealer | None = None,
+        agent_kept_seconds: float = AGENT_KEPT_SECONDS,
         steps: Sequence[Migration] | None = None,
     ) -> None:
         self.url = url
@@ -119,15 +125,23 @@ class Store:
         self._steps = migrations.MIGRATIONS if steps is None else steps
         self._process: str | None = None
         """The name in this process's note; None when the process does not note itself."""
-        self.redis = connect(self._address, max_connections=max_connections)
+        kept_seconds = agent_kept_seconds if is_agent else None
+        self.redis = connect(self._address, max_connections=max_connections, kept_seconds=kept_seconds)
         # In a cluster a blocking read waits on each partition separately. An agent's read that is repeated after a lost
         # reply would claim other tasks; TaskQueue claims the same ones by a script.
-        self._blocking = connect(self._address, max_connections=4 + partitions, blocking=True, repeats=not is_agent)
+        self._blocking = connect(
+            self._address,
+            max_connections=4 + partitions,
+            blocking=True,
+            repeats=not is_agent,
+            kept_seconds=kept_seconds,
+        )
         # For the queues of agents that call this process, one read for each endpoint whose agents wait.
         self._waits = connect(self._address, max_connections=MAX_WAITS, blocking=True, repeats=False)
-        self._beats = connect(self._address, max_connections=2)
-        self._logs = connect(self._address, max_connections=max_connections)
-        self._clients: tuple[Redis, ...] = (self.redis, self._blocking, self._waits, self._beats, self._logs)
+        self._beats = self.redis if is_agent else connect(self._address, max_connections=2)
+        self._logs = self.redis if is_agent else connect(self._address, max_connections=max_connections)
+        clients = (self.redis, self._blocking, self._waits, self._beats, self._logs)
+        self._clients = tuple(dict.fromkeys(clients))
         self._runner = ScriptRunner(self.redis, durability, loads=not is_agent)
         self.scripts = Scripts(self._runner.submit)
         self._beating = self._scripts_over(self._beats)

@@ -22,7 +22,7 @@ from typing import Any
 import uvloop
 
 from queue_engine.aio import end_tasks
-from tests.bench import growth, idle_endpoints, pending_retries, waiting_agents
+from tests.bench import growth, idle_agents, idle_endpoints, pending_retries, waiting_agents
 from tests.bench.comparison import Change, compare, missing
 from tests.bench.report import figures_from_json
 from tests.bench.rows import chosen
@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     costs.add_argument("--sizes", default=growth.SIZES, type=_sizes, help="numbers of finished tasks, comma-separated")
     costs.add_argument("--only-endpoints", action="store_true", help="measure idle endpoints only")
     costs.add_argument("--only-retries", action="store_true", help="measure pending retries of deliveries only")
-    costs.add_argument("--only-agents", action="store_true", help="measure agents that wait at an API process only")
+    costs.add_argument(
+        "--only-agents", action="store_true", help="measure agents that wait on the store and at an API only"
+    )
     costs.add_argument("--server", type=Path, default=valkey_binary(), help="valkey-server or redis-server")
     check = commands.add_parser("check", help="name the figures that got slower from one result to another")
     check.set_defaults(run=_check)
@@ -106,6 +108,7 @@ def _growth(arguments: argparse.Namespace) -> int:
     if is_whole or arguments.only_endpoints:
         goals += uvloop.run(idle_endpoints.run(arguments.server))
     if is_whole or arguments.only_agents:
+        goals += uvloop.run(idle_agents.run(arguments.server))
         goals += uvloop.run(waiting_agents.run(arguments.server))
     return int(any(goal.value > goal.limit for goal in goals))
 

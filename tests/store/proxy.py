@@ -27,6 +27,11 @@ class LossyProxy:
         assert self._server is not None
         return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}/0"
 
+    @property
+    def connections(self) -> int:
+        """Number of open connections."""
+        return len(self._serving)
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         return self

@@ -23,6 +23,7 @@ class StubConnection:
             self.is_connected, self.is_broken = True, False
 
     async def disconnect(self, *_arguments: Any, **_options: Any) -> None:
+        await asyncio.sleep(0)  # as a real one may
         self.is_connected = False
 
     async def re_auth(self) -> None:
@@ -70,3 +71,56 @@ async def test_a_caller_waits_until_a_connection_is_released() -> None:
     await pool.release(connection)
     async with asyncio.timeout(GIVE_UP_SECONDS):
         assert await waiting is connection
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def _used_together(pool: QuickPool, count: int) -> list[Any]:
+    """Use as many connections at the same time, and return them, the first that is released first."""
+    connections = [await pool.get_connection() for _ in range(count)]
+    for connection in connections:
+        await pool.release(connection)
+    return connections
+
+
+async def test_connections_that_are_not_used_are_closed_and_the_one_in_use_is_kept() -> None:
+    clock = Clock()
+    pool = QuickPool(connection_class=StubConnection, max_connections=4, kept_seconds=10, monotonic=clock)
+    first, second, used = await _used_together(pool, 3)
+    for clock.now in (4.0, 8.0, 10.0):
+        assert await _used_together(pool, 1) == [used]
+        assert [one.is_connected for one in (first, second)] == [True, True]
+    clock.now = 10.1
+    await _used_together(pool, 1)
+    assert [one.is_connected for one in (first, second, used)] == [False, False, True]
+    clock.now = 100.0
+    assert await _used_together(pool, 1) == [used]
+    assert used.connects == 1
+
+
+async def test_a_connection_that_is_being_closed_is_given_to_no_other_caller() -> None:
+    clock = Clock()
+    pool = QuickPool(connection_class=StubConnection, max_connections=4, kept_seconds=10, monotonic=clock)
+    _, used = await _used_together(pool, 2)
+    clock.now = 11.0
+    assert await pool.get_connection() is used
+    releasing = asyncio.create_task(pool.release(used))
+    await asyncio.sleep(0)
+    taken = [await pool.get_connection() for _ in range(3)]
+    await releasing
+    assert all(connection.is_connected for connection in taken)
+
+
+async def test_without_a_time_unused_connections_are_kept() -> None:
+    clock = Clock()
+    pool = QuickPool(connection_class=StubConnection, max_connections=4, monotonic=clock)
+    first, _ = await _used_together(pool, 2)
+    clock.now = 1e6
+    await _used_together(pool, 1)
+    assert first.is_connected

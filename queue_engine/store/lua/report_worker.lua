@@ -9,7 +9,9 @@
 --   OK: desired text (the desired state of the endpoint)
 --   GONE (the worker or its endpoint does not exist, or the worker was started again, so the agent must end)
 local desired = redis.call('HGET', endpoint, 'wanted')
-local before, managed, latest_run, last_report = unpack(redis.call('HMGET', worker, 'status', 'managed', 'run', 'beat'))
+-- Every idle agent reports every few seconds, so a report that changes nothing has as few commands as possible.
+local before, managed, latest_run, last_report, error_before =
+  unpack(redis.call('HMGET', worker, 'status', 'managed', 'run', 'beat', 'error'))
 if not before or not desired then return { 'GONE' } end
 if run ~= 0 and run ~= tonumber(latest_run or '') then return { 'GONE' } end
 redis.call('HSET', worker, 'running', running_tasks, 'address', address, 'beat', text(now_ms()))
@@ -20,9 +22,9 @@ local status = reported
 if before == 'STOPPING' and managed == '1' and status ~= 'STOPPED' then status = before end
 if before == 'FAILED' and status == 'INITIALIZING' then status = before end
 if status == 'RUNNING' then
-  redis.call('HDEL', worker, 'error')
+  if error_before then redis.call('HDEL', worker, 'error') end
 elseif error_text and (status == 'INITIALIZING' or status == 'FAILED') then
   redis.call('HSET', worker, 'error', error_text)
 end
-change_status(status, reason)
+if status ~= before then change_status(status, reason) end
 return { 'OK', desired }

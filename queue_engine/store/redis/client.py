@@ -80,15 +80,23 @@ class NotDurable(RedisError):
     """A write was executed but not yet acknowledged by enough servers. The caller repeats it until it is."""
 
 
-def connect(url: str | StoreUrl, *, max_connections: int = 32, blocking: bool = False, repeats: bool = True) -> Redis:
+def connect(
+    url: str | StoreUrl,
+    *,
+    max_connections: int = 32,
+    blocking: bool = False,
+    repeats: bool = True,
+    kept_seconds: float | None = None,
+) -> Redis:
     """Return a client that does not decode replies. It connects when the first command is sent.
 
     With `blocking` its timeout is above MAX_BLOCK_SECONDS, for reads that wait on the server. With `repeats` a command
     that loses its connection is repeated once; the server may have executed it. `max_connections` limits the
-    connections to each server. Raises ValueError when the URL is invalid.
+    connections to each server, of which those that were not used for `kept_seconds` are closed (None: never). Raises
+    ValueError when the URL is invalid.
     """
     parsed = parse_store_url(url) if isinstance(url, str) else url
-    options = _connection_options(parsed, blocking=blocking, repeats=repeats)
+    options = {**_connection_options(parsed, blocking=blocking, repeats=repeats), "kept_seconds": kept_seconds}
     if parsed.topology is Topology.CLUSTER:
         return ClusterClient(
             parsed.addresses,
