@@ -27,6 +27,8 @@ class Grant:
     """The end of the key on the store's clock; None means no end."""
     max_submits_per_second: int | None = None
     """Limit of submissions with the key; None means no limit."""
+    bucket: str | None = None
+    """The bucket of the limit, which is that of the key that makes this one; None for a bucket of its own."""
 
     @property
     def is_limited(self) -> bool:
@@ -55,6 +57,8 @@ class ApiKey:
     """True if the key has been rotated: it is valid until its end, beside the key that replaces it."""
     max_submits_per_second: int | None = None
     """Limit of submissions with the key, and with keys that it was rotated from or to; None means no limit."""
+    bucket: str | None = None
+    """The bucket of the limit, if it is shared with the key that made this one."""
 
     @property
     def has_known_role(self) -> bool:
@@ -77,6 +81,7 @@ class ApiKey:
             expires_at_ms=self.expires_at_ms,
             submitter=self.origin or self.key_id,
             max_submits_per_second=self.max_submits_per_second,
+            bucket=self.bucket or "",
             key_hash=self.key_hash,
         )
 

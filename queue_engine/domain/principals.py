@@ -110,10 +110,17 @@ class Principal:
     """The id by which tasks that this key has submitted are recognized. It stays the same when the key is rotated."""
     max_submits_per_second: int | None = None
     """Limit of submissions with the key; None means no limit."""
+    bucket: str = ""
+    """The bucket of this limit; empty for that of the key itself, which a rotated key keeps."""
     address: str = ""
     """The network address of the client, for the audit log."""
     key_hash: str = field(default="", compare=False, repr=False)
     """The hash of the key, by which scripts check that the key is still valid."""
+
+    @property
+    def bucket_id(self) -> str:
+        """The name of the bucket of the key's limit of submissions."""
+        return self.bucket or self.submitter or self.key_id
 
     @cached_property
     def rights(self) -> frozenset[Right]:

@@ -37,7 +37,7 @@ from queue_engine.engine.patience import from_store
 from queue_engine.store.api_keys import ApiKeyStore, Creation, KeyPage, Rotation, hash_of, id_of
 from queue_engine.store.endpoints import EndpointStore
 
-_TOO_FAST: FieldError = ("maxSubmitsPerSecond", "must not be above the limit of your key")
+_OTHER_LIMIT: FieldError = ("maxSubmitsPerSecond", "must be left out, or be the limit of your key, which both share")
 _TOO_LATE: FieldError = ("expiresAt", "must not be after the end of your key")
 
 
@@ -71,6 +71,8 @@ class Keys:
     async def create(self, principal: Principal, grant: Grant) -> NewKey:
         """Create a key. Endpoints, end and limit that `grant` does not have are those of the principal's key.
 
+        A limit of submissions is shared, so that a key cannot have its limit once more by making another key.
+
         Raises InvalidRequest, Forbidden, QuotaReached, and Unauthorized if the principal's key has ended since.
         """
         granted = _inherited(principal, grant)
@@ -97,6 +99,7 @@ class Keys:
             endpoints=granted.endpoints,
             expires_at_ms=granted.expires_at_ms,
             max_submits_per_second=granted.max_submits_per_second,
+            bucket=granted.bucket,
         )
         return NewKey(await self._stored(expected), secret)
 
@@ -139,7 +142,8 @@ class Keys:
     async def _field_errors(self, principal: Principal, granted: Grant) -> list[FieldError]:
         """Return the errors of well-formed fields that the principal may not grant."""
         errors = [] if lives_as_long_as(principal, granted) else [_TOO_LATE]
-        errors += [] if submits_as_slowly_as(principal, granted) else [_TOO_FAST]
+        own_limit = principal.max_submits_per_second
+        errors += [] if own_limit in (None, granted.max_submits_per_second) else [_OTHER_LIMIT]
         ids = sorted(granted.endpoints or (), key=int)
         found = await asyncio.gather(*(self._is_visible(principal, endpoint_id) for endpoint_id in ids))
         unknown = [endpoint_id for endpoint_id, is_visible in zip(ids, found, strict=True) if not is_visible]
@@ -178,7 +182,7 @@ def _check_may_replace(principal: Principal, key: ApiKey) -> None:
 
 
 def _inherited(principal: Principal, grant: Grant) -> Grant:
-    """Return `grant` with the limits of the principal's key where it has none."""
+    """Return `grant` with the limits of the own key where it has none, and with the bucket of a shared limit."""
     return replace(
         grant,
         endpoints=principal.endpoints if grant.endpoints is None else grant.endpoints,
@@ -186,6 +190,7 @@ def _inherited(principal: Principal, grant: Grant) -> Grant:
         max_submits_per_second=(
             principal.max_submits_per_second if grant.max_submits_per_second is None else grant.max_submits_per_second
         ),
+        bucket=None if principal.max_submits_per_second is None else principal.bucket_id,
     )
 
 

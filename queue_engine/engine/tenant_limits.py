@@ -150,10 +150,8 @@ class TenantLimits:
         key_limit, tenant_limit = principal.max_submits_per_second or 0, standing.submits_per_second
         if not key_limit and not tenant_limit:
             return ()
-        key_id = principal.submitter or principal.key_id  # a rotated key keeps its bucket
-        taken = await from_store(
-            self._tenants.take_submit(principal.tenant, key_id, key_limit=key_limit, tenant_limit=tenant_limit)
-        )
+        bucket, limits = principal.bucket_id, {"key_limit": key_limit, "tenant_limit": tenant_limit}
+        taken = await from_store(self._tenants.take_submit(principal.tenant, bucket, **limits))
         if taken.refused_by is not None:
             raise RateLimitReached(taken.refused_by)
         return taken.states

@@ -325,6 +325,8 @@ def _fields_of(grant: Grant) -> dict[str, str]:
         fields["endpoints"] = _endpoints_text(grant.endpoints)
     if grant.max_submits_per_second is not None:
         fields["submits"] = str(grant.max_submits_per_second)
+    if grant.bucket is not None:
+        fields["bucket"] = grant.bucket
     return fields
 
 
@@ -347,4 +349,5 @@ def _key_from(key_hash: str, record: Mapping[bytes, bytes]) -> ApiKey | None:
         origin=fields.get("origin"),
         is_replaced="replaced" in fields,
         max_submits_per_second=int(fields["submits"]) if "submits" in fields else None,
+        bucket=fields.get("bucket"),
     )

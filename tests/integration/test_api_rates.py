@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from queue_engine.domain.principals import Role
-from queue_engine.store.api_keys import OPERATORS
+from queue_engine.store.api_keys import OPERATORS, hash_of
 from tests.api_server import TASK, RunningApi, running_api
 
 
@@ -98,16 +98,52 @@ async def test_a_key_has_its_limit_at_all_processes_and_other_keys_have_none(val
         assert (await api.client.post(path, json=TASK)).status_code == 200
 
 
-async def test_a_key_makes_no_key_with_a_higher_limit_than_its_own(api: RunningApi) -> None:
-    key = data_of(await api.post("/v2/keys", {"name": "admin", "role": "admin", "maxSubmitsPerSecond": 3}))["key"]
-    async with _client(api, str(key)) as client:
-        made = data_of(await client.post("/v2/keys", json={"name": "child", "role": "submit"}))
-        assert made["maxSubmitsPerSecond"] == 3
-        lower = {"name": "child", "role": "submit", "maxSubmitsPerSecond": 1}
-        assert data_of(await client.post("/v2/keys", json=lower))["maxSubmitsPerSecond"] == 1
-        higher = await client.post("/v2/keys", json=lower | {"maxSubmitsPerSecond": 4})
-    assert higher.status_code == 400
-    assert higher.json()["message"] == "maxSubmitsPerSecond: must not be above the limit of your key"
+async def test_a_key_shares_its_limit_with_the_keys_that_it_makes(api: RunningApi) -> None:
+    """With their children, and with those that replace them."""
+    first = data_of(await api.post("/v2/keys", {"name": "admin", "role": "admin", "maxSubmitsPerSecond": 3}))
+    child = await _made_by(api, first, {"name": "child", "role": "admin"})
+    grandchild = await _made_by(api, child, {"name": "grandchild", "role": "submit", "maxSubmitsPerSecond": 3})
+    rotated = data_of(await api.client.post(f"/v2/keys/{grandchild['id']}/rotate"))
+    after = await _made_by(api, data_of(await api.client.post(f"/v2/keys/{first['id']}/rotate")), {"name": "later"})
+    for key in (child, grandchild, rotated, after):
+        stored = await api.store.api_keys.find(hash_of(str(key["key"])))
+        assert stored is not None
+        assert (key["maxSubmitsPerSecond"], stored.principal().bucket_id) == (3, first["id"])
+
+
+async def test_keys_that_share_a_limit_submit_together_no_faster_than_one(api: RunningApi) -> None:
+    path = f"/v2/serverless/{await api.create_endpoint()}/tasks"
+    first = data_of(await api.post("/v2/keys", {"name": "admin", "role": "admin", "maxSubmitsPerSecond": 1}))
+    keys = [first, *[await _made_by(api, first, {"name": "child"}) for _ in range(7)]]
+    began = asyncio.get_running_loop().time()
+    answers = await asyncio.gather(
+        *(api.client.post(path, json=TASK, headers={"X-Api-Key": str(key["key"])}) for key in keys)
+    )
+    passed = asyncio.get_running_loop().time() - began
+    assert 1 <= sum(answer.status_code == 200 for answer in answers) <= 1 + passed
+
+
+@pytest.mark.parametrize("limit", [2, 4])
+async def test_a_key_with_a_limit_makes_no_key_with_another_one(api: RunningApi, limit: int) -> None:
+    first = data_of(await api.post("/v2/keys", {"name": "admin", "role": "admin", "maxSubmitsPerSecond": 3}))
+    async with _client(api, str(first["key"])) as client:
+        refused = await client.post("/v2/keys", json={"name": "child", "role": "submit", "maxSubmitsPerSecond": limit})
+    assert refused.status_code == 400
+    rule = "must be left out, or be the limit of your key, which both share"
+    assert refused.json()["message"] == f"maxSubmitsPerSecond: {rule}"
+
+
+async def test_a_key_without_a_limit_makes_keys_with_buckets_of_their_own(api: RunningApi) -> None:
+    for limit in (3, None):
+        key = data_of(await api.post("/v2/keys", {"name": "ci", "role": "submit", "maxSubmitsPerSecond": limit}))
+        stored = await api.store.api_keys.find(hash_of(str(key["key"])))
+        assert stored is not None
+        assert stored.principal().bucket_id == key["id"]
+
+
+async def _made_by(api: RunningApi, maker: dict[str, object], body: dict[str, object]) -> dict[str, object]:
+    async with _client(api, str(maker["key"])) as client:
+        return data_of(await client.post("/v2/keys", json={"role": "submit"} | body))
 
 
 async def test_a_tenants_limit_and_those_below_it_are_all_named(api: RunningApi) -> None:

@@ -42,7 +42,8 @@ class CreateKey(RequestModel):
     )
     max_submits_per_second: Annotated[int, Field(ge=1, le=MAX_SUBMITS_PER_SECOND)] | None = Field(
         None,
-        description="Maximum number of submissions per second with the key; without it, that of the calling key",
+        description="Maximum number of submissions per second with the key; without it, that of the calling key. "
+        "A calling key with a limit shares it with the new key, which can have no other",
     )
 
     def grant(self) -> Grant:
