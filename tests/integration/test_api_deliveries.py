@@ -163,7 +163,7 @@ async def test_deliveries_are_listed_by_an_indexed_status_only(results: Results,
 async def test_a_recovery_shows_its_progress_until_it_is_done(results: Results) -> None:
     names = [f"t{number}" for number in range(RECOVERED_AT_ONCE + 2)]
     await results.give_up(*names)
-    began = await results.data("POST", "/deliveries/recover", {"since": 0, "status": "MAX_RETRIES_EXCEEDED"})
+    began = await results.data("POST", "/deliveries/recover", {"since": 0, "status": "max_retries_exceeded"})
     assert (began["state"], began["total"], began["recovered"]) == ("running", len(names), RECOVERED_AT_ONCE)
     assert (began["since"], began["until"], began["remaining"]) == (0, began["createdAt"], 2)
     assert await results.data("POST", "/deliveries/recover", {"since": 0}) == began

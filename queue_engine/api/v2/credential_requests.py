@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 from pydantic.config import JsonDict
 
-from queue_engine.api.v2.fields import RequestModel, parsed
+from queue_engine.api.v2.fields import IN_ANY_CASE, RequestModel, parsed
 from queue_engine.domain.credentials import RegistryType
 from queue_engine.domain.field_errors import FieldError
 from queue_engine.domain.field_types import LINE, NO_NUL, matching
@@ -25,19 +25,13 @@ Password = Annotated[str, Field(min_length=1, max_length=16 * 1024), NO_NUL]
 _EXAMPLE: JsonDict = {"name": "our images", "type": "DOCKER_HUB", "username": "robot", "password": "a token"}
 
 
-def _upper(value: Any) -> Any:
-    return value.upper() if isinstance(value, str) else value
-
-
 class CreateCredential(RequestModel):
     """Access to a container registry."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     name: Name = Field(description="Display name")
-    type: Annotated[RegistryType, Field(strict=False), BeforeValidator(_upper)] = Field(
-        description="Kind of registry, in any case"
-    )
+    type: Annotated[RegistryType, Field(strict=False), IN_ANY_CASE] = Field(description="Kind of registry, in any case")
     username: Username = Field(description="User name; encrypted at rest and never returned")
     password: Password = Field(description="Password, token or key file; encrypted at rest and never returned")
 

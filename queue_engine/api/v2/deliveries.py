@@ -26,7 +26,7 @@ from queue_engine.api.v2.delivery_views import (
     send_order_view,
 )
 from queue_engine.api.v2.endpoints import ENDPOINT_ID
-from queue_engine.api.v2.fields import RequestModel, names_of, parsed
+from queue_engine.api.v2.fields import IN_ANY_CASE, RequestModel, names_of, parsed
 from queue_engine.api.v2.pages import page_in, page_parameters
 from queue_engine.api.v2.tasks import TASK_ID
 from queue_engine.api.v2.times import epoch_ms
@@ -58,8 +58,10 @@ class Recover(RequestModel):
     until: Annotated[int, Field(ge=0, le=MAX_TIME_MS)] | None = Field(
         None, description="The latest time at which they were given up; without it, the time of the request"
     )
-    status: Literal["MAX_RETRIES_EXCEEDED"] = Field(
-        "MAX_RETRIES_EXCEEDED", description="Status of the deliveries that are sent again"
+    status: Annotated[Literal["MAX_RETRIES_EXCEEDED"], IN_ANY_CASE] = Field(
+        "MAX_RETRIES_EXCEEDED",
+        description="Status of the deliveries that are sent again, in any case. Deliveries with any other status have "
+        "a next attempt, or have succeeded",
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar, cast
 from pydantic import (
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     GetPydanticSchema,
@@ -26,6 +27,9 @@ from queue_engine.rules.webhook_urls import MAX_URL_CHARACTERS, Webhook, parse_w
 
 _BROKEN = object()
 _NULL_WEBHOOK = ("webhook", "must be a string")
+
+IN_ANY_CASE = BeforeValidator(lambda value: value.upper() if isinstance(value, str) else value)
+"""Accepts the values of a type in capitals in any case."""
 
 M = TypeVar("M", bound="RequestModel")
 
