@@ -1,14 +1,17 @@
-"""An image with the agent, made of this machine's Python and the packages of the tests, because none can be pulled."""
+"""Images of the engine and the agent, made of this machine's Python and the packages of the tests, because none can be
+pulled."""
 
 from __future__ import annotations
 
 import io
+import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -32,12 +35,46 @@ _LIBRARY = re.compile(r"(?:=>\s*)?(/\S+\.so\S*) \(0x")
 
 
 def agent_image(folder: Path) -> Path:
-    """Return a tar archive of the image's files."""
-    path = folder / "agent.tar"
+    """Return a tar archive of the files of the agent's image."""
+    return _image(folder / "agent.tar", "base.txt")
+
+
+def engine_image(folder: Path) -> Path:
+    """Return a tar archive of the files of an image with both commands and a shell."""
+    path = _image(folder / "engine.tar", "server.txt")
+    with tarfile.open(path, "a") as archive:
+        for command, module in (("queue-engine", "queue_engine"), ("worker-agent", "worker_agent")):
+            text = f"#!/usr/local/bin/python3 -P\nfrom {module}.__main__ import main\nmain()\n"
+            add_text(archive, f"usr/local/bin/{command}", text, mode=0o755)
+        archive.add(ROOT / "deploy/examples/worker_plain.py", "usr/local/lib/queue-engine/worker_plain.py")
+        add_shell(archive)
+    return path
+
+
+def program_image(path: Path, programs: Mapping[str, Path]) -> Path:
+    """Return a tar archive of programs by their names, with the libraries that they need and a shell."""
+    with tarfile.open(path, "w") as archive:
+        for name, program in programs.items():
+            archive.add(program.resolve(), f"usr/local/bin/{name}")
+        for needed in _libraries(list(programs.values())):
+            archive.add(needed.resolve(), str(needed).lstrip("/"))
+        add_shell(archive)
+        _add_folders(archive, ("tmp", "proc", "sys", "dev", "etc", "data"))
+    return path
+
+
+def add_shell(archive: tarfile.TarFile) -> None:
+    """Add busybox with some of its commands."""
+    archive.add(os.path.realpath(shutil.which("busybox") or "/bin/busybox"), "bin/busybox")
+    for name in ("sh", "cat", "grep", "sleep", "env"):
+        _add_link(archive, f"bin/{name}", "busybox")
+
+
+def _image(path: Path, lock: str) -> Path:
     interpreter = Path(sys.executable).resolve()
     library = Path(sysconfig.get_path("stdlib"))
     with tarfile.open(path, "w") as archive:
-        packages = dict(_package_files())
+        packages = dict(_package_files(lock))
         for name, file in packages.items():
             archive.add(file, f"app/packages/{name}", recursive=False)
         for package in ("queue_engine", "worker_agent"):
@@ -53,9 +90,9 @@ def agent_image(folder: Path) -> Path:
     return path
 
 
-def _package_files() -> Iterator[tuple[str, Path]]:
-    """Yield the files of the agent's locked packages, each with its name below the folder of packages."""
-    for name in re.findall(r"^([a-z0-9][a-z0-9._-]*)==", (ROOT / "requirements/base.txt").read_text(), re.MULTILINE):
+def _package_files(lock: str) -> Iterator[tuple[str, Path]]:
+    """Yield the files of the packages of a lock, each with its name below the folder of packages."""
+    for name in re.findall(r"^([a-z0-9][a-z0-9._-]*)==", (ROOT / "requirements" / lock).read_text(), re.MULTILINE):
         try:
             files = distribution(name).files or []
         except PackageNotFoundError:  # of another platform
@@ -88,7 +125,12 @@ def _add_folders(archive: tarfile.TarFile, names: Iterable[str]) -> None:
         made = tarfile.TarInfo(name)
         made.type, made.mode = tarfile.DIRTYPE, 0o1777
         archive.addfile(made)
-    empty = tarfile.TarInfo("etc/passwd")
-    text = b"root:x:0:0:root:/tmp:/bin/sh\n"
-    empty.size = len(text)
-    archive.addfile(empty, io.BytesIO(text))
+    add_text(archive, "etc/passwd", "root:x:0:0:root:/tmp:/bin/sh\n")
+
+
+def add_text(archive: tarfile.TarFile, name: str, text: str, *, mode: int = 0o644) -> None:
+    """Add a file with a text."""
+    member = tarfile.TarInfo(name)
+    data = text.encode()
+    member.size, member.mode = len(data), mode
+    archive.addfile(member, io.BytesIO(data))

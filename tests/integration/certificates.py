@@ -45,11 +45,11 @@ class Authority:
         self.bundle = directory / f"{name.replace(' ', '_')}.pem"
         self.bundle.write_bytes(own.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, host: str) -> Certificate:
-        """Return a certificate for one host name or address."""
+    def issue(self, *hosts: str) -> Certificate:
+        """Return a certificate for these host names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name("test receiver"), self._name, key, is_authority=False)
-        alternative = x509.SubjectAlternativeName([_general_name(host)])
+        alternative = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
         signed = builder.add_extension(alternative, critical=False).sign(self._key, hashes.SHA256())
         return _written(self._directory / f"{signed.serial_number}.pem", signed, key)
 
