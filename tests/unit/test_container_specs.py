@@ -7,17 +7,16 @@ from typing import Any
 import pytest
 
 from queue_engine.backends.base import BackendError, WorkerSpec
+from queue_engine.backends.container_words import AGENT_PORT, command_words
 from queue_engine.backends.docker.engine import is_on_this_host
 from queue_engine.backends.docker.network import gateway_in
 from queue_engine.backends.docker.output import variables_in
 from queue_engine.backends.docker.specs import (
-    AGENT_PORT,
     MAIN_MAX_PIDS,
     Devices,
     Hosting,
     MainOptions,
     agent_config,
-    command_words,
     main_config,
 )
 from queue_engine.domain.endpoints import Resource

@@ -10,8 +10,8 @@ from queue_engine.backends.base import RegistryCredential
 from queue_engine.backends.docker import pull
 from queue_engine.backends.docker.engine import Document, EngineError
 from queue_engine.backends.docker.explain import StartFailed
-from queue_engine.backends.docker.images import parse_reference
 from queue_engine.backends.docker.pull import Grants, PullPolicy, ensure_image
+from queue_engine.backends.images import parse_reference
 
 OWNER = RegistryCredential("owner", "right")
 IMAGE = "registry.example/team/private:1"

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from queue_engine.backends.docker.images import InvalidReference, parse_reference
+from queue_engine.backends.images import InvalidReference, parse_reference
 
 DIGEST = "sha256:" + "0a" * 32
 

@@ -23,17 +23,18 @@ from queue_engine.backends.base import (
     WorkerSpec,
 )
 from queue_engine.backends.container_logs import BeforeRemoval, LogEntry, nothing_before_removal
+from queue_engine.backends.container_words import AGENT_PORT
 from queue_engine.backends.docker.ending import MAIN_STOP_SECONDS, Ender
 from queue_engine.backends.docker.engine import Engine, EngineUnavailable
 from queue_engine.backends.docker.explain import Explanation, StartFailed, time_ms
-from queue_engine.backends.docker.images import InvalidReference, parse_reference
 from queue_engine.backends.docker.making import Images, Maker
 from queue_engine.backends.docker.names import Part, gpus_of
 from queue_engine.backends.docker.output import follow, variables_in
 from queue_engine.backends.docker.pull import PullPolicy
-from queue_engine.backends.docker.specs import AGENT_PORT, Devices, Hosting
+from queue_engine.backends.docker.specs import Devices, Hosting
 from queue_engine.backends.docker.watch import Seen, Watch
 from queue_engine.backends.docker.worker import Worker
+from queue_engine.backends.images import InvalidReference, parse_reference
 from queue_engine.domain.agent_protocol import END_MARGIN_SECONDS
 from queue_engine.domain.gpus import GpuMode, Gpus, Refused, Waits
 from queue_engine.domain.ids import is_worker_id

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from queue_engine.backends.base import BackendError, Phase, RegistryCredential, WorkerSpec
 from queue_engine.backends.docker.engine import Engine, EngineError, EngineUnavailable
 from queue_engine.backends.docker.explain import Explanation, StartFailed, explain_start_error
-from queue_engine.backends.docker.images import Reference, parse_reference
 from queue_engine.backends.docker.names import INSTANCE, WORKER, Identity, Part, identity_of
 from queue_engine.backends.docker.pull import Grants, PullPolicy, ensure_image
 from queue_engine.backends.docker.specs import (
@@ -24,6 +23,7 @@ from queue_engine.backends.docker.specs import (
 )
 from queue_engine.backends.docker.watch import Watch
 from queue_engine.backends.docker.worker import Worker
+from queue_engine.backends.images import Reference, parse_reference
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

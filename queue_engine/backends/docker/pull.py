@@ -17,8 +17,8 @@ from typing import Protocol
 from queue_engine.backends.base import REASON_SECONDS, RegistryCredential
 from queue_engine.backends.docker.engine import Document, EngineError, EngineUnavailable
 from queue_engine.backends.docker.explain import StartFailed, explain_failed_pull
-from queue_engine.backends.docker.images import LATEST, Reference
 from queue_engine.backends.docker.progress import Progress
+from queue_engine.backends.images import LATEST, Reference
 
 log = logging.getLogger(__name__)
 

@@ -12,26 +12,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from queue_engine.backends.base import WorkerSpec
+from queue_engine.backends.container_words import (
+    AGENT_MEMORY_BYTES,
+    MAIN_CAPABILITIES,
+    NO_DEVICES,
+    VISIBLE_DEVICES,
+    agent_environment,
+    command_words,
+    main_environment,
+)
 from queue_engine.backends.docker.names import VARIABLES, Identity, Part
-from queue_engine.domain import agent_protocol as protocol
-from queue_engine.net.ports import LOOPBACK
 
-AGENT_PORT = 9091
-"""Port of the agent's metrics in the worker's network, which no task and no endpoint may use."""
-AGENT_MEMORY_BYTES = 512 * 1024**2
 MAIN_MAX_PIDS = 8192
 """Maximum number of processes and threads of the endpoint's container, so that a fork bomb does not take those of the
 host, of which Linux has 32768 by default. Programs with a thread for each CPU and model need up to some thousands."""
-MAIN_CAPABILITIES = (
-    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETFCAP", "SETGID", "SETPCAP", "SETUID",
-    "SYS_CHROOT",
-)  # fmt: skip
-"""Capabilities of the endpoint's container: Docker's usual ones without NET_RAW, MKNOD and AUDIT_WRITE. With NET_RAW it
-could read the agent's token in the network that they share, and redirect the traffic of other workers."""
-VISIBLE_DEVICES = "NVIDIA_VISIBLE_DEVICES"
-"""Variable by which NVIDIA's container runtime, where it is the engine's default, chooses the GPUs of a container. Many
-images set it to `all`."""
-NO_DEVICES = "void"
 GB = 1024**3
 NANO_CPUS = 1_000_000_000
 NO_HEALTHCHECK = {"Test": ["NONE"]}
@@ -95,7 +89,7 @@ def agent_config(spec: WorkerSpec, hosting: Hosting, image: str, gpus: tuple[str
     return {
         "Image": image,
         "Labels": part_of(spec, Part.AGENT).labels(hosting.instance, gpus),
-        "Env": _assignments(agent_environment(spec, hosting)),
+        "Env": _assignments(agent_environment(spec, hosting.agent_server)),
         "Hostname": spec.worker_id[:63],
         # The image's check asks another port, and a failed check has no effect here.
         "Healthcheck": NO_HEALTHCHECK,
@@ -134,45 +128,6 @@ def main_config(spec: WorkerSpec, hosting: Hosting, options: MainOptions, gpus: 
     if spec.command is not None and spec.command.strip():
         config |= {"Entrypoint": command_words(spec.command), "Cmd": []}
     return config
-
-
-def agent_environment(spec: WorkerSpec, hosting: Hosting) -> dict[str, str]:
-    """Return the agent's variables."""
-    return {
-        **spec.agent_environment,
-        **({} if hosting.agent_server is None else {protocol.SERVER: hosting.agent_server}),
-        **({} if spec.exposed_port is None else {protocol.EXPOSED_PORT: str(spec.exposed_port)}),
-        **({} if spec.ready_path is None else {protocol.READY_PATH: spec.ready_path}),
-        protocol.ENDPOINT: spec.endpoint_id,
-        protocol.WORKER_ID: spec.worker_id,
-        protocol.RUN: str(spec.run),
-        protocol.SERVICE_MODE: spec.service_mode.value,
-        protocol.CONCURRENCY: str(spec.concurrency),
-        protocol.START_TIMEOUT_SECONDS: str(spec.start_timeout_seconds),
-        protocol.CONTAINER_URL: f"http://{LOOPBACK}",
-        protocol.OWN_NETWORK: "true",
-        protocol.METRICS_HOST: "0.0.0.0",  # noqa: S104 - in the worker's own network
-        protocol.METRICS_PORT: str(AGENT_PORT),
-    }
-
-
-def main_environment(spec: WorkerSpec) -> dict[str, str]:
-    """Return the variables of the endpoint's container. The image's own are kept unless they are named here."""
-    port = {} if spec.exposed_port is None else {protocol.CONTAINER_PORT: str(spec.exposed_port)}
-    # A Python program that is killed loses buffered output.
-    return {"PYTHONUNBUFFERED": "1", **port, **spec.environment}
-
-
-def command_words(command: str) -> list[str]:
-    """Return the words that replace the image's entry point: a JSON array as it is, a text for the image's shell."""
-    if command.lstrip().startswith("["):
-        try:
-            words = json.loads(command)
-        except ValueError:
-            words = None
-        if isinstance(words, list) and words and all(isinstance(word, str) for word in words):
-            return words
-    return ["/bin/sh", "-c", command]
 
 
 def _host_config() -> dict[str, Any]:
