@@ -45,6 +45,7 @@ from queue_engine.processes.process_groups import end_own_group
 from queue_engine.processes.standard_files import guarded_output
 from worker_agent.agent import Agent, AgentConfig
 from worker_agent.container import LOOPBACKS, ContainerAddress, ContainerProcess, ContainerWatch, watch_over
+from worker_agent.drain_hook import DrainHook
 from worker_agent.end_report import say_end
 from worker_agent.engine import AgentRefused, EngineLink
 from worker_agent.forward import HttpForwarder
@@ -186,7 +187,19 @@ def _engine_of(settings: AgentSettings) -> EngineLink:
 
 async def _serve(settings: AgentSettings, engine: EngineLink) -> int:
     settings, description = await engine.open(settings)
-    listener = _serve_metrics(settings)
+    hook = DrainHook(settings.grace_seconds) if settings.drain_hook else None
+    listener = _listener_of_pages(settings)
+    server = serve_pages(listener, own_metrics(registry_of(Role.AGENT)) | (hook.pages if hook is not None else {}))
+    try:
+        return await _serve_endpoint(settings, engine, description, listener)
+    finally:
+        if hook is not None:
+            await hook.finish(server)
+
+
+async def _serve_endpoint(
+    settings: AgentSettings, engine: EngineLink, description: str, listener: socket.socket
+) -> int:
     port = port_of(listener)
     address = ContainerAddress.parse(
         settings.container_url,
@@ -212,17 +225,15 @@ async def _serve(settings: AgentSettings, engine: EngineLink) -> int:
     return await _run_tasks(settings, engine, address)
 
 
-def _serve_metrics(settings: AgentSettings) -> socket.socket:
+def _listener_of_pages(settings: AgentSettings) -> socket.socket:
     try:
-        listener = _metrics_listener(settings)
+        return _metrics_listener(settings)
     except CannotListen as error:
         where = f"{settings.metrics_host}:{settings.metrics_port}"
         variable = f"{AGENT_PREFIX}METRICS_{error.part.upper()}"
         raise EngineError(f"{variable}: metrics cannot be served on {where}: {error.reason}") from error
     except OSError as error:
         raise EngineError(f"{AGENT_PREFIX}METRICS_FD: metrics cannot be served: {error.strerror}") from error
-    serve_pages(listener, own_metrics(registry_of(Role.AGENT)))
-    return listener
 
 
 def _metrics_place(settings: AgentSettings, listener: socket.socket) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from queue_engine.agent_protocol import calls, messages
 from queue_engine.config.agent import AUTO, AgentSettings
+from queue_engine.domain.agent_protocol import SERVER_CA
 from queue_engine.domain.endpoints import ServiceMode
 from queue_engine.domain.errors import EngineError, StoreUnavailable
 from queue_engine.net.authorities import Authorities
@@ -20,8 +21,6 @@ from worker_agent.server.http import HttpClient, ServerAddress
 from worker_agent.server.record import ServerLog, ServerWorkerRecord
 from worker_agent.server.source import ApiLimits, ServerTaskSource
 from worker_agent.server.token import TOKEN_FILE, Token
-
-SERVER_CA = "WORKER_AGENT_SERVER_CA"
 
 
 class ServerLink:

@@ -146,6 +146,12 @@ class AgentSettings(SharedSettings, MetricsSettings):
     metrics_fd: int | None = Field(
         None, description="File descriptor of a listening socket for `/metrics`, instead of an address and a port"
     )
+    drain_hook: bool = Field(
+        False,
+        description="Also serve `/drained` and `/healthz` at the address of `/metrics`. `/drained` responds when the "
+        "agent has drained, at most 5 s after the grace period: for the preStop hook of a container that must not end "
+        "before. The Kubernetes backend sets it",
+    )
     lifeline_fd: int | None = Field(
         None, description="File descriptor of a pipe that is closed when the parent process has died"
     )

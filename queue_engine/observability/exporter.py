@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -31,10 +31,19 @@ def own_metrics(registry: CollectorRegistry) -> dict[str, Page]:
     return {"/metrics": lambda: generate_latest(registry)}
 
 
-def serve_pages(listener: socket.socket, pages: Mapping[str, Page]) -> None:
+class PageServer(Protocol):
+    """A server of pages."""
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        """Wait until no request is in progress. Return False if one still is after this time. Blocks the thread."""
+        ...
+
+
+def serve_pages(listener: socket.socket, pages: Mapping[str, Page]) -> PageServer:
     """Serve these pages on a listening TCP or Unix socket, from threads that end with the process."""
     server = _Server(listener, pages)
     threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), name="metrics", daemon=True).start()
+    return server
 
 
 def port_of(listener: socket.socket) -> int | None:
@@ -53,10 +62,15 @@ class _Server(ThreadingHTTPServer):
         self.socket.close()
         self.socket = listener
         self.pages = pages
-        self._free = threading.BoundedSemaphore(MAX_REQUESTS)
+        self._in_progress = 0
+        self._changed = threading.Condition()
+
+    def wait_until_idle(self, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: self._in_progress == 0, seconds)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
+        if self._begin():
             super().process_request(request, client_address)
         else:
             self.shutdown_request(request)
@@ -65,7 +79,17 @@ class _Server(ThreadingHTTPServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            with self._changed:
+                self._in_progress -= 1
+                self._changed.notify_all()
+
+    def _begin(self) -> bool:
+        """Count a request; return False if as many as allowed are in progress."""
+        with self._changed:
+            if self._in_progress == MAX_REQUESTS:
+                return False
+            self._in_progress += 1
+            return True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Do not log clients that disconnect or send data that is not HTTP."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from queue_engine.crypto.sealing import Sealer, new_secret_key, parse_secret_key
@@ -36,7 +37,7 @@ from tests.integration.parts import (
 )
 from tests.ports import free_port
 from tests.servers import StoreServer, valkey_binary
-from tests.waiting import wait_until, wait_until_async
+from tests.waiting import GIVE_UP_SECONDS, wait_until, wait_until_async
 from worker_agent.tasks import MAX_UNSTARTED_SECONDS
 
 
@@ -414,6 +415,30 @@ async def test_sigterm_lets_a_running_task_finish(store: Store, programs: Progra
     assert waiting is not None
     assert (waiting.state, waiting.attempts) == (TaskState.QUEUED, 0)
     assert await store.workers.of_endpoint(endpoint_id) == []
+
+
+async def test_the_hook_of_a_pods_container_gets_its_response_after_the_drain(
+    store: Store, programs: Programs, container: HttpServer
+) -> None:
+    release = threading.Event()
+    container.answer = replies(Reply(hold=release))
+    endpoint_id = await new_endpoint(store)
+    await submit(store, endpoint_id, "running")
+    port = free_port()
+    agent = programs.agent(
+        endpoint_id, container.url, WORKER_AGENT_DRAIN_HOOK="true", WORKER_AGENT_METRICS_PORT=str(port)
+    )
+    container.next()
+    async with httpx.AsyncClient(trust_env=False, timeout=GIVE_UP_SECONDS) as client:
+        hook = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/drained"))
+        agent.signal(signal.SIGTERM)
+        await wait_until_async(lambda: "draining" in agent.output())
+        assert (await client.get(f"http://127.0.0.1:{port}/healthz")).status_code == 200
+        assert not hook.done()
+        release.set()
+        assert (await hook).text == "drained\n"
+    assert agent.wait() == 0
+    assert (await ended(store, endpoint_id, "running")).state is TaskState.SUCCEEDED
 
 
 async def test_a_task_that_outlasts_the_grace_is_handed_back_at_no_cost(
