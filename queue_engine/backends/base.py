@@ -74,6 +74,8 @@ class WorkerSpec:
     """Minimum number of CPUs for each GPU, or for a worker without GPUs; 0 if the endpoint states none."""
     card_ram_gb: int = 0
     """Minimum memory in GB for each GPU, or for a worker without GPUs; 0 if the endpoint states none."""
+    card_vram_gb: int = 0
+    """Minimum video memory of each GPU in GB; 0 if the endpoint states none."""
     service_mode: ServiceMode = ServiceMode.QUEUE
     concurrency: int = 1
     ready_path: str | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from queue_engine.aio import Backoff
 from queue_engine.domain.endpoints import Resource
@@ -42,6 +43,13 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class Later:
+    """No resource of the list takes a worker now, so its start has to wait and to be decided again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
 class Refusal:
     """The platform offers no resource of the list."""
 
@@ -49,18 +57,26 @@ class Refusal:
 
 
 def place(
-    resources: Sequence[Resource], recent: Mapping[Resource, Shortage], missing: Mapping[Resource, str], now: float
-) -> Placement | Refusal:
-    """Choose the first resource that exists and had no shortage lately.
+    resources: Sequence[Resource],
+    recent: Mapping[Resource, Shortage],
+    missing: Mapping[Resource, str],
+    now: float,
+    full: Mapping[Resource, str] = MappingProxyType({}),
+) -> Placement | Later | Refusal:
+    """Choose the first resource that exists, takes workers and had no shortage lately.
 
     `missing` has the reasons why the platform does not offer a resource, for example because its region is not
-    configured. If all others had a shortage lately, the first of them is chosen, and the worker waits for it.
+    configured, and `full` those why it takes no further worker now, such as the operator's limit. If all others had a
+    shortage lately, the first of them is chosen, and the worker waits for it.
     """
     offered = [one for one in resources if one not in missing]
     if not offered:
         return Refusal("; ".join(dict.fromkeys(missing[one] for one in resources)) or "resources: must not be empty")
-    free = next((one for one in offered if not _is_short(recent.get(one), now)), None)
-    return Placement(offered[0], recent[offered[0]].reason) if free is None else Placement(free)
+    taking = [one for one in offered if one not in full]
+    if not taking:
+        return Later(full[offered[0]])
+    free = next((one for one in taking if not _is_short(recent.get(one), now)), None)
+    return Placement(taking[0], recent[taking[0]].reason) if free is None else Placement(free)
 
 
 def _is_short(shortage: Shortage | None, now: float) -> bool:

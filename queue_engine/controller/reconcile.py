@@ -616,6 +616,7 @@ class Reconciler:
             volume_gb=config.container_volume_in_gb,
             card_vcpus=config.min_single_card_vcpu or 0,
             card_ram_gb=config.min_single_card_ram_in_gb or 0,
+            card_vram_gb=config.min_single_card_vram_in_gb or 0,
             service_mode=config.service_mode,
             concurrency=config.concurrency,
             ready_path=config.ready_path,

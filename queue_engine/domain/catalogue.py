@@ -14,6 +14,15 @@ price_per_hour = 2.49             # of one GPU
 [[gpu]]
 name = "CPU_LARGE"
 cpu = true                        # optional: workers of this type get no GPU
+
+[[gpu]]
+name = "AMD_MI300X_192G"
+[gpu.kubernetes]                  # optional, like every member: the nodes of this type in Kubernetes
+resourceName = "amd.com/gpu"      # the resource of which a worker gets `gpuCount`; nvidia.com/gpu by default
+products = []                     # values of the label nvidia.com/gpu.product; without them, nodes of all products
+selector = { "amd.com/gpu.family" = "AI" }       # further labels that a node must have
+tolerations = [{ key = "amd.com/gpu", operator = "Exists", effect = "NoSchedule" }]
+runtimeClass = "amd"
 ```
 """
 
@@ -22,12 +31,23 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from queue_engine.domain.clusters import Clusters
 from queue_engine.domain.endpoints import EndpointConfig
+from queue_engine.domain.field_errors import place_of
+from queue_engine.domain.kubernetes import (
+    NVIDIA_RESOURCE,
+    KubernetesGpu,
+    LabelKey,
+    LabelValue,
+    ObjectName,
+    ResourceName,
+    Toleration,
+)
 
 COST_DIGITS = 6
 """Number of decimals of a cost."""
@@ -40,6 +60,22 @@ class InvalidCatalogue(ValueError):
     """The text is not a valid catalogue; the message names the place and the rule."""
 
 
+class _Kubernetes(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    resourceName: ResourceName = NVIDIA_RESOURCE  # noqa: N815 - as the words of the API
+    products: list[LabelValue] = []
+    selector: dict[LabelKey, LabelValue] = {}
+    tolerations: list[Toleration] = []
+    runtimeClass: ObjectName | None = None  # noqa: N815 - as the words of the API
+
+    @property
+    def gpu(self) -> KubernetesGpu:
+        return KubernetesGpu(
+            self.resourceName, tuple(self.products), self.selector, tuple(self.tolerations), self.runtimeClass
+        )
+
+
 class _Gpu(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -47,6 +83,7 @@ class _Gpu(BaseModel):
     aliases: list[str] = []
     price_per_hour: Price | None = None
     cpu: bool = False
+    kubernetes: _Kubernetes | None = None
 
 
 class _Storage(BaseModel):
@@ -75,6 +112,10 @@ class Catalogue:
     """Price of one GB for an hour; None if not configured."""
     cpu_types: frozenset[str] = frozenset()
     """The types, as in `names`, whose workers get no GPU."""
+    unreached_regions: frozenset[str] = frozenset()
+    """The regions to whose workers the API cannot connect, so that they run no ALB endpoints."""
+    kubernetes: Mapping[str, KubernetesGpu] = field(default_factory=dict, repr=False)
+    """The nodes of the types in Kubernetes, where they are named."""
     _by_lower_name: Mapping[str, str] = field(default_factory=dict, repr=False)
     _prices: Mapping[str, float] = field(default_factory=dict, repr=False)
 
@@ -87,13 +128,14 @@ class Catalogue:
             raise InvalidCatalogue(f"is not TOML: {error}") from None
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise InvalidCatalogue(f"{_path_of(first['loc'])}: {first['msg']}") from None
+            raise InvalidCatalogue(f"{place_of(first['loc'])}: {first['msg'].removeprefix('Value error, ')}") from None
         spellings = (((gpu.name, *gpu.aliases), f"gpu[{index}]") for index, gpu in enumerate(content.gpu))
         return cls(
             names=tuple(gpu.name for gpu in content.gpu),
             regions=_regions(content.regions or []),
             storage_price=content.storage.price_per_gb_hour if content.storage else None,
             cpu_types=frozenset(gpu.name for gpu in content.gpu if gpu.cpu),
+            kubernetes={gpu.name: gpu.kubernetes.gpu for gpu in content.gpu if gpu.kubernetes is not None},
             _by_lower_name=_by_lower_name(spellings),
             _prices={gpu.name: gpu.price_per_hour for gpu in content.gpu if gpu.price_per_hour is not None},
         )
@@ -110,9 +152,17 @@ class Catalogue:
             regions=other.regions or self.regions,
             storage_price=self.storage_price if other.storage_price is None else other.storage_price,
             cpu_types=frozenset({*map(renamed, self.cpu_types), *other.cpu_types}),
+            unreached_regions=self.unreached_regions | other.unreached_regions,
+            kubernetes={renamed(name): one for name, one in self.kubernetes.items()} | dict(other.kubernetes),
             _by_lower_name=mine | dict(other._by_lower_name),
             _prices={renamed(name): price for name, price in self._prices.items()} | dict(other._prices),
         )
+
+    def within(self, clusters: Clusters) -> Catalogue:
+        """Return the catalogue with the regions of the operator's clusters, if there are any, in place of its own."""
+        if not clusters.regions:
+            return self
+        return replace(self, regions=clusters.names, unreached_regions=clusters.unreached)
 
     def canonical(self, name: str) -> str | None:
         """Return the GPU type in the catalogue's spelling, ignoring case; None if it is unknown."""
@@ -153,9 +203,3 @@ def _by_lower_name(spellings: Iterable[tuple[tuple[str, ...], str]]) -> dict[str
 def _regions(names: list[str]) -> tuple[str, ...]:
     _by_lower_name(((name,), f"regions[{index}]") for index, name in enumerate(names))
     return tuple(names)
-
-
-def _path_of(location: tuple[int | str, ...]) -> str:
-    """Return a location as text, such as `gpu[2].price_per_hour`."""
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
-    return path.removeprefix(".")

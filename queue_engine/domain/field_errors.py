@@ -30,3 +30,9 @@ def listing(parts: Sequence[str], separator: str, max_characters: int) -> str:
             return f"{text}{separator}and {len(parts) - index} more"
         text += separator + part
     return text
+
+
+def place_of(location: Sequence[int | str]) -> str:
+    """Return the place of a value in a document as text, such as `gpu[2].price_per_hour`."""
+    parts = (part for part in location if part != "[key]")  # pydantic's mark of a rule for a name itself
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).removeprefix(".")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from queue_engine.backends.placement import Placement, Refusal, Shortage, place
+from queue_engine.backends.placement import Later, Placement, Refusal, Shortage, place
 from queue_engine.domain.endpoints import Resource
 
 EAST, WEST, NORTH = (Resource(region, "NVIDIA L4", 2) for region in ("east", "west", "north"))
@@ -39,3 +39,18 @@ def test_resources_that_the_platform_does_not_have_are_refused_with_each_reason_
     missing = {EAST: "no cluster for the region", WEST: "no cluster for the region", NORTH: "no such GPU"}
     assert place((EAST, WEST, NORTH), {}, missing, NOW) == Refusal("no cluster for the region; no such GPU")
     assert place((), {}, {}, NOW) == Refusal("resources: must not be empty")
+
+
+@pytest.mark.parametrize(
+    ("recent", "full", "expected"),
+    [
+        ({}, {EAST: "limit"}, Placement(WEST)),
+        ({WEST: short(12)}, {EAST: "limit"}, Placement(NORTH)),
+        ({WEST: short(12), NORTH: short(12)}, {EAST: "limit"}, Placement(WEST, waits_for=FULL)),
+        ({}, {EAST: "limit of east", WEST: "limit of west", NORTH: "limit of north"}, Later("limit of east")),
+    ],
+)
+def test_a_resource_that_takes_no_further_worker_is_skipped(
+    recent: dict[Resource, Shortage], full: dict[Resource, str], expected: Placement | Later
+) -> None:
+    assert place((EAST, WEST, NORTH), recent, {}, NOW, full) == expected
