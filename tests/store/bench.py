@@ -14,7 +14,7 @@ from queue_engine.store.queue import Started, TaskQueue
 from queue_engine.store.store import Store
 from queue_engine.store.sweeper import Swept
 from queue_engine.store.tasks import Submission
-from tests.store.consistency import faults_of
+from tests.store.consistency import faults_in
 from tests.store.probe import Probe
 
 TENANT = "acme"
@@ -233,7 +233,8 @@ class Bench:
     async def check(self) -> list[str]:
         """Return the inconsistencies in the whole store."""
         faults = []
+        snapshot = await self.probe.snapshot()
         for partition in self.store.partitions.all():
             ids = [one for one in self.endpoint_ids if self.store.partitions.of(one).partition == partition]
-            faults += await faults_of(self.probe, partition, ids, has_use=self.has_use)
+            faults += faults_in(snapshot, partition, ids, has_use=self.has_use)
         return faults

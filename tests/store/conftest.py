@@ -1,6 +1,6 @@
 """Fixtures: a store on every kind of server, and a bench whose consistency is checked at the end of the test."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -13,10 +13,15 @@ from tests.store.probe import Probe
 PARTITIONS = 4
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _quick_timers(store_server: StoreServer) -> None:
-    """Raise the server's timer rate, because a blocking read of 1 ms waits for the next round: 100 ms by default."""
+@pytest.fixture(autouse=True, scope="module")
+def _quick_timers(store_server: StoreServer) -> Iterator[None]:
+    """Raise the server's timer rate, because a blocking read of 1 ms waits for the next round: 100 ms by default.
+
+    It is lowered after each module, because an idle server with quick timers computes too.
+    """
     store_server.command("CONFIG", "SET", "hz", "500")
+    yield
+    store_server.command("CONFIG", "SET", "hz", "10")
 
 
 @pytest.fixture

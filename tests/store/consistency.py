@@ -24,7 +24,12 @@ async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str],
 
     `has_use` is False for data of an earlier version, which did not count bytes and deliveries.
     """
-    contents = _read(await probe.snapshot(partition.tag), partition, endpoint_ids)
+    return faults_in(await probe.snapshot(partition.tag), partition, endpoint_ids, has_use=has_use)
+
+
+def faults_in(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str], *, has_use: bool = True) -> list[str]:
+    """Return the same for a snapshot, which may have other partitions too."""
+    contents = _read(snapshot, partition, endpoint_ids)
     faults: list[str] = []
     for one in contents.endpoints:
         faults += _faults_of_tasks(contents, one)

@@ -10,15 +10,29 @@ from queue_engine.store.redis.cluster import ClusterClient
 
 Fields = dict[str, str]
 
-READS: dict[str, tuple[str | int, ...]] = {
-    "string": ("GET",),
-    "hash": ("HGETALL",),
-    "list": ("LRANGE", 0, -1),
-    "set": ("SMEMBERS",),
-    "zset": ("ZRANGE", 0, -1, "WITHSCORES"),
-    "stream": ("XRANGE", "-", "+"),
+_SNAPSHOT = """
+local READS = {
+  string = { 'GET' }, hash = { 'HGETALL' }, list = { 'LRANGE', 0, -1 }, set = { 'SMEMBERS' },
+  zset = { 'ZRANGE', 0, -1, 'WITHSCORES' }, stream = { 'XRANGE', '-', '+' },
 }
-"""The command that reads the whole content of a key, by type."""
+local found = {}
+for _, name in ipairs(redis.call('KEYS', '*')) do
+  if name:sub(1, #ARGV[1]) == ARGV[1] then
+    local kind, unacknowledged = redis.call('TYPE', name).ok, {}
+    local read = READS[kind]
+    local content = redis.call(read[1], name, unpack(read, 2))
+    for _, group in ipairs(kind == 'stream' and redis.call('XINFO', 'GROUPS', name) or {}) do
+      for _, entry in ipairs(redis.call('XPENDING', name, group[2], '-', '+', 100000)) do
+        table.insert(unacknowledged, { entry[1], entry[2] })
+      end
+    end
+    table.insert(found, { name, kind, content, unacknowledged })
+  end
+end
+return found
+"""
+"""Returns all keys of a server that begin with a prefix: name, type, content, and the entries of a stream that were
+read and not acknowledged, with their consumer. One script, because tests look at everything after each step."""
 
 
 class Probe:
@@ -70,21 +84,15 @@ class Probe:
         return {name: _flat(content) for name, content in (await self.snapshot()).contents.items()}
 
     async def snapshot(self, prefix: str = "") -> "Snapshot":
-        """Return a snapshot of all keys that begin with `prefix`. Takes three round trips."""
-        found = sorted(name for name in await self.keys() if name.startswith(prefix))
-        types = await self._all([("TYPE", name) for name in found])
-        # A key may have expired since the keys were listed.
-        there = [(name, kind) for name, kind in zip(found, types, strict=True) if kind != b"none"]
-        names, kinds = [name for name, _ in there], [kind for _, kind in there]
-        streams = [name for name, kind in zip(names, kinds, strict=True) if kind == b"stream"]
-        reads = [(*READS[_text(kind)], name) for name, kind in zip(names, kinds, strict=True)]
-        contents = await self._all([(command, name, *rest) for command, *rest, name in reads])
-        groups = await self._all([("XINFO GROUPS", name) for name in streams])
-        pending = {}
-        for name, of_stream in zip(streams, groups, strict=True):
-            for group in of_stream:
-                pending[name] = await self.pending(name, _text(group["name"])) if group["pending"] else {}
-        return Snapshot(dict(zip(names, contents, strict=True)), pending)
+        """Return a snapshot of all keys that begin with `prefix`, of all masters in a cluster."""
+        servers = (await self.redis.masters()).values() if isinstance(self.redis, ClusterClient) else [self.redis]
+        contents: dict[str, Any] = {}
+        unacknowledged: dict[str, Fields] = {}
+        for server in servers:
+            for name, kind, content, read in await Probe(server).ask("EVAL", _SNAPSHOT, 0, prefix):
+                contents[_text(name)] = _as_redis_py(_text(kind), content)
+                unacknowledged[_text(name)] = {_text(entry_id): _text(consumer) for entry_id, consumer in read}
+        return Snapshot(contents, unacknowledged)
 
     async def _all(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
         pipeline = self.redis.pipeline(transaction=False)
@@ -118,6 +126,21 @@ class Snapshot:
     def pending(self, key: str) -> Fields:
         """Entries that were read and not acknowledged: consumer by entry id."""
         return self.unacknowledged.get(key, {})
+
+
+def _as_redis_py(kind: str, content: Any) -> Any:
+    """Return the content of a key as redis-py returns it for the command that reads this type."""
+    if kind == "hash":
+        return _pairs(content)
+    if kind == "set":
+        return set(content)
+    if kind == "stream":
+        return [(entry_id, _pairs(fields)) for entry_id, fields in content]
+    return content
+
+
+def _pairs(flat: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(flat[::2], flat[1::2], strict=True))
 
 
 def _text(value: Any) -> str:
