@@ -1,8 +1,10 @@
 """The delivery process: what a receiver gets, the schedule, and what survives the process's own death."""
 
+import asyncio
 import json
 import signal
 import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -12,12 +14,50 @@ from standardwebhooks import Webhook
 from queue_engine.domain.tasks import DeliveryStatus, Failed, Outcome, Succeeded, Task, TaskStatus
 from queue_engine.store.endpoints import new_signing_secret
 from queue_engine.store.store import Store
-from tests.integration.parts import TENANT, HttpServer, Programs, Reply, Request, new_endpoint, replies, submit
+from tests.integration.parts import (
+    TENANT,
+    HttpServer,
+    Programs,
+    Reply,
+    Request,
+    new_endpoint,
+    open_store,
+    programs_on,
+    replies,
+    submit,
+)
 from tests.ports import free_port
-from tests.servers import StoreServer
+from tests.servers import StoreServer, valkey_binary
 from tests.waiting import wait_until, wait_until_async
 
 OUTPUT = b'{"label": "cat", "score": 0.123456789012345678901}'
+
+
+@pytest.fixture(scope="module")
+def sender_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a store beside which a delivery process runs, for tests that leave both as they were.
+
+    They share it, because a process takes half a second of processor time to start.
+    """
+
+    async def prepare(url: str) -> None:
+        store = open_store(url)
+        await store.prepare()
+        await store.close()
+
+    directory = tmp_path_factory.mktemp("sender")
+    with StoreServer(valkey_binary(), directory) as server, programs_on(server.url, directory) as programs:
+        asyncio.run(prepare(server.url))
+        programs.delivery(schedule="0.1,0.1")
+        yield server.url
+
+
+@pytest.fixture
+async def sender(sender_url: str) -> AsyncIterator[Store]:
+    """The store of the delivery process that is shared. Each test has endpoints and receivers of its own."""
+    store = open_store(sender_url)
+    yield store
+    await store.close()
 
 
 async def end_task(
@@ -42,17 +82,14 @@ async def delivery_at(store: Store, endpoint_id: str, status: DeliveryStatus, ta
     return task
 
 
-async def test_a_result_is_delivered_with_key_and_signature(
-    store: Store, programs: Programs, receiver: HttpServer
-) -> None:
-    endpoint_id = await new_endpoint(store)
-    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook", auth_key="top secret key")
-    programs.delivery()
+async def test_a_result_is_delivered_with_key_and_signature(sender: Store, receiver: HttpServer) -> None:
+    endpoint_id = await new_endpoint(sender)
+    await end_task(sender, endpoint_id, webhook=f"{receiver.url}/hook", auth_key="top secret key")
     request = receiver.next()
     assert request.path == "/hook"
     assert request.headers["x-api-key"] == "top secret key"
     assert request.headers["content-type"] == "application/json"
-    secret = await store.endpoints.signing_secret(endpoint_id)
+    secret = await sender.endpoints.signing_secret(endpoint_id)
     assert secret is not None
     Webhook(secret).verify(request.body, request.headers)
     assert OUTPUT in request.body
@@ -67,30 +104,28 @@ async def test_a_result_is_delivered_with_key_and_signature(
         "retry_count": 1,
         "result": json.loads(OUTPUT),
     }
-    task = await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+    task = await delivery_at(sender, endpoint_id, DeliveryStatus.SUCCESS)
     assert task.status is TaskStatus.DELIVERED
     assert task.delivery_attempts == 1
     assert task.delivered_at_ms is not None
 
 
 async def test_receivers_with_the_replaced_and_the_new_secret_verify_a_result(
-    store: Store, programs: Programs, receiver: HttpServer
+    sender: Store, receiver: HttpServer
 ) -> None:
-    endpoint_id = await new_endpoint(store)
-    secrets = [await store.endpoints.signing_secret(endpoint_id), new_signing_secret()]
-    await store.endpoints.rotate_signing_secret(endpoint_id, TENANT, str(secrets[1]), overlap_seconds=3600)
-    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
-    programs.delivery()
+    endpoint_id = await new_endpoint(sender)
+    secrets = [await sender.endpoints.signing_secret(endpoint_id), new_signing_secret()]
+    await sender.endpoints.rotate_signing_secret(endpoint_id, TENANT, str(secrets[1]), overlap_seconds=3600)
+    await end_task(sender, endpoint_id, webhook=f"{receiver.url}/hook")
     request = receiver.next()
     assert len(request.headers["webhook-signature"].split(" ")) == 2
     for secret in secrets:
         Webhook(str(secret)).verify(request.body, request.headers)
 
 
-async def test_an_auth_key_that_signs_is_not_sent(store: Store, programs: Programs, receiver: HttpServer) -> None:
-    endpoint_id, own = await new_endpoint(store), new_signing_secret()
-    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook", auth_key=own)
-    programs.delivery()
+async def test_an_auth_key_that_signs_is_not_sent(sender: Store, receiver: HttpServer) -> None:
+    endpoint_id, own = await new_endpoint(sender), new_signing_secret()
+    await end_task(sender, endpoint_id, webhook=f"{receiver.url}/hook", auth_key=own)
     request = receiver.next()
     assert "x-api-key" not in request.headers
     assert own not in str(request.headers)
@@ -98,41 +133,38 @@ async def test_an_auth_key_that_signs_is_not_sent(store: Store, programs: Progra
     Webhook(own).verify(request.body, request.headers)
 
 
-async def test_a_failure_is_delivered_and_stays_failed(store: Store, programs: Programs, receiver: HttpServer) -> None:
-    endpoint_id = await new_endpoint(store)
-    await end_task(store, endpoint_id, outcome=Failed("out of memory"), webhook=f"{receiver.url}/hook")
-    programs.delivery()
+async def test_a_failure_is_delivered_and_stays_failed(sender: Store, receiver: HttpServer) -> None:
+    endpoint_id = await new_endpoint(sender)
+    await end_task(sender, endpoint_id, outcome=Failed("out of memory"), webhook=f"{receiver.url}/hook")
     request = receiver.next()
     body = json.loads(request.body)
     assert (body["status"], body["success"], body["failed_reason"]) == ("Failed", False, "out of memory")
     assert "result" not in body
     assert "x-api-key" not in request.headers
-    task = await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+    task = await delivery_at(sender, endpoint_id, DeliveryStatus.SUCCESS)
     assert task.status is TaskStatus.FAILED
 
 
-async def test_a_large_output_is_left_out_and_said_so(store: Store, programs: Programs, receiver: HttpServer) -> None:
-    endpoint_id = await new_endpoint(store)
-    await end_task(store, endpoint_id, outcome=Succeeded(b'"' + b"x" * 300_000 + b'"'), webhook=f"{receiver.url}/hook")
-    programs.delivery()
+async def test_a_large_output_is_left_out_and_said_so(sender: Store, receiver: HttpServer) -> None:
+    endpoint_id = await new_endpoint(sender)
+    await end_task(sender, endpoint_id, outcome=Succeeded(b'"' + b"x" * 300_000 + b'"'), webhook=f"{receiver.url}/hook")
     body = json.loads(receiver.next().body)
     assert body["result_truncated"] is True
     assert "result" not in body
 
 
 async def test_a_receiver_that_fails_twice_gets_it_a_third_time_under_the_same_id(
-    store: Store, programs: Programs, receiver: HttpServer
+    sender: Store, receiver: HttpServer
 ) -> None:
     receiver.answer = replies(Reply(500), Reply(503), Reply(204, b""))
-    endpoint_id = await new_endpoint(store)
-    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
-    programs.delivery()
+    endpoint_id = await new_endpoint(sender)
+    await end_task(sender, endpoint_id, webhook=f"{receiver.url}/hook")
     requests = [receiver.next() for _ in range(3)]
     assert [json.loads(request.body)["retry_count"] for request in requests] == [1, 2, 3]
     assert len({request.headers["webhook-id"] for request in requests}) == 1
-    task = await delivery_at(store, endpoint_id, DeliveryStatus.SUCCESS)
+    task = await delivery_at(sender, endpoint_id, DeliveryStatus.SUCCESS)
     assert task.delivery_attempts == 3
-    log = await store.deliveries.ledger(endpoint_id, "task")
+    log = await sender.deliveries.ledger(endpoint_id, "task")
     assert [one.status for one in log] == [500, 503, 204]
 
 
@@ -173,22 +205,20 @@ async def test_between_attempts_the_status_is_failed_and_the_next_time_is_known(
     ids=["redirect", "gone", "rate limited", "not found"],
 )
 async def test_what_is_not_2xx_is_a_failure_with_its_class(
-    store: Store, programs: Programs, receiver: HttpServer, reply: Reply, fault: str
+    sender: Store, receiver: HttpServer, reply: Reply, fault: str
 ) -> None:
     receiver.answer = replies(reply)
-    endpoint_id = await new_endpoint(store)
-    await end_task(store, endpoint_id, webhook=f"{receiver.url}/hook")
-    programs.delivery(schedule="0.1")
-    task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
-    assert task.delivery_attempts == (1 if fault == "gone" else 2)
-    assert {one.error_type for one in await store.deliveries.ledger(endpoint_id, "task")} == {fault}
+    endpoint_id = await new_endpoint(sender)
+    await end_task(sender, endpoint_id, webhook=f"{receiver.url}/hook")
+    task = await delivery_at(sender, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+    assert task.delivery_attempts == (1 if fault == "gone" else 3)
+    assert {one.error_type for one in await sender.deliveries.ledger(endpoint_id, "task")} == {fault}
 
 
-async def test_a_refused_connection_is_a_failure_like_any_other(store: Store, programs: Programs) -> None:
-    endpoint_id = await new_endpoint(store)
-    await end_task(store, endpoint_id, webhook=f"http://127.0.0.1:{free_port()}/hook")
-    programs.delivery(schedule="0.1")
-    task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
+async def test_a_refused_connection_is_a_failure_like_any_other(sender: Store) -> None:
+    endpoint_id = await new_endpoint(sender)
+    await end_task(sender, endpoint_id, webhook=f"http://127.0.0.1:{free_port()}/hook")
+    task = await delivery_at(sender, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED)
     assert "connect_refused" in (task.delivery_error or "")
 
 
@@ -346,22 +376,19 @@ async def test_what_a_drained_process_has_not_sent_is_sent_by_the_next_one(
     assert len(receiver.requests) == 20
 
 
-async def test_a_retry_after_holds_for_all_deliveries_to_the_receiver(
-    store: Store, programs: Programs, receiver: HttpServer
-) -> None:
+async def test_a_retry_after_holds_for_all_deliveries_to_the_receiver(sender: Store, receiver: HttpServer) -> None:
     receiver.answer = replies(Reply(429, b"", {"Retry-After": "200"}))
-    endpoint_id = await new_endpoint(store)
-    await end_task(store, endpoint_id, "first", webhook=f"{receiver.url}/hook")
-    programs.delivery()
-    await delivery_at(store, endpoint_id, DeliveryStatus.FAILED, "first")
-    await end_task(store, endpoint_id, "second", webhook=f"{receiver.url}/other")
+    endpoint_id = await new_endpoint(sender)
+    await end_task(sender, endpoint_id, "first", webhook=f"{receiver.url}/hook")
+    await delivery_at(sender, endpoint_id, DeliveryStatus.FAILED, "first")
+    await end_task(sender, endpoint_id, "second", webhook=f"{receiver.url}/other")
 
     async def is_parked() -> bool:
-        task = await store.tasks.get(endpoint_id, "second")
+        task = await sender.tasks.get(endpoint_id, "second")
         return task is not None and task.delivery_parked
 
     await wait_until_async(is_parked)
-    task = await store.tasks.get(endpoint_id, "second")
+    task = await sender.tasks.get(endpoint_id, "second")
     assert task is not None
     assert task.delivery_attempts == 0
     wait_seconds = ((task.next_delivery_at_ms or 0) - (task.finished_at_ms or 0)) / 1000
@@ -431,21 +458,18 @@ def test_a_bad_setting_is_named_at_start(programs: Programs, variable: str, valu
     assert "Traceback" not in process.output()
 
 
-async def test_a_name_that_resolves_inside_is_recorded_like_one_that_does_not_resolve(
-    store: Store, programs: Programs
-) -> None:
+async def test_a_name_that_resolves_inside_is_recorded_like_one_that_does_not_resolve(sender: Store) -> None:
     """A tenant must not learn the names of the private network from the difference."""
-    endpoint_id = await new_endpoint(store)
-    await end_task(store, endpoint_id, "inside", webhook="http://db.localhost:9/")  # ::1 is not allowed
-    await end_task(store, endpoint_id, "unresolved", webhook="http://db.invalid:9/")
-    programs.delivery(schedule="0.1")
+    endpoint_id = await new_endpoint(sender)
+    await end_task(sender, endpoint_id, "inside", webhook="http://db.localhost:9/")  # ::1 is not allowed
+    await end_task(sender, endpoint_id, "unresolved", webhook="http://db.invalid:9/")
     seen = []
     for task_id in ("inside", "unresolved"):
-        task = await delivery_at(store, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED, task_id)
-        log = await store.deliveries.ledger(endpoint_id, task_id)
+        task = await delivery_at(sender, endpoint_id, DeliveryStatus.MAX_RETRIES_EXCEEDED, task_id)
+        log = await sender.deliveries.ledger(endpoint_id, task_id)
         seen.append((task.delivery_error, [(one.status, one.error_type, one.excerpt) for one in log]))
     assert seen[0] == seen[1]
-    assert [row[2] for row in seen[0][1]] == ["the host name does not resolve to an address that is allowed"] * 2
+    assert [row[2] for row in seen[0][1]] == ["the host name does not resolve to an address that is allowed"] * 3
 
 
 async def test_loopback_is_closed_as_soon_as_there_is_a_second_tenant(
