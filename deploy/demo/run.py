@@ -1,8 +1,9 @@
-"""The demo: the whole engine on this machine, two workers with a real model, and every result checked.
+"""The demo: the whole engine on this machine, two workers, and every result checked.
 
-    .venv/bin/python deploy/demo/run.py [--files N] [--command COMMAND]
+    .venv/bin/python deploy/demo/run.py [--files N] [--backend process|docker|…] [--image IMAGE] [--command COMMAND]
 
-Exits with 0 when every step worked and nothing is left behind, 1 when not, 130 after Ctrl-C.
+Workers are processes with a real model, or containers with a plain server. Exits with 0 when every step worked and
+nothing is left behind, 1 when not, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import secrets
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,7 +33,7 @@ from typing import Annotated
 
 import typer
 
-from deploy.demo.tour import POLL_SECONDS, SETTINGS, Tour
+from deploy.demo.tour import SETTINGS, Tour, Workers
 from queue_engine.cli.client import CommandError, Unreachable, opened
 from queue_engine.cli.output import Screen, safe
 from queue_engine.net.ports import free_port
@@ -42,12 +42,22 @@ from queue_engine.processes.interpreter import python_command
 from queue_engine.processes.process_groups import kill_processes_with, passed_on, processes_with
 from queue_engine.processes.standard_files import guarded_output, pause_while_read
 
-STOP_SECONDS, FORCE_SECONDS = 25.0, 5.0
+STOP_SECONDS = 120
+"""Time after which the engine is killed: more than `up` takes to drain its workers and to remove their containers."""
+ABOUT_TO_END_SECONDS = 25.0
+"""Time for the engine to end after it was first unreachable."""
+OF_PLATFORMS = (
+    *("DOCKER_", "XDG_RUNTIME_DIR", "KUBECONFIG"),
+    *("QUEUE_ENGINE_AGENT_", "QUEUE_ENGINE_DOCKER_", "QUEUE_ENGINE_KUBERNETES_", "QUEUE_ENGINE_CLUSTERS_"),
+)
+"""Beginnings of the variables that a backend for containers needs. Other settings of this shell do not matter."""
 
 
 def main(
     files: Annotated[int, typer.Option(min=1, max=2000, help="How many files to submit")] = 120,
-    command: Annotated[str | None, typer.Option(help="The workers' command, in place of the model server's")] = None,
+    backend: Annotated[str, typer.Option(help="Where the workers run, as `up --backend`")] = "process",
+    image: Annotated[str, typer.Option(help="The workers' image, where they are containers")] = "python:3.13-slim",
+    command: Annotated[str | None, typer.Option(help="The workers' command, in place of the demo's server")] = None,
 ) -> None:
     """Run the whole engine on this machine and check what it does."""
     signals: list[signal.Signals] = []
@@ -56,24 +66,28 @@ def main(
             signal.signal(number, lambda number, _: signals.append(signal.Signals(number)))
     try:
         with tempfile.TemporaryDirectory(prefix="queue-engine-demo-") as folder:
-            status = _run(Path(folder), files, command, signals)
+            status = _run(Path(folder), files, Workers(backend, image, command), signals)
     except BrokenPipeError:  # as in `make demo | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     raise typer.Exit(status)
 
 
-def _run(folder: Path, files: int, command: str | None, signals: Sequence[signal.Signals]) -> int:
+def _run(folder: Path, files: int, workers: Workers, signals: Sequence[signal.Signals]) -> int:
     """Take the tour on an engine of its own, which is ended whatever happens. `signals` are those that have come."""
     started, port, screen = time.monotonic(), free_port(), Screen(time.time)
     api_key, failures = secrets.token_urlsafe(24), list[str]()
     # Every process of the engine and of its workers inherits TMPDIR: it tells them from all others.
     environment = passed_on(os.environ) | SETTINGS | {"QUEUE_ENGINE_API_KEY": api_key, "TMPDIR": str(folder)}
-    up = python_command("queue_engine", "up", "--port", str(port), "--data-dir", str(folder / "data"))
+    options = ["--port", str(port), "--data-dir", str(folder / "data")]
+    if workers.are_containers:
+        environment |= {name: value for name, value in os.environ.items() if name.startswith(OF_PLATFORMS)}
+        options += ["--backend", workers.backend]
     log = BoundedLog(folder / "up.log").open()
     engine = subprocess.Popen(
-        up, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-    )
+        python_command("queue_engine", "up", *options),
+        env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
 
     def pause(seconds: float) -> None:
         if signals:
@@ -85,7 +99,7 @@ def _run(folder: Path, files: int, command: str | None, signals: Sequence[signal
     try:
         with opened(f"http://127.0.0.1:{port}", api_key, None) as api:
             tour = Tour(api, screen, pause)
-            tour.run(files, command)
+            tour.run(files, workers)
     except CommandError as error:
         failures = [*_ends_of_logs(folder), f"FAILED: {tour.step}: {_reason(error, engine)}"]
     except KeyboardInterrupt:
@@ -102,24 +116,24 @@ def _run(folder: Path, files: int, command: str | None, signals: Sequence[signal
 
 
 def _reason(error: CommandError, engine: subprocess.Popen[bytes]) -> str:
-    if isinstance(error, Unreachable):  # the engine may be about to end
+    if isinstance(error, Unreachable):
         with suppress(subprocess.TimeoutExpired):
-            engine.wait(STOP_SECONDS)
+            engine.wait(ABOUT_TO_END_SECONDS)
     status = engine.poll()
     return str(error) if status is None else f"queue-engine up ended with status {status}"
 
 
 def _end(engine: subprocess.Popen[bytes], mark: dict[str, str], signals: Sequence[signal.Signals]) -> int:
     """End the engine, at once after a second signal. Kill the processes that it leaves, and return their number."""
-    asked_at = time.monotonic()
     engine.terminate()
-    while engine.poll() is None:
-        waited = time.monotonic() - asked_at
-        if waited > STOP_SECONDS + FORCE_SECONDS:
-            engine.kill()
-        elif len(signals) > 1 or waited > STOP_SECONDS:
+    for _ in range(STOP_SECONDS * 10):
+        with suppress(subprocess.TimeoutExpired):
+            engine.wait(0.1)
+            break
+        if len(signals) > 1:
             engine.terminate()  # the second SIGTERM ends it at once
-        threading.Event().wait(POLL_SECONDS)
+    else:
+        engine.kill()
     left = len(processes_with(mark))
     asyncio.run(kill_processes_with(mark))
     return left

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from deploy.demo.files import PROJECT, SampleFile, collect
 from deploy.demo.jobs import WORKER_PORT, Job, faults_of
@@ -20,10 +20,11 @@ from queue_engine.cli.output import Column, Screen
 
 WORKERS = 2
 MODEL_SERVER = PROJECT / "deploy" / "examples" / "magika_server.py"
+CONTAINER_WORKER = PROJECT / "deploy" / "demo" / "container_worker.py"
 SETTINGS = {"QUEUE_ENGINE_WORKER_GRACE_SECONDS": "3", "QUEUE_ENGINE_DELIVERY_SCHEDULE": "0.5,1,2"}
 """Short waits between delivery attempts, so that the one that is given up delays the demo only for a moment."""
 DELIVERY_ATTEMPTS = 4
-STANDSTILL_SECONDS, POLL_SECONDS = 90.0, 0.1
+STANDSTILL_SECONDS, PULL_SECONDS, POLL_SECONDS = 90.0, 900.0, 0.1
 MAX_ROWS, MAX_TYPES, MAX_FAULTS = 15, 12, 5
 
 _FILES = (
@@ -35,6 +36,37 @@ _RECEIVERS = (
     *(Column("RECEIVER", "receiver", "id"), Column("RESPONSES", "responses")),
     *(Column("TASK", "status"), Column("DELIVERY", "deliveryStatus")),
 )
+
+
+class Workers(NamedTuple):
+    """The backend of the workers, their image, and their command if it is not the demo's own."""
+
+    backend: str
+    image: str
+    command: str | None
+
+    @property
+    def are_containers(self) -> bool:
+        return self.backend != "process"
+
+    def endpoint(self) -> dict[str, Any]:
+        """Return the request that creates their endpoint."""
+        if self.are_containers:
+            image, command = self.image, json.dumps(["python3", "-c", CONTAINER_WORKER.read_text()])
+        else:
+            image, command = "none", f"exec {shlex.join([sys.executable, str(MODEL_SERVER)])}"
+        return {
+            "name": "file-types",
+            "image": image,
+            "serviceMode": "QUEUE",
+            "workers": WORKERS,
+            "resources": [{"region": "local", "gpuType": "CPU", "gpuCount": 1}],
+            "containerVolumeInGb": 20,
+            "initializationCommand": self.command or command,
+            "environmentVars": [{"key": "THREADS", "value": "1"}],
+            "expose": {"port": WORKER_PORT, "protocol": "http"},
+            "executionTimeoutSeconds": 30,
+        }
 
 
 class Tour:
@@ -52,7 +84,7 @@ class Tour:
         self._inbox = Inbox()
         self._endpoint: tuple[str, ...] = (ENDPOINTS,)
 
-    def run(self, file_count: int, command: str | None) -> None:
+    def run(self, file_count: int, workers: Workers) -> None:
         """Do everything and show its results. Raises CommandError, and what `pause` raises."""
         with ExitStack() as until_end:
             self._begin("collect files")
@@ -60,14 +92,17 @@ class Tour:
             self._begin("start the engine")
             self._watch("API that is ready", 1, self._is_ready)
             self._begin("create the endpoint")
-            self._endpoint = (ENDPOINTS, str(self._post(_endpoint(command))["id"]))
+            self._endpoint = (ENDPOINTS, str(self._post(workers.endpoint())["id"]))
             jobs = self._jobs(files, until_end)
             self._begin(f"wait for {WORKERS} workers that run the model")
-            self._watch("workers that run", WORKERS, self._running_workers)
+            patience = PULL_SECONDS if workers.are_containers else STANDSTILL_SECONDS
+            self._watch("workers that run", WORKERS, self._running_workers, patience)
             self._begin(f"submit {len(jobs)} tasks")
             self._submit(jobs)
             self._begin("wait for the webhooks")
-            self._wait_for_webhooks(jobs)
+            self._watch("results delivered", sum(job.delivered for job in jobs), lambda: len(self._inbox.accepted_ids))
+            self._screen.line("  waiting until the delivery to the receiver that always fails is given up")
+            self._watch("deliveries that have ended", len(jobs), lambda: self._ended_deliveries(jobs))
             self._begin("check every task against the API")
             self._check(jobs)
         self._report(jobs[2:], jobs[:2])
@@ -76,10 +111,10 @@ class Tour:
         self.step = step
         self._screen.line(f"{step} ...")
 
-    def _watch(self, title: str, total: int, count: Callable[[], int]) -> None:
+    def _watch(self, title: str, total: int, count: Callable[[], int], patience: float = STANDSTILL_SECONDS) -> None:
         """Show how far something is until it is whole: all the time on a terminal, else a line for each quarter.
 
-        Raises CommandError when the count stalls or a webhook was forged.
+        Raises CommandError when the count stalls for `patience` seconds or a webhook was forged.
         """
         before, moved_at = 0, time.monotonic()
         with self._screen.waiting(title) as show:
@@ -91,8 +126,8 @@ class Tour:
                     before, moved_at = done, time.monotonic()
                 if self._inbox.faults:
                     raise CommandError(self._inbox.faults[0])
-                if time.monotonic() - moved_at > STANDSTILL_SECONDS:
-                    raise CommandError(f"{title}: {done}/{total}, without progress for {STANDSTILL_SECONDS:g} s")
+                if time.monotonic() - moved_at > patience:
+                    raise CommandError(f"{title}: {done}/{total}, without progress for {patience:g} s")
                 self._pause(POLL_SECONDS)
         self._screen.line(f"  {title}: {total}/{total}")
 
@@ -137,12 +172,6 @@ class Tour:
             job.submitted_at = time.monotonic()
             self._post(job.body(), "tasks")
 
-    def _wait_for_webhooks(self, jobs: Sequence[Job]) -> None:
-        delivered = sum(job.delivered for job in jobs)
-        self._watch("results delivered", delivered, lambda: len(self._inbox.accepted_ids))
-        self._screen.line("  waiting until the delivery to the receiver that always fails is given up")
-        self._watch("deliveries that have ended", len(jobs), lambda: self._ended_deliveries(jobs))
-
     def _ended_deliveries(self, jobs: Sequence[Job]) -> int:
         """Count what the engine has recorded, which is a moment after the receiver knows of it."""
         statuses = [self._get("tasks", job.task_id)["deliveryStatus"] for job in jobs if not job.delivered]
@@ -152,14 +181,13 @@ class Tour:
         for job in jobs:
             job.task = self._get("tasks", job.task_id)
             job.received = self._inbox.received.pop(job.task_id, [])
-        faults = [fault for job in jobs for fault in faults_of(job, self._endpoint[1])]
+        faults = self._inbox.faults + [fault for job in jobs for fault in faults_of(job, self._endpoint[1])]
         faults += [f"a webhook for a task that was not submitted: {task_id}" for task_id in self._inbox.received]
-        expected = {"processing": 0, "delivered": sum(job.delivered for job in jobs), "failed": 0, "total": len(jobs)}
         counts = self._get("tasks", "count")
-        for name, count in expected.items():
-            if counts[name] != count:
-                faults.append(f"the API counts {counts[name]} tasks as {name}, not {count}")
-        if faults := faults + self._inbox.faults:
+        expected = {"processing": 0, "delivered": sum(job.delivered for job in jobs), "failed": 0, "total": len(jobs)}
+        if (counted := {name: counts[name] for name in expected}) != expected:
+            faults.append(f"the API counts {counted}, not {expected}")
+        if faults:
             raise CommandError(f"{len(faults)} faults: {'; '.join(faults[:MAX_FAULTS])}")
 
     def _report(self, files: Sequence[Job], special: Sequence[Job]) -> None:
@@ -180,18 +208,3 @@ class Tour:
         line(f"the model found {len(types)} types: {names}{', ...' if types[MAX_TYPES:] else ''}")
         line(f"from submit to webhook: median {median(times):.0f} ms, 99th percentile {slowest} ms")
         line(f"from the first submit to the last webhook: {len(files) / seconds:.1f} tasks a second")
-
-
-def _endpoint(command: str | None) -> dict[str, Any]:
-    return {
-        "name": "file-types",
-        "image": "none",  # workers are processes here
-        "serviceMode": "QUEUE",
-        "workers": WORKERS,
-        "resources": [{"region": "local", "gpuType": "CPU", "gpuCount": 1}],
-        "containerVolumeInGb": 20,
-        "initializationCommand": command or f"exec {shlex.join([sys.executable, str(MODEL_SERVER)])}",
-        "environmentVars": [{"key": "THREADS", "value": "1"}],
-        "expose": {"port": WORKER_PORT, "protocol": "http"},
-        "executionTimeoutSeconds": 30,
-    }

@@ -24,6 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
 SECRET = "whsec_" + "QUJD" * 8
 EVENT = {"user_task_id": "demo_1", "status": "Success"}
+QUICK = ("--command", f"exec {sys.executable} {ROOT / 'deploy/demo/container_worker.py'}")
+"""In place of the model, which takes a second of processor time to load, where a test is about something else."""
 
 
 class Demo:
@@ -143,8 +145,19 @@ def test_a_model_with_wrong_output_is_found_out(start: Start) -> None:
     assert demo.remains() == []
 
 
+def test_the_engine_has_the_backend_and_its_variables(start: Start) -> None:
+    demo = start(
+        "--backend", "docker", DOCKER_HOST="unix:///no-such-engine", QUEUE_ENGINE_LEASE_SECONDS="not passed on"
+    )
+    status, _, errors = demo.finish()
+    assert status == 1
+    assert "FAILED: start the engine: queue-engine up ended with status 2" in errors
+    assert "/no-such-engine" in errors
+    assert demo.remains() == []
+
+
 def test_an_engine_that_ends_by_itself_is_named(start: Start) -> None:
-    demo = start()
+    demo = start(*QUICK)
     demo.wait_for_line("wait for the webhooks")
     engine = demo.engine()
     engine.terminate()
@@ -156,7 +169,7 @@ def test_an_engine_that_ends_by_itself_is_named(start: Start) -> None:
 
 
 def test_what_a_killed_engine_leaves_is_ended(start: Start) -> None:
-    demo = start()
+    demo = start(*QUICK)
     demo.wait_for_line("wait for the webhooks")
     demo.engine().kill()
     status, _, errors = demo.finish()
@@ -176,7 +189,7 @@ def test_what_a_killed_engine_leaves_is_ended(start: Start) -> None:
     ],
 )
 def test_a_signal_in_the_middle_leaves_nothing(start: Start, line: str, number: signal.Signals, status: int) -> None:
-    demo = start()
+    demo = start(*QUICK)
     demo.wait_for_line(line)
     demo.send(number)
     ended, output, errors = demo.finish()
@@ -199,7 +212,7 @@ def test_a_second_ctrl_c_ends_it_at_once(start: Start) -> None:
 
 
 def test_a_reader_that_leaves_ends_the_demo_in_order(start: Start) -> None:
-    demo = start()
+    demo = start(*QUICK)
     demo.wait_for_line("start the engine")
     demo.hang_up()
     assert demo.finish()[0] == 1

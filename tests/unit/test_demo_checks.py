@@ -1,5 +1,9 @@
-"""The demo's own checks find what is wrong."""
+"""The demo's own checks find what is wrong, and its workers are what its backend can run."""
 
+import json
+import subprocess
+import sys
+import urllib.request
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +12,9 @@ import pytest
 from deploy.demo.files import SampleFile
 from deploy.demo.jobs import Job, faults_of
 from deploy.demo.receiver import Inbox, Received, Receiver
+from deploy.demo.tour import Workers
+from tests.ports import free_port
+from tests.waiting import wait_until
 
 SECRET = "whsec_" + "QUJD" * 8
 OUTPUT = {"name": "a/b.py", "type": "python", "group": "code", "mime": "text/x-python", "score": 0.9}
@@ -85,3 +92,31 @@ def test_what_the_receiver_got_is_checked(attempts: list[Received], fault: str) 
 def test_the_time_to_the_webhook_ends_with_the_first_attempt() -> None:
     later = Received("accepts", "msg_1", EVENT, 200, 9.0)
     assert job(TASK, [received(500), later]).total_ms == 1500
+
+
+def test_workers_in_containers_run_a_server_that_needs_only_python() -> None:
+    endpoint = Workers("docker", "python:3.13-slim", None).endpoint()
+    assert endpoint["image"] == "python:3.13-slim"
+    _, *words = json.loads(endpoint["initializationCommand"])
+    port = free_port()
+    url = f"http://127.0.0.1:{port}/identify"
+
+    def response() -> Any:
+        request = urllib.request.Request(url, json.dumps({"name": "a/b.py", "content": ""}).encode())
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+        except OSError:
+            return None
+
+    with subprocess.Popen([sys.executable, *words], env={"PORT": str(port)}) as server:
+        try:
+            assert wait_until(response) == {"name": "a/b.py", "type": "text/x-python"}
+        finally:
+            server.terminate()
+
+
+@pytest.mark.parametrize(("backend", "image"), [("process", "none"), ("docker", "mine")])
+def test_a_command_replaces_the_demos_own(backend: str, image: str) -> None:
+    endpoint = Workers(backend, "mine", "./serve").endpoint()
+    assert (endpoint["image"], endpoint["initializationCommand"]) == (image, "./serve")
