@@ -22,6 +22,7 @@ from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.api.http.routes import Routes
 from queue_engine.api.http.services import Services
 from queue_engine.api.http.slots import TenantSlots
+from queue_engine.api.http.turns import Turns
 from queue_engine.api.proxy.access import Limits, WorkerAccess
 from queue_engine.api.proxy.routes import AlbRoutes
 from queue_engine.api.public.openapi import describe
@@ -73,13 +74,14 @@ def create_app(
     `metrics_page` makes the page `/metrics`; by default it has the metrics of this process. Opens no connection and
     reads no file.
     """
+    turns = Turns()
     services = Services(
         engine=engine,
         authenticator=Authenticator(
             engine.principals, FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)
         ),
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
-        bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds, _tenant_bodies(settings)),
+        bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds, _tenant_bodies(settings), turns),
         catalogue=catalogue,
         monotonic=monotonic,
     )
@@ -105,7 +107,7 @@ def create_app(
     agent_routes = AgentRoutes(
         engine.agent_work,
         AgentAuthenticator(engine.agent_principals, FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)),
-        BodyReader(settings.agent_max_body_bytes, settings.read_timeout_seconds, _agent_bodies(settings)),
+        BodyReader(settings.agent_max_body_bytes, settings.read_timeout_seconds, _agent_bodies(settings), turns),
         max_input_bytes=settings.max_body_bytes,
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),  # not shared with clients
         monotonic=monotonic,

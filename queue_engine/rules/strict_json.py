@@ -33,7 +33,7 @@ stay in memory until its request ends."""
 
 _SLICE = 64 * 1024
 """Bytes that are decoded at once, so that a long text is not copied as a whole."""
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPACE = rb"[ \t\n\r]*+"
 _PLAIN = rb'"([^"\\\x00-\x1f]*)"'
 _SCALAR = rb"|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null"
@@ -87,20 +87,37 @@ def split_object(
     (about 1,000 levels on Python 3.11), and for more than MAX_MEMBERS members or MAX_VALUES values. Lone surrogates,
     written as escapes, are accepted.
     """
-    found = JsonObject()
-    left = MAX_VALUES
+    collector = MemberCollector(keep_raw, known)
     usual = _usual_members(body)
     for name, value in _members(body) if usual is None else usual.items():
-        if name in keep_raw:
-            found.raw[name] = bytes(value) if len(value) <= MAX_COPIED_BYTES else memoryview(value)
-        elif known is None or name in known:
+        collector.add(name, value)
+    return collector.found
+
+
+class MemberCollector:
+    """Collects the members of an object in `found`: kept, parsed or skipped, as `split_object` says."""
+
+    def __init__(self, keep_raw: AbstractSet[str], known: AbstractSet[str] | None) -> None:
+        self.found = JsonObject()
+        self._keep_raw = keep_raw
+        self._known = known
+        self._left = MAX_VALUES
+
+    def parses(self, name: str) -> bool:
+        """Return True if a member of this name is parsed."""
+        return name not in self._keep_raw and (self._known is None or name in self._known)
+
+    def add(self, name: str, value: memoryview | msgspec.Raw) -> None:
+        """Add a member, whose text is valid JSON. Raises InvalidJson."""
+        if name in self._keep_raw:
+            self.found.raw[name] = bytes(value) if len(value) <= MAX_COPIED_BYTES else memoryview(value)
+        elif self.parses(name):
             text = bytes(value)
             if text.startswith((b"[", b"{")):
-                left -= _count_values(text, left)
-            if left < 0:
+                self._left -= _count_values(text, self._left)
+            if self._left < 0:
                 raise InvalidJson(f"must have at most {MAX_VALUES} values", name)
-            found.values[name] = _parsed(text, name)
-    return found
+            self.found.values[name] = _parsed(text, name)
 
 
 def is_json(text: bytes | bytearray | memoryview) -> bool:
@@ -201,7 +218,7 @@ def _members(body: bytes | bytearray) -> Iterator[tuple[str, memoryview]]:
 
 
 def _check_encoding(body: bytes | bytearray) -> None:
-    if body.startswith(_BYTE_ORDER_MARK):
+    if body.startswith(BYTE_ORDER_MARK):
         raise InvalidJson("must not begin with a byte order mark")
     try:
         _check_utf8(body)
@@ -250,11 +267,11 @@ def _end_of_value(body: bytes | bytearray, text: memoryview, start: int, name: s
         followed = _followed(str(error))
         if followed is None:
             raise _problem(body, start, str(error), name) from None
-        return _end_before_space(body, start, start + int(followed[1]) - _COUNTED_FROM)
+        return end_before_space(body, start, start + int(followed[1]) - _COUNTED_FROM)
     raise _malformed(body, len(body))
 
 
-def _end_before_space(body: bytes | bytearray, start: int, end: int) -> int:
+def end_before_space(body: bytes | bytearray, start: int, end: int) -> int:
     """Return the end of the text from `start` to `end` without the space at its end. Does not copy a long text."""
     while start < end:
         tail = body[max(start, end - _SLICE) : end]

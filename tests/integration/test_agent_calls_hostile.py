@@ -179,10 +179,26 @@ async def test_a_message_that_breaks_the_protocol_is_refused(scene: Scene, body:
 async def test_a_success_has_an_output_that_is_json(scene: Scene) -> None:
     """Clients get it as it is inside a JSON response, which a hostile agent would otherwise end early."""
     end = m.SucceededEnd("t1", TOKEN)
-    for output in (b"", b"x", b'1},"code":1', b"NaN", b'"\xff"', b'"' + b"x" * 2_000_000):
+    for output in (b"", b"x", b'1},"code":1', b"NaN", b'"\xff"'):
         assert (await refusal_of(scene.hostile.succeed("t1", output)))[:2] == (400, 10001)
     for ends, outputs in (((end, end), [b"1"]), ((end,), [b"1", b"2"]), ((end,), [])):
         assert (await refusal_of(scene.hostile.settle(*ends, outputs=outputs)))[:2] == (400, 10001)
+
+
+async def test_a_large_output_is_checked_only_with_a_valid_lease(scene: Scene) -> None:
+    """The check of an output of 64 MiB takes a second, and a token can send any number with invented leases."""
+    bad = b'"' + b"x" * 2_000_000
+    assert await scene.hostile.succeed("t1", bad) == "GONE"
+    await scene.api.submit(scene.own, taskId="t1")
+    (claim,) = await scene.hostile.claim()
+    await scene.hostile.start(claim)
+    assert await scene.hostile.succeed("t1", bad, token=OTHERS_TOKEN) == "FENCED"
+    assert (await refusal_of(scene.hostile.succeed("t1", bad)))[:2] == (400, 10001)
+    assert await scene.hostile.succeed("t1", bad + b'"') == "OK"
+    assert await scene.hostile.succeed("t1", bad) == "ALREADY"
+    task = await scene.api.store.tasks.get(scene.own, "t1")
+    assert task is not None
+    assert task.state is TaskState.SUCCEEDED
 
 
 async def test_a_request_has_the_content_type_and_the_method_of_the_protocol(scene: Scene) -> None:

@@ -85,7 +85,7 @@ class AgentRoutes:
         self._bodies = bodies
         self._max_response_bytes = max(MIN_RESPONSE_LIMIT, 2 * (max_input_bytes + MAX_HEAD_BYTES))
         self._monotonic = monotonic
-        self._outputs = OutputCheck()
+        self._outputs = OutputCheck(bodies.turns)
 
     def routes(self) -> list[DescribedRoute]:
         """Return the routes, the most frequent ones first."""
@@ -159,8 +159,11 @@ class AgentRoutes:
         return self._response(calls.WATCH, m.WatchResponse(after, tuple(tasks)))
 
     async def _settle(self, caller: Caller, asked: m.SettleRequest, blobs: Sequence[memoryview]) -> Response:
-        outcomes = outcomes_in(asked.ends, blobs)
-        await self._outputs.check(outcomes)
+        async def hold(places: Sequence[int]) -> Sequence[bool]:
+            leases = [(asked.ends[place].task, asked.ends[place].token) for place in places]
+            return await self._work.hold(caller.principal, asked.worker, leases)
+
+        outcomes = await self._outputs.checked(outcomes_in(asked.ends, blobs), hold)
         endings = [
             Ending(end.task, end.token, outcome, called=isinstance(end, m.ReleasedEnd) and end.called)
             for end, outcome in zip(asked.ends, outcomes, strict=True)

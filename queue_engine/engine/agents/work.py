@@ -151,6 +151,13 @@ class AgentWork:
         held = [Lease(principal.endpoint_id, task_id, token) for task_id, token in leases]
         return await from_store(self._claims_of(principal).queue.renew(held, begun=begun))
 
+    async def hold(
+        self, principal: AgentPrincipal, worker_id: str, leases: Sequence[tuple[str, str]]
+    ) -> Sequence[bool]:
+        """Renew the leases of attempts whose calls have ended. Return True for each that is valid."""
+        words = await self.renew(principal, worker_id, leases, begun=len(leases))
+        return [word not in (Renewal.FENCED, Renewal.GONE) for word in words]
+
     async def watch(
         self, principal: AgentPrincipal, worker_id: str, after: str, ended: asyncio.Future[None]
     ) -> tuple[str, Sequence[str]]:
