@@ -50,7 +50,6 @@ async def serve_api(settings: ApiSettings) -> int:
         worker_access: WorkerAccess | None = None
         engine: Engine | None = None
         try:
-            listeners.listen()
             own_ports = frozenset({*settings.own_ports, *listeners.ports, *metrics_ports})
             store_ports = await store.ports()
             worker_access = WorkerAccess(settings.worker_policy(own_ports, store_ports), settings.alb_keepalive_seconds)
@@ -71,6 +70,8 @@ async def serve_api(settings: ApiSettings) -> int:
             _check_file_limit(settings)
             return_large_blocks()
             collect_rarely()
+            # Only now, because a connection that waits for a process that starts cannot go to one that serves.
+            listeners.listen()
             log.info("started", extra={"url": f"{settings.url}:{listeners.port}", **_agent_facts(listeners)})
             send_notice(os.environ, facts)
             await _serve_both(app, settings, listeners, stopping, certificate)
