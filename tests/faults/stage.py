@@ -84,6 +84,8 @@ class Stage:
         self._receiver_port = free_port()
         self.to_receiver = engine.network.link(f"delivery to receiver {directory.name}", self._receiver_port)
         self.endpoint_id = ""
+        self.over_api = False
+        """True if the agents use the APIs, with a token."""
         self.token: str | None = None
         """The token of agents that use the APIs."""
         self.token_id = ""
@@ -97,7 +99,7 @@ class Stage:
     async def prepare(self, *, workers: int, container_links: bool, over_api: bool = False, **endpoint: Any) -> None:
         """Make the endpoint, its workers and the receiver, and begin to watch the counts."""
         self._container_links = container_links
-        self._over_api = over_api
+        self.over_api = over_api
         self.endpoint_id = await asyncio.to_thread(lambda: self.engine.new_endpoint(**endpoint))
         await self.renew_token()
         self.receiver = self.engine.run(
@@ -130,7 +132,7 @@ class Stage:
 
     async def renew_token(self) -> None:
         """Let agents that are started from now on have a new token, if agents use the APIs."""
-        if not self._over_api:
+        if not self.over_api:
             return
         self.token, self.token_id = await asyncio.to_thread(self.engine.new_token, self.endpoint_id)
         for worker in self.workers:
