@@ -33,7 +33,7 @@ _GROUPS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
     (("xreadgroup", "xautoclaim", "xack", "xdel", "xpending", "xgroup|create", "xgroup|delconsumer"), ("q:*",)),
     (("xadd",), ("q:*", "out", "fin:*", "log:*")),
     (("xlen", "xrevrange", "xtrim", "xinfo|stream", "exists", "pexpire", "unlink"), ("log:*",)),
-    (("zadd", "zrem"), ("lease", "due", "exp", "purge", "check", "delete", "live:*", "logs:*")),
+    (("zadd", "zrem"), ("lease", "due", "exp", "purge", "check", "delete", "live:*", "logs:*", "evr:*")),
     (("zcard", "zrange", "zremrangebyscore", "pexpire"), ("logs:*",)),
     (("sadd",), ("waiting",)),
 )

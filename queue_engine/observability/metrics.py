@@ -235,6 +235,11 @@ stale_results_rejected = _counter(
 deliveries = _counter(
     "queue_engine_deliveries", "Deliveries that ended", ["status"], by={DELIVERY: ("success", "max_retries_exceeded")}
 )
+worker_events_dropped = _counter(
+    "queue_engine_worker_events_dropped",
+    "Status events of removed workers that were dropped, because too many waited for the endpoint's webhook",
+    by={API: (), CONTROLLER: ()},
+)
 delivery_attempts = _counter(
     "queue_engine_delivery_attempts", "Delivery attempts", ["outcome", "class"], by={DELIVERY: ()}
 )

@@ -476,6 +476,7 @@ class RemoveEndpointBusy:
 
 class RemoveWorkerOk:
     word: Literal["OK"]
+    dropped: int
 
 class RenewOk:
     word: Literal["OK"]
@@ -1242,7 +1243,7 @@ class Scripts:
         keys: WorkerKeys,
         /,
         *,
-        tokens: Sequence[str],
+        of_engine: Sequence[str],
         worker_id: str,
         status: str,
         reason: str,

@@ -343,6 +343,11 @@ class EndpointKeys:
         """List: the worker's status events that wait for delivery to the endpoint's webhook, oldest first."""
         return self._key("ev") + f":{worker_id}"
 
+    @cached_property
+    def removed_events(self) -> str:
+        """Sorted set: removed worker whose status events wait for delivery, by the time of its removal."""
+        return self._key("evr")
+
     def of_task(self, task_id: str) -> TaskKeys:
         """Return the keys of a task of the endpoint."""
         return TaskKeys(self, task_id)

@@ -136,7 +136,7 @@ class StoreWorkerRecord:
 
     @_raises_unavailable
     async def remove(self) -> None:
-        await self._workers.remove(self._endpoint_id, self._worker_id, may_have_token=False)
+        await self._workers.remove(self._endpoint_id, self._worker_id, by_agent=True)
 
 
 class StoreLog:

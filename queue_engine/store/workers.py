@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,10 +11,13 @@ from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.observability import metrics
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.calls import Scripts
 from queue_engine.store.keys import Partitions, WorkerKeys
 from queue_engine.store.redis.client import optional_int
+
+log = logging.getLogger(__name__)
 
 PAGE_SIZE = 100
 """Number of commands in one pipeline."""
@@ -104,20 +108,26 @@ class WorkerStore:
         *,
         status: WorkerStatus = WorkerStatus.STOPPED,
         reason: str = "stopped",
-        may_have_token: bool = True,
+        by_agent: bool = False,
     ) -> None:
         """Remove a worker that has ended with `status` (STOPPED or FAILED), and its agent token. Safe to repeat.
 
-        With `may_have_token` false, tokens are not accessed: the user of an agent on the store must not be able to.
+        With `by_agent`, tokens and waiting deliveries are not accessed: the user of an agent on the store must not be
+        able to. Other callers also drop events of removed workers, if too many wait.
         """
         keys = self._keys(endpoint_id, worker_id)
-        await self._scripts.remove_worker(
+        endpoint, partition = keys.endpoint_keys, keys.endpoint_keys.partition
+        reply = await self._scripts.remove_worker(
             keys,
-            tokens=[keys.endpoint_keys.worker_tokens] if may_have_token else [],
+            of_engine=[] if by_agent else [endpoint.worker_tokens, partition.outbox_due, partition.outbox_parked],
             worker_id=worker_id,
             status=status.value,
             reason=reason,
         )
+        if reply.dropped:
+            metrics.worker_events_dropped.inc(reply.dropped)
+            ids = {"endpoint": endpoint_id, "events": reply.dropped}
+            log.warning("status events of removed workers were dropped: too many wait for the webhook", extra=ids)
 
     async def count(self, endpoint_id: str) -> int:
         """Return the number of the endpoint's workers."""

@@ -28,6 +28,11 @@ async def get(api: RunningApi, endpoint_id: str, query: str = "", worker: str = 
     return await api.client.get(path, headers=headers or None)
 
 
+async def put_worker(api: RunningApi, endpoint_id: str) -> None:
+    """Record the worker `w1`, whose log begins only then."""
+    await api.store.workers.put(endpoint_id, "w1", managed=True)
+
+
 async def page(api: RunningApi, endpoint_id: str, **parameters: Any) -> dict[str, Any]:
     path = f"/v2/serverless/{endpoint_id}/workers/w1/logs"
     answer = await api.client.get(path, params=parameters)
@@ -81,6 +86,7 @@ async def _walk(api: RunningApi, endpoint_id: str, direction: str, size: int) ->
 
 async def test_a_reader_follows_with_the_tokens_of_the_last_page(api: RunningApi, endpoint_id: str) -> None:
     logs = api.store.logs
+    await put_worker(api, endpoint_id)
     await logs.append(endpoint_id, "w1", "b1", ["one"], retention_ms=DAY_MS)
     first = await page(api, endpoint_id)
     tokens = {
@@ -95,6 +101,7 @@ async def test_a_reader_follows_with_the_tokens_of_the_last_page(api: RunningApi
 
 
 async def test_the_page_size_is_100_unless_asked_for(api: RunningApi, endpoint_id: str) -> None:
+    await put_worker(api, endpoint_id)
     await api.store.logs.append(endpoint_id, "w1", "b1", [f"line {n}" for n in range(150)], retention_ms=DAY_MS)
     data = await page(api, endpoint_id)
     assert (len(data["logs"]), data["hasMore"]) == (100, True)
@@ -103,6 +110,7 @@ async def test_the_page_size_is_100_unless_asked_for(api: RunningApi, endpoint_i
 
 async def test_only_lines_with_the_keyword(api: RunningApi, endpoint_id: str) -> None:
     lines = ["Loading model", "GPU 1 of 2: ready", "error: out of MEMORY", "100% ***"]
+    await put_worker(api, endpoint_id)
     await api.store.logs.append(endpoint_id, "w1", "b1", lines, retention_ms=DAY_MS)
     assert texts(await page(api, endpoint_id, keyword="memory")) == [lines[2]]
     assert texts(await page(api, endpoint_id, keyword="*")) == [lines[3]]
@@ -259,6 +267,7 @@ async def test_any_line_can_be_shown(api: RunningApi, endpoint_id: str) -> None:
 
 async def test_times_are_the_stores(api: RunningApi, endpoint_id: str) -> None:
     before = await api.store.now_ms()
+    await put_worker(api, endpoint_id)
     await api.store.logs.append(endpoint_id, "w1", "b1", ["now"], retention_ms=DAY_MS)
     [line] = (await page(api, endpoint_id))["logs"]
     seen = datetime.fromisoformat(line["timestamp"])

@@ -175,5 +175,5 @@ async def test_an_agent_on_the_store_removes_its_worker_without_access_to_tokens
     await bench.store.workers.put(bench.endpoint_id, "w1", managed=False)
     script = bench.store.scripts  # as `remove` does for it: the list of keys of tokens is empty
     keys = bench.keys.of_worker("w1")
-    assert (await script.remove_worker(keys, tokens=[], worker_id="w1", status="STOPPED", reason="")).word == "OK"
+    assert (await script.remove_worker(keys, of_engine=[], worker_id="w1", status="STOPPED", reason="")).word == "OK"
     assert await bench.store.workers.of_endpoint(bench.endpoint_id) == []

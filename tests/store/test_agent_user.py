@@ -184,7 +184,7 @@ ENGINES_KEYS = {
 """All keys that belong to no partition, by their names in keys.py; and texts that are no keys, such as ids."""
 AGENTS_KEYS = {
     *("leases", "due", "deadlines", "due_purges", "due_checks", "deletions", "waiting_endpoints", "counts", "outbox"),
-    *("endpoint", "queue", "retry_queue", "live", "partition_counts", "workers", "logs"),
+    *("endpoint", "queue", "retry_queue", "live", "partition_counts", "workers", "logs", "removed_events"),
     *("finished_success", "finished_delivered", "finished_failed"),
     *("task", "body", "result", "history", "delivery", "worker", "log", "events"),
 }

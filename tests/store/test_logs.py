@@ -1,7 +1,8 @@
 """Logs of workers: readers get each line once and in order during writes. Size and retention are limited."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +26,18 @@ MANY = examples(150, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 async def append(bench: Bench, *lines: str, worker: str = "w1", batch: str = "b1", retention_ms: int = DAY_MS) -> bool:
-    return await bench.store.logs.append(bench.endpoint_id, worker, batch, lines, retention_ms=retention_ms)
+    async with a_worker(bench, worker):
+        return await bench.store.logs.append(bench.endpoint_id, worker, batch, lines, retention_ms=retention_ms)
+
+
+@asynccontextmanager
+async def a_worker(bench: Bench, worker: str = "w1") -> AsyncIterator[None]:
+    """Let the worker exist within the block, because its log begins only then."""
+    exists = await bench.store.workers.get(bench.endpoint_id, worker) is not None
+    await bench.store.workers.put(bench.endpoint_id, worker, managed=True)
+    yield
+    if not exists:
+        await bench.store.workers.remove(bench.endpoint_id, worker)
 
 
 async def page(bench: Bench, worker: str = "w1", **query: Any) -> LogPage:
@@ -58,7 +70,7 @@ async def test_a_batch_that_is_sent_again_is_there_once(bench: Bench) -> None:
 
 
 async def test_a_batch_whose_reply_is_lost_is_there_once(bench: Bench, sealer: Sealer) -> None:
-    async with LossyProxy(bench.store.url) as proxy:
+    async with LossyProxy(bench.store.url) as proxy, a_worker(bench):
         far = Store(proxy.url, sealer, partitions=bench.store.partitions.count)
         await far.logs.append(bench.endpoint_id, "w1", "b1", ["one"], retention_ms=DAY_MS)
         proxy.replies_to_lose = 1
@@ -69,7 +81,8 @@ async def test_a_batch_whose_reply_is_lost_is_there_once(bench: Bench, sealer: S
 
 
 async def append_after(bench: Bench, after: str, batch: str, *lines: str) -> Appended:
-    return await bench.store.logs.append_after(bench.endpoint_id, "w1", after, batch, lines, retention_ms=DAY_MS)
+    async with a_worker(bench):
+        return await bench.store.logs.append_after(bench.endpoint_id, "w1", after, batch, lines, retention_ms=DAY_MS)
 
 
 async def test_of_two_writers_that_continue_a_log_one_appends(bench: Bench) -> None:
@@ -146,11 +159,24 @@ async def test_the_logs_of_ended_workers_are_kept_up_to_a_number(bench: Bench) -
     await append(bench, "quiet", worker="lives")
     for number in range(MAX_ENDED_LOGS + 10):
         await append(bench, "crash", worker=f"w{number}")
+    await append(bench, "quiet", worker="lives", batch="b2")  # when all others have ended
     kept = {name for name in await bench.probe.keys() if name.startswith(bench.keys.log(""))}
     assert bench.keys.log("lives") in kept
     assert len(kept) == MAX_ENDED_LOGS + 1
     assert bench.keys.log(f"w{MAX_ENDED_LOGS + 9}") in kept
     await bench.store.workers.remove(bench.endpoint_id, "lives")
+
+
+async def test_a_log_begins_only_while_its_worker_exists(bench: Bench) -> None:
+    """A token may name any worker, and each name would be a log. The last lines of a worker may come after its end."""
+    logs, endpoint_id = bench.store.logs, bench.endpoint_id
+    assert not await logs.append(endpoint_id, "w1", "b1", ["line"], retention_ms=DAY_MS)
+    assert await logs.append_after(endpoint_id, "w1", EMPTY, "b1", ["line"], retention_ms=DAY_MS) is Appended.GONE
+    assert not {name for name in await bench.probe.keys() if ":log" in name}
+    async with a_worker(bench):
+        assert await logs.append(endpoint_id, "w1", "b1", ["line"], retention_ms=DAY_MS)
+    assert await logs.append(endpoint_id, "w1", "b2", ["the end"], retention_ms=DAY_MS)
+    assert texts(await page(bench)) == ["line", "the end"]
 
 
 async def test_an_endpoint_that_was_deleted_leaves_nothing(bench: Bench) -> None:
@@ -161,7 +187,7 @@ async def test_an_endpoint_that_was_deleted_leaves_nothing(bench: Bench) -> None
 async def test_the_logs_of_an_endpoint_can_be_deleted(bench: Bench) -> None:
     other = await bench.store.endpoints.create(TENANT, config())
     bench.endpoint_ids.append(other.endpoint_id)
-    await bench.store.logs.append(other.endpoint_id, "w1", "b1", ["other"], retention_ms=DAY_MS)
+    await append(Bench(bench.store, other.endpoint_id, bench.probe, bench.endpoint_ids), "other")
     for number in range(130):
         await append(bench, "line", worker=f"w{number}")
     await bench.store.logs.delete_endpoint(bench.endpoint_id)

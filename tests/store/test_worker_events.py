@@ -9,6 +9,7 @@ import pytest
 from queue_engine.domain.deliveries import Delivery, Verdict
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.workers import WorkerStatus
+from queue_engine.observability import metrics
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from tests.store.bench import DELIVERED, DESTINATION, GIVEN_UP, TENANT, WEBHOOK, Bench, again, answer, config
@@ -16,6 +17,7 @@ from tests.store.bench import DELIVERED, DESTINATION, GIVEN_UP, TENANT, WEBHOOK,
 INITIALIZING, RUNNING, STOPPING = WorkerStatus.INITIALIZING, WorkerStatus.RUNNING, WorkerStatus.STOPPING
 STOPPED, FAILED = WorkerStatus.STOPPED, WorkerStatus.FAILED
 MAX_EVENTS = 100
+MAX_ENDPOINT_EVENTS = 10_000
 """As in library.lua."""
 OTHER_WEBHOOK, OTHER_DESTINATION = "https://other.example:8443/status", "https://other.example:8443"
 
@@ -301,6 +303,69 @@ async def test_waiting_events_of_a_crashing_worker_are_limited(told: Bench) -> N
     for _ in numbers:
         await send_one(outbox)
     assert await events(told) == 0
+
+
+async def come_and_go(bench: Bench, worker_id: str) -> None:
+    """Record a worker and remove it, which makes two events."""
+    await put(bench, worker_id)
+    await bench.store.workers.remove(bench.endpoint_id, worker_id)
+
+
+async def limit_events(bench: Bench, waiting: int) -> None:
+    """Let the endpoint have this number of events below its limit."""
+    await bench.probe.ask("HINCRBY", bench.keys.counts, "events", MAX_ENDPOINT_EVENTS - waiting)
+
+
+async def test_events_of_workers_that_come_and_go_are_limited(told: Bench) -> None:
+    """The webhook accepts none. The events of the worker that was removed first are dropped, with their delivery."""
+    before = metrics.worker_events_dropped._value.get()
+    await limit_events(told, 5)
+    for number in range(4):
+        await come_and_go(told, f"w{number}")
+    assert await events(told) == MAX_ENDPOINT_EVENTS - 1
+    assert metrics.worker_events_dropped._value.get() == before + 4
+    names = await told.probe.keys()
+    assert not [name for name in names if name.endswith((":w0", ":w1"))]
+    outbox = await told.outbox()
+    waiting = await due(outbox)
+    assert [one.delivery_id.rpartition(":")[2] for one in waiting] == ["w2", "w3"]
+    for _ in range(2):
+        for entry in waiting:
+            assert (await opened(outbox, entry)).body
+            assert (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+        waiting = await due(outbox)
+    assert not await told.probe.ask("EXISTS", told.keys.removed_events)
+
+
+async def test_a_delivery_that_is_being_sent_when_its_event_is_dropped_is_fenced(told: Bench) -> None:
+    await limit_events(told, 2)
+    await come_and_go(told, "w0")
+    outbox = await told.outbox()
+    [entry] = await due(outbox)
+    await opened(outbox, entry)
+    await come_and_go(told, "w1")
+    assert not (await outbox.settle(entry, answer(), DELIVERED, at_ms=1)).accepted
+    [entry] = await due(outbox)
+    assert entry.delivery_id.endswith(":w1")
+    await outbox.settle(entry, answer(), DELIVERED, at_ms=1)
+
+
+async def test_events_that_wait_for_another_attempt_are_dropped_too(told: Bench) -> None:
+    await limit_events(told, 2)
+    await come_and_go(told, "w0")
+    outbox = await told.outbox()
+    await send_one(outbox, again(60_000))
+    await come_and_go(told, "w1")
+    assert await outbox.pending() == {"fresh": 1, "retry": 0, "parked": 0}
+
+
+async def test_a_worker_that_came_back_keeps_its_events(told: Bench) -> None:
+    await limit_events(told, 4)
+    await come_and_go(told, "back")
+    await put(told, "back")
+    await come_and_go(told, "other")
+    assert await events(told) == MAX_ENDPOINT_EVENTS - 4 + 3
+    assert await told.probe.ask("LLEN", told.keys.worker_events("back")) == 3
 
 
 async def test_an_event_that_has_waited_for_too_long_is_left_out(told: Bench) -> None:

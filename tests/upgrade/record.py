@@ -310,7 +310,9 @@ class Recorder:
         await self.call("DELETE", f"/v2/serverless/{self.ids['deleting']}")
         lines = [f"line {number}" for number in range(20)]
         await self.store.logs.append(self.ids["main"], "a1", "1", lines, retention_ms=86_400_000)
+        await self.store.workers.put(self.ids["main"], "gone", managed=True)
         await self.store.logs.append(self.ids["main"], "gone", "1", lines[:3], retention_ms=86_400_000)
+        await self.store.workers.remove(self.ids["main"], "gone")
 
     async def worker(
         self, name: str, worker_id: str, status: WorkerStatus = WorkerStatus.RUNNING, *, managed: bool = True

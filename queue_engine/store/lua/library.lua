@@ -57,6 +57,12 @@ local function names_of(task_key)
   return string.match(task_key, ':t:([^:]+:(.+))$')
 end
 
+-- Return the part of a worker's key that is the worker's id, and the part before it.
+local function last_name_of(key)
+  local front, name = string.match(key, '^(.*:)([^:]+)$')
+  return name, front
+end
+
 -- Return the id of an endpoint from its key.
 local function id_of_endpoint(endpoint_key)
   return string.match(endpoint_key, ':e:(.+)$')
@@ -653,7 +659,7 @@ local function undo_end()
 end
 
 -- Remove the current status event of a worker, and make the next event due. Events older than `max_age` are skipped.
--- keys: events, counts, delivery
+-- keys: events, removed_events, counts, delivery
 local function next_event(max_age)
   local now, event = now_ms(), nil
   repeat
@@ -664,6 +670,7 @@ local function next_event(max_age)
   until not event or now - tonumber(event.at) <= max_age
   if not event then
     redis.call('DEL', delivery)
+    redis.call('ZREM', removed_events, (last_name_of(events)))
     return
   end
   begin_delivery(event.destination, event.at)
@@ -673,6 +680,51 @@ end
 -- Limit of waiting events of a worker. Above it the oldest event that is not being sent is dropped, so that a worker that
 -- crashes repeatedly does not fill the store while its webhook is unavailable.
 local MAX_EVENTS = 100
+
+-- Note that a worker has been removed whose events wait, so that they can be dropped.
+-- keys: events, removed_events
+local function note_removal(now)
+  if redis.call('LINDEX', events, 0) then redis.call('ZADD', removed_events, text(now), (last_name_of(events))) end
+end
+
+-- Note that there is a worker of this name again.
+-- keys: events, removed_events
+local function note_return()
+  redis.call('ZREM', removed_events, (last_name_of(events)))
+end
+
+-- Limit of an endpoint's waiting events above which those of removed workers are dropped, the longest removed worker's first, so
+-- that workers that come and go do not fill the store while the webhook is unavailable. The events of other workers are limited
+-- by MAX_EVENTS and the number of workers.
+local MAX_ENDPOINT_EVENTS = 10000
+
+-- Limit of removed workers whose events one call drops.
+local MAX_DROPPED_WORKERS = 10
+
+-- Drop the events of removed workers while the endpoint has too many. A delivery that is being sent ends as fenced. The keys of
+-- these workers differ from those of the script's worker in the name alone. `due` and `parked` are the sets of the deliveries that
+-- wait. Return the number of dropped events.
+-- keys: events, removed_events, counts, delivery, outbox
+local function drop_surplus_events(due, parked)
+  local _, of_events = last_name_of(events)
+  local _, of_deliveries = last_name_of(delivery)
+  local dropped = 0
+  for _ = 1, MAX_DROPPED_WORKERS do
+    if tonumber(redis.call('HGET', counts, 'events') or '0') <= MAX_ENDPOINT_EVENTS then break end
+    local name = redis.call('ZPOPMIN', removed_events)[1]
+    if not name then break end
+    local its_delivery = of_deliveries .. name
+    local entry = redis.call('HGET', its_delivery, 'entry')
+    if entry then drop(outbox, 'delivery', entry) end
+    redis.call('ZREM', due, id_of_delivery(its_delivery))
+    redis.call('ZREM', parked, id_of_delivery(its_delivery))
+    redis.call('DEL', its_delivery)
+    local events_of_it = redis.call('LPOP', of_events .. name, MAX_EVENTS) or {}
+    redis.call('HINCRBY', counts, 'events', -#events_of_it)
+    dropped = dropped + #events_of_it
+  end
+  return dropped
+end
 
 -- Change a worker's status. Every change is an event for the endpoint's webhook. The events of a worker are sent one after the
 -- other, so that they arrive in order.

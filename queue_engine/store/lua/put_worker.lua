@@ -12,5 +12,6 @@ if not desired or desired == 'deleted' then return { 'GONE' } end
 if redis.call('EXISTS', worker) == 1 then return { 'EXISTS' } end
 redis.call('HSET', worker, 'created', text(now_ms()), 'managed', is_managed and '1' or '0', 'revision', revision,
   'restarts', 0)
+note_return()
 change_status('INITIALIZING', 'created')
 return { 'OK' }
