@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from queue_engine.config.base import text_of
@@ -37,10 +37,17 @@ class AgentSettings(SharedSettings, MetricsSettings):
 
     model_config = SettingsConfigDict(env_prefix=AGENT_PREFIX)
 
+    # Before `server`, whose rule depends on it.
+    container_network: bool = Field(
+        False,
+        description="The agent's default gateway is that of a container network, and so the engine's machine: the "
+        "backend that starts the agent sets it. `http://` is then accepted for the gateway",
+    )
     server: str | None = Field(
         None,
         description="URL of the engine's API: `https://…`. The agent then needs no store and no secret key, but a "
-        "token. `http://…` only for a loopback address, and for the gateway of the agent's container network",
+        "token. `http://…` only for a loopback address, and for the gateway of a container network "
+        "(`WORKER_AGENT_CONTAINER_NETWORK`)",
     )
     token: SecretStr | None = Field(
         None,
@@ -202,8 +209,9 @@ class AgentSettings(SharedSettings, MetricsSettings):
 
     @field_validator("server")
     @classmethod
-    def _check_server(cls, value: str | None) -> str | None:
-        if value is not None and (refusal := agent_url_refusal(value, default_gateways())) is not None:
+    def _check_server(cls, value: str | None, info: ValidationInfo) -> str | None:
+        gateways = default_gateways() if info.data.get("container_network") else ()
+        if value is not None and (refusal := agent_url_refusal(value, gateways)) is not None:
             raise ValueError(refusal)
         return value
 

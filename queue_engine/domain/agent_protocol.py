@@ -31,6 +31,8 @@ SECRET_NAMES = "WORKER_AGENT_SECRET_NAMES"  # noqa: S105 - the name of a variabl
 """A JSON array: the variables in that environment whose values are masked in the container's log."""
 SERVER = "WORKER_AGENT_SERVER"
 """The URL of the API, for an agent that uses it instead of the store."""
+CONTAINER_NETWORK = "WORKER_AGENT_CONTAINER_NETWORK"
+"""`true` if the agent's default gateway is that of a container network, which is an address of the engine's machine."""
 OWN_NETWORK = "WORKER_AGENT_OWN_NETWORK"
 """`true` if only the agent and its container are in their network."""
 SERVER_CA = "WORKER_AGENT_SERVER_CA"

@@ -1,5 +1,6 @@
 """The settings of an agent that say how it reaches the engine: the store, or the API with a token."""
 
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,15 @@ def test_an_agent_with_a_token_needs_no_store(monkeypatch: pytest.MonkeyPatch) -
 
 def test_plain_http_is_for_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings(monkeypatch, server="http://127.0.0.1:8000", token=TOKEN).server == "http://127.0.0.1:8000"
+
+
+def test_plain_http_to_a_gateway_is_for_container_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gateway of any other machine is a router, and the token would leave the machine in clear text."""
+    monkeypatch.setattr("queue_engine.config.agent.default_gateways", lambda: {ip_address("192.168.0.1")})
+    way = {"server": "http://192.168.0.1:8003", "token": TOKEN}
+    assert "must begin with https://" in refusal(monkeypatch, **way)
+    assert settings(monkeypatch, **way, container_network="true").server == way["server"]
+    assert "must begin with https://" in refusal(monkeypatch, **way | {"server": "http://192.168.0.2:8003"})
 
 
 def test_the_token_of_a_worker_is_for_that_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

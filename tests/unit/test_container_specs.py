@@ -76,6 +76,15 @@ def test_the_agent_knows_its_worker_its_server_and_its_container() -> None:
     assert found["WORKER_AGENT_METRICS_PORT"] == str(AGENT_PORT)
 
 
+@pytest.mark.parametrize(("network", "is_one_of_containers"), [(None, "true"), ("workers", "true"), ("host", "false")])
+def test_the_agent_knows_if_its_gateway_is_that_of_a_container_network(
+    network: str | None, is_one_of_containers: str
+) -> None:
+    """Only then may it send its token to the gateway over plain HTTP."""
+    found = variables(agent_config(SPEC, replace(HOSTING, network=network), "agent:1", ()))
+    assert found["WORKER_AGENT_CONTAINER_NETWORK"] == is_one_of_containers
+
+
 def test_the_agent_has_the_network_and_the_container_joins_it() -> None:
     assert agent()["HostConfig"]["NetworkMode"] == "workers"
     assert main()["HostConfig"]["NetworkMode"] == "container:agent-id"

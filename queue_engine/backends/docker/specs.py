@@ -22,6 +22,7 @@ from queue_engine.backends.container_words import (
     main_environment,
 )
 from queue_engine.backends.docker.names import VARIABLES, Identity, Part
+from queue_engine.domain import agent_protocol as protocol
 
 MAIN_MAX_PIDS = 8192
 """Maximum number of processes and threads of the endpoint's container, so that a fork bomb does not take those of the
@@ -89,7 +90,11 @@ def agent_config(spec: WorkerSpec, hosting: Hosting, image: str, gpus: tuple[str
     return {
         "Image": image,
         "Labels": part_of(spec, Part.AGENT).labels(hosting.instance, gpus),
-        "Env": _assignments(agent_environment(spec, hosting.agent_server)),
+        # In the host's own network the gateway is a router.
+        "Env": _assignments(
+            agent_environment(spec, hosting.agent_server)
+            | {protocol.CONTAINER_NETWORK: "false" if hosting.network == "host" else "true"}
+        ),
         "Hostname": spec.worker_id[:63],
         # The image's check asks another port, and a failed check has no effect here.
         "Healthcheck": NO_HEALTHCHECK,

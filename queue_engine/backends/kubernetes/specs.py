@@ -203,6 +203,8 @@ class PodDocuments:
 
     def _agent_variables(self, spec: WorkerSpec) -> list[Document]:
         values = agent_environment(spec, self._settings.agent_server) | {protocol.DRAIN_HOOK: "true"}
+        if values.get(protocol.SERVER, "").startswith("http://"):
+            values[protocol.CONTAINER_NETWORK] = "true"  # the gateway is the bridge of the node
         # The pod's own address, because it may be one of IPv6 only, and the kubelet requests it there.
         at_pod = {protocol.METRICS_HOST: _AT_POD}
         if spec.service_mode is not ServiceMode.QUEUE:
