@@ -26,7 +26,7 @@ from queue_engine.processes.interpreter import collect_rarely
 from queue_engine.processes.memory import return_large_blocks
 from queue_engine.processes.sharing import Membership
 from queue_engine.processes.start_notice import Facts, send_notice
-from queue_engine.store.store import MAX_WAITS, Store
+from queue_engine.store.store import MAX_WAITING_ENDPOINTS, Store
 
 log = logging.getLogger("queue_engine")
 
@@ -118,7 +118,7 @@ def _check_file_limit(settings: ApiSettings) -> None:
     """Raise the limit of open files so that it fits the limits of connections. Log a warning if it cannot be raised."""
     listeners = 1 if settings.agent_host is None else 2
     limits = (settings.max_connections * listeners, settings.alb_max_requests_per_tenant)
-    needed = sum(limits) + MAX_WAITS + OTHER_FILES
+    needed = sum(limits) + MAX_WAITING_ENDPOINTS + OTHER_FILES
     limit = raise_file_limit(needed)
     if 0 in limits:  # no limit: the process may need any number of files
         limit = raise_file_limit(ALL_FILES)

@@ -59,13 +59,13 @@ MIN_REDIS = (7, 0)
 MIN_VALKEY = (7, 2)
 MIN_WAITAOF = (7, 2)
 """First version of both servers with WAITAOF, which waits until writes are on disk."""
-MAX_WAITS = 2000
-"""Limit of the endpoints with waiting agents that one process serves, each with a connection to the store. It is shared
-by all tenants, without a part for each. Agents of further endpoints get the error that the store is unavailable, and
-retry. A tenant can take all of them, so a process with thousands of endpoints needs a limit of endpoints per tenant."""
 AGENT_KEPT_SECONDS = 10.0
 """Time after which an agent closes a connection that it does not use. It is longer than the time between two
 heartbeats, so that an agent with tasks does not connect for each."""
+MAX_WAITING_ENDPOINTS = 2000
+"""Limit of the endpoints with waiting agents that one process serves, each with a connection to the store. Agents of
+further endpoints get the error that the store is unavailable, and retry. `engine/agents/claims.py` limits the number of
+each tenant."""
 PROBE_KEY = "{qe}:probe"
 
 
@@ -137,7 +137,7 @@ class Store:
             kept_seconds=kept_seconds,
         )
         # For the queues of agents that call this process, one read for each endpoint whose agents wait.
-        self._waits = connect(self._address, max_connections=MAX_WAITS, blocking=True, repeats=False)
+        self._waits = connect(self._address, max_connections=MAX_WAITING_ENDPOINTS, blocking=True, repeats=False)
         self._beats = self.redis if is_agent else connect(self._address, max_connections=2)
         self._logs = self.redis if is_agent else connect(self._address, max_connections=max_connections)
         clients = (self.redis, self._blocking, self._waits, self._beats, self._logs)

@@ -14,7 +14,7 @@ from queue_engine.domain.endpoints import DesiredState, ServiceMode
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import Cost, TaskState
 from queue_engine.domain.workers import WorkerStatus
-from queue_engine.engine.agents.claims import EndpointClaims
+from queue_engine.engine.agents.claims import EndpointClaims, WaitingEndpoints
 from queue_engine.engine.principals import REVOCATION_SECONDS
 from queue_engine.store.queue import MAX_TOGETHER
 from tests.api_server import RunningApi, running_api
@@ -211,7 +211,7 @@ async def test_unstarted_tasks_of_a_killed_api_are_handed_to_other_agents(api: R
 
     def claims_of(name: str) -> EndpointClaims:
         queue = api.store.queue(endpoint_id=endpoint_id, worker_id=name, lease_ms=1000, is_served=True)
-        return EndpointClaims(queue, lease_seconds=0.4)
+        return EndpointClaims(queue, "default", WaitingEndpoints(), lease_seconds=0.4)
 
     killed, other = claims_of("api-1"), claims_of("api-2")
     never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -220,6 +220,33 @@ async def test_unstarted_tasks_of_a_killed_api_are_handed_to_other_agents(api: R
     assert (found.task_id, found.entry_id) == (lost.task_id, lost.entry_id)
     await other.put_back([found])
     await asyncio.gather(killed.aclose(), other.aclose())
+
+
+async def test_agents_of_a_tenant_do_not_take_all_places_of_waiting_endpoints(
+    api: RunningApi, endpoint_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number is limited for each tenant. An endpoint counts while an agent of it waits."""
+    monkeypatch.setattr(api.engine.agent_work, "_waiting_endpoints", WaitingEndpoints(1))
+    second = await api.create_endpoint(name="second")
+    async with await new_agent(api, endpoint_id) as agent, await new_agent(api, second) as other:
+        claiming = agent.claim_later()
+        await waiting(api, 1)
+        message = m.ClaimRequest(other.worker, "c1", 1, 1000)
+        refused = await other.client.post(calls.CLAIM.path, content=b"".join(calls.CLAIM.request.encode(message)))
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        assert refused.json()["message"].startswith("claim: at most 1 endpoints of a tenant can have agents that wait")
+        await submitted(api, endpoint_id, "t1")
+        await claiming
+        await submitted(api, second, "t2")
+        await wait_until_async(lambda: _gets_a_task(other))
+
+
+async def _gets_a_task(agent: WireAgent) -> bool:
+    """Return True if the agent claims a task; False if it must not wait yet, because another read has not ended."""
+    try:
+        return bool(await agent.claim())
+    except Refused:
+        return False
 
 
 async def test_a_put_back_task_is_claimed_again(api: RunningApi, endpoint_id: str, new: AgentMaker) -> None:

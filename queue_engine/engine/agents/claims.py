@@ -13,16 +13,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from queue_engine.domain.errors import StoreUnavailable
+from queue_engine.domain.errors import StoreUnavailable, TooManyRequests
 from queue_engine.engine.patience import from_store
 from queue_engine.observability import metrics
 from queue_engine.store.queue import Entry, TaskQueue
 from queue_engine.store.redis.client import unavailability
+from queue_engine.store.store import MAX_WAITING_ENDPOINTS
 from queue_engine.store.task_source import READ_BLOCK_MS
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,36 @@ MAX_UNSTARTED_SECONDS = 10.0
 is handed to another agent: an agent starts a task right after claiming it, so the first agent has probably died."""
 MAX_REMEMBERED = 2000
 """Maximum number of workers of an endpoint whose latest claim is remembered, so that it can be repeated."""
+
+
+MAX_WAITING_ENDPOINTS_PER_TENANT = MAX_WAITING_ENDPOINTS // 2
+"""Limit of the endpoints of a tenant whose agents wait at one process, so that agents of other tenants can wait too. It
+is the default limit of a tenant's endpoints."""
+RETRY_AFTER_SECONDS = 1
+
+
+class WaitingEndpoints:
+    """The endpoints whose agents wait at this process, counted by tenant."""
+
+    def __init__(self, limit: int = MAX_WAITING_ENDPOINTS_PER_TENANT) -> None:
+        self._limit = limit
+        self._counted: Counter[str] = Counter()
+
+    def add(self, tenant: str) -> None:
+        """Count an endpoint. Raises TooManyRequests at the tenant's limit."""
+        if self._counted[tenant] >= self._limit:
+            raise TooManyRequests(
+                f"claim: at most {self._limit} endpoints of a tenant can have agents that wait at one API process",
+                scope="tenant",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
+        self._counted[tenant] += 1
+
+    def remove(self, tenant: str) -> None:
+        """Stop counting an endpoint."""
+        self._counted[tenant] -= 1
+        if not self._counted[tenant]:
+            del self._counted[tenant]
 
 
 @dataclass(eq=False)
@@ -62,9 +93,17 @@ class EndpointClaims:
     """The claims of one endpoint. `queue` is used for this only, because its reader has a consumer of its own."""
 
     def __init__(
-        self, queue: TaskQueue, *, lease_seconds: float, monotonic: Callable[[], float] = time.monotonic
+        self,
+        queue: TaskQueue,
+        tenant: str,
+        waiting_endpoints: WaitingEndpoints,
+        *,
+        lease_seconds: float,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.queue = queue
+        self._tenant = tenant
+        self._waiting_endpoints = waiting_endpoints
         self._unstarted_seconds = min(lease_seconds, MAX_UNSTARTED_SECONDS)
         self._monotonic = monotonic
         self._look_at = 0.0
@@ -90,7 +129,8 @@ class EndpointClaims:
     async def claim(self, worker_id: str, claim_id: str, limit: int, ended: asyncio.Future[None]) -> Sequence[Entry]:
         """Return claimed entries; wait for them until `ended` is done.
 
-        A worker has one claim at a time: an earlier one that waits returns without entries. Raises StoreUnavailable.
+        A worker has one claim at a time: an earlier one that waits returns without entries. Raises StoreUnavailable,
+        and TooManyRequests if agents of too many endpoints of the tenant wait.
         """
         if entries := self.repeated(worker_id, claim_id):
             return entries
@@ -138,12 +178,13 @@ class EndpointClaims:
         def end(_: asyncio.Future[None]) -> None:
             waiter.end()
 
+        if self._reader is None:
+            self._waiting_endpoints.add(self._tenant)
+            self._reader = asyncio.create_task(self._read(), name="claim")
         self._waiting[waiter] = None
         metrics.waiting_agents.inc()
         self._by_worker[waiter.worker_id] = waiter
         ended.add_done_callback(end)
-        if self._reader is None:
-            self._reader = asyncio.create_task(self._read(), name="claim")
         try:
             return await waiter.claimed
         except asyncio.CancelledError:
@@ -185,6 +226,8 @@ class EndpointClaims:
             self._reader = None
             if self._room():  # an agent that came when the reader had failed
                 self._reader = asyncio.create_task(self._read(), name="claim")
+            else:
+                self._waiting_endpoints.remove(self._tenant)
 
     def _room(self) -> int:
         """Return the number of tasks that agents wait for, at most MAX_CLAIMS."""

@@ -21,7 +21,7 @@ from queue_engine.domain.tasks import Lease, Outcome
 from queue_engine.domain.workers import AgentTimes, WorkerStatus
 from queue_engine.engine.agents.access import check_started_by_hand, check_worker, is_at
 from queue_engine.engine.agents.cancel_watch import PartitionCancelWatch
-from queue_engine.engine.agents.claims import EndpointClaims
+from queue_engine.engine.agents.claims import EndpointClaims, WaitingEndpoints
 from queue_engine.engine.patience import from_store
 from queue_engine.store.cancel_requests import place_of
 from queue_engine.store.queue import Entry, Started, TaskQueue
@@ -76,6 +76,7 @@ class AgentWork:
         self._store = store
         self.times = times
         self._claims: OrderedDict[str, EndpointClaims] = OrderedDict()
+        self._waiting_endpoints = WaitingEndpoints()
         self._cancel_watches: dict[int, PartitionCancelWatch] = {}
         self._modes: OrderedDict[str, ServiceMode] = OrderedDict()
         self.is_draining = False
@@ -107,7 +108,8 @@ class AgentWork:
     ) -> Sequence[str]:
         """Return claimed tasks as texts for `start` and `put_back`; wait for the first ones until `ended` is done.
 
-        A call that is repeated with the same id returns the same tasks, if this process still knows them.
+        A call that is repeated with the same id returns the same tasks, if this process still knows them. Raises
+        TooManyRequests if agents of too many endpoints of the tenant wait.
         """
         check_worker(principal, worker_id)
         entries = await self._claims_of(principal).claim(worker_id, claim_id, limit, ended)
@@ -265,7 +267,9 @@ class AgentWork:
         if claims is None:
             self._forget_idle()
             queue = self._queue_of(principal, f"api-{secrets.token_hex(8)}")
-            claims = EndpointClaims(queue, lease_seconds=self.times.lease.total_seconds())
+            claims = EndpointClaims(
+                queue, principal.tenant, self._waiting_endpoints, lease_seconds=self.times.lease.total_seconds()
+            )
             if self.is_draining:
                 claims.drain()
         self._claims[endpoint_id] = claims
