@@ -1153,7 +1153,15 @@ class Scripts:
         """Store the first API key of a process in one step, so that every valid key can be listed and revoked. A known
         key is not changed, and a revoked key stays revoked.
         """
-    async def put_back(self, keys: TaskKeys, /, *, stream: str, entry_id: str) -> PutBackOk | PutBackStale:
+    async def put_back(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        stream: str,
+        entry_id: str,
+        is_compared: bool,
+    ) -> PutBackOk | PutBackStale:
         """Put an entry back that an agent has read and cannot start: the task keeps waiting, behind no other."""
     async def put_worker(
         self,
@@ -1457,6 +1465,7 @@ class Scripts:
         more: Sequence[str],
         lease_ms: int,
         worker_id: str,
+        is_compared: bool,
         entries: Sequence[str],
     ) -> StartOk:
         """Begin attempts of tasks of one endpoint: remove the entries from the queues, and give each task a token and a

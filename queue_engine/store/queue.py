@@ -109,8 +109,9 @@ class TaskQueue:
 
     `scripts`, `beats` and `blocking` use separate clients, because a blocking read must not delay results and
     heartbeats. The client of `blocking` must not repeat commands, because a repeated read claims other entries.
-    `lease_ms` is the time for which a task is held without a heartbeat. Every method may be repeated after
-    a lost reply.
+    `lease_ms` is the time for which a task is held without a heartbeat. `is_served` is True if the entries come back
+    from agents that call this process, which may pair the entry of a task with another task. Every method may be
+    repeated after a lost reply.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class TaskQueue:
         endpoint_id: str,
         worker_id: str,
         lease_ms: int,
+        is_served: bool = False,
     ) -> None:
         self._scripts = scripts
         self._beats = beats
@@ -132,6 +134,7 @@ class TaskQueue:
         self._specs = specs
         self.worker_id = worker_id
         self._lease_ms = lease_ms
+        self._is_served = is_served
         self._claims_by_script = False
         """True if the last claim got all that it asked for, so that more tasks probably wait, or its reply was lost."""
         self._claiming: asyncio.Future[Any] | None = None
@@ -298,6 +301,7 @@ class TaskQueue:
             more=[key for entry, _, _ in others for key in self._keys_to_start(entry)],
             lease_ms=self._lease_ms,
             worker_id=self.worker_id,
+            is_compared=self._is_served,
             entries=[
                 text
                 for entry, address, is_ahead in starts
@@ -399,7 +403,7 @@ class TaskQueue:
     async def put_back(self, entry: Entry) -> None:
         """Put back a claimed entry that cannot be started."""
         keys = self._keys.of_task(entry.task_id)
-        await self._scripts.put_back(keys, stream=entry.stream, entry_id=entry.entry_id)
+        await self._scripts.put_back(keys, stream=entry.stream, entry_id=entry.entry_id, is_compared=self._is_served)
 
     async def _finish(self, lease: Lease, outcome: Succeeded | Failed) -> Settled:
         if isinstance(outcome, Succeeded):

@@ -204,6 +204,7 @@ class Store:
             endpoint_id=endpoint_id,
             worker_id=worker_id,
             lease_ms=lease_ms,
+            is_served=is_served,
         )
 
     def _scripts_over(self, redis: Redis) -> Scripts:

@@ -91,6 +91,21 @@ async def test_a_claim_that_no_claim_returned_is_refused(scene: Scene, claim: st
     assert (await scene.others_task())[0] is TaskState.RUNNING
 
 
+async def test_a_claim_that_pairs_two_tasks_changes_nothing(scene: Scene) -> None:
+    """Otherwise the entry of the first task would be deleted, and no agent would ever run it."""
+    for task_id in ("mine", "yours"):
+        await scene.api.submit(scene.own, taskId=task_id)
+    mine, yours = await scene.hostile.claim(2)
+    pair = f"{mine.rpartition(':')[0]}:yours"
+    response, _ = await scene.hostile.start(pair)
+    assert [one.word for one in response.results] == ["STALE"]
+    await scene.hostile.call(calls.PUT_BACK, m.PutBackRequest("hostile", (pair,)))
+    response, _ = await scene.hostile.start(mine)
+    assert [one.word for one in response.results] == ["OK"]
+    response, _ = await scene.hostile.start(yours, token=OTHERS_TOKEN)
+    assert [one.word for one in response.results] == ["OK"]
+
+
 @pytest.mark.parametrize("task_id", ["", "a:b", "a}b", "t1\n", "x" * 256, "ä"])
 async def test_a_task_id_that_no_task_has_is_refused(scene: Scene, task_id: str) -> None:
     for sending in (scene.hostile.renew(task_id), scene.hostile.succeed(task_id)):

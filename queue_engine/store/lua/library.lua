@@ -296,6 +296,13 @@ local function drop(stream, group, entry)
   return redis.call('XDEL', stream, entry) == 1
 end
 
+-- Return true if a queue has this entry, and it is the entry of another task.
+local function is_of_another(stream, entry, task_key)
+  local found = redis.call('XRANGE', stream, entry, entry)[1]
+  local _, task_id = names_of(task_key)
+  return found and found[2][2] ~= task_id
+end
+
 -- Return true while a check that runs every `tick` ms must not expire leases. It gets a grace of `lease` ms after a time in
 -- which it did not run or the clock jumped, because after an outage of the store or a step of its clock healthy leases seem
 -- to have expired.

@@ -4,10 +4,12 @@
 -- flags: allow-oom
 -- keys of a task: task, retry_queue
 -- keys: stream (that the entry came from)
--- arguments: entry_id text
+-- arguments:
+--   entry_id text, is_compared flag (an entry of another task is left alone, because the agent may have made up the pair)
 -- replies:
 --   OK
 --   STALE
+if is_compared and is_of_another(stream, entry_id, task) then return { 'STALE' } end
 local state, entry = unpack(redis.call('HMGET', task, 'state', 'entry'))
 -- In a repeated call the entry no longer exists. Its id alone is not sufficient, because both queues may use it.
 local was_there = drop(stream, 'agents', entry_id)

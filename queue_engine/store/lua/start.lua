@@ -6,6 +6,7 @@
 -- keys of a task: task, body, history, leases, endpoint, deadlines
 -- keys: stream (that the entry came from), more list (task, body, history and stream of each further entry)
 -- arguments: lease_ms integer, worker_id text,
+--   is_compared flag (an entry of another task is left alone, because the agent may have made up the pair),
 --   entries list of text (of each entry: its id, the token of the attempt, the address of the container, and `1` when no slot of
 --     the agent is free for the call)
 -- replies:
@@ -21,6 +22,7 @@ local function start(entry_id, token, address, is_ahead)
     resets, base, busy_tries, has_history, noted, spared = unpack(redis.call('HMGET', task, 'state', 'entry', 'token',
       'lost_token', 'deadline', 'updated', 'attempts', 'max', 'timeout', 'created', 'started', 'number', 'spec', 'lost',
       'resets', 'base', 'busy_tries', 'history', 'noted', 'spared'))
+  if is_compared and is_of_another(stream, entry_id, task) then return 'STALE' end
   local repeated = state == 'running' and holder == token
   -- The entry's id alone does not identify the queue in which the task waits, because both queues may use the same id.
   local was_there = redis.call('XDEL', stream, entry_id) == 1
