@@ -136,6 +136,7 @@ async def running_api(
             limits=limits,
             ceilings=ceilings,
             agent_times=settings.agent_times(),
+            local_agents=settings.alb_local_agents,
             monotonic=monotonic,
         )
         app = create_app(settings, engine, worker_access, catalogue, monotonic=monotonic)

@@ -63,6 +63,7 @@ async def serve_api(settings: ApiSettings) -> int:
                 limits=limits,
                 ceilings=ceilings,
                 agent_times=settings.agent_times(),
+                local_agents=settings.alb_local_agents,
             )
             app = create_app(settings, engine, worker_access, catalogue, _metrics_page(membership))
             stopping = asyncio.Event()

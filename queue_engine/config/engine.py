@@ -279,6 +279,12 @@ class ApiSettings(AgentTimeSettings, WebhookSettings, LimitSettings, CatalogueSe
         gt=0,
         description="Time without data in either direction after which a WebSocket is closed; pings count as data",
     )
+    alb_local_agents: bool = Field(
+        False,
+        description="Workers of ALB endpoints may be on the API's machine if their agents use the API and were started "
+        "by hand. Not behind a reverse proxy on that machine without `QUEUE_ENGINE_TRUSTED_PROXIES`: a token from "
+        "anywhere could then name every port of the machine",
+    )
     worker_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
         DEFAULT_WORKER_NETWORKS,
         description="Networks to which requests to ALB endpoints may be sent, comma-separated CIDRs; loopback and "

@@ -47,6 +47,7 @@ class Engine:
         limits: LimitValues = DEFAULT_LIMITS,
         ceilings: Ceilings = NO_CEILINGS,
         agent_times: AgentTimes = DEFAULT_AGENT_TIMES,
+        local_agents: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -75,7 +76,7 @@ class Engine:
         self.agent_tokens = AgentTokens(store.agent_tokens, self.audit)
         self.tenants = Tenants(store.tenants, tenant_limits, self.audit)
         self.listings = Listings(store.endpoints, store.workers)
-        self.agent_work = AgentWork(store, agent_times)
+        self.agent_work = AgentWork(store, agent_times, local_agents=local_agents)
 
     async def now_ms(self) -> int:
         """Return the store's clock, to which all times of the API belong. Raises StoreUnavailable."""

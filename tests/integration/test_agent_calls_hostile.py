@@ -270,8 +270,13 @@ async def test_registrations_have_the_limit_of_requests_per_second_and_reports_h
                 await agent.report()
 
 
-async def test_an_alb_worker_is_at_the_address_of_its_agent(api: RunningApi) -> None:
+async def test_an_alb_worker_is_at_the_address_of_its_agent(valkey_url: str) -> None:
     """The API sends requests to it, so a token would otherwise reach what only the API can reach."""
+    async with running_api(valkey_url, alb_local_agents=True) as api:
+        await _check_addresses(api)
+
+
+async def _check_addresses(api: RunningApi) -> None:
     endpoint_id = await api.create_endpoint(serviceMode="ALB", expose={"port": 9000, "protocol": "http"})
     async with await new_agent(api, endpoint_id) as agent:
         await agent.about_worker(calls.REGISTER)
@@ -282,6 +287,24 @@ async def test_an_alb_worker_is_at_the_address_of_its_agent(api: RunningApi) -> 
         assert (await agent.report(address="127.0.0.1:9000")).desired is not None
     (worker,) = await api.store.workers.of_endpoint(endpoint_id)
     assert worker.address == "127.0.0.1:9000"
+
+
+async def test_an_alb_worker_that_was_started_by_hand_is_not_on_the_machine_of_the_api(api: RunningApi) -> None:
+    """The client may be a reverse proxy there that adds no headers, and its agent anywhere. A backend has chosen the
+    networks of its own agents."""
+    endpoint_id = await api.create_endpoint(serviceMode="ALB", expose={"port": 9000, "protocol": "http"})
+    async with await new_agent(api, endpoint_id) as agent:
+        await agent.about_worker(calls.REGISTER)
+        status, code, text = await refusal_of(agent.report(address="127.0.0.1:2375"))
+        assert (status, code) == (400, 10001)
+        assert text.startswith("address: must not be on the API's machine, unless the API's QUEUE_ENGINE_ALB_LOCAL")
+    worker = managed_worker_id(endpoint_id, "aa")
+    await api.store.workers.put(endpoint_id, worker, managed=True)
+    token = new_agent_token(worker)
+    run = await api.store.workers.begin_start(endpoint_id, worker, agent_token=token)
+    assert run is not None
+    async with WireAgent(api.url, token, worker) as managed:
+        assert (await managed.report(address="127.0.0.1:9000", run=run)).desired is not None
 
 
 @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])

@@ -115,6 +115,7 @@ def _start_api(programs: Programs, directory: Path) -> tuple[int, Path]:
     programs.start(
         "api", "queue_engine", "api", "--port", str(port), QUEUE_ENGINE_TLS_CERT=certificate,
         QUEUE_ENGINE_TLS_KEY=certificate, QUEUE_ENGINE_LEASE_SECONDS=str(LEASE_SECONDS), QUEUE_ENGINE_API_KEY=API_KEY,
+        QUEUE_ENGINE_ALB_LOCAL_AGENTS="true",
     )  # fmt: skip
     wait_for_port(port)
     return port, authority.bundle

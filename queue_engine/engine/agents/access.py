@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from queue_engine.domain.agent_tokens import AgentPrincipal
 from queue_engine.domain.errors import EngineError, Forbidden
@@ -45,6 +46,12 @@ def is_at(address: str, client: str) -> bool:
         return False
 
 
-def _plain(text: str) -> object:
+def is_of_machine(client: str, machine: Collection[str]) -> bool:
+    """Return True for a loopback address, and for one in `machine`, which holds the addresses of this machine."""
+    address = _plain(client)
+    return address.is_loopback or any(address == _plain(own) for own in machine)
+
+
+def _plain(text: str) -> IPv4Address | IPv6Address:
     address = ip_address(text)
     return (address.ipv4_mapped or address) if isinstance(address, IPv6Address) else address

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from queue_engine.domain.agent_tokens import AgentPrincipal
@@ -19,10 +19,11 @@ from queue_engine.domain.endpoints import MAX_WORKERS, DesiredState, Endpoint, S
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource, StateConflict, StoreUnavailable
 from queue_engine.domain.tasks import Lease, Outcome
 from queue_engine.domain.workers import AgentTimes, WorkerStatus
-from queue_engine.engine.agents.access import check_started_by_hand, check_worker, is_at
+from queue_engine.engine.agents.access import check_started_by_hand, check_worker, is_at, is_of_machine
 from queue_engine.engine.agents.cancel_watch import PartitionCancelWatch
 from queue_engine.engine.agents.claims import EndpointClaims, WaitingEndpoints
 from queue_engine.engine.patience import from_store
+from queue_engine.net.ports import machine_addresses
 from queue_engine.store.cancel_requests import place_of
 from queue_engine.store.queue import Entry, Started, TaskQueue
 from queue_engine.store.redis.client import unavailability
@@ -72,9 +73,20 @@ class WorkerReport:
 class AgentWork:
     """The use cases of agents. Each raises StoreUnavailable, and WorkerForbidden for a worker of another token."""
 
-    def __init__(self, store: Store, times: AgentTimes) -> None:
+    def __init__(
+        self,
+        store: Store,
+        times: AgentTimes,
+        *,
+        local_agents: bool = False,
+        machine: Callable[[], Collection[str]] = machine_addresses,
+    ) -> None:
+        """With `local_agents`, ALB workers that were started by hand may be on this machine, whose addresses are
+        `machine`."""
         self._store = store
         self.times = times
+        self._local_agents = local_agents
+        self._machine = machine
         self._claims: OrderedDict[str, EndpointClaims] = OrderedDict()
         self._waiting_endpoints = WaitingEndpoints()
         self._cancel_watches: dict[int, PartitionCancelWatch] = {}
@@ -213,19 +225,11 @@ class AgentWork:
         """Record the state of the worker, as reported from the address `client`; return that of its endpoint. `client`
         is None if it is not known.
 
-        Return None if the agent must end. Raises InvalidRequest for the address of an ALB worker that is not the
-        agent's own: the API sends requests there, so a token would otherwise reach every address that the API reaches.
+        Return None if the agent must end. Raises InvalidRequest for an address that an ALB worker must not have.
         """
         check_worker(principal, worker_id)
-        is_alb = await self._mode(principal) is ServiceMode.ALB
-        if is_alb and client is None:
-            raise InvalidRequest(
-                "address", "cannot be checked behind a proxy that is not in the API's QUEUE_ENGINE_TRUSTED_PROXIES"
-            )
-        if is_alb and client is not None and not is_at(report.address, client):
-            raise InvalidRequest(
-                "address", f"must be the address {client}, from which the agent calls: requests are sent to it"
-            )
+        if await self._mode(principal) is ServiceMode.ALB:
+            self._check_address(principal, report.address, client)
         return await from_store(
             self._store.workers.report(
                 principal.endpoint_id,
@@ -252,6 +256,29 @@ class AgentWork:
         await from_store(
             self._store.logs.append(principal.endpoint_id, worker_id, batch_id, lines, retention_ms=retention_ms)
         )
+
+    def _check_address(self, principal: AgentPrincipal, address: str, client: str | None) -> None:
+        """Raise InvalidRequest for the address of an ALB worker that is not the agent's own, or not known to be.
+
+        The API sends requests there, so a token would otherwise reach every address that the API reaches. A client on
+        this machine may be a reverse proxy, through which an agent from anywhere calls. The backend has chosen the
+        networks of the agents that it has started.
+        """
+        if client is None:
+            raise InvalidRequest(
+                "address", "cannot be checked behind a proxy that is not in the API's QUEUE_ENGINE_TRUSTED_PROXIES"
+            )
+        if not is_at(address, client):
+            raise InvalidRequest(
+                "address", f"must be the address {client}, from which the agent calls: requests are sent to it"
+            )
+        may_be_here = self._local_agents or principal.worker_id is not None
+        if not may_be_here and is_of_machine(client, self._machine()):
+            raise InvalidRequest(
+                "address",
+                "must not be on the API's machine, unless the API's QUEUE_ENGINE_ALB_LOCAL_AGENTS allows it; behind a "
+                "proxy on that machine, set QUEUE_ENGINE_TRUSTED_PROXIES",
+            )
 
     def _queue_of(self, principal: AgentPrincipal, worker_id: str) -> TaskQueue:
         return self._store.queue(
