@@ -241,15 +241,20 @@ class ProcessBackend:
         """End the workers of this instance whose controller has died; return their ids. Call it at start.
 
         An agent that still runs is already draining, and has the same time as in `stop`. Workers of a living controller
-        are not touched.
+        are not touched. Processes that do not end after SIGKILL, for example because they wait for a device, are logged
+        and left. No card is handed out while they live.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + grace_seconds + self._end_margin_seconds
         worker_ids: set[str] = set()
+        all_killed = False
         while orphans := await asyncio.to_thread(self._orphans):
+            if all_killed and clock() > deadline + self._kill_seconds:
+                return frozenset(worker_ids - _note_left(orphans))
             worker_ids.update(environment[protocol.WORKER_ID] for _, environment in orphans)
             draining = _with_agents(orphans) if clock() < deadline else frozenset()
             await _end_groups(orphans, draining)
+            all_killed = not draining
             if draining:
                 await asyncio.sleep(_ORPHAN_POLL_SECONDS)
         await asyncio.to_thread(remove_unserved, self._work_dir)
@@ -505,6 +510,14 @@ def _with_agents(orphans: _Orphans) -> frozenset[str]:
         for process, found in orphans
         if protocol.CONTAINER_COMMAND in found and _is_own(process)
     )
+
+
+def _note_left(orphans: _Orphans) -> set[str]:
+    """Log orphans that do not end, and return the ids of their workers."""
+    worker_ids = {found[protocol.WORKER_ID] for _, found in orphans}
+    left = ", ".join(f"process {process.pid} of {found[protocol.WORKER_ID]}" for process, found in orphans)
+    logger.error("processes of workers of an earlier controller do not end: %s", left)
+    return worker_ids
 
 
 def _is_own(process: psutil.Process) -> bool:

@@ -552,6 +552,22 @@ class TestDeadController:
         for process in (draining, abandoned):
             process.wait()
 
+    async def test_a_process_that_cannot_be_killed_does_not_keep_a_controller_from_starting(
+        self, instance_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It may wait for a device for any time."""
+        marks = {protocol.INSTANCE: instance_id, protocol.CONTROLLER_PID: "1", protocol.CONTROLLER_STARTED: "never"}
+        left = sleeping(marks | {protocol.WORKER_ID: "w1"})
+        backend = backend_in(tmp_path / "work", instance_id, end_margin_seconds=0, kill_seconds=0.1)
+        with monkeypatch.context() as held_back:
+            held_back.setattr("queue_engine.backends.process.kill_group_of", lambda process: None)
+            async with asyncio.timeout(30):
+                assert await backend.reap_orphans(grace_seconds=0) == frozenset()
+        assert f"do not end: process {left.pid} of w1" in caplog.text
+        assert await backend.reap_orphans(grace_seconds=0) == {"w1"}
+        left.wait()
+        await backend.aclose(0)
+
     @pytest.mark.parametrize("drain", ["never"])
     async def test_the_workers_of_a_controller_that_lives_are_left_alone(
         self, backend: ProcessBackend, controller: subprocess.Popen[bytes], instance_id: str, tmp_path: Path
