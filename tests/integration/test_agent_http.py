@@ -295,7 +295,8 @@ async def test_a_served_agent_reaches_another_process_after_the_defect_of_one(st
 
 
 class Settling:
-    """An API that has these refusals for the next settles, and always one for ends of the task `bad`."""
+    """An API that has these refusals for the next settles, and always one for ends of the task `bad`. The refusal 0 is
+    a response in which the result of each end is an error."""
 
     def __init__(self, *refusals: int, bad: int = 400) -> None:
         self._refusals = list(refusals)
@@ -310,9 +311,10 @@ class Settling:
         names = [end.task for end in asked.ends]
         self.sent.append(names)
         status = self._refusals.pop(0) if self._refusals else self._bad if "bad" in names else 200
-        results = tuple(messages.SettleResult("OK") for _ in names)
+        result = messages.SettleResult("OK") if status else messages.SettleResult("ERROR", error="a defect")
+        results = (result,) * len(names)
         served = response(200, b"".join(calls.SETTLE.response.encode(messages.SettleResponse(results))))
-        await peer.send(served if status == 200 else refusal(status, 10001, "a defect"))
+        await peer.send(served if status in (0, 200) else refusal(status, 10001, "a defect"))
 
 
 @asynccontextmanager
@@ -332,14 +334,18 @@ async def test_a_result_is_kept_while_an_api_process_does_not_know_the_call() ->
         assert (await until_available(lambda: succeeded(source), "settle")).word == "OK"
 
 
+@pytest.mark.parametrize(
+    ("status", "error"), [(500, "settle: the API responds 500: a defect"), (0, "settle: a defect")]
+)
 async def test_a_result_is_sent_again_after_a_defect_of_the_api_for_a_limited_time(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, status: int, error: str
 ) -> None:
-    async with settling_on(Settling(500, 500)) as source:
+    """The defect may be that of one process or of one end, and the store may be able to record the result soon."""
+    async with settling_on(Settling(status, status)) as source:
         assert (await succeeded(source)).word == "OK"
     monkeypatch.setattr(source_module, "MAX_DEFECT_SECONDS", 0.0)
-    async with settling_on(Settling(500, 500)) as source:
-        with pytest.raises(CallFailed, match="settle: the API responds 500: a defect"):
+    async with settling_on(Settling(status, status)) as source:
+        with pytest.raises(CallFailed, match=error):
             await succeeded(source)
 
 

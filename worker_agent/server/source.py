@@ -301,10 +301,10 @@ def _size_of(end: messages.End, output: Blob | None) -> int:
 
 
 def _checked(result: messages.SettleResult) -> messages.SettleResult | Exception:
-    """Return the result of an end, or its error."""
+    """Return the result of an end, or its error. The end is sent again after both errors."""
     if result.word == "UNAVAILABLE":
         return StoreUnavailable(result.error or "the store cannot record the outcome now")
-    return CallFailed(f"settle: {result.error}") if result.word == "ERROR" else result
+    return ApiDefect(f"settle: {result.error}") if result.word == "ERROR" else result
 
 
 @contextmanager
