@@ -12,9 +12,10 @@ PROCESSES = ("api", "controller", "delivery")
 def main() -> None:
     """Run the command line, with a safe import path, and with Ctrl-C handled before the slow imports."""
     leave_current_folder(__file__)
-    from queue_engine.processes.interrupts import exit_on_interrupt
+    from queue_engine.processes.interrupts import exit_on_interrupt, exit_on_termination
 
     exit_on_interrupt()
+    exit_on_termination()
     if len(sys.argv) == 2 and sys.argv[1] in PROCESSES:
         _run_process(sys.argv[1])
     with Loading():

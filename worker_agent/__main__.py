@@ -6,9 +6,10 @@ from queue_engine.processes.interpreter import Loading, leave_current_folder
 def main() -> None:
     """Run the command line, with a safe import path, and with Ctrl-C handled before the slow imports."""
     leave_current_folder(__file__)
-    from queue_engine.processes.interrupts import exit_on_interrupt
+    from queue_engine.processes.interrupts import exit_on_interrupt, exit_on_termination
 
     exit_on_interrupt()
+    exit_on_termination()
     with Loading():
         from worker_agent.cli import main as run
 

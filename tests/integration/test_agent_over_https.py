@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from queue_engine.agent_protocol import calls, messages
@@ -255,6 +258,27 @@ async def test_an_agent_waits_for_an_api_whose_certificate_is_not_verified(secur
     wait_until(lambda: "unable to get local issuer certificate" in agent.output())
     assert "the API is away: https://127.0.0.1" in agent.output()
     agent.kill()
+
+
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="unshare is not installed")
+async def test_an_agent_that_is_the_first_process_of_a_container_ends_before_its_first_hello() -> None:
+    """The kernel ignores SIGTERM to such a process without a handler, so its container would be killed after a time."""
+    async with receiver(answering(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n")) as server:
+        way = {
+            **inherited(),
+            "WORKER_AGENT_SERVER": f"http://127.0.0.1:{server.port}",
+            "WORKER_AGENT_TOKEN": new_agent_token("7"),
+        }
+        agent = (sys.executable, "-m", "worker_agent", "--endpoint", "7")
+        apart = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child", "--")
+        command = (*apart, *agent)
+        with subprocess.Popen(command, env=way, cwd=Path(__file__).parents[2]) as process:  # noqa: ASYNC220 - returns soon
+            await wait_until_async(lambda: bool(server.received) or process.poll() is not None)
+            if process.poll() is not None:
+                pytest.skip("this machine makes no namespaces of processes")
+            [first] = psutil.Process(process.pid).children()
+            first.terminate()
+            assert await asyncio.to_thread(process.wait, 30) == 128 + signal.SIGTERM
 
 
 async def test_the_container_of_an_alb_endpoint_is_advertised_at_the_agents_own_address(secured: Secured) -> None:
