@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -158,6 +158,22 @@ class _Block:
     def expire(self) -> None:
         self._expired = True
         self._task.cancel()
+
+
+async def uncut(call: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a call. If the caller is cancelled, wait for the call first.
+
+    A platform carries out a call whose connection is closed, but the time of that is unknown. A second cancellation
+    ends the wait.
+    """
+    task = asyncio.create_task(call)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # retrieved, because nothing depends on it any longer
+        raise
 
 
 async def end_tasks(*tasks: asyncio.Task[Any]) -> None:

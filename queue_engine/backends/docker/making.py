@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
+from queue_engine.aio import uncut
 from queue_engine.backends.base import BackendError, Phase, RegistryCredential, WorkerSpec
 from queue_engine.backends.docker.engine import Engine, EngineError, EngineUnavailable
 from queue_engine.backends.docker.explain import Explanation, StartFailed, explain_start_error
@@ -25,7 +25,6 @@ from queue_engine.backends.docker.watch import Watch
 from queue_engine.backends.docker.worker import Worker
 from queue_engine.backends.images import Reference, parse_reference
 
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 CONFLICT = 409
@@ -44,22 +43,6 @@ class Images:
     agent: Reference
     agent_pull: PullPolicy
     pull: PullPolicy
-
-
-async def uncut(call: Coroutine[Any, Any, T]) -> T:
-    """Return the result of a call. If the caller is cancelled, wait for the call first.
-
-    The engine carries out a call whose connection is closed, but the time of that is unknown. A second cancellation
-    ends the wait.
-    """
-    task = asyncio.create_task(call)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # retrieved, because nothing depends on it any longer
-        raise
 
 
 class Maker:
