@@ -13,11 +13,11 @@ has died or was replaced, and the next leader goes on with the workers that `obs
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from queue_engine.domain.endpoints import DEFAULT_START_TIMEOUT_SECONDS, Resource, ServiceMode
 
@@ -150,6 +150,14 @@ class AgentTarget:
     def labels(self) -> str:
         """The labels of the agent's samples. They need no escaping, because ids have no special characters."""
         return f'endpoint="{self.endpoint_id}",worker="{self.worker_id}"'
+
+
+@runtime_checkable
+class AsksForLeadership(Protocol):
+    """The part of a backend that goes on with starts and ends in the background, and asks before each change."""
+
+    leads: Callable[[], bool]
+    """Set by the controller: returns False as soon as its leadership may have ended. Until it is set, it is True."""
 
 
 class Backend(Protocol):

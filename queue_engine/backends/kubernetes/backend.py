@@ -1,0 +1,467 @@
+"""The Kubernetes backend: workers as pods. The guarantees of each method are in `Backend`.
+
+A start chooses a cluster, and makes the Secrets and then the pod in the background. After the end of its controller,
+the next one finds the pods by their labels. The cluster accepts each name once, so a run is made once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from queue_engine.aio import Backoff, end_tasks
+from queue_engine.backends.base import STOP_MARGIN_SECONDS, BackendError, EndNotConfirmed, Observed, Phase, WorkerSpec
+from queue_engine.backends.container_logs import BeforeRemoval, LogEntry, nothing_before_removal
+from queue_engine.backends.docker.explain import Explanation
+from queue_engine.backends.kubernetes.cluster import Cluster, NotLeading
+from queue_engine.backends.kubernetes.ending import Ender
+from queue_engine.backends.kubernetes.explain import explain_refusal
+from queue_engine.backends.kubernetes.kube_api import Document, KubeApi, KubeError, Owner
+from queue_engine.backends.kubernetes.names import Identity
+from queue_engine.backends.kubernetes.output import environment, follow
+from queue_engine.backends.kubernetes.pod_view import PodView
+from queue_engine.backends.kubernetes.sites import Load, Place
+from queue_engine.backends.kubernetes.specs import POD_MARGIN_SECONDS
+from queue_engine.backends.kubernetes.watch import RESYNC_SECONDS, Changes
+from queue_engine.backends.kubernetes.worker import Worker
+from queue_engine.backends.placement import SKIPPED, Later, Refusal, Shortage
+from queue_engine.domain.endpoints import Resource
+from queue_engine.domain.ids import is_worker_id
+
+log = logging.getLogger(__name__)
+
+MAX_STARTING = 40
+"""Simultaneous starts. Their work is done on many machines, and the writes to each cluster have a budget."""
+LIST_WAIT_SECONDS = 10.0
+"""Maximum time that a start waits for the first lists of pods."""
+PLACE_SECONDS = 1.0
+"""Pause until a start for which no cluster has a place is tried again."""
+CREATE = Backoff(1.0, 30.0)
+"""Pauses until a pod that the server does not take yet is created again."""
+EARLIER_SECONDS = 60.0
+"""Maximum time until a pod of an earlier run of the worker is removed."""
+WARNINGS_AT_ONCE = 4
+"""Maximum number of simultaneous questions for warnings about pods."""
+_NO_POD = "the worker's pod does not exist"
+
+
+class Documents(Protocol):
+    """The documents of a worker's objects, as the API takes them."""
+
+    def refusal(self, spec: WorkerSpec) -> str | None:
+        """Return the reason why no cluster can run such a worker; else None."""
+        ...
+
+    def secrets(self, spec: WorkerSpec, place: Place, owner: Owner | None) -> tuple[Document, ...]:
+        """Return the Secrets that the pod uses, in the order of their creation."""
+        ...
+
+    def pod(self, spec: WorkerSpec, place: Place, owner: Owner | None) -> Document:
+        """Return the pod."""
+        ...
+
+
+class Places(Protocol):
+    """The choice of a cluster and its nodes. Pure."""
+
+    def place(
+        self, resources: Sequence[Resource], recent: Mapping[Resource, Shortage], load: Mapping[str, Load], now: float
+    ) -> Place | Later | Refusal:
+        """Return the place of the next worker, the reason why there is none yet, or why there can be none."""
+        ...
+
+
+@dataclass(frozen=True)
+class KubernetesOptions:
+    """The settings of the backend."""
+
+    instance: str
+    pod_margin_seconds: int = POD_MARGIN_SECONDS
+    """Time after the grace period at which a pod is killed."""
+    force_delete_after_seconds: float = 300.0
+    """Time after its deadline at which the cluster forgets a pod whose node does not confirm its end."""
+    resync_seconds: float = RESYNC_SECONDS
+    """Maximum time between two lists of all pods."""
+    max_starting: int = MAX_STARTING
+
+
+class KubernetesBackend:
+    """Runs workers as pods. `clusters` has a function by the name of each cluster, which connects to it.
+
+    The functions are called in the event loop.
+    """
+
+    def __init__(
+        self,
+        clusters: Mapping[str, Callable[[], KubeApi]],
+        options: KubernetesOptions,
+        documents: Documents,
+        places: Places,
+        *,
+        epoch_seconds: Callable[[], float] = time.time,
+    ) -> None:
+        self._connect = clusters
+        self._options = options
+        self._documents = documents
+        self._places = places
+        self._epoch_seconds = epoch_seconds
+        self._clusters: dict[str, Cluster] = {}
+        self._workers: dict[str, Worker] = {}
+        self._recent: dict[Resource, Shortage] = {}
+        self._short: set[str] = set()
+        """Uids of pods whose shortage has been noted."""
+        self._sweeps: dict[str, asyncio.Task[None]] = {}
+        self._warnings: dict[str, asyncio.Task[None]] = {}
+        self._ender = Ender(
+            self._before_removal, self._now_ms, force_delete_after_seconds=options.force_delete_after_seconds
+        )
+        self.before_removal: BeforeRemoval = nothing_before_removal
+        self.leads: Callable[[], bool] = _always
+        """Set by the controller: see `AsksForLeadership`."""
+
+    @property
+    def outlives_controller(self) -> bool:
+        return True
+
+    @property
+    def agents_over_https(self) -> bool:
+        return True
+
+    @property
+    def max_starting(self) -> int:
+        return self._options.max_starting
+
+    def refusal(self, spec: WorkerSpec) -> str | None:
+        return self._documents.refusal(spec)
+
+    async def start(self, spec: WorkerSpec) -> None:
+        self._check(spec)
+        await self._listed()
+        # There is no await below, so that a concurrent call cannot start the same worker.
+        known = self._workers.get(spec.worker_id)
+        if known is not None and known.run >= spec.run:
+            return
+        if known is not None and known.observed(self._now(), self._now_ms()).alive:
+            raise BackendError("an earlier run of the worker has not ended")
+        worker = Worker(spec.endpoint_id, spec.worker_id, spec.run, self._now_ms())
+        worker.secrets = frozenset(
+            value for name, value in spec.environment.items() if name not in spec.plain_variables
+        )
+        self._workers[spec.worker_id] = worker
+        worker.making = asyncio.create_task(self._make(worker, spec), name=f"make-{spec.worker_id}")
+
+    async def stop(self, worker_id: str, grace_seconds: float) -> None:
+        await self._end(worker_id, grace_seconds, self._options.pod_margin_seconds)
+
+    async def kill(self, worker_id: str) -> None:
+        await self._end(worker_id, 0, 0)
+
+    async def observe(self) -> Mapping[str, Observed] | None:
+        self._open()
+        if not all(one.watch.is_complete for one in self._clusters.values()):
+            return None
+        now, now_ms = self._now(), self._now_ms()
+        found = {one.worker_id: one.observed(now, now_ms) for one in self._workers.values()}
+        self._ask_for_warnings(now)
+        return found
+
+    async def aclose(self, grace_seconds: float) -> None:  # noqa: ARG002 - no worker ends with its controller
+        tasks = [task for one in self._workers.values() for task in (one.making, one.ending) if task is not None]
+        await end_tasks(*tasks, *self._sweeps.values(), *self._warnings.values())
+        for cluster in self._clusters.values():
+            await cluster.aclose()
+        self._clusters.clear()
+        self._workers.clear()
+        self._short.clear()
+
+    # The output of containers
+
+    async def follow(self, worker_id: str, run: int, since_ns: int) -> AsyncGenerator[LogEntry, None]:
+        """Yield the output of a worker's container: see `ContainerLogs`."""
+        cluster, pod = self._pod_of(worker_id, run)
+        async with aclosing(follow(cluster, pod, since_ns)) as entries:
+            async for entry in entries:
+                yield entry
+
+    async def environment(self, worker_id: str, run: int) -> Mapping[str, str]:
+        """Return the variables of a worker's container: see `ContainerLogs`."""
+        return await environment(*self._pod_of(worker_id, run))
+
+    def _pod_of(self, worker_id: str, run: int) -> tuple[Cluster, PodView]:
+        worker = self._workers.get(worker_id)
+        if worker is None or worker.run != run or worker.pod is None or worker.cluster is None:
+            raise BackendError(_NO_POD)
+        return worker.cluster, worker.pod
+
+    # Starts
+
+    def _check(self, spec: WorkerSpec) -> None:
+        if not is_worker_id(spec.worker_id):
+            raise BackendError("the worker id is not valid")
+        if (refusal := self.refusal(spec)) is not None:
+            raise BackendError(refusal)
+
+    async def _listed(self) -> None:
+        """Wait until the pods of all clusters were listed once. Raises BackendError."""
+        self._open()
+        until = self._now() + LIST_WAIT_SECONDS
+        for cluster in list(self._clusters.values()):
+            if not await cluster.watch.until_complete(max(0.0, until - self._now())):
+                problem = cluster.watch.problem or "it does not respond"
+                raise BackendError(f"the pods of the cluster {cluster.name} are not listed yet: {problem}")
+
+    async def _make(self, worker: Worker, spec: WorkerSpec) -> None:
+        """Make the objects of a worker. A failure is its end, and leaves no Secret that no other worker uses."""
+        try:
+            await self._remove_earlier(worker)
+            place = await self._placed(worker, spec)
+            worker.cluster = cluster = self._clusters[place.cluster]
+            cluster.place(spec.worker_id)
+            try:
+                await self._create(cluster, worker, spec, place)
+            finally:
+                cluster.starting.discard(spec.worker_id)
+        except NotLeading as error:
+            log.info("a start is left to the next controller: %s", error, extra={"worker": worker.worker_id})
+        except BackendError as error:
+            worker.failure = Explanation(Phase.ENDED, str(error))
+        except Exception:
+            log.exception("a start has failed", extra={"worker": worker.worker_id})
+            worker.failure = Explanation(Phase.ENDED, "the start has failed by an error of the controller")
+
+    async def _remove_earlier(self, worker: Worker) -> None:
+        """Remove the pods of the worker's earlier runs, which have ended. Raises BackendError."""
+        worker.end_at = self._now()
+        ends = [self._ender.end(cluster, pod, worker) for cluster, pod in self._pods_of(worker, below=worker.run)]
+        try:
+            async with asyncio.timeout(EARLIER_SECONDS):
+                await asyncio.gather(*ends)
+        except TimeoutError:
+            raise BackendError("the pod of an earlier run cannot be removed") from None
+
+    async def _placed(self, worker: Worker, spec: WorkerSpec) -> Place:
+        """Wait for a place. Raises BackendError if there can be none."""
+        while True:
+            load = {name: cluster.load for name, cluster in self._clusters.items()}
+            found = self._places.place(spec.resources, self._recent, load, self._now())
+            if isinstance(found, Refusal):
+                raise BackendError(found.reason)
+            if isinstance(found, Place):
+                worker.progress = Explanation(Phase.STARTING)
+                return found
+            worker.progress = Explanation(Phase.WAITING, found.reason)
+            await asyncio.sleep(PLACE_SECONDS)
+
+    async def _create(self, cluster: Cluster, worker: Worker, spec: WorkerSpec, place: Place) -> None:
+        """Create the Secrets and the pod, again and again while the cluster does not take them yet."""
+        failures = 0
+        while True:
+            try:
+                owner = await cluster.owner()
+                secrets = self._documents.secrets(spec, place, owner)
+                worker.secret_names = frozenset(one["metadata"]["name"] for one in secrets)
+                return await cluster.create(secrets, self._documents.pod(spec, place, owner))
+            except KubeError as error:
+                refused = explain_refusal(error)
+            if refused.phase is Phase.ENDED:
+                worker.failure = refused
+                return await self._release(cluster, worker.secret_names)
+            worker.progress = refused
+            failures += 1
+            await asyncio.sleep(CREATE.delay_after(failures, luck=random.random()))
+
+    async def _release(self, cluster: Cluster, secrets: Iterable[str]) -> None:
+        try:
+            await cluster.release_secrets(secrets)
+        except BackendError as error:
+            log.info("Secrets are left to the next sweep: %s", error, extra={"cluster": cluster.name})
+
+    # Ends
+
+    async def _end(self, worker_id: str, grace_seconds: float, margin_seconds: float) -> None:
+        worker = self._workers.get(worker_id)
+        if worker is None:
+            return
+        end_at = self._now() + grace_seconds + margin_seconds
+        if worker.ending is None or worker.ending.done():
+            worker.end_at = end_at
+            worker.ending = asyncio.create_task(self._end_and_remove(worker), name=f"end-{worker_id}")
+            worker.ending.add_done_callback(_note_error)
+        elif end_at < worker.end_at:
+            worker.end_at = end_at
+            worker.changed.set()
+        ending = worker.ending
+        await asyncio.wait({ending}, timeout=grace_seconds + STOP_MARGIN_SECONDS)
+        if not ending.done():
+            raise EndNotConfirmed("the worker's pod does not end")
+        if ending.cancelled():
+            raise BackendError("the controller does not lead any longer")
+        ending.result()
+
+    async def _end_and_remove(self, worker: Worker) -> None:
+        if worker.making is not None:
+            worker.making.cancel()
+            await asyncio.wait({worker.making})  # not cut, because a pod that is just being created must be found
+        pods = list(self._pods_of(worker, below=worker.run + 1))
+        await asyncio.gather(*(self._ender.end(cluster, pod, worker) for cluster, pod in pods))
+        for cluster, pod in pods:
+            await self._release(cluster, pod.secrets)
+        if worker.cluster is not None:
+            await self._release(worker.cluster, worker.secret_names)
+        if self._workers.get(worker.worker_id) is worker:
+            del self._workers[worker.worker_id]
+
+    def _pods_of(self, worker: Worker, *, below: int) -> list[tuple[Cluster, PodView]]:
+        """Return the pods of a worker's runs before `below`."""
+        return [
+            (cluster, pod)
+            for cluster in self._clusters.values()
+            for pod in cluster.watch.pods.values()
+            if pod.identity is not None and pod.identity.worker_id == worker.worker_id and pod.identity.run < below
+        ]
+
+    async def _before_removal(self, worker_id: str, run: int) -> None:
+        await self.before_removal(worker_id, run)
+
+    # Changes that the clusters tell
+
+    def _open(self) -> None:
+        """Connect to the clusters, and begin to watch them, unless that is done."""
+        for name, connect in self._connect.items():
+            if name not in self._clusters:
+                self._clusters[name] = self._connected(name, connect())
+            self._clusters[name].watch.start()
+
+    def _connected(self, name: str, api: KubeApi) -> Cluster:
+        changes = Changes(
+            on_change=partial(self._note_change, name),
+            on_removal=self._note_removal,
+            on_list=partial(self._begin_sweep, name),
+        )
+        return Cluster(
+            name,
+            api,
+            self._options.instance,
+            changes,
+            leads=self._leads,
+            resync_seconds=self._options.resync_seconds,
+        )
+
+    def _leads(self) -> bool:
+        return self.leads()
+
+    def _note_change(self, name: str, pod: PodView) -> None:
+        self._note_shortage(pod)
+        if pod.identity is None:
+            return
+        worker = self._worker_of(pod.identity, pod.created_at_ms)
+        if worker.run == pod.identity.run:
+            worker.note(self._clusters[name], pod, self._now())
+
+    def _worker_of(self, identity: Identity, created_at_ms: int) -> Worker:
+        """Return the worker of a pod. A pod of a later run than the known one was made by another controller."""
+        worker = self._workers.get(identity.worker_id)
+        if worker is None or worker.run < identity.run:
+            worker = Worker(identity.endpoint_id, identity.worker_id, identity.run, created_at_ms or self._now_ms())
+            self._workers[identity.worker_id] = worker
+        return worker
+
+    def _note_removal(self, pod: PodView) -> None:
+        self._short.discard(pod.uid)
+        worker = None if pod.identity is None else self._workers.get(pod.identity.worker_id)
+        if worker is None or pod.identity is None:
+            return
+        if worker.run == pod.identity.run:
+            worker.note_gone(pod, self._now_ms())
+        worker.changed.set()
+
+    def _note_shortage(self, pod: PodView) -> None:
+        """Remember that a resource has no free node, so that other workers use the next one of their list."""
+        resource = pod.resource
+        if resource is None:
+            return
+        if pod.has_node:
+            self._short.discard(pod.uid)
+            self._recent.pop(resource, None)
+        elif pod.is_unschedulable and pod.uid not in self._short:
+            self._short.add(pod.uid)
+            self._recent[resource] = _shortage(self._recent.get(resource), pod, self._now())
+
+    # Sweeps and warnings
+
+    def _begin_sweep(self, name: str) -> None:
+        """Begin a sweep, unless the previous one is in progress."""
+        if name not in self._sweeps or self._sweeps[name].done():
+            self._sweeps[name] = asyncio.create_task(self._sweep(self._clusters[name]), name=f"sweep of {name}")
+
+    async def _sweep(self, cluster: Cluster) -> None:
+        """Remove the pods that are no worker, or not its latest run, and the Secrets that no pod uses."""
+        try:
+            await cluster.renew_owner()
+            for pod in [one for one in cluster.watch.pods.values() if self._is_left(one)]:
+                log.warning("removing a pod that is no worker", extra={"cluster": cluster.name, "pod": pod.name})
+                await cluster.delete_pod(pod, self._options.pod_margin_seconds)
+            await cluster.sweep_secrets()
+        except BackendError as error:
+            log.info("a sweep is left to the next one: %s", error, extra={"cluster": cluster.name})
+        except Exception:
+            log.exception("a sweep failed", extra={"cluster": cluster.name})
+
+    def _is_left(self, pod: PodView) -> bool:
+        if pod.is_deleted:
+            return False
+        if pod.identity is None:
+            return True
+        worker = self._workers.get(pod.identity.worker_id)
+        return worker is not None and pod.identity.run < worker.run
+
+    def _ask_for_warnings(self, now: float) -> None:
+        """Ask the clusters about some of the pods that take long to start and do not say why."""
+        running = {one for one, task in self._warnings.items() if not task.done()}
+        self._warnings = {one: self._warnings[one] for one in running}
+        lacking = (one for one in self._workers.values() if one.worker_id not in running and one.lacks_reason(now))
+        for worker, _ in zip(lacking, range(WARNINGS_AT_ONCE - len(running)), strict=False):
+            self._warnings[worker.worker_id] = asyncio.create_task(self._warn(worker), name=f"warn-{worker.worker_id}")
+
+    async def _warn(self, worker: Worker) -> None:
+        cluster, pod, message = worker.cluster, worker.pod, ""
+        if cluster is None or pod is None:
+            return
+        try:
+            message = await cluster.warning(pod)
+        except KubeError as error:
+            log.debug("no warnings can be read: %s", error)
+        if worker.pod is not None and worker.pod.uid == pod.uid:
+            worker.note_cause(message, self._now())
+
+    def _now_ms(self) -> int:
+        return int(self._epoch_seconds() * 1000)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _always() -> bool:
+    return True
+
+
+def _shortage(before: Shortage | None, pod: PodView, now: float) -> Shortage:
+    """Return the shortage after one more pod without a node. While the resource is skipped, it stays as it is."""
+    reason = "" if pod.scheduled is None else pod.scheduled.message
+    if before is not None and now - before.at < SKIPPED.delay_after(before.failures, luck=1.0):
+        return before
+    failures = 1 if before is None else before.failures + 1
+    return Shortage(f"no node is free: {reason}", failures, now)
+
+
+def _note_error(ending: asyncio.Task[None]) -> None:
+    """Note an error that no caller waits for any longer."""
+    if not ending.cancelled() and (error := ending.exception()) is not None:
+        log.debug("a worker cannot be ended: %s", error)
