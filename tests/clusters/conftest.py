@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from queue_engine.backends.kubernetes import backend as backend_module
 from tests.clusters.engine import IMAGE, ContainerEngine, missing, shell_image
 from tests.clusters.image_registry import ImageRegistry
 from tests.clusters.installation import Installation
+from tests.clusters.kube_installation import KubeInstallation
+from tests.clusters.kubernetes_cluster import Cluster, namespace_of
+from tests.clusters.kubernetes_cluster import missing as kube_missing
+from tests.clusters.oci_archive import Image
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +40,30 @@ def platform(container_engine: ContainerEngine) -> Iterator[Installation]:
 def registry(container_engine: ContainerEngine, tmp_path: Path) -> Iterator[ImageRegistry]:
     with ImageRegistry(container_engine.registry_port, shell_image(tmp_path)) as serving:
         yield serving
+
+
+@pytest.fixture(scope="session")
+def kube_cluster(tmp_path_factory: pytest.TempPathFactory) -> Cluster:
+    """A real Kubernetes cluster with the image of the tests."""
+    if (reason := kube_missing()) is not None:
+        pytest.skip(reason)
+    cluster, folder = Cluster.of_environment(), tmp_path_factory.mktemp("kube-image")
+    cluster.import_images(folder, {IMAGE: Image(shell_image(folder), ["/bin/sh", "/agent.sh"], {"PATH": "/bin"})})
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def kube_namespace(kube_cluster: Cluster) -> Iterator[str]:
+    """A namespace for the workers of all tests that change nothing in it by themselves."""
+    with namespace_of(kube_cluster, f"qe-test-{uuid.uuid4().hex[:8]}") as name:
+        yield name
+
+
+@pytest.fixture
+def kube(kube_cluster: Cluster, kube_namespace: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeInstallation]:
+    """An installation of its own for each test."""
+    # A node on a loaded machine takes more than the usual time to remove a pod. The bound itself has a test of its own.
+    monkeypatch.setattr(backend_module, "STOP_MARGIN_SECONDS", 120.0)
+    made = KubeInstallation(kube_cluster, kube_namespace, uuid.uuid4().hex)
+    yield made
+    made.clear()
