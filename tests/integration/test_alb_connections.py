@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from queue_engine.api.proxy import exchange
 from queue_engine.api.proxy.access import MAX_KEPT_PER_WORKER
 from tests.api_server import ENDPOINT, RunningApi, running_api
 from tests.integration.test_alb import add_worker, endpoint_with
@@ -320,3 +321,22 @@ async def test_idle_connections_to_a_worker_are_limited(api: RunningApi) -> None
         await asyncio.gather(*(api.client.get(f"/e/{endpoint_id}/") for _ in range(count)))
         await wait_until_async(lambda: worker.closed == count - MAX_KEPT_PER_WORKER)
         assert worker.opened == count
+
+
+async def test_idle_connections_to_all_workers_are_limited(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "MAX_KEPT", 3)
+    calls, ready = 0, asyncio.Event()
+
+    async def script(call: Call) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            ready.set()
+        await ready.wait()
+        call.answer()
+
+    async with worker_doing(script) as (first, one), worker_doing(script) as (second, other):
+        ids = [await endpoint_with(api, port) for port in (one, other) for _ in range(2)]
+        await asyncio.gather(*(api.client.get(f"/e/{endpoint_id}/") for endpoint_id in ids))
+        await wait_until_async(lambda: first.closed + second.closed == 1, timeout=KEPT_SECONDS / 2)
+        assert first.opened + second.opened == 4

@@ -133,6 +133,11 @@ async def test_a_tenant_has_a_limited_number_of_bytes_in_progress(valkey_url: st
         await wait_until_async(lambda: large_ones_get(200))
 
 
+async def test_a_limit_below_the_size_of_one_body_admits_a_body_of_that_size(valkey_url: str) -> None:
+    async with running_api(valkey_url, max_body_bytes=200_000, max_body_bytes_per_tenant=10_000) as api:
+        assert (await api.submit(await api.create_endpoint(), input="x" * 100_000)).status_code == 200
+
+
 def test_no_bytes_are_counted_of_requests_that_have_ended() -> None:
     bodies = TenantBodies(10)
     bodies.add("a", 10)
