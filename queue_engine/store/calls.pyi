@@ -1018,7 +1018,8 @@ class Scripts:
         """Acquire or renew the leadership of a controller."""
     async def index_endpoint(self, keys: EndpointKeys, /) -> IndexEndpointOk | IndexEndpointGone:
         """Put an endpoint into the indexes of its partition that lack it, correct its counts, and let the controller
-        look at its workers.
+        look at its workers, if it has or needs any. This is run for every endpoint again and again, so one without
+        tasks and workers takes few commands.
         """
     async def index_given_up(self, keys: TaskKeys, /) -> IndexGivenUpOk:
         """Correct the entry of a task in the index of deliveries that were given up."""

@@ -23,7 +23,8 @@ import psutil
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
 from queue_engine.store.checks import TAKEN_PER_PARTITION
-from queue_engine.store.keys import ENDPOINT_IDS, endpoints_of
+from queue_engine.store.given_up import DONE
+from queue_engine.store.keys import ENDPOINT_IDS, GIVEN_UP_BUILD, META, endpoints_of
 from queue_engine.store.store import Store
 from tests.integration.parts import Programs, programs_on, wait_for_port
 from tests.ports import free_port
@@ -117,9 +118,14 @@ async def fill(store: Store, count: int, tenant: str = "idle") -> None:
 
 
 async def _settled(store: Store) -> None:
-    """Wait until the controller has looked at every new endpoint."""
+    """Wait until the controller has looked at every new endpoint, and has built the index of given-up deliveries.
+
+    It builds the index of a new store once, which reads all endpoints.
+    """
 
     async def is_settled() -> bool:
+        if await store.redis.hget(META, GIVEN_UP_BUILD) != DONE.encode():  # type: ignore[misc]
+            return False
         counts: list[int] = [await store.redis.zcard(partition.due_checks) for partition in store.partitions.all()]
         # The resync makes a few due at any time. More than a round takes of a partition would make others wait.
         return max(counts) <= TAKEN_PER_PARTITION

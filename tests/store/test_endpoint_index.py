@@ -267,3 +267,16 @@ async def test_a_change_of_an_endpoint_does_not_move_it_in_the_list(store: Store
     await store.endpoints.update(ids[2], TENANT, lambda one: replace(one, name="renamed"))
     await store.endpoints.set_desired_state(ids[1], TENANT, DesiredState.STOPPED)
     assert await listed(store) == ids
+
+
+@pytest.mark.parametrize(("desired", "has_worker", "is_due"), [(0, False, False), (1, False, True), (0, True, True)])
+async def test_the_resync_has_workers_looked_at_where_there_are_or_should_be_any(
+    store: Store, probe: Probe, desired: int, has_worker: bool, is_due: bool
+) -> None:
+    endpoint_id = (await store.endpoints.create(TENANT, config(workers=desired))).endpoint_id
+    if has_worker:
+        await store.workers.put(endpoint_id, "w1", managed=False)
+    checks = store.partitions.of(endpoint_id).partition.due_checks
+    await probe.ask("DEL", checks)
+    await store.endpoints.index.restore([endpoint_id])
+    assert (endpoint_id in await probe.scores(checks)) is is_due

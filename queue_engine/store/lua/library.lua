@@ -140,10 +140,12 @@ local function log_bytes(log)
 end
 
 -- Set what an endpoint without tasks uses to zero, because processes of an earlier version remove tasks and end deliveries without
--- subtracting them.
+-- subtracting them. Return true if it has tasks.
 -- keys: counts, created
 local function correct_use()
-  if redis.call('XLEN', created) == 0 then redis.call('HDEL', counts, 'bytes', 'deliveries') end
+  local has_tasks = redis.call('XLEN', created) > 0
+  if not has_tasks then redis.call('HDEL', counts, 'bytes', 'deliveries') end
+  return has_tasks
 end
 
 -- Return the bytes that were added for an ended task, by its entry's fields in the index of this status. An entry of an agent of an
@@ -175,8 +177,10 @@ end
 local function recount_workers()
   local real = {}
   for _, status in ipairs(redis.call('HVALS', workers)) do real[status] = (real[status] or 0) + 1 end
-  for _, status in ipairs({ 'INITIALIZING', 'RUNNING', 'STOPPING', 'STOPPED', 'FAILED' }) do
-    local by = (real[status] or 0) - (redis.call('HGET', counts, 'workers:' .. status) or 0)
+  local counted = redis.call('HMGET', counts, unpack(WORKER_COUNTS))
+  for index, name in ipairs(WORKER_COUNTS) do
+    local status = string.match(name, ':(.+)$')
+    local by = (real[status] or 0) - (counted[index] or 0)
     if by ~= 0 then count_workers(status, by) end
   end
 end
