@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 ECHO = f"{sys.executable} {ROOT / 'deploy/examples/echo_server.py'}"
 SLOW = f"{sys.executable} {ROOT / 'tests/integration/slow_server.py'}"
 API_KEY = "test-api-key-4711"
+IGNORED_STORE = "redis://127.0.0.1:1/0"
 
 
 class Up:
@@ -335,14 +336,30 @@ def test_the_embedded_store_may_use_half_of_the_memory(shared_up: Up) -> None:
     assert 0 < limit <= psutil.virtual_memory().total // 2
 
 
-def test_up_starts_with_several_api_processes_too(tmp_path: Path) -> None:
-    up = Up(tmp_path, QUEUE_ENGINE_API_PROCESSES="2")
-    try:
-        up.wait_until_up()
-        assert len([one for one in up.processes() if command_of(one).endswith("-m queue_engine api")]) == 3
-        assert up.get("/v2/serverless") == []
-    finally:
-        up.end()
+@pytest.fixture(scope="module")
+def up_with_variables(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """An `up` with several API processes, and with a store in its environment that it ignores."""
+    variables = {"QUEUE_ENGINE_API_PROCESSES": "2", "QUEUE_ENGINE_REDIS_URL": IGNORED_STORE}
+    with running_up(tmp_path_factory.mktemp("up"), **variables) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def up_with_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """An `up` whose secrets are in files, beside the URL of a store that it ignores."""
+    directory = tmp_path_factory.mktemp("up")
+    texts = {"SECRET_KEY": f"{new_secret_key()}\n", "API_KEY": "a-key-from-a-file\n", "REDIS_URL": IGNORED_STORE}
+    for name, text in texts.items():
+        (directory / name).write_text(text)
+    files = {f"QUEUE_ENGINE_{name}_FILE": str(directory / name) for name in texts}
+    with running_up(directory, QUEUE_ENGINE_API_KEY="", **files) as running:
+        yield running
+
+
+def test_up_starts_with_several_api_processes_too(up_with_variables: Up) -> None:
+    up = up_with_variables
+    assert len([one for one in up.processes() if command_of(one).endswith("-m queue_engine api")]) == 3
+    assert up.get("/v2/serverless") == []
 
 
 def test_a_port_in_use_is_named(tmp_path: Path) -> None:
@@ -372,21 +389,11 @@ def test_a_bad_setting_is_named_before_anything_starts(tmp_path: Path, variable:
     assert not data_dir.exists()
 
 
-def test_secrets_may_be_in_files(tmp_path: Path) -> None:
-    (tmp_path / "key").write_text(f"{new_secret_key()}\n")
-    (tmp_path / "api-key").write_text("a-key-from-a-file\n")
-    files = {
-        "QUEUE_ENGINE_SECRET_KEY_FILE": str(tmp_path / "key"),
-        "QUEUE_ENGINE_API_KEY_FILE": str(tmp_path / "api-key"),
-    }
-    up = Up(tmp_path, QUEUE_ENGINE_API_KEY="", **files)
-    try:
-        up.wait_until_up()
-        listed = httpx.get(f"{up.url}/v2/serverless", headers={"X-Api-Key": "a-key-from-a-file"})
-        assert listed.status_code == 200
-        assert not (up.data_dir / "secret-key").exists()
-    finally:
-        up.end()
+def test_secrets_may_be_in_files(up_with_files: Up) -> None:
+    up = up_with_files
+    listed = httpx.get(f"{up.url}/v2/serverless", headers={"X-Api-Key": "a-key-from-a-file"})
+    assert listed.status_code == 200
+    assert not (up.data_dir / "secret-key").exists()
 
 
 def test_an_external_store_is_used_when_given(tmp_path: Path, valkey_url: str) -> None:
@@ -400,17 +407,15 @@ def test_an_external_store_is_used_when_given(tmp_path: Path, valkey_url: str) -
         up.end()
 
 
-@pytest.mark.parametrize("name", ["QUEUE_ENGINE_REDIS_URL", "QUEUE_ENGINE_REDIS_URL_FILE"])
-def test_a_store_in_the_environment_is_ignored_and_up_says_so(tmp_path: Path, name: str) -> None:
-    file = tmp_path / "url"
-    file.write_text("redis://127.0.0.1:1/0")
-    given = str(file) if name.endswith("_FILE") else file.read_text()
-    up = Up(tmp_path, **{name: given})
-    try:
-        up.wait_until_up()
-        assert f"{name} is ignored: `up` has its own store. Use --redis-url for another one" in (up.program.output())
-    finally:
-        up.end()
+@pytest.mark.parametrize(
+    ("fixture", "name"),
+    [("up_with_variables", "QUEUE_ENGINE_REDIS_URL"), ("up_with_files", "QUEUE_ENGINE_REDIS_URL_FILE")],
+)
+def test_a_store_in_the_environment_is_ignored_and_up_says_so(
+    request: pytest.FixtureRequest, fixture: str, name: str
+) -> None:
+    up: Up = request.getfixturevalue(fixture)
+    assert f"{name} is ignored: `up` has its own store. Use --redis-url for another one" in up.program.output()
 
 
 class TestKeysAndWebhooks:
