@@ -1,12 +1,14 @@
-"""The platforms of these tests."""
+"""The platforms of these tests, and the table of cases after them."""
 
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from _pytest.terminal import TerminalReporter
 
 from queue_engine.backends.kubernetes import backend as backend_module
+from tests.clusters.cases import PROPERTY, RecordCase, platform_of, rows_of, table
 from tests.clusters.engine import IMAGE, ContainerEngine, missing, shell_image
 from tests.clusters.image_registry import ImageRegistry
 from tests.clusters.installation import Installation
@@ -67,3 +69,22 @@ def kube(kube_cluster: Cluster, kube_namespace: str, monkeypatch: pytest.MonkeyP
     made = KubeInstallation(kube_cluster, kube_namespace, uuid.uuid4().hex)
     yield made
     made.clear()
+
+
+@pytest.fixture
+def record_case(request: pytest.FixtureRequest) -> RecordCase:
+    """Record a case of this test for the table at the end of the run."""
+    platform = platform_of(request.module.__name__)
+
+    def record(case: str, *, seen: str, recovery: str) -> None:
+        request.node.user_properties.append((PROPERTY, (platform, case, seen, recovery)))
+
+    return record
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    reports = [one for kind in ("passed", "failed") for one in terminalreporter.getreports(kind)]
+    if rows := rows_of(reports):
+        terminalreporter.write_sep("=", "cases: seen reason and recovery")
+        for line in table(rows):
+            terminalreporter.write_line(line)
