@@ -99,6 +99,19 @@ class ContainerEngine:
             self._process.wait()
             self._process = None
 
+    def crash(self, containers: Sequence[str]) -> None:
+        """Kill the service, and these containers while it is down, and start it: as its host's restart does.
+
+        An engine that was given continues, and only the containers end.
+        """
+        if self.given:
+            for one in containers:
+                self.kill(one)
+            return
+        self.stop()
+        self.run("kill", "--signal", "KILL", *containers)
+        self.start()
+
     def close(self) -> None:
         """Remove the containers of the session, end the service, and remove its folder."""
         if not self.given:
@@ -149,6 +162,15 @@ class ContainerEngine:
             "GET", "/containers/json", params={"all": "1", "filters": json.dumps({"label": [label]})}
         )
         return found
+
+    def objects(self) -> dict[str, frozenset[str]]:
+        """Return the ids of all containers, and the names of all networks and volumes."""
+        volumes = self.call("GET", "/volumes").get("Volumes") or []
+        return {
+            "containers": frozenset(one["Id"] for one in self.call("GET", "/containers/json", params={"all": "1"})),
+            "networks": frozenset(one["Name"] for one in self.call("GET", "/networks")),
+            "volumes": frozenset(one["Name"] for one in volumes),
+        }
 
     def inspect(self, container: str) -> dict[str, Any]:
         """Return the description of a container."""

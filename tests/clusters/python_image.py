@@ -20,6 +20,14 @@ AGENT_IMAGE = "localhost/queue-engine-test/agent:1"
 """Its entry point is the agent. The example worker is `python3 /app/worker_plain.py`."""
 ENTRY_POINT = ("python3", "-P", "-m", "worker_agent")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/bin", "PYTHONPATH": "/app:/app/packages", "PYTHONDONTWRITEBYTECODE": "1"}
+_PROGRAMS = (
+    "__init__.py",
+    "faults/__init__.py",
+    "faults/container.py",
+    "faults/journal.py",
+    "faults/serving.py",
+)
+"""Programs of the tests that are containers, with what they import: `python3 -m tests.…`."""
 _LEFT_OUT = (
     "test",
     "tests",
@@ -80,6 +88,8 @@ def _image(path: Path, lock: str) -> Path:
         for package in ("queue_engine", "worker_agent"):
             archive.add(ROOT / package, f"app/{package}", filter=_without_caches)
         archive.add(ROOT / "deploy/examples/worker_plain.py", "app/worker_plain.py")
+        for name in _PROGRAMS:
+            archive.add(ROOT / "tests" / name, f"app/tests/{name}")
         archive.add(interpreter, str(interpreter).lstrip("/"))
         archive.add(library, str(library).lstrip("/"), filter=_without_caches)
         _add_link(archive, "usr/local/bin/python3", str(interpreter))

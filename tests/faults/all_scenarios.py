@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.faults import (
     clocks_and_crowds,
+    containers,
     crowded,
     drains,
     fail_over,
@@ -33,6 +34,7 @@ _IN_ORDER = (
     fail_over,
     clocks_and_crowds,
     over_https,
+    containers,
 )
 _MODULES = [module.__name__ for module in _IN_ORDER]
 

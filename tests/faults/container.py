@@ -1,6 +1,9 @@
 """The container: a program that journals each execution and behaves as the task's input says.
 
     python -m tests.faults.container --port PORT --journal FILE --worker NAME
+    python -m tests.faults.container --port PORT --journal-server HOST:PORT
+
+The second form is for a real container: it sends its journal over TCP, and its name is its own address.
 
 The input is `{"do": …}`: `ok` after `ms`, with `bytes` of filling; `busy` (503) in the task's first execution by any
 container, then as `ok`: a file beside the journal marks it, because a busy response does not raise the attempt's
@@ -15,11 +18,12 @@ import argparse
 import asyncio
 import json
 import os
+import tempfile
 import uuid
 from pathlib import Path
 from typing import Any
 
-from tests.faults.journal import Journal
+from tests.faults.journal import Journal, JournalOverTcp
 from tests.faults.serving import Exchange, serve
 
 HUGE_BYTES = 1_000_000_000
@@ -120,11 +124,18 @@ class Container:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--journal", type=Path, required=True)
-    parser.add_argument("--worker", required=True)
+    journal = parser.add_mutually_exclusive_group(required=True)
+    journal.add_argument("--journal", type=Path)
+    journal.add_argument("--journal-server")
+    parser.add_argument("--worker")
     options = parser.parse_args()
-    with Journal(options.journal) as journal:
-        asyncio.run(serve(options.port, Container(journal, options.worker, options.journal.parent).handle))
+    if options.journal_server is None:
+        with Journal(options.journal) as file:
+            asyncio.run(serve(options.port, Container(file, options.worker, options.journal.parent).handle))
+        return
+    host, _, port = options.journal_server.rpartition(":")
+    with JournalOverTcp(host, int(port)) as sent, tempfile.TemporaryDirectory() as marks:
+        asyncio.run(serve(options.port, Container(sent, sent.own_address, Path(marks)).handle))
 
 
 if __name__ == "__main__":

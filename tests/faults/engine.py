@@ -15,6 +15,7 @@ import psutil
 
 from queue_engine.store.store import Store
 from tests.environment import inherited
+from tests.faults.container_hosting import ContainerHosting
 from tests.faults.disks import FillableServer
 from tests.faults.proxy import Link, Network
 from tests.integration.parts import SECRET_KEY, Program, open_store, wait_for_port
@@ -67,11 +68,21 @@ class Group(Protocol):
 class Engine:
     """The engine against one store. Processes end when it is left, whatever happened before.
 
-    `code` is the directory whose packages run: a changed copy of them for a mutant.
+    `code` is the directory whose packages run: a changed copy of them for a mutant. With `hosting`, the controllers
+    start workers as containers.
     """
 
-    def __init__(self, store: StoreServer | Group, directory: Path, network: Network, *, code: Path = ROOT) -> None:
+    def __init__(
+        self,
+        store: StoreServer | Group,
+        directory: Path,
+        network: Network,
+        *,
+        code: Path = ROOT,
+        hosting: ContainerHosting | None = None,
+    ) -> None:
         self.store = store
+        self.hosting = hosting
         self.directory = directory
         self.network = network
         self._code = code
@@ -127,6 +138,7 @@ class Engine:
             return
         kind = name.split("-")[0]
         arguments = ("--port", str(self._api_ports[name])) if kind == "api" else ()
+        variables = (self.hosting.variables_of(name) if self.hosting else {}) | variables
         self._programs[name] = self.run(name, self._links[name], module, kind, *arguments, **variables)
 
     def wait_until_ready(self) -> None:
@@ -173,6 +185,8 @@ class Engine:
         self.network.heal()
         self.store.resume()
         self.store.start()
+        if self.hosting is not None:
+            self.hosting.engine.start()
 
     def stop(self) -> list[str]:
         """End all processes; returns sentences about those that did not end in order or were left."""

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -30,8 +33,12 @@ class Journal:
     def write(self, what: str, **fields: Any) -> Record:
         """Append one record, stamped with both clocks; returns it."""
         record = {"what": what, "mono": time.monotonic(), "wall": time.time(), **fields}
-        os.write(self._file, json.dumps(record, separators=(",", ":")).encode() + b"\n")
+        self.append(json.dumps(record, separators=(",", ":")).encode() + b"\n")
         return record
+
+    def append(self, line: bytes) -> None:
+        """Append the line of a record."""
+        os.write(self._file, line)
 
     def close(self) -> None:
         os.close(self._file)
@@ -43,6 +50,76 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class JournalOverTcp(Journal):
+    """Sends records to a JournalServer, from a container that shares no file with the suite.
+
+    The server has each record when `write` returns, so a process that is killed later leaves it.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._socket = socket.create_connection((host, port))
+        self._responses = self._socket.makefile("rb")
+
+    @property
+    def own_address(self) -> str:
+        """The address of this process in the network of the server."""
+        return str(self._socket.getsockname()[0])
+
+    def append(self, line: bytes) -> None:
+        self._socket.sendall(line)
+        if not self._responses.readline():
+            raise ConnectionResetError("the server of the journal has ended")
+
+    def close(self) -> None:
+        self._responses.close()
+        self._socket.close()
+
+
+class JournalServer:
+    """Appends records that come over TCP to a file. `listener` is a bound socket, which it closes at its end."""
+
+    def __init__(self, listener: socket.socket, path: Path) -> None:
+        self._listener = listener
+        self._journal = Journal(path)
+        self._connections: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        self._listener.setblocking(True)
+        self._listener.listen()
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for one in (self._listener, *self._connections):
+            with suppress(OSError):  # its other end has closed it
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._listener.close()
+        self._journal.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):  # the end of the listener
+            while True:
+                connection, _ = self._listener.accept()
+                self._connections.append(connection)
+                self._start(self._receive, connection)
+
+    def _receive(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as lines, suppress(OSError):
+            for line in lines:
+                self._journal.append(line)
+                connection.sendall(b"\n")
+
+    def _start(self, run: Any, *given: Any) -> None:
+        thread = threading.Thread(target=run, args=given, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
 
 def read_journal(path: Path) -> list[Record]:

@@ -15,6 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from glob import glob
 from pathlib import Path
 
+from tests.clusters.engine import IMAGE, ContainerEngine, missing, shell_image
+from tests.faults.container_hosting import CONTAINERS, ContainerHosting
 from tests.faults.disks import fillable_server, script
 from tests.faults.engine import CLOCK_FILE, ROOT, Engine, Group, set_clock
 from tests.faults.groups import cluster_group, sentinel_group
@@ -24,10 +26,11 @@ from tests.faults.stage import Outcome, Stage
 from tests.servers import StoreServer, StoreServerError, redis_binary, valkey_binary
 
 DURABLE = ("--appendonly", "yes", "--appendfsync", "always")
-FLAVOURS = ("standard", "redis", "limited", "volatile", "clock", "sentinel", "cluster")
+FLAVOURS = ("standard", "redis", "limited", "volatile", "clock", "sentinel", "cluster", CONTAINERS)
 """Kinds of stores: Valkey that writes to disk at once; Debian's Redis that does; one whose disk can be full; one that
 forgets everything when it ends; Debian's Redis with a clock that can be moved;
-a master with replicas and sentinels; a cluster of three masters with a replica each."""
+a master with replicas and sentinels; a cluster of three masters with a replica each. The last kind has the first store,
+and a container engine."""
 FAKE_TIME = "/usr/lib/*/faketime/libfaketime.so.1"
 
 
@@ -75,6 +78,21 @@ def _c_library(beside: Path) -> Path:
     return beside.parents[1] / "libc.so.6"
 
 
+@contextmanager
+def _hosting_of(flavour: str, directory: Path) -> Iterator[ContainerHosting | None]:
+    """A container engine, for the flavour that has one. Raises NotHere."""
+    if flavour != CONTAINERS:
+        yield None
+        return
+    if (reason := missing()) is not None:
+        raise NotHere(reason)
+    with ContainerEngine() as engine:
+        engine.load(IMAGE, shell_image(directory), ["/bin/sh"], {"PATH": "/bin"})
+        if (reason := engine.unable()) is not None:
+            raise NotHere(reason)
+        yield ContainerHosting(engine, directory)
+
+
 class ProcessesLeft(Exception):
     """Processes did not end in order, or were left by others; they have been killed."""
 
@@ -82,8 +100,12 @@ class ProcessesLeft(Exception):
 @contextmanager
 def running_engine(flavour: str, directory: Path, *, code: Path = ROOT) -> Iterator[Engine]:
     """An engine on a store of this flavour, up and ready."""
-    with store_of(flavour, directory / "store") as store, Network() as network:
-        engine = Engine(store, directory, network, code=code)
+    with (
+        _hosting_of(flavour, directory) as hosting,
+        store_of(flavour, directory / "store") as store,
+        Network() as network,
+    ):
+        engine = Engine(store, directory, network, code=code, hosting=hosting)
         try:
             engine.start()
             yield engine

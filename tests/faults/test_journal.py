@@ -5,7 +5,10 @@ import os
 import signal
 from pathlib import Path
 
-from tests.faults.journal import Journal, read_journal
+import pytest
+
+from queue_engine.net.listening import bind
+from tests.faults.journal import Journal, JournalOverTcp, JournalServer, read_journal
 from tests.waiting import wait_until
 
 
@@ -51,3 +54,13 @@ def test_a_writer_that_is_killed_leaves_no_gap(tmp_path: Path) -> None:
     writer.join()
     numbers = [record["number"] for record in read_journal(path)]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_record_over_tcp_is_in_the_file_when_its_call_returns(tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0) as listener, JournalServer(listener, tmp_path / "j"):
+        journal = JournalOverTcp(*listener.getsockname())
+        written = [journal.write("begin", task=f"t{number}") for number in range(20)]
+        assert read_journal(tmp_path / "j") == written
+    with pytest.raises(ConnectionError):
+        journal.write("end")
+    journal.close()

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from queue_engine.net.listening import bind
 from tests.faults.container import POISON_STATUS
-from tests.faults.journal import read_journal
+from tests.faults.journal import JournalServer, read_journal
 from tests.faults.receiver import FAILING_SHARE, refusals
 from tests.integration.parts import wait_for_port
 from tests.ports import free_port
@@ -21,11 +22,10 @@ from tests.waiting import wait_until
 
 
 @contextmanager
-def program(name: str, journal: Path, *arguments: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def program(name: str, journal: Path | None, *arguments: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", f"tests.faults.{name}", "--port", str(port), "--journal", str(journal), *arguments]
-    )
+    file = () if journal is None else ("--journal", str(journal))
+    process = subprocess.Popen([sys.executable, "-m", f"tests.faults.{name}", "--port", str(port), *file, *arguments])
     try:
         wait_for_port(port)
         yield port, process
@@ -66,6 +66,15 @@ def test_the_output_names_the_execution_that_is_in_the_journal(
     assert output == {"task": "t", "attempt": 2, "execution": begin["execution"], "filling": "xxxxx"}
     assert (begin["worker"], begin["pid"], begin["do"]) == ("w1", container[1].pid, "ok")
     assert (end["execution"], end["how"]) == (begin["execution"], "ok")
+
+
+def test_its_journal_may_go_over_tcp_under_its_own_address(tmp_path: Path) -> None:
+    with bind("127.0.0.1", 0) as listener, JournalServer(listener, tmp_path / "j"):
+        with program("container", None, "--journal-server", f"127.0.0.1:{listener.getsockname()[1]}") as (port, _):
+            assert post(port, {"do": "busy"})[0] == 503
+            assert post(port, {"do": "busy"})[0] == 200
+        assert seen(tmp_path)[1::2] == [("end", "busy"), ("end", "ok")]
+        assert {record["worker"] for record in read_journal(tmp_path / "j")} == {"127.0.0.1"}
 
 
 def test_it_is_busy_in_the_first_execution_by_any_container(

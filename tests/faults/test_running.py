@@ -6,8 +6,9 @@ from typing import cast
 
 import pytest
 
+from tests.faults.container_hosting import CONTAINERS
 from tests.faults.engine import ROLES, Engine
-from tests.faults.running import play, running_engine
+from tests.faults.running import NotHere, play, running_engine
 from tests.faults.scenarios import Scenario
 from tests.faults.stage import Stage
 from tests.integration.parts import Program
@@ -40,3 +41,13 @@ async def test_a_scenario_that_raises_has_failed_and_does_not_end_the_run() -> N
     stage = cast(Stage, SimpleNamespace(violations=[]))
     await play(Scenario("a scenario", breaks), stage)
     assert stage.violations == ["the scenario broke: RuntimeError no such step"]
+
+
+def test_faults_of_containers_are_skipped_with_the_reason_where_no_engine_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DOCKER_HOST", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    reason = "no container engine: podman, runc, busybox not here"
+    with pytest.raises(NotHere, match=reason), running_engine(CONTAINERS, tmp_path):
+        pass
