@@ -16,6 +16,7 @@ from tests.clusters.kube_installation import KubeInstallation
 from tests.clusters.kubernetes_cluster import Cluster, namespace_of
 from tests.clusters.kubernetes_cluster import missing as kube_missing
 from tests.clusters.oci_archive import Image
+from tests.clusters.python_image import AGENT_IMAGE, ENTRY_POINT, ENVIRONMENT, agent_image
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +30,13 @@ def container_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Conta
         if (reason := engine.unable()) is not None:
             pytest.skip(reason)
         yield engine
+
+
+@pytest.fixture(scope="session")
+def with_agent(container_engine: ContainerEngine, tmp_path_factory: pytest.TempPathFactory) -> ContainerEngine:
+    """The engine with the image of real agents."""
+    container_engine.load(AGENT_IMAGE, agent_image(tmp_path_factory.mktemp("agent")), ENTRY_POINT, ENVIRONMENT)
+    return container_engine
 
 
 @pytest.fixture

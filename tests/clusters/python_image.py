@@ -22,10 +22,15 @@ ENTRY_POINT = ("python3", "-P", "-m", "worker_agent")
 ENVIRONMENT = {"PATH": "/usr/local/bin:/bin", "PYTHONPATH": "/app:/app/packages", "PYTHONDONTWRITEBYTECODE": "1"}
 _PROGRAMS = (
     "__init__.py",
+    "clusters/__init__.py",
+    "clusters/holding_server.py",
+    "clusters/hostile_in_container.py",
     "faults/__init__.py",
     "faults/container.py",
     "faults/journal.py",
     "faults/serving.py",
+    "integration/__init__.py",
+    "integration/hostile_container.py",
 )
 """Programs of the tests that are containers, with what they import: `python3 -m tests.…`."""
 _LEFT_OUT = (

@@ -1,26 +1,30 @@
 """`queue-engine up --backend docker` as a user runs it, with real agents in containers."""
 
+import json
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from yottaml.elastic import ElasticApi
 
-from queue_engine.backends.docker.names import ENDPOINT, MANAGED_BY, MANAGER
+import queue_engine
+from queue_engine.backends.docker.names import ENDPOINT, MANAGED_BY, MANAGER, PART, WORKER
+from queue_engine.domain.agent_protocol import SERVER
+from queue_engine.local.embedded import read_store_url
+from tests.clusters.cases import RecordCase
 from tests.clusters.engine import ContainerEngine
-from tests.clusters.python_image import AGENT_IMAGE, ENTRY_POINT, ENVIRONMENT, agent_image
+from tests.clusters.hostile_in_container import IN_CONTAINER, OVER_NETWORK
+from tests.clusters.python_image import AGENT_IMAGE
+from tests.integration.hostile_container import MARK
+from tests.integration.parts import HttpServer
 from tests.integration.test_up import API_KEY, Up, running_up
 from tests.waiting import wait_until
 
-WORKER = '["python3", "/app/worker_plain.py"]'
-
-
-@pytest.fixture(scope="module")
-def with_agent(container_engine: ContainerEngine, tmp_path_factory: pytest.TempPathFactory) -> ContainerEngine:
-    container_engine.load(AGENT_IMAGE, agent_image(tmp_path_factory.mktemp("agent")), ENTRY_POINT, ENVIRONMENT)
-    return container_engine
+PLAIN = '["python3", "/app/worker_plain.py"]'
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +42,7 @@ def up(with_agent: ContainerEngine, tmp_path_factory: pytest.TempPathFactory) ->
         yield running
 
 
-def create(up: Up, *, workers: int, mode: str = "QUEUE", command: str = WORKER) -> int:
+def create(up: Up, *, workers: int, mode: str = "QUEUE", command: str = PLAIN, **more: Any) -> int:
     made = ElasticApi(api_key=API_KEY, base_url=up.url).create_deployment(
         name="in-containers",
         image=AGENT_IMAGE,
@@ -47,9 +51,14 @@ def create(up: Up, *, workers: int, mode: str = "QUEUE", command: str = WORKER) 
         service_mode=mode,
         container_volume_in_gb=20,
         initialization_command=command,
-        expose={"port": 8000, "protocol": "http"},
+        **({"expose": {"port": 8000, "protocol": "http"}} | more),
     )
     return int(made["data"]["id"])
+
+
+def change(up: Up, endpoint_id: int, **fields: Any) -> None:
+    url, headers = f"{up.url}/v2/serverless/{endpoint_id}", {"X-Api-Key": API_KEY}
+    httpx.patch(url, json=fields, headers=headers, trust_env=False, timeout=60).raise_for_status()
 
 
 def wait_until_running(up: Up, endpoint_id: int, count: int) -> None:
@@ -69,8 +78,59 @@ def containers(engine: ContainerEngine, endpoint_id: int) -> dict[str, str]:
     return {str(one["Id"]): str(one["State"]) for one in engine.containers(f"{ENDPOINT}={endpoint_id}")}
 
 
-def submit(up: Up, endpoint_id: int, task_id: str, body: Any) -> None:
-    task = {"taskId": task_id, "workerPort": 8000, "processUri": "/run", "input": body}
+def described(engine: ContainerEngine, worker_id: str) -> dict[str, Any]:
+    """The descriptions of a worker's containers by part."""
+    found = engine.containers(f"{WORKER}={worker_id}")
+    return {str(one["Labels"][PART]): engine.inspect(str(one["Id"])) for one in found}
+
+
+def kill_main(engine: ContainerEngine, worker_id: str) -> None:
+    engine.kill(described(engine, worker_id)["main"]["Id"])
+
+
+def worker_of(up: Up, endpoint_id: int, worker_id: str) -> dict[str, Any]:
+    found: list[dict[str, Any]] = up.get(f"/v2/serverless/{endpoint_id}/workers")
+    return next(one for one in found if one["workerId"] == worker_id)
+
+
+def address_of(description: dict[str, Any]) -> str:
+    networks = description["NetworkSettings"]["Networks"].values()
+    return next(str(one["IPAddress"]) for one in networks if one.get("IPAddress"))
+
+
+def agents_api(agent: dict[str, Any]) -> dict[str, str]:
+    """Where agents reach the API, as variables of the hostile container."""
+    environment = dict(one.split("=", 1) for one in agent["Config"]["Env"])
+    server = urlsplit(environment[SERVER])
+    return {"GATEWAY": str(server.hostname), "AGENTS_PORT": str(server.port)}
+
+
+def closed_ports(up: Up) -> list[int]:
+    """The ports of the API for clients, of the metrics and of the store."""
+    store = urlsplit(read_store_url(up.data_dir / "store") or "").port
+    return [up.port, up.port + 1, up.port + 2, *([store] if store else [])]
+
+
+def tries_of(up: Up, endpoint_id: int) -> dict[str, bool]:
+    """The tries of the endpoint's hostile container, and whether each has succeeded."""
+
+    def said() -> str | None:
+        for worker in up.get(f"/v2/serverless/{endpoint_id}/workers"):
+            for line in up.get(f"/v2/serverless/{endpoint_id}/workers/{worker['workerId']}/logs")["logs"]:
+                if line["log"].startswith(MARK):
+                    return str(line["log"])
+        return None
+
+    found: dict[str, bool] = json.loads(wait_until(said, message=logs(up)).removeprefix(MARK))
+    return found
+
+
+def state_of(up: Up, endpoint_id: int, task_id: str) -> str:
+    return str(up.get(f"/v2/serverless/{endpoint_id}/tasks/{task_id}")["state"])
+
+
+def submit(up: Up, endpoint_id: int, task_id: str, body: Any, **more: Any) -> None:
+    task = {"taskId": task_id, "workerPort": 8000, "processUri": "/run", "input": body, **more}
     up.post(f"/v2/serverless/{endpoint_id}/tasks", task)
 
 
@@ -90,6 +150,71 @@ def test_requests_to_an_alb_endpoint_reach_its_containers(up: Up, with_agent: Co
     assert "Directory listing" in response.text
     ElasticApi(api_key=API_KEY, base_url=up.url).delete_deployment(endpoint_id)
     wait_until(lambda: containers(with_agent, endpoint_id) == {}, message=logs(up))
+
+
+@pytest.mark.parametrize("expose", [{"port": 5432, "protocol": "tcp"}, None])
+def test_a_custom_endpoint_runs_its_containers_and_takes_neither_tasks_nor_requests(
+    up: Up, with_agent: ContainerEngine, expose: dict[str, Any] | None
+) -> None:
+    command = "exec python3 -m http.server 5432" if expose else "exec python3 -c 'import signal; signal.pause()'"
+    endpoint_id = create(up, workers=2, mode="CUSTOM", command=command, expose=expose)
+    wait_until_running(up, endpoint_id, 2)
+    assert list(containers(with_agent, endpoint_id).values()) == ["running"] * 4
+    with pytest.raises(httpx.HTTPStatusError, match="400"):
+        submit(up, endpoint_id, "t1", {})
+    response = httpx.get(f"{up.url}/e/{endpoint_id}/", headers={"X-Api-Key": API_KEY}, trust_env=False, timeout=60)
+    assert response.json()["message"] == "serviceMode: must be ALB; the endpoint has CUSTOM"
+    [first, _] = up.get(f"/v2/serverless/{endpoint_id}/workers")
+    kill_main(with_agent, first["workerId"])
+    wait_until(lambda: worker_of(up, endpoint_id, first["workerId"])["restarts"] > first["restarts"], message=logs(up))
+    wait_until_running(up, endpoint_id, 2)
+    ElasticApi(api_key=API_KEY, base_url=up.url).delete_deployment(endpoint_id)
+    wait_until(lambda: containers(with_agent, endpoint_id) == {}, message=logs(up))
+
+
+def test_a_hostile_container_can_do_nothing_to_others(
+    up: Up, with_agent: ContainerEngine, record_case: RecordCase
+) -> None:
+    with HttpServer() as receiver:
+        victim_id = create(up, workers=1, command='["python3", "-m", "tests.clusters.holding_server"]')
+        wait_until_running(up, victim_id, 1)
+        submit(up, victim_id, "victim_1", {}, webhook=f"{receiver.url}/hook")
+        [victim] = up.get(f"/v2/serverless/{victim_id}/workers")
+        pair = described(with_agent, victim["workerId"])
+        before = containers(with_agent, victim_id), up.get("/v2/keys")
+        inside = Path(f"/proc/{pair['main']['State']['Pid']}/root/tmp")
+        (inside / "secret").write_text("secret")
+        wait_until(lambda: state_of(up, victim_id, "victim_1") == "running")
+        hostile_id = create(up, workers=0, command='["python3", "-m", "tests.clusters.hostile_in_container"]')
+        variables = {
+            "VICTIM_PID": str(pair["main"]["State"]["Pid"]),
+            "VICTIM_FILE": str(inside / "secret"),
+            "WORK_DIR": str(up.data_dir / "logs"),
+            "ENGINE_CODE": queue_engine.__file__,
+            "CLOSED_PORTS": ",".join(map(str, closed_ports(up))),
+            "ENGINE_SOCKET": with_agent.url.removeprefix("unix://"),
+            "VICTIM_ENDPOINT": str(victim_id),
+            "VICTIM_WORKER": victim["workerId"],
+            "VICTIM_TASK": "victim_1",
+            "VICTIM_ADDRESS": address_of(pair["agent"]),
+            "OWN_TOKEN": up.post(f"/v2/serverless/{hostile_id}/agent-tokens", {"name": "stolen"})["token"],
+            **agents_api(pair["agent"]),
+        }
+        change(up, hostile_id, workers=1, environmentVars=[{"key": key, "value": variables[key]} for key in variables])
+        can = tries_of(up, hostile_id)
+        reached = {name: can.pop(name) for name in OVER_NETWORK}
+        assert can == dict.fromkeys(IN_CONTAINER, False)
+        assert (containers(with_agent, victim_id), up.get("/v2/keys")) == before
+        (inside / "go").touch()
+        task = ended(up, victim_id, "victim_1")
+        assert (task["output"], task["attempts"]) == ({"text": "its own"}, 1)
+        assert json.loads(receiver.next(60).body)["result"] == {"text": "its own"}
+    assert "forged" not in str(up.get(f"/v2/serverless/{victim_id}/workers/{victim['workerId']}/logs"))
+    record_case(
+        "hostile container",
+        seen=f"{len(can)} tries on its agent, the host, the engine and another endpoint fail",
+        recovery=f"not needed; reaches another worker's server: {reached}",
+    )
 
 
 def test_tasks_run_in_containers_that_outlive_a_killed_controller_and_ctrl_c_removes_them(

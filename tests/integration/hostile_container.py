@@ -5,7 +5,8 @@ It says only whether a try succeeded, because the engine masks its own secrets i
     VICTIM_PID, VICTIM_PORT, VICTIM_FILE   another worker's container, its port, and a file in its home
     WORK_DIR, ENGINE_CODE                  the folder of the controller's files, and a file of the engine's code
 
-Then it listens on $PORT, so that its worker runs.
+Then it listens on $PORT, so that its worker runs. The agent is its parent or, in a container of its own, any other
+process that it sees.
 """
 
 import ctypes
@@ -13,14 +14,19 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from glob import glob
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-AGENT = os.getppid()
 MARK = "RESULT "
 _PTRACE_ATTACH, _PTRACE_DETACH = 16, 17
+
+
+def agents() -> list[int]:
+    if parent := os.getppid():
+        return [parent]
+    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]
 
 
 def environment_of(pid: int) -> bool:
@@ -86,11 +92,11 @@ def more_rights() -> bool:
 
 
 TRIES: dict[str, Callable[[], bool]] = {
-    "agent's environment": lambda: environment_of(AGENT),
-    "agent's memory": lambda: memory_of(AGENT),
-    "agent's descriptors": lambda: descriptors_of(AGENT),
-    "trace the agent": lambda: traced(AGENT),
-    "signal the agent": lambda: signalled(AGENT),
+    "agent's environment": lambda: any(map(environment_of, agents())),
+    "agent's memory": lambda: any(map(memory_of, agents())),
+    "agent's descriptors": lambda: any(map(descriptors_of, agents())),
+    "trace the agent": lambda: any(map(traced, agents())),
+    "signal the agent": lambda: any(map(signalled, agents())),
     "another container's environment": lambda: environment_of(int(os.environ["VICTIM_PID"])),
     "another container's memory": lambda: memory_of(int(os.environ["VICTIM_PID"])),
     "signal another container": lambda: signalled(int(os.environ["VICTIM_PID"])),
@@ -102,9 +108,10 @@ TRIES: dict[str, Callable[[], bool]] = {
 }
 
 
-def main() -> None:
+def run(tries: Mapping[str, Callable[[], bool]]) -> None:
+    """Print which tries succeed, then serve."""
     results = {}
-    for name, attempt in TRIES.items():
+    for name, attempt in tries.items():
         results[name] = False
         with suppress(OSError):
             results[name] = attempt()
@@ -114,4 +121,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(TRIES)
