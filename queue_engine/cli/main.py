@@ -26,6 +26,7 @@ _MODULES = {
     "agents": "queue_engine.cli.agents",
     "tenants": "queue_engine.cli.tenants",
     "secret-key": "queue_engine.cli.secret_key",
+    "instance": "queue_engine.cli.instance",
     "endpoints": "queue_engine.cli.endpoints",
     "workers": "queue_engine.cli.workers",
     "logs": "queue_engine.cli.logs",

@@ -30,6 +30,8 @@ GIVEN_UP_BUILD = "given_up"
 ONE_TENANT = "one_tenant"
 """Field: the reason why only one tenant may have endpoints; absent while tenants are kept apart. See
 `store/one_tenant.py`."""
+INSTANCE = "instance"
+"""Field: the random id of the installation, which its workers have as a label or a variable."""
 FINGERPRINT = "secret_key"
 """Field: the fingerprint of the store's secret key. A process must have this key to use the store."""
 NEXT_FINGERPRINT = "secret_key_next"

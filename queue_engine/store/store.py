@@ -342,9 +342,20 @@ class Store:
 
     async def instance_id(self) -> str:
         """Return the random id of this store's data. It is made by the first call."""
-        await self.redis.hsetnx(keys.META, "instance", uuid.uuid4().hex)  # type: ignore[misc]
-        found: bytes = await self.redis.hget(keys.META, "instance")  # type: ignore[misc]
+        await self.redis.hsetnx(keys.META, keys.INSTANCE, uuid.uuid4().hex)  # type: ignore[misc]
+        found: bytes = await self.redis.hget(keys.META, keys.INSTANCE)  # type: ignore[misc]
         return found.decode()
+
+    async def renew_instance_id(self) -> str | None:
+        """Replace the id of this store's data; return the new one. None if a controller leads, which has the old one.
+
+        The workers of the old id are then those of another installation.
+        """
+        if await self.redis.exists(keys.LEADER):
+            return None
+        renewed = uuid.uuid4().hex
+        await self.redis.hset(keys.META, keys.INSTANCE, renewed)  # type: ignore[misc]
+        return renewed
 
     async def close(self) -> None:
         """Close all connections. Safe to call twice."""

@@ -30,6 +30,7 @@ PREFIXES = {
     "queue_engine.cli.options": "startup",
     "queue_engine.cli.store_access": "startup",
     "queue_engine.cli.agents": "store_commands",
+    "queue_engine.cli.instance": "store_commands",
     "queue_engine.cli.keys": "store_commands",
     "queue_engine.cli.secret_key": "store_commands",
     "queue_engine.cli.tenants": "store_commands",
