@@ -9,15 +9,18 @@ from dataclasses import replace
 import pytest
 
 from queue_engine.aio import Backoff
+from queue_engine.backends.base import Phase
 from queue_engine.backends.container_logs import BeforeRemoval, LogEntry, nothing_before_removal
 from queue_engine.backends.docker.engine import AiodockerEngine
 from queue_engine.backends.docker.output import follow
 from queue_engine.controller.log_follower import Followed
 from queue_engine.controller.log_followers import LogFollowers, secrets_reader
+from queue_engine.domain.endpoints import Resource
 from queue_engine.logs.masking import Secrets
 from queue_engine.store.store import Store
 from tests.clusters.engine import IMAGE, ContainerEngine
 from tests.clusters.installation import Installation, spec_for
+from tests.integration.backend_contract import all_of, in_phase
 from tests.integration.parts import new_endpoint, open_store
 from tests.integration.test_log_followers import has_lines, log_of
 from tests.waiting import wait_until_async
@@ -123,3 +126,34 @@ async def test_a_worker_that_is_stopped_has_the_last_words_of_its_container_in_i
     await backend.aclose(0.0)
     assert await log_of(store, followed) == ["hello ***", "bye"]
     assert await platform.left() == []
+
+
+async def test_a_worker_without_the_gpu_that_it_asks_for_says_so_once_in_its_log(
+    store: Store, platform: Installation
+) -> None:
+    """Also after a change of controllers."""
+    endpoint_id = await new_endpoint(store)
+    followed = Followed(endpoint_id, f"{endpoint_id}-a1b2c3", 1)
+    spec = replace(
+        spec_for(followed.worker_id, "echo hello; exec sleep 1000"),
+        endpoint_id=endpoint_id,
+        resources=(Resource("local", "NVIDIA_L4_24G", 1),),
+    )
+    for number in range(2):
+        backend = platform.backend()
+        followers = LogFollowers(
+            backend, store.logs, secrets_reader(backend, store.endpoints), retention_seconds=3600, end_seconds=60
+        )
+        await all_of(backend)
+        if number == 0:
+            await backend.start(spec)
+        await in_phase(backend, followed.worker_id, Phase.RUNNING)
+        followers.look(await all_of(backend))
+        await wait_until_async(has_lines(store, followed, 1))
+        if number == 1:
+            await backend.stop(followed.worker_id, 0.0)
+        await followers.aclose()
+        await backend.aclose(0.0)
+    note, *rest = await log_of(store, followed)
+    assert "no GPU" in note
+    assert rest == ["hello"]

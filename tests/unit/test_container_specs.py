@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 from queue_engine.backends.base import BackendError, WorkerSpec
+from queue_engine.backends.container_logs import stamp_ns
 from queue_engine.backends.container_words import AGENT_PORT, command_words
 from queue_engine.backends.docker.engine import is_on_this_host
 from queue_engine.backends.docker.network import gateway_in
-from queue_engine.backends.docker.output import variables_in
+from queue_engine.backends.docker.output import note_in, variables_in
 from queue_engine.backends.docker.specs import (
     MAIN_MAX_PIDS,
     Devices,
@@ -38,6 +39,7 @@ SPEC = WorkerSpec(
     agent_environment={"WORKER_AGENT_TOKEN": "canary-a9e1"},
 )
 HOSTING = Hosting("here", network="workers", agent_server="http://10.88.0.1:8003")
+CREATED = "2026-11-28T14:03:07.123456789Z"
 OPTIONS = MainOptions("docker.io/demo/image:1", "agent-id")
 
 
@@ -62,6 +64,16 @@ def test_each_secret_is_in_one_container_only() -> None:
         "TOKEN": "canary-7d2c",
         "NVIDIA_VISIBLE_DEVICES": "void",
     }
+
+
+def test_a_note_is_the_first_line_of_the_log_each_time_that_it_is_read() -> None:
+    noted = {"Config": agent_config(SPEC, HOSTING, "agent:1", (), "this host has no GPU"), "Created": CREATED}
+    entry = note_in(noted)
+    assert entry is not None
+    assert entry.data == b"this host has no GPU\n"
+    # Before the second in which the container was created, because podman's times of output are whole seconds.
+    assert entry.stamp_ns == stamp_ns("2026-11-28T14:03:06Z")
+    assert note_in({"Config": agent(), "Created": CREATED}) is None
 
 
 def test_the_agent_knows_its_worker_its_server_and_its_container() -> None:

@@ -29,7 +29,7 @@ from queue_engine.backends.docker.engine import Engine, EngineUnavailable
 from queue_engine.backends.docker.explain import Explanation, StartFailed, time_ms
 from queue_engine.backends.docker.making import Images, Maker
 from queue_engine.backends.docker.names import Part, gpus_of
-from queue_engine.backends.docker.output import follow, variables_in
+from queue_engine.backends.docker.output import follow, note_in, variables_in
 from queue_engine.backends.docker.pull import PullPolicy
 from queue_engine.backends.docker.specs import Devices, Hosting
 from queue_engine.backends.docker.watch import Seen, Watch
@@ -155,7 +155,9 @@ class DockerBackend:
     async def follow(self, worker_id: str, run: int, since_ns: int) -> AsyncGenerator[LogEntry, None]:
         """Yield the output of a worker's container: see `ContainerLogs`."""
         opened, container = self._opened(), self._main_of(worker_id, run)
-        async with aclosing(follow(opened.engine, container, since_ns)) as entries:
+        agent = self._workers[worker_id].parts.get(Part.AGENT)
+        note = None if agent is None else note_in(agent.description)
+        async with aclosing(follow(opened.engine, container, since_ns, note)) as entries:
             async for entry in entries:
                 yield entry
 
@@ -225,8 +227,7 @@ class DockerBackend:
         if decision.note and not decision.cards and self._gpus.problem:
             raise BackendError(f"resources: {self._gpus.problem}: QUEUE_ENGINE_GPUS must be none or shared")
         worker.gpus = tuple(card.uuid for card in decision.cards)
-        if decision.note:
-            log.warning("%s", decision.note, extra={"worker": worker.worker_id})
+        worker.note = decision.note
         return None
 
     async def _wait_for_gpus(self, worker: Worker, spec: WorkerSpec) -> None:

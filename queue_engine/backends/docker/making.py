@@ -90,7 +90,7 @@ class Maker:
             advice = "run `make images`, or set QUEUE_ENGINE_AGENT_IMAGE to an image that can be pulled"
             raise StartFailed(f"the agent's image is missing: {error}; {advice}", retry_helps=False) from error
         worker.progress = Explanation(Phase.STARTING)
-        return await self._create(spec, Part.AGENT, agent_config(spec, self._hosting, image, worker.gpus))
+        return await self._create(spec, Part.AGENT, agent_config(spec, self._hosting, image, worker.gpus, worker.note))
 
     async def _make_main(self, worker: Worker, spec: WorkerSpec, options: MainOptions) -> str:
         if self._sizes_disks:

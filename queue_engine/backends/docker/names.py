@@ -19,6 +19,8 @@ VARIABLES = "queue-engine/variables"
 """A JSON array: the names of the endpoint's variables, because an engine mixes them with those of the image."""
 GPUS = "queue-engine/gpus"
 """Comma-separated identifiers of the GPUs that the worker has."""
+NOTE = "queue-engine/note"
+"""The first line of the log, for example that the host has no GPU for the worker. Only the agent's container has it."""
 
 
 class Part(StrEnum):

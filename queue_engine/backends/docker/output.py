@@ -9,23 +9,40 @@ from contextlib import aclosing
 from queue_engine.backends.base import Phase
 from queue_engine.backends.container_logs import LogEntry, stamp_ns
 from queue_engine.backends.docker.engine import Document, Engine, EngineError
-from queue_engine.backends.docker.explain import explain
-from queue_engine.backends.docker.names import VARIABLES, Part
+from queue_engine.backends.docker.explain import explain, time_ms
+from queue_engine.backends.docker.names import NOTE, VARIABLES, Part
 
 SECOND_NS = 1_000_000_000
 
 
-async def follow(engine: Engine, container: str, since_ns: int) -> AsyncGenerator[LogEntry, None]:
+async def follow(
+    engine: Engine, container: str, since_ns: int, note: LogEntry | None = None
+) -> AsyncGenerator[LogEntry, None]:
     """Yield the output from `since_ns` on, until the container has ended. Raises EngineError.
 
-    The engine is asked from a second earlier, because podman stores whole seconds and leaves out the given one.
+    The engine is asked from a second earlier, because podman stores whole seconds and leaves out the given one. `note`
+    comes before all output.
     """
+    if note is not None and since_ns <= note.stamp_ns:
+        yield note
     since_seconds = max(0, since_ns // SECOND_NS - 1)
     async with aclosing(engine.output(container, since_seconds)) as pieces:
         async for piece in pieces:
             yield entry_of(piece)
     if not has_ended(await engine.inspect(container)):
         raise EngineError(0, "the engine has ended the stream of the container's output")
+
+
+def note_in(agent: Document) -> LogEntry | None:
+    """Return the first line of a worker's log in the description of its agent's container; None if there is none.
+
+    Its time is before that of all output, also in whole seconds, and always the same.
+    """
+    text = (agent["Config"].get("Labels") or {}).get(NOTE, "")
+    created_ms = time_ms(agent.get("Created"))
+    if not text or created_ms is None:
+        return None
+    return LogEntry((created_ms // 1000 - 1) * SECOND_NS, f"{text}\n".encode())
 
 
 def entry_of(piece: bytes) -> LogEntry:

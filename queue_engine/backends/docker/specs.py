@@ -21,7 +21,7 @@ from queue_engine.backends.container_words import (
     command_words,
     main_environment,
 )
-from queue_engine.backends.docker.names import VARIABLES, Identity, Part
+from queue_engine.backends.docker.names import NOTE, VARIABLES, Identity, Part
 from queue_engine.domain import agent_protocol as protocol
 
 MAIN_MAX_PIDS = 8192
@@ -85,11 +85,13 @@ def part_of(spec: WorkerSpec, part: Part) -> Identity:
     return Identity(spec.endpoint_id, spec.worker_id, spec.run, part)
 
 
-def agent_config(spec: WorkerSpec, hosting: Hosting, image: str, gpus: tuple[str, ...]) -> dict[str, Any]:
+def agent_config(
+    spec: WorkerSpec, hosting: Hosting, image: str, gpus: tuple[str, ...], note: str = ""
+) -> dict[str, Any]:
     """Return the configuration of the agent's container. SECRET: it has the agent's token."""
     return {
         "Image": image,
-        "Labels": part_of(spec, Part.AGENT).labels(hosting.instance, gpus),
+        "Labels": part_of(spec, Part.AGENT).labels(hosting.instance, gpus) | ({NOTE: note} if note else {}),
         # In the host's own network the gateway is a router.
         "Env": _assignments(
             agent_environment(spec, hosting.agent_server)

@@ -30,6 +30,8 @@ class Worker:
     removed: set[Part] = field(default_factory=set)
     """Containers of this run that somebody else has removed."""
     gpus: tuple[str, ...] = ()
+    note: str = ""
+    """The first line of its log."""
     progress: Explanation | None = None
     """The phase and the reason while this controller makes its parts."""
     failure: Explanation | None = None
