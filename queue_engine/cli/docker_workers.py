@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -36,7 +37,8 @@ async def docker_workers(settings: ControllerSettings, store: Store) -> HostedWo
             "QUEUE_ENGINE_AGENT_URL: is required with the Docker backend: the URL of the API for agents in containers"
         )
     backend = _backend(settings, settings.agent_url, await store.instance_id(), await _gpus(settings))
-    log.info("workers are containers", extra={"agents_use": settings.agent_url})
+    network = settings.docker_network or "the engine's default"
+    log.info("workers are containers", extra={"agents_use": settings.agent_url, "network": network})
     return HostedWorkers(backend)
 
 
@@ -76,12 +78,36 @@ def _backend(settings: ControllerSettings, agent_url: str, instance_id: str, gpu
         return DockerBackend(lambda: AiodockerEngine(url, os.environ), options, gpus)
 
 
-async def agent_gateway(settings: DockerSettings) -> str:
-    """Return the address at which the containers of workers reach this machine. Raises EngineError."""
+async def operators_network(settings: DockerSettings, network: str) -> str:
+    """Return the gateway of a network that the operator has named. Raises EngineError."""
     with _docker_errors():
         from queue_engine.backends.docker.network import gateway_of
 
-        return await gateway_of(settings.docker_host, settings.docker_network, os.environ)
+        return await gateway_of(settings.docker_host, network, os.environ)
+
+
+async def own_network(settings: DockerSettings, data_dir: Path) -> tuple[str, str]:
+    """Return the network of the workers of an `up` with this data folder, and its gateway. Make it if necessary.
+
+    Its name is the same after a restart, because containers may outlive `up`. Raises EngineError.
+    """
+    network = f"queue-engine-{hashlib.sha256(os.fsencode(data_dir.resolve())).hexdigest()[:12]}"
+    with _docker_errors():
+        from queue_engine.backends.docker.network import make_network
+
+        return network, await make_network(settings.docker_host, network, os.environ)
+
+
+async def remove_own_network(network: str) -> str | None:
+    """Remove the network that `own_network` has made; return why it stays, for example because a container uses it."""
+    try:
+        with _docker_errors():
+            from queue_engine.backends.docker.network import remove_network
+
+            await remove_network(os.environ.get("QUEUE_ENGINE_DOCKER_HOST"), network, os.environ)
+    except EngineError as error:
+        return str(error)
+    return None
 
 
 @contextmanager

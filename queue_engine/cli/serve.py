@@ -12,7 +12,7 @@ import typer
 from queue_engine.cli import serve_role
 from queue_engine.cli.options import RedisUrl, option
 from queue_engine.cli.running import run
-from queue_engine.cli.serve_up import become_up
+from queue_engine.cli.serve_up import OWN_NETWORK, become_up
 from queue_engine.cli.startup import settings_from
 from queue_engine.config.engine import ApiSettings, ControllerSettings, DeliverySettings, UpSettings
 from queue_engine.config.shared import MetricsSettings
@@ -48,20 +48,25 @@ def up(
     if redis_url is not None:
         serve_role.check_jobs_place(controller_settings)
     max_memory = settings_from(UpSettings).embedded_max_memory_bytes
-    os.environ |= _variables_of_backend(controller_settings)
+    os.environ |= _variables_of_backend(controller_settings, data_dir)
     become_up(host, port, data_dir, redis_url, available_memory() // 2 if max_memory is None else max_memory)
 
 
-def _variables_of_backend(settings: ControllerSettings) -> dict[str, str]:
+def _variables_of_backend(settings: ControllerSettings, data_dir: Path) -> dict[str, str]:
     """Return the variables that the processes of `up` need for the backend, besides those that are set."""
     if settings.backend != "docker":
         return {}
     chosen: dict[str, str] = {"QUEUE_ENGINE_BACKEND": settings.backend}
     if settings.agent_url is not None or os.environ.get("QUEUE_ENGINE_AGENT_HOST"):
         return chosen
-    from queue_engine.cli.docker_workers import agent_gateway  # here, because it needs most of the engine
+    # here, because it needs most of the engine
+    from queue_engine.cli.docker_workers import operators_network, own_network
 
-    return chosen | {"QUEUE_ENGINE_AGENT_HOST": run(agent_gateway(settings), on=asyncio.run)}
+    if (named := settings.docker_network) is not None:
+        return chosen | {"QUEUE_ENGINE_AGENT_HOST": run(operators_network(settings, named), on=asyncio.run)}
+    network, gateway = run(own_network(settings, data_dir), on=asyncio.run)
+    own = {OWN_NETWORK: network, "QUEUE_ENGINE_DOCKER_NETWORK": network}
+    return chosen | own | {"QUEUE_ENGINE_AGENT_HOST": gateway}
 
 
 @commands.command()

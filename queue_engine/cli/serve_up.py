@@ -18,6 +18,9 @@ from queue_engine.processes.interpreter import Loading, python_command, python_p
 _STORE_URL = "QUEUE_ENGINE_UP_REDIS_URL"
 """The option --redis-url, not shown among the processes of the machine."""
 
+OWN_NETWORK = "QUEUE_ENGINE_UP_NETWORK"
+"""The network of containers that `up` has made, and removes when it ends."""
+
 
 def become_up(host: str, port: int, data_dir: Path, redis_url: str | None, max_memory: int) -> NoReturn:
     """Replace this program. Its environment and its standard files stay.
@@ -46,6 +49,7 @@ def main() -> None:
 
     host, port, data_dir, max_memory = sys.argv[1:]
     redis_url = os.environ.pop(_STORE_URL, None)
+    network = os.environ.pop(OWN_NETWORK, None)
     with guarded_output("queue-engine"):
         options = UpOptions(
             host=host,
@@ -57,7 +61,21 @@ def main() -> None:
             on_terminal=sys.stdout.isatty(),
         )
         # Without uvloop, which takes 3 MB and is not faster where nearly nothing happens.
-        sys.exit(run(run_up(options), on=asyncio.run))
+        try:
+            status = run(run_up(options), on=asyncio.run)
+        finally:
+            if network is not None:
+                _remove(network)
+        sys.exit(status)
+
+
+def _remove(network: str) -> None:
+    import asyncio
+
+    from queue_engine.cli.docker_workers import remove_own_network  # here, because it needs most of the engine
+
+    if (reason := asyncio.run(remove_own_network(network))) is not None:
+        sys.stderr.write(f"queue-engine: the network {network} stays: {reason}\n")
 
 
 if __name__ == "__main__":

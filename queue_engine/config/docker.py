@@ -18,7 +18,9 @@ class DockerSettings(ProcessSettings):
         "default `DOCKER_HOST`, or the first socket of Docker or podman that exists",
     )
     docker_network: str | None = Field(
-        None, description="Network of the engine that workers are in; by default the engine's own default network"
+        None,
+        description="Network of the engine that workers are in. By default the engine's own default network, and with "
+        "`up` a network that it makes, whose containers do not reach each other",
     )
     docker_pull: Literal["auto", "always", "missing", "never"] = Field(
         "auto",

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import httpx
 
+from queue_engine.backends.docker.network import gateway_in
 from tests.ports import free_port
 from tests.waiting import wait_until
 
@@ -39,6 +40,8 @@ done
 """
 _APPLETS = ("sh", "sleep", "echo", "cat", "nc", "wget", "httpd", "id", "ls", "touch", "env", "true", "tail", "mkdir")
 CALL_SECONDS = 120
+DEFAULT_NETWORKS = ("bridge", "podman")
+"""Names of the default network, in Docker and in podman."""
 
 
 def missing() -> str | None:
@@ -163,6 +166,13 @@ class ContainerEngine:
         )
         return found
 
+    def gateway(self) -> str:
+        """Return the gateway of the default network."""
+        for name in DEFAULT_NETWORKS:
+            if (found := self.call("GET", f"/networks/{name}", good=(404,))) and "IPAM" in found:
+                return gateway_in(found)
+        raise AssertionError("the engine has no default network")
+
     def objects(self) -> dict[str, frozenset[str]]:
         """Return the ids of all containers, and the names of all networks and volumes."""
         volumes = self.call("GET", "/volumes").get("Volumes") or []
@@ -171,6 +181,14 @@ class ContainerEngine:
             "networks": frozenset(one["Name"] for one in self.call("GET", "/networks")),
             "volumes": frozenset(one["Name"] for one in volumes),
         }
+
+    def folders(self) -> frozenset[str]:
+        """Return the folders of containers and layers in the storage of podman; none of an engine that was given."""
+        storage = self._folder / "root"
+        kinds = ("overlay", "overlay/l", "overlay-containers", "vfs/dir", "vfs-containers", "volumes")
+        return frozenset(
+            str(path) for kind in kinds if (storage / kind).is_dir() for path in (storage / kind).iterdir()
+        )
 
     def inspect(self, container: str) -> dict[str, Any]:
         """Return the description of a container."""

@@ -42,9 +42,11 @@ class Installation:
     def next_backend(self) -> Backend:
         return self.backend()
 
-    def backend(self, make_engine: Callable[[], AiodockerEngine] | None = None) -> DockerBackend:
+    def backend(
+        self, make_engine: Callable[[], AiodockerEngine] | None = None, *, hosting: Hosting | None = None
+    ) -> DockerBackend:
         options = DockerOptions(
-            Hosting(self.instance, limits=self.limits),
+            hosting or Hosting(self.instance, limits=self.limits),
             IMAGE,
             agent_pull=PullPolicy.NEVER,
             end_margin_seconds=1.0,

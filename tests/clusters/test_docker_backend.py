@@ -12,14 +12,15 @@ import pytest
 
 from queue_engine.backends.base import Backend, BackendError, Phase, RegistryCredential, WorkerSpec
 from queue_engine.backends.docker.backend import DockerBackend, DockerOptions
-from queue_engine.backends.docker.engine import AiodockerEngine, EngineUnavailable
+from queue_engine.backends.docker.engine import AiodockerEngine, EngineError, EngineUnavailable
 from queue_engine.backends.docker.names import Part
-from queue_engine.backends.docker.network import gateway_of
+from queue_engine.backends.docker.network import gateway_of, make_network, remove_network
 from queue_engine.backends.docker.pull import PullPolicy
 from queue_engine.backends.docker.specs import Hosting
 from queue_engine.backends.docker.worker import INTERRUPTED
 from queue_engine.domain.endpoints import Resource
 from queue_engine.domain.gpus import Card, GpuMode, Gpus
+from tests.clusters.cases import RecordCase
 from tests.clusters.engine import IMAGE
 from tests.clusters.image_registry import PASSWORD, USERNAME, ImageRegistry
 from tests.clusters.installation import Installation, of_registry, spec_for
@@ -265,6 +266,25 @@ async def test_an_installation_does_not_see_the_workers_of_another(
     assert await platform.containers("w1") == 1
 
 
+async def test_a_worker_of_another_installation_with_the_same_id_is_left_alone(
+    backend: DockerBackend, platform: Installation
+) -> None:
+    """As of a copied store whose installation was renewed."""
+    await backend.start(spec_for("w1", FOREVER))
+    await in_phase(backend, "w1", Phase.RUNNING)
+    before = await platform.left()
+    other = Installation(platform.engine, uuid.uuid4().hex)
+    others = other.backend()
+    assert "in use" in await failed(others, spec_for("w1", FOREVER))
+    await others.start(spec_for("w1", FOREVER, run=2))
+    await in_phase(others, "w1", Phase.RUNNING)
+    assert len(await other.left()) == 2
+    await others.stop("w1", 0)
+    await others.aclose(0)
+    assert (await other.left(), await platform.left()) == ([], before)
+    assert await platform.containers("w1") == 1
+
+
 # Containers
 
 
@@ -296,12 +316,56 @@ async def test_the_output_of_a_container_is_read_to_its_end(backend: DockerBacke
     await backend.kill("w1")
 
 
-async def test_the_gateway_of_the_default_network_is_found(platform: Installation) -> None:
-    assert (await gateway_of(platform.engine.url, None, os.environ)).count(".") == 3
+async def test_a_network_for_workers_is_made_once_and_removed_when_no_container_uses_it(
+    platform: Installation,
+) -> None:
+    url, name = platform.engine.url, f"qe-test-{platform.instance[:12]}"
+    before = platform.engine.objects()
+    gateways = {await make_network(url, name, os.environ) for _ in range(2)}
+    assert gateways == {await gateway_of(url, name, os.environ)}
+    hosting = Hosting(platform.instance, network=name)
+    backend = platform.backend(hosting=hosting)
+    await backend.start(spec_for("w1", FOREVER))
+    await in_phase(backend, "w1", Phase.RUNNING)
+    assert name in platform.engine.inspect(platform.id_of("w1", Part.AGENT))["NetworkSettings"]["Networks"]
+    with pytest.raises(EngineError):
+        await remove_network(url, name, os.environ)
+    await backend.kill("w1")
+    await backend.aclose(0)
+    for _ in range(2):
+        await remove_network(url, name, os.environ)
+    assert platform.engine.objects() == before
+
+
+async def test_a_network_without_a_gateway_is_refused_in_words(platform: Installation) -> None:
     with pytest.raises(BackendError, match="no network 'nowhere'"):
         await gateway_of(platform.engine.url, "nowhere", os.environ)
     with pytest.raises(EngineUnavailable):
-        await gateway_of("unix:///nowhere.sock", None, os.environ)
+        await gateway_of("unix:///nowhere.sock", "bridge", os.environ)
+
+
+ROUNDS, AT_ONCE = 5, 20
+
+
+async def test_a_hundred_starts_and_ends_leave_nothing(platform: Installation, record_case: RecordCase) -> None:
+    """Containers, networks and volumes in the engine, and folders of containers in its storage."""
+    before = platform.engine.objects(), platform.engine.folders()
+    backend = platform.backend()
+    for run in range(1, ROUNDS + 1):
+        names = [f"w{number}" for number in range(AT_ONCE)]
+        await asyncio.gather(*(backend.start(spec_for(name, FOREVER, run=run)) for name in names))
+        for name in names:
+            await in_phase(backend, name, Phase.RUNNING, 240)
+        assert len(await platform.left()) == 2 * AT_ONCE
+        await asyncio.gather(*(backend.stop(name, 60) for name in names))
+        assert await all_of(backend) == {}
+    await backend.aclose(0)
+    assert (platform.engine.objects(), platform.engine.folders()) == before
+    record_case(
+        f"{ROUNDS * AT_ONCE} starts and ends",
+        seen="each worker runs",
+        recovery="no container, network, volume or folder is left",
+    )
 
 
 async def test_without_an_engine_nothing_is_observed_and_no_worker_is_started(tmp_path: Path) -> None:

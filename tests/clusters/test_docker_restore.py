@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 
 from queue_engine.backends.docker.names import ENDPOINT, INSTANCE, PART, WORKER
-from queue_engine.backends.docker.network import DEFAULT_NETWORKS, gateway_in
 from tests.clusters.cases import RecordCase
 from tests.clusters.engine import ContainerEngine
 from tests.clusters.python_image import AGENT_IMAGE
@@ -35,7 +34,7 @@ class Site:
         self._programs = programs
         self._agents_port = agents_port
         self._port = free_port()
-        self._gateway = gateway_of(engine)
+        self._gateway = engine.gateway()
         self._running: list[Program] = []
 
     def start(self) -> None:
@@ -96,13 +95,6 @@ class Site:
 
     def output(self) -> str:
         return "\n".join(program.output()[-2000:] for program in self._running)
-
-
-def gateway_of(engine: ContainerEngine) -> str:
-    for name in DEFAULT_NETWORKS:
-        if (found := engine.call("GET", f"/networks/{name}", good=(404,))) and "IPAM" in found:
-            return gateway_in(found)
-    raise AssertionError("the engine has no default network")
 
 
 @contextmanager

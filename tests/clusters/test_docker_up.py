@@ -243,3 +243,4 @@ def test_tasks_run_in_containers_that_outlive_a_killed_controller_and_ctrl_c_rem
     assert up.program.wait() == 0
     assert containers(with_agent, endpoint_id) == {}, logs(up)
     assert with_agent.containers(f"{MANAGED_BY}={MANAGER}") == []
+    assert [name for name in with_agent.objects()["networks"] if name.startswith(MANAGER)] == []

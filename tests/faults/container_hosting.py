@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from queue_engine.backends.docker.names import MANAGED_BY, MANAGER, WORKER, Part
-from queue_engine.backends.docker.network import DEFAULT_NETWORKS, gateway_in
 from tests.clusters.engine import ContainerEngine
 from tests.clusters.python_image import AGENT_IMAGE, ENTRY_POINT, ENVIRONMENT, agent_image
 from tests.ports import free_port
@@ -43,7 +42,7 @@ class ContainerHosting:
     def __init__(self, engine: ContainerEngine, directory: Path) -> None:
         self.engine = engine
         engine.load(AGENT_IMAGE, agent_image(directory), ENTRY_POINT, ENVIRONMENT)
-        self.gateway = self._gateway()
+        self.gateway = engine.gateway()
         self._agent_port = free_port()
 
     def variables_of(self, role: str) -> dict[str, str]:
@@ -83,12 +82,6 @@ class ContainerHosting:
     def _described(self, label: str) -> Sequence[dict[str, Any]]:
         found = self.engine.containers(label)
         return [self.engine.inspect(str(one["Id"])) for one in found if one["State"] == "running"]
-
-    def _gateway(self) -> str:
-        for name in DEFAULT_NETWORKS:
-            if (found := self.engine.call("GET", f"/networks/{name}", good=(404,))) and "IPAM" in found:
-                return gateway_in(found)
-        raise AssertionError("the container engine has no default network")
 
 
 def _part(description: dict[str, Any]) -> str:

@@ -81,7 +81,7 @@ TOOLS = {"domain", "rules", "aio", "net", "crypto", "processes", "observability"
 MAY_IMPORT = {
     "root": {"root", "cli", "serve", "serve_role", "store_commands", "config"} | TOOLS,
     "serve": {"serve", "serve_role", "serve_up", "docker_workers", "startup", "running", "config"} | TOOLS,
-    "serve_up": {"serve_up", "running", "local"} | TOOLS,
+    "serve_up": {"serve_up", "docker_workers", "running", "local"} | TOOLS,
     "serve_role": {
         "serve_role",
         "serve_api",

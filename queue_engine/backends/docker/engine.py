@@ -24,6 +24,8 @@ from queue_engine.backends.docker.progress import short
 CALL_SECONDS = 120.0
 """Timeout of a call that should return at once. A host under load takes long to create a container."""
 CONNECT_SECONDS = 10.0
+CONFLICT = 409
+"""Status of a creation whose name is in use."""
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Maximum size of a line of events or of a pull. An event has all labels of its container."""
 FRAME_HEADER_BYTES = 8
@@ -102,6 +104,14 @@ class Engine(Protocol):
 
     async def network(self, name: str) -> Document | None:
         """Return the description of a network; None if it does not exist."""
+        ...
+
+    async def create_network(self, config: Document) -> None:
+        """Create a network. Status 409 if there is one with its name."""
+        ...
+
+    async def remove_network(self, name: str) -> None:
+        """Remove a network that no container uses. Does nothing if it does not exist."""
         ...
 
     def output(self, container: str, since_seconds: int = 0, *, last: int | None = None) -> AsyncGenerator[bytes, None]:
@@ -188,6 +198,15 @@ class AiodockerEngine:
         with _engine_errors():
             found = await _unless_absent(self._docker.networks.get(name))
             return None if found is None else await _unless_absent(found.show())
+
+    async def create_network(self, config: Document) -> None:
+        with _engine_errors():
+            await self._docker.networks.create(dict(config))
+
+    async def remove_network(self, name: str) -> None:
+        with _engine_errors():
+            if (found := await _unless_absent(self._docker.networks.get(name))) is not None:
+                await found.delete()
 
     async def output(
         self, container: str, since_seconds: int = 0, *, last: int | None = None

@@ -9,7 +9,7 @@ from typing import Any
 
 from queue_engine.aio import uncut
 from queue_engine.backends.base import BackendError, Phase, RegistryCredential, WorkerSpec
-from queue_engine.backends.docker.engine import Engine, EngineError, EngineUnavailable
+from queue_engine.backends.docker.engine import CONFLICT, Engine, EngineError, EngineUnavailable
 from queue_engine.backends.docker.explain import Explanation, StartFailed, explain_start_error
 from queue_engine.backends.docker.names import INSTANCE, WORKER, Identity, Part, identity_of
 from queue_engine.backends.docker.pull import Grants, PullPolicy, ensure_image
@@ -27,7 +27,6 @@ from queue_engine.backends.images import Reference, parse_reference
 
 log = logging.getLogger(__name__)
 
-CONFLICT = 409
 _NO_DISK_LIMITS = ("storage-opt", "storage opt", "pquota", "quota")
 """Words of the engine's refusal to limit a container's disk, which depends on its storage driver and file system."""
 _DROPPED = (
