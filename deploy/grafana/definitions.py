@@ -339,6 +339,15 @@ CONTROLLER = Dashboard(
             Panel(305, "Age of the oldest waiting task", "Of the endpoints that should work.",
                   [Query(_LATENCY, "oldest")], unit="s", width=12, thresholds=[(300, "red")]),
         ]),
+        Row(350, "Logs of workers in containers", [
+            Panel(351, "Followed containers", "Containers whose output the controllers write to the workers' logs. 0 "
+                  "with processes, whose agents do that.", [Query("sum(queue_engine_log_followers)", "containers")]),
+            Panel(352, "Failures", "Failures to read the output from the container engine (backend) or to write it to "
+                  "the store. Each is retried.",
+                  [Query(_rate("queue_engine_log_follower_failures_total", by="reason"), "{{reason}}")], unit="ops"),
+            Panel(353, "Dropped lines", "Lines beyond the limits of a worker's log. The log says how many.",
+                  [Query(_rate("queue_engine_log_lines_dropped_total"), "lines")], unit="ops"),
+        ]),
         Row(400, "Controllers", _of_processes(401, "controller", "queue_engine_controller_leading")),
     ],
 )  # fmt: skip
