@@ -1,4 +1,4 @@
-"""A container that answers tasks once the file /tmp/go exists, so that a test decides how long they run.
+"""A container that responds to tasks once the file /tmp/go exists, so that a test decides how long they run.
 
 python -m tests.clusters.holding_server
 """

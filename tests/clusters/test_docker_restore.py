@@ -74,7 +74,7 @@ class Site:
         return response.json()["data"]
 
     def until_running(self, endpoint_id: str, count: int) -> list[str]:
-        """Wait until so many workers run; return their ids."""
+        """Wait until that number of workers runs; return their ids."""
 
         def running() -> list[str]:
             found = self.call("GET", f"/{endpoint_id}/workers")
@@ -116,7 +116,7 @@ def containers(engine: ContainerEngine, label: str) -> set[str]:
 
 
 def let_go(engine: ContainerEngine, endpoint_id: str, *, but: Set[str] = frozenset()) -> None:
-    """Let the containers of an endpoint answer all tasks from now on, except these."""
+    """Let the containers of an endpoint respond to all tasks from now on, except these."""
     for one in containers(engine, f"{ENDPOINT}={endpoint_id}") - but:
         description = engine.inspect(one)
         if description["Config"]["Labels"][PART] == "main":

@@ -83,7 +83,7 @@ async def restart_engine(stage: Stage) -> None:
 
 @asynccontextmanager
 async def _in_containers(stage: Stage, count: int) -> AsyncIterator[list[Pair]]:
-    """Let the controllers start workers, and end them after the block. Nothing of them may be left in the engine."""
+    """Let the controllers start workers, and end them after the block. No container may be left."""
     hosting = _hosting(stage)
     before = await asyncio.to_thread(hosting.engine.objects)
     with (
@@ -115,7 +115,7 @@ def _same(stage: Stage, before: Sequence[Pair], after: Sequence[Pair]) -> None:
 
 
 async def _until_running(stage: Stage, count: int, *, other_than: Sequence[str] = ()) -> list[Pair]:
-    """Wait until that many workers run, and return them. None of them has one of the other containers."""
+    """Wait until that many workers run, and return them. The containers in `other_than` do not count."""
     hosting = _hosting(stage)
 
     def running() -> list[Pair]:
