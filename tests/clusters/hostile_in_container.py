@@ -77,7 +77,7 @@ def disk() -> bool:
 
 
 def mounted() -> bool:
-    return ctypes.CDLL(None).mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0
+    return bool(ctypes.CDLL(None).mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0)
 
 
 def kernel_settings() -> bool:

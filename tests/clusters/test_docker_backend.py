@@ -36,6 +36,8 @@ from tests.integration.backend_contract import (
 from tests.waiting import wait_until_async
 
 CARD = Card(0, "GPU-5e1f0000-0000-0000-0000-000000000000", "NVIDIA L4", 23034)
+STARTED_AGAIN = "started again after the backoff"
+FINAL = "FAILED; tried again once a minute"
 ON_CARD = Resource("local", "NVIDIA_L4_24G", 1)
 
 
@@ -74,8 +76,12 @@ async def failed(backend: Backend, spec: WorkerSpec) -> str:
         ('["nosuch"]', "the container cannot be started, because its command is not found: "),
     ],
 )
-async def test_the_end_of_a_container_is_explained(backend: DockerBackend, command: str, reason: str) -> None:
-    assert (await failed(backend, spec_for("w1", command))).startswith(reason)
+async def test_the_end_of_a_container_is_explained(
+    backend: DockerBackend, command: str, reason: str, record_case: RecordCase
+) -> None:
+    seen = await failed(backend, spec_for("w1", command))
+    assert seen.startswith(reason)
+    record_case(f"command: {command}", seen=seen, recovery=STARTED_AGAIN)
 
 
 async def test_a_start_that_fails_stays_with_its_reason_until_nothing_is_left_of_it(
@@ -92,16 +98,21 @@ async def test_the_end_of_an_agent_is_explained_also_while_the_container_is_made
     assert await failed(backend, spec_for("w1", FOREVER, STUB_EXIT="2")) == "agent exited with status 2"
 
 
-async def test_a_missing_image_is_final_until_something_changes(backend: DockerBackend) -> None:
+async def test_a_missing_image_is_final_until_something_changes(
+    backend: DockerBackend, record_case: RecordCase
+) -> None:
     await backend.start(replace(spec_for("w1", FOREVER), image="localhost/queue-engine-test/none:1"))
     seen = await ended(backend, "w1")
     assert (seen.reason, seen.retry_helps) == (
         "the image localhost/queue-engine-test/none:1 is not on this host",
         False,
     )
+    record_case("image missing", seen=str(seen.reason), recovery=FINAL)
 
 
-async def test_a_missing_agent_image_is_explained_with_its_setting(platform: Installation) -> None:
+async def test_a_missing_agent_image_is_explained_with_its_setting(
+    platform: Installation, record_case: RecordCase
+) -> None:
     options = DockerOptions(Hosting(platform.instance), "queue-engine/none:1", agent_pull=PullPolicy.NEVER)
     backend = DockerBackend(lambda: AiodockerEngine(platform.engine.url, os.environ), options, Gpus())
     reason = await failed(backend, spec_for("w1", FOREVER))
@@ -109,16 +120,19 @@ async def test_a_missing_agent_image_is_explained_with_its_setting(platform: Ins
     assert "make images" in reason
     assert "QUEUE_ENGINE_AGENT_IMAGE" in reason
     await backend.aclose(0)
+    record_case("agent's image missing", seen=reason, recovery=FINAL)
 
 
 async def test_an_image_is_pulled_with_the_credential_of_its_endpoint(
-    backend: DockerBackend, platform: Installation, registry: ImageRegistry
+    backend: DockerBackend, platform: Installation, registry: ImageRegistry, record_case: RecordCase
 ) -> None:
     spec = replace(spec_for("w1", FOREVER), image=registry.name)
     assert "the registry refuses access without a credential" in await failed(backend, spec)
     wrong = RegistryCredential(USERNAME, "wrong")
     wrong_spec = replace(spec, worker_id="w2", registry_credential=wrong)
-    assert "the registry refuses the credential" in await failed(backend, wrong_spec)
+    refused = await failed(backend, wrong_spec)
+    assert "the registry refuses the credential" in refused
+    record_case("registry refuses", seen=refused, recovery=FINAL)
     right = RegistryCredential(USERNAME, PASSWORD)
     absent_spec = replace(spec, worker_id="w3", registry_credential=right, image=registry.name.replace(":1", ":2"))
     assert "the image does not exist" in await failed(backend, absent_spec)
@@ -130,7 +144,9 @@ async def test_an_image_is_pulled_with_the_credential_of_its_endpoint(
     platform.engine.run("rmi", "--force", registry.name, check=False)
 
 
-async def test_a_container_that_needs_too_much_memory_is_explained(platform: Installation) -> None:
+async def test_a_container_that_needs_too_much_memory_is_explained(
+    platform: Installation, record_case: RecordCase
+) -> None:
     platform.limits = True
     backend = platform.backend()
     spec = replace(spec_for("w1", "exec tail /dev/zero"), card_ram_gb=1)
@@ -138,9 +154,12 @@ async def test_a_container_that_needs_too_much_memory_is_explained(platform: Ins
     assert "out of memory" in reason
     await backend.kill("w1")
     await backend.aclose(0)
+    record_case("out of memory", seen=reason, recovery=STARTED_AGAIN)
 
 
-async def test_a_gpu_that_the_engine_drops_fails_the_start_and_is_free_again(platform: Installation) -> None:
+async def test_a_gpu_that_the_engine_drops_fails_the_start_and_is_free_again(
+    platform: Installation, record_case: RecordCase
+) -> None:
     """With podman, and with Docker on a host without GPUs."""
     platform.gpus = Gpus((CARD,), GpuMode.AUTO)
     backend = platform.backend()
@@ -150,6 +169,7 @@ async def test_a_gpu_that_the_engine_drops_fails_the_start_and_is_free_again(pla
         assert "GPU" in reason or "device" in reason
         await backend.kill(worker_id)
     await backend.aclose(0)
+    record_case("device missing", seen=reason, recovery=FINAL)
 
 
 async def test_a_gpu_is_refused_where_the_engines_gpus_are_not_known(platform: Installation) -> None:
@@ -165,7 +185,7 @@ async def test_a_gpu_is_refused_where_the_engines_gpus_are_not_known(platform: I
 
 
 async def test_a_worker_waits_for_the_gpu_of_another_also_after_a_change_of_controllers(
-    platform: Installation, registry: ImageRegistry
+    platform: Installation, registry: ImageRegistry, record_case: RecordCase
 ) -> None:
     platform.gpus = Gpus((CARD,), GpuMode.AUTO)
     first = platform.backend()
@@ -186,6 +206,7 @@ async def test_a_worker_waits_for_the_gpu_of_another_also_after_a_change_of_cont
     await wait_until_async(goes_on)
     await second.kill("w2")
     await second.aclose(0)
+    record_case("no GPU free", seen=str(waiting.reason), recovery="goes on when the other worker ends")
 
 
 # Changes by others
@@ -199,7 +220,7 @@ async def test_a_worker_waits_for_the_gpu_of_another_also_after_a_change_of_cont
     ],
 )
 async def test_a_container_removed_by_somebody_else_is_an_end_with_a_reason(
-    backend: DockerBackend, platform: Installation, part: Part, reason: str
+    backend: DockerBackend, platform: Installation, part: Part, reason: str, record_case: RecordCase
 ) -> None:
     await backend.start(spec_for("w1", FOREVER))
     await in_phase(backend, "w1", Phase.RUNNING)
@@ -211,25 +232,30 @@ async def test_a_container_removed_by_somebody_else_is_an_end_with_a_reason(
     assert seen.retry_helps
     await backend.kill("w1")
     assert await platform.left() == []
+    record_case(f"{part} removed by somebody else", seen=str(seen.reason), recovery=STARTED_AGAIN)
 
 
-async def test_workers_go_on_while_the_engine_restarts(backend: DockerBackend, platform: Installation) -> None:
+async def test_workers_go_on_while_the_engine_restarts(
+    backend: DockerBackend, platform: Installation, record_case: RecordCase
+) -> None:
     if platform.engine.given:
         pytest.skip("an engine that was given is not restarted")
     await backend.start(spec_for("w1", FOREVER))
     before = await in_phase(backend, "w1", Phase.RUNNING)
     platform.engine.stop()
-    assert (await in_phase(backend, "w1", Phase.UNKNOWN)).reason == "the container engine does not respond"
+    unknown = await in_phase(backend, "w1", Phase.UNKNOWN)
+    assert unknown.reason == "the container engine does not respond"
     with pytest.raises(EngineUnavailable):
         await backend.kill("w1")
     platform.engine.start()
     assert await in_phase(backend, "w1", Phase.RUNNING) == before
     await backend.stop("w1", 10)
     assert await platform.left() == []
+    record_case("engine killed and started", seen=unknown.reason, recovery="the same containers run on")
 
 
 async def test_a_start_cut_off_by_the_end_of_its_controller_is_completed_by_the_next_one(
-    platform: Installation, registry: ImageRegistry
+    platform: Installation, registry: ImageRegistry, record_case: RecordCase
 ) -> None:
     registry.layer_may_go.clear()
     spec = of_registry(spec_for("w1", FOREVER), registry)
@@ -251,6 +277,7 @@ async def test_a_start_cut_off_by_the_end_of_its_controller_is_completed_by_the_
     assert await platform.left() == []
     await second.aclose(0)
     platform.engine.run("rmi", "--force", registry.name, check=False)
+    record_case("controller ends during a pull", seen=INTERRUPTED, recovery="the next one completes the start")
 
 
 async def test_an_installation_does_not_see_the_workers_of_another(

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,8 @@ def test_a_restored_store_adopts_its_workers_and_a_renewed_copy_leaves_them_alon
         site.submit(endpoint_id, *before)
         wait_until(lambda: "running" in {state for _, state in site.tasks(endpoint_id).values()})
         assert server.command("SAVE") == "+OK"
-        backup = shutil.copy(server.directory / "dump.rdb", tmp_path / "backup.rdb")
+        backup = tmp_path / "backup.rdb"
+        shutil.copy(server.directory / "dump.rdb", backup)
 
         site.call("PUT", f"/{endpoint_id}/workers/2")
         later = set(site.until_running(endpoint_id, 2)) - {adopted}
@@ -155,12 +157,13 @@ def test_a_restored_store_adopts_its_workers_and_a_renewed_copy_leaves_them_alon
             assert run(copied.url, "renew", group="instance").returncode == 0
             copy = Site(with_agent, others, free_port())
             copy.start()
-            copy.until_running(endpoint_id, 1)
+            others_run = partial(containers, with_agent, f"{ENDPOINT}={endpoint_id}")
+            wait_until(lambda: len(others_run() - all_own) == 2, message="the copy starts no worker")
             let_go(with_agent, endpoint_id, but=all_own)
-            wait_until(lambda: all_ended(copy, endpoint_id, before), message=copy.output())
+            wait_until(lambda: all_ended(copy, endpoint_id, before), message="the copy's tasks do not end")
             assert containers(with_agent, f"{INSTANCE}={instance}") == all_own
             copy.call("PUT", f"/{endpoint_id}/workers/0")
-            wait_until(lambda: containers(with_agent, f"{ENDPOINT}={endpoint_id}") == all_own, message=copy.output())
+            wait_until(lambda: others_run() == all_own, message="the copy's worker is left")
         assert site.tasks(endpoint_id)["after"][0] == "PROCESSING"
 
         # The original is lost, and restored while its containers run
@@ -168,15 +171,17 @@ def test_a_restored_store_adopts_its_workers_and_a_renewed_copy_leaves_them_alon
         server.kill()
         with restored(backup, tmp_path / "store", server):
             site.start()
-            wait_until(lambda: not containers(with_agent, f"{WORKER}={next(iter(later))}"), message=site.output())
+            wait_until(
+                lambda: not containers(with_agent, f"{WORKER}={next(iter(later))}"), message="the later worker is left"
+            )
             assert site.until_running(endpoint_id, 1) == [adopted]
             assert containers(with_agent, f"{WORKER}={adopted}") == own
             assert "after" not in site.tasks(endpoint_id)
             let_go(with_agent, endpoint_id)
-            wait_until(lambda: all_ended(site, endpoint_id, before), message=site.output())
+            wait_until(lambda: all_ended(site, endpoint_id, before), message="tasks do not end")
             assert containers(with_agent, f"{WORKER}={adopted}") == own
             site.call("DELETE", f"/{endpoint_id}")
-            wait_until(lambda: with_agent.containers(f"{INSTANCE}={instance}") == [], message=site.output())
+            wait_until(lambda: with_agent.containers(f"{INSTANCE}={instance}") == [], message="containers are left")
     record_case(
         "store restored beside running containers",
         seen="workers of the backup's time are RUNNING; the later one is unknown",
