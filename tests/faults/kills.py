@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 from tests.faults.engine import LEASE_SECONDS, Worker
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
@@ -64,27 +62,17 @@ async def _kill_when_busy(stage: Stage, worker: Worker, *parts: str) -> float:
 @scenario("kill api")
 async def kill_apis(stage: Stage) -> None:
     """kill -9 of the API with many submits in flight: what was acknowledged is there, what was not is tried again."""
-    async with _load_on_apis(stage):
-        for name in ("api-1", "api-2", "api-1"):
-            acknowledged = stage.producer.acknowledged
-            await stage.until(lambda before=acknowledged: stage.producer.acknowledged > before + 20)  # type: ignore[misc]
-            await _kill_role(stage, name)
-            if stage.over_api:
-                # The next one to be killed is the only other one: without any API for a lease, agents that use it
-                # cannot renew theirs, and rightly lose their tasks.
-                await asyncio.to_thread(stage.engine.wait_until_ready)
-
-
-@asynccontextmanager
-async def _load_on_apis(stage: Stage) -> AsyncIterator[None]:
-    """Load with short tasks; as long as the block runs where it waits for APIs to start."""
-    if stage.over_api:
-        async with stage.steady_load(rate=60, ms=20):
-            yield
-    else:
-        load = stage.load(stage.mix.quick(300, ms=(1, 20)), rate=60)
-        yield
-        await load
+    loads = []
+    for name in ("api-1", "api-2", "api-1"):
+        loads.append(stage.load(stage.mix.quick(100, ms=(1, 20)), rate=60))
+        acknowledged = stage.producer.acknowledged
+        await stage.until(lambda before=acknowledged: stage.producer.acknowledged > before + 20)  # type: ignore[misc]
+        await _kill_role(stage, name)
+        if stage.over_api:
+            # The next one to be killed is the only other one: without any API for a lease, agents that use it cannot
+            # renew theirs, and rightly lose their tasks.
+            await asyncio.to_thread(stage.engine.wait_until_ready)
+    await asyncio.gather(*loads)
 
 
 @scenario("kill delivery")
