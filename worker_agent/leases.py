@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 MAX_RENEWED = 500
 """Maximum number of leases that one call renews."""
+EARLY_SECONDS = 0.1
+"""Time after which cancelled tasks are looked up again that had no attempt: one may have been about to begin."""
 NOTE_SECONDS = 0.05
 """Minimum time between two calls that note which calls have begun. Most calls of a busy agent end earlier, and are not
 noted."""
@@ -119,12 +121,19 @@ class Leases:
 
         Without attempts, wait for the next one, so that an idle agent asks nothing.
         """
-        cancelled = await self._source.cancelled()
-        held = [one for one in self.unfinished() if one.attempt.lease.task_id in cancelled]
-        for first in range(0, len(held), MAX_RENEWED):
-            await self._renew(held[first : first + MAX_RENEWED])
+        cancelled = set(await self._source.cancelled())
+        if unknown := cancelled - await self._renew_attempts_of(cancelled):
+            await asyncio.sleep(EARLY_SECONDS)
+            await self._renew_attempts_of(unknown)
         await self._holds_any.wait()
         return 1
+
+    async def _renew_attempts_of(self, task_ids: Set[str]) -> set[str]:
+        """Renew the leases of the attempts of these tasks; return the ids of those tasks that have one."""
+        held = [one for one in self.unfinished() if one.attempt.lease.task_id in task_ids]
+        for first in range(0, len(held), MAX_RENEWED):
+            await self._renew(held[first : first + MAX_RENEWED])
+        return {one.attempt.lease.task_id for one in held}
 
     async def note_calls_forever(self) -> None:
         """Tell the engine which calls have begun that were started ahead of a free slot, until cancelled."""

@@ -40,6 +40,7 @@ _GROUPS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
 """Commands, and patterns of the keys of a partition on which `agent` may run them."""
 _UNSEALED = "(+sadd +scard +pexpire ~{qe}:unsealed)"
 _META = "(+hget +hmget %R~{qe}:meta)"
+_CANCELS = f"(+xread %R~{_PARTITION}cancels)"
 _WITHOUT_KEYS = (
     # The category has WAIT, WAITAOF and ASKING. They cannot be named: Redis 7.0 refuses a rule that names WAITAOF.
     *("+@connection", "-@admin", "-@dangerous", "-client", "-command"),
@@ -66,7 +67,8 @@ def _agent_rules() -> str:
     patterns = sorted({pattern for _, keys in (_READ_ONLY, *_GROUPS) for pattern in keys})
     called = [f"~{_PARTITION}{pattern}" for pattern in patterns]
     groups = [_group(commands, keys, "~") for commands, keys in _GROUPS]
-    whole = (*_WITHOUT_KEYS, *called, "~{qe}:unsealed", _META, _UNSEALED, _group(*_READ_ONLY, "%R~"), *groups)
+    others = (_META, _UNSEALED, _CANCELS, _group(*_READ_ONLY, "%R~"))
+    whole = (*_WITHOUT_KEYS, *called, "~{qe}:unsealed", *others, *groups)
     return " ".join(("resetchannels", "-@all", *whole))
 
 

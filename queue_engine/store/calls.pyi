@@ -822,8 +822,8 @@ class Scripts:
         *,
         call_id: str,
     ) -> CancelCancelled | CancelRequested | CancelRepeated | CancelEnded | CancelGone:
-        """Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat.
-        An entry in the partition's stream tells API processes at once, which pass it on to agents that wait for it.
+        """Cancel a task. A waiting task ends at once. The agent of a running task learns of it at once by an entry in
+        the partition's stream, which agents and API processes read, and with the next heartbeat at the latest.
         """
     async def cancel_recovery(self, keys: EndpointKeys, /) -> CancelRecoveryOk | CancelRecoveryEnded:
         """Cancel the recovery of an endpoint, if one runs. Deliveries that it has made due are not changed."""

@@ -33,6 +33,29 @@ class CancelRequests:
         return [_request(entry_id.decode(), fields) for _, entries in reply for entry_id, fields in entries]
 
 
+class WorkerCancellations:
+    """The cancellations of tasks of one worker, for its agent."""
+
+    def __init__(self, requests: CancelRequests, partition: Partition, *, endpoint_id: str, worker_id: str) -> None:
+        self._requests = requests
+        self._partition = partition
+        self._endpoint_id = endpoint_id
+        self._worker_id = worker_id
+        self._place = place_of(0)
+        """The place of the latest request that was read: of any worker, because workers share the stream."""
+
+    async def next(self, *, block_ms: int) -> list[str]:
+        """Return the tasks of the worker that were cancelled since the last call, the first time all that are known.
+
+        Wait up to `block_ms` for a request of any worker.
+        """
+        found = await self._requests.read(self._partition, self._place, block_ms=block_ms)
+        if found:
+            self._place = found[-1].place
+        own = (self._endpoint_id, self._worker_id)
+        return [one.task_id for one in found if (one.endpoint_id, one.worker_id) == own]
+
+
 def place_of(time_ms: int) -> str:
     """Return the place before all entries that are added from this time on (store's clock)."""
     return f"{time_ms}-0"

@@ -28,6 +28,7 @@ from queue_engine.domain.tasks import (
 )
 from queue_engine.gatherer import Gatherer
 from queue_engine.store.calls import Scripts
+from queue_engine.store.cancel_requests import CancelRequests, WorkerCancellations
 from queue_engine.store.codec import AgentSpecs, rest_of
 from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, UNSEALED, Partitions, member
 from queue_engine.store.policies import retry_policy_of
@@ -146,6 +147,9 @@ class TaskQueue:
         self._none_before = 0.0
         """Monotonic time before which no entry can be abandoned."""
         self._cursors = {self._keys.retry_queue: "0-0", self._keys.queue: "0-0"}
+        self._cancellations = WorkerCancellations(
+            CancelRequests(blocking), self._keys.partition, endpoint_id=endpoint_id, worker_id=worker_id
+        )
         self._starts = Gatherer(self.start_together, limit=MAX_TOGETHER)
         self._ends = Gatherer(self._end, limit=MAX_TOGETHER)
 
@@ -384,6 +388,10 @@ class TaskQueue:
             tokens=[lease.token for lease in leases],
         )
         return [Renewal(word) for word in reply.words]
+
+    async def cancelled(self, *, block_ms: int) -> list[str]:
+        """Return cancelled tasks of this worker; wait up to `block_ms` for one: see `WorkerCancellations`."""
+        return await self._cancellations.next(block_ms=block_ms)
 
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:
         """Record the outcome of the attempt."""

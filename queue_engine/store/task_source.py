@@ -7,10 +7,13 @@ as StoreUnavailable.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+
+from redis.exceptions import NoPermissionError
 
 from queue_engine.crypto.sealing import SealBroken, SealKeyUnknown, SecretKeyMissing
 from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt, Unreadable
@@ -26,6 +29,8 @@ from queue_engine.store.workers import WorkerStore
 
 READ_BLOCK_MS = 2000
 """Maximum wait of a read for a task. A connection that is silent for longer is treated as dead."""
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -89,10 +94,18 @@ class StoreTaskSource:
     async def renew(self, leases: Sequence[Lease], *, begun: int = 0) -> Sequence[Renewal]:
         return await self._queue.renew(leases, begun=begun)
 
+    @_raises_unavailable
     async def cancelled(self) -> Collection[str]:
-        """Never return: the store tells of cancellations by renewals."""
-        never: asyncio.Future[Collection[str]] = asyncio.get_running_loop().create_future()
-        return await never
+        """Return what `TaskQueue.cancelled` does; never, if the store's user may not read it."""
+        try:
+            return await self._queue.cancelled(block_ms=READ_BLOCK_MS)
+        except NoPermissionError:
+            log.warning(
+                "cancelled tasks are stopped by the next renewal of their leases, and not at once: the user of the "
+                "store lacks a right that this version needs (deploy/redis/users.acl)"
+            )
+            never: asyncio.Future[Collection[str]] = asyncio.get_running_loop().create_future()
+            return await never
 
     @_raises_unavailable
     async def settle(self, lease: Lease, outcome: Outcome) -> Settled:

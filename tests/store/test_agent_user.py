@@ -30,6 +30,7 @@ COMMANDS = {
     *("xadd", "xreadgroup", "xautoclaim", "xack", "xdel", "xpending", "xlen", "xrevrange", "xtrim"),
     *("xgroup|create", "xgroup|delconsumer", "xinfo|stream", "sadd", "scard"),
     *("zadd", "zrem", "zcard", "zrange", "zremrangebyscore", "evalsha", "info", "time", "cluster|slots"),
+    "xread",
 }
 CONNECTION = {
     *("auth", "hello", "ping", "echo", "select", "quit", "reset", "wait", "waitaof"),
@@ -110,6 +111,7 @@ async def test_an_agent_does_all_its_work_as_its_user(agent_store: Store, store:
     assert await other.renew([started.lease]) == [Renewal.READOPTED]
     assert (await other.settle(started.lease, Failed("x"))).word == "OK"
     await agent.ask_for_headers(started)
+    assert await agent.cancelled(block_ms=1) == []
 
     await bench.probe.ask("DEL", bench.keys.queue, bench.keys.retry_queue)
     assert await agent.claim(1, block_ms=1) == []  # makes the groups again
@@ -157,6 +159,8 @@ async def denials(server: StoreServer) -> dict[str, str]:
 
 def padding(name: str, arity: int) -> list[str]:
     """Return arguments of a command. A number, because some commands say how many keys follow."""
+    if name == "xread":
+        return ["STREAMS", "1", "0"]
     if name == "xreadgroup":
         return ["GROUP", "g", "c", "STREAMS", "1", ">"]
     if name == "evalsha":
@@ -218,7 +222,10 @@ async def touches(stranger: Redis, key: str) -> list[str]:
         *(("XGROUP", "DELCONSUMER", key, "g", "c"), ("XINFO", "STREAM", key), ("XAUTOCLAIM", key, "g", "c", 0, "0")),
         *(("SADD", key, "m"), ("SCARD", key), ("ZADD", key, 1, "m"), ("ZREM", key, "m"), ("ZCARD", key)),
         *(("ZRANGE", key, 0, 1), ("ZREMRANGEBYSCORE", key, 0, 1), ("EVALSHA", "0" * 40, 1, key)),
-        ("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"),
+        *(
+            ("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"),
+            ("XREAD", "STREAMS", key, "0"),
+        ),
     ]
     assert {str(call[0]).lower() for call in calls} == {name.partition("|")[0] for name in COMMANDS} - {
         *("info", "time", "cluster")
@@ -244,6 +251,7 @@ async def test_no_key_of_the_engine_is_reached(stranger: Redis) -> None:
 
 async def test_of_a_partition_only_the_keys_of_agents_are_reached(stranger: Redis) -> None:
     found = {name: await touches(stranger, key) for name, key in partition_keys().items()}
+    assert found.pop("cancel_requests") == ["XREAD"]
     assert {name for name, commands in found.items() if commands} == AGENTS_KEYS
     assert sorted(found["endpoint"]) == ["EVALSHA", "EXISTS", "HGET", "HGETALL", "HMGET"]
     assert found.keys() - AGENTS_KEYS >= {"rates", "created", "recovery", "given_up", "senders", "ticks", "outbox_due"}

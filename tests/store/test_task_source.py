@@ -190,6 +190,21 @@ async def test_the_api_tells_of_a_cancelled_task_at_once(bench: Bench) -> None:
         assert list(await waiting) == ["t1"]
 
 
+async def test_an_agent_on_the_store_learns_of_a_cancelled_task_at_once(bench: Bench) -> None:
+    """Also of one that was cancelled before it asked, and only of its own."""
+    source, other = (StoreTaskSource(bench.agent(name)) for name in ("a1", "a2"))
+    await bench.submit("t1")
+    await bench.submit("t2")
+    for one in (source, other):
+        await started_by(one)
+    await bench.store.tasks.cancel(bench.endpoint_id, "t1")
+    assert list(await source.cancelled()) == ["t1"]
+    waiting = asyncio.create_task(source.cancelled())
+    await bench.store.tasks.cancel(bench.endpoint_id, "t2")
+    assert list(await waiting) == []
+    assert list(await other.cancelled()) == ["t2"]
+
+
 async def test_claims_of_a_silent_agent_are_abandoned_after_that_time(bench: Bench) -> None:
     """Only on the store: an API puts the claims of dead agents back itself."""
     source, other = StoreTaskSource(bench.agent()), StoreTaskSource(bench.agent("other"))

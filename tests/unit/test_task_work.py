@@ -368,6 +368,23 @@ async def test_a_cancellation_that_the_source_tells_of_stops_the_attempt_before_
         assert container.running == {"t2"}
 
 
+async def test_a_cancellation_that_comes_just_before_the_attempt_is_not_missed(source: MemorySource) -> None:
+    leases = Leases(source, lease_seconds=3600)
+    source.cancellations.put_nowait("t1")
+    source.renewals["t1"] = Renewal.CANCEL
+    asking = asyncio.create_task(leases.stop_cancelled_forever())
+    await until(source.cancellations.empty)
+
+    async def run() -> None:
+        with leases.holding(attempt("t1")):
+            await asyncio.Event().wait()
+
+    running = asyncio.create_task(run())
+    await asyncio.wait({running})
+    assert running.cancelled()
+    await end_tasks(asking)
+
+
 async def test_an_agent_without_tasks_does_not_ask_for_cancellations(source: MemorySource) -> None:
     leases = Leases(source, lease_seconds=LEASE_SECONDS)
     source.cancellations.put_nowait("t1")

@@ -1,5 +1,5 @@
--- Cancel a task. A waiting task ends at once. The agent of a running task learns of it with the next heartbeat. An entry in the
--- partition's stream tells API processes at once, which pass it on to agents that wait for it.
+-- Cancel a task. A waiting task ends at once. The agent of a running task learns of it at once by an entry in the partition's
+-- stream, which agents and API processes read, and with the next heartbeat at the latest.
 --
 -- flags: allow-oom, durable
 -- keys of a task: task, cancel_requests
