@@ -41,6 +41,8 @@ _GROUPS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
 _UNSEALED = "(+sadd +scard +pexpire ~{qe}:unsealed)"
 _META = "(+hget +hmget %R~{qe}:meta)"
 _CANCELS = f"(+xread %R~{_PARTITION}cancels)"
+_ENDS = f"(+spublish &{_PARTITION}told:*)"
+"""Messages about ends of tasks, to the API processes that wait for them. They are hints: a process reads the task."""
 _WITHOUT_KEYS = (
     # The category has WAIT, WAITAOF and ASKING. They cannot be named: Redis 7.0 refuses a rule that names WAITAOF.
     *("+@connection", "-@admin", "-@dangerous", "-client", "-command"),
@@ -67,7 +69,7 @@ def _agent_rules() -> str:
     patterns = sorted({pattern for _, keys in (_READ_ONLY, *_GROUPS) for pattern in keys})
     called = [f"~{_PARTITION}{pattern}" for pattern in patterns]
     groups = [_group(commands, keys, "~") for commands, keys in _GROUPS]
-    others = (_META, _UNSEALED, _CANCELS, _group(*_READ_ONLY, "%R~"))
+    others = (_META, _UNSEALED, _CANCELS, _ENDS, _group(*_READ_ONLY, "%R~"))
     whole = (*_WITHOUT_KEYS, *called, "~{qe}:unsealed", *others, *groups)
     return " ".join(("resetchannels", "-@all", *whole))
 

@@ -765,6 +765,15 @@ class UseCredentialOk:
 class UseCredentialNotFound:
     word: Literal["NOT_FOUND"]
 
+class WatchWaiting:
+    word: Literal["WAITING"]
+
+class WatchEnded:
+    word: Literal["ENDED"]
+
+class WatchGone:
+    word: Literal["GONE"]
+
 class YieldLeadershipOk:
     word: Literal["OK"]
 
@@ -1599,5 +1608,10 @@ class Scripts:
         endpoint_id: str,
     ) -> UseCredentialOk | UseCredentialNotFound:
         """Note that an endpoint uses a credential or is about to use it. The note expires after USE_GRACE_MS."""
+    async def watch(self, keys: TaskKeys, /, *, process: str) -> WatchWaiting | WatchEnded | WatchGone:
+        """Ask for a message to a process when a task ends. The task keeps the ids of the processes that watch it, up to
+        seven. Beyond that the message goes to all processes, because a value of more than 64 bytes would make the hash
+        no longer compact.
+        """
     async def yield_leadership(self, *, leader: str, controller_id: str) -> YieldLeadershipOk | YieldLeadershipHeld:
         """Give up the leadership of a controller at once."""

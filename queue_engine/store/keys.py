@@ -197,6 +197,10 @@ class Partition:
         """Stream: the latest requests to cancel a running task, with its worker; limited, expires."""
         return f"{self.tag}:cancels"
 
+    def told(self, process: str) -> str:
+        """Channel: messages to an API process about ends of tasks that it watches; `*` is that of all processes."""
+        return f"{self.tag}:told:{process}"
+
     @cached_property
     def recoveries(self) -> str:
         """Set: endpoints with a recovery that runs."""

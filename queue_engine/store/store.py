@@ -48,6 +48,7 @@ from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner, load_missing
 from queue_engine.store.sweeper import Sweeper
+from queue_engine.store.task_watch import TaskWatch
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.tenants import TenantStore
 from queue_engine.store.usage import UsageStore
@@ -167,6 +168,7 @@ class Store:
         self.header_sealing = HeaderSealing(self.redis, self.tasks)
         self.processes = Processes(self.redis, self.data_format)
         self.cancel_requests = CancelRequests(self._blocking)
+        self.task_watch = TaskWatch(self.redis, self.scripts, self.partitions, self._runner.confirm)
 
     @property
     def data_format(self) -> int:
@@ -359,6 +361,7 @@ class Store:
 
     async def close(self) -> None:
         """Close all connections. Safe to call twice."""
+        await self.task_watch.aclose()
         for client in self._clients:
             await close(client)
 

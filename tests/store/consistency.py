@@ -143,6 +143,8 @@ def _faults_of_tasks(contents: _Content, one: _EndpointContent) -> list[str]:
             faults.append(f"task {task_id} ({fields['state']}) is in {sorted(places)}, expected {sorted(expected)}")
         if ("busy_since" in fields) != ("busy_tries" in fields):
             faults.append(f"task {task_id} has half a busy streak")
+        if fields["state"] not in WAITING_AND_RUNNING and "watchers" in fields:
+            faults.append(f"task {task_id} ({fields['state']}) is still watched")
     return faults
 
 

@@ -30,7 +30,7 @@ COMMANDS = {
     *("xadd", "xreadgroup", "xautoclaim", "xack", "xdel", "xpending", "xlen", "xrevrange", "xtrim"),
     *("xgroup|create", "xgroup|delconsumer", "xinfo|stream", "sadd", "scard"),
     *("zadd", "zrem", "zcard", "zrange", "zremrangebyscore", "evalsha", "info", "time", "cluster|slots"),
-    "xread",
+    *("xread", "spublish"),
 }
 CONNECTION = {
     *("auth", "hello", "ping", "echo", "select", "quit", "reset", "wait", "waitaof"),
@@ -225,6 +225,7 @@ async def touches(stranger: Redis, key: str) -> list[str]:
         *(
             ("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"),
             ("XREAD", "STREAMS", key, "0"),
+            ("SPUBLISH", key, "m"),
         ),
     ]
     assert {str(call[0]).lower() for call in calls} == {name.partition("|")[0] for name in COMMANDS} - {
@@ -257,6 +258,13 @@ async def test_of_a_partition_only_the_keys_of_agents_are_reached(stranger: Redi
     assert found.keys() - AGENTS_KEYS >= {"rates", "created", "recovery", "given_up", "senders", "ticks", "outbox_due"}
     for key in ("{p01}:tokens:7", "{p01}:worker-tokens:7", "{qe}:periodic", "arq:job:x", "other"):
         assert await touches(stranger, key) == []
+
+
+async def test_only_messages_about_tasks_are_sent(stranger: Redis) -> None:
+    assert await touches(stranger, Partition(99).told("*")) == ["SPUBLISH"]
+    for command in ("SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "PUBLISH"):
+        with pytest.raises(NoPermissionError):
+            await stranger.execute_command(command, Partition(99).told("*"), "m")  # type: ignore[no-untyped-call]
 
 
 async def test_the_engines_scripts_change_nothing_for_an_agent(store: Store, bench: Bench, stranger: Redis) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
 
 import pytest
@@ -22,7 +23,7 @@ from tests.servers import valkey_binary
 from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, Bench, answer, config, spec
 from tests.store.probe import Probe
 from tests.topology import SLOW_DETECTION_MS, ClusterSetup
-from tests.waiting import wait_until_async
+from tests.waiting import GIVE_UP_SECONDS, wait_until_async
 
 pytestmark = pytest.mark.topology
 
@@ -129,6 +130,35 @@ async def test_a_read_that_waits_follows_its_queue(setup: ClusterSetup, bench: B
     await retry_while_unavailable(lambda: bench.submit("t1"), passing=unavailability)
     found = await waiting or await read()
     assert found == ["t1"]
+
+
+async def test_ends_of_watched_tasks_are_noted_after_their_slot_has_moved(setup: ClusterSetup, bench: Bench) -> None:
+    """The endpoints are on all nodes, and the slots of two partitions move in turn."""
+    ids = [(await bench.store.endpoints.create(TENANT, config(name=f"e{n}"))).endpoint_id for n in range(16)]
+    bench.endpoint_ids += ids
+    benches = [Bench(bench.store, one, bench.probe) for one in ids]
+    for round_ in range(2):
+        for one in benches:
+            await one.submit(f"t{round_}")
+        with ExitStack() as stack:
+            watched = [
+                stack.enter_context(bench.store.task_watch.watching(one.endpoint_id, [f"t{round_}"])) for one in benches
+            ]
+            await wait_until_async(lambda: _are_subscribed(setup, bench))
+            await asyncio.to_thread(setup.migrate_slot, setup.slot_of(benches[round_].keys.queue))
+            for one in benches:
+                await retry_while_unavailable(
+                    partial(bench.store.tasks.cancel, one.endpoint_id, f"t{round_}"), passing=unavailability
+                )
+            ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            async with asyncio.timeout(GIVE_UP_SECONDS):
+                assert [await one.next(ended) for one in watched] == [{f"t{round_}"}] * len(watched)
+
+
+async def _are_subscribed(setup: ClusterSetup, bench: Bench) -> bool:
+    """Return True if the channels of all partitions are subscribed at the owners of their slots."""
+    channels = [partition.told("*") for partition in bench.store.partitions.all()]
+    return all(setup.owner_of(one).command("PUBSUB", "SHARDCHANNELS", one) == "*2" for one in channels)
 
 
 async def test_a_frozen_node_does_not_block_other_nodes(setup: ClusterSetup, bench: Bench) -> None:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from functools import partial
 
 import pytest
 from redis.exceptions import RedisError
 
+from queue_engine.aio import retry_while_unavailable
 from queue_engine.config.durability import Durability
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
@@ -28,7 +30,7 @@ from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, TICK_MS, Bench, aga
 from tests.store.probe import Probe
 from tests.topology import ClusterSetup, SentinelSetup
 from tests.upgrade.made_up import FIELD, STEP, TO
-from tests.waiting import wait_until_async
+from tests.waiting import GIVE_UP_SECONDS, wait_until_async
 
 pytestmark = pytest.mark.topology
 
@@ -403,6 +405,32 @@ async def test_a_clusters_pipeline_keeps_the_order_of_its_replies(setup: Setup, 
 
 
 # Fail-over
+
+
+async def test_watched_tasks_are_noted_after_their_frozen_master_was_replaced(setup: Setup, bench: Bench) -> None:
+    """A frozen master keeps the connections open on which it sends no message."""
+    names = [f"t{number}" for number in range(200)]
+    await asyncio.gather(*map(bench.submit, names))
+    await bench.store.check_writable()
+    with bench.store.task_watch.watching(bench.endpoint_id, names) as watched:
+        await wait_until_async(lambda: _is_subscribed(setup, bench))
+        await asyncio.to_thread(_freeze_owner, setup, bench)
+        other = Store(setup.url, Sealer(SECRET_KEY), partitions=PARTITIONS)
+        for name in names:
+            await retry_while_unavailable(
+                partial(other.tasks.cancel, bench.endpoint_id, name), passing=unavailability, what="cancel"
+            )
+        found: set[str] = set()
+        async with asyncio.timeout(GIVE_UP_SECONDS):
+            while len(found) < len(names):
+                found |= await watched.next(asyncio.get_running_loop().create_future())
+    await other.close()
+    await asyncio.to_thread(setup.restore)
+
+
+async def _is_subscribed(setup: Setup, bench: Bench) -> bool:
+    names = bench.partition.told("*")
+    return any(master.command("PUBSUB", "SHARDCHANNELS", names) == "*2" for master in masters_of(setup))
 
 
 async def test_work_goes_on_after_the_master_has_died_and_nothing_acknowledged_is_lost(

@@ -591,15 +591,15 @@ end
 
 -- Record the end of a task, except what `complete_ends` records for all tasks in `ended`, which it is added to. `value` is its
 -- output or its error. A task that waits after a lost lease has the attempt's `lost_token`, and `noted` when that attempt costs
--- nothing.
+-- nothing. The processes that watch the task (see watch.lua) get a message.
 -- keys: task, body, history, finished_success, finished_failed
 local function record_end(ended, at, state, value)
   local now = text(at)
   local member, task_id = names_of(task)
   local status, stream = 'failed', finished_failed
   if state == 'succeeded' then status, stream = 'success', finished_success end
-  local seq, webhook, lost_token, noted, has_history, place, spec, entry, ahead = unpack(redis.call('HMGET', task, 'seq',
-    'webhook', 'lost_token', 'noted', 'history', 'result_at', 'spec', 'entry', 'ahead'))
+  local seq, webhook, lost_token, noted, has_history, place, spec, entry, ahead, watchers = unpack(redis.call('HMGET', task,
+    'seq', 'webhook', 'lost_token', 'noted', 'history', 'result_at', 'spec', 'entry', 'ahead', 'watchers'))
   local destination = webhook and destination_of(webhook, spec)
   local is_lost = lost_token and not noted
   if is_lost then note_attempt(redis.call('HGET', task, 'updated'), 'lost') end
@@ -612,10 +612,14 @@ local function record_end(ended, at, state, value)
   local bytes = (length or redis.call('STRLEN', body)) + TASK_BYTES + #value
   local number = index_add(status, stream, at, 't', task_id, 'n', seq, 'b', bytes)
   redis.call('HSET', task, 'state', state, 'finished', now, 'updated', now, 'fin', number, unpack({ field, length }))
-  if entry or lost_token or ahead then redis.call('HDEL', task, 'entry', 'lost_token', 'ahead') end
+  if entry or lost_token or ahead or watchers then redis.call('HDEL', task, 'entry', 'lost_token', 'ahead', 'watchers') end
   if webhook then
     begin_counted_delivery(destination, now)
     redis.call('HSET', task, 'delivery', 'INIT')
+  end
+  -- With pcall, because an agent whose user has the rules of an earlier version may not publish. The end is recorded without it.
+  for process in string.gmatch(watchers or '', '%S+') do
+    redis.pcall('SPUBLISH', string.match(task, '^[^:]+') .. ':told:' .. process, 'x ' .. member)
   end
   local group = ended[status] or { bytes = 0, members = {}, ids = {} }
   ended[status], group.bytes = group, group.bytes + #value

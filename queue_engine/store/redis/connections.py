@@ -150,6 +150,31 @@ class Watchful(AbstractConnection):
             raise RedisConnectionError("the server has sent more replies than it got commands")
         return replies
 
+    async def send(self, commands: Sequence[Iterable[Any]]) -> None:
+        """Send commands in one write, without waiting for replies. Raises errors of redis-py."""
+        await self.connect()
+        await self.send_packed_command(
+            [piece for command in commands for piece in self.pack_command(*command)], check_health=False
+        )
+
+    async def received(self, seconds: float) -> list[Any]:
+        """Return the next replies and messages from the server; none when it sends none for `seconds`.
+
+        An error reply is an item of the list. Raises ConnectionError of redis-py.
+        """
+        parser = cast(Any, self._parser)
+        if not self.is_connected:
+            raise RedisConnectionError("the connection is closed")
+        try:
+            async with asyncio.timeout(seconds):
+                while not (found := list(iter(parser._reader.gets, NOT_ENOUGH_DATA))):
+                    await parser.read_from_socket()
+        except TimeoutError:
+            return []
+        except (OSError, RuntimeError) as error:
+            raise RedisConnectionError(f"the connection is lost: {error}") from error
+        return found
+
     def _check(self, reply: Exception) -> None:
         """Raise ConnectionError when an error reply means that the commands need another connection."""
         if isinstance(reply, RedisConnectionError):
