@@ -21,6 +21,7 @@ from queue_engine.crypto.api_keys import new_api_key
 from queue_engine.crypto.sealing import new_secret_key
 from queue_engine.domain.api_keys import Grant
 from queue_engine.engine.engine import Engine
+from queue_engine.engine.waits import WaitLimits
 from queue_engine.net.resolver import NameNotResolved
 from queue_engine.store.api_keys import Creation
 from queue_engine.store.store import Store
@@ -77,7 +78,7 @@ class RunningApi:
 
     def stop(self) -> None:
         """Begin to stop serving, as SIGTERM does."""
-        self.engine.agent_work.drain()
+        self.engine.drain()
         self.stopping.set()
 
     async def new_key(self, tenant: str, **limits: Any) -> str:
@@ -137,6 +138,7 @@ async def running_api(
             ceilings=ceilings,
             agent_times=settings.agent_times(),
             local_agents=settings.alb_local_agents,
+            wait_limits=WaitLimits(settings.max_waits, settings.max_waits_per_tenant),
             monotonic=monotonic,
         )
         app = create_app(settings, engine, worker_access, catalogue, monotonic=monotonic)

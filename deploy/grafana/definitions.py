@@ -125,6 +125,8 @@ OVERVIEW = Dashboard(
                   "valid key (401), by reason.",
                   [Query(_rate("queue_engine_rate_limited_total", by="scope"), "429 {{scope}}"),
                    Query(_rate("queue_engine_auth_failures_total", by="reason"), "401 {{reason}}")], unit="reqps"),
+            Panel(304, "Waits", "Tasks that clients wait for, by API process. See docs/operations/limits.md.",
+                  [Query("queue_engine_task_waits", "{{job}} {{instance}}")]),
         ]),
         Row(400, "Processes", [
             *_of_processes(401, "process, all agents of a controller together,", "queue_engine_build_info"),

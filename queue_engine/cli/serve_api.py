@@ -18,6 +18,7 @@ from queue_engine.cli.store_access import open_store
 from queue_engine.config.catalogue import load_catalogue
 from queue_engine.config.engine import ApiSettings
 from queue_engine.engine.engine import Engine
+from queue_engine.engine.waits import WaitLimits
 from queue_engine.net.resolver import CachingResolver, DnsLookup
 from queue_engine.observability import metrics
 from queue_engine.observability.exporter import Page, own_metrics
@@ -64,6 +65,7 @@ async def serve_api(settings: ApiSettings) -> int:
                 ceilings=ceilings,
                 agent_times=settings.agent_times(),
                 local_agents=settings.alb_local_agents,
+                wait_limits=WaitLimits(settings.max_waits, settings.max_waits_per_tenant),
             )
             app = create_app(settings, engine, worker_access, catalogue, _metrics_page(membership))
             stopping = asyncio.Event()
@@ -100,8 +102,8 @@ async def _serve_both(
 
 
 def _stop(engine: Engine, stopping: asyncio.Event) -> None:
-    """Stop serving. Agents that wait for tasks get a response at once, and wait at another process."""
-    engine.agent_work.drain()
+    """Stop serving. Agents and clients that wait get a response at once, and wait at another process."""
+    engine.drain()
     stopping.set()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +70,10 @@ _ATTEMPT_COLUMNS = (
 
 DEFAULT_MAX_BODY_BYTES = 1024 * 1024
 """The API's default."""
+WAIT_SECONDS = 10
+"""Time for which one request waits. The shown time is updated after each."""
 POLLS = Backoff(0.1, 2.0)
+"""Pauses between requests to which the API responds without waiting."""
 MAX_SHOWN_CHARACTERS = 4000
 """Maximum length of a printed input or output; `--json` prints all of it."""
 
@@ -240,21 +244,24 @@ def _standing(task: str, stands: dict[str, Any]) -> str:
 def _wait(session: Session, endpoint_id: str, task_id: str, timeout: float | None) -> None:
     """Wait until the task has ended, and show it. Ends the program if it has failed or has not ended in time."""
 
-    def ask() -> Data:
-        return session.api.get(ENDPOINTS, endpoint_id, "tasks", task_id)
+    def ask(seconds: int) -> Data:
+        return session.api.get(ENDPOINTS, endpoint_id, "tasks", task_id, query={"wait": seconds})
 
-    began, polls = session.monotonic(), 0
-    found = ask()
+    began, early = session.monotonic(), 0
+    found = ask(0)
     with session.screen.waiting(f"task {task_id}") as tell:
         while (task := _members(found)).get("status") == TaskStatus.PROCESSING:
             waited = session.monotonic() - began
-            if timeout is not None and waited >= timeout:
+            left = float("inf") if timeout is None else timeout - waited
+            if left <= 0:
                 raise NotInTime(f"task {task_id} has not ended after {timeout:g} s; it is {task.get('state')}")
             tell(f"task {task_id}: {task.get('state')}, {length(int(waited * 1000))}")
-            polls += 1
-            pause = POLLS.delay_after(polls)
-            session.pause(pause if timeout is None else min(pause, timeout - waited))
-            found = session.patiently(ask)
+            # A pause after a response without a wait: the API stops, is at its limit of waits, or knows no waits.
+            if early:
+                session.pause(min(POLLS.delay_after(early), left))
+            asked_at, seconds = session.monotonic(), int(min(WAIT_SECONDS, left))
+            found = session.patiently(partial(ask, seconds))
+            early = early + 1 if session.monotonic() - asked_at < max(seconds, 1) / 2 else 0
     _show(session, found)
     if task.get("status") == TaskStatus.FAILED:
         raise typer.Exit(EXIT_TASK_FAILED)

@@ -290,6 +290,18 @@ class ApiSettings(AgentTimeSettings, WebhookSettings, LimitSettings, CatalogueSe
         description="Networks to which requests to ALB endpoints may be sent, comma-separated CIDRs; loopback and "
         "private networks by default. Link-local and metadata addresses and the engine's own ports are always refused",
     )
+    max_waits: int = Field(
+        20_000,
+        ge=0,
+        description="Maximum number of tasks that clients wait for at an API process (`?wait=`, `…/tasks/wait`); 0: no "
+        "limit. A wait beyond it ends at once: the response has the task as it is, and `Retry-After: 1`",
+    )
+    max_waits_per_tenant: int = Field(
+        5000,
+        ge=0,
+        description="Maximum number of tasks that the clients of a tenant wait for at an API process; 0: no limit. A "
+        "wait beyond it ends at once, as with `QUEUE_ENGINE_MAX_WAITS`",
+    )
     rate_limit_per_second: float = Field(
         0.0,
         ge=0,

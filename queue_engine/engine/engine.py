@@ -25,6 +25,7 @@ from queue_engine.engine.submissions import Submissions
 from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.engine.tenants import Tenants
 from queue_engine.engine.upstreams import Listings
+from queue_engine.engine.waits import DEFAULT_WAIT_LIMITS, WaitLimits, Waits
 from queue_engine.rules.webhook_urls import DestinationRules
 from queue_engine.store.store import Store
 
@@ -34,7 +35,7 @@ class Engine:
 
     `secret_keys` are the server's keys, the current key first. `limits` are those of tenants for which an operator has
     set no others. `ceilings` are the highest values of endpoints' settings. `agent_times` are those of agents that call
-    this process.
+    this process. `wait_limits` are those of clients that wait for tasks.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Engine:
         ceilings: Ceilings = NO_CEILINGS,
         agent_times: AgentTimes = DEFAULT_AGENT_TIMES,
         local_agents: bool = False,
+        wait_limits: WaitLimits = DEFAULT_WAIT_LIMITS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
@@ -61,6 +63,7 @@ class Engine:
         self.orders = Orders(store.tasks, self.audit)
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
+        self.waits = Waits(self.queries, store.task_watch, wait_limits)
         self.endpoints = Endpoints(
             store.endpoints,
             store.credentials,
@@ -77,6 +80,11 @@ class Engine:
         self.tenants = Tenants(store.tenants, tenant_limits, self.audit)
         self.listings = Listings(store.endpoints, store.workers)
         self.agent_work = AgentWork(store, agent_times, local_agents=local_agents)
+
+    def drain(self) -> None:
+        """Respond to all that wait at this process, clients and agents. Safe to call from a signal handler."""
+        self.waits.drain()
+        self.agent_work.drain()
 
     async def now_ms(self) -> int:
         """Return the store's clock, to which all times of the API belong. Raises StoreUnavailable."""

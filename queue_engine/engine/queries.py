@@ -48,11 +48,20 @@ class Queries:
         check_sees_task(principal, task)
         return task if task.long is None else replace(task, long=_patient(task.long))
 
+    async def brief(self, principal: Principal, endpoint: Endpoint, task_id: str) -> Task:
+        """Return the task without its input and output."""
+        check_sees(principal, endpoint)
+        task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))
+        if task is None:
+            raise NotFound(Resource.TASK)
+        check_sees_task(principal, task)
+        return task
+
     async def attempts(self, principal: Principal, endpoint: Endpoint, task_id: str) -> list[Attempt]:
         """Return the latest attempts of the task, oldest first."""
         check_sees(principal, endpoint)
         if principal.sees_only_own_tasks:
-            await self._check_task(principal, endpoint, task_id)
+            await self.brief(principal, endpoint, task_id)
         attempts = await from_store(self._tasks.attempts(endpoint.endpoint_id, task_id))
         if attempts is None:
             raise NotFound(Resource.TASK)
@@ -73,13 +82,6 @@ class Queries:
         if page is None:
             raise NotFound(Resource.WORKER)
         return page
-
-    async def _check_task(self, principal: Principal, endpoint: Endpoint, task_id: str) -> None:
-        """Raise NotFound unless the principal may read the task."""
-        task = await from_store(self._tasks.brief(endpoint.endpoint_id, task_id))
-        if task is None:
-            raise NotFound(Resource.TASK)
-        check_sees_task(principal, task)
 
 
 def _patient(texts: LongTexts) -> LongTexts:

@@ -270,6 +270,11 @@ http_request_duration = _histogram(
 )
 open_websockets = _gauge("queue_engine_open_websockets", "Open WebSockets to workers of ALB endpoints", by=[API])
 waiting_agents = _gauge("queue_engine_waiting_agents", "Agents that wait at this process for a task", by=[API])
+task_waits = _gauge("queue_engine_task_waits", "Tasks that clients of this process wait for", by=[API])
+task_waits_refused = _counter(
+    "queue_engine_task_waits_refused", "Waits that ended at once because of a limit of waits", ["limit"],
+    by={API: ("all", "tenant")},
+)  # fmt: skip
 rate_limited = _counter(
     "queue_engine_rate_limited",
     "Requests refused with 429",

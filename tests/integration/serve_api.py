@@ -22,6 +22,7 @@ async def main() -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     container = _serve_container()
     async with running_api(os.environ["QUEUE_ENGINE_REDIS_URL"]) as api:
+        api.engine.waits.drain()  # because a made-up request may wait for minutes
         known = {"id": await _new_endpoint(api), "workerId": "w1", "taskId": "known"}
         known["alb"] = await _new_alb_endpoint(api, container)
         known["credential"] = await _new_credential(api)

@@ -24,7 +24,7 @@ from queue_engine.domain.tasks import Succeeded
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.rules.strict_json import split_object
 from queue_engine.store.api_keys import OPERATORS
-from tests.api_server import ENDPOINT, RunningApi
+from tests.api_server import ENDPOINT, TASK, RunningApi
 from tests.integration.test_api_deliveries import Results
 
 ANY_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
@@ -121,6 +121,11 @@ async def _scenario(api: RunningApi) -> None:
         await api.client.get(f"{base}/{path}")
         await api.client.get(f"{base}/{path}", headers={"X-Api-Key": "nobody"})
     await api.client.get(f"{base}/tasks?pageSize=0")
+    await api.client.get(f"{base}/tasks/a?wait=9")
+    await api.client.get(f"{base}/tasks/a?wait=x")
+    await api.client.post(f"{base}/tasks?wait=0", json=TASK | {"taskId": "b"})
+    await api.client.post(f"{base}/tasks/wait", json={"taskIds": ["a", "b", "none"]})
+    await api.client.post(f"{base}/tasks/wait", json={"taskIds": []})
     await api.client.get("/v2/serverless/77/workers")
     await api.client.post(f"{base}/tasks", content=b"{}")
     await api.client.post(f"{base}/tasks", json={"input": "x" * 1024 * 1024})

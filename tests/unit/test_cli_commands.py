@@ -294,14 +294,33 @@ def test_submit_needs_a_port_when_none_is_exposed() -> None:
     )
 
 
-def test_waiting_looks_again_until_the_task_has_ended() -> None:
+def test_waiting_is_left_to_the_api() -> None:
+    api = FakeApi({})
+
+    def wait(request: httpx.Request) -> dict[str, Any]:
+        api.time += int(request.url.params["wait"])
+        return task() if api.time > NOW_MS / 1000 + 25 else RUNNING
+
+    api.answers = {TASK: wait}
+    assert api.run("tasks", "wait", "7", "t1").exit_code == 0
+    assert [request.url.params["wait"] for request in api.requests] == ["0", "10", "10", "10"]
+    assert api.pauses == []
+
+
+def test_waiting_for_less_than_a_second_is_left_to_pauses() -> None:
+    api = FakeApi({TASK: RUNNING})
+    assert api.run("tasks", "wait", "7", "t1", "--timeout", "0.5").exit_code == 124
+    assert sum(api.pauses) == pytest.approx(0.5)
+
+
+def test_waiting_at_an_api_that_does_not_wait_looks_again_until_the_task_has_ended() -> None:
     api = FakeApi({TASK: Script(RUNNING, RUNNING, RUNNING, task(output={"ok": 1}))})
     result = api.run("tasks", "wait", "7", "t1")
     assert result.exit_code == 0
     assert "status            SUCCESS" in result.stdout
     assert 'output            {"ok": 1}' in result.stdout
     assert api.pauses == sorted(api.pauses)
-    assert len(api.pauses) == 3
+    assert len(api.pauses) == 2
 
 
 def test_looking_again_gets_rarer_but_not_too_rare() -> None:

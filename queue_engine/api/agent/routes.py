@@ -15,12 +15,12 @@ from queue_engine.agent_protocol import messages as m
 from queue_engine.agent_protocol.calls import Call
 from queue_engine.agent_protocol.conversions import encodable, head_of, outcomes_in, result_of
 from queue_engine.agent_protocol.frames import CONTENT_TYPE, MAX_HEAD_BYTES, BadFrame, Blob
-from queue_engine.api.agent.long_poll import LongPoll
 from queue_engine.api.agent.output_check import OutputCheck
 from queue_engine.api.http.auth import AgentAuthenticator
 from queue_engine.api.http.bodies import BodyReader, release
 from queue_engine.api.http.connections import CONNECTION, Connection
 from queue_engine.api.http.errors import CLOSE, ClientGone, NotJson
+from queue_engine.api.http.long_poll import LongPoll
 from queue_engine.api.http.operations import DescribedRoute, Serve
 from queue_engine.api.http.rate_limit import RateLimiter
 from queue_engine.api.http.responses import Response

@@ -14,6 +14,8 @@ from queue_engine.api.http.refused_requests import RefusedRequests
 from queue_engine.domain.errors import QuotaReached, RateLimitReached, StoreUnavailable, TooManyRequests
 from queue_engine.observability import metrics
 
+WAITED = "queue_engine.waited"
+"""Set in the scope of a request that was a long poll, although not all requests of its route are."""
 CLIENT_GONE = 499
 """Status in the metrics of a request whose client closed the connection before the response."""
 
@@ -72,7 +74,8 @@ class Edge:
         count, duration = self._figures.get(key) or self._figures_of(*key)
         count.inc()
         # A WebSocket lasts as long as its client wants, and a long poll until a task comes.
-        if status != HTTPStatus.SWITCHING_PROTOCOLS and not getattr(scope.get("route"), "waits", False):
+        is_poll = WAITED in scope or getattr(scope.get("route"), "waits", False)
+        if status != HTTPStatus.SWITCHING_PROTOCOLS and not is_poll:
             duration.observe(seconds)
 
     def _figures_of(self, route: str, method: str, status: int) -> tuple[Counter, Histogram]:

@@ -105,8 +105,9 @@ class Operation(DescribedRoute):
 
     `response` is the schema of a successful response. For a response that is not JSON, `media_type` is its type.
     `failures` are the HTTP statuses of errors besides 500 and those that follow from `right`, `takes` is the schema of
-    the request's body, and `parameters` are the parameters of the path and the query. The handler's docstring is part
-    of the API's description.
+    the request's body, and `parameters` are the parameters of the path and the query. `only_reads` is True for a POST
+    that changes nothing, which is not logged, and `waits` for a long poll. The handler's docstring is part of the API's
+    description.
 
     A writing operation under `/v2` refuses webhook deliveries: a task whose webhook is this API, at an address that is
     not known as its own, would otherwise submit or retry itself forever.
@@ -126,6 +127,8 @@ class Operation(DescribedRoute):
         failures: Sequence[int] = (),
         takes: type[BaseModel] | None = None,
         parameters: Sequence[dict[str, Any]] = (),
+        only_reads: bool = False,
+        waits: bool = False,
     ) -> None:
         writes = method not in SAFE_METHODS and path.startswith("/v2/")
         statuses = sorted({*failures, 500, *((400,) if writes else ()), *failures_of(right)})
@@ -135,7 +138,7 @@ class Operation(DescribedRoute):
         super().__init__(
             method,
             path,
-            _responding(handler, writes=writes),
+            _responding(handler, writes=writes, is_order=writes and not only_reads),
             right=right,
             name=handler.__name__,
             summary=summary,
@@ -147,9 +150,10 @@ class Operation(DescribedRoute):
         self.response_model = response
         self.media_type = media_type
         self.takes = takes
+        self.waits = waits
 
 
-def _responding(handler: Handler, *, writes: bool) -> Serve:
+def _responding(handler: Handler, *, writes: bool, is_order: bool) -> Serve:
     async def serve(scope: Scope, receive: Receive, _send: Send) -> Response:
         if writes:
             _check_no_delivery(scope)
@@ -157,7 +161,7 @@ def _responding(handler: Handler, *, writes: bool) -> Serve:
             response = await handler(Request(scope, receive))
         finally:
             release(scope)
-        if writes:
+        if is_order:
             log_order(handler.__name__, scope)
         return response
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -78,19 +78,37 @@ def success(data: Any, headers: Headers = ()) -> Response:
     return Response(200, orjson.dumps({"message": "success", "code": SUCCESS, "data": data}), headers=headers)
 
 
-def success_with_texts(data: Mapping[str, Any], texts: Mapping[str, Part | None]) -> Response:
+def success_with_texts(data: Mapping[str, Any], texts: Mapping[str, Part | None], headers: Headers = ()) -> Response:
     """Return `data`, which has a member or more, in the envelope, with further members that are JSON text already.
 
     None and empty text are null.
     """
     if sum(len(text) for text in texts.values() if text) <= MAX_JOINED_BYTES:
-        return success({**data, **{name: _fragment(text) for name, text in texts.items()}})
-    begun = success(data)
-    parts: list[Part] = []
-    for name, text in texts.items():
-        parts.append(b',"%b":' % name.encode())
-        parts.append(text or b"null")
-    return replace(begun, body=begun.body.removesuffix(_END), more=(*parts, _END))
+        return success({**data, **{name: _fragment(text) for name, text in texts.items()}}, headers)
+    begun = success(data, headers)
+    return replace(begun, body=begun.body.removesuffix(_END), more=(*_members(texts), _END))
+
+
+def success_with_items(
+    name: str,
+    items: Sequence[tuple[Mapping[str, Any], Mapping[str, Part | None]]],
+    data: Mapping[str, Any],
+    headers: Headers = (),
+) -> Response:
+    """Return `data`, which has a member or more, in the envelope, and a list of items as its further member `name`.
+
+    Each item is as `success_with_texts` takes it.
+    """
+    begun = success(data, headers)
+    parts: list[Part] = [b',"%b":[' % name.encode()]
+    for index, (members, texts) in enumerate(items):
+        parts += [b"," if index else b"", orjson.dumps(members).removesuffix(b"}"), *_members(texts), b"}"]
+    return replace(begun, body=begun.body.removesuffix(_END), more=(*parts, b"]", _END))
+
+
+def _members(texts: Mapping[str, Part | None]) -> list[Part]:
+    """Return the parts of a body for members that follow others."""
+    return [part for name, text in texts.items() for part in (b',"%b":' % name.encode(), text or b"null")]
 
 
 def _fragment(text: Part | None) -> orjson.Fragment | None:

@@ -75,13 +75,22 @@ class Services:
         started = self.monotonic()
         body = await self.bodies.read_object(request, principal.tenant, known, keep_raw)
         if self.monotonic() - started > REVOCATION_SECONDS:
-            scope = request.scope
-            check_may(await self.authenticator.principal_of(scope["headers"], _address_of(scope)), scope["route"].right)
+            await self.check_again(request)
         return body
+
+    async def check_again(self, request: Request) -> None:
+        """Check the key of a request again that has waited. Raises Unauthorized, Forbidden, StoreUnavailable."""
+        scope = request.scope
+        check_may(await self.authenticator.principal_of(scope["headers"], _address_of(scope)), scope["route"].right)
 
     async def endpoint(self, request: Request, principal: Principal) -> Endpoint:
         """Return the endpoint in the path. Raises NotFound, StoreUnavailable."""
         return await self.engine.endpoints.get(principal, endpoint_id_in(request))
+
+
+def with_address(principal: Principal, request: Request) -> Principal:
+    """Return the principal with the client's address, for the audit log."""
+    return replace(principal, address=_address_of(request.scope))
 
 
 def _address_of(scope: Scope) -> str:

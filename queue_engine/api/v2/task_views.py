@@ -186,6 +186,14 @@ class SubmittedView(View):
     task_id: str = Field(description="Id of the task, as submitted or generated")
 
 
+class WaitedTasksView(View):
+    """Tasks after a wait. Each id of the request is in one of the three."""
+
+    pending: list[str] = Field(description="Ids of tasks that have not ended, or that the next response has")
+    unknown: list[str] = Field(description="Ids of tasks that do not exist")
+    ended: list[TaskDetailView] = Field(description="Tasks that have ended")
+
+
 class TaskStandingView(View):
     """The status of a task."""
 

@@ -24,16 +24,20 @@ from queue_engine.api.v2.task_views import (
     TaskDetailView,
     TaskPageView,
     TaskStandingView,
+    WaitedTasksView,
     attempts_view,
     task_counts_view,
     task_detail_view,
     task_page_view,
     task_standing_view,
 )
+from queue_engine.api.v2.waits import TaskWaits, Wait, WaitForTasks, disconnect_parameter, wait_in, wait_parameter
+from queue_engine.domain.endpoints import Endpoint
 from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tasks import TaskStatus
-from queue_engine.engine.submissions import counted_rejections
+from queue_engine.engine.access import check_may
+from queue_engine.engine.submissions import Submitted, counted_rejections
 
 TAG = "tasks"
 TASK_ID = in_path("taskId", "Id of a task", {"type": "string", "pattern": "^[A-Za-z0-9_]{1,255}$"})
@@ -47,14 +51,16 @@ class TaskRoutes:
         self._submissions = services.engine.submissions
         self._orders = services.engine.orders
         self._queries = services.engine.queries
+        self._waits = TaskWaits(services)
 
     def operations(self) -> list[Operation]:
         tasks, task = "/v2/serverless/{id}/tasks", "/v2/serverless/{id}/tasks/{taskId}"
         return [
             Operation(
                 "POST", tasks, self.submit_task, right=Right.SUBMIT,
-                summary="Submit a task", tag=TAG, response=Success[SubmittedView],
-                takes=SubmitTask, parameters=[ENDPOINT_ID], failures=(400, 401, 404, 409, 413, 415, 429, 503),
+                summary="Submit a task", tag=TAG, response=Success[SubmittedView | TaskDetailView], takes=SubmitTask,
+                parameters=[ENDPOINT_ID, wait_parameter("it has the task's id only"), disconnect_parameter()],
+                failures=(400, 401, 404, 409, 413, 415, 429, 503),
             ),
             Operation(
                 "GET", tasks, self.list_tasks, right=Right.VIEW, summary="List tasks, newest first", tag=TAG,
@@ -68,12 +74,20 @@ class TaskRoutes:
             Operation(
                 "GET", task, self.get_task, right=Right.VIEW_TASK,
                 summary="Read a task with its input and output", tag=TAG,
-                response=Success[TaskDetailView], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
+                response=Success[TaskDetailView],
+                parameters=[ENDPOINT_ID, TASK_ID, wait_parameter("it does not wait")],
+                failures=(400, 401, 404, 429, 503),
             ),
             Operation(
                 "GET", f"{task}/attempts", self.list_attempts, right=Right.VIEW_TASK,
                 summary="List the latest attempts of a task, oldest first", tag=TAG,
                 response=Success[list[AttemptView]], parameters=[ENDPOINT_ID, TASK_ID], failures=(401, 404, 429, 503),
+            ),
+            Operation(
+                "POST", f"{tasks}/wait", self._waits.wait_for_tasks, right=Right.VIEW_TASK,
+                summary="Wait for the first of several tasks to end", tag=TAG, response=Success[WaitedTasksView],
+                takes=WaitForTasks, parameters=[ENDPOINT_ID], failures=(400, 401, 404, 413, 415, 429, 503),
+                only_reads=True, waits=True,
             ),
             Operation(
                 "POST", f"{task}/cancel", self.cancel_task, right=Right.CANCEL, summary="Cancel a task", tag=TAG,
@@ -95,16 +109,34 @@ class TaskRoutes:
     async def submit_task(self, request: Request) -> Response:
         """A task id is accepted once. Repeating the same request gets the same response and queues nothing. Where the
         tenant, the key or the endpoint has a rate limit, the response has `RateLimit` and `RateLimit-Policy`.
+
+        With `wait`, the response has the task, when it has ended or at the end of the wait; `status` tells which. A
+        repeated request waits for the same task. If the client disconnects, the task continues, unless `onDisconnect`
+        is `cancel`. That has no effect at the end of the wait, nor when the API stops.
         """
         principal = await self._services.admit(request)
         with counted_rejections():
             endpoint_id = endpoint_id_in(request)  # checked before the body: an impossible id is a 404
-            submitted_task = await self._read_task(request, principal)
-            is_traced = b"traceparent" in named(request.scope)
-            task = submitted_task.request(traceparent_of(request.scope["headers"]) if is_traced else None)
-            submitted = await self._submissions.submit(principal, endpoint_id, task)
+            wait, endpoint = wait_in(request), None
+            if wait is not None:
+                endpoint = await self._endpoint_to_wait_for(request, principal, wait)
+            submitted = await self._submitted(request, principal, endpoint_id)
         note(request, task=submitted.task_id, result="accepted" if submitted.is_new else "duplicate")
-        return success({"taskId": submitted.task_id}, rate_headers(submitted.rates))
+        if wait is None or endpoint is None:
+            return success({"taskId": submitted.task_id}, rate_headers(submitted.rates))
+        return await self._waits.task(request, principal, endpoint, submitted.task_id, wait, submitted.rates)
+
+    async def _endpoint_to_wait_for(self, request: Request, principal: Principal, wait: Wait) -> Endpoint:
+        if wait.cancels:
+            check_may(principal, Right.CANCEL)
+        return await self._services.endpoint(request, principal)
+
+    async def _submitted(self, request: Request, principal: Principal, endpoint_id: str) -> Submitted:
+        """Submit the task in the body. The body is referred to here only, so that no wait keeps it in memory."""
+        submitted_task = await self._read_task(request, principal)
+        is_traced = b"traceparent" in named(request.scope)
+        task = submitted_task.request(traceparent_of(request.scope["headers"]) if is_traced else None)
+        return await self._submissions.submit(principal, endpoint_id, task)
 
     async def _read_task(self, request: Request, principal: Principal) -> SubmitTask:
         body = await self._services.read_object(request, principal, names_of(SubmitTask), RAW_FIELDS)
@@ -129,8 +161,12 @@ class TaskRoutes:
         return success(task_counts_view(endpoint.counts))
 
     async def get_task(self, request: Request) -> Response:
+        """With `wait`, the response has the task when it has ended or at the end of the wait; `status` tells which."""
         principal = await self._services.admit(request)
+        wait = wait_in(request)
         endpoint = await self._services.endpoint(request, principal)
+        if wait is not None:
+            return await self._waits.task(request, principal, endpoint, task_id_in(request), wait)
         task = await self._queries.task(principal, endpoint, task_id_in(request))
         return success_with_texts(task_detail_view(task, endpoint), sent_texts(task))
 
@@ -141,8 +177,8 @@ class TaskRoutes:
         return success(attempts_view(await self._queries.attempts(principal, endpoint, task_id_in(request))))
 
     async def cancel_task(self, request: Request) -> Response:
-        """A waiting task is cancelled at once. A running task is stopped when the agent of its worker renews the lease,
-        within a quarter of the lease time; until then `cancelRequested` is true. An ended task does not change.
+        """A waiting task is cancelled at once. The agent of a running task is notified at once and stops it, within a
+        quarter of the lease time at the latest; until then `cancelRequested` is true. An ended task does not change.
         """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
