@@ -16,6 +16,7 @@ from tests.faults import (
     over_https,
     stores,
     tenants,
+    waiters,
     waits_and_retries,
 )
 from tests.faults.scenarios import ENTERED
@@ -29,6 +30,7 @@ _IN_ORDER = (
     crowded,
     stores,
     waits_and_retries,
+    waiters,
     tenants,
     mixture,
     fail_over,

@@ -14,6 +14,7 @@ most; what came of a request without an answer is not known. A journal record ha
 | `retry` | client | `task`, `answer`: QUEUED, NOT_ENDED |
 | `delete` | client | `task`, `answer`: DELETED, NOT_ENDED |
 | any of these | client | `answer`: an HTTP status, when it is one that no order should have |
+| `waited` | client | `task`, and its `state`, `output` and `error` in the response to a wait for its end |
 | `counts` | sampler | `began` (monotonic), the counts of the API |
 | `held` | scenario | `task` that a killed agent had, `worker`, `running` or only read, `began` of the kill |
 | `recovered` | scenario | `seconds` |
@@ -100,6 +101,7 @@ def check(evidence: Evidence) -> Verdict:
         *_wrong_ends(run),
         *_wrong_expiries(run),
         *_wrong_results(run),
+        *_wrong_waits(run),
         *_extra_executions(run),
         *_wrong_attempts(run),
         *_wrong_deliveries(run),
@@ -198,6 +200,7 @@ class _Run:
         self.answers = {
             order: {record["task"]: record for record in journal if record["what"] == order} for order in ORDERS
         }
+        self.waited = [record for record in journal if record["what"] == "waited"]
         self.samples = [record for record in journal if record["what"] == "counts"]
         self.executions = executions_of(journal)
         self.faults = faults_of(journal)
@@ -330,6 +333,15 @@ def _wrong_results(run: _Run) -> Iterator[str]:
                 f"{task_id} ended with attempt {task['attempts']} and has the output of attempt {output['attempt']}: "
                 "a fenced attempt left its trace"
             )
+
+
+def _wrong_waits(run: _Run) -> Iterator[str]:
+    """A client that waited for a task has its recorded end."""
+    for record in run.waited:
+        task = run.tasks.get(record["task"])
+        if task is not None and any(record[name] != task.get(name) for name in ("state", "output", "error")):
+            told = {name: record[name] for name in ("state", "error")} | {"output": _identity(record["output"])}
+            yield f"{record['task']} ended as {task['state']} and its client got another end: {told}"
 
 
 def _extra_executions(run: _Run) -> Iterator[str]:
