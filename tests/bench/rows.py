@@ -17,6 +17,7 @@ from tests.bench.measures import (
     scaling,
     store_cost,
     submission,
+    waits,
 )
 from tests.bench.peer_workers import BULLMQ, PYTHON_NAMES
 from tests.bench.stage import Stage
@@ -46,7 +47,7 @@ NOT_DELAYED = (
 
 ROWS = (
     Row(
-        "agent", "one agent, echo container, 64 at once: claimed, forwarded, recorded, leased and fenced", 110,
+        "agent", "one agent, echo container, 64 at once: claimed, forwarded, recorded, leased and fenced", 120,
         forwarding.measure,
         (
             Goal("tasks", "≥ 1.2 × BullMQ", 1.2, against=(BULLMQ.name,)),
@@ -54,29 +55,29 @@ ROWS = (
         ),
     ),
     Row(
-        "submit", "submits through one API process, 32 kept-alive clients", 40, submission.measure,
+        "submit", "submits through one API process, 32 kept-alive clients", 25, submission.measure,
         (
             Goal("submits", "≥ 1.0 × bare Starlette", 1.0, against=(submission.BARE,)),
             Goal("submits", "≥ 3 × FastAPI + arq", 3, against=(submission.FASTAPI,)),
         ),
     ),
     Row(
-        "deliveries", "webhooks by one process to one receiver, signed, with the ledger", 60, deliveries.measure,
+        "deliveries", "webhooks by one process to one receiver, signed, with the ledger", 45, deliveries.measure,
         (
             Goal("deliveries", "≥ 6 × arq + httpx", 6, against=(deliveries.ARQ,)),
             Goal("deliveries", "≥ 0.35 × bare aiohttp", 0.35, against=(deliveries.AIOHTTP,)),
         ),
     ),
     Row(
-        "latency", "submit → container, idle worker, 50/s", 55, latency.measure,
+        "latency", "submit → container, idle worker, 50/s", 60, latency.measure,
         (Goal("p50", "≤ 3 ms", 3, at_most=True), Goal("p99", "≤ 10 ms", 10, at_most=True)),
     ),
     Row(
-        "end-to-end", "submit → forwarded → recorded → webhook delivered, on two cores", 55, end_to_end.measure,
+        "end-to-end", "submit → forwarded → recorded → webhook delivered, on two cores", 40, end_to_end.measure,
         (Goal("tasks", "≥ 3 × FastAPI + arq", 3, against=(end_to_end.FASTAPI,)),),
     ),
     Row(
-        "store", "the store's cost of one task with 300 bytes of input and output", 45, store_cost.measure,
+        "store", "the store's cost of one task with 300 bytes of input and output", 25, store_cost.measure,
         (
             Goal("scripts", "≤ 55 µs", 55, at_most=True),
             Goal("bytes queued", "≤ 720 B", 720, at_most=True),
@@ -84,7 +85,7 @@ ROWS = (
         ),
     ),
     Row(
-        "idle-agent", "an agent without tasks", 25, idle.measure_agent,
+        "idle-agent", "an agent without tasks", 22, idle.measure_agent,
         (
             Goal("memory", "≤ 60 MB", 60, at_most=True),
             Goal("cpu", "≤ 0.2 % of a core", 0.2, at_most=True),
@@ -92,7 +93,7 @@ ROWS = (
         ),
     ),
     Row(
-        "idle-up", "`queue-engine up` without requests", 30, idle.measure_up,
+        "idle-up", "`queue-engine up` without requests", 25, idle.measure_up,
         (
             Goal("memory", "≤ 250 MB", 250, at_most=True),
             Goal("cpu", "≤ 2 % of a core", 2, at_most=True),
@@ -100,7 +101,7 @@ ROWS = (
         ),
     ),
     Row(
-        "large", "10 MB of input and output, both limits raised to 16 MiB", 45, large.measure,
+        "large", "10 MB of input and output, both limits raised to 16 MiB", 35, large.measure,
         (
             Goal("copies in the api", "≤ 1", MAX_COPIES, at_most=True),
             Goal("copies in the agent", "≤ 1", MAX_COPIES, at_most=True),
@@ -108,20 +109,28 @@ ROWS = (
         ),
     ),
     Row(
-        "beside-tarpits", "a healthy receiver at 50/s beside 10,000 deliveries to another tenant's 100 tarpits", 22,
+        "beside-tarpits", "a healthy receiver at 50/s beside 10,000 deliveries to another tenant's 100 tarpits", 27,
         crowds.measure_tarpits, NOT_DELAYED,
     ),
     Row(
-        "beside-slow", "the same beside 400 receivers that respond after 1.9 s", 18, crowds.measure_slow, NOT_DELAYED,
+        "beside-slow", "the same beside 400 receivers that respond after 1.9 s", 22, crowds.measure_slow, NOT_DELAYED,
     ),
     Row(
-        "beside-names", "the same beside 5,000 host names whose name server does not respond", 18,
+        "beside-names", "the same beside 5,000 host names whose name server does not respond", 22,
         crowds.measure_names, NOT_DELAYED,
     ),
     Row(
         "agent-https", "one agent over HTTPS to one API process, beside an agent on the store", 30,
         forwarding.measure_https,
         (Goal("tasks", "≥ 0.5 × the agent on the store", 0.5, against=(forwarding.ON_STORE,)),),
+    ),
+    Row(
+        "waits-300", "3,000 clients that wait for a task each, 300 ends/s: from the recorded end to the response", 20,
+        waits.measure_300, (Goal("p99", "≤ 20 ms", 20, at_most=True),),
+    ),
+    Row(
+        "waits-1000", "10,000 clients that wait for a task each, 1,000 ends/s", 35, waits.measure_1000,
+        (Goal("p99", "≤ 100 ms", 100, at_most=True),),
     ),
     Row("processes", "1, 2 and 4 API processes and agents", 40, scaling.measure),
 )  # fmt: skip
