@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 import threading
 from collections import OrderedDict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -127,6 +129,8 @@ def load_model() -> None:
 
 
 def main() -> None:
+    # The first process of a container ignores SIGTERM unless it handles it, so that only SIGKILL would end it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     threading.Thread(target=load_model, daemon=True).start()
     ThreadingHTTPServer(("127.0.0.1", int(os.environ.get("PORT", "8000"))), Worker).serve_forever()
 
