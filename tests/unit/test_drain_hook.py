@@ -99,3 +99,18 @@ async def test_a_client_that_reads_nothing_delays_the_agents_end_for_a_limited_t
         call = await asyncio.to_thread(serving.call)
         await asyncio.wait_for(serving.hook.finish(serving.server), GIVE_UP_SECONDS)
         assert call.ended() == "drained\n"
+
+
+async def test_the_agent_stays_until_its_responses_are_sent() -> None:
+    hook = DrainHook(3600)
+    waited: list[float] = []
+
+    class Server:
+        def wait_until_idle(self, seconds: float) -> bool:
+            assert hook._drained.is_set()
+            waited.append(seconds)
+            return True
+
+    hook._called.set()
+    await hook.finish(Server())
+    assert waited == [drain_hook.RESPONSE_SECONDS]
