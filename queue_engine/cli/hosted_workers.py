@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from queue_engine.cli.docker_workers import docker_workers
 from queue_engine.cli.hosting import HostedWorkers
+from queue_engine.cli.kubernetes_workers import kubernetes_workers
 from queue_engine.cli.process_workers import process_workers
 from queue_engine.config.engine import ControllerSettings
 from queue_engine.store.store import Store
@@ -13,6 +14,7 @@ from queue_engine.store.store import Store
 _BACKENDS: Mapping[str, Callable[[ControllerSettings, Store], Awaitable[HostedWorkers]]] = {
     "process": process_workers,
     "docker": docker_workers,
+    "kubernetes": kubernetes_workers,
 }
 
 

@@ -40,7 +40,7 @@ def up(
 
     By default workers are processes of this user, so every API key gives a shell on this machine: an endpoint's
     initializationCommand runs here. Give keys only to users who may log in. With `--backend docker`, workers are
-    containers of Docker or podman, and Ctrl-C removes them.
+    containers of Docker or podman, with `--backend kubernetes` pods of a cluster, and Ctrl-C removes them.
     """
     for kind in (ApiSettings, DeliverySettings):
         settings_from(kind, redis_url=redis_url)  # so that invalid settings are reported before a process starts
@@ -54,11 +54,13 @@ def up(
 
 def _variables_of_backend(settings: ControllerSettings, data_dir: Path) -> dict[str, str]:
     """Return the variables that the processes of `up` need for the backend, besides those that are set."""
-    if settings.backend != "docker":
+    if settings.backend == "process":
         return {}
     chosen: dict[str, str] = {"QUEUE_ENGINE_BACKEND": settings.backend}
     if settings.agent_url is not None or os.environ.get("QUEUE_ENGINE_AGENT_HOST"):
         return chosen
+    if settings.backend == "kubernetes":
+        return chosen | {"QUEUE_ENGINE_AGENT_HOST": run(_address_for_pods(settings), on=asyncio.run)}
     # here, because it needs most of the engine
     from queue_engine.cli.docker_workers import operators_network, own_network
 
@@ -67,6 +69,13 @@ def _variables_of_backend(settings: ControllerSettings, data_dir: Path) -> dict[
     network, gateway = run(own_network(settings, data_dir), on=asyncio.run)
     own = {OWN_NETWORK: network, "QUEUE_ENGINE_DOCKER_NETWORK": network}
     return chosen | own | {"QUEUE_ENGINE_AGENT_HOST": gateway}
+
+
+async def _address_for_pods(settings: ControllerSettings) -> str:
+    """Return the address at which pods on this machine reach it."""
+    from queue_engine.cli.kubernetes_workers import agent_gateway  # here, because it needs most of the engine
+
+    return await agent_gateway(settings)
 
 
 @commands.command()

@@ -16,6 +16,7 @@ from queue_engine.cli.process import on_end, or_fail, serve_metrics
 from queue_engine.cli.serve_api_group import join_group
 from queue_engine.cli.store_access import open_store
 from queue_engine.config.catalogue import load_catalogue
+from queue_engine.config.clusters import load_clusters
 from queue_engine.config.engine import ApiSettings
 from queue_engine.engine.engine import Engine
 from queue_engine.engine.waits import WaitLimits
@@ -44,6 +45,7 @@ async def serve_api(settings: ApiSettings) -> int:
     metrics_ports = [serve_metrics(settings, metrics.Role.API)] if is_private else []
     certificate = or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))
     catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
+    catalogue = catalogue.within(or_fail("QUEUE_ENGINE_CLUSTERS_FILE", lambda: load_clusters(settings.clusters_file)))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
         await store.wait_until_ready()
         facts = await _prepare_keys(settings, store)

@@ -35,7 +35,7 @@ class DockerSettings(ProcessSettings):
     )
     agent_image: str | None = Field(
         None,
-        description="Image of the agent in the Docker backend. By default `queue-engine/agent` of this version, which "
+        description="Image of the agent in containers. By default `queue-engine/agent` of this version, which "
         "`make images` builds and which is never pulled",
     )
 

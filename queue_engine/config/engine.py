@@ -18,6 +18,7 @@ from pydantic_settings import NoDecode
 
 from queue_engine.config.base import ProcessSettings
 from queue_engine.config.docker import DockerSettings
+from queue_engine.config.kubernetes import ClusterSettings, KubernetesSettings
 from queue_engine.config.limits import LimitSettings
 from queue_engine.config.shared import AgentTimeSettings, MetricsSettings, SharedSettings, StoreSettings
 from queue_engine.config.store_url import DEFAULT_PORT, Topology, parse_store_url
@@ -163,7 +164,9 @@ class CatalogueSettings(ProcessSettings):
     )
 
 
-class ApiSettings(AgentTimeSettings, WebhookSettings, LimitSettings, CatalogueSettings, MetricsSettings):
+class ApiSettings(
+    AgentTimeSettings, WebhookSettings, LimitSettings, CatalogueSettings, ClusterSettings, MetricsSettings
+):
     """`queue-engine api`."""
 
     host: str = Field("127.0.0.1", description="Address to listen on")
@@ -402,13 +405,15 @@ class UpSettings(ProcessSettings):
     )
 
 
-class ControllerSettings(SharedSettings, ControlSettings, CatalogueSettings, MetricsSettings, DockerSettings):
+class ControllerSettings(
+    SharedSettings, ControlSettings, CatalogueSettings, MetricsSettings, DockerSettings, KubernetesSettings
+):
     """`queue-engine controller`."""
 
-    backend: Literal["process", "docker"] = Field(
+    backend: Literal["process", "docker", "kubernetes"] = Field(
         "process",
         description="Backend that runs the workers. `process`: as local processes; `docker`: as containers of Docker "
-        "or podman on this machine",
+        "or podman on this machine; `kubernetes`: as pods of one or more clusters",
     )
     end_workers: bool = Field(
         False,
@@ -419,6 +424,11 @@ class ControllerSettings(SharedSettings, ControlSettings, CatalogueSettings, Met
         None,
         description="URL of the API for agents in containers: `https://…`, or `http://…` with the gateway of their "
         "network. By default that of `QUEUE_ENGINE_AGENT_HOST` and `QUEUE_ENGINE_AGENT_PORT`, with `up`",
+    )
+    agent_ca: Path | None = Field(
+        None,
+        description="PEM file with certificate authorities that agents in pods trust for `QUEUE_ENGINE_AGENT_URL` "
+        "besides the system's. Workers that start later have a changed file only after a restart of the controller",
     )
     agent_redis_url: SecretStr | None = Field(
         None,

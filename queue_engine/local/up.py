@@ -42,8 +42,8 @@ ROLES_BY_USE = ("controller", "api", "delivery")
 """The order of stops where workers are containers, because their agents use the API until they have drained."""
 CONTAINERS_MARGIN_SECONDS = 75.0
 """Time to list and to remove the containers besides the grace period, in place of what processes need."""
-_OF_CONTAINER_ENGINE = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "XDG_RUNTIME_DIR")
-"""Variables of the controller by which it finds the container engine."""
+_OF_CONTAINER_PLATFORMS = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH", "XDG_RUNTIME_DIR", "KUBECONFIG")
+"""Variables of the controller by which it finds the container engine or the cluster."""
 AGENT_PORT_OFFSET = 3
 """Distance of the port for agents in containers from the API's, after the ports of the metrics."""
 
@@ -169,7 +169,7 @@ class _Stack:
 
     @property
     def _runs_containers(self) -> bool:
-        return self._options.environment.get("QUEUE_ENGINE_BACKEND") == "docker"
+        return self._options.environment.get("QUEUE_ENGINE_BACKEND") in ("docker", "kubernetes")
 
     @property
     def base_url(self) -> str:
@@ -213,7 +213,7 @@ class _Stack:
             environment["QUEUE_ENGINE_API_KEY"] = api_key
             environment[NOTICE_VARIABLE] = str(self._notice.fd)
         if role == "controller" and self._runs_containers:
-            environment |= {name: given[name] for name in _OF_CONTAINER_ENGINE if name in given}
+            environment |= {name: given[name] for name in _OF_CONTAINER_PLATFORMS if name in given}
             environment["QUEUE_ENGINE_END_WORKERS"] = "true"
         if metrics_port is not None:
             environment["QUEUE_ENGINE_METRICS_PORT"] = str(metrics_port)

@@ -109,6 +109,7 @@ def test_a_command_whose_store_is_away_says_where_it_looks_for_it(programs: Prog
     [
         ("QUEUE_ENGINE_PORT", "QUEUE_ENGINE_PORT: cannot listen on 127.0.0.1:{port}: Address already in use"),
         ("QUEUE_ENGINE_CATALOGUE_FILE", "QUEUE_ENGINE_CATALOGUE_FILE: cannot read {port}: No such file or directory"),
+        ("QUEUE_ENGINE_CLUSTERS_FILE", "QUEUE_ENGINE_CLUSTERS_FILE: cannot read {port}: No such file or directory"),
     ],
 )
 def test_what_an_api_cannot_start_with_is_named_while_the_store_is_away(

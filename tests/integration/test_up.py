@@ -60,7 +60,7 @@ class Up:
             **environment,
         }
         # Made once: a client reads the certificates when it is made, and the waits of a test ask many times.
-        self._client = httpx.Client(
+        self.client = httpx.Client(
             base_url=self.url,
             headers={"X-Api-Key": API_KEY},
             timeout=GIVE_UP_SECONDS,
@@ -86,12 +86,12 @@ class Up:
         assert self.program.running, self.program.output()
 
     def get(self, path: str) -> Any:
-        response = self._client.get(path)
+        response = self.client.get(path)
         response.raise_for_status()
         return response.json()["data"]
 
     def post(self, path: str, body: Any) -> Any:
-        response = self._client.post(path, json=body)
+        response = self.client.post(path, json=body)
         response.raise_for_status()
         return response.json()["data"]
 
@@ -121,7 +121,7 @@ class Up:
         return found[0]
 
     def end(self) -> None:
-        self._client.close()
+        self.client.close()
         if self.program.running:
             self.program.signal(signal.SIGINT)
             try:

@@ -45,6 +45,7 @@ PREFIXES = {
     "queue_engine.cli.hosting": "hosting",
     "queue_engine.cli.hosted_workers": "hosted_workers",
     "queue_engine.cli.docker_workers": "docker_workers",
+    "queue_engine.cli.kubernetes_workers": "kubernetes_workers",
     "queue_engine.cli.serve_controller": "serve_controller",
     "queue_engine.cli.process_workers": "process_workers",
     "queue_engine.cli.serve_delivery": "serve_delivery",
@@ -80,7 +81,17 @@ PREFIXES = {
 TOOLS = {"domain", "rules", "aio", "net", "crypto", "processes", "observability", "version"}
 MAY_IMPORT = {
     "root": {"root", "cli", "serve", "serve_role", "store_commands", "config"} | TOOLS,
-    "serve": {"serve", "serve_role", "serve_up", "docker_workers", "startup", "running", "config"} | TOOLS,
+    "serve": {
+        "serve",
+        "serve_role",
+        "serve_up",
+        "docker_workers",
+        "kubernetes_workers",
+        "startup",
+        "running",
+        "config",
+    }
+    | TOOLS,
     "serve_up": {"serve_up", "docker_workers", "running", "local"} | TOOLS,
     "serve_role": {
         "serve_role",
@@ -111,7 +122,26 @@ MAY_IMPORT = {
     "serve_api_group": {"serve_api_group", "api_listeners", "process", "startup", "http", "config"} | TOOLS,
     "api_listeners": {"api_listeners", "process", "http", "config"} | TOOLS,
     "hosting": {"hosting", "backends"},
-    "hosted_workers": {"hosted_workers", "hosting", "docker_workers", "process_workers", "config", "store"} | TOOLS,
+    "hosted_workers": {
+        "hosted_workers",
+        "hosting",
+        "docker_workers",
+        "kubernetes_workers",
+        "process_workers",
+        "config",
+        "store",
+    }
+    | TOOLS,
+    "kubernetes_workers": {
+        "kubernetes_workers",
+        "docker_workers",
+        "hosting",
+        "process",
+        "backends",
+        "config",
+        "store",
+    }
+    | TOOLS,
     "docker_workers": {"docker_workers", "process_workers", "hosting", "process", "backends", "config", "store"}
     | TOOLS,
     "serve_controller": {

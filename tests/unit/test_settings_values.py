@@ -56,3 +56,33 @@ def test_the_url_for_agents_is_https_or_at_a_private_address(value: str, monkeyp
 @pytest.mark.parametrize("value", ["1,soon", "1,,x", "1;2"])
 def test_a_schedule_is_named_with_its_rule(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "must be seconds, separated by commas" in said(DeliverySettings, "delivery_schedule", value, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("namespace", "Workers", "must be up to 63 lower-case letters"),
+        ("service_account", "a b", "must be up to 253 lower-case letters"),
+        ("pull_secrets", "a,B", "must be up to 253 lower-case letters"),
+        ("pull_policy", "always", "'Always', 'IfNotPresent' or 'Never'"),
+        ("pod_security", "privileged", "'baseline' or 'restricted'"),
+        ("volume_path", "data", "must be an absolute path"),
+        ("volume_path", "/a/../b", "must be an absolute path"),
+        ("tolerations", "gpu", "must be a JSON array"),
+        ("tolerations", '[{"key": "a", "effect": "Never"}]', "[0].effect: "),
+        ("tolerations", '[{"keys": "a"}]', "[0].keys: "),
+        ("annotations", "[]", "the text: "),
+        ("annotations", '{"a b": "c"}', "a b: must be the key of a label"),
+        ("annotations", '{"a": 1}', "a: "),
+        ("force_delete_after_seconds", "-1", "greater than or equal to 0"),
+    ],
+)
+def test_a_setting_of_pods_is_named_with_its_rule(
+    name: str, value: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"QUEUE_ENGINE_KUBERNETES_{name.upper()}", value)
+    with pytest.raises(ValidationError) as refused:
+        ControllerSettings()
+    [fault] = refused.value.errors()
+    assert fault["loc"][0] == f"kubernetes_{name}"
+    assert rule in fault["msg"]

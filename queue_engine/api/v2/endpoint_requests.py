@@ -18,8 +18,9 @@ from queue_engine.api.v2.fields import (
     parsed_changes,
 )
 from queue_engine.domain.catalogue import Catalogue
+from queue_engine.domain.clusters import UNREACHED
 from queue_engine.domain.definitions import Defined
-from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, Resource, Setting
+from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, Resource, ServiceMode, Setting
 from queue_engine.domain.field_errors import FieldError, listing, raise_for
 from queue_engine.domain.field_types import LINE, NO_NUL, Port, matching
 from queue_engine.domain.retry import RetryOn
@@ -251,7 +252,10 @@ class CreateEndpoint(_Creation):
     def parse(cls, values: dict[str, Any], catalogue: Catalogue) -> tuple[CreateEndpoint, list[FieldError]]:
         """Return the new endpoint and its field errors, as `parsed` does."""
         made, errors = parsed(cls, values, lambda: _Context(catalogue))
-        return made, errors + _errors_together(made.ready_path, made.expose, errors)
+        errors += _errors_together(made.ready_path, made.expose, errors)
+        # An invalid required field leaves no attribute.
+        resources, mode = getattr(made, "resources", ()), getattr(made, "service_mode", None)
+        return made, errors + _unreached_regions(resources, mode, catalogue)
 
     def config(self) -> EndpointConfig:
         """Return the configuration to store."""
@@ -274,7 +278,9 @@ class UpdateEndpoint(_Change):
         """Return the changes and the field errors of both the changes and `before`, as `parsed_changes` does."""
         changes, errors = parsed_changes(cls, values, lambda: _Context(catalogue))
         after = changes._applied_to(before)
-        return changes, errors + _errors_together(after.ready_path, after.expose, errors)
+        errors += _errors_together(after.ready_path, after.expose, errors)
+        resources = after.resources if "resources" in changes.model_fields_set else ()
+        return changes, errors + _unreached_regions(resources, before.service_mode, catalogue)
 
     def environment(self) -> dict[str, str] | None:
         """Return the new environment; None when it does not change."""
@@ -302,6 +308,19 @@ def _errors_together(
     if ready_path is None or expose is not None or any(name.startswith("expose") for name, _ in errors):
         return []
     return [("readyPath", "requires expose, because it is requested on that port")]
+
+
+def _unreached_regions(
+    resources: Sequence[ResourceRequest | Resource], mode: ServiceMode | None, catalogue: Catalogue
+) -> list[FieldError]:
+    """Return an error for each region of an ALB endpoint to whose workers the API cannot connect."""
+    if mode is not ServiceMode.ALB:
+        return []
+    return [
+        (f"resources[{index}].region", UNREACHED.format(region=one.region))
+        for index, one in enumerate(resources)
+        if one.region in catalogue.unreached_regions
+    ]
 
 
 def environment_of(variables: Sequence[VariableRequest]) -> dict[str, str]:
