@@ -1,4 +1,4 @@
-"""Webhook receivers on loopback, as a user would write them: they trust only what is signed.
+"""Webhook receivers on this machine, as a user would write them: they trust only what is signed.
 
 Each checks the `X-API-Key` that the task asked for, and the signature with the public package `standardwebhooks`.
 """
@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 from standardwebhooks import Webhook, WebhookVerificationError
+
+from queue_engine.net.ports import LOOPBACK
 
 ALWAYS = 2**31
 """For `refusals`: every request is refused."""
@@ -94,8 +96,8 @@ class Receiver:
 
 
 @contextmanager
-def listening(receiver: Receiver) -> Iterator[Receiver]:
-    """Serve `receiver` on a free port of loopback and set its URL, until the block ends."""
+def listening(receiver: Receiver, host: str = LOOPBACK) -> Iterator[Receiver]:
+    """Serve `receiver` on a free port of this address and set its URL, until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:  # the name that http.server looks for
@@ -107,9 +109,9 @@ def listening(receiver: Receiver) -> Iterator[Receiver]:
         def log_message(self, *_: object) -> None:
             """Log nothing."""
 
-    with _Server(("127.0.0.1", 0), Handler) as server:
+    with _Server((host, 0), Handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        receiver.url = f"http://127.0.0.1:{server.server_port}/results"
+        receiver.url = f"http://{host}:{server.server_port}/results"
         try:
             yield receiver
         finally:

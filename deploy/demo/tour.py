@@ -17,6 +17,7 @@ from deploy.demo.jobs import WORKER_PORT, Job, faults_of
 from deploy.demo.receiver import ALWAYS, Inbox, Receiver, listening
 from queue_engine.cli.client import ENDPOINTS, Api, CommandError
 from queue_engine.cli.output import Column, Screen
+from queue_engine.net.ports import LOOPBACK
 
 WORKERS = 2
 MODEL_SERVER = PROJECT / "deploy" / "examples" / "magika_server.py"
@@ -72,15 +73,19 @@ class Workers(NamedTuple):
 class Tour:
     """A run of the demo on an engine that is being started. The caller ends the engine.
 
-    `pause` waits for some seconds, and raises what must end the tour.
+    `pause` waits for some seconds, and raises what must end the tour. `receiver_host` is the address of this machine to
+    which the engine sends webhooks.
     """
 
-    def __init__(self, api: Api, screen: Screen, pause: Callable[[float], None]) -> None:
+    def __init__(
+        self, api: Api, screen: Screen, pause: Callable[[float], None], *, receiver_host: str = LOOPBACK
+    ) -> None:
         self.step = ""
         """The name of the current step."""
         self._api = api
         self._screen = screen
         self._pause = pause
+        self._receiver_host = receiver_host
         self._inbox = Inbox()
         self._endpoint: tuple[str, ...] = (ENDPOINTS,)
 
@@ -150,7 +155,9 @@ class Tour:
         """Return the tasks, with one receiver for all files, and two that show what happens on failure."""
         secret = self._get("webhook-secret")["secret"]
         accepts, fails_twice, always_fails = (
-            until_end.enter_context(listening(Receiver(name, secret, self._inbox, refusals=refusals)))
+            until_end.enter_context(
+                listening(Receiver(name, secret, self._inbox, refusals=refusals), self._receiver_host)
+            )
             for name, refusals in (("accepts", 0), ("fails twice", 2), ("always fails", ALWAYS))
         )
         return [
