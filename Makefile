@@ -93,7 +93,8 @@ format: setup ## format the code and apply the safe fixes of the linter
 	$(BIN)/ruff check --fix $(PRESENT)
 	$(BIN)/ruff format $(PRESENT)
 
-docs: setup ## write the reference pages and the dashboards that are made from the code
+docs: setup ## write the reference pages, the dashboards and the chart's schema that are made from the code
+	$(BIN)/python -m tests.reference_helm
 	$(BIN)/python -m tests.reference_pages
 	$(BIN)/python -m deploy.grafana
 

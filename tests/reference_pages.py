@@ -22,7 +22,7 @@ from queue_engine.config.variables import PROCESSES
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, Setting
 from queue_engine.domain.tasks import TASK_FIELDS, TaskField
-from tests import reference_cli, reference_http, reference_metrics
+from tests import reference_cli, reference_helm, reference_http, reference_metrics
 from tests.reference_text import MADE, limits_of, shown_default, table
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "reference"
@@ -38,6 +38,7 @@ def pages() -> dict[str, Callable[[], str]]:
         "errors.md": reference_http.errors,
         "cli.md": reference_cli.command_line,
         "metrics.md": reference_metrics.metrics_page,
+        "helm-values.md": reference_helm.helm_values,
     }
 
 

@@ -25,7 +25,9 @@ _APPS = {"queue-engine": engine_app, "worker-agent": agent_app}
 _SECRETS = {
     "redis_url": "redis://:secret@store:6379/0",
     "agent_redis_url": "redis://agent:secret@store:6379/0",
+    "control_redis_url": "redis://:secret@jobs:6379/0",
     "secret_key": new_secret_key(),
+    "secret_key_previous": new_secret_key(),
     "endpoint_key": new_secret_key(),
     "api_key": "qe_key-of-a-test",
 }
