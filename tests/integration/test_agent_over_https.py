@@ -277,8 +277,11 @@ async def test_an_agent_that_is_the_first_process_of_a_container_ends_before_its
             if process.poll() is not None:
                 pytest.skip("this machine makes no namespaces of processes")
             [first] = psutil.Process(process.pid).children()
-            first.terminate()
-            assert await asyncio.to_thread(process.wait, 30) == 128 + signal.SIGTERM
+            try:
+                first.terminate()
+                assert await asyncio.to_thread(process.wait, 30) == 128 + signal.SIGTERM
+            finally:
+                process.kill()
 
 
 async def test_the_container_of_an_alb_endpoint_is_advertised_at_the_agents_own_address(secured: Secured) -> None:
