@@ -130,6 +130,27 @@ def read_journal(path: Path) -> list[Record]:
     return list(_records(path.read_bytes())) if path.exists() else []
 
 
+class JournalReader:
+    """Reads a journal that is being written, each line once, for those who look at it again and again."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._end = 0
+        """Of the last whole line that was read, in bytes."""
+        self._read: list[Record] = []
+
+    def records(self) -> list[Record]:
+        """Return the records of all whole lines so far."""
+        if self._path.exists():
+            with self._path.open("rb") as file:
+                file.seek(self._end)
+                lines, line_break, _ = file.read().rpartition(b"\n")
+            if line_break:
+                self._read += _records(lines)
+                self._end += len(lines) + 1
+        return self._read
+
+
 def _records(text: bytes) -> Iterator[Record]:
     for line in text.split(b"\n"):
         # Behind a cut line the next record begins without a line break.

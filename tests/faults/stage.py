@@ -20,7 +20,7 @@ from queue_engine.store.redis.client import close, connect
 from queue_engine.store.store import Store
 from tests.faults.checker import Evidence, Verdict, check
 from tests.faults.engine import API_KEY, Engine, Worker
-from tests.faults.journal import Journal, Record, read_journal
+from tests.faults.journal import Journal, JournalReader, Record, read_journal
 from tests.faults.orders import Client
 from tests.faults.producer import Mix, Producer, TaskPlan
 from tests.faults.recovery import Recoveries, recoveries
@@ -71,6 +71,7 @@ class Stage:
         self.rng = rng
         self.store: Store = engine.open_store()
         self.journal = Journal(directory / "harness.jsonl")
+        self._readers: dict[str, JournalReader] = {}
         self.workers: list[Worker] = []
         self.notes: list[str] = []
         self.weaker = ""
@@ -177,7 +178,8 @@ class Stage:
 
     def seen(self, what: str, file: str = "containers.jsonl") -> list[Record]:
         """Records of this kind so far."""
-        return [record for record in read_journal(self.directory / file) if record["what"] == what]
+        reader = self._readers.setdefault(file, JournalReader(self.directory / file))
+        return [record for record in reader.records() if record["what"] == what]
 
     def interruptible(self, worker: Named) -> list[Record]:
         """Long executions in its container of which at least half is still to come."""

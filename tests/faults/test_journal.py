@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from queue_engine.net.listening import bind
-from tests.faults.journal import Journal, JournalOverTcp, JournalServer, read_journal
+from tests.faults.journal import Journal, JournalOverTcp, JournalReader, JournalServer, read_journal
 from tests.waiting import wait_until
 
 
@@ -34,6 +34,22 @@ def test_a_cut_line_is_left_out_and_what_another_process_wrote_behind_it_is_not(
         with path.open("ab") as torn:
             torn.write(b'{"what":"cut')
     assert [record["what"] for record in read_journal(path)] == ["one", "two"]
+
+
+def test_a_reader_of_a_growing_journal_has_each_whole_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    reader = JournalReader(path)
+    assert reader.records() == []
+    with Journal(path) as journal:
+        journal.write("one")
+        assert reader.records() == read_journal(path)
+        with path.open("ab") as torn:
+            torn.write(b'{"what":"cut","ta')
+        assert reader.records() == read_journal(path)
+        journal.write("two")
+        journal.write("three")
+    assert [record["what"] for record in reader.records()] == ["one", "two", "three"]
+    assert reader.records() == read_journal(path)
 
 
 def _write_without_end(path: Path) -> None:
