@@ -49,6 +49,13 @@ def namespace(cluster: Cluster) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def second_namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace that stands for another cluster."""
+    with namespace_of(cluster, f"qe-up-{uuid.uuid4().hex[:8]}") as name:
+        yield name
+
+
+@pytest.fixture(scope="module")
 def own_card() -> str:
     """A GPU that only these tests know, because the tests of other modules use the same node."""
     return f"example.com/card-{uuid.uuid4().hex[:8]}"
@@ -97,29 +104,39 @@ def settings_for(cluster: Cluster, namespace: str) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def up(
-    cluster: Cluster, namespace: str, gateway: str, catalogue: Path, tmp_path_factory: pytest.TempPathFactory
+    cluster: Cluster,
+    namespace: str,
+    second_namespace: str,
+    gateway: str,
+    catalogue: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Up]:
     """An `up` that most tests share. It finds the network of the pods by itself."""
-    settings = settings_for(cluster, namespace) | {"QUEUE_ENGINE_CATALOGUE_FILE": str(catalogue)}
-    with running_up(tmp_path_factory.mktemp("up"), *OPTIONS, **settings) as running:
+    folder = tmp_path_factory.mktemp("up")
+    regions = folder / "clusters.toml"
+    regions.write_text(f'[regions.here]\n[regions.there]\nnamespace = "{second_namespace}"\n')
+    files = {"QUEUE_ENGINE_CATALOGUE_FILE": str(catalogue), "QUEUE_ENGINE_CLUSTERS_FILE": str(regions)}
+    with running_up(folder, *OPTIONS, **settings_for(cluster, namespace), **files) as running:
         yield running
 
 
-def create(up: Up, *, workers: int = 1, mode: str = "QUEUE", command: str = PLAIN, gpu_type: str = "CPU") -> int:
-    made = up.post(
-        "/v2/serverless",
-        {
-            "name": "in-pods",
-            "image": IMAGE,
-            "resources": [{"region": "here", "gpuType": gpu_type, "gpuCount": 1}],
-            "workers": workers,
-            "serviceMode": mode,
-            "containerVolumeInGb": 20,
-            "initializationCommand": command,
-            "expose": {"port": 8000, "protocol": "http"},
-        },
-    )
-    return int(made["id"])
+def create(up: Up, **wanted: Any) -> int:
+    return int(up.post("/v2/serverless", request(**wanted))["id"])
+
+
+def request(
+    *, workers: int = 1, mode: str = "QUEUE", command: str = PLAIN, gpu_type: str = "CPU", region: str = "here"
+) -> dict[str, Any]:
+    return {
+        "name": "in-pods",
+        "image": IMAGE,
+        "resources": [{"region": region, "gpuType": gpu_type, "gpuCount": 1}],
+        "workers": workers,
+        "serviceMode": mode,
+        "containerVolumeInGb": 20,
+        "initializationCommand": command,
+        "expose": {"port": 8000, "protocol": "http"},
+    }
 
 
 def delete(up: Up, endpoint_id: int) -> None:
@@ -220,6 +237,21 @@ def test_requests_to_an_alb_endpoint_reach_its_pods(up: Up, cluster: Cluster, na
     assert "Directory listing" in response.text
     delete(up, endpoint_id)
     wait_until(lambda: pods(cluster, namespace, endpoint_id) == [], message=logs(up))
+
+
+def test_workers_run_in_the_cluster_of_their_region_and_an_unknown_region_is_refused(
+    up: Up, cluster: Cluster, namespace: str, second_namespace: str, record_case: RecordCase
+) -> None:
+    refused = up.client.post("/v2/serverless", json=request(region="mars"))
+    assert refused.status_code == 400
+    assert "resources[0].region: must be one of here, there" in refused.text
+    endpoint_id = create(up, region="there")
+    wait_until_running(up, endpoint_id, 1)
+    assert len(pods(cluster, second_namespace, endpoint_id)) == 1
+    assert pods(cluster, namespace, endpoint_id) == []
+    delete(up, endpoint_id)
+    wait_until(lambda: pods(cluster, second_namespace, endpoint_id) == [], message=logs(up))
+    record_case("unknown region", seen="400: must be one of here, there", recovery="names what there is")
 
 
 def test_a_worker_waits_for_a_node_with_its_gpu_type(
