@@ -21,8 +21,8 @@ from queue_engine.store.store import Store
 from tests.clusters.engine import IMAGE, ContainerEngine
 from tests.clusters.installation import Installation, spec_for
 from tests.integration.backend_contract import all_of, in_phase
-from tests.integration.parts import new_endpoint, open_store
-from tests.integration.test_log_followers import has_lines, log_of
+from tests.integration.parts import open_store
+from tests.integration.test_log_followers import has_lines, log_of, new_followed
 from tests.waiting import wait_until_async
 
 LINES = 400
@@ -75,8 +75,7 @@ async def container(container_engine: ContainerEngine) -> AsyncIterator[EngineLo
 async def test_a_log_is_complete_although_its_followers_and_the_engine_are_replaced(
     store: Store, container: EngineLogs, container_engine: ContainerEngine
 ) -> None:
-    endpoint_id = await new_endpoint(store)
-    followed = Followed(endpoint_id, f"{endpoint_id}-a1b2c3", 1)
+    followed = await new_followed(store)
 
     async def secrets_of(_: Followed) -> Secrets:
         return Secrets(["tiger-4711-canary"])
@@ -103,11 +102,12 @@ async def test_a_log_is_complete_although_its_followers_and_the_engine_are_repla
 async def test_a_worker_that_is_stopped_has_the_last_words_of_its_container_in_its_log(
     store: Store, platform: Installation
 ) -> None:
-    endpoint_id = await new_endpoint(store)
-    followed = Followed(endpoint_id, f"{endpoint_id}-a1b2c3", 1)
+    followed = await new_followed(store)
     command = "trap 'echo bye; exit 0' TERM; echo hello $TOKEN; while :; do sleep 0.1; done"
     spec = replace(
-        spec_for(followed.worker_id, command), endpoint_id=endpoint_id, environment={"TOKEN": "tiger-4711-canary"}
+        spec_for(followed.worker_id, command),
+        endpoint_id=followed.endpoint_id,
+        environment={"TOKEN": "tiger-4711-canary"},
     )
     backend = platform.backend()
     followers = LogFollowers(
@@ -132,11 +132,10 @@ async def test_a_worker_without_the_gpu_that_it_asks_for_says_so_once_in_its_log
     store: Store, platform: Installation
 ) -> None:
     """Also after a change of controllers."""
-    endpoint_id = await new_endpoint(store)
-    followed = Followed(endpoint_id, f"{endpoint_id}-a1b2c3", 1)
+    followed = await new_followed(store)
     spec = replace(
         spec_for(followed.worker_id, "echo hello; exec sleep 1000"),
-        endpoint_id=endpoint_id,
+        endpoint_id=followed.endpoint_id,
         resources=(Resource("local", "NVIDIA_L4_24G", 1),),
     )
     for number in range(2):

@@ -81,10 +81,20 @@ def followers_of(store: Store, output: RecordedOutput, **options: Any) -> LogFol
     return LogFollowers(output, store.logs, given.pop("secrets_of", secrets_of), **given)
 
 
+async def new_followed(store: Store) -> Followed:
+    """Return the first run of a worker of a new endpoint. Only a worker with a record gets a log."""
+    endpoint_id = await new_endpoint(store)
+    return await recorded(store, Followed(endpoint_id, f"{endpoint_id}-a1b2c3", 1))
+
+
+async def recorded(store: Store, followed: Followed) -> Followed:
+    await store.workers.put(followed.endpoint_id, followed.worker_id, managed=True)
+    return followed
+
+
 @pytest.fixture
 async def followed(store: Store) -> Followed:
-    endpoint_id = await new_endpoint(store)
-    return Followed(endpoint_id, f"{endpoint_id}-a1b2c3", 1)
+    return await new_followed(store)
 
 
 async def log_of(store: Store, followed: Followed) -> list[str]:
@@ -252,7 +262,7 @@ async def test_no_line_is_stored_while_the_secrets_cannot_be_read(
 async def test_a_container_beyond_the_limit_has_a_log_that_says_so_until_it_is_followed(
     store: Store, containers: Containers, followed: Followed
 ) -> None:
-    other = Followed(followed.endpoint_id, f"{followed.endpoint_id}-other", 1)
+    other = await recorded(store, Followed(followed.endpoint_id, f"{followed.endpoint_id}-other", 1))
     containers.start(followed, CONTAINER)
     containers.start(other, CONTAINER)
     followers = followers_of(store, containers.output, limit=1, end_seconds=60)
