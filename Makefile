@@ -74,7 +74,7 @@ test-servers: setup ## run model servers from PyPI end to end, each in a virtual
 test-images: setup ## build the images with podman on a base of Debian packages, and run compose.yaml with them
 	$(BIN)/python -m pytest tests/images
 
-test-clusters: setup ## run the Docker backend on a real container engine: that of DOCKER_HOST, or podman
+test-clusters: setup ## run workers in containers of DOCKER_HOST or podman, and in the Kubernetes cluster of KUBECONFIG
 	$(BIN)/python -m pytest tests/clusters -rs --durations=5
 
 check: setup ## lint, formatting, types, prose, layers

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +26,7 @@ class Gateway:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._servers: list[asyncio.Server] = []
+        self._writers: set[asyncio.StreamWriter] = set()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -48,34 +49,39 @@ class Gateway:
 
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             found = targets()
-            try:
+            with self._known(writer):
                 if found:
-                    await _join(reader, writer, found[next(turns) % len(found)])
-            finally:
-                writer.close()
+                    await self._join(reader, writer, found[next(turns) % len(found)])
 
         server = await asyncio.start_server(connected, self.host, port)
         self._servers.append(server)
         listening: int = server.sockets[0].getsockname()[1]
         return listening
 
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Address) -> None:
+        """Copy both ways until both sides have ended. A target that refuses looks like a closed connection."""
+        with suppress(OSError):
+            far_reader, far_writer = await asyncio.open_connection(*target)
+            with self._known(far_writer):
+                await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+
+    @contextmanager
+    def _known(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        self._writers.add(writer)
+        try:
+            yield
+        finally:
+            self._writers.discard(writer)
+            writer.close()
+
     async def _close(self) -> None:
+        """End all connections, and with them the tasks that copy."""
         for server in self._servers:
             server.close()
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in others:
-            task.cancel()
+        for writer in self._writers:
+            writer.transport.abort()
         await asyncio.gather(*others, return_exceptions=True)
-
-
-async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: Address) -> None:
-    """Copy both ways until both sides have ended. A target that refuses looks like a closed connection."""
-    with suppress(OSError):
-        far_reader, far_writer = await asyncio.open_connection(*target)
-        try:
-            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
-        finally:
-            far_writer.close()
 
 
 async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
