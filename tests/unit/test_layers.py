@@ -49,6 +49,7 @@ PREFIXES = {
     "queue_engine.cli.serve_controller": "serve_controller",
     "queue_engine.cli.process_workers": "process_workers",
     "queue_engine.cli.serve_delivery": "serve_delivery",
+    "queue_engine.client": "client",
     "queue_engine.api": "api",
     "queue_engine.api.http": "http",
     "queue_engine.api.v2": "v2",
@@ -169,7 +170,8 @@ MAY_IMPORT = {
     "delivery": {"delivery", "config", "store"} | TOOLS,
     "controller": {"controller", "backends", "config", "store", "logs"} | TOOLS,
     "backends": {"backends"} | TOOLS,
-    "cli": {"cli", "times", "domain", "rules", "aio", "crypto", "processes", "version"},
+    "client": {"client"},
+    "cli": {"cli", "client", "times", "domain", "rules", "aio", "crypto", "processes", "version"},
     "times": {"times"},
     "agent_root": {"agent_root", "worker_agent", "agent_protocol", "config", "store", "logs"} | TOOLS,
     "worker_agent": {"worker_agent", "agent_protocol", "logs"} | TOOLS,
@@ -346,7 +348,7 @@ def test_a_right_arrow_passes(module: str, source: str) -> None:
 
 
 def test_the_agents_install_has_no_web_framework() -> None:
-    lock = (ROOT / "requirements" / "base.txt").read_text()
+    lock = (ROOT / "requirements" / "agent.txt").read_text()
     locked = set(re.findall(r"^([a-z0-9][a-z0-9._-]*)==", lock, re.MULTILINE))
     assert {"redis", "httpx"} <= locked, "the lock was not understood"
     assert not locked & SERVER_ONLY

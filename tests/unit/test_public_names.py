@@ -8,7 +8,44 @@ from types import ModuleType
 
 import pytest
 
-PUBLIC = {"queue_engine": ["__version__"], "worker_agent": []}
+PUBLIC = {
+    "queue_engine": ["__version__"],
+    "queue_engine.client": [
+        "ApiError",
+        "AsyncClient",
+        "AsyncEndpoint",
+        "AsyncTask",
+        "Attempt",
+        "Client",
+        "ClientError",
+        "Conflict",
+        "Delivery",
+        "Endpoint",
+        "EndpointInfo",
+        "Forbidden",
+        "InvalidRequest",
+        "InvalidWebhook",
+        "LogLine",
+        "MapItem",
+        "NotFound",
+        "QueueFull",
+        "Task",
+        "TaskCancelled",
+        "TaskCounts",
+        "TaskExpired",
+        "TaskFailed",
+        "TaskInfo",
+        "TaskTimedOut",
+        "Unauthorized",
+        "Unavailable",
+        "WaitTimeout",
+        "WebhookEvent",
+        "WorkerInfo",
+        "WorkerLost",
+        "verify_webhook",
+    ],
+    "worker_agent": [],
+}
 
 
 @pytest.mark.parametrize("package", PUBLIC)

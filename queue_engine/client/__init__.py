@@ -1,0 +1,72 @@
+"""The Python client of queue-engine, synchronous (`Client`) and asynchronous (`AsyncClient`).
+
+It needs httpx and pydantic, and imports nothing of the engine. See docs/guides/python-client.md.
+"""
+
+from queue_engine.client.async_client import AsyncClient, AsyncEndpoint, AsyncTask
+from queue_engine.client.errors import (
+    ApiError,
+    ClientError,
+    Conflict,
+    Forbidden,
+    InvalidRequest,
+    InvalidWebhook,
+    NotFound,
+    QueueFull,
+    TaskCancelled,
+    TaskExpired,
+    TaskFailed,
+    TaskTimedOut,
+    Unauthorized,
+    Unavailable,
+    WaitTimeout,
+    WorkerLost,
+)
+from queue_engine.client.mapping import MapItem
+from queue_engine.client.models import (
+    Attempt,
+    Delivery,
+    EndpointInfo,
+    LogLine,
+    TaskCounts,
+    TaskInfo,
+    WebhookEvent,
+    WorkerInfo,
+)
+from queue_engine.client.sync_client import Client, Endpoint, Task
+from queue_engine.client.webhooks import verify_webhook
+
+__all__ = [
+    "ApiError",
+    "AsyncClient",
+    "AsyncEndpoint",
+    "AsyncTask",
+    "Attempt",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Delivery",
+    "Endpoint",
+    "EndpointInfo",
+    "Forbidden",
+    "InvalidRequest",
+    "InvalidWebhook",
+    "LogLine",
+    "MapItem",
+    "NotFound",
+    "QueueFull",
+    "Task",
+    "TaskCancelled",
+    "TaskCounts",
+    "TaskExpired",
+    "TaskFailed",
+    "TaskInfo",
+    "TaskTimedOut",
+    "Unauthorized",
+    "Unavailable",
+    "WaitTimeout",
+    "WebhookEvent",
+    "WorkerInfo",
+    "WorkerLost",
+    "verify_webhook",
+]

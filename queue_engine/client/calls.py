@@ -1,0 +1,132 @@
+"""The operations of the client, without I/O: see `exchange`."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from queue_engine.client.errors import Conflict, NotFound, WaitTimeout, task_failure
+from queue_engine.client.exchange import RESPONSE_SECONDS, Flow, Patience, Request, call, json_text, path_of
+from queue_engine.client.models import EndpointInfo, LogLine, TaskInfo
+
+WAIT_SECONDS = 50
+"""Longest wait of one request: many proxies end an idle one after 60 s."""
+MAX_TOGETHER = 256
+"""The API's limit of tasks in one request that waits."""
+PAGE_SIZE = 1000
+FIRST_POLL_SECONDS = 0.1
+MAX_POLL_SECONDS = 2.0
+
+
+def camel(name: str) -> str:
+    """Return the API's name of a field in snake case."""
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def body_of(fields: Mapping[str, Any]) -> bytes:
+    """Return a request's body with these fields, which have names in snake case."""
+    return json_text({camel(name): value for name, value in fields.items()})
+
+
+def new_task_id() -> str:
+    return uuid.uuid4().hex
+
+
+def endpoint_of(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
+    """Find an endpoint by its id, or by its name. Raises NotFound, or Conflict if several have the name."""
+    if id_or_name.isascii() and id_or_name.isdigit():  # a name begins with a letter
+        data = yield from call(Request("GET", path_of(id_or_name)), patience)
+        return EndpointInfo.model_validate(data)
+    rows = yield from call(Request("GET", path_of()), patience)
+    named = [row for row in rows if row.get("name") == id_or_name]
+    if not named:
+        raise NotFound(f"no endpoint is named {id_or_name}", status=404)
+    if len(named) > 1:
+        ids = ", ".join(str(row.get("id")) for row in named)
+        raise Conflict(f"{len(named)} endpoints are named {id_or_name}; use one of the ids {ids}", status=409)
+    return EndpointInfo.model_validate(named[0])
+
+
+def submit(endpoint_id: str, task: Mapping[str, Any], patience: Patience) -> Flow[None]:
+    """Submit a task. Its `task_id` makes the request repeatable."""
+    yield from call(Request("POST", path_of(endpoint_id, "tasks"), body=body_of(task)), patience)
+
+
+def read(endpoint_id: str, task_id: str, patience: Patience) -> Flow[TaskInfo]:
+    data = yield from call(Request("GET", path_of(endpoint_id, "tasks", task_id)), patience)
+    return TaskInfo.model_validate(data)
+
+
+def wait(
+    endpoint_id: str, task_id: str, timeout: float | None, waiting: Patience, patience: Callable[[], Patience]
+) -> Flow[TaskInfo]:
+    """Wait until a task has ended, and return it.
+
+    Each request waits in the API. Before a request that follows one which ended early there is a growing pause, because
+    an API that has too many waits does not wait. `waiting` ends with the timeout, and `patience` makes that of one
+    request. Raises WaitTimeout.
+    """
+    path, early, pause = path_of(endpoint_id, "tasks", task_id), 0, 0.0
+    while True:
+        began = waiting.clock()
+        seconds = max(0, int(min(WAIT_SECONDS, waiting.until - began - pause)))
+        request = Request("GET", path, {"wait": seconds}, timeout=seconds + RESPONSE_SECONDS, after=pause)
+        task = TaskInfo.model_validate((yield from call(request, patience().longer(seconds))))
+        if task.has_ended:
+            return task
+        now = waiting.clock()
+        if timeout is not None and now >= waiting.until:
+            raise WaitTimeout(task, timeout)
+        early = early + 1 if now - began - pause < max(seconds / 2, FIRST_POLL_SECONDS) else 0
+        pause = min(MAX_POLL_SECONDS, FIRST_POLL_SECONDS * 2.0 ** min(early - 1, 8)) if early else 0.0
+        pause = min(pause, max(0.0, waiting.until - now))
+
+
+def ended_of(endpoint_id: str, asked: Sequence[str], patience: Patience) -> Flow[list[TaskInfo]]:
+    """Wait until one of at most MAX_TOGETHER tasks has ended; return those that have, after WAIT_SECONDS none.
+
+    A task that is unknown, because it was deleted while it was waited for, is raised as NotFound.
+    """
+    body = json_text({"taskIds": list(asked), "wait": WAIT_SECONDS})
+    request = Request("POST", path_of(endpoint_id, "tasks", "wait"), body=body, timeout=WAIT_SECONDS + RESPONSE_SECONDS)
+    data = yield from call(request, patience.longer(WAIT_SECONDS))
+    if data["unknown"]:
+        raise NotFound(f"task {data['unknown'][0]} does not exist any more", status=404)
+    return [TaskInfo.model_validate(row) for row in data["ended"]]
+
+
+def output_of(task: TaskInfo) -> Any:
+    """Return the output of an ended task. Raises TaskFailed if it has none."""
+    if not task.has_succeeded:
+        raise task_failure(task)
+    return task.output
+
+
+def order(endpoint_id: str, task_id: str, name: str, patience: Patience, *, repeatable: bool) -> Flow[Any]:
+    """Give an order about a task: cancel, retry and the like."""
+    request = Request("POST", path_of(endpoint_id, "tasks", task_id, *name.split("/")), repeatable=repeatable)
+    return (yield from call(request, patience))
+
+
+def page(endpoint_id: str, number: int, status: str | None, patience: Patience) -> Flow[tuple[list[TaskInfo], bool]]:
+    """Return a page of tasks, newest first, and whether there are more."""
+    query: dict[str, str | int] = {"pageNumber": number, "pageSize": PAGE_SIZE}
+    if status is not None:
+        query["status"] = status
+    data = yield from call(Request("GET", path_of(endpoint_id, "tasks"), query), patience)
+    return [TaskInfo.model_validate(row) for row in data["items"]], number < data["pages"]
+
+
+def log_page(
+    endpoint_id: str, worker_id: str, after: tuple[str, str] | None, query: Mapping[str, str], patience: Patience
+) -> Flow[tuple[list[LogLine], tuple[str, str] | None, bool]]:
+    """Return lines of a worker's log, the place after them, and whether there are more now."""
+    asked: dict[str, str | int] = {**query, "pageSize": PAGE_SIZE}
+    if after is not None:
+        asked |= {"searchAfterTime": after[0], "searchAfterOffset": after[1]}
+    data = yield from call(Request("GET", path_of(endpoint_id, "workers", worker_id, "logs"), asked), patience)
+    time, offset = data.get("nextSearchAfterTime"), data.get("nextSearchAfterOffset")
+    place = (time, offset) if time and offset else after
+    return [LogLine.model_validate(row) for row in data["logs"]], place, bool(data["hasMore"])

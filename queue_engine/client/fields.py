@@ -1,0 +1,54 @@
+"""Fields of requests in snake case, for type checkers. A test compares them with the API's definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+
+class SubmitFields(TypedDict, total=False):
+    """Optional fields of a submission: see docs/reference/task-fields.md."""
+
+    headers: Mapping[str, str]
+    webhook: str
+    webhook_auth_key: str
+    execution_timeout_seconds: int
+    queue_ttl_seconds: float
+
+
+class UpdateFields(TypedDict, total=False):
+    """Settings of an endpoint that can be changed: see docs/reference/endpoint-settings.md. None clears a setting."""
+
+    name: str
+    resources: Sequence[Mapping[str, Any]]
+    workers: int
+    container_volume_in_gb: int
+    container_registry_auth_id: int | None
+    min_single_card_vram_in_gb: int | None
+    min_single_card_vcpu: int | None
+    min_single_card_ram_in_gb: int | None
+    initialization_command: str | None
+    environment_vars: Sequence[Mapping[str, str]] | None
+    expose: Mapping[str, Any] | None
+    webhook: str | None
+    concurrency: int | None
+    execution_timeout_seconds: int | None
+    max_attempts: int | None
+    max_queued_tasks: int | None
+    max_submits_per_second: int | None
+    result_retention_seconds: int | None
+    queue_ttl_seconds: float | None
+    cancel_uri: str | None
+    ready_path: str | None
+    start_timeout_seconds: float | None
+    max_busy_seconds: float | None
+    retry_on: Sequence[str] | None
+    retry_delays_seconds: Sequence[float] | None
+
+
+class CreateFields(UpdateFields, total=False):
+    """Settings of a new endpoint."""
+
+    image: str
+    image_registry: str | None
+    service_mode: str

@@ -1,0 +1,161 @@
+"""Objects that the API returns. They are immutable. Their members are those of the HTTP API in snake case.
+
+A member that this version does not know is kept in `model_extra`. Times are epoch milliseconds of the engine's clock.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class View(BaseModel):
+    """Base of all of them."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="allow")
+
+
+class TaskInfo(View):
+    """A task as last read. `input`, `output` and `headers` are None in lists."""
+
+    task_id: str
+    endpoint_id: int
+    endpoint_name: str = ""
+    status: str
+    """PROCESSING, SUCCESS, DELIVERED or FAILED."""
+    state: str
+    """scheduled, queued, running, succeeded, failed, cancelled, expired, timed_out or dead."""
+    attempts: int = 0
+    error: str | None = None
+    cancel_requested: bool = False
+    worker_url: str | None = None
+    webhook: str | None = None
+    delivery_status: str = "INIT"
+    delivery_attempts: int = 0
+    delivery_error: str | None = None
+    next_delivery_at: int | None = None
+    created_at: int
+    updated_at: int | None = None
+    started_at: int | None = None
+    finished_at: int | None = None
+    delivered_at: int | None = None
+    duration_ms: int | None = None
+    input: Any = None
+    output: Any = None
+    headers: dict[str, str] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status != "PROCESSING"
+
+    @property
+    def has_succeeded(self) -> bool:
+        return self.status in ("SUCCESS", "DELIVERED")
+
+
+class TaskCounts(View):
+    """Numbers of tasks of an endpoint."""
+
+    processing: int
+    queued: int
+    running: int
+    scheduled: int = 0
+    delivered: int
+    success: int
+    failed: int
+    total: int
+
+
+class Attempt(View):
+    """An attempt of a task."""
+
+    attempt: int
+    worker_id: str
+    outcome: str
+    started_at: int
+    ended_at: int | None = None
+    error: str | None = None
+    tries: int = 1
+
+
+class Delivery(View):
+    """An attempt to deliver the result of a task to its webhook."""
+
+    at: int
+    trigger: str
+    status: int | None = None
+    error: str | None = None
+    duration_ms: int | None = None
+    next_attempt_at: int | None = None
+    response: str | None = None
+
+
+class EndpointInfo(View):
+    """An endpoint as last read. `model_extra` has the rest of its settings, in camel case."""
+
+    id: str
+    name: str
+    image: str
+    status: str
+    """INITIALIZING, RUNNING, STOPPING, STOPPED or FAILED."""
+    total_workers: int
+    running_workers: int
+    service_mode: str
+    queued_tasks: int = 0
+    running_tasks: int = 0
+    cost: float = 0.0
+    expose: dict[str, Any] | None = None
+    webhook: str | None = None
+    webhook_secret: str | None = None
+    """Only in the response that creates the endpoint."""
+
+
+class WorkerInfo(View):
+    """A worker of an endpoint."""
+
+    worker_id: str
+    status: str
+    created_at: int
+    region: str | None = None
+    gpu_type: str | None = None
+    restarts: int = 0
+    last_heartbeat_at: int | None = None
+    running_tasks: int = 0
+    error: str | None = None
+
+
+class LogLine(View):
+    """A line of a worker's log. `timestamp` is ISO 8601 in UTC."""
+
+    timestamp: str
+    log: str
+    offset: str | int
+
+
+class WebhookEvent(BaseModel):
+    """A verified webhook. Exactly one of `result` and `failed_reason` belongs to a task's result.
+
+    An event of a worker has no `task_id`; its members are in `model_extra`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    id: str
+    """The `webhook-id`, the same in every attempt: use it to detect repeated deliveries."""
+    sent_at: int
+    """Time of this attempt in seconds since 1970."""
+    task_id: int | None = None
+    user_task_id: str | None = None
+    """The id with which the task was submitted."""
+    endpoint_id: str | None = None
+    status: str | None = None
+    success: bool | None = None
+    timestamp: str | None = None
+    retry_count: int | None = None
+    """1 in the first attempt."""
+    result: Any = None
+    result_truncated: bool = False
+    """True if the output is over 256 KiB: read the task for it."""
+    failed_reason: str | None = None

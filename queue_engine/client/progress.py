@@ -1,0 +1,48 @@
+"""The progress bar of `map`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sized
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:  # rich takes 0.1 s to import, and few calls show a bar
+    from rich.progress import Progress, TaskID
+
+    from queue_engine.client.mapping import MapItem
+
+
+class MapProgress:
+    """A bar on standard error while it is open. Shows nothing unless `shown`, or where that is no terminal."""
+
+    def __init__(self, inputs: Iterable[Any], *, shown: bool) -> None:
+        self._total = len(inputs) if isinstance(inputs, Sized) else None
+        self._shown = shown
+        self._bar: Progress | None = None
+        self._row: TaskID | None = None
+        self._failed = 0
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+            console = Console(stderr=True)
+            self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+            self._bar.start()
+            self._row = self._bar.add_task("", total=self._total)
+        return self
+
+    def ended(self, item: MapItem) -> None:
+        """Count an ended task."""
+        if item.error is not None:
+            self._failed += 1
+        if self._bar is not None and self._row is not None:
+            self._bar.update(self._row, advance=1, description=f"{self._failed} failed" if self._failed else "")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()

@@ -1,0 +1,314 @@
+"""The synchronous client."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import httpx
+
+from queue_engine.client import calls
+from queue_engine.client.connection import Connection, lost, received, sent
+from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
+from queue_engine.client.fields import CreateFields, SubmitFields, UpdateFields
+from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap
+from queue_engine.client.models import Attempt, Delivery, EndpointInfo, LogLine, TaskCounts, TaskInfo, WorkerInfo
+from queue_engine.client.progress import MapProgress
+
+T = TypeVar("T")
+
+DEFAULT_TIMEOUT_SECONDS = 60.0
+LOG_POLL_SECONDS = 1.0
+
+
+class Client:
+    """A client of the API. Its methods raise ApiError.
+
+    `url` and `api_key` are by default QUEUE_ENGINE_URL and QUEUE_ENGINE_API_KEY (or the file that
+    QUEUE_ENGINE_API_KEY_FILE names). `timeout` is the time in seconds for which a call is retried while the API is away
+    or busy. A client may be used by several threads. Close it, or use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        api_key: str | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_SECONDS,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        connection = Connection.of(url, api_key)
+        self._timeout = timeout
+        self._http = httpx.Client(transport=transport, **connection.options())
+        self.url = connection.url
+
+    def endpoint(self, id_or_name: str, *, port: int | None = None) -> Endpoint:
+        """Return the endpoint with this id or name. It is looked up at its first use.
+
+        `port` is the port of the container that tasks are sent to, the exposed one by default.
+        """
+        return Endpoint(self, id_or_name, port)
+
+    def endpoints(self) -> list[EndpointInfo]:
+        """Return all endpoints, newest first."""
+        return [EndpointInfo.model_validate(row) for row in self._call("GET")]
+
+    def create_endpoint(self, **settings: Unpack[CreateFields]) -> EndpointInfo:
+        """Create an endpoint. Only its response has the `webhook_secret`."""
+        return EndpointInfo.model_validate(self._call("POST", body=calls.body_of(settings), repeatable=False))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def patience(self, seconds: float | None = None) -> Patience:
+        """Return the retries of one operation, by default those of the client's timeout."""
+        return Patience.of(self._timeout if seconds is None else seconds, time.monotonic)
+
+    def run(self, flow: Flow[T]) -> T:
+        """Run an operation of `queue_engine.client.calls`, and return its result."""
+        try:
+            request = next(flow)
+            while True:
+                try:
+                    response = self._exchange(request)
+                except httpx.HTTPError as error:
+                    request = flow.throw(lost(error, self.url))
+                else:
+                    request = flow.send(response)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+    def _exchange(self, request: Request) -> Any:
+        if request.after > 0:
+            time.sleep(request.after)  # noqa: TID251 - this is a client, and the pause is its purpose
+        return received(self._http.request(**sent(request)))
+
+    def _call(self, method: str, *parts: str, **of_request: Any) -> Any:
+        return self.run(call(Request(method, path_of(*parts), **of_request), self.patience()))
+
+
+class Endpoint:
+    """An endpoint. Get it from `Client.endpoint`."""
+
+    def __init__(self, client: Client, id_or_name: str, port: int | None) -> None:
+        self._client = client
+        self._id_or_name = id_or_name
+        self._port = port
+        self._id: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Id of the endpoint. Raises NotFound if there is none with its name."""
+        return self._id or self.info().id
+
+    def info(self) -> EndpointInfo:
+        """Read the endpoint."""
+        info = self._client.run(calls.endpoint_of(self._id or self._id_or_name, self._client.patience()))
+        self._id = info.id
+        if self._port is None and info.expose is not None:
+            self._port = info.expose.get("port")
+        return info
+
+    def submit(
+        self,
+        input: Any,  # noqa: A002 - the API's name
+        *,
+        path: str = "/",
+        task_id: str | None = None,
+        port: int | None = None,
+        **fields: Unpack[SubmitFields],
+    ) -> Task:
+        """Submit a task, and return it without waiting for its end.
+
+        The id of the task is made here if it is not given, so a request that is repeated runs nothing twice.
+        """
+        task_id = task_id or calls.new_task_id()
+        body = {**fields, "input": input, "task_id": task_id, "process_uri": path, "worker_port": self._port_of(port)}
+        self._client.run(calls.submit(self.id, body, self._client.patience()))
+        return Task(self, task_id)
+
+    def task(self, task_id: str) -> Task:
+        """Return the task with this id. It is not looked up."""
+        return Task(self, task_id)
+
+    def tasks(self, *, status: str | None = None) -> Iterator[TaskInfo]:
+        """Iterate over the tasks, newest first, without their inputs and outputs."""
+        number, more = 1, True
+        while more:
+            rows, more = self._client.run(calls.page(self.id, number, status, self._client.patience()))
+            yield from rows
+            number += 1
+
+    def count(self) -> TaskCounts:
+        """Count the tasks."""
+        return TaskCounts.model_validate(self.call("GET", "tasks", "count"))
+
+    def map(
+        self,
+        inputs: Iterable[Any],
+        *,
+        path: str = "/",
+        port: int | None = None,
+        window: int = DEFAULT_WINDOW,
+        ordered: bool = False,
+        batch_id: str | None = None,
+        progress: bool = False,
+        **fields: Unpack[SubmitFields],
+    ) -> Iterator[MapItem]:
+        """Run a task for each input, and iterate over their results as they come; in the order of inputs if `ordered`.
+
+        A failed task is a result too: its `error` is set. At most `window` inputs are under way, so the inputs may be
+        endless. With a `batch_id` (1–64 of `[A-Za-z0-9_]`), the same call after an interruption goes on where it was:
+        tasks that were submitted before are not run again. `progress` shows a progress bar on a terminal.
+        """
+        tasks = TaskMap(inputs, window=window, ordered=ordered, batch_id=batch_id)
+        with MapProgress(inputs, shown=progress) as bar:
+            while True:
+                while (pending := tasks.take()) is not None:
+                    self.submit(pending.input, path=path, task_id=pending.task_id, port=port, **fields)
+                for item in tasks.results():
+                    bar.ended(item)
+                    yield item
+                if tasks.is_done:
+                    return
+                if asked := tasks.waiting():
+                    ended = self._client.run(calls.ended_of(self.id, asked, self._client.patience()))
+                    tasks.note_all(ended, asked=asked)
+
+    def update(self, **settings: Unpack[UpdateFields]) -> EndpointInfo:
+        """Change settings. None clears a setting."""
+        body = calls.body_of(settings)
+        return EndpointInfo.model_validate(self.call("PATCH", body=body))
+
+    def start(self) -> None:
+        """Start the workers of a stopped endpoint."""
+        self.call("POST", "start")
+
+    def stop(self) -> None:
+        """Stop the workers. Tasks that wait are kept."""
+        self.call("POST", "stop")
+
+    def scale(self, workers: int) -> None:
+        """Set the number of workers."""
+        self.call("PUT", "workers", query={"count": workers})
+
+    def delete(self) -> None:
+        """Delete the endpoint and its tasks."""
+        self.call("DELETE")
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the workers, oldest first."""
+        return [WorkerInfo.model_validate(row) for row in self.call("GET", "workers")]
+
+    def logs(self, worker_id: str, *, follow: bool = False, **query: str) -> Iterator[LogLine]:
+        """Iterate over the lines of a worker's log, oldest first. `follow` goes on with lines that are added later.
+
+        `query` has `keyword`, `start_time` or `end_time`.
+        """
+        asked, place = {calls.camel(name): value for name, value in query.items()}, None
+        while True:
+            lines, place, more = self._client.run(
+                calls.log_page(self.id, worker_id, place, asked, self._client.patience())
+            )
+            yield from lines
+            if more:
+                continue
+            if not follow:
+                return
+            time.sleep(LOG_POLL_SECONDS)  # noqa: TID251 - the API has no way to wait for lines
+
+    def call(self, method: str, *parts: str, **of_request: Any) -> Any:
+        """Call the API for this endpoint, and return the data of the response."""
+        return self.run(call(Request(method, path_of(self.id, *parts), **of_request), self._client.patience()))
+
+    def run(self, flow: Flow[T]) -> T:
+        return self._client.run(flow)
+
+    def patience(self, seconds: float | None = None) -> Patience:
+        return self._client.patience(seconds)
+
+    def _port_of(self, port: int | None) -> int:
+        if port is None and self._port is None:
+            self.info()
+        found = port or self._port
+        if found is None:
+            raise ValueError("port: is required, because the endpoint exposes no port")
+        return found
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self._id or self._id_or_name!r})"
+
+
+class Task:
+    """A task of an endpoint. Get it from `Endpoint.submit` or `Endpoint.task`."""
+
+    def __init__(self, endpoint: Endpoint, task_id: str) -> None:
+        self._endpoint = endpoint
+        self.id = task_id
+
+    def info(self) -> TaskInfo:
+        """Read the task, with its input and output."""
+        return self._endpoint.run(calls.read(self._endpoint.id, self.id, self._endpoint.patience()))
+
+    def wait(self, timeout: float | None = None) -> TaskInfo:
+        """Wait until the task has ended, and return it, also if it has failed. Raises WaitTimeout.
+
+        `timeout` is in seconds; None waits for any time.
+        """
+        patience = self._endpoint.patience(float("inf") if timeout is None else timeout)
+        return self._endpoint.run(calls.wait(self._endpoint.id, self.id, timeout, patience, self._endpoint.patience))
+
+    def result(self, timeout: float | None = None, *, cancel_on_interrupt: bool = False) -> Any:
+        """Wait for the output of the task, and return it. Raises TaskFailed or WaitTimeout.
+
+        After a WaitTimeout or Ctrl-C the task goes on; with `cancel_on_interrupt`, Ctrl-C cancels it.
+        """
+        try:
+            return calls.output_of(self.wait(timeout))
+        except KeyboardInterrupt:
+            if cancel_on_interrupt:
+                self.cancel()
+            raise
+
+    def cancel(self) -> None:
+        """Cancel the task. An ended task is not changed."""
+        self._order("cancel")
+
+    def retry(self) -> None:
+        """Run an ended task again. Its result is removed."""
+        self._order("retry", repeatable=False)
+
+    def redeliver(self) -> None:
+        """Send the result to the webhook again."""
+        self._order("deliveries/redeliver", repeatable=False)
+
+    def delete(self) -> None:
+        """Delete an ended task with its input and output."""
+        self._endpoint.call("DELETE", "tasks", self.id)
+
+    def attempts(self) -> list[Attempt]:
+        """Return the latest attempts, oldest first."""
+        return [Attempt.model_validate(row) for row in self._endpoint.call("GET", "tasks", self.id, "attempts")]
+
+    def deliveries(self) -> list[Delivery]:
+        """Return the latest attempts to deliver the result, oldest first."""
+        return [Delivery.model_validate(row) for row in self._endpoint.call("GET", "tasks", self.id, "deliveries")]
+
+    def _order(self, name: str, *, repeatable: bool = True) -> None:
+        patience = self._endpoint.patience()
+        self._endpoint.run(calls.order(self._endpoint.id, self.id, name, patience, repeatable=repeatable))
+
+    def __repr__(self) -> str:
+        return f"Task({self.id!r}, endpoint={self._endpoint!r})"

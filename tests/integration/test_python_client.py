@@ -1,0 +1,169 @@
+"""The Python client, synchronous and asynchronous, against a running engine with two workers."""
+
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from queue_engine.client import (
+    AsyncClient,
+    AsyncEndpoint,
+    Client,
+    Conflict,
+    Endpoint,
+    InvalidRequest,
+    NotFound,
+    TaskCancelled,
+    TaskFailed,
+    Unauthorized,
+    WaitTimeout,
+    verify_webhook,
+)
+from tests.integration.parts import HttpServer
+from tests.integration.test_up import API_KEY, Up, delete_endpoints, wait_for_workers
+from tests.waiting import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+CONTAINER = f"exec {sys.executable} {ROOT / 'tests/integration/obedient_server.py'}"
+RESOURCES = [{"region": "here", "gpuType": "CPU", "gpuCount": 1}]
+
+
+@pytest.fixture(scope="module")
+def endpoint_id(lasting_up: Up) -> Iterator[str]:
+    with Client(lasting_up.url, API_KEY) as client:
+        made = client.create_endpoint(
+            name="echo",
+            image="none",
+            resources=RESOURCES,
+            workers=2,
+            container_volume_in_gb=20,
+            service_mode="QUEUE",
+            initialization_command=CONTAINER,
+            expose={"port": 8000, "protocol": "http"},
+            concurrency=8,
+        )
+        assert made.webhook_secret is not None
+        wait_for_workers(lasting_up, int(made.id), 2)
+        yield made.id
+    delete_endpoints(lasting_up)
+
+
+@pytest.fixture
+def echo(lasting_up: Up, endpoint_id: str) -> Iterator[Endpoint]:
+    with Client(lasting_up.url, API_KEY) as client:
+        yield client.endpoint(endpoint_id)
+
+
+@pytest.fixture
+async def async_echo(lasting_up: Up, endpoint_id: str) -> AsyncIterator[AsyncEndpoint]:
+    async with AsyncClient(lasting_up.url, API_KEY) as client:
+        yield client.endpoint("echo")
+
+
+def test_a_task_is_submitted_and_its_output_returned(echo: Endpoint) -> None:
+    task = echo.submit({"prompt": "grüße", "n": [1, 2**70, None]}, path="/run", headers={"X-A": "b"})
+    assert task.result(timeout=30) == {"prompt": "grüße", "n": [1, 2**70, None]}
+    info = task.info()
+    assert (info.status, info.state, info.attempts, info.headers) == ("SUCCESS", "succeeded", 1, {"X-A": "b"})
+    assert [attempt.outcome for attempt in task.attempts()] == ["ok"]
+    assert task.id in [row.task_id for row in echo.tasks(status="success")]
+    assert echo.count().success >= 1
+
+
+async def test_the_asynchronous_client_does_the_same(async_echo: AsyncEndpoint) -> None:
+    task = await async_echo.submit([1], path="/run", task_id="asynchronous")
+    assert (await task.result(timeout=30)) == [1]
+    assert [attempt.outcome for attempt in await task.attempts()] == ["ok"]
+    assert "asynchronous" in [row.task_id async for row in async_echo.tasks()]
+    assert (await async_echo.count()).total >= 1
+    assert len(await async_echo.workers()) == 2
+    outputs = [item.output async for item in async_echo.map(range(20), path="/run", window=8, ordered=True)]
+    assert outputs == list(range(20))
+
+
+def test_the_same_id_is_the_same_task(echo: Endpoint) -> None:
+    first = echo.submit(1, path="/run", task_id="twice").result(timeout=30)
+    assert echo.submit(1, path="/run", task_id="twice").result(timeout=30) == first
+    with pytest.raises(Conflict):
+        echo.submit(2, path="/run", task_id="twice")
+
+
+def test_a_map_gives_each_result_once_and_goes_on_where_it_was(echo: Endpoint) -> None:
+    interrupted = echo.map(range(30), path="/run", window=10, batch_id="thirty")
+    seen = {next(interrupted).index for _ in range(12)}
+    interrupted.close()  # type: ignore[attr-defined] # as Ctrl-C does
+    assert len(seen) == 12
+    items = sorted(echo.map(range(30), path="/run", window=10, batch_id="thirty"), key=lambda item: item.index)
+    assert [(item.index, item.result()) for item in items] == [(n, n) for n in range(30)]
+    runs = [echo.task(item.task_id).info().attempts for item in items]
+    assert runs == [1] * 30
+
+
+def test_a_failed_task_is_an_error_and_in_a_map_a_result(echo: Endpoint) -> None:
+    with pytest.raises(TaskFailed, match="404") as raised:
+        echo.submit(1, path="/missing").result(timeout=30)
+    assert raised.value.task.state == "failed"
+    (item,) = echo.map([1], path="/missing")
+    assert isinstance(item.error, TaskFailed)
+
+
+def test_a_wait_that_times_out_can_be_continued(echo: Endpoint) -> None:
+    task = echo.submit({"sleep": 1.5}, path="/run")
+    with pytest.raises(WaitTimeout) as raised:
+        task.result(timeout=0.2)
+    assert raised.value.task.task_id == task.id
+    assert task.result(timeout=30) == {"sleep": 1.5}
+
+
+def test_a_task_is_cancelled(echo: Endpoint) -> None:
+    task = echo.submit({"sleep": 60}, path="/run")
+    task.cancel()
+    with pytest.raises(TaskCancelled):
+        task.result(timeout=30)
+    task.delete()
+    with pytest.raises(NotFound):
+        task.info()
+
+
+def test_the_webhook_is_verified_with_the_secret_of_the_endpoint(lasting_up: Up, echo: Endpoint) -> None:
+    secret = lasting_up.get(f"/v2/serverless/{echo.id}/webhook-secret")["secret"]
+    with HttpServer() as receiver:
+        task = echo.submit("ring", path="/run", webhook=receiver.url)
+        request = receiver.next()
+    event = verify_webhook(request.headers, request.body, secret)
+    assert (event.user_task_id, event.success, event.result) == (task.id, True, "ring")
+    wait_until(lambda: [delivery.status for delivery in task.deliveries()] == [200], 30, "no delivery is recorded")
+
+
+def test_an_endpoint_is_changed_and_deleted(lasting_up: Up, echo: Endpoint) -> None:
+    with Client(lasting_up.url, API_KEY) as client:
+        settings: Any = {"image": "none", "resources": RESOURCES, "workers": 0, "container_volume_in_gb": 20}
+        made = client.create_endpoint(name="other", service_mode="QUEUE", **settings)
+        other = client.endpoint("other")
+        assert other.id == made.id
+        assert other.update(max_attempts=2).model_extra["maxAttempts"] == 2  # type: ignore[index]
+        other.stop()
+        wait_until(lambda: other.info().status == "STOPPED", 30, "the endpoint does not stop")
+        other.start()
+        with pytest.raises(ValueError, match="port: is required"):
+            other.submit(1)
+        other.delete()
+        wait_until(lambda: [one.name for one in client.endpoints()] == ["echo"], 30, "the endpoint is still listed")
+        with pytest.raises(InvalidRequest, match="name"):
+            client.create_endpoint(name="9", service_mode="QUEUE", **settings)
+
+
+def test_the_log_of_a_worker_is_read(echo: Endpoint) -> None:
+    echo.submit("logged", path="/run").wait(timeout=30)
+    workers = [worker.worker_id for worker in echo.workers()]
+    assert len(workers) == 2
+    assert all(isinstance(line.log, str) for line in echo.logs(workers[0]))
+
+
+def test_a_wrong_key_and_a_wrong_name_are_named(lasting_up: Up) -> None:
+    with Client(lasting_up.url, "wrong", timeout=1) as client, pytest.raises(Unauthorized):
+        client.endpoints()
+    with Client(lasting_up.url, API_KEY) as client, pytest.raises(NotFound, match="no endpoint is named missing"):
+        client.endpoint("missing").submit(1)

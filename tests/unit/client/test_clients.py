@@ -1,0 +1,94 @@
+"""Both clients send the same requests, and treat a connection that breaks alike."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from queue_engine.client import AsyncClient, Client, Unavailable
+from tests.unit.client.scripted_api import task
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def answering(seen: list[httpx.Request]) -> Handler:
+    """Return an API with one endpoint, which remembers its requests."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        data: Any = {"taskId": "t1"}
+        if request.method == "GET":
+            data = task(output=[1]) if "tasks" in request.url.path else _endpoint()
+        return httpx.Response(200, json={"message": "success", "code": 10000, "data": data})
+
+    return handle
+
+
+def _endpoint() -> dict[str, Any]:
+    row = {"id": "7", "name": "echo", "image": "i", "status": "RUNNING", "totalWorkers": 1, "runningWorkers": 1}
+    return {**row, "serviceMode": "QUEUE", "expose": {"port": 9000, "protocol": "http"}}
+
+
+def described(requests: list[httpx.Request]) -> list[tuple[str, str, Any]]:
+    return [
+        (one.method, str(one.url.raw_path.decode()), json.loads(one.content) if one.content else None)
+        for one in requests
+    ]
+
+
+async def test_both_clients_send_the_same_requests() -> None:
+    sync_seen: list[httpx.Request] = []
+    async_seen: list[httpx.Request] = []
+    with Client("http://api:1", "key", transport=httpx.MockTransport(answering(sync_seen))) as client:
+        output = client.endpoint("7").submit({"a": 1}, path="/run", task_id="t1", queue_ttl_seconds=5).result()
+    async with AsyncClient("http://api:1", "key", transport=httpx.MockTransport(answering(async_seen))) as other:
+        submitted = await other.endpoint("7").submit({"a": 1}, path="/run", task_id="t1", queue_ttl_seconds=5)
+        assert await submitted.result() == output == [1]
+    assert described(sync_seen) == described(async_seen)
+    body = {"queueTtlSeconds": 5, "input": {"a": 1}, "taskId": "t1", "processUri": "/run", "workerPort": 9000}
+    assert described(sync_seen) == [
+        ("GET", "/v2/serverless/7", None),
+        ("POST", "/v2/serverless/7/tasks", body),
+        ("GET", "/v2/serverless/7/tasks/t1?wait=50", None),
+    ]
+    assert {request.headers["X-Api-Key"] for request in (*sync_seen, *async_seen)} == {"key"}
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.ReadTimeout("late")])
+async def test_a_broken_connection_is_unavailable(error: httpx.HTTPError) -> None:
+    def broken(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    transport = httpx.MockTransport(broken)
+    with (
+        Client("http://api:1", "key", timeout=0, transport=transport) as client,
+        pytest.raises(Unavailable, match="api"),
+    ):
+        client.endpoints()
+    async with AsyncClient("http://api:1", "key", timeout=0, transport=transport) as other:
+        with pytest.raises(Unavailable, match="api"):
+            await other.endpoints()
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "rule"),
+    [
+        ("ftp://api", "key", "url: must be http"),
+        ("http://", "key", "url: must be http"),
+        ("http://api:port", "key", "url: "),
+        ("http://api", "two words", "api_key: must be visible ASCII"),
+        ("http://api", "", "api_key: is required; or set QUEUE_ENGINE_API_KEY"),
+    ],
+)
+def test_an_invalid_connection_is_named(url: str, key: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QUEUE_ENGINE_API_KEY", "QUEUE_ENGINE_API_KEY_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=rule):
+        Client(url, key)
+
+
+def test_the_key_is_not_shown() -> None:
+    with Client("http://api:1", "secret-key") as client:
+        assert "secret-key" not in repr(client) + repr(vars(client))
