@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+from queue_engine.cli.raw_members import Members, split_members
 from queue_engine.domain.ids import is_endpoint_id
 from queue_engine.rules.hosts import is_loopback
-from queue_engine.rules.strict_json import InvalidJson, JsonObject, split_object
 
 if TYPE_CHECKING:  # it takes 0.3 s to import, and every process of the engine starts by importing this module
     import httpx
@@ -94,15 +94,15 @@ class Data:
             raise Unreachable("the response is not the expected object")
         return value
 
-    def split(self, *keep_raw: str) -> JsonObject:
+    def split(self, *keep_raw: str) -> Members:
         """Return the data as an object in which some members stay JSON text.
 
         Raises Unreachable if it is anything else.
         """
         try:
-            return split_object(self.text, frozenset(keep_raw))
-        except InvalidJson as error:
-            raise Unreachable(f"the response cannot be read: it {error.rule}") from None
+            return split_members(self.text, frozenset(keep_raw))
+        except ValueError as error:
+            raise Unreachable(f"the response cannot be read: {error}") from None
 
     def _parsed(self) -> Any:
         try:
@@ -120,14 +120,21 @@ class Api:
     def get(self, *path: str, query: Query | None = None) -> Data:
         return self.send("GET", *path, query=query)
 
-    def send(self, method: str, *path: str, query: Query | None = None, body: bytes | None = None) -> Data:
-        """Send a request and return its data. `body` is JSON text. The parts of `path` after the first are escaped."""
+    def send(
+        self, method: str, *path: str, query: Query | None = None, body: bytes | None = None, holds: float = 0.0
+    ) -> Data:
+        """Send a request and return its data. `body` is JSON text. The parts of `path` after the first are escaped.
+
+        `holds` is the time in seconds for which the API may hold the request before it responds.
+        """
         import httpx
 
         given = {name: value for name, value in (query or {}).items() if value is not None}
         headers = {} if body is None else {"Content-Type": "application/json"}
         try:
-            response = self._http.request(method, _joined(path), params=given, content=body, headers=headers)
+            response = self._http.request(
+                method, _joined(path), params=given, content=body, headers=headers, timeout=TIMEOUT_SECONDS + holds
+            )
         except httpx.TransportError as error:
             raise Unreachable(f"{self._http.base_url}: {str(error) or type(error).__name__}") from None
         except httpx.HTTPError as error:
@@ -147,15 +154,15 @@ class Api:
 
     def _data_of(self, response: httpx.Response) -> Data:
         try:
-            envelope = split_object(response.content, frozenset({"data"}))
-        except InvalidJson as error:
-            raise self._foreign(response, f"body {error.rule}") from None
+            envelope = split_members(response.content, frozenset({"data"}))
+        except ValueError as error:
+            raise self._foreign(response, f"the body is no JSON object: {error}") from None
         message, data = envelope.values.get("message"), envelope.raw.get("data")
         if not isinstance(message, str) or data is None:
             raise self._foreign(response, "no envelope")
         if response.status_code != 200:
             raise Refused(message, status=response.status_code, retry_after_seconds=_retry_after(response))
-        return Data(bytes(data))
+        return Data(data.encode())
 
     def _foreign(self, response: httpx.Response, why: str) -> Unreachable:
         return Unreachable(f"{self._http.base_url} is not the API: it responds HTTP {response.status_code}, {why}")

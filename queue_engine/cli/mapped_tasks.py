@@ -1,0 +1,123 @@
+"""`queue-engine tasks map`: run a task for each line of a file, and print their results as JSON lines."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from queue_engine.cli.client import ENDPOINTS, Data, WrongUse
+from queue_engine.cli.command import Session
+from queue_engine.cli.raw_members import split_items, split_members
+from queue_engine.client.calls import WAIT_SECONDS
+from queue_engine.client.mapping import MapItem, Pending, TaskMap
+from queue_engine.client.models import TaskInfo
+from queue_engine.client.progress import MapProgress
+
+ID_CHARACTERS = 32
+"""Length of a batch id that is made from the contents of a file."""
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """A file with one JSON value on each line. Empty lines do not count."""
+
+    path: Path
+    count: int
+    batch_id: str
+    """Hash of its contents, so that the same file goes on where it was."""
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[bytes]:
+        with self.path.open("rb") as lines:
+            for line in lines:
+                if text := line.strip():
+                    yield text
+
+
+def read_inputs(path: Path, max_bytes: int) -> InputFile:
+    """Return the inputs of a file, after a look at each of them. Raises WrongUse that names the line."""
+    digest, count = hashlib.sha256(), 0
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(iter(lambda: lines.readline(max_bytes + 1), b""), start=1):
+                digest.update(line)
+                if text := line.strip():
+                    _check(text, f"{path}, line {number}", max_bytes)
+                    count += 1
+    except OSError as error:
+        raise WrongUse(f"{path}: cannot be read: {error.strerror or error}") from None
+    return InputFile(path, count, digest.hexdigest()[:ID_CHARACTERS])
+
+
+def _check(text: bytes, where: str, max_bytes: int) -> None:
+    if len(text) > max_bytes:
+        raise WrongUse(f"{where}: is longer than {max_bytes} bytes")
+    try:
+        json.loads(text, parse_int=str, parse_float=str)
+    except (ValueError, RecursionError) as error:
+        raise WrongUse(f"{where}: is not JSON: {error}") from None
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """A run over the inputs of a file."""
+
+    session: Session
+    endpoint_id: str
+    fields: Mapping[str, Any]
+    """The fields of each submission, by their names in the API."""
+
+    def run(self, inputs: InputFile, *, window: int, ordered: bool, batch_id: str) -> int:
+        """Print a line for each task when it has ended, and return the number of failed tasks. Raises WrongUse."""
+        try:
+            tasks = TaskMap(inputs, window=window, ordered=ordered, batch_id=batch_id)
+        except ValueError as error:
+            raise WrongUse(f"--{str(error).replace('_', '-', 1)}") from None
+        failed = 0
+        with MapProgress(inputs, shown=True) as bar:
+            while not tasks.is_done:
+                while (pending := tasks.take()) is not None:
+                    self._submit(pending)
+                for item in tasks.results():
+                    bar.ended(item)
+                    failed += item.error is not None
+                    self.session.screen.line(_line(item))
+                if asked := tasks.waiting():
+                    tasks.note_all(self._ended(asked), asked=asked)
+        return failed
+
+    def _submit(self, pending: Pending) -> None:
+        fields = json.dumps({**self.fields, "taskId": pending.task_id}).encode()
+        body = fields[:-1] + b', "input": ' + pending.input + b"}"  # unchanged, so that no number loses digits
+        self.session.patiently(lambda: self.session.api.send("POST", ENDPOINTS, self.endpoint_id, "tasks", body=body))
+
+    def _ended(self, asked: list[str]) -> list[TaskInfo]:
+        body = json.dumps({"taskIds": asked, "wait": WAIT_SECONDS}).encode()
+
+        def ask() -> Data:
+            api = self.session.api
+            return api.send("POST", ENDPOINTS, self.endpoint_id, "tasks", "wait", body=body, holds=WAIT_SECONDS)
+
+        found = self.session.patiently(ask).split("ended")
+        if unknown := found.values.get("unknown"):
+            raise WrongUse(f"task {unknown[0]} does not exist any more: use another --batch-id")
+        return [_task(text) for text in split_items(found.raw["ended"])]
+
+
+def _task(text: str) -> TaskInfo:
+    """Return a task whose output is JSON text."""
+    members = split_members(text.encode(), frozenset({"input", "output"}))
+    return TaskInfo.model_validate({**members.values, "output": members.raw.get("output", "null")})
+
+
+def _line(item: MapItem) -> str:
+    about = {"index": item.index, "taskId": item.task_id}
+    if item.error is not None:
+        return json.dumps({**about, "status": item.error.task.status, "error": item.error.task.error})
+    return f'{json.dumps(about)[:-1]}, "output": {item.output}}}'

@@ -1,0 +1,106 @@
+"""`queue-engine tasks map`: what it submits, what it prints, and how it goes on after an interruption."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.unit.cli_api import FakeApi, endpoint, task
+
+ONE = "/v2/serverless/7"
+
+
+class TaskApi:
+    """An API with one endpoint, whose tasks end when they are waited for."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.inputs: dict[str, str] = {}
+        self.api = FakeApi(
+            {
+                f"GET {ONE}": endpoint(),
+                f"POST {ONE}/tasks": self._submit,
+                f"POST {ONE}/tasks/wait": lambda request: self._wait(request, failing),
+            }
+        )
+
+    def _submit(self, request: httpx.Request) -> Mapping[str, Any]:
+        body = request.content.decode()
+        task_id = json.loads(body)["taskId"]
+        self.inputs[task_id] = body.split('"input": ')[1][:-1]
+        return {"taskId": task_id}
+
+    def _wait(self, request: httpx.Request, failing: str) -> httpx.Response:
+        asked = json.loads(request.content)["taskIds"][-1]
+        failed = {"status": "FAILED", "state": "failed", "error": "boom"} if self.inputs[asked] == failing else {}
+        ended = json.dumps(task(taskId=asked, **failed) | {"output": 0}).replace(
+            '"output": 0', f'"output": {self.inputs[asked]}'
+        )
+        data = f'{{"ended": [{ended}], "pending": [], "unknown": []}}'
+        return httpx.Response(200, content=f'{{"message": "success", "code": 10000, "data": {data}}}')
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    file = tmp_path / "inputs.jsonl"
+    file.write_text('{"n": 1}\n\n18446744073709551616\n1.10')
+    return file
+
+
+def test_each_line_is_a_task_and_each_result_a_line(inputs: Path) -> None:
+    tasks = TaskApi()
+    result = tasks.api.run("tasks", "map", "7", str(inputs), "--path", "/run", "--batch-id", "b", "--ordered")
+    assert result.exit_code == 0, result.output
+    assert tasks.inputs == {"b_1": '{"n": 1}', "b_2": "18446744073709551616", "b_3": "1.10"}
+    assert result.stdout.splitlines() == [
+        '{"index": 0, "taskId": "b_1", "output": {"n": 1}}',
+        '{"index": 1, "taskId": "b_2", "output": 18446744073709551616}',
+        '{"index": 2, "taskId": "b_3", "output": 1.10}',
+    ]
+
+
+def test_a_failed_task_is_a_line_and_the_exit_status(inputs: Path) -> None:
+    result = TaskApi(failing="1.10").api.run("tasks", "map", "7", str(inputs), "--batch-id", "b", "--ordered")
+    assert result.exit_code == 4
+    last = json.loads(result.stdout.splitlines()[-1])
+    assert last == {"index": 2, "taskId": "b_3", "status": "FAILED", "error": "boom"}
+
+
+def test_the_same_file_has_the_same_ids(inputs: Path) -> None:
+    first, second = TaskApi(), TaskApi()
+    first.api.run("tasks", "map", "7", str(inputs), "--window", "1")
+    second.api.run("tasks", "map", "7", str(inputs))
+    assert sorted(first.inputs) == sorted(second.inputs)
+    inputs.write_text("2")
+    other = TaskApi()
+    other.api.run("tasks", "map", "7", str(inputs))
+    assert not set(first.inputs) & set(other.inputs)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("1\n{\n", (), "line 2: is not JSON"),
+        ("1\n" + "[" * 20_000, (), "line 2: is not JSON"),
+        ("1\n" + "2" * 100, ("--max-body-bytes", "50"), "line 2: is longer than 50 bytes"),
+        ("1", ("--window", "10001"), "--window: must be 1–10000"),
+        ("1", ("--batch-id", "a-b"), "--batch-id: must be 1–64 of"),
+    ],
+)
+def test_a_mistake_is_named_before_anything_is_submitted(
+    inputs: Path, text: str, options: tuple[str, ...], message: str
+) -> None:
+    inputs.write_text(text)
+    tasks = TaskApi()
+    result = tasks.api.run("tasks", "map", "7", str(inputs), *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert tasks.inputs == {}
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    result = TaskApi().api.run("tasks", "map", "7", str(tmp_path / "missing"))
+    assert result.exit_code == 2
+    assert "missing: cannot be read: No such file" in result.stderr
