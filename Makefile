@@ -141,7 +141,7 @@ lock: ## resolve the dependencies anew and write requirements/*.txt
 				pyproject.toml --output-file "$$@"; \
 		} && \
 		compile requirements/all.txt --all-extras && \
-		compile requirements/base.txt --constraints requirements/all.txt && \
+		compile requirements/agent.txt --extra agent --constraints requirements/all.txt && \
 		compile requirements/server.txt --extra server --extra docker --extra kubernetes --constraints requirements/all.txt && \
 		compile_of() { \
 			echo "== $$1"; \

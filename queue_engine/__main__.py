@@ -25,9 +25,16 @@ def main() -> None:
 
 
 def _run_process(role: str) -> NoReturn:
-    with Loading():
-        from queue_engine.cli.serve_role import serve_role
-        from queue_engine.processes.standard_files import guarded_output
+    try:
+        with Loading():
+            from queue_engine.cli.serve_role import serve_role
+            from queue_engine.processes.standard_files import guarded_output
+    except ImportError as error:
+        from queue_engine.processes.missing_packages import missing_package, refuse_to_run
+
+        if (package := missing_package(error)) is None:
+            raise
+        refuse_to_run(f"queue-engine {role}", package, "server")
 
     with guarded_output("queue-engine"):
         serve_role(role)

@@ -10,9 +10,15 @@ def main() -> None:
 
     exit_on_interrupt()
     exit_on_termination()
-    with Loading():
-        from worker_agent.cli import main as run
+    try:
+        with Loading():
+            from worker_agent.cli import main as run
+    except ImportError as error:
+        from queue_engine.processes.missing_packages import missing_package, refuse_to_run
 
+        if (package := missing_package(error)) is None:
+            raise
+        refuse_to_run("worker-agent", package, "agent")
     run()
 
 

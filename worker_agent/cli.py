@@ -18,8 +18,8 @@ from pydantic import ValidationError
 
 from queue_engine.aio import end_tasks, run_forever
 from queue_engine.config.agent import AgentSettings
-from queue_engine.config.base import secret_fields, text_of, without_prefix
-from queue_engine.config.names import AGENT_PREFIX, ENGINE_PREFIX
+from queue_engine.config.base import secret_fields, text_of
+from queue_engine.config.names import AGENT_PREFIX, ENGINE_PREFIX, without_prefix
 from queue_engine.config.shared import SharedSettings
 from queue_engine.config.variables import unknown_variables
 from queue_engine.crypto.secret_files import FILE_SUFFIX, secret_from

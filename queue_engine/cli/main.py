@@ -52,7 +52,7 @@ class _Commands(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._loaded:
-            self._loaded |= _commands_of(_MODULES[name])
+            self._loaded |= _commands_of(name)
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -62,10 +62,36 @@ class _Commands(Mapping[str, Any]):
         return len(self._names)
 
 
-def _commands_of(module: str) -> Mapping[str, Any]:
-    with Loading():
-        loaded = import_module(module)
+def _commands_of(name: str) -> Mapping[str, Any]:
+    """Return the commands of the module that has this one, or a placeholder if it needs more packages."""
+    try:
+        with Loading():
+            loaded = import_module(_MODULES[name])
+    except ImportError as error:
+        from queue_engine.processes.missing_packages import missing_package
+
+        if (package := missing_package(error)) is None:
+            raise
+        return _placeholder(name, package)
     return get_group(loaded.commands).commands
+
+
+def _placeholder(name: str, package: str) -> Mapping[str, Any]:
+    """Return a command in place of one that cannot be loaded. It accepts any arguments and names the extra."""
+    commands = typer.Typer()
+
+    @commands.command(
+        name,
+        help="Not installed: needs the extra `server`",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    def not_installed() -> None:
+        from queue_engine.processes.missing_packages import refuse_to_run
+
+        refuse_to_run(f"queue-engine {name}", package, "server")
+
+    return get_group(commands).commands
 
 
 class _CommandLine(TyperGroup):
@@ -78,7 +104,7 @@ class _CommandLine(TyperGroup):
         try:
             return super().invoke(ctx)
         except typer.BadParameter as error:
-            from queue_engine.config.base import without_prefix
+            from queue_engine.config.names import without_prefix
 
             error.message = without_prefix(error.message)
             raise
@@ -99,8 +125,11 @@ def warn_of_unknown_variables(context: typer.Context) -> None:
     names = [name for name in os.environ if is_prefixed(name) and name.upper() not in CLIENT_VARIABLES]
     if not names or context.invoked_subcommand in _LOGGING:
         return
-    with Loading():
-        from queue_engine.config.variables import unknown_variables
+    try:
+        with Loading():
+            from queue_engine.config.variables import unknown_variables
+    except ImportError:  # the settings of the processes are not installed, so nothing is known about their names
+        return
     for hint in unknown_variables(names):
         typer.echo(f"queue-engine: {hint}", err=True)
 

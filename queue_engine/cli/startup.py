@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings
 
 from queue_engine.cli.running import fail
-from queue_engine.config.base import without_prefix
+from queue_engine.config.names import without_prefix
 from queue_engine.config.variables import removed_variables
 
 Settings = TypeVar("Settings", bound=BaseSettings)

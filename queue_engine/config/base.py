@@ -60,11 +60,6 @@ def variables_of(settings: type[ProcessSettings]) -> set[str]:
     return values | {variable_of(settings, name) + FILE_SUFFIX for name in secret_fields(settings)}
 
 
-def without_prefix(message: str) -> str:
-    """Return the message of a validation error without the prefix that pydantic puts before that of a ValueError."""
-    return message.removeprefix("Value error, ")
-
-
 def text_of(settings: type[ProcessSettings], name: str) -> str:
     """Return the description of a setting for the reference and the command line."""
     return settings.model_fields[name].description or ""

@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, field_validator
 from pydantic_settings import NoDecode
 
-from queue_engine.config.base import ProcessSettings, without_prefix
+from queue_engine.config.base import ProcessSettings
+from queue_engine.config.names import without_prefix
 from queue_engine.domain.field_errors import place_of
 from queue_engine.domain.kubernetes import LabelKey, Namespace, ObjectName, Toleration
 

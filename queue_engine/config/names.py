@@ -20,3 +20,8 @@ CLIENT_VARIABLES = frozenset(
 def is_prefixed(name: str) -> bool:
     """Return whether a name begins like a variable of the engine or the agent."""
     return name.upper().startswith((ENGINE_PREFIX, AGENT_PREFIX))
+
+
+def without_prefix(message: str) -> str:
+    """Return the message of a validation error without the prefix that pydantic puts before that of a ValueError."""
+    return message.removeprefix("Value error, ")

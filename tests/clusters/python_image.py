@@ -49,7 +49,7 @@ _LIBRARY = re.compile(r"(?:=>\s*)?(/\S+\.so\S*) \(0x")
 
 def agent_image(folder: Path) -> Path:
     """Return a tar archive of the files of the agent's image."""
-    return _image(folder / "agent.tar", "base.txt")
+    return _image(folder / "agent.tar", "agent.txt")
 
 
 def engine_image(folder: Path) -> Path:

@@ -65,16 +65,17 @@ def test_packages_come_from_the_lock_by_their_hashes() -> None:
     assert all("--require-hashes" in part and "--only-binary :all:" in part for part in from_outside)
 
 
-@pytest.mark.parametrize("lock", ["server.txt", "base.txt", "build.txt"])
+@pytest.mark.parametrize("lock", ["server.txt", "agent.txt", "build.txt"])
 def test_the_locks_of_the_images_are_parts_of_the_lock_of_the_tests(lock: str) -> None:
     assert names(ROOT / "requirements" / lock).items() <= names(ROOT / "requirements/all.txt").items()
 
 
 def test_the_lock_of_the_engine_has_what_the_server_needs() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    extras = project["optional-dependencies"]
+    wanted = {*project["dependencies"], *extras["agent"], *extras["server"]} - {"queue-engine[agent]"}
     assert {re.split(r"[^a-z0-9-]", one)[0] for one in wanted} <= set(names(ROOT / "requirements/server.txt"))
-    assert names(ROOT / "requirements/base.txt").items() <= names(ROOT / "requirements/server.txt").items()
+    assert names(ROOT / "requirements/agent.txt").items() <= names(ROOT / "requirements/server.txt").items()
 
 
 def test_the_images_do_not_run_as_root() -> None:
