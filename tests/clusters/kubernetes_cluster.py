@@ -69,7 +69,7 @@ class Cluster:
         return int(self.server.rpartition(":")[2])
 
     def client(self) -> httpx.Client:
-        """Return a client of the API server. It does not check the server's certificate, which nobody has signed."""
+        """Return a client of the API server. It accepts a certificate that no authority has signed."""
         headers = {"Authorization": f"Bearer {self.token}"}
         return httpx.Client(base_url=self.server, headers=headers, verify=False, trust_env=False, timeout=CALL_SECONDS)
 

@@ -93,7 +93,7 @@ def templates_of(objects: list[Object]) -> list[Object]:
     return [one["spec"]["template"] for one in of_kind(objects, "Deployment") + of_kind(objects, "StatefulSet")]
 
 
-# What Helm and Kubernetes say
+# Helm and Kubernetes
 
 
 @pytest.mark.parametrize("chart", [ENGINE_CHART, WORKERS_CHART], ids=lambda path: path.name)
