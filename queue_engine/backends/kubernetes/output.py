@@ -40,6 +40,8 @@ async def follow(cluster: Cluster, pod: PodView, since_ns: int) -> AsyncGenerato
                 yield entry
     if not await _has_ended(cluster, pod):
         raise BackendError("the cluster has ended the stream of the container's output")
+    for entry in entries.end():
+        yield entry
 
 
 class Entries:
@@ -56,11 +58,20 @@ class Entries:
         while (entry := self._next()) is not None:
             yield entry
 
+    def end(self) -> Iterator[LogEntry]:
+        """Yield the rest of the output of a container that has ended: its last line may be unfinished."""
+        while self._unread:
+            yield self._cut()
+
     def _next(self) -> LogEntry | None:
         if b"\n" not in self._unread and len(self._unread) < PART_BYTES + 2 * MAX_STAMP_BYTES:
             return None  # because the time of the next part must be there as a whole
+        return self._cut()
+
+    def _cut(self) -> LogEntry:
+        """Take the next part of a line."""
         self._read_stamp()
-        data = self._take(min(self._unread.find(b"\n", 0, PART_BYTES) + 1 or PART_BYTES, len(self._unread)))
+        data = self._take(self._unread.find(b"\n", 0, PART_BYTES) + 1 or PART_BYTES)
         entry = LogEntry(self._stamp_ns or 0, data)
         if data.endswith(b"\n"):
             self._stamp_ns = None

@@ -44,6 +44,13 @@ def test_a_long_line_is_read_in_parts_with_or_without_times_in_it(second: bytes,
     ]
 
 
+def test_the_unfinished_last_line_of_a_container_that_has_ended_is_read() -> None:
+    entries = Entries()
+    assert list(entries.feed(STAMP + b" " + b"a" * PART_BYTES + LATER + b" unfinished")) == []
+    assert list(entries.end()) == [LogEntry(NS, b"a" * PART_BYTES), LogEntry(LATER_NS, b"unfinished")]
+    assert list(entries.end()) == []
+
+
 def test_output_without_a_time_is_an_error() -> None:
     with pytest.raises(BackendError, match="without its time"):
         read(b"unable to retrieve container logs\n")
