@@ -23,7 +23,7 @@ async def follow(
     The engine is asked from a second earlier, because podman stores whole seconds and leaves out the given one. `note`
     comes before all output.
     """
-    if note is not None and since_ns <= note.stamp_ns:
+    if note is not None:
         yield note
     since_seconds = max(0, since_ns // SECOND_NS - 1)
     async with aclosing(engine.output(container, since_seconds)) as pieces:
