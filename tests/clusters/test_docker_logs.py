@@ -121,7 +121,7 @@ async def test_a_worker_that_is_stopped_has_the_last_words_of_its_container_in_i
     await backend.observe()
     await backend.start(spec)
     await wait_until_async(has_greeted)
-    await backend.stop(followed.worker_id, 0.0)
+    await backend.stop(followed.worker_id, 60.0)  # a machine under load takes seconds until the agent has ended
     await followers.aclose()
     await backend.aclose(0.0)
     assert await log_of(store, followed) == ["hello ***", "bye"]

@@ -56,7 +56,7 @@ class Container:
         try:
             how = await self._execute(given, execution, exchange)
         except ConnectionError:
-            pass  # the agent has stopped the call, or has gone
+            pass  # the agent has stopped the call, or has ended
         finally:
             self._journal.write("end", how=how, **facts)
 
