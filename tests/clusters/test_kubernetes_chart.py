@@ -90,7 +90,7 @@ def helm(cluster: Cluster, namespace: str) -> helm_python.Config:
     return helm_python.Config(kubeconfig_path=cluster.kubeconfig, namespace=namespace)
 
 
-# What the server says
+# The server
 
 
 @pytest.mark.parametrize("values", [TRIAL, PRODUCTION], ids=["trial", "production"])
@@ -228,8 +228,7 @@ def installed(cluster: Cluster, images: None, tmp_path_factory: pytest.TempPathF
             config.install(ENGINE_CHART, release, values, timeout=INSTALL_SECONDS)
         cluster.make_secret(name, "kubeconfig", {"kubeconfig": kubeconfig_of(cluster, found, server)})
         wait_until_ready(found)
-        [secret] = cluster.objects("secret", name, "--field-selector", f"metadata.name={release}-trial")
-        found.key = base64.b64decode(secret["data"]["api-key"]).decode()
+        found.key = base64.b64decode(secrets_of_trial(found)["api-key"]).decode()
         yield found
 
 
@@ -360,7 +359,7 @@ def test_an_upgrade_under_load_loses_no_task_and_restarts_no_worker(
     with installed.client() as client:
         [endpoint] = [one for one in installed.data(client, "") if one["name"] == "echo"]
         installed.endpoint = str(endpoint["id"])
-        before = workers_of(installed)
+        before, secrets = workers_of(installed), secrets_of_trial(installed)
         assert before
         load = Load(installed)
         load.start()
@@ -381,9 +380,17 @@ def test_an_upgrade_under_load_loses_no_task_and_restarts_no_worker(
     ended = {task_id: (tasks[task_id]["status"], tasks[task_id]["attempts"]) for task_id in load.accepted}
     assert {task_id: one for task_id, one in ended.items() if one != ("SUCCESS", 1)} == {}
     assert workers_of(installed) == before
+    assert secrets_of_trial(installed) == secrets
     wait_until(lambda: images_of_api(installed) == {f"{ENGINE}:2"}, message="an old API process stays")
     seen = f"{len(load.accepted)} tasks submitted during it, all executed once"
     record_case("upgrade of the chart under load", seen=seen, recovery="not needed: workers and their pods go on")
+
+
+def secrets_of_trial(installation: Installation) -> dict[str, str]:
+    name = f"metadata.name={installation.release}-trial"
+    [secret] = installation.cluster.objects("secret", installation.namespace, "--field-selector", name)
+    data: dict[str, str] = secret["data"]
+    return data
 
 
 def images_of_api(installation: Installation) -> set[str]:
