@@ -134,14 +134,6 @@ MUTANTS = {
             edits={"queue_engine/store/lua/rerun.lua": [("if started and not noted then", "if false then")]},
         ),
         Mutant(
-            "no question after a subscription",
-            scenario="waiters",
-            expected="its client still waits",
-            edits={
-                "queue_engine/store/task_watch.py": [("        self._partitions[place].ask_all()\n", "        pass\n")],
-            },
-        ),
-        Mutant(
             "a new id for each delivery attempt",
             scenario="kill delivery",
             expected="was delivered under several ids",
