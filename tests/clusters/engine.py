@@ -119,7 +119,8 @@ class ContainerEngine:
         """Remove the containers of the session, end the service, and remove its folder."""
         if not self.given:
             self.stop()
-            self.run("rm", "--all", "--force", "--time", "0", check=False)
+            for _ in range(2):  # what has a network can only be removed after the containers that use it
+                self.run("rm", "--all", "--force", "--time", "0", check=False)
             for mount in sorted(_mounts_below(self._folder), reverse=True):
                 subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
         self._client.close()
