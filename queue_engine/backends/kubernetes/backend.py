@@ -230,11 +230,17 @@ class KubernetesBackend:
                 cluster.starting.discard(spec.worker_id)
         except NotLeading as error:
             log.info("a start is left to the next controller: %s", error, extra={"worker": worker.worker_id})
+            self._forget_start(worker)
         except BackendError as error:
             worker.failure = Explanation(Phase.ENDED, str(error))
         except Exception:
             log.exception("a start has failed", extra={"worker": worker.worker_id})
             worker.failure = Explanation(Phase.ENDED, "the start has failed by an error of the controller")
+
+    def _forget_start(self, worker: Worker) -> None:
+        """Forget a start that nothing continues. This controller may lead again before it has closed the backend."""
+        if worker.pod is None and self._workers.get(worker.worker_id) is worker:
+            del self._workers[worker.worker_id]
 
     async def _remove_earlier(self, worker: Worker) -> None:
         """Remove the pods of the worker's earlier runs, which have ended. Raises BackendError."""

@@ -195,6 +195,24 @@ async def test_a_controller_that_does_not_lead_writes_nothing(backend: Kubernete
     assert kube.calls["create_pod"] == 1
 
 
+async def test_a_start_during_which_the_leadership_was_lost_can_be_repeated(
+    backend: KubernetesBackend, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend_module, "CREATE", replace(backend_module.CREATE, first_seconds=0.05))
+    kube.refusals["create_pod"] = [KubeError(500, "etcd is slow")]
+    backend.leads = lambda: not kube.calls["create_pod"]
+    await backend.start(spec_for("w1"))
+
+    async def is_forgotten() -> bool:
+        return await backend.observe() == {}
+
+    await wait_until_async(is_forgotten, timeout=10)
+    backend.leads = lambda: True
+    await backend.start(spec_for("w1", run=2))
+    assert (await seen(backend, "w1", Phase.RUNNING)).run == 2
+    assert list(kube.pods) == ["qe-w1-2"]
+
+
 async def test_a_later_run_removes_the_pod_of_the_earlier_one_first(backend: KubernetesBackend, kube: FakeKube) -> None:
     await running(backend)
     kube.end(POD, "main", exitCode=3)
