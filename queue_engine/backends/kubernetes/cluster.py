@@ -121,7 +121,7 @@ class Cluster:
             if not await self.watch.until(lambda: name in self.watch.pods, APPEAR_SECONDS):
                 raise KubeError(_CONFLICT, f"another pod has the name {name}")
         finally:
-            self._using.subtract(used)
+            self._using -= Counter(used)  # which keeps no zeros
 
     async def _create_pod(self, pod: Document) -> None:
         """Create a pod and know it, in one call that is not cut, so that it can be ended at once."""
@@ -158,7 +158,7 @@ class Cluster:
 
     def _used_secrets(self) -> set[str]:
         in_pods = {name for pod in self.watch.pods.values() for name in pod.secrets}
-        return in_pods | {name for name, count in self._using.items() if count > 0}
+        return in_pods | self._using.keys()
 
     def _removal(self, name: str) -> asyncio.Task[None]:
         """Begin to remove a Secret, unless that is in progress."""

@@ -105,6 +105,11 @@ async def test_a_start_makes_the_secrets_and_the_pod_once(backend: KubernetesBac
     assert kube.calls["create_pod"] == 1
 
 
+async def test_nothing_is_kept_about_the_secrets_of_a_finished_start(backend: KubernetesBackend) -> None:
+    await running(backend)
+    await until(lambda: not backend._clusters["here"]._using)
+
+
 async def test_two_controllers_that_start_one_run_make_it_once(kube: FakeKube, places: FirstPlaces) -> None:
     first, second = (backend_of({"here": kube}, places) for _ in range(2))
     await asyncio.gather(first.start(spec_for("w1")), second.start(spec_for("w1")))
