@@ -157,7 +157,7 @@ class AsksForLeadership(Protocol):
     """The part of a backend that goes on with starts and ends in the background, and asks before each change."""
 
     leads: Callable[[], bool]
-    """Set by the controller: returns False as soon as its leadership may have ended. Until it is set, it is True."""
+    """Set by the controller: returns False as soon as its leadership may have ended, and until it is set."""
 
 
 class Backend(Protocol):

@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 
-from queue_engine.backends.base import AsksForLeadership
 from queue_engine.cli.hosted_workers import hosted_workers
 from queue_engine.cli.process import on_end, serve_metrics
 from queue_engine.cli.store_access import open_store
@@ -48,8 +47,6 @@ async def serve_controller(settings: ControllerSettings) -> int:
         recovering = asyncio.create_task(workers.recover())
 
         def make_reconciler(leads: Callable[[], bool]) -> Reconciler:
-            if isinstance(backend, AsksForLeadership):
-                backend.leads = leads
             return Reconciler(
                 _reconciler_config(settings, over_https=backend.agents_over_https),
                 store.endpoints,

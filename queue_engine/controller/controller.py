@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever
-from queue_engine.backends.base import Backend, BackendError, Observed
+from queue_engine.backends.base import AsksForLeadership, Backend, BackendError, Observed
 from queue_engine.controller.deletions import Deleter
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
@@ -102,6 +102,8 @@ class Controller:
         self._leading: asyncio.Task[None] | None = None
         self._leads_until = 0.0
         """Monotonic time at which the leadership expires, as far as this controller knows."""
+        if isinstance(backend, AsksForLeadership):
+            backend.leads = self._leads
         self._waiting_tasks = WaitingTasks(store.sweeper.waiting)
         metrics.controller_leading.set_function(lambda: float(self._leads()))
         self._deposed = False

@@ -123,7 +123,7 @@ class KubernetesBackend:
             self._before_removal, self._now_ms, force_delete_after_seconds=options.force_delete_after_seconds
         )
         self.before_removal: BeforeRemoval = nothing_before_removal
-        self.leads: Callable[[], bool] = _always
+        self.leads: Callable[[], bool] = _never
         """Set by the controller: see `AsksForLeadership`."""
 
     @property
@@ -454,8 +454,8 @@ class KubernetesBackend:
         return asyncio.get_running_loop().time()
 
 
-def _always() -> bool:
-    return True
+def _never() -> bool:
+    return False
 
 
 def _shortage(before: Shortage | None, pod: PodView, now: float) -> Shortage:

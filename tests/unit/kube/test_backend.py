@@ -1,8 +1,10 @@
 """The Kubernetes backend against an API server in memory."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -12,6 +14,7 @@ from queue_engine.backends.kubernetes import ending as ending_module
 from queue_engine.backends.kubernetes import worker as worker_module
 from queue_engine.backends.kubernetes.backend import KubernetesBackend, KubernetesOptions
 from queue_engine.backends.kubernetes.kube_api import KubeApi, KubeError, KubeUnavailable
+from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.domain.endpoints import Resource
 from tests.unit.kube.fake_api import FakeKube, now_text
 from tests.unit.kube.parts import INSTANCE, FirstPlaces, SmallDocuments, spec_for
@@ -58,7 +61,9 @@ def backend_of(
         return lambda: kube
 
     connect = {name: connection(kube) for name, kube in clusters.items()}
-    return KubernetesBackend(connect, options, SmallDocuments(), places, epoch_seconds=clock or Clock())
+    made = KubernetesBackend(connect, options, SmallDocuments(), places, epoch_seconds=clock or Clock())
+    made.leads = lambda: True
+    return made
 
 
 @pytest.fixture
@@ -198,6 +203,28 @@ async def test_a_controller_that_does_not_lead_writes_nothing(backend: Kubernete
     assert list(kube.pods) == [POD]
     assert not kube.deletions
     assert kube.calls["create_pod"] == 1
+
+
+async def test_nothing_is_changed_before_the_controller_has_said_that_it_leads(kube: FakeKube) -> None:
+    kube.has_anchor = False
+    place = FirstPlaces().place(spec_for("w1").resources, {}, {}, 0.0)
+    stranger = SmallDocuments().pod(spec_for("w1"), place, None)  # type: ignore[arg-type]
+    stranger["metadata"]["labels"].pop("queue-engine/worker")
+    await kube.create_pod(stranger)
+    backend = KubernetesBackend({"here": lambda: kube}, OPTIONS, SmallDocuments(), FirstPlaces())
+    await backend.observe()
+    await until(lambda: all(one.done() for one in backend._sweeps.values()) and backend._sweeps)
+    assert (kube.calls["create_anchor"], kube.deletions) == (0, [])
+    await backend.aclose(0)
+
+
+def test_the_controller_says_whether_it_leads_from_its_beginning_on(kube: FakeKube) -> None:
+    backend = KubernetesBackend({"here": lambda: kube}, OPTIONS, SmallDocuments(), FirstPlaces())
+    config = ControllerConfig("c1", "redis://unused", 1.0, 1, 1.0, 1.0)
+    controller = Controller(config, MagicMock(), backend, MagicMock())
+    assert not backend.leads()
+    controller._leads_until = math.inf
+    assert backend.leads()
 
 
 async def test_a_start_during_which_the_leadership_was_lost_can_be_repeated(
