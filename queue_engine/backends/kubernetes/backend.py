@@ -49,6 +49,8 @@ EARLIER_SECONDS = 60.0
 """Maximum time until a pod of an earlier run of the worker is removed."""
 WARNINGS_AT_ONCE = 4
 """Maximum number of simultaneous questions for warnings about pods."""
+SHORTAGES_KEPT = 1000
+"""Number of shortages that are remembered. A worker waits for a resource whose shortage is forgotten."""
 _NO_POD = "the worker's pod does not exist"
 
 
@@ -114,7 +116,8 @@ class KubernetesBackend:
         self._epoch_seconds = epoch_seconds
         self._clusters: dict[str, Cluster] = {}
         self._workers: dict[str, Worker] = {}
-        self._recent: dict[Resource, Shortage] = {}
+        self._recent: dict[tuple[str | None, Resource], Shortage] = {}
+        """Shortages of a resource by their endpoint; None means all endpoints."""
         self._short: set[str] = set()
         """Uids of pods whose shortage has been noted."""
         self._sweeps: dict[str, asyncio.Task[None]] = {}
@@ -256,7 +259,7 @@ class KubernetesBackend:
         """Wait for a place. Raises BackendError if there can be none."""
         while True:
             load = {name: cluster.load for name, cluster in self._clusters.items()}
-            found = self._places.place(spec.resources, self._recent, load, self._now())
+            found = self._places.place(spec.resources, self._shortages(spec), load, self._now())
             if isinstance(found, Refusal):
                 raise BackendError(found.reason)
             if isinstance(found, Place):
@@ -264,6 +267,15 @@ class KubernetesBackend:
                 return found
             worker.progress = Explanation(Phase.WAITING, found.reason)
             await asyncio.sleep(PLACE_SECONDS)
+
+    def _shortages(self, spec: WorkerSpec) -> dict[Resource, Shortage]:
+        """Return the latest shortages that concern a worker."""
+        found: dict[Resource, Shortage] = {}
+        for resource in spec.resources:
+            both = (self._recent.get((whose, resource)) for whose in (None, spec.endpoint_id))
+            if known := [one for one in both if one is not None]:
+                found[resource] = max(known, key=lambda one: one.at)
+        return found
 
     async def _create(self, cluster: Cluster, worker: Worker, spec: WorkerSpec, place: Place) -> None:
         """Create the Secrets and the pod, again and again while the cluster does not take them yet."""
@@ -389,16 +401,23 @@ class KubernetesBackend:
         worker.changed.set()
 
     def _note_shortage(self, pod: PodView) -> None:
-        """Remember that a resource has no free node, so that other workers use the next one of their list."""
+        """Remember that a resource has no free node, so that other workers use the next one of their list.
+
+        Unless GPUs are missing, that is for its endpoint only, because what it asks for besides may be what is missing.
+        """
         resource = pod.resource
-        if resource is None:
+        if resource is None or pod.identity is None:
             return
         if pod.has_node:
             self._short.discard(pod.uid)
-            self._recent.pop(resource, None)
+            for whose in (None, pod.identity.endpoint_id):
+                self._recent.pop((whose, resource), None)
         elif pod.is_unschedulable and pod.uid not in self._short:
             self._short.add(pod.uid)
-            self._recent[resource] = _shortage(self._recent.get(resource), pod, self._now())
+            key = (None if pod.lacks_gpus else pod.identity.endpoint_id, resource)
+            self._recent[key] = _shortage(self._recent.pop(key, None), pod, self._now())
+            if len(self._recent) > SHORTAGES_KEPT:
+                del self._recent[next(iter(self._recent))]
 
     # Sweeps and warnings
 
@@ -460,11 +479,11 @@ def _never() -> bool:
 
 def _shortage(before: Shortage | None, pod: PodView, now: float) -> Shortage:
     """Return the shortage after one more pod without a node. While the resource is skipped, it stays as it is."""
-    reason = "" if pod.scheduled is None else pod.scheduled.message
     if before is not None and now - before.at < SKIPPED.delay_after(before.failures, luck=1.0):
         return before
     failures = 1 if before is None else before.failures + 1
-    return Shortage(f"no node is free: {reason}", failures, now)
+    missing = f"free {pod.gpu_resource}" if pod.lacks_gpus else "place for a worker of the endpoint"
+    return Shortage(f"no node has {missing}", failures, now)
 
 
 def _note_error(ending: asyncio.Task[None]) -> None:

@@ -5,6 +5,7 @@ Only the fields that the backend uses are kept, so that thousands of pods take l
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,7 @@ from queue_engine.domain.endpoints import Resource
 
 MEMORY = "memory"
 DISK = "ephemeral-storage"
+_LACKING = re.compile(r"Insufficient (\S+)")
 
 
 class State(StrEnum):
@@ -75,6 +77,8 @@ class PodView:
     disk_limit: str = ""
     gpus: str = ""
     """The GPUs that it asks for, such as `2 × NVIDIA L4`; empty if none."""
+    gpu_resource: str = ""
+    """The name of that resource in the cluster, such as `nvidia.com/gpu`."""
     resource: Resource | None = None
     has_credential: bool = False
     """True if its image is pulled with a credential."""
@@ -108,6 +112,12 @@ class PodView:
         """True if no node can take it now."""
         return self.scheduled is not None and not self.scheduled.is_true and self.scheduled.reason == "Unschedulable"
 
+    @property
+    def lacks_gpus(self) -> bool:
+        """True if nodes have too few free GPUs for it, as the scheduler says."""
+        message = "" if self.scheduled is None else self.scheduled.message
+        return self.is_unschedulable and self.gpu_resource in [one.rstrip(".,;") for one in _LACKING.findall(message)]
+
 
 def pod_view(document: Mapping[str, Any]) -> PodView:
     """Return the view of a pod. Raises KeyError if it has no name or uid."""
@@ -135,6 +145,7 @@ def pod_view(document: Mapping[str, Any]) -> PodView:
         memory_limit=str(limits.get(MEMORY) or ""),
         disk_limit=str(limits.get(DISK) or ""),
         gpus=str(annotations.get(GPUS) or ""),
+        gpu_resource=next((name for name in limits if "/" in name), ""),
         resource=resource_of(annotations),
         has_credential=bool(spec.get("imagePullSecrets")),
         secrets=frozenset(_secrets_of(spec)),

@@ -37,6 +37,7 @@ class SmallDocuments:
         environment, agent = (one["metadata"]["name"] for one in self.secrets(spec, place, owner))
         token = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": agent, "key": "token"}}}
         resource = place.resource
+        limits = {"nvidia.com/gpu": str(resource.gpu_count)} if resource.gpu_type != "CPU" else {}
         gpus = {GPUS: f"{resource.gpu_count} × {resource.gpu_type}"} if resource.gpu_type != "CPU" else {}
         return {
             "metadata": {
@@ -49,7 +50,11 @@ class SmallDocuments:
                 "imagePullSecrets": [{"name": "of-the-operator"}],
                 "containers": [
                     {"name": "agent", "env": [token]},
-                    {"name": "main", "envFrom": [{"secretRef": {"name": environment}}]},
+                    {
+                        "name": "main",
+                        "envFrom": [{"secretRef": {"name": environment}}],
+                        "resources": {"limits": limits},
+                    },
                 ],
             },
         }

@@ -310,6 +310,28 @@ async def test_a_worker_without_a_node_waits_and_its_resource_is_skipped(kube: F
     await backend.aclose(0)
 
 
+@pytest.mark.parametrize(
+    "message",
+    ["1 Insufficient cpu.", "1 node(s) didn't match Pod's node affinity.", "1 Insufficient nvidia.com/gpu.x."],
+)
+async def test_an_endpoint_that_no_node_can_take_takes_no_resource_from_others(
+    backend: KubernetesBackend, kube: FakeKube, places: FirstPlaces, message: str
+) -> None:
+    kube.has_node = False
+    cards = (Resource("here", "NVIDIA L4", 1), Resource("here", "NVIDIA A100", 1))
+    await backend.start(spec_for("w1", resources=cards))
+    await until(lambda: POD in kube.pods)
+    kube.make_unschedulable(POD, f"0/1 nodes are available: {message}")
+    await seen(backend, "w1", Phase.WAITING)
+    kube.has_node = True
+    await backend.start(spec_for("w2", resources=cards))
+    await seen(backend, "w2", Phase.RUNNING)
+    assert (set(places.recent), backend._workers["w2"].pod.resource) == ({cards[0]}, cards[1])  # type: ignore[union-attr]
+    await backend.start(spec_for("w3", endpoint_id="8", resources=cards))
+    await seen(backend, "w3", Phase.RUNNING)
+    assert (places.recent, backend._workers["w3"].pod.resource) == ({}, cards[0])  # type: ignore[union-attr]
+
+
 async def test_the_cause_of_a_failed_pull_stays_while_the_node_waits_for_the_next_try(
     backend: KubernetesBackend, kube: FakeKube
 ) -> None:
