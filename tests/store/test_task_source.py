@@ -254,6 +254,7 @@ async def test_a_worker_is_registered_reported_on_and_removed(bench: Bench, way:
 
 async def test_a_log_is_kept_for_its_retention(bench: Bench, way: Way) -> None:
     log = way.log()
+    await bench.store.workers.put(bench.endpoint_id, "w1", managed=True)
     for _ in range(2):  # the second call is the first one, repeated
         await log.append("b1", ["one", "two"])
     key = bench.store.partitions.of(bench.endpoint_id).log("w1")
