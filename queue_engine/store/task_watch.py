@@ -204,17 +204,15 @@ class _PartitionWatch:
             self._asking = None
 
     async def _ask_for(self, name: str) -> bool:
-        """Ask for a task. Return False if the store is away, so that it must be asked again."""
+        """Ask for a task. Return False if the store did not respond, so that it must be asked again after a pause."""
         endpoint_id, task_id = parse_member(name)
         try:
             reply = await self._scripts.watch(self._keys.of(endpoint_id).of_task(task_id), process=self._process)
         except Exception as error:
-            if unavailability(error) is not None:
-                self._unasked[name] = None
-                return False
-            log.exception("a task cannot be watched", extra={"endpoint": endpoint_id, "task": task_id})
-        else:
-            if reply.word == "WAITING":
-                return True
-        self.note(name)
+            if unavailability(error) is None:
+                log.exception("a task cannot be watched", extra={"endpoint": endpoint_id, "task": task_id})
+            self._unasked[name] = None
+            return False
+        if reply.word != "WAITING":
+            self.note(name)
         return True

@@ -175,6 +175,20 @@ async def test_a_wait_ends_with_its_limit(bench: Bench, watch: TaskWatch) -> Non
         assert await watched.next(ended) == set()
 
 
+async def test_an_error_of_the_store_is_no_end(
+    bench: Bench, watch: TaskWatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise the task would be read and asked for again and again, without a pause."""
+    await bench.probe.ask("SET", bench.keys.task("t1"), "not a hash")
+    with watch.watching(bench.endpoint_id, ["t1"]) as watched:
+        waiting = asyncio.create_task(watched.next(asyncio.get_running_loop().create_future()))
+        await wait_until_async(lambda: "a task cannot be watched" in caplog.text)
+        assert not waiting.done()
+        await bench.probe.ask("DEL", bench.keys.task("t1"))
+        async with asyncio.timeout(GIVE_UP_SECONDS):
+            assert await waiting == {"t1"}
+
+
 async def test_a_task_that_runs_again_is_watched_again(bench: Bench, watch: TaskWatch) -> None:
     await bench.finish("t1")
     with watch.watching(bench.endpoint_id, ["t1"]) as watched:
