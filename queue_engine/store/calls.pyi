@@ -434,6 +434,9 @@ class ReclaimOk:
 class RecountLogsOk:
     word: Literal["OK"]
 
+class RecountLogsGone:
+    word: Literal["GONE"]
+
 class RecountLogsChanged:
     word: Literal["CHANGED"]
 
@@ -1222,7 +1225,7 @@ class Scripts:
         *,
         worker_logs: Sequence[str],
         worker_ids: Sequence[str],
-    ) -> RecountLogsOk | RecountLogsChanged:
+    ) -> RecountLogsOk | RecountLogsGone | RecountLogsChanged:
         """Count the bytes of an endpoint's logs again, because a log that expires is not subtracted."""
     async def recover_delivery(
         self,

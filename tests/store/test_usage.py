@@ -110,7 +110,9 @@ async def test_the_records_of_attempts_and_deliveries_count_until_the_task_is_re
 
 async def _append(bench: Bench, worker: str, *lines: str, retention_ms: int = 60_000) -> None:
     batch = f"{worker} {len(lines[0]) if lines else 0}"
+    await bench.store.workers.put(bench.endpoint_id, worker, managed=True)  # a log begins only while its worker exists
     assert await bench.store.logs.append(bench.endpoint_id, worker, batch, lines, retention_ms=retention_ms)
+    await bench.store.workers.remove(bench.endpoint_id, worker)
 
 
 async def _nodes(bench: Bench, *workers: str) -> int:
@@ -160,6 +162,12 @@ async def test_dropping_the_logs_of_a_removed_endpoint_leaves_no_counts(bench: B
     await _append(bench, "w1", "line")
     await bench.probe.ask("DEL", bench.keys.endpoint, bench.keys.counts)
     await bench.store.logs.delete_endpoint(bench.endpoint_id)
+    assert await bench.probe.ask("EXISTS", bench.keys.counts) == 0
+
+
+async def test_counting_the_logs_of_a_removed_endpoint_again_leaves_no_counts(bench: Bench) -> None:
+    await bench.probe.ask("DEL", bench.keys.endpoint, bench.keys.counts)
+    await bench.store.scripts.recount_logs(bench.keys, worker_logs=[], worker_ids=[])
     assert await bench.probe.ask("EXISTS", bench.keys.counts) == 0
 
 
