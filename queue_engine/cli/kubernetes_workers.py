@@ -68,7 +68,9 @@ def _backend(
         connections = {name: partial(connect, _access(place, kubeconfig)) for name, place in sites.clusters.items()}
         documents = PodDocuments(_pod_settings(settings, agent_url, instance_id), sites)
         options = KubernetesOptions(
-            instance_id, force_delete_after_seconds=settings.kubernetes_force_delete_after_seconds
+            instance_id,
+            force_delete_after_seconds=settings.kubernetes_force_delete_after_seconds,
+            ends_workers=settings.end_workers,
         )
         return KubernetesBackend(connections, options, documents, sites), list(connections)
 

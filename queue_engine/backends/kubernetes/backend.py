@@ -49,6 +49,8 @@ EARLIER_SECONDS = 60.0
 """Maximum time until a pod of an earlier run of the worker is removed."""
 WARNINGS_AT_ONCE = 4
 """Maximum number of simultaneous questions for warnings about pods."""
+RELEASE_SECONDS = 10.0
+"""Maximum time for the removal of Secrets at the end of the controller."""
 SHORTAGES_KEPT = 1000
 """Number of shortages that are remembered. A worker waits for a resource whose shortage is forgotten."""
 _NO_POD = "the worker's pod does not exist"
@@ -92,6 +94,8 @@ class KubernetesOptions:
     resync_seconds: float = RESYNC_SECONDS
     """Maximum time between two lists of all pods."""
     max_starting: int = MAX_STARTING
+    ends_workers: bool = False
+    """True if the workers end with their controller, so that no other one removes what it leaves."""
 
 
 class KubernetesBackend:
@@ -178,6 +182,8 @@ class KubernetesBackend:
     async def aclose(self, grace_seconds: float) -> None:  # noqa: ARG002 - no worker ends with its controller
         tasks = [task for one in self._workers.values() for task in (one.making, one.ending) if task is not None]
         await end_tasks(*tasks, *self._sweeps.values(), *self._warnings.values())
+        if self._options.ends_workers:
+            await asyncio.gather(*map(self._release_all, self._clusters.values()))
         for cluster in self._clusters.values():
             await cluster.aclose()
         self._clusters.clear()
@@ -300,6 +306,13 @@ class KubernetesBackend:
             await cluster.release_secrets(secrets)
         except BackendError as error:
             log.info("Secrets are left to the next sweep: %s", error, extra={"cluster": cluster.name})
+
+    async def _release_all(self, cluster: Cluster) -> None:
+        try:
+            async with asyncio.timeout(RELEASE_SECONDS):
+                await cluster.release_all_secrets()
+        except (BackendError, TimeoutError) as error:
+            log.warning("Secrets of workers may be left: %s", error, extra={"cluster": cluster.name})
 
     # Ends
 

@@ -145,19 +145,30 @@ class Cluster:
         """Ask for the end of a pod; 0 removes it without waiting for its node."""
         await self._write(lambda: self.api.delete_pod(pod.name, pod.uid, grace_seconds))
 
-    async def release_secrets(self, names: Iterable[str]) -> None:
+    async def release_secrets(self, names: Iterable[str], *, keep_for_deleted: bool = True) -> None:
         """Remove those of the Secrets that no pod and no start in progress uses. Raises KubeError.
 
         A pod may also use Secrets of the operator, such as that of a registry. These have other names, and stay.
         """
-        used = self._used_secrets()
+        used = self._used_secrets(with_deleted=keep_for_deleted)
         removals = [self._removal(name) for name in names if name.startswith(SECRETS) and name not in used]
         for error in await asyncio.gather(*removals, return_exceptions=True):
             if isinstance(error, BaseException):
                 raise error
 
-    def _used_secrets(self) -> set[str]:
-        in_pods = {name for pod in self.watch.pods.values() for name in pod.secrets}
+    async def release_all_secrets(self) -> None:
+        """Remove the Secrets that only pods use whose end was asked for. Raises KubeError.
+
+        For a controller that ends its workers and after which nothing may sweep. Nodes need a Secret until the
+        containers of a pod have started, and start none of a deleted pod.
+        """
+        if self._leads() and self.watch.is_complete:
+            found = [one["metadata"]["name"] for one in await self.api.list_secrets(self._selector)]
+            await self.release_secrets(found, keep_for_deleted=False)
+
+    def _used_secrets(self, *, with_deleted: bool = True) -> set[str]:
+        pods = (pod for pod in self.watch.pods.values() if with_deleted or not pod.is_deleted)
+        in_pods = {name for pod in pods for name in pod.secrets}
         return in_pods | self._using.keys()
 
     def _removal(self, name: str) -> asyncio.Task[None]:

@@ -470,6 +470,24 @@ async def test_a_kill_that_a_node_does_not_confirm_is_not_forced(
     assert "w1" in (await backend.observe() or {})
 
 
+@pytest.mark.parametrize("ends_workers", [True, False])
+async def test_the_end_of_the_workers_with_their_controller_leaves_no_secret_of_a_deleted_pod(
+    kube: FakeKube, places: FirstPlaces, monkeypatch: pytest.MonkeyPatch, ends_workers: bool
+) -> None:
+    monkeypatch.setattr(backend_module, "STOP_MARGIN_SECONDS", 0.1)
+    backend = backend_of({"here": kube}, places, options=replace(OPTIONS, ends_workers=ends_workers))
+    await running(backend)
+    await backend.start(spec_for("w2", endpoint_id="8"))
+    await seen(backend, "w2", Phase.RUNNING)
+    kube.ignores_shorter_ends = True
+    with pytest.raises(EndNotConfirmed):
+        await backend.kill("w1")
+    await until(lambda: backend._clusters["here"].watch.pods[POD].is_deleted)
+    await backend.aclose(0)
+    of_others = ["qe-env-8-1", "qe-agent-w2-1"]
+    assert list(kube.secrets) == ([] if ends_workers else ["qe-env-7-1", "qe-agent-w1-1"]) + of_others
+
+
 async def test_a_lost_node_is_an_end_and_its_pod_is_removed_by_force_much_later(
     backend: KubernetesBackend, kube: FakeKube, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
