@@ -26,6 +26,8 @@ from queue_engine.observability import metrics
 CALL_SECONDS = 30.0
 """Timeout of a call that should return at once."""
 CONNECT_SECONDS = 10.0
+WATCH_MARGIN_SECONDS = 30.0
+"""Time beyond the limit of a watch within which the server has to end it. Its end and this process's would race."""
 LOG_SILENCE_SECONDS = 4 * 3600.0
 """Maximum time for which a followed log may be silent. The kubelet's own limit of a silent stream is as long."""
 MAX_EVENT_BYTES = 4 * 1024 * 1024
@@ -196,7 +198,7 @@ class ClientApi:
             ("resourceVersion", version),
             ("timeoutSeconds", str(seconds)),
         ]
-        async with self._stream("pods", query, silence_seconds=float(seconds)) as response:
+        async with self._stream("pods", query, silence_seconds=seconds + WATCH_MARGIN_SECONDS) as response:
             yield {}
             async for line in _lines(response.content.iter_any()):
                 yield _event(line)

@@ -26,6 +26,8 @@ RESYNC_SECONDS = 300.0
 """Maximum time between two lists."""
 RESYNC_JITTER = 0.2
 """Share of that time by which it is shortened at random, so that clusters and controllers do not list at once."""
+WATCH_SECONDS = 60
+"""Maximum time of a watch. A connection that was lost without a sign is noticed after it; the next watch goes on."""
 SILENCE_SECONDS = 15.0
 """Time beyond the limit of a watch after which it is given up, because the server has not ended it."""
 RECONNECT = Backoff(0.5, 30.0)
@@ -166,7 +168,7 @@ class PodWatch:
             await self._list()
             self._list_at = clock() + self._resync_seconds * (1 - RESYNC_JITTER * random.random())
         began = clock()
-        events = await self._watch(max(1, round(self._list_at - began)))
+        events = await self._watch(max(1, min(WATCH_SECONDS, round(self._list_at - began))))
         if not events and clock() - began < SHORT_WATCH_SECONDS:
             raise KubeUnavailable("it ends watches at once")
 

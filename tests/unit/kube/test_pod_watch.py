@@ -141,6 +141,18 @@ async def test_a_silent_watch_is_given_up_and_the_pods_are_listed(
     await watch.aclose()
 
 
+async def test_a_watch_has_a_short_limit_and_the_next_one_continues_without_a_list(
+    kube: FakeKube, watch: PodWatch, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "WATCH_SECONDS", 1)
+    monkeypatch.setattr(watch_module, "SHORT_WATCH_SECONDS", 0.0)
+    await listed(watch)
+    await until(lambda: kube.calls["watch_pods"] == 2)
+    await kube.create_pod(pod("w1"))
+    await until(lambda: "qe-w1-1" in watch.pods)
+    assert (seen.lists, watch.is_connected) == (1, True)
+
+
 async def test_a_pod_that_is_created_during_a_list_is_not_taken_as_removed(
     kube: FakeKube, watch: PodWatch, seen: Seen
 ) -> None:
