@@ -24,7 +24,9 @@ PART_BYTES = 16 * 1024
 MAX_STAMP_BYTES = 64
 END_SECONDS = 5.0
 """Maximum time until the watch shows the end of a container whose output has ended."""
-_STAMP = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d) ")
+MAX_PART_NS = 60 * SECOND_NS
+"""Maximum time between two parts of a line. A part whose time is later keeps that time as a part of its data."""
+_STAMP = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)) ")
 
 
 async def follow(cluster: Cluster, pod: PodView, since_ns: int) -> AsyncGenerator[LogEntry, None]:
@@ -78,17 +80,34 @@ class Entries:
         return entry
 
     def _read_stamp(self) -> None:
-        """Read the time at the beginning of a line, or of a part of one."""
+        """Read the time at the beginning of a line, or of a part of one.
+
+        In the middle of a line, the container may have written what looks like a time. It is a part's time only if it
+        fits that of the line.
+        """
         found = _STAMP.match(self._unread, 0, MAX_STAMP_BYTES)
-        if found is not None:
-            self._stamp_ns = stamp_ns(self._take(found.end())[:-1].decode("ascii"))
+        stamp = None if found is None else _time_in(found[1])
+        if found is not None and stamp is not None and self._fits(stamp):
+            self._stamp_ns = stamp
+            self._take(found.end())
         elif self._stamp_ns is None:
             raise BackendError("the cluster sent output without its time")
+
+    def _fits(self, stamp: int) -> bool:
+        return self._stamp_ns is None or 0 <= stamp - self._stamp_ns <= MAX_PART_NS
 
     def _take(self, size: int) -> bytes:
         data = bytes(self._unread[:size])
         del self._unread[:size]
         return data
+
+
+def _time_in(stamp: bytes) -> int | None:
+    """Return the time in nanoseconds; None if there is no such time."""
+    try:
+        return stamp_ns(stamp.decode("ascii"))
+    except ValueError:
+        return None
 
 
 async def environment(cluster: Cluster, pod: PodView) -> Mapping[str, str]:

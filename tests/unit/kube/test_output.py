@@ -44,6 +44,24 @@ def test_a_long_line_is_read_in_parts_with_or_without_times_in_it(second: bytes,
     ]
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"2024-13-45T99:99:99Z no such time",
+        b"2026-11-28T14:03:07.123456788Z before the line",
+        b"9999-12-31T23:59:59Z much later",
+        b"2026-11-28T14:03:07+99:99 no such zone",
+    ],
+)
+def test_what_a_container_writes_in_a_long_line_is_no_time_of_it(data: bytes) -> None:
+    text = STAMP + b" " + b"a" * PART_BYTES + data + b"\n" + LATER + b" next\n"
+    assert read(text) == [
+        LogEntry(NS, b"a" * PART_BYTES),
+        LogEntry(NS, data + b"\n"),
+        LogEntry(LATER_NS, b"next\n"),
+    ]
+
+
 def test_the_unfinished_last_line_of_a_container_that_has_ended_is_read() -> None:
     entries = Entries()
     assert list(entries.feed(STAMP + b" " + b"a" * PART_BYTES + LATER + b" unfinished")) == []
@@ -52,5 +70,7 @@ def test_the_unfinished_last_line_of_a_container_that_has_ended_is_read() -> Non
 
 
 def test_output_without_a_time_is_an_error() -> None:
+    with pytest.raises(BackendError, match="without its time"):
+        read(b"2024-13-45T99:99:99Z no such time\n")
     with pytest.raises(BackendError, match="without its time"):
         read(b"unable to retrieve container logs\n")
