@@ -37,7 +37,7 @@ class Appended(StrEnum):
     MOVED = "MOVED"
     """The log ends with another batch, so nothing was appended: another process writes the same log."""
     GONE = "GONE"
-    """There is no such endpoint, or neither the worker nor its log, so nothing was appended."""
+    """There is no such endpoint, so nothing was appended."""
 
 
 class LogStore:
@@ -58,7 +58,7 @@ class LogStore:
 
         Every batch of a worker has its own id. A batch that is sent twice in a row is appended once, so a call can be
         repeated after a lost reply. The log is kept until `retention_ms` after the last call. Return False, and append
-        nothing, when there is no such endpoint, or neither the worker nor its log.
+        nothing, when there is no such endpoint.
         """
         appended = await self._append(endpoint_id, worker_id, batch_id, lines, None, retention_ms)
         return appended is not Appended.GONE

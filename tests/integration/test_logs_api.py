@@ -29,7 +29,7 @@ async def get(api: RunningApi, endpoint_id: str, query: str = "", worker: str = 
 
 
 async def put_worker(api: RunningApi, endpoint_id: str) -> None:
-    """Record the worker `w1`, whose log begins only then."""
+    """Record the worker `w1`."""
     await api.store.workers.put(endpoint_id, "w1", managed=True)
 
 

@@ -32,7 +32,7 @@ async def append(bench: Bench, *lines: str, worker: str = "w1", batch: str = "b1
 
 @asynccontextmanager
 async def a_worker(bench: Bench, worker: str = "w1") -> AsyncIterator[None]:
-    """Let the worker exist within the block, because its log begins only then."""
+    """Let the worker exist within the block."""
     exists = await bench.store.workers.get(bench.endpoint_id, worker) is not None
     await bench.store.workers.put(bench.endpoint_id, worker, managed=True)
     yield
@@ -167,16 +167,11 @@ async def test_the_logs_of_ended_workers_are_kept_up_to_a_number(bench: Bench) -
     await bench.store.workers.remove(bench.endpoint_id, "lives")
 
 
-async def test_a_log_begins_only_while_its_worker_exists(bench: Bench) -> None:
-    """A token may name any worker, and each name would be a log. The last lines of a worker may come after its end."""
-    logs, endpoint_id = bench.store.logs, bench.endpoint_id
-    assert not await logs.append(endpoint_id, "w1", "b1", ["line"], retention_ms=DAY_MS)
-    assert await logs.append_after(endpoint_id, "w1", EMPTY, "b1", ["line"], retention_ms=DAY_MS) is Appended.GONE
-    assert not {name for name in await bench.probe.keys() if ":log" in name}
+async def test_a_container_may_write_before_its_worker_is_registered(bench: Bench) -> None:
+    """The first lines are those that matter when a container crashes at once."""
+    assert await bench.store.logs.append(bench.endpoint_id, "w1", "b1", ["no such model"], retention_ms=DAY_MS)
     async with a_worker(bench):
-        assert await logs.append(endpoint_id, "w1", "b1", ["line"], retention_ms=DAY_MS)
-    assert await logs.append(endpoint_id, "w1", "b2", ["the end"], retention_ms=DAY_MS)
-    assert texts(await page(bench)) == ["line", "the end"]
+        assert texts(await page(bench)) == ["no such model"]
 
 
 async def test_an_endpoint_that_was_deleted_leaves_nothing(bench: Bench) -> None:

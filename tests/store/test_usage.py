@@ -110,7 +110,7 @@ async def test_the_records_of_attempts_and_deliveries_count_until_the_task_is_re
 
 async def _append(bench: Bench, worker: str, *lines: str, retention_ms: int = 60_000) -> None:
     batch = f"{worker} {len(lines[0]) if lines else 0}"
-    await bench.store.workers.put(bench.endpoint_id, worker, managed=True)  # a log begins only while its worker exists
+    await bench.store.workers.put(bench.endpoint_id, worker, managed=True)
     assert await bench.store.logs.append(bench.endpoint_id, worker, batch, lines, retention_ms=retention_ms)
     await bench.store.workers.remove(bench.endpoint_id, worker)
 

@@ -8,11 +8,8 @@
 --   OK: surplus list of text (ids of ended workers whose logs exceed the limit)
 --   ALREADY (this batch was appended before)
 --   MOVED (the log ends with another batch)
---   GONE (there is no such endpoint, or neither the worker nor its log)
+--   GONE (there is no such endpoint)
 if redis.call('EXISTS', endpoint) == 0 then return { 'GONE' } end
--- A log begins only while its worker exists, so that a token cannot make logs of any number of names. The last lines of a worker
--- may come after its end.
-if redis.call('HEXISTS', workers, worker_id) == 0 and redis.call('EXISTS', log) == 0 then return { 'GONE' } end
 local last = redis.call('XREVRANGE', log, '+', '-', 'COUNT', 1)[1]
 local last_batch = last and last[2][4] or 'none'
 if last_batch == batch_id then return { 'ALREADY' } end
