@@ -30,7 +30,7 @@ ROLES: dict[str, set[Role]] = {
     "submit_task": SUBMITTERS,
     "list_tasks": VIEWERS,
     "count_tasks": VIEWERS,
-    **dict.fromkeys(("get_task", "list_deliveries", "list_attempts"), ANY),
+    **dict.fromkeys(("get_task", "wait_for_tasks", "list_deliveries", "list_attempts"), ANY),
     "cancel_task": SUBMITTERS,
     "retry_task": OPERATING,
     **dict.fromkeys(("retry_delivery", "redeliver_result", "recover_deliveries", "cancel_recovery"), OPERATING),
@@ -69,6 +69,7 @@ UNKNOWN = {
 }  # fmt: skip
 """Values of path parameters, of things that do not exist."""
 RECOVER = {"since": 0}
+WAIT = {"taskIds": ["a"], "wait": 0}
 CREDENTIAL = {"name": "a", "type": "PRIVATE", "username": "robot", "password": "secret"}
 
 FORBIDDEN, NOT_FOUND, UNAUTHORIZED = (403, 40301), (404, 14000), (401, 40101)
@@ -93,7 +94,7 @@ async def call(api: RunningApi, route: DescribedRoute, key: str | None, **ids: s
     """Send a request to the route. Ids that are not given are of things that do not exist."""
     path = route.path_format.format(**{name: (UNKNOWN | ids)[name] for name in route.param_convertors})
     (method,) = route.methods or set[str]()
-    body = {"submit_task": TASK, "recover_deliveries": RECOVER}.get(route.name)
+    body = {"submit_task": TASK, "wait_for_tasks": WAIT, "recover_deliveries": RECOVER}.get(route.name)
     headers = {} if key is None else {"X-Api-Key": key}
     async with httpx.AsyncClient(base_url=api.url, headers=headers) as client:
         return await client.request(method, path, json=body, params={"count": "1"})
