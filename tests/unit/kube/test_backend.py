@@ -16,6 +16,7 @@ from queue_engine.backends.kubernetes.backend import KubernetesBackend, Kubernet
 from queue_engine.backends.kubernetes.kube_api import KubeApi, KubeError, KubeUnavailable
 from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.domain.endpoints import Resource
+from queue_engine.observability.metrics import Role, registry_of
 from tests.unit.kube.fake_api import FakeKube, now_text
 from tests.unit.kube.parts import INSTANCE, FirstPlaces, SmallDocuments, spec_for
 from tests.waiting import wait_until_async
@@ -113,6 +114,22 @@ async def test_a_start_makes_the_secrets_and_the_pod_once(backend: KubernetesBac
 async def test_nothing_is_kept_about_the_secrets_of_a_finished_start(backend: KubernetesBackend) -> None:
     await running(backend)
     await until(lambda: not backend._clusters["here"]._using)
+
+
+async def test_the_metrics_say_which_clusters_respond(places: FirstPlaces) -> None:
+    here, there = FakeKube(), FakeKube()
+    there.is_away = True
+    backend = backend_of({"here": here, "there": there}, places)
+    await backend.observe()
+
+    registry = registry_of(Role.CONTROLLER)
+
+    def values() -> list[float | None]:
+        return [registry.get_sample_value("queue_engine_backend_up", {"cluster": name}) for name in ("here", "there")]
+
+    await until(lambda: values() == [1, 0])
+    await backend.aclose(0)
+    assert values() == [None, None]
 
 
 async def test_two_controllers_that_start_one_run_make_it_once(kube: FakeKube, places: FirstPlaces) -> None:
