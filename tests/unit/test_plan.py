@@ -656,6 +656,8 @@ class World:
         self.now += 1
         self.store_now_ms += 1000
         for worker_id, seen in self.observed.items():
+            if seen.phase in (Phase.WAITING, Phase.STARTING):  # its agent begins, and reports
+                self.starting.setdefault(worker_id, 1)
             if seen.phase is not Phase.ENDED:
                 self.observed[worker_id] = DEAD if seen.phase is Phase.ENDING else ALIVE
         for worker_id in list(self.draining):
