@@ -11,7 +11,7 @@ from enum import Enum
 
 from queue_engine.domain.attempts import Renewal, StartedAttempt
 from queue_engine.observability import metrics
-from worker_agent.ports import LeaseSource, loop
+from worker_agent.ports import LeaseSource, loop, until_available
 
 log = logging.getLogger(__name__)
 
@@ -119,14 +119,18 @@ class Leases:
     async def stop_cancelled_step(self) -> int:
         """Wait for cancelled tasks and renew the leases of their attempts, which stops these. Always return 1.
 
-        Without attempts, wait for the next one, so that an idle agent asks nothing.
+        Without attempts, wait for the next one, so that an idle agent asks nothing. An outage is over before that wait:
+        otherwise it would seem to last until the next task.
         """
+        await until_available(self._stop_cancelled, "cancellations")
+        await self._holds_any.wait()
+        return 1
+
+    async def _stop_cancelled(self) -> None:
         cancelled = set(await self._source.cancelled())
         if unknown := cancelled - await self._renew_attempts_of(cancelled):
             await asyncio.sleep(EARLY_SECONDS)
             await self._renew_attempts_of(unknown)
-        await self._holds_any.wait()
-        return 1
 
     async def _renew_attempts_of(self, task_ids: Set[str]) -> set[str]:
         """Renew the leases of the attempts of these tasks; return the ids of those tasks that have one."""
