@@ -4,7 +4,7 @@ from queue_engine.client import Client
 
 with Client() as client:  # QUEUE_ENGINE_URL, QUEUE_ENGINE_API_KEY
     echo = client.endpoint("echo")
-    inputs = [{"number": number} for number in range(10_000)]
+    inputs = [{"text": f"input {number}"} for number in range(10_000)]
     failed = 0
     for item in echo.map(inputs, path="/run", batch_id="numbers_1", progress=True):
         failed += item.error is not None

@@ -3,7 +3,7 @@
 from queue_engine.client import Client, TaskFailed, TaskTimedOut, WaitTimeout
 
 with Client() as client:
-    task = client.endpoint("echo").submit({"prompt": "hi"}, path="/run", execution_timeout_seconds=60)
+    task = client.endpoint("echo").submit({"text": "hi"}, path="/run", execution_timeout_seconds=60)
     try:
         print(task.result(timeout=600))
     except WaitTimeout as error:
