@@ -205,8 +205,12 @@ class AiodockerEngine:
 
     async def remove_network(self, name: str) -> None:
         with _engine_errors():
-            if (found := await _unless_absent(self._docker.networks.get(name))) is not None:
-                await found.delete()
+            if (found := await _unless_absent(self._docker.networks.get(name))) is None:
+                return
+            # Podman does not refuse to remove a network that containers use.
+            if await self._docker.containers.list(all=True, filters=json.dumps({"network": [name]})):
+                raise EngineError(409, f"containers use the network {name}")
+            await found.delete()
 
     async def output(
         self, container: str, since_seconds: int = 0, *, last: int | None = None
