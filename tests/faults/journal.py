@@ -136,7 +136,7 @@ class JournalReader:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._end = 0
-        """Of the last whole line that was read, in bytes."""
+        """The end of the last whole line that was read, in bytes."""
         self._read: list[Record] = []
 
     def records(self) -> list[Record]:

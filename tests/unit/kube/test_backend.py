@@ -432,9 +432,7 @@ async def test_only_the_pod_with_the_known_uid_is_ended(backend: KubernetesBacke
     assert POD in kube.pods
 
 
-async def test_a_worker_that_is_being_stopped_can_be_killed_meanwhile(
-    backend: KubernetesBackend, kube: FakeKube
-) -> None:
+async def test_a_worker_can_be_killed_while_it_is_being_stopped(backend: KubernetesBackend, kube: FakeKube) -> None:
     await running(backend)
     kube.ignores_shorter_ends = True
     stopping = asyncio.create_task(backend.stop("w1", 600))

@@ -1,4 +1,4 @@
-"""The watch of pods against an API server that forgets versions, goes away and stays silent."""
+"""The watch of pods, against an API server that forgets versions, becomes unreachable and stays silent."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
