@@ -39,7 +39,7 @@ if (tonumber(queued) or 0) + (tonumber(scheduled) or 0) >= tonumber(max_queued) 
 timeout, ttl = execution_timeout or timeout, queue_ttl or ttl
 local now = text(now_ms())
 local member, task_id = names_of(task)
-local seq = index_add('all', created, 1, 't', task_id)
+local seq = index_add('all', created, now, 't', task_id)
 local number = redis.call('HINCRBY', partition_counts, 'seq', 1) * TASKS_PER_PARTITION_STEP + partition_index
 local entry = redis.call('XADD', queue, '*', 't', task_id)
 -- A plain SET would search for an expiry to remove, in a table with a key for each ended task.
