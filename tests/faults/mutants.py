@@ -143,6 +143,16 @@ MUTANTS = {
                 ]
             },
         ),
+        Mutant(
+            "no second question after a lost connection",
+            scenario="waiters",
+            expected="its client still waits",
+            edits={
+                "queue_engine/store/task_watch.py": [
+                    ("        self._partitions[place].ask_all()\n", "        del place\n")
+                ],
+            },
+        ),
     )
 }  # fmt: skip
 

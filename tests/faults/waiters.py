@@ -20,12 +20,16 @@ WAIT_SECONDS = 300
 """Longer than the scenario, so that a response comes only when the API has learned of the end."""
 NOTICE_SECONDS = 30.0
 """Time after the end of all tasks within which all clients have a response. Each may have lost its connection."""
+ENDS_UNHEARD = 20
+"""Number of executions that end while subscriptions are cut."""
+CUT_PAUSE_SECONDS = 0.005
+"""Pause between two cuts, shorter than a new subscription takes."""
 
 
 @scenario("waiters", play_seconds=360)
 async def waiters(stage: Stage) -> None:
-    """kill -9 of agents, containers, APIs, a controller and the store, and SIGTERM of an API, while a client waits for
-    each task: every client gets the recorded end."""
+    """kill -9 of agents, containers, APIs, a controller and the store, SIGTERM of an API, and subscriptions that are cut
+    again and again, while a client waits for each task: every client gets the recorded end."""
     async with _waits_for_each_task(stage), stage.steady_load(rate=12, ms=1500):
         for worker, part in zip(stage.rng.sample(stage.workers, 2), ("agent", "container"), strict=True):
             await stage.until_busy(worker)
@@ -53,6 +57,18 @@ async def waiters(stage: Stage) -> None:
             await asyncio.to_thread(stage.engine.program("api-1").wait)
         await asyncio.to_thread(stage.engine.start_role, "api-1")
         await asyncio.to_thread(stage.engine.wait_until_ready)
+        # Last, because a client that loses its API asks again at another one.
+        await stage.until_busy(*stage.workers)
+        with stage.fault("cut subscriptions"):
+            await _cut_subscriptions(stage)
+
+
+async def _cut_subscriptions(stage: Stage) -> None:
+    """Close the subscriptions of all processes as soon as they exist, while at least ENDS_UNHEARD tasks end."""
+    ended = len(stage.seen("end"))
+    while len(stage.seen("end")) < ended + ENDS_UNHEARD:
+        await stage.store.redis.client_kill_filter(_type="pubsub")
+        await stage.hold(CUT_PAUSE_SECONDS)
 
 
 @asynccontextmanager
