@@ -28,8 +28,8 @@ CUT_PAUSE_SECONDS = 0.005
 
 @scenario("waiters", play_seconds=360)
 async def waiters(stage: Stage) -> None:
-    """kill -9 of agents, containers, APIs, a controller and the store, SIGTERM of an API, and subscriptions that are cut
-    again and again, while a client waits for each task: every client gets the recorded end."""
+    """kill -9 of agents, containers, APIs, a controller and the store, SIGTERM of an API, and subscriptions that are
+    cut again and again, while a client waits for each task: every client gets the recorded end."""
     async with _waits_for_each_task(stage), stage.steady_load(rate=12, ms=1500):
         for worker, part in zip(stage.rng.sample(stage.workers, 2), ("agent", "container"), strict=True):
             await stage.until_busy(worker)
