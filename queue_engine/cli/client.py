@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlsplit
 
 from queue_engine.cli.raw_members import Members, split_members
 from queue_engine.domain.ids import is_endpoint_id
-from queue_engine.rules.hosts import is_loopback
 
-if TYPE_CHECKING:  # it takes 0.3 s to import, and every process of the engine starts by importing this module
+# queue_engine.client takes 0.3 s to import, with httpx, and every process of the engine starts by importing this
+# module.
+if TYPE_CHECKING:
     import httpx
 
+    from queue_engine.client.exchange import Request, Response
+
 ENDPOINTS = "v2/serverless"
-TIMEOUT_SECONDS = 30.0
 BUSY_STATUSES = frozenset({429, 503})
 
 Query = Mapping[str, str | int | None]
@@ -55,7 +56,7 @@ def read_bounded(source: str, file: Path | None, limit: int) -> bytes:
 class Refused(CommandError):
     """The API responded with an error."""
 
-    def __init__(self, message: str, *, status: int, retry_after_seconds: int | None = None) -> None:
+    def __init__(self, message: str, *, status: int, retry_after_seconds: float | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after_seconds = retry_after_seconds
@@ -127,19 +128,11 @@ class Api:
 
         `holds` is the time in seconds for which the API may hold the request before it responds.
         """
-        import httpx
+        from queue_engine.client.exchange import RESPONSE_SECONDS, Request
 
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        headers = {} if body is None else {"Content-Type": "application/json"}
-        try:
-            response = self._http.request(
-                method, _joined(path), params=given, content=body, headers=headers, timeout=TIMEOUT_SECONDS + holds
-            )
-        except httpx.TransportError as error:
-            raise Unreachable(f"{self._http.base_url}: {str(error) or type(error).__name__}") from None
-        except httpx.HTTPError as error:
-            raise Unreachable(f"{self._http.base_url}: the response cannot be read: {error}") from None
-        return self._data_of(response)
+        request = Request(method, _joined(path), given, body, timeout=RESPONSE_SECONDS + holds)
+        return self._data_of(self._exchange(request))
 
     def endpoint_id(self, id_or_name: str) -> str:
         """Return the id of the endpoint with this id or name. A name begins with a letter, so it cannot be an id."""
@@ -152,20 +145,31 @@ class Api:
             raise WrongUse(f"{len(named)} endpoints are named {id_or_name}; give the id: {_ids_of(named)}")
         return str(named[0].get("id"))
 
-    def _data_of(self, response: httpx.Response) -> Data:
+    def _exchange(self, request: Request) -> Response:
+        import httpx
+
+        from queue_engine.client.connection import lost, received, sent
+
         try:
-            envelope = split_members(response.content, frozenset({"data"}))
+            return received(self._http.request(**sent(request)))
+        except httpx.HTTPError as error:
+            raise Unreachable(lost(error, str(self._http.base_url)).message) from None
+
+    def _data_of(self, response: Response) -> Data:
+        """Return the data as text. `queue_engine.client` parses it, which this cannot do without losing digits."""
+        try:
+            envelope = split_members(response.body, frozenset({"data"}))
         except ValueError as error:
             raise self._foreign(response, f"the body is no JSON object: {error}") from None
         message, data = envelope.values.get("message"), envelope.raw.get("data")
         if not isinstance(message, str) or data is None:
             raise self._foreign(response, "no envelope")
-        if response.status_code != 200:
-            raise Refused(message, status=response.status_code, retry_after_seconds=_retry_after(response))
+        if response.status != 200:
+            raise Refused(message, status=response.status, retry_after_seconds=response.retry_after)
         return Data(data.encode())
 
-    def _foreign(self, response: httpx.Response, why: str) -> Unreachable:
-        return Unreachable(f"{self._http.base_url} is not the API: it responds HTTP {response.status_code}, {why}")
+    def _foreign(self, response: Response, why: str) -> Unreachable:
+        return Unreachable(f"{self._http.base_url} is not the API: it responds HTTP {response.status}, {why}")
 
 
 @contextmanager
@@ -173,45 +177,23 @@ def opened(url: str, api_key: str, transport: httpx.BaseTransport | None) -> Ite
     """Yield a client of the API at `url`. Raises WrongUse if the URL or the key is invalid."""
     import httpx
 
-    host = _host_of(url)
-    if not (api_key.isascii() and api_key.isprintable()) or " " in api_key:
-        raise WrongUse("the API key must be visible ASCII characters")
-    # Proxies from the environment are for other machines.
-    with httpx.Client(
-        base_url=url,
-        headers={"X-Api-Key": api_key},
-        timeout=TIMEOUT_SECONDS,
-        transport=transport,
-        trust_env=not is_loopback(host),
-    ) as http:
+    from queue_engine.client.connection import Connection, key_problem, url_problem
+
+    for name, problem in (("--url:", url_problem(url)), ("the API key", key_problem(api_key))):
+        if problem is not None:
+            raise WrongUse(f"{name} {problem}")
+    with httpx.Client(transport=transport, **Connection(url, api_key).options()) as http:
         yield Api(http)
 
 
-def _host_of(url: str) -> str:
-    """Return the host of the API's URL. Raises WrongUse if the URL is invalid."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise WrongUse(f"--url: {error}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii() or not url.isprintable():
-        raise WrongUse("--url: must be http://host:port or https://…")
-    return parts.hostname
-
-
 def _joined(path: tuple[str, ...]) -> str:
-    first, *rest = path
-    for part in rest:
-        # The HTTP client would resolve these parts, so that a DELETE of the task `..` would delete its endpoint.
-        if part in ("", ".", ".."):
-            raise WrongUse(f"{part!r}: is not an id or a name")
-    return "/".join([f"/{first}", *(quote(part, safe="") for part in rest)])
+    from queue_engine.client.exchange import path_under
+
+    try:
+        return path_under(*path)
+    except ValueError as error:
+        raise WrongUse(str(error)) from None
 
 
 def _ids_of(rows: list[dict[str, Any]]) -> str:
     return ", ".join(str(row.get("id")) for row in rows)
-
-
-def _retry_after(response: httpx.Response) -> int | None:
-    text = response.headers.get("Retry-After", "")
-    return min(int(text), 3600) if text.isascii() and text.isdigit() and len(text) < 10 else None

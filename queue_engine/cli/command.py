@@ -180,7 +180,7 @@ def _exit_status() -> Iterator[None]:
     except WrongUse as error:
         _fail(str(error), EXIT_USAGE)
     except Refused as error:
-        again = f" (try again in {error.retry_after_seconds} s)" if error.retry_after_seconds else ""
+        again = f" (try again in {error.retry_after_seconds:g} s)" if error.retry_after_seconds else ""
         _fail(f"{error}{again}", EXIT_REFUSED)
     except Unreachable as error:
         _fail(str(error), EXIT_UNREACHABLE)

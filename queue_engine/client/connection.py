@@ -33,12 +33,12 @@ class Connection:
     def of(cls, url: str | None, api_key: str | None, environment: Mapping[str, str] = os.environ) -> Connection:
         """Return the connection, with what is None taken from the environment. Raises ValueError."""
         url = url or environment.get(URL_VARIABLE) or DEFAULT_URL
-        _check_url(url)
         key = api_key or environment.get(KEY_VARIABLE) or _key_of_file(environment.get(f"{KEY_VARIABLE}_FILE"))
         if not key:
             raise ValueError(f"api_key: is required; or set {KEY_VARIABLE} or {KEY_VARIABLE}_FILE")
-        if not (key.isascii() and key.isprintable()) or " " in key:
-            raise ValueError("api_key: must be visible ASCII characters")
+        for name, problem in (("url", url_problem(url)), ("api_key", key_problem(key))):
+            if problem is not None:
+                raise ValueError(f"{name}: {problem}")
         return cls(url, key)
 
     def options(self) -> dict[str, Any]:
@@ -77,14 +77,22 @@ def lost(error: httpx.HTTPError, url: str) -> Unavailable:
     return NotSent(message) if isinstance(error, _NOT_CONNECTED) else Unavailable(message)
 
 
-def _check_url(url: str) -> None:
+def url_problem(url: str) -> str | None:
+    """Return the rule that the URL of an API breaks; None for a valid one."""
     try:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise ValueError(f"url: {error}") from None
+        return str(error)
     if parts.scheme not in ("http", "https") or not parts.hostname or not (url.isascii() and url.isprintable()):
-        raise ValueError("url: must be http://host:port or https://…")
+        return "must be http://host:port or https://…"
+    return None
+
+
+def key_problem(key: str) -> str | None:
+    """Return the rule that an API key breaks; None for a valid one."""
+    is_visible = key.isascii() and key.isprintable() and " " not in key
+    return None if is_visible else "must be visible ASCII characters"
 
 
 def _key_of_file(name: str | None) -> str | None:

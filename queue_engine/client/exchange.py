@@ -17,6 +17,7 @@ from queue_engine.client.errors import ApiError, QueueFull, Unavailable, api_err
 
 T = TypeVar("T")
 
+ENDPOINTS = "v2/serverless"
 RESPONSE_SECONDS = 30.0
 """Time limit of a response that does not wait for a task."""
 FIRST_DELAY_SECONDS = 0.1
@@ -79,11 +80,16 @@ class Patience:
 
 
 def path_of(*parts: str) -> str:
-    """Return the path of a call: /v2/serverless and the escaped parts. Raises ValueError for a part such as `..`."""
+    """Return the path of a call of endpoints. Raises ValueError for a part such as `..`."""
+    return path_under(ENDPOINTS, *parts)
+
+
+def path_under(first: str, *parts: str) -> str:
+    """Return a path of `first` and the other parts, which are escaped. Raises ValueError for a part such as `..`."""
     for part in parts:
         if part in ("", ".", ".."):  # which an HTTP client would resolve, into the path of something else
             raise ValueError(f"{part!r} is not an id or a name")
-    return "/".join(["/v2/serverless", *(quote(part, safe="") for part in parts)])
+    return "/".join([f"/{first}", *(quote(part, safe="") for part in parts)])
 
 
 def json_text(value: object) -> bytes:

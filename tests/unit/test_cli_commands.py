@@ -660,4 +660,4 @@ def test_a_name_that_would_change_the_path_is_sent_nowhere(command: tuple[str, .
     api = FakeApi({})
     result = api.run(*command, "7", name)
     assert (result.exit_code, api.requests) == (2, [])
-    assert f"{name!r}: is not an id or a name" in result.stderr
+    assert f"{name!r} is not an id or a name" in result.stderr
