@@ -6,6 +6,9 @@ Every run defines all functions of its text again. Therefore a script gets only 
 `library.lua` consists of blocks with an empty line between them; each begins with comments and defines functions or
 constants as locals. A function may use keys by their names. It lists them in its last comment, `-- keys: task, leases`,
 and every script that uses the function has these keys, without listing them.
+
+A script may reply the result of a library function, `return { cancel_task(call_id) }`. The words that the function
+returns are then the words of the reply.
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ _ITEM = re.compile(r"--[^\n]*|'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[A-Za-z_]\w
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _DEFINITION = re.compile(r"^local (?:function )?([\w, ]+)", re.MULTILINE)
 _WORD = re.compile(r"'([A-Z][A-Z_]*)'")
+_RESULT = re.compile(r"\breturn ([^\n]*)")
+_IN_PARENTHESES = re.compile(r"\([^()]*\)")
 _KEYWORDS = frozenset(
     {
         *("and", "break", "do", "else", "elseif", "end", "false", "for", "function", "if", "in", "local", "nil", "not"),
@@ -107,6 +112,12 @@ class Block:
     uses: frozenset[str]
     """Other names of the library, and constants, that the block uses."""
 
+    @property
+    def words(self) -> frozenset[str]:
+        """Words in capitals that the block's functions return."""
+        results = (_IN_PARENTHESES.sub("", result) for result in _RESULT.findall(self.text))
+        return frozenset(word for result in results for word in _WORD.findall(result))
+
 
 class Library:
     """Blocks of Lua and constants by the names that they define. Raises BadScript for unknown names and unused keys."""
@@ -146,6 +157,10 @@ class Library:
         self._blocks.append(block)
         self._by_name |= dict.fromkeys(names, block)
 
+    def words_of(self, name: str) -> frozenset[str]:
+        """Return the words that a function of the library returns; none for any other name."""
+        return self._by_name[name].words if name in self._by_name else frozenset()
+
     def part_for(self, names: Iterable[str]) -> tuple[list[str], list[Block]]:
         """Return the constants and blocks that define these names, with everything they use, in order."""
         needed: set[str] = set()
@@ -174,7 +189,7 @@ def assemble(header: Header, body: str, library: Library) -> Assembled:
     used = free_names(body)
     constants, blocks = library.part_for(used)
     _check_names(declared, used, own_names(body), library)
-    _check_replies(header, body)
+    _check_replies(header, body, library)
     inherited = dict.fromkeys(key for block in blocks for key in block.keys)
     scoped_keys = (*header.scoped_keys, *(key for key in inherited if key not in declared))
     if header.scope is None and scoped_keys:
@@ -205,11 +220,12 @@ def _check_names(declared: set[str], used: set[str], own: set[str], library: Lib
         raise BadScript(f"used and not declared: {_list(unknown)}")
 
 
-def _check_replies(header: Header, body: str) -> None:
+def _check_replies(header: Header, body: str, library: Library) -> None:
     """Check that every reply has a declared word and its number of fields, and that every declared word is used."""
     seen: set[str] = set()
     for elements in _returned(items(body)):
         words = {match[1] for item in elements[0] if (match := _WORD.fullmatch(item))}
+        words = words.union(*map(library.words_of, elements[0]))
         if not words:
             raise BadScript(f"a reply without a word: {' '.join(elements[0])}")
         for word in words:

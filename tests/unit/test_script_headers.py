@@ -249,6 +249,34 @@ def test_every_part_of_the_library_and_every_constant_is_used() -> None:
     assert unused == set()
 
 
+RESULT_LIBRARY = """\
+-- Take the task.
+-- keys: task
+local function take()
+  if redis.call('EXISTS', task) == 0 then return 'STALE' end
+  return redis.call('HGET', task, 'HELD') and 'HELD' or 'OK'
+end
+"""
+RESULT_HEADER = """\
+-- Take a task.
+--
+-- keys of a task: (those of take)
+-- replies:
+--   OK
+--   HELD
+--   STALE
+"""
+
+
+def test_a_script_may_reply_the_words_that_a_library_function_returns() -> None:
+    script = made(RESULT_HEADER, "return { take() }\n", RESULT_LIBRARY)
+    assert script.scoped_keys == ("task",)
+    with pytest.raises(BadScript, match="the reply HELD is not declared"):
+        made(RESULT_HEADER.replace("--   HELD\n", ""), "return { take() }\n", RESULT_LIBRARY)
+    with pytest.raises(BadScript, match="declared and never replied: GONE"):
+        made(RESULT_HEADER + "--   GONE\n", "return { take() }\n", RESULT_LIBRARY)
+
+
 def test_only_the_loader_addresses_keys_arguments_and_replies_by_number() -> None:
     root = Path(__file__).parents[2]
     files = [file for folder in ("queue_engine", "worker_agent") for file in (root / folder).rglob("*")]

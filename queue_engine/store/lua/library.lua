@@ -788,3 +788,80 @@ local function remember_end(key_hash, revoked, ended, configured)
     if redis.call('SISMEMBER', configured, oldest[index]) == 0 then redis.call('SREM', revoked, oldest[index]) end
   end
 end
+
+-- Cancel a task. A waiting task ends at once, a running one by its agent. Return the reply of cancel.lua.
+-- keys: task, cancel_requests
+local function cancel_task(call_id)
+  local state, attempts, base, call, worker =
+    unpack(redis.call('HMGET', task, 'state', 'attempts', 'base', 'cancel', 'worker'))
+  if not state then return 'GONE' end
+  if TERMINAL[state] then return state == 'cancelled' and call == call_id and 'CANCELLED' or 'ENDED' end
+  if state == 'running' then
+    if call and call ~= call_id then return 'REPEATED' end
+    redis.call('HSET', task, 'cancel', call_id)
+    redis.call('XADD', cancel_requests, 'MAXLEN', '~', MAX_CANCEL_REQUESTS, '*', 't', (names_of(task)), 'w', worker or '')
+    redis.call('PEXPIRE', cancel_requests, CANCEL_REQUESTS_MS)
+    return 'REQUESTED'
+  end
+  stop_waiting()
+  redis.call('HSET', task, 'cancel', call_id)
+  local has_run = tonumber(attempts) ~= tonumber(base or '0')
+  end_task(now_ms(), state, 'cancelled', has_run and CANCELLED_WHILE_WAITING or CANCELLED_BEFORE_IT_STARTED)
+  return 'CANCELLED'
+end
+
+-- Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed. Return the reply of
+-- rerun.lua.
+-- keys: task, body, result, history, attempts_log, counts, endpoint, live, queue
+local function run_task_again(call_id)
+  local state, call, attempts, started, noted, seq, place =
+    unpack(redis.call('HMGET', task, 'state', 'call', 'attempts', 'started', 'noted', 'seq', 'result_at'))
+  if not state then return 'GONE' end
+  if call == call_id then return 'ALREADY' end
+  if not TERMINAL[state] then return 'BUSY' end
+  local desired, failed, max_queued = unpack(redis.call('HMGET', endpoint, 'wanted', 'failed', 'max_queued'))
+  if desired == 'deleted' then return 'GONE' end
+  if desired ~= 'running' or failed == '1' then return 'CLOSED' end
+  local waiting = redis.call('HMGET', counts, 'queued', 'scheduled')
+  if (tonumber(waiting[1]) or 0) + (tonumber(waiting[2]) or 0) >= tonumber(max_queued) then return 'FULL' end
+  if started and not noted then
+    local why = nil
+    if state ~= 'succeeded' then why = read_result(MAX_WHY_BYTES) end
+    note_attempt(redis.call('HGET', task, 'finished'), OUTCOME[state], why)
+  end
+  undo_end()
+  if place then
+    redis.call('SET', body, redis.call('GETRANGE', body, 0, place - 1))
+  else
+    redis.call('DEL', result)
+  end
+  add_use('bytes', redis.call('STRLEN', body) + TASK_BYTES)
+  for _, key in ipairs({ task, body, history, attempts_log }) do redis.call('PERSIST', key) end
+  -- Remove the deadline too, because it counted from the first submission and would expire the task.
+  redis.call('HDEL', task, 'deadline', 'ttl', 'finished', 'fin', 'result_at', 'token', 'retry_token', 'cancel', 'resets',
+    'busy_since', 'busy_tries', 'spared', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery',
+    'delivery_parked')
+  local _, task_id = names_of(task)
+  redis.call('HSET', task, 'state', 'queued', 'entry', redis.call('XADD', queue, '*', 't', task_id),
+    'updated', text(now_ms()), 'lost', 0, 'base', attempts, 'call', call_id)
+  redis.call('HINCRBY', task, 'runs', 1)
+  redis.call('ZADD', live, seq, task_id)
+  count_move(nil, 'queued')
+  return 'OK'
+end
+
+-- Remove an ended task with all its data. A delivery of its result that has not ended is dropped. Return the reply of
+-- delete_task.lua.
+-- keys: task, body, result, history, attempts_log, created
+local function remove_task()
+  local state, seq = unpack(redis.call('HMGET', task, 'state', 'seq'))
+  if not state then return 'GONE' end
+  if not TERMINAL[state] then return 'BUSY' end
+  local bytes = undo_end()
+  index_remove('all', created, seq)
+  redis.call('DEL', task, body, result)
+  forget_records(history, bytes)
+  forget_records(attempts_log, bytes)
+  correct_use()
+  return 'OK'
+end
