@@ -93,6 +93,13 @@ STRUCTURED: dict[str, dict[str, Any]] = {
             list[str], typer.Option(metavar="NAME:VALUE", help="Header for the container; may be repeated")
         ]
     },
+    "metadata": {
+        "metadata": Annotated[
+            list[str],
+            typer.Option(metavar="NAME=TEXT", help="Pair that the task is returned with; may be repeated"),
+        ]
+    },
+    "tags": {"tag": Annotated[list[str], typer.Option(help="Word by which the task is found; may be repeated")]},
     "webhook_auth_key": {
         "webhook_auth_key": Annotated[
             str,
@@ -370,23 +377,29 @@ def _no_constant(name: str) -> None:
 
 def _body(fields: Mapping[str, Any]) -> dict[str, Any]:
     given = dict(fields)
-    headers = given.pop("header", ())
+    headers, tags, metadata = given.pop("header", ()), given.pop("tag", ()), given.pop("metadata", ())
     body = {camel(name): value for name, value in given.items()}
     if "webhookAuthKey" not in body and (key := secret_in_environment("QUEUE_ENGINE_WEBHOOK_AUTH_KEY")):
         body["webhookAuthKey"] = key
-    return body | ({"headers": _headers(headers)} if headers else {})
+    structured = {
+        "headers": {name: text.strip(" ") for name, text in _pairs("--header", headers, ":", "NAME:VALUE").items()},
+        "tags": list(tags),
+        "metadata": _pairs("--metadata", metadata, "=", "NAME=TEXT"),
+    }
+    return body | {name: value for name, value in structured.items() if value}
 
 
-def _headers(texts: Sequence[str]) -> dict[str, str]:
-    headers: dict[str, str] = {}
+def _pairs(option: str, texts: Sequence[str], separator: str, form: str) -> dict[str, str]:
+    """Return the names and texts of an option that may be repeated. Raises WrongUse."""
+    pairs: dict[str, str] = {}
     for text in texts:
-        name, colon, value = text.partition(":")
-        if not colon:
-            raise WrongUse("--header: must be NAME:VALUE")
-        if name in headers:
-            raise WrongUse(f"--header: {name} is given twice")
-        headers[name] = value.strip(" ")
-    return headers
+        name, found, value = text.partition(separator)
+        if not found:
+            raise WrongUse(f"{option}: must be {form}")
+        if name in pairs:
+            raise WrongUse(f"{option}: {name} is given twice")
+        pairs[name] = value
+    return pairs
 
 
 def _exposed_port(session: Session, endpoint_id: str) -> Any:

@@ -12,6 +12,8 @@ class SubmitFields(TypedDict, total=False):
     headers: Mapping[str, str]
     webhook: str
     webhook_auth_key: str
+    metadata: Mapping[str, str]
+    tags: Sequence[str]
     execution_timeout_seconds: int
     queue_ttl_seconds: float
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -32,6 +32,8 @@ class TaskInfo(View):
     cancel_requested: bool = False
     worker_url: str | None = None
     webhook: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)
+    tags: list[str] = Field(default_factory=list)
     delivery_status: str = "INIT"
     delivery_attempts: int = 0
     delivery_error: str | None = None
@@ -159,3 +161,4 @@ class WebhookEvent(BaseModel):
     result_truncated: bool = False
     """True if the output is over 256 KiB: read the task for it."""
     failed_reason: str | None = None
+    metadata: dict[str, str] = Field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -33,6 +34,7 @@ class TaskResult:
     """JSON text; None when the task failed or the output is larger than MAX_RESULT_BYTES."""
     truncated: bool = False
     error: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def task_result_body(result: TaskResult, *, retry_count: int) -> bytes:
         body["result_truncated"] = True
     if result.error is not None:
         body["failed_reason"] = result.error
+    if result.metadata:
+        body["metadata"] = dict(result.metadata)
     text = _json(body).encode()
     if result.output is None:
         return text

@@ -59,6 +59,48 @@ ContainerPath = Annotated[
 """A path on a container, with a leading slash added."""
 
 
+MAX_TAGS = 5
+MAX_METADATA = 16
+
+
+def _few_tags(tags: object) -> object:
+    """Refuse too many tags before validating each, because building the errors of 100,000 tags takes a second."""
+    if isinstance(tags, list) and len(tags) > MAX_TAGS:
+        raise ValueError(f"must have at most {MAX_TAGS} tags")
+    return tags
+
+
+def _few_pairs(metadata: object) -> object:
+    """Refuse too many pairs before validating each."""
+    if isinstance(metadata, dict) and len(metadata) > MAX_METADATA:
+        raise ValueError(f"must have at most {MAX_METADATA} pairs")
+    return metadata
+
+
+def _as_set(tags: list[str]) -> list[str]:
+    """Return the tags in one order and without repetitions, so that the order of a client's tags means nothing."""
+    return sorted(set(tags))
+
+
+Tag = Annotated[
+    str,
+    matching(r"[A-Za-z0-9_.:=@/-]{1,64}", "must be 1–64 of letters, digits and _.:=@/-"),
+    Field(json_schema_extra={"minLength": 1, "maxLength": 64}),
+]
+Tags = Annotated[
+    list[Tag],
+    BeforeValidator(_few_tags),
+    AfterValidator(_as_set),
+    Field(json_schema_extra={"maxItems": MAX_TAGS}),
+]
+Metadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=40)], Annotated[str, Field(max_length=256)]],
+    BeforeValidator(_few_pairs),
+    Field(json_schema_extra={"maxProperties": MAX_METADATA}),
+]
+"""Pairs of a name and a text of the client's own."""
+
+
 def _few(headers: object) -> object:
     """Refuse too many headers before validating each, because building the errors of 100,000 headers takes a second."""
     if isinstance(headers, dict) and len(headers) > MAX_HEADERS:

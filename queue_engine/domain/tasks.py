@@ -14,7 +14,16 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from queue_engine.domain.definitions import Definition, definitions_of
-from queue_engine.domain.field_types import ContainerPath, ExecutionTimeout, ForwardedHeaders, Port, QueueTtl, matching
+from queue_engine.domain.field_types import (
+    ContainerPath,
+    ExecutionTimeout,
+    ForwardedHeaders,
+    Metadata,
+    Port,
+    QueueTtl,
+    Tags,
+    matching,
+)
 from queue_engine.domain.retry import RetryOn, TaskRetryPolicy
 from queue_engine.rules.signing_secrets import check_auth_key
 
@@ -171,6 +180,17 @@ class TaskSpec:
             is_shown=False,
         ),
     ] = field(default=None, repr=False)
+    metadata: Annotated[
+        Metadata,
+        TaskField(
+            "Names (1–40 characters) and texts (up to 256) that are returned with the task and sent to its webhook; at "
+            "most 16. They are neither searched nor secret",
+        ),
+    ] = field(default_factory=dict)
+    tags: Annotated[
+        Tags,
+        TaskField("Words by which tasks are found. Their order and repetitions do not count", option="--tag"),
+    ] = field(default_factory=list)
     traceparent: str | None = None
     submitter: str | None = None
     """The submitter of a task from a key that may only read its own tasks: see `Principal.submitter`."""

@@ -91,7 +91,7 @@ class TaskRequest:
             known += [self.execution_timeout_seconds, self.queue_ttl_seconds]
         if _LATER and (later := self._later()):
             known.append(later)
-        digest = blake2b(orjson.dumps(known), digest_size=FINGERPRINT_BYTES, key=key)
+        digest = blake2b(orjson.dumps(known, option=orjson.OPT_SORT_KEYS), digest_size=FINGERPRINT_BYTES, key=key)
         digest.update(self.input)
         return digest.hexdigest()
 

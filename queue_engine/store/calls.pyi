@@ -982,6 +982,7 @@ class Scripts:
         partition_index: int,
         execution_timeout: str | None,
         queue_ttl: str | None,
+        tag_names: str | None,
     ) -> (
         EnqueueOk
         | EnqueueExists

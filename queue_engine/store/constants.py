@@ -57,6 +57,9 @@ TASK_BYTES = 1024
 """Bytes that a task counts besides its input, its result and its records of attempts. A small task with its keys and
 its entries in queues and indexes takes 0.8 to 1.2 KB: see docs/benchmarks/results.md."""
 
+TAG_BYTES = 128
+"""Bytes that a tag of a task counts besides its member of the index of tags."""
+
 RATES_MS = 2000
 """Time for which buckets of rate limits are kept without a submission. They are full again after a second."""
 
@@ -100,6 +103,7 @@ CONSTANTS: dict[str, str | int] = {
     "USE_NOTE_MS": USE_NOTE_MS,
     "MAX_ENDED_KEYS": MAX_ENDED_KEYS,
     "TASK_BYTES": TASK_BYTES,
+    "TAG_BYTES": TAG_BYTES,
     "RATES_MS": RATES_MS,
     "MAX_AUDIT_RECORDS": MAX_AUDIT_RECORDS,
     "MAX_UNSEALED": MAX_UNSEALED,

@@ -280,6 +280,17 @@ class EndpointKeys:
         """Sorted set: tasks that have not ended, by their place in the order of creation."""
         return self._key("live")
 
+    @cached_property
+    def tags(self) -> str:
+        """Sorted set, all scores 0: `<tag> <place> <task id>` for each tag of a task. The place in the order of
+        creation has leading zeros, so that the members of a tag are in this order."""
+        return self._key("tags")
+
+    @cached_property
+    def tagged(self) -> str:
+        """Hash: the tags of a task, with spaces between them, by its place in the order of creation."""
+        return self._key("tagged")
+
     def finished(self, status: str) -> str:
         """Index, a stream: ids of ended tasks with this API status, in the order in which they reached it."""
         return self._key("fin") + f":{status}"

@@ -132,6 +132,7 @@ class TaskStore:
             partition_index=keys.partition.index,
             execution_timeout=_optional_number(task.timeout_seconds),
             queue_ttl=_optional_number(task.queue_ttl_seconds),
+            tag_names=" ".join(task.spec.tags) or None,
         )
         if reply.word == "WITHIN":
             return Enqueued(Submission(reply.result), RateState(RateScope.ENDPOINT, reply.per_second, reply.left))

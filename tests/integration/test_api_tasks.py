@@ -57,8 +57,30 @@ async def test_a_task_is_accepted_and_read_back(api: RunningApi, endpoint_id: st
         "queueTtlSeconds": None,
         "input": {"n": 1},
         "headers": {"X-A": "1", "Authorization": "***"},
+        "metadata": {},
+        "tags": [],
         **dict.fromkeys(nothing_yet),
     }
+
+
+async def test_metadata_and_tags_are_shown_in_the_list_and_the_detail(api: RunningApi, endpoint_id: str) -> None:
+    given = {"metadata": {"order": "é 7", "x" * 40: "y" * 256}, "tags": ["b", "a:1/2@x.-_=", "b"]}
+    await api.submit(endpoint_id, taskId="a", **given)
+    shown = {"metadata": given["metadata"], "tags": ["a:1/2@x.-_=", "b"]}
+    detail = (await api.client.get(f"/v2/serverless/{endpoint_id}/tasks/a")).json()["data"]
+    (listed,) = (await api.client.get(f"/v2/serverless/{endpoint_id}/tasks")).json()["data"]["items"]
+    assert detail.items() >= shown.items()
+    assert listed.items() >= shown.items()
+
+
+async def test_the_order_of_tags_and_metadata_does_not_make_another_request(api: RunningApi, endpoint_id: str) -> None:
+    for metadata in ({"a": "1", "b": "2"}, {"b": "2", "a": "1"}):
+        answer = await api.submit(endpoint_id, taskId="a", metadata=metadata, tags=[*metadata])
+        assert answer.status_code == 200
+    others: list[dict[str, Any]] = [{"metadata": {"a": "1"}}, {"tags": ["a"]}, {"tags": []}, {"metadata": {}}]
+    for changed in others:
+        given = {"metadata": {"a": "1", "b": "2"}, "tags": ["a", "b"]} | changed
+        assert (await api.submit(endpoint_id, taskId="a", **given)).status_code == 409
 
 
 async def test_a_task_without_an_id_gets_a_uuid_without_hyphens(api: RunningApi, endpoint_id: str) -> None:

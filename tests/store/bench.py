@@ -1,5 +1,6 @@
 """Test bench: an endpoint in a real store, with short methods for the steps of tests."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from queue_engine.domain.attempts import Settled
@@ -38,7 +39,13 @@ def config(**changes: object) -> EndpointConfig:
     return EndpointConfig(**(fields | changes))  # type: ignore[arg-type]
 
 
-def spec(*, webhook: bool = False, headers: dict[str, str] | None = None, auth_key: str | None = None) -> TaskSpec:
+def spec(
+    *,
+    webhook: bool = False,
+    headers: dict[str, str] | None = None,
+    auth_key: str | None = None,
+    tags: Sequence[str] = (),
+) -> TaskSpec:
     """Return a task's spec."""
     return TaskSpec(
         worker_port=8000,
@@ -47,6 +54,7 @@ def spec(*, webhook: bool = False, headers: dict[str, str] | None = None, auth_k
         webhook=WEBHOOK if webhook else None,
         webhook_destination=DESTINATION if webhook else None,
         webhook_auth_key=auth_key,
+        tags=list(tags),
     )
 
 

@@ -7,7 +7,7 @@ during the check.
 from collections import Counter
 from dataclasses import dataclass
 
-from queue_engine.store.constants import TASK_BYTES
+from queue_engine.store.constants import TAG_BYTES, TASK_BYTES
 from queue_engine.store.keys import EndpointKeys, Partition, member, task_delivery_id
 from tests.store.probe import Fields, Probe, Snapshot
 
@@ -58,6 +58,8 @@ class _EndpointContent:
     counts: Fields
     given_up: dict[str, float]
     recovery: Fields
+    tags: set[str]
+    tagged: Fields
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,8 @@ def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
         counts=snapshot.hash(keys.counts),
         given_up=snapshot.scores(keys.given_up),
         recovery=snapshot.hash(keys.recovery),
+        tags=set(snapshot.scores(keys.tags)),
+        tagged=snapshot.hash(keys.tagged),
     )
 
 
@@ -239,6 +243,14 @@ def _faults_of_indexes(one: _EndpointContent) -> list[str]:
     strangers = set(one.queued.values()) - set(one.tasks)
     if strangers:
         faults.append(f"queued without a task: {strangers}")
+    by_place = {_number(entry_id): fields["t"] for entry_id, fields in one.created.items()}
+    names = {
+        f"{tag} {place:0>12} {by_place.get(int(place), '?')}"
+        for place, tags_of_task in one.tagged.items()
+        for tag in tags_of_task.split()
+    }
+    if one.tags != names:
+        faults.append(f"the index of tags has {sorted(one.tags)}, the tasks say {sorted(names)}")
     if strange := one.pending - set(one.queued):
         faults.append(f"read, not acknowledged and gone from the queue: {strange}")
     return faults
@@ -314,6 +326,7 @@ def _faults_of_use(contents: _Content, one: _EndpointContent) -> list[str]:
     for task_id in one.tasks:
         records = (keys.history(task_id), keys.partition.attempts_log(endpoint_id, task_id))
         bytes_used += sum(contents.records.get(name, 0) for name in records)
+    bytes_used += sum(len(name) + TAG_BYTES for name in one.tags)
     waiting = sum(name.startswith(task_delivery_id(endpoint_id, "")) for name in contents.deliveries)
     real = {"bytes": bytes_used, "deliveries": waiting}
     counted = {name: int(one.counts.get(name, 0)) for name in real}

@@ -73,7 +73,7 @@ async def _live_through_everything(bench: Bench) -> None:
     await outbox.promote()
     await bench.deliver(outbox)
 
-    await bench.finish("given_up", webhook=True)
+    await bench.finish("given_up", spec=spec(webhook=True, tags=["a", "b:c"]))
     await bench.deliver(outbox, GIVEN_UP)
     await bench.finish("told_of_failure", outcome=Failed("no"), webhook=True)
     await bench.deliver(outbox)
@@ -90,7 +90,7 @@ async def _live_through_everything(bench: Bench) -> None:
     await bench.sweep()
     await bench.deliver(outbox)
     for task_id in ("again", "deleted"):
-        await bench.finish(task_id, webhook=True)
+        await bench.finish(task_id, spec=spec(webhook=True, tags=["a"]))
         await bench.deliver(outbox, again())
         await bench.store.tasks.rerun(bench.endpoint_id, task_id, "call")
         started = await bench.start(agent)

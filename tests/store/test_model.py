@@ -47,6 +47,7 @@ TASKS = ["t1", "t2", "t3", "t4"]
 AGENTS = ["a1", "a2", "a3"]
 PROCESSES = ["d1", "d2"]
 INPUTS = {"t1": b"1", "t2": b"2", "t3": b'"' + b"x" * 2000 + b'"', "t4": b"4"}
+TAGS = {"t2": ["a"], "t3": ["a", "b"]}
 BUSY = TryAgain("busy", 3600, cost=Cost.BUSY, last_error="busy for too long")
 NOT_UP = TryAgain("not up", 3600, AttemptOutcome.NO_CONNECTION, Cost.BUSY, "not up for too long")
 LOADING = TryAgain("loading", 0, cost=Cost.NOTHING)
@@ -120,7 +121,10 @@ class Lives(RuleBasedStateMachine):
         webhook, ttl = task_id != "t1", 3600 if task_id in ("t1", "t2") else None
         accepted = self.model.submit(task_id, webhook=webhook, has_deadline=ttl is not None)
         submission = await self.bench.submit(
-            task_id, spec=spec(webhook=webhook), input=INPUTS[task_id], queue_ttl_seconds=ttl
+            task_id,
+            spec=spec(webhook=webhook, tags=TAGS.get(task_id, ())),
+            input=INPUTS[task_id],
+            queue_ttl_seconds=ttl,
         )
         assert submission is (Submission.ACCEPTED if accepted else Submission.DUPLICATE)
 

@@ -9,7 +9,7 @@ from queue_engine.domain.tasks import Failed, Succeeded, TaskState, TaskStatus
 from queue_engine.store.constants import EXPIRY_SLACK_MS
 from queue_engine.store.sweeper import KEPT_PAGES
 from queue_engine.store.tasks import Submission
-from tests.store.bench import DELIVERED, GIVEN_UP, TOO_LARGE_TO_JOIN, Bench, again
+from tests.store.bench import DELIVERED, GIVEN_UP, TOO_LARGE_TO_JOIN, Bench, again, spec
 from tests.waiting import wait_until_async
 
 
@@ -46,6 +46,33 @@ async def test_nothing_is_left_of_a_purged_task(bench: Bench) -> None:
     assert await bench.purge() == 2
     dump = await bench.probe.dump()
     assert [name for name, content in dump.items() if "marked_task" in name or b"marked_task" in content] == []
+
+
+async def test_the_tags_of_a_purged_task_are_removed_and_those_of_others_stay(bench: Bench) -> None:
+    await bench.finish("gone", spec=spec(tags=["a", "a:b"]))
+    await bench.submit("stays", spec=spec(tags=["a"]))
+    assert await bench.probe.ask("ZRANGE", bench.keys.tags, 0, -1) == [
+        b"a 000000000001 gone", b"a 000000000002 stays", b"a:b 000000000001 gone"
+    ]  # fmt: skip
+    assert await bench.purge() == 1
+    assert await bench.probe.ask("ZRANGE", bench.keys.tags, 0, -1) == [b"a 000000000002 stays"]
+    assert await bench.probe.hash(bench.keys.tagged) == {"2": "a"}
+
+
+async def test_tags_are_removed_although_the_data_of_their_task_has_expired(bench: Bench) -> None:
+    await bench.finish("t1", spec=spec(tags=["a", "b"]))
+    for key in (bench.keys.task("t1"), bench.keys.body("t1")):
+        await bench.probe.ask("DEL", key)
+    assert await bench.purge() == 1
+    assert not {bench.keys.tags, bench.keys.tagged} & await bench.probe.keys()
+
+
+async def test_tags_that_an_earlier_version_left_are_removed_with_the_last_task(bench: Bench) -> None:
+    await bench.finish("t1", spec=spec(tags=["a"]))
+    await bench.probe.ask("ZADD", bench.keys.tags, 0, "a 000000000000 left")
+    await bench.probe.ask("HSET", bench.keys.tagged, "0", "a")
+    assert await bench.purge() == 1
+    assert not {bench.keys.tags, bench.keys.tagged} & await bench.probe.keys()
 
 
 async def test_one_call_removes_at_most_its_limit(bench: Bench) -> None:

@@ -58,6 +58,12 @@ async def test_a_task_without_an_id_gets_one_of_its_own(engine: Engine, bench: B
     assert all(one.is_new for one in both)
 
 
+async def test_the_order_of_metadata_does_not_count(engine: Engine, bench: Bench) -> None:
+    await engine.submissions.submit(OWNER, bench.endpoint_id, request(metadata={"a": "1", "b": "2"}))
+    again = await engine.submissions.submit(OWNER, bench.endpoint_id, request(metadata={"b": "2", "a": "1"}))
+    assert not again.is_new
+
+
 @pytest.mark.parametrize("again", [b'{"n": 1}', b'{"n":1}', b'{ "\\u006e" : 1 }'])
 async def test_the_same_request_in_any_spelling_is_accepted_once(engine: Engine, bench: Bench, again: bytes) -> None:
     await engine.submissions.submit(OWNER, bench.endpoint_id, request())
@@ -74,6 +80,8 @@ async def test_the_same_request_in_any_spelling_is_accepted_once(engine: Engine,
         request(headers={"X-A": "1"}),
         request(webhook="https://hooks.example/done"),
         request(timeout=7),
+        request(metadata={"a": "1"}),
+        request(tags=["a"]),
     ],
 )
 async def test_another_request_for_a_taken_id_is_a_conflict(engine: Engine, bench: Bench, other: object) -> None:

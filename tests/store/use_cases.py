@@ -34,6 +34,8 @@ def request(
     auth_key: str | None = None,
     headers: dict[str, str] | None = None,
     timeout: int | None = None,
+    metadata: dict[str, str] | None = None,
+    tags: Sequence[str] = (),
 ) -> TaskRequest:
     """Return a request as a parser makes it."""
     parsed: Webhook | None = parse_webhook(webhook) if webhook else None
@@ -44,5 +46,7 @@ def request(
         webhook=parsed.url if parsed else None,
         webhook_destination=parsed.destination if parsed else None,
         webhook_auth_key=auth_key,
+        metadata=metadata or {},
+        tags=list(tags),
     )
     return TaskRequest(task_id, spec, input_, parsed, timeout)

@@ -172,7 +172,7 @@ def test_submit_sends_everything_and_the_input_as_it_is() -> None:
     given = '{"n": 1.00000000000000000001,  "n": [123456789012345678901234567890]}'
     api.run(
         "tasks", "submit", "7", "--input", given, "--port", "9", "--task-id", "mine", "--header", "X-A: b:c",
-        "--header", "X-B:", "--webhook", "http://h.example/",
+        "--header", "X-B:", "--webhook", "http://h.example/", "--tag", "a", "--tag", "b:c", "--metadata", "order=7=x",
         env={"QUEUE_ENGINE_WEBHOOK_AUTH_KEY": "a key"},
     )  # fmt: skip
     assert given.encode() in api.requests[-1].content
@@ -181,6 +181,7 @@ def test_submit_sends_everything_and_the_input_as_it_is() -> None:
     assert body == {
         "taskId": "mine", "workerPort": 9, "processUri": "/", "webhook": "http://h.example/",
         "webhookAuthKey": "a key", "headers": {"X-A": "b:c", "X-B": ""},
+        "tags": ["a", "b:c"], "metadata": {"order": "7=x"},
     }  # fmt: skip
 
 
@@ -276,6 +277,8 @@ def test_an_endless_input_is_not_read_to_its_end() -> None:
         (("--input", "@/"), "--input @/: cannot be read: Is a directory"),
         (("--input", "@"), "--input @: cannot be read: Is a directory"),
         (("--input", "1", "--header", "none"), "--header: must be NAME:VALUE"),
+        (("--input", "1", "--metadata", "none"), "--metadata: must be NAME=TEXT"),
+        (("--input", "1", "--metadata", "A=1", "--metadata", "A=2"), "--metadata: A is given twice"),
         (("--input", "1", "--header", "A:1", "--header", "A:2"), "--header: A is given twice"),
     ],
 )

@@ -26,6 +26,7 @@ def result(**changed: Any) -> TaskResult:
         (result(output=b'{"x": 1.0}'), {"result"}),
         (result(truncated=True), {"result_truncated"}),
         (result(succeeded=False, error="why"), {"failed_reason"}),
+        (result(output=b"1", metadata={"order": "7"}), {"result", "metadata"}),
     ],
 )
 def test_a_task_result_has_the_described_members_and_no_others(ended: TaskResult, members: set[str]) -> None:

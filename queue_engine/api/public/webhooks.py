@@ -32,6 +32,7 @@ class TaskResultEvent(BaseModel):
         None, description="Present if the output is larger: read it from the API"
     )
     failed_reason: str | None = Field(None, description="The task's `error`; present if the task failed")
+    metadata: dict[str, str] | None = Field(None, description="The task's `metadata`; present if it has any")
 
 
 class WorkerStatusEvent(View):

@@ -68,7 +68,9 @@ def _member(field: Defined[TaskField]) -> tuple[Any, Any]:
 
 def _default(value: Any) -> dict[str, Any]:
     """Return the options of a field for its default. pydantic would make a deep copy of an empty object each time."""
-    return {"default_factory": dict, "json_schema_extra": {"default": {}}} if value == {} else {"default": value}
+    if isinstance(value, dict | list):
+        return {"default_factory": type(value), "json_schema_extra": {"default": value}}
+    return {"default": value}
 
 
 if TYPE_CHECKING:
@@ -81,6 +83,8 @@ if TYPE_CHECKING:
         webhook: Webhook | None
         webhook_auth_key: str | None
         headers: dict[str, str]
+        metadata: dict[str, str]
+        tags: list[str]
         execution_timeout_seconds: int | None
         queue_ttl_seconds: float | None
 

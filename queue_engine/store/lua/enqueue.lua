@@ -6,7 +6,8 @@
 --   fingerprint text (of the request), tenant text, spec_and_input bytes, spec_length integer,
 --   destination optional text (of its webhook, if any), partition_index integer,
 --   execution_timeout optional text (seconds; default: the endpoint's),
---   queue_ttl optional text (seconds; default: the endpoint's)
+--   queue_ttl optional text (seconds; default: the endpoint's),
+--   tag_names optional text (with spaces between them)
 -- replies:
 --   OK
 --   EXISTS (the same request was accepted before)
@@ -56,6 +57,7 @@ if destination then redis.call('HSET', task, 'webhook', #destination <= 64 and d
 redis.call('ZADD', live, seq, task_id)
 count_move(nil, 'queued')
 add_use('bytes', #spec_and_input + TASK_BYTES)
+if tag_names then add_tags(seq, task_id, tag_names) end
 if not counted_from then redis.call('HSET', counts, 'counted_from', seq) end
 if left then return { 'WITHIN', 'OK', max_submits, left } end
 return { 'OK' }

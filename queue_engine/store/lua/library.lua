@@ -282,6 +282,40 @@ local function index_remove(index, stream, number)
   return entry[2]
 end
 
+-- Return the member of a tag of a task in the index of tags. The place has leading zeros, so that the members of a tag are in the
+-- order of creation.
+local function tag_entry(tag, place, task_id)
+  return tag .. ' ' .. string.format('%012.0f', place) .. ' ' .. task_id
+end
+
+-- Add a new task to the index of tags. `names` is its tags with spaces between them. They are noted beside the index, because the
+-- data of the task may expire before the task is removed.
+-- keys: tags, tagged
+local function add_tags(place, task_id, names)
+  local bytes = 0
+  for tag in string.gmatch(names, '%S+') do
+    local entry = tag_entry(tag, place, task_id)
+    redis.call('ZADD', tags, 0, entry)
+    bytes = bytes + #entry + TAG_BYTES
+  end
+  redis.call('HSET', tagged, text(place), names)
+  add_use('bytes', bytes)
+end
+
+-- Remove a task from the index of tags.
+-- keys: tags, tagged
+local function remove_tags(place, task_id)
+  local names, bytes = redis.call('HGET', tagged, place), 0
+  if not names then return end
+  redis.call('HDEL', tagged, place)
+  for tag in string.gmatch(names, '%S+') do
+    local entry = tag_entry(tag, place, task_id)
+    redis.call('ZREM', tags, entry)
+    bytes = bytes + #entry + TAG_BYTES
+  end
+  add_use('bytes', -bytes)
+end
+
 -- Return the results of a `pcall` in a table, or the text of its error. A script for several tasks calls a function for each, so
 -- that an error with one task does not end the script before the work on the others is complete.
 local function results_of(is_ok, ...)
@@ -852,16 +886,18 @@ end
 
 -- Remove an ended task with all its data. A delivery of its result that has not ended is dropped. Return the reply of
 -- delete_task.lua.
--- keys: task, body, result, history, attempts_log, created
+-- keys: task, body, result, history, attempts_log, created, tags, tagged
 local function remove_task()
   local state, seq = unpack(redis.call('HMGET', task, 'state', 'seq'))
   if not state then return 'GONE' end
   if not TERMINAL[state] then return 'BUSY' end
   local bytes = undo_end()
   index_remove('all', created, seq)
+  local _, task_id = names_of(task)
+  remove_tags(seq, task_id)
   redis.call('DEL', task, body, result)
   forget_records(history, bytes)
   forget_records(attempts_log, bytes)
-  correct_use()
+  if not correct_use() then redis.call('UNLINK', tags, tagged) end
   return 'OK'
 end

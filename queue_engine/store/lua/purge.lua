@@ -2,7 +2,7 @@
 -- end of its stream.
 --
 -- flags: allow-oom
--- keys of a task: task, body, result, history, attempts_log, created, counts, delivery, endpoint
+-- keys of a task: task, body, result, history, attempts_log, created, counts, delivery, endpoint, tags, tagged
 -- keys: stream (of the status)
 -- arguments: number text (in the stream), status text (lower case), place text (in the order of creation)
 -- replies:
@@ -27,6 +27,8 @@ end
 redis.call('HINCRBY', counts, status, -1)
 if bytes > 0 then add_use('bytes', -bytes) end
 index_remove('all', created, place)
+local _, its_id = names_of(task)
+remove_tags(place, its_id)
 if is_there then
   redis.call('DEL', task, body)
   -- Missing keys are not deleted, because the search for a missing key costs as much as a deletion.
@@ -34,6 +36,7 @@ if is_there then
   if webhook then forget_records(attempts_log, bytes) end
   if has_history then forget_records(history, bytes) end
 end
-correct_use()
+-- Processes of an earlier version remove tasks without their tags.
+if not correct_use() then redis.call('UNLINK', tags, tagged) end
 if not seq or (is_there and standing == 'MAX_RETRIES_EXCEEDED') then leave_given_up() end
 return { 'PURGED' }

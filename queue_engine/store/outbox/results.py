@@ -53,6 +53,7 @@ class ResultDeliveries:
             output=(reply.result or None) if reply.has_succeeded else None,
             truncated=reply.is_too_large,
             error=(reply.result.decode("utf-8", "replace") or None) if not reply.has_succeeded else None,
+            metadata=spec.metadata,
         )
         return Delivery(
             delivery_id=entry.delivery_id,
