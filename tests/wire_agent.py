@@ -107,10 +107,10 @@ class WireAgent:
         """Wait for cancellations."""
         return await self.call(calls.WATCH, m.WatchRequest(self.worker, wait_ms, after))
 
-    async def report(self, *, address: str = ADDRESS, run: int = 0) -> m.ReportResponse:
+    async def report(self, *, address: str = ADDRESS, run: int = 0, **more: Any) -> m.ReportResponse:
         """Report that the worker runs."""
         status = WorkerStatus.RUNNING
-        return await self.call(calls.REPORT, m.ReportRequest(self.worker, run, status, 0, address))
+        return await self.call(calls.REPORT, m.ReportRequest(self.worker, run, status, 0, address, **more))
 
     async def append(self, *lines: str, batch_id: str = "1") -> None:
         """Append lines to the worker's log."""

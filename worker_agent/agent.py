@@ -10,7 +10,7 @@ from typing import Protocol
 from queue_engine.aio import end_tasks, wait_for_event
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
-from queue_engine.domain.workers import WorkerStatus
+from queue_engine.domain.workers import Pace, WorkerStatus
 from queue_engine.observability import metrics
 from worker_agent.container import ContainerAddress, ContainerWatch
 from worker_agent.ports import WorkerRecord, loop, until_available
@@ -62,6 +62,11 @@ class Work(Protocol):
     @property
     def running_tasks(self) -> int:
         """Number of tasks that are being executed."""
+        ...
+
+    @property
+    def pace(self) -> Pace | None:
+        """How fast tasks run; None if the work has no tasks."""
         ...
 
     @property
@@ -186,6 +191,7 @@ class Agent:
             address=str(self._advertised()),
             reason=self._work.problem or self._watch.reason,
             error=self._work.problem or self._watch.error,
+            pace=self._work.pace,
         )
         metrics.agent_last_heartbeat_timestamp.set_to_current_time()
         return desired

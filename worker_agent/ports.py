@@ -24,7 +24,7 @@ from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import Lease, Outcome
-from queue_engine.domain.workers import WorkerStatus
+from queue_engine.domain.workers import Pace, WorkerStatus
 
 T = TypeVar("T")
 
@@ -116,12 +116,19 @@ class WorkerRecord(Protocol):
         ...
 
     async def report(
-        self, status: WorkerStatus, *, running_tasks: int, address: str, reason: str, error: str
+        self,
+        status: WorkerStatus,
+        *,
+        running_tasks: int,
+        address: str,
+        reason: str,
+        error: str,
+        pace: Pace | None = None,
     ) -> DesiredState | None:
         """Report the state of the worker; return the desired state of its endpoint.
 
-        Return None if the worker or its endpoint no longer exists, or the worker was started again. The agent must then
-        end.
+        `pace` is None for a worker that runs no tasks. Return None if the worker or its endpoint no longer exists, or
+        the worker was started again. The agent must then end.
         """
         ...
 

@@ -33,6 +33,10 @@ class ServiceWork:
         return 0
 
     @property
+    def pace(self) -> None:
+        return None
+
+    @property
     def problem(self) -> str:
         return ""
 

@@ -10,14 +10,21 @@ agent could run these tasks at once:
 
 For the same reason an attempt leaves its slot when its call has ended, before its outcome is recorded. As many attempts
 as there are slots may be in that state, so that an agent without a store soon stops beginning calls.
+
+The pace tells how fast tasks that wait begin here. A task takes its slot for its run and for the gap before it, in
+which the slot was empty while the task was claimed. With calls of a millisecond the gaps are most of the time. A longer
+gap than MAX_GAP_SECONDS does not count, because no task waited.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+
+from queue_engine.domain.workers import Pace
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +32,25 @@ RECENT_SECONDS = 0.02
 """Time in which slots that became free count. It is longer than a claim and a start take."""
 MAX_WAIT_SECONDS = 0.1
 """Maximum time for which an attempt waits for a slot. It is reached when calls suddenly take longer."""
+MAX_GAP_SECONDS = 0.1
+"""Maximum time for which a slot is empty between two tasks while tasks wait."""
+MEAN_OF_RUNS = 64
+"""Number of the latest runs that weigh most in the mean."""
 
 
 class Slots:
     """Runs attempts, each in its own asyncio task, of which at most `limit` have a slot."""
 
     def __init__(
-        self, limit: int, *, recent_seconds: float = RECENT_SECONDS, max_wait_seconds: float = MAX_WAIT_SECONDS
+        self,
+        limit: int,
+        *,
+        recent_seconds: float = RECENT_SECONDS,
+        max_wait_seconds: float = MAX_WAIT_SECONDS,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.monotonic = monotonic
+        """The clock of the pace."""
         self._limit = limit
         self._recent_seconds = recent_seconds
         self._max_wait_seconds = max_wait_seconds
@@ -46,6 +64,17 @@ class Slots:
         self._left = 0
         """Number of attempts that have left their slot and still run."""
         self._has_room = asyncio.Event()
+        self._empty_since: list[float] = []
+        """The times at which the free slots became free, the latest last, without slots that no attempt has had."""
+        self._spent_seconds = 0.0
+        """Time of the latest runs and the gaps before them, each weighing less with every later run."""
+        self._runs = 0.0
+        """Number of these runs, with the same weights."""
+
+    @property
+    def pace(self) -> Pace:
+        """The number of slots, and the mean time for which a task takes one."""
+        return Pace(self._limit, round(self._spent_seconds / self._runs * 1000, 1) if self._runs else None)
 
     @property
     def runners(self) -> set[asyncio.Task[None]]:
@@ -92,6 +121,9 @@ class Slots:
         """Wait for a slot; return False if none became free in time. Cancellation leaves the slots unchanged."""
         if self._free:
             self._free -= 1
+            gap = self.monotonic() - self._empty_since.pop() if self._empty_since else 0.0
+            if gap <= MAX_GAP_SECONDS:
+                self._spent_seconds += gap
             return True
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._waiting.append((_now() + self._max_wait_seconds, turn))
@@ -104,15 +136,23 @@ class Slots:
                 self.give_back()
             raise
 
-    def give_back(self) -> None:
-        """Return a slot: the attempt that has waited for the longest time gets it."""
+    def give_back(self, run_seconds: float | None = None) -> None:
+        """Return a slot: the attempt that has waited for the longest time gets it.
+
+        `run_seconds` is the time for which an attempt had it; None if it did not run.
+        """
         self._recent.append(_now())
+        if run_seconds is not None:
+            weight = 1 - 1 / MEAN_OF_RUNS
+            self._spent_seconds = self._spent_seconds * weight + run_seconds
+            self._runs = self._runs * weight + 1
         while self._waiting:
             _, turn = self._waiting.popleft()
             if not turn.done():
                 turn.set_result(True)
                 return
         self._free += 1
+        self._empty_since.append(self.monotonic())
 
     def note_left(self, change: int) -> None:
         """Note that an attempt has left its slot and still runs (1), or does no longer (-1)."""
@@ -155,21 +195,23 @@ class Slot:
         self._slots = slots
         self._has_slot = False
         self._has_left = False
+        self._began = 0.0
 
     async def __aenter__(self) -> bool:
         self._has_slot = await self._slots.take()
+        self._began = self._slots.monotonic()
         return self._has_slot
 
     async def __aexit__(self, *_: object) -> None:
         if self._has_slot:
-            self._slots.give_back()
+            self._slots.give_back(self._slots.monotonic() - self._began)
         elif self._has_left:
             self._slots.note_left(-1)
 
     def leave(self) -> None:
         """Give the slot to the next attempt. The attempt must have one."""
         self._has_slot, self._has_left = False, True
-        self._slots.give_back()
+        self._slots.give_back(self._slots.monotonic() - self._began)
         self._slots.note_left(1)
 
 

@@ -10,6 +10,7 @@ from functools import partial
 from queue_engine.aio import end_tasks
 from queue_engine.domain.attempts import StartedAttempt, Unreadable
 from queue_engine.domain.tasks import ClaimedTask, Failed
+from queue_engine.domain.workers import Pace
 from queue_engine.observability import metrics
 from worker_agent.agent import AgentConfig, Duty
 from worker_agent.claim_pause import ClaimPause
@@ -67,6 +68,10 @@ class TaskWork:
     @property
     def running_tasks(self) -> int:
         return self._slots.taken
+
+    @property
+    def pace(self) -> Pace:
+        return self._slots.pace
 
     async def run(self, duty: Duty) -> None:
         renewing = asyncio.create_task(self._leases.renew_forever(), name="heartbeats")

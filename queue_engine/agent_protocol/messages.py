@@ -41,6 +41,7 @@ Place = Annotated[str, Meta(pattern=r"^(?:[0-9]{1,20}-[0-9]{1,20})?\Z")]
 """A place in the sequence of cancellations; empty: none."""
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=2_592_000)]
+Milliseconds = Annotated[float, Meta(ge=0, le=2**53)]
 
 
 class Done(Struct, frozen=True):
@@ -264,6 +265,10 @@ class ReportRequest(Struct, frozen=True):
     address: Address
     reason: Text = ""
     error: Text = ""
+    slots: Count | None = None
+    """Number of tasks that the worker runs at the same time; None from an agent that does not report it."""
+    mean_run_ms: Milliseconds | None = None
+    """Moving mean of the time for which a task has a slot; None until a task has ended."""
 
 
 class ReportResponse(Struct, frozen=True):

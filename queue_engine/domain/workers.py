@@ -53,6 +53,16 @@ LIVE_WORKER_STATUSES = frozenset({WorkerStatus.INITIALIZING, WorkerStatus.RUNNIN
 
 
 @dataclass(frozen=True)
+class Pace:
+    """How fast a worker runs tasks, as its agent reports it."""
+
+    slots: int
+    """Number of tasks that it runs at the same time."""
+    mean_run_ms: float | None = None
+    """Moving mean of the time for which a task has a slot; None until a task has ended."""
+
+
+@dataclass(frozen=True)
 class Worker:
     """A worker as recorded in the store. Times are epoch milliseconds of the store's clock."""
 
@@ -73,3 +83,5 @@ class Worker:
     """The endpoint's revision when the worker was started."""
     address: str | None = None
     """`host:port` at which the agent reaches the container."""
+    pace: Pace | None = None
+    """None if its agent does not report it: that of a service, or of an earlier version."""

@@ -1293,6 +1293,8 @@ class Scripts:
         reason: str,
         run: int,
         error_text: str | None,
+        slots: int | None,
+        mean_run_ms: float | None,
     ) -> ReportWorkerOk | ReportWorkerGone:
         """Record the status that an agent reports for its worker."""
     async def rerun(

@@ -20,7 +20,7 @@ from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt, Unrea
 from queue_engine.domain.endpoints import DesiredState
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.tasks import ClaimedTask, Lease, Outcome
-from queue_engine.domain.workers import WorkerStatus
+from queue_engine.domain.workers import Pace, WorkerStatus
 from queue_engine.store.codec import SealedForEngine
 from queue_engine.store.logs import LogStore
 from queue_engine.store.queue import Entry, Started, TaskQueue
@@ -134,7 +134,14 @@ class StoreWorkerRecord:
 
     @_raises_unavailable
     async def report(
-        self, status: WorkerStatus, *, running_tasks: int, address: str, reason: str, error: str
+        self,
+        status: WorkerStatus,
+        *,
+        running_tasks: int,
+        address: str,
+        reason: str,
+        error: str,
+        pace: Pace | None = None,
     ) -> DesiredState | None:
         return await self._workers.report(
             self._endpoint_id,
@@ -145,6 +152,7 @@ class StoreWorkerRecord:
             reason=reason,
             run=self._run,
             error=error,
+            pace=pace,
         )
 
     @_raises_unavailable

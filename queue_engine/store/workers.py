@@ -10,7 +10,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from queue_engine.domain.endpoints import DesiredState
-from queue_engine.domain.workers import Worker, WorkerStatus
+from queue_engine.domain.workers import Pace, Worker, WorkerStatus
 from queue_engine.observability import metrics
 from queue_engine.store.api_keys import hash_of
 from queue_engine.store.calls import Scripts
@@ -59,12 +59,14 @@ class WorkerStore:
         reason: str = "",
         run: int = 0,
         error: str = "",
+        pace: Pace | None = None,
     ) -> DesiredState | None:
         """Record the status that an agent reports for its worker. Return the desired state of the endpoint.
 
         `run` is the number of the worker's start, 0 when no controller started the agent. `error` is the reason why the
-        worker is not ready. It is kept until the worker runs; an empty text does not change it. Return None when the
-        worker or its endpoint no longer exists, or the worker was started again: the agent must end.
+        worker is not ready. It is kept until the worker runs; an empty text does not change it. `pace` is None from an
+        agent that does not know it. Return None when the worker or its endpoint no longer exists, or the worker was
+        started again: the agent must end.
         """
         reply = await self._scripts.report_worker(
             self._keys(endpoint_id, worker_id),
@@ -74,6 +76,8 @@ class WorkerStore:
             reason=reason,
             run=run,
             error_text=error,
+            slots=None if pace is None else pace.slots,
+            mean_run_ms=None if pace is None else pace.mean_run_ms,
         )
         return DesiredState(reply.desired) if reply.word == "OK" else None
 
@@ -191,4 +195,10 @@ def _worker(endpoint_id: str, worker_id: str, record: Mapping[bytes, bytes]) -> 
         error=fields.get("error"),
         revision=int(fields.get("revision", 1)),
         address=fields.get("address"),
+        pace=_pace(fields),
     )
+
+
+def _pace(fields: Mapping[str, str]) -> Pace | None:
+    slots, mean = fields.get("slots"), fields.get("run_ms")
+    return Pace(int(slots), float(mean) if mean else None) if slots else None

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from queue_engine.agent_protocol import messages as m
 from queue_engine.domain.endpoints import DesiredState, ServiceMode
 from queue_engine.domain.logs import LogQuery
 from queue_engine.domain.tasks import Cost, TaskState
-from queue_engine.domain.workers import WorkerStatus
+from queue_engine.domain.workers import Pace, WorkerStatus
 from queue_engine.engine.agents.claims import EndpointClaims, WaitingEndpoints
 from queue_engine.engine.principals import REVOCATION_SECONDS
 from queue_engine.store.queue import MAX_TOGETHER
@@ -58,6 +59,20 @@ async def waiting(api: RunningApi, count: int) -> None:
 async def claimed_ids(agent: WireAgent, claims: tuple[str, ...]) -> list[str]:
     response, _ = await agent.start(*claims)
     return [one.attempt.task for one in response.results if one.attempt is not None]
+
+
+async def test_an_agent_reports_how_fast_its_tasks_run(api: RunningApi, endpoint_id: str, new: AgentMaker) -> None:
+    agent = await new()
+    await agent.about_worker(calls.REGISTER)
+
+    async def reported(**more: Any) -> Pace | None:
+        await agent.report(**more)
+        (worker,) = await api.store.workers.of_endpoint(endpoint_id)
+        return worker.pace
+
+    assert await reported(slots=4) == Pace(4)
+    assert await reported(slots=4, mean_run_ms=12.5) == Pace(4, 12.5)
+    assert await reported() is None  # an agent of an earlier version
 
 
 async def test_an_agent_without_a_store_runs_a_task(api: RunningApi, endpoint_id: str, new: AgentMaker) -> None:

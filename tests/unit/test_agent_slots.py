@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from queue_engine.domain.workers import Pace
 from tests.waiting import wait_until_async
-from worker_agent.slots import Slots
+from worker_agent.slots import MEAN_OF_RUNS, Slots
 
 LONG = 3600.0
 
@@ -97,6 +98,48 @@ async def test_an_attempt_that_has_left_its_slot_makes_room_within_a_limit() -> 
     await wait_until_async(lambda: not slots.is_full, 60)
     ends.set()
     await wait_until_async(lambda: slots.room == 2, 60)
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+async def test_the_pace_is_the_mean_time_for_which_a_task_has_a_slot() -> None:
+    clock = Clock()
+    slots = Slots(3, monotonic=clock)
+    assert slots.pace == Pace(3)
+    for run_seconds in (1.0, 2.0, 6.0):
+        async with slots.slot() as has_slot:
+            assert has_slot
+            clock.seconds += run_seconds
+    assert slots.pace.mean_run_ms == pytest.approx(3000, rel=0.05)
+    for _ in range(10 * MEAN_OF_RUNS):
+        slot = slots.slot()
+        async with slot:
+            clock.seconds += 0.5
+            slot.leave()
+            clock.seconds += 5  # its outcome is recorded, and its slot is free
+    assert slots.pace.mean_run_ms == pytest.approx(500, rel=0.01)
+
+
+async def test_the_pace_has_the_gaps_between_short_tasks_and_no_idle_time() -> None:
+    clock = Clock()
+    slots = Slots(1, monotonic=clock)
+    for _ in range(10 * MEAN_OF_RUNS):
+        async with slots.slot():
+            clock.seconds += 0.001
+        clock.seconds += 0.019  # the next task is claimed
+    assert slots.pace.mean_run_ms == pytest.approx(20, rel=0.02)
+    for _ in range(10 * MEAN_OF_RUNS):
+        async with slots.slot():
+            clock.seconds += 0.2
+        clock.seconds += 3600  # no task waits
+    assert slots.pace.mean_run_ms == pytest.approx(200, rel=0.01)
 
 
 async def hold(slots: Slots, ends: asyncio.Event) -> None:

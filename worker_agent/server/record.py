@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from queue_engine.agent_protocol import calls, messages
 from queue_engine.agent_protocol.conversions import encodable
 from queue_engine.domain.endpoints import DesiredState
-from queue_engine.domain.workers import WorkerStatus
+from queue_engine.domain.workers import Pace, WorkerStatus
 from worker_agent.server.api import Api
 from worker_agent.server.http import Lane
 
@@ -24,10 +24,25 @@ class ServerWorkerRecord:
         await self._api.call(calls.REGISTER, self._worker, lane=Lane.BEATS)
 
     async def report(
-        self, status: WorkerStatus, *, running_tasks: int, address: str, reason: str, error: str
+        self,
+        status: WorkerStatus,
+        *,
+        running_tasks: int,
+        address: str,
+        reason: str,
+        error: str,
+        pace: Pace | None = None,
     ) -> DesiredState | None:
         request = messages.ReportRequest(
-            self._worker.worker, self._run, status, running_tasks, address, _text(reason), _text(error)
+            worker=self._worker.worker,
+            run=self._run,
+            status=status,
+            running_tasks=running_tasks,
+            address=address,
+            reason=_text(reason),
+            error=_text(error),
+            slots=None if pace is None else pace.slots,
+            mean_run_ms=None if pace is None else pace.mean_run_ms,
         )
         response, _ = await self._api.call(calls.REPORT, request, lane=Lane.BEATS)
         return response.desired

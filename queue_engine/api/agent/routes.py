@@ -28,6 +28,7 @@ from queue_engine.domain.agent_tokens import AgentPrincipal
 from queue_engine.domain.attempts import Settled, StartedAttempt, Unreadable
 from queue_engine.domain.errors import InvalidRequest, StoreUnavailable
 from queue_engine.domain.retry import TaskRetryPolicy
+from queue_engine.domain.workers import Pace
 from queue_engine.engine.agents.work import AgentWork, Ending, WantedStart, WorkerReport
 from queue_engine.engine.principals import REVOCATION_SECONDS
 
@@ -195,7 +196,10 @@ class AgentRoutes:
         return self._response(calls.REGISTER, m.Done())
 
     async def _report(self, caller: Caller, asked: m.ReportRequest, _: Sequence[memoryview]) -> Response:
-        report = WorkerReport(asked.run, asked.status, asked.running_tasks, asked.address, asked.reason, asked.error)
+        pace = None if asked.slots is None else Pace(asked.slots, asked.mean_run_ms)
+        report = WorkerReport(
+            asked.run, asked.status, asked.running_tasks, asked.address, asked.reason, asked.error, pace
+        )
         desired = await self._work.report(caller.principal, asked.worker, report, caller.own_address)
         return self._response(calls.REPORT, m.ReportResponse(desired))
 

@@ -18,7 +18,7 @@ from queue_engine.domain.attempts import Renewal, Settled, StartedAttempt
 from queue_engine.domain.endpoints import MAX_WORKERS, DesiredState, Endpoint, ServiceMode
 from queue_engine.domain.errors import InvalidRequest, NotFound, Resource, StateConflict, StoreUnavailable
 from queue_engine.domain.tasks import Lease, Outcome
-from queue_engine.domain.workers import AgentTimes, WorkerStatus
+from queue_engine.domain.workers import AgentTimes, Pace, WorkerStatus
 from queue_engine.engine.agents.access import check_started_by_hand, check_worker, is_at, is_of_machine
 from queue_engine.engine.agents.cancel_watch import PartitionCancelWatch
 from queue_engine.engine.agents.claims import EndpointClaims, WaitingEndpoints
@@ -68,6 +68,7 @@ class WorkerReport:
     address: str
     reason: str
     error: str
+    pace: Pace | None = None
 
 
 class AgentWork:
@@ -240,6 +241,7 @@ class AgentWork:
                 reason=report.reason,
                 run=report.run if principal.worker_id is not None else 0,
                 error=report.error,
+                pace=report.pace,
             )
         )
 
