@@ -33,6 +33,9 @@ ERROR_EXCERPT_BYTES = 2048
 CANCELLED_WHILE_RUNNING = "the task was cancelled while it was running"
 """The error of a task that was cancelled during an attempt."""
 
+SUSPECT_AFTER = 2
+"""Number of attempts that ended with a lost worker or connection after which the task is run alone."""
+
 NOT_CONNECTED = frozenset({"connect_refused", "connect_timeout", "dns_error"})
 """Error types of a call that did not reach the container, because the worker is not up."""
 

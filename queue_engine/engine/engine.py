@@ -25,6 +25,7 @@ from queue_engine.engine.submissions import Submissions
 from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.engine.tenants import Tenants
 from queue_engine.engine.upstreams import Listings
+from queue_engine.engine.waiting import WaitingReasons
 from queue_engine.engine.waits import DEFAULT_WAIT_LIMITS, WaitLimits, Waits
 from queue_engine.rules.webhook_urls import DestinationRules
 from queue_engine.store.store import Store
@@ -63,6 +64,9 @@ class Engine:
         self.orders = Orders(store.tasks, self.audit)
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
+        self.waiting = WaitingReasons(
+            store.tasks, store.workers, store.check_records, agent_times.lease, monotonic=monotonic
+        )
         self.waits = Waits(self.queries, store.task_watch, wait_limits)
         self.endpoints = Endpoints(
             store.endpoints,

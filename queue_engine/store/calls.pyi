@@ -777,6 +777,36 @@ class WatchEnded:
 class WatchGone:
     word: Literal["GONE"]
 
+class WhyScheduled:
+    word: Literal["SCHEDULED"]
+    now_ms: int
+    since_ms: int
+    has_started: bool
+    desired: str
+    has_failed: bool
+    wanted_workers: int
+    losses: int
+    due_ms: int | None
+    latest: bytes | None
+
+class WhyQueued:
+    word: Literal["QUEUED"]
+    now_ms: int
+    since_ms: int
+    has_started: bool
+    desired: str
+    has_failed: bool
+    wanted_workers: int
+    losses: int
+    is_new: bool
+    depth: int
+    other_depth: int
+    before: int | None
+    ends: list[tuple[bytes, dict[bytes, bytes]]]
+
+class WhyOk:
+    word: Literal["OK"]
+
 class YieldLeadershipOk:
     word: Literal["OK"]
 
@@ -1618,6 +1648,10 @@ class Scripts:
         """Ask for a message to a process when a task ends. The task keeps the ids of the processes that watch it, up to
         seven. Beyond that the message goes to all processes, because a value of more than 64 bytes would make the hash
         no longer compact.
+        """
+    async def why(self, keys: TaskKeys, /) -> WhyScheduled | WhyQueued | WhyOk:
+        """Read what tells why a task waits. A short queue is counted. The place in a longer one follows from the
+        entries of the task and of both ends, which are returned.
         """
     async def yield_leadership(self, *, leader: str, controller_id: str) -> YieldLeadershipOk | YieldLeadershipHeld:
         """Give up the leadership of a controller at once."""

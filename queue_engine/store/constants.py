@@ -77,6 +77,9 @@ heartbeat."""
 CANCEL_REQUESTS_MS = 60_000
 """Time for which they are kept after the latest one: longer than an agent waits before it asks again."""
 
+MAX_COUNTED_PLACES = 16
+"""Length of a queue up to which the tasks before a task are counted. The place in a longer one is computed."""
+
 CONSTANTS: dict[str, str | int] = {
     "MAX_CANCEL_REQUESTS": MAX_CANCEL_REQUESTS,
     "CANCEL_REQUESTS_MS": CANCEL_REQUESTS_MS,
@@ -108,5 +111,6 @@ CONSTANTS: dict[str, str | int] = {
     "MAX_AUDIT_RECORDS": MAX_AUDIT_RECORDS,
     "MAX_UNSEALED": MAX_UNSEALED,
     "UNSEALED_MS": UNSEALED_MS,
+    "MAX_COUNTED_PLACES": MAX_COUNTED_PLACES,
     "AUDIT_RECORDS_COMPARED": AUDIT_RECORDS_COMPARED,
 }

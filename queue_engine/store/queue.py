@@ -18,6 +18,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from queue_engine.domain.attempts import Renewal, Settled
 from queue_engine.domain.retry import TaskRetryPolicy
 from queue_engine.domain.tasks import (
+    SUSPECT_AFTER,
     Budget,
     ClaimedTask,
     Failed,
@@ -37,8 +38,6 @@ from queue_engine.store.redis.connections import MAX_COPIED_BYTES
 GROUP = "agents"
 MAX_WHY_BYTES = 512
 """Limit of an error's text in the history of a task's attempts."""
-SUSPECT_AFTER = 2
-"""Number of attempts that ended with a lost worker or connection after which the task is run alone."""
 MAX_STEPS = 20
 """Limit of steps in one search for claimed entries that no agent has started."""
 MAX_TOGETHER = 24

@@ -330,6 +330,14 @@ class Store:
         async with store_errors():
             await asyncio.gather(*(self._check_writable(key) for key in await self._probe_keys()))
 
+    async def check_records(self, endpoint_id: str) -> None:
+        """Check that the endpoint's server takes the writes that begin and end tasks, also at its memory limit.
+
+        Raises StoreUnavailable.
+        """
+        async with store_errors():
+            await self.scripts.mark(mark=f"{self.partitions.of(endpoint_id).partition.tag}:mark")
+
     async def _check_writable(self, key: str) -> None:
         await self.redis.set(key, "1", px=60_000)
         await self._runner.confirm(key)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from redis.asyncio import Redis
 
 from queue_engine.crypto.sealing import SealBroken, Sealer, SecretKeyMissing
-from queue_engine.domain.endpoints import TaskCounts
+from queue_engine.domain.endpoints import DesiredState, TaskCounts
 from queue_engine.domain.rates import RateScope, RateState
 from queue_engine.domain.tasks import (
     Attempt,
@@ -21,8 +21,10 @@ from queue_engine.domain.tasks import (
     Task,
     TaskPage,
     TaskSpec,
+    TaskState,
     TaskStatus,
 )
+from queue_engine.domain.waiting import Line, WaitFacts
 from queue_engine.store.call_ids import new_call_id
 from queue_engine.store.calls import Scripts
 from queue_engine.store.codec import TaskSpecs, attempt_from, latest_attempt, rest_of, task_from
@@ -31,7 +33,7 @@ from queue_engine.store.redis.connections import MAX_COPIED_BYTES, Pieces
 from queue_engine.store.resealing import Resealed
 
 if TYPE_CHECKING:
-    from queue_engine.store.calls import ReadLong, ReadOk
+    from queue_engine.store.calls import ReadLong, ReadOk, WhyQueued
 
 
 PART_BYTES = 256 * 1024
@@ -161,6 +163,26 @@ class TaskStore:
         """Return the task without its input, output and secrets, or None."""
         return self._task(endpoint_id, task_id, await self._read(endpoint_id, task_id), detail=False)
 
+    async def wait_facts(self, endpoint_id: str, task_id: str) -> WaitFacts | None:
+        """Return what tells why a task waits; None if it does not wait, or there is no such task."""
+        reply = await self._scripts.why(self._partitions.of(endpoint_id).of_task(task_id))
+        if reply.word == "OK":
+            return None
+        facts = WaitFacts(
+            now_ms=reply.now_ms,
+            state=TaskState(reply.word.lower()),
+            since_ms=reply.since_ms,
+            has_started=reply.has_started,
+            losses=reply.losses,
+            desired=DesiredState(reply.desired),
+            has_failed=reply.has_failed,
+            wanted_workers=reply.wanted_workers,
+        )
+        if reply.word == "QUEUED":
+            return replace(facts, line=_line(reply))
+        latest = None if reply.latest is None else attempt_from(reply.latest)
+        return replace(facts, due_ms=reply.due_ms, latest=latest)
+
     async def page(self, endpoint_id: str, status: TaskStatus | None, *, page: int, size: int) -> TaskPage:
         """Return page number `page` (1 for the first) of the endpoint's tasks, newest first.
 
@@ -285,6 +307,31 @@ class TaskStore:
             except (SecretKeyMissing, SealBroken):
                 pass
         return self._specs.decode_public(text)
+
+
+def _line(reply: WhyQueued) -> Line | None:
+    """Return the place of a queued task; None if no queue has its entry."""
+    line = Line(is_new=reply.is_new, depth=reply.depth, other_depth=reply.other_depth, before=reply.before)
+    if reply.before is not None:
+        return line
+    if not reply.ends:
+        return None
+    places = [fields.get(b"n") for _, fields in reply.ends]
+    if all(places):
+        own, first, last = (int(place) for place in places if place)
+    else:
+        own, first, last = (_number_of(entry_id.decode()) for entry_id, _ in reply.ends)
+    return replace(line, own=own, first=first, last=last)
+
+
+def _number_of(entry_id: str) -> int:
+    """Return a number for the id of an entry that does not have its task's place in the order of creation.
+
+    Such entries are of tasks that came back, and of an earlier version. Ids begin with the milliseconds of their time.
+    The entries of one millisecond have consecutive numbers.
+    """
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds) * 1000 + min(int(sequence), 999)
 
 
 def _joined(spec: bytes, input_: bytes | memoryview) -> bytes | Pieces:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from queue_engine.store.queue import SUSPECT_AFTER
+from queue_engine.domain.tasks import SUSPECT_AFTER
 from tests.faults.checker import ASKS_AGAIN, Execution, Fault, executions_of, faults_of
 from tests.faults.journal import Record
 

@@ -36,6 +36,7 @@ async def test_a_task_is_accepted_and_read_back(api: RunningApi, endpoint_id: st
     answer = await api.submit(endpoint_id, taskId="a_1", headers={"X-A": "1", "Authorization": "Bearer canary"})
     assert (answer.status_code, answer.json()["data"]) == (200, {"taskId": "a_1"})
     task = (await api.client.get(f"/v2/serverless/{endpoint_id}/tasks/a_1")).json()["data"]
+    assert task.pop("waiting")["code"] == "NO_WORKERS"
     created = task.pop("createdAt")
     assert created == task.pop("updatedAt") > 1_700_000_000_000
     nothing_yet = (

@@ -25,6 +25,7 @@ from queue_engine.domain.tasks import (
     TaskState,
     TaskStatus,
 )
+from queue_engine.domain.waiting import Waiting, WaitingCode
 from queue_engine.rules.headers import masked
 
 
@@ -119,17 +120,52 @@ def _duration_ms(task: Task) -> int | None:
     return max(0, task.finished_at_ms - task.started_at_ms)
 
 
+class WaitingView(View):
+    """The reason for which a task waits: the first that holds, in the order of `code`."""
+
+    code: WaitingCode = Field(description="The reason as a word, for programs")
+    message: str = Field(description="The reason as a sentence, for people")
+    since: int = Field(description="Time since which the task has been queued or scheduled")
+    until: int | None = Field(description="Time at which this reason ends; null if it is not known")
+    ahead: int | None = Field(description="Number of tasks that go before it, with ALL_BUSY and NEXT")
+    eta_seconds: float | None = Field(
+        description="Time until the tasks before it have begun, at the rate of the running workers; with ALL_BUSY. "
+        "Null while no run time is known"
+    )
+    approximate: bool = Field(description="True if `ahead` is an estimate, because tasks left the queue out of turn")
+    as_of: int = Field(description="Time at which the task was looked at. Workers' reports may be two seconds older")
+
+
+def waiting_view(waiting: Waiting) -> dict[str, Any]:
+    """Return a WaitingView."""
+    return {
+        "code": waiting.code,
+        "message": waiting.message,
+        "since": waiting.since_ms,
+        "until": waiting.until_ms,
+        "ahead": waiting.ahead,
+        "etaSeconds": waiting.eta_seconds,
+        "approximate": waiting.is_approximate,
+        "asOf": waiting.as_of_ms,
+    }
+
+
 class TaskDetailView(TaskView):
     """A task with its input and output."""
+
+    waiting: WaitingView | None = Field(description="The reason for which the task waits; null if it runs or has ended")
 
     input: Any = Field(description="The input as submitted")
     output: Any = Field(description="The container's response; null before the task succeeds, and if it failed")
     headers: dict[str, str] = Field(description="Headers for the container; values that may be secrets are `***`")
 
 
-def task_detail_view(task: Task, endpoint: Endpoint) -> dict[str, Any]:
+def task_detail_view(task: Task, endpoint: Endpoint, waiting: Waiting | None = None) -> dict[str, Any]:
     """Return a TaskDetailView without input and output, which are JSON text already."""
-    return task_view(task, endpoint) | {"headers": masked(task.spec.headers)}
+    return task_view(task, endpoint) | {
+        "waiting": None if waiting is None else waiting_view(waiting),
+        "headers": masked(task.spec.headers),
+    }
 
 
 class TaskPageView(View):

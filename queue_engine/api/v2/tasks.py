@@ -51,6 +51,7 @@ class TaskRoutes:
         self._submissions = services.engine.submissions
         self._orders = services.engine.orders
         self._queries = services.engine.queries
+        self._waiting = services.engine.waiting
         self._waits = TaskWaits(services)
 
     def operations(self) -> list[Operation]:
@@ -161,14 +162,17 @@ class TaskRoutes:
         return success(task_counts_view(endpoint.counts))
 
     async def get_task(self, request: Request) -> Response:
-        """With `wait`, the response has the task when it has ended or at the end of the wait; `status` tells which."""
+        """With `wait`, the response has the task when it has ended or at the end of the wait; `status` tells which.
+        `waiting` tells why a task that has not ended does not run.
+        """
         principal = await self._services.admit(request)
         wait = wait_in(request)
         endpoint = await self._services.endpoint(request, principal)
         if wait is not None:
             return await self._waits.task(request, principal, endpoint, task_id_in(request), wait)
         task = await self._queries.task(principal, endpoint, task_id_in(request))
-        return success_with_texts(task_detail_view(task, endpoint), sent_texts(task))
+        waiting = await self._waiting.of(principal, endpoint, task)
+        return success_with_texts(task_detail_view(task, endpoint, waiting), sent_texts(task))
 
     async def list_attempts(self, request: Request) -> Response:
         """Returns the attempt that is running or that ended the task, and up to 50 earlier attempts."""

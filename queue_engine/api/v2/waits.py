@@ -121,6 +121,7 @@ class TaskWaits:
         self._services = services
         self._waits = services.engine.waits
         self._orders = services.engine.orders
+        self._waiting = services.engine.waiting
 
     async def task(
         self,
@@ -143,7 +144,8 @@ class TaskWaits:
                 log_order("submit_task", request.scope)
             raise
         headers = (*rate_headers(rates), *self._headers(is_refused=waited.is_refused))
-        return success_with_texts(task_detail_view(waited.task, endpoint), sent_texts(waited.task), headers)
+        waiting = await self._waiting.of(principal, endpoint, waited.task)
+        return success_with_texts(task_detail_view(waited.task, endpoint, waiting), sent_texts(waited.task), headers)
 
     async def wait_for_tasks(self, request: Request) -> Response:
         """Responds when the first of the tasks has ended, with all that have ended by then or shortly after it. At the

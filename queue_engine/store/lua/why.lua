@@ -1,0 +1,38 @@
+-- Read what tells why a task waits. A short queue is counted. The place in a longer one follows from the entries of the task and of
+-- both ends, which are returned.
+--
+-- flags: no-writes, allow-oom
+-- keys of a task: task, history, endpoint, queue, retry_queue, due
+-- replies:
+--   SCHEDULED: now_ms integer, since_ms integer, has_started flag, desired text, has_failed flag, wanted_workers integer,
+--     losses integer, due_ms optional integer, latest optional bytes (JSON of the latest attempt in the history)
+--   QUEUED: now_ms integer, since_ms integer, has_started flag, desired text, has_failed flag, wanted_workers integer,
+--     losses integer, is_new flag (it waits with the new tasks), depth integer (of its queue), other_depth integer,
+--     before optional integer (tasks before it in its queue, if counted), ends entries (its own, the first and the last of its
+--     queue; none when counted, and without its entry)
+--   OK (the task does not wait, or does not exist)
+local state, updated, started, lost, resets, entry, has_history =
+  unpack(redis.call('HMGET', task, 'state', 'updated', 'started', 'lost', 'resets', 'entry', 'history'))
+if state ~= 'queued' and state ~= 'scheduled' then return { 'OK' } end
+local desired, failed, workers = unpack(redis.call('HMGET', endpoint, 'wanted', 'failed', 'workers'))
+local now, has_started, has_failed, losses = text(now_ms()), started and 1 or 0, failed == '1' and 1 or 0, lost + (resets or 0)
+local member, task_id = names_of(task)
+if state == 'scheduled' then
+  local due_ms, latest = redis.call('ZSCORE', due, member), has_history and redis.call('LINDEX', history, -1)
+  return { 'SCHEDULED', now, updated, has_started, desired, has_failed, workers, losses, due_ms, latest }
+end
+local stream, other = queue, retry_queue
+local own = entry and redis.call('XRANGE', stream, entry, entry)[1]
+if entry and not (own and own[2][2] == task_id) then -- both queues may have an entry with the same id
+  stream, other = retry_queue, queue
+  own = redis.call('XRANGE', stream, entry, entry)[1]
+end
+local depth, before, ends = redis.call('XLEN', stream), false, {}
+if own and depth <= MAX_COUNTED_PLACES then
+  before = #redis.call('XRANGE', stream, '-', '(' .. entry)
+elseif own then
+  local first = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
+  ends = { own, first, redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1] }
+end
+return { 'QUEUED', now, updated, has_started, desired, has_failed, workers, losses, stream == queue and 1 or 0, depth,
+  redis.call('XLEN', other), before, ends }
