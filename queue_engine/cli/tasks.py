@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from queue_engine.aio import Backoff
-from queue_engine.cli.client import ENDPOINTS, Data, NotInTime, WrongUse, read_bounded
+from queue_engine.cli.client import ENDPOINTS, Data, NotInTime, Unreachable, WrongUse, read_bounded
 from queue_engine.cli.command import (
     EXIT_TASK_FAILED,
     PANEL,
@@ -205,6 +205,17 @@ def get_task(session: Session, endpoint: Endpoint, task: Task) -> None:
     _show(session, session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task))
 
 
+@command(group, "why")
+def tell_why_a_task_waits(session: Session, endpoint: Endpoint, task: Task) -> None:
+    """Tell why a task waits, what goes before it, and for how long."""
+    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", task)
+    members = found.split("input", "output", "headers", "waiting")
+    if "waiting" not in members.raw:
+        raise Unreachable("the API is of an earlier version, which does not tell why a task waits")
+    reason = Data(members.raw["waiting"].encode())
+    session.show(reason, lambda: _show_reason(session, members.values, reason))
+
+
 @command(group, "list")
 def list_tasks(
     session: Session,
@@ -317,12 +328,27 @@ def _members(task: Data) -> dict[str, Any]:
     return task.split("input", "output", "headers").values
 
 
+def _show_reason(session: Session, task: dict[str, Any], reason: Data) -> None:
+    if reason.text == b"null":
+        session.screen.line(f"task {task.get('taskId')} does not wait: {task.get('state')}")
+        return
+    waiting = reason.members()
+    times = {
+        name: session.screen.time(value) if isinstance(value := waiting.get(name), int) else value
+        for name in ("since", "until", "asOf")
+    }
+    session.screen.detail(waiting | times)
+
+
 def _show(session: Session, found: Data) -> None:
     session.show(found, lambda: session.screen.detail(_readable(found)))
 
 
 def _readable(found: Data) -> dict[str, Any]:
     task = found.split("input", "output")
+    waiting = task.values.get("waiting")
+    if isinstance(waiting, dict):
+        task.values["waiting"] = f"{waiting.get('code')}: {waiting.get('message')}"
     return task.values | {name: _shortened(text) for name, text in task.raw.items() if text != "null"}
 
 

@@ -30,6 +30,7 @@ from queue_engine.client.models import (
     LogLine,
     TaskCounts,
     TaskInfo,
+    Waiting,
     WebhookEvent,
     WorkerInfo,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "Unauthorized",
     "Unavailable",
     "WaitTimeout",
+    "Waiting",
     "WebhookEvent",
     "WorkerInfo",
     "WorkerLost",

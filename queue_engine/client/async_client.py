@@ -15,7 +15,16 @@ from queue_engine.client.connection import Connection, lost, received, sent
 from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
 from queue_engine.client.fields import CreateFields, SubmitFields, UpdateFields
 from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap
-from queue_engine.client.models import Attempt, Delivery, EndpointInfo, LogLine, TaskCounts, TaskInfo, WorkerInfo
+from queue_engine.client.models import (
+    Attempt,
+    Delivery,
+    EndpointInfo,
+    LogLine,
+    TaskCounts,
+    TaskInfo,
+    Waiting,
+    WorkerInfo,
+)
 from queue_engine.client.progress import MapProgress
 
 T = TypeVar("T")
@@ -271,6 +280,10 @@ class AsyncTask:
     async def info(self) -> TaskInfo:
         """Read the task, with its input and output."""
         return await self._endpoint.run(calls.read(await self._endpoint.id(), self.id, self._endpoint.patience()))
+
+    async def waiting(self) -> Waiting | None:
+        """Return the reason for which the task waits; None if it runs or has ended."""
+        return (await self.info()).waiting
 
     async def wait(self, timeout: float | None = None) -> TaskInfo:
         """Wait until the task has ended, and return it, also if it has failed. Raises WaitTimeout.

@@ -17,6 +17,23 @@ class View(BaseModel):
     model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True, frozen=True, extra="allow")
 
 
+class Waiting(View):
+    """The reason for which a task waits."""
+
+    code: str
+    """The reason as a word, such as ALL_BUSY or NO_WORKERS: see docs/guides/waiting.md."""
+    message: str
+    """The reason as a sentence."""
+    since: int
+    until: int | None = None
+    ahead: int | None = None
+    """Number of tasks that go before it."""
+    eta_seconds: float | None = None
+    """Time until these have begun."""
+    approximate: bool = False
+    as_of: int
+
+
 class TaskInfo(View):
     """A task as last read. `input`, `output` and `headers` are None in lists."""
 
@@ -44,6 +61,8 @@ class TaskInfo(View):
     finished_at: int | None = None
     delivered_at: int | None = None
     duration_ms: int | None = None
+    waiting: Waiting | None = None
+    """None for a task that runs or has ended, and in lists."""
     input: Any = None
     output: Any = None
     headers: dict[str, str] | None = None

@@ -14,7 +14,16 @@ from queue_engine.client.connection import Connection, lost, received, sent
 from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
 from queue_engine.client.fields import CreateFields, SubmitFields, UpdateFields
 from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap
-from queue_engine.client.models import Attempt, Delivery, EndpointInfo, LogLine, TaskCounts, TaskInfo, WorkerInfo
+from queue_engine.client.models import (
+    Attempt,
+    Delivery,
+    EndpointInfo,
+    LogLine,
+    TaskCounts,
+    TaskInfo,
+    Waiting,
+    WorkerInfo,
+)
 from queue_engine.client.progress import MapProgress
 
 T = TypeVar("T")
@@ -261,6 +270,10 @@ class Task:
     def info(self) -> TaskInfo:
         """Read the task, with its input and output."""
         return self._endpoint.run(calls.read(self._endpoint.id, self.id, self._endpoint.patience()))
+
+    def waiting(self) -> Waiting | None:
+        """Return the reason for which the task waits; None if it runs or has ended."""
+        return self.info().waiting
 
     def wait(self, timeout: float | None = None) -> TaskInfo:
         """Wait until the task has ended, and return it, also if it has failed. Raises WaitTimeout.

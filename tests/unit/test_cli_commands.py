@@ -394,6 +394,39 @@ def test_a_large_output_is_cut() -> None:
     assert "x… (6002 more characters; --json prints all)" in shown
 
 
+REASON = {
+    "code": "ALL_BUSY", "message": "1 task goes before it.", "since": NOW_MS - 5000, "until": None, "ahead": 1,
+    "etaSeconds": 2.5, "approximate": False, "asOf": NOW_MS,
+}  # fmt: skip
+
+
+def test_a_task_that_waits_is_shown_with_the_reason() -> None:
+    api = FakeApi({TASK: task(status="PROCESSING", state="queued", waiting=REASON)})
+    shown = api.run("tasks", "get", "7", "t1").stdout
+    assert "ALL_BUSY: 1 task goes before it." in shown
+    assert api.run("tasks", "why", "7", "t1").stdout.splitlines() == [
+        "code         ALL_BUSY",
+        "message      1 task goes before it.",
+        "since        2025-11-24T16:59:55.000+01:00",
+        "until        -",
+        "ahead        1",
+        "etaSeconds   2.5",
+        "approximate  false",
+        "asOf         2025-11-24T17:00:00.000+01:00",
+    ]
+    assert json.loads(api.run("tasks", "why", "7", "t1", "--json").stdout) == REASON
+
+
+def test_a_task_that_does_not_wait_has_no_reason() -> None:
+    api = FakeApi({TASK: task(status="PROCESSING", state="running", waiting=None)})
+    assert api.run("tasks", "why", "7", "t1").stdout == "task t1 does not wait: running\n"
+    assert api.run("tasks", "why", "7", "t1", "--json").stdout == "null\n"
+    earlier = FakeApi({TASK: raw(b'{"taskId": "t1", "status": "PROCESSING", "state": "queued"}')})
+    result = earlier.run("tasks", "why", "7", "t1")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "does not tell why" in result.stderr
+
+
 def test_a_page_of_tasks_is_asked_for_by_number() -> None:
     page = {"items": [task()], "page": 3, "size": 5, "total": 11, "pages": 3}
     api = FakeApi({f"GET {TASKS}": page})

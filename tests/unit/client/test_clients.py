@@ -56,6 +56,21 @@ async def test_both_clients_send_the_same_requests() -> None:
     assert {request.headers["X-Api-Key"] for request in (*sync_seen, *async_seen)} == {"key"}
 
 
+async def test_both_clients_tell_why_a_task_waits() -> None:
+    reason = {"code": "ALL_BUSY", "message": "…", "since": 1, "asOf": 2, "ahead": 3, "etaSeconds": 0.5}
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        data = task(status="PROCESSING", state="queued", waiting=reason) if "tasks" in request.url.path else _endpoint()
+        return httpx.Response(200, json={"message": "success", "code": 10000, "data": data})
+
+    with Client("http://api:1", "key", transport=httpx.MockTransport(handle)) as client:
+        waiting = client.endpoint("7").task("t1").waiting()
+    async with AsyncClient("http://api:1", "key", transport=httpx.MockTransport(handle)) as other:
+        assert await other.endpoint("7").task("t1").waiting() == waiting
+    assert waiting is not None
+    assert (waiting.code, waiting.ahead, waiting.eta_seconds, waiting.until) == ("ALL_BUSY", 3, 0.5, None)
+
+
 @pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.ReadError("reset"), httpx.ReadTimeout("late")])
 async def test_a_broken_connection_is_unavailable(error: httpx.HTTPError) -> None:
     def broken(_: httpx.Request) -> httpx.Response:
