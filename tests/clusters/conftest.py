@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from queue_engine.backends.docker.names import MANAGED_BY, MANAGER
 from queue_engine.backends.kubernetes import backend as backend_module
 from tests.clusters.cases import PROPERTY, RecordCase, platform_of, rows_of, table
 from tests.clusters.engine import IMAGE, ContainerEngine, missing, shell_image
@@ -37,6 +38,22 @@ def with_agent(container_engine: ContainerEngine, tmp_path_factory: pytest.TempP
     """The engine with the image of real agents."""
     container_engine.load(AGENT_IMAGE, agent_image(tmp_path_factory.mktemp("agent")), ENTRY_POINT, ENVIRONMENT)
     return container_engine
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail in the file that leaves a worker's container on the engine, and not in a later one that expects none.
+
+    Others may have containers on an engine that was given.
+    """
+    if platform_of(request.module.__name__) != "docker":
+        yield
+        return
+    engine: ContainerEngine = request.getfixturevalue("container_engine")
+    yield
+    if not engine.given:
+        left = [(one["Names"], one["State"]) for one in engine.containers(f"{MANAGED_BY}={MANAGER}")]
+        assert left == [], "containers are left"
 
 
 @pytest.fixture
