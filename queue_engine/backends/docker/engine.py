@@ -26,6 +26,8 @@ CALL_SECONDS = 120.0
 CONNECT_SECONDS = 10.0
 CONFLICT = 409
 """Status of a creation whose name is in use."""
+VERSION_HEADER = "Api-Version"
+"""Header of a response to a ping: the newest version of the API that the engine has."""
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Maximum size of a line of events or of a pull. An event has all labels of its container."""
 FRAME_HEADER_BYTES = 8
@@ -136,7 +138,7 @@ class AiodockerEngine:
     def __init__(self, url: str, environment: Mapping[str, str]) -> None:
         base_url, connector = _connection(url, environment)
         self._session = aiohttp.ClientSession(connector=connector, timeout=_CALL_LIMIT)
-        self._docker = Docker(url=base_url, session=self._session, connector=connector, timeout=_CALL_LIMIT)
+        self._docker = _Client(url=base_url, session=self._session, connector=connector, timeout=_CALL_LIMIT)
 
     async def containers(self, label: str) -> Sequence[Document]:
         filters = json.dumps({"label": [label]})
@@ -237,6 +239,24 @@ class AiodockerEngine:
                 yield response
             finally:
                 response.close()  # because the rest of an endless response cannot be read
+
+
+class _Client(Docker):
+    """A client that gets the version of the API from `/_ping`, as the command `docker` does.
+
+    The library asks `/version`. Podman then runs the package manager once for each of its programs to name their
+    packages, which took up to 18 s on a host under load, before the first list of the containers.
+    """
+
+    async def _check_version(self) -> None:
+        if self.api_version != "auto":
+            return
+        async with self._query("_ping", versioned_api=False) as response:
+            found = response.headers.get(VERSION_HEADER)
+        if found is None:  # an engine of before 2016, or a proxy that removes headers
+            await super()._check_version()
+        else:
+            self.api_version = f"v{found}"
 
 
 _CALL_LIMIT = aiohttp.ClientTimeout(total=CALL_SECONDS, connect=CONNECT_SECONDS)
