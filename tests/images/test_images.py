@@ -18,6 +18,9 @@ from tests.images.podman import AGENT, ENGINE, PROMETHEUS, STORE, Services, buil
 from tests.ports import free_port
 from tests.waiting import wait_until
 
+# With the base and the images, which the first test waits for.
+pytestmark = pytest.mark.timeout(1800)
+
 # No image of Grafana can be made of Debian's packages.
 STARTED = [name for name in SERVICES if name != "grafana"]
 
