@@ -131,7 +131,7 @@ MUTANTS = {
             "no history after a retry by hand",
             scenario="retry by hand",
             expected="its history was not kept",
-            edits={"queue_engine/store/lua/rerun.lua": [("if started and not noted then", "if false then")]},
+            edits={"queue_engine/store/lua/library.lua": [("if started and not noted then", "if false then")]},
         ),
         Mutant(
             "a new id for each delivery attempt",
