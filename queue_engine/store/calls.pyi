@@ -199,6 +199,17 @@ class ExpireExpired:
 class ExpireOk:
     word: Literal["OK"]
 
+class FindTimeOk:
+    word: Literal["OK"]
+    place: int
+
+class FindTimeAsk:
+    word: Literal["ASK"]
+    low: int
+    high: int
+    place: int
+    task_id: str
+
 class FinishOk:
     word: Literal["OK"]
     now_ms: int
@@ -259,6 +270,11 @@ class MarkWorkerOk:
 
 class MarkWorkerGone:
     word: Literal["GONE"]
+
+class MatchTasksOk:
+    word: Literal["OK"]
+    looked: int
+    matches: list[list[bytes]]
 
 class NoteEndpointOk:
     word: Literal["OK"]
@@ -595,6 +611,13 @@ class RotateSigningSecretFull:
 
 class RotateSigningSecretNotFound:
     word: Literal["NOT_FOUND"]
+
+class ScanOk:
+    word: Literal["OK"]
+    looked: int
+    last: int
+    is_end: bool
+    found: list[str]
 
 class SetDesiredStateOk:
     word: Literal["OK"]
@@ -1027,6 +1050,19 @@ class Scripts:
         """Accept a task, once for each task id. Not allowed at maxmemory, so that running tasks can still end."""
     async def expire(self, keys: TaskKeys, /) -> ExpireExpired | ExpireOk:
         """End a task that has waited until its deadline. A running task is not changed."""
+    async def find_time(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        time_ms: int,
+        low: int | None,
+        high: int | None,
+    ) -> FindTimeOk | FindTimeAsk:
+        """Find the first task of an endpoint that was created at a time or later, by binary search. The caller helps
+        with an entry from before entries had times: it reads the time from the task, and calls again with the places
+        that are left.
+        """
     async def finish(
         self,
         keys: TaskKeys,
@@ -1091,6 +1127,20 @@ class Scripts:
         restarts: int,
     ) -> MarkWorkerOk | MarkWorkerGone:
         """Set a worker's status, as decided by the controller."""
+    async def match_tasks(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        more: Sequence[str],
+        filters: str,
+        limit: int,
+        shows: bool,
+        places: Sequence[str],
+    ) -> MatchTasksOk:
+        """Find the tasks that match filters among tasks of an endpoint. A filter that needs a text of the task is
+        compared last. The texts that a call reads are limited, so that no call holds the server for long.
+        """
     async def note_endpoint(
         self,
         *,
@@ -1440,6 +1490,25 @@ class Scripts:
     ) -> RotateSigningSecretOk | RotateSigningSecretFull | RotateSigningSecretNotFound:
         """Give an endpoint a new signing secret. Its webhooks are signed with the replaced one too until the overlap
         ends.
+        """
+    async def scan(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        source: str,
+        success: bool,
+        delivered: bool,
+        failed: bool,
+        low: int,
+        high: int,
+        is_oldest_first: bool,
+        limit: int,
+        max_sorted: int,
+        prefix: str,
+    ) -> ScanOk:
+        """Read the next tasks of an endpoint in the order of creation, from the index that has the fewest of those that
+        can match.
         """
     async def set_desired_state(
         self,

@@ -26,7 +26,7 @@ from queue_engine.store.audit import AuditStore
 from queue_engine.store.calls import Scripts
 from queue_engine.store.cancel_requests import CancelRequests
 from queue_engine.store.checks import CheckStore
-from queue_engine.store.codec import AgentSpecs
+from queue_engine.store.codec import AgentSpecs, TaskSpecs
 from queue_engine.store.credentials import CredentialStore
 from queue_engine.store.deletions import DeletionStore
 from queue_engine.store.deliveries import DeliveryStore
@@ -48,6 +48,7 @@ from queue_engine.store.redis.sentinel import MasterPool
 from queue_engine.store.rotation import Rotation
 from queue_engine.store.script_runner import STORE_DURABILITY, ScriptRunner, load_missing
 from queue_engine.store.sweeper import Sweeper
+from queue_engine.store.task_scan import TaskScan
 from queue_engine.store.task_watch import TaskWatch
 from queue_engine.store.tasks import TaskStore
 from queue_engine.store.tenants import TenantStore
@@ -147,6 +148,7 @@ class Store:
         self.scripts = Scripts(self._runner.submit)
         self._beating = self._scripts_over(self._beats)
         self.tasks = TaskStore(self.redis, self.scripts, self.partitions, sealer)
+        self.task_scan = TaskScan(self.redis, self.scripts, self.partitions, TaskSpecs(sealer))
         self.deliveries = DeliveryStore(self.redis, self.scripts, self.partitions)
         self.given_up = GivenUpIndex(self.redis, self.scripts, self.partitions, self.tasks)
         self.recoveries = RecoveryStore(self.redis, self.scripts, self.partitions)
