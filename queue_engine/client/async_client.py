@@ -13,7 +13,7 @@ import httpx
 from queue_engine.client import calls
 from queue_engine.client.connection import Connection, lost, received, sent
 from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
-from queue_engine.client.fields import CreateFields, SubmitFields, UpdateFields
+from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
 from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap
 from queue_engine.client.models import (
     Attempt,
@@ -158,14 +158,20 @@ class AsyncEndpoint:
         """Return the task with this id. It is not looked up."""
         return AsyncTask(self, task_id)
 
-    async def tasks(self, *, status: str | None = None) -> AsyncIterator[TaskInfo]:
-        """Iterate over the tasks, newest first, without their inputs and outputs."""
-        number, more = 1, True
-        while more:
-            rows, more = await self._client.run(calls.page(await self.id(), number, status, self._client.patience()))
+    async def tasks(self, **filters: Unpack[TaskFilterFields]) -> AsyncIterator[TaskInfo]:
+        """Iterate over the tasks that match all filters, newest first, without their inputs and outputs.
+
+        Each task that matches throughout comes once, also while others are added and removed.
+        """
+        query, cursor = calls.filter_query(filters), ""
+        while True:
+            page = calls.page(await self.id(), query, cursor, self._client.patience())
+            rows, following = await self._client.run(page)
             for row in rows:
                 yield row
-            number += 1
+            if following is None:
+                return
+            cursor = following
 
     async def count(self) -> TaskCounts:
         """Count the tasks."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from queue_engine.client.errors import Conflict, NotFound, WaitTimeout, task_failure
+from queue_engine.client.errors import ApiError, Conflict, NotFound, WaitTimeout, task_failure
 from queue_engine.client.exchange import RESPONSE_SECONDS, Flow, Patience, Request, call, json_text, path_of
 from queue_engine.client.models import EndpointInfo, LogLine, TaskInfo
 
@@ -110,13 +111,30 @@ def order(endpoint_id: str, task_id: str, name: str, patience: Patience, *, repe
     return (yield from call(request, patience))
 
 
-def page(endpoint_id: str, number: int, status: str | None, patience: Patience) -> Flow[tuple[list[TaskInfo], bool]]:
-    """Return a page of tasks, newest first, and whether there are more."""
-    query: dict[str, str | int] = {"pageNumber": number, "pageSize": PAGE_SIZE}
-    if status is not None:
-        query["status"] = status
-    data = yield from call(Request("GET", path_of(endpoint_id, "tasks"), query), patience)
-    return [TaskInfo.model_validate(row) for row in data["items"]], number < data["pages"]
+def filter_query(filters: Mapping[str, Any]) -> dict[str, str | int]:
+    """Return filters of tasks, which have names in snake case, as parameters. Raises ValueError for a naive time."""
+    return {camel(name): _parameter(name, value) for name, value in filters.items() if value is not None}
+
+
+def _parameter(name: str, value: Any) -> str | int:
+    if isinstance(value, datetime):
+        if value.utcoffset() is None:
+            raise ValueError(f"{name}: must have a time zone")
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, str | int):
+        return value
+    return ",".join(value)
+
+
+def page(
+    endpoint_id: str, query: Mapping[str, str | int], cursor: str, patience: Patience
+) -> Flow[tuple[list[TaskInfo], str | None]]:
+    """Return a page of tasks, newest first, and the cursor of the next page; None after the last."""
+    asked: dict[str, str | int] = {**query, "cursor": cursor, "pageSize": PAGE_SIZE}
+    data = yield from call(Request("GET", path_of(endpoint_id, "tasks"), asked), patience)
+    if "nextCursor" not in data:
+        raise ApiError("the API is of an earlier version, which has no filters of tasks", status=200)
+    return [TaskInfo.model_validate(row) for row in data["items"]], data["nextCursor"]
 
 
 def log_page(

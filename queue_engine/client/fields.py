@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, TypedDict
 
 
@@ -16,6 +17,27 @@ class SubmitFields(TypedDict, total=False):
     tags: Sequence[str]
     execution_timeout_seconds: int
     queue_ttl_seconds: float
+
+
+Time = int | str | datetime
+"""Epoch milliseconds, ISO 8601 (UTC without an offset), or a time with a time zone."""
+
+
+class TaskFilterFields(TypedDict, total=False):
+    """Filters of a list of tasks: see docs/guides/find-tasks.md."""
+
+    status: str
+    state: str | Sequence[str]
+    created_after: Time
+    created_before: Time
+    finished_after: Time
+    finished_before: Time
+    worker_id: str
+    error_contains: str
+    delivery_status: str
+    destination: str
+    id_prefix: str
+    input: str
 
 
 class UpdateFields(TypedDict, total=False):

@@ -12,7 +12,7 @@ import httpx
 from queue_engine.client import calls
 from queue_engine.client.connection import Connection, lost, received, sent
 from queue_engine.client.exchange import Flow, Patience, Request, call, path_of
-from queue_engine.client.fields import CreateFields, SubmitFields, UpdateFields
+from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
 from queue_engine.client.mapping import DEFAULT_WINDOW, MapItem, TaskMap
 from queue_engine.client.models import (
     Attempt,
@@ -152,13 +152,18 @@ class Endpoint:
         """Return the task with this id. It is not looked up."""
         return Task(self, task_id)
 
-    def tasks(self, *, status: str | None = None) -> Iterator[TaskInfo]:
-        """Iterate over the tasks, newest first, without their inputs and outputs."""
-        number, more = 1, True
-        while more:
-            rows, more = self._client.run(calls.page(self.id, number, status, self._client.patience()))
+    def tasks(self, **filters: Unpack[TaskFilterFields]) -> Iterator[TaskInfo]:
+        """Iterate over the tasks that match all filters, newest first, without their inputs and outputs.
+
+        Each task that matches throughout comes once, also while others are added and removed.
+        """
+        query, cursor = calls.filter_query(filters), ""
+        while True:
+            rows, following = self._client.run(calls.page(self.id, query, cursor, self._client.patience()))
             yield from rows
-            number += 1
+            if following is None:
+                return
+            cursor = following
 
     def count(self) -> TaskCounts:
         """Count the tasks."""

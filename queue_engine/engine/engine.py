@@ -12,6 +12,7 @@ from queue_engine.engine.agent_tokens import AgentTokens
 from queue_engine.engine.agents.work import AgentWork
 from queue_engine.engine.audit import Audit
 from queue_engine.engine.credentials import Credentials
+from queue_engine.engine.cursors import Cursors
 from queue_engine.engine.deliveries import Deliveries
 from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
@@ -22,6 +23,7 @@ from queue_engine.engine.patience import from_store
 from queue_engine.engine.principals import AgentPrincipals, Principals
 from queue_engine.engine.queries import Queries
 from queue_engine.engine.submissions import Submissions
+from queue_engine.engine.task_lists import TaskLists
 from queue_engine.engine.tenant_limits import TenantLimits
 from queue_engine.engine.tenants import Tenants
 from queue_engine.engine.upstreams import Listings
@@ -67,6 +69,7 @@ class Engine:
         self.waiting = WaitingReasons(
             store.tasks, store.workers, store.check_records, agent_times.lease, monotonic=monotonic
         )
+        self.task_lists = TaskLists(store.task_scan, self.queries, Cursors(secret_keys))
         self.waits = Waits(self.queries, store.task_watch, wait_limits)
         self.endpoints = Endpoints(
             store.endpoints,
@@ -88,6 +91,7 @@ class Engine:
     def drain(self) -> None:
         """Respond to all that wait at this process, clients and agents. Safe to call from a signal handler."""
         self.waits.drain()
+        self.task_lists.drain()
         self.agent_work.drain()
 
     async def now_ms(self) -> int:

@@ -112,6 +112,8 @@ async def _scenario(api: RunningApi) -> None:
         "webhook-secret",
         "tasks",
         "tasks/count",
+        "tasks?cursor=",
+        "tasks/export",
         "tasks/a",
         "tasks/b",
         "tasks/a/deliveries",

@@ -30,6 +30,7 @@ ROLES: dict[str, set[Role]] = {
     "submit_task": SUBMITTERS,
     "list_tasks": VIEWERS,
     "count_tasks": VIEWERS,
+    "export_tasks": VIEWERS,
     **dict.fromkeys(("get_task", "wait_for_tasks", "list_deliveries", "list_attempts"), ANY),
     "cancel_task": SUBMITTERS,
     "retry_task": OPERATING,

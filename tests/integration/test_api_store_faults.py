@@ -1,5 +1,6 @@
 """What clients see while the store is away, and afterwards."""
 
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -41,6 +42,38 @@ def _is_unavailable(answer: httpx.Response) -> bool:
     assert (answer.status_code, told["code"], told["data"]) == (503, 10002, None), answer.text
     assert int(answer.headers["Retry-After"]) >= 1
     return True
+
+
+async def test_an_export_ends_in_words_while_the_store_is_down_and_continues_later(
+    api: RunningApi, own_server: StoreServer
+) -> None:
+    endpoint_id = await api.create_endpoint()
+    names = [f"t{number}" for number in range(120)]
+    for name in names:
+        await api.submit(endpoint_id, taskId=name, input="x" * 200_000)
+    url, query = f"/v2/serverless/{endpoint_id}/tasks/export", {"include": "input"}
+    seen: list[str] = []
+    async with api.client.stream("GET", url, params=query) as response:
+        async for line in response.aiter_lines():
+            if not seen:
+                own_server.kill()
+            seen.append(line)
+    last = json.loads(seen[-1])
+    found = [json.loads(line)["taskId"] for line in seen[:-1] if line.endswith("}")]
+    assert last["end"] is False
+    assert "store" in last["reason"]
+    assert found == names[: len(found)]
+    assert len(found) < len(names)
+    own_server.start()
+
+    async def serves() -> bool:
+        return (await api.client.get(url, params={"cursor": last["nextCursor"], "state": "failed"})).status_code == 400
+
+    await wait_until_async(serves)
+    answer = await api.client.get(url, params={**query, "cursor": last["nextCursor"]})
+    *rest, end = [json.loads(line) for line in answer.text.splitlines()]
+    assert found + [task["taskId"] for task in rest] == names
+    assert end == {"end": True, "nextCursor": None}
 
 
 async def test_while_the_store_is_down_every_call_says_when_to_come_back(

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,10 @@ def test_a_task_is_submitted_and_its_output_returned(echo: Endpoint) -> None:
     assert (info.status, info.state, info.attempts, info.headers) == ("SUCCESS", "succeeded", 1, {"X-A": "b"})
     assert [attempt.outcome for attempt in task.attempts()] == ["ok"]
     assert task.id in [row.task_id for row in echo.tasks(status="success")]
+    created = datetime.fromtimestamp(info.created_at / 1000, UTC)
+    found = list(echo.tasks(state=["succeeded", "dead"], created_after=created, id_prefix=task.id, input="grüße"))
+    assert [row.task_id for row in found] == [task.id]
+    assert list(echo.tasks(state="succeeded", created_before=info.created_at, id_prefix=task.id)) == []
     assert echo.count().success >= 1
 
 
@@ -77,6 +82,7 @@ async def test_the_asynchronous_client_does_the_same(async_echo: AsyncEndpoint) 
     assert (await task.result(timeout=30)) == [1]
     assert [attempt.outcome for attempt in await task.attempts()] == ["ok"]
     assert "asynchronous" in [row.task_id async for row in async_echo.tasks()]
+    assert [row.task_id async for row in async_echo.tasks(id_prefix="asynchronous")] == ["asynchronous"]
     assert (await async_echo.count()).total >= 1
     assert len(await async_echo.workers()) == 2
     outputs = [item.output async for item in async_echo.map(range(20), path="/run", window=8, ordered=True)]

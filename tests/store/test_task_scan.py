@@ -171,5 +171,5 @@ async def set_creation_times(bench: Bench, times: list[int], has_time: object = 
     for index, ((entry, fields), time) in enumerate(zip(entries, times, strict=True)):
         place = entry.partition(b"-")[0].decode()
         await redis.xadd(created, fields, id=f"{place}-{time if has_time(index) else 1}")
-        await redis.hset(bench.keys.task(fields[b"t"].decode()), "created", time)  # type: ignore[misc]
+        await redis.hset(bench.keys.task(fields[b"t"].decode()), "created", str(time))  # type: ignore[misc]
     return times

@@ -16,6 +16,8 @@ from queue_engine.observability import metrics
 
 WAITED = "queue_engine.waited"
 """Set in the scope of a request that was a long poll, although not all requests of its route are."""
+WITHOUT_BODY = "queue_engine.without_body"
+"""Set in the scope of a `HEAD`, so that a handler need not make a long body that is dropped."""
 CLIENT_GONE = 499
 """Status in the metrics of a request whose client closed the connection before the response."""
 
@@ -97,9 +99,9 @@ def _routed(scope: Scope) -> Scope:
     The server drops the body of a response to `HEAD`. Requests under `/e/` reach the worker as they are.
     """
     raw_path: bytes = scope["raw_path"]
-    changes: dict[str, str | bytes] = {}
+    changes: dict[str, str | bytes | bool] = {}
     if scope["method"] == "HEAD" and not raw_path.startswith(b"/e/"):
-        changes["method"] = "GET"
+        changes |= {"method": "GET", WITHOUT_BODY: True}
     if raw_path.endswith(b"/") and raw_path.startswith(b"/v2/"):
         changes |= {"path": scope["path"][:-1], "raw_path": raw_path[:-1]}
     return {**scope, **changes} if changes else scope

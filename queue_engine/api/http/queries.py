@@ -28,6 +28,11 @@ class Query:
         except ValueError:
             raise InvalidRequest("query", f"must have at most {MAX_PARAMETERS} parameters") from None
 
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of the given parameters."""
+        return frozenset(name for name, _ in self._pairs)
+
     def one(self, name: str) -> str | None:
         """Return the parameter's value; None when it is not given. Raises InvalidRequest when it is given twice."""
         values = [value for key, value in self._pairs if key == name]

@@ -15,8 +15,8 @@ SUCCESS = 10000
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
-_COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
-_HEAD = b"content-type: %b\r\ncontent-length: %d\r\n" + b"".join(b"%b: %b\r\n" % one for one in _COMMON_HEADERS)
+COMMON_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
+_HEAD = b"content-type: %b\r\ncontent-length: %d\r\n" + b"".join(b"%b: %b\r\n" % one for one in COMMON_HEADERS)
 """The head of a response without further headers."""
 
 
@@ -52,7 +52,7 @@ class Response:
         headers = [
             (b"content-type", self.content_type),
             (b"content-length", b"%d" % length),
-            *_COMMON_HEADERS,
+            *COMMON_HEADERS,
             *self.headers,
         ]
         await send({"type": "http.response.start", "status": self.status, "headers": headers})
@@ -60,12 +60,13 @@ class Response:
         if not self.more:
             return
         for part in self.more:
-            async for piece in _pieces_of(part):
+            async for piece in pieces_of(part):
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
 
-async def _pieces_of(part: Part) -> AsyncIterator[bytes | memoryview]:
+async def pieces_of(part: Part) -> AsyncIterator[bytes | memoryview]:
+    """Yield the bytes of a part."""
     if isinstance(part, bytes | memoryview):
         yield part
         return

@@ -26,6 +26,7 @@ from queue_engine.domain.tasks import (
     TaskStatus,
 )
 from queue_engine.domain.waiting import Waiting, WaitingCode
+from queue_engine.engine.task_lists import CursorPage
 from queue_engine.rules.headers import masked
 
 
@@ -187,6 +188,23 @@ def task_page_view(tasks: TaskPage, endpoint: Endpoint, *, page: int, size: int)
         "total": tasks.total,
         "pages": -(-tasks.total // size),
     }
+
+
+class TaskCursorPageView(View):
+    """A page of tasks that is walked by cursor, newest first."""
+
+    items: list[TaskView] = Field(description="The tasks of this page")
+    next_cursor: str | None = Field(
+        description="Cursor of the next page; null after the last. A page may have few tasks, or none, although others "
+        "follow, because a request looks at 2,000 tasks at most"
+    )
+    scanned: int = Field(description="Number of tasks that were looked at")
+
+
+def task_cursor_page_view(page: CursorPage, endpoint: Endpoint) -> dict[str, Any]:
+    """Return a TaskCursorPageView."""
+    items = [task_view(task, endpoint) for task in page.items]
+    return {"items": items, "nextCursor": page.next_cursor, "scanned": page.scanned}
 
 
 class TaskCountsView(View):

@@ -6,7 +6,8 @@ from starlette.requests import Request
 
 from queue_engine.api.http.envelope import Success
 from queue_engine.api.http.headers import named
-from queue_engine.api.http.operations import Operation, in_path, in_query
+from queue_engine.api.http.line_streams import NDJSON
+from queue_engine.api.http.operations import Operation, in_path
 from queue_engine.api.http.order_log import note
 from queue_engine.api.http.queries import Query
 from queue_engine.api.http.rate_headers import rate_headers
@@ -17,10 +18,13 @@ from queue_engine.api.v2.fields import names_of
 from queue_engine.api.v2.long_texts import sent_texts
 from queue_engine.api.v2.pages import page_in, page_parameters
 from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
+from queue_engine.api.v2.task_filters import filter_parameters, is_cursor_list
+from queue_engine.api.v2.task_lists import TaskLists, cursor_parameter, export_parameters
 from queue_engine.api.v2.task_views import (
     AttemptView,
     SubmittedView,
     TaskCountsView,
+    TaskCursorPageView,
     TaskDetailView,
     TaskPageView,
     TaskStandingView,
@@ -53,6 +57,7 @@ class TaskRoutes:
         self._queries = services.engine.queries
         self._waiting = services.engine.waiting
         self._waits = TaskWaits(services)
+        self._lists = TaskLists(services)
 
     def operations(self) -> list[Operation]:
         tasks, task = "/v2/serverless/{id}/tasks", "/v2/serverless/{id}/tasks/{taskId}"
@@ -65,8 +70,14 @@ class TaskRoutes:
             ),
             Operation(
                 "GET", tasks, self.list_tasks, right=Right.VIEW, summary="List tasks, newest first", tag=TAG,
-                response=Success[TaskPageView], parameters=[ENDPOINT_ID, *_page_parameters()],
+                response=Success[TaskPageView | TaskCursorPageView], parameters=[ENDPOINT_ID, *_list_parameters()],
                 failures=(400, 401, 404, 429, 503),
+            ),
+            Operation(
+                "GET", f"{tasks}/export", self._lists.export_tasks, right=Right.VIEW,
+                summary="Export tasks, oldest first", tag=TAG, media_type=NDJSON,
+                parameters=[ENDPOINT_ID, *filter_parameters(), *export_parameters()],
+                failures=(400, 401, 404, 429, 503), waits=True,
             ),
             Operation(
                 "GET", f"{tasks}/count", self.count_tasks, right=Right.VIEW, summary="Count tasks", tag=TAG,
@@ -148,9 +159,17 @@ class TaskRoutes:
         return submitted_task
 
     async def list_tasks(self, request: Request) -> Response:
+        """With `cursor`, or with any filter but `status`, the list is walked by cursor: the response has `nextCursor`
+        in place of page numbers. A walk over all pages has each task that matches throughout exactly once, also while
+        tasks are added and removed. An unknown parameter is an error then.
+
+        A request looks at 2,000 tasks at most, so that a page may have few tasks or none, and others follow.
+        """
         principal = await self._services.admit(request)
         endpoint = await self._services.endpoint(request, principal)
         query = Query(request)
+        if is_cursor_list(query):
+            return await self._lists.page(principal, endpoint, query)
         status = query.choice("status", TaskStatus)
         page = page_in(query)
         tasks = await self._queries.tasks(principal, endpoint, status, page=page.number, size=page.size)
@@ -204,9 +223,5 @@ class TaskRoutes:
         return success(True)
 
 
-def _page_parameters() -> list[dict[str, object]]:
-    statuses = [status.value for status in TaskStatus]
-    return [
-        in_query("status", "Return only tasks with this status, in any case", {"type": "string", "enum": statuses}),
-        *page_parameters("tasks"),
-    ]
+def _list_parameters() -> list[dict[str, object]]:
+    return [*page_parameters("tasks"), cursor_parameter(), *filter_parameters()]

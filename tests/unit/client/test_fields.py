@@ -3,8 +3,9 @@
 from typing import get_type_hints
 
 from queue_engine.client.calls import camel
-from queue_engine.client.fields import CreateFields, SubmitFields, UpdateFields
+from queue_engine.client.fields import CreateFields, SubmitFields, TaskFilterFields, UpdateFields
 from queue_engine.domain.endpoints import SETTINGS
+from queue_engine.domain.task_filters import TASK_FILTERS
 from queue_engine.domain.tasks import TASK_FIELDS
 
 ARGUMENTS = {"worker_port", "process_uri"}
@@ -13,6 +14,10 @@ ARGUMENTS = {"worker_port", "process_uri"}
 
 def test_a_submission_has_the_fields_of_the_api() -> None:
     assert set(get_type_hints(SubmitFields)) == {field.asked for field in TASK_FIELDS} - ARGUMENTS
+
+
+def test_a_list_has_the_filters_of_the_api() -> None:
+    assert set(get_type_hints(TaskFilterFields)) == {one.asked for one in TASK_FILTERS}
 
 
 def test_an_endpoint_has_the_settings_of_the_api() -> None:

@@ -1,0 +1,51 @@
+"""Responses with lines that are made while they are sent."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from starlette.types import Receive, Send
+
+from queue_engine.api.http.errors import ClientGone
+from queue_engine.api.http.long_poll import LongPoll
+from queue_engine.api.http.responses import COMMON_HEADERS, Response
+
+NDJSON = "application/x-ndjson"
+MAX_SECONDS = 30 * 86_400.0
+"""Time after which a disconnected client is no longer noticed before a write fails."""
+
+Lines = AsyncGenerator[bytes, None]
+
+
+@dataclass(frozen=True, slots=True)
+class LineStream(Response):
+    """A response without a length. `lines` yields parts of its body, and none once the client has disconnected.
+
+    The next part is made when the client has taken enough of those before, so a slow client needs no memory.
+    """
+
+    lines: Callable[[], Lines] | None = None
+    receive: Receive | None = None
+    at_end: Callable[[], None] = lambda: None
+    """Function that is called once, however the response ends."""
+
+    async def send(self, send: Send) -> None:
+        try:
+            headers = [(b"content-type", self.content_type), *COMMON_HEADERS, *self.headers]
+            await send({"type": "http.response.start", "status": self.status, "headers": headers})
+            if self.lines is not None and self.receive is not None:
+                await self._send_lines(self.lines(), self.receive, send)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self.at_end()
+
+    async def _send_lines(self, lines: Lines, receive: Receive, send: Send) -> None:
+        # A write to a connection that the client has closed does nothing, so the client is watched.
+        poll = LongPoll(receive, MAX_SECONDS)
+        async with poll, aclosing(lines):
+            async for part in lines:
+                if poll.is_gone:
+                    raise ClientGone
+                await send({"type": "http.response.body", "body": part, "more_body": True})
