@@ -19,7 +19,7 @@ _PAGE = f"""# Command line
 `QUEUE_ENGINE_URL` and `QUEUE_ENGINE_API_KEY`. The options `--url`, `--api-key` and `--json` follow the command. An
 endpoint is named by its id or its name. The other commands start a process or use the store, and read the variables of
 [Configuration](configuration.md). To use the store of a running `up`, set
-`QUEUE_ENGINE_REDIS_URL_FILE=queue-engine-data/store/store-url`.
+`QUEUE_ENGINE_REDIS_URL_FILE=queue-engine-data/store/store-url`. `queue-engine --version` prints the version.
 
 On a terminal, tables have colours (not with `NO_COLOR`) and ages. In a pipe, the format of tables is plain and stable,
 with one line for each row; `--json` prints the API's data.

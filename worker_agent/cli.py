@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import ValidationError
 
+from queue_engine import __version__
 from queue_engine.aio import end_tasks, run_forever
 from queue_engine.config.agent import AgentSettings
 from queue_engine.config.base import secret_fields, text_of
@@ -74,6 +75,12 @@ def _option(name: str, *flags: str) -> Any:
     return typer.Option(*flags, help=text_of(AgentSettings, name))
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.command(
     help="Run beside a container: claim tasks of an endpoint, forward each to the container, and record the result. "
     "For an ALB or CUSTOM endpoint, only report the address and the status of the container. "
@@ -92,8 +99,13 @@ def run(
     grace_seconds: Annotated[float | None, _option("grace_seconds")] = None,
     metrics_port: Annotated[int | None, _option("metrics_port")] = None,
     log_level: Annotated[str | None, _option("log_level")] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit")
+    ] = False,
 ) -> None:
-    given = {name: value for name, value in locals().items() if value is not None and name != "token_file"}
+    given = {name: value for name, value in locals().items() if value is not None}
+    for name in ("token_file", "version"):  # not settings
+        given.pop(name, None)
     if token_file is not None:
         os.environ[TOKEN_FILE] = token_file  # so that it follows the rules of all secrets in files
     settings = _settings(given)

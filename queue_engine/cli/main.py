@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -119,8 +119,19 @@ app = typer.Typer(
 )
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
 @app.callback()
-def warn_of_unknown_variables(context: typer.Context) -> None:
+def warn_of_unknown_variables(
+    context: typer.Context,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit")
+    ] = False,
+) -> None:
     """Name misspelled variables on standard error; the processes that log do so in their log."""
     names = [name for name in os.environ if is_prefixed(name) and name.upper() not in CLIENT_VARIABLES]
     if not names or context.invoked_subcommand in _LOGGING:

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from queue_engine import __version__
 from tests.unit.cli_api import KEY, NOW_MS, FakeApi, endpoint, failure, raw, task
 
 LIST = "GET /v2/serverless"
@@ -267,6 +268,19 @@ def test_the_variables_of_the_client_are_known_without_the_settings() -> None:
         )
         assert ("pydantic_settings" in run.stdout.split()) == needs_settings, run.stderr
         assert ("did you mean QUEUE_ENGINE_URL?" in run.stderr) == needs_settings
+
+
+@pytest.mark.parametrize("program", ["queue_engine", "worker_agent"])
+def test_the_option_version_prints_the_version_and_needs_no_settings(program: str) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", program, "--version"],
+        cwd=Path(__file__).parents[2],
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (run.returncode, run.stdout, run.stderr) == (0, f"{__version__}\n", "")
 
 
 def test_now_is_what_the_tests_say() -> None:
