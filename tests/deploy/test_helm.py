@@ -22,6 +22,7 @@ from queue_engine.config.store_users import acl_lines, rules_of
 from queue_engine.crypto.sealing import parse_secret_key
 from queue_engine.domain.catalogue import Catalogue
 from queue_engine.domain.clusters import Clusters
+from queue_engine.observability.metrics import Role, registry_of
 from tests import reference_helm
 from tests.deploy.helm import (
     ENGINE_CHART,
@@ -492,6 +493,15 @@ def blocks_of(policy: Object) -> list[dict[str, Any]]:
 def test_the_alerts_are_those_of_prometheus(production: list[Object]) -> None:
     rules = msgspec.yaml.decode((DEPLOY / "prometheus/alerts.yml").read_bytes())
     assert named(production, "PrometheusRule", RELEASE)["spec"] == rules
+
+
+@pytest.mark.parametrize(("limit", "rendered"), [(None, 2000), (1_000_000, 1_000_000), (0, None)])
+def test_a_scrape_of_an_agent_has_a_limit_of_samples(limit: int | None, rendered: int | None) -> None:
+    given = {} if limit is None else {"sampleLimit": limit}
+    [monitor] = of_kind(render(WORKERS_CHART, {"podMonitor": {"enabled": True, **given}}), "PodMonitor")
+    assert monitor["spec"].get("sampleLimit") == rendered
+    samples = sum(len(metric.samples) for metric in registry_of(Role.AGENT).collect())
+    assert 0 < samples < 1000
 
 
 def test_everything_is_removed_with_the_release(objects: list[Object]) -> None:
