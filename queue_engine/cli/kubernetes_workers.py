@@ -25,7 +25,7 @@ from queue_engine.domain.errors import EngineError
 from queue_engine.store.store import Store
 
 if TYPE_CHECKING:
-    from queue_engine.backends.kubernetes.kube_api import ClusterAccess
+    from queue_engine.backends.kubernetes.kube_client import ClusterAccess
     from queue_engine.backends.kubernetes.sites import ClusterPlace
     from queue_engine.backends.kubernetes.specs import PodSettings
 
@@ -91,7 +91,7 @@ def _default_place(settings: KubernetesSettings) -> ClusterPlace:
 
 
 def _access(place: ClusterPlace, kubeconfig: Path | None) -> ClusterAccess:
-    from queue_engine.backends.kubernetes.kube_api import ClusterAccess
+    from queue_engine.backends.kubernetes.kube_client import ClusterAccess
 
     return ClusterAccess(place.name, place.namespace, kubeconfig, place.context)
 

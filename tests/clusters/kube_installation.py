@@ -15,7 +15,8 @@ from typing import Any
 from queue_engine.backends.base import WorkerSpec
 from queue_engine.backends.docker.names import INSTANCE, WORKER
 from queue_engine.backends.kubernetes.backend import KubernetesBackend, KubernetesOptions
-from queue_engine.backends.kubernetes.kube_api import ClusterAccess, KubeApi, connect
+from queue_engine.backends.kubernetes.kube_api import KubeApi, connect
+from queue_engine.backends.kubernetes.kube_client import ClusterAccess
 from queue_engine.backends.kubernetes.sites import ClusterPlace, Sites
 from queue_engine.backends.kubernetes.specs import PodDocuments, PodSettings
 from queue_engine.config.catalogue import load_catalogue

@@ -21,7 +21,8 @@ from queue_engine.backends.base import BackendError, Phase, RegistryCredential, 
 from queue_engine.backends.kubernetes import backend as backend_module
 from queue_engine.backends.kubernetes import watch as watch_module
 from queue_engine.backends.kubernetes.backend import KubernetesBackend
-from queue_engine.backends.kubernetes.kube_api import ClientApi, ClusterAccess, Document
+from queue_engine.backends.kubernetes.kube_api import ClientApi, Document
+from queue_engine.backends.kubernetes.kube_client import ClusterAccess
 from queue_engine.domain.endpoints import Resource
 from tests.clusters.cases import RecordCase
 from tests.clusters.engine import shell_image

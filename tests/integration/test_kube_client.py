@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from queue_engine.backends.kubernetes import kube_api
-from queue_engine.backends.kubernetes.kube_api import ClientApi, ClusterAccess, KubeError, KubeUnavailable, Owner
+from queue_engine.backends.kubernetes import kube_client
+from queue_engine.backends.kubernetes.kube_api import ClientApi, KubeError, KubeUnavailable, Owner
+from queue_engine.backends.kubernetes.kube_client import ClusterAccess
+from tests.integration.certificates import Authority
 from tests.ports import free_port
 
 pytest.importorskip("kubernetes_asyncio", reason="the extra `kubernetes` is not installed")
@@ -48,7 +50,7 @@ class Server:
 @pytest.fixture
 async def server() -> AsyncIterator[Server]:
     made = Server()
-    app = web.Application()
+    made.app = app = web.Application()  # type: ignore[attr-defined]
     app.router.add_route("*", "/{path:.*}", made.handle)
     runner = web.AppRunner(app)
     await runner.setup()
@@ -192,6 +194,131 @@ async def test_a_token_in_a_file_is_read_again(
     server.responses += [web.json_response({"items": []}) for _ in range(2)]
     await api.list_events("u", 5)
     (tmp_path / "token").write_text("second")
-    monkeypatch.setattr(kube_api, "TOKEN_SECONDS", 0.0)
+    monkeypatch.setattr(kube_client, "TOKEN_SECONDS", 0.0)
     await api.list_events("u", 5)
     assert [one["Authorization"] for one in server.headers] == ["Bearer first", "Bearer second"]
+
+
+def embedded(folder: Path, port: int, token: str) -> Path:
+    """A kubeconfig with the token itself, put in place at once, as a mounted Secret is."""
+    path = kubeconfig(folder, port)
+    document = json.loads(path.read_text())
+    document["users"][0]["user"] = {"token": token}
+    written = folder / "written"
+    written.write_text(json.dumps(document))
+    return written.rename(path)
+
+
+def tokens(server: Server) -> list[str]:
+    return [one.get("Authorization", "none").removeprefix("Bearer ") for one in server.headers]
+
+
+async def test_a_token_in_a_kubeconfig_is_read_again_when_the_file_has_changed(server: Server, tmp_path: Path) -> None:
+    server.responses += [web.json_response({"items": []}) for _ in range(4)]
+    path = embedded(tmp_path, server.port, "first")  # type: ignore[attr-defined]
+    api = ClientApi(ClusterAccess("here", "workers", path))
+    await api.list_events("u", 5)
+    embedded(tmp_path, server.port, "second")  # type: ignore[attr-defined]
+    await api.list_events("u", 5)
+    path.write_text("{ half of a fi")
+    await api.list_events("u", 5)
+    embedded(tmp_path, server.port, "third")  # type: ignore[attr-defined]
+    await api.list_events("u", 5)
+    assert tokens(server) == ["first", "second", "second", "third"]
+    await api.aclose()
+
+
+async def test_a_refused_token_is_read_again_and_the_call_is_repeated_once(
+    api: ClientApi, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kube_client, "RENEWAL_SECONDS", 0.0)
+    refused = [status(401, "Unauthorized", "Unauthorized") for _ in range(2)]
+    server.responses += [web.json_response({"items": []}), refused[0], web.json_response({"metadata": {}}, status=201)]
+    await api.list_events("u", 5)
+    (tmp_path / "token").write_text("second")
+    assert await api.create_pod({"metadata": {"name": "qe-w1-1"}}) == {"metadata": {}}
+    assert tokens(server) == ["first", "first", "second"]
+    assert server.requests[1] == server.requests[2]
+    server.responses += [refused[1], status(401, "Unauthorized", "Unauthorized")]
+    with pytest.raises(KubeError) as caught:
+        await api.list_events("u", 5)
+    assert (caught.value.status, len(server.requests)) == (401, 5)
+
+
+async def test_a_token_that_stays_wrong_is_not_read_again_at_each_call(api: ClientApi, server: Server) -> None:
+    server.responses += [status(401, "Unauthorized", "Unauthorized") for _ in range(3)]
+    for _ in range(3):
+        with pytest.raises(KubeError):
+            await api.list_events("u", 5)
+    assert len(server.requests) == 3
+
+
+async def test_a_watch_goes_on_when_the_credentials_are_read_again(server: Server, tmp_path: Path) -> None:
+    path = embedded(tmp_path, server.port, "first")  # type: ignore[attr-defined]
+    api = ClientApi(ClusterAccess("here", "workers", path))
+    server.pieces = [b'{"type": "BOOKMARK", "object": {}}\n']
+    async with aclosing(api.watch_pods("a=b", "7", 240)) as events:
+        assert await anext(events) == {}
+        embedded(tmp_path, server.port, "second")  # type: ignore[attr-defined]
+        server.responses.append(web.json_response({"items": []}))
+        await api.list_events("u", 5)
+        assert (await anext(events))["type"] == "BOOKMARK"
+        server.may_end.set()
+        with pytest.raises(StopAsyncIteration):
+            await anext(events)
+    assert tokens(server) == ["first", "second"]
+    await api.aclose()
+
+
+async def test_the_token_and_the_authorities_of_a_pod_are_read_again_when_they_are_replaced(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the kubelet does: the files are links into a folder that is replaced as a whole."""
+
+    def project(name: str, token: str, authority: Authority) -> None:
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "token").write_text(token)
+        (folder / "ca.crt").write_bytes(authority.bundle.read_bytes())
+        link = tmp_path / "link"
+        link.symlink_to(folder)
+        link.rename(tmp_path / "data")
+
+    authorities = [Authority(tmp_path, name) for name in ("first", "second")]
+    certificates = [one.issue("127.0.0.1") for one in authorities]
+    context = certificates[0].server_context()
+    port = free_port()
+    runner = web.AppRunner(server.app)  # type: ignore[attr-defined]
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, ssl_context=context).start()
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(port))
+    project("before", "first", authorities[0])
+    api = ClientApi(ClusterAccess("here", "workers", service_account=tmp_path / "data"))
+    server.responses += [web.json_response({"items": []}) for _ in range(2)]
+    await api.list_events("u", 5)
+    context.load_cert_chain(certificates[1].path)
+    project("after", "second", authorities[1])
+    await api.list_events("u", 5)
+    assert tokens(server) == ["first", "second"]
+    await api.aclose()
+    await runner.cleanup()
+
+
+async def test_a_pod_without_a_token_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "1")
+    api = ClientApi(ClusterAccess("here", "workers", service_account=tmp_path))
+    with pytest.raises(KubeUnavailable, match="the pod's ServiceAccount: Service token file does not exist"):
+        await api.anchor()
+    await api.aclose()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "- a: [", "{}", "kind: Config\nclusters: 5\n", "\x00"])
+async def test_a_file_that_is_no_kubeconfig_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "kubeconfig"
+    path.write_text(text)
+    api = ClientApi(ClusterAccess("here", "workers", path))
+    with pytest.raises(KubeUnavailable, match="kubeconfig: "):
+        await api.anchor()
+    await api.aclose()

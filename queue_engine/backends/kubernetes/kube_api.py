@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import aiohttp
 
 from queue_engine.backends.base import BackendError
 from queue_engine.backends.docker.progress import short
+from queue_engine.backends.kubernetes.kube_client import Client, Clients, ClusterAccess, CredentialsUnreadable
 from queue_engine.observability import metrics
 
 CALL_SECONDS = 30.0
@@ -32,10 +30,9 @@ LOG_SILENCE_SECONDS = 4 * 3600.0
 """Maximum time for which a followed log may be silent. The kubelet's own limit of a silent stream is as long."""
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Maximum size of an event of a watch. Servers store objects of at most 1.5 MB."""
-TOKEN_SECONDS = 60.0
-"""Interval at which the credentials of a kubeconfig are read again, because tokens of plugins and files expire."""
 ANCHOR = "queue-engine-anchor"
 """Name of the ConfigMap that owns all objects of the backend, so that they are removed with it."""
+_UNAUTHORIZED = 401
 _ABSENT = (404, 409)
 """Statuses of a call to an object that does not exist, or is another one of the same name."""
 _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -43,7 +40,6 @@ _METADATA_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=
 Document = Mapping[str, Any]
 """A JSON object of the API."""
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 
 class KubeError(BackendError):
@@ -77,18 +73,6 @@ class KubeUnavailable(KubeError):
 
     def __init__(self, message: str) -> None:
         super().__init__(0, f"the cluster cannot be reached: {message}")
-
-
-@dataclass(frozen=True)
-class ClusterAccess:
-    """How a cluster is reached, and the namespace in which its workers run."""
-
-    name: str
-    namespace: str
-    kubeconfig: Path | None = None
-    """None: as the ServiceAccount of the pod in which this process runs."""
-    context: str | None = None
-    """The context of the kubeconfig; None: its current one."""
 
 
 @dataclass(frozen=True)
@@ -181,8 +165,7 @@ class ClientApi:
         import kubernetes_asyncio.client  # noqa: F401 - here, because only this backend needs its 60 MB of memory
 
         self._access = access
-        self._client: Any = None
-        self._opening = asyncio.Lock()
+        self._clients = Clients(access)
 
     async def list_pods(self, selector: str, *, limit: int, page: str = "") -> PodPage:
         query = [("labelSelector", selector), ("limit", str(limit)), *([("continue", page)] if page else [])]
@@ -246,9 +229,7 @@ class ClientApi:
         return _owner_in(await self._call("POST", "configmaps", body=body))
 
     async def aclose(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._clients.aclose()
 
     async def _delete(self, path: str, options: Document) -> None:
         await _unless_absent(self._call("DELETE", path, body={"apiVersion": "v1", "kind": "DeleteOptions", **options}))
@@ -287,11 +268,44 @@ class ClientApi:
         accept: str,
         silence_seconds: float | None = None,
     ) -> AsyncIterator[Any]:
-        """Send a request, and return the response after its status was checked."""
-        client = await self._opened()
+        """Send a request, and return the response after its status was checked.
+
+        After refused credentials, it is sent once more if there are other ones by then.
+        """
+
+        async def send(client: Client) -> Any:
+            return await self._send(client, method, path, query, body, accept, silence_seconds)
+
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(self._clients.client())
+            response: Any = None
+            try:
+                response = await send(client)
+            except aiohttp.ClientSSLError:  # perhaps because the authorities or the client's certificate were replaced
+                if not await self._clients.renew(client):
+                    raise
+            if response is None or (response.status == _UNAUTHORIZED and await self._clients.renew(client)):
+                if response is not None:
+                    response.close()
+                response = await send(await stack.enter_async_context(self._clients.client()))
+            stack.callback(response.close)  # because the rest of an endless response cannot be read
+            if not 200 <= response.status < 300:
+                raise _error_in(response.status, response.headers, await response.read())
+            yield response
+
+    async def _send(
+        self,
+        client: Client,
+        method: str,
+        path: str,
+        query: Sequence[tuple[str, str]],
+        body: Document | None,
+        accept: str,
+        silence_seconds: float | None,
+    ) -> Any:
         counted = partial(metrics.backend_requests.labels, self._access.name, method)
         try:
-            response = await client.call_api(
+            response = await client.api.call_api(
                 f"/api/v1/namespaces/{self._access.namespace}/{path}",
                 method,
                 query_params=list(query),
@@ -305,64 +319,12 @@ class ClientApi:
             counted(str(getattr(error, "status", None) or "none")).inc()
             raise
         counted(str(response.status)).inc()
-        try:
-            if not 200 <= response.status < 300:
-                raise _error_in(response.status, response.headers, await response.read())
-            yield response
-        finally:
-            response.close()  # because the rest of an endless response cannot be read
-
-    async def _opened(self) -> Any:
-        async with self._opening:
-            if self._client is None:
-                self._client = await _client_for(self._access)
-            return self._client
+        return response
 
 
 def connect(access: ClusterAccess) -> KubeApi:
     """Return the API of a cluster's namespace. Raises ImportError if kubernetes_asyncio is not installed."""
     return ClientApi(access)
-
-
-class _Credentials:
-    """Reads the credentials of a kubeconfig again from time to time: the hook of the client before each request."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-        self._read_at = time.monotonic()
-
-    async def __call__(self, configuration: Any) -> None:
-        if time.monotonic() - self._read_at < TOKEN_SECONDS:
-            return
-        self._read_at = time.monotonic()  # first, so that simultaneous requests go on with the earlier credentials
-        try:
-            await self._loader.load_and_set(configuration)
-        except Exception:
-            log.warning("the credentials of a cluster cannot be read again", exc_info=True)
-
-
-async def _client_for(access: ClusterAccess) -> Any:
-    from kubernetes_asyncio import client, config
-    from kubernetes_asyncio.config.config_exception import ConfigException
-
-    configuration: Any = client.Configuration()
-    configuration.connection_pool_maxsize = 0  # no limit: each followed log has a connection
-    try:
-        if access.kubeconfig is None:
-            load: Any = config.load_incluster_config
-            load(client_configuration=configuration)
-        else:
-            loader = await config.load_kube_config(
-                config_file=str(access.kubeconfig),
-                context=access.context,
-                client_configuration=configuration,
-                persist_config=False,
-            )
-            configuration.refresh_api_key_hook = _Credentials(loader)
-        return client.ApiClient(configuration)
-    except (ConfigException, OSError, TypeError, ValueError) as error:
-        where = "the pod's ServiceAccount" if access.kubeconfig is None else str(access.kubeconfig)
-        raise KubeUnavailable(f"{where}: {error}") from error
 
 
 def _limit(silence_seconds: float | None) -> Any:
@@ -379,6 +341,8 @@ def _kube_errors() -> Iterator[None]:
         yield
     except ApiException as error:
         raise _error_in(error.status or 0, error.headers or {}, error.body or b"") from error
+    except CredentialsUnreadable as error:
+        raise KubeUnavailable(str(error)) from error
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
         raise KubeUnavailable(str(error) or type(error).__name__) from error
     except (ValueError, KeyError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface
 from itertools import chain
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import psutil
 
 from queue_engine.backends.base import BackendError
-from queue_engine.backends.kubernetes.kube_api import ClusterAccess, KubeApi, connect
+from queue_engine.backends.kubernetes.kube_api import KubeApi, connect
+from queue_engine.backends.kubernetes.kube_client import ClusterAccess
 
 SYSTEM_NAMESPACE = "kube-system"
 """A namespace with pods in nearly every cluster, such as those of its name server."""
@@ -28,7 +30,7 @@ async def gateway_of(access: ClusterAccess) -> str:
     """
     addresses: list[str] = []
     for namespace in (SYSTEM_NAMESPACE, access.namespace):
-        api = connect(ClusterAccess(access.name, namespace, access.kubeconfig, access.context))
+        api = connect(replace(access, namespace=namespace))
         try:
             addresses += await _pod_addresses(api)
         finally:
