@@ -64,7 +64,8 @@ def _backend(
         from queue_engine.backends.kubernetes.specs import PodDocuments
 
         kubeconfig = _kubeconfig(clusters, os.environ)
-        sites = Sites(clusters, catalogue, _default_place(settings))
+        default = _default_place(settings)
+        sites = or_fail("QUEUE_ENGINE_CLUSTERS_FILE", lambda: Sites(clusters, catalogue, default))
         connections = {name: partial(connect, _access(place, kubeconfig)) for name, place in sites.clusters.items()}
         documents = PodDocuments(_pod_settings(settings, agent_url, instance_id), sites)
         options = KubernetesOptions(

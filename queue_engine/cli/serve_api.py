@@ -44,8 +44,8 @@ async def serve_api(settings: ApiSettings) -> int:
     is_private = membership is None and settings.api_metrics == "private"
     metrics_ports = [serve_metrics(settings, metrics.Role.API)] if is_private else []
     certificate = or_fail("QUEUE_ENGINE_TLS_CERT", lambda: certificate_of(settings))
-    catalogue = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
-    catalogue = catalogue.within(or_fail("QUEUE_ENGINE_CLUSTERS_FILE", lambda: load_clusters(settings.clusters_file)))
+    types = or_fail("QUEUE_ENGINE_CATALOGUE_FILE", lambda: load_catalogue(settings.catalogue_file))
+    catalogue = or_fail("QUEUE_ENGINE_CLUSTERS_FILE", lambda: types.within(load_clusters(settings.clusters_file)))
     async with open_store(settings) as store, store.noted(metrics.Role.API):
         await store.wait_until_ready()
         facts = await _prepare_keys(settings, store)

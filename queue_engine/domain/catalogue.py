@@ -36,7 +36,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from queue_engine.domain.clusters import Clusters
+from queue_engine.domain.clusters import Clusters, InvalidClusters, Region
 from queue_engine.domain.endpoints import EndpointConfig
 from queue_engine.domain.field_errors import place_of
 from queue_engine.domain.kubernetes import (
@@ -114,6 +114,8 @@ class Catalogue:
     """The types, as in `names`, whose workers get no GPU."""
     unreached_regions: frozenset[str] = frozenset()
     """The regions to whose workers the API cannot connect, so that they run no ALB endpoints."""
+    offered: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The only GPU types of a region, by its name. A region that is missing has all."""
     kubernetes: Mapping[str, KubernetesGpu] = field(default_factory=dict, repr=False)
     """The nodes of the types in Kubernetes, where they are named."""
     _by_lower_name: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -153,16 +155,30 @@ class Catalogue:
             storage_price=self.storage_price if other.storage_price is None else other.storage_price,
             cpu_types=frozenset({*map(renamed, self.cpu_types), *other.cpu_types}),
             unreached_regions=self.unreached_regions | other.unreached_regions,
+            offered={**self.offered, **other.offered},
             kubernetes={renamed(name): one for name, one in self.kubernetes.items()} | dict(other.kubernetes),
             _by_lower_name=mine | dict(other._by_lower_name),
             _prices={renamed(name): price for name, price in self._prices.items()} | dict(other._prices),
         )
 
     def within(self, clusters: Clusters) -> Catalogue:
-        """Return the catalogue with the regions of the operator's clusters, if there are any, in place of its own."""
+        """Return the catalogue with the regions of the operator's clusters, if there are any, in place of its own.
+
+        Raises InvalidClusters if one of them offers a GPU type that the catalogue does not have.
+        """
         if not clusters.regions:
             return self
-        return replace(self, regions=clusters.names, unreached_regions=clusters.unreached)
+        offered = {region.name: types for region in clusters.regions if (types := self.offered_in(region)) is not None}
+        return replace(self, regions=clusters.names, unreached_regions=clusters.unreached, offered=offered)
+
+    def offered_in(self, region: Region) -> tuple[str, ...] | None:
+        """Return the GPU types of a region in the catalogue's spelling; None if it has all. Raises InvalidClusters."""
+        if region.gpu_types is None:
+            return None
+        for name in region.gpu_types:
+            if self.canonical(name) is None:
+                raise InvalidClusters(f"regions.{region.name}.gpuTypes: the catalogue has no GPU type {name}")
+        return tuple(dict.fromkeys(self.canonical(name) or name for name in region.gpu_types))
 
     def canonical(self, name: str) -> str | None:
         """Return the GPU type in the catalogue's spelling, ignoring case; None if it is unknown."""

@@ -9,10 +9,12 @@ namespace = "queue-engine-workers"              # optional: QUEUE_ENGINE_KUBERNE
 nodeSelector = { "topology.kubernetes.io/region" = "us-east-1" }    # optional: labels that nodes must have
 flatNetwork = true                              # optional: the API can connect to the pods of this cluster
 maxWorkers = 200                                # optional: limit of the engine's workers in this cluster
+gpuTypes = ["NVIDIA_L4_24G", "CPU"]             # optional: the only types here; all of the catalogue
 ```
 
-Regions with the same context and namespace are in one cluster. Where the file is missing, every region is accepted, and
-means the cluster of QUEUE_ENGINE_KUBERNETES_CONTEXT.
+Regions with the same context and namespace are in one cluster. A namespace that may use only some of the GPU types of
+its cluster, for example by its quota, names them in `gpuTypes`: workers of other types would wait there. Where the file
+is missing, every region is accepted, and means the cluster of QUEUE_ENGINE_KUBERNETES_CONTEXT.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ MAX_REGION_CHARACTERS = 64
 """Length limit of a region's name in the API."""
 
 
+NOT_OFFERED = "{region} has no GPU type {gpu_type}: there are {offered}"
+"""The reason why a resource must not be named: the operator's `gpuTypes` leave it out."""
 UNREACHED = "ALB endpoints cannot have workers in {region}, because the API does not reach the network of its cluster"
 """The reason why an ALB endpoint must not name a region. The operator's `flatNetwork` says that the API reaches it."""
 
@@ -48,6 +52,7 @@ class _Region(BaseModel):
     nodeSelector: dict[LabelKey, LabelValue] = {}  # noqa: N815 - the API's word
     flatNetwork: bool | None = None  # noqa: N815 - as the words of the API
     maxWorkers: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # noqa: N815 - as the words of the API
+    gpuTypes: Annotated[list[str], Field(min_length=1)] | None = None  # noqa: N815 - as the words of the API
 
 
 _RegionName = Annotated[
@@ -77,6 +82,8 @@ class Region:
     is_reached: bool = True
     """True if the API can connect to the pods of its cluster."""
     max_workers: int | None = None
+    gpu_types: tuple[str, ...] | None = None
+    """The GPU types that it offers, in the operator's spelling; None means all of the catalogue."""
 
 
 @dataclass(frozen=True)
@@ -123,4 +130,7 @@ class Clusters:
 def _region(name: str, content: _Region) -> Region:
     """Return the region. A cluster without a context is the controller's own, so the API is taken to be in it."""
     is_reached = content.context is None if content.flatNetwork is None else content.flatNetwork
-    return Region(name, content.context, content.namespace, content.nodeSelector, is_reached, content.maxWorkers)
+    gpu_types = None if content.gpuTypes is None else tuple(content.gpuTypes)
+    return Region(
+        name, content.context, content.namespace, content.nodeSelector, is_reached, content.maxWorkers, gpu_types
+    )

@@ -179,6 +179,62 @@ def test_a_worker_whose_resources_are_all_short_waits_for_the_first() -> None:
     assert (found.resource, found.waits_for) == (FAR, "waits for far")
 
 
+def test_a_cluster_that_does_not_respond_takes_no_worker() -> None:
+    load = {"prod/gpu": Load(is_away=True)}
+    assert _chosen((FAR, NEAR), load=load) == NEAR
+    assert SITES.place((FAR,), {}, load, NOW) == Later("waits for the cluster of far, which does not respond")
+
+
+SHARED = Clusters.parse("""
+[regions.large]
+context = "prod"
+namespace = "large"
+gpuTypes = ["nvidia_h100_80g", "CPU"]
+
+[regions.small]
+context = "prod"
+namespace = "small"
+gpuTypes = ["NVIDIA_L4_24G"]
+""")
+"""Two namespaces of one cluster with different GPU types."""
+
+
+def test_a_gpu_type_of_one_namespace_is_not_placed_in_another_one_of_the_cluster() -> None:
+    sites = Sites(SHARED, CATALOGUE, ClusterPlace(None, "workers"))
+    large, small = (Resource(region, "NVIDIA_H100_80G", 1) for region in ("large", "small"))
+    found = sites.place((small, large), {}, {}, NOW)
+    assert isinstance(found, Place)
+    assert (found.resource, found.cluster) == (large, "prod/large")
+    reason = "resources: small has no GPU type NVIDIA_H100_80G: there are NVIDIA_L4_24G"
+    assert sites.place((small,), {}, {}, NOW) == Refusal(reason)
+    assert sites.refusal((small,), ServiceMode.QUEUE) == reason
+
+
+def test_an_endpoint_may_name_the_gpu_types_of_its_region_only() -> None:
+    catalogue = CATALOGUE.within(SHARED)
+
+    def errors(region: str, gpu_type: str) -> list[tuple[str, str]]:
+        body = ENDPOINT | {"resources": [{"region": region, "gpuType": gpu_type, "gpuCount": 1}]}
+        made, found = CreateEndpoint.parse(body, catalogue)
+        if not found:
+            _, again = UpdateEndpoint.parse({"workers": 2}, catalogue, made.config())
+            assert again == []
+        return found
+
+    assert errors("LARGE", "nvidia_h100_80g") == errors("small", "NVIDIA_L4_24G") == []
+    told = "small has no GPU type NVIDIA_H100_80G: there are NVIDIA_L4_24G"
+    assert errors("small", "NVIDIA_H100_80G") == [("resources[0].gpuType", told)]
+
+
+def test_a_gpu_type_of_a_region_that_the_catalogue_does_not_have_is_named() -> None:
+    clusters = Clusters.parse('[regions.here]\ngpuTypes = ["MI300X"]\n')
+    told = r"regions\.here\.gpuTypes: the catalogue has no GPU type MI300X"
+    with pytest.raises(InvalidClusters, match=told):
+        CATALOGUE.within(clusters)
+    with pytest.raises(InvalidClusters, match=told):
+        Sites(clusters, CATALOGUE, ClusterPlace(None, "workers"))
+
+
 def test_a_region_without_a_cluster_is_refused_with_those_that_there_are() -> None:
     refused = SITES.place((replace(NEAR, region="mars"),), {}, {}, NOW)
     assert refused == Refusal("resources: no cluster is configured for the region mars: there are near, far, flat")

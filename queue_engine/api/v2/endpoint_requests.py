@@ -18,7 +18,7 @@ from queue_engine.api.v2.fields import (
     parsed_changes,
 )
 from queue_engine.domain.catalogue import Catalogue
-from queue_engine.domain.clusters import UNREACHED
+from queue_engine.domain.clusters import NOT_OFFERED, UNREACHED
 from queue_engine.domain.definitions import Defined
 from queue_engine.domain.endpoints import SETTINGS, EndpointConfig, Expose, Resource, ServiceMode, Setting
 from queue_engine.domain.field_errors import FieldError, listing, raise_for
@@ -255,7 +255,7 @@ class CreateEndpoint(_Creation):
         errors += _errors_together(made.ready_path, made.expose, errors)
         # An invalid required field leaves no attribute.
         resources, mode = getattr(made, "resources", ()), getattr(made, "service_mode", None)
-        return made, errors + _unreached_regions(resources, mode, catalogue)
+        return made, errors + _not_offered(resources, catalogue) + _unreached_regions(resources, mode, catalogue)
 
     def config(self) -> EndpointConfig:
         """Return the configuration to store."""
@@ -280,6 +280,7 @@ class UpdateEndpoint(_Change):
         after = changes._applied_to(before)
         errors += _errors_together(after.ready_path, after.expose, errors)
         resources = after.resources if "resources" in changes.model_fields_set else ()
+        errors += _not_offered(resources, catalogue)
         return changes, errors + _unreached_regions(resources, before.service_mode, catalogue)
 
     def environment(self) -> dict[str, str] | None:
@@ -308,6 +309,18 @@ def _errors_together(
     if ready_path is None or expose is not None or any(name.startswith("expose") for name, _ in errors):
         return []
     return [("readyPath", "requires expose, because it is requested on that port")]
+
+
+def _not_offered(resources: Sequence[ResourceRequest | Resource], catalogue: Catalogue) -> list[FieldError]:
+    """Return an error for each resource whose GPU type is not one of its region."""
+    return [
+        (
+            f"resources[{index}].gpuType",
+            NOT_OFFERED.format(region=one.region, gpu_type=one.gpu_type, offered=", ".join(offered)),
+        )
+        for index, one in enumerate(resources)
+        if (offered := catalogue.offered.get(one.region)) is not None and one.gpu_type not in offered
+    ]
 
 
 def _unreached_regions(

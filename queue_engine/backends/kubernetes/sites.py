@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from queue_engine.backends.placement import Later, Placement, Refusal, Shortage, place
 from queue_engine.domain.catalogue import Catalogue
-from queue_engine.domain.clusters import UNREACHED, Clusters, Region
+from queue_engine.domain.clusters import NOT_OFFERED, UNREACHED, Clusters, Region
 from queue_engine.domain.endpoints import Resource, ServiceMode
 from queue_engine.domain.field_errors import listing
 from queue_engine.domain.kubernetes import KubernetesGpu
@@ -19,6 +19,8 @@ SLOWED_SECONDS = 1.0
 """Minimum time between two starts in such a cluster."""
 MAX_LISTED_CHARACTERS = 300
 """Length limit of a list of names in a reason."""
+AWAY = "waits for the cluster of {region}, which does not respond"
+"""The reason of a worker whose cluster is away, or has not listed its pods since the controller leads."""
 DEFAULT_CONTEXT = "default"
 """The name of the cluster without a context."""
 
@@ -46,6 +48,8 @@ class Load:
     """Number of pods that wait for a node."""
     last_start: float = 0.0
     """Monotonic time at which the latest pod was created."""
+    is_away: bool = False
+    """True if the cluster does not respond."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,15 @@ class Place:
 class Sites:
     """The regions and GPU types of an installation.
 
-    `default` is the cluster where the operator names no regions, and has the namespace of regions without one.
+    `default` is the cluster where the operator names no regions, and has the namespace of regions without one. Raises
+    InvalidClusters if a region offers a GPU type that the catalogue does not have.
     """
 
     def __init__(self, clusters: Clusters, catalogue: Catalogue, default: ClusterPlace) -> None:
         self._clusters = clusters
         self._catalogue = catalogue
         self._default = default
+        self._offered = {region.name: catalogue.offered_in(region) for region in clusters.regions}
 
     @property
     def clusters(self) -> dict[str, ClusterPlace]:
@@ -118,10 +124,16 @@ class Sites:
     def _missing(self, resources: Sequence[Resource]) -> dict[Resource, str]:
         found: dict[Resource, str] = {}
         for one in resources:
-            if self._clusters.region(one.region) is None:
+            region, gpu_type = self._clusters.region(one.region), self._catalogue.canonical(one.gpu_type)
+            offered = None if region is None else self._offered.get(region.name)
+            if region is None:
                 found[one] = f"resources: no cluster is configured for the region {one.region}: there are {self._names}"
-            elif self._catalogue.canonical(one.gpu_type) is None:
+            elif gpu_type is None:
                 found[one] = f"resources: the catalogue has no GPU type {one.gpu_type}"
+            elif offered is not None and gpu_type not in offered:
+                names = listing(offered, ", ", MAX_LISTED_CHARACTERS)
+                reason = NOT_OFFERED.format(region=one.region, gpu_type=one.gpu_type, offered=names)
+                found[one] = f"resources: {reason}"
         return found
 
     def _unreached(self, resources: Sequence[Resource]) -> Iterator[str]:
@@ -140,6 +152,8 @@ class Sites:
             return None
         name = self._place_of(region).name
         found = load.get(name, Load())
+        if found.is_away:
+            return AWAY.format(region=region.name)
         if region.max_workers is not None and found.pods >= region.max_workers:
             return f"waits for its turn: the cluster of {region.name} has its limit of {region.max_workers} workers"
         if found.waiting >= MAX_WAITING and now - found.last_start < SLOWED_SECONDS:
