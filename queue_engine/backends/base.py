@@ -13,7 +13,7 @@ has died or was replaced, and the next leader goes on with the workers that `obs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -84,6 +84,8 @@ class WorkerSpec:
     """Timeout of a start, until the container is ready."""
     run: int = 1
     """The number of this start of the worker, which its agent's reports include. It grows with each start."""
+    tenant: str = ""
+    """The owner of the endpoint. Where starts wait, tenants take turns."""
     revision: int = 1
     """The endpoint's revision that the rest of the specification is from."""
     agent_environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -160,6 +162,26 @@ class AsksForLeadership(Protocol):
     """Set by the controller: returns False as soon as its leadership may have ended, and until it is set."""
 
 
+@runtime_checkable
+class ListsInParts(Protocol):
+    """The part of a backend whose platform has several parts, such as clusters, that may be away one by one.
+
+    `observe` then returns the workers of the parts that have responded, and the controller leaves the other ones alone.
+    """
+
+    @property
+    def unlisted(self) -> frozenset[str]:
+        """Names of the parts whose workers `observe` does not have, because they were not listed yet."""
+        ...
+
+    def unlisted_reason(self, resources: Sequence[Resource] | None) -> str | None:
+        """Return why a worker may exist that `observe` does not return; None if it cannot exist.
+
+        `resources` are those with which it may have been started; None means any.
+        """
+        ...
+
+
 class Backend(Protocol):
     """Starts, ends and lists workers. The controller makes all decisions.
 
@@ -218,8 +240,9 @@ class Backend(Protocol):
         """Return the workers of this installation that were started and not stopped, by their id.
 
         None until the platform has been listed completely for the first time since the construction or `aclose`: the
-        controller must not plan without it, because it would start all workers again. Later, workers on a platform that
-        does not respond stay, with the phase `unknown`. Returns at once, from memory.
+        controller must not plan without it, because it would start all workers again. If some parts of a platform are
+        away, the workers of the others: see `ListsInParts`. Later, workers on a platform that does not respond stay,
+        with the phase `unknown`. Returns at once, from memory.
         """
         ...
 

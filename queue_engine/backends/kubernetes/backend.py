@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from queue_engine.aio import Backoff, end_tasks
+from queue_engine.aio import end_tasks
 from queue_engine.backends.base import STOP_MARGIN_SECONDS, BackendError, EndNotConfirmed, Observed, Phase, WorkerSpec
 from queue_engine.backends.container_logs import BeforeRemoval, LogEntry, nothing_before_removal
 from queue_engine.backends.docker.explain import Explanation
@@ -26,9 +25,12 @@ from queue_engine.backends.kubernetes.explain import explain_refusal
 from queue_engine.backends.kubernetes.kube_api import Document, KubeApi, KubeError, Owner
 from queue_engine.backends.kubernetes.names import Identity
 from queue_engine.backends.kubernetes.output import environment, follow
+from queue_engine.backends.kubernetes.placing import Placing
 from queue_engine.backends.kubernetes.pod_view import PodView
-from queue_engine.backends.kubernetes.sites import Load, Place
+from queue_engine.backends.kubernetes.refusals import Demand
+from queue_engine.backends.kubernetes.sites import AWAY, Load, Place
 from queue_engine.backends.kubernetes.specs import POD_MARGIN_SECONDS
+from queue_engine.backends.kubernetes.turns import ENGINE, Party
 from queue_engine.backends.kubernetes.watch import RESYNC_SECONDS, Changes
 from queue_engine.backends.kubernetes.worker import Worker
 from queue_engine.backends.placement import SKIPPED, Later, Refusal, Shortage
@@ -41,10 +43,6 @@ MAX_STARTING = 40
 """Simultaneous starts. Their work is done on many machines, and the writes to each cluster have a budget."""
 LIST_WAIT_SECONDS = 10.0
 """Maximum time that a start waits for the first lists of pods."""
-PLACE_SECONDS = 1.0
-"""Pause until a start for which no cluster has a place is tried again."""
-CREATE = Backoff(1.0, 30.0)
-"""Pauses until a pod that the server does not take yet is created again."""
 EARLIER_SECONDS = 60.0
 """Maximum time until a pod of an earlier run of the worker is removed."""
 WARNINGS_AT_ONCE = 4
@@ -79,6 +77,10 @@ class Places(Protocol):
         self, resources: Sequence[Resource], recent: Mapping[Resource, Shortage], load: Mapping[str, Load], now: float
     ) -> Place | Later | Refusal:
         """Return the place of the next worker, the reason why there is none yet, or why there can be none."""
+        ...
+
+    def at(self, resource: Resource) -> str | None:
+        """Return the name of the cluster of a resource; None if there is none."""
         ...
 
 
@@ -126,6 +128,9 @@ class KubernetesBackend:
         """Uids of pods whose shortage has been noted."""
         self._sweeps: dict[str, asyncio.Task[None]] = {}
         self._warnings: dict[str, asyncio.Task[None]] = {}
+        self._placing = Placing(self._decide, self._begin_start)
+        self._opened_at: float | None = None
+        """Monotonic time at which the clusters were connected to; None while they are not."""
         self._ender = Ender(
             self._before_removal, self._now_ms, force_delete_after_seconds=options.force_delete_after_seconds
         )
@@ -157,7 +162,7 @@ class KubernetesBackend:
             return
         if known is not None and known.observed(self._now(), self._now_ms()).alive:
             raise BackendError("an earlier run of the worker has not ended")
-        worker = Worker(spec.endpoint_id, spec.worker_id, spec.run, self._now_ms())
+        worker = Worker(spec.endpoint_id, spec.worker_id, spec.run, self._now_ms(), spec.tenant)
         worker.secrets = frozenset(
             value for name, value in spec.environment.items() if name not in spec.plain_variables
         )
@@ -172,7 +177,7 @@ class KubernetesBackend:
 
     async def observe(self) -> Mapping[str, Observed] | None:
         self._open()
-        if not all(one.watch.is_complete for one in self._clusters.values()):
+        if not self._is_listed():
             return None
         now, now_ms = self._now(), self._now_ms()
         found = {one.worker_id: one.observed(now, now_ms) for one in self._workers.values()}
@@ -187,6 +192,7 @@ class KubernetesBackend:
         for cluster in self._clusters.values():
             await cluster.aclose()
         self._clusters.clear()
+        self._opened_at = None
         self._workers.clear()
         self._short.clear()
 
@@ -218,25 +224,45 @@ class KubernetesBackend:
             raise BackendError(refusal)
 
     async def _listed(self) -> None:
-        """Wait until the pods of all clusters were listed once. Raises BackendError."""
+        """Wait until the pods of the clusters were listed once. Raises BackendError if all of them are away."""
         self._open()
         until = self._now() + LIST_WAIT_SECONDS
-        for cluster in list(self._clusters.values()):
-            if not await cluster.watch.until_complete(max(0.0, until - self._now())):
-                problem = cluster.watch.problem or "it does not respond"
-                raise BackendError(f"the pods of the cluster {cluster.name} are not listed yet: {problem}")
+        clusters = list(self._clusters.values())
+        for cluster in clusters:
+            if not self._is_listed():
+                await cluster.watch.until_complete(max(0.0, until - self._now()))
+        if not any(one.watch.is_complete for one in clusters):
+            problem = clusters[0].watch.problem or "it does not respond"
+            raise BackendError(f"the pods of the cluster {clusters[0].name} are not listed yet: {problem}")
+
+    def _is_listed(self) -> bool:
+        """Return True if the pods of a cluster were listed, and those of the others too unless they are away."""
+        watches = [one.watch for one in self._clusters.values()]
+        is_late = self._opened_at is not None and self._now() - self._opened_at >= LIST_WAIT_SECONDS
+        is_settled = is_late or all(one.is_complete or one.problem is not None for one in watches)
+        return is_settled and any(one.is_complete for one in watches)
+
+    @property
+    def unlisted(self) -> frozenset[str]:
+        """Names of the clusters that were not listed yet: see `ListsInParts`."""
+        return frozenset(name for name, one in self._clusters.items() if not one.watch.is_complete)
+
+    def unlisted_reason(self, resources: Sequence[Resource] | None) -> str | None:
+        """Return why a worker may exist that `observe` does not return: see `ListsInParts`."""
+        if not (unlisted := self.unlisted):
+            return None
+        if resources is None:
+            return "a cluster does not respond"
+        away = (one.region for one in resources if self._places.at(one) in unlisted)
+        return next((AWAY.format(region=region) for region in away), None)
 
     async def _make(self, worker: Worker, spec: WorkerSpec) -> None:
         """Make the objects of a worker. A failure is its end, and leaves no Secret that no other worker uses."""
         try:
             await self._remove_earlier(worker)
-            place = await self._placed(worker, spec)
+            place = await self._placing.place(worker, spec)
             worker.cluster = cluster = self._clusters[place.cluster]
-            cluster.place(spec.worker_id)
-            try:
-                await self._create(cluster, worker, spec, place)
-            finally:
-                cluster.starting.discard(spec.worker_id)
+            await self._create(cluster, worker, spec, place)
         except NotLeading as error:
             log.info("a start is left to the next controller: %s", error, extra={"worker": worker.worker_id})
             self._forget_start(worker)
@@ -245,6 +271,9 @@ class KubernetesBackend:
         except Exception:
             log.exception("a start has failed", extra={"worker": worker.worker_id})
             worker.failure = Explanation(Phase.ENDED, "the start has failed by an error of the controller")
+        finally:
+            for cluster in self._clusters.values():  # it may have been placed in the moment of its end
+                cluster.starting.discard(worker.worker_id)
 
     def _forget_start(self, worker: Worker) -> None:
         """Forget a start that nothing continues. This controller may lead again before it has closed the backend."""
@@ -261,18 +290,12 @@ class KubernetesBackend:
         except TimeoutError:
             raise BackendError("the pod of an earlier run cannot be removed") from None
 
-    async def _placed(self, worker: Worker, spec: WorkerSpec) -> Place:
-        """Wait for a place. Raises BackendError if there can be none."""
-        while True:
-            load = {name: cluster.load for name, cluster in self._clusters.items()}
-            found = self._places.place(spec.resources, self._shortages(spec), load, self._now())
-            if isinstance(found, Refusal):
-                raise BackendError(found.reason)
-            if isinstance(found, Place):
-                worker.progress = Explanation(Phase.STARTING)
-                return found
-            worker.progress = Explanation(Phase.WAITING, found.reason)
-            await asyncio.sleep(PLACE_SECONDS)
+    def _decide(self, spec: WorkerSpec) -> Place | Later | Refusal:
+        load = {name: cluster.load for name, cluster in self._clusters.items()}
+        return self._places.place(spec.resources, self._shortages(spec), load, self._now())
+
+    def _begin_start(self, worker: Worker, place: Place) -> None:
+        self._clusters[place.cluster].place(worker.worker_id)
 
     def _shortages(self, spec: WorkerSpec) -> dict[Resource, Shortage]:
         """Return the latest shortages that concern a worker."""
@@ -285,25 +308,39 @@ class KubernetesBackend:
 
     async def _create(self, cluster: Cluster, worker: Worker, spec: WorkerSpec, place: Place) -> None:
         """Create the Secrets and the pod, again and again while the cluster does not take them yet."""
-        failures = 0
-        while True:
-            try:
-                owner = await cluster.owner()
-                secrets = self._documents.secrets(spec, place, owner)
-                worker.secret_names = frozenset(one["metadata"]["name"] for one in secrets)
-                return await cluster.create(secrets, self._documents.pod(spec, place, owner))
-            except KubeError as error:
-                refused = explain_refusal(error)
-            if refused.phase is Phase.ENDED:
-                worker.failure = refused
-                return await self._release(cluster, worker.secret_names)
-            worker.progress = refused
-            failures += 1
-            await asyncio.sleep(CREATE.delay_after(failures, luck=random.random()))
+        worker.failure = await self._refusal_of(cluster, worker, spec, place)
+        if worker.failure is not None:
+            await self._release(cluster, worker.secret_names, worker.party)
 
-    async def _release(self, cluster: Cluster, secrets: Iterable[str]) -> None:
+    async def _refusal_of(self, cluster: Cluster, worker: Worker, spec: WorkerSpec, place: Place) -> Explanation | None:
+        """Create the objects of a worker. Return the reason if the cluster never takes them."""
+        made: set[str] = set()
+        of_owner: Owner | None = None
+        demand = Demand(worker.party, spec.revision, place.resource)
+        with cluster.using() as use, cluster.refusals.tries(demand, worker.show) as tries:
+            while True:
+                await tries.turn()
+                try:
+                    owner = await cluster.owner()
+                    if owner != of_owner:  # its objects were removed with it
+                        made.clear()
+                    of_owner = owner
+                    secrets = self._documents.secrets(spec, place, owner)
+                    worker.secret_names = frozenset(one["metadata"]["name"] for one in secrets)
+                    use(worker.secret_names)
+                    await cluster.create(worker.party, secrets, self._documents.pod(spec, place, owner), made)
+                except KubeError as error:
+                    refused = explain_refusal(error)
+                else:
+                    tries.taken()
+                    return None
+                if refused.phase is Phase.ENDED:
+                    return refused
+                tries.refused(refused)
+
+    async def _release(self, cluster: Cluster, secrets: Iterable[str], party: Party) -> None:
         try:
-            await cluster.release_secrets(secrets)
+            await cluster.release_secrets(secrets, party=party)
         except BackendError as error:
             log.info("Secrets are left to the next sweep: %s", error, extra={"cluster": cluster.name})
 
@@ -343,9 +380,9 @@ class KubernetesBackend:
         pods = list(self._pods_of(worker, below=worker.run + 1))
         await asyncio.gather(*(self._ender.end(cluster, pod, worker) for cluster, pod in pods))
         for cluster, pod in pods:
-            await self._release(cluster, pod.secrets)
+            await self._release(cluster, pod.secrets, worker.party)
         if worker.cluster is not None:
-            await self._release(worker.cluster, worker.secret_names)
+            await self._release(worker.cluster, worker.secret_names, worker.party)
         if self._workers.get(worker.worker_id) is worker:
             del self._workers[worker.worker_id]
 
@@ -365,6 +402,8 @@ class KubernetesBackend:
 
     def _open(self) -> None:
         """Connect to the clusters, and begin to watch them, unless that is done."""
+        if self._opened_at is None:
+            self._opened_at = self._now()
         for name, connect in self._connect.items():
             if name not in self._clusters:
                 self._clusters[name] = self._connected(name, connect())
@@ -373,7 +412,7 @@ class KubernetesBackend:
     def _connected(self, name: str, api: KubeApi) -> Cluster:
         changes = Changes(
             on_change=partial(self._note_change, name),
-            on_removal=self._note_removal,
+            on_removal=partial(self._note_removal, name),
             on_list=partial(self._begin_sweep, name),
         )
         return Cluster(
@@ -404,8 +443,10 @@ class KubernetesBackend:
             self._workers[identity.worker_id] = worker
         return worker
 
-    def _note_removal(self, pod: PodView) -> None:
+    def _note_removal(self, name: str, pod: PodView) -> None:
         self._short.discard(pod.uid)
+        self._placing.hasten()
+        self._clusters[name].refusals.hasten()
         worker = None if pod.identity is None else self._workers.get(pod.identity.worker_id)
         if worker is None or pod.identity is None:
             return
@@ -445,7 +486,7 @@ class KubernetesBackend:
             await cluster.renew_owner()
             for pod in [one for one in cluster.watch.pods.values() if self._is_left(one)]:
                 log.warning("removing a pod that is no worker", extra={"cluster": cluster.name, "pod": pod.name})
-                await cluster.delete_pod(pod, self._options.pod_margin_seconds)
+                await cluster.delete_pod(ENGINE, pod, self._options.pod_margin_seconds)
             await cluster.sweep_secrets()
         except BackendError as error:
             log.info("a sweep is left to the next one: %s", error, extra={"cluster": cluster.name})

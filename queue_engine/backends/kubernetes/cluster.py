@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 from queue_engine.aio import end_tasks, uncut
@@ -15,7 +15,9 @@ from queue_engine.backends.kubernetes.budget import Budget
 from queue_engine.backends.kubernetes.kube_api import ANCHOR, Document, KubeApi, KubeError, Owner
 from queue_engine.backends.kubernetes.names import selector
 from queue_engine.backends.kubernetes.pod_view import PodView
+from queue_engine.backends.kubernetes.refusals import Refusals
 from queue_engine.backends.kubernetes.sites import Load
+from queue_engine.backends.kubernetes.turns import ENGINE, Party
 from queue_engine.backends.kubernetes.watch import Changes, PodWatch
 from queue_engine.observability import metrics
 
@@ -70,6 +72,7 @@ class Cluster:
         self._selector = selector(instance)
         self._leads = leads
         self._budget = Budget()
+        self.refusals = Refusals()
         self._owner: Owner | None = None
         self._is_owner_known = False
         self._looking_for_owner = asyncio.Lock()
@@ -103,33 +106,50 @@ class Cluster:
         if self._waiting[0] != self.watch.generation:  # because many starts may ask between two changes
             waiting = sum(not (one.has_node or one.is_deleted) for one in self.watch.pods.values())
             self._waiting = (self.watch.generation, waiting)
-        return Load(len(self.watch.pods) + len(self.starting), self._waiting[1], self.last_start)
+        pods = len(self.watch.pods) + len(self.starting)
+        return Load(pods, self._waiting[1], self.last_start, is_away=not self.watch.is_connected)
 
-    async def create(self, secrets: Sequence[Document], pod: Document) -> None:
+    @contextmanager
+    def using(self) -> Iterator[Callable[[Collection[str]], None]]:
+        """Keep Secrets as long as a start needs them, also while it waits. Yields the function that names them."""
+        used: Counter[str] = Counter()
+
+        def use(names: Collection[str]) -> None:
+            new = Counter(set(names) - used.keys())
+            used.update(new)
+            self._using.update(new)
+
+        try:
+            yield use
+        finally:
+            self._using -= used  # which keeps no zeros
+
+    async def create(self, party: Party, secrets: Sequence[Document], pod: Document, made: set[str]) -> None:
         """Create a pod, after its Secrets. Does nothing where one of the name exists. Raises KubeError.
 
-        What exists already was made by an earlier try, or by another controller for the same run.
+        What exists already was made by an earlier try, or by another controller for the same run. `made` has the names
+        of the Secrets that earlier tries of this start have made, so that a further one costs one write.
         """
+        for secret in secrets:
+            name = secret["metadata"]["name"]
+            if name not in made:
+                await self._until_removed(name)
+                await self._unless_done(party, self.api.create_secret, secret)
+                made.add(name)
         name = pod["metadata"]["name"]
-        used = [one["metadata"]["name"] for one in secrets]
-        self._using.update(used)
-        try:
-            for secret in secrets:
-                await self._until_removed(secret["metadata"]["name"])
-                await self._unless_done(self.api.create_secret, secret)
-            await self._unless_done(self._create_pod, pod)
-            if not await self.watch.until(lambda: name in self.watch.pods, APPEAR_SECONDS):
-                raise KubeError(_CONFLICT, f"another pod has the name {name}")
-        finally:
-            self._using -= Counter(used)  # which keeps no zeros
+        await self._unless_done(party, self._create_pod, pod)
+        if not await self.watch.until(lambda: name in self.watch.pods, APPEAR_SECONDS):
+            raise KubeError(_CONFLICT, f"another pod has the name {name}")
 
     async def _create_pod(self, pod: Document) -> None:
         """Create a pod and know it, in one call that is not cut, so that it can be ended at once."""
         self.watch.note_created(await self.api.create_pod(pod))
 
-    async def _unless_done(self, create: Callable[[Document], Coroutine[Any, Any, object]], document: Document) -> None:
+    async def _unless_done(
+        self, party: Party, create: Callable[[Document], Coroutine[Any, Any, object]], document: Document
+    ) -> None:
         try:
-            await self._write(lambda: create(document))
+            await self._write(party, lambda: create(document))
         except KubeError as error:
             if not error.is_done:
                 raise
@@ -141,17 +161,19 @@ class Cluster:
 
     # Ends
 
-    async def delete_pod(self, pod: PodView, grace_seconds: int) -> None:
+    async def delete_pod(self, party: Party, pod: PodView, grace_seconds: int) -> None:
         """Ask for the end of a pod; 0 removes it without waiting for its node."""
-        await self._write(lambda: self.api.delete_pod(pod.name, pod.uid, grace_seconds))
+        await self._write(party, lambda: self.api.delete_pod(pod.name, pod.uid, grace_seconds))
 
-    async def release_secrets(self, names: Iterable[str], *, keep_for_deleted: bool = True) -> None:
+    async def release_secrets(
+        self, names: Iterable[str], *, party: Party = ENGINE, keep_for_deleted: bool = True
+    ) -> None:
         """Remove those of the Secrets that no pod and no start in progress uses. Raises KubeError.
 
         A pod may also use Secrets of the operator, such as that of a registry. These have other names, and stay.
         """
         used = self._used_secrets(with_deleted=keep_for_deleted)
-        removals = [self._removal(name) for name in names if name.startswith(SECRETS) and name not in used]
+        removals = [self._removal(party, name) for name in names if name.startswith(SECRETS) and name not in used]
         for error in await asyncio.gather(*removals, return_exceptions=True):
             if isinstance(error, BaseException):
                 raise error
@@ -171,11 +193,12 @@ class Cluster:
         in_pods = {name for pod in pods for name in pod.secrets}
         return in_pods | self._using.keys()
 
-    def _removal(self, name: str) -> asyncio.Task[None]:
+    def _removal(self, party: Party, name: str) -> asyncio.Task[None]:
         """Begin to remove a Secret, unless that is in progress."""
         removal = self._removals.get(name)
         if removal is None:
-            removal = asyncio.create_task(self._write(lambda: self.api.delete_secret(name)), name=f"remove-{name}")
+            removing = self._write(party, lambda: self.api.delete_secret(name))
+            removal = asyncio.create_task(removing, name=f"remove-{name}")
             self._removals[name] = removal
             removal.add_done_callback(lambda _: self._removals.pop(name, None))
         return removal
@@ -229,7 +252,7 @@ class Cluster:
         log.warning(
             "there is no ConfigMap %s: making it as the owner of all workers", ANCHOR, extra={"cluster": self.name}
         )
-        await self._unless_done(self._create_anchor, {})
+        await self._unless_done(ENGINE, self._create_anchor, {})
         return await self.api.anchor()
 
     async def _create_anchor(self, _: Document) -> Owner:
@@ -241,11 +264,14 @@ class Cluster:
         """Return the message of the newest warning about a pod; empty if there is none. Raises KubeError."""
         return newest_warning(await self.api.list_events(pod.uid, EVENTS))
 
-    async def _write(self, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Make a call that changes something, within the budget. Raises KubeError and NotLeading."""
+    async def _write(self, party: Party, call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Make a call that changes something, within the budget. Raises KubeError and NotLeading.
+
+        It is for the party, or for the engine itself.
+        """
         tries = 0
         while True:
-            await self._budget.take()
+            await self._budget.take(party)
             if not self._leads():
                 raise NotLeading("this controller does not lead any longer")
             tries += 1

@@ -80,13 +80,13 @@ class Ender:
                 extra={"cluster": cluster.name, "pod": pod.name},
             )
         if is_forced or (pod.is_deleted and pod.has_ended):  # a kubelet may take a minute to clean up
-            await cluster.delete_pod(pod, FORGET)
+            await cluster.delete_pod(worker.party, pod, FORGET)
             return _Asked(-math.inf, now, FORGET, is_shorter=False)
         is_repeated = asked is not None and not pod.is_deleted and now - asked.at > CONFIRM_SECONDS
         if asked is not None and end_at >= asked.end_at and not is_repeated:
             return asked
         grace_seconds = max(MIN_GRACE_SECONDS, math.ceil(end_at - now))
-        await cluster.delete_pod(pod, grace_seconds)
+        await cluster.delete_pod(worker.party, pod, grace_seconds)
         is_shorter = grace_seconds < pod.deletion_grace_seconds and not is_lost(pod, self._now_ms())
         return _Asked(end_at, now, grace_seconds, is_shorter=is_shorter)
 

@@ -1,7 +1,7 @@
 """The client of a cluster with the credentials that its files have now.
 
 Tokens and certificates are replaced while the controller runs: the kubelet does so with the token of a ServiceAccount,
-an operator or a Secret with a kubeconfig. The client is made anew when one of the files has changed, and when the
+an operator or a Secret with a kubeconfig. A new client is made when one of the files has changed, and when the
 server refuses the credentials. Requests in progress, such as a watch, go on with the earlier client.
 """
 
@@ -77,7 +77,7 @@ class Client:
 
 
 class Clients:
-    """The client of a cluster, which is made by its first use, and anew when its credentials have changed."""
+    """The client of a cluster, made by its first use. A new one is made when its credentials have changed."""
 
     def __init__(self, access: ClusterAccess, clock: Callable[[], float] = time.monotonic) -> None:
         self._access = access
@@ -171,7 +171,7 @@ class _References:
 
 
 async def _client_for(access: ClusterAccess) -> Any:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
     from kubernetes_asyncio import client, config
     from kubernetes_asyncio.config.config_exception import ConfigException
 
@@ -199,7 +199,7 @@ async def _client_for(access: ClusterAccess) -> Any:
         raise CredentialsUnreadable(f"{access.source}: {error}") from error
     except (OSError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         # The loader checks few types, so that a file which is no kubeconfig can end in any of these.
-        raise CredentialsUnreadable(f"{access.source}: {error or type(error).__name__}") from error
+        raise CredentialsUnreadable(f"{access.source}: {str(error) or type(error).__name__}") from error
 
 
 def _identity(path: Path) -> tuple[int, int, int] | None:

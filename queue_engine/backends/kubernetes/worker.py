@@ -11,6 +11,7 @@ from queue_engine.backends.docker.explain import Explanation
 from queue_engine.backends.kubernetes.cluster import Cluster
 from queue_engine.backends.kubernetes.explain import PULL_REASONS, explain, explain_gone
 from queue_engine.backends.kubernetes.pod_view import PodView
+from queue_engine.backends.kubernetes.turns import Party
 
 WARNING_SECONDS = 30.0
 """Time of a start without a reason after which the cluster is asked for warnings, and the pause until the next time."""
@@ -29,6 +30,8 @@ class Worker:
     worker_id: str
     run: int
     started_at_ms: int
+    tenant: str = ""
+    """The endpoint's tenant; empty for a worker of another controller."""
     cluster: Cluster | None = None
     """None until the start was placed."""
     pod: PodView | None = None
@@ -55,12 +58,21 @@ class Worker:
     _shown_at: float = 0.0
 
     @property
+    def party(self) -> Party:
+        """The endpoint for which its objects are made and removed."""
+        return Party(self.tenant, self.endpoint_id)
+
+    @property
     def is_making(self) -> bool:
         return self.making is not None and not self.making.done()
 
     @property
     def is_ending(self) -> bool:
         return self.ending is not None and not self.ending.done()
+
+    def show(self, reason: Explanation) -> None:
+        """Show why its pod does not exist yet."""
+        self.progress = reason
 
     def note(self, cluster: Cluster, pod: PodView, now: float) -> None:
         """Note the state of the pod."""

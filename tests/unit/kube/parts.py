@@ -76,3 +76,6 @@ class FirstPlaces:
             return Later(self.later)
         resource = next((one for one in resources if one not in recent), resources[0])
         return Place(resource, resource.region, Region(resource.region))
+
+    def at(self, resource: Resource) -> str | None:
+        return resource.region

@@ -4,13 +4,17 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
 
+from queue_engine.aio import Backoff
 from queue_engine.backends.base import BackendError, EndNotConfirmed, Observed, Phase
 from queue_engine.backends.kubernetes import backend as backend_module
 from queue_engine.backends.kubernetes import ending as ending_module
+from queue_engine.backends.kubernetes import placing as placing_module
+from queue_engine.backends.kubernetes import refusals as refusals_module
 from queue_engine.backends.kubernetes import worker as worker_module
 from queue_engine.backends.kubernetes.backend import KubernetesBackend, KubernetesOptions
 from queue_engine.backends.kubernetes.kube_api import KubeApi, KubeError, KubeUnavailable
@@ -18,7 +22,7 @@ from queue_engine.controller.controller import Controller, ControllerConfig
 from queue_engine.domain.endpoints import Resource
 from queue_engine.observability.metrics import Role, registry_of
 from tests.unit.kube.fake_api import FakeKube, now_text
-from tests.unit.kube.parts import INSTANCE, FirstPlaces, SmallDocuments, spec_for
+from tests.unit.kube.parts import HERE, INSTANCE, FirstPlaces, SmallDocuments, spec_for
 from tests.waiting import wait_until_async
 
 POD = "qe-w1-1"
@@ -141,19 +145,50 @@ async def test_two_controllers_that_start_one_run_make_it_once(kube: FakeKube, p
     assert list(kube.pods) == [POD]
 
 
-async def test_nothing_is_observed_before_the_pods_of_all_clusters_are_listed(places: FirstPlaces) -> None:
+async def test_nothing_is_observed_before_a_cluster_is_listed(places: FirstPlaces) -> None:
     here, there = FakeKube(), FakeKube()
-    there.is_away = True
+    here.is_away = there.is_away = True
     backend = backend_of({"here": here, "there": there}, places)
     assert await backend.observe() is None
+    await until(lambda: here.calls["list_pods"] > 1 and there.calls["list_pods"] > 1)
+    assert await backend.observe() is None
+    here.is_away = there.is_away = False
+    await wait_until_async(lambda: is_observed(backend), timeout=30)
+    await backend.aclose(0)
+
+
+async def is_observed(backend: KubernetesBackend) -> bool:
+    return await backend.observe() is not None
+
+
+async def test_a_cluster_that_is_slow_to_list_is_waited_for_and_one_that_is_away_is_not(
+    places: FirstPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = FakeKube(), FakeKube()
+    there.held["list_pods"] = asyncio.Event()
+    backend = backend_of({"here": here, "there": there}, places)
+    await backend.observe()
     await until(lambda: here.calls["watch_pods"])
     assert await backend.observe() is None
-    there.is_away = False
-
-    async def is_listed() -> bool:
-        return await backend.observe() is not None
-
-    await wait_until_async(is_listed, timeout=30)
+    monkeypatch.setattr(backend_module, "LIST_WAIT_SECONDS", 0.0)
+    assert await backend.observe() == {}
+    assert backend.unlisted == {"there"}
+    there.held.pop("list_pods").set()
+    await until(lambda: not backend.unlisted)
+    await backend.aclose(0)
+    there.is_away = True
+    monkeypatch.setattr(backend_module, "LIST_WAIT_SECONDS", 3600.0)
+    await backend.observe()
+    await wait_until_async(lambda: is_observed(backend), timeout=30)
+    assert backend.unlisted == {"there"}
+    away = Resource("there", "CPU", 1)
+    reason = "waits for the cluster of there, which does not respond"
+    assert [backend.unlisted_reason(one) for one in ([HERE], [HERE, away], None)] == [
+        None,
+        reason,
+        "a cluster does not respond",
+    ]
+    await running(backend)
     await backend.aclose(0)
 
 
@@ -170,7 +205,7 @@ async def test_a_start_before_the_first_list_is_refused(
 async def test_a_start_waits_for_the_quota_of_the_namespace(
     backend: KubernetesBackend, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "CREATE", replace(backend_module.CREATE, first_seconds=0.05))
+    monkeypatch.setattr(refusals_module, "CREATE", replace(refusals_module.CREATE, first_seconds=0.05))
     full = KubeError(403, 'pods "qe-w1-1" is forbidden: exceeded quota: workers', reason="Forbidden")
     kube.refusals["create_pod"] = [full, full]
     await backend.start(spec_for("w1"))
@@ -179,10 +214,85 @@ async def test_a_start_waits_for_the_quota_of_the_namespace(
     await seen(backend, "w1", Phase.RUNNING)
 
 
+FULL = KubeError(403, "pods is forbidden: exceeded quota: workers", reason="Forbidden")
+
+
+async def test_workers_that_wait_for_quota_spend_no_writes_that_the_starts_of_others_need(
+    backend: KubernetesBackend, kube: FakeKube
+) -> None:
+    kube.refusals["create_pod"] = [FULL] * 1000
+    await backend.start(spec_for("w0", tenant="a"))
+    await seen(backend, "w0", Phase.WAITING, "waits for the quota")
+    writes = kube.calls["create_pod"] + kube.calls["create_secret"]
+    for number in range(1, 200):
+        await backend.start(spec_for(f"w{number}", tenant="a"))
+    await seen(backend, "w199", Phase.WAITING, "waits for the quota")
+    assert kube.calls["create_pod"] + kube.calls["create_secret"] - writes <= 2
+    assert kube.calls["create_secret"] == 2
+    kube.refusals.clear()
+    await backend.start(spec_for("other", tenant="b", endpoint_id="8"))
+    await seen(backend, "other", Phase.RUNNING)
+
+
+async def test_a_start_that_waits_for_quota_keeps_its_secrets_and_tries_again_when_a_pod_has_gone(
+    backend: KubernetesBackend, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals_module, "CREATE", Backoff(3600, 3600))
+    await running(backend, "w2")
+    kube.refusals["create_pod"] = [FULL]
+    await backend.start(spec_for("w1", endpoint_id="8"))
+    await seen(backend, "w1", Phase.WAITING, "waits for the quota")
+    for _ in range(2):
+        await backend._clusters["here"].sweep_secrets()
+    assert "qe-agent-w1-1" in kube.secrets
+    await backend.stop("w2", 0)
+    await seen(backend, "w1", Phase.RUNNING)
+    assert kube.calls["create_secret"] == 4
+
+
+async def test_a_start_that_is_stopped_while_it_waits_for_quota_leaves_nothing(
+    backend: KubernetesBackend, kube: FakeKube
+) -> None:
+    kube.refusals["create_pod"] = [FULL] * 100
+    for worker_id in ("w1", "w2"):
+        await backend.start(spec_for(worker_id))
+        await seen(backend, worker_id, Phase.WAITING, "waits for the quota")
+    await backend.stop("w1", 0)
+    await backend.stop("w2", 0)
+    assert left(kube) == []
+    assert backend._clusters["here"].refusals._refused == {}
+
+
+async def test_tenants_take_turns_for_the_places_of_a_cluster(
+    backend: KubernetesBackend, places: FirstPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing_module, "PLACE_SECONDS", 0.02)
+    places.later = "waits for its turn: the cluster has its limit of 1 worker"
+    for number in range(100):
+        await backend.start(spec_for(f"a{number}", tenant="a"))
+    await backend.start(spec_for("b0", tenant="b", endpoint_id="8"))
+    await seen(backend, "a99", Phase.WAITING, "waits for its turn")
+    await seen(backend, "b0", Phase.WAITING, "waits for its turn")
+    order: list[str] = []
+    place = places.place
+
+    def one_place(*arguments: Any) -> Any:
+        places.later = None if len(order) < 3 else "waits"
+        found = place(*arguments)
+        order.append("a place")
+        return found
+
+    monkeypatch.setattr(places, "place", one_place)
+    await seen(backend, "b0", Phase.RUNNING)
+    observed = await backend.observe() or {}
+    assert sum(one.phase is not Phase.WAITING for one in observed.values()) == 3
+    assert all(not one.starting for one in backend._clusters.values())
+
+
 async def test_a_start_goes_on_when_the_cluster_responds_again(
     backend: KubernetesBackend, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "CREATE", replace(backend_module.CREATE, first_seconds=0.05))
+    monkeypatch.setattr(refusals_module, "CREATE", replace(refusals_module.CREATE, first_seconds=0.05))
     kube.refusals["create_secret"] = [KubeUnavailable("connection reset")]
     kube.refusals["create_pod"] = [KubeError(500, "etcd is slow"), KubeError(409, "try again", reason="Conflict")]
     assert (await running(backend)).run == 1
@@ -247,7 +357,7 @@ def test_the_controller_says_whether_it_leads_from_its_beginning_on(kube: FakeKu
 async def test_a_start_during_which_the_leadership_was_lost_can_be_repeated(
     backend: KubernetesBackend, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "CREATE", replace(backend_module.CREATE, first_seconds=0.05))
+    monkeypatch.setattr(refusals_module, "CREATE", replace(refusals_module.CREATE, first_seconds=0.05))
     kube.refusals["create_pod"] = [KubeError(500, "etcd is slow")]
     backend.leads = lambda: not kube.calls["create_pod"]
     await backend.start(spec_for("w1"))
@@ -274,7 +384,7 @@ async def test_a_later_run_removes_the_pod_of_the_earlier_one_first(backend: Kub
 async def test_a_start_waits_for_its_turn_where_no_cluster_takes_it(
     backend: KubernetesBackend, kube: FakeKube, places: FirstPlaces, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backend_module, "PLACE_SECONDS", 0.05)
+    monkeypatch.setattr(placing_module, "PLACE_SECONDS", 0.05)
     places.later = "waits for its turn: the cluster has its limit of 1 worker"
     await backend.start(spec_for("w1"))
     await seen(backend, "w1", Phase.WAITING, "waits for its turn")

@@ -3,6 +3,7 @@
 import asyncio
 
 from queue_engine.backends.kubernetes.budget import MAX_PAUSE_SECONDS, Budget
+from queue_engine.backends.kubernetes.turns import Party
 
 
 class Clock:
@@ -54,3 +55,33 @@ async def test_callers_pass_in_their_order() -> None:
 
     await asyncio.gather(*map(caller, range(6)))
     assert order == [0, 1, 2, 3, 4, 5]
+
+
+async def test_a_tenant_with_many_writes_does_not_delay_those_of_others() -> None:
+    budget = Budget(500, 1)
+    await budget.take()
+    order: list[str] = []
+
+    async def caller(party: Party) -> None:
+        await budget.take(party)
+        order.append(party.tenant)
+
+    many = [asyncio.create_task(caller(Party("a", str(number % 3)))) for number in range(50)]
+    await asyncio.sleep(0)
+    await asyncio.gather(caller(Party("b", "9")), caller(Party("b", "9")))
+    assert [number for number, tenant in enumerate(order) if tenant == "b"] == [1, 3]
+    await asyncio.gather(*many)
+
+
+async def test_a_caller_that_is_cancelled_takes_no_pass() -> None:
+    clock = Clock()
+    budget = Budget(100, 1, clock=clock)
+    await budget.take()
+    callers = [asyncio.create_task(budget.take()) for _ in range(3)]
+    await asyncio.sleep(0)
+    callers[0].cancel()
+    callers[1].cancel()
+    clock.now += 0.0101  # one pass
+    await callers[2]
+    assert all(one.cancelled() for one in callers[:2])
+    assert passes(budget) == 0
