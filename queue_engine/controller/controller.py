@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from queue_engine.aio import end_tasks, retry_while_unavailable, run_forever
-from queue_engine.backends.base import AsksForLeadership, Backend, BackendError, Observed
+from queue_engine.backends.base import AsksForLeadership, Backend, BackendError, ListsInParts, Observed
 from queue_engine.controller.deletions import Deleter
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
@@ -217,7 +217,7 @@ class Controller:
     async def _end_workers(self) -> frozenset[str] | None:
         """Stop all workers at the same time, if they end with this controller.
 
-        Return the ids of those that have not ended; None if workers outlive this controller or are not known.
+        Return the ids of those that have not ended; None if workers outlive this controller or are not all known.
         """
         observed = await self._workers_to_end()
         if observed is None:
@@ -228,13 +228,17 @@ class Controller:
                 log.warning("a worker has not ended: %s", error)
             elif error is not None:
                 raise error
+        if self._unlisted:
+            log.warning("workers are left to the next controller: %s does not list them", ", ".join(self._unlisted))
+            return None
         observed = await self._backend.observe() or {}
         return frozenset(worker_id for worker_id, seen in observed.items() if seen.alive)
 
     async def _workers_to_end(self) -> Mapping[str, Observed] | None:
         """Return the workers that end with this controller; None if they outlive it or are not known.
 
-        A controller that has just been started again waits until it leads and the backend has listed the workers.
+        A controller that has just been started again waits until it leads and the backend has listed the workers. If
+        parts of the platform are away for longer, the workers of the others are returned.
         """
         if not self._backend.outlives_controller:
             return await self._backend.observe()
@@ -243,11 +247,18 @@ class Controller:
         ends_at = time.monotonic() + self._config.leader_lease_seconds + LIST_SECONDS
         while time.monotonic() < ends_at:
             observed = await self._backend.observe()
-            if observed is not None and self._leads():
+            if observed is not None and self._leads() and not self._unlisted:
                 return observed
             await asyncio.sleep(LIST_POLL_SECONDS)
+        if self._leads() and (observed := await self._backend.observe()) is not None:
+            return observed
         log.warning("workers are left to the next controller: another one leads, or the backend does not list them")
         return None
+
+    @property
+    def _unlisted(self) -> list[str]:
+        """The parts of the platform that the backend has not listed yet."""
+        return sorted(self._backend.unlisted) if isinstance(self._backend, ListsInParts) else []
 
     async def _close_backend(self) -> None:
         try:

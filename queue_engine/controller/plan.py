@@ -51,6 +51,9 @@ class Record:
     """The reason that was recorded last for a start that waits or takes long; None if there is none."""
     running_since: float | None = None
     """Monotonic time since which the worker is seen in the phase `running`; None in other phases."""
+    is_located: bool = False
+    """True if this controller has started the worker or seen it in the backend. Other workers may exist in a part of
+    the platform that was not listed yet."""
 
 
 FRESH = Record()
@@ -141,6 +144,8 @@ class Situation:
     start_timeout_seconds: float
     """Time after which a start that waits or takes long is FAILED. Also the time without a first report after which a
     worker in the phase `running` counts as silent."""
+    unlisted: frozenset[str] = frozenset()
+    """Ids of workers in `observed` that may exist in a part of the platform that was not listed yet."""
 
     def seen(self, worker: Worker) -> Observed | None:
         """Return the state of a worker in the backend; None if it does not exist there."""

@@ -16,6 +16,7 @@ from queue_engine.aio import LaterErrors
 from queue_engine.backends.base import (
     Backend,
     BackendError,
+    ListsInParts,
     Observed,
     Phase,
     RegistryCredential,
@@ -199,6 +200,10 @@ class Reconciler:
         self._known = Known()
         self._observed: Mapping[str, Observed] = {}
         """Observation of the previous round."""
+        self._unlisted: frozenset[str] = frozenset()
+        """Parts of the platform that had not been listed in the previous round."""
+        self._waits_for_list: set[str] = set()
+        """Endpoints with workers that may exist in one of these parts."""
         self._waits_for_backend = False
         self._unplanned: set[str] = set()
         """Endpoints to look at, until a round has set their next look."""
@@ -264,10 +269,22 @@ class Reconciler:
         changed = {one for one in before.keys() | observed.keys() if before.get(one) != observed.get(one)}
         unknown = {one for one in observed if not self._known.has(one) and one not in ending}
         found = {endpoint_of_worker(one) for one in changed | unknown}
-        self._unplanned |= {*self._known.overdue(now), *filter(is_endpoint_id, found)}
+        self._unplanned |= {*self._known.overdue(now), *filter(is_endpoint_id, found), *self._newly_listed()}
         self._observed = dict(observed)
         with later:
             await self._checks.hasten(self._unplanned)
+
+    def _newly_listed(self) -> set[str]:
+        """Return the endpoints whose missing workers may have been decided, because a part of the platform was listed
+        since the previous round."""
+        unlisted = self._backend.unlisted if isinstance(self._backend, ListsInParts) else frozenset()
+        if unlisted == self._unlisted:
+            return set()
+        if unlisted:
+            log.warning("no worker is started in place of those that may exist there", extra={"away": sorted(unlisted)})
+        waiting, self._waits_for_list = self._waits_for_list, set()
+        self._unlisted = unlisted
+        return waiting
 
     def _look(self, endpoint_id: str, workers: Sequence[Worker], starts: Sequence[Start], now: float) -> None:
         """Remember the workers and starts of an endpoint, and forget the records of its former workers."""
@@ -329,15 +346,48 @@ class Reconciler:
             start_timeout_seconds = endpoint.config.start_timeout_seconds
             if now - self._starts_seen_at <= silence_seconds:
                 silence_seconds = max(silence_seconds, STARTING_SILENCE_SECONDS)
+        unlisted = self._unlisted_workers(endpoint, workers, observed) if self._unlisted else {}
+        if unlisted:
+            self._waits_for_list.add(endpoint.endpoint_id)
+            of_endpoint = (worker.worker_id for worker in workers)
+            observed = {one: observed[one] for one in of_endpoint if one in observed} | unlisted
         return Situation(
-            endpoint, workers, observed, self._records, now, store_now_ms, silence_seconds, start_timeout_seconds
+            endpoint,
+            workers,
+            observed,
+            self._records,
+            now,
+            store_now_ms,
+            silence_seconds,
+            start_timeout_seconds,
+            frozenset(unlisted),
         )
+
+    def _unlisted_workers(
+        self, endpoint: Endpoint, workers: Sequence[Worker], observed: Mapping[str, Observed]
+    ) -> dict[str, Observed]:
+        """Return the workers that may exist in a part of the platform that was not listed yet, in an unknown phase.
+
+        An earlier leader has started them. A worker of an earlier revision may have been started with other resources.
+        """
+        found: dict[str, Observed] = {}
+        if not isinstance(self._backend, ListsInParts):
+            return found
+        for worker in filter(_is_managed, workers):
+            is_located = worker.worker_id in observed or self._records.get(worker.worker_id, FRESH).is_located
+            if is_located or worker.started_at_ms is None:
+                continue
+            is_current = worker.revision == endpoint.revision
+            reason = self._backend.unlisted_reason(endpoint.config.resources if is_current else None)
+            if reason is not None:
+                found[worker.worker_id] = Observed(0, Phase.UNKNOWN, worker.started_at_ms, reason)
+        return found
 
     async def _reconcile(self, situation: Situation, ending: Collection[str], due: list[_Due]) -> list[Action]:
         """Carry out the planned actions, except for workers that are being ended. Starts are added to `due`. Return the
         actions."""
         self._note_running(situation)
-        actions = plan(situation)
+        actions = [action for action in plan(situation) if not _is_of_unlisted(action, situation)]
         for action in actions:
             if not self._leads():
                 break
@@ -442,7 +492,7 @@ class Reconciler:
 
     async def _start(self, endpoint: Endpoint, worker_id: str) -> None:
         record = self._records.get(worker_id, FRESH)
-        record = replace(record, started_at=self._clock(), noted_reason=None, running_since=None)
+        record = replace(record, started_at=self._clock(), noted_reason=None, running_since=None, is_located=True)
         self._records[worker_id] = record
         token = new_agent_token(worker_id) if self._backend.agents_over_https else None
         run = await self._workers.begin_start(endpoint.endpoint_id, worker_id, token)
@@ -580,6 +630,7 @@ class Reconciler:
                 record,
                 crashes=0 if worker.status is WorkerStatus.RUNNING else record.crashes,
                 running_since=(record.running_since or situation.now) if runs else None,
+                is_located=record.is_located or (seen is not None and worker.worker_id not in situation.unlisted),
             )
             if noted != record:
                 self._records[worker.worker_id] = noted
@@ -603,6 +654,7 @@ class Reconciler:
             endpoint_id=endpoint.endpoint_id,
             worker_id=worker_id,
             run=run,
+            tenant=endpoint.tenant,
             revision=endpoint.revision,
             image=config.image,
             image_registry=config.image_registry,
@@ -632,6 +684,13 @@ class Reconciler:
         if auth is None:
             raise BackendError(f"the registry credential {credential_id} does not exist")
         return RegistryCredential(auth.username, auth.password)
+
+
+def _is_of_unlisted(action: Action, situation: Situation) -> bool:
+    """Return True for an action on a worker that the backend does not know yet, except the note of the reason."""
+    if isinstance(action, Create | NoteReason):
+        return False
+    return action.worker.worker_id in situation.unlisted
 
 
 def _is_managed(worker: Worker) -> bool:

@@ -188,6 +188,26 @@ class SlowOutput:
         """Release nothing."""
 
 
+@dataclass
+class PartedBackend(ScriptedBackend):
+    """Workers in regions, each of which may be away since the leader began. A worker is in its first region."""
+
+    away: set[str] = field(default_factory=set)
+
+    @property
+    def unlisted(self) -> frozenset[str]:
+        return frozenset(self.away)
+
+    def unlisted_reason(self, resources: Sequence[Resource] | None) -> str | None:
+        regions = self.away if resources is None else self.away & {one.region for one in resources}
+        return f"{', '.join(sorted(regions))} does not respond" if regions else None
+
+    async def observe(self) -> Mapping[str, Observed] | None:
+        observed = await super().observe() or {}
+        regions = {worker_id: spec.resources[0].region for worker_id, spec in self.running.items()}
+        return {one: seen for one, seen in observed.items() if regions.get(one) not in self.away}
+
+
 class World:
     """One installation, and the controller that leads."""
 
@@ -408,6 +428,106 @@ async def test_all_endpoints_are_looked_at_after_a_step_back_of_the_stores_clock
     world.store.now_ms -= 20_000
     await world.round()
     assert world.store.looked_at == ["7"]
+
+
+# Parts of the platform that are away when a controller begins to lead
+
+
+async def taken_over(world: World, *regions: Sequence[str]) -> PartedBackend:
+    """Let a leader start a worker of an endpoint in each of these lists of regions, and another one take over."""
+    backend = world.backend = PartedBackend(world.faults)
+    world.lead()
+    for number, names in enumerate(regions, start=7):
+        world.endpoint(endpoint_id=str(number))
+        place_in(world, names, endpoint_id=str(number))
+    await world.rounds(3)
+    assert world.is_as_wanted()
+    world.lead()
+    return backend
+
+
+def place_in(world: World, regions: Sequence[str], endpoint_id: str = "7") -> None:
+    before = world.store.endpoints[endpoint_id]
+    resources = tuple(Resource(region, "CPU", 1) for region in regions)
+    world.store.endpoints[endpoint_id] = replace(before, config=replace(before.config, resources=resources))
+
+
+async def test_a_region_that_is_away_does_not_stop_the_work_for_the_others(world: World) -> None:
+    backend = await taken_over(world, ["here"], ["there"])
+    backend.away = {"there"}
+    here, there = backend.running
+    await world.rounds(2)
+    backend.end(here, "exit")
+    world.endpoint(endpoint_id="9")
+    await world.rounds(5)
+    assert backend.starts[2:] in ([here, *backend.starts[-1:]], [*backend.starts[2:3], here])
+    assert {spec.endpoint_id for spec in backend.running.values()} == {"7", "8", "9"}
+    assert backend.stopping.keys() == {here}
+    backend.away = set()
+    await world.rounds(5)
+    assert world.is_as_wanted()
+    assert backend.starts.count(there) == 1
+    assert there not in backend.stopping
+
+
+async def test_a_worker_whose_region_is_away_waits_with_the_reason_and_is_started_when_it_is_listed(
+    world: World,
+) -> None:
+    world.beating = False
+    backend = await taken_over_while_starting(world)
+    backend.away = {"there"}
+    [there] = backend.running
+    del backend.running[there]
+    await world.rounds(10)
+    assert (backend.starts, world.worker().error) == ([there], "there does not respond")
+    backend.away = set()
+    world.beating = True
+    await world.rounds(4)
+    assert backend.starts == [there, there]
+    assert world.is_as_wanted()
+
+
+async def taken_over_while_starting(world: World) -> PartedBackend:
+    backend = world.backend = PartedBackend(world.faults)
+    world.lead()
+    world.endpoint()
+    place_in(world, ["there"])
+    await world.rounds(3)
+    world.lead()
+    return backend
+
+
+async def test_a_worker_that_this_leader_has_seen_is_started_again_while_another_region_is_away(world: World) -> None:
+    backend = await taken_over(world, ["here", "there"])
+    backend.away = {"there"}
+    [worker_id] = backend.running
+    await world.rounds(2)
+    backend.end(worker_id, "exit")
+    await world.rounds(5)
+    assert backend.starts == [worker_id, worker_id]
+
+
+async def test_a_surplus_worker_of_a_region_that_is_away_is_drained_when_it_is_listed(world: World) -> None:
+    backend = await taken_over(world, ["there"])
+    backend.away = {"there"}
+    world.want(DesiredState.STOPPED)
+    await world.rounds(5)
+    assert (world.worker().status, backend.stopping) == (RUNNING, {})
+    backend.away = set()
+    await world.rounds(5)
+    assert (world.store.recorded, backend.running) == ({}, {})
+
+
+async def test_a_worker_of_an_earlier_revision_may_be_in_any_region(world: World) -> None:
+    backend = await taken_over(world, ["there"])
+    backend.away = {"there"}
+    place_in(world, ["here"])
+    world.change(revision=2)
+    await world.rounds(5)
+    assert len(backend.starts) == 1
+    backend.away = set()
+    await world.rounds(20)
+    assert world.is_as_wanted()
 
 
 # Agents started by hand, which choose their ids
