@@ -185,7 +185,14 @@ async def test_the_owner_is_read_and_made(api: ClientApi, server: Server) -> Non
     made = {"metadata": {"name": "queue-engine-anchor", "uid": "u"}}
     server.responses += [status(404, "NotFound", "none"), web.json_response(made, status=201)]
     assert await api.anchor() is None
-    assert await api.create_anchor() == Owner("queue-engine-anchor", "u")
+    assert await api.create_anchor("1f5e") == Owner("queue-engine-anchor", "u")
+    assert server.requests[1][3]["metadata"]["labels"]["queue-engine/instance"] == "1f5e"
+    made["metadata"]["labels"] = {"queue-engine/instance": "1f5e"}  # type: ignore[assignment]
+    server.responses += [web.json_response(made), web.json_response({})]
+    assert await api.anchor() == Owner("queue-engine-anchor", "u", "1f5e")
+    await api.delete_anchor("u")
+    method, path, _, body = server.requests[-1]
+    assert (method, path, body["preconditions"]) == ("DELETE", f"{PATH}/configmaps/queue-engine-anchor", {"uid": "u"})
 
 
 async def test_a_token_in_a_file_is_read_again(

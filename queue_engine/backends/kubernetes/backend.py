@@ -348,8 +348,9 @@ class KubernetesBackend:
         try:
             async with asyncio.timeout(RELEASE_SECONDS):
                 await cluster.release_all_secrets()
+                await cluster.remove_owner()
         except (BackendError, TimeoutError) as error:
-            log.warning("Secrets of workers may be left: %s", error, extra={"cluster": cluster.name})
+            log.warning("objects of workers may be left: %s", error, extra={"cluster": cluster.name})
 
     # Ends
 

@@ -13,7 +13,7 @@ from queue_engine.aio import end_tasks, uncut
 from queue_engine.backends.base import BackendError
 from queue_engine.backends.kubernetes.budget import Budget
 from queue_engine.backends.kubernetes.kube_api import ANCHOR, Document, KubeApi, KubeError, Owner
-from queue_engine.backends.kubernetes.names import selector
+from queue_engine.backends.kubernetes.names import manager_selector, selector
 from queue_engine.backends.kubernetes.pod_view import PodView
 from queue_engine.backends.kubernetes.refusals import Refusals
 from queue_engine.backends.kubernetes.sites import Load
@@ -69,6 +69,7 @@ class Cluster:
         """Ids of the workers that were placed here, and whose pod does not exist yet."""
         self.last_start = 0.0
         """Monotonic time at which the latest worker was placed here."""
+        self._instance = instance
         self._selector = selector(instance)
         self._leads = leads
         self._budget = Budget()
@@ -256,7 +257,22 @@ class Cluster:
         return await self.api.anchor()
 
     async def _create_anchor(self, _: Document) -> Owner:
-        return await self.api.create_anchor()
+        return await self.api.create_anchor(self._instance)
+
+    async def remove_owner(self) -> None:
+        """Remove the owner if this installation has made it, and no installation has objects here. Raises KubeError.
+
+        For a controller that ends its workers. With an owner that still owns objects, these would be removed too.
+        """
+        owner = await self.api.anchor() if self._leads() else None
+        if owner is None or owner.instance != self._instance:
+            return
+        of_all = manager_selector()
+        if (await self.api.list_pods(of_all, limit=1)).pods or await self.api.list_secrets(of_all):
+            log.info("the ConfigMap %s stays: it owns objects", ANCHOR, extra={"cluster": self.name})
+            return
+        await self._write(ENGINE, lambda: self.api.delete_anchor(owner.uid))
+        self._owner, self._is_owner_known = None, False
 
     # Warnings
 

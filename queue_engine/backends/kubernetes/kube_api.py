@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import aiohttp
 
 from queue_engine.backends.base import BackendError
+from queue_engine.backends.docker.names import INSTANCE
 from queue_engine.backends.docker.progress import short
 from queue_engine.backends.kubernetes.kube_client import Client, Clients, ClusterAccess, CredentialsUnreadable
+from queue_engine.backends.kubernetes.names import common_labels
 from queue_engine.observability import metrics
 
 CALL_SECONDS = 30.0
@@ -81,6 +83,8 @@ class Owner:
 
     name: str
     uid: str
+    instance: str = ""
+    """The installation that has made it; empty if it is the chart's, or was made by hand."""
 
 
 class PodPage(NamedTuple):
@@ -146,8 +150,12 @@ class KubeApi(Protocol):
         """Return the owner of the backend's objects; None if it does not exist."""
         ...
 
-    async def create_anchor(self) -> Owner:
-        """Create the owner of the backend's objects and return it."""
+    async def create_anchor(self, instance: str) -> Owner:
+        """Create the owner of the backend's objects for an installation and return it."""
+        ...
+
+    async def delete_anchor(self, uid: str) -> None:
+        """Remove the owner, if it has this uid, and with it what it owns. Does nothing if it does not exist."""
         ...
 
     async def aclose(self) -> None:
@@ -222,11 +230,13 @@ class ClientApi:
         found = await _unless_absent(self._call("GET", f"configmaps/{ANCHOR}"))
         return None if found is None else _owner_in(found)
 
-    async def create_anchor(self) -> Owner:
-        labels = {"app.kubernetes.io/managed-by": "queue-engine"}
-        metadata = {"name": ANCHOR, "labels": labels}
+    async def create_anchor(self, instance: str) -> Owner:
+        metadata = {"name": ANCHOR, "labels": common_labels(instance)}
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata}
         return _owner_in(await self._call("POST", "configmaps", body=body))
+
+    async def delete_anchor(self, uid: str) -> None:
+        await self._delete(f"configmaps/{ANCHOR}", {"preconditions": {"uid": uid}})
 
     async def aclose(self) -> None:
         await self._clients.aclose()
@@ -400,4 +410,5 @@ def _event(line: bytes) -> Document:
 
 
 def _owner_in(document: Document) -> Owner:
-    return Owner(document["metadata"]["name"], document["metadata"]["uid"])
+    metadata = document["metadata"]
+    return Owner(metadata["name"], metadata["uid"], (metadata.get("labels") or {}).get(INSTANCE) or "")

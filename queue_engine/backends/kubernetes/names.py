@@ -66,6 +66,11 @@ def selector(instance: str) -> str:
     return f"{INSTANCE}={instance}"
 
 
+def manager_selector() -> str:
+    """Return the selector of the objects of all installations."""
+    return f"{MANAGED_BY}={MANAGER}"
+
+
 def identity_of(labels: Mapping[str, str]) -> Identity | None:
     """Return the identity that labels state; None if the object is not that of a worker's run."""
     endpoint_id, worker_id, run = (labels.get(name, "") for name in (ENDPOINT, WORKER, RUN))

@@ -41,6 +41,8 @@ class FakeKube:
         self.output: dict[str, list[bytes]] = {}
         """Pieces of output by the name of their pod."""
         self.has_anchor = True
+        self.anchor_instance = ""
+        """The installation that has made the owner; empty if it is the chart's."""
         self.may_make_anchor = True
         self.refusals: dict[str, list[KubeError]] = {}
         """Errors of the next calls, by the name of the method."""
@@ -222,14 +224,19 @@ class FakeKube:
 
     async def anchor(self) -> Owner | None:
         await self._begin("anchor")
-        return Owner(ANCHOR, "uid-of-the-anchor") if self.has_anchor else None
+        return Owner(ANCHOR, "uid-of-the-anchor", self.anchor_instance) if self.has_anchor else None
 
-    async def create_anchor(self) -> Owner:
+    async def create_anchor(self, instance: str) -> Owner:
         await self._begin("create_anchor")
         if not self.may_make_anchor:
             raise KubeError(403, "configmaps is forbidden", reason="Forbidden")
-        self.has_anchor = True
-        return Owner(ANCHOR, "uid-of-the-anchor")
+        self.has_anchor, self.anchor_instance = True, instance
+        return Owner(ANCHOR, "uid-of-the-anchor", instance)
+
+    async def delete_anchor(self, uid: str) -> None:
+        await self._begin("delete_anchor")
+        assert uid == "uid-of-the-anchor"
+        self.has_anchor = False
 
     async def aclose(self) -> None:
         """Do nothing: there is no connection."""

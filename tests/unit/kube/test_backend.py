@@ -774,6 +774,39 @@ async def test_a_missing_owner_is_made_and_owns_all_pods(
     assert "there is no ConfigMap queue-engine-anchor" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("made_by", "ends_workers", "is_left"),
+    [(INSTANCE, True, False), (INSTANCE, False, True), ("", True, True), ("another", True, True)],
+)
+async def test_the_owner_that_an_installation_has_made_ends_with_its_workers(
+    kube: FakeKube, places: FirstPlaces, made_by: str, ends_workers: bool, is_left: bool
+) -> None:
+    kube.has_anchor, kube.anchor_instance = made_by != INSTANCE, made_by
+    backend = backend_of({"here": kube}, places, options=replace(OPTIONS, ends_workers=ends_workers))
+    await running(backend)
+    await backend.stop("w1", 0)
+    await backend.aclose(0)
+    assert kube.has_anchor is is_left
+
+
+async def test_the_owner_stays_while_it_owns_a_pod_of_any_installation(kube: FakeKube, places: FirstPlaces) -> None:
+    kube.has_anchor = False
+    options = replace(OPTIONS, ends_workers=True)
+    first = backend_of({"here": kube}, places, options=options)
+    await running(first)
+    of_another = SmallDocuments().pod(spec_for("w3"), places.place((HERE,), {}, {}, 0.0), None)  # type: ignore[arg-type]
+    of_another["metadata"]["labels"]["queue-engine/instance"] = "another"
+    await kube.create_pod(of_another)
+    await first.stop("w1", 0)
+    await first.aclose(0)
+    assert kube.has_anchor
+    kube.remove("qe-w3-1")
+    second = backend_of({"here": kube}, places, options=options)
+    await wait_until_async(lambda: is_observed(second), timeout=30)
+    await second.aclose(0)
+    assert not kube.has_anchor
+
+
 async def test_without_the_right_to_make_an_owner_workers_have_none(
     backend: KubernetesBackend, kube: FakeKube, caplog: pytest.LogCaptureFixture
 ) -> None:
