@@ -16,6 +16,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from queue_engine.aio import Backoff, end_tasks, wait_for_event
+from queue_engine.backends.kubernetes.budget import MAX_PAUSE_SECONDS
 from queue_engine.backends.kubernetes.kube_api import Document, KubeApi, KubeError, KubeUnavailable
 from queue_engine.backends.kubernetes.pod_view import PodView, pod_view
 
@@ -159,7 +160,8 @@ class PodWatch:
         self.is_connected = self.is_connected and self._failures < AWAY_FAILURES
         if self._failures in (1, 10) or self._failures % 100 == 0:
             log.warning("the pods of a cluster cannot be watched: %s", error, extra={"cluster": self._name})
-        return max(RECONNECT.delay_after(self._failures, luck=random.random()), error.retry_after_seconds or 0.0)
+        asked_seconds = min(error.retry_after_seconds or 0.0, MAX_PAUSE_SECONDS)
+        return max(RECONNECT.delay_after(self._failures, luck=random.random()), asked_seconds)
 
     async def _list_and_watch(self) -> None:
         """List the pods if that is due, then watch them until the next list is."""

@@ -111,6 +111,15 @@ async def test_a_version_that_expires_again_and_again_does_not_flood_the_server(
     assert clock() - began >= 0.4
 
 
+async def test_a_server_that_asks_for_a_day_is_asked_again_within_a_minute(
+    kube: FakeKube, watch: PodWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch_module, "MAX_PAUSE_SECONDS", 0.05)
+    kube.refusals["list_pods"] = [KubeError(429, "slow down", retry_after_seconds=86_400.0)]
+    await listed(watch)
+    assert kube.calls["list_pods"] == 2
+
+
 async def test_a_cluster_that_goes_away_keeps_its_pods_and_is_watched_again_from_the_last_version(
     kube: FakeKube, watch: PodWatch, seen: Seen
 ) -> None:
