@@ -45,6 +45,7 @@ from queue_engine.backends.card_queue import CardQueue
 from queue_engine.backends.held_elsewhere import HeldElsewhere
 from queue_engine.backends.leftovers import AdoptedOrphans, Leftovers, MarkedProcesses
 from queue_engine.backends.process_environment import ContainerUser, Surroundings, agent_environment
+from queue_engine.backends.turns import Party
 from queue_engine.backends.worker_homes import WorkerHomes
 from queue_engine.backends.worker_users import WorkerUsers
 from queue_engine.domain import agent_protocol as protocol
@@ -299,7 +300,8 @@ class ProcessBackend:
     def _start_or_wait(self, start: _Start, user_id: int | None) -> bool:
         """Start a worker and return True, or let it wait for cards. It then needs no user yet. Raises BackendError."""
         spec = start.spec
-        decision = self._cards.ask(spec.worker_id, spec.resources, partial(self._begin_waiting, start))
+        party = Party(spec.tenant, spec.endpoint_id)
+        decision = self._cards.ask(party, spec.worker_id, spec.resources, partial(self._begin_waiting, start))
         match decision:
             case Refused(reason):
                 raise BackendError(reason)

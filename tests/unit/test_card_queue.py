@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from queue_engine.backends.card_queue import CardQueue
+from queue_engine.backends.turns import Party
 from queue_engine.domain.endpoints import Resource
 from queue_engine.domain.gpus import Card, Gpus, HandedOut, Refused, Waits
 from tests.recorded_gpus import FOUR_L4
@@ -23,12 +24,14 @@ class Workers:
         self.running: dict[str, tuple[Card, ...]] = {}
         self.begun: list[str] = []
 
-    def ask(self, name: str, count: int) -> HandedOut | Waits | Refused:
+    def ask(self, name: str, count: int, party: Party | None = None) -> HandedOut | Waits | Refused:
+        """Ask for the cards of a worker, by default of an endpoint of its own."""
+
         def begin(handed_out: HandedOut) -> None:
             self.running[name] = handed_out.cards
             self.begun.append(name)
 
-        decision = self.queue.ask(name, want(count), begin)
+        decision = self.queue.ask(party or Party("t", name), name, want(count), begin)
         if isinstance(decision, HandedOut):
             self.running[name] = decision.cards
         return decision
@@ -58,6 +61,27 @@ def test_workers_begin_in_the_order_in_which_they_asked_and_a_smaller_one_does_n
     workers.end("a")
     assert workers.begun == ["first", "second"]
     assert workers.queue.reason("large") == "waits for 4 × NVIDIA L4: 0 of 4 free"
+
+
+def test_tenants_take_turns_for_cards_that_become_free() -> None:
+    workers = Workers()
+    for number in range(104):
+        workers.ask(f"a{number}", 1, Party("a", "1"))
+    workers.ask("b", 1, Party("b", "2"))
+    workers.ask("other", 1, Party("a", "3"))
+    for number in range(4):
+        workers.end(f"a{number}")
+    assert workers.begun == ["a4", "b", "other", "a5"]
+
+
+def test_a_smaller_worker_does_not_wait_for_a_larger_one_of_its_endpoint() -> None:
+    workers = Workers()
+    workers.ask("x", 1)
+    workers.ask("y", 3)
+    workers.ask("before", 4, Party("a", "1"))
+    workers.ask("after", 1, Party("a", "1"))
+    workers.end("x")
+    assert workers.begun == ["after"]
 
 
 def test_a_worker_that_gives_up_its_place_is_not_begun() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 
@@ -35,7 +35,9 @@ from queue_engine.backends.docker.specs import Devices, Hosting
 from queue_engine.backends.docker.watch import Seen, Watch
 from queue_engine.backends.docker.worker import Worker
 from queue_engine.backends.images import InvalidReference, parse_reference
+from queue_engine.backends.turns import Party, Turns
 from queue_engine.domain.agent_protocol import END_MARGIN_SECONDS
+from queue_engine.domain.endpoints import Resource
 from queue_engine.domain.gpus import GpuMode, Gpus, Refused, Waits
 from queue_engine.domain.ids import is_worker_id
 from queue_engine.processes.processors import usable_processors
@@ -85,8 +87,8 @@ class DockerBackend:
         self._epoch_seconds = epoch_seconds
         self._open: _Open | None = None
         self._workers: dict[str, Worker] = {}
-        self._freed = asyncio.Event()
-        """Set, and replaced, when GPUs may have become free."""
+        self._gpu_asks: Turns[_GpuAsk] = Turns()
+        """The starts that wait for GPUs."""
         self.before_removal: BeforeRemoval = nothing_before_removal
 
     @property
@@ -231,15 +233,42 @@ class DockerBackend:
         return None
 
     async def _wait_for_gpus(self, worker: Worker, spec: WorkerSpec) -> None:
-        while not worker.gpus and (waits := self._assign(worker, spec)) is not None:
+        """Wait until the worker has its GPUs. Raises BackendError if it can never have them."""
+        if not worker.gpus and (waits := self._assign(worker, spec)) is not None:
             worker.progress = waits
-            await self._freed.wait()
+            party = Party(spec.tenant, spec.endpoint_id)
+            ask = _GpuAsk(worker, spec, asyncio.get_running_loop().create_future())
+            self._gpu_asks.add(party, ask)
+            try:
+                await ask.assigned
+            finally:
+                self._gpu_asks.remove(party, ask)
         worker.progress = Explanation(Phase.STARTING)
 
     def _free_gpus(self, worker: Worker) -> None:
         worker.gpus = ()
-        self._freed.set()
-        self._freed = asyncio.Event()
+        self._gpu_asks.offer(self._give_gpus)
+
+    def _give_gpus(self, asks: Collection[_GpuAsk]) -> _GpuAsk | None:
+        """Give GPUs to the first worker that can have them, of those of an endpoint."""
+        refused: dict[tuple[Resource, ...], Explanation] = {}
+        for ask in asks:
+            if ask.assigned.done():  # its start was cancelled a moment ago
+                return ask
+            if (known := refused.get(ask.spec.resources)) is not None:
+                ask.worker.progress = known
+                continue
+            try:
+                waits = self._assign(ask.worker, ask.spec)
+            except BackendError as error:
+                ask.assigned.set_exception(error)
+                return ask
+            if waits is None:
+                ask.assigned.set_result(None)
+                return ask
+            ask.worker.progress = waits
+            refused[ask.spec.resources] = waits
+        return None
 
     def _devices(self, worker: Worker, spec: WorkerSpec) -> Devices:
         takes_gpu = any(one.gpu_type not in self._gpus.cpu_types for one in spec.resources)
@@ -311,6 +340,15 @@ class DockerBackend:
         worker.parts.pop(identity.part, None)
         if not worker.is_ending and worker.failure is None:
             worker.removed.add(identity.part)
+
+
+@dataclass(eq=False)
+class _GpuAsk:
+    """A start that waits for GPUs, until it is assigned some."""
+
+    worker: Worker
+    spec: WorkerSpec
+    assigned: asyncio.Future[None]
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,10 @@ from queue_engine.backends.kubernetes.pod_view import PodView
 from queue_engine.backends.kubernetes.refusals import Demand
 from queue_engine.backends.kubernetes.sites import AWAY, Load, Place
 from queue_engine.backends.kubernetes.specs import POD_MARGIN_SECONDS
-from queue_engine.backends.kubernetes.turns import ENGINE, Party
 from queue_engine.backends.kubernetes.watch import RESYNC_SECONDS, Changes
 from queue_engine.backends.kubernetes.worker import Worker
 from queue_engine.backends.placement import SKIPPED, Later, Refusal, Shortage
+from queue_engine.backends.turns import ENGINE, Party
 from queue_engine.domain.endpoints import Resource
 from queue_engine.domain.ids import is_worker_id
 

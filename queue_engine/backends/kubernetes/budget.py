@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Callable
 
-from queue_engine.backends.kubernetes.turns import ENGINE, Party, Turns
+from queue_engine.backends.turns import ENGINE, Party, Turns
 
 WRITES_PER_SECOND = 20.0
 BURST = 40

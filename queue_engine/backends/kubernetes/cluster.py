@@ -17,7 +17,7 @@ from queue_engine.backends.kubernetes.names import manager_selector, selector
 from queue_engine.backends.kubernetes.pod_view import PodView
 from queue_engine.backends.kubernetes.refusals import Refusals
 from queue_engine.backends.kubernetes.sites import Load
-from queue_engine.backends.kubernetes.turns import ENGINE, Party
+from queue_engine.backends.turns import ENGINE, Party
 from queue_engine.backends.kubernetes.watch import Changes, PodWatch
 from queue_engine.observability import metrics
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from queue_engine.backends.base import BackendError, Phase, WorkerSpec
 from queue_engine.backends.docker.explain import Explanation
 from queue_engine.backends.kubernetes.sites import Place
-from queue_engine.backends.kubernetes.turns import Party, Turns
 from queue_engine.backends.kubernetes.worker import Worker
 from queue_engine.backends.placement import Later, Refusal
+from queue_engine.backends.turns import Party, Turns
 
 PLACE_SECONDS = 1.0
 """Interval at which starts are offered a place that had none, because shortages and pauses end with the time."""
@@ -66,20 +66,20 @@ class Placing:
         if self._waiting:
             self._next_look = asyncio.get_running_loop().call_later(PLACE_SECONDS, self._look)
 
-    def _take(self, asks: Collection[_Ask]) -> bool:
+    def _take(self, asks: Collection[_Ask]) -> _Ask | None:
         ask = next(iter(asks))
         if ask.answer.done():  # its start was cancelled a moment ago
-            return True
+            return ask
         found = self._decide(ask.spec)
         if isinstance(found, Later):
             waiting = Explanation(Phase.WAITING, found.reason)
             for one in asks:
                 one.worker.progress = waiting
-            return False
+            return None
         if isinstance(found, Refusal):
             ask.answer.set_exception(BackendError(found.reason))
-            return True
+            return ask
         ask.worker.progress = Explanation(Phase.STARTING)
         self._begin(ask.worker, found)
         ask.answer.set_result(found)
-        return True
+        return ask

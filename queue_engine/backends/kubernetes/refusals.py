@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from queue_engine.aio import Backoff, wait_for_event
 from queue_engine.backends.docker.explain import Explanation
 from queue_engine.backends.kubernetes.budget import Budget
-from queue_engine.backends.kubernetes.turns import Party
+from queue_engine.backends.turns import Party
 from queue_engine.domain.endpoints import Resource
 
 CREATE = Backoff(1.0, 30.0)

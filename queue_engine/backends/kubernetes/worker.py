@@ -11,7 +11,7 @@ from queue_engine.backends.docker.explain import Explanation
 from queue_engine.backends.kubernetes.cluster import Cluster
 from queue_engine.backends.kubernetes.explain import PULL_REASONS, explain, explain_gone
 from queue_engine.backends.kubernetes.pod_view import PodView
-from queue_engine.backends.kubernetes.turns import Party
+from queue_engine.backends.turns import Party
 
 WARNING_SECONDS = 30.0
 """Time of a start without a reason after which the cluster is asked for warnings, and the pause until the next time."""

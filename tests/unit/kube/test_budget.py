@@ -3,7 +3,7 @@
 import asyncio
 
 from queue_engine.backends.kubernetes.budget import MAX_PAUSE_SECONDS, Budget
-from queue_engine.backends.kubernetes.turns import Party
+from queue_engine.backends.turns import Party
 
 
 class Clock:

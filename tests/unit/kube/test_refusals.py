@@ -11,7 +11,7 @@ from queue_engine.backends.base import Phase
 from queue_engine.backends.docker.explain import Explanation
 from queue_engine.backends.kubernetes import refusals as refusals_module
 from queue_engine.backends.kubernetes.refusals import Demand, Refusals
-from queue_engine.backends.kubernetes.turns import Party
+from queue_engine.backends.turns import Party
 from tests.unit.kube.parts import HERE
 from tests.waiting import wait_until_async
 

@@ -9,7 +9,7 @@ So the number of one tenant's workers does not delay another tenant's, and the s
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -52,32 +52,36 @@ class Turns(Generic[T]):
         """Remove and return the next item. Raises StopIteration if there is none."""
         tenant = next(iter(self._tenants))
         party = Party(tenant, next(iter(self._tenants[tenant])))
-        return self._take(party)
+        return self._take(party, next(iter(self._tenants[tenant][party.endpoint_id])))
 
-    def offer(self, take: Callable[[Collection[T]], bool]) -> None:
+    def items(self) -> Iterator[T]:
+        """Return all items, in no order of turns."""
+        return (item for endpoints in self._tenants.values() for items in endpoints.values() for item in items)
+
+    def offer(self, take: Callable[[Collection[T]], T | None]) -> None:
         """Offer what waits in turns, until `take` has refused each endpoint once.
 
-        `take` gets the items of an endpoint, and returns True if it has taken the first of them.
+        `take` gets the items of an endpoint in their order, and returns the one that it has taken, or None.
         """
         rounds = deque((tenant, deque(endpoints)) for tenant, endpoints in self._tenants.items())
         while rounds:
             tenant, endpoints = rounds.popleft()
             while endpoints:
                 party = Party(tenant, endpoints.popleft())
-                if not take(self._tenants[tenant][party.endpoint_id].keys()):
+                items = self._tenants.get(tenant, {}).get(party.endpoint_id, {})
+                if not items or (item := take(items.keys())) is None:
                     continue
-                self._take(party)
+                self._take(party, item)
                 if party.endpoint_id in self._tenants.get(tenant, {}):
                     endpoints.append(party.endpoint_id)
                 if endpoints:
                     rounds.append((tenant, endpoints))
                 break
 
-    def _take(self, party: Party) -> T:
-        """Remove and return the first item of an endpoint, whose next turn is after those of the others."""
+    def _take(self, party: Party, item: T) -> T:
+        """Remove and return an item of an endpoint, whose next turn is after those of the others."""
         endpoints = self._tenants.pop(party.tenant)
         items = endpoints.pop(party.endpoint_id)
-        item = next(iter(items))
         del items[item]
         endpoints[party.endpoint_id] = items
         self._tenants[party.tenant] = endpoints

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from queue_engine.backends.kubernetes.turns import Party, Turns
+from queue_engine.backends.turns import Party, Turns
 
 A1, A2, B3 = Party("a", "1"), Party("a", "2"), Party("b", "3")
 
@@ -43,14 +43,14 @@ def test_places_are_offered_in_turns_until_each_endpoint_was_refused_once() -> N
     turns = filled(a1=3, a2=2, b3=2)
     places, offered = 4, []
 
-    def take(items: Collection[str]) -> bool:
+    def take(items: Collection[str]) -> str | None:
         nonlocal places
         item = next(iter(items))
         offered.append(item)
         if item.startswith("a2") or not places:
-            return False
+            return None
         places -= 1
-        return True
+        return item
 
     turns.offer(take)
     assert offered == ["a1-0", "b3-0", "a2-0", "a1-1", "b3-1", "a1-2"]
