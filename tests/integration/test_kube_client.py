@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
+from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
@@ -310,6 +312,16 @@ async def test_the_token_and_the_authorities_of_a_pod_are_read_again_when_they_a
     assert tokens(server) == ["first", "second"]
     await api.aclose()
     await runner.cleanup()
+
+
+@pytest.mark.parametrize(("ahead_seconds", "noted_ms"), [(-3600, -3_600_000), (90, 90_000), (0, 0), (None, 0)])
+async def test_the_clock_of_the_server_is_noted(
+    api: ClientApi, server: Server, ahead_seconds: int | None, noted_ms: int
+) -> None:
+    date = "no date" if ahead_seconds is None else formatdate(time.time() + ahead_seconds, usegmt=True)
+    server.responses.append(web.json_response({"items": []}, headers={"Date": date}))
+    await api.list_events("u", 5)
+    assert abs(api.clock_ahead_ms - noted_ms) < 2000
 
 
 async def test_a_pod_without_a_token_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

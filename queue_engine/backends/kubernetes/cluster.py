@@ -17,8 +17,8 @@ from queue_engine.backends.kubernetes.names import manager_selector, selector
 from queue_engine.backends.kubernetes.pod_view import PodView
 from queue_engine.backends.kubernetes.refusals import Refusals
 from queue_engine.backends.kubernetes.sites import Load
-from queue_engine.backends.turns import ENGINE, Party
 from queue_engine.backends.kubernetes.watch import Changes, PodWatch
+from queue_engine.backends.turns import ENGINE, Party
 from queue_engine.observability import metrics
 
 T = TypeVar("T")
@@ -93,6 +93,10 @@ class Cluster:
         await self.api.aclose()
         with suppress(KeyError):
             metrics.backend_up.remove(self.name)
+
+    def now_ms(self, own_ms: int) -> int:
+        """Return the time of the server's clock, which sets the deadlines of pods, from that of this process."""
+        return own_ms + self.api.clock_ahead_ms
 
     # Starts
 

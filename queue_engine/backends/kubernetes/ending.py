@@ -73,7 +73,7 @@ class Ender:
         end_at = worker.end_at
         if pod.agent.state is State.TERMINATED and asked is None:  # nothing drains
             end_at = min(end_at, now + MAIN_STOP_SECONDS)
-        is_forced = self._is_overdue(pod, asked, now)
+        is_forced = self._is_overdue(cluster, pod, asked, now)
         if is_forced:
             log.warning(
                 "a pod is removed although its node has not confirmed its end",
@@ -87,14 +87,15 @@ class Ender:
             return asked
         grace_seconds = max(MIN_GRACE_SECONDS, math.ceil(end_at - now))
         await cluster.delete_pod(worker.party, pod, grace_seconds)
-        is_shorter = grace_seconds < pod.deletion_grace_seconds and not is_lost(pod, self._now_ms())
+        is_shorter = grace_seconds < pod.deletion_grace_seconds and not is_lost(pod, cluster.now_ms(self._now_ms()))
         return _Asked(end_at, now, grace_seconds, is_shorter=is_shorter)
 
-    def _is_overdue(self, pod: PodView, asked: _Asked | None, now: float) -> bool:
+    def _is_overdue(self, cluster: Cluster, pod: PodView, asked: _Asked | None, now: float) -> bool:
         """Return True if no node will confirm the end of the pod."""
         if asked is not None and asked.is_shorter:  # a shorter end counts from the first request, so it may be past
             return asked.is_overdue(now)
-        return pod.deletion_at_ms is not None and self._now_ms() - pod.deletion_at_ms > self._force_after_ms
+        now_ms = cluster.now_ms(self._now_ms())
+        return pod.deletion_at_ms is not None and now_ms - pod.deletion_at_ms > self._force_after_ms
 
     async def _read(self, pod: PodView) -> None:
         if pod.identity is not None:

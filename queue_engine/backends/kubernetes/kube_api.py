@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -30,6 +32,8 @@ WATCH_MARGIN_SECONDS = 30.0
 """Time beyond the limit of a watch within which the server has to end it. Its end and this process's would race."""
 LOG_SILENCE_SECONDS = 4 * 3600.0
 """Maximum time for which a followed log may be silent. The kubelet's own limit of a silent stream is as long."""
+MIN_SKEW_SECONDS = 2.0
+"""Minimum difference of the clocks that is noted, because the server's time has whole seconds."""
 MAX_EVENT_BYTES = 4 * 1024 * 1024
 """Maximum size of an event of a watch. Servers store objects of at most 1.5 MB."""
 ANCHOR = "queue-engine-anchor"
@@ -99,6 +103,11 @@ class PodPage(NamedTuple):
 
 class KubeApi(Protocol):
     """A namespace of a cluster. All methods raise KubeError, and KubeUnavailable if the server does not respond."""
+
+    @property
+    def clock_ahead_ms(self) -> int:
+        """Time by which the server's clock was ahead of this process's at the latest response, in whole seconds."""
+        ...
 
     async def list_pods(self, selector: str, *, limit: int, page: str = "") -> PodPage:
         """Return a page of the pods with these labels, as of one moment. Status 410 if the list has become too old."""
@@ -174,6 +183,11 @@ class ClientApi:
 
         self._access = access
         self._clients = Clients(access)
+        self._clock_ahead_ms = 0
+
+    @property
+    def clock_ahead_ms(self) -> int:
+        return self._clock_ahead_ms
 
     async def list_pods(self, selector: str, *, limit: int, page: str = "") -> PodPage:
         query = [("labelSelector", selector), ("limit", str(limit)), *([("continue", page)] if page else [])]
@@ -329,7 +343,17 @@ class ClientApi:
             counted(str(getattr(error, "status", None) or "none")).inc()
             raise
         counted(str(response.status)).inc()
+        self._note_clock(response.headers.get("Date"))
         return response
+
+    def _note_clock(self, date: str | None) -> None:
+        """Note the server's time, with which it sets the deadlines of pods. It has whole seconds."""
+        try:
+            server_seconds = parsedate_to_datetime(date or "").timestamp()
+        except ValueError:  # a proxy may leave it out
+            return
+        ahead_seconds = server_seconds - time.time()
+        self._clock_ahead_ms = 0 if abs(ahead_seconds) < MIN_SKEW_SECONDS else round(ahead_seconds * 1000)
 
 
 def connect(access: ClusterAccess) -> KubeApi:

@@ -90,7 +90,8 @@ class Worker:
     def note_gone(self, pod: PodView, now_ms: int) -> None:
         """Note that the pod no longer exists. That is the worker's end, unless this controller has asked for it."""
         if not self.is_ending and self.failure is None:
-            self.failure = explain_gone(explain(pod, now_ms, self.cause))
+            server_ms = now_ms if self.cluster is None else self.cluster.now_ms(now_ms)
+            self.failure = explain_gone(explain(pod, server_ms, self.cause))
         self.pod, self._last = None, None
         self.changed.set()
 
@@ -131,6 +132,8 @@ class Worker:
             return self.failure
         if self.pod is None:
             return self.progress
+        if self.cluster is not None:
+            now_ms = self.cluster.now_ms(now_ms)
         if self._last is None or self.pod.is_deleted:  # the end of a pod can become late
             # The deadline of an end that this controller has made shorter may be past at once.
             self._last = explain(self.pod, 0 if self.is_ending else now_ms, self.cause)

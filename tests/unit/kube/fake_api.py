@@ -49,6 +49,7 @@ class FakeKube:
         self.calls: Counter[str] = Counter()
         self.deletions: list[tuple[str, int]] = []
         """The names and grace periods of the deletions of pods that were asked for."""
+        self.clock_ahead_ms = 0
         self.is_away = False
         self.is_silent = False
         """True if watches stay open and send nothing."""

@@ -635,6 +635,24 @@ async def test_a_lost_node_is_an_end_and_its_pod_is_removed_by_force_much_later(
     assert left(kube) == []
 
 
+async def test_a_controller_whose_clock_is_ahead_takes_no_pod_that_is_ending_as_lost(
+    backend: KubernetesBackend, kube: FakeKube, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ending_module, "LOOK_SECONDS", 0.05)
+    await running(backend)
+    kube.ignores_shorter_ends = True
+    clock.ahead, kube.clock_ahead_ms = 3600, -3_600_000
+    kube.delete_by_hand(POD, 30)
+    await seen(backend, "w1", Phase.ENDING, "deleted by somebody else")
+    stopping = asyncio.create_task(backend.stop("w1", 600))
+    await until(lambda: kube.deletions)
+    assert (POD, 0) not in kube.deletions
+    clock.ahead += 30 + 61
+    kube.remove(POD)
+    await stopping
+    assert (POD, 0) not in kube.deletions
+
+
 async def test_a_kill_long_after_the_beginning_of_a_drain_is_not_taken_as_a_lost_node(
     backend: KubernetesBackend, kube: FakeKube, clock: Clock
 ) -> None:
