@@ -14,6 +14,7 @@ from queue_engine.backends.base import AsksForLeadership, Backend, BackendError,
 from queue_engine.controller.deletions import Deleter
 from queue_engine.controller.endpoint_figures import EndpointQueue, endpoint_figures
 from queue_engine.controller.jobs import LEADERS_QUEUE, SHARED_QUEUE, Periodic, run_jobs
+from queue_engine.controller.operations import Operations
 from queue_engine.controller.reconcile import Reconciler
 from queue_engine.controller.resync import Resync
 from queue_engine.controller.waiting_tasks import WaitingTasks
@@ -38,6 +39,8 @@ MIGRATE_SECONDS = 5.0
 """Interval at which the controller checks if the data must be migrated."""
 HEADERS_SECONDS = 1.0
 """Interval at which the leader looks for tasks whose headers agents ask for."""
+OPERATIONS_SECONDS = 1.0
+"""Interval at which the leader looks for operations while none runs."""
 RESYNC_SECONDS = 4.0
 """Interval at which the leader checks the index entries of a page of endpoints."""
 LIST_SECONDS = 30.0
@@ -172,7 +175,14 @@ class Controller:
 
     async def _leaders_jobs(self) -> None:
         reconciler = self._make_reconciler(self._leads)
-        works = (self._note_one_tenant, self._migrate, self._resync, self._build_given_up, self._seal_headers)
+        works = (
+            self._note_one_tenant,
+            self._migrate,
+            self._resync,
+            self._build_given_up,
+            self._seal_headers,
+            self._operate,
+        )
         background = [asyncio.create_task(work()) for work in works]
         try:
             await run_jobs(
@@ -208,6 +218,15 @@ class Controller:
     async def _seal_headers(self) -> None:
         sealing = self._store.header_sealing
         await run_forever(sealing.step, idle_seconds=HEADERS_SECONDS, name="header sealing", passing=unavailability)
+
+    async def _operate(self) -> None:
+        operations = Operations(self._store)
+        try:
+            await run_forever(
+                operations.step, idle_seconds=OPERATIONS_SECONDS, name="operations", passing=unavailability
+            )
+        finally:
+            metrics.operations_running.set({})
 
     async def _stop_leading(self) -> None:
         if self._leading is not None:

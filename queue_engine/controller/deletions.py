@@ -93,6 +93,7 @@ class _Round:
             if self._is_over():
                 self.unfinished.add(endpoint_id)
                 return
+        await self._store.operations.remove_endpoint(endpoint_id)
         if await self._store.endpoints.remove(endpoint_id):
             await self._store.logs.delete_endpoint(endpoint_id)
             self.removed.add(endpoint_id)

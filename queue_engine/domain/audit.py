@@ -26,6 +26,9 @@ class Action(StrEnum):
     REDELIVER_RESULT = "redeliver_result"
     RECOVER_DELIVERIES = "recover_deliveries"
     CANCEL_RECOVERY = "cancel_recovery"
+    START_OPERATION = "start_operation"
+    CANCEL_OPERATION = "cancel_operation"
+    END_OPERATION = "end_operation"
     CREATE_CREDENTIAL = "create_credential"
     UPDATE_CREDENTIAL = "update_credential"
     DELETE_CREDENTIAL = "delete_credential"
@@ -107,3 +110,8 @@ def token_target(endpoint_id: str, token_id: str) -> str:
 
 def tenant_target(name: str) -> str:
     return f"tenant {name}"
+
+
+def operation_target(endpoint_id: str, operation_id: str, facts: str) -> str:
+    """Return the target of an operation; `facts` are what it does, or what it has done."""
+    return f"endpoint {endpoint_id}, operation {operation_id}: {facts}"

@@ -61,6 +61,7 @@ class Resource(StrEnum):
     AGENT_TOKEN = "agent token"  # noqa: S105 - the name of a resource
     TENANT = "tenant"
     RECOVERY = "recovery"
+    OPERATION = "operation"
 
 
 class NotFound(EngineError):

@@ -205,6 +205,13 @@ workers = _figures("queue_engine_workers", "Workers by status", "status", by=CON
 leases_reclaimed = _counter(
     "queue_engine_leases_reclaimed", "Tasks reclaimed from a worker whose lease expired", by={CONTROLLER: ()}
 )
+operations_running = _figures(
+    "queue_engine_operations_running", "Bulk operations that run; exported by the leading controller", by=CONTROLLER
+)
+operation_tasks = _counter(
+    "queue_engine_operation_tasks", "Tasks that bulk operations have changed, by action", ["action"],
+    by={CONTROLLER: ("cancel", "retry", "delete")},
+)  # fmt: skip
 controller_leading = _gauge("queue_engine_controller_leading", "1 while this controller leads, else 0", by=[CONTROLLER])
 background_job_last_success = _figures(
     "queue_engine_background_job_last_success_timestamp_seconds",

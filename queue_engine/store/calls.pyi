@@ -52,6 +52,13 @@ class CancelEnded:
 class CancelGone:
     word: Literal["GONE"]
 
+class CancelInOperationOk:
+    word: Literal["OK"]
+    result: str
+
+class CancelInOperationStale:
+    word: Literal["STALE"]
+
 class CancelRecoveryOk:
     word: Literal["OK"]
 
@@ -106,6 +113,25 @@ class CreateEndpointOk:
 class CreateEndpointExists:
     word: Literal["EXISTS"]
 
+class CreateOperationOk:
+    word: Literal["OK"]
+    surplus: list[str]
+
+class CreateOperationAlready:
+    word: Literal["ALREADY"]
+
+class CreateOperationConflict:
+    word: Literal["CONFLICT"]
+
+class CreateOperationBusy:
+    word: Literal["BUSY"]
+
+class CreateOperationClosed:
+    word: Literal["CLOSED"]
+
+class CreateOperationGone:
+    word: Literal["GONE"]
+
 class CreateTenantOk:
     word: Literal["OK"]
 
@@ -139,6 +165,13 @@ class DeleteCredentialInUse:
 class DeleteCredentialNotFound:
     word: Literal["NOT_FOUND"]
 
+class DeleteInOperationOk:
+    word: Literal["OK"]
+    result: str
+
+class DeleteInOperationStale:
+    word: Literal["STALE"]
+
 class DeleteTaskOk:
     word: Literal["OK"]
 
@@ -155,6 +188,18 @@ class DueDeliveriesOk:
     word: Literal["OK"]
     delivery_ids: list[str]
     next_ms: int | None
+
+class EndOperationOk:
+    word: Literal["OK"]
+
+class EndOperationBusy:
+    word: Literal["BUSY"]
+
+class EndOperationEnded:
+    word: Literal["ENDED"]
+
+class EndOperationGone:
+    word: Literal["GONE"]
 
 class EndWaitingOk:
     word: Literal["OK"]
@@ -216,6 +261,9 @@ class FinishOk:
     words: list[list[str]]
 
 class ForgetApiKeysOk:
+    word: Literal["OK"]
+
+class ForgetOperationsOk:
     word: Literal["OK"]
 
 class HastenChecksOk:
@@ -327,6 +375,13 @@ class PlanCheckChanged:
 
 class PlanDeletionsOk:
     word: Literal["OK"]
+
+class PlanOperationOk:
+    word: Literal["OK"]
+    is_complete: bool
+
+class PlanOperationStale:
+    word: Literal["STALE"]
 
 class PlanPurgeOk:
     word: Literal["OK"]
@@ -525,6 +580,13 @@ class RerunFull:
 
 class RerunGone:
     word: Literal["GONE"]
+
+class RerunInOperationOk:
+    word: Literal["OK"]
+    result: str
+
+class RerunInOperationStale:
+    word: Literal["STALE"]
 
 class ResealFieldOk:
     word: Literal["OK"]
@@ -890,6 +952,16 @@ class Scripts:
         """Cancel a task. A waiting task ends at once. The agent of a running task learns of it at once by an entry in
         the partition's stream, which agents and API processes read, and with the next heartbeat at the latest.
         """
+    async def cancel_in_operation(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        states: Sequence[str],
+    ) -> CancelInOperationOk | CancelInOperationStale:
+        """Cancel a task for an operation: see change_in_operation."""
     async def cancel_recovery(self, keys: EndpointKeys, /) -> CancelRecoveryOk | CancelRecoveryEnded:
         """Cancel the recovery of an endpoint, if one runs. Deliveries that it has made due are not changed."""
     async def check_endpoint(self, keys: EndpointKeys, /) -> CheckEndpointOk:
@@ -960,6 +1032,34 @@ class Scripts:
         fields: Mapping[str, str | int],
     ) -> CreateEndpointOk | CreateEndpointExists:
         """Store a new endpoint and create its queues."""
+    async def create_operation(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        operation: str,
+        given_tasks: str,
+        operation_id: str,
+        call_id: str,
+        fingerprint: str,
+        action: str,
+        filters: str,
+        is_dry: bool,
+        author_id: str,
+        author_name: str,
+        address: str,
+        task_ids: Sequence[str],
+    ) -> (
+        CreateOperationOk
+        | CreateOperationAlready
+        | CreateOperationConflict
+        | CreateOperationBusy
+        | CreateOperationClosed
+        | CreateOperationGone
+    ):
+        """Begin an operation: change many tasks of an endpoint, in the background. Not allowed at maxmemory, because it
+        is new work.
+        """
     async def create_tenant(
         self,
         *,
@@ -1007,6 +1107,16 @@ class Scripts:
         """Remove a credential, unless its use was noted within USE_GRACE_MS. The caller has checked that no stored
         endpoint uses it.
         """
+    async def delete_in_operation(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        states: Sequence[str],
+    ) -> DeleteInOperationOk | DeleteInOperationStale:
+        """Remove an ended task for an operation: see change_in_operation."""
     async def delete_task(self, keys: TaskKeys, /) -> DeleteTaskOk | DeleteTaskBusy | DeleteTaskGone:
         """Remove an ended task with all its data. A delivery of its result that has not ended is dropped."""
     async def drop_logs(
@@ -1020,6 +1130,18 @@ class Scripts:
         """Delete the logs of some workers."""
     async def due_deliveries(self, *, waiting: str, limit: int) -> DueDeliveriesOk:
         """Find the deliveries of a partition whose wait is over."""
+    async def end_operation(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        given_tasks: str,
+        status: str,
+        error_text: str,
+    ) -> EndOperationOk | EndOperationBusy | EndOperationEnded | EndOperationGone:
+        """End an operation that runs. One that ends as done must have no further tasks."""
     async def end_waiting(self, keys: TaskKeys, /, *, error_text: str) -> EndWaitingOk | EndWaitingGone:
         """End a task of an endpoint that is being deleted: a waiting task, or one that its worker has not released."""
     async def enqueue(
@@ -1085,6 +1207,15 @@ class Scripts:
         key_hashes: Sequence[str],
     ) -> ForgetApiKeysOk:
         """Remove API keys that have expired from the indexes."""
+    async def forget_operations(
+        self,
+        keys: EndpointKeys,
+        /,
+        *,
+        records: Sequence[str],
+        operation_ids: Sequence[str],
+    ) -> ForgetOperationsOk:
+        """Remove operations that have ended."""
     async def hasten_checks(self, keys: Partition, /, *, limit: int) -> HastenChecksOk:
         """Let the leading controller look at endpoints of a partition at once that it would look at later."""
     async def hold_leadership(
@@ -1201,6 +1332,21 @@ class Scripts:
     ) -> PlanDeletionsOk:
         """Set the times of the next attempts to delete endpoints that were taken, unless an endpoint was deleted or
         made due since.
+        """
+    async def plan_operation(
+        self,
+        *,
+        operation: str,
+        todo: str,
+        given_tasks: str,
+        step: int,
+        limit: int,
+        scanned: int,
+        from_place: int | None,
+        found: Sequence[str],
+    ) -> PlanOperationOk | PlanOperationStale:
+        """Note the tasks that an operation changes next, and its progress. Only the process that knows the number of
+        the latest step may do it, so that no step is made twice.
         """
     async def plan_purge(self, keys: EndpointKeys, /, *, held_until_ms: int, has_consumers: bool) -> PlanPurgeOk:
         """Set the time at which an endpoint is purged next: when its next ended task expires, and soon while consumers
@@ -1386,6 +1532,18 @@ class Scripts:
     ) -> RerunOk | RerunAlready | RerunBusy | RerunClosed | RerunFull | RerunGone:
         """Queue an ended task again with fresh budgets. Its result and the delivery of the result are removed. Not
         allowed at maxmemory, because it is new work.
+        """
+    async def rerun_in_operation(
+        self,
+        keys: TaskKeys,
+        /,
+        *,
+        operation: str,
+        todo: str,
+        states: Sequence[str],
+    ) -> RerunInOperationOk | RerunInOperationStale:
+        """Queue an ended task again for an operation: see change_in_operation. Not allowed at maxmemory, because it is
+        new work.
         """
     async def reseal_field(
         self,

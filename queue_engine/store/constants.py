@@ -80,6 +80,13 @@ CANCEL_REQUESTS_MS = 60_000
 MAX_COUNTED_PLACES = 16
 """Length of a queue up to which the tasks before a task are counted. The place in a longer one is computed."""
 
+MAX_RUNNING_OPERATIONS = 4
+"""Limit of the operations of an endpoint that run."""
+MAX_KEPT_OPERATIONS = 1000
+"""Limit of the operations of an endpoint that are kept. The oldest are removed first, unless they run."""
+OPERATION_KEPT_MS = 7 * 86_400_000
+"""Time for which the result of an operation can be read."""
+
 CONSTANTS: dict[str, str | int] = {
     "MAX_CANCEL_REQUESTS": MAX_CANCEL_REQUESTS,
     "CANCEL_REQUESTS_MS": CANCEL_REQUESTS_MS,
@@ -112,5 +119,8 @@ CONSTANTS: dict[str, str | int] = {
     "MAX_UNSEALED": MAX_UNSEALED,
     "UNSEALED_MS": UNSEALED_MS,
     "MAX_COUNTED_PLACES": MAX_COUNTED_PLACES,
+    "MAX_RUNNING_OPERATIONS": MAX_RUNNING_OPERATIONS,
+    "MAX_KEPT_OPERATIONS": MAX_KEPT_OPERATIONS,
+    "OPERATION_KEPT_MS": OPERATION_KEPT_MS,
     "AUDIT_RECORDS_COMPARED": AUDIT_RECORDS_COMPARED,
 }

@@ -90,6 +90,11 @@ def audit_of(tenant: str) -> str:
     return f"{{qe}}:audit:{tenant}"
 
 
+def operations_of(tenant: str) -> str:
+    """Sorted set: the tenant's operations as `<endpoint>:<operation>`, by creation time; limited, expires."""
+    return f"{{qe}}:operations:{tenant}"
+
+
 def credential(credential_id: int) -> str:
     """Hash: tenant, name, type and creation time of a registry credential; user name and password sealed."""
     return f"{{qe}}:credential:{credential_id}"
@@ -207,6 +212,11 @@ class Partition:
         return f"{self.tag}:recoveries"
 
     @cached_property
+    def running_operations(self) -> str:
+        """Set: operations that run, each as `<endpoint>:<operation>:<tenant>`."""
+        return f"{self.tag}:operations"
+
+    @cached_property
     def senders(self) -> str:
         """Sorted set: delivery process by the end of its lease."""
         return f"{self.tag}:senders"
@@ -322,6 +332,23 @@ class EndpointKeys:
         """Set: tasks whose delivery a recovery has made due; tasks whose delivery is no longer due are removed by the
         next step of a recovery; expires."""
         return self._key("rec") + ":out"
+
+    @cached_property
+    def operations(self) -> str:
+        """Sorted set: the endpoint's operations by the time of their creation; limited, expires with the last."""
+        return self._key("ops")
+
+    def operation(self, operation_id: str) -> str:
+        """Hash: an operation, which changes many tasks; expires after its end."""
+        return self._key("op") + f":{operation_id}"
+
+    def todo(self, operation_id: str) -> str:
+        """Sorted set: tasks that the operation changes next, by the time of their end when they were found."""
+        return self._key("op-todo") + f":{operation_id}"
+
+    def given_tasks(self, operation_id: str) -> str:
+        """List: tasks of the operation that were given by their ids and that it has not come to."""
+        return self._key("op-given") + f":{operation_id}"
 
     @cached_property
     def partition_counts(self) -> str:

@@ -38,6 +38,8 @@ from queue_engine.store.logs import LogStore
 from queue_engine.store.migrations.migration import TASKS_PER_PAGE, Migration, Records
 from queue_engine.store.migrations.migrator import Migrator, progress_from
 from queue_engine.store.one_tenant import OneTenant
+from queue_engine.store.operation_steps import OperationSteps
+from queue_engine.store.operations import OperationStore
 from queue_engine.store.outbox.outbox import DEFAULT_MAX_AGE_MS, Outbox
 from queue_engine.store.processes import Processes, process_name
 from queue_engine.store.queue import TaskQueue
@@ -152,6 +154,8 @@ class Store:
         self.deliveries = DeliveryStore(self.redis, self.scripts, self.partitions)
         self.given_up = GivenUpIndex(self.redis, self.scripts, self.partitions, self.tasks)
         self.recoveries = RecoveryStore(self.redis, self.scripts, self.partitions)
+        self.operations = OperationStore(self.redis, self.scripts, self.partitions)
+        self.operation_steps = OperationSteps(self.redis, self.scripts, self.partitions, self.task_scan)
         self.sweeper = Sweeper(self.redis, self.scripts, self.partitions)
         self.endpoints = EndpointStore(self.redis, self.scripts, self.partitions, sealer)
         self.checks = CheckStore(self.redis, self.scripts, self.partitions)

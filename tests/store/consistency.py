@@ -36,6 +36,7 @@ def faults_in(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str],
         faults += _faults_of_indexes(one)
         faults += _faults_of_blocks(one)
         faults += _faults_of_work(contents, one)
+        faults += _faults_of_operations(contents, one)
         if has_use:
             faults += _faults_of_use(contents, one)
     return faults + _faults_of_partition(contents)
@@ -60,6 +61,7 @@ class _EndpointContent:
     recovery: Fields
     tags: set[str]
     tagged: Fields
+    operations: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -85,11 +87,14 @@ class _Content:
     checks: dict[str, float]
     waiting: set[str]
     recoveries: set[str]
+    running_operations: set[str]
+    operations: dict[str, Fields]
+    """Operations as `<endpoint>:<operation>`."""
 
 
 def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> _Content:
     names = set(snapshot.contents)
-    prefix = partition.delivery("")
+    prefix, operations = partition.delivery(""), f"{partition.tag}:op:"
     return _Content(
         partition=partition,
         names=names,
@@ -112,6 +117,10 @@ def _read(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str]) -> 
         checks=snapshot.scores(partition.due_checks),
         waiting=snapshot.members(partition.waiting_endpoints),
         recoveries=snapshot.members(partition.recoveries),
+        running_operations=snapshot.members(partition.running_operations),
+        operations={
+            name.removeprefix(operations): snapshot.hash(name) for name in names if name.startswith(operations)
+        },
     )
 
 
@@ -135,6 +144,7 @@ def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
         recovery=snapshot.hash(keys.recovery),
         tags=set(snapshot.scores(keys.tags)),
         tagged=snapshot.hash(keys.tagged),
+        operations=snapshot.scores(keys.operations),
     )
 
 
@@ -303,6 +313,32 @@ def _faults_of_work(contents: _Content, one: _EndpointContent) -> list[str]:
     return faults
 
 
+def _faults_of_operations(contents: _Content, one: _EndpointContent) -> list[str]:
+    """Return a sentence for each operation of an endpoint that is not counted, listed or ended as it should be."""
+    keys, endpoint_id, faults = one.keys, one.keys.endpoint_id, []
+    own = {
+        name.partition(":")[2]: fields
+        for name, fields in contents.operations.items()
+        if name.startswith(f"{endpoint_id}:")
+    }
+    running = {
+        f"{endpoint_id}:{name}:{fields['tenant']}" for name, fields in own.items() if fields["state"] == "running"
+    }
+    noted = {name for name in contents.running_operations if name.startswith(f"{endpoint_id}:")}
+    if running != noted or len(running) != int(one.counts.get("operations", 0)):
+        faults.append(f"operations {running} run, noted are {noted}, counted {one.counts.get('operations')}")
+    if not set(own) <= set(one.operations):
+        faults.append(f"operations {set(own) - set(one.operations)} of endpoint {endpoint_id} are not listed")
+    for name, fields in own.items():
+        left = {keys.todo(name), keys.given_tasks(name)} & contents.names
+        if fields["state"] != "running" and left:
+            faults.append(f"operation {name} has ended and left {left}")
+        ended = sum(int(value) for field, value in fields.items() if field in ("done", "failed") or "skipped:" in field)
+        if fields["state"] == "done" and ended != int(fields["matched"]):
+            faults.append(f"operation {name} has found {fields['matched']} tasks and counts {ended}: {fields}")
+    return faults
+
+
 def _first_expiring(one: _EndpointContent) -> int | None:
     """Return the time from which the retention of the task counts that expires first; None if no task has ended.
 
@@ -369,6 +405,9 @@ def _faults_of_partition(contents: _Content) -> list[str]:
         faults.append(f"the outbox holds {strangers}, which are no deliveries")
     if strangers := {*contents.outbox_due, *contents.outbox_parked} - set(contents.deliveries):
         faults.append(f"waiting in the outbox without a delivery: {strangers}")
+    endpoint_ids = {one.keys.endpoint_id for one in contents.endpoints}
+    if strangers := {name for name in contents.operations if name.partition(":")[0] not in endpoint_ids}:
+        faults.append(f"operations of endpoints that do not exist: {strangers}")
     if strangers := set(contents.outbox_pending) - set(contents.outbox):
         faults.append(f"read, not acknowledged and gone from the outbox: {strangers}")
     return faults + _keys_without_a_task(contents)

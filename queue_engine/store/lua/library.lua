@@ -901,3 +901,46 @@ local function remove_task()
   if not correct_use() then redis.call('UNLINK', tags, tagged) end
   return 'OK'
 end
+
+-- Kinds of results of an operation, by the result for a task. All others mean that the task was skipped.
+local OPERATION_RESULT = { OK = 'done', CANCELLED = 'done', REQUESTED = 'done', ERROR = 'failed' }
+
+-- Return true if one of these words is the given one; also if there are no words.
+local function is_one_of(words, given)
+  for _, word in ipairs(words) do
+    if word == given then return true end
+  end
+  return #words == 0
+end
+
+-- Return why an operation does not change a task, although it has found it; nil if it changes it. `matched` is the time at which
+-- the task had ended when it was found, 0 if it had not, and -1 for a given task. A task that has ended or was queued again since
+-- then may no longer be what the client has asked for.
+-- keys: task
+local function reason_to_skip(matched, upto, is_for_ended, states)
+  local state, seq, finished = unpack(redis.call('HMGET', task, 'state', 'seq', 'finished'))
+  if not state then return 'GONE' end
+  if tonumber(seq) > tonumber(upto) then return 'NEWER' end
+  if is_for_ended ~= (TERMINAL[state] or false) then return is_for_ended and 'BUSY' or 'ENDED' end
+  local is_same = matched == -1 or matched == tonumber(finished or '0')
+  return not (is_same and is_one_of(states, state)) and 'CHANGED' or nil
+end
+
+-- Change a task for an operation, and count the result, both once: the task leaves `todo` in the same script. `change` is the
+-- function of the transition. Return the result; nil if the operation has ended, or the task has been changed. A task for which
+-- the queue has no room, or whose endpoint is closed, stays in `todo`. A dry operation changes no task.
+-- keys: task
+local function change_in_operation(operation, todo, change, is_for_ended, states)
+  local state, upto, is_dry, call_id = unpack(redis.call('HMGET', operation, 'state', 'upto', 'dry', 'call'))
+  local _, task_id = names_of(task)
+  local matched = tonumber(redis.call('ZSCORE', todo, task_id) or '')
+  if state ~= 'running' or not matched then return nil end
+  local result, why = reason_to_skip(matched, upto, is_for_ended, states) or 'OK', nil
+  if result == 'OK' and is_dry ~= '1' then result, why = unpack(results_of(pcall(change, call_id))) end
+  if result == 'FULL' or result == 'CLOSED' then return result end
+  redis.call('ZREM', todo, task_id)
+  local kind = OPERATION_RESULT[result]
+  redis.call('HINCRBY', operation, kind or 'skipped:' .. string.lower(result), 1)
+  if why then redis.call('HSET', operation, 'error', string.sub(why, 1, MAX_WHY_BYTES)) end
+  return result
+end

@@ -1,0 +1,145 @@
+"""Operations: many tasks of an endpoint are cancelled, retried or deleted, in the background."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from queue_engine.domain.task_filters import TaskFilters
+
+MAX_GIVEN_TASKS = 10_000
+"""Limit of the tasks that an operation gets by their ids."""
+OPERATION_ID_RULE = "must be 1 to 64 characters of A-Z, a-z, 0-9 and _"
+_OPERATION_ID = re.compile(r"[A-Za-z0-9_]{1,64}")
+
+
+def is_operation_id(text: str) -> bool:
+    """Return True if `text` has the form of an operation's id."""
+    return _OPERATION_ID.fullmatch(text) is not None
+
+
+class TaskAction(StrEnum):
+    """The change that an operation makes to its tasks."""
+
+    CANCEL = "cancel"
+    RETRY = "retry"
+    DELETE = "delete"
+
+
+class OperationStatus(StrEnum):
+    """The status of an operation."""
+
+    RUNNING = "running"
+    DONE = "done"
+    """All tasks were looked at."""
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    """It cannot go on. Tasks that it has not come to are not changed."""
+
+
+class SkipReason(StrEnum):
+    """The reason why an operation has not changed a task that it has found."""
+
+    NOT_FOUND = "notFound"
+    """The task does not exist, or was deleted."""
+    NEWER = "newer"
+    """The task was submitted after the operation began."""
+    NOT_ENDED = "notEnded"
+    """Only ended tasks are retried and deleted."""
+    ENDED = "ended"
+    """An ended task is not cancelled."""
+    CHANGED = "changed"
+    """The task has changed after it was found, and may no longer match."""
+    REQUESTED = "requested"
+    """The cancellation was requested before."""
+
+
+@dataclass(frozen=True)
+class Author:
+    """The holder of the key that has begun an operation."""
+
+    key_id: str
+    key_name: str
+    address: str
+
+
+@dataclass(frozen=True)
+class NewOperation:
+    """An operation to begin. It has either filters or the ids of tasks."""
+
+    operation_id: str
+    action: TaskAction
+    filters: TaskFilters | None
+    task_ids: tuple[str, ...]
+    """Distinct ids."""
+    is_dry: bool
+    """True if it finds and counts the tasks and changes none."""
+    fingerprint: str
+    """A digest of the request, by which a repeated one is recognized."""
+    author: Author
+
+
+@dataclass(frozen=True)
+class TaskOperation:
+    """An operation. Times are epoch milliseconds of the store's clock."""
+
+    endpoint_id: str
+    operation_id: str
+    tenant: str
+    action: TaskAction
+    filters: TaskFilters | None
+    """None if the tasks were given by their ids."""
+    is_dry: bool
+    status: OperationStatus
+    total: int
+    """Number of tasks to look at: those of the endpoint at the start, or the given ones."""
+    scanned: int
+    """Number of tasks that were looked at. Filters that have an index look at fewer than `total`."""
+    progress: float
+    """Part of the tasks that the operation has come to, from 0 to 1."""
+    matched: int
+    """Number of tasks that were found."""
+    done: int
+    """Number of tasks that were changed; of a dry operation, that would have been changed."""
+    failed: int
+    """Number of tasks whose change failed."""
+    skips: Mapping[SkipReason, int] = field(default_factory=dict)
+    """Numbers of tasks that were found and not changed, by reason."""
+    error: str | None = None
+    """The reason why the operation or the latest change of a task failed."""
+    started_at_ms: int = 0
+    updated_at_ms: int = 0
+    ended_at_ms: int | None = None
+    author: Author = Author("", "", "")
+
+    @property
+    def skipped(self) -> int:
+        return sum(self.skips.values())
+
+    @property
+    def is_running(self) -> bool:
+        return self.status is OperationStatus.RUNNING
+
+
+@dataclass(frozen=True)
+class OperationPage:
+    """A page of operations, newest first."""
+
+    items: tuple[TaskOperation, ...]
+    total: int
+    """Number of operations on all pages."""
+
+
+def order_of(action: TaskAction, filters: TaskFilters | None, task_ids: Collection[str]) -> str:
+    """Return what an operation is to do, for the audit log."""
+    if filters is None:
+        return f"{action} {len(task_ids)} tasks by their ids"
+    return f"{action} tasks by {json.dumps(filters.to_dict(), ensure_ascii=False)}"
+
+
+def end_of(operation: TaskOperation) -> str:
+    """Return what an operation has done, for the audit log."""
+    return f"{operation.action} {operation.status}: {operation.done} of {operation.matched} tasks changed"
