@@ -34,6 +34,7 @@ from queue_engine.api.v2.deliveries import DeliveryRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
 from queue_engine.api.v2.keys import KeyRoutes
 from queue_engine.api.v2.logs import LogRoutes
+from queue_engine.api.v2.task_operations import TaskOperationRoutes
 from queue_engine.api.v2.tasks import TaskRoutes
 from queue_engine.api.v2.tenants import TenantRoutes
 from queue_engine.config.engine import ApiSettings
@@ -96,6 +97,7 @@ def create_app(
     document = functools.cache(lambda: describe(operations))
     # Routes are tried in this order, so the most frequent ones come first.
     operations += TaskRoutes(services).operations()
+    operations += TaskOperationRoutes(services).operations()
     operations += DeliveryRoutes(services).operations()
     operations += EndpointRoutes(services).operations()
     operations += LogRoutes(services).operations()

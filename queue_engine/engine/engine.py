@@ -18,6 +18,7 @@ from queue_engine.engine.destinations import AddressLookup, DestinationGuard
 from queue_engine.engine.endpoints import Endpoints
 from queue_engine.engine.key_watch import KeyWatch
 from queue_engine.engine.keys import Keys
+from queue_engine.engine.operations import TaskOperations
 from queue_engine.engine.orders import Orders
 from queue_engine.engine.patience import from_store
 from queue_engine.engine.principals import AgentPrincipals, Principals
@@ -64,6 +65,7 @@ class Engine:
         self.submissions = Submissions(store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits)
         self.audit = Audit(store.audit)
         self.orders = Orders(store.tasks, self.audit)
+        self.operations = TaskOperations(store.operations, self.audit)
         self.deliveries = Deliveries(store.tasks, store.deliveries, store.given_up, store.recoveries, self.audit)
         self.queries = Queries(store.tasks, store.workers, store.logs)
         self.waiting = WaitingReasons(

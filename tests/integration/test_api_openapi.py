@@ -26,6 +26,7 @@ from queue_engine.rules.strict_json import split_object
 from queue_engine.store.api_keys import OPERATORS
 from tests.api_server import ENDPOINT, TASK, RunningApi
 from tests.integration.test_api_deliveries import Results
+from tests.integration.test_api_task_operations import Bulk
 
 ANY_KEY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 SECURITY = {"v2": ANY_KEY, "e": ANY_KEY}
@@ -135,6 +136,7 @@ async def _scenario(api: RunningApi) -> None:
     await api.client.get(f"{base}/workers/w1/logs")
     await api.client.get(f"{base}/workers/nobody/logs")
     await _orders_scenario(api)
+    await _operations_scenario(api)
     await _deliveries_scenario(api)
     await _life_cycle_scenario(api)
     await _credentials_scenario(api)
@@ -150,6 +152,29 @@ async def _orders_scenario(api: RunningApi) -> None:
     orders = (("POST", "/retry"), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/retry"), ("POST", "/cancel"))
     for method, path in (*orders, ("DELETE", ""), ("DELETE", ""), ("POST", "/retry"), ("POST", "/cancel")):
         await api.client.request(method, task + path)
+
+
+async def _operations_scenario(api: RunningApi) -> None:
+    bulk = Bulk(api, await api.create_endpoint())
+    await bulk.submit("a", "b")
+    requests: list[tuple[str, str, object]] = [
+        ("POST", "", {"action": "cancel", "filter": {"state": "queued"}, "operationId": "op"}),
+        ("POST", "", {"action": "delete", "filter": {"state": "queued"}, "operationId": "op"}),
+        ("POST", "", {"action": "delete", "taskIds": ["a", "none"], "dryRun": True}),
+        ("POST", "", {"action": "delete"}),
+        ("GET", "/op", None),
+        ("GET", "/none", None),
+        ("POST", "/op/cancel", None),
+        ("POST", "/none/cancel", None),
+        ("GET", "", None),
+        ("GET", "?pageSize=0", None),
+    ]
+    for method, rest, body in requests:
+        await bulk.ask(method, rest, body)
+    await bulk.run()
+    await bulk.ask("GET", "")
+    await api.client.get("/v2/operations")
+    await api.client.get("/v2/operations?pageNumber=0")
 
 
 async def _deliveries_scenario(api: RunningApi) -> None:

@@ -37,6 +37,8 @@ ROLES: dict[str, set[Role]] = {
     **dict.fromkeys(("retry_delivery", "redeliver_result", "recover_deliveries", "cancel_recovery"), OPERATING),
     **dict.fromkeys(("list_given_up", "get_recovery"), VIEWERS),
     "delete_task": ADMINS,
+    **dict.fromkeys(("start_operation", "cancel_operation"), OPERATING),
+    **dict.fromkeys(("list_operations", "get_operation", "list_all_operations"), VIEWERS),
     "create_endpoint": ADMINS,
     "list_endpoints": VIEWERS,
     "get_endpoint": VIEWERS,
@@ -62,15 +64,16 @@ TENANT_WIDE = {
     *("create_credential", "list_credentials", "get_credential", "update_credential", "delete_credential"),
 }
 """Routes that a key with a list of endpoints may not use."""
-LISTS = {"list_endpoints", "list_credentials"}
+LISTS = {"list_endpoints", "list_credentials", "list_all_operations"}
 
 UNKNOWN = {
     "id": "987654", "taskId": "none", "workerId": "none", "count": "1", "path": "x", "keyId": "0" * 16,
-    "tokenId": "0" * 16, "tenantName": "none",
+    "tokenId": "0" * 16, "tenantName": "none", "operationId": "none",
 }  # fmt: skip
 """Values of path parameters, of things that do not exist."""
 RECOVER = {"since": 0}
 WAIT = {"taskIds": ["a"], "wait": 0}
+START = {"action": "cancel", "taskIds": ["a"]}
 CREDENTIAL = {"name": "a", "type": "PRIVATE", "username": "robot", "password": "secret"}
 
 FORBIDDEN, NOT_FOUND, UNAUTHORIZED = (403, 40301), (404, 14000), (401, 40101)
@@ -95,7 +98,9 @@ async def call(api: RunningApi, route: DescribedRoute, key: str | None, **ids: s
     """Send a request to the route. Ids that are not given are of things that do not exist."""
     path = route.path_format.format(**{name: (UNKNOWN | ids)[name] for name in route.param_convertors})
     (method,) = route.methods or set[str]()
-    body = {"submit_task": TASK, "wait_for_tasks": WAIT, "recover_deliveries": RECOVER}.get(route.name)
+    body = {"submit_task": TASK, "wait_for_tasks": WAIT, "recover_deliveries": RECOVER, "start_operation": START}.get(
+        route.name
+    )
     headers = {} if key is None else {"X-Api-Key": key}
     async with httpx.AsyncClient(base_url=api.url, headers=headers) as client:
         return await client.request(method, path, json=body, params={"count": "1"})
@@ -197,7 +202,8 @@ async def test_another_tenants_key_sees_nothing(api: RunningApi) -> None:
             one = alb if route.name in ALB else endpoint_id
             assert_is(await call(api, route, stranger, id=one, taskId="a"), NOT_FOUND, route)
         elif route.name in LISTS:
-            assert (await call(api, route, stranger)).json()["data"] == []
+            listed = (await call(api, route, stranger)).json()["data"]
+            assert (listed["items"] if isinstance(listed, dict) else listed) == []
     assert (await api.client.get(f"/v2/serverless/{endpoint_id}")).json() == before
 
 

@@ -78,6 +78,7 @@ _NOT_FOUND_CODES = {
     Resource.AGENT_TOKEN: 10007,
     Resource.TENANT: 10007,
     Resource.RECOVERY: 10007,
+    Resource.OPERATION: 10007,
 }
 
 _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
