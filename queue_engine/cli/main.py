@@ -32,6 +32,7 @@ _MODULES = {
     "logs": "queue_engine.cli.logs",
     "tasks": "queue_engine.cli.tasks",
     "deliveries": "queue_engine.cli.deliveries",
+    "operations": "queue_engine.cli.operations",
 }
 """The module of each command. The module's `commands` has the command."""
 _LOGGING = ("api", "controller", "delivery")

@@ -3,7 +3,7 @@
 It needs httpx and pydantic, and imports nothing of the engine. See docs/guides/python-client.md.
 """
 
-from queue_engine.client.async_client import AsyncClient, AsyncEndpoint, AsyncTask
+from queue_engine.client.async_client import AsyncClient, AsyncEndpoint, AsyncOperation, AsyncTask
 from queue_engine.client.errors import (
     ApiError,
     ClientError,
@@ -12,6 +12,7 @@ from queue_engine.client.errors import (
     InvalidRequest,
     InvalidWebhook,
     NotFound,
+    OperationTimeout,
     QueueFull,
     TaskCancelled,
     TaskExpired,
@@ -28,19 +29,21 @@ from queue_engine.client.models import (
     Delivery,
     EndpointInfo,
     LogLine,
+    OperationInfo,
     TaskCounts,
     TaskInfo,
     Waiting,
     WebhookEvent,
     WorkerInfo,
 )
-from queue_engine.client.sync_client import Client, Endpoint, Task
+from queue_engine.client.sync_client import Client, Endpoint, Operation, Task
 from queue_engine.client.webhooks import verify_webhook
 
 __all__ = [
     "ApiError",
     "AsyncClient",
     "AsyncEndpoint",
+    "AsyncOperation",
     "AsyncTask",
     "Attempt",
     "Client",
@@ -55,6 +58,9 @@ __all__ = [
     "LogLine",
     "MapItem",
     "NotFound",
+    "Operation",
+    "OperationInfo",
+    "OperationTimeout",
     "QueueFull",
     "Task",
     "TaskCancelled",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -20,12 +20,13 @@ from queue_engine.client.models import (
     Delivery,
     EndpointInfo,
     LogLine,
+    OperationInfo,
     TaskCounts,
     TaskInfo,
     Waiting,
     WorkerInfo,
 )
-from queue_engine.client.progress import MapProgress
+from queue_engine.client.progress import MapProgress, OperationProgress
 
 T = TypeVar("T")
 
@@ -68,6 +69,15 @@ class AsyncClient:
     async def create_endpoint(self, **settings: Unpack[CreateFields]) -> EndpointInfo:
         """Create an endpoint. Only its response has the `webhook_secret`."""
         return EndpointInfo.model_validate(await self._call("POST", body=calls.body_of(settings), repeatable=False))
+
+    async def operations(self) -> AsyncIterator[OperationInfo]:
+        """Iterate over the bulk operations of all endpoints, newest first."""
+        number, more = 1, True
+        while more:
+            rows, more = await self.run(calls.operation_page(None, number, self.patience()))
+            for row in rows:
+                yield row
+            number += 1
 
     async def close(self) -> None:
         """Close the connections."""
@@ -172,6 +182,76 @@ class AsyncEndpoint:
             if following is None:
                 return
             cursor = following
+
+    async def cancel_tasks(
+        self,
+        *,
+        task_ids: Sequence[str] | None = None,
+        dry_run: bool = False,
+        operation_id: str | None = None,
+        **filters: Unpack[TaskFilterFields],
+    ) -> AsyncOperation:
+        """Cancel all tasks that match, or those with these ids, in the background.
+
+        `filters` are those of `TaskFilterFields`, at least one unless there are `task_ids`. `dry_run` only counts. A
+        repeated call with the same `operation_id` (1–64 of `[A-Za-z0-9_]`) returns the operation of the first.
+        """
+        return await self._operate("cancel", filters, task_ids, dry_run, operation_id)
+
+    async def retry_tasks(
+        self,
+        *,
+        task_ids: Sequence[str] | None = None,
+        dry_run: bool = False,
+        operation_id: str | None = None,
+        **filters: Unpack[TaskFilterFields],
+    ) -> AsyncOperation:
+        """Run all ended tasks that match again, or those with these ids, in the background. See `cancel_tasks`."""
+        return await self._operate("retry", filters, task_ids, dry_run, operation_id)
+
+    async def delete_tasks(
+        self,
+        *,
+        task_ids: Sequence[str] | None = None,
+        dry_run: bool = False,
+        operation_id: str | None = None,
+        **filters: Unpack[TaskFilterFields],
+    ) -> AsyncOperation:
+        """Delete all ended tasks that match, or those with these ids, in the background. See `cancel_tasks`."""
+        return await self._operate("delete", filters, task_ids, dry_run, operation_id)
+
+    def operation(self, operation_id: str) -> AsyncOperation:
+        """Return the bulk operation with this id. It is not looked up."""
+        return AsyncOperation(self, operation_id)
+
+    async def operations(self) -> AsyncIterator[OperationInfo]:
+        """Iterate over the bulk operations, newest first."""
+        number, more = 1, True
+        while more:
+            flow = calls.operation_page(await self.id(), number, self.patience())
+            rows, more = await self.run(flow)
+            for row in rows:
+                yield row
+            number += 1
+
+    async def _operate(
+        self,
+        action: str,
+        filters: TaskFilterFields,
+        task_ids: Sequence[str] | None,
+        dry_run: bool,
+        operation_id: str | None,
+    ) -> AsyncOperation:
+        flow = calls.start_operation(
+            await self.id(),
+            action,
+            filters,
+            task_ids=task_ids,
+            dry_run=dry_run,
+            operation_id=operation_id,
+            patience=self.patience(),
+        )
+        return AsyncOperation(self, (await self.run(flow)).operation_id)
 
     async def count(self) -> TaskCounts:
         """Count the tasks."""
@@ -346,3 +426,37 @@ class AsyncTask:
 
     def __repr__(self) -> str:
         return f"AsyncTask({self.id!r}, endpoint={self._endpoint!r})"
+
+
+class AsyncOperation:
+    """A bulk operation on tasks of an endpoint. Get it from `AsyncEndpoint.cancel_tasks` and the like."""
+
+    def __init__(self, endpoint: AsyncEndpoint, operation_id: str) -> None:
+        self._endpoint = endpoint
+        self.id = operation_id
+
+    async def info(self) -> OperationInfo:
+        """Read the operation."""
+        flow = calls.read_operation(await self._endpoint.id(), self.id, self._endpoint.patience())
+        return await self._endpoint.run(flow)
+
+    async def wait(self, timeout: float | None = None, *, progress: bool = False) -> OperationInfo:
+        """Wait until the operation has ended, and return it. Raises OperationTimeout.
+
+        `timeout` is in seconds; None waits for any time. `progress` shows a progress bar on a terminal. An operation
+        that has failed or was cancelled is returned too: see its `status`.
+        """
+        waiting = self._endpoint.patience(float("inf") if timeout is None else timeout)
+        with OperationProgress(shown=progress) as bar:
+            flow = calls.wait_for_operation(
+                await self._endpoint.id(), self.id, timeout, waiting, self._endpoint.patience, bar.show
+            )
+            return await self._endpoint.run(flow)
+
+    async def cancel(self) -> OperationInfo:
+        """Cancel the operation. Tasks that it has not come to are not changed."""
+        flow = calls.cancel_operation(await self._endpoint.id(), self.id, self._endpoint.patience())
+        return await self._endpoint.run(flow)
+
+    def __repr__(self) -> str:
+        return f"AsyncOperation({self.id!r}, endpoint={self._endpoint!r})"

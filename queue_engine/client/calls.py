@@ -7,9 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from queue_engine.client.errors import ApiError, Conflict, NotFound, WaitTimeout, task_failure
-from queue_engine.client.exchange import RESPONSE_SECONDS, Flow, Patience, Request, call, json_text, path_of
-from queue_engine.client.models import EndpointInfo, LogLine, TaskInfo
+from queue_engine.client.errors import ApiError, Conflict, NotFound, OperationTimeout, WaitTimeout, task_failure
+from queue_engine.client.exchange import (
+    RESPONSE_SECONDS,
+    Flow,
+    Patience,
+    Request,
+    call,
+    json_text,
+    path_of,
+    path_under,
+)
+from queue_engine.client.models import EndpointInfo, LogLine, OperationInfo, TaskInfo
 
 WAIT_SECONDS = 50
 """Longest wait of one request: many proxies end an idle one after 60 s."""
@@ -135,6 +144,69 @@ def page(
     if "nextCursor" not in data:
         raise ApiError("the API is of an earlier version, which has no filters of tasks", status=200)
     return [TaskInfo.model_validate(row) for row in data["items"]], data["nextCursor"]
+
+
+ALL_OPERATIONS = "v2/operations"
+OPERATION_POLL_SECONDS = 0.5
+
+
+def start_operation(
+    endpoint_id: str,
+    action: str,
+    filters: Mapping[str, Any],
+    *,
+    task_ids: Sequence[str] | None,
+    dry_run: bool,
+    operation_id: str | None,
+    patience: Patience,
+) -> Flow[OperationInfo]:
+    """Begin an operation. Its id is made here unless it is given, so that a repeated request begins nothing twice."""
+    body: dict[str, Any] = {"action": action, "dryRun": dry_run, "operationId": operation_id or uuid.uuid4().hex}
+    if filters:
+        body["filter"] = filter_query(filters)
+    if task_ids is not None:
+        body["taskIds"] = list(task_ids)
+    request = Request("POST", path_of(endpoint_id, "operations"), body=json_text(body))
+    return OperationInfo.model_validate((yield from call(request, patience)))
+
+
+def read_operation(endpoint_id: str, operation_id: str, patience: Patience) -> Flow[OperationInfo]:
+    data = yield from call(Request("GET", path_of(endpoint_id, "operations", operation_id)), patience)
+    return OperationInfo.model_validate(data)
+
+
+def cancel_operation(endpoint_id: str, operation_id: str, patience: Patience) -> Flow[OperationInfo]:
+    path = path_of(endpoint_id, "operations", operation_id, "cancel")
+    return OperationInfo.model_validate((yield from call(Request("POST", path), patience)))
+
+
+def wait_for_operation(
+    endpoint_id: str,
+    operation_id: str,
+    timeout: float | None,
+    waiting: Patience,
+    patience: Callable[[], Patience],
+    show: Callable[[float, int], None],
+) -> Flow[OperationInfo]:
+    """Read an operation until it has ended, and return it. `show` gets its progress. Raises OperationTimeout."""
+    path, pause = path_of(endpoint_id, "operations", operation_id), 0.0
+    while True:
+        request = Request("GET", path, after=pause)
+        operation = OperationInfo.model_validate((yield from call(request, patience())))
+        show(operation.progress, operation.done)
+        if operation.has_ended:
+            return operation
+        now = waiting.clock()
+        if timeout is not None and now >= waiting.until:
+            raise OperationTimeout(operation, timeout)
+        pause = min(OPERATION_POLL_SECONDS, max(0.0, waiting.until - now))
+
+
+def operation_page(endpoint_id: str | None, number: int, patience: Patience) -> Flow[tuple[list[OperationInfo], bool]]:
+    """Return a page of an endpoint's operations, or of all, newest first, and whether there are more."""
+    path = path_under(ALL_OPERATIONS) if endpoint_id is None else path_of(endpoint_id, "operations")
+    data = yield from call(Request("GET", path, {"pageNumber": number, "pageSize": PAGE_SIZE}), patience)
+    return [OperationInfo.model_validate(row) for row in data["items"]], number < data["pages"]
 
 
 def log_page(

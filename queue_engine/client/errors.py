@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from queue_engine.client.models import TaskInfo
+    from queue_engine.client.models import OperationInfo, TaskInfo
 
 
 class ClientError(Exception):
@@ -91,6 +91,14 @@ class WaitTimeout(ClientError, TimeoutError):
     def __init__(self, task: TaskInfo, timeout: float) -> None:
         super().__init__(f"task {task.task_id} has not ended after {timeout:g} s; it is {task.state}")
         self.task = task
+
+
+class OperationTimeout(ClientError, TimeoutError):
+    """The operation has not ended in time. It goes on, and can be waited for again."""
+
+    def __init__(self, operation: OperationInfo, timeout: float) -> None:
+        super().__init__(f"operation {operation.operation_id} has not ended after {timeout:g} s")
+        self.operation = operation
 
 
 class InvalidWebhook(ClientError, ValueError):

@@ -147,6 +147,36 @@ class WorkerInfo(View):
     error: str | None = None
 
 
+class OperationInfo(View):
+    """A bulk operation on tasks as last read."""
+
+    operation_id: str
+    endpoint_id: int
+    action: str
+    """cancel, retry or delete."""
+    filter: dict[str, Any] | None = None
+    dry_run: bool = False
+    status: str
+    """running, done, cancelled or failed."""
+    progress: float = 0.0
+    """From 0 to 1."""
+    total: int = 0
+    scanned: int = 0
+    matched: int = 0
+    done: int = 0
+    skipped: int = 0
+    skip_reasons: dict[str, int] = {}
+    failed: int = 0
+    error: str | None = None
+    started_at: int
+    updated_at: int | None = None
+    ended_at: int | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        return self.status != "running"
+
+
 class LogLine(View):
     """A line of a worker's log. `timestamp` is ISO 8601 in UTC."""
 

@@ -1,4 +1,4 @@
-"""The progress bar of `map`."""
+"""The progress bars of `map` and of operations."""
 
 from __future__ import annotations
 
@@ -40,6 +40,38 @@ class MapProgress:
             self._failed += 1
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, advance=1, description=f"{self._failed} failed" if self._failed else "")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class OperationProgress:
+    """A bar of an operation on standard error while it is open. Shows nothing unless `shown`, or without a terminal."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._bar: Progress | None = None
+        self._row: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+            console = Console(stderr=True)
+            columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=console, disable=not console.is_terminal)
+            self._bar.start()
+            self._row = self._bar.add_task("", total=1.0)
+        return self
+
+    def show(self, progress: float, done: int) -> None:
+        """Show the part of the tasks that the operation has come to, and the number of those that it has changed."""
+        if self._bar is not None and self._row is not None:
+            self._bar.update(self._row, completed=progress, description=f"{done} done")
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

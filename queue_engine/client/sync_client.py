@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -19,12 +19,13 @@ from queue_engine.client.models import (
     Delivery,
     EndpointInfo,
     LogLine,
+    OperationInfo,
     TaskCounts,
     TaskInfo,
     Waiting,
     WorkerInfo,
 )
-from queue_engine.client.progress import MapProgress
+from queue_engine.client.progress import MapProgress, OperationProgress
 
 T = TypeVar("T")
 
@@ -67,6 +68,14 @@ class Client:
     def create_endpoint(self, **settings: Unpack[CreateFields]) -> EndpointInfo:
         """Create an endpoint. Only its response has the `webhook_secret`."""
         return EndpointInfo.model_validate(self._call("POST", body=calls.body_of(settings), repeatable=False))
+
+    def operations(self) -> Iterator[OperationInfo]:
+        """Iterate over the bulk operations of all endpoints, newest first."""
+        number, more = 1, True
+        while more:
+            rows, more = self.run(calls.operation_page(None, number, self.patience()))
+            yield from rows
+            number += 1
 
     def close(self) -> None:
         """Close the connections."""
@@ -164,6 +173,75 @@ class Endpoint:
             if following is None:
                 return
             cursor = following
+
+    def cancel_tasks(
+        self,
+        *,
+        task_ids: Sequence[str] | None = None,
+        dry_run: bool = False,
+        operation_id: str | None = None,
+        **filters: Unpack[TaskFilterFields],
+    ) -> Operation:
+        """Cancel all tasks that match, or those with these ids, in the background.
+
+        `filters` are those of `TaskFilterFields`, at least one unless there are `task_ids`. `dry_run` only counts. A
+        repeated call with the same `operation_id` (1–64 of `[A-Za-z0-9_]`) returns the operation of the first.
+        """
+        return self._operate("cancel", filters, task_ids, dry_run, operation_id)
+
+    def retry_tasks(
+        self,
+        *,
+        task_ids: Sequence[str] | None = None,
+        dry_run: bool = False,
+        operation_id: str | None = None,
+        **filters: Unpack[TaskFilterFields],
+    ) -> Operation:
+        """Run all ended tasks that match again, or those with these ids, in the background. See `cancel_tasks`."""
+        return self._operate("retry", filters, task_ids, dry_run, operation_id)
+
+    def delete_tasks(
+        self,
+        *,
+        task_ids: Sequence[str] | None = None,
+        dry_run: bool = False,
+        operation_id: str | None = None,
+        **filters: Unpack[TaskFilterFields],
+    ) -> Operation:
+        """Delete all ended tasks that match, or those with these ids, in the background. See `cancel_tasks`."""
+        return self._operate("delete", filters, task_ids, dry_run, operation_id)
+
+    def operation(self, operation_id: str) -> Operation:
+        """Return the bulk operation with this id. It is not looked up."""
+        return Operation(self, operation_id)
+
+    def operations(self) -> Iterator[OperationInfo]:
+        """Iterate over the bulk operations, newest first."""
+        number, more = 1, True
+        while more:
+            flow = calls.operation_page(self.id, number, self.patience())
+            rows, more = self.run(flow)
+            yield from rows
+            number += 1
+
+    def _operate(
+        self,
+        action: str,
+        filters: TaskFilterFields,
+        task_ids: Sequence[str] | None,
+        dry_run: bool,
+        operation_id: str | None,
+    ) -> Operation:
+        flow = calls.start_operation(
+            self.id,
+            action,
+            filters,
+            task_ids=task_ids,
+            dry_run=dry_run,
+            operation_id=operation_id,
+            patience=self.patience(),
+        )
+        return Operation(self, (self.run(flow)).operation_id)
 
     def count(self) -> TaskCounts:
         """Count the tasks."""
@@ -330,3 +408,37 @@ class Task:
 
     def __repr__(self) -> str:
         return f"Task({self.id!r}, endpoint={self._endpoint!r})"
+
+
+class Operation:
+    """A bulk operation on tasks of an endpoint. Get it from `Endpoint.cancel_tasks` and the like."""
+
+    def __init__(self, endpoint: Endpoint, operation_id: str) -> None:
+        self._endpoint = endpoint
+        self.id = operation_id
+
+    def info(self) -> OperationInfo:
+        """Read the operation."""
+        flow = calls.read_operation(self._endpoint.id, self.id, self._endpoint.patience())
+        return self._endpoint.run(flow)
+
+    def wait(self, timeout: float | None = None, *, progress: bool = False) -> OperationInfo:
+        """Wait until the operation has ended, and return it. Raises OperationTimeout.
+
+        `timeout` is in seconds; None waits for any time. `progress` shows a progress bar on a terminal. An operation
+        that has failed or was cancelled is returned too: see its `status`.
+        """
+        waiting = self._endpoint.patience(float("inf") if timeout is None else timeout)
+        with OperationProgress(shown=progress) as bar:
+            flow = calls.wait_for_operation(
+                self._endpoint.id, self.id, timeout, waiting, self._endpoint.patience, bar.show
+            )
+            return self._endpoint.run(flow)
+
+    def cancel(self) -> OperationInfo:
+        """Cancel the operation. Tasks that it has not come to are not changed."""
+        flow = calls.cancel_operation(self._endpoint.id, self.id, self._endpoint.patience())
+        return self._endpoint.run(flow)
+
+    def __repr__(self) -> str:
+        return f"Operation({self.id!r}, endpoint={self._endpoint!r})"

@@ -16,6 +16,7 @@ from queue_engine.client import (
     Endpoint,
     InvalidRequest,
     NotFound,
+    OperationTimeout,
     TaskCancelled,
     TaskFailed,
     Unauthorized,
@@ -94,6 +95,42 @@ def test_the_same_id_is_the_same_task(echo: Endpoint) -> None:
     assert echo.submit(1, path="/run", task_id="twice").result(timeout=30) == first
     with pytest.raises(Conflict):
         echo.submit(2, path="/run", task_id="twice")
+
+
+def test_many_tasks_are_changed_by_one_operation(lasting_up: Up, echo: Endpoint) -> None:
+    ids = [f"bulk_{number}" for number in range(5)]
+    tasks = [echo.submit(1, path="/run", task_id=task_id) for task_id in ids]
+    for task in tasks:
+        task.wait(timeout=30)
+    assert echo.retry_tasks(id_prefix="bulk_", dry_run=True).wait(timeout=60).done == 5
+    retried = echo.retry_tasks(id_prefix="bulk_", operation_id="again").wait(timeout=60, progress=True)
+    assert (retried.status, retried.matched, retried.done, retried.skipped) == ("done", 5, 5, 0)
+    assert echo.retry_tasks(id_prefix="bulk_", operation_id="again").id == "again"
+    for task in tasks:
+        assert task.wait(timeout=30).status == "SUCCESS"
+        assert len(task.attempts()) == 2
+    deleted = echo.delete_tasks(task_ids=[*ids, "none"])
+    assert deleted.wait(timeout=60).skip_reasons == {"notFound": 1}
+    with pytest.raises(NotFound):
+        tasks[0].info()
+    assert [one.operation_id for one in echo.operations()][:2] == [deleted.id, "again"]
+    with Client(lasting_up.url, API_KEY) as client:
+        assert deleted.id in [one.operation_id for one in client.operations()]
+    assert echo.operation("again").cancel() == retried
+
+
+async def test_the_asynchronous_client_changes_many_tasks(async_echo: AsyncEndpoint) -> None:
+    task = await async_echo.submit(1, path="/run", task_id="bulk_async")
+    await task.wait(timeout=30)
+    operation = await async_echo.delete_tasks(id_prefix="bulk_async", state="succeeded")
+    ended = await operation.wait(timeout=60)
+    assert (ended.done, (await operation.info()).status, (await operation.cancel()).status) == (1, "done", "done")
+    assert operation.id in [one.operation_id async for one in async_echo.operations()]
+    cancelled = await async_echo.cancel_tasks(task_ids=["bulk_async"])
+    with pytest.raises(OperationTimeout) as found:
+        await cancelled.wait(timeout=0)
+    assert found.value.operation.operation_id == cancelled.id
+    assert (await cancelled.wait(timeout=60)).skipped == 1
 
 
 def test_a_map_gives_each_result_once_and_goes_on_where_it_was(echo: Endpoint) -> None:
