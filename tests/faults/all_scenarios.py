@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.faults import (
+    bulk,
     clocks_and_crowds,
     containers,
     crowded,
@@ -31,6 +32,7 @@ _IN_ORDER = (
     stores,
     waits_and_retries,
     waiters,
+    bulk,
     tenants,
     mixture,
     fail_over,
