@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import product
 
 from starlette.applications import Starlette
@@ -29,6 +30,7 @@ from queue_engine.api.public.openapi import describe
 from queue_engine.api.public.routes import OperationsRoutes
 from queue_engine.api.v2.agent_tokens import AgentTokenRoutes
 from queue_engine.api.v2.audit import AuditRoutes
+from queue_engine.api.v2.batches import BatchRoutes
 from queue_engine.api.v2.credentials import CredentialRoutes
 from queue_engine.api.v2.deliveries import DeliveryRoutes
 from queue_engine.api.v2.endpoints import EndpointRoutes
@@ -76,13 +78,15 @@ def create_app(
     reads no file.
     """
     turns = Turns()
+    bodies = BodyReader(settings.max_body_bytes, settings.read_timeout_seconds, _tenant_bodies(settings), turns)
     services = Services(
         engine=engine,
         authenticator=Authenticator(
             engine.principals, FailedKeys(settings.unknown_keys_per_minute, monotonic=monotonic)
         ),
         limiter=RateLimiter(settings.rate_limit_per_second, monotonic=monotonic),
-        bodies=BodyReader(settings.max_body_bytes, settings.read_timeout_seconds, _tenant_bodies(settings), turns),
+        bodies=bodies,
+        batch_bodies=replace(bodies, max_bytes=settings.max_batch_bytes),
         catalogue=catalogue,
         monotonic=monotonic,
     )
@@ -98,6 +102,7 @@ def create_app(
     # Routes are tried in this order, so the most frequent ones come first.
     operations += TaskRoutes(services).operations()
     operations += TaskOperationRoutes(services).operations()
+    operations += BatchRoutes(services).operations()
     operations += DeliveryRoutes(services).operations()
     operations += EndpointRoutes(services).operations()
     operations += LogRoutes(services).operations()
@@ -125,7 +130,7 @@ def create_app(
 def _tenant_bodies(settings: ApiSettings) -> TenantBodies:
     """Return the limit of bytes per tenant, which is never below the maximum size of a body."""
     limit = settings.max_body_bytes_per_tenant
-    return TenantBodies(limit and max(limit, settings.max_body_bytes))
+    return TenantBodies(limit and max(limit, settings.max_body_bytes, settings.max_batch_bytes))
 
 
 def _agent_bodies(settings: ApiSettings) -> TenantBodies:

@@ -194,6 +194,12 @@ class ApiSettings(
         "another tenant is not changed, and a warning is logged",
     )
     max_body_bytes: int = Field(1024 * 1024, ge=1024, description="Maximum size of a request body, in bytes")
+    max_batch_bytes: int = Field(
+        16 * 1024 * 1024,
+        ge=1024,
+        description="Maximum size of the JSON body of a batch of tasks, in bytes. Each task in it has at most "
+        "`QUEUE_ENGINE_MAX_BODY_BYTES`",
+    )
     max_body_bytes_per_tenant: int = Field(
         64 * 1024 * 1024,
         ge=0,

@@ -11,6 +11,7 @@ from queue_engine.domain.workers import DEFAULT_AGENT_TIMES, AgentTimes
 from queue_engine.engine.agent_tokens import AgentTokens
 from queue_engine.engine.agents.work import AgentWork
 from queue_engine.engine.audit import Audit
+from queue_engine.engine.batches import Batches
 from queue_engine.engine.credentials import Credentials
 from queue_engine.engine.cursors import Cursors
 from queue_engine.engine.deliveries import Deliveries
@@ -63,6 +64,7 @@ class Engine:
         self.agent_principals = AgentPrincipals(store.agent_tokens, monotonic=monotonic)
         tenant_limits = TenantLimits(store.tenants, store.usage, store, limits, monotonic=monotonic)
         self.submissions = Submissions(store.tasks, store.endpoints, sealer, destinations, secret_keys, tenant_limits)
+        self.batches = Batches(self.submissions)
         self.audit = Audit(store.audit)
         self.orders = Orders(store.tasks, self.audit)
         self.operations = TaskOperations(store.operations, self.audit)
@@ -94,6 +96,7 @@ class Engine:
         """Respond to all that wait at this process, clients and agents. Safe to call from a signal handler."""
         self.waits.drain()
         self.task_lists.drain()
+        self.batches.drain()
         self.agent_work.drain()
 
     async def now_ms(self) -> int:

@@ -27,7 +27,13 @@ async def from_store(call: Awaitable[T]) -> T:
         with _TIMEOUT.limit():
             return await call
     except Exception as error:
-        reason = unavailability(error)
-        if reason is None:
+        unavailable = as_unavailable(error)
+        if unavailable is error:
             raise
-        raise StoreUnavailable(reason) from error
+        raise unavailable from error
+
+
+def as_unavailable(error: Exception) -> Exception:
+    """Return StoreUnavailable for an error of a store that is unavailable, and any other error itself."""
+    reason = unavailability(error)
+    return error if reason is None else StoreUnavailable(reason)

@@ -36,7 +36,7 @@ from queue_engine.domain.rates import RateState
 from queue_engine.domain.tasks import SPEC_FIELDS, NewTask, TaskSpec
 from queue_engine.engine.access import check_has_access
 from queue_engine.engine.destinations import DestinationGuard
-from queue_engine.engine.patience import from_store
+from queue_engine.engine.patience import as_unavailable, from_store
 from queue_engine.engine.queue_limits import closed, full
 from queue_engine.engine.secret_fields import secret_errors
 from queue_engine.engine.tenant_limits import TenantLimits
@@ -113,6 +113,15 @@ class Submitted:
     """The rate limits that apply to the submission."""
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A submission that no rule and no limit of its tenant refuses."""
+
+    task: NewTask
+    request: TaskRequest
+    rates: Sequence[RateState]
+
+
 class Submissions:
     """Accepts tasks. `secret_keys` are the server's keys: the current key first, then previous keys."""
 
@@ -140,6 +149,13 @@ class Submissions:
         Raises InvalidRequest, NotFound, EndpointClosed, StoreUnavailable, StateConflict for a task id that another
         request has, RateLimitReached, QuotaReached, and TooManyRequests for a full queue.
         """
+        return await self.accepted(await self.prepared(principal, endpoint_id, request))
+
+    async def prepared(self, principal: Principal, endpoint_id: str, request: TaskRequest) -> Prepared:
+        """Check a submission and take its place in the limits. `accepted` stores it.
+
+        Raises InvalidRequest, NotFound, StoreUnavailable, RateLimitReached and QuotaReached.
+        """
         # The hot path: one script call per request, and only the checks that the request needs.
         check_has_access(principal, endpoint_id)
         spec = request.spec
@@ -150,8 +166,38 @@ class Submissions:
             fingerprint = request.fingerprint(key)
         else:
             fingerprint = await asyncio.to_thread(request.fingerprint, key)
-        task = self._new_task(principal, endpoint_id, request, fingerprint)
-        enqueued = await from_store(self._tasks.enqueue(task))
+        return Prepared(self._new_task(principal, endpoint_id, request, fingerprint), request, rates)
+
+    async def accepted(self, prepared: Prepared) -> Submitted:
+        """Store a submission, unless its endpoint refuses it.
+
+        Raises NotFound, EndpointClosed, StoreUnavailable, StateConflict, RateLimitReached and TooManyRequests.
+        """
+        return await self._settled(prepared, await from_store(self._tasks.enqueue(prepared.task)))
+
+    async def all_accepted(self, group: Sequence[Prepared]) -> list[Submitted | Exception]:
+        """Store submissions in their order, in shared round trips. Return for each what `accepted` returns or raises.
+
+        Those that the store does not reply to in time are StoreUnavailable.
+        """
+        found: list[Enqueued | Exception] = []
+        try:
+            await from_store(self._tasks.enqueue_all([one.task for one in group], found))
+        except StoreUnavailable as error:
+            found += [error] * (len(group) - len(found))
+        results: list[Submitted | Exception] = []
+        for prepared, enqueued in zip(group, found, strict=True):
+            try:
+                if isinstance(enqueued, Exception):
+                    raise as_unavailable(enqueued)
+                results.append(await self._settled(prepared, enqueued))
+            except Exception as error:  # noqa: BLE001 - it is the result of the submission
+                results.append(error)
+        return results
+
+    async def _settled(self, prepared: Prepared, enqueued: Enqueued) -> Submitted:
+        """Return the result of a submission by the store's. Raises what `accepted` raises."""
+        task, request, rates = prepared.task, prepared.request, prepared.rates
         if enqueued.result is Submission.CONFLICT:
             enqueued = await self._compare_with_accepted(task, request, enqueued)
         _check_accepted(enqueued, rates)

@@ -99,8 +99,34 @@ def split_in_pieces(
     if body[start : start + 1] != b"{":
         raise InvalidJson("must be a JSON object")
     ends: list[int] = []
-    yield from _find_ends(_pieces(body, piece_bytes), ends)
+    too_many = InvalidJson(f"must have at most {MAX_MEMBERS} members")
+    yield from _find_ends(_pieces(body, piece_bytes), ends, too_many, MAX_MEMBERS)
     return _collected(body, start + 1, ends, MemberCollector(keep_raw, known))
+
+
+def split_items(
+    text: bytes | memoryview, max_items: int, *, piece_bytes: int = PIECE_BYTES
+) -> Generator[None, None, list[memoryview]]:
+    """Return the items of an array, which is valid JSON without space around it, after steps for each piece.
+
+    Raises InvalidJson for another value, and for more than `max_items`.
+    """
+    whole = memoryview(text)
+    if bytes(whole[:1]) != b"[":
+        raise InvalidJson("must be an array")
+    ends: list[int] = []
+    yield from _find_ends(
+        _pieces(text, piece_bytes), ends, InvalidJson(f"must have at most {max_items} items"), max_items
+    )
+    starts = [1, *(end + 1 for end in ends)]
+    items = [_without_space(whole[start:end]) for start, end in zip(starts, ends, strict=False)]
+    return items if len(items) > 1 or items[0] else []
+
+
+def _without_space(text: memoryview) -> memoryview:
+    """Return the text without the space at its ends. Does not copy a long text."""
+    start = _after_space(text, 0)
+    return text[start : end_before_space(text, start, len(text))]
 
 
 def _collected(body: bytes | bytearray, start: int, ends: list[int], collector: MemberCollector) -> JsonObject:
@@ -261,8 +287,10 @@ def _follow(is_open: bytearray, text: bytes) -> int:
     return smallest
 
 
-def _find_ends(pieces: Iterator[bytes], ends: list[int]) -> Iterator[None]:
-    """Add the ends of all members of a valid object to `ends`: the places of the commas, and of its last bracket."""
+def _find_ends(pieces: Iterator[bytes], ends: list[int], too_many: InvalidJson, limit: int) -> Iterator[None]:
+    """Add the ends of all members of a valid object, or of all items of a valid array, to `ends`: the places of the
+    commas, and of its last bracket. Raises `too_many` above the limit.
+    """
     blanks = _Blanks()
     is_open = bytearray()
     at = 0
@@ -271,6 +299,8 @@ def _find_ends(pieces: Iterator[bytes], ends: list[int]) -> Iterator[None]:
         depth = len(is_open)
         if _follow(is_open, text) <= 1:
             _add_ends(text, at, depth, ends)
+            if len(ends) > limit:
+                raise too_many
         at += len(text)
         yield
 
@@ -287,8 +317,6 @@ def _add_ends(text: bytes, at: int, depth: int, ends: list[int]) -> None:
             is_end = depth == 0
         if is_end:
             ends.append(at + place)
-            if len(ends) > MAX_MEMBERS:
-                raise InvalidJson(f"must have at most {MAX_MEMBERS} members")
 
 
 def _name_and_value(body: bytes | bytearray, at: int) -> tuple[str, int]:
@@ -300,10 +328,10 @@ def _name_and_value(body: bytes | bytearray, at: int) -> tuple[str, int]:
     return name, _after_space(body, _after_space(body, quoted.end()) + 1)
 
 
-def _after_space(body: bytes | bytearray, at: int) -> int:
+def _after_space(body: bytes | bytearray | memoryview, at: int) -> int:
     """Return the place of the first byte from `at` on that is no white space, or the end of the text."""
     while at < len(body):
-        piece = body[at : at + PIECE_BYTES]
+        piece = bytes(body[at : at + PIECE_BYTES])
         if left := len(piece.lstrip(b" \t\n\r")):
             return at + len(piece) - left
         at += len(piece)

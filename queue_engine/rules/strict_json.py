@@ -271,10 +271,10 @@ def _end_of_value(body: bytes | bytearray, text: memoryview, start: int, name: s
     raise _malformed(body, len(body))
 
 
-def end_before_space(body: bytes | bytearray, start: int, end: int) -> int:
+def end_before_space(body: bytes | bytearray | memoryview, start: int, end: int) -> int:
     """Return the end of the text from `start` to `end` without the space at its end. Does not copy a long text."""
     while start < end:
-        tail = body[max(start, end - _SLICE) : end]
+        tail = bytes(body[max(start, end - _SLICE) : end])
         if kept := len(tail.rstrip(b" \t\n\r")):
             return end - len(tail) + kept
         end -= len(tail)

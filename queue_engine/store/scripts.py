@@ -69,18 +69,23 @@ class Script:
     def bind(self, submit: Submit) -> Call:
         """Return a function that calls the script with keywords and, for a script with a scope, the object of its keys.
 
-        It raises TypeError when a keyword is missing or unknown.
+        It raises TypeError when a keyword is missing or unknown. The script is submitted when the function is called,
+        so calls that are awaited later share a round trip, and reach the store in the order of the calls.
         """
         pack, parse = self._pack, self._parse
+
+        async def parsed(reply: Awaitable[Any]) -> Any:
+            return parse(await reply)
+
         if not self.scoped_keys:
 
-            async def call(**given: Any) -> Any:
-                return parse(await submit(self, pack(None, given)))
+            def call(**given: Any) -> Awaitable[Any]:
+                return parsed(submit(self, pack(None, given)))
 
             return call
 
-        async def call_with_keys(keys: Any, /, **given: Any) -> Any:
-            return parse(await submit(self, pack(keys, given)))
+        def call_with_keys(keys: Any, /, **given: Any) -> Awaitable[Any]:
+            return parsed(submit(self, pack(keys, given)))
 
         return call_with_keys
 

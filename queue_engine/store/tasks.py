@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 
@@ -33,7 +34,20 @@ from queue_engine.store.redis.connections import MAX_COPIED_BYTES, Pieces
 from queue_engine.store.resealing import Resealed
 
 if TYPE_CHECKING:
+    from queue_engine.store import calls
     from queue_engine.store.calls import ReadLong, ReadOk, WhyQueued
+
+    EnqueueReply = (
+        calls.EnqueueOk
+        | calls.EnqueueExists
+        | calls.EnqueueConflict
+        | calls.EnqueueNotFound
+        | calls.EnqueueNotQueue
+        | calls.EnqueueClosed
+        | calls.EnqueueFull
+        | calls.EnqueueLimited
+        | calls.EnqueueWithin
+    )
 
 
 PART_BYTES = 256 * 1024
@@ -122,9 +136,29 @@ class TaskStore:
 
     async def enqueue(self, task: NewTask) -> Enqueued:
         """Accept `task` unless its endpoint refuses it. A repeated submission is accepted once."""
+        return _enqueued_by(await self._enqueueing(task))
+
+    async def enqueue_all(self, tasks: Sequence[NewTask], results: list[Enqueued | Exception]) -> None:
+        """Accept tasks in their order, as `enqueue` does, in shared round trips. Append a result for each.
+
+        When this is cancelled, the results of the tasks before are in the list.
+        """
+        replies = deque(map(self._enqueueing, tasks))
+        try:
+            while replies:
+                try:
+                    results.append(_enqueued_by(await replies.popleft()))
+                except Exception as error:  # noqa: BLE001 - it is the result of the task
+                    results.append(error)
+        finally:
+            for reply in replies:
+                reply.close()
+
+    def _enqueueing(self, task: NewTask) -> Coroutine[Any, Any, EnqueueReply]:
+        """Begin to accept a task."""
         keys = self._partitions.of(task.endpoint_id)
         spec = self._specs.encode(task.spec, task.endpoint_id, task.task_id)
-        reply = await self._scripts.enqueue(
+        return self._scripts.enqueue(
             keys.of_task(task.task_id),
             fingerprint=task.fingerprint,
             tenant=task.tenant,
@@ -136,11 +170,6 @@ class TaskStore:
             queue_ttl=_optional_number(task.queue_ttl_seconds),
             tag_names=" ".join(task.spec.tags) or None,
         )
-        if reply.word == "WITHIN":
-            return Enqueued(Submission(reply.result), RateState(RateScope.ENDPOINT, reply.per_second, reply.left))
-        if reply.word == "LIMITED":
-            return Enqueued(Submission.LIMITED, RateState(RateScope.ENDPOINT, reply.per_second, 0))
-        return _ENQUEUED[reply.word]
 
     async def accepted_request(self, endpoint_id: str, task_id: str, *, max_input_bytes: int) -> AcceptedRequest | None:
         """Return the request of the task, with its input up to `max_input_bytes`; None when there is no such task."""
@@ -332,6 +361,14 @@ def _number_of(entry_id: str) -> int:
     """
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds) * 1000 + min(int(sequence), 999)
+
+
+def _enqueued_by(reply: EnqueueReply) -> Enqueued:
+    if reply.word == "WITHIN":
+        return Enqueued(Submission(reply.result), RateState(RateScope.ENDPOINT, reply.per_second, reply.left))
+    if reply.word == "LIMITED":
+        return Enqueued(Submission.LIMITED, RateState(RateScope.ENDPOINT, reply.per_second, 0))
+    return _ENQUEUED[reply.word]
 
 
 def _joined(spec: bytes, input_: bytes | memoryview) -> bytes | Pieces:

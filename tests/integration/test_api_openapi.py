@@ -129,6 +129,8 @@ async def _scenario(api: RunningApi) -> None:
     await api.client.post(f"{base}/tasks?wait=0", json=TASK | {"taskId": "b"})
     await api.client.post(f"{base}/tasks/wait", json={"taskIds": ["a", "b", "none"]})
     await api.client.post(f"{base}/tasks/wait", json={"taskIds": []})
+    await api.client.post(f"{base}/tasks/batch", json={"tasks": [TASK | {"taskId": "e"}, TASK | {"taskId": "a"}, 5]})
+    await api.client.post(f"{base}/tasks/batch", json={"tasks": []})
     await api.client.get("/v2/serverless/77/workers")
     await api.client.post(f"{base}/tasks", content=b"{}")
     await api.client.post(f"{base}/tasks", json={"input": "x" * 1024 * 1024})

@@ -27,7 +27,7 @@ ALB = {f"forward_{method}" for method in ("get", "post", "put", "patch", "delete
 
 # Not made from the code: a route that is missing here, or that allows another role, fails.
 ROLES: dict[str, set[Role]] = {
-    "submit_task": SUBMITTERS,
+    **dict.fromkeys(("submit_task", "submit_batch"), SUBMITTERS),
     "list_tasks": VIEWERS,
     "count_tasks": VIEWERS,
     "export_tasks": VIEWERS,

@@ -16,6 +16,7 @@ from queue_engine.rules.json_pieces import (
     PIECE_BYTES,
     is_json_in_pieces,
     split_in_pieces,
+    split_items,
 )
 from queue_engine.rules.strict_json import MAX_MEMBERS, InvalidJson, is_json, split_object
 from tests.examples import examples
@@ -157,3 +158,22 @@ def test_a_long_kept_member_is_not_copied() -> None:
     assert isinstance(found.raw["input"], memoryview)
     assert found.raw["input"].obj is body
     assert found.raw["input"] == text
+
+
+@given(st.lists(_VALUES, max_size=6), st.sampled_from([None, 1]), _SIZES)
+@examples(200)
+def test_the_items_of_an_array_are_found_wherever_it_is_cut(items: list[Any], indent: int | None, size: int) -> None:
+    text = json.dumps(items, indent=indent).encode()
+    found = result_of(split_items(text, 6, piece_bytes=size))
+    assert [json.loads(bytes(one)) for one in found] == items
+    assert all(bytes(one) == bytes(one).strip() for one in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [(b'{"a": 1}', "must be an array"), (b"5", "must be an array"), (b"[1,2,3]", "must have at most 2 items")],
+)
+def test_another_value_and_too_many_items_are_refused(text: bytes, rule: str) -> None:
+    with pytest.raises(InvalidJson) as caught:
+        result_of(split_items(text, 2))
+    assert caught.value.rule == rule

@@ -26,6 +26,7 @@ UNCOUNTED_BYTES = 8 * 1024
 """The first bytes of a body that do not count for the tenant's limit, so that large bodies do not delay small ones. All
 connections of a tenant together hold 40 MB of them at most."""
 RETRY_AFTER_SECONDS = 1
+JSON = "application/json"
 BODY_SHARE = "queue_engine.body"
 """The name of the share of the body in the scope of its request."""
 
@@ -99,13 +100,18 @@ class BodyReader:
         InvalidRequest, ClientGone, TooManyRequests.
         """
         check_content_type(request.scope)
-        body = await self.read(request, tenant)
+        return await self.split(await self.read(request, tenant), known, keep_raw)
+
+    async def split(
+        self, body: bytes | bytearray, known: AbstractSet[str], keep_raw: AbstractSet[str] = frozenset()
+    ) -> JsonObject:
+        """Return the members of a JSON object, as `read_object` does. Raises InvalidRequest."""
         try:
             if len(body) <= MAX_SPLIT_BYTES:
                 return split_object(body, keep_raw, known)
             return await self.turns.run(split_in_pieces(body, keep_raw, known))
         except InvalidJson as error:
-            raise InvalidRequest(_field_name(error.member), error.rule) from None
+            raise InvalidRequest(field_name(error.member), error.rule) from None
 
     async def read(self, request: Request, tenant: str) -> bytes | bytearray:
         """Return the body unchanged. Raises BodyTooLarge, before reading when the declared length exceeds the limit.
@@ -136,7 +142,7 @@ class BodyReader:
             async with asyncio.timeout(self.silence_seconds) as limit:
                 while True:
                     message = await request.receive()
-                    body += _chunk(message)
+                    body += chunk_of(message)
                     if len(body) > self.max_bytes:
                         raise BodyTooLarge(self.max_bytes)
                     share.grow_to(len(body))
@@ -159,23 +165,28 @@ def release(scope: Scope) -> None:
         share.release()
 
 
-def check_content_type(scope: Scope) -> None:
-    """Raise NotJson unless the body is declared as uncompressed `application/json`, in UTF-8 if a charset is given."""
-    types = [value for name, value in scope["headers"] if name == b"content-type"]
+def declared_types(scope: Scope) -> list[bytes]:
+    """Return the values of all `Content-Type` headers."""
+    return [value for name, value in scope["headers"] if name == b"content-type"]
+
+
+def check_content_type(scope: Scope, media_type: str = JSON) -> None:
+    """Raise NotJson unless the body is declared as uncompressed `media_type`, in UTF-8 if a charset is given."""
+    types = declared_types(scope)
     if len(types) != 1:
-        raise NotJson("needs one Content-Type header: application/json")
-    if types[0] != b"application/json":
-        _check_media_type(types[0].decode("latin-1"))
+        raise NotJson(f"needs one Content-Type header: {media_type}")
+    if types[0] != media_type.encode():
+        _check_media_type(types[0].decode("latin-1"), media_type)
     if b"content-encoding" in named(scope) and any(
         name == b"content-encoding" and value.lower() != b"identity" for name, value in scope["headers"]
     ):
         raise NotJson("must not be compressed (Content-Encoding)")
 
 
-def _check_media_type(text: str) -> None:
-    media_type, *parameters = (part.strip().lower() for part in text.split(";"))
-    if media_type != "application/json":
-        raise NotJson("must be application/json (Content-Type)")
+def _check_media_type(text: str, media_type: str) -> None:
+    declared, *parameters = (part.strip().lower() for part in text.split(";"))
+    if declared != media_type:
+        raise NotJson(f"must be {media_type} (Content-Type)")
     for parameter in parameters:
         name, _, value = parameter.partition("=")
         if name.strip() == "charset" and value.strip().strip('"') not in ("utf-8", "utf8"):
@@ -186,12 +197,14 @@ def _declared_length(scope: Scope) -> int:
     return int(named(scope).get(b"content-length", b"0"))  # the HTTP parser accepts only digits
 
 
-def _chunk(message: Message) -> bytes:
+def chunk_of(message: Message) -> bytes:
+    """Return the part of a body in a message. Raises ClientGone if the client has disconnected."""
     if message["type"] == "http.disconnect":
         raise ClientGone
     chunk: bytes = message.get("body", b"")
     return chunk
 
 
-def _field_name(member: str | None) -> str:
+def field_name(member: str | None) -> str:
+    """Return the name of a member for a message; `body` for None, the whole text."""
     return "body" if member is None else ascii(member[:64])[1:-1]

@@ -64,3 +64,10 @@ def written_at_once(send: Send, status: int, head: bytes, body: bytes) -> bool:
     """Write a response and return True; return False if the caller must call `send`. See `Cycle.write`."""
     cycle = getattr(send, "__self__", None)
     return isinstance(cycle, Cycle) and cycle.write(status, head, body)
+
+
+def abort(send: Send) -> None:
+    """Close the connection at once, without the bytes that its client does not read. Another server does nothing."""
+    cycle = getattr(send, "__self__", None)
+    if isinstance(cycle, Cycle):
+        cycle.transport.abort()

@@ -98,14 +98,24 @@ _STATUS_AND_CODE: tuple[tuple[type[EngineError], int, int], ...] = (
 
 def response_to(error: Exception, scope: Scope) -> Response:
     """Return the response to `error`. An unexpected error is logged under an id that the response contains."""
-    if isinstance(error, NotFound):
-        return failure(404, _NOT_FOUND_CODES[error.resource], str(error))
-    for kind, status, code in _STATUS_AND_CODE:
-        if isinstance(error, kind):
-            return failure(status, code, str(error), _headers_for(error))
     if isinstance(error, HTTPException):
         return _routing_failure(error, scope)
-    return _internal_failure(error, scope)
+    status, code, message = failure_of(error, scope)
+    return failure(status, code, message, _headers_for(error) if isinstance(error, EngineError) else ())
+
+
+def failure_of(error: Exception, scope: Scope) -> tuple[int, int, str]:
+    """Return the HTTP status, the code and the message of an error. An unexpected error is logged under an id that the
+    message contains.
+    """
+    if isinstance(error, NotFound):
+        return 404, _NOT_FOUND_CODES[error.resource], str(error)
+    for kind, status, code in _STATUS_AND_CODE:
+        if isinstance(error, kind):
+            return status, code, str(error)
+    error_id = uuid.uuid4().hex[:16]
+    log.error("internal error", exc_info=error, extra={"error_id": error_id, "method": scope["method"]})
+    return 500, INTERNAL, f"internal error, id {error_id}"
 
 
 def _headers_for(error: EngineError) -> Headers:
@@ -125,9 +135,3 @@ def _routing_failure(error: HTTPException, scope: Scope) -> Response:
         return failure(405, INVALID_REQUEST, f"method: must be one of {allowed}", ((b"allow", allowed.encode()),))
     code = ENDPOINT_NOT_FOUND if scope["path"].startswith("/v2/serverless") else INVALID_REQUEST
     return failure(404, code, "no such path")
-
-
-def _internal_failure(error: Exception, scope: Scope) -> Response:
-    error_id = uuid.uuid4().hex[:16]
-    log.error("internal error", exc_info=error, extra={"error_id": error_id, "method": scope["method"]})
-    return failure(500, INTERNAL, f"internal error, id {error_id}")

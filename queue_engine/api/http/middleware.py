@@ -25,6 +25,13 @@ _KNOWN_STATUSES = {CLIENT_GONE} | set(HTTPStatus)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+def count_refusal(error: TooManyRequests) -> None:
+    """Count a request, or a task of a batch, that a limit refuses."""
+    metrics.rate_limited.labels(scope=error.scope).inc()
+    if isinstance(error, (QuotaReached, RateLimitReached)):
+        metrics.limit_refusals.labels(limit=error.limit).inc()
+
+
 class Edge:
     """Wraps the routes. Turns an exception of a handler into a response, unless a response has begun."""
 
@@ -64,9 +71,7 @@ class Edge:
     def _note(self, error: Exception) -> None:
         """Count or log the errors that an operator must notice."""
         if isinstance(error, TooManyRequests):
-            metrics.rate_limited.labels(scope=error.scope).inc()
-            if isinstance(error, (QuotaReached, RateLimitReached)):
-                metrics.limit_refusals.labels(limit=error.limit).inc()
+            count_refusal(error)
         elif isinstance(error, StoreUnavailable):
             self._refused.note(error)
 

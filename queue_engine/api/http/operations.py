@@ -18,7 +18,7 @@ from queue_engine.api.http.bodies import release
 from queue_engine.api.http.envelope import Failure
 from queue_engine.api.http.headers import named
 from queue_engine.api.http.order_log import log_order
-from queue_engine.api.http.responses import Response
+from queue_engine.api.http.responses import Sendable
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.principals import Right, roles_with
 
@@ -26,8 +26,8 @@ SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 ROLES = "x-roles"
 """The member of an operation's description that lists the roles that allow it."""
 
-Handler = Callable[[Request], Awaitable[Response]]
-Serve = Callable[[Scope, Receive, Send], Awaitable[Response | None]]
+Handler = Callable[[Request], Awaitable[Sendable]]
+Serve = Callable[[Scope, Receive, Send], Awaitable[Sendable | None]]
 """Function that sends the response to a request, or returns it for its caller to send."""
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -56,6 +56,8 @@ class DescribedRoute(Route):
     response_model: Any = None
     media_type: str | None = None
     takes: type[BaseModel] | None = None
+    has_lines = False
+    """True if it also takes JSON lines, and responds with them."""
     waits = False
     """True for a long poll, whose duration is no measure of the server."""
     is_exact = False
@@ -106,8 +108,8 @@ class Operation(DescribedRoute):
     `response` is the schema of a successful response. For a response that is not JSON, `media_type` is its type.
     `failures` are the HTTP statuses of errors besides 500 and those that follow from `right`, `takes` is the schema of
     the request's body, and `parameters` are the parameters of the path and the query. `only_reads` is True for a POST
-    that changes nothing, which is not logged, and `waits` for a long poll. The handler's docstring is part of the API's
-    description.
+    that changes nothing, or whose handler logs it, and `waits` for a long poll. `has_lines` is True if the operation
+    also takes JSON lines, and responds with them. The handler's docstring is part of the API's description.
 
     A writing operation under `/v2` refuses webhook deliveries: a task whose webhook is this API, at an address that is
     not known as its own, would otherwise submit or retry itself forever.
@@ -126,6 +128,7 @@ class Operation(DescribedRoute):
         media_type: str | None = None,
         failures: Sequence[int] = (),
         takes: type[BaseModel] | None = None,
+        has_lines: bool = False,
         parameters: Sequence[dict[str, Any]] = (),
         only_reads: bool = False,
         waits: bool = False,
@@ -133,6 +136,8 @@ class Operation(DescribedRoute):
         writes = method not in SAFE_METHODS and path.startswith("/v2/")
         statuses = sorted({*failures, 500, *((400,) if writes else ()), *failures_of(right)})
         described: dict[str, Any] = {"requestBody": _body(takes)} if takes is not None else {}
+        if has_lines:
+            described["requestBody"]["content"]["application/x-ndjson"] = {"schema": {"type": "string"}}
         if parameters:
             described["parameters"] = list(parameters)
         super().__init__(
@@ -150,11 +155,12 @@ class Operation(DescribedRoute):
         self.response_model = response
         self.media_type = media_type
         self.takes = takes
+        self.has_lines = has_lines
         self.waits = waits
 
 
 def _responding(handler: Handler, *, writes: bool, is_order: bool) -> Serve:
-    async def serve(scope: Scope, receive: Receive, _send: Send) -> Response:
+    async def serve(scope: Scope, receive: Receive, _send: Send) -> Sendable:
         if writes:
             _check_no_delivery(scope)
         try:

@@ -94,6 +94,7 @@ class _CycleTransport:
         self._protocol = protocol
         self.write = protocol.transport.write
         self.is_closing = protocol.transport.is_closing
+        self.abort = protocol.transport.abort
 
     def close(self) -> None:
         self._protocol.close_after_response()

@@ -31,6 +31,15 @@ class Streamed(Protocol):
 Part = bytes | memoryview | Streamed
 
 
+class Sendable(Protocol):
+    """A response that can be sent."""
+
+    @property
+    def status(self) -> int: ...
+
+    async def send(self, send: Send) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Response:
     """An HTTP response."""
@@ -122,5 +131,9 @@ _END = b"}}"
 
 def failure(status: int, code: int, message: str, headers: Headers = ()) -> Response:
     """Return an error in the envelope. Characters of `message` that UTF-8 cannot encode are escaped."""
-    text = message.encode("utf-8", "backslashreplace").decode()
-    return Response(status, orjson.dumps({"message": text, "code": code, "data": None}), headers=headers)
+    return Response(status, orjson.dumps({"message": printable(message), "code": code, "data": None}), headers=headers)
+
+
+def printable(text: str) -> str:
+    """Return the text with escapes in place of characters that UTF-8 cannot encode."""
+    return text.encode("utf-8", "backslashreplace").decode()

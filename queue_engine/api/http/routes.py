@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from queue_engine.api.http.operations import DescribedRoute
-from queue_engine.api.http.responses import Response
+from queue_engine.api.http.responses import Sendable
 
 
 class Routes:
@@ -21,7 +21,7 @@ class Routes:
         self._routes = routes
         self._exact = {(route.method, route.path): route for route in routes if route.is_exact}
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[Response | None]:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[Sendable | None]:
         """Call the route of a request. It sends the response, or returns it for the caller to send.
 
         The scope gets the route and the parameters in the path. Raises HTTPException for a path that does not exist

@@ -35,6 +35,8 @@ class Services:
     authenticator: Authenticator
     limiter: RateLimiter
     bodies: BodyReader
+    batch_bodies: BodyReader
+    """Reads bodies with many tasks."""
     catalogue: Catalogue
     monotonic: Callable[[], float] = time.monotonic
 

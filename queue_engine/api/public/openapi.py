@@ -65,6 +65,8 @@ def _operation(route: DescribedRoute, schema: dict[str, Any] | None) -> dict[str
         success["content"] = {"application/json": {"schema": schema}}
     elif route.media_type is not None:
         success["content"] = {route.media_type: {"schema": {"type": "string"}}}
+    if route.has_lines:
+        success["content"]["application/x-ndjson"] = {"schema": {"type": "string"}}
     responses = {"200": success, **{str(status): response for status, response in route.responses.items()}}
     return {**route.described, "responses": responses}
 

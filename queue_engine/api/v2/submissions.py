@@ -12,10 +12,12 @@ from pydantic_core import core_schema
 
 from queue_engine.api.v2.fields import OptionalWebhook, RequestModel, parsed
 from queue_engine.domain.definitions import Defined
-from queue_engine.domain.field_errors import FieldError
+from queue_engine.domain.errors import InvalidRequest
+from queue_engine.domain.field_errors import FieldError, raise_for
 from queue_engine.domain.field_types import matching
+from queue_engine.domain.principals import Principal
 from queue_engine.domain.tasks import SPEC_FIELDS, TASK_FIELDS, TaskField, TaskSpec
-from queue_engine.engine.submissions import TaskRequest
+from queue_engine.engine.submissions import Submissions, TaskRequest
 from queue_engine.rules.strict_json import JsonObject
 from queue_engine.rules.webhook_urls import Webhook
 
@@ -104,16 +106,37 @@ class SubmitTask(_Fields):
         """Return the task and the field errors, as `parsed` does."""
         return parsed(cls, body.values | body.raw)
 
-    def request(self, traceparent: str | None) -> TaskRequest:
-        """Return the task to submit."""
+    def request(self, traceparent: str | None, name: str | None = None) -> TaskRequest:
+        """Return the task to submit. `name` is the id of a task that has none."""
         given, webhook = self.__dict__, self.webhook
         values = {name: given[asked] for name, asked in _KEPT}
         if webhook is not None:
             values |= {"webhook": webhook.url, "webhook_destination": webhook.destination}
         spec = TaskSpec(**values, traceparent=traceparent)
         return TaskRequest(
-            self.task_id, spec, self.input, webhook, self.execution_timeout_seconds, self.queue_ttl_seconds
+            self.task_id or name, spec, self.input, webhook, self.execution_timeout_seconds, self.queue_ttl_seconds
         )
+
+
+async def checked_task(body: JsonObject, principal: Principal, submissions: Submissions) -> SubmitTask:
+    """Return the task in a request. Raises InvalidTask for all fields that break a rule."""
+    task, errors = SubmitTask.parse(body)
+    if errors:
+        secrets = task.headers, task.webhook_auth_key
+        errors += await submissions.field_errors(principal, *secrets, task.webhook)
+        try:
+            raise_for(errors)
+        except InvalidRequest as error:
+            raise InvalidTask(error, getattr(task, "task_id", None)) from None
+    return task
+
+
+class InvalidTask(InvalidRequest):
+    """Fields of a task break rules. `task_id` is its id, if that is valid."""
+
+    def __init__(self, error: InvalidRequest, task_id: str | None) -> None:
+        super().__init__(error.field, error.rule)
+        self.task_id = task_id
 
 
 def traceparent_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:

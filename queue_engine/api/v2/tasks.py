@@ -17,7 +17,7 @@ from queue_engine.api.v2.endpoints import ENDPOINT_ID
 from queue_engine.api.v2.fields import names_of
 from queue_engine.api.v2.long_texts import sent_texts
 from queue_engine.api.v2.pages import page_in, page_parameters
-from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, traceparent_of
+from queue_engine.api.v2.submissions import RAW_FIELDS, SubmitTask, checked_task, traceparent_of
 from queue_engine.api.v2.task_filters import filter_parameters, is_cursor_list
 from queue_engine.api.v2.task_lists import TaskLists, cursor_parameter, export_parameters
 from queue_engine.api.v2.task_views import (
@@ -37,7 +37,6 @@ from queue_engine.api.v2.task_views import (
 )
 from queue_engine.api.v2.waits import TaskWaits, Wait, WaitForTasks, disconnect_parameter, wait_in, wait_parameter
 from queue_engine.domain.endpoints import Endpoint
-from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.principals import Principal, Right
 from queue_engine.domain.tasks import TaskStatus
 from queue_engine.engine.access import check_may
@@ -152,11 +151,7 @@ class TaskRoutes:
 
     async def _read_task(self, request: Request, principal: Principal) -> SubmitTask:
         body = await self._services.read_object(request, principal, names_of(SubmitTask), RAW_FIELDS)
-        submitted_task, errors = SubmitTask.parse(body)
-        if errors:
-            secrets = submitted_task.headers, submitted_task.webhook_auth_key
-            raise_for(errors + await self._submissions.field_errors(principal, *secrets, submitted_task.webhook))
-        return submitted_task
+        return await checked_task(body, principal, self._submissions)
 
     async def list_tasks(self, request: Request) -> Response:
         """With `cursor`, or with any filter but `status`, the list is walked by cursor: the response has `nextCursor`
