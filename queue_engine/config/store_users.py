@@ -31,6 +31,7 @@ _GROUPS: Sequence[tuple[Sequence[str], Sequence[str]]] = (
     (("get", "getrange", "set", "strlen", "pexpire"), ("b:*", "r:*", "mark")),
     (("rpush", "lpush", "lpop", "lindex", "lset", "ltrim", "pexpire"), ("at:*", "ev:*")),
     (("xreadgroup", "xautoclaim", "xack", "xdel", "xpending", "xgroup|create", "xgroup|delconsumer"), ("q:*",)),
+    (("blpop", "llen", "rpush", "del"), ("q:*:bell",)),
     (("xadd",), ("q:*", "out", "fin:*", "log:*")),
     (("xlen", "xrevrange", "xtrim", "xinfo|stream", "exists", "pexpire", "unlink"), ("log:*",)),
     (("zadd", "zrem"), ("lease", "due", "exp", "purge", "check", "delete", "live:*", "logs:*", "evr:*")),

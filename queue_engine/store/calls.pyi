@@ -974,11 +974,14 @@ class Scripts:
         worker_id: str,
         limit: int,
         is_turn_of_new: bool,
-        retried_after: str,
-        new_after: str,
+        retried_after: str | None,
+        new_after: str | None,
     ) -> ClaimOk:
         """Claim waiting tasks for an agent. While both queues have tasks, each gets half of the places, so that no
-        queue waits until the other one is empty. A repeated call returns the same entries. Does not wait for a task.
+        queue waits until the other one is empty. A repeated call returns the same entries. Does not wait for a task: an
+        agent without tasks waits for the bell, in the same write to the store (see bell.py). An agent that hears the
+        bell may get fewer tasks than wait, or none because another agent was faster. So a claim that is full rings for
+        the next agent, and one that leaves no task takes the bells that no agent has heard.
         """
     async def create_agent_token(
         self,
@@ -1522,7 +1525,9 @@ class Scripts:
         slots: int | None,
         mean_run_ms: float | None,
     ) -> ReportWorkerOk | ReportWorkerGone:
-        """Record the status that an agent reports for its worker."""
+        """Record the status that an agent reports for its worker. The bell rings again if tasks are queued, because an
+        agent may have died after it heard the bell and before it claimed.
+        """
     async def rerun(
         self,
         keys: TaskKeys,

@@ -79,6 +79,9 @@ CANCEL_REQUESTS_MS = 60_000
 
 MAX_COUNTED_PLACES = 16
 """Length of a queue up to which the tasks before a task are counted. The place in a longer one is computed."""
+MAX_BELLS = 16
+"""Limit of an endpoint's bells that no agent has heard. More are not needed, because an agent that leaves tasks rings
+again."""
 
 MAX_RUNNING_OPERATIONS = 4
 """Limit of the operations of an endpoint that run."""
@@ -88,6 +91,7 @@ OPERATION_KEPT_MS = 7 * 86_400_000
 """Time for which the result of an operation can be read."""
 
 CONSTANTS: dict[str, str | int] = {
+    "MAX_BELLS": MAX_BELLS,
     "MAX_CANCEL_REQUESTS": MAX_CANCEL_REQUESTS,
     "CANCEL_REQUESTS_MS": CANCEL_REQUESTS_MS,
     "EXPIRY_SLACK_MS": EXPIRY_SLACK_MS,

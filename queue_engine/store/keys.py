@@ -276,6 +276,11 @@ class EndpointKeys:
         return self._key("q") + ":retry"
 
     @cached_property
+    def bell(self) -> str:
+        """List: rung when tasks may be claimed, so that an agent that waits for the bell claims; limited."""
+        return self._key("q") + ":bell"
+
+    @cached_property
     def counts(self) -> str:
         """Hash: counts of the tasks by status; for each index the latest number and the gaps in its blocks."""
         return self._key("cnt")

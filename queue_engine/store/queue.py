@@ -8,11 +8,11 @@ import secrets
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from queue_engine.domain.attempts import Renewal, Settled
@@ -28,6 +28,7 @@ from queue_engine.domain.tasks import (
     TryAgain,
 )
 from queue_engine.gatherer import Gatherer
+from queue_engine.store.bell import BellWait
 from queue_engine.store.calls import Scripts
 from queue_engine.store.cancel_requests import CancelRequests, WorkerCancellations
 from queue_engine.store.codec import AgentSpecs, rest_of
@@ -35,9 +36,14 @@ from queue_engine.store.keys import FINGERPRINT, META, NEXT_FINGERPRINT, UNSEALE
 from queue_engine.store.policies import retry_policy_of
 from queue_engine.store.redis.connections import MAX_COPIED_BYTES
 
+if TYPE_CHECKING:
+    from queue_engine.store.calls import ClaimOk
+
 GROUP = "agents"
 MAX_WHY_BYTES = 512
 """Limit of an error's text in the history of a task's attempts."""
+IDLE_AFTER_SECONDS = 10.0
+"""Time without tasks after which an agent is idle: see bell.py."""
 MAX_STEPS = 20
 """Limit of steps in one search for claimed entries that no agent has started."""
 MAX_TOGETHER = 24
@@ -135,7 +141,11 @@ class TaskQueue:
         self.worker_id = worker_id
         self._lease_ms = lease_ms
         self._is_served = is_served
-        self._claims_by_script = False
+        self._bell = BellWait(blocking, self._keys)
+        self._waits = Scripts(self._bell.submit)
+        self._idle_from = 0.0
+        """Monotonic time from which the agent is idle, if it gets no entries before."""
+        self._claims_at_once = False
         """True if the last claim got all that it asked for, so that more tasks probably wait, or its reply was lost."""
         self._claiming: asyncio.Future[Any] | None = None
         """The latest call of the script, which goes on when its claim is cancelled."""
@@ -167,11 +177,11 @@ class TaskQueue:
         return self._keys.endpoint_id
 
     async def claim(self, limit: int, *, block_ms: int) -> list[Entry]:
-        """Return up to `limit` entries, or that number of each queue. Wait up to `block_ms` for the first one.
+        """Return up to `limit` entries. Wait up to `block_ms` for the first one.
 
-        While tasks wait, the entries come by a script, which shares the round trips of the other scripts. A blocking
-        read would cost a round trip of its own, and the agent's slots would be empty for that time. The script also
-        returns entries that an earlier claim got and did not return, because its reply was lost or it was cancelled.
+        While tasks wait, the calls share the round trips of the other scripts. A wait for the bell would cost a round
+        trip of its own, and the agent's slots would be empty for that time. These calls also return entries that an
+        earlier claim got and did not return, because its reply was lost or it was cancelled.
         """
         try:
             entries = await self._claim(limit, block_ms)
@@ -180,17 +190,23 @@ class TaskQueue:
                 raise
             if not await self._make_groups():
                 await asyncio.sleep(block_ms / 1000)
-            return []
-        self._claims_by_script = len(entries) >= limit
+                return []
+            entries = await self._waiting(limit)
+        self._claims_at_once = len(entries) >= limit
+        if entries:
+            self._idle_from = time.monotonic() + IDLE_AFTER_SECONDS
         return entries
 
     async def _claim(self, limit: int, block_ms: int) -> list[Entry]:
-        if self._claims_by_script and (entries := await self._waiting(limit)):
-            return entries
-        self._claims_by_script = True  # unless this read returns
+        if self._claims_at_once:
+            entries = await self._waiting(limit)
+            self._is_turn_of_new = not self._is_turn_of_new
+            if entries:
+                return entries
+        self._claims_at_once = True  # unless this wait returns
         try:
-            return await self._read(limit, block_ms)
-        except (RedisConnectionError, RedisTimeoutError):
+            return await self._wait(limit, block_ms)
+        except (RedisConnectionError, RedisTimeoutError, NoScriptError):
             return await self._waiting(limit)
 
     async def _waiting(self, limit: int) -> list[Entry]:
@@ -205,20 +221,42 @@ class TaskQueue:
                 new_after=self._received[self._keys.queue],
             )
         )
-        reply = await asyncio.shield(self._claiming)
-        self._is_turn_of_new = not self._is_turn_of_new
-        return self._take(self._keys.retry_queue, reply.retried) + self._take(self._keys.queue, reply.new)
+        return self._entries_of(await asyncio.shield(self._claiming))
 
-    async def _read(self, limit: int, block_ms: int) -> list[Entry]:
-        streams: dict[Any, Any] = {self._keys.retry_queue: ">", self._keys.queue: ">"}
-        reply = await self._blocking.xreadgroup(GROUP, self.worker_id, streams, count=limit, block=block_ms)
-        return [entry for stream, entries in reply for entry in self._take(stream.decode(), entries)]
+    async def _wait(self, limit: int, block_ms: int) -> list[Entry]:
+        """Wait for the bell, and return up to `limit` entries."""
+        self._bell.block_ms = block_ms
+        if time.monotonic() < self._idle_from:
+            entries = await self._waiting_after_bell(limit)
+        else:
+            entries = await self._waiting(limit) if await self._bell.rings() else []
+        if self._bell.is_refused and not entries:
+            await asyncio.sleep(block_ms / 1000)
+        return entries
+
+    async def _waiting_after_bell(self, limit: int) -> list[Entry]:
+        reply = await self._waits.claim(
+            self._keys,
+            worker_id=self.worker_id,
+            limit=limit,
+            is_turn_of_new=self._is_turn_of_new,
+            retried_after=None,
+            new_after=None,
+        )
+        return self._entries_of(reply)
+
+    def _entries_of(self, reply: ClaimOk) -> list[Entry]:
+        return self._take(self._keys.retry_queue, reply.retried) + self._take(self._keys.queue, reply.new)
 
     def _take(self, stream: str, entries: Sequence[StreamEntry]) -> list[Entry]:
         """Return claimed entries of a stream, and note that they were received."""
-        if entries:
-            self._received[stream] = entries[-1][0].decode()
+        self._note_received(stream, entries)
         return _entries(stream, entries)
+
+    def _note_received(self, stream: str, entries: Sequence[StreamEntry]) -> None:
+        """Note entries that the agent has got, so that no claim returns them again."""
+        ids = [self._received[stream], *(entry_id.decode() for entry_id, _ in entries)]
+        self._received[stream] = max(ids, key=_place)
 
     async def claim_abandoned(self, limit: int, *, idle_ms: int) -> list[Entry]:
         """Return entries that another agent read at least `idle_ms` ago and did not start, because it has died.
@@ -269,6 +307,7 @@ class TaskQueue:
             await self._make_groups()
             return [], True
         self._cursors[stream] = cursor.decode()
+        self._note_received(stream, entries)
         return _entries(stream, entries), cursor == b"0-0"
 
     async def unstarted(self) -> list[Entry]:
@@ -474,6 +513,12 @@ def _settled(words: Sequence[str], now_ms: int) -> Settled | Exception:
         return Settled(word)
     created_ms, started_ms = map(int, rest)
     return Settled(word, created_ms, started_ms, now_ms)
+
+
+def _place(entry_id: str) -> tuple[int, int]:
+    """Return the place of an entry in its stream."""
+    milliseconds, number = entry_id.split("-")
+    return int(milliseconds), int(number)
 
 
 def _entries(stream: str, entries: Iterable[StreamEntry]) -> list[Entry]:

@@ -57,7 +57,7 @@ GAP_EVERY = 64
 """One task in this number is deleted by hand, before pages among gaps are read."""
 OPERATIONS = ("submit", "claim", "finish", "count", "first page", "middle page", "last page", "page of all", "purge")
 AMONG_GAPS = "page among gaps"
-TOP_LEVEL = {"claim": ("evalsha", "xreadgroup"), "count": ("hmget",)}
+TOP_LEVEL = {"claim": ("evalsha", "blpop"), "count": ("hmget",)}
 """The commands that an operation sends, where these are not scripts only."""
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from queue_engine.store.queue import TaskQueue
+from queue_engine.store.scripts import load_scripts
 from tests.faults.engine import CONCURRENCY, LEASE_SECONDS, Worker
 from tests.faults.proxy import Link
 from tests.faults.scenarios import AGENT_GOAL_SECONDS, scenario
@@ -154,7 +155,7 @@ async def killed_before_start(stage: Stage) -> None:
 async def _kill_before_start(stage: Stage) -> None:
     dying = await stage.add_worker("w1")
     await asyncio.to_thread(dying.wait_until_up)
-    dying.to_engine.lose_requests_with(b"EVALSHA")
+    dying.to_engine.lose_requests_with(load_scripts()["start"].sha.encode())
     stuck = stage.mix.steady(CONCURRENCY, ms=100)
     await stage.load(stuck, rate=200)
     await stage.until(lambda: _has_read(stage, dying.agents[-1], CONCURRENCY), what="the agent reads nothing")

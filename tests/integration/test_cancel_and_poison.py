@@ -252,7 +252,7 @@ async def _wait_for_readers(store: Store, count: int) -> None:
 
     async def wait() -> bool:
         clients: list[dict[str, str]] = await store.redis.client_list()
-        return sum(one["cmd"] == "xreadgroup" and "b" in one["flags"] for one in clients) == count
+        return sum(one["cmd"] == "blpop" and "b" in one["flags"] for one in clients) == count
 
     await wait_until_async(wait, message="the agents do not read")
 

@@ -7,7 +7,7 @@ during the check.
 from collections import Counter
 from dataclasses import dataclass
 
-from queue_engine.store.constants import TAG_BYTES, TASK_BYTES
+from queue_engine.store.constants import MAX_BELLS, TAG_BYTES, TASK_BYTES
 from queue_engine.store.keys import EndpointKeys, Partition, member, task_delivery_id
 from tests.store.probe import Fields, Probe, Snapshot
 
@@ -22,7 +22,7 @@ BLOCK, FAN, LEVELS = 64, 16, 6
 async def faults_of(probe: Probe, partition: Partition, endpoint_ids: list[str], *, has_use: bool = True) -> list[str]:
     """Return a sentence for each inconsistency in a partition with exactly these endpoints.
 
-    `has_use` is False for data of an earlier version, which did not count bytes and deliveries.
+    `has_use` is False for data of an earlier version, which did not count bytes and deliveries, and had no bells.
     """
     return faults_in(await probe.snapshot(partition.tag), partition, endpoint_ids, has_use=has_use)
 
@@ -39,6 +39,7 @@ def faults_in(snapshot: Snapshot, partition: Partition, endpoint_ids: list[str],
         faults += _faults_of_operations(contents, one)
         if has_use:
             faults += _faults_of_use(contents, one)
+            faults += _faults_of_bell(one)
     return faults + _faults_of_partition(contents)
 
 
@@ -53,6 +54,7 @@ class _EndpointContent:
     """Task id by its place in one of the queues."""
     pending: set[Place]
     """Entries that were read and not acknowledged."""
+    bells: int
     created: dict[str, Fields]
     live: dict[str, float]
     finished: dict[str, dict[str, Fields]]
@@ -136,6 +138,7 @@ def _read_endpoint(snapshot: Snapshot, keys: EndpointKeys) -> _EndpointContent:
             (stream, entry_id): entry["t"] for stream in queues for entry_id, entry in snapshot.stream(stream).items()
         },
         pending={(stream, entry_id) for stream in queues for entry_id in snapshot.pending(stream)},
+        bells=len(snapshot.contents.get(keys.bell, ())),
         created=snapshot.stream(keys.created),
         live=snapshot.scores(keys.live),
         finished={status: snapshot.stream(keys.finished(status)) for status in ENDED},
@@ -352,6 +355,16 @@ def _first_expiring(one: _EndpointContent) -> int | None:
             upto, seen = map(int, one.counts.get(f"stepped:{ENDED[status]}", f"0 {time}").split())
             times.append(min(time, seen) if number <= upto else time)
     return min(times, default=None)
+
+
+def _faults_of_bell(one: _EndpointContent) -> list[str]:
+    """Return a sentence if no agent would be woken for tasks that wait, or if bells are not limited."""
+    faults = []
+    if (unread := set(one.queued) - one.pending) and not one.bells:
+        faults.append(f"no bell has rung for {sorted(unread)}")
+    if one.bells > MAX_BELLS:
+        faults.append(f"{one.bells} bells")
+    return faults
 
 
 def _faults_of_use(contents: _Content, one: _EndpointContent) -> list[str]:

@@ -30,7 +30,7 @@ COMMANDS = {
     *("xadd", "xreadgroup", "xautoclaim", "xack", "xdel", "xpending", "xlen", "xrevrange", "xtrim"),
     *("xgroup|create", "xgroup|delconsumer", "xinfo|stream", "sadd", "scard"),
     *("zadd", "zrem", "zcard", "zrange", "zremrangebyscore", "evalsha", "info", "time", "cluster|slots"),
-    *("xread", "spublish"),
+    *("xread", "spublish", "blpop", "llen"),
 }
 CONNECTION = {
     *("auth", "hello", "ping", "echo", "select", "quit", "reset", "wait", "waitaof"),
@@ -188,7 +188,7 @@ ENGINES_KEYS = {
 """All keys that belong to no partition, by their names in keys.py; and texts that are no keys, such as ids."""
 AGENTS_KEYS = {
     *("leases", "due", "deadlines", "due_purges", "due_checks", "deletions", "waiting_endpoints", "counts", "outbox"),
-    *("endpoint", "queue", "retry_queue", "live", "partition_counts", "workers", "logs", "removed_events"),
+    *("endpoint", "queue", "retry_queue", "bell", "live", "partition_counts", "workers", "logs", "removed_events"),
     *("finished_success", "finished_delivered", "finished_failed"),
     *("task", "body", "result", "history", "delivery", "worker", "log", "events"),
 }
@@ -221,6 +221,7 @@ async def touches(stranger: Redis, key: str) -> list[str]:
         *(("XREVRANGE", key, "+", "-"), ("XTRIM", key, "MAXLEN", 1), ("XGROUP", "CREATE", key, "g", "0", "MKSTREAM")),
         *(("XGROUP", "DELCONSUMER", key, "g", "c"), ("XINFO", "STREAM", key), ("XAUTOCLAIM", key, "g", "c", 0, "0")),
         *(("SADD", key, "m"), ("SCARD", key), ("ZADD", key, 1, "m"), ("ZREM", key, "m"), ("ZCARD", key)),
+        *(("BLPOP", key, "0.001"), ("LLEN", key)),
         *(("ZRANGE", key, 0, 1), ("ZREMRANGEBYSCORE", key, 0, 1), ("EVALSHA", "0" * 40, 1, key)),
         *(
             ("XREADGROUP", "GROUP", "g", "c", "STREAMS", key, ">"),
@@ -254,6 +255,7 @@ async def test_of_a_partition_only_the_keys_of_agents_are_reached(stranger: Redi
     found = {name: await touches(stranger, key) for name, key in partition_keys().items()}
     assert found.pop("cancel_requests") == ["XREAD"]
     assert {name for name, commands in found.items() if commands} == AGENTS_KEYS
+    assert sorted(found["bell"]) == sorted([*found["queue"], "BLPOP", "LLEN", "RPUSH", "DEL"])
     assert sorted(found["endpoint"]) == ["EVALSHA", "EXISTS", "HGET", "HGETALL", "HMGET"]
     assert found.keys() - AGENTS_KEYS >= {"rates", "created", "recovery", "given_up", "senders", "ticks", "outbox_due"}
     for key in ("{p01}:tokens:7", "{p01}:worker-tokens:7", "{qe}:periodic", "arq:job:x", "other"):

@@ -22,6 +22,7 @@ async def test_only_the_keys_of_the_endpoint_are_left_without_tasks(bench: Bench
         keys.endpoint,
         keys.queue,
         keys.retry_queue,
+        keys.bell,
         keys.counts,
         keys.created,
         keys.finished("SUCCESS"),

@@ -139,8 +139,12 @@ async def test_an_agent_waits_for_its_scripts_and_the_engine_loads_them_with_its
     of_agent = Store(store.url, Sealer(None), partitions=store.partitions.count, is_agent=True)
     agent = of_agent.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
     await bench.submit("t1")
-    await bench.probe.ask("SCRIPT", "FLUSH")
     (entry,) = await agent.claim(1, block_ms=1)
+    await bench.submit("t2")
+    await bench.probe.ask("SCRIPT", "FLUSH")
+    with pytest.raises(StoreUnavailable, match="does not know the scripts of this version"):
+        async with store_errors():
+            await agent.claim(1, block_ms=1)
     for _ in range(2):
         with pytest.raises(StoreUnavailable, match="does not know the scripts of this version"):
             async with store_errors():
@@ -148,6 +152,7 @@ async def test_an_agent_waits_for_its_scripts_and_the_engine_loads_them_with_its
     await bench.sweep()  # calls scripts that no agent calls
     started = await agent.start(entry, address="127.0.0.1:9000")
     assert started is not None
+    assert [one.task_id for one in await agent.claim(1, block_ms=1)] == ["t2"]
     await bench.probe.ask("SCRIPT", "FLUSH")
     await store.prepare()
     assert (await agent.settle(started.lease, Succeeded(b"1"))).word == "OK"
@@ -366,9 +371,9 @@ async def test_entries_whose_reply_was_lost_come_back_to_the_agent(far: Bench, p
     assert await agent.claim(1, block_ms=1) == []
     await far.submit("t1")
     proxy.replies_to_lose = 1
-    assert await agent.claim(1, block_ms=1) == []
-    assert [entry.task_id for entry in await agent.unstarted()] == ["t1"]
-    (entry,) = await agent.claim_abandoned(1, idle_ms=0)
+    (entry,) = await agent.claim(1, block_ms=1)
+    assert proxy.replies_to_lose == 0
+    assert [one.task_id for one in await agent.unstarted()] == [entry.task_id] == ["t1"]
     assert await agent.start(entry, address="x:1") is not None
 
 

@@ -2,7 +2,7 @@
 
 Waiting agents cost no connection to the store: one reader claims for all of them, first come, first served.
 
-    agents ── claim ──► waiters, in their order ◄── reader ── one blocking read ── store
+    agents ── claim ──► waiters, in their order ◄── reader ── one wait for the bell ── store
 
 The reader runs while an agent waits. Tasks that it gets when no agent waits any longer are put back, so that another
 process can claim them.

@@ -1,10 +1,14 @@
 -- Claim waiting tasks for an agent. While both queues have tasks, each gets half of the places, so that no queue waits until
--- the other one is empty. A repeated call returns the same entries. Does not wait for a task.
+-- the other one is empty. A repeated call returns the same entries. Does not wait for a task: an agent without tasks waits for
+-- the bell, in the same write to the store (see bell.py).
+-- An agent that hears the bell may get fewer tasks than wait, or none because another agent was faster. So a claim that is full
+-- rings for the next agent, and one that leaves no task takes the bells that no agent has heard.
 --
 -- flags: allow-oom
--- keys of an endpoint: retry_queue, queue
+-- keys of an endpoint: retry_queue, queue, bell
 -- arguments: worker_id text, limit integer, is_turn_of_new flag (an odd place belongs to the new tasks),
---   retried_after text, new_after text (id of the latest entry of each queue that the agent has received)
+--   retried_after optional text, new_after optional text (id of the latest entry of each queue that the agent has received; none
+--     when it has received all that it has claimed, and does not repeat the call)
 -- replies:
 --   OK: retried entries, new entries
 local function read(stream, after, count)
@@ -17,12 +21,18 @@ local function claim(entries, stream, count)
   for _, entry in ipairs(found) do entries[#entries + 1] = entry end
   return #found
 end
+local retried, new = {}, {}
 -- The entries of a reply that was lost. Both queues are read before any claim, because a missing group is an error.
-local retried, new = read(retry_queue, retried_after, limit), read(queue, new_after, limit)
+if retried_after then retried, new = read(retry_queue, retried_after, limit), read(queue, new_after, limit) end
 local left = limit - #retried - #new
 local share = math.floor((left + (is_turn_of_new and 0 or 1)) / 2)
 local claimed = claim(retried, retry_queue, share)
 left = left - claimed
 left = left - claim(new, queue, left)
-if claimed == share then claim(retried, retry_queue, left) end
+if claimed == share then left = left - claim(retried, retry_queue, left) end
+if left > 0 then
+  redis.pcall('DEL', bell)
+else
+  ring_bell()
+end
 return { 'OK', retried, new }

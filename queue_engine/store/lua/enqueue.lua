@@ -42,7 +42,7 @@ local now = text(now_ms())
 local member, task_id = names_of(task)
 local seq = index_add('all', created, now, 't', task_id)
 local number = redis.call('HINCRBY', partition_counts, 'seq', 1) * TASKS_PER_PARTITION_STEP + partition_index
-local entry = redis.call('XADD', queue, '*', 't', task_id)
+local entry = redis.call('XADD', queue, '*', 't', task_id, 'n', seq)
 -- A plain SET would search for an expiry to remove, in a table with a key for each ended task.
 if not redis.call('SET', body, spec_and_input, 'NX', 'KEEPTTL') then redis.call('SET', body, spec_and_input) end
 redis.call('HSET', task, 'state', 'queued', 'entry', entry, 'attempts', 0, 'lost', 0, 'created', now, 'updated', now,
@@ -56,6 +56,7 @@ end
 if destination then redis.call('HSET', task, 'webhook', #destination <= 64 and destination or '1') end
 redis.call('ZADD', live, seq, task_id)
 count_move(nil, 'queued')
+ring_bell()
 add_use('bytes', #spec_and_input + TASK_BYTES)
 if tag_names then add_tags(seq, task_id, tag_names) end
 if not counted_from then redis.call('HSET', counts, 'counted_from', seq) end

@@ -104,6 +104,14 @@ local function count_move(from, to, number)
   redis.call('HINCRBY', partition_counts, to, number)
 end
 
+-- Ring the bell of an endpoint, so that an agent that waits for it claims tasks (see claim.lua). With pcall, because an agent whose
+-- user has the rules of an earlier version may not. Then the tasks wait until an agent claims without a bell.
+-- keys: bell
+local function ring_bell()
+  local bells = redis.pcall('LLEN', bell)
+  if type(bells) == 'number' and bells < MAX_BELLS then redis.pcall('RPUSH', bell, 1) end
+end
+
 -- Add to what an endpoint uses: `bytes` of its tasks, or `deliveries` of results that wait. Tasks of earlier versions were not added,
 -- so a sum may not become negative.
 -- keys: counts
@@ -876,11 +884,14 @@ local function run_task_again(call_id)
     'busy_since', 'busy_tries', 'spared', 'delivery', 'delivery_attempts', 'delivery_error', 'delivered', 'next_delivery',
     'delivery_parked')
   local _, task_id = names_of(task)
-  redis.call('HSET', task, 'state', 'queued', 'entry', redis.call('XADD', queue, '*', 't', task_id),
+  -- The entries' numbers rise along the queue, so a task that is queued again has that of the latest submission.
+  local latest = redis.call('HGET', counts, 'seq:all')
+  redis.call('HSET', task, 'state', 'queued', 'entry', redis.call('XADD', queue, '*', 't', task_id, 'n', latest),
     'updated', text(now_ms()), 'lost', 0, 'base', attempts, 'call', call_id)
   redis.call('HINCRBY', task, 'runs', 1)
   redis.call('ZADD', live, seq, task_id)
   count_move(nil, 'queued')
+  ring_bell()
   return 'OK'
 end
 

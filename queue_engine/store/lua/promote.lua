@@ -14,4 +14,5 @@ if redis.call('HGET', task, 'state') ~= 'scheduled' then return { 'OK' } end
 local entry = redis.call('XADD', retry_queue, '*', 't', task_id)
 redis.call('HSET', task, 'state', 'queued', 'entry', entry, 'updated', text(now))
 count_move('scheduled', 'queued')
+ring_bell()
 return { 'QUEUED' }

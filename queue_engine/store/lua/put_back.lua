@@ -16,4 +16,5 @@ local was_there = drop(stream, 'agents', entry_id)
 if not was_there or state ~= 'queued' or entry ~= entry_id then return { 'STALE' } end
 local _, task_id = names_of(task)
 redis.call('HSET', task, 'entry', redis.call('XADD', retry_queue, '*', 't', task_id))
+ring_bell()
 return { 'OK' }

@@ -48,4 +48,5 @@ redis.call('ZREM', leases, member)
 -- A task that no container has received has waited all the time.
 if ahead and deadline then redis.call('ZADD', deadlines, deadline, member) end
 count_move('running', 'queued')
+ring_bell()
 return { ahead and 'UNSTARTED' or 'QUEUED', worker_id, attempts }

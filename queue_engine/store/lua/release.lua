@@ -34,4 +34,5 @@ redis.call('ZREM', leases, member)
 local deadline = not was_called and redis.call('HGET', task, 'deadline')
 if deadline then redis.call('ZADD', deadlines, deadline, member) end
 count_move('running', 'queued')
+ring_bell()
 return { 'OK' }

@@ -3,7 +3,7 @@
 -- flags: allow-oom
 -- keys of an endpoint: endpoint, endpoints, deletions, due_purges, due_checks, waiting_endpoints, counts, live, workers, queue,
 --   retry_queue, created, finished_success, finished_delivered, finished_failed, given_up, recovery, recovered, recoveries,
---   operations, agent_tokens, worker_tokens, removed_events, tags, tagged
+--   operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell
 -- arguments: endpoint_id text
 -- replies:
 --   OK: tenant optional text (none when there is no such endpoint)
@@ -29,6 +29,6 @@ end
 if redis.call('ZCARD', live) > 0 or redis.call('HLEN', workers) > 0 then return { 'BUSY' } end
 recount_workers()
 redis.call('DEL', endpoint, counts, live, workers, queue, retry_queue, created, finished_success, finished_delivered,
-  finished_failed, given_up, recovery, recovered, operations, agent_tokens, worker_tokens, removed_events, tags, tagged)
+  finished_failed, given_up, recovery, recovered, operations, agent_tokens, worker_tokens, removed_events, tags, tagged, bell)
 leave_indexes()
 return { 'OK', tenant }

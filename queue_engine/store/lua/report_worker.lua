@@ -1,7 +1,8 @@
--- Record the status that an agent reports for its worker.
+-- Record the status that an agent reports for its worker. The bell rings again if tasks are queued, because an agent may have
+-- died after it heard the bell and before it claimed.
 --
 -- flags: allow-oom
--- keys of a worker: worker, endpoint
+-- keys of a worker: worker, endpoint, counts
 -- arguments:
 --   reported text (its status), running_tasks integer, address text (of the container), reason text,
 --   run integer (number of the worker's start, 0 when no controller started the agent), error_text optional text,
@@ -29,4 +30,5 @@ elseif error_text and (status == 'INITIALIZING' or status == 'FAILED') then
   redis.call('HSET', worker, 'error', error_text)
 end
 if status ~= before then change_status(status, reason) end
+if tonumber(redis.call('HGET', counts, 'queued') or '0') > 0 then ring_bell() end
 return { 'OK', desired }

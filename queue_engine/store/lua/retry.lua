@@ -60,4 +60,5 @@ redis.call('HSET', task, 'state', state_after)
 redis.call('ZREM', leases, member)
 if deadline then redis.call('ZADD', deadlines, deadline, member) end
 count_move('running', state_after)
+if state_after == 'queued' then ring_bell() end
 return { 'OK' }

@@ -125,6 +125,16 @@ async def exchange(client: Redis, commands: Sequence[Iterable[Any]]) -> list[Any
         await pool.release(connection)
 
 
+async def exchange_once(client: Redis, commands: Sequence[Iterable[Any]]) -> list[Any]:
+    """Do what `exchange` does, but never twice, because another execution would have other effects."""
+    pool = client.connection_pool
+    connection: Watchful = await pool.get_connection()
+    try:
+        return await connection.exchange(commands)
+    finally:
+        await pool.release(connection)
+
+
 async def close(client: Redis) -> None:
     """Close all connections of a client. Works while the store is unavailable too."""
     with suppress(RedisError, OSError):

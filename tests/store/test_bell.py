@@ -1,0 +1,209 @@
+"""The bell of an endpoint: a waiting agent claims a task in one round trip, and no task waits without a bell."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from queue_engine.config.store_users import AGENT, rules_of
+from queue_engine.crypto.sealing import Sealer
+from queue_engine.domain.tasks import Cost, TryAgain
+from queue_engine.domain.workers import WorkerStatus
+from queue_engine.store.constants import MAX_BELLS
+from queue_engine.store.store import Store
+from tests.servers import StoreServer
+from tests.store.bench import SECRET_KEY, Bench
+from tests.waiting import wait_until_async
+
+LONG_BLOCK_MS = 3_000
+
+
+async def bells(bench: Bench) -> int:
+    """Return the number of bells that no agent has heard."""
+    return int(await bench.probe.ask("LLEN", bench.keys.bell))
+
+
+async def blocked(bench: Bench, count: int = 1) -> None:
+    """Return when this number of clients waits on the server."""
+
+    async def wait() -> bool:
+        return int((await bench.probe.redis.info("clients"))["blocked_clients"]) == count
+
+    await wait_until_async(wait)
+
+
+async def _submitted(bench: Bench) -> None:
+    await bench.submit("t1")
+
+
+async def _released(bench: Bench) -> None:
+    started = await bench.submit_and_start("t1", agent := bench.agent("other"))
+    await agent.release(started.lease)
+
+
+async def _retried_at_no_cost(bench: Bench) -> None:
+    started = await bench.submit_and_start("t1", agent := bench.agent("other"))
+    await agent.settle(started.lease, TryAgain("loading", 0, cost=Cost.NOTHING))
+
+
+async def _promoted(bench: Bench) -> None:
+    started = await bench.submit_and_start("t1", agent := bench.agent("other"))
+    await agent.settle(started.lease, TryAgain("down", 60))
+    await bench.make_due("t1")
+    await bench.sweep()
+
+
+async def _reclaimed(bench: Bench) -> None:
+    await bench.submit_and_start("t1", bench.agent("other"))
+    await bench.lose("t1")
+
+
+async def _put_back(bench: Bench) -> None:
+    await bench.submit("t1")
+    agent = bench.agent("other")
+    (entry,) = await agent.claim(1, block_ms=1)
+    await agent.put_back(entry)
+
+
+async def _rerun(bench: Bench) -> None:
+    await bench.finish("t1")
+    await bench.store.tasks.rerun(bench.endpoint_id, "t1", "call")
+
+
+WAYS = [_submitted, _released, _retried_at_no_cost, _promoted, _reclaimed, _put_back, _rerun]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_the_bell_rings_for_every_task_that_may_be_claimed(
+    bench: Bench, way: Callable[[Bench], Awaitable[None]]
+) -> None:
+    waiting = bench.agent()
+    await way(bench)
+    assert await bells(bench) >= 1
+    assert await bench.check() == []
+    assert [entry.task_id for entry in await waiting.claim(10, block_ms=LONG_BLOCK_MS)] == ["t1"]
+    assert await bells(bench) == 0
+
+
+async def test_a_waiting_agent_gets_a_task_with_one_write_to_the_store(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t0")
+    assert len(await agent.claim(1, block_ms=1)) == 1
+    claiming = asyncio.create_task(agent.claim(1, block_ms=LONG_BLOCK_MS))
+    await blocked(bench)
+    await bench.probe.ask("CONFIG", "RESETSTAT")
+    await bench.submit("t1")
+    assert [entry.task_id for entry in await claiming] == ["t1"]
+    stats = await bench.probe.redis.info("commandstats")
+    assert stats["cmdstat_evalsha"]["calls"] == 2  # the submission, and the claim that was sent before it
+    assert await bells(bench) == 1  # a full claim rings for the next agent
+
+
+async def test_each_of_many_waiting_agents_gets_a_task_of_a_burst(bench: Bench) -> None:
+    count = 2 * MAX_BELLS
+    agents = [
+        bench.store.queue(endpoint_id=bench.endpoint_id, worker_id=f"a{number}", lease_ms=60_000, is_served=True)
+        for number in range(count)
+    ]
+    claiming = asyncio.gather(*(agent.claim(1, block_ms=LONG_BLOCK_MS) for agent in agents))
+    await blocked(bench, count)
+    await asyncio.gather(*(bench.submit(f"t{number}") for number in range(count)))
+    claims = await asyncio.wait_for(claiming, LONG_BLOCK_MS / 1000 / 2)
+    assert sorted(entry.task_id for one in claims for entry in one) == sorted(f"t{number}" for number in range(count))
+
+
+async def test_bells_are_limited_and_a_claim_that_leaves_no_task_takes_them(bench: Bench) -> None:
+    for number in range(MAX_BELLS + 5):
+        await bench.submit(f"t{number}")
+    assert await bells(bench) == MAX_BELLS
+    agent = bench.agent()
+    assert len(await agent.claim(MAX_BELLS, block_ms=1)) == MAX_BELLS
+    assert await bells(bench) == MAX_BELLS
+    assert len(await agent.claim(MAX_BELLS, block_ms=1)) == 5
+    assert await bells(bench) == 0
+
+
+async def test_a_task_whose_bell_was_lost_is_claimed_when_the_wait_of_a_busy_agent_ends(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t0")
+    assert len(await agent.claim(2, block_ms=1)) == 1
+    await bench.submit("t1")
+    await bench.probe.ask("DEL", bench.keys.bell)
+    assert [entry.task_id for entry in await agent.claim(1, block_ms=1)] == ["t1"]
+
+
+async def test_a_report_rings_again_for_a_task_whose_bell_was_lost(bench: Bench) -> None:
+    await bench.submit("t1")
+    await bench.probe.ask("DEL", bench.keys.bell)
+    agent = bench.agent()
+    assert await agent.claim(1, block_ms=1) == []
+    await bench.store.workers.put(bench.endpoint_id, "a1", managed=False)
+    await bench.store.workers.report(bench.endpoint_id, "a1", WorkerStatus.RUNNING, running_tasks=0, address="x:1")
+    assert [entry.task_id for entry in await agent.claim(1, block_ms=1)] == ["t1"]
+    await bench.store.workers.remove(bench.endpoint_id, "a1")
+
+
+async def test_a_claim_does_not_return_what_the_agent_has_taken_over(bench: Bench) -> None:
+    await bench.submit("t1")
+    assert len(await bench.agent("dead").claim(1, block_ms=1)) == 1
+    heir = bench.agent("heir")
+    assert [entry.task_id for entry in await heir.claim_abandoned(1, idle_ms=0)] == ["t1"]
+    await bench.submit("t2")
+    assert [entry.task_id for entry in await heir.claim(10, block_ms=1)] == ["t2"]
+
+
+async def test_an_idle_agent_calls_no_script_until_the_bell_rings(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.probe.ask("CONFIG", "RESETSTAT")
+    for _ in range(3):
+        assert await agent.claim(1, block_ms=1) == []
+    assert "cmdstat_evalsha" not in await bench.probe.redis.info("commandstats")
+    claiming = asyncio.create_task(agent.claim(1, block_ms=LONG_BLOCK_MS))
+    await blocked(bench)
+    await bench.submit("t1")
+    assert [entry.task_id for entry in await asyncio.wait_for(claiming, LONG_BLOCK_MS / 1000 / 2)] == ["t1"]
+
+
+async def test_after_a_missing_script_the_agent_claims_without_a_bell(bench: Bench) -> None:
+    agent = bench.agent()
+    await bench.submit("t1")
+    await bench.probe.ask("SCRIPT", "FLUSH")
+    assert [entry.task_id for entry in await agent.claim(1, block_ms=LONG_BLOCK_MS)] == ["t1"]
+
+
+async def test_an_agent_whose_user_has_the_rules_of_an_earlier_version_works_without_bells(
+    store_server: StoreServer, store: Store, bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    await store.prepare()
+    group = "(+blpop +llen +rpush +del ~{p??}:q:*:bell) "
+    earlier = rules_of(AGENT).replace(group, "").replace(" ~{p??}:q:*:bell", "")
+    assert group in rules_of(AGENT)
+    assert "bell" not in earlier
+    words = earlier.split()
+    assert store_server.command("ACL", "SETUSER", "earlier", "reset", "on", ">secret", *words) == "+OK"
+    url = store_server.url.replace("redis://", "redis://earlier:secret@")
+    of_agent = Store(url, Sealer(SECRET_KEY), partitions=store.partitions.count, is_agent=True)
+    try:
+        agent = of_agent.queue(endpoint_id=bench.endpoint_id, worker_id="a1", lease_ms=60_000)
+        assert await agent.claim(1, block_ms=1) == []
+        await bench.submit("t1")
+        (entry,) = await agent.claim(2, block_ms=1)
+        assert [one.message for one in caplog.records if "right" in one.message]
+        await agent.put_back(entry)
+        (entry,) = await agent.claim(2, block_ms=1)
+        started = await agent.start(entry, address="x:1")
+        assert started is not None
+        assert await agent.release(started.lease) == "OK"
+    finally:
+        await of_agent.close()
+        store_server.command("ACL", "DELUSER", "earlier")
+
+
+async def test_entries_have_the_place_of_their_task_in_the_order_of_creation(bench: Bench) -> None:
+    for number in range(3):
+        await bench.submit(f"t{number}")
+    await bench.agent("other").claim(10, block_ms=1)
+    await bench.finish("t3")
+    await bench.store.tasks.rerun(bench.endpoint_id, "t3", "call")
+    places = [fields["n"] for fields in (await bench.probe.stream(bench.keys.queue)).values()]
+    assert places == sorted(places, key=int)
