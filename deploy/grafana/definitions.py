@@ -340,6 +340,11 @@ CONTROLLER = Dashboard(
                   unit="ops", width=12),
             Panel(305, "Age of the oldest waiting task", "Of the endpoints that should work.",
                   [Query(_LATENCY, "oldest")], unit="s", width=12, thresholds=[(300, "red")]),
+            Panel(306, "Bulk operations", "Operations that run. One that retries tasks waits while the queue is full.",
+                  [Query("max(queue_engine_operations_running)", "running")], width=12),
+            Panel(307, "Tasks changed by bulk operations", "By action.",
+                  [Query(_rate("queue_engine_operation_tasks_total", by="action"), "{{action}}")], unit="ops",
+                  width=12),
         ]),
         Row(350, "Logs of workers in containers", [
             Panel(351, "Followed containers", "Containers whose output the controllers write to the workers' logs. 0 "

@@ -10,15 +10,18 @@ from redis.exceptions import RedisError
 
 from queue_engine.aio import retry_while_unavailable
 from queue_engine.config.durability import Durability
+from queue_engine.controller.operations import Operations
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.attempts import Renewal
 from queue_engine.domain.credentials import RegistryAuth, RegistryType
 from queue_engine.domain.errors import StoreUnavailable
 from queue_engine.domain.logs import LogQuery
+from queue_engine.domain.task_operations import TaskAction
 from queue_engine.domain.tasks import Lease, Succeeded, TaskState, TryAgain
 from queue_engine.domain.workers import WorkerStatus
 from queue_engine.store.credentials import Deletion
 from queue_engine.store.keys import FORMAT, META
+from queue_engine.store.operations import Start
 from queue_engine.store.outbox.entries import OutboxEntry
 from queue_engine.store.queue import TaskQueue
 from queue_engine.store.redis.client import unavailability
@@ -28,6 +31,7 @@ from queue_engine.store.tasks import Submission
 from tests.servers import StoreServer, redis_binary, valkey_binary
 from tests.store.bench import DELIVERED, SECRET_KEY, TENANT, TICK_MS, Bench, again, config, spec, tenant_of
 from tests.store.probe import Probe
+from tests.store.test_operations import QUEUED, operation
 from tests.topology import ClusterSetup, SentinelSetup
 from tests.upgrade.made_up import FIELD, STEP, TO
 from tests.waiting import GIVE_UP_SECONDS, wait_until_async
@@ -134,6 +138,22 @@ async def test_endpoints_of_all_partitions_are_served_at_once(store: Store) -> N
     assert len(await store.endpoints.of_tenant(TENANT)) == 40
     assert (await store.sweeper.waiting_and_running())["queued"] == 800
     assert await benches[0].check() == []
+
+
+async def test_operations_of_all_partitions_are_advanced_and_listed_by_tenant(store: Store) -> None:
+    ids = [(await store.endpoints.create(TENANT, config(name=f"bulk{number}"))).endpoint_id for number in range(6)]
+    for endpoint_id in ids:
+        bench = Bench(store, endpoint_id, Probe(store.redis))
+        await bench.submit("a")
+        new = operation(TaskAction.CANCEL, QUEUED)
+        assert await store.operations.start(TENANT, endpoint_id, new) is Start.STARTED
+    assert len({store.partitions.of(endpoint_id).partition.index for endpoint_id in ids}) > 2
+    operations = Operations(store)
+    while await operations.step():
+        pass
+    page = await store.operations.tenants_page(TENANT, page=1, size=10)
+    assert sorted(one.endpoint_id for one in page.items) == sorted(ids)
+    assert {(one.status.value, one.done) for one in page.items} == {("done", 1)}
 
 
 async def test_deliveries_of_all_partitions_are_read_by_one_process(store: Store) -> None:
