@@ -103,6 +103,36 @@ def test_the_server_accepts_the_objects_of_the_chart(values: dict[str, Any], clu
     assert budgets == {"policy/v1" if "policy/v1" in versions else "policy/v1beta1"}
 
 
+def test_a_volume_without_a_class_is_bound_to_the_claim_of_a_trial(cluster: Cluster, tmp_path: Path) -> None:
+    name = f"qe-claim-{uuid.uuid4().hex[:6]}"
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": name},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "capacity": {"storage": "4Gi"},
+            "hostPath": {"path": str(tmp_path)},
+            "persistentVolumeReclaimPolicy": "Delete",
+        },
+    }
+    with namespace_of(cluster, name), helm(cluster, name) as config:
+        objects = documents(config.install(ENGINE_CHART, name, dict(TRIAL), dry_run="client")["manifest"])
+        [claim] = [one for one in objects if one["kind"] == "PersistentVolumeClaim"]
+        volume["spec"]["claimRef"] = {"namespace": name, "name": claim["metadata"]["name"]}  # type: ignore[index]
+        try:
+            cluster.apply(volume, claim)
+            wait_until(lambda: phase_of(cluster, name) == "Bound", timeout=60, message="the claim is not bound")
+        finally:
+            cluster.kubectl("delete", "persistentvolume", name, "--wait=false")
+
+
+def phase_of(cluster: Cluster, namespace: str) -> str:
+    [claim] = cluster.objects("persistentvolumeclaims", namespace)
+    phase: str = claim["status"]["phase"]
+    return phase
+
+
 WITHOUT_OPERATOR: dict[str, Any] = {
     "serviceMonitor": {"enabled": False},
     "prometheusRule": {"enabled": False},

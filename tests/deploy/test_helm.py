@@ -395,6 +395,43 @@ def test_a_trial_has_a_store_with_users_and_the_right_secrets(trial: list[Object
     assert configuration.strip() == (DEPLOY / "redis/valkey.conf").read_text().strip()
 
 
+def test_the_data_of_a_trial_is_on_a_claim_unless_that_is_off(trial: list[Object]) -> None:
+    [claim] = of_kind(trial, "PersistentVolumeClaim")
+    assert claim["spec"] == {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "4Gi"}}}
+    [volume] = volumes_of_store(trial)
+    assert volume["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    fast = {"trial": {"store": {"persistence": {"storageClass": "fast", "size": "9Gi"}}}}
+    [claim] = of_kind(render(ENGINE_CHART, merged(TRIAL, fast)), "PersistentVolumeClaim")
+    assert (claim["spec"]["storageClassName"], claim["spec"]["resources"]["requests"]["storage"]) == ("fast", "9Gi")
+    off = render(ENGINE_CHART, merged(TRIAL, {"trial": {"store": {"persistence": {"enabled": False}}}}))
+    assert of_kind(off, "PersistentVolumeClaim") == []
+    [volume] = volumes_of_store(off)
+    assert volume["emptyDir"] == {}
+
+
+def volumes_of_store(objects: list[Object]) -> list[dict[str, Any]]:
+    store = next(one for one in objects if one["metadata"]["name"] == f"{RELEASE}-valkey" and "template" in str(one))
+    return [one for one in store["spec"]["template"]["spec"]["volumes"] if one["name"] == "data"]
+
+
+def test_the_ingress_leads_to_the_port_of_the_api(production: list[Object]) -> None:
+    [ingress] = of_kind(production, "Ingress")
+    assert ingress["apiVersion"] == "networking.k8s.io/v1"
+    spec = ingress["spec"]
+    assert (spec["ingressClassName"], spec["tls"]) == ("nginx", [{"hosts": [HOST], "secretName": "public"}])
+    [rule] = spec["rules"]
+    [path] = rule["http"]["paths"]
+    assert (rule["host"], path["path"], path["pathType"]) == (HOST, "/", "Prefix")
+    backend = path["backend"]["service"]
+    service = named(production, "Service", backend["name"])
+    assert backend["port"].get("name") in {one["name"] for one in service["spec"]["ports"]}
+    labels = named(production, "Deployment", f"{RELEASE}-api")["spec"]["template"]["metadata"]["labels"]
+    assert service["spec"]["selector"].items() <= labels.items()
+
+
+HOST = "queue.example.com"
+
+
 def test_a_trial_has_a_certificate_that_strict_clients_accept(trial: list[Object], tmp_path: Path) -> None:
     made = decoded(of_kind(trial, "Secret")[0])
     for name in ("ca.crt", "tls.crt", "tls.key"):
