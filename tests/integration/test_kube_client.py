@@ -97,6 +97,7 @@ def status(code: int, reason: str, message: str, **headers: str) -> web.Response
     [
         (409, "AlreadyExists", False, True),
         (409, "Conflict", True, False),
+        (401, "Unauthorized", True, False),
         (403, "Forbidden", False, False),
         (422, "Invalid", False, False),
         (500, "InternalError", True, False),

@@ -66,6 +66,8 @@ class KubeError(BackendError):
     @property
     def is_transient(self) -> bool:
         """True if the same call may succeed later although nothing is changed."""
+        if self.status == _UNAUTHORIZED:  # the operator's credential is wrong until it is replaced, and not the worker
+            return True
         return self.status in (0, 408, 429) or self.status >= 500 or (self.status == 409 and not self.is_done)
 
     @property

@@ -70,7 +70,11 @@ class Placing:
         ask = next(iter(asks))
         if ask.answer.done():  # its start was cancelled a moment ago
             return ask
-        found = self._decide(ask.spec)
+        try:
+            found = self._decide(ask.spec)
+        except Exception as error:  # noqa: BLE001 - raised where the start waits, because nothing waits for this call
+            ask.answer.set_exception(error)
+            return ask
         if isinstance(found, Later):
             waiting = Explanation(Phase.WAITING, found.reason)
             for one in asks:

@@ -395,6 +395,31 @@ async def test_a_start_waits_for_its_turn_where_no_cluster_takes_it(
     assert places.load["here"].pods == 1
 
 
+async def test_an_error_of_the_choice_of_a_place_ends_its_start_and_no_other(
+    backend: KubernetesBackend, places: FirstPlaces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await backend.observe()
+    place = places.place
+
+    def fail_once(*arguments: Any) -> Any:
+        monkeypatch.setattr(places, "place", place)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(places, "place", fail_once)
+    await backend.start(spec_for("w1"))
+    await backend.start(spec_for("w2"))
+    await seen(backend, "w1", Phase.ENDED, "an error of the controller")
+    await seen(backend, "w2", Phase.RUNNING)
+
+
+async def test_a_credential_that_the_cluster_refuses_fails_no_worker(
+    backend: KubernetesBackend, kube: FakeKube, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals_module, "CREATE", Backoff(0.05, 0.05))
+    kube.refusals["create_secret"] = [KubeError(401, "Unauthorized", reason="Unauthorized")]
+    assert (await running(backend)).run == 1
+
+
 async def test_a_start_is_stopped_before_its_pod_exists(
     backend: KubernetesBackend, kube: FakeKube, places: FirstPlaces
 ) -> None:
