@@ -209,6 +209,29 @@ async def test_a_worker_waits_for_the_gpu_of_another_also_after_a_change_of_cont
     record_case("no GPU free", seen=str(waiting.reason), recovery="goes on when the other worker ends")
 
 
+async def test_tenants_take_turns_for_a_gpu(platform: Installation, registry: ImageRegistry) -> None:
+    platform.gpus = Gpus((CARD,), GpuMode.AUTO)
+    backend = platform.backend()
+    registry.layer_may_go.clear()  # so that each worker keeps its card while its image is pulled
+    for worker_id, tenant, endpoint_id in (("a1", "a", "7"), ("a2", "a", "7"), ("a3", "a", "7"), ("b1", "b", "8")):
+        spec = replace(of_registry(spec_for(worker_id, FOREVER), registry), resources=(ON_CARD,))
+        await backend.start(replace(spec, tenant=tenant, endpoint_id=endpoint_id))
+
+    async def with_card() -> list[str]:
+        return [one for one, seen in (await all_of(backend)).items() if seen.phase is not Phase.WAITING]
+
+    for first, second in (("a1", "a2"), ("a2", "b1"), ("b1", "a3")):
+        assert await with_card() == [first]
+        await backend.kill(first)
+
+        async def is_next(worker_id: str = second) -> bool:
+            return await with_card() == [worker_id]
+
+        await wait_until_async(is_next)
+    await backend.kill("a3")
+    await backend.aclose(0)
+
+
 # Changes by others
 
 
