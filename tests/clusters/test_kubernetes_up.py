@@ -365,6 +365,29 @@ def test_tasks_run_over_https_in_pods_that_outlive_a_killed_controller_and_ctrl_
     record_case("controller killed", seen="the same pods, no restart", recovery="all tasks end, and Ctrl-C leaves none")
 
 
+def test_ctrl_c_removes_the_owner_that_up_has_made(
+    cluster: Cluster, gateway: str, tmp_path: Path, record_case: RecordCase
+) -> None:
+    with namespace_of(cluster, f"qe-owner-{uuid.uuid4().hex[:6]}") as own:
+        settings = settings_for(cluster, own) | {"QUEUE_ENGINE_WORKER_GRACE_SECONDS": "60"}
+        up = SecureUp(tmp_path, gateway, **settings)
+        try:
+            up.wait_until_up()
+            wait_until_running(up, create(up, workers=1), 1)
+            assert owners(cluster, own) == ["queue-engine-anchor"]
+            up.program.signal(signal.SIGINT)
+            assert up.program.wait() == 0
+            assert (owners(cluster, own), left(cluster, own)) == ([], []), logs(up)
+        finally:
+            up.end()
+    record_case("up ends", seen="the owner that it has made", recovery="it is removed with the last pod")
+
+
+def owners(cluster: Cluster, namespace: str) -> list[str]:
+    names = [one["metadata"]["name"] for one in cluster.objects("configmaps", namespace)]
+    return [name for name in names if name == "queue-engine-anchor"]
+
+
 def _kill_the_controller_between_tasks(up: Up, cluster: Cluster, namespace: str) -> None:
     endpoint_id = create(up, workers=2)
     wait_until_running(up, endpoint_id, 2)
