@@ -308,8 +308,9 @@ class KubernetesBackend:
 
     async def _create(self, cluster: Cluster, worker: Worker, spec: WorkerSpec, place: Place) -> None:
         """Create the Secrets and the pod, again and again while the cluster does not take them yet."""
-        worker.failure = await self._refusal_of(cluster, worker, spec, place)
-        if worker.failure is not None:
+        refused = await self._refusal_of(cluster, worker, spec, place)
+        if refused is not None:
+            worker.failure = refused
             await self._release(cluster, worker.secret_names, worker.party)
 
     async def _refusal_of(self, cluster: Cluster, worker: Worker, spec: WorkerSpec, place: Place) -> Explanation | None:
