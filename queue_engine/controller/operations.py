@@ -147,7 +147,7 @@ class Turns:
         return [one for of_one in self._by_tenant.values() for one in of_one]
 
     def replace(self, running: Collection[RunningOperation]) -> None:
-        """Take over these operations. Those that were there keep their turns."""
+        """Take over these operations. Operations that were there keep their turns."""
         for one in set(self.all()) - set(running):
             self.remove(one)
         for one in running:

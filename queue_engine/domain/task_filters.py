@@ -29,7 +29,7 @@ class FilterKind(StrEnum):
     """The form of a filter's value."""
 
     STATES = "states"
-    """One or more states of tasks, separated by commas."""
+    """States of tasks, separated by commas."""
     WORD = "word"
     """A word of an enumeration, in any case."""
     TIME = "time"

@@ -87,7 +87,7 @@ class Line:
 
 @dataclass(frozen=True)
 class WaitFacts:
-    """What the store knows about a waiting task. Times are epoch milliseconds of the store's clock."""
+    """Facts of the store about a waiting task. Times are epoch milliseconds of the store's clock."""
 
     now_ms: int
     state: TaskState
@@ -292,7 +292,7 @@ def _place_in(line: Line) -> tuple[int, bool]:
 def starts_per_second(running: Sequence[Worker]) -> float | None:
     """Return the rate at which running workers begin tasks while all of them are busy; None if none is known.
 
-    A worker without a mean run time, because no task of it has ended, is taken for an average one.
+    A worker without a mean run time, because no task of it has ended, is treated as an average one.
     """
     paces = [one.pace for one in running if one.pace is not None]
     measured = [(pace.slots, pace.mean_run_ms) for pace in paces if pace.mean_run_ms]

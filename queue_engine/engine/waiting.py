@@ -19,7 +19,7 @@ from queue_engine.engine.patience import from_store
 from queue_engine.engine.refreshed import Refreshed
 
 CACHE_SECONDS = 2.0
-"""Time for which a process uses the workers' reports, and the store's answer to a write, that it has read."""
+"""Time for which a process uses the workers' reports, and the store's response to a write, that it has read."""
 
 _WAITS = frozenset({TaskState.QUEUED, TaskState.SCHEDULED})
 

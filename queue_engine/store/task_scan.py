@@ -41,7 +41,7 @@ MAX_SORTED = 1000
 """Limit of the ended tasks with a status up to which their index is read, which is in the order of their ends. A longer
 one has a match among few entries of the index of all tasks."""
 CLOCK_STEP_MS = 2000
-"""Steps back of the store's clock up to which no task of a period is missed: a search begins so much before it."""
+"""Steps back of the store's clock up to which no task of a period is missed: a search begins that long before it."""
 
 
 @dataclass(frozen=True)

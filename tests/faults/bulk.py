@@ -85,7 +85,7 @@ class _Bulk:
             await asyncio.to_thread(engine.start_role, part)
 
     async def _until(self, name: str, done: float) -> dict[str, Any]:
-        """Return the operation when it has changed so many tasks or has ended."""
+        """Return the operation when it has changed `done` tasks or has ended."""
         until = time.monotonic() + END_SECONDS
         while True:
             found = await self._asked("GET", f"{self._path}/{name}")

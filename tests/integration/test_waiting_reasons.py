@@ -57,6 +57,7 @@ async def waits_for(api: RunningApi, endpoint_id: str, task_id: str, code: Waiti
         seen.append(waiting and waiting["code"])
         return waiting if waiting is not None and waiting["code"] == code else None
 
+    waiting: dict[str, Any] | None
     try:
         waiting = await wait_until_async(found, message=f"the code is not {code}")
     except AssertionError as error:
@@ -262,7 +263,7 @@ async def test_the_estimate_of_the_time_is_within_a_factor_of_two(
 
     async def started() -> int | None:
         task = await api.store.tasks.brief(endpoint_id, last)
-        return task and task.started_at_ms
+        return None if task is None else task.started_at_ms
 
     took_seconds = ((await wait_until_async(started) or 0) - waiting["asOf"]) / 1000
     assert took_seconds / 2 <= waiting["etaSeconds"] <= took_seconds * 2

@@ -94,7 +94,7 @@ class JsonLines:
             self._end_line()
 
     def _add(self, part: bytes) -> None:
-        """Add a part of a line. Of a line that is too long nothing is kept."""
+        """Add a part of a line. A line that is too long is not kept."""
         if self._is_skipping:
             return
         if len(self._rest) + len(part) > self._bodies.max_bytes:

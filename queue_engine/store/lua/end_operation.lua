@@ -1,4 +1,4 @@
--- End an operation that runs. One that ends as done must have no further tasks.
+-- End an operation that runs. An operation that ends as done must have no further tasks.
 --
 -- flags: allow-oom, durable
 -- keys of an endpoint: operations, running_operations, counts
