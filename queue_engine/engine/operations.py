@@ -95,7 +95,7 @@ class TaskOperations:
         return await from_store(self._operations.page_of_endpoints(tenant, endpoints, page=page, size=size))
 
     async def cancel(self, principal: Principal, endpoint: Endpoint, operation_id: str) -> TaskOperation:
-        """Cancel an operation: no further task is changed. An operation that has ended is not changed. Raises Forbidden."""
+        """Cancel an operation: no further task is changed. An ended operation is not changed. Raises Forbidden."""
         found = await self.get(principal, endpoint, operation_id)
         check_may(principal, RIGHTS[found.action])
         endpoint_id = endpoint.endpoint_id

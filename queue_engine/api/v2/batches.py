@@ -52,8 +52,8 @@ class SubmitBatch(RequestModel):
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     tasks: Annotated[list[SubmitTask], Field(min_length=1, max_length=MAX_TASKS)] = Field(
-        description="Each is the body of a single submission. A submission that breaks a rule is rejected, without an effect on "
-        "the others"
+        description="Each is the body of a single submission. A submission that breaks a rule is rejected, without "
+        "an effect on the others"
     )
 
 
