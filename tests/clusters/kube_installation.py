@@ -117,10 +117,25 @@ def spec_for(worker_id: str, command: str | None, *, run: int = 1, drain: str = 
 
 
 def kill_container(pod: dict[str, Any], name: str) -> None:
-    """Kill the processes of a container. The node is this machine, and their control group has the container's id."""
+    """Kill the processes of a container."""
+    for pid in processes_of(container_id_of(pod, name)):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def container_id_of(pod: dict[str, Any], name: str) -> str:
+    """Return the id that a container of a pod has in the runtime of its node."""
     [status] = [one for one in pod["status"]["containerStatuses"] if one["name"] == name]
-    container_id = status["containerID"].partition("://")[2]
+    found: str = status["containerID"]
+    return found.partition("://")[2]
+
+
+def processes_of(container_id: str) -> list[int]:
+    """Return the processes of a container, the first one first. The node is this machine, and their control group has
+    the container's id."""
+    found = []
     for process in Path("/proc").glob("[0-9]*/cgroup"):
         with suppress(OSError):
             if container_id in process.read_text():
-                os.kill(int(process.parent.name), signal.SIGKILL)
+                found.append(int(process.parent.name))
+    return sorted(found)

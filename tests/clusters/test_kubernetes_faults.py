@@ -8,8 +8,8 @@ import os
 import signal
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from queue_engine.backends.base import BackendError, Phase, RegistryCredential, 
 from queue_engine.backends.kubernetes import refusals as refusals_module
 from queue_engine.backends.kubernetes import watch as watch_module
 from queue_engine.backends.kubernetes.backend import KubernetesBackend
+from queue_engine.backends.kubernetes.explain import LOST_SECONDS
 from queue_engine.backends.kubernetes.kube_api import ClientApi, Document
 from queue_engine.backends.kubernetes.kube_client import ClusterAccess
 from queue_engine.domain.endpoints import Resource
@@ -28,14 +29,18 @@ from tests.clusters.cases import RecordCase
 from tests.clusters.engine import shell_image
 from tests.clusters.image_registry import PASSWORD, USERNAME, ImageRegistry
 from tests.clusters.kube_gate import Gate
-from tests.clusters.kube_installation import KubeInstallation, spec_for
+from tests.clusters.kube_installation import KubeInstallation, container_id_of, processes_of, spec_for
 from tests.clusters.kubernetes_cluster import Cluster, namespace_of
 from tests.integration.backend_contract import FOREVER, all_of, ended, in_phase, observed
 from tests.ports import free_port
-from tests.waiting import wait_until, wait_until_async
+from tests.waiting import wait_until_async
 
 OBEDIENT = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 """A container that ends at once when it is asked to."""
+RESTART_SECONDS = 300
+"""Time for the start of an API server on a loaded machine, and for the controller's next try."""
+LOST_NODE_SECONDS = 300
+"""Time for the grace period of a pod and LOST_SECONDS after it, and for the start of a kubelet."""
 MAY_DISTURB = os.environ.get("QUEUE_ENGINE_TEST_DISTURBS_CLUSTER") == "true"
 disturbing = pytest.mark.skipif(
     not MAY_DISTURB, reason="it disturbs other users of the cluster (set QUEUE_ENGINE_TEST_DISTURBS_CLUSTER=true)"
@@ -261,14 +266,12 @@ async def test_a_change_during_a_silent_watch_is_seen_by_the_next_list(
 async def test_workers_go_on_when_the_api_server_is_restarted(
     backend: KubernetesBackend, kube: KubeInstallation, record_case: RecordCase
 ) -> None:
-    pid_file = kube.cluster.kubeconfig.parent / "apiserver.pid"
-    if not pid_file.exists():
-        pytest.skip(f"no API server of this machine: {pid_file} is not here")
+    pid_file = pid_file_of(kube.cluster, "apiserver")
     await backend.start(spec_for("w1", FOREVER))
     before = await in_phase(backend, "w1", Phase.RUNNING)
-    restart(pid_file)
-    await in_phase(backend, "w1", Phase.UNKNOWN)
-    assert await in_phase(backend, "w1", Phase.RUNNING) == before
+    async with without(pid_file):
+        await in_phase(backend, "w1", Phase.UNKNOWN)
+    assert await in_phase(backend, "w1", Phase.RUNNING, RESTART_SECONDS) == before
     kube.kubectl("delete", "pod", "qe-w1-1", "--grace-period=1")
     assert (await ended(backend, "w1")).reason == "deleted by somebody else"
     record_case("API server restarted", seen="the cluster does not respond", recovery="listed again; goes on")
@@ -294,6 +297,37 @@ async def test_workers_of_a_tainted_node_are_started_again_elsewhere(
     await in_phase(backend, "w1", Phase.RUNNING)
     record_case("node tainted", seen=f"{reason}; {waiting}", recovery="started again on another node")
     await backend.kill("w1")
+
+
+@disturbing
+async def test_the_worker_of_a_lost_node_has_ended_and_its_pod_is_forgotten(
+    kube: KubeInstallation, record_case: RecordCase
+) -> None:
+    """The node is lost while its kubelet does not run. Its containers go on until the kubelet is back."""
+    pid_file = pid_file_of(kube.cluster, "kubelet")
+    kube.options = replace(kube.options, force_delete_after_seconds=LOST_SECONDS)
+    backend = kube.backend()
+    await backend.start(spec_for("w1", OBEDIENT))
+    await in_phase(backend, "w1", Phase.RUNNING)
+    [pod] = kube.pods("w1")
+    container = container_id_of(pod, "main")
+    async with without(pid_file):
+        # In place of the cluster, which evicts no pod while all of its nodes are lost.
+        kube.kubectl("delete", "pod", "qe-w1-1", "--wait=false")
+        reason = str((await ended(backend, "w1", LOST_NODE_SECONDS)).reason)
+        assert reason == "the node is lost"
+        assert processes_of(container)
+        await backend.stop("w1", 0)
+        assert await kube.left() == []
+        # As its replacement: there is no other node in this cluster.
+        await backend.start(spec_for("w2", OBEDIENT))
+        waiting = await explained(backend, "w2", Phase.WAITING, "no node can take it: ")
+    await in_phase(backend, "w2", Phase.RUNNING, LOST_NODE_SECONDS)
+    await wait_until_async(lambda: not processes_of(container), message="the container of the lost worker goes on")
+    record_case("node lost", seen=f"{reason}; {waiting}", recovery="replaced; the pod is forgotten, its containers end")
+    await backend.kill("w2")
+    assert await kube.left() == []
+    await backend.aclose(0)
 
 
 # Controllers
@@ -445,14 +479,32 @@ def first_node(cluster: Cluster) -> str:
     return cluster.kubectl("get", "nodes", "--output=jsonpath={.items[0].metadata.name}").strip()
 
 
-def restart(pid_file: Path) -> None:
-    """End the process of a pid file and start it again with the same words."""
+@asynccontextmanager
+async def without(pid_file: Path) -> AsyncIterator[None]:
+    """End the process of a pid file, and start it again with the same words at the end."""
     pid = int(pid_file.read_text())
     process = Path(f"/proc/{pid}")
     words = process.joinpath("cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     folder = os.readlink(process / "cwd")
     os.kill(pid, signal.SIGTERM)
-    wait_until(lambda: not process.exists() or "zombie" in process.joinpath("status").read_text())
-    log = (pid_file.parent / "apiserver.log").open("ab")
-    started = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    # An API server ends up to a minute after the last request that it has begun.
+    await wait_until_async(lambda: not process.exists() or "zombie" in process.joinpath("status").read_text())
+    try:
+        yield
+    finally:
+        begin(pid_file, words, folder)
+
+
+def begin(pid_file: Path, words: Sequence[bytes], folder: str) -> None:
+    """Start a program that goes on after the tests, and write its pid."""
+    with pid_file.with_suffix(".log").open("ab") as log:
+        started = subprocess.Popen(words, cwd=folder, stdout=log, stderr=log, start_new_session=True)
     pid_file.write_text(f"{started.pid}\n")
+
+
+def pid_file_of(cluster: Cluster, name: str) -> Path:
+    """The pid file of a program of the cluster, beside its kubeconfig. Skips if it runs elsewhere."""
+    path = cluster.kubeconfig.parent / f"{name}.pid"
+    if not path.exists():
+        pytest.skip(f"the cluster's {name} is not of this machine: {path} is not here")
+    return path
