@@ -19,7 +19,7 @@ from tests.ports import free_port
 from tests.waiting import wait_until
 
 # With the base and the images, which the first test waits for.
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = pytest.mark.timeout(3600)
 
 # No image of Grafana can be made of Debian's packages.
 STARTED = [name for name in SERVICES if name != "grafana"]
