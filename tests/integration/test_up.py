@@ -81,7 +81,8 @@ class Up:
 
     def wait_until_up(self) -> None:
         wait_until(
-            lambda: "queue-engine is up" in self.program.output() or not self.program.running, 60, self.program.output()
+            lambda: "queue-engine is up" in self.program.output() or not self.program.running,
+            message=f"`up` does not start: {self.data_dir}/logs",
         )
         assert self.program.running, self.program.output()
 
