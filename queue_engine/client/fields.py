@@ -32,6 +32,7 @@ class TaskFilterFields(TypedDict, total=False):
     created_before: Time
     finished_after: Time
     finished_before: Time
+    tag: str
     worker_id: str
     error_contains: str
     delivery_status: str

@@ -82,9 +82,12 @@ def _as_set(tags: list[str]) -> list[str]:
     return sorted(set(tags))
 
 
+TAG_PATTERN = r"[A-Za-z0-9_.:=@/-]{1,64}"
+TAG_RULE = "must be 1–64 of letters, digits and _.:=@/-"
+
 Tag = Annotated[
     str,
-    matching(r"[A-Za-z0-9_.:=@/-]{1,64}", "must be 1–64 of letters, digits and _.:=@/-"),
+    matching(TAG_PATTERN, TAG_RULE),
     Field(json_schema_extra={"minLength": 1, "maxLength": 64}),
 ]
 Tags = Annotated[

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from queue_engine.domain.definitions import Definition, definitions_of
+from queue_engine.domain.field_types import TAG_PATTERN, TAG_RULE
 from queue_engine.domain.tasks import TERMINAL_STATES, DeliveryStatus, TaskState, TaskStatus
 from queue_engine.rules.webhook_urls import MAX_URL_CHARACTERS, InvalidWebhook, parse_webhook
 
@@ -118,6 +119,14 @@ class TaskFilters:
     ] = None
     finished_before: Annotated[
         int | None, TaskFilter("Only tasks that ended before this time", kind=FilterKind.TIME)
+    ] = None
+    tag: Annotated[
+        str | None,
+        TaskFilter(
+            "Only tasks with this tag",
+            parse=_text_of(TAG_PATTERN, TAG_RULE),
+            schema={"pattern": f"^{TAG_PATTERN}$"},
+        ),
     ] = None
     worker_id: Annotated[
         str | None,

@@ -1669,6 +1669,7 @@ class Scripts:
         limit: int,
         max_sorted: int,
         prefix: str,
+        tag: str,
     ) -> ScanOk:
         """Read the next tasks of an endpoint in the order of creation, from the index that has the fewest of those that
         can match.

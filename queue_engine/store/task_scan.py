@@ -35,8 +35,10 @@ MAX_SECONDS = 0.05
 """Time after which a call reads no further piece."""
 FIRST_PIECE, MAX_PIECE = 32, 250
 """Numbers of tasks that scripts look at. The first piece of a call is small, because a page is often full after it."""
-MAX_SHOWN = 100
+MAX_SHOWN = 50
 """Limit of the records that one script returns."""
+MAX_PLACE = 10**12 - 2
+"""Limit of places: they have twelve digits in the index of tags, also the place after the last."""
 MAX_SORTED = 1000
 """Limit of the ended tasks with a status up to which their index is read, which is in the order of their ends. A longer
 one has a match among few entries of the index of all tasks."""
@@ -196,7 +198,7 @@ class TaskScan:
 
     async def _period(self, keys: EndpointKeys, filters: TaskFilters) -> tuple[int, int]:
         """Return the first and the last place of the tasks in the period that the filters name."""
-        low, high = 1, 2**53
+        low, high = 1, MAX_PLACE
         if filters.created_after is not None:
             low = await self._place_of(keys, filters.created_after - CLOCK_STEP_MS)
         ends = [end for end in (filters.created_before, filters.finished_before) if end is not None]
@@ -231,6 +233,7 @@ class TaskScan:
             limit=limit,
             max_sorted=self._limits.sorted,
             prefix=filters.id_prefix or "",
+            tag=filters.tag or "",
         )
 
     async def _match(self, keys: EndpointKeys, stored: str, walk: _Walk, scanned: ScanOk) -> tuple[int, bool]:
@@ -270,6 +273,8 @@ def _keys_of(keys: EndpointKeys, task_id: str) -> tuple[str, str, str]:
 
 def _source_of(filters: TaskFilters) -> tuple[str, frozenset[TaskStatus]]:
     """Return the name of the index to read, and the statuses of tasks that can match."""
+    if filters.tag is not None:
+        return "tag", frozenset()
     asked = TaskStatus if filters.status is None else (filters.status,)
     statuses = frozenset(status for status in asked if STATES_BY_STATUS[status] & filters.states)
     if TaskStatus.PROCESSING not in statuses:

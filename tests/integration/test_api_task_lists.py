@@ -84,7 +84,7 @@ async def test_an_item_is_that_of_a_page_by_number(api: RunningApi, endpoint_id:
 
 async def test_every_filter_selects(api: RunningApi, endpoint_id: str) -> None:
     await submit_many(api, endpoint_id, 3, webhook="https://hooks.example/done")
-    await api.submit(endpoint_id, taskId="other", input={"prompt": "a cat"})
+    await api.submit(endpoint_id, taskId="other", input={"prompt": "a cat"}, tags=["team:a"])
     assert await end_next(api, endpoint_id, Failed("HTTP 500: no model")) == "t0"
     assert await end_next(api, endpoint_id, Succeeded(b"1"), worker_id="w2") == "t1"
     t0, t1 = [(await api.client.get(f"{path_of(endpoint_id)}/{name}")).json()["data"] for name in ("t0", "t1")]
@@ -98,6 +98,8 @@ async def test_every_filter_selects(api: RunningApi, endpoint_id: str) -> None:
         ({"createdBefore": t1["createdAt"], "idPrefix": "t1"}, []),
         ({"createdAfter": "2001-01-01T00:00:00Z", "createdBefore": t0["createdAt"]}, []),
         ({"finishedAfter": t0["finishedAt"], "finishedBefore": t1["finishedAt"] + 1}, ["t1", "t0"]),
+        ({"tag": "team:a"}, ["other"]),
+        ({"tag": "team:"}, []),
         ({"workerId": "w2"}, ["t1"]),
         ({"errorContains": "500: no"}, ["t0"]),
         ({"deliveryStatus": "init", "state": "succeeded"}, ["t1"]),
@@ -118,6 +120,7 @@ async def test_a_filter_that_breaks_its_rule_is_refused(api: RunningApi, endpoin
         "createdBefore": ["-1"],
         "finishedAfter": ["now"],
         "finishedBefore": ["now"],
+        "tag": ["", "a b", "ü", "x" * 65],
         "workerId": ["", "-w", "a:b"],
         "errorContains": ["", "x" * 257, "\x00"],
         "deliveryStatus": ["LATE"],

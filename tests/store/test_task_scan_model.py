@@ -26,6 +26,8 @@ INPUTS = [b'{"n": 1}', b'{"n": 2, "t": "caf\xc3\xa9"}', b'"' + b"x" * 70_000 + b
 ERRORS = ["out of memory", "HTTP 500: model not loaded", "HTTP 500: café"]
 PARTS = ["o", "500", "caf", "é", "memory", "needle", "n", "100%", "(", "x"]
 RUNNERS = ["w1", "w2"]
+TAGS = ["team", "team:a", "te", "z/9"]
+"""One begins with another, and characters sort before and after digits and spaces."""
 
 LIVES = examples(
     25,
@@ -49,6 +51,7 @@ def matches(task: Task, filters: TaskFilters) -> bool:
         filters.created_before is None or task.created_at_ms < filters.created_before,
         filters.finished_after is None or (finished is not None and finished >= filters.finished_after),
         filters.finished_before is None or (finished is not None and finished < filters.finished_before),
+        filters.tag is None or filters.tag in task.spec.tags,
         filters.worker_id in (None, task.worker_id),
         filters.error_contains is None or (task.error is not None and filters.error_contains in task.error),
         filters.delivery_status in (None, task.delivery_status),
@@ -126,6 +129,7 @@ class Lists(RuleBasedStateMachine):
         webhook = spec(webhook=kind % 3 > 0)
         if kind % 3 == 2:
             webhook = replace(webhook, webhook_destination=LONG_DESTINATION)
+        webhook = replace(webhook, tags=sorted({TAGS[kind % 4], TAGS[name % 4]} if name % 3 else set()))
         await self.bench.submit(task_id, spec=webhook, input=INPUTS[kind % len(INPUTS)])
         self.names.append(task_id)
         if kind % 7 == 6:
@@ -216,6 +220,7 @@ class Lists(RuleBasedStateMachine):
             "created_before": times,
             "finished_after": times,
             "finished_before": times,
+            "tag": st.sampled_from([*TAGS, "team:"]),
             "worker_id": st.sampled_from(RUNNERS),
             "error_contains": st.sampled_from(PARTS),
             "delivery_status": st.sampled_from(DeliveryStatus),

@@ -40,6 +40,8 @@ local CHECKS = {
   { 'finished_before', { 'finished' }, function(time) return facts.finished and tonumber(facts.finished) < time end },
   { 'worker', { 'worker' }, function(worker) return facts.worker == worker end },
   { 'delivery_status', { 'delivery' }, function(status) return (facts.delivery or 'INIT') == status end },
+  -- The tags of a task never change, so the index of tags, from which the tasks are read, decides alone.
+  { 'tag', {}, function() return true end },
   { 'id_prefix', {}, function(prefix)
     local _, task_id = names_of(task)
     return string.sub(task_id, 1, #prefix) == prefix

@@ -1,11 +1,12 @@
 -- Read the next tasks of an endpoint in the order of creation, from the index that has the fewest of those that can match.
 --
 -- flags: no-writes, allow-oom
--- keys of an endpoint: created, live, finished_success, finished_delivered, finished_failed
--- arguments: source text (`all`; `live`: tasks that have not ended; `ended`: tasks with a status of the next three),
+-- keys of an endpoint: created, live, finished_success, finished_delivered, finished_failed, tags
+-- arguments: source text (`all`; `live`: tasks that have not ended; `ended`: tasks with a status of the next three; `tag`),
 --   success flag, delivered flag, failed flag, low integer (the first place), high integer (the last place),
 --   is_oldest_first flag, limit integer,
---   max_sorted integer (entries of the indexes of `ended`; the index of all tasks is read if there are more), prefix text (of the tasks' ids; empty: any)
+--   max_sorted integer (entries of the indexes of `ended`; the index of all tasks is read if there are more), prefix text (of the tasks' ids; empty: any),
+--   tag text (for the source `tag`)
 -- replies:
 --   OK: looked integer (the number of entries that were read), last integer (the place of the last of them; 0 without one),
 --     is_end flag (no entry is left), found list of text (places and ids of the entries with the prefix, alternating)
@@ -32,6 +33,18 @@ local function read_live()
     or redis.call('ZREVRANGEBYSCORE', live, last, first, 'WITHSCORES', 'LIMIT', 0, limit)
   for index = 1, #members, 2 do add(members[index + 1], members[index]) end
   return #members < 2 * limit
+end
+
+-- The members of a tag are in the order of places.
+local function read_tagged()
+  local from, to = '[' .. tag_entry(tag, low, ''), '(' .. tag_entry(tag, high + 1, '')
+  local members = is_oldest_first and redis.call('ZRANGEBYLEX', tags, from, to, 'LIMIT', 0, limit)
+    or redis.call('ZREVRANGEBYLEX', tags, to, from, 'LIMIT', 0, limit)
+  for _, member in ipairs(members) do
+    local place, task_id = string.match(member, '^%S+ 0*(%d+) (.+)$')
+    add(place, task_id)
+  end
+  return #members < limit
 end
 
 -- The indexes by status are in the order of the tasks' ends, so all of their entries are read and sorted. A task may change its
@@ -68,6 +81,8 @@ end
 local is_end = nil
 if source == 'live' then
   is_end = read_live()
+elseif source == 'tag' then
+  is_end = read_tagged()
 else
   local streams = source == 'ended' and streams_of_ended()
   if streams then is_end = read_ended(streams) else is_end = read_all() end
