@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 ENDPOINTS = "v2/serverless"
 BUSY_STATUSES = frozenset({429, 503})
+LINE_SECONDS = 60.0
+"""Time without a byte after which a response of lines counts as lost. The API sends empty lines meanwhile."""
 
 Query = Mapping[str, str | int | None]
 
@@ -133,6 +135,29 @@ class Api:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         request = Request(method, _joined(path), given, body, timeout=RESPONSE_SECONDS + holds)
         return self._data_of(self._exchange(request))
+
+    def lines(self, *path: str, query: Query | None = None) -> Iterator[bytes]:
+        """Yield the complete lines of a response as they come, without empty ones.
+
+        Ends early if the connection is lost in the middle of a line. Also raises Unreachable in the middle.
+        """
+        import httpx
+
+        from queue_engine.client.connection import lost, received, sent
+        from queue_engine.client.exchange import Request
+
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        try:
+            with self._http.stream(**sent(Request("GET", _joined(path), given, timeout=LINE_SECONDS))) as response:
+                if response.status_code != 200:
+                    response.read()
+                    self._data_of(received(response))
+                rest = b""
+                for part in response.iter_bytes():
+                    *lines, rest = (rest + part).split(b"\n")
+                    yield from (line for line in lines if line)
+        except httpx.HTTPError as error:
+            raise Unreachable(lost(error, str(self._http.base_url)).message) from None
 
     def endpoint_id(self, id_or_name: str) -> str:
         """Return the id of the endpoint with this id or name. A name begins with a letter, so it cannot be an id."""

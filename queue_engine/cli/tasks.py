@@ -25,7 +25,8 @@ from queue_engine.cli.command import (
 )
 from queue_engine.cli.operations import Detached, DryRun, OlderThan, Selected, change_tasks
 from queue_engine.cli.output import Column
-from queue_engine.cli.task_filters import FILTER_OPTIONS
+from queue_engine.cli.task_filters import FILTER_OPTIONS, filters_in
+from queue_engine.cli.task_lists import export, note_next, pages_of
 from queue_engine.cli.times import length
 from queue_engine.domain.tasks import TASK_FIELDS, TaskStatus
 
@@ -221,18 +222,68 @@ def tell_why_a_task_waits(session: Session, endpoint: Endpoint, task: Task) -> N
     session.show(reason, lambda: _show_reason(session, members.values, reason))
 
 
-@command(group, "list")
+_LIST_OPTIONS = {name: option for name, option in FILTER_OPTIONS.items() if name != "status"}
+_Cursor = Annotated[str | None, typer.Option(help="Continue after this cursor")]
+
+
+@command(group, "list", options=_LIST_OPTIONS)
 def list_tasks(
     session: Session,
     endpoint: Endpoint,
     status: Annotated[str | None, typer.Option(help="PROCESSING, SUCCESS, DELIVERED or FAILED")] = None,
-    page: Annotated[int, typer.Option(min=1, help="Page number")] = 1,
+    page: Annotated[int | None, typer.Option(min=1, help="Page number; not with filters other than --status")] = None,
     size: Annotated[int, typer.Option(min=1, help="Number of tasks per page")] = 20,
+    cursor: _Cursor = None,
+    every: Annotated[bool, typer.Option("--all", help="Print all tasks that match, page by page")] = False,
+    **fields: Any,
 ) -> None:
-    """List the tasks of an endpoint, newest first."""
-    query = {"status": status, "pageNumber": page, "pageSize": size}
-    found = session.api.get(ENDPOINTS, session.api.endpoint_id(endpoint), "tasks", query=query)
-    session.show(found, lambda: _show_page(session, found.members()))
+    """List the tasks of an endpoint, newest first.
+
+    queue-engine tasks list echo --state failed,dead --created-after 2h --all
+    """
+    filters = filters_in(session, fields)
+    endpoint_id = session.api.endpoint_id(endpoint)
+    if not (filters or every or cursor):
+        query = {"status": status, "pageNumber": page or 1, "pageSize": size}
+        found = session.api.get(ENDPOINTS, endpoint_id, "tasks", query=query)
+        session.show(found, lambda: _show_page(session, found.members()))
+        return
+    if page is not None:
+        raise WrongUse("--page cannot be combined with filters, --all and --cursor; use --cursor")
+    _show_walk(session, endpoint_id, {**filters, "status": status, "pageSize": size}, cursor or "", every=every)
+
+
+def _show_walk(
+    session: Session, endpoint_id: str, query: Mapping[str, str | int | None], cursor: str, *, every: bool
+) -> None:
+    """Print the tasks of all pages, or of the first page that has any."""
+    shown = False
+    for found in pages_of(session, endpoint_id, query, cursor):
+        page = found.members()
+        is_last = page.get("nextCursor") is None
+        if page.get("items") or (is_last and not shown):
+            shown = True
+            session.show(found, partial(session.screen.table, _COLUMNS, page.get("items") or []))
+            if not every:
+                note_next(session, page)
+                return
+
+
+@command(group, "export", options=_LIST_OPTIONS)
+def export_tasks(
+    session: Session,
+    endpoint: Endpoint,
+    status: Annotated[str | None, typer.Option(help="PROCESSING, SUCCESS, DELIVERED or FAILED")] = None,
+    include: Annotated[str | None, typer.Option(help="input, output or input,output: print these too")] = None,
+    cursor: _Cursor = None,
+    **fields: Any,
+) -> None:
+    """Print the tasks that match as JSON lines, oldest first. Continues after a lost connection.
+
+    queue-engine tasks export echo --state succeeded --include input,output > tasks.ndjson
+    """
+    query = {**filters_in(session, fields), "status": status, "include": include}
+    export(session, session.api.endpoint_id(endpoint), query, cursor or "")
 
 
 @command(group, "count")

@@ -26,6 +26,7 @@ from redis.asyncio import Redis
 
 from queue_engine.crypto.sealing import Sealer
 from queue_engine.domain.endpoints import EndpointConfig, Resource, ServiceMode
+from queue_engine.domain.task_filters import TaskFilters
 from queue_engine.domain.tasks import Lease, NewTask, Succeeded, TaskSpec, TaskStatus
 from queue_engine.local.embedded import server_environment
 from queue_engine.store.calls import Scripts
@@ -55,7 +56,13 @@ PROGRESS_STEP = 0.25
 """Share of the work after which progress is printed where no terminal shows a bar."""
 GAP_EVERY = 64
 """One task in this number is deleted by hand, before pages among gaps are read."""
-OPERATIONS = ("submit", "claim", "finish", "count", "first page", "middle page", "last page", "page of all", "purge")
+WORKER_ID = "w1"
+FILTERED_PAGE = "filtered page"
+FILTERED_PAGE_SIZE = 50
+OPERATIONS = (
+    *("submit", "claim", "finish", "count", "first page", "middle page", "last page", "page of all", FILTERED_PAGE),
+    "purge",
+)
 AMONG_GAPS = "page among gaps"
 TOP_LEVEL = {"claim": ("evalsha", "blpop"), "count": ("hmget",)}
 """The commands that an operation sends, where these are not scripts only."""
@@ -104,7 +111,7 @@ class History:
     """Tasks that were submitted so far."""
 
     def __post_init__(self) -> None:
-        self.agent = self.store.queue(endpoint_id=self.endpoint_id, worker_id="w1", lease_ms=3_600_000)
+        self.agent = self.store.queue(endpoint_id=self.endpoint_id, worker_id=WORKER_ID, lease_ms=3_600_000)
         self._entries: list[Entry] = []
         self._started: list[Started] = []
 
@@ -182,6 +189,14 @@ class History:
         page = self.store.tasks.page
         await asyncio.gather(*(page(self.endpoint_id, status, page=one, size=PAGE_SIZE) for one in numbers))
 
+    async def filtered_page(self) -> None:
+        """Pages by cursor from the middle of the tasks, filtered by time and, if they have ended, by worker."""
+        filters = TaskFilters(created_after=1, worker_id=None if self.waiting else WORKER_ID)
+        middle, page = self.number - self.size // 2, self.store.task_scan.page
+        await asyncio.gather(
+            *(page(self.endpoint_id, filters, after=middle + index, limit=FILTERED_PAGE_SIZE) for index in range(PAGES))
+        )
+
     def operations(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """In an order in which each finds what it needs, and the number of tasks is in the end what it was."""
         status = None if self.waiting else TaskStatus.SUCCESS
@@ -194,6 +209,7 @@ class History:
             "middle page": lambda: self.page(0.5, status),
             "last page": lambda: self.page(1.0, status),
             "page of all": lambda: self.page(0.5, None),
+            FILTERED_PAGE: self.filtered_page,
             "purge": self.purge,
             AMONG_GAPS: lambda: self.page(0.5),
         }
@@ -388,7 +404,7 @@ async def _templates(history: History) -> list[tuple[str, list[str], list[str]]]
     claims = TaskQueue(
         scripts, scripts, store.redis, store.partitions,
         AgentSpecs(store.sealer.for_endpoint(history.endpoint_id), store.sealer),
-        endpoint_id=history.endpoint_id, worker_id="w1", lease_ms=3_600_000,
+        endpoint_id=history.endpoint_id, worker_id=WORKER_ID, lease_ms=3_600_000,
     )  # fmt: skip
     await tasks.enqueue(_task(history.endpoint_id, "@id@"))
     queue = store.partitions.of(history.endpoint_id).queue
