@@ -163,7 +163,8 @@ class Api:
         """Return the id of the endpoint with this id or name. A name begins with a letter, so it cannot be an id."""
         if is_endpoint_id(id_or_name):
             return id_or_name
-        named = [row for row in self.get(ENDPOINTS).rows() if row.get("name") == id_or_name]
+        rows = self.get(ENDPOINTS, query={"name": id_or_name}).rows()
+        named = [row for row in rows if row.get("name") == id_or_name]  # an API of an earlier version returns all
         if not named:
             raise Refused(f"no endpoint is named {id_or_name}", status=404)
         if len(named) > 1:

@@ -49,8 +49,8 @@ def endpoint_of(id_or_name: str, patience: Patience) -> Flow[EndpointInfo]:
     if id_or_name.isascii() and id_or_name.isdigit():  # a name begins with a letter
         data = yield from call(Request("GET", path_of(id_or_name)), patience)
         return EndpointInfo.model_validate(data)
-    rows = yield from call(Request("GET", path_of()), patience)
-    named = [row for row in rows if row.get("name") == id_or_name]
+    rows = yield from call(Request("GET", path_of(), {"name": id_or_name}), patience)
+    named = [row for row in rows if row.get("name") == id_or_name]  # an API of an earlier version returns all
     if not named:
         raise NotFound(f"no endpoint is named {id_or_name}", status=404)
     if len(named) > 1:

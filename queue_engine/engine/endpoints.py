@@ -119,26 +119,36 @@ class Endpoints:
         return endpoint
 
     async def all(
-        self, principal: Principal, statuses: AbstractSet[EndpointStatus], page: Page | None = None
+        self,
+        principal: Principal,
+        statuses: AbstractSet[EndpointStatus],
+        page: Page | None = None,
+        *,
+        name: str | None = None,
     ) -> list[Endpoint]:
         """Return the endpoints with one of the statuses, newest first. An empty set means all statuses.
 
-        With a page, return only the endpoints on it.
+        With a page, return only the endpoints on it; with a name, only those that have it.
         """
-        return await from_store(self._all(principal, statuses, page))
+        return await from_store(self._all(principal, statuses, page, name))
 
     async def _all(
-        self, principal: Principal, statuses: AbstractSet[EndpointStatus], page: Page | None
+        self, principal: Principal, statuses: AbstractSet[EndpointStatus], page: Page | None, name: str | None
     ) -> list[Endpoint]:
         chosen: list[Endpoint] = []
-        async for endpoints in self._pages_of(principal):
-            chosen += [one for one in endpoints if not statuses or one.status in statuses]
+        async for endpoints in self._pages_of(principal, name):
+            chosen += [
+                one for one in endpoints if (not statuses or one.status in statuses) and name in (None, one.config.name)
+            ]
             if page is not None and len(chosen) >= page.end:
                 break
         return chosen if page is None else chosen[page.start : page.end]
 
-    async def _pages_of(self, principal: Principal) -> AsyncIterator[list[Endpoint]]:
-        """Yield the endpoints that the principal sees, newest first, in pages."""
+    async def _pages_of(self, principal: Principal, name: str | None) -> AsyncIterator[list[Endpoint]]:
+        """Yield the endpoints that the principal sees, newest first, in pages; with a name, others may be left out."""
+        if principal.endpoints is None and name is not None:
+            yield await self._endpoints.named(principal.tenant, name)
+            return
         if principal.endpoints is None:
             async for page in self._endpoints.pages_of(principal.tenant):
                 yield page

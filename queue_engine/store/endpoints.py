@@ -251,6 +251,27 @@ class EndpointStore:
             async for page in self._all_pages():
                 yield [endpoint for endpoint in page if _is_visible(endpoint, tenant)]
 
+    async def named(self, tenant: str, name: str) -> list[Endpoint]:
+        """Return the tenant's endpoints with this name, newest first. Of others only the configuration is read."""
+        named: list[Endpoint] = []
+        below: str | None = None
+        while ids := await self.index.ids_of(tenant, below=below):
+            below = ids[-1]
+            found = await self.read(await self._ids_named(ids, name))
+            named += [one for one in found.values() if _is_visible(one, tenant) and one.config.name == name]
+            if len(ids) < PAGE_SIZE:
+                break
+        if ids is None:  # an unfinished migration
+            return [one for one in await self.of_tenant(tenant) if one.config.name == name]
+        return named
+
+    async def _ids_named(self, endpoint_ids: Sequence[str], name: str) -> list[str]:
+        pipeline = self._redis.pipeline(transaction=False)
+        for endpoint_id in endpoint_ids:
+            pipeline.hget(self._partitions.of(endpoint_id).endpoint, "config")
+        configs = zip(endpoint_ids, await pipeline.execute(), strict=True)
+        return [endpoint_id for endpoint_id, text in configs if text and json.loads(text)["name"] == name]
+
     async def _forget(self, tenant: str, endpoint_ids: Sequence[str]) -> None:
         """Remove ids without an endpoint of the tenant from its index.
 

@@ -209,6 +209,27 @@ async def test_endpoints_are_listed_newest_first_and_by_status(api: RunningApi) 
     assert await listed("?other=1&statusList=FAILED,%20RUNNING") == [third, second]
 
 
+async def test_endpoints_are_found_by_their_exact_name(api: RunningApi) -> None:
+    first, other, second = [await api.create_endpoint(name=name) for name in ("echo", "echo2", "echo")]
+
+    async def listed(query: str, **headers: str) -> list[str]:
+        answer = await api.client.get(f"/v2/serverless?{query}", headers=headers)
+        assert answer.status_code == 200, answer.text
+        return [one["id"] for one in answer.json()["data"]]
+
+    assert await listed("name=echo") == [second, first]
+    assert await listed("name=echo2") == [other]
+    assert await listed("name=Echo") == []
+    assert await listed("name=echo&statusList=STOPPED") == []
+    assert await listed("name=echo&pageNumber=2&pageSize=1") == [first]
+    limited = {"X-Api-Key": await api.new_key("default", endpoints=frozenset({first, other}))}
+    assert await listed("name=echo", **limited) == [first]
+    assert await listed("name=echo", **{"X-Api-Key": await api.new_key("other")}) == []
+    for name in ("", "a%20b", "9", "x" * 21):
+        answer = await api.client.get(f"/v2/serverless?name={name}")
+        assert (answer.status_code, answer.json()["message"][:6]) == (400, "name: ")
+
+
 async def test_a_page_of_the_endpoints_is_listed(api: RunningApi) -> None:
     ids = [await api.create_endpoint(name=f"e{number}") for number in range(12)][::-1]
     for failed in ids[1::2]:

@@ -50,6 +50,24 @@ async def test_a_list_reads_no_endpoint_of_another_tenant(store: Store, probe: P
     assert "cmdstat_zrange" not in stats
 
 
+async def test_endpoints_are_found_by_their_exact_name(store: Store, probe: Probe) -> None:
+    await create(store, PAGE_SIZE)
+    older, newer, deleted, other = [
+        (await store.endpoints.create(tenant, config(name=name))).endpoint_id
+        for tenant, name in ((TENANT, "echo"), (TENANT, "echo"), (TENANT, "echo"), (OTHER, "echo"))
+    ]
+    await store.endpoints.set_desired_state(deleted, TENANT, DesiredState.DELETED)
+    await create(store, PAGE_SIZE)
+    await probe.ask("CONFIG", "RESETSTAT")
+    found = await store.endpoints.named(TENANT, "echo")
+    assert [one.endpoint_id for one in found] == [newer, older]
+    assert (await store.redis.info("commandstats"))["cmdstat_hgetall"]["calls"] == 3
+    assert [one.endpoint_id for one in await store.endpoints.named(OTHER, "echo")] == [other]
+    assert await store.endpoints.named(TENANT, "ech") == []
+    await store.endpoints.update(older, TENANT, lambda before: replace(before, name="renamed"))
+    assert [one.endpoint_id for one in await store.endpoints.named(TENANT, "renamed")] == [older]
+
+
 async def test_a_deleted_endpoint_is_not_listed_and_leaves_the_index_when_it_is_removed(
     store: Store, probe: Probe
 ) -> None:

@@ -103,7 +103,7 @@ def test_the_key_may_be_in_a_file(tmp_path: Path) -> None:
 def test_an_endpoint_may_be_named() -> None:
     api = FakeApi({LIST: [endpoint(id="3", name="other"), endpoint()], "GET /v2/serverless/7": endpoint()})
     assert api.run("endpoints", "get", "echo").exit_code == 0
-    assert api.calls == [LIST, "GET /v2/serverless/7"]
+    assert api.calls == [f"{LIST}?name=echo", "GET /v2/serverless/7"]
 
 
 def test_an_id_is_used_as_it_is() -> None:

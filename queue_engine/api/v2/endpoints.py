@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from starlette.requests import Request
 
 from queue_engine.api.http.envelope import Success
@@ -24,7 +25,7 @@ from queue_engine.api.v2.endpoint_views import (
 )
 from queue_engine.api.v2.fields import names_of
 from queue_engine.api.v2.pages import optional_page_in, page_parameters
-from queue_engine.domain.endpoints import MAX_WORKERS, EndpointStatus
+from queue_engine.domain.endpoints import MAX_WORKERS, EndpointName, EndpointStatus
 from queue_engine.domain.errors import InvalidRequest
 from queue_engine.domain.field_errors import raise_for
 from queue_engine.domain.principals import Principal, Right
@@ -34,6 +35,10 @@ from queue_engine.engine.endpoints import References
 TAG = "endpoints"
 _COUNT: dict[str, Any] = {"type": "integer", "minimum": 0, "maximum": MAX_WORKERS}
 ENDPOINT_ID = in_path("id", "Id of an endpoint", {"type": "string", "pattern": "^[1-9][0-9]{0,15}$"})
+
+
+_NAME_FIELD: TypeAdapter[str] = TypeAdapter(EndpointName)
+_NAME = in_query("name", "Return only endpoints with exactly this name", _NAME_FIELD.json_schema())
 
 
 class EndpointRoutes:
@@ -53,7 +58,7 @@ class EndpointRoutes:
             Operation(
                 "GET", "/v2/serverless", self.list_endpoints, right=Right.VIEW,
                 summary="List endpoints, newest first", tag=TAG, response=Success[list[EndpointView]],
-                parameters=[_status_list(EndpointStatus), *page_parameters("endpoints", optional=True)],
+                parameters=[_status_list(EndpointStatus), _NAME, *page_parameters("endpoints", optional=True)],
                 failures=(400, 401, 429, 503),
             ),
             Operation(
@@ -127,7 +132,7 @@ class EndpointRoutes:
         principal = await self._services.admit(request)
         query = Query(request)
         statuses, page = query.choices("statusList", EndpointStatus), optional_page_in(query)
-        endpoints = await self._endpoints.all(principal, statuses, page)
+        endpoints = await self._endpoints.all(principal, statuses, page, name=_name_in(query))
         return success([endpoint_view(one, self._services.catalogue) for one in endpoints])
 
     async def get_endpoint(self, request: Request) -> Response:
@@ -221,6 +226,15 @@ def _references(body: CreateEndpoint | UpdateEndpoint) -> References:
         body.environment() if isinstance(body, UpdateEndpoint) else environment_of(body.environment_vars or ())
     )
     return References(environment, body.webhook, body.container_registry_auth_id)
+
+
+def _name_in(query: Query) -> str | None:
+    """Return the name that the query asks for. Raises InvalidRequest for one that no endpoint can have."""
+    name = query.one("name")
+    try:
+        return name if name is None else _NAME_FIELD.validate_python(name)
+    except ValidationError:
+        raise InvalidRequest("name", "must be 1–20 of letters, digits and @._-, and begin with a letter") from None
 
 
 def _status_list(kind: type[EndpointStatus] | type[WorkerStatus]) -> dict[str, object]:

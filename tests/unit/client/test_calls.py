@@ -153,6 +153,7 @@ def test_an_endpoint_is_found_by_its_name() -> None:
     }
     api = ScriptedApi([success([row | {"id": "6", "name": "b"}, row | {"id": "7"}])])
     assert api.run(calls.endpoint_of("a", api.patience())).id == "7"
+    assert api.requests[0].query == {"name": "a"}
     api = ScriptedApi([success([row | {"id": "6"}, row | {"id": "7"}])])
     with pytest.raises(Conflict, match="2 endpoints are named a; use one of the ids 6, 7"):
         api.run(calls.endpoint_of("a", api.patience()))
